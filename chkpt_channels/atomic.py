@@ -1,0 +1,156 @@
+"""All or nothing: an output name shows the old file or the complete, checked new one.
+
+On Linux the new file has no name until it is published (O_TMPFILE and linkat), so that even SIGKILL leaves no litter.
+Elsewhere, and for the moment in which an old file is replaced, it stands beside the output under a recognisable name,
+locked while in use; the next run into that folder sweeps the ones nobody holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import OutputExistsError, Place
+from .source import Source
+
+_LEFTOVER = re.compile(r"\.chkpt-channels-[0-9a-f]{16}\.tmp")
+_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS}
+UNNAMED = getattr(os, "O_TMPFILE", 0)
+
+
+class Output:
+    """A new file for `path`: write to `fd`, then `publish()`. Used as a context, it vanishes unless published.
+
+    Raises OutputExistsError where the name is taken and `force` is not given, or stands for anything but a regular
+    file other than `source`; SystemProblem where the folder is missing or may not be written to.
+    """
+
+    def __init__(self, path: Path, source: Source, *, force: bool = False) -> None:
+        self.path, self.place, self._force = path, Place(str(path)), force
+        self._folder = path.parent
+        self._old = _may_write(path, source, force=force, place=self.place)
+        self._temporary: Path | None = None
+        try:
+            sweep(self._folder)
+            self.fd = self._unnamed() if UNNAMED else self._named()
+            if self._old:
+                os.fchmod(self.fd, stat.S_IMODE(self._old.st_mode))
+        except OSError as error:
+            raise self.place.system(f"cannot be written: {(error.strerror or str(error)).lower()}") from error
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._temporary:
+            with contextlib.suppress(OSError):
+                self._temporary.unlink()
+        os.close(self.fd)
+
+    def _unnamed(self) -> int:
+        try:
+            return os.open(self._folder, os.O_RDWR | UNNAMED | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno not in _NO_TMPFILE or not self._folder.is_dir():
+                raise
+        return self._named()
+
+    def _named(self) -> int:
+        self._temporary = self._new_name()
+        fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return fd
+
+    def _new_name(self) -> Path:
+        return self._folder / f".chkpt-channels-{secrets.token_hex(8)}.tmp"
+
+    def publish(self) -> None:
+        """Give the complete, synced file its name, and sync the folder."""
+        try:
+            if not self._old:
+                self._link(self.path)
+            else:
+                if self._temporary is None:
+                    fcntl.flock(self.fd, fcntl.LOCK_EX)
+                    name = self._new_name()
+                    self._link(name)
+                    self._temporary = name
+                _may_write(self.path, None, force=True, place=self.place)
+                os.replace(self._temporary, self.path)
+                self._temporary = None
+            _sync_folder(self._folder)
+        except FileExistsError as error:
+            raise _exists(self.place) from error
+        except OSError as error:
+            raise self.place.system(f"cannot be published: {(error.strerror or str(error)).lower()}") from error
+
+    def _link(self, name: Path) -> None:
+        """Make `name` show the file; FileExistsError if something stands there, whoever put it there in the meantime."""
+        if self._temporary:
+            os.link(self._temporary, name, follow_symlinks=False)
+            return
+        # through /proc, because AT_EMPTY_PATH needs a capability; os.link follows the symlink only with a src_dir_fd
+        proc = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.link(str(self.fd), name, src_dir_fd=proc, follow_symlinks=True)
+        finally:
+            os.close(proc)
+
+
+def _may_write(path: Path, source: Source | None, *, force: bool, place: Place) -> os.stat_result | None:
+    """The file that would be replaced, or None. Raises OutputExistsError unless it may be."""
+    try:
+        old = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise place.system(f"cannot be written: {(error.strerror or str(error)).lower()}") from error
+    if source and any(source.is_same_file(s) for s in (old, *_followed(path))):
+        raise OutputExistsError("is the input itself", file=place.file, hint="name another output with -o")
+    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFREG: ""}
+    if kind := kinds.get(stat.S_IFMT(old.st_mode), "a device"):
+        raise OutputExistsError(f"is {kind}, and only regular files are written", file=place.file)
+    if not force:
+        raise _exists(place)
+    return old
+
+
+def _followed(path: Path) -> Iterator[os.stat_result]:
+    with contextlib.suppress(OSError):
+        yield os.stat(path)
+
+
+def _exists(place: Place) -> OutputExistsError:
+    return OutputExistsError("exists already", file=place.file, hint="--force replaces it, -o names another output")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed run left in `folder`: files of our name that no process holds locked."""
+    with os.scandir(folder) as entries:
+        leftovers = [entry.path for entry in entries if _LEFTOVER.fullmatch(entry.name)]
+    for leftover in leftovers:
+        with contextlib.suppress(OSError):
+            fd = os.open(leftover, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(leftover)
+            finally:
+                os.close(fd)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:  # some network file systems cannot sync folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)

@@ -1,0 +1,629 @@
+"""A pickle as a tree of nodes that know which bytes spell them. Nothing is executed and no name is resolved.
+
+Source: CPython's Lib/pickletools.py (opcodes of protocols 0 to 5) and Modules/_pickle.c (what each does to stack and memo).
+The reader is iterative and runs one opcode after another on a stack of nodes. Edits replace the bytes of integers and take
+out dictionary entries; FRAME lengths are mended, and an edit of a value that is shared through the memo touches only the
+places that were asked for.
+"""
+
+from __future__ import annotations
+
+import gc
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import IntEnum
+from typing import Any
+
+from ..errors import Place
+from ..splice import spliced
+
+
+class Kind(IntEnum):
+    """What a node is. CALL is any object made by a callable: REDUCE, NEWOBJ, NEWOBJ_EX, INST, OBJ."""
+
+    CONST, INT, FLOAT, TEXT, BYTES, TUPLE, LIST, DICT, SET, GLOBAL, CALL, PERSID, GET, MARK = range(14)
+
+
+class Node:
+    """One occurrence of a value, spelled by bytes [start, stop).
+
+    value     constants and numbers: themselves; TUPLE, LIST: the children; GLOBAL: (module, name); CALL: (callable,
+              arguments); PERSID: the id; GET: the node it repeats
+    items     what was added later: pairs for dicts, (node,) for lists and sets
+    state     the argument of BUILD
+    put       (memo index, start, stop) of the opcode that memoised it
+    gets      the GET nodes that repeat it
+    """
+
+    __slots__ = ("gets", "items", "kind", "put", "start", "state", "stop", "value")
+
+    def __init__(self, kind: Kind, start: int, stop: int, value: Any) -> None:
+        self.kind, self.start, self.stop, self.value = kind, start, stop, value
+        self.items: list[tuple[Node, ...]] | None = None
+        self.state: Node | None = None
+        self.put: tuple[int, int, int] | None = None
+        self.gets: list[Node] | None = None
+
+    @property
+    def target(self) -> Node:
+        """The node itself, or the one that a GET repeats."""
+        return self.value if self.kind is Kind.GET else self
+
+    @property
+    def children(self) -> Sequence[Node]:
+        """The elements of a tuple or list, those appended later included."""
+        if self.items is None:
+            return self.value or ()
+        return [*(self.value or ()), *(item[0] for item in self.items)]
+
+    def entries(self) -> Iterator[tuple[Node, Node]]:
+        """The (key, value) nodes of a dict or a dict-like object."""
+        for item in self.items or ():
+            if len(item) == 2:
+                yield item[0].target, item[1]
+
+    def lookup(self, key: str) -> Node | None:
+        """The value node behind a text key of a dict or a dict-like object."""
+        return next((v for k, v in self.entries() if k.kind is Kind.TEXT and k.value == key), None)
+
+    def is_global(self, module: str, *names: str) -> bool:
+        """Whether this is one of the named globals."""
+        node = self.target
+        return node.kind is Kind.GLOBAL and node.value[0] == module and node.value[1] in names
+
+
+class OutOfData(Exception):
+    """The pickle goes on behind the end of the bytes at hand."""
+
+
+class Tree:
+    """One parsed pickle: bytes [start, stop) of `data`, `base` bytes into the file."""
+
+    def __init__(self, data: bytes, place: Place, *, start: int = 0, base: int = 0) -> None:
+        """Parse. Raises DamagedError with the opcode's offset, UnsupportedError for protocol 0, OutOfData if cut off."""
+        self.data, self.place, self.start = data, place, start
+        machine = _Machine(data, place, start, base)
+        collecting = gc.isenabled()
+        gc.disable()  # a tree of many small objects without cycles: collections while it grows double the time
+        try:
+            self.root = machine.run()
+        finally:
+            if collecting:
+                gc.enable()
+        self.stop = machine.at
+        self.persids, self.globals = machine.persids, machine.globals
+        self.frames, self.memoizes, self.pair_stops = machine.frames, machine.memoizes, machine.pair_stops
+
+    @classmethod
+    def whole(cls, data: bytes, place: Place) -> Tree:
+        """The one pickle that fills `data`. Raises DamagedError where it is cut off or more stands behind it."""
+        try:
+            tree = cls(data, place)
+        except OutOfData:
+            raise place.damaged("the pickle is cut off", at=len(data)) from None
+        if tree.stop != len(data):
+            raise place.damaged("bytes stand behind the end of the pickle", at=tree.stop)
+        return tree
+
+    def edited(self, values: Mapping[Node, Any], removed: Iterable[tuple[int, int]] = ()) -> bytes:
+        """The pickle's bytes with the occurrences in `values` spelled anew, and the spans `removed` taken out."""
+        spelling = _Spelling(self)
+        for node, value in values.items():
+            spelling.want(node, value)
+        edits = spelling.edits(list(removed))
+        edits += self._frame_edits(edits)
+        return spliced(self.data, edits)[self.start : self.stop + sum(len(new) - (b - a) for a, b, new in edits)]
+
+    def _frame_edits(self, edits: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+        mended = []
+        for at, length in self.frames:
+            begin, end = at + 9, at + 9 + length
+            delta = sum(len(new) - (stop - start) for start, stop, new in edits if begin <= start < end)
+            if delta:
+                mended.append((at + 1, at + 9, struct.pack("<Q", length + delta)))
+        return mended
+
+
+def spell(value: Any) -> bytes:
+    """An integer in the pickler's shortest form, or a tuple of such."""
+    if isinstance(value, tuple):
+        inner = b"".join(map(spell, value))
+        return b")" if not value else inner + bytes([0x84 + len(value)]) if len(value) < 4 else b"(" + inner + b"t"
+    if 0 <= value < 1 << 8:
+        return b"K" + bytes([value])
+    if 0 <= value < 1 << 16:
+        return b"M" + struct.pack("<H", value)
+    if -(1 << 31) <= value < 1 << 31:
+        return b"J" + struct.pack("<i", value)
+    raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(raw)]) + raw
+
+
+def plain(node: Node) -> Any:
+    """The value of an integer, or of a tuple or list of such; None for anything else."""
+    node = node.target
+    if node.kind is Kind.INT:
+        return node.value
+    if node.kind in (Kind.TUPLE, Kind.LIST):
+        values = tuple(child.target.value if child.target.kind is Kind.INT else None for child in node.children)
+        return None if None in values else values
+    return None
+
+
+class _Spelling:
+    """Collects wanted values occurrence by occurrence, then decides which bytes change.
+
+    A value that is spelled once and repeated by GETs is edited where it is spelled if all occurrences are to change alike.
+    Otherwise the new value takes the old one's place and memo index, and the old value is spelled again, and memoised under
+    the same index, at the first GET that still wants it.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._wanted: dict[Node, dict[Node, Any]] = {}
+
+    def want(self, occurrence: Node, value: Any) -> None:
+        self._wanted.setdefault(occurrence.target, {})[occurrence] = value
+
+    def edits(self, removed: list[tuple[int, int]]) -> list[tuple[int, int, bytes]]:
+        """The replacements [start, stop) → bytes for all that was wanted."""
+        edits = [(start, stop, b"") for start, stop in removed]
+        gone = _Spans(removed)
+        if removed:
+            edits += self._rescued(gone)
+        while self._wanted:
+            node, places = self._wanted.popitem()
+            edits += self._edit(node, places)
+        return [edit for edit in edits if not edit[2] == b"" or edit[0] != edit[1]]
+
+    def _edit(self, node: Node, places: dict[Node, Any]) -> list[tuple[int, int, bytes]]:
+        everywhere = [node, *(node.gets or ())]
+        values = set(places.values())
+        if len(values) == 1 and len(places) == len(everywhere):
+            return self._in_place(node, values.pop())
+        data, out, moved = self._tree.data, [], False
+        for occurrence in everywhere:
+            wanted = occurrence in places
+            if occurrence is node:
+                if not wanted:
+                    return [(o.start, o.stop, spell(v)) for o, v in places.items()]
+                out.append((node.start, node.stop, spell(places[node])))
+            elif not wanted and not moved:
+                put = node.put[0] if node.put else 0
+                out.append((occurrence.start, occurrence.stop, data[node.start : node.stop] + b"r" + struct.pack("<I", put)))
+                moved = True
+            elif wanted:
+                out.append((occurrence.start, occurrence.stop, spell(places[occurrence])))
+        return out
+
+    def _in_place(self, node: Node, value: Any) -> list[tuple[int, int, bytes]]:
+        if not isinstance(value, tuple):
+            return [(node.start, node.stop, spell(value))] if node.value != value else []
+        children = node.children
+        if node.kind not in (Kind.TUPLE, Kind.LIST) or len(children) != len(value):
+            raise TypeError("a tuple is edited element by element")
+        for child, new in zip(children, value, strict=True):
+            if child.target.value != new:
+                self.want(child, new)
+        return []
+
+    def _rescued(self, gone: _Spans) -> list[tuple[int, int, bytes]]:
+        """What was memoised inside removed spans and is repeated outside is spelled at its first repetition."""
+        edits = []
+        shifted = any(at in gone for at, _ in self._tree.memoizes)
+        for node in _memoised(self._tree.root):
+            if node.put is None or node.put[1] not in gone:
+                continue
+            later = next((get for get in node.gets or () if get.start not in gone), None)
+            if later is None:
+                continue
+            edits.append((later.start, later.stop, self._spelled_alone(node, gone) + b"r" + struct.pack("<I", node.put[0])))
+        if shifted:  # MEMOIZE counts on its own: behind a removed one the index must be spelled
+            edits += [(at, at + 1, b"r" + struct.pack("<I", i)) for at, i in self._tree.memoizes if at > gone.first and at not in gone]
+        return edits
+
+    def _spelled_alone(self, node: Node, gone: _Spans) -> bytes:
+        data = self._tree.data
+        if node.kind in (Kind.CONST, Kind.INT, Kind.FLOAT, Kind.TEXT, Kind.BYTES):
+            return data[node.start : node.stop]
+        if node.kind is Kind.GLOBAL and all("\n" not in part and part.isascii() for part in node.value):
+            return b"c" + "\n".join(node.value).encode() + b"\n"
+        raise self._tree.place.unsupported("an optimizer entry shares objects with the rest of the file and cannot be taken out")
+
+
+class _Spans:
+    """A set of byte positions."""
+
+    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
+        self._spans = sorted(spans)
+        self.first = self._spans[0][0] if self._spans else 0
+
+    def __contains__(self, at: int) -> bool:
+        return any(start <= at < stop for start, stop in self._spans)
+
+
+def _memoised(root: Node) -> Iterator[Node]:
+    """Every node below `root`, each once, in no particular order."""
+    seen: set[int] = set()
+    todo = [root]
+    while todo:
+        node = todo.pop().target
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        if node.kind in (Kind.TUPLE, Kind.LIST, Kind.CALL, Kind.SET):
+            todo += node.value or ()
+        elif node.kind is Kind.PERSID:
+            todo.append(node.value)
+        for item in node.items or ():
+            todo += item
+        if node.state is not None:
+            todo.append(node.state)
+
+
+class _Machine:
+    """The pickle machine, on nodes instead of objects."""
+
+    def __init__(self, data: bytes, place: Place, at: int, base: int) -> None:
+        self.data, self.place, self.at, self.base = data, place, at, base
+        self.begin = at
+        self.stack: list[Node] = []
+        self.marks: list[tuple[int, int]] = []  # (depth of the stack, offset of the MARK)
+        self.memo: dict[int, Node] = {}
+        self.persids: list[Node] = []
+        self.globals: dict[tuple[str, str], int] = {}
+        self.frames: list[tuple[int, int]] = []
+        self.memoizes: list[tuple[int, int]] = []
+        self.pair_stops: dict[Node, int] = {}  # where the spelling of a key and its value ends, by key
+        self.protocol = 0
+
+    def run(self) -> Node:
+        """Run to STOP; the one value left on the stack."""
+        data, size, operations = self.data, len(self.data), _OPERATIONS
+        while True:
+            start = self.at
+            if start >= size:
+                raise OutOfData
+            code = data[start]
+            self.at = start + 1
+            if code == 0x2E:
+                break
+            operation = operations[code]
+            if operation is None:
+                raise self.damaged(f"is no pickle: {code:#04x} is no opcode", start)
+            try:
+                operation(self, start)
+            except (IndexError, struct.error):
+                raise self.damaged("the pickle's stack runs empty", start) from None
+        if len(self.stack) != 1 or self.marks:
+            raise self.damaged("the pickle ends with other than one value", start)
+        return self.stack[0]
+
+    def damaged(self, what: str, at: int) -> Exception:
+        return self.place.damaged(what, at=at + self.base)
+
+    def take(self, count: int, start: int) -> bytes:
+        """The next `count` bytes."""
+        if count < 0:
+            raise self.damaged("a negative length", start)
+        at = self.at
+        if at + count > len(self.data):
+            raise OutOfData
+        self.at = at + count
+        return self.data[at : self.at]
+
+    def number(self, size: int, start: int) -> int:
+        return int.from_bytes(self.take(size, start), "little")
+
+    def line(self, start: int) -> bytes:
+        end = self.data.find(b"\n", self.at)
+        if end < 0:
+            raise OutOfData
+        line, self.at = self.data[self.at : end], end + 1
+        return line
+
+    def push(self, kind: Kind, start: int, value: Any) -> None:
+        self.stack.append(Node(kind, start, self.at, value))
+
+    def text(self, raw: bytes, start: int) -> None:
+        try:
+            self.push(Kind.TEXT, start, raw.decode("utf-8", "surrogatepass"))
+        except UnicodeDecodeError:
+            raise self.damaged("a text is not UTF-8", start) from None
+
+    def pop(self) -> Node:
+        if self.marks and len(self.stack) <= self.marks[-1][0]:
+            raise IndexError
+        return self.stack.pop()
+
+    def popped_to_mark(self) -> tuple[int, list[Node]]:
+        """(offset of the last MARK, what was pushed since)."""
+        depth, start = self.marks.pop()
+        found = self.stack[depth:]
+        del self.stack[depth:]
+        return start, found
+
+    def top(self) -> Node:
+        if self.marks and len(self.stack) <= self.marks[-1][0]:
+            raise IndexError
+        return self.stack[-1].target
+
+    def put(self, index: int, start: int) -> None:
+        node = self.top()
+        if self.memo.get(index) is not node:
+            self.memo[index] = node
+            if node.put is None:
+                node.put = (index, start, self.at)
+
+    def get(self, index: int, start: int) -> None:
+        node = self.memo.get(index)
+        if node is None:
+            raise self.damaged(f"memo {index} is read before it is written", start)
+        self.repeat(node, start)
+
+    def repeat(self, node: Node, start: int) -> None:
+        again = Node(Kind.GET, start, self.at, node)
+        if node.gets is None:
+            node.gets = []
+        node.gets.append(again)
+        self.stack.append(again)
+
+    def name(self, module: str, name: str, begin: int, start: int) -> None:
+        self.globals.setdefault((module, name), start + self.base)
+        self.push(Kind.GLOBAL, begin, (module, name))
+
+    def extend(self, node: Node, items: Iterable[tuple[Node, ...]]) -> None:
+        if node.items is None:
+            node.items = []
+        node.items.extend(items)
+
+    def pairs(self, found: list[Node], start: int) -> list[tuple[Node, ...]]:
+        if len(found) % 2:
+            raise self.damaged("a key without a value", start)
+        return list(zip(found[::2], found[1::2], strict=True))
+
+    def decimal(self, raw: bytes, start: int) -> int:
+        digits = raw.removesuffix(b"L")
+        if len(digits) > 400 or not digits.removeprefix(b"-").isdigit():
+            raise self.damaged("a number is no number", start)
+        return int(digits)
+
+
+_Operation = Callable[[_Machine, int], None]
+
+
+def _const(value: object) -> _Operation:
+    return lambda m, start: m.push(Kind.CONST, start, value)
+
+
+def _unsigned(size: int) -> _Operation:
+    return lambda m, start: m.push(Kind.INT, start, m.number(size, start))
+
+
+def _int_line(m: _Machine, start: int) -> None:
+    raw = m.line(start)
+    if raw in (b"00", b"01"):  # how protocols 0 and 1 spell booleans
+        m.push(Kind.CONST, start, raw == b"01")
+    else:
+        m.push(Kind.INT, start, m.decimal(raw, start))
+
+
+def _long(size: int) -> _Operation:
+    def operation(m: _Machine, start: int) -> None:
+        raw = m.take(m.number(size, start) if size == 1 else _signed4(m, start), start)
+        m.push(Kind.INT, start, int.from_bytes(raw, "little", signed=True))
+
+    return operation
+
+
+def _signed4(m: _Machine, start: int) -> int:
+    return int(struct.unpack("<i", m.take(4, start))[0])
+
+
+def _binint(m: _Machine, start: int) -> None:
+    m.push(Kind.INT, start, _signed4(m, start))
+
+
+def _float_line(m: _Machine, start: int) -> None:
+    raw = m.line(start)
+    try:
+        m.push(Kind.FLOAT, start, float(raw))
+    except ValueError:
+        raise m.damaged("a number is no number", start) from None
+
+
+def _text(size: int) -> _Operation:
+    return lambda m, start: m.text(m.take(m.number(size, start), start), start)
+
+
+def _bytes(size: int) -> _Operation:
+    return lambda m, start: m.push(Kind.BYTES, start, m.take(m.number(size, start), start))
+
+
+def _string(size: int) -> _Operation:
+    """STRING of Python 2: bytes that torch decodes as text."""
+
+    def operation(m: _Machine, start: int) -> None:
+        raw = m.line(start)[1:-1] if size == 0 else m.take(m.number(size, start), start)
+        m.push(Kind.TEXT, start, raw.decode("utf-8", "backslashreplace"))
+
+    return operation
+
+
+def _tuple(size: int) -> _Operation:
+    def operation(m: _Machine, start: int) -> None:
+        found = [m.pop() for _ in range(size)][::-1]
+        m.push(Kind.TUPLE, found[0].start if found else start, found)
+
+    return operation
+
+
+def _from_mark(kind: Kind) -> _Operation:
+    def operation(m: _Machine, start: int) -> None:
+        begin, found = m.popped_to_mark()
+        m.push(kind, begin, found)
+
+    return operation
+
+
+def _dict(m: _Machine, start: int) -> None:
+    begin, found = m.popped_to_mark()
+    m.push(Kind.DICT, begin, None)
+    m.extend(m.stack[-1], m.pairs(found, start))
+
+
+def _mark(m: _Machine, start: int) -> None:
+    m.marks.append((len(m.stack), start))
+
+
+def _memoize(m: _Machine, start: int) -> None:
+    m.memoizes.append((start, len(m.memo)))
+    m.put(len(m.memo), start)
+
+
+def _frame(m: _Machine, start: int) -> None:
+    length = m.number(8, start)
+    if m.frames and m.frames[-1][0] + 9 + m.frames[-1][1] > start:
+        raise m.damaged("a FRAME begins inside another", start)
+    m.frames.append((start, length))
+    if m.at + length > len(m.data):
+        raise OutOfData
+
+
+def _protocol(m: _Machine, start: int) -> None:
+    m.protocol = m.number(1, start)
+    if m.protocol > 5:
+        raise m.damaged(f"pickle protocol {m.protocol} does not exist", start)
+
+
+def _protocol_0(m: _Machine, start: int) -> None:
+    raise m.place.unsupported("is pickled with protocol 0, which torch cannot load either", hint="save it again with a newer protocol")
+
+
+def _get_line(m: _Machine, start: int) -> None:
+    m.get(m.decimal(m.line(start), start), start)
+
+
+def _put_line(m: _Machine, start: int) -> None:
+    m.put(m.decimal(m.line(start), start), start)
+
+
+def _global(m: _Machine, start: int) -> None:
+    module, name = m.line(start), m.line(start)
+    m.name(module.decode("utf-8", "backslashreplace"), name.decode("utf-8", "backslashreplace"), start, start)
+
+
+def _stack_global(m: _Machine, start: int) -> None:
+    name, module = m.pop(), m.pop()
+    if name.target.kind is not Kind.TEXT or module.target.kind is not Kind.TEXT:
+        raise m.damaged("a global's name is no text", start)
+    m.name(module.target.value, name.target.value, module.start, start)
+
+
+def _inst(m: _Machine, start: int) -> None:
+    begin, found = m.popped_to_mark()
+    _global(m, start)
+    called = m.pop()
+    m.push(Kind.CALL, begin, (called, Node(Kind.TUPLE, begin, start, found)))
+
+
+def _obj(m: _Machine, start: int) -> None:
+    begin, found = m.popped_to_mark()
+    m.push(Kind.CALL, begin, (found[0], Node(Kind.TUPLE, begin, start, found[1:])))
+
+
+def _call(arguments: int) -> _Operation:
+    def operation(m: _Machine, start: int) -> None:
+        found = [m.pop() for _ in range(arguments)][::-1]
+        called = m.pop()
+        m.push(Kind.CALL, called.start, (called, *found))
+
+    return operation
+
+
+def _persid(m: _Machine, start: int) -> None:
+    node = m.pop()
+    m.push(Kind.PERSID, node.start, node)
+    m.persids.append(m.stack[-1])
+
+
+def _build(m: _Machine, start: int) -> None:
+    state = m.pop()
+    node = m.top()
+    node.state = state
+
+
+def _append(m: _Machine, start: int) -> None:
+    item = m.pop()
+    m.extend(m.top(), [(item,)])
+
+
+def _appends(m: _Machine, start: int) -> None:
+    _, found = m.popped_to_mark()
+    m.extend(m.top(), [(item,) for item in found])
+
+
+def _setitem(m: _Machine, start: int) -> None:
+    value, key = m.pop(), m.pop()
+    m.pair_stops[key] = m.at
+    m.extend(m.top(), [(key, value)])
+
+
+def _setitems(m: _Machine, start: int) -> None:
+    _, found = m.popped_to_mark()
+    pairs = m.pairs(found, start)
+    stops = [*(key.start for key, _ in pairs[1:]), start]
+    m.pair_stops.update(zip((key for key, _ in pairs), stops, strict=False))
+    m.extend(m.top(), pairs)
+
+
+def _pop(m: _Machine, start: int) -> None:
+    if m.marks and m.marks[-1][0] == len(m.stack):
+        m.marks.pop()
+    else:
+        m.pop()
+
+
+def _pop_mark(m: _Machine, start: int) -> None:
+    m.popped_to_mark()
+
+
+def _dup(m: _Machine, start: int) -> None:
+    m.repeat(m.top(), start)
+
+
+def _extension(size: int) -> _Operation:
+    return lambda m, start: m.name("copyreg", f"extension {m.number(size, start)}", start, start)
+
+
+def _readonly(m: _Machine, start: int) -> None:
+    m.top()
+
+
+_BY_LETTER: dict[bytes, _Operation] = {
+    b"(": _mark, b"0": _pop, b"1": _pop_mark, b"2": _dup,
+    b"F": _float_line, b"G": lambda m, start: m.push(Kind.FLOAT, start, struct.unpack(">d", m.take(8, start))[0]),
+    b"I": _int_line, b"J": _binint, b"K": _unsigned(1), b"M": _unsigned(2), b"\x8a": _long(1), b"\x8b": _long(4),
+    b"L": lambda m, start: m.push(Kind.INT, start, m.decimal(m.line(start), start)),
+    b"N": _const(None), b"\x88": _const(True), b"\x89": _const(False),
+    b"P": _protocol_0, b"V": _protocol_0, b"Q": _persid,
+    b"S": _string(0), b"T": _string(4), b"U": _string(1),
+    b"X": _text(4), b"\x8c": _text(1), b"\x8d": _text(8),
+    b"B": _bytes(4), b"C": _bytes(1), b"\x8e": _bytes(8), b"\x96": _bytes(8),
+    b"c": _global, b"\x93": _stack_global, b"i": _inst, b"o": _obj,
+    b"R": _call(1), b"\x81": _call(1), b"\x92": _call(2), b"b": _build,
+    b"]": lambda m, start: m.push(Kind.LIST, start, None), b"l": _from_mark(Kind.LIST), b"a": _append, b"e": _appends,
+    b"}": lambda m, start: m.push(Kind.DICT, start, None), b"d": _dict, b"s": _setitem, b"u": _setitems,
+    b"\x8f": lambda m, start: m.push(Kind.SET, start, None), b"\x90": _appends, b"\x91": _from_mark(Kind.SET),
+    b")": _tuple(0), b"\x85": _tuple(1), b"\x86": _tuple(2), b"\x87": _tuple(3), b"t": _from_mark(Kind.TUPLE),
+    b"g": _get_line, b"h": lambda m, start: m.get(m.number(1, start), start),
+    b"j": lambda m, start: m.get(m.number(4, start), start),
+    b"p": _put_line, b"q": lambda m, start: m.put(m.number(1, start), start),
+    b"r": lambda m, start: m.put(m.number(4, start), start), b"\x94": _memoize,
+    b"\x80": _protocol, b"\x95": _frame,
+    b"\x82": _extension(1), b"\x83": _extension(2), b"\x84": _extension(4),
+    b"\x97": lambda m, start: m.push(Kind.CONST, start, None), b"\x98": _readonly,
+}  # fmt: skip
+
+_OPERATIONS: list[_Operation | None] = [_BY_LETTER.get(bytes([code])) for code in range(256)]

@@ -1,0 +1,139 @@
+"""Every way this package refuses, each with the exit code the command line ends in.
+
+A message is one line, `FILE: WHERE: what is wrong, at byte N`; candidates and a hint follow on lines of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+LONGEST_NAME = 200
+MOST_CANDIDATES = 10
+
+
+def printable(text: str, limit: int = LONGEST_NAME) -> str:
+    """`text` from a file, safe for a terminal: control, bidi and other unprintable characters escaped, cut at `limit`."""
+    shown = text[: limit + 1].translate(_ODD)
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in shown)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+_ODD = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A tensor that could be meant, and why it was not taken."""
+
+    key: str
+    shape: tuple[int, ...]
+    why_not: str = ""
+
+
+class ChkptChannelsError(Exception):
+    """The base of every error this package raises on purpose."""
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 70
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        file: str = "",
+        where: str = "",
+        at: int | None = None,
+        candidates: Sequence[Candidate] = (),
+        hint: str = "",
+    ) -> None:
+        super().__init__(what)
+        self.what, self.file, self.where, self.at = what, file, where, at
+        self.candidates, self.hint = tuple(candidates), hint
+
+    def __str__(self) -> str:
+        parts = [printable(part, limit) for part, limit in ((self.file, 4096), (self.where, LONGEST_NAME)) if part]
+        return ": ".join([*parts, self.what]) + (f", at byte {self.at}" if self.at is not None else "")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.file, self.where, self.at, self.candidates, self.hint))
+
+
+def _rebuild(
+    kind: type[ChkptChannelsError],
+    what: str,
+    file: str,
+    where: str,
+    at: int | None,
+    candidates: tuple[Candidate, ...],
+    hint: str,
+) -> ChkptChannelsError:
+    return kind(what, file=file, where=where, at=at, candidates=candidates, hint=hint)
+
+
+class UsageError(ChkptChannelsError):
+    """The call does not make sense, whatever the file holds."""
+
+    code, exit_code = "usage", 2
+
+
+class DamagedError(ChkptChannelsError):
+    """The input is damaged or hostile."""
+
+    code, exit_code = "damaged", 3
+
+
+class UnknownFormatError(DamagedError):
+    """The bytes are no checkpoint of any known format."""
+
+    code = "unknown_format"
+
+
+class UnsupportedError(ChkptChannelsError):
+    """The input is sound, and this package does not convert it."""
+
+    code, exit_code = "unsupported", 4
+
+
+class AmbiguousError(UnsupportedError):
+    """Several tensors, or several readings of one, could be meant."""
+
+    code = "ambiguous"
+
+
+class SystemProblem(ChkptChannelsError):
+    """The file system said no, or the input changed while it was read."""
+
+    code, exit_code = "system", 5
+
+
+class OutputExistsError(SystemProblem):
+    """The output name is taken, or must not be written to."""
+
+    code = "output_exists"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in which file something stands: what every message starts with."""
+
+    file: str
+    where: str = ""
+
+    def inside(self, where: str) -> Place:
+        """The same file, at the member or tensor `where`."""
+        return Place(self.file, where)
+
+    def damaged(self, what: str, at: int | None = None, hint: str = "") -> DamagedError:
+        """The error for content that contradicts its format; `at` is a byte of the file."""
+        return DamagedError(what, file=self.file, where=self.where, at=at, hint=hint)
+
+    def unsupported(self, what: str, hint: str = "") -> UnsupportedError:
+        """The error for sound content that is not converted."""
+        return UnsupportedError(what, file=self.file, where=self.where, hint=hint)
+
+    def system(self, what: str, hint: str = "") -> SystemProblem:
+        """The error for what the operating system refused."""
+        return SystemProblem(what, file=self.file, where=self.where, hint=hint)

@@ -1,0 +1,33 @@
+"""The formats this package knows: every module here whose name has no leading underscore defines one Checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+
+from ..errors import UnknownFormatError
+from ..model import Checkpoint
+from ..source import Source
+from ._lookalikes import describe
+
+
+@cache
+def known() -> tuple[type[Checkpoint], ...]:
+    """Every format, by name of its module."""
+    found: list[type[Checkpoint]] = []
+    for module in sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")):
+        members = vars(importlib.import_module(f"{__name__}.{module}")).values()
+        found += [m for m in members if isinstance(m, type) and issubclass(m, Checkpoint) and "format" in vars(m)]
+    return tuple(dict.fromkeys(found))
+
+
+def detect(source: Source) -> type[Checkpoint]:
+    """The one format that claims the file. Raises UnknownFormatError or UnsupportedError that says what the file looks like."""
+    claims = [kind for kind in known() if kind.sniff(source)]
+    if len(claims) == 1:
+        return claims[0]
+    if claims:
+        names = " and ".join(kind.title for kind in claims)
+        raise UnknownFormatError(f"is claimed by {names} at once", file=source.name)
+    raise describe(source)

@@ -1,0 +1,200 @@
+"""Edits of torch tensors: which integers of the pickle and which bytes of the storages change.
+
+A storage that the edited tensor owns alone gets new bytes. To one that other tensors look into, the new kernel is appended:
+offsets of the others stay valid, no storage is added, and the memo is not touched.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from ..containers.pickletree import Kind, Node, plain
+from ..errors import Place
+from ..model import Declaration, Edits, FirstConv, OptimizerEntry, Tensor, TensorEdit
+from ._torch_tree import Link, OptimizerNode, Storage, TorchObject, View, attributes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CHANNEL_NAMES = frozenset(
+    prefix + name
+    for prefix in ("", "_")
+    for name in ("in_channels", "in_chans", "in_chan", "in_ch", "num_channels", "input_channels", "in_dim", "img_channels", "image_channels")
+)
+"""Attributes in which modules and their configurations keep the number of input channels (torch, timm, transformers, smp)."""
+
+ReadBytes = Callable[[Storage, int, int], Iterable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class StorageChange:
+    """A storage's new content: its first `keep` bytes, then `size` bytes made by `data`."""
+
+    keep: int
+    size: int
+    data: Callable[[], bytes]
+
+
+def tensor_of(torch_object: TorchObject, name: str) -> Tensor:
+    """The neutral view of a named tensor."""
+    view = torch_object.views[name]
+    return Tensor(name, view.dtype, view.shape, torch_object.groups[name])
+
+
+def chunks_of(view: View, read: ReadBytes) -> Iterable[bytes]:
+    """The tensor's bytes in C order; streamed where it lies so in its storage."""
+    start, stop = view.span
+    if view.is_contiguous:
+        return read(view.storage, start, stop)
+    import numpy as np
+
+    raw = np.frombuffer(b"".join(read(view.storage, start, stop)), f"V{view.itemsize}")
+    steps = [stride * view.itemsize for stride in view.stride]
+    return [np.lib.stride_tricks.as_strided(raw, view.shape, steps, writeable=False).tobytes()]
+
+
+def optimizer_entries(torch_object: TorchObject, tensors: Mapping[str, Tensor]) -> tuple[OptimizerEntry, ...]:
+    """Every optimizer's entries, with their tensors and plain integers by slot."""
+    return tuple(_entry(torch_object, node, tensors) for node in torch_object.optimizers)
+
+
+def _entry(torch_object: TorchObject, node: OptimizerNode, tensors: Mapping[str, Tensor]) -> OptimizerEntry:
+    names = {slot: f"{node.where}/{slot}" for slot in node.slots}
+    numbers = {slot: torch_object.numbers[name].target.value for slot, name in names.items() if name in torch_object.numbers}
+    found = {slot: tensors[name] for slot, name in names.items() if name in tensors}
+    return OptimizerEntry(node.where, node.parameter, found, numbers)
+
+
+def declarations(torch_object: TorchObject, first_convs: Iterable[FirstConv]) -> list[Declaration]:
+    """The integers in the modules around each kernel that count its channels; `torch_object.numbers` remembers their nodes."""
+    found: dict[str, Declaration] = {}
+    for conv in first_convs:
+        link = torch_object.links.get(conv.tensor.name)
+        link = link.parent if link else None
+        innermost = True
+        while link is not None:
+            where, _ = link.path()
+            for name, node in _channel_counts(link, where):
+                count = plain(node)
+                if count == conv.in_channels:
+                    found[name] = Declaration(name, count)
+                    torch_object.numbers[name] = node
+                elif innermost and name.endswith("in_channels") and isinstance(count, int):
+                    raise torch_object.place.inside(conv.tensor.name).unsupported(
+                        f"the module around it has in_channels = {count}: a grouped convolution"
+                    )
+            innermost = innermost and link.node.target.state is None
+            link = link.parent
+    return list(found.values())
+
+
+def _channel_counts(link: Link, where: str) -> Iterable[tuple[str, Node]]:
+    for name, value in attributes(link.node.target):
+        if name in CHANNEL_NAMES and value.target.kind is Kind.INT:
+            yield ".".join(filter(None, [where, name])), value
+        if name == "config":
+            for inner, count in attributes(value.target):
+                if inner in CHANNEL_NAMES and count.target.kind is Kind.INT:
+                    yield ".".join(filter(None, [where, "config", inner])), count
+
+
+class TorchEdits:
+    """The consequences of `edits` in one pickle: `pickle`, its new bytes, and `changes` and `removed` for its storages."""
+
+    def __init__(self, torch_object: TorchObject, edits: Edits) -> None:
+        self._object, self._place = torch_object, torch_object.place
+        numbers = torch_object.numbers
+        self._values: dict[Node, Any] = {numbers[where]: value for where, value in edits.numbers.items() if where in numbers}
+        self.changes: dict[str, StorageChange] = {}
+        dropped = [node for node in torch_object.optimizers if node.where in set(edits.dropped)]
+        self.removed = _orphaned(torch_object, dropped)
+        by_storage: defaultdict[Storage, dict[View, tuple[str, TensorEdit]]] = defaultdict(dict)
+        for name, edit in edits.tensors.items():
+            if name in torch_object.views:
+                view = torch_object.views[name]
+                by_storage[view.storage][view] = name, edit
+        for storage, edited in by_storage.items():
+            self._edit(storage, edited)
+        changed = bool(self._values or dropped)
+        self.pickle = torch_object.tree.edited(self._values, [node.span for node in dropped]) if changed else None
+
+    def _edit(self, storage: Storage, edited: Mapping[View, tuple[str, TensorEdit]]) -> None:
+        for view, (name, _) in edited.items():
+            self._check_editable(view, name)
+        others = {n: v for n, v in self._object.views.items() if v.storage is storage and v not in edited}
+        distinct: dict[tuple[object, ...], tuple[str, TensorEdit, list[View]]] = {}
+        for view, (name, edit) in edited.items():
+            key = view.offset, view.shape, view.stride
+            distinct.setdefault(key, (name, edit, []))[2].append(view)
+        for name, _, views in distinct.values():
+            self._check_alone(name, views[0], {**others, **{n: w[0] for n, _, w in distinct.values() if n != name}})
+        first = next(iter(distinct.values()))[2][0]
+        whole = not others and len(distinct) == 1 and first.span == (0, storage.size)
+        self._place_anew(storage, list(distinct.values()), 0 if whole else storage.size)
+
+    def _place_anew(self, storage: Storage, edited: list[tuple[str, TensorEdit, list[View]]], keep: int) -> None:
+        """The new kernels behind the first `keep` bytes of the storage."""
+        parts: list[Callable[[], bytes]] = []
+        end = keep
+        for _, edit, views in edited:
+            itemsize = views[0].itemsize
+            padding = -end % itemsize
+            if padding:
+                parts.append(partial(bytes, padding))
+            end += padding
+            for view in views:
+                offset_node, shape_node, stride_node = view.nodes
+                stride = _strides(edit.shape, view.memory_order)
+                self._values |= {offset_node: end // itemsize, shape_node: edit.shape, stride_node: stride}
+            parts.append(partial(_payload, edit, views[0].memory_order))
+            end += prod(edit.shape) * itemsize
+        for count in storage.counts:
+            self._values[count] = end // storage.unit
+        self.changes[storage.key] = StorageChange(keep, end - keep, lambda: b"".join(part() for part in parts))
+
+    def _check_editable(self, view: View, name: str) -> None:
+        place = self._place.inside(name)
+        if view.quantized:
+            raise place.unsupported("is quantised, which is not converted yet")
+        if view.storage.has_view:
+            raise place.unsupported("its storage is a view into another one (torch before 0.2), which is not converted")
+        if any(stride == 0 and size > 1 for size, stride in zip(view.shape, view.stride, strict=True)):
+            raise place.unsupported("is an expanded tensor (stride 0): its elements share memory")
+
+    def _check_alone(self, name: str, view: View, others: Mapping[str, View]) -> None:
+        start, stop = view.span
+        for other, its in others.items():
+            if its.span[0] < stop and start < its.span[1]:
+                raise self._place.inside(name).unsupported(
+                    f"shares its memory with {other}, which would keep the old values",
+                    hint=f"name both with --layer if both see the image: --layer {name} --layer {other}",
+                )
+
+
+def _payload(edit: TensorEdit, order: tuple[int, ...]) -> bytes:
+    values: NDArray[Any] = edit.values()
+    return values.reshape(edit.shape).transpose(order).tobytes()
+
+
+def _strides(shape: tuple[int, ...], order: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a dense tensor whose axes lie in memory in `order`, slowest first."""
+    strides, step = [0] * len(shape), 1
+    for axis in reversed(order):
+        strides[axis] = step
+        step *= max(shape[axis], 1)
+    return tuple(strides)
+
+
+def _orphaned(torch_object: TorchObject, dropped: list[OptimizerNode]) -> frozenset[str]:
+    """The storages that nothing but the dropped entries refers to."""
+    spans = [node.span for node in dropped]
+    return frozenset(
+        key
+        for key, storage in torch_object.storages.items()
+        if storage.counts and all(any(a <= count.start < b for a, b in spans) for count in storage.counts)
+    )

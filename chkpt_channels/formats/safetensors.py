@@ -1,0 +1,154 @@
+"""safetensors: a length, a JSON header, and the elements without holes.
+
+    u64 n · n bytes of JSON {"name": {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {str: str}} · elements
+
+Offsets count from the end of the header. The header is padded with spaces so that the elements begin at a multiple of 8.
+Source: https://github.com/huggingface/safetensors (README, "Format"); the judge is its own library.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from math import prod
+from typing import Any, NoReturn
+
+from ..dtypes import BY_NAME
+from ..errors import Place
+from ..limits import LIMITS
+from ..model import Checkpoint, Edits, Tensor
+from ..source import Source
+from ..splice import Splice
+
+CHUNK = 4 << 20
+ALIGN = 8
+
+
+class Safetensors(Checkpoint):
+    """One safetensors file. `metadata` is its `__metadata__`."""
+
+    format = "safetensors"
+    title = "safetensors"
+    suffixes = frozenset({".safetensors"})
+    ordered = False
+
+    @classmethod
+    def sniff(cls, source: Source) -> bool:
+        """A brace behind eight bytes that are no text."""
+        head = source.read(0, min(9, source.size))
+        return head[8:] == b"{" and not head[:8].isascii() | head[:8].isalnum() or (head[8:] == b"{" and 0 in head[:8])
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        (length,) = struct.unpack("<Q", source.read(0, 8))
+        place = source.place
+        if length > LIMITS.header_bytes:
+            raise place.damaged(f"says that its header has {length} bytes; {LIMITS.header_bytes} are the most", at=0)
+        if 8 + length > source.size:
+            raise place.damaged(f"is cut off inside its header of {length} bytes", at=source.size)
+        self._header = source.read(8, 8 + length)
+        self._begin = 8 + length
+        entries = _parse(self._header, place)
+        self.metadata: dict[str, str] = entries.pop("__metadata__", None) or {}
+        self._spans: dict[str, tuple[int, int]] = {}
+        for name, entry in entries.items():
+            self.tensors[name], self._spans[name] = _entry(name, entry, place.inside(name))
+        self._check_spans()
+
+    def _check_spans(self) -> None:
+        at = 0
+        for name, (begin, end) in sorted(self._spans.items(), key=lambda item: item[1]):
+            if begin != at:
+                raise self.source.place.inside(name).damaged(
+                    f"its elements begin at {begin} of the data, where {at} is next", at=self._begin + begin
+                )
+            at = end
+        if self._begin + at != self.source.size:
+            size = self.source.size - self._begin
+            raise self.source.place.damaged(f"holds {size} bytes of data, its header describes {at}", at=self._begin + min(at, size))
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        begin, end = self._spans[name]
+        for at in range(begin, end, CHUNK):
+            yield self.source.read(self._begin + at, self._begin + min(at + CHUNK, end))
+
+    def splices(self, edits: Edits) -> list[Splice]:
+        if not edits.tensors:
+            return []
+        header: dict[str, Any] = json.loads(self._header)
+        splices, shift = [], 0
+        for name, (begin, end) in sorted(self._spans.items(), key=lambda item: item[1]):
+            edit, size = edits.tensors.get(name), end - begin
+            if edit:
+                size = prod(edit.shape) * self.tensors[name].dtype.bits // 8
+                header[name]["shape"] = list(edit.shape)
+                splices.append(Splice(self._begin + begin, self._begin + end, size, lambda edit=edit: edit.values().tobytes()))
+            header[name]["data_offsets"] = [begin + shift, begin + shift + size]
+            shift += size - (end - begin)
+        text = json.dumps(header, separators=_separators(self._header), ensure_ascii=self._header.isascii()).encode()
+        text += b" " * (-len(text) % ALIGN)
+        return [Splice.of(0, self._begin, struct.pack("<Q", len(text)) + text), *splices]
+
+    def judge(self, path: str) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as opened:
+                opened.keys()
+        except SafetensorError as error:
+            raise RuntimeError(f"the safetensors library refuses what was written: {error}") from error
+
+
+def _separators(header: bytes) -> tuple[str, str]:
+    """How this file's writer spaced its JSON, so that an edit changes only numbers."""
+    return (", " if b'", "' in header or b"}, " in header else ",", ": " if b'": ' in header else ":")
+
+
+def _parse(raw: bytes, place: Place) -> dict[str, Any]:
+    """The header, strictly: no duplicate keys, nothing but what the format knows."""
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        entries = dict(found)
+        if len(entries) != len(found):
+            names = [name for name, _ in found]
+            raise place.inside(next(n for n in names if names.count(n) > 1)).damaged("stands twice in the header", at=8)
+        return entries
+
+    def constant(text: str) -> NoReturn:
+        raise place.damaged(f"its header holds {text}, which is no JSON", at=8)
+
+    try:
+        entries = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+    except UnicodeDecodeError as error:
+        raise place.damaged("its header is not UTF-8", at=8 + error.start) from error
+    except json.JSONDecodeError as error:
+        raise place.damaged(f"its header is no JSON: {error.msg.lower()}", at=8 + error.pos) from error
+    except RecursionError:
+        raise place.damaged("its header is nested too deeply", at=8) from None
+    if not isinstance(entries, dict):
+        raise place.damaged("its header is no JSON object", at=8)
+    metadata = entries.get("__metadata__")
+    if metadata is not None and not (isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())):
+        raise place.inside("__metadata__").damaged("is more than text", at=8)
+    return entries
+
+
+def _entry(name: str, entry: Any, place: Place) -> tuple[Tensor, tuple[int, int]]:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise place.damaged("has other fields than dtype, shape and data_offsets", at=8)
+    dtype, shape, offsets = BY_NAME.get(str(entry["dtype"])), entry["shape"], entry["data_offsets"]
+    if dtype is None:
+        raise place.damaged(f"has the unknown dtype {entry['dtype']!r}", at=8)
+    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or offsets[1] < offsets[0]:
+        raise place.damaged("its shape or its data_offsets are no such thing", at=8)
+    if any("\ud800" <= c <= "\udfff" for c in name):
+        raise place.damaged("its name is no Unicode text", at=8)
+    bits = prod(shape) * dtype.bits
+    if bits % 8 or bits // 8 != offsets[1] - offsets[0]:
+        raise place.damaged(f"{list(shape)} of {dtype.name} are not the {offsets[1] - offsets[0]} bytes it is given", at=8)
+    return Tensor(name, dtype, tuple(shape)), (offsets[0], offsets[1])
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)

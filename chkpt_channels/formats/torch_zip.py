@@ -1,0 +1,140 @@
+"""PyTorch's zip archives: torch.save since 1.6 (.pth, .pt, .bin, .ckpt) and TorchScript.
+
+    <top>/data.pkl              the pickled object, tensors as calls over persistent ids
+    <top>/data/<key>            one member a storage
+    <top>/constants.pkl         TorchScript only: a tuple of tensors over <top>/constants/<key>; frozen models keep all there
+    <top>/byteorder, version, .format_version, .storage_alignment, .data/serialization_id
+
+Source: torch/serialization.py and caffe2/serialize/inline_container.cc of torch 2.13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+
+from ..containers.pickletree import Tree
+from ..containers.zipmembers import Archive, Change
+from ..model import Checkpoint, Declaration, Edits, FirstConv, Notice
+from ..source import Source
+from ..splice import Check, Splice
+from ._torch_edits import TorchEdits, chunks_of, declarations, optimizer_entries, tensor_of
+from ._torch_globals import foreign
+from ._torch_tree import Storage, TorchObject
+
+SERIALIZATION_ID = ".data/serialization_id"
+TAIL = 1 << 16
+
+
+class TorchZip(Checkpoint):
+    """A zip archive with a data.pkl."""
+
+    format = "torch_zip"
+    title = "PyTorch (zip)"
+    suffixes = frozenset({"", ".pth", ".pt", ".bin", ".ckpt", ".tar"})
+    ordered = True
+
+    @classmethod
+    def sniff(cls, source: Source) -> bool:
+        """A zip whose first member, or whose directory, names a data.pkl."""
+        if source.size < 4 or source.read(0, 4) != b"PK\x03\x04":
+            return False
+        head, tail = source.read(0, min(TAIL, source.size)), source.read(max(0, source.size - TAIL), source.size)
+        return b"data.pkl" in head or b"data.pkl" in tail or b".data/serialization_id" in tail
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self._archive = Archive(source)
+        pickles = [name for name in self._archive.members if name.rpartition("/")[2] == "data.pkl" and name.count("/") <= 1]
+        if len(pickles) != 1:
+            raise source.place.damaged(f"holds {len(pickles)} members named data.pkl instead of one")
+        self._top = pickles[0].removesuffix("data.pkl")
+        self.scripted = self._top + "constants.pkl" in self._archive.members
+        self.title = "TorchScript (zip)" if self.scripted else self.title
+        self._objects = {"data": self._parse("data")}
+        if self.scripted:
+            self._objects["constants"] = self._parse("constants")
+        for torch_object in self._objects.values():
+            self.tensors |= {name: tensor_of(torch_object, name) for name in torch_object.views}
+        self.optimizer_entries = optimizer_entries(self._objects["data"], self.tensors)
+        self.globals = foreign((g for o in self._objects.values() for g in o.tree.globals), scripted=self.scripted)
+        if not self._archive.has_crcs:
+            self.warnings.append(Notice("no_checksums", "the archive was written without checksums: damage in it cannot be seen"))
+
+    def _parse(self, part: str) -> TorchObject:
+        name = f"{self._top}{part}.pkl"
+        place = self.source.place.inside(name)
+        tree = Tree.whole(self._archive.read(name), place)
+        torch_object = TorchObject(tree, place, "" if part == "data" else part)
+        for storage in torch_object.storages.values():
+            member = self._archive.members.get(self._member(part, storage))
+            if member is None:
+                raise self.source.place.inside(self._member(part, storage)).damaged("the storage is missing from the archive")
+            if member.size != storage.size:
+                raise self.source.place.inside(member.name).damaged(
+                    f"the storage holds {member.size} bytes, its {storage.count} elements need {storage.size}", at=member.data
+                )
+        return torch_object
+
+    def _member(self, part: str, storage: Storage) -> str:
+        return f"{self._top}{part}/{storage.key}"
+
+    def _home(self, name: str) -> tuple[str, TorchObject]:
+        return next((part, o) for part, o in self._objects.items() if name in o.views)
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        part, torch_object = self._home(name)
+
+        def read(storage: Storage, start: int, stop: int) -> Iterable[bytes]:
+            return self._archive.chunks(self._member(part, storage), start, stop)
+
+        yield from chunks_of(torch_object.views[name], read)
+
+    def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
+        return declarations(self._objects["data"], first_convs)
+
+    def splices(self, edits: Edits) -> list[Splice]:
+        changes: dict[str, Change] = {}
+        removed: set[str] = set()
+        self._check_byteorder()
+        for part, torch_object in self._objects.items():
+            made = TorchEdits(torch_object, edits)
+            if made.pickle is not None:
+                changes[f"{self._top}{part}.pkl"] = Change(len(made.pickle), lambda made=made: made.pickle or b"")
+            for key, change in made.changes.items():
+                changes[f"{self._top}{part}/{key}"] = Change(change.size, change.data, change.keep)
+            removed |= {f"{self._top}{part}/{key}" for key in made.removed}
+        if changes:
+            changes |= self._serialization_id(changes, removed)
+        return self._archive.splices(changes, frozenset(removed))
+
+    def _check_byteorder(self) -> None:
+        name = self._top + "byteorder"
+        if name in self._archive.members and self._archive.read(name, 64) != b"little":
+            raise self.source.place.unsupported("was written on a big-endian machine, which is not converted")
+
+    def _serialization_id(self, changes: dict[str, Change], removed: set[str]) -> dict[str, Change]:
+        """The identity that torch derives from names and CRCs, kept right if it was right."""
+        member = self._archive.members.get(self._top + SERIALIZATION_ID)
+        if member is None or member.size != 40:
+            return {}
+        old = self._archive.read(member.name, 64)
+        if old[20:] != self._hash({}, set()):
+            return {}
+        return {member.name: Change(40, lambda: old[:20] + self._hash(changes, removed))}
+
+    def _hash(self, changes: dict[str, Change], removed: set[str]) -> bytes:
+        """boost's hash_combine over the CRCs of all non-empty members in file order (PyTorchStreamWriter::writeEndOfFile)."""
+        digest = 0
+        for name, member in self._archive.members.items():
+            change = changes.get(name)
+            size = change.keep + change.size if change else member.size
+            if name in removed or not size or name.endswith(SERIALIZATION_ID):
+                continue
+            crc = self._archive.new_crc(name, change) if change else member.crc
+            digest ^= (crc + 0x9E3779B9 + (digest << 6) + (digest >> 2)) & 0xFFFFFFFFFFFFFFFF
+            digest &= 0xFFFFFFFFFFFFFFFF
+        return b"%020d" % digest
+
+    def checks(self) -> Sequence[Check]:
+        return self._archive.checks()

@@ -1,0 +1,68 @@
+"""Where a kernel keeps its input channels.
+
+A layout is spelled with one letter an axis (O output, I input, D H W space, G space-to-depth block), parentheses around
+letters that share one stored axis: "OIHW", "HWIO", "O(GI)HW". Every layout is seen as (pre, I, post): what stands before
+the channel axis, the axis, what stands behind it.
+"""
+
+from __future__ import annotations
+
+import re
+from math import prod
+from typing import Self
+
+KNOWN = (
+    *("OIHW", "OIW", "OIDHW", "OI"),
+    *("IOHW", "IOW", "IODHW"),
+    *("HWIO", "WIO", "DHWIO"),
+    *("HWOI", "WOI", "DHWOI"),
+    *("OHWI", "OWI", "ODHWI"),
+    *("O(GI)HW", "O(IG)HW"),
+    *("O(HWI)", "O(IHW)", "(HWI)O", "(IHW)O"),
+)
+
+
+class Layout(str):
+    """A spelled layout. Raises ValueError for spellings that are not in KNOWN."""
+
+    __slots__ = ()
+
+    def __new__(cls, spelling: str) -> Self:
+        if spelling not in KNOWN:
+            raise ValueError(f"{spelling!r} is no layout; known are {', '.join(KNOWN)}")
+        return super().__new__(cls, spelling)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The letters of each stored axis: ("O", "GI", "H", "W")."""
+        return tuple(group or letter for group, letter in re.findall(r"\((\w+)\)|(\w)", self))
+
+    @property
+    def channel_axis(self) -> int:
+        """The stored axis that holds I."""
+        return next(i for i, letters in enumerate(self.axes) if "I" in letters)
+
+    @property
+    def folded(self) -> bool:
+        """Whether the channel axis holds more than the channels."""
+        return len(self.axes[self.channel_axis]) > 1
+
+    def view(self, shape: tuple[int, ...], channels: int) -> tuple[int, int, int]:
+        """(pre, I, post) with pre * I * post = the number of elements.
+
+        Raises ValueError where `shape` has another rank or does not hold `channels` input channels.
+        """
+        if len(shape) != len(self.axes):
+            raise ValueError(f"{self} has {len(self.axes)} axes, the shape {list(shape)} has {len(shape)}")
+        at = self.channel_axis
+        letters = self.axes[at]
+        if channels < 1 or shape[at] % channels or (not self.folded and shape[at] != channels):
+            raise ValueError(f"axis {at} of {list(shape)} does not hold {channels} input channels in {self}")
+        folded = shape[at] // channels
+        before, behind = (folded, 1) if letters.endswith("I") else (1, folded)
+        return prod(shape[:at]) * before, channels, behind * prod(shape[at + 1 :])
+
+    def with_channels(self, shape: tuple[int, ...], old: int, new: int) -> tuple[int, ...]:
+        """`shape` after its `old` input channels became `new` ones."""
+        at = self.channel_axis
+        return (*shape[:at], shape[at] // old * new, *shape[at + 1 :])

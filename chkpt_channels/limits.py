@@ -1,0 +1,21 @@
+"""How much a file may ask for before it is believed: checked before anything of that size is allocated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes, counts and depths. Real checkpoints stay far below each."""
+
+    pickle_bytes: int = 256 << 20
+    header_bytes: int = 100_000_000  # safetensors' own limit on its JSON header
+    zip_directory_bytes: int = 128 << 20
+    zip_gap_bytes: int = 1 << 16
+    edited_tensor_bytes: int = 8 << 30
+    name_depth: int = 500
+    channels: int = 1 << 16
+
+
+LIMITS = Limits()

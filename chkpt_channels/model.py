@@ -1,0 +1,150 @@
+"""The neutral store: what a checkpoint of any format looks like to the plan.
+
+A Tensor is metadata only and its Checkpoint loads it: so results hold no open file and can be pickled.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .dtypes import DType
+from .layout import Layout
+from .source import Source
+from .splice import Check, Splice
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One named tensor. `group` is the container it stands in ("state_dict" in a training checkpoint, "" at the root);
+    `layout` is what the format says about its axes, None where it says nothing."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    group: str = ""
+    layout: Layout | None = None
+
+    @property
+    def key(self) -> str:
+        """The name inside its group: "conv1.weight"."""
+        return self.name[len(self.group) + 1 :] if self.group else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A channel count written outside tensors, such as a pickled module's `in_channels`."""
+
+    where: str
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class FirstConv:
+    """A kernel that sees the image. `found_by` is one of user, graph, sidecar, shapes, names; `why` says it in words."""
+
+    tensor: Tensor
+    layout: Layout | None
+    in_channels: int
+    found_by: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerEntry:
+    """What an optimizer keeps for one parameter: its tensors by slot name, and its plain integers by slot name."""
+
+    where: str
+    parameter: str
+    tensors: Mapping[str, Tensor]
+    numbers: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something the user should know; `code` is for machines."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEdit:
+    """A tensor's new shape, known at once, and its new values, computed when they are written."""
+
+    shape: tuple[int, ...]
+    values: Callable[[], NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """All that is to change: tensors and plain integers by name, optimizer entries to drop by `where`."""
+
+    tensors: Mapping[str, TensorEdit] = field(default_factory=dict)
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    dropped: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.tensors or self.numbers or self.dropped)
+
+
+class Checkpoint(ABC):
+    """One open file, as an index: names, shapes, dtypes, spans. One subclass a format."""
+
+    format: ClassVar[str]
+    """The name in reports: "torch_zip"."""
+    title: ClassVar[str]
+    """The name for people: "PyTorch (zip)"."""
+    suffixes: ClassVar[frozenset[str]]
+    """The file name extensions of the family, "" for none; the first three letters of an output must not lie."""
+    ordered: ClassVar[bool]
+    """Whether the order of `tensors` is the order of the modules."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.tensors: dict[str, Tensor] = {}
+        self.optimizer_entries: tuple[OptimizerEntry, ...] = ()
+        self.warnings: list[Notice] = []
+        self.globals: tuple[str, ...] = ()
+
+    @classmethod
+    @abstractmethod
+    def sniff(cls, source: Source) -> bool:
+        """Whether the first bytes claim to be this format. Reads little and believes nothing."""
+
+    @abstractmethod
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The elements of a tensor in C order, a few MiB at a time."""
+
+    def load(self, name: str) -> NDArray[Any]:
+        """One tensor as an array in its stored dtype and logical shape."""
+        import numpy as np
+
+        from .dtypes import numpy_dtype
+
+        tensor = self.tensors[name]
+        return np.frombuffer(b"".join(self.chunks(name)), numpy_dtype(tensor.dtype)).reshape(tensor.shape)
+
+    def first_convs(self) -> Sequence[FirstConv]:
+        """The first convs that the file's own graph names; none where it carries no graph."""
+        return ()
+
+    def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
+        """The channel counts written in the file that must follow these first convs."""
+        return ()
+
+    @abstractmethod
+    def splices(self, edits: Edits) -> list[Splice]:
+        """The spans of the file that change. Raises UnsupportedError for edits the format cannot hold."""
+
+    def checks(self) -> Sequence[Check]:
+        """The checksums over spans of the file."""
+        return ()
+
+    def judge(self, path: str) -> None:
+        """Open the written file at `path` with the format's own library, where there is a light one."""

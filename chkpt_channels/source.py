@@ -1,0 +1,93 @@
+"""One input file: opened read-only, read by position, never mapped (a mapped file that shrinks is a SIGBUS)."""
+
+from __future__ import annotations
+
+import os
+import stat
+from types import TracebackType
+from typing import Self
+
+from .errors import Place
+
+
+class Source:
+    """An open regular file.
+
+    `size` in bytes; `place` starts the messages about it. The file is expected to stay as it is while it is open:
+    a read that comes back short and `check_unchanged` raise SystemProblem.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+        self.name = name if name is not None else os.fsdecode(path)
+        self.place = Place(self.name)
+        try:
+            # O_NONBLOCK: opening a FIFO must not wait for its writer
+            self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        except (OSError, ValueError) as error:
+            raise self.place.system(_reason(error)) from error
+        self._stat = os.fstat(self.fd)
+        if not stat.S_ISREG(self._stat.st_mode):
+            self.close()
+            raise self.place.system(f"is {_kind(self._stat.st_mode)}, not a file")
+        self.size = self._stat.st_size
+
+    @classmethod
+    def of_descriptor(cls, fd: int, name: str) -> Source:
+        """The file behind an open descriptor, which stays open when this Source is closed."""
+        self = cls.__new__(cls)
+        self.name, self.place, self.fd = name, Place(name), os.dup(fd)
+        self._stat = os.fstat(self.fd)
+        self.size = self._stat.st_size
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the descriptor back; reading afterwards is an error."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes [start, stop). Raises DamagedError if the file ends before `stop`."""
+        if not 0 <= start <= stop <= self.size:
+            raise self.place.damaged(f"ends at byte {self.size}, before the {stop - start} bytes that should stand here", at=start)
+        out = bytearray(stop - start)
+        self.readinto(memoryview(out), start)
+        return bytes(out)
+
+    def readinto(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` with the bytes from `start` on. Raises SystemProblem if they are no longer there."""
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(self.fd, [buffer[done:]], start + done)
+            except OSError as error:
+                raise self.place.system(_reason(error)) from error
+            if count == 0:
+                raise self.place.system("was cut short while it was read")
+            done += count
+
+    def check_unchanged(self) -> None:
+        """Raise SystemProblem if the file was written to since it was opened."""
+        now = os.fstat(self.fd)
+        if (now.st_size, now.st_mtime_ns) != (self._stat.st_size, self._stat.st_mtime_ns):
+            raise self.place.system("was changed while it was read")
+
+    def is_same_file(self, other: os.stat_result) -> bool:
+        """Whether `other` describes this very file, by whatever name."""
+        return os.path.samestat(self._stat, other)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return text[:1].lower() + text[1:]
+
+
+def _kind(mode: int) -> str:
+    names = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    return names.get(stat.S_IFMT(mode), "a special file")
