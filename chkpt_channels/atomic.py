@@ -13,11 +13,14 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 import stat
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import OutputExistsError, Place
+from .errors import OutputExistsError, Place, UsageError
 from .source import Source
 
 _LEFTOVER = re.compile(r"\.chkpt-channels-[0-9a-f]{16}\.tmp")
@@ -154,3 +157,29 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(fd)
+
+
+class StandardOutput:
+    """The same for `-o -`: an unnamed temporary file, poured into standard output when it is complete and checked."""
+
+    def __init__(self) -> None:
+        self.place = Place("standard output")
+        if sys.stdout.isatty():
+            raise UsageError("-o - would write binary to the terminal: redirect it, or name a file")
+        self._file = tempfile.TemporaryFile()
+        self.fd = self._file.fileno()
+
+    def __enter__(self) -> StandardOutput:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def publish(self) -> None:
+        """Write the whole file to standard output."""
+        try:
+            self._file.seek(0)
+            shutil.copyfileobj(self._file, sys.stdout.buffer, 1 << 20)
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            raise self.place.system(f"cannot be written: {(error.strerror or str(error)).lower()}") from error

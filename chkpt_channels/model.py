@@ -138,6 +138,10 @@ class Checkpoint(ABC):
         """The channel counts written in the file that must follow these first convs."""
         return ()
 
+    def load_line(self, path: str) -> str:
+        """The line of Python that loads the file at `path`."""
+        return ""
+
     @abstractmethod
     def splices(self, edits: Edits) -> list[Splice]:
         """The spans of the file that change. Raises UnsupportedError for edits the format cannot hold."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import tempfile
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from .errors import Place
 
@@ -39,6 +41,17 @@ class Source:
         self._stat = os.fstat(self.fd)
         self.size = self._stat.st_size
         return self
+
+    @classmethod
+    def spooled(cls, stream: BinaryIO, name: str) -> Source:
+        """A stream that cannot be read by position, copied to an unnamed temporary file first."""
+        with tempfile.TemporaryFile() as spool:
+            try:
+                shutil.copyfileobj(stream, spool, 1 << 20)
+                spool.flush()
+            except OSError as error:
+                raise Place(name).system(_reason(error)) from error
+            return cls.of_descriptor(spool.fileno(), name)
 
     def __enter__(self) -> Self:
         return self

@@ -97,7 +97,7 @@ def apply(
     try:
         if total and hasattr(os, "posix_fallocate"):
             os.posix_fallocate(out, 0, total)  # a full disk shows before the first byte
-        copying = _Copy(source, moves, out, total, checks, progress)
+        copying = _Copy(source, moves, out, total, _passing(checks, ordered), progress)
         try:
             made = [splice.data() for splice in ordered]
         except BaseException:
@@ -130,6 +130,18 @@ def _layout(size: int, splices: Sequence[Splice]) -> tuple[list[_Move], list[int
     return moves, targets
 
 
+def _passing(checks: Sequence[Check], splices: Sequence[Splice]) -> list[Check]:
+    """The checks whose bytes all pass by; what a splice replaces was checked when it was loaded."""
+    replaced = deque((s.start, s.stop) for s in splices if s.start < s.stop)
+    kept = []
+    for check in sorted(checks, key=lambda c: (c.start, c.stop)):
+        while replaced and replaced[0][1] <= check.start:
+            replaced.popleft()
+        if not replaced or check.stop <= replaced[0][0]:
+            kept.append(check)
+    return kept
+
+
 def _write(out: int, data: memoryview, at: int) -> None:
     while data:
         try:
@@ -146,7 +158,7 @@ class _Checker:
     """Feeds passing bytes to the checks they belong to; runs in one thread."""
 
     def __init__(self, checks: Sequence[Check]) -> None:
-        self._waiting = deque(sorted(checks, key=lambda c: (c.start, c.stop)))
+        self._waiting = deque(checks)
 
     def feed(self, data: memoryview, start: int) -> None:
         stop = start + len(data)

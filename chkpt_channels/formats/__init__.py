@@ -9,7 +9,9 @@ from functools import cache
 from ..errors import UnknownFormatError
 from ..model import Checkpoint
 from ..source import Source
-from ._lookalikes import describe
+from ._lookalikes import FOREIGN_SUFFIXES, describe
+
+__all__ = ["FOREIGN_SUFFIXES", "detect", "known"]
 
 
 @cache

@@ -10,6 +10,9 @@ from ..source import Source
 
 HEAD = 1024
 
+FOREIGN_SUFFIXES = frozenset({".onnx", ".h5", ".hdf5", ".keras", ".npz", ".gguf", ".tflite", ".pb", ".msgpack"})
+"""Extensions of formats that are not written here: an output of that name would lie."""
+
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 
 # (what the first bytes look like, what it is, whether it is a sound file of a foreign format, what to try)

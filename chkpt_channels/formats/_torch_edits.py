@@ -58,6 +58,17 @@ def chunks_of(view: View, read: ReadBytes) -> Iterable[bytes]:
     return [np.lib.stride_tricks.as_strided(raw, view.shape, steps, writeable=False).tobytes()]
 
 
+def load_line(torch_object: TorchObject, path: str, *, safe: bool) -> str:
+    """The line of Python that loads the file: a state dict, one inside a checkpoint, or a whole module."""
+    loaded = f"torch.load({path!r})" if safe else f"torch.load({path!r}, weights_only=False)"
+    root = torch_object.tree.root.target
+    if root.state is not None and root.items is None:
+        return f"model = {loaded}"
+    models = [g for g in dict.fromkeys(torch_object.groups.values()) if not any(n.where.startswith(g) for n in torch_object.optimizers)]
+    keys = "".join(f"[{key!r}]" for key in models[0].split("/")) if models and models[0] else ""
+    return f"model.load_state_dict({loaded}{keys})"
+
+
 def optimizer_entries(torch_object: TorchObject, tensors: Mapping[str, Tensor]) -> tuple[OptimizerEntry, ...]:
     """Every optimizer's entries, with their tensors and plain integers by slot."""
     return tuple(_entry(torch_object, node, tensors) for node in torch_object.optimizers)

@@ -73,6 +73,9 @@ class Safetensors(Checkpoint):
         for at in range(begin, end, CHUNK):
             yield self.source.read(self._begin + at, self._begin + min(at + CHUNK, end))
 
+    def load_line(self, path: str) -> str:
+        return f"model.load_state_dict(safetensors.torch.load_file({path!r}))"
+
     def splices(self, edits: Edits) -> list[Splice]:
         if not edits.tensors:
             return []

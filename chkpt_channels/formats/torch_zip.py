@@ -18,7 +18,7 @@ from ..containers.zipmembers import Archive, Change
 from ..model import Checkpoint, Declaration, Edits, FirstConv, Notice
 from ..source import Source
 from ..splice import Check, Splice
-from ._torch_edits import TorchEdits, chunks_of, declarations, optimizer_entries, tensor_of
+from ._torch_edits import TorchEdits, chunks_of, declarations, load_line, optimizer_entries, tensor_of
 from ._torch_globals import foreign
 from ._torch_tree import Storage, TorchObject
 
@@ -92,6 +92,11 @@ class TorchZip(Checkpoint):
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         return declarations(self._objects["data"], first_convs)
+
+    def load_line(self, path: str) -> str:
+        if self.scripted:
+            return f"model = torch.jit.load({path!r})"
+        return load_line(self._objects["data"], path, safe=not self.globals)
 
     def splices(self, edits: Edits) -> list[Splice]:
         changes: dict[str, Change] = {}
