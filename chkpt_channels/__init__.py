@@ -1,27 +1,31 @@
 """Change the input channels of a trained checkpoint, without the framework that wrote it.
 
-    from chkpt_channels import convert, inspect, verify
+from chkpt_channels import convert, inspect, verify
 
-    convert("resnet50.pth", "resnet50_gray.pth", to="gray")
+convert("resnet50.pth", "resnet50_gray.pth", to="gray")
 """
 
 from __future__ import annotations
 
-from .convert import convert, inspect
-from .errors import (
-    AmbiguousError,
-    Candidate,
-    ChkptChannelsError,
-    DamagedError,
-    OutputExistsError,
-    SystemProblem,
-    UnknownFormatError,
-    UnsupportedError,
-    UsageError,
-)
-from .model import Declaration, FirstConv, Notice, Tensor
-from .report import Inspection, Report, Verification
-from .verify import verify
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .convert import convert, inspect
+    from .errors import (
+        AmbiguousError,
+        Candidate,
+        ChkptChannelsError,
+        DamagedError,
+        OutputExistsError,
+        SystemProblem,
+        UnknownFormatError,
+        UnsupportedError,
+        UsageError,
+    )
+    from .model import Declaration, FirstConv, Notice, Tensor
+    from .report import Inspection, Report, Verification
+    from .verify import verify
 
 __version__ = "0.1.0"
 
@@ -46,3 +50,16 @@ __all__ = [
     "inspect",
     "verify",
 ]
+
+_HOMES = {"convert": "convert", "inspect": "convert", "verify": "verify"}
+_HOMES |= dict.fromkeys(("Declaration", "FirstConv", "Notice", "Tensor"), "model")
+_HOMES |= dict.fromkeys(("Inspection", "Report", "Verification"), "report")
+
+
+def __getattr__(name: str) -> object:
+    """Public names are loaded when they are first used: `chkpt-channels --help` needs none of them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value  # a submodule of the same name must not stay in its place
+    return value

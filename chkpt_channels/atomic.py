@@ -12,11 +12,8 @@ import errno
 import fcntl
 import os
 import re
-import secrets
-import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,7 +69,7 @@ class Output:
         return fd
 
     def _new_name(self) -> Path:
-        return self._folder / f".chkpt-channels-{secrets.token_hex(8)}.tmp"
+        return self._folder / f".chkpt-channels-{os.urandom(8).hex()}.tmp"
 
     def publish(self) -> None:
         """Give the complete, synced file its name, and sync the folder."""
@@ -166,7 +163,9 @@ class StandardOutput:
         self.place = Place("standard output")
         if sys.stdout.isatty():
             raise UsageError("-o - would write binary to the terminal: redirect it, or name a file")
-        self._file = tempfile.TemporaryFile()
+        import tempfile
+
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 # closed by __exit__
         self.fd = self._file.fileno()
 
     def __enter__(self) -> StandardOutput:
@@ -177,6 +176,8 @@ class StandardOutput:
 
     def publish(self) -> None:
         """Write the whole file to standard output."""
+        import shutil
+
         try:
             self._file.seek(0)
             shutil.copyfileobj(self._file, sys.stdout.buffer, 1 << 20)

@@ -61,7 +61,8 @@ def convert(
         plan = planning.make(checkpoint, options)
         if dry_run:
             parity = measure_parity(checkpoint, plan)
-            return _report("would_convert" if plan.edits else "unchanged", checkpoint, plan, None, parity, began, str(path))
+            status = "would_convert" if plan.edits else "unchanged"
+            return _report(status, checkpoint, plan, path, None, parity, began)
         with _output(path, source, force=force) as out:
             splices = checkpoint.splices(plan.edits)
             shown = (lambda done: progress(done, source.size)) if progress else None
@@ -71,7 +72,7 @@ def convert(
             parity = measure_parity(checkpoint, plan)
             out.publish()
         written = FileInfo(str(path), checkpoint.format, size)
-        return _report("converted" if plan.edits else "unchanged", checkpoint, plan, written, parity, began, str(path))
+        return _report("converted" if plan.edits else "unchanged", checkpoint, plan, path, written, parity, began)
 
 
 def inspect(path: Path_) -> Inspection:
@@ -225,7 +226,9 @@ def _responses(kernel: NDArray[Any], patch: NDArray[Any], filters: int) -> NDArr
     """One activation a filter, in float64."""
     import numpy as np
 
-    return (np.asarray(kernel).astype(np.float64) * patch).sum(axis=tuple(a for a in range(kernel.ndim) if a != filters))
+    axes = tuple(axis for axis in range(kernel.ndim) if axis != filters)
+    responses: NDArray[Any] = (kernel.astype(np.float64) * patch).sum(axis=axes)
+    return responses
 
 
 def _info(checkpoint: Checkpoint) -> FileInfo:
@@ -238,7 +241,7 @@ def kernel_reports(plan: Plan) -> tuple[KernelReport, ...]:
 
 
 def _report(
-    status: str, checkpoint: Checkpoint, plan: Plan, output: FileInfo | None, parity: Parity | None, began: float, path: str
+    status: str, checkpoint: Checkpoint, plan: Plan, target: Path, output: FileInfo | None, parity: Parity | None, began: float
 ) -> Report:
     kernels = {k.conv.tensor.name for k in plan.kernels}
     changed = {name: edit.shape for name, edit in plan.edits.tensors.items() if name in kernels}
@@ -246,6 +249,7 @@ def _report(
     return Report(
         status,
         _info(checkpoint),
+        str(target),
         output,
         plan.channels,
         kernel_reports(plan),
@@ -255,6 +259,6 @@ def _report(
         fewer,
         parity,
         plan.notices,
-        checkpoint.load_line(path),
+        checkpoint.load_line(str(target)),
         time.perf_counter() - began,
     )

@@ -75,7 +75,8 @@ def numpy_dtype(dtype: DType) -> np.dtype[Any]:
     if dtype.extended:
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, dtype.numpy))
+        extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, dtype.numpy))
+        return extended
     return np.dtype(dtype.numpy)
 
 

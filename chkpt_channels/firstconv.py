@@ -24,7 +24,9 @@ MOST_BANDS = 32
 
 _WEIGHT = re.compile(r"(^|[./])(weight|kernel|w|filters?|original[01]?|weight_(v|orig)|\d+)$")
 _NO_KERNEL = re.compile(r"pos_embed|position|rel_pos|bias_table|token|anchor")
-_STEM = re.compile(r"(^|[._/])(conv_?stem|stem|conv_?1|conv_?in|conv_first|first_conv|patch_embed\w*|conv1_1|features[._]0|inc|embedder)([._/]|$)")
+_STEM = re.compile(
+    r"(^|[._/])(conv_?stem|stem|conv_?1|conv_?in|conv_first|first_conv|patch_embed\w*|conv1_1|features[._]0|inc|embedder)([._/]|$)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,9 @@ class _Group:
     def find(self) -> Finding:
         entries = [t for t in self.kernels if not self._is_fed(t)]
         if not entries:
-            return Finding((), tuple(Candidate(t.name, t.shape, "a layer before it has as many outputs") for t in self.kernels[:10]))
+            return Finding(
+                (), tuple(Candidate(t.name, t.shape, "a layer before it has as many outputs") for t in self.kernels[:10])
+            )
         stems, found_by, why = self._stems(entries)
         if not stems:
             return Finding((), tuple(Candidate(t.name, t.shape, why) for t in entries))

@@ -28,6 +28,7 @@ class Layout(str):
     __slots__ = ()
 
     def __new__(cls, spelling: str) -> Self:
+        """The layout of this spelling."""
         if spelling not in KNOWN:
             raise ValueError(f"{spelling!r} is no layout; known are {', '.join(KNOWN)}")
         return super().__new__(cls, spelling)

@@ -37,9 +37,7 @@ class Mixing:
     @property
     def is_identity(self) -> bool:
         """Whether nothing changes: A is the identity."""
-        return self.old == self.new and all(
-            value == (i == j) for i, row in enumerate(self.matrix) for j, value in enumerate(row)
-        )
+        return self.old == self.new and all(value == (i == j) for i, row in enumerate(self.matrix) for j, value in enumerate(row))
 
     def apply(self, kernel: NDArray[Any], view: tuple[int, int, int], dtype: DType) -> NDArray[Any]:
         """The new kernel as [pre, I_new, post] in the stored dtype, from the old one seen as [pre, I_old, post].

@@ -98,7 +98,7 @@ class Checkpoint(ABC):
 
     format: ClassVar[str]
     """The name in reports: "torch_zip"."""
-    title: ClassVar[str]
+    title: str
     """The name for people: "PyTorch (zip)"."""
     suffixes: ClassVar[frozenset[str]]
     """The file name extensions of the family, "" for none; the first three letters of an output must not lie."""
@@ -150,5 +150,5 @@ class Checkpoint(ABC):
         """The checksums over spans of the file."""
         return ()
 
-    def judge(self, path: str) -> None:
+    def judge(self, path: str) -> None:  # noqa: B027 # most formats have no light library to ask
         """Open the written file at `path` with the format's own library, where there is a light one."""

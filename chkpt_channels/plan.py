@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 from collections import defaultdict
@@ -148,7 +147,9 @@ def notices(checkpoint: Checkpoint) -> tuple[Notice, ...]:
     if not checkpoint.globals:
         return tuple(checkpoint.warnings)
     names = _listing(checkpoint.globals)
-    foreign = Notice("foreign_globals", f"its pickle names {names}: not run here and copied as it is, but loading the file resolves it")
+    foreign = Notice(
+        "foreign_globals", f"its pickle names {names}: not run here and copied as it is, but loading the file resolves it"
+    )
     return (*checkpoint.warnings, foreign)
 
 
@@ -165,7 +166,9 @@ def _found(checkpoint: Checkpoint, options: Options) -> Sequence[FirstConv]:
         return [_with_layout(checkpoint.source.place, conv, options.layout) for conv in convs] if options.layout else convs
     name = checkpoint.source.name
     if not finding.candidates:
-        raise UnsupportedError("holds no convolution that could see an image", file=name, hint="--layer KEY names it, with --layout")
+        raise UnsupportedError(
+            "holds no convolution that could see an image", file=name, hint="--layer KEY names it, with --layout"
+        )
     hint = "   or   ".join(f"--layer {c.key}" for c in finding.candidates[:3])
     many = len(finding.candidates)
     what = "one tensor might" if many == 1 else f"{many} tensors could"
@@ -228,10 +231,21 @@ def match(place: Place, tensors: Sequence[Tensor], layer: str) -> list[Tensor]:
             copies[tensor.group].append(tensor)
         if i == 2 and any(len(copy) > 1 for copy in copies.values()):
             candidates = [Candidate(t.name, t.shape) for t in found]
-            raise AmbiguousError(f"--layer {layer} fits {len(found)} tensors", file=place.file, candidates=candidates, hint=f"--layer {found[0].name}")
+            raise AmbiguousError(
+                f"--layer {layer} fits {len(found)} tensors",
+                file=place.file,
+                candidates=candidates,
+                hint=f"--layer {found[0].name}",
+            )
         return found
+    import difflib
+
     close = difflib.get_close_matches(layer, [n for t in tensors for n in (t.name, t.key, t.key.removesuffix(".weight"))], 1, 0.5)
-    raise UsageError(f"no tensor is called {layer!r}", file=place.file, hint=f"--layer {close[0]}" if close else "chkpt-channels inspect --all lists them")
+    raise UsageError(
+        f"no tensor is called {layer!r}",
+        file=place.file,
+        hint=f"--layer {close[0]}" if close else "chkpt-channels inspect --all lists them",
+    )
 
 
 def _kernel_change(place: Place, conv: FirstConv, options: Options) -> KernelChange:
@@ -295,7 +309,9 @@ class _OptimizerEdits:
                 else:
                     self._reset(entry, kernel)
 
-    def _owners(self, entries: Sequence[OptimizerEntry], changed: Sequence[KernelChange]) -> list[tuple[OptimizerEntry, KernelChange]]:
+    def _owners(
+        self, entries: Sequence[OptimizerEntry], changed: Sequence[KernelChange]
+    ) -> list[tuple[OptimizerEntry, KernelChange]]:
         """Which entry belongs to which kernel: by name, or by shape, and among equal shapes by order."""
         found: list[tuple[OptimizerEntry, KernelChange]] = []
         for kernel in changed:
@@ -310,7 +326,7 @@ class _OptimizerEdits:
             owned = [e for e in entries if any(t.shape == shape for t in e.tensors.values())]
             if owned and len(owned) not in (len(alike), sum(t.name in kernels for t in alike)):
                 raise UnsupportedError(
-                    f"its state has {len(owned)} entries of shape {list(shape)} for {len(alike)} tensors: which is the kernel's is open",
+                    f"has {len(owned)} entries of shape {list(shape)} for {len(alike)} tensors: which is the kernel's is open",
                     file=self._checkpoint.source.name, where=owned[0].where,
                 )  # fmt: skip
             if len(owned) != len(alike):

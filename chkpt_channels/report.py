@@ -81,7 +81,9 @@ class Inspection:
             in_channels={"before": counts.pop(), "after": None} if len(counts) == 1 else None,
             first_convs=[_conv_record(KernelReport(conv)) for conv in self.first_convs],
             candidates=[_candidate_record(c) for c in self.candidates],
-            declarations=[{"file": self.input.path, "where": d.where, "before": d.channels, "after": None} for d in self.declarations],
+            declarations=[
+                {"file": self.input.path, "where": d.where, "before": d.channels, "after": None} for d in self.declarations
+            ],
             tensors={"total": len(self.tensors), "changed": 0},
             warnings=_warning_records(self.warnings),
         )
@@ -89,10 +91,12 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a conversion did. `status` is converted, unchanged or would_convert."""
+    """What a conversion did. `status` is converted, unchanged or would_convert; `target` is the path of the output, which
+    `output` describes if it was written."""
 
     status: str
     input: FileInfo
+    target: str
     output: FileInfo | None
     in_channels: tuple[int, int]
     kernels: tuple[KernelReport, ...]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import tempfile
 from types import TracebackType
 from typing import BinaryIO, Self
 
@@ -45,6 +43,9 @@ class Source:
     @classmethod
     def spooled(cls, stream: BinaryIO, name: str) -> Source:
         """A stream that cannot be read by position, copied to an unnamed temporary file first."""
+        import shutil
+        import tempfile
+
         with tempfile.TemporaryFile() as spool:
             try:
                 shutil.copyfileobj(stream, spool, 1 << 20)
@@ -68,7 +69,9 @@ class Source:
     def read(self, start: int, stop: int) -> bytes:
         """The bytes [start, stop). Raises DamagedError if the file ends before `stop`."""
         if not 0 <= start <= stop <= self.size:
-            raise self.place.damaged(f"ends at byte {self.size}, before the {stop - start} bytes that should stand here", at=start)
+            raise self.place.damaged(
+                f"ends at byte {self.size}, before the {stop - start} bytes that should stand here", at=start
+            )
         out = bytearray(stop - start)
         self.readinto(memoryview(out), start)
         return bytes(out)

@@ -253,7 +253,8 @@ class _Copy:
 
 def _blocks(moves: Sequence[_Move]) -> Iterator[tuple[int, list[_Move]]]:
     """The moves cut at every BLOCK of the output, grouped by block: (offset of the block, its pieces)."""
-    at, pieces = 0, []
+    at = 0
+    pieces: list[_Move] = []
     for move in moves:
         done = 0
         while done < move.size:

@@ -135,7 +135,7 @@ def spell(value: Any) -> bytes:
         return b"M" + struct.pack("<H", value)
     if -(1 << 31) <= value < 1 << 31:
         return b"J" + struct.pack("<i", value)
-    raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    raw: bytes = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
     return b"\x8a" + bytes([len(raw)]) + raw
 
 
@@ -174,7 +174,7 @@ class _Spelling:
         while self._wanted:
             node, places = self._wanted.popitem()
             edits += self._edit(node, places)
-        return [edit for edit in edits if not edit[2] == b"" or edit[0] != edit[1]]
+        return [edit for edit in edits if edit[2] or edit[0] != edit[1]]
 
     def _edit(self, node: Node, places: dict[Node, Any]) -> list[tuple[int, int, bytes]]:
         everywhere = [node, *(node.gets or ())]
@@ -219,7 +219,9 @@ class _Spelling:
                 continue
             edits.append((later.start, later.stop, self._spelled_alone(node, gone) + b"r" + struct.pack("<I", node.put[0])))
         if shifted:  # MEMOIZE counts on its own: behind a removed one the index must be spelled
-            edits += [(at, at + 1, b"r" + struct.pack("<I", i)) for at, i in self._tree.memoizes if at > gone.first and at not in gone]
+            edits += [
+                (at, at + 1, b"r" + struct.pack("<I", i)) for at, i in self._tree.memoizes if at > gone.first and at not in gone
+            ]
         return edits
 
     def _spelled_alone(self, node: Node, gone: _Spans) -> bytes:
@@ -498,7 +500,9 @@ def _protocol(m: _Machine, start: int) -> None:
 
 
 def _protocol_0(m: _Machine, start: int) -> None:
-    raise m.place.unsupported("is pickled with protocol 0, which torch cannot load either", hint="save it again with a newer protocol")
+    raise m.place.unsupported(
+        "is pickled with protocol 0, which torch cannot load either", hint="save it again with a newer protocol"
+    )
 
 
 def _get_line(m: _Machine, start: int) -> None:

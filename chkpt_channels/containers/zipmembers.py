@@ -68,6 +68,11 @@ class Change:
     data: Callable[[], bytes]
     keep: int = 0
 
+    @classmethod
+    def of(cls, data: bytes) -> Change:
+        """New content that is known already."""
+        return cls(len(data), lambda: data)
+
 
 class Archive:
     """The index of one zip file. Raises DamagedError where the file contradicts itself or the format."""
@@ -125,7 +130,9 @@ class Archive:
         """A whole member, its CRC checked. Raises DamagedError above `limit` bytes."""
         member = self.members[name]
         if member.size > limit:
-            raise self.place.inside(name).damaged(f"holds {member.size} bytes, more than the {limit} that are read", at=member.start)
+            raise self.place.inside(name).damaged(
+                f"holds {member.size} bytes, more than the {limit} that are read", at=member.start
+            )
         return b"".join(self.chunks(name))
 
     def checks(self) -> list[Check]:
@@ -210,7 +217,8 @@ class _Content:
     def finish_crc(self) -> None:
         if self._has_crcs and self.crc != self._member.crc:
             raise self._place.damaged(
-                f"its CRC-32 is {self.crc:08x}, not {self._member.crc:08x}: the content was changed or damaged", at=self._member.data
+                f"its CRC-32 is {self.crc:08x}, not {self._member.crc:08x}: the content was changed or damaged",
+                at=self._member.data,
             )
 
 
@@ -250,7 +258,9 @@ def _no_end(source: Source) -> DamagedError:
     tail = source.read(max(0, source.size - MAX16 - _END.size), source.size)
     found = tail.rfind(END)
     if found < 0:
-        return source.place.damaged("its end is missing: a zip archive ends in a central directory", at=source.size, hint="download it again")
+        return source.place.damaged(
+            "its end is missing: a zip archive ends in a central directory", at=source.size, hint="download it again"
+        )
     return source.place.damaged("bytes stand behind the end of the archive", at=source.size - len(tail) + found + _END.size)
 
 
@@ -502,7 +512,9 @@ class _Rewrite:
         entries = [self._central(m) for m in self._archive.listed if m.name not in self._removed]
         size = sum(size for size, _ in entries)
         end = _end_records(self._archive.place, self._archive.end, len(entries), start + shift, size)
-        return Splice(start, stop + len(self._archive.end), size + len(end), lambda: b"".join([*(make() for _, make in entries), end]))
+        return Splice(
+            start, stop + len(self._archive.end), size + len(end), lambda: b"".join([*(make() for _, make in entries), end])
+        )
 
     def _central(self, member: Member) -> tuple[int, Callable[[], bytes]]:
         """(length, maker) of a central entry; fields that were 64 bits wide stay so unless miniz would write them short."""

@@ -17,7 +17,8 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 
 # (what the first bytes look like, what it is, whether it is a sound file of a foreign format, what to try)
 _ROWS: tuple[tuple[Callable[[bytes], object], str, bool, str], ...] = (
-    (re.compile(rb"\s*(<!doctype html|<html|<\?xml)", re.I).match, "an HTML page", False, "download the file itself, not the page about it"),
+    (re.compile(rb"\s*(<!doctype html|<html|<\?xml)", re.I).match, "an HTML page", False,
+     "download the file itself, not the page about it"),
     (re.compile(rb".{257}ustar", re.S).match, "a tar archive (torch's format before 0.1.10, or a packed folder)", True,
      "load it in an old torch and save it again, or unpack it"),
     (re.compile(rb"\x1f\x8b").match, "a gzip file", True, "unpack it first: gunzip"),
@@ -50,4 +51,6 @@ def describe(source: Source) -> ChkptChannelsError:
             return kind(f"is {name}", file=source.name, hint=hint)
     if not head.strip(b"\0"):
         return UnknownFormatError("begins with nothing but zeros: its content was never written", file=source.name)
-    return UnknownFormatError("is no checkpoint of a known format", file=source.name, hint="chkpt-channels reads PyTorch and safetensors files")
+    return UnknownFormatError(
+        "is no checkpoint of a known format", file=source.name, hint="chkpt-channels reads PyTorch and safetensors files"
+    )

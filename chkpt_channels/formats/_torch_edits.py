@@ -14,7 +14,6 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ..containers.pickletree import Kind, Node, plain
-from ..errors import Place
 from ..model import Declaration, Edits, FirstConv, OptimizerEntry, Tensor, TensorEdit
 from ._torch_tree import Link, OptimizerNode, Storage, TorchObject, View, attributes
 
@@ -24,7 +23,17 @@ if TYPE_CHECKING:
 CHANNEL_NAMES = frozenset(
     prefix + name
     for prefix in ("", "_")
-    for name in ("in_channels", "in_chans", "in_chan", "in_ch", "num_channels", "input_channels", "in_dim", "img_channels", "image_channels")
+    for name in (
+        "in_channels",
+        "in_chans",
+        "in_chan",
+        "in_ch",
+        "num_channels",
+        "input_channels",
+        "in_dim",
+        "img_channels",
+        "image_channels",
+    )
 )
 """Attributes in which modules and their configurations keep the number of input channels (torch, timm, transformers, smp)."""
 
@@ -64,7 +73,9 @@ def load_line(torch_object: TorchObject, path: str, *, safe: bool) -> str:
     root = torch_object.tree.root.target
     if root.state is not None and root.items is None:
         return f"model = {loaded}"
-    models = [g for g in dict.fromkeys(torch_object.groups.values()) if not any(n.where.startswith(g) for n in torch_object.optimizers)]
+    models = [
+        g for g in dict.fromkeys(torch_object.groups.values()) if not any(n.where.startswith(g) for n in torch_object.optimizers)
+    ]
     keys = "".join(f"[{key!r}]" for key in models[0].split("/")) if models and models[0] else ""
     return f"model.load_state_dict({loaded}{keys})"
 

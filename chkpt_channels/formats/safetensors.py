@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from functools import partial
 from math import prod
 from typing import Any, NoReturn
 
 from ..dtypes import BY_NAME
 from ..errors import Place
 from ..limits import LIMITS
-from ..model import Checkpoint, Edits, Tensor
+from ..model import Checkpoint, Edits, Tensor, TensorEdit
 from ..source import Source
 from ..splice import Splice
 
@@ -37,7 +38,7 @@ class Safetensors(Checkpoint):
     def sniff(cls, source: Source) -> bool:
         """A brace behind eight bytes that are no text."""
         head = source.read(0, min(9, source.size))
-        return head[8:] == b"{" and not head[:8].isascii() | head[:8].isalnum() or (head[8:] == b"{" and 0 in head[:8])
+        return (head[8:] == b"{" and not head[:8].isascii() | head[:8].isalnum()) or (head[8:] == b"{" and 0 in head[:8])
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
@@ -66,7 +67,9 @@ class Safetensors(Checkpoint):
             at = end
         if self._begin + at != self.source.size:
             size = self.source.size - self._begin
-            raise self.source.place.damaged(f"holds {size} bytes of data, its header describes {at}", at=self._begin + min(at, size))
+            raise self.source.place.damaged(
+                f"holds {size} bytes of data, its header describes {at}", at=self._begin + min(at, size)
+            )
 
     def chunks(self, name: str) -> Iterator[bytes]:
         begin, end = self._spans[name]
@@ -86,7 +89,7 @@ class Safetensors(Checkpoint):
             if edit:
                 size = prod(edit.shape) * self.tensors[name].dtype.bits // 8
                 header[name]["shape"] = list(edit.shape)
-                splices.append(Splice(self._begin + begin, self._begin + end, size, lambda edit=edit: edit.values().tobytes()))
+                splices.append(Splice(self._begin + begin, self._begin + end, size, partial(_payload, edit)))
             header[name]["data_offsets"] = [begin + shift, begin + shift + size]
             shift += size - (end - begin)
         text = json.dumps(header, separators=_separators(self._header), ensure_ascii=self._header.isascii()).encode()
@@ -101,6 +104,10 @@ class Safetensors(Checkpoint):
                 opened.keys()
         except SafetensorError as error:
             raise RuntimeError(f"the safetensors library refuses what was written: {error}") from error
+
+
+def _payload(edit: TensorEdit) -> bytes:
+    return edit.values().tobytes()
 
 
 def _separators(header: bytes) -> tuple[str, str]:

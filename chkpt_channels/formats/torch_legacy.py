@@ -10,7 +10,7 @@ those in front of the elements; this reader does.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..containers.pickletree import Kind, OutOfData, Tree, plain
 from ..limits import LIMITS
@@ -70,7 +70,9 @@ class TorchLegacy(Checkpoint):
                 if size >= self.source.size:
                     raise self.source.place.damaged("is cut off inside its pickles", at=self.source.size) from None
                 if size >= LIMITS.pickle_bytes:
-                    raise self.source.place.damaged(f"its pickles are longer than the {LIMITS.pickle_bytes} bytes that are read") from None
+                    raise self.source.place.damaged(
+                        f"its pickles are longer than the {LIMITS.pickle_bytes} bytes that are read"
+                    ) from None
                 size *= 4
 
     def _index_storages(self, keys: Tree) -> dict[str, int]:

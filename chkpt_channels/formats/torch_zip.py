@@ -10,8 +10,7 @@ Source: torch/serialization.py and caffe2/serialize/inline_container.cc of torch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..containers.pickletree import Tree
 from ..containers.zipmembers import Archive, Change
@@ -105,7 +104,7 @@ class TorchZip(Checkpoint):
         for part, torch_object in self._objects.items():
             made = TorchEdits(torch_object, edits)
             if made.pickle is not None:
-                changes[f"{self._top}{part}.pkl"] = Change(len(made.pickle), lambda made=made: made.pickle or b"")
+                changes[f"{self._top}{part}.pkl"] = Change.of(made.pickle)
             for key, change in made.changes.items():
                 changes[f"{self._top}{part}/{key}"] = Change(change.size, change.data, change.keep)
             removed |= {f"{self._top}{part}/{key}" for key in made.removed}

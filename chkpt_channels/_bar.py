@@ -1,0 +1,46 @@
+"""The progress bar: rich, and only once a second has passed."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+DELAY = 1.0
+
+
+class Bar:
+    """Shows how many of `total` bytes are done; imports nothing before there is something to show."""
+
+    def __init__(self) -> None:
+        self._began, self._done = time.monotonic(), 0
+        self._shown: Progress | None = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._shown:
+            self._shown.stop()
+
+    def update(self, count: int, total: int) -> None:
+        """`count` more bytes are done."""
+        self._done += count
+        if self._shown is None:
+            if time.monotonic() - self._began < DELAY:
+                return
+            self._shown = self._start(total)
+        self._shown.update(self._shown.task_ids[0], completed=self._done)
+
+    def _start(self, total: int) -> Progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+        columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
+        shown = Progress(*columns, console=Console(stderr=True), transient=True)
+        shown.add_task("", total=total)
+        shown.start()
+        return shown

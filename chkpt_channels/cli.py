@@ -1,0 +1,263 @@
+"""The command line: parse, one library call, print, exit code. Reports go to stdout, messages and progress to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from .convert import Progress
+    from .errors import ChkptChannelsError
+
+DEBUG = "CHKPT_CHANNELS_DEBUG"
+TERMINATED = 143
+INTERRUPTED = 130
+BUG = 70
+
+app = typer.Typer(
+    name="chkpt-channels",
+    help="Change the input channels of a trained checkpoint: RGB to gray, gray to RGB, RGB to N bands.",
+    epilog="chkpt-channels convert resnet50.pth --to gray -o resnet50_gray.pth",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print the matrix too.")]
+Luma = Annotated[
+    str | None, typer.Option(metavar="bt709|bt601|a,b,c", help="Weights that split a gray kernel over colours. [bt709]")
+]
+Layers = Annotated[
+    list[str] | None, typer.Option("--layer", metavar="KEY", help="A first conv: key, suffix or glob; repeatable.")
+]
+LayoutOption = Annotated[str | None, typer.Option("--layout", metavar="L", help="How the kernel lies: OIHW, HWIO, O(HWI), …")]
+Optimizer = Annotated[str, typer.Option(metavar="reset|drop", help="What becomes of optimizer state kept for the kernels.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse pickles that name anything torch's weights-only loading would not.")
+]
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        print(f"chkpt-channels {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: chkpt-channels convert resnet50.pth --to gray -o resnet50_gray.pth")
+def convert(
+    src: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint; - is standard input.")],
+    to: Annotated[str, typer.Option(metavar="gray|rgb|N", help="The new input channels.")],
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="DST", help="The result; - is standard output. [<stem>_<to><ext>]")
+    ] = None,
+    luma: Luma = None,
+    layer: Layers = None,
+    layout: LayoutOption = None,
+    optimizer: Optimizer = "reset",
+    strict: Strict = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write SRC with its first convs changed to other input channels."""
+    from . import convert as library
+    from . import text
+
+    with (
+        _session("convert", [src], as_json=as_json, report_to=sys.stderr if output == "-" else sys.stdout) as session,
+        _progress(quiet) as progress,
+    ):
+        report = library(
+            src, output, to, luma=luma, layers=layer or (), layout=layout, optimizer=optimizer, strict=strict, force=force,
+            dry_run=dry_run, progress=progress,
+        )  # fmt: skip
+        session.add(
+            report.result(), [] if quiet else text.converted(report, verbose=verbose), [] if quiet else text.notes(report)
+        )
+    raise typer.Exit(session.exit_code)
+
+
+@app.command(epilog="Example: chkpt-channels inspect epoch_12.ckpt --all")
+def inspect(
+    src: Annotated[list[str], typer.Argument(metavar="SRC…", help="Checkpoints; - is standard input.")],
+    everything: Annotated[bool, typer.Option("--all", help="List every tensor.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what a checkpoint holds: format, first convs with layout and evidence, tensors."""
+    from . import inspect as library
+    from . import text
+
+    with _session("inspect", src, as_json=as_json) as session:
+        for path in src:
+            with session.file(path):
+                inspection = library(path)
+                session.add(inspection.result(), [] if quiet else text.inspected(inspection, everything=everything))
+    raise typer.Exit(session.exit_code)
+
+
+@app.command(epilog="Example: chkpt-channels verify resnet50.pth resnet50_gray.pth")
+def verify(
+    original: Annotated[str, typer.Argument(metavar="ORIGINAL", help="The checkpoint before.")],
+    converted: Annotated[str, typer.Argument(metavar="CONVERTED", help="The checkpoint after; the target is read off it.")],
+    luma: Luma = None,
+    layer: Layers = None,
+    layout: LayoutOption = None,
+    optimizer: Optimizer = "reset",
+    strict: Strict = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say whether CONVERTED is the conversion of ORIGINAL: all else identical, the kernel right to the last bit."""
+    from . import text
+    from . import verify as library
+
+    with _session("verify", [original], as_json=as_json) as session:
+        found = library(original, converted, luma=luma, layers=layer or (), layout=layout, optimizer=optimizer, strict=strict)
+        session.add(found.result(), [] if quiet else text.verified(found))
+        session.exit_code = 0 if found.ok else 1
+    raise typer.Exit(session.exit_code)
+
+
+class _Session:
+    """One command's output: collects results, prints text as it comes and JSON at the end, keeps the highest exit code."""
+
+    def __init__(self, command: str, *, as_json: bool, report_to: Any) -> None:
+        self.exit_code = 0
+        self._command, self._json, self._to = command, as_json, report_to
+        self._results: list[dict[str, Any]] = []
+
+    def add(self, result: dict[str, Any], lines: Iterable[str], messages: Iterable[str] = ()) -> None:
+        self._results.append(result)
+        if not self._json:
+            _print(lines, self._to)
+            _print(messages, sys.stderr)
+
+    @contextlib.contextmanager
+    def file(self, path: str) -> Iterator[None]:
+        """Report what goes wrong with one file, and go on."""
+        from . import text
+        from .errors import ChkptChannelsError
+        from .report import failed
+
+        try:
+            yield
+        except ChkptChannelsError as error:
+            self.exit_code = max(self.exit_code, error.exit_code)
+            self._results.append(failed(path, error))
+            _print(_error_lines(error, self._command, text.candidate_rows), sys.stderr)
+            if os.environ.get(DEBUG) == "1":
+                raise
+
+    def close(self) -> None:
+        if self._json:
+            from .report import document
+
+            print(json.dumps(document(self._command, self.exit_code, self._results, __version__), indent=2), file=self._to)
+
+
+@contextlib.contextmanager
+def _session(command: str, paths: Sequence[str], *, as_json: bool, report_to: Any = None) -> Iterator[_Session]:
+    session = _Session(command, as_json=as_json, report_to=report_to or sys.stdout)
+    if command == "inspect":
+        yield session
+    else:
+        with session.file(paths[0]):
+            yield session
+    session.close()
+
+
+def _error_lines(error: ChkptChannelsError, command: str, rows: Callable[..., Iterable[str]]) -> Iterator[str]:
+    """The one-line message, at most ten candidates, and what to try."""
+    yield f"{error}; nothing was written" if command == "convert" else str(error)
+    yield from rows(error.candidates)
+    if error.hint:
+        yield f"try: {error.hint}"
+
+
+def _print(lines: Iterable[str], stream: Any) -> None:
+    for line in lines:
+        try:
+            print(line, file=stream)
+        except UnicodeEncodeError:
+            print(line.encode("ascii", "backslashreplace").decode(), file=stream)
+        except (OSError, ValueError):  # a closed stderr must not change the exit code
+            if stream is sys.stdout:
+                raise
+            return
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Progress | None]:
+    """A progress bar on stderr for what takes longer than a second; nothing where stderr is no terminal."""
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from ._bar import Bar
+
+    with Bar() as bar:
+        yield bar.update
+
+
+class _Terminated(BaseException):
+    """SIGTERM, raised so that files are put back in order."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=list(arguments), prog_name="chkpt-channels", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except _Terminated:
+        return TERMINATED
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader of our report went away: nothing more to say, and no second message at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _stopped(error)
+
+
+def _stopped(error: Exception) -> int:
+    """Exit 2 for what the parser refuses; 70 for everything that should not have happened."""
+    show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
+    if show and isinstance(code, int):
+        show()
+        return code
+    if os.environ.get(DEBUG) == "1":
+        raise error
+    own = getattr(error, "exit_code", BUG)
+    print(f"chkpt-channels: a bug: {type(error).__name__}: {error}", file=sys.stderr)
+    print(f"try: {DEBUG}=1 shows where; please report it", file=sys.stderr)
+    return own if isinstance(own, int) else BUG

@@ -1,0 +1,163 @@
+"""The reports for people: one block of lines a file, nothing wrapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from .errors import Candidate, printable
+from .model import FirstConv, Tensor
+from .report import Inspection, KernelReport, Report, Verification
+
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+
+
+def size(count: float) -> str:
+    """A number of bytes for people: "97.8 MiB"."""
+    for unit in _UNITS:
+        if count < 1024 or unit == _UNITS[-1]:
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+
+
+def shape(dimensions: Sequence[int]) -> str:
+    """64×3×7×7."""
+    return "×".join(map(str, dimensions)) or "scalar"
+
+
+def dtype(tensor: Tensor) -> str:
+    """float32."""
+    return tensor.dtype.torch or tensor.dtype.name
+
+
+def converted(report: Report, *, verbose: bool = False) -> Iterator[str]:
+    """The lines about one conversion."""
+    source, target = (printable(Path(path).name) for path in (report.input.path, report.target))
+    done = f"{report.seconds:.1f} s" if report.output else "dry run, nothing was written"
+    yield f"{source} → {target}   {report.input.title} · {size(report.input.bytes)} · {done}"
+    width = max(len(printable(k.conv.tensor.name)) for k in report.kernels)
+    yield from (f"  {line}" for k in report.kernels for line in _kernel(k, width, verbose=verbose))
+    if report.status == "unchanged":
+        yield f"  unchanged: {_count(report.in_channels[1], 'input channel')} already" + (
+            "; every byte copied" if report.output else ""
+        )
+        return
+    for declaration in report.declarations:
+        yield f"  {printable(declaration.where)}: {declaration.before} → {declaration.after}"
+    others = [name for name in report.changed if name not in {k.conv.tensor.name for k in report.kernels}]
+    if others:
+        yield f"  optimizer state of the kernel reset: {', '.join(printable(name) for name in others)}"
+    sign = "fewer" if report.parameters_fewer >= 0 else "more"
+    kept = report.tensors_total - len(report.changed)
+    yield f"  {_count(kept, 'other tensor')}: identical bytes · {_count(abs(report.parameters_fewer), 'parameter')} {sign}"
+    if report.parity:
+        image, largest = _image(report.in_channels[1]), report.parity
+        yield f"  parity on a random {image} image: max |Δ| {largest.max_abs:.1e} ({largest.max_ulp:.1f} ulp)"
+
+
+def notes(report: Report) -> Iterator[str]:
+    """What goes to stderr after a conversion: warnings, the normalisation, and how to load the result."""
+    yield from (f"warning: {printable(w.message, 1000)}" for w in report.warnings)
+    if report.status == "unchanged":
+        return
+    before, after = report.in_channels
+    if before != after and after == 1:
+        yield "note: the pipeline in front now needs one mean and one std; plain sum is exact where it had three equal ones"
+    elif before != after:
+        yield f"note: the pipeline in front now needs {_count(after, 'mean')} and {_count(after, 'std')}"
+    if report.output and report.load_line:
+        yield f"next: {report.load_line}"
+
+
+def _image(channels: int) -> str:
+    return {1: "gray", 3: "RGB"}.get(channels, f"{channels}-channel")
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}" + ("" if number == 1 else "s")
+
+
+def _kernel(kernel: KernelReport, width: int, *, verbose: bool) -> Iterator[str]:
+    tensor = kernel.conv.tensor
+    after = f" → {shape(kernel.shape_after)}" if kernel.shape_after not in (None, tensor.shape) else ""
+    method = f"   {kernel.method}" if kernel.method and kernel.method != "identity" else ""
+    about = f"{_layout(kernel.conv)}  {shape(tensor.shape)}{after}   {dtype(tensor)}{method}   {_evidence(kernel.conv)}"
+    yield f"{printable(tensor.name):{width}}   {about}"
+    if verbose and kernel.matrix and kernel.method != "identity":
+        rows = "; ".join(" ".join(f"{value:g}" for value in row) for row in kernel.matrix)
+        yield f"{'':{width}}   old = A · new, A = [{rows}]"
+
+
+def _layout(conv: FirstConv) -> str:
+    return str(conv.layout) if conv.layout else "layout open"
+
+
+def _evidence(conv: FirstConv) -> str:
+    return f"found by {conv.found_by}" + (f": {conv.why}" if conv.why else "")
+
+
+def inspected(inspection: Inspection, *, everything: bool = False) -> Iterator[str]:
+    """The lines about one file."""
+    yield f"{printable(inspection.input.path)}: {inspection.input.title} · {size(inspection.input.bytes)}"
+    label = "first conv"
+    width = max((len(printable(c.tensor.name)) for c in inspection.first_convs), default=0)
+    for conv in inspection.first_convs:
+        tensor = conv.tensor
+        about = f"{_layout(conv)} {shape(tensor.shape)}  {dtype(tensor)}   {_evidence(conv)}"
+        yield f"  {label:10}   {printable(tensor.name):{width}}   {about}"
+        label = ""
+    if not inspection.first_convs:
+        yield "  first conv   none could be told"
+        yield from candidate_rows(inspection.candidates)
+    for declaration in inspection.declarations:
+        yield f"  declared     {printable(declaration.where)} = {declaration.channels}"
+    shapes = {conv.tensor.shape for conv in inspection.first_convs}
+    carried = [t for e in inspection.optimizer for t in e.tensors.values() if t.shape in shapes]
+    if carried:
+        yield f"  carried      {', '.join(printable(t.name) for t in carried)}"
+    yield from (f"  warning      {printable(w.message, 1000)}" for w in inspection.warnings)
+    if everything:
+        yield from _tensor_rows(inspection.tensors)
+    else:
+        yield f"  {_count(len(inspection.tensors), 'tensor')}; --all lists them"
+
+
+def _tensor_rows(tensors: Iterable[Tensor]) -> Iterator[str]:
+    rows = [(printable(t.name), dtype(t), shape(t.shape)) for t in tensors]
+    width = max((len(name) for name, _, _ in rows), default=0)
+    yield from (f"  {name:{width}}  {kind:8}  {dimensions}" for name, kind, dimensions in rows)
+
+
+def candidate_rows(candidates: Sequence[Candidate], most: int = 10) -> Iterator[str]:
+    """One row a candidate, at most `most`."""
+    width = max((len(printable(c.key)) for c in candidates[:most]), default=0)
+    for candidate in candidates[:most]:
+        yield f"  {printable(candidate.key):{width}}   {shape(candidate.shape)}   {printable(candidate.why_not)}".rstrip()
+    if len(candidates) > most:
+        yield f"  and {len(candidates) - most} more"
+
+
+def verified(verification: Verification, most: int = 10) -> Iterator[str]:
+    """The lines about a comparison."""
+    total = verification.tensors_total
+    if verification.ok:
+        rules = "; ".join(f"{printable(k.conv.tensor.name)} is {_obeys(k)}, to the last bit" for k in verification.kernels)
+        yield f"identical: {verification.identical} of {total} tensors · {rules}"
+        return
+    first = f"{printable(verification.input.path)} and {printable(verification.output.path)}"
+    count = _count(len(verification.differences), "difference")
+    yield f"{first}: {count}; {verification.identical} of {total} tensors are identical"
+    for difference in verification.differences[:most]:
+        yield f"  {printable(difference.key)}: {printable(difference.message)}"
+    if len(verification.differences) > most:
+        yield f"  and {len(verification.differences) - most} more"
+
+
+def _obeys(kernel: KernelReport) -> str:
+    old, new = len(kernel.matrix or ()), len((kernel.matrix or ((),))[0])
+    if kernel.method == "identity":
+        return "unchanged"
+    if kernel.method == "sum":
+        return f"the sum over its {old} input channels"
+    return f"made by {kernel.method} from {_count(old, 'input channel')} to {new}"
