@@ -1,21 +1,18 @@
 """A pickle as a tree of nodes that know which bytes spell them. Nothing is executed and no name is resolved.
 
 Source: CPython's Lib/pickletools.py (opcodes of protocols 0 to 5) and Modules/_pickle.c (what each does to stack and memo).
-The reader is iterative and runs one opcode after another on a stack of nodes. Edits replace the bytes of integers and take
-out dictionary entries; FRAME lengths are mended, and an edit of a value that is shared through the memo touches only the
-places that were asked for.
+The reader is iterative and runs one opcode after another on a stack of nodes; `pickleedit` changes what it found.
 """
 
 from __future__ import annotations
 
 import gc
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any
 
 from ..errors import Place
-from ..splice import spliced
 
 
 class Kind(IntEnum):
@@ -105,39 +102,6 @@ class Tree:
             raise place.damaged("bytes stand behind the end of the pickle", at=tree.stop)
         return tree
 
-    def edited(self, values: Mapping[Node, Any], removed: Iterable[tuple[int, int]] = ()) -> bytes:
-        """The pickle's bytes with the occurrences in `values` spelled anew, and the spans `removed` taken out."""
-        spelling = _Spelling(self)
-        for node, value in values.items():
-            spelling.want(node, value)
-        edits = spelling.edits(list(removed))
-        edits += self._frame_edits(edits)
-        return spliced(self.data, edits)[self.start : self.stop + sum(len(new) - (b - a) for a, b, new in edits)]
-
-    def _frame_edits(self, edits: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
-        mended = []
-        for at, length in self.frames:
-            begin, end = at + 9, at + 9 + length
-            delta = sum(len(new) - (stop - start) for start, stop, new in edits if begin <= start < end)
-            if delta:
-                mended.append((at + 1, at + 9, struct.pack("<Q", length + delta)))
-        return mended
-
-
-def spell(value: Any) -> bytes:
-    """An integer in the pickler's shortest form, or a tuple of such."""
-    if isinstance(value, tuple):
-        inner = b"".join(map(spell, value))
-        return b")" if not value else inner + bytes([0x84 + len(value)]) if len(value) < 4 else b"(" + inner + b"t"
-    if 0 <= value < 1 << 8:
-        return b"K" + bytes([value])
-    if 0 <= value < 1 << 16:
-        return b"M" + struct.pack("<H", value)
-    if -(1 << 31) <= value < 1 << 31:
-        return b"J" + struct.pack("<i", value)
-    raw: bytes = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    return b"\x8a" + bytes([len(raw)]) + raw
-
 
 def plain(node: Node) -> Any:
     """The value of an integer, or of a tuple or list of such; None for anything else."""
@@ -148,120 +112,6 @@ def plain(node: Node) -> Any:
         values = tuple(child.target.value if child.target.kind is Kind.INT else None for child in node.children)
         return None if None in values else values
     return None
-
-
-class _Spelling:
-    """Collects wanted values occurrence by occurrence, then decides which bytes change.
-
-    A value that is spelled once and repeated by GETs is edited where it is spelled if all occurrences are to change alike.
-    Otherwise the new value takes the old one's place and memo index, and the old value is spelled again, and memoised under
-    the same index, at the first GET that still wants it.
-    """
-
-    def __init__(self, tree: Tree) -> None:
-        self._tree = tree
-        self._wanted: dict[Node, dict[Node, Any]] = {}
-
-    def want(self, occurrence: Node, value: Any) -> None:
-        self._wanted.setdefault(occurrence.target, {})[occurrence] = value
-
-    def edits(self, removed: list[tuple[int, int]]) -> list[tuple[int, int, bytes]]:
-        """The replacements [start, stop) → bytes for all that was wanted."""
-        edits = [(start, stop, b"") for start, stop in removed]
-        gone = _Spans(removed)
-        if removed:
-            edits += self._rescued(gone)
-        while self._wanted:
-            node, places = self._wanted.popitem()
-            edits += self._edit(node, places)
-        return [edit for edit in edits if edit[2] or edit[0] != edit[1]]
-
-    def _edit(self, node: Node, places: dict[Node, Any]) -> list[tuple[int, int, bytes]]:
-        everywhere = [node, *(node.gets or ())]
-        values = set(places.values())
-        if len(values) == 1 and len(places) == len(everywhere):
-            return self._in_place(node, values.pop())
-        data, out, moved = self._tree.data, [], False
-        for occurrence in everywhere:
-            wanted = occurrence in places
-            if occurrence is node:
-                if not wanted:
-                    return [(o.start, o.stop, spell(v)) for o, v in places.items()]
-                out.append((node.start, node.stop, spell(places[node])))
-            elif not wanted and not moved:
-                put = node.put[0] if node.put else 0
-                out.append((occurrence.start, occurrence.stop, data[node.start : node.stop] + b"r" + struct.pack("<I", put)))
-                moved = True
-            elif wanted:
-                out.append((occurrence.start, occurrence.stop, spell(places[occurrence])))
-        return out
-
-    def _in_place(self, node: Node, value: Any) -> list[tuple[int, int, bytes]]:
-        if not isinstance(value, tuple):
-            return [(node.start, node.stop, spell(value))] if node.value != value else []
-        children = node.children
-        if node.kind not in (Kind.TUPLE, Kind.LIST) or len(children) != len(value):
-            raise TypeError("a tuple is edited element by element")
-        for child, new in zip(children, value, strict=True):
-            if child.target.value != new:
-                self.want(child, new)
-        return []
-
-    def _rescued(self, gone: _Spans) -> list[tuple[int, int, bytes]]:
-        """What was memoised inside removed spans and is repeated outside is spelled at its first repetition."""
-        edits = []
-        shifted = any(at in gone for at, _ in self._tree.memoizes)
-        for node in _memoised(self._tree.root):
-            if node.put is None or node.put[1] not in gone:
-                continue
-            later = next((get for get in node.gets or () if get.start not in gone), None)
-            if later is None:
-                continue
-            edits.append((later.start, later.stop, self._spelled_alone(node, gone) + b"r" + struct.pack("<I", node.put[0])))
-        if shifted:  # MEMOIZE counts on its own: behind a removed one the index must be spelled
-            edits += [
-                (at, at + 1, b"r" + struct.pack("<I", i)) for at, i in self._tree.memoizes if at > gone.first and at not in gone
-            ]
-        return edits
-
-    def _spelled_alone(self, node: Node, gone: _Spans) -> bytes:
-        data = self._tree.data
-        if node.kind in (Kind.CONST, Kind.INT, Kind.FLOAT, Kind.TEXT, Kind.BYTES):
-            return data[node.start : node.stop]
-        if node.kind is Kind.GLOBAL and all("\n" not in part and part.isascii() for part in node.value):
-            return b"c" + "\n".join(node.value).encode() + b"\n"
-        raise self._tree.place.unsupported("an optimizer entry shares objects with the rest of the file and cannot be taken out")
-
-
-class _Spans:
-    """A set of byte positions."""
-
-    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
-        self._spans = sorted(spans)
-        self.first = self._spans[0][0] if self._spans else 0
-
-    def __contains__(self, at: int) -> bool:
-        return any(start <= at < stop for start, stop in self._spans)
-
-
-def _memoised(root: Node) -> Iterator[Node]:
-    """Every node below `root`, each once, in no particular order."""
-    seen: set[int] = set()
-    todo = [root]
-    while todo:
-        node = todo.pop().target
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        yield node
-        if node.kind in (Kind.TUPLE, Kind.LIST, Kind.CALL, Kind.SET):
-            todo += node.value or ()
-        elif node.kind is Kind.PERSID:
-            todo.append(node.value)
-        for item in node.items or ():
-            todo += item
-        if node.state is not None:
-            todo.append(node.state)
 
 
 class _Machine:

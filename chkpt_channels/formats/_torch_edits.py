@@ -13,6 +13,7 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from ..containers.pickleedit import edited
 from ..containers.pickletree import Kind, Node, plain
 from ..model import Declaration, Edits, FirstConv, OptimizerEntry, Tensor, TensorEdit
 from ._torch_tree import Link, OptimizerNode, Storage, TorchObject, View, attributes
@@ -140,10 +141,10 @@ class TorchEdits:
             if name in torch_object.views:
                 view = torch_object.views[name]
                 by_storage[view.storage][view] = name, edit
-        for storage, edited in by_storage.items():
-            self._edit(storage, edited)
-        changed = bool(self._values or dropped)
-        self.pickle = torch_object.tree.edited(self._values, [node.span for node in dropped]) if changed else None
+        for storage, changed in by_storage.items():
+            self._edit(storage, changed)
+        touched = bool(self._values or dropped)
+        self.pickle = edited(torch_object.tree, self._values, [node.span for node in dropped]) if touched else None
 
     def _edit(self, storage: Storage, edited: Mapping[View, tuple[str, TensorEdit]]) -> None:
         for view, (name, _) in edited.items():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
+from ..containers.pickleedit import edited
 from ..containers.pickletree import Kind, OutOfData, Tree, plain
 from ..limits import LIMITS
 from ..model import Checkpoint, Declaration, Edits, FirstConv
@@ -135,4 +136,4 @@ class TorchLegacy(Checkpoint):
             if child.target.value in removed:
                 put = child.target.put
                 spans.append((child.start, put[2] if put and child.target is child else child.stop))
-        yield Splice.of(self._keys.start, self._keys.stop, self._keys.edited({}, spans))
+        yield Splice.of(self._keys.start, self._keys.stop, edited(self._keys, {}, spans))

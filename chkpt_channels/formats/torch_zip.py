@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from ..containers.pickletree import Tree
-from ..containers.zipmembers import Archive, Change
+from ..containers.zipedit import Change, new_crc, splices
+from ..containers.zipmembers import Archive
 from ..model import Checkpoint, Declaration, Edits, FirstConv, Notice
 from ..source import Source
 from ..splice import Check, Splice
@@ -110,7 +111,7 @@ class TorchZip(Checkpoint):
             removed |= {f"{self._top}{part}/{key}" for key in made.removed}
         if changes:
             changes |= self._serialization_id(changes, removed)
-        return self._archive.splices(changes, frozenset(removed))
+        return splices(self._archive, changes, frozenset(removed))
 
     def _check_byteorder(self) -> None:
         name = self._top + "byteorder"
@@ -135,7 +136,7 @@ class TorchZip(Checkpoint):
             size = change.keep + change.size if change else member.size
             if name in removed or not size or name.endswith(SERIALIZATION_ID):
                 continue
-            crc = self._archive.new_crc(name, change) if change else member.crc
+            crc = new_crc(self._archive, name, change) if change else member.crc
             digest ^= (crc + 0x9E3779B9 + (digest << 6) + (digest >> 2)) & 0xFFFFFFFFFFFFFFFF
             digest &= 0xFFFFFFFFFFFFFFFF
         return b"%020d" % digest
