@@ -1,0 +1,57 @@
+# Everything runs in virtual environments of its own; Python ≥ 3.11 and make are all that is needed.
+PYTHON ?= python3
+VENV := .venv
+FRAMEWORKS := .venv-frameworks
+BIN := $(VENV)/bin
+FIXTURE := fixtures/torch_zip/state_dict.pth
+
+.PHONY: demo test lint types test-frameworks bench fixtures clean
+
+demo: $(VENV)/.installed
+	@rm -rf demo && mkdir demo && cp $(FIXTURE) demo/rgb.pth
+	@echo "--- A checkpoint that torch.save wrote: a small ResNet, trained on RGB images."
+	$(BIN)/chkpt-channels inspect demo/rgb.pth
+	@echo "--- Its first convolution is made to take one gray channel instead of three colours."
+	$(BIN)/chkpt-channels convert demo/rgb.pth --to gray -o demo/gray.pth
+	@echo "--- The new file, inspected and compared with the old one."
+	$(BIN)/chkpt-channels inspect demo/gray.pth
+	$(BIN)/chkpt-channels verify demo/rgb.pth demo/gray.pth
+	@echo "--- What happened: in demo/gray.pth the kernel of conv1 is the sum over its three input channels, so that a"
+	@echo "    gray image gives what the same image, stacked three times, gave before. Every other tensor is the same"
+	@echo "    to the byte, and no framework was needed: none is installed in $(VENV)."
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+test-frameworks: $(FRAMEWORKS)/.installed
+	$(FRAMEWORKS)/bin/python -m pytest tests/frameworks
+
+bench: $(FRAMEWORKS)/.installed
+	$(FRAMEWORKS)/bin/python tests/bench.py
+
+fixtures: $(FRAMEWORKS)/.installed
+	$(FRAMEWORKS)/bin/python fixtures/make.py
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(FRAMEWORKS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(FRAMEWORKS)
+	$(FRAMEWORKS)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(FRAMEWORKS)/bin/pip install --quiet --disable-pip-version-check -e '.[frameworks]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(FRAMEWORKS) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
