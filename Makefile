@@ -9,7 +9,7 @@ FIXTURE := fixtures/torch_zip/state_dict.pth
 
 demo: $(VENV)/.installed
 	@rm -rf demo && mkdir demo && cp $(FIXTURE) demo/rgb.pth
-	@echo "--- A checkpoint that torch.save wrote: a small ResNet, trained on RGB images."
+	@echo "--- A checkpoint that torch.save wrote: a small ResNet for RGB images."
 	$(BIN)/chkpt-channels inspect demo/rgb.pth
 	@echo "--- Its first convolution is made to take one gray channel instead of three colours."
 	$(BIN)/chkpt-channels convert demo/rgb.pth --to gray -o demo/gray.pth

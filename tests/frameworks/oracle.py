@@ -44,15 +44,12 @@ def as_old(image: Tensor, old: int) -> Tensor:
 @torch.no_grad()
 def become_(tensor: Tensor, values: Tensor) -> None:
     """Give a tensor that owns its storage another shape and other values; tensor, storage and memory order stay."""
-    dense = values.contiguous(memory_format=torch.channels_last) if is_channels_last(tensor) else values.contiguous()
+    order = torch.contiguous_format if tensor.is_contiguous() else torch.channels_last
+    dense = torch.empty(values.shape, memory_format=order)
     storage = tensor.untyped_storage()
-    storage.resize_(dense.nbytes)
+    storage.resize_(values.nbytes)
     tensor.set_(storage, 0, dense.shape, dense.stride())
-    tensor.copy_(dense)
-
-
-def is_channels_last(tensor: Tensor) -> bool:
-    return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+    tensor.copy_(values)
 
 
 def leaves(obj: Any, path: str = "", attribute: bool = False) -> Iterator[tuple[str, Any]]:
