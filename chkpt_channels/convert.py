@@ -112,7 +112,7 @@ def make_options(
         _layout(layout),
         optimizer,
         strict,
-    )
+    ).checked()
 
 
 def luma_weights(luma: str | Sequence[float] | None) -> tuple[float, ...] | None:

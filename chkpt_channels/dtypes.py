@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
+class DType(NamedTuple):
     """`name` as safetensors spells it; `numpy` is the dtype's name there or in ml_dtypes, empty where neither has it;
     `storage` is the torch storage class without the suffix "Storage", empty where torch uses an untyped one."""
 

@@ -6,8 +6,7 @@ A message is one line, `FILE: WHERE: what is wrong, at byte N`; candidates and a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 LONGEST_NAME = 200
 MOST_CANDIDATES = 10
@@ -24,8 +23,7 @@ def printable(text: str, limit: int = LONGEST_NAME) -> str:
 _ODD = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A tensor that could be meant, and why it was not taken."""
 
     key: str
@@ -115,8 +113,7 @@ class OutputExistsError(SystemProblem):
     code = "output_exists"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where in which file something stands: what every message starts with."""
 
     file: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .errors import Candidate
 from .layout import Layout
@@ -29,8 +29,7 @@ _STEM = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """The first convs, or none and the candidates with what speaks against each."""
 
     first_convs: tuple[FirstConv, ...]

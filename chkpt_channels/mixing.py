@@ -6,8 +6,7 @@ Every conversion is a constructor of the matrix A: [I_old, I_new]. Source of the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .dtypes import DType, rounded
 
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
 LUMA = {"bt709": (0.2126, 0.7152, 0.0722), "bt601": (0.299, 0.587, 0.114)}
 
 
-@dataclass(frozen=True, slots=True)
-class Mixing:
+class Mixing(NamedTuple):
     """`matrix` is A, a tuple of I_old rows of I_new numbers; `method` names the rule that made it."""
 
     method: str

@@ -6,9 +6,8 @@ import fnmatch
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import firstconv, mixing
 from .errors import AmbiguousError, Candidate, Place, UnsupportedError, UsageError
@@ -24,8 +23,7 @@ WORDS = {1: "gray", 3: "rgb"}
 _PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What the user asked for. `to` is a number of channels; None where it is read off a second file."""
 
     to: int | None = 1
@@ -35,13 +33,15 @@ class Options:
     optimizer: str = "reset"
     strict: bool = False
 
-    def __post_init__(self) -> None:
+    def checked(self) -> Options:
+        """The same options. Raises UsageError where they contradict each other."""
         if self.luma is not None and self.to == 1:
             raise UsageError("--luma says how a gray kernel is split over colours; with --to gray kernels are summed")
         if self.luma is not None and self.to is not None and len(self.luma) != self.to:
             raise UsageError(f"--luma has {len(self.luma)} weights for {self.to} channels")
         if self.optimizer not in ("reset", "drop"):
             raise UsageError(f"--optimizer is reset or drop, not {self.optimizer!r}")
+        return self
 
 
 def target_channels(to: str | int) -> int:
@@ -63,8 +63,7 @@ def target_word(channels: int) -> str:
     return WORDS.get(channels, f"{channels}ch")
 
 
-@dataclass(frozen=True, slots=True)
-class KernelChange:
+class KernelChange(NamedTuple):
     """One first conv, the mixing it gets and its new shape; `tensor_edit` makes the values."""
 
     conv: FirstConv
@@ -78,8 +77,7 @@ class KernelChange:
         return not self.mixing.is_identity
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """Everything that is to happen to a checkpoint."""
 
     kernels: tuple[KernelChange, ...]
@@ -110,7 +108,7 @@ def find(checkpoint: Checkpoint) -> firstconv.Finding:
 
 def make(checkpoint: Checkpoint, options: Options) -> Plan:
     """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError for layers that do not exist."""
-    place = checkpoint.source.place
+    place, options = checkpoint.source.place, options.checked()
     if options.to is None:
         raise UsageError("a target is needed: --to gray, rgb or a number of channels")
     if checkpoint.globals and options.strict:
@@ -184,7 +182,7 @@ def _chosen(checkpoint: Checkpoint, options: Options) -> list[FirstConv]:
     for name in names:
         tensor = checkpoint.tensors[name]
         conv = known.get(name) or _described(checkpoint, tensor, options.layout)
-        conv = replace(conv, found_by="user", why="named by --layer")
+        conv = conv._replace(found_by="user", why="named by --layer")
         convs.append(_with_layout(checkpoint.source.place, conv, options.layout) if options.layout else conv)
     return convs
 
@@ -206,7 +204,7 @@ def _with_layout(place: Place, conv: FirstConv, layout: Layout) -> FirstConv:
             file=place.file, where=conv.tensor.name,
         )  # fmt: skip
     channels = conv.in_channels if layout.folded else conv.tensor.shape[layout.channel_axis]
-    return replace(conv, layout=layout, in_channels=channels)
+    return conv._replace(layout=layout, in_channels=channels)
 
 
 def match(place: Place, tensors: Sequence[Tensor], layer: str) -> list[Tensor]:

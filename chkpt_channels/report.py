@@ -6,8 +6,7 @@ Every command's JSON has the same shape; what does not apply is null or empty.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import Candidate, ChkptChannelsError
 from .model import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
@@ -15,8 +14,7 @@ from .model import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
 SCHEMA_VERSION = "1.0"
 
 
-@dataclass(frozen=True, slots=True)
-class FileInfo:
+class FileInfo(NamedTuple):
     """A file: its path, format and size in bytes."""
 
     path: str
@@ -25,8 +23,7 @@ class FileInfo:
     title: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class KernelReport:
+class KernelReport(NamedTuple):
     """One first conv, before and after."""
 
     conv: FirstConv
@@ -35,8 +32,7 @@ class KernelReport:
     matrix: tuple[tuple[float, ...], ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DeclarationChange:
+class DeclarationChange(NamedTuple):
     """A channel count outside tensors, before and after."""
 
     where: str
@@ -44,24 +40,21 @@ class DeclarationChange:
     after: int
 
 
-@dataclass(frozen=True, slots=True)
-class Parity:
+class Parity(NamedTuple):
     """The largest difference of first-layer activations on a random image, absolute and in units in the last place."""
 
     max_abs: float
     max_ulp: float
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NamedTuple):
     """What `verify` found: a tensor or a declaration, and what is wrong with it."""
 
     key: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
+class Inspection(NamedTuple):
     """What a file holds. `first_convs` is empty where none could be told; `candidates` then lists what was considered."""
 
     input: FileInfo
@@ -89,8 +82,7 @@ class Inspection:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """What a conversion did. `status` is converted, unchanged or would_convert; `target` is the path of the output, which
     `output` describes if it was written."""
 
@@ -129,8 +121,7 @@ class Report:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
+class Verification(NamedTuple):
     """Whether a file is the conversion of another. `differences` is empty where it is."""
 
     input: FileInfo

@@ -14,8 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .errors import Place
 from .source import Source
@@ -28,8 +27,7 @@ DIRECT_FROM = 200 << 20
 Progress = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Splice:
+class Splice(NamedTuple):
     """Bytes [start, stop) of the source become `size` others. `data` makes them and is called once, in file order."""
 
     start: int
@@ -56,8 +54,7 @@ class Check(Protocol):
         """Raise DamagedError unless what passed by is as promised."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Move:
+class _Move(NamedTuple):
     """`size` bytes of the source that stand at `at` in the output."""
 
     start: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from . import mixing
 from . import plan as planning
@@ -31,7 +30,7 @@ def verify(
     options = make_options(None, luma, layers, layout, optimizer, strict)
     with open_source(original) as source, open_source(converted) as second:
         before, after = detect(source)(source), detect(second)(second)
-        options = replace(options, to=_target(before, after, options))
+        options = options._replace(to=_target(before, after, options))
         plan = planning.make(before, options)
         differences, identical = _compare(before, after, plan)
         return Verification(
@@ -48,7 +47,7 @@ def verify(
 
 def _target(before: Checkpoint, after: Checkpoint, options: Options) -> int:
     """The channel count of the converted file, at the place where the original keeps its own."""
-    probe = planning.make(before, replace(options, to=1, luma=None))
+    probe = planning.make(before, options._replace(to=1, luma=None))
     for kernel in probe.kernels:
         tensor = after.tensors.get(kernel.conv.tensor.name)
         if tensor is not None and len(tensor.shape) == len(kernel.layout.axes):
@@ -108,7 +107,7 @@ def _declaration_differences(after: Checkpoint, plan: Plan) -> Iterator[Differen
     if not plan.declarations:
         return
     convs = [
-        replace(k.conv, tensor=after.tensors[k.conv.tensor.name], in_channels=k.mixing.new)
+        k.conv._replace(tensor=after.tensors[k.conv.tensor.name], in_channels=k.mixing.new)
         for k in plan.kernels
         if k.changes and k.conv.tensor.name in after.tensors
     ]

@@ -100,14 +100,14 @@ def conv(key: str = "0", shape: tuple[int, ...] = (4, 3, 3, 3)) -> Call:
     return tensor(storage(key, int(np.prod(shape))), shape)
 
 
-def torch_zip(root: Any, storages: Mapping[str, bytes], more: Mapping[str, bytes] | None = None, packing: int = zipfile.ZIP_STORED) -> bytes:
+def torch_zip(root: Any, storages: Mapping[str, bytes], more: Mapping[str, bytes] | None = None) -> bytes:
     """An archive as torch.load reads it, zipped by Python: `root` is a value for `pickled`, or a pickle."""
     members = {"data.pkl": root if isinstance(root, bytes) else pickled(root)}
     members |= {f"data/{key}": data for key, data in storages.items()} | {"version": b"3\n"} | dict(more or {})
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", packing) as archive:
+    with zipfile.ZipFile(file, "w") as archive:
         for name, data in members.items():
-            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data, packing)
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
     return file.getvalue()
 
 

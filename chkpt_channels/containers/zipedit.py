@@ -10,8 +10,8 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from ..errors import Place
 from ..splice import Splice
@@ -36,8 +36,7 @@ from .zipmembers import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A member's new content: the first `keep` bytes of the old, then `size` bytes made by `data`."""
 
     size: int
@@ -225,8 +224,7 @@ class _Rewrite:
         return CENTRAL_RECORD.size + len(tail), made
 
 
-@dataclass(frozen=True, slots=True)
-class _Packed:
+class _Packed(NamedTuple):
     """A change as it will be stored: sizes known, content and CRC made when written."""
 
     size: int

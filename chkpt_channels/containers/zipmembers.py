@@ -13,7 +13,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import DamagedError, Place
 from ..limits import LIMITS
@@ -33,8 +33,7 @@ LOCATOR64_RECORD = struct.Struct("<4sIQI")
 CHUNK = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One member: its spans in the file, sizes and CRC-32 of the content, and the raw headers."""
 
     name: str

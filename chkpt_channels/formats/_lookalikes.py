@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 from ..errors import ChkptChannelsError, UnknownFormatError, UnsupportedError
 from ..source import Source
@@ -15,20 +14,20 @@ FOREIGN_SUFFIXES = frozenset({".onnx", ".h5", ".hdf5", ".keras", ".npz", ".gguf"
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 
-# (what the first bytes look like, what it is, whether it is a sound file of a foreign format, what to try)
-_ROWS: tuple[tuple[Callable[[bytes], object], str, bool, str], ...] = (
-    (re.compile(rb"\s*(<!doctype html|<html|<\?xml)", re.I).match, "an HTML page", False,
+# (a pattern of the first bytes, what it is, whether it is a sound file of a foreign format, what to try)
+_ROWS: tuple[tuple[bytes, str, bool, str], ...] = (
+    (rb"(?i)\s*(<!doctype html|<html|<\?xml)", "an HTML page", False,
      "download the file itself, not the page about it"),
-    (re.compile(rb".{257}ustar", re.S).match, "a tar archive (torch's format before 0.1.10, or a packed folder)", True,
+    (rb"(?s).{257}ustar", "a tar archive (torch's format before 0.1.10, or a packed folder)", True,
      "load it in an old torch and save it again, or unpack it"),
-    (re.compile(rb"\x1f\x8b").match, "a gzip file", True, "unpack it first: gunzip"),
-    (re.compile(rb"\xfd7zXZ|BZh|\x28\xb5\x2f\xfd|7z\xbc\xaf").match, "a compressed file", True, "unpack it first"),
-    (re.compile(rb"GGUF").match, "a GGUF file", True, ""),
-    (re.compile(rb".{4}TFL3", re.S).match, "a TFLite model", True, ""),
-    (re.compile(rb"\x93NUMPY").match, "a numpy array", True, ""),
-    (re.compile(rb"\s*[\[{]").match, "a JSON file", True, ""),
-    (re.compile(rb"PK\x03\x04").match, "a zip archive, but not a checkpoint (no data.pkl in it)", True, ""),
-    (re.compile(rb"\x80[\x02-\x05]").match, "a Python pickle, but not one that torch.save wrote", True, ""),
+    (rb"\x1f\x8b", "a gzip file", True, "unpack it first: gunzip"),
+    (rb"\xfd7zXZ|BZh|\x28\xb5\x2f\xfd|7z\xbc\xaf", "a compressed file", True, "unpack it first"),
+    (rb"GGUF", "a GGUF file", True, ""),
+    (rb"(?s).{4}TFL3", "a TFLite model", True, ""),
+    (rb"\x93NUMPY", "a numpy array", True, ""),
+    (rb"\s*[\[{]", "a JSON file", True, ""),
+    (rb"PK\x03\x04", "a zip archive, but not a checkpoint (no data.pkl in it)", True, ""),
+    (rb"\x80[\x02-\x05]", "a Python pickle, but not one that torch.save wrote", True, ""),
 )  # fmt: skip
 
 
@@ -46,7 +45,7 @@ def describe(source: Source) -> ChkptChannelsError:
             hint=f"git lfs pull --include={source.name}",
         )
     for looks, name, sound, hint in _ROWS:
-        if looks(head):
+        if re.match(looks, head):
             kind = UnsupportedError if sound else UnknownFormatError
             return kind(f"is {name}", file=source.name, hint=hint)
     if not head.strip(b"\0"):

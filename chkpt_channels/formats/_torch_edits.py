@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..containers.pickleedit import edited
 from ..containers.pickletree import Kind, Node, plain
@@ -41,8 +40,7 @@ CHANNEL_NAMES = frozenset(
 ReadBytes = Callable[[Storage, int, int], Iterable[bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class StorageChange:
+class StorageChange(NamedTuple):
     """A storage's new content: its first `keep` bytes, then `size` bytes made by `data`."""
 
     keep: int
