@@ -9,14 +9,14 @@ from __future__ import annotations
 import gc
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from enum import IntEnum
 from typing import Any
 
 from ..errors import Place
 
 
-class Kind(IntEnum):
-    """What a node is. CALL is any object made by a callable: REDUCE, NEWOBJ, NEWOBJ_EX, INST, OBJ."""
+class Kind:
+    """What a node is. CALL is any object made by a callable: REDUCE, NEWOBJ, NEWOBJ_EX, INST, OBJ. (Plain integers: the
+    machine compares them once an opcode, and members of an enumeration take three times as long to look up.)"""
 
     CONST, INT, FLOAT, TEXT, BYTES, TUPLE, LIST, DICT, SET, GLOBAL, CALL, PERSID, GET, MARK = range(14)
 
@@ -34,7 +34,7 @@ class Node:
 
     __slots__ = ("gets", "items", "kind", "put", "start", "state", "stop", "value")
 
-    def __init__(self, kind: Kind, start: int, stop: int, value: Any) -> None:
+    def __init__(self, kind: int, start: int, stop: int, value: Any) -> None:
         self.kind, self.start, self.stop, self.value = kind, start, stop, value
         self.items: list[tuple[Node, ...]] | None = None
         self.state: Node | None = None
@@ -165,6 +165,14 @@ class _Machine:
         self.at = at + count
         return self.data[at : self.at]
 
+    def byte(self) -> int:
+        """The next byte."""
+        at = self.at
+        if at >= len(self.data):
+            raise OutOfData
+        self.at = at + 1
+        return self.data[at]
+
     def number(self, size: int, start: int) -> int:
         return int.from_bytes(self.take(size, start), "little")
 
@@ -175,7 +183,7 @@ class _Machine:
         line, self.at = self.data[self.at : end], end + 1
         return line
 
-    def push(self, kind: Kind, start: int, value: Any) -> None:
+    def push(self, kind: int, start: int, value: Any) -> None:
         self.stack.append(Node(kind, start, self.at, value))
 
     def text(self, raw: bytes, start: int) -> None:
@@ -311,7 +319,7 @@ def _tuple(size: int) -> _Operation:
     return operation
 
 
-def _from_mark(kind: Kind) -> _Operation:
+def _from_mark(kind: int) -> _Operation:
     def operation(m: _Machine, start: int) -> None:
         begin, found = m.popped_to_mark()
         m.push(kind, begin, found)
@@ -458,7 +466,8 @@ def _readonly(m: _Machine, start: int) -> None:
 _BY_LETTER: dict[bytes, _Operation] = {
     b"(": _mark, b"0": _pop, b"1": _pop_mark, b"2": _dup,
     b"F": _float_line, b"G": lambda m, start: m.push(Kind.FLOAT, start, struct.unpack(">d", m.take(8, start))[0]),
-    b"I": _int_line, b"J": _binint, b"K": _unsigned(1), b"M": _unsigned(2), b"\x8a": _long(1), b"\x8b": _long(4),
+    b"I": _int_line, b"J": _binint,
+    b"K": lambda m, start: m.push(Kind.INT, start, m.byte()), b"M": _unsigned(2), b"\x8a": _long(1), b"\x8b": _long(4),
     b"L": lambda m, start: m.push(Kind.INT, start, m.decimal(m.line(start), start)),
     b"N": _const(None), b"\x88": _const(True), b"\x89": _const(False),
     b"P": _protocol_0, b"V": _protocol_0, b"Q": _persid,
@@ -471,9 +480,9 @@ _BY_LETTER: dict[bytes, _Operation] = {
     b"}": lambda m, start: m.push(Kind.DICT, start, None), b"d": _dict, b"s": _setitem, b"u": _setitems,
     b"\x8f": lambda m, start: m.push(Kind.SET, start, None), b"\x90": _appends, b"\x91": _from_mark(Kind.SET),
     b")": _tuple(0), b"\x85": _tuple(1), b"\x86": _tuple(2), b"\x87": _tuple(3), b"t": _from_mark(Kind.TUPLE),
-    b"g": _get_line, b"h": lambda m, start: m.get(m.number(1, start), start),
+    b"g": _get_line, b"h": lambda m, start: m.get(m.byte(), start),
     b"j": lambda m, start: m.get(m.number(4, start), start),
-    b"p": _put_line, b"q": lambda m, start: m.put(m.number(1, start), start),
+    b"p": _put_line, b"q": lambda m, start: m.put(m.byte(), start),
     b"r": lambda m, start: m.put(m.number(4, start), start), b"\x94": _memoize,
     b"\x80": _protocol, b"\x95": _frame,
     b"\x82": _extension(1), b"\x83": _extension(2), b"\x84": _extension(4),

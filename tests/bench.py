@@ -1,0 +1,144 @@
+"""Speed and memory of whole commands against the script everyone writes, and against cp. Prints ratios measured side by side.
+
+    make bench                              # all of it: about 15 GB of disk, some minutes
+    python tests/bench.py --only small      # the 100 MB part
+
+The commands of a pair run in turn, A B A B …; the figure is the median of the ratios. This process imports nothing large: a
+child's peak memory counts what its parent held when it forked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PYTHON = sys.executable
+OURS = [PYTHON, "-m", "chkpt_channels"]
+
+MAKE_SMALL = """
+import sys, torch
+from transformers import ResNetConfig, ResNetForImageClassification
+from safetensors.torch import save_file
+state = ResNetForImageClassification(ResNetConfig()).state_dict()
+torch.save(state, sys.argv[1]); save_file(state, sys.argv[2])
+"""
+MAKE_LARGE = """
+import sys, torch
+from safetensors.torch import save_file
+state = {"conv1.weight": torch.randn(64, 3, 7, 7)} | {f"blocks.{i}.weight": torch.randn(4096, 6144) for i in range(40)}
+torch.save(state, sys.argv[1]); save_file(state, sys.argv[2])
+"""
+KERNEL = "next(k for k, v in s.items() if v.ndim == 4 and v.shape[1] == 3)"
+TORCH_SCRIPT = f"""
+import sys, torch
+s = torch.load(sys.argv[1]); k = {KERNEL}
+s[k] = s[k].sum(1, keepdim=True); torch.save(s, sys.argv[2])
+"""
+SAFETENSORS_SCRIPT = f"""
+import sys
+from safetensors.numpy import load_file, save_file
+s = load_file(sys.argv[1]); k = {KERNEL}
+s[k] = s[k].sum(1, keepdims=True); save_file(s, sys.argv[2])
+"""
+COPY_AND_SYNC = ["sh", "-c", 'cp "$1" "$2" && sync "$2"', "sh"]
+NOTHING = [PYTHON, "-c", "pass"]
+
+
+def run(command: list[str]) -> tuple[float, float]:
+    """(wall seconds, peak MiB) of one process that must succeed."""
+    began = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{command} ended in {child.returncode}")
+    return time.perf_counter() - began, usage.ru_maxrss / 1024
+
+
+def pair(name: str, ours: list[str], theirs: list[str], source: Path, folder: Path, runs: int, target: str) -> None:
+    """One row: ours against theirs, in turn, each writing a new file."""
+    output = folder / f"out{source.suffix}"
+    figures = []
+    for _ in range(runs + 1):  # the first is a warm-up
+        row = []
+        for command in (ours, theirs):
+            output.unlink(missing_ok=True)
+            row.append(run(command))
+        figures.append(row)
+    output.unlink(missing_ok=True)
+    mine, other = zip(*figures[1:], strict=True)
+    ratios = [a[0] / b[0] for a, b in zip(mine, other, strict=True)]
+    print(
+        f"{name:44}  ratio {statistics.median(ratios):5.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}; wanted {target})"
+        f"   ours {statistics.median(m[0] for m in mine):6.2f} s, theirs {statistics.median(o[0] for o in other):6.2f} s"
+        f"   peak {max(m[1] for m in mine):4.0f} MiB against {max(o[1] for o in other):.0f}",
+        flush=True,
+    )
+
+
+def convert(source: Path, folder: Path) -> list[str]:
+    return [*OURS, "convert", str(source), "--to", "gray", "-o", str(folder / f"out{source.suffix}"), "--quiet"]
+
+
+def script(text: str, source: Path, folder: Path) -> list[str]:
+    return [PYTHON, "-c", text, str(source), str(folder / f"out{source.suffix}")]
+
+
+def copy(source: Path, folder: Path) -> list[str]:
+    return [*COPY_AND_SYNC, str(source), str(folder / f"out{source.suffix}")]
+
+
+def small(folder: Path, runs: int) -> None:
+    pth, safe = folder / "small.pth", folder / "small.safetensors"
+    run([PYTHON, "-c", MAKE_SMALL, str(pth), str(safe)])
+    print(f"ResNet-50, {pth.stat().st_size / 1e6:.0f} MB")
+    pair(
+        ".pth against torch.load, sum, torch.save",
+        convert(pth, folder),
+        script(TORCH_SCRIPT, pth, folder),
+        pth,
+        folder,
+        runs,
+        "≤ 0.125",
+    )
+    pair(".pth against cp + sync", convert(pth, folder), copy(pth, folder), pth, folder, runs, "-")
+    theirs = script(SAFETENSORS_SCRIPT, safe, folder)
+    pair(".safetensors against safetensors.numpy", convert(safe, folder), theirs, safe, folder, runs, "≤ 1.3")
+    pair("--help against an empty Python", [*OURS, "--help"], NOTHING, pth, folder, runs, "≤ 150 ms")
+
+
+def large(folder: Path, runs: int) -> None:
+    pth, safe = folder / "large.pth", folder / "large.safetensors"
+    run([PYTHON, "-c", MAKE_LARGE, str(pth), str(safe)])
+    print(f"forty matrices behind a stem, {pth.stat().st_size / 1e9:.1f} GB")
+    pair(".pth against cp + sync", convert(pth, folder), copy(pth, folder), pth, folder, runs, "≤ 1.3")
+    pair(".safetensors against cp + sync", convert(safe, folder), copy(safe, folder), safe, folder, runs, "≤ 1.3")
+    theirs = script(SAFETENSORS_SCRIPT, safe, folder)
+    pair(".safetensors against safetensors.numpy", convert(safe, folder), theirs, safe, folder, runs, "≤ 0.6")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["small", "large"])
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="where the files are made and removed [the system's temporary folder]")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        folder = Path(name)
+        if arguments.only != "large":
+            small(folder, arguments.runs)
+        if arguments.only != "small":
+            if shutil.disk_usage(folder).free < 20e9:
+                raise SystemExit("the 4 GB part needs 20 GB of disk")
+            large(folder, max(2, arguments.runs // 2))
+
+
+if __name__ == "__main__":
+    main()
