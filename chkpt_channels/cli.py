@@ -46,6 +46,9 @@ Layers = Annotated[
 ]
 LayoutOption = Annotated[str | None, typer.Option("--layout", metavar="L", help="How the kernel lies: OIHW, HWIO, O(HWI), …")]
 Optimizer = Annotated[str, typer.Option(metavar="reset|drop", help="What becomes of optimizer state kept for the kernels.")]
+Method = Annotated[
+    str, typer.Option(metavar="auto|sum|broadcast|stack", help="How one channel is made; auto edits kernels where that is exact.")
+]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse pickles that name anything torch's weights-only loading would not.")
 ]
@@ -74,6 +77,7 @@ def convert(
     luma: Luma = None,
     layer: Layers = None,
     layout: LayoutOption = None,
+    method: Method = "auto",
     optimizer: Optimizer = "reset",
     strict: Strict = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
@@ -91,7 +95,7 @@ def convert(
         _progress(quiet) as progress,
     ):
         report = library(
-            src, output, to, luma=luma, layers=layer or (), layout=layout, optimizer=optimizer, strict=strict, force=force,
+            src, output, to, luma=luma, layers=layer or (), layout=layout, method=method, optimizer=optimizer, strict=strict, force=force,
             dry_run=dry_run, progress=progress,
         )  # fmt: skip
         session.add(
@@ -126,6 +130,7 @@ def verify(
     luma: Luma = None,
     layer: Layers = None,
     layout: LayoutOption = None,
+    method: Method = "auto",
     optimizer: Optimizer = "reset",
     strict: Strict = False,
     as_json: Json = False,
@@ -136,7 +141,9 @@ def verify(
     from . import verify as library
 
     with _session("verify", [original], as_json=as_json) as session:
-        found = library(original, converted, luma=luma, layers=layer or (), layout=layout, optimizer=optimizer, strict=strict)
+        found = library(
+            original, converted, luma=luma, layers=layer or (), layout=layout, method=method, optimizer=optimizer, strict=strict
+        )
         session.add(found.result(), [] if quiet else text.verified(found))
         session.exit_code = 0 if found.ok else 1
     raise typer.Exit(session.exit_code)

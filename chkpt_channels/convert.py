@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from . import kernels
 from . import plan as planning
 from .atomic import Output, StandardOutput
 from .errors import ChkptChannelsError, UsageError
@@ -17,13 +18,12 @@ from .formats import FOREIGN_SUFFIXES, detect, known
 from .layout import Layout
 from .mixing import LUMA
 from .model import Checkpoint
-from .plan import KernelChange, Options, Plan
+from .plan import Options, Plan
 from .report import DeclarationChange, FileInfo, Inspection, KernelReport, Parity, Report
 from .source import Source
-from .splice import apply
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 Path_ = str | os.PathLike[str]
 Progress = Callable[[int, int], None]
@@ -40,6 +40,7 @@ def convert(
     layout: str | None = None,
     optimizer: str = "reset",
     strict: bool = False,
+    method: str = "auto",
     force: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -48,28 +49,28 @@ def convert(
 
     Without `dst` the output is `<stem>_<to><ext>` beside the source; "-" is standard input or output. `luma` names or gives
     the weights that split a gray kernel over colours; `layers` name the first convs and `layout` says how they lie where the
-    file does not; `optimizer` is "reset" or "drop" for the state kept for them. `progress(done, total)` is called with bytes.
+    file does not; `optimizer` is "reset" or "drop" for the state kept for them; `method` is how one channel is made: "sum"
+    edits kernels, "broadcast" and "stack" let the file's own graph make the old channels of it, "auto" chooses. `progress(done, total)` is called with bytes.
 
     Where nothing is to change the file is copied and the report's status is "unchanged". Raises a ChkptChannelsError,
     and nothing is written then.
     """
     began = time.perf_counter()
-    options = make_options(to, luma, layers, layout, optimizer, strict)
+    options = make_options(to, luma, layers, layout, optimizer, strict, method)
     with open_source(src) as source:
         checkpoint = detect(source)(source)
         path = output_path(source, checkpoint, src, dst, options)
         plan = planning.make(checkpoint, options)
         if dry_run:
-            parity = measure_parity(checkpoint, plan)
+            parity = _parity(checkpoint, plan)
             status = "would_convert" if plan.edits else "unchanged"
             return _report(status, checkpoint, plan, path, None, parity, began)
         with _output(path, source, force=force) as out:
-            splices = checkpoint.splices(plan.edits)
             shown = (lambda done: progress(done, source.size)) if progress else None
-            apply(source, splices, out.fd, out.place, checkpoint.checks(), shown)
+            checkpoint.write(plan.edits, out.fd, out.place, shown)
             source.check_unchanged()
             size = check(checkpoint, plan, out.fd, str(path))
-            parity = measure_parity(checkpoint, plan)
+            parity = _parity(checkpoint, plan)
             out.publish()
         written = FileInfo(str(path), checkpoint.format, size)
         return _report("converted" if plan.edits else "unchanged", checkpoint, plan, path, written, parity, began)
@@ -103,6 +104,7 @@ def make_options(
     layout: str | None,
     optimizer: str,
     strict: bool,
+    method: str,
 ) -> Options:
     """The user's words as Options. Raises UsageError for words that mean nothing."""
     return Options(
@@ -112,6 +114,7 @@ def make_options(
         _layout(layout),
         optimizer,
         strict,
+        method,
     ).checked()
 
 
@@ -197,40 +200,12 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
         return source.size
 
 
-def measure_parity(checkpoint: Checkpoint, plan: Plan) -> Parity | None:
-    """The largest difference between the old kernels on the mapped random image and the new ones on the image itself."""
-    found = [_kernel_parity(checkpoint, plan, kernel) for kernel in plan.kernels if kernel.changes]
-    return Parity(max(p.max_abs for p in found), max(p.max_ulp for p in found)) if found else None
-
-
-def _kernel_parity(checkpoint: Checkpoint, plan: Plan, kernel: KernelChange) -> Parity:
-    from random import Random  # numpy.random takes 15 ms to import
-
-    import numpy as np
-
-    tensor, layout, mixing = kernel.conv.tensor, kernel.layout, kernel.mixing
-    old, new = checkpoint.load(tensor.name), plan.edits.tensors[tensor.name].values()
-    filters = layout.axes.index("O")
-    shape = tuple(1 if axis == filters else n for axis, n in enumerate(kernel.shape))
-    view = layout.view(shape, mixing.new)
-    image = np.frombuffer(Random(0).randbytes(prod(view)), np.uint8).reshape(view) / 255
-    mapped = np.einsum("ij,pjq->piq", np.array(mixing.matrix), image)
-    wide = mapped.reshape(layout.with_channels(shape, mixing.new, mixing.old))
-    before, after = (_responses(k, x, filters) for k, x in ((old, wide), (new, image.reshape(shape))))
-    difference = float(np.abs(before - after).max())
-    bits = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}.get(tensor.dtype.name, 3)
-    largest = float(np.abs(before).max())
-    unit = 2.0 ** (np.floor(np.log2(largest)) - bits) if largest > 0 else 1.0
-    return Parity(difference, difference / float(unit))
-
-
-def _responses(kernel: NDArray[Any], patch: NDArray[Any], filters: int) -> NDArray[Any]:
-    """One activation a filter, in float64."""
-    import numpy as np
-
-    axes = tuple(axis for axis in range(kernel.ndim) if axis != filters)
-    responses: NDArray[Any] = (kernel.astype(np.float64) * patch).sum(axis=axes)
-    return responses
+def _parity(checkpoint: Checkpoint, plan: Plan) -> Parity | None:
+    """The largest first-layer difference over all kernels that change."""
+    # a grouped kernel keeps its bytes toward one channel: there is nothing to measure
+    changed = [k for k in plan.kernels if k.changes and not (k.conv.groups > 1 and k.mixing.new == 1)]
+    found = [kernels.parity(checkpoint, k, plan.edits.tensors[k.conv.tensor.name].values()) for k in changed]
+    return Parity(max(a for a, _ in found), max(u for _, u in found)) if found else None
 
 
 def _info(checkpoint: Checkpoint) -> FileInfo:

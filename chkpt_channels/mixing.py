@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .dtypes import DType, rounded
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 LUMA = {"bt709": (0.2126, 0.7152, 0.0722), "bt601": (0.299, 0.587, 0.114)}
 
 
 class Mixing(NamedTuple):
-    """`matrix` is A, a tuple of I_old rows of I_new numbers; `method` names the rule that made it."""
+    """`matrix` is A, a tuple of I_old rows of I_new numbers; `offset` is t, empty for zero; `method` names the rule."""
 
     method: str
     matrix: tuple[tuple[float, ...], ...]
+    offset: tuple[float, ...] = ()
 
     @property
     def old(self) -> int:
@@ -34,8 +36,12 @@ class Mixing(NamedTuple):
 
     @property
     def is_identity(self) -> bool:
-        """Whether nothing changes: A is the identity."""
-        return self.old == self.new and all(value == (i == j) for i, row in enumerate(self.matrix) for j, value in enumerate(row))
+        """Whether nothing changes: A is the identity and t is zero."""
+        return (
+            not any(self.offset)
+            and self.old == self.new
+            and all(value == (i == j) for i, row in enumerate(self.matrix) for j, value in enumerate(row))
+        )
 
     def apply(self, kernel: NDArray[Any], view: tuple[int, int, int], dtype: DType) -> NDArray[Any]:
         """The new kernel as [pre, I_new, post] in the stored dtype, from the old one seen as [pre, I_old, post].
@@ -58,6 +64,28 @@ class Mixing(NamedTuple):
                 total += weight * old[:, i].astype(np.float64)
             new[:, j] = rounded(total, dtype)
         return new
+
+    def bias_shift(self, kernel: NDArray[Any], view: tuple[int, int, int]) -> NDArray[np.float64]:
+        """Σ_i W[p, i, q] · t_i as [pre, post]: what t adds to the output, still to be summed over the taps in p and q."""
+        import numpy as np
+
+        total = np.zeros((view[0], view[2]))
+        for i, constant in enumerate(self.offset):
+            if constant:
+                total += constant * kernel.reshape(view)[:, i].astype(np.float64)
+        return total
+
+    def between_affine(self, scale: Sequence[float], shift: Sequence[float], chosen: Sequence[int]) -> Mixing:
+        """This mixing of images, seen behind y_i = scale_i · x_i + shift_i, where new channel j gets the constants of old
+        channel chosen[j]: A = diag(a) · M · diag(1/a'), t = b - A · b'."""
+        matrix = tuple(
+            tuple(value if a == scale[c] else a * value / scale[c] for value, c in zip(row, chosen, strict=True))
+            for a, row in zip(scale, self.matrix, strict=True)
+        )
+        offset = tuple(
+            b - sum(value * shift[c] for value, c in zip(row, chosen, strict=True)) for b, row in zip(shift, matrix, strict=True)
+        )
+        return Mixing(self.method, matrix, offset if any(offset) else ())
 
 
 def _bits(array: NDArray[Any]) -> NDArray[Any]:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from .dtypes import DType
+from .errors import Place
 from .layout import Layout
 from .source import Source
-from .splice import Check, Splice
+from .splice import Check, Progress, Splice, apply
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,6 +51,17 @@ class FirstConv(NamedTuple):
     in_channels: int
     found_by: str
     why: str = ""
+    groups: int = 1
+
+
+class Front(NamedTuple):
+    """A per-channel operation that a file's graph has between the image and the first convs: y_i = scale_i · x_i + shift_i.
+    `scale` and `shift` are None where it is nothing of the kind. `where` names it, `kind` says what it is."""
+
+    where: str
+    kind: str
+    scale: tuple[float, ...] | None = None
+    shift: tuple[float, ...] | None = None
 
 
 class OptimizerEntry(NamedTuple):
@@ -76,14 +88,27 @@ class TensorEdit(NamedTuple):
 
 
 class Edits(NamedTuple):
-    """All that is to change: tensors and plain integers by name, optimizer entries to drop by `where`."""
+    """All that is to change, in words that every format can carry out.
+
+    tensors   new shapes and values, by name
+    numbers   plain integers, by `where` (declarations, an optimizer's step)
+    dropped   optimizer entries to leave out, by `where`
+    channels  the input channels that the graph's inputs are to declare, 0 for no change
+    method    "" for edited kernels; "broadcast" or "stack" where the graph itself makes the old channels of the new one
+    fronts    for each Front, by `where`, the old channel whose constants each new channel takes
+    biases    Δb of kernels that have neither a bias nor a BatchNorm to take it, by the kernel's name
+    """
 
     tensors: Mapping[str, TensorEdit] = {}
     numbers: Mapping[str, int] = {}
     dropped: Sequence[str] = ()
+    channels: int = 0
+    method: str = ""
+    fronts: Mapping[str, tuple[int, ...]] = {}
+    biases: Mapping[str, TensorEdit] = {}
 
     def __bool__(self) -> bool:
-        return bool(self.tensors or self.numbers or self.dropped)
+        return bool(self.tensors or self.numbers or self.dropped or self.channels)
 
 
 class Checkpoint(ABC):
@@ -135,6 +160,24 @@ class Checkpoint(ABC):
         """The line of Python that loads the file at `path`."""
         return ""
 
+    def fronts(self, first_convs: Sequence[FirstConv]) -> Sequence[Front]:
+        """The per-channel operations between the image and these first convs, from the image on; none without a graph."""
+        return ()
+
+    def graph_methods(self, first_convs: Sequence[FirstConv]) -> Sequence[str]:
+        """Which of "broadcast" and "stack" this file's graph allows toward one channel, the better one first."""
+        return ()
+
+    def shift_taker(self, conv: FirstConv) -> tuple[str, int] | None:
+        """The tensor that can take a constant added to the conv's output, and its sign: the bias (+1) or the running mean of
+        the BatchNorm behind it (-1). None where there is neither."""
+        return None
+
+    def ungrouped(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
+        """The shape in which a grouped first conv's kernel serves `channels` channels: for one channel the same bytes; for
+        others its dense expansion, None where the format cannot hold that."""
+        return conv.tensor.shape if channels == 1 else None
+
     @abstractmethod
     def splices(self, edits: Edits) -> list[Splice]:
         """The spans of the file that change. Raises UnsupportedError for edits the format cannot hold."""
@@ -142,6 +185,10 @@ class Checkpoint(ABC):
     def checks(self) -> Sequence[Check]:
         """The checksums over spans of the file."""
         return ()
+
+    def write(self, edits: Edits, out: int, place: Place, progress: Progress | None = None) -> None:
+        """Write the edited file to the empty file `out` and fsync it; `place` names the output in messages."""
+        apply(self.source, self.splices(edits), out, place, self.checks(), progress)
 
     def judge(self, path: str) -> None:  # noqa: B027 # most formats have no light library to ask
         """Open the written file at `path` with the format's own library, where there is a light one."""

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from . import firstconv, mixing
-from .errors import AmbiguousError, Candidate, Place, UnsupportedError, UsageError
+from . import firstconv, kernels, layers, mixing
+from .errors import AmbiguousError, Place, UnsupportedError, UsageError
+from .kernels import KernelChange
 from .layout import Layout
 from .mixing import Mixing
-from .model import Checkpoint, Declaration, Edits, FirstConv, Notice, OptimizerEntry, Tensor, TensorEdit
+from .model import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, Tensor, TensorEdit
+from .optimizer import OptimizerEdits, searchable
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
-TARGETS = {"gray": 1, "grey": 1, "grayscale": 1, "l": 1, "1": 1, "rgb": 3, "3": 3}
+TARGETS = {"gray": 1, "grey": 1, "grayscale": 1, "l": 1, "rgb": 3}
 WORDS = {1: "gray", 3: "rgb"}
-_PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
+METHODS = ("auto", "sum", "broadcast", "stack")
 
 
 class Options(NamedTuple):
@@ -32,6 +31,7 @@ class Options(NamedTuple):
     layout: Layout | None = None
     optimizer: str = "reset"
     strict: bool = False
+    method: str = "auto"
 
     def checked(self) -> Options:
         """The same options. Raises UsageError where they contradict each other."""
@@ -41,6 +41,10 @@ class Options(NamedTuple):
             raise UsageError(f"--luma has {len(self.luma)} weights for {self.to} channels")
         if self.optimizer not in ("reset", "drop"):
             raise UsageError(f"--optimizer is reset or drop, not {self.optimizer!r}")
+        if self.method not in METHODS:
+            raise UsageError(f"--method is one of {', '.join(METHODS)}, not {self.method!r}")
+        if self.method != "auto" and self.to not in (1, None):
+            raise UsageError(f"--method {self.method} makes one channel; the target has {self.to}")
         return self
 
 
@@ -49,13 +53,8 @@ def target_channels(to: str | int) -> int:
     text = str(to).strip().lower()
     channels = TARGETS.get(text) or (int(text) if text.isdecimal() and len(text) < 6 else 0)
     if not channels:
-        raise UsageError(f"--to {printable_target(text)} is no target: gray, rgb or a number of channels")
+        raise UsageError(f"--to {text[:40]!r} is no target: gray, rgb or a number of channels")
     return channels
-
-
-def printable_target(text: str) -> str:
-    """The target as typed, quoted."""
-    return repr(text[:40])
 
 
 def target_word(channels: int) -> str:
@@ -63,40 +62,14 @@ def target_word(channels: int) -> str:
     return WORDS.get(channels, f"{channels}ch")
 
 
-class KernelChange(NamedTuple):
-    """One first conv, the mixing it gets and its new shape; `tensor_edit` makes the values."""
-
-    conv: FirstConv
-    layout: Layout
-    mixing: Mixing
-    shape: tuple[int, ...]
-
-    @property
-    def changes(self) -> bool:
-        """Whether anything is to be done."""
-        return not self.mixing.is_identity
-
-
 class Plan(NamedTuple):
-    """Everything that is to happen to a checkpoint."""
+    """Everything that is to happen to a checkpoint; `channels` are the input channels before and after."""
 
     kernels: tuple[KernelChange, ...]
     edits: Edits
+    channels: tuple[int, int]
     declarations: tuple[Declaration, ...] = ()
-    optimizer_tensors: tuple[Tensor, ...] = ()
     notices: tuple[Notice, ...] = ()
-
-    @property
-    def channels(self) -> tuple[int, int]:
-        """How many input channels before and after."""
-        shown = next((k for k in self.kernels if k.changes), self.kernels[0])
-        return shown.mixing.old, shown.mixing.new
-
-
-def searchable(checkpoint: Checkpoint) -> list[Tensor]:
-    """The tensors among which first convs are looked for: all but the optimizers'."""
-    kept = {t.name for entry in checkpoint.optimizer_entries for t in entry.tensors.values()}
-    return [t for t in checkpoint.tensors.values() if t.name not in kept]
 
 
 def find(checkpoint: Checkpoint) -> firstconv.Finding:
@@ -114,26 +87,55 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
     if checkpoint.globals and options.strict:
         raise place.unsupported(f"its pickle names {_listing(checkpoint.globals)}, which --strict refuses")
     convs = _chosen(checkpoint, options) if options.layers else _found(checkpoint, options)
-    kernels = tuple(_kernel_change(place, conv, options) for conv in convs)
-    changed = [kernel for kernel in kernels if kernel.changes]
     told = (*notices(checkpoint), *_luma_notices(options))
-    if not changed:
-        return Plan(kernels, Edits(), notices=told)
-    declarations = tuple(checkpoint.declarations([kernel.conv for kernel in changed]))
-    tensors = {k.conv.tensor.name: TensorEdit(k.shape, _values(checkpoint, k)) for k in changed}
-    optimizer = _OptimizerEdits(checkpoint, changed, options.optimizer)
-    edits = Edits(
-        tensors | optimizer.tensors,
-        {d.where: options.to for d in declarations} | optimizer.numbers,
-        tuple(optimizer.dropped),
+    old = next((conv.in_channels for conv in convs if conv.in_channels != options.to), options.to)
+    fronts = checkpoint.fronts(convs) if old != options.to else ()
+    method = _graph_method(checkpoint, convs, fronts, options) if old != options.to else ""
+    changes = tuple(_kernel_change(checkpoint, conv, fronts, options, method) for conv in convs)
+    changed = [change for change in changes if change.changes]
+    if old == options.to and not changed:
+        return Plan(changes, Edits(), (old, old), notices=told)
+    declarations = tuple(checkpoint.declarations([change.conv for change in (changes if method else changed)]))
+    edits = _edits(checkpoint, changed, options.optimizer)
+    chosen = _chosen_constants(changed[0].mixing) if changed else ()
+    edits = edits._replace(
+        numbers={**{d.where: options.to for d in declarations}, **edits.numbers},
+        channels=options.to,
+        method=method,
+        fronts={} if method else {front.where: chosen for front in fronts},
     )
-    return Plan(
-        kernels,
-        edits,
-        declarations,
-        tuple(checkpoint.tensors[name] for name in optimizer.tensors),
-        told,
-    )
+    return Plan(changes, edits, (old, options.to), declarations, told)
+
+
+def _edits(checkpoint: Checkpoint, changed: Sequence[KernelChange], optimizer: str) -> Edits:
+    """What follows from the kernels alone: their values, the constants they leave, the optimizer's state."""
+    by_name = {k.conv.tensor.name: k for k in changed}
+    tensors = {name: TensorEdit(k.shape, cache(partial(kernels.mixed, checkpoint, k))) for name, k in by_name.items()}
+    biases: dict[str, TensorEdit] = {}
+    for name, kernel in by_name.items():
+        if not kernel.mixing.offset:
+            continue
+        filters = kernel.shape[kernel.layout.axes.index("O")]
+        if taker := checkpoint.shift_taker(kernel.conv):
+            before = tensors.get(taker[0])
+            tensors[taker[0]] = TensorEdit((filters,), cache(partial(kernels.shifted, checkpoint, kernel, taker, before)))
+        else:
+            biases[name] = TensorEdit((filters,), cache(partial(kernels.bias_shift, checkpoint, kernel)))
+    state = OptimizerEdits(checkpoint, {name: k.shape for name, k in by_name.items()}, optimizer)
+    return Edits(tensors | state.tensors, state.numbers, tuple(state.dropped), biases=biases)
+
+
+def _graph_method(checkpoint: Checkpoint, convs: Sequence[FirstConv], fronts: Sequence[Front], options: Options) -> str:
+    """The way to one channel that touches no kernel, where it is asked for or where something per-channel is in the way."""
+    if options.to != 1 or options.method == "sum" or (options.method == "auto" and not fronts):
+        return ""
+    allowed = checkpoint.graph_methods(convs)
+    if options.method == "auto":
+        return allowed[0] if allowed else ""
+    if options.method not in allowed:
+        able = f"{' and '.join(allowed)} would do" if allowed else "kernels are edited instead: --method sum"
+        raise checkpoint.source.place.unsupported(f"its graph does not allow --method {options.method}; {able}")
+    return options.method
 
 
 def _listing(names: Sequence[str], most: int = 5) -> str:
@@ -145,10 +147,8 @@ def notices(checkpoint: Checkpoint) -> tuple[Notice, ...]:
     if not checkpoint.globals:
         return tuple(checkpoint.warnings)
     names = _listing(checkpoint.globals)
-    foreign = Notice(
-        "foreign_globals", f"its pickle names {names}: not run here and copied as it is, but loading the file resolves it"
-    )
-    return (*checkpoint.warnings, foreign)
+    told = f"its pickle names {names}: not run here and copied as it is, but loading the file resolves it"
+    return (*checkpoint.warnings, Notice("foreign_globals", told))
 
 
 def _luma_notices(options: Options) -> list[Notice]:
@@ -164,9 +164,8 @@ def _found(checkpoint: Checkpoint, options: Options) -> Sequence[FirstConv]:
         return [_with_layout(checkpoint.source.place, conv, options.layout) for conv in convs] if options.layout else convs
     name = checkpoint.source.name
     if not finding.candidates:
-        raise UnsupportedError(
-            "holds no convolution that could see an image", file=name, hint="--layer KEY names it, with --layout"
-        )
+        hint = "--layer KEY names it, with --layout"
+        raise UnsupportedError("holds no convolution that could see an image", file=name, hint=hint)
     hint = "   or   ".join(f"--layer {c.key}" for c in finding.candidates[:3])
     many = len(finding.candidates)
     what = "one tensor might" if many == 1 else f"{many} tensors could"
@@ -175,180 +174,74 @@ def _found(checkpoint: Checkpoint, options: Options) -> Sequence[FirstConv]:
 
 def _chosen(checkpoint: Checkpoint, options: Options) -> list[FirstConv]:
     """The first convs that --layer names, each once."""
+    place = checkpoint.source.place
     tensors = [t for t in searchable(checkpoint) if len(t.shape) >= 2]
-    names = list(dict.fromkeys(t.name for layer in options.layers for t in match(checkpoint.source.place, tensors, layer)))
+    names = list(dict.fromkeys(t.name for layer in options.layers for t in layers.match(place, tensors, layer)))
     known = {conv.tensor.name: conv for conv in find(checkpoint).first_convs}
     convs = []
     for name in names:
-        tensor = checkpoint.tensors[name]
-        conv = known.get(name) or _described(checkpoint, tensor, options.layout)
+        conv = known.get(name) or _described(place, checkpoint.tensors[name], options.layout)
         conv = conv._replace(found_by="user", why="named by --layer")
-        convs.append(_with_layout(checkpoint.source.place, conv, options.layout) if options.layout else conv)
+        convs.append(_with_layout(place, conv, options.layout) if options.layout else conv)
     return convs
 
 
-def _described(checkpoint: Checkpoint, tensor: Tensor, layout: Layout | None) -> FirstConv:
+def _described(place: Place, tensor: Tensor, layout: Layout | None) -> FirstConv:
     layout = layout or firstconv.layout_of(tensor)
     if layout is None or len(layout.axes) != len(tensor.shape):
-        raise UnsupportedError(
+        raise place.inside(tensor.name).unsupported(
             f"its shape {list(tensor.shape)} does not say where the input channels are",
-            file=checkpoint.source.name, where=tensor.name, hint="--layout OI, O(HWI) or O(IHW) says it",
-        )  # fmt: skip
+            hint="--layout OI, O(HWI) or O(IHW) says it",
+        )
     return FirstConv(tensor, layout, tensor.shape[layout.channel_axis], "user")
 
 
 def _with_layout(place: Place, conv: FirstConv, layout: Layout) -> FirstConv:
-    if len(layout.axes) != len(conv.tensor.shape):
-        raise UsageError(
-            f"--layout {layout} has {len(layout.axes)} axes, the shape {list(conv.tensor.shape)} has {len(conv.tensor.shape)}",
-            file=place.file, where=conv.tensor.name,
-        )  # fmt: skip
-    channels = conv.in_channels if layout.folded else conv.tensor.shape[layout.channel_axis]
+    shape = conv.tensor.shape
+    if len(layout.axes) != len(shape):
+        what = f"--layout {layout} has {len(layout.axes)} axes, the shape {list(shape)} has {len(shape)}"
+        raise UsageError(what, file=place.file, where=conv.tensor.name)
+    channels = conv.in_channels if layout.folded else shape[layout.channel_axis]
     return conv._replace(layout=layout, in_channels=channels)
 
 
-def match(place: Place, tensors: Sequence[Tensor], layer: str) -> list[Tensor]:
-    """The tensors that a --layer names: the full key; the key without container and wrapper prefixes; a dotted suffix that
-    is unique in each copy of the model; a glob. The ".weight" may be left out.
-
-    Raises UsageError with a suggestion where nothing matches, AmbiguousError where a suffix stands several times in a copy.
-    """
-    spellings = {layer, f"{layer}.weight", f"{layer}.kernel"}
-    rules: tuple[Callable[[Tensor], bool], ...] = (
-        lambda t: t.name in spellings,
-        lambda t: _PREFIXES.sub("", t.key) in spellings,
-        lambda t: any(t.key.endswith("." + s) for s in spellings),
-        lambda t: any(fnmatch.fnmatchcase(n, s) for n in (t.name, t.key) for s in spellings),
-    )
-    for i, rule in enumerate(rules):
-        found = [t for t in tensors if rule(t)]
-        if not found:
-            continue
-        copies: defaultdict[str, list[Tensor]] = defaultdict(list)
-        for tensor in found:
-            copies[tensor.group].append(tensor)
-        if i == 2 and any(len(copy) > 1 for copy in copies.values()):
-            candidates = [Candidate(t.name, t.shape) for t in found]
-            raise AmbiguousError(
-                f"--layer {layer} fits {len(found)} tensors",
-                file=place.file,
-                candidates=candidates,
-                hint=f"--layer {found[0].name}",
-            )
-        return found
-    import difflib
-
-    close = difflib.get_close_matches(layer, [n for t in tensors for n in (t.name, t.key, t.key.removesuffix(".weight"))], 1, 0.5)
-    raise UsageError(
-        f"no tensor is called {layer!r}",
-        file=place.file,
-        hint=f"--layer {close[0]}" if close else "chkpt-channels inspect --all lists them",
-    )
-
-
-def _kernel_change(place: Place, conv: FirstConv, options: Options) -> KernelChange:
-    assert options.to is not None
-    where = place.inside(conv.tensor.name)
+def _kernel_change(
+    checkpoint: Checkpoint, conv: FirstConv, fronts: Sequence[Front], options: Options, method: str
+) -> KernelChange:
+    place, to = checkpoint.source.place.inside(conv.tensor.name), options.to or 1
     if conv.layout is None:
-        raise UnsupportedError("the order of its axes is open", file=place.file, where=conv.tensor.name, hint="--layout says it")
+        raise place.unsupported("the order of its axes is open", hint="--layout says it")
+    if method:
+        return KernelChange(conv, conv.layout, mixing.identity(conv.in_channels)._replace(method=method), conv.tensor.shape)
     if not conv.tensor.dtype.floating:
-        raise where.unsupported(f"holds {conv.tensor.dtype.name}, not floating-point numbers")
-    if options.luma is not None and conv.in_channels == 1:
-        rule = mixing.luma(options.luma)
-    else:
-        rule = mixing.between(conv.in_channels, options.to)
-    shape = conv.layout.with_channels(conv.tensor.shape, conv.in_channels, options.to)
+        raise place.unsupported(f"holds {conv.tensor.dtype.name}, not floating-point numbers")
+    colours = options.luma is not None and conv.in_channels == 1
+    rule = mixing.luma(options.luma or ()) if colours else mixing.between(conv.in_channels, to)
+    if fronts and not rule.is_identity:
+        scale, shift = _composed(checkpoint.source.place, fronts, conv.in_channels)
+        rule = rule.between_affine(scale, shift, _chosen_constants(rule))
+    if conv.groups == 1 or rule.is_identity:
+        return KernelChange(conv, conv.layout, rule, conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to))
+    shape = checkpoint.ungrouped(conv, to)
+    if shape is None or (to == 1 and any(row != (1.0,) for row in rule.matrix)):
+        raise place.unsupported(f"a convolution in {conv.groups} groups, which only keeps its kernel toward one channel")
     return KernelChange(conv, conv.layout, rule, shape)
 
 
-def _values(checkpoint: Checkpoint, kernel: KernelChange) -> Callable[[], NDArray[Any]]:
-    """The new kernel, computed once when it is first asked for. Raises UnsupportedError where it is not finite."""
-    return cache(partial(_mix, checkpoint, kernel))
+def _composed(place: Place, fronts: Sequence[Front], channels: int) -> tuple[list[float], list[float]]:
+    """All fronts as one y = scale · x + shift. Raises UnsupportedError for one that is not affine in each channel."""
+    scale, shift = [1.0] * channels, [0.0] * channels
+    for front in fronts:
+        if front.scale is None or front.shift is None:
+            raise place.inside(front.where).unsupported(
+                f"this {front.kind} stands between the image and the first convolution and mixes or selects channels"
+            )
+        scale = [a * s for a, s in zip(front.scale, scale, strict=True)]
+        shift = [a * b + c for a, b, c in zip(front.scale, shift, front.shift, strict=True)]
+    return scale, shift
 
 
-def _mix(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]:
-    tensor = kernel.conv.tensor
-    place = checkpoint.source.place.inside(tensor.name)
-    old = checkpoint.load(tensor.name)
-    if (bad := first_not_finite(old, kernel.layout)) is not None:
-        raise place.unsupported(f"filter {bad} holds NaN or infinity")
-    view = kernel.layout.view(tensor.shape, kernel.conv.in_channels)
-    new = kernel.mixing.apply(old, view, tensor.dtype).reshape(kernel.shape)
-    if (bad := first_not_finite(new, kernel.layout)) is not None:
-        raise place.unsupported(f"filter {bad} would overflow {tensor.dtype.name}")
-    return new
-
-
-def first_not_finite(kernel: NDArray[Any], layout: Layout) -> int | None:
-    """The first output channel that holds a NaN or an infinity, None where there is none."""
-    import numpy as np
-
-    axis = next(i for i, letters in enumerate(layout.axes) if "O" in letters)
-    bad = ~np.isfinite(kernel.astype(np.float32) if kernel.dtype.kind == "V" or kernel.dtype.itemsize < 4 else kernel)
-    found = np.flatnonzero(np.moveaxis(bad, axis, 0).reshape(kernel.shape[axis], -1).any(axis=1))
-    return int(found[0]) if found.size else None
-
-
-class _OptimizerEdits:
-    """The state that optimizers keep for the kernels: zeroed in the new shape, or dropped."""
-
-    def __init__(self, checkpoint: Checkpoint, changed: Iterable[KernelChange], how: str) -> None:
-        self.tensors: dict[str, TensorEdit] = {}
-        self.numbers: dict[str, int] = {}
-        self.dropped: list[str] = []
-        self._checkpoint = checkpoint
-        optimizers: defaultdict[str, list[OptimizerEntry]] = defaultdict(list)
-        for entry in checkpoint.optimizer_entries:
-            optimizers[entry.where.rpartition("/")[0]].append(entry)
-        for entries in optimizers.values():
-            for entry, kernel in self._owners(entries, list(changed)):
-                if how == "drop":
-                    self.dropped.append(entry.where)
-                else:
-                    self._reset(entry, kernel)
-
-    def _owners(
-        self, entries: Sequence[OptimizerEntry], changed: Sequence[KernelChange]
-    ) -> list[tuple[OptimizerEntry, KernelChange]]:
-        """Which entry belongs to which kernel: by name, or by shape, and among equal shapes by order."""
-        found: list[tuple[OptimizerEntry, KernelChange]] = []
-        for kernel in changed:
-            named = [e for e in entries if e.parameter == kernel.conv.tensor.key]
-            found += [(entry, kernel) for entry in named]
-        if found:
-            return found
-        for shape in dict.fromkeys(k.conv.tensor.shape for k in changed):
-            group = changed[0].conv.tensor.group
-            alike = [t for t in searchable(self._checkpoint) if t.shape == shape and t.group == group]
-            kernels = {k.conv.tensor.name: k for k in changed if k.conv.tensor.shape == shape}
-            owned = [e for e in entries if any(t.shape == shape for t in e.tensors.values())]
-            if owned and len(owned) not in (len(alike), sum(t.name in kernels for t in alike)):
-                raise UnsupportedError(
-                    f"has {len(owned)} entries of shape {list(shape)} for {len(alike)} tensors: which is the kernel's is open",
-                    file=self._checkpoint.source.name, where=owned[0].where,
-                )  # fmt: skip
-            if len(owned) != len(alike):
-                alike = [t for t in alike if t.name in kernels]
-            found += [(e, kernels[t.name]) for e, t in zip(owned, alike, strict=False) if t.name in kernels]
-        return found
-
-    def _reset(self, entry: OptimizerEntry, kernel: KernelChange) -> None:
-        for slot, tensor in entry.tensors.items():
-            if tensor.shape == kernel.conv.tensor.shape and tensor.dtype.floating:
-                self.tensors[tensor.name] = TensorEdit(kernel.shape, partial(_zeros, kernel.shape, tensor))
-            elif slot == "step" or tensor.shape == ():
-                self.tensors[tensor.name] = TensorEdit(tensor.shape, partial(_zeros, tensor.shape, tensor))
-            else:
-                raise UnsupportedError(
-                    f"holds {tensor.dtype.name} of shape {list(tensor.shape)}, which cannot be reset",
-                    file=self._checkpoint.source.name, where=tensor.name, hint="--optimizer drop leaves the entry out",
-                )  # fmt: skip
-        self.numbers |= {f"{entry.where}/{slot}": 0 for slot in entry.numbers if slot == "step"}
-
-
-def _zeros(shape: tuple[int, ...], tensor: Tensor) -> NDArray[Any]:
-    import numpy as np
-
-    from .dtypes import numpy_dtype
-
-    return np.zeros(shape, numpy_dtype(tensor.dtype))
+def _chosen_constants(rule: Mixing) -> tuple[int, ...]:
+    """For each new channel the old one whose per-channel constants it takes: the one it stands in for most."""
+    sizes = [[abs(value) for value in column] for column in zip(*rule.matrix, strict=True)]
+    return tuple(column.index(max(column)) for column in sizes)

@@ -9,7 +9,8 @@ from . import plan as planning
 from .convert import Path_, kernel_reports, make_options, open_source
 from .formats import detect
 from .model import Checkpoint
-from .plan import KernelChange, Options, Plan
+from .kernels import KernelChange
+from .plan import Options, Plan
 from .report import Difference, FileInfo, Verification
 
 
@@ -22,12 +23,13 @@ def verify(
     layout: str | None = None,
     optimizer: str = "reset",
     strict: bool = False,
+    method: str = "auto",
 ) -> Verification:
     """Whether `converted` is what converting `original` gives; the target is read off `converted`. Options as in `convert`.
 
     Raises what opening or planning raises; differences are results, not errors.
     """
-    options = make_options(None, luma, layers, layout, optimizer, strict)
+    options = make_options(None, luma, layers, layout, optimizer, strict, method)
     with open_source(original) as source, open_source(converted) as second:
         before, after = detect(source)(source), detect(second)(second)
         options = options._replace(to=_target(before, after, options))

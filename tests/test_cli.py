@@ -21,7 +21,7 @@ FIXTURES = ROOT / "fixtures"
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
 SAFE = FIXTURES / "safetensors" / "model.safetensors"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = {name: command for name, command in typer.main.get_command(app).commands.items()}
+COMMANDS = dict(typer.main.get_command(app).commands)
 
 
 def run(*arguments, cwd=None, stdin=b"", **environment):

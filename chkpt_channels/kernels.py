@@ -1,0 +1,128 @@
+"""What happens to a first conv, and the arithmetic of it: computed when it is written, not when it is planned."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import mixing
+from .layout import Layout
+from .mixing import Mixing
+from .model import Checkpoint, FirstConv, TensorEdit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class KernelChange(NamedTuple):
+    """One first conv, the mixing it gets and its new shape. With the identity nothing of it changes."""
+
+    conv: FirstConv
+    layout: Layout
+    mixing: Mixing
+    shape: tuple[int, ...]
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is to be done."""
+        return not self.mixing.is_identity
+
+
+def mixed(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]:
+    """The new kernel. Raises UnsupportedError where the old one is not finite or the new one would overflow."""
+    conv, layout = kernel.conv, kernel.layout
+    place = checkpoint.source.place.inside(conv.tensor.name)
+    old = checkpoint.load(conv.tensor.name)
+    if (bad := first_not_finite(old, layout)) is not None:
+        raise place.unsupported(f"filter {bad} holds NaN or infinity")
+    if conv.groups > 1:
+        old = _dense(old, kernel)
+        if kernel.mixing.new == 1:
+            return old
+    view = layout.view(old.shape, conv.in_channels)
+    new = kernel.mixing.apply(old, view, conv.tensor.dtype).reshape(kernel.shape)
+    if (bad := first_not_finite(new, layout)) is not None:
+        raise place.unsupported(f"filter {bad} would overflow {conv.tensor.dtype.name}")
+    return new
+
+
+def _dense(old: NDArray[Any], kernel: KernelChange) -> NDArray[Any]:
+    """A grouped kernel with every filter over all channels, zero outside its group; toward one channel the same bytes."""
+    import numpy as np
+
+    conv = kernel.conv
+    if kernel.mixing.new == 1:
+        return old.reshape(kernel.shape)
+    filters, width = old.shape[0], conv.in_channels // conv.groups
+    dense = np.zeros((filters, conv.in_channels, *old.shape[2:]), old.dtype)
+    for o in range(filters):
+        group = o * conv.groups // filters
+        dense[o, group * width : (group + 1) * width] = old[o]
+    return dense
+
+
+def bias_shift(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]:
+    """Δb_o = Σ over channels and taps of W[o, i, …] · t_i, in float64."""
+    conv, layout = kernel.conv, kernel.layout
+    old = checkpoint.load(conv.tensor.name)
+    if conv.groups > 1:
+        old = _dense(old, kernel._replace(mixing=mixing.identity(conv.in_channels)))
+    shift = kernel.mixing.bias_shift(old, layout.view(old.shape, conv.in_channels))
+    filters = layout.axes.index("O")
+    folded = shift.reshape(layout.with_channels(old.shape, conv.in_channels, 1))
+    summed: NDArray[Any] = folded.sum(axis=tuple(axis for axis in range(folded.ndim) if axis != filters))
+    return summed
+
+
+def shifted(checkpoint: Checkpoint, kernel: KernelChange, taker: tuple[str, int], before: TensorEdit | None) -> NDArray[Any]:
+    """The bias or running mean that takes the constant, rounded to its dtype."""
+    import numpy as np
+
+    from .dtypes import rounded
+
+    name, sign = taker
+    old = before.values() if before else checkpoint.load(name)
+    return rounded(old.astype(np.float64) + sign * bias_shift(checkpoint, kernel), checkpoint.tensors[name].dtype)
+
+
+def first_not_finite(kernel: NDArray[Any], layout: Layout) -> int | None:
+    """The first output channel that holds a NaN or an infinity, None where there is none."""
+    import numpy as np
+
+    axis = next(i for i, letters in enumerate(layout.axes) if "O" in letters)
+    bad = ~np.isfinite(kernel.astype(np.float32) if kernel.dtype.itemsize < 4 else kernel)
+    found = np.flatnonzero(np.moveaxis(bad, axis, 0).reshape(kernel.shape[axis], -1).any(axis=1))
+    return int(found[0]) if found.size else None
+
+
+def parity(checkpoint: Checkpoint, kernel: KernelChange, new: NDArray[Any]) -> tuple[float, float]:
+    """The largest difference, absolute and in ulp of the largest response, between the old kernel on a random 8-bit patch
+    mapped to the old channels and the `new` one on the patch itself, both summed in float64."""
+    from random import Random  # numpy.random takes 15 ms to import
+
+    import numpy as np
+
+    conv, layout, rule = kernel.conv, kernel.layout, kernel.mixing
+    old = checkpoint.load(conv.tensor.name)
+    if conv.groups > 1:
+        old = _dense(old, kernel._replace(mixing=mixing.identity(conv.in_channels)))
+    filters = layout.axes.index("O")
+    shape = tuple(1 if axis == filters else n for axis, n in enumerate(new.shape))
+    view = layout.view(shape, rule.new)
+    image = np.frombuffer(Random(0).randbytes(prod(view)), np.uint8).reshape(view) / 255
+    mapped = np.einsum("ij,pjq->piq", np.array(rule.matrix), image)
+    wide = mapped.reshape(layout.with_channels(shape, rule.new, rule.old))
+    before, after = (_responses(k, x, filters) for k, x in ((old, wide), (new, image.reshape(shape))))
+    difference, largest = float(np.abs(before - after).max()), float(np.abs(before).max())
+    bits = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}.get(conv.tensor.dtype.name, 3)
+    unit = 2.0 ** (np.floor(np.log2(largest)) - bits) if largest > 0 else 1.0
+    return difference, difference / float(unit)
+
+
+def _responses(kernel: NDArray[Any], patch: NDArray[Any], filters: int) -> NDArray[Any]:
+    """One activation a filter, in float64."""
+    import numpy as np
+
+    axes = tuple(axis for axis in range(kernel.ndim) if axis != filters)
+    responses: NDArray[Any] = (kernel.astype(np.float64) * patch).sum(axis=axes)
+    return responses
