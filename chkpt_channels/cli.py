@@ -95,8 +95,8 @@ def convert(
         _progress(quiet) as progress,
     ):
         report = library(
-            src, output, to, luma=luma, layers=layer or (), layout=layout, method=method, optimizer=optimizer, strict=strict, force=force,
-            dry_run=dry_run, progress=progress,
+            src, output, to, luma=luma, layers=layer or (), layout=layout, method=method, optimizer=optimizer, strict=strict,
+            force=force, dry_run=dry_run, progress=progress,
         )  # fmt: skip
         session.add(
             report.result(), [] if quiet else text.converted(report, verbose=verbose), [] if quiet else text.notes(report)

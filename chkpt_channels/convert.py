@@ -49,8 +49,9 @@ def convert(
 
     Without `dst` the output is `<stem>_<to><ext>` beside the source; "-" is standard input or output. `luma` names or gives
     the weights that split a gray kernel over colours; `layers` name the first convs and `layout` says how they lie where the
-    file does not; `optimizer` is "reset" or "drop" for the state kept for them; `method` is how one channel is made: "sum"
-    edits kernels, "broadcast" and "stack" let the file's own graph make the old channels of it, "auto" chooses. `progress(done, total)` is called with bytes.
+    file does not; `optimizer` is "reset" or "drop" for the state kept for them; `method` is how one
+    channel is made: "sum" edits kernels, "broadcast" and "stack" let the file's own graph make the old channels of it, "auto"
+    chooses. `progress(done, total)` is called with bytes.
 
     Where nothing is to change the file is copied and the report's status is "unchanged". Raises a ChkptChannelsError,
     and nothing is written then.

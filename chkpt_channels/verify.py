@@ -8,8 +8,8 @@ from . import mixing
 from . import plan as planning
 from .convert import Path_, kernel_reports, make_options, open_source
 from .formats import detect
-from .model import Checkpoint
 from .kernels import KernelChange
+from .model import Checkpoint
 from .plan import Options, Plan
 from .report import Difference, FileInfo, Verification
 
