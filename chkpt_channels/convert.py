@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from . import kernels
 from . import plan as planning
 from .atomic import Output, StandardOutput
-from .errors import ChkptChannelsError, UsageError
+from .errors import UsageError
 from .formats import FOREIGN_SUFFIXES, detect, known
 from .layout import Layout
 from .mixing import LUMA
@@ -21,6 +22,7 @@ from .model import Checkpoint
 from .plan import Options, Plan
 from .report import DeclarationChange, FileInfo, Inspection, KernelReport, Parity, Report
 from .source import Source
+from .splice import apply
 
 if TYPE_CHECKING:
     pass
@@ -66,13 +68,15 @@ def convert(
             parity = _parity(checkpoint, plan)
             status = "would_convert" if plan.edits else "unchanged"
             return _report(status, checkpoint, plan, path, None, parity, began)
+        companions = checkpoint.companions(path, edited=bool(plan.edits))
         with _output(path, source, force=force) as out:
             shown = (lambda done: progress(done, source.size)) if progress else None
-            checkpoint.write(plan.edits, out.fd, out.place, shown)
+            checkpoint.write(plan.edits._replace(companions=companions), out.fd, out.place, shown)
             source.check_unchanged()
             size = check(checkpoint, plan, out.fd, str(path))
             parity = _parity(checkpoint, plan)
-            out.publish()
+            with _companions(Path(source.name).parent, path, companions, force=force):
+                out.publish()
         written = FileInfo(str(path), checkpoint.format, size)
         return _report("converted" if plan.edits else "unchanged", checkpoint, plan, path, written, parity, began)
 
@@ -83,15 +87,11 @@ def inspect(path: Path_) -> Inspection:
     with open_source(path) as source:
         checkpoint = detect(source)(source)
         finding = planning.find(checkpoint)
-        try:
-            declarations = tuple(checkpoint.declarations(finding.first_convs))
-        except ChkptChannelsError:
-            declarations = ()
         return Inspection(
             _info(checkpoint),
             finding.first_convs,
             finding.candidates,
-            declarations,
+            tuple(checkpoint.declarations(finding.first_convs)),
             tuple(checkpoint.tensors.values()),
             tuple(checkpoint.optimizer_entries),
             planning.notices(checkpoint),
@@ -183,6 +183,28 @@ def _output(path: Path, source: Source, *, force: bool) -> Output | StandardOutp
     return StandardOutput() if os.fspath(path) == STDIO else Output(path, source, force=force)
 
 
+@contextlib.contextmanager
+def _companions(folder: Path, path: Path, names: dict[str, str], *, force: bool) -> Iterator[None]:
+    """Copy the files that go with the output, and publish them first; take them back if the output itself fails."""
+    if names and os.fspath(path) == STDIO:
+        raise UsageError(f"the file comes with {', '.join(names)}: -o names the output, so that they can stand beside it")
+    with contextlib.ExitStack() as stack:
+        outputs = []
+        for old, new in names.items():
+            source = stack.enter_context(Source(folder / old))
+            out = stack.enter_context(Output(path.parent / new, source, force=force))
+            apply(source, [], out.fd, out.place)
+            outputs.append(out)
+        for out in outputs:
+            out.publish()
+        try:
+            yield
+        except BaseException:
+            for out in outputs:
+                out.path.unlink(missing_ok=True)
+            raise
+
+
 def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
     """Re-open what was written: the index is as planned, the edits read back, the format's own library accepts it.
     Returns its size. Raises RuntimeError otherwise: that is a bug of this package, and nothing is published."""
@@ -191,7 +213,8 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
         gone = {t.name for e in before.optimizer_entries if e.where in plan.edits.dropped for t in e.tensors.values()}
         expected = {n: (t.dtype, t.shape) for n, t in before.tensors.items() if n not in gone}
         expected |= {n: (before.tensors[n].dtype, edit.shape) for n, edit in plan.edits.tensors.items()}
-        if {n: (t.dtype, t.shape) for n, t in after.tensors.items()} != expected:
+        found = {n: (t.dtype, t.shape) for n, t in after.tensors.items() if n in expected or not after.adds_tensors}
+        if found != expected:
             raise RuntimeError(f"{name}: the written file has other tensors than planned")
         for tensor, edit in plan.edits.tensors.items():
             if b"".join(after.chunks(tensor)) != edit.values().tobytes():

@@ -37,6 +37,8 @@ _ROWS = (
     DType("F8_E5M2FNUZ", 8, "float8_e5m2fnuz", "float8_e5m2fnuz", "", True),
     DType("F8_E8M0", 8, "float8_e8m0fnu", "float8_e8m0fnu", ""),
     DType("F4", 4, "", "float4_e2m1fn_x2", ""),
+    DType("U4", 4),
+    DType("I4", 4),
     DType("F6_E2M3", 6),
     DType("F6_E3M2", 6),
     DType("I64", 64, "int64", "int64", "Long"),

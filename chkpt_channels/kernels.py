@@ -85,6 +85,14 @@ def shifted(checkpoint: Checkpoint, kernel: KernelChange, taker: tuple[str, int]
     return rounded(old.astype(np.float64) + sign * bias_shift(checkpoint, kernel), checkpoint.tensors[name].dtype)
 
 
+def taken(checkpoint: Checkpoint, name: str, axis: int, chosen: tuple[int, ...]) -> NDArray[Any]:
+    """The chosen positions along an axis of a stored tensor."""
+    import numpy as np
+
+    found: NDArray[Any] = np.ascontiguousarray(np.take(checkpoint.load(name), chosen, axis))
+    return found
+
+
 def first_not_finite(kernel: NDArray[Any], layout: Layout) -> int | None:
     """The first output channel that holds a NaN or an infinity, None where there is none."""
     import numpy as np

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from .dtypes import DType
@@ -56,12 +57,19 @@ class FirstConv(NamedTuple):
 
 class Front(NamedTuple):
     """A per-channel operation that a file's graph has between the image and the first convs: y_i = scale_i · x_i + shift_i.
-    `scale` and `shift` are None where it is nothing of the kind. `where` names it, `kind` says what it is."""
+    `scale` and `shift` are None where it is nothing of the kind. `where` names it, `kind` says what it is; `tensors` are the
+    ones that hold its constants, (name, axis of the channels)."""
 
     where: str
     kind: str
     scale: tuple[float, ...] | None = None
     shift: tuple[float, ...] | None = None
+    tensors: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def uniform(self) -> bool:
+        """Whether every channel gets the same: then one channel gets it too, and nothing is in the way."""
+        return self.scale is not None and self.shift is not None and len({*zip(self.scale, self.shift, strict=True)}) == 1
 
 
 class OptimizerEntry(NamedTuple):
@@ -95,8 +103,9 @@ class Edits(NamedTuple):
     dropped   optimizer entries to leave out, by `where`
     channels  the input channels that the graph's inputs are to declare, 0 for no change
     method    "" for edited kernels; "broadcast" or "stack" where the graph itself makes the old channels of the new one
-    fronts    for each Front, by `where`, the old channel whose constants each new channel takes
+    fronts    for each Front, by `where`, the old channel whose constants each new channel takes, where these are no tensors
     biases    Δb of kernels that have neither a bias nor a BatchNorm to take it, by the kernel's name
+    companions  the new names of files that the file names and that go with it
     """
 
     tensors: Mapping[str, TensorEdit] = {}
@@ -106,6 +115,7 @@ class Edits(NamedTuple):
     method: str = ""
     fronts: Mapping[str, tuple[int, ...]] = {}
     biases: Mapping[str, TensorEdit] = {}
+    companions: Mapping[str, str] = {}
 
     def __bool__(self) -> bool:
         return bool(self.tensors or self.numbers or self.dropped or self.channels)
@@ -122,6 +132,8 @@ class Checkpoint(ABC):
     """The file name extensions of the family, "" for none; the first three letters of an output must not lie."""
     ordered: ClassVar[bool]
     """Whether the order of `tensors` is the order of the modules."""
+    adds_tensors: ClassVar[bool] = False
+    """Whether an edit may add tensors: a private copy of one that others share, a bias where there was none."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -177,6 +189,14 @@ class Checkpoint(ABC):
         """The shape in which a grouped first conv's kernel serves `channels` channels: for one channel the same bytes; for
         others its dense expansion, None where the format cannot hold that."""
         return conv.tensor.shape if channels == 1 else None
+
+    def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
+        """Files in the source's folder that must be copied beside the output `path`: old name → new name."""
+        return {}
+
+    def refined(self, conv: FirstConv) -> FirstConv:
+        """A first conv found by names and shapes, with what the file says about its groups."""
+        return conv
 
     @abstractmethod
     def splices(self, edits: Edits) -> list[Splice]:

@@ -76,7 +76,8 @@ def find(checkpoint: Checkpoint) -> firstconv.Finding:
     """The first convs by the strongest evidence there is: the graph, else names and shapes."""
     if by_graph := tuple(checkpoint.first_convs()):
         return firstconv.Finding(by_graph)
-    return firstconv.find(searchable(checkpoint), ordered=checkpoint.ordered)
+    found = firstconv.find(searchable(checkpoint), ordered=checkpoint.ordered)
+    return found._replace(first_convs=tuple(checkpoint.refined(conv) for conv in found.first_convs))
 
 
 def make(checkpoint: Checkpoint, options: Options) -> Plan:
@@ -89,20 +90,24 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
     convs = _chosen(checkpoint, options) if options.layers else _found(checkpoint, options)
     told = (*notices(checkpoint), *_luma_notices(options))
     old = next((conv.in_channels for conv in convs if conv.in_channels != options.to), options.to)
-    fronts = checkpoint.fronts(convs) if old != options.to else ()
-    method = _graph_method(checkpoint, convs, fronts, options) if old != options.to else ""
-    changes = tuple(_kernel_change(checkpoint, conv, fronts, options, method) for conv in convs)
+    fronts = {conv.tensor.name: checkpoint.fronts([conv]) if old != options.to else () for conv in convs}
+    in_front = list(dict.fromkeys(front for each in fronts.values() for front in each))
+    method = _graph_method(checkpoint, convs, in_front, options) if old != options.to else ""
+    changes = tuple(_kernel_change(checkpoint, conv, fronts[conv.tensor.name], options, method) for conv in convs)
     changed = [change for change in changes if change.changes]
     if old == options.to and not changed:
         return Plan(changes, Edits(), (old, old), notices=told)
     declarations = tuple(checkpoint.declarations([change.conv for change in (changes if method else changed)]))
     edits = _edits(checkpoint, changed, options.optimizer)
     chosen = _chosen_constants(changed[0].mixing) if changed else ()
+    kept = [] if method else in_front
+    constants = {name: _selected(checkpoint, name, axis, chosen) for front in kept for name, axis in front.tensors}
     edits = edits._replace(
+        tensors={**edits.tensors, **constants},
         numbers={**{d.where: options.to for d in declarations}, **edits.numbers},
         channels=options.to,
         method=method,
-        fronts={} if method else {front.where: chosen for front in fronts},
+        fronts={front.where: chosen for front in kept},
     )
     return Plan(changes, edits, (old, options.to), declarations, told)
 
@@ -127,7 +132,8 @@ def _edits(checkpoint: Checkpoint, changed: Sequence[KernelChange], optimizer: s
 
 def _graph_method(checkpoint: Checkpoint, convs: Sequence[FirstConv], fronts: Sequence[Front], options: Options) -> str:
     """The way to one channel that touches no kernel, where it is asked for or where something per-channel is in the way."""
-    if options.to != 1 or options.method == "sum" or (options.method == "auto" and not fronts):
+    clear = all(front.uniform for front in fronts) and all(conv.layout and conv.tensor.dtype.floating for conv in convs)
+    if options.to != 1 or options.method == "sum" or (options.method == "auto" and clear):
         return ""
     allowed = checkpoint.graph_methods(convs)
     if options.method == "auto":
@@ -209,16 +215,19 @@ def _kernel_change(
     checkpoint: Checkpoint, conv: FirstConv, fronts: Sequence[Front], options: Options, method: str
 ) -> KernelChange:
     place, to = checkpoint.source.place.inside(conv.tensor.name), options.to or 1
+    if method:
+        same = mixing.identity(conv.in_channels)._replace(method=method)
+        return KernelChange(conv, conv.layout or Layout("OIHW"), same, conv.tensor.shape)
+    if conv.in_channels == to:
+        return KernelChange(conv, conv.layout or Layout("OIHW"), mixing.identity(to), conv.tensor.shape)
+    scale, shift = _composed(checkpoint.source.place, fronts, conv.in_channels)
     if conv.layout is None:
         raise place.unsupported("the order of its axes is open", hint="--layout says it")
-    if method:
-        return KernelChange(conv, conv.layout, mixing.identity(conv.in_channels)._replace(method=method), conv.tensor.shape)
     if not conv.tensor.dtype.floating:
         raise place.unsupported(f"holds {conv.tensor.dtype.name}, not floating-point numbers")
     colours = options.luma is not None and conv.in_channels == 1
     rule = mixing.luma(options.luma or ()) if colours else mixing.between(conv.in_channels, to)
     if fronts and not rule.is_identity:
-        scale, shift = _composed(checkpoint.source.place, fronts, conv.in_channels)
         rule = rule.between_affine(scale, shift, _chosen_constants(rule))
     if conv.groups == 1 or rule.is_identity:
         return KernelChange(conv, conv.layout, rule, conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to))
@@ -236,9 +245,18 @@ def _composed(place: Place, fronts: Sequence[Front], channels: int) -> tuple[lis
             raise place.inside(front.where).unsupported(
                 f"this {front.kind} stands between the image and the first convolution and mixes or selects channels"
             )
-        scale = [a * s for a, s in zip(front.scale, scale, strict=True)]
-        shift = [a * b + c for a, b, c in zip(front.scale, shift, front.shift, strict=True)]
+        times, plus = (c * channels if len(c) == 1 else c for c in (front.scale, front.shift))
+        scale = [a * s for a, s in zip(times, scale, strict=True)]
+        shift = [a * b + c for a, b, c in zip(times, shift, plus, strict=True)]
     return scale, shift
+
+
+def _selected(checkpoint: Checkpoint, name: str, axis: int, chosen: tuple[int, ...]) -> TensorEdit:
+    """Per-channel constants of the old channels that the new ones stand in for, their bits copied."""
+    shape = checkpoint.tensors[name].shape
+    return TensorEdit(
+        (*shape[:axis], len(chosen), *shape[axis + 1 :]), cache(partial(kernels.taken, checkpoint, name, axis, chosen))
+    )
 
 
 def _chosen_constants(rule: Mixing) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from ..source import Source
 
 HEAD = 1024
 
-FOREIGN_SUFFIXES = frozenset({".onnx", ".h5", ".hdf5", ".keras", ".npz", ".gguf", ".tflite", ".pb", ".msgpack"})
+FOREIGN_SUFFIXES = frozenset({".h5", ".hdf5", ".keras", ".npz", ".gguf", ".tflite", ".pb", ".msgpack"})
 """Extensions of formats that are not written here: an output of that name would lie."""
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"

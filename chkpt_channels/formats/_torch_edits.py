@@ -97,21 +97,35 @@ def declarations(torch_object: TorchObject, first_convs: Iterable[FirstConv]) ->
     for conv in first_convs:
         link = torch_object.links.get(conv.tensor.name)
         link = link.parent if link else None
-        innermost = True
         while link is not None:
             where, _ = link.path()
-            for name, node in _channel_counts(link, where):
-                count = plain(node)
-                if count == conv.in_channels:
-                    found[name] = Declaration(name, count)
+            counts = list(_channel_counts(link, where))
+            if conv.groups > 1 and (module := _own_numbers(link)):
+                counts.append((f"{where}.groups".removeprefix("."), module["groups"]))
+            for name, node in counts:
+                if plain(node) == conv.in_channels:
+                    found[name] = Declaration(name, conv.in_channels)
                     torch_object.numbers[name] = node
-                elif innermost and name.endswith("in_channels") and isinstance(count, int):
-                    raise torch_object.place.inside(conv.tensor.name).unsupported(
-                        f"the module around it has in_channels = {count}: a grouped convolution"
-                    )
-            innermost = innermost and link.node.target.state is None
             link = link.parent
     return list(found.values())
+
+
+def refined(torch_object: TorchObject, conv: FirstConv) -> FirstConv:
+    """A pickled module says how many channels and groups its kernel is for."""
+    link = torch_object.links.get(conv.tensor.name)
+    numbers = _own_numbers(link.parent) if link and link.parent else {}
+    if not numbers:
+        return conv
+    channels, groups = plain(numbers["in_channels"]), plain(numbers["groups"])
+    if groups == 1 or channels != conv.in_channels * groups:
+        return conv
+    return conv._replace(in_channels=channels, groups=groups, why=f"{conv.why}; in {groups} groups")
+
+
+def _own_numbers(link: Link) -> dict[str, Node]:
+    """in_channels and groups of a convolution module, by name; empty for other objects."""
+    found = {name: node for name, node in attributes(link.node.target) if name in ("in_channels", "groups")}
+    return found if len(found) == 2 and all(isinstance(plain(node), int) for node in found.values()) else {}
 
 
 def _channel_counts(link: Link, where: str) -> Iterable[tuple[str, Node]]:

@@ -18,7 +18,7 @@ from ..limits import LIMITS
 from ..model import Checkpoint, Declaration, Edits, FirstConv
 from ..source import Source
 from ..splice import Splice
-from ._torch_edits import TorchEdits, chunks_of, declarations, load_line, optimizer_entries, tensor_of
+from ._torch_edits import TorchEdits, chunks_of, declarations, load_line, optimizer_entries, refined, tensor_of
 from ._torch_globals import foreign
 from ._torch_tree import Storage, TorchObject
 
@@ -106,6 +106,9 @@ class TorchLegacy(Checkpoint):
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         return declarations(self._object, first_convs)
+
+    def refined(self, conv: FirstConv) -> FirstConv:
+        return refined(self._object, conv)
 
     def load_line(self, path: str) -> str:
         return load_line(self._object, path, safe=not self.globals)

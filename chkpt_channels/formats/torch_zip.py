@@ -18,7 +18,7 @@ from ..containers.zipmembers import Archive
 from ..model import Checkpoint, Declaration, Edits, FirstConv, Notice
 from ..source import Source
 from ..splice import Check, Splice
-from ._torch_edits import TorchEdits, chunks_of, declarations, load_line, optimizer_entries, tensor_of
+from ._torch_edits import TorchEdits, chunks_of, declarations, load_line, optimizer_entries, refined, tensor_of
 from ._torch_globals import foreign
 from ._torch_tree import Storage, TorchObject
 
@@ -92,6 +92,9 @@ class TorchZip(Checkpoint):
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         return declarations(self._objects["data"], first_convs)
+
+    def refined(self, conv: FirstConv) -> FirstConv:
+        return refined(self._objects["data"], conv)
 
     def load_line(self, path: str) -> str:
         if self.scripted:

@@ -1,0 +1,265 @@
+"""ONNX: a protobuf message whose graph holds nodes, stored tensors and declared shapes.
+
+    ModelProto { graph: GraphProto { node*, initializer*, input*, output*, value_info* } }
+
+Read as spans of the wire format (`_onnx_model`), followed from the image on (`_onnx_path`), edited by whole fields: unknown
+fields, field order and everything else stay as they are, at any size. The judge is onnx's own schema.
+Source: onnx/onnx.proto and docs/IR.md of onnx 1.23.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..containers.wire import BYTES, VARINT
+from ..errors import Place
+from ..layout import Layout
+from ..model import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, Tensor
+from ..source import Source
+from ..splice import Splice
+from ._onnx_edits import OnnxEdits, locations
+from ._onnx_model import (
+    GRAPH_INITIALIZERS,
+    GRAPH_SPARSE,
+    MODEL_GRAPH,
+    OnnxModel,
+    Payload,
+    Weight,
+    payload,
+    skeleton,
+    typed_elements,
+)
+from ._onnx_path import ImagePath, Reached, image_paths, in_channels, kernel_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CHUNK = 4 << 20
+LAYOUTS = {"Conv": {3: "OIW", 4: "OIHW", 5: "OIDHW"}, "ConvTranspose": {3: "IOW", 4: "IOHW", 5: "IODHW"}}
+
+
+class Onnx(Checkpoint):
+    """One ONNX model, with the files beside it that hold its external data."""
+
+    format = "onnx"
+    title = "ONNX"
+    suffixes = frozenset({".onnx"})
+    ordered = True
+    adds_tensors = True
+
+    @classmethod
+    def sniff(cls, source: Source) -> bool:
+        """A protobuf whose first fields could be a ModelProto's, and which has a graph."""
+        head = source.read(0, min(16, source.size))
+        if not head or head[0] not in (0x08, 0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42):
+            return False
+        return _top_fields_look_right(source)
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self.model = OnnxModel(source)
+        self._folder = Path(source.name).parent
+        self._payloads: dict[str, Payload] = {}
+        self._others: dict[Path, Source] = {}
+        for weight in self.model.weights.values():
+            self._payloads[weight.name] = payload(weight, source.place, self._folder)
+            self.tensors[weight.name] = Tensor(weight.name, weight.dtype, weight.shape)
+        if self.model.graph.fields.get(GRAPH_SPARSE):
+            self.warnings.append(Notice("sparse", "sparse initializers are copied as they are"))
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        weight, found = self.model.weights[name], self._payloads[name]
+        source, start, stop = self._where(weight, found)
+        if source is None:
+            yield typed_elements(weight)
+            return
+        for at in range(start, stop, CHUNK):
+            yield source.read(at, min(at + CHUNK, stop))
+
+    def _where(self, weight: Weight, found: Payload) -> tuple[Source | None, int, int]:
+        if found.path is not None:
+            other = self._others.get(found.path)
+            if other is None:
+                other = self._others[found.path] = open_beside(self.source.place, found.path, self._folder)
+            if found.stop > other.size:
+                raise other.place.inside(weight.name).damaged(
+                    f"ends at {other.size}, before its {weight.size} bytes", at=found.start
+                )
+            return other, found.start, found.stop
+        if found.field is not None and found.field.number == 9:
+            return self.source, found.field.value, found.field.stop
+        return None, 0, 0
+
+    def load_weight(self, weight: Weight) -> NDArray[Any]:
+        """A stored tensor as an array."""
+        return self.load(weight.name)
+
+    @cached_property
+    def paths(self) -> list[ImagePath]:
+        """From each image input on. Raises UnsupportedError where it runs into one of the model's own functions."""
+        paths = image_paths(self.model, self.load_weight)
+        for path in paths:
+            for constants in path.fronts:
+                node = constants.node
+                if (node.domain, node.op) in self.model.functions:
+                    raise self.source.place.inside(node.label).unsupported(
+                        f"the image runs into the model's own function {node.op}"
+                    )
+        return paths
+
+    def first_convs(self) -> Sequence[FirstConv]:
+        found: dict[str, FirstConv] = {}
+        for path in self.paths:
+            for reached in path.reached:
+                if conv := self._first_conv(path, reached):
+                    found.setdefault(conv.tensor.name, conv)
+        direct = [conv for conv in found.values() if conv.layout]
+        return direct or list(found.values())
+
+    def _first_conv(self, path: ImagePath, reached: Reached) -> FirstConv | None:
+        kernel = kernel_of(self.model, reached.node, reached.kernel)
+        if kernel is None:
+            return None
+        channels = path.image.dims[path.channel] or 0
+        why = f"the image {path.image.name!r} reaches it" + (f" through {_named(path)}" if path.fronts else "")
+        tensor = self.tensors[kernel.name]
+        if not reached.direct:
+            return FirstConv(tensor, None, channels, "graph", why)
+        kinds = LAYOUTS.get(reached.node.op, LAYOUTS["Conv"])
+        groups = reached.node.integer("group", 1)
+        layout = Layout(kinds[len(kernel.shape)]) if len(kernel.shape) in kinds else None
+        return FirstConv(tensor, layout, in_channels(reached.node, kernel), "graph", why, groups)
+
+    def fronts(self, first_convs: Sequence[FirstConv]) -> Sequence[Front]:
+        names = {conv.tensor.name for conv in first_convs}
+        found: list[Front] = []
+        for path in self.paths:
+            for reached in path.reached:
+                kernel = kernel_of(self.model, reached.node, reached.kernel)
+                if reached.direct and kernel and kernel.name in names:
+                    found += reached.fronts
+            # what mixes channels elsewhere on the way concerns every kernel
+            found += [c.front for c in path.fronts if c.front.scale is None]
+        return list(dict.fromkeys(found))
+
+    def graph_methods(self, first_convs: Sequence[FirstConv]) -> Sequence[str]:
+        if any(name in self.model.captured for path in self.paths for name in path.values):
+            return ()
+        broadcasts = self.model.opset >= 7 and all(path.broadcasts and path.fronts for path in self.paths)
+        return ("broadcast", "stack") if broadcasts else ("stack",)
+
+    def shift_taker(self, conv: FirstConv) -> tuple[str, int] | None:
+        node = self._user(conv)
+        if node is None or node.op not in ("Conv", "ConvTranspose"):
+            return None
+        if len(node.inputs) > 2 and node.inputs[2]:
+            bias = self.model.stored(node.inputs[2])
+            return (bias.name, 1) if bias else None
+        followers = self.model.consumers.get(node.outputs[0], [])
+        if len(followers) == 1 and followers[0][0].op == "BatchNormalization" and node.outputs[0] not in self.model.outputs:
+            mean = self.model.stored(followers[0][0].inputs[3])
+            return (mean.name, -1) if mean else None
+        return None
+
+    def _user(self, conv: FirstConv) -> Any:
+        for path in self.paths:
+            for reached in path.reached:
+                kernel = kernel_of(self.model, reached.node, reached.kernel)
+                if kernel and kernel.name == conv.tensor.name:
+                    return reached.node
+        return None
+
+    def ungrouped(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
+        shape = conv.tensor.shape
+        return shape if channels == 1 else (shape[0], channels, *shape[2:])
+
+    def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
+        found = []
+        for path in self.paths:
+            channels = path.image.dims[path.channel]
+            if channels is not None:
+                found.append(Declaration(f"graph.input {path.image.name}", channels))
+        return found
+
+    def load_line(self, path: str) -> str:
+        return f"session = onnxruntime.InferenceSession({path!r})"
+
+    def splices(self, edits: Edits) -> list[Splice]:
+        return OnnxEdits(self.model, self.paths, edits, self.source.place).splices() if edits else []
+
+    def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
+        names = list(locations(self.model))
+        if not edited:
+            return {} if path.parent.resolve() == self._folder.resolve() else {name: name for name in names}
+        if len(names) == 1:
+            return {names[0]: path.name + ".data"}
+        return {name: f"{path.name}.{Path(name).name}" for name in names}
+
+    def judge(self, path: str) -> None:
+        schema = onnx_schema()
+        parsed = schema.ModelProto()
+        parsed.ParseFromString(skeleton(self.model.root))
+        if len(parsed.graph.initializer) != len(self.model.graph.fields.get(GRAPH_INITIALIZERS, ())):
+            raise RuntimeError("onnx's schema reads another number of initializers")
+
+
+def onnx_schema() -> Any:
+    """onnx's protobuf classes without the rest of the package, which takes twice as long to import."""
+    if "onnx.onnx_ml_pb2" in sys.modules or "onnx" in sys.modules:
+        return importlib.import_module("onnx.onnx_ml_pb2")
+    package = importlib.util.find_spec("onnx")
+    folder = Path(next(iter(package.submodule_search_locations or ()))) if package else Path()
+    spec = importlib.util.spec_from_file_location("onnx.onnx_ml_pb2", folder / "onnx_ml_pb2.py")
+    if spec is None or spec.loader is None:
+        raise ImportError("onnx is not installed")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["onnx.onnx_ml_pb2"] = module  # a later `import onnx` shares these classes
+    spec.loader.exec_module(module)
+    return module
+
+
+def _named(path: ImagePath) -> str:
+    kinds = list(dict.fromkeys(constants.front.kind for constants in path.fronts))
+    return ", ".join(kinds[:4])
+
+
+def _top_fields_look_right(source: Source) -> bool:
+    """Walk the top-level fields: known numbers of a ModelProto with their wire types, one of them the graph."""
+    at = 0
+    while at < source.size:
+        head = source.read(at, min(at + 20, source.size))
+        tag, length = _peek(head)
+        if _WIRES.get(tag >> 3, tag & 7) != tag & 7 or not tag >> 3 or not length:
+            return False
+        if tag >> 3 == MODEL_GRAPH:
+            return True
+        value, more = _peek(head[length:])
+        at += length + more + (value if tag & 7 == BYTES else 0)
+    return False
+
+
+_WIRES = {1: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, 7: BYTES, 8: BYTES, 14: BYTES, 20: BYTES, 25: BYTES}
+
+
+def _peek(raw: bytes) -> tuple[int, int]:
+    """(value, length) of the varint at the beginning; length 0 where there is none."""
+    value = 0
+    for i, byte in enumerate(raw[:10]):
+        value |= (byte & 0x7F) << (7 * i)
+        if byte < 0x80:
+            return value, i + 1
+    return 0, 0
+
+
+def open_beside(place: Place, path: Path, folder: Path) -> Source:
+    """A file of external data. Raises UnsupportedError where it is a link that leaves the model's folder."""
+    real, home = path.resolve(), folder.resolve()
+    if path.is_symlink() and not real.is_relative_to(home):
+        raise place.unsupported(f"its data file {path.name} is a link that leaves the model's folder")
+    return Source(path)
