@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from . import kernels
 from . import plan as planning
 from .atomic import Output, StandardOutput
-from .errors import UsageError
+from .errors import DamagedError, UsageError
 from .formats import FOREIGN_SUFFIXES, detect, known
 from .layout import Layout
 from .mixing import LUMA
@@ -209,7 +209,10 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
     """Re-open what was written: the index is as planned, the edits read back, the format's own library accepts it.
     Returns its size. Raises RuntimeError otherwise: that is a bug of this package, and nothing is published."""
     with Source.of_descriptor(fd, name) as source:
-        after = type(before)(source)
+        try:
+            after = type(before)(source)
+        except DamagedError as error:
+            raise RuntimeError(f"what was written cannot be read: {error}") from error
         gone = {t.name for e in before.optimizer_entries if e.where in plan.edits.dropped for t in e.tensors.values()}
         expected = {n: (t.dtype, t.shape) for n, t in before.tensors.items() if n not in gone}
         expected |= {n: (before.tensors[n].dtype, edit.shape) for n, edit in plan.edits.tensors.items()}

@@ -6,7 +6,7 @@ A value that is spelled once and repeated through the memo is shared: an edit to
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..splice import spliced
@@ -112,7 +112,7 @@ class _Spelling:
         """What was memoised inside removed spans and is repeated outside is spelled at its first repetition."""
         edits = []
         shifted = any(at in gone for at, _ in self._tree.memoizes)
-        for node in _memoised(self._tree.root):
+        for node in self._tree.memoised:
             if node.put is None or node.put[1] not in gone:
                 continue
             later = next((get for get in node.gets or () if get.start not in gone), None)
@@ -143,23 +143,3 @@ class _Spans:
 
     def __contains__(self, at: int) -> bool:
         return any(start <= at < stop for start, stop in self._spans)
-
-
-def _memoised(root: Node) -> Iterator[Node]:
-    """Every node below `root`, each once, in no particular order."""
-    seen: set[int] = set()
-    todo = [root]
-    while todo:
-        node = todo.pop().target
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        yield node
-        if node.kind in (Kind.TUPLE, Kind.LIST, Kind.CALL, Kind.SET):
-            todo += node.value or ()
-        elif node.kind is Kind.PERSID:
-            todo.append(node.value)
-        for item in node.items or ():
-            todo += item
-        if node.state is not None:
-            todo.append(node.state)

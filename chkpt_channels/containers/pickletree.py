@@ -89,7 +89,8 @@ class Tree:
                 gc.enable()
         self.stop = machine.at
         self.persids, self.globals = machine.persids, machine.globals
-        self.frames, self.memoizes, self.pair_stops = machine.frames, machine.memoizes, machine.pair_stops
+        self.frames, self.pair_stops = machine.frames, machine.pair_stops
+        self.memoizes, self.memoised = machine.memoizes, machine.memoised
 
     @classmethod
     def whole(cls, data: bytes, place: Place) -> Tree:
@@ -123,6 +124,7 @@ class _Machine:
         self.stack: list[Node] = []
         self.marks: list[tuple[int, int]] = []  # (depth of the stack, offset of the MARK)
         self.memo: dict[int, Node] = {}
+        self.memoised: list[Node] = []
         self.persids: list[Node] = []
         self.globals: dict[tuple[str, str], int] = {}
         self.frames: list[tuple[int, int]] = []
@@ -215,6 +217,7 @@ class _Machine:
             self.memo[index] = node
             if node.put is None:
                 node.put = (index, start, self.at)
+                self.memoised.append(node)
 
     def get(self, index: int, start: int) -> None:
         node = self.memo.get(index)

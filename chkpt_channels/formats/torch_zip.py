@@ -112,6 +112,12 @@ class TorchZip(Checkpoint):
             for key, change in made.changes.items():
                 changes[f"{self._top}{part}/{key}"] = Change(change.size, change.data, change.keep)
             removed |= {f"{self._top}{part}/{key}" for key in made.removed}
+            if "0" in made.removed and set(torch_object.storages) - made.removed:
+                # torch computes offsets (map_location="meta") from the storage named 0, which it expects to meet first
+                raise self.source.place.inside(f"{self._top}{part}/0").unsupported(
+                    "the optimizer's entry for the kernel owns the archive's first storage, which cannot go",
+                    hint="--optimizer reset keeps the entry and zeroes it",
+                )
         if changes:
             changes |= self._serialization_id(changes, removed)
         return splices(self._archive, changes, frozenset(removed))
