@@ -11,7 +11,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .convert import convert, inspect
     from .errors import (
         AmbiguousError,
         Candidate,
@@ -23,9 +22,10 @@ if TYPE_CHECKING:
         UnsupportedError,
         UsageError,
     )
+    from .flow import convert, inspect
     from .model import Declaration, FirstConv, Notice, Tensor
     from .report import Inspection, Report, Verification
-    from .verify import verify
+    from .verification import verify
 
 __version__ = "0.1.0"
 
@@ -51,7 +51,8 @@ __all__ = [
     "verify",
 ]
 
-_HOMES = {"convert": "convert", "inspect": "convert", "verify": "verify"}
+# no module has the name of a public function: importing a submodule would put it in the function's place
+_HOMES = {"convert": "flow", "inspect": "flow", "verify": "verification"}
 _HOMES |= dict.fromkeys(("Declaration", "FirstConv", "Notice", "Tensor"), "model")
 _HOMES |= dict.fromkeys(("Inspection", "Report", "Verification"), "report")
 
@@ -61,5 +62,5 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
-    globals()[name] = value  # a submodule of the same name must not stay in its place
+    globals()[name] = value
     return value

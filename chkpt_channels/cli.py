@@ -17,8 +17,8 @@ from . import __version__
 if TYPE_CHECKING:
     from types import FrameType
 
-    from .convert import Progress
     from .errors import ChkptChannelsError
+    from .flow import Progress
 
 DEBUG = "CHKPT_CHANNELS_DEBUG"
 TERMINATED = 143

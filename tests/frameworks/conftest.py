@@ -1,6 +1,6 @@
 """Tests against real frameworks, in an environment of their own: torch, transformers and safetensors are the judges.
 
-    python -m pytest tests/frameworks
+Run with `python -m pytest tests/frameworks`; `-m "not slow"` leaves out the files beyond 4 GiB.
 """
 
 import sys
@@ -16,6 +16,8 @@ import torch  # noqa: E402  after sys.path, as everything that needs it
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes tens of seconds and gigabytes of disk; runs unless deselected")
+    config.addinivalue_line("filterwarnings", "ignore:`torch.jit:DeprecationWarning")
+    config.addinivalue_line("filterwarnings", "ignore:Detected pickle protocol:UserWarning")
 
 
 @pytest.fixture(autouse=True)

@@ -85,6 +85,11 @@ def bits(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
+def stored(tensor: Tensor) -> bytes:
+    """All bytes of the storage behind a tensor."""
+    return torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).numpy().tobytes()
+
+
 def assert_same(found: Any, expected: Any) -> None:
     """Equal leaf by leaf, tensors to the last bit, and the same tensors share a storage."""
     a, b = dict(leaves(found)), dict(leaves(expected))

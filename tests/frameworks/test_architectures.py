@@ -44,7 +44,9 @@ def loaded(network, channels, path):
 @torch.inference_mode()
 def answer(net, image):
     output = net(image)
-    return output.logits if "logits" in output else torch.cat([output.last_hidden_state.flatten(), output.pooler_output.flatten()])
+    return (
+        output.logits if "logits" in output else torch.cat([output.last_hidden_state.flatten(), output.pooler_output.flatten()])
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """The output is byte for byte what torch.save writes for the converted object."""
 
+import pickletools
+import zipfile
+
 import pytest
 import torch
-from oracle import FORMATS, LEGACY, ZIP, ZIP4, bits, load, tensors
+from oracle import FORMATS, LEGACY, ZIP, ZIP4, become_, bits, load, mixed, tensors
 from samples import KERNEL, SAMPLES
 from torch_networks import resnet
 
@@ -50,3 +53,27 @@ def test_to_four_channels_and_back_moves_any_weight_by_one_ulp_at_most(tmp_path,
     assert (tmp_path / "back.pth").stat().st_size == original.stat().st_size
     assert torch.all((back[KERNEL].view(torch.int32) - state[KERNEL].view(torch.int32)).abs() <= 1)
     assert all(torch.equal(bits(back[name]), bits(state[name])) for name in state if name != KERNEL)
+
+
+def opcodes(path):
+    """What the archive's pickle says, but for where its frames end, and in how many bytes they are."""
+    found = list(pickletools.genops(zipfile.ZipFile(path).read("net/data.pkl")))
+    frames = [argument for opcode, argument, _ in found if opcode.name == "FRAME"]
+    return [(opcode.name, argument) for opcode, argument, _ in found if opcode.name != "FRAME"], frames
+
+
+def test_frames_keep_their_contents(tmp_path):
+    """A pickler ends a frame behind 64 KiB, so new integers may move the end; an edit leaves it where it was."""
+    state = {KERNEL: torch.randn(64, 3, 7, 7), **{f"layers.{i}.bias": torch.ones(1) for i in range(2500)}}
+    original = ZIP4.save(state, tmp_path / "net.pth")
+    there, back = tmp_path / "there" / "net.pth", tmp_path / "back" / "net.pth"
+    there.parent.mkdir()
+    convert(original, there, 32)
+    become_(state[KERNEL], mixed(state[KERNEL], 32))
+    (spelled, frames), (expected, _) = opcodes(there), opcodes(ZIP4.save(state, tmp_path / "back" / "net.pth"))
+    assert spelled == expected
+    assert len(frames) > 1
+    assert list(load(there)) == list(state)
+    back.unlink()
+    convert(there, back, 3)
+    assert opcodes(back) == opcodes(original)

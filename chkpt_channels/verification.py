@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from . import mixing
 from . import plan as planning
-from .convert import Path_, kernel_reports, make_options, open_source
+from .flow import Path_, kernel_reports, make_options, open_source
 from .formats import detect
 from .kernels import KernelChange
 from .model import Checkpoint

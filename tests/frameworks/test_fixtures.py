@@ -1,0 +1,71 @@
+"""Every fixture, converted by the package and by torch: nothing differs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from oracle import bits, leaves, load, mixed, sharing
+
+from chkpt_channels import UnsupportedError, convert, verify
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+EXPECTED = {
+    f"{folder}/{name}": entry
+    for folder in ("torch_zip", "torch_legacy", "safetensors")
+    for name, entry in json.loads((FIXTURES / folder / "expected.json").read_text()).items()
+}
+CONVERTIBLE = [name for name, entry in EXPECTED.items() if entry["first_convs"]]
+TARGETS = {"gray": 1, "rgb": 3, "4": 4}
+
+
+def opened(path):
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    try:
+        return torch.jit.load(path)
+    except RuntimeError:
+        return load(path)
+
+
+def converted_by_torch(name, leaf, entry, new):
+    """What a leaf of the file must be afterwards."""
+    if name in entry["first_convs"]:
+        return mixed(leaf, new, entry["first_convs"][name]["layout"].index("I"))
+    if name in entry["optimizer"]:
+        return torch.zeros([leaf.shape[0], new, *leaf.shape[2:]] if leaf.ndim else [], dtype=leaf.dtype)
+    return new if name in entry["declarations"] else leaf
+
+
+@pytest.mark.parametrize("to", TARGETS)
+@pytest.mark.parametrize("name", CONVERTIBLE)
+def test_conversion_is_what_torch_computes(tmp_path, name, to):
+    entry, source, new = EXPECTED[name], FIXTURES / name, TARGETS[to]
+    report = convert(source, tmp_path / source.name, to)
+    if new == entry["in_channels"]:
+        assert report.status == "unchanged"
+        assert (tmp_path / source.name).read_bytes() == source.read_bytes()
+        return
+    before, after = opened(source), opened(tmp_path / source.name)
+    found = dict(leaves(after))
+    assert list(found) == [path for path, _ in leaves(before)]
+    for path, leaf in leaves(before):
+        expected = converted_by_torch(path, leaf, entry, new)
+        assert type(found[path]) is type(leaf), path
+        if isinstance(leaf, torch.Tensor):
+            assert (found[path].dtype, found[path].shape) == (expected.dtype, expected.shape), path
+            assert torch.equal(bits(found[path]), bits(expected)), path
+            assert found[path].stride() == leaf.stride() or expected is not leaf, path
+        else:
+            assert found[path] == expected, path
+    assert sharing(after) == sharing(before)
+    assert set(report.changed) == {*entry["first_convs"], *entry["optimizer"]}
+    assert {d.where for d in report.declarations} == set(entry["declarations"])
+    assert verify(source, tmp_path / source.name).ok
+
+
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name not in CONVERTIBLE])
+def test_a_file_without_first_conv_is_refused(tmp_path, name):
+    with pytest.raises(UnsupportedError):
+        convert(FIXTURES / name, tmp_path / "new.pth", "gray")
