@@ -110,8 +110,8 @@ def _may_write(path: Path, source: Source | None, *, force: bool, place: Place) 
         old = os.lstat(path)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise place.system(f"cannot be written: {(error.strerror or str(error)).lower()}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise place.system(f"cannot be written: {(getattr(error, 'strerror', None) or str(error)).lower()}") from error
     if source and any(source.is_same_file(s) for s in (old, *_followed(path))):
         raise OutputExistsError("is the input itself", file=place.file, hint="name another output with -o")
     kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFREG: ""}

@@ -19,11 +19,11 @@ def match(place: Place, tensors: Sequence[Tensor], layer: str) -> list[Tensor]:
 
     Raises UsageError with a suggestion where nothing matches, AmbiguousError where a suffix stands several times in a copy.
     """
-    spellings = {layer, f"{layer}.weight", f"{layer}.kernel"}
+    spellings = {layer, *(f"{layer}{end}" for end in (".weight", ".kernel", "/weight", "/kernel"))}
     rules: tuple[Callable[[Tensor], bool], ...] = (
         lambda t: t.name in spellings,
         lambda t: _PREFIXES.sub("", t.key) in spellings,
-        lambda t: any(t.key.endswith("." + s) for s in spellings),
+        lambda t: any(t.key.endswith(("." + s, "/" + s)) for s in spellings),
         lambda t: any(fnmatch.fnmatchcase(n, s) for n in (t.name, t.key) for s in spellings),
     )
     for i, rule in enumerate(rules):

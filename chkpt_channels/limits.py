@@ -15,6 +15,8 @@ class Limits(NamedTuple):
     edited_tensor_bytes: int = 8 << 30
     name_depth: int = 500
     channels: int = 1 << 16
+    hdf5_objects: int = 1_000_000
+    hdf5_chunk_bytes: int = 1 << 30
 
 
 LIMITS = Limits()

@@ -59,9 +59,10 @@ class Mixing(NamedTuple):
             if len(terms) == 1 and terms[0][1] == 1:
                 _bits(new)[:, j] = _bits(old)[:, terms[0][0]]
                 continue
-            total = np.zeros((pre, post), dtype=np.float64)
-            for i, weight in terms:
-                total += weight * old[:, i].astype(np.float64)
+            parts = (weight * old[:, i].astype(np.float64) for i, weight in terms)
+            total = next(parts, np.zeros((pre, post)))  # not 0 + the first part, which would make 0 of -0
+            for part in parts:
+                total += part
             new[:, j] = rounded(total, dtype)
         return new
 

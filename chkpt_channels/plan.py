@@ -88,6 +88,8 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
     if checkpoint.globals and options.strict:
         raise place.unsupported(f"its pickle names {_listing(checkpoint.globals)}, which --strict refuses")
     convs = _chosen(checkpoint, options) if options.layers else _found(checkpoint, options)
+    if options.luma is not None and all(conv.in_channels != 1 for conv in convs):
+        raise UsageError("--luma splits gray kernels, and the first convs here are not gray", file=place.file)
     told = (*notices(checkpoint), *_luma_notices(options))
     old = next((conv.in_channels for conv in convs if conv.in_channels != options.to), options.to)
     fronts = {conv.tensor.name: checkpoint.fronts([conv]) if old != options.to else () for conv in convs}
@@ -199,7 +201,7 @@ def _described(place: Place, tensor: Tensor, layout: Layout | None) -> FirstConv
             f"its shape {list(tensor.shape)} does not say where the input channels are",
             hint="--layout OI, O(HWI) or O(IHW) says it",
         )
-    return FirstConv(tensor, layout, tensor.shape[layout.channel_axis], "user")
+    return FirstConv(tensor, layout, _channels(tensor, layout, 0), "user")
 
 
 def _with_layout(place: Place, conv: FirstConv, layout: Layout) -> FirstConv:
@@ -207,8 +209,17 @@ def _with_layout(place: Place, conv: FirstConv, layout: Layout) -> FirstConv:
     if len(layout.axes) != len(shape):
         what = f"--layout {layout} has {len(layout.axes)} axes, the shape {list(shape)} has {len(shape)}"
         raise UsageError(what, file=place.file, where=conv.tensor.name)
-    channels = conv.in_channels if layout.folded else shape[layout.channel_axis]
-    return conv._replace(layout=layout, in_channels=channels)
+    return conv._replace(layout=layout, in_channels=_channels(conv.tensor, layout, conv.in_channels))
+
+
+def _channels(tensor: Tensor, layout: Layout, known: int) -> int:
+    """The input channels of a kernel in a layout. A folded axis holds three colours if it can and nothing says otherwise."""
+    width = tensor.shape[layout.channel_axis]
+    if not layout.folded:
+        return width
+    if 0 < known < width and width % known == 0:
+        return known
+    return 3 if width % 3 == 0 else 1
 
 
 def _kernel_change(

@@ -27,12 +27,16 @@ def edited(tree: Tree, values: Mapping[Node, Any], removed: Iterable[tuple[int, 
 
 
 def _frame_edits(tree: Tree, edits: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+    """New lengths for the frames in which something changes; what is left of a frame whose head goes needs no frame."""
     mended = []
     for at, length in tree.frames:
         begin, end = at + 9, at + 9 + length
-        delta = sum(len(new) - (stop - start) for start, stop, new in edits if begin <= start < end)
-        if delta:
-            mended.append((at + 1, at + 9, struct.pack("<Q", length + delta)))
+        if any(start <= at < stop for start, stop, _ in edits):
+            continue
+        added = sum(len(new) for start, _, new in edits if begin <= start < end)
+        gone = sum(max(0, min(stop, end) - max(start, begin)) for start, stop, _ in edits)
+        if added != gone:
+            mended.append((at + 1, at + 9, struct.pack("<Q", length + added - gone)))
     return mended
 
 

@@ -138,7 +138,7 @@ class _Rewrite:
             if new:
                 yield Splice(member.data + new.keep, member.data_stop, new.packed - new.keep, new.data)
             descriptor_size = self._descriptor_size(member, start, new)
-            if descriptor_size and (new or descriptor_size != len(member.descriptor)):
+            if (new and member.descriptor) or descriptor_size != len(member.descriptor):
                 yield Splice(member.data_stop, member.stop, descriptor_size, self._descriptor(member, new, descriptor_size))
             length = len(local) + (new.packed if new else member.packed) + descriptor_size
             shift = start + length - member.stop
@@ -183,6 +183,8 @@ class _Rewrite:
 
     def _descriptor(self, member: Member, new: _Packed | None, size: int) -> Callable[[], bytes]:
         def made() -> bytes:
+            if not size:
+                return b""
             values = (new.crc(), new.packed, new.size) if new else (member.crc, member.packed, member.size)
             return make_descriptor(values, signed=size in (16, 24), wide=size >= 20)
 
@@ -203,6 +205,8 @@ class _Rewrite:
         new, start = self._changes.get(member.name), self._starts[member.name]
         fields = list(CENTRAL_RECORD.unpack_from(member.central))
         by_miniz = member.name in self._align
+        if by_miniz and new:
+            fields[3] = FLAG_UTF8 | (FLAG_DESCRIPTOR if new.size else 0)
         wide = b""
         for index, value in ((9, new.size if new else member.size), (8, new.packed if new else member.packed), (16, start)):
             if value >= MAX32 or (fields[index] == MAX32 and not by_miniz):

@@ -59,13 +59,17 @@ class Archive:
 
     def __init__(self, source: Source) -> None:
         self.source, self.place = source, source.place
-        self._directory, self._end = _find_directory(source)
+        self._directory, self._end, count = _find_directory(source)
         listed = list(_central_entries(source, *self._directory))
+        if len(listed) != count:
+            raise source.place.damaged(f"holds {len(listed)} members and says {count}", at=self._directory[1])
         self._listed = [name for _, name, _ in listed]  # the order of the directory need not be that of the file
         entries = sorted(listed, key=lambda entry: entry[0])
         self.members: dict[str, Member] = {}
-        stops = [start for start, _, _ in entries[1:]] + [self._directory[0]]
+        stops = [*(start for start, _, _ in entries), self._directory[0]][1:]
         at = 0
+        if entries and entries[0][0]:
+            raise source.place.damaged(f"{entries[0][0]} bytes stand before the first member", at=0)
         for (start, name, central), limit in zip(entries, stops, strict=True):
             if name in self.members:
                 raise self.place.inside(name).damaged("stands twice in the archive", at=start)
@@ -182,8 +186,8 @@ class _Content:
             )
 
 
-def _find_directory(source: Source) -> tuple[tuple[int, int], bytes]:
-    """[start, stop) of the central directory, and the end records behind it."""
+def _find_directory(source: Source) -> tuple[tuple[int, int], bytes, int]:
+    """[start, stop) of the central directory, the end records behind it, and how many entries they promise."""
     place, size = source.place, source.size
     if size < END_RECORD.size:
         raise place.damaged("is too short for a zip archive", at=0)
@@ -206,12 +210,12 @@ def _find_directory(source: Source) -> tuple[tuple[int, int], bytes]:
             raise place.damaged("its two end records disagree", at=at)
         disk, cd_disk, here, total, cd_size, cd_start = disk64, cd_disk64, here64, total64, cd_size64, cd_start64
     if disk or cd_disk or here != total:
-        raise place.unsupported("is one part of a zip archive on several disks")
+        raise place.damaged("says that it is one part of a zip archive on several disks", at=at)
     if comment or cd_start + cd_size != end_start:
         raise place.damaged("its central directory does not end where the end record begins", at=end_start)
     if cd_size > LIMITS.zip_directory_bytes:
         raise place.damaged(f"its central directory of {cd_size} bytes is too large", at=end_start)
-    return (cd_start, end_start), source.read(end_start, size)
+    return (cd_start, end_start), source.read(end_start, size), total
 
 
 def _no_end(source: Source) -> DamagedError:

@@ -7,7 +7,7 @@ import re
 from ..errors import ChkptChannelsError, UnknownFormatError, UnsupportedError
 from ..source import Source
 
-HEAD = 1024
+HEAD, TAIL = 1024, 1 << 16
 
 FOREIGN_SUFFIXES = frozenset({".h5", ".hdf5", ".keras", ".npz", ".gguf", ".tflite", ".pb", ".msgpack"})
 """Extensions of formats that are not written here: an output of that name would lie."""
@@ -43,6 +43,10 @@ def describe(source: Source) -> ChkptChannelsError:
             f"is a Git-LFS pointer to {content} that are not downloaded",
             file=source.name,
             hint=f"git lfs pull --include={source.name}",
+        )
+    if head.startswith(b"PK\x03\x04") and b"PK\x05\x06" not in source.read(max(0, source.size - TAIL), source.size):
+        return UnknownFormatError(
+            "its end is missing: a zip archive ends in a central directory", file=source.name, hint="download it again"
         )
     for looks, name, sound, hint in _ROWS:
         if re.match(looks, head):
