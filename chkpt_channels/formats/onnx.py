@@ -17,30 +17,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..containers.wire import BYTES, VARINT
+from .. import lazy
 from ..errors import Place
 from ..layout import Layout
 from ..model import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, Tensor
 from ..source import Source
 from ..splice import Splice
-from ._onnx_edits import OnnxEdits, locations
-from ._onnx_model import (
-    GRAPH_INITIALIZERS,
-    GRAPH_SPARSE,
-    MODEL_GRAPH,
-    OnnxModel,
-    Payload,
-    Weight,
-    payload,
-    skeleton,
-    typed_elements,
-)
-from ._onnx_path import ImagePath, Reached, image_paths, in_channels, kernel_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from . import _onnx_edits, _onnx_model, _onnx_path
+else:
+    _onnx_edits = lazy.module("._onnx_edits", __package__)
+    _onnx_model = lazy.module("._onnx_model", __package__)
+    _onnx_path = lazy.module("._onnx_path", __package__)
+
 CHUNK = 4 << 20
+VARINT, BYTES = 0, 2  # wire types
+GRAPH = 7  # the field of a ModelProto
 LAYOUTS = {"Conv": {3: "OIW", 4: "OIHW", 5: "OIDHW"}, "ConvTranspose": {3: "IOW", 4: "IOHW", 5: "IODHW"}}
 
 
@@ -63,26 +58,26 @@ class Onnx(Checkpoint):
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
-        self.model = OnnxModel(source)
+        self.model = _onnx_model.OnnxModel(source)
         self._folder = Path(source.name).parent
-        self._payloads: dict[str, Payload] = {}
+        self._payloads: dict[str, _onnx_model.Payload] = {}
         self._others: dict[Path, Source] = {}
         for weight in self.model.weights.values():
-            self._payloads[weight.name] = payload(weight, source.place, self._folder)
+            self._payloads[weight.name] = _onnx_model.payload(weight, source.place, self._folder)
             self.tensors[weight.name] = Tensor(weight.name, weight.dtype, weight.shape)
-        if self.model.graph.fields.get(GRAPH_SPARSE):
+        if self.model.graph.fields.get(_onnx_model.GRAPH_SPARSE):
             self.warnings.append(Notice("sparse", "sparse initializers are copied as they are"))
 
     def chunks(self, name: str) -> Iterator[bytes]:
         weight, found = self.model.weights[name], self._payloads[name]
         source, start, stop = self._where(weight, found)
         if source is None:
-            yield typed_elements(weight)
+            yield _onnx_model.typed_elements(weight)
             return
         for at in range(start, stop, CHUNK):
             yield source.read(at, min(at + CHUNK, stop))
 
-    def _where(self, weight: Weight, found: Payload) -> tuple[Source | None, int, int]:
+    def _where(self, weight: _onnx_model.Weight, found: _onnx_model.Payload) -> tuple[Source | None, int, int]:
         if found.path is not None:
             other = self._others.get(found.path)
             if other is None:
@@ -96,14 +91,14 @@ class Onnx(Checkpoint):
             return self.source, found.field.value, found.field.stop
         return None, 0, 0
 
-    def load_weight(self, weight: Weight) -> NDArray[Any]:
+    def load_weight(self, weight: _onnx_model.Weight) -> NDArray[Any]:
         """A stored tensor as an array."""
         return self.load(weight.name)
 
     @cached_property
-    def paths(self) -> list[ImagePath]:
+    def paths(self) -> list[_onnx_path.ImagePath]:
         """From each image input on. Raises UnsupportedError where it runs into one of the model's own functions."""
-        paths = image_paths(self.model, self.load_weight)
+        paths = _onnx_path.image_paths(self.model, self.load_weight)
         for path in paths:
             for constants in path.fronts:
                 node = constants.node
@@ -122,8 +117,8 @@ class Onnx(Checkpoint):
         direct = [conv for conv in found.values() if conv.layout]
         return direct or list(found.values())
 
-    def _first_conv(self, path: ImagePath, reached: Reached) -> FirstConv | None:
-        kernel = kernel_of(self.model, reached.node, reached.kernel)
+    def _first_conv(self, path: _onnx_path.ImagePath, reached: _onnx_path.Reached) -> FirstConv | None:
+        kernel = _onnx_path.kernel_of(self.model, reached.node, reached.kernel)
         if kernel is None:
             return None
         channels = path.image.dims[path.channel] or 0
@@ -134,14 +129,14 @@ class Onnx(Checkpoint):
         kinds = LAYOUTS.get(reached.node.op, LAYOUTS["Conv"])
         groups = reached.node.integer("group", 1)
         layout = Layout(kinds[len(kernel.shape)]) if len(kernel.shape) in kinds else None
-        return FirstConv(tensor, layout, in_channels(reached.node, kernel), "graph", why, groups)
+        return FirstConv(tensor, layout, _onnx_path.in_channels(reached.node, kernel), "graph", why, groups)
 
     def fronts(self, first_convs: Sequence[FirstConv]) -> Sequence[Front]:
         names = {conv.tensor.name for conv in first_convs}
         found: list[Front] = []
         for path in self.paths:
             for reached in path.reached:
-                kernel = kernel_of(self.model, reached.node, reached.kernel)
+                kernel = _onnx_path.kernel_of(self.model, reached.node, reached.kernel)
                 if reached.direct and kernel and kernel.name in names:
                     found += reached.fronts
             # what mixes channels elsewhere on the way concerns every kernel
@@ -170,7 +165,7 @@ class Onnx(Checkpoint):
     def _user(self, conv: FirstConv) -> Any:
         for path in self.paths:
             for reached in path.reached:
-                kernel = kernel_of(self.model, reached.node, reached.kernel)
+                kernel = _onnx_path.kernel_of(self.model, reached.node, reached.kernel)
                 if kernel and kernel.name == conv.tensor.name:
                     return reached.node
         return None
@@ -191,10 +186,10 @@ class Onnx(Checkpoint):
         return f"session = onnxruntime.InferenceSession({path!r})"
 
     def splices(self, edits: Edits) -> list[Splice]:
-        return OnnxEdits(self.model, self.paths, edits, self.source.place).splices() if edits else []
+        return _onnx_edits.OnnxEdits(self.model, self.paths, edits, self.source.place).splices() if edits else []
 
     def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
-        names = list(locations(self.model))
+        names = list(_onnx_edits.locations(self.model))
         if not edited:
             return {} if path.parent.resolve() == self._folder.resolve() else {name: name for name in names}
         if len(names) == 1:
@@ -204,8 +199,8 @@ class Onnx(Checkpoint):
     def judge(self, path: str) -> None:
         schema = onnx_schema()
         parsed = schema.ModelProto()
-        parsed.ParseFromString(skeleton(self.model.root))
-        if len(parsed.graph.initializer) != len(self.model.graph.fields.get(GRAPH_INITIALIZERS, ())):
+        parsed.ParseFromString(_onnx_model.skeleton(self.model.root))
+        if len(parsed.graph.initializer) != len(self.model.graph.fields.get(_onnx_model.GRAPH_INITIALIZERS, ())):
             raise RuntimeError("onnx's schema reads another number of initializers")
 
 
@@ -224,7 +219,7 @@ def onnx_schema() -> Any:
     return module
 
 
-def _named(path: ImagePath) -> str:
+def _named(path: _onnx_path.ImagePath) -> str:
     kinds = list(dict.fromkeys(constants.front.kind for constants in path.fronts))
     return ", ".join(kinds[:4])
 
@@ -237,7 +232,7 @@ def _top_fields_look_right(source: Source) -> bool:
         tag, length = _peek(head)
         if _WIRES.get(tag >> 3, tag & 7) != tag & 7 or not tag >> 3 or not length:
             return False
-        if tag >> 3 == MODEL_GRAPH:
+        if tag >> 3 == GRAPH:
             return True
         value, more = _peek(head[length:])
         at += length + more + (value if tag & 7 == BYTES else 0)

@@ -11,16 +11,23 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from ..containers.pickleedit import edited
-from ..containers.pickletree import Kind, OutOfData, Tree, plain
+from .. import lazy
 from ..limits import LIMITS
 from ..model import Checkpoint, Declaration, Edits, FirstConv
 from ..source import Source
 from ..splice import Splice
-from ._torch_edits import TorchEdits, chunks_of, declarations, load_line, optimizer_entries, refined, tensor_of
-from ._torch_globals import foreign
-from ._torch_tree import Storage, TorchObject
+
+if TYPE_CHECKING:
+    from ..containers import pickleedit, pickletree
+    from . import _torch_edits, _torch_globals, _torch_tree
+else:
+    pickleedit = lazy.module("..containers.pickleedit", __package__)
+    pickletree = lazy.module("..containers.pickletree", __package__)
+    _torch_edits = lazy.module("._torch_edits", __package__)
+    _torch_globals = lazy.module("._torch_globals", __package__)
+    _torch_tree = lazy.module("._torch_tree", __package__)
 
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
@@ -46,28 +53,28 @@ class TorchLegacy(Checkpoint):
     def __init__(self, source: Source) -> None:
         super().__init__(source)
         magic, version, system, self._tree, keys = self._pickles()
-        if plain(magic.root) != MAGIC or plain(version.root) != VERSION:
+        if pickletree.plain(magic.root) != MAGIC or pickletree.plain(version.root) != VERSION:
             raise source.place.damaged(f"is no torch file of protocol {VERSION}", at=0)
         little = system.root.lookup("little_endian")
         self._little = little is None or little.target.value is not False
-        self._object = TorchObject(self._tree, source.place)
+        self._object = _torch_tree.TorchObject(self._tree, source.place)
         self._keys = keys
         self._counts = self._index_storages(keys)
-        self.tensors = {name: tensor_of(self._object, name) for name in self._object.views}
-        self.optimizer_entries = optimizer_entries(self._object, self.tensors)
-        self.globals = foreign(self._tree.globals, scripted=False)
+        self.tensors = {name: _torch_edits.tensor_of(self._object, name) for name in self._object.views}
+        self.optimizer_entries = _torch_edits.optimizer_entries(self._object, self.tensors)
+        self.globals = _torch_globals.foreign(self._tree.globals, scripted=False)
 
-    def _pickles(self) -> list[Tree]:
+    def _pickles(self) -> list[pickletree.Tree]:
         """The five pickles. Nothing says how long they are: read on until they end."""
         size = FIRST_READ
         while True:
             data = self.source.read(0, min(size, self.source.size))
-            trees: list[Tree] = []
+            trees: list[pickletree.Tree] = []
             try:
                 for _ in range(5):
-                    trees.append(Tree(data, self.source.place, start=trees[-1].stop if trees else 0))
+                    trees.append(pickletree.Tree(data, self.source.place, start=trees[-1].stop if trees else 0))
                 return trees
-            except OutOfData:
+            except pickletree.OutOfData:
                 if size >= self.source.size:
                     raise self.source.place.damaged("is cut off inside its pickles", at=self.source.size) from None
                 if size >= LIMITS.pickle_bytes:
@@ -76,10 +83,11 @@ class TorchLegacy(Checkpoint):
                     ) from None
                 size *= 4
 
-    def _index_storages(self, keys: Tree) -> dict[str, int]:
+    def _index_storages(self, keys: pickletree.Tree) -> dict[str, int]:
         """The offset of each storage's element count."""
         listed = [child.target for child in keys.root.target.children]
-        if any(key.kind is not Kind.TEXT for key in listed) or {key.value for key in listed} != set(self._object.storages):
+        text = pickletree.Kind.TEXT
+        if any(key.kind is not text for key in listed) or {key.value for key in listed} != set(self._object.storages):
             raise self.source.place.damaged("its list of storages is not that of its tensors", at=keys.start)
         at, found = keys.stop, {}
         for key in listed:
@@ -96,27 +104,27 @@ class TorchLegacy(Checkpoint):
             raise self.source.place.damaged(f"{self.source.size - at} bytes stand behind the last storage", at=at)
         return found
 
-    def _read(self, storage: Storage, start: int, stop: int) -> Iterator[bytes]:
+    def _read(self, storage: _torch_tree.Storage, start: int, stop: int) -> Iterator[bytes]:
         begin = self._counts[storage.key] + 8
         for at in range(start, stop, CHUNK):
             yield self.source.read(begin + at, begin + min(at + CHUNK, stop))
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        yield from chunks_of(self._object.views[name], self._read)
+        yield from _torch_edits.chunks_of(self._object.views[name], self._read)
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
-        return declarations(self._object, first_convs)
+        return _torch_edits.declarations(self._object, first_convs)
 
     def refined(self, conv: FirstConv) -> FirstConv:
-        return refined(self._object, conv)
+        return _torch_edits.refined(self._object, conv)
 
     def load_line(self, path: str) -> str:
-        return load_line(self._object, path, safe=not self.globals)
+        return _torch_edits.load_line(self._object, path, safe=not self.globals)
 
     def splices(self, edits: Edits) -> list[Splice]:
         if not self._little:
             raise self.source.place.unsupported("was written on a big-endian machine, which is not converted")
-        made = TorchEdits(self._object, edits)
+        made = _torch_edits.TorchEdits(self._object, edits)
         splices = []
         if made.pickle is not None:
             splices.append(Splice.of(self._tree.start, self._tree.stop, made.pickle))
@@ -139,4 +147,4 @@ class TorchLegacy(Checkpoint):
             if child.target.value in removed:
                 put = child.target.put
                 spans.append((child.start, put[2] if put and child.target is child else child.stop))
-        yield Splice.of(self._keys.start, self._keys.stop, edited(self._keys, {}, spans))
+        yield Splice.of(self._keys.start, self._keys.stop, pickleedit.edited(self._keys, {}, spans))

@@ -11,16 +11,23 @@ Source: torch/serialization.py and caffe2/serialize/inline_container.cc of torch
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from ..containers.pickletree import Tree
-from ..containers.zipedit import Change, new_crc, splices
-from ..containers.zipmembers import Archive
+from .. import lazy
 from ..model import Checkpoint, Declaration, Edits, FirstConv, Notice
 from ..source import Source
 from ..splice import Check, Splice
-from ._torch_edits import TorchEdits, chunks_of, declarations, load_line, optimizer_entries, refined, tensor_of
-from ._torch_globals import foreign
-from ._torch_tree import Storage, TorchObject
+
+if TYPE_CHECKING:
+    from ..containers import pickletree, zipedit, zipmembers
+    from . import _torch_edits, _torch_globals, _torch_tree
+else:
+    pickletree = lazy.module("..containers.pickletree", __package__)
+    zipedit = lazy.module("..containers.zipedit", __package__)
+    zipmembers = lazy.module("..containers.zipmembers", __package__)
+    _torch_edits = lazy.module("._torch_edits", __package__)
+    _torch_globals = lazy.module("._torch_globals", __package__)
+    _torch_tree = lazy.module("._torch_tree", __package__)
 
 SERIALIZATION_ID = ".data/serialization_id"
 TAIL = 1 << 16
@@ -44,7 +51,7 @@ class TorchZip(Checkpoint):
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
-        self._archive = Archive(source)
+        self._archive = zipmembers.Archive(source)
         pickles = [name for name in self._archive.members if name.rpartition("/")[2] == "data.pkl" and name.count("/") <= 1]
         if len(pickles) != 1:
             raise source.place.damaged(f"holds {len(pickles)} members named data.pkl instead of one")
@@ -55,17 +62,17 @@ class TorchZip(Checkpoint):
         if self.scripted:
             self._objects["constants"] = self._parse("constants")
         for torch_object in self._objects.values():
-            self.tensors |= {name: tensor_of(torch_object, name) for name in torch_object.views}
-        self.optimizer_entries = optimizer_entries(self._objects["data"], self.tensors)
-        self.globals = foreign((g for o in self._objects.values() for g in o.tree.globals), scripted=self.scripted)
+            self.tensors |= {name: _torch_edits.tensor_of(torch_object, name) for name in torch_object.views}
+        self.optimizer_entries = _torch_edits.optimizer_entries(self._objects["data"], self.tensors)
+        self.globals = _torch_globals.foreign((g for o in self._objects.values() for g in o.tree.globals), scripted=self.scripted)
         if not self._archive.has_crcs:
             self.warnings.append(Notice("no_checksums", "the archive was written without checksums: damage in it cannot be seen"))
 
-    def _parse(self, part: str) -> TorchObject:
+    def _parse(self, part: str) -> _torch_tree.TorchObject:
         name = f"{self._top}{part}.pkl"
         place = self.source.place.inside(name)
-        tree = Tree.whole(self._archive.read(name), place)
-        torch_object = TorchObject(tree, place, "" if part == "data" else part)
+        tree = pickletree.Tree.whole(self._archive.read(name), place)
+        torch_object = _torch_tree.TorchObject(tree, place, "" if part == "data" else part)
         for storage in torch_object.storages.values():
             member = self._archive.members.get(self._member(part, storage))
             if member is None:
@@ -76,41 +83,41 @@ class TorchZip(Checkpoint):
                 )
         return torch_object
 
-    def _member(self, part: str, storage: Storage) -> str:
+    def _member(self, part: str, storage: _torch_tree.Storage) -> str:
         return f"{self._top}{part}/{storage.key}"
 
-    def _home(self, name: str) -> tuple[str, TorchObject]:
+    def _home(self, name: str) -> tuple[str, _torch_tree.TorchObject]:
         return next((part, o) for part, o in self._objects.items() if name in o.views)
 
     def chunks(self, name: str) -> Iterator[bytes]:
         part, torch_object = self._home(name)
 
-        def read(storage: Storage, start: int, stop: int) -> Iterable[bytes]:
+        def read(storage: _torch_tree.Storage, start: int, stop: int) -> Iterable[bytes]:
             return self._archive.chunks(self._member(part, storage), start, stop)
 
-        yield from chunks_of(torch_object.views[name], read)
+        yield from _torch_edits.chunks_of(torch_object.views[name], read)
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
-        return declarations(self._objects["data"], first_convs)
+        return _torch_edits.declarations(self._objects["data"], first_convs)
 
     def refined(self, conv: FirstConv) -> FirstConv:
-        return refined(self._objects["data"], conv)
+        return _torch_edits.refined(self._objects["data"], conv)
 
     def load_line(self, path: str) -> str:
         if self.scripted:
             return f"model = torch.jit.load({path!r})"
-        return load_line(self._objects["data"], path, safe=not self.globals)
+        return _torch_edits.load_line(self._objects["data"], path, safe=not self.globals)
 
     def splices(self, edits: Edits) -> list[Splice]:
-        changes: dict[str, Change] = {}
+        changes: dict[str, zipedit.Change] = {}
         removed: set[str] = set()
         self._check_byteorder()
         for part, torch_object in self._objects.items():
-            made = TorchEdits(torch_object, edits)
+            made = _torch_edits.TorchEdits(torch_object, edits)
             if made.pickle is not None:
-                changes[f"{self._top}{part}.pkl"] = Change.of(made.pickle)
+                changes[f"{self._top}{part}.pkl"] = zipedit.Change.of(made.pickle)
             for key, change in made.changes.items():
-                changes[f"{self._top}{part}/{key}"] = Change(change.size, change.data, change.keep)
+                changes[f"{self._top}{part}/{key}"] = zipedit.Change(change.size, change.data, change.keep)
             removed |= {f"{self._top}{part}/{key}" for key in made.removed}
             if "0" in made.removed and set(torch_object.storages) - made.removed:
                 # torch computes offsets (map_location="meta") from the storage named 0, which it expects to meet first
@@ -120,14 +127,14 @@ class TorchZip(Checkpoint):
                 )
         if changes:
             changes |= self._serialization_id(changes, removed)
-        return splices(self._archive, changes, frozenset(removed))
+        return zipedit.splices(self._archive, changes, frozenset(removed))
 
     def _check_byteorder(self) -> None:
         name = self._top + "byteorder"
         if name in self._archive.members and self._archive.read(name, 64) != b"little":
             raise self.source.place.unsupported("was written on a big-endian machine, which is not converted")
 
-    def _serialization_id(self, changes: dict[str, Change], removed: set[str]) -> dict[str, Change]:
+    def _serialization_id(self, changes: dict[str, zipedit.Change], removed: set[str]) -> dict[str, zipedit.Change]:
         """The identity that torch derives from names and CRCs, kept right if it was right."""
         member = self._archive.members.get(self._top + SERIALIZATION_ID)
         if member is None or member.size != 40:
@@ -135,9 +142,9 @@ class TorchZip(Checkpoint):
         old = self._archive.read(member.name, 64)
         if old[20:] != self._hash({}, set()):
             return {}
-        return {member.name: Change(40, lambda: old[:20] + self._hash(changes, removed))}
+        return {member.name: zipedit.Change(40, lambda: old[:20] + self._hash(changes, removed))}
 
-    def _hash(self, changes: dict[str, Change], removed: set[str]) -> bytes:
+    def _hash(self, changes: dict[str, zipedit.Change], removed: set[str]) -> bytes:
         """boost's hash_combine over the CRCs of all non-empty members in file order (PyTorchStreamWriter::writeEndOfFile)."""
         digest = 0
         for name, member in self._archive.members.items():
@@ -145,7 +152,7 @@ class TorchZip(Checkpoint):
             size = change.keep + change.size if change else member.size
             if name in removed or not size or name.endswith(SERIALIZATION_ID):
                 continue
-            crc = new_crc(self._archive, name, change) if change else member.crc
+            crc = zipedit.new_crc(self._archive, name, change) if change else member.crc
             digest ^= (crc + 0x9E3779B9 + (digest << 6) + (digest >> 2)) & 0xFFFFFFFFFFFFFFFF
             digest &= 0xFFFFFFFFFFFFFFFF
         return b"%020d" % digest
