@@ -37,6 +37,7 @@ bench: $(FRAMEWORKS)/.installed
 
 fixtures: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python fixtures/make.py
+	$(FRAMEWORKS)/bin/python fixtures/make_onnx.py
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

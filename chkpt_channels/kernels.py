@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 
 class KernelChange(NamedTuple):
-    """One first conv, the mixing it gets and its new shape. With the identity nothing of it changes."""
+    """One first conv, the mixing it gets and its new shape. With the identity nothing of it changes. `constants` are the old
+    channels whose constants in front of the conv the new channels take."""
 
     conv: FirstConv
     layout: Layout
     mixing: Mixing
     shape: tuple[int, ...]
+    constants: tuple[int, ...] = ()
 
     @property
     def changes(self) -> bool:

@@ -101,7 +101,7 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
         return Plan(changes, Edits(), (old, old), notices=told)
     declarations = tuple(checkpoint.declarations([change.conv for change in (changes if method else changed)]))
     edits = _edits(checkpoint, changed, options.optimizer)
-    chosen = _chosen_constants(changed[0].mixing) if changed else ()
+    chosen = changed[0].constants if changed else ()
     kept = [] if method else in_front
     constants = {name: _selected(checkpoint, name, axis, chosen) for front in kept for name, axis in front.tensors}
     edits = edits._replace(
@@ -238,14 +238,16 @@ def _kernel_change(
         raise place.unsupported(f"holds {conv.tensor.dtype.name}, not floating-point numbers")
     colours = options.luma is not None and conv.in_channels == 1
     rule = mixing.luma(options.luma or ()) if colours else mixing.between(conv.in_channels, to)
-    if fronts and not rule.is_identity:
-        rule = rule.between_affine(scale, shift, _chosen_constants(rule))
-    if conv.groups == 1 or rule.is_identity:
-        return KernelChange(conv, conv.layout, rule, conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to))
-    shape = checkpoint.ungrouped(conv, to)
-    if shape is None or (to == 1 and any(row != (1.0,) for row in rule.matrix)):
+    chosen = _chosen_constants(rule)
+    if fronts:
+        rule = rule.between_affine(scale, shift, chosen)
+    if conv.groups == 1:
+        shape = conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to)
+        return KernelChange(conv, conv.layout, rule, shape, chosen)
+    grouped = checkpoint.ungrouped(conv, to)
+    if grouped is None or (to == 1 and any(row != (1.0,) for row in rule.matrix)):
         raise place.unsupported(f"a convolution in {conv.groups} groups, which only keeps its kernel toward one channel")
-    return KernelChange(conv, conv.layout, rule, shape)
+    return KernelChange(conv, conv.layout, rule, grouped, chosen)
 
 
 def _composed(place: Place, fronts: Sequence[Front], channels: int) -> tuple[list[float], list[float]]:
