@@ -1,7 +1,8 @@
 """An edit is a list of splices; everything between them is streamed through, each byte read once.
 
 The copy runs in threads beside the caller, who meanwhile computes what the splices put in (and imports numpy for it).
-Large outputs are written with O_DIRECT: buffered writes cost more in page-cache work than in disk time.
+Small files are copied by the kernel. Large outputs are written with O_DIRECT: buffered writes cost more in page-cache work than
+in disk time.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ BLOCK = 4 << 20
 BUFFERS = 4
 SECTOR = 4096
 DIRECT_FROM = 200 << 20
+RANGE = 32 << 20
+_NO_COPY_FILE_RANGE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
 
 Progress = Callable[[int], None]
 
@@ -155,17 +158,18 @@ class _Checker:
     """Feeds passing bytes to the checks they belong to; runs in one thread."""
 
     def __init__(self, checks: Sequence[Check]) -> None:
-        self._waiting = deque(checks)
+        self.waiting = deque(checks)
 
     def feed(self, data: memoryview, start: int) -> None:
+        """Take the bytes that stand at `start` of the source; raises what a check raises."""
         stop = start + len(data)
-        while self._waiting and self._waiting[0].start < stop:
-            check = self._waiting[0]
+        while self.waiting and self.waiting[0].start < stop:
+            check = self.waiting[0]
             check.update(data[max(check.start - start, 0) : check.stop - start])
             if check.stop > stop:
                 return
             check.finish()
-            self._waiting.popleft()
+            self.waiting.popleft()
 
 
 class _Buffer:
@@ -215,6 +219,52 @@ class _Copy:
 
     def _run(self) -> None:
         direct = self._total >= DIRECT_FROM and _set_direct(self._out, on=True)
+        if direct or not self._by_kernel():
+            self._by_blocks(direct)
+        if not self._stopped.is_set():
+            os.fsync(self._out)  # in this thread, beside the caller's imports: the last fsync finds little to do
+
+    def _by_kernel(self) -> bool:
+        """Small files: the kernel copies in a few calls, for which no thread waits for the interpreter that the caller keeps
+        busy; another thread reads for the checks. False where the system cannot."""
+        if not hasattr(os, "copy_file_range"):
+            return False
+        checking = self._checking.submit(self._check)
+        try:
+            for move in self._moves:
+                self._copy_range(move)
+        except OSError as error:
+            if error.errno not in _NO_COPY_FILE_RANGE:
+                raise
+            return False
+        finally:
+            checking.result()
+        return True
+
+    def _copy_range(self, move: _Move) -> None:
+        done = 0
+        while done < move.size and not self._stopped.is_set():
+            size = min(move.size - done, RANGE)
+            count = os.copy_file_range(self._source.fd, self._out, size, move.start + done, move.at + done)
+            if count == 0:
+                raise self._source.place.system("was cut short while it was read")
+            done += count
+            if self._progress:
+                self._progress(count)
+
+    def _check(self) -> None:
+        buffer = memoryview(bytearray(min(BLOCK, max((c.stop - c.start for c in self._checker.waiting), default=0))))
+        for check in list(self._checker.waiting):
+            for at in range(check.start, check.stop, BLOCK):
+                if self._stopped.is_set():
+                    return
+                view = buffer[: min(BLOCK, check.stop - at)]
+                self._source.readinto(view, at)
+                self._checker.feed(view, at)
+
+    def _by_blocks(self, direct: bool) -> None:
+        """Large files, past the page cache where it can be: each byte is read once, into buffers that one thread writes from
+        and another one checks."""
         ring: deque[_Buffer] = deque()
         for at, pieces in _blocks(self._moves):
             if self._stopped.is_set():
@@ -228,8 +278,6 @@ class _Copy:
         if direct:
             _set_direct(self._out, on=False)
             os.ftruncate(self._out, self._total)
-        if not self._stopped.is_set():
-            os.fsync(self._out)  # in this thread, beside the caller's imports: the last fsync finds little to do
 
     def _pass(self, buffer: _Buffer, at: int, pieces: Sequence[_Move], direct: bool) -> None:
         """Read one block of the output, and hand it to the writer and the checker.
