@@ -22,7 +22,9 @@ OHWI = {3: Layout("OWI"), 4: Layout("OHWI"), 5: Layout("ODHWI")}
 MOST_BANDS = 32
 """Wider inputs are features, not images (the widest public pretrained input has 13 bands)."""
 
-_WEIGHT = re.compile(r"(^|[./])(weight|kernel|w|filters?|original[01]?|weight_(v|orig)|\d+)$")
+_WEIGHT = re.compile(
+    r"(^|[./])(weight|((depth|point)wise_)?kernel|w|filters?|original[01]?|weight_(v|orig)|\w+_W(_\d+)?|\d+)(:\d+)?$"
+)
 _NO_KERNEL = re.compile(r"pos_embed|position|rel_pos|bias_table|token|anchor")
 _STEM = re.compile(
     r"(^|[._/])(conv_?stem|stem|conv_?1|conv_?in|conv_first|first_conv|patch_embed\w*|conv1_1|features[._]0|inc|embedder)([._/]|$)"

@@ -38,10 +38,12 @@ class Tensor(NamedTuple):
 
 
 class Declaration(NamedTuple):
-    """A channel count written outside tensors, such as a pickled module's `in_channels`."""
+    """A channel count written outside tensors, such as a pickled module's `in_channels`. It is `behind` where a graph that
+    makes the old channels of the new one itself keeps it."""
 
     where: str
     channels: int
+    behind: bool = False
 
 
 class FirstConv(NamedTuple):
@@ -130,7 +132,7 @@ class Checkpoint(ABC):
     """The name for people: "PyTorch (zip)"."""
     suffixes: ClassVar[frozenset[str]]
     """The file name extensions of the family, "" for none; the first three letters of an output must not lie."""
-    ordered: ClassVar[bool]
+    ordered: bool
     """Whether the order of `tensors` is the order of the modules."""
     adds_tensors: ClassVar[bool] = False
     """Whether an edit may add tensors: a private copy of one that others share, a bias where there was none."""
@@ -208,7 +210,10 @@ class Checkpoint(ABC):
 
     def write(self, edits: Edits, out: int, place: Place, progress: Progress | None = None) -> None:
         """Write the edited file to the empty file `out` and fsync it; `place` names the output in messages."""
-        apply(self.source, self.splices(edits), out, place, self.checks(), progress)
+        apply(self.source, self.splices(edits), out, place, self.checks(), progress, self.call_judge)
+
+    def call_judge(self) -> None:  # noqa: B027 # most formats have no light library to ask
+        """Import what `judge` needs."""
 
     def judge(self, path: str) -> None:  # noqa: B027 # most formats have no light library to ask
         """Open the written file at `path` with the format's own library, where there is a light one."""

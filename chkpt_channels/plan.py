@@ -99,7 +99,8 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
     changed = [change for change in changes if change.changes]
     if old == options.to and not changed:
         return Plan(changes, Edits(), (old, old), notices=told)
-    declarations = tuple(checkpoint.declarations([change.conv for change in (changes if method else changed)]))
+    declared = checkpoint.declarations([change.conv for change in (changes if method else changed)])
+    declarations = tuple(d for d in declared if not (method and d.behind))
     edits = _edits(checkpoint, changed, options.optimizer)
     chosen = changed[0].constants if changed else ()
     kept = [] if method else in_front

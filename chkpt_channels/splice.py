@@ -86,10 +86,12 @@ def apply(
     place: Place,
     checks: Sequence[Check] = (),
     progress: Progress | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> None:
     """Write the source with `splices` applied to the empty file `out`, and fsync it.
 
-    `place` names the output in messages. Raises what a check or a splice's data raises, SystemProblem for the rest.
+    `place` names the output in messages. `meanwhile` is called once while the disk is at work: for imports that are needed
+    afterwards. Raises what a check or a splice's data raises, SystemProblem for the rest.
     """
     ordered = sorted(splices, key=lambda s: (s.start, s.stop))
     moves, targets = _layout(source.size, ordered)
@@ -100,6 +102,8 @@ def apply(
         copying = _Copy(source, moves, out, total, _passing(checks, ordered), progress)
         try:
             made = [splice.data() for splice in ordered]
+            if meanwhile:
+                meanwhile()
         except BaseException:
             copying.stop()
             raise

@@ -62,7 +62,10 @@ def notes(report: Report) -> Iterator[str]:
     if report.status == "unchanged":
         return
     before, after = report.in_channels
-    if before != after and after == 1:
+    graph = next((k.method for k in report.kernels if k.method in ("broadcast", "stack")), "")
+    if graph:
+        yield f"note: {graph}: no weight changed; the graph makes the {before} old channels of the new one, exact everywhere"
+    elif before != after and after == 1:
         yield "note: the pipeline in front now needs one mean and one std; plain sum is exact where it had three equal ones"
     elif before != after:
         yield f"note: the pipeline in front now needs {_count(after, 'mean')} and {_count(after, 'std')}"

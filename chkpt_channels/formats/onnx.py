@@ -196,6 +196,9 @@ class Onnx(Checkpoint):
             return {names[0]: path.name + ".data"}
         return {name: f"{path.name}.{Path(name).name}" for name in names}
 
+    def call_judge(self) -> None:
+        onnx_schema()
+
     def judge(self, path: str) -> None:
         schema = onnx_schema()
         parsed = schema.ModelProto()
