@@ -1,181 +1,210 @@
 """Which tensors see the image, from names and shapes alone: for files that carry no graph.
 
 A network's first kernel is the one whose input width no other layer produces. Every further kernel that sees the image
-stands beside it (parallel stems) or repeats it (EMA, teacher, other copies of the model).
+stands beside it (parallel stems), begins a network of its own, or repeats it (EMA, teacher, other copies of the model).
+What cannot be settled is refused: a wrong kernel is the worst outcome.
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from . import folded
+from .copies import Copies
 from .errors import Candidate
+from .evidence import ENTRY, FED, MOST_BANDS, OTHER_SENSES, STEM, Evidence
 from .layout import Layout
 from .model import FirstConv, Tensor
+from .widths import OIHW, Kernel, Layouts, Network, is_weight, orientation
 
-OIHW = {3: Layout("OIW"), 4: Layout("OIHW"), 5: Layout("OIDHW")}
-HWIO = {3: Layout("WIO"), 4: Layout("HWIO"), 5: Layout("DHWIO")}
-OHWI = {3: Layout("OWI"), 4: Layout("OHWI"), 5: Layout("ODHWI")}
+__all__ = ["MOST_BANDS", "Finding", "find", "layout_of", "layouts_of"]
 
-MOST_BANDS = 32
-"""Wider inputs are features, not images (the widest public pretrained input has 13 bands)."""
-
-_WEIGHT = re.compile(
-    r"(^|[./])(weight|((depth|point)wise_)?kernel|w|filters?|original[01]?|weight_(v|orig)|\w+_W(_\d+)?|\d+)(:\d+)?$"
-)
-_NO_KERNEL = re.compile(r"pos_embed|position|rel_pos|bias_table|token|anchor")
-_STEM = re.compile(
-    r"(^|[._/])(conv_?stem|stem|conv_?1|conv_?in|conv_first|first_conv|patch_embed\w*|conv1_1|features[._]0|inc|embedder)([._/]|$)"
-)
+MOST_CANDIDATES = 40
 
 
 class Finding(NamedTuple):
-    """The first convs, or none and the candidates with what speaks against each."""
+    """The first convs, or none and the candidates with what speaks against each. `companions` are vectors that the image
+    meets before the first convs: means, scales, a shift of the colours."""
 
     first_convs: tuple[FirstConv, ...]
     candidates: tuple[Candidate, ...] = ()
+    companions: tuple[Tensor, ...] = ()
 
 
-def find(tensors: Iterable[Tensor], *, ordered: bool) -> Finding:
-    """The first convs of every model in the file. `ordered` says that the tensors stand in module order."""
+def find(tensors: Iterable[Tensor], *, ordered: bool, channels: int | None = None) -> Finding:
+    """The first convs of every model in the file. `ordered` says that the tensors stand in module order, `channels` how many
+    input channels they have, where that is known."""
     groups: defaultdict[str, list[Tensor]] = defaultdict(list)
     for tensor in tensors:
         groups[tensor.group].append(tensor)
-    found: list[FirstConv] = []
-    candidates: list[Candidate] = []
-    for group in groups.values():
-        in_group = _Group(group, ordered=ordered).find()
-        found += in_group.first_convs
-        candidates += in_group.candidates
-    return Finding(tuple(found), tuple(candidates) if not found else ())
+    answers = [_in_group(group, ordered, channels) for group in groups.values()]
+    found = tuple(conv for answer in answers for conv in answer.first_convs)
+    if found and not any(answer.open for answer in answers):
+        return Finding(found, companions=tuple(t for answer in answers for t in answer.companions))
+    candidates = [c for answer in answers for c in answer.candidates]
+    candidates += [Candidate(c.tensor.name, c.tensor.shape, "another model in the file is open") for c in found]
+    return Finding((), tuple(candidates[:MOST_CANDIDATES]))
 
 
-def layout_of(tensor: Tensor, layouts: Mapping[int, Layout] = OIHW) -> Layout | None:
-    """The layout of a kernel of this rank."""
-    return tensor.layout or layouts.get(len(tensor.shape))
+def layouts_of(tensors: Iterable[Tensor], *, ordered: bool) -> Layouts:
+    """The layouts of this file's kernels by their rank; none for ranks whose layout is open."""
+    layouts, unclear = orientation([t for t in tensors if is_weight(t)], ordered=ordered)
+    return {} if unclear else layouts
 
 
-class _Group:
-    """The tensors of one state dict."""
+def layout_of(tensor: Tensor, layouts: Layouts = OIHW) -> Layout | None:
+    """The layout of a kernel of this rank, None where it is open."""
+    return tensor.layout or (layouts.get(len(tensor.shape)) if len(tensor.shape) > 2 else None)
 
-    def __init__(self, tensors: Sequence[Tensor], *, ordered: bool) -> None:
-        self.tensors = list(tensors) if ordered else sorted(tensors, key=lambda t: _natural(t.key))
-        self.ordered = ordered
-        kernels = [t for t in self.tensors if _is_kernel(t)]
-        self.layouts = _orientation(kernels)
-        self.kernels = [t for t in kernels if self._channels(t) <= MOST_BANDS]
-        self.convs = kernels
 
-    def _channels(self, tensor: Tensor) -> int:
-        layout = layout_of(tensor, self.layouts)
-        return tensor.shape[layout.channel_axis] if layout else 0
+class _Answer(NamedTuple):
+    """What one state dict says; `open` where several of its kernels could be meant."""
 
-    def _filters(self, tensor: Tensor) -> int:
-        layout = layout_of(tensor, self.layouts)
-        return tensor.shape[layout.axes.index("O")] if layout else 0
+    first_convs: tuple[FirstConv, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    companions: tuple[Tensor, ...] = ()
+    open: bool = False
 
-    def find(self) -> Finding:
-        entries = [t for t in self.kernels if not self._is_fed(t)]
-        if not entries:
-            return Finding(
-                (), tuple(Candidate(t.name, t.shape, "a layer before it has as many outputs") for t in self.kernels[:10])
-            )
-        stems, found_by, why = self._stems(entries)
+
+def _in_group(tensors: Sequence[Tensor], ordered: bool, channels: int | None) -> _Answer:
+    copies = Copies(tensors)
+    answer = _Search(Network(copies.kept, ordered=ordered), tensors, channels).answer()
+    convs = [conv._replace(tensor=t) for conv in answer.first_convs for t in copies.of(conv.tensor)]
+    return answer._replace(first_convs=tuple(convs), companions=tuple(t for c in answer.companions for t in copies.of(c)))
+
+
+class _Search:
+    """The search in one model."""
+
+    def __init__(self, network: Network, tensors: Sequence[Tensor], channels: int | None) -> None:
+        self.network, self.tensors, self.channels = network, tensors, channels
+        self.evidence = Evidence(network)
+
+    def answer(self) -> _Answer:
+        """The first convs, or the candidates."""
+        verdicts = self.evidence.verdicts
+        free = [k for k in self.evidence.narrow if not verdicts[k.at] and self.channels in (None, k.channels)]
+        free = [k for k in free if not self.evidence.is_lone_point(k)]
+        if any(len(k.window) > 1 for k in free):
+            free = [k for k in free if len(k.window) > 1]
+        if stem := folded.stem(self.network, self.evidence, free, self.tensors):
+            return _Answer((stem,))
+        pool, why_open = self._pool(free)
+        if why_open or not pool:
+            return self._candidates(free, why_open)
+        if self.network.open:
+            return self._candidates(pool, "its shape fits several layouts: --layout says which")
+        stems, found_by, why = self._stems(pool)
+        if stems and self._overlooks(stems):
+            stems, why = [], "another one is named like a stem"
         if not stems:
-            return Finding((), tuple(Candidate(t.name, t.shape, why) for t in entries))
-        return Finding(tuple(FirstConv(t, layout_of(t, self.layouts), self._channels(t), found_by, why) for t in stems))
+            return self._candidates(free, why)
+        convs = tuple(FirstConv(k.tensor, self._layout(k), k.channels, found_by, why) for k in stems)
+        return _Answer(convs, companions=tuple(folded.companions(self.network, stems, self.tensors)))
 
-    def _is_fed(self, kernel: Tensor) -> bool:
-        """Whether another layer (an earlier one, where the order is known) produces this kernel's input width."""
-        before = self.convs[: self.convs.index(kernel)] if self.ordered else self.convs
-        width = self._channels(kernel)
-        if width == 3 and not self.ordered:
-            return False  # decoders and heads produce three channels too
-        return any(self._filters(other) == width for other in before if other is not kernel)
+    def _layout(self, kernel: Kernel) -> Layout | None:
+        return layout_of(kernel.tensor, self.network.layouts)
 
-    def _stems(self, entries: list[Tensor]) -> tuple[list[Tensor], str, str]:
-        width = self._channels(entries[0])
-        if not self.ordered:
-            counts = {self._channels(t) for t in entries}
-            width = 3 if 3 in counts else min(counts)
-        same = [t for t in entries if self._channels(t) == width]
-        if len(same) == 1:
-            return same, "shapes", "the only conv no layer feeds"
-        first = same[0]
-        if self.ordered:
-            if self.convs[0] is not first:
-                return [], "", "an earlier conv is no entry"
-            beside = [t for t in same if t is first or self._is_beside(t, first) or self._is_copy(t, first)]
-            return beside, "shapes", "the first conv in module order" + (", with its siblings" if len(beside) > 1 else "")
-        named = [t for t in same if _STEM.search(t.key)]
-        if not named:
-            return [], "", "several convs could see the image"
-        first = named[0]
-        stems = [t for t in same if t is first or self._is_beside(t, first) or self._is_copy(t, first)]
-        others = [t for t in named if t not in stems]
-        if others:
-            return [], "", "several convs could see the image"
-        return stems, "names", "named like a stem"
+    def _candidates(self, free: Sequence[Kernel], why: str) -> _Answer:
+        verdicts = self.evidence.verdicts
+        at = {k.at for k in free}
+        shown = sorted(self.evidence.narrow, key=lambda k: (k.at not in at, *_likeness(k)))[:MOST_CANDIDATES]
+        reasons = [(k.tensor, why if k.at in at else verdicts[k.at] or "another is more likely") for k in shown]
+        patches = folded.linear_patches(self.network, self.tensors)
+        reasons = [(k.tensor, "a Linear layer, where convolutions could see the image") for k, _ in patches[:10]] + reasons
+        return _Answer((), tuple(Candidate(t.name, t.shape, reason) for t, reason in reasons), open=bool(free))
 
-    def _is_beside(self, other: Tensor, first: Tensor) -> bool:
-        """A parallel branch: the same number of filters, and no other conv between the two."""
-        if self._channels(first) == 1 and not _are_branches(other.key, first.key):
-            return False  # a depthwise conv behind the stem has the same shape
-        i, j = sorted((self.convs.index(other), self.convs.index(first)))
-        between = self.convs[i : j + 1]
-        return all(self._filters(t) == self._filters(first) and self._channels(t) == self._channels(first) for t in between)
+    def _pool(self, free: list[Kernel]) -> tuple[list[Kernel], str]:
+        """Those of the narrow kernels with the width of the image; why it is open where several widths could be meant."""
+        first = self.evidence.first
+        widths = [first.channels] if first and any(k is first for k in free) else [1] if any(k.channels == 1 for k in free) else []
+        width = next((w for w in (3, *widths) if any(k.channels == w for k in free)), min((k.channels for k in free), default=0))
+        pool = [k for k in free if k.channels == width]
+        if any(k.channels != width and self._could_begin(k, pool[0]) for k in free) or (width in (1, 3) and self._second_stage()):
+            return pool, "layers with other widths begin here too"
+        return pool, self._gives_back(pool[0]) if width > 3 else ""
 
-    def _is_copy(self, other: Tensor, first: Tensor) -> bool:
-        """The same layer of a second copy of the model: the names differ in their first part only, and so do all others."""
-        if other.shape != first.shape:
+    def _could_begin(self, kernel: Kernel, chosen: Kernel) -> bool:
+        """Whether a kernel of another width could be the first of the network: it stands before the chosen one, or is named so."""
+        if kernel.filters < 8 or set(kernel.window) == {1} or (kernel.channels == 1 and chosen.channels == 3):
             return False
-        a, b = _root(first.key, other.key)
-        if not a or not b:
+        if self.network.ordered:
+            return kernel.at < chosen.at
+        return kernel.channels != 2 and bool(ENTRY.search(kernel.key)) and not OTHER_SENSES.search(kernel.key)
+
+    def _second_stage(self) -> bool:
+        """Whether one network in the file takes the three channels that another one makes."""
+        fed = [k for k in self.evidence.narrow if k.channels == 3 and FED in self.evidence.verdicts[k.at]]
+        towers = {self.network.tower(k) for k in self.evidence.makers.get(3, ())}
+        return any(self.network.tower(k) not in towers for k in fed)
+
+    def _gives_back(self, kernel: Kernel) -> str:
+        """A network that takes neither one nor three channels and makes an image of three: its input is a latent."""
+        makes = [k for k in self.evidence.makers.get(3, ()) if set(k.window) != {1}]
+        return "the network makes an image of something else" if makes else ""
+
+    def _stems(self, pool: list[Kernel]) -> tuple[list[Kernel], str, str]:
+        if len(pool) == 1:
+            return pool, "shapes", "the only conv no layer feeds"
+        if self._all_beside(pool):
+            return pool, "shapes", "all convs that no layer feeds, side by side"
+        named = [k for k in pool if STEM.search(k.key)]
+        if len(named) > 1:
+            named = [k for k in named if not OTHER_SENSES.search(k.key)]
+        first = self.evidence.first
+        if first and any(k is first for k in pool) and not self._rivals(first, [*named, *pool]):
+            stems = [k for k in pool if self._beside(k, first)]
+            return stems, "shapes", "the first conv in module order"
+        if named and all(self._beside(k, named[0]) for k in named):
+            return [k for k in pool if self._beside(k, named[0])], "names", "named like a stem"
+        return [], "", "several convs could see the image"
+
+    def _rivals(self, first: Kernel, others: Sequence[Kernel]) -> list[Kernel]:
+        """Those named like a stem, or like the first convolution, that do not stand beside it."""
+        tower = self.network.tower(first)
+        alike = [k for k in others if STEM.search(k.key) or k.pattern == first.pattern or k.channels > 1]
+        alike += [k for k in others if self.network.tower(k) == tower]
+        return [k for k in alike if not self._beside(k, first)]
+
+    def _overlooks(self, stems: Sequence[Kernel]) -> bool:
+        """Whether another kernel with the width of an image is named like a stem, and none of these is: without the order,
+        shapes alone show too little of one channel, and inner layers of gray networks may take three."""
+        if self.network.ordered or any(STEM.search(k.key) for k in stems):
             return False
-        mine = {t.key[len(a) :]: t.shape for t in self.tensors if t.key.startswith(a)}
-        theirs = {t.key[len(b) :]: t.shape for t in self.tensors if t.key.startswith(b)}
-        return mine == theirs and sum(len(shape) >= 2 for shape in mine.values()) > 1
+        others = [k for k in self.evidence.narrow if k.channels == 1 and set(k.window) != {1} and k not in stems]
+        return any(STEM.search(k.key) and not OTHER_SENSES.search(k.key) for k in others)
+
+    def _all_beside(self, pool: list[Kernel]) -> bool:
+        return len(pool) <= 12 and all(self._beside(k, pool[0]) for k in pool[1:])
+
+    def _beside(self, a: Kernel, b: Kernel) -> bool:
+        """Whether two kernels see the same image: as branches of one module, as a series, or each first in a network."""
+        if a is b:
+            return True
+        if len(a.window) != len(b.window):
+            return False
+        return self.evidence.are_branches(a, b) or self._adjacent(a, b) or self._in_series(a, b) or self._own_networks(a, b)
+
+    def _adjacent(self, a: Kernel, b: Kernel) -> bool:
+        between = self.network.kernels[min(a.at, b.at) : max(a.at, b.at) + 1]
+        alike = all(k.channels == a.channels and k.filters == a.filters and k.window for k in between)
+        return self.network.ordered and a.channels > 1 and alike
+
+    def _in_series(self, a: Kernel, b: Kernel) -> bool:
+        """Numbered alike, as `patch_embed.0` and `patch_embed.1`; depthwise series are recognised before."""
+        return a.pattern == b.pattern and (a.channels > 1 or (a.is_patch and b.is_patch) or self.evidence.is_analogue(a, b))
+
+    def _own_networks(self, a: Kernel, b: Kernel) -> bool:
+        """Each begins a network of its own, and none makes the channels that the other takes."""
+        x, y = self.network.tower(a), self.network.tower(b)
+        sizes = self.network.tower_sizes
+        if x == y or min(sizes[x], sizes[y]) < 3 or self.evidence.makers.get(a.channels):
+            return False
+        return a.channels > 1 or (a.tensor.shape == b.tensor.shape and a.key.split(x)[-1] == b.key.split(y)[-1])
 
 
-def _root(a: str, b: str) -> tuple[str, str]:
-    """The differing beginnings of two names that end alike, cut at a dot: ("student.", "teacher.")."""
-    x, y = re.split(r"(?<=\.)", a), re.split(r"(?<=\.)", b)
-    while x and y and x[-1] == y[-1]:
-        x.pop()
-        y.pop()
-    return "".join(x), "".join(y)
-
-
-def _are_branches(a: str, b: str) -> bool:
-    """Whether two names are branches of one named module, not steps of a sequence."""
-    steps = [(x, y) for x, y in zip(a.split("."), b.split("."), strict=False)]
-    fork = next((i for i, (x, y) in enumerate(steps) if x != y), 0)
-    return fork > 0 and not (steps[fork][0].isdigit() and steps[fork][1].isdigit())
-
-
-def _is_kernel(tensor: Tensor) -> bool:
-    if not tensor.dtype.floating or len(tensor.shape) not in OIHW or 0 in tensor.shape:
-        return False
-    return bool(_WEIGHT.search(tensor.key)) and not _NO_KERNEL.search(tensor.key)
-
-
-def _orientation(kernels: Sequence[Tensor]) -> Mapping[int, Layout]:
-    """Which end of the shape holds the window: most kernels of a file tell, small squares in front or behind."""
-    votes = {id(OIHW): 0, id(HWIO): 0, id(OHWI): 0}
-    for kernel in (k for k in kernels if len(k.shape) == 4):
-        a, b, c, d = kernel.shape
-        if c == d < min(a, b):
-            votes[id(OIHW)] += 1
-        elif a == b < min(c, d):
-            votes[id(HWIO)] += 1
-        elif b == c < min(a, d):
-            votes[id(OHWI)] += 1
-    best = max((OIHW, HWIO, OHWI), key=lambda layouts: votes[id(layouts)])
-    return best if votes[id(best)] > votes[id(OIHW)] else OIHW
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that puts layer10 behind layer2."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+def _likeness(kernel: Kernel) -> tuple[bool, bool, int]:
+    """Sort key: likely stems first, for people who have to choose."""
+    return (not STEM.search(kernel.key), kernel.channels != 3, kernel.at)

@@ -14,6 +14,7 @@ class Limits(NamedTuple):
     zip_gap_bytes: int = 1 << 16
     edited_tensor_bytes: int = 8 << 30
     name_depth: int = 500
+    axes: int = 64  # torch's and numpy's own limit
     channels: int = 1 << 16
     hdf5_objects: int = 1_000_000
     hdf5_chunk_bytes: int = 1 << 30

@@ -257,7 +257,7 @@ def _composed(place: Place, fronts: Sequence[Front], channels: int) -> tuple[lis
     for front in fronts:
         if front.scale is None or front.shift is None:
             raise place.inside(front.where).unsupported(
-                f"this {front.kind} stands between the image and the first convolution and mixes or selects channels"
+                f"this {front.kind} takes the image and mixes, selects or counts its channels: no kernel edit is right"
             )
         times, plus = (c * channels if len(c) == 1 else c for c in (front.scale, front.shift))
         scale = [a * s for a, s in zip(times, scale, strict=True)]

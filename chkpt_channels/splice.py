@@ -13,7 +13,7 @@ import mmap
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
@@ -72,6 +72,27 @@ def spliced(data: bytes, edits: Sequence[tuple[int, int, bytes]]) -> bytes:
         out += [data[at:start], new]
         at = stop
     return b"".join([*out, data[at:]])
+
+
+def streamed(pieces: Iterable[bytes], splices: Sequence[Splice]) -> Iterator[bytes]:
+    """The same operation on a stream: `splices` in order, counted from its first byte."""
+    at, waiting = 0, deque(splices)
+    for piece in pieces:
+        done = at
+        at += len(piece)
+        while waiting and waiting[0].start <= at and (waiting[0].start < at or waiting[0].stop == at):
+            splice = waiting[0]
+            if done <= splice.start:
+                yield piece[len(piece) - (at - done) : len(piece) - (at - splice.start)]
+                yield splice.data()
+            done = min(splice.stop, at)
+            if splice.stop > at:
+                break
+            waiting.popleft()
+        if done < at:
+            yield piece[len(piece) - (at - done) :]
+    for splice in waiting:
+        yield splice.data()
 
 
 def output_size(source: Source, splices: Sequence[Splice]) -> int:

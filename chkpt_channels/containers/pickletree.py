@@ -48,10 +48,9 @@ class Node:
 
     @property
     def children(self) -> Sequence[Node]:
-        """The elements of a tuple or list, those appended later included."""
-        if self.items is None:
-            return self.value or ()
-        return [*(self.value or ()), *(item[0] for item in self.items)]
+        """The elements of a tuple, list or set, those appended later included; none of anything else."""
+        spelled = self.value or () if self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET) else ()
+        return spelled if self.items is None else [*spelled, *(item[0] for item in self.items)]
 
     def entries(self) -> Iterator[tuple[Node, Node]]:
         """The (key, value) nodes of a dict or a dict-like object."""
@@ -105,12 +104,12 @@ class Tree:
 
 
 def plain(node: Node) -> Any:
-    """The value of an integer, or of a tuple or list of such; None for anything else."""
+    """The value of an integer of up to 64 bits, or of a tuple or list of such; None for anything else."""
     node = node.target
     if node.kind is Kind.INT:
-        return node.value
+        return node.value if -(1 << 63) <= node.value < 1 << 63 else None
     if node.kind in (Kind.TUPLE, Kind.LIST):
-        values = tuple(child.target.value if child.target.kind is Kind.INT else None for child in node.children)
+        values = tuple(plain(child) if child.target.kind is Kind.INT else None for child in node.children)
         return None if None in values else values
     return None
 

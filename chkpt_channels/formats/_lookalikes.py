@@ -7,9 +7,9 @@ import re
 from ..errors import ChkptChannelsError, UnknownFormatError, UnsupportedError
 from ..source import Source
 
-HEAD, TAIL = 1024, 1 << 16
+HEAD, TAIL, SHORTEST_PICKLES = 1024, 1 << 16, 64
 
-FOREIGN_SUFFIXES = frozenset({".h5", ".hdf5", ".keras", ".npz", ".gguf", ".tflite", ".pb", ".msgpack"})
+FOREIGN_SUFFIXES = frozenset({".npz", ".gguf", ".tflite", ".pb", ".msgpack"})
 """Extensions of formats that are not written here: an output of that name would lie."""
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
@@ -48,6 +48,8 @@ def describe(source: Source) -> ChkptChannelsError:
         return UnknownFormatError(
             "its end is missing: a zip archive ends in a central directory", file=source.name, hint="download it again"
         )
+    if re.match(rb"\x80[\x02-\x05]", head) and source.size < SHORTEST_PICKLES:
+        return UnknownFormatError("is cut off: no checkpoint is that short", file=source.name, hint="download it again")
     for looks, name, sound, hint in _ROWS:
         if re.match(looks, head):
             kind = UnsupportedError if sound else UnknownFormatError

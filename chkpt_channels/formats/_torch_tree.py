@@ -78,14 +78,14 @@ class View:
         return tuple(sorted(range(len(self.shape)), key=lambda axis: -self.stride[axis]))
 
 
-@dataclass(eq=False, slots=True)
 class Link:
-    """One step of the path to a node. `attribute` steps are submodules and attributes of objects."""
+    """One step of the path to a node. `attribute` steps are submodules and attributes of objects; `depth` counts the steps."""
 
-    parent: Link | None
-    segment: str
-    attribute: bool
-    node: Node
+    __slots__ = ("attribute", "depth", "node", "parent", "segment")
+
+    def __init__(self, parent: Link | None, segment: str, attribute: bool, node: Node) -> None:
+        self.parent, self.segment, self.attribute, self.node = parent, segment, attribute, node
+        self.depth: int = parent.depth + 1 if parent else 0
 
     def path(self) -> tuple[str, str]:
         """(name, group): the group is the part that leads to the innermost dict or module tree."""
@@ -175,11 +175,8 @@ class TorchObject:
             self._find_optimizer(link, node)
 
     def _name(self, link: Link, view: View) -> None:
-        depth, parent = 0, link.parent
-        while parent:
-            depth, parent = depth + 1, parent.parent
-        if depth > LIMITS.name_depth:
-            raise self.place.unsupported(f"a tensor stands {depth} levels deep; {LIMITS.name_depth} are read")
+        if link.depth > LIMITS.name_depth:
+            raise self.place.unsupported(f"a tensor stands {link.depth} levels deep; {LIMITS.name_depth} are read")
         name, group = link.path()
         if name in self.views:
             raise self.place.inside(name).unsupported("the name stands twice in the file")
@@ -218,7 +215,11 @@ class TorchObject:
         if dtype is None:
             raise self.place.unsupported("a tensor has an unknown element type")
         numbers = (offset, *shape, *stride) if isinstance(shape, tuple) and isinstance(stride, tuple) else (None,)
-        if not isinstance(offset, int) or any(n is None or n < 0 for n in numbers) or len(shape) != len(stride):
+        if (
+            not isinstance(offset, int)
+            or any(n is None or n < 0 for n in numbers)
+            or not len(shape) == len(stride) <= LIMITS.axes
+        ):
             raise self.place.damaged("a tensor's size, stride or offset is no such thing", at=parts[1].start)
         view = View(storage, dtype, offset, shape, stride, (parts[1], parts[2], parts[3]), function == "_rebuild_qtensor")
         if view.span[1] > storage.size or prod(shape) >= 1 << 63:
@@ -230,15 +231,14 @@ class TorchObject:
     def _find_optimizer(self, link: Link, node: Node) -> None:
         if (state := node.lookup("state")) is None or node.lookup("param_groups") is None:
             return
-        path, _ = link.path()
-        for key, value in state.target.entries():
+        items = [item for item in state.target.items or () if len(item) == 2 and item[0] in self.tree.pair_stops]
+        path = link.path()[0] if items and link.depth <= LIMITS.name_depth else ""
+        for key, value in items:
             slots = {str(k.value): v for k, v in value.target.entries() if k.kind is Kind.TEXT}
-            where = "/".join(filter(None, [path, "state", _segment(key)]))
+            where = "/".join(filter(None, [path, "state", _segment(key.target)]))
             self.numbers |= {f"{where}/{slot}": v for slot, v in slots.items() if isinstance(plain(v), int)}
-            occurrence = next(item[0] for item in state.target.items or () if item[0].target is key)
-            stop = self.tree.pair_stops.get(occurrence)
-            if stop is not None:
-                self.optimizers.append(OptimizerNode(where, _segment(key), slots, (occurrence.start, stop)))
+            span = key.start, self.tree.pair_stops[key]
+            self.optimizers.append(OptimizerNode(where, _segment(key.target), slots, span))
 
 
 def attributes(node: Node) -> Iterator[tuple[str, Node]]:
@@ -292,4 +292,6 @@ class _Twice(Exception):
 
 
 def _segment(key: Node) -> str:
+    if key.kind is Kind.INT and plain(key) is None:
+        return "?"
     return str(key.value) if key.kind in (Kind.TEXT, Kind.INT, Kind.CONST, Kind.FLOAT) else "?"

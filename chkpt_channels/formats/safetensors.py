@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from math import prod
@@ -124,15 +125,18 @@ def _parse(raw: bytes, place: Place) -> dict[str, Any]:
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         entries = dict(found)
         if len(entries) != len(found):
-            names = [name for name, _ in found]
-            raise place.inside(next(n for n in names if names.count(n) > 1)).damaged("stands twice in the header", at=8)
+            twice = Counter(name for name, _ in found).most_common(1)[0][0]
+            raise place.inside(twice).damaged("stands twice in the header", at=8)
         return entries
 
     def constant(text: str) -> NoReturn:
-        raise place.damaged(f"its header holds {text}, which is no JSON", at=8)
+        raise place.damaged(f"its header holds {text[:40]}, which is no JSON", at=8)
+
+    def integer(text: str) -> int:
+        return int(text) if len(text) <= 20 else constant(text)
 
     try:
-        entries = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+        entries = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant, parse_int=integer)
     except UnicodeDecodeError as error:
         raise place.damaged("its header is not UTF-8", at=8 + error.start) from error
     except json.JSONDecodeError as error:
@@ -157,6 +161,8 @@ def _entry(name: str, entry: Any, place: Place) -> tuple[Tensor, tuple[int, int]
         raise place.damaged("its shape or its data_offsets are no such thing", at=8)
     if any("\ud800" <= c <= "\udfff" for c in name):
         raise place.damaged("its name is no Unicode text", at=8)
+    if len(shape) > LIMITS.axes:
+        raise place.damaged(f"its shape has {len(shape)} axes; {LIMITS.axes} are the most", at=8)
     bits = prod(shape) * dtype.bits
     if bits % 8 or bits // 8 != offsets[1] - offsets[0]:
         raise place.damaged(f"{list(shape)} of {dtype.name} are not the {offsets[1] - offsets[0]} bytes it is given", at=8)

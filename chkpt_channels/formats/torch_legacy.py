@@ -53,7 +53,7 @@ class TorchLegacy(Checkpoint):
     def __init__(self, source: Source) -> None:
         super().__init__(source)
         magic, version, system, self._tree, keys = self._pickles()
-        if pickletree.plain(magic.root) != MAGIC or pickletree.plain(version.root) != VERSION:
+        if magic.root.target.value != MAGIC or pickletree.plain(version.root) != VERSION:
             raise source.place.damaged(f"is no torch file of protocol {VERSION}", at=0)
         little = system.root.lookup("little_endian")
         self._little = little is None or little.target.value is not False

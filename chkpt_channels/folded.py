@@ -1,0 +1,105 @@
+"""Stems that keep the channels in an axis together with something else, and what the image meets before any stem.
+
+Space-to-depth stems take blocks of pixels as channels, Linear patch embeddings whole patches. The shape does not say in
+which order the channels and the pixels lie, so the layout stays open.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from math import isqrt
+
+from .evidence import STEM, Evidence, is_colour_shift, is_no_kernel
+from .model import FirstConv, Tensor
+from .widths import Kernel, Network
+
+SPACE_TO_DEPTH = {12: 3, 27: 3, 48: 3, 16: 1}
+"""Widths of blocks of pixels, and how many channels the image then has."""
+
+_PATCHES = re.compile(r"patch_?(embed|proj|ify)|(^|[._])(vision|visual|image|img|pixel)\w*embed")
+_POSITIONS = re.compile(r"pos_?embed|position")
+_IN_FRONT = re.compile(r"mean|std|scal|shift|norm|bn|offset")
+_BEHIND = re.compile(r"add_|out|post|denorm|un_?norm|rescale|running|num_batches")
+_BLOCK = "order of colours and pixels is open: --layout O(GI)HW where colours lie together, O(IG)HW where pixels do, OIHW for bands"
+_PATCH = "order of colours and pixels is open: --layout O(HWI) where colours lie together, O(IHW) where pixels do"
+
+
+def stem(network: Network, evidence: Evidence, free: Sequence[Kernel], tensors: Sequence[Tensor]) -> FirstConv | None:
+    """A stem with a folded channel axis, where there is one and no other conv could see the image."""
+    if blocks := _space_to_depth(network, evidence, free):
+        return FirstConv(blocks.tensor, None, SPACE_TO_DEPTH[blocks.channels], "shapes", _BLOCK)
+    patches = [] if free else linear_patches(network, tensors)
+    if len(patches) != 1:
+        return None
+    kernel, found_by = patches[0]
+    return FirstConv(kernel.tensor, None, _colours(kernel.channels), found_by, _PATCH)
+
+
+def linear_patches(network: Network, tensors: Sequence[Tensor]) -> list[tuple[Kernel, str]]:
+    """The Linear layers that take patches of an image, each with the evidence: "names" or "shapes"."""
+    likely = [k for k in network.kernels if not k.window and k.filters >= 32 and _colours(k.channels)]
+    named = [k for k in likely if _PATCHES.search(k.key) and not any(isinstance(piece, int) for piece in k.pieces[:-1])]
+    if named:
+        return [(k, "names") for k in named]
+    tables = {(t.key.rpartition(".")[0], t.shape[-1]) for t in tensors if t.shape and _POSITIONS.search(t.key)}
+    tables |= {(module.rpartition(".")[0], width) for module, width in tables}
+    return [(k, "shapes") for k in likely if (_module(k), k.filters) in tables and _is_alone(network, k)]
+
+
+def _space_to_depth(network: Network, evidence: Evidence, free: Sequence[Kernel]) -> Kernel | None:
+    """The first convolution takes a block of pixels, and nothing else could see the image."""
+    convs = [k for k in network.convs if not is_no_kernel(k)]
+    likely = convs[:1] if network.ordered else [k for k in convs if STEM.search(k.key)]
+    wide = [k for k in likely if k.channels in SPACE_TO_DEPTH and set(k.window) != {1}]
+    if len(wide) != 1 or any(k is not wide[0] for k in free):
+        return None
+    return None if any(k is not wide[0] for k in evidence.makers.get(wide[0].channels, ())) else wide[0]
+
+
+def _module(kernel: Kernel) -> str:
+    """The module that holds the layer; "-" for a layer at the root."""
+    return kernel.key.rsplit(".", 2)[0] if kernel.key.count(".") > 1 else "-"
+
+
+def _is_alone(network: Network, kernel: Kernel) -> bool:
+    """Whether the layer's module holds no other one."""
+    near = network.kernels[max(0, kernel.at - 1) : kernel.at + 2]
+    return not any(k is not kernel and k.key.startswith(_module(kernel) + ".") for k in near)
+
+
+def _colours(width: int) -> int:
+    """How many channels the patches of this width have: pixels in a square, once or for two frames."""
+    for colours in (3, 1):
+        pixels, rest = divmod(width, colours)
+        if not rest and any(pixels % frames == 0 and _side(pixels // frames) >= 8 for frames in (1, 2)):
+            return colours
+    return 0
+
+
+def _side(pixels: int) -> int:
+    side = isqrt(pixels)
+    return side if side * side == pixels else 0
+
+
+def companions(network: Network, stems: Sequence[Kernel], tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    """What stands in front of the stems with one number for each channel: means, scales, shifts of the colours."""
+    channels = stems[0].channels
+    if channels == 1:
+        return
+    modules = {k.key.rpartition(".")[0] for k in network.kernels}
+    shifts = {k.key.rpartition(".")[0] for k in network.kernels if is_colour_shift(k) and not _BEHIND.search(k.key)}
+    for tensor in tensors:
+        module = tensor.key.rpartition(".")[0]
+        if module in shifts:
+            yield tensor
+        elif max(tensor.shape, default=0) == channels == _numel(tensor) and module not in modules:
+            if _IN_FRONT.search(tensor.key) and not _BEHIND.search(tensor.key.replace("running", "")):
+                yield tensor
+
+
+def _numel(tensor: Tensor) -> int:
+    total = 1
+    for side in tensor.shape:
+        total *= side
+    return total
