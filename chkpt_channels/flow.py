@@ -231,7 +231,7 @@ def _parity(checkpoint: Checkpoint, plan: Plan) -> Parity | None:
     """The largest first-layer difference over all kernels that change."""
     # a grouped kernel keeps its bytes toward one channel: there is nothing to measure
     changed = [k for k in plan.kernels if k.changes and not (k.conv.groups > 1 and k.mixing.new == 1)]
-    found = [kernels.parity(checkpoint, k, plan.edits.tensors[k.conv.tensor.name].values()) for k in changed]
+    found = [kernels.parity(checkpoint, k, checkpoint.edited_kernel(k.conv, plan.edits)) for k in changed]
     return Parity(max(a for a, _ in found), max(u for _, u in found)) if found else None
 
 

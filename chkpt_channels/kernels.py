@@ -6,6 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import mixing
+from .dtypes import BY_NAME
 from .layout import Layout
 from .mixing import Mixing
 from .model import Checkpoint, FirstConv, TensorEdit
@@ -34,7 +35,7 @@ def mixed(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]:
     """The new kernel. Raises UnsupportedError where the old one is not finite or the new one would overflow."""
     conv, layout = kernel.conv, kernel.layout
     place = checkpoint.source.place.inside(conv.tensor.name)
-    old = checkpoint.load(conv.tensor.name)
+    old = values(checkpoint, conv)
     if (bad := first_not_finite(old, layout)) is not None:
         raise place.unsupported(f"filter {bad} holds NaN or infinity")
     if conv.groups > 1:
@@ -42,10 +43,20 @@ def mixed(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]:
         if kernel.mixing.new == 1:
             return old
     view = layout.view(old.shape, conv.in_channels)
-    new = kernel.mixing.apply(old, view, conv.tensor.dtype).reshape(kernel.shape)
+    dtype = conv.tensor.dtype if conv.tensor.dtype.floating else BY_NAME["F64"]
+    new = kernel.mixing.apply(old, view, dtype).reshape(kernel.shape)
     if (bad := first_not_finite(new, layout)) is not None:
         raise place.unsupported(f"filter {bad} would overflow {conv.tensor.dtype.name}")
     return new
+
+
+def values(checkpoint: Checkpoint, conv: FirstConv) -> NDArray[Any]:
+    """The kernel as numbers that can be mixed. Raises UnsupportedError where it holds none."""
+    found = checkpoint.kernel(conv)
+    if found is None:
+        place = checkpoint.source.place.inside(conv.tensor.name)
+        raise place.unsupported(f"holds {conv.tensor.dtype.name} whose scale is not known, not floating-point numbers")
+    return found
 
 
 def _dense(old: NDArray[Any], kernel: KernelChange) -> NDArray[Any]:
@@ -66,7 +77,7 @@ def _dense(old: NDArray[Any], kernel: KernelChange) -> NDArray[Any]:
 def bias_shift(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]:
     """Δb_o = Σ over channels and taps of W[o, i, …] · t_i, in float64."""
     conv, layout = kernel.conv, kernel.layout
-    old = checkpoint.load(conv.tensor.name)
+    old = values(checkpoint, conv)
     if conv.groups > 1:
         old = _dense(old, kernel._replace(mixing=mixing.identity(conv.in_channels)))
     shift = kernel.mixing.bias_shift(old, layout.view(old.shape, conv.in_channels))
@@ -111,7 +122,7 @@ def parity(checkpoint: Checkpoint, kernel: KernelChange, new: NDArray[Any]) -> t
     import numpy as np
 
     conv, layout, rule = kernel.conv, kernel.layout, kernel.mixing
-    old = checkpoint.load(conv.tensor.name)
+    old = values(checkpoint, conv)
     if conv.groups > 1:
         old = _dense(old, kernel._replace(mixing=mixing.identity(conv.in_channels)))
     filters = layout.axes.index("O")
@@ -122,7 +133,7 @@ def parity(checkpoint: Checkpoint, kernel: KernelChange, new: NDArray[Any]) -> t
     wide = mapped.reshape(layout.with_channels(shape, rule.new, rule.old))
     before, after = (_responses(k, x, filters) for k, x in ((old, wide), (new, image.reshape(shape))))
     difference, largest = float(np.abs(before - after).max()), float(np.abs(before).max())
-    bits = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}.get(conv.tensor.dtype.name, 3)
+    bits = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7, "I8": 7, "U8": 7}.get(conv.tensor.dtype.name, 3)
     unit = 2.0 ** (np.floor(np.log2(largest)) - bits) if largest > 0 else 1.0
     return difference, difference / float(unit)
 

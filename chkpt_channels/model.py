@@ -192,6 +192,18 @@ class Checkpoint(ABC):
         others its dense expansion, None where the format cannot hold that."""
         return conv.tensor.shape if channels == 1 else None
 
+    def kernel(self, conv: FirstConv) -> NDArray[Any] | None:
+        """The kernel's values; None where they are no numbers that can be mixed. Quantised ones come as float64."""
+        return self.load(conv.tensor.name) if conv.tensor.dtype.floating else None
+
+    def kernel_edits(self, conv: FirstConv, edit: TensorEdit) -> dict[str, TensorEdit]:
+        """The tensors that hold the kernel, for the values of `edit`: itself, or quantised numbers and their scales."""
+        return {conv.tensor.name: edit}
+
+    def edited_kernel(self, conv: FirstConv, edits: Edits) -> NDArray[Any]:
+        """The kernel as it will be read back."""
+        return edits.tensors[conv.tensor.name].values()
+
     def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
         """Files in the source's folder that must be copied beside the output `path`: old name → new name."""
         return {}

@@ -90,7 +90,7 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
     convs = _chosen(checkpoint, options) if options.layers else _found(checkpoint, options)
     if options.luma is not None and all(conv.in_channels != 1 for conv in convs):
         raise UsageError("--luma splits gray kernels, and the first convs here are not gray", file=place.file)
-    told = (*notices(checkpoint), *_luma_notices(options))
+    told = (*notices(checkpoint), *_luma_notices(options), *_quantised_notices(convs, options))
     old = next((conv.in_channels for conv in convs if conv.in_channels != options.to), options.to)
     fronts = {conv.tensor.name: checkpoint.fronts([conv]) if old != options.to else () for conv in convs}
     in_front = list(dict.fromkeys(front for each in fronts.values() for front in each))
@@ -118,7 +118,9 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
 def _edits(checkpoint: Checkpoint, changed: Sequence[KernelChange], optimizer: str) -> Edits:
     """What follows from the kernels alone: their values, the constants they leave, the optimizer's state."""
     by_name = {k.conv.tensor.name: k for k in changed}
-    tensors = {name: TensorEdit(k.shape, cache(partial(kernels.mixed, checkpoint, k))) for name, k in by_name.items()}
+    tensors: dict[str, TensorEdit] = {}
+    for k in changed:
+        tensors |= checkpoint.kernel_edits(k.conv, TensorEdit(k.shape, cache(partial(kernels.mixed, checkpoint, k))))
     biases: dict[str, TensorEdit] = {}
     for name, kernel in by_name.items():
         if not kernel.mixing.offset:
@@ -158,6 +160,14 @@ def notices(checkpoint: Checkpoint) -> tuple[Notice, ...]:
     names = _listing(checkpoint.globals)
     told = f"its pickle names {names}: not run here and copied as it is, but loading the file resolves it"
     return (*checkpoint.warnings, Notice("foreign_globals", told))
+
+
+def _quantised_notices(convs: Sequence[FirstConv], options: Options) -> list[Notice]:
+    names = [c.tensor.name for c in convs if not c.tensor.dtype.floating and c.in_channels != options.to]
+    if not names or (options.to == 1 and options.method != "sum"):
+        return []
+    told = f"{_listing(names)} is quantised: mixed in float64 and quantised again; the parity includes what that loses"
+    return [Notice("requantised", told)]
 
 
 def _luma_notices(options: Options) -> list[Notice]:
@@ -235,8 +245,6 @@ def _kernel_change(
     scale, shift = _composed(checkpoint.source.place, fronts, conv.in_channels)
     if conv.layout is None:
         raise place.unsupported("the order of its axes is open", hint="--layout says it")
-    if not conv.tensor.dtype.floating:
-        raise place.unsupported(f"holds {conv.tensor.dtype.name}, not floating-point numbers")
     colours = options.luma is not None and conv.in_channels == 1
     rule = mixing.luma(options.luma or ()) if colours else mixing.between(conv.in_channels, to)
     chosen = _chosen_constants(rule)

@@ -149,7 +149,8 @@ class OnnxEdits:
         """Whether a reader is one of the first convs or stands right behind one."""
         reached = [r.node for path in self._paths for r in path.reached if r.direct]
         fronts = [c.node for path in self._paths for c in path.fronts if any(n == name for n, _ in c.front.tensors)]
-        if any(node is wanting for wanting in (*reached, *fronts)):
+        makers = [self._model.producers.get(one) for r in reached for one in r.inputs]  # DequantizeLinear of kernel and bias
+        if any(node is wanting for wanting in (*reached, *fronts, *makers)):
             return True
         return node.op == "BatchNormalization" and any(node.inputs[0] in r.outputs for r in reached)
 

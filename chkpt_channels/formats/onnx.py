@@ -20,18 +20,19 @@ from typing import TYPE_CHECKING, Any
 from .. import lazy
 from ..errors import Place
 from ..layout import Layout
-from ..model import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, Tensor
+from ..model import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, Tensor, TensorEdit
 from ..source import Source
 from ..splice import Splice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from . import _onnx_edits, _onnx_model, _onnx_path
+    from . import _onnx_edits, _onnx_model, _onnx_path, _onnx_quantised
 else:
     _onnx_edits = lazy.module("._onnx_edits", __package__)
     _onnx_model = lazy.module("._onnx_model", __package__)
     _onnx_path = lazy.module("._onnx_path", __package__)
+    _onnx_quantised = lazy.module("._onnx_quantised", __package__)
 
 CHUNK = 4 << 20
 VARINT, BYTES = 0, 2  # wire types
@@ -169,6 +170,29 @@ class Onnx(Checkpoint):
                 if kernel and kernel.name == conv.tensor.name:
                     return reached.node
         return None
+
+    def _quantised(self, conv: FirstConv) -> _onnx_quantised.Quantised | None:
+        node = self._user(conv)
+        return _onnx_quantised.quantised(self.model, node, self.model.weights[conv.tensor.name]) if node else None
+
+    def kernel(self, conv: FirstConv) -> NDArray[Any] | None:
+        if conv.tensor.dtype.floating:
+            return self.load(conv.tensor.name)
+        found = self._quantised(conv)
+        if found is None:
+            return None
+        return _onnx_quantised.dequantised(found, self.load(conv.tensor.name), self.load(found.scale.name), self.load_weight)
+
+    def kernel_edits(self, conv: FirstConv, edit: TensorEdit) -> dict[str, TensorEdit]:
+        found = None if conv.tensor.dtype.floating else self._quantised(conv)
+        return _onnx_quantised.edits(found, edit, self.load_weight) if found else {conv.tensor.name: edit}
+
+    def edited_kernel(self, conv: FirstConv, edits: Edits) -> NDArray[Any]:
+        numbers = edits.tensors[conv.tensor.name].values()
+        found = None if conv.tensor.dtype.floating else self._quantised(conv)
+        if found is None:
+            return numbers
+        return _onnx_quantised.dequantised(found, numbers, edits.tensors[found.scale.name].values(), self.load_weight)
 
     def ungrouped(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
         shape = conv.tensor.shape

@@ -171,3 +171,30 @@ def write_inline(path: Path, model: object, tensor: object, size: int) -> None:
         file.write(rest.SerializeToString() + tagged(7, body) + graph + tagged(5, len(head) + size) + head)
         file.seek(size, 1)
         file.truncate()
+
+
+@pytest.mark.parametrize("per_channel", [True, False], ids=["per channel", "per tensor"])
+@pytest.mark.parametrize("layout", ["QDQ", "QOperator"])
+def test_quantised_kernels_are_quantised_again(layout, per_channel, tmp_path):
+    """int8 behind DequantizeLinear and in QLinearConv: stack is lossless; sum loses no more than the quantisation itself did."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    class Noise(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = [{"image": np.random.default_rng(k).random((1, 3, SIZE, SIZE), np.float32)} for k in range(8)]
+
+        def get_next(self):
+            return self.left.pop() if self.left else None
+
+    source = tmp_path / "int8.onnx"
+    quantize_static(FIXTURES / "plain_ts.onnx", source, Noise(), quant_format=QuantFormat[layout], per_channel=per_channel)
+    convert(source, tmp_path / "stack.onnx", to="gray")
+    report = convert(source, tmp_path / "sum.onnx", to="gray", method="sum")
+    assert "requantised" in {warning.code for warning in report.warnings}
+    gray = image(1)
+    before = run(source, gray.repeat(3, 1))
+    assert np.array_equal(before, run(tmp_path / "stack.onnx", gray))
+    loss = np.abs(run(FIXTURES / "plain_ts.onnx", gray.repeat(3, 1)) - before).max() / np.abs(before).max()
+    assert close(before, run(tmp_path / "sum.onnx", gray), max(2 * loss, 0.01))
+    assert verify(source, tmp_path / "sum.onnx", method="sum").ok
+    assert not verify(source, tmp_path / "sum.onnx").ok

@@ -1,0 +1,110 @@
+"""Quantised kernels: W = scale · (q - zero point), scale and zero point for the whole tensor or for each filter.
+
+They stand behind a DequantizeLinear or in a QLinearConv. The int32 bias of either has the scale of the image times the
+kernel's: written down behind DequantizeLinear, implied in QLinearConv. Both follow a new kernel scale.
+Source: onnx/docs/Operators.md (DequantizeLinear, QLinearConv).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..model import TensorEdit
+from ._onnx_model import Node, OnnxModel, Weight
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Load = Callable[[Weight], "NDArray[Any]"]
+
+
+class Quantised(NamedTuple):
+    """A quantised kernel and what its scale governs; `bias_scale` is None where it is implied."""
+
+    kernel: Weight
+    scale: Weight
+    zero: Weight | None
+    bias: Weight | None
+    bias_scale: Weight | None
+
+
+def quantised(model: OnnxModel, node: Node, kernel: Weight) -> Quantised | None:
+    """How a convolution's kernel is quantised, None where it is not or the scale stands elsewhere (ConvInteger)."""
+    if node.op == "QLinearConv":
+        scale, zero = (model.stored(name) for name in node.inputs[4:6])
+        bias = model.stored(node.inputs[8]) if len(node.inputs) > 8 else None
+        return Quantised(kernel, scale, zero, bias, None) if scale else None
+    source = model.producers.get(node.inputs[1])
+    if source is None or source.op != "DequantizeLinear":
+        return None
+    scale, zero = _scale_of(model, source)
+    maker = model.producers.get(node.inputs[2]) if len(node.inputs) > 2 else None
+    if maker is not None and maker.op == "DequantizeLinear":
+        bias_scale, _ = _scale_of(model, maker)
+        return Quantised(kernel, scale, zero, model.stored(maker.inputs[0]), bias_scale) if scale else None
+    return Quantised(kernel, scale, zero, None, None) if scale else None
+
+
+def _scale_of(model: OnnxModel, node: Node) -> tuple[Weight | None, Weight | None]:
+    return model.stored(node.inputs[1]), model.stored(node.inputs[2]) if len(node.inputs) > 2 else None
+
+
+def _along(values: NDArray[Any], rank: int) -> NDArray[np.float64]:
+    """One value, or one a filter, ready to meet a kernel."""
+    wide: NDArray[np.float64] = values.astype("float64").reshape(-1, *([1] * (rank - 1)))
+    return wide
+
+
+def dequantised(found: Quantised, numbers: NDArray[Any], scale: NDArray[Any], load: Load) -> NDArray[np.float64]:
+    """The kernel's values in float64."""
+    zero = _along(load(found.zero), numbers.ndim) if found.zero else 0.0
+    return _along(scale, numbers.ndim) * (numbers.astype("float64") - zero)
+
+
+def edits(found: Quantised, edit: TensorEdit, load: Load) -> dict[str, TensorEdit]:
+    """New numbers, a new scale as fine as the old one, and the bias that follows it."""
+    new = cache(lambda: _requantised(found, edit.values(), load))
+    made = {
+        found.kernel.name: TensorEdit(edit.shape, lambda: new()[0]),
+        found.scale.name: TensorEdit(found.scale.shape, lambda: new()[1]),
+    }
+    if found.bias:
+        bias = found.bias
+        made[bias.name] = TensorEdit(bias.shape, lambda: _rebiased(load(bias), load(found.scale), new()[1]))
+    if found.bias_scale:
+        old = found.bias_scale
+        made[old.name] = TensorEdit(old.shape, lambda: _rescaled(load(old), load(found.scale), new()[1]))
+    return made
+
+
+def _requantised(found: Quantised, values: NDArray[Any], load: Load) -> tuple[NDArray[Any], NDArray[Any]]:
+    """(numbers, scale): the smallest scale at which every value of the tensor, or of its filter, fits."""
+    import numpy as np
+
+    old, numbers = load(found.scale), load(found.kernel)
+    lowest, highest = (-127, 127) if numbers.dtype == np.int8 else (0, 255)  # -128 is left out, as quantisers do
+    zero = _along(load(found.zero), values.ndim) if found.zero else np.zeros((1,) * values.ndim)
+    axes = tuple(range(values.ndim)) if old.size == 1 else tuple(range(1, values.ndim))
+    above = values.max(axis=axes, keepdims=True) / np.maximum(highest - zero, 1)
+    below = -values.min(axis=axes, keepdims=True) / np.maximum(zero - lowest, 1)
+    scale = np.maximum(np.maximum(above, below), np.finfo(np.float32).tiny).reshape(old.shape).astype(old.dtype)
+    wide = np.rint(values / _along(scale, values.ndim) + zero)
+    return np.clip(wide, lowest, highest).astype(numbers.dtype), scale
+
+
+def _rebiased(bias: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    import numpy as np
+
+    moved = np.rint(bias.astype(np.float64) * (old.astype(np.float64) / new.astype(np.float64)).reshape(-1))
+    limits = np.iinfo(bias.dtype)
+    return np.clip(moved, limits.min, limits.max).astype(bias.dtype)
+
+
+def _rescaled(bias_scale: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    import numpy as np
+
+    ratio = new.astype(np.float64).reshape(-1) / old.astype(np.float64).reshape(-1)
+    return (bias_scale.astype(np.float64).reshape(-1) * ratio).reshape(bias_scale.shape).astype(bias_scale.dtype)
