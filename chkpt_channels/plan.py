@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import firstconv, kernels, layers, mixing
+from . import firstconv, folded, kernels, layers, mixing
 from .errors import AmbiguousError, Place, UnsupportedError, UsageError
 from .kernels import KernelChange
 from .layout import Layout
@@ -32,6 +32,7 @@ class Options(NamedTuple):
     optimizer: str = "reset"
     strict: bool = False
     method: str = "auto"
+    from_channels: int | None = None
 
     def checked(self) -> Options:
         """The same options. Raises UsageError where they contradict each other."""
@@ -41,6 +42,8 @@ class Options(NamedTuple):
             raise UsageError(f"--luma has {len(self.luma)} weights for {self.to} channels")
         if self.optimizer not in ("reset", "drop"):
             raise UsageError(f"--optimizer is reset or drop, not {self.optimizer!r}")
+        if self.from_channels is not None and self.from_channels < 1:
+            raise UsageError(f"--from is the number of channels now, not {self.from_channels}")
         if self.method not in METHODS:
             raise UsageError(f"--method is one of {', '.join(METHODS)}, not {self.method!r}")
         if self.method != "auto" and self.to not in (1, None):
@@ -72,11 +75,12 @@ class Plan(NamedTuple):
     notices: tuple[Notice, ...] = ()
 
 
-def find(checkpoint: Checkpoint) -> firstconv.Finding:
-    """The first convs by the strongest evidence there is: the graph, else names and shapes."""
+def find(checkpoint: Checkpoint, channels: int | None = None) -> firstconv.Finding:
+    """The first convs by the strongest evidence there is: the graph, else names and shapes. `channels` are those of the image,
+    where the user knows them."""
     if by_graph := tuple(checkpoint.first_convs()):
         return firstconv.Finding(by_graph)
-    found = firstconv.find(searchable(checkpoint), ordered=checkpoint.ordered)
+    found = firstconv.find(searchable(checkpoint), ordered=checkpoint.ordered, channels=channels)
     return found._replace(first_convs=tuple(checkpoint.refined(conv) for conv in found.first_convs))
 
 
@@ -88,6 +92,9 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
     if checkpoint.globals and options.strict:
         raise place.unsupported(f"its pickle names {_listing(checkpoint.globals)}, which --strict refuses")
     convs = _chosen(checkpoint, options) if options.layers else _found(checkpoint, options)
+    if other := next((conv for conv in convs if options.from_channels not in (None, conv.in_channels)), None):
+        what = f"--from says {options.from_channels} channels, and it has {other.in_channels}"
+        raise UsageError(what, file=place.file, where=other.tensor.name)
     if options.luma is not None and all(conv.in_channels != 1 for conv in convs):
         raise UsageError("--luma splits gray kernels, and the first convs here are not gray", file=place.file)
     told = (*notices(checkpoint), *_luma_notices(options), *_quantised_notices(convs, options))
@@ -99,8 +106,7 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
     changed = [change for change in changes if change.changes]
     if old == options.to and not changed:
         return Plan(changes, Edits(), (old, old), notices=told)
-    declared = checkpoint.declarations([change.conv for change in (changes if method else changed)])
-    declarations = tuple(d for d in declared if not (method and d.behind))
+    declarations = tuple(checkpoint.declarations([change.conv for change in (changes if method else changed)]))
     edits = _edits(checkpoint, changed, options.optimizer)
     chosen = changed[0].constants if changed else ()
     kept = [] if method else in_front
@@ -177,7 +183,7 @@ def _luma_notices(options: Options) -> list[Notice]:
 
 
 def _found(checkpoint: Checkpoint, options: Options) -> Sequence[FirstConv]:
-    finding = find(checkpoint)
+    finding = find(checkpoint, options.from_channels)
     if finding.first_convs:
         convs = finding.first_convs
         return [_with_layout(checkpoint.source.place, conv, options.layout) for conv in convs] if options.layout else convs
@@ -196,23 +202,24 @@ def _chosen(checkpoint: Checkpoint, options: Options) -> list[FirstConv]:
     place = checkpoint.source.place
     tensors = [t for t in searchable(checkpoint) if len(t.shape) >= 2]
     names = list(dict.fromkeys(t.name for layer in options.layers for t in layers.match(place, tensors, layer)))
-    known = {conv.tensor.name: conv for conv in find(checkpoint).first_convs}
+    known = {conv.tensor.name: conv for conv in find(checkpoint, options.from_channels).first_convs}
     convs = []
     for name in names:
-        conv = known.get(name) or _described(place, checkpoint.tensors[name], options.layout)
+        conv = known.get(name) or _described(checkpoint, checkpoint.tensors[name], options)
         conv = conv._replace(found_by="user", why="named by --layer")
         convs.append(_with_layout(place, conv, options.layout) if options.layout else conv)
     return convs
 
 
-def _described(place: Place, tensor: Tensor, layout: Layout | None) -> FirstConv:
-    layout = layout or firstconv.layout_of(tensor)
+def _described(checkpoint: Checkpoint, tensor: Tensor, options: Options) -> FirstConv:
+    layouts = firstconv.layouts_of(searchable(checkpoint), ordered=checkpoint.ordered)
+    layout, place = options.layout or firstconv.layout_of(tensor, layouts), checkpoint.source.place
     if layout is None or len(layout.axes) != len(tensor.shape):
         raise place.inside(tensor.name).unsupported(
             f"its shape {list(tensor.shape)} does not say where the input channels are",
-            hint="--layout OI, O(HWI) or O(IHW) says it",
+            hint=f"--layout {'OI, O(HWI) or O(IHW)' if len(tensor.shape) == 2 else 'OIHW, HWIO or OHWI'} says it",
         )
-    return FirstConv(tensor, layout, _channels(tensor, layout, 0), "user")
+    return FirstConv(tensor, layout, _channels(tensor, layout, options.from_channels or 0), "user")
 
 
 def _with_layout(place: Place, conv: FirstConv, layout: Layout) -> FirstConv:
@@ -244,7 +251,7 @@ def _kernel_change(
         return KernelChange(conv, conv.layout or Layout("OIHW"), mixing.identity(to), conv.tensor.shape)
     scale, shift = _composed(checkpoint.source.place, fronts, conv.in_channels)
     if conv.layout is None:
-        raise place.unsupported("the order of its axes is open", hint="--layout says it")
+        raise place.unsupported("the order of its axes is open", hint=folded.spellings(conv.tensor.shape))
     colours = options.luma is not None and conv.in_channels == 1
     rule = mixing.luma(options.luma or ()) if colours else mixing.between(conv.in_channels, to)
     chosen = _chosen_constants(rule)
@@ -254,7 +261,8 @@ def _kernel_change(
         shape = conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to)
         return KernelChange(conv, conv.layout, rule, shape, chosen)
     grouped = checkpoint.ungrouped(conv, to)
-    if grouped is None or (to == 1 and any(row != (1.0,) for row in rule.matrix)):
+    keeps = conv.groups == conv.in_channels and all(row == (1.0,) for row in rule.matrix)
+    if grouped is None or (to == 1 and not keeps):
         raise place.unsupported(f"a convolution in {conv.groups} groups, which only keeps its kernel toward one channel")
     return KernelChange(conv, conv.layout, rule, grouped, chosen)
 
