@@ -6,6 +6,7 @@ Every conversion is a constructor of the matrix A: [I_old, I_new]. Source of the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isclose
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .dtypes import DType, rounded
@@ -83,9 +84,9 @@ class Mixing(NamedTuple):
             tuple(value if a == scale[c] else a * value / scale[c] for value, c in zip(row, chosen, strict=True))
             for a, row in zip(scale, self.matrix, strict=True)
         )
-        offset = tuple(
-            b - sum(value * shift[c] for value, c in zip(row, chosen, strict=True)) for b, row in zip(shift, matrix, strict=True)
-        )
+        totals = [sum(value * shift[c] for value, c in zip(row, chosen, strict=True)) for row in matrix]
+        # weights that sum to 1 but for rounding leave no constant behind
+        offset = tuple(0.0 if isclose(b, total, rel_tol=1e-14) else b - total for b, total in zip(shift, totals, strict=True))
         return Mixing(self.method, matrix, offset if any(offset) else ())
 
 

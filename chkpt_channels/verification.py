@@ -114,7 +114,7 @@ def _declaration_differences(after: Checkpoint, plan: Plan) -> Iterator[Differen
     convs = [
         k.conv._replace(tensor=after.tensors[k.conv.tensor.name], in_channels=k.mixing.new)
         for k in plan.kernels
-        if k.changes and k.conv.tensor.name in after.tensors
+        if (k.changes or plan.edits.method) and k.conv.tensor.name in after.tensors
     ]
     found = {d.where for d in after.declarations(convs)}
     for declaration in plan.declarations:

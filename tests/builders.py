@@ -7,6 +7,7 @@ import json
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,61 @@ from typing import Any
 import numpy as np
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+@dataclass(frozen=True)
+class Zipped:
+    """A member of a zip archive; what is not None overrules the truth in one of its headers, or in both."""
+
+    name: str
+    data: bytes = b""
+    method: int = 0
+    flags: int = 0
+    crc: int | None = None
+    size: int | None = None
+    packed: int | None = None
+    offset: int | None = None
+    extra: bytes = b""
+    local: Mapping[str, Any] | None = None
+
+    def header(self, **fields: Any) -> tuple[int, int, int, int, int]:
+        """Flags, method, CRC and the two sizes."""
+        crc = zlib.crc32(self.data) if self.crc is None else self.crc
+        size = len(self.data) if self.size is None else self.size
+        truth = {"flags": self.flags, "method": self.method, "crc": crc, "packed": size if self.packed is None else self.packed}
+        truth |= {"size": size} | fields
+        return truth["flags"], truth["method"], truth["crc"], truth["packed"], truth["size"]
+
+
+def zipped(
+    *members: Zipped,
+    before: bytes = b"",
+    between: bytes = b"",
+    gap: bytes = b"",
+    behind: bytes = b"",
+    comment: bytes = b"",
+    end: Mapping[int, int] | None = None,
+) -> bytes:
+    """A zip archive byte by byte. `between` stands in front of the last member, `gap` in front of the directory, `behind`
+    and `comment` at the end; `end` overrules fields of the end record by number."""
+    out, directory = before, b""
+    for i, member in enumerate(members):
+        if between and i == len(members) - 1:
+            out += between
+        offset = len(out) if member.offset is None else member.offset
+        flags, method, crc, packed, size = member.header(**(member.local or {}))
+        name = (member.local or {}).get("name", member.name).encode()
+        out += struct.pack("<4s5H3I2H", b"PK\3\4", 20, flags, method, 0, 33, crc, packed, size, len(name), len(member.extra))
+        out += name + member.extra + member.data
+        flags, method, crc, packed, size = member.header()
+        name = member.name.encode()
+        fields = (20, 20, flags, method, 0, 33, crc, packed, size, len(name), 0, 0, 0, 0, 0, offset)
+        directory += struct.pack("<4s6H3I5H2I", b"PK\1\2", *fields) + name
+    out += gap
+    fields = [0, 0, len(members), len(members), len(directory), len(out), len(comment)]
+    for i, value in (end or {}).items():
+        fields[i] = value
+    return out + directory + struct.pack("<4s4H2IH", b"PK\5\6", *fields) + comment + behind
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from chkpt_channels.source import Source
 
-# without a deadline and derandomised: the same examples on every machine, however slow it is
-settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-settings.load_profile("steady")
+try:
+    from hypothesis import HealthCheck, settings
+except ModuleNotFoundError:  # the tests in frameworks/ share this file, and their environment has none
+    pass
+else:
+    # the same examples on every machine, however slow it is
+    ignored = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=ignored)
+    settings.load_profile("steady")
 
 
 @pytest.fixture
@@ -30,12 +35,12 @@ def put(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def source(put: Callable[..., Path]) -> Iterator[Callable[..., Source]]:
     """Bytes as an open Source."""
-    opened_: list[Source] = []
+    opened: list[Source] = []
 
     def open_(data: bytes, name: str = "a.bin") -> Source:
-        opened_.append(Source(put(data, name), name))
-        return opened_[-1]
+        opened.append(Source(put(data, name), name))
+        return opened[-1]
 
     yield open_
-    for one in opened_:
+    for one in opened:
         one.close()

@@ -14,7 +14,7 @@ from functools import cache
 from typing import NamedTuple
 
 from ..errors import Place
-from ..splice import Splice
+from ..splice import Splice, streamed
 from .zipmembers import (
     CENTRAL_RECORD,
     DEFLATED,
@@ -37,16 +37,23 @@ from .zipmembers import (
 
 
 class Change(NamedTuple):
-    """A member's new content: the first `keep` bytes of the old, then `size` bytes made by `data`."""
+    """A member's new content: the first `keep` bytes of the old, then `size` bytes made by `data`; or the old content with the
+    splices `inner`, which count from its first byte, `size` bytes in all."""
 
     size: int
     data: Callable[[], bytes]
     keep: int = 0
+    inner: tuple[Splice, ...] = ()
 
     @classmethod
     def of(cls, data: bytes) -> Change:
         """New content that is known already."""
         return cls(len(data), lambda: data)
+
+    @classmethod
+    def patch(cls, member: Member, inner: Sequence[Splice]) -> Change:
+        """The old content with splices."""
+        return cls(member.size + sum(s.size - (s.stop - s.start) for s in inner), bytes, 0, tuple(inner))
 
 
 def splices(archive: Archive, changes: Mapping[str, Change], removed: frozenset[str] = frozenset()) -> list[Splice]:
@@ -62,6 +69,10 @@ def new_crc(archive: Archive, name: str, change: Change) -> int:
     if not archive.has_crcs:
         return 0
     member, crc = archive.members[name], 0
+    if change.inner:  # read whole, the old content is checked too
+        for piece in streamed(archive.chunks(name), change.inner):
+            crc = zlib.crc32(piece, crc)
+        return crc
     if change.keep == member.size:
         crc = member.crc
     else:
@@ -116,7 +127,10 @@ class _Rewrite:
         crc = cache(lambda: new_crc(self._archive, name, change))
         size = change.keep + change.size
         if member.method == STORED:
-            return _Packed(size, size, crc, change.keep, change.data)
+            return _Packed(size, size, crc, change.keep, change.data, change.inner)
+        if change.inner:
+            content = b"".join(streamed(self._archive.chunks(name), change.inner))
+            change = Change.of(content)
         kept = b"".join(self._archive.chunks(name, 0, change.keep)) if change.keep else b""
         deflater = zlib.compressobj(6, zlib.DEFLATED, -15)
         data = deflater.compress(kept + change.data()) + deflater.flush()
@@ -135,7 +149,9 @@ class _Rewrite:
             local = self._local(member, start, new)
             if local != member.local or (new and not self._has_descriptor(member)):
                 yield Splice(member.start, member.data, len(local), self._with_crc(local, member, new))
-            if new:
+            if new and new.inner:
+                yield from (s._replace(start=member.data + s.start, stop=member.data + s.stop) for s in new.inner)
+            elif new:
                 yield Splice(member.data + new.keep, member.data_stop, new.packed - new.keep, new.data)
             descriptor_size = self._descriptor_size(member, start, new)
             if (new and member.descriptor) or descriptor_size != len(member.descriptor):
@@ -236,6 +252,7 @@ class _Packed(NamedTuple):
     crc: Callable[[], int]
     keep: int
     data: Callable[[], bytes]
+    inner: tuple[Splice, ...] = ()
 
 
 def _end_records(place: Place, old: bytes, count: int, start: int, size: int) -> bytes:

@@ -1,0 +1,82 @@
+"""Errors: one line that names file, place and byte, safe for a terminal; and the exit code that each ends in."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from chkpt_channels import (
+    AmbiguousError,
+    Candidate,
+    ChkptChannelsError,
+    DamagedError,
+    OutputExistsError,
+    SystemProblem,
+    UnknownFormatError,
+    UnsupportedError,
+    UsageError,
+)
+from chkpt_channels.errors import Place, printable
+
+CLASSES = [
+    (UsageError, 2, "usage"),
+    (DamagedError, 3, "damaged"),
+    (UnknownFormatError, 3, "unknown_format"),
+    (UnsupportedError, 4, "unsupported"),
+    (AmbiguousError, 4, "ambiguous"),
+    (SystemProblem, 5, "system"),
+    (OutputExistsError, 5, "output_exists"),
+]
+
+
+@pytest.mark.parametrize(("kind", "exit_code", "code"), CLASSES)
+def test_exit_codes(kind: type[ChkptChannelsError], exit_code: int, code: str):
+    assert issubclass(kind, ChkptChannelsError)
+    assert (kind.exit_code, kind.code) == (exit_code, code)
+
+
+def test_every_class_has_its_row():
+    def below(kind: type) -> set[type]:
+        return {kind}.union(*map(below, kind.__subclasses__()))
+
+    assert below(ChkptChannelsError) - {ChkptChannelsError} == {kind for kind, _, _ in CLASSES}
+
+
+def test_a_message_names_file_place_and_byte():
+    place = Place("a.pth").inside("data/0")
+    assert str(place.damaged("is short", at=7)) == "a.pth: data/0: is short, at byte 7"
+    assert str(place.unsupported("is odd")) == "a.pth: data/0: is odd"
+    assert str(Place("a.pth").system("is gone")) == "a.pth: is gone"
+
+
+def test_the_hint_and_the_candidates_stand_apart():
+    error = AmbiguousError("many", file="a", candidates=[Candidate("k", (1, 2), "why")], hint="--layer k")
+    assert (str(error), error.hint, error.candidates) == ("a: many", "--layer k", (Candidate("k", (1, 2), "why"),))
+
+
+def test_errors_survive_pickling():
+    error = AmbiguousError("many", file="a", where="b", at=3, candidates=[Candidate("k", (1, 2), "why")], hint="try")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is AmbiguousError
+    assert vars(again) == vars(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("conv1.weight", "conv1.weight"),
+        ("Größe 重み", "Größe 重み"),
+        ("a\nb\rc\td", r"a\nb\rc\td"),
+        ("\x1b[31mred\x07", r"\x1b[31mred\x07"),
+        ("nul\0", r"nul\x00"),
+        ("\u202eevil\u2066", r"\u202eevil\u2066"),
+        ("lone \udc80", r"lone \udc80"),
+        ("a" * 200, "a" * 200),
+        ("a" * 10**6, "a" * 199 + "…"),
+    ],
+    ids=["plain", "letters", "lines", "escapes", "nul", "bidi", "surrogate", "just short enough", "long"],
+)
+def test_names_from_files_are_harmless(text: str, shown: str):
+    assert printable(text) == shown
+    assert str(Place("a.pth").inside(text).damaged("x")) == f"a.pth: {shown}: x"

@@ -1,0 +1,207 @@
+"""The flow: which name the output gets, what is refused before anything is written, and what is found out after."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import builders
+import numpy as np
+import pytest
+from common import FIXTURES, contents, snapshot
+
+from chkpt_channels import (
+    OutputExistsError,
+    SystemProblem,
+    UnknownFormatError,
+    UnsupportedError,
+    UsageError,
+    convert,
+    inspect,
+    verify,
+)
+from chkpt_channels import plan as planning
+from chkpt_channels.flow import default_output, luma_weights
+from chkpt_channels.formats.torch_zip import TorchZip
+from chkpt_channels.model import TensorEdit
+
+RGB = FIXTURES / "torch_zip" / "state_dict.pth"
+GRAY = FIXTURES / "torch_zip" / "state_dict_gray.pth"
+SAFE = FIXTURES / "safetensors" / "model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "output"),
+    [
+        ("a.pth", 1, "a_gray.pth"),
+        ("a.pth.tar", 1, "a_gray.pth.tar"),
+        ("a.b.safetensors", 3, "a.b_rgb.safetensors"),
+        ("a.tar", 4, "a_4ch.tar"),
+        ("pytorch_model", 1, "pytorch_model_gray"),
+        (".pth", 1, ".pth_gray"),
+        ("v1.0", 13, "v1_13ch.0"),
+    ],
+)
+def test_default_names(name: str, channels: int, output: str):
+    assert default_output(Path("folder", name), channels) == Path("folder", output)
+
+
+def test_without_a_name_it_stands_beside_the_source(put: Callable[..., Path]):
+    path = put(RGB.read_bytes(), "net.pth")
+    report = convert(path, to="L")
+    assert report.output.path == str(path.with_name("net_gray.pth"))
+    assert verify(path, report.output.path).ok
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "fits"),
+    [
+        *((RGB, f"out{suffix}", True) for suffix in (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pth.tar", "", ".v2")),
+        *((RGB, f"out{suffix}", False) for suffix in (".safetensors", ".SafeTensors", ".onnx", ".h5", ".keras", ".npz", ".gguf")),
+        *((SAFE, f"out{suffix}", False) for suffix in (".pth", ".pt", ".bin", ".ckpt", ".onnx")),
+        (SAFE, "out.safetensors", True),
+    ],
+)
+def test_a_name_does_not_lie_about_the_format(source: Path, name: str, fits: bool, tmp_path: Path):
+    if fits:
+        assert convert(source, tmp_path / name).status == "converted"
+    else:
+        with pytest.raises(UsageError, match="named like another format"):
+            convert(source, tmp_path / name)
+    assert (name in snapshot(tmp_path)) == fits
+
+
+@pytest.mark.parametrize(
+    ("luma", "weights"),
+    [
+        (None, None),
+        ("bt709", (0.2126, 0.7152, 0.0722)),
+        ("bt601", (0.299, 0.587, 0.114)),
+        ("0.2,0.5,0.3", (0.2, 0.5, 0.3)),
+        ([1, 0, 0], (1.0, 0.0, 0.0)),
+    ],
+)
+def test_luma_weights(luma: Any, weights: Any):
+    assert luma_weights(luma) == weights
+
+
+@pytest.mark.parametrize("luma", ["bt2020", "0.2;0.5", "", "1,,2", "nan,0,1", "inf,0,0"])
+def test_luma_that_means_nothing(luma: str):
+    with pytest.raises(UsageError, match="--luma"):
+        luma_weights(luma)
+
+
+def test_luma_is_used_and_verified(tmp_path: Path):
+    out = tmp_path / "out.pth"
+    convert(GRAY, out, to="rgb", luma="bt601")
+    (old, new) = (np.frombuffer(contents(p)["conv1.weight"], "<f4") for p in (GRAY, out))
+    red = new.reshape(8, 3, 49)[:, 0]
+    np.testing.assert_array_equal(red, (0.299 * old.reshape(8, 49).astype(np.float64)).astype(np.float32))
+    assert verify(GRAY, out, luma="bt601").ok
+    assert {d.message for d in verify(GRAY, out).differences} == {"this is luma (bt601), not luma"}
+
+
+def test_bad_options_are_refused_before_the_file_is_opened(tmp_path: Path):
+    for options in ({"to": "infrared"}, {"layout": "NCHW"}, {"optimizer": "keep"}, {"luma": "x"}):
+        with pytest.raises(UsageError):
+            convert(tmp_path / "missing.pth", **options)
+
+
+@pytest.mark.parametrize("name", ["out.pth", "missing/out.pth", "RGB", "taken.pth"])
+def test_a_dry_run_needs_no_output(name: str, tmp_path: Path):
+    (tmp_path / "taken.pth").write_bytes(b"old")
+    before = snapshot(tmp_path)
+    report = convert(RGB, tmp_path / name, dry_run=True)
+    assert (report.status, report.target, report.output) == ("would_convert", str(tmp_path / name), None)
+    assert snapshot(tmp_path) == before
+
+
+def test_the_input_is_never_the_output(put: Callable[..., Path], tmp_path: Path):
+    path = put(RGB.read_bytes())
+    (tmp_path / "hard.pth").hardlink_to(path)
+    (tmp_path / "soft.pth").symlink_to(path)
+    before = snapshot(tmp_path)
+    for name in ("a.pth", "hard.pth", "soft.pth", "../" + tmp_path.name + "/a.pth"):
+        with pytest.raises(OutputExistsError, match="is the input itself"):
+            convert(path, tmp_path / name, force=True)
+    assert snapshot(tmp_path) == before
+
+
+def test_progress_counts_the_bytes_that_are_copied(tmp_path: Path):
+    steps: list[tuple[int, int]] = []
+    convert(RGB, tmp_path / "out.pth", to="rgb", progress=lambda done, total: steps.append((done, total)))
+    size = RGB.stat().st_size
+    assert {total for _, total in steps} == {size}
+    assert sum(done for done, _ in steps) == size
+
+
+@pytest.mark.parametrize(
+    "change", [lambda p: os.truncate(p, 100), lambda p: os.utime(p, ns=(0, 0)), lambda p: p.write_bytes(RGB.read_bytes() * 2)]
+)
+def test_an_input_that_changes_meanwhile(
+    change: Callable[[Path], object], put: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path, real = put(RGB.read_bytes(), "in.pth"), planning.make
+
+    def make(*arguments: Any) -> Any:
+        change(path)
+        return real(*arguments)
+
+    monkeypatch.setattr(planning, "make", make)
+    with pytest.raises(SystemProblem, match="while it was read"):
+        convert(path, tmp_path / "out.pth")
+    assert snapshot(tmp_path).keys() == {"in.pth"}
+
+
+@pytest.mark.parametrize("wrong", ["values", "shape"])
+def test_what_was_written_wrong_is_never_published(wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A bug of a format's writer is found by reading the output back, before it gets its name."""
+    real = TorchZip.splices
+
+    def splices(self: TorchZip, edits: Any) -> Any:
+        def other(edit: TensorEdit) -> TensorEdit:
+            if wrong == "values":
+                return TensorEdit(edit.shape, lambda: -edit.values())
+            return TensorEdit((edit.shape[0] * edit.shape[1], 1, *edit.shape[2:]), edit.values)
+
+        return real(self, edits._replace(tensors={name: other(edit) for name, edit in edits.tensors.items()}))
+
+    monkeypatch.setattr(TorchZip, "splices", splices)
+    with pytest.raises(RuntimeError, match=r"than planned|does not read back"):
+        convert(RGB, tmp_path / "out.pth", to=4)
+    assert snapshot(tmp_path) == {}
+
+
+def test_ambiguity_is_listed_and_not_an_error_of_inspect(put: Callable[..., Path]):
+    """Two tensors could be meant, and no name or order tells."""
+    header = {"a.weight": builders.entry((8, 3, 3, 3)), "b.weight": builders.entry((9, 3, 5, 5), 864)}
+    path = put(builders.safetensors(header, builders.floats(216 + 675)), "a.safetensors")
+    found = inspect(path)
+    assert (found.first_convs, {c.key for c in found.candidates}) == ((), {"a.weight", "b.weight"})
+    with pytest.raises(UnsupportedError, match="2 tensors could be the first convolution"):
+        convert(path)
+    assert convert(path, layers=["a"]).changed == ("a.weight",)
+
+
+@pytest.mark.parametrize("function", [inspect, convert, lambda path: verify(path, RGB), lambda path: verify(RGB, path)])
+def test_inputs_that_are_no_files(function: Callable[[Path], object], tmp_path: Path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "missing", tmp_path, tmp_path / "fifo"):
+        with pytest.raises(SystemProblem):
+            function(path)
+    (tmp_path / "empty").touch()
+    with pytest.raises(UnknownFormatError, match="is empty"):
+        function(tmp_path / "empty")
+
+
+def test_paths_may_be_text_or_odd(tmp_path: Path):
+    source = tmp_path / os.fsdecode(b"caf\xe9 \xff.pth")
+    source.write_bytes(RGB.read_bytes())
+    report = convert(str(source))
+    assert Path(report.output.path).exists()
+    long = tmp_path / ("n" * 251 + ".pth")
+    long.write_bytes(RGB.read_bytes())
+    with pytest.raises(SystemProblem, match="name too long"):
+        convert(long)
