@@ -45,6 +45,7 @@ Layers = Annotated[
     list[str] | None, typer.Option("--layer", metavar="KEY", help="A first conv: key, suffix or glob; repeatable.")
 ]
 LayoutOption = Annotated[str | None, typer.Option("--layout", metavar="L", help="How the kernel lies: OIHW, HWIO, O(HWI), …")]
+From = Annotated[int | None, typer.Option("--from", metavar="N", help="The input channels now, where the file leaves that open.")]
 Optimizer = Annotated[str, typer.Option(metavar="reset|drop", help="What becomes of optimizer state kept for the kernels.")]
 Method = Annotated[
     str, typer.Option(metavar="auto|sum|broadcast|stack", help="How one channel is made; auto edits kernels where that is exact.")
@@ -77,6 +78,7 @@ def convert(
     luma: Luma = None,
     layer: Layers = None,
     layout: LayoutOption = None,
+    from_channels: From = None,
     method: Method = "auto",
     optimizer: Optimizer = "reset",
     strict: Strict = False,
@@ -96,7 +98,7 @@ def convert(
     ):
         report = library(
             src, output, to, luma=luma, layers=layer or (), layout=layout, method=method, optimizer=optimizer, strict=strict,
-            force=force, dry_run=dry_run, progress=progress,
+            from_channels=from_channels, force=force, dry_run=dry_run, progress=progress,
         )  # fmt: skip
         session.add(
             report.result(), [] if quiet else text.converted(report, verbose=verbose), [] if quiet else text.notes(report)

@@ -21,22 +21,28 @@ class Copies:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         weights = {t.key: t for t in tensors if is_weight(t)}
-        self.first, self.others = _copies({key: t.shape for key, t in weights.items()})
-        self._by_key = {t.key: t for t in tensors} if self.others else {}
-        self.kept = [t for key, t in weights.items() if not key.startswith(self.others)] if self.others else [*weights.values()]
+        self._levels: list[tuple[str, tuple[str, ...]]] = []
+        while (level := _copies({key: t.shape for key, t in weights.items()}))[1]:  # `ema.` may hold a student and a teacher
+            self._levels.append(level)
+            weights = {key: t for key, t in weights.items() if not key.startswith(level[1])}
+        self.kept = [*weights.values()]
+        self._by_key = {t.key: t for t in tensors} if self._levels else {}
 
     def of(self, tensor: Tensor) -> list[Tensor]:
         """The tensor and its like in every other copy."""
-        if not self.others or not tensor.key.startswith(self.first):
-            return [tensor]
-        rest = tensor.key[len(self.first) :]
-        return [tensor, *(self._by_key[key] for other in self.others if (key := other + rest) in self._by_key)]
+        keys = [tensor.key]
+        for first, others in reversed(self._levels):
+            keys += [other + key[len(first) :] for key in keys if key.startswith(first) for other in others]
+        return [tensor, *(self._by_key[key] for key in keys[1:] if key in self._by_key)]
 
 
 def _copies(shapes: Shapes) -> tuple[str, tuple[str, ...]]:
     """The prefix of the first copy and those of the others; no others where there is one copy only."""
     sizes = Counter(prefix for key in shapes for prefix in _prefixes(key))
     large = {p: n for p, n in sizes.items() if n >= FEWEST and n * 5 >= len(shapes) and n < len(shapes)}
+    for prefix in (p for p, n in large.items() if 2 * n == len(shapes)):
+        if _inside(shapes, prefix) == frozenset((k, s) for k, s in shapes.items() if not k.startswith(prefix)):
+            return "", (prefix,)
     counts = Counter(large.values())
     alike: defaultdict[frozenset[tuple[str, tuple[int, ...]]], list[str]] = defaultdict(list)
     for prefix in (p for p, n in large.items() if counts[n] > 1):
@@ -44,9 +50,6 @@ def _copies(shapes: Shapes) -> tuple[str, tuple[str, ...]]:
     for prefixes in sorted(alike.values(), key=lambda found: min(map(len, found))):
         if len(prefixes) > 1 and COVERED * len(shapes) <= sum(sizes[p] for p in prefixes) and _are_roots(prefixes):
             return prefixes[0], tuple(prefixes[1:])
-    for prefix in (p for p, n in large.items() if 2 * n == len(shapes)):
-        if _inside(shapes, prefix) == frozenset((k, s) for k, s in shapes.items() if not k.startswith(prefix)):
-            return "", (prefix,)
     return "", ()
 
 
@@ -60,5 +63,6 @@ def _inside(shapes: Shapes, prefix: str) -> frozenset[tuple[str, tuple[int, ...]
 
 
 def _are_roots(prefixes: Sequence[str]) -> bool:
-    """Whether none stands inside another."""
-    return not any(a != b and a.startswith(b) for a in prefixes for b in prefixes)
+    """Whether none stands inside another, and all equally deep: `blocks` and `ema.blocks` are parts of copies."""
+    depths = {prefix.count(".") for prefix in prefixes}
+    return len(depths) == 1 and not any(a != b and a.startswith(b) for a in prefixes for b in prefixes)

@@ -16,7 +16,11 @@ STEM = re.compile(
 )
 ENTRY = re.compile(rf"{STEM.pattern}|input_blocks?[._]0|x_embedder|input_proj|conv_?0|^0[._]")
 FED = "a layer before it makes"
-OTHER_SENSES = re.compile(r"audio|speech|mel_|wav|text|language|(^|[._])lm[._]|mask_|prompt|depth_|point|decoder|head|neck")
+_SENSES = r"audio|speech|wav|language|mask_|prompt|(^|[._])(text|lm[._]|mel_|depth_|point)"
+OTHER_SENSES = re.compile(_SENSES)
+"""Towers for something else than the image."""
+ENDS = re.compile(rf"{_SENSES}|decoder|heads?[._]|(^|[._])(neck|up|out|final|deconv)")
+"""These, and where networks end."""
 _DEPTHWISE = re.compile(r"dw|depth|spatial|token_conv|lepe|pos_conv")
 
 
@@ -68,7 +72,8 @@ class Evidence:
             return f"{FED} {width} channels"
         if width == 3:
             return ""  # decoders and heads make three channels too
-        doubled = self.makers.get(2 * width, [])  # a mean and a variance, or two predictions
+        # a mean and a variance, or two predictions: made of many channels
+        doubled = [k for k in self.makers.get(2 * width, ()) if k.channels >= 2 * k.filters or set(k.window) == {1}]
         narrow = [k for k in (*made, *doubled) if kernel.window == k.window == (1, 1) or _gives_back(k)]
         return f"its {width} channels are made inside the network" if narrow else ""
 
@@ -84,7 +89,7 @@ class Evidence:
 
     def _takes_over(self, kernel: Kernel, most: int = 6) -> bool:
         """Whether one of the nearest layers in front makes or takes as many channels as this has filters."""
-        if kernel.is_patch or self._begins_full(kernel):
+        if kernel.is_patch or self.begins_full(kernel):
             return False
         before = list(self.network.preceding(kernel, most))
         if kernel.channels == 1 and self.network.ordered and kernel.at:
@@ -96,7 +101,7 @@ class Evidence:
                 return True
         return False
 
-    def _begins_full(self, kernel: Kernel) -> bool:
+    def begins_full(self, kernel: Kernel) -> bool:
         """Whether a full convolution over a window takes its filters next: behind grouped ones stand pointwise ones, behind
         a transposed one to three channels nothing does."""
         takers = [k for k in self.network.following(kernel, 6) if k.channels == kernel.filters]
@@ -142,7 +147,9 @@ class Evidence:
         """The rest of its block takes what it gives, and others of its kind are known to be inside the network."""
         if kernel.channels != 1 or self._is_first(kernel):
             return ""
-        alike = self._inner_parents[kernel.pattern] - {_parent(kernel)} or (_DEPTHWISE.search(kernel.key) and not STEM.search(_last_words(kernel)))
+        alike = self._inner_parents[kernel.pattern] - {_parent(kernel)} or (
+            _DEPTHWISE.search(kernel.key) and not STEM.search(_last_words(kernel))
+        )
         if alike and any(k.channels == kernel.filters for k in self._block(kernel)):
             return "depthwise: the next layer of its block takes its filters"
         return ""
@@ -168,15 +175,17 @@ class Evidence:
         return []
 
     def are_branches(self, a: Kernel, b: Kernel) -> bool:
-        """Whether the two are parallel branches of a module that holds nothing else."""
+        """Whether the two are parallel branches of a module that holds no other windows. Of one channel, one of them must
+        look at single pixels, as in re-parameterised blocks: two windows are a convolution and a depthwise one behind it."""
         if a.filters != b.filters or a.channels != b.channels:
             return False
-        module = _shared_module(a.key, b.key)
+        module = self.network.shared_module(a, b)
         near = self.network.kernels[max(0, min(a.at, b.at) - 8) : max(a.at, b.at) + 9]
         inside = [k for k in near if k.key.startswith(module)]
-        if not module or any(k.channels != a.channels or k.filters != a.filters or not k.window for k in inside):
+        alike = [k for k in inside if k.channels == a.channels and k.filters == a.filters and k.window]
+        if not module or any(set(k.window) - {1} for k in inside if k.channels != a.channels or k.filters != a.filters):
             return False
-        return a.channels > 1 or (any(set(k.window) == {1} for k in inside) and not numbered_apart(a, b))
+        return a.channels > 1 or (any(set(k.window) == {1} for k in alike) and not numbered_apart(a, b))
 
 
 def is_no_kernel(kernel: Kernel) -> bool:
@@ -200,12 +209,6 @@ def _modules(key: str) -> list[str]:
     """The modules that a layer stands in, outermost first."""
     words = key.split(".")[:-1]
     return [".".join(words[: i + 1]) for i in range(len(words))]
-
-
-def _shared_module(a: str, b: str) -> str:
-    """The innermost module that holds both, with its dot; "" for the root."""
-    shared = [x for x, y in zip(_modules(a), _modules(b), strict=False) if x == y]
-    return shared[-1] + "." if shared else ""
 
 
 def _parent(kernel: Kernel) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from . import folded
 from .copies import Copies
 from .errors import Candidate
-from .evidence import ENTRY, FED, MOST_BANDS, OTHER_SENSES, STEM, Evidence
+from .evidence import ENDS, ENTRY, FED, MOST_BANDS, OTHER_SENSES, STEM, Evidence
 from .layout import Layout
 from .model import FirstConv, Tensor
 from .widths import OIHW, Kernel, Layouts, Network, is_weight, orientation
@@ -33,24 +33,24 @@ class Finding(NamedTuple):
     companions: tuple[Tensor, ...] = ()
 
 
-def find(tensors: Iterable[Tensor], *, ordered: bool, channels: int | None = None) -> Finding:
-    """The first convs of every model in the file. `ordered` says that the tensors stand in module order, `channels` how many
-    input channels they have, where that is known."""
+def find(tensors: Iterable[Tensor], *, ordered: bool, torch: bool = False, channels: int | None = None) -> Finding:
+    """The first convs of every model in the file. `ordered` says that the tensors stand in module order, `torch` that PyTorch
+    wrote them, as is so where the order is kept; `channels` how many input channels they have, where that is known."""
     groups: defaultdict[str, list[Tensor]] = defaultdict(list)
     for tensor in tensors:
         groups[tensor.group].append(tensor)
-    answers = [_in_group(group, ordered, channels) for group in groups.values()]
+    answers = [_in_group(Copies(group), group, ordered, torch or ordered, channels) for group in groups.values()]
     found = tuple(conv for answer in answers for conv in answer.first_convs)
-    if found and not any(answer.open for answer in answers):
+    if found and not any(answer.open for answer in answers):  # a model in part is converted wrongly
         return Finding(found, companions=tuple(t for answer in answers for t in answer.companions))
     candidates = [c for answer in answers for c in answer.candidates]
     candidates += [Candidate(c.tensor.name, c.tensor.shape, "another model in the file is open") for c in found]
     return Finding((), tuple(candidates[:MOST_CANDIDATES]))
 
 
-def layouts_of(tensors: Iterable[Tensor], *, ordered: bool) -> Layouts:
+def layouts_of(tensors: Iterable[Tensor], *, torch: bool) -> Layouts:
     """The layouts of this file's kernels by their rank; none for ranks whose layout is open."""
-    layouts, unclear = orientation([t for t in tensors if is_weight(t)], ordered=ordered)
+    layouts, unclear = orientation([t for t in tensors if is_weight(t)], torch=torch)
     return {} if unclear else layouts
 
 
@@ -68,9 +68,8 @@ class _Answer(NamedTuple):
     open: bool = False
 
 
-def _in_group(tensors: Sequence[Tensor], ordered: bool, channels: int | None) -> _Answer:
-    copies = Copies(tensors)
-    answer = _Search(Network(copies.kept, ordered=ordered), tensors, channels).answer()
+def _in_group(copies: Copies, tensors: Sequence[Tensor], ordered: bool, torch: bool, channels: int | None) -> _Answer:
+    answer = _Search(Network(copies.kept, ordered=ordered, torch=torch), tensors, channels).answer()
     convs = [conv._replace(tensor=t) for conv in answer.first_convs for t in copies.of(conv.tensor)]
     return answer._replace(first_convs=tuple(convs), companions=tuple(t for c in answer.companions for t in copies.of(c)))
 
@@ -89,7 +88,7 @@ class _Search:
         free = [k for k in free if not self.evidence.is_lone_point(k)]
         if any(len(k.window) > 1 for k in free):
             free = [k for k in free if len(k.window) > 1]
-        if stem := folded.stem(self.network, self.evidence, free, self.tensors):
+        if stem := folded.stem(self.evidence, free, self.tensors, self.channels):
             return _Answer((stem,))
         pool, why_open = self._pool(free)
         if why_open or not pool:
@@ -97,11 +96,14 @@ class _Search:
         if self.network.open:
             return self._candidates(pool, "its shape fits several layouts: --layout says which")
         stems, found_by, why = self._stems(pool)
-        if stems and self._overlooks(stems):
-            stems, why = [], "another one is named like a stem"
+        if stems and self._overlooks(stems, free):
+            stems, why = [], "another one could see the image"
         if not stems:
             return self._candidates(free, why)
-        convs = tuple(FirstConv(k.tensor, self._layout(k), k.channels, found_by, why) for k in stems)
+        if self.channels is None and stems[0].channels in folded.SPACE_TO_DEPTH:
+            convs = tuple(folded.block_stem(k) for k in stems)
+        else:
+            convs = tuple(FirstConv(k.tensor, self._layout(k), k.channels, found_by, why) for k in stems)
         return _Answer(convs, companions=tuple(folded.companions(self.network, stems, self.tensors)))
 
     def _layout(self, kernel: Kernel) -> Layout | None:
@@ -119,7 +121,9 @@ class _Search:
     def _pool(self, free: list[Kernel]) -> tuple[list[Kernel], str]:
         """Those of the narrow kernels with the width of the image; why it is open where several widths could be meant."""
         first = self.evidence.first
-        widths = [first.channels] if first and any(k is first for k in free) else [1] if any(k.channels == 1 for k in free) else []
+        widths = (
+            [first.channels] if first and any(k is first for k in free) else [1] if any(k.channels == 1 for k in free) else []
+        )
         width = next((w for w in (3, *widths) if any(k.channels == w for k in free)), min((k.channels for k in free), default=0))
         pool = [k for k in free if k.channels == width]
         if any(k.channels != width and self._could_begin(k, pool[0]) for k in free) or (width in (1, 3) and self._second_stage()):
@@ -127,12 +131,12 @@ class _Search:
         return pool, self._gives_back(pool[0]) if width > 3 else ""
 
     def _could_begin(self, kernel: Kernel, chosen: Kernel) -> bool:
-        """Whether a kernel of another width could be the first of the network: it stands before the chosen one, or is named so."""
+        """Whether a kernel of another width could be the network's first: it stands before the chosen one, or is named so."""
         if kernel.filters < 8 or set(kernel.window) == {1} or (kernel.channels == 1 and chosen.channels == 3):
             return False
         if self.network.ordered:
             return kernel.at < chosen.at
-        return kernel.channels != 2 and bool(ENTRY.search(kernel.key)) and not OTHER_SENSES.search(kernel.key)
+        return kernel.channels != 2 and bool(ENTRY.search(kernel.key)) and not ENDS.search(kernel.key)
 
     def _second_stage(self) -> bool:
         """Whether one network in the file takes the three channels that another one makes."""
@@ -141,40 +145,53 @@ class _Search:
         return any(self.network.tower(k) not in towers for k in fed)
 
     def _gives_back(self, kernel: Kernel) -> str:
-        """A network that takes neither one nor three channels and makes an image of three: its input is a latent."""
-        makes = [k for k in self.evidence.makers.get(3, ()) if set(k.window) != {1}]
-        return "the network makes an image of something else" if makes else ""
+        """A network that takes neither one nor three channels and ends in an image or in as few channels: it takes a latent."""
+        ends = [k for width in (3, 4, 8, 16) if width <= kernel.channels for k in self.evidence.makers.get(width, ())]
+        made = any(set(k.window) != {1} and k.channels >= 4 * k.filters for k in ends)
+        return "the network makes an image or a latent: this could be a latent too" if made else ""
 
     def _stems(self, pool: list[Kernel]) -> tuple[list[Kernel], str, str]:
         if len(pool) == 1:
             return pool, "shapes", "the only conv no layer feeds"
         if self._all_beside(pool):
             return pool, "shapes", "all convs that no layer feeds, side by side"
-        named = [k for k in pool if STEM.search(k.key)]
-        if len(named) > 1:
-            named = [k for k in named if not OTHER_SENSES.search(k.key)]
+        named = [k for k in pool if STEM.search(k.key) and not ENDS.search(k.key)]
         first = self.evidence.first
         if first and any(k is first for k in pool) and not self._rivals(first, [*named, *pool]):
             stems = [k for k in pool if self._beside(k, first)]
             return stems, "shapes", "the first conv in module order"
-        if named and all(self._beside(k, named[0]) for k in named):
+        if (
+            named
+            and all(self._beside(k, named[0]) or not self._must_see(k) for k in pool)
+            and all(self._beside(k, named[0]) for k in named)
+        ):
             return [k for k in pool if self._beside(k, named[0])], "names", "named like a stem"
         return [], "", "several convs could see the image"
 
     def _rivals(self, first: Kernel, others: Sequence[Kernel]) -> list[Kernel]:
         """Those named like a stem, or like the first convolution, that do not stand beside it."""
+        if ENDS.search(first.key):
+            return [k for k in others if not self._beside(k, first)]
         tower = self.network.tower(first)
         alike = [k for k in others if STEM.search(k.key) or k.pattern == first.pattern or k.channels > 1]
-        alike += [k for k in others if self.network.tower(k) == tower]
+        alike += [k for k in others if self.network.tower(k) == tower or self._must_see(k)]
         return [k for k in alike if not self._beside(k, first)]
 
-    def _overlooks(self, stems: Sequence[Kernel]) -> bool:
-        """Whether another kernel with the width of an image is named like a stem, and none of these is: without the order,
-        shapes alone show too little of one channel, and inner layers of gray networks may take three."""
+    def _must_see(self, kernel: Kernel) -> bool:
+        """Whether it is no grouped layer, and not named as one for something else than images."""
+        return self.evidence.begins_full(kernel) and not OTHER_SENSES.search(kernel.key)
+
+    def _overlooks(self, stems: Sequence[Kernel], free: Sequence[Kernel]) -> bool:
+        """Whether these may be inner layers and another kernel the stem. Without the order, shapes alone show too little of
+        one channel, and decoders may end in a kernel that looks as if it took three."""
         if self.network.ordered or any(STEM.search(k.key) for k in stems):
             return False
-        others = [k for k in self.evidence.narrow if k.channels == 1 and set(k.window) != {1} and k not in stems]
-        return any(STEM.search(k.key) and not OTHER_SENSES.search(k.key) for k in others)
+        if all(ENDS.search(k.key) and (k.channels == 1 or k.window[-1] % 2 == 0) for k in stems):
+            return True
+        if stems[0].channels == 3:
+            return any(k.channels == 1 and set(k.window) != {1} for k in free)
+        others = [k for k in self.evidence.narrow if k.channels == 1 and set(k.window) != {1}]
+        return any(STEM.search(k.key) and not ENDS.search(k.key) for k in others)
 
     def _all_beside(self, pool: list[Kernel]) -> bool:
         return len(pool) <= 12 and all(self._beside(k, pool[0]) for k in pool[1:])

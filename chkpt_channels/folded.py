@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from math import isqrt
+from math import isqrt, prod
 
 from .evidence import STEM, Evidence, is_colour_shift, is_no_kernel
 from .model import FirstConv, Tensor
@@ -21,19 +21,36 @@ _PATCHES = re.compile(r"patch_?(embed|proj|ify)|(^|[._])(vision|visual|image|img
 _POSITIONS = re.compile(r"pos_?embed|position")
 _IN_FRONT = re.compile(r"mean|std|scal|shift|norm|bn|offset")
 _BEHIND = re.compile(r"add_|out|post|denorm|un_?norm|rescale|running|num_batches")
-_BLOCK = "order of colours and pixels is open: --layout O(GI)HW where colours lie together, O(IG)HW where pixels do, OIHW for bands"
+_BLOCK = (
+    "order of colours and pixels is open: --layout O(GI)HW where colours lie together, O(IG)HW where pixels do, OIHW for bands"
+)
 _PATCH = "order of colours and pixels is open: --layout O(HWI) where colours lie together, O(IHW) where pixels do"
 
 
-def stem(network: Network, evidence: Evidence, free: Sequence[Kernel], tensors: Sequence[Tensor]) -> FirstConv | None:
-    """A stem with a folded channel axis, where there is one and no other conv could see the image."""
-    if blocks := _space_to_depth(network, evidence, free):
-        return FirstConv(blocks.tensor, None, SPACE_TO_DEPTH[blocks.channels], "shapes", _BLOCK)
-    patches = [] if free else linear_patches(network, tensors)
+def stem(evidence: Evidence, free: Sequence[Kernel], tensors: Sequence[Tensor], channels: int | None) -> FirstConv | None:
+    """A stem with a folded channel axis, where there is one and no other conv could see the image. `channels` are those of
+    the image, where they are known."""
+    blocks = _space_to_depth(evidence, free)
+    if blocks and channels != blocks.channels and blocks.channels % (channels or 1) == 0:
+        return block_stem(blocks, channels)
+    patches = [] if free else linear_patches(evidence.network, tensors)
     if len(patches) != 1:
         return None
     kernel, found_by = patches[0]
-    return FirstConv(kernel.tensor, None, _colours(kernel.channels), found_by, _PATCH)
+    known = channels if channels and kernel.channels % channels == 0 else _colours(kernel.channels)
+    return FirstConv(kernel.tensor, None, known, found_by, _PATCH)
+
+
+def block_stem(kernel: Kernel, channels: int | None = None) -> FirstConv:
+    """A stem that takes blocks of pixels, or as many bands: which of it stays open."""
+    return FirstConv(kernel.tensor, None, channels or SPACE_TO_DEPTH[kernel.channels], "shapes", _BLOCK)
+
+
+def spellings(shape: tuple[int, ...]) -> str:
+    """The layouts that a kernel of this shape may have, as they are offered to the user."""
+    if len(shape) == 2:
+        return "--layout O(HWI)   or   --layout O(IHW)"
+    return "--layout O(GI)HW   or   --layout O(IG)HW   or   --layout OIHW" if len(shape) == 4 else "--layout says it"
 
 
 def linear_patches(network: Network, tensors: Sequence[Tensor]) -> list[tuple[Kernel, str]]:
@@ -47,8 +64,9 @@ def linear_patches(network: Network, tensors: Sequence[Tensor]) -> list[tuple[Ke
     return [(k, "shapes") for k in likely if (_module(k), k.filters) in tables and _is_alone(network, k)]
 
 
-def _space_to_depth(network: Network, evidence: Evidence, free: Sequence[Kernel]) -> Kernel | None:
+def _space_to_depth(evidence: Evidence, free: Sequence[Kernel]) -> Kernel | None:
     """The first convolution takes a block of pixels, and nothing else could see the image."""
+    network = evidence.network
     convs = [k for k in network.convs if not is_no_kernel(k)]
     likely = convs[:1] if network.ordered else [k for k in convs if STEM.search(k.key)]
     wide = [k for k in likely if k.channels in SPACE_TO_DEPTH and set(k.window) != {1}]
@@ -93,13 +111,7 @@ def companions(network: Network, stems: Sequence[Kernel], tensors: Sequence[Tens
         module = tensor.key.rpartition(".")[0]
         if module in shifts:
             yield tensor
-        elif max(tensor.shape, default=0) == channels == _numel(tensor) and module not in modules:
-            if _IN_FRONT.search(tensor.key) and not _BEHIND.search(tensor.key.replace("running", "")):
+        elif max(tensor.shape, default=0) == channels == prod(tensor.shape) and module not in modules:
+            names = tensor.key.replace("running", "")
+            if _IN_FRONT.search(names) and not _BEHIND.search(names):
                 yield tensor
-
-
-def _numel(tensor: Tensor) -> int:
-    total = 1
-    for side in tensor.shape:
-        total *= side
-    return total

@@ -38,12 +38,10 @@ class Tensor(NamedTuple):
 
 
 class Declaration(NamedTuple):
-    """A channel count written outside tensors, such as a pickled module's `in_channels`. It is `behind` where a graph that
-    makes the old channels of the new one itself keeps it."""
+    """A channel count written outside tensors, such as a pickled module's `in_channels`."""
 
     where: str
     channels: int
-    behind: bool = False
 
 
 class FirstConv(NamedTuple):
@@ -143,6 +141,11 @@ class Checkpoint(ABC):
         self.optimizer_entries: tuple[OptimizerEntry, ...] = ()
         self.warnings: list[Notice] = []
         self.globals: tuple[str, ...] = ()
+
+    @property
+    def torch(self) -> bool:
+        """Whether PyTorch wrote it: its kernels lie as PyTorch's do where their shapes leave that open."""
+        return self.ordered
 
     @classmethod
     @abstractmethod

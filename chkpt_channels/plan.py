@@ -80,7 +80,7 @@ def find(checkpoint: Checkpoint, channels: int | None = None) -> firstconv.Findi
     where the user knows them."""
     if by_graph := tuple(checkpoint.first_convs()):
         return firstconv.Finding(by_graph)
-    found = firstconv.find(searchable(checkpoint), ordered=checkpoint.ordered, channels=channels)
+    found = firstconv.find(searchable(checkpoint), ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
     return found._replace(first_convs=tuple(checkpoint.refined(conv) for conv in found.first_convs))
 
 
@@ -212,7 +212,7 @@ def _chosen(checkpoint: Checkpoint, options: Options) -> list[FirstConv]:
 
 
 def _described(checkpoint: Checkpoint, tensor: Tensor, options: Options) -> FirstConv:
-    layouts = firstconv.layouts_of(searchable(checkpoint), ordered=checkpoint.ordered)
+    layouts = firstconv.layouts_of(searchable(checkpoint), torch=checkpoint.torch)
     layout, place = options.layout or firstconv.layout_of(tensor, layouts), checkpoint.source.place
     if layout is None or len(layout.axes) != len(tensor.shape):
         raise place.inside(tensor.name).unsupported(

@@ -18,26 +18,28 @@ OIHW = {2: Layout("OI"), 3: Layout("OIW"), 4: Layout("OIHW"), 5: Layout("OIDHW")
 HWIO = {3: Layout("WIO"), 4: Layout("HWIO"), 5: Layout("DHWIO")}
 OHWI = {2: Layout("OI"), 3: Layout("OWI"), 4: Layout("OHWI"), 5: Layout("ODHWI")}
 Layouts = Mapping[int, Layout]
+LAYOUTS: tuple[Layouts, ...] = (OIHW, HWIO, OHWI)
 
-_WEIGHT = re.compile(r"(^|[./])(weight|kernel|w|filters?|original[01]?|weight_(v|orig)|\d+)$")
-_NO_KERNEL = re.compile(r"pos_embed|position|rel_pos|bias_table|(cls|reg|mask|dist)\w*_token|token_type|anchor|running_|norm\d*[./]weight$")
+_WEIGHT = re.compile(
+    r"(^|[./])(weight|((depth|point)wise_)?kernel|w|filters?|original[01]?|weight_(v|orig)|\w+_W(_\d+)?|\d+)(:\d+)?$"
+)
+_NO_KERNEL = re.compile(
+    r"pos_embed|position|rel_pos|bias_table|(cls|reg|mask|dist)\w*_token|token_type|anchor|running_|norm\d*[./]weight$"
+)
 _NUMBERS = re.compile(r"(\d+)")
 
 
 class Kernel(NamedTuple):
-    """A layer's weight: `filters` out, `channels` in, the `window` it looks through; `at` is its place in the order."""
+    """A layer's weight: `filters` out, `channels` in, the `window` it looks through; `key` is its name in its state dict with
+    dots between the modules, `pieces` the same cut at its numbers, `at` its place in the order."""
 
     tensor: Tensor
+    key: str
     filters: int
     channels: int
     window: tuple[int, ...]
     pieces: tuple[str | int, ...]
     at: int = 0
-
-    @property
-    def key(self) -> str:
-        """The name in its state dict."""
-        return self.tensor.key
 
     @property
     def convolves(self) -> bool:
@@ -65,10 +67,10 @@ class Kernel(NamedTuple):
 class Network:
     """The layers of one state dict: in module order, or in the order of their names."""
 
-    def __init__(self, weights: Sequence[Tensor], *, ordered: bool) -> None:
+    def __init__(self, weights: Sequence[Tensor], *, ordered: bool, torch: bool) -> None:
         self.ordered = ordered
-        self.layouts, self.open = orientation(weights, ordered=ordered)
-        kernels = [_kernel(t, self.layouts.get(len(t.shape))) for t in weights]
+        self.layouts, self.open = orientation(weights, torch=torch)
+        kernels = [_kernel(t, self.layouts) for t in weights]
         if not ordered:
             kernels.sort(key=lambda k: k.pieces)
         self.kernels = [kernel._replace(at=i) for i, kernel in enumerate(kernels)]
@@ -76,16 +78,17 @@ class Network:
         self._trunk = _common_words([k.key for k in self.kernels])
 
     def tower(self, kernel: Kernel) -> str:
-        """The part of the network it stands in: the first word of its name that not all layers share."""
-        words = kernel.key.split(".")
-        return words[min(self._trunk, len(words) - 1)]
+        """The part of the network it stands in: the first word of its name that not all layers share, without numbers."""
+        words = kernel.key.split(".", self._trunk + 1)
+        return words[min(self._trunk, len(words) - 1)].rstrip("0123456789")
 
     @cached_property
     def tower_sizes(self) -> dict[str, int]:
         """How many layers each tower has."""
         sizes: dict[str, int] = {}
         for kernel in self.kernels:
-            sizes[tower] = sizes.get(tower := self.tower(kernel), 0) + 1
+            tower = self.tower(kernel)
+            sizes[tower] = sizes.get(tower, 0) + 1
         return sizes
 
     def preceding(self, kernel: Kernel, most: int) -> Iterator[Kernel]:
@@ -98,6 +101,12 @@ class Network:
                 yield other
             elif kernel.follows(other):
                 yield other
+
+    def shared_module(self, a: Kernel, b: Kernel) -> str:
+        """The innermost module that holds both layers and not the whole network, with its dot; "" where there is none."""
+        words = a.key.split(".")
+        same = next((i for i, (x, y) in enumerate(zip(words, b.key.split("."), strict=False)) if x != y), 0)
+        return ".".join(words[:same]) + "." if same > self._trunk else ""
 
     def following(self, kernel: Kernel, most: int) -> list[Kernel]:
         """The layers that may come next in its tower."""
@@ -127,31 +136,38 @@ def is_weight(tensor: Tensor) -> bool:
     return bool(_WEIGHT.search(tensor.key)) and not _NO_KERNEL.search(tensor.key)
 
 
-def orientation(weights: Sequence[Tensor], *, ordered: bool) -> tuple[Layouts, bool]:
-    """Where the file's kernels keep their window, and whether that is open: small squares in front, in the middle or behind.
-    Containers that keep the order of modules are PyTorch's, and without other evidence so is the layout."""
-    votes = [0, 0, 0]
-    for shape in (t.shape for t in weights if len(t.shape) == 4):
-        for i, (a, b) in enumerate(((2, 3), (0, 1), (1, 2))):
-            rest = [side for axis, side in enumerate(shape) if axis not in (a, b)]
-            votes[i] += shape[a] == shape[b] < min(rest)
-    best = max(range(3), key=lambda i: votes[i])
-    layouts = (OIHW, HWIO, OHWI)[best]
-    if votes[best] == 0:
-        fours = {t.shape for t in weights if len(t.shape) == 4}
-        fits = [all(shape[a] == shape[b] for shape in fours) for a, b in ((2, 3), (0, 1), (1, 2))]
-        return OIHW, not ordered and bool(fours) and sum(fits) > 1 and any(set(shape[2:]) != {1} for shape in fours)
-    return layouts, 2 * sorted(votes)[-2] > votes[best]
+def orientation(weights: Sequence[Tensor], *, torch: bool) -> tuple[Layouts, bool]:
+    """Where the file's kernels keep their window (behind, in front, or in the middle), and whether that is open. Windows are
+    squares, and smaller than the other axes. What PyTorch wrote lies as PyTorch's kernels do where nothing else tells."""
+    kernels = {t.shape for t in weights if len(t.shape) > 3}
+    allowed = [_readings(shape) for shape in kernels]
+    counts = [allowed.count([reading]) for reading in range(len(LAYOUTS))]
+    best = max(range(len(LAYOUTS)), key=lambda reading: counts[reading])
+    unclear = 2 * (sum(counts) - counts[best]) > counts[best] if any(counts) else bool(kernels)
+    return LAYOUTS[best], unclear and not (torch and not any(counts))
 
 
-def _kernel(tensor: Tensor, layout: Layout | None) -> Kernel:
-    layout = tensor.layout if tensor.layout and len(tensor.layout.axes) == len(tensor.shape) else layout
-    if layout is None or layout.folded:
-        layout = Layout("OI") if len(tensor.shape) == 2 else OIHW[len(tensor.shape)]
-    filters, channels, *window = _axes(layout)
-    shape = tensor.shape
-    pieces = tuple(int(part) if part.isdecimal() else part for part in _NUMBERS.split(tensor.key))
-    return Kernel(tensor, shape[filters], shape[channels], tuple(shape[axis] for axis in window), pieces)
+def _readings(shape: tuple[int, ...]) -> list[int]:
+    """The layouts that a shape allows: those with a square window, and of several the one whose window is smaller than the
+    other axes."""
+    axes = [_axes(layouts[len(shape)]) for layouts in LAYOUTS]
+    readings = [i for i, (*_, height, width) in enumerate(axes) if shape[height] == shape[width]]
+    if len(readings) < 2:
+        return readings
+    small = []
+    for reading in readings:
+        filters, channels, *window = axes[reading]
+        if max(shape[axis] for axis in window) < min(shape[filters], shape[channels]):
+            small.append(reading)
+    return small if len(small) == 1 else readings
+
+
+def _kernel(tensor: Tensor, layouts: Layouts) -> Kernel:
+    shape, key = tensor.shape, tensor.key.replace("/", ".")
+    layout = tensor.layout if tensor.layout and not tensor.layout.folded else layouts.get(len(shape))
+    filters, channels, *window = (1, 0) if layout is None or len(layout.axes) != len(shape) else _axes(layout)
+    pieces = tuple(int(part) if part.isdecimal() else part for part in _NUMBERS.split(key))
+    return Kernel(tensor, key, shape[filters], shape[channels], tuple(shape[axis] for axis in window), pieces)
 
 
 @cache
@@ -172,4 +188,3 @@ def _common_words(keys: Sequence[str]) -> int:
 def numbered_apart(a: Kernel, b: Kernel) -> bool:
     """Whether two names differ first in a number."""
     return a.follows(b) or b.follows(a)
-

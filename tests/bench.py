@@ -71,7 +71,11 @@ stem = helper.make_tensor("stem", TensorProto.FLOAT, [64, 3, 7, 7], np.random.ra
 big = TensorProto(data_type=TensorProto.FLOAT, dims=[elements], name="big", data_location=TensorProto.EXTERNAL)
 for key, value in (("location", "big.bin"), ("offset", "0"), ("length", str(4 * elements))):
     big.external_data.add(key=key, value=value)
-nodes = [helper.make_node("Conv", ["image", "stem"], ["f"]), helper.make_node("ReduceMean", ["big"], ["m"], keepdims=0), helper.make_node("Add", ["f", "m"], ["out"])]
+nodes = [
+    helper.make_node("Conv", ["image", "stem"], ["f"]),
+    helper.make_node("ReduceMean", ["big"], ["m"], keepdims=0),
+    helper.make_node("Add", ["f", "m"], ["out"]),
+]
 infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("image", [1, 3, 64, 64]), ("out", None))]
 model = helper.make_model(helper.make_graph(nodes, "g", infos[:1], infos[1:], [stem, big]))
 open(path, "wb").write(model.SerializeToString())

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from common import within
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from chkpt_channels.dtypes import BY_NAME
 from chkpt_channels.firstconv import MOST_BANDS, Finding, find
@@ -149,7 +153,46 @@ def test_what_sees_the_image(name: str, ordered: bool):
         assert stems(found) == expected
 
 
+LATENT: Named = {
+    "time_embed.0.weight": (1280, 320),
+    "input_blocks.0.0.weight": (320, 4, 3, 3),
+    "input_blocks.1.0.in_layers.2.weight": (320, 320, 3, 3),
+    "out.2.weight": (4, 320, 3, 3),
+}
+CONTROL: Named = {
+    "conv_in.weight": (320, 4, 3, 3),
+    "controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3),
+    "controlnet_cond_embedding.blocks.0.weight": (16, 16, 3, 3),
+    "down_blocks.0.resnets.0.conv1.weight": (320, 320, 3, 3),
+}
+NARROW = {key for key, shape in CONTROL.items() if shape[1] <= MOST_BANDS}
+
 NONE: dict[str, tuple[Named, bool, set[str]]] = {
+    "a latent U-Net": (LATENT, True, {"input_blocks.0.0.weight"}),
+    "a latent U-Net that takes a mask and an image too": (
+        {**LATENT, "input_blocks.0.0.weight": (320, 9, 3, 3)},
+        True,
+        {"input_blocks.0.0.weight"},
+    ),
+    "a latent and an image": (CONTROL, True, NARROW),
+    "a latent and an image, in no order": (CONTROL, False, NARROW),
+    "a generator from noise": (
+        {"main.0.weight": (100, 512, 4, 4), "main.3.weight": (512, 64, 4, 4), "main.6.weight": (64, 3, 4, 4)},
+        True,
+        {"main.6.weight"},
+    ),
+    "a square that fits every layout": ({"conv.weight": (3, 3, 3, 3)}, False, {"conv.weight"}),
+    "a kernel that fits two layouts": ({"conv.weight": (16, 3, 3, 3)}, False, {"conv.weight"}),
+    "depthwise blocks, and no stem": (
+        {
+            "blocks.0.dw.weight": (16, 1, 3, 3),
+            "blocks.0.pw.weight": (16, 16, 1, 1),
+            "blocks.1.dw.weight": (16, 1, 3, 3),
+            "blocks.1.pw.weight": (16, 16, 1, 1),
+        },
+        False,
+        {"blocks.0.dw.weight", "blocks.1.dw.weight", "blocks.0.pw.weight", "blocks.1.pw.weight"},
+    ),
     "a perceptron": ({"0.weight": (64, 3), "2.weight": (10, 64)}, True, set()),
     "nothing": ({}, True, set()),
     "wide inputs are features": ({"conv1.weight": (64, MOST_BANDS + 1, 3, 3)}, True, set()),
@@ -163,6 +206,111 @@ def test_nothing_is_guessed(named: Named, ordered: bool, candidates: set[str]):
     assert found.first_convs == ()
     assert {candidate.key for candidate in found.candidates} == candidates
     assert all(candidate.why_not for candidate in found.candidates)
+
+
+VIT: Named = {
+    "embeds.pos_embed": (1, 16, 16, 384),
+    "embeds.proj.weight": (384, 768),
+    "blocks.0.attn.qkv.weight": (1152, 384),
+    "blocks.0.mlp.fc1.weight": (1536, 384),
+}
+FOCUS: Named = {
+    "model.0.conv.weight": (32, 12, 3, 3),
+    "model.1.conv.weight": (64, 32, 3, 3),
+    "model.2.conv.weight": (64, 64, 1, 1),
+}
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize(
+    ("named", "key", "channels"),
+    [
+        (VIT, "embeds.proj.weight", 3),
+        ({**VIT, "embeds.proj.weight": (384, 256)}, "embeds.proj.weight", 1),
+        ({**FOCUS, "stem.weight": FOCUS["model.0.conv.weight"]}, "stem.weight", 3),
+    ],
+    ids=["Linear patches", "gray Linear patches", "space to depth"],
+)
+def test_an_order_that_shapes_do_not_tell_is_left_open(named: Named, key: str, channels: int, ordered: bool):
+    """The kernel is named, and the spellings that would settle its layout are offered."""
+    named = {key: named[key], **{k: s for k, s in named.items() if k != "model.0.conv.weight"}}
+    (conv,) = find(tensors(named), ordered=ordered).first_convs
+    assert (conv.tensor.name, conv.layout, conv.in_channels) == (key, None, channels)
+    assert conv.why.count("--layout") or conv.why.count("O(")
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(None, (None, 3)), (12, ("OIHW", 12)), (3, (None, 3)), (5, None)])
+def test_the_user_may_say_how_many_channels_there_are(channels: int | None, expected: tuple[str | None, int] | None):
+    convs = find(tensors(FOCUS), ordered=True, channels=channels).first_convs
+    assert [(conv.layout, conv.in_channels) for conv in convs] == ([expected] if expected else [])
+
+
+SHIFTS: dict[str, tuple[Named, str, set[str]]] = {
+    "EDSR": (
+        {
+            "sub_mean.weight": (3, 3, 1, 1),
+            "sub_mean.bias": (3,),
+            "add_mean.weight": (3, 3, 1, 1),
+            "add_mean.bias": (3,),
+            "head.0.weight": (64, 3, 3, 3),
+            "body.0.weight": (64, 64, 3, 3),
+            "tail.0.weight": (3, 64, 3, 3),
+            "tail.0.bias": (3,),
+        },
+        "head.0.weight",
+        {"sub_mean.weight", "sub_mean.bias"},
+    ),
+    "LPIPS": (
+        {"scaling_layer.shift": (1, 3, 1, 1), "scaling_layer.scale": (1, 3, 1, 1), **under("net", NET)},
+        "net.conv1.weight",
+        {"scaling_layer.shift", "scaling_layer.scale"},
+    ),
+    "qubvel": (
+        {"bn_data.running_mean": (3,), "bn_data.running_var": (3,), **NET},
+        "conv1.weight",
+        {"bn_data.running_mean", "bn_data.running_var"},
+    ),
+    "detectron2": ({**NET, "pixel_mean": (3, 1, 1), "pixel_std": (3, 1, 1)}, "conv1.weight", {"pixel_mean", "pixel_std"}),
+    "none": (SEGMENTATION | {"head.bias": (3,)}, "conv1.weight", set()),
+}
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize(("named", "key", "companions"), SHIFTS.values(), ids=SHIFTS)
+def test_what_the_image_meets_first_goes_with_the_kernel(named: Named, key: str, companions: set[str], ordered: bool):
+    found = find(tensors(named), ordered=ordered)
+    assert [conv.tensor.name for conv in found.first_convs] == [key]
+    assert {tensor.name for tensor in found.companions} == companions
+
+
+HEAD: Named = {"aux_head.conv.weight": (64, 256, 3, 3), "aux_head.out.weight": (3, 64, 1, 1), "aux_head.up.weight": (64, 3, 4, 4)}
+
+
+@given(
+    st.sampled_from(sorted(BOTH)),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.randoms(),
+    st.sampled_from(["", "module.model."]),
+)
+@settings(max_examples=300, deadline=None)
+def test_what_else_a_file_holds_never_makes_a_right_answer_wrong(
+    name: str, head: bool, copy: bool, shuffled: bool, random: Random, prefix: str
+):
+    """A head, a copy under `ema.`, another optimizer, a prefix, and shuffling may lead to a refusal, not to another answer."""
+    named, stem = BOTH[name]
+    expected = {prefix + key for key in stem}
+    given_tensors = {prefix + key: shape for key, shape in ({**named, **HEAD} if head else named).items()}
+    if copy:
+        given_tensors |= under("ema", given_tensors)
+        expected |= {f"ema.{key}" for key in expected}
+    items = tensors(given_tensors)
+    if shuffled:
+        random.shuffle(items)
+    items += [Tensor(f"optimizer/state/{i}/step", BY_NAME["F32"], (), "optimizer/state") for i in range(3)]
+    found = {conv.tensor.name for conv in find(items, ordered=not shuffled).first_convs}
+    assert found in (set(), expected)
 
 
 @pytest.mark.parametrize("dtype", ["I8", "U8", "I64"])

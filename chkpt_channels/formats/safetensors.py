@@ -35,6 +35,10 @@ class Safetensors(Checkpoint):
     suffixes = frozenset({".safetensors"})
     ordered = False
 
+    @property
+    def torch(self) -> bool:
+        return self.metadata.get("format") == "pt"
+
     @classmethod
     def sniff(cls, source: Source) -> bool:
         """A brace behind eight bytes that are no text."""

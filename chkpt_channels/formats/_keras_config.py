@@ -1,0 +1,230 @@
+"""The configuration of a Keras model as a graph: layers, the tensors they take, models inside of models.
+
+    Sequential       {"class_name", "config": {"layers": [entry, …]}}, in Keras before 2.2.3 "config": [entry, …]
+    Functional       the same, each entry with "name" and "inbound_nodes", one node a call; "input_layers", "output_layers"
+    a Keras 2 node   [tensor, …], or one tensor alone for a function of TensorFlow; tensor is [layer, node, output, {arguments}]
+    a Keras 3 node   {"args": [tensor, …], "kwargs": {…}}; tensor is
+                     {"class_name": "__keras_tensor__", "config": {"shape", "keras_history": [layer, node, output]}}
+
+Source: keras/src/models/functional.py, keras/src/saving/serialization_lib.py of Keras 3.15; tf_keras 2.21.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+Ref = tuple[str, int, int]
+"""A tensor: the layer that makes it, by which of its calls, as which of its outputs."""
+
+Path = tuple[str | int, ...]
+"""Steps into the JSON."""
+
+OUTSIDE = ""
+"""The name of what feeds a Sequential model that begins without an InputLayer."""
+
+
+class Taken(NamedTuple):
+    """A tensor that a call takes, and where its shape is repeated (Keras 3)."""
+
+    ref: Ref
+    shape: Path | None
+
+
+class Node(NamedTuple):
+    """One call of a layer."""
+
+    path: Path
+    taken: tuple[Taken, ...]
+
+
+class Layer:
+    """One layer: `kind` is its class, `path` where its entry stands, as which of its model's, `trail` the names of the models
+    around it and its own."""
+
+    def __init__(self, entry: Mapping[str, Any], path: Path, number: int, parent: Model) -> None:
+        self.entry, self.path, self.number, self.parent = entry, (*path, number), number, parent
+        self.kind = str(entry["class_name"])
+        self.config: Any = entry["config"]
+        named = self.config if isinstance(self.config, dict) else {}
+        self.name = str(entry.get("name") or named.get("name") or self.kind)
+        self.trail = (*parent.trail, self.name)
+        self.nodes: list[Node] = []
+        self.inner: Model | None = None
+
+    @property
+    def where(self) -> str:
+        """How messages and declarations name it."""
+        return "/".join(self.trail)
+
+    @property
+    def is_function(self) -> bool:
+        """Whether it is an operation written in a model's code, not a layer."""
+        return self.kind in ("TFOpLambda", "TensorFlowOpLayer") or str(self.entry.get("module")).startswith("keras.src.ops")
+
+
+class Model:
+    """A model: its layers by name in the order of the configuration, and the tensors it takes and gives."""
+
+    def __init__(self, entry: Mapping[str, Any], path: Path, trail: tuple[str, ...]) -> None:
+        self.entry, self.path, self.trail = entry, path, trail
+        self.layers: dict[str, Layer] = {}
+        self.inputs: list[Ref] = []
+        self.outputs: list[Ref] = []
+        self.is_sequential = False
+
+    @cached_property
+    def takers(self) -> Mapping[Ref, list[tuple[Layer, int, int]]]:
+        """For each tensor who takes it: (layer, its call, the position among what the call takes)."""
+        found: defaultdict[Ref, list[tuple[Layer, int, int]]] = defaultdict(list)
+        for layer in self.layers.values():
+            for number, node in enumerate(layer.nodes):
+                for position, taken in enumerate(node.taken):
+                    found[taken.ref].append((layer, number, position))
+        return found
+
+    @cached_property
+    def made(self) -> Mapping[tuple[str, int], set[Ref]]:
+        """For each call, by layer and number, the tensors of it that anyone takes."""
+        found: defaultdict[tuple[str, int], set[Ref]] = defaultdict(set)
+        for ref in (*self.takers, *self.outputs):
+            found[ref[:2]].add(ref)
+        return found
+
+
+def at(document: Any, path: Path) -> Any:
+    """What stands there in the JSON; None where the path leads nowhere."""
+    for step in path:
+        try:
+            document = document[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return document
+
+
+def parse(entry: Mapping[str, Any]) -> Model | None:
+    """The model of a configuration; None for a class of the user's own that does not list its layers.
+
+    Raises KeyError, TypeError, ValueError, AttributeError or IndexError where it is no configuration.
+    """
+    if _entries(entry) is None:
+        return None
+    top = Model(entry, (), ())
+    waiting = [top]
+    while waiting:
+        model = waiting.pop()
+        entries = _entries(model.entry)
+        for number, (steps, inner) in enumerate(entries or ()):
+            layer = Layer(inner, (*model.path, *steps), number, model)
+            if layer.name in model.layers:
+                raise ValueError(f"two layers are called {layer.name}")
+            model.layers[layer.name] = layer
+            if _entries(inner) is not None:
+                layer.inner = Model(inner, layer.path, layer.trail)
+                waiting.append(layer.inner)
+        _connect(model)
+    return top
+
+
+def all_layers(top: Model) -> Iterator[Layer]:
+    """Every layer, those of inner models behind the model's own entry."""
+    waiting = list(reversed(top.layers.values()))
+    while waiting:
+        layer = waiting.pop()
+        yield layer
+        if layer.inner:
+            waiting += reversed(layer.inner.layers.values())
+
+
+def _entries(entry: Mapping[str, Any]) -> list[tuple[Path, Mapping[str, Any]]] | None:
+    """The entries of a model's layers and the steps to their list; None for what is no model."""
+    config = entry["config"]
+    listed = config.get("layers") if isinstance(config, dict) else config
+    if not isinstance(listed, list) or not all(isinstance(inner, dict) and "class_name" in inner for inner in listed):
+        return None
+    steps: Path = ("config", "layers") if isinstance(config, dict) else ("config",)
+    return [(steps, inner) for inner in listed]
+
+
+def _connect(model: Model) -> None:
+    config = model.entry["config"]
+    if isinstance(config, dict) and "input_layers" in config:
+        for layer in model.layers.values():
+            layer.nodes = [
+                _node(node, (*layer.path, "inbound_nodes", i)) for i, node in enumerate(layer.entry.get("inbound_nodes") or ())
+            ]
+        model.inputs, model.outputs = ([t.ref for t in _taken(config[key], ())] for key in ("input_layers", "output_layers"))
+        _renumber(model)
+        return
+    model.is_sequential = True
+    before = OUTSIDE
+    for layer in model.layers.values():
+        if layer.kind != "InputLayer":
+            layer.nodes = [Node(layer.path, (Taken((before, 0, 0), None),))]
+        before = layer.name
+    first = next(iter(model.layers.values()), None)
+    model.inputs = [(first.name if first and first.kind == "InputLayer" else OUTSIDE, 0, 0)]
+    model.outputs = [(before, 0, 0)]
+
+
+def _node(node: Any, path: Path) -> Node:
+    return Node(path, tuple(_taken(node, path)))
+
+
+def _taken(value: Any, path: Path) -> Iterator[Taken]:
+    """Every reference to a tensor in `value`, in order."""
+    waiting = [(value, path)]
+    while waiting:
+        value, path = waiting.pop()
+        if isinstance(value, dict):
+            if value.get("class_name") == "__keras_tensor__":
+                history = value["config"]["keras_history"]
+                if not is_reference(history):
+                    raise ValueError(f"{history!r} is no tensor")
+                yield Taken((history[0], history[1], history[2]), (*path, "config", "shape"))
+                continue
+            waiting += reversed([(inner, (*path, key)) for key, inner in value.items()])
+        elif isinstance(value, list):
+            if is_reference(value):
+                yield Taken((value[0], value[1], value[2]), None)
+                waiting += [(inner, (*path, 3)) for inner in value[3:4]]
+                continue
+            waiting += reversed([(inner, (*path, i)) for i, inner in enumerate(value)])
+
+
+def is_reference(value: Any) -> bool:
+    """Whether a list is Keras 2's [layer, node, output, …]."""
+    return (
+        isinstance(value, list)
+        and len(value) in (3, 4)
+        and isinstance(value[0], str)
+        and value[0] != "_CONSTANT_VALUE"
+        and all(type(number) is int and number >= 0 for number in value[1:3])
+    )
+
+
+def _renumber(model: Model) -> None:
+    """Keras 2 counts the calls of an inner model from 1, its own making being call 0: count them from 0."""
+    calls: defaultdict[str, set[int]] = defaultdict(set)
+    every = [t.ref for layer in model.layers.values() for node in layer.nodes for t in node.taken] + model.outputs
+    for name, node, _ in every:
+        calls[name].add(node)
+    shifted = {
+        name
+        for name, layer in model.layers.items()
+        if layer.inner and calls[name] and (max(calls[name]) >= len(layer.nodes) or (_is_old(layer) and min(calls[name]) >= 1))
+    }
+
+    def ref(old: Ref) -> Ref:
+        return (old[0], old[1] - 1, old[2]) if old[0] in shifted else old
+
+    for layer in model.layers.values():
+        layer.nodes = [node._replace(taken=tuple(t._replace(ref=ref(t.ref)) for t in node.taken)) for node in layer.nodes]
+    model.outputs = [ref(old) for old in model.outputs]
+
+
+def _is_old(layer: Layer) -> bool:
+    """Whether its calls are spelled as Keras 2 does."""
+    return any(isinstance(node, list) for node in layer.entry.get("inbound_nodes") or ())

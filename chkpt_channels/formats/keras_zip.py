@@ -1,0 +1,101 @@
+"""Keras 3's own format (.keras): a zip archive of a configuration and an HDF5 file.
+
+    metadata.json        keras_version, date_saved
+    config.json          the model: classes, settings, the shapes that layers were built on
+    model.weights.h5     /layers/<class>[_n]/vars/<i>, /optimizer/vars/<i>
+
+The archive is spliced, and so is the HDF5 file inside of it. Source: keras/src/saving/saving_lib.py of Keras 3.15.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from .. import lazy
+from ..limits import LIMITS
+from ..source import Source
+from ..splice import Check, Splice
+from ._keras import KerasCheckpoint
+
+if TYPE_CHECKING:
+    from ..containers import hdf5, hdf5edit, zipedit, zipmembers
+    from . import _keras_weights
+else:
+    hdf5 = lazy.module("..containers.hdf5", __package__)
+    hdf5edit = lazy.module("..containers.hdf5edit", __package__)
+    zipedit = lazy.module("..containers.zipedit", __package__)
+    zipmembers = lazy.module("..containers.zipmembers", __package__)
+    _keras_weights = lazy.module("._keras_weights", __package__)
+
+WEIGHTS = "model.weights.h5"
+TAIL = 1 << 16
+
+
+class KerasZip(KerasCheckpoint):
+    """One .keras file."""
+
+    format = "keras_zip"
+    title = "Keras"
+    suffixes = frozenset({".keras"})
+    document = "config.json"
+
+    @classmethod
+    def sniff(cls, source: Source) -> bool:
+        """A zip whose directory names a configuration and weights."""
+        if source.size < 4 or source.read(0, 4) != b"PK\x03\x04":
+            return False
+        tail = source.read(max(0, source.size - TAIL), source.size)
+        return cls.document.encode() in tail and WEIGHTS.encode() in tail
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self._archive = zipmembers.Archive(source)
+        for name in (self.document, WEIGHTS):
+            if name not in self._archive.members:
+                raise source.place.inside(name).damaged("is missing from the archive")
+        self._member = self._archive.members[WEIGHTS]
+        self._packed = self._member.method != zipmembers.STORED
+        self.file = self._open_weights()
+        self.configure(self._decoded())
+        weights = _keras_weights.Stored(self.file, self.model) if self.model else _keras_weights.Numbered(self.file)
+        self.index(weights, weights.order)
+
+    def _open_weights(self) -> hdf5.Hdf5:
+        place = self.source.place.inside(WEIGHTS)
+        if not self._packed:
+            return hdf5.Hdf5(self.source, place, self._member.data, self._member.size)
+        if self._member.size > LIMITS.pickle_bytes:
+            raise place.unsupported(
+                f"is deflated and larger than {LIMITS.pickle_bytes >> 20} MiB", hint="zip it without compression"
+            )
+        import tempfile
+
+        with tempfile.TemporaryFile() as spool:
+            for piece in self._archive.chunks(WEIGHTS):
+                spool.write(piece)
+            spool.flush()
+            inflated = Source.of_descriptor(spool.fileno(), self.source.name)
+        weakref.finalize(self, inflated.close)
+        return hdf5.Hdf5(inflated, place)
+
+    def _decoded(self) -> str:
+        try:
+            return self._archive.read(self.document).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self.source.place.inside(self.document).damaged("is not UTF-8") from error
+
+    def load_line(self, path: str) -> str:
+        return f"model = keras.models.load_model({path!r})"
+
+    def composed(self, datasets: Mapping[str, hdf5edit.NewDataset], text: str | None) -> list[Splice]:
+        changes = {}
+        if text is not None:
+            changes[self.document] = zipedit.Change.of(text.encode())
+        if inner := hdf5edit.splices(self.file, datasets, {}):
+            changes[WEIGHTS] = zipedit.Change.patch(self._member, inner)
+        return zipedit.splices(self._archive, changes)
+
+    def checks(self) -> Sequence[Check]:
+        return self._archive.checks()
