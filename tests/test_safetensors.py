@@ -134,7 +134,7 @@ def test_twenty_thousand_tensors(put: Callable[..., Path], tmp_path: Path):
         header[f"blocks.{i}.scale"] = {"dtype": "F32", "shape": [0], "data_offsets": [432, 432]}
     path = put(file(header, RAW), "a.safetensors")
     with within(5):
-        assert convert(path, tmp_path / "out.safetensors", layers=[NAME]).tensors_total == 20_001
+        assert convert(path, tmp_path / "out.safetensors", layers=[NAME], layout="OIHW").tensors_total == 20_001
 
 
 names = st.text(max_size=8).filter(lambda name: name != "__metadata__")
@@ -151,7 +151,7 @@ def test_what_the_library_writes_is_read_and_read_by_it(
 
     arrays = {name: np.arange(size, dtype="<f2") for name, size in more.items()} | {"conv1.weight": np.ones((4, 3, 3, 3), "<f4")}
     path = put(safetensors.numpy.save(arrays, metadata or None), "a.safetensors")
-    convert(path, tmp_path / "out.safetensors", layers=[NAME], force=True)
+    convert(path, tmp_path / "out.safetensors", layers=[NAME], layout="OIHW", force=True)
     with safetensors.safe_open(tmp_path / "out.safetensors", "numpy") as found:
         assert (found.metadata() or {}) == metadata
         assert found.get_tensor("conv1.weight").shape == (4, 1, 3, 3)
@@ -192,7 +192,7 @@ def test_a_header_keeps_its_hand(dump: dict[str, Any], put: Callable[..., Path],
     header = {"größe": entry((4,), 432), "__metadata__": {"note": "é, ok: fine", "format": "pt"}, **GOOD}
     raw = json.dumps(header, **dump).encode()
     path = put(file(raw + b" " * (-len(raw) % 8), RAW + RAW[:16]), "a.safetensors")
-    convert(path, tmp_path / "out.safetensors", layers=[NAME])
+    convert(path, tmp_path / "out.safetensors", layers=[NAME], layout="OIHW")
     header[NAME] = entry((4, 1, 3, 3))
     header["größe"] = entry((4,), 144)
     expected = json.dumps(header, **dump).encode()
@@ -209,5 +209,5 @@ def test_a_sparse_giant_is_refused_at_once_where_there_is_no_room(tmp_path: Path
     path.write_bytes(file({NAME: entry((4, 3, 3, 3)), "big": entry((size // 4,), 432)}))
     os.truncate(path, path.stat().st_size + 432 + size)
     with within(5), pytest.raises(SystemProblem, match=r"cannot be written: no space left"):
-        convert(path, tmp_path / "out.safetensors", layers=[NAME])
+        convert(path, tmp_path / "out.safetensors", layers=[NAME], layout="OIHW")
     assert {found.name for found in tmp_path.iterdir()} == {"a.safetensors"}

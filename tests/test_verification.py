@@ -25,7 +25,7 @@ NAMES = {np.dtype("<f4"): "F32", np.dtype("<f2"): "F16"}
 
 
 def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, array in arrays.items():
         header[name] = entry(array.shape, at, NAMES[array.dtype], array.itemsize)
