@@ -38,6 +38,7 @@ bench: $(FRAMEWORKS)/.installed
 fixtures: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python fixtures/make.py
 	$(FRAMEWORKS)/bin/python fixtures/make_onnx.py
+	$(FRAMEWORKS)/bin/python fixtures/make_keras.py
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
