@@ -5,8 +5,10 @@ the pointers that name storages in legacy files), and torch.save of the changed 
 """
 
 import argparse
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ def mixed(kernel: Tensor, new: int, axis: int = 1) -> Tensor:
     """The kernel of `new` channels: in float64, channel after channel, then rounded to the kernel's dtype."""
     wide = kernel.detach().to(torch.float64)
     columns = zip(*matrix(kernel.shape[axis], new), strict=True)
-    parts = [sum(w * wide.select(axis, i) for i, w in enumerate(column) if w) for column in columns]
+    terms = [[w * wide.select(axis, i) for i, w in enumerate(column) if w] for column in columns]
+    parts = [reduce(operator.add, column) for column in terms]  # sum() begins with 0, which makes 0 of -0
     return torch.stack(parts, axis).to(kernel.dtype)
 
 
