@@ -156,8 +156,10 @@ class Evidence:
 
     def is_lone_point(self, kernel: Kernel) -> bool:
         """Whether it looks at single pixels, and stands beside no kernel that sees more: images are not begun so."""
-        near = self.narrow_near(kernel)
-        return set(kernel.window) == {1} and not any(set(k.window) != {1} and self.are_branches(kernel, k) for k in near)
+        wide = [k for k in self.narrow_near(kernel) if set(k.window) != {1}]
+        if kernel.key.isdecimal():  # frozen TorchScript numbers its constants: no name tells branches
+            return set(kernel.window) == {1} and not any(k.filters == kernel.filters for k in wide)
+        return set(kernel.window) == {1} and not any(self.are_branches(kernel, k) for k in wide)
 
     def narrow_near(self, kernel: Kernel) -> list[Kernel]:
         """The narrow kernels among the neighbours."""
