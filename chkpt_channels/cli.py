@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect as inspect_module
 import json
 import os
 import signal
@@ -37,22 +38,91 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print the matrix too.")]
-Luma = Annotated[
-    str | None, typer.Option(metavar="bt709|bt601|a,b,c", help="Weights that split a gray kernel over colours. [bt709]")
-]
-Layers = Annotated[
-    list[str] | None, typer.Option("--layer", metavar="KEY", help="A first conv: key, suffix or glob; repeatable.")
-]
-LayoutOption = Annotated[str | None, typer.Option("--layout", metavar="L", help="How the kernel lies: OIHW, HWIO, O(HWI), …")]
-From = Annotated[int | None, typer.Option("--from", metavar="N", help="The input channels now, where the file leaves that open.")]
-Optimizer = Annotated[str, typer.Option(metavar="reset|drop", help="What becomes of optimizer state kept for the kernels.")]
-Method = Annotated[
-    str, typer.Option(metavar="auto|sum|broadcast|stack", help="How one channel is made; auto edits kernels where that is exact.")
-]
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse pickles that name anything torch's weights-only loading would not.")
-]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print the matrix too, and what else was considered.")]
+To = Annotated[str | None, typer.Option(metavar="gray|rgb|bgr|rgba|N", help="The new input channels.", show_default=False)]
+
+# the options of a conversion (options.Words), for every command that takes them: (annotation, default)
+_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "method": (
+        Annotated[
+            str,
+            typer.Option(
+                metavar="auto|sum|mean|luma|repeat|zero|broadcast|stack",
+                help="How new channels are made; auto is exact where anything is.",
+                show_default=False,
+            ),
+        ],
+        "auto",
+    ),
+    "luma": (
+        Annotated[str | None, typer.Option(metavar="bt709|bt601|a,b,c", help="Weights between gray and colours. [bt709]")],
+        None,
+    ),
+    "select": (Annotated[str | None, typer.Option(metavar="0,2|R,B", help="The old channels that the new ones are.")], None),
+    "bands": (
+        Annotated[str | None, typer.Option(metavar="B,G,R,NIR=R", help="New channels, each with the old one it stands in for.")],
+        None,
+    ),
+    "matrix": (
+        Annotated[str | None, typer.Option(metavar="FILE", help="The matrix [old, new] itself: .npy, .csv or .json.")],
+        None,
+    ),
+    "channel_order": (
+        Annotated[str, typer.Option(metavar="rgb|bgr", help="The order of the side in colour. [rgb]", show_default=False)],
+        "rgb",
+    ),
+    "layers": (
+        Annotated[
+            list[str] | None, typer.Option("--layer", metavar="KEY", help="A first conv: key, suffix or glob; repeatable.")
+        ],
+        None,
+    ),
+    "layout": (
+        Annotated[str | None, typer.Option(metavar="L", help="How the kernel lies: OIHW, HWIO, O(HWI), …")],
+        None,
+    ),
+    "from_channels": (
+        Annotated[
+            int | None, typer.Option("--from", metavar="N", help="The input channels now, where the file leaves that open.")
+        ],
+        None,
+    ),
+    "optimizer": (
+        Annotated[
+            str,
+            typer.Option(
+                metavar="reset|drop", help="What becomes of optimizer state kept for the kernels. [reset]", show_default=False
+            ),
+        ],
+        "reset",
+    ),
+    "allow_nonfinite": (
+        Annotated[bool, typer.Option("--allow-nonfinite", help="Pass NaN and infinity through where channels are copied.")],
+        False,
+    ),
+    "strict": (
+        Annotated[bool, typer.Option("--strict", help="Refuse pickles that name what torch's weights-only loading would not.")],
+        False,
+    ),
+}
+
+
+def _takes_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of a conversion in the place of its parameter `words`."""
+
+    def called(**given: Any) -> None:
+        words = {name: given.pop(name) for name in _OPTIONS}
+        command(**given, words={name: value for name, value in words.items() if value is not None})
+
+    kind = inspect_module.Parameter.KEYWORD_ONLY
+    shared = [inspect_module.Parameter(n, kind, default=d, annotation=a) for n, (a, d) in _OPTIONS.items()]
+    parameters: list[inspect_module.Parameter] = []
+    for own in inspect_module.signature(command, eval_str=True).parameters.values():
+        parameters += shared if own.name == "words" else [own.replace(kind=kind)]
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    called.__annotations__ = {p.name: p.annotation for p in parameters}
+    called.__signature__ = inspect_module.Signature(parameters)  # type: ignore[attr-defined]
+    return called
 
 
 def _version(shown: bool) -> None:
@@ -69,21 +139,18 @@ def _root(
 
 
 @app.command(epilog="Example: chkpt-channels convert resnet50.pth --to gray -o resnet50_gray.pth")
+@_takes_options
 def convert(
     src: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint; - is standard input.")],
-    to: Annotated[str, typer.Option(metavar="gray|rgb|N", help="The new input channels.")],
+    *,
+    to: To = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="DST", help="The result; - is standard output. [<stem>_<to><ext>]")
     ] = None,
-    luma: Luma = None,
-    layer: Layers = None,
-    layout: LayoutOption = None,
-    from_channels: From = None,
-    method: Method = "auto",
-    optimizer: Optimizer = "reset",
-    strict: Strict = False,
+    words: dict[str, Any],
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Print the matrix and the formula in use; write nothing.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -91,18 +158,17 @@ def convert(
     """Write SRC with its first convs changed to other input channels."""
     from . import convert as library
     from . import text
+    from .errors import UsageError
 
     with (
         _session("convert", [src], as_json=as_json, report_to=sys.stderr if output == "-" else sys.stdout) as session,
         _progress(quiet) as progress,
     ):
-        report = library(
-            src, output, to, luma=luma, layers=layer or (), layout=layout, method=method, optimizer=optimizer, strict=strict,
-            from_channels=from_channels, force=force, dry_run=dry_run, progress=progress,
-        )  # fmt: skip
-        session.add(
-            report.result(), [] if quiet else text.converted(report, verbose=verbose), [] if quiet else text.notes(report)
-        )
+        if to is None and not any(rule in words for rule in ("select", "bands", "matrix")):
+            raise UsageError("a target is needed", hint="--to gray, rgb, bgr, rgba or a number of channels")
+        report = library(src, output, to, force=force, dry_run=dry_run or explain, progress=progress, **words)
+        lines = text.explained(report) if explain else text.converted(report, verbose=verbose)
+        session.add(report.result(), [] if quiet else lines, [] if quiet or explain else text.notes(report))
     raise typer.Exit(session.exit_code)
 
 
@@ -112,6 +178,7 @@ def inspect(
     everything: Annotated[bool, typer.Option("--all", help="List every tensor.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="List what was considered and not taken, and why.")] = False,
 ) -> None:
     """Say what a checkpoint holds: format, first convs with layout and evidence, tensors."""
     from . import inspect as library
@@ -121,20 +188,21 @@ def inspect(
         for path in src:
             with session.file(path):
                 inspection = library(path)
-                session.add(inspection.result(), [] if quiet else text.inspected(inspection, everything=everything))
+                lines = text.inspected(inspection, everything=everything, verbose=verbose)
+                session.add(inspection.result(), [] if quiet else lines)
     raise typer.Exit(session.exit_code)
 
 
 @app.command(epilog="Example: chkpt-channels verify resnet50.pth resnet50_gray.pth")
+@_takes_options
 def verify(
     original: Annotated[str, typer.Argument(metavar="ORIGINAL", help="The checkpoint before.")],
-    converted: Annotated[str, typer.Argument(metavar="CONVERTED", help="The checkpoint after; the target is read off it.")],
-    luma: Luma = None,
-    layer: Layers = None,
-    layout: LayoutOption = None,
-    method: Method = "auto",
-    optimizer: Optimizer = "reset",
-    strict: Strict = False,
+    converted: Annotated[str, typer.Argument(metavar="CONVERTED", help="The checkpoint after.")],
+    *,
+    to: Annotated[
+        str | None, typer.Option(metavar="gray|rgb|bgr|rgba|N", help="The target; without it the count is read off CONVERTED.")
+    ] = None,
+    words: dict[str, Any],
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -143,9 +211,7 @@ def verify(
     from . import verify as library
 
     with _session("verify", [original], as_json=as_json) as session:
-        found = library(
-            original, converted, luma=luma, layers=layer or (), layout=layout, method=method, optimizer=optimizer, strict=strict
-        )
+        found = library(original, converted, to, **words)
         session.add(found.result(), [] if quiet else text.verified(found))
         session.exit_code = 0 if found.ok else 1
     raise typer.Exit(session.exit_code)

@@ -6,26 +6,23 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Unpack
 
-from . import kernels
+from . import kernels, selection
+from . import options as asking
 from . import plan as planning
 from .atomic import Output, StandardOutput
 from .errors import DamagedError, UsageError
 from .formats import FOREIGN_SUFFIXES, detect, known
-from .layout import Layout
-from .mixing import LUMA
 from .model import Checkpoint
-from .plan import Options, Plan
+from .options import Options, Words
+from .plan import Plan
 from .report import DeclarationChange, FileInfo, Inspection, KernelReport, Parity, Report
 from .source import Source
 from .splice import apply
-
-if TYPE_CHECKING:
-    pass
 
 Path_ = str | os.PathLike[str]
 Progress = Callable[[int, int], None]
@@ -35,32 +32,26 @@ STDIO = "-"
 def convert(
     src: Path_,
     dst: Path_ | None = None,
-    to: str | int = "gray",
+    to: str | int | None = None,
     *,
-    luma: str | Sequence[float] | None = None,
-    layers: Sequence[str] = (),
-    layout: str | None = None,
-    optimizer: str = "reset",
-    strict: bool = False,
-    method: str = "auto",
-    from_channels: int | None = None,
     force: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
+    **words: Unpack[Words],
 ) -> Report:
-    """Write `src` with its first convs changed to `to` input channels ("gray", "rgb" or a number) to `dst`.
+    """Write `src` with its first convs changed to `to` input channels ("gray", "rgb", "bgr", "rgba" or a number) to `dst`.
 
-    Without `dst` the output is `<stem>_<to><ext>` beside the source; "-" is standard input or output. `luma` names or gives
-    the weights that split a gray kernel over colours; `layers` name the first convs and `layout` says how they lie where the
-    file does not; `from_channels` is how many channels they have now, where that is open; `optimizer` is "reset" or "drop" for
-    the state kept for them; `method` is how one channel is made: "sum" edits kernels, "broadcast" and "stack" let the file's
-    own graph make the old channels of it, "auto" chooses. `progress(done, total)` is called with bytes.
+    Without `dst` the output is `<stem>_<to><ext>` beside the source; "-" is standard input or output. Without `to` it is gray,
+    or what `select`, `bands` or `matrix` makes. `words` are the options of `options.Words`. `progress(done, total)` is called
+    with bytes.
 
     Where nothing is to change the file is copied and the report's status is "unchanged". Raises a ChkptChannelsError,
     and nothing is written then.
     """
     began = time.perf_counter()
-    options = make_options(to, luma, layers, layout, optimizer, strict, method, from_channels)
+    if to is None and not any(words.get(rule) is not None for rule in ("select", "bands", "matrix")):
+        to = "gray"
+    options = asking.make(to, **words)
     with open_source(src) as source:
         checkpoint = detect(source)(source)
         path = output_path(source, checkpoint, src, dst, options)
@@ -84,10 +75,11 @@ def convert(
 
 def inspect(path: Path_) -> Inspection:
     """What a file holds: format, first convs with layout and evidence, tensors. Never fails for ambiguity: `first_convs` is
-    empty then and `candidates` are listed. Raises DamagedError, UnsupportedError for foreign formats, SystemProblem."""
+    empty then. `candidates` are the tensors that were considered and not taken. Raises DamagedError, UnsupportedError for
+    foreign formats, SystemProblem."""
     with open_source(path) as source:
         checkpoint = detect(source)(source)
-        finding = planning.find(checkpoint)
+        finding = selection.find(checkpoint)
         return Inspection(
             _info(checkpoint),
             finding.first_convs,
@@ -97,57 +89,6 @@ def inspect(path: Path_) -> Inspection:
             tuple(checkpoint.optimizer_entries),
             planning.notices(checkpoint),
         )
-
-
-def make_options(
-    to: str | int | None,
-    luma: str | Sequence[float] | None,
-    layers: Sequence[str],
-    layout: str | None,
-    optimizer: str,
-    strict: bool,
-    method: str,
-    from_channels: int | None = None,
-) -> Options:
-    """The user's words as Options. Raises UsageError for words that mean nothing."""
-    return Options(
-        planning.target_channels(to) if to is not None else None,
-        luma_weights(luma),
-        tuple(layers),
-        _layout(layout),
-        optimizer,
-        strict,
-        method,
-        from_channels,
-    ).checked()
-
-
-def luma_weights(luma: str | Sequence[float] | None) -> tuple[float, ...] | None:
-    """Weights from a preset's name, from "a,b,c", or from numbers."""
-    if luma is None:
-        return None
-    if isinstance(luma, str):
-        if luma in LUMA:
-            return LUMA[luma]
-        luma = [_number(word) for word in luma.split(",")]
-    weights = tuple(float(weight) for weight in luma)
-    if any(weight != weight or abs(weight) == float("inf") for weight in weights):
-        raise UsageError("--luma takes finite numbers")
-    return weights
-
-
-def _number(word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        raise UsageError(f"--luma is {', '.join(LUMA)} or numbers separated by commas, not {word!r}") from None
-
-
-def _layout(spelling: str | None) -> Layout | None:
-    try:
-        return Layout(spelling) if spelling else None
-    except ValueError as error:
-        raise UsageError(f"--layout: {error}") from None
 
 
 def open_source(path: Path_) -> Source:
@@ -162,7 +103,7 @@ def output_path(source: Source, checkpoint: Checkpoint, src: Path_, dst: Path_ |
     if dst is None:
         if os.fspath(src) == STDIO:
             raise UsageError("standard input has no name to make one from: -o names the output")
-        return default_output(Path(src), options.to or 0)
+        return default_output(Path(src), options.rule.word)
     path = Path(dst)
     others = (FOREIGN_SUFFIXES | {s for kind in known() for s in kind.suffixes}) - checkpoint.suffixes
     if os.fspath(dst) != STDIO and path.suffix.lower() in others:
@@ -173,13 +114,12 @@ def output_path(source: Source, checkpoint: Checkpoint, src: Path_, dst: Path_ |
     return path
 
 
-def default_output(path: Path, channels: int) -> Path:
-    """`<stem>_<to><ext>` beside `path`; ".pth.tar" and its like are one extension."""
+def default_output(path: Path, word: str) -> Path:
+    """`<stem>_<word><ext>` beside `path`; ".pth.tar" and its like are one extension."""
     suffix = path.suffix
     if suffix == ".tar" and Path(path.stem).suffix:
         suffix = Path(path.stem).suffix + suffix
-    stem = path.name.removesuffix(suffix)
-    return path.with_name(f"{stem}_{planning.target_word(channels)}{suffix}")
+    return path.with_name(f"{path.name.removesuffix(suffix)}_{word}{suffix}")
 
 
 def _output(path: Path, source: Source, *, force: bool) -> Output | StandardOutput:
@@ -225,15 +165,29 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
         for tensor, edit in plan.edits.tensors.items():
             if b"".join(after.chunks(tensor)) != edit.values().tobytes():
                 raise RuntimeError(f"{name}: {tensor} does not read back as it was written")
+        if stale := stale_declarations(after, plan):
+            raise RuntimeError(f"{name}: {stale[0]} does not say {plan.channels[1]}")
         if os.path.isdir("/proc/self/fd"):
             after.judge(f"/proc/self/fd/{fd}")
         return source.size
 
 
+def stale_declarations(after: Checkpoint, plan: Plan) -> list[str]:
+    """Where the converted file does not count its channels as planned."""
+    if not plan.edits or not plan.declarations:
+        return []
+    convs = [
+        k.conv._replace(tensor=after.tensors[k.conv.tensor.name], in_channels=k.mixing.new)
+        for k in plan.kernels
+        if (k.changes or plan.edits.method) and k.conv.tensor.name in after.tensors
+    ]
+    found = {d.where for d in after.declarations(convs) if d.channels == plan.channels[1]}
+    return [d.where for d in plan.declarations if d.where not in found]
+
+
 def _parity(checkpoint: Checkpoint, plan: Plan) -> Parity | None:
     """The largest first-layer difference over all kernels that change."""
-    # a grouped kernel keeps its bytes toward one channel: there is nothing to measure
-    changed = [k for k in plan.kernels if k.changes and not (k.conv.groups > 1 and k.mixing.new == 1)]
+    changed = [k for k in plan.kernels if k.changes]
     found = [kernels.parity(checkpoint, k, checkpoint.edited_kernel(k.conv, plan.edits)) for k in changed]
     return Parity(max(a for a, _ in found), max(u for _, u in found)) if found else None
 
@@ -244,7 +198,7 @@ def _info(checkpoint: Checkpoint) -> FileInfo:
 
 def kernel_reports(plan: Plan) -> tuple[KernelReport, ...]:
     """The plan's kernels as they are reported."""
-    return tuple(KernelReport(k.conv, k.shape, k.mixing.method, k.mixing.matrix) for k in plan.kernels)
+    return tuple(KernelReport(k.conv, k.shape, k.mixing.method, k.mixing.matrix, k.mixing.offset) for k in plan.kernels)
 
 
 def _report(
@@ -268,4 +222,6 @@ def _report(
         plan.notices,
         checkpoint.load_line(str(target)),
         time.perf_counter() - began,
+        plan.why,
+        plan.candidates,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import mixing
 from .dtypes import BY_NAME
 from .layout import Layout
 from .mixing import Mixing
@@ -31,23 +30,35 @@ class KernelChange(NamedTuple):
         return not self.mixing.is_identity
 
 
-def mixed(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]:
-    """The new kernel. Raises UnsupportedError where the old one is not finite or the new one would overflow."""
-    conv, layout = kernel.conv, kernel.layout
+def mixed(checkpoint: Checkpoint, kernel: KernelChange, *, allow_nonfinite: bool = False) -> NDArray[Any]:
+    """The new kernel. Raises UnsupportedError where the old one is not finite (unless that is allowed, and every channel of the
+    new one that is not finite is a copy of one of the old), or where the new one would overflow."""
+    conv, layout, rule = kernel.conv, kernel.layout, kernel.mixing
     place = checkpoint.source.place.inside(conv.tensor.name)
     old = values(checkpoint, conv)
-    if (bad := first_not_finite(old, layout)) is not None:
-        raise place.unsupported(f"filter {bad} holds NaN or infinity")
+    bad = first_not_finite(old, layout)
+    if bad is not None and not allow_nonfinite:
+        raise place.unsupported(
+            f"filter {bad} holds NaN or infinity", hint="--allow-nonfinite passes them through in channels that are copied"
+        )
     if conv.groups > 1:
-        old = _dense(old, kernel)
-        if kernel.mixing.new == 1:
-            return old
-    view = layout.view(old.shape, conv.in_channels)
+        if all(row == (1.0,) for row in rule.matrix):
+            return old.reshape(kernel.shape)  # every filter sees one old channel: the same bytes see the new one
+        old = dense(old, kernel)
     dtype = conv.tensor.dtype if conv.tensor.dtype.floating else BY_NAME["F64"]
-    new = kernel.mixing.apply(old, view, dtype).reshape(kernel.shape)
-    if (bad := first_not_finite(new, layout)) is not None:
-        raise place.unsupported(f"filter {bad} would overflow {conv.tensor.dtype.name}")
-    return new
+    new = rule.apply(old, layout.view(old.shape, conv.in_channels), dtype)
+    made = new[:, [j for j in range(rule.new) if rule.copied(j) is None]] if bad is not None else new
+    if (filter_ := first_not_finite(made.reshape(_shape(kernel, made.shape[1])), layout)) is not None:
+        what = (
+            f"would overflow {conv.tensor.dtype.name}" if bad is None else f"holds NaN or infinity, which {rule.method} would mix"
+        )
+        raise place.unsupported(f"filter {filter_} {what}")
+    return new.reshape(kernel.shape)
+
+
+def _shape(kernel: KernelChange, channels: int) -> tuple[int, ...]:
+    """The new kernel's shape with another number of channels."""
+    return kernel.layout.with_channels(kernel.shape, kernel.mixing.new, channels)
 
 
 def values(checkpoint: Checkpoint, conv: FirstConv) -> NDArray[Any]:
@@ -59,27 +70,32 @@ def values(checkpoint: Checkpoint, conv: FirstConv) -> NDArray[Any]:
     return found
 
 
-def _dense(old: NDArray[Any], kernel: KernelChange) -> NDArray[Any]:
-    """A grouped kernel with every filter over all channels, zero outside its group; toward one channel the same bytes."""
+def dense(old: NDArray[Any], kernel: KernelChange) -> NDArray[Any]:
+    """A grouped kernel with every filter over all channels, zero outside its group. Keras keeps depthwise kernels by their
+    channel, [H, W, I, multiplier], the others by their filter, [O, I / groups, H, W]."""
     import numpy as np
 
     conv = kernel.conv
-    if kernel.mixing.new == 1:
-        return old.reshape(kernel.shape)
+    if conv.groups == 1:
+        return old
+    if old.shape[kernel.layout.channel_axis] == conv.in_channels:
+        multiplier = old.shape[-1]
+        wide = np.zeros((*old.shape[:-1], conv.in_channels * multiplier), old.dtype)
+        for i in range(conv.in_channels):
+            wide[..., i, i * multiplier : (i + 1) * multiplier] = old[..., i, :]
+        return wide
     filters, width = old.shape[0], conv.in_channels // conv.groups
-    dense = np.zeros((filters, conv.in_channels, *old.shape[2:]), old.dtype)
+    wide = np.zeros((filters, conv.in_channels, *old.shape[2:]), old.dtype)
     for o in range(filters):
         group = o * conv.groups // filters
-        dense[o, group * width : (group + 1) * width] = old[o]
-    return dense
+        wide[o, group * width : (group + 1) * width] = old[o]
+    return wide
 
 
 def bias_shift(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]:
     """Δb_o = Σ over channels and taps of W[o, i, …] · t_i, in float64."""
     conv, layout = kernel.conv, kernel.layout
-    old = values(checkpoint, conv)
-    if conv.groups > 1:
-        old = _dense(old, kernel._replace(mixing=mixing.identity(conv.in_channels)))
+    old = dense(values(checkpoint, conv), kernel)
     shift = kernel.mixing.bias_shift(old, layout.view(old.shape, conv.in_channels))
     filters = layout.axes.index("O")
     folded = shift.reshape(layout.with_channels(old.shape, conv.in_channels, 1))
@@ -122,9 +138,7 @@ def parity(checkpoint: Checkpoint, kernel: KernelChange, new: NDArray[Any]) -> t
     import numpy as np
 
     conv, layout, rule = kernel.conv, kernel.layout, kernel.mixing
-    old = values(checkpoint, conv)
-    if conv.groups > 1:
-        old = _dense(old, kernel._replace(mixing=mixing.identity(conv.in_channels)))
+    old = dense(values(checkpoint, conv), kernel)
     filters = layout.axes.index("O")
     shape = tuple(1 if axis == filters else n for axis, n in enumerate(new.shape))
     view = layout.view(shape, rule.new)
@@ -132,7 +146,9 @@ def parity(checkpoint: Checkpoint, kernel: KernelChange, new: NDArray[Any]) -> t
     mapped = np.einsum("ij,pjq->piq", np.array(rule.matrix), image)
     wide = mapped.reshape(layout.with_channels(shape, rule.new, rule.old))
     before, after = (_responses(k, x, filters) for k, x in ((old, wide), (new, image.reshape(shape))))
-    difference, largest = float(np.abs(before - after).max()), float(np.abs(before).max())
+    with np.errstate(invalid="ignore"):
+        differences, sizes = (np.where(np.isfinite(x), x, 0) for x in (np.abs(before - after), np.abs(before)))
+    difference, largest = float(differences.max()), float(sizes.max())
     bits = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7, "I8": 7, "U8": 7}.get(conv.tensor.dtype.name, 3)
     unit = 2.0 ** (np.floor(np.log2(largest)) - bits) if largest > 0 else 1.0
     return difference, difference / float(unit)

@@ -44,6 +44,11 @@ class Mixing(NamedTuple):
             and all(value == (i == j) for i, row in enumerate(self.matrix) for j, value in enumerate(row))
         )
 
+    def copied(self, new: int) -> int | None:
+        """The old channel whose bits a new channel copies, None where it is computed."""
+        terms = [(i, row[new]) for i, row in enumerate(self.matrix) if row[new] != 0]
+        return terms[0][0] if len(terms) == 1 and terms[0][1] == 1 else None
+
     def apply(self, kernel: NDArray[Any], view: tuple[int, int, int], dtype: DType) -> NDArray[Any]:
         """The new kernel as [pre, I_new, post] in the stored dtype, from the old one seen as [pre, I_old, post].
 
@@ -56,11 +61,10 @@ class Mixing(NamedTuple):
         old = kernel.reshape(view)
         new = np.empty((pre, self.new, post), dtype=old.dtype)
         for j in range(self.new):
-            terms = [(i, row[j]) for i, row in enumerate(self.matrix) if row[j] != 0]
-            if len(terms) == 1 and terms[0][1] == 1:
-                _bits(new)[:, j] = _bits(old)[:, terms[0][0]]
+            if (copied := self.copied(j)) is not None:
+                _bits(new)[:, j] = _bits(old)[:, copied]
                 continue
-            parts = (weight * old[:, i].astype(np.float64) for i, weight in terms)
+            parts = (row[j] * old[:, i].astype(np.float64) for i, row in enumerate(self.matrix) if row[j] != 0)
             total = next(parts, np.zeros((pre, post)))  # not 0 + the first part, which would make 0 of -0
             for part in parts:
                 total += part
@@ -97,17 +101,22 @@ def _bits(array: NDArray[Any]) -> NDArray[Any]:
 
 def sum_(old: int) -> Mixing:
     """N → 1: exact for one image stacked N times."""
-    return Mixing("sum", tuple((1.0,) for _ in range(old)))
+    return weighted((1.0,) * old, "sum")
 
 
-def mean(old: int) -> Mixing:
-    """N → 1: the average. The response shrinks N times; kept to recognise it."""
-    return Mixing("mean", tuple((1.0 / old,) for _ in range(old)))
+def mean(old: int, new: int = 1) -> Mixing:
+    """Every new channel gets the average kernel. From N to 1 the response shrinks N times."""
+    return Mixing("mean", tuple((1.0 / old,) * new for _ in range(old)))
 
 
 def luma(weights: Sequence[float], name: str = "luma") -> Mixing:
     """1 → N: exact for a network trained on g = Σ λ_i x_i."""
     return Mixing(name, (tuple(float(w) for w in weights),))
+
+
+def weighted(weights: Sequence[float], name: str = "luma") -> Mixing:
+    """N → 1: old channel i sees weights[i] times the gray image."""
+    return Mixing(name, tuple((float(w),) for w in weights))
 
 
 def repeat(old: int, new: int) -> Mixing:
@@ -116,14 +125,26 @@ def repeat(old: int, new: int) -> Mixing:
     return Mixing("repeat", tuple(tuple(scale if i == j % old else 0.0 for j in range(new)) for i in range(old)))
 
 
+def zero(old: int, new: int) -> Mixing:
+    """N → M ≥ N: the trained channels are kept, new ones start at zero (fastai's and diffusers' rule)."""
+    return Mixing("zero", tuple(tuple(float(i == j) for j in range(new)) for i in range(old)))
+
+
 def identity(channels: int) -> Mixing:
     """N → N: nothing changes."""
-    return Mixing("identity", tuple(tuple(float(i == j) for j in range(channels)) for i in range(channels)))
+    return zero(channels, channels)._replace(method="identity")
 
 
-def select(old: int, chosen: Sequence[int]) -> Mixing:
+def select(old: int, chosen: Sequence[int], name: str = "select") -> Mixing:
     """N → len(chosen): new channel j is old channel chosen[j], its bits copied."""
-    return Mixing("select", tuple(tuple(float(c == i) for c in chosen) for i in range(old)))
+    return Mixing(name, tuple(tuple(float(c == i) for c in chosen) for i in range(old)))
+
+
+def bands(old: int, stand_ins: Sequence[int | None]) -> Mixing:
+    """N → len(stand_ins): new channel j stands in for one old channel, or with None for their mean. Each row is divided by its
+    sum, so that an old channel sees a weighted mean of those that stand in for it, and the response does not grow."""
+    rows = [[1.0 / old if of is None else float(of == i) for of in stand_ins] for i in range(old)]
+    return Mixing("bands", tuple(tuple(value / (sum(row) or 1.0) for value in row) for row in rows))
 
 
 def between(old: int, new: int, weights: Sequence[float] = LUMA["bt709"]) -> Mixing:
@@ -139,16 +160,15 @@ def between(old: int, new: int, weights: Sequence[float] = LUMA["bt709"]) -> Mix
 
 def known_rules(old: int, new: int) -> list[Mixing]:
     """Every rule that public converters use from `old` to `new` channels: what `verify` names a kernel by."""
-    rules = [between(old, new)]
+    rules = [identity(old)] if old == new else []
+    colours = {f"luma ({name}{order})": ws[::step] for name, ws in LUMA.items() for order, step in (("", 1), (", bgr", -1))}
     if new == 1:
-        rules += [mean(old), *(Mixing(f"luma ({name})", tuple((w,) for w in ws)) for name, ws in LUMA.items() if old == 3)]
-        rules += [Mixing(f"channel {i} alone", select(old, [i]).matrix) for i in range(old)]
+        rules += [sum_(old), mean(old), *(weighted(ws, name) for name, ws in colours.items() if old == 3)]
+        rules += [select(old, [i], f"channel {i} alone") for i in range(old)]
     if old == 1:
-        rules += [luma(ws, f"luma ({name})") for name, ws in LUMA.items() if new == 3]
-        rules += [Mixing("repeat, scaled", repeat(1, new).matrix), Mixing("repeat, not scaled", ((1.0,) * new,))]
+        rules += [luma(ws, name) for name, ws in colours.items() if new == 3]
     if old == new == 3:
-        rules.append(Mixing("bgr", select(3, [2, 1, 0]).matrix))
-    if new > old:
-        rules.append(Mixing("zero", tuple(tuple(float(i == j) for j in range(new)) for i in range(old))))
-        rules.append(Mixing("repeat, not scaled", select(old, [j % old for j in range(new)]).matrix))
-    return rules
+        rules.append(select(3, [2, 1, 0], "bgr"))
+    rules += [zero(old, new)] if new > old else [select(old, range(new), f"the first {new} channels")]
+    rules += [repeat(old, new), select(old, [j % old for j in range(new)], "repeat, not scaled"), mean(old, new)]
+    return list({rule.matrix: rule for rule in reversed(rules)}.values())[::-1]

@@ -101,7 +101,7 @@ class Edits(NamedTuple):
     tensors   new shapes and values, by name
     numbers   plain integers, by `where` (declarations, an optimizer's step)
     dropped   optimizer entries to leave out, by `where`
-    channels  the input channels that the graph's inputs are to declare, 0 for no change
+    channels  the input channels that the graph's inputs declare afterwards; 0 where nothing changes
     method    "" for edited kernels; "broadcast" or "stack" where the graph itself makes the old channels of the new one
     fronts    for each Front, by `where`, the old channel whose constants each new channel takes, where these are no tensors
     biases    Δb of kernels that have neither a bias nor a BatchNorm to take it, by the kernel's name

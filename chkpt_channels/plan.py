@@ -1,132 +1,90 @@
-"""Checkpoint × target → Edits. Pure: no path is touched and nothing is written; kernels are loaded when they are asked for."""
+"""Checkpoint × options → Edits. Pure: no path is touched and nothing is written; kernels are loaded when they are asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from . import firstconv, folded, kernels, layers, mixing
-from .errors import AmbiguousError, Place, UnsupportedError, UsageError
+from . import folded, kernels, mixing, selection
+from .errors import Candidate, Place, UsageError
 from .kernels import KernelChange
 from .layout import Layout
 from .mixing import Mixing
-from .model import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, Tensor, TensorEdit
-from .optimizer import OptimizerEdits, searchable
-
-if TYPE_CHECKING:
-    pass
-
-TARGETS = {"gray": 1, "grey": 1, "grayscale": 1, "l": 1, "rgb": 3}
-WORDS = {1: "gray", 3: "rgb"}
-METHODS = ("auto", "sum", "broadcast", "stack")
-
-
-class Options(NamedTuple):
-    """What the user asked for. `to` is a number of channels; None where it is read off a second file."""
-
-    to: int | None = 1
-    luma: tuple[float, ...] | None = None
-    layers: tuple[str, ...] = ()
-    layout: Layout | None = None
-    optimizer: str = "reset"
-    strict: bool = False
-    method: str = "auto"
-    from_channels: int | None = None
-
-    def checked(self) -> Options:
-        """The same options. Raises UsageError where they contradict each other."""
-        if self.luma is not None and self.to == 1:
-            raise UsageError("--luma says how a gray kernel is split over colours; with --to gray kernels are summed")
-        if self.luma is not None and self.to is not None and len(self.luma) != self.to:
-            raise UsageError(f"--luma has {len(self.luma)} weights for {self.to} channels")
-        if self.optimizer not in ("reset", "drop"):
-            raise UsageError(f"--optimizer is reset or drop, not {self.optimizer!r}")
-        if self.from_channels is not None and self.from_channels < 1:
-            raise UsageError(f"--from is the number of channels now, not {self.from_channels}")
-        if self.method not in METHODS:
-            raise UsageError(f"--method is one of {', '.join(METHODS)}, not {self.method!r}")
-        if self.method != "auto" and self.to not in (1, None):
-            raise UsageError(f"--method {self.method} makes one channel; the target has {self.to}")
-        return self
-
-
-def target_channels(to: str | int) -> int:
-    """The number of channels that a target word stands for: gray, grey, grayscale, L, rgb, or a number."""
-    text = str(to).strip().lower()
-    channels = TARGETS.get(text) or (int(text) if text.isdecimal() and len(text) < 6 else 0)
-    if not channels:
-        raise UsageError(f"--to {text[:40]!r} is no target: gray, rgb or a number of channels")
-    return channels
-
-
-def target_word(channels: int) -> str:
-    """The canonical word for a number of channels, as default output names use it: gray, rgb, 4ch."""
-    return WORDS.get(channels, f"{channels}ch")
+from .model import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, TensorEdit
+from .optimizer import OptimizerEdits
+from .options import Options
+from .rules import GRAPH_METHODS
 
 
 class Plan(NamedTuple):
-    """Everything that is to happen to a checkpoint; `channels` are the input channels before and after."""
+    """Everything that is to happen to a checkpoint; `channels` are the input channels before and after, `why` says in words why
+    the method is what it is where the user left that open, `candidates` are tensors that were considered and not taken."""
 
     kernels: tuple[KernelChange, ...]
     edits: Edits
     channels: tuple[int, int]
     declarations: tuple[Declaration, ...] = ()
     notices: tuple[Notice, ...] = ()
-
-
-def find(checkpoint: Checkpoint, channels: int | None = None) -> firstconv.Finding:
-    """The first convs by the strongest evidence there is: the graph, else names and shapes. `channels` are those of the image,
-    where the user knows them."""
-    if by_graph := tuple(checkpoint.first_convs()):
-        return firstconv.Finding(by_graph)
-    found = firstconv.find(searchable(checkpoint), ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
-    return found._replace(first_convs=tuple(checkpoint.refined(conv) for conv in found.first_convs))
+    why: str = ""
+    candidates: tuple[Candidate, ...] = ()
 
 
 def make(checkpoint: Checkpoint, options: Options) -> Plan:
-    """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError for layers that do not exist."""
+    """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError for what cannot be meant."""
     place, options = checkpoint.source.place, options.checked()
-    if options.to is None:
-        raise UsageError("a target is needed: --to gray, rgb or a number of channels")
+    to = options.to
     if checkpoint.globals and options.strict:
         raise place.unsupported(f"its pickle names {_listing(checkpoint.globals)}, which --strict refuses")
-    convs = _chosen(checkpoint, options) if options.layers else _found(checkpoint, options)
-    if other := next((conv for conv in convs if options.from_channels not in (None, conv.in_channels)), None):
-        what = f"--from says {options.from_channels} channels, and it has {other.in_channels}"
-        raise UsageError(what, file=place.file, where=other.tensor.name)
-    if options.luma is not None and all(conv.in_channels != 1 for conv in convs):
-        raise UsageError("--luma splits gray kernels, and the first convs here are not gray", file=place.file)
-    told = (*notices(checkpoint), *_luma_notices(options), *_quantised_notices(convs, options))
-    old = next((conv.in_channels for conv in convs if conv.in_channels != options.to), options.to)
-    fronts = {conv.tensor.name: checkpoint.fronts([conv]) if old != options.to else () for conv in convs}
+    finding = selection.select(checkpoint, options)
+    convs = finding.first_convs
+    rules = {conv.tensor.name: _rule(place, conv, options) for conv in convs}
+    changing = [conv for conv in convs if not rules[conv.tensor.name].is_identity]
+    if not changing:
+        changes = tuple(
+            KernelChange(conv, conv.layout or Layout("OIHW"), mixing.identity(to), conv.tensor.shape) for conv in convs
+        )
+        return Plan(changes, Edits(), (to, to), notices=notices(checkpoint), candidates=finding.candidates)
+    old = changing[0].in_channels
+    fronts = {conv.tensor.name: tuple(checkpoint.fronts([conv])) for conv in convs}
     in_front = list(dict.fromkeys(front for each in fronts.values() for front in each))
-    method = _graph_method(checkpoint, convs, in_front, options) if old != options.to else ""
-    changes = tuple(_kernel_change(checkpoint, conv, fronts[conv.tensor.name], options, method) for conv in convs)
+    method, why = _graph_method(checkpoint, convs, in_front, options) if old != to else ("", "")
+    changes = tuple(
+        _kernel_change(checkpoint, conv, rules[conv.tensor.name], fronts[conv.tensor.name], to, method) for conv in convs
+    )
     changed = [change for change in changes if change.changes]
-    if old == options.to and not changed:
-        return Plan(changes, Edits(), (old, old), notices=told)
-    declarations = tuple(checkpoint.declarations([change.conv for change in (changes if method else changed)]))
-    edits = _edits(checkpoint, changed, options.optimizer)
+    counted = [change.conv for change in (changes if method else changed) if change.conv.in_channels != to]
+    declarations = tuple(checkpoint.declarations(counted)) if counted else ()
+    edits = _edits(checkpoint, changed, options)
     chosen = changed[0].constants if changed else ()
     kept = [] if method else in_front
     constants = {name: _selected(checkpoint, name, axis, chosen) for front in kept for name, axis in front.tensors}
     edits = edits._replace(
         tensors={**edits.tensors, **constants},
-        numbers={**{d.where: options.to for d in declarations}, **edits.numbers},
-        channels=options.to,
+        numbers={**{d.where: to for d in declarations}, **edits.numbers},
+        channels=to,
         method=method,
         fronts={front.where: chosen for front in kept},
     )
-    return Plan(changes, edits, (old, options.to), declarations, told)
+    told = (*notices(checkpoint), *_rule_notices(rules[changing[0].tensor.name], method), *_quantised_notices(changed))
+    return Plan(changes, edits, (old, to), declarations, told, why or options.rule.why(old), finding.candidates)
 
 
-def _edits(checkpoint: Checkpoint, changed: Sequence[KernelChange], optimizer: str) -> Edits:
+def _rule(place: Place, conv: FirstConv, options: Options) -> Mixing:
+    """What the options mean for this conv."""
+    try:
+        return options.rule.mixing(conv.in_channels)
+    except UsageError as error:
+        raise UsageError(error.what, file=place.file, where=conv.tensor.name) from None
+
+
+def _edits(checkpoint: Checkpoint, changed: Sequence[KernelChange], options: Options) -> Edits:
     """What follows from the kernels alone: their values, the constants they leave, the optimizer's state."""
     by_name = {k.conv.tensor.name: k for k in changed}
     tensors: dict[str, TensorEdit] = {}
     for k in changed:
-        tensors |= checkpoint.kernel_edits(k.conv, TensorEdit(k.shape, cache(partial(kernels.mixed, checkpoint, k))))
+        values = cache(partial(kernels.mixed, checkpoint, k, allow_nonfinite=options.allow_nonfinite))
+        tensors |= checkpoint.kernel_edits(k.conv, TensorEdit(k.shape, values))
     biases: dict[str, TensorEdit] = {}
     for name, kernel in by_name.items():
         if not kernel.mixing.offset:
@@ -137,22 +95,28 @@ def _edits(checkpoint: Checkpoint, changed: Sequence[KernelChange], optimizer: s
             tensors[taker[0]] = TensorEdit((filters,), cache(partial(kernels.shifted, checkpoint, kernel, taker, before)))
         else:
             biases[name] = TensorEdit((filters,), cache(partial(kernels.bias_shift, checkpoint, kernel)))
-    state = OptimizerEdits(checkpoint, {name: k.shape for name, k in by_name.items()}, optimizer)
+    state = OptimizerEdits(checkpoint, {name: k.shape for name, k in by_name.items()}, options.optimizer)
     return Edits(tensors | state.tensors, state.numbers, tuple(state.dropped), biases=biases)
 
 
-def _graph_method(checkpoint: Checkpoint, convs: Sequence[FirstConv], fronts: Sequence[Front], options: Options) -> str:
-    """The way to one channel that touches no kernel, where it is asked for or where something per-channel is in the way."""
-    clear = all(front.uniform for front in fronts) and all(conv.layout and conv.tensor.dtype.floating for conv in convs)
-    if options.to != 1 or options.method == "sum" or (options.method == "auto" and clear):
-        return ""
+def _graph_method(
+    checkpoint: Checkpoint, convs: Sequence[FirstConv], fronts: Sequence[Front], options: Options
+) -> tuple[str, str]:
+    """The way to one channel that touches no kernel, where it is asked for or where something per-channel is in the way, and
+    why it is taken."""
+    asked = options.rule.method
+    if options.to != 1 or options.rule.explicit or options.rule.luma or asked not in ("auto", *GRAPH_METHODS):
+        return "", ""
     allowed = checkpoint.graph_methods(convs)
-    if options.method == "auto":
-        return allowed[0] if allowed else ""
-    if options.method not in allowed:
-        able = f"{' and '.join(allowed)} would do" if allowed else "kernels are edited instead: --method sum"
-        raise checkpoint.source.place.unsupported(f"its graph does not allow --method {options.method}; {able}")
-    return options.method
+    if asked != "auto":
+        if asked not in allowed:
+            able = f"{' and '.join(allowed)} would do" if allowed else "kernels are edited instead: --method sum"
+            raise checkpoint.source.place.unsupported(f"its graph does not allow --method {asked}; {able}")
+        return asked, ""
+    obstacles = [f"{front.kind} {front.where}".strip() for front in fronts if not front.uniform]
+    obstacles += [f"the kernel {c.tensor.name} in {c.tensor.dtype.name}" for c in convs if not c.tensor.dtype.floating]
+    obstacles += [f"the open layout of {c.tensor.name}" for c in convs if not c.layout]
+    return (allowed[0], f"exact everywhere, in spite of {_listing(obstacles)}") if allowed and obstacles else ("", "")
 
 
 def _listing(names: Sequence[str], most: int = 5) -> str:
@@ -168,92 +132,39 @@ def notices(checkpoint: Checkpoint) -> tuple[Notice, ...]:
     return (*checkpoint.warnings, Notice("foreign_globals", told))
 
 
-def _quantised_notices(convs: Sequence[FirstConv], options: Options) -> list[Notice]:
-    names = [c.tensor.name for c in convs if not c.tensor.dtype.floating and c.in_channels != options.to]
-    if not names or (options.to == 1 and options.method != "sum"):
+def _quantised_notices(changed: Sequence[KernelChange]) -> list[Notice]:
+    names = [k.conv.tensor.name for k in changed if not k.conv.tensor.dtype.floating]
+    if not names:
         return []
     told = f"{_listing(names)} is quantised: mixed in float64 and quantised again; the parity includes what that loses"
     return [Notice("requantised", told)]
 
 
-def _luma_notices(options: Options) -> list[Notice]:
-    if options.luma is None or abs(sum(options.luma) - 1) < 1e-6:
-        return []
-    return [Notice("luma_sum", f"the luma weights sum to {sum(options.luma):g}, not 1: used as given")]
-
-
-def _found(checkpoint: Checkpoint, options: Options) -> Sequence[FirstConv]:
-    finding = find(checkpoint, options.from_channels)
-    if finding.first_convs:
-        convs = finding.first_convs
-        return [_with_layout(checkpoint.source.place, conv, options.layout) for conv in convs] if options.layout else convs
-    name = checkpoint.source.name
-    if not finding.candidates:
-        hint = "--layer KEY names it, with --layout"
-        raise UnsupportedError("holds no convolution that could see an image", file=name, hint=hint)
-    hint = "   or   ".join(f"--layer {c.key}" for c in finding.candidates[:3])
-    many = len(finding.candidates)
-    what = "one tensor might" if many == 1 else f"{many} tensors could"
-    raise AmbiguousError(f"{what} be the first convolution", file=name, candidates=finding.candidates, hint=hint)
-
-
-def _chosen(checkpoint: Checkpoint, options: Options) -> list[FirstConv]:
-    """The first convs that --layer names, each once."""
-    place = checkpoint.source.place
-    tensors = [t for t in searchable(checkpoint) if len(t.shape) >= 2]
-    names = list(dict.fromkeys(t.name for layer in options.layers for t in layers.match(place, tensors, layer)))
-    known = {conv.tensor.name: conv for conv in find(checkpoint, options.from_channels).first_convs}
-    convs = []
-    for name in names:
-        conv = known.get(name) or _described(checkpoint, checkpoint.tensors[name], options)
-        conv = conv._replace(found_by="user", why="named by --layer")
-        convs.append(_with_layout(place, conv, options.layout) if options.layout else conv)
-    return convs
-
-
-def _described(checkpoint: Checkpoint, tensor: Tensor, options: Options) -> FirstConv:
-    layouts = firstconv.layouts_of(searchable(checkpoint), torch=checkpoint.torch)
-    layout, place = options.layout or firstconv.layout_of(tensor, layouts), checkpoint.source.place
-    if layout is None or len(layout.axes) != len(tensor.shape):
-        raise place.inside(tensor.name).unsupported(
-            f"its shape {list(tensor.shape)} does not say where the input channels are",
-            hint=f"--layout {'OI, O(HWI) or O(IHW)' if len(tensor.shape) == 2 else 'OIHW, HWIO or OHWI'} says it",
-        )
-    return FirstConv(tensor, layout, _channels(tensor, layout, options.from_channels or 0), "user")
-
-
-def _with_layout(place: Place, conv: FirstConv, layout: Layout) -> FirstConv:
-    shape = conv.tensor.shape
-    if len(layout.axes) != len(shape):
-        what = f"--layout {layout} has {len(layout.axes)} axes, the shape {list(shape)} has {len(shape)}"
-        raise UsageError(what, file=place.file, where=conv.tensor.name)
-    return conv._replace(layout=layout, in_channels=_channels(conv.tensor, layout, conv.in_channels))
-
-
-def _channels(tensor: Tensor, layout: Layout, known: int) -> int:
-    """The input channels of a kernel in a layout. A folded axis holds three colours if it can and nothing says otherwise."""
-    width = tensor.shape[layout.channel_axis]
-    if not layout.folded:
-        return width
-    if 0 < known < width and width % known == 0:
-        return known
-    return 3 if width % 3 == 0 else 1
+def _rule_notices(rule: Mixing, method: str) -> list[Notice]:
+    """What the rule does that its user may not expect."""
+    found = []
+    dropped = [i for i, row in enumerate(rule.matrix) if not any(row)]
+    if dropped and rule.method in ("repeat", "bands") and not method:
+        which = _listing([str(i) for i in dropped])
+        told = f"{rule.method} to {rule.new} channels leaves out old channel {which}; --select says which of them stay"
+        found.append(Notice("dropped_channels", told))
+    response = sum(value for row in rule.matrix for value in row) / rule.old
+    if rule.method in ("mean", "luma") and abs(response - 1) > 1e-6 and not method:
+        told = f"{rule.method} with these weights makes the response to equal channels {response:.3g} times what it was"
+        found.append(Notice("response", told))
+    return found
 
 
 def _kernel_change(
-    checkpoint: Checkpoint, conv: FirstConv, fronts: Sequence[Front], options: Options, method: str
+    checkpoint: Checkpoint, conv: FirstConv, rule: Mixing, fronts: Sequence[Front], to: int, method: str
 ) -> KernelChange:
-    place, to = checkpoint.source.place.inside(conv.tensor.name), options.to or 1
-    if method:
-        same = mixing.identity(conv.in_channels)._replace(method=method)
-        return KernelChange(conv, conv.layout or Layout("OIHW"), same, conv.tensor.shape)
-    if conv.in_channels == to:
-        return KernelChange(conv, conv.layout or Layout("OIHW"), mixing.identity(to), conv.tensor.shape)
+    place = checkpoint.source.place.inside(conv.tensor.name)
+    if method or rule.is_identity:
+        same = mixing.identity(conv.in_channels)
+        return KernelChange(conv, conv.layout or Layout("OIHW"), same._replace(method=method or same.method), conv.tensor.shape)
     scale, shift = _composed(checkpoint.source.place, fronts, conv.in_channels)
     if conv.layout is None:
         raise place.unsupported("the order of its axes is open", hint=folded.spellings(conv.tensor.shape))
-    colours = options.luma is not None and conv.in_channels == 1
-    rule = mixing.luma(options.luma or ()) if colours else mixing.between(conv.in_channels, to)
     chosen = _chosen_constants(rule)
     if fronts:
         rule = rule.between_affine(scale, shift, chosen)
@@ -261,8 +172,7 @@ def _kernel_change(
         shape = conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to)
         return KernelChange(conv, conv.layout, rule, shape, chosen)
     grouped = checkpoint.ungrouped(conv, to)
-    keeps = conv.groups == conv.in_channels and all(row == (1.0,) for row in rule.matrix)
-    if grouped is None or (to == 1 and not keeps):
+    if grouped is None or (to == 1 and conv.groups != conv.in_channels):
         raise place.unsupported(f"a convolution in {conv.groups} groups, which only keeps its kernel toward one channel")
     return KernelChange(conv, conv.layout, rule, grouped, chosen)
 

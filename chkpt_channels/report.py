@@ -30,6 +30,7 @@ class KernelReport(NamedTuple):
     shape_after: tuple[int, ...] | None = None
     method: str | None = None
     matrix: tuple[tuple[float, ...], ...] | None = None
+    offset: tuple[float, ...] = ()
 
 
 class DeclarationChange(NamedTuple):
@@ -55,7 +56,7 @@ class Difference(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """What a file holds. `first_convs` is empty where none could be told; `candidates` then lists what was considered."""
+    """What a file holds. `first_convs` is empty where none could be told; `candidates` lists what was considered otherwise."""
 
     input: FileInfo
     first_convs: tuple[FirstConv, ...]
@@ -84,7 +85,8 @@ class Inspection(NamedTuple):
 
 class Report(NamedTuple):
     """What a conversion did. `status` is converted, unchanged or would_convert; `target` is the path of the output, which
-    `output` describes if it was written."""
+    `output` describes if it was written; `why` says why the method is what it is where that was left open; `candidates` are
+    tensors that were considered and not taken."""
 
     status: str
     input: FileInfo
@@ -100,6 +102,8 @@ class Report(NamedTuple):
     warnings: tuple[Notice, ...]
     load_line: str
     seconds: float
+    why: str = ""
+    candidates: tuple[Candidate, ...] = ()
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
@@ -110,8 +114,11 @@ class Report(NamedTuple):
             output={"path": self.output.path, "bytes": self.output.bytes} if self.output else None,
             in_channels={"before": self.in_channels[0], "after": self.in_channels[1]},
             method=shown.method,
+            method_why=self.why or None,
             matrix=[list(row) for row in shown.matrix or ()],
+            offset=list(shown.offset) or None,
             first_convs=[_conv_record(kernel) for kernel in self.kernels],
+            candidates=[_candidate_record(c) for c in self.candidates],
             declarations=[
                 {"file": self.input.path, "where": d.where, "before": d.before, "after": d.after} for d in self.declarations
             ],
@@ -148,6 +155,7 @@ class Verification(NamedTuple):
             in_channels={"before": self.in_channels[0], "after": self.in_channels[1]},
             method=shown.method if shown else None,
             matrix=[list(row) for row in (shown.matrix if shown else None) or ()],
+            offset=list(shown.offset) or None if shown else None,
             first_convs=[_conv_record(kernel) for kernel in self.kernels],
             tensors={"total": self.tensors_total, "changed": self.tensors_total - self.identical},
             differences=[{"key": d.key, "message": d.message} for d in self.differences],
@@ -174,8 +182,9 @@ def document(command: str, exit_code: int, results: Sequence[dict[str, Any]], ve
 
 def _result(status: str, file: FileInfo, **given: Any) -> dict[str, Any]:
     empty: dict[str, Any] = {
-        "output": None, "in_channels": None, "method": None, "matrix": None, "offset": None, "first_convs": [], "candidates": [],
-        "declarations": [], "tensors": None, "parity": None, "differences": [], "warnings": [], "error": None,
+        "output": None, "in_channels": None, "method": None, "method_why": None, "matrix": None, "offset": None,
+        "first_convs": [], "candidates": [], "declarations": [], "tensors": None, "parity": None, "differences": [],
+        "warnings": [], "error": None,
     }  # fmt: skip
     about = {"path": file.path, "format": file.format or None, "bytes": file.bytes if file.format else None}
     return {"status": status, "input": about, **empty, **given}

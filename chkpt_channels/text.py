@@ -43,17 +43,59 @@ def converted(report: Report, *, verbose: bool = False) -> Iterator[str]:
             "; every byte copied" if report.output else ""
         )
         return
+    if report.why:
+        yield f"  {_method(report)} is the default here: {printable(report.why, 1000)}"
     for declaration in report.declarations:
         yield f"  {printable(declaration.where)}: {declaration.before} → {declaration.after}"
     others = [name for name in report.changed if name not in {k.conv.tensor.name for k in report.kernels}]
     if others:
-        yield f"  optimizer state of the kernel reset: {', '.join(printable(name) for name in others)}"
+        yield f"  changed with it: {', '.join(printable(name) for name in others)}"
     sign = "fewer" if report.parameters_fewer >= 0 else "more"
     kept = report.tensors_total - len(report.changed)
     yield f"  {_count(kept, 'other tensor')}: identical bytes · {_count(abs(report.parameters_fewer), 'parameter')} {sign}"
+    if verbose:
+        yield from _rejected(report.candidates)
     if report.parity:
         image, largest = _image(report.in_channels[1]), report.parity
         yield f"  parity on a random {image} image: max |Δ| {largest.max_abs:.1e} ({largest.max_ulp:.1f} ulp)"
+
+
+def _method(report: Report) -> str:
+    return next((k.method for k in report.kernels if k.method and k.method != "identity"), "")
+
+
+def _rejected(candidates: Sequence[Candidate]) -> Iterator[str]:
+    """What was considered and not taken."""
+    if candidates:
+        yield "  considered and not taken:"
+        yield from (f"  {line}" for line in candidate_rows(candidates, len(candidates)))
+
+
+def explained(report: Report) -> Iterator[str]:
+    """The matrix and the formula in use, for each first conv."""
+    for kernel in report.kernels:
+        tensor = kernel.conv.tensor
+        after = shape(kernel.shape_after or tensor.shape)
+        yield f"{printable(tensor.name)}   {_layout(kernel.conv)}  {shape(tensor.shape)} → {after}   {kernel.method}"
+        if kernel.method in ("broadcast", "stack", "identity"):
+            yield "  W' = W: no weight changes"
+            continue
+        yield "  x_old[i] = Σ_j A[i, j] · x_new[j]" + (" + t[i]" if kernel.offset else "")
+        yield "  W'[j] = Σ_i W[i] · A[i, j]   for every filter and tap, in float64, rounded once to " + dtype(tensor)
+        if kernel.offset:
+            yield "  b' = b + Σ_i t[i] · Σ_taps W[i]"
+        yield from _matrix_rows(kernel)
+    if report.why:
+        yield f"{_method(report)} is the default here: {printable(report.why, 1000)}"
+
+
+def _matrix_rows(kernel: KernelReport) -> Iterator[str]:
+    rows = [[f"{value:.6g}" for value in row] for row in kernel.matrix or ()]
+    width = max(len(cell) for row in rows for cell in row)
+    shifts = [f"{value:.6g}" for value in kernel.offset] or [""] * len(rows)
+    for i, (row, shift) in enumerate(zip(rows, shifts, strict=True)):
+        tail = f"   t = {shift}" if shift else ""
+        yield f"  {'A =' if not i else '   '} [ {'  '.join(f'{cell:>{width}}' for cell in row)} ]{tail}"
 
 
 def notes(report: Report) -> Iterator[str]:
@@ -65,9 +107,11 @@ def notes(report: Report) -> Iterator[str]:
     graph = next((k.method for k in report.kernels if k.method in ("broadcast", "stack")), "")
     if graph:
         yield f"note: {graph}: no weight changed; the graph makes the {before} old channels of the new one, exact everywhere"
-    elif before != after and after == 1:
+    elif before == after:
+        yield "note: the pipeline in front feeds the channels in the new order: its means and stds change places with them"
+    elif after == 1:
         yield "note: the pipeline in front now needs one mean and one std; plain sum is exact where it had three equal ones"
-    elif before != after:
+    else:
         yield f"note: the pipeline in front now needs {_count(after, 'mean')} and {_count(after, 'std')}"
     if report.output and report.load_line:
         yield f"next: {report.load_line}"
@@ -100,7 +144,7 @@ def _evidence(conv: FirstConv) -> str:
     return f"found by {conv.found_by}" + (f": {conv.why}" if conv.why else "")
 
 
-def inspected(inspection: Inspection, *, everything: bool = False) -> Iterator[str]:
+def inspected(inspection: Inspection, *, everything: bool = False, verbose: bool = False) -> Iterator[str]:
     """The lines about one file."""
     yield f"{printable(inspection.input.path)}: {inspection.input.title} · {size(inspection.input.bytes)}"
     label = "first conv"
@@ -113,6 +157,8 @@ def inspected(inspection: Inspection, *, everything: bool = False) -> Iterator[s
     if not inspection.first_convs:
         yield "  first conv   none could be told"
         yield from candidate_rows(inspection.candidates)
+    elif verbose:
+        yield from _rejected(inspection.candidates)
     for declaration in inspection.declarations:
         yield f"  declared     {printable(declaration.where)} = {declaration.channels}"
     shapes = {conv.tensor.shape for conv in inspection.first_convs}

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
+from typing import Unpack
 
-from . import mixing
+from . import mixing, selection
+from . import options as asking
 from . import plan as planning
-from .flow import Path_, kernel_reports, make_options, open_source
+from .flow import Path_, kernel_reports, open_source, stale_declarations
 from .formats import detect
 from .kernels import KernelChange
 from .model import Checkpoint
-from .plan import Options, Plan
+from .options import Options, Words
+from .plan import Plan
 from .report import Difference, FileInfo, Verification
 
 
-def verify(
-    original: Path_,
-    converted: Path_,
-    *,
-    luma: str | Sequence[float] | None = None,
-    layers: Sequence[str] = (),
-    layout: str | None = None,
-    optimizer: str = "reset",
-    strict: bool = False,
-    method: str = "auto",
-) -> Verification:
-    """Whether `converted` is what converting `original` gives; the target is read off `converted`. Options as in `convert`.
-
-    Raises what opening or planning raises; differences are results, not errors.
-    """
-    options = make_options(None, luma, layers, layout, optimizer, strict, method)
+def verify(original: Path_, converted: Path_, to: str | int | None = None, **words: Unpack[Words]) -> Verification:
+    """Whether `converted` is what converting `original` gives, with the same options; without `to` the number of channels is
+    read off `converted`. Raises what opening or planning raises; differences are results, not errors."""
+    options = asking.make(to, **words)
     with open_source(original) as source, open_source(converted) as second:
         before, after = detect(source)(source), detect(second)(second)
-        options = options._replace(to=_target(before, after, options))
+        if options.rule.to is None:
+            options = options._replace(rule=options.rule._replace(to=_target(before, after, options)).checked())
         plan = planning.make(before, options)
         differences, identical = _compare(before, after, plan)
         return Verification(
@@ -49,23 +41,22 @@ def verify(
 
 def _target(before: Checkpoint, after: Checkpoint, options: Options) -> int:
     """The channel count of the converted file, at the place where the original keeps its own."""
-    declared = after.declarations(planning.find(after).first_convs)
+    declared = after.declarations(selection.find(after).first_convs)
     if declared:
         return declared[0].channels
-    probe = planning.make(before, options._replace(to=1, luma=None))
-    for kernel in probe.kernels:
-        tensor = after.tensors.get(kernel.conv.tensor.name)
-        if tensor is not None and len(tensor.shape) == len(kernel.layout.axes):
-            axis = kernel.layout.channel_axis
-            count = tensor.shape[axis] * kernel.conv.in_channels // kernel.conv.tensor.shape[axis]
-            return max(count, 1)
-    return probe.kernels[0].conv.in_channels
+    convs = selection.select(before, options).first_convs
+    for conv in convs:
+        tensor, layout = after.tensors.get(conv.tensor.name), conv.layout
+        if tensor is not None and layout is not None and len(tensor.shape) == len(layout.axes):
+            axis = layout.channel_axis
+            return max(tensor.shape[axis] * conv.in_channels // conv.tensor.shape[axis], 1)
+    return convs[0].in_channels
 
 
 def _compare(before: Checkpoint, after: Checkpoint, plan: Plan) -> tuple[list[Difference], int]:
     differences: list[Difference] = []
     identical = 0
-    kernels = {k.conv.tensor.name: k for k in plan.kernels if k.changes}
+    by_name = {k.conv.tensor.name: k for k in plan.kernels}
     gone = {t.name for e in before.optimizer_entries if e.where in plan.edits.dropped for t in e.tensors.values()}
     for name, tensor in before.tensors.items():
         edit = plan.edits.tensors.get(name)
@@ -77,49 +68,45 @@ def _compare(before: Checkpoint, after: Checkpoint, plan: Plan) -> tuple[list[Di
             found = "is missing"
         elif (other.dtype, other.shape) != (tensor.dtype, shape):
             found = f"is {other.dtype.name} {list(other.shape)}, not {tensor.dtype.name} {list(shape)}"
-        elif name in kernels:
-            found = _kernel_difference(before, after, kernels[name], plan)
+        elif edit and not _same([edit.values().tobytes()], after.chunks(name)):
+            found = _kernel_difference(before, after, by_name[name], plan) if name in by_name else "is not what it should become"
         elif edit:
-            found = "" if _same([edit.values().tobytes()], after.chunks(name)) else "was not reset"
+            found = ""
         else:
             found = "" if _same(before.chunks(name), after.chunks(name)) else "differs, and was not to change"
+            if found and name in by_name:
+                found += _known(before, after, by_name[name])
             identical += not found
         if found:
             differences.append(Difference(name, found))
     differences += [Difference(n, "is new, and was not in the original") for n in after.tensors if n not in before.tensors]
-    return [*differences, *_declaration_differences(after, plan)], identical
+    differences += [Difference(where, f"does not say {plan.channels[1]}") for where in stale_declarations(after, plan)]
+    return differences, identical
 
 
 def _kernel_difference(before: Checkpoint, after: Checkpoint, kernel: KernelChange, plan: Plan) -> str:
-    """Empty where the kernel is as the formula says; otherwise which known rule it obeys instead, if any."""
-    name = kernel.conv.tensor.name
-    written = after.load(name)
-    if plan.edits.tensors[name].values().tobytes() == written.tobytes():
-        return ""
-    old = before.load(name)
-    view = kernel.layout.view(kernel.conv.tensor.shape, kernel.conv.in_channels)
-    for rule in mixing.known_rules(kernel.mixing.old, kernel.mixing.new):
-        if rule.apply(old, view, kernel.conv.tensor.dtype).tobytes() == written.tobytes():
-            return f"this is {rule.method}, not {kernel.mixing.method}"
+    """What is wrong with a kernel: which known rule it obeys instead, if any, otherwise how far off it is."""
     import numpy as np
 
-    expected = plan.edits.tensors[name].values().astype(np.float64)
-    worst = float(np.abs(expected - written.astype(np.float64).reshape(expected.shape)).max())
+    if known := _known(before, after, kernel):
+        return f"{known.removeprefix(': ')}, not {kernel.mixing.method}"
+    expected = plan.edits.tensors[kernel.conv.tensor.name].values().astype(np.float64)
+    written = after.load(kernel.conv.tensor.name).astype(np.float64)
+    worst = float(np.abs(expected - written.reshape(expected.shape)).max())
     return f"is not the {kernel.mixing.method} of the original: largest difference {worst:.3g}"
 
 
-def _declaration_differences(after: Checkpoint, plan: Plan) -> Iterator[Difference]:
-    if not plan.declarations:
-        return
-    convs = [
-        k.conv._replace(tensor=after.tensors[k.conv.tensor.name], in_channels=k.mixing.new)
-        for k in plan.kernels
-        if (k.changes or plan.edits.method) and k.conv.tensor.name in after.tensors
-    ]
-    found = {d.where for d in after.declarations(convs)}
-    for declaration in plan.declarations:
-        if declaration.where not in found:
-            yield Difference(declaration.where, f"does not say {plan.channels[1]}")
+def _known(before: Checkpoint, after: Checkpoint, kernel: KernelChange) -> str:
+    """ ": this is mean" for a kernel that obeys a known rule, else nothing."""
+    conv = kernel.conv
+    if not conv.tensor.dtype.floating or conv.groups > 1:
+        return ""
+    old, written = before.load(conv.tensor.name), after.load(conv.tensor.name).tobytes()
+    view = kernel.layout.view(conv.tensor.shape, conv.in_channels)
+    for rule in mixing.known_rules(kernel.mixing.old, kernel.mixing.new):
+        if rule.apply(old, view, conv.tensor.dtype).tobytes() == written:
+            return f": this is {rule.method}"
+    return ""
 
 
 def _same(a: Iterable[bytes], b: Iterable[bytes]) -> bool:

@@ -23,7 +23,7 @@ from chkpt_channels import (
     verify,
 )
 from chkpt_channels import plan as planning
-from chkpt_channels.flow import default_output, luma_weights
+from chkpt_channels.flow import default_output
 from chkpt_channels.formats.torch_zip import TorchZip
 from chkpt_channels.model import TensorEdit
 
@@ -33,19 +33,19 @@ SAFE = FIXTURES / "safetensors" / "model.safetensors"
 
 
 @pytest.mark.parametrize(
-    ("name", "channels", "output"),
+    ("name", "word", "output"),
     [
-        ("a.pth", 1, "a_gray.pth"),
-        ("a.pth.tar", 1, "a_gray.pth.tar"),
-        ("a.b.safetensors", 3, "a.b_rgb.safetensors"),
-        ("a.tar", 4, "a_4ch.tar"),
-        ("pytorch_model", 1, "pytorch_model_gray"),
-        (".pth", 1, ".pth_gray"),
-        ("v1.0", 13, "v1_13ch.0"),
+        ("a.pth", "gray", "a_gray.pth"),
+        ("a.pth.tar", "gray", "a_gray.pth.tar"),
+        ("a.b.safetensors", "rgb", "a.b_rgb.safetensors"),
+        ("a.tar", "4ch", "a_4ch.tar"),
+        ("pytorch_model", "gray", "pytorch_model_gray"),
+        (".pth", "gray", ".pth_gray"),
+        ("v1.0", "13ch", "v1_13ch.0"),
     ],
 )
-def test_default_names(name: str, channels: int, output: str):
-    assert default_output(Path("folder", name), channels) == Path("folder", output)
+def test_default_names(name: str, word: str, output: str):
+    assert default_output(Path("folder", name), word) == Path("folder", output)
 
 
 def test_without_a_name_it_stands_beside_the_source(put: Callable[..., Path]):
@@ -71,26 +71,6 @@ def test_a_name_does_not_lie_about_the_format(source: Path, name: str, fits: boo
         with pytest.raises(UsageError, match="named like another format"):
             convert(source, tmp_path / name)
     assert (name in snapshot(tmp_path)) == fits
-
-
-@pytest.mark.parametrize(
-    ("luma", "weights"),
-    [
-        (None, None),
-        ("bt709", (0.2126, 0.7152, 0.0722)),
-        ("bt601", (0.299, 0.587, 0.114)),
-        ("0.2,0.5,0.3", (0.2, 0.5, 0.3)),
-        ([1, 0, 0], (1.0, 0.0, 0.0)),
-    ],
-)
-def test_luma_weights(luma: Any, weights: Any):
-    assert luma_weights(luma) == weights
-
-
-@pytest.mark.parametrize("luma", ["bt2020", "0.2;0.5", "", "1,,2", "nan,0,1", "inf,0,0"])
-def test_luma_that_means_nothing(luma: str):
-    with pytest.raises(UsageError, match="--luma"):
-        luma_weights(luma)
 
 
 def test_luma_is_used_and_verified(tmp_path: Path):

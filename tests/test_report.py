@@ -13,8 +13,8 @@ from chkpt_channels import AmbiguousError, Candidate, convert, inspect, report, 
 TRAINING = FIXTURES / "torch_zip" / "training.ckpt"
 MODULE = FIXTURES / "torch_zip" / "module.pth"
 KEYS = {
-    "status", "input", "output", "in_channels", "method", "matrix", "offset", "first_convs", "candidates", "declarations",
-    "tensors", "parity", "differences", "warnings", "error",
+    "status", "input", "output", "in_channels", "method", "method_why", "matrix", "offset", "first_convs", "candidates",
+    "declarations", "tensors", "parity", "differences", "warnings", "error",
 }  # fmt: skip
 STATUSES = {
     "converted", "unchanged", "would_convert", "inspected", "identical", "different", "agrees", "disagrees", "skipped", "failed",

@@ -1,0 +1,179 @@
+"""What the user asked for: one list of options for the library, the command line and manifests, by the same long names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
+
+from . import rules
+from .errors import Place, UsageError
+from .layout import Layout
+from .rules import Matrix, Rule
+
+MOST_MATRIX_BYTES = 16 << 20
+
+
+class Words(TypedDict, total=False):
+    """The options of a conversion as they are spelled; each may be left out.
+
+    luma            "bt709", "bt601", or weights: how gray and colours are made of each other
+    method          "auto", "sum", "mean", "luma", "repeat", "zero", "broadcast" or "stack"
+    select          the old channels that the new ones are, by name or number: "0,2", "R"
+    bands           the new channels, each with the old one that it stands in for: "B,G,R,NIR=R,D=mean"
+    matrix          A itself, [I_old, I_new]: rows of numbers, or the path of a .npy, .csv or .json file
+    channel_order   "rgb" or "bgr": the order of the side that is in colour
+    layers          the first convs, by key, suffix or glob
+    layout          how they lie where the file does not say: "OIHW", "HWIO", …
+    from_channels   how many input channels there are now, where that is open
+    optimizer       "reset" or "drop": what becomes of the state kept for the kernels
+    strict          refuse pickles that name what torch's weights-only loading would not
+    allow_nonfinite  pass NaN and infinity through in channels that are copied
+    """
+
+    luma: str | Sequence[float] | None
+    method: str
+    select: str | Sequence[str | int] | None
+    bands: str | Sequence[str] | None
+    matrix: str | os.PathLike[str] | Sequence[Sequence[float]] | None
+    channel_order: str
+    layers: Sequence[str]
+    layout: str | None
+    from_channels: int | None
+    optimizer: str
+    strict: bool
+    allow_nonfinite: bool
+
+
+class Options(NamedTuple):
+    """The same, understood."""
+
+    rule: Rule = Rule()
+    layers: tuple[str, ...] = ()
+    layout: Layout | None = None
+    optimizer: str = "reset"
+    strict: bool = False
+    from_channels: int | None = None
+    allow_nonfinite: bool = False
+
+    @property
+    def to(self) -> int:
+        """The number of channels asked for. Raises UsageError where it is not known."""
+        if self.rule.to is None:
+            raise UsageError("a target is needed: --to gray, rgb, bgr, rgba or a number of channels")
+        return self.rule.to
+
+    def checked(self) -> Options:
+        """The same options. Raises UsageError where they contradict each other."""
+        if self.optimizer not in ("reset", "drop"):
+            raise UsageError(f"--optimizer is reset or drop, not {self.optimizer!r}")
+        if self.from_channels is not None and self.from_channels < 1:
+            raise UsageError(f"--from is the number of channels now, not {self.from_channels}")
+        return self._replace(rule=self.rule.checked())
+
+
+def make(
+    to: str | int | None,
+    *,
+    luma: str | Sequence[float] | None = None,
+    method: str = "auto",
+    select: str | Sequence[str | int] | None = None,
+    bands: str | Sequence[str] | None = None,
+    matrix: str | os.PathLike[str] | Sequence[Sequence[float]] | None = None,
+    channel_order: str = "rgb",
+    layers: Sequence[str] = (),
+    layout: str | None = None,
+    from_channels: int | None = None,
+    optimizer: str = "reset",
+    strict: bool = False,
+    allow_nonfinite: bool = False,
+) -> Options:
+    """The words of `Words` as Options; `to` is the target, None where another option or another file tells it. Raises
+    UsageError for words that mean nothing, SystemProblem for a matrix that cannot be read."""
+    channels, order = rules.target(to) if to is not None else (None, "")
+    rule = Rule(
+        channels,
+        method,
+        order,
+        channel_order,
+        rules.luma_weights(luma) if luma is not None else (),
+        rules.names(select) if select is not None else (),
+        rules.stand_ins(bands) if bands is not None else (),
+        matrix_of(matrix) if matrix is not None else (),
+    ).checked()
+    spelled = len(rule.chosen or rule.bands or (rule.matrix[0] if rule.matrix else ()))
+    return Options(
+        rule._replace(to=rule.to or spelled or None),
+        tuple(layers),
+        _layout(layout),
+        optimizer,
+        strict,
+        from_channels,
+        allow_nonfinite,
+    ).checked()
+
+
+def _layout(spelling: str | None) -> Layout | None:
+    try:
+        return Layout(spelling) if spelling else None
+    except ValueError as error:
+        raise UsageError(f"--layout: {error}") from None
+
+
+def matrix_of(given: str | os.PathLike[str] | Sequence[Sequence[float]]) -> Matrix:
+    """The rows of a matrix, given as such or as a file."""
+    rows = _read(given) if isinstance(given, str | os.PathLike) else given
+    file = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
+    try:
+        found = tuple(tuple(float(value) for value in row) for row in rows)
+    except (TypeError, ValueError):
+        raise UsageError("--matrix is rows of numbers, [old channels, new channels]", file=file) from None
+    if not found or not found[0] or len({len(row) for row in found}) != 1:
+        raise UsageError("--matrix is a row for each old channel, with a number for each new one in every row", file=file)
+    if any(value != value or abs(value) == float("inf") for row in found for value in row):
+        raise UsageError("--matrix takes finite numbers", file=file)
+    return found
+
+
+def _read(path: str | os.PathLike[str]) -> Sequence[Sequence[float]]:
+    """The rows of a .npy, .csv or .json file."""
+    name = os.fspath(path)
+    kind = os.path.splitext(name)[1].lower()
+    if kind not in (".npy", ".csv", ".json"):
+        raise UsageError("--matrix is a .npy, .csv or .json file", file=name)
+    try:
+        with open(name, "rb") as file:
+            raw = file.read(MOST_MATRIX_BYTES + 1)
+    except OSError as error:
+        raise Place(name).system(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
+    if len(raw) > MOST_MATRIX_BYTES:
+        raise UsageError(f"--matrix is at most {MOST_MATRIX_BYTES >> 20} MiB", file=name)
+    try:
+        return _PARSERS[kind](raw)
+    except (ValueError, EOFError, RecursionError) as error:
+        raise UsageError(f"--matrix cannot be read as {kind}: {str(error).splitlines()[0][:200]}", file=name) from None
+
+
+def _npy(raw: bytes) -> Sequence[Sequence[float]]:
+    import io
+
+    import numpy as np
+
+    rows: Sequence[Sequence[float]] = np.load(io.BytesIO(raw), allow_pickle=False).tolist()
+    return rows
+
+
+def _csv(raw: bytes) -> Sequence[Sequence[float]]:
+    import csv
+
+    return [[float(cell) for cell in row] for row in csv.reader(raw.decode("utf-8-sig").splitlines()) if row]
+
+
+def _json(raw: bytes) -> Sequence[Sequence[float]]:
+    import json
+
+    rows: Sequence[Sequence[float]] = json.loads(raw)
+    return rows
+
+
+_PARSERS = {".npy": _npy, ".csv": _csv, ".json": _json}
