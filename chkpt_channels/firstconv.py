@@ -25,7 +25,7 @@ MOST_CANDIDATES = 40
 
 
 class Finding(NamedTuple):
-    """The first convs, or none and the candidates with what speaks against each. `companions` are vectors that the image
+    """The first convs, or none; `candidates` are the other tensors in question, with what speaks against each. `companions` are vectors that the image
     meets before the first convs: means, scales, a shift of the colours."""
 
     first_convs: tuple[FirstConv, ...]
@@ -42,7 +42,8 @@ def find(tensors: Iterable[Tensor], *, ordered: bool, torch: bool = False, chann
     answers = [_in_group(Copies(group), group, ordered, torch or ordered, channels) for group in groups.values()]
     found = tuple(conv for answer in answers for conv in answer.first_convs)
     if found and not any(answer.open for answer in answers):  # a model in part is converted wrongly
-        return Finding(found, companions=tuple(t for answer in answers for t in answer.companions))
+        rejected = tuple(c for answer in answers for c in answer.candidates)
+        return Finding(found, rejected[:MOST_CANDIDATES], tuple(t for answer in answers for t in answer.companions))
     candidates = [c for answer in answers for c in answer.candidates]
     candidates += [Candidate(c.tensor.name, c.tensor.shape, "another model in the file is open") for c in found]
     return Finding((), tuple(candidates[:MOST_CANDIDATES]))
@@ -89,7 +90,7 @@ class _Search:
         if any(len(k.window) > 1 for k in free):
             free = [k for k in free if len(k.window) > 1]
         if stem := folded.stem(self.evidence, free, self.tensors, self.channels):
-            return _Answer((stem,))
+            return _Answer((stem,), self._rejected([stem.tensor], "a folded stem is there"))
         pool, why_open = self._pool(free)
         if why_open or not pool:
             return self._candidates(free, why_open)
@@ -104,7 +105,14 @@ class _Search:
             convs = tuple(folded.block_stem(k) for k in stems)
         else:
             convs = tuple(FirstConv(k.tensor, self._layout(k), k.channels, found_by, why) for k in stems)
-        return _Answer(convs, companions=tuple(folded.companions(self.network, stems, self.tensors)))
+        rejected = self._rejected([k.tensor for k in stems], "another is more likely")
+        return _Answer(convs, rejected, tuple(folded.companions(self.network, stems, self.tensors)))
+
+    def _rejected(self, taken: Sequence[Tensor], why: str) -> tuple[Candidate, ...]:
+        """The narrow kernels that were not taken, and what speaks against each."""
+        others = [k for k in self.evidence.narrow if not any(k.tensor is tensor for tensor in taken)]
+        others.sort(key=_likeness)
+        return tuple(Candidate(k.tensor.name, k.tensor.shape, self.evidence.verdicts[k.at] or why) for k in others[:MOST_CANDIDATES])
 
     def _layout(self, kernel: Kernel) -> Layout | None:
         return layout_of(kernel.tensor, self.network.layouts)
