@@ -25,8 +25,8 @@ MOST_CANDIDATES = 40
 
 
 class Finding(NamedTuple):
-    """The first convs, or none; `candidates` are the other tensors in question, with what speaks against each. `companions` are vectors that the image
-    meets before the first convs: means, scales, a shift of the colours."""
+    """The first convs, or none; `candidates` are the others in question, with what speaks against each. `companions` are vectors
+    that the image meets before the first convs: means, scales, a shift of the colours."""
 
     first_convs: tuple[FirstConv, ...]
     candidates: tuple[Candidate, ...] = ()
@@ -112,7 +112,9 @@ class _Search:
         """The narrow kernels that were not taken, and what speaks against each."""
         others = [k for k in self.evidence.narrow if not any(k.tensor is tensor for tensor in taken)]
         others.sort(key=_likeness)
-        return tuple(Candidate(k.tensor.name, k.tensor.shape, self.evidence.verdicts[k.at] or why) for k in others[:MOST_CANDIDATES])
+        return tuple(
+            Candidate(k.tensor.name, k.tensor.shape, self.evidence.verdicts[k.at] or why) for k in others[:MOST_CANDIDATES]
+        )
 
     def _layout(self, kernel: Kernel) -> Layout | None:
         return layout_of(kernel.tensor, self.network.layouts)

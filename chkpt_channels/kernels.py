@@ -149,7 +149,7 @@ def parity(checkpoint: Checkpoint, kernel: KernelChange, new: NDArray[Any]) -> t
     with np.errstate(invalid="ignore"):
         differences, sizes = (np.where(np.isfinite(x), x, 0) for x in (np.abs(before - after), np.abs(before)))
     difference, largest = float(differences.max()), float(sizes.max())
-    bits = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7, "I8": 7, "U8": 7}.get(conv.tensor.dtype.name, 3)
+    bits = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}.get(conv.tensor.dtype.name, 3 if conv.tensor.dtype.floating else 7)
     unit = 2.0 ** (np.floor(np.log2(largest)) - bits) if largest > 0 else 1.0
     return difference, difference / float(unit)
 

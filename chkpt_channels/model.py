@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from . import quantisation
 from .dtypes import DType
 from .errors import Place
 from .layout import Layout
+from .quantisation import Quantiser
 from .source import Source
 from .splice import Check, Progress, Splice, apply
 
@@ -195,17 +198,46 @@ class Checkpoint(ABC):
         others its dense expansion, None where the format cannot hold that."""
         return conv.tensor.shape if channels == 1 else None
 
+    def quantiser(self, conv: FirstConv) -> Quantiser | None:
+        """What the numbers of a quantised kernel mean; None where that is not known."""
+        return None
+
     def kernel(self, conv: FirstConv) -> NDArray[Any] | None:
         """The kernel's values; None where they are no numbers that can be mixed. Quantised ones come as float64."""
-        return self.load(conv.tensor.name) if conv.tensor.dtype.floating else None
+        if conv.tensor.dtype.floating:
+            return self.load(conv.tensor.name)
+        if (how := self.quantiser(conv)) is None:
+            return None
+        return quantisation.dequantised(self.load(conv.tensor.name), self.load(how.scale), self._zero(how), how.axis)
 
     def kernel_edits(self, conv: FirstConv, edit: TensorEdit) -> dict[str, TensorEdit]:
         """The tensors that hold the kernel, for the values of `edit`: itself, or quantised numbers and their scales."""
-        return {conv.tensor.name: edit}
+        how = None if conv.tensor.dtype.floating else self.quantiser(conv)
+        if how is None:
+            return {conv.tensor.name: edit}
+
+        @cache
+        def new() -> tuple[NDArray[Any], NDArray[Any]]:
+            dtype = self.load(conv.tensor.name).dtype
+            return quantisation.requantised(edit.values(), dtype, self.load(how.scale), self._zero(how), how.axis)
+
+        return {
+            conv.tensor.name: TensorEdit(edit.shape, lambda: new()[0]),
+            how.scale: TensorEdit(self.tensors[how.scale].shape, lambda: new()[1]),
+        }
 
     def edited_kernel(self, conv: FirstConv, edits: Edits) -> NDArray[Any]:
         """The kernel as it will be read back."""
-        return edits.tensors[conv.tensor.name].values()
+        numbers = edits.tensors[conv.tensor.name].values()
+        how = None if conv.tensor.dtype.floating else self.quantiser(conv)
+        if how is None:
+            return numbers
+        return quantisation.dequantised(numbers, edits.tensors[how.scale].values(), self._zero(how), how.axis)
+
+    def _zero(self, how: Quantiser) -> NDArray[Any]:
+        import numpy as np
+
+        return self.load(how.zero) if isinstance(how.zero, str) else np.array([how.zero])
 
     def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
         """Files in the source's folder that must be copied beside the output `path`: old name → new name."""

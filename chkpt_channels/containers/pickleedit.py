@@ -41,7 +41,9 @@ def _frame_edits(tree: Tree, edits: Sequence[tuple[int, int, bytes]]) -> list[tu
 
 
 def spell(value: Any) -> bytes:
-    """An integer in the pickler's shortest form, or a tuple of such."""
+    """A number in the pickler's shortest form, or a tuple of integers."""
+    if isinstance(value, float):
+        return b"G" + struct.pack(">d", value)
     if isinstance(value, tuple):
         inner = b"".join(map(spell, value))
         return b")" if not value else inner + bytes([0x84 + len(value)]) if len(value) < 4 else b"(" + inner + b"t"

@@ -6,6 +6,7 @@ offsets of the others stay valid, no storage is added, and the memo is not touch
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..containers.pickleedit import edited
 from ..containers.pickletree import Kind, Node, plain
+from ..dtypes import BY_NAME
 from ..model import Declaration, Edits, FirstConv, OptimizerEntry, Tensor, TensorEdit
+from ..quantisation import Quantiser
 from ._torch_tree import Link, OptimizerNode, Storage, TorchObject, View, attributes
 
 if TYPE_CHECKING:
@@ -48,14 +51,34 @@ class StorageChange(NamedTuple):
     data: Callable[[], bytes]
 
 
-def tensor_of(torch_object: TorchObject, name: str) -> Tensor:
-    """The neutral view of a named tensor."""
+def tensors_of(torch_object: TorchObject) -> dict[str, Tensor]:
+    """The named tensors, and the scales of quantised ones."""
+    groups = torch_object.groups
+    found = {name: Tensor(name, view.dtype, view.shape, groups[name]) for name, view in torch_object.views.items()}
+    return found | {name: Tensor(name, BY_NAME["F64"], (), groups[name]) for name in torch_object.scales}
+
+
+def quantiser(torch_object: TorchObject, name: str) -> Quantiser | None:
+    """What a quantised tensor's numbers mean. Source: torch/_tensor.py, Tensor._reduce_ex_internal, of torch 2.13."""
     view = torch_object.views[name]
-    return Tensor(name, view.dtype, view.shape, torch_object.groups[name])
+    parts = view.quantizer.children if view.quantizer is not None else []
+    if view.dtype.name not in ("QI8", "QU8") or not parts:
+        return None
+    if parts[0].target.is_global("torch", "per_tensor_affine") and f"{name}/scale" in torch_object.scales:
+        zero = plain(parts[2])
+        return Quantiser(f"{name}/scale", zero) if isinstance(zero, int) else None
+    if parts[0].target.is_global("torch", "per_channel_affine") and len(parts) == 4:
+        axis, scales = plain(parts[3]), torch_object.views.get(f"{name}/scales")
+        if isinstance(axis, int) and 0 <= axis < len(view.shape) and scales and scales.shape == (view.shape[axis],):
+            return Quantiser(f"{name}/scales", f"{name}/zero_points", axis)
+    return None
 
 
-def chunks_of(view: View, read: ReadBytes) -> Iterable[bytes]:
+def chunks_of(torch_object: TorchObject, name: str, read: ReadBytes) -> Iterable[bytes]:
     """The tensor's bytes in C order; streamed where it lies so in its storage."""
+    if name in torch_object.scales:
+        return [struct.pack("<d", torch_object.scales[name].target.value)]
+    view = torch_object.views[name]
     start, stop = view.span
     if view.is_contiguous:
         return read(view.storage, start, stop)
@@ -148,6 +171,8 @@ class TorchEdits:
         self.changes: dict[str, StorageChange] = {}
         dropped = [node for node in torch_object.optimizers if node.where in set(edits.dropped)]
         self.removed = _orphaned(torch_object, dropped)
+        for name in edits.tensors.keys() & torch_object.scales.keys():
+            self._values[torch_object.scales[name]] = float(edits.tensors[name].values())
         by_storage: defaultdict[Storage, dict[View, tuple[str, TensorEdit]]] = defaultdict(dict)
         for name, edit in edits.tensors.items():
             if name in torch_object.views:
@@ -194,8 +219,8 @@ class TorchEdits:
 
     def _check_editable(self, view: View, name: str) -> None:
         place = self._place.inside(name)
-        if view.quantized:
-            raise place.unsupported("is quantised, which is not converted yet")
+        if view.quantizer is not None and quantiser(self._object, name) is None:
+            raise place.unsupported("is quantised in a way that is not converted")
         if view.storage.has_view:
             raise place.unsupported("its storage is a view into another one (torch before 0.2), which is not converted")
         if any(stride == 0 and size > 1 for size, stride in zip(view.shape, view.stride, strict=True)):

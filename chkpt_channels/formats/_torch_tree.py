@@ -9,7 +9,7 @@ Source: torch/_utils.py, torch/serialization.py and torch/csrc/jit/serialization
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -50,7 +50,7 @@ class View:
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     nodes: tuple[Node, Node, Node]
-    quantized: bool = False
+    quantizer: Node | None = None
 
     @property
     def itemsize(self) -> int:
@@ -131,6 +131,7 @@ class TorchObject:
         self.links: dict[str, Link] = {}
         self.optimizers: list[OptimizerNode] = []
         self.numbers: dict[str, Node] = {}  # the plain integers that edits may name, by where they stand
+        self.scales: dict[str, Node] = {}  # the numbers that are the scale of a whole quantised tensor, by its name
         self._views_by_call: dict[Node, View | None] = {}
         self._walk()
 
@@ -181,6 +182,19 @@ class TorchObject:
         if name in self.views:
             raise self.place.inside(name).unsupported("the name stands twice in the file")
         self.views[name], self.groups[name], self.links[name] = view, group, link
+        if view.quantizer is not None:
+            self._name_constants(name, link, view.quantizer.children)
+
+    def _name_constants(self, name: str, link: Link, quantizer: Sequence[Node]) -> None:
+        """What a quantised tensor's numbers mean, as tensors of their own: (torch.per_tensor_affine, scale, zero point) or
+        (torch.per_channel_affine, scales, zero points, axis)."""
+        if len(quantizer) == 3 and quantizer[1].target.kind is Kind.FLOAT:
+            self.scales[f"{name}/scale"] = quantizer[1]
+            self.groups[f"{name}/scale"] = self.groups[name]
+        for part, node in zip(("scales", "zero_points"), quantizer[1:3], strict=False):
+            if node.target.kind is Kind.CALL and (view := self._view(node.target)):
+                key = f"{name}/{part}"
+                self.views[key], self.groups[key], self.links[key] = view, self.groups[name], link
 
     def _view(self, call: Node) -> View | None:
         if call not in self._views_by_call:
@@ -221,7 +235,9 @@ class TorchObject:
             or not len(shape) == len(stride) <= LIMITS.axes
         ):
             raise self.place.damaged("a tensor's size, stride or offset is no such thing", at=parts[1].start)
-        view = View(storage, dtype, offset, shape, stride, (parts[1], parts[2], parts[3]), function == "_rebuild_qtensor")
+        view = View(storage, dtype, offset, shape, stride, (parts[1], parts[2], parts[3]))
+        if function == "_rebuild_qtensor" and len(parts) > 4:
+            view.quantizer = parts[4].target
         if view.span[1] > storage.size or prod(shape) >= 1 << 63:
             raise self.place.inside(f"storage {storage.key}").damaged(
                 f"a tensor of shape {list(shape)} reaches beyond its {storage.count} elements", at=parts[1].start

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from .. import lazy
 from ..limits import LIMITS
 from ..model import Checkpoint, Declaration, Edits, FirstConv
+from ..quantisation import Quantiser
 from ..source import Source
 from ..splice import Splice
 
@@ -60,7 +61,7 @@ class TorchLegacy(Checkpoint):
         self._object = _torch_tree.TorchObject(self._tree, source.place)
         self._keys = keys
         self._counts = self._index_storages(keys)
-        self.tensors = {name: _torch_edits.tensor_of(self._object, name) for name in self._object.views}
+        self.tensors = _torch_edits.tensors_of(self._object)
         self.optimizer_entries = _torch_edits.optimizer_entries(self._object, self.tensors)
         self.globals = _torch_globals.foreign(self._tree.globals, scripted=False)
 
@@ -110,10 +111,13 @@ class TorchLegacy(Checkpoint):
             yield self.source.read(begin + at, begin + min(at + CHUNK, stop))
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        yield from _torch_edits.chunks_of(self._object.views[name], self._read)
+        yield from _torch_edits.chunks_of(self._object, name, self._read)
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         return _torch_edits.declarations(self._object, first_convs)
+
+    def quantiser(self, conv: FirstConv) -> Quantiser | None:
+        return _torch_edits.quantiser(self._object, conv.tensor.name)
 
     def refined(self, conv: FirstConv) -> FirstConv:
         return _torch_edits.refined(self._object, conv)

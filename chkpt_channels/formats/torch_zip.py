@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from .. import lazy
 from ..model import Checkpoint, Declaration, Edits, FirstConv, Notice
+from ..quantisation import Quantiser
 from ..source import Source
 from ..splice import Check, Splice
 
@@ -62,7 +63,7 @@ class TorchZip(Checkpoint):
         if self.scripted:
             self._objects["constants"] = self._parse("constants")
         for torch_object in self._objects.values():
-            self.tensors |= {name: _torch_edits.tensor_of(torch_object, name) for name in torch_object.views}
+            self.tensors |= _torch_edits.tensors_of(torch_object)
         self.optimizer_entries = _torch_edits.optimizer_entries(self._objects["data"], self.tensors)
         self.globals = _torch_globals.foreign((g for o in self._objects.values() for g in o.tree.globals), scripted=self.scripted)
         if not self._archive.has_crcs:
@@ -87,7 +88,7 @@ class TorchZip(Checkpoint):
         return f"{self._top}{part}/{storage.key}"
 
     def _home(self, name: str) -> tuple[str, _torch_tree.TorchObject]:
-        return next((part, o) for part, o in self._objects.items() if name in o.views)
+        return next((part, o) for part, o in self._objects.items() if name in o.groups)
 
     def chunks(self, name: str) -> Iterator[bytes]:
         part, torch_object = self._home(name)
@@ -95,10 +96,14 @@ class TorchZip(Checkpoint):
         def read(storage: _torch_tree.Storage, start: int, stop: int) -> Iterable[bytes]:
             return self._archive.chunks(self._member(part, storage), start, stop)
 
-        yield from _torch_edits.chunks_of(torch_object.views[name], read)
+        yield from _torch_edits.chunks_of(torch_object, name, read)
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         return _torch_edits.declarations(self._objects["data"], first_convs)
+
+    def quantiser(self, conv: FirstConv) -> Quantiser | None:
+        _, torch_object = self._home(conv.tensor.name)
+        return _torch_edits.quantiser(torch_object, conv.tensor.name)
 
     def refined(self, conv: FirstConv) -> FirstConv:
         return _torch_edits.refined(self._objects["data"], conv)
