@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from .errors import AmbiguousError, Candidate, Place, UsageError
 from .model import Tensor
 
+_WEIGHTS = (".weight", ".kernel", "/weight", "/kernel", ".weight_v", ".parametrizations.weight.original1")
 _PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
 
 
@@ -19,7 +20,7 @@ def match(place: Place, tensors: Sequence[Tensor], layer: str) -> list[Tensor]:
 
     Raises UsageError with a suggestion where nothing matches, AmbiguousError where a suffix stands several times in a copy.
     """
-    spellings = {layer, *(f"{layer}{end}" for end in (".weight", ".kernel", "/weight", "/kernel"))}
+    spellings = {layer, *(f"{layer}{end}" for end in _WEIGHTS)}
     rules: tuple[Callable[[Tensor], bool], ...] = (
         lambda t: t.name in spellings,
         lambda t: _PREFIXES.sub("", t.key) in spellings,

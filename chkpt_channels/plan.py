@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
-from . import folded, kernels, mixing, selection
+from . import folded, kernels, mixing, reparameterised, selection
 from .errors import Candidate, Place, UsageError
 from .kernels import KernelChange
 from .layout import Layout
@@ -84,7 +84,11 @@ def _edits(checkpoint: Checkpoint, changed: Sequence[KernelChange], options: Opt
     tensors: dict[str, TensorEdit] = {}
     for k in changed:
         values = cache(partial(kernels.mixed, checkpoint, k, allow_nonfinite=options.allow_nonfinite))
-        tensors |= checkpoint.kernel_edits(k.conv, TensorEdit(k.shape, values))
+        edit = TensorEdit(k.shape, values)
+        tensors |= checkpoint.kernel_edits(k.conv, edit)
+        if length := reparameterised.length(checkpoint, k):
+            lengths = cache(partial(reparameterised.new_lengths, checkpoint, k, length, edit))
+            tensors[length.tensor.name] = TensorEdit(length.tensor.shape, lengths)
     biases: dict[str, TensorEdit] = {}
     for name, kernel in by_name.items():
         if not kernel.mixing.offset:
