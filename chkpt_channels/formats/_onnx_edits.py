@@ -23,13 +23,11 @@ from ._onnx_model import (
     TENSOR_DOUBLES,
     TENSOR_EXTERNAL,
     TENSOR_FLOATS,
-    TENSOR_INT32S,
-    TENSOR_INT64S,
     TENSOR_LOCATION,
     TENSOR_NAME,
     TENSOR_RAW,
     TENSOR_TYPE,
-    TENSOR_UINT64S,
+    TENSOR_TYPED,
     Info,
     Node,
     OnnxModel,
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
     pass
 
 _NUMBERS = {name: number for number, name in DTYPES.items()}
-_TYPED = (TENSOR_FLOATS, TENSOR_INT32S, TENSOR_INT64S, TENSOR_DOUBLES, TENSOR_UINT64S)
 ATTRIBUTE_TYPE_INT = 2
 STRING_STRING = {"key": 1, "value": 2}
 
@@ -163,7 +160,7 @@ class OnnxEdits:
             for i, field in enumerate(fields.get(TENSOR_DIMS, ())):
                 wire.replace(message, field, dims if i == 0 else b"")
         number = TENSOR_RAW
-        held = [f for n in (TENSOR_RAW, *_TYPED) for f in fields.get(n, ())]
+        held = [f for n in (TENSOR_RAW, *TENSOR_TYPED) for f in fields.get(n, ())]
         if held and held[0].number in (TENSOR_FLOATS, TENSOR_DOUBLES):
             number = held[0].number
         new = later_field(number, size, lambda: edit.values().tobytes())

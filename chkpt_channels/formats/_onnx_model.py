@@ -9,10 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 from math import prod
-from pathlib import Path
 from typing import NamedTuple
 
-from ..containers.wire import BYTES, Field, Message, Reader, bytes_field
+from ..containers.wire import BYTES, Message, Reader, bytes_field
 from ..dtypes import BY_NAME, DType
 from ..errors import Place
 from ..source import Source
@@ -23,7 +22,7 @@ NODE_INPUTS, NODE_OUTPUTS, NODE_NAME, NODE_OP, NODE_ATTRIBUTES, NODE_DOMAIN = 1,
 ATTRIBUTE_NAME, ATTRIBUTE_F, ATTRIBUTE_I, ATTRIBUTE_S, ATTRIBUTE_T, ATTRIBUTE_G = 1, 2, 3, 4, 5, 6
 ATTRIBUTE_FLOATS, ATTRIBUTE_INTS, ATTRIBUTE_GRAPHS = 7, 8, 11
 TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW, TENSOR_EXTERNAL, TENSOR_LOCATION = 1, 2, 8, 9, 13, 14
-TENSOR_FLOATS, TENSOR_INT32S, TENSOR_INT64S, TENSOR_DOUBLES, TENSOR_UINT64S = 4, 5, 7, 10, 11
+TENSOR_TYPED = TENSOR_FLOATS, TENSOR_INT32S, TENSOR_INT64S, TENSOR_DOUBLES, TENSOR_UINT64S = 4, 5, 7, 10, 11
 INFO_NAME, INFO_TYPE, TYPE_TENSOR, TENSOR_TYPE_SHAPE, SHAPE_DIMS, DIM_VALUE, DIM_PARAM = 1, 2, 1, 2, 1, 1, 2
 
 DTYPES = {
@@ -239,74 +238,6 @@ def _info(message: Message) -> Info:
     return Info(message.text(INFO_NAME), message, shape, dims)
 
 
-class Payload(NamedTuple):
-    """Where a weight's elements are: `field` of its message, or `path` with [start, stop)."""
-
-    field: Field | None
-    path: Path | None = None
-    start: int = 0
-    stop: int = 0
-
-
-def payload(weight: Weight, place: Place, folder: Path) -> Payload:
-    """Find a weight's elements. Raises DamagedError where they are missing, doubled, too short, or outside the folder."""
-    place = place.inside(weight.name)
-    if weight.is_external:
-        return _external(weight, place, folder)
-    fields = [f for n in (TENSOR_RAW, *_TYPED) for f in weight.message.fields.get(n, ())]
-    raw = [f for f in fields if f.number == TENSOR_RAW]
-    if raw and len(raw) != len(fields):
-        raise place.damaged("holds both raw and typed elements", at=raw[0].start)
-    if raw:
-        if raw[-1].stop - raw[-1].value != weight.size:
-            have = raw[-1].stop - raw[-1].value
-            raise place.damaged(f"holds {have} bytes, its shape needs {weight.size}", at=raw[-1].value)
-        return Payload(raw[-1])
-    if not fields and weight.size:
-        raise place.damaged("has no elements", at=weight.message.start)
-    return Payload(fields[0] if fields else None)
-
-
-_TYPED = (TENSOR_FLOATS, TENSOR_INT32S, TENSOR_INT64S, TENSOR_DOUBLES, TENSOR_UINT64S)
-
-
-def _external(weight: Weight, place: Place, folder: Path) -> Payload:
-    entries = weight.message.messages(TENSOR_EXTERNAL)
-    keys = [entry.text(1) for entry in entries]
-    if len(set(keys)) != len(keys):
-        raise place.damaged("its external location is given twice", at=weight.message.start)
-    found = weight.external()
-    location = found.get("location", "")
-    if not location or location.startswith(("/", "\\")) or ".." in location.replace("\\", "/").split("/"):
-        raise place.damaged(f"its external location {location!r} leaves the model's folder", at=weight.message.start)
-    try:
-        start = int(found.get("offset", "0"))
-        length = int(found.get("length", str(weight.size)))
-    except ValueError:
-        raise place.damaged("its external offset or length is no number", at=weight.message.start) from None
-    if start < 0 or length != weight.size:
-        raise place.damaged(f"its external part has {length} bytes, its shape needs {weight.size}", at=weight.message.start)
-    return Payload(None, folder / location, start, start + length)
-
-
-def typed_elements(weight: Weight) -> bytes:
-    """The elements of a weight stored as typed numbers, as raw little-endian bytes.
-
-    float_data holds F32 and C64; int32_data holds all types of up to 32 bits but F32, the 16- and 8-bit floats as bits.
-    """
-    import numpy as np
-
-    message = weight.message
-    for number in (TENSOR_FLOATS, TENSOR_DOUBLES):
-        if message.fields.get(number):
-            return b"".join(message.raw(f) for f in message.fields[number])
-    for number in (TENSOR_INT32S, TENSOR_INT64S, TENSOR_UINT64S):
-        if message.fields.get(number):
-            values = np.array(message.numbers(number), np.int64)
-            return values.astype(f"<u{max(1, weight.dtype.bits // 8)}" if weight.dtype.bits >= 8 else "<u1").tobytes()
-    return b""
-
-
 def is_packed(message: Message, number: int) -> bool:
     """Whether a repeated number field is spelled packed."""
     fields = message.fields.get(number, ())
@@ -327,7 +258,7 @@ def skeleton(message: Message, kind: str = "model") -> bytes:
     out = []
     for field in message.in_order():
         inner = _INNER.get(kind, {}).get(field.number)
-        if kind == "tensor" and field.number in (TENSOR_RAW, *_TYPED) and field.stop - field.value > SMALL // 2:
+        if kind == "tensor" and field.number in (TENSOR_RAW, *TENSOR_TYPED) and field.stop - field.value > SMALL // 2:
             continue
         if inner and field.stop - field.value > SMALL:
             out.append(bytes_field(field.number, skeleton(message.message(field), inner)))

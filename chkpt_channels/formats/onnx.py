@@ -27,11 +27,12 @@ from ..splice import Splice
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from . import _onnx_edits, _onnx_model, _onnx_path, _onnx_quantised
+    from . import _onnx_edits, _onnx_model, _onnx_path, _onnx_payload, _onnx_quantised
 else:
     _onnx_edits = lazy.module("._onnx_edits", __package__)
     _onnx_model = lazy.module("._onnx_model", __package__)
     _onnx_path = lazy.module("._onnx_path", __package__)
+    _onnx_payload = lazy.module("._onnx_payload", __package__)
     _onnx_quantised = lazy.module("._onnx_quantised", __package__)
 
 CHUNK = 4 << 20
@@ -61,10 +62,10 @@ class Onnx(Checkpoint):
         super().__init__(source)
         self.model = _onnx_model.OnnxModel(source)
         self._folder = Path(source.name).parent
-        self._payloads: dict[str, _onnx_model.Payload] = {}
+        self._payloads: dict[str, _onnx_payload.Payload] = {}
         self._others: dict[Path, Source] = {}
         for weight in self.model.weights.values():
-            self._payloads[weight.name] = _onnx_model.payload(weight, source.place, self._folder)
+            self._payloads[weight.name] = _onnx_payload.payload(weight, source.place, self._folder)
             self.tensors[weight.name] = Tensor(weight.name, weight.dtype, weight.shape)
         if self.model.graph.fields.get(_onnx_model.GRAPH_SPARSE):
             self.warnings.append(Notice("sparse", "sparse initializers are copied as they are"))
@@ -73,12 +74,12 @@ class Onnx(Checkpoint):
         weight, found = self.model.weights[name], self._payloads[name]
         source, start, stop = self._where(weight, found)
         if source is None:
-            yield _onnx_model.typed_elements(weight)
+            yield _onnx_payload.typed_elements(weight)
             return
         for at in range(start, stop, CHUNK):
             yield source.read(at, min(at + CHUNK, stop))
 
-    def _where(self, weight: _onnx_model.Weight, found: _onnx_model.Payload) -> tuple[Source | None, int, int]:
+    def _where(self, weight: _onnx_model.Weight, found: _onnx_payload.Payload) -> tuple[Source | None, int, int]:
         if found.path is not None:
             other = self._others.get(found.path)
             if other is None:
