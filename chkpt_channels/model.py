@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from .dtypes import DType
-from .errors import Place
+from .errors import Place, UsageError
 from .layout import Layout
 from .source import Source
 from .splice import Check, Progress, Splice, apply
@@ -206,6 +206,14 @@ class Checkpoint(ABC):
     def edited_kernel(self, conv: FirstConv, edits: Edits) -> NDArray[Any]:
         """The kernel as it will be read back."""
         return edits.tensors[conv.tensor.name].values()
+
+    def name_images(self, names: Sequence[str]) -> None:
+        """Take these inputs of the graph for the images. Raises UsageError where there is no such input."""
+        raise UsageError(f"--input names an input of a graph, and {self.title} files carry none", file=self.source.name)
+
+    def count_edits(self, channels: int) -> dict[str, TensorEdit]:
+        """The stored tensors that hold the number of input channels, such as the shape that a graph gives the image."""
+        return {}
 
     def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
         """Files in the source's folder that must be copied beside the output `path`: old name → new name."""

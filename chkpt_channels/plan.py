@@ -33,6 +33,7 @@ class Options(NamedTuple):
     strict: bool = False
     method: str = "auto"
     from_channels: int | None = None
+    inputs: tuple[str, ...] = ()
 
     def checked(self) -> Options:
         """The same options. Raises UsageError where they contradict each other."""
@@ -89,6 +90,8 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
     place, options = checkpoint.source.place, options.checked()
     if options.to is None:
         raise UsageError("a target is needed: --to gray, rgb or a number of channels")
+    if options.inputs:
+        checkpoint.name_images(options.inputs)
     if checkpoint.globals and options.strict:
         raise place.unsupported(f"its pickle names {_listing(checkpoint.globals)}, which --strict refuses")
     convs = _chosen(checkpoint, options) if options.layers else _found(checkpoint, options)
@@ -112,7 +115,7 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
     kept = [] if method else in_front
     constants = {name: _selected(checkpoint, name, axis, chosen) for front in kept for name, axis in front.tensors}
     edits = edits._replace(
-        tensors={**edits.tensors, **constants},
+        tensors={**edits.tensors, **constants, **({} if method else checkpoint.count_edits(options.to))},
         numbers={**{d.where: options.to for d in declarations}, **edits.numbers},
         channels=options.to,
         method=method,

@@ -47,7 +47,8 @@ def converted(report: Report, *, verbose: bool = False) -> Iterator[str]:
         yield f"  {printable(declaration.where)}: {declaration.before} → {declaration.after}"
     others = [name for name in report.changed if name not in {k.conv.tensor.name for k in report.kernels}]
     if others:
-        yield f"  optimizer state of the kernel reset: {', '.join(printable(name) for name in others)}"
+        what = "changed with the kernel" if report.input.format == "onnx" else "optimizer state of the kernel reset"
+        yield f"  {what}: {', '.join(printable(name) for name in others)}"
     sign = "fewer" if report.parameters_fewer >= 0 else "more"
     kept = report.tensors_total - len(report.changed)
     yield f"  {_count(kept, 'other tensor')}: identical bytes · {_count(abs(report.parameters_fewer), 'parameter')} {sign}"

@@ -80,7 +80,7 @@ def _compare(before: Checkpoint, after: Checkpoint, plan: Plan) -> tuple[list[Di
         elif name in kernels:
             found = _kernel_difference(before, after, kernels[name], plan)
         elif edit:
-            found = "" if _same([edit.values().tobytes()], after.chunks(name)) else "was not reset"
+            found = "" if _same([edit.values().tobytes()], after.chunks(name)) else "is not what the conversion makes of it"
         else:
             found = "" if _same(before.chunks(name), after.chunks(name)) else "differs, and was not to change"
             identical += not found

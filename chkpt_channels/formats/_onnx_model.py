@@ -11,7 +11,7 @@ from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
-from ..containers.wire import BYTES, Message, Reader, bytes_field
+from ..containers.wire import BYTES, Message, Reader
 from ..dtypes import BY_NAME, DType
 from ..errors import Place
 from ..source import Source
@@ -31,6 +31,7 @@ DTYPES = {
     23: "F4", 24: "F8_E8M0",
 }  # fmt: skip
 STRING = 8
+HAVE_SUBGRAPHS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
 
 
 class Node(NamedTuple):
@@ -67,8 +68,15 @@ class Node(NamedTuple):
         found = self.attribute(name)
         return (found.floats(ATTRIBUTE_F) or [default])[0] if found else default
 
+    def text(self, name: str, default: str) -> str:
+        """A string attribute."""
+        found = self.attribute(name)
+        return found.text(ATTRIBUTE_S) if found else default
+
     def subgraphs(self) -> Iterator[Message]:
-        """The graphs in its attributes (If, Loop, Scan)."""
+        """The graphs in its attributes."""
+        if not self.domain and self.op not in HAVE_SUBGRAPHS:
+            return
         for attribute in self.message.messages(NODE_ATTRIBUTES):
             yield from attribute.messages(ATTRIBUTE_G)
             yield from attribute.messages(ATTRIBUTE_GRAPHS)
@@ -108,6 +116,17 @@ class Info(NamedTuple):
     dims: tuple[int | None, ...]
 
 
+class Subgraph(NamedTuple):
+    """A body or branch. Its nodes have unique names for what stands in it; `names` spells them, and those of the graphs around
+    it: the name as it is written → the unique one. `outputs` are unique names too, `stored` those of its own initializers."""
+
+    graph: Message
+    nodes: list[Node]
+    names: dict[str, str]
+    outputs: tuple[str, ...]
+    stored: tuple[str, ...]
+
+
 class OnnxModel:
     """The index of one file. Raises DamagedError for what is no model, UnsupportedError for what is not read."""
 
@@ -142,12 +161,16 @@ class OnnxModel:
 
     @cached_property
     def infos(self) -> dict[str, list[Info]]:
-        """Every declaration of a value's shape, by name: inputs, outputs, value_infos."""
+        """Every declaration of a value's shape, by name: inputs, outputs, value_infos, those of subgraphs too."""
         found: dict[str, list[Info]] = defaultdict(list)
-        for number in (GRAPH_INPUTS, GRAPH_OUTPUTS, GRAPH_VALUE_INFOS):
-            for message in self.graph.messages(number):
-                info = _info(message)
-                found[info.name].append(info)
+        for graph, names in [
+            (self.graph, dict[str, str]()),
+            *((sub.graph, sub.names) for subs in self.subgraphs.values() for sub in subs),
+        ]:
+            for number in (GRAPH_INPUTS, GRAPH_OUTPUTS, GRAPH_VALUE_INFOS):
+                for message in graph.messages(number):
+                    info = _info(message)
+                    found[names.get(info.name, info.name)].append(info)
         return found
 
     @cached_property
@@ -156,10 +179,48 @@ class OnnxModel:
         return {message.text(INFO_NAME) for message in self.graph.messages(GRAPH_OUTPUTS)}
 
     @cached_property
+    def subgraphs(self) -> dict[Node, list[Subgraph]]:
+        """The bodies and branches of each node that has any (If, Loop, Scan), in subgraphs too."""
+        found: dict[Node, list[Subgraph]] = {}
+        todo = [(node, dict[str, str]()) for node in self.nodes]
+        while todo:
+            node, scope = todo.pop()
+            for i, graph in enumerate(node.subgraphs()):
+                sub = _subgraph(graph, f"{node.label}@{node.message.start}[{i}]", scope)
+                found.setdefault(node, []).append(sub)
+                todo += [(inner, sub.names) for inner in sub.nodes]
+        return found
+
+    @cached_property
+    def inner(self) -> dict[str, str]:
+        """What subgraphs store themselves: its name → the node that has the subgraph."""
+        found: dict[str, str] = {}
+        for node, subs in self.subgraphs.items():
+            for sub in subs:
+                constants = (name for inner in sub.nodes if inner.op == "Constant" for name in inner.outputs)
+                found |= dict.fromkeys((*sub.stored, *constants), node.label)
+        return found
+
+    @cached_property
+    def everywhere(self) -> list[Node]:
+        """All nodes, those of subgraphs in front of the node that has them: each behind what it reads."""
+        found: list[Node] = []
+        todo = self.nodes[::-1]
+        opened: set[Node] = set()
+        while todo:
+            node = todo.pop()
+            if node in opened or node not in self.subgraphs:
+                found.append(node)
+                continue
+            opened.add(node)
+            todo += [node, *(inner for sub in self.subgraphs[node] for inner in sub.nodes[::-1])]
+        return found
+
+    @cached_property
     def consumers(self) -> dict[str, list[tuple[Node, int]]]:
         """Who reads a value: (node, which of its inputs)."""
         found: dict[str, list[tuple[Node, int]]] = defaultdict(list)
-        for node in self.nodes:
+        for node in self.everywhere:
             for i, name in enumerate(node.inputs):
                 found[name].append((node, i))
         return found
@@ -167,18 +228,7 @@ class OnnxModel:
     @cached_property
     def producers(self) -> dict[str, Node]:
         """Who makes a value."""
-        return {name: node for node in self.nodes for name in node.outputs}
-
-    @cached_property
-    def captured(self) -> set[str]:
-        """Names that subgraphs read from outside."""
-        found: set[str] = set()
-        todo = [graph for node in self.nodes for graph in node.subgraphs()]
-        while todo:
-            inner = [_node(message) for message in todo.pop().messages(GRAPH_NODES)]
-            found |= {name for node in inner for name in node.inputs}
-            todo += [graph for node in inner for graph in node.subgraphs()]
-        return found
+        return {name: node for node in self.everywhere for name in node.outputs}
 
     @cached_property
     def functions(self) -> set[tuple[str, str]]:
@@ -216,6 +266,24 @@ def _node(message: Message) -> Node:
     )
 
 
+def _subgraph(graph: Message, label: str, scope: dict[str, str]) -> Subgraph:
+    nodes = [_node(message) for message in graph.messages(GRAPH_NODES)]
+    stored = [message.text(TENSOR_NAME) for message in graph.messages(GRAPH_INITIALIZERS)]
+    own = {name for node in nodes for name in node.outputs if name}.union(
+        stored, (message.text(INFO_NAME) for message in graph.messages(GRAPH_INPUTS))
+    )
+    names = scope | {name: f"{label}/{name}" for name in own}
+    nodes = [
+        node._replace(
+            inputs=tuple(names.get(name, name) for name in node.inputs),
+            outputs=tuple(names.get(name, name) for name in node.outputs),
+        )
+        for node in nodes
+    ]
+    outputs = [message.text(INFO_NAME) for message in graph.messages(GRAPH_OUTPUTS)]
+    return Subgraph(graph, nodes, names, tuple(names.get(name, name) for name in outputs), tuple(names[n] for n in stored))
+
+
 def _weight(message: Message, name: str, place: Place, node: Node | None = None) -> Weight | None:
     kind = message.number(TENSOR_TYPE)
     shape = tuple(message.numbers(TENSOR_DIMS))
@@ -242,26 +310,3 @@ def is_packed(message: Message, number: int) -> bool:
     """Whether a repeated number field is spelled packed."""
     fields = message.fields.get(number, ())
     return len(fields) == 1 and fields[0].wire == BYTES
-
-
-_INNER = {
-    "model": {7: "graph"},
-    "graph": {1: "node", 5: "tensor"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph"},
-}
-SMALL = 512
-
-
-def skeleton(message: Message, kind: str = "model") -> bytes:
-    """The message without the payloads of large tensors: what a schema can be held against at any size."""
-    out = []
-    for field in message.in_order():
-        inner = _INNER.get(kind, {}).get(field.number)
-        if kind == "tensor" and field.number in (TENSOR_RAW, *TENSOR_TYPED) and field.stop - field.value > SMALL // 2:
-            continue
-        if inner and field.stop - field.value > SMALL:
-            out.append(bytes_field(field.number, skeleton(message.message(field), inner)))
-        else:
-            out.append(message.reader.source.read(field.start, field.stop))
-    return b"".join(out)

@@ -1,4 +1,5 @@
-"""Where an ONNX model's stored tensors keep their elements: as raw bytes, as typed numbers, or in a file beside the model.
+"""Where an ONNX model's stored tensors keep their elements: as raw bytes, as typed numbers, or in a file beside the model; and
+the model without them.
 
 Source: onnx/onnx.proto (TensorProto) of onnx 1.23.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from ..containers.wire import Field
+from ..containers.wire import Field, Message, bytes_field
 from ..errors import Place
 from ._onnx_model import (
     TENSOR_DOUBLES,
@@ -86,3 +87,26 @@ def typed_elements(weight: Weight) -> bytes:
             values = np.array(message.numbers(number), np.int64)
             return values.astype(f"<u{max(1, weight.dtype.bits // 8)}" if weight.dtype.bits >= 8 else "<u1").tobytes()
     return b""
+
+
+_INNER = {
+    "model": {7: "graph"},
+    "graph": {1: "node", 5: "tensor"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph"},
+}
+SMALL = 512
+
+
+def skeleton(message: Message, kind: str = "model") -> bytes:
+    """The message without the payloads of large tensors: what a schema can be held against at any size."""
+    out = []
+    for field in message.in_order():
+        inner = _INNER.get(kind, {}).get(field.number)
+        if kind == "tensor" and field.number in (TENSOR_RAW, *TENSOR_TYPED) and field.stop - field.value > SMALL // 2:
+            continue
+        if inner and field.stop - field.value > SMALL:
+            out.append(bytes_field(field.number, skeleton(message.message(field), inner)))
+        else:
+            out.append(message.reader.source.read(field.start, field.stop))
+    return b"".join(out)
