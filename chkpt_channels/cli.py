@@ -46,6 +46,7 @@ Layers = Annotated[
 ]
 LayoutOption = Annotated[str | None, typer.Option("--layout", metavar="L", help="How the kernel lies: OIHW, HWIO, O(HWI), …")]
 From = Annotated[int | None, typer.Option("--from", metavar="N", help="The input channels now, where the file leaves that open.")]
+Inputs = Annotated[list[str] | None, typer.Option("--input", metavar="NAME", help="A graph input that is an image; repeatable.")]
 Optimizer = Annotated[str, typer.Option(metavar="reset|drop", help="What becomes of optimizer state kept for the kernels.")]
 Method = Annotated[
     str, typer.Option(metavar="auto|sum|broadcast|stack", help="How one channel is made; auto edits kernels where that is exact.")
@@ -79,6 +80,7 @@ def convert(
     layer: Layers = None,
     layout: LayoutOption = None,
     from_channels: From = None,
+    inputs: Inputs = None,
     method: Method = "auto",
     optimizer: Optimizer = "reset",
     strict: Strict = False,
@@ -98,7 +100,7 @@ def convert(
     ):
         report = library(
             src, output, to, luma=luma, layers=layer or (), layout=layout, method=method, optimizer=optimizer, strict=strict,
-            from_channels=from_channels, force=force, dry_run=dry_run, progress=progress,
+            from_channels=from_channels, inputs=inputs or (), force=force, dry_run=dry_run, progress=progress,
         )  # fmt: skip
         session.add(
             report.result(), [] if quiet else text.converted(report, verbose=verbose), [] if quiet else text.notes(report)
@@ -132,6 +134,7 @@ def verify(
     luma: Luma = None,
     layer: Layers = None,
     layout: LayoutOption = None,
+    inputs: Inputs = None,
     method: Method = "auto",
     optimizer: Optimizer = "reset",
     strict: Strict = False,
@@ -144,8 +147,9 @@ def verify(
 
     with _session("verify", [original], as_json=as_json) as session:
         found = library(
-            original, converted, luma=luma, layers=layer or (), layout=layout, method=method, optimizer=optimizer, strict=strict
-        )
+            original, converted, luma=luma, layers=layer or (), layout=layout, method=method, optimizer=optimizer, strict=strict,
+            inputs=inputs or (),
+        )  # fmt: skip
         session.add(found.result(), [] if quiet else text.verified(found))
         session.exit_code = 0 if found.ok else 1
     raise typer.Exit(session.exit_code)

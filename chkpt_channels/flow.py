@@ -44,6 +44,7 @@ def convert(
     strict: bool = False,
     method: str = "auto",
     from_channels: int | None = None,
+    inputs: Sequence[str] = (),
     force: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -52,15 +53,16 @@ def convert(
 
     Without `dst` the output is `<stem>_<to><ext>` beside the source; "-" is standard input or output. `luma` names or gives
     the weights that split a gray kernel over colours; `layers` name the first convs and `layout` says how they lie where the
-    file does not; `from_channels` is how many channels they have now, where that is open; `optimizer` is "reset" or "drop" for
-    the state kept for them; `method` is how one channel is made: "sum" edits kernels, "broadcast" and "stack" let the file's
-    own graph make the old channels of it, "auto" chooses. `progress(done, total)` is called with bytes.
+    file does not; `inputs` name the inputs of the graph that are images; `from_channels` is how many channels the first convs
+    have now, where that is open; `optimizer` is "reset" or "drop" for the state kept for them; `method` is how one channel is
+    made: "sum" edits kernels, "broadcast" and "stack" let the file's own graph make the old channels of it, "auto" chooses.
+    `progress(done, total)` is called with bytes.
 
     Where nothing is to change the file is copied and the report's status is "unchanged". Raises a ChkptChannelsError,
     and nothing is written then.
     """
     began = time.perf_counter()
-    options = make_options(to, luma, layers, layout, optimizer, strict, method, from_channels)
+    options = make_options(to, luma, layers, layout, optimizer, strict, method, from_channels, inputs)
     with open_source(src) as source:
         checkpoint = detect(source)(source)
         path = output_path(source, checkpoint, src, dst, options)
@@ -108,6 +110,7 @@ def make_options(
     strict: bool,
     method: str,
     from_channels: int | None = None,
+    inputs: Sequence[str] = (),
 ) -> Options:
     """The user's words as Options. Raises UsageError for words that mean nothing."""
     return Options(
@@ -119,6 +122,7 @@ def make_options(
         strict,
         method,
         from_channels,
+        tuple(inputs),
     ).checked()
 
 

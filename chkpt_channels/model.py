@@ -209,7 +209,12 @@ class Checkpoint(ABC):
 
     def name_images(self, names: Sequence[str]) -> None:
         """Take these inputs of the graph for the images. Raises UsageError where there is no such input."""
-        raise UsageError(f"--input names an input of a graph, and {self.title} files carry none", file=self.source.name)
+        raise UsageError(f"--input names an input of an ONNX graph, and this is {self.title}", file=self.source.name)
+
+    def insides(self, conv: FirstConv) -> Sequence[tuple[tuple[int, int], ...]]:
+        """For each way in which the kernel overlaps zeros around the image, the taps [start, stop) inside along D, H and W; none
+        where it does not, or where the format does not say."""
+        return ()
 
     def count_edits(self, channels: int) -> dict[str, TensorEdit]:
         """The stored tensors that hold the number of input channels, such as the shape that a graph gives the image."""

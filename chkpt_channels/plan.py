@@ -121,6 +121,7 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
         method=method,
         fronts={front.where: chosen for front in kept},
     )
+    told = (*told, *kernels.border_notices(checkpoint, changed))
     return Plan(changes, edits, (old, options.to), declarations, told)
 
 

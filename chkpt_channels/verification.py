@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from . import mixing
 from . import plan as planning
+from .dtypes import rounded
 from .flow import Path_, kernel_reports, make_options, open_source
 from .formats import detect
 from .kernels import KernelChange
@@ -24,12 +25,13 @@ def verify(
     optimizer: str = "reset",
     strict: bool = False,
     method: str = "auto",
+    inputs: Sequence[str] = (),
 ) -> Verification:
     """Whether `converted` is what converting `original` gives; the target is read off `converted`. Options as in `convert`.
 
     Raises what opening or planning raises; differences are results, not errors.
     """
-    options = make_options(None, luma, layers, layout, optimizer, strict, method)
+    options = make_options(None, luma, layers, layout, optimizer, strict, method, inputs=inputs)
     with open_source(original) as source, open_source(converted) as second:
         before, after = detect(source)(source), detect(second)(second)
         options = options._replace(to=_target(before, after, options))
@@ -49,6 +51,8 @@ def verify(
 
 def _target(before: Checkpoint, after: Checkpoint, options: Options) -> int:
     """The channel count of the converted file, at the place where the original keeps its own."""
+    if options.inputs:
+        after.name_images(options.inputs)
     declared = after.declarations(planning.find(after).first_convs)
     if declared:
         return declared[0].channels
@@ -86,8 +90,19 @@ def _compare(before: Checkpoint, after: Checkpoint, plan: Plan) -> tuple[list[Di
             identical += not found
         if found:
             differences.append(Difference(name, found))
-    differences += [Difference(n, "is new, and was not in the original") for n in after.tensors if n not in before.tensors]
+    new = [n for n in after.tensors if n not in before.tensors and not _is_added(before, after, plan, n)]
+    differences += [Difference(n, "is new, and was not in the original") for n in new]
     return [*differences, *_declaration_differences(after, plan)], identical
+
+
+def _is_added(before: Checkpoint, after: Checkpoint, plan: Plan, name: str) -> bool:
+    """Whether a new tensor is what a conversion adds: the old values for others that shared a tensor, or a bias."""
+    if not before.adds_tensors:
+        return False
+    found, dtype = b"".join(after.chunks(name)), after.tensors[name].dtype
+    kept = (b"".join(before.chunks(edited)) for edited in plan.edits.tensors)
+    biases = (rounded(edit.values(), dtype).tobytes() for edit in plan.edits.biases.values())
+    return any(found == expected for expected in (*kept, *biases))
 
 
 def _kernel_difference(before: Checkpoint, after: Checkpoint, kernel: KernelChange, plan: Plan) -> str:

@@ -53,6 +53,7 @@ HOLD_WEIGHTS = {
     "QLinearConv": (3, 4, 8),
 }
 """Which inputs are the kernel, its scale and the bias."""
+MADE_OF_WEIGHTS = ("Identity", "Cast", "DequantizeLinear", "Transpose")
 TAKE_A_BIAS = ("Conv", "ConvTranspose", "Gemm")
 STRING_STRING = {"key": 1, "value": 2}
 
@@ -135,14 +136,21 @@ class OnnxEdits:
         others = [reader for reader in readers if reader not in wanting]
         if others:
             self._keep(weight, others)
-        if name in self._model.outputs:
-            raise self._place.inside(name).unsupported("is to change, and the graph gives it out too")
         self._rewrite(weight, edit)
-        for info in self._model.infos.get(name, ()):
-            for axis, channels in enumerate(edit.shape):
-                self._set_dim(info, axis, channels)
+        self._declare_weight(name, edit.shape)
         for node, _ in wanting:
             self._ungroup(node)
+
+    def _declare_weight(self, name: str, shape: Sequence[int]) -> None:
+        """The new shape where it is declared, for what is made of the tensor on the way to the convolution too."""
+        if name in self._model.outputs:
+            raise self._place.inside(name).unsupported("is to change, and the graph gives it out too")
+        for info in self._model.infos.get(name, ()):
+            for axis, channels in enumerate(shape):
+                self._set_dim(info, axis, channels)
+        for node, index in self._model.consumers.get(name, ()):
+            if index == 0 and node.op in MADE_OF_WEIGHTS and (node, index) not in self._inputs:
+                self._declare_weight(node.outputs[0], shape[::-1] if node.op == "Transpose" else shape)
 
     def _readers(self, name: str) -> list[tuple[Node, int]]:
         """Everyone who reads a stored tensor, through Identity too."""

@@ -26,8 +26,9 @@ from ..splice import Splice
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from . import _onnx_edits, _onnx_flow, _onnx_images, _onnx_model, _onnx_path, _onnx_payload, _onnx_quantised
+    from . import _onnx_border, _onnx_edits, _onnx_flow, _onnx_images, _onnx_model, _onnx_path, _onnx_payload, _onnx_quantised
 else:
+    _onnx_border = lazy.module("._onnx_border", __package__)
     _onnx_edits = lazy.module("._onnx_edits", __package__)
     _onnx_images = lazy.module("._onnx_images", __package__)
     _onnx_model = lazy.module("._onnx_model", __package__)
@@ -156,6 +157,9 @@ class Onnx(Checkpoint):
     def shift_taker(self, conv: FirstConv) -> tuple[str, int] | None:
         users = self._users(conv)
         return _onnx_edits.shift_taker(self.model, users[0].node) if len(users) == 1 else None
+
+    def insides(self, conv: FirstConv) -> Sequence[tuple[tuple[int, int], ...]]:
+        return [spans for reached in self._users(conv) for spans in _onnx_border.insides(reached)]
 
     def _users(self, conv: FirstConv) -> list[_onnx_flow.Reached]:
         """Those that take the image with this kernel."""

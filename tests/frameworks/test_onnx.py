@@ -61,7 +61,9 @@ def test_gray_to_rgb_agrees_on_luma(tmp_path):
     assert close(run(FIXTURES / "gray.onnx", gray), run(tmp_path / "out.onnx", rgb))
 
 
-@pytest.mark.parametrize("name", ["plain_ts", "two_stems", "depthwise", "inferred", "channels_last", "normalised", "scalar", "unshuffled"])
+@pytest.mark.parametrize(
+    "name", ["plain_ts", "two_stems", "depthwise", "inferred", "channels_last", "normalised", "scalar", "unshuffled"]
+)
 def test_four_channels_are_mapped_by_the_matrix(name, tmp_path):
     """The converted network on x is the original on A · x: repeat, 3/4 of every channel, the fourth joins the first."""
     convert(FIXTURES / f"{name}.onnx", tmp_path / "out.onnx", to=4)
