@@ -275,7 +275,7 @@ def _composed(place: Place, fronts: Sequence[Front], channels: int) -> tuple[lis
     """All fronts as one y = scale · x + shift. Raises UnsupportedError for one that is not affine in each channel."""
     scale, shift = [1.0] * channels, [0.0] * channels
     for front in fronts:
-        if front.scale is None or front.shift is None:
+        if front.scale is None or front.shift is None or len(front.scale) not in (1, channels):
             raise place.inside(front.where).unsupported(
                 f"this {front.kind} takes the image and mixes, selects or counts its channels: no kernel edit is right"
             )

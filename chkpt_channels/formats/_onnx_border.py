@@ -9,7 +9,7 @@ from itertools import product
 
 from ._onnx_axes import OPEN
 from ._onnx_flow import Reached
-from ._onnx_model import Node
+from ._onnx_nodes import Node
 
 Span = tuple[int, int]
 MOST = 4096

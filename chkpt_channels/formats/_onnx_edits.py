@@ -15,7 +15,11 @@ from ..splice import Splice
 from . import _onnx_quantised
 from ._onnx_axes import counted, holder
 from ._onnx_flow import Count
-from ._onnx_model import (
+from ._onnx_model import Info, OnnxModel, Weight, is_packed
+from ._onnx_nodes import Node
+from ._onnx_numbers import Load
+from ._onnx_path import ImagePath
+from ._onnx_schema import (
     ATTRIBUTE_I,
     DIM_VALUE,
     DTYPES,
@@ -33,14 +37,7 @@ from ._onnx_model import (
     TENSOR_RAW,
     TENSOR_TYPE,
     TENSOR_TYPED,
-    Info,
-    Node,
-    OnnxModel,
-    Weight,
-    is_packed,
 )
-from ._onnx_numbers import Load
-from ._onnx_path import ImagePath
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -143,23 +140,30 @@ class OnnxEdits:
 
     def _declare_weight(self, name: str, shape: Sequence[int]) -> None:
         """The new shape where it is declared, for what is made of the tensor on the way to the convolution too."""
-        if name in self._model.outputs:
-            raise self._place.inside(name).unsupported("is to change, and the graph gives it out too")
-        for info in self._model.infos.get(name, ()):
-            for axis, channels in enumerate(shape):
-                self._set_dim(info, axis, channels)
-        for node, index in self._model.consumers.get(name, ()):
-            if index == 0 and node.op in MADE_OF_WEIGHTS and (node, index) not in self._inputs:
-                self._declare_weight(node.outputs[0], shape[::-1] if node.op == "Transpose" else shape)
+        shapes = {name: shape}
+        names = [name]
+        for known in names:
+            if known in self._model.outputs:
+                raise self._place.inside(known).unsupported("is to change, and the graph gives it out too")
+            for info in self._model.infos.get(known, ()):
+                for axis, channels in enumerate(shapes[known]):
+                    self._set_dim(info, axis, channels)
+            for node, index in self._model.consumers.get(known, ()):
+                made = node.outputs[0]
+                if index == 0 and node.op in MADE_OF_WEIGHTS and (node, index) not in self._inputs and made not in shapes:
+                    shapes[made] = shapes[known][::-1] if node.op == "Transpose" else shapes[known]
+                    names.append(made)
 
     def _readers(self, name: str) -> list[tuple[Node, int]]:
         """Everyone who reads a stored tensor, through Identity too."""
         found: list[tuple[Node, int]] = []
-        for node, index in self._model.consumers.get(name, ()):
-            if node.op == "Identity" and not node.domain:
-                found += self._readers(node.outputs[0])
-            else:
-                found.append((node, index))
+        names = [name]
+        for known in names:
+            for node, index in self._model.consumers.get(known, ()):
+                if node.op != "Identity" or node.domain:
+                    found.append((node, index))
+                elif node.outputs[0] not in names:
+                    names.append(node.outputs[0])
         return found
 
     def _wants(self, node: Node, index: int, name: str) -> bool:

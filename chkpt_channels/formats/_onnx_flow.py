@@ -10,7 +10,8 @@ from typing import NamedTuple
 from ..layout import Layout
 from ..model import Front
 from ._onnx_axes import Axes
-from ._onnx_model import Node, OnnxModel, Weight
+from ._onnx_model import OnnxModel, Weight
+from ._onnx_nodes import Node
 
 LAYOUTS = {"Conv": {3: "OIW", 4: "OIHW", 5: "OIDHW"}, "ConvTranspose": {3: "IOW", 4: "IOHW", 5: "IODHW"}}
 
@@ -105,11 +106,11 @@ def bent(flow: Flow, node: Node) -> Flow:
 def kernel_behind(model: OnnxModel, name: str) -> tuple[Weight | None, bool]:
     """The stored kernel behind an input, through DequantizeLinear and Cast; whether a Transpose turns the two axes of it."""
     producer, turned = model.producers.get(name), False
-    if producer is not None and producer.op == "Transpose" and model.stored(name) is None:
+    if producer is not None and producer.inputs and producer.op == "Transpose" and model.stored(name) is None:
         turned, name = producer.integers("perm") in ([], [1, 0]), producer.inputs[0]
         if not turned:
             return None, False
         producer = model.producers.get(name)
-    if producer is not None and producer.op in ("DequantizeLinear", "Cast") and model.stored(name) is None:
+    if producer is not None and producer.inputs and producer.op in ("DequantizeLinear", "Cast") and model.stored(name) is None:
         name = producer.inputs[0]
     return model.stored(name), turned

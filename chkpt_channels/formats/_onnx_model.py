@@ -6,7 +6,6 @@ Source: onnx/onnx.proto (field numbers) of onnx 1.23. Only what is asked for is 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from functools import cached_property
 from math import prod
 from typing import NamedTuple
@@ -15,71 +14,30 @@ from ..containers.wire import BYTES, Message, Reader
 from ..dtypes import BY_NAME, DType
 from ..errors import Place
 from ..source import Source
-
-MODEL_OPSETS, MODEL_GRAPH, MODEL_FUNCTIONS = 8, 7, 25
-GRAPH_NODES, GRAPH_INITIALIZERS, GRAPH_INPUTS, GRAPH_OUTPUTS, GRAPH_VALUE_INFOS, GRAPH_SPARSE = 1, 5, 11, 12, 13, 15
-NODE_INPUTS, NODE_OUTPUTS, NODE_NAME, NODE_OP, NODE_ATTRIBUTES, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
-ATTRIBUTE_NAME, ATTRIBUTE_F, ATTRIBUTE_I, ATTRIBUTE_S, ATTRIBUTE_T, ATTRIBUTE_G = 1, 2, 3, 4, 5, 6
-ATTRIBUTE_FLOATS, ATTRIBUTE_INTS, ATTRIBUTE_GRAPHS = 7, 8, 11
-TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW, TENSOR_EXTERNAL, TENSOR_LOCATION = 1, 2, 8, 9, 13, 14
-TENSOR_TYPED = TENSOR_FLOATS, TENSOR_INT32S, TENSOR_INT64S, TENSOR_DOUBLES, TENSOR_UINT64S = 4, 5, 7, 10, 11
-INFO_NAME, INFO_TYPE, TYPE_TENSOR, TENSOR_TYPE_SHAPE, SHAPE_DIMS, DIM_VALUE, DIM_PARAM = 1, 2, 1, 2, 1, 1, 2
-
-DTYPES = {
-    1: "F32", 2: "U8", 3: "I8", 4: "U16", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64", 12: "U32", 13: "U64",
-    14: "C64", 15: "C128", 16: "BF16", 17: "F8_E4M3", 18: "F8_E4M3FNUZ", 19: "F8_E5M2", 20: "F8_E5M2FNUZ", 21: "U4", 22: "I4",
-    23: "F4", 24: "F8_E8M0",
-}  # fmt: skip
-STRING = 8
-HAVE_SUBGRAPHS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
-
-
-class Node(NamedTuple):
-    """One operation. Inputs may be empty names (left out)."""
-
-    message: Message
-    op: str
-    domain: str
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-    @property
-    def label(self) -> str:
-        """The name, or the first output where there is none."""
-        return self.name or (self.outputs[0] if self.outputs else self.op)
-
-    def attribute(self, name: str) -> Message | None:
-        """An attribute by name."""
-        return next((a for a in self.message.messages(NODE_ATTRIBUTES) if a.text(ATTRIBUTE_NAME) == name), None)
-
-    def integer(self, name: str, default: int) -> int:
-        """An integer attribute."""
-        found = self.attribute(name)
-        return found.number(ATTRIBUTE_I, default) if found else default
-
-    def integers(self, name: str) -> list[int]:
-        """A list of integers, empty where it is missing."""
-        found = self.attribute(name)
-        return found.numbers(ATTRIBUTE_INTS) if found else []
-
-    def real(self, name: str, default: float) -> float:
-        """A float attribute."""
-        found = self.attribute(name)
-        return (found.floats(ATTRIBUTE_F) or [default])[0] if found else default
-
-    def text(self, name: str, default: str) -> str:
-        """A string attribute."""
-        found = self.attribute(name)
-        return found.text(ATTRIBUTE_S) if found else default
-
-    def subgraphs(self) -> Iterator[Message]:
-        """The graphs in its attributes."""
-        if not self.domain and self.op not in HAVE_SUBGRAPHS:
-            return
-        for attribute in self.message.messages(NODE_ATTRIBUTES):
-            yield from attribute.messages(ATTRIBUTE_G)
-            yield from attribute.messages(ATTRIBUTE_GRAPHS)
+from ._onnx_nodes import Node, Subgraph, read_nodes, subgraph
+from ._onnx_schema import (
+    ATTRIBUTE_T,
+    DIM_VALUE,
+    DTYPES,
+    GRAPH_INITIALIZERS,
+    GRAPH_INPUTS,
+    GRAPH_OUTPUTS,
+    GRAPH_VALUE_INFOS,
+    INFO_NAME,
+    INFO_TYPE,
+    MODEL_FUNCTIONS,
+    MODEL_GRAPH,
+    MODEL_OPSETS,
+    SHAPE_DIMS,
+    STRING,
+    TENSOR_DIMS,
+    TENSOR_EXTERNAL,
+    TENSOR_LOCATION,
+    TENSOR_NAME,
+    TENSOR_TYPE,
+    TENSOR_TYPE_SHAPE,
+    TYPE_TENSOR,
+)
 
 
 class Weight(NamedTuple):
@@ -116,17 +74,6 @@ class Info(NamedTuple):
     dims: tuple[int | None, ...]
 
 
-class Subgraph(NamedTuple):
-    """A body or branch. Its nodes have unique names for what stands in it; `names` spells them, and those of the graphs around
-    it: the name as it is written → the unique one. `outputs` are unique names too, `stored` those of its own initializers."""
-
-    graph: Message
-    nodes: list[Node]
-    names: dict[str, str]
-    outputs: tuple[str, ...]
-    stored: tuple[str, ...]
-
-
 class OnnxModel:
     """The index of one file. Raises DamagedError for what is no model, UnsupportedError for what is not read."""
 
@@ -137,7 +84,7 @@ class OnnxModel:
         if len(graphs) != 1:
             raise self.place.damaged(f"holds {len(graphs)} graphs instead of one", at=0)
         self.graph = self.root.message(graphs[0])
-        self.nodes = [_node(message) for message in self.graph.messages(GRAPH_NODES)]
+        self.nodes = read_nodes(self.graph)
         self.weights: dict[str, Weight] = {}
         for message in self.graph.messages(GRAPH_INITIALIZERS):
             self._add(_weight(message, message.text(TENSOR_NAME), self.place))
@@ -186,7 +133,7 @@ class OnnxModel:
         while todo:
             node, scope = todo.pop()
             for i, graph in enumerate(node.subgraphs()):
-                sub = _subgraph(graph, f"{node.label}@{node.message.start}[{i}]", scope)
+                sub = subgraph(graph, f"{node.label}@{node.message.start}[{i}]", scope)
                 found.setdefault(node, []).append(sub)
                 todo += [(inner, sub.names) for inner in sub.nodes]
         return found
@@ -249,39 +196,8 @@ class OnnxModel:
             node = self.producers.get(name)
             if node is None or node.op != "Identity" or node.domain:
                 return None
-            name = node.inputs[0]
+            name = node.given(0)
         return None
-
-
-def _node(message: Message) -> Node:
-    return Node(
-        message,
-        message.text(NODE_OP),
-        message.text(NODE_DOMAIN).removeprefix("ai.onnx")
-        if message.text(NODE_DOMAIN) == "ai.onnx"
-        else message.text(NODE_DOMAIN),
-        message.text(NODE_NAME),
-        tuple(message.texts(NODE_INPUTS)),
-        tuple(message.texts(NODE_OUTPUTS)),
-    )
-
-
-def _subgraph(graph: Message, label: str, scope: dict[str, str]) -> Subgraph:
-    nodes = [_node(message) for message in graph.messages(GRAPH_NODES)]
-    stored = [message.text(TENSOR_NAME) for message in graph.messages(GRAPH_INITIALIZERS)]
-    own = {name for node in nodes for name in node.outputs if name}.union(
-        stored, (message.text(INFO_NAME) for message in graph.messages(GRAPH_INPUTS))
-    )
-    names = scope | {name: f"{label}/{name}" for name in own}
-    nodes = [
-        node._replace(
-            inputs=tuple(names.get(name, name) for name in node.inputs),
-            outputs=tuple(names.get(name, name) for name in node.outputs),
-        )
-        for node in nodes
-    ]
-    outputs = [message.text(INFO_NAME) for message in graph.messages(GRAPH_OUTPUTS)]
-    return Subgraph(graph, nodes, names, tuple(names.get(name, name) for name in outputs), tuple(names[n] for n in stored))
 
 
 def _weight(message: Message, name: str, place: Place, node: Node | None = None) -> Weight | None:

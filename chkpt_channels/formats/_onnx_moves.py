@@ -11,7 +11,7 @@ from math import prod
 from typing import NamedTuple
 
 from ._onnx_axes import OPEN, Axes, holder, reshaped, resized, size
-from ._onnx_model import Node
+from ._onnx_nodes import Node
 from ._onnx_numbers import Number, Numbers
 
 
@@ -100,6 +100,8 @@ def _pad(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
             if k == holder(axes, numbers.channel):
                 return None
             steps = size(axes[k])
+            if steps + before + behind < 1:
+                return None
             axes = resized(axes, k, steps + before + behind if steps < OPEN else None)
     return Moved(axes, zeros=zeros and any(pads))
 
@@ -107,7 +109,7 @@ def _pad(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
 def _resize(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
     at = [k % len(axes) for k in node.integers("axes")] or list(range(len(axes)))
     held = holder(axes, numbers.channel)
-    if len(node.inputs) > 3 and node.inputs[3]:
+    if node.given(3):
         asked = numbers.of(node, 3)
         return _resized_to(axes, at, asked, numbers) if asked and len(asked) == len(at) else None
     scales = dict(zip(at, numbers.scales(node), strict=False))

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _onnx_axes
 from ._onnx_axes import Axes, Axis
-from ._onnx_model import ATTRIBUTE_FLOATS, Node, OnnxModel, Weight
+from ._onnx_model import OnnxModel, Weight
+from ._onnx_nodes import Node
+from ._onnx_schema import ATTRIBUTE_FLOATS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +25,7 @@ LIKE = frozenset(("Identity", "Unsqueeze", "Squeeze", "Cast"))
 """What leaves the numbers as they are. A single one and a list of one are not told apart."""
 INTEGERS = (6, 7)
 MOST = 64
+LIMIT = 1 << 62
 
 
 class Number(NamedTuple):
@@ -53,7 +56,7 @@ class Numbers:
 
     def of(self, node: Node, index: int) -> list[Number] | None:
         """The numbers that an input of a node holds, None where they are not known."""
-        name = node.inputs[index] if index < len(node.inputs) else ""
+        name = node.given(index)
         if name in self.known:
             alone = len(self._model.consumers[name]) == 1  # else editing them would reach others too
             return self.known[name] if alone else [number._replace(weight=None) for number in self.known[name]]
@@ -66,7 +69,7 @@ class Numbers:
         """The numbers of an input, or of the attribute that it was in older versions, where they do not follow the channels."""
         found = self.of(node, index)
         if found is None:
-            return node.integers(attribute) if len(node.inputs) <= index or not node.inputs[index] else None
+            return None if node.given(index) else node.integers(attribute)
         return None if any(number.follows for number in found) else [number.now for number in found]
 
     def scales(self, node: Node) -> list[float]:
@@ -75,24 +78,27 @@ class Numbers:
         if attribute:
             return attribute.floats(ATTRIBUTE_FLOATS)
         index = 2 if node.op == "Resize" and len(node.inputs) > 2 else 1
-        weight = self._model.stored(node.inputs[index]) if len(node.inputs) > index else None
+        weight = self._model.stored(node.given(index))
         return [float(n) for n in self._load(weight).reshape(-1)] if weight and weight.size <= 8 * MOST else []
 
     def shape_of(self, node: Node, axes: Axes) -> None:
         """A Shape or Size node on the way."""
         sizes = [Number(_onnx_axes.size(axis), self.then(axis)) for axis in axes]
         if node.op == "Size":
-            self.known[node.outputs[0]] = [Number(prod(n.now for n in sizes), prod(n.then for n in sizes))]
-        else:
-            self.known[node.outputs[0]] = sizes[node.integer("start", 0) : node.integer("end", len(axes))]
+            sizes = [Number(prod(n.now for n in sizes), prod(n.then for n in sizes))]
+        self._keep(node, sizes if node.op == "Size" else sizes[node.integer("start", 0) : node.integer("end", len(axes))])
 
     def compute(self, node: Node) -> bool:
         """Take a node whose inputs are such numbers. False where it is none that is computed here."""
         made = self._made(node) if not node.domain else None
         if made is None or len(made) > MOST:
             return False
-        self.known[node.outputs[0]] = made
+        self._keep(node, made)
         return True
+
+    def _keep(self, node: Node, numbers: list[Number]) -> None:
+        if node.outputs[0]:
+            self.known[node.outputs[0]] = numbers
 
     def _made(self, node: Node) -> list[Number] | None:
         given = [self.of(node, i) for i in range(len(node.inputs))]
@@ -137,7 +143,8 @@ def _arithmetic(op: str, known: Sequence[Sequence[Number]]) -> list[Number] | No
     if op == "Div" and any(0 in (n.now, n.then) for n in b):
         return None
     pairs = [(a[i % len(a)], b[i % len(b)]) for i in range(max(len(a), len(b)))]
-    return [Number(rule(x.now, y.now), rule(x.then, y.then)) for x, y in pairs]
+    made = [Number(rule(x.now, y.now), rule(x.then, y.then)) for x, y in pairs]
+    return made if all(abs(number.then) < LIMIT > abs(number.now) for number in made) else None
 
 
 _RULES: dict[str, Callable[[int, int], int]] = {

@@ -13,8 +13,9 @@ from ..model import Front
 from . import _onnx_axes
 from ._onnx_axes import Axes, Piece
 from ._onnx_flow import Constants, Count, Flow, Reached, affine, behind, bent, kernel_behind, layout, product_layout
-from ._onnx_model import Info, Node, OnnxModel, Weight
+from ._onnx_model import Info, OnnxModel, Weight
 from ._onnx_moves import MOVES
+from ._onnx_nodes import Node
 from ._onnx_numbers import Load, Numbers
 
 CONVOLUTIONS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3)}
@@ -59,7 +60,7 @@ class ImagePath:
 
     def _through(self, node: Node) -> None:
         op = node.op if node.domain in ("", "ai.onnx") else ""
-        flow = self.values.get(node.inputs[0])
+        flow = self.values.get(node.given(0))
         if op in CONVOLUTIONS and flow:
             self._reach(node, flow, CONVOLUTIONS[op][1])
         elif op in PRODUCTS:
@@ -142,14 +143,14 @@ class ImagePath:
         if node.op in ("QuantizeLinear", "DequantizeLinear") and self._per_channel(node):
             self._mix(node)
             return
-        self.values[node.outputs[0]] = bent(flow, node)  # the scale that DynamicQuantizeLinear finds is no image
+        self._give(node._replace(outputs=node.outputs[:1]), bent(flow, node))  # the scale of DynamicQuantizeLinear is no image
 
     def _per_channel(self, node: Node) -> bool:
-        scale = self.model.stored(node.inputs[1])
+        scale = self.model.stored(node.given(1))
         return scale is None or max(scale.shape, default=1) > 1
 
     def _reach(self, node: Node, flow: Flow, index: int) -> None:
-        kernel, _ = kernel_behind(self.model, node.inputs[index])
+        kernel, _ = kernel_behind(self.model, node.given(index))
         axes = flow.axes or ()
         lies: Layout | None = None
         channels = 0
@@ -163,13 +164,14 @@ class ImagePath:
     def _takes(self, width: int, fold: int) -> int:
         """The channels that a kernel of this width takes; 0 where they are not those that the image declares."""
         channels, rest = divmod(width, fold)
-        return channels if not rest and self.image.dims[self.channel] in (None, channels) else 0
+        fits = channels > 0 and not rest and self.image.dims[self.channel] in (None, channels)
+        return channels if fits else 0
 
     def _product(self, node: Node) -> None:
         """A matrix product over folded patches; over plain pixels it mixes the channels itself."""
         index = next(i for i, name in enumerate(node.inputs) if name in self.values)
         flow = self.values[node.inputs[index]]
-        kernel, turned = kernel_behind(self.model, node.inputs[1 - index]) if index < 2 else (None, False)
+        kernel, turned = kernel_behind(self.model, node.given(1 - index)) if index < 2 else (None, False)
         axes = flow.axes or ()
         lies: Layout | None = None
         channels = 0
@@ -200,7 +202,7 @@ class ImagePath:
                 self._mix(node)
             return
         index = next(i for i, name in enumerate(node.inputs) if name not in self.values)
-        weight = self.model.stored(node.inputs[index])
+        weight = self.model.stored(node.inputs[index]) if len(node.inputs) == 2 else None
         held = _onnx_axes.holder(flow.axes, self.channel) if flow.axes else None
         if weight is None or flow.axes is None or held is None or len(weight.shape) > len(flow.axes):
             self._mix(node)
@@ -231,7 +233,14 @@ class ImagePath:
         weights = [self.model.stored(name) for name in node.inputs[1:5]]
         found = [w for w in weights if w is not None]
         self.broadcasts &= flow.wide
-        if len(found) != 4 or flow.axes is None or _onnx_axes.holder(flow.axes, self.channel) != 1 or len(flow.axes[1]) > 1:
+        sizes = {w.shape for w in found}
+        if (
+            len(found) != 4
+            or len(sizes) != 1
+            or flow.axes is None
+            or _onnx_axes.holder(flow.axes, self.channel) != 1
+            or len(flow.axes[1]) > 1
+        ):
             self._mix(node)
             return
         gamma, beta, mean, variance = (self._load(w).astype("float64").reshape(-1) for w in found)

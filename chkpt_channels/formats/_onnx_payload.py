@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from ..containers.wire import Field, Message, bytes_field
 from ..errors import Place
-from ._onnx_model import (
+from ._onnx_model import Weight
+from ._onnx_schema import (
     TENSOR_DOUBLES,
     TENSOR_EXTERNAL,
     TENSOR_FLOATS,
@@ -20,7 +21,6 @@ from ._onnx_model import (
     TENSOR_RAW,
     TENSOR_TYPED,
     TENSOR_UINT64S,
-    Weight,
 )
 
 

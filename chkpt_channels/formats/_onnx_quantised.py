@@ -13,7 +13,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..model import TensorEdit
-from ._onnx_model import Node, OnnxModel, Weight
+from ._onnx_model import OnnxModel, Weight
+from ._onnx_nodes import Node
 
 if TYPE_CHECKING:
     import numpy as np

@@ -26,7 +26,17 @@ from ..splice import Splice
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from . import _onnx_border, _onnx_edits, _onnx_flow, _onnx_images, _onnx_model, _onnx_path, _onnx_payload, _onnx_quantised
+    from . import (
+        _onnx_border,
+        _onnx_edits,
+        _onnx_flow,
+        _onnx_images,
+        _onnx_model,
+        _onnx_path,
+        _onnx_payload,
+        _onnx_quantised,
+        _onnx_schema,
+    )
 else:
     _onnx_border = lazy.module("._onnx_border", __package__)
     _onnx_edits = lazy.module("._onnx_edits", __package__)
@@ -35,6 +45,7 @@ else:
     _onnx_path = lazy.module("._onnx_path", __package__)
     _onnx_payload = lazy.module("._onnx_payload", __package__)
     _onnx_quantised = lazy.module("._onnx_quantised", __package__)
+    _onnx_schema = lazy.module("._onnx_schema", __package__)
 
 CHUNK = 4 << 20
 VARINT, BYTES = 0, 2  # wire types
@@ -68,7 +79,7 @@ class Onnx(Checkpoint):
         for weight in self.model.weights.values():
             self._payloads[weight.name] = _onnx_payload.payload(weight, source.place, self._folder)
             self.tensors[weight.name] = Tensor(weight.name, weight.dtype, weight.shape)
-        if self.model.graph.fields.get(_onnx_model.GRAPH_SPARSE):
+        if self.model.graph.fields.get(_onnx_schema.GRAPH_SPARSE):
             self.warnings.append(Notice("sparse", "sparse initializers are copied as they are"))
 
     def chunks(self, name: str) -> Iterator[bytes]:
@@ -227,7 +238,7 @@ class Onnx(Checkpoint):
         schema = onnx_schema()
         parsed = schema.ModelProto()
         parsed.ParseFromString(_onnx_payload.skeleton(self.model.root))
-        if len(parsed.graph.initializer) != len(self.model.graph.fields.get(_onnx_model.GRAPH_INITIALIZERS, ())):
+        if len(parsed.graph.initializer) != len(self.model.graph.fields.get(_onnx_schema.GRAPH_INITIALIZERS, ())):
             raise RuntimeError("onnx's schema reads another number of initializers")
 
 
