@@ -87,6 +87,10 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "inputs": (
+        Annotated[list[str] | None, typer.Option("--input", metavar="NAME", help="A graph input that is an image; repeatable.")],
+        None,
+    ),
     "optimizer": (
         Annotated[
             str,

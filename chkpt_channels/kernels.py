@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .dtypes import BY_NAME
 from .layout import Layout
 from .mixing import Mixing
-from .model import Checkpoint, FirstConv, TensorEdit
+from .model import Checkpoint, FirstConv, Notice, TensorEdit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,13 +95,49 @@ def dense(old: NDArray[Any], kernel: KernelChange) -> NDArray[Any]:
 
 def bias_shift(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]:
     """Δb_o = Σ over channels and taps of W[o, i, …] · t_i, in float64."""
+    constants = _tap_constants(checkpoint, kernel)
+    summed: NDArray[Any] = constants.sum(axis=tuple(range(1, constants.ndim)))
+    return summed
+
+
+def _tap_constants(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]:
+    """Σ over channels of W[o, i, …] · t_i as [O, D, H, W], those of D, H and W that the layout has as axes."""
+    import numpy as np
+
     conv, layout = kernel.conv, kernel.layout
     old = dense(values(checkpoint, conv), kernel)
     shift = kernel.mixing.bias_shift(old, layout.view(old.shape, conv.in_channels))
-    filters = layout.axes.index("O")
-    folded = shift.reshape(layout.with_channels(old.shape, conv.in_channels, 1))
-    summed: NDArray[Any] = folded.sum(axis=tuple(axis for axis in range(folded.ndim) if axis != filters))
-    return summed
+    folded = shift.reshape(layout.with_channels(old.shape, conv.in_channels, 1)).sum(axis=layout.channel_axis)
+    letters = [axis for i, axis in enumerate(layout.axes) if i != layout.channel_axis]
+    return np.moveaxis(folded, letters.index("O"), 0)
+
+
+def border_notices(checkpoint: Checkpoint, changed: Sequence[KernelChange]) -> Iterator[Notice]:
+    """How far the constants that kernels and biases took over are off where zeros are padded: these carried no constant."""
+    for kernel in changed:
+        insides = checkpoint.insides(kernel.conv) if kernel.mixing.offset else ()
+        error, inside = border_error(checkpoint, kernel, insides)
+        if error:
+            share = f", {error / inside:.0%} of the largest constant inside" if inside else ""
+            told = f"{kernel.conv.tensor.name}: at the zero-padded border its output is off by up to {error:.3g}{share}"
+            yield Notice("border_error", told)
+
+
+def border_error(
+    checkpoint: Checkpoint, kernel: KernelChange, insides: Sequence[tuple[tuple[int, int], ...]]
+) -> tuple[float, float]:
+    """(the largest Σ over channels and taps outside the image of W · t, the largest over all taps) of any filter. At the border
+    the old kernel met zeros behind the constants, and the new bias adds them nevertheless."""
+    constants = _tap_constants(checkpoint, kernel) if insides else None
+    if constants is None:
+        return 0.0, 0.0
+    whole = constants.reshape(len(constants), -1).sum(axis=1)
+    errors = (
+        whole - constants[:, *(slice(*span) for span in spans)].reshape(len(constants), -1).sum(axis=1)
+        for spans in insides
+        if any(span != (0, taps) for span, taps in zip(spans, constants.shape[1:], strict=True))
+    )
+    return max((float(abs(error).max()) for error in errors), default=0.0), float(abs(whole).max())
 
 
 def shifted(checkpoint: Checkpoint, kernel: KernelChange, taker: tuple[str, int], before: TensorEdit | None) -> NDArray[Any]:

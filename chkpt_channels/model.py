@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from . import quantisation
 from .dtypes import DType
-from .errors import Place
+from .errors import Place, UsageError
 from .layout import Layout
 from .quantisation import Quantiser
 from .source import Source
@@ -238,6 +238,19 @@ class Checkpoint(ABC):
         import numpy as np
 
         return self.load(how.zero) if isinstance(how.zero, str) else np.array([how.zero])
+
+    def name_images(self, names: Sequence[str]) -> None:
+        """Take these inputs of the graph for the images. Raises UsageError where there is no such input."""
+        raise UsageError(f"--input names an input of an ONNX graph, and this is {self.title}", file=self.source.name)
+
+    def insides(self, conv: FirstConv) -> Sequence[tuple[tuple[int, int], ...]]:
+        """For each way in which the kernel overlaps zeros around the image, the taps [start, stop) inside along D, H and W; none
+        where it does not, or where the format does not say."""
+        return ()
+
+    def count_edits(self, channels: int) -> dict[str, TensorEdit]:
+        """The stored tensors that hold the number of input channels, such as the shape that a graph gives the image."""
+        return {}
 
     def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
         """Files in the source's folder that must be copied beside the output `path`: old name → new name."""

@@ -26,6 +26,7 @@ class Words(TypedDict, total=False):
     layers          the first convs, by key, suffix or glob
     layout          how they lie where the file does not say: "OIHW", "HWIO", …
     from_channels   how many input channels there are now, where that is open
+    inputs          the inputs of the graph that are images, by name
     optimizer       "reset" or "drop": what becomes of the state kept for the kernels
     strict          refuse pickles that name what torch's weights-only loading would not
     allow_nonfinite  pass NaN and infinity through in channels that are copied
@@ -40,6 +41,7 @@ class Words(TypedDict, total=False):
     layers: Sequence[str]
     layout: str | None
     from_channels: int | None
+    inputs: Sequence[str]
     optimizer: str
     strict: bool
     allow_nonfinite: bool
@@ -55,6 +57,7 @@ class Options(NamedTuple):
     strict: bool = False
     from_channels: int | None = None
     allow_nonfinite: bool = False
+    inputs: tuple[str, ...] = ()
 
     @property
     def to(self) -> int:
@@ -84,6 +87,7 @@ def make(
     layers: Sequence[str] = (),
     layout: str | None = None,
     from_channels: int | None = None,
+    inputs: Sequence[str] = (),
     optimizer: str = "reset",
     strict: bool = False,
     allow_nonfinite: bool = False,
@@ -110,6 +114,7 @@ def make(
         strict,
         from_channels,
         allow_nonfinite,
+        tuple(inputs),
     ).checked()
 
 

@@ -60,13 +60,14 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
     kept = [] if method else in_front
     constants = {name: _selected(checkpoint, name, axis, chosen) for front in kept for name, axis in front.tensors}
     edits = edits._replace(
-        tensors={**edits.tensors, **constants},
+        tensors={**edits.tensors, **constants, **({} if method else checkpoint.count_edits(to))},
         numbers={**{d.where: to for d in declarations}, **edits.numbers},
         channels=to,
         method=method,
         fronts={front.where: chosen for front in kept},
     )
     told = (*notices(checkpoint), *_rule_notices(rules[changing[0].tensor.name], method), *_quantised_notices(changed))
+    told = (*told, *kernels.border_notices(checkpoint, changed))
     return Plan(changes, edits, (old, to), declarations, told, why or options.rule.why(old), finding.candidates)
 
 
@@ -185,7 +186,7 @@ def _composed(place: Place, fronts: Sequence[Front], channels: int) -> tuple[lis
     """All fronts as one y = scale · x + shift. Raises UnsupportedError for one that is not affine in each channel."""
     scale, shift = [1.0] * channels, [0.0] * channels
     for front in fronts:
-        if front.scale is None or front.shift is None:
+        if front.scale is None or front.shift is None or len(front.scale) not in (1, channels):
             raise place.inside(front.where).unsupported(
                 f"this {front.kind} takes the image and mixes, selects or counts its channels: no kernel edit is right"
             )

@@ -22,6 +22,8 @@ def find(checkpoint: Checkpoint, channels: int | None = None) -> firstconv.Findi
 def select(checkpoint: Checkpoint, options: Options) -> firstconv.Finding:
     """The first convs to change. Raises AmbiguousError with candidates, UnsupportedError where there is none, UsageError for
     layers that do not exist or have other channels than --from says."""
+    if options.inputs:
+        checkpoint.name_images(options.inputs)
     finding = find(checkpoint, options.from_channels)
     finding = _named(checkpoint, finding, options) if options.layers else _found(checkpoint, finding, options.layout)
     place = checkpoint.source.place

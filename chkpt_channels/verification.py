@@ -8,6 +8,7 @@ from typing import Unpack
 from . import mixing, selection
 from . import options as asking
 from . import plan as planning
+from .dtypes import rounded
 from .flow import Path_, kernel_reports, open_source, stale_declarations
 from .formats import detect
 from .kernels import KernelChange
@@ -41,6 +42,8 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **wor
 
 def _target(before: Checkpoint, after: Checkpoint, options: Options) -> int:
     """The channel count of the converted file, at the place where the original keeps its own."""
+    if options.inputs:
+        after.name_images(options.inputs)
     declared = after.declarations(selection.find(after).first_convs)
     if declared:
         return declared[0].channels
@@ -79,9 +82,20 @@ def _compare(before: Checkpoint, after: Checkpoint, plan: Plan) -> tuple[list[Di
             identical += not found
         if found:
             differences.append(Difference(name, found))
-    differences += [Difference(n, "is new, and was not in the original") for n in after.tensors if n not in before.tensors]
+    new = [n for n in after.tensors if n not in before.tensors and not _is_added(before, after, plan, n)]
+    differences += [Difference(n, "is new, and was not in the original") for n in new]
     differences += [Difference(where, f"does not say {plan.channels[1]}") for where in stale_declarations(after, plan)]
     return differences, identical
+
+
+def _is_added(before: Checkpoint, after: Checkpoint, plan: Plan, name: str) -> bool:
+    """Whether a new tensor is what a conversion adds: the old values for others that shared a tensor, or a bias."""
+    if not before.adds_tensors:
+        return False
+    found, dtype = b"".join(after.chunks(name)), after.tensors[name].dtype
+    kept = (b"".join(before.chunks(edited)) for edited in plan.edits.tensors)
+    biases = (rounded(edit.values(), dtype).tobytes() for edit in plan.edits.biases.values())
+    return any(found == expected for expected in (*kept, *biases))
 
 
 def _kernel_difference(before: Checkpoint, after: Checkpoint, kernel: KernelChange, plan: Plan) -> str:

@@ -50,7 +50,7 @@ def edits_kernels(truth: Truth) -> bool:
     with opened(truth.path) as checkpoint:
         convs = selection.find(checkpoint).first_convs
         plain = all(conv.layout and conv.groups == 1 and conv.tensor.dtype.floating for conv in convs)
-        return plain and not checkpoint.fronts(convs)
+        return plain and not checkpoint.fronts(convs) and not checkpoint.count_edits(1)
 
 
 def companions(path: Path, out: Path) -> set[str]:

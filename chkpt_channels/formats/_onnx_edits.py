@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..containers.wire import Later, WireEdits, bytes_field, later_field, number_field, varint
+from ..dtypes import DType
 from ..errors import Place
 from ..model import Edits, TensorEdit
 from ..splice import Splice
-from ._onnx_model import (
+from . import _onnx_quantised
+from ._onnx_axes import counted, holder
+from ._onnx_flow import Count
+from ._onnx_model import Info, OnnxModel, Weight, is_packed
+from ._onnx_nodes import Node
+from ._onnx_numbers import Load
+from ._onnx_path import ImagePath
+from ._onnx_schema import (
     ATTRIBUTE_I,
     DIM_VALUE,
     DTYPES,
@@ -23,38 +32,37 @@ from ._onnx_model import (
     TENSOR_DOUBLES,
     TENSOR_EXTERNAL,
     TENSOR_FLOATS,
-    TENSOR_INT32S,
-    TENSOR_INT64S,
     TENSOR_LOCATION,
     TENSOR_NAME,
     TENSOR_RAW,
     TENSOR_TYPE,
-    TENSOR_UINT64S,
-    Info,
-    Node,
-    OnnxModel,
-    Weight,
-    is_packed,
+    TENSOR_TYPED,
 )
-from ._onnx_path import ImagePath, kernel_of
 
 if TYPE_CHECKING:
-    pass
+    from numpy.typing import NDArray
 
 _NUMBERS = {name: number for number, name in DTYPES.items()}
-_TYPED = (TENSOR_FLOATS, TENSOR_INT32S, TENSOR_INT64S, TENSOR_DOUBLES, TENSOR_UINT64S)
 ATTRIBUTE_TYPE_INT = 2
+HOLD_WEIGHTS = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm"), (1, 2)),
+    **dict.fromkeys(("ConvInteger", "MatMul"), (1,)),
+    "QLinearConv": (3, 4, 8),
+}
+"""Which inputs are the kernel, its scale and the bias."""
+MADE_OF_WEIGHTS = ("Identity", "Cast", "DequantizeLinear", "Transpose")
+TAKE_A_BIAS = ("Conv", "ConvTranspose", "Gemm")
 STRING_STRING = {"key": 1, "value": 2}
 
 
 class OnnxEdits:
     """Turns neutral Edits into splices."""
 
-    def __init__(self, model: OnnxModel, paths: Sequence[ImagePath], edits: Edits, place: Place) -> None:
-        self._model, self._paths, self._edits, self._place = model, paths, edits, place
+    def __init__(self, model: OnnxModel, paths: Sequence[ImagePath], edits: Edits, place: Place, load: Load) -> None:
+        self._model, self._paths, self._edits, self._place, self._load = model, paths, edits, place, load
         self._wire = WireEdits()
         self._done: set[str] = set()
-        self._inputs: dict[tuple[int, int], str] = {}
+        self._inputs: dict[tuple[Node, int], str] = {}
 
     def splices(self) -> list[Splice]:
         """All splices."""
@@ -76,12 +84,11 @@ class OnnxEdits:
         method = self._edits.method
         for name, flow in path.values.items():
             is_image = name == path.image.name
-            if flow.axes is None or path.channel not in flow.axes or (method == "stack" and not is_image):
-                continue
-            if method == "broadcast" and flow.wide:
+            axis = holder(flow.axes or (), path.channel)
+            if flow.axes is None or axis is None or (method == "stack" and not is_image) or (method == "broadcast" and flow.wide):
                 continue
             for info in self._model.infos.get(name, ()):
-                self._set_dim(info, flow.axes.index(path.channel), self._edits.channels)
+                self._set_dim(info, axis, counted(flow.axes[axis], path.channel, self._edits.channels))
 
     def _set_dim(self, info: Info, axis: int, channels: int) -> None:
         if info.shape is None or axis >= len(info.dims) or info.dims[axis] is None:
@@ -101,12 +108,11 @@ class OnnxEdits:
         node += bytes_field(NODE_ATTRIBUTES, axis)
         first = self._model.graph.fields[GRAPH_NODES][0]
         self._wire.add(self._model.graph, bytes_field(GRAPH_NODES, node), at=first.start)
-        for consumer, index in self._model.consumers[name]:
-            self._inputs[self._model.nodes.index(consumer), index] = stacked
+        for reader in self._model.consumers[name]:
+            self._inputs[reader] = stacked
 
     def _old_channels(self, path: ImagePath) -> int:
-        kernels = [kernel_of(path.model, r.node, r.kernel) for r in path.reached if r.direct]
-        found = [k.shape[1] for k in kernels if k is not None]
+        found = [reached.channels for reached in path.reached if reached.channels]
         if not found:
             raise self._place.inside(path.image.name).unsupported(
                 "its number of channels is not declared, so it cannot be stacked"
@@ -121,38 +127,59 @@ class OnnxEdits:
         return name
 
     def _weight(self, name: str, edit: TensorEdit) -> None:
-        """New elements for a stored tensor: in place where all its readers want them, as a tensor of their own otherwise."""
-        weight = self._model.weights[name]
-        readers = self._readers(name)
+        """New elements for a stored tensor. Readers that do not want them get a copy of the old ones."""
+        weight, readers = self._model.weights[name], self._readers(name)
         wanting = [(node, i) for node, i in readers if self._wants(node, i, name)]
-        if len(wanting) == len(readers) and name not in self._model.captured:
-            self._rewrite(weight, edit)
-            for info in self._model.infos.get(name, ()):
-                for axis, channels in enumerate(edit.shape):
-                    self._set_dim(info, axis, channels)
-        else:
-            self._add_weight(weight, edit, wanting)
+        others = [reader for reader in readers if reader not in wanting]
+        if others:
+            self._keep(weight, others)
+        self._rewrite(weight, edit)
+        self._declare_weight(name, edit.shape)
         for node, _ in wanting:
             self._ungroup(node)
+
+    def _declare_weight(self, name: str, shape: Sequence[int]) -> None:
+        """The new shape where it is declared, for what is made of the tensor on the way to the convolution too."""
+        shapes = {name: shape}
+        names = [name]
+        for known in names:
+            if known in self._model.outputs:
+                raise self._place.inside(known).unsupported("is to change, and the graph gives it out too")
+            for info in self._model.infos.get(known, ()):
+                for axis, channels in enumerate(shapes[known]):
+                    self._set_dim(info, axis, channels)
+            for node, index in self._model.consumers.get(known, ()):
+                made = node.outputs[0]
+                if index == 0 and node.op in MADE_OF_WEIGHTS and (node, index) not in self._inputs and made not in shapes:
+                    shapes[made] = shapes[known][::-1] if node.op == "Transpose" else shapes[known]
+                    names.append(made)
 
     def _readers(self, name: str) -> list[tuple[Node, int]]:
         """Everyone who reads a stored tensor, through Identity too."""
         found: list[tuple[Node, int]] = []
-        for node, index in self._model.consumers.get(name, ()):
-            if node.op == "Identity" and not node.domain:
-                found += self._readers(node.outputs[0])
-            else:
-                found.append((node, index))
+        names = [name]
+        for known in names:
+            for node, index in self._model.consumers.get(known, ()):
+                if node.op != "Identity" or node.domain:
+                    found.append((node, index))
+                elif node.outputs[0] not in names:
+                    names.append(node.outputs[0])
         return found
 
     def _wants(self, node: Node, index: int, name: str) -> bool:
-        """Whether a reader is one of the first convs or stands right behind one."""
-        reached = [r.node for path in self._paths for r in path.reached if r.direct]
+        """Whether a reader is one of the first convs, holds their constants, or counts the channels."""
+        reached = [r.node for path in self._paths for r in path.reached if r.layout]
+        if any(node is one for one in reached):
+            return index in HOLD_WEIGHTS[node.op]
         fronts = [c.node for path in self._paths for c in path.fronts if any(n == name for n, _ in c.front.tensors)]
-        makers = [self._model.producers.get(one) for r in reached for one in r.inputs]  # DequantizeLinear of kernel and bias
-        if any(node is wanting for wanting in (*reached, *fronts, *makers)):
+        counting = [c.reader for path in self._paths for c in path.counts if c.weight.name == name]
+        makers = [
+            self._model.producers.get(one.inputs[i]) for one in reached for i in HOLD_WEIGHTS[one.op] if i < len(one.inputs)
+        ]
+        scaling = [_onnx_quantised.scale_behind(self._model, one)[1] for one in reached if one.op == "ConvInteger"]
+        if any(node is wanting for wanting in (*fronts, *counting, *makers, *scaling)):
             return True
-        return node.op == "BatchNormalization" and any(node.inputs[0] in r.outputs for r in reached)
+        return node.op in ("BatchNormalization", "Add") and any(one.outputs[0] in node.inputs for one in reached)
 
     def _rewrite(self, weight: Weight, edit: TensorEdit) -> None:
         message, wire = weight.message, self._wire
@@ -163,7 +190,7 @@ class OnnxEdits:
             for i, field in enumerate(fields.get(TENSOR_DIMS, ())):
                 wire.replace(message, field, dims if i == 0 else b"")
         number = TENSOR_RAW
-        held = [f for n in (TENSOR_RAW, *_TYPED) for f in fields.get(n, ())]
+        held = [f for n in (TENSOR_RAW, *TENSOR_TYPED) for f in fields.get(n, ())]
         if held and held[0].number in (TENSOR_FLOATS, TENSOR_DOUBLES):
             number = held[0].number
         new = later_field(number, size, lambda: edit.values().tobytes())
@@ -175,32 +202,33 @@ class OnnxEdits:
             wire.add(message, new)
         self._done.add(weight.name)
 
-    def _add_weight(self, weight: Weight, edit: TensorEdit, wanting: Sequence[tuple[Node, int]]) -> None:
-        name = self._fresh(f"{weight.name}_{self._edits.channels}ch")
-        self._append(name, weight, edit)
-        for node, index in wanting:
-            self._inputs[self._model.nodes.index(node), index] = name
+    def _keep(self, weight: Weight, readers: Sequence[tuple[Node, int]]) -> None:
+        name = self._fresh(f"{weight.name}_before")
+        load = self._load
+        self._append(name, weight.dtype, TensorEdit(weight.shape, lambda: load(weight)))
+        for reader in readers:
+            self._inputs[reader] = name
 
-    def _append(self, name: str, like: Weight, edit: TensorEdit) -> None:
-        size = prod(edit.shape) * like.dtype.bits // 8
-        head = _dims(edit.shape, packed=False) + number_field(TENSOR_TYPE, _NUMBERS[like.dtype.name])
+    def _append(self, name: str, dtype: DType, edit: TensorEdit) -> None:
+        size = prod(edit.shape) * dtype.bits // 8
+        head = _dims(edit.shape, packed=False) + number_field(TENSOR_TYPE, _NUMBERS[dtype.name])
         head += bytes_field(TENSOR_NAME, name.encode()) + varint(TENSOR_RAW << 3 | 2) + varint(size)
         tag = varint(GRAPH_INITIALIZERS << 3 | 2) + varint(len(head) + size)
         self._wire.add(self._model.graph, Later(tag + head, size, lambda: edit.values().tobytes()))
 
     def _add_bias(self, kernel: str, edit: TensorEdit) -> None:
         """A convolution without a bias gets one."""
-        weight = self._model.weights[kernel]
-        name = self._fresh(f"{kernel}_bias")
         from ..dtypes import rounded
 
-        self._append(name, weight, TensorEdit(edit.shape, lambda: rounded(edit.values(), weight.dtype)))
-        for path in self._paths:
-            for reached in path.reached:
-                found = kernel_of(self._model, reached.node, reached.kernel)
-                if found is not None and found.name == kernel:
-                    last = reached.node.message.fields[NODE_INPUTS][-1]
-                    self._wire.add(reached.node.message, bytes_field(NODE_INPUTS, name.encode()), at=last.stop)
+        weight = self._model.weights[kernel]
+        users = [r.node for path in self._paths for r in path.reached if r.layout and r.kernel and r.kernel.name == kernel]
+        if not weight.dtype.floating or any(u.op not in TAKE_A_BIAS or len(u.inputs) != 2 for u in users):
+            raise self._place.inside(kernel).unsupported("a constant in front of it has no bias to go to")
+        name = self._fresh(f"{kernel}_bias")
+        self._append(name, weight.dtype, TensorEdit(edit.shape, lambda: rounded(edit.values(), weight.dtype)))
+        for user in users:
+            last = user.message.fields[NODE_INPUTS][-1]
+            self._wire.add(user.message, bytes_field(NODE_INPUTS, name.encode()), at=last.stop)
 
     def _ungroup(self, node: Node) -> None:
         group = node.attribute("group")
@@ -210,8 +238,8 @@ class OnnxEdits:
                 self._wire.replace(group, field, number_field(ATTRIBUTE_I, 1))
 
     def _rename_inputs(self) -> None:
-        for (at, index), name in self._inputs.items():
-            message = self._model.nodes[at].message
+        for (node, index), name in self._inputs.items():
+            message = node.message
             self._wire.replace(message, message.fields[NODE_INPUTS][index], bytes_field(NODE_INPUTS, name.encode()))
 
     def _rename_locations(self) -> None:
@@ -230,6 +258,39 @@ def _dims(shape: Sequence[int], *, packed: bool) -> bytes:
     if packed:
         return bytes_field(TENSOR_DIMS, b"".join(varint(n) for n in shape))
     return b"".join(number_field(TENSOR_DIMS, n) for n in shape)
+
+
+def shift_taker(model: OnnxModel, node: Node) -> tuple[str, int] | None:
+    """The stored bias of a convolution or product (+1), or the mean of the BatchNormalization behind it (-1)."""
+    if len(node.inputs) > 2 and node.inputs[2] and node.op in TAKE_A_BIAS:
+        bias = model.stored(node.inputs[2])
+        return (bias.name, 1) if bias else None
+    followers = model.consumers.get(node.outputs[0], [])
+    if len(followers) != 1 or node.outputs[0] in model.outputs:
+        return None
+    follower, index = followers[0]
+    if follower.op == "BatchNormalization" and node.op in ("Conv", "ConvTranspose"):
+        mean = model.stored(follower.inputs[3])
+        return (mean.name, -1) if mean else None
+    if follower.op == "Add" and node.op == "MatMul":
+        bias = model.stored(follower.inputs[1 - index])
+        return (bias.name, 1) if bias and len(bias.shape) == 1 else None
+    return None
+
+
+def count_edits(counts: Sequence[Count], channels: int, load: Load) -> dict[str, TensorEdit]:
+    """The stored shapes that hold the number of channels."""
+    found: dict[str, list[Count]] = {}
+    for count in counts:
+        found.setdefault(count.weight.name, []).append(count)
+    return {name: TensorEdit(each[0].weight.shape, partial(_recounted, each, channels, load)) for name, each in found.items()}
+
+
+def _recounted(counts: Sequence[Count], channels: int, load: Load) -> NDArray[Any]:
+    values = load(counts[0].weight).copy()
+    for count in counts:
+        values.reshape(-1)[count.at] = count.each * channels
+    return values
 
 
 def locations(model: OnnxModel) -> Mapping[str, None]:

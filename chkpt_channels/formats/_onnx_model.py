@@ -6,73 +6,38 @@ Source: onnx/onnx.proto (field numbers) of onnx 1.23. Only what is asked for is 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from functools import cached_property
 from math import prod
-from pathlib import Path
 from typing import NamedTuple
 
-from ..containers.wire import BYTES, Field, Message, Reader, bytes_field
+from ..containers.wire import BYTES, Message, Reader
 from ..dtypes import BY_NAME, DType
 from ..errors import Place
 from ..source import Source
-
-MODEL_OPSETS, MODEL_GRAPH, MODEL_FUNCTIONS = 8, 7, 25
-GRAPH_NODES, GRAPH_INITIALIZERS, GRAPH_INPUTS, GRAPH_OUTPUTS, GRAPH_VALUE_INFOS, GRAPH_SPARSE = 1, 5, 11, 12, 13, 15
-NODE_INPUTS, NODE_OUTPUTS, NODE_NAME, NODE_OP, NODE_ATTRIBUTES, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
-ATTRIBUTE_NAME, ATTRIBUTE_F, ATTRIBUTE_I, ATTRIBUTE_S, ATTRIBUTE_T, ATTRIBUTE_G = 1, 2, 3, 4, 5, 6
-ATTRIBUTE_FLOATS, ATTRIBUTE_INTS, ATTRIBUTE_GRAPHS = 7, 8, 11
-TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW, TENSOR_EXTERNAL, TENSOR_LOCATION = 1, 2, 8, 9, 13, 14
-TENSOR_FLOATS, TENSOR_INT32S, TENSOR_INT64S, TENSOR_DOUBLES, TENSOR_UINT64S = 4, 5, 7, 10, 11
-INFO_NAME, INFO_TYPE, TYPE_TENSOR, TENSOR_TYPE_SHAPE, SHAPE_DIMS, DIM_VALUE, DIM_PARAM = 1, 2, 1, 2, 1, 1, 2
-
-DTYPES = {
-    1: "F32", 2: "U8", 3: "I8", 4: "U16", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64", 12: "U32", 13: "U64",
-    14: "C64", 15: "C128", 16: "BF16", 17: "F8_E4M3", 18: "F8_E4M3FNUZ", 19: "F8_E5M2", 20: "F8_E5M2FNUZ", 21: "U4", 22: "I4",
-    23: "F4", 24: "F8_E8M0",
-}  # fmt: skip
-STRING = 8
-
-
-class Node(NamedTuple):
-    """One operation. Inputs may be empty names (left out)."""
-
-    message: Message
-    op: str
-    domain: str
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-    @property
-    def label(self) -> str:
-        """The name, or the first output where there is none."""
-        return self.name or (self.outputs[0] if self.outputs else self.op)
-
-    def attribute(self, name: str) -> Message | None:
-        """An attribute by name."""
-        return next((a for a in self.message.messages(NODE_ATTRIBUTES) if a.text(ATTRIBUTE_NAME) == name), None)
-
-    def integer(self, name: str, default: int) -> int:
-        """An integer attribute."""
-        found = self.attribute(name)
-        return found.number(ATTRIBUTE_I, default) if found else default
-
-    def integers(self, name: str) -> list[int]:
-        """A list of integers, empty where it is missing."""
-        found = self.attribute(name)
-        return found.numbers(ATTRIBUTE_INTS) if found else []
-
-    def real(self, name: str, default: float) -> float:
-        """A float attribute."""
-        found = self.attribute(name)
-        return (found.floats(ATTRIBUTE_F) or [default])[0] if found else default
-
-    def subgraphs(self) -> Iterator[Message]:
-        """The graphs in its attributes (If, Loop, Scan)."""
-        for attribute in self.message.messages(NODE_ATTRIBUTES):
-            yield from attribute.messages(ATTRIBUTE_G)
-            yield from attribute.messages(ATTRIBUTE_GRAPHS)
+from ._onnx_nodes import Node, Subgraph, read_nodes, subgraph
+from ._onnx_schema import (
+    ATTRIBUTE_T,
+    DIM_VALUE,
+    DTYPES,
+    GRAPH_INITIALIZERS,
+    GRAPH_INPUTS,
+    GRAPH_OUTPUTS,
+    GRAPH_VALUE_INFOS,
+    INFO_NAME,
+    INFO_TYPE,
+    MODEL_FUNCTIONS,
+    MODEL_GRAPH,
+    MODEL_OPSETS,
+    SHAPE_DIMS,
+    STRING,
+    TENSOR_DIMS,
+    TENSOR_EXTERNAL,
+    TENSOR_LOCATION,
+    TENSOR_NAME,
+    TENSOR_TYPE,
+    TENSOR_TYPE_SHAPE,
+    TYPE_TENSOR,
+)
 
 
 class Weight(NamedTuple):
@@ -119,7 +84,7 @@ class OnnxModel:
         if len(graphs) != 1:
             raise self.place.damaged(f"holds {len(graphs)} graphs instead of one", at=0)
         self.graph = self.root.message(graphs[0])
-        self.nodes = [_node(message) for message in self.graph.messages(GRAPH_NODES)]
+        self.nodes = read_nodes(self.graph)
         self.weights: dict[str, Weight] = {}
         for message in self.graph.messages(GRAPH_INITIALIZERS):
             self._add(_weight(message, message.text(TENSOR_NAME), self.place))
@@ -143,12 +108,16 @@ class OnnxModel:
 
     @cached_property
     def infos(self) -> dict[str, list[Info]]:
-        """Every declaration of a value's shape, by name: inputs, outputs, value_infos."""
+        """Every declaration of a value's shape, by name: inputs, outputs, value_infos, those of subgraphs too."""
         found: dict[str, list[Info]] = defaultdict(list)
-        for number in (GRAPH_INPUTS, GRAPH_OUTPUTS, GRAPH_VALUE_INFOS):
-            for message in self.graph.messages(number):
-                info = _info(message)
-                found[info.name].append(info)
+        for graph, names in [
+            (self.graph, dict[str, str]()),
+            *((sub.graph, sub.names) for subs in self.subgraphs.values() for sub in subs),
+        ]:
+            for number in (GRAPH_INPUTS, GRAPH_OUTPUTS, GRAPH_VALUE_INFOS):
+                for message in graph.messages(number):
+                    info = _info(message)
+                    found[names.get(info.name, info.name)].append(info)
         return found
 
     @cached_property
@@ -157,10 +126,48 @@ class OnnxModel:
         return {message.text(INFO_NAME) for message in self.graph.messages(GRAPH_OUTPUTS)}
 
     @cached_property
+    def subgraphs(self) -> dict[Node, list[Subgraph]]:
+        """The bodies and branches of each node that has any (If, Loop, Scan), in subgraphs too."""
+        found: dict[Node, list[Subgraph]] = {}
+        todo = [(node, dict[str, str]()) for node in self.nodes]
+        while todo:
+            node, scope = todo.pop()
+            for i, graph in enumerate(node.subgraphs()):
+                sub = subgraph(graph, f"{node.label}@{node.message.start}[{i}]", scope)
+                found.setdefault(node, []).append(sub)
+                todo += [(inner, sub.names) for inner in sub.nodes]
+        return found
+
+    @cached_property
+    def inner(self) -> dict[str, str]:
+        """What subgraphs store themselves: its name → the node that has the subgraph."""
+        found: dict[str, str] = {}
+        for node, subs in self.subgraphs.items():
+            for sub in subs:
+                constants = (name for inner in sub.nodes if inner.op == "Constant" for name in inner.outputs)
+                found |= dict.fromkeys((*sub.stored, *constants), node.label)
+        return found
+
+    @cached_property
+    def everywhere(self) -> list[Node]:
+        """All nodes, those of subgraphs in front of the node that has them: each behind what it reads."""
+        found: list[Node] = []
+        todo = self.nodes[::-1]
+        opened: set[Node] = set()
+        while todo:
+            node = todo.pop()
+            if node in opened or node not in self.subgraphs:
+                found.append(node)
+                continue
+            opened.add(node)
+            todo += [node, *(inner for sub in self.subgraphs[node] for inner in sub.nodes[::-1])]
+        return found
+
+    @cached_property
     def consumers(self) -> dict[str, list[tuple[Node, int]]]:
         """Who reads a value: (node, which of its inputs)."""
         found: dict[str, list[tuple[Node, int]]] = defaultdict(list)
-        for node in self.nodes:
+        for node in self.everywhere:
             for i, name in enumerate(node.inputs):
                 found[name].append((node, i))
         return found
@@ -168,18 +175,7 @@ class OnnxModel:
     @cached_property
     def producers(self) -> dict[str, Node]:
         """Who makes a value."""
-        return {name: node for node in self.nodes for name in node.outputs}
-
-    @cached_property
-    def captured(self) -> set[str]:
-        """Names that subgraphs read from outside."""
-        found: set[str] = set()
-        todo = [graph for node in self.nodes for graph in node.subgraphs()]
-        while todo:
-            inner = [_node(message) for message in todo.pop().messages(GRAPH_NODES)]
-            found |= {name for node in inner for name in node.inputs}
-            todo += [graph for node in inner for graph in node.subgraphs()]
-        return found
+        return {name: node for node in self.everywhere for name in node.outputs}
 
     @cached_property
     def functions(self) -> set[tuple[str, str]]:
@@ -200,21 +196,8 @@ class OnnxModel:
             node = self.producers.get(name)
             if node is None or node.op != "Identity" or node.domain:
                 return None
-            name = node.inputs[0]
+            name = node.given(0)
         return None
-
-
-def _node(message: Message) -> Node:
-    return Node(
-        message,
-        message.text(NODE_OP),
-        message.text(NODE_DOMAIN).removeprefix("ai.onnx")
-        if message.text(NODE_DOMAIN) == "ai.onnx"
-        else message.text(NODE_DOMAIN),
-        message.text(NODE_NAME),
-        tuple(message.texts(NODE_INPUTS)),
-        tuple(message.texts(NODE_OUTPUTS)),
-    )
 
 
 def _weight(message: Message, name: str, place: Place, node: Node | None = None) -> Weight | None:
@@ -239,98 +222,7 @@ def _info(message: Message) -> Info:
     return Info(message.text(INFO_NAME), message, shape, dims)
 
 
-class Payload(NamedTuple):
-    """Where a weight's elements are: `field` of its message, or `path` with [start, stop)."""
-
-    field: Field | None
-    path: Path | None = None
-    start: int = 0
-    stop: int = 0
-
-
-def payload(weight: Weight, place: Place, folder: Path) -> Payload:
-    """Find a weight's elements. Raises DamagedError where they are missing, doubled, too short, or outside the folder."""
-    place = place.inside(weight.name)
-    if weight.is_external:
-        return _external(weight, place, folder)
-    fields = [f for n in (TENSOR_RAW, *_TYPED) for f in weight.message.fields.get(n, ())]
-    raw = [f for f in fields if f.number == TENSOR_RAW]
-    if raw and len(raw) != len(fields):
-        raise place.damaged("holds both raw and typed elements", at=raw[0].start)
-    if raw:
-        if raw[-1].stop - raw[-1].value != weight.size:
-            have = raw[-1].stop - raw[-1].value
-            raise place.damaged(f"holds {have} bytes, its shape needs {weight.size}", at=raw[-1].value)
-        return Payload(raw[-1])
-    if not fields and weight.size:
-        raise place.damaged("has no elements", at=weight.message.start)
-    return Payload(fields[0] if fields else None)
-
-
-_TYPED = (TENSOR_FLOATS, TENSOR_INT32S, TENSOR_INT64S, TENSOR_DOUBLES, TENSOR_UINT64S)
-
-
-def _external(weight: Weight, place: Place, folder: Path) -> Payload:
-    entries = weight.message.messages(TENSOR_EXTERNAL)
-    keys = [entry.text(1) for entry in entries]
-    if len(set(keys)) != len(keys):
-        raise place.damaged("its external location is given twice", at=weight.message.start)
-    found = weight.external()
-    location = found.get("location", "")
-    if not location or location.startswith(("/", "\\")) or ".." in location.replace("\\", "/").split("/"):
-        raise place.damaged(f"its external location {location!r} leaves the model's folder", at=weight.message.start)
-    try:
-        start = int(found.get("offset", "0"))
-        length = int(found.get("length", str(weight.size)))
-    except ValueError:
-        raise place.damaged("its external offset or length is no number", at=weight.message.start) from None
-    if start < 0 or length != weight.size:
-        raise place.damaged(f"its external part has {length} bytes, its shape needs {weight.size}", at=weight.message.start)
-    return Payload(None, folder / location, start, start + length)
-
-
-def typed_elements(weight: Weight) -> bytes:
-    """The elements of a weight stored as typed numbers, as raw little-endian bytes.
-
-    float_data holds F32 and C64; int32_data holds all types of up to 32 bits but F32, the 16- and 8-bit floats as bits.
-    """
-    import numpy as np
-
-    message = weight.message
-    for number in (TENSOR_FLOATS, TENSOR_DOUBLES):
-        if message.fields.get(number):
-            return b"".join(message.raw(f) for f in message.fields[number])
-    for number in (TENSOR_INT32S, TENSOR_INT64S, TENSOR_UINT64S):
-        if message.fields.get(number):
-            values = np.array(message.numbers(number), np.int64)
-            return values.astype(f"<u{max(1, weight.dtype.bits // 8)}" if weight.dtype.bits >= 8 else "<u1").tobytes()
-    return b""
-
-
 def is_packed(message: Message, number: int) -> bool:
     """Whether a repeated number field is spelled packed."""
     fields = message.fields.get(number, ())
     return len(fields) == 1 and fields[0].wire == BYTES
-
-
-_INNER = {
-    "model": {7: "graph"},
-    "graph": {1: "node", 5: "tensor"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph"},
-}
-SMALL = 512
-
-
-def skeleton(message: Message, kind: str = "model") -> bytes:
-    """The message without the payloads of large tensors: what a schema can be held against at any size."""
-    out = []
-    for field in message.in_order():
-        inner = _INNER.get(kind, {}).get(field.number)
-        if kind == "tensor" and field.number in (TENSOR_RAW, *_TYPED) and field.stop - field.value > SMALL // 2:
-            continue
-        if inner and field.stop - field.value > SMALL:
-            out.append(bytes_field(field.number, skeleton(message.message(field), inner)))
-        else:
-            out.append(message.reader.source.read(field.start, field.stop))
-    return b"".join(out)

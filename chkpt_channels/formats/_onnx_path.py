@@ -1,65 +1,40 @@
 """From an image input to every convolution that it reaches, and what stands on the way.
 
-Each value on the way knows which axis of the image each of its axes is. An operation keeps the channels apart and passes; or
-it treats them by constants of their own (a Front with scale and shift); or it mixes, selects or folds them (a Front without):
-then only `stack` makes one channel of it. The axis that a convolution takes as channels tells which one of the image it is.
+Each value on the way knows what its axes are of the image's. An operation keeps the channels apart and passes; or it treats
+them by constants of their own (a Front with scale and shift); or it mixes, selects or cuts them (a Front without): then only
+`stack` makes one channel of it. The axis that a convolution takes as channels tells which one of the image it is, and in which
+order the channels are folded with pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
-
+from ..layout import Layout
 from ..model import Front
-from ._onnx_model import Info, Node, OnnxModel, Weight
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from . import _onnx_axes
+from ._onnx_axes import Axes, Piece
+from ._onnx_flow import Constants, Count, Flow, Reached, affine, behind, bent, kernel_behind, layout, product_layout
+from ._onnx_model import Info, OnnxModel, Weight
+from ._onnx_moves import MOVES
+from ._onnx_nodes import Node
+from ._onnx_numbers import Load, Numbers
 
 CONVOLUTIONS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3)}
 """Operation → (input that is the image, input that is the kernel)."""
-PRODUCTS = {"MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"}
-LINEAR = frozenset(("Identity", "Cast", "CastLike", "Dropout", "Pad", "Resize", "Upsample", "AveragePool", "GlobalAveragePool"))
-"""What treats every channel alike, keeps the axes where they are, and is linear."""
+PRODUCTS = frozenset(("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"))
+ALIKE = frozenset(("Identity", "Cast", "CastLike", "Dropout"))
+"""What treats every channel alike, keeps the axes as they are, and is linear."""
+BENDING = frozenset(("MaxPool", "LpPool", "GlobalMaxPool"))
+"""What moves pixels and is not linear."""
 ELEMENTWISE = frozenset(
     (
         *("Relu", "LeakyRelu", "ThresholdedRelu", "Sigmoid", "Tanh", "Clip", "Abs", "Neg", "Sqrt", "Reciprocal", "Exp", "Log"),
         *("Floor", "Ceil", "Round", "Erf", "Sign", "HardSwish", "HardSigmoid", "Elu", "Selu", "Celu", "Gelu", "Mish"),
         *("Softplus", "Softsign", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
-        *("MaxPool", "LpPool", "GlobalMaxPool"),
     )
 )
-"""The same, but not linear: constants in front of it cannot be moved behind it."""
-BINARY = frozenset(["Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mod"])
+"""What treats every number alike, but is not linear: constants in front of it cannot be moved behind it."""
+BINARY = frozenset(("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mod"))
 SHAPES = frozenset(("Shape", "Size"))
-MOST_CHANNELS = 32
-
-Load = Callable[[Weight], "NDArray[Any]"]
-
-
-class Flow(NamedTuple):
-    """A value on the way. `axes[k]` is the axis of the image that axis k is, None where they were folded or mixed; `wide`
-    means that per-channel constants have spread one channel over all by then; `fronts` are the constants it went through."""
-
-    axes: tuple[int, ...] | None
-    wide: bool = False
-    fronts: tuple[Front, ...] = ()
-
-
-class Reached(NamedTuple):
-    """A convolution or product that sees the image; `direct` where its channels are the image's."""
-
-    node: Node
-    kernel: str
-    direct: bool
-    fronts: tuple[Front, ...] = ()
-
-
-class Constants(NamedTuple):
-    """A Front and its node."""
-
-    front: Front
-    node: Node
 
 
 class ImagePath:
@@ -69,36 +44,43 @@ class ImagePath:
         self.model, self.image, self.channel, self._load = model, image, channel, load
         self.reached: list[Reached] = []
         self.fronts: list[Constants] = []
-        self.values: dict[str, Flow] = {image.name: Flow(tuple(range(len(image.dims))))}
+        self.counts: list[Count] = []
+        axes = _onnx_axes.image_axes(image.dims)
+        self.values: dict[str, Flow] = {image.name: Flow(axes)}
         self.broadcasts = True
-        for node in model.nodes:
-            if any(name in self.values for name in node.inputs):
+        self._numbers = Numbers(model, channel, _onnx_axes.size(axes[channel]), load)
+        for node in model.everywhere:
+            if node in model.subgraphs:
+                self._around(node)
+            elif any(name in self.values for name in node.inputs):
                 self._through(node)
-        if any(name in model.captured for name in self.values):
-            self.fronts.append(Constants(Front("a subgraph", "subgraph"), model.nodes[0]))
-            self.broadcasts = False
+            elif any(name in self._numbers.known for name in node.inputs):
+                self._count(node)
         self.broadcasts &= not any(not flow.wide for name, flow in self.values.items() if name in model.outputs)
 
     def _through(self, node: Node) -> None:
         op = node.op if node.domain in ("", "ai.onnx") else ""
-        if op in SHAPES:
-            return
-        if op in CONVOLUTIONS and node.inputs[CONVOLUTIONS[op][0]] in self.values:
-            self._reach(node, node.inputs[CONVOLUTIONS[op][1]])
+        flow = self.values.get(node.given(0))
+        if op in CONVOLUTIONS and flow:
+            self._reach(node, flow, CONVOLUTIONS[op][1])
         elif op in PRODUCTS:
             self._product(node)
-        elif op in LINEAR and node.inputs[0] in self.values:
-            self._give(node, self.values[node.inputs[0]])
-        elif op in ELEMENTWISE and node.inputs[0] in self.values:
-            self._pass(node)
-        elif op == "Transpose":
-            flow = self.values[node.inputs[0]]
-            order = node.integers("perm") or list(range(len(flow.axes or ())))[::-1]
-            self._give(node, flow._replace(axes=tuple(flow.axes[i] for i in order) if flow.axes else None))
         elif op in BINARY:
             self._binary(node)
-        elif op == "BatchNormalization" and node.inputs[0] in self.values:
-            self._batch_normalization(node)
+        elif op == "Concat":
+            self._concat(node)
+        elif flow is None or flow.axes is None:
+            self._mix(node)
+        elif op in SHAPES:
+            self._numbers.shape_of(node, flow.axes)
+        elif op in MOVES:
+            self._move(node, flow, flow.axes)
+        elif op in ALIKE:
+            self._give(node, flow)
+        elif op in ELEMENTWISE:
+            self._pass(node, flow)
+        elif op == "BatchNormalization":
+            self._batch_normalization(node, flow)
         else:
             self._mix(node)
 
@@ -108,38 +90,106 @@ class ImagePath:
                 self.values[name] = flow
 
     def _mix(self, node: Node) -> None:
-        """Channels may be selected, mixed or folded here: whoever follows is reached, but not through channels of their own."""
+        """Channels may be selected, mixed or cut here: whoever follows is reached, but not through channels of their own."""
         flows = [self.values[name] for name in node.inputs if name in self.values]
-        where = node.label
         if all(flow.axes is not None for flow in flows):
-            self.fronts.append(Constants(Front(where, node.op), node))
-        self.broadcasts &= all(flow.wide for flow in flows)
-        self._give(node, Flow(None, all(flow.wide for flow in flows)))
+            self._block(node)
+        wide = bool(flows) and all(flow.wide for flow in flows)
+        self.broadcasts &= wide
+        self._give(node, Flow(None, wide))
 
-    def _pass(self, node: Node) -> None:
-        flow = self.values[node.inputs[0]]
-        if node.op in ("QuantizeLinear", "DequantizeLinear") and self._per_channel(node, flow):
+    def _block(self, node: Node) -> None:
+        self.fronts.append(Constants(Front(node.label, node.op), node))
+
+    def _around(self, node: Node) -> None:
+        """A node whose subgraphs may have captured the image. What they take as their own inputs is not followed."""
+        inner = any(name in self.values for sub in self.model.subgraphs[node] for name in sub.outputs)
+        if inner or any(name in self.values or name in self._numbers.known for name in node.inputs):
             self._mix(node)
-        else:
-            self._give(node, _bent(flow, node))
 
-    def _per_channel(self, node: Node, flow: Flow) -> bool:
-        scale = self.model.stored(node.inputs[1])
+    def _count(self, node: Node) -> None:
+        """A node that computes with sizes: of the channels' number it may make other sizes only."""
+        if not self._numbers.compute(node) and any(n.follows for name in node.inputs for n in self._numbers.known.get(name, ())):
+            self._block(node)
+            self.broadcasts = False
+
+    def _move(self, node: Node, flow: Flow, axes: Axes) -> None:
+        moved = MOVES[node.op](node, axes, self._numbers)
+        if moved is None:
+            self._mix(node)
+            return
+        for number, each in moved.counts:
+            if number.weight and number.reader:
+                self.counts.append(Count(number.weight, number.at, each, number.reader))
+                self.broadcasts &= flow.wide
+        flow = flow._replace(axes=moved.axes, padded=flow.padded or moved.zeros)
+        self._give(node, bent(flow, node) if node.op in BENDING else flow)
+
+    def _concat(self, node: Node) -> None:
+        """Parts that went the same way: along the channels they become the slower steps."""
+        flows = {self.values.get(name) for name in node.inputs}
+        flow = flows.pop()
+        if flows or flow is None or flow.axes is None:
+            self._mix(node)
+            return
+        axes, k, parts = flow.axes, node.integer("axis", 1) % len(flow.axes), len(node.inputs)
+        if k == _onnx_axes.holder(axes, self.channel):
+            axes = (*axes[:k], (Piece(_onnx_axes.NEW, parts), *axes[k]), *axes[k + 1 :])
+        else:
+            axes = _onnx_axes.resized(axes, k)
+        self._give(node, flow._replace(axes=axes))
+
+    def _pass(self, node: Node, flow: Flow) -> None:
+        if node.op in ("QuantizeLinear", "DequantizeLinear") and self._per_channel(node):
+            self._mix(node)
+            return
+        self._give(node._replace(outputs=node.outputs[:1]), bent(flow, node))  # the scale of DynamicQuantizeLinear is no image
+
+    def _per_channel(self, node: Node) -> bool:
+        scale = self.model.stored(node.given(1))
         return scale is None or max(scale.shape, default=1) > 1
 
-    def _reach(self, node: Node, kernel: str) -> None:
-        flow = self.values[node.inputs[CONVOLUTIONS[node.op][0]]]
-        direct = flow.axes is not None and len(flow.axes) > 1 and flow.axes[1] == self.channel
-        self.broadcasts &= flow.wide
-        self.reached.append(Reached(node, kernel, direct, flow.fronts))
+    def _reach(self, node: Node, flow: Flow, index: int) -> None:
+        kernel, _ = kernel_behind(self.model, node.given(index))
+        axes = flow.axes or ()
+        lies: Layout | None = None
+        channels = 0
+        if kernel and _onnx_axes.holder(axes, self.channel) == 1:
+            slower, faster = _onnx_axes.around(axes[1], self.channel)
+            lies = layout(node, kernel, slower, faster)
+            width = kernel.shape[lies.channel_axis] * node.integer("group", 1) if lies else 0
+            channels = self._takes(width, slower * faster)
+        self._arrive(Reached(node, kernel, lies, channels), flow, axes[2:])
+
+    def _takes(self, width: int, fold: int) -> int:
+        """The channels that a kernel of this width takes; 0 where they are not those that the image declares."""
+        channels, rest = divmod(width, fold)
+        fits = channels > 0 and not rest and self.image.dims[self.channel] in (None, channels)
+        return channels if fits else 0
 
     def _product(self, node: Node) -> None:
         """A matrix product over folded patches; over plain pixels it mixes the channels itself."""
-        data = [i for i, name in enumerate(node.inputs[:2]) if name in self.values]
-        flow = self.values[node.inputs[data[0]]] if data else Flow(None)
+        index = next(i for i, name in enumerate(node.inputs) if name in self.values)
+        flow = self.values[node.inputs[index]]
+        kernel, turned = kernel_behind(self.model, node.given(1 - index)) if index < 2 else (None, False)
+        axes = flow.axes or ()
+        lies: Layout | None = None
+        channels = 0
+        if index == 0 and kernel and axes and _onnx_axes.holder(axes, self.channel) == len(axes) - 1:
+            slower, faster = _onnx_axes.around(axes[-1], self.channel)
+            turned ^= bool(node.integer("transB", 0))
+            lies = product_layout(node, kernel, slower, faster, turned)
+            channels = self._takes(kernel.shape[lies.channel_axis] if lies else 0, slower * faster)
+        self._arrive(Reached(node, kernel, lies, channels), flow, ())
+
+    def _arrive(self, reached: Reached, flow: Flow, further: Axes) -> None:
         self.broadcasts &= flow.wide
-        other = node.inputs[1 - data[0]] if data else ""
-        self.reached.append(Reached(node, other, False))
+        if not reached.channels:
+            reached = reached._replace(layout=None)
+            if flow.axes is not None:
+                self._block(reached.node)
+        sizes = tuple(_onnx_axes.size(axis) for axis in further)
+        self.reached.append(reached._replace(fronts=flow.fronts, sizes=sizes, padded=flow.padded))
 
     def _binary(self, node: Node) -> None:
         tracked = [name for name in node.inputs if name in self.values]
@@ -147,117 +197,60 @@ class ImagePath:
         if len(tracked) == len(node.inputs):
             alike = all((self.values[name].axes, self.values[name].fronts) == (flow.axes, flow.fronts) for name in tracked)
             if alike and flow.axes is not None:
-                self._give(node, _bent(flow, node))
+                self._give(node, bent(flow, node))
             else:
                 self._mix(node)
             return
         index = next(i for i, name in enumerate(node.inputs) if name not in self.values)
-        weight = self.model.stored(node.inputs[index])
-        if weight is None or flow.axes is None:
+        weight = self.model.stored(node.inputs[index]) if len(node.inputs) == 2 else None
+        held = _onnx_axes.holder(flow.axes, self.channel) if flow.axes else None
+        if weight is None or flow.axes is None or held is None or len(weight.shape) > len(flow.axes):
             self._mix(node)
             return
-        axis = flow.axes.index(self.channel) - len(flow.axes) + len(weight.shape) if self.channel in flow.axes else -1
+        axis = held - len(flow.axes) + len(weight.shape)
         if axis >= 0 and weight.shape[axis] > 1:
             self._constant(node, flow, weight, axis, index)
         elif all(n == 1 for n in weight.shape):
             self._scalar(node, flow, weight, index)
         else:
-            self._give(node, _bent(flow, node))
+            self._give(node, bent(flow, node))
 
     def _scalar(self, node: Node, flow: Flow, weight: Weight, index: int) -> None:
-        affine = _affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)])
-        front = Front(node.label, node.op, *affine) if affine else None
-        self._give(node, flow._replace(fronts=(*flow.fronts, front)) if front else _bent(flow, node))
+        made = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)])
+        self._give(node, behind(flow, Front(node.label, node.op, *made)) if made else bent(flow, node))
 
     def _constant(self, node: Node, flow: Flow, weight: Weight, axis: int, index: int) -> None:
         """x ∘ constant or constant ∘ x, the constant different for each channel."""
         alone = all(n == 1 for i, n in enumerate(weight.shape) if i != axis)
-        affine = _affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)]) if alone else None
-        scale, shift = affine or (None, None)
+        alone &= len((flow.axes or ())[axis - len(weight.shape)]) == 1
+        made = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)]) if alone else None
+        scale, shift = made or (None, None)
         front = Front(node.label, node.op, scale, shift, ((weight.name, axis),))
         self.fronts.append(Constants(front, node))
-        self._give(node, Flow(flow.axes, True, (*flow.fronts, front)))
+        self._give(node, behind(flow, front)._replace(wide=True))
 
-    def _batch_normalization(self, node: Node) -> None:
-        flow = self.values[node.inputs[0]]
+    def _batch_normalization(self, node: Node, flow: Flow) -> None:
         weights = [self.model.stored(name) for name in node.inputs[1:5]]
+        found = [w for w in weights if w is not None]
         self.broadcasts &= flow.wide
-        if any(w is None for w in weights) or flow.axes is None or flow.axes[1] != self.channel:
+        sizes = {w.shape for w in found}
+        if (
+            len(found) != 4
+            or len(sizes) != 1
+            or flow.axes is None
+            or _onnx_axes.holder(flow.axes, self.channel) != 1
+            or len(flow.axes[1]) > 1
+        ):
             self._mix(node)
             return
-        found = [w for w in weights if w is not None]
         gamma, beta, mean, variance = (self._load(w).astype("float64").reshape(-1) for w in found)
         scale = gamma / (variance + node.real("epsilon", 1e-5)) ** 0.5
-        affine = tuple(map(float, scale)), tuple(map(float, beta - scale * mean))
-        front = Front(node.label, node.op, *affine, tuple((w.name, 0) for w in found))
+        front = Front(
+            node.label,
+            node.op,
+            tuple(map(float, scale)),
+            tuple(map(float, beta - scale * mean)),
+            tuple((w.name, 0) for w in found),
+        )
         self.fronts.append(Constants(front, node))
-        self._give(node, flow._replace(fronts=(*flow.fronts, front)))
-
-
-def _affine(op: str, index: int, values: list[float]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """(scale, shift) of x op constant (index 1) or constant op x (index 0)."""
-    ones, zeros = (1.0,) * len(values), (0.0,) * len(values)
-    given = tuple(values)
-    if op == "Add":
-        return ones, given
-    if op == "Sub":
-        return (ones, tuple(-v for v in values)) if index == 1 else (tuple(-v for v in ones), given)
-    if op == "Mul":
-        return given, zeros
-    if op == "Div" and index == 1 and all(values):
-        return tuple(1 / v for v in values), zeros
-    return None
-
-
-def _bent(flow: Flow, node: Node) -> Flow:
-    """Behind an operation that is not linear, the constants in front of it can no longer be moved into a kernel."""
-    fronts = (front._replace(kind=f"{front.kind} before a {node.op}", scale=None, shift=None) for front in flow.fronts)
-    return flow._replace(fronts=tuple(fronts))
-
-
-def image_paths(model: OnnxModel, load: Load, named: Sequence[str] = ()) -> list[ImagePath]:
-    """One path for each input that looks like an image and reaches a convolution as data, or that is `named`."""
-    found = []
-    for info in model.inputs:
-        if named and info.name not in named:
-            continue
-        if not named and (len(info.dims) not in (4, 5) or _is_constant_like(info)):
-            continue
-        paths = [ImagePath(model, info, axis, load) for axis in dict.fromkeys((1, len(info.dims) - 1))]
-        paths = [path for path in paths if path.reached and _declares(path)]
-        direct = [path for path in paths if any(r.direct and _fits(path, r) for r in path.reached)]
-        if direct or paths:
-            found.append((direct or sorted(paths, key=lambda p: info.dims[p.channel] or MOST_CHANNELS + 1))[0])
-    return found
-
-
-def _is_constant_like(info: Info) -> bool:
-    """Constants that an exporter leaked as inputs ([1, 1, 1, 3]) are no images: an image is larger than one pixel."""
-    return sum(n is None or n > 1 for n in info.dims[1:]) < 2
-
-
-def _declares(path: ImagePath) -> bool:
-    channels = path.image.dims[path.channel]
-    return channels is None or 1 <= channels <= MOST_CHANNELS
-
-
-def _fits(path: ImagePath, reached: Reached) -> bool:
-    """Whether the kernel takes as many channels as the input declares."""
-    channels, kernel = path.image.dims[path.channel], kernel_of(path.model, reached.node, reached.kernel)
-    return kernel is None or channels is None or in_channels(reached.node, kernel) == channels
-
-
-def kernel_of(model: OnnxModel, node: Node, name: str) -> Weight | None:
-    """The stored kernel behind an input, looked for through DequantizeLinear."""
-    weight = model.stored(name)
-    producer = model.producers.get(name)
-    if weight is None and producer is not None and producer.op in ("DequantizeLinear", "Cast"):
-        weight = model.stored(producer.inputs[0])
-    return weight
-
-
-def in_channels(node: Node, kernel: Weight) -> int:
-    """How many channels a convolution takes."""
-    if node.op == "ConvTranspose":
-        return kernel.shape[0]
-    return kernel.shape[1] * node.integer("group", 1)
+        self._give(node, behind(flow, front))

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import lazy
-from ..errors import Place
-from ..layout import Layout
+from ..errors import Place, UsageError
 from ..model import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, Tensor, TensorEdit
 from ..source import Source
 from ..splice import Splice
@@ -27,17 +26,30 @@ from ..splice import Splice
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from . import _onnx_edits, _onnx_model, _onnx_path, _onnx_quantised
+    from . import (
+        _onnx_border,
+        _onnx_edits,
+        _onnx_flow,
+        _onnx_images,
+        _onnx_model,
+        _onnx_path,
+        _onnx_payload,
+        _onnx_quantised,
+        _onnx_schema,
+    )
 else:
+    _onnx_border = lazy.module("._onnx_border", __package__)
     _onnx_edits = lazy.module("._onnx_edits", __package__)
+    _onnx_images = lazy.module("._onnx_images", __package__)
     _onnx_model = lazy.module("._onnx_model", __package__)
     _onnx_path = lazy.module("._onnx_path", __package__)
+    _onnx_payload = lazy.module("._onnx_payload", __package__)
     _onnx_quantised = lazy.module("._onnx_quantised", __package__)
+    _onnx_schema = lazy.module("._onnx_schema", __package__)
 
 CHUNK = 4 << 20
 VARINT, BYTES = 0, 2  # wire types
 GRAPH = 7  # the field of a ModelProto
-LAYOUTS = {"Conv": {3: "OIW", 4: "OIHW", 5: "OIDHW"}, "ConvTranspose": {3: "IOW", 4: "IOHW", 5: "IODHW"}}
 
 
 class Onnx(Checkpoint):
@@ -61,24 +73,25 @@ class Onnx(Checkpoint):
         super().__init__(source)
         self.model = _onnx_model.OnnxModel(source)
         self._folder = Path(source.name).parent
-        self._payloads: dict[str, _onnx_model.Payload] = {}
+        self._payloads: dict[str, _onnx_payload.Payload] = {}
         self._others: dict[Path, Source] = {}
+        self._named: tuple[str, ...] = ()
         for weight in self.model.weights.values():
-            self._payloads[weight.name] = _onnx_model.payload(weight, source.place, self._folder)
+            self._payloads[weight.name] = _onnx_payload.payload(weight, source.place, self._folder)
             self.tensors[weight.name] = Tensor(weight.name, weight.dtype, weight.shape)
-        if self.model.graph.fields.get(_onnx_model.GRAPH_SPARSE):
+        if self.model.graph.fields.get(_onnx_schema.GRAPH_SPARSE):
             self.warnings.append(Notice("sparse", "sparse initializers are copied as they are"))
 
     def chunks(self, name: str) -> Iterator[bytes]:
         weight, found = self.model.weights[name], self._payloads[name]
         source, start, stop = self._where(weight, found)
         if source is None:
-            yield _onnx_model.typed_elements(weight)
+            yield _onnx_payload.typed_elements(weight)
             return
         for at in range(start, stop, CHUNK):
             yield source.read(at, min(at + CHUNK, stop))
 
-    def _where(self, weight: _onnx_model.Weight, found: _onnx_model.Payload) -> tuple[Source | None, int, int]:
+    def _where(self, weight: _onnx_model.Weight, found: _onnx_payload.Payload) -> tuple[Source | None, int, int]:
         if found.path is not None:
             other = self._others.get(found.path)
             if other is None:
@@ -99,8 +112,9 @@ class Onnx(Checkpoint):
     @cached_property
     def paths(self) -> list[_onnx_path.ImagePath]:
         """From each image input on. Raises UnsupportedError where it runs into one of the model's own functions."""
-        paths = _onnx_path.image_paths(self.model, self.load_weight)
+        paths = _onnx_images.image_paths(self.model, self.load_weight, self._named)
         for path in paths:
+            self._refuse_inner_kernels(path)
             for constants in path.fronts:
                 node = constants.node
                 if (node.domain, node.op) in self.model.functions:
@@ -108,6 +122,21 @@ class Onnx(Checkpoint):
                         f"the image runs into the model's own function {node.op}"
                     )
         return paths
+
+    def _refuse_inner_kernels(self, path: _onnx_path.ImagePath) -> None:
+        """Kernels of subgraphs' own stay: only those of the main graph are edited."""
+        for reached in path.reached:
+            name = next((name for name in reached.node.inputs if name in self.model.inner), None)
+            if name and reached.kernel is None:
+                what = f"its weights stand in a subgraph of {self.model.inner[name]}, and only those of the main graph are edited"
+                raise self.source.place.inside(reached.node.label).unsupported(what)
+
+    def name_images(self, names: Sequence[str]) -> None:
+        known = [info.name for info in self.model.inputs]
+        for name in names:
+            if name not in known:
+                raise UsageError(f"no input is called {name!r}; it has {', '.join(known)}", file=self.source.name)
+        self._named = tuple(names)
 
     def first_convs(self) -> Sequence[FirstConv]:
         found: dict[str, FirstConv] = {}
@@ -118,62 +147,39 @@ class Onnx(Checkpoint):
         direct = [conv for conv in found.values() if conv.layout]
         return direct or list(found.values())
 
-    def _first_conv(self, path: _onnx_path.ImagePath, reached: _onnx_path.Reached) -> FirstConv | None:
-        kernel = _onnx_path.kernel_of(self.model, reached.node, reached.kernel)
-        if kernel is None:
+    def _first_conv(self, path: _onnx_path.ImagePath, reached: _onnx_flow.Reached) -> FirstConv | None:
+        if reached.kernel is None:
             return None
-        channels = path.image.dims[path.channel] or 0
-        why = f"the image {path.image.name!r} reaches it" + (f" through {_named(path)}" if path.fronts else "")
-        tensor = self.tensors[kernel.name]
-        if not reached.direct:
-            return FirstConv(tensor, None, channels, "graph", why)
-        kinds = LAYOUTS.get(reached.node.op, LAYOUTS["Conv"])
-        groups = reached.node.integer("group", 1)
-        layout = Layout(kinds[len(kernel.shape)]) if len(kernel.shape) in kinds else None
-        return FirstConv(tensor, layout, _onnx_path.in_channels(reached.node, kernel), "graph", why, groups)
+        why = f"the image {path.image.name!r} reaches it" + (f" through {_listed(path)}" if path.fronts else "")
+        tensor, channels = self.tensors[reached.kernel.name], reached.channels or path.image.dims[path.channel] or 0
+        groups = reached.node.integer("group", 1) if reached.layout else 1
+        return FirstConv(tensor, reached.layout, channels, "graph", why, groups)
 
     def fronts(self, first_convs: Sequence[FirstConv]) -> Sequence[Front]:
-        names = {conv.tensor.name for conv in first_convs}
-        found: list[Front] = []
-        for path in self.paths:
-            for reached in path.reached:
-                kernel = _onnx_path.kernel_of(self.model, reached.node, reached.kernel)
-                if reached.direct and kernel and kernel.name in names:
-                    found += reached.fronts
-            # what mixes channels elsewhere on the way concerns every kernel
-            found += [c.front for c in path.fronts if c.front.scale is None]
+        found = [front for conv in first_convs for reached in self._users(conv) for front in reached.fronts]
+        # what mixes channels elsewhere on the way concerns every kernel
+        found += [c.front for path in self.paths for c in path.fronts if c.front.scale is None]
         return list(dict.fromkeys(found))
 
     def graph_methods(self, first_convs: Sequence[FirstConv]) -> Sequence[str]:
-        if any(name in self.model.captured for path in self.paths for name in path.values):
-            return ()
         broadcasts = self.model.opset >= 7 and all(path.broadcasts and path.fronts for path in self.paths)
         return ("broadcast", "stack") if broadcasts else ("stack",)
 
     def shift_taker(self, conv: FirstConv) -> tuple[str, int] | None:
-        node = self._user(conv)
-        if node is None or node.op not in ("Conv", "ConvTranspose"):
-            return None
-        if len(node.inputs) > 2 and node.inputs[2]:
-            bias = self.model.stored(node.inputs[2])
-            return (bias.name, 1) if bias else None
-        followers = self.model.consumers.get(node.outputs[0], [])
-        if len(followers) == 1 and followers[0][0].op == "BatchNormalization" and node.outputs[0] not in self.model.outputs:
-            mean = self.model.stored(followers[0][0].inputs[3])
-            return (mean.name, -1) if mean else None
-        return None
+        users = self._users(conv)
+        return _onnx_edits.shift_taker(self.model, users[0].node) if len(users) == 1 else None
 
-    def _user(self, conv: FirstConv) -> Any:
-        for path in self.paths:
-            for reached in path.reached:
-                kernel = _onnx_path.kernel_of(self.model, reached.node, reached.kernel)
-                if kernel and kernel.name == conv.tensor.name:
-                    return reached.node
-        return None
+    def insides(self, conv: FirstConv) -> Sequence[tuple[tuple[int, int], ...]]:
+        return [spans for reached in self._users(conv) for spans in _onnx_border.insides(reached)]
+
+    def _users(self, conv: FirstConv) -> list[_onnx_flow.Reached]:
+        """Those that take the image with this kernel."""
+        reached = [r for path in self.paths for r in path.reached if r.layout and r.kernel]
+        return [r for r in reached if r.kernel and r.kernel.name == conv.tensor.name]
 
     def _quantised(self, conv: FirstConv) -> _onnx_quantised.Quantised | None:
-        node = self._user(conv)
-        return _onnx_quantised.quantised(self.model, node, self.model.weights[conv.tensor.name]) if node else None
+        users = [] if conv.tensor.dtype.floating else self._users(conv)
+        return _onnx_quantised.quantised(self.model, users[0].node, self.model.weights[conv.tensor.name]) if users else None
 
     def kernel(self, conv: FirstConv) -> NDArray[Any] | None:
         if conv.tensor.dtype.floating:
@@ -184,12 +190,11 @@ class Onnx(Checkpoint):
         return _onnx_quantised.dequantised(found, self.load(conv.tensor.name), self.load(found.scale.name), self.load_weight)
 
     def kernel_edits(self, conv: FirstConv, edit: TensorEdit) -> dict[str, TensorEdit]:
-        found = None if conv.tensor.dtype.floating else self._quantised(conv)
+        found = self._quantised(conv)
         return _onnx_quantised.edits(found, edit, self.load_weight) if found else {conv.tensor.name: edit}
 
     def edited_kernel(self, conv: FirstConv, edits: Edits) -> NDArray[Any]:
-        numbers = edits.tensors[conv.tensor.name].values()
-        found = None if conv.tensor.dtype.floating else self._quantised(conv)
+        numbers, found = edits.tensors[conv.tensor.name].values(), self._quantised(conv)
         if found is None:
             return numbers
         return _onnx_quantised.dequantised(found, numbers, edits.tensors[found.scale.name].values(), self.load_weight)
@@ -197,6 +202,10 @@ class Onnx(Checkpoint):
     def ungrouped(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
         shape = conv.tensor.shape
         return shape if channels == 1 else (shape[0], channels, *shape[2:])
+
+    def count_edits(self, channels: int) -> dict[str, TensorEdit]:
+        counts = [count for path in self.paths for count in path.counts]
+        return _onnx_edits.count_edits(counts, channels, self.load_weight)
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         found = []
@@ -210,7 +219,9 @@ class Onnx(Checkpoint):
         return f"session = onnxruntime.InferenceSession({path!r})"
 
     def splices(self, edits: Edits) -> list[Splice]:
-        return _onnx_edits.OnnxEdits(self.model, self.paths, edits, self.source.place).splices() if edits else []
+        return (
+            _onnx_edits.OnnxEdits(self.model, self.paths, edits, self.source.place, self.load_weight).splices() if edits else []
+        )
 
     def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
         names = list(_onnx_edits.locations(self.model))
@@ -226,8 +237,8 @@ class Onnx(Checkpoint):
     def judge(self, path: str) -> None:
         schema = onnx_schema()
         parsed = schema.ModelProto()
-        parsed.ParseFromString(_onnx_model.skeleton(self.model.root))
-        if len(parsed.graph.initializer) != len(self.model.graph.fields.get(_onnx_model.GRAPH_INITIALIZERS, ())):
+        parsed.ParseFromString(_onnx_payload.skeleton(self.model.root))
+        if len(parsed.graph.initializer) != len(self.model.graph.fields.get(_onnx_schema.GRAPH_INITIALIZERS, ())):
             raise RuntimeError("onnx's schema reads another number of initializers")
 
 
@@ -246,7 +257,7 @@ def onnx_schema() -> Any:
     return module
 
 
-def _named(path: _onnx_path.ImagePath) -> str:
+def _listed(path: _onnx_path.ImagePath) -> str:
     kinds = list(dict.fromkeys(constants.front.kind for constants in path.fronts))
     return ", ".join(kinds[:4])
 

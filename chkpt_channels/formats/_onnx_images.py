@@ -1,0 +1,37 @@
+"""Which inputs of an ONNX graph are images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ._onnx_model import Info, OnnxModel
+from ._onnx_numbers import Load
+from ._onnx_path import ImagePath
+
+MOST_CHANNELS = 32
+
+
+def image_paths(model: OnnxModel, load: Load, named: Sequence[str] = ()) -> list[ImagePath]:
+    """One path for each input that looks like an image and reaches a convolution as data, or that is `named`."""
+    found = []
+    for info in model.inputs:
+        if named and info.name not in named:
+            continue
+        if len(info.dims) < 2 or (not named and (len(info.dims) not in (4, 5) or _is_constant_like(info))):
+            continue
+        paths = [ImagePath(model, info, axis, load) for axis in dict.fromkeys((1, len(info.dims) - 1))]
+        paths = [path for path in paths if path.reached and _declares(path)]
+        direct = [path for path in paths if any(reached.layout for reached in path.reached)]
+        if direct or paths:
+            found.append((direct or sorted(paths, key=lambda p: info.dims[p.channel] or MOST_CHANNELS + 1))[0])
+    return found
+
+
+def _is_constant_like(info: Info) -> bool:
+    """Constants that an exporter leaked as inputs ([1, 1, 1, 3]) are no images: an image is larger than one pixel."""
+    return sum(n is None or n > 1 for n in info.dims[1:]) < 2
+
+
+def _declares(path: ImagePath) -> bool:
+    channels = path.image.dims[path.channel]
+    return channels is None or 1 <= channels <= MOST_CHANNELS
