@@ -211,7 +211,7 @@ def _companions(folder: Path, path: Path, names: dict[str, str], *, force: bool)
 def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
     """Re-open what was written: the index is as planned, the edits read back, the format's own library accepts it.
     Returns its size. Raises RuntimeError otherwise: that is a bug of this package, and nothing is published."""
-    with Source.of_descriptor(fd, name) as source:
+    with Source.of_descriptor(fd, name, made_here=True) as source:
         try:
             after = type(before)(source)
         except DamagedError as error:
