@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import kernels
+from . import ahead, kernels
 from . import plan as planning
 from .atomic import Output, StandardOutput
 from .errors import DamagedError, UsageError
@@ -61,23 +61,28 @@ def convert(
     """
     began = time.perf_counter()
     options = make_options(to, luma, layers, layout, optimizer, strict, method, from_channels)
-    with open_source(src) as source:
-        checkpoint = detect(source)(source)
-        path = output_path(source, checkpoint, src, dst, options)
+    with open_source(src) as source, contextlib.ExitStack() as stack:
+        kind = detect(source)
+        path = output_path(source, kind, src, dst, options)
+        out = begun = None
+        if kind.in_place and not dry_run and ahead.pays(source):
+            out = _output(path, source, stack, force=force)
+            begun = stack.enter_context(ahead.Ahead(source, out.fd))
+        checkpoint = kind(source)
         plan = planning.make(checkpoint, options)
         if dry_run:
             parity = _parity(checkpoint, plan)
             status = "would_convert" if plan.edits else "unchanged"
             return _report(status, checkpoint, plan, path, None, parity, began)
         companions = checkpoint.companions(path, edited=bool(plan.edits))
-        with _output(path, source, force=force) as out:
-            shown = (lambda done: progress(done, source.size)) if progress else None
-            checkpoint.write(plan.edits._replace(companions=companions), out.fd, out.place, shown)
-            source.check_unchanged()
-            size = check(checkpoint, plan, out.fd, str(path))
-            parity = _parity(checkpoint, plan)
-            with _companions(Path(source.name).parent, path, companions, force=force):
-                out.publish()
+        out = out or _output(path, source, stack, force=force)
+        shown = (lambda done: progress(done, source.size)) if progress else None
+        checkpoint.write(plan.edits._replace(companions=companions), out.fd, out.place, shown, begun)
+        source.check_unchanged()
+        size = check(checkpoint, plan, out.fd, str(path))
+        parity = _parity(checkpoint, plan)
+        with _companions(Path(source.name).parent, path, companions, force=force):
+            out.publish()
         written = FileInfo(str(path), checkpoint.format, size)
         return _report("converted" if plan.edits else "unchanged", checkpoint, plan, path, written, parity, began)
 
@@ -157,17 +162,17 @@ def open_source(path: Path_) -> Source:
     return Source(path)
 
 
-def output_path(source: Source, checkpoint: Checkpoint, src: Path_, dst: Path_ | None, options: Options) -> Path:
+def output_path(source: Source, kind: type[Checkpoint], src: Path_, dst: Path_ | None, options: Options) -> Path:
     """Where the result goes. Raises UsageError for a name that would lie about the format."""
     if dst is None:
         if os.fspath(src) == STDIO:
             raise UsageError("standard input has no name to make one from: -o names the output")
         return default_output(Path(src), options.to or 0)
     path = Path(dst)
-    others = (FOREIGN_SUFFIXES | {s for kind in known() for s in kind.suffixes}) - checkpoint.suffixes
+    others = (FOREIGN_SUFFIXES | {s for other in known() for s in other.suffixes}) - kind.suffixes
     if os.fspath(dst) != STDIO and path.suffix.lower() in others:
         raise UsageError(
-            f"the output {path.name} is named like another format, and the input is {checkpoint.title}",
+            f"the output {path.name} is named like another format, and the input is {kind.title}",
             hint=f"name it {path.with_suffix(Path(source.name).suffix).name}",
         )
     return path
@@ -182,8 +187,11 @@ def default_output(path: Path, channels: int) -> Path:
     return path.with_name(f"{stem}_{planning.target_word(channels)}{suffix}")
 
 
-def _output(path: Path, source: Source, *, force: bool) -> Output | StandardOutput:
-    return StandardOutput() if os.fspath(path) == STDIO else Output(path, source, force=force)
+def _output(path: Path, source: Source, stack: contextlib.ExitStack, *, force: bool) -> Output | StandardOutput:
+    """The output, which vanishes when `stack` ends, unless it is published."""
+    if os.fspath(path) == STDIO:
+        return stack.enter_context(StandardOutput())
+    return stack.enter_context(Output(path, source, force=force))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Work on a hostile file in a process of its own: a library that crashes on it, or never ends, takes nobody with it.
 
-A process that runs threads is not forked (locks that they hold would stay held): there the work is done in place. Threads of
-libraries are none of Python's: the child calls none of those libraries.
+Where the process may not be forked the work is done in place.
 """
 
 from __future__ import annotations
@@ -12,34 +11,16 @@ import math
 import os
 import signal
 import struct
-import sys
-import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from ..errors import ChkptChannelsError, DamagedError, Place, SystemProblem, UnsupportedError
+from ..forking import fork, may_fork
 from ..limits import LIMITS
 
 FRAME = struct.Struct("<cQ")
 DATA, ERROR, END = b"D", b"E", b"."
-
-
-def may_fork() -> bool:
-    """Whether this process can be doubled without harm."""
-    return sys.platform == "linux" and threading.active_count() == 1
-
-
-def fork() -> int:
-    """As os.fork, but the child leaves an interrupt from the keyboard to its parent, which ends it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, about the threads of libraries
-        child = os.fork()
-    if not child:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    return child
 
 
 def pieces(work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]:

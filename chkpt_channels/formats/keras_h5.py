@@ -46,6 +46,7 @@ class KerasH5(KerasCheckpoint):
     title = "Keras (HDF5)"
     suffixes = frozenset({".h5", ".hdf5"})
     document = "model_config"
+    in_place = True
 
     @classmethod
     def sniff(cls, source: Source) -> bool:
