@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 FRAMEWORKS := .venv-frameworks
+KERAS2 := .venv-keras2
 BIN := $(VENV)/bin
 FIXTURE := fixtures/torch_zip/state_dict.pth
 
-.PHONY: demo test lint types test-frameworks bench fixtures clean
+.PHONY: demo test lint types test-frameworks test-keras2 bench fixtures clean
 
 demo: $(VENV)/.installed
 	@rm -rf demo && mkdir demo && cp $(FIXTURE) demo/rgb.pth
@@ -32,6 +33,9 @@ types: $(VENV)/.dev
 test-frameworks: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python -m pytest tests/frameworks
 
+test-keras2: $(KERAS2)/.installed
+	$(KERAS2)/bin/python -m pytest --noconftest tests/frameworks/test_keras2.py
+
 bench: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python tests/bench.py
 
@@ -55,5 +59,10 @@ $(FRAMEWORKS)/.installed: pyproject.toml
 	$(FRAMEWORKS)/bin/pip install --quiet --disable-pip-version-check -e '.[frameworks]'
 	@touch $@
 
+$(KERAS2)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(KERAS2)
+	$(KERAS2)/bin/pip install --quiet --disable-pip-version-check -e '.[keras2]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(FRAMEWORKS) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FRAMEWORKS) $(KERAS2) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

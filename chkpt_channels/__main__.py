@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 
 
@@ -10,9 +11,12 @@ def main() -> None:
     """Run the command line and exit with its code."""
     gc.disable()  # a short process that makes no cycles worth collecting: a tenth of its time
     sys.setswitchinterval(5e-4)  # the copying threads wait for the interpreter while numpy is imported: hand it over sooner
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads that spin, for work that is not done here
     from .cli import run
 
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    gc.freeze()  # nor is anything worth collecting at the end, when the interpreter would look at every object again
+    sys.exit(code)
 
 
 if __name__ == "__main__":

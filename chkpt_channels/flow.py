@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Unpack
 
-from . import kernels, selection
+from . import ahead, kernels, selection
 from . import options as asking
 from . import plan as planning
 from .atomic import Output, StandardOutput
@@ -52,23 +52,28 @@ def convert(
     if to is None and not any(words.get(rule) is not None for rule in ("select", "bands", "matrix")):
         to = "gray"
     options = asking.make(to, **words)
-    with open_source(src) as source:
-        checkpoint = detect(source)(source)
-        path = output_path(source, checkpoint, src, dst, options)
+    with open_source(src) as source, contextlib.ExitStack() as stack:
+        kind = detect(source)
+        path = output_path(source, kind, src, dst, options)
+        out = begun = None
+        if kind.in_place and not dry_run and ahead.pays(source):
+            out = _output(path, source, stack, force=force)
+            begun = stack.enter_context(ahead.Ahead(source, out.fd))
+        checkpoint = kind(source)
         plan = planning.make(checkpoint, options)
         if dry_run:
             parity = _parity(checkpoint, plan)
             status = "would_convert" if plan.edits else "unchanged"
             return _report(status, checkpoint, plan, path, None, parity, began)
         companions = checkpoint.companions(path, edited=bool(plan.edits))
-        with _output(path, source, force=force) as out:
-            shown = (lambda done: progress(done, source.size)) if progress else None
-            checkpoint.write(plan.edits._replace(companions=companions), out.fd, out.place, shown)
-            source.check_unchanged()
-            size = check(checkpoint, plan, out.fd, str(path))
-            parity = _parity(checkpoint, plan)
-            with _companions(Path(source.name).parent, path, companions, force=force):
-                out.publish()
+        out = out or _output(path, source, stack, force=force)
+        shown = (lambda done: progress(done, source.size)) if progress else None
+        checkpoint.write(plan.edits._replace(companions=companions), out.fd, out.place, shown, begun)
+        source.check_unchanged()
+        size = check(checkpoint, plan, out.fd, str(path))
+        parity = _parity(checkpoint, plan)
+        with _companions(Path(source.name).parent, path, companions, force=force):
+            out.publish()
         written = FileInfo(str(path), checkpoint.format, size)
         return _report("converted" if plan.edits else "unchanged", checkpoint, plan, path, written, parity, began)
 
@@ -98,17 +103,17 @@ def open_source(path: Path_) -> Source:
     return Source(path)
 
 
-def output_path(source: Source, checkpoint: Checkpoint, src: Path_, dst: Path_ | None, options: Options) -> Path:
+def output_path(source: Source, kind: type[Checkpoint], src: Path_, dst: Path_ | None, options: Options) -> Path:
     """Where the result goes. Raises UsageError for a name that would lie about the format."""
     if dst is None:
         if os.fspath(src) == STDIO:
             raise UsageError("standard input has no name to make one from: -o names the output")
         return default_output(Path(src), options.rule.word)
     path = Path(dst)
-    others = (FOREIGN_SUFFIXES | {s for kind in known() for s in kind.suffixes}) - checkpoint.suffixes
+    others = (FOREIGN_SUFFIXES | {s for other in known() for s in other.suffixes}) - kind.suffixes
     if os.fspath(dst) != STDIO and path.suffix.lower() in others:
         raise UsageError(
-            f"the output {path.name} is named like another format, and the input is {checkpoint.title}",
+            f"the output {path.name} is named like another format, and the input is {kind.title}",
             hint=f"name it {path.with_suffix(Path(source.name).suffix).name}",
         )
     return path
@@ -122,8 +127,11 @@ def default_output(path: Path, word: str) -> Path:
     return path.with_name(f"{path.name.removesuffix(suffix)}_{word}{suffix}")
 
 
-def _output(path: Path, source: Source, *, force: bool) -> Output | StandardOutput:
-    return StandardOutput() if os.fspath(path) == STDIO else Output(path, source, force=force)
+def _output(path: Path, source: Source, stack: contextlib.ExitStack, *, force: bool) -> Output | StandardOutput:
+    """The output, which vanishes when `stack` ends, unless it is published."""
+    if os.fspath(path) == STDIO:
+        return stack.enter_context(StandardOutput())
+    return stack.enter_context(Output(path, source, force=force))
 
 
 @contextlib.contextmanager
@@ -151,7 +159,7 @@ def _companions(folder: Path, path: Path, names: dict[str, str], *, force: bool)
 def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
     """Re-open what was written: the index is as planned, the edits read back, the format's own library accepts it.
     Returns its size. Raises RuntimeError otherwise: that is a bug of this package, and nothing is published."""
-    with Source.of_descriptor(fd, name) as source:
+    with Source.of_descriptor(fd, name, made_here=True) as source:
         try:
             after = type(before)(source)
         except DamagedError as error:
@@ -181,8 +189,11 @@ def stale_declarations(after: Checkpoint, plan: Plan) -> list[str]:
         for k in plan.kernels
         if (k.changes or plan.edits.method) and k.conv.tensor.name in after.tensors
     ]
-    found = {d.where for d in after.declarations(convs) if d.channels == plan.channels[1]}
-    return [d.where for d in plan.declarations if d.where not in found]
+    found = after.declarations(convs)
+    if plan.edits.method:  # what was put into the graph may say it in another place
+        return [d.where for d in found if d.channels != plan.channels[1]]
+    right = {d.where for d in found if d.channels == plan.channels[1]}
+    return [d.where for d in plan.declarations if d.where not in right]
 
 
 def _parity(checkpoint: Checkpoint, plan: Plan) -> Parity | None:

@@ -73,24 +73,22 @@ def values(checkpoint: Checkpoint, conv: FirstConv) -> NDArray[Any]:
 
 def dense(old: NDArray[Any], kernel: KernelChange) -> NDArray[Any]:
     """A grouped kernel with every filter over all channels, zero outside its group. Keras keeps depthwise kernels by their
-    channel, [H, W, I, multiplier], the others by their filter, [O, I / groups, H, W]."""
+    channel, [H, W, I, multiplier]; elsewhere a filter has the I / groups channels of its group."""
     import numpy as np
 
-    conv = kernel.conv
+    conv, layout = kernel.conv, kernel.layout
     if conv.groups == 1:
         return old
-    if old.shape[kernel.layout.channel_axis] == conv.in_channels:
-        multiplier = old.shape[-1]
-        wide = np.zeros((*old.shape[:-1], conv.in_channels * multiplier), old.dtype)
-        for i in range(conv.in_channels):
-            wide[..., i, i * multiplier : (i + 1) * multiplier] = old[..., i, :]
-        return wide
-    filters, width = old.shape[0], conv.in_channels // conv.groups
-    wide = np.zeros((filters, conv.in_channels, *old.shape[2:]), old.dtype)
-    for o in range(filters):
-        group = o * conv.groups // filters
-        wide[o, group * width : (group + 1) * width] = old[o]
-    return wide
+    channels, filters = layout.channel_axis, layout.axes.index("O")
+    apart = np.moveaxis(old, (filters, channels), (0, 1))  # [O, I / groups, …], or [multiplier, I, …]
+    if apart.shape[1] == conv.in_channels:
+        apart = np.moveaxis(apart, 0, 1).reshape(-1, 1, *apart.shape[2:])
+    count, width = apart.shape[0], apart.shape[1]
+    wide = np.zeros((count, conv.in_channels, *apart.shape[2:]), old.dtype)
+    for o in range(count):
+        group = o * conv.groups // count
+        wide[o, group * width : (group + 1) * width] = apart[o]
+    return np.ascontiguousarray(np.moveaxis(wide, (0, 1), (filters, channels)))
 
 
 def bias_shift(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]:

@@ -23,6 +23,8 @@ from .splice import Check, Progress, Splice, apply
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .ahead import Ahead
+
 
 class Tensor(NamedTuple):
     """One named tensor. `group` is the container it stands in ("state_dict" in a training checkpoint, "" at the root);
@@ -135,6 +137,8 @@ class Checkpoint(ABC):
     """The file name extensions of the family, "" for none; the first three letters of an output must not lie."""
     ordered: bool
     """Whether the order of `tensors` is the order of the modules."""
+    in_place: ClassVar[bool] = False
+    """Whether edits replace spans without moving what follows: then a copy may be begun before they are known."""
     adds_tensors: ClassVar[bool] = False
     """Whether an edit may add tensors: a private copy of one that others share, a bias where there was none."""
 
@@ -268,9 +272,12 @@ class Checkpoint(ABC):
         """The checksums over spans of the file."""
         return ()
 
-    def write(self, edits: Edits, out: int, place: Place, progress: Progress | None = None) -> None:
-        """Write the edited file to the empty file `out` and fsync it; `place` names the output in messages."""
-        apply(self.source, self.splices(edits), out, place, self.checks(), progress, self.call_judge)
+    def write(self, edits: Edits, out: int, place: Place, progress: Progress | None = None, begun: Ahead | None = None) -> None:
+        """Write the edited file to `out` and fsync it; `place` names the output in messages. `out` is empty, or `begun` is the
+        copy of the source that is being written to it."""
+        splices = self.splices(edits)
+        if begun is None or not begun.finish(splices, place, progress):
+            apply(self.source, splices, out, place, self.checks(), progress, self.call_judge)
 
     def call_judge(self) -> None:  # noqa: B027 # most formats have no light library to ask
         """Import what `judge` needs."""

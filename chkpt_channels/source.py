@@ -13,13 +13,13 @@ from .errors import Place
 class Source:
     """An open regular file.
 
-    `size` in bytes; `place` starts the messages about it. The file is expected to stay as it is while it is open:
-    a read that comes back short and `check_unchanged` raise SystemProblem.
+    `size` in bytes; `place` starts the messages about it; `made_here` tells that this package wrote it. The file is expected to
+    stay as it is while it is open: a read that comes back short and `check_unchanged` raise SystemProblem.
     """
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         self.name = name if name is not None else os.fsdecode(path)
-        self.place = Place(self.name)
+        self.place, self.made_here = Place(self.name), False
         try:
             # O_NONBLOCK: opening a FIFO must not wait for its writer
             self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -32,10 +32,10 @@ class Source:
         self.size = self._stat.st_size
 
     @classmethod
-    def of_descriptor(cls, fd: int, name: str) -> Source:
+    def of_descriptor(cls, fd: int, name: str, *, made_here: bool = False) -> Source:
         """The file behind an open descriptor, which stays open when this Source is closed."""
         self = cls.__new__(cls)
-        self.name, self.place, self.fd = name, Place(name), os.dup(fd)
+        self.name, self.place, self.made_here, self.fd = name, Place(name), made_here, os.dup(fd)
         self._stat = os.fstat(self.fd)
         self.size = self._stat.st_size
         return self

@@ -132,7 +132,7 @@ def apply(
         for splice, at, data in zip(ordered, targets, made, strict=True):
             if len(data) != splice.size:
                 raise ValueError(f"a splice at {splice.start} promised {splice.size} bytes and made {len(data)}")
-            _write(out, memoryview(data), at)
+            write_at(out, memoryview(data), at)
         os.fsync(out)
     except OSError as error:
         raise place.system(f"cannot be written: {(error.strerror or str(error)).lower()}") from error
@@ -167,7 +167,8 @@ def _passing(checks: Sequence[Check], splices: Sequence[Splice]) -> list[Check]:
     return kept
 
 
-def _write(out: int, data: memoryview, at: int) -> None:
+def write_at(out: int, data: memoryview, at: int) -> None:
+    """Write all of `data` at `at`."""
     while data:
         try:
             count = os.pwrite(out, data, at)
@@ -316,7 +317,7 @@ class _Copy:
         first, last = pieces[0].at, pieces[-1].at + pieces[-1].size
         if direct:
             first, last = first // SECTOR * SECTOR, -(-last // SECTOR) * SECTOR
-        buffer.users.append(self._writing.submit(_write, self._out, buffer.view[first - at : last - at], first))
+        buffer.users.append(self._writing.submit(write_at, self._out, buffer.view[first - at : last - at], first))
         if self._progress:
             self._progress(sum(piece.size for piece in pieces))
 

@@ -63,6 +63,21 @@ from transformers import ResNetConfig, ResNetForImageClassification
 model = ResNetForImageClassification(ResNetConfig()).eval()
 torch.onnx.export(model, (torch.rand(1, 3, 64, 64),), sys.argv[1], dynamo=False, input_names=["image"])
 """
+MAKE_H5 = """
+import os, sys
+os.environ["KERAS_BACKEND"] = "torch"
+import keras
+keras.applications.ResNet50(weights=None).save(sys.argv[1])
+"""
+H5_SCRIPT = """
+import shutil, sys, h5py
+shutil.copy(sys.argv[1], sys.argv[2])
+with h5py.File(sys.argv[2], "r+") as f:
+    k = f.visititems(lambda name, d: name if isinstance(d, h5py.Dataset) and d.ndim == 4 and d.shape[2] == 3 else None)
+    new = f[k][()].sum(2, keepdims=True)
+    del f[k]
+    f[k] = new
+"""
 MAKE_LARGE_ONNX = """
 import sys, numpy as np, onnx
 from onnx import TensorProto, helper
@@ -163,6 +178,10 @@ def small(folder: Path, runs: int) -> None:
         runs,
         "≤ 0.45",
     )
+    keras = folder / "small.h5"
+    run([PYTHON, "-c", MAKE_H5, str(keras)])
+    theirs = script(H5_SCRIPT, keras, folder)
+    pair(".h5 against a copy edited through h5py", convert(keras, folder), theirs, keras, folder, runs, "≤ 1.6")
     pair("--help against an empty Python", [*OURS, "--help"], NOTHING, pth, folder, runs, "≤ 150 ms")
 
 

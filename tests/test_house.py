@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,7 +82,7 @@ def test_nothing_heavy_is_imported_before_it_is_used(path: Path):
 @pytest.mark.parametrize("path", sorted((PACKAGE / "containers").glob("*.py")), ids=lambda path: path.name)
 def test_containers_know_nothing_of_tensors(path: Path):
     inside = {name.lstrip(".").partition(".")[0] for name in imports(parsed(path)) if name.startswith("..")}
-    assert inside <= {"dtypes", "errors", "limits", "source", "splice"}
+    assert inside <= {"dtypes", "errors", "forking", "limits", "source", "splice"}
 
 
 def test_the_base_error_is_caught_once():
@@ -107,3 +109,11 @@ def test_nothing_is_printed_by_the_library(path: Path):
         return
     calls = {ast.unparse(node.func) for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)}
     assert not calls & {"print", "sys.stderr.write", "warnings.warn"}
+
+
+def test_asking_every_format_runs_no_lazy_module():
+    code = (
+        "import sys; from chkpt_channels.formats import known; known(); lazy = sys.modules['chkpt_channels.containers.hdf5'];"
+        "sys.exit(type(lazy).__name__ != '_LazyModule')"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0

@@ -7,22 +7,26 @@ Source: HDF5 File Format Specification, version 3.0.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
 from ..errors import DamagedError, Place
 from ..limits import LIMITS
 from ..source import Source
-from . import hdf5types
+from . import apart, hdf5types
 from .hdf5types import CHUNK
 from .window import Window
 
 MOST_EXPANSION = 1100
 """Deflate packs at most 1032 to 1: a dataset that is larger by more than this than what is stored for it is a bomb."""
 SMALL = 16 << 20
+
+Texts = dict[str, str | list[str]]
 
 
 class Dataset(NamedTuple):
@@ -40,24 +44,55 @@ class Dataset(NamedTuple):
         return prod(self.shape) * self.itemsize
 
 
+class Wanted(NamedTuple):
+    """Which attributes are to be read: those with these names, numbers behind them or not, of these objects."""
+
+    names: frozenset[str]
+    owners: Callable[[Hdf5], Iterable[str]]
+
+
 class Hdf5:
     """The index of the HDF5 file that is `size` bytes of `source` from `start` on.
 
     `datasets` are the arrays of numbers by path, each under the innermost of its names; `aliases` its further names; `groups` the
-    addresses of the groups; `others` everything else. Raises DamagedError where the file contradicts itself or leaves itself.
+    addresses of the groups; `others` everything else; `attributes` the names of the file's own; `texts` the wanted ones
+    by owner ("" is the file), as far as they are text. Raises DamagedError where the file contradicts itself or leaves itself.
     """
 
-    def __init__(self, source: Source, place: Place, start: int = 0, size: int | None = None) -> None:
+    def __init__(
+        self, source: Source, place: Place, start: int = 0, size: int | None = None, wanted: Wanted | None = None
+    ) -> None:
         self.source, self.place, self._start = source, place, start
         self._size = source.size - start if size is None else size
         self.datasets: dict[str, Dataset] = {}
         self.groups: dict[str, int] = {}
         self.others: list[str] = []
         self.aliases: dict[str, str] = {}
+        self.texts: dict[str, Texts] = {}
+        self.attributes: list[str] = []
         self._dtypes: list[tuple[Any, tuple[str, bool]]] = []
+        import h5py  # noqa: F401 # once, for all children that will be forked
+
+        found = json.loads(b"".join(self._apart(partial(self._indexed, wanted), place)))
+        self.groups, self.others, self.aliases = found["groups"], found["others"], found["aliases"]
+        self.texts, self.attributes = found["texts"], found["attributes"]
+        self.datasets = {path: Dataset(row[0], row[1], tuple(row[2]), row[3]) for path, row in found["datasets"].items()}
+
+    def _apart(self, work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]:
+        """Done in a child, except on what the library has just edited: it has seen all of that, and a fork costs as much as
+        an index."""
+        return work() if self.source.made_here else apart.pieces(work, place)
+
+    def _indexed(self, wanted: Wanted | None) -> Iterator[bytes]:
+        """The index as JSON, which goes through a pipe."""
         with self.opened() as (root, _):
             self._walk(root)
             self._dtypes.clear()  # handles of the library
+            attributes = hdf5types.attribute_names(root)
+            owners, names = (wanted.owners(self), wanted.names) if wanted else ((), frozenset())
+            texts = {path: dict(hdf5types.texts(hdf5types.object_at(root, path), names)) for path in owners}
+        found = {"datasets": self.datasets, "groups": self.groups, "others": self.others, "aliases": self.aliases}
+        yield json.dumps({**found, "texts": texts, "attributes": attributes}).encode()
 
     @contextmanager
     def opened(self, *, writable: bool = False) -> Iterator[tuple[Any, Window]]:
@@ -168,16 +203,6 @@ class Hdf5:
             raise self.place.inside(path).damaged(f"declares {dataset.size} bytes and stores {stored}")
         return dataset
 
-    def attributes(self, paths: Iterable[str], wanted: frozenset[str]) -> dict[str, dict[str, str | list[str]]]:
-        """The attributes of these objects ("" is the root) that are text and called as wanted, numbers behind the name or not."""
-        with self.opened() as (root, _):
-            return {path: dict(hdf5types.texts(hdf5types.object_at(root, path), wanted)) for path in paths}
-
-    def attribute_names(self) -> list[str]:
-        """The names of the file's own attributes."""
-        with self.opened() as (root, _):
-            return hdf5types.attribute_names(root)
-
     def chunks(self, path: str) -> Iterator[bytes]:
         """The elements of a dataset in C order and little-endian, a few MiB at a time."""
         dataset = self.datasets[path]
@@ -186,10 +211,13 @@ class Hdf5:
             for piece in range(0, dataset.size, CHUNK):
                 yield self.source.read(at + piece, at + min(piece + CHUNK, dataset.size))
         elif dataset.size:
-            with self.opened() as (root, _):
-                opened = hdf5types.object_at(root, path)
-                hdf5types.check_filters(opened, self.place.inside(path))
-                yield from hdf5types.elements(opened, dataset.dtype, dataset.shape, dataset.itemsize)
+            yield from self._apart(partial(self._elements, path, dataset), self.place.inside(path))
+
+    def _elements(self, path: str, dataset: Dataset) -> Iterator[bytes]:
+        with self.opened() as (root, _):
+            opened = hdf5types.object_at(root, path)
+            hdf5types.check_filters(opened, self.place.inside(path))
+            yield from hdf5types.elements(opened, dataset.dtype, dataset.shape, dataset.itemsize)
 
 
 _HARD, _SOFT, _EXTERNAL = 0, 1, 64

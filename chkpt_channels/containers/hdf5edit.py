@@ -6,10 +6,12 @@ same bytes every time: nothing keeps the time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..splice import Splice
+from . import apart
 from .hdf5 import Hdf5
 from .hdf5types import check_filters, object_at, space_of
 
@@ -31,6 +33,13 @@ def splices(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Mapping[tuple
     object, name), new text. Stored dtypes, creation properties, attributes and all links stay."""
     if not datasets and not texts:
         return []
+    answer = apart.pieces(lambda: _edited(file, datasets, texts), file.place)
+    spans = json.loads(next(answer))
+    return [Splice.of(start, stop, data) for (start, stop), data in zip(spans, list(answer), strict=True)]
+
+
+def _edited(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Mapping[tuple[str, str], str]) -> Iterator[bytes]:
+    """The spans that change, and what each becomes."""
     names = {path: [path, *(alias for alias, of in file.aliases.items() if of == path)] for path in datasets}
     with file.opened(writable=True) as (root, window):
         for path, new in datasets.items():
@@ -39,7 +48,9 @@ def splices(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Mapping[tuple
         for (path, name), text in texts.items():
             _set_text(object_at(root, path), name.encode(), text.encode())
         del root
-    return window.splices()
+    made = window.splices()
+    yield json.dumps([(splice.start, splice.stop) for splice in made]).encode()
+    yield from (splice.data() for splice in made)
 
 
 def _replace(root: Any, names: Sequence[bytes], new: NewDataset) -> None:

@@ -20,7 +20,8 @@ def known() -> tuple[type[Checkpoint], ...]:
     found: list[type[Checkpoint]] = []
     for module in sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")):
         members = vars(importlib.import_module(f"{__name__}.{module}")).values()
-        found += [m for m in members if isinstance(m, type) and issubclass(m, Checkpoint) and "format" in vars(m)]
+        # isinstance would look at __class__, which makes a lazy module run
+        found += [m for m in members if issubclass(type(m), type) and issubclass(m, Checkpoint) and "format" in vars(m)]
     return tuple(dict.fromkeys(found))
 
 

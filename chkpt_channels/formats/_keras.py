@@ -112,7 +112,7 @@ class KerasCheckpoint(Checkpoint):
         else:
             keys = {tensor.key: name for name, tensor in slots.items()}
             named = _keras_optimizer.by_name(keys, _keras_optimizer.own_names(weights))
-            owners = {keys[key]: owner for key, owner in named.items()}
+            owners = {keys[k]: owner for k, owner in named.items() if slots[keys[k]].shape == weights[owner]}
             if not owners:
                 owners = _keras_optimizer.by_order({name: tensor.shape for name, tensor in slots.items()}, weights)
         self.optimizer_entries = _keras_optimizer.entries(group, owners, slots)

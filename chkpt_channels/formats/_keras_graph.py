@@ -85,9 +85,11 @@ def _image(top: Model, ref: Ref, number: int, first: bool) -> Image | None:
 
 
 class Trace:
-    """Where one image goes. `reached` are convolutions, `blocks` layers that mix its channels (None: the model's own output),
-    `calls` the calls of each layer that it takes part in, `numbers` the places that repeat its channel count, `stale` those that
-    contradict it."""
+    """Where one image goes.
+
+    `reached` are convolutions, `blocks` layers that mix its channels (None: the model's own output), `calls` the calls of each
+    layer that take it, its channels apart, `numbers` the places that repeat its channel count, `stale` those that contradict it.
+    """
 
     def __init__(self, top: Model, image: Image) -> None:
         self.image, self._document = image, top.entry
@@ -127,7 +129,8 @@ class Trace:
             model = self._frames[frame].model
             waiting += self._outwards(frame, ref, state)
             for layer, call, position in model.takers.get(ref, ()):
-                self.calls[layer.trail].add((frame, call))
+                if state.blocked is None:
+                    self.calls[layer.trail].add((frame, call))
                 waiting += reversed(list(self._through(frame, layer, call, position, state)))
 
     def _outwards(self, frame: int, ref: Ref, state: _State) -> Iterator[tuple[int, Ref, _State]]:

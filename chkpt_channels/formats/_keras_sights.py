@@ -87,7 +87,8 @@ class Sights:
         for trace, reached in seen:
             if trace.image.channels == 1 and CONVS[reached.layer.kind].depthwise:  # each filter serves one channel of the image
                 yield Front(reached.layer.where, reached.layer.kind)
-        for layer in {id(layer): layer for _, r in seen for layer in (r.layer, *(gate.layer for gate in r.gates))}.values():
+        clear = [reached for _, reached in seen if reached.blocked is None]
+        for layer in {id(layer): layer for r in clear for layer in (r.layer, *(gate.layer for gate in r.gates))}.values():
             if sum(len(trace.calls[layer.trail]) for trace in self._traces) != self._count_calls(layer):
                 yield Front(layer.where, f"{layer.kind}, which takes other things too,")
 
@@ -152,9 +153,9 @@ class Sights:
         """The configuration's text after the edits; None where it stays."""
         document = json.loads(self._text)
         spell = _keras_edits.speller(self._text, document, self._place.inside(self._document))
+        for stale in (trace.stale[0] for trace in self._traces if trace.stale):
+            raise self._place.inside(self._document).unsupported(f"{stale} contradicts the channels of the image")
         for trace in self._entered(edits):
-            if trace.stale:
-                raise self._place.inside(self._document).unsupported(f"{trace.stale[0]} contradicts the channels of the image")
             for name in {self._kernel(reached.layer) for reached in trace.reached} if not edits.method else ():
                 if name not in edits.tensors:
                     hint = "   ".join(f"--layer {kernel}" for kernel in self._sights)

@@ -10,19 +10,30 @@ Source: keras/src/legacy/saving/legacy_h5_format.py and keras/src/saving/saving_
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ..containers.hdf5 import Hdf5
+from ..containers.hdf5 import Hdf5, Wanted
 from ._keras_config import Layer, Model, all_layers
 from ._keras_layers import SPELLINGS, UNTRAINED, snake_case, weight_names
 
-NAMES = frozenset({"layer_names", "weight_names"})
 MOST_WEIGHTS = 8
 OLD_LAYERS = "_layer_checkpoint_dependencies"
 """What Keras 2.12 and 2.13 called `layers`."""
 
 _STORED = re.compile(r"(^|/)vars/\d+$")
+
+
+def owners(file: Hdf5) -> Iterator[str]:
+    """The objects whose attributes matter: the file, the group of all weights, and inner models. The weights of one layer are
+    few; those of an inner model stand under one layer, in an order that only `weight_names` tells."""
+    yield from (path for path in ("", "model_weights", "optimizer_weights") if not path or path in file.groups)
+    inside = "model_weights/" if "model_weights" in file.groups else ""
+    counts = Counter(path.removeprefix(inside).partition("/")[0] for path in file.datasets if path.startswith(inside))
+    yield from (inside + name for name, count in counts.items() if count > MOST_WEIGHTS and inside + name in file.groups)
+
+
+WANTED = Wanted(frozenset({"model_config", "layer_names", "weight_names", "backend", "keras_version"}), owners)
 
 
 def is_stored(path: str) -> bool:
@@ -77,13 +88,10 @@ class Legacy(Weights):
         for path in file.datasets:
             if path.startswith(inside):
                 self._by_layer[path.removeprefix(inside).partition("/")[0]].append(path)
-        names = joined(file.attributes([prefix], NAMES)[prefix], "layer_names") or ()
+        names = joined(file.texts.get(prefix, {}), "layer_names") or ()
         layers = list(dict.fromkeys([*(name for name in names if name in self._by_layer), *self._by_layer]))
-        # the weights of one layer are few; those of an inner model stand under one layer, in an order of their own
-        inner = [name for name in layers if len(self._by_layer[name]) > MOST_WEIGHTS and inside + name in file.groups]
-        attributes = file.attributes((inside + name for name in inner), NAMES) if inner else {}
         for name in layers:
-            listed = joined(attributes.get(inside + name, {}), "weight_names") or ()
+            listed = joined(file.texts.get(inside + name, {}), "weight_names") or ()
             self._sort(name, [file.aliases.get(path, path) for path in (f"{inside}{name}/{weight}" for weight in listed)])
         self.order = [path for name in layers for path in self._by_layer[name]]
 

@@ -30,7 +30,6 @@ else:
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 USER_BLOCK = 512
-_KERAS = frozenset({"model_config", "layer_names", "backend", "keras_version"})
 _FOREIGN = (
     ("_NCProperties", "a netCDF file"),
     ("PYTABLES_FORMAT_VERSION", "a PyTables or pandas file"),
@@ -47,6 +46,7 @@ class KerasH5(KerasCheckpoint):
     title = "Keras (HDF5)"
     suffixes = frozenset({".h5", ".hdf5"})
     document = "model_config"
+    in_place = True
 
     @classmethod
     def sniff(cls, source: Source) -> bool:
@@ -62,8 +62,8 @@ class KerasH5(KerasCheckpoint):
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
-        self.file = hdf5.Hdf5(source, source.place)
-        self._root = self.file.attributes([""], _KERAS)[""]
+        self.file = hdf5.Hdf5(source, source.place, wanted=_keras_weights.WANTED)
+        self._root = self.file.texts[""]
         self._pieces = _keras_weights.split_names(self._root, self.document)
         if self._pieces and "model_weights" in self.file.groups:
             self._open_model()
@@ -76,7 +76,7 @@ class KerasH5(KerasCheckpoint):
 
     def _open_model(self) -> None:
         self.configure("".join(str(self._root[name]) for name in self._pieces))
-        attributes = self._root | self.file.attributes(["model_weights"], _KERAS)["model_weights"]
+        attributes = self._root | self.file.texts["model_weights"]
         self.is_theano = attributes.get("backend") == "theano" and str(attributes.get("keras_version", "1")).startswith("1")
         weights = _keras_weights.Legacy(self.file, "model_weights")
         self.index(weights, weights.order, "model_weights")
@@ -108,8 +108,7 @@ class KerasH5(KerasCheckpoint):
 
     def _foreign(self) -> UnsupportedError:
         """The error for HDF5 files of another kind."""
-        attributes = self.file.attribute_names()
-        name = next((name for attribute, name in _FOREIGN if attribute in attributes), "")
+        name = next((name for attribute, name in _FOREIGN if attribute in self.file.attributes), "")
         if not name and self.source.read(0, min(6, self.source.size)) == b"MATLAB":
             name = "a MATLAB file"
         return self.source.place.unsupported(f"is {name or 'an HDF5 file'}, not one that Keras wrote")

@@ -1,0 +1,104 @@
+"""Work on a hostile file in a process of its own: a library that crashes on it, or never ends, takes nobody with it.
+
+Where the process may not be forked the work is done in place.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import signal
+import struct
+import time
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+from ..errors import ChkptChannelsError, DamagedError, Place, SystemProblem, UnsupportedError
+from ..forking import fork, may_fork
+from ..limits import LIMITS
+
+FRAME = struct.Struct("<cQ")
+DATA, ERROR, END = b"D", b"E", b"."
+
+
+def pieces(work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]:
+    """What `work` yields. What it raises is raised here; DamagedError if it crashes, or takes too long for one piece."""
+    if not may_fork():
+        yield from work()
+        return
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    child = fork()
+    if not child:
+        _serve(work, writing)
+    os.close(writing)
+    try:
+        while True:
+            kind, size = FRAME.unpack(_read(reading, FRAME.size, place))
+            if kind == END:
+                return
+            content = _read(reading, size, place)
+            if kind == ERROR:
+                raise _error(content)
+            yield content
+    finally:
+        os.close(reading)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def _serve(work: Callable[[], Iterator[bytes]], writing: int) -> NoReturn:
+    """The child's whole life."""
+    gc.disable()  # a collection would write to every page that the two processes share
+    try:
+        try:
+            _limit()
+            for piece in work():
+                _send(writing, DATA, piece)
+                _limit()
+            _send(writing, END, b"")
+        except BaseException as error:
+            _send(writing, ERROR, _told(error))
+    finally:
+        os._exit(0)
+
+
+def _limit() -> None:
+    """End this process when the next piece takes more of the processor's time than any honest one."""
+    import resource
+
+    soft, hard = math.ceil(time.process_time()) + LIMITS.apart_seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def _send(writing: int, kind: bytes, content: bytes) -> None:
+    for part in (FRAME.pack(kind, len(content)), content):
+        view = memoryview(part)
+        while view:
+            view = view[os.write(writing, view) :]
+
+
+def _read(reading: int, size: int, place: Place) -> bytes:
+    found = bytearray()
+    while len(found) < size:
+        piece = os.read(reading, min(size - len(found), 1 << 20))
+        if not piece:
+            raise place.damaged("the library that reads it crashes, or comes to no end")
+        found += piece
+    return bytes(found)
+
+
+def _told(error: BaseException) -> bytes:
+    """An error as it goes through the pipe."""
+    told: dict[str, str | int | None] = {"kind": type(error).__name__, "what": str(error)}
+    if isinstance(error, ChkptChannelsError):
+        told |= {"what": error.what, "file": error.file, "where": error.where, "hint": error.hint, "at": error.at}
+    return json.dumps(told).encode()
+
+
+def _error(told: bytes) -> BaseException:
+    fields = json.loads(told)
+    kinds = {kind.__name__: kind for kind in (DamagedError, SystemProblem, UnsupportedError)}
+    kind, what = fields.pop("kind"), fields.pop("what")
+    return kinds[kind](what, **fields) if kind in kinds else RuntimeError(f"{kind}: {what}")
