@@ -32,7 +32,7 @@ class Output:
     file other than `source`; SystemProblem where the folder is missing or may not be written to.
     """
 
-    def __init__(self, path: Path, source: Source, *, force: bool = False) -> None:
+    def __init__(self, path: Path, source: Source | None, *, force: bool = False) -> None:
         self.path, self.place, self._force = path, Place(str(path)), force
         self._folder = path.parent
         self._old = _may_write(path, source, force=force, place=self.place)

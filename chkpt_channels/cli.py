@@ -45,14 +45,14 @@ To = Annotated[str | None, typer.Option(metavar="gray|rgb|bgr|rgba|N", help="The
 _OPTIONS: dict[str, tuple[Any, Any]] = {
     "method": (
         Annotated[
-            str,
+            str | None,
             typer.Option(
                 metavar="auto|sum|mean|luma|repeat|zero|broadcast|stack",
                 help="How new channels are made; auto is exact where anything is.",
                 show_default=False,
             ),
         ],
-        "auto",
+        None,
     ),
     "luma": (
         Annotated[str | None, typer.Option(metavar="bt709|bt601|a,b,c", help="Weights between gray and colours. [bt709]")],
@@ -68,8 +68,23 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "channel_order": (
-        Annotated[str, typer.Option(metavar="rgb|bgr", help="The order of the side in colour. [rgb]", show_default=False)],
-        "rgb",
+        Annotated[str | None, typer.Option(metavar="rgb|bgr", help="The order of the side in colour. [rgb]", show_default=False)],
+        None,
+    ),
+    "norm": (
+        Annotated[
+            str | None,
+            typer.Option(metavar="imagenet|clip|half|none|auto", help="The pipeline that fed the network, folded into it."),
+        ],
+        None,
+    ),
+    "mean": (Annotated[str | None, typer.Option(metavar="a,b,c", help="The same in numbers, for images in 0..1.")], None),
+    "std": (Annotated[str | None, typer.Option(metavar="a,b,c", help="Goes with --mean.")], None),
+    "new_mean": (Annotated[str | None, typer.Option(metavar="m", help="The pipeline that will feed it.")], None),
+    "new_std": (Annotated[str | None, typer.Option(metavar="s", help="Goes with --new-mean.")], None),
+    "input_range": (
+        Annotated[float | None, typer.Option(metavar="255", help="What white is in the new pipeline: 255 feeds raw bytes.")],
+        None,
     ),
     "layers": (
         Annotated[
@@ -93,12 +108,16 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     ),
     "optimizer": (
         Annotated[
-            str,
+            str | None,
             typer.Option(
                 metavar="reset|drop", help="What becomes of optimizer state kept for the kernels. [reset]", show_default=False
             ),
         ],
-        "reset",
+        None,
+    ),
+    "set_hparams": (
+        Annotated[bool, typer.Option("--set-hparams", help="Set the channels in a training script's hyper-parameters too.")],
+        False,
     ),
     "allow_nonfinite": (
         Annotated[bool, typer.Option("--allow-nonfinite", help="Pass NaN and infinity through where channels are copied.")],
@@ -116,7 +135,7 @@ def _takes_options(command: Callable[..., None]) -> Callable[..., None]:
 
     def called(**given: Any) -> None:
         words = {name: given.pop(name) for name in _OPTIONS}
-        command(**given, words={name: value for name, value in words.items() if value is not None})
+        command(**given, words={name: value for name, value in words.items() if value not in (None, False)})
 
     kind = inspect_module.Parameter.KEYWORD_ONLY
     shared = [inspect_module.Parameter(n, kind, default=d, annotation=a) for n, (a, d) in _OPTIONS.items()]
@@ -154,6 +173,7 @@ def convert(
     words: dict[str, Any],
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    report_to: Annotated[str | None, typer.Option("--report", metavar="FILE", help="Write the JSON report to FILE too.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print the matrix and the formula in use; write nothing.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -166,6 +186,7 @@ def convert(
 
     with (
         _session("convert", [src], as_json=as_json, report_to=sys.stderr if output == "-" else sys.stdout) as session,
+        session.saved(report_to, force=force),
         _progress(quiet) as progress,
     ):
         if to is None and not any(rule in words for rule in ("select", "bands", "matrix")):
@@ -207,15 +228,22 @@ def verify(
         str | None, typer.Option(metavar="gray|rgb|bgr|rgba|N", help="The target; without it the count is read off CONVERTED.")
     ] = None,
     words: dict[str, Any],
+    report: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The report of the conversion (convert --report): its options hold.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Say whether CONVERTED is the conversion of ORIGINAL: all else identical, the kernel right to the last bit."""
+    from pathlib import Path
+
     from . import text
     from . import verify as library
+    from .sidecars import words_of
 
     with _session("verify", [original], as_json=as_json) as session:
-        found = library(original, converted, to, **words)
+        told = words_of(Path(report)) if report else {}
+        found = library(original, converted, to or told.pop("to", None), **{**told, **words})
         session.add(found.result(), [] if quiet else text.verified(found))
         session.exit_code = 0 if found.ok else 1
     raise typer.Exit(session.exit_code)
@@ -251,11 +279,33 @@ class _Session:
             if os.environ.get(DEBUG) == "1":
                 raise
 
+    @contextlib.contextmanager
+    def saved(self, path: str | None, *, force: bool) -> Iterator[None]:
+        """Write the JSON report to a file too, when the work is done. Raises before it where the file cannot be written."""
+        if path is None:
+            yield
+            return
+        from pathlib import Path
+
+        from .atomic import Output
+        from .errors import UsageError
+
+        if not path.endswith(".json"):
+            raise UsageError("--report is named like a JSON file", file=path, hint=f"--report {path}.json")
+        with Output(Path(path), None, force=force) as out:
+            yield
+            os.write(out.fd, (self._document() + "\n").encode())
+            os.fsync(out.fd)
+            out.publish()
+
     def close(self) -> None:
         if self._json:
-            from .report import document
+            print(self._document(), file=self._to)
 
-            print(json.dumps(document(self._command, self.exit_code, self._results, __version__), indent=2), file=self._to)
+    def _document(self) -> str:
+        from .report import document
+
+        return json.dumps(document(self._command, self.exit_code, self._results, __version__), indent=2)
 
 
 @contextlib.contextmanager

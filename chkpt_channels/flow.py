@@ -9,20 +9,25 @@ import time
 from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from . import ahead, kernels, selection
+from . import ahead, kernels, selection, sidecars
 from . import options as asking
 from . import plan as planning
 from .atomic import Output, StandardOutput
 from .errors import DamagedError, UsageError
 from .formats import FOREIGN_SUFFIXES, detect, known
+from .kernels import KernelChange
 from .model import Checkpoint
 from .options import Options, Words
 from .plan import Plan
+from .reparameterised import PLAIN
 from .report import DeclarationChange, FileInfo, Inspection, KernelReport, Parity, Report
 from .source import Source
 from .splice import apply
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Path_ = str | os.PathLike[str]
 Progress = Callable[[int, int], None]
@@ -51,7 +56,7 @@ def convert(
     began = time.perf_counter()
     if to is None and not any(words.get(rule) is not None for rule in ("select", "bands", "matrix")):
         to = "gray"
-    options = asking.make(to, **words)
+    options = sidecars.resolved(asking.make(to, **words), os.fspath(src))
     with open_source(src) as source, contextlib.ExitStack() as stack:
         kind = detect(source)
         path = output_path(source, kind, src, dst, options)
@@ -64,7 +69,7 @@ def convert(
         if dry_run:
             parity = _parity(checkpoint, plan)
             status = "would_convert" if plan.edits else "unchanged"
-            return _report(status, checkpoint, plan, path, None, parity, began)
+            return _report(status, checkpoint, plan, options, path, None, parity, began)
         companions = checkpoint.companions(path, edited=bool(plan.edits))
         out = out or _output(path, source, stack, force=force)
         shown = (lambda done: progress(done, source.size)) if progress else None
@@ -75,7 +80,7 @@ def convert(
         with _companions(Path(source.name).parent, path, companions, force=force):
             out.publish()
         written = FileInfo(str(path), checkpoint.format, size)
-        return _report("converted" if plan.edits else "unchanged", checkpoint, plan, path, written, parity, began)
+        return _report("converted" if plan.edits else "unchanged", checkpoint, plan, options, path, written, parity, began)
 
 
 def inspect(path: Path_) -> Inspection:
@@ -189,7 +194,7 @@ def stale_declarations(after: Checkpoint, plan: Plan) -> list[str]:
         for k in plan.kernels
         if (k.changes or plan.edits.method) and k.conv.tensor.name in after.tensors
     ]
-    found = after.declarations(convs)
+    found = [*after.declarations(convs), *after.hyper_parameters(plan.channels[1])]
     if plan.edits.method:  # what was put into the graph may say it in another place
         return [d.where for d in found if d.channels != plan.channels[1]]
     right = {d.where for d in found if d.channels == plan.channels[1]}
@@ -199,8 +204,26 @@ def stale_declarations(after: Checkpoint, plan: Plan) -> list[str]:
 def _parity(checkpoint: Checkpoint, plan: Plan) -> Parity | None:
     """The largest first-layer difference over all kernels that change."""
     changed = [k for k in plan.kernels if k.changes]
-    found = [kernels.parity(checkpoint, k, checkpoint.edited_kernel(k.conv, plan.edits)) for k in changed]
+    found = [
+        kernels.parity(checkpoint, k, checkpoint.edited_kernel(k.conv, plan.edits), _constant(checkpoint, k, plan))
+        for k in changed
+    ]
     return Parity(max(a for a, _ in found), max(u for _, u in found)) if found else None
+
+
+def _constant(checkpoint: Checkpoint, kernel: KernelChange, plan: Plan) -> NDArray[Any] | None:
+    """What the stored bias, or the running mean, adds to a kernel's output more than before."""
+    if not kernel.mixing.offset or kernel.form is not PLAIN:
+        return None
+    if added := plan.edits.biases.get(kernel.conv.tensor.name):
+        return added.values()
+    takers = [taker for k in plan.kernels if k.mixing.offset and (taker := checkpoint.shift_taker(k.conv))]
+    own = checkpoint.shift_taker(kernel.conv)
+    if own is None or takers.count(own) != 1:
+        return kernels.bias_shift(checkpoint, kernel)
+    name, sign = own
+    constant: NDArray[Any] = plan.edits.tensors[name].values().astype("float64") - checkpoint.load(name).astype("float64")
+    return sign * constant
 
 
 def _info(checkpoint: Checkpoint) -> FileInfo:
@@ -213,7 +236,14 @@ def kernel_reports(plan: Plan) -> tuple[KernelReport, ...]:
 
 
 def _report(
-    status: str, checkpoint: Checkpoint, plan: Plan, target: Path, output: FileInfo | None, parity: Parity | None, began: float
+    status: str,
+    checkpoint: Checkpoint,
+    plan: Plan,
+    options: Options,
+    target: Path,
+    output: FileInfo | None,
+    parity: Parity | None,
+    began: float,
 ) -> Report:
     kernels = {k.conv.tensor.name for k in plan.kernels}
     changed = {name: edit.shape for name, edit in plan.edits.tensors.items() if name in kernels}
@@ -235,4 +265,6 @@ def _report(
         time.perf_counter() - began,
         plan.why,
         plan.candidates,
+        plan.pipeline,
+        asking.words(options),
     )

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .dtypes import BY_NAME
+from .dtypes import BY_NAME, rounded
 from .layout import Layout
 from .mixing import Mixing
 from .model import Checkpoint, FirstConv, Notice, TensorEdit
+from .reparameterised import PLAIN, Form
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+Inside = tuple[tuple[int, int], ...]
+
+
 class KernelChange(NamedTuple):
     """One first conv, the mixing it gets and its new shape. With the identity nothing of it changes. `constants` are the old
-    channels whose constants in front of the conv the new channels take."""
+    channels whose constants in front of the conv the new channels take, `form` how the kernel is stored."""
 
     conv: FirstConv
     layout: Layout
     mixing: Mixing
     shape: tuple[int, ...]
     constants: tuple[int, ...] = ()
+    form: Form = PLAIN
 
     @property
     def changes(self) -> bool:
@@ -47,7 +53,8 @@ def mixed(checkpoint: Checkpoint, kernel: KernelChange, *, allow_nonfinite: bool
             return old.reshape(kernel.shape)  # every filter sees one old channel: the same bytes see the new one
         old = dense(old, kernel)
     dtype = conv.tensor.dtype if conv.tensor.dtype.floating else BY_NAME["F64"]
-    new = rule.apply(old, layout.view(old.shape, conv.in_channels), dtype)
+    new = rule.apply(kernel.form.mixable(old), layout.view(old.shape, conv.in_channels), dtype)
+    new = new if new.dtype == old.dtype else rounded(new, dtype)
     made = new[:, [j for j in range(rule.new) if rule.copied(j) is None]] if bad is not None else new
     if (filter_ := first_not_finite(made.reshape(_shape(kernel, made.shape[1])), layout)) is not None:
         what = (
@@ -103,7 +110,7 @@ def _tap_constants(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]
     import numpy as np
 
     conv, layout = kernel.conv, kernel.layout
-    old = dense(values(checkpoint, conv), kernel)
+    old = dense(kernel.form.weight(values(checkpoint, conv)), kernel)
     shift = kernel.mixing.bias_shift(old, layout.view(old.shape, conv.in_channels))
     folded = shift.reshape(layout.with_channels(old.shape, conv.in_channels, 1)).sum(axis=layout.channel_axis)
     letters = [axis for i, axis in enumerate(layout.axes) if i != layout.channel_axis]
@@ -113,17 +120,29 @@ def _tap_constants(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]
 def border_notices(checkpoint: Checkpoint, changed: Sequence[KernelChange]) -> Iterator[Notice]:
     """How far the constants that kernels and biases took over are off where zeros are padded: these carried no constant."""
     for kernel in changed:
-        insides = checkpoint.insides(kernel.conv) if kernel.mixing.offset else ()
-        error, inside = border_error(checkpoint, kernel, insides)
+        if not kernel.mixing.offset:
+            continue
+        insides = checkpoint.insides(kernel.conv)
+        error, inside = border_error(checkpoint, kernel, usual_insides(kernel) if insides is None else insides)
         if error:
             share = f", {error / inside:.0%} of the largest constant inside" if inside else ""
-            told = f"{kernel.conv.tensor.name}: at the zero-padded border its output is off by up to {error:.3g}{share}"
+            if_ = " if it is padded as usual" if insides is None else ""
+            told = f"{kernel.conv.tensor.name}: at the zero-padded border its output is off by up to {error:.3g}{share}{if_}"
             yield Notice("border_error", told)
 
 
-def border_error(
-    checkpoint: Checkpoint, kernel: KernelChange, insides: Sequence[tuple[tuple[int, int], ...]]
-) -> tuple[float, float]:
+def usual_insides(kernel: KernelChange) -> Sequence[Inside]:
+    """The overlaps of a window with the zeros around the image, where the file does not say how it pads: half of a window with
+    a middle, nothing around others, which cut the image to patches."""
+    layout, shape = kernel.layout, kernel.conv.tensor.shape
+    window = [shape[axis] for axis, letter in enumerate(layout.axes) if letter in "DHW"]
+    if layout.folded or any(taps % 2 == 0 for taps in window):
+        return ()
+    halves = ([(max(0, i), min(taps, taps + i)) for i in range(-(taps // 2), taps // 2 + 1)] for taps in window)
+    return list(product(*halves))
+
+
+def border_error(checkpoint: Checkpoint, kernel: KernelChange, insides: Sequence[Inside]) -> tuple[float, float]:
     """(the largest Σ over channels and taps outside the image of W · t, the largest over all taps) of any filter. At the border
     the old kernel met zeros behind the constants, and the new bias adds them nevertheless."""
     constants = _tap_constants(checkpoint, kernel) if insides else None
@@ -140,21 +159,19 @@ def border_error(
 
 def shifted(checkpoint: Checkpoint, kernel: KernelChange, taker: tuple[str, int], before: TensorEdit | None) -> NDArray[Any]:
     """The bias or running mean that takes the constant, rounded to its dtype."""
-    import numpy as np
-
-    from .dtypes import rounded
-
     name, sign = taker
     old = before.values() if before else checkpoint.load(name)
-    return rounded(old.astype(np.float64) + sign * bias_shift(checkpoint, kernel), checkpoint.tensors[name].dtype)
+    return rounded(old.astype("float64") + sign * bias_shift(checkpoint, kernel), checkpoint.tensors[name].dtype)
 
 
-def taken(checkpoint: Checkpoint, name: str, axis: int, chosen: tuple[int, ...]) -> NDArray[Any]:
-    """The chosen positions along an axis of a stored tensor."""
+def taken(checkpoint: Checkpoint, name: str, axes: Sequence[int], chosen: tuple[int, ...]) -> NDArray[Any]:
+    """The chosen positions along these axes of a stored tensor."""
     import numpy as np
 
-    found: NDArray[Any] = np.ascontiguousarray(np.take(checkpoint.load(name), chosen, axis))
-    return found
+    found: NDArray[Any] = checkpoint.load(name)
+    for axis in axes:
+        found = np.take(found, chosen, axis)
+    return np.ascontiguousarray(found)
 
 
 def first_not_finite(kernel: NDArray[Any], layout: Layout) -> int | None:
@@ -167,20 +184,24 @@ def first_not_finite(kernel: NDArray[Any], layout: Layout) -> int | None:
     return int(found[0]) if found.size else None
 
 
-def parity(checkpoint: Checkpoint, kernel: KernelChange, new: NDArray[Any]) -> tuple[float, float]:
+def parity(checkpoint: Checkpoint, kernel: KernelChange, new: NDArray[Any], constant: NDArray[Any] | None) -> tuple[float, float]:
     """The largest difference, absolute and in ulp of the largest response, between the old kernel on a random 8-bit patch
-    mapped to the old channels and the `new` one on the patch itself, both summed in float64."""
+    mapped to the old channels and the `new` one on the patch itself, both summed in float64. `constant` is what the new bias
+    adds to each filter; without it constants are left out."""
     import numpy as np
 
     conv, layout, rule = kernel.conv, kernel.layout, kernel.mixing
-    old = dense(values(checkpoint, conv), kernel)
+    old = dense(kernel.form.mixable(values(checkpoint, conv)), kernel)
     filters = layout.axes.index("O")
     shape = tuple(1 if axis == filters else n for axis, n in enumerate(new.shape))
     view = layout.view(shape, rule.new)
     image = _noise(prod(view)).reshape(view)
     mapped = np.einsum("ij,pjq->piq", np.array(rule.matrix), image)
+    if constant is not None:
+        mapped += np.array(rule.offset).reshape(1, -1, 1)
     wide = mapped.reshape(layout.with_channels(shape, rule.new, rule.old))
     before, after = (_responses(k, x, filters) for k, x in ((old, wide), (new, image.reshape(shape))))
+    after = after if constant is None else after + constant
     with np.errstate(invalid="ignore"):
         differences, sizes = (np.where(np.isfinite(x), x, 0) for x in (np.abs(before - after), np.abs(before)))
     difference, largest = float(differences.max()), float(sizes.max())

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+Affine = tuple[Sequence[float], Sequence[float]]
+"""y = scale · x + shift for each channel: (scale, shift)."""
+
 LUMA = {"bt709": (0.2126, 0.7152, 0.0722), "bt601": (0.299, 0.587, 0.114)}
 
 
@@ -81,16 +84,21 @@ class Mixing(NamedTuple):
                 total += constant * kernel.reshape(view)[:, i].astype(np.float64)
         return total
 
-    def between_affine(self, scale: Sequence[float], shift: Sequence[float], chosen: Sequence[int]) -> Mixing:
-        """This mixing of images, seen behind y_i = scale_i · x_i + shift_i, where new channel j gets the constants of old
-        channel chosen[j]: A = diag(a) · M · diag(1/a'), t = b - A · b'."""
+    def seen_through(self, old: Affine, new: Affine) -> Mixing:
+        """This mixing behind y = a · x + b on the old side and y' = a' · x' + b' on the new one, (scale, shift) for each channel:
+        A becomes diag(a) · A · diag(1/a'), and t becomes a · t + b - A · b' with the new A."""
+        (scale, shift), (new_scale, new_shift) = old, new
         matrix = tuple(
-            tuple(value if a == scale[c] else a * value / scale[c] for value, c in zip(row, chosen, strict=True))
+            tuple(value if a == c else a * value / c for value, c in zip(row, new_scale, strict=True))
             for a, row in zip(scale, self.matrix, strict=True)
         )
-        totals = [sum(value * shift[c] for value, c in zip(row, chosen, strict=True)) for row in matrix]
+        before = [a * t + b for a, t, b in zip(scale, self.offset or (0.0,) * self.old, shift, strict=True)]
+        totals = [sum(value * b for value, b in zip(row, new_shift, strict=True)) for row in matrix]
         # weights that sum to 1 but for rounding leave no constant behind
-        offset = tuple(0.0 if isclose(b, total, rel_tol=1e-14) else b - total for b, total in zip(shift, totals, strict=True))
+        offset = tuple(
+            0.0 if isclose(was, total, rel_tol=1e-14, abs_tol=1e-300) else was - total
+            for was, total in zip(before, totals, strict=True)
+        )
         return Mixing(self.method, matrix, offset if any(offset) else ())
 
 

@@ -94,10 +94,12 @@ class Notice(NamedTuple):
 
 
 class TensorEdit(NamedTuple):
-    """A tensor's new shape, known at once, and its new values, computed when they are written."""
+    """A tensor's new shape, known at once, and its new values, computed when they are written; `part` says what it is of the
+    conversion: "kernel", "bias", "running mean", "gain", "length", "statistics", "optimizer state"."""
 
     shape: tuple[int, ...]
     values: Callable[[], NDArray[Any]]
+    part: str = "kernel"
 
 
 class Edits(NamedTuple):
@@ -180,6 +182,11 @@ class Checkpoint(ABC):
         """The channel counts written in the file that must follow these first convs."""
         return ()
 
+    def hyper_parameters(self, channels: int) -> Sequence[Declaration]:
+        """The numbers of channels that training left beside the model, for scripts that build it anew, as far as they are
+        `channels`."""
+        return ()
+
     def load_line(self, path: str) -> str:
         """The line of Python that loads the file at `path`."""
         return ""
@@ -195,7 +202,9 @@ class Checkpoint(ABC):
     def shift_taker(self, conv: FirstConv) -> tuple[str, int] | None:
         """The tensor that can take a constant added to the conv's output, and its sign: the bias (+1) or the running mean of
         the BatchNorm behind it (-1). None where there is neither."""
-        return None
+        from . import behind
+
+        return behind.shift_taker(self.tensors, conv, ordered=self.ordered)
 
     def ungrouped(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
         """The shape in which a grouped first conv's kernel serves `channels` channels: for one channel the same bytes; for
@@ -247,10 +256,10 @@ class Checkpoint(ABC):
         """Take these inputs of the graph for the images. Raises UsageError where there is no such input."""
         raise UsageError(f"--input names an input of an ONNX graph, and this is {self.title}", file=self.source.name)
 
-    def insides(self, conv: FirstConv) -> Sequence[tuple[tuple[int, int], ...]]:
-        """For each way in which the kernel overlaps zeros around the image, the taps [start, stop) inside along D, H and W; none
-        where it does not, or where the format does not say."""
-        return ()
+    def insides(self, conv: FirstConv) -> Sequence[tuple[tuple[int, int], ...]] | None:
+        """For each way in which the kernel overlaps zeros around the image, the taps [start, stop) inside along D, H and W: none
+        where it does not; None where the file does not say how it pads."""
+        return None
 
     def count_edits(self, channels: int) -> dict[str, TensorEdit]:
         """The stored tensors that hold the number of input channels, such as the shape that a graph gives the image."""

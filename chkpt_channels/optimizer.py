@@ -77,7 +77,7 @@ class OptimizerEdits:
                     f"holds {tensor.dtype.name} of shape {list(tensor.shape)}, which cannot be reset",
                     file=self._checkpoint.source.name, where=tensor.name, hint="--optimizer drop leaves the entry out",
                 )  # fmt: skip
-            self.tensors[tensor.name] = TensorEdit(shape, partial(_zeros, shape, tensor))
+            self.tensors[tensor.name] = TensorEdit(shape, partial(_zeros, shape, tensor), "optimizer state")
         self.numbers |= {f"{entry.where}/{slot}": 0 for slot in entry.numbers if slot == "step"}
 
 

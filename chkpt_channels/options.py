@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from . import rules
 from .errors import Place, UsageError
 from .layout import Layout
-from .rules import Matrix, Rule
+from .pipelines import Norm
+from .rules import GRAPH_METHODS, Matrix, Rule
 
 MOST_MATRIX_BYTES = 16 << 20
 
@@ -23,12 +24,18 @@ class Words(TypedDict, total=False):
     bands           the new channels, each with the old one that it stands in for: "B,G,R,NIR=R,D=mean"
     matrix          A itself, [I_old, I_new]: rows of numbers, or the path of a .npy, .csv or .json file
     channel_order   "rgb" or "bgr": the order of the side that is in colour
+    norm            the pipeline that the network was trained with, by name: "imagenet", "clip", "openai-siglip", "half",
+                    "none", or "auto" for what a configuration beside the file says
+    mean, std       the same in numbers, one for each old channel, for images in 0..1
+    new_mean, new_std  the pipeline that will feed it
+    input_range     what white is in the new pipeline: 255 for bytes that are fed as they are
     layers          the first convs, by key, suffix or glob
     layout          how they lie where the file does not say: "OIHW", "HWIO", …
     from_channels   how many input channels there are now, where that is open
     inputs          the inputs of the graph that are images, by name
     optimizer       "reset" or "drop": what becomes of the state kept for the kernels
     strict          refuse pickles that name what torch's weights-only loading would not
+    set_hparams     set the number of channels in a training script's hyper-parameters too
     allow_nonfinite  pass NaN and infinity through in channels that are copied
     """
 
@@ -38,12 +45,19 @@ class Words(TypedDict, total=False):
     bands: str | Sequence[str] | None
     matrix: str | os.PathLike[str] | Sequence[Sequence[float]] | None
     channel_order: str
+    norm: str | None
+    mean: str | Sequence[float] | None
+    std: str | Sequence[float] | None
+    new_mean: str | Sequence[float] | None
+    new_std: str | Sequence[float] | None
+    input_range: float | None
     layers: Sequence[str]
     layout: str | None
     from_channels: int | None
     inputs: Sequence[str]
     optimizer: str
     strict: bool
+    set_hparams: bool
     allow_nonfinite: bool
 
 
@@ -51,6 +65,7 @@ class Options(NamedTuple):
     """The same, understood."""
 
     rule: Rule = Rule()
+    norm: Norm = Norm()
     layers: tuple[str, ...] = ()
     layout: Layout | None = None
     optimizer: str = "reset"
@@ -58,6 +73,7 @@ class Options(NamedTuple):
     from_channels: int | None = None
     allow_nonfinite: bool = False
     inputs: tuple[str, ...] = ()
+    set_hparams: bool = False
 
     @property
     def to(self) -> int:
@@ -72,7 +88,9 @@ class Options(NamedTuple):
             raise UsageError(f"--optimizer is reset or drop, not {self.optimizer!r}")
         if self.from_channels is not None and self.from_channels < 1:
             raise UsageError(f"--from is the number of channels now, not {self.from_channels}")
-        return self._replace(rule=self.rule.checked())
+        if self.norm and self.rule.method in GRAPH_METHODS:
+            raise UsageError(f"--method {self.rule.method} changes no kernel that could take a pipeline over")
+        return self._replace(rule=self.rule.checked(), norm=self.norm.checked())
 
 
 def make(
@@ -84,12 +102,19 @@ def make(
     bands: str | Sequence[str] | None = None,
     matrix: str | os.PathLike[str] | Sequence[Sequence[float]] | None = None,
     channel_order: str = "rgb",
+    norm: str | None = None,
+    mean: str | Sequence[float] | None = None,
+    std: str | Sequence[float] | None = None,
+    new_mean: str | Sequence[float] | None = None,
+    new_std: str | Sequence[float] | None = None,
+    input_range: float | None = None,
     layers: Sequence[str] = (),
     layout: str | None = None,
     from_channels: int | None = None,
     inputs: Sequence[str] = (),
     optimizer: str = "reset",
     strict: bool = False,
+    set_hparams: bool = False,
     allow_nonfinite: bool = False,
 ) -> Options:
     """The words of `Words` as Options; `to` is the target, None where another option or another file tells it. Raises
@@ -106,8 +131,14 @@ def make(
         matrix_of(matrix) if matrix is not None else (),
     ).checked()
     spelled = len(rule.chosen or rule.bands or (rule.matrix[0] if rule.matrix else ()))
+    norm_words = {"--mean": mean, "--std": std, "--new-mean": new_mean, "--new-std": new_std}
+    old_mean, old_std, its_mean, its_std = (
+        rules.numbers(words, option) if words is not None else () for option, words in norm_words.items()
+    )
+    top = rules.numbers([input_range], "--input-range")[0] if input_range is not None else 1.0
     return Options(
         rule._replace(to=rule.to or spelled or None),
+        Norm(norm or "", old_mean, old_std, its_mean, its_std, top),
         tuple(layers),
         _layout(layout),
         optimizer,
@@ -115,7 +146,38 @@ def make(
         from_channels,
         allow_nonfinite,
         tuple(inputs),
+        set_hparams,
     ).checked()
+
+
+def words(options: Options) -> dict[str, Any]:
+    """The same options as words that `make` understands, without those that are left as they were."""
+    rule, norm = options.rule, options.norm
+    spelled: dict[str, Any] = {
+        "to": rule.order or rule.to,
+        "luma": list(rule.luma),
+        "method": rule.method,
+        "select": list(rule.chosen),
+        "bands": [f"{name}={of}" for name, of in rule.bands],
+        "matrix": [list(row) for row in rule.matrix],
+        "channel_order": rule.source,
+        "norm": norm.name,
+        "mean": list(norm.mean),
+        "std": list(norm.std),
+        "new_mean": list(norm.new_mean),
+        "new_std": list(norm.new_std),
+        "input_range": norm.top,
+        "layers": list(options.layers),
+        "layout": str(options.layout or ""),
+        "from_channels": options.from_channels,
+        "inputs": list(options.inputs),
+        "optimizer": options.optimizer,
+        "strict": options.strict,
+        "set_hparams": options.set_hparams,
+        "allow_nonfinite": options.allow_nonfinite,
+    }
+    usual = {"method": "auto", "channel_order": "rgb", "input_range": 1.0, "optimizer": "reset"}
+    return {name: value for name, value in spelled.items() if value and value != usual.get(name)}
 
 
 def _layout(spelling: str | None) -> Layout | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
-from . import folded, kernels, mixing, reparameterised, selection
+from . import folded, kernels, mixing, pipelines, reparameterised, selection
+from . import fronts as in_front
 from .errors import Candidate, Place, UsageError
 from .kernels import KernelChange
 from .layout import Layout
@@ -14,12 +16,14 @@ from .mixing import Mixing
 from .model import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, TensorEdit
 from .optimizer import OptimizerEdits
 from .options import Options
+from .pipelines import Pipeline
 from .rules import GRAPH_METHODS
 
 
 class Plan(NamedTuple):
     """Everything that is to happen to a checkpoint; `channels` are the input channels before and after, `why` says in words why
-    the method is what it is where the user left that open, `candidates` are tensors that were considered and not taken."""
+    the method is what it is where the user left that open, `candidates` are tensors that were considered and not taken,
+    `pipeline` is what is to feed the result, where the user spoke of it."""
 
     kernels: tuple[KernelChange, ...]
     edits: Edits
@@ -28,6 +32,7 @@ class Plan(NamedTuple):
     notices: tuple[Notice, ...] = ()
     why: str = ""
     candidates: tuple[Candidate, ...] = ()
+    pipeline: Pipeline | None = None
 
 
 def make(checkpoint: Checkpoint, options: Options) -> Plan:
@@ -46,62 +51,87 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
         )
         return Plan(changes, Edits(), (to, to), notices=notices(checkpoint), candidates=finding.candidates)
     old = changing[0].in_channels
-    fronts = {conv.tensor.name: tuple(checkpoint.fronts([conv])) for conv in convs}
-    in_front = list(dict.fromkeys(front for each in fronts.values() for front in each))
-    method, why = _graph_method(checkpoint, convs, in_front, options) if old != to else ("", "")
+    fronts = {c.tensor.name: tuple(checkpoint.fronts([c])) or in_front.fronts(checkpoint, c, finding.companions) for c in convs}
+    every_front = list(dict.fromkeys(front for each in fronts.values() for front in each))
+    method, why = _graph_method(checkpoint, convs, every_front, options) if old != to else ("", "")
     changes = tuple(
         _kernel_change(checkpoint, conv, rules[conv.tensor.name], fronts[conv.tensor.name], to, method) for conv in convs
     )
     changed = [change for change in changes if change.changes]
     counted = [change.conv for change in (changes if method else changed) if change.conv.in_channels != to]
     declarations = tuple(checkpoint.declarations(counted)) if counted else ()
+    hyper_parameters = [d for d in checkpoint.hyper_parameters(old) if d not in declarations] if counted else []
+    if options.set_hparams:
+        declarations = (*declarations, *hyper_parameters)
     edits = _edits(checkpoint, changed, options)
     chosen = changed[0].constants if changed else ()
-    kept = [] if method else in_front
-    constants = {name: _selected(checkpoint, name, axis, chosen) for front in kept for name, axis in front.tensors}
+    kept = [] if method else every_front
     edits = edits._replace(
-        tensors={**edits.tensors, **constants, **({} if method else checkpoint.count_edits(to))},
+        tensors={**edits.tensors, **_constants(checkpoint, kept, chosen), **({} if method else checkpoint.count_edits(to))},
         numbers={**{d.where: to for d in declarations}, **edits.numbers},
         channels=to,
         method=method,
         fronts={front.where: chosen for front in kept},
     )
-    told = (*notices(checkpoint), *_rule_notices(rules[changing[0].tensor.name], method), *_quantised_notices(changed))
-    told = (*told, *kernels.border_notices(checkpoint, changed))
-    return Plan(changes, edits, (old, to), declarations, told, why or options.rule.why(old), finding.candidates)
+    told = [*notices(checkpoint), *_rule_notices(rules[changing[0].tensor.name], method), *_quantised_notices(changed)]
+    told += [*kernels.border_notices(checkpoint, changed), *_standardised_notices(checkpoint, changed)]
+    if hyper_parameters and not options.set_hparams:
+        which = _listing([f"{d.where} = {d.channels}" for d in hyper_parameters])
+        told.append(Notice("hyper_parameters", f"{which} stays, and a script may build the network by it: --set-hparams sets it"))
+    if finding.companions and not method:
+        told += in_front.notices(kept, chosen, checkpoint.tensors)
+    pipeline = options.norm.new(options.rule.mixing(old), options.rule.colours) if options.norm else None
+    return Plan(changes, edits, (old, to), declarations, tuple(told), why or options.rule.why(old), finding.candidates, pipeline)
 
 
 def _rule(place: Place, conv: FirstConv, options: Options) -> Mixing:
     """What the options mean for this conv."""
     try:
-        return options.rule.mixing(conv.in_channels)
+        rule = options.rule.mixing(conv.in_channels)
+        return pipelines.through(rule, options.norm, options.rule.colours) if options.norm else rule
     except UsageError as error:
         raise UsageError(error.what, file=place.file, where=conv.tensor.name) from None
 
 
 def _edits(checkpoint: Checkpoint, changed: Sequence[KernelChange], options: Options) -> Edits:
     """What follows from the kernels alone: their values, the constants they leave, the optimizer's state."""
-    by_name = {k.conv.tensor.name: k for k in changed}
     tensors: dict[str, TensorEdit] = {}
-    for k in changed:
-        values = cache(partial(kernels.mixed, checkpoint, k, allow_nonfinite=options.allow_nonfinite))
-        edit = TensorEdit(k.shape, values)
-        tensors |= checkpoint.kernel_edits(k.conv, edit)
-        if length := reparameterised.length(checkpoint, k):
-            lengths = cache(partial(reparameterised.new_lengths, checkpoint, k, length, edit))
-            tensors[length.tensor.name] = TensorEdit(length.tensor.shape, lengths)
     biases: dict[str, TensorEdit] = {}
-    for name, kernel in by_name.items():
+    for kernel in changed:
+        values = cache(partial(kernels.mixed, checkpoint, kernel, allow_nonfinite=options.allow_nonfinite))
+        edit = TensorEdit(kernel.shape, values)
+        tensors |= checkpoint.kernel_edits(kernel.conv, edit)
+        tensors |= kernel.form.edits(edit)
+    for kernel in changed:
         if not kernel.mixing.offset:
             continue
         filters = kernel.shape[kernel.layout.axes.index("O")]
         if taker := checkpoint.shift_taker(kernel.conv):
-            before = tensors.get(taker[0])
-            tensors[taker[0]] = TensorEdit((filters,), cache(partial(kernels.shifted, checkpoint, kernel, taker, before)))
+            values = cache(partial(kernels.shifted, checkpoint, kernel, taker, tensors.get(taker[0])))
+            tensors[taker[0]] = TensorEdit((filters,), values, "bias" if taker[1] > 0 else "running mean")
+        elif checkpoint.adds_tensors:
+            biases[kernel.conv.tensor.name] = TensorEdit(
+                (filters,), cache(partial(kernels.bias_shift, checkpoint, kernel)), "bias"
+            )
         else:
-            biases[name] = TensorEdit((filters,), cache(partial(kernels.bias_shift, checkpoint, kernel)))
-    state = OptimizerEdits(checkpoint, {name: k.shape for name, k in by_name.items()}, options.optimizer)
+            raise checkpoint.source.place.inside(kernel.conv.tensor.name).unsupported(
+                "has no bias, and no BatchNorm is known to stand right behind it, that could take what the pipelines differ by",
+                hint="the same --new-mean and --new-std arithmetic can stay in front of the network: leave --norm out",
+            )
+    state = OptimizerEdits(checkpoint, {k.conv.tensor.name: k.shape for k in changed}, options.optimizer)
     return Edits(tensors | state.tensors, state.numbers, tuple(state.dropped), biases=biases)
+
+
+def _constants(checkpoint: Checkpoint, fronts: Sequence[Front], chosen: tuple[int, ...]) -> dict[str, TensorEdit]:
+    """What stands in front with one number for each channel: those of the old channels that the new ones stand in for."""
+    axes: defaultdict[str, list[int]] = defaultdict(list)
+    for name, axis in dict.fromkeys(pair for front in fronts for pair in front.tensors):
+        axes[name].append(axis)
+    edits = {}
+    for name, of in axes.items():
+        shape = tuple(len(chosen) if axis in of else size for axis, size in enumerate(checkpoint.tensors[name].shape))
+        edits[name] = TensorEdit(shape, cache(partial(kernels.taken, checkpoint, name, of, chosen)), "statistics")
+    return edits
 
 
 def _graph_method(
@@ -145,6 +175,20 @@ def _quantised_notices(changed: Sequence[KernelChange]) -> list[Notice]:
     return [Notice("requantised", told)]
 
 
+def _standardised_notices(checkpoint: Checkpoint, changed: Sequence[KernelChange]) -> list[Notice]:
+    """A network without BatchNorm and without biases may standardise its weights, as BiT does: then the response shrinks."""
+    found = []
+    for kernel in changed:
+        if kernel.mixing.new < kernel.mixing.old and reparameterised.may_standardise(checkpoint, kernel.conv):
+            new = kernels.mixed(checkpoint, kernel)
+            least, most = reparameterised.shrinkage(kernels.values(checkpoint, kernel.conv), new)
+            told = (
+                f"if {kernel.conv.tensor.name} is weight-standardised (BiT), its response becomes {least:.2f} to {most:.2f} times"
+            )
+            found.append(Notice("weight_standardised", f"{told} what it was, and no weight can mend that"))
+    return found
+
+
 def _rule_notices(rule: Mixing, method: str) -> list[Notice]:
     """What the rule does that its user may not expect."""
     found = []
@@ -172,14 +216,15 @@ def _kernel_change(
         raise place.unsupported("the order of its axes is open", hint=folded.spellings(conv.tensor.shape))
     chosen = _chosen_constants(rule)
     if fronts:
-        rule = rule.between_affine(scale, shift, chosen)
+        rule = rule.seen_through((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
+    form = reparameterised.form(checkpoint, conv)
     if conv.groups == 1:
         shape = conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to)
-        return KernelChange(conv, conv.layout, rule, shape, chosen)
+        return KernelChange(conv, conv.layout, rule, shape, chosen, form)
     grouped = checkpoint.ungrouped(conv, to)
     if grouped is None or (to == 1 and conv.groups != conv.in_channels):
         raise place.unsupported(f"a convolution in {conv.groups} groups, which only keeps its kernel toward one channel")
-    return KernelChange(conv, conv.layout, rule, grouped, chosen)
+    return KernelChange(conv, conv.layout, rule, grouped, chosen, form)
 
 
 def _composed(place: Place, fronts: Sequence[Front], channels: int) -> tuple[list[float], list[float]]:
@@ -194,14 +239,6 @@ def _composed(place: Place, fronts: Sequence[Front], channels: int) -> tuple[lis
         scale = [a * s for a, s in zip(times, scale, strict=True)]
         shift = [a * b + c for a, b, c in zip(times, shift, plus, strict=True)]
     return scale, shift
-
-
-def _selected(checkpoint: Checkpoint, name: str, axis: int, chosen: tuple[int, ...]) -> TensorEdit:
-    """Per-channel constants of the old channels that the new ones stand in for, their bits copied."""
-    shape = checkpoint.tensors[name].shape
-    return TensorEdit(
-        (*shape[:axis], len(chosen), *shape[axis + 1 :]), cache(partial(kernels.taken, checkpoint, name, axis, chosen))
-    )
 
 
 def _chosen_constants(rule: Mixing) -> tuple[int, ...]:

@@ -5,11 +5,12 @@ Every command's JSON has the same shape; what does not apply is null or empty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .errors import Candidate, ChkptChannelsError
 from .model import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
+from .pipelines import Pipeline
 
 SCHEMA_VERSION = "1.0"
 
@@ -86,7 +87,8 @@ class Inspection(NamedTuple):
 class Report(NamedTuple):
     """What a conversion did. `status` is converted, unchanged or would_convert; `target` is the path of the output, which
     `output` describes if it was written; `why` says why the method is what it is where that was left open; `candidates` are
-    tensors that were considered and not taken."""
+    tensors that were considered and not taken; `pipeline` is what is to feed the result, where that was asked about;
+    `options` are the words that the conversion was asked for with."""
 
     status: str
     input: FileInfo
@@ -104,6 +106,8 @@ class Report(NamedTuple):
     seconds: float
     why: str = ""
     candidates: tuple[Candidate, ...] = ()
+    pipeline: Pipeline | None = None
+    options: Mapping[str, Any] = {}
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
@@ -114,7 +118,9 @@ class Report(NamedTuple):
             output={"path": self.output.path, "bytes": self.output.bytes} if self.output else None,
             in_channels={"before": self.in_channels[0], "after": self.in_channels[1]},
             method=shown.method,
+            options=dict(self.options),
             method_why=self.why or None,
+            pipeline=_pipeline_record(self.pipeline),
             matrix=[list(row) for row in shown.matrix or ()],
             offset=list(shown.offset) or None,
             first_convs=[_conv_record(kernel) for kernel in self.kernels],
@@ -183,6 +189,7 @@ def document(command: str, exit_code: int, results: Sequence[dict[str, Any]], ve
 def _result(status: str, file: FileInfo, **given: Any) -> dict[str, Any]:
     empty: dict[str, Any] = {
         "output": None, "in_channels": None, "method": None, "method_why": None, "matrix": None, "offset": None,
+        "pipeline": None, "options": {},
         "first_convs": [], "candidates": [], "declarations": [], "tensors": None, "parity": None, "differences": [],
         "warnings": [], "error": None,
     }  # fmt: skip
@@ -201,6 +208,12 @@ def _conv_record(kernel: KernelReport) -> dict[str, Any]:
         "found_by": kernel.conv.found_by,
         "why": kernel.conv.why,
     }
+
+
+def _pipeline_record(pipeline: Pipeline | None) -> dict[str, Any] | None:
+    if pipeline is None:
+        return None
+    return {"mean": list(pipeline.mean), "std": list(pipeline.std), "input_range": pipeline.top}
 
 
 def _candidate_record(candidate: Candidate) -> dict[str, Any]:

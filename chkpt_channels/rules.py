@@ -45,6 +45,11 @@ class Rule(NamedTuple):
         return bool(self.chosen or self.bands or self.matrix)
 
     @property
+    def colours(self) -> str:
+        """The order of the colours, on the side that has any."""
+        return "bgr" if "bgr" in (self.order, self.source) else "rgb"
+
+    @property
     def word(self) -> str:
         """The canonical word for the target, as default output names use it: gray, rgb, bgr, 4ch."""
         return "bgr" if self.order == "bgr" else target_word(self.to or 0)
@@ -106,7 +111,7 @@ class Rule(NamedTuple):
     def _weights(self) -> tuple[float, ...]:
         """The luma weights in the order of the colours."""
         weights = self.luma or LUMA["bt709"]
-        return weights[::-1] if len(weights) == 3 and "bgr" in (self.order, self.source) else weights
+        return weights[::-1] if len(weights) == 3 and self.colours == "bgr" else weights
 
     def _luma(self, old: int, new: int) -> Mixing:
         weights = self._weights

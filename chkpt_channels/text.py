@@ -103,18 +103,27 @@ def notes(report: Report) -> Iterator[str]:
     yield from (f"warning: {printable(w.message, 1000)}" for w in report.warnings)
     if report.status == "unchanged":
         return
-    before, after = report.in_channels
-    graph = next((k.method for k in report.kernels if k.method in ("broadcast", "stack")), "")
-    if graph:
-        yield f"note: {graph}: no weight changed; the graph makes the {before} old channels of the new one, exact everywhere"
-    elif before == after:
-        yield "note: the pipeline in front feeds the channels in the new order: its means and stds change places with them"
-    elif after == 1:
-        yield "note: the pipeline in front now needs one mean and one std; plain sum is exact where it had three equal ones"
-    else:
-        yield f"note: the pipeline in front now needs {_count(after, 'mean')} and {_count(after, 'std')}"
+    yield from (f"note: {line}" for line in _pipeline_notes(report))
     if report.output and report.load_line:
         yield f"next: {report.load_line}"
+
+
+def _pipeline_notes(report: Report) -> Iterator[str]:
+    """What the pipeline in front of the result has to do."""
+    before, after = report.in_channels
+    method = _method(report)
+    if report.pipeline:
+        mean, std = (",".join(f"{value:.6g}" for value in values) for values in report.pipeline[:2])
+        units = "" if report.pipeline.top == 1 else f", of images in 0..{report.pipeline.top:g}"
+        yield f"feed it (raw - mean) / std{units}: --new-mean {mean} --new-std {std}"
+    elif method in ("broadcast", "stack"):
+        yield f"{method}: no weight changed; the graph makes the {before} old channels of the new one, exact everywhere"
+    elif before == after:
+        yield "the pipeline in front feeds the channels in the new order: its means and stds change places with them"
+    elif after == 1:
+        yield "plain sum is exact where the pipeline had three equal means and stds; --norm imagenet folds unequal ones in"
+    else:
+        yield f"the pipeline in front now needs {_count(after, 'mean')} and {_count(after, 'std')}; --norm folds the old ones in"
 
 
 def _image(channels: int) -> str:
@@ -205,8 +214,9 @@ def verified(verification: Verification, most: int = 10) -> Iterator[str]:
 
 def _obeys(kernel: KernelReport) -> str:
     old, new = len(kernel.matrix or ()), len((kernel.matrix or ((),))[0])
-    if kernel.method == "identity":
+    if kernel.method == "identity" and not kernel.offset:
         return "unchanged"
+    through = ", through both pipelines" if kernel.offset else ""
     if kernel.method == "sum":
-        return f"the sum over its {old} input channels"
-    return f"made by {kernel.method} from {_count(old, 'input channel')} to {new}"
+        return f"the sum over its {old} input channels{through}"
+    return f"made by {kernel.method} from {_count(old, 'input channel')} to {new}{through}"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Unpack
 
-from . import mixing, selection
+from . import mixing, selection, sidecars
 from . import options as asking
 from . import plan as planning
 from .dtypes import rounded
 from .flow import Path_, kernel_reports, open_source, stale_declarations
 from .formats import detect
 from .kernels import KernelChange
-from .model import Checkpoint
+from .model import Checkpoint, TensorEdit
 from .options import Options, Words
 from .plan import Plan
 from .report import Difference, FileInfo, Verification
@@ -21,7 +22,7 @@ from .report import Difference, FileInfo, Verification
 def verify(original: Path_, converted: Path_, to: str | int | None = None, **words: Unpack[Words]) -> Verification:
     """Whether `converted` is what converting `original` gives, with the same options; without `to` the number of channels is
     read off `converted`. Raises what opening or planning raises; differences are results, not errors."""
-    options = asking.make(to, **words)
+    options = sidecars.resolved(asking.make(to, **words), os.fspath(original))
     with open_source(original) as source, open_source(converted) as second:
         before, after = detect(source)(source), detect(second)(second)
         if options.rule.to is None:
@@ -72,7 +73,9 @@ def _compare(before: Checkpoint, after: Checkpoint, plan: Plan) -> tuple[list[Di
         elif (other.dtype, other.shape) != (tensor.dtype, shape):
             found = f"is {other.dtype.name} {list(other.shape)}, not {tensor.dtype.name} {list(shape)}"
         elif edit and not _same([edit.values().tobytes()], after.chunks(name)):
-            found = _kernel_difference(before, after, by_name[name], plan) if name in by_name else "is not what it should become"
+            found = (
+                _kernel_difference(before, after, by_name[name], plan) if name in by_name else _part_difference(after, name, edit)
+            )
         elif edit:
             found = ""
         else:
@@ -86,6 +89,15 @@ def _compare(before: Checkpoint, after: Checkpoint, plan: Plan) -> tuple[list[Di
     differences += [Difference(n, "is new, and was not in the original") for n in new]
     differences += [Difference(where, f"does not say {plan.channels[1]}") for where in stale_declarations(after, plan)]
     return differences, identical
+
+
+def _part_difference(after: Checkpoint, name: str, edit: TensorEdit) -> str:
+    """What is wrong with a tensor that follows the kernel."""
+    if edit.part == "optimizer state":
+        return "was not reset"
+    expected, found = edit.values().astype("float64"), after.load(name).astype("float64")
+    worst = float(abs(expected - found.reshape(expected.shape)).max())
+    return f"the {edit.part} is not what the conversion makes of it: largest difference {worst:.3g}"
 
 
 def _is_added(before: Checkpoint, after: Checkpoint, plan: Plan, name: str) -> bool:

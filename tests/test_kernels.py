@@ -37,7 +37,7 @@ def change(array: np.ndarray, rule: Mixing, layout: str) -> tuple[Memory, Kernel
 def test_the_right_kernel_is_as_near_as_rounding_allows(dtype: type, rule: Mixing, layout: str, shape: tuple[int, ...]):
     """One rounding an element: the sum of 75 of them stays within a few units of the largest answer."""
     checkpoint, right = change(kernel(*shape, dtype=dtype), rule, layout)
-    largest, ulp = parity(checkpoint, right, mixed(checkpoint, right))
+    largest, ulp = parity(checkpoint, right, mixed(checkpoint, right), None)
     assert 0 <= largest < 0.1
     assert ulp < 8
 
@@ -45,11 +45,11 @@ def test_the_right_kernel_is_as_near_as_rounding_allows(dtype: type, rule: Mixin
 def test_the_wrong_kernel_is_far_away():
     checkpoint, right = change(kernel(8, 3, 5, 5), sum_(3), "OIHW")
     wrong = mixed(checkpoint, right._replace(mixing=mean(3)))
-    largest, ulp = parity(checkpoint, right, wrong)
+    largest, ulp = parity(checkpoint, right, wrong, None)
     assert largest > 0.1
     assert ulp > 10_000
 
 
 def test_a_kernel_of_zeros_has_no_unit():
     checkpoint, right = change(np.zeros((8, 3, 5, 5), np.float32), sum_(3), "OIHW")
-    assert parity(checkpoint, right, mixed(checkpoint, right)) == (0, 0)
+    assert parity(checkpoint, right, mixed(checkpoint, right), None) == (0, 0)

@@ -14,7 +14,7 @@ TRAINING = FIXTURES / "torch_zip" / "training.ckpt"
 MODULE = FIXTURES / "torch_zip" / "module.pth"
 KEYS = {
     "status", "input", "output", "in_channels", "method", "method_why", "matrix", "offset", "first_convs", "candidates",
-    "declarations", "tensors", "parity", "differences", "warnings", "error",
+    "declarations", "tensors", "pipeline", "options", "parity", "differences", "warnings", "error",
 }  # fmt: skip
 STATUSES = {
     "converted", "unchanged", "would_convert", "inspected", "identical", "different", "agrees", "disagrees", "skipped", "failed",
@@ -71,7 +71,7 @@ def test_a_conversion_in_numbers(tmp_path: Path):
     }  # fmt: skip
     assert record["tensors"] == {"total": 136, "changed": 5}
     assert 0 <= record["parity"]["max_ulp"] < 64
-    assert [warning["code"] for warning in record["warnings"]] == ["foreign_globals"]
+    assert [warning["code"] for warning in record["warnings"]] == ["foreign_globals", "hyper_parameters"]
 
 
 def test_declarations_before_and_after(tmp_path: Path):

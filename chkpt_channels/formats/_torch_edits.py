@@ -18,27 +18,10 @@ from ..containers.pickletree import Kind, Node, plain
 from ..dtypes import BY_NAME
 from ..model import Declaration, Edits, FirstConv, OptimizerEntry, Tensor, TensorEdit
 from ..quantisation import Quantiser
-from ._torch_tree import Link, OptimizerNode, Storage, TorchObject, View, attributes
+from ._torch_tree import CHANNEL_NAMES, Link, OptimizerNode, Storage, TorchObject, View, attributes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-CHANNEL_NAMES = frozenset(
-    prefix + name
-    for prefix in ("", "_")
-    for name in (
-        "in_channels",
-        "in_chans",
-        "in_chan",
-        "in_ch",
-        "num_channels",
-        "input_channels",
-        "in_dim",
-        "img_channels",
-        "image_channels",
-    )
-)
-"""Attributes in which modules and their configurations keep the number of input channels (torch, timm, transformers, smp)."""
 
 ReadBytes = Callable[[Storage, int, int], Iterable[bytes]]
 
@@ -131,6 +114,17 @@ def declarations(torch_object: TorchObject, first_convs: Iterable[FirstConv]) ->
                     torch_object.numbers[name] = node
             link = link.parent
     return list(found.values())
+
+
+def hyper_parameters(torch_object: TorchObject, channels: int) -> list[Declaration]:
+    """The integers outside of modules that are called like a number of input channels, and are it."""
+    found = []
+    for where, link in torch_object.counts.items():
+        in_module = link.parent is not None and any(name == "_modules" for name, _ in attributes(link.parent.node.target))
+        if plain(link.node) == channels and not in_module:
+            torch_object.numbers[where] = link.node
+            found.append(Declaration(where, channels))
+    return found
 
 
 def refined(torch_object: TorchObject, conv: FirstConv) -> FirstConv:

@@ -18,6 +18,23 @@ from ..dtypes import BY_STORAGE, BY_TORCH, DType
 from ..errors import Place
 from ..limits import LIMITS
 
+CHANNEL_NAMES = frozenset(
+    prefix + name
+    for prefix in ("", "_")
+    for name in (
+        "in_channels",
+        "in_chans",
+        "in_chan",
+        "in_ch",
+        "num_channels",
+        "input_channels",
+        "in_dim",
+        "img_channels",
+        "image_channels",
+    )
+)
+"""What modules, their configurations and training scripts call the number of input channels (torch, timm, transformers, smp)."""
+
 _PLAIN = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor")
 _WRAPPED = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 _MODULE_DICTS = ("_parameters", "_buffers", "_modules")
@@ -131,6 +148,7 @@ class TorchObject:
         self.links: dict[str, Link] = {}
         self.optimizers: list[OptimizerNode] = []
         self.numbers: dict[str, Node] = {}  # the plain integers that edits may name, by where they stand
+        self.counts: dict[str, Link] = {}  # the integers that are called like a number of input channels, by where they stand
         self.scales: dict[str, Node] = {}  # the numbers that are the scale of a whole quantised tensor, by its name
         self._views_by_call: dict[Node, View | None] = {}
         self._walk()
@@ -166,6 +184,8 @@ class TorchObject:
             if node.kind is Kind.CALL and (view := self._view(node)):
                 self._name(link, view)
                 continue
+            if node.kind is Kind.INT and link.segment in CHANNEL_NAMES and link.depth <= LIMITS.name_depth:
+                self.counts.setdefault(link.path()[0], link)
             if node in seen:
                 continue
             seen.add(node)

@@ -116,6 +116,9 @@ class TorchLegacy(Checkpoint):
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         return _torch_edits.declarations(self._object, first_convs)
 
+    def hyper_parameters(self, channels: int) -> Sequence[Declaration]:
+        return _torch_edits.hyper_parameters(self._object, channels)
+
     def quantiser(self, conv: FirstConv) -> Quantiser | None:
         return _torch_edits.quantiser(self._object, conv.tensor.name)
 
