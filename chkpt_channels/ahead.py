@@ -30,7 +30,7 @@ class Ahead:
 
     def __init__(self, source: Source, out: int) -> None:
         self._source, self._out = source, out
-        self._child = fork()
+        self._child = fork(source.place)
         if not self._child:
             _copy(source, out)
 

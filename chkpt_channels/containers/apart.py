@@ -29,10 +29,15 @@ def pieces(work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]
         yield from work()
         return
     reading, writing = os.pipe2(os.O_CLOEXEC)
-    child = fork()
-    if not child:
-        _serve(work, writing)
-    os.close(writing)
+    try:
+        child = fork(place)
+        if not child:
+            _serve(work, writing)
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
     try:
         while True:
             kind, size = FRAME.unpack(_read(reading, FRAME.size, place))
@@ -53,7 +58,7 @@ def _serve(work: Callable[[], Iterator[bytes]], writing: int) -> NoReturn:
     gc.disable()  # a collection would write to every page that the two processes share
     try:
         try:
-            _limit()
+            _confine()
             for piece in work():
                 _send(writing, DATA, piece)
                 _limit()
@@ -62,6 +67,15 @@ def _serve(work: Callable[[], Iterator[bytes]], writing: int) -> NoReturn:
             _send(writing, ERROR, _told(error))
     finally:
         os._exit(0)
+
+
+def _confine() -> None:
+    """A crash of this process leaves no file, and its time is limited."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    _limit()
 
 
 def _limit() -> None:
