@@ -60,10 +60,10 @@ def convert(
     with open_source(src) as source, contextlib.ExitStack() as stack:
         kind = detect(source)
         path = output_path(source, kind, src, dst, options)
-        out = begun = None
+        out, copied = None, False
         if kind.in_place and not dry_run and ahead.pays(source):
             out = _output(path, source, stack, force=force)
-            begun = stack.enter_context(ahead.Ahead(source, out.fd))
+            copied = ahead.copy(source, out.fd, kind.call_library)
         checkpoint = kind(source)
         plan = planning.make(checkpoint, options)
         if dry_run:
@@ -73,7 +73,7 @@ def convert(
         companions = checkpoint.companions(path, edited=bool(plan.edits))
         out = out or _output(path, source, stack, force=force)
         shown = (lambda done: progress(done, source.size)) if progress else None
-        checkpoint.write(plan.edits._replace(companions=companions), out.fd, out.place, shown, begun)
+        checkpoint.write(plan.edits._replace(companions=companions), out.fd, out.place, shown, copied=copied)
         source.check_unchanged()
         size = check(checkpoint, plan, out.fd, str(path))
         parity = _parity(checkpoint, plan)

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from . import quantisation
+from . import ahead, quantisation
 from .dtypes import DType
 from .errors import Place, UsageError
 from .layout import Layout
@@ -22,8 +22,6 @@ from .splice import Check, Progress, Splice, apply
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from .ahead import Ahead
 
 
 class Tensor(NamedTuple):
@@ -140,7 +138,7 @@ class Checkpoint(ABC):
     ordered: bool
     """Whether the order of `tensors` is the order of the modules."""
     in_place: ClassVar[bool] = False
-    """Whether edits replace spans without moving what follows: then a copy may be begun before they are known."""
+    """Whether edits replace spans without moving what follows: then a copy may be made before they are known."""
     adds_tensors: ClassVar[bool] = False
     """Whether an edit may add tensors: a private copy of one that others share, a bias where there was none."""
 
@@ -281,12 +279,16 @@ class Checkpoint(ABC):
         """The checksums over spans of the file."""
         return ()
 
-    def write(self, edits: Edits, out: int, place: Place, progress: Progress | None = None, begun: Ahead | None = None) -> None:
-        """Write the edited file to `out` and fsync it; `place` names the output in messages. `out` is empty, or `begun` is the
-        copy of the source that is being written to it."""
+    def write(self, edits: Edits, out: int, place: Place, progress: Progress | None = None, *, copied: bool = False) -> None:
+        """Write the edited file to `out` and fsync it; `place` names the output in messages. `out` is empty, or `copied` from the
+        source."""
         splices = self.splices(edits)
-        if begun is None or not begun.finish(splices, place, progress):
+        if not (copied and ahead.overwrite(self.source, splices, out, place, progress)):
             apply(self.source, splices, out, place, self.checks(), progress, self.call_judge)
+
+    @classmethod  # noqa: B027 # most formats are opened without a library
+    def call_library(cls) -> None:
+        """Import what opens a file."""
 
     def call_judge(self) -> None:  # noqa: B027 # most formats have no light library to ask
         """Import what `judge` needs."""

@@ -1,4 +1,4 @@
-"""A copy begun ahead is finished, or given up without a trace."""
+"""A copy made ahead is edited in place, or given up without a trace."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,19 +19,10 @@ from chkpt_channels.errors import ChkptChannelsError, Place, SystemProblem
 from chkpt_channels.source import Source
 from chkpt_channels.splice import Splice, spliced
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there is a copy begun ahead")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there is a copy made ahead")
 PLACE = Place("out")
 DATA = os.urandom(3 << 20)
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures/keras_h5/functional.h5"
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The test runner may have threads of its own, which touch none of this. Afterwards no child is left."""
-    monkeypatch.setattr(threading, "active_count", lambda: 1)
-    yield
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
 
 
 @pytest.fixture
@@ -57,108 +49,136 @@ IN_PLACE = {
 }
 
 
+def nothing() -> None:
+    """What is done meanwhile."""
+
+
+def splices(*edits: tuple[int, int, bytes]) -> list[Splice]:
+    return [Splice.of(*edit) for edit in edits]
+
+
 @pytest.mark.parametrize("name", IN_PLACE)
 def test_splices_in_place_are_written_into_the_copy(name: str, source: Source, out: int, tmp_path: Path):
     done: list[int] = []
-    with ahead.Ahead(source, out) as begun:
-        assert begun.finish([Splice.of(*edit) for edit in IN_PLACE[name]], PLACE, done.append)
+    assert ahead.copy(source, out, nothing)
+    assert (tmp_path / "out").read_bytes() == DATA
+    assert ahead.overwrite(source, splices(*IN_PLACE[name]), out, PLACE, done.append)
     assert (tmp_path / "out").read_bytes() == spliced(DATA, IN_PLACE[name])
     assert done == [len(DATA)]
 
 
-@pytest.mark.parametrize("wait", [0, 0.5])
 @pytest.mark.parametrize("edit", [(5, 8, b"abcd"), (5, 8, b""), (5, 5, b"a")])
-def test_a_copy_that_would_have_to_move_is_given_up(
-    edit: tuple[int, int, bytes], wait: float, source: Source, out: int, tmp_path: Path
-):
-    with ahead.Ahead(source, out) as begun:
-        time.sleep(wait)
-        assert not begun.finish([Splice.of(*edit)], PLACE)
+def test_a_splice_that_moves_what_follows_is_not_written(edit: tuple[int, int, bytes], source: Source, out: int, tmp_path: Path):
+    assert ahead.copy(source, out, nothing)
+    assert not ahead.overwrite(source, splices(edit), out, PLACE)
     assert (tmp_path / "out").read_bytes() == b""
 
 
-@pytest.mark.parametrize("name", ["copy_file_range", "posix_fallocate", "fsync"])
+@pytest.mark.parametrize("name", ["copy_file_range", "posix_fallocate"])
 def test_a_copy_that_failed_is_given_up(name: str, source: Source, out: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def fail(*_: object) -> int:
         raise OSError(errno.ENOSPC, "full")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(os, name, fail)
-        begun = ahead.Ahead(source, out)
-    with begun:
-        assert not begun.finish([Splice.of(5, 8, b"abc")], PLACE)
+    os.write(out, b"something")
+    monkeypatch.setattr(os, name, fail)
+    assert not ahead.copy(source, out, nothing)
     assert (tmp_path / "out").read_bytes() == b""
 
 
-def test_a_source_cut_short_is_no_complete_copy(source: Source, out: int, tmp_path: Path):
+def test_a_source_cut_short_is_given_up(source: Source, out: int, tmp_path: Path):
     os.truncate(tmp_path / "source", 100)
-    with ahead.Ahead(source, out) as begun:
-        assert not begun.finish([], PLACE)
+    assert not ahead.copy(source, out, nothing)
+    assert (tmp_path / "out").read_bytes() == b""
+
+
+def test_what_is_raised_meanwhile_ends_the_copy(source: Source, out: int, monkeypatch: pytest.MonkeyPatch):
+    calls: list[int] = []
+    may_go_on = threading.Event()
+
+    def slow(*_: object) -> int:
+        calls.append(1)
+        may_go_on.wait()
+        return 1
+
+    def interrupted() -> None:
+        while not calls:
+            time.sleep(0.01)
+        threading.Timer(0.2, may_go_on.set).start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "copy_file_range", slow)
+    with pytest.raises(KeyboardInterrupt):
+        ahead.copy(source, out, interrupted)
+    assert calls == [1]
 
 
 def test_an_output_that_takes_no_more_is_the_systems_problem(source: Source, out: int, monkeypatch: pytest.MonkeyPatch):
     def fail(*_: object) -> int:
         raise OSError(errno.EIO, "Broken disk")
 
+    assert ahead.copy(source, out, nothing)
     monkeypatch.setattr(os, "pwrite", fail)
-    with ahead.Ahead(source, out) as begun, pytest.raises(SystemProblem, match="out: cannot be written: broken disk"):
-        begun.finish([Splice.of(5, 8, b"abc")], PLACE)
+    with pytest.raises(SystemProblem, match="out: cannot be written: broken disk"):
+        ahead.overwrite(source, splices((5, 8, b"abc")), out, PLACE)
 
 
-def test_it_pays_where_files_are_neither_small_nor_large(source: Source, monkeypatch: pytest.MonkeyPatch):
+def test_it_pays_where_files_are_neither_small_nor_large(source: Source):
     assert ahead.pays(source)
     for size in (ahead.SMALL - 1, ahead.DIRECT_FROM):
         source.size = size
         assert not ahead.pays(source)
-    source.size = ahead.SMALL
-    monkeypatch.setattr(threading, "active_count", lambda: 2)
-    assert not ahead.pays(source)
-
-
-class _Watched(ahead.Ahead):
-    """Counts the copies that were finished."""
-
-    finished: list[bool]
-
-    def finish(self, *arguments: object) -> bool:
-        self.finished.append(super().finish(*arguments))  # type: ignore[arg-type] # passed on as they are
-        return self.finished[-1]
 
 
 @pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> type[_Watched]:
+def overwritten(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What became of the copies that were made ahead, of files of any size."""
+    found: list[bool] = []
+    overwrite = ahead.overwrite
+
+    def watched(*arguments: Any) -> bool:
+        found.append(overwrite(*arguments))
+        return found[-1]
+
     monkeypatch.setattr(ahead, "SMALL", 0)
-    monkeypatch.setattr(ahead, "Ahead", _Watched)
-    _Watched.finished = []
-    return _Watched
+    monkeypatch.setattr(ahead, "overwrite", watched)
+    return found
 
 
-def test_the_output_is_the_same(watched: type[_Watched], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_output_is_the_same(overwritten: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     chkpt_channels.convert(FIXTURE, tmp_path / "ahead.h5", to=4)
-    assert watched.finished == [True]
+    assert overwritten == [True]
     monkeypatch.setattr(ahead, "pays", lambda _: False)
     chkpt_channels.convert(FIXTURE, tmp_path / "not.h5", to=4)
-    assert watched.finished == [True]
+    assert overwritten == [True]
     assert (tmp_path / "ahead.h5").read_bytes() == (tmp_path / "not.h5").read_bytes()
 
 
-def test_a_refusal_leaves_nothing(watched: type[_Watched], tmp_path: Path):
+def test_without_the_copy_the_output_is_the_same(overwritten: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    chkpt_channels.convert(FIXTURE, tmp_path / "ahead.h5")
+    monkeypatch.setattr(ahead, "_copy", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    chkpt_channels.convert(FIXTURE, tmp_path / "again.h5")
+    assert overwritten == [True]
+    assert (tmp_path / "ahead.h5").read_bytes() == (tmp_path / "again.h5").read_bytes()
+
+
+def test_a_refusal_leaves_nothing(overwritten: list[bool], tmp_path: Path):
     with pytest.raises(ChkptChannelsError):
         chkpt_channels.convert(FIXTURE, tmp_path / "new.h5", layers=["no such layer"])
-    assert watched.finished == []
+    assert overwritten == []
     assert not list(tmp_path.iterdir())
 
 
-def test_a_source_that_changes_meanwhile_is_refused(watched: type[_Watched], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_source_that_changes_meanwhile_is_refused(overwritten: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     source = tmp_path / "source.h5"
     source.write_bytes(FIXTURE.read_bytes())
-    finish = _Watched.finish
+    copy = ahead.copy
 
-    def change(self: _Watched, *arguments: object) -> bool:
+    def change(*arguments: Any) -> bool:
         os.utime(source, (1, 1))
-        return finish(self, *arguments)
+        return copy(*arguments)
 
-    monkeypatch.setattr(_Watched, "finish", change)
+    monkeypatch.setattr(ahead, "copy", change)
     with pytest.raises(SystemProblem, match="changed"):
         chkpt_channels.convert(source, tmp_path / "new.h5")
+    assert overwritten == [True]
     assert os.listdir(tmp_path) == ["source.h5"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -101,6 +102,26 @@ def test_an_interrupt_is_left_to_the_parent():
         yield b"x"
 
     assert list(apart.pieces(interrupted, PLACE)) == [b"x"]
+
+
+@forks
+def test_a_crash_leaves_no_core_file():
+    import resource
+
+    answer = apart.pieces(lambda: made(str(resource.getrlimit(resource.RLIMIT_CORE)).encode()), PLACE)
+    assert list(answer) == [b"(0, 0)"]
+
+
+@forks
+def test_no_room_for_a_process_is_the_systems_problem(monkeypatch: pytest.MonkeyPatch):
+    def fail() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Try again")
+
+    monkeypatch.setattr(os, "fork", fail)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(SystemProblem, match=r"a\.h5: b: no process can be started for it: try again"):
+        list(apart.pieces(lambda: made(b"x"), PLACE))
+    assert os.listdir("/proc/self/fd") == before
 
 
 @forks

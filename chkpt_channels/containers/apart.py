@@ -11,12 +11,14 @@ import math
 import os
 import signal
 import struct
+import sys
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from ..errors import ChkptChannelsError, DamagedError, Place, SystemProblem, UnsupportedError
-from ..forking import fork, may_fork
 from ..limits import LIMITS
 
 FRAME = struct.Struct("<cQ")
@@ -25,14 +27,19 @@ DATA, ERROR, END = b"D", b"E", b"."
 
 def pieces(work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]:
     """What `work` yields. What it raises is raised here; DamagedError if it crashes, or takes too long for one piece."""
-    if not may_fork():
+    if not _may_fork():
         yield from work()
         return
     reading, writing = os.pipe2(os.O_CLOEXEC)
-    child = fork()
-    if not child:
-        _serve(work, writing)
-    os.close(writing)
+    try:
+        child = _fork(place)
+        if not child:
+            _serve(work, writing)
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
     try:
         while True:
             kind, size = FRAME.unpack(_read(reading, FRAME.size, place))
@@ -48,12 +55,35 @@ def pieces(work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]
         os.waitpid(child, 0)
 
 
+def _may_fork() -> bool:
+    """Whether that does no harm: locks that other threads hold would stay held in the child.
+
+    Threads that libraries start outside of Python do not count: the child calls none of those libraries.
+    """
+    return sys.platform == "linux" and threading.active_count() == 1
+
+
+def _fork(place: Place) -> int:
+    """As os.fork, but the child leaves an interrupt from the keyboard to its parent, which ends it; SystemProblem about `place`
+    where the system has no room for a process."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, about the threads of libraries
+            child = os.fork()
+    except OSError as error:
+        raise place.system(f"no process can be started for it: {(error.strerror or str(error)).lower()}") from error
+    if not child:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return child
+
+
 def _serve(work: Callable[[], Iterator[bytes]], writing: int) -> NoReturn:
     """The child's whole life."""
     gc.disable()  # a collection would write to every page that the two processes share
     try:
         try:
-            _limit()
+            _confine()
             for piece in work():
                 _send(writing, DATA, piece)
                 _limit()
@@ -62,6 +92,15 @@ def _serve(work: Callable[[], Iterator[bytes]], writing: int) -> NoReturn:
             _send(writing, ERROR, _told(error))
     finally:
         os._exit(0)
+
+
+def _confine() -> None:
+    """A crash of this process leaves no file, and its time is limited."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    _limit()
 
 
 def _limit() -> None:

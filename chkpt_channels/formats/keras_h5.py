@@ -49,6 +49,10 @@ class KerasH5(KerasCheckpoint):
     in_place = True
 
     @classmethod
+    def call_library(cls) -> None:
+        import h5py  # noqa: F401
+
+    @classmethod
     def sniff(cls, source: Source) -> bool:
         """HDF5's magic, at the beginning or behind a user block of 512, 1024, … bytes."""
         if source.size < len(MAGIC) or source.read(0, 4) == b"PK\x03\x04":
