@@ -208,7 +208,9 @@ class ImagePath:
             self._mix(node)
             return
         axis = held - len(flow.axes) + len(weight.shape)
-        if axis >= 0 and weight.shape[axis] > 1:
+        if axis >= 0 and weight.shape[axis] > 1 and len(flow.axes[held]) > 1:
+            self._mix(node)  # other constants for what the channels are folded with
+        elif axis >= 0 and weight.shape[axis] > 1:
             self._constant(node, flow, weight, axis, index)
         elif all(n == 1 for n in weight.shape):
             self._scalar(node, flow, weight, index)
@@ -222,7 +224,6 @@ class ImagePath:
     def _constant(self, node: Node, flow: Flow, weight: Weight, axis: int, index: int) -> None:
         """x ∘ constant or constant ∘ x, the constant different for each channel."""
         alone = all(n == 1 for i, n in enumerate(weight.shape) if i != axis)
-        alone &= len((flow.axes or ())[axis - len(weight.shape)]) == 1
         made = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)]) if alone else None
         scale, shift = made or (None, None)
         front = Front(node.label, node.op, scale, shift, ((weight.name, axis),))
