@@ -230,8 +230,18 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
             if b"".join(after.chunks(tensor)) != edit.values().tobytes():
                 raise RuntimeError(f"{name}: {tensor} does not read back as it was written")
         if os.path.isdir("/proc/self/fd"):
-            after.judge(f"/proc/self/fd/{fd}")
+            _judge(before, after, f"/proc/self/fd/{fd}")
         return source.size
+
+
+def _judge(before: Checkpoint, after: Checkpoint, path: str) -> None:
+    """Ask the format's own library about what was written. Raises DamagedError where it refuses the source as well."""
+    try:
+        after.judge(path)
+    except Exception as error:
+        if before.is_refused():
+            raise before.source.place.damaged(f"{before.title}'s own library cannot read it: {error}") from error
+        raise
 
 
 def _parity(checkpoint: Checkpoint, plan: Plan) -> Parity | None:
