@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from . import firstconv, folded, kernels, layers, mixing
 from .errors import AmbiguousError, Place, UnsupportedError, UsageError
@@ -14,8 +14,6 @@ from .mixing import Mixing
 from .model import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, Tensor, TensorEdit
 from .optimizer import OptimizerEdits, searchable
 
-if TYPE_CHECKING:
-    pass
 
 TARGETS = {"gray": 1, "grey": 1, "grayscale": 1, "l": 1, "rgb": 3}
 WORDS = {1: "gray", 3: "rgb"}
@@ -132,11 +130,15 @@ def _edits(checkpoint: Checkpoint, changed: Sequence[KernelChange], optimizer: s
     for k in changed:
         tensors |= checkpoint.kernel_edits(k.conv, TensorEdit(k.shape, cache(partial(kernels.mixed, checkpoint, k))))
     biases: dict[str, TensorEdit] = {}
+    taken: set[str] = set()
     for name, kernel in by_name.items():
         if not kernel.mixing.offset:
             continue
         filters = kernel.shape[kernel.layout.axes.index("O")]
         if taker := checkpoint.shift_taker(kernel.conv):
+            if taker[0] in taken:
+                raise checkpoint.source.place.inside(taker[0]).unsupported("two first convs share it, and each adds a constant")
+            taken.add(taker[0])
             before = tensors.get(taker[0])
             tensors[taker[0]] = TensorEdit((filters,), cache(partial(kernels.shifted, checkpoint, kernel, taker, before)))
         else:

@@ -479,6 +479,25 @@ def test_constants_in_front_of_patches_go_to_the_bias_of_the_product(tmp_path):
         convert(source, tmp_path / "no.onnx", to="gray", method="sum")
 
 
+def test_a_bias_that_cannot_take_two_constants_is_refused(tmp_path):
+    """Two stems behind a normalisation whose equal biases an exporter merged."""
+    nodes = [
+        node("Sub", ["image", "mean"], ["x"]),
+        node("Conv", ["x", "k1", "bias"], ["a"]),
+        node("Conv", ["x", "k2", "bias"], ["b"]),
+        node("Add", ["a", "b"], ["out"]),
+    ]
+    weights = {"k1": noise(5, 3, 3, 3), "k2": noise(5, 3, 3, 3, seed=4), "bias": noise(5), "mean": noise(1, 3, 1, 1, seed=2)}
+    source = save(tmp_path / "in.onnx", nodes, weights, [1, 3, SIZE, SIZE])
+    with pytest.raises(UnsupportedError, match="bias: two first convs share it"):
+        convert(source, tmp_path / "no.onnx", to="gray", method="sum")
+    nodes[2].input.pop()
+    source = save(tmp_path / "in.onnx", nodes, weights, [1, 3, SIZE, SIZE])
+    convert(source, tmp_path / "out.onnx", to="gray", method="sum")
+    assert agrees(source, tmp_path / "out.onnx", 3, 1)
+    assert verify(source, tmp_path / "out.onnx", method="sum").ok
+
+
 @pytest.mark.parametrize("kind", ["QInt8", "QUInt8"])
 @pytest.mark.parametrize("to", [1, 4])
 def test_a_convinteger_is_quantised_again(kind, to, tmp_path):
