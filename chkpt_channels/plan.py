@@ -14,7 +14,6 @@ from .mixing import Mixing
 from .model import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, Tensor, TensorEdit
 from .optimizer import OptimizerEdits, searchable
 
-
 TARGETS = {"gray": 1, "grey": 1, "grayscale": 1, "l": 1, "rgb": 3}
 WORDS = {1: "gray", 3: "rgb"}
 METHODS = ("auto", "sum", "broadcast", "stack")
