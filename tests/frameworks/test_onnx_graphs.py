@@ -237,6 +237,16 @@ UNFIT: dict[str, tuple[Nodes, Weights, int]] = {
         {"from": ints(0), "to": ints(2), "axis": ints(1)},
         2,
     ),
+    "Slice that turns the channels round": (
+        [node("Slice", ["image", "from", "to", "axis", "step"], ["x"])],
+        {"from": ints(-1), "to": ints(-9), "axis": ints(1), "step": ints(-1)},
+        3,
+    ),
+    "Concat of what went two ways": (
+        [node("Mul", ["image", "half"], ["y"]), node("Concat", ["y", "image"], ["x"], axis=1)],
+        {"half": np.array(0.5, np.float32)},
+        6,
+    ),
     "Gather on the channels": ([node("Gather", ["image", "which"], ["x"], axis=1)], {"which": ints(2, 1, 0)}, 3),
     "Split of the channels": (
         [node("Split", ["image"], ["r", "g", "b"], axis=1), node("Concat", ["b", "g", "r"], ["x"], axis=1)],
