@@ -184,7 +184,9 @@ class ImagePath:
 
     def _arrive(self, reached: Reached, flow: Flow, further: Axes) -> None:
         self.broadcasts &= flow.wide
-        if not reached.channels:
+        # zeros behind constants, then folded: of one tap's pixels some stand on them and some do not
+        torn = reached.layout and reached.layout.folded and flow.padded and any(any(front.shift or ()) for front in flow.fronts)
+        if not reached.channels or torn:
             reached = reached._replace(layout=None)
             if flow.axes is not None:
                 self._block(reached.node)

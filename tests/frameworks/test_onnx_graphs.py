@@ -311,6 +311,39 @@ def test_the_channel_count_that_the_graph_computes_with_is_stacked(tmp_path):
         convert(source, tmp_path / "no.onnx", to=4)
 
 
+def test_a_computed_shape_that_serves_others_too_is_not_edited(tmp_path):
+    """One Concat holds the channels for a Reshape of the image and for one behind the kernel, which stays as it is."""
+    nodes = [
+        node("Shape", ["image"], ["s"]),
+        node("Slice", ["s", "zero", "one"], ["n"]),
+        node("Concat", ["n", "channels", "rest"], ["shape"], axis=0),
+        node("Reshape", ["image", "shape"], ["x"]),
+        node("Conv", ["x", "kernel"], ["y"], pads=[1, 1, 1, 1]),
+        node("Reshape", ["y", "shape"], ["out"]),
+    ]
+    weights = {"zero": ints(0), "one": ints(1), "channels": ints(3), "rest": ints(SIZE, SIZE), "kernel": noise(3, 3, 3, 3)}
+    source = save(tmp_path / "in.onnx", nodes, weights, [1, 3, SIZE, SIZE])
+    report = convert(source, tmp_path / "out.onnx", to="gray")
+    assert {kernel.method for kernel in report.kernels} == {"stack"}
+    assert agrees(source, tmp_path / "out.onnx", 3, 1, tolerance=0)
+    with pytest.raises(UnsupportedError, match="this Reshape takes the image"):
+        convert(source, tmp_path / "no.onnx", to=4)
+
+
+def test_zeros_padded_behind_constants_into_patches_are_stacked(tmp_path):
+    """Some of a patch's pixels stand on them, which no report could bound."""
+    moved, weights = blocks(3, fastest=True)
+    moved[0].input[0] = "x"
+    nodes = [node("Sub", ["image", "mean"], ["y"]), node("Pad", ["y", "pads"], ["x"]), *moved, *conv(12)[0]]
+    weights = {**weights, "kernel": noise(5, 12, 3, 3), "mean": noise(1, 3, 1, 1, seed=2), "pads": ints(0, 0, 1, 1, 0, 0, 1, 1)}
+    weights |= {"first": ints(1, 3, 5, 2, 5, 2), "second": ints(-1, 12, 5, 5)}
+    source = save(tmp_path / "in.onnx", nodes, weights, [1, 3, SIZE, SIZE])
+    convert(source, tmp_path / "out.onnx", to="gray")
+    assert agrees(source, tmp_path / "out.onnx", 3, 1, tolerance=0)
+    with pytest.raises(UnsupportedError, match="no kernel edit is right"):
+        convert(source, tmp_path / "no.onnx", to="gray", method="sum")
+
+
 def branch(
     name: str, nodes: Nodes, weights: Weights | None = None, *, inputs: tuple = (), outputs: tuple | None = None
 ) -> onnx.GraphProto:
