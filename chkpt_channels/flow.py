@@ -181,7 +181,7 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
         if stale := stale_declarations(after, plan):
             raise RuntimeError(f"{name}: {stale[0]} does not say {plan.channels[1]}")
         if os.path.isdir("/proc/self/fd"):
-            after.judge(f"/proc/self/fd/{fd}")
+            _judge(before, after, f"/proc/self/fd/{fd}")
         return source.size
 
 
@@ -201,6 +201,16 @@ def stale_declarations(after: Checkpoint, plan: Plan) -> list[str]:
     return [d.where for d in plan.declarations if d.where not in right]
 
 
+def _judge(before: Checkpoint, after: Checkpoint, path: str) -> None:
+    """Ask the format's own library about what was written. Raises DamagedError where it refuses the source as well."""
+    try:
+        after.judge(path)
+    except Exception as error:
+        if before.is_refused():
+            raise before.source.place.damaged(f"{before.title}'s own library cannot read it: {error}") from error
+        raise
+
+
 def _parity(checkpoint: Checkpoint, plan: Plan) -> Parity | None:
     """The largest first-layer difference over all kernels that change."""
     changed = [k for k in plan.kernels if k.changes]
@@ -217,10 +227,9 @@ def _constant(checkpoint: Checkpoint, kernel: KernelChange, plan: Plan) -> NDArr
         return None
     if added := plan.edits.biases.get(kernel.conv.tensor.name):
         return added.values()
-    takers = [taker for k in plan.kernels if k.mixing.offset and (taker := checkpoint.shift_taker(k.conv))]
     own = checkpoint.shift_taker(kernel.conv)
-    if own is None or takers.count(own) != 1:
-        return kernels.bias_shift(checkpoint, kernel)
+    if own is None:
+        return None
     name, sign = own
     constant: NDArray[Any] = plan.edits.tensors[name].values().astype("float64") - checkpoint.load(name).astype("float64")
     return sign * constant

@@ -293,5 +293,9 @@ class Checkpoint(ABC):
     def call_judge(self) -> None:  # noqa: B027 # most formats have no light library to ask
         """Import what `judge` needs."""
 
+    def is_refused(self) -> bool:
+        """Whether the format's own library cannot read this file either: asked where it refused what was made of it."""
+        return False
+
     def judge(self, path: str) -> None:  # noqa: B027 # most formats have no light library to ask
         """Open the written file at `path` with the format's own library, where there is a light one."""

@@ -97,6 +97,7 @@ def _edits(checkpoint: Checkpoint, changed: Sequence[KernelChange], options: Opt
     """What follows from the kernels alone: their values, the constants they leave, the optimizer's state."""
     tensors: dict[str, TensorEdit] = {}
     biases: dict[str, TensorEdit] = {}
+    taken: set[str] = set()
     for kernel in changed:
         values = cache(partial(kernels.mixed, checkpoint, kernel, allow_nonfinite=options.allow_nonfinite))
         edit = TensorEdit(kernel.shape, values)
@@ -107,6 +108,9 @@ def _edits(checkpoint: Checkpoint, changed: Sequence[KernelChange], options: Opt
             continue
         filters = kernel.shape[kernel.layout.axes.index("O")]
         if taker := checkpoint.shift_taker(kernel.conv):
+            if taker[0] in taken:
+                raise checkpoint.source.place.inside(taker[0]).unsupported("two first convs share it, and each adds a constant")
+            taken.add(taker[0])
             values = cache(partial(kernels.shifted, checkpoint, kernel, taker, tensors.get(taker[0])))
             tensors[taker[0]] = TensorEdit((filters,), values, "bias" if taker[1] > 0 else "running mean")
         elif checkpoint.adds_tensors:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ._onnx_model import Info, OnnxModel
 from ._onnx_numbers import Load
-from ._onnx_path import ImagePath
+from ._onnx_path import CONVOLUTIONS, ImagePath
 
 MOST_CHANNELS = 32
 
@@ -33,5 +33,10 @@ def _is_constant_like(info: Info) -> bool:
 
 
 def _declares(path: ImagePath) -> bool:
-    channels = path.image.dims[path.channel]
-    return channels is None or 1 <= channels <= MOST_CHANNELS
+    """Whether the axis could hold channels. A convolution says which axis does; where only products are reached, it is the
+    shortest one."""
+    channels, layouts = path.image.dims[path.channel], {r.node.op for r in path.reached if r.layout}
+    if channels is None:
+        return True
+    shortest = min(n for n in path.image.dims[1:] if n is not None)
+    return 1 <= channels <= MOST_CHANNELS and (channels == shortest or not layouts or bool(layouts & CONVOLUTIONS.keys()))

@@ -69,8 +69,7 @@ def _counting(before: Axes, axes: Axes, asked: Sequence[Number], numbers: Number
 
 def _flatten(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
     at = node.integer("axis", 1) % (len(axes) + 1)
-    made = reshaped(axes, [prod(size(axis) for axis in part) for part in (axes[:at], axes[at:])], numbers.channel)
-    return Moved(made) if made else None
+    return Moved(tuple(tuple(piece for axis in part for piece in axis) for part in (axes[:at], axes[at:])))
 
 
 def _unsqueeze(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:

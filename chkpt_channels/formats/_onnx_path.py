@@ -184,7 +184,9 @@ class ImagePath:
 
     def _arrive(self, reached: Reached, flow: Flow, further: Axes) -> None:
         self.broadcasts &= flow.wide
-        if not reached.channels:
+        # zeros behind constants, then folded: of one tap's pixels some stand on them and some do not
+        torn = reached.layout and reached.layout.folded and flow.padded and any(any(front.shift or ()) for front in flow.fronts)
+        if not reached.channels or torn:
             reached = reached._replace(layout=None)
             if flow.axes is not None:
                 self._block(reached.node)
@@ -208,7 +210,9 @@ class ImagePath:
             self._mix(node)
             return
         axis = held - len(flow.axes) + len(weight.shape)
-        if axis >= 0 and weight.shape[axis] > 1:
+        if axis >= 0 and weight.shape[axis] > 1 and len(flow.axes[held]) > 1:
+            self._mix(node)  # other constants for what the channels are folded with
+        elif axis >= 0 and weight.shape[axis] > 1:
             self._constant(node, flow, weight, axis, index)
         elif all(n == 1 for n in weight.shape):
             self._scalar(node, flow, weight, index)
@@ -222,7 +226,6 @@ class ImagePath:
     def _constant(self, node: Node, flow: Flow, weight: Weight, axis: int, index: int) -> None:
         """x ∘ constant or constant ∘ x, the constant different for each channel."""
         alone = all(n == 1 for i, n in enumerate(weight.shape) if i != axis)
-        alone &= len((flow.axes or ())[axis - len(weight.shape)]) == 1
         made = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)]) if alone else None
         scale, shift = made or (None, None)
         front = Front(node.label, node.op, scale, shift, ((weight.name, axis),))

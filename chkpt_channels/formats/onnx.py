@@ -234,6 +234,13 @@ class Onnx(Checkpoint):
     def call_judge(self) -> None:
         onnx_schema()
 
+    def is_refused(self) -> bool:
+        try:
+            self.judge("")
+        except Exception:  # whatever protobuf raises
+            return True
+        return False
+
     def judge(self, path: str) -> None:
         schema = onnx_schema()
         parsed = schema.ModelProto()

@@ -237,6 +237,16 @@ UNFIT: dict[str, tuple[Nodes, Weights, int]] = {
         {"from": ints(0), "to": ints(2), "axis": ints(1)},
         2,
     ),
+    "Slice that turns the channels round": (
+        [node("Slice", ["image", "from", "to", "axis", "step"], ["x"])],
+        {"from": ints(-1), "to": ints(-9), "axis": ints(1), "step": ints(-1)},
+        3,
+    ),
+    "Concat of what went two ways": (
+        [node("Mul", ["image", "half"], ["y"]), node("Concat", ["y", "image"], ["x"], axis=1)],
+        {"half": np.array(0.5, np.float32)},
+        6,
+    ),
     "Gather on the channels": ([node("Gather", ["image", "which"], ["x"], axis=1)], {"which": ints(2, 1, 0)}, 3),
     "Split of the channels": (
         [node("Split", ["image"], ["r", "g", "b"], axis=1), node("Concat", ["b", "g", "r"], ["x"], axis=1)],
@@ -299,6 +309,39 @@ def test_the_channel_count_that_the_graph_computes_with_is_stacked(tmp_path):
     assert agrees(source, tmp_path / "out.onnx", 3, 1, tolerance=0)
     with pytest.raises(UnsupportedError, match="this Reshape takes the image"):
         convert(source, tmp_path / "no.onnx", to=4)
+
+
+def test_a_computed_shape_that_serves_others_too_is_not_edited(tmp_path):
+    """One Concat holds the channels for a Reshape of the image and for one behind the kernel, which stays as it is."""
+    nodes = [
+        node("Shape", ["image"], ["s"]),
+        node("Slice", ["s", "zero", "one"], ["n"]),
+        node("Concat", ["n", "channels", "rest"], ["shape"], axis=0),
+        node("Reshape", ["image", "shape"], ["x"]),
+        node("Conv", ["x", "kernel"], ["y"], pads=[1, 1, 1, 1]),
+        node("Reshape", ["y", "shape"], ["out"]),
+    ]
+    weights = {"zero": ints(0), "one": ints(1), "channels": ints(3), "rest": ints(SIZE, SIZE), "kernel": noise(3, 3, 3, 3)}
+    source = save(tmp_path / "in.onnx", nodes, weights, [1, 3, SIZE, SIZE])
+    report = convert(source, tmp_path / "out.onnx", to="gray")
+    assert {kernel.method for kernel in report.kernels} == {"stack"}
+    assert agrees(source, tmp_path / "out.onnx", 3, 1, tolerance=0)
+    with pytest.raises(UnsupportedError, match="this Reshape takes the image"):
+        convert(source, tmp_path / "no.onnx", to=4)
+
+
+def test_zeros_padded_behind_constants_into_patches_are_stacked(tmp_path):
+    """Some of a patch's pixels stand on them, which no report could bound."""
+    moved, weights = blocks(3, fastest=True)
+    moved[0].input[0] = "x"
+    nodes = [node("Sub", ["image", "mean"], ["y"]), node("Pad", ["y", "pads"], ["x"]), *moved, *conv(12)[0]]
+    weights = {**weights, "kernel": noise(5, 12, 3, 3), "mean": noise(1, 3, 1, 1, seed=2), "pads": ints(0, 0, 1, 1, 0, 0, 1, 1)}
+    weights |= {"first": ints(1, 3, 5, 2, 5, 2), "second": ints(-1, 12, 5, 5)}
+    source = save(tmp_path / "in.onnx", nodes, weights, [1, 3, SIZE, SIZE])
+    convert(source, tmp_path / "out.onnx", to="gray")
+    assert agrees(source, tmp_path / "out.onnx", 3, 1, tolerance=0)
+    with pytest.raises(UnsupportedError, match="no kernel edit is right"):
+        convert(source, tmp_path / "no.onnx", to="gray", method="sum")
 
 
 def branch(
@@ -477,6 +520,25 @@ def test_constants_in_front_of_patches_go_to_the_bias_of_the_product(tmp_path):
     source = save(tmp_path / "in.onnx", [*nodes, node("Relu", ["z"], ["out"])], weights, [1, 3, SIZE, SIZE])
     with pytest.raises(UnsupportedError, match="has no bias to go to"):
         convert(source, tmp_path / "no.onnx", to="gray", method="sum")
+
+
+def test_a_bias_that_cannot_take_two_constants_is_refused(tmp_path):
+    """Two stems behind a normalisation whose equal biases an exporter merged."""
+    nodes = [
+        node("Sub", ["image", "mean"], ["x"]),
+        node("Conv", ["x", "k1", "bias"], ["a"]),
+        node("Conv", ["x", "k2", "bias"], ["b"]),
+        node("Add", ["a", "b"], ["out"]),
+    ]
+    weights = {"k1": noise(5, 3, 3, 3), "k2": noise(5, 3, 3, 3, seed=4), "bias": noise(5), "mean": noise(1, 3, 1, 1, seed=2)}
+    source = save(tmp_path / "in.onnx", nodes, weights, [1, 3, SIZE, SIZE])
+    with pytest.raises(UnsupportedError, match="bias: two first convs share it"):
+        convert(source, tmp_path / "no.onnx", to="gray", method="sum")
+    nodes[2].input.pop()
+    source = save(tmp_path / "in.onnx", nodes, weights, [1, 3, SIZE, SIZE])
+    convert(source, tmp_path / "out.onnx", to="gray", method="sum")
+    assert agrees(source, tmp_path / "out.onnx", 3, 1)
+    assert verify(source, tmp_path / "out.onnx", method="sum").ok
 
 
 @pytest.mark.parametrize("kind", ["QInt8", "QUInt8"])
