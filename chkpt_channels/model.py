@@ -234,7 +234,7 @@ class Checkpoint(ABC):
 
         return {
             conv.tensor.name: TensorEdit(edit.shape, lambda: new()[0]),
-            how.scale: TensorEdit(self.tensors[how.scale].shape, lambda: new()[1]),
+            how.scale: TensorEdit(self.tensors[how.scale].shape, lambda: new()[1], "scale"),
         }
 
     def edited_kernel(self, conv: FirstConv, edits: Edits) -> NDArray[Any]:

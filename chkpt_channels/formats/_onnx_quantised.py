@@ -9,7 +9,6 @@ Source: onnx/docs/Operators.md (DequantizeLinear, QLinearConv, ConvInteger).
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..model import TensorEdit
@@ -17,7 +16,6 @@ from ._onnx_model import OnnxModel, Weight
 from ._onnx_nodes import Node
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 Load = Callable[[Weight], "NDArray[Any]"]
@@ -83,47 +81,16 @@ def _scale_of(model: OnnxModel, node: Node) -> tuple[Weight | None, Weight | Non
     return model.stored(node.inputs[1]), model.stored(node.inputs[2]) if len(node.inputs) > 2 else None
 
 
-def _along(values: NDArray[Any], rank: int) -> NDArray[np.float64]:
-    """One value, or one a filter, ready to meet a kernel."""
-    wide: NDArray[np.float64] = values.astype("float64").reshape(-1, *([1] * (rank - 1)))
-    return wide
-
-
-def dequantised(found: Quantised, numbers: NDArray[Any], scale: NDArray[Any], load: Load) -> NDArray[np.float64]:
-    """The kernel's values in float64."""
-    zero = _along(load(found.zero), numbers.ndim) if found.zero else 0.0
-    return _along(scale, numbers.ndim) * (numbers.astype("float64") - zero)
-
-
-def edits(found: Quantised, edit: TensorEdit, load: Load) -> dict[str, TensorEdit]:
-    """New numbers, a new scale as fine as the old one, and the bias that follows it."""
-    new = cache(lambda: _requantised(found, edit.values(), load))
-    made = {
-        found.kernel.name: TensorEdit(edit.shape, lambda: new()[0]),
-        found.scale.name: TensorEdit(found.scale.shape, lambda: new()[1]),
-    }
+def bias_edits(found: Quantised, scale: TensorEdit, load: Load) -> dict[str, TensorEdit]:
+    """The bias, and the scale of the bias, that follow the kernel's new scale."""
+    made = {}
     if found.bias:
         bias = found.bias
-        made[bias.name] = TensorEdit(bias.shape, lambda: _rebiased(load(bias), load(found.scale), new()[1]))
+        made[bias.name] = TensorEdit(bias.shape, lambda: _rebiased(load(bias), load(found.scale), scale.values()), "bias")
     if found.bias_scale:
         old = found.bias_scale
-        made[old.name] = TensorEdit(old.shape, lambda: _rescaled(load(old), load(found.scale), new()[1]))
+        made[old.name] = TensorEdit(old.shape, lambda: _rescaled(load(old), load(found.scale), scale.values()), "bias scale")
     return made
-
-
-def _requantised(found: Quantised, values: NDArray[Any], load: Load) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(numbers, scale): the smallest scale at which every value of the tensor, or of its filter, fits."""
-    import numpy as np
-
-    old, numbers = load(found.scale), load(found.kernel)
-    lowest, highest = (-127, 127) if numbers.dtype == np.int8 else (0, 255)  # -128 is left out, as quantisers do
-    zero = _along(load(found.zero), values.ndim) if found.zero else np.zeros((1,) * values.ndim)
-    axes = tuple(range(values.ndim)) if old.size == 1 else tuple(range(1, values.ndim))
-    above = values.max(axis=axes, keepdims=True) / np.maximum(highest - zero, 1)
-    below = -values.min(axis=axes, keepdims=True) / np.maximum(zero - lowest, 1)
-    scale = np.maximum(np.maximum(above, below), np.finfo(np.float32).tiny).reshape(old.shape).astype(old.dtype)
-    wide = np.rint(values / _along(scale, values.ndim) + zero)
-    return np.clip(wide, lowest, highest).astype(numbers.dtype), scale
 
 
 def _rebiased(bias: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from .. import lazy
 from ..errors import Place, UsageError
 from ..model import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, Tensor, TensorEdit
+from ..quantisation import Quantiser
 from ..source import Source
 from ..splice import Splice
 
@@ -181,23 +182,13 @@ class Onnx(Checkpoint):
         users = [] if conv.tensor.dtype.floating else self._users(conv)
         return _onnx_quantised.quantised(self.model, users[0].node, self.model.weights[conv.tensor.name]) if users else None
 
-    def kernel(self, conv: FirstConv) -> NDArray[Any] | None:
-        if conv.tensor.dtype.floating:
-            return self.load(conv.tensor.name)
+    def quantiser(self, conv: FirstConv) -> Quantiser | None:
         found = self._quantised(conv)
-        if found is None:
-            return None
-        return _onnx_quantised.dequantised(found, self.load(conv.tensor.name), self.load(found.scale.name), self.load_weight)
+        return Quantiser(found.scale.name, found.zero.name if found.zero else 0) if found else None
 
     def kernel_edits(self, conv: FirstConv, edit: TensorEdit) -> dict[str, TensorEdit]:
-        found = self._quantised(conv)
-        return _onnx_quantised.edits(found, edit, self.load_weight) if found else {conv.tensor.name: edit}
-
-    def edited_kernel(self, conv: FirstConv, edits: Edits) -> NDArray[Any]:
-        numbers, found = edits.tensors[conv.tensor.name].values(), self._quantised(conv)
-        if found is None:
-            return numbers
-        return _onnx_quantised.dequantised(found, numbers, edits.tensors[found.scale.name].values(), self.load_weight)
+        made, found = super().kernel_edits(conv, edit), self._quantised(conv)
+        return made | _onnx_quantised.bias_edits(found, made[found.scale.name], self.load_weight) if found else made
 
     def ungrouped(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
         shape = conv.tensor.shape
