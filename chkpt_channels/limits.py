@@ -18,6 +18,8 @@ class Limits(NamedTuple):
     channels: int = 1 << 16
     hdf5_objects: int = 1_000_000
     hdf5_chunk_bytes: int = 1 << 30
+    json_depth: int = 200
+    json_digits: int = 400
     sidecar_bytes: int = 64 << 20
     apart_seconds: int = 8
 
