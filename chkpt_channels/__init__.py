@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .checking import check
     from .errors import (
         AmbiguousError,
         Candidate,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     )
     from .flow import convert, inspect
     from .model import Declaration, FirstConv, Notice, Tensor
-    from .report import Inspection, Report, Verification
+    from .report import Check, Inspection, Report, Verification
     from .verification import verify
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AmbiguousError",
     "Candidate",
+    "Check",
     "ChkptChannelsError",
     "DamagedError",
     "Declaration",
@@ -46,15 +48,16 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "Verification",
+    "check",
     "convert",
     "inspect",
     "verify",
 ]
 
 # no module has the name of a public function: importing a submodule would put it in the function's place
-_HOMES = {"convert": "flow", "inspect": "flow", "verify": "verification"}
+_HOMES = {"convert": "flow", "inspect": "flow", "verify": "verification", "check": "checking"}
 _HOMES |= dict.fromkeys(("Declaration", "FirstConv", "Notice", "Tensor"), "model")
-_HOMES |= dict.fromkeys(("Inspection", "Report", "Verification"), "report")
+_HOMES |= dict.fromkeys(("Check", "Inspection", "Report", "Verification"), "report")
 
 
 def __getattr__(name: str) -> object:

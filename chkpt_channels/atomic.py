@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -132,15 +133,18 @@ def _exists(place: Place) -> OutputExistsError:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed run left in `folder`: files of our name that no process holds locked."""
+    """Remove what a killed run left in `folder`: files and folders of our name that no process holds locked."""
     with os.scandir(folder) as entries:
         leftovers = [entry.path for entry in entries if _LEFTOVER.fullmatch(entry.name)]
     for leftover in leftovers:
         with contextlib.suppress(OSError):
-            fd = os.open(leftover, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(leftover)
+                if os.path.isdir(leftover):
+                    shutil.rmtree(leftover)
+                else:
+                    os.unlink(leftover)
             finally:
                 os.close(fd)
 
@@ -154,6 +158,47 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(fd)
+
+
+class OutputFolder:
+    """A new folder for `path`: fill `draft`, then `publish()`. Used as a context, it vanishes unless published.
+
+    Raises OutputExistsError where the name is taken or stands inside `source`, SystemProblem where no folder can be made.
+    """
+
+    def __init__(self, path: Path, source: Path) -> None:
+        self.path, self.place = path, Place(str(path))
+        if os.path.lexists(path):
+            raise OutputExistsError("exists already", file=str(path), hint="-o names another output, or remove it first")
+        if source.resolve() in path.resolve().parents:
+            raise OutputExistsError("stands inside the folder that is converted", file=str(path), hint="-o names another output")
+        self.draft = path.parent / f".chkpt-channels-{os.urandom(8).hex()}.tmp"
+        try:
+            sweep(path.parent)
+            self.draft.mkdir()
+            self._lock = os.open(self.draft, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise self.place.system(f"cannot be written: {(error.strerror or str(error)).lower()}") from error
+
+    def __enter__(self) -> OutputFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.draft, ignore_errors=True)
+        os.close(self._lock)
+
+    def publish(self) -> None:
+        """Give the complete folder its name."""
+        try:
+            for folder, _, _ in os.walk(self.draft):
+                _sync_folder(Path(folder))
+            os.rename(self.draft, self.path)
+            _sync_folder(self.path.parent)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise _exists(self.place) from error
+            raise self.place.system(f"cannot be published: {(error.strerror or str(error)).lower()}") from error
 
 
 class StandardOutput:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from .errors import ChkptChannelsError
     from .flow import Progress
+    from .manifests import Job
+    from .options import Words
 
 DEBUG = "CHKPT_CHANNELS_DEBUG"
 TERMINATED = 143
@@ -164,17 +166,23 @@ def _root(
 @app.command(epilog="Example: chkpt-channels convert resnet50.pth --to gray -o resnet50_gray.pth")
 @_takes_options
 def convert(
-    src: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint; - is standard input.")],
+    src: Annotated[list[str] | None, typer.Argument(metavar="SRC", help="The checkpoint or model folder; - is stdin.")] = None,
     *,
     to: To = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="DST", help="The result; - is standard output. [<stem>_<to><ext>]")
     ] = None,
     words: dict[str, Any],
+    manifest: Annotated[str | None, typer.Option(metavar="FILE", help="The [[convert]] tables of a TOML file instead.")] = None,
+    sidecar_files: Annotated[
+        bool, typer.Option("--sidecars", help="Write the configurations beside SRC beside DST too.")
+    ] = False,
+    hard_link: Annotated[bool, typer.Option("--hard-link", help="In a folder, link the files that do not change.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Say whether DST is what converting gives now; write nothing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
-    report_to: Annotated[str | None, typer.Option("--report", metavar="FILE", help="Write the JSON report to FILE too.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print the matrix and the formula in use; write nothing.")] = False,
+    report_to: Annotated[str | None, typer.Option("--report", metavar="FILE", help="Write the JSON report to FILE too.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -182,19 +190,55 @@ def convert(
     """Write SRC with its first convs changed to other input channels."""
     from . import convert as library
     from . import text
-    from .errors import UsageError
 
     with (
-        _session("convert", [src], as_json=as_json, report_to=sys.stderr if output == "-" else sys.stdout) as session,
+        _session("convert", as_json=as_json, report_to=sys.stderr if output == "-" else sys.stdout) as session,
+        session.file((src or [manifest or ""])[0]),
         session.saved(report_to, force=force),
-        _progress(quiet) as progress,
     ):
-        if to is None and not any(rule in words for rule in ("select", "bands", "matrix")):
-            raise UsageError("a target is needed", hint="--to gray, rgb, bgr, rgba or a number of channels")
-        report = library(src, output, to, force=force, dry_run=dry_run or explain, progress=progress, **words)
-        lines = text.explained(report) if explain else text.converted(report, verbose=verbose)
-        session.add(report.result(), [] if quiet else lines, [] if quiet or explain else text.notes(report))
+        for job in _jobs(src or [], output, to, words, manifest):
+            if check:
+                with session.file(job.src):
+                    _check_one(session, job, quiet=quiet)
+                continue
+            with session.file(job.src), _progress(quiet) as progress:
+                report = library(
+                    job.src, job.dst, job.to, force=force, dry_run=dry_run or explain, hard_link=hard_link,
+                    with_sidecars=sidecar_files, progress=progress, **job.words,
+                )  # fmt: skip
+                lines = text.explained(report) if explain else text.converted(report, verbose=verbose)
+                session.add(report.result(), [] if quiet else lines, [] if quiet or explain else text.notes(report))
     raise typer.Exit(session.exit_code)
+
+
+def _jobs(src: list[str], output: str | None, to: str | None, words: dict[str, Any], manifest: str | None) -> list[Job]:
+    """What is to be converted: the sources of the command line, or those of the manifest."""
+    from . import manifests
+    from .errors import UsageError
+
+    if manifest is not None:
+        if src or output or to or words:
+            raise UsageError("--manifest says what to convert, to what and how: nothing else does", file=manifest)
+        return manifests.read(manifest)
+    if not src:
+        raise UsageError("a source is needed", hint="chkpt-channels convert SRC --to gray, or --manifest FILE")
+    if to is None and not any(rule in words for rule in ("select", "bands", "matrix")):
+        raise UsageError("a target is needed", hint="--to gray, rgb, bgr, rgba or a number of channels")
+    if len(src) > 1 and output:
+        raise UsageError(f"{len(src)} sources cannot become one output")
+    return [manifests.Job(name, output, to, cast("Words", words)) for name in src]
+
+
+def _check_one(session: _Session, job: Job, *, quiet: bool) -> None:
+    """Whether a derived file is what converting its source gives now."""
+    from . import text
+    from .flow import derived_path
+    from .verification import is_current
+
+    found = is_current(job.src, job.dst or derived_path(job.src, job.to, job.words), job.to, **job.words)
+    session.add(found.result(), [] if quiet and found.ok else text.verified(found))
+    if not found.ok:
+        session.exit_code = max(session.exit_code, 1)
 
 
 @app.command(epilog="Example: chkpt-channels inspect epoch_12.ckpt --all")
@@ -209,7 +253,7 @@ def inspect(
     from . import inspect as library
     from . import text
 
-    with _session("inspect", src, as_json=as_json) as session:
+    with _session("inspect", as_json=as_json) as session:
         for path in src:
             with session.file(path):
                 inspection = library(path)
@@ -241,11 +285,35 @@ def verify(
     from . import verify as library
     from .sidecars import words_of
 
-    with _session("verify", [original], as_json=as_json) as session:
+    with _session("verify", as_json=as_json) as session, session.file(original):
         told = words_of(Path(report)) if report else {}
         found = library(original, converted, to or told.pop("to", None), **{**told, **words})
         session.add(found.result(), [] if quiet else text.verified(found))
-        session.exit_code = 0 if found.ok else 1
+        session.exit_code = max(session.exit_code, 0 if found.ok else 1)
+    raise typer.Exit(session.exit_code)
+
+
+@app.command(epilog="Example: chkpt-channels check models/ --expect gray")
+def check(
+    path: Annotated[list[str], typer.Argument(metavar="PATH…", help="Checkpoints, configurations or folders of them.")],
+    expect: Annotated[str | None, typer.Option(metavar="gray|rgb|N", help="The input channels that each must have.")] = None,
+    lfs_pointers: Annotated[
+        str, typer.Option(metavar="skip|error", help="What becomes of Git-LFS pointers. [skip]", show_default=False)
+    ] = "skip",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say whether kernels agree with every declared channel count, with an expectation, and with a hash in the name."""
+    from . import check as library
+    from . import text
+    from .checking import files
+
+    with _session("check", as_json=as_json) as session:
+        for file in dict.fromkeys(str(file) for one in path for file in files(one)):
+            with session.file(file):
+                found = library(file, expect, lfs_pointers=lfs_pointers)
+                session.add(found.result(), [] if quiet and found.ok else text.checked(found))
+                session.exit_code = max(session.exit_code, 0 if found.ok else 1)
     raise typer.Exit(session.exit_code)
 
 
@@ -309,13 +377,9 @@ class _Session:
 
 
 @contextlib.contextmanager
-def _session(command: str, paths: Sequence[str], *, as_json: bool, report_to: Any = None) -> Iterator[_Session]:
+def _session(command: str, *, as_json: bool, report_to: Any = None) -> Iterator[_Session]:
     session = _Session(command, as_json=as_json, report_to=report_to or sys.stdout)
-    if command == "inspect":
-        yield session
-    else:
-        with session.file(paths[0]):
-            yield session
+    yield session
     session.close()
 
 

@@ -11,7 +11,12 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from . import ahead, kernels, selection, sidecars
+from . import (
+    ahead,
+    kernels,
+    selection,
+    sidecars,
+)
 from . import options as asking
 from . import plan as planning
 from .atomic import Output, StandardOutput
@@ -24,7 +29,7 @@ from .plan import Plan
 from .reparameterised import PLAIN
 from .report import DeclarationChange, FileInfo, Inspection, KernelReport, Parity, Report
 from .source import Source
-from .splice import apply
+from .splice import apply, write_at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,22 +46,27 @@ def convert(
     *,
     force: bool = False,
     dry_run: bool = False,
+    hard_link: bool = False,
+    with_sidecars: bool = False,
     progress: Progress | None = None,
     **words: Unpack[Words],
 ) -> Report:
     """Write `src` with its first convs changed to `to` input channels ("gray", "rgb", "bgr", "rgba" or a number) to `dst`.
 
     Without `dst` the output is `<stem>_<to><ext>` beside the source; "-" is standard input or output. Without `to` it is gray,
-    or what `select`, `bands` or `matrix` makes. `words` are the options of `options.Words`. `progress(done, total)` is called
-    with bytes.
+    or what `select`, `bands` or `matrix` makes. `words` are the options of `options.Words`. `src` may be a model folder, which
+    becomes a new one; `hard_link` links its files that do not change. `with_sidecars` writes the configurations that stand beside
+    a file beside `dst` too. `progress(done, total)` is called with bytes.
 
     Where nothing is to change the file is copied and the report's status is "unchanged". Raises a ChkptChannelsError,
     and nothing is written then.
     """
     began = time.perf_counter()
-    if to is None and not any(words.get(rule) is not None for rule in ("select", "bands", "matrix")):
-        to = "gray"
-    options = sidecars.resolved(asking.make(to, **words), os.fspath(src))
+    options = asked(src, _target(to, words), words)
+    if os.fspath(src) != STDIO and Path(src).is_dir():
+        from . import folders
+
+        return folders.convert(src, dst, options, dry_run=dry_run, hard_link=hard_link, progress=progress)
     with open_source(src) as source, contextlib.ExitStack() as stack:
         kind = detect(source)
         path = output_path(source, kind, src, dst, options)
@@ -67,29 +77,46 @@ def convert(
         checkpoint = kind(source)
         plan = planning.make(checkpoint, options)
         if dry_run:
-            parity = _parity(checkpoint, plan)
+            measured = parity(checkpoint, plan)
             status = "would_convert" if plan.edits else "unchanged"
-            return _report(status, checkpoint, plan, options, path, None, parity, began)
+            return _report(status, checkpoint, plan, options, path, None, measured, began)
         companions = checkpoint.companions(path, edited=bool(plan.edits))
+        documents = _sidecars(source, path, plan, options) if with_sidecars else {}
         out = out or _output(path, source, stack, force=force)
         shown = (lambda done: progress(done, source.size)) if progress else None
         checkpoint.write(plan.edits._replace(companions=companions), out.fd, out.place, shown, copied=copied)
         source.check_unchanged()
         size = check(checkpoint, plan, out.fd, str(path))
-        parity = _parity(checkpoint, plan)
-        with _companions(Path(source.name).parent, path, companions, force=force):
+        measured = parity(checkpoint, plan)
+        with _companions(Path(source.name).parent, path, companions, documents, force=force):
             out.publish()
         written = FileInfo(str(path), checkpoint.format, size)
-        return _report("converted" if plan.edits else "unchanged", checkpoint, plan, options, path, written, parity, began)
+        return _report("converted" if plan.edits else "unchanged", checkpoint, plan, options, path, written, measured, began)
+
+
+def _target(to: str | int | None, words: Words) -> str | int | None:
+    """The target, or gray where none is given and no rule makes one."""
+    spelled = any(rule in words and words[rule] is not None for rule in ("select", "bands", "matrix"))
+    return "gray" if to is None and not spelled else to
+
+
+def derived_path(src: Path_, to: str | int | None, words: Words) -> Path:
+    """Where the result of a conversion goes that names no output."""
+    rule = asking.make(_target(to, words), **words).rule
+    return default_output(Path(src), rule.word)
 
 
 def inspect(path: Path_) -> Inspection:
     """What a file holds: format, first convs with layout and evidence, tensors. Never fails for ambiguity: `first_convs` is
     empty then. `candidates` are the tensors that were considered and not taken. Raises DamagedError, UnsupportedError for
     foreign formats, SystemProblem."""
+    if os.fspath(path) != STDIO and Path(path).is_dir():
+        from . import folders
+
+        return folders.inspect(path)
     with open_source(path) as source:
         checkpoint = detect(source)(source)
-        finding = selection.find(checkpoint)
+        finding = selection.find(checkpoint, beside=sidecars.evidence(_beside(path)))
         return Inspection(
             _info(checkpoint),
             finding.first_convs,
@@ -99,6 +126,33 @@ def inspect(path: Path_) -> Inspection:
             tuple(checkpoint.optimizer_entries),
             planning.notices(checkpoint),
         )
+
+
+def _sidecars(source: Source, path: Path, plan: Plan, options: Options) -> dict[str, bytes]:
+    """The configurations beside the source, as the output needs them. Raises UsageError where they would stand in the old ones'
+    places."""
+    from . import folders
+
+    folder = Path(source.name).parent
+    if path.parent.resolve() == folder.resolve():
+        raise UsageError("--sidecars would replace the configurations of the source: -o names an output in another folder")
+    return {
+        sidecar.name: sidecar.document.edited(folders.document_edits(sidecar, plan, options))
+        for sidecar in sidecars.beside(folder)
+    }
+
+
+def asked(src: Path_, to: str | int | None, words: Words) -> Options:
+    """The options, with what stands beside the file."""
+    options = asking.make(to, **words)
+    if os.fspath(src) == STDIO:
+        return options
+    path = Path(src)
+    return sidecars.resolved(options, path if path.is_dir() else path.parent)
+
+
+def _beside(path: Path_) -> list[sidecars.Sidecar]:
+    return [] if os.fspath(path) == STDIO else sidecars.beside(Path(path).parent)
 
 
 def open_source(path: Path_) -> Source:
@@ -140,8 +194,9 @@ def _output(path: Path, source: Source, stack: contextlib.ExitStack, *, force: b
 
 
 @contextlib.contextmanager
-def _companions(folder: Path, path: Path, names: dict[str, str], *, force: bool) -> Iterator[None]:
-    """Copy the files that go with the output, and publish them first; take them back if the output itself fails."""
+def _companions(folder: Path, path: Path, names: dict[str, str], documents: dict[str, bytes], *, force: bool) -> Iterator[None]:
+    """Copy the files that go with the output, and write those `documents`; publish them first, and take them back if the output
+    itself fails."""
     if names and os.fspath(path) == STDIO:
         raise UsageError(f"the file comes with {', '.join(names)}: -o names the output, so that they can stand beside it")
     with contextlib.ExitStack() as stack:
@@ -150,6 +205,11 @@ def _companions(folder: Path, path: Path, names: dict[str, str], *, force: bool)
             source = stack.enter_context(Source(folder / old))
             out = stack.enter_context(Output(path.parent / new, source, force=force))
             apply(source, [], out.fd, out.place)
+            outputs.append(out)
+        for name, content in documents.items():
+            out = stack.enter_context(Output(path.parent / name, None, force=force))
+            write_at(out.fd, memoryview(content), 0)
+            os.fsync(out.fd)
             outputs.append(out)
         for out in outputs:
             out.publish()
@@ -211,7 +271,7 @@ def _judge(before: Checkpoint, after: Checkpoint, path: str) -> None:
         raise
 
 
-def _parity(checkpoint: Checkpoint, plan: Plan) -> Parity | None:
+def parity(checkpoint: Checkpoint, plan: Plan) -> Parity | None:
     """The largest first-layer difference over all kernels that change."""
     changed = [k for k in plan.kernels if k.changes]
     found = [
@@ -244,6 +304,13 @@ def kernel_reports(plan: Plan) -> tuple[KernelReport, ...]:
     return tuple(KernelReport(k.conv, k.shape, k.mixing.method, k.mixing.matrix, k.mixing.offset) for k in plan.kernels)
 
 
+def fewer_parameters(checkpoint: Checkpoint, plan: Plan) -> int:
+    """How many parameters fewer the converted model has."""
+    own = {k.conv.tensor.name for k in plan.kernels}
+    changed = {name: edit.shape for name, edit in plan.edits.tensors.items() if name in own}
+    return sum(prod(checkpoint.tensors[name].shape) - prod(shape) for name, shape in changed.items())
+
+
 def _report(
     status: str,
     checkpoint: Checkpoint,
@@ -254,9 +321,6 @@ def _report(
     parity: Parity | None,
     began: float,
 ) -> Report:
-    kernels = {k.conv.tensor.name for k in plan.kernels}
-    changed = {name: edit.shape for name, edit in plan.edits.tensors.items() if name in kernels}
-    fewer = sum(prod(checkpoint.tensors[name].shape) - prod(shape) for name, shape in changed.items())
     return Report(
         status,
         _info(checkpoint),
@@ -267,7 +331,7 @@ def _report(
         tuple(DeclarationChange(d.where, d.channels, plan.channels[1]) for d in plan.declarations),
         len(checkpoint.tensors),
         tuple(plan.edits.tensors),
-        fewer,
+        fewer_parameters(checkpoint, plan),
         parity,
         plan.notices,
         checkpoint.load_line(str(target)),

@@ -61,8 +61,16 @@ class Words(TypedDict, total=False):
     allow_nonfinite: bool
 
 
+class Beside(NamedTuple):
+    """What a configuration beside the file says: the modules of the first convs (timm), and the number of channels, 0 where it
+    says none or several."""
+
+    first_conv: tuple[str, ...] = ()
+    channels: int = 0
+
+
 class Options(NamedTuple):
-    """The same, understood."""
+    """The same, understood; `beside` is not asked for but found."""
 
     rule: Rule = Rule()
     norm: Norm = Norm()
@@ -74,6 +82,7 @@ class Options(NamedTuple):
     allow_nonfinite: bool = False
     inputs: tuple[str, ...] = ()
     set_hparams: bool = False
+    beside: Beside = Beside()
 
     @property
     def to(self) -> int:

@@ -38,8 +38,9 @@ class DeclarationChange(NamedTuple):
     """A channel count outside tensors, before and after."""
 
     where: str
-    before: int
-    after: int
+    before: Any
+    after: Any
+    file: str = ""
 
 
 class Parity(NamedTuple):
@@ -54,6 +55,43 @@ class Difference(NamedTuple):
 
     key: str
     message: str
+
+
+class Mismatch(NamedTuple):
+    """What `check` found: in which file, at which place, what stands there and what should."""
+
+    file: str
+    where: str
+    found: Any
+    expected: Any
+
+
+class Check(NamedTuple):
+    """Whether a file agrees with what is said of it. `skipped` says why it was not looked at, "" where it was."""
+
+    input: FileInfo
+    first_convs: tuple[FirstConv, ...]
+    mismatches: tuple[Mismatch, ...]
+    skipped: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Nothing disagrees."""
+        return not self.mismatches
+
+    def result(self) -> dict[str, Any]:
+        """The JSON record."""
+        counts = {conv.in_channels for conv in self.first_convs}
+        return _result(
+            "skipped" if self.skipped else "agrees" if self.ok else "disagrees",
+            self.input,
+            in_channels={"before": counts.pop(), "after": None} if len(counts) == 1 else None,
+            first_convs=[_conv_record(KernelReport(conv)) for conv in self.first_convs],
+            differences=[
+                {"key": f"{m.file}: {m.where}", "message": f"found {m.found}, expected {m.expected}"} for m in self.mismatches
+            ],
+            warnings=[{"code": "skipped", "message": self.skipped}] if self.skipped else [],
+        )
 
 
 class Inspection(NamedTuple):
@@ -126,7 +164,8 @@ class Report(NamedTuple):
             first_convs=[_conv_record(kernel) for kernel in self.kernels],
             candidates=[_candidate_record(c) for c in self.candidates],
             declarations=[
-                {"file": self.input.path, "where": d.where, "before": d.before, "after": d.after} for d in self.declarations
+                {"file": d.file or self.input.path, "where": d.where, "before": d.before, "after": d.after}
+                for d in self.declarations
             ],
             tensors={"total": self.tensors_total, "changed": len(self.changed)},
             parity={"max_abs": self.parity.max_abs, "max_ulp": self.parity.max_ulp} if self.parity else None,

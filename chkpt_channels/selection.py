@@ -7,16 +7,46 @@ from .errors import AmbiguousError, Place, UnsupportedError, UsageError
 from .layout import Layout
 from .model import Checkpoint, FirstConv, Tensor
 from .optimizer import searchable
-from .options import Options
+from .options import Beside, Options
+
+_NOTHING = Beside()
 
 
-def find(checkpoint: Checkpoint, channels: int | None = None) -> firstconv.Finding:
-    """The first convs by the strongest evidence there is: the graph, else names and shapes. `channels` are those of the image,
-    where the user knows them."""
+def find(checkpoint: Checkpoint, channels: int | None = None, beside: Beside = _NOTHING) -> firstconv.Finding:
+    """The first convs by the strongest evidence there is: the graph, a configuration beside the file, names and shapes.
+    `channels` are those of the image, where the user knows them."""
     if by_graph := tuple(checkpoint.first_convs()):
         return firstconv.Finding(by_graph)
+    finding = _by_shapes(checkpoint, channels)
+    named = _named_beside(checkpoint, beside)
+    if not finding.first_convs and named:
+        return finding._replace(first_convs=named, candidates=())
+    if not finding.first_convs and channels is None and beside.channels:
+        found = _by_shapes(checkpoint, beside.channels)
+        convs = tuple(
+            c._replace(found_by="sidecar", why=f"config.json says {beside.channels} channels") for c in found.first_convs
+        )
+        return found._replace(first_convs=convs) if convs else finding
+    return finding
+
+
+def _by_shapes(checkpoint: Checkpoint, channels: int | None) -> firstconv.Finding:
     found = firstconv.find(searchable(checkpoint), ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
     return found._replace(first_convs=tuple(checkpoint.refined(conv) for conv in found.first_convs))
+
+
+def _named_beside(checkpoint: Checkpoint, beside: Beside) -> tuple[FirstConv, ...]:
+    """The convs that the configuration names, where all of them are there and have as many channels as it says."""
+    layouts = firstconv.layouts_of(searchable(checkpoint), torch=checkpoint.torch)
+    found = []
+    for module in beside.first_conv:
+        tensor = checkpoint.tensors.get(f"{module}.weight")
+        layout = firstconv.layout_of(tensor, layouts) if tensor else None
+        if tensor is None or layout is None or _channels(tensor, layout, 0) != beside.channels:
+            return ()
+        why = "config.json names it"
+        found.append(checkpoint.refined(FirstConv(tensor, layout, beside.channels, "sidecar", why)))
+    return tuple(found)
 
 
 def select(checkpoint: Checkpoint, options: Options) -> firstconv.Finding:
@@ -24,7 +54,7 @@ def select(checkpoint: Checkpoint, options: Options) -> firstconv.Finding:
     layers that do not exist or have other channels than --from says."""
     if options.inputs:
         checkpoint.name_images(options.inputs)
-    finding = find(checkpoint, options.from_channels)
+    finding = find(checkpoint, options.from_channels, options.beside)
     finding = _named(checkpoint, finding, options) if options.layers else _found(checkpoint, finding, options.layout)
     place = checkpoint.source.place
     if other := next((c for c in finding.first_convs if options.from_channels not in (None, c.in_channels)), None):

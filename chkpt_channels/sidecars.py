@@ -1,45 +1,72 @@
-"""What the configuration beside a weights file says of the pipeline that feeds the model.
+"""The configuration files beside weights: how many channels they say a model has, and what feeds it.
 
-    preprocessor_config.json   transformers: image_mean, image_std, for images in 0..1 (do_rescale and do_normalize on)
-    config.json                timm: pretrained_cfg (mean, std), or the same keys at the root
+    config.json                transformers, diffusers, smp: num_channels, in_channels, in_chans, also in the configurations of
+                               parts (vision_config, backbone_config)
+                               timm: pretrained_cfg (input_size, mean, std, first_conv), model_args.in_chans
+    preprocessor_config.json   transformers: image_mean, image_std, do_convert_rgb
 
-Source: transformers/image_processing_utils.py of 5.23, timm/models/_hub.py of 1.0.31.
+Source: transformers 5.23 (configuration_utils.py, image_processing_utils.py), timm 1.0.31 (models/_hub.py, models/_builder.py).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from .errors import Place, UsageError
+from .containers.jsontree import Json
+from .containers.jsontree import Path as Keys
+from .errors import DamagedError, Place, UsageError
 from .limits import LIMITS
-from .options import Options
-from .pipelines import AUTO
+from .model import Declaration
+from .options import Beside, Options
+from .pipelines import AUTO, Pipeline
 
-NAMES = ("preprocessor_config.json", "config.json")
-_KEYS = (("image_mean", "image_std"), ("mean", "std"))
+CONFIG = "config.json"
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json", "image_processor_config.json")
+COUNTS = frozenset(
+    {
+        "num_channels",
+        "in_channels",
+        "in_chans",
+        "in_chan",
+        "input_channels",
+        "num_input_channels",
+        "image_channels",
+        "img_channels",
+    }
+)
+"""What configurations call the number of input channels."""
+SIZES = frozenset({"input_size", "test_input_size"})
+"""timm's [channels, height, width]."""
+PIPELINES = (("image_mean", "image_std"), ("mean", "std"))
+VISION = ("vision_config", "backbone_config", "vision_encoder", "encoder")
+"""Where a configuration of several parts keeps the one that sees the image."""
+OTHERWISE = {
+    "in_channels": frozenset(
+        {
+            "chameleon_vqgan", "cohere_compass_vision", "emu3_vqgan", "ernie4_5_vl_moe_vision", "exaone4_5_vision",
+            "florence_vision", "glm4v_moe_vision", "glm4v_vision", "glm5_next_vision", "glm_image_vision",
+            "glm_image_vqmodel", "glm_ocr_vision", "janus_vqgan", "lfm3_vl_vision", "qwen2_5_omni_vision_encoder",
+            "qwen2_5_vl_vision", "qwen2_vl_vision", "qwen3_5_moe_vision", "qwen3_5_vision", "qwen3_omni_moe_vision_encoder",
+            "qwen3_vl_moe_vision", "qwen3_vl_vision", "qwen4_exp_vision",
+        }
+    ),
+    "in_chans": frozenset({"vjepa2"}),
+    "input_channels": frozenset({"flava_image_codebook"}),
+}  # fmt: skip
+"""transformers' models by the key that counts their channels, where it is not num_channels."""
 
 
-def resolved(options: Options, file: str) -> Options:
-    """The options with `--norm auto` replaced by what stands beside `file`. Raises UnsupportedError where nothing does."""
-    if options.norm.name != AUTO:
-        return options
-    place = Place(file)
-    folder = Path(file).parent
-    for name in NAMES:
-        document = read(folder / name) if (folder / name).is_file() else None
-        for part in _parts(document):
-            for keys in _KEYS:
-                mean, std = (_numbers(part.get(key)) for key in keys)
-                if mean and std:
-                    _check_plain(Place(str(folder / name)), part)
-                    return options._replace(norm=options.norm._replace(name="", mean=mean, std=std).checked())
-    raise place.unsupported(f"no {' or '.join(NAMES)} beside it says mean and std", hint="--norm imagenet, or --mean and --std")
+class Sidecar(NamedTuple):
+    """A configuration file, by its name in the folder."""
+
+    name: str
+    document: Json
 
 
-def read(path: Path) -> Any:
+def read(path: Path) -> Json:
     """A JSON document. Raises DamagedError, SystemProblem."""
     place = Place(str(path))
     try:
@@ -49,18 +76,114 @@ def read(path: Path) -> Any:
         raise place.system(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
     if len(raw) > LIMITS.sidecar_bytes:
         raise place.damaged(f"is longer than the {LIMITS.sidecar_bytes} bytes that are read")
+    return Json(raw, place)
+
+
+def beside(folder: Path) -> list[Sidecar]:
+    """The configuration files of a folder, as far as they are JSON: a file of that name may be something else."""
+    found = []
+    for name in (CONFIG, *PREPROCESSORS):
+        if (folder / name).is_file():
+            with suppress(DamagedError):
+                found.append(Sidecar(name, read(folder / name)))
+    return found
+
+
+def counts(document: Json) -> Iterator[tuple[Keys, int]]:
+    """Where a configuration says how many channels the image has."""
+    for path, value in document.walk():
+        key = path[-1] if path else ""
+        if key in COUNTS and type(value.value) is int:
+            yield path, value.value
+        elif key in SIZES and isinstance(value.value, list) and len(value.value) == 3 and type(value.value[0].value) is int:
+            yield (*path, 0), value.value[0].value
+
+
+def image_counts(document: Json) -> Iterator[tuple[str, int]]:
+    """The counts that are about the image for certain: those at the root, of the part that sees it, and timm's."""
+    homes = {(), _vision(document), ("pretrained_cfg",), ("model_args",)}
+    for path, count in counts(document):
+        home = path[:-2] if path[-1] == 0 else path[:-1]
+        if home in homes:
+            yield _spelled(path), count
+
+
+def pipelines(document: Json) -> Iterator[tuple[Keys, Keys]]:
+    """Where it says mean and std, (path of the one, path of the other)."""
+    for path, value in document.walk():
+        if isinstance(value.value, dict):
+            for mean, std in PIPELINES:
+                if mean in value.value and std in value.value and _numbers(value.value[mean].plain):
+                    yield (*path, mean), (*path, std)
+
+
+def evidence(sidecars: list[Sidecar]) -> Beside:
+    """What the configuration says of the first convs: timm's names of them, and the number of channels where it says one only."""
+    found: set[int] = set()
+    names: tuple[str, ...] = ()
+    for sidecar in sidecars:
+        found |= {count for _, count in counts(sidecar.document)}
+        for path, value in sidecar.document.walk():
+            if path and path[-1] == "first_conv" and value.plain:
+                listed = value.plain if isinstance(value.plain, list) else [value.plain]
+                names = tuple(name for name in listed if isinstance(name, str))
+    return Beside(names, found.pop() if len(found) == 1 else 0)
+
+
+def declarations(sidecar: Sidecar) -> list[Declaration]:
+    """The same as declarations: where, and how many."""
+    return [Declaration(_spelled(path), count) for path, count in counts(sidecar.document)]
+
+
+def edits(sidecar: Sidecar, old: int, new: int, pipeline: Pipeline | None) -> dict[Keys, Any]:
+    """What changes in a configuration: channel counts equal to `old`, and mean and std to `pipeline`."""
+    document = sidecar.document
+    changed: dict[Keys, Any] = {path: new for path, count in counts(document) if count == old != new}
+    if sidecar.name == CONFIG and old != new and not any(True for _ in counts(document)):
+        changed |= {(*path, _key(document, path)): new for path in [_vision(document)] if _is_transformers(document, path)}
+    if pipeline:
+        for mean, std in pipelines(document):
+            changed |= _fed(mean, std, pipeline)
+    for path, value in document.walk():
+        if path and path[-1] == "do_convert_rgb" and value.value is True and new != 3:
+            changed[path] = False
+    return {path: value for path, value in changed.items() if not _is_there(document, path, value)}
+
+
+def _fed(mean: Keys, std: Keys, pipeline: Pipeline) -> dict[Keys, Any]:
+    """mean and std as this configuration's reader applies them: to images in 0..1, or to bytes once rescaling is off."""
+    if pipeline.top == 1 or mean[-1] == "mean":
+        return {mean: list(pipeline.mean), std: [value / pipeline.top for value in pipeline.std]}
+    return {mean: [value * pipeline.top for value in pipeline.mean], std: list(pipeline.std), (*mean[:-1], "do_rescale"): False}
+
+
+def _is_there(document: Json, path: Keys, value: Any) -> bool:
     try:
-        return json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise place.damaged(f"is no JSON: {str(error).splitlines()[0][:200]}") from None
+        return bool(document.at(path).plain == value)
+    except (KeyError, IndexError):
+        return False
 
 
-def _parts(document: Any) -> Iterator[Mapping[str, Any]]:
-    """The objects that may hold mean and std: the one at the root, and timm's."""
-    if isinstance(document, dict):
-        yield document
-        if isinstance(inner := document.get("pretrained_cfg"), dict):
-            yield inner
+def _vision(document: Json) -> Keys:
+    """Where the part stands that sees the image."""
+    root = document.root.value
+    return next(
+        ((name,) for name in VISION if isinstance(root, dict) and name in root and isinstance(root[name].value, dict)), ()
+    )
+
+
+def _is_transformers(document: Json, path: Keys) -> bool:
+    value = document.at(path).value
+    return isinstance(value, dict) and "model_type" in value
+
+
+def _key(document: Json, path: Keys) -> str:
+    kind = document.at((*path, "model_type")).value
+    return next((key for key, kinds in OTHERWISE.items() if kind in kinds), "num_channels")
+
+
+def _spelled(path: Keys) -> str:
+    return ".".join(str(step) for step in path)
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
@@ -70,8 +193,35 @@ def _numbers(value: Any) -> tuple[float, ...]:
     return tuple(float(n) for n in numbers)
 
 
+def fed_by(sidecar: Sidecar, *, strict: bool = True) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """(mean, std) of each pipeline that a configuration spells. Raises UnsupportedError where they are not all that is done, if
+    that matters."""
+    for mean, std in pipelines(sidecar.document):
+        if strict:
+            _check_plain(sidecar.document.place, sidecar.document.at(mean[:-1]).plain)
+        found = tuple(_numbers(sidecar.document.at(path).plain) for path in (mean, std))
+        if all(found):
+            yield found[0], found[1]
+
+
+def resolved(options: Options, folder: Path) -> Options:
+    """The options with what stands in `folder` beside the weights: evidence for the first convs, and `--norm auto`. Raises
+    UnsupportedError where that is asked for and nothing says it."""
+    sidecars = beside(folder)
+    options = options._replace(beside=evidence(sidecars))
+    if options.norm.name != AUTO:
+        return options
+    order = [*(s for s in sidecars if s.name != CONFIG), *(s for s in sidecars if s.name == CONFIG)]
+    found = next((pair for sidecar in order for pair in fed_by(sidecar)), None)
+    if found is None:
+        raise Place(str(folder)).unsupported(
+            f"no {CONFIG} or {PREPROCESSORS[0]} in it says mean and std", hint="--norm imagenet, or --mean and --std"
+        )
+    return options._replace(norm=options.norm._replace(name="", mean=found[0], std=found[1]).checked())
+
+
 def _check_plain(place: Place, part: Mapping[str, Any]) -> None:
-    """An image processor may leave out steps: then mean and std are not what is done."""
+    """An image processor may leave out steps: then mean and std do not say what is done."""
     for key in ("do_normalize", "do_rescale"):
         if part.get(key) is False:
             raise place.unsupported(
@@ -84,7 +234,7 @@ def _check_plain(place: Place, part: Mapping[str, Any]) -> None:
 
 def words_of(path: Path) -> dict[str, Any]:
     """The options of the conversion that a report tells of (`convert --report`). Raises UsageError for other files."""
-    document = read(path)
+    document = read(path).root.plain
     results = document.get("results") if isinstance(document, dict) else None
     words = [r.get("options") for r in results if isinstance(r, dict)] if isinstance(results, list) else []
     if len(words) != 1 or not isinstance(words[0], dict):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from .errors import Candidate, printable
 from .model import FirstConv, Tensor
-from .report import Inspection, KernelReport, Report, Verification
+from .report import Check, Inspection, KernelReport, Report, Verification
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
@@ -46,7 +48,8 @@ def converted(report: Report, *, verbose: bool = False) -> Iterator[str]:
     if report.why:
         yield f"  {_method(report)} is the default here: {printable(report.why, 1000)}"
     for declaration in report.declarations:
-        yield f"  {printable(declaration.where)}: {declaration.before} → {declaration.after}"
+        file = f"{printable(os.path.relpath(declaration.file, report.input.path))}: " if declaration.file else ""
+        yield f"  {file}{printable(declaration.where)}: {_short(declaration.before)} → {_short(declaration.after)}"
     others = [name for name in report.changed if name not in {k.conv.tensor.name for k in report.kernels}]
     if others:
         yield f"  changed with it: {', '.join(printable(name) for name in others)}"
@@ -58,6 +61,13 @@ def converted(report: Report, *, verbose: bool = False) -> Iterator[str]:
     if report.parity:
         image, largest = _image(report.in_channels[1]), report.parity
         yield f"  parity on a random {image} image: max |Δ| {largest.max_abs:.1e} ({largest.max_ulp:.1f} ulp)"
+
+
+def _short(value: Any) -> str:
+    """A number, or a list of them to six digits."""
+    if isinstance(value, list):
+        return f"[{', '.join(_short(item) for item in value)}]"
+    return f"{value:.6g}" if isinstance(value, float) else "none" if value is None else str(value).lower()
 
 
 def _method(report: Report) -> str:
@@ -194,6 +204,15 @@ def candidate_rows(candidates: Sequence[Candidate], most: int = 10) -> Iterator[
         yield f"  {printable(candidate.key):{width}}   {shape(candidate.shape)}   {printable(candidate.why_not)}".rstrip()
     if len(candidates) > most:
         yield f"  and {len(candidates) - most} more"
+
+
+def checked(check: Check) -> Iterator[str]:
+    """The lines about one file that was checked: nothing where it agrees."""
+    name = printable(check.input.path)
+    if check.skipped:
+        yield f"{name}: skipped: {check.skipped}"
+    for mismatch in check.mismatches:
+        yield f"{printable(mismatch.file)}: {printable(mismatch.where)}: found {mismatch.found}, expected {mismatch.expected}"
 
 
 def verified(verification: Verification, most: int = 10) -> Iterator[str]:

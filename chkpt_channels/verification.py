@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Unpack
 
-from . import mixing, selection, sidecars
-from . import options as asking
+from . import mixing, selection
 from . import plan as planning
 from .dtypes import rounded
-from .flow import Path_, kernel_reports, open_source, stale_declarations
+from .flow import Path_, asked, kernel_reports, open_source, stale_declarations
 from .formats import detect
 from .kernels import KernelChange
 from .model import Checkpoint, TensorEdit
@@ -21,13 +21,13 @@ from .report import Difference, FileInfo, Verification
 
 def verify(original: Path_, converted: Path_, to: str | int | None = None, **words: Unpack[Words]) -> Verification:
     """Whether `converted` is what converting `original` gives, with the same options; without `to` the number of channels is
-    read off `converted`. Raises what opening or planning raises; differences are results, not errors."""
-    options = sidecars.resolved(asking.make(to, **words), os.fspath(original))
+    read off `converted`. Both may be model folders. Raises what opening or planning raises; differences are no errors."""
+    options = asked(original, to, words)
+    if Path(original).is_dir() and Path(converted).is_dir():
+        return _verify_folders(original, converted, options)
     with open_source(original) as source, open_source(converted) as second:
         before, after = detect(source)(source), detect(second)(second)
-        if options.rule.to is None:
-            options = options._replace(rule=options.rule._replace(to=_target(before, after, options)).checked())
-        plan = planning.make(before, options)
+        plan = planning.make(before, _aimed(options, before, after))
         differences, identical = _compare(before, after, plan)
         return Verification(
             FileInfo(source.name, before.format, source.size, before.title),
@@ -39,6 +39,54 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **wor
             tuple(differences),
             plan.notices,
         )
+
+
+def is_current(original: Path_, converted: Path_, to: str | int | None = None, **words: Unpack[Words]) -> Verification:
+    """As `verify`, for a derived file that may be missing: that is a difference too."""
+    if os.path.lexists(converted):
+        return verify(original, converted, to, **words)
+    info = [FileInfo(os.fspath(path), "", 0) for path in (original, converted)]
+    return Verification(info[0], info[1], (0, 0), (), 0, 0, (Difference(os.fspath(converted), "is missing"),), ())
+
+
+def _verify_folders(original: Path_, converted: Path_, options: Options) -> Verification:
+    from . import folders
+    from .formats.folder import ModelFolder
+
+    with ModelFolder(original) as first, ModelFolder(converted) as second:
+        pairs = [(part, other) for part in first.parts for other in second.parts if part.name == other.name]
+        if not pairs:
+            raise second.place.unsupported(f"has no weights called like those of {original}")
+        if options.rule.to is None:
+            options = _aimed(options, *(folder.open(part) for folder, part in zip((first, second), pairs[0], strict=True)))
+        planned = folders.plan(first, options)
+        opened = {part.name: second.open(part) for part in second.parts}
+        differences, identical = [], 0
+        for part, before, plan in planned.parts:
+            if part.name not in opened:
+                differences.append(Difference(part.name, "is missing"))
+                continue
+            found, same = _compare(before, opened[part.name], plan)
+            differences += [Difference(f"{part.name}/{d.key}", d.message) for d in found]
+            identical += same
+        differences += [Difference(name, what) for name, what in folders.differences(first, second, planned)]
+        return Verification(
+            FileInfo(os.fspath(original), "folder", 0, "model folder"),
+            FileInfo(os.fspath(converted), "folder", 0, "model folder"),
+            planned.channels,
+            folders.kernel_reports(planned),
+            identical,
+            sum(len(before.tensors) for _, before, _ in planned.parts),
+            tuple(differences),
+            planned.notices,
+        )
+
+
+def _aimed(options: Options, before: Checkpoint, after: Checkpoint) -> Options:
+    """The options with the target that the converted file shows, where none was given."""
+    if options.rule.to is not None:
+        return options
+    return options._replace(rule=options.rule._replace(to=_target(before, after, options)).checked())
 
 
 def _target(before: Checkpoint, after: Checkpoint, options: Options) -> int:
@@ -72,14 +120,14 @@ def _compare(before: Checkpoint, after: Checkpoint, plan: Plan) -> tuple[list[Di
             found = "is missing"
         elif (other.dtype, other.shape) != (tensor.dtype, shape):
             found = f"is {other.dtype.name} {list(other.shape)}, not {tensor.dtype.name} {list(shape)}"
-        elif edit and not _same([edit.values().tobytes()], after.chunks(name)):
+        elif edit and not same([edit.values().tobytes()], after.chunks(name)):
             found = (
                 _kernel_difference(before, after, by_name[name], plan) if name in by_name else _part_difference(after, name, edit)
             )
         elif edit:
             found = ""
         else:
-            found = "" if _same(before.chunks(name), after.chunks(name)) else "differs, and was not to change"
+            found = "" if same(before.chunks(name), after.chunks(name)) else "differs, and was not to change"
             if found and name in by_name:
                 found += _known(before, after, by_name[name])
             identical += not found
@@ -135,7 +183,7 @@ def _known(before: Checkpoint, after: Checkpoint, kernel: KernelChange) -> str:
     return ""
 
 
-def _same(a: Iterable[bytes], b: Iterable[bytes]) -> bool:
+def same(a: Iterable[bytes], b: Iterable[bytes]) -> bool:
     """Whether two streams of bytes are equal, however they are cut."""
     rest_a, rest_b = b"", b""
     pieces_a, pieces_b = iter(a), iter(b)

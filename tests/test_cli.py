@@ -119,7 +119,7 @@ BAD = {
     "truncated": (lambda path: path.write_bytes(RGB.read_bytes()[:20000]), 3, "its end is missing"),
     "one flipped bit": (_flip, 3, "data/5: its CRC-32 is"),
     "no convolution": (lambda path: path.write_bytes((FIXTURES / "torch_zip/no_conv.pth").read_bytes()), 4, "no convolution"),
-    "folder": (lambda path: path.mkdir(), 5, "is a folder"),
+    "folder": (lambda path: path.mkdir(), 3, "is no model folder"),
     "fifo": (lambda path: os.mkfifo(path), 5, "is a FIFO"),
 }
 

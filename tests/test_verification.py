@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from chkpt_channels import convert, flow, verify
 from chkpt_channels.formats.torch_zip import TorchZip
-from chkpt_channels.verification import _same
+from chkpt_channels.verification import same
 
 KERNEL = np.frombuffer(floats(108), "<f4").reshape(4, 3, 3, 3)
 NET = {"conv1.weight": KERNEL, "fc.weight": np.frombuffer(floats(20, 1), "<f4").reshape(5, 4)}
@@ -109,5 +109,5 @@ def test_streams_are_equal_however_they_are_cut(data: bytes, cuts: list[int], ot
         return [content[a:b] for a, b in pairwise(edges) if a < b]
 
     second = bytes([*data[:-1], data[-1] ^ 1]) if changed and data else data
-    assert _same(cut(data, cuts), cut(second, others)) == (second == data)
-    assert not _same(cut(data, cuts), cut(data + b"x", others))
+    assert same(cut(data, cuts), cut(second, others)) == (second == data)
+    assert not same(cut(data, cuts), cut(data + b"x", others))

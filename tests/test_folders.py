@@ -1,0 +1,390 @@
+"""Model folders: every part converted alike, configurations with them, everything else the same bytes, one rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from common import FIXTURES, contents, snapshot
+
+from chkpt_channels import (
+    AmbiguousError,
+    DamagedError,
+    OutputExistsError,
+    UnsupportedError,
+    UsageError,
+    convert,
+    inspect,
+    verify,
+)
+from chkpt_channels.cli import run
+
+RGB = FIXTURES / "torch_zip" / "state_dict.pth"
+CONFIG = {"architectures": ["ResNetForImageClassification"], "model_type": "resnet", "num_channels": 3, "depths": [1, 1]}
+PREPROCESSOR = {"do_normalize": True, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "size": 224}
+TIMM = {
+    "architecture": "resnet18",
+    "pretrained_cfg": {"input_size": [3, 224, 224], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+    "model_args": {"in_chans": 3},
+}
+
+
+def weights(channels: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
+    chance = np.random.default_rng(seed)
+    shapes = {"conv1.weight": (8, channels, 7, 7), "bn1.weight": (8,), "bn1.bias": (8,), "layer.conv.weight": (16, 8, 3, 3)}
+    named = {name: chance.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    extra = {"bn1.running_mean": np.zeros(8, np.float32), "bn1.running_var": np.ones(8, np.float32)}
+    return named | extra | {"fc.weight": chance.normal(size=(5, 16)).astype(np.float32)}
+
+
+def folder(path: Path, config: Any = CONFIG, preprocessor: Any = PREPROCESSOR, *, channels: int = 3, indent: Any = 2) -> Path:
+    path.mkdir()
+    safetensors.numpy.save_file(weights(channels), path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(config, indent=indent) + "\n")
+    if preprocessor:
+        (path / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=indent))
+    (path / "README.md").write_text("# a model\n")
+    return path
+
+
+def shard(path: Path) -> Path:
+    folder(path)
+    (path / "model.safetensors").unlink()
+    named = list(weights().items())
+    places = {}
+    for i, part in enumerate((named[:4], named[4:]), 1):
+        name = f"model-0000{i}-of-00002.safetensors"
+        safetensors.numpy.save_file(dict(part), path / name)
+        places |= dict.fromkeys(dict(part), name)
+    total = sum(array.nbytes for _, array in named)
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+    return path
+
+
+def kernel(path: Path) -> np.ndarray:
+    return safetensors.numpy.load_file(path)["conv1.weight"]
+
+
+def loaded(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_weights_and_configurations_change_together(tmp_path: Path):
+    source, out = folder(tmp_path / "a"), tmp_path / "b"
+    before = snapshot(source)
+    report = convert(source, out, to="gray")
+    assert snapshot(source) == before
+    assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in source.iterdir())
+    assert np.array_equal(
+        kernel(out / "model.safetensors"), weights()["conv1.weight"].astype(np.float64).sum(1, keepdims=True).astype("f4")
+    )
+    assert (out / "config.json").read_text() == (source / "config.json").read_text().replace(
+        '"num_channels": 3', '"num_channels": 1'
+    )
+    changed = loaded(out / "preprocessor_config.json")
+    assert changed["image_mean"] == pytest.approx([0.449])
+    assert changed["image_std"] == pytest.approx([0.226])
+    assert {k: v for k, v in changed.items() if "image" not in k} == {k: v for k, v in PREPROCESSOR.items() if "image" not in k}
+    assert (out / "README.md").read_bytes() == (source / "README.md").read_bytes()
+    assert report.in_channels == (3, 1)
+    assert {Path(d.file).name for d in report.declarations} == {"config.json", "preprocessor_config.json"}
+    assert [w.code for w in report.warnings] == ["pipeline_averaged"]
+    assert "--norm auto" in report.warnings[0].message
+    assert report.load_line == f"model = transformers.ResNetForImageClassification.from_pretrained({str(out)!r})"
+    assert verify(source, out).ok
+
+
+def test_norm_auto_folds_what_the_configuration_says(tmp_path: Path):
+    source, out = folder(tmp_path / "a"), tmp_path / "b"
+    report = convert(source, out, to="gray", norm="auto")
+    assert loaded(out / "preprocessor_config.json")["image_mean"] == pytest.approx([0.449])
+    assert "pipeline_averaged" not in {w.code for w in report.warnings}
+    new = safetensors.numpy.load_file(out / "model.safetensors")
+    expected = (weights()["conv1.weight"] * (0.226 / np.array(PREPROCESSOR["image_std"])).reshape(1, 3, 1, 1)).sum(
+        1, keepdims=True
+    )
+    assert np.allclose(new["conv1.weight"], expected, atol=1e-6)
+    assert new["bn1.running_mean"].any()
+    assert verify(source, out, norm="auto").ok
+    assert not verify(source, out).ok
+
+
+def test_raw_bytes_need_no_rescaling(tmp_path: Path):
+    source, out = folder(tmp_path / "a"), tmp_path / "b"
+    convert(source, out, to="gray", norm="auto", input_range=255)
+    changed = loaded(out / "preprocessor_config.json")
+    assert (changed["image_mean"], changed["image_std"], changed["do_rescale"]) == ([0.0], [1.0], False)
+
+
+def test_timm(tmp_path: Path):
+    source, out = folder(tmp_path / "a", TIMM, None), tmp_path / "b"
+    convert(source, out, to="gray")
+    config = loaded(out / "config.json")
+    assert config["pretrained_cfg"]["input_size"] == [1, 224, 224]
+    assert config["pretrained_cfg"]["mean"] == pytest.approx([0.449])
+    assert config["model_args"] == {"in_chans": 1}
+    assert "timm.create_model" in convert(source, tmp_path / "c", to="gray").load_line
+
+
+@pytest.mark.parametrize("to", ["rgb", 4])
+def test_other_targets(to: Any, tmp_path: Path):
+    gray = {**PREPROCESSOR, "image_mean": [0.5], "image_std": [0.25], "do_convert_rgb": True}
+    source, out = folder(tmp_path / "a", {**CONFIG, "num_channels": 1}, gray, channels=1), tmp_path / "b"
+    convert(source, out, to=to)
+    count = 3 if to == "rgb" else 4
+    changed = loaded(out / "preprocessor_config.json")
+    assert loaded(out / "config.json")["num_channels"] == count
+    assert (changed["image_mean"], changed["image_std"]) == ([0.5] * count, [0.25] * count)
+    assert changed["do_convert_rgb"] is (to == "rgb")
+
+
+def test_there_and_back_is_the_same_folder(tmp_path: Path):
+    source = folder(tmp_path / "a", preprocessor={**PREPROCESSOR, "image_mean": [0.5] * 3, "image_std": [0.5] * 3})
+    convert(source, tmp_path / "b", to=5, method="zero")
+    convert(tmp_path / "b", tmp_path / "c", select="0,1,2")
+    assert {n: (tmp_path / "c" / n).read_bytes() for n in os.listdir(source)} == {
+        n: (source / n).read_bytes() for n in os.listdir(source)
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "place"),
+    [
+        ({"model_type": "vit"}, ("num_channels",)),
+        ({"model_type": "qwen2_vl", "vision_config": {"model_type": "qwen2_vl_vision"}}, ("vision_config", "in_channels")),
+        (
+            {"model_type": "upernet", "backbone_config": {"model_type": "swin", "num_channels": 3}},
+            ("backbone_config", "num_channels"),
+        ),
+        (
+            {"model_type": "vision-encoder-decoder", "encoder": {"model_type": "vit", "num_channels": 3}},
+            ("encoder", "num_channels"),
+        ),
+        ({"_class_name": "UNet2DConditionModel", "in_channels": 3, "out_channels": 3}, ("in_channels",)),
+    ],
+)
+def test_where_the_count_stands(config: Any, place: tuple[str, ...], tmp_path: Path):
+    convert(folder(tmp_path / "a", config, None), tmp_path / "b", to=1)
+    found = loaded(tmp_path / "b" / "config.json")
+    assert loaded(tmp_path / "b" / "config.json").get("out_channels", 3) == 3
+    for step in place:
+        found = found[step]
+    assert found == 1
+
+
+def test_shards(tmp_path: Path):
+    source, out = shard(tmp_path / "a"), tmp_path / "b"
+    report = convert(source, out, to="gray")
+    assert kernel(out / "model-00001-of-00002.safetensors").shape == (8, 1, 7, 7)
+    second = "model-00002-of-00002.safetensors"
+    assert (out / second).read_bytes() == (source / second).read_bytes()
+    total = loaded(source / "model.safetensors.index.json")["metadata"]["total_size"]
+    assert loaded(out / "model.safetensors.index.json")["metadata"]["total_size"] == total - 8 * 2 * 49 * 4
+    assert report.tensors_total == len(weights())
+    assert verify(source, out).ok
+    assert [c.tensor.name for c in inspect(out).first_convs] == ["conv1.weight"]
+
+
+def edited(path: Path, **changes: str | None) -> None:
+    index = loaded(path / "model.safetensors.index.json")
+    for name, file in changes.items():
+        index["weight_map"][name.replace("_", ".")] = file
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+FIRST = "model-00001-of-00002.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"conv1_weight": "../../x"}, "not a file beside the index"),
+        ({"conv1_weight": "model-00003-of-00002.safetensors"}, "its shard is missing"),
+        ({"fc_weight2": FIRST}, "where the index says it is"),
+        ({"conv1_weight": None}, "is no index"),
+    ],
+)
+def test_an_index_that_does_not_fit(changes: dict[str, Any], words: str, tmp_path: Path):
+    source = shard(tmp_path / "a")
+    edited(source, **changes)
+    with pytest.raises(DamagedError, match=words):
+        convert(source, tmp_path / "b", to="gray")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_tensor_in_two_shards(tmp_path: Path):
+    source = shard(tmp_path / "a")
+    shutil.copy(source / FIRST, source / "model-00002-of-00002.safetensors")
+    with pytest.raises(DamagedError, match="stands in two shards"):
+        convert(source, tmp_path / "b", to="gray")
+
+
+def test_all_weights_are_converted_alike(tmp_path: Path):
+    source, out = folder(tmp_path / "a"), tmp_path / "b"
+    (source / "onnx").mkdir()
+    shutil.copy(FIXTURES / "onnx" / "plain_ts.onnx", source / "onnx" / "model.onnx")
+    shutil.copy(RGB, source / "pytorch_model.bin")
+    report = convert(source, out, to="gray")
+    assert {k.conv.tensor.name.partition("/")[0] for k in report.kernels} == {"model.safetensors", "onnx", "pytorch_model.bin"}
+    assert verify(source, out).ok
+    assert len(inspect(out).first_convs) == 3
+
+
+def test_weights_that_disagree(tmp_path: Path):
+    source = folder(tmp_path / "a")
+    shutil.copy(FIXTURES / "torch_zip" / "state_dict_gray.pth", source / "pytorch_model.bin")
+    with pytest.raises(UnsupportedError, match="its weights disagree"):
+        convert(source, tmp_path / "b", to=4)
+
+
+def test_what_is_no_network_is_copied(tmp_path: Path):
+    source, out = folder(tmp_path / "a"), tmp_path / "b"
+    safetensors.numpy.save_file({"scale": np.ones(3, np.float32)}, source / "scaler.safetensors")
+    report = convert(source, out, to="gray")
+    assert (out / "scaler.safetensors").read_bytes() == (source / "scaler.safetensors").read_bytes()
+    assert "copied" in {w.code for w in report.warnings}
+
+
+def test_foreign_weights_would_be_stale(tmp_path: Path):
+    source = folder(tmp_path / "a")
+    (source / "flax_model.msgpack").write_bytes(b"x")
+    with pytest.raises(UnsupportedError, match="would keep the old channels"):
+        convert(source, tmp_path / "b", to="gray")
+
+
+def test_what_may_not_be_written_over(tmp_path: Path):
+    source = folder(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    for out in (tmp_path / "b", source, source / "inside"):
+        with pytest.raises(OutputExistsError):
+            convert(source, out, to="gray")
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+    assert "inside" not in os.listdir(source)
+
+
+def test_a_link_to_a_folder(tmp_path: Path):
+    source = folder(tmp_path / "a")
+    (source / "more").symlink_to(tmp_path)
+    with pytest.raises(UnsupportedError, match="is a link to a folder"):
+        convert(source, tmp_path / "b", to="gray")
+
+
+def test_links_to_files_are_read_and_become_files(tmp_path: Path):
+    """As the Hugging Face cache keeps snapshots."""
+    source = folder(tmp_path / "a")
+    (source / "model.safetensors").rename(tmp_path / "blob")
+    (source / "model.safetensors").symlink_to("../blob")
+    convert(source, tmp_path / "b", to="gray")
+    assert not (tmp_path / "b" / "model.safetensors").is_symlink()
+    assert kernel(tmp_path / "b" / "model.safetensors").shape == (8, 1, 7, 7)
+
+
+def test_hard_links_on_request(tmp_path: Path):
+    source = folder(tmp_path / "a")
+    convert(source, tmp_path / "b", to="gray", hard_link=True)
+    assert (tmp_path / "b" / "README.md").samefile(source / "README.md")
+    assert not (tmp_path / "b" / "config.json").samefile(source / "config.json")
+
+
+def test_version_control_stays_behind(tmp_path: Path):
+    source = folder(tmp_path / "a")
+    (source / ".git").mkdir()
+    (source / ".gitattributes").touch()
+    convert(source, tmp_path / "b", to="gray")
+    assert (tmp_path / "b" / ".gitattributes").exists()
+    assert not (tmp_path / "b" / ".git").exists()
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from chkpt_channels import folders
+
+    def broken(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    source = folder(tmp_path / "a")
+    monkeypatch.setattr(folders, "_copy", broken)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, tmp_path / "b", to="gray")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path):
+    source = folder(tmp_path / "a")
+    report = convert(source, to="gray", dry_run=True)
+    assert report.status == "would_convert"
+    assert Path(report.target).name == "a_gray"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_unchanged(tmp_path: Path):
+    source = folder(tmp_path / "a")
+    assert convert(source, tmp_path / "b", to=3).status == "unchanged"
+    assert verify(source, tmp_path / "b").ok
+
+
+def test_verify_names_the_file(tmp_path: Path):
+    source, out = folder(tmp_path / "a"), tmp_path / "b"
+    convert(source, out, to="gray")
+    (out / "config.json").write_text((source / "config.json").read_text())
+    (out / "README.md").write_text("changed")
+    (out / "new").touch()
+    found = {d.key: d.message for d in verify(source, out).differences}
+    assert found == {
+        "config.json": "is not what the conversion makes of it",
+        "README.md": "differs, and was not to change",
+        "new": "is new, and was not in the original",
+    }
+
+
+def test_sidecars_of_a_single_file(tmp_path: Path):
+    source, out = folder(tmp_path / "a"), tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(UsageError, match="would replace the configurations of the source"):
+        convert(source / "model.safetensors", to="gray", with_sidecars=True)
+    convert(source / "model.safetensors", out / "model.safetensors", to="gray", with_sidecars=True)
+    assert loaded(out / "config.json")["num_channels"] == 1
+    assert len(loaded(out / "preprocessor_config.json")["image_mean"]) == 1
+
+
+AMBIGUOUS = {
+    "a.weight": np.ones((8, 3, 3, 3), np.float32),
+    "b.weight": np.ones((9, 3, 5, 5), np.float32),
+    "c.weight": np.ones((8, 300, 3, 3), np.float32),
+}
+
+
+def test_a_configuration_settles_what_shapes_leave_open(tmp_path: Path):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(AMBIGUOUS, path)
+    with pytest.raises(AmbiguousError):
+        convert(path, tmp_path / "x.safetensors", to="gray")
+    config = {"pretrained_cfg": {"first_conv": "a", "input_size": [3, 8, 8]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (conv,) = inspect(path).first_convs
+    assert (conv.tensor.name, conv.found_by) == ("a.weight", "sidecar")
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"first_conv": "zzz", "input_size": [3, 8, 8]}}))
+    assert not inspect(path).first_convs
+    (tmp_path / "config.json").write_text("no JSON")
+    assert not inspect(path).first_convs
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    source, out = folder(tmp_path / "a"), tmp_path / "b"
+    assert run(["convert", str(source), "--to", "gray", "-o", str(out)]) == 0
+    shown = capsys.readouterr()
+    assert "config.json: num_channels: 3 → 1" in shown.out
+    assert "--norm auto" in shown.err
+    assert run(["convert", str(source), "--to", "gray", "-o", str(out), "--check"]) == 0
+    (out / "README.md").write_text("changed")
+    assert run(["convert", str(source), "--to", "gray", "-o", str(out), "--check"]) == 1
+    assert run(["convert", str(source), "--to", "gray", "-o", str(tmp_path / "c"), "--check"]) == 1
+    assert "is missing" in capsys.readouterr().out
+    assert run(["convert", str(source), "--to", "gray", "-o", str(out)]) == 5
+    assert contents(out / "model.safetensors").keys() == contents(source / "model.safetensors").keys()
