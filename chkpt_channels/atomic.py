@@ -72,6 +72,11 @@ class Output:
     def _new_name(self) -> Path:
         return self._folder / f".chkpt-channels-{os.urandom(8).hex()}.tmp"
 
+    def rename(self, path: Path) -> None:
+        """Take another name in the same folder."""
+        self._old = _may_write(path, None, force=self._force, place=Place(str(path)))
+        self.path, self.place = path, Place(str(path))
+
     def publish(self) -> None:
         """Give the complete, synced file its name, and sync the folder."""
         try:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect as inspect_module
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
 from . import __version__
+from ._session import DEBUG, Session, progress, session
+from ._words import takes_options
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from .errors import ChkptChannelsError
-    from .flow import Progress
     from .manifests import Job
     from .options import Words
 
-DEBUG = "CHKPT_CHANNELS_DEBUG"
 TERMINATED = 143
 INTERRUPTED = 130
 BUG = 70
@@ -38,116 +34,25 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
+FORMATS = ("human", "json", "jsonl")
+
+
+def _known_format(name: str | None) -> str | None:
+    if name is not None and name not in FORMATS:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(FORMATS)}")
+    return name
+
+
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--output-format", metavar="human|json|jsonl", callback=_known_format, help="How the report is printed; --json is json."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print the matrix too, and what else was considered.")]
 To = Annotated[str | None, typer.Option(metavar="gray|rgb|bgr|rgba|N", help="The new input channels.", show_default=False)]
-
-# the options of a conversion (options.Words), for every command that takes them: (annotation, default)
-_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "method": (
-        Annotated[
-            str | None,
-            typer.Option(
-                metavar="auto|sum|mean|luma|repeat|zero|broadcast|stack",
-                help="How new channels are made; auto is exact where anything is.",
-                show_default=False,
-            ),
-        ],
-        None,
-    ),
-    "luma": (
-        Annotated[str | None, typer.Option(metavar="bt709|bt601|a,b,c", help="Weights between gray and colours. [bt709]")],
-        None,
-    ),
-    "select": (Annotated[str | None, typer.Option(metavar="0,2|R,B", help="The old channels that the new ones are.")], None),
-    "bands": (
-        Annotated[str | None, typer.Option(metavar="B,G,R,NIR=R", help="New channels, each with the old one it stands in for.")],
-        None,
-    ),
-    "matrix": (
-        Annotated[str | None, typer.Option(metavar="FILE", help="The matrix [old, new] itself: .npy, .csv or .json.")],
-        None,
-    ),
-    "channel_order": (
-        Annotated[str | None, typer.Option(metavar="rgb|bgr", help="The order of the side in colour. [rgb]", show_default=False)],
-        None,
-    ),
-    "norm": (
-        Annotated[
-            str | None,
-            typer.Option(metavar="imagenet|clip|half|none|auto", help="The pipeline that fed the network, folded into it."),
-        ],
-        None,
-    ),
-    "mean": (Annotated[str | None, typer.Option(metavar="a,b,c", help="The same in numbers, for images in 0..1.")], None),
-    "std": (Annotated[str | None, typer.Option(metavar="a,b,c", help="Goes with --mean.")], None),
-    "new_mean": (Annotated[str | None, typer.Option(metavar="m", help="The pipeline that will feed it.")], None),
-    "new_std": (Annotated[str | None, typer.Option(metavar="s", help="Goes with --new-mean.")], None),
-    "input_range": (
-        Annotated[float | None, typer.Option(metavar="255", help="What white is in the new pipeline: 255 feeds raw bytes.")],
-        None,
-    ),
-    "layers": (
-        Annotated[
-            list[str] | None, typer.Option("--layer", metavar="KEY", help="A first conv: key, suffix or glob; repeatable.")
-        ],
-        None,
-    ),
-    "layout": (
-        Annotated[str | None, typer.Option(metavar="L", help="How the kernel lies: OIHW, HWIO, O(HWI), …")],
-        None,
-    ),
-    "from_channels": (
-        Annotated[
-            int | None, typer.Option("--from", metavar="N", help="The input channels now, where the file leaves that open.")
-        ],
-        None,
-    ),
-    "inputs": (
-        Annotated[list[str] | None, typer.Option("--input", metavar="NAME", help="A graph input that is an image; repeatable.")],
-        None,
-    ),
-    "optimizer": (
-        Annotated[
-            str | None,
-            typer.Option(
-                metavar="reset|drop", help="What becomes of optimizer state kept for the kernels. [reset]", show_default=False
-            ),
-        ],
-        None,
-    ),
-    "set_hparams": (
-        Annotated[bool, typer.Option("--set-hparams", help="Set the channels in a training script's hyper-parameters too.")],
-        False,
-    ),
-    "allow_nonfinite": (
-        Annotated[bool, typer.Option("--allow-nonfinite", help="Pass NaN and infinity through where channels are copied.")],
-        False,
-    ),
-    "strict": (
-        Annotated[bool, typer.Option("--strict", help="Refuse pickles that name what torch's weights-only loading would not.")],
-        False,
-    ),
-}
-
-
-def _takes_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of a conversion in the place of its parameter `words`."""
-
-    def called(**given: Any) -> None:
-        words = {name: given.pop(name) for name in _OPTIONS}
-        command(**given, words={name: value for name, value in words.items() if value not in (None, False)})
-
-    kind = inspect_module.Parameter.KEYWORD_ONLY
-    shared = [inspect_module.Parameter(n, kind, default=d, annotation=a) for n, (a, d) in _OPTIONS.items()]
-    parameters: list[inspect_module.Parameter] = []
-    for own in inspect_module.signature(command, eval_str=True).parameters.values():
-        parameters += shared if own.name == "words" else [own.replace(kind=kind)]
-    called.__name__, called.__doc__ = command.__name__, command.__doc__
-    called.__annotations__ = {p.name: p.annotation for p in parameters}
-    called.__signature__ = inspect_module.Signature(parameters)  # type: ignore[attr-defined]
-    return called
 
 
 def _version(shown: bool) -> None:
@@ -164,51 +69,61 @@ def _root(
 
 
 @app.command(epilog="Example: chkpt-channels convert resnet50.pth --to gray -o resnet50_gray.pth")
-@_takes_options
+@takes_options
 def convert(
-    src: Annotated[list[str] | None, typer.Argument(metavar="SRC", help="The checkpoint or model folder; - is stdin.")] = None,
+    src: Annotated[list[str] | None, typer.Argument(metavar="SRC…", help="Checkpoints or model folders; - is stdin.")] = None,
     *,
     to: To = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="DST", help="The result; - is standard output. [<stem>_<to><ext>]")
     ] = None,
     words: dict[str, Any],
+    output_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Where the results go, under their usual names.")] = None,
+    jobs: Annotated[
+        int, typer.Option("-j", "--jobs", metavar="N", help="How many to convert at once. [1]", show_default=False)
+    ] = 1,
     manifest: Annotated[str | None, typer.Option(metavar="FILE", help="The [[convert]] tables of a TOML file instead.")] = None,
     sidecar_files: Annotated[
         bool, typer.Option("--sidecars", help="Write the configurations beside SRC beside DST too.")
     ] = False,
     hard_link: Annotated[bool, typer.Option("--hard-link", help="In a folder, link the files that do not change.")] = False,
+    sha256: Annotated[bool, typer.Option("--sha256", help="Report the SHA-256 of the result.")] = False,
+    hash_name: Annotated[
+        bool, typer.Option("--hash-name", help="Put its first 8 digits into the name, as torch.hub does.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Say whether DST is what converting gives now; write nothing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Print the matrix and the formula in use; write nothing.")] = False,
     report_to: Annotated[str | None, typer.Option("--report", metavar="FILE", help="Write the JSON report to FILE too.")] = None,
+    output_format: Format = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Write SRC with its first convs changed to other input channels."""
-    from . import convert as library
-    from . import text
+    from . import batch, text
 
+    sources = src or []
     with (
-        _session("convert", as_json=as_json, report_to=sys.stderr if output == "-" else sys.stdout) as session,
-        session.file((src or [manifest or ""])[0]),
-        session.saved(report_to, force=force),
+        session("convert", output_format, as_json=as_json, report_to=sys.stderr if output == "-" else sys.stdout) as shown,
+        shown.file((sources or [manifest or ""])[0]),
+        shown.saved(report_to, force=force),
     ):
-        for job in _jobs(src or [], output, to, words, manifest):
-            if check:
-                with session.file(job.src):
-                    _check_one(session, job, quiet=quiet)
-                continue
-            with session.file(job.src), _progress(quiet) as progress:
-                report = library(
-                    job.src, job.dst, job.to, force=force, dry_run=dry_run or explain, hard_link=hard_link,
-                    with_sidecars=sidecar_files, progress=progress, **job.words,
-                )  # fmt: skip
-                lines = text.explained(report) if explain else text.converted(report, verbose=verbose)
-                session.add(report.result(), [] if quiet else lines, [] if quiet or explain else text.notes(report))
-    raise typer.Exit(session.exit_code)
+        every = _jobs(sources, output, to, words, manifest)
+        every = batch.into(output_dir, every) if output_dir is not None else every
+        for job in every if check else ():
+            with shown.file(job.src):
+                _check_one(shown, job, quiet=quiet)
+        settings = batch.Settings(force, dry_run or explain, hard_link, sidecar_files, sha256, hash_name)
+        with progress(quiet) as bar:
+            for job, outcome in () if check else zip(every, batch.run(every, settings, jobs, bar), strict=True):
+                with shown.file(job.src):
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    lines = text.explained(outcome) if explain else text.converted(outcome, verbose=verbose)
+                    shown.add(outcome.result(), [] if quiet else lines, [] if quiet or explain else text.notes(outcome))
+    raise typer.Exit(shown.exit_code)
 
 
 def _jobs(src: list[str], output: str | None, to: str | None, words: dict[str, Any], manifest: str | None) -> list[Job]:
@@ -225,26 +140,27 @@ def _jobs(src: list[str], output: str | None, to: str | None, words: dict[str, A
     if to is None and not any(rule in words for rule in ("select", "bands", "matrix")):
         raise UsageError("a target is needed", hint="--to gray, rgb, bgr, rgba or a number of channels")
     if len(src) > 1 and output:
-        raise UsageError(f"{len(src)} sources cannot become one output")
+        raise UsageError(f"{len(src)} sources cannot become one output", hint="--output-dir DIR")
     return [manifests.Job(name, output, to, cast("Words", words)) for name in src]
 
 
-def _check_one(session: _Session, job: Job, *, quiet: bool) -> None:
+def _check_one(shown: Session, job: Job, *, quiet: bool) -> None:
     """Whether a derived file is what converting its source gives now."""
     from . import text
     from .flow import derived_path
     from .verification import is_current
 
     found = is_current(job.src, job.dst or derived_path(job.src, job.to, job.words), job.to, **job.words)
-    session.add(found.result(), [] if quiet and found.ok else text.verified(found))
+    shown.add(found.result(), [] if quiet and found.ok else text.verified(found))
     if not found.ok:
-        session.exit_code = max(session.exit_code, 1)
+        shown.exit_code = max(shown.exit_code, 1)
 
 
 @app.command(epilog="Example: chkpt-channels inspect epoch_12.ckpt --all")
 def inspect(
     src: Annotated[list[str], typer.Argument(metavar="SRC…", help="Checkpoints; - is standard input.")],
     everything: Annotated[bool, typer.Option("--all", help="List every tensor.")] = False,
+    output_format: Format = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="List what was considered and not taken, and why.")] = False,
@@ -253,17 +169,17 @@ def inspect(
     from . import inspect as library
     from . import text
 
-    with _session("inspect", as_json=as_json) as session:
+    with session("inspect", output_format, as_json=as_json) as shown:
         for path in src:
-            with session.file(path):
+            with shown.file(path):
                 inspection = library(path)
                 lines = text.inspected(inspection, everything=everything, verbose=verbose)
-                session.add(inspection.result(), [] if quiet else lines)
-    raise typer.Exit(session.exit_code)
+                shown.add(inspection.result(), [] if quiet else lines)
+    raise typer.Exit(shown.exit_code)
 
 
 @app.command(epilog="Example: chkpt-channels verify resnet50.pth resnet50_gray.pth")
-@_takes_options
+@takes_options
 def verify(
     original: Annotated[str, typer.Argument(metavar="ORIGINAL", help="The checkpoint before.")],
     converted: Annotated[str, typer.Argument(metavar="CONVERTED", help="The checkpoint after.")],
@@ -275,6 +191,7 @@ def verify(
     report: Annotated[
         str | None, typer.Option(metavar="FILE", help="The report of the conversion (convert --report): its options hold.")
     ] = None,
+    output_format: Format = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -285,12 +202,12 @@ def verify(
     from . import verify as library
     from .sidecars import words_of
 
-    with _session("verify", as_json=as_json) as session, session.file(original):
+    with session("verify", output_format, as_json=as_json) as shown, shown.file(original):
         told = words_of(Path(report)) if report else {}
         found = library(original, converted, to or told.pop("to", None), **{**told, **words})
-        session.add(found.result(), [] if quiet else text.verified(found))
-        session.exit_code = max(session.exit_code, 0 if found.ok else 1)
-    raise typer.Exit(session.exit_code)
+        shown.add(found.result(), [] if quiet else text.verified(found))
+        shown.exit_code = max(shown.exit_code, 0 if found.ok else 1)
+    raise typer.Exit(shown.exit_code)
 
 
 @app.command(epilog="Example: chkpt-channels check models/ --expect gray")
@@ -300,6 +217,7 @@ def check(
     lfs_pointers: Annotated[
         str, typer.Option(metavar="skip|error", help="What becomes of Git-LFS pointers. [skip]", show_default=False)
     ] = "skip",
+    output_format: Format = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -308,111 +226,21 @@ def check(
     from . import text
     from .checking import files
 
-    with _session("check", as_json=as_json) as session:
+    with session("check", output_format, as_json=as_json) as shown:
         for file in dict.fromkeys(str(file) for one in path for file in files(one)):
-            with session.file(file):
+            with shown.file(file):
                 found = library(file, expect, lfs_pointers=lfs_pointers)
-                session.add(found.result(), [] if quiet and found.ok else text.checked(found))
-                session.exit_code = max(session.exit_code, 0 if found.ok else 1)
-    raise typer.Exit(session.exit_code)
+                shown.add(found.result(), [] if quiet and found.ok else text.checked(found))
+                shown.exit_code = max(shown.exit_code, 0 if found.ok else 1)
+    raise typer.Exit(shown.exit_code)
 
 
-class _Session:
-    """One command's output: collects results, prints text as it comes and JSON at the end, keeps the highest exit code."""
+@app.command(epilog="Example: chkpt-channels schema > report.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of the reports."""
+    from importlib.resources import files
 
-    def __init__(self, command: str, *, as_json: bool, report_to: Any) -> None:
-        self.exit_code = 0
-        self._command, self._json, self._to = command, as_json, report_to
-        self._results: list[dict[str, Any]] = []
-
-    def add(self, result: dict[str, Any], lines: Iterable[str], messages: Iterable[str] = ()) -> None:
-        self._results.append(result)
-        if not self._json:
-            _print(lines, self._to)
-            _print(messages, sys.stderr)
-
-    @contextlib.contextmanager
-    def file(self, path: str) -> Iterator[None]:
-        """Report what goes wrong with one file, and go on."""
-        from . import text
-        from .errors import ChkptChannelsError
-        from .report import failed
-
-        try:
-            yield
-        except ChkptChannelsError as error:
-            self.exit_code = max(self.exit_code, error.exit_code)
-            self._results.append(failed(path, error))
-            _print(_error_lines(error, self._command, text.candidate_rows), sys.stderr)
-            if os.environ.get(DEBUG) == "1":
-                raise
-
-    @contextlib.contextmanager
-    def saved(self, path: str | None, *, force: bool) -> Iterator[None]:
-        """Write the JSON report to a file too, when the work is done. Raises before it where the file cannot be written."""
-        if path is None:
-            yield
-            return
-        from pathlib import Path
-
-        from .atomic import Output
-        from .errors import UsageError
-
-        if not path.endswith(".json"):
-            raise UsageError("--report is named like a JSON file", file=path, hint=f"--report {path}.json")
-        with Output(Path(path), None, force=force) as out:
-            yield
-            os.write(out.fd, (self._document() + "\n").encode())
-            os.fsync(out.fd)
-            out.publish()
-
-    def close(self) -> None:
-        if self._json:
-            print(self._document(), file=self._to)
-
-    def _document(self) -> str:
-        from .report import document
-
-        return json.dumps(document(self._command, self.exit_code, self._results, __version__), indent=2)
-
-
-@contextlib.contextmanager
-def _session(command: str, *, as_json: bool, report_to: Any = None) -> Iterator[_Session]:
-    session = _Session(command, as_json=as_json, report_to=report_to or sys.stdout)
-    yield session
-    session.close()
-
-
-def _error_lines(error: ChkptChannelsError, command: str, rows: Callable[..., Iterable[str]]) -> Iterator[str]:
-    """The one-line message, at most ten candidates, and what to try."""
-    yield f"{error}; nothing was written" if command == "convert" else str(error)
-    yield from rows(error.candidates)
-    if error.hint:
-        yield f"try: {error.hint}"
-
-
-def _print(lines: Iterable[str], stream: Any) -> None:
-    for line in lines:
-        try:
-            print(line, file=stream)
-        except UnicodeEncodeError:
-            print(line.encode("ascii", "backslashreplace").decode(), file=stream)
-        except (OSError, ValueError):  # a closed stderr must not change the exit code
-            if stream is sys.stdout:
-                raise
-            return
-
-
-@contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[Progress | None]:
-    """A progress bar on stderr for what takes longer than a second; nothing where stderr is no terminal."""
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    from ._bar import Bar
-
-    with Bar() as bar:
-        yield bar.update
+    print(files(__package__).joinpath("schema.json").read_text(encoding="utf-8"), end="")
 
 
 class _Terminated(BaseException):

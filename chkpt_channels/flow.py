@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +49,8 @@ def convert(
     dry_run: bool = False,
     hard_link: bool = False,
     with_sidecars: bool = False,
+    sha256: bool = False,
+    hash_name: bool = False,
     progress: Progress | None = None,
     **words: Unpack[Words],
 ) -> Report:
@@ -56,7 +59,8 @@ def convert(
     Without `dst` the output is `<stem>_<to><ext>` beside the source; "-" is standard input or output. Without `to` it is gray,
     or what `select`, `bands` or `matrix` makes. `words` are the options of `options.Words`. `src` may be a model folder, which
     becomes a new one; `hard_link` links its files that do not change. `with_sidecars` writes the configurations that stand beside
-    a file beside `dst` too. `progress(done, total)` is called with bytes.
+    a file beside `dst` too. `sha256` reports the hash of the result, `hash_name` puts its beginning into the name as torch.hub
+    does. `progress(more, total)` is called with bytes.
 
     Where nothing is to change the file is copied and the report's status is "unchanged". Raises a ChkptChannelsError,
     and nothing is written then.
@@ -66,6 +70,8 @@ def convert(
     if os.fspath(src) != STDIO and Path(src).is_dir():
         from . import folders
 
+        if hash_name or sha256:
+            raise UsageError("--sha256 and --hash-name are for files", file=os.fspath(src))
         return folders.convert(src, dst, options, dry_run=dry_run, hard_link=hard_link, progress=progress)
     with open_source(src) as source, contextlib.ExitStack() as stack:
         kind = detect(source)
@@ -87,10 +93,14 @@ def convert(
         checkpoint.write(plan.edits._replace(companions=companions), out.fd, out.place, shown, copied=copied)
         source.check_unchanged()
         size = check(checkpoint, plan, out.fd, str(path))
+        digest = sha256_of(out.fd) if sha256 or hash_name else ""
+        if hash_name and isinstance(out, Output):
+            path = hashed(path, digest)
+            out.rename(path)
         measured = parity(checkpoint, plan)
         with _companions(Path(source.name).parent, path, companions, documents, force=force):
             out.publish()
-        written = FileInfo(str(path), checkpoint.format, size)
+        written = FileInfo(str(path), checkpoint.format, size, sha256=digest)
         return _report("converted" if plan.edits else "unchanged", checkpoint, plan, options, path, written, measured, began)
 
 
@@ -178,12 +188,36 @@ def output_path(source: Source, kind: type[Checkpoint], src: Path_, dst: Path_ |
     return path
 
 
+HASH = re.compile(r"-[0-9a-f]{8,64}$")
+"""What torch.hub's names end in: the beginning of the content's SHA-256. Source: torch/hub.py, HASH_REGEX."""
+
+
+def hashed(path: Path, digest: str) -> Path:
+    """`<stem>-<8 digits><ext>`, instead of a hash that the stem ends in."""
+    suffix = _suffix(path)
+    return path.with_name(f"{HASH.sub('', path.name.removesuffix(suffix))}-{digest[:8]}{suffix}")
+
+
+def sha256_of(fd: int) -> str:
+    """The SHA-256 of an open file."""
+    import hashlib
+
+    digest, at = hashlib.sha256(), 0
+    while piece := os.pread(fd, 4 << 20, at):
+        digest.update(piece)
+        at += len(piece)
+    return digest.hexdigest()
+
+
 def default_output(path: Path, word: str) -> Path:
     """`<stem>_<word><ext>` beside `path`; ".pth.tar" and its like are one extension."""
-    suffix = path.suffix
-    if suffix == ".tar" and Path(path.stem).suffix:
-        suffix = Path(path.stem).suffix + suffix
+    suffix = _suffix(path)
     return path.with_name(f"{path.name.removesuffix(suffix)}_{word}{suffix}")
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix
+    return Path(path.stem).suffix + suffix if suffix == ".tar" and Path(path.stem).suffix else suffix
 
 
 def _output(path: Path, source: Source, stack: contextlib.ExitStack, *, force: bool) -> Output | StandardOutput:

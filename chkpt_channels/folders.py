@@ -159,24 +159,22 @@ def convert(
 
 
 def _write(folder: ModelFolder, planned: Planned, draft: Path, *, hard_link: bool, progress: Progress | None) -> None:
-    total, done = sum((folder.path / name).stat().st_size for name in folder.files), 0
+    sizes = {name: (folder.path / name).stat().st_size for name in folder.files}
+    total = sum(sizes.values())
     edits = dict(_edited_files(planned))
     for name in folder.files:
         target = draft / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        size = (folder.path / name).stat().st_size
         if name in edits:
-            checkpoint, own = edits[name]
-            shown = (lambda at, of=0, before=done: progress(before + at, total)) if progress else None
-            _write_part(checkpoint, own, target, shown)
-        elif name in planned.documents:
+            _write_part(*edits[name], target, (lambda more: progress(more, total)) if progress else None)
+            continue
+        if name in planned.documents:
             sidecar, changes = planned.documents[name]
             _write_bytes(target, sidecar.document.edited(changes))
         else:
             _copy(folder.path / name, target, hard_link=hard_link)
-        done += size
         if progress:
-            progress(done, total)
+            progress(sizes[name], total)
 
 
 def _edited_files(planned: Planned) -> Iterator[tuple[str, tuple[Checkpoint, Plan]]]:

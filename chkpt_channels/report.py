@@ -22,6 +22,7 @@ class FileInfo(NamedTuple):
     format: str
     bytes: int
     title: str = ""
+    sha256: str = ""
 
 
 class KernelReport(NamedTuple):
@@ -153,7 +154,7 @@ class Report(NamedTuple):
         return _result(
             self.status,
             self.input,
-            output={"path": self.output.path, "bytes": self.output.bytes} if self.output else None,
+            output=_output_record(self.output),
             in_channels={"before": self.in_channels[0], "after": self.in_channels[1]},
             method=shown.method,
             options=dict(self.options),
@@ -196,7 +197,7 @@ class Verification(NamedTuple):
         return _result(
             "identical" if self.ok else "different",
             self.input,
-            output={"path": self.output.path, "bytes": self.output.bytes},
+            output=_output_record(self.output),
             in_channels={"before": self.in_channels[0], "after": self.in_channels[1]},
             method=shown.method if shown else None,
             matrix=[list(row) for row in (shown.matrix if shown else None) or ()],
@@ -247,6 +248,10 @@ def _conv_record(kernel: KernelReport) -> dict[str, Any]:
         "found_by": kernel.conv.found_by,
         "why": kernel.conv.why,
     }
+
+
+def _output_record(output: FileInfo | None) -> dict[str, Any] | None:
+    return {"path": output.path, "bytes": output.bytes, "sha256": output.sha256 or None} if output else None
 
 
 def _pipeline_record(pipeline: Pipeline | None) -> dict[str, Any] | None:

@@ -240,3 +240,13 @@ def words_of(path: Path) -> dict[str, Any]:
     if len(words) != 1 or not isinstance(words[0], dict):
         raise UsageError("is no report of one conversion", file=str(path), hint="convert --report FILE writes one")
     return words[0]
+
+
+def size_of(path: str) -> int:
+    """The bytes of a file, or of all files in a folder; 0 where there is none."""
+    try:
+        if Path(path).is_dir():
+            return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
+        return Path(path).stat().st_size
+    except OSError:
+        return 0

@@ -42,7 +42,7 @@ def test_every_record_has_the_same_shape(tmp_path: Path):
         assert record.keys() == KEYS
         assert json.loads(json.dumps(record, allow_nan=False)) == record
         assert record["input"].keys() == {"path", "format", "bytes"}
-        assert record["output"] is None or record["output"].keys() == {"path", "bytes"}
+        assert record["output"] is None or record["output"].keys() == {"path", "bytes", "sha256"}
         assert record["in_channels"] is None or record["in_channels"].keys() == {"before", "after"}
         assert record["tensors"] is None or record["tensors"].keys() == {"total", "changed"}
         assert record["parity"] is None or record["parity"].keys() == {"max_abs", "max_ulp"}
@@ -61,7 +61,11 @@ def test_every_record_has_the_same_shape(tmp_path: Path):
 def test_a_conversion_in_numbers(tmp_path: Path):
     record = convert(TRAINING, tmp_path / "gray.ckpt").result()
     assert record["input"] == {"path": str(TRAINING), "format": "torch_zip", "bytes": TRAINING.stat().st_size}
-    assert record["output"] == {"path": str(tmp_path / "gray.ckpt"), "bytes": (tmp_path / "gray.ckpt").stat().st_size}
+    assert record["output"] == {
+        "path": str(tmp_path / "gray.ckpt"),
+        "bytes": (tmp_path / "gray.ckpt").stat().st_size,
+        "sha256": None,
+    }
     assert record["in_channels"] == {"before": 3, "after": 1}
     assert (record["method"], record["matrix"], record["offset"]) == ("sum", [[1.0], [1.0], [1.0]], None)
     assert [conv["key"] for conv in record["first_convs"]] == ["model/module.conv1.weight", "model_ema/conv1.weight"]

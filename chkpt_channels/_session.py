@@ -1,0 +1,125 @@
+"""One command's output: reports on stdout as they come, messages on stderr, JSON for machines, the highest exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from .errors import ChkptChannelsError
+    from .flow import Progress
+
+DEBUG = "CHKPT_CHANNELS_DEBUG"
+
+
+class Session:
+    """One command's output: collects results, prints text as it comes and JSON at the end, keeps the highest exit code."""
+
+    def __init__(self, command: str, output_format: str, report_to: Any) -> None:
+        self.exit_code = 0
+        self._command, self._format, self._to = command, output_format, report_to
+        self._results: list[dict[str, Any]] = []
+
+    def add(self, result: dict[str, Any], lines: Iterable[str], messages: Iterable[str] = ()) -> None:
+        """One file's result, the lines about it, and messages for people."""
+        self._keep(result)
+        if self._format == "human":
+            _print(lines, self._to)
+            _print(messages, sys.stderr)
+
+    def _keep(self, result: dict[str, Any]) -> None:
+        self._results.append(result)
+        if self._format == "jsonl":
+            _print([json.dumps(result)], self._to)
+            self._to.flush()
+
+    @contextlib.contextmanager
+    def file(self, path: str) -> Iterator[None]:
+        """Report what goes wrong with one file, and go on."""
+        from . import text
+        from .errors import ChkptChannelsError
+        from .report import failed
+
+        try:
+            yield
+        except ChkptChannelsError as error:
+            self.exit_code = max(self.exit_code, error.exit_code)
+            self._keep(failed(path, error))
+            _print(_error_lines(error, self._command, text.candidate_rows), sys.stderr)
+            if os.environ.get(DEBUG) == "1":
+                raise
+
+    @contextlib.contextmanager
+    def saved(self, path: str | None, *, force: bool) -> Iterator[None]:
+        """Write the JSON report to a file too, when the work is done. Raises before it where the file cannot be written."""
+        if path is None:
+            yield
+            return
+        from pathlib import Path
+
+        from .atomic import Output
+        from .errors import UsageError
+
+        if not path.endswith(".json"):
+            raise UsageError("--report is named like a JSON file", file=path, hint=f"--report {path}.json")
+        with Output(Path(path), None, force=force) as out:
+            yield
+            os.write(out.fd, (self._document() + "\n").encode())
+            os.fsync(out.fd)
+            out.publish()
+
+    def close(self) -> None:
+        """Print the one JSON object, where that is wanted."""
+        if self._format == "json":
+            print(self._document(), file=self._to)
+
+    def _document(self) -> str:
+        from .report import document
+
+        return json.dumps(document(self._command, self.exit_code, self._results, __version__), indent=2)
+
+
+@contextlib.contextmanager
+def session(command: str, output_format: str | None, *, as_json: bool, report_to: Any = None) -> Iterator[Session]:
+    """A command's output in a format, for as long as it works."""
+    opened = Session(command, output_format or ("json" if as_json else "human"), report_to or sys.stdout)
+    yield opened
+    opened.close()
+
+
+def _error_lines(error: ChkptChannelsError, command: str, rows: Callable[..., Iterable[str]]) -> Iterator[str]:
+    """The one-line message, at most ten candidates, and what to try."""
+    yield f"{error}; nothing was written" if command == "convert" else str(error)
+    yield from rows(error.candidates)
+    if error.hint:
+        yield f"try: {error.hint}"
+
+
+def _print(lines: Iterable[str], stream: Any) -> None:
+    for line in lines:
+        try:
+            print(line, file=stream)
+        except UnicodeEncodeError:
+            print(line.encode("ascii", "backslashreplace").decode(), file=stream)
+        except (OSError, ValueError):  # a closed stderr must not change the exit code
+            if stream is sys.stdout:
+                raise
+            return
+
+
+@contextlib.contextmanager
+def progress(quiet: bool) -> Iterator[Progress | None]:
+    """A progress bar on stderr for what takes longer than a second; nothing where stderr is no terminal."""
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from ._bar import Bar
+
+    with Bar() as bar:
+        yield bar.update

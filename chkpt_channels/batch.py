@@ -1,0 +1,110 @@
+"""Many conversions: one after the other, or in several processes; one that fails does not stop the others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import flow
+from .errors import ChkptChannelsError, UsageError
+from .manifests import Job
+from .report import Report
+from .sidecars import size_of
+
+Progress = Callable[[int, int], None]
+POLL = 0.1
+
+
+class Settings(NamedTuple):
+    """What holds for every conversion: how outputs are written, not what is in them."""
+
+    force: bool = False
+    dry_run: bool = False
+    hard_link: bool = False
+    with_sidecars: bool = False
+    sha256: bool = False
+    hash_name: bool = False
+
+
+Outcome = Report | ChkptChannelsError
+
+
+def into(folder: str, jobs: Sequence[Job]) -> list[Job]:
+    """The same conversions with outputs in one folder. Raises UsageError where two would get one name."""
+    found: dict[Path, str] = {}
+    for job in jobs:
+        path = Path(folder) / flow.derived_path(job.src, job.to, job.words).name
+        if path in found:
+            raise UsageError(f"{found[path]} and {job.src} would both become {path}", hint="-o names each, or a manifest does")
+        found[path] = job.src
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output-dir cannot be made: {(error.strerror or str(error)).lower()}", file=folder) from error
+    return [job._replace(dst=str(path)) for job, path in zip(jobs, found, strict=True)]
+
+
+def run(jobs: Sequence[Job], settings: Settings, workers: int, progress: Progress | None) -> Iterator[Outcome]:
+    """What became of each job, in their order. `progress(bytes, all bytes)` is called over all of them."""
+    if workers < 1:
+        raise UsageError(f"-j is a number of processes, not {workers}")
+    total = sum(size_of(job.src) for job in jobs) if progress else 0
+    shown = (lambda count, _: progress(count, total)) if progress else None
+    if workers == 1 or len(jobs) < 2:
+        yield from (_converted(job, settings, shown) for job in jobs)
+    else:
+        yield from _in_processes(jobs, settings, min(workers, len(jobs)), shown)
+
+
+def _converted(job: Job, settings: Settings, progress: Progress | None) -> Outcome:
+    try:
+        return flow.convert(job.src, job.dst, job.to, progress=progress, **settings._asdict(), **job.words)
+    except ChkptChannelsError as error:
+        return error
+
+
+_done: Any = None
+"""In a worker: how many bytes each job has done, shared with the process that shows them."""
+
+
+def _begin(done: Any) -> None:
+    global _done
+    _done = done
+
+
+def _one(number: int, job: Job, settings: Settings) -> Outcome:
+    def count(more: int, _: int) -> None:
+        _done[number] += more
+
+    return _converted(job, settings, count)
+
+
+def _in_processes(jobs: Sequence[Job], settings: Settings, workers: int, progress: Progress | None) -> Iterator[Outcome]:
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, wait
+
+    context = multiprocessing.get_context("spawn")
+    done = context.RawArray("Q", len(jobs))
+    pool = ProcessPoolExecutor(workers, context, _begin, (done,))
+    before = 0
+    try:
+        futures = [pool.submit(_one, i, job, settings) for i, job in enumerate(jobs)]
+        for future in futures:
+            while wait([future], POLL if progress else None).not_done:
+                before = _shown(sum(done), before, progress)
+            before = _shown(sum(done), before, progress)
+            yield future.result()
+    except BaseException:  # interrupted, or terminated: what is half done has no name yet, and vanishes with its process
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _shown(now: int, before: int, progress: Progress | None) -> int:
+    if progress and now > before:
+        progress(now - before, 0)
+    return now
