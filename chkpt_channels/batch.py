@@ -26,6 +26,7 @@ class Settings(NamedTuple):
     with_sidecars: bool = False
     sha256: bool = False
     hash_name: bool = False
+    state_dict: str | None = None
 
 
 Outcome = Report | ChkptChannelsError

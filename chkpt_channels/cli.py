@@ -91,6 +91,9 @@ def convert(
     hash_name: Annotated[
         bool, typer.Option("--hash-name", help="Put its first 8 digits into the name, as torch.hub does.")
     ] = False,
+    state_dict: Annotated[
+        str | None, typer.Option(metavar="KEY", help="What goes into another container: -o x.safetensors from x.pth, or back.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Say whether DST is what converting gives now; write nothing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
@@ -115,7 +118,7 @@ def convert(
         for job in every if check else ():
             with shown.file(job.src):
                 _check_one(shown, job, quiet=quiet)
-        settings = batch.Settings(force, dry_run or explain, hard_link, sidecar_files, sha256, hash_name)
+        settings = batch.Settings(force, dry_run or explain, hard_link, sidecar_files, sha256, hash_name, state_dict)
         with progress(quiet) as bar:
             for job, outcome in () if check else zip(every, batch.run(every, settings, jobs, bar), strict=True):
                 with shown.file(job.src):

@@ -51,6 +51,7 @@ def convert(
     with_sidecars: bool = False,
     sha256: bool = False,
     hash_name: bool = False,
+    state_dict: str | None = None,
     progress: Progress | None = None,
     **words: Unpack[Words],
 ) -> Report:
@@ -86,6 +87,10 @@ def convert(
             measured = parity(checkpoint, plan)
             status = "would_convert" if plan.edits else "unchanged"
             return _report(status, checkpoint, plan, options, path, None, measured, began)
+        if other := _other_container(kind, path):
+            return _repacked(checkpoint, plan, options, other, path, state_dict, stack, began, force=force)
+        if state_dict is not None:
+            raise UsageError("--state-dict chooses what goes into another container: -o names one, as x.safetensors")
         companions = checkpoint.companions(path, edited=bool(plan.edits))
         documents = _sidecars(source, path, plan, options) if with_sidecars else {}
         out = out or _output(path, source, stack, force=force)
@@ -102,6 +107,46 @@ def convert(
             out.publish()
         written = FileInfo(str(path), checkpoint.format, size, sha256=digest)
         return _report("converted" if plan.edits else "unchanged", checkpoint, plan, options, path, written, measured, began)
+
+
+def _other_container(kind: type[Checkpoint], path: Path) -> type[Checkpoint] | None:
+    """The format that the output's name asks for, where it is another that this kind can be written in."""
+    if path.suffix.lower() in kind.suffixes:
+        return None
+    from . import repack
+
+    return repack.target(kind, path)
+
+
+def _repacked(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    options: Options,
+    kind: type[Checkpoint],
+    path: Path,
+    state_dict: str | None,
+    stack: contextlib.ExitStack,
+    began: float,
+    *,
+    force: bool,
+) -> Report:
+    """The rest of a conversion into another container."""
+    from . import repack
+
+    tensors = repack.kept(checkpoint, plan.edits, state_dict)
+    out = _output(path, checkpoint.source, stack, force=force)
+    repack.write(checkpoint, plan.edits, tensors, kind, out.fd, out.place)
+    checkpoint.source.check_unchanged()
+    with Source.of_descriptor(out.fd, str(path), made_here=True) as source:
+        after = kind(source)
+        repack.check(after, tensors, plan.edits, str(path))
+        if os.path.isdir("/proc/self/fd"):
+            after.judge(f"/proc/self/fd/{out.fd}")
+        written = FileInfo(str(path), kind.format, source.size)
+    measured = parity(checkpoint, plan)
+    out.publish()
+    report = _report("converted", checkpoint, plan, options, path, written, measured, began)
+    return report._replace(load_line=after.load_line(str(path)))
 
 
 def _target(to: str | int | None, words: Words) -> str | int | None:
@@ -179,6 +224,8 @@ def output_path(source: Source, kind: type[Checkpoint], src: Path_, dst: Path_ |
             raise UsageError("standard input has no name to make one from: -o names the output")
         return default_output(Path(src), options.rule.word)
     path = Path(dst)
+    if os.fspath(dst) != STDIO and _other_container(kind, path):
+        return path
     others = (FOREIGN_SUFFIXES | {s for other in known() for s in other.suffixes}) - kind.suffixes
     if os.fspath(dst) != STDIO and path.suffix.lower() in others:
         raise UsageError(

@@ -271,6 +271,14 @@ class Checkpoint(ABC):
         """A first conv found by names and shapes, with what the file says about its groups."""
         return conv
 
+    def others(self, group: str) -> list[str]:
+        """What the file holds besides the tensors of one state dict, by where it stands."""
+        return [t.name for t in self.tensors.values() if t.group != group]
+
+    def shared(self, names: Sequence[str]) -> tuple[str, str] | None:
+        """Two of these tensors that share memory, None where each has its own."""
+        return None
+
     @abstractmethod
     def splices(self, edits: Edits) -> list[Splice]:
         """The spans of the file that change. Raises UnsupportedError for edits the format cannot hold."""

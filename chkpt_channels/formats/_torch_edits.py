@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -125,6 +126,41 @@ def hyper_parameters(torch_object: TorchObject, channels: int) -> list[Declarati
             torch_object.numbers[where] = link.node
             found.append(Declaration(where, channels))
     return found
+
+
+def others(torch_object: TorchObject, group: str) -> list[str]:
+    """What stands beside the tensors of one dict: on the way to it, and in it."""
+    node, prefix, found = torch_object.tree.root.target, "", []
+    for step in [*group.split("/"), ""] if group else [""]:
+        below = None
+        if any(name == "_modules" for name, _ in attributes(node)):
+            return [*found, f"{prefix}a pickled module"]
+        for key, value in node.entries():
+            name = f"{prefix}{key.value}"
+            if step and key.value == step:
+                below = value.target
+            elif name not in torch_object.views or step:
+                found.append(name)
+        if step:
+            if below is None:
+                return [*found, group]
+            node, prefix = below, f"{prefix}{step}/"
+    return found
+
+
+def shared(torch_object: TorchObject, names: Sequence[str]) -> tuple[str, str] | None:
+    """Two tensors that look into the same bytes of one storage."""
+    spans: defaultdict[str, list[tuple[int, int, str]]] = defaultdict(list)
+    for name in names:
+        view = torch_object.views.get(name)
+        if view is not None and view.span[0] < view.span[1]:
+            spans[view.storage.key].append((*view.span, name))
+    for found in spans.values():
+        found.sort()
+        for (_, stop, name), (start, _, other) in pairwise(found):
+            if start < stop:
+                return name, other
+    return None
 
 
 def refined(torch_object: TorchObject, conv: FirstConv) -> FirstConv:

@@ -119,6 +119,12 @@ class TorchLegacy(Checkpoint):
     def hyper_parameters(self, channels: int) -> Sequence[Declaration]:
         return _torch_edits.hyper_parameters(self._object, channels)
 
+    def others(self, group: str) -> list[str]:
+        return _torch_edits.others(self._object, group)
+
+    def shared(self, names: Sequence[str]) -> tuple[str, str] | None:
+        return _torch_edits.shared(self._object, names)
+
     def quantiser(self, conv: FirstConv) -> Quantiser | None:
         return _torch_edits.quantiser(self._object, conv.tensor.name)
 

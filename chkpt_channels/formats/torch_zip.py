@@ -104,6 +104,12 @@ class TorchZip(Checkpoint):
     def hyper_parameters(self, channels: int) -> Sequence[Declaration]:
         return _torch_edits.hyper_parameters(self._objects["data"], channels)
 
+    def others(self, group: str) -> list[str]:
+        return ["code"] if self.scripted else _torch_edits.others(self._objects["data"], group)
+
+    def shared(self, names: Sequence[str]) -> tuple[str, str] | None:
+        return _torch_edits.shared(self._objects["data"], names)
+
     def quantiser(self, conv: FirstConv) -> Quantiser | None:
         _, torch_object = self._home(conv.tensor.name)
         return _torch_edits.quantiser(torch_object, conv.tensor.name)
