@@ -213,7 +213,7 @@ USAGE = {
     "two weights for three": (("convert", RGB, "--to", "rgb", "--luma", "0.5,0.5"), "2 weights"),
     "no such layout": (("convert", RGB, "--to", "gray", "--layout", "XYZ"), "--layout"),
     "no such layer": (("convert", RGB, "--to", "gray", "--layer", "cnov1"), "try: --layer conv1"),
-    "another family's name": (("convert", RGB, "--to", "gray", "-o", "x.safetensors"), "like another format"),
+    "another family's name": (("convert", RGB, "--to", "gray", "-o", "x.keras"), "like another format"),
     "a foreign name": (("convert", RGB, "--to", "gray", "-o", "x.onnx"), "like another format"),
     "no such option": (("convert", RGB, "--to", "gray", "--frobnicate"), "--frobnicate"),
     "no such command": (("conver", RGB), "conver"),
