@@ -24,7 +24,9 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .flow import convert, inspect
+    from .inmemory import convert_state_dict
     from .model import Declaration, FirstConv, Notice, Tensor
+    from .plotting import plot
     from .report import Check, Inspection, Report, Verification
     from .verification import verify
 
@@ -50,12 +52,15 @@ __all__ = [
     "Verification",
     "check",
     "convert",
+    "convert_state_dict",
     "inspect",
+    "plot",
     "verify",
 ]
 
 # no module has the name of a public function: importing a submodule would put it in the function's place
 _HOMES = {"convert": "flow", "inspect": "flow", "verify": "verification", "check": "checking"}
+_HOMES |= {"convert_state_dict": "inmemory", "plot": "plotting"}
 _HOMES |= dict.fromkeys(("Declaration", "FirstConv", "Notice", "Tensor"), "model")
 _HOMES |= dict.fromkeys(("Check", "Inspection", "Report", "Verification"), "report")
 

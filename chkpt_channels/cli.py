@@ -238,6 +238,22 @@ def check(
     raise typer.Exit(shown.exit_code)
 
 
+@app.command(epilog="Example: chkpt-channels plot resnet50.pth resnet50_gray.pth -o kernels.png")
+def plot(
+    before: Annotated[str, typer.Argument(metavar="A", help="A checkpoint.")],
+    after: Annotated[str | None, typer.Argument(metavar="B", help="Another one, beside it.")] = None,
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="FILE", help="The picture: .png, .svg or .pdf.")
+    ] = "kernels.png",
+) -> None:
+    """Draw the filters of the first conv, before and after, with their norms and the energy of each channel."""
+    from . import plot as library
+
+    with session("plot", None, as_json=False) as shown, shown.file(before):
+        print(library(before, after, output))
+    raise typer.Exit(shown.exit_code)
+
+
 @app.command(epilog="Example: chkpt-channels schema > report.schema.json")
 def schema() -> None:
     """Print the JSON Schema of the reports."""

@@ -130,7 +130,8 @@ def hyper_parameters(torch_object: TorchObject, channels: int) -> list[Declarati
 
 def others(torch_object: TorchObject, group: str) -> list[str]:
     """What stands beside the tensors of one dict: on the way to it, and in it."""
-    node, prefix, found = torch_object.tree.root.target, "", []
+    node, prefix = torch_object.tree.root.target, ""
+    found: list[str] = []
     for step in [*group.split("/"), ""] if group else [""]:
         below = None
         if any(name == "_modules" for name, _ in attributes(node)):

@@ -1,0 +1,30 @@
+"""convert_state_dict on torch's own tensors, on their device and in their dtype."""
+
+import pytest
+import torch
+from torch import nn
+
+from chkpt_channels import convert_state_dict
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_tensors_stay_tensors(dtype: torch.dtype):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3))
+    state = net.state_dict()
+    state["0.weight"] = state["0.weight"].to(dtype)
+    found = convert_state_dict(state, to="gray")
+    assert list(found) == list(state)
+    assert (found["0.weight"].dtype, found["0.weight"].shape) == (dtype, (8, 1, 3, 3))
+    assert torch.allclose(found["0.weight"].double(), state["0.weight"].double().sum(1, keepdim=True), rtol=0.1, atol=1e-6)
+    assert all(found[name] is state[name] for name in state if name != "0.weight")
+
+
+def test_the_next_line_loads_it():
+    gray = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3))
+    rgb = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3))
+    gray.load_state_dict(convert_state_dict(rgb.state_dict(), to="gray"))
+    image = torch.rand(1, 1, 16, 16)
+    assert torch.allclose(gray(image), rgb(image.repeat(1, 3, 1, 1)), atol=1e-5)
+    parameters = dict(rgb.named_parameters())  # with requires_grad
+    assert convert_state_dict(parameters, to=4)["0.weight"].shape == (8, 4, 3, 3)
