@@ -80,7 +80,7 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
         told.append(Notice("hyper_parameters", f"{which} stays, and a script may build the network by it: --set-hparams sets it"))
     if finding.companions and not method:
         told += in_front.notices(kept, chosen, checkpoint.tensors)
-    pipeline = options.norm.new(options.rule.mixing(old), options.rule.colours) if options.norm else None
+    pipeline = options.norm.new(options.rule.mixing(old), options.rule.orders) if options.norm else None
     return Plan(changes, edits, (old, to), declarations, tuple(told), why or options.rule.why(old), finding.candidates, pipeline)
 
 
@@ -88,7 +88,7 @@ def _rule(place: Place, conv: FirstConv, options: Options) -> Mixing:
     """What the options mean for this conv."""
     try:
         rule = options.rule.mixing(conv.in_channels)
-        return pipelines.through(rule, options.norm, options.rule.colours) if options.norm else rule
+        return pipelines.through(rule, options.norm, options.rule.orders) if options.norm else rule
     except UsageError as error:
         raise UsageError(error.what, file=place.file, where=conv.tensor.name) from None
 
@@ -105,6 +105,10 @@ def _edits(checkpoint: Checkpoint, changed: Sequence[KernelChange], options: Opt
     for kernel in changed:
         if not kernel.mixing.offset:
             continue
+        if kernel.layout.transposed:
+            raise checkpoint.source.place.inside(kernel.conv.tensor.name).unsupported(
+                "is a transposed convolution: a constant in front of it is no constant behind it, and no bias takes it"
+            )
         filters = kernel.shape[kernel.layout.axes.index("O")]
         if taker := checkpoint.shift_taker(kernel.conv):
             values = cache(partial(kernels.shifted, checkpoint, kernel, taker, tensors.get(taker[0])))
@@ -141,6 +145,8 @@ def _graph_method(
     why it is taken."""
     asked = options.rule.method
     if options.to != 1 or options.rule.explicit or options.rule.luma or asked not in ("auto", *GRAPH_METHODS):
+        return "", ""
+    if options.norm:  # only a kernel can take a pipeline over
         return "", ""
     allowed = checkpoint.graph_methods(convs)
     if asked != "auto":

@@ -26,16 +26,19 @@ def resolved(options: Options, file: str) -> Options:
     """The options with `--norm auto` replaced by what stands beside `file`. Raises UnsupportedError where nothing does."""
     if options.norm.name != AUTO:
         return options
-    place = Place(file)
-    folder = Path(file).parent
+    place, folder = Place(file), Path(file) if Path(file).is_dir() else Path(file).parent
+    if file == "-":
+        raise UsageError("--norm auto reads what stands beside the file, and standard input has no place", hint="--norm imagenet")
     for name in NAMES:
         document = read(folder / name) if (folder / name).is_file() else None
         for part in _parts(document):
             for keys in _KEYS:
                 mean, std = (_numbers(part.get(key)) for key in keys)
                 if mean and std:
+                    if min(std) <= 0:
+                        raise Place(str(folder / name)).unsupported(f"{keys[1]} is not positive")
                     _check_plain(Place(str(folder / name)), part)
-                    return options._replace(norm=options.norm._replace(name="", mean=mean, std=std).checked())
+                    return options._replace(norm=options.norm._replace(name="", mean=mean, std=std))
     raise place.unsupported(f"no {' or '.join(NAMES)} beside it says mean and std", hint="--norm imagenet, or --mean and --std")
 
 
@@ -72,14 +75,13 @@ def _numbers(value: Any) -> tuple[float, ...]:
 
 def _check_plain(place: Place, part: Mapping[str, Any]) -> None:
     """An image processor may leave out steps: then mean and std are not what is done."""
-    for key in ("do_normalize", "do_rescale"):
-        if part.get(key) is False:
-            raise place.unsupported(
-                f"{key} is off, so that mean and std do not say what feeds the model", hint="--mean and --std"
-            )
-    factor = part.get("rescale_factor")
-    if isinstance(factor, int | float) and abs(factor - 1 / 255) > 1e-6:
-        raise place.unsupported(f"rescale_factor is {factor:g}, not 1/255", hint="--mean and --std in units of 0..1")
+    for key, usual in (("do_normalize", True), ("do_rescale", True), ("do_flip_channel_order", False)):
+        if part.get(key) is (not usual):
+            told = f"{key} is {'off' if usual else 'on'}, so that mean and std alone do not say what feeds the model"
+            raise place.unsupported(told, hint="--mean and --std, and --channel-order")
+    factor = part.get("rescale_factor", 1 / 255)
+    if not isinstance(factor, int | float) or not abs(factor - 1 / 255) <= 1e-6:
+        raise place.unsupported("rescale_factor is not 1/255", hint="--mean and --std in units of 0..1")
 
 
 def words_of(path: Path) -> dict[str, Any]:
@@ -89,4 +91,24 @@ def words_of(path: Path) -> dict[str, Any]:
     words = [r.get("options") for r in results if isinstance(r, dict)] if isinstance(results, list) else []
     if len(words) != 1 or not isinstance(words[0], dict):
         raise UsageError("is no report of one conversion", file=str(path), hint="convert --report FILE writes one")
+    if wrong := next((name for name, value in words[0].items() if name not in _USUAL or not _is_like(value, _USUAL[name])), None):
+        raise UsageError(f"its option {wrong[:40]!r} is none of a conversion", file=str(path))
     return words[0]
+
+
+def _is_like(value: Any, usual: Any) -> bool:
+    """Whether a value has the type that `options.words` gives it. Lists hold words or numbers, or rows of numbers."""
+    if isinstance(usual, list):
+        parts = [v for part in value for v in (part if isinstance(part, list) else [part])] if isinstance(value, list) else [None]
+        return all(isinstance(part, str | int | float) for part in parts)
+    if usual is None:
+        return isinstance(value, str | int | float)
+    return isinstance(value, type(usual))
+
+
+_USUAL: dict[str, Any] = {
+    **dict.fromkeys(("to", "from_channels", "input_range")),
+    **{key: [] for key in ("luma", "select", "bands", "matrix", "mean", "std", "new_mean", "new_std", "layers", "inputs")},
+    **dict.fromkeys(("method", "channel_order", "norm", "layout", "optimizer"), ""),
+    **dict.fromkeys(("strict", "set_hparams", "allow_nonfinite"), False),
+}
