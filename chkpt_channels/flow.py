@@ -15,6 +15,7 @@ from . import ahead, kernels, selection, sidecars
 from . import options as asking
 from . import plan as planning
 from .atomic import Output, StandardOutput
+from .dtypes import rounded
 from .errors import DamagedError, UsageError
 from .formats import FOREIGN_SUFFIXES, detect, known
 from .kernels import KernelChange
@@ -67,6 +68,8 @@ def convert(
         checkpoint = kind(source)
         plan = planning.make(checkpoint, options)
         if dry_run:
+            for edit in plan.edits.tensors.values():  # what cannot be computed is refused here too
+                edit.values()
             parity = _parity(checkpoint, plan)
             status = "would_convert" if plan.edits else "unchanged"
             return _report(status, checkpoint, plan, options, path, None, parity, began)
@@ -178,11 +181,24 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
         for tensor, edit in plan.edits.tensors.items():
             if b"".join(after.chunks(tensor)) != edit.values().tobytes():
                 raise RuntimeError(f"{name}: {tensor} does not read back as it was written")
+        if missing := missing_biases(after, plan):
+            raise RuntimeError(f"{name}: the new bias of {missing[0]} does not read back as it was written")
         if stale := stale_declarations(after, plan):
             raise RuntimeError(f"{name}: {stale[0]} does not say {plan.channels[1]}")
         if os.path.isdir("/proc/self/fd"):
             after.judge(f"/proc/self/fd/{fd}")
         return source.size
+
+
+def missing_biases(after: Checkpoint, plan: Plan) -> list[str]:
+    """The kernels that were to get a bias, and have none of its values."""
+    missing = []
+    for name, edit in plan.edits.biases.items():
+        alike = [t for t in after.tensors.values() if t.shape == edit.shape and t.dtype.floating]
+        values = edit.values()
+        if not any(rounded(values, t.dtype).tobytes() == b"".join(after.chunks(t.name)) for t in alike):
+            missing.append(name)
+    return missing
 
 
 def stale_declarations(after: Checkpoint, plan: Plan) -> list[str]:

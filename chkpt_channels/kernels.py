@@ -171,12 +171,15 @@ def shifted(checkpoint: Checkpoint, kernel: KernelChange, taker: tuple[str, int]
 
 
 def taken(checkpoint: Checkpoint, name: str, axes: Sequence[int], chosen: tuple[int, ...]) -> NDArray[Any]:
-    """The chosen positions along these axes of a stored tensor."""
+    """The chosen positions along these axes of a stored tensor; of a diagonal one (two axes) the chosen diagonal."""
     import numpy as np
 
     found: NDArray[Any] = checkpoint.load(name)
     for axis in axes:
         found = np.take(found, chosen, axis)
+    if len(axes) > 1:  # one old channel chosen twice must not mix its likes
+        off = ~np.eye(len(chosen), dtype=bool)
+        found[off.reshape([len(chosen) if axis in axes else 1 for axis in range(found.ndim)]).nonzero()] = 0
     return np.ascontiguousarray(found)
 
 
