@@ -126,7 +126,8 @@ FAR = "not right in front: what is between them"
 REFUSED: dict[str, tuple[dict[str, np.ndarray], str, str]] = {
     "a ReLU may stand between": (cellpose(2), "downsample.down.res_down_0.conv.conv_0.2", FAR),
     "colours are mixed": (
-        {"sub_mean.weight": kernel(3, 3, 1, 1), "sub_mean.bias": kernel(3), **stem(), **BODY}, "conv0", "takes the image and mixes",
+        {"sub_mean.weight": kernel(3, 3, 1, 1), "sub_mean.bias": kernel(3), **stem(), **BODY},
+        "conv0", "takes the image and mixes",
     ),
     "a mean alone": ({"norm.mean": MEAN, **stem(), **BODY}, "conv0", "what it does is not known"),
     "other words": ({"affine.scale": STD, "affine.shift": MEAN, **stem(), **BODY}, "conv0", "what it does is not known"),
@@ -170,8 +171,8 @@ def test_names_say_what_stands_behind(named: dict[str, np.ndarray]):
 
 
 def test_without_order_scores_and_colours_look_alike():
+    named = {**stem("conv1"), **BODY, "fc2.weight": kernel(3, 5), **norm("last")}
     with pytest.raises(UnsupportedError, match="last: may stand in front of the stem, or behind fc2"):
-        named = {**stem("conv1"), **BODY, "fc2.weight": kernel(3, 5), **norm("last")}
         make(Unordered({"": named}), options.make(1, layers=["conv1"]))
 
 
