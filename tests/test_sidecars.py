@@ -120,7 +120,8 @@ def test_a_report_asks_for_the_same_again(words: dict[str, Any], tmp_path: Path)
 @pytest.mark.parametrize(
     "document",
     [
-        "[]", "{}", '{"results": []}', '{"results": [{}]}', '{"results": [{"options": []}]}', '{"results": [{"options": {}}, {"options": {}}]}',
+        "[]", "{}", '{"results": []}', '{"results": [{}]}', '{"results": [{"options": []}]}',
+        '{"results": [{"options": {}}, {"options": {}}]}',
         *(json.dumps({"results": [{"options": {key: value}}]}) for key, value in [
             ("foo", 1), ("force", True), ("layers", 5), ("select", {"a": 1}), ("method", 3), ("to", {}), ("matrix", [[None]]),
             ("mean", [[[1]]]), ("strict", "no"),
