@@ -75,6 +75,10 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
     )
     told = [*notices(checkpoint), *_rule_notices(rules[changing[0].tensor.name], method), *_quantised_notices(changed)]
     told += [*kernels.border_notices(checkpoint, changed), *_standardised_notices(checkpoint, changed)]
+    if options.norm.top != 1 and not options.norm.new_mean and any(notice.code == "border_error" for notice in told):
+        grey = sum(mean := options.norm.old(old, options.rule.source).mean) / len(mean)
+        hint = f"--new-mean {grey:.3g}, which the new pipeline then subtracts, brings the border nearer to what it was"
+        told.append(Notice("black_padding", f"zeros around images that are fed as they are stand for black: {hint}"))
     if hyper_parameters and not options.set_hparams:
         which = _listing([f"{d.where} = {d.channels}" for d in hyper_parameters])
         told.append(Notice("hyper_parameters", f"{which} stays, and a script may build the network by it: --set-hparams sets it"))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "frameworks"))
 
-import torch  # noqa: E402  after sys.path, as everything that needs it
-from exactness import MEAN, NETWORKS, STD, Built, Errors, answers, converted, expected_of, fed, images, trained  # noqa: E402
+import torch
+from exactness import MEAN, NETWORKS, STD, Built, Errors, answers, converted, expected_of, fed, images, trained
 
 FOLDED = {
     "--norm imagenet": {"norm": "imagenet"},

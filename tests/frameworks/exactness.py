@@ -22,11 +22,13 @@ SIDE = 224
 
 
 class Built(NamedTuple):
-    """A network for so many channels, and where its stem stands; `halo` is the width of what zero padding reaches."""
+    """A network for so many channels, and where its stem stands; `halo` is the width of what zero padding reaches, `side` that of
+    the smallest images that show what larger ones do."""
 
     make: Callable[[int], nn.Module]
     stem: str
     halo: int
+    side: int
 
 
 def resnet50(channels: int) -> nn.Module:
@@ -39,15 +41,15 @@ def vit(channels: int) -> nn.Module:
 
 
 NETWORKS = {
-    "ResNet-50": Built(resnet50, "resnet.embedder.embedder", 2),
-    "ViT": Built(vit, "vit.embeddings.patch_embeddings.projection", 0),
+    "ResNet-50": Built(resnet50, "resnet.embedder.embedder", 2, 128),
+    "ViT": Built(vit, "vit.embeddings.patch_embeddings.projection", 0, SIDE),
 }
 
 
-def images(count: int, channels: int = 1) -> Tensor:
+def images(count: int, channels: int = 1, side: int = SIDE) -> Tensor:
     """Smooth images in 0..1, as photographs are."""
     coarse = torch.rand(count, channels, 8, 8, dtype=torch.float64)
-    return nn.functional.interpolate(coarse, size=SIDE, mode="bicubic").clamp(0, 1)
+    return nn.functional.interpolate(coarse, size=side, mode="bicubic").clamp(0, 1)
 
 
 def trained(built: Built) -> nn.Module:
@@ -66,7 +68,7 @@ def trained(built: Built) -> nn.Module:
     if built.halo:
         model.train()
         with torch.no_grad():
-            model(((images(8, 3) - MEAN) / STD).float())
+            model(((images(8, 3, 128) - MEAN) / STD).float())
     return model.double().eval()
 
 

@@ -112,7 +112,7 @@ def built(make, channels: int, padding: int = 0) -> nn.Module:
     model = make(channels, padding).double().eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for tensor, low in zip((module.weight, module.bias, module.running_mean, module.running_var), (0.5, -1, -1, 0.5)):
+            for tensor, low in {module.weight: 0.5, module.bias: -1, module.running_mean: -1, module.running_var: 0.5}.items():
                 nn.init.uniform_(tensor, low, 2)
     return model
 

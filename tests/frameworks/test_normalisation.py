@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from exactness import MEAN, NETWORKS, STD, Errors, answers, converted, expected_of, fed, images, trained
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from chkpt_channels import convert
@@ -21,14 +21,15 @@ def networks():
 @pytest.mark.parametrize("words", [{"norm": "imagenet"}, {"norm": "imagenet", "input_range": 255}], ids=["folded", "bytes"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_answers_alike(name: str, words: dict, dtype: torch.dtype, most: float, networks: dict, tmp_path: Path):
-    built, model, raw = NETWORKS[name], networks[name], images(2)
+    built, model = NETWORKS[name], networks[name]
+    raw = images(1, side=built.side)
     expected = expected_of(built, model, raw, dtype)
     plain, _ = converted(built, model, tmp_path, dtype)
     new, report = converted(built, model, tmp_path, dtype, **words)
     found = Errors.of(answers(new, built, fed(raw, report).to(dtype)), expected, built.halo)
     # one mean and std for all three, which is the best that the sum of the kernels alone can be fed
     unfolded = Errors.of(answers(plain, built, ((raw - MEAN.mean()) / STD.mean()).to(dtype)), expected, built.halo)
-    assert found.interior < most
+    assert found.interior < (most if built.halo else max(most, 2e-6))  # a ViT's patch has five times as many terms
     assert unfolded.interior > 1e-3
     if built.halo == 0:
         assert found.logits < 1e-5
@@ -38,19 +39,25 @@ def test_it_answers_alike(name: str, words: dict, dtype: torch.dtype, most: floa
 
 def test_the_new_mean_moves_the_border(networks: dict, tmp_path: Path):
     """Black padding is what raw bytes have: it is further from the old padding than gray is."""
-    built, model, raw = NETWORKS["ResNet-50"], networks["ResNet-50"], images(2)
+    built, model = NETWORKS["ResNet-50"], networks["ResNet-50"]
+    raw = images(1, side=built.side)
     expected = expected_of(built, model, raw, torch.float64)
     errors = []
-    for words in ({}, {"input_range": 255}):
+    told = []
+    for words in ({}, {"input_range": 255}, {"input_range": 255, "new_mean": "0.449"}):
         new, report = converted(built, model, tmp_path, torch.float64, norm="imagenet", **words)
         errors.append(Errors.of(answers(new, built, fed(raw, report)), expected, 2).border)
-    assert errors[0] < errors[1]
+        told.append("black_padding" in {n.code for n in report.warnings})
+    assert errors[0] < errors[1] / 5
+    assert errors[2] == pytest.approx(errors[0])
+    assert told == [False, True, False]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_raw_colours(name: str, networks: dict, tmp_path: Path):
     """An RGB network keeps its three channels and takes the pipeline in."""
-    built, model, raw = NETWORKS[name], networks[name], (images(2, 3) * 255).round()
+    built, model = NETWORKS[name], networks[name]
+    raw = (images(1, 3, built.side) * 255).round()
     expected = answers(model.double(), built, (raw / 255 - MEAN) / STD)
     new, report = converted(built, model, tmp_path, torch.float64, to="rgb", norm="imagenet", input_range=255)
     assert report.in_channels == (3, 3)
@@ -62,9 +69,9 @@ def test_raw_colours(name: str, networks: dict, tmp_path: Path):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gray_to_colours(name: str, networks: dict, tmp_path: Path):
     """A gray network, made here of the RGB one, sees the luma of colours that went through ImageNet's pipeline."""
-    built, raw = NETWORKS[name], images(2, 3)
+    built, raw = NETWORKS[name], images(1, 3, NETWORKS[name].side)
     gray, report = converted(built, networks[name].double(), tmp_path, torch.float64, norm="imagenet")
-    luma = torch.einsum("c,nchw->nhw", torch.tensor([0.2126, 0.7152, 0.0722]).double(), raw)[:, None]
+    luma = torch.einsum("c,nchw->nhw", torch.tensor([0.2126, 0.7152, 0.0722], dtype=torch.float64), raw)[:, None]
     expected = answers(gray, built, fed(luma, report))
     colour, report = converted(built, gray, tmp_path, torch.float64, to="rgb", norm="imagenet")
     assert report.pipeline.mean == tuple(MEAN.flatten().tolist())
@@ -82,8 +89,6 @@ def test_the_border_is_as_far_off_as_is_said(window: int, stride: int, padding: 
     report = convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", norm="imagenet", layers=["conv1"])
     (told,) = [n.message for n in report.warnings if n.code == "border_error"]
     said = float(re.search(r"off by up to (\S+),", told)[1])
-    from safetensors.torch import load_file
-
     new, raw = load_file(tmp_path / "b.safetensors"), torch.rand(1, 1, 21, 20, dtype=torch.float64)
     with torch.no_grad():
         expected = old((raw.expand(-1, 3, -1, -1) - MEAN) / STD)

@@ -1,4 +1,4 @@
-"""Weight-standardised stems: NFNet's gain is recomputed exactly, BiT's shrink is told of; timm's own modules where it is there."""
+"""Weight-standardised stems: NFNet's gain is recomputed exactly, BiT's shrink is told of; on timm's own where that is there."""
 
 import re
 from importlib.util import find_spec
