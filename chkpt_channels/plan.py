@@ -123,8 +123,9 @@ def _edits(checkpoint: Checkpoint, changed: Sequence[KernelChange], options: Opt
             )
         else:
             raise checkpoint.source.place.inside(kernel.conv.tensor.name).unsupported(
-                "has no bias, and no BatchNorm is known to stand right behind it, that could take what the pipelines differ by",
-                hint="the same --new-mean and --new-std arithmetic can stay in front of the network: leave --norm out",
+                "has no bias, and no BatchNorm is known to stand right behind it, that could take the constant that "
+                "channels with different means leave",
+                hint="leave --norm out, and the pipeline in front as it is" if options.norm else "",
             )
     state = OptimizerEdits(checkpoint, {k.conv.tensor.name: k.shape for k in changed}, options.optimizer)
     return Edits(tensors | state.tensors, state.numbers, tuple(state.dropped), biases=biases)

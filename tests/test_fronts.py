@@ -192,3 +192,21 @@ def test_the_output_of_edsr_is_told_of():
     assert [n.message for n in plan.notices if n.code == "output_left"] == [
         "add_mean shifts the output's colours, not the image's: left as it is"
     ]
+
+
+@KINDS
+def test_a_linear_patch_embedding_behind_it(kind: type[Memory]):
+    embedder = "model.patch_generator.embedder"
+    named = {
+        f"{embedder}.weight": CHANCE.normal(size=(64, 768)), f"{embedder}.bias": CHANCE.normal(size=64),
+        "model.patch_generator.pos_embed": kernel(1, 196, 64), "model.blocks.0.attn.qkv.weight": kernel(192, 64),
+        "model.blocks.0.attn.proj.weight": kernel(64, 64),
+        **pair("input_conditioner.norm_mean", "input_conditioner.norm_std", 3, 1, 1),
+    }  # fmt: skip
+    new = after(make(kind({"": named}), options.make(1, layout="O(IHW)")), named)
+    patch = np.random.default_rng(1).random((1, 16, 16))
+    expected, found = (
+        net[f"{embedder}.weight"] @ seen(net, "input_conditioner", image).reshape(-1) + net[f"{embedder}.bias"]
+        for net, image in ((named, patch.repeat(3, 0)), (new, patch))
+    )
+    assert np.allclose(found, expected, rtol=0, atol=1e-11)

@@ -9,7 +9,7 @@ from exactness import MEAN, NETWORKS, STD, Errors, answers, converted, expected_
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from chkpt_channels import convert
+from chkpt_channels import convert, verify
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,51 @@ def test_the_new_mean_moves_the_border(networks: dict, tmp_path: Path):
     assert errors[0] < errors[1] / 5
     assert errors[2] == pytest.approx(errors[0])
     assert told == [False, True, False]
+
+
+def test_a_second_channel_of_ones_is_exact_everywhere(networks: dict, tmp_path: Path):
+    """It says where the image is, so that the constants of three means end where the image does."""
+    built, model = NETWORKS["ResNet-50"], networks["ResNet-50"].double()
+    raw, (mean, std) = images(1, side=built.side), (0.449, 0.226)
+    matrix = [[std / s, (mean - m) / s] for m, s in zip(MEAN.flatten().tolist(), STD.flatten().tolist(), strict=True)]
+    new, _ = converted(built, model, tmp_path, torch.float64, matrix=matrix)
+    expected = expected_of(built, model, raw, torch.float64)
+    errors = Errors.of(answers(new, built, torch.cat([(raw - mean) / std, torch.ones_like(raw)], 1)), expected, built.halo)
+    assert max(errors) < 1e-12
+
+
+class Small(nn.Sequential):
+    """A stem without a bias, and a BatchNorm."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(nn.Conv2d(channels, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+        nn.init.normal_(self[1].running_mean)
+
+    def shared(self, dtype: torch.dtype) -> dict:
+        """Two copies in one file: one of views into a flat buffer, and the same tensors once more."""
+        state = self.to(dtype).state_dict()
+        flat = torch.cat([v.reshape(-1) for v in state.values() if v.is_floating_point()])
+        parts = iter(flat.split([v.numel() for v in state.values() if v.is_floating_point()]))
+        views = {k: next(parts).view(v.shape) if v.is_floating_point() else v for k, v in state.items()}
+        other = {k: v + 1 if v.is_floating_point() else v for k, v in state.items()}
+        return {"state_dict": views, "tied": dict(views), "ema": other}
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-6), (torch.float16, 1e-3)])
+@torch.no_grad()
+def test_copies_ties_and_half_precision(dtype: torch.dtype, most: float, tmp_path: Path):
+    before, after = Small(3).shared(dtype), tmp_path / "b.pth"
+    torch.save(before, tmp_path / "a.pth")
+    report = convert(tmp_path / "a.pth", after, norm="imagenet")
+    assert verify(tmp_path / "a.pth", after, norm="imagenet").ok
+    found, raw = torch.load(after), torch.rand(1, 1, 16, 16, dtype=torch.float64)
+    for copy in before:
+        old, new = Small(3).double().eval(), Small(1).double().eval()
+        old.load_state_dict(before[copy])
+        new.load_state_dict(found[copy])
+        expected = old((raw.expand(-1, 3, -1, -1) - MEAN) / STD)
+        assert (new(fed(raw, report)) - expected).abs().max() < most * expected.abs().max()
+        assert found[copy]["1.running_mean"].dtype == dtype
 
 
 @pytest.mark.parametrize("name", NETWORKS)
