@@ -6,7 +6,7 @@ KERAS2 := .venv-keras2
 BIN := $(VENV)/bin
 FIXTURE := fixtures/torch_zip/state_dict.pth
 
-.PHONY: demo test lint types test-frameworks test-keras2 bench fixtures clean
+.PHONY: demo test lint types test-frameworks test-keras2 bench bench-exactness fixtures clean
 
 demo: $(VENV)/.installed
 	@rm -rf demo && mkdir demo && cp $(FIXTURE) demo/rgb.pth
@@ -38,6 +38,9 @@ test-keras2: $(KERAS2)/.installed
 
 bench: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python tests/bench.py
+
+bench-exactness: $(FRAMEWORKS)/.installed
+	$(FRAMEWORKS)/bin/python tests/bench_exactness.py
 
 fixtures: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python fixtures/make.py

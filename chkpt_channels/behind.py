@@ -3,48 +3,56 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from .model import FirstConv, Tensor
 
-_CONV = re.compile(r"convolution|conv|proj(ection)?")
 _NORM = re.compile(r"batch_?norm(alization)?|normalization|norm|bn")
+_MEAN = ".running_mean"
 
 
 def shift_taker(tensors: Mapping[str, Tensor], conv: FirstConv, *, ordered: bool) -> tuple[str, int] | None:
     """(name, sign) of the conv's bias (+1), or of the running mean of the BatchNorm right behind it (-1); None where there is
     neither, or it is not certain which. `tensors` are in module order where `ordered`."""
-    name = conv.tensor.name
+    key, group = conv.tensor.key, [t for t in tensors.values() if t.group == conv.tensor.group]
     filters = conv.tensor.shape[conv.layout.axes.index("O")] if conv.layout else 0
-    module, _, end = name.rpartition(".parametrizations.") if ".parametrizations." in name else name.rpartition(".")
-    bias = tensors.get(f"{module}.bias")
-    if bias is not None and bias.dtype.floating and bias.shape == (filters,) and end:
+    module = key.partition(".parametrizations.")[0] if ".parametrizations." in key else key.rpartition(".")[0]
+    vectors = {t.key: t for t in group if module and t.dtype.floating and t.shape == (filters,)}
+    if bias := vectors.get(f"{module}.bias"):
         return bias.name, 1
-    parent = module.rpartition(".")[0]
-    inside = f"{parent}." if parent else conv.tensor.group + "/" * bool(conv.tensor.group)
-    means = [
-        t
-        for t in tensors.values()
-        if t.name.startswith(inside) and t.name.endswith(".running_mean") and t.group == conv.tensor.group
-    ]
-    near = [t for t in means if t.shape == (filters,) and "." not in t.name[len(inside) :].removesuffix(".running_mean")]
+    norms = [key.removesuffix(_MEAN) for key in vectors if key.endswith(_MEAN)]
     if ordered:
-        behind = _next_module(tensors, module, conv.tensor.group)
-        near = [t for t in near if t.name.removesuffix(".running_mean") == behind]
-    near = [t for t in near if _follows(t.name.removesuffix(".running_mean")[len(inside) :], module[len(inside) :])]
-    return (near[0].name, -1) if len(near) == 1 else None
+        behind = _next_module(group, module)
+        norms = [norm for norm in norms if norm == behind and _follows(norm, module)]
+    else:
+        norms = [norm for norm in norms if names_say(group, module, norm)]
+    return (vectors[norms[0] + _MEAN].name, -1) if len(norms) == 1 else None
 
 
-def _next_module(tensors: Mapping[str, Tensor], module: str, group: str) -> str:
+def _next_module(group: Sequence[Tensor], module: str) -> str:
     """The module whose tensors stand right behind those of `module`."""
-    names = [name for name, tensor in tensors.items() if tensor.group == group]
-    own = [i for i, name in enumerate(names) if name.startswith(f"{module}.")]
-    return names[own[-1] + 1].rpartition(".")[0] if own and own[-1] + 1 < len(names) else ""
+    own = [i for i, tensor in enumerate(group) if tensor.key.startswith(f"{module}.")]
+    return group[own[-1] + 1].key.rpartition(".")[0] if own and own[-1] + 1 < len(group) else ""
+
+
+def names_say(group: Sequence[Tensor], conv: str, norm: str) -> bool:
+    """Whether names alone say that a norm is this conv's, and not the last of the network: the same number, the first number
+    beside a conv without any (`conv_stem`, `bn1`), or a module that holds nothing else."""
+    if not _follows(norm, conv):
+        return False
+    parent, _, own = norm.rpartition(".")
+    numbers, inside = _numbers(own), f"{parent}." if parent else ""
+    if numbers and (own.isdecimal() or numbers in (_numbers(conv[len(inside) :]), ["0"], ["1"])):
+        return True
+    return {t.key[len(inside) :].partition(".")[0] for t in group if t.key.startswith(inside)} == {own, conv[len(inside) :]}
 
 
 def _follows(norm: str, conv: str) -> bool:
-    """Whether one module may be the norm of the other by its name: `bn1` of `conv1`, `1` of `0`, `bn` of `conv`. Between `0` and
-    `2` stands something without tensors, which may be no linear thing."""
+    """Whether one module may be the norm of the other by its name: `bn1` of `conv1`, `1` of `0`, `bn` of `conv`, side by side.
+    Between `0` and `2` stands something without tensors, which may be no linear thing."""
+    (parent, _, norm), (beside, _, conv) = norm.rpartition("."), conv.rpartition(".")
+    if parent != beside:
+        return False
     if norm.isdecimal() or conv.isdecimal():
         return norm.isdecimal() and conv.isdecimal() and int(norm) == int(conv) + 1
     return bool(_NORM.search(norm)) and (_numbers(norm) == _numbers(conv) or not _numbers(norm) or not _numbers(conv))

@@ -49,6 +49,13 @@ def find(tensors: Iterable[Tensor], *, ordered: bool, torch: bool = False, chann
     return Finding((), tuple(candidates[:MOST_CANDIDATES]))
 
 
+def companions(tensors: Iterable[Tensor], conv: FirstConv, *, torch: bool) -> tuple[Tensor, ...]:
+    """The vectors that the image meets before a first conv that the user names."""
+    group = [t for t in tensors if t.group == conv.tensor.group]
+    network = Network([t for t in group if is_weight(t)], ordered=torch, torch=torch)
+    return tuple(folded.companions(network, conv.in_channels, group))
+
+
 def layouts_of(tensors: Iterable[Tensor], *, torch: bool) -> Layouts:
     """The layouts of this file's kernels by their rank; none for ranks whose layout is open."""
     layouts, unclear = orientation([t for t in tensors if is_weight(t)], torch=torch)
@@ -90,7 +97,8 @@ class _Search:
         if any(len(k.window) > 1 for k in free):
             free = [k for k in free if len(k.window) > 1]
         if stem := folded.stem(self.evidence, free, self.tensors, self.channels):
-            return _Answer((stem,), self._rejected([stem.tensor], "a folded stem is there"))
+            rejected = self._rejected([stem.tensor], "a folded stem is there")
+            return _Answer((stem,), rejected, tuple(folded.companions(self.network, stem.in_channels, self.tensors)))
         pool, why_open = self._pool(free)
         if why_open or not pool:
             return self._candidates(free, why_open)
@@ -106,7 +114,7 @@ class _Search:
         else:
             convs = tuple(FirstConv(k.tensor, self._layout(k), k.channels, found_by, why) for k in stems)
         rejected = self._rejected([k.tensor for k in stems], "another is more likely")
-        return _Answer(convs, rejected, tuple(folded.companions(self.network, stems, self.tensors)))
+        return _Answer(convs, rejected, tuple(folded.companions(self.network, convs[0].in_channels, self.tensors)))
 
     def _rejected(self, taken: Sequence[Tensor], why: str) -> tuple[Candidate, ...]:
         """The narrow kernels that were not taken, and what speaks against each."""

@@ -21,11 +21,13 @@ from . import (
 from . import options as asking
 from . import plan as planning
 from .atomic import Output, StandardOutput
+from .dtypes import rounded
 from .errors import DamagedError, UsageError
 from .formats import FOREIGN_SUFFIXES, detect, known
 from .kernels import KernelChange
 from .model import Checkpoint
 from .options import Options, Words
+from .pipelines import AUTO
 from .plan import Plan
 from .reparameterised import PLAIN
 from .report import DeclarationChange, FileInfo, Inspection, KernelReport, Parity, Report
@@ -84,6 +86,8 @@ def convert(
         checkpoint = kind(source)
         plan = planning.make(checkpoint, options)
         if dry_run:
+            for edit in plan.edits.tensors.values():  # what cannot be computed is refused here too
+                edit.values()
             measured = parity(checkpoint, plan)
             status = "would_convert" if plan.edits else "unchanged"
             return _report(status, checkpoint, plan, options, path, None, measured, began)
@@ -201,9 +205,10 @@ def asked(src: Path_, to: str | int | None, words: Words) -> Options:
     """The options, with what stands beside the file."""
     options = asking.make(to, **words)
     if os.fspath(src) == STDIO:
+        if options.norm.name == AUTO:
+            raise UsageError("--norm auto reads what stands beside the file: standard input has no place", hint="--norm imagenet")
         return options
-    path = Path(src)
-    return sidecars.resolved(options, path if path.is_dir() else path.parent)
+    return sidecars.resolved(options, Path(src))
 
 
 def _beside(path: Path_) -> list[sidecars.Sidecar]:
@@ -319,11 +324,24 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
         for tensor, edit in plan.edits.tensors.items():
             if b"".join(after.chunks(tensor)) != edit.values().tobytes():
                 raise RuntimeError(f"{name}: {tensor} does not read back as it was written")
+        if missing := missing_biases(after, plan):
+            raise RuntimeError(f"{name}: the new bias of {missing[0]} does not read back as it was written")
         if stale := stale_declarations(after, plan):
             raise RuntimeError(f"{name}: {stale[0]} does not say {plan.channels[1]}")
         if os.path.isdir("/proc/self/fd"):
             _judge(before, after, f"/proc/self/fd/{fd}")
         return source.size
+
+
+def missing_biases(after: Checkpoint, plan: Plan) -> list[str]:
+    """The kernels that were to get a bias, and have none of its values."""
+    missing = []
+    for name, edit in plan.edits.biases.items():
+        alike = [t for t in after.tensors.values() if t.shape == edit.shape and t.dtype.floating]
+        values = edit.values()
+        if not any(rounded(values, t.dtype).tobytes() == b"".join(after.chunks(t.name)) for t in alike):
+            missing.append(name)
+    return missing
 
 
 def stale_declarations(after: Checkpoint, plan: Plan) -> list[str]:

@@ -20,7 +20,7 @@ SPACE_TO_DEPTH = {12: 3, 27: 3, 48: 3, 16: 1}
 _PATCHES = re.compile(r"patch_?(embed|proj|ify)|(^|[._])(vision|visual|image|img|pixel)\w*embed")
 _POSITIONS = re.compile(r"pos_?embed|position")
 _IN_FRONT = re.compile(r"mean|std|scal|shift|norm|bn|offset")
-_BEHIND = re.compile(r"add_|out|post|denorm|un_?norm|rescale|running|num_batches")
+_BEHIND = re.compile(r"add_|out|post|denorm|un_?norm|rescale|running|num_batches|target|label|latent|action|pred")
 _BLOCK = (
     "order of colours and pixels is open: --layout O(GI)HW where colours lie together, O(IG)HW where pixels do, OIHW for bands"
 )
@@ -100,9 +100,8 @@ def _side(pixels: int) -> int:
     return side if side * side == pixels else 0
 
 
-def companions(network: Network, stems: Sequence[Kernel], tensors: Sequence[Tensor]) -> Iterator[Tensor]:
-    """What stands in front of the stems with one number for each channel: means, scales, shifts of the colours."""
-    channels = stems[0].channels
+def companions(network: Network, channels: int, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    """What stands in front of stems of so many channels with one number for each: means, scales, shifts of the colours."""
     if channels == 1:
         return
     modules = {k.key.rpartition(".")[0] for k in network.kernels}

@@ -107,7 +107,7 @@ def _averaged(sidecar: Sidecar, plan: Plan, options: Options) -> Pipeline | None
     found = next(sidecars.fed_by(sidecar, strict=False), None)
     if found is None or len(found[0]) not in (1, rule.old) or rule.is_identity:
         return None
-    return Norm(mean=found[0], std=found[1]).new(rule, options.rule.colours)
+    return Norm(mean=found[0], std=found[1]).new(rule, options.rule.orders)
 
 
 def _pipeline_notices(sidecar: Sidecar, changes: dict[Keys, Any], options: Options) -> Iterator[Notice]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Inside = tuple[tuple[int, int], ...]
 
+LARGEST_EVEN = 6
+"""YOLOv5's stem, which pads; ConvNeXt's has 4 and does not, DCGAN's has 4 and does."""
+
 
 class KernelChange(NamedTuple):
     """One first conv, the mixing it gets and its new shape. With the identity nothing of it changes. `constants` are the old
@@ -133,13 +136,16 @@ def border_notices(checkpoint: Checkpoint, changed: Sequence[KernelChange]) -> I
 
 def usual_insides(kernel: KernelChange) -> Sequence[Inside]:
     """The overlaps of a window with the zeros around the image, where the file does not say how it pads: half of a window with
-    a middle, nothing around others, which cut the image to patches."""
+    a middle, and of a small even one what a stride of two leaves. Larger even ones cut the image to patches."""
     layout, shape = kernel.layout, kernel.conv.tensor.shape
     window = [shape[axis] for axis, letter in enumerate(layout.axes) if letter in "DHW"]
-    if layout.folded or any(taps % 2 == 0 for taps in window):
+    if any(taps % 2 == 0 and taps > LARGEST_EVEN for taps in window):
         return ()
-    halves = ([(max(0, i), min(taps, taps + i)) for i in range(-(taps // 2), taps // 2 + 1)] for taps in window)
-    return list(product(*halves))
+    halves = [(taps - 1) // 2 for taps in window]
+    overlaps = (
+        [(max(0, i), min(taps, taps + i)) for i in range(-half, half + 1)] for taps, half in zip(window, halves, strict=True)
+    )
+    return list(product(*overlaps))
 
 
 def border_error(checkpoint: Checkpoint, kernel: KernelChange, insides: Sequence[Inside]) -> tuple[float, float]:
@@ -165,12 +171,15 @@ def shifted(checkpoint: Checkpoint, kernel: KernelChange, taker: tuple[str, int]
 
 
 def taken(checkpoint: Checkpoint, name: str, axes: Sequence[int], chosen: tuple[int, ...]) -> NDArray[Any]:
-    """The chosen positions along these axes of a stored tensor."""
+    """The chosen positions along these axes of a stored tensor; of a diagonal one (two axes) the chosen diagonal."""
     import numpy as np
 
     found: NDArray[Any] = checkpoint.load(name)
     for axis in axes:
         found = np.take(found, chosen, axis)
+    if len(axes) > 1:  # one old channel chosen twice must not mix its likes
+        off = ~np.eye(len(chosen), dtype=bool)
+        found[off.reshape([len(chosen) if axis in axes else 1 for axis in range(found.ndim)]).nonzero()] = 0
     return np.ascontiguousarray(found)
 
 

@@ -48,6 +48,11 @@ class Layout(str):
         """Whether the channel axis holds more than the channels."""
         return len(self.axes[self.channel_axis]) > 1
 
+    @property
+    def transposed(self) -> bool:
+        """Whether it is that of transposed convolutions."""
+        return self.startswith("IO") or self in ("HWOI", "WOI", "DHWOI")
+
     def view(self, shape: tuple[int, ...], channels: int) -> tuple[int, int, int]:
         """(pre, I, post) with pre * I * post = the number of elements.
 

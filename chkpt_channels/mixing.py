@@ -6,7 +6,7 @@ Every conversion is a constructor of the matrix A: [I_old, I_new]. Source of the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isclose
+from math import fsum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .dtypes import DType, rounded
@@ -93,13 +93,15 @@ class Mixing(NamedTuple):
             for a, row in zip(scale, self.matrix, strict=True)
         )
         before = [a * t + b for a, t, b in zip(scale, self.offset or (0.0,) * self.old, shift, strict=True)]
-        totals = [sum(value * b for value, b in zip(row, new_shift, strict=True)) for row in matrix]
-        # weights that sum to 1 but for rounding leave no constant behind
-        offset = tuple(
-            0.0 if isclose(was, total, rel_tol=1e-14, abs_tol=1e-300) else was - total
-            for was, total in zip(before, totals, strict=True)
-        )
+        terms = [[-value * b for value, b in zip(row, new_shift, strict=True)] for row in matrix]
+        offset = tuple(_sum([was, *its]) for was, its in zip(before, terms, strict=True))
         return Mixing(self.method, matrix, offset if any(offset) else ())
+
+
+def _sum(terms: Sequence[float]) -> float:
+    """Their sum, and 0 for terms that cancel out but for rounding: weights that sum to 1 leave no constant behind."""
+    total = fsum(terms)
+    return 0.0 if abs(total) <= 1e-14 * max(map(abs, terms)) else total
 
 
 def _bits(array: NDArray[Any]) -> NDArray[Any]:

@@ -25,6 +25,9 @@ NORMS: dict[str, tuple[Numbers, Numbers]] = {
 
 AUTO = "auto"
 
+Orders = tuple[str, str]
+"""The order of three colours, "rgb" or "bgr", on the old side and on the new one."""
+
 
 class Pipeline(NamedTuple):
     """(raw - mean) / std for each channel, and `top`, the value that white has: 1, or 255 where bytes are fed as they are."""
@@ -68,26 +71,27 @@ class Norm(NamedTuple):
         return self
 
     def old(self, channels: int, order: str) -> Pipeline:
-        """The pipeline of the network as it is, of so many channels. A preset for colours gives a gray network their means."""
+        """The pipeline of the network as it is, of so many channels, colours in this order. A preset for colours gives a gray
+        network their means."""
         if self.name:
             return self._preset(channels, order)
         mean, std = _of(self.mean or (0.0,), channels, "--mean", "old"), _of(self.std or (1.0,), channels, "--std", "old")
         return Pipeline(mean, std)
 
-    def new(self, rule: Mixing, order: str) -> Pipeline:
+    def new(self, rule: Mixing, orders: Orders) -> Pipeline:
         """The pipeline of the network as it will be: as asked for, or the means of the old one's. Channels that are copied keep
         their own numbers; a preset for colours is that of the new side where that is the one in colour."""
-        default = self._default(rule, order)
+        default = self._default(rule, orders)
         mean = _of(self.new_mean, rule.new, "--new-mean", "new") if self.new_mean else default.mean
         std = _of(self.new_std, rule.new, "--new-std", "new") if self.new_std else default.std
         return Pipeline(mean, std, self.top)
 
-    def _default(self, rule: Mixing, order: str) -> Pipeline:
-        old = self.old(rule.old, order)
+    def _default(self, rule: Mixing, orders: Orders) -> Pipeline:
+        old = self.old(rule.old, orders[0])
         if self.top != 1:
             return Pipeline((0.0,) * rule.new, (1.0,) * rule.new)
         if self.name and rule.old == 1 and rule.new == 3:
-            return self._preset(3, order)
+            return self._preset(3, orders[1])
         sources = [rule.copied(j) for j in range(rule.new)]
         mean, std = (tuple(_mean(v) if i is None else v[i] for i in sources) for v in (old.mean, old.std))
         return Pipeline(mean, std)
@@ -103,9 +107,9 @@ class Norm(NamedTuple):
         )
 
 
-def through(rule: Mixing, norm: Norm, order: str) -> Mixing:
+def through(rule: Mixing, norm: Norm, orders: Orders) -> Mixing:
     """A mixing of raw images as the network sees it, behind both pipelines."""
-    return rule.seen_through(norm.old(rule.old, order).affine, norm.new(rule, order).affine)
+    return rule.seen_through(norm.old(rule.old, orders[0]).affine, norm.new(rule, orders).affine)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -75,12 +75,16 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
     )
     told = [*notices(checkpoint), *_rule_notices(rules[changing[0].tensor.name], method), *_quantised_notices(changed)]
     told += [*kernels.border_notices(checkpoint, changed), *_standardised_notices(checkpoint, changed)]
+    if options.norm.top != 1 and not options.norm.new_mean and any(notice.code == "border_error" for notice in told):
+        grey = sum(mean := options.norm.old(old, options.rule.source).mean) / len(mean)
+        hint = f"--new-mean {grey:.3g}, which the new pipeline then subtracts, brings the border nearer to what it was"
+        told.append(Notice("black_padding", f"zeros around images that are fed as they are stand for black: {hint}"))
     if hyper_parameters and not options.set_hparams:
         which = _listing([f"{d.where} = {d.channels}" for d in hyper_parameters])
         told.append(Notice("hyper_parameters", f"{which} stays, and a script may build the network by it: --set-hparams sets it"))
     if finding.companions and not method:
         told += in_front.notices(kept, chosen, checkpoint.tensors)
-    pipeline = options.norm.new(options.rule.mixing(old), options.rule.colours) if options.norm else None
+    pipeline = options.norm.new(options.rule.mixing(old), options.rule.orders) if options.norm else None
     return Plan(changes, edits, (old, to), declarations, tuple(told), why or options.rule.why(old), finding.candidates, pipeline)
 
 
@@ -88,7 +92,7 @@ def _rule(place: Place, conv: FirstConv, options: Options) -> Mixing:
     """What the options mean for this conv."""
     try:
         rule = options.rule.mixing(conv.in_channels)
-        return pipelines.through(rule, options.norm, options.rule.colours) if options.norm else rule
+        return pipelines.through(rule, options.norm, options.rule.orders) if options.norm else rule
     except UsageError as error:
         raise UsageError(error.what, file=place.file, where=conv.tensor.name) from None
 
@@ -106,6 +110,10 @@ def _edits(checkpoint: Checkpoint, changed: Sequence[KernelChange], options: Opt
     for kernel in changed:
         if not kernel.mixing.offset:
             continue
+        if kernel.layout.transposed:
+            raise checkpoint.source.place.inside(kernel.conv.tensor.name).unsupported(
+                "is a transposed convolution: a constant in front of it is no constant behind it, and no bias takes it"
+            )
         filters = kernel.shape[kernel.layout.axes.index("O")]
         if taker := checkpoint.shift_taker(kernel.conv):
             if taker[0] in taken:
@@ -119,8 +127,9 @@ def _edits(checkpoint: Checkpoint, changed: Sequence[KernelChange], options: Opt
             )
         else:
             raise checkpoint.source.place.inside(kernel.conv.tensor.name).unsupported(
-                "has no bias, and no BatchNorm is known to stand right behind it, that could take what the pipelines differ by",
-                hint="the same --new-mean and --new-std arithmetic can stay in front of the network: leave --norm out",
+                "has no bias, and no BatchNorm is known to stand right behind it, that could take the constant that "
+                "channels with different means leave",
+                hint="leave --norm out, and the pipeline in front as it is" if options.norm else "",
             )
     state = OptimizerEdits(checkpoint, {k.conv.tensor.name: k.shape for k in changed}, options.optimizer)
     return Edits(tensors | state.tensors, state.numbers, tuple(state.dropped), biases=biases)
@@ -145,6 +154,8 @@ def _graph_method(
     why it is taken."""
     asked = options.rule.method
     if options.to != 1 or options.rule.explicit or options.rule.luma or asked not in ("auto", *GRAPH_METHODS):
+        return "", ""
+    if options.norm:  # only a kernel can take a pipeline over
         return "", ""
     allowed = checkpoint.graph_methods(convs)
     if asked != "auto":

@@ -147,7 +147,7 @@ def form(checkpoint: Checkpoint, conv: FirstConv) -> Form:
         if name.endswith(end) and (lengths := tensors.get(name.removesuffix(end) + partner)):
             return WeightNorm(checkpoint, conv, lengths)
     gain = tensors.get(name.removesuffix("weight") + "gain") if name.endswith(".weight") else None
-    if gain and gain.dtype.floating and prod(gain.shape) == gain.shape[0] == conv.tensor.shape[0]:
+    if gain and gain.dtype.floating and gain.shape and prod(gain.shape) == gain.shape[0] == conv.tensor.shape[0]:
         return Standardised(checkpoint, conv, gain)
     return PLAIN
 

@@ -50,6 +50,11 @@ class Rule(NamedTuple):
         return "bgr" if "bgr" in (self.order, self.source) else "rgb"
 
     @property
+    def orders(self) -> tuple[str, str]:
+        """The order of three colours on the old side, and on the new one where the old one is gray."""
+        return self.source, self.colours
+
+    @property
     def word(self) -> str:
         """The canonical word for the target, as default output names use it: gray, rgb, bgr, 4ch."""
         return "bgr" if self.order == "bgr" else target_word(self.to or 0)

@@ -88,7 +88,11 @@ def _named(checkpoint: Checkpoint, finding: firstconv.Finding, options: Options)
         conv = known.get(name) or _described(checkpoint, checkpoint.tensors[name], options)
         conv = conv._replace(found_by="user", why="named by --layer")
         convs.append(_with_layout(place, conv, options.layout) if options.layout else conv)
-    return finding._replace(first_convs=tuple(convs), candidates=())
+    if any(conv.found_by == "graph" for conv in finding.first_convs):  # it says itself what stands in front
+        return firstconv.Finding(tuple(convs))
+    searched = searchable(checkpoint)
+    beside = (t for conv in convs for t in firstconv.companions(searched, conv, torch=checkpoint.torch))
+    return firstconv.Finding(tuple(convs), companions=tuple(dict.fromkeys(beside)))
 
 
 def _described(checkpoint: Checkpoint, tensor: Tensor, options: Options) -> FirstConv:

@@ -11,7 +11,7 @@ Source: transformers 5.23 (configuration_utils.py, image_processing_utils.py), t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,12 +79,13 @@ def read(path: Path) -> Json:
     return Json(raw, place)
 
 
-def beside(folder: Path) -> list[Sidecar]:
-    """The configuration files of a folder, as far as they are JSON: a file of that name may be something else."""
+def beside(folder: Path, *, strict: bool = False) -> list[Sidecar]:
+    """The configuration files of a folder, as far as they are JSON: a file of that name may be something else. Raises
+    DamagedError for those that are not, if they are needed."""
     found = []
     for name in (CONFIG, *PREPROCESSORS):
         if (folder / name).is_file():
-            with suppress(DamagedError):
+            with nullcontext() if strict else suppress(DamagedError):
                 found.append(Sidecar(name, read(folder / name)))
     return found
 
@@ -204,32 +205,34 @@ def fed_by(sidecar: Sidecar, *, strict: bool = True) -> Iterator[tuple[tuple[flo
             yield found[0], found[1]
 
 
-def resolved(options: Options, folder: Path) -> Options:
-    """The options with what stands in `folder` beside the weights: evidence for the first convs, and `--norm auto`. Raises
+def resolved(options: Options, path: Path) -> Options:
+    """The options with what stands beside the weights, or in their folder: evidence for the first convs, and `--norm auto`. Raises
     UnsupportedError where that is asked for and nothing says it."""
-    sidecars = beside(folder)
+    sidecars = beside(path if path.is_dir() else path.parent, strict=options.norm.name == AUTO)
     options = options._replace(beside=evidence(sidecars))
     if options.norm.name != AUTO:
         return options
     order = [*(s for s in sidecars if s.name != CONFIG), *(s for s in sidecars if s.name == CONFIG)]
-    found = next((pair for sidecar in order for pair in fed_by(sidecar)), None)
+    pairs = ((sidecar.document.place, pair) for sidecar in order for pair in fed_by(sidecar))
+    place, found = next(pairs, (Place(str(path)), None))
+    if found and min(found[1]) <= 0:
+        raise place.unsupported("its std is not positive")
     if found is None:
-        raise Place(str(folder)).unsupported(
-            f"no {CONFIG} or {PREPROCESSORS[0]} in it says mean and std", hint="--norm imagenet, or --mean and --std"
+        raise place.unsupported(
+            f"no {PREPROCESSORS[0]} or {CONFIG} beside it says mean and std", hint="--norm imagenet, or --mean and --std"
         )
     return options._replace(norm=options.norm._replace(name="", mean=found[0], std=found[1]).checked())
 
 
 def _check_plain(place: Place, part: Mapping[str, Any]) -> None:
-    """An image processor may leave out steps: then mean and std do not say what is done."""
-    for key in ("do_normalize", "do_rescale"):
-        if part.get(key) is False:
-            raise place.unsupported(
-                f"{key} is off, so that mean and std do not say what feeds the model", hint="--mean and --std"
-            )
-    factor = part.get("rescale_factor")
-    if isinstance(factor, int | float) and abs(factor - 1 / 255) > 1e-6:
-        raise place.unsupported(f"rescale_factor is {factor:g}, not 1/255", hint="--mean and --std in units of 0..1")
+    """An image processor may leave out steps: then mean and std are not what is done."""
+    for key, usual in (("do_normalize", True), ("do_rescale", True), ("do_flip_channel_order", False)):
+        if part.get(key) is (not usual):
+            told = f"{key} is {'off' if usual else 'on'}, so that mean and std alone do not say what feeds the model"
+            raise place.unsupported(told, hint="--mean and --std, and --channel-order")
+    factor = part.get("rescale_factor", 1 / 255)
+    if not isinstance(factor, int | float) or not abs(factor - 1 / 255) <= 1e-6:
+        raise place.unsupported("rescale_factor is not 1/255", hint="--mean and --std in units of 0..1")
 
 
 def words_of(path: Path) -> dict[str, Any]:
@@ -239,6 +242,8 @@ def words_of(path: Path) -> dict[str, Any]:
     words = [r.get("options") for r in results if isinstance(r, dict)] if isinstance(results, list) else []
     if len(words) != 1 or not isinstance(words[0], dict):
         raise UsageError("is no report of one conversion", file=str(path), hint="convert --report FILE writes one")
+    if wrong := next((name for name, value in words[0].items() if name not in _USUAL or not _is_like(value, _USUAL[name])), None):
+        raise UsageError(f"its option {wrong[:40]!r} is none of a conversion", file=str(path))
     return words[0]
 
 
@@ -250,3 +255,21 @@ def size_of(path: str) -> int:
         return Path(path).stat().st_size
     except OSError:
         return 0
+
+
+def _is_like(value: Any, usual: Any) -> bool:
+    """Whether a value has the type that `options.words` gives it. Lists hold words or numbers, or rows of numbers."""
+    if isinstance(usual, list):
+        parts = [v for part in value for v in (part if isinstance(part, list) else [part])] if isinstance(value, list) else [None]
+        return all(isinstance(part, str | int | float) for part in parts)
+    if usual is None:
+        return isinstance(value, str | int | float)
+    return isinstance(value, type(usual))
+
+
+_USUAL: dict[str, Any] = {
+    **dict.fromkeys(("to", "from_channels", "input_range")),
+    **{key: [] for key in ("luma", "select", "bands", "matrix", "mean", "std", "new_mean", "new_std", "layers", "inputs")},
+    **dict.fromkeys(("method", "channel_order", "norm", "layout", "optimizer"), ""),
+    **dict.fromkeys(("strict", "set_hparams", "allow_nonfinite"), False),
+}

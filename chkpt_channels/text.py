@@ -124,8 +124,12 @@ def _pipeline_notes(report: Report) -> Iterator[str]:
     method = _method(report)
     if report.pipeline:
         mean, std = (",".join(f"{value:.6g}" for value in values) for values in report.pipeline[:2])
-        units = "" if report.pipeline.top == 1 else f", of images in 0..{report.pipeline.top:g}"
-        yield f"feed it (raw - mean) / std{units}: --new-mean {mean} --new-std {std}"
+        top = report.pipeline.top
+        if not any(report.pipeline.mean) and set(report.pipeline.std) == {1}:
+            yield f"feed it images in 0..{top:g} as they are"
+        else:
+            formula = "(raw - mean) / std" if top == 1 else f"(raw - {top:g} · mean) / std, raw in 0..{top:g}"
+            yield f"feed it {formula}: --new-mean {mean} --new-std {std}"
     elif method in ("broadcast", "stack"):
         yield f"{method}: no weight changed; the graph makes the {before} old channels of the new one, exact everywhere"
     elif before == after:

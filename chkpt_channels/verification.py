@@ -10,7 +10,7 @@ from typing import Unpack
 from . import mixing, selection
 from . import plan as planning
 from .dtypes import rounded
-from .flow import Path_, asked, kernel_reports, open_source, stale_declarations
+from .flow import Path_, asked, kernel_reports, missing_biases, open_source, stale_declarations
 from .formats import detect
 from .kernels import KernelChange
 from .model import Checkpoint, TensorEdit
@@ -135,6 +135,7 @@ def _compare(before: Checkpoint, after: Checkpoint, plan: Plan) -> tuple[list[Di
             differences.append(Difference(name, found))
     new = [n for n in after.tensors if n not in before.tensors and not _is_added(before, after, plan, n)]
     differences += [Difference(n, "is new, and was not in the original") for n in new]
+    differences += [Difference(n, "has no new bias that takes the constant, or a wrong one") for n in missing_biases(after, plan)]
     differences += [Difference(where, f"does not say {plan.channels[1]}") for where in stale_declarations(after, plan)]
     return differences, identical
 

@@ -60,8 +60,8 @@ def test_without_a_name_it_stands_beside_the_source(put: Callable[..., Path]):
     ("source", "name", "fits"),
     [
         *((RGB, f"out{suffix}", True) for suffix in (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pth.tar", "", ".v2")),
-        *((RGB, f"out{suffix}", False) for suffix in (".safetensors", ".SafeTensors", ".onnx", ".h5", ".keras", ".npz", ".gguf")),
-        *((SAFE, f"out{suffix}", False) for suffix in (".pth", ".pt", ".bin", ".ckpt", ".onnx")),
+        *((RGB, f"out{suffix}", False) for suffix in (".onnx", ".h5", ".keras", ".npz", ".gguf", ".ONNX")),
+        *((SAFE, f"out{suffix}", False) for suffix in (".onnx", ".h5", ".msgpack")),
         (SAFE, "out.safetensors", True),
     ],
 )

@@ -68,6 +68,8 @@ class Onnx(Checkpoint):
         head = source.read(0, min(16, source.size))
         if not head or head[0] not in (0x08, 0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42):
             return False
+        if head[4:9] == b"\0\0\0\0{":  # the length of a safetensors header may begin as a graph does
+            return False
         return _top_fields_look_right(source)
 
     def __init__(self, source: Source) -> None:
