@@ -8,11 +8,11 @@ Source: transformers/image_processing_utils.py of 5.23, timm/models/_hub.py of 1
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from . import strictjson
 from .errors import Place, UsageError
 from .limits import LIMITS
 from .options import Options
@@ -47,12 +47,8 @@ def read(path: Path) -> Any:
             raw = file.read(LIMITS.sidecar_bytes + 1)
     except OSError as error:
         raise place.system(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
-    if len(raw) > LIMITS.sidecar_bytes:
-        raise place.damaged(f"is longer than the {LIMITS.sidecar_bytes} bytes that are read")
-    try:
-        return json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise place.damaged(f"is no JSON: {str(error).splitlines()[0][:200]}") from None
+    place.within("bytes", len(raw), LIMITS.sidecar_bytes)
+    return strictjson.loads(raw, place, 0)
 
 
 def _parts(document: Any) -> Iterator[Mapping[str, Any]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..errors import Place
+from ..limits import LIMITS
 
 
 class Kind:
@@ -134,7 +135,7 @@ class _Machine:
     def run(self) -> Node:
         """Run to STOP; the one value left on the stack."""
         data, size, operations = self.data, len(self.data), _OPERATIONS
-        while True:
+        for _ in range(LIMITS.pickle_opcodes):
             start = self.at
             if start >= size:
                 raise OutOfData
@@ -149,6 +150,8 @@ class _Machine:
                 operation(self, start)
             except (IndexError, struct.error):
                 raise self.damaged("the pickle's stack runs empty", start) from None
+        else:
+            self.place.within("opcodes, or more", LIMITS.pickle_opcodes + 1, LIMITS.pickle_opcodes, at=self.at + self.base)
         if len(self.stack) != 1 or self.marks:
             raise self.damaged("the pickle ends with other than one value", start)
         return self.stack[0]

@@ -66,9 +66,9 @@ class KerasZip(KerasCheckpoint):
         place = self.source.place.inside(WEIGHTS)
         if not self._packed:
             return hdf5.Hdf5(self.source, place, self._member.data, self._member.size)
-        if self._member.size > LIMITS.pickle_bytes:
+        if self._member.size > LIMITS.inflated_bytes:
             raise place.unsupported(
-                f"is deflated and larger than {LIMITS.pickle_bytes >> 20} MiB", hint="zip it without compression"
+                f"is deflated and larger than {LIMITS.inflated_bytes >> 20} MiB", hint="zip it without compression"
             )
         import tempfile
 
