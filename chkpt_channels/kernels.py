@@ -43,10 +43,10 @@ def mixed(checkpoint: Checkpoint, kernel: KernelChange, *, allow_nonfinite: bool
     new one that is not finite is a copy of one of the old), or where the new one would overflow."""
     conv, layout, rule = kernel.conv, kernel.layout, kernel.mixing
     place = checkpoint.source.place.inside(conv.tensor.name)
+    old = values(checkpoint, conv)
     size = prod(kernel.shape) * conv.tensor.dtype.bits // 8
     if size > LIMITS.edited_tensor_bytes:
         raise place.unsupported(f"its new kernel has {size} bytes; {LIMITS.edited_tensor_bytes} are the most")
-    old = values(checkpoint, conv)
     bad = first_not_finite(old, layout)
     if bad is not None and not allow_nonfinite:
         raise place.unsupported(

@@ -20,7 +20,7 @@ class Limits(NamedTuple):
     protobuf_fields: int = 4_000_000
     protobuf_text_bytes: int = 1 << 20
     protobuf_depth: int = 64
-    edited_tensor_bytes: int = 8 << 30
+    edited_tensor_bytes: int = 1 << 30
     name_depth: int = 500
     axes: int = 64  # torch's and numpy's own limit
     hdf5_objects: int = 1_000_000

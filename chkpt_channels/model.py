@@ -150,6 +150,8 @@ class Checkpoint(ABC):
         self.optimizer_entries: tuple[OptimizerEntry, ...] = ()
         self.warnings: list[Notice] = []
         self.globals: tuple[str, ...] = ()
+        self.follows_links = False
+        """Whether files that go with this one may be reached through links that leave its folder."""
 
     @property
     def torch(self) -> bool:

@@ -15,7 +15,7 @@ from .errors import Place, printable
 from .limits import LIMITS
 
 LONGEST_INTEGER = 20
-_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def loads(raw: bytes, place: Place, base: int | None = None) -> Any:
@@ -62,9 +62,10 @@ def _at(base: int | None, offset: int) -> int | None:
 def _check_depth(document: Any, place: Place, base: int | None) -> None:
     """What was read at one depth of the call stack may have to be written at another."""
     level, depth = [document], 0
-    while level := [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]:
+    while level:
         depth += 1
         place.within("levels in its JSON", depth, LIMITS.json_depth, at=base)
+        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]
 
 
 def _inside(value: Any) -> Any:

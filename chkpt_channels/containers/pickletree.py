@@ -53,6 +53,14 @@ class Node:
         spelled = self.value or () if self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET) else ()
         return spelled if self.items is None else [*spelled, *(item[0] for item in self.items)]
 
+    @property
+    def inner(self) -> list[Node]:
+        """Every node that this one is made of or was given, whatever it is."""
+        found = [*self.value] if self.value and self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET, Kind.CALL) else []
+        for item in self.items or ():
+            found += item
+        return found if self.state is None else [*found, self.state]
+
     def entries(self) -> Iterator[tuple[Node, Node]]:
         """The (key, value) nodes of a dict or a dict-like object."""
         for item in self.items or ():
