@@ -90,6 +90,10 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[bool, typer.Option("--allow-nonfinite", help="Pass NaN and infinity through where channels are copied.")],
         False,
     ),
+    "follow_links": (
+        Annotated[bool, typer.Option("--follow-links", help="Read data files through links that leave the model's folder.")],
+        False,
+    ),
     "strict": (
         Annotated[bool, typer.Option("--strict", help="Refuse pickles that name what torch's weights-only loading would not.")],
         False,

@@ -6,7 +6,7 @@ A message is one line, `FILE: WHERE: what is wrong, at byte N`; candidates and a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 LONGEST_NAME = 200
 MOST_CANDIDATES = 10
@@ -31,6 +31,14 @@ class Candidate(NamedTuple):
     why_not: str = ""
 
 
+class Excess(NamedTuple):
+    """What a file asks for and is not given: the most is `limit`, it wants `actual`."""
+
+    what: str
+    limit: int
+    actual: int
+
+
 class ChkptChannelsError(Exception):
     """The base of every error this package raises on purpose."""
 
@@ -46,29 +54,23 @@ class ChkptChannelsError(Exception):
         at: int | None = None,
         candidates: Sequence[Candidate] = (),
         hint: str = "",
+        excess: Excess | None = None,
     ) -> None:
         super().__init__(what)
         self.what, self.file, self.where, self.at = what, file, where, at
-        self.candidates, self.hint = tuple(candidates), hint
+        self.candidates, self.hint, self.excess = tuple(candidates), hint, excess
 
     def __str__(self) -> str:
         parts = [printable(part, limit) for part, limit in ((self.file, 4096), (self.where, LONGEST_NAME)) if part]
         return ": ".join([*parts, self.what]) + (f", at byte {self.at}" if self.at is not None else "")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.what, self.file, self.where, self.at, self.candidates, self.hint))
+        fields = ("file", "where", "at", "candidates", "hint", "excess")
+        return (_rebuild, (type(self), self.what, {name: getattr(self, name) for name in fields}))
 
 
-def _rebuild(
-    kind: type[ChkptChannelsError],
-    what: str,
-    file: str,
-    where: str,
-    at: int | None,
-    candidates: tuple[Candidate, ...],
-    hint: str,
-) -> ChkptChannelsError:
-    return kind(what, file=file, where=where, at=at, candidates=candidates, hint=hint)
+def _rebuild(kind: type[ChkptChannelsError], what: str, fields: dict[str, Any]) -> ChkptChannelsError:
+    return kind(what, **fields)
 
 
 class UsageError(ChkptChannelsError):
@@ -126,6 +128,17 @@ class Place(NamedTuple):
     def damaged(self, what: str, at: int | None = None, hint: str = "") -> DamagedError:
         """The error for content that contradicts its format; `at` is a byte of the file."""
         return DamagedError(what, file=self.file, where=self.where, at=at, hint=hint)
+
+    def within(self, what: str, actual: int, limit: int, at: int | None = None) -> None:
+        """Raise DamagedError where a file asks for more than `limit` of something: before anything of that size is made."""
+        if actual > limit:
+            raise DamagedError(
+                f"has {actual} {what}; {limit} are the most",
+                file=self.file,
+                where=self.where,
+                at=at,
+                excess=Excess(what, limit, actual),
+            )
 
     def unsupported(self, what: str, hint: str = "") -> UnsupportedError:
         """The error for sound content that is not converted."""

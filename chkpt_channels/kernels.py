@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .dtypes import BY_NAME, rounded
 from .layout import Layout
+from .limits import LIMITS
 from .mixing import Mixing
 from .model import Checkpoint, FirstConv, Notice, TensorEdit
 from .reparameterised import PLAIN, Form
@@ -46,6 +47,9 @@ def mixed(checkpoint: Checkpoint, kernel: KernelChange, *, allow_nonfinite: bool
     conv, layout, rule = kernel.conv, kernel.layout, kernel.mixing
     place = checkpoint.source.place.inside(conv.tensor.name)
     old = values(checkpoint, conv)
+    size = prod(kernel.shape) * conv.tensor.dtype.bits // 8
+    if size > LIMITS.edited_tensor_bytes:
+        raise place.unsupported(f"its new kernel has {size} bytes; {LIMITS.edited_tensor_bytes} are the most")
     bad = first_not_finite(old, layout)
     if bad is not None and not allow_nonfinite:
         raise place.unsupported(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -16,6 +17,7 @@ from . import ahead, quantisation
 from .dtypes import DType
 from .errors import Place, UsageError
 from .layout import Layout
+from .limits import LIMITS
 from .quantisation import Quantiser
 from .source import Source
 from .splice import Check, Progress, Splice, apply
@@ -148,6 +150,8 @@ class Checkpoint(ABC):
         self.optimizer_entries: tuple[OptimizerEntry, ...] = ()
         self.warnings: list[Notice] = []
         self.globals: tuple[str, ...] = ()
+        self.follows_links = False
+        """Whether files that go with this one may be reached through links that leave its folder."""
 
     @property
     def torch(self) -> bool:
@@ -170,6 +174,8 @@ class Checkpoint(ABC):
         from .dtypes import numpy_dtype
 
         tensor = self.tensors[name]
+        size = (prod(tensor.shape) * tensor.dtype.bits + 7) // 8
+        self.source.place.inside(name).within("bytes in one tensor", size, LIMITS.edited_tensor_bytes)
         return np.frombuffer(b"".join(self.chunks(name)), numpy_dtype(tensor.dtype)).reshape(tensor.shape)
 
     def first_convs(self) -> Sequence[FirstConv]:

@@ -37,6 +37,7 @@ class Words(TypedDict, total=False):
     strict          refuse pickles that name what torch's weights-only loading would not
     set_hparams     set the number of channels in a training script's hyper-parameters too
     allow_nonfinite  pass NaN and infinity through in channels that are copied
+    follow_links    read files of external data through links that leave the model's folder
     """
 
     luma: str | Sequence[float] | None
@@ -59,6 +60,7 @@ class Words(TypedDict, total=False):
     strict: bool
     set_hparams: bool
     allow_nonfinite: bool
+    follow_links: bool
 
 
 class Beside(NamedTuple):
@@ -82,6 +84,7 @@ class Options(NamedTuple):
     allow_nonfinite: bool = False
     inputs: tuple[str, ...] = ()
     set_hparams: bool = False
+    follow_links: bool = False
     beside: Beside = Beside()
 
     @property
@@ -125,6 +128,7 @@ def make(
     strict: bool = False,
     set_hparams: bool = False,
     allow_nonfinite: bool = False,
+    follow_links: bool = False,
 ) -> Options:
     """The words of `Words` as Options; `to` is the target, None where another option or another file tells it. Raises
     UsageError for words that mean nothing, SystemProblem for a matrix that cannot be read."""
@@ -156,6 +160,7 @@ def make(
         allow_nonfinite,
         tuple(inputs),
         set_hparams,
+        follow_links,
     ).checked()
 
 
@@ -184,6 +189,7 @@ def words(options: Options) -> dict[str, Any]:
         "strict": options.strict,
         "set_hparams": options.set_hparams,
         "allow_nonfinite": options.allow_nonfinite,
+        "follow_links": options.follow_links,
     }
     usual = {"method": "auto", "channel_order": "rgb", "input_range": 1.0, "optimizer": "reset"}
     return {name: value for name, value in spelled.items() if value and value != usual.get(name)}

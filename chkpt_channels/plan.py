@@ -38,7 +38,7 @@ class Plan(NamedTuple):
 def make(checkpoint: Checkpoint, options: Options) -> Plan:
     """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError for what cannot be meant."""
     place, options = checkpoint.source.place, options.checked()
-    to = options.to
+    to, checkpoint.follows_links = options.to, options.follow_links
     if checkpoint.globals and options.strict:
         raise place.unsupported(f"its pickle names {_listing(checkpoint.globals)}, which --strict refuses")
     finding = selection.select(checkpoint, options)

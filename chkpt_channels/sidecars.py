@@ -206,8 +206,8 @@ def fed_by(sidecar: Sidecar, *, strict: bool = True) -> Iterator[tuple[tuple[flo
 
 
 def resolved(options: Options, path: Path) -> Options:
-    """The options with what stands beside the weights, or in their folder: evidence for the first convs, and `--norm auto`. Raises
-    UnsupportedError where that is asked for and nothing says it."""
+    """The options with what stands beside the weights, or in their folder: evidence for the first convs, and `--norm auto`.
+    Raises UnsupportedError where that is asked for and nothing says it."""
     sidecars = beside(path if path.is_dir() else path.parent, strict=options.norm.name == AUTO)
     options = options._replace(beside=evidence(sidecars))
     if options.norm.name != AUTO:

@@ -173,10 +173,11 @@ def one_conv(more: Mapping[str, Any] | None = None, **storages: bytes) -> bytes:
 
 
 def torch_legacy(root: Any, storages: Mapping[str, bytes], *, keys: Any = None, counts: Mapping[str, int] | None = None) -> bytes:
-    """A file as torch wrote it before 1.6; `keys` and `counts` overrule the truth."""
+    """A file as torch wrote it before 1.6: `root` is a value for `pickled`, or a pickle; `keys`, `counts` overrule the truth."""
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     listed = list(storages) if keys is None else keys
-    head = b"".join(map(pickled, (Raw(pickle.dumps(LEGACY_MAGIC, 2)[2:-1]), 1001, system, root, listed)))
+    head = b"".join(map(pickled, (Raw(pickle.dumps(LEGACY_MAGIC, 2)[2:-1]), 1001, system)))
+    head += (root if isinstance(root, bytes) else pickled(root)) + pickled(listed)
     counted = {key: len(data) // 4 for key, data in storages.items()} | dict(counts or {})
     return head + b"".join(struct.pack("<q", counted[key]) + data for key, data in storages.items())
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from chkpt_channels.source import Source
+
+KINDS = ("unexpected exit", "traceback", "hang", "leftover", "changed input", "marker", "memory", "mode", "message")
+"""How a row of test_hostile.py can break a promise: what each problem begins with."""
 
 try:
     from hypothesis import HealthCheck, settings
@@ -18,6 +22,26 @@ else:
     ignored = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
     settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=ignored)
     settings.load_profile("steady")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of hostile files: rows tried and passed per format, and how often each promise was broken."""
+    rows = [
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "hostile" and report.when == "call"
+    ]
+    if not rows:
+        return
+    tried, passed = (Counter(form for form, found in rows if all_ or not found) for all_ in (True, False))
+    broken = Counter(problem.partition(":")[0] for _, found in rows for problem in found)
+    terminalreporter.section("hostile files")
+    for form in sorted(tried):
+        terminalreporter.write_line(f"{form:14} {tried[form]:4} tried {passed[form]:4} passed")
+    terminalreporter.write_line(f"{'all':14} {len(rows):4} tried {passed.total():4} passed")
+    terminalreporter.write_line(", ".join(f"{broken[kind]} {kind}" for kind in KINDS))
 
 
 @pytest.fixture

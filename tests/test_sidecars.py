@@ -58,16 +58,16 @@ def test_what_is_asked_of_the_new_pipeline_stays(tmp_path: Path):
         ({CONFIG: []}, UnsupportedError, "says mean and std"),
         ({CONFIG: {"mean": [[0.5]], "std": [1]}}, UnsupportedError, "says mean and std"),
         ({CONFIG: {"mean": [True] * 3, "std": STD}}, UnsupportedError, "says mean and std"),
-        ({CONFIG: '{"mean": [NaN, 0, 0], "std": [1, 1, 1]}'}, DamagedError, "is no JSON"),
-        ({CONFIG: {"mean": [10**400], "std": [1]}}, DamagedError, "a number of 401 digits"),
+        ({CONFIG: '{"mean": [NaN, 0, 0], "std": [1, 1, 1]}'}, DamagedError, "no JSON number"),
+        ({CONFIG: {"mean": [10**400], "std": [1]}}, DamagedError, "no JSON number"),
         ({CONFIG: {"mean": MEAN, "std": [0.1, 0, 0.1]}}, UnsupportedError, "std is not positive"),
         ({PROCESSOR: {**IMAGES, "do_normalize": False}}, UnsupportedError, "do_normalize is off"),
         ({PROCESSOR: {**IMAGES, "do_rescale": False}}, UnsupportedError, "do_rescale is off"),
         ({PROCESSOR: {**IMAGES, "do_flip_channel_order": True}}, UnsupportedError, "do_flip_channel_order is on"),
         ({PROCESSOR: {**IMAGES, "rescale_factor": 1 / 127.5}}, UnsupportedError, "rescale_factor is not 1/255"),
-        ({PROCESSOR: '{"image_mean": 0, "image_std": 1, "rescale_factor": NaN}'}, DamagedError, "is no JSON"),
+        ({PROCESSOR: '{"image_mean": 0, "image_std": 1, "rescale_factor": NaN}'}, DamagedError, "no JSON number"),
         ({CONFIG: "{"}, DamagedError, "is no JSON"),
-        ({CONFIG: "[" * 100_000}, DamagedError, "is nested more than"),
+        ({CONFIG: "[" * 100_000}, DamagedError, "nested too deeply"),
         ({CONFIG: " " * (LIMITS.sidecar_bytes + 1)}, DamagedError, "is longer than"),
     ],
 )
@@ -78,7 +78,7 @@ def test_what_is_refused(documents: dict[str, Any], kind: type[ChkptChannelsErro
 
 def test_a_config_that_is_no_text(tmp_path: Path):
     (tmp_path / CONFIG).write_bytes(b"\xff\xfe{}")
-    with pytest.raises(DamagedError, match="is no UTF-8"):
+    with pytest.raises(DamagedError, match="is not UTF-8"):
         resolved(AUTO, tmp_path / "a.pth")
 
 

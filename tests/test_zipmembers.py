@@ -199,7 +199,7 @@ def feed(check: zipmembers.Check, data: bytes) -> None:
 
 def test_a_bomb_is_refused_by_its_declared_size_before_it_is_inflated(source: Callable[..., Source]):
     archive = Archive(source(zipped(deflated(DEFLATED, 1 << 31))))
-    with pytest.raises(DamagedError, match="holds 2147483648 bytes, more than the 1000"):
+    with pytest.raises(DamagedError, match="has 2147483648 bytes; 1000 are the most"):
         archive.read("a", 1000)
 
 
@@ -209,6 +209,18 @@ def test_a_bomb_that_lies_is_inflated_to_its_declared_size_only(source: Callable
     archive = Archive(source(zipped(deflated(bomb, 10))))
     with pytest.raises(DamagedError, match=r"inflates to more than its 10 bytes"):
         list(archive.chunks("a"))
+
+
+@pytest.mark.parametrize("behind", [0, 1, 250])
+def test_content_that_ends_just_behind_a_full_piece(behind: int, source: Callable[..., Source], monkeypatch: pytest.MonkeyPatch):
+    """zlib then has taken all input and still keeps some output back."""
+    monkeypatch.setattr(zipmembers, "CHUNK", 1 << 12)
+    content = b"\0" * ((1 << 12) + behind)
+    packer = zlib.compressobj(9, wbits=-15)
+    member = deflated(packer.compress(content) + packer.flush(), len(content), crc=zlib.crc32(content))
+    archive = Archive(source(zipped(member)))
+    assert archive.read("a") == content
+    feed(archive.checks()[0], member.data)
 
 
 def test_an_archive_without_checksums_says_so(source: Callable[..., Source]):

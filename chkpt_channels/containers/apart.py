@@ -16,9 +16,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from ..errors import ChkptChannelsError, DamagedError, Place, SystemProblem, UnsupportedError
+from ..errors import ChkptChannelsError, DamagedError, Excess, Place, SystemProblem, UnsupportedError
 from ..limits import LIMITS
 
 FRAME = struct.Struct("<cQ")
@@ -130,9 +130,10 @@ def _read(reading: int, size: int, place: Place) -> bytes:
 
 def _told(error: BaseException) -> bytes:
     """An error as it goes through the pipe."""
-    told: dict[str, str | int | None] = {"kind": type(error).__name__, "what": str(error)}
+    told: dict[str, Any] = {"kind": type(error).__name__, "what": str(error)}
     if isinstance(error, ChkptChannelsError):
         told |= {"what": error.what, "file": error.file, "where": error.where, "hint": error.hint, "at": error.at}
+        told["excess"] = error.excess
     return json.dumps(told).encode()
 
 
@@ -140,4 +141,6 @@ def _error(told: bytes) -> BaseException:
     fields = json.loads(told)
     kinds = {kind.__name__: kind for kind in (DamagedError, SystemProblem, UnsupportedError)}
     kind, what = fields.pop("kind"), fields.pop("what")
+    if fields.get("excess"):
+        fields["excess"] = Excess(*fields["excess"])
     return kinds[kind](what, **fields) if kind in kinds else RuntimeError(f"{kind}: {what}")

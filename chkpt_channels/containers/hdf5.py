@@ -144,10 +144,11 @@ class Hdf5:
         place = self.place.inside(path)
         if kind not in (_HARD, _SOFT):
             return place.damaged("is a link into another file" if kind == _EXTERNAL else f"is a link of the unknown kind {kind}")
-        if path.count("/") > LIMITS.name_depth:
-            return place.damaged(f"is nested more than {LIMITS.name_depth} groups deep")
-        if count > LIMITS.hdf5_objects:
-            return place.damaged(f"is more than the {LIMITS.hdf5_objects} objects that are read")
+        try:
+            place.within("groups around it", path.count("/"), LIMITS.name_depth)
+            self.place.within("objects", count, LIMITS.hdf5_objects)
+        except DamagedError as error:
+            return error
         return None
 
     def _check_soft(self, root: Any, name: bytes) -> None:

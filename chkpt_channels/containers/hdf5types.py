@@ -105,8 +105,7 @@ def check_filters(opened: Any, place: Place) -> None:
         if code not in _KNOWN_FILTERS or not h5py.h5z.filter_avail(code):
             raise place.unsupported(f"is packed by filter {code} ({name.decode('ascii', 'replace')}), which is not built in")
     chunk = made.get_chunk() if made.get_layout() == h5py.h5d.CHUNKED else ()
-    if prod(chunk) * opened.get_type().get_size() > LIMITS.hdf5_chunk_bytes:
-        raise place.damaged(f"its chunks of {list(chunk)} are too large to be unpacked")
+    place.within("bytes in a chunk", prod(chunk) * opened.get_type().get_size(), LIMITS.hdf5_chunk_bytes)
 
 
 def elements(opened: Any, dtype: str, shape: tuple[int, ...], itemsize: int) -> Iterator[bytes]:

@@ -1,6 +1,6 @@
 """JSON that is edited in place: every value knows the text that spells it, and all other text stays.
 
-Read strictly: no key twice, no NaN, no lone surrogate, no depth that only an attack needs. Source: RFC 8259.
+Source: RFC 8259. What is not strictly that is refused (strictjson).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import Place
-from ..limits import LIMITS
 from ..splice import spliced
+from ..strictjson import loads
 
 Path = tuple[str | int, ...]
 
@@ -44,89 +44,52 @@ class Json:
     """A document. Raises DamagedError for what is no strict JSON."""
 
     def __init__(self, raw: bytes, place: Place) -> None:
-        self.place = place
+        loads(raw, place, 0)  # from here on it is known to be sound
+        self.place, self.text, self._at = place, raw.decode("utf-8"), 0
         try:
-            self.text = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise place.damaged("is no UTF-8 text", at=error.start) from None
-        self._at = 0
-        self.root = self._read(0)
-        if self.text[self._at :].strip(_SPACE):
-            raise place.damaged("goes on behind its JSON", at=self._at)
+            self.root = self._read()
+        except RecursionError:
+            raise place.damaged("its JSON is nested too deeply") from None
 
-    def _next(self) -> re.Match[str]:
+    def _next(self) -> tuple[str, str, int]:
+        """The next token: its kind, its text, and where it begins."""
         found = _TOKEN.match(self.text, self._at)
-        if found is None:
-            raise self.place.damaged("is no JSON", at=len(self.text[: self._at].encode()))
+        kind = found.lastgroup if found else None
+        if found is None or kind is None:
+            raise self.place.damaged("is no JSON", at=self._at)
         self._at = found.end()
-        return found
+        return kind, found[kind], found.start(kind)
 
-    def _read(self, depth: int) -> Value:
-        token = self._next()
-        kind, text = token.lastgroup, token[token.lastgroup or 0]
-        start = token.end() - len(text)
-        if kind == "text":
-            return Value(self._text(text), start, self._at)
-        if kind == "number":
-            if len(text) > LIMITS.json_digits:
-                raise self.place.damaged(f"holds a number of {len(text)} digits", at=start)
+    def _read(self) -> Value:
+        kind, text, start = self._next()
+        if kind != "mark":
             return Value(json.loads(text), start, self._at)
-        if kind == "word":
-            return Value({"true": True, "false": False, "null": None}[text], start, self._at)
-        if depth > LIMITS.json_depth:
-            raise self.place.damaged(f"is nested more than {LIMITS.json_depth} levels deep", at=start)
         if text == "[":
-            return Value(list(self._items(depth)), start, self._at)
-        if text == "{":
-            pairs = list(self._pairs(depth))
-            keys = {key: span for key, span, _ in pairs}
-            if len(keys) != len(pairs):
-                twice = next(key for i, (key, _, _) in enumerate(pairs) if any(key == k for k, _, _ in pairs[:i]))
-                raise self.place.inside(twice).damaged("stands twice in one object", at=start)
-            return Value({key: value for key, _, value in pairs}, start, self._at, keys)
-        raise self.place.damaged(f"holds {text!r} where a value should stand", at=start)
+            return Value(list(self._items()), start, self._at)
+        pairs = list(self._pairs())
+        return Value({key: value for key, _, value in pairs}, start, self._at, {key: span for key, span, _ in pairs})
 
-    def _items(self, depth: int) -> Iterator[Value]:
-        if self._ends("]"):
-            return
-        while True:
-            yield self._read(depth + 1)
-            if self._mark("]"):
-                return
+    def _items(self) -> Iterator[Value]:
+        if not self._ends("]"):
+            yield self._read()
+            while self._next()[1] == ",":
+                yield self._read()
 
-    def _pairs(self, depth: int) -> Iterator[tuple[str, tuple[int, int], Value]]:
-        if self._ends("}"):
-            return
-        while True:
-            token = self._next()
-            if token.lastgroup != "text":
-                raise self.place.damaged("holds a key that is no text", at=token.start())
-            span = token.start("text"), token.end()
-            if self._next()["mark"] != ":":
-                raise self.place.damaged("holds a key without a value", at=token.start())
-            yield self._text(token["text"]), span, self._read(depth + 1)
-            if self._mark("}"):
-                return
+    def _pairs(self) -> Iterator[tuple[str, tuple[int, int], Value]]:
+        more = not self._ends("}")
+        while more:
+            _, text, start = self._next()
+            span = start, self._at
+            self._next()  # the colon
+            yield json.loads(text), span, self._read()
+            more = self._next()[1] == ","
 
     def _ends(self, closing: str) -> bool:
-        found = _TOKEN.match(self.text, self._at)
-        if found is not None and found["mark"] == closing:
-            self._at = found.end()
+        before = self._at
+        if self._next()[1] == closing:
             return True
+        self._at = before
         return False
-
-    def _mark(self, closing: str) -> bool:
-        """Whether the object or the list ends here; otherwise a comma follows."""
-        token = self._next()
-        if token["mark"] not in (closing, ","):
-            raise self.place.damaged(f"misses a {closing!r} or a comma", at=token.start())
-        return token["mark"] == closing
-
-    def _text(self, token: str) -> str:
-        text: str = json.loads(token)
-        if any("\ud800" <= c <= "\udfff" for c in text):
-            raise self.place.damaged("holds half of a surrogate pair, which is no text", at=self._at)
-        return text
 
     def walk(self) -> Iterator[tuple[Path, Value]]:
         """Every value with its path, from the outside in."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..errors import Place
+from ..limits import LIMITS
 
 
 class Kind:
@@ -51,6 +52,14 @@ class Node:
         """The elements of a tuple, list or set, those appended later included; none of anything else."""
         spelled = self.value or () if self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET) else ()
         return spelled if self.items is None else [*spelled, *(item[0] for item in self.items)]
+
+    @property
+    def inner(self) -> list[Node]:
+        """Every node that this one is made of or was given, whatever it is."""
+        found = [*self.value] if self.value and self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET, Kind.CALL) else []
+        for item in self.items or ():
+            found += item
+        return found if self.state is None else [*found, self.state]
 
     def entries(self) -> Iterator[tuple[Node, Node]]:
         """The (key, value) nodes of a dict or a dict-like object."""
@@ -134,7 +143,7 @@ class _Machine:
     def run(self) -> Node:
         """Run to STOP; the one value left on the stack."""
         data, size, operations = self.data, len(self.data), _OPERATIONS
-        while True:
+        for _ in range(LIMITS.pickle_opcodes):
             start = self.at
             if start >= size:
                 raise OutOfData
@@ -149,6 +158,8 @@ class _Machine:
                 operation(self, start)
             except (IndexError, struct.error):
                 raise self.damaged("the pickle's stack runs empty", start) from None
+        else:
+            self.place.within("opcodes, or more", LIMITS.pickle_opcodes + 1, LIMITS.pickle_opcodes, at=self.at + self.base)
         if len(self.stack) != 1 or self.marks:
             raise self.damaged("the pickle ends with other than one value", start)
         return self.stack[0]

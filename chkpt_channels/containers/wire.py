@@ -16,12 +16,12 @@ from functools import partial
 from typing import NamedTuple
 
 from ..errors import Place
+from ..limits import LIMITS
 from ..source import Source
 from ..splice import Splice
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 WINDOW = 1 << 16
-DEEPEST = 64
 
 
 class Reader:
@@ -30,6 +30,7 @@ class Reader:
     def __init__(self, source: Source) -> None:
         self.source, self.place = source, source.place
         self._start, self._window = 0, b""
+        self.count = 0  # of all fields that were read
 
     def bytes(self, start: int, stop: int) -> bytes:
         """The bytes [start, stop)."""
@@ -69,8 +70,7 @@ class Message:
         self.depth: int = outer.depth + 1 if outer else 0
         self._fields: dict[int, list[Field]] | None = None
         self._messages: dict[Field, Message] = {}
-        if self.depth > DEEPEST:
-            raise reader.place.damaged(f"messages are nested more than {DEEPEST} deep", at=start)
+        reader.place.within("messages around one another", self.depth, LIMITS.protobuf_depth, at=start)
 
     @property
     def fields(self) -> dict[int, list[Field]]:
@@ -79,6 +79,8 @@ class Message:
             self._fields = defaultdict(list)
             for field in _fields(self.reader, self.start, self.stop):
                 self._fields[field.number].append(field)
+                self.reader.count += 1
+                self.reader.place.within("fields", self.reader.count, LIMITS.protobuf_fields, at=field.start)
         return self._fields
 
     def in_order(self) -> list[Field]:
@@ -105,11 +107,15 @@ class Message:
     def text(self, number: int) -> str:
         """A text field, empty where it is missing."""
         field = self.last(number)
-        return self.raw(field).decode("utf-8", "backslashreplace") if field else ""
+        return self._text(field) if field else ""
 
     def texts(self, number: int) -> list[str]:
         """All text fields of this number."""
-        return [self.raw(field).decode("utf-8", "backslashreplace") for field in self.fields.get(number, ())]
+        return [self._text(field) for field in self.fields.get(number, ())]
+
+    def _text(self, field: Field) -> str:
+        self.reader.place.within("bytes in a name", field.stop - field.value, LIMITS.protobuf_text_bytes, at=field.start)
+        return self.raw(field).decode("utf-8", "backslashreplace")
 
     def raw(self, field: Field) -> bytes:
         """The content of a length-delimited field."""

@@ -113,10 +113,7 @@ class Archive:
     def read(self, name: str, limit: int = LIMITS.pickle_bytes) -> bytes:
         """A whole member, its CRC checked. Raises DamagedError above `limit` bytes."""
         member = self.members[name]
-        if member.size > limit:
-            raise self.place.inside(name).damaged(
-                f"holds {member.size} bytes, more than the {limit} that are read", at=member.start
-            )
+        self.place.inside(name).within("bytes", member.size, limit, at=member.start)
         return b"".join(self.chunks(name))
 
     def checks(self) -> list[Check]:
@@ -152,12 +149,13 @@ class _Content:
         """The content behind `packed`, in bounded pieces, and never more than the size that was declared."""
         if self._inflater is None:
             raise TypeError(f"{self._member.name} is not deflated")
-        while packed or self._inflater.unconsumed_tail:
+        full = False  # a piece that is full may leave some output inside zlib though all input is taken
+        while packed or self._inflater.unconsumed_tail or full:
             try:
                 piece = self._inflater.decompress(packed or self._inflater.unconsumed_tail, CHUNK)
             except zlib.error as error:
                 raise self._place.damaged(f"does not inflate: {error}", at=self._member.data) from error
-            packed = b""
+            packed, full = b"", len(piece) == CHUNK
             self._size += len(piece)
             if self._size > self._member.size or self._inflater.unused_data:
                 raise self._place.damaged(f"inflates to more than its {self._member.size} bytes", at=self._member.data)
@@ -213,8 +211,8 @@ def _find_directory(source: Source) -> tuple[tuple[int, int], bytes, int]:
         raise place.damaged("says that it is one part of a zip archive on several disks", at=at)
     if comment or cd_start + cd_size != end_start:
         raise place.damaged("its central directory does not end where the end record begins", at=end_start)
-    if cd_size > LIMITS.zip_directory_bytes:
-        raise place.damaged(f"its central directory of {cd_size} bytes is too large", at=end_start)
+    place.within("bytes of central directory", cd_size, LIMITS.zip_directory_bytes, at=end_start)
+    place.within("members", total, LIMITS.zip_members, at=end_start)
     return (cd_start, end_start), source.read(end_start, size), total
 
 

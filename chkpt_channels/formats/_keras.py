@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .. import lazy
+from .. import lazy, strictjson
 from ..dtypes import BY_NAME
 from ..layout import Layout
 from ..model import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, Tensor
@@ -56,9 +55,7 @@ class KerasCheckpoint(Checkpoint):
         """Read the configuration. Raises DamagedError where it is none."""
         place = self.source.place.inside(self.document)
         try:
-            self.model, self._text = _keras_config.parse(json.loads(text)), text
-        except RecursionError:
-            raise place.damaged("is nested too deeply") from None
+            self.model, self._text = _keras_config.parse(strictjson.loads(text.encode("utf-8", "surrogatepass"), place)), text
         except _PROBLEMS as error:
             raise place.damaged(f"is no configuration of a Keras model: {error}") from error
         if '"Lambda"' in text or '"__lambda__"' in text:

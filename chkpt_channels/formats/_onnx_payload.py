@@ -47,6 +47,9 @@ def payload(weight: Weight, place: Place, folder: Path) -> Payload:
             have = raw[-1].stop - raw[-1].value
             raise place.damaged(f"holds {have} bytes, its shape needs {weight.size}", at=raw[-1].value)
         return Payload(raw[-1])
+    if weight.dtype.name in ("F32", "F64") and sum(f.stop - f.value for f in fields) not in (0, weight.size):
+        have = sum(f.stop - f.value for f in fields)
+        raise place.damaged(f"holds {have} bytes, its shape needs {weight.size}", at=fields[0].start)
     if not fields and weight.size:
         raise place.damaged("has no elements", at=weight.message.start)
     return Payload(fields[0] if fields else None)
@@ -59,7 +62,7 @@ def _external(weight: Weight, place: Place, folder: Path) -> Payload:
         raise place.damaged("its external location is given twice", at=weight.message.start)
     found = weight.external()
     location = found.get("location", "")
-    if not location or location.startswith(("/", "\\")) or ".." in location.replace("\\", "/").split("/"):
+    if not location or "\0" in location or location.startswith(("/", "\\")) or ".." in location.replace("\\", "/").split("/"):
         raise place.damaged(f"its external location {location!r} leaves the model's folder", at=weight.message.start)
     try:
         start = int(found.get("offset", "0"))

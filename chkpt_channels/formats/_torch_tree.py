@@ -178,13 +178,17 @@ class TorchObject:
         if self._prefix:
             todo = [Link(todo[0], self._prefix, False, self.tree.root)]
         seen: set[Node] = set()
+        deep: list[Node] = []
         while todo:
             link = todo.pop()
             node = link.node.target
+            if link.depth > LIMITS.name_depth:
+                deep.append(node)
+                continue
             if node.kind is Kind.CALL and (view := self._view(node)):
                 self._name(link, view)
                 continue
-            if node.kind is Kind.INT and link.segment in CHANNEL_NAMES and link.depth <= LIMITS.name_depth:
+            if node.kind is Kind.INT and link.segment in CHANNEL_NAMES:
                 self.counts.setdefault(link.path()[0], link)
             if node in seen:
                 continue
@@ -194,10 +198,19 @@ class TorchObject:
             except _Twice as error:
                 raise self.place.inside(str(error)).unsupported("the name stands twice in the file") from None
             self._find_optimizer(link, node)
+        self._refuse_tensors(deep, seen)
+
+    def _refuse_tensors(self, todo: list[Node], seen: set[Node]) -> None:
+        """Below the deepest names: what is there is copied, unless it is a tensor, whose name could not be told."""
+        while todo:
+            node = todo.pop().target
+            if node.kind is Kind.CALL and self._view(node):
+                raise self.place.unsupported(f"a tensor stands more than {LIMITS.name_depth} levels deep, where none are read")
+            if node not in seen:
+                seen.add(node)
+                todo += node.inner
 
     def _name(self, link: Link, view: View) -> None:
-        if link.depth > LIMITS.name_depth:
-            raise self.place.unsupported(f"a tensor stands {link.depth} levels deep; {LIMITS.name_depth} are read")
         name, group = link.path()
         if name in self.views:
             raise self.place.inside(name).unsupported("the name stands twice in the file")
@@ -268,7 +281,7 @@ class TorchObject:
         if (state := node.lookup("state")) is None or node.lookup("param_groups") is None:
             return
         items = [item for item in state.target.items or () if len(item) == 2 and item[0] in self.tree.pair_stops]
-        path = link.path()[0] if items and link.depth <= LIMITS.name_depth else ""
+        path = link.path()[0] if items else ""
         for key, value in items:
             slots = {str(k.value): v for k, v in value.target.entries() if k.kind is Kind.TEXT}
             where = "/".join(filter(None, [path, "state", _segment(key.target)]))

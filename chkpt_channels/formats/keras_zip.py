@@ -43,11 +43,11 @@ class KerasZip(KerasCheckpoint):
 
     @classmethod
     def sniff(cls, source: Source) -> bool:
-        """A zip whose directory names a configuration and weights."""
+        """A zip whose directory names a configuration, and weights or what else belongs to it."""
         if source.size < 4 or source.read(0, 4) != b"PK\x03\x04":
             return False
         tail = source.read(max(0, source.size - TAIL), source.size)
-        return cls.document.encode() in tail and WEIGHTS.encode() in tail
+        return cls.document.encode() in tail and (WEIGHTS.encode() in tail or b"metadata.json" in tail)
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
@@ -55,6 +55,8 @@ class KerasZip(KerasCheckpoint):
         for name in (self.document, WEIGHTS):
             if name not in self._archive.members:
                 raise source.place.inside(name).damaged("is missing from the archive")
+        if not self._archive.has_crcs:
+            raise source.place.damaged("was written without checksums, and so Keras cannot load it")
         self._member = self._archive.members[WEIGHTS]
         self._packed = self._member.method != zipmembers.STORED
         self.file = self._open_weights()
@@ -66,9 +68,9 @@ class KerasZip(KerasCheckpoint):
         place = self.source.place.inside(WEIGHTS)
         if not self._packed:
             return hdf5.Hdf5(self.source, place, self._member.data, self._member.size)
-        if self._member.size > LIMITS.pickle_bytes:
+        if self._member.size > LIMITS.inflated_bytes:
             raise place.unsupported(
-                f"is deflated and larger than {LIMITS.pickle_bytes >> 20} MiB", hint="zip it without compression"
+                f"is deflated and larger than {LIMITS.inflated_bytes >> 20} MiB", hint="zip it without compression"
             )
         import tempfile
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import lazy
-from ..errors import Place, UsageError
+from ..errors import UsageError
 from ..model import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, Tensor, TensorEdit
 from ..quantisation import Quantiser
 from ..source import Source
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from . import (
+        _onnx_beside,
         _onnx_border,
         _onnx_edits,
         _onnx_flow,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         _onnx_schema,
     )
 else:
+    _onnx_beside = lazy.module("._onnx_beside", __package__)
     _onnx_border = lazy.module("._onnx_border", __package__)
     _onnx_edits = lazy.module("._onnx_edits", __package__)
     _onnx_images = lazy.module("._onnx_images", __package__)
@@ -82,6 +84,8 @@ class Onnx(Checkpoint):
         for weight in self.model.weights.values():
             self._payloads[weight.name] = _onnx_payload.payload(weight, source.place, self._folder)
             self.tensors[weight.name] = Tensor(weight.name, weight.dtype, weight.shape)
+        if not source.made_here:  # the files that go with what was made are published with it
+            _onnx_beside.check(self.model.weights, self._payloads)
         if self.model.graph.fields.get(_onnx_schema.GRAPH_SPARSE):
             self.warnings.append(Notice("sparse", "sparse initializers are copied as they are"))
 
@@ -96,17 +100,20 @@ class Onnx(Checkpoint):
 
     def _where(self, weight: _onnx_model.Weight, found: _onnx_payload.Payload) -> tuple[Source | None, int, int]:
         if found.path is not None:
-            other = self._others.get(found.path)
-            if other is None:
-                other = self._others[found.path] = open_beside(self.source.place, found.path, self._folder)
-            if found.stop > other.size:
-                raise other.place.inside(weight.name).damaged(
-                    f"ends at {other.size}, before its {weight.size} bytes", at=found.start
-                )
-            return other, found.start, found.stop
+            return self._beside(found.path), found.start, found.stop
         if found.field is not None and found.field.number == 9:
             return self.source, found.field.value, found.field.stop
         return None, 0, 0
+
+    def _beside(self, path: Path) -> Source:
+        if path not in self._others:
+            self._check_link(path)
+            self._others[path] = Source(path)
+        return self._others[path]
+
+    def _check_link(self, path: Path) -> None:
+        if not self.follows_links:
+            _onnx_beside.check_link(self.source.place, path, self._folder)
 
     def load_weight(self, weight: _onnx_model.Weight) -> NDArray[Any]:
         """A stored tensor as an array."""
@@ -218,6 +225,10 @@ class Onnx(Checkpoint):
 
     def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
         names = list(_onnx_edits.locations(self.model))
+        for weight in self.model.weights.values():
+            if (beside := self._payloads[weight.name].path) is not None:
+                self._check_link(beside)
+                _onnx_beside.check_sum(beside, weight)
         if not edited:
             return {} if path.parent.resolve() == self._folder.resolve() else {name: name for name in names}
         if len(names) == 1:
@@ -263,21 +274,22 @@ def _listed(path: _onnx_path.ImagePath) -> str:
 
 
 def _top_fields_look_right(source: Source) -> bool:
-    """Walk the top-level fields: known numbers of a ModelProto with their wire types, one of them the graph."""
-    at = 0
+    """Walk the top-level fields: known numbers of a ModelProto with their wire types, one of them the graph. The last one may
+    be cut off."""
+    at, has_graph = 0, False
     while at < source.size:
         head = source.read(at, min(at + 20, source.size))
         tag, length = _peek(head)
         if _WIRES.get(tag >> 3, tag & 7) != tag & 7 or not tag >> 3 or not length:
             return False
-        if tag >> 3 == GRAPH:
-            return True
-        value, more = _peek(head[length:])
+        has_graph |= tag >> 3 == GRAPH
+        value, more = _FIXED.get(tag & 7) or _peek(head[length:])
         at += length + more + (value if tag & 7 == BYTES else 0)
-    return False
+    return has_graph
 
 
 _WIRES = {1: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, 7: BYTES, 8: BYTES, 14: BYTES, 20: BYTES, 25: BYTES}
+_FIXED = {1: (0, 8), 5: (0, 4)}
 
 
 def _peek(raw: bytes) -> tuple[int, int]:
@@ -288,11 +300,3 @@ def _peek(raw: bytes) -> tuple[int, int]:
         if byte < 0x80:
             return value, i + 1
     return 0, 0
-
-
-def open_beside(place: Place, path: Path, folder: Path) -> Source:
-    """A file of external data. Raises UnsupportedError where it is a link that leaves the model's folder."""
-    real, home = path.resolve(), folder.resolve()
-    if path.is_symlink() and not real.is_relative_to(home):
-        raise place.unsupported(f"its data file {path.name} is a link that leaves the model's folder")
-    return Source(path)

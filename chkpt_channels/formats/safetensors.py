@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import struct
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from math import prod
-from typing import Any, NoReturn
+from typing import Any
 
+from .. import strictjson
 from ..dtypes import BY_NAME
 from ..errors import Place
 from ..limits import LIMITS
@@ -49,8 +49,7 @@ class Safetensors(Checkpoint):
         super().__init__(source)
         (length,) = struct.unpack("<Q", source.read(0, 8))
         place = source.place
-        if length > LIMITS.header_bytes:
-            raise place.damaged(f"says that its header has {length} bytes; {LIMITS.header_bytes} are the most", at=0)
+        place.within("bytes of header", length, LIMITS.header_bytes, at=0)
         if 8 + length > source.size:
             raise place.damaged(f"is cut off inside its header of {length} bytes", at=source.size)
         self._header = source.read(8, 8 + length)
@@ -124,29 +123,8 @@ def _separators(header: bytes) -> tuple[str, str]:
 
 
 def _parse(raw: bytes, place: Place) -> dict[str, Any]:
-    """The header, strictly: no duplicate keys, nothing but what the format knows."""
-
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        entries = dict(found)
-        if len(entries) != len(found):
-            twice = Counter(name for name, _ in found).most_common(1)[0][0]
-            raise place.inside(twice).damaged("stands twice in the header", at=8)
-        return entries
-
-    def constant(text: str) -> NoReturn:
-        raise place.damaged(f"its header holds {text[:40]}, which is no JSON", at=8)
-
-    def integer(text: str) -> int:
-        return int(text) if len(text) <= 20 else constant(text)
-
-    try:
-        entries = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant, parse_int=integer)
-    except UnicodeDecodeError as error:
-        raise place.damaged("its header is not UTF-8", at=8 + error.start) from error
-    except json.JSONDecodeError as error:
-        raise place.damaged(f"its header is no JSON: {error.msg.lower()}", at=8 + error.pos) from error
-    except RecursionError:
-        raise place.damaged("its header is nested too deeply", at=8) from None
+    """The header, strictly: nothing but what the format knows."""
+    entries = strictjson.loads(raw, place, 8)
     if not isinstance(entries, dict):
         raise place.damaged("its header is no JSON object", at=8)
     metadata = entries.get("__metadata__")
@@ -163,10 +141,7 @@ def _entry(name: str, entry: Any, place: Place) -> tuple[Tensor, tuple[int, int]
         raise place.damaged(f"has the unknown dtype {entry['dtype']!r}", at=8)
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or offsets[1] < offsets[0]:
         raise place.damaged("its shape or its data_offsets are no such thing", at=8)
-    if any("\ud800" <= c <= "\udfff" for c in name):
-        raise place.damaged("its name is no Unicode text", at=8)
-    if len(shape) > LIMITS.axes:
-        raise place.damaged(f"its shape has {len(shape)} axes; {LIMITS.axes} are the most", at=8)
+    place.within("axes", len(shape), LIMITS.axes, at=8)
     bits = prod(shape) * dtype.bits
     if bits % 8 or bits // 8 != offsets[1] - offsets[0]:
         raise place.damaged(f"{list(shape)} of {dtype.name} are not the {offsets[1] - offsets[0]} bytes it is given", at=8)

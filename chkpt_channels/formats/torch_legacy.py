@@ -78,11 +78,8 @@ class TorchLegacy(Checkpoint):
             except pickletree.OutOfData:
                 if size >= self.source.size:
                     raise self.source.place.damaged("is cut off inside its pickles", at=self.source.size) from None
-                if size >= LIMITS.pickle_bytes:
-                    raise self.source.place.damaged(
-                        f"its pickles are longer than the {LIMITS.pickle_bytes} bytes that are read"
-                    ) from None
                 size *= 4
+                self.source.place.within("bytes of pickles, or more", size, LIMITS.pickle_bytes)
 
     def _index_storages(self, keys: pickletree.Tree) -> dict[str, int]:
         """The offset of each storage's element count."""
