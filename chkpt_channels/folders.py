@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import flow, selection, sidecars
+from . import flow, readback, selection, sidecars
 from . import plan as planning
 from .atomic import OutputFolder
 from .containers.jsontree import Path as Keys
@@ -196,7 +196,7 @@ def _write_part(checkpoint: Checkpoint, made: Plan, target: Path, progress: Any)
     try:
         checkpoint.write(made.edits, fd, place, progress)
         checkpoint.source.check_unchanged()
-        flow.check(checkpoint, made, fd, str(target))
+        readback.check(checkpoint, made, fd, str(target))
     finally:
         os.close(fd)
 
@@ -246,7 +246,7 @@ def _report(
 
     changed = {name: edit for _, _, plan in planned.parts for name, edit in plan.edits.tensors.items()}
     source = FileInfo(str(folder.path), "folder", _size(folder), _title(planned))
-    parities = [parity for _, checkpoint, plan in planned.parts if (parity := flow.parity(checkpoint, plan))]
+    parities = [parity for _, checkpoint, plan in planned.parts if (parity := readback.parity(checkpoint, plan))]
     return Report(
         status,
         source,

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import selection
 from .errors import Place, UnsupportedError, UsageError
-from .flow import open_source
 from .formats import detect
 from .kernels import values
 from .model import FirstConv
+from .outputs import open_source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,12 +10,14 @@ from typing import Unpack
 from . import mixing, selection
 from . import plan as planning
 from .dtypes import rounded
-from .flow import Path_, asked, kernel_reports, missing_biases, open_source, stale_declarations
+from .flow import asked, kernel_reports
 from .formats import detect
 from .kernels import KernelChange
 from .model import Checkpoint, TensorEdit
 from .options import Options, Words
+from .outputs import Path_, open_source
 from .plan import Plan
+from .readback import missing_biases, stale_declarations
 from .report import Difference, FileInfo, Verification
 
 

@@ -18,8 +18,8 @@ from common import FIXTURES, snapshot
 
 from chkpt_channels import UsageError, convert
 from chkpt_channels.cli import run
-from chkpt_channels.flow import hashed
 from chkpt_channels.manifests import read
+from chkpt_channels.outputs import hashed
 
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
 SAFE = FIXTURES / "safetensors" / "model.safetensors"
@@ -146,6 +146,7 @@ def test_a_manifest_that_means_nothing(text: str, words: str, tmp_path: Path):
     [
         ("resnet50.pth", "resnet50-01234567.pth"),
         ("resnet50-0676ba61.pth", "resnet50-01234567.pth"),
+        ("resnet50-0676ba61_gray.pth", "resnet50_gray-01234567.pth"),
         ("a-b.pth.tar", "a-b-01234567.pth.tar"),
         ("x-deadbeef00.safetensors", "x-01234567.safetensors"),
     ],

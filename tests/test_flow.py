@@ -24,9 +24,9 @@ from chkpt_channels import (
     verify,
 )
 from chkpt_channels import plan as planning
-from chkpt_channels.flow import default_output
 from chkpt_channels.formats.torch_zip import TorchZip
 from chkpt_channels.model import TensorEdit
+from chkpt_channels.outputs import default_output
 
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
 GRAY = FIXTURES / "torch_zip" / "state_dict_gray.pth"

@@ -14,7 +14,7 @@ from common import FIXTURES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chkpt_channels import convert, flow, verify
+from chkpt_channels import convert, readback, verify
 from chkpt_channels.formats.torch_zip import TorchZip
 from chkpt_channels.verification import same
 
@@ -96,7 +96,7 @@ def test_a_declaration_that_did_not_follow(put: Callable[..., Path]):
         patch.setattr(TorchZip, "splices", lambda self, edits: real(self, edits._replace(numbers={})))
         with pytest.raises(RuntimeError, match=r"conv1.in_channels does not say 1"):  # our own check would have seen it
             convert(before, after, force=True)
-        patch.setattr(flow, "stale_declarations", lambda after, plan: [])
+        patch.setattr(readback, "stale_declarations", lambda after, plan: [])
         convert(before, after, force=True)
     found = verify(before, after)
     assert {d.key: d.message for d in found.differences} == {"conv1.in_channels": "does not say 1"}

@@ -1,0 +1,123 @@
+"""Where a conversion reads and writes: standard streams, names that do not lie, hashes in names, files that go together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from .atomic import Output, StandardOutput
+from .errors import UsageError
+from .formats import FOREIGN_SUFFIXES, known
+from .model import Checkpoint
+from .options import Options
+from .source import Source
+from .splice import apply, write_at
+
+Path_ = str | os.PathLike[str]
+STDIO = "-"
+
+HASH = re.compile(r"-[0-9a-f]{8,64}(?=$|_(?:gray|rgb|bgr|[0-9]+ch)$)")
+"""What torch.hub's names end in: the beginning of the content's SHA-256. Source: torch/hub.py, HASH_REGEX."""
+
+
+def open_source(path: Path_) -> Source:
+    """The file, or standard input for "-"."""
+    if os.fspath(path) == STDIO:
+        return Source.spooled(sys.stdin.buffer, "standard input")
+    return Source(path)
+
+
+def other_container(kind: type[Checkpoint], path: Path) -> type[Checkpoint] | None:
+    """The format that the output's name asks for, where it is another that this kind can be written in."""
+    if path.suffix.lower() in kind.suffixes:
+        return None
+    from . import repack
+
+    return repack.target(kind, path)
+
+
+def output_path(source: Source, kind: type[Checkpoint], src: Path_, dst: Path_ | None, options: Options) -> Path:
+    """Where the result goes. Raises UsageError for a name that would lie about the format."""
+    if dst is None:
+        if os.fspath(src) == STDIO:
+            raise UsageError("standard input has no name to make one from: -o names the output")
+        return default_output(Path(src), options.rule.word)
+    path = Path(dst)
+    if os.fspath(dst) != STDIO and other_container(kind, path):
+        return path
+    others = (FOREIGN_SUFFIXES | {s for other in known() for s in other.suffixes}) - kind.suffixes
+    if os.fspath(dst) != STDIO and path.suffix.lower() in others:
+        raise UsageError(
+            f"the output {path.name} is named like another format, and the input is {kind.title}",
+            hint=f"name it {path.with_suffix(Path(source.name).suffix).name}",
+        )
+    return path
+
+
+def default_output(path: Path, word: str) -> Path:
+    """`<stem>_<word><ext>` beside `path`; ".pth.tar" and its like are one extension."""
+    suffix = _suffix(path)
+    return path.with_name(f"{path.name.removesuffix(suffix)}_{word}{suffix}")
+
+
+def hashed(path: Path, digest: str) -> Path:
+    """`<stem>-<8 digits><ext>`, instead of a hash that the stem, or what a default name was made of, ends in."""
+    suffix = _suffix(path)
+    return path.with_name(f"{HASH.sub('', path.name.removesuffix(suffix))}-{digest[:8]}{suffix}")
+
+
+def sha256_of(fd: int) -> str:
+    """The SHA-256 of an open file."""
+    import hashlib
+
+    digest, at = hashlib.sha256(), 0
+    while piece := os.pread(fd, 4 << 20, at):
+        digest.update(piece)
+        at += len(piece)
+    return digest.hexdigest()
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix
+    return Path(path.stem).suffix + suffix if suffix == ".tar" and Path(path.stem).suffix else suffix
+
+
+def opened(path: Path, source: Source, stack: contextlib.ExitStack, *, force: bool) -> Output | StandardOutput:
+    """The output, which vanishes when `stack` ends, unless it is published."""
+    if os.fspath(path) == STDIO:
+        return stack.enter_context(StandardOutput())
+    return stack.enter_context(Output(path, source, force=force))
+
+
+@contextlib.contextmanager
+def published_first(
+    folder: Path, path: Path, names: dict[str, str], documents: dict[str, bytes], *, force: bool
+) -> Iterator[None]:
+    """Copy the files that go with the output, and write those `documents`; publish them first, and take them back if the output
+    itself fails."""
+    if names and os.fspath(path) == STDIO:
+        raise UsageError(f"the file comes with {', '.join(names)}: -o names the output, so that they can stand beside it")
+    with contextlib.ExitStack() as stack:
+        outputs = []
+        for old, new in names.items():
+            source = stack.enter_context(Source(folder / old))
+            out = stack.enter_context(Output(path.parent / new, source, force=force))
+            apply(source, [], out.fd, out.place)
+            outputs.append(out)
+        for name, content in documents.items():
+            out = stack.enter_context(Output(path.parent / name, None, force=force))
+            write_at(out.fd, memoryview(content), 0)
+            os.fsync(out.fd)
+            outputs.append(out)
+        for out in outputs:
+            out.publish()
+        try:
+            yield
+        except BaseException:
+            for out in outputs:
+                out.path.unlink(missing_ok=True)
+            raise
