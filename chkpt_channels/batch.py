@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -51,6 +52,8 @@ def run(jobs: Sequence[Job], settings: Settings, workers: int, progress: Progres
     """What became of each job, in their order. `progress(bytes, all bytes)` is called over all of them."""
     if workers < 1:
         raise UsageError(f"-j is a number of processes, not {workers}")
+    if len(jobs) > 1:
+        gc.enable()  # the command does without for one file; what many leave behind adds up
     total = sum(size_of(job.src) for job in jobs) if progress else 0
     shown = (lambda count, _: progress(count, total)) if progress else None
     if workers == 1 or len(jobs) < 2:

@@ -195,6 +195,53 @@ def large(folder: Path, runs: int) -> None:
     pair(".safetensors against safetensors.numpy", convert(safe, folder), theirs, safe, folder, runs, "≤ 0.6")
 
 
+def many(folder: Path, runs: int, count: int = 40) -> None:
+    """Forty models at once and one after the other; beside it what the disk does with as many plain copies."""
+    zoo, out = folder / "zoo", folder / "gray"
+    zoo.mkdir()
+    source = folder / "small.pth"
+    if not source.exists():
+        run([PYTHON, "-c", MAKE_SMALL, str(source), str(folder / "small.safetensors")])
+    for i in range(count):
+        os.link(source, zoo / f"m{i}.pth")
+    every = sorted(map(str, zoo.iterdir()))
+    copies = 'mkdir -p "$1"; shift; printf "%s\\n" "$@" | xargs -P "$JOBS" -I{} sh -c \'cp {} OUT/ && sync OUT/$(basename {})\''
+    ways = {
+        f"{count} × ResNet-50, -j {jobs}": [
+            *OURS,
+            "convert",
+            *every,
+            "--to",
+            "gray",
+            "--output-dir",
+            str(out),
+            "-j",
+            str(jobs),
+            "-q",
+        ]
+        for jobs in (1, 2)
+    }
+    ways |= {
+        f"cp + sync, {jobs} at once": ["env", f"JOBS={jobs}", "sh", "-c", copies.replace("OUT", str(out)), "sh", str(out), *every]
+        for jobs in (1, 2)
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    peaks: dict[str, float] = {}
+    for _ in range(runs):
+        for name, command in ways.items():
+            shutil.rmtree(out, ignore_errors=True)
+            took, peak = run(command)
+            seconds[name].append(took)
+            peaks[name] = max(peak, peaks.get(name, 0))
+    shutil.rmtree(out, ignore_errors=True)
+    size = source.stat().st_size * count / 1e6
+    medians = {name: statistics.median(took) for name, took in seconds.items()}
+    for name, took in medians.items():
+        print(f"{name:44}  {took:6.2f} s   {size / took:6.0f} MB/s   peak of one process {peaks[name]:4.0f} MiB", flush=True)
+    one, two, cp_one, cp_two = medians.values()
+    print(f"{'-j 2 is':44}  {one / two:5.2f} times as quick as -j 1 (wanted ≥ 1.6); two cp are {cp_one / cp_two:.2f} times one")
+
+
 def external(folder: Path, runs: int) -> None:
     """4 GB of external data: it is copied beside the new model."""
     model = folder / "large.onnx"
@@ -211,15 +258,18 @@ def external(folder: Path, runs: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["small", "large"])
+    parser.add_argument("--only", choices=["small", "large", "many"])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where the files are made and removed [the system's temporary folder]")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        if arguments.only != "large":
+        if arguments.only in (None, "small"):
             small(folder, arguments.runs)
-        if arguments.only != "small":
+        if arguments.only in (None, "many"):
+            many(folder, max(2, arguments.runs // 2))
+            shutil.rmtree(folder / "zoo")
+        if arguments.only in (None, "large"):
             if shutil.disk_usage(folder).free < 20e9:
                 raise SystemExit("the 4 GB part needs 20 GB of disk")
             large(folder, max(2, arguments.runs // 2))
