@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
-import numpy as np
 import pytest
 import torch
 import transformers
