@@ -343,6 +343,8 @@ def load_line(folder: ModelFolder, path: Path) -> str:
         return ""
     if "pretrained_cfg" in config or ("architecture" in config and "model_type" not in config):
         return f"model = timm.create_model('local-dir:{path}', pretrained=True)"
+    if "_model_class" in config and "encoder_name" in config:
+        return f"model = segmentation_models_pytorch.from_pretrained({str(path)!r})"
     if "_class_name" in config:
         return f"model = diffusers.{config['_class_name']}.from_pretrained({str(path)!r})"
     architectures = config.get("architectures")
