@@ -16,8 +16,8 @@ import torch  # noqa: E402  after sys.path, as everything that needs it
 
 
 def _torchvision():
-    """torchvision, which timm and others import where it is installed. Its compiled operators fit one build of torch: where they do
-    not load, those that it describes to torch on import are declared, and never called."""
+    """torchvision, which timm and others import where it is installed. Its compiled operators fit one build of torch: where they
+    do not load, those that it describes to torch on import are declared, and never called."""
     try:
         importlib.import_module("torchvision")
     except ModuleNotFoundError:

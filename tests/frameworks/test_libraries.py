@@ -1,5 +1,4 @@
-"""Folders of timm, segmentation-models and diffusers, where they are installed: each loads its own by its own line. And the table of
-the README: every line of Python in it is run."""
+"""Folders of timm, segmentation-models and diffusers, where they are installed: each loads its own by the line of the report."""
 
 import json
 
