@@ -312,7 +312,7 @@ def check(
         for file in dict.fromkeys(str(file) for one in path for file in files(one)):
             with session.file(file):
                 found = library(file, expect, lfs_pointers=lfs_pointers)
-                session.add(found.result(), [] if quiet and found.ok and not found.skipped else text.checked(found))
+                session.add(found.result(), [] if quiet and found.ok else text.checked(found))
                 session.exit_code = max(session.exit_code, 0 if found.ok else 1)
     raise typer.Exit(session.exit_code)
 
