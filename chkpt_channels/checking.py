@@ -91,9 +91,8 @@ def _declared(checkpoint: Checkpoint, convs: tuple[FirstConv, ...]) -> Iterator[
         first = convs[0]
         other = next(conv for conv in convs if conv.in_channels != first.in_channels)
         yield Mismatch(file, other.tensor.name, other.in_channels, first.in_channels)
-    for declaration in checkpoint.declarations(convs):
-        if declaration.channels not in taken:
-            yield Mismatch(file, declaration.where, declaration.channels, convs[0].in_channels)
+    for declaration, channels in checkpoint.contradictions(convs):
+        yield Mismatch(file, declaration.where, declaration.channels, channels)
 
 
 def _configured(sidecar: Sidecar, folder: Path, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
