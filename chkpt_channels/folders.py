@@ -63,6 +63,10 @@ def plan(folder: ModelFolder, options: Options) -> Planned:
         except AmbiguousError:
             raise
         except UnsupportedError as error:
+            if checkpoint.optimizer_entries:
+                what = "holds an optimizer's state apart from its model, which cannot follow the kernel"
+                hint = f"move {part.name} out of the folder, and train on with a new optimizer"
+                raise checkpoint.source.place.unsupported(what, hint=hint) from error
             if error.candidates or not _is_no_network(checkpoint):
                 raise
             others.append(part.name)
@@ -78,7 +82,7 @@ def plan(folder: ModelFolder, options: Options) -> Planned:
     for sidecar in folder.sidecars:
         if changes := document_edits(sidecar, parts[0][2], options):
             documents[sidecar.name] = sidecar, changes
-        notices += _pipeline_notices(sidecar, changes, parts[0], options)
+        notices += [*_pipeline_notices(sidecar, changes, parts[0], options), *_count_notices(sidecar, old, new)]
     for part, checkpoint, made in parts:
         if isinstance(checkpoint, Shards) and (changes := checkpoint.index_edits(made.edits)):
             documents[part.name] = checkpoint.index, changes
@@ -123,6 +127,13 @@ def _pipeline_notices(
         elif path not in changes and len(numbers) not in (1, made.channels[1]):
             told = f"{sidecar.name}: {path[-1]} has {len(numbers)} numbers, which is not {made.channels[0]}: it stays as it is"
             yield Notice("pipeline_kept", told)
+
+
+def _count_notices(sidecar: Sidecar, old: int, new: int) -> Iterator[Notice]:
+    for where, count in sidecars.image_counts(sidecar.document):
+        if old != new and count not in (old, new):
+            told = f"{sidecar.name}: {where} says {count}, and the weights take {old}: it stays as it is"
+            yield Notice("count_kept", told)
 
 
 def _listed(value: Any) -> list[Any]:

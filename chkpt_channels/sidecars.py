@@ -48,11 +48,15 @@ def read(path: Path) -> Json:
 def beside(folder: Path) -> list[Sidecar]:
     """The configuration files of a folder, as far as they are JSON: a file of that name may be something else."""
     found = []
-    for name in (CONFIG, *PREPROCESSORS):
-        if (folder / name).is_file():
-            with suppress(DamagedError):
-                found.append(Sidecar(name, read(folder / name)))
+    for name in names(folder):
+        with suppress(DamagedError):
+            found.append(Sidecar(name, read(folder / name)))
     return found
+
+
+def names(folder: Path) -> list[str]:
+    """What configuration files a folder has."""
+    return [name for name in (CONFIG, *PREPROCESSORS) if (folder / name).is_file()]
 
 
 def counts(document: Json) -> Iterator[tuple[Keys, int]]:

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from builders import floats, storage, tensor, torch_zip
 from common import FIXTURES, contents, snapshot
 
 from chkpt_channels import (
     AmbiguousError,
     DamagedError,
     OutputExistsError,
+    SystemProblem,
     UnsupportedError,
     UsageError,
     convert,
@@ -474,3 +476,78 @@ def test_diffusers_name_of_the_first_conv(tmp_path: Path):
     assert (conv.tensor.name, conv.found_by) == ("conv_in.weight", "sidecar")
     convert(path, tmp_path / "b", to=9, method="zero")
     assert loaded(tmp_path / "b" / "config.json")["in_channels"] == 9
+
+
+@pytest.mark.parametrize(
+    "raw", [b"{num_channels: 3", b'\xef\xbb\xbf{"num_channels": 3}', b'{"a": 1, "a": 2}', b'{"a": NaN}', b"\xff"]
+)
+def test_a_configuration_that_cannot_be_read_would_stay_stale(raw: bytes, tmp_path: Path):
+    source = folder(tmp_path / "a")
+    (source / "config.json").write_bytes(raw)
+    with pytest.raises(DamagedError, match=r"config\.json"):
+        convert(source, tmp_path / "b", to="gray")
+    folder(tmp_path / "c")
+    (tmp_path / "c" / "web").mkdir()
+    (tmp_path / "c" / "web" / "config.json").write_bytes(raw)  # no weights beside: something else
+    convert(tmp_path / "c", tmp_path / "d", to="gray")
+    assert (tmp_path / "d" / "web" / "config.json").read_bytes() == raw
+
+
+def test_a_configuration_that_disagrees_is_told(tmp_path: Path):
+    source = folder(tmp_path / "a", {**CONFIG, "num_channels": 4})
+    assert "count_kept" in {w.code for w in convert(source, tmp_path / "b", to="gray").warnings}
+
+
+def test_a_link_to_nothing(tmp_path: Path):
+    source = folder(tmp_path / "a")
+    (source / "more.txt").symlink_to("nowhere")
+    with pytest.raises(SystemProblem, match=r"more\.txt: is a link to nothing"):
+        convert(source, tmp_path / "b", to="gray")
+
+
+def test_an_optimizer_apart_from_its_model(tmp_path: Path):
+    """As transformers' Trainer keeps it: nothing in it says which state is the kernel's."""
+    source = folder(tmp_path / "a")
+    moments = tensor(storage("0", 8 * 147), (8, 3, 7, 7))
+    state = {"state": {0: {"step": 1, "exp_avg": moments}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    (source / "optimizer.pt").write_bytes(torch_zip(state, {"0": floats(8 * 147)}))
+    with pytest.raises(UnsupportedError, match="optimizer's state apart from its model") as caught:
+        convert(source, tmp_path / "b", to="gray")
+    assert "move optimizer.pt out" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"model_type":"resnet","num_channels":%d}',
+        '{\r\n\t"num_channels"\t:\t%d ,\r\n"model_type": "r\u00e9s\u2713net"}\r\n',
+        '\n\n{ "a": {"num_channels":9}, "num_channels" :%d\n}   ',
+    ],
+)
+def test_odd_formatting_stays(text: str, tmp_path: Path):
+    source = folder(tmp_path / "a")
+    (source / "config.json").write_bytes((text % 3).encode())
+    convert(source, tmp_path / "b", to="gray")
+    assert (tmp_path / "b" / "config.json").read_bytes() == (text % 1).encode()
+
+
+def test_the_cache_of_the_hub(tmp_path: Path):
+    """snapshots/<revision>/<name> are links to ../../blobs/<hash>; both stay as they are."""
+    plain, snapshot_ = folder(tmp_path / "plain"), tmp_path / "hub" / "snapshots" / "0123abcd"
+    blobs = tmp_path / "hub" / "blobs"
+    snapshot_.mkdir(parents=True)
+    blobs.mkdir()
+    for i, path in enumerate(sorted(plain.iterdir())):
+        path.rename(blobs / f"{i}")
+        (snapshot_ / path.name).symlink_to(f"../../blobs/{i}")
+    before = snapshot(snapshot_) | snapshot(blobs)
+    os.chmod(snapshot_, 0o555)
+    out = tmp_path / "out é '1'"
+    convert(snapshot_, out, to="gray", hard_link=True)
+    os.chmod(snapshot_, 0o755)
+    assert {name: digest for name, (_, digest) in (snapshot(snapshot_) | snapshot(blobs)).items()} == {
+        name: digest for name, (_, digest) in before.items()
+    }
+    assert not any(path.is_symlink() for path in out.iterdir())
+    assert loaded(out / "config.json")["num_channels"] == 1
+    assert verify(snapshot_, out).ok
