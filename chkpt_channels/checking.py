@@ -11,6 +11,7 @@ from . import rules, selection, sidecars
 from .errors import AmbiguousError, UsageError
 from .formats import detect, known
 from .formats._lookalikes import LFS_POINTER
+from .libraries import CONFIG, PREPROCESSORS
 from .model import Checkpoint, FirstConv
 from .report import Check, FileInfo, Mismatch
 from .sidecars import Sidecar
@@ -34,7 +35,7 @@ def files(path: str | os.PathLike[str]) -> list[Path]:
     root = Path(path)
     if root.is_dir():
         return sorted(_weights(root))
-    if root.name in (sidecars.CONFIG, *sidecars.PREPROCESSORS) and root.is_file():
+    if root.name in (CONFIG, *PREPROCESSORS) and root.is_file():
         return sorted(file for file in root.parent.iterdir() if _is_weights(file))
     return [root]
 
@@ -90,9 +91,8 @@ def _declared(checkpoint: Checkpoint, convs: tuple[FirstConv, ...]) -> Iterator[
         first = convs[0]
         other = next(conv for conv in convs if conv.in_channels != first.in_channels)
         yield Mismatch(file, other.tensor.name, other.in_channels, first.in_channels)
-    for declaration in checkpoint.declarations(convs):
-        if declaration.channels not in taken:
-            yield Mismatch(file, declaration.where, declaration.channels, convs[0].in_channels)
+    for declaration, channels in checkpoint.contradictions(convs):
+        yield Mismatch(file, declaration.where, declaration.channels, channels)
 
 
 def _configured(sidecar: Sidecar, folder: Path, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:

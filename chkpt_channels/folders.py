@@ -16,6 +16,7 @@ from .containers.jsontree import Path as Keys
 from .errors import AmbiguousError, Candidate, Place, UnsupportedError
 from .formats.folder import ModelFolder, Part, Shards
 from .kernels import KernelChange
+from .libraries import CONFIG, RECONSTRUCTS
 from .model import Checkpoint, Declaration, FirstConv, Notice, Tensor
 from .options import Options
 from .pipelines import Norm, Pipeline
@@ -27,9 +28,6 @@ from .splice import apply
 
 CHUNK = 4 << 20
 Progress = Callable[[int, int], None]
-
-RECONSTRUCTS = ("ForPreTraining", "ForMaskedImageModeling", "AutoencoderKL", "VQModel")
-"""Ends of class names of networks that give the image back: their configuration counts its channels for both ends."""
 
 
 class Planned(NamedTuple):
@@ -65,6 +63,10 @@ def plan(folder: ModelFolder, options: Options) -> Planned:
         except AmbiguousError:
             raise
         except UnsupportedError as error:
+            if checkpoint.optimizer_entries:
+                what = "holds an optimizer's state apart from its model, which cannot follow the kernel"
+                hint = f"move {part.name} out of the folder, and train on with a new optimizer"
+                raise checkpoint.source.place.unsupported(what, hint=hint) from error
             if error.candidates or not _is_no_network(checkpoint):
                 raise
             others.append(part.name)
@@ -80,7 +82,7 @@ def plan(folder: ModelFolder, options: Options) -> Planned:
     for sidecar in folder.sidecars:
         if changes := document_edits(sidecar, parts[0][2], options):
             documents[sidecar.name] = sidecar, changes
-            notices += _pipeline_notices(sidecar, changes, options)
+        notices += [*_pipeline_notices(sidecar, changes, parts[0], options), *_count_notices(sidecar, old, new)]
     for part, checkpoint, made in parts:
         if isinstance(checkpoint, Shards) and (changes := checkpoint.index_edits(made.edits)):
             documents[part.name] = checkpoint.index, changes
@@ -110,12 +112,28 @@ def _averaged(sidecar: Sidecar, plan: Plan, options: Options) -> Pipeline | None
     return Norm(mean=found[0], std=found[1]).new(rule, options.rule.orders)
 
 
-def _pipeline_notices(sidecar: Sidecar, changes: dict[Keys, Any], options: Options) -> Iterator[Notice]:
-    means = [path for path in changes if path[-1] in ("image_mean", "mean")]
-    uneven = [path for path in means if len(set(_listed(sidecar.document.at(path).plain))) > 1]
-    if uneven and not options.norm:
-        told = f"{sidecar.name}: {uneven[0][-1]} and its std become their means, and the kernel does not know of it"
-        yield Notice("pipeline_averaged", f"{told}: --norm auto folds the difference into the weights")
+def _pipeline_notices(
+    sidecar: Sidecar, changes: dict[Keys, Any], part: tuple[Part, Checkpoint, Plan], options: Options
+) -> Iterator[Notice]:
+    """What a configuration's mean and std do not tell the kernel, and what they tell of another number of channels."""
+    _, checkpoint, made = part
+    for path, _ in sidecars.pipelines(sidecar.document):
+        numbers = _listed(sidecar.document.at(path).plain)
+        if path in changes and len(set(numbers)) > 1 and not options.norm:
+            told = f"{sidecar.name}: {path[-1]} and its std become their means, and the kernel does not know of it"
+            if all(checkpoint.adds_tensors or checkpoint.shift_taker(kernel.conv) for kernel in made.kernels):
+                told += ": --norm auto folds the difference into the weights"
+            yield Notice("pipeline_averaged", told)
+        elif path not in changes and len(numbers) not in (1, made.channels[1]):
+            told = f"{sidecar.name}: {path[-1]} has {len(numbers)} numbers, which is not {made.channels[0]}: it stays as it is"
+            yield Notice("pipeline_kept", told)
+
+
+def _count_notices(sidecar: Sidecar, old: int, new: int) -> Iterator[Notice]:
+    for where, count in sidecars.image_counts(sidecar.document):
+        if old != new and count not in (old, new):
+            told = f"{sidecar.name}: {where} says {count}, and the weights take {old}: it stays as it is"
+            yield Notice("count_kept", told)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -123,14 +141,14 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _reconstruction_notices(folder: ModelFolder, old: int, new: int) -> Iterator[Notice]:
-    for sidecar in folder.sidecars:
-        document = sidecar.document.root.plain
-        names = [*_listed(document.get("architectures")), document.get("_class_name")] if isinstance(document, dict) else []
-        if old != new and any(isinstance(name, str) and name.endswith(RECONSTRUCTS) for name in names):
-            told = (
-                "this network gives the image back, and one number counts the channels of both ends: its output is not converted"
-            )
-            yield Notice("reconstructs", told)
+    if old != new and any(_reconstructs(sidecar.document.root.plain) for sidecar in folder.sidecars):
+        told = "this network gives the image back, and one number counts the channels of both ends: its decoder no longer fits"
+        yield Notice("reconstructs", told)
+
+
+def _reconstructs(document: Any) -> bool:
+    names = _listed(document.get("architectures")) if isinstance(document, dict) else []
+    return any(isinstance(name, str) and name.endswith(RECONSTRUCTS) for name in names)
 
 
 def convert(
@@ -329,15 +347,19 @@ def _title(planned: Planned) -> str:
 def load_line(folder: ModelFolder, path: Path) -> str:
     """The line of Python that loads the converted folder."""
     documents = {sidecar.name: sidecar.document.root.plain for sidecar in folder.sidecars}
-    config = documents.get(sidecars.CONFIG)
+    config = documents.get(CONFIG)
     if not isinstance(config, dict):
         return ""
     if "pretrained_cfg" in config or ("architecture" in config and "model_type" not in config):
         return f"model = timm.create_model('local-dir:{path}', pretrained=True)"
+    if "_model_class" in config and "encoder_name" in config:
+        return f"model = segmentation_models_pytorch.from_pretrained({str(path)!r})"
     if "_class_name" in config:
         return f"model = diffusers.{config['_class_name']}.from_pretrained({str(path)!r})"
     architectures = config.get("architectures")
     if "model_type" in config and isinstance(architectures, list) and architectures:
+        if _reconstructs(config):
+            return f"model = transformers.AutoModel.from_pretrained({str(path)!r})"
         return f"model = transformers.{architectures[0]}.from_pretrained({str(path)!r})"
     return ""
 

@@ -16,6 +16,16 @@ _SPELLED = {"from": "from_channels", "layer": "layers", "input": "inputs"}
 """Options whose long name is not that of the library's parameter."""
 
 
+_NUMBERS = ("mean", "std", "new_mean", "new_std")
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("strict", "set_hparams", "allow_nonfinite"), (bool,)),
+    **dict.fromkeys(("method", "channel_order", "norm", "layout", "optimizer"), (str,)),
+    "from_channels": (int,),
+    "input_range": (int, float),
+}
+"""What an option takes, where that is not words or a list."""
+
+
 class Job(NamedTuple):
     """One conversion: paths as they are opened, and the options as words."""
 
@@ -44,6 +54,18 @@ def read(path: str | Path) -> list[Job]:
     return [_job(table, file, i) for i, table in enumerate(tables)]
 
 
+def _is_one_of(name: str, value: Any) -> bool:
+    """Whether a value stands for a list of itself."""
+    return isinstance(value, str) if name in ("layers", "inputs") else name in _NUMBERS and isinstance(value, int | float)
+
+
+def _fits(name: str, value: Any) -> bool:
+    kinds = _KINDS.get(name, (str, list))
+    if name in ("layers", "inputs"):
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+
+
 def _job(table: dict[str, Any], file: Path, number: int) -> Job:
     where = f"[[convert]] {number + 1}"
     if not isinstance(table.get("src"), str) or not isinstance(table.get("dst", ""), str):
@@ -57,7 +79,9 @@ def _job(table: dict[str, Any], file: Path, number: int) -> Job:
         if not name:
             close = difflib.get_close_matches(key, [*known, *_OWN], 1)
             raise UsageError(f"{key!r} is no option", file=str(file), where=where, hint=close[0] if close else "")
-        words[name] = [value] if name in ("layers", "inputs") and isinstance(value, str) else value
+        words[name] = [value] if _is_one_of(name, value) else value
+        if not _fits(name, words[name]):
+            raise UsageError(f"{key} does not take {value!r}", file=str(file), where=where)
     if isinstance(words.get("matrix"), str):
         words["matrix"] = str(file.parent / words["matrix"])
     dst = str(file.parent / table["dst"]) if "dst" in table else None

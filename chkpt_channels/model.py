@@ -186,6 +186,10 @@ class Checkpoint(ABC):
         """The channel counts written in the file that must follow these first convs."""
         return ()
 
+    def contradictions(self, first_convs: Sequence[FirstConv]) -> Sequence[tuple[Declaration, int]]:
+        """The channel counts written in the file that its kernels are not, and what these are."""
+        return ()
+
     def hyper_parameters(self, channels: int) -> Sequence[Declaration]:
         """The numbers of channels that training left beside the model, for scripts that build it anew, as far as they are
         `channels`."""

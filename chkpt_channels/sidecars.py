@@ -15,48 +15,14 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .containers.jsontree import Json
+from .containers.jsontree import Json, Value
 from .containers.jsontree import Path as Keys
 from .errors import DamagedError, Place, UsageError
+from .libraries import CONFIG, COUNTS, FIRST_CONV, FIXED, OTHERWISE, PIPELINES, PREPROCESSORS, SIZES, VISION, WIDTHS
 from .limits import LIMITS
 from .model import Declaration
 from .options import Beside, Options
 from .pipelines import AUTO, Pipeline
-
-CONFIG = "config.json"
-PREPROCESSORS = ("preprocessor_config.json", "processor_config.json", "image_processor_config.json")
-COUNTS = frozenset(
-    {
-        "num_channels",
-        "in_channels",
-        "in_chans",
-        "in_chan",
-        "input_channels",
-        "num_input_channels",
-        "image_channels",
-        "img_channels",
-    }
-)
-"""What configurations call the number of input channels."""
-SIZES = frozenset({"input_size", "test_input_size"})
-"""timm's [channels, height, width]."""
-PIPELINES = (("image_mean", "image_std"), ("mean", "std"))
-VISION = ("vision_config", "backbone_config", "vision_encoder", "encoder")
-"""Where a configuration of several parts keeps the one that sees the image."""
-OTHERWISE = {
-    "in_channels": frozenset(
-        {
-            "chameleon_vqgan", "cohere_compass_vision", "emu3_vqgan", "ernie4_5_vl_moe_vision", "exaone4_5_vision",
-            "florence_vision", "glm4v_moe_vision", "glm4v_vision", "glm5_next_vision", "glm_image_vision",
-            "glm_image_vqmodel", "glm_ocr_vision", "janus_vqgan", "lfm3_vl_vision", "qwen2_5_omni_vision_encoder",
-            "qwen2_5_vl_vision", "qwen2_vl_vision", "qwen3_5_moe_vision", "qwen3_5_vision", "qwen3_omni_moe_vision_encoder",
-            "qwen3_vl_moe_vision", "qwen3_vl_vision", "qwen4_exp_vision",
-        }
-    ),
-    "in_chans": frozenset({"vjepa2"}),
-    "input_channels": frozenset({"flava_image_codebook"}),
-}  # fmt: skip
-"""transformers' models by the key that counts their channels, where it is not num_channels."""
 
 
 class Sidecar(NamedTuple):
@@ -83,11 +49,15 @@ def beside(folder: Path, *, strict: bool = False) -> list[Sidecar]:
     """The configuration files of a folder, as far as they are JSON: a file of that name may be something else. Raises
     DamagedError for those that are not, if they are needed."""
     found = []
-    for name in (CONFIG, *PREPROCESSORS):
-        if (folder / name).is_file():
-            with nullcontext() if strict else suppress(DamagedError):
-                found.append(Sidecar(name, read(folder / name)))
+    for name in names(folder):
+        with nullcontext() if strict else suppress(DamagedError):
+            found.append(Sidecar(name, read(folder / name)))
     return found
+
+
+def names(folder: Path) -> list[str]:
+    """What configuration files a folder has."""
+    return [name for name in (CONFIG, *PREPROCESSORS) if (folder / name).is_file()]
 
 
 def counts(document: Json) -> Iterator[tuple[Keys, int]]:
@@ -96,8 +66,18 @@ def counts(document: Json) -> Iterator[tuple[Keys, int]]:
         key = path[-1] if path else ""
         if key in COUNTS and type(value.value) is int:
             yield path, value.value
-        elif key in SIZES and isinstance(value.value, list) and len(value.value) == 3 and type(value.value[0].value) is int:
+        elif isinstance(value.value, list) and _begins_with_channels(document, path) and type(value.value[0].value) is int:
             yield (*path, 0), value.value[0].value
+
+
+def _begins_with_channels(document: Json, path: Keys) -> bool:
+    """Whether a list is timm's [channels, height, width], or the widths of a network from the image on."""
+    key = str(path[-1]) if path else ""
+    if key in SIZES:
+        return len(document.at(path).value) == 3
+    home = document.at(path[:-1]).value if path else None
+    kind = home.get("model_type") if isinstance(home, dict) else None
+    return kind is not None and kind.value in WIDTHS.get(key, ()) and bool(document.at(path).value)
 
 
 def image_counts(document: Json) -> Iterator[tuple[str, int]]:
@@ -114,7 +94,9 @@ def pipelines(document: Json) -> Iterator[tuple[Keys, Keys]]:
     for path, value in document.walk():
         if isinstance(value.value, dict):
             for mean, std in PIPELINES:
-                if mean in value.value and std in value.value and _numbers(value.value[mean].plain):
+                both = [value.value[key].plain for key in (mean, std) if key in value.value]
+                # a plain number called "mean" may be that of an initialiser
+                if len(both) == 2 and all(_numbers(n) and (mean == "image_mean" or isinstance(n, list)) for n in both):
                     yield (*path, mean), (*path, std)
 
 
@@ -128,6 +110,8 @@ def evidence(sidecars: list[Sidecar]) -> Beside:
             if path and path[-1] == "first_conv" and value.plain:
                 listed = value.plain if isinstance(value.plain, list) else [value.plain]
                 names = tuple(name for name in listed if isinstance(name, str))
+            if path == ("_class_name",) and value.value in FIRST_CONV:
+                names = (FIRST_CONV[value.value],)
     return Beside(names, found.pop() if len(found) == 1 else 0)
 
 
@@ -137,25 +121,65 @@ def declarations(sidecar: Sidecar) -> list[Declaration]:
 
 
 def edits(sidecar: Sidecar, old: int, new: int, pipeline: Pipeline | None) -> dict[Keys, Any]:
-    """What changes in a configuration: channel counts equal to `old`, and mean and std to `pipeline`."""
+    """What changes in a configuration: channel counts equal to `old`, and mean and std to `pipeline`. Raises UnsupportedError for
+    models that their library does not build for other channels."""
     document = sidecar.document
-    changed: dict[Keys, Any] = {path: new for path, count in counts(document) if count == old != new}
-    if sidecar.name == CONFIG and old != new and not any(True for _ in counts(document)):
-        changed |= {(*path, _key(document, path)): new for path in [_vision(document)] if _is_transformers(document, path)}
+    changed = _counted(sidecar, old, new) if old != new else {}
     if pipeline:
         for mean, std in pipelines(document):
-            changed |= _fed(mean, std, pipeline)
+            changed |= _fed(document, mean, std, pipeline)
     for path, value in document.walk():
-        if path and path[-1] == "do_convert_rgb" and value.value is True and new != 3:
-            changed[path] = False
+        if new != 3 and isinstance(value.value, dict) and _turns_into_colours(sidecar.name, value.value):
+            changed[*path, "do_convert_rgb"] = False
     return {path: value for path, value in changed.items() if not _is_there(document, path, value)}
 
 
-def _fed(mean: Keys, std: Keys, pipeline: Pipeline) -> dict[Keys, Any]:
+def _counted(sidecar: Sidecar, old: int, new: int) -> dict[Keys, Any]:
+    """The counts that change, and those that were left to a default."""
+    document = sidecar.document
+    _check_built(document)
+    changed: dict[Keys, Any] = {path: new for path, count in counts(document) if count == old}
+    if Path(sidecar.name).name != CONFIG:
+        return changed
+    home = _vision(document)
+    if not changed and _is_transformers(document, home) and not any(path[: len(home)] == home for path, _ in counts(document)):
+        changed[*home, _key(document, home)] = new
+    root = document.root.value
+    if isinstance(root, dict) and "pretrained_cfg" in root and ("pretrained_cfg", "input_size", 0) in changed:
+        # timm goes by input_size, and transformers' wrapper of timm by model_args alone
+        arguments = root["model_args"].value if "model_args" in root else None
+        changed |= {("model_args", "in_chans"): new} if isinstance(arguments, dict) else {("model_args",): {"in_chans": new}}
+    return changed
+
+
+def _check_built(document: Json) -> None:
+    """Raises UnsupportedError for models that their library does not build for other channels."""
+    for path, value in document.walk():
+        if path and path[-1] == "model_type" and value.value in FIXED:
+            hint = "the weights file alone converts, for code of your own"
+            raise document.place.inside(_spelled(path)).unsupported(f"{FIXED[value.value]} ({value.value})", hint=hint)
+
+
+def _turns_into_colours(name: str, part: Mapping[str, Value]) -> bool:
+    """Whether an image processor makes three channels of any image: many do where their configuration does not say."""
+    said = part["do_convert_rgb"].value if "do_convert_rgb" in part else None
+    if said is not None:
+        return said is True
+    return Path(name).name in PREPROCESSORS and "image_mean" in part
+
+
+def _fed(document: Json, mean: Keys, std: Keys, pipeline: Pipeline) -> dict[Keys, Any]:
     """mean and std as this configuration's reader applies them: to images in 0..1, or to bytes once rescaling is off."""
     if pipeline.top == 1 or mean[-1] == "mean":
-        return {mean: list(pipeline.mean), std: [value / pipeline.top for value in pipeline.std]}
-    return {mean: [value * pipeline.top for value in pipeline.mean], std: list(pipeline.std), (*mean[:-1], "do_rescale"): False}
+        found: dict[Keys, Any] = {mean: list(pipeline.mean), std: [value / pipeline.top for value in pipeline.std]}
+    else:
+        found = {mean: [value * pipeline.top for value in pipeline.mean], std: list(pipeline.std)}
+        found[*mean[:-1], "do_rescale"] = False
+    # one number for all channels stays one
+    for path in (mean, std):
+        if not isinstance(document.at(path).value, list) and len(set(found[path])) == 1:
+            found[path] = found[path][0]
+    return found
 
 
 def _is_there(document: Json, path: Keys, value: Any) -> bool:

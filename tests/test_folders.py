@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from builders import floats, storage, tensor, torch_zip
 from common import FIXTURES, contents, snapshot
 
 from chkpt_channels import (
     AmbiguousError,
     DamagedError,
     OutputExistsError,
+    SystemProblem,
     UnsupportedError,
     UsageError,
     convert,
@@ -91,6 +93,7 @@ def test_weights_and_configurations_change_together(tmp_path: Path):
     changed = loaded(out / "preprocessor_config.json")
     assert changed["image_mean"] == pytest.approx([0.449])
     assert changed["image_std"] == pytest.approx([0.226])
+    assert changed.pop("do_convert_rgb") is False  # many processors make three channels of any image unless told otherwise
     assert {k: v for k, v in changed.items() if "image" not in k} == {k: v for k, v in PREPROCESSOR.items() if "image" not in k}
     assert (out / "README.md").read_bytes() == (source / "README.md").read_bytes()
     assert report.in_channels == (3, 1)
@@ -146,7 +149,8 @@ def test_other_targets(to: Any, tmp_path: Path):
 
 
 def test_there_and_back_is_the_same_folder(tmp_path: Path):
-    source = folder(tmp_path / "a", preprocessor={**PREPROCESSOR, "image_mean": [0.5] * 3, "image_std": [0.5] * 3})
+    even = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_convert_rgb": False}
+    source = folder(tmp_path / "a", preprocessor=PREPROCESSOR | even)
     convert(source, tmp_path / "b", to=5, method="zero")
     convert(tmp_path / "b", tmp_path / "c", select="0,1,2")
     assert {n: (tmp_path / "c" / n).read_bytes() for n in os.listdir(source)} == {
@@ -388,3 +392,162 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "is missing" in capsys.readouterr().out
     assert run(["convert", str(source), "--to", "gray", "-o", str(out)]) == 5
     assert contents(out / "model.safetensors").keys() == contents(source / "model.safetensors").keys()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "blip", "vision_config": {"image_size": 384}},
+        {"model_type": "x", "vision_config": {"model_type": "glm_ocr_vision", "in_channels": 3}},
+        {"model_type": "swin2sr", "num_channels": 3},
+    ],
+)
+def test_models_that_their_library_does_not_build_for_other_channels(config: Any, tmp_path: Path):
+    source = folder(tmp_path / "a", config, None)
+    with pytest.raises(UnsupportedError, match=r"config\.json: .*model_type: transformers "):
+        convert(source, tmp_path / "b", to="gray")
+    assert convert(source, tmp_path / "c", to="bgr").status == "converted"
+
+
+def test_widths_that_begin_with_the_image(tmp_path: Path):
+    config = {"model_type": "hgnet_v2", "num_channels": 3, "stem_channels": [3, 32, 48]}
+    convert(folder(tmp_path / "a", config, None), tmp_path / "b", to="gray")
+    assert loaded(tmp_path / "b" / "config.json") == {"model_type": "hgnet_v2", "num_channels": 1, "stem_channels": [1, 32, 48]}
+    other = {"model_type": "other", "num_channels": 3, "stem_channels": [3, 32, 48]}
+    convert(folder(tmp_path / "c", other, None), tmp_path / "d", to="gray")
+    assert loaded(tmp_path / "d" / "config.json")["stem_channels"] == [3, 32, 48]
+
+
+def test_a_count_left_to_its_default_is_spelled(tmp_path: Path):
+    """Where the part that sees the image does not count, another part's count does not stand for it."""
+    config = {"model_type": "clip", "vision_config": {"model_type": "clip_vision_model"}, "other": {"num_channels": 7}}
+    convert(folder(tmp_path / "a", config, None), tmp_path / "b", to="gray")
+    changed = loaded(tmp_path / "b" / "config.json")
+    assert (changed["vision_config"]["num_channels"], changed["other"]) == (1, {"num_channels": 7})
+
+
+def test_timm_without_model_args(tmp_path: Path):
+    """timm itself goes by input_size, transformers' wrapper of it by model_args."""
+    config = {key: value for key, value in TIMM.items() if key != "model_args"}
+    convert(folder(tmp_path / "a", config, None), tmp_path / "b", to="gray")
+    assert loaded(tmp_path / "b" / "config.json")["model_args"] == {"in_chans": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "changed"),
+    [
+        ({"image_mean": 0.5, "image_std": 0.25}, {"image_mean": 0.5, "image_std": 0.25}),
+        ({"image_mean": [0.5], "image_std": [0.25]}, {"image_mean": [0.5], "image_std": [0.25]}),
+        ({"image_mean": [0.1] * 4, "image_std": [1] * 4}, {"image_mean": [0.1] * 4, "image_std": [1] * 4}),
+        ({"mean": 0.0, "std": 0.02}, {"mean": 0.0, "std": 0.02}),
+        ({"image_mean": None, "image_std": None}, {"image_mean": None, "image_std": None}),
+    ],
+)
+def test_means_of_other_lengths(given: Any, changed: Any, tmp_path: Path):
+    source = folder(tmp_path / "a", preprocessor={**given, "do_convert_rgb": False})
+    report = convert(source, tmp_path / "b", to="gray")
+    assert loaded(tmp_path / "b" / "preprocessor_config.json") == changed | {"do_convert_rgb": False}
+    kept = any(isinstance(value, list) and len(value) == 4 for value in given.values())
+    assert ("pipeline_kept" in {w.code for w in report.warnings}) is kept
+
+
+@pytest.mark.parametrize("said", [{}, {"do_convert_rgb": None}, {"do_convert_rgb": True}, {"do_convert_rgb": False}])
+def test_gray_images_are_not_turned_into_colours(said: Any, tmp_path: Path):
+    """Many processors do that where their configuration does not say otherwise, or says null."""
+    source = folder(tmp_path / "a", preprocessor=PREPROCESSOR | said)
+    convert(source, tmp_path / "b", to="gray")
+    assert loaded(tmp_path / "b" / "preprocessor_config.json")["do_convert_rgb"] is False
+    assert "do_convert_rgb" not in loaded(tmp_path / "b" / "config.json")
+
+
+def test_a_network_that_gives_the_image_back_loads_its_encoder(tmp_path: Path):
+    config = {"architectures": ["ViTForMaskedImageModeling"], "model_type": "vit", "num_channels": 3}
+    report = convert(folder(tmp_path / "a", config, None), tmp_path / "b", to="gray")
+    assert [w.code for w in report.warnings] == ["reconstructs"]
+    assert report.load_line.startswith("model = transformers.AutoModel.")
+
+
+def test_diffusers_name_of_the_first_conv(tmp_path: Path):
+    path = folder(tmp_path / "a", {"_class_name": "UNet2DConditionModel", "in_channels": 4, "out_channels": 4}, None)
+    shapes = {"conv_in.weight": (8, 4, 3, 3), "up.weight": (4, 16, 3, 3), "b.conv.weight": (8, 4, 3, 3), "z.weight": (4, 8, 1, 1)}
+    named = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    safetensors.numpy.save_file(named, path / "model.safetensors")
+    (conv,) = inspect(path).first_convs
+    assert (conv.tensor.name, conv.found_by) == ("conv_in.weight", "sidecar")
+    convert(path, tmp_path / "b", to=9, method="zero")
+    assert loaded(tmp_path / "b" / "config.json")["in_channels"] == 9
+
+
+@pytest.mark.parametrize(
+    "raw", [b"{num_channels: 3", b'\xef\xbb\xbf{"num_channels": 3}', b'{"a": 1, "a": 2}', b'{"a": NaN}', b"\xff"]
+)
+def test_a_configuration_that_cannot_be_read_would_stay_stale(raw: bytes, tmp_path: Path):
+    source = folder(tmp_path / "a")
+    (source / "config.json").write_bytes(raw)
+    with pytest.raises(DamagedError, match=r"config\.json"):
+        convert(source, tmp_path / "b", to="gray")
+    folder(tmp_path / "c")
+    (tmp_path / "c" / "web").mkdir()
+    (tmp_path / "c" / "web" / "config.json").write_bytes(raw)  # no weights beside: something else
+    convert(tmp_path / "c", tmp_path / "d", to="gray")
+    assert (tmp_path / "d" / "web" / "config.json").read_bytes() == raw
+
+
+def test_a_configuration_that_disagrees_is_told(tmp_path: Path):
+    source = folder(tmp_path / "a", {**CONFIG, "num_channels": 4})
+    assert "count_kept" in {w.code for w in convert(source, tmp_path / "b", to="gray").warnings}
+
+
+def test_a_link_to_nothing(tmp_path: Path):
+    source = folder(tmp_path / "a")
+    (source / "more.txt").symlink_to("nowhere")
+    with pytest.raises(SystemProblem, match=r"more\.txt: is a link to nothing"):
+        convert(source, tmp_path / "b", to="gray")
+
+
+def test_an_optimizer_apart_from_its_model(tmp_path: Path):
+    """As transformers' Trainer keeps it: nothing in it says which state is the kernel's."""
+    source = folder(tmp_path / "a")
+    moments = tensor(storage("0", 8 * 147), (8, 3, 7, 7))
+    state = {"state": {0: {"step": 1, "exp_avg": moments}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    (source / "optimizer.pt").write_bytes(torch_zip(state, {"0": floats(8 * 147)}))
+    with pytest.raises(UnsupportedError, match="optimizer's state apart from its model") as caught:
+        convert(source, tmp_path / "b", to="gray")
+    assert "move optimizer.pt out" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"model_type":"resnet","num_channels":%d}',
+        '{\r\n\t"num_channels"\t:\t%d ,\r\n"model_type": "r\u00e9s\u2713net"}\r\n',
+        '\n\n{ "a": {"num_channels":9}, "num_channels" :%d\n}   ',
+    ],
+)
+def test_odd_formatting_stays(text: str, tmp_path: Path):
+    source = folder(tmp_path / "a")
+    (source / "config.json").write_bytes((text % 3).encode())
+    convert(source, tmp_path / "b", to="gray")
+    assert (tmp_path / "b" / "config.json").read_bytes() == (text % 1).encode()
+
+
+def test_the_cache_of_the_hub(tmp_path: Path):
+    """snapshots/<revision>/<name> are links to ../../blobs/<hash>; both stay as they are."""
+    plain, snapshot_ = folder(tmp_path / "plain"), tmp_path / "hub" / "snapshots" / "0123abcd"
+    blobs = tmp_path / "hub" / "blobs"
+    snapshot_.mkdir(parents=True)
+    blobs.mkdir()
+    for i, path in enumerate(sorted(plain.iterdir())):
+        path.rename(blobs / f"{i}")
+        (snapshot_ / path.name).symlink_to(f"../../blobs/{i}")
+    before = snapshot(snapshot_) | snapshot(blobs)
+    os.chmod(snapshot_, 0o555)
+    out = tmp_path / "out é '1'"
+    convert(snapshot_, out, to="gray", hard_link=True)
+    os.chmod(snapshot_, 0o755)
+    assert {name: digest for name, (_, digest) in (snapshot(snapshot_) | snapshot(blobs)).items()} == {
+        name: digest for name, (_, digest) in before.items()
+    }
+    assert not any(path.is_symlink() for path in out.iterdir())
+    assert loaded(out / "config.json")["num_channels"] == 1
+    assert verify(snapshot_, out).ok

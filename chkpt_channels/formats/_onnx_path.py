@@ -43,6 +43,7 @@ class ImagePath:
     def __init__(self, model: OnnxModel, image: Info, channel: int, load: Load) -> None:
         self.model, self.image, self.channel, self._load = model, image, channel, load
         self.reached: list[Reached] = []
+        self.widths: list[int] = []  # of kernels right behind the image that do not take as many channels as it has
         self.fronts: list[Constants] = []
         self.counts: list[Count] = []
         axes = _onnx_axes.image_axes(image.dims)
@@ -159,6 +160,8 @@ class ImagePath:
             lies = layout(node, kernel, slower, faster)
             width = kernel.shape[lies.channel_axis] * node.integer("group", 1) if lies else 0
             channels = self._takes(width, slower * faster)
+            if width and not channels and not self.fronts and slower == faster == 1:
+                self.widths.append(width)
         self._arrive(Reached(node, kernel, lies, channels), flow, axes[2:])
 
     def _takes(self, width: int, fold: int) -> int:

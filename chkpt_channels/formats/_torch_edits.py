@@ -117,6 +117,21 @@ def declarations(torch_object: TorchObject, first_convs: Iterable[FirstConv]) ->
     return list(found.values())
 
 
+def contradictions(torch_object: TorchObject, first_convs: Iterable[FirstConv]) -> list[tuple[Declaration, int]]:
+    """The in_channels of the modules that own these kernels, where the kernels take others."""
+    found = []
+    for conv in first_convs:
+        link = torch_object.links.get(conv.tensor.name)
+        while link is not None and not (numbers := _own_numbers(link)):
+            link = link.parent
+        if link is None:
+            continue
+        told = plain(numbers["in_channels"])
+        if isinstance(told, int) and told != conv.in_channels:
+            found.append((Declaration(f"{link.path()[0]}.in_channels".removeprefix("."), told), conv.in_channels))
+    return found
+
+
 def hyper_parameters(torch_object: TorchObject, channels: int) -> list[Declaration]:
     """The integers outside of modules that are called like a number of input channels, and are it."""
     found = []

@@ -70,11 +70,11 @@ class ModelFolder:
                 "holds weights in a format that is not converted, and would keep the old channels",
                 hint="move it out of the folder",
             )
-        configured = dict.fromkeys(Path(name).parent for name in self.files)
+        homes = {Path(name).parent for name in weights}
         self.sidecars = [
             sidecar._replace(name=str(parent / sidecar.name))
-            for parent in configured
-            for sidecar in sidecars.beside(self.path / parent)
+            for parent in dict.fromkeys(Path(name).parent for name in self.files)
+            for sidecar in (_configurations if parent in homes else sidecars.beside)(self.path / parent)
         ]
 
     def __enter__(self) -> Self:
@@ -108,6 +108,11 @@ class ModelFolder:
         return detect(source)(source)
 
 
+def _configurations(folder: Path) -> list[Sidecar]:
+    """The configurations beside weights. Raises DamagedError for one that cannot be read: it would stay as it is, and not fit."""
+    return [Sidecar(name, sidecars.read(folder / name)) for name in sidecars.names(folder)]
+
+
 def _walk(path: Path, place: Place) -> Iterator[str]:
     """The files of a folder by their names from there. What version control and caches keep is left out."""
 
@@ -119,7 +124,11 @@ def _walk(path: Path, place: Place) -> Iterator[str]:
         for name in folders:
             if os.path.islink(os.path.join(folder, name)):
                 raise place.inside(os.path.relpath(os.path.join(folder, name), path)).unsupported("is a link to a folder")
-        yield from (os.path.relpath(os.path.join(folder, name), path) for name in files)
+        for name in files:
+            if not os.path.exists(os.path.join(folder, name)):
+                relative = os.path.relpath(os.path.join(folder, name), path)
+                raise place.inside(relative).system("is a link to nothing", hint="download the whole folder")
+            yield os.path.relpath(os.path.join(folder, name), path)
 
 
 class Shards(Checkpoint):

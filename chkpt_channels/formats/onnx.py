@@ -215,6 +215,14 @@ class Onnx(Checkpoint):
                 found.append(Declaration(f"graph.input {path.image.name}", channels))
         return found
 
+    def contradictions(self, first_convs: Sequence[FirstConv]) -> Sequence[tuple[Declaration, int]]:
+        return [
+            (Declaration(f"graph.input {path.image.name}", channels), width)
+            for path in self.paths
+            for width in path.widths
+            if (channels := path.image.dims[path.channel]) is not None
+        ]
+
     def load_line(self, path: str) -> str:
         return f"session = onnxruntime.InferenceSession({path!r})"
 

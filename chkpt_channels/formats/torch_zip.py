@@ -101,6 +101,9 @@ class TorchZip(Checkpoint):
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         return _torch_edits.declarations(self._objects["data"], first_convs)
 
+    def contradictions(self, first_convs: Sequence[FirstConv]) -> Sequence[tuple[Declaration, int]]:
+        return _torch_edits.contradictions(self._objects["data"], first_convs)
+
     def hyper_parameters(self, channels: int) -> Sequence[Declaration]:
         return _torch_edits.hyper_parameters(self._objects["data"], channels)
 

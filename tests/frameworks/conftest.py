@@ -3,6 +3,7 @@
 Run with `python -m pytest tests/frameworks`; `-m "not slow"` leaves out the files beyond 4 GiB.
 """
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -12,6 +13,25 @@ FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 sys.path.insert(0, str(FIXTURES))  # the small networks and training checkpoints that the fixtures are made of
 
 import torch  # noqa: E402  after sys.path, as everything that needs it
+
+
+def _torchvision():
+    """torchvision, which timm and others import where it is installed. Its compiled operators fit one build of torch: where they
+    do not load, those that it describes to torch on import are declared, and never called."""
+    try:
+        importlib.import_module("torchvision")
+    except ModuleNotFoundError:
+        return None
+    except RuntimeError:
+        declared = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")
+        return declared
+    return None
+
+
+TORCHVISION = _torchvision()
 
 
 def pytest_configure(config):

@@ -1,0 +1,69 @@
+"""What libraries call things in their configurations, and what none of their configurations can say. Tables only.
+
+Source: transformers 5.23 (every configuration and model of a network that sees images), timm 1.0.31, diffusers 0.42.
+"""
+
+from __future__ import annotations
+
+CONFIG = "config.json"
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json", "image_processor_config.json")
+COUNTS = frozenset(
+    {
+        "num_channels",
+        "in_channels",
+        "in_chans",
+        "in_chan",
+        "input_channels",
+        "num_input_channels",
+        "image_channels",
+        "img_channels",
+        "stem_num_channels",
+    }
+)
+"""What configurations call the number of input channels."""
+SIZES = frozenset({"input_size", "test_input_size"})
+"""timm's [channels, height, width]."""
+PIPELINES = (("image_mean", "image_std"), ("mean", "std"))
+VISION = ("vision_config", "backbone_config", "vision_encoder", "encoder")
+"""Where a configuration of several parts keeps the one that sees the image."""
+OTHERWISE = {
+    "in_channels": frozenset(
+        {
+            "chameleon_vqgan", "cohere_compass_vision", "emu3_vqgan", "ernie4_5_vl_moe_vision", "exaone4_5_vision",
+            "florence_vision", "glm4v_moe_vision", "glm4v_vision", "glm5_next_vision", "glm_image_vision",
+            "glm_image_vqmodel", "glm_ocr_vision", "janus_vqgan", "lfm3_vl_vision", "qwen2_5_omni_vision_encoder",
+            "qwen2_5_vl_vision", "qwen2_vl_vision", "qwen3_5_moe_vision", "qwen3_5_vision", "qwen3_omni_moe_vision_encoder",
+            "qwen3_vl_moe_vision", "qwen3_vl_vision", "qwen4_exp_vision",
+        }
+    ),
+    "in_chans": frozenset({"vjepa2"}),
+    "input_channels": frozenset({"flava_image_codebook"}),
+    "stem_num_channels": frozenset({"textnet"}),
+}  # fmt: skip
+"""transformers' models by the key that counts their channels, where it is not num_channels."""
+WIDTHS = {"stem_channels": frozenset({"hgnet_v2", "pp_lcnet_v4"})}
+"""Lists of widths that begin with the image's channels, by the models in which they do."""
+_FIXED = "transformers builds this model for one number of channels, whatever its configuration says"
+FIXED = {
+    **dict.fromkeys(
+        (
+            "blip_vision_model", "blip_2_vision_model", "instructblip_vision_model", "instructblipvideo_vision_model",
+            "kimi_k25_vision", "pp_lcnet", "pp_lcnet_v3", "superpoint", "uvdoc_backbone",
+        ),
+        _FIXED,
+    ),
+    **dict.fromkeys(("blip", "blip-2", "instructblip", "instructblipvideo", "kimi_k25"), _FIXED),
+    "glm_ocr_vision": "transformers derives other widths of this model from the number of channels",
+    "swin2sr": "transformers subtracts a mean in this model where it takes three channels, and none otherwise",
+}  # fmt: skip
+"""Models that would not load, or not compute the same, with another number of channels, and why."""
+RECONSTRUCTS = ("ForPreTraining", "ForMaskedImageModeling")
+"""Ends of class names of networks that give the image back: one number counts the channels of both ends."""
+FIRST_CONV = {
+    "UNet2DModel": "conv_in",
+    "UNet2DConditionModel": "conv_in",
+    "UNet3DConditionModel": "conv_in",
+    "UNetSpatioTemporalConditionModel": "conv_in",
+    "AutoencoderKL": "encoder.conv_in",
+}
+"""diffusers' names of the first conv, which shapes alone do not tell where the image is a latent."""
