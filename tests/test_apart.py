@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from chkpt_channels.containers import apart
-from chkpt_channels.errors import DamagedError, Place, SystemProblem, UnsupportedError
+from chkpt_channels.errors import DamagedError, Excess, Place, SystemProblem, UnsupportedError
 from chkpt_channels.limits import LIMITS
 
 PLACE = Place("a.h5", "b")
@@ -45,11 +45,11 @@ def test_it_is_another_process():
 
 @pytest.mark.parametrize("kind", [DamagedError, UnsupportedError, SystemProblem])
 def test_our_errors_arrive_whole(kind: type):
-    error = kind("is bad", file="f", where="w", at=7, hint="try")
+    error = kind("is bad", file="f", where="w", at=7, hint="try", excess=Excess("axes", 64, 65))
     with pytest.raises(kind) as caught:
         list(apart.pieces(lambda: made(b"x", error=error), PLACE))
     assert (caught.value.what, caught.value.file, caught.value.where, caught.value.at) == ("is bad", "f", "w", 7)
-    assert caught.value.hint == "try"
+    assert (caught.value.hint, caught.value.excess) == ("try", ("axes", 64, 65))
 
 
 @forks

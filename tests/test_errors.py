@@ -80,3 +80,13 @@ def test_errors_survive_pickling():
 def test_names_from_files_are_harmless(text: str, shown: str):
     assert printable(text) == shown
     assert str(Place("a.pth").inside(text).damaged("x")) == f"a.pth: {shown}: x"
+
+
+def test_a_limit_says_what_was_asked_for():
+    """In words, and in numbers that survive pickling."""
+    place = Place("a.pth", "conv")
+    place.within("axes", 64, 64)
+    with pytest.raises(DamagedError, match=r"a\.pth: conv: has 65 axes; 64 are the most, at byte 7") as caught:
+        place.within("axes", 65, 64, at=7)
+    assert caught.value.excess == ("axes", 64, 65)
+    assert pickle.loads(pickle.dumps(caught.value)).excess == caught.value.excess

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from chkpt_channels.limits import LIMITS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "chkpt_channels"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -116,3 +119,11 @@ def test_asking_every_format_runs_no_lazy_module():
         "sys.exit(type(lazy).__name__ != '_LazyModule')"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
+
+
+def test_the_limits_are_those_that_are_published():
+    """SECURITY.md lists every limit with its number, and none else; each is asked somewhere."""
+    text = (PACKAGE.parent / "SECURITY.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `(\w+)` (\d+) \|", text, re.MULTILINE)) == {k: str(v) for k, v in LIMITS._asdict().items()}
+    code = "".join(path.read_text(encoding="utf-8") for path in MODULES)
+    assert all(f"LIMITS.{name}" in code for name in LIMITS._fields)

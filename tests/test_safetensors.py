@@ -97,6 +97,14 @@ def test_damage(data: bytes, words: str, put: Callable[..., Path], tmp_path: Pat
     assert snapshot(tmp_path).keys() == {"a.safetensors"}
 
 
+@pytest.mark.parametrize("length", [0x13A, 0x10A3A, 0x3A08, 0x142])
+def test_a_length_that_looks_like_a_graph_of_onnx(length: int, put: Callable[..., Path]):
+    """Not every writer pads the header to eight bytes."""
+    raw = json.dumps(GOOD).encode()
+    path = put(file(raw + b" " * (length - len(raw)), RAW), "a.safetensors")
+    assert inspect(path).input.format == "safetensors"
+
+
 def test_a_leading_space_is_not_the_format(put: Callable[..., Path]):
     with pytest.raises(DamagedError):
         inspect(put(text(" " + json.dumps(GOOD)), "a.safetensors"))

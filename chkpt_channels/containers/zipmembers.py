@@ -196,8 +196,8 @@ def _find_directory(source: Source) -> tuple[tuple[int, int], bytes, int]:
     _, disk, cd_disk, here, total, cd_size, cd_start, comment = END_RECORD.unpack(record)
     end_start = at
     if at >= LOCATOR64_RECORD.size and (locator := source.read(at - LOCATOR64_RECORD.size, at))[:4] == LOCATOR64:
-        _, _, end_start, disks = LOCATOR64_RECORD.unpack(locator)
-        if disks > 1 or end_start + END64_RECORD.size != at - LOCATOR64_RECORD.size:
+        _, end64_disk, end_start, disks = LOCATOR64_RECORD.unpack(locator)
+        if end64_disk or disks > 1 or end_start + END64_RECORD.size != at - LOCATOR64_RECORD.size:
             raise place.damaged("its zip64 end record is not where its locator says", at=at - LOCATOR64_RECORD.size)
         end64 = source.read(end_start, at - LOCATOR64_RECORD.size)
         magic, length, _, _, disk64, cd_disk64, here64, total64, cd_size64, cd_start64 = END64_RECORD.unpack(end64)
@@ -219,7 +219,7 @@ def _find_directory(source: Source) -> tuple[tuple[int, int], bytes, int]:
 def _no_end(source: Source) -> DamagedError:
     tail = source.read(max(0, source.size - MAX16 - END_RECORD.size), source.size)
     found = tail.rfind(END)
-    if found < 0:
+    if found < 0 or found + END_RECORD.size > len(tail):
         return source.place.damaged(
             "its end is missing: a zip archive ends in a central directory", at=source.size, hint="download it again"
         )
@@ -239,6 +239,8 @@ def _central_entries(source: Source, start: int, stop: int) -> Iterator[tuple[in
             raise source.place.damaged("its central directory is cut off", at=start + at)
         encoded = entry[CENTRAL_RECORD.size : CENTRAL_RECORD.size + fields[10]]
         name = _name(source.place, encoded, fields[3], start + at)
+        if fields[13]:
+            raise source.place.inside(name).damaged("is said to stand on another disk", at=start + at)
         _, _, offset = _wide_sizes(source.place.inside(name), entry, start + at)
         yield offset, name, entry
         at += length
@@ -304,6 +306,9 @@ def _member(source: Source, start: int, name: str, central: bytes, limit: int) -
         raise place.damaged("it is stored, and its two sizes differ", at=start)
     descriptor = b""
     if flags & FLAG_DESCRIPTOR:
+        early = local_crc, local_packed, local_size
+        if early not in ((0, 0, 0), (crc, packed, size), (0, MAX32, MAX32)):
+            raise place.damaged("its two headers disagree", at=start)
         descriptor = _descriptor(source, data + packed, limit, (crc, packed, size), place)
     elif (local_crc, *_local_sizes(local, local_packed, local_size)) != (crc, packed, size):
         raise place.damaged("its two headers disagree", at=start)

@@ -27,6 +27,7 @@ from ._onnx_schema import (
     INFO_TYPE,
     MODEL_FUNCTIONS,
     MODEL_GRAPH,
+    MODEL_IR_VERSION,
     MODEL_OPSETS,
     SHAPE_DIMS,
     STRING,
@@ -83,6 +84,8 @@ class OnnxModel:
         graphs = self.root.fields.get(MODEL_GRAPH, ())
         if len(graphs) != 1:
             raise self.place.damaged(f"holds {len(graphs)} graphs instead of one", at=0)
+        if self.root.number(MODEL_IR_VERSION) >= 3 and not self.root.fields.get(MODEL_OPSETS):
+            raise self.place.damaged("names no version of the operators: it is cut off behind its graph", at=source.size)
         self.graph = self.root.message(graphs[0])
         self.nodes = read_nodes(self.graph)
         self.weights: dict[str, Weight] = {}

@@ -70,7 +70,7 @@ class Onnx(Checkpoint):
         head = source.read(0, min(16, source.size))
         if not head or head[0] not in (0x08, 0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42):
             return False
-        if head[4:9] == b"\0\0\0\0{":  # the length of a safetensors header may begin as a graph does
+        if head[4:9] == b"\0\0\0\0{":  # the length of a JSON header, as safetensors has it, may look like a graph's
             return False
         return _top_fields_look_right(source)
 
@@ -282,18 +282,18 @@ def _listed(path: _onnx_path.ImagePath) -> str:
 
 
 def _top_fields_look_right(source: Source) -> bool:
-    """Walk the top-level fields: known numbers of a ModelProto with their wire types, one of them the graph. The last one may
-    be cut off."""
-    at, has_graph = 0, False
+    """Walk the top-level fields: known numbers of a ModelProto with their wire types, one of them the graph."""
+    at = 0
     while at < source.size:
         head = source.read(at, min(at + 20, source.size))
         tag, length = _peek(head)
         if _WIRES.get(tag >> 3, tag & 7) != tag & 7 or not tag >> 3 or not length:
             return False
-        has_graph |= tag >> 3 == GRAPH
+        if tag >> 3 == GRAPH:
+            return True
         value, more = _FIXED.get(tag & 7) or _peek(head[length:])
         at += length + more + (value if tag & 7 == BYTES else 0)
-    return has_graph
+    return False
 
 
 _WIRES = {1: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, 7: BYTES, 8: BYTES, 14: BYTES, 20: BYTES, 25: BYTES}

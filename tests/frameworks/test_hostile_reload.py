@@ -1,8 +1,11 @@
 """What the program accepted among the hostile files, the framework reads, before and after; and a marker is a live one."""
 
 import io
+import os
 import shutil
 from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import numpy as np
 import pytest
@@ -77,7 +80,10 @@ def test_it_reads_like_the_original(case, tmp_path):
     assert verify(source, out, follow_links=follow).ok
     assert not (home / "marker").exists()
     reader = READERS.get(case.format) or BY_SUFFIX[source.suffix]
-    before, after = reader(source), reader(out)
+    before = reader(source)
+    if case.marker:
+        (home / "marker").rmdir()  # torch has run it: it is a live one
+    after = reader(out)
     assert list(after) == list(before)
     changed = {name for name in before if before[name] != after[name]}
     assert all(before[name].count(3) > after[name].count(3) and 1 in after[name] for name in changed)

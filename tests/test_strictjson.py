@@ -1,0 +1,63 @@
+"""JSON: what every reader agrees on is read, everything else is damage with its place."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chkpt_channels import strictjson
+from chkpt_channels.errors import DamagedError, Place
+from chkpt_channels.limits import LIMITS
+
+PLACE = Place("a.json")
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+NUMBERS = st.integers(-(10**18), 10**18) | st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXT, lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner), max_leaves=20
+)
+
+
+@given(VALUES, st.booleans(), st.sampled_from([None, 2]))
+def test_what_python_writes_is_read(value: Any, ascii_: bool, indent: int | None):
+    assert strictjson.loads(json.dumps(value, ensure_ascii=ascii_, indent=indent).encode(), PLACE) == value
+
+
+REFUSED = {
+    "a key twice": (b'{"a": {"b": 1, "b": 1}}', "the key 'b' stands twice in its JSON"),
+    "a key twice, spelled in two ways": (b'{"a": 1, "\\u0061": 1}', "the key 'a' stands twice"),
+    "NaN": (b"[NaN]", "holds NaN, which is no JSON number"),
+    "minus infinity": (b"[-Infinity]", "holds -Infinity, which is no JSON number"),
+    "too large a float": (b"[1e999]", "holds 1e999, which is no JSON number"),
+    "too long an integer": (b"[" + b"9" * 21 + b"]", "holds 9{21}, which is no JSON number"),
+    "half a pair": (b'["\\uD83D"]', r"half a surrogate pair, \\ud83d"),
+    "the other half": (b'{"\\ude00": 1}', r"half a surrogate pair, \\ude00"),
+    "a pair the wrong way round": (b'["\\ude00\\ud83d"]', "half a surrogate pair"),
+    "no UTF-8": (b'["\xff"]', "is not UTF-8, at byte 12"),
+    "a byte-order mark": (b"\xef\xbb\xbf{}", "is no JSON"),
+    "a comment": (b"{} // x", "is no JSON: extra data, at byte 13"),
+    "behind what is not ASCII": ('["é" x]'.encode(), "is no JSON: .*, at byte 16"),
+    "nothing": (b"", "is no JSON"),
+    "deep": (b"[" * (LIMITS.json_depth + 1) + b"]" * (LIMITS.json_depth + 1), "501 levels in its JSON; 500 are the most"),
+    "very deep": (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+}
+
+
+@pytest.mark.parametrize(("raw", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_readers_disagree_on_is_damage(raw: bytes, words: str):
+    with pytest.raises(DamagedError, match=words):
+        strictjson.loads(raw, PLACE, 10)
+
+
+def test_a_pair_is_a_character():
+    assert strictjson.loads(b'["\\ud83d\\ude00"]', PLACE) == ["\U0001f600"]
+
+
+def test_the_number_of_values_is_known_before_any_is_made(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(strictjson, "LIMITS", LIMITS._replace(json_values=10))
+    assert strictjson.loads(b"[1,2,3,4,5,6,7,8,9,10]", PLACE) == list(range(1, 11))
+    with pytest.raises(DamagedError, match="has 11 values in its JSON; 10 are the most"):
+        strictjson.loads(b"[1,2,3,4,5,6,7,8,9,10,", PLACE)
