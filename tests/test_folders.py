@@ -331,7 +331,9 @@ def test_a_dry_run_writes_nothing(tmp_path: Path):
 def test_unchanged(channels: int, tmp_path: Path):
     source = folder(tmp_path / "a", {**CONFIG, "num_channels": channels}, channels=channels)
     assert convert(source, tmp_path / "b", to=channels).status == "unchanged"
-    assert snapshot(source) == snapshot(tmp_path / "b")
+    assert {n: digest for n, (_, digest) in snapshot(source).items()} == {
+        n: digest for n, (_, digest) in snapshot(tmp_path / "b").items()
+    }
     assert verify(source, tmp_path / "b").ok
 
 
