@@ -129,7 +129,7 @@ def edits(sidecar: Sidecar, old: int, new: int, pipeline: Pipeline | None) -> di
         for mean, std in pipelines(document):
             changed |= _fed(document, mean, std, pipeline)
     for path, value in document.walk():
-        if new != 3 and isinstance(value.value, dict) and _turns_into_colours(sidecar.name, value.value):
+        if old != new != 3 and isinstance(value.value, dict) and _turns_into_colours(sidecar.name, value.value):
             changed[*path, "do_convert_rgb"] = False
     return {path: value for path, value in changed.items() if not _is_there(document, path, value)}
 

@@ -327,9 +327,13 @@ def test_a_dry_run_writes_nothing(tmp_path: Path):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_unchanged(tmp_path: Path):
-    source = folder(tmp_path / "a")
-    assert convert(source, tmp_path / "b", to=3).status == "unchanged"
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_unchanged(channels: int, tmp_path: Path):
+    source = folder(tmp_path / "a", {**CONFIG, "num_channels": channels}, channels=channels)
+    assert convert(source, tmp_path / "b", to=channels).status == "unchanged"
+    assert {n: digest for n, (_, digest) in snapshot(source).items()} == {
+        n: digest for n, (_, digest) in snapshot(tmp_path / "b").items()
+    }
     assert verify(source, tmp_path / "b").ok
 
 
