@@ -48,7 +48,7 @@ def read(path: Path) -> Any:
     except OSError as error:
         raise place.system(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
     place.within("bytes", len(raw), LIMITS.sidecar_bytes)
-    return strictjson.loads(raw, place, 0)
+    return strictjson.document(raw, place, 0)
 
 
 def _parts(document: Any) -> Iterator[Mapping[str, Any]]:
