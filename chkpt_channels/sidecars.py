@@ -40,8 +40,7 @@ def read(path: Path) -> Json:
             raw = file.read(LIMITS.sidecar_bytes + 1)
     except OSError as error:
         raise place.system(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
-    if len(raw) > LIMITS.sidecar_bytes:
-        raise place.damaged(f"is longer than the {LIMITS.sidecar_bytes} bytes that are read")
+    place.within("bytes", len(raw), LIMITS.sidecar_bytes)
     return Json(raw, place)
 
 

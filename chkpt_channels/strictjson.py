@@ -15,6 +15,7 @@ from .errors import Place, printable
 from .limits import LIMITS
 
 LONGEST_INTEGER = 20
+_LONG_INTEGER = re.compile(rb"[0-9]{20}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -39,9 +40,10 @@ def loads(raw: bytes, place: Place, base: int | None = None) -> Any:
         value = float(text)
         return value if abs(value) != float("inf") else refuse(text)
 
+    count = integer if _LONG_INTEGER.search(raw) else None  # a call for every number takes long
     try:
         text = raw.decode("utf-8")
-        made = json.loads(text, object_pairs_hook=pairs, parse_constant=refuse, parse_int=integer, parse_float=number)
+        made = json.loads(text, object_pairs_hook=pairs, parse_constant=refuse, parse_int=count, parse_float=number)
     except UnicodeDecodeError as error:
         raise place.damaged("is not UTF-8", at=_at(base, error.start)) from error
     except json.JSONDecodeError as error:
@@ -49,9 +51,15 @@ def loads(raw: bytes, place: Place, base: int | None = None) -> Any:
         raise place.damaged(f"is no JSON: {error.msg.lower()}", at=_at(base, where)) from error
     except RecursionError:
         raise place.damaged("its JSON is nested too deeply", at=base) from None
-    _check_depth(made, place, base)
     if _SURROGATE.search(raw):
         _check_surrogates(made, place, base)
+    return made
+
+
+def document(raw: bytes, place: Place, base: int | None = None) -> Any:
+    """The same, for a document whose depth its format leaves open."""
+    made = loads(raw, place, base)
+    _check_depth(made, place, base)
     return made
 
 
@@ -59,9 +67,9 @@ def _at(base: int | None, offset: int) -> int | None:
     return None if base is None else base + offset
 
 
-def _check_depth(document: Any, place: Place, base: int | None) -> None:
+def _check_depth(made: Any, place: Place, base: int | None) -> None:
     """What was read at one depth of the call stack may have to be written at another."""
-    level, depth = [document], 0
+    level, depth = [made], 0
     while level:
         depth += 1
         place.within("levels in its JSON", depth, LIMITS.json_depth, at=base)
@@ -72,9 +80,9 @@ def _inside(value: Any) -> Any:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def _check_surrogates(document: Any, place: Place, base: int | None) -> None:
+def _check_surrogates(made: Any, place: Place, base: int | None) -> None:
     try:
-        json.dumps(document, ensure_ascii=False).encode()
+        json.dumps(made, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         lone = error.object[error.start]
         raise place.damaged(f"holds half a surrogate pair, \\u{ord(lone):x}, which is no text", at=base) from error

@@ -68,7 +68,7 @@ def test_what_is_asked_of_the_new_pipeline_stays(tmp_path: Path):
         ({PROCESSOR: '{"image_mean": 0, "image_std": 1, "rescale_factor": NaN}'}, DamagedError, "no JSON number"),
         ({CONFIG: "{"}, DamagedError, "is no JSON"),
         ({CONFIG: "[" * 100_000}, DamagedError, "nested too deeply"),
-        ({CONFIG: " " * (LIMITS.sidecar_bytes + 1)}, DamagedError, "is longer than"),
+        ({CONFIG: " " * (LIMITS.sidecar_bytes + 1)}, DamagedError, "has 67108865 bytes"),
     ],
 )
 def test_what_is_refused(documents: dict[str, Any], kind: type[ChkptChannelsError], words: str, tmp_path: Path):

@@ -23,7 +23,7 @@ VALUES = st.recursive(
 
 @given(VALUES, st.booleans(), st.sampled_from([None, 2]))
 def test_what_python_writes_is_read(value: Any, ascii_: bool, indent: int | None):
-    assert strictjson.loads(json.dumps(value, ensure_ascii=ascii_, indent=indent).encode(), PLACE) == value
+    assert strictjson.document(json.dumps(value, ensure_ascii=ascii_, indent=indent).encode(), PLACE) == value
 
 
 REFUSED = {
@@ -49,7 +49,7 @@ REFUSED = {
 @pytest.mark.parametrize(("raw", "words"), REFUSED.values(), ids=REFUSED)
 def test_what_readers_disagree_on_is_damage(raw: bytes, words: str):
     with pytest.raises(DamagedError, match=words):
-        strictjson.loads(raw, PLACE, 10)
+        strictjson.document(raw, PLACE, 10)
 
 
 def test_a_pair_is_a_character():

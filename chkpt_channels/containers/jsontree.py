@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..errors import Place
 from ..splice import spliced
-from ..strictjson import loads
+from ..strictjson import document
 
 Path = tuple[str | int, ...]
 
@@ -44,7 +44,7 @@ class Json:
     """A document. Raises DamagedError for what is no strict JSON."""
 
     def __init__(self, raw: bytes, place: Place) -> None:
-        loads(raw, place, 0)  # from here on it is known to be sound
+        document(raw, place, 0)  # from here on it is known to be sound
         self.place, self.text, self._at = place, raw.decode("utf-8"), 0
         try:
             self.root = self._read()

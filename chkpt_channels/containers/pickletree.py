@@ -6,11 +6,11 @@ The reader is iterative and runs one opcode after another on a stack of nodes; `
 
 from __future__ import annotations
 
-import gc
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from ..collecting import paused
 from ..errors import Place
 from ..limits import LIMITS
 
@@ -88,13 +88,8 @@ class Tree:
         """Parse. Raises DamagedError with the opcode's offset, UnsupportedError for protocol 0, OutOfData if cut off."""
         self.data, self.place, self.start = data, place, start
         machine = _Machine(data, place, start, base)
-        collecting = gc.isenabled()
-        gc.disable()  # a tree of many small objects without cycles: collections while it grows double the time
-        try:
+        with paused():
             self.root = machine.run()
-        finally:
-            if collecting:
-                gc.enable()
         self.stop = machine.at
         self.persids, self.globals = machine.persids, machine.globals
         self.frames, self.pair_stops = machine.frames, machine.pair_stops

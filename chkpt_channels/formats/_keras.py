@@ -55,7 +55,7 @@ class KerasCheckpoint(Checkpoint):
         """Read the configuration. Raises DamagedError where it is none."""
         place = self.source.place.inside(self.document)
         try:
-            self.model, self._text = _keras_config.parse(strictjson.loads(text.encode("utf-8", "surrogatepass"), place)), text
+            self.model, self._text = _keras_config.parse(strictjson.document(text.encode("utf-8", "surrogatepass"), place)), text
         except _PROBLEMS as error:
             raise place.damaged(f"is no configuration of a Keras model: {error}") from error
         if '"Lambda"' in text or '"__lambda__"' in text:

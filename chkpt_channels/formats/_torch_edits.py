@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from math import prod
@@ -79,11 +79,17 @@ def load_line(torch_object: TorchObject, path: str, *, safe: bool) -> str:
     root = torch_object.tree.root.target
     if root.state is not None and root.items is None:
         return f"model = {loaded}"
-    models = [
-        g for g in dict.fromkeys(torch_object.groups.values()) if not any(n.where.startswith(g) for n in torch_object.optimizers)
-    ]
+    inside = {node.where[:at] for node in torch_object.optimizers for at in _ends(node.where)}
+    models = [group for group in dict.fromkeys(torch_object.groups.values()) if group not in inside]
     keys = "".join(f"[{key!r}]" for key in models[0].split("/")) if models and models[0] else ""
     return f"model.load_state_dict({loaded}{keys})"
+
+
+def _ends(where: str) -> Iterator[int]:
+    """Where the parts of a path end, the empty one first."""
+    yield 0
+    yield from (i for i, letter in enumerate(where) if letter == "/")
+    yield len(where)
 
 
 def optimizer_entries(torch_object: TorchObject, tensors: Mapping[str, Tensor]) -> tuple[OptimizerEntry, ...]:

@@ -15,7 +15,7 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from .. import strictjson
+from .. import collecting, strictjson
 from ..dtypes import BY_NAME
 from ..errors import Place
 from ..limits import LIMITS
@@ -54,11 +54,12 @@ class Safetensors(Checkpoint):
             raise place.damaged(f"is cut off inside its header of {length} bytes", at=source.size)
         self._header = source.read(8, 8 + length)
         self._begin = 8 + length
-        entries = _parse(self._header, place)
-        self.metadata: dict[str, str] = entries.pop("__metadata__", None) or {}
         self._spans: dict[str, tuple[int, int]] = {}
-        for name, entry in entries.items():
-            self.tensors[name], self._spans[name] = _entry(name, entry, place.inside(name))
+        with collecting.paused():
+            entries = _parse(self._header, place)
+            self.metadata: dict[str, str] = entries.pop("__metadata__", None) or {}
+            for name, entry in entries.items():
+                self.tensors[name], self._spans[name] = _entry(name, entry, place.inside(name))
         self._check_spans()
 
     def _check_spans(self) -> None:
@@ -86,7 +87,8 @@ class Safetensors(Checkpoint):
     def splices(self, edits: Edits) -> list[Splice]:
         if not edits.tensors:
             return []
-        header: dict[str, Any] = json.loads(self._header)
+        with collecting.paused():
+            header: dict[str, Any] = json.loads(self._header)
         splices, shift = [], 0
         for name, (begin, end) in sorted(self._spans.items(), key=lambda item: item[1]):
             edit, size = edits.tensors.get(name), end - begin
@@ -149,4 +151,8 @@ def _entry(name: str, entry: Any, place: Place) -> tuple[Tensor, tuple[int, int]
 
 
 def _counts(value: Any) -> bool:
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
+    return (
+        isinstance(value, list)
+        and {int}.issuperset(map(type, value))
+        and 0 <= min(value, default=0) <= max(value, default=0) < 1 << 63
+    )
