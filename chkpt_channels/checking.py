@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import rules, selection, sidecars
+from . import collecting, rules, selection, sidecars
 from .errors import AmbiguousError, UsageError
 from .formats import detect, known
 from .formats._lookalikes import LFS_POINTER
@@ -58,7 +58,7 @@ def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_
     first conv is not certain.
     """
     count = expected(expect, lfs_pointers)
-    with Source(path) as source:
+    with Source(path) as source, collecting.paused():
         name = os.fspath(path)
         if lfs_pointers == "skip" and source.read(0, min(len(LFS_POINTER), source.size)) == LFS_POINTER:
             return Check(FileInfo(name, "", source.size), (), (), "a Git-LFS pointer, whose content is not here")

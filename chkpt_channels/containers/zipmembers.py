@@ -279,6 +279,10 @@ def _wide_sizes(place: Place, entry: bytes, at: int) -> tuple[int, int, int]:
     return values[0], values[1], values[2]
 
 
+NEAR = 256
+"""A local header with the name and the padding that torch gives it, mostly."""
+
+
 def _member(source: Source, start: int, name: str, central: bytes, limit: int) -> Member:
     """The member whose local header stands at `start` and which ends before `limit`. Checks all that can be without its data."""
     place = source.place.inside(name)
@@ -286,14 +290,15 @@ def _member(source: Source, start: int, name: str, central: bytes, limit: int) -
     _, _, _, flags, method, _, _, crc, *_ = CENTRAL_RECORD.unpack_from(central)
     if start + LOCAL_RECORD.size > limit:
         raise place.damaged("its header overlaps what follows", at=start)
-    local = source.read(start, start + LOCAL_RECORD.size)
-    magic, _, local_flags, local_method, _, _, local_crc, local_packed, local_size, n_name, n_extra = LOCAL_RECORD.unpack(local)
+    near = source.read(start, min(start + NEAR, limit))
+    fields = LOCAL_RECORD.unpack_from(near)
+    magic, _, local_flags, local_method, _, _, local_crc, local_packed, local_size, n_name, n_extra = fields
     if magic != LOCAL:
         raise place.damaged("its header is not where the central directory says", at=start)
     data = start + LOCAL_RECORD.size + n_name + n_extra
     if data + packed > limit:
         raise place.damaged("it overlaps what follows", at=start)
-    local += source.read(start + LOCAL_RECORD.size, data)
+    local = near[: data - start] + source.read(min(start + len(near), data), data)
     if (local_flags, local_method) != (flags, method) or local[LOCAL_RECORD.size : LOCAL_RECORD.size + n_name] != _central_name(
         central
     ):
