@@ -20,12 +20,10 @@ RGB = FIXTURES / "torch_zip" / "state_dict.pth"
 SLOW = """
 import sys, time
 from chkpt_channels import splice
-real = splice.write_at
-copied = splice._Copy.__init__
 import chkpt_channels.source as source
 read = source.Source.readinto
 def slowly(self, buffer, start):
-    time.sleep(0.02)
+    time.sleep(0.08)
     return read(self, buffer, start)
 source.Source.readinto = slowly
 import os
