@@ -100,10 +100,18 @@ def test_no_colour_where_none_is_wanted(large: Path, tmp_path: Path):
 
 
 def test_control_c_leaves_nothing(large: Path, tmp_path: Path):
-    code, shown = in_terminal(convert(large, tmp_path / "x.safetensors", slow=True), interrupt_after="━")
-    assert code == 128 + signal.SIGINT
-    assert "Traceback" not in shown
-    assert list(tmp_path.iterdir()) == []
+    """On a busy machine the work may be done before the key arrives: then the output is there and whole."""
+    for attempt in range(4):
+        out = tmp_path / str(attempt)
+        out.mkdir()
+        code, shown = in_terminal(convert(large, out / "x.safetensors", slow=True), interrupt_after="━")
+        assert "Traceback" not in shown
+        if code == 128 + signal.SIGINT:
+            assert list(out.iterdir()) == []
+            return
+        assert code == 0
+        assert (out / "x.safetensors").stat().st_size > 180_000_000
+    pytest.fail("it was never interrupted")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
