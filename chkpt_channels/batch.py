@@ -12,7 +12,6 @@ from . import flow
 from .errors import ChkptChannelsError, UsageError
 from .manifests import Job
 from .report import Report
-from .sidecars import size_of
 
 Progress = Callable[[int, int], None]
 POLL = 0.1
@@ -54,7 +53,7 @@ def run(jobs: Sequence[Job], settings: Settings, workers: int, progress: Progres
         raise UsageError(f"-j is a number of processes, not {workers}")
     if len(jobs) > 1:
         gc.enable()  # the command does without for one file; what many leave behind adds up
-    total = sum(size_of(job.src) for job in jobs) if progress else 0
+    total = sum(_size(job.src) for job in jobs) if progress else 0
     shown = (lambda count, _: progress(count, total)) if progress else None
     if workers == 1 or len(jobs) < 2:
         yield from (_converted(job, settings, shown) for job in jobs)
@@ -112,3 +111,13 @@ def _shown(now: int, before: int, progress: Progress | None) -> int:
     if progress and now > before:
         progress(now - before, 0)
     return now
+
+
+def _size(path: str) -> int:
+    """The bytes of a file, or of all files in a folder; 0 where there is none."""
+    try:
+        if Path(path).is_dir():
+            return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
+        return Path(path).stat().st_size
+    except OSError:
+        return 0

@@ -8,22 +8,12 @@ from typing import Any, NamedTuple
 
 from .errors import Place, UsageError
 from .limits import LIMITS
-from .options import Words
+from .options import KINDS, Words, fits
 
 NAME = "chkpt-channels.toml"
 _OWN = ("src", "dst", "to")
 _SPELLED = {"from": "from_channels", "layer": "layers", "input": "inputs"}
 """Options whose long name is not that of the library's parameter."""
-
-
-_NUMBERS = ("mean", "std", "new_mean", "new_std")
-_KINDS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("strict", "set_hparams", "allow_nonfinite"), (bool,)),
-    **dict.fromkeys(("method", "channel_order", "norm", "layout", "optimizer"), (str,)),
-    "from_channels": (int,),
-    "input_range": (int, float),
-}
-"""What an option takes, where that is not words or a list."""
 
 
 class Job(NamedTuple):
@@ -54,16 +44,11 @@ def read(path: str | Path) -> list[Job]:
     return [_job(table, file, i) for i, table in enumerate(tables)]
 
 
-def _is_one_of(name: str, value: Any) -> bool:
-    """Whether a value stands for a list of itself."""
-    return isinstance(value, str) if name in ("layers", "inputs") else name in _NUMBERS and isinstance(value, int | float)
-
-
-def _fits(name: str, value: Any) -> bool:
-    kinds = _KINDS.get(name, (str, list))
-    if name in ("layers", "inputs"):
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+def _listed(name: str, value: Any) -> Any:
+    """A lone value where an option takes a list."""
+    kinds = KINDS[name]
+    lone = list in kinds and not isinstance(value, list | bool) and (str not in kinds or isinstance(value, int | float))
+    return [value] if lone else value
 
 
 def _job(table: dict[str, Any], file: Path, number: int) -> Job:
@@ -79,8 +64,8 @@ def _job(table: dict[str, Any], file: Path, number: int) -> Job:
         if not name:
             close = difflib.get_close_matches(key, [*known, *_OWN], 1)
             raise UsageError(f"{key!r} is no option", file=str(file), where=where, hint=close[0] if close else "")
-        words[name] = [value] if _is_one_of(name, value) else value
-        if not _fits(name, words[name]):
+        words[name] = _listed(name, value)
+        if not fits(name, words[name]):
             raise UsageError(f"{key} does not take {value!r}", file=str(file), where=where)
     if isinstance(words.get("matrix"), str):
         words["matrix"] = str(file.parent / words["matrix"])

@@ -63,6 +63,28 @@ class Words(TypedDict, total=False):
     follow_links: bool
 
 
+KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("strict", "set_hparams", "allow_nonfinite", "follow_links"), (bool,)),
+    **dict.fromkeys(("method", "channel_order", "norm", "layout", "optimizer"), (str,)),
+    **dict.fromkeys(("luma", "select", "bands", "matrix", "mean", "std", "new_mean", "new_std"), (str, list)),
+    **dict.fromkeys(("layers", "inputs"), (list,)),
+    "from_channels": (int,),
+    "input_range": (int, float),
+}
+"""What each option takes where it stands in a document: a manifest, or a report."""
+
+
+def fits(name: str, value: Any) -> bool:
+    """Whether a value from a document can be an option's: of its kind, and a list of words, of numbers, or of rows of numbers."""
+    kinds = KINDS.get(name, ())
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        return False
+    rows = [value, *(part for part in value if isinstance(part, list))] if isinstance(value, list) else []
+    items = [part for row in rows for part in row if not (row is value and isinstance(part, list))]
+    allowed = (str,) if name in ("layers", "inputs") else (str, int, float)
+    return all(isinstance(item, allowed) and not isinstance(item, bool) for item in items)
+
+
 class Beside(NamedTuple):
     """What a configuration beside the file says: the modules of the first convs (timm), and the number of channels, 0 where it
     says none or several."""

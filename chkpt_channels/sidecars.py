@@ -21,7 +21,7 @@ from .errors import DamagedError, Place, UsageError
 from .libraries import CONFIG, COUNTS, FIRST_CONV, FIXED, OTHERWISE, PIPELINES, PREPROCESSORS, SIZES, VISION, WIDTHS
 from .limits import LIMITS
 from .model import Declaration
-from .options import Beside, Options
+from .options import Beside, Options, fits
 from .pipelines import AUTO, Pipeline
 
 
@@ -265,34 +265,8 @@ def words_of(path: Path) -> dict[str, Any]:
     words = [r.get("options") for r in results if isinstance(r, dict)] if isinstance(results, list) else []
     if len(words) != 1 or not isinstance(words[0], dict):
         raise UsageError("is no report of one conversion", file=str(path), hint="convert --report FILE writes one")
-    if wrong := next((name for name, value in words[0].items() if name not in _USUAL or not _is_like(value, _USUAL[name])), None):
-        raise UsageError(f"its option {wrong[:40]!r} is none of a conversion", file=str(path))
+    told = {name: value for name, value in words[0].items() if name != "to"}
+    wrong = next((name for name, value in told.items() if not fits(name, value)), None)
+    if wrong is not None or not isinstance(words[0].get("to"), str | int | None):
+        raise UsageError(f"its option {(wrong or 'to')[:40]!r} is none of a conversion", file=str(path))
     return words[0]
-
-
-def size_of(path: str) -> int:
-    """The bytes of a file, or of all files in a folder; 0 where there is none."""
-    try:
-        if Path(path).is_dir():
-            return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
-        return Path(path).stat().st_size
-    except OSError:
-        return 0
-
-
-def _is_like(value: Any, usual: Any) -> bool:
-    """Whether a value has the type that `options.words` gives it. Lists hold words or numbers, or rows of numbers."""
-    if isinstance(usual, list):
-        parts = [v for part in value for v in (part if isinstance(part, list) else [part])] if isinstance(value, list) else [None]
-        return all(isinstance(part, str | int | float) for part in parts)
-    if usual is None:
-        return isinstance(value, str | int | float)
-    return isinstance(value, type(usual))
-
-
-_USUAL: dict[str, Any] = {
-    **dict.fromkeys(("to", "from_channels", "input_range")),
-    **{key: [] for key in ("luma", "select", "bands", "matrix", "mean", "std", "new_mean", "new_std", "layers", "inputs")},
-    **dict.fromkeys(("method", "channel_order", "norm", "layout", "optimizer"), ""),
-    **dict.fromkeys(("strict", "set_hparams", "allow_nonfinite"), False),
-}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from common import FIXTURES
 from chkpt_channels import SystemProblem, UsageError, verify
 from chkpt_channels.cli import run
 from chkpt_channels.manifests import Job, read
+from chkpt_channels.options import KINDS, Words, fits
 
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
 
@@ -144,3 +146,22 @@ def test_without_an_output_it_is_beside_the_source(tmp_path: Path):
     assert run(["convert", "--manifest", str(path)]) == 0
     assert (tmp_path / "a_gray.pth").exists()
     assert run(["convert", "--check", "--manifest", str(path)]) == 0
+
+
+VALUES = {bool: True, str: "x", list: ["x"], int: 3, float: 0.5}
+
+
+def test_every_option_has_a_kind():
+    """One table holds for manifests and for reports: an option that is missing there could not be given."""
+    assert set(KINDS) == set(Words.__annotations__)
+    assert all(fits(name, VALUES[kind]) for name, kinds in KINDS.items() for kind in kinds)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_option_by_its_long_name(name: str, tmp_path: Path):
+    kind = KINDS[name][0]
+    spelled = {"from_channels": "from", "layers": "layer", "inputs": "input"}.get(name, name.replace("_", "-"))
+    value = json.dumps(VALUES[kind])
+    (tmp_path / "m.toml").write_text(f'[[convert]]\nsrc = "a.pth"\nto = "gray"\n{spelled} = {value}\n')
+    (job,) = read(tmp_path / "m.toml")
+    assert list(job.words) == [name]
