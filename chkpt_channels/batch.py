@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import flow
-from .errors import ChkptChannelsError, UsageError
+from .errors import UsageError
 from .manifests import Job
 from .report import Report
 
@@ -29,9 +30,6 @@ class Settings(NamedTuple):
     state_dict: str | None = None
 
 
-Outcome = Report | ChkptChannelsError
-
-
 def into(folder: str, jobs: Sequence[Job]) -> list[Job]:
     """The same conversions with outputs in one folder. Raises UsageError where two would get one name."""
     found: dict[Path, str] = {}
@@ -47,8 +45,9 @@ def into(folder: str, jobs: Sequence[Job]) -> list[Job]:
     return [job._replace(dst=str(path)) for job, path in zip(jobs, found, strict=True)]
 
 
-def run(jobs: Sequence[Job], settings: Settings, workers: int, progress: Progress | None) -> Iterator[Outcome]:
-    """What became of each job, in their order. `progress(bytes, all bytes)` is called over all of them."""
+def run(jobs: Sequence[Job], settings: Settings, workers: int, progress: Progress | None) -> Iterator[Callable[[], Report]]:
+    """For each job, in their order, what gives its report, or raises what was wrong with it. `progress(bytes, all bytes)` is
+    called over all of them."""
     if workers < 1:
         raise UsageError(f"-j is a number of processes, not {workers}")
     if len(jobs) > 1:
@@ -56,16 +55,13 @@ def run(jobs: Sequence[Job], settings: Settings, workers: int, progress: Progres
     total = sum(_size(job.src) for job in jobs) if progress else 0
     shown = (lambda count, _: progress(count, total)) if progress else None
     if workers == 1 or len(jobs) < 2:
-        yield from (_converted(job, settings, shown) for job in jobs)
+        yield from (partial(_converted, job, settings, shown) for job in jobs)
     else:
         yield from _in_processes(jobs, settings, min(workers, len(jobs)), shown)
 
 
-def _converted(job: Job, settings: Settings, progress: Progress | None) -> Outcome:
-    try:
-        return flow.convert(job.src, job.dst, job.to, progress=progress, **settings._asdict(), **job.words)
-    except ChkptChannelsError as error:
-        return error
+def _converted(job: Job, settings: Settings, progress: Progress | None) -> Report:
+    return flow.convert(job.src, job.dst, job.to, progress=progress, **settings._asdict(), **job.words)
 
 
 _done: Any = None
@@ -77,14 +73,16 @@ def _begin(done: Any) -> None:
     _done = done
 
 
-def _one(number: int, job: Job, settings: Settings) -> Outcome:
+def _one(number: int, job: Job, settings: Settings) -> Report:
     def count(more: int, _: int) -> None:
         _done[number] += more
 
     return _converted(job, settings, count)
 
 
-def _in_processes(jobs: Sequence[Job], settings: Settings, workers: int, progress: Progress | None) -> Iterator[Outcome]:
+def _in_processes(
+    jobs: Sequence[Job], settings: Settings, workers: int, progress: Progress | None
+) -> Iterator[Callable[[], Report]]:
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor, wait
 
@@ -98,7 +96,7 @@ def _in_processes(jobs: Sequence[Job], settings: Settings, workers: int, progres
             while wait([future], POLL if progress else None).not_done:
                 before = _shown(sum(done), before, progress)
             before = _shown(sum(done), before, progress)
-            yield future.result()
+            yield future.result
     except BaseException:  # interrupted, or terminated: what is half done has no name yet, and vanishes with its process
         for child in multiprocessing.active_children():
             child.terminate()

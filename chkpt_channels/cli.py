@@ -86,19 +86,24 @@ def convert(
     sidecar_files: Annotated[
         bool, typer.Option("--sidecars", help="Write the configurations beside SRC beside DST too.")
     ] = False,
-    hard_link: Annotated[bool, typer.Option("--hard-link", help="In a folder, link the files that do not change.")] = False,
-    sha256: Annotated[bool, typer.Option("--sha256", help="Report the SHA-256 of the result.")] = False,
+    hard_link: Annotated[
+        bool, typer.Option("--hard-link", help="In a folder, link the files that do not change.", hidden=True)
+    ] = False,
+    sha256: Annotated[bool, typer.Option("--sha256", help="Report the SHA-256 of the result.", hidden=True)] = False,
     hash_name: Annotated[
-        bool, typer.Option("--hash-name", help="Put its first 8 digits into the name, as torch.hub does.")
+        bool, typer.Option("--hash-name", help="Put its first 8 digits into the name, as torch.hub does.", hidden=True)
     ] = False,
     state_dict: Annotated[
-        str | None, typer.Option(metavar="KEY", help="What goes into another container: -o x.safetensors from x.pth, or back.")
+        str | None,
+        typer.Option(metavar="KEY", help="What goes into another container: -o x.safetensors from x.pth, or back.", hidden=True),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Say whether DST is what converting gives now; write nothing.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Print the matrix and the formula in use; write nothing.")] = False,
-    report_to: Annotated[str | None, typer.Option("--report", metavar="FILE", help="Write the JSON report to FILE too.")] = None,
+    report_to: Annotated[
+        str | None, typer.Option("--report", metavar="FILE", help="Write the JSON report to FILE too.", hidden=True)
+    ] = None,
     output_format: Format = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -122,10 +127,9 @@ def convert(
         with progress(quiet) as bar:
             for job, outcome in () if check else zip(every, batch.run(every, settings, jobs, bar), strict=True):
                 with shown.file(job.src):
-                    if isinstance(outcome, Exception):
-                        raise outcome
-                    lines = text.explained(outcome) if explain else text.converted(outcome, verbose=verbose)
-                    shown.add(outcome.result(), [] if quiet else lines, [] if quiet or explain else text.notes(outcome))
+                    report = outcome()
+                    lines = text.explained(report) if explain else text.converted(report, verbose=verbose)
+                    shown.add(report.result(), [] if quiet else lines, [] if quiet or explain else text.notes(report))
     raise typer.Exit(shown.exit_code)
 
 

@@ -322,8 +322,16 @@ def test_version():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_a_screen_and_shows_an_example(command):
     text = run(command, "--help", COLUMNS="100", LINES="50").stdout.decode()
-    assert len(text.splitlines()) <= 56
+    assert len(text.splitlines()) <= 40
     assert "Example: chkpt-channels " + command in text
+
+
+@pytest.mark.parametrize("command", ["convert", "verify"])
+def test_all_options_are_shown_on_request(command):
+    done = run(command, "--help-all", COLUMNS="100")
+    assert done.returncode == 0
+    text = done.stdout.decode()
+    assert all(option in text for parameter in COMMANDS[command].params for option in parameter.opts if option.startswith("--"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
