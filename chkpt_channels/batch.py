@@ -7,27 +7,16 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from . import flow
-from .errors import UsageError
+from .errors import Place, UsageError
 from .manifests import Job
+from .outputs import Settings
 from .report import Report
 
 Progress = Callable[[int, int], None]
 POLL = 0.1
-
-
-class Settings(NamedTuple):
-    """What holds for every conversion: how outputs are written, not what is in them."""
-
-    force: bool = False
-    dry_run: bool = False
-    hard_link: bool = False
-    with_sidecars: bool = False
-    sha256: bool = False
-    hash_name: bool = False
-    state_dict: str | None = None
 
 
 def into(folder: str, jobs: Sequence[Job]) -> list[Job]:
@@ -38,10 +27,8 @@ def into(folder: str, jobs: Sequence[Job]) -> list[Job]:
         if path in found:
             raise UsageError(f"{found[path]} and {job.src} would both become {path}", hint="-o names each, or a manifest does")
         found[path] = job.src
-    try:
+    with Place(folder).trying("cannot be made"):
         os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--output-dir cannot be made: {(error.strerror or str(error)).lower()}", file=folder) from error
     return [job._replace(dst=str(path)) for job, path in zip(jobs, found, strict=True)]
 
 

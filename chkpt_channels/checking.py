@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,12 +12,11 @@ from .formats import detect, known
 from .formats._lookalikes import LFS_POINTER
 from .libraries import CONFIG, PREPROCESSORS
 from .model import Checkpoint, FirstConv
+from .outputs import hash_in, sha256_of
 from .report import Check, FileInfo, Mismatch
 from .sidecars import Sidecar
 from .source import Source
 
-HASHED = re.compile(r"-([0-9a-f]{8,64})\.[a-z0-9.]+$")
-"""torch.hub's names: resnet50-0676ba61.pth begins the SHA-256 of its content. Source: torch/hub.py, HASH_REGEX."""
 _SKIPPED = frozenset({".git", ".cache", "__pycache__"})
 LFS = ("skip", "error")
 
@@ -109,14 +107,5 @@ def _configured(sidecar: Sidecar, folder: Path, convs: tuple[FirstConv, ...]) ->
 
 
 def _hash(source: Source, path: Path) -> Iterator[Mismatch]:
-    found = HASHED.search(path.name)
-    if found is None:
-        return
-    import hashlib
-
-    digest, at = hashlib.sha256(), 0
-    while at < source.size:
-        digest.update(source.read(at, min(at + (4 << 20), source.size)))
-        at += 4 << 20
-    if not digest.hexdigest().startswith(found[1]):
-        yield Mismatch(str(path), "SHA-256 in the name", found[1], digest.hexdigest()[: len(found[1])])
+    if (said := hash_in(path)) and not (found := sha256_of(source)).startswith(said):
+        yield Mismatch(str(path), "SHA-256 in the name", said, found[: len(said)])

@@ -111,6 +111,7 @@ def convert(
 ) -> None:
     """Write SRC with its first convs changed to other input channels."""
     from . import batch, text
+    from .outputs import Settings
 
     sources = src or []
     with (
@@ -123,7 +124,7 @@ def convert(
         for job in every if check else ():
             with shown.file(job.src):
                 _check_one(shown, job, quiet=quiet)
-        settings = batch.Settings(force, dry_run or explain, hard_link, sidecar_files, sha256, hash_name, state_dict)
+        settings = Settings(force, dry_run or explain, hard_link, sidecar_files, sha256, hash_name, state_dict)
         with progress(quiet) as bar:
             for job, outcome in () if check else zip(every, batch.run(every, settings, jobs, bar), strict=True):
                 with shown.file(job.src):
@@ -137,6 +138,7 @@ def _jobs(src: list[str], output: str | None, to: str | None, words: dict[str, A
     """What is to be converted: the sources of the command line, or those of the manifest."""
     from . import manifests
     from .errors import UsageError
+    from .options import tells_channels
 
     if manifest is not None:
         if src or output or to or words:
@@ -144,7 +146,7 @@ def _jobs(src: list[str], output: str | None, to: str | None, words: dict[str, A
         return manifests.read(manifest)
     if not src:
         raise UsageError("a source is needed", hint="chkpt-channels convert SRC --to gray, or --manifest FILE")
-    if to is None and not any(rule in words for rule in ("select", "bands", "matrix")):
+    if to is None and not tells_channels(cast("Words", words)):
         raise UsageError("a target is needed", hint="--to gray, rgb, bgr, rgba or a number of channels")
     if len(src) > 1 and output:
         raise UsageError(f"{len(src)} sources cannot become one output", hint="--output-dir DIR")

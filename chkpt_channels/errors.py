@@ -5,7 +5,8 @@ A message is one line, `FILE: WHERE: what is wrong, at byte N`; candidates and a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 LONGEST_NAME = 200
@@ -147,3 +148,16 @@ class Place(NamedTuple):
     def system(self, what: str, hint: str = "") -> SystemProblem:
         """The error for what the operating system refused."""
         return SystemProblem(what, file=self.file, where=self.where, hint=hint)
+
+    @contextmanager
+    def trying(self, what: str) -> Iterator[None]:
+        """What the operating system refuses meanwhile, as such an error: `what` and the reason."""
+        try:
+            yield
+        except OSError as error:
+            raise self.system(f"{what}: {reason(error)}") from error
+
+
+def reason(error: OSError | ValueError) -> str:
+    """The system's words for what is wrong, as they stand in a message."""
+    return (getattr(error, "strerror", None) or str(error)).lower()

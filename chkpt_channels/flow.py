@@ -8,16 +8,12 @@ import time
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
-from . import (
-    ahead,
-    selection,
-    sidecars,
-)
+from . import ahead, selection, sidecars
 from . import options as asking
 from . import plan as planning
-from .atomic import Output
+from .atomic import Output, StandardOutput
 from .errors import UsageError
 from .formats import detect
 from .model import Checkpoint
@@ -25,8 +21,10 @@ from .options import Options, Words
 from .outputs import (
     STDIO,
     Path_,
+    Settings,
     default_output,
     hashed,
+    is_folder,
     open_source,
     opened,
     other_container,
@@ -39,9 +37,6 @@ from .plan import Plan
 from .readback import check, parity
 from .report import DeclarationChange, FileInfo, Inspection, KernelReport, Parity, Report
 from .source import Source
-
-if TYPE_CHECKING:
-    pass
 
 Progress = Callable[[int, int], None]
 
@@ -73,98 +68,87 @@ def convert(
     and nothing is written then.
     """
     began = time.perf_counter()
-    options = asked(src, _target(to, words), words)
-    if os.fspath(src) != STDIO and Path(src).is_dir():
+    settings = Settings(force, dry_run, hard_link, with_sidecars, sha256, hash_name, state_dict).checked(src, dst)
+    options = beside(src, asking.aimed(to, words))
+    if is_folder(src):
         from . import folders
 
-        if hash_name or sha256:
-            raise UsageError("--sha256 and --hash-name are for files", file=os.fspath(src))
-        return folders.convert(src, dst, options, dry_run=dry_run, hard_link=hard_link, progress=progress)
-    with open_source(src) as source, contextlib.ExitStack() as stack:
-        kind = detect(source)
-        path = output_path(source, kind, src, dst, options)
+        report = folders.convert(src, dst, options, settings, progress)
+    else:
+        with open_source(src) as source:
+            report = _convert(source, src, dst, options, settings, progress)
+    return report._replace(seconds=time.perf_counter() - began)
+
+
+def _convert(
+    source: Source, src: Path_, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
+) -> Report:
+    """The same for an open file."""
+    kind = detect(source)
+    path = output_path(source, kind, src, dst, options)
+    other = other_container(kind, path)
+    if settings.state_dict is not None and not other:
+        raise UsageError("--state-dict chooses what goes into another container: -o names one, as x.safetensors")
+    with contextlib.ExitStack() as stack:
         out, copied = None, False
-        if kind.in_place and not dry_run and ahead.pays(source):
-            out = opened(path, source, stack, force=force)
+        if kind.in_place and not settings.dry_run and not other and ahead.pays(source):
+            out = opened(path, source, stack, force=settings.force)
             copied = ahead.copy(source, out.fd, kind.call_library)
         checkpoint = kind(source)
         plan = planning.make(checkpoint, options)
-        if dry_run:
+        if settings.dry_run:
             for edit in plan.edits.tensors.values():  # what cannot be computed is refused here too
                 edit.values()
-            measured = parity(checkpoint, plan)
             status = "would_convert" if plan.edits else "unchanged"
-            return _report(status, checkpoint, plan, options, path, None, measured, began)
-        if other := other_container(kind, path):
-            return _repacked(checkpoint, plan, options, other, path, state_dict, stack, began, force=force)
-        if state_dict is not None:
-            raise UsageError("--state-dict chooses what goes into another container: -o names one, as x.safetensors")
-        companions = checkpoint.companions(path, edited=bool(plan.edits))
-        documents = _sidecars(source, path, plan, options) if with_sidecars else {}
-        out = out or opened(path, source, stack, force=force)
+            return _report(status, checkpoint, plan, options, path, None, parity(checkpoint, plan))
+        documents = _sidecars(source, path, plan, options) if settings.with_sidecars else {}
+        plan = plan._replace(edits=plan.edits._replace(companions=checkpoint.companions(path, edited=bool(plan.edits))))
+        out = out or opened(path, source, stack, force=settings.force)
         shown = (lambda done: progress(done, source.size)) if progress else None
-        checkpoint.write(plan.edits._replace(companions=companions), out.fd, out.place, shown, copied=copied)
-        source.check_unchanged()
-        size = check(checkpoint, plan, out.fd, str(path))
-        digest = sha256_of(out.fd) if sha256 or hash_name else ""
-        if hash_name and isinstance(out, Output):
-            path = hashed(path, digest)
-            out.rename(path)
+        if other:
+            from . import repack
+
+            after = repack.write(checkpoint, plan.edits, settings.state_dict, other, out.fd, out.place, shown)
+        else:
+            after = checkpoint
+            checkpoint.write(plan.edits, out.fd, out.place, shown, copied=copied)
+            source.check_unchanged()
+            check(checkpoint, plan, out.fd, str(path))
         measured = parity(checkpoint, plan)
-        with published_first(Path(source.name).parent, path, companions, documents, force=force):
-            out.publish()
-        written = FileInfo(str(path), checkpoint.format, size, sha256=digest)
-        return _report("converted" if plan.edits else "unchanged", checkpoint, plan, options, path, written, measured, began)
+        written = _publish(checkpoint, plan, out, path, settings, documents)._replace(format=after.format)
+        status = "converted" if plan.edits or other else "unchanged"
+        report = _report(status, checkpoint, plan, options, Path(written.path), written, measured)
+        return report._replace(load_line=after.load_line(written.path))
 
 
-def _repacked(
-    checkpoint: Checkpoint,
-    plan: Plan,
-    options: Options,
-    kind: type[Checkpoint],
-    path: Path,
-    state_dict: str | None,
-    stack: contextlib.ExitStack,
-    began: float,
-    *,
-    force: bool,
-) -> Report:
-    """The rest of a conversion into another container."""
-    from . import repack
-
-    tensors = repack.kept(checkpoint, plan.edits, state_dict)
-    out = opened(path, checkpoint.source, stack, force=force)
-    repack.write(checkpoint, plan.edits, tensors, kind, out.fd, out.place)
-    checkpoint.source.check_unchanged()
-    with Source.of_descriptor(out.fd, str(path), made_here=True) as source:
-        after = kind(source)
-        repack.check(after, tensors, plan.edits, str(path))
-        if os.path.isdir("/proc/self/fd"):
-            after.judge(f"/proc/self/fd/{out.fd}")
-        written = FileInfo(str(path), kind.format, source.size)
-    measured = parity(checkpoint, plan)
-    out.publish()
-    report = _report("converted", checkpoint, plan, options, path, written, measured, began)
-    return report._replace(load_line=after.load_line(str(path)))
-
-
-def _target(to: str | int | None, words: Words) -> str | int | None:
-    """The target, or gray where none is given and no rule makes one."""
-    spelled = any(rule in words and words[rule] is not None for rule in ("select", "bands", "matrix"))
-    return "gray" if to is None and not spelled else to
+def _publish(
+    checkpoint: Checkpoint, plan: Plan, out: Output | StandardOutput, path: Path, settings: Settings, documents: dict[str, bytes]
+) -> FileInfo:
+    """Give the output its name, behind all that goes with it."""
+    digest = ""
+    with Source.of_descriptor(out.fd, str(path), made_here=True) as written:
+        size = written.size
+        if settings.sha256 or settings.hash_name:
+            digest = sha256_of(written)
+    if settings.hash_name and isinstance(out, Output):
+        path = hashed(path, digest)
+        out.rename(path)
+    folder = Path(checkpoint.source.name).parent
+    with published_first(folder, path, dict(plan.edits.companions), documents, force=settings.force):
+        out.publish()
+    return FileInfo(str(path), checkpoint.format, size, sha256=digest)
 
 
 def derived_path(src: Path_, to: str | int | None, words: Words) -> Path:
     """Where the result of a conversion goes that names no output."""
-    rule = asking.make(_target(to, words), **words).rule
-    return default_output(Path(src), rule.word)
+    return default_output(Path(src), asking.aimed(to, words).rule.word)
 
 
 def inspect(path: Path_) -> Inspection:
     """What a file holds: format, first convs with layout and evidence, tensors. Never fails for ambiguity: `first_convs` is
     empty then. `candidates` are the tensors that were considered and not taken. Raises DamagedError, UnsupportedError for
     foreign formats, SystemProblem."""
-    if os.fspath(path) != STDIO and Path(path).is_dir():
+    if is_folder(path):
         from . import folders
 
         return folders.inspect(path)
@@ -196,9 +180,8 @@ def _sidecars(source: Source, path: Path, plan: Plan, options: Options) -> dict[
     }
 
 
-def asked(src: Path_, to: str | int | None, words: Words) -> Options:
+def beside(src: Path_, options: Options) -> Options:
     """The options, with what stands beside the file."""
-    options = asking.make(to, **words)
     if os.fspath(src) == STDIO:
         if options.norm.name == AUTO:
             raise UsageError("--norm auto reads what stands beside the file: standard input has no place", hint="--norm imagenet")
@@ -234,7 +217,6 @@ def _report(
     target: Path,
     output: FileInfo | None,
     parity: Parity | None,
-    began: float,
 ) -> Report:
     return Report(
         status,
@@ -250,7 +232,7 @@ def _report(
         parity,
         plan.notices,
         checkpoint.load_line(str(target)),
-        time.perf_counter() - began,
+        0.0,
         plan.why,
         plan.candidates,
         plan.pipeline,

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import flow, readback, selection, sidecars
+from . import flow, folderwriter, readback, selection, sidecars
+from . import options as asking
 from . import plan as planning
 from .atomic import OutputFolder
 from .containers.jsontree import Path as Keys
-from .errors import AmbiguousError, Candidate, Place, UnsupportedError
-from .formats.folder import ModelFolder, Part, Shards
+from .errors import AmbiguousError, Candidate, UnsupportedError
+from .formats.folder import ModelFolder, Part, Shards, reconstructs
 from .kernels import KernelChange
-from .libraries import CONFIG, RECONSTRUCTS
 from .model import Checkpoint, Declaration, FirstConv, Notice, Tensor
 from .options import Options
+from .outputs import Settings, default_output
 from .pipelines import Norm, Pipeline
 from .plan import Plan
 from .report import DeclarationChange, FileInfo, Inspection, KernelReport, Report
 from .sidecars import Sidecar
-from .source import Source
-from .splice import apply
 
-CHUNK = 4 << 20
-Progress = Callable[[int, int], None]
+if TYPE_CHECKING:
+    from .flow import Progress
 
 
 class Planned(NamedTuple):
@@ -141,129 +138,33 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _reconstruction_notices(folder: ModelFolder, old: int, new: int) -> Iterator[Notice]:
-    if old != new and any(_reconstructs(sidecar.document.root.plain) for sidecar in folder.sidecars):
+    if old != new and any(reconstructs(sidecar.document.root.plain) for sidecar in folder.sidecars):
         told = "this network gives the image back, and one number counts the channels of both ends: its decoder no longer fits"
         yield Notice("reconstructs", told)
-
-
-def _reconstructs(document: Any) -> bool:
-    names = _listed(document.get("architectures")) if isinstance(document, dict) else []
-    return any(isinstance(name, str) and name.endswith(RECONSTRUCTS) for name in names)
 
 
 def convert(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str] | None,
     options: Options,
-    *,
-    dry_run: bool = False,
-    hard_link: bool = False,
+    settings: Settings,
     progress: Progress | None = None,
 ) -> Report:
     """Write a folder with its weights and configurations changed to `dst`, which must not exist yet."""
-    began = time.perf_counter()
     with ModelFolder(src) as folder:
-        path = (
-            Path(dst) if dst is not None else folder.path.resolve().with_name(f"{folder.path.resolve().name}_{options.rule.word}")
-        )
+        path = Path(dst) if dst is not None else default_output(folder.path, options.rule.word)
         planned, written = plan(folder, options), None
-        if not dry_run:
+        if not settings.dry_run:
             with OutputFolder(path, folder.path) as out:
-                _write(folder, planned, out.draft, hard_link=hard_link, progress=progress)
+                written = FileInfo(str(path), "folder", folderwriter.write(folder, planned, out.draft, settings, progress))
                 out.publish()
-            written = FileInfo(str(path), "folder", sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
-        status = "unchanged" if not planned.changed else "would_convert" if dry_run else "converted"
-        return _report(status, folder, planned, options, path, written, began)
+        status = "unchanged" if not planned.changed else "would_convert" if settings.dry_run else "converted"
+        return _report(status, folder, planned, options, path, written)
 
 
-def _write(folder: ModelFolder, planned: Planned, draft: Path, *, hard_link: bool, progress: Progress | None) -> None:
-    sizes = {name: (folder.path / name).stat().st_size for name in folder.files}
-    total = sum(sizes.values())
-    edits = dict(_edited_files(planned))
-    for name in folder.files:
-        target = draft / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if name in edits:
-            _write_part(*edits[name], target, (lambda more: progress(more, total)) if progress else None)
-            continue
-        if name in planned.documents:
-            sidecar, changes = planned.documents[name]
-            _write_bytes(target, sidecar.document.edited(changes))
-        else:
-            _copy(folder.path / name, target, hard_link=hard_link)
-        if progress:
-            progress(sizes[name], total)
-
-
-def _edited_files(planned: Planned) -> Iterator[tuple[str, tuple[Checkpoint, Plan]]]:
-    """Each file that changes, with its checkpoint and its share of the plan."""
-    for part, checkpoint, made in planned.parts:
-        if not isinstance(checkpoint, Shards):
-            if made.edits:
-                yield part.files[0], (checkpoint, made)
-            continue
-        for name, (shard, edits) in zip(part.files, checkpoint.shared_out(made.edits), strict=True):
-            if edits:
-                kernels = tuple(kernel for kernel in made.kernels if kernel.conv.tensor.name in shard.tensors)
-                yield name, (shard, made._replace(edits=edits, kernels=kernels))
-
-
-def _write_part(checkpoint: Checkpoint, made: Plan, target: Path, progress: Any) -> None:
-    place = Place(str(target))
-    fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        checkpoint.write(made.edits, fd, place, progress)
-        checkpoint.source.check_unchanged()
-        readback.check(checkpoint, made, fd, str(target))
-    finally:
-        os.close(fd)
-
-
-def _write_bytes(target: Path, content: bytes) -> None:
-    try:
-        with open(target, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise Place(str(target)).system(f"cannot be written: {(error.strerror or str(error)).lower()}") from error
-
-
-def _copy(source: Path, target: Path, *, hard_link: bool) -> None:
-    """The same bytes: another name of the same file, where that was asked for, or shared blocks, where the file system can."""
-    if hard_link:
-        with contextlib.suppress(OSError):
-            os.link(source.resolve(), target)
-            return
-    with Source(source) as opened:
-        fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            if not _reflinked(opened.fd, fd):
-                apply(opened, [], fd, Place(str(target)))
-            opened.check_unchanged()
-        finally:
-            os.close(fd)
-
-
-def _reflinked(source: int, target: int) -> bool:
-    """Whether the file system could share the blocks (ioctl FICLONE of Linux)."""
-    try:
-        import fcntl
-
-        fcntl.ioctl(target, 0x40049409, source)
-        os.fsync(target)
-        return True
-    except (ImportError, OSError):
-        return False
-
-
-def _report(
-    status: str, folder: ModelFolder, planned: Planned, options: Options, path: Path, written: FileInfo | None, began: float
-) -> Report:
-    from . import options as asking
-
+def _report(status: str, folder: ModelFolder, planned: Planned, options: Options, path: Path, written: FileInfo | None) -> Report:
     changed = {name: edit for _, _, plan in planned.parts for name, edit in plan.edits.tensors.items()}
-    source = FileInfo(str(folder.path), "folder", _size(folder), _title(planned))
+    source = FileInfo(str(folder.path), "folder", folder.size, _title(planned))
     parities = [parity for _, checkpoint, plan in planned.parts if (parity := readback.parity(checkpoint, plan))]
     return Report(
         status,
@@ -278,8 +179,8 @@ def _report(
         sum(flow.fewer_parameters(checkpoint, plan) for _, checkpoint, plan in planned.parts),
         max(parities, default=None),
         planned.notices,
-        load_line(folder, path),
-        time.perf_counter() - began,
+        folder.load_line(str(path)),
+        0.0,
         planned.parts[0][2].why,
         planned.parts[0][2].candidates,
         planned.pipeline,
@@ -311,57 +212,8 @@ def kernel_reports(planned: Planned) -> tuple[KernelReport, ...]:
     return tuple(_named(prefix, kernel) for prefix, kernel in planned.kernels)
 
 
-def differences(first: ModelFolder, second: ModelFolder, planned: Planned) -> Iterator[tuple[str, str]]:
-    """(file, what is wrong) for the files that are no converted weights: configurations as planned, all others the same bytes."""
-    weights = {name for part, _, _ in planned.parts for name in part.files}
-    for name in first.files:
-        if name in weights:
-            continue
-        if name not in second.files:
-            yield name, "is missing"
-        elif name in planned.documents:
-            sidecar, changes = planned.documents[name]
-            if (second.path / name).read_bytes() != sidecar.document.edited(changes):
-                yield name, "is not what the conversion makes of it"
-        elif not _same_bytes(first.path / name, second.path / name):
-            yield name, "differs, and was not to change"
-    yield from ((name, "is new, and was not in the original") for name in second.files if name not in first.files)
-
-
-def _same_bytes(first: Path, second: Path) -> bool:
-    with Source(first) as a, Source(second) as b:
-        if a.size != b.size:
-            return False
-        spans = ((at, min(at + CHUNK, a.size)) for at in range(0, a.size, CHUNK))
-        return all(a.read(*span) == b.read(*span) for span in spans)
-
-
-def _size(folder: ModelFolder) -> int:
-    return sum((folder.path / name).stat().st_size for name in folder.files)
-
-
 def _title(planned: Planned) -> str:
     return f"model folder ({', '.join(dict.fromkeys(checkpoint.title for _, checkpoint, _ in planned.parts))})"
-
-
-def load_line(folder: ModelFolder, path: Path) -> str:
-    """The line of Python that loads the converted folder."""
-    documents = {sidecar.name: sidecar.document.root.plain for sidecar in folder.sidecars}
-    config = documents.get(CONFIG)
-    if not isinstance(config, dict):
-        return ""
-    if "pretrained_cfg" in config or ("architecture" in config and "model_type" not in config):
-        return f"model = timm.create_model('local-dir:{path}', pretrained=True)"
-    if "_model_class" in config and "encoder_name" in config:
-        return f"model = segmentation_models_pytorch.from_pretrained({str(path)!r})"
-    if "_class_name" in config:
-        return f"model = diffusers.{config['_class_name']}.from_pretrained({str(path)!r})"
-    architectures = config.get("architectures")
-    if "model_type" in config and isinstance(architectures, list) and architectures:
-        if _reconstructs(config):
-            return f"model = transformers.AutoModel.from_pretrained({str(path)!r})"
-        return f"model = transformers.{architectures[0]}.from_pretrained({str(path)!r})"
-    return ""
 
 
 def inspect(path: str | os.PathLike[str]) -> Inspection:
@@ -387,7 +239,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
             warnings += planning.notices(checkpoint)
         for sidecar in folder.sidecars:
             declarations += [d._replace(where=f"{sidecar.name}: {d.where}") for d in sidecars.declarations(sidecar)]
-        info = FileInfo(str(folder.path), "folder", _size(folder), f"model folder ({', '.join(dict.fromkeys(titles))})")
+        info = FileInfo(str(folder.path), "folder", folder.size, f"model folder ({', '.join(dict.fromkeys(titles))})")
         return Inspection(
             info, tuple(convs), tuple(candidates), tuple(declarations), tuple(tensors), (), tuple(dict.fromkeys(warnings))
         )

@@ -62,8 +62,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], to: str | int | None = Non
     Raises UsageError, AmbiguousError, UnsupportedError as `convert` does.
     """
     checkpoint = StateDict(state_dict)
-    spelled = any(words.get(rule) is not None for rule in ("select", "bands", "matrix"))
-    plan = planning.make(checkpoint, asking.make("gray" if to is None and not spelled else to, **words))
+    plan = planning.make(checkpoint, asking.aimed(to, words))
     changed = {
         name: _like(state_dict[name], edit.values(), checkpoint.tensors[name].dtype) for name, edit in plan.edits.tensors.items()
     }

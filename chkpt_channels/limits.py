@@ -26,6 +26,7 @@ class Limits(NamedTuple):
     hdf5_objects: int = 1_000_000
     hdf5_chunk_bytes: int = 1 << 30
     sidecar_bytes: int = 64 << 20
+    matrix_bytes: int = 16 << 20
     apart_seconds: int = 8
 
 

@@ -6,9 +6,10 @@ import difflib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .errors import Place, UsageError
+from .errors import UsageError
 from .limits import LIMITS
 from .options import KINDS, Words, fits
+from .source import contents
 
 NAME = "chkpt-channels.toml"
 _OWN = ("src", "dst", "to")
@@ -31,11 +32,7 @@ def read(path: str | Path) -> list[Job]:
 
     file = Path(path)
     try:
-        with file.open("rb") as opened:
-            raw = opened.read(LIMITS.sidecar_bytes)
-        document = tomllib.loads(raw.decode("utf-8"))
-    except OSError as error:
-        raise Place(str(path)).system(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
+        document = tomllib.loads(contents(file, LIMITS.sidecar_bytes).decode("utf-8"))
     except ValueError as error:
         raise UsageError(f"is no TOML: {str(error).splitlines()[0][:200]}", file=str(path)) from None
     tables = document.get("convert")

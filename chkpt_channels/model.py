@@ -41,6 +41,11 @@ class Tensor(NamedTuple):
         """The name inside its group: "conv1.weight"."""
         return self.name[len(self.group) + 1 :] if self.group else self.name
 
+    @property
+    def size(self) -> int:
+        """The bytes of its elements."""
+        return (prod(self.shape) * self.dtype.bits + 7) // 8
+
 
 class Declaration(NamedTuple):
     """A channel count written outside tensors, such as a pickled module's `in_channels`."""
@@ -128,6 +133,14 @@ class Edits(NamedTuple):
         return bool(self.tensors or self.numbers or self.dropped or self.channels)
 
 
+class FlatWriter(NamedTuple):
+    """How a state dict becomes a file of one format. `keeps` says whether it can hold a tensor; `write` writes these tensors,
+    whose bytes are read by name, to an empty file."""
+
+    keeps: Callable[[Tensor], bool]
+    write: Callable[[Sequence[Tensor], Callable[[str], Iterator[bytes]], int], None]
+
+
 class Checkpoint(ABC):
     """One open file, as an index: names, shapes, dtypes, spans. One subclass a format."""
 
@@ -143,6 +156,9 @@ class Checkpoint(ABC):
     """Whether edits replace spans without moving what follows: then a copy may be made before they are known."""
     adds_tensors: ClassVar[bool] = False
     """Whether an edit may add tensors: a private copy of one that others share, a bias where there was none."""
+
+    flat: ClassVar[bool] = False
+    """Whether it may be a state dict and nothing else, whose tensors can go over into another format."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -174,8 +190,7 @@ class Checkpoint(ABC):
         from .dtypes import numpy_dtype
 
         tensor = self.tensors[name]
-        size = (prod(tensor.shape) * tensor.dtype.bits + 7) // 8
-        self.source.place.inside(name).within("bytes in one tensor", size, LIMITS.edited_tensor_bytes)
+        self.source.place.inside(name).within("bytes in one tensor", tensor.size, LIMITS.edited_tensor_bytes)
         return np.frombuffer(b"".join(self.chunks(name)), numpy_dtype(tensor.dtype)).reshape(tensor.shape)
 
     def first_convs(self) -> Sequence[FirstConv]:
@@ -280,6 +295,11 @@ class Checkpoint(ABC):
     def refined(self, conv: FirstConv) -> FirstConv:
         """A first conv found by names and shapes, with what the file says about its groups."""
         return conv
+
+    @classmethod
+    def flat_writer(cls) -> FlatWriter | None:
+        """What writes a state dict as such a file; None where nothing does."""
+        return None
 
     def others(self, group: str) -> list[str]:
         """What the file holds besides the tensors of one state dict, by where it stands."""

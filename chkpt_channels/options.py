@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict
 
 from . import rules
-from .errors import Place, UsageError
+from .errors import UsageError
 from .layout import Layout
+from .limits import LIMITS
 from .pipelines import Norm
 from .rules import GRAPH_METHODS, Matrix, Rule
-
-MOST_MATRIX_BYTES = 16 << 20
+from .source import contents
 
 
 class Words(TypedDict, total=False):
@@ -125,6 +125,16 @@ class Options(NamedTuple):
         if self.norm and self.rule.method in GRAPH_METHODS:
             raise UsageError(f"--method {self.rule.method} changes no kernel that could take a pipeline over")
         return self._replace(rule=self.rule.checked(), norm=self.norm.checked())
+
+
+def tells_channels(words: Words) -> bool:
+    """Whether one of the rules says how many channels there will be, so that no target is needed."""
+    return any(words.get(rule) is not None for rule in ("select", "bands", "matrix"))
+
+
+def aimed(to: str | int | None, words: Words) -> Options:
+    """The options of a conversion: toward gray, where neither a target nor such a rule is given."""
+    return make("gray" if to is None and not tells_channels(words) else to, **words)
 
 
 def make(
@@ -246,14 +256,7 @@ def _read(path: str | os.PathLike[str]) -> Sequence[Sequence[float]]:
     if kind not in (".npy", ".csv", ".json"):
         raise UsageError("--matrix is a .npy, .csv or .json file", file=name)
     try:
-        with open(name, "rb") as file:
-            raw = file.read(MOST_MATRIX_BYTES + 1)
-    except OSError as error:
-        raise Place(name).system(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
-    if len(raw) > MOST_MATRIX_BYTES:
-        raise UsageError(f"--matrix is at most {MOST_MATRIX_BYTES >> 20} MiB", file=name)
-    try:
-        return _PARSERS[kind](raw)
+        return _PARSERS[kind](contents(name, LIMITS.matrix_bytes))
     except (ValueError, EOFError, RecursionError) as error:
         raise UsageError(f"--matrix cannot be read as {kind}: {str(error).splitlines()[0][:200]}", file=name) from None
 

@@ -8,9 +8,10 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from .atomic import Output, StandardOutput
-from .errors import UsageError
+from .errors import Place, UsageError
 from .formats import FOREIGN_SUFFIXES, known
 from .model import Checkpoint
 from .options import Options
@@ -19,9 +20,41 @@ from .splice import apply, write_at
 
 Path_ = str | os.PathLike[str]
 STDIO = "-"
+CHUNK = 4 << 20
 
-HASH = re.compile(r"-[0-9a-f]{8,64}(?=$|_(?:gray|rgb|bgr|[0-9]+ch)$)")
-"""What torch.hub's names end in: the beginning of the content's SHA-256. Source: torch/hub.py, HASH_REGEX."""
+_HASH = re.compile(r"-([0-9a-f]{8,64})$")
+"""What names of torch.hub's end in: the beginning of the content's SHA-256. Source: torch/hub.py, HASH_REGEX."""
+_OLD_HASH = re.compile(r"-[0-9a-f]{8,64}(?=$|_(?:gray|rgb|bgr|[0-9]+ch)$)")
+"""The same, and what a default name was made of."""
+
+
+class Settings(NamedTuple):
+    """How outputs are written, not what is in them."""
+
+    force: bool = False
+    dry_run: bool = False
+    hard_link: bool = False
+    with_sidecars: bool = False
+    sha256: bool = False
+    hash_name: bool = False
+    state_dict: str | None = None
+
+    def checked(self, src: Path_, dst: Path_ | None) -> Settings:
+        """The same settings. Raises UsageError where they mean nothing for this source and this output."""
+        named = dst is None or os.fspath(dst) != STDIO
+        if not named and (self.hash_name or self.with_sidecars):
+            raise UsageError("standard output has neither a name nor a folder: --hash-name and --sidecars need both")
+        if is_folder(src):
+            if not named:
+                raise UsageError("a folder cannot go to standard output: -o names it", file=os.fspath(src))
+            if self.sha256 or self.hash_name or self.state_dict is not None:
+                raise UsageError("--sha256, --hash-name and --state-dict are for files", file=os.fspath(src))
+        return self
+
+
+def is_folder(path: Path_) -> bool:
+    """Whether that is a model folder, and no file."""
+    return os.fspath(path) != STDIO and os.path.isdir(path)
 
 
 def open_source(path: Path_) -> Source:
@@ -32,12 +65,11 @@ def open_source(path: Path_) -> Source:
 
 
 def other_container(kind: type[Checkpoint], path: Path) -> type[Checkpoint] | None:
-    """The format that the output's name asks for, where it is another that this kind can be written in."""
-    if path.suffix.lower() in kind.suffixes:
+    """The format that the output's name asks for, where it is another that state dicts of this kind go over into."""
+    suffix = path.suffix.lower()
+    if not kind.flat or not suffix or suffix in kind.suffixes:
         return None
-    from . import repack
-
-    return repack.target(kind, path)
+    return next((other for other in known() if suffix in other.suffixes and other.flat_writer()), None)
 
 
 def output_path(source: Source, kind: type[Checkpoint], src: Path_, dst: Path_ | None, options: Options) -> Path:
@@ -59,7 +91,10 @@ def output_path(source: Source, kind: type[Checkpoint], src: Path_, dst: Path_ |
 
 
 def default_output(path: Path, word: str) -> Path:
-    """`<stem>_<word><ext>` beside `path`; ".pth.tar" and its like are one extension."""
+    """`<stem>_<word><ext>` beside `path`; ".pth.tar" and its like are one extension, and a folder has none."""
+    if path.is_dir():
+        path = path.resolve()
+        return path.with_name(f"{path.name}_{word}")
     suffix = _suffix(path)
     return path.with_name(f"{path.name.removesuffix(suffix)}_{word}{suffix}")
 
@@ -67,17 +102,22 @@ def default_output(path: Path, word: str) -> Path:
 def hashed(path: Path, digest: str) -> Path:
     """`<stem>-<8 digits><ext>`, instead of a hash that the stem, or what a default name was made of, ends in."""
     suffix = _suffix(path)
-    return path.with_name(f"{HASH.sub('', path.name.removesuffix(suffix))}-{digest[:8]}{suffix}")
+    return path.with_name(f"{_OLD_HASH.sub('', path.name.removesuffix(suffix))}-{digest[:8]}{suffix}")
 
 
-def sha256_of(fd: int) -> str:
+def hash_in(path: Path) -> str:
+    """The digits that a name claims its content's SHA-256 begins with; none where it claims nothing."""
+    found = _HASH.search(path.name.removesuffix(_suffix(path)))
+    return found[1] if found else ""
+
+
+def sha256_of(source: Source) -> str:
     """The SHA-256 of an open file."""
     import hashlib
 
-    digest, at = hashlib.sha256(), 0
-    while piece := os.pread(fd, 4 << 20, at):
-        digest.update(piece)
-        at += len(piece)
+    digest = hashlib.sha256()
+    for at in range(0, source.size, CHUNK):
+        digest.update(source.read(at, min(at + CHUNK, source.size)))
     return digest.hexdigest()
 
 
@@ -91,6 +131,13 @@ def opened(path: Path, source: Source, stack: contextlib.ExitStack, *, force: bo
     if os.fspath(path) == STDIO:
         return stack.enter_context(StandardOutput())
     return stack.enter_context(Output(path, source, force=force))
+
+
+def write_bytes(fd: int, content: bytes, place: Place) -> None:
+    """Write a small file and fsync it."""
+    with place.trying("cannot be written"):
+        write_at(fd, memoryview(content), 0)
+        os.fsync(fd)
 
 
 @contextlib.contextmanager
@@ -110,8 +157,7 @@ def published_first(
             outputs.append(out)
         for name, content in documents.items():
             out = stack.enter_context(Output(path.parent / name, None, force=force))
-            write_at(out.fd, memoryview(content), 0)
-            os.fsync(out.fd)
+            write_bytes(out.fd, content, out.place)
             outputs.append(out)
         for out in outputs:
             out.publish()

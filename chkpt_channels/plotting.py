@@ -45,10 +45,8 @@ def plot(before: str | os.PathLike[str], after: str | os.PathLike[str] | None, o
     shown = [filters(source) for source in (before, after) if source is not None]
     figure = _figure(shown)
     metadata = {"Date": None} if path.suffix.lower() != ".png" else {"Software": None}
-    try:
+    with Place(str(path)).trying("cannot be written"):
         figure.savefig(path, dpi=150, metadata=metadata if path.suffix.lower() != ".pdf" else {"CreationDate": None})
-    except OSError as error:
-        raise Place(str(path)).system(f"cannot be written: {(error.strerror or str(error)).lower()}") from error
     return path
 
 

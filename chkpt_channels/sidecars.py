@@ -23,6 +23,7 @@ from .limits import LIMITS
 from .model import Declaration
 from .options import Beside, Options, fits
 from .pipelines import AUTO, Pipeline
+from .source import contents
 
 
 class Sidecar(NamedTuple):
@@ -34,14 +35,7 @@ class Sidecar(NamedTuple):
 
 def read(path: Path) -> Json:
     """A JSON document. Raises DamagedError, SystemProblem."""
-    place = Place(str(path))
-    try:
-        with path.open("rb") as file:
-            raw = file.read(LIMITS.sidecar_bytes + 1)
-    except OSError as error:
-        raise place.system(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
-    place.within("bytes", len(raw), LIMITS.sidecar_bytes)
-    return Json(raw, place)
+    return Json(contents(path, LIMITS.sidecar_bytes), Place(str(path)))
 
 
 def beside(folder: Path, *, strict: bool = False) -> list[Sidecar]:

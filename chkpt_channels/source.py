@@ -99,6 +99,13 @@ class Source:
         return os.path.samestat(self._stat, other)
 
 
+def contents(path: str | os.PathLike[str], limit: int) -> bytes:
+    """A small file, whole. Raises SystemProblem, DamagedError for more than `limit` bytes."""
+    with Source(path) as source:
+        source.place.within("bytes", source.size, limit)
+        return source.read(0, source.size)
+
+
 def _reason(error: OSError | ValueError) -> str:
     text = getattr(error, "strerror", None) or str(error)
     return text[:1].lower() + text[1:]

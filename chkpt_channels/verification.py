@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from . import mixing, selection
+from . import options as asking
 from . import plan as planning
 from .dtypes import rounded
-from .flow import asked, kernel_reports
+from .flow import beside, kernel_reports
 from .formats import detect
+from .formats.folder import ModelFolder
 from .kernels import KernelChange
 from .model import Checkpoint, TensorEdit
 from .options import Options, Words
-from .outputs import Path_, open_source
+from .outputs import CHUNK, Path_, open_source
 from .plan import Plan
 from .readback import missing_biases, stale_declarations
 from .report import Difference, FileInfo, Verification
+from .source import Source
+
+if TYPE_CHECKING:
+    from .folders import Planned
 
 
 def verify(original: Path_, converted: Path_, to: str | int | None = None, **words: Unpack[Words]) -> Verification:
     """Whether `converted` is what converting `original` gives, with the same options; without `to` the number of channels is
     read off `converted`. Both may be model folders. Raises what opening or planning raises; differences are no errors."""
-    options = asked(original, to, words)
+    options = beside(original, asking.make(to, **words))
     if Path(original).is_dir() and Path(converted).is_dir():
         return _verify_folders(original, converted, options)
     with open_source(original) as source, open_source(converted) as second:
@@ -53,7 +59,6 @@ def is_current(original: Path_, converted: Path_, to: str | int | None = None, *
 
 def _verify_folders(original: Path_, converted: Path_, options: Options) -> Verification:
     from . import folders
-    from .formats.folder import ModelFolder
 
     with ModelFolder(original) as first, ModelFolder(converted) as second:
         pairs = [(part, other) for part in first.parts for other in second.parts if part.name == other.name]
@@ -71,7 +76,7 @@ def _verify_folders(original: Path_, converted: Path_, options: Options) -> Veri
             found, same = _compare(before, opened[part.name], plan)
             differences += [Difference(f"{part.name}/{d.key}", d.message) for d in found]
             identical += same
-        differences += [Difference(name, what) for name, what in folders.differences(first, second, planned)]
+        differences += _other_files(first, second, planned)
         return Verification(
             FileInfo(os.fspath(original), "folder", 0, "model folder"),
             FileInfo(os.fspath(converted), "folder", 0, "model folder"),
@@ -82,6 +87,29 @@ def _verify_folders(original: Path_, converted: Path_, options: Options) -> Veri
             tuple(differences),
             planned.notices,
         )
+
+
+def _other_files(first: ModelFolder, second: ModelFolder, planned: Planned) -> Iterator[Difference]:
+    """What is wrong with the files that are no converted weights: configurations are as planned, all others the same bytes."""
+    weights = {name for part, _, _ in planned.parts for name in part.files}
+    for name in first.files:
+        if name in weights:
+            continue
+        if name not in second.files:
+            yield Difference(name, "is missing")
+        elif name in planned.documents:
+            sidecar, changes = planned.documents[name]
+            if not same([sidecar.document.edited(changes)], _pieces(second.path / name)):
+                yield Difference(name, "is not what the conversion makes of it")
+        elif not same(_pieces(first.path / name), _pieces(second.path / name)):
+            yield Difference(name, "differs, and was not to change")
+    yield from (Difference(name, "is new, and was not in the original") for name in second.files if name not in first.files)
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with Source(path) as source:
+        for at in range(0, source.size, CHUNK):
+            yield source.read(at, min(at + CHUNK, source.size))
 
 
 def _aimed(options: Options, before: Checkpoint, after: Checkpoint) -> Options:

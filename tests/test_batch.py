@@ -165,6 +165,30 @@ def test_the_hash_is_that_of_the_file(tmp_path: Path):
     assert run(["check", str(path), "--expect", "gray"]) == 0
 
 
+def test_the_hash_of_another_container(tmp_path: Path):
+    report = convert(RGB, tmp_path / "x.safetensors", hash_name=True)
+    (path,) = tmp_path.iterdir()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.name == f"x-{digest[:8]}.safetensors"
+    assert (report.output.path, report.output.sha256) == (str(path), digest)
+    assert path.name in report.load_line
+
+
+def test_configurations_go_with_another_container(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    shutil.copy(RGB, tmp_path / "in" / "pytorch_model.bin")
+    (tmp_path / "in" / "config.json").write_text('{"num_channels": 3, "model_type": "resnet"}')
+    convert(tmp_path / "in" / "pytorch_model.bin", tmp_path / "out" / "model.safetensors", with_sidecars=True)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["num_channels"] == 1
+
+
+@pytest.mark.parametrize("setting", [{"hash_name": True}, {"with_sidecars": True}])
+def test_standard_output_has_no_name(setting: dict[str, Any]):
+    with pytest.raises(UsageError, match="standard output has neither a name nor a folder"):
+        convert(RGB, "-", **setting)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_nothing_half_written(number: signal.Signals, tmp_path: Path):
     """Twelve files of 40 MB in two processes, stopped on the way."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -307,15 +309,70 @@ def test_version_control_stays_behind(tmp_path: Path):
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from chkpt_channels import folders
+    from chkpt_channels import folderwriter
 
     def broken(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     source = folder(tmp_path / "a")
-    monkeypatch.setattr(folders, "_copy", broken)
+    monkeypatch.setattr(folderwriter, "_copy", broken)
     with pytest.raises(KeyboardInterrupt):
         convert(source, tmp_path / "b", to="gray")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("call", ["open", "mkdir", "fsync", "pwrite"])
+def test_a_full_disk(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = folder(tmp_path / "a")
+    (source / "more").mkdir()
+    (source / "more" / "notes.txt").write_text("x")
+    draft = partial(os.path.join, tmp_path, ".chkpt-channels-")
+    real = getattr(os, call)
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        at = str(args[0]) if isinstance(args[0], str | os.PathLike) else os.readlink(f"/proc/self/fd/{args[0]}")
+        if at.startswith(draft()) and os.sep in at.removeprefix(draft()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(SystemProblem, match=r"cannot be (written|published): no space left on device"):
+        convert(source, tmp_path / "b", to="gray")
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("setting", [{"sha256": True}, {"hash_name": True}, {"state_dict": "model"}])
+def test_settings_that_are_for_files(setting: dict[str, Any], tmp_path: Path):
+    with pytest.raises(UsageError, match="are for files"):
+        convert(folder(tmp_path / "a"), tmp_path / "b", **setting)
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_folder_is_no_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="a folder cannot go to standard output"):
+        convert(folder(tmp_path / "a"), "-")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("how", ["-o", "--output-dir", "neither"])
+def test_the_dot_in_a_folders_name_begins_no_extension(how: str, tmp_path: Path):
+    source, out = folder(tmp_path / "net-50.v1"), tmp_path / "out"
+    options = {"-o": ["-o", str(out / "net-50.v1_gray")], "--output-dir": ["--output-dir", str(out)], "neither": []}[how]
+    out.mkdir()
+    assert run(["convert", str(source), "--to", "gray", *options]) == 0
+    home = tmp_path if how == "neither" else out
+    assert (home / "net-50.v1_gray" / "model.safetensors").exists()
+    assert run(["convert", str(source), "--to", "gray", "--check", *options]) == 0
+
+
+def test_a_configuration_that_is_no_file(tmp_path: Path):
+    source = folder(tmp_path / "a")
+    (source / "config.json").unlink()
+    os.mkfifo(source / "config.json")
+    with pytest.raises(SystemProblem, match="is a FIFO"):
+        convert(source, tmp_path / "b")
     assert os.listdir(tmp_path) == ["a"]
 
 

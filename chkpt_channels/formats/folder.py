@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from .. import sidecars
-from ..errors import Place
+from ..errors import Place, reason
+from ..libraries import CONFIG, RECONSTRUCTS
 from ..model import Checkpoint, Declaration, Edits, FirstConv, OptimizerEntry
 from ..quantisation import Quantiser
 from ..sidecars import Sidecar
@@ -83,6 +84,29 @@ class ModelFolder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
 
+    @property
+    def size(self) -> int:
+        """The bytes of all its files."""
+        with self.place.trying("cannot be read"):
+            return sum((self.path / name).stat().st_size for name in self.files)
+
+    def load_line(self, path: str) -> str:
+        """The line of Python that loads such a folder at `path`."""
+        config = next((s.document.root.plain for s in self.sidecars if s.name == CONFIG), None)
+        if not isinstance(config, dict):
+            return ""
+        if "pretrained_cfg" in config or ("architecture" in config and "model_type" not in config):
+            return f"model = timm.create_model('local-dir:{path}', pretrained=True)"
+        if "_model_class" in config and "encoder_name" in config:
+            return f"model = segmentation_models_pytorch.from_pretrained({path!r})"
+        if "_class_name" in config:
+            return f"model = diffusers.{config['_class_name']}.from_pretrained({path!r})"
+        architectures = config.get("architectures")
+        if "model_type" in config and isinstance(architectures, list) and architectures:
+            name = "AutoModel" if reconstructs(config) else architectures[0]
+            return f"model = transformers.{name}.from_pretrained({path!r})"
+        return ""
+
     def _shards(self, index: Sidecar) -> Part:
         """The shards that an index lists."""
         place = Place(str(self.path / index.name))
@@ -113,11 +137,18 @@ def _configurations(folder: Path) -> list[Sidecar]:
     return [Sidecar(name, sidecars.read(folder / name)) for name in sidecars.names(folder)]
 
 
+def reconstructs(config: Any) -> bool:
+    """Whether a configuration describes a network that gives the image back."""
+    names = config.get("architectures") if isinstance(config, dict) else None
+    listed = names if isinstance(names, list) else [names]
+    return any(isinstance(name, str) and name.endswith(RECONSTRUCTS) for name in listed)
+
+
 def _walk(path: Path, place: Place) -> Iterator[str]:
     """The files of a folder by their names from there. What version control and caches keep is left out."""
 
     def failed(error: OSError) -> None:
-        raise place.system(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
+        raise place.system(f"cannot be read: {reason(error)}") from error
 
     for folder, folders, files in os.walk(path, onerror=failed):
         folders[:] = sorted(name for name in folders if name not in _SKIPPED)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import prod
 from typing import Any
@@ -19,12 +19,15 @@ from .. import collecting, strictjson
 from ..dtypes import BY_NAME
 from ..errors import Place
 from ..limits import LIMITS
-from ..model import Checkpoint, Edits, Tensor, TensorEdit
+from ..model import Checkpoint, Edits, FlatWriter, Tensor, TensorEdit
 from ..source import Source
-from ..splice import Splice
+from ..splice import Splice, write_at
 
 CHUNK = 4 << 20
 ALIGN = 8
+METADATA = "__metadata__"
+_NOT_KEPT = frozenset({"C32", "C128", "QI8", "QU8", "QI32", "QU4x2", "QU2x4", "U4", "I4"})
+"""Types that the format has no name for."""
 
 
 class Safetensors(Checkpoint):
@@ -34,6 +37,7 @@ class Safetensors(Checkpoint):
     title = "safetensors"
     suffixes = frozenset({".safetensors"})
     ordered = False
+    flat = True
 
     @property
     def torch(self) -> bool:
@@ -57,7 +61,7 @@ class Safetensors(Checkpoint):
         self._spans: dict[str, tuple[int, int]] = {}
         with collecting.paused():
             entries = _parse(self._header, place)
-            self.metadata: dict[str, str] = entries.pop("__metadata__", None) or {}
+            self.metadata: dict[str, str] = entries.pop(METADATA, None) or {}
             for name, entry in entries.items():
                 self.tensors[name], self._spans[name] = _entry(name, entry, place.inside(name))
         self._check_spans()
@@ -99,8 +103,11 @@ class Safetensors(Checkpoint):
             header[name]["data_offsets"] = [begin + shift, begin + shift + size]
             shift += size - (end - begin)
         text = json.dumps(header, separators=_separators(self._header), ensure_ascii=self._header.isascii()).encode()
-        text += b" " * (-len(text) % ALIGN)
-        return [Splice.of(0, self._begin, struct.pack("<Q", len(text)) + text), *splices]
+        return [Splice.of(0, self._begin, _framed(text)), *splices]
+
+    @classmethod
+    def flat_writer(cls) -> FlatWriter:
+        return FlatWriter(_keeps, _write)
 
     def call_judge(self) -> None:
         import safetensors  # noqa: F401 # for judge
@@ -113,6 +120,33 @@ class Safetensors(Checkpoint):
                 opened.keys()
         except SafetensorError as error:
             raise RuntimeError(f"the safetensors library refuses what was written: {error}") from error
+
+
+def _keeps(tensor: Tensor) -> bool:
+    return tensor.key != METADATA and tensor.dtype.name not in _NOT_KEPT
+
+
+def _write(tensors: Sequence[Tensor], read: Callable[[str], Iterator[bytes]], out: int) -> None:
+    """Widest elements first and then by name, as the library orders them, so that all are aligned."""
+    ordered = sorted(tensors, key=lambda one: (-one.dtype.bits, one.name))
+    header: dict[str, Any] = {METADATA: {"format": "pt"}}
+    at = 0
+    for one in ordered:
+        header[one.name] = {"dtype": one.dtype.name, "shape": list(one.shape), "data_offsets": [at, at + one.size]}
+        at += one.size
+    text = _framed(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    write_at(out, memoryview(text), 0)
+    at = len(text)
+    for one in ordered:
+        for piece in read(one.name):
+            write_at(out, memoryview(piece), at)
+            at += len(piece)
+
+
+def _framed(header: bytes) -> bytes:
+    """The header as it stands in a file: its length, and spaces that align the elements."""
+    header += b" " * (-len(header) % ALIGN)
+    return struct.pack("<Q", len(header)) + header
 
 
 def _payload(edit: TensorEdit) -> bytes:
@@ -129,9 +163,9 @@ def _parse(raw: bytes, place: Place) -> dict[str, Any]:
     entries = strictjson.loads(raw, place, 8)
     if not isinstance(entries, dict):
         raise place.damaged("its header is no JSON object", at=8)
-    metadata = entries.get("__metadata__")
+    metadata = entries.get(METADATA)
     if metadata is not None and not (isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())):
-        raise place.inside("__metadata__").damaged("is more than text", at=8)
+        raise place.inside(METADATA).damaged("is more than text", at=8)
     return entries
 
 

@@ -44,6 +44,7 @@ class TorchLegacy(Checkpoint):
     title = "PyTorch (legacy)"
     suffixes = frozenset({"", ".pth", ".pt", ".bin", ".ckpt", ".tar"})
     ordered = True
+    flat = True
 
     @classmethod
     def sniff(cls, source: Source) -> bool:

@@ -14,14 +14,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from .. import lazy
-from ..model import Checkpoint, Declaration, Edits, FirstConv, Notice
+from ..model import Checkpoint, Declaration, Edits, FirstConv, FlatWriter, Notice
 from ..quantisation import Quantiser
 from ..source import Source
 from ..splice import Check, Splice
 
 if TYPE_CHECKING:
     from ..containers import pickletree, zipedit, zipmembers
-    from . import _torch_edits, _torch_globals, _torch_tree
+    from . import _torch_edits, _torch_globals, _torch_tree, _torch_writing
 else:
     pickletree = lazy.module("..containers.pickletree", __package__)
     zipedit = lazy.module("..containers.zipedit", __package__)
@@ -29,6 +29,7 @@ else:
     _torch_edits = lazy.module("._torch_edits", __package__)
     _torch_globals = lazy.module("._torch_globals", __package__)
     _torch_tree = lazy.module("._torch_tree", __package__)
+    _torch_writing = lazy.module("._torch_writing", __package__)
 
 SERIALIZATION_ID = ".data/serialization_id"
 TAIL = 1 << 16
@@ -41,6 +42,7 @@ class TorchZip(Checkpoint):
     title = "PyTorch (zip)"
     suffixes = frozenset({"", ".pth", ".pt", ".bin", ".ckpt", ".tar"})
     ordered = True
+    flat = True
 
     @classmethod
     def sniff(cls, source: Source) -> bool:
@@ -106,6 +108,10 @@ class TorchZip(Checkpoint):
 
     def hyper_parameters(self, channels: int) -> Sequence[Declaration]:
         return _torch_edits.hyper_parameters(self._objects["data"], channels)
+
+    @classmethod
+    def flat_writer(cls) -> FlatWriter:
+        return FlatWriter(_torch_writing.keeps, _torch_writing.write)
 
     def others(self, group: str) -> list[str]:
         return ["code"] if self.scripted else _torch_edits.others(self._objects["data"], group)

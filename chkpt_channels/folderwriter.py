@@ -1,0 +1,102 @@
+"""A planned model folder is written file by file: parts as a file is, configurations as planned, and all else as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import readback
+from .errors import Place
+from .formats.folder import ModelFolder, Shards
+from .model import Checkpoint
+from .outputs import Settings, write_bytes
+from .plan import Plan
+from .source import Source
+from .splice import apply
+
+if TYPE_CHECKING:
+    from .flow import Progress
+    from .folders import Planned
+
+
+def write(folder: ModelFolder, planned: Planned, draft: Path, settings: Settings, progress: Progress | None) -> int:
+    """Fill the new folder `draft`, and return how many bytes are in it. Raises SystemProblem, and what a check raises."""
+    total, written, edits = folder.size, 0, dict(_edited_files(planned))
+    for name in folder.files:
+        source, target = folder.path / name, draft / name
+        untouched = name not in edits and name not in planned.documents
+        with Place(str(target)).trying("cannot be written"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not (untouched and settings.hard_link and _linked(source, target)):
+                with _new(target) as fd:
+                    if name in edits:
+                        _write_part(*edits[name], fd, target, (lambda more: progress(more, total)) if progress else None)
+                    elif name in planned.documents:
+                        sidecar, changes = planned.documents[name]
+                        write_bytes(fd, sidecar.document.edited(changes), Place(str(target)))
+                    else:
+                        _copy(source, fd, target)
+            written += target.stat().st_size
+        if progress and name not in edits:
+            progress(source.stat().st_size, total)
+    return written
+
+
+def _edited_files(planned: Planned) -> Iterator[tuple[str, tuple[Checkpoint, Plan]]]:
+    """Each file that changes, with its checkpoint and its share of the plan."""
+    for part, checkpoint, made in planned.parts:
+        if not isinstance(checkpoint, Shards):
+            if made.edits:
+                yield part.files[0], (checkpoint, made)
+            continue
+        for name, (shard, edits) in zip(part.files, checkpoint.shared_out(made.edits), strict=True):
+            if edits:
+                kernels = tuple(kernel for kernel in made.kernels if kernel.conv.tensor.name in shard.tensors)
+                yield name, (shard, made._replace(edits=edits, kernels=kernels))
+
+
+@contextlib.contextmanager
+def _new(target: Path) -> Iterator[int]:
+    fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _write_part(checkpoint: Checkpoint, made: Plan, fd: int, target: Path, progress: Callable[[int], None] | None) -> None:
+    checkpoint.write(made.edits, fd, Place(str(target)), progress)
+    checkpoint.source.check_unchanged()
+    readback.check(checkpoint, made, fd, str(target))
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Whether `target` could become another name of the same file."""
+    try:
+        os.link(source.resolve(), target)
+        return True
+    except OSError:
+        return False
+
+
+def _copy(source: Path, fd: int, target: Path) -> None:
+    """The same bytes, in shared blocks where the file system can do that."""
+    with Source(source) as opened:
+        if not _reflinked(opened.fd, fd):
+            apply(opened, [], fd, Place(str(target)))
+        opened.check_unchanged()
+
+
+def _reflinked(source: int, target: int) -> bool:
+    """Whether the file system could share the blocks (ioctl FICLONE of Linux)."""
+    try:
+        import fcntl
+
+        fcntl.ioctl(target, 0x40049409, source)
+        os.fsync(target)
+        return True
+    except (ImportError, OSError):
+        return False
