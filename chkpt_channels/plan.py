@@ -46,9 +46,7 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
     rules = {conv.tensor.name: _rule(place, conv, options) for conv in convs}
     changing = [conv for conv in convs if not rules[conv.tensor.name].is_identity]
     if not changing:
-        changes = tuple(
-            KernelChange(conv, conv.layout or Layout("OIHW"), mixing.identity(to), conv.tensor.shape) for conv in convs
-        )
+        changes = tuple(KernelChange(c, c.layout or Layout("OIHW"), mixing.identity(to), c.tensor.shape) for c in convs)
         return Plan(changes, Edits(), (to, to), notices=notices(checkpoint), candidates=finding.candidates)
     old = changing[0].in_channels
     fronts = {c.tensor.name: tuple(checkpoint.fronts([c])) or in_front.fronts(checkpoint, c, finding.companions) for c in convs}
@@ -59,13 +57,10 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
     )
     changed = [change for change in changes if change.changes]
     counted = [change.conv for change in (changes if method else changed) if change.conv.in_channels != to]
-    declarations = tuple(checkpoint.declarations(counted)) if counted else ()
-    hyper_parameters = [d for d in checkpoint.hyper_parameters(old) if d not in declarations] if counted else []
-    if options.set_hparams:
-        declarations = (*declarations, *hyper_parameters)
-    edits = _edits(checkpoint, changed, options)
+    declarations, left = _declared(checkpoint, counted, old, set_hparams=options.set_hparams)
     chosen = changed[0].constants if changed else ()
     kept = [] if method else every_front
+    edits = _edits(checkpoint, changed, options)
     edits = edits._replace(
         tensors={**edits.tensors, **_constants(checkpoint, kept, chosen), **({} if method else checkpoint.count_edits(to))},
         numbers={**{d.where: to for d in declarations}, **edits.numbers},
@@ -73,19 +68,21 @@ def make(checkpoint: Checkpoint, options: Options) -> Plan:
         method=method,
         fronts={front.where: chosen for front in kept},
     )
-    told = [*notices(checkpoint), *_rule_notices(rules[changing[0].tensor.name], method), *_quantised_notices(changed)]
-    told += [*kernels.border_notices(checkpoint, changed), *_standardised_notices(checkpoint, changed)]
-    if options.norm.top != 1 and not options.norm.new_mean and any(notice.code == "border_error" for notice in told):
-        grey = sum(mean := options.norm.old(old, options.rule.source).mean) / len(mean)
-        hint = f"--new-mean {grey:.3g}, which the new pipeline then subtracts, brings the border nearer to what it was"
-        told.append(Notice("black_padding", f"zeros around images that are fed as they are stand for black: {hint}"))
-    if hyper_parameters and not options.set_hparams:
-        which = _listing([f"{d.where} = {d.channels}" for d in hyper_parameters])
-        told.append(Notice("hyper_parameters", f"{which} stays, and a script may build the network by it: --set-hparams sets it"))
+    told = [*notices(checkpoint), *_rule_notices(rules[changing[0].tensor.name], method)]
+    told += [*_kernel_notices(checkpoint, changed, options), *_left_notices(left)]
     if finding.companions and not method:
         told += in_front.notices(kept, chosen, checkpoint.tensors)
     pipeline = options.norm.new(options.rule.mixing(old), options.rule.orders) if options.norm else None
     return Plan(changes, edits, (old, to), declarations, tuple(told), why or options.rule.why(old), finding.candidates, pipeline)
+
+
+def _declared(
+    checkpoint: Checkpoint, counted: Sequence[FirstConv], old: int, *, set_hparams: bool
+) -> tuple[tuple[Declaration, ...], list[Declaration]]:
+    """The channel counts that follow these kernels, and the hyper-parameters that stay as they are."""
+    declarations = tuple(checkpoint.declarations(counted)) if counted else ()
+    hyper_parameters = [d for d in checkpoint.hyper_parameters(old) if d not in declarations] if counted else []
+    return ((*declarations, *hyper_parameters), []) if set_hparams else (declarations, hyper_parameters)
 
 
 def _rule(place: Place, conv: FirstConv, options: Options) -> Mixing:
@@ -202,6 +199,26 @@ def _standardised_notices(checkpoint: Checkpoint, changed: Sequence[KernelChange
             )
             found.append(Notice("weight_standardised", f"{told} what it was, and no weight can mend that"))
     return found
+
+
+def _kernel_notices(checkpoint: Checkpoint, changed: Sequence[KernelChange], options: Options) -> list[Notice]:
+    """What becomes of the numbers: quantisation, zeros around the image, standardised weights."""
+    border = list(kernels.border_notices(checkpoint, changed))
+    found = [*_quantised_notices(changed), *border, *_standardised_notices(checkpoint, changed)]
+    if border and options.norm.top != 1 and not options.norm.new_mean:
+        mean = options.norm.old(changed[0].mixing.old, options.rule.source).mean
+        told = "zeros around images that are fed as they are stand for black: "
+        told += f"--new-mean {sum(mean) / len(mean):.3g}, which the new pipeline then subtracts, brings the border nearer to what it was"
+        found.append(Notice("black_padding", told))
+    return found
+
+
+def _left_notices(left: Sequence[Declaration]) -> list[Notice]:
+    if not left:
+        return []
+    which = _listing([f"{d.where} = {d.channels}" for d in left])
+    told = f"{which} stays, and a script may build the network by it: --set-hparams sets it"
+    return [Notice("hyper_parameters", told)]
 
 
 def _rule_notices(rule: Mixing, method: str) -> list[Notice]:
