@@ -207,8 +207,9 @@ def _kernel_notices(checkpoint: Checkpoint, changed: Sequence[KernelChange], opt
     found = [*_quantised_notices(changed), *border, *_standardised_notices(checkpoint, changed)]
     if border and options.norm.top != 1 and not options.norm.new_mean:
         mean = options.norm.old(changed[0].mixing.old, options.rule.source).mean
-        told = "zeros around images that are fed as they are stand for black: "
-        told += f"--new-mean {sum(mean) / len(mean):.3g}, which the new pipeline then subtracts, brings the border nearer to what it was"
+        gray = sum(mean) / len(mean)
+        hint = f"--new-mean {gray:.3g}, which the new pipeline then subtracts, brings the border nearer to what it was"
+        told = f"zeros around images that are fed as they are stand for black: {hint}"
         found.append(Notice("black_padding", told))
     return found
 
