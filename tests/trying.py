@@ -36,11 +36,16 @@ class Outcome(NamedTuple):
 
 
 def entries(folder: Path) -> dict[str, Entry]:
-    """Each entry of a folder: mode, size, time of change, and a hash of its content or its target."""
+    """Each entry of a folder, and of those in it: mode, size, time of change, and a hash of its content or its target."""
     found = {}
-    for entry in folder.iterdir() if folder.is_dir() else ():
+    for entry in folder.rglob("*"):
         status = entry.lstat()
-        found[entry.name] = (status.st_mode, status.st_size, status.st_mtime_ns, _digest(entry, status.st_size))
+        found[str(entry.relative_to(folder))] = (
+            status.st_mode,
+            status.st_size,
+            status.st_mtime_ns,
+            _digest(entry, status.st_size),
+        )
     return found
 
 
