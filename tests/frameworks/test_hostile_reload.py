@@ -1,6 +1,7 @@
 """What the program accepted among the hostile files, the framework reads, before and after; and a marker is a live one."""
 
 import io
+import json
 import os
 import shutil
 from pathlib import Path
@@ -42,6 +43,12 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(found.get_slice(name).get_shape()) for name in found.keys()}  # noqa: SIM118
 
 
+def folder_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """By the index: each tensor from the file that it names."""
+    places = json.loads(next(path.glob("*.index.json")).read_text())["weight_map"]
+    return {name: safetensors_shapes(path / file)[name] for name, file in places.items()}
+
+
 def onnx_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Run it: onnxruntime follows no link out of the folder, so that a link's target is put in its place."""
     import onnxruntime
@@ -64,6 +71,7 @@ READERS = {
     "keras_h5": keras_shapes,
     "keras_zip": keras_shapes,
     "onnx": onnx_shapes,
+    "folder": folder_shapes,
 }
 BY_SUFFIX = {".pth": torch_names, ".safetensors": safetensors_shapes}
 
