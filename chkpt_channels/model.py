@@ -150,6 +150,8 @@ class Checkpoint(ABC):
     """The name for people: "PyTorch (zip)"."""
     suffixes: ClassVar[frozenset[str]]
     """The file name extensions of the family, "" for none; the first three letters of an output must not lie."""
+    ending: ClassVar[str] = ""
+    """A longer extension by which its framework tells two kinds of the format apart: an output has it where the source does."""
     ordered: bool
     """Whether the order of `tensors` is the order of the modules."""
     in_place: ClassVar[bool] = False

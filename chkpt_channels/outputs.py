@@ -79,10 +79,15 @@ def output_path(source: Source, kind: type[Checkpoint], src: Path_, dst: Path_ |
             raise UsageError("standard input has no name to make one from: -o names the output")
         return default_output(Path(src), options.rule.word)
     path = Path(dst)
-    if os.fspath(dst) != STDIO and other_container(kind, path):
+    if os.fspath(dst) == STDIO or other_container(kind, path):
         return path
     others = (FOREIGN_SUFFIXES | {s for other in known() for s in other.suffixes}) - kind.suffixes
-    if os.fspath(dst) != STDIO and path.suffix.lower() in others:
+    if os.fspath(src) != STDIO and kind.ending and _ends(path, kind.ending) != _ends(Path(src), kind.ending):
+        raise UsageError(
+            f"the output {path.name} is named like another kind of {kind.title}, which names ending in {kind.ending} tell apart",
+            hint=f"name it {path.name.removesuffix(_suffix(path))}{_suffix(Path(src))}",
+        )
+    if path.suffix.lower() in others:
         raise UsageError(
             f"the output {path.name} is named like another format, and the input is {kind.title}",
             hint=f"name it {path.with_suffix(Path(source.name).suffix).name}",
@@ -93,7 +98,7 @@ def output_path(source: Source, kind: type[Checkpoint], src: Path_, dst: Path_ |
 def default_output(path: Path, word: str) -> Path:
     """`<stem>_<word><ext>` beside `path`; ".pth.tar" and its like are one extension, and a folder has none."""
     if path.is_dir():
-        path = path.resolve()
+        path = path if path.name not in ("", "..") else path.resolve()
         return path.with_name(f"{path.name}_{word}")
     suffix = _suffix(path)
     return path.with_name(f"{path.name.removesuffix(suffix)}_{word}{suffix}")
@@ -123,7 +128,13 @@ def sha256_of(source: Source) -> str:
 
 def _suffix(path: Path) -> str:
     suffix = path.suffix
+    if ending := next((kind.ending for kind in known() if kind.ending and _ends(path, kind.ending)), ""):
+        return path.name[-len(ending) :]
     return Path(path.stem).suffix + suffix if suffix == ".tar" and Path(path.stem).suffix else suffix
+
+
+def _ends(path: Path, ending: str) -> bool:
+    return path.name.lower().endswith(ending)
 
 
 def opened(path: Path, source: Source, stack: contextlib.ExitStack, *, force: bool) -> Output | StandardOutput:

@@ -76,7 +76,7 @@ def targets(truths_: list[Truth]) -> pytest.MarkDecorator:
 
 
 def output(tmp_path: Path, truth: Truth) -> Path:
-    return tmp_path / f"out{truth.path.suffix}"
+    return tmp_path / f"out_{truth.path.name}"
 
 
 def other_count(truth: Truth) -> int:
@@ -164,8 +164,8 @@ def test_the_identity_is_the_same_file(truth: Truth, tmp_path: Path):
 
 @targets(PLAIN)
 def test_there_and_back_change_only_what_is_planned(truth: Truth, to: int, tmp_path: Path):
-    count, said, suffix = truth.said["in_channels"], truth.said, truth.path.suffix
-    there, back = tmp_path / f"there{suffix}", tmp_path / f"back{suffix}"
+    count, said, name = truth.said["in_channels"], truth.said, truth.path.name
+    there, back = tmp_path / f"there_{name}", tmp_path / f"back_{name}"
     digest, changed_at = hashlib.sha256(truth.path.read_bytes()).digest(), truth.path.stat().st_mtime_ns
     report = convert(truth.path, there, to=to)
     try:
@@ -236,7 +236,7 @@ def test_bgr_and_back_is_the_same_file(truth: Truth, tmp_path: Path):
     """The channels change places, bit by bit; nothing that counts them changes."""
     if truth.said["optimizer"]:
         pytest.skip("the state kept for the kernel is reset")
-    there, back = tmp_path / f"bgr{truth.path.suffix}", output(tmp_path, truth)
+    there, back = tmp_path / f"bgr_{truth.path.name}", output(tmp_path, truth)
     report = convert(truth.path, there, to="bgr")
     assert (report.status, report.in_channels) == ("converted", (3, 3))
     with opened(truth.path) as first, opened(there) as second:
@@ -254,7 +254,7 @@ def test_bgr_and_back_is_the_same_file(truth: Truth, tmp_path: Path):
 def test_zero_to_five_and_select_back_is_the_same_file(truth: Truth, tmp_path: Path):
     if truth.said["optimizer"]:
         pytest.skip("the state kept for the kernel is reset")
-    there, back = tmp_path / f"five{truth.path.suffix}", output(tmp_path, truth)
+    there, back = tmp_path / f"five_{truth.path.name}", output(tmp_path, truth)
     convert(truth.path, there, to=5, method="zero")
     assert verify(truth.path, there, method="zero").ok
     convert(there, back, select="0,1,2")

@@ -39,6 +39,8 @@ SAFE = FIXTURES / "safetensors" / "model.safetensors"
         ("a.pth", "gray", "a_gray.pth"),
         ("a.pth.tar", "gray", "a_gray.pth.tar"),
         ("a.b.safetensors", "rgb", "a.b_rgb.safetensors"),
+        ("a.weights.h5", "gray", "a_gray.weights.h5"),
+        ("a.v2.h5", "gray", "a.v2_gray.h5"),
         ("a.tar", "4ch", "a_4ch.tar"),
         ("pytorch_model", "gray", "pytorch_model_gray"),
         (".pth", "gray", ".pth_gray"),

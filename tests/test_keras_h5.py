@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from common import FIXTURES, opened
 
-from chkpt_channels import UnsupportedError, convert, inspect, verify
+from chkpt_channels import UnsupportedError, UsageError, convert, inspect, verify
 from chkpt_channels.errors import DamagedError
 
 RANDOM = np.random.default_rng(0)
@@ -287,6 +287,17 @@ def test_folding_is_exact_away_from_the_border(name: str, tmp_path: Path):
     assert len(report.changed) == 4  # the kernel, mean and variance, the moving mean behind
     with opened(tmp_path / "b.h5") as checkpoint:
         assert [len(front.scale or ()) for front in checkpoint.fronts(checkpoint.first_convs())] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "better"),
+    [("plain.weights.h5", "gray.h5", "gray.weights.h5"), ("sequential.h5", "gray.weights.h5", "gray.h5")],
+)
+def test_keras_goes_by_the_name(source: str, name: str, better: str, tmp_path: Path):
+    with pytest.raises(UsageError, match="another kind of Keras") as caught:
+        convert(FOLDER / source, tmp_path / name, to="gray")
+    assert caught.value.hint == f"name it {better}"
+    assert convert(FOLDER / source, tmp_path / better, to="gray").load_line.endswith(f"{better}')")
 
 
 def test_a_normalisation_in_weights_alone_is_folded_and_said(tmp_path: Path):

@@ -45,6 +45,7 @@ class KerasH5(KerasCheckpoint):
     format = "keras_h5"
     title = "Keras (HDF5)"
     suffixes = frozenset({".h5", ".hdf5"})
+    ending = ".weights.h5"
     document = "model_config"
     in_place = True
 

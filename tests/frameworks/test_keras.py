@@ -265,6 +265,19 @@ def test_weights_fit_the_model_of_one_channel(layout: str, tmp_path: Path):
     assert_close(gray_model.predict(gray, verbose=0), model.predict(np.repeat(gray, 3, -1), verbose=0))
 
 
+@pytest.mark.parametrize("name", ["rgb.weights.h5", "rgb.h5", "rgb.keras"])
+def test_under_its_usual_name_it_loads(name: str, tmp_path: Path):
+    """Keras tells its kinds of HDF5 by the name."""
+    model, gray_model = make_keras.plain(), make_keras.plain(1)
+    save = model.save_weights if ".weights" in name else model.save
+    save(tmp_path / name)
+    report = chkpt_channels.convert(tmp_path / name, to="gray")
+    scope = {"keras": keras, "model": gray_model}
+    exec(report.load_line, scope)
+    gray = gray_images(16)
+    assert_close(scope["model"].predict(gray, verbose=0), model.predict(np.repeat(gray, 3, -1), verbose=0))
+
+
 @pytest.mark.parametrize("name", ["ResNet50", "MobileNetV2", "DenseNet121"])
 def test_first_convs_of_real_weights_files(name: str, tmp_path: Path):
     """Names and shapes alone, in the order in which HDF5 put the layers."""
