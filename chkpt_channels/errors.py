@@ -109,6 +109,10 @@ class SystemProblem(ChkptChannelsError):
     code, exit_code = "system", 5
 
 
+class LateProblem(SystemProblem):
+    """The output is there, complete and checked; it is what comes behind it that went wrong."""
+
+
 class OutputExistsError(SystemProblem):
     """The output name is taken, or must not be written to."""
 
