@@ -42,20 +42,23 @@ class Session:
     @contextlib.contextmanager
     def file(self, path: str) -> Iterator[None]:
         """Report what goes wrong with one file, and go on."""
-        from . import text
         from .errors import ChkptChannelsError, SystemProblem
-        from .report import failed
 
         try:
             yield
         except (ChkptChannelsError, MemoryError) as raised:
             short = SystemProblem("takes more memory than there is", file=path)
-            error = short if isinstance(raised, MemoryError) else raised
-            self.exit_code = max(self.exit_code, error.exit_code)
-            self._keep(failed(path, error))
-            _print(_error_lines(error, self._command, text.candidate_rows), sys.stderr)
+            self._tell(path, short if isinstance(raised, MemoryError) else raised)
             if os.environ.get(DEBUG) == "1":
                 raise
+
+    def _tell(self, path: str, error: ChkptChannelsError) -> None:
+        from . import text
+        from .report import failed
+
+        self.exit_code = max(self.exit_code, error.exit_code)
+        self._keep(failed(path, error))
+        _print(_error_lines(error, self._command, text.candidate_rows), sys.stderr)
 
     @contextlib.contextmanager
     def saved(self, path: str | None, *, force: bool) -> Iterator[None]:

@@ -244,10 +244,11 @@ class StandardOutput:
         self._file.close()
 
     def publish(self) -> None:
-        """Write the whole file to standard output."""
+        """Write the whole file to standard output. Raises LateProblem where it takes a part only."""
         try:
             self._file.seek(0)
             shutil.copyfileobj(self._file, sys.stdout.buffer, 1 << 20)
             sys.stdout.buffer.flush()
         except OSError as error:
-            raise self.place.system(f"cannot be written: {(error.strerror or str(error)).lower()}") from error
+            told = f"cannot be written to the end: {(error.strerror or str(error)).lower()}"
+            raise LateProblem(told, file=self.place.file) from error

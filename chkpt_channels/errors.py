@@ -110,7 +110,7 @@ class SystemProblem(ChkptChannelsError):
 
 
 class LateProblem(SystemProblem):
-    """The output is there, complete and checked; it is what comes behind it that went wrong."""
+    """It went wrong when something was written: the file is there, complete and checked, or standard output has a part of it."""
 
 
 class OutputExistsError(SystemProblem):

@@ -10,6 +10,7 @@ Source: transformers 5.23 (configuration_utils.py, image_processing_utils.py), t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -234,7 +235,7 @@ def fed_by(sidecar: Sidecar, *, strict: bool = True) -> Iterator[tuple[tuple[flo
 def resolved(options: Options, path: Path) -> Options:
     """The options with what stands beside the weights, or in their folder: evidence for the first convs, and `--norm auto`.
     Raises UnsupportedError where that is asked for and nothing says it."""
-    sidecars = beside(path if path.is_dir() else path.parent, strict=options.norm.name == AUTO)
+    sidecars = beside(path if os.path.isdir(path) else path.parent, strict=options.norm.name == AUTO)
     options = options._replace(beside=evidence(sidecars))
     if options.norm.name != AUTO:
         return options

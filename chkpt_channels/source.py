@@ -7,7 +7,7 @@ import stat
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from .errors import Place, SystemProblem
+from .errors import DamagedError, Place, SystemProblem
 
 
 class Source:
@@ -76,7 +76,13 @@ class Source:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        try:
+            if isinstance(error, DamagedError):
+                self.check_unchanged()  # what changes while it is read may well look damaged
+        except SystemProblem as changed:
+            raise changed from error
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Give the descriptor back; reading afterwards is an error."""

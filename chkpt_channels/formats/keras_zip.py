@@ -79,7 +79,7 @@ class KerasZip(KerasCheckpoint):
                 for piece in self._archive.chunks(WEIGHTS):
                     spool.write(piece)
                 spool.flush()
-                inflated = Source.of_descriptor(spool.fileno(), self.source.name)
+                inflated = Source.of_descriptor(spool.fileno(), self.source.name, made_here=self.source.made_here)
         except OSError as error:
             raise place.system(f"cannot be inflated: {(error.strerror or str(error)).lower()}") from error
         weakref.finalize(self, inflated.close)
