@@ -42,18 +42,23 @@ class Session:
     @contextlib.contextmanager
     def file(self, path: str) -> Iterator[None]:
         """Report what goes wrong with one file, and go on."""
-        from . import text
-        from .errors import ChkptChannelsError
-        from .report import failed
+        from .errors import ChkptChannelsError, SystemProblem
 
         try:
             yield
-        except ChkptChannelsError as error:
-            self.exit_code = max(self.exit_code, error.exit_code)
-            self._keep(failed(path, error))
-            _print(_error_lines(error, self._command, text.candidate_rows), sys.stderr)
+        except (ChkptChannelsError, MemoryError) as raised:
+            short = SystemProblem("takes more memory than there is", file=path)
+            self._tell(path, short if isinstance(raised, MemoryError) else raised)
             if os.environ.get(DEBUG) == "1":
                 raise
+
+    def _tell(self, path: str, error: ChkptChannelsError) -> None:
+        from . import text
+        from .report import failed
+
+        self.exit_code = max(self.exit_code, error.exit_code)
+        self._keep(failed(path, error))
+        _print(_error_lines(error, self._command, text.candidate_rows), sys.stderr)
 
     @contextlib.contextmanager
     def saved(self, path: str | None, *, force: bool) -> Iterator[None]:
@@ -64,15 +69,21 @@ class Session:
         from pathlib import Path
 
         from .atomic import Output
-        from .errors import UsageError
+        from .errors import LateProblem, SystemProblem, UsageError
+        from .splice import write_at
 
         if not path.endswith(".json"):
             raise UsageError("--report is named like a JSON file", file=path, hint=f"--report {path}.json")
         with Output(Path(path), None, force=force) as out:
             yield
-            os.write(out.fd, (self._document() + "\n").encode())
-            os.fsync(out.fd)
-            out.publish()
+            try:
+                write_at(out.fd, memoryview((self._document() + "\n").encode()), 0)
+                os.fsync(out.fd)
+                out.publish()
+            except SystemProblem as error:  # the outputs are there, whatever becomes of the report
+                raise LateProblem(error.what, file=path, hint=error.hint) from error
+            except OSError as error:
+                raise LateProblem(f"cannot be written: {(error.strerror or str(error)).lower()}", file=path) from error
 
     def close(self) -> None:
         """Print the one JSON object, where that is wanted."""
@@ -95,7 +106,9 @@ def session(command: str, output_format: str | None, *, as_json: bool, report_to
 
 def _error_lines(error: ChkptChannelsError, command: str, rows: Callable[..., Iterable[str]]) -> Iterator[str]:
     """The one-line message, at most ten candidates, and what to try."""
-    yield f"{error}; nothing was written" if command == "convert" else str(error)
+    from .errors import LateProblem
+
+    yield f"{error}; nothing was written" if command == "convert" and not isinstance(error, LateProblem) else str(error)
     yield from rows(error.candidates)
     if error.hint:
         yield f"try: {error.hint}"

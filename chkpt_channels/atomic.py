@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import OutputExistsError, Place, UsageError
+from .errors import LateProblem, OutputExistsError, Place, UsageError
 from .source import Source
 
 _LEFTOVER = re.compile(r"\.chkpt-channels-[0-9a-f]{16}\.tmp")
@@ -38,12 +38,16 @@ class Output:
         self._folder = path.parent
         self._old = _may_write(path, source, force=force, place=self.place)
         self._temporary: Path | None = None
+        self.fd = -1
         try:
             sweep(self._folder)
             self.fd = self._unnamed() if UNNAMED else self._named()
+            if self._temporary:
+                fcntl.flock(self.fd, fcntl.LOCK_EX)
             if self._old:
                 os.fchmod(self.fd, stat.S_IMODE(self._old.st_mode))
         except OSError as error:
+            self.__exit__()
             raise self.place.system(f"cannot be written: {(error.strerror or str(error)).lower()}") from error
 
     def __enter__(self) -> Output:
@@ -53,7 +57,8 @@ class Output:
         if self._temporary:
             with contextlib.suppress(OSError):
                 self._temporary.unlink()
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
 
     def _unnamed(self) -> int:
         try:
@@ -65,9 +70,7 @@ class Output:
 
     def _named(self) -> int:
         self._temporary = self._new_name()
-        fd = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        return fd
+        return os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
 
     def _new_name(self) -> Path:
         return self._folder / f".chkpt-channels-{os.urandom(8).hex()}.tmp"
@@ -78,7 +81,8 @@ class Output:
         self.path, self.place = path, Place(str(path))
 
     def publish(self) -> None:
-        """Give the complete, synced file its name, and sync the folder."""
+        """Give the complete, synced file its name, and sync the folder. Raises LateProblem where that cannot be done: the name
+        shows the file then."""
         try:
             if not self._old:
                 self._link(self.path)
@@ -91,11 +95,11 @@ class Output:
                 _may_write(self.path, None, force=True, place=self.place)
                 os.replace(self._temporary, self.path)
                 self._temporary = None
-            _sync_folder(self._folder)
         except FileExistsError as error:
             raise _exists(self.place) from error
         except OSError as error:
             raise self.place.system(f"cannot be published: {(error.strerror or str(error)).lower()}") from error
+        _settle(self.path)
 
     def _link(self, name: Path) -> None:
         """Make `name` show the file; FileExistsError if something stands there, whoever put it there in the meantime."""
@@ -154,6 +158,15 @@ def sweep(folder: Path) -> None:
                 os.close(fd)
 
 
+def _settle(path: Path) -> None:
+    """Sync the folder that shows `path` now. What was replaced cannot be had back: so nothing is taken back."""
+    try:
+        _sync_folder(path.parent)
+    except OSError as error:
+        told = "is complete, but its folder cannot be synced, and a power failure may take the name away"
+        raise LateProblem(f"{told}: {(error.strerror or str(error)).lower()}", file=str(path)) from error
+
+
 def _sync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -178,12 +191,14 @@ class OutputFolder:
         if source.resolve() in path.resolve().parents:
             raise OutputExistsError("stands inside the folder that is converted", file=str(path), hint="-o names another output")
         self.draft = path.parent / f".chkpt-channels-{os.urandom(8).hex()}.tmp"
+        self._lock = -1
         try:
             sweep(path.parent)
             self.draft.mkdir()
             self._lock = os.open(self.draft, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         except OSError as error:
+            self.__exit__()
             raise self.place.system(f"cannot be written: {(error.strerror or str(error)).lower()}") from error
 
     def __enter__(self) -> OutputFolder:
@@ -191,19 +206,20 @@ class OutputFolder:
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.draft, ignore_errors=True)
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
 
     def publish(self) -> None:
-        """Give the complete folder its name."""
+        """Give the complete folder its name. Raises LateProblem as a file does."""
         try:
             for folder, _, _ in os.walk(self.draft):
                 _sync_folder(Path(folder))
             os.rename(self.draft, self.path)
-            _sync_folder(self.path.parent)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise _exists(self.place) from error
             raise self.place.system(f"cannot be published: {(error.strerror or str(error)).lower()}") from error
+        _settle(self.path)
 
 
 class StandardOutput:
@@ -215,7 +231,10 @@ class StandardOutput:
             raise UsageError("-o - would write binary to the terminal: redirect it, or name a file")
         import tempfile
 
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 # closed by __exit__
+        try:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 # closed by __exit__
+        except OSError as error:
+            raise self.place.system(f"has no room to be prepared: {(error.strerror or str(error)).lower()}") from error
         self.fd = self._file.fileno()
 
     def __enter__(self) -> StandardOutput:
@@ -225,12 +244,11 @@ class StandardOutput:
         self._file.close()
 
     def publish(self) -> None:
-        """Write the whole file to standard output."""
-        import shutil
-
+        """Write the whole file to standard output. Raises LateProblem where it takes a part only."""
         try:
             self._file.seek(0)
             shutil.copyfileobj(self._file, sys.stdout.buffer, 1 << 20)
             sys.stdout.buffer.flush()
         except OSError as error:
-            raise self.place.system(f"cannot be written: {(error.strerror or str(error)).lower()}") from error
+            told = f"cannot be written to the end: {(error.strerror or str(error)).lower()}"
+            raise LateProblem(told, file=self.place.file) from error

@@ -110,6 +110,10 @@ class SystemProblem(ChkptChannelsError):
     code, exit_code = "system", 5
 
 
+class LateProblem(SystemProblem):
+    """It went wrong when something was written: the file is there, complete and checked, or standard output has a part of it."""
+
+
 class OutputExistsError(SystemProblem):
     """The output name is taken, or must not be written to."""
 

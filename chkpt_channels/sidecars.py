@@ -10,6 +10,7 @@ Source: transformers 5.23 (configuration_utils.py, image_processing_utils.py), t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -50,7 +51,10 @@ def beside(folder: Path, *, strict: bool = False) -> list[Sidecar]:
 
 def names(folder: Path) -> list[str]:
     """What configuration files a folder has."""
-    return [name for name in (CONFIG, *PREPROCESSORS) if (folder / name).is_file()]
+    try:
+        return [name for name in (CONFIG, *PREPROCESSORS) if (folder / name).is_file()]
+    except OSError as error:
+        raise Place(str(folder)).system(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
 
 
 def counts(document: Json) -> Iterator[tuple[Keys, int]]:
@@ -225,7 +229,7 @@ def fed_by(sidecar: Sidecar, *, strict: bool = True) -> Iterator[tuple[tuple[flo
 def resolved(options: Options, path: Path) -> Options:
     """The options with what stands beside the weights, or in their folder: evidence for the first convs, and `--norm auto`.
     Raises UnsupportedError where that is asked for and nothing says it."""
-    sidecars = beside(path if path.is_dir() else path.parent, strict=options.norm.name == AUTO)
+    sidecars = beside(path if os.path.isdir(path) else path.parent, strict=options.norm.name == AUTO)
     options = options._replace(beside=evidence(sidecars))
     if options.norm.name != AUTO:
         return options

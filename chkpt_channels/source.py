@@ -7,7 +7,7 @@ import stat
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from .errors import Place
+from .errors import DamagedError, Place, SystemProblem
 
 
 class Source:
@@ -25,19 +25,37 @@ class Source:
             self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
         except (OSError, ValueError) as error:
             raise self.place.system(_reason(error)) from error
-        self._stat = os.fstat(self.fd)
-        if not stat.S_ISREG(self._stat.st_mode):
+        try:
+            self._look()
+            if not stat.S_ISREG(self._stat.st_mode):
+                raise self.place.system(f"is {_kind(self._stat.st_mode)}, not a file")
+        except SystemProblem:
             self.close()
-            raise self.place.system(f"is {_kind(self._stat.st_mode)}, not a file")
+            raise
+
+    def _look(self) -> None:
+        self._stat = self._status()
         self.size = self._stat.st_size
+
+    def _status(self) -> os.stat_result:
+        try:
+            return os.fstat(self.fd)
+        except OSError as error:
+            raise self.place.system(_reason(error)) from error
 
     @classmethod
     def of_descriptor(cls, fd: int, name: str, *, made_here: bool = False) -> Source:
         """The file behind an open descriptor, which stays open when this Source is closed."""
         self = cls.__new__(cls)
-        self.name, self.place, self.made_here, self.fd = name, Place(name), made_here, os.dup(fd)
-        self._stat = os.fstat(self.fd)
-        self.size = self._stat.st_size
+        self.name, self.place, self.made_here, self.fd = name, Place(name), made_here, -1
+        try:
+            self.fd = os.dup(fd)
+            self._look()
+        except OSError as error:
+            raise self.place.system(_reason(error)) from error
+        except SystemProblem:
+            self.close()
+            raise
         return self
 
     @classmethod
@@ -46,19 +64,25 @@ class Source:
         import shutil
         import tempfile
 
-        with tempfile.TemporaryFile() as spool:
-            try:
+        try:
+            with tempfile.TemporaryFile() as spool:
                 shutil.copyfileobj(stream, spool, 1 << 20)
                 spool.flush()
-            except OSError as error:
-                raise Place(name).system(_reason(error)) from error
-            return cls.of_descriptor(spool.fileno(), name)
+                return cls.of_descriptor(spool.fileno(), name)
+        except OSError as error:
+            raise Place(name).system(_reason(error)) from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        try:
+            if isinstance(error, DamagedError):
+                self.check_unchanged()  # what changes while it is read may well look damaged
+        except SystemProblem as changed:
+            raise changed from error
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Give the descriptor back; reading afterwards is an error."""
@@ -90,7 +114,7 @@ class Source:
 
     def check_unchanged(self) -> None:
         """Raise SystemProblem if the file was written to since it was opened."""
-        now = os.fstat(self.fd)
+        now = self._status()
         if (now.st_size, now.st_mtime_ns) != (self._stat.st_size, self._stat.st_mtime_ns):
             raise self.place.system("was changed while it was read")
 

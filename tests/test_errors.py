@@ -11,6 +11,7 @@ from chkpt_channels import (
     Candidate,
     ChkptChannelsError,
     DamagedError,
+    LateProblem,
     OutputExistsError,
     SystemProblem,
     UnknownFormatError,
@@ -26,6 +27,7 @@ CLASSES = [
     (UnsupportedError, 4, "unsupported"),
     (AmbiguousError, 4, "ambiguous"),
     (SystemProblem, 5, "system"),
+    (LateProblem, 5, "system"),
     (OutputExistsError, 5, "output_exists"),
 ]
 

@@ -5,6 +5,7 @@ Where the process may not be forked the work is done in place.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import math
@@ -30,7 +31,10 @@ def pieces(work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]
     if not _may_fork():
         yield from work()
         return
-    reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+    except OSError as error:
+        raise _unable(place, error) from error
     try:
         child = _fork(place)
         if not child:
@@ -49,10 +53,13 @@ def pieces(work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]
             if kind == ERROR:
                 raise _error(content)
             yield content
+    except OSError as error:
+        raise place.system(f"its process cannot be heard: {(error.strerror or str(error)).lower()}") from error
     finally:
         os.close(reading)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # of a host that lets the system bury its children
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 def _may_fork() -> bool:
@@ -66,16 +73,23 @@ def _may_fork() -> bool:
 def _fork(place: Place) -> int:
     """As os.fork, but the child leaves an interrupt from the keyboard to its parent, which ends it; SystemProblem about `place`
     where the system has no room for a process."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # no child does its parent's clearing up
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, about the threads of libraries
             child = os.fork()
+        if not child:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     except OSError as error:
-        raise place.system(f"no process can be started for it: {(error.strerror or str(error)).lower()}") from error
-    if not child:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise _unable(place, error) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
     return child
+
+
+def _unable(place: Place, error: OSError) -> SystemProblem:
+    return place.system(f"no process can be started for it: {(error.strerror or str(error)).lower()}")
 
 
 def _serve(work: Callable[[], Iterator[bytes]], writing: int) -> NoReturn:
@@ -112,10 +126,14 @@ def _limit() -> None:
 
 
 def _send(writing: int, kind: bytes, content: bytes) -> None:
-    for part in (FRAME.pack(kind, len(content)), content):
-        view = memoryview(part)
-        while view:
-            view = view[os.write(writing, view) :]
+    """Tell the parent. Where it cannot be told, half a frame must be the last that it hears."""
+    try:
+        for part in (FRAME.pack(kind, len(content)), content):
+            view = memoryview(part)
+            while view:
+                view = view[os.write(writing, view) :]
+    except OSError:
+        os._exit(os.EX_IOERR)
 
 
 def _read(reading: int, size: int, place: Place) -> bytes:
@@ -143,4 +161,6 @@ def _error(told: bytes) -> BaseException:
     kind, what = fields.pop("kind"), fields.pop("what")
     if fields.get("excess"):
         fields["excess"] = Excess(*fields["excess"])
+    if kind == MemoryError.__name__:
+        return MemoryError(what)
     return kinds[kind](what, **fields) if kind in kinds else RuntimeError(f"{kind}: {what}")

@@ -105,12 +105,12 @@ class Hdf5:
                 yield h5py.h5g.open(file.id, b"/"), window
         except Exception as error:
             if window.error is not None:
-                raise window.error from error
+                raise window.take_error() from error
             if isinstance(error, _OF_THE_LIBRARY):
                 raise self.place.damaged(f"the HDF5 library cannot read it: {_reason(error)}") from error
             raise
         if window.error is not None:
-            raise window.error
+            raise window.take_error()
 
     def _walk(self, root: Any) -> None:
         """Index every object that a hard link leads to; then see that no soft link dangles."""

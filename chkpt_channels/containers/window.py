@@ -27,6 +27,12 @@ class Window:
         self._pages: dict[int, bytearray] = {}
         self.error: BaseException | None = None
 
+    def take_error(self) -> BaseException:
+        """`error`, and forget it: it holds the frames that hold this window, and in them handles of the library. A handle that
+        is open when the interpreter ends is closed behind its end, which is a crash."""
+        error, self.error = self.error, None
+        return error or RuntimeError("nothing has failed")
+
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """As of every file."""
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]

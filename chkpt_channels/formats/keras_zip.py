@@ -74,11 +74,14 @@ class KerasZip(KerasCheckpoint):
             )
         import tempfile
 
-        with tempfile.TemporaryFile() as spool:
-            for piece in self._archive.chunks(WEIGHTS):
-                spool.write(piece)
-            spool.flush()
-            inflated = Source.of_descriptor(spool.fileno(), self.source.name)
+        try:
+            with tempfile.TemporaryFile() as spool:
+                for piece in self._archive.chunks(WEIGHTS):
+                    spool.write(piece)
+                spool.flush()
+                inflated = Source.of_descriptor(spool.fileno(), self.source.name, made_here=self.source.made_here)
+        except OSError as error:
+            raise place.system(f"cannot be inflated: {(error.strerror or str(error)).lower()}") from error
         weakref.finalize(self, inflated.close)
         return hdf5.Hdf5(inflated, place)
 
