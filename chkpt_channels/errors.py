@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 LONGEST_NAME = 200
+LONGEST_MESSAGE = 4000
 MOST_CANDIDATES = 10
 
 
@@ -62,8 +63,9 @@ class ChkptChannelsError(Exception):
         self.candidates, self.hint, self.excess = tuple(candidates), hint, excess
 
     def __str__(self) -> str:
-        parts = [printable(part, limit) for part, limit in ((self.file, 4096), (self.where, LONGEST_NAME)) if part]
-        return ": ".join([*parts, self.what]) + (f", at byte {self.at}" if self.at is not None else "")
+        limits = ((self.file, 4096), (self.where, LONGEST_NAME), (self.what, LONGEST_MESSAGE))
+        parts = [printable(part, limit) for part, limit in limits if part]
+        return ": ".join(parts) + (f", at byte {self.at}" if self.at is not None else "")
 
     def __reduce__(self) -> tuple[object, ...]:
         fields = ("file", "where", "at", "candidates", "hint", "excess")

@@ -47,6 +47,8 @@ def mixed(checkpoint: Checkpoint, kernel: KernelChange, *, allow_nonfinite: bool
     conv, layout, rule = kernel.conv, kernel.layout, kernel.mixing
     place = checkpoint.source.place.inside(conv.tensor.name)
     old = values(checkpoint, conv)
+    if not old.size:
+        raise place.unsupported(f"its shape {list(conv.tensor.shape)} leaves it no elements")
     size = prod(kernel.shape) * conv.tensor.dtype.bits // 8
     if size > LIMITS.edited_tensor_bytes:
         raise place.unsupported(f"its new kernel has {size} bytes; {LIMITS.edited_tensor_bytes} are the most")

@@ -52,6 +52,12 @@ def test_a_message_names_file_place_and_byte():
     assert str(Place("a.pth").system("is gone")) == "a.pth: is gone"
 
 
+def test_what_a_file_says_cannot_speak_to_the_terminal():
+    """Not every reason can know which of its words come from the file."""
+    assert str(Place("a.pth").damaged("is a \x1b[31m\u202e\n")) == r"a.pth: is a \x1b[31m\u202e\n"
+    assert len(str(Place("a.pth").damaged("x" * 10**6))) < 5000
+
+
 def test_the_hint_and_the_candidates_stand_apart():
     error = AmbiguousError("many", file="a", candidates=[Candidate("k", (1, 2), "why")], hint="--layer k")
     assert (str(error), error.hint, error.candidates) == ("a: many", "--layer k", (Candidate("k", (1, 2), "why"),))

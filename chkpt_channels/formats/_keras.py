@@ -195,6 +195,7 @@ class KerasCheckpoint(Checkpoint):
             )
         self._check_factored(edits)
         datasets = {self._paths[name]: hdf5edit.NewDataset(edit.shape, edit.values()) for name, edit in edits.tensors.items()}
+        self.file.check_copied(datasets)
         return self.composed(datasets, self._sights.edited(edits) if edits else None)
 
     @abstractmethod

@@ -121,10 +121,12 @@ class Bare:
             if shapes != {(conv.in_channels,)}:
                 continue
             where = next(iter(group.weights.values())).rpartition("/")[0]
-            if group.kind != "Normalization":
-                found.append(Front(where, "normalisation, whose configuration is not in the file,"))
-            else:
+            constants = [group.weights[key] for key in ("mean", "variance") if key in group.weights]
+            sizes = [self._checkpoint.tensors[name].shape for name in constants]
+            if group.kind == "Normalization" and sizes == [(conv.in_channels,)] * 2:
                 found.append(self._normalization(where, group))
+            else:
+                found.append(Front(where, "normalisation, whose configuration is not in the file,"))
         return found
 
     def _normalization(self, where: str, group: Group) -> Front:

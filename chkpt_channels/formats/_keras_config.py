@@ -124,6 +124,8 @@ def parse(entry: Mapping[str, Any]) -> Model | None:
             if _entries(inner) is not None:
                 layer.inner = Model(inner, layer.path, layer.trail)
                 waiting.append(layer.inner)
+            elif not isinstance(layer.config, dict):
+                raise ValueError(f"what configures the layer {layer.name} is no object")
         _connect(model)
     return top
 
@@ -141,7 +143,7 @@ def all_layers(top: Model) -> Iterator[Layer]:
 def _entries(entry: Mapping[str, Any]) -> list[tuple[Path, Mapping[str, Any]]] | None:
     """The entries of a model's layers and the steps to their list; None for what is no model."""
     config = entry["config"]
-    listed = config.get("layers") if isinstance(config, dict) else config
+    listed = config.get("layers") if isinstance(config, dict) else config if entry.get("class_name") == "Sequential" else None
     if not isinstance(listed, list) or not all(isinstance(inner, dict) and "class_name" in inner for inner in listed):
         return None
     steps: Path = ("config", "layers") if isinstance(config, dict) else ("config",)

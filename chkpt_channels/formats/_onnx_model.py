@@ -67,7 +67,8 @@ class Weight(NamedTuple):
 
 
 class Info(NamedTuple):
-    """A declared value: graph input, output or value_info. `dims` are numbers, None for symbols and unknowns."""
+    """A declared value: graph input, output or value_info. `dims` are numbers, None for symbols and unknowns, which some
+    exporters spell -1."""
 
     name: str
     message: Message
@@ -221,7 +222,8 @@ def _info(message: Message) -> Info:
         for tensor in kind.messages(TYPE_TENSOR)[-1:]:
             for found in tensor.messages(TENSOR_TYPE_SHAPE)[-1:]:
                 shape = found
-    dims = tuple(dim.number(DIM_VALUE) if dim.last(DIM_VALUE) else None for dim in shape.messages(SHAPE_DIMS)) if shape else ()
+    sizes = [dim.number(DIM_VALUE, -1) for dim in shape.messages(SHAPE_DIMS)] if shape else []
+    dims = tuple(size if size >= 0 else None for size in sizes)
     return Info(message.text(INFO_NAME), message, shape, dims)
 
 

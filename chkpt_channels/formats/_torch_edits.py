@@ -52,8 +52,11 @@ def quantiser(torch_object: TorchObject, name: str) -> Quantiser | None:
         zero = plain(parts[2])
         return Quantiser(f"{name}/scale", zero) if isinstance(zero, int) else None
     if parts[0].target.is_global("torch", "per_channel_affine") and len(parts) == 4:
-        axis, scales = plain(parts[3]), torch_object.views.get(f"{name}/scales")
-        if isinstance(axis, int) and 0 <= axis < len(view.shape) and scales and scales.shape == (view.shape[axis],):
+        axis = plain(parts[3])
+        scales, zeros = (torch_object.views.get(f"{name}/{part}") for part in ("scales", "zero_points"))
+        if not (isinstance(axis, int) and 0 <= axis < len(view.shape) and scales and zeros):
+            return None
+        if scales.shape == zeros.shape == (view.shape[axis],) and scales.dtype.floating and not zeros.dtype.floating:
             return Quantiser(f"{name}/scales", f"{name}/zero_points", axis)
     return None
 

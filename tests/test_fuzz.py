@@ -1,0 +1,48 @@
+"""Files of every format with a few lies in them, structural ones most of the time: a fixed number, the same on every machine.
+
+`make fuzz` tries others, for as long as it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mutations import MUTATE, seeds
+from promises import fuzzed, kept
+
+from chkpt_channels.formats import known
+
+EXAMPLES = 200
+
+
+def keeping(form: str, count: int = EXAMPLES) -> tuple[Callable[[], None], list[bool]]:
+    """The property of one format, and which of the files it has tried were accepted."""
+    accepted: list[bool] = []
+
+    @settings(max_examples=count)
+    @given(st.randoms(use_true_random=False))
+    def keeps(chance: Random) -> None:
+        accepted.append(fuzzed(form, chance))
+
+    return keeps, accepted
+
+
+def test_every_format_is_fuzzed():
+    assert {kind.format for kind in known()} == MUTATE.keys()
+
+
+@pytest.mark.parametrize("form", MUTATE)
+def test_any_file_is_refused_in_words_or_converted(form: str):
+    keeps, accepted = keeping(form)
+    keeps()
+    assert len(accepted) // 20 < sum(accepted) < len(accepted), "else the mutations are no good"
+
+
+@pytest.mark.parametrize("form", MUTATE)
+def test_the_seeds_are_sound(form: str):
+    sound = [str(seed) for seed in seeds(form) if kept(form, seed, seed.data, 4)]
+    assert len(sound) > len(seeds(form)) // 2
