@@ -85,7 +85,7 @@ def test_nothing_heavy_is_imported_before_it_is_used(path: Path):
 @pytest.mark.parametrize("path", sorted((PACKAGE / "containers").glob("*.py")), ids=lambda path: path.name)
 def test_containers_know_nothing_of_tensors(path: Path):
     inside = {name.lstrip(".").partition(".")[0] for name in imports(parsed(path)) if name.startswith("..")}
-    assert inside <= {"collecting", "dtypes", "errors", "limits", "source", "splice", "strictjson"}
+    assert inside <= {"collecting", "dtypes", "errors", "limits", "source", "splice"}
 
 
 def test_the_base_error_is_caught_once():

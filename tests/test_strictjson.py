@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chkpt_channels import strictjson
+from chkpt_channels.containers import strictjson
 from chkpt_channels.errors import DamagedError, Place
 from chkpt_channels.limits import LIMITS
 

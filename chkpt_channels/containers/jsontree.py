@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..errors import Place
 from ..splice import spliced
-from ..strictjson import document
+from .strictjson import document
 
 Path = tuple[str | int, ...]
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .. import lazy, strictjson
+from .. import lazy
+from ..containers import strictjson
 from ..dtypes import BY_NAME
 from ..layout import Layout
 from ..model import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, Tensor

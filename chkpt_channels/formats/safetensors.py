@@ -15,7 +15,8 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from .. import collecting, strictjson
+from .. import collecting
+from ..containers import strictjson
 from ..dtypes import BY_NAME
 from ..errors import Place
 from ..limits import LIMITS

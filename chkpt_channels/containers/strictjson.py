@@ -11,8 +11,8 @@ import re
 from collections import Counter
 from typing import Any, NoReturn
 
-from .errors import Place, printable
-from .limits import LIMITS
+from ..errors import Place, printable
+from ..limits import LIMITS
 
 LONGEST_INTEGER = 20
 _LONG_INTEGER = re.compile(rb"[0-9]{20}")
