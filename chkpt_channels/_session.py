@@ -13,7 +13,7 @@ from . import __version__
 
 if TYPE_CHECKING:
     from .errors import ChkptChannelsError
-    from .flow import Progress
+    from .outputs import Progress
 
 DEBUG = "CHKPT_CHANNELS_DEBUG"
 

@@ -12,10 +12,9 @@ from typing import Any
 from . import flow
 from .errors import Place, UsageError
 from .manifests import Job
-from .outputs import Settings
+from .outputs import Progress, Settings
 from .report import Report
 
-Progress = Callable[[int, int], None]
 POLL = 0.1
 
 

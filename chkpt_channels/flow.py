@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
-from math import prod
 from pathlib import Path
 from typing import Unpack
 
@@ -21,6 +19,7 @@ from .options import Options, Words
 from .outputs import (
     STDIO,
     Path_,
+    Progress,
     Settings,
     default_output,
     hashed,
@@ -37,8 +36,6 @@ from .plan import Plan
 from .readback import check, parity
 from .report import DeclarationChange, FileInfo, Inspection, KernelReport, Parity, Report
 from .source import Source
-
-Progress = Callable[[int, int], None]
 
 
 def convert(
@@ -197,18 +194,6 @@ def _info(checkpoint: Checkpoint) -> FileInfo:
     return FileInfo(checkpoint.source.name, checkpoint.format, checkpoint.source.size, checkpoint.title)
 
 
-def kernel_reports(plan: Plan) -> tuple[KernelReport, ...]:
-    """The plan's kernels as they are reported."""
-    return tuple(KernelReport(k.conv, k.shape, k.mixing.method, k.mixing.matrix, k.mixing.offset) for k in plan.kernels)
-
-
-def fewer_parameters(checkpoint: Checkpoint, plan: Plan) -> int:
-    """How many parameters fewer the converted model has."""
-    own = {k.conv.tensor.name for k in plan.kernels}
-    changed = {name: edit.shape for name, edit in plan.edits.tensors.items() if name in own}
-    return sum(prod(checkpoint.tensors[name].shape) - prod(shape) for name, shape in changed.items())
-
-
 def _report(
     status: str,
     checkpoint: Checkpoint,
@@ -224,11 +209,11 @@ def _report(
         str(target),
         output,
         plan.channels,
-        kernel_reports(plan),
+        tuple(map(KernelReport.of, plan.kernels)),
         tuple(DeclarationChange(d.where, d.channels, plan.channels[1]) for d in plan.declarations),
         len(checkpoint.tensors),
         tuple(plan.edits.tensors),
-        fewer_parameters(checkpoint, plan),
+        plan.fewer_parameters,
         parity,
         plan.notices,
         checkpoint.load_line(str(target)),

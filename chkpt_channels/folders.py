@@ -5,26 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from . import flow, folderwriter, readback, selection, sidecars
+from . import folderwriter, readback, selection, sidecars
 from . import options as asking
 from . import plan as planning
 from .atomic import OutputFolder
 from .containers.jsontree import Path as Keys
 from .errors import AmbiguousError, Candidate, UnsupportedError
 from .formats.folder import ModelFolder, Part, Shards, reconstructs
-from .kernels import KernelChange
 from .model import Checkpoint, Declaration, FirstConv, Notice, Tensor
 from .options import Options
-from .outputs import Settings, default_output
+from .outputs import Progress, Settings, default_output
 from .pipelines import Norm, Pipeline
 from .plan import Plan
 from .report import DeclarationChange, FileInfo, Inspection, KernelReport, Report
 from .sidecars import Sidecar
-
-if TYPE_CHECKING:
-    from .flow import Progress
 
 
 class Planned(NamedTuple):
@@ -42,10 +38,27 @@ class Planned(NamedTuple):
         return any(plan.edits for _, _, plan in self.parts) or bool(self.documents)
 
     @property
-    def kernels(self) -> list[tuple[str, KernelChange]]:
+    def kernel_reports(self) -> tuple[KernelReport, ...]:
         """Every first conv, with the file that its name needs where there are several."""
         several = len(self.parts) > 1
-        return [(f"{part.name}/" if several else "", kernel) for part, _, plan in self.parts for kernel in plan.kernels]
+        named = ((f"{part.name}/" if several else "", kernel) for part, _, plan in self.parts for kernel in plan.kernels)
+        return tuple(KernelReport.of(kernel, prefix) for prefix, kernel in named)
+
+    def edited_files(self) -> Iterator[tuple[str, tuple[Checkpoint, Plan]]]:
+        """Each file of weights that changes, with its checkpoint and its share of the plan."""
+        for part, checkpoint, made in self.parts:
+            if not isinstance(checkpoint, Shards):
+                if made.edits:
+                    yield part.files[0], (checkpoint, made)
+                continue
+            for name, (shard, edits) in zip(part.files, checkpoint.shared_out(made.edits), strict=True):
+                if edits:
+                    kernels = tuple(kernel for kernel in made.kernels if kernel.conv.tensor.name in shard.tensors)
+                    yield name, (shard, made._replace(edits=edits, kernels=kernels))
+
+    def edited_documents(self) -> dict[str, bytes]:
+        """Each configuration that changes, as it will be."""
+        return {name: sidecar.document.edited(changes) for name, (sidecar, changes) in self.documents.items()}
 
 
 def plan(folder: ModelFolder, options: Options) -> Planned:
@@ -156,7 +169,9 @@ def convert(
         planned, written = plan(folder, options), None
         if not settings.dry_run:
             with OutputFolder(path, folder.path) as out:
-                written = FileInfo(str(path), "folder", folderwriter.write(folder, planned, out.draft, settings, progress))
+                edits, documents = dict(planned.edited_files()), planned.edited_documents()
+                size = folderwriter.write(folder, edits, documents, out.draft, progress, hard_link=settings.hard_link)
+                written = FileInfo(str(path), "folder", size)
                 out.publish()
         status = "unchanged" if not planned.changed else "would_convert" if settings.dry_run else "converted"
         return _report(status, folder, planned, options, path, written)
@@ -172,11 +187,11 @@ def _report(status: str, folder: ModelFolder, planned: Planned, options: Options
         str(path),
         written,
         planned.channels,
-        kernel_reports(planned),
+        planned.kernel_reports,
         tuple(_declarations(folder, planned)),
         sum(len(checkpoint.tensors) for _, checkpoint, _ in planned.parts),
         tuple(changed),
-        sum(flow.fewer_parameters(checkpoint, plan) for _, checkpoint, plan in planned.parts),
+        sum(plan.fewer_parameters for _, _, plan in planned.parts),
         max(parities, default=None),
         planned.notices,
         folder.load_line(str(path)),
@@ -186,11 +201,6 @@ def _report(status: str, folder: ModelFolder, planned: Planned, options: Options
         planned.pipeline,
         asking.words(options),
     )
-
-
-def _named(prefix: str, kernel: KernelChange) -> KernelReport:
-    conv = kernel.conv._replace(tensor=kernel.conv.tensor._replace(name=prefix + kernel.conv.tensor.name))
-    return KernelReport(conv, kernel.shape, kernel.mixing.method, kernel.mixing.matrix, kernel.mixing.offset)
 
 
 def _declarations(folder: ModelFolder, planned: Planned) -> Iterator[DeclarationChange]:
@@ -205,11 +215,6 @@ def _declarations(folder: ModelFolder, planned: Planned) -> Iterator[Declaration
             except (KeyError, IndexError):
                 old = None
             yield DeclarationChange(where, old, new, str(folder.path / name))
-
-
-def kernel_reports(planned: Planned) -> tuple[KernelReport, ...]:
-    """Every first conv as it is reported."""
-    return tuple(_named(prefix, kernel) for prefix, kernel in planned.kernels)
 
 
 def _title(planned: Planned) -> str:

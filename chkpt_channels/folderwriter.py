@@ -4,58 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from . import readback
 from .errors import Place
-from .formats.folder import ModelFolder, Shards
+from .formats.folder import ModelFolder
 from .model import Checkpoint
-from .outputs import Settings, write_bytes
+from .outputs import Progress, write_bytes
 from .plan import Plan
 from .source import Source
 from .splice import apply
 
-if TYPE_CHECKING:
-    from .flow import Progress
-    from .folders import Planned
 
-
-def write(folder: ModelFolder, planned: Planned, draft: Path, settings: Settings, progress: Progress | None) -> int:
-    """Fill the new folder `draft`, and return how many bytes are in it. Raises SystemProblem, and what a check raises."""
-    total, written, edits = folder.size, 0, dict(_edited_files(planned))
+def write(
+    folder: ModelFolder,
+    edits: Mapping[str, tuple[Checkpoint, Plan]],
+    documents: Mapping[str, bytes],
+    draft: Path,
+    progress: Progress | None,
+    *,
+    hard_link: bool,
+) -> int:
+    """Fill the new folder `draft`, and return how many bytes are in it: these files are edited, these are new, all others as they
+    are. Raises SystemProblem, and what a check raises."""
+    total, written = folder.size, 0
     for name in folder.files:
         source, target = folder.path / name, draft / name
-        untouched = name not in edits and name not in planned.documents
+        untouched = name not in edits and name not in documents
         with Place(str(target)).trying("cannot be written"):
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not (untouched and settings.hard_link and _linked(source, target)):
+            if not (untouched and hard_link and _linked(source, target)):
                 with _new(target) as fd:
                     if name in edits:
                         _write_part(*edits[name], fd, target, (lambda more: progress(more, total)) if progress else None)
-                    elif name in planned.documents:
-                        sidecar, changes = planned.documents[name]
-                        write_bytes(fd, sidecar.document.edited(changes), Place(str(target)))
+                    elif name in documents:
+                        write_bytes(fd, documents[name], Place(str(target)))
                     else:
                         _copy(source, fd, target)
             written += target.stat().st_size
         if progress and name not in edits:
             progress(source.stat().st_size, total)
     return written
-
-
-def _edited_files(planned: Planned) -> Iterator[tuple[str, tuple[Checkpoint, Plan]]]:
-    """Each file that changes, with its checkpoint and its share of the plan."""
-    for part, checkpoint, made in planned.parts:
-        if not isinstance(checkpoint, Shards):
-            if made.edits:
-                yield part.files[0], (checkpoint, made)
-            continue
-        for name, (shard, edits) in zip(part.files, checkpoint.shared_out(made.edits), strict=True):
-            if edits:
-                kernels = tuple(kernel for kernel in made.kernels if kernel.conv.tensor.name in shard.tensors)
-                yield name, (shard, made._replace(edits=edits, kernels=kernels))
 
 
 @contextlib.contextmanager

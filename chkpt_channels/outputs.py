@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from .source import Source
 from .splice import apply, write_at
 
 Path_ = str | os.PathLike[str]
+Progress = Callable[[int, int], None]
+"""Called with how many bytes more are done, of how many in all."""
 STDIO = "-"
 CHUNK = 4 << 20
 

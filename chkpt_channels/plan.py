@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache, partial
+from math import prod
 from typing import NamedTuple
 
 from . import folded, kernels, mixing, pipelines, reparameterised, selection
@@ -33,6 +34,12 @@ class Plan(NamedTuple):
     why: str = ""
     candidates: tuple[Candidate, ...] = ()
     pipeline: Pipeline | None = None
+
+    @property
+    def fewer_parameters(self) -> int:
+        """How many parameters fewer the kernels have."""
+        sizes = {k.conv.tensor.name: prod(k.conv.tensor.shape) - prod(k.shape) for k in self.kernels if k.changes}
+        return sum(sizes.values())
 
 
 def make(checkpoint: Checkpoint, options: Options) -> Plan:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .errors import Candidate, ChkptChannelsError
+from .kernels import KernelChange
 from .model import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
 from .pipelines import Pipeline
 
@@ -33,6 +34,12 @@ class KernelReport(NamedTuple):
     method: str | None = None
     matrix: tuple[tuple[float, ...], ...] | None = None
     offset: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, kernel: KernelChange, prefix: str = "") -> KernelReport:
+        """What becomes of a planned kernel; `prefix` stands before its name."""
+        conv = kernel.conv._replace(tensor=kernel.conv.tensor._replace(name=prefix + kernel.conv.tensor.name))
+        return cls(conv, kernel.shape, kernel.mixing.method, kernel.mixing.matrix, kernel.mixing.offset)
 
 
 class DeclarationChange(NamedTuple):

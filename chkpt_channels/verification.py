@@ -11,7 +11,7 @@ from . import mixing, selection
 from . import options as asking
 from . import plan as planning
 from .dtypes import rounded
-from .flow import beside, kernel_reports
+from .flow import beside
 from .formats import detect
 from .formats.folder import ModelFolder
 from .kernels import KernelChange
@@ -20,7 +20,7 @@ from .options import Options, Words
 from .outputs import CHUNK, Path_, open_source
 from .plan import Plan
 from .readback import missing_biases, stale_declarations
-from .report import Difference, FileInfo, Verification
+from .report import Difference, FileInfo, KernelReport, Verification
 from .source import Source
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **wor
             FileInfo(source.name, before.format, source.size, before.title),
             FileInfo(second.name, after.format, second.size, after.title),
             plan.channels,
-            kernel_reports(plan),
+            tuple(map(KernelReport.of, plan.kernels)),
             identical,
             len(before.tensors),
             tuple(differences),
@@ -81,7 +81,7 @@ def _verify_folders(original: Path_, converted: Path_, options: Options) -> Veri
             FileInfo(os.fspath(original), "folder", 0, "model folder"),
             FileInfo(os.fspath(converted), "folder", 0, "model folder"),
             planned.channels,
-            folders.kernel_reports(planned),
+            planned.kernel_reports,
             identical,
             sum(len(before.tensors) for _, before, _ in planned.parts),
             tuple(differences),
@@ -91,15 +91,14 @@ def _verify_folders(original: Path_, converted: Path_, options: Options) -> Veri
 
 def _other_files(first: ModelFolder, second: ModelFolder, planned: Planned) -> Iterator[Difference]:
     """What is wrong with the files that are no converted weights: configurations are as planned, all others the same bytes."""
-    weights = {name for part, _, _ in planned.parts for name in part.files}
+    weights, documents = {name for part, _, _ in planned.parts for name in part.files}, planned.edited_documents()
     for name in first.files:
         if name in weights:
             continue
         if name not in second.files:
             yield Difference(name, "is missing")
-        elif name in planned.documents:
-            sidecar, changes = planned.documents[name]
-            if not same([sidecar.document.edited(changes)], _pieces(second.path / name)):
+        elif name in documents:
+            if not same([documents[name]], _pieces(second.path / name)):
                 yield Difference(name, "is not what the conversion makes of it")
         elif not same(_pieces(first.path / name), _pieces(second.path / name)):
             yield Difference(name, "differs, and was not to change")
