@@ -230,6 +230,8 @@ class StandardOutput:
 
     def __init__(self) -> None:
         self.place = Place("standard output")
+        if sys.stdout is None:
+            raise self.place.system("is closed")
         if sys.stdout.isatty():
             raise UsageError("-o - would write binary to the terminal: redirect it, or name a file")
         import tempfile

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .options import Words
 
 INTERRUPTED = 130
+NO_ROOM = 5
 BUG = 70
 
 app = typer.Typer(
@@ -280,6 +281,9 @@ def _run(arguments: Sequence[str]) -> int:
         # the reader of our report went away: nothing more to say, and no second message at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MemoryError:
+        print("chkpt-channels: there is too little memory; nothing was written", file=sys.stderr)
+        return NO_ROOM
     except Exception as error:
         return _interrupts.exit_code() or _stopped(error)
 
