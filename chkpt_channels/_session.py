@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import __version__
+from . import __version__, _interrupts
 
 if TYPE_CHECKING:
-    from .errors import ChkptChannelsError
+    from .errors import ChkptChannelsError, SystemProblem
     from .outputs import Progress
 
 DEBUG = "CHKPT_CHANNELS_DEBUG"
@@ -37,18 +37,19 @@ class Session:
         self._results.append(result)
         if self._format == "jsonl":
             _print([json.dumps(result)], self._to)
-            self._to.flush()
+            if self._to is not None:
+                self._to.flush()
 
     @contextlib.contextmanager
     def file(self, path: str) -> Iterator[None]:
         """Report what goes wrong with one file, and go on."""
-        from .errors import ChkptChannelsError, SystemProblem
+        from .errors import ChkptChannelsError
 
         try:
             yield
-        except (ChkptChannelsError, MemoryError) as raised:
-            short = SystemProblem("takes more memory than there is", file=path)
-            self._tell(path, short if isinstance(raised, MemoryError) else raised)
+        except (ChkptChannelsError, MemoryError, ImportError) as raised:
+            _interrupts.check()  # which may well have been taken for something else
+            self._tell(path, raised if isinstance(raised, ChkptChannelsError) else _lacking(raised, path))
             if os.environ.get(DEBUG) == "1":
                 raise
 
@@ -102,6 +103,19 @@ def session(command: str, output_format: str | None, *, as_json: bool, report_to
     opened = Session(command, output_format or ("json" if as_json else "human"), report_to or sys.stdout)
     yield opened
     opened.close()
+
+
+def _lacking(raised: MemoryError | ImportError, path: str) -> SystemProblem:
+    """What is to be said where there is no room, or a library cannot be loaded: which is often the same."""
+    from .errors import SystemProblem
+
+    if isinstance(raised, MemoryError):
+        return SystemProblem("takes more memory than there is", file=path)
+    if (raised.name or "").startswith(__package__):
+        raise raised
+    reason = str(raised.__cause__ or raised).strip().splitlines() or ["no reason is given"]
+    told = f"a library that it takes cannot be loaded: {reason[-1][:200]}"
+    return SystemProblem(told, file=path, hint="more memory, or install chkpt-channels anew")
 
 
 def _error_lines(error: ChkptChannelsError, command: str, rows: Callable[..., Iterable[str]]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from .errors import Place
 from .source import Source
-from .splice import DIRECT_FROM, RANGE, Progress, Splice, output_size, write_at
+from .splice import DIRECT_FROM, RANGE, Progress, Splice, begun, output_size, write_at
 
 SMALL = 1 << 20
 """Files below are copied before a thread has begun."""
@@ -29,13 +29,13 @@ def copy(source: Source, out: int, meanwhile: Callable[[], object]) -> bool:
     next attempt will tell why."""
     stopped = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        copying = pool.submit(_copy, source, out, stopped)
         try:
-            meanwhile()
-        except BaseException:
-            stopped.set()
-            raise
-        try:
+            copying = begun(pool, _copy, source, out, stopped)
+            try:
+                meanwhile()
+            except BaseException:
+                stopped.set()
+                raise
             return copying.result()
         except OSError:
             os.ftruncate(out, 0)

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import _interrupts
 from .errors import LateProblem, OutputExistsError, Place, UsageError
 from .source import Source
 
@@ -83,6 +84,7 @@ class Output:
     def publish(self) -> None:
         """Give the complete, synced file its name, and sync the folder. Raises LateProblem where that cannot be done: the name
         shows the file then."""
+        _interrupts.check()
         try:
             if not self._old:
                 self._link(self.path)
@@ -211,6 +213,7 @@ class OutputFolder:
 
     def publish(self) -> None:
         """Give the complete folder its name. Raises LateProblem as a file does."""
+        _interrupts.check()
         try:
             for folder, _, _ in os.walk(self.draft):
                 _sync_folder(Path(folder))
@@ -227,6 +230,8 @@ class StandardOutput:
 
     def __init__(self) -> None:
         self.place = Place("standard output")
+        if sys.stdout is None:
+            raise self.place.system("is closed")
         if sys.stdout.isatty():
             raise UsageError("-o - would write binary to the terminal: redirect it, or name a file")
         import tempfile
@@ -245,6 +250,7 @@ class StandardOutput:
 
     def publish(self) -> None:
         """Write the whole file to standard output. Raises LateProblem where it takes a part only."""
+        _interrupts.check()
         try:
             self._file.seek(0)
             shutil.copyfileobj(self._file, sys.stdout.buffer, 1 << 20)

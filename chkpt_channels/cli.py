@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from . import __version__
+from . import __version__, _interrupts
 from ._session import DEBUG, Session, progress, session
 from ._words import takes_options
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from .manifests import Job
     from .options import Words
 
-TERMINATED = 143
 INTERRUPTED = 130
+NO_ROOM = 5
 BUG = 70
 
 app = typer.Typer(
@@ -268,31 +265,29 @@ def schema() -> None:
     print(files(__package__).joinpath("schema.json").read_text(encoding="utf-8"), end="")
 
 
-class _Terminated(BaseException):
-    """SIGTERM, raised so that files are put back in order."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated
-
-
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
-    command = typer.main.get_command(app)
+    with _interrupts.listening():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
-        code = command.main(args=list(arguments), prog_name="chkpt-channels", standalone_mode=False)
+        code = typer.main.get_command(app).main(args=list(arguments), prog_name="chkpt-channels", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except _Terminated:
-        return TERMINATED
+    except _interrupts.Interrupted as stopped:
+        return stopped.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
         # the reader of our report went away: nothing more to say, and no second message at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MemoryError:
+        print("chkpt-channels: there is too little memory; nothing was written", file=sys.stderr)
+        return NO_ROOM
     except Exception as error:
-        return _stopped(error)
+        return _interrupts.exit_code() or _stopped(error)
 
 
 def _stopped(error: Exception) -> int:

@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 from .errors import Place
 from .source import Source
@@ -28,6 +28,8 @@ RANGE = 32 << 20
 _NO_COPY_FILE_RANGE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
 
 Progress = Callable[[int], None]
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 
 class Splice(NamedTuple):
@@ -180,6 +182,14 @@ def write_at(out: int, data: memoryview, at: int) -> None:
         data, at = data[count:], at + count
 
 
+def begun(pool: ThreadPoolExecutor, work: Callable[Given, Made], *args: Given.args, **more: Given.kwargs) -> Future[Made]:
+    """`work` in a thread. Raises OSError where the system has no room for one."""
+    try:
+        return pool.submit(work, *args, **more)
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, str(error)) from error
+
+
 class _Checker:
     """Feeds passing bytes to the checks they belong to; runs in one thread."""
 
@@ -228,7 +238,7 @@ class _Copy:
         self._checker, self._progress = _Checker(checks), progress
         self._stopped = threading.Event()
         self._reading, self._writing, self._checking = (ThreadPoolExecutor(1) for _ in range(3))
-        self._running = self._reading.submit(self._run)
+        self._running = begun(self._reading, self._run)
 
     def stop(self) -> None:
         """Give up, or clear away: returns when no thread works any more."""
@@ -255,7 +265,7 @@ class _Copy:
         busy; another thread reads for the checks. False where the system cannot."""
         if not hasattr(os, "copy_file_range"):
             return False
-        checking = self._checking.submit(self._check)
+        checking = begun(self._checking, self._check)
         try:
             for move in self._moves:
                 self._copy_range(move)
@@ -313,11 +323,11 @@ class _Copy:
         for piece in pieces:
             view = buffer.view[piece.at - at : piece.at - at + piece.size]
             self._source.readinto(view, piece.start)
-            buffer.users.append(self._checking.submit(self._checker.feed, view, piece.start))
+            buffer.users.append(begun(self._checking, self._checker.feed, view, piece.start))
         first, last = pieces[0].at, pieces[-1].at + pieces[-1].size
         if direct:
             first, last = first // SECTOR * SECTOR, -(-last // SECTOR) * SECTOR
-        buffer.users.append(self._writing.submit(write_at, self._out, buffer.view[first - at : last - at], first))
+        buffer.users.append(begun(self._writing, write_at, self._out, buffer.view[first - at : last - at], first))
         if self._progress:
             self._progress(sum(piece.size for piece in pieces))
 

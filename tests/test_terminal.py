@@ -23,7 +23,7 @@ from chkpt_channels import splice
 import chkpt_channels.source as source
 read = source.Source.readinto
 def slowly(self, buffer, start):
-    time.sleep(0.08)
+    time.sleep(PAUSE if len(buffer) > 1 << 20 else 0)
     return read(self, buffer, start)
 source.Source.readinto = slowly
 import os
@@ -74,8 +74,8 @@ def in_terminal(arguments: list[str], *, environment: dict[str, str] | None = No
     return process.wait(timeout=30), shown.decode(errors="replace")
 
 
-def convert(path: Path, out: Path, *, slow: bool = False) -> list[str]:
-    program = ["-c", SLOW] if slow else ["-m", "chkpt_channels"]
+def convert(path: Path, out: Path, *, slow: bool = False, pause: float = 0.08) -> list[str]:
+    program = ["-c", SLOW.replace("PAUSE", str(pause))] if slow else ["-m", "chkpt_channels"]
     return [sys.executable, *program, "convert", str(path), "--to", "gray", "-o", str(out)]
 
 
@@ -100,18 +100,13 @@ def test_no_colour_where_none_is_wanted(large: Path, tmp_path: Path):
 
 
 def test_control_c_leaves_nothing(large: Path, tmp_path: Path):
-    """On a busy machine the work may be done before the key arrives: then the output is there and whole."""
-    for attempt in range(4):
-        out = tmp_path / str(attempt)
-        out.mkdir()
-        code, shown = in_terminal(convert(large, out / "x.safetensors", slow=True), interrupt_after="━")
-        assert "Traceback" not in shown
-        if code == 128 + signal.SIGINT:
-            assert list(out.iterdir()) == []
-            return
-        assert code == 0
-        assert (out / "x.safetensors").stat().st_size > 180_000_000
-    pytest.fail("it was never interrupted")
+    """However late the key arrives on a busy machine: the work would take two minutes."""
+    out = tmp_path / "out"
+    out.mkdir()
+    code, shown = in_terminal(convert(large, out / "x.safetensors", slow=True, pause=2), interrupt_after="━")
+    assert code == 128 + signal.SIGINT
+    assert "Traceback" not in shown
+    assert list(out.iterdir()) == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
