@@ -70,7 +70,7 @@ class Session:
         from pathlib import Path
 
         from .atomic import Output
-        from .errors import LateProblem, SystemProblem, UsageError
+        from .errors import LateProblem, SystemProblem, UsageError, reason
         from .splice import write_at
 
         if not path.endswith(".json"):
@@ -84,7 +84,7 @@ class Session:
             except SystemProblem as error:  # the outputs are there, whatever becomes of the report
                 raise LateProblem(error.what, file=path, hint=error.hint) from error
             except OSError as error:
-                raise LateProblem(f"cannot be written: {(error.strerror or str(error)).lower()}", file=path) from error
+                raise LateProblem(f"cannot be written: {reason(error)}", file=path) from error
 
     def close(self) -> None:
         """Print the one JSON object, where that is wanted."""

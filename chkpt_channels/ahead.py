@@ -57,7 +57,7 @@ def _copy(source: Source, out: int, stopped: threading.Event) -> bool:
 def overwrite(source: Source, splices: Sequence[Splice], out: int, place: Place, progress: Progress | None = None) -> bool:
     """Write the splices into `out`, a copy of `source`, and fsync it. False, and the file is empty again, where one of them would
     move what stands behind it."""
-    try:
+    with place.trying("cannot be written"):
         if any(s.size != s.stop - s.start and s.stop != source.size for s in splices):
             os.ftruncate(out, 0)
             return False
@@ -65,8 +65,6 @@ def overwrite(source: Source, splices: Sequence[Splice], out: int, place: Place,
             write_at(out, memoryview(splice.data()), splice.start)
         os.ftruncate(out, output_size(source, splices))
         os.fsync(out)
-    except OSError as error:
-        raise place.system(f"cannot be written: {(error.strerror or str(error)).lower()}") from error
     if progress:
         progress(source.size)
     return True

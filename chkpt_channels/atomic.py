@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import _interrupts
-from .errors import LateProblem, OutputExistsError, Place, UsageError
+from .errors import LateProblem, OutputExistsError, Place, UsageError, reason
 from .source import Source
 
 _LEFTOVER = re.compile(r"\.chkpt-channels-[0-9a-f]{16}\.tmp")
@@ -49,7 +49,7 @@ class Output:
                 os.fchmod(self.fd, stat.S_IMODE(self._old.st_mode))
         except OSError as error:
             self.__exit__()
-            raise self.place.system(f"cannot be written: {(error.strerror or str(error)).lower()}") from error
+            raise self.place.system(f"cannot be written: {reason(error)}") from error
 
     def __enter__(self) -> Output:
         return self
@@ -100,7 +100,7 @@ class Output:
         except FileExistsError as error:
             raise _exists(self.place) from error
         except OSError as error:
-            raise self.place.system(f"cannot be published: {(error.strerror or str(error)).lower()}") from error
+            raise self.place.system(f"cannot be published: {reason(error)}") from error
         _settle(self.path)
 
     def _link(self, name: Path) -> None:
@@ -123,7 +123,7 @@ def _may_write(path: Path, source: Source | None, *, force: bool, place: Place) 
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise place.system(f"cannot be written: {(getattr(error, 'strerror', None) or str(error)).lower()}") from error
+        raise place.system(f"cannot be written: {reason(error)}") from error
     if source and any(source.is_same_file(s) for s in (old, *_followed(path))):
         raise OutputExistsError("is the input itself", file=place.file, hint="name another output with -o")
     kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFREG: ""}
@@ -166,7 +166,7 @@ def _settle(path: Path) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         told = "is complete, but its folder cannot be synced, and a power failure may take the name away"
-        raise LateProblem(f"{told}: {(error.strerror or str(error)).lower()}", file=str(path)) from error
+        raise LateProblem(f"{told}: {reason(error)}", file=str(path)) from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -201,7 +201,7 @@ class OutputFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         except OSError as error:
             self.__exit__()
-            raise self.place.system(f"cannot be written: {(error.strerror or str(error)).lower()}") from error
+            raise self.place.system(f"cannot be written: {reason(error)}") from error
 
     def __enter__(self) -> OutputFolder:
         return self
@@ -221,7 +221,7 @@ class OutputFolder:
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise _exists(self.place) from error
-            raise self.place.system(f"cannot be published: {(error.strerror or str(error)).lower()}") from error
+            raise self.place.system(f"cannot be published: {reason(error)}") from error
         _settle(self.path)
 
 
@@ -236,10 +236,8 @@ class StandardOutput:
             raise UsageError("-o - would write binary to the terminal: redirect it, or name a file")
         import tempfile
 
-        try:
+        with self.place.trying("has no room to be prepared"):
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 # closed by __exit__
-        except OSError as error:
-            raise self.place.system(f"has no room to be prepared: {(error.strerror or str(error)).lower()}") from error
         self.fd = self._file.fileno()
 
     def __enter__(self) -> StandardOutput:
@@ -256,5 +254,5 @@ class StandardOutput:
             shutil.copyfileobj(self._file, sys.stdout.buffer, 1 << 20)
             sys.stdout.buffer.flush()
         except OSError as error:
-            told = f"cannot be written to the end: {(error.strerror or str(error)).lower()}"
+            told = f"cannot be written to the end: {reason(error)}"
             raise LateProblem(told, file=self.place.file) from error

@@ -51,10 +51,8 @@ def beside(folder: Path, *, strict: bool = False) -> list[Sidecar]:
 
 def names(folder: Path) -> list[str]:
     """What configuration files a folder has."""
-    try:
+    with Place(str(folder)).trying("cannot be read"):
         return [name for name in (CONFIG, *PREPROCESSORS) if (folder / name).is_file()]
-    except OSError as error:
-        raise Place(str(folder)).system(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
 
 
 def counts(document: Json) -> Iterator[tuple[Keys, int]]:

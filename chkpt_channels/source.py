@@ -7,7 +7,7 @@ import stat
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from .errors import DamagedError, Place, SystemProblem
+from .errors import DamagedError, Place, SystemProblem, reason
 
 
 class Source:
@@ -24,7 +24,7 @@ class Source:
             # O_NONBLOCK: opening a FIFO must not wait for its writer
             self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
         except (OSError, ValueError) as error:
-            raise self.place.system(_reason(error)) from error
+            raise self.place.system(reason(error)) from error
         try:
             self._look()
             if not stat.S_ISREG(self._stat.st_mode):
@@ -41,7 +41,7 @@ class Source:
         try:
             return os.fstat(self.fd)
         except OSError as error:
-            raise self.place.system(_reason(error)) from error
+            raise self.place.system(reason(error)) from error
 
     @classmethod
     def of_descriptor(cls, fd: int, name: str, *, made_here: bool = False) -> Source:
@@ -52,7 +52,7 @@ class Source:
             self.fd = os.dup(fd)
             self._look()
         except OSError as error:
-            raise self.place.system(_reason(error)) from error
+            raise self.place.system(reason(error)) from error
         except SystemProblem:
             self.close()
             raise
@@ -70,7 +70,7 @@ class Source:
                 spool.flush()
                 return cls.of_descriptor(spool.fileno(), name)
         except OSError as error:
-            raise Place(name).system(_reason(error)) from error
+            raise Place(name).system(reason(error)) from error
 
     def __enter__(self) -> Self:
         return self
@@ -107,7 +107,7 @@ class Source:
             try:
                 count = os.preadv(self.fd, [buffer[done:]], start + done)
             except OSError as error:
-                raise self.place.system(_reason(error)) from error
+                raise self.place.system(reason(error)) from error
             if count == 0:
                 raise self.place.system("was cut short while it was read")
             done += count
@@ -128,11 +128,6 @@ def contents(path: str | os.PathLike[str], limit: int) -> bytes:
     with Source(path) as source:
         source.place.within("bytes", source.size, limit)
         return source.read(0, source.size)
-
-
-def _reason(error: OSError | ValueError) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    return text[:1].lower() + text[1:]
 
 
 def _kind(mode: int) -> str:

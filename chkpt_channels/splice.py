@@ -119,7 +119,7 @@ def apply(
     ordered = sorted(splices, key=lambda s: (s.start, s.stop))
     moves, targets = _layout(source.size, ordered)
     total = output_size(source, ordered)
-    try:
+    with place.trying("cannot be written"):
         if total and hasattr(os, "posix_fallocate"):
             os.posix_fallocate(out, 0, total)  # a full disk shows before the first byte
         copying = _Copy(source, moves, out, total, _passing(checks, ordered), progress)
@@ -136,8 +136,6 @@ def apply(
                 raise ValueError(f"a splice at {splice.start} promised {splice.size} bytes and made {len(data)}")
             write_at(out, memoryview(data), at)
         os.fsync(out)
-    except OSError as error:
-        raise place.system(f"cannot be written: {(error.strerror or str(error)).lower()}") from error
 
 
 def _layout(size: int, splices: Sequence[Splice]) -> tuple[list[_Move], list[int]]:

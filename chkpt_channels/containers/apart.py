@@ -19,11 +19,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from ..errors import ChkptChannelsError, DamagedError, Excess, Place, SystemProblem, UnsupportedError
+from ..errors import ChkptChannelsError, DamagedError, Excess, Place, SystemProblem, UnsupportedError, reason
 from ..limits import LIMITS
 
 FRAME = struct.Struct("<cQ")
 DATA, ERROR, END = b"D", b"E", b"."
+UNABLE = "no process can be started for it"
 
 
 def pieces(work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]:
@@ -31,10 +32,8 @@ def pieces(work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]
     if not _may_fork():
         yield from work()
         return
-    try:
+    with place.trying(UNABLE):
         reading, writing = os.pipe2(os.O_CLOEXEC)
-    except OSError as error:
-        raise _unable(place, error) from error
     try:
         child = _fork(place)
         if not child:
@@ -54,7 +53,7 @@ def pieces(work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]
                 raise _error(content)
             yield content
     except OSError as error:
-        raise place.system(f"its process cannot be heard: {(error.strerror or str(error)).lower()}") from error
+        raise place.system(f"its process cannot be heard: {reason(error)}") from error
     finally:
         os.close(reading)
         with contextlib.suppress(ProcessLookupError, ChildProcessError):  # of a host that lets the system bury its children
@@ -75,21 +74,15 @@ def _fork(place: Place) -> int:
     where the system has no room for a process."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # no child does its parent's clearing up
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), place.trying(UNABLE):
             warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, about the threads of libraries
             child = os.fork()
         if not child:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    except OSError as error:
-        raise _unable(place, error) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
     return child
-
-
-def _unable(place: Place, error: OSError) -> SystemProblem:
-    return place.system(f"no process can be started for it: {(error.strerror or str(error)).lower()}")
 
 
 def _serve(work: Callable[[], Iterator[bytes]], writing: int) -> NoReturn:

@@ -74,14 +74,11 @@ class KerasZip(KerasCheckpoint):
             )
         import tempfile
 
-        try:
-            with tempfile.TemporaryFile() as spool:
-                for piece in self._archive.chunks(WEIGHTS):
-                    spool.write(piece)
-                spool.flush()
-                inflated = Source.of_descriptor(spool.fileno(), self.source.name, made_here=self.source.made_here)
-        except OSError as error:
-            raise place.system(f"cannot be inflated: {(error.strerror or str(error)).lower()}") from error
+        with place.trying("cannot be inflated"), tempfile.TemporaryFile() as spool:
+            for piece in self._archive.chunks(WEIGHTS):
+                spool.write(piece)
+            spool.flush()
+            inflated = Source.of_descriptor(spool.fileno(), self.source.name, made_here=self.source.made_here)
         weakref.finalize(self, inflated.close)
         return hdf5.Hdf5(inflated, place)
 
