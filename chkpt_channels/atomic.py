@@ -39,6 +39,7 @@ class Output:
         self._folder = path.parent
         self._old = _may_write(path, source, force=force, place=self.place)
         self._temporary: Path | None = None
+        self._kept: Path | None = None
         self.fd = -1
         try:
             sweep(self._folder)
@@ -55,9 +56,10 @@ class Output:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._temporary:
+        for name in (self._temporary, self._kept):
             with contextlib.suppress(OSError):
-                self._temporary.unlink()
+                if name:
+                    name.unlink()
         if self.fd >= 0:
             os.close(self.fd)
 
@@ -81,11 +83,14 @@ class Output:
         self._old = _may_write(path, None, force=self._force, place=Place(str(path)))
         self.path, self.place = path, Place(str(path))
 
-    def publish(self) -> None:
+    def publish(self, *, first: bool = False) -> None:
         """Give the complete, synced file its name, and sync the folder. Raises LateProblem where that cannot be done: the name
-        shows the file then."""
+        shows the file then. Where it is the `first` of several the last one's turn syncs the folder, and until then `take_back`
+        undoes it."""
         _interrupts.check()
         try:
+            if first and self._old:
+                self._keep()
             if not self._old:
                 self._link(self.path)
             else:
@@ -101,7 +106,29 @@ class Output:
             raise _exists(self.place) from error
         except OSError as error:
             raise self.place.system(f"cannot be published: {reason(error)}") from error
-        _settle(self.path)
+        if not first:
+            _settle(self.path)
+
+    def is_shown(self) -> bool:
+        """Whether the name shows this file."""
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.fstat(self.fd), os.lstat(self.path))
+        return False
+
+    def _keep(self) -> None:
+        """Give the old file a second name, where the file system knows such."""
+        kept = self._new_name()
+        with contextlib.suppress(OSError):
+            os.link(self.path, kept, follow_symlinks=False)
+            self._kept = kept
+
+    def take_back(self) -> None:
+        """Let the name show again what it showed before, as far as that can be had back."""
+        with contextlib.suppress(OSError):
+            if self.is_shown() and self._kept:
+                os.replace(self._kept, self.path)
+            elif self.is_shown() and not self._old:
+                self.path.unlink()
 
     def _link(self, name: Path) -> None:
         """Make `name` show the file; FileExistsError if something stands there, whoever put it there in the meantime."""
@@ -245,6 +272,10 @@ class StandardOutput:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+    def is_shown(self) -> bool:
+        """It has no name."""
+        return False
 
     def publish(self) -> None:
         """Write the whole file to standard output. Raises LateProblem where it takes a part only."""

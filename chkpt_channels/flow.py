@@ -28,7 +28,7 @@ from .outputs import (
     opened,
     other_container,
     output_path,
-    published_first,
+    publish,
     sha256_of,
 )
 from .pipelines import AUTO
@@ -131,8 +131,7 @@ def _publish(
         path = hashed(path, digest)
         out.rename(path)
     folder = Path(checkpoint.source.name).parent
-    with published_first(folder, path, dict(plan.edits.companions), documents, force=settings.force):
-        out.publish()
+    publish(out, folder, path, plan.edits.companions, documents, force=settings.force)
     return FileInfo(str(path), checkpoint.format, size, sha256=digest)
 
 

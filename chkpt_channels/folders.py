@@ -166,18 +166,19 @@ def convert(
     """Write a folder with its weights and configurations changed to `dst`, which must not exist yet."""
     with ModelFolder(src) as folder:
         path = Path(dst) if dst is not None else default_output(folder.path, options.rule.word)
-        planned, written = plan(folder, options), None
-        if not settings.dry_run:
-            with OutputFolder(path, folder.path) as out:
-                edits, documents = dict(planned.edited_files()), planned.edited_documents()
-                size = folderwriter.write(folder, edits, documents, out.draft, progress, hard_link=settings.hard_link)
-                written = FileInfo(str(path), "folder", size)
-                out.publish()
+        planned = plan(folder, options)
         status = "unchanged" if not planned.changed else "would_convert" if settings.dry_run else "converted"
-        return _report(status, folder, planned, options, path, written)
+        report = _report(status, folder, planned, options, path)
+        if settings.dry_run:
+            return report
+        with OutputFolder(path, folder.path) as out:
+            edits, documents = dict(planned.edited_files()), planned.edited_documents()
+            size = folderwriter.write(folder, edits, documents, out.draft, progress, hard_link=settings.hard_link)
+            out.publish()
+        return report._replace(output=FileInfo(str(path), "folder", size))
 
 
-def _report(status: str, folder: ModelFolder, planned: Planned, options: Options, path: Path, written: FileInfo | None) -> Report:
+def _report(status: str, folder: ModelFolder, planned: Planned, options: Options, path: Path) -> Report:
     changed = {name: edit for _, _, plan in planned.parts for name, edit in plan.edits.tensors.items()}
     source = FileInfo(str(folder.path), "folder", folder.size, _title(planned))
     parities = [parity for _, checkpoint, plan in planned.parts if (parity := readback.parity(checkpoint, plan))]
@@ -185,7 +186,7 @@ def _report(status: str, folder: ModelFolder, planned: Planned, options: Options
         status,
         source,
         str(path),
-        written,
+        None,
         planned.channels,
         planned.kernel_reports,
         tuple(_declarations(folder, planned)),

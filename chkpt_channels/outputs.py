@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,30 +153,38 @@ def write_bytes(fd: int, content: bytes, place: Place) -> None:
         os.fsync(fd)
 
 
-@contextlib.contextmanager
-def published_first(
-    folder: Path, path: Path, names: dict[str, str], documents: dict[str, bytes], *, force: bool
-) -> Iterator[None]:
-    """Copy the files that go with the output, and write those `documents`; publish them first, and take them back if the output
-    itself fails."""
+def publish(
+    out: Output | StandardOutput,
+    folder: Path,
+    path: Path,
+    names: Mapping[str, str],
+    documents: Mapping[str, bytes],
+    *,
+    force: bool,
+) -> None:
+    """Give the output its name. The files of `folder` that go with it, under their new `names`, and the `documents` come first,
+    and are taken back if it fails."""
     if names and os.fspath(path) == STDIO:
         raise UsageError(f"the file comes with {', '.join(names)}: -o names the output, so that they can stand beside it")
     with contextlib.ExitStack() as stack:
-        outputs = []
-        for old, new in names.items():
-            source = stack.enter_context(Source(folder / old))
-            out = stack.enter_context(Output(path.parent / new, source, force=force))
-            apply(source, [], out.fd, out.place)
-            outputs.append(out)
+        others = [_copied(folder / old, path.parent / new, stack, force=force) for old, new in names.items()]
         for name, content in documents.items():
-            out = stack.enter_context(Output(path.parent / name, None, force=force))
-            write_bytes(out.fd, content, out.place)
-            outputs.append(out)
-        for out in outputs:
-            out.publish()
+            others.append(stack.enter_context(Output(path.parent / name, None, force=force)))
+            write_bytes(others[-1].fd, content, others[-1].place)
         try:
-            yield
+            for other in others:
+                other.publish(first=True)
+            out.publish()
         except BaseException:
-            for out in outputs:
-                out.path.unlink(missing_ok=True)
+            if not out.is_shown():
+                for other in reversed(others):
+                    other.take_back()
             raise
+
+
+def _copied(path: Path, new: Path, stack: contextlib.ExitStack, *, force: bool) -> Output:
+    with Source(path) as source:
+        out = stack.enter_context(Output(new, source, force=force))
+        apply(source, [], out.fd, out.place)
+        source.check_unchanged()
+    return out

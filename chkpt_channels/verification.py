@@ -17,7 +17,7 @@ from .formats.folder import ModelFolder
 from .kernels import KernelChange
 from .model import Checkpoint, TensorEdit
 from .options import Options, Words
-from .outputs import CHUNK, Path_, open_source
+from .outputs import CHUNK, Path_, is_folder, open_source
 from .plan import Plan
 from .readback import missing_biases, stale_declarations
 from .report import Difference, FileInfo, KernelReport, Verification
@@ -31,7 +31,7 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **wor
     """Whether `converted` is what converting `original` gives, with the same options; without `to` the number of channels is
     read off `converted`. Both may be model folders. Raises what opening or planning raises; differences are no errors."""
     options = beside(original, asking.make(to, **words))
-    if Path(original).is_dir() and Path(converted).is_dir():
+    if is_folder(original) and is_folder(converted):
         return _verify_folders(original, converted, options)
     with open_source(original) as source, open_source(converted) as second:
         before, after = detect(source)(source), detect(second)(second)

@@ -24,7 +24,7 @@ def keeps(tensor: Tensor) -> bool:
 
 def write(tensors: Sequence[Tensor], read: Callable[[str], Iterator[bytes]], out: int) -> None:
     """A zip as torch.load reads it: aligned, stored, without a date."""
-    with os.fdopen(os.dup(out), "r+b") as file, zipfile.ZipFile(file, "w") as archive:
+    with os.fdopen(out, "r+b", closefd=False) as file, zipfile.ZipFile(file, "w") as archive:
 
         def member(name: str, size: int, pieces: Iterator[bytes] | Sequence[bytes]) -> None:
             info = zipfile.ZipInfo(f"archive/{name}")
