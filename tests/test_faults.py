@@ -19,6 +19,7 @@ from typing import NamedTuple
 import pytest
 from common import FIXTURES, snapshot
 from faults import CAN_BE_SHORT, READS, SHORT, Fault, Shim
+from test_folders import shard
 
 from chkpt_channels import ahead, atomic, cli, splice
 from chkpt_channels.containers import apart
@@ -40,6 +41,7 @@ class Scene(NamedTuple):
     prepare: Callable[[Patch], object] = bool
     calls: frozenset[str] = frozenset()
     tolerates: frozenset[str] = frozenset()
+    besides: Mapping[str, str] = {}
 
 
 class Attempt(NamedTuple):
@@ -108,7 +110,12 @@ SCENES = {
     "from standard input": Scene((SAFE,), stdin=True, tolerates=UNNAMED),
     "to standard output": Scene((SAFE,), out="-", tolerates=UNNAMED),
 }
-WAITING = frozenset({"stat", "file"})
+CONFIG = '{"model_type": "resnet", "num_channels": 3}'
+SCENES |= {
+    "onnx, two files": Scene(("onnx/external.onnx", "onnx/external.onnx.data")),
+    "named by its hash": Scene((SAFE,), ("--to", "gray", "--hash-name")),
+    "with configurations": Scene((SAFE,), ("--to", "gray", "--sidecars"), besides={"config.json": CONFIG}),
+}
 
 
 class Stage:
@@ -120,6 +127,8 @@ class Stage:
         self.home.mkdir()
         for name in scene.files:
             shutil.copy(FIXTURES / name, self.home)
+        for name, content in scene.besides.items():
+            (self.home / name).write_text(content)
         self.source = self.home / Path(scene.files[0]).name
         self.out = self.place / (scene.out or f"out{self.source.suffix}")
         self._rewind()
@@ -157,7 +166,7 @@ class Stage:
     def faults(self) -> Iterator[Fault]:
         """Every call of a sound run, with every fault that it can have."""
         calls = self.scene.calls or self.counts.keys()
-        for name in self.counts.keys() & calls - WAITING:
+        for name in self.counts.keys() & calls:
             kinds = [errno.EIO, *([] if name in READS else [errno.ENOSPC]), *([SHORT] if name in CAN_BE_SHORT else [])]
             yield from (Fault(name, k, kind) for kind in kinds for k in range(self.counts[name]))
 
@@ -295,3 +304,36 @@ sys.exit(cli.run(sys.argv[1:]))
     done = subprocess.run(command, cwd=FIXTURES.parent, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (5, f"{tmp_path / 'out.h5'}: input/output error; nothing was written\n")
     assert snapshot(tmp_path) == {}
+
+
+def inside(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, by its name from there."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("options", [(), ("--hard-link",)], ids=["copied", "linked"])
+def test_every_call_of_a_folder_fails_once(options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Two shards, their index and configurations: all of it, or nothing."""
+    source, place, shim, problems = shard(tmp_path / "in"), tmp_path / "out", Shim(), []
+    place.mkdir()
+    began = inside(source)
+    arguments = ["convert", str(source), "--to", "gray", "-o", str(place / "model"), "-q", *options]
+    assert cli.run(arguments) == 0
+    whole = inside(place)
+    shutil.rmtree(place / "model")
+    with shim.armed():
+        assert cli.run(arguments) == 0
+    calls = [(name, k) for name, count in shim.counts.items() for k in range(count)]
+    for name, k in calls:
+        for kind in (errno.EIO, *([SHORT] if name in CAN_BE_SHORT else [])):
+            shutil.rmtree(place)
+            place.mkdir()
+            with shim.armed(Fault(name, k, kind)):
+                code = cli.run(arguments)
+            err, after = capsys.readouterr().err, inside(place)
+            refused = code == 5 and not after and not list(place.iterdir()) and err.endswith("; nothing was written\n")
+            late = code == 5 and after == whole and "is complete, but its folder cannot be synced" in err
+            may = kind == SHORT or name in LOOKS | {"ioctl", "link", "mkdir", "scandir", "open"}
+            if not (refused or late or (code == 0 and after == whole and may)) or inside(source) != began:
+                problems.append(f"{Fault(name, k, kind)}: exit {code}: {err[:200]}")
+    assert not problems, "\n".join(problems)
