@@ -256,7 +256,7 @@ class StandardOutput:
     """The same for `-o -`: an unnamed temporary file, poured into standard output when it is complete and checked."""
 
     def __init__(self) -> None:
-        self.place = Place("standard output")
+        self.path, self.place = Path("-"), Place("standard output")
         if sys.stdout is None:
             raise self.place.system("is closed")
         if sys.stdout.isatty():

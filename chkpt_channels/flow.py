@@ -131,7 +131,7 @@ def _publish(
         path = hashed(path, digest)
         out.rename(path)
     folder = Path(checkpoint.source.name).parent
-    publish(out, folder, path, plan.edits.companions, documents, force=settings.force)
+    publish(out, folder, plan.edits.companions, documents, force=settings.force)
     return FileInfo(str(path), checkpoint.format, size, sha256=digest)
 
 

@@ -156,7 +156,6 @@ def write_bytes(fd: int, content: bytes, place: Place) -> None:
 def publish(
     out: Output | StandardOutput,
     folder: Path,
-    path: Path,
     names: Mapping[str, str],
     documents: Mapping[str, bytes],
     *,
@@ -164,12 +163,12 @@ def publish(
 ) -> None:
     """Give the output its name. The files of `folder` that go with it, under their new `names`, and the `documents` come first,
     and are taken back if it fails."""
-    if names and os.fspath(path) == STDIO:
+    if names and isinstance(out, StandardOutput):
         raise UsageError(f"the file comes with {', '.join(names)}: -o names the output, so that they can stand beside it")
     with contextlib.ExitStack() as stack:
-        others = [_copied(folder / old, path.parent / new, stack, force=force) for old, new in names.items()]
+        others = [_copied(folder / old, out.path.parent / new, stack, force=force) for old, new in names.items()]
         for name, content in documents.items():
-            others.append(stack.enter_context(Output(path.parent / name, None, force=force)))
+            others.append(stack.enter_context(Output(out.path.parent / name, None, force=force)))
             write_bytes(others[-1].fd, content, others[-1].place)
         try:
             for other in others:

@@ -17,6 +17,8 @@ class Source:
     stay as it is while it is open: a read that comes back short and `check_unchanged` raise SystemProblem.
     """
 
+    _kept: tuple[Source, ...] = ()
+
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         self.name = name if name is not None else os.fsdecode(path)
         self.place, self.made_here = Place(self.name), False
@@ -84,8 +86,15 @@ class Source:
         finally:
             self.close()
 
+    def keep(self, other: Source) -> Source:
+        """`other`, which is closed with this one."""
+        self._kept = (*self._kept, other)
+        return other
+
     def close(self) -> None:
         """Give the descriptor back; reading afterwards is an error."""
+        for other in self._kept:
+            other.close()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -113,7 +122,9 @@ class Source:
             done += count
 
     def check_unchanged(self) -> None:
-        """Raise SystemProblem if the file was written to since it was opened."""
+        """Raise SystemProblem if the file, or one that is kept with it, was written to since it was opened."""
+        for other in self._kept:
+            other.check_unchanged()
         now = self._status()
         if (now.st_size, now.st_mtime_ns) != (self._stat.st_size, self._stat.st_mtime_ns):
             raise self.place.system("was changed while it was read")

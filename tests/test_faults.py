@@ -186,7 +186,10 @@ class Stage:
             return show
         if got.message.endswith("; nothing was written"):
             return "" if after == before and not got.out else f"{show}: {after}"
-        late = (f"{self.out}: is complete, but its folder cannot be synced", f"{self.place / REPORT}: ")
+        late = (
+            *(f"{self.place / name}: is complete, but its folder cannot be synced" for name in whole),
+            f"{self.place / REPORT}: ",
+        )
         late += ("standard output: cannot be written to the end: ",) if self.scene.out == "-" else ()
         return "" if after == whole and got.message.startswith(late) else f"{show}: {after}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import builders
 import numpy as np
 import pytest
-from common import FIXTURES, contents, snapshot
+from common import FIXTURES, Failing, contents, snapshot
 
 from chkpt_channels import (
     DamagedError,
@@ -189,3 +190,21 @@ def test_paths_may_be_text_or_odd(tmp_path: Path):
     long.write_bytes(RGB.read_bytes())
     with pytest.raises(SystemProblem, match="name too long"):
         convert(long)
+
+
+@pytest.mark.parametrize(("call", "k"), [("replace", 0), ("replace", 1), ("link", 0), ("link", 1), ("link", 2)])
+def test_what_goes_with_an_output_comes_back(call: str, k: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An old model keeps its old data, whichever of the two names cannot be given."""
+    model, out = FIXTURES / "onnx" / "external.onnx", tmp_path / "out.onnx"
+    convert(model, out, to=4)
+    before = snapshot(tmp_path)
+    failing = Failing(getattr(os, call), k, errno.EIO)
+    monkeypatch.setattr(os, call, failing)
+    try:
+        convert(model, out, to="gray", force=True)
+        assert (call, k) == ("link", 0)  # a file system without hard links: then the old data has no second name
+    except SystemProblem:
+        assert snapshot(tmp_path) == before
+    assert failing.calls > k
+    assert verify(model, out).ok
+    assert len(snapshot(tmp_path)) == 2

@@ -26,7 +26,7 @@ def problems(case: Case, folder: Path, run: Run) -> list[str]:
     home.mkdir()
     place.mkdir()
     source = case.made(home)
-    out = place / f"result{source.suffix}"
+    out = place / f"result{'.weights.h5' if source.name.endswith('.weights.h5') else source.suffix}"
     case.place(out, source) if case.place else out.write_bytes(b"old content")
     before = entries(home), entries(place)
     force = () if "--no-force" in case.options else ("--force",)

@@ -93,3 +93,15 @@ def test_a_descriptor_stays_open(put: Callable[..., Path]):
         with Source.of_descriptor(file.fileno(), "out") as opened:
             assert opened.read(0, 3) == b"abc"
         assert file.read() == b"abc"
+
+
+def test_what_is_kept_with_it_is_closed_and_checked_with_it(tmp_path: Path):
+    (tmp_path / "a").write_bytes(b"model")
+    (tmp_path / "b").write_bytes(b"its data")
+    with Source(tmp_path / "a") as source:
+        other = source.keep(Source(tmp_path / "b"))
+        source.check_unchanged()
+        (tmp_path / "b").write_bytes(b"its other data")
+        with pytest.raises(SystemProblem, match="b: was changed while it was read"):
+            source.check_unchanged()
+    assert other.fd == -1

@@ -9,6 +9,7 @@ Source: transformers/modeling_utils.py of 5.23, huggingface_hub/serialization/_b
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -156,10 +157,14 @@ def _walk(path: Path, place: Place) -> Iterator[str]:
             if os.path.islink(os.path.join(folder, name)):
                 raise place.inside(os.path.relpath(os.path.join(folder, name), path)).unsupported("is a link to a folder")
         for name in files:
-            if not os.path.exists(os.path.join(folder, name)):
-                relative = os.path.relpath(os.path.join(folder, name), path)
-                raise place.inside(relative).system("is a link to nothing", hint="download the whole folder")
-            yield os.path.relpath(os.path.join(folder, name), path)
+            relative = os.path.relpath(os.path.join(folder, name), path)
+            try:
+                os.stat(os.path.join(folder, name))
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ELOOP):
+                    raise place.inside(relative).system(f"cannot be read: {reason(error)}") from error
+                raise place.inside(relative).system("is a link to nothing", hint="download the whole folder") from error
+            yield relative
 
 
 class Shards(Checkpoint):

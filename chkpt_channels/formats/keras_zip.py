@@ -9,7 +9,6 @@ The archive is spliced, and so is the HDF5 file inside of it. Source: keras/src/
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -79,8 +78,7 @@ class KerasZip(KerasCheckpoint):
                 spool.write(piece)
             spool.flush()
             inflated = Source.of_descriptor(spool.fileno(), self.source.name, made_here=self.source.made_here)
-        weakref.finalize(self, inflated.close)
-        return hdf5.Hdf5(inflated, place)
+        return hdf5.Hdf5(self.source.keep(inflated), place)
 
     def _decoded(self) -> str:
         try:

@@ -108,7 +108,7 @@ class Onnx(Checkpoint):
     def _beside(self, path: Path) -> Source:
         if path not in self._others:
             self._check_link(path)
-            self._others[path] = Source(path)
+            self._others[path] = self.source.keep(Source(path))
         return self._others[path]
 
     def _check_link(self, path: Path) -> None:
