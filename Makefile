@@ -6,7 +6,7 @@ KERAS2 := .venv-keras2
 BIN := $(VENV)/bin
 FIXTURE := fixtures/torch_zip/state_dict.pth
 
-.PHONY: demo test lint types test-frameworks test-keras2 bench bench-exactness fixtures clean
+.PHONY: demo test fuzz lint types test-frameworks test-keras2 bench bench-exactness fixtures clean
 
 demo: $(VENV)/.installed
 	@rm -rf demo && mkdir demo && cp $(FIXTURE) demo/rgb.pth
@@ -23,6 +23,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto
+
+# hours of other files than `make test` tries: make fuzz SECONDS=36000 FORMAT=onnx
+fuzz: $(VENV)/.dev
+	PYTHONPATH=.:tests $(BIN)/python tests/fuzz.py --seconds $(or $(SECONDS),3600) $(if $(FORMAT),--format $(FORMAT))
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

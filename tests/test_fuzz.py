@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
+import fuzz
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,3 +48,13 @@ def test_any_file_is_refused_in_words_or_converted(form: str):
 def test_the_seeds_are_sound(form: str):
     sound = [str(seed) for seed in seeds(form) if kept(form, seed, seed.data, 4)]
     assert len(sound) > len(seeds(form)) // 2
+
+
+def test_the_driver_tries_and_keeps_what_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    counts = fuzz.by_chance(["safetensors", "onnx"], 2, 0, tmp_path / "found")
+    assert counts["tried"] > counts["accepted"] > 0
+    assert not counts["findings"]
+    monkeypatch.setattr(fuzz, "kept", lambda *_: 1 // 0)
+    assert fuzz.tried("onnx", Random(0), "onnx-0", tmp_path / "found") is None
+    assert "ZeroDivisionError" in (tmp_path / "found" / "onnx-0.txt").read_text()
+    assert (tmp_path / "found" / "onnx-0.onnx").stat().st_size

@@ -123,7 +123,7 @@ UNSUPPORTED: dict[str, tuple[bytes, str]] = {
     "overlapping views": (hostile(conv(), other=tensor(storage("0", 108), (2,), offset=5)), "shares its memory with other"),
     "expanded": (hostile(tensor(storage("0", 4), (4, 3, 3, 3), stride=(1, 0, 0, 0)), {"0": RAW[:16]}), "stride 0"),
     "quantised": (
-        hostile(quantised(storage("0", 108), 0, (4, 3, 3, 3), (27, 9, 3, 1), ())),
+        hostile(quantised(storage("0", 108), 0, (4, 3, 3, 3), (27, 9, 3, 1), (), False, ())),
         "quantised",
     ),
     "protocol 0": (torch_zip(pickle.dumps({"a": 1}, 0), ONE), "protocol 0"),

@@ -91,6 +91,9 @@ class Tree:
         with paused():
             self.root = machine.run()
         self.stop = machine.at
+        for at, length in machine.frames[-1:]:
+            if at + 9 + length > self.stop:
+                raise machine.damaged("a FRAME reaches beyond the pickle", at)
         self.persids, self.globals = machine.persids, machine.globals
         self.frames, self.pair_stops = machine.frames, machine.pair_stops
         self.memoizes, self.memoised = machine.memoizes, machine.memoised
@@ -381,6 +384,8 @@ def _put_line(m: _Machine, start: int) -> None:
 
 def _global(m: _Machine, start: int) -> None:
     module, name = m.line(start), m.line(start)
+    if not module or not name:  # for Python the pickle is cut off there
+        raise m.damaged("a global has no name", start)
     m.name(module.decode("utf-8", "backslashreplace"), name.decode("utf-8", "backslashreplace"), start, start)
 
 

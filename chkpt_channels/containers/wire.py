@@ -21,6 +21,8 @@ from ..source import Source
 from ..splice import Splice
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+WIDEST = 5
+"""protobuf reads field numbers and lengths as 32 bits."""
 WINDOW = 1 << 16
 
 
@@ -106,14 +108,20 @@ class Message:
 
     def text(self, number: int) -> str:
         """A text field, empty where it is missing."""
-        field = self.last(number)
-        return self._text(field) if field else ""
+        found = self.texts(number)
+        return found[-1] if found else ""
 
     def texts(self, number: int) -> list[str]:
         """All text fields of this number."""
         return [self._text(field) for field in self.fields.get(number, ())]
 
+    def _expect(self, field: Field, *wires: int) -> None:
+        """Raise DamagedError for a field of another wire type: readers that know the schema would pass over it."""
+        if field.wire not in wires:
+            raise self.reader.place.damaged(f"a field has the wire type {field.wire} instead of {wires[0]}", at=field.start)
+
     def _text(self, field: Field) -> str:
+        self._expect(field, BYTES)
         self.reader.place.within("bytes in a name", field.stop - field.value, LIMITS.protobuf_text_bytes, at=field.start)
         return self.raw(field).decode("utf-8", "backslashreplace")
 
@@ -123,14 +131,17 @@ class Message:
 
     def number(self, number: int, default: int = 0) -> int:
         """An int64 field, `default` where it is missing."""
+        for found in self.fields.get(number, ()):
+            self._expect(found, VARINT)
         field = self.last(number)
-        return _signed(self.reader.varint(field.value, field.stop)[0]) if field and field.wire == VARINT else default
+        return _signed(self.reader.varint(field.value, field.stop)[0]) if field else default
 
     def numbers(self, number: int) -> list[int]:
         """A repeated int64 field, packed or not."""
         return [value for field in self.fields.get(number, ()) for value in self._varints(field)]
 
     def _varints(self, field: Field) -> Iterator[int]:
+        self._expect(field, VARINT, BYTES)
         at = field.value
         while at < field.stop:
             value, at = self.reader.varint(at, field.stop)
@@ -138,6 +149,8 @@ class Message:
 
     def floats(self, number: int) -> list[float]:
         """A float field, repeated, packed or single."""
+        for field in self.fields.get(number, ()):
+            self._expect(field, FIXED32, BYTES)
         raw = b"".join(self.raw(field) for field in self.fields.get(number, ()))
         return list(struct.unpack(f"<{len(raw) // 4}f", raw[: len(raw) // 4 * 4]))
 
@@ -150,7 +163,7 @@ def _fields(reader: Reader, at: int, stop: int) -> Iterator[Field]:
     while at < stop:
         start = at
         tag, at = reader.varint(at, stop)
-        number, wire = tag >> 3, tag & 7
+        number, wire, width = tag >> 3, tag & 7, at - start
         value = at
         if wire == VARINT:
             _, at = reader.varint(at, stop)
@@ -158,9 +171,12 @@ def _fields(reader: Reader, at: int, stop: int) -> Iterator[Field]:
             at += 8 if wire == FIXED64 else 4
         elif wire == BYTES:
             length, value = reader.varint(at, stop)
+            width = max(width, value - at)
             at = value + length
         else:
             raise reader.place.damaged(f"a field has the wire type {wire}, which is not used", at=start)
+        if width > WIDEST:
+            raise reader.place.damaged(f"a field's number or length is spelled in {width} bytes; {WIDEST} are the most", at=start)
         if number == 0 or at > stop:
             raise reader.place.damaged(
                 "a field reaches beyond the message around it" if number else "a field has no number", at=start

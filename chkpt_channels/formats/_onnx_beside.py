@@ -32,6 +32,11 @@ def check(weights: Mapping[str, Weight], payloads: Mapping[str, Payload]) -> Non
         if size is not None and found.stop > size:
             place = Place(str(found.path), name)
             raise place.damaged(f"the file ends at {size}, before its {weights[name].size} bytes", at=found.start)
+        if size is not None and found.stop < size and "length" not in weights[name].external():
+            place = Place(str(found.path), name)
+            raise place.damaged(
+                f"no length is given, and {size - found.start} bytes are left for its {weights[name].size}", at=found.start
+            )
 
 
 def _size(path: Path) -> int | None:

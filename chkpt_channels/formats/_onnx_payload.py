@@ -66,7 +66,7 @@ def _external(weight: Weight, place: Place, folder: Path) -> Payload:
         raise place.damaged(f"its external location {location!r} leaves the model's folder", at=weight.message.start)
     try:
         start = int(found.get("offset", "0"))
-        length = int(found.get("length", str(weight.size)))
+        length = int(found.get("length", str(weight.size)))  # without one: the rest of the file, see _onnx_beside
     except ValueError:
         raise place.damaged("its external offset or length is no number", at=weight.message.start) from None
     if start < 0 or length != weight.size:

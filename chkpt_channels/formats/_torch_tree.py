@@ -35,7 +35,8 @@ CHANNEL_NAMES = frozenset(
 )
 """What modules, their configurations and training scripts call the number of input channels (torch, timm, transformers, smp)."""
 
-_PLAIN = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor")
+_PLAIN = {"_rebuild_tensor": (4,), "_rebuild_tensor_v2": (6, 7), "_rebuild_tensor_v3": (7, 8), "_rebuild_qtensor": (7,)}
+"""What makes a tensor, and of how many arguments. Source: torch/_utils.py of torch 2.13."""
 _WRAPPED = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 _MODULE_DICTS = ("_parameters", "_buffers", "_modules")
 
@@ -241,7 +242,9 @@ class TorchObject:
             function, arguments = (node.target for node in call.value)
             if function.is_global("torch._tensor", "_rebuild_from_type_v2") and len(arguments.children) == 4:
                 function, arguments = arguments.children[0].target, arguments.children[2].target
-            if function.is_global("torch._utils", *_PLAIN) and len(arguments.children) >= 4:
+            if function.is_global("torch._utils", *_PLAIN) and arguments.kind is Kind.TUPLE:
+                if len(arguments.children) not in _PLAIN[function.value[1]]:
+                    raise self.place.damaged(f"a tensor is made of {len(arguments.children)} arguments", at=call.start)
                 return self._geometry(function.value[1], arguments.children)
             if not function.is_global("torch._utils", *_WRAPPED) or not arguments.children:
                 return None

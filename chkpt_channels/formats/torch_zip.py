@@ -59,6 +59,7 @@ class TorchZip(Checkpoint):
         if len(pickles) != 1:
             raise source.place.damaged(f"holds {len(pickles)} members named data.pkl instead of one")
         self._top = pickles[0].removesuffix("data.pkl")
+        self._check_version()
         self.scripted = self._top + "constants.pkl" in self._archive.members
         self.title = "TorchScript (zip)" if self.scripted else self.title
         self._objects = {"data": self._parse("data")}
@@ -70,6 +71,15 @@ class TorchZip(Checkpoint):
         self.globals = _torch_globals.foreign((g for o in self._objects.values() for g in o.tree.globals), scripted=self.scripted)
         if not self._archive.has_crcs:
             self.warnings.append(Notice("no_checksums", "the archive was written without checksums: damage in it cannot be seen"))
+
+    def _check_version(self) -> None:
+        """torch reads no archive without one."""
+        names = [f"{self._top}{name}" for name in (".data/version", "version")]
+        found = next((name for name in names if name in self._archive.members), None)
+        if found is None:
+            raise self.source.place.inside(names[-1]).damaged("is missing from the archive")
+        if not self._archive.read(found).strip().isdigit():
+            raise self.source.place.inside(found).damaged("is no number")
 
     def _parse(self, part: str) -> _torch_tree.TorchObject:
         name = f"{self._top}{part}.pkl"

@@ -1,0 +1,118 @@
+"""Whatever this package accepts, the real framework reads: the same names, shapes, dtypes and values, before and after.
+
+Of the fixtures, and of thousands of files with a few lies in them. Where the two disagree, this package must be the stricter one.
+"""
+
+import json
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+import mutations
+import pytest
+import torch
+from common import truths
+from readings import THEIRS, ours
+
+from chkpt_channels import ChkptChannelsError, convert
+from chkpt_channels.containers import apart
+
+COUNTS = {"torch_zip": 800, "torch_legacy": 800, "safetensors": 600, "onnx": 600, "keras_h5": 350, "keras_zip": 350}
+ENDLESS = "memo bomb|holds itself"
+"""Seeds through which the test cannot walk, as this package does."""
+CALLS = "object is not callable|list must be a tuple|_rebuild_qtensor|unhashable type|required positional|not enough values"
+COPIED = {
+    "is not allowed here": "a global that is not a tensor's: copied with a warning, its call is the reader's",
+    r"^\w+ refused: MemoryError": "an index into the memo near 2^32, for which Python alone makes a table of that length",
+    "restore data location": "the device that a storage comes from, which torch's map_location overrules",
+    CALLS: "a call that makes no tensor, a quantiser, or the sixth part of an old file's storage",
+    "can't assign a|expected string or bytes-like": "the state that is given to an object",
+    "invalid literal for int": "the alignment that torch notes beside the tensors",
+    "Unknown type name|expected int|not in the map|name.empty|torch_mangle": "a TorchScript module's own code",
+}
+"""Where torch refuses what is copied unread, and why that says nothing about the tensors. Other formats have no such reason."""
+
+
+def verdict(form, path):
+    """ "refused", "agreed", or what is wrong: what the framework says, or where it reads something else."""
+    out = path.parent / "out" / path.name
+    out.parent.mkdir()
+    try:
+        convert(path, out, "gray")
+    except ChkptChannelsError:
+        return "refused"
+    for one in (path, out):
+        expected = ours(one)
+        try:
+            found = THEIRS[form](one)
+        except Exception as error:  # whatever a framework raises
+            return f"{'original' if one == path else 'output'} refused: {type(error).__name__}: {error}".replace(
+                str(path.parent), ""
+            )
+        names = expected.keys() ^ found.keys()
+        if names or (names := {name for name in expected if expected[name] != found[name]}):
+            return f"{'original' if one == path else 'output'} differs: {sorted(names)[:4]}"
+    return "agreed"
+
+
+def mutant(form, number, folder):
+    """The mutated file of this number."""
+    chance = Random(number)
+    seed = chance.choice([one for one in mutations.seeds(form) if not re.search(ENDLESS, one.name)])
+    return seed.put(folder, mutations.mutated(form, seed.data, chance))
+
+
+def verdicts(form, first, stop):
+    """One for each number, from a process of its own as far as it comes: libraries crash on such files."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            apart._may_fork = lambda: False
+            torch.set_num_threads(1)
+            with os.fdopen(writing, "w") as pipe:
+                for number in range(first, stop):
+                    with TemporaryDirectory() as folder:
+                        print(json.dumps(verdict(form, mutant(form, number, Path(folder)))), file=pipe, flush=True)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        found = [json.loads(line) for line in pipe]
+    os.waitpid(child, 0)
+    return found
+
+
+def every_verdict(form, count, first=0):
+    found = []
+    while len(found) < count:
+        found += verdicts(form, first + len(found), first + count)
+        if len(found) < count:
+            found.append("original refused: the process died")
+    return found
+
+
+@pytest.mark.parametrize("form", COUNTS)
+def test_what_is_accepted_is_read_alike(form, record_property):
+    found = every_verdict(form, COUNTS[form])
+    counts = Counter(one if one in ("agreed", "refused") else "copied" for one in found)
+    record_property("differential", (form, dict(counts)))
+    wrong = {number: one for number, one in enumerate(found) if one not in ("agreed", "refused") and not is_copied(form, one)}
+    assert not wrong
+    assert counts["agreed"] > COUNTS[form] // 10
+    assert counts["copied"] < counts["agreed"]
+
+
+def is_copied(form, said):
+    """Whether the framework's reason is one of the table's."""
+    return form.startswith("torch") and said.startswith("original refused") and any(re.search(why, said) for why in COPIED)
+
+
+@pytest.mark.parametrize("truth", [one for one in truths() if one.said["first_convs"]], ids=str)
+def test_fixtures_are_read_alike(truth, tmp_path):
+    form = truth.path.parent.name
+    seed = mutations.seed(str(truth), truth.path)
+    assert verdict(form, seed.put(tmp_path, seed.data)) == "agreed"
