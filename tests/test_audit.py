@@ -65,7 +65,7 @@ from chkpt_channels import ChkptChannelsError, convert, inspect, verify
 
 for loaded in (False, True):
     for source, count in json.loads(sys.argv[5]).items():
-        out = os.path.join(OUT, "out" + os.path.splitext(source)[1])
+        out = os.path.join(OUT, "out_" + os.path.basename(source))
         inspect(source)
         try:
             convert(source, out, to=3 if count == 1 else 1, force=True)

@@ -78,7 +78,7 @@ class TorchZip(Checkpoint):
         found = next((name for name in names if name in self._archive.members), None)
         if found is None:
             raise self.source.place.inside(names[-1]).damaged("is missing from the archive")
-        if not self._archive.read(found).strip().isdigit():
+        if not self._archive.read(found, 64).strip().isdigit():
             raise self.source.place.inside(found).damaged("is no number")
 
     def _parse(self, part: str) -> _torch_tree.TorchObject:
