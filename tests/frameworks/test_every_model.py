@@ -15,10 +15,11 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from chkpt_channels import ChkptChannelsError
-from chkpt_channels.flow import asked
+from chkpt_channels.flow import beside
 from chkpt_channels.folders import plan
 from chkpt_channels.formats.folder import ModelFolder
 from chkpt_channels.libraries import FIXED
+from chkpt_channels.options import make
 
 TASKS = (
     "IMAGE_CLASSIFICATION", "SEMANTIC_SEGMENTATION", "UNIVERSAL_SEGMENTATION", "OBJECT_DETECTION", "DEPTH_ESTIMATION",
@@ -73,7 +74,7 @@ def built(name, kind, folder) -> dict[str, torch.Tensor]:
 def wrong(name, kind, folder, before) -> dict[str, object]:
     """What the library builds otherwise than it was converted. Raises what refuses the conversion."""
     with ModelFolder(folder) as opened:
-        planned = plan(opened, asked(folder, 5, {}))
+        planned = plan(opened, beside(folder, make(5)))
         documents = {file: sidecar.document.edited(edits) for file, (sidecar, edits) in planned.documents.items()}
         expected = {key: tuple(tensor.shape) for key, tensor in before.items()}
         for _, _, made in planned.parts:
