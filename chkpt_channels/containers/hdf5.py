@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -79,6 +80,14 @@ class Hdf5:
         self.groups, self.others, self.aliases = found["groups"], found["others"], found["aliases"]
         self.texts, self.attributes = found["texts"], found["attributes"]
         self.datasets = {path: Dataset(row[0], row[1], tuple(row[2]), row[3]) for path, row in found["datasets"].items()}
+        self._check_apart()
+
+    def _check_apart(self) -> None:
+        """Raise DamagedError where two datasets lie on the same bytes: an edit of one would change the other."""
+        spans = sorted((d.offset, d.size, path) for path, d in self.datasets.items() if d.offset is not None and d.size)
+        for (start, size, path), (behind, _, other) in pairwise(spans):
+            if start + size > behind:
+                raise self.place.inside(other).damaged(f"its elements lie on those of {path}", at=self._start + behind)
 
     def _apart(self, work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]:
         """Done in a child, except on what the library has just edited: it has seen all of that, and a fork costs as much as

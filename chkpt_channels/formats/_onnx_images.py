@@ -13,11 +13,11 @@ MOST_CHANNELS = 32
 
 def image_paths(model: OnnxModel, load: Load, named: Sequence[str] = ()) -> list[ImagePath]:
     """One path for each input that looks like an image and reaches a convolution as data, or that is `named`."""
-    found = []
+    found, several = [], len(model.inputs) > 1
     for info in model.inputs:
         if named and info.name not in named:
             continue
-        if len(info.dims) < 2 or (not named and (len(info.dims) not in (4, 5) or _is_constant_like(info))):
+        if len(info.dims) < 2 or (not named and (len(info.dims) not in (4, 5) or (several and _is_constant_like(info)))):
             continue
         paths = [ImagePath(model, info, axis, load) for axis in dict.fromkeys((1, len(info.dims) - 1))]
         paths = [path for path in paths if path.reached and _declares(path)]
@@ -28,7 +28,7 @@ def image_paths(model: OnnxModel, load: Load, named: Sequence[str] = ()) -> list
 
 
 def _is_constant_like(info: Info) -> bool:
-    """Constants that an exporter leaked as inputs ([1, 1, 1, 3]) are no images: an image is larger than one pixel."""
+    """Constants that an exporter leaked as inputs ([1, 1, 1, 3]) beside the image are none: an image is larger than one pixel."""
     return sum(n is None or n > 1 for n in info.dims[1:]) < 2
 
 

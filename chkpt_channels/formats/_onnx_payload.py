@@ -6,10 +6,11 @@ Source: onnx/onnx.proto (TensorProto) of onnx 1.23.
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-from ..containers.wire import Field, Message, bytes_field
+from ..containers.wire import BYTES, Field, Message, bytes_field
 from ..errors import Place
 from ._onnx_model import Weight
 from ._onnx_schema import (
@@ -50,9 +51,18 @@ def payload(weight: Weight, place: Place, folder: Path) -> Payload:
     if weight.dtype.name in ("F32", "F64") and sum(f.stop - f.value for f in fields) not in (0, weight.size):
         have = sum(f.stop - f.value for f in fields)
         raise place.damaged(f"holds {have} bytes, its shape needs {weight.size}", at=fields[0].start)
+    integers = [f for f in fields if f.number in (TENSOR_INT32S, TENSOR_INT64S, TENSOR_UINT64S)]
+    needed = prod(weight.shape) if weight.dtype.bits >= 8 else weight.size  # narrow ones share an integer
+    if integers and (have := sum(_count(weight.message, f) for f in integers)) != needed:
+        raise place.damaged(f"holds {have} elements, its shape needs {needed}", at=integers[0].start)
     if not fields and weight.size:
         raise place.damaged("has no elements", at=weight.message.start)
     return Payload(fields[0] if fields else None)
+
+
+def _count(message: Message, field: Field) -> int:
+    """How many integers a field holds: each ends in a byte below 128."""
+    return sum(byte < 128 for byte in message.raw(field)) if field.wire == BYTES else 1
 
 
 def _external(weight: Weight, place: Place, folder: Path) -> Payload:
