@@ -25,6 +25,11 @@ from ._onnx_schema import (
 )
 
 
+CHUNK = 4 << 20
+CONTINUED = bytes(range(128, 256))
+"""What every byte of a varint but its last is one of."""
+
+
 class Payload(NamedTuple):
     """Where a weight's elements are: `field` of its message, or `path` with [start, stop)."""
 
@@ -62,7 +67,10 @@ def payload(weight: Weight, place: Place, folder: Path) -> Payload:
 
 def _count(message: Message, field: Field) -> int:
     """How many integers a field holds: each ends in a byte below 128."""
-    return sum(byte < 128 for byte in message.raw(field)) if field.wire == BYTES else 1
+    if field.wire != BYTES:
+        return 1
+    spans = ((at, min(at + CHUNK, field.stop)) for at in range(field.value, field.stop, CHUNK))
+    return sum(len(message.reader.bytes(*span).translate(None, CONTINUED)) for span in spans)
 
 
 def _external(weight: Weight, place: Place, folder: Path) -> Payload:
