@@ -24,7 +24,6 @@ from ._onnx_schema import (
     TENSOR_UINT64S,
 )
 
-
 CHUNK = 4 << 20
 CONTINUED = bytes(range(128, 256))
 """What every byte of a varint but its last is one of."""
