@@ -1,4 +1,6 @@
-"""Files of every format with a few lies in them, structural ones most of the time: a fixed number, the same on every machine.
+"""Files of every format with a few lies in them, structural ones most of the time: a fixed number of them.
+
+hypothesis chooses the same ones again, as long as the same modules are loaded: it draws on the constants that it finds in them.
 
 `make fuzz` tries others, for as long as it is given.
 """

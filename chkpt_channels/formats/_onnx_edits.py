@@ -196,9 +196,10 @@ class OnnxEdits:
         new = later_field(number, size, lambda: edit.values().tobytes())
         for i, field in enumerate(held):
             wire.replace(message, field, new if i == 0 else b"")
-        if not held:
+        if weight.is_external:
             for field in (*fields.get(TENSOR_EXTERNAL, ()), *fields.get(TENSOR_LOCATION, ())):
                 wire.replace(message, field, b"")
+        if not held:
             wire.add(message, new)
         self._done.add(weight.name)
 

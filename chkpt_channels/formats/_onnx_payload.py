@@ -41,9 +41,11 @@ class Payload(NamedTuple):
 def payload(weight: Weight, place: Place, folder: Path) -> Payload:
     """Find a weight's elements. Raises DamagedError where they are missing, doubled, too short, or outside the folder."""
     place = place.inside(weight.name)
-    if weight.is_external:
-        return _external(weight, place, folder)
     fields = [f for n in (TENSOR_RAW, *TENSOR_TYPED) for f in weight.message.fields.get(n, ())]
+    if weight.is_external:
+        if any(f.stop > f.value for f in fields):
+            raise place.damaged("holds elements, and says that they are in another file", at=fields[0].start)
+        return _external(weight, place, folder)
     raw = [f for f in fields if f.number == TENSOR_RAW]
     if raw and len(raw) != len(fields):
         raise place.damaged("holds both raw and typed elements", at=raw[0].start)
