@@ -183,6 +183,9 @@ class KerasCheckpoint(Checkpoint):
     def judge(self, path: str) -> None:
         self._sights.judge()
 
+    def is_refused(self) -> bool:
+        return self._sights.is_stale
+
     # Edits.
 
     def splices(self, edits: Edits) -> list[Splice]:

@@ -36,6 +36,9 @@ class Group(NamedTuple):
 class Bare:
     """The weights of a checkpoint, layer by layer."""
 
+    is_stale = False
+    """Without a configuration nothing is stated that could contradict itself."""
+
     def __init__(self, checkpoint: KerasCheckpoint) -> None:
         self._checkpoint = checkpoint
         by_layer: dict[str, list[str]] = {}

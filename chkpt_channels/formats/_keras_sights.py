@@ -183,6 +183,11 @@ class Sights:
                     _keras_edits.choose(document, path, channels or ())
                     done.add(path)
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether some shape on the way of the images says other channels than they have."""
+        return any(trace.stale for trace in self._traces)
+
     def judge(self) -> None:
         """Raise RuntimeError unless all shapes on the way of the images agree."""
         for trace in self._traces:

@@ -96,6 +96,22 @@ class OnnxModel:
             value = node.attribute("value") if node.op == "Constant" and not node.domain else None
             if value and value.last(ATTRIBUTE_T):
                 self._add(_weight(value.messages(ATTRIBUTE_T)[-1], node.outputs[0], self.place, node))
+        self._check_made_once()
+
+    def _check_made_once(self) -> None:
+        """A name stands for one value: readers refuse a second one, or take either. Source: onnx/docs/IR.md, "Graphs"."""
+        made = {name for name, weight in self.weights.items() if weight.node is None}
+        seen = set[str]()
+        for message in self.graph.messages(GRAPH_INPUTS):
+            if (name := message.text(INFO_NAME)) in seen:
+                raise self.place.inside(name).damaged("is an input twice", at=message.start)
+            seen.add(name)
+        made |= seen
+        for node in self.nodes:
+            for name in filter(None, node.outputs):
+                if name in made:
+                    raise self.place.inside(name).damaged("is made twice", at=node.message.start)
+                made.add(name)
 
     def _add(self, weight: Weight | None) -> None:
         if weight is None:
