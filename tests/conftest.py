@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import chkpt_channels
 from chkpt_channels.source import Source
 
 KINDS = ("unexpected exit", "traceback", "hang", "leftover", "changed input", "marker", "memory", "mode", "message")
@@ -22,6 +25,10 @@ else:
     ignored = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
     settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=ignored)
     settings.load_profile("steady")
+    # hypothesis also draws on the constants of the modules that are loaded: let these be the same in every run
+    for module in pkgutil.walk_packages(chkpt_channels.__path__, "chkpt_channels."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
