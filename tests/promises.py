@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import resource
 import sys
@@ -14,9 +13,9 @@ from tempfile import TemporaryDirectory
 
 from common import snapshot
 from mutations import Seed, mutated, seeds
+from trying import aside
 
 from chkpt_channels import ChkptChannelsError, convert, inspect, verify
-from chkpt_channels.containers import apart
 
 SECONDS = 10
 PEAK = 250 << 20
@@ -42,29 +41,12 @@ def kept(form: str, seed: Seed, data: bytes, to: str | int = "gray") -> bool:
         path = seed.put(folder, data)
         if not form.startswith("keras") or sys.platform != "linux":
             return held(path, to)
-        answer = aside(path, to)
+        answer = aside(lambda tell: tell(ACCEPTED if held(path, to) else REFUSED))
         if answer in (ACCEPTED, REFUSED):
             return answer == ACCEPTED
         for one in (folder / "out").iterdir():
             one.unlink()
         return held(path, to)  # libhdf5 has crashed, or an assertion has failed: once more, as it is done for a user
-
-
-def aside(path: Path, to: str | int) -> bytes:
-    """The answer of a process of its own, which then needs no further ones; none where it dies."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            apart._may_fork = lambda: False
-            os.write(writing, ACCEPTED if held(path, to) else REFUSED)
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer = pipe.read()
-    os.waitpid(child, 0)
-    return answer
 
 
 def held(path: Path, to: str | int) -> bool:

@@ -155,23 +155,16 @@ def test_hashed_names(name: str, expected: str):
     assert hashed(Path(name), "0123456789abcdef").name == expected
 
 
-def test_the_hash_is_that_of_the_file(tmp_path: Path):
-    report = convert(RGB, tmp_path / "x-0676ba61.pth", hash_name=True)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_the_hash_is_that_of_the_file(suffix: str, tmp_path: Path):
+    report = convert(RGB, tmp_path / f"x-0676ba61{suffix}", hash_name=True)
     (path,) = tmp_path.iterdir()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert path.name == f"x-{digest[:8]}.pth"
-    assert (report.output.path, report.output.sha256) == (str(path), digest)
-    assert convert(RGB, tmp_path / "y.pth", sha256=True).output.sha256 == digest
-    assert run(["check", str(path), "--expect", "gray"]) == 0
-
-
-def test_the_hash_of_another_container(tmp_path: Path):
-    report = convert(RGB, tmp_path / "x.safetensors", hash_name=True)
-    (path,) = tmp_path.iterdir()
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert path.name == f"x-{digest[:8]}.safetensors"
+    assert path.name == f"x-{digest[:8]}{suffix}"
     assert (report.output.path, report.output.sha256) == (str(path), digest)
     assert path.name in report.load_line
+    assert convert(RGB, tmp_path / f"y{suffix}", sha256=True).output.sha256 == digest
+    assert run(["check", str(path), "--expect", "gray"]) == 0
 
 
 def test_configurations_go_with_another_container(tmp_path: Path):

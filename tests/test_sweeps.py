@@ -1,4 +1,5 @@
-"""A small file of every format, cut off at every byte; and single bits flipped in archives, 1500 in each."""
+"""A small file of every format, a framework's own where that is small enough, cut off at every byte; and single bits flipped in
+archives, 1500 in each."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from builders import conv, floats, one_conv, pickled, torch_zip
+from builders import conv, floats, pickled, torch_zip
 from common import FIXTURES, contents
+from trying import aside
 
 from chkpt_channels import ChkptChannelsError, DamagedError, convert
 from chkpt_channels.containers import apart
@@ -23,7 +25,7 @@ from chkpt_channels.source import Source
 
 sys.path.insert(0, str(FIXTURES))
 
-from hostile import geometry, headers, models
+from hostile import geometry, models
 
 FLIPS = 1500
 SHORT = 16
@@ -54,14 +56,18 @@ def one_conv_and(more: dict[str, bytes]) -> bytes:
     return torch_zip({"conv1.weight": conv()}, {"0": floats(108)}, more)
 
 
+def fixture(form: str, name: str) -> bytes:
+    return (FIXTURES / form / name).read_bytes()
+
+
 SMALL: dict[str, tuple[str, Callable[[Path], bytes]]] = {
-    "torch_zip": (".pth", lambda folder: one_conv()),
+    "torch_zip": (".pth", lambda folder: fixture("torch_zip", "conv1d.pth")),
     "torchscript": (".pt", lambda folder: one_conv_and({"constants.pkl": pickled(())})),
     "torch_legacy": (".pth", lambda folder: geometry.legacy()),
-    "safetensors": (".safetensors", lambda folder: headers.safetensors(headers.SOUND, headers.RAW)),
+    "safetensors": (".safetensors", lambda folder: fixture("safetensors", "half.safetensors")),
     "onnx": (".onnx", lambda folder: models.model()),
     "keras_h5": (".h5", hdf5),
-    "keras_zip": (".keras", lambda folder: (FIXTURES / "keras_zip" / "deflated.keras").read_bytes()),
+    "keras_zip": (".keras", lambda folder: fixture("keras_zip", "deflated.keras")),
 }
 
 
@@ -137,20 +143,12 @@ class Flips:
 
     def batch(self, first: int) -> list[bool]:
         """The flips from `first` on, in one process without processes of its own, as far as it comes."""
-        reading, writing = os.pipe()
-        child = os.fork()
-        if not child:
-            try:
-                apart._may_fork = lambda: False
-                for number in range(first, FLIPS):
-                    os.write(writing, b"y" if self.is_caught(number) else b"n")
-            finally:
-                os._exit(0)
-        os.close(writing)
-        with os.fdopen(reading, "rb") as pipe:
-            done = pipe.read()
-        os.waitpid(child, 0)
-        return [answer == ord("y") for answer in done]
+
+        def work(tell: Callable[[bytes], object]) -> None:
+            for number in range(first, FLIPS):
+                tell(b"y" if self.is_caught(number) else b"n")
+
+        return [answer == ord("y") for answer in aside(work)]
 
 
 @pytest.mark.parametrize("path", FLIPPED.values(), ids=FLIPPED)

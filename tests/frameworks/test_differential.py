@@ -4,7 +4,6 @@ Of the fixtures, and of thousands of files with a few lies in them. Where the tw
 """
 
 import json
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -16,9 +15,9 @@ import pytest
 import torch
 from common import truths
 from readings import THEIRS, ours
+from trying import aside
 
 from chkpt_channels import ChkptChannelsError, convert
-from chkpt_channels.containers import apart
 
 COUNTS = {"torch_zip": 800, "torch_legacy": 800, "safetensors": 600, "onnx": 600, "keras_h5": 350, "keras_zip": 350}
 ENDLESS = "memo bomb|holds itself"
@@ -67,23 +66,14 @@ def mutant(form, number, folder):
 
 def verdicts(form, first, stop):
     """One for each number, from a process of its own as far as it comes: libraries crash on such files."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            apart._may_fork = lambda: False
-            torch.set_num_threads(1)
-            with os.fdopen(writing, "w") as pipe:
-                for number in range(first, stop):
-                    with TemporaryDirectory() as folder:
-                        print(json.dumps(verdict(form, mutant(form, number, Path(folder)))), file=pipe, flush=True)
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        found = [json.loads(line) for line in pipe]
-    os.waitpid(child, 0)
-    return found
+
+    def work(tell):
+        torch.set_num_threads(1)
+        for number in range(first, stop):
+            with TemporaryDirectory() as folder:
+                tell(json.dumps(verdict(form, mutant(form, number, Path(folder)))).encode() + b"\n")
+
+    return [json.loads(line) for line in aside(work).splitlines()]
 
 
 def every_verdict(form, count, first=0):
