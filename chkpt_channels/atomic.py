@@ -173,10 +173,11 @@ def _exists(place: Place) -> OutputExistsError:
 def sweep(folder: Path) -> None:
     """Remove what a killed run left in `folder`: files and folders of our name that no process holds locked."""
     with os.scandir(folder) as entries:
-        leftovers = [entry.path for entry in entries if _LEFTOVER.fullmatch(entry.name)]
+        leftovers = [entry.path for entry in entries if _LEFTOVER.fullmatch(entry.name) and _may_be_ours(entry)]
     for leftover in leftovers:
         with contextlib.suppress(OSError):
-            fd = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # O_NONBLOCK: whoever put a FIFO in its place since must not make this wait for a writer
+            fd = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.isdir(leftover):
@@ -185,6 +186,13 @@ def sweep(folder: Path) -> None:
                     os.unlink(leftover)
             finally:
                 os.close(fd)
+
+
+def _may_be_ours(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file or a folder: this package leaves no FIFO, socket, device or link, and opening one may never end."""
+    with contextlib.suppress(OSError):
+        return entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
+    return False
 
 
 def _settle(path: Path) -> None:

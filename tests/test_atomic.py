@@ -6,12 +6,14 @@ import errno
 import fcntl
 import io
 import os
+import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from common import Failing, snapshot
@@ -203,6 +205,35 @@ def test_a_leftover_that_is_a_link_keeps_what_it_names(tmp_path: Path):
     (tmp_path / LEFTOVER).symlink_to("model.pth")
     sweep(tmp_path)
     assert (tmp_path / "model.pth").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: socket.socket(socket.AF_UNIX).bind(str(path))], ids=["fifo", "socket"])
+def test_a_leftover_that_is_no_file_is_not_opened(make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Opening a FIFO waits for its writer, for ever."""
+    monkeypatch.chdir(tmp_path)
+    make(Path(LEFTOVER))
+    sweep(tmp_path)
+    assert snapshot_names(tmp_path) == {LEFTOVER}
+
+
+def test_a_leftover_that_becomes_a_fifo_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Between the look and the opening."""
+    (tmp_path / LEFTOVER).touch()
+    real = os.open
+
+    def swapped(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith(LEFTOVER):
+            os.unlink(path)
+            os.mkfifo(path)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", swapped)
+    sweep(tmp_path)
+    assert snapshot_names(tmp_path) <= {LEFTOVER}
+
+
+def snapshot_names(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
 
 
 def test_killed_it_leaves_no_litter(tmp_path: Path, src: Source):
