@@ -182,6 +182,46 @@ def test_standard_output_has_no_name(setting: dict[str, Any]):
         convert(RGB, "-", **setting)
 
 
+KILLER = """
+import os, pathlib, signal, sys
+
+def kill(event, args, killed=pathlib.Path({counter!r})):
+    if event == "open" and str(args[0]).endswith("m2.pth") and "--multiprocessing-fork" in sys.orig_argv:
+        before = killed.read_text() if killed.exists() else ""
+        if len(before) < {times}:
+            killed.write_text(before + "x")
+            os.kill(os.getpid(), {signal})
+
+sys.addaudithook(kill)
+"""
+
+
+@pytest.mark.parametrize(("times", "number"), [(1, 9), (2, 9), (99, 11)])
+def test_a_worker_that_is_killed_takes_nothing_with_it(times: int, number: int, zoo: Path, tmp_path: Path):
+    """Whenever it opens m2.pth: once, and it is converted after all; twice, and that is said of it, and of nothing else."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(
+        KILLER.format(counter=str(tmp_path / "killed"), times=times, signal=number)
+    )
+    for i in range(4, 12):
+        shutil.copy(RGB, zoo / f"m{i}.pth")
+    arguments = [*sources(zoo), "--to", "gray", "--output-dir", str(tmp_path / "out"), "-j", "2", "--json"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "hook"), *sys.path])}
+    command = [sys.executable, "-m", "chkpt_channels", "convert", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    results = {Path(r["input"]["path"]).name: r for r in json.loads(done.stdout)["results"]}
+    assert list(results) == [Path(source).name for source in sources(zoo)]
+    failed = {name for name, result in results.items() if result["status"] == "failed"}
+    assert failed == {"bad.pth", *(["m2.pth"] if times > 1 else [])}
+    assert done.returncode == (5 if times > 1 else 3)
+    assert len((tmp_path / "killed").read_text()) == min(times, 2)
+    if times > 1:
+        assert f"m2.pth: its process was killed (signal {number}); memory?; nothing was written" in done.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"{Path(name).stem}_gray{Path(name).suffix}" for name in results if name not in failed
+    }
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_nothing_half_written(number: signal.Signals, tmp_path: Path):
     """Twelve files of 40 MB in two processes, stopped on the way."""
