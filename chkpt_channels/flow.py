@@ -12,9 +12,9 @@ from . import ahead, selection, sidecars
 from . import options as asking
 from . import plan as planning
 from .atomic import Output, StandardOutput
-from .errors import UsageError
+from .errors import Place, UsageError
 from .formats import detect
-from .model import Checkpoint
+from .model import Checkpoint, Notice
 from .options import Options, Words
 from .outputs import (
     STDIO,
@@ -35,7 +35,7 @@ from .pipelines import AUTO
 from .plan import Plan
 from .readback import check, parity
 from .report import DeclarationChange, FileInfo, Inspection, KernelReport, Parity, Report
-from .source import Source
+from .source import Source, check_link
 
 
 def convert(
@@ -99,7 +99,7 @@ def _convert(
             status = "would_convert" if plan.edits else "unchanged"
             return _report(status, checkpoint, plan, options, path, None, parity(checkpoint, plan))
         documents = _sidecars(source, path, plan, options) if settings.with_sidecars else {}
-        plan = plan._replace(edits=plan.edits._replace(companions=checkpoint.companions(path, edited=bool(plan.edits))))
+        plan = _accompanied(plan, checkpoint.companions(path, edited=bool(plan.edits)))
         out = out or opened(path, source, stack, force=settings.force)
         shown = (lambda done: progress(done, source.size)) if progress else None
         if other:
@@ -116,6 +116,13 @@ def _convert(
         status = "converted" if plan.edits or other else "unchanged"
         report = _report(status, checkpoint, plan, options, Path(written.path), written, measured)
         return report._replace(load_line=after.load_line(written.path))
+
+
+def _accompanied(plan: Plan, companions: dict[str, str]) -> Plan:
+    """The plan, with the new names of files that go with the output; a copy says where it names another than before."""
+    renamed = {old: new for old, new in companions.items() if old != new and not plan.edits}
+    told = tuple(Notice("renamed_data", f"its data file {old} goes with it as {new}") for old, new in renamed.items())
+    return plan._replace(edits=plan.edits._replace(companions=companions), notices=plan.notices + told)
 
 
 def _publish(
@@ -170,10 +177,12 @@ def _sidecars(source: Source, path: Path, plan: Plan, options: Options) -> dict[
     folder = Path(source.name).parent
     if path.parent.resolve() == folder.resolve():
         raise UsageError("--sidecars would replace the configurations of the source: -o names an output in another folder")
-    return {
-        sidecar.name: sidecar.document.edited(folders.document_edits(sidecar, plan, options))
-        for sidecar in sidecars.beside(folder)
-    }
+    documents = {}
+    for sidecar in sidecars.beside(folder):
+        if not options.follow_links:
+            check_link(Place(str(folder / sidecar.name)), folder / sidecar.name, folder, "is")
+        documents[sidecar.name] = sidecar.document.edited(folders.document_edits(sidecar, plan, options))
+    return documents
 
 
 def beside(src: Path_, options: Options) -> Options:

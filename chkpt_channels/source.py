@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
@@ -144,3 +145,14 @@ def contents(path: str | os.PathLike[str], limit: int) -> bytes:
 def _kind(mode: int) -> str:
     names = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
     return names.get(stat.S_IFMT(mode), "a special file")
+
+
+def check_link(place: Place, path: Path, folder: Path, what: str) -> None:
+    """Raise UnsupportedError where `path` is reached through a link that leaves the model's folder, or the cached repository
+    around it; `what` begins the message. Source: huggingface_hub's cache, whose snapshots/<revision>/<name> are links to
+    blobs/<hash> of the same repository."""
+    home = folder.resolve()
+    homes = [home, *(outer.parent / "blobs" for outer in (home, *home.parents) if outer.name == "snapshots")]
+    target = path.resolve()
+    if not any(target.is_relative_to(home) for home in homes):
+        raise place.unsupported(f"{what} a link that leaves the model's folder", hint="--follow-links")

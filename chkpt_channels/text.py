@@ -42,7 +42,7 @@ def converted(report: Report, *, verbose: bool = False) -> Iterator[str]:
     yield from (f"  {line}" for k in report.kernels for line in _kernel(k, width, verbose=verbose))
     if report.status == "unchanged":
         yield f"  unchanged: {_count(report.in_channels[1], 'input channel')} already" + (
-            "; every byte copied" if report.output else ""
+            "; every byte copied" if report.output and not any(w.code == "renamed_data" for w in report.warnings) else ""
         )
         return
     if report.why:

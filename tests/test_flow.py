@@ -192,6 +192,52 @@ def test_paths_may_be_text_or_odd(tmp_path: Path):
         convert(long)
 
 
+def evil(path: Path, location: str) -> Path:
+    """A gray model that onnx wrote, whose external data has a name of its author's choice."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    kernel = numpy_helper.from_array(np.ones((4, 1, 3, 3), np.float32), "conv.weight")
+    image, out = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["n", c, 8, 8]) for n, c in (("x", 1), ("y", 4)))
+    node = helper.make_node("Conv", ["x", "conv.weight"], ["y"], pads=[1, 1, 1, 1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (path.parent / location).parent.mkdir(parents=True, exist_ok=True)
+    model = helper.make_model(helper.make_graph([node], "g", [image], [out], [kernel]))
+    onnx.save(model, path, save_as_external_data=True, location=location, size_threshold=0)
+    return path
+
+
+@pytest.mark.parametrize("to", ["gray", "rgb"])
+@pytest.mark.parametrize("location", [".profile", ".ssh/authorized_keys", "notes.txt", "out.onnx"])
+def test_a_model_names_no_file_of_the_output(location: str, to: str, tmp_path: Path):
+    """Neither a new one nor, with --force, one that is there: --force is for the output and what bears its name."""
+    import onnx
+
+    model, home = evil(tmp_path / "evil" / "m.onnx", location), tmp_path / "home"
+    (home / ".ssh").mkdir(parents=True)
+    for name in (".profile", ".ssh/authorized_keys", "notes.txt"):
+        (home / name).write_text("mine")
+    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    report = convert(model, home / "out.onnx", to=to, force=True)
+    after = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    assert {path: data for path, data in after.items() if path in before} == before
+    assert {path.relative_to(home).as_posix() for path in after.keys() - before.keys()} <= {"out.onnx", "out.onnx.data"}
+    assert onnx.load(home / "out.onnx").graph.initializer[0].dims[1] == (1 if to == "gray" else 3)
+    assert (report.status == "unchanged") == (to == "gray")
+    assert any("out.onnx.data" in w.message for w in report.warnings) == (to == "gray")
+    assert verify(model, home / "out.onnx").ok
+
+
+def test_a_copy_keeps_a_name_that_is_made_of_the_output_s(tmp_path: Path):
+    """Then every byte stays."""
+    model = evil(tmp_path / "a" / "m.onnx", "m.onnx.data")
+    (tmp_path / "b").mkdir()
+    assert not convert(model, tmp_path / "b" / "m.onnx", to="gray").warnings
+    assert {p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()} == {
+        p.name: p.read_bytes() for p in model.parent.iterdir()
+    }
+
+
 @pytest.mark.parametrize(("call", "k"), [("replace", 0), ("replace", 1), ("link", 0), ("link", 1), ("link", 2)])
 def test_what_goes_with_an_output_comes_back(call: str, k: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """An old model keeps its old data, whichever of the two names cannot be given."""

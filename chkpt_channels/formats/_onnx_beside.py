@@ -1,7 +1,6 @@
 """The files beside an ONNX model that keep its tensors: what they may be, and that they are what the model says.
 
-Source: onnx/onnx.proto (external_data: location, offset, length, checksum) of onnx 1.23; huggingface_hub's cache, whose
-snapshots/<revision>/<name> are links to blobs/<hash> of the same repository.
+Source: onnx/onnx.proto (external_data: location, offset, length, checksum) of onnx 1.23.
 """
 
 from __future__ import annotations
@@ -48,18 +47,6 @@ def _size(path: Path) -> int | None:
         kind = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO"}.get(stat.S_IFMT(status.st_mode), "no regular file")
         raise Place(str(path)).damaged(f"is {kind}, and the model says that it holds tensors")
     return status.st_size
-
-
-def check_link(place: Place, path: Path, folder: Path) -> None:
-    """Raise UnsupportedError where a file is reached through a link that leaves the model's folder, or the cached repository
-    around it."""
-    if not any(path.resolve().is_relative_to(home) for home in _homes(folder.resolve())):
-        raise place.unsupported(f"its data file {path.name} is a link that leaves the model's folder", hint="--follow-links")
-
-
-def _homes(folder: Path) -> list[Path]:
-    """The model's folder, and where a cache keeps what the folder shows."""
-    return [folder, *(outer.parent / "blobs" for outer in (folder, *folder.parents) if outer.name == "snapshots")]
 
 
 def check_sum(path: Path, weight: Weight) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,7 @@ class OnnxEdits:
         for name, edit in edits.biases.items():
             self._add_bias(name, edit)
         self._rename_inputs()
-        self._rename_locations()
+        _rename_locations(self._wire, self._model, edits.companions, self._done)
         return self._wire.splices()
 
     def _declare(self, path: ImagePath) -> None:
@@ -243,16 +243,24 @@ class OnnxEdits:
             message = node.message
             self._wire.replace(message, message.fields[NODE_INPUTS][index], bytes_field(NODE_INPUTS, name.encode()))
 
-    def _rename_locations(self) -> None:
-        """External data that goes with the model under another name."""
-        for weight in self._model.weights.values():
-            if not weight.is_external or weight.name in self._done:
-                continue
-            for entry in weight.message.messages(TENSOR_EXTERNAL):
-                new = self._edits.companions.get(entry.text(2)) if entry.text(1) == "location" else None
-                field = entry.last(STRING_STRING["value"])
-                if new and field and new != entry.text(2):
-                    self._wire.replace(entry, field, bytes_field(STRING_STRING["value"], new.encode()))
+
+def renamed(model: OnnxModel, companions: Mapping[str, str]) -> list[Splice]:
+    """What changes in a model that is copied, and whose external data gets new names."""
+    wire = WireEdits()
+    _rename_locations(wire, model, companions)
+    return wire.splices()
+
+
+def _rename_locations(wire: WireEdits, model: OnnxModel, companions: Mapping[str, str], done: Collection[str] = ()) -> None:
+    """External data that goes with the model under another name; `done` are tensors that hold their elements by now."""
+    for weight in model.weights.values():
+        if not weight.is_external or weight.name in done:
+            continue
+        for entry in weight.message.messages(TENSOR_EXTERNAL):
+            new = companions.get(entry.text(2)) if entry.text(1) == "location" else None
+            field = entry.last(STRING_STRING["value"])
+            if new and field and new != entry.text(2):
+                wire.replace(entry, field, bytes_field(STRING_STRING["value"], new.encode()))
 
 
 def _dims(shape: Sequence[int], *, packed: bool) -> bytes:

@@ -21,7 +21,7 @@ from .. import lazy
 from ..errors import UsageError
 from ..model import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, Tensor, TensorEdit
 from ..quantisation import Quantiser
-from ..source import Source
+from ..source import Source, check_link
 from ..splice import Splice
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Onnx(Checkpoint):
 
     def _check_link(self, path: Path) -> None:
         if not self.follows_links:
-            _onnx_beside.check_link(self.source.place, path, self._folder)
+            check_link(self.source.place, path, self._folder, f"its data file {path.name} is")
 
     def load_weight(self, weight: _onnx_model.Weight) -> NDArray[Any]:
         """A stored tensor as an array."""
@@ -227,9 +227,9 @@ class Onnx(Checkpoint):
         return f"session = onnxruntime.InferenceSession({path!r})"
 
     def splices(self, edits: Edits) -> list[Splice]:
-        return (
-            _onnx_edits.OnnxEdits(self.model, self.paths, edits, self.source.place, self.load_weight).splices() if edits else []
-        )
+        if edits:
+            return _onnx_edits.OnnxEdits(self.model, self.paths, edits, self.source.place, self.load_weight).splices()
+        return _onnx_edits.renamed(self.model, edits.companions)  # a copy names no file but those that were made with it
 
     def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
         names = list(_onnx_edits.locations(self.model))
@@ -237,8 +237,9 @@ class Onnx(Checkpoint):
             if (beside := self._payloads[weight.name].path) is not None:
                 self._check_link(beside)
                 _onnx_beside.check_sum(beside, weight)
-        if not edited:
-            return {} if path.parent.resolve() == self._folder.resolve() else {name: name for name in names}
+        if not edited and path.parent.resolve() == self._folder.resolve():
+            return {}
+        # every name is made of the output's: a model that could choose one would write files of its own choice
         if len(names) == 1:
             return {names[0]: path.name + ".data"}
         return {name: f"{path.name}.{Path(name).name}" for name in names}
