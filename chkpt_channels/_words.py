@@ -47,7 +47,7 @@ OPTIONS: dict[str, Any] = {
     "optimizer": _text("reset|drop", "What becomes of optimizer state kept for the kernels. [reset]", hidden=True),
     "set_hparams": _flag("--set-hparams", "Set the channels in a training script's hyper-parameters too."),
     "allow_nonfinite": _flag("--allow-nonfinite", "Pass NaN and infinity through where channels are copied."),
-    "follow_links": _flag("--follow-links", "Read data files through links that leave the model's folder."),
+    "follow_links": _flag("--follow-links", "Read files through links that leave the model's folder."),
     "strict": _flag("--strict", "Refuse pickles that name what torch's weights-only loading would not."),
 }
 """Those that few need are hidden: `--help` fits a screen, and `--help-all` shows them."""

@@ -164,7 +164,7 @@ def convert(
     progress: Progress | None = None,
 ) -> Report:
     """Write a folder with its weights and configurations changed to `dst`, which must not exist yet."""
-    with ModelFolder(src) as folder:
+    with ModelFolder(src, follow_links=options.follow_links) as folder:
         path = Path(dst) if dst is not None else default_output(folder.path, options.rule.word)
         planned = plan(folder, options)
         status = "unchanged" if not planned.changed else "would_convert" if settings.dry_run else "converted"
@@ -224,7 +224,7 @@ def _title(planned: Planned) -> str:
 
 def inspect(path: str | os.PathLike[str]) -> Inspection:
     """What a folder holds, part by part."""
-    with ModelFolder(path) as folder:
+    with ModelFolder(path, follow_links=True) as folder:  # nothing goes out of it
         options = sidecars.resolved(Options(), folder.path)
         several = len(folder.parts) > 1
         convs: list[FirstConv] = []

@@ -64,9 +64,12 @@ def _write_part(checkpoint: Checkpoint, made: Plan, fd: int, target: Path, progr
 
 
 def _linked(source: Path, target: Path) -> bool:
-    """Whether `target` could become another name of the same file."""
+    """Whether `target` could become another name of the same file. What a link shows belongs to somebody else: whoever writes
+    into the output must not write there."""
+    if source.is_symlink():
+        return False
     try:
-        os.link(source.resolve(), target)
+        os.link(source, target)
         return True
     except OSError:
         return False

@@ -37,7 +37,7 @@ class Words(TypedDict, total=False):
     strict          refuse pickles that name what torch's weights-only loading would not
     set_hparams     set the number of channels in a training script's hyper-parameters too
     allow_nonfinite  pass NaN and infinity through in channels that are copied
-    follow_links    read files of external data through links that leave the model's folder
+    follow_links    read files through links that leave the model's folder
     """
 
     luma: str | Sequence[float] | None

@@ -60,7 +60,7 @@ def is_current(original: Path_, converted: Path_, to: str | int | None = None, *
 def _verify_folders(original: Path_, converted: Path_, options: Options) -> Verification:
     from . import folders
 
-    with ModelFolder(original) as first, ModelFolder(converted) as second:
+    with ModelFolder(original, follow_links=True) as first, ModelFolder(converted, follow_links=True) as second:
         pairs = [(part, other) for part in first.parts for other in second.parts if part.name == other.name]
         if not pairs:
             raise second.place.unsupported(f"has no weights called like those of {original}")

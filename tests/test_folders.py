@@ -282,11 +282,38 @@ def test_a_link_to_a_folder(tmp_path: Path):
         convert(source, tmp_path / "b", to="gray")
 
 
-def test_links_to_files_are_read_and_become_files(tmp_path: Path):
-    """As the Hugging Face cache keeps snapshots."""
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "README.md"])
+def test_a_link_that_leaves_the_folder(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """What it shows belongs to somebody else: it would stand in the output, and be handed on with it."""
     source = folder(tmp_path / "a")
-    (source / "model.safetensors").rename(tmp_path / "blob")
-    (source / "model.safetensors").symlink_to("../blob")
+    (source / name).rename(tmp_path / "outside")
+    (source / name).symlink_to("../outside")
+    assert run(["convert", str(source), "--to", "gray", "-o", str(tmp_path / "b")]) == 4
+    told = capsys.readouterr().err
+    assert f"{name}: is a link that leaves the model's folder" in told
+    assert "try: --follow-links" in told
+    assert snapshot(tmp_path).keys() == {"a", "outside"}
+    convert(source, tmp_path / "b", to="gray", follow_links=True, hard_link=True)
+    assert not (tmp_path / "b" / name).is_symlink()
+    assert not (tmp_path / "b" / name).samefile(tmp_path / "outside")
+    assert kernel(tmp_path / "b" / "model.safetensors").shape == (8, 1, 7, 7)
+    assert verify(source, tmp_path / "b").ok
+
+
+def test_a_configuration_behind_a_link_does_not_go_with_a_file(tmp_path: Path):
+    source = folder(tmp_path / "a")
+    (source / "config.json").rename(tmp_path / "outside.json")
+    (source / "config.json").symlink_to("../outside.json")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(UnsupportedError, match=r"config\.json: is a link that leaves the model's folder"):
+        convert(source / "model.safetensors", tmp_path / "b" / "model.safetensors", to="gray", with_sidecars=True)
+    assert not list((tmp_path / "b").iterdir())
+
+
+def test_links_inside_the_folder_are_read_and_become_files(tmp_path: Path):
+    source = folder(tmp_path / "a")
+    (source / "model.safetensors").rename(source / "real.txt")
+    (source / "model.safetensors").symlink_to("real.txt")
     convert(source, tmp_path / "b", to="gray")
     assert not (tmp_path / "b" / "model.safetensors").is_symlink()
     assert kernel(tmp_path / "b" / "model.safetensors").shape == (8, 1, 7, 7)
@@ -610,5 +637,6 @@ def test_the_cache_of_the_hub(tmp_path: Path):
         name: digest for name, (_, digest) in before.items()
     }
     assert not any(path.is_symlink() for path in out.iterdir())
+    assert not any(path.samefile(blob) for path in out.iterdir() for blob in blobs.iterdir())  # nobody writes into the cache
     assert loaded(out / "config.json")["num_channels"] == 1
     assert verify(snapshot_, out).ok

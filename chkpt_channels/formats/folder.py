@@ -23,7 +23,7 @@ from ..libraries import CONFIG, RECONSTRUCTS
 from ..model import Checkpoint, Declaration, Edits, FirstConv, OptimizerEntry
 from ..quantisation import Quantiser
 from ..sidecars import Sidecar
-from ..source import Source
+from ..source import Source, check_link
 from ..splice import Splice
 from . import detect, known
 from ._lookalikes import FOREIGN_SUFFIXES
@@ -52,12 +52,14 @@ class Part(NamedTuple):
 
 class ModelFolder:
     """An open folder. Raises DamagedError for one that holds no model, or an index that does not fit its shards; UnsupportedError
-    for weights that are not converted; SystemProblem."""
+    for weights that are not converted, and for links that leave the folder unless `follow_links`; SystemProblem."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, follow_links: bool = False) -> None:
         self.path, self.place = Path(path), Place(os.fsdecode(path))
         self._stack = ExitStack()
         self.files = sorted(_walk(self.path, self.place))
+        for name in () if follow_links else self.files:
+            check_link(self.place.inside(name), self.path / name, self.path, "is")
         suffixes = {suffix for kind in known() for suffix in kind.suffixes if suffix}
         weights = [name for name in self.files if Path(name).suffix.lower() in suffixes]
         if not weights:
