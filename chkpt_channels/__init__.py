@@ -11,8 +11,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .checking import check
-    from .errors import (
+    from chkpt_channels.api.check import check
+    from chkpt_channels.api.convert import convert, inspect
+    from chkpt_channels.api.plot import plot
+    from chkpt_channels.api.report import Check, Inspection, Report, Verification
+    from chkpt_channels.api.state_dict import convert_state_dict
+    from chkpt_channels.api.verify import verify
+    from chkpt_channels.core.errors import (
         AmbiguousError,
         Candidate,
         ChkptChannelsError,
@@ -24,12 +29,7 @@ if TYPE_CHECKING:
         UnsupportedError,
         UsageError,
     )
-    from .flow import convert, inspect
-    from .inmemory import convert_state_dict
-    from .model import Declaration, FirstConv, Notice, Tensor
-    from .plotting import plot
-    from .report import Check, Inspection, Report, Verification
-    from .verification import verify
+    from chkpt_channels.formats.base import Declaration, FirstConv, Notice, Tensor
 
 __version__ = "0.1.0"
 
@@ -61,16 +61,16 @@ __all__ = [
 ]
 
 # no module has the name of a public function: importing a submodule would put it in the function's place
-_HOMES = {"convert": "flow", "inspect": "flow", "verify": "verification", "check": "checking"}
-_HOMES |= {"convert_state_dict": "inmemory", "plot": "plotting"}
-_HOMES |= dict.fromkeys(("Declaration", "FirstConv", "Notice", "Tensor"), "model")
-_HOMES |= dict.fromkeys(("Check", "Inspection", "Report", "Verification"), "report")
+_HOMES = {"convert": "api.convert", "inspect": "api.convert", "verify": "api.verify", "check": "api.check"}
+_HOMES |= {"convert_state_dict": "api.state_dict", "plot": "api.plot"}
+_HOMES |= dict.fromkeys(("Declaration", "FirstConv", "Notice", "Tensor"), "formats.base")
+_HOMES |= dict.fromkeys(("Check", "Inspection", "Report", "Verification"), "api.report")
 
 
 def __getattr__(name: str) -> object:
     """Public names are loaded when they are first used: `chkpt-channels --help` needs none of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'core.errors')}"), name)
     globals()[name] = value
     return value

@@ -16,7 +16,7 @@ def main() -> None:
     gc.disable()  # a short process that makes no cycles worth collecting: a tenth of its time
     sys.setswitchinterval(5e-4)  # the copying threads wait for the interpreter while numpy is imported: hand it over sooner
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads that spin, for work that is not done here
-    from .cli import run
+    from chkpt_channels.cli.app import run
 
     code = run(sys.argv[1:])
     gc.freeze()  # nor is anything worth collecting at the end, when the interpreter would look at every object again

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chkpt_channels.flow import convert
+from chkpt_channels.api.convert import convert
 from chkpt_channels.formats import detect
-from chkpt_channels.model import Checkpoint, Edits, TensorEdit
-from chkpt_channels.source import Source
-from chkpt_channels.splice import spliced
+from chkpt_channels.formats.base import Checkpoint, Edits, TensorEdit
+from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.splice import spliced
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import chkpt_channels
-from chkpt_channels.source import Source
+from chkpt_channels.storage.source import Source
 
 KINDS = ("unexpected exit", "traceback", "hang", "leftover", "changed input", "marker", "memory", "mode", "message")
 """How a row of test_hostile.py can break a promise: what each problem begins with."""

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import ml_dtypes
 import numpy as np
 
-from chkpt_channels.dtypes import BY_NAME, numpy_dtype
-from chkpt_channels.errors import Place
-from chkpt_channels.model import Checkpoint, Declaration, Edits, FirstConv, OptimizerEntry, Tensor
-from chkpt_channels.splice import Splice
+from chkpt_channels.core.dtypes import BY_NAME, numpy_dtype
+from chkpt_channels.core.errors import Place
+from chkpt_channels.formats.base import Checkpoint, Declaration, Edits, FirstConv, OptimizerEntry, Tensor
+from chkpt_channels.storage.splice import Splice
 
 NAMES = {numpy_dtype(dtype): dtype for dtype in reversed(BY_NAME.values()) if dtype.numpy}
 BF16 = ml_dtypes.bfloat16

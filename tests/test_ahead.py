@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import chkpt_channels
-from chkpt_channels import ahead
-from chkpt_channels.errors import ChkptChannelsError, Place, SystemProblem
-from chkpt_channels.source import Source
-from chkpt_channels.splice import Splice, spliced
+from chkpt_channels.core.errors import ChkptChannelsError, Place, SystemProblem
+from chkpt_channels.storage import early_copy as ahead
+from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.splice import Splice, spliced
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there is a copy made ahead")
 PLACE = Place("out")

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chkpt_channels.containers import apart
-from chkpt_channels.errors import DamagedError, Excess, Place, SystemProblem, UnsupportedError
-from chkpt_channels.limits import LIMITS
+from chkpt_channels.core.errors import DamagedError, Excess, Place, SystemProblem, UnsupportedError
+from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.storage import isolation as apart
 
 PLACE = Place("a.h5", "b")
 forks = pytest.mark.skipif(sys.platform != "linux", reason="only there is work done in a process of its own")

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 from common import Failing, snapshot
 
-from chkpt_channels import OutputExistsError, SystemProblem, UsageError, atomic
-from chkpt_channels.atomic import Output, StandardOutput, sweep
-from chkpt_channels.source import Source
+from chkpt_channels import OutputExistsError, SystemProblem, UsageError
+from chkpt_channels.storage import atomic
+from chkpt_channels.storage.atomic import Output, StandardOutput, sweep
+from chkpt_channels.storage.source import Source
 
 LEFTOVER = ".chkpt-channels-0123456789abcdef.tmp"
 
@@ -241,8 +242,8 @@ def test_killed_it_leaves_no_litter(tmp_path: Path, src: Source):
     program = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from chkpt_channels.atomic import Output\n"
-        "from chkpt_channels.source import Source\n"
+        "from chkpt_channels.storage.atomic import Output\n"
+        "from chkpt_channels.storage.source import Source\n"
         "out = Output(Path(sys.argv[2]), Source(sys.argv[1]))\n"
         "os.write(out.fd, b'complete')\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -17,9 +17,9 @@ import pytest
 from common import FIXTURES, snapshot
 
 from chkpt_channels import UsageError, convert
-from chkpt_channels.cli import run
-from chkpt_channels.manifests import read
-from chkpt_channels.outputs import hashed
+from chkpt_channels.api.manifest import read
+from chkpt_channels.api.output.naming import hashed
+from chkpt_channels.cli.app import run
 
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
 SAFE = FIXTURES / "safetensors" / "model.safetensors"

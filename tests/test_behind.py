@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from memory import Memory, kernel
 
-from chkpt_channels import UnsupportedError, options
-from chkpt_channels.plan import make
+from chkpt_channels import UnsupportedError
+from chkpt_channels.transform import options
+from chkpt_channels.transform.plan import make
 
 
 class Unordered(Memory):

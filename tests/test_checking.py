@@ -17,7 +17,7 @@ import safetensors.numpy
 from common import FIXTURES, truths
 
 from chkpt_channels import AmbiguousError, DamagedError, UnsupportedError, UsageError, check, convert
-from chkpt_channels.cli import run
+from chkpt_channels.cli.app import run
 
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
 GRAY = FIXTURES / "torch_zip" / "state_dict_gray.pth"

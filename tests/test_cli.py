@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from chkpt_channels import __version__
-from chkpt_channels.cli import app
+from chkpt_channels.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "fixtures"
@@ -309,7 +309,7 @@ HEAVY = ("numpy", "h5py", "onnx", "pydantic", "rich", "ml_dtypes", "safetensors"
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["convert", "--help"]])
 def test_help_imports_nothing_heavy(arguments):
-    code = f"import sys; from chkpt_channels.cli import run; run({arguments!r}); print(*sys.modules, file=sys.stderr)"
+    code = f"import sys; from chkpt_channels.cli.app import run; run({arguments!r}); print(*sys.modules, file=sys.stderr)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True, text=True)
     assert not {name.partition(".")[0] for name in done.stderr.split()} & set(HEAVY)
@@ -350,7 +350,7 @@ def test_the_readme_invents_no_option():
 
 
 def test_readme_exit_codes_are_those_of_the_errors():
-    from chkpt_channels import errors
+    from chkpt_channels.core import errors
 
     codes = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
     listed = {int(number) for row in re.findall(r"^\| ([\d, ]+) \|", README, re.M) for number in row.split(",")}

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from chkpt_channels.dtypes import BY_NAME, BY_STORAGE, BY_TORCH, DType, numpy_dtype, rounded
+from chkpt_channels.core.dtypes import BY_NAME, BY_STORAGE, BY_TORCH, DType, numpy_dtype, rounded
 
 WITH_NUMPY = [dtype for dtype in BY_NAME.values() if dtype.numpy]
 

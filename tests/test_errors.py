@@ -18,7 +18,7 @@ from chkpt_channels import (
     UnsupportedError,
     UsageError,
 )
-from chkpt_channels.errors import Place, printable
+from chkpt_channels.core.errors import Place, printable
 
 CLASSES = [
     (UsageError, 2, "usage"),

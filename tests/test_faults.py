@@ -21,8 +21,10 @@ from common import FIXTURES, snapshot
 from faults import CAN_BE_SHORT, READS, SHORT, Fault, Shim
 from test_folders import shard
 
-from chkpt_channels import ahead, atomic, cli, splice
-from chkpt_channels.containers import apart
+from chkpt_channels.cli import app as cli
+from chkpt_channels.storage import atomic, splice
+from chkpt_channels.storage import early_copy as ahead
+from chkpt_channels.storage import isolation as apart
 
 Patch = pytest.MonkeyPatch
 Entries = Mapping[str, tuple[int, str]]

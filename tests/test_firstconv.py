@@ -9,9 +9,9 @@ from common import within
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chkpt_channels.dtypes import BY_NAME
-from chkpt_channels.firstconv import MOST_BANDS, Finding, find
-from chkpt_channels.model import Tensor
+from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.discovery.search import MOST_BANDS, Finding, find
+from chkpt_channels.formats.base import Tensor
 
 Named = dict[str, tuple[int, ...]]
 

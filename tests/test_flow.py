@@ -24,10 +24,10 @@ from chkpt_channels import (
     inspect,
     verify,
 )
-from chkpt_channels import plan as planning
-from chkpt_channels.formats.torch_zip import TorchZip
-from chkpt_channels.model import TensorEdit
-from chkpt_channels.outputs import default_output
+from chkpt_channels.api.output.naming import default_output
+from chkpt_channels.formats.base import TensorEdit
+from chkpt_channels.formats.torch.zip_file import TorchZip
+from chkpt_channels.transform import plan as planning
 
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
 GRAY = FIXTURES / "torch_zip" / "state_dict_gray.pth"

@@ -27,7 +27,7 @@ from chkpt_channels import (
     inspect,
     verify,
 )
-from chkpt_channels.cli import run
+from chkpt_channels.cli.app import run
 
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
 CONFIG = {"architectures": ["ResNetForImageClassification"], "model_type": "resnet", "num_channels": 3, "depths": [1, 1]}
@@ -336,7 +336,7 @@ def test_version_control_stays_behind(tmp_path: Path):
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from chkpt_channels import folderwriter
+    from chkpt_channels.api import folder_writer as folderwriter
 
     def broken(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

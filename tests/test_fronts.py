@@ -10,8 +10,9 @@ from memory import Memory, kernel
 from test_behind import Unordered
 from test_pipelines import convolved
 
-from chkpt_channels import UnsupportedError, options
-from chkpt_channels.plan import Plan, make
+from chkpt_channels import UnsupportedError
+from chkpt_channels.transform import options
+from chkpt_channels.transform.plan import Plan, make
 
 CHANCE = np.random.default_rng(3)
 MEAN, STD = np.array([0.48, 0.45, 0.4]), np.array([0.22, 0.23, 0.25])

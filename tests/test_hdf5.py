@@ -11,11 +11,13 @@ import h5py
 import numpy as np
 import pytest
 
-from chkpt_channels.containers import hdf5, hdf5edit, hdf5types
-from chkpt_channels.containers.hdf5edit import NewDataset
-from chkpt_channels.errors import DamagedError, UnsupportedError
-from chkpt_channels.source import Source
-from chkpt_channels.splice import spliced
+from chkpt_channels.containers.hdf5 import editor as hdf5edit
+from chkpt_channels.containers.hdf5 import objects as hdf5types
+from chkpt_channels.containers.hdf5 import reader as hdf5
+from chkpt_channels.containers.hdf5.editor import NewDataset
+from chkpt_channels.core.errors import DamagedError, UnsupportedError
+from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.splice import spliced
 
 RANDOM = np.random.default_rng(0)
 CUBE = RANDOM.normal(size=(6, 5, 4)).astype("f4")

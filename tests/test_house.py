@@ -1,4 +1,4 @@
-"""What the code itself must keep to: no code from files, light imports, walls between the rooms."""
+"""What the code itself must keep to: the layers, no code from files, light imports, sizes. ARCHITECTURE.md says why."""
 
 from __future__ import annotations
 
@@ -6,38 +6,67 @@ import ast
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from chkpt_channels.limits import LIMITS
+from chkpt_channels.core.limits import LIMITS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "chkpt_channels"
+NAME = PACKAGE.name
 MODULES = sorted(PACKAGE.rglob("*.py"))
+LAYERS = ("cli", "api", "folders", "transform", "discovery", "formats", "containers", "storage", "core")
+"""From the top: a package imports its own modules and those of the packages to the right."""
 EXECUTING = {"eval", "exec", "compile", "__import__", "breakpoint"}
 FRAMEWORKS = {"torch", "tensorflow", "keras", "jax", "flax", "transformers", "timm", "onnxruntime"}
 UNSAFE = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "runpy", "code"}
 HEAVY = {"numpy", "ml_dtypes", "h5py", "onnx", "rich", "safetensors", "pydantic"}
 
-modules = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+UPWARD: set[tuple[str, str]] = {
+    ("formats.keras.weights_only", "discovery"),
+    ("formats.base", "discovery"),
+    ("formats.base", "transform"),
+    ("formats.onnx.checkpoint", "transform"),
+    ("formats.torch.zip_file", "transform"),
+    ("formats.torch.legacy_file", "transform"),
+    ("formats.torch.edits", "transform"),
+    ("discovery.find", "transform"),
+}
+"""Imports against the layers that are still to go: (module, package above it)."""
+PRINTING = {"cli/app.py", "cli/session.py", "cli/text.py", "cli/progress.py", "__main__.py"}
+
+modules = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 
 
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+def dotted(path: Path) -> str:
+    """A module's name inside the package."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+KNOWN = {dotted(path) for path in MODULES}
+
+
 def imports(tree: ast.AST) -> Iterator[str]:
-    """Every imported module, relative ones with their dots."""
+    """Every imported module by its whole name, and what is imported of it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = "." * node.level + (node.module or "")
-            yield base
-            yield from (
-                f"{base}.{alias.name}".replace("..", ".") if not node.module else f"{base}.{alias.name}" for alias in node.names
-            )
+            assert not node.level, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(path: Path) -> set[str]:
+    """The modules of this package that a module imports, those under TYPE_CHECKING too."""
+    names = (name.removeprefix(f"{NAME}.") for name in imports(parsed(path)) if name.startswith(f"{NAME}."))
+    found = {name if name in KNOWN else name.rpartition(".")[0] for name in names}
+    return found - {dotted(path), ""}
 
 
 def at_import(tree: ast.Module) -> Iterator[ast.AST]:
@@ -54,8 +83,33 @@ def at_import(tree: ast.Module) -> Iterator[ast.AST]:
         todo += ast.iter_child_nodes(node)
 
 
+def layer(name: str) -> str:
+    return name.partition(".")[0]
+
+
 def test_there_is_something_to_check():
-    assert len(MODULES) > 20
+    assert len(MODULES) > 100
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} == {*LAYERS}
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
+
+
+@modules
+def test_imports_go_downwards(path: Path):
+    name = dotted(path)
+    if layer(name) not in LAYERS:
+        return
+    below = LAYERS[LAYERS.index(layer(name)) :]
+    wrong = {layer(other) for other in own_imports(path) if layer(other) not in below and layer(other) in LAYERS}
+    assert {(name, other) for other in wrong} <= UPWARD
+    if layer(name) == "core":
+        assert {layer(other) for other in own_imports(path)} <= {"core"}
+    if layer(name) == "containers":
+        assert {layer(other) for other in own_imports(path)} <= {"containers", "storage", "core"}
+
+
+@pytest.mark.parametrize(("name", "other"), sorted(UPWARD))
+def test_every_exception_is_needed(name: str, other: str):
+    assert other in map(layer, own_imports(PACKAGE / f"{name.replace('.', '/')}.py"))
 
 
 @modules
@@ -66,7 +120,7 @@ def test_every_module_says_what_it_is(path: Path):
 @modules
 def test_no_code_from_files_runs(path: Path):
     tree = parsed(path)
-    tops = {name.partition(".")[0] for name in imports(tree) if not name.startswith(".")}
+    tops = {name.partition(".")[0] for name in imports(tree)}
     assert not tops & (UNSAFE | FRAMEWORKS)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
@@ -82,12 +136,6 @@ def test_nothing_heavy_is_imported_before_it_is_used(path: Path):
             assert not {name.partition(".")[0] for name in imports(node)} & HEAVY, ast.unparse(node)
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "containers").glob("*.py")), ids=lambda path: path.name)
-def test_containers_know_nothing_of_tensors(path: Path):
-    inside = {name.lstrip(".").partition(".")[0] for name in imports(parsed(path)) if name.startswith("..")}
-    assert inside <= {"collecting", "dtypes", "errors", "limits", "source", "splice"}
-
-
 def test_the_base_error_is_caught_once():
     """In the command's session: everywhere else errors go up."""
     found = [
@@ -96,7 +144,7 @@ def test_the_base_error_is_caught_once():
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.ExceptHandler) and node.type and "ChkptChannelsError" in ast.unparse(node.type)
     ]
-    assert found == ["_session.py"]
+    assert found == ["cli/session.py"]
 
 
 @modules
@@ -107,16 +155,26 @@ def test_no_assert_stands_on_what_a_file_holds(path: Path):
 
 @modules
 def test_nothing_is_printed_by_the_library(path: Path):
-    if path.name in ("cli.py", "_session.py", "__main__.py", "text.py", "_bar.py"):
+    if path.relative_to(PACKAGE).as_posix() in PRINTING:
         return
     calls = {ast.unparse(node.func) for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)}
     assert not calls & {"print", "sys.stderr.write", "warnings.warn"}
 
 
-def test_asking_every_format_runs_no_lazy_module():
-    code = (
-        "import sys; from chkpt_channels.formats import known; known(); sys.exit('chkpt_channels.containers.hdf5' in sys.modules)"
-    )
+@pytest.mark.xfail(strict=True, reason="the upward imports make circles")
+def test_no_circles():
+    """Neither between modules nor, what follows, between packages."""
+    graph = {dotted(path): own_imports(path) for path in MODULES}
+    left: defaultdict[str, set[str]] = defaultdict(set, graph)
+    while free := [name for name, others in left.items() if not others & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left
+
+
+def test_asking_every_format_opens_none():
+    reader = f"{NAME}.containers.hdf5.reader"
+    code = f"import sys; from {NAME}.formats import known; known(); sys.exit({reader!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chkpt_channels import DamagedError
-from chkpt_channels.containers.jsontree import Json
-from chkpt_channels.errors import Place
+from chkpt_channels.containers.json.editor import Json
+from chkpt_channels.core.errors import Place
 
 PLACE = Place("config.json")
 VALUES = st.recursive(

@@ -13,7 +13,7 @@ import pytest
 from common import FIXTURES, opened
 
 from chkpt_channels import UnsupportedError, UsageError, convert, inspect, verify
-from chkpt_channels.errors import DamagedError
+from chkpt_channels.core.errors import DamagedError
 
 RANDOM = np.random.default_rng(0)
 FOLDER = FIXTURES / "keras_h5"
@@ -493,7 +493,7 @@ def test_an_optimizer_cannot_lose_single_entries(tmp_path: Path):
 
 
 def test_names_with_colons_and_numbers_belong_to_their_weights():
-    from chkpt_channels.formats import _keras_optimizer
+    from chkpt_channels.formats.keras import optimizer as _keras_optimizer
 
     weights = _keras_optimizer.own_names(["stem/stem/kernel:0", "a/b/stem/kernel", "x/stem_1/kernel"])
     slots = [
@@ -510,7 +510,7 @@ def test_names_with_colons_and_numbers_belong_to_their_weights():
 
 @pytest.mark.parametrize("order", ["by weight", "by slot"])
 def test_numbered_slots_belong_to_weights_by_their_shapes(order: str):
-    from chkpt_channels.formats import _keras_optimizer
+    from chkpt_channels.formats.keras import optimizer as _keras_optimizer
 
     shapes = {"a": (3, 3), "b": (3,), "c": (3, 3), "d": (5,)}
     listed = [s for s in shapes.values() for _ in "mv"] if order == "by weight" else [*shapes.values(), *shapes.values()]

@@ -14,7 +14,7 @@ import pytest
 from common import FIXTURES, opened
 
 from chkpt_channels import UnsupportedError, convert, inspect, verify
-from chkpt_channels.errors import DamagedError
+from chkpt_channels.core.errors import DamagedError
 
 FOLDER = FIXTURES / "keras_zip"
 EVERY = sorted(path for path in FOLDER.glob("*.keras") if path.name != "no_conv.keras")

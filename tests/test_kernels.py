@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from memory import BF16, Memory, kernel
 
-from chkpt_channels.kernels import KernelChange, first_not_finite, mixed, parity
-from chkpt_channels.layout import Layout
-from chkpt_channels.mixing import Mixing, luma, mean, sum_
-from chkpt_channels.model import FirstConv
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.formats.base import FirstConv
+from chkpt_channels.transform.kernels import KernelChange, first_not_finite, mixed, parity
+from chkpt_channels.transform.mixing.matrix import Mixing, luma, mean, sum_
 
 
 @pytest.mark.parametrize("layout", ["OIHW", "IOHW", "HWIO", "HWOI", "OHWI"])

@@ -22,9 +22,10 @@ import safetensors.numpy
 from builders import conv, floats, pickled, storage, tensor
 from common import FIXTURES
 
-from chkpt_channels import atomic, convert, verify
-from chkpt_channels.atomic import Output
-from chkpt_channels.cli import run
+from chkpt_channels import convert, verify
+from chkpt_channels.cli.app import run
+from chkpt_channels.storage import atomic
+from chkpt_channels.storage.atomic import Output
 
 SIZE = 300 << 20
 MOMENTS = 50

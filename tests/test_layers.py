@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from chkpt_channels import AmbiguousError, UsageError
-from chkpt_channels.dtypes import BY_NAME
-from chkpt_channels.errors import Place
-from chkpt_channels.layers import match
-from chkpt_channels.model import Tensor
+from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.core.errors import Place
+from chkpt_channels.discovery.layer_selector import match
+from chkpt_channels.formats.base import Tensor
 
 PLACE = Place("a.pth")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chkpt_channels.layout import KNOWN, Layout
+from chkpt_channels.core.layout import KNOWN, Layout
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from builders import entry, safetensors
 from common import FIXTURES, snapshot
 from trying import Outcome, forked
 
-from chkpt_channels import cli, verify
+from chkpt_channels import verify
+from chkpt_channels.cli import app as cli
 
 EACH = ["torch_zip/conv1d.pth", "torch_zip/frozen.pt", "torch_legacy/quantised.pth", "safetensors/half.safetensors"]
 EACH += ["onnx/plain_ts.onnx", "keras_h5/channels_first.h5", "keras_zip/deflated.keras"]

@@ -11,9 +11,9 @@ import pytest
 from common import FIXTURES
 
 from chkpt_channels import SystemProblem, UsageError, verify
-from chkpt_channels.cli import run
-from chkpt_channels.manifests import Job, read
-from chkpt_channels.options import KINDS, Words, fits
+from chkpt_channels.api.manifest import Job, read
+from chkpt_channels.cli.app import run
+from chkpt_channels.transform.options import KINDS, Words, fits
 
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
 

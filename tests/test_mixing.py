@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chkpt_channels import mixing
-from chkpt_channels.dtypes import BY_NAME, numpy_dtype
-from chkpt_channels.layout import KNOWN, Layout
-from chkpt_channels.mixing import Mixing
+from chkpt_channels.core.dtypes import BY_NAME, numpy_dtype
+from chkpt_channels.core.layout import KNOWN, Layout
+from chkpt_channels.transform.mixing import matrix as mixing
+from chkpt_channels.transform.mixing.matrix import Mixing
 
 F64 = BY_NAME["F64"]
 SIZES = {"O": 3, "H": 2, "W": 3, "D": 2, "G": 4}

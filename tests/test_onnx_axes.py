@@ -8,10 +8,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chkpt_channels.formats import _onnx_axes
-from chkpt_channels.formats._onnx_axes import Axes, Piece, around, counted, holder, image_axes, opened, reshaped, size
-from chkpt_channels.formats._onnx_border import _span
-from chkpt_channels.formats._onnx_numbers import LIMIT, Number, _arithmetic
+from chkpt_channels.formats.onnx.dataflow import axes as _onnx_axes
+from chkpt_channels.formats.onnx.dataflow.axes import Axes, Piece, around, counted, holder, image_axes, opened, reshaped, size
+from chkpt_channels.formats.onnx.dataflow.padding import _span
+from chkpt_channels.formats.onnx.dataflow.shape_values import LIMIT, Number, _arithmetic
 
 CHANNEL = 1
 IMAGE = image_axes([1, 3, 8, 8])

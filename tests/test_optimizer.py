@@ -9,7 +9,7 @@ import pytest
 from memory import NET, Memory, kernel
 
 from chkpt_channels import UnsupportedError
-from chkpt_channels.optimizer import OptimizerEdits, searchable
+from chkpt_channels.transform.optimizer_state import OptimizerEdits, searchable
 
 STEM = "conv1.weight"
 

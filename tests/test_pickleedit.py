@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from test_pickletree import PLACE, PROTOCOLS, ints, objects, rebuilt
 
 from chkpt_channels import UnsupportedError
-from chkpt_channels.containers.pickleedit import edited, spell
-from chkpt_channels.containers.pickletree import Kind, Node, Tree
+from chkpt_channels.containers.pickle.editor import edited, spell
+from chkpt_channels.containers.pickle.reader import Kind, Node, Tree
 
 INTS = (
     st.integers(-(1 << 64), 1 << 64)

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chkpt_channels import DamagedError, UnsupportedError
-from chkpt_channels.containers.pickletree import Kind, Node, OutOfData, Tree, plain
-from chkpt_channels.errors import Place
+from chkpt_channels.containers.pickle.reader import Kind, Node, OutOfData, Tree, plain
+from chkpt_channels.core.errors import Place
 
 PLACE = Place("a.pth", "data.pkl")
 PROTOCOLS = (1, 2, 3, 4, 5)

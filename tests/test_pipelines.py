@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory import NET, Memory
 
-from chkpt_channels import UnsupportedError, UsageError, options
-from chkpt_channels.layout import Layout
-from chkpt_channels.pipelines import NORMS
-from chkpt_channels.plan import Plan, make
+from chkpt_channels import UnsupportedError, UsageError
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.transform import options
+from chkpt_channels.transform.mixing.normalization import NORMS
+from chkpt_channels.transform.plan import Plan, make
 
 MEAN, STD = NORMS["imagenet"]
 

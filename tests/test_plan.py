@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from memory import BF16, NET, Memory, kernel
 
-from chkpt_channels import AmbiguousError, UnsupportedError, UsageError, options
-from chkpt_channels.options import Options
-from chkpt_channels.plan import make, notices
+from chkpt_channels import AmbiguousError, UnsupportedError, UsageError
+from chkpt_channels.transform import options
+from chkpt_channels.transform.options import Options
+from chkpt_channels.transform.plan import make, notices
 
 
 def asked(to: int | str | None = "gray", **words: Any) -> Options:

@@ -10,11 +10,11 @@ import pytest
 from common import FIXTURES
 
 from chkpt_channels import UnsupportedError, UsageError, plot
-from chkpt_channels.cli import run
-from chkpt_channels.dtypes import BY_NAME
-from chkpt_channels.layout import Layout
-from chkpt_channels.model import FirstConv, Tensor
-from chkpt_channels.plotting import canonical, filters, mosaic
+from chkpt_channels.api.plot import canonical, filters, mosaic
+from chkpt_channels.cli.app import run
+from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.formats.base import FirstConv, Tensor
 
 RGB, GRAY = FIXTURES / "torch_zip" / "state_dict.pth", FIXTURES / "torch_zip" / "state_dict_gray.pth"
 

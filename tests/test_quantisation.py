@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chkpt_channels.quantisation import dequantised, requantised
+from chkpt_channels.transform.quantization import dequantised, requantised
 
 ZERO = {np.int8: st.just(0), np.uint8: st.integers(0, 255)}
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory import NET, Memory, kernel
 
-from chkpt_channels import UnsupportedError, options
-from chkpt_channels.plan import make
+from chkpt_channels import UnsupportedError
+from chkpt_channels.transform import options
+from chkpt_channels.transform.plan import make
 
 OLD = ("conv1.weight_v", "conv1.weight_g")
 NEW = ("conv1.parametrizations.weight.original1", "conv1.parametrizations.weight.original0")

@@ -8,7 +8,8 @@ from typing import Any
 
 from common import FIXTURES
 
-from chkpt_channels import AmbiguousError, Candidate, convert, inspect, report, verify
+from chkpt_channels import AmbiguousError, Candidate, convert, inspect, verify
+from chkpt_channels.api import report
 
 TRAINING = FIXTURES / "torch_zip" / "training.ckpt"
 MODULE = FIXTURES / "torch_zip" / "module.pth"

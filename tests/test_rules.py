@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory import NET, Memory, kernel
 
-from chkpt_channels import SystemProblem, UnsupportedError, UsageError, options, plan, rules
-from chkpt_channels.layout import Layout
-from chkpt_channels.model import Checkpoint, FirstConv
+from chkpt_channels import SystemProblem, UnsupportedError, UsageError
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.formats.base import Checkpoint, FirstConv
+from chkpt_channels.transform import options, plan
+from chkpt_channels.transform.mixing import rules
 
 LUMA = (0.2126, 0.7152, 0.0722)
 BT601 = (0.299, 0.587, 0.114)

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from common import FIXTURES
 
-from chkpt_channels.cli import run
+from chkpt_channels.cli.app import run
 
 RGB = str(FIXTURES / "torch_zip" / "state_dict.pth")
 TRAINING = str(FIXTURES / "torch_zip" / "training.ckpt")

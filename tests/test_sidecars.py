@@ -12,9 +12,10 @@ import pytest
 from test_behind import TAKEN
 from test_verification import write
 
-from chkpt_channels import ChkptChannelsError, DamagedError, UnsupportedError, UsageError, convert, options, verify
-from chkpt_channels.limits import LIMITS
-from chkpt_channels.sidecars import resolved, words_of
+from chkpt_channels import ChkptChannelsError, DamagedError, UnsupportedError, UsageError, convert, verify
+from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.folders.config_files import resolved, words_of
+from chkpt_channels.transform import options
 
 MEAN, STD = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
 IMAGES = {"image_mean": MEAN, "image_std": STD}

@@ -12,7 +12,7 @@ import pytest
 from common import Failing
 
 from chkpt_channels import DamagedError, SystemProblem
-from chkpt_channels.source import Source
+from chkpt_channels.storage.source import Source
 
 
 def test_reads_by_position(source: Callable[..., Source]):

@@ -14,10 +14,11 @@ from common import Failing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chkpt_channels import DamagedError, SystemProblem, splice
-from chkpt_channels.errors import Place
-from chkpt_channels.source import Source
-from chkpt_channels.splice import Splice, apply, output_size, spliced
+from chkpt_channels import DamagedError, SystemProblem
+from chkpt_channels.core.errors import Place
+from chkpt_channels.storage import splice
+from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.splice import Splice, apply, output_size, spliced
 
 PLACE = Place("out")
 DATA = bytes(range(251)) * 100

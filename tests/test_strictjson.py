@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chkpt_channels.containers import strictjson
-from chkpt_channels.errors import DamagedError, Place
-from chkpt_channels.limits import LIMITS
+from chkpt_channels.containers.json import reader as strictjson
+from chkpt_channels.core.errors import DamagedError, Place
+from chkpt_channels.core.limits import LIMITS
 
 PLACE = Place("a.json")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

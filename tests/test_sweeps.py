@@ -18,10 +18,10 @@ from common import FIXTURES, contents
 from trying import aside
 
 from chkpt_channels import ChkptChannelsError, DamagedError, convert
-from chkpt_channels.containers import apart
-from chkpt_channels.containers.zipmembers import Archive
+from chkpt_channels.containers.zip.reader import Archive
 from chkpt_channels.formats import known
-from chkpt_channels.source import Source
+from chkpt_channels.storage import isolation as apart
+from chkpt_channels.storage.source import Source
 
 sys.path.insert(0, str(FIXTURES))
 

@@ -20,7 +20,7 @@ RGB = FIXTURES / "torch_zip" / "state_dict.pth"
 SLOW = """
 import sys, time
 from chkpt_channels import splice
-import chkpt_channels.source as source
+import chkpt_channels.storage.source as source
 read = source.Source.readinto
 def slowly(self, buffer, start):
     time.sleep(PAUSE if len(buffer) > 1 << 20 else 0)
@@ -29,7 +29,7 @@ source.Source.readinto = slowly
 import os
 del os.copy_file_range
 splice.DIRECT_FROM = 1 << 60
-from chkpt_channels.cli import run
+from chkpt_channels.cli.app import run
 sys.exit(run(sys.argv[1:]))
 """
 

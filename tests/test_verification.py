@@ -14,9 +14,10 @@ from common import FIXTURES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chkpt_channels import convert, readback, verify
-from chkpt_channels.formats.torch_zip import TorchZip
-from chkpt_channels.verification import same
+from chkpt_channels import convert, verify
+from chkpt_channels.api.output import check as readback
+from chkpt_channels.api.verify import same
+from chkpt_channels.formats.torch.zip_file import TorchZip
 
 KERNEL = np.frombuffer(floats(108), "<f4").reshape(4, 3, 3, 3)
 NET = {"conv1.weight": KERNEL, "fc.weight": np.frombuffer(floats(20, 1), "<f4").reshape(5, 4)}

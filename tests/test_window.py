@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from chkpt_channels.containers.window import PAGE, Window
-from chkpt_channels.errors import DamagedError
-from chkpt_channels.splice import spliced
+from chkpt_channels.core.errors import DamagedError
+from chkpt_channels.storage.overlay import PAGE, Window
+from chkpt_channels.storage.splice import spliced
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -67,7 +67,7 @@ def test_it_remembers_the_read_that_failed_and_lets_nothing_follow(source: Calla
     def fail(*_: object) -> None:
         raise problem
 
-    monkeypatch.setattr("chkpt_channels.source.Source.readinto", fail)
+    monkeypatch.setattr("chkpt_channels.storage.source.Source.readinto", fail)
     window.seek(10)
     window.write(b"abc")  # reads the rest of the page; a library's write must not raise
     assert window.error is problem

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from test_zipmembers import Unseekable, members, read
 
 from chkpt_channels import UnsupportedError
-from chkpt_channels.containers.zipedit import Change, miniz_local, splices
-from chkpt_channels.containers.zipmembers import Archive
-from chkpt_channels.source import Source
-from chkpt_channels.splice import spliced
+from chkpt_channels.containers.zip.editor import Change, miniz_local, splices
+from chkpt_channels.containers.zip.reader import Archive
+from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.splice import spliced
 
 TORCH = FIXTURES / "torch_zip"
 ALIGNED = {"state_dict.pth": 64, "alignment4096.pth": 4096, "scripted.pt": 64}

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chkpt_channels import DamagedError, UnsupportedError, convert
-from chkpt_channels.containers import zipmembers
-from chkpt_channels.containers.zipmembers import Archive
-from chkpt_channels.source import Source
+from chkpt_channels.containers.zip import reader as zipmembers
+from chkpt_channels.containers.zip.reader import Archive
+from chkpt_channels.storage.source import Source
 
 STATE_DICT = FIXTURES / "torch_zip" / "state_dict.pth"
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from chkpt_channels import cli
-from chkpt_channels.containers import apart
-from chkpt_channels.errors import printable
+from chkpt_channels.cli import app as cli
+from chkpt_channels.core.errors import printable
+from chkpt_channels.storage import isolation as apart
 
 SECONDS = 10
 PEAK = 250 << 20

@@ -15,14 +15,14 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from .. import collecting
-from ..containers import strictjson
-from ..dtypes import BY_NAME
-from ..errors import Place
-from ..limits import LIMITS
-from ..model import Checkpoint, Edits, FlatWriter, Tensor, TensorEdit
-from ..source import Source
-from ..splice import Splice, write_at
+from chkpt_channels.containers.json import reader as strictjson
+from chkpt_channels.core import gc_pause as collecting
+from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.core.errors import Place
+from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.formats.base import Checkpoint, Edits, FlatWriter, Tensor, TensorEdit
+from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.splice import Splice, write_at
 
 CHUNK = 4 << 20
 ALIGN = 8

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
 from chkpt_channels import Report, convert
-from chkpt_channels.pipelines import NORMS
+from chkpt_channels.transform.mixing.normalization import NORMS
 
 MEAN, STD = (torch.tensor(v, dtype=torch.float64).reshape(3, 1, 1) for v in NORMS["imagenet"])
 SIDE = 224

@@ -18,7 +18,7 @@ from common import opened
 from onnx import TensorProto, numpy_helper
 from oracle import leaves
 
-from chkpt_channels.dtypes import BY_TORCH
+from chkpt_channels.core.dtypes import BY_TORCH
 
 BY_NUMPY = {row.numpy: row.name for row in reversed(BY_TORCH.values()) if row.numpy}
 ALLOWED = (

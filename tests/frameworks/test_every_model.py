@@ -15,11 +15,11 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from chkpt_channels import ChkptChannelsError
-from chkpt_channels.flow import beside
-from chkpt_channels.folders import plan
-from chkpt_channels.formats.folder import ModelFolder
-from chkpt_channels.libraries import FIXED
-from chkpt_channels.options import make
+from chkpt_channels.api.convert import beside
+from chkpt_channels.api.convert_folder import plan
+from chkpt_channels.folders.library_tables import FIXED
+from chkpt_channels.folders.model_folder import ModelFolder
+from chkpt_channels.transform.options import make
 
 TASKS = (
     "IMAGE_CLASSIFICATION", "SEMANTIC_SEGMENTATION", "UNIVERSAL_SEGMENTATION", "OBJECT_DETECTION", "DEPTH_ESTIMATION",

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from chkpt_channels import UnsupportedError, convert, verify
-from chkpt_channels.pipelines import NORMS
+from chkpt_channels.transform.mixing.normalization import NORMS
 
 MEAN, STD = (np.array(v).reshape(3, 1, 1) for v in NORMS["imagenet"])
 CHANCE = np.random.default_rng(0)

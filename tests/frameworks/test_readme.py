@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from test_folders import CASES, realistic
 from torch_networks import resnet
 
-from chkpt_channels.cli import run
+from chkpt_channels.cli.app import run
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 SIDE = 64

@@ -1,0 +1,1 @@
+"""The public functions, one module each, and the report that they return."""

@@ -1,0 +1,114 @@
+"""Whether files agree with what is said of them: kernels with declared counts, with an expectation, with a hash in the name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from chkpt_channels.api.output.naming import hash_in, sha256_of
+from chkpt_channels.api.report import Check, FileInfo, Mismatch
+from chkpt_channels.core import gc_pause as collecting
+from chkpt_channels.core.errors import AmbiguousError, UsageError
+from chkpt_channels.discovery import find as selection
+from chkpt_channels.folders import config_files as sidecars
+from chkpt_channels.folders.config_files import Sidecar
+from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
+from chkpt_channels.formats import detect, known
+from chkpt_channels.formats.base import Checkpoint, FirstConv
+from chkpt_channels.formats.unknown import LFS_POINTER
+from chkpt_channels.storage.source import Source
+from chkpt_channels.transform.mixing import rules
+
+_SKIPPED = frozenset({".git", ".cache", "__pycache__"})
+LFS = ("skip", "error")
+
+
+def expected(expect: str | int | None, lfs_pointers: str) -> int | None:
+    """The number of channels that is expected. Raises UsageError for words that mean nothing."""
+    if lfs_pointers not in LFS:
+        raise UsageError(f"--lfs-pointers is skip or error, not {lfs_pointers!r}")
+    return rules.target(expect)[0] if expect is not None else None
+
+
+def files(path: str | os.PathLike[str]) -> list[Path]:
+    """The weights that a path stands for: those of a folder, those beside a configuration, or the file itself."""
+    root = Path(path)
+    if root.is_dir():
+        return sorted(_weights(root))
+    if root.name in (CONFIG, *PREPROCESSORS) and root.is_file():
+        return sorted(file for file in root.parent.iterdir() if _is_weights(file))
+    return [root]
+
+
+def _weights(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in _SKIPPED]
+        yield from (file for name in names if _is_weights(file := Path(folder, name)))
+
+
+def _is_weights(file: Path) -> bool:
+    suffixes = {suffix for kind in known() for suffix in kind.suffixes if suffix}
+    return file.suffix.lower() in suffixes and file.is_file()
+
+
+def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_pointers: str = "skip") -> Check:
+    """Whether one file agrees with its configuration, with `expect` ("gray", "rgb" or a number), and with a hash in its name.
+
+    A Git-LFS pointer is skipped, or an error. Raises what opening raises; AmbiguousError where something is expected and the
+    first conv is not certain.
+    """
+    count = expected(expect, lfs_pointers)
+    with Source(path) as source, collecting.paused():
+        name = os.fspath(path)
+        if lfs_pointers == "skip" and source.read(0, min(len(LFS_POINTER), source.size)) == LFS_POINTER:
+            return Check(FileInfo(name, "", source.size), (), (), "a Git-LFS pointer, whose content is not here")
+        checkpoint = detect(source)(source)
+        found = sidecars.beside(Path(path).parent)
+        finding = selection.find(checkpoint, beside=sidecars.evidence(found))
+        info = FileInfo(name, checkpoint.format, source.size, checkpoint.title)
+        mismatches = list(_hash(source, Path(path)))
+        if not finding.first_convs:
+            what = "its first conv is not certain" if finding.candidates else "it holds no convolution that could see an image"
+            if count is not None:
+                hint = "inspect lists the candidates"
+                raise AmbiguousError(f"{what}: nothing to expect of it", file=name, candidates=finding.candidates, hint=hint)
+            return Check(info, (), tuple(mismatches), "" if mismatches else what)
+        mismatches += _declared(checkpoint, finding.first_convs)
+        mismatches += [m for sidecar in found for m in _configured(sidecar, Path(path).parent, finding.first_convs)]
+        mismatches += [
+            Mismatch(name, conv.tensor.name, conv.in_channels, count)
+            for conv in finding.first_convs
+            if count is not None and conv.in_channels != count
+        ]
+        return Check(info, finding.first_convs, tuple(mismatches))
+
+
+def _declared(checkpoint: Checkpoint, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
+    """What the file itself says otherwise: a graph's input, and first convs that do not take as many channels as one another."""
+    file = checkpoint.source.name
+    taken = {conv.in_channels for conv in convs}
+    if len(taken) > 1:
+        first = convs[0]
+        other = next(conv for conv in convs if conv.in_channels != first.in_channels)
+        yield Mismatch(file, other.tensor.name, other.in_channels, first.in_channels)
+    for declaration, channels in checkpoint.contradictions(convs):
+        yield Mismatch(file, declaration.where, declaration.channels, channels)
+
+
+def _configured(sidecar: Sidecar, folder: Path, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
+    """What a configuration beside it says otherwise."""
+    taken, file = {conv.in_channels for conv in convs}, str(folder / sidecar.name)
+    for where, count in sidecars.image_counts(sidecar.document):
+        if count not in taken:
+            yield Mismatch(file, where, count, convs[0].in_channels)
+    for mean, std in sidecars.pipelines(sidecar.document):
+        for path in (mean, std):
+            numbers = sidecar.document.at(path).plain
+            if isinstance(numbers, list) and len(numbers) not in {1, *taken}:
+                yield Mismatch(file, f"numbers in {'.'.join(map(str, path))}", len(numbers), convs[0].in_channels)
+
+
+def _hash(source: Source, path: Path) -> Iterator[Mismatch]:
+    if (said := hash_in(path)) and not (found := sha256_of(source)).startswith(said):
+        yield Mismatch(str(path), "SHA-256 in the name", said, found[: len(said)])

@@ -1,0 +1,106 @@
+"""What was written is opened again before it gets its name: it holds what was planned, and answers as the old file did."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from chkpt_channels.api.report import Parity
+from chkpt_channels.core.dtypes import rounded
+from chkpt_channels.core.errors import DamagedError
+from chkpt_channels.formats.base import Checkpoint
+from chkpt_channels.storage.source import Source
+from chkpt_channels.transform import kernels
+from chkpt_channels.transform.kernels import KernelChange
+from chkpt_channels.transform.parametrizations import PLAIN
+from chkpt_channels.transform.plan import Plan
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
+    """Re-open what was written: the index is as planned, the edits read back, the format's own library accepts it.
+    Returns its size. Raises RuntimeError otherwise: that is a bug of this package, and nothing is published."""
+    with Source.of_descriptor(fd, name, made_here=True) as source:
+        try:
+            after = type(before)(source)
+        except DamagedError as error:
+            raise RuntimeError(f"what was written cannot be read: {error}") from error
+        gone = {t.name for e in before.optimizer_entries if e.where in plan.edits.dropped for t in e.tensors.values()}
+        expected = {n: (t.dtype, t.shape) for n, t in before.tensors.items() if n not in gone}
+        expected |= {n: (before.tensors[n].dtype, edit.shape) for n, edit in plan.edits.tensors.items()}
+        found = {n: (t.dtype, t.shape) for n, t in after.tensors.items() if n in expected or not after.adds_tensors}
+        if found != expected:
+            raise RuntimeError(f"{name}: the written file has other tensors than planned")
+        for tensor, edit in plan.edits.tensors.items():
+            if b"".join(after.chunks(tensor)) != edit.values().tobytes():
+                raise RuntimeError(f"{name}: {tensor} does not read back as it was written")
+        if missing := missing_biases(after, plan):
+            raise RuntimeError(f"{name}: the new bias of {missing[0]} does not read back as it was written")
+        if stale := stale_declarations(after, plan):
+            raise RuntimeError(f"{name}: {stale[0]} does not say {plan.channels[1]}")
+        if os.path.isdir("/proc/self/fd"):
+            _judge(before, after, f"/proc/self/fd/{fd}")
+        return source.size
+
+
+def _judge(before: Checkpoint, after: Checkpoint, path: str) -> None:
+    """Ask the format's own library about what was written. Raises DamagedError where it refuses the source as well."""
+    try:
+        after.judge(path)
+    except Exception as error:
+        if before.is_refused():
+            raise before.source.place.damaged(f"{before.title}'s own library cannot read it: {error}") from error
+        raise
+
+
+def missing_biases(after: Checkpoint, plan: Plan) -> list[str]:
+    """The kernels that were to get a bias, and have none of its values."""
+    missing = []
+    for name, edit in plan.edits.biases.items():
+        alike = [t for t in after.tensors.values() if t.shape == edit.shape and t.dtype.floating]
+        values = edit.values()
+        if not any(rounded(values, t.dtype).tobytes() == b"".join(after.chunks(t.name)) for t in alike):
+            missing.append(name)
+    return missing
+
+
+def stale_declarations(after: Checkpoint, plan: Plan) -> list[str]:
+    """Where the converted file does not count its channels as planned."""
+    if not plan.edits or not plan.declarations:
+        return []
+    convs = [
+        k.conv._replace(tensor=after.tensors[k.conv.tensor.name], in_channels=k.mixing.new)
+        for k in plan.kernels
+        if (k.changes or plan.edits.method) and k.conv.tensor.name in after.tensors
+    ]
+    found = [*after.declarations(convs), *after.hyper_parameters(plan.channels[1])]
+    if plan.edits.method:  # what was put into the graph may say it in another place
+        return [d.where for d in found if d.channels != plan.channels[1]]
+    right = {d.where for d in found if d.channels == plan.channels[1]}
+    return [d.where for d in plan.declarations if d.where not in right]
+
+
+def parity(checkpoint: Checkpoint, plan: Plan) -> Parity | None:
+    """The largest first-layer difference over all kernels that change."""
+    changed = [k for k in plan.kernels if k.changes]
+    found = [
+        kernels.parity(checkpoint, k, checkpoint.edited_kernel(k.conv, plan.edits), _constant(checkpoint, k, plan))
+        for k in changed
+    ]
+    return Parity(max(a for a, _ in found), max(u for _, u in found)) if found else None
+
+
+def _constant(checkpoint: Checkpoint, kernel: KernelChange, plan: Plan) -> NDArray[Any] | None:
+    """What the stored bias, or the running mean, adds to a kernel's output more than before."""
+    if not kernel.mixing.offset or kernel.form is not PLAIN:
+        return None
+    if added := plan.edits.biases.get(kernel.conv.tensor.name):
+        return added.values()
+    own = checkpoint.shift_taker(kernel.conv)
+    if own is None:
+        return None
+    name, sign = own
+    constant: NDArray[Any] = plan.edits.tensors[name].values().astype("float64") - checkpoint.load(name).astype("float64")
+    return sign * constant

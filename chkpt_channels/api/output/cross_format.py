@@ -1,0 +1,116 @@
+"""A flat state dict in another container: PyTorch to safetensors and back, for those who leave pickle behind, or need it.
+
+Tensors go over one by one, their bytes as they are but for the edits. What the other container cannot keep is refused: tensors
+that share memory, things that are no tensors, names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from chkpt_channels.core.errors import Place, UsageError
+from chkpt_channels.formats.base import Checkpoint, Edits, FlatWriter, Tensor
+from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.splice import Progress
+
+
+def write(
+    checkpoint: Checkpoint,
+    edits: Edits,
+    state_dict: str | None,
+    kind: type[Checkpoint],
+    out: int,
+    place: Place,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Write one state dict, edited, to the empty file `out` as a file of another kind, open it again and compare; what was
+    written is returned, closed. `place` names the output, `progress` is called with bytes.
+
+    Raises UnsupportedError for what cannot go over, UsageError for a state dict that is not there.
+    """
+    writer = kind.flat_writer()
+    if writer is None:
+        raise TypeError(f"{kind.title} has no writer")
+    group = _group(checkpoint, state_dict)
+    kept = _kept(checkpoint, [t for t in checkpoint.tensors.values() if t.group == group], edits, writer)
+
+    def read(name: str) -> Iterator[bytes]:
+        for piece in kept[name].pieces():
+            yield piece
+            if progress:
+                progress(len(piece))
+
+    with place.trying("cannot be written"):
+        writer.write([one.tensor for one in kept.values()], read, out)
+        os.fsync(out)
+    checkpoint.source.check_unchanged()
+    return _checked(kind, out, place, kept)
+
+
+class _Kept(NamedTuple):
+    """One tensor as it goes over, with its name and shape there."""
+
+    tensor: Tensor
+    old: str
+    checkpoint: Checkpoint
+    edits: Edits
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its elements there."""
+        edit = self.edits.tensors.get(self.old)
+        return iter([edit.values().tobytes()]) if edit else self.checkpoint.chunks(self.old)
+
+
+def _group(checkpoint: Checkpoint, state_dict: str | None) -> str:
+    """The state dict that goes over, by where it stands."""
+    place = checkpoint.source.place
+    groups = list(dict.fromkeys(t.group for t in checkpoint.tensors.values()))
+    own = {t.group for entry in checkpoint.optimizer_entries for t in entry.tensors.values()}
+    models = [group for group in groups if group not in own]
+    if state_dict is not None and state_dict not in groups:
+        raise UsageError(f"no state dict is called {state_dict!r}", file=place.file, hint=_offers(models))
+    if state_dict is None and len(models) != 1:
+        raise place.unsupported(f"holds {len(models)} state dicts", hint=_offers(models))
+    group = state_dict if state_dict is not None else models[0]
+    others = checkpoint.others(group)
+    if others and (state_dict is None or any(name.startswith(f"{group}/") for name in others)):
+        named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+        raise place.unsupported(f"holds {named} besides the tensors, which would be lost", hint=_offers([group]))
+    return group
+
+
+def _offers(groups: Sequence[str]) -> str:
+    return "   or   ".join(f"--state-dict {group or repr('')}" for group in groups[:3])
+
+
+def _kept(checkpoint: Checkpoint, tensors: Sequence[Tensor], edits: Edits, writer: FlatWriter) -> dict[str, _Kept]:
+    """The tensors as they go over, by their names there."""
+    place = checkpoint.source.place
+    if shared := checkpoint.shared([t.name for t in tensors]):
+        told = f"{shared[0]} and {shared[1]} share their memory, which would be kept twice"
+        raise place.unsupported(told, hint="leave one of them out of the state dict and tie it again after loading")
+    kept = {}
+    for tensor in tensors:
+        if not writer.keeps(tensor):
+            raise place.inside(tensor.name).unsupported(f"its name, or its type {tensor.dtype.name}, cannot be kept there")
+        edit = edits.tensors.get(tensor.name)
+        there = tensor._replace(name=tensor.key, group="", shape=edit.shape if edit else tensor.shape)
+        kept[there.name] = _Kept(there, tensor.name, checkpoint, edits)
+    return kept
+
+
+def _checked(kind: type[Checkpoint], out: int, place: Place, kept: dict[str, _Kept]) -> Checkpoint:
+    """What was written, opened again: it holds these tensors, the edited ones as planned. Raises RuntimeError otherwise."""
+    with Source.of_descriptor(out, place.file, made_here=True) as source:
+        after = kind(source)
+        found = {name: (t.dtype, t.shape) for name, t in after.tensors.items()}
+        if found != {name: (one.tensor.dtype, one.tensor.shape) for name, one in kept.items()}:
+            raise RuntimeError(f"{place.file}: the written file has other tensors than planned")
+        for name, one in kept.items():
+            if one.old in one.edits.tensors and b"".join(after.chunks(name)) != b"".join(one.pieces()):
+                raise RuntimeError(f"{place.file}: {name} does not read back as it was written")
+        if os.path.isdir("/proc/self/fd"):
+            after.judge(f"/proc/self/fd/{out}")
+    return after

@@ -1,0 +1,275 @@
+"""What was found and done: one record a command, shown as text for people or as JSON for machines.
+
+Every command's JSON has the same shape; what does not apply is null or empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from chkpt_channels.core.errors import Candidate, ChkptChannelsError
+from chkpt_channels.formats.base import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
+from chkpt_channels.transform.kernels import KernelChange
+from chkpt_channels.transform.mixing.normalization import Pipeline
+
+SCHEMA_VERSION = "1.0"
+
+
+class FileInfo(NamedTuple):
+    """A file: its path, format and size in bytes."""
+
+    path: str
+    format: str
+    bytes: int
+    title: str = ""
+    sha256: str = ""
+
+
+class KernelReport(NamedTuple):
+    """One first conv, before and after."""
+
+    conv: FirstConv
+    shape_after: tuple[int, ...] | None = None
+    method: str | None = None
+    matrix: tuple[tuple[float, ...], ...] | None = None
+    offset: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, kernel: KernelChange, prefix: str = "") -> KernelReport:
+        """What becomes of a planned kernel; `prefix` stands before its name."""
+        conv = kernel.conv._replace(tensor=kernel.conv.tensor._replace(name=prefix + kernel.conv.tensor.name))
+        return cls(conv, kernel.shape, kernel.mixing.method, kernel.mixing.matrix, kernel.mixing.offset)
+
+
+class DeclarationChange(NamedTuple):
+    """A channel count outside tensors, before and after."""
+
+    where: str
+    before: Any
+    after: Any
+    file: str = ""
+
+
+class Parity(NamedTuple):
+    """The largest difference of first-layer activations on a random image, absolute and in units in the last place."""
+
+    max_abs: float
+    max_ulp: float
+
+
+class Difference(NamedTuple):
+    """What `verify` found: a tensor or a declaration, and what is wrong with it."""
+
+    key: str
+    message: str
+
+
+class Mismatch(NamedTuple):
+    """What `check` found: in which file, at which place, what stands there and what should."""
+
+    file: str
+    where: str
+    found: Any
+    expected: Any
+
+
+class Check(NamedTuple):
+    """Whether a file agrees with what is said of it. `skipped` says why it was not looked at, "" where it was."""
+
+    input: FileInfo
+    first_convs: tuple[FirstConv, ...]
+    mismatches: tuple[Mismatch, ...]
+    skipped: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Nothing disagrees."""
+        return not self.mismatches
+
+    def result(self) -> dict[str, Any]:
+        """The JSON record."""
+        counts = {conv.in_channels for conv in self.first_convs}
+        return _result(
+            "skipped" if self.skipped else "agrees" if self.ok else "disagrees",
+            self.input,
+            in_channels={"before": counts.pop(), "after": None} if len(counts) == 1 else None,
+            first_convs=[_conv_record(KernelReport(conv)) for conv in self.first_convs],
+            differences=[
+                {"key": f"{m.file}: {m.where}", "message": f"found {m.found}, expected {m.expected}"} for m in self.mismatches
+            ],
+            warnings=[{"code": "skipped", "message": self.skipped}] if self.skipped else [],
+        )
+
+
+class Inspection(NamedTuple):
+    """What a file holds. `first_convs` is empty where none could be told; `candidates` lists what was considered otherwise."""
+
+    input: FileInfo
+    first_convs: tuple[FirstConv, ...]
+    candidates: tuple[Candidate, ...]
+    declarations: tuple[Declaration, ...]
+    tensors: tuple[Tensor, ...]
+    optimizer: tuple[OptimizerEntry, ...]
+    warnings: tuple[Notice, ...]
+
+    def result(self) -> dict[str, Any]:
+        """The JSON record."""
+        counts = {conv.in_channels for conv in self.first_convs}
+        return _result(
+            "inspected",
+            self.input,
+            in_channels={"before": counts.pop(), "after": None} if len(counts) == 1 else None,
+            first_convs=[_conv_record(KernelReport(conv)) for conv in self.first_convs],
+            candidates=[_candidate_record(c) for c in self.candidates],
+            declarations=[
+                {"file": self.input.path, "where": d.where, "before": d.channels, "after": None} for d in self.declarations
+            ],
+            tensors={"total": len(self.tensors), "changed": 0},
+            warnings=_warning_records(self.warnings),
+        )
+
+
+class Report(NamedTuple):
+    """What a conversion did. `status` is converted, unchanged or would_convert; `target` is the path of the output, which
+    `output` describes if it was written; `why` says why the method is what it is where that was left open; `candidates` are
+    tensors that were considered and not taken; `pipeline` is what is to feed the result, where that was asked about;
+    `options` are the words that the conversion was asked for with."""
+
+    status: str
+    input: FileInfo
+    target: str
+    output: FileInfo | None
+    in_channels: tuple[int, int]
+    kernels: tuple[KernelReport, ...]
+    declarations: tuple[DeclarationChange, ...]
+    tensors_total: int
+    changed: tuple[str, ...]
+    parameters_fewer: int
+    parity: Parity | None
+    warnings: tuple[Notice, ...]
+    load_line: str
+    seconds: float
+    why: str = ""
+    candidates: tuple[Candidate, ...] = ()
+    pipeline: Pipeline | None = None
+    options: Mapping[str, Any] = {}
+
+    def result(self) -> dict[str, Any]:
+        """The JSON record."""
+        shown = next((k for k in self.kernels if k.method != "identity"), self.kernels[0])
+        return _result(
+            self.status,
+            self.input,
+            output=_output_record(self.output),
+            in_channels={"before": self.in_channels[0], "after": self.in_channels[1]},
+            method=shown.method,
+            options=dict(self.options),
+            method_why=self.why or None,
+            pipeline=_pipeline_record(self.pipeline),
+            matrix=[list(row) for row in shown.matrix or ()],
+            offset=list(shown.offset) or None,
+            first_convs=[_conv_record(kernel) for kernel in self.kernels],
+            candidates=[_candidate_record(c) for c in self.candidates],
+            declarations=[
+                {"file": d.file or self.input.path, "where": d.where, "before": d.before, "after": d.after}
+                for d in self.declarations
+            ],
+            tensors={"total": self.tensors_total, "changed": len(self.changed)},
+            parity={"max_abs": self.parity.max_abs, "max_ulp": self.parity.max_ulp} if self.parity else None,
+            warnings=_warning_records(self.warnings),
+        )
+
+
+class Verification(NamedTuple):
+    """Whether a file is the conversion of another. `differences` is empty where it is."""
+
+    input: FileInfo
+    output: FileInfo
+    in_channels: tuple[int, int]
+    kernels: tuple[KernelReport, ...]
+    identical: int
+    tensors_total: int
+    differences: tuple[Difference, ...]
+    warnings: tuple[Notice, ...]
+
+    @property
+    def ok(self) -> bool:
+        """No difference was found."""
+        return not self.differences
+
+    def result(self) -> dict[str, Any]:
+        """The JSON record."""
+        shown = self.kernels[0] if self.kernels else None
+        return _result(
+            "identical" if self.ok else "different",
+            self.input,
+            output=_output_record(self.output),
+            in_channels={"before": self.in_channels[0], "after": self.in_channels[1]},
+            method=shown.method if shown else None,
+            matrix=[list(row) for row in (shown.matrix if shown else None) or ()],
+            offset=list(shown.offset) or None if shown else None,
+            first_convs=[_conv_record(kernel) for kernel in self.kernels],
+            tensors={"total": self.tensors_total, "changed": self.tensors_total - self.identical},
+            differences=[{"key": d.key, "message": d.message} for d in self.differences],
+            warnings=_warning_records(self.warnings),
+        )
+
+
+def failed(path: str, error: ChkptChannelsError) -> dict[str, Any]:
+    """The JSON record of a file that was refused."""
+    candidates = [_candidate_record(c) for c in error.candidates]
+    return _result(
+        "failed",
+        FileInfo(path, "", 0),
+        error={"code": error.code, "message": str(error), "candidates": candidates},
+        candidates=candidates,
+    )
+
+
+def document(command: str, exit_code: int, results: Sequence[dict[str, Any]], version: str) -> dict[str, Any]:
+    """The one JSON object that a command prints."""
+    tool = {"name": "chkpt-channels", "version": version}
+    return {"schema_version": SCHEMA_VERSION, "tool": tool, "command": command, "exit_code": exit_code, "results": list(results)}
+
+
+def _result(status: str, file: FileInfo, **given: Any) -> dict[str, Any]:
+    empty: dict[str, Any] = {
+        "output": None, "in_channels": None, "method": None, "method_why": None, "matrix": None, "offset": None,
+        "pipeline": None, "options": {},
+        "first_convs": [], "candidates": [], "declarations": [], "tensors": None, "parity": None, "differences": [],
+        "warnings": [], "error": None,
+    }  # fmt: skip
+    about = {"path": file.path, "format": file.format or None, "bytes": file.bytes if file.format else None}
+    return {"status": status, "input": about, **empty, **given}
+
+
+def _conv_record(kernel: KernelReport) -> dict[str, Any]:
+    tensor = kernel.conv.tensor
+    return {
+        "key": tensor.name,
+        "layout": str(kernel.conv.layout) if kernel.conv.layout else None,
+        "dtype": tensor.dtype.name,
+        "shape_before": list(tensor.shape),
+        "shape_after": list(kernel.shape_after) if kernel.shape_after is not None else None,
+        "found_by": kernel.conv.found_by,
+        "why": kernel.conv.why,
+    }
+
+
+def _output_record(output: FileInfo | None) -> dict[str, Any] | None:
+    return {"path": output.path, "bytes": output.bytes, "sha256": output.sha256 or None} if output else None
+
+
+def _pipeline_record(pipeline: Pipeline | None) -> dict[str, Any] | None:
+    if pipeline is None:
+        return None
+    return {"mean": list(pipeline.mean), "std": list(pipeline.std), "input_range": pipeline.top}
+
+
+def _candidate_record(candidate: Candidate) -> dict[str, Any]:
+    return {"key": candidate.key, "shape": list(candidate.shape), "why_not": candidate.why_not}
+
+
+def _warning_records(warnings: Sequence[Notice]) -> list[dict[str, str]]:
+    return [{"code": w.code, "message": w.message} for w in warnings]

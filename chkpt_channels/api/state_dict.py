@@ -1,0 +1,101 @@
+"""A state dict that is in memory already: numpy arrays, or tensors of the framework that the caller has imported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any, Unpack, cast
+
+from chkpt_channels.core.dtypes import BY_NAME, BY_TORCH, DType, numpy_dtype
+from chkpt_channels.core.errors import Place, UsageError
+from chkpt_channels.formats.base import Checkpoint, Edits, Tensor
+from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.splice import Splice
+from chkpt_channels.transform import options as asking
+from chkpt_channels.transform import plan as planning
+from chkpt_channels.transform.options import Words
+
+NAME = "state dict"
+
+
+class StateDict(Checkpoint):
+    """A flat mapping of names to arrays or tensors. Raises UsageError for anything else."""
+
+    title = NAME
+    suffixes = frozenset()
+    ordered = True
+
+    def __init__(self, arrays: Mapping[str, Any]) -> None:
+        place = Place(NAME)
+        super().__init__(cast("Source", SimpleNamespace(place=place, name=NAME, size=0)))
+        self.arrays = arrays
+        for name, array in arrays.items():
+            if not isinstance(name, str) or not hasattr(array, "shape") or not hasattr(array, "dtype"):
+                hint = f"pass state_dict[{name!r}]" if isinstance(array, Mapping) else ""
+                raise UsageError(f"{name!r} is a {type(array).__name__}, not an array", file=NAME, hint=hint)
+            self.tensors[name] = Tensor(name, _dtype(array, name), tuple(int(size) for size in array.shape))
+
+    @property
+    def torch(self) -> bool:
+        """Whether the values are PyTorch's, and so lie as its kernels do."""
+        return any(_is_torch(array) for array in self.arrays.values())
+
+    @classmethod
+    def sniff(cls, source: Source) -> bool:
+        """No file is one."""
+        return False
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The whole tensor at once: it is in memory."""
+        yield _raw(self.arrays[name])
+
+    def splices(self, edits: Edits) -> list[Splice]:
+        """There is no file."""
+        raise TypeError("a state dict in memory has no bytes to splice")
+
+
+def convert_state_dict(state_dict: Mapping[str, Any], to: str | int | None = None, **words: Unpack[Words]) -> dict[str, Any]:
+    """A new dict with the first convs changed to `to` input channels ("gray" without it, as in `convert`) and the options of
+    `options.Words`. What does not change is the very same object; what does is an array, or a tensor on the same device.
+
+    Raises UsageError, AmbiguousError, UnsupportedError as `convert` does.
+    """
+    checkpoint = StateDict(state_dict)
+    plan = planning.make(checkpoint, asking.aimed(to, words))
+    changed = {
+        name: _like(state_dict[name], edit.values(), checkpoint.tensors[name].dtype) for name, edit in plan.edits.tensors.items()
+    }
+    return {name: changed.get(name, array) for name, array in state_dict.items()}
+
+
+def _is_torch(array: Any) -> bool:
+    return type(array).__module__.partition(".")[0] == "torch"
+
+
+def _dtype(array: Any, name: str) -> DType:
+    spelled = str(array.dtype).removeprefix("torch.")
+    rows = BY_TORCH if _is_torch(array) else {row.numpy: row for row in reversed(BY_NAME.values()) if row.numpy}
+    if spelled not in rows:
+        raise UsageError(f"{name} is of the type {spelled}, which is not known", file=NAME)
+    return rows[spelled]
+
+
+def _raw(array: Any) -> bytes:
+    if not _is_torch(array):
+        import numpy as np
+
+        return np.ascontiguousarray(array).tobytes()
+    torch = sys.modules["torch"]  # whoever made the tensor has imported it
+    plain = array.detach().cpu().contiguous().reshape(-1)
+    raw: bytes = plain.view(torch.uint8).numpy().tobytes()
+    return raw
+
+
+def _like(old: Any, values: Any, dtype: DType) -> Any:
+    """The new values as what the old ones were."""
+    if not _is_torch(old):
+        return values.astype(numpy_dtype(dtype), copy=False)
+    torch = sys.modules["torch"]
+    made = torch.frombuffer(bytearray(values.tobytes()), dtype=old.dtype).reshape(values.shape)
+    return made.to(old.device)

@@ -1,0 +1,229 @@
+"""Two files: everything that was not to change is identical, and the kernels obey the formula to the last bit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from chkpt_channels.api.convert import beside
+from chkpt_channels.api.output.check import missing_biases, stale_declarations
+from chkpt_channels.api.output.naming import CHUNK, Path_, is_folder, open_source
+from chkpt_channels.api.report import Difference, FileInfo, KernelReport, Verification
+from chkpt_channels.core.dtypes import rounded
+from chkpt_channels.discovery import find as selection
+from chkpt_channels.folders.model_folder import ModelFolder
+from chkpt_channels.formats import detect
+from chkpt_channels.formats.base import Checkpoint, TensorEdit
+from chkpt_channels.storage.source import Source
+from chkpt_channels.transform import options as asking
+from chkpt_channels.transform import plan as planning
+from chkpt_channels.transform.kernels import KernelChange
+from chkpt_channels.transform.mixing import matrix as mixing
+from chkpt_channels.transform.options import Options, Words
+from chkpt_channels.transform.plan import Plan
+
+if TYPE_CHECKING:
+    from chkpt_channels.api.convert_folder import Planned
+
+
+def verify(original: Path_, converted: Path_, to: str | int | None = None, **words: Unpack[Words]) -> Verification:
+    """Whether `converted` is what converting `original` gives, with the same options; without `to` the number of channels is
+    read off `converted`. Both may be model folders. Raises what opening or planning raises; differences are no errors."""
+    options = beside(original, asking.make(to, **words))
+    if is_folder(original) and is_folder(converted):
+        return _verify_folders(original, converted, options)
+    with open_source(original) as source, open_source(converted) as second:
+        before, after = detect(source)(source), detect(second)(second)
+        plan = planning.make(before, _aimed(options, before, after))
+        differences, identical = _compare(before, after, plan)
+        return Verification(
+            FileInfo(source.name, before.format, source.size, before.title),
+            FileInfo(second.name, after.format, second.size, after.title),
+            plan.channels,
+            tuple(map(KernelReport.of, plan.kernels)),
+            identical,
+            len(before.tensors),
+            tuple(differences),
+            plan.notices,
+        )
+
+
+def is_current(original: Path_, converted: Path_, to: str | int | None = None, **words: Unpack[Words]) -> Verification:
+    """As `verify`, for a derived file that may be missing: that is a difference too."""
+    if os.path.lexists(converted):
+        return verify(original, converted, to, **words)
+    info = [FileInfo(os.fspath(path), "", 0) for path in (original, converted)]
+    return Verification(info[0], info[1], (0, 0), (), 0, 0, (Difference(os.fspath(converted), "is missing"),), ())
+
+
+def _verify_folders(original: Path_, converted: Path_, options: Options) -> Verification:
+    from chkpt_channels.api import convert_folder as folders
+
+    with ModelFolder(original, follow_links=True) as first, ModelFolder(converted, follow_links=True) as second:
+        pairs = [(part, other) for part in first.parts for other in second.parts if part.name == other.name]
+        if not pairs:
+            raise second.place.unsupported(f"has no weights called like those of {original}")
+        if options.rule.to is None:
+            options = _aimed(options, *(folder.open(part) for folder, part in zip((first, second), pairs[0], strict=True)))
+        planned = folders.plan(first, options)
+        opened = {part.name: second.open(part) for part in second.parts}
+        differences, identical = [], 0
+        for part, before, plan in planned.parts:
+            if part.name not in opened:
+                differences.append(Difference(part.name, "is missing"))
+                continue
+            found, same = _compare(before, opened[part.name], plan)
+            differences += [Difference(f"{part.name}/{d.key}", d.message) for d in found]
+            identical += same
+        differences += _other_files(first, second, planned)
+        return Verification(
+            FileInfo(os.fspath(original), "folder", 0, "model folder"),
+            FileInfo(os.fspath(converted), "folder", 0, "model folder"),
+            planned.channels,
+            planned.kernel_reports,
+            identical,
+            sum(len(before.tensors) for _, before, _ in planned.parts),
+            tuple(differences),
+            planned.notices,
+        )
+
+
+def _other_files(first: ModelFolder, second: ModelFolder, planned: Planned) -> Iterator[Difference]:
+    """What is wrong with the files that are no converted weights: configurations are as planned, all others the same bytes."""
+    weights, documents = {name for part, _, _ in planned.parts for name in part.files}, planned.edited_documents()
+    for name in first.files:
+        if name in weights:
+            continue
+        if name not in second.files:
+            yield Difference(name, "is missing")
+        elif name in documents:
+            if not same([documents[name]], _pieces(second.path / name)):
+                yield Difference(name, "is not what the conversion makes of it")
+        elif not same(_pieces(first.path / name), _pieces(second.path / name)):
+            yield Difference(name, "differs, and was not to change")
+    yield from (Difference(name, "is new, and was not in the original") for name in second.files if name not in first.files)
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with Source(path) as source:
+        for at in range(0, source.size, CHUNK):
+            yield source.read(at, min(at + CHUNK, source.size))
+
+
+def _aimed(options: Options, before: Checkpoint, after: Checkpoint) -> Options:
+    """The options with the target that the converted file shows, where none was given."""
+    if options.rule.to is not None:
+        return options
+    return options._replace(rule=options.rule._replace(to=_target(before, after, options)).checked())
+
+
+def _target(before: Checkpoint, after: Checkpoint, options: Options) -> int:
+    """The channel count of the converted file, at the place where the original keeps its own."""
+    if options.inputs:
+        after.name_images(options.inputs)
+    declared = after.declarations(selection.find(after).first_convs)
+    if declared:
+        return declared[0].channels
+    convs = selection.select(before, options).first_convs
+    for conv in convs:
+        tensor, layout = after.tensors.get(conv.tensor.name), conv.layout
+        if tensor is not None and layout is not None and len(tensor.shape) == len(layout.axes):
+            axis = layout.channel_axis
+            return max(tensor.shape[axis] * conv.in_channels // conv.tensor.shape[axis], 1)
+    return convs[0].in_channels
+
+
+def _compare(before: Checkpoint, after: Checkpoint, plan: Plan) -> tuple[list[Difference], int]:
+    differences: list[Difference] = []
+    identical = 0
+    by_name = {k.conv.tensor.name: k for k in plan.kernels}
+    gone = {t.name for e in before.optimizer_entries if e.where in plan.edits.dropped for t in e.tensors.values()}
+    for name, tensor in before.tensors.items():
+        edit = plan.edits.tensors.get(name)
+        shape = edit.shape if edit else tensor.shape
+        other = after.tensors.get(name)
+        if name in gone:
+            found = "is still there, though dropped" if other else ""
+        elif other is None:
+            found = "is missing"
+        elif (other.dtype, other.shape) != (tensor.dtype, shape):
+            found = f"is {other.dtype.name} {list(other.shape)}, not {tensor.dtype.name} {list(shape)}"
+        elif edit and not same([edit.values().tobytes()], after.chunks(name)):
+            found = (
+                _kernel_difference(before, after, by_name[name], plan) if name in by_name else _part_difference(after, name, edit)
+            )
+        elif edit:
+            found = ""
+        else:
+            found = "" if same(before.chunks(name), after.chunks(name)) else "differs, and was not to change"
+            if found and name in by_name:
+                found += _known(before, after, by_name[name])
+            identical += not found
+        if found:
+            differences.append(Difference(name, found))
+    new = [n for n in after.tensors if n not in before.tensors and not _is_added(before, after, plan, n)]
+    differences += [Difference(n, "is new, and was not in the original") for n in new]
+    differences += [Difference(n, "has no new bias that takes the constant, or a wrong one") for n in missing_biases(after, plan)]
+    differences += [Difference(where, f"does not say {plan.channels[1]}") for where in stale_declarations(after, plan)]
+    return differences, identical
+
+
+def _part_difference(after: Checkpoint, name: str, edit: TensorEdit) -> str:
+    """What is wrong with a tensor that follows the kernel."""
+    if edit.part == "optimizer state":
+        return "was not reset"
+    expected, found = edit.values().astype("float64"), after.load(name).astype("float64")
+    worst = float(abs(expected - found.reshape(expected.shape)).max())
+    return f"the {edit.part} is not what the conversion makes of it: largest difference {worst:.3g}"
+
+
+def _is_added(before: Checkpoint, after: Checkpoint, plan: Plan, name: str) -> bool:
+    """Whether a new tensor is what a conversion adds: the old values for others that shared a tensor, or a bias."""
+    if not before.adds_tensors:
+        return False
+    found, dtype = b"".join(after.chunks(name)), after.tensors[name].dtype
+    kept = (b"".join(before.chunks(edited)) for edited in plan.edits.tensors)
+    biases = (rounded(edit.values(), dtype).tobytes() for edit in plan.edits.biases.values())
+    return any(found == expected for expected in (*kept, *biases))
+
+
+def _kernel_difference(before: Checkpoint, after: Checkpoint, kernel: KernelChange, plan: Plan) -> str:
+    """What is wrong with a kernel: which known rule it obeys instead, if any, otherwise how far off it is."""
+    import numpy as np
+
+    if known := _known(before, after, kernel):
+        return f"{known.removeprefix(': ')}, not {kernel.mixing.method}"
+    expected = plan.edits.tensors[kernel.conv.tensor.name].values().astype(np.float64)
+    written = after.load(kernel.conv.tensor.name).astype(np.float64)
+    worst = float(np.abs(expected - written.reshape(expected.shape)).max())
+    return f"is not the {kernel.mixing.method} of the original: largest difference {worst:.3g}"
+
+
+def _known(before: Checkpoint, after: Checkpoint, kernel: KernelChange) -> str:
+    """ ": this is mean" for a kernel that obeys a known rule, else nothing."""
+    conv = kernel.conv
+    if not conv.tensor.dtype.floating or conv.groups > 1:
+        return ""
+    old, written = before.load(conv.tensor.name), after.load(conv.tensor.name).tobytes()
+    view = kernel.layout.view(conv.tensor.shape, conv.in_channels)
+    for rule in mixing.known_rules(kernel.mixing.old, kernel.mixing.new):
+        if rule.apply(old, view, conv.tensor.dtype).tobytes() == written:
+            return f": this is {rule.method}"
+    return ""
+
+
+def same(a: Iterable[bytes], b: Iterable[bytes]) -> bool:
+    """Whether two streams of bytes are equal, however they are cut."""
+    rest_a, rest_b = b"", b""
+    pieces_a, pieces_b = iter(a), iter(b)
+    while True:
+        rest_a = rest_a or next(pieces_a, b"")
+        rest_b = rest_b or next(pieces_b, b"")
+        if not rest_a or not rest_b:
+            return not rest_a and not rest_b
+        size = min(len(rest_a), len(rest_b))
+        if rest_a[:size] != rest_b[:size]:
+            return False
+        rest_a, rest_b = rest_a[size:], rest_b[size:]

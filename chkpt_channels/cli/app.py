@@ -1,0 +1,306 @@
+"""The command line: parse, one library call, print, exit code. Reports go to stdout, messages and progress to stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from chkpt_channels import __version__
+from chkpt_channels.cli.params import takes_options
+from chkpt_channels.cli.session import DEBUG, Session, progress, session
+from chkpt_channels.core import interrupts as _interrupts
+
+if TYPE_CHECKING:
+    from chkpt_channels.api.manifest import Job
+    from chkpt_channels.transform.options import Words
+
+INTERRUPTED = 130
+NO_ROOM = 5
+BUG = 70
+
+app = typer.Typer(
+    name="chkpt-channels",
+    help="Change the input channels of a trained checkpoint: RGB to gray, gray to RGB, RGB to N bands.",
+    epilog="chkpt-channels convert resnet50.pth --to gray -o resnet50_gray.pth",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+FORMATS = ("human", "json", "jsonl")
+
+
+def _known_format(name: str | None) -> str | None:
+    if name is not None and name not in FORMATS:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(FORMATS)}")
+    return name
+
+
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--output-format", metavar="human|json|jsonl", callback=_known_format, help="How the report is printed; --json is json."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print the matrix too, and what else was considered.")]
+To = Annotated[str | None, typer.Option(metavar="gray|rgb|bgr|rgba|N", help="The new input channels.", show_default=False)]
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        print(f"chkpt-channels {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: chkpt-channels convert resnet50.pth --to gray -o resnet50_gray.pth")
+@takes_options
+def convert(
+    src: Annotated[list[str] | None, typer.Argument(metavar="SRC…", help="Checkpoints or model folders; - is stdin.")] = None,
+    *,
+    to: To = None,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="DST", help="The result; - is standard output. [<stem>_<to><ext>]")
+    ] = None,
+    words: dict[str, Any],
+    output_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Where the results go, under their usual names.")] = None,
+    jobs: Annotated[
+        int, typer.Option("-j", "--jobs", metavar="N", help="How many to convert at once. [1]", show_default=False)
+    ] = 1,
+    manifest: Annotated[str | None, typer.Option(metavar="FILE", help="The [[convert]] tables of a TOML file instead.")] = None,
+    sidecar_files: Annotated[
+        bool, typer.Option("--sidecars", help="Write the configurations beside SRC beside DST too.")
+    ] = False,
+    hard_link: Annotated[
+        bool, typer.Option("--hard-link", help="In a folder, link the files that do not change.", hidden=True)
+    ] = False,
+    sha256: Annotated[bool, typer.Option("--sha256", help="Report the SHA-256 of the result.", hidden=True)] = False,
+    hash_name: Annotated[
+        bool, typer.Option("--hash-name", help="Put its first 8 digits into the name, as torch.hub does.", hidden=True)
+    ] = False,
+    state_dict: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="What goes into another container: -o x.safetensors from x.pth, or back.", hidden=True),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Say whether DST is what converting gives now; write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Print the matrix and the formula in use; write nothing.")] = False,
+    report_to: Annotated[
+        str | None, typer.Option("--report", metavar="FILE", help="Write the JSON report to FILE too.", hidden=True)
+    ] = None,
+    output_format: Format = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write SRC with its first convs changed to other input channels."""
+    from chkpt_channels.api import batch
+    from chkpt_channels.api.output.naming import Settings
+    from chkpt_channels.cli import text
+
+    sources = src or []
+    with (
+        session("convert", output_format, as_json=as_json, report_to=sys.stderr if output == "-" else sys.stdout) as shown,
+        shown.file((sources or [manifest or ""])[0]),
+        shown.saved(report_to, force=force),
+    ):
+        every = _jobs(sources, output, to, words, manifest)
+        every = batch.into(output_dir, every) if output_dir is not None else every
+        for job in every if check else ():
+            with shown.file(job.src):
+                _check_one(shown, job, quiet=quiet)
+        settings = Settings(force, dry_run or explain, hard_link, sidecar_files, sha256, hash_name, state_dict)
+        with progress(quiet) as bar:
+            for job, outcome in () if check else zip(every, batch.run(every, settings, jobs, bar), strict=True):
+                with shown.file(job.src):
+                    report = outcome()
+                    lines = text.explained(report) if explain else text.converted(report, verbose=verbose)
+                    shown.add(report.result(), [] if quiet else lines, [] if quiet or explain else text.notes(report))
+    raise typer.Exit(shown.exit_code)
+
+
+def _jobs(src: list[str], output: str | None, to: str | None, words: dict[str, Any], manifest: str | None) -> list[Job]:
+    """What is to be converted: the sources of the command line, or those of the manifest."""
+    from chkpt_channels.api import manifest as manifests
+    from chkpt_channels.core.errors import UsageError
+    from chkpt_channels.transform.options import tells_channels
+
+    if manifest is not None:
+        if src or output or to or words:
+            raise UsageError("--manifest says what to convert, to what and how: nothing else does", file=manifest)
+        return manifests.read(manifest)
+    if not src:
+        raise UsageError("a source is needed", hint="chkpt-channels convert SRC --to gray, or --manifest FILE")
+    if to is None and not tells_channels(cast("Words", words)):
+        raise UsageError("a target is needed", hint="--to gray, rgb, bgr, rgba or a number of channels")
+    if len(src) > 1 and output:
+        raise UsageError(f"{len(src)} sources cannot become one output", hint="--output-dir DIR")
+    return [manifests.Job(name, output, to, cast("Words", words)) for name in src]
+
+
+def _check_one(shown: Session, job: Job, *, quiet: bool) -> None:
+    """Whether a derived file is what converting its source gives now."""
+    from chkpt_channels.api.convert import derived_path
+    from chkpt_channels.api.verify import is_current
+    from chkpt_channels.cli import text
+
+    found = is_current(job.src, job.dst or derived_path(job.src, job.to, job.words), job.to, **job.words)
+    shown.add(found.result(), [] if quiet and found.ok else text.verified(found))
+    if not found.ok:
+        shown.exit_code = max(shown.exit_code, 1)
+
+
+@app.command(epilog="Example: chkpt-channels inspect epoch_12.ckpt --all")
+def inspect(
+    src: Annotated[list[str], typer.Argument(metavar="SRC…", help="Checkpoints; - is standard input.")],
+    everything: Annotated[bool, typer.Option("--all", help="List every tensor.")] = False,
+    output_format: Format = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="List what was considered and not taken, and why.")] = False,
+) -> None:
+    """Say what a checkpoint holds: format, first convs with layout and evidence, tensors."""
+    from chkpt_channels import inspect as library
+    from chkpt_channels.cli import text
+
+    with session("inspect", output_format, as_json=as_json) as shown:
+        for path in src:
+            with shown.file(path):
+                inspection = library(path)
+                lines = text.inspected(inspection, everything=everything, verbose=verbose)
+                shown.add(inspection.result(), [] if quiet else lines)
+    raise typer.Exit(shown.exit_code)
+
+
+@app.command(epilog="Example: chkpt-channels verify resnet50.pth resnet50_gray.pth")
+@takes_options
+def verify(
+    original: Annotated[str, typer.Argument(metavar="ORIGINAL", help="The checkpoint before.")],
+    converted: Annotated[str, typer.Argument(metavar="CONVERTED", help="The checkpoint after.")],
+    *,
+    to: Annotated[
+        str | None, typer.Option(metavar="gray|rgb|bgr|rgba|N", help="The target; without it the count is read off CONVERTED.")
+    ] = None,
+    words: dict[str, Any],
+    report: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The report of the conversion (convert --report): its options hold.")
+    ] = None,
+    output_format: Format = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say whether CONVERTED is the conversion of ORIGINAL: all else identical, the kernel right to the last bit."""
+    from pathlib import Path
+
+    from chkpt_channels import verify as library
+    from chkpt_channels.cli import text
+    from chkpt_channels.folders.config_files import words_of
+
+    with session("verify", output_format, as_json=as_json) as shown, shown.file(original):
+        told = words_of(Path(report)) if report else {}
+        found = library(original, converted, to or told.pop("to", None), **{**told, **words})
+        shown.add(found.result(), [] if quiet else text.verified(found))
+        shown.exit_code = max(shown.exit_code, 0 if found.ok else 1)
+    raise typer.Exit(shown.exit_code)
+
+
+@app.command(epilog="Example: chkpt-channels check models/ --expect gray")
+def check(
+    path: Annotated[list[str], typer.Argument(metavar="PATH…", help="Checkpoints, configurations or folders of them.")],
+    expect: Annotated[str | None, typer.Option(metavar="gray|rgb|N", help="The input channels that each must have.")] = None,
+    lfs_pointers: Annotated[
+        str, typer.Option(metavar="skip|error", help="What becomes of Git-LFS pointers. [skip]", show_default=False)
+    ] = "skip",
+    output_format: Format = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say whether kernels agree with every declared channel count, with an expectation, and with a hash in the name."""
+    from chkpt_channels import check as library
+    from chkpt_channels.api.check import files
+    from chkpt_channels.cli import text
+
+    with session("check", output_format, as_json=as_json) as shown:
+        for file in dict.fromkeys(str(file) for one in path for file in files(one)):
+            with shown.file(file):
+                found = library(file, expect, lfs_pointers=lfs_pointers)
+                shown.add(found.result(), [] if quiet and found.ok else text.checked(found))
+                shown.exit_code = max(shown.exit_code, 0 if found.ok else 1)
+    raise typer.Exit(shown.exit_code)
+
+
+@app.command(epilog="Example: chkpt-channels plot resnet50.pth resnet50_gray.pth -o kernels.png")
+def plot(
+    before: Annotated[str, typer.Argument(metavar="A", help="A checkpoint.")],
+    after: Annotated[str | None, typer.Argument(metavar="B", help="Another one, beside it.")] = None,
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="FILE", help="The picture: .png, .svg or .pdf.")
+    ] = "kernels.png",
+) -> None:
+    """Draw the filters of the first conv, before and after, with their norms and the energy of each channel."""
+    from chkpt_channels import plot as library
+
+    with session("plot", None, as_json=False) as shown, shown.file(before):
+        print(library(before, after, output))
+    raise typer.Exit(shown.exit_code)
+
+
+@app.command(epilog="Example: chkpt-channels schema > report.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of the reports."""
+    from importlib.resources import files
+
+    print(files("chkpt_channels").joinpath("schema.json").read_text(encoding="utf-8"), end="")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    with _interrupts.listening():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        code = typer.main.get_command(app).main(args=list(arguments), prog_name="chkpt-channels", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except _interrupts.Interrupted as stopped:
+        return stopped.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader of our report went away: nothing more to say, and no second message at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        print("chkpt-channels: there is too little memory; nothing was written", file=sys.stderr)
+        return NO_ROOM
+    except Exception as error:
+        return _interrupts.exit_code() or _stopped(error)
+
+
+def _stopped(error: Exception) -> int:
+    """Exit 2 for what the parser refuses; 70 for everything that should not have happened."""
+    show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
+    if show and isinstance(code, int):
+        show()
+        return code
+    if os.environ.get(DEBUG) == "1":
+        raise error
+    own = getattr(error, "exit_code", BUG)
+    print(f"chkpt-channels: a bug: {type(error).__name__}: {error}", file=sys.stderr)
+    print(f"try: {DEBUG}=1 shows where; please report it", file=sys.stderr)
+    return own if isinstance(own, int) else BUG

@@ -1,0 +1,153 @@
+"""One command's output: reports on stdout as they come, messages on stderr, JSON for machines, the highest exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from chkpt_channels import __version__
+from chkpt_channels.core import interrupts as _interrupts
+
+if TYPE_CHECKING:
+    from chkpt_channels.api.output.naming import Progress
+    from chkpt_channels.core.errors import ChkptChannelsError, SystemProblem
+
+DEBUG = "CHKPT_CHANNELS_DEBUG"
+
+
+class Session:
+    """One command's output: collects results, prints text as it comes and JSON at the end, keeps the highest exit code."""
+
+    def __init__(self, command: str, output_format: str, report_to: Any) -> None:
+        self.exit_code = 0
+        self._command, self._format, self._to = command, output_format, report_to
+        self._results: list[dict[str, Any]] = []
+
+    def add(self, result: dict[str, Any], lines: Iterable[str], messages: Iterable[str] = ()) -> None:
+        """One file's result, the lines about it, and messages for people."""
+        self._keep(result)
+        if self._format == "human":
+            _print(lines, self._to)
+            _print(messages, sys.stderr)
+
+    def _keep(self, result: dict[str, Any]) -> None:
+        self._results.append(result)
+        if self._format == "jsonl":
+            _print([json.dumps(result)], self._to)
+            if self._to is not None:
+                self._to.flush()
+
+    @contextlib.contextmanager
+    def file(self, path: str) -> Iterator[None]:
+        """Report what goes wrong with one file, and go on."""
+        from chkpt_channels.core.errors import ChkptChannelsError
+
+        try:
+            yield
+        except (ChkptChannelsError, MemoryError, ImportError) as raised:
+            _interrupts.check()  # which may well have been taken for something else
+            self._tell(path, raised if isinstance(raised, ChkptChannelsError) else _lacking(raised, path))
+            if os.environ.get(DEBUG) == "1":
+                raise
+
+    def _tell(self, path: str, error: ChkptChannelsError) -> None:
+        from chkpt_channels.api.report import failed
+        from chkpt_channels.cli import text
+
+        self.exit_code = max(self.exit_code, error.exit_code)
+        self._keep(failed(path, error))
+        _print(_error_lines(error, self._command, text.candidate_rows), sys.stderr)
+
+    @contextlib.contextmanager
+    def saved(self, path: str | None, *, force: bool) -> Iterator[None]:
+        """Write the JSON report to a file too, when the work is done. Raises before it where the file cannot be written."""
+        if path is None:
+            yield
+            return
+        from pathlib import Path
+
+        from chkpt_channels.core.errors import LateProblem, SystemProblem, UsageError, reason
+        from chkpt_channels.storage.atomic import Output
+        from chkpt_channels.storage.splice import write_at
+
+        if not path.endswith(".json"):
+            raise UsageError("--report is named like a JSON file", file=path, hint=f"--report {path}.json")
+        with Output(Path(path), None, force=force) as out:
+            yield
+            try:
+                write_at(out.fd, memoryview((self._document() + "\n").encode()), 0)
+                os.fsync(out.fd)
+                out.publish()
+            except SystemProblem as error:  # the outputs are there, whatever becomes of the report
+                raise LateProblem(error.what, file=path, hint=error.hint) from error
+            except OSError as error:
+                raise LateProblem(f"cannot be written: {reason(error)}", file=path) from error
+
+    def close(self) -> None:
+        """Print the one JSON object, where that is wanted."""
+        if self._format == "json":
+            print(self._document(), file=self._to)
+
+    def _document(self) -> str:
+        from chkpt_channels.api.report import document
+
+        return json.dumps(document(self._command, self.exit_code, self._results, __version__), indent=2)
+
+
+@contextlib.contextmanager
+def session(command: str, output_format: str | None, *, as_json: bool, report_to: Any = None) -> Iterator[Session]:
+    """A command's output in a format, for as long as it works."""
+    opened = Session(command, output_format or ("json" if as_json else "human"), report_to or sys.stdout)
+    yield opened
+    opened.close()
+
+
+def _lacking(raised: MemoryError | ImportError, path: str) -> SystemProblem:
+    """What is to be said where there is no room, or a library cannot be loaded: which is often the same."""
+    from chkpt_channels.core.errors import SystemProblem
+
+    if isinstance(raised, MemoryError):
+        return SystemProblem("takes more memory than there is", file=path)
+    if (raised.name or "").startswith("chkpt_channels"):
+        raise raised
+    reason = str(raised.__cause__ or raised).strip().splitlines() or ["no reason is given"]
+    told = f"a library that it takes cannot be loaded: {reason[-1][:200]}"
+    return SystemProblem(told, file=path, hint="more memory, or install chkpt-channels anew")
+
+
+def _error_lines(error: ChkptChannelsError, command: str, rows: Callable[..., Iterable[str]]) -> Iterator[str]:
+    """The one-line message, at most ten candidates, and what to try."""
+    from chkpt_channels.core.errors import LateProblem
+
+    yield f"{error}; nothing was written" if command == "convert" and not isinstance(error, LateProblem) else str(error)
+    yield from rows(error.candidates)
+    if error.hint:
+        yield f"try: {error.hint}"
+
+
+def _print(lines: Iterable[str], stream: Any) -> None:
+    for line in lines:
+        try:
+            print(line, file=stream)
+        except UnicodeEncodeError:
+            print(line.encode("ascii", "backslashreplace").decode(), file=stream)
+        except (OSError, ValueError):  # a closed stderr must not change the exit code
+            if stream is sys.stdout:
+                raise
+            return
+
+
+@contextlib.contextmanager
+def progress(quiet: bool) -> Iterator[Progress | None]:
+    """A progress bar on stderr for what takes longer than a second; nothing where stderr is no terminal."""
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from chkpt_channels.cli.progress import Bar
+
+    with Bar() as bar:
+        yield bar.update

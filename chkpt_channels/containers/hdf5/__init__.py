@@ -1,0 +1,1 @@
+"""HDF5 files: reading with the library, in a process of its own, and editing."""

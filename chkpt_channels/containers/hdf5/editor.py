@@ -1,0 +1,130 @@
+"""Edits of HDF5 files as splices: datasets get new content, text attributes new text.
+
+The library edits a Window: it appends the new objects, unlinks the old ones and mends its own tables. The same edits give the
+same bytes every time: nothing keeps the time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from chkpt_channels.containers.hdf5.objects import check_filters, object_at, space_of
+from chkpt_channels.containers.hdf5.reader import Hdf5
+from chkpt_channels.storage import isolation as apart
+from chkpt_channels.storage.splice import Splice
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LARGEST_COMPACT = 60_000
+
+
+class NewDataset(NamedTuple):
+    """What a dataset becomes."""
+
+    shape: tuple[int, ...]
+    values: NDArray[Any]
+
+
+def splices(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Mapping[tuple[str, str], str]) -> list[Splice]:
+    """The splices, counted from the HDF5 file's first byte, that give datasets new content, and attributes, by (path of the
+    object, name), new text. Stored dtypes, creation properties, attributes and all links stay."""
+    if not datasets and not texts:
+        return []
+    answer = apart.pieces(lambda: _edited(file, datasets, texts), file.place)
+    spans = json.loads(next(answer))
+    return [Splice.of(start, stop, data) for (start, stop), data in zip(spans, list(answer), strict=True)]
+
+
+def _edited(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Mapping[tuple[str, str], str]) -> Iterator[bytes]:
+    """The spans that change, and what each becomes."""
+    names = {path: [path, *(alias for alias, of in file.aliases.items() if of == path)] for path in datasets}
+    with file.opened(writable=True) as (root, window):
+        for path, new in datasets.items():
+            check_filters(object_at(root, path), file.place.inside(path))
+            _replace(root, [name.encode("utf-8", "surrogateescape") for name in names[path]], new)
+        for (path, name), text in texts.items():
+            _set_text(object_at(root, path), name.encode(), text.encode())
+        del root
+    made = window.splices()
+    yield json.dumps([(splice.start, splice.stop) for splice in made]).encode()
+    yield from (splice.data() for splice in made)
+
+
+def _replace(root: Any, names: Sequence[bytes], new: NewDataset) -> None:
+    """Put a new dataset in the place of the one that all of `names` lead to."""
+    import h5py
+
+    old = h5py.h5d.open(root, names[0])
+    kind, made, space = old.get_type(), _creation(old, new), _space(old, new.shape)
+    kept = h5py.Dataset(old).attrs
+    attributes = [(name, kept[name], kept.get_id(name).shape, kept.get_id(name).dtype) for name in kept]
+    del old, kept  # a dataset that is open when it is unlinked leaves its bytes behind
+    for name in names:
+        root.unlink(name)
+    dataset = h5py.h5d.create(root, names[0], kind, space, made)
+    _write(dataset, kind, new)
+    for name, value, shape, dtype in attributes:
+        h5py.Dataset(dataset).attrs.create(name, value, shape, dtype)
+    for name in names[1:]:
+        root.link(names[0], name)
+
+
+def _creation(old: Any, new: NewDataset) -> Any:
+    """The creation properties of the old dataset, as far as the new shape allows."""
+    import h5py
+
+    made = old.get_create_plist()
+    made.set_obj_track_times(False)
+    if made.get_layout() == h5py.h5d.CHUNKED:
+        made.set_chunk(tuple(min(chunk, max(size, 1)) for chunk, size in zip(made.get_chunk(), new.shape, strict=True)))
+    elif made.get_layout() == h5py.h5d.COMPACT and new.values.nbytes > LARGEST_COMPACT:
+        made.set_layout(h5py.h5d.CONTIGUOUS)
+    return made
+
+
+def _space(old: Any, shape: tuple[int, ...]) -> Any:
+    """A dataspace of the new shape that may grow where the old one might."""
+    import h5py
+
+    if not shape:
+        return space_of(shape)
+    sizes, most = (old.get_space().get_simple_extent_dims(maxdims) for maxdims in (False, True))
+    limits = [
+        size if limit == was else limit if limit == h5py.h5s.UNLIMITED else max(limit, size)
+        for size, was, limit in zip(shape, sizes, most, strict=True)
+    ]
+    return h5py.h5s.create_simple(shape, tuple(limits))
+
+
+def _write(dataset: Any, kind: Any, new: NewDataset) -> None:
+    import h5py
+    import numpy as np
+
+    values = np.ascontiguousarray(new.values).reshape(new.shape)
+    if not values.size:
+        return
+    if kind.get_class() == h5py.h5t.OPAQUE:
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, values.view(f"V{values.itemsize}"), mtype=kind)
+    else:
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+
+
+def _set_text(owner: Any, name: bytes, text: bytes) -> None:
+    """Give a text attribute another value; one of fixed length is made anew in the new length."""
+    import h5py
+    import numpy as np
+
+    attribute = h5py.h5a.open(owner, name)
+    kind, space = attribute.get_type(), attribute.get_space()
+    if kind.is_variable_str():
+        value = np.array(text, dtype=attribute.dtype).reshape(attribute.shape)
+        attribute.write(value)
+        return
+    kind = kind.copy()
+    kind.set_size(len(text) + 1)
+    del attribute
+    h5py.h5a.delete(owner, name)
+    h5py.h5a.create(owner, name, kind, space).write(np.array(text, dtype=f"S{len(text) + 1}"))

@@ -1,0 +1,143 @@
+"""What stands in HDF5 objects, read through h5py's handles: types of numbers, text attributes, boxes of elements, filters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+from chkpt_channels.core.errors import Place
+from chkpt_channels.core.limits import LIMITS
+
+CHUNK = 4 << 20
+
+_KNOWN_FILTERS = frozenset({1, 2, 3, 5, 6, 32000})
+"""deflate, shuffle, fletcher32, nbit, scaleoffset, lzf: all that h5py brings with it."""
+
+
+def numpy_name(kind: Any) -> tuple[str, bool]:
+    """numpy's name for a stored type, "" where it is no number, and whether it is stored as this machine keeps it."""
+    import h5py
+
+    try:
+        dtype = kind.dtype
+    except (TypeError, ValueError, NotImplementedError):
+        return "", False
+    if dtype.kind not in "biufc" and dtype.name != "bfloat16":
+        return "", False
+    plain = dtype == dtype.newbyteorder("<") and dtype.kind != "b" and kind.equal(h5py.h5t.py_create(dtype))
+    return dtype.newbyteorder("=").name, plain
+
+
+def tagged_name(opened: Any) -> str:
+    """Keras marks the opaque pairs of bytes that are bfloat16 with an attribute."""
+    return "bfloat16" if dict(texts(opened, frozenset({"dtype"}))).get("dtype") == "bfloat16" else ""
+
+
+def attribute_names(opened: Any) -> list[str]:
+    """The names of an object's attributes."""
+    import h5py
+
+    count = h5py.h5a.get_num_attrs(opened)
+    return [h5py.h5a.open(opened, index=index).name.decode("utf-8", "replace") for index in range(count)]
+
+
+def texts(opened: Any, wanted: frozenset[str]) -> Iterator[tuple[str, str | list[str]]]:
+    """Those attributes of an object that are text, or lists of texts, and called as wanted, numbers behind the name or not."""
+    import h5py
+
+    for index in range(h5py.h5a.get_num_attrs(opened)):
+        attribute = h5py.h5a.open(opened, index=index)
+        name = attribute.name.decode("utf-8", "replace")
+        if name.rstrip("0123456789") not in wanted:
+            continue
+        if attribute.get_type().get_class() != h5py.h5t.STRING or attribute.shape is None:
+            continue
+        if attribute.get_storage_size() <= LIMITS.header_bytes and (text := _text(attribute)) is not None:
+            yield name, text
+
+
+def _text(attribute: Any) -> str | list[str] | None:
+    import numpy as np
+
+    out = np.empty(attribute.shape, attribute.dtype)
+    attribute.read(out)
+    try:
+        found = [item.decode("utf-8") if isinstance(item, bytes) else str(item) for item in out.reshape(-1).tolist()]
+    except UnicodeDecodeError:
+        return None
+    return found if attribute.shape else found[0]
+
+
+def object_at(root: Any, path: str) -> Any:
+    """The library's handle of the object at `path`, "" for the root."""
+    import h5py
+
+    return h5py.h5o.open(root, path.encode("utf-8", "surrogateescape")) if path else root
+
+
+def space_of(shape: tuple[int, ...]) -> Any:
+    """A dataspace of this shape."""
+    import h5py
+
+    return h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR)
+
+
+def check_storage(opened: Any, place: Place) -> None:
+    """Refuse a dataset whose elements are elsewhere; nothing of it was read before."""
+    import h5py
+
+    made = opened.get_create_plist()
+    layout = made.get_layout()
+    if layout == h5py.h5d.VIRTUAL:
+        raise place.damaged("is a virtual dataset: its content lies in other files")
+    if layout == h5py.h5d.CONTIGUOUS and made.get_external_count():
+        raise place.damaged("its content lies in another file")
+
+
+def check_filters(opened: Any, place: Place) -> None:
+    """Raise UnsupportedError for filters that are not built in, DamagedError for chunks that are too large to unpack."""
+    import h5py
+
+    made = opened.get_create_plist()
+    for index in range(made.get_nfilters()):
+        code, _, _, name = made.get_filter(index)
+        if code not in _KNOWN_FILTERS or not h5py.h5z.filter_avail(code):
+            raise place.unsupported(f"is packed by filter {code} ({name.decode('ascii', 'replace')}), which is not built in")
+    chunk = made.get_chunk() if made.get_layout() == h5py.h5d.CHUNKED else ()
+    place.within("bytes in a chunk", prod(chunk) * opened.get_type().get_size(), LIMITS.hdf5_chunk_bytes)
+
+
+def elements(opened: Any, dtype: str, shape: tuple[int, ...], itemsize: int) -> Iterator[bytes]:
+    """The elements of a dataset in C order, box by box, as this machine keeps `dtype`."""
+    import numpy as np
+
+    wanted = opened.get_type().dtype if dtype == "bfloat16" else np.dtype(dtype)
+    for start, count in boxes(shape, itemsize):
+        out = np.empty(count, wanted)
+        space = opened.get_space()
+        if shape:
+            space.select_hyperslab(start, count)
+        opened.read(space_of(count), space, out)
+        yield out.tobytes()
+
+
+def boxes(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(start, count) of boxes of at most CHUNK bytes that cover `shape` in C order."""
+    axis, inner = len(shape), itemsize
+    while axis and inner * shape[axis - 1] <= CHUNK:
+        axis -= 1
+        inner *= shape[axis]
+    if not axis:
+        yield (0,) * len(shape), shape
+        return
+    step = max(1, CHUNK // inner)
+    outer, behind = shape[: axis - 1], shape[axis:]
+    for number in range(prod(outer)):
+        before = []
+        for length in reversed(outer):
+            number, place = divmod(number, length)
+            before.append(place)
+        for at in range(0, shape[axis - 1], step):
+            count = min(step, shape[axis - 1] - at)
+            yield (*reversed(before), at, *(0 for _ in behind)), (*(1 for _ in outer), count, *behind)

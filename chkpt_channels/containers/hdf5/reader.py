@@ -1,0 +1,281 @@
+"""HDF5 files through h5py: a checked index and bounded reads. `hdf5types` looks into objects, `hdf5edit` changes them.
+
+The library works on a Window, so it opens no file by name and changes none. Links that leave the file, storage in other files and
+virtual datasets are refused before anything is read through them; no filter plugin is looked for while the library works.
+Source: HDF5 File Format Specification, version 3.0.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import pairwise
+from math import prod
+from typing import Any, NamedTuple
+
+from chkpt_channels.containers.hdf5 import objects as hdf5types
+from chkpt_channels.containers.hdf5.objects import CHUNK
+from chkpt_channels.core.errors import DamagedError, Place, UnsupportedError
+from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.storage import isolation as apart
+from chkpt_channels.storage.overlay import Window
+from chkpt_channels.storage.source import Source
+
+MOST_EXPANSION = 1100
+"""Deflate packs at most 1032 to 1: a dataset that is larger by more than this than what is stored for it is a bomb."""
+SMALL = 16 << 20
+MOST_UNPACKED = 16
+"""Times the file's size: weights, which look like noise, are packed to half their size at best."""
+
+Texts = dict[str, str | list[str]]
+
+
+class Dataset(NamedTuple):
+    """An array of numbers; `dtype` is numpy's name for them. `offset` is where its elements lie in C order and as this machine
+    keeps them, None where they must be read through the library; it counts from the first byte of the HDF5 file."""
+
+    dtype: str
+    itemsize: int
+    shape: tuple[int, ...]
+    offset: int | None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return prod(self.shape) * self.itemsize
+
+
+class Wanted(NamedTuple):
+    """Which attributes are to be read: those with these names, numbers behind them or not, of these objects."""
+
+    names: frozenset[str]
+    owners: Callable[[Hdf5], Iterable[str]]
+
+
+class Hdf5:
+    """The index of the HDF5 file that is `size` bytes of `source` from `start` on.
+
+    `datasets` are the arrays of numbers by path, each under the innermost of its names; `aliases` its further names; `groups` the
+    addresses of the groups; `others` everything else; `attributes` the names of the file's own; `texts` the wanted ones
+    by owner ("" is the file), as far as they are text. Raises DamagedError where the file contradicts itself or leaves itself.
+    """
+
+    def __init__(
+        self, source: Source, place: Place, start: int = 0, size: int | None = None, wanted: Wanted | None = None
+    ) -> None:
+        self.source, self.place, self._start = source, place, start
+        self._size = source.size - start if size is None else size
+        self.datasets: dict[str, Dataset] = {}
+        self.groups: dict[str, int] = {}
+        self.others: list[str] = []
+        self.aliases: dict[str, str] = {}
+        self.texts: dict[str, Texts] = {}
+        self.attributes: list[str] = []
+        self._dtypes: list[tuple[Any, tuple[str, bool]]] = []
+        import h5py  # noqa: F401 # once, for all children that will be forked
+
+        found = json.loads(b"".join(self._apart(partial(self._indexed, wanted), place)))
+        self.groups, self.others, self.aliases = found["groups"], found["others"], found["aliases"]
+        self.texts, self.attributes = found["texts"], found["attributes"]
+        self.datasets = {path: Dataset(row[0], row[1], tuple(row[2]), row[3]) for path, row in found["datasets"].items()}
+        self._check_apart()
+
+    def _check_apart(self) -> None:
+        """Raise DamagedError where two datasets lie on the same bytes: an edit of one would change the other."""
+        spans = sorted((d.offset, d.size, path) for path, d in self.datasets.items() if d.offset is not None and d.size)
+        for (start, size, path), (behind, _, other) in pairwise(spans):
+            if start + size > behind:
+                raise self.place.inside(other).damaged(f"its elements lie on those of {path}", at=self._start + behind)
+
+    def _apart(self, work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]:
+        """Done in a child, except on what the library has just edited: it has seen all of that, and a fork costs as much as
+        an index."""
+        return work() if self.source.made_here else apart.pieces(work, place)
+
+    def _indexed(self, wanted: Wanted | None) -> Iterator[bytes]:
+        """The index as JSON, which goes through a pipe."""
+        with self.opened() as (root, _):
+            self._walk(root)
+            self._dtypes.clear()  # handles of the library
+            attributes = hdf5types.attribute_names(root)
+            owners, names = (wanted.owners(self), wanted.names) if wanted else ((), frozenset())
+            texts = {path: dict(hdf5types.texts(hdf5types.object_at(root, path), names)) for path in owners}
+        found = {"datasets": self.datasets, "groups": self.groups, "others": self.others, "aliases": self.aliases}
+        yield json.dumps({**found, "texts": texts, "attributes": attributes}).encode()
+
+    @contextmanager
+    def opened(self, path: str = "", *, writable: bool = False) -> Iterator[tuple[Any, Window]]:
+        """The file's root group and the window it is seen through. What the library raises becomes DamagedError, about the object
+        at `path`."""
+        import h5py
+
+        place = self.place.inside(path) if path else self.place
+        window = Window(self.source, self._start, self._size)
+        try:
+            with _no_plugins(), h5py.File(window, "r+" if writable else "r") as file:
+                yield h5py.h5g.open(file.id, b"/"), window
+        except Exception as error:
+            if window.error is not None:
+                raise window.take_error() from error
+            if isinstance(error, _OF_THE_LIBRARY):
+                raise place.damaged(f"the HDF5 library cannot read it: {_reason(error)}") from error
+            raise
+        if window.error is not None:
+            raise window.take_error()
+
+    def _walk(self, root: Any) -> None:
+        """Index every object that a hard link leads to; then see that no soft link dangles."""
+        names: dict[int, list[str]] = {}
+        soft: list[bytes] = []
+
+        def take(name: bytes, info: Any) -> DamagedError | None:
+            """Anything but None ends the visit; raising would end it badly."""
+            path = name.decode("utf-8", "surrogateescape")
+            if info.type == _SOFT:
+                soft.append(name)
+            else:
+                names.setdefault(info.u, []).append(path)
+            return self._link_problem(path, info.type, len(names))
+
+        if problem := root.links.visit(take, info=True):
+            raise problem
+        around = {path.rpartition("/")[0] for paths in names.values() for path in paths}
+        for address, paths in names.items():
+            own = next((path for path in paths if path in around), None) or max(paths, key=lambda path: path.count("/"))
+            self.aliases |= {path: own for path in paths if path != own}
+            if own in around:
+                self.groups[own] = address
+            else:
+                self._object(root, own, address)
+        for name in soft:
+            self._check_soft(root, name)
+
+    def _link_problem(self, path: str, kind: int, count: int) -> DamagedError | None:
+        """Why a link must not be followed."""
+        place = self.place.inside(path)
+        if kind not in (_HARD, _SOFT):
+            return place.damaged("is a link into another file" if kind == _EXTERNAL else f"is a link of the unknown kind {kind}")
+        try:
+            place.within("groups around it", path.count("/"), LIMITS.name_depth)
+            self.place.within("objects", count, LIMITS.hdf5_objects)
+        except DamagedError as error:
+            return error
+        return None
+
+    def _check_soft(self, root: Any, name: bytes) -> None:
+        import h5py
+
+        place = self.place.inside(name.decode("utf-8", "replace"))
+        try:
+            found = h5py.h5o.exists_by_name(root, name)
+        except (RuntimeError, OSError, KeyError, ValueError) as error:
+            raise place.damaged(f"is a soft link that leads nowhere: {_reason(error)}") from error
+        if not found:
+            raise place.damaged("is a soft link that leads nowhere")
+
+    def _object(self, root: Any, path: str, address: int) -> None:
+        """Index one object that holds no others."""
+        import h5py
+
+        opened = hdf5types.object_at(root, path)
+        if isinstance(opened, h5py.h5g.GroupID):
+            self.groups[path] = address
+            return
+        dataset = self._dataset(opened, path) if isinstance(opened, h5py.h5d.DatasetID) else None
+        if dataset is None:
+            self.others.append(path)
+        else:
+            self.datasets[path] = dataset
+
+    def _dtype(self, kind: Any) -> tuple[str, bool]:
+        """What `numpy_name` says of a type, asked once for each."""
+        for known, answer in self._dtypes:
+            if known.equal(kind):
+                return answer
+        self._dtypes.append((kind, hdf5types.numpy_name(kind)))
+        return self._dtypes[-1][1]
+
+    def _dataset(self, opened: Any, path: str) -> Dataset | None:
+        """One dataset, its declared size believed only where enough is stored for it. None where it holds no numbers."""
+        offset = opened.get_offset()
+        if offset is None:
+            hdf5types.check_storage(opened, self.place.inside(path))
+        kind = opened.get_type()
+        dtype, plain = self._dtype(kind)
+        if not dtype and kind.get_size() == 2:
+            dtype = hdf5types.tagged_name(opened)
+        shape = opened.shape
+        if not dtype or shape is None:
+            return None
+        dataset = Dataset(dtype, kind.get_size(), shape, offset if plain or dtype == "bfloat16" else None)
+        stored = opened.get_storage_size()
+        if offset is not None and (stored != dataset.size or offset + stored > self._size):
+            raise self.place.inside(path).damaged(f"{list(shape)} of {dtype} are not the {stored} bytes it is given", at=offset)
+        if dataset.size > max(SMALL, stored * MOST_EXPANSION):
+            raise self.place.inside(path).damaged(f"declares {dataset.size} bytes and stores {stored}")
+        return dataset
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """The elements of a dataset in C order and little-endian, a few MiB at a time."""
+        dataset = self.datasets[path]
+        if dataset.offset is not None:
+            at = self._start + dataset.offset
+            for piece in range(0, dataset.size, CHUNK):
+                yield self.source.read(at + piece, at + min(piece + CHUNK, dataset.size))
+        elif dataset.size:
+            yield from self._apart(partial(self._elements, path, dataset), self.place.inside(path))
+
+    def _elements(self, path: str, dataset: Dataset) -> Iterator[bytes]:
+        with self.opened(path) as (root, _):
+            opened = hdf5types.object_at(root, path)
+            hdf5types.check_filters(opened, self.place.inside(path))
+            yield from hdf5types.elements(opened, dataset.dtype, dataset.shape, dataset.itemsize)
+
+    def check_copied(self, edited: Collection[str]) -> None:
+        """Read what the library alone can read and nobody has to: a damaged chunk would be copied unseen. Raises DamagedError.
+
+        Bombs are copied as they are: unpacking them all would take longer than a verdict may."""
+        left, paths = LIMITS.inflated_bytes + MOST_UNPACKED * self._size, []
+        for path, dataset in self.datasets.items():
+            if dataset.offset is None and path not in edited and 0 < dataset.size <= left:
+                left -= dataset.size
+                paths.append(path)
+        for _ in self._apart(partial(self._read, paths), self.place) if paths else ():
+            pass
+
+    def _read(self, paths: Iterable[str]) -> Iterator[bytes]:
+        """Nothing for each piece that can be read."""
+        for path in paths:
+            try:
+                for _ in self._elements(path, self.datasets[path]):
+                    yield b""
+            except UnsupportedError:  # a filter that is not built in: nobody here can read it
+                continue
+
+
+_HARD, _SOFT, _EXTERNAL = 0, 1, 64
+_OF_THE_LIBRARY = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
+
+
+@contextmanager
+def _no_plugins() -> Iterator[None]:
+    """The library looks for filters in no folder; afterwards it does again, as the host process had it."""
+    from h5py import h5pl
+
+    folders = [h5pl.get(index) for index in range(h5pl.size())]
+    for _ in folders:
+        h5pl.remove(0)
+    try:
+        yield
+    finally:
+        for folder in folders:
+            h5pl.append(folder)
+
+
+def _reason(error: Exception) -> str:
+    """What the library says, without its own place names."""
+    text = str(error.args[0] if error.args else error)
+    return re.sub(r"\s+", " ", re.sub(r"^[^(]*\((.*)\)$", r"\1", text))[:160] or type(error).__name__

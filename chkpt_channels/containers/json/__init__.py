@@ -1,0 +1,1 @@
+"""JSON documents: strict reading, and editing that keeps every other byte."""

@@ -1,0 +1,146 @@
+"""JSON that is edited in place: every value knows the text that spells it, and all other text stays.
+
+Source: RFC 8259. What is not strictly that is refused (strictjson).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from chkpt_channels.containers.json.reader import document
+from chkpt_channels.core.errors import Place
+from chkpt_channels.storage.splice import spliced
+
+Path = tuple[str | int, ...]
+
+_TOKEN = re.compile(
+    r'[ \t\n\r]*(?:(?P<text>"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")'
+    r"|(?P<number>-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)"
+    r"|(?P<word>true|false|null)|(?P<mark>[\[\]{}:,]))"
+)
+_SPACE = " \t\n\r"
+
+
+class Value(NamedTuple):
+    """A scalar, or the children of an object or a list by key or index, and the characters [start, stop) that spell it."""
+
+    value: Any
+    start: int
+    stop: int
+    keys: Mapping[str, tuple[int, int]] = {}
+
+    @property
+    def plain(self) -> Any:
+        """The value without its places."""
+        if isinstance(self.value, dict):
+            return {key: child.plain for key, child in self.value.items()}
+        return [child.plain for child in self.value] if isinstance(self.value, list) else self.value
+
+
+class Json:
+    """A document. Raises DamagedError for what is no strict JSON."""
+
+    def __init__(self, raw: bytes, place: Place) -> None:
+        document(raw, place, 0)  # from here on it is known to be sound
+        self.place, self.text, self._at = place, raw.decode("utf-8"), 0
+        try:
+            self.root = self._read()
+        except RecursionError:
+            raise place.damaged("its JSON is nested too deeply") from None
+
+    def _next(self) -> tuple[str, str, int]:
+        """The next token: its kind, its text, and where it begins."""
+        found = _TOKEN.match(self.text, self._at)
+        kind = found.lastgroup if found else None
+        if found is None or kind is None:
+            raise self.place.damaged("is no JSON", at=self._at)
+        self._at = found.end()
+        return kind, found[kind], found.start(kind)
+
+    def _read(self) -> Value:
+        kind, text, start = self._next()
+        if kind != "mark":
+            return Value(json.loads(text), start, self._at)
+        if text == "[":
+            return Value(list(self._items()), start, self._at)
+        pairs = list(self._pairs())
+        return Value({key: value for key, _, value in pairs}, start, self._at, {key: span for key, span, _ in pairs})
+
+    def _items(self) -> Iterator[Value]:
+        if not self._ends("]"):
+            yield self._read()
+            while self._next()[1] == ",":
+                yield self._read()
+
+    def _pairs(self) -> Iterator[tuple[str, tuple[int, int], Value]]:
+        more = not self._ends("}")
+        while more:
+            _, text, start = self._next()
+            span = start, self._at
+            self._next()  # the colon
+            yield json.loads(text), span, self._read()
+            more = self._next()[1] == ","
+
+    def _ends(self, closing: str) -> bool:
+        before = self._at
+        if self._next()[1] == closing:
+            return True
+        self._at = before
+        return False
+
+    def walk(self) -> Iterator[tuple[Path, Value]]:
+        """Every value with its path, from the outside in."""
+        todo: list[tuple[Path, Value]] = [((), self.root)]
+        while todo:
+            path, value = todo.pop()
+            yield path, value
+            if isinstance(value.value, dict | list):
+                children = value.value.items() if isinstance(value.value, dict) else enumerate(value.value)
+                todo += [((*path, key), child) for key, child in children][::-1]
+
+    def at(self, path: Path) -> Value:
+        """The value where `path` leads. KeyError or IndexError where it leads nowhere."""
+        found = self.root
+        for step in path:
+            found = found.value[step]
+        return found
+
+    def edited(self, changes: Mapping[Path, Any]) -> bytes:
+        """The text with other values at these paths. A path may lead to a key that its object has not got: it is added behind
+        the others. Lists are spelled as they were, item by item."""
+        edits = []
+        for path, value in changes.items():
+            parent = self.at(path[:-1]).value if path else {}
+            if path and isinstance(parent, dict) and path[-1] not in parent:
+                edits.append(self._addition(path, value))
+            else:
+                old = self.at(path)
+                edits.append((old.start, old.stop, self._spelled(value, old)))
+        encoded = [(self._byte(start), self._byte(stop), new.encode()) for start, stop, new in edits]
+        return spliced(self.text.encode(), encoded)
+
+    def _byte(self, at: int) -> int:
+        return at if self.text.isascii() else len(self.text[:at].encode())
+
+    def _spelled(self, value: Any, old: Value) -> str:
+        if not isinstance(value, list) or not isinstance(old.value, list) or not old.value:
+            return json.dumps(value, ensure_ascii=self.text.isascii())
+        first, last = old.value[0], old.value[-1]
+        between = self.text[first.stop : old.value[1].start] if len(old.value) > 1 else ", "
+        inside = between.join(json.dumps(item) for item in value)
+        return self.text[old.start : first.start] + inside + self.text[last.stop : old.stop]
+
+    def _addition(self, path: Path, value: Any) -> tuple[int, int, str]:
+        """A new pair at the end of an object, spaced as the last one is."""
+        home = self.at(path[:-1])
+        key, new = json.dumps(path[-1]), json.dumps(value)
+        if not home.value:
+            return home.start + 1, home.start + 1, f"{key}: {new}"
+        before, last = list(home.value.items())[-1]
+        begin, end = home.keys[before]
+        colon = self.text[end : last.start]
+        space = self.text[len(self.text[:begin].rstrip(_SPACE)) : begin] or colon.lstrip(_SPACE)[1:]
+        return last.stop, last.stop, f",{space}{key}{colon}{new}"

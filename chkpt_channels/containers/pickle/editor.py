@@ -1,0 +1,151 @@
+"""Edits of a pickle: integers spelled anew, dictionary entries taken out, FRAME lengths mended; all other bytes stay.
+
+A value that is spelled once and repeated through the memo is shared: an edit touches only the places that were asked for.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from chkpt_channels.containers.pickle.reader import Kind, Node, Tree
+from chkpt_channels.storage.splice import spliced
+
+
+def edited(tree: Tree, values: Mapping[Node, Any], removed: Iterable[tuple[int, int]] = ()) -> bytes:
+    """The pickle's bytes with the occurrences in `values` spelled anew, and the spans `removed` taken out.
+
+    Raises UnsupportedError where what is removed is needed elsewhere and cannot be spelled there.
+    """
+    spelling = _Spelling(tree)
+    for node, value in values.items():
+        spelling.want(node, value)
+    edits = spelling.edits(list(removed))
+    edits += _frame_edits(tree, edits)
+    return spliced(tree.data, edits)[tree.start : tree.stop + sum(len(new) - (b - a) for a, b, new in edits)]
+
+
+def _frame_edits(tree: Tree, edits: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+    """New lengths for the frames in which something changes; what is left of a frame whose head goes needs no frame."""
+    mended = []
+    for at, length in tree.frames:
+        begin, end = at + 9, at + 9 + length
+        if any(start <= at < stop for start, stop, _ in edits):
+            continue
+        added = sum(len(new) for start, _, new in edits if begin <= start < end)
+        gone = sum(max(0, min(stop, end) - max(start, begin)) for start, stop, _ in edits)
+        if added != gone:
+            mended.append((at + 1, at + 9, struct.pack("<Q", length + added - gone)))
+    return mended
+
+
+def spell(value: Any) -> bytes:
+    """A number in the pickler's shortest form, or a tuple of integers."""
+    if isinstance(value, float):
+        return b"G" + struct.pack(">d", value)
+    if isinstance(value, tuple):
+        inner = b"".join(map(spell, value))
+        return b")" if not value else inner + bytes([0x84 + len(value)]) if len(value) < 4 else b"(" + inner + b"t"
+    if 0 <= value < 1 << 8:
+        return b"K" + bytes([value])
+    if 0 <= value < 1 << 16:
+        return b"M" + struct.pack("<H", value)
+    if -(1 << 31) <= value < 1 << 31:
+        return b"J" + struct.pack("<i", value)
+    raw: bytes = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(raw)]) + raw
+
+
+class _Spelling:
+    """Collects wanted values occurrence by occurrence, then decides which bytes change.
+
+    A value that is spelled once and repeated by GETs is edited where it is spelled if all occurrences are to change alike.
+    Otherwise the new value takes the old one's place and memo index, and the old value is spelled again, and memoised under
+    the same index, at the first GET that still wants it.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._wanted: dict[Node, dict[Node, Any]] = {}
+
+    def want(self, occurrence: Node, value: Any) -> None:
+        self._wanted.setdefault(occurrence.target, {})[occurrence] = value
+
+    def edits(self, removed: list[tuple[int, int]]) -> list[tuple[int, int, bytes]]:
+        """The replacements [start, stop) → bytes for all that was wanted."""
+        edits = [(start, stop, b"") for start, stop in removed]
+        gone = _Spans(removed)
+        if removed:
+            edits += self._rescued(gone)
+        while self._wanted:
+            node, places = self._wanted.popitem()
+            edits += self._edit(node, places)
+        return [edit for edit in edits if edit[2] or edit[0] != edit[1]]
+
+    def _edit(self, node: Node, places: dict[Node, Any]) -> list[tuple[int, int, bytes]]:
+        everywhere = [node, *(node.gets or ())]
+        values = set(places.values())
+        if len(values) == 1 and len(places) == len(everywhere):
+            return self._in_place(node, values.pop())
+        data, out, moved = self._tree.data, [], False
+        for occurrence in everywhere:
+            wanted = occurrence in places
+            if occurrence is node:
+                if not wanted:
+                    return [(o.start, o.stop, spell(v)) for o, v in places.items()]
+                out.append((node.start, node.stop, spell(places[node])))
+            elif not wanted and not moved:
+                put = node.put[0] if node.put else 0
+                out.append((occurrence.start, occurrence.stop, data[node.start : node.stop] + b"r" + struct.pack("<I", put)))
+                moved = True
+            elif wanted:
+                out.append((occurrence.start, occurrence.stop, spell(places[occurrence])))
+        return out
+
+    def _in_place(self, node: Node, value: Any) -> list[tuple[int, int, bytes]]:
+        if not isinstance(value, tuple):
+            return [(node.start, node.stop, spell(value))] if node.value != value else []
+        children = node.children
+        if node.kind not in (Kind.TUPLE, Kind.LIST) or len(children) != len(value):
+            raise TypeError("a tuple is edited element by element")
+        for child, new in zip(children, value, strict=True):
+            if child.target.value != new:
+                self.want(child, new)
+        return []
+
+    def _rescued(self, gone: _Spans) -> list[tuple[int, int, bytes]]:
+        """What was memoised inside removed spans and is repeated outside is spelled at its first repetition."""
+        edits = []
+        shifted = any(at in gone for at, _ in self._tree.memoizes)
+        for node in self._tree.memoised:
+            if node.put is None or node.put[1] not in gone:
+                continue
+            later = next((get for get in node.gets or () if get.start not in gone), None)
+            if later is None:
+                continue
+            edits.append((later.start, later.stop, self._spelled_alone(node, gone) + b"r" + struct.pack("<I", node.put[0])))
+        if shifted:  # MEMOIZE counts on its own: behind a removed one the index must be spelled
+            edits += [
+                (at, at + 1, b"r" + struct.pack("<I", i)) for at, i in self._tree.memoizes if at > gone.first and at not in gone
+            ]
+        return edits
+
+    def _spelled_alone(self, node: Node, gone: _Spans) -> bytes:
+        data = self._tree.data
+        if node.kind in (Kind.CONST, Kind.INT, Kind.FLOAT, Kind.TEXT, Kind.BYTES):
+            return data[node.start : node.stop]
+        if node.kind is Kind.GLOBAL and all("\n" not in part and part.isascii() for part in node.value):
+            return b"c" + "\n".join(node.value).encode() + b"\n"
+        raise self._tree.place.unsupported("an optimizer entry shares objects with the rest of the file and cannot be taken out")
+
+
+class _Spans:
+    """A set of byte positions."""
+
+    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
+        self._spans = sorted(spans)
+        self.first = self._spans[0][0] if self._spans else 0
+
+    def __contains__(self, at: int) -> bool:
+        return any(start <= at < stop for start, stop in self._spans)

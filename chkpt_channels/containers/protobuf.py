@@ -1,0 +1,287 @@
+"""Protobuf's wire format as nested spans, read where it is needed and edited by splices.
+
+    message = field*      field = tag (varint: number << 3 | wire type), then by wire type:
+    0 varint · 1 eight bytes · 2 length (varint) and that many bytes: text, bytes, packed numbers or a message · 5 four bytes
+
+Source: https://protobuf.dev/programming-guides/encoding. Varints need not be minimal and unknown fields are legal: both are
+kept. Every edit replaces or adds a whole field, tag to end, and the lengths of all messages around it are mended.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+from chkpt_channels.core.errors import Place
+from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.splice import Splice
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+WIDEST = 5
+"""protobuf reads field numbers and lengths as 32 bits."""
+WINDOW = 1 << 16
+
+
+class Reader:
+    """Small reads from a large file, through one window."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.place = source, source.place
+        self._start, self._window = 0, b""
+        self.count = 0  # of all fields that were read
+
+    def bytes(self, start: int, stop: int) -> bytes:
+        """The bytes [start, stop)."""
+        if stop - start > WINDOW:
+            return self.source.read(start, stop)
+        if not (self._start <= start and stop <= self._start + len(self._window)):
+            self._start = start
+            self._window = self.source.read(start, min(start + WINDOW, self.source.size))
+        return self._window[start - self._start : stop - self._start]
+
+    def varint(self, at: int, stop: int) -> tuple[int, int]:
+        """(value, offset behind it) of the varint at `at`, which must end before `stop`."""
+        raw = self.bytes(at, min(at + 10, stop))
+        value = 0
+        for i, byte in enumerate(raw):
+            value |= (byte & 0x7F) << (7 * i)
+            if byte < 0x80:
+                return value & 0xFFFFFFFFFFFFFFFF, at + i + 1
+        raise self.place.damaged("a number runs over its end", at=at)
+
+
+class Field(NamedTuple):
+    """One field: `start` is its tag, [value, stop) its content without the length. `number` of the schema, `wire` type."""
+
+    number: int
+    wire: int
+    start: int
+    value: int
+    stop: int
+
+
+class Message:
+    """The content span of a message; its fields are read when they are asked for. `field` is the one of `outer` it fills."""
+
+    def __init__(self, reader: Reader, start: int, stop: int, outer: Message | None = None, field: Field | None = None) -> None:
+        self.reader, self.start, self.stop, self.outer, self.field = reader, start, stop, outer, field
+        self.depth: int = outer.depth + 1 if outer else 0
+        self._fields: dict[int, list[Field]] | None = None
+        self._messages: dict[Field, Message] = {}
+        reader.place.within("messages around one another", self.depth, LIMITS.protobuf_depth, at=start)
+
+    @property
+    def fields(self) -> dict[int, list[Field]]:
+        """The fields by number, each list in file order. Raises DamagedError for what is no protobuf."""
+        if self._fields is None:
+            self._fields = defaultdict(list)
+            for field in _fields(self.reader, self.start, self.stop):
+                self._fields[field.number].append(field)
+                self.reader.count += 1
+                self.reader.place.within("fields", self.reader.count, LIMITS.protobuf_fields, at=field.start)
+        return self._fields
+
+    def in_order(self) -> list[Field]:
+        """All fields in file order."""
+        return sorted((f for fields in self.fields.values() for f in fields), key=lambda f: f.start)
+
+    def message(self, field: Field) -> Message:
+        """The message that fills a field."""
+        if field.wire != BYTES:
+            raise self.reader.place.damaged("a number stands where a message should", at=field.start)
+        if field not in self._messages:
+            self._messages[field] = Message(self.reader, field.value, field.stop, self, field)
+        return self._messages[field]
+
+    def messages(self, number: int) -> list[Message]:
+        """The messages in all fields of this number."""
+        return [self.message(field) for field in self.fields.get(number, ())]
+
+    def last(self, number: int) -> Field | None:
+        """The field of this number that counts: the last one."""
+        found = self.fields.get(number)
+        return found[-1] if found else None
+
+    def text(self, number: int) -> str:
+        """A text field, empty where it is missing."""
+        found = self.texts(number)
+        return found[-1] if found else ""
+
+    def texts(self, number: int) -> list[str]:
+        """All text fields of this number."""
+        return [self._text(field) for field in self.fields.get(number, ())]
+
+    def _expect(self, field: Field, *wires: int) -> None:
+        """Raise DamagedError for a field of another wire type: readers that know the schema would pass over it."""
+        if field.wire not in wires:
+            raise self.reader.place.damaged(f"a field has the wire type {field.wire} instead of {wires[0]}", at=field.start)
+
+    def _text(self, field: Field) -> str:
+        self._expect(field, BYTES)
+        self.reader.place.within("bytes in a name", field.stop - field.value, LIMITS.protobuf_text_bytes, at=field.start)
+        return self.raw(field).decode("utf-8", "backslashreplace")
+
+    def raw(self, field: Field) -> bytes:
+        """The content of a length-delimited field."""
+        return self.reader.bytes(field.value, field.stop)
+
+    def number(self, number: int, default: int = 0) -> int:
+        """An int64 field, `default` where it is missing."""
+        for found in self.fields.get(number, ()):
+            self._expect(found, VARINT)
+        field = self.last(number)
+        return _signed(self.reader.varint(field.value, field.stop)[0]) if field else default
+
+    def numbers(self, number: int) -> list[int]:
+        """A repeated int64 field, packed or not."""
+        return [value for field in self.fields.get(number, ()) for value in self._varints(field)]
+
+    def _varints(self, field: Field) -> Iterator[int]:
+        self._expect(field, VARINT, BYTES)
+        at = field.value
+        while at < field.stop:
+            value, at = self.reader.varint(at, field.stop)
+            yield _signed(value)
+
+    def floats(self, number: int) -> list[float]:
+        """A float field, repeated, packed or single."""
+        for field in self.fields.get(number, ()):
+            self._expect(field, FIXED32, BYTES)
+        raw = b"".join(self.raw(field) for field in self.fields.get(number, ()))
+        return list(struct.unpack(f"<{len(raw) // 4}f", raw[: len(raw) // 4 * 4]))
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _fields(reader: Reader, at: int, stop: int) -> Iterator[Field]:
+    while at < stop:
+        start = at
+        tag, at = reader.varint(at, stop)
+        number, wire, width = tag >> 3, tag & 7, at - start
+        value = at
+        if wire == VARINT:
+            _, at = reader.varint(at, stop)
+        elif wire in (FIXED64, FIXED32):
+            at += 8 if wire == FIXED64 else 4
+        elif wire == BYTES:
+            length, value = reader.varint(at, stop)
+            width = max(width, value - at)
+            at = value + length
+        else:
+            raise reader.place.damaged(f"a field has the wire type {wire}, which is not used", at=start)
+        if width > WIDEST:
+            raise reader.place.damaged(f"a field's number or length is spelled in {width} bytes; {WIDEST} are the most", at=start)
+        if number == 0 or at > stop:
+            raise reader.place.damaged(
+                "a field reaches beyond the message around it" if number else "a field has no number", at=start
+            )
+        yield Field(number, wire, start, value, at)
+
+
+def varint(value: int) -> bytes:
+    """The shortest varint of an int64."""
+    value &= 0xFFFFFFFFFFFFFFFF
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def number_field(number: int, value: int) -> bytes:
+    """A whole varint field."""
+    return varint(number << 3 | VARINT) + varint(value)
+
+
+def bytes_field(number: int, content: bytes) -> bytes:
+    """A whole length-delimited field."""
+    return varint(number << 3 | BYTES) + varint(len(content)) + content
+
+
+class Later(NamedTuple):
+    """Bytes whose number is known before they are: `head` and then `size` bytes made by `data`."""
+
+    head: bytes
+    size: int
+    data: Callable[[], bytes]
+
+    @property
+    def length(self) -> int:
+        """All bytes."""
+        return len(self.head) + self.size
+
+    def made(self) -> bytes:
+        """Make them."""
+        return self.head + self.data()
+
+
+def later_field(number: int, size: int, data: Callable[[], bytes]) -> Later:
+    """A whole length-delimited field whose content is made when it is written."""
+    return Later(varint(number << 3 | BYTES) + varint(size), size, data)
+
+
+class WireEdits:
+    """Collects replaced and added fields; `splices` mends the lengths around them."""
+
+    def __init__(self) -> None:
+        self._splices: list[Splice] = []
+        self._delta: dict[Message, int] = {}
+        self._added: dict[tuple[Message, int], list[Later]] = {}
+        self._replaced: set[Field] = set()
+
+    def replace(self, message: Message, field: Field, new: bytes | Later) -> None:
+        """`new`, a whole field or several or none, stands where `field` stood."""
+        if field in self._replaced:
+            raise ValueError(f"the field at {field.start} is edited twice")
+        self._replaced.add(field)
+        self._put(message, field.start, field.stop, _as_later(new))
+
+    def add(self, message: Message, new: bytes | Later, at: int | None = None) -> None:
+        """`new` whole fields stand in `message` at offset `at`, between two fields; at its end without."""
+        self._added.setdefault((message, message.stop if at is None else at), []).append(_as_later(new))
+
+    def _put(self, message: Message, start: int, stop: int, new: Later) -> None:
+        self._splices.append(Splice(start, stop, new.length, new.made))
+        self._delta[message] = self._delta.get(message, 0) + new.length - (stop - start)
+
+    def splices(self) -> list[Splice]:
+        """All splices, lengths included."""
+        # where two messages end at one offset, what is added to the inner one comes first
+        for (message, at), parts in sorted(self._added.items(), key=lambda item: -item[0][0].depth):
+            self._put(message, at, at, Later(b"", sum(part.length for part in parts), partial(_all_made, parts)))
+        self._added.clear()
+        delta = dict(self._delta)
+        lengths = []
+        while delta:
+            message = max(delta, key=lambda m: m.depth)
+            change = delta.pop(message)
+            if message.outer is None or message.field is None:
+                continue
+            field = message.field
+            tag_stop = message.reader.varint(field.start, field.stop)[1]
+            new = varint(field.stop - field.value + change)
+            if change:
+                lengths.append(Splice.of(tag_stop, field.value, new))
+                change += len(new) - (field.value - tag_stop)
+            delta[message.outer] = delta.get(message.outer, 0) + change
+        return [*self._splices, *lengths]
+
+
+def _all_made(parts: list[Later]) -> bytes:
+    return b"".join(part.made() for part in parts)
+
+
+def _as_later(new: bytes | Later) -> Later:
+    return new if isinstance(new, Later) else Later(new, 0, bytes)
+
+
+def check_length(place: Place, field: Field, expected: int) -> None:
+    """Raise DamagedError unless a field's content has `expected` bytes."""
+    if field.stop - field.value != expected:
+        raise place.damaged(f"holds {field.stop - field.value} bytes, {expected} are needed", at=field.value)

@@ -1,0 +1,279 @@
+"""Edits of zip archives as splices: members get new content or go, and every header behind them is mended.
+
+PyTorch's archives are written by miniz: sizes and CRC stand in the descriptor, and the local extra field is padded to align
+the payload. torch *computes* offsets from that layout (map_location="meta"), so a header that is what miniz would write at
+its old offset is replaced by what miniz would write at the new one. Any other header is kept as it is.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import NamedTuple
+
+from chkpt_channels.containers.zip.reader import (
+    CENTRAL_RECORD,
+    DEFLATED,
+    END64_RECORD,
+    END_RECORD,
+    FLAG_DESCRIPTOR,
+    FLAG_UTF8,
+    LOCAL,
+    LOCAL_RECORD,
+    LOCATOR64,
+    LOCATOR64_RECORD,
+    MAX16,
+    MAX32,
+    STORED,
+    Archive,
+    Member,
+    extra_fields,
+    make_descriptor,
+)
+from chkpt_channels.core.errors import Place
+from chkpt_channels.storage.splice import Splice, streamed
+
+
+class Change(NamedTuple):
+    """A member's new content: the first `keep` bytes of the old, then `size` bytes made by `data`; or the old content with the
+    splices `inner`, which count from its first byte, `size` bytes in all."""
+
+    size: int
+    data: Callable[[], bytes]
+    keep: int = 0
+    inner: tuple[Splice, ...] = ()
+
+    @classmethod
+    def of(cls, data: bytes) -> Change:
+        """New content that is known already."""
+        return cls(len(data), lambda: data)
+
+    @classmethod
+    def patch(cls, member: Member, inner: Sequence[Splice]) -> Change:
+        """The old content with splices."""
+        return cls(member.size + sum(s.size - (s.stop - s.start) for s in inner), bytes, 0, tuple(inner))
+
+
+def splices(archive: Archive, changes: Mapping[str, Change], removed: frozenset[str] = frozenset()) -> list[Splice]:
+    """The splices that give members new content or take them out, and mend every header behind them.
+
+    Raises UnsupportedError where an archive without zip64 records would outgrow 4 GiB.
+    """
+    return list(_Rewrite(archive, changes, removed).splices()) if changes or removed else []
+
+
+def new_crc(archive: Archive, name: str, change: Change) -> int:
+    """The CRC-32 of a changed member; 0 in an archive without CRCs."""
+    if not archive.has_crcs:
+        return 0
+    member, crc = archive.members[name], 0
+    if change.inner:  # read whole, the old content is checked too
+        for piece in streamed(archive.chunks(name), change.inner):
+            crc = zlib.crc32(piece, crc)
+        return crc
+    if change.keep == member.size:
+        crc = member.crc
+    else:
+        for piece in archive.chunks(name, 0, change.keep):
+            crc = zlib.crc32(piece, crc)
+    return zlib.crc32(change.data(), crc)
+
+
+# What miniz writes (pytorch's copy, caffe2/serialize/inline_container.cc): verified against torch 2.13.
+
+
+def miniz_local(name: bytes, size: int, start: int, align: int, method: int = STORED) -> bytes:
+    """The local header of a member at `start`, its payload aligned to `align` bytes."""
+    wide = b"".join([struct.pack("<2Q", size, 0) if size >= MAX32 else b"", struct.pack("<Q", start) if start >= MAX32 else b""])
+    if wide:
+        wide = struct.pack("<2H", 1, len(wide)) + wide
+    pad = -(start + LOCAL_RECORD.size + len(name) + len(wide) + 4) % align
+    extra = wide + struct.pack("<2sH", b"FB", pad) + b"Z" * pad
+    flags = FLAG_UTF8 | (FLAG_DESCRIPTOR if size else 0)
+    version = 20 if method == DEFLATED else 0
+    return LOCAL_RECORD.pack(LOCAL, version, flags, method, 0, 0, 0, 0, 0, len(name), len(extra)) + name + extra
+
+
+def _miniz_again(member: Member, size: int, start: int, align: int) -> bytes:
+    """What miniz would write for `member` with another size, at another offset."""
+    name = member.local[LOCAL_RECORD.size : LOCAL_RECORD.size + LOCAL_RECORD.unpack_from(member.local)[9]]
+    return miniz_local(name, size, start, align, member.method)
+
+
+def _miniz_alignments(members: Sequence[Member]) -> dict[str, int]:
+    """The alignment of each member whose header is what miniz writes. A file has one; the first members tell which."""
+    powers = (64, *(1 << k for k in range(17) if k != 6))
+
+    def written(member: Member, align: int) -> bool:
+        return member.data % align == 0 and _miniz_again(member, member.size, member.start, align) == member.local
+
+    align = max(powers, key=lambda power: sum(written(m, power) for m in members[:16]))
+    return {m.name: align for m in members if written(m, align)}
+
+
+class _Rewrite:
+    """One pass over the members that places each anew."""
+
+    def __init__(self, archive: Archive, changes: Mapping[str, Change], removed: frozenset[str]) -> None:
+        self._archive, self._removed = archive, removed
+        self._changes = {name: self._packed(name, change) for name, change in changes.items()}
+        self._align = _miniz_alignments(list(archive.members.values()))
+        self._starts: dict[str, int] = {}
+
+    def _packed(self, name: str, change: Change) -> _Packed:
+        member = self._archive.members[name]
+        crc = cache(lambda: new_crc(self._archive, name, change))
+        size = change.keep + change.size
+        if member.method == STORED:
+            return _Packed(size, size, crc, change.keep, change.data, change.inner)
+        if change.inner:
+            content = b"".join(streamed(self._archive.chunks(name), change.inner))
+            change = Change.of(content)
+        kept = b"".join(self._archive.chunks(name, 0, change.keep)) if change.keep else b""
+        deflater = zlib.compressobj(6, zlib.DEFLATED, -15)
+        data = deflater.compress(kept + change.data()) + deflater.flush()
+        return _Packed(size, len(data), crc, 0, lambda: data)
+
+    def splices(self) -> Iterator[Splice]:
+        shift, members = 0, self._archive.members.values()
+        for member in members:
+            if member.name in self._removed:
+                yield Splice.of(member.start, member.stop, b"")
+                shift -= member.stop - member.start
+                continue
+            start = member.start + shift
+            self._starts[member.name] = start
+            new = self._changes.get(member.name)
+            local = self._local(member, start, new)
+            if local != member.local or (new and not self._has_descriptor(member)):
+                yield Splice(member.start, member.data, len(local), self._with_crc(local, member, new))
+            if new and new.inner:
+                yield from (s._replace(start=member.data + s.start, stop=member.data + s.stop) for s in new.inner)
+            elif new:
+                yield Splice(member.data + new.keep, member.data_stop, new.packed - new.keep, new.data)
+            descriptor_size = self._descriptor_size(member, start, new)
+            if (new and member.descriptor) or descriptor_size != len(member.descriptor):
+                yield Splice(member.data_stop, member.stop, descriptor_size, self._descriptor(member, new, descriptor_size))
+            length = len(local) + (new.packed if new else member.packed) + descriptor_size
+            shift = start + length - member.stop
+        yield self._directory(shift)
+
+    @staticmethod
+    def _has_descriptor(member: Member) -> bool:
+        return bool(LOCAL_RECORD.unpack_from(member.local)[2] & FLAG_DESCRIPTOR)
+
+    def _local(self, member: Member, start: int, new: _Packed | None) -> bytes:
+        size = new.size if new else member.size
+        if align := self._align.get(member.name, 0):
+            return _miniz_again(member, size, start, align)
+        if new is None or self._has_descriptor(member):
+            return member.local
+        return self._sized(member, new)
+
+    def _sized(self, member: Member, new: _Packed) -> bytes:
+        """A local header that carries its sizes, with the new ones; its CRC follows in `_with_crc`."""
+        fields = list(LOCAL_RECORD.unpack_from(member.local))
+        tail = member.local[LOCAL_RECORD.size :]
+        if MAX32 in fields[7:9]:
+            wide = b"".join(struct.pack("<Q", v) for v, f in ((new.size, fields[8]), (new.packed, fields[7])) if f == MAX32)
+            at = tail.index(struct.pack("<H", 1), fields[9]) + 4
+            tail = tail[:at] + wide + tail[at + len(wide) :]
+        elif max(new.size, new.packed) >= MAX32:
+            raise self._archive.place.inside(member.name).unsupported("would grow beyond 4 GiB, for which its header has no room")
+        fields[7] = new.packed if fields[7] != MAX32 else MAX32
+        fields[8] = new.size if fields[8] != MAX32 else MAX32
+        return LOCAL_RECORD.pack(*fields) + tail
+
+    def _with_crc(self, local: bytes, member: Member, new: _Packed | None) -> Callable[[], bytes]:
+        if new is None or self._has_descriptor(member):
+            return lambda: local
+        return lambda: local[:14] + struct.pack("<I", new.crc()) + local[18:]
+
+    def _descriptor_size(self, member: Member, start: int, new: _Packed | None) -> int:
+        if member.name not in self._align:
+            return len(member.descriptor)
+        size = new.size if new else member.size
+        return 0 if not size else 24 if max(size, start) >= MAX32 else 16
+
+    def _descriptor(self, member: Member, new: _Packed | None, size: int) -> Callable[[], bytes]:
+        def made() -> bytes:
+            if not size:
+                return b""
+            values = (new.crc(), new.packed, new.size) if new else (member.crc, member.packed, member.size)
+            return make_descriptor(values, signed=size in (16, 24), wide=size >= 20)
+
+        return made
+
+    def _directory(self, shift: int) -> Splice:
+        """The central directory and everything behind it."""
+        start, stop = self._archive.directory
+        entries = [self._central(m) for m in self._archive.listed if m.name not in self._removed]
+        size = sum(size for size, _ in entries)
+        end = _end_records(self._archive.place, self._archive.end, len(entries), start + shift, size)
+        return Splice(
+            start, stop + len(self._archive.end), size + len(end), lambda: b"".join([*(make() for _, make in entries), end])
+        )
+
+    def _central(self, member: Member) -> tuple[int, Callable[[], bytes]]:
+        """(length, maker) of a central entry; fields that were 64 bits wide stay so unless miniz would write them short."""
+        new, start = self._changes.get(member.name), self._starts[member.name]
+        fields = list(CENTRAL_RECORD.unpack_from(member.central))
+        by_miniz = member.name in self._align
+        if by_miniz and new:
+            fields[3] = FLAG_UTF8 | (FLAG_DESCRIPTOR if new.size else 0)
+        wide = b""
+        for index, value in ((9, new.size if new else member.size), (8, new.packed if new else member.packed), (16, start)):
+            if value >= MAX32 or (fields[index] == MAX32 and not by_miniz):
+                wide, fields[index] = wide + struct.pack("<Q", value), MAX32
+            else:
+                fields[index] = value
+        extra_at = CENTRAL_RECORD.size + fields[10]
+        extra, comment = member.central[extra_at : extra_at + fields[11]], member.central[extra_at + fields[11] :]
+        others = b"".join(struct.pack("<2H", tag, len(body)) + body for tag, body in extra_fields(extra) if tag != 1)
+        extra = (struct.pack("<2H", 1, len(wide)) + wide if wide else b"") + others
+        fields[11] = len(extra)
+        tail = member.central[CENTRAL_RECORD.size : extra_at] + extra + comment
+
+        def made() -> bytes:
+            if new:
+                fields[7] = new.crc()
+            return CENTRAL_RECORD.pack(*fields) + tail
+
+        return CENTRAL_RECORD.size + len(tail), made
+
+
+class _Packed(NamedTuple):
+    """A change as it will be stored: sizes known, content and CRC made when written."""
+
+    size: int
+    packed: int
+    crc: Callable[[], int]
+    keep: int
+    data: Callable[[], bytes]
+    inner: tuple[Splice, ...] = ()
+
+
+def _end_records(place: Place, old: bytes, count: int, start: int, size: int) -> bytes:
+    """The end records with a new count, start and size of the central directory."""
+    short = list(END_RECORD.unpack(old[-END_RECORD.size :]))
+    values = (count, count, size, start)
+    limits = (MAX16, MAX16, MAX32, MAX32)
+    before = b""
+    if len(old) > END_RECORD.size:
+        long = list(END64_RECORD.unpack_from(old))
+        long[6:10] = values
+        _, disk, _, disks = LOCATOR64_RECORD.unpack_from(old, END64_RECORD.size)
+        before = END64_RECORD.pack(*long) + LOCATOR64_RECORD.pack(LOCATOR64, disk, start + size, disks)
+    elif any(v >= limit for v, limit in zip(values, limits, strict=True)):
+        raise place.unsupported("would grow beyond 4 GiB, for which its end record has no room")
+    forced = [f == limit and not _was_full(old, i) for i, (f, limit) in enumerate(zip(short[3:7], limits, strict=True))]
+    short[3:7] = [limit if force else min(v, limit) for v, limit, force in zip(values, limits, forced, strict=True)]
+    return before + END_RECORD.pack(*short)
+
+
+def _was_full(old: bytes, index: int) -> bool:
+    """Whether a field of the end record was at its limit because its value did not fit."""
+    limits = (MAX16, MAX16, MAX32, MAX32)
+    return len(old) > END_RECORD.size and bool(END64_RECORD.unpack_from(old)[6 + index] >= limits[index])

@@ -1,0 +1,1 @@
+"""Which tensors see the image, and what stands around them."""

@@ -1,0 +1,62 @@
+"""What stands behind a first conv in a file without a graph, and can take a constant added to its output."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from chkpt_channels.formats.base import FirstConv, Tensor
+
+_NORM = re.compile(r"batch_?norm(alization)?|normalization|norm|bn")
+_MEAN = ".running_mean"
+
+
+def shift_taker(tensors: Mapping[str, Tensor], conv: FirstConv, *, ordered: bool) -> tuple[str, int] | None:
+    """(name, sign) of the conv's bias (+1), or of the running mean of the BatchNorm right behind it (-1); None where there is
+    neither, or it is not certain which. `tensors` are in module order where `ordered`."""
+    key, group = conv.tensor.key, [t for t in tensors.values() if t.group == conv.tensor.group]
+    filters = conv.tensor.shape[conv.layout.axes.index("O")] if conv.layout else 0
+    module = key.partition(".parametrizations.")[0] if ".parametrizations." in key else key.rpartition(".")[0]
+    vectors = {t.key: t for t in group if module and t.dtype.floating and t.shape == (filters,)}
+    if bias := vectors.get(f"{module}.bias"):
+        return bias.name, 1
+    norms = [key.removesuffix(_MEAN) for key in vectors if key.endswith(_MEAN)]
+    if ordered:
+        behind = _next_module(group, module)
+        norms = [norm for norm in norms if norm == behind and _follows(norm, module)]
+    else:
+        norms = [norm for norm in norms if names_say(group, module, norm)]
+    return (vectors[norms[0] + _MEAN].name, -1) if len(norms) == 1 else None
+
+
+def _next_module(group: Sequence[Tensor], module: str) -> str:
+    """The module whose tensors stand right behind those of `module`."""
+    own = [i for i, tensor in enumerate(group) if tensor.key.startswith(f"{module}.")]
+    return group[own[-1] + 1].key.rpartition(".")[0] if own and own[-1] + 1 < len(group) else ""
+
+
+def names_say(group: Sequence[Tensor], conv: str, norm: str) -> bool:
+    """Whether names alone say that a norm is this conv's, and not the last of the network: the same number, the first number
+    beside a conv without any (`conv_stem`, `bn1`), or a module that holds nothing else."""
+    if not _follows(norm, conv):
+        return False
+    parent, _, own = norm.rpartition(".")
+    numbers, inside = _numbers(own), f"{parent}." if parent else ""
+    if numbers and (own.isdecimal() or numbers in (_numbers(conv[len(inside) :]), ["0"], ["1"])):
+        return True
+    return {t.key[len(inside) :].partition(".")[0] for t in group if t.key.startswith(inside)} == {own, conv[len(inside) :]}
+
+
+def _follows(norm: str, conv: str) -> bool:
+    """Whether one module may be the norm of the other by its name: `bn1` of `conv1`, `1` of `0`, `bn` of `conv`, side by side.
+    Between `0` and `2` stands something without tensors, which may be no linear thing."""
+    (parent, _, norm), (beside, _, conv) = norm.rpartition("."), conv.rpartition(".")
+    if parent != beside:
+        return False
+    if norm.isdecimal() or conv.isdecimal():
+        return norm.isdecimal() and conv.isdecimal() and int(norm) == int(conv) + 1
+    return bool(_NORM.search(norm)) and (_numbers(norm) == _numbers(conv) or not _numbers(norm) or not _numbers(conv))
+
+
+def _numbers(name: str) -> list[str]:
+    return re.findall(r"\d+", name)

@@ -1,0 +1,125 @@
+"""The first convs that are to change: those that were found, or those that the user names."""
+
+from __future__ import annotations
+
+from chkpt_channels.core.errors import AmbiguousError, Place, UnsupportedError, UsageError
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.discovery import layer_selector as layers
+from chkpt_channels.discovery import search as firstconv
+from chkpt_channels.formats.base import Checkpoint, FirstConv, Tensor
+from chkpt_channels.transform.optimizer_state import searchable
+from chkpt_channels.transform.options import Beside, Options
+
+_NOTHING = Beside()
+
+
+def find(checkpoint: Checkpoint, channels: int | None = None, beside: Beside = _NOTHING) -> firstconv.Finding:
+    """The first convs by the strongest evidence there is: the graph, a configuration beside the file, names and shapes.
+    `channels` are those of the image, where the user knows them."""
+    if by_graph := tuple(checkpoint.first_convs()):
+        return firstconv.Finding(by_graph)
+    finding = _by_shapes(checkpoint, channels)
+    named = _named_beside(checkpoint, beside)
+    if not finding.first_convs and named:
+        return finding._replace(first_convs=named, candidates=())
+    if not finding.first_convs and channels is None and beside.channels:
+        found = _by_shapes(checkpoint, beside.channels)
+        convs = tuple(
+            c._replace(found_by="sidecar", why=f"config.json says {beside.channels} channels") for c in found.first_convs
+        )
+        return found._replace(first_convs=convs) if convs else finding
+    return finding
+
+
+def _by_shapes(checkpoint: Checkpoint, channels: int | None) -> firstconv.Finding:
+    found = firstconv.find(searchable(checkpoint), ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
+    return found._replace(first_convs=tuple(checkpoint.refined(conv) for conv in found.first_convs))
+
+
+def _named_beside(checkpoint: Checkpoint, beside: Beside) -> tuple[FirstConv, ...]:
+    """The convs that the configuration names, where all of them are there and have as many channels as it says."""
+    layouts = firstconv.layouts_of(searchable(checkpoint), torch=checkpoint.torch)
+    found = []
+    for module in beside.first_conv:
+        tensor = checkpoint.tensors.get(f"{module}.weight")
+        layout = firstconv.layout_of(tensor, layouts) if tensor else None
+        if tensor is None or layout is None or _channels(tensor, layout, 0) != beside.channels:
+            return ()
+        why = "config.json names it"
+        found.append(checkpoint.refined(FirstConv(tensor, layout, beside.channels, "sidecar", why)))
+    return tuple(found)
+
+
+def select(checkpoint: Checkpoint, options: Options) -> firstconv.Finding:
+    """The first convs to change. Raises AmbiguousError with candidates, UnsupportedError where there is none, UsageError for
+    layers that do not exist or have other channels than --from says."""
+    if options.inputs:
+        checkpoint.name_images(options.inputs)
+    finding = find(checkpoint, options.from_channels, options.beside)
+    finding = _named(checkpoint, finding, options) if options.layers else _found(checkpoint, finding, options.layout)
+    place = checkpoint.source.place
+    if other := next((c for c in finding.first_convs if options.from_channels not in (None, c.in_channels)), None):
+        what = f"--from says {options.from_channels} channels, and it has {other.in_channels}"
+        raise UsageError(what, file=place.file, where=other.tensor.name)
+    return finding
+
+
+def _found(checkpoint: Checkpoint, finding: firstconv.Finding, layout: Layout | None) -> firstconv.Finding:
+    place = checkpoint.source.place
+    if finding.first_convs:
+        convs = tuple(_with_layout(place, conv, layout) if layout else conv for conv in finding.first_convs)
+        return finding._replace(first_convs=convs)
+    if not finding.candidates:
+        hint = "--layer KEY names it, with --layout"
+        raise UnsupportedError("holds no convolution that could see an image", file=place.file, hint=hint)
+    hint = "   or   ".join(f"--layer {c.key}" for c in finding.candidates[:3])
+    many = len(finding.candidates)
+    what = "one tensor might" if many == 1 else f"{many} tensors could"
+    raise AmbiguousError(f"{what} be the first convolution", file=place.file, candidates=finding.candidates, hint=hint)
+
+
+def _named(checkpoint: Checkpoint, finding: firstconv.Finding, options: Options) -> firstconv.Finding:
+    """The first convs that --layer names, each once."""
+    place = checkpoint.source.place
+    tensors = [t for t in searchable(checkpoint) if len(t.shape) >= 2]
+    names = list(dict.fromkeys(t.name for layer in options.layers for t in layers.match(place, tensors, layer)))
+    known = {conv.tensor.name: conv for conv in finding.first_convs}
+    convs = []
+    for name in names:
+        conv = known.get(name) or _described(checkpoint, checkpoint.tensors[name], options)
+        conv = conv._replace(found_by="user", why="named by --layer")
+        convs.append(_with_layout(place, conv, options.layout) if options.layout else conv)
+    if any(conv.found_by == "graph" for conv in finding.first_convs):  # it says itself what stands in front
+        return firstconv.Finding(tuple(convs))
+    searched = searchable(checkpoint)
+    beside = (t for conv in convs for t in firstconv.companions(searched, conv, torch=checkpoint.torch))
+    return firstconv.Finding(tuple(convs), companions=tuple(dict.fromkeys(beside)))
+
+
+def _described(checkpoint: Checkpoint, tensor: Tensor, options: Options) -> FirstConv:
+    layouts = firstconv.layouts_of(searchable(checkpoint), torch=checkpoint.torch)
+    layout, place = options.layout or firstconv.layout_of(tensor, layouts), checkpoint.source.place
+    if layout is None or len(layout.axes) != len(tensor.shape):
+        raise place.inside(tensor.name).unsupported(
+            f"its shape {list(tensor.shape)} does not say where the input channels are",
+            hint=f"--layout {'OI, O(HWI) or O(IHW)' if len(tensor.shape) == 2 else 'OIHW, HWIO or OHWI'} says it",
+        )
+    return FirstConv(tensor, layout, _channels(tensor, layout, options.from_channels or 0), "user")
+
+
+def _with_layout(place: Place, conv: FirstConv, layout: Layout) -> FirstConv:
+    shape = conv.tensor.shape
+    if len(layout.axes) != len(shape):
+        what = f"--layout {layout} has {len(layout.axes)} axes, the shape {list(shape)} has {len(shape)}"
+        raise UsageError(what, file=place.file, where=conv.tensor.name)
+    return conv._replace(layout=layout, in_channels=_channels(conv.tensor, layout, conv.in_channels))
+
+
+def _channels(tensor: Tensor, layout: Layout, known: int) -> int:
+    """The input channels of a kernel in a layout. A folded axis holds three colours if it can and nothing says otherwise."""
+    width = tensor.shape[layout.channel_axis]
+    if not layout.folded:
+        return width
+    if 0 < known < width and width % known == 0:
+        return known
+    return 3 if width % 3 == 0 else 1

@@ -1,0 +1,53 @@
+"""Which tensors a --layer names."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from chkpt_channels.core.errors import AmbiguousError, Candidate, Place, UsageError
+from chkpt_channels.formats.base import Tensor
+
+_WEIGHTS = (".weight", ".kernel", "/weight", "/kernel", ".weight_v", ".parametrizations.weight.original1")
+_PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
+
+
+def match(place: Place, tensors: Sequence[Tensor], layer: str) -> list[Tensor]:
+    """The tensors that a --layer names: the full key; the key without container and wrapper prefixes; a dotted suffix that
+    is unique in each copy of the model; a glob. The ".weight" may be left out.
+
+    Raises UsageError with a suggestion where nothing matches, AmbiguousError where a suffix stands several times in a copy.
+    """
+    spellings = {layer, *(f"{layer}{end}" for end in _WEIGHTS)}
+    rules: tuple[Callable[[Tensor], bool], ...] = (
+        lambda t: t.name in spellings,
+        lambda t: _PREFIXES.sub("", t.key) in spellings,
+        lambda t: any(t.key.endswith(("." + s, "/" + s)) for s in spellings),
+        lambda t: any(fnmatch.fnmatchcase(n, s) for n in (t.name, t.key) for s in spellings),
+    )
+    for i, rule in enumerate(rules):
+        found = [t for t in tensors if rule(t)]
+        if not found:
+            continue
+        copies: defaultdict[str, list[Tensor]] = defaultdict(list)
+        for tensor in found:
+            copies[tensor.group].append(tensor)
+        if i == 2 and any(len(copy) > 1 for copy in copies.values()):
+            candidates = [Candidate(t.name, t.shape) for t in found]
+            raise AmbiguousError(
+                f"--layer {layer} fits {len(found)} tensors",
+                file=place.file,
+                candidates=candidates,
+                hint=f"--layer {found[0].name}",
+            )
+        return found
+    import difflib
+
+    close = difflib.get_close_matches(layer, [n for t in tensors for n in (t.name, t.key, t.key.removesuffix(".weight"))], 1, 0.5)
+    raise UsageError(
+        f"no tensor is called {layer!r}",
+        file=place.file,
+        hint=f"--layer {close[0]}" if close else "chkpt-channels inspect --all lists them",
+    )

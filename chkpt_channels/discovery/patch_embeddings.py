@@ -1,0 +1,116 @@
+"""Stems that keep the channels in an axis together with something else, and what the image meets before any stem.
+
+Space-to-depth stems take blocks of pixels as channels, Linear patch embeddings whole patches. The shape does not say in
+which order the channels and the pixels lie, so the layout stays open.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from math import isqrt, prod
+
+from chkpt_channels.discovery.evidence import STEM, Evidence, is_colour_shift, is_no_kernel
+from chkpt_channels.discovery.network import Kernel, Network
+from chkpt_channels.formats.base import FirstConv, Tensor
+
+SPACE_TO_DEPTH = {12: 3, 27: 3, 48: 3, 16: 1}
+"""Widths of blocks of pixels, and how many channels the image then has."""
+
+_PATCHES = re.compile(r"patch_?(embed|proj|ify)|(^|[._])(vision|visual|image|img|pixel)\w*embed")
+_POSITIONS = re.compile(r"pos_?embed|position")
+_IN_FRONT = re.compile(r"mean|std|scal|shift|norm|bn|offset")
+_BEHIND = re.compile(r"add_|out|post|denorm|un_?norm|rescale|running|num_batches|target|label|latent|action|pred")
+_BLOCK = (
+    "order of colours and pixels is open: --layout O(GI)HW where colours lie together, O(IG)HW where pixels do, OIHW for bands"
+)
+_PATCH = "order of colours and pixels is open: --layout O(HWI) where colours lie together, O(IHW) where pixels do"
+
+
+def stem(evidence: Evidence, free: Sequence[Kernel], tensors: Sequence[Tensor], channels: int | None) -> FirstConv | None:
+    """A stem with a folded channel axis, where there is one and no other conv could see the image. `channels` are those of
+    the image, where they are known."""
+    blocks = _space_to_depth(evidence, free)
+    if blocks and channels != blocks.channels and blocks.channels % (channels or 1) == 0:
+        return block_stem(blocks, channels)
+    patches = [] if free else linear_patches(evidence.network, tensors)
+    if len(patches) != 1:
+        return None
+    kernel, found_by = patches[0]
+    known = channels if channels and kernel.channels % channels == 0 else _colours(kernel.channels)
+    return FirstConv(kernel.tensor, None, known, found_by, _PATCH)
+
+
+def block_stem(kernel: Kernel, channels: int | None = None) -> FirstConv:
+    """A stem that takes blocks of pixels, or as many bands: which of it stays open."""
+    return FirstConv(kernel.tensor, None, channels or SPACE_TO_DEPTH[kernel.channels], "shapes", _BLOCK)
+
+
+def spellings(shape: tuple[int, ...]) -> str:
+    """The layouts that a kernel of this shape may have, as they are offered to the user."""
+    if len(shape) == 2:
+        return "--layout O(HWI)   or   --layout O(IHW)"
+    return "--layout O(GI)HW   or   --layout O(IG)HW   or   --layout OIHW" if len(shape) == 4 else "--layout says it"
+
+
+def linear_patches(network: Network, tensors: Sequence[Tensor]) -> list[tuple[Kernel, str]]:
+    """The Linear layers that take patches of an image, each with the evidence: "names" or "shapes"."""
+    likely = [k for k in network.kernels if not k.window and k.filters >= 32 and _colours(k.channels)]
+    named = [k for k in likely if _PATCHES.search(k.key) and not any(isinstance(piece, int) for piece in k.pieces[:-1])]
+    if named:
+        return [(k, "names") for k in named]
+    tables = {(t.key.rpartition(".")[0], t.shape[-1]) for t in tensors if t.shape and _POSITIONS.search(t.key)}
+    tables |= {(module.rpartition(".")[0], width) for module, width in tables}
+    return [(k, "shapes") for k in likely if (_module(k), k.filters) in tables and _is_alone(network, k)]
+
+
+def _space_to_depth(evidence: Evidence, free: Sequence[Kernel]) -> Kernel | None:
+    """The first convolution takes a block of pixels, and nothing else could see the image."""
+    network = evidence.network
+    convs = [k for k in network.convs if not is_no_kernel(k)]
+    likely = convs[:1] if network.ordered else [k for k in convs if STEM.search(k.key)]
+    wide = [k for k in likely if k.channels in SPACE_TO_DEPTH and set(k.window) != {1}]
+    if len(wide) != 1 or any(k is not wide[0] for k in free):
+        return None
+    return None if any(k is not wide[0] for k in evidence.makers.get(wide[0].channels, ())) else wide[0]
+
+
+def _module(kernel: Kernel) -> str:
+    """The module that holds the layer; "-" for a layer at the root."""
+    return kernel.key.rsplit(".", 2)[0] if kernel.key.count(".") > 1 else "-"
+
+
+def _is_alone(network: Network, kernel: Kernel) -> bool:
+    """Whether the layer's module holds no other one."""
+    near = network.kernels[max(0, kernel.at - 1) : kernel.at + 2]
+    return not any(k is not kernel and k.key.startswith(_module(kernel) + ".") for k in near)
+
+
+def _colours(width: int) -> int:
+    """How many channels the patches of this width have: pixels in a square, once or for two frames."""
+    for colours in (3, 1):
+        pixels, rest = divmod(width, colours)
+        if not rest and any(pixels % frames == 0 and _side(pixels // frames) >= 8 for frames in (1, 2)):
+            return colours
+    return 0
+
+
+def _side(pixels: int) -> int:
+    side = isqrt(pixels)
+    return side if side * side == pixels else 0
+
+
+def companions(network: Network, channels: int, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    """What stands in front of stems of so many channels with one number for each: means, scales, shifts of the colours."""
+    if channels == 1:
+        return
+    modules = {k.key.rpartition(".")[0] for k in network.kernels}
+    shifts = {k.key.rpartition(".")[0] for k in network.kernels if is_colour_shift(k) and not _BEHIND.search(k.key)}
+    for tensor in tensors:
+        module = tensor.key.rpartition(".")[0]
+        if module in shifts:
+            yield tensor
+        elif max(tensor.shape, default=0) == channels == prod(tensor.shape) and module not in modules:
+            names = tensor.key.replace("running", "")
+            if _IN_FRONT.search(names) and not _BEHIND.search(names):
+                yield tensor

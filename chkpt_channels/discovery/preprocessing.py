@@ -1,0 +1,156 @@
+"""What stands between the image and the stems in a file without a graph: normalisations with one number for each channel.
+
+BatchNorm          y = γ · (x - μ) / √(σ² + eps) + β     eps is in the code: 1e-5 here
+mean and std       y = (x - mean) / std                  RADIO's input_conditioner, SAM's pixel_mean
+shift and scale    y = (x - shift) / scale               LPIPS' scaling_layer, and no other module of these words
+MeanShift          y = W · x + b, W a diagonal 1×1 convolution; EDSR has its inverse at the output
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from math import isfinite, prod, sqrt
+
+from chkpt_channels.discovery import bias_target as behind
+from chkpt_channels.formats.base import Checkpoint, FirstConv, Front, Notice, Tensor
+
+EPS = 1e-5
+_PAIRS = ((re.compile(""), "mean", "std"), (re.compile(r"(^|\.)scaling_layer$"), "shift", "scale"))
+_OF_THE_IMAGE = re.compile(r"data|input|image|pixel")
+
+Numbers = tuple[float, ...]
+
+
+def fronts(checkpoint: Checkpoint, conv: FirstConv, companions: Iterable[Tensor]) -> tuple[Front, ...]:
+    """The normalisations that the image meets on its way to this conv. Raises UnsupportedError for vectors in front of it whose
+    meaning, or whose place, is not known."""
+    own = [t for t in companions if t.group == conv.tensor.group]
+    modules = [m for m in dict.fromkeys(t.key.rpartition(".")[0] for t in own) if _leads_to(m, conv)]
+    nearest = {m.rpartition(".")[2]: m for m in sorted(modules, key=len)}  # of `bn_data` and `ema.bn_data` the second
+    found = [front for module in nearest.values() if (front := _Around(checkpoint, conv, module).front())]
+    if len(found) > 1:
+        names = " and ".join(front.where for front in found)
+        raise checkpoint.source.place.unsupported(f"{names} stand in front of {conv.tensor.name}, in an order that is not known")
+    return tuple(found)
+
+
+def _leads_to(module: str, conv: FirstConv) -> bool:
+    """Whether a module's parent holds the conv too: the first part of a Sequential, or of the whole network."""
+    parent = module.rpartition(".")[0]
+    return not parent or conv.tensor.key.startswith(f"{parent}.")
+
+
+class _Around:
+    """A module with one number for each channel, and the conv that it may stand in front of."""
+
+    def __init__(self, checkpoint: Checkpoint, conv: FirstConv, module: str) -> None:
+        self._checkpoint, self._conv, self._module, self._channels = checkpoint, conv, module, conv.in_channels
+        self._where = f"{conv.tensor.group}/{module}" if conv.tensor.group and module else module or conv.tensor.group
+        self._group = [t for t in checkpoint.tensors.values() if t.group == conv.tensor.group]
+        self._parts = {
+            t.key.rpartition(".")[2]: t for t in self._group if t.key.rpartition(".")[0] == module and self._is_part(t)
+        }
+
+    def _is_part(self, tensor: Tensor) -> bool:
+        n = self._channels
+        return tensor.dtype.floating and (max(tensor.shape, default=0) == n == prod(tensor.shape) or tensor.shape == (n, n, 1, 1))
+
+    def front(self) -> Front | None:
+        """The module as an affine map of each channel; None where it stands behind the conv."""
+        parts = self._parts
+        if "running_mean" in parts and "running_var" in parts:
+            return self._batch_norm() if self._is_in_front() else None
+        if "weight" in parts and parts["weight"].shape == (self._channels, self._channels, 1, 1):
+            return self._mean_shift() if not self._checkpoint.ordered or self._at() < self._index(self._conv.tensor) else None
+        for named, mean, std in _PAIRS:
+            pair = [t for end, t in parts.items() if end.endswith(mean)] + [t for end, t in parts.items() if end.endswith(std)]
+            if len(pair) == 2 == len(parts) and named.search(self._module):
+                return self._normalisation(*pair)
+        names = ", ".join(t.name for t in parts.values())
+        raise self._checkpoint.source.place.inside(names).unsupported(
+            "stands in front of the stem with one number for each channel, and what it does is not known"
+        )
+
+    def _is_in_front(self) -> bool:
+        """Whether a BatchNorm stands right in front of the conv. It may normalise what another layer makes, such as scores."""
+        parent, _, own = self._module.rpartition(".")
+        beside = self._conv.tensor.key.removeprefix(f"{parent}." if parent else "").partition(".")[0]
+        if own.isdecimal() and beside.isdecimal():
+            if int(own) >= int(beside) or int(own) + 1 == int(beside):
+                return int(own) < int(beside)
+            raise self._unsupported(f"stands in front of {self._conv.tensor.name}, and not right in front: what is between them?")
+        makers = [t for t in self._group if len(t.shape) > 1 and t.shape[0] == self._channels and not self._is_part(t)]
+        if not self._checkpoint.ordered:
+            if not makers or _OF_THE_IMAGE.search(own):
+                return True
+            if any(behind.names_say(self._group, t.key.rpartition(".")[0], self._module) for t in makers):
+                return False
+            raise self._unsupported(f"may stand in front of the stem, or behind {makers[0].name}")
+        before = [t for t in self._group[: self._at()] if len(t.shape) > 1]
+        if before and before[-1] in makers:
+            return False
+        if self._at() > self._index(self._conv.tensor) and not _OF_THE_IMAGE.search(own):
+            raise self._unsupported("has one number for each channel of the image, and stands behind the stem")
+        return True
+
+    def _at(self) -> int:
+        return min(self._index(part) for part in self._parts.values())
+
+    def _index(self, tensor: Tensor) -> int:
+        return next(i for i, t in enumerate(self._group) if t.name == tensor.name)
+
+    def _batch_norm(self) -> Front:
+        n, parts = self._channels, self._parts
+        mean, variance = (self._numbers(parts[end]) for end in ("running_mean", "running_var"))
+        gamma = self._numbers(parts["weight"]) if "weight" in parts else (1.0,) * n
+        beta = self._numbers(parts["bias"]) if "bias" in parts else (0.0,) * n
+        if min(variance) < 0:
+            raise self._unsupported("has a negative variance")
+        scale = tuple(g / sqrt(v + EPS) for g, v in zip(gamma, variance, strict=True))
+        shift = tuple(b - m * a for b, m, a in zip(beta, mean, scale, strict=True))
+        return self._affine("BatchNorm", scale, shift, [(t, 0) for t in parts.values()])
+
+    def _mean_shift(self) -> Front:
+        weight, bias, n = self._parts["weight"], self._parts.get("bias"), self._channels
+        rows = [self._numbers(weight)[i * n : (i + 1) * n] for i in range(n)]
+        shift = self._numbers(bias) if bias else (0.0,) * n
+        if any(rows[i][j] for i in range(n) for j in range(n) if i != j):
+            return Front(self._where, "1×1 convolution")
+        axes = [(weight, 0), (weight, 1), *([(bias, 0)] if bias else [])]
+        return self._affine("MeanShift", tuple(rows[i][i] for i in range(n)), shift, axes)
+
+    def _normalisation(self, mean: Tensor, std: Tensor) -> Front:
+        means, stds = self._numbers(mean), self._numbers(std)
+        if not all(stds):
+            raise self._checkpoint.source.place.inside(std.name).unsupported("holds a zero, by which the image is divided")
+        scale = tuple(1 / s for s in stds)
+        shift = tuple(-m / s for m, s in zip(means, stds, strict=True))
+        return self._affine("normalisation", scale, shift, [(t, t.shape.index(self._channels)) for t in (mean, std)])
+
+    def _affine(self, kind: str, scale: Numbers, shift: Numbers, axes: Iterable[tuple[Tensor, int]]) -> Front:
+        if not all(scale):
+            raise self._unsupported(f"this {kind} multiplies a channel by zero: nothing tells what the kernel would do with it")
+        return Front(self._where or kind, kind, scale, shift, tuple((tensor.name, axis) for tensor, axis in axes))
+
+    def _numbers(self, tensor: Tensor) -> Numbers:
+        found = tuple(float(value) for value in self._checkpoint.load(tensor.name).astype("float64").reshape(-1))
+        if not all(map(isfinite, found)):
+            raise self._checkpoint.source.place.inside(tensor.name).unsupported("holds NaN or infinity")
+        return found
+
+    def _unsupported(self, what: str) -> Exception:
+        return self._checkpoint.source.place.inside(self._where).unsupported(what)
+
+
+def notices(fronts_: Sequence[Front], chosen: Sequence[int], tensors: Iterable[str]) -> Iterator[Notice]:
+    """What became of them, and of their counterparts at the output."""
+    for front in fronts_:
+        which = ", ".join(map(str, chosen))
+        told = f"{front.where} ({front.kind}) in front of the stem is composed into the kernel"
+        yield Notice("front_composed", f"{told} and keeps the numbers of channel {which}")
+        if front.kind == "BatchNorm" and not front.uniform:
+            yield Notice("eps", f"{front.where}: its eps is in the code, not in the file; {EPS:g} was used")
+    outs = dict.fromkeys(name.rpartition(".")[0] for name in tensors if "add_mean" in name)
+    if fronts_ and outs:
+        yield Notice("output_left", f"{', '.join(outs)} shifts the output's colours, not the image's: left as it is")

@@ -1,0 +1,68 @@
+"""Several copies of one model in one state dict: EMA, teacher and student, query and key encoders."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from chkpt_channels.discovery.network import is_weight
+from chkpt_channels.formats.base import Tensor
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+DEEPEST = 3
+FEWEST = 2
+COVERED = 0.7
+"""The share of all layers that the copies must hold together: repeated blocks of one model hold less."""
+
+
+class Copies:
+    """The weights of one of the copies and all that belongs to none (`kept`); `of` finds a tensor in every copy."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        weights = {t.key: t for t in tensors if is_weight(t)}
+        self._levels: list[tuple[str, tuple[str, ...]]] = []
+        while (level := _copies({key: t.shape for key, t in weights.items()}))[1]:  # `ema.` may hold a student and a teacher
+            self._levels.append(level)
+            weights = {key: t for key, t in weights.items() if not key.startswith(level[1])}
+        self.kept = [*weights.values()]
+        self._by_key = {t.key: t for t in tensors} if self._levels else {}
+
+    def of(self, tensor: Tensor) -> list[Tensor]:
+        """The tensor and its like in every other copy."""
+        keys = [tensor.key]
+        for first, others in reversed(self._levels):
+            keys += [other + key[len(first) :] for key in keys if key.startswith(first) for other in others]
+        return [tensor, *(self._by_key[key] for key in keys[1:] if key in self._by_key)]
+
+
+def _copies(shapes: Shapes) -> tuple[str, tuple[str, ...]]:
+    """The prefix of the first copy and those of the others; no others where there is one copy only."""
+    sizes = Counter(prefix for key in shapes for prefix in _prefixes(key))
+    large = {p: n for p, n in sizes.items() if n >= FEWEST and n * 5 >= len(shapes) and n < len(shapes)}
+    for prefix in (p for p, n in large.items() if 2 * n == len(shapes)):
+        if _inside(shapes, prefix) == frozenset((k, s) for k, s in shapes.items() if not k.startswith(prefix)):
+            return "", (prefix,)
+    counts = Counter(large.values())
+    alike: defaultdict[frozenset[tuple[str, tuple[int, ...]]], list[str]] = defaultdict(list)
+    for prefix in (p for p, n in large.items() if counts[n] > 1):
+        alike[_inside(shapes, prefix)].append(prefix)
+    for prefixes in sorted(alike.values(), key=lambda found: min(map(len, found))):
+        if len(prefixes) > 1 and COVERED * len(shapes) <= sum(sizes[p] for p in prefixes) and _are_roots(prefixes):
+            return prefixes[0], tuple(prefixes[1:])
+    return "", ()
+
+
+def _prefixes(key: str) -> list[str]:
+    words = key.split(".", DEEPEST + 1)[: DEEPEST + 1]
+    return [".".join(words[:i]) + "." for i in range(1, len(words)) if not words[i - 1][-1:].isdigit()]
+
+
+def _inside(shapes: Shapes, prefix: str) -> frozenset[tuple[str, tuple[int, ...]]]:
+    return frozenset((key[len(prefix) :], shape) for key, shape in shapes.items() if key.startswith(prefix))
+
+
+def _are_roots(prefixes: Sequence[str]) -> bool:
+    """Whether none stands inside another, and all equally deep: `blocks` and `ema.blocks` are parts of copies."""
+    depths = {prefix.count(".") for prefix in prefixes}
+    return len(depths) == 1 and not any(a != b and a.startswith(b) for a in prefixes for b in prefixes)

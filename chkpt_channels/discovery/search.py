@@ -1,0 +1,245 @@
+"""Which tensors see the image, from names and shapes alone: for files that carry no graph.
+
+A network's first kernel is the one whose input width no other layer produces. Every further kernel that sees the image
+stands beside it (parallel stems), begins a network of its own, or repeats it (EMA, teacher, other copies of the model).
+What cannot be settled is refused: a wrong kernel is the worst outcome.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from chkpt_channels.core.errors import Candidate
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.discovery import patch_embeddings as folded
+from chkpt_channels.discovery.evidence import ENDS, ENTRY, FED, MOST_BANDS, OTHER_SENSES, STEM, Evidence
+from chkpt_channels.discovery.network import OIHW, Kernel, Layouts, Network, is_weight, orientation
+from chkpt_channels.discovery.replicas import Copies
+from chkpt_channels.formats.base import FirstConv, Tensor
+
+__all__ = ["MOST_BANDS", "Finding", "find", "layout_of", "layouts_of"]
+
+MOST_CANDIDATES = 40
+
+
+class Finding(NamedTuple):
+    """The first convs, or none; `candidates` are the others in question, with what speaks against each. `companions` are vectors
+    that the image meets before the first convs: means, scales, a shift of the colours."""
+
+    first_convs: tuple[FirstConv, ...]
+    candidates: tuple[Candidate, ...] = ()
+    companions: tuple[Tensor, ...] = ()
+
+
+def find(tensors: Iterable[Tensor], *, ordered: bool, torch: bool = False, channels: int | None = None) -> Finding:
+    """The first convs of every model in the file. `ordered` says that the tensors stand in module order, `torch` that PyTorch
+    wrote them, as is so where the order is kept; `channels` how many input channels they have, where that is known."""
+    groups: defaultdict[str, list[Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        groups[tensor.group].append(tensor)
+    answers = [_in_group(Copies(group), group, ordered, torch or ordered, channels) for group in groups.values()]
+    found = tuple(conv for answer in answers for conv in answer.first_convs)
+    if found and not any(answer.open for answer in answers):  # a model in part is converted wrongly
+        rejected = tuple(c for answer in answers for c in answer.candidates)
+        return Finding(found, rejected[:MOST_CANDIDATES], tuple(t for answer in answers for t in answer.companions))
+    candidates = [c for answer in answers for c in answer.candidates]
+    candidates += [Candidate(c.tensor.name, c.tensor.shape, "another model in the file is open") for c in found]
+    return Finding((), tuple(candidates[:MOST_CANDIDATES]))
+
+
+def companions(tensors: Iterable[Tensor], conv: FirstConv, *, torch: bool) -> tuple[Tensor, ...]:
+    """The vectors that the image meets before a first conv that the user names."""
+    group = [t for t in tensors if t.group == conv.tensor.group]
+    network = Network([t for t in group if is_weight(t)], ordered=torch, torch=torch)
+    return tuple(folded.companions(network, conv.in_channels, group))
+
+
+def layouts_of(tensors: Iterable[Tensor], *, torch: bool) -> Layouts:
+    """The layouts of this file's kernels by their rank; none for ranks whose layout is open."""
+    layouts, unclear = orientation([t for t in tensors if is_weight(t)], torch=torch)
+    return {} if unclear else layouts
+
+
+def layout_of(tensor: Tensor, layouts: Layouts = OIHW) -> Layout | None:
+    """The layout of a kernel of this rank, None where it is open."""
+    return tensor.layout or (layouts.get(len(tensor.shape)) if len(tensor.shape) > 2 else None)
+
+
+class _Answer(NamedTuple):
+    """What one state dict says; `open` where several of its kernels could be meant."""
+
+    first_convs: tuple[FirstConv, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    companions: tuple[Tensor, ...] = ()
+    open: bool = False
+
+
+def _in_group(copies: Copies, tensors: Sequence[Tensor], ordered: bool, torch: bool, channels: int | None) -> _Answer:
+    answer = _Search(Network(copies.kept, ordered=ordered, torch=torch), tensors, channels).answer()
+    convs = [conv._replace(tensor=t) for conv in answer.first_convs for t in copies.of(conv.tensor)]
+    return answer._replace(first_convs=tuple(convs), companions=tuple(t for c in answer.companions for t in copies.of(c)))
+
+
+class _Search:
+    """The search in one model."""
+
+    def __init__(self, network: Network, tensors: Sequence[Tensor], channels: int | None) -> None:
+        self.network, self.tensors, self.channels = network, tensors, channels
+        self.evidence = Evidence(network)
+
+    def answer(self) -> _Answer:
+        """The first convs, or the candidates."""
+        verdicts = self.evidence.verdicts
+        free = [k for k in self.evidence.narrow if not verdicts[k.at] and self.channels in (None, k.channels)]
+        free = [k for k in free if not self.evidence.is_lone_point(k)]
+        if any(len(k.window) > 1 for k in free):
+            free = [k for k in free if len(k.window) > 1]
+        if stem := folded.stem(self.evidence, free, self.tensors, self.channels):
+            rejected = self._rejected([stem.tensor], "a folded stem is there")
+            return _Answer((stem,), rejected, tuple(folded.companions(self.network, stem.in_channels, self.tensors)))
+        pool, why_open = self._pool(free)
+        if why_open or not pool:
+            return self._candidates(free, why_open)
+        if self.network.open:
+            return self._candidates(pool, "its shape fits several layouts: --layout says which")
+        stems, found_by, why = self._stems(pool)
+        if stems and self._overlooks(stems, free):
+            stems, why = [], "another one could see the image"
+        if not stems:
+            return self._candidates(free, why)
+        if self.channels is None and stems[0].channels in folded.SPACE_TO_DEPTH:
+            convs = tuple(folded.block_stem(k) for k in stems)
+        else:
+            convs = tuple(FirstConv(k.tensor, self._layout(k), k.channels, found_by, why) for k in stems)
+        rejected = self._rejected([k.tensor for k in stems], "another is more likely")
+        return _Answer(convs, rejected, tuple(folded.companions(self.network, convs[0].in_channels, self.tensors)))
+
+    def _rejected(self, taken: Sequence[Tensor], why: str) -> tuple[Candidate, ...]:
+        """The narrow kernels that were not taken, and what speaks against each."""
+        others = [k for k in self.evidence.narrow if not any(k.tensor is tensor for tensor in taken)]
+        others.sort(key=_likeness)
+        return tuple(
+            Candidate(k.tensor.name, k.tensor.shape, self.evidence.verdicts[k.at] or why) for k in others[:MOST_CANDIDATES]
+        )
+
+    def _layout(self, kernel: Kernel) -> Layout | None:
+        return layout_of(kernel.tensor, self.network.layouts)
+
+    def _candidates(self, free: Sequence[Kernel], why: str) -> _Answer:
+        verdicts = self.evidence.verdicts
+        at = {k.at for k in free}
+        shown = sorted(self.evidence.narrow, key=lambda k: (k.at not in at, *_likeness(k)))[:MOST_CANDIDATES]
+        reasons = [(k.tensor, why if k.at in at else verdicts[k.at] or "another is more likely") for k in shown]
+        patches = folded.linear_patches(self.network, self.tensors)
+        reasons = [(k.tensor, "a Linear layer, where convolutions could see the image") for k, _ in patches[:10]] + reasons
+        return _Answer((), tuple(Candidate(t.name, t.shape, reason) for t, reason in reasons), open=bool(free))
+
+    def _pool(self, free: list[Kernel]) -> tuple[list[Kernel], str]:
+        """Those of the narrow kernels with the width of the image; why it is open where several widths could be meant."""
+        first = self.evidence.first
+        widths = (
+            [first.channels] if first and any(k is first for k in free) else [1] if any(k.channels == 1 for k in free) else []
+        )
+        width = next((w for w in (3, *widths) if any(k.channels == w for k in free)), min((k.channels for k in free), default=0))
+        pool = [k for k in free if k.channels == width]
+        if any(k.channels != width and self._could_begin(k, pool[0]) for k in free) or (width in (1, 3) and self._second_stage()):
+            return pool, "layers with other widths begin here too"
+        return pool, self._gives_back(pool[0]) if width > 3 else ""
+
+    def _could_begin(self, kernel: Kernel, chosen: Kernel) -> bool:
+        """Whether a kernel of another width could be the network's first: it stands before the chosen one, or is named so."""
+        if kernel.filters < 8 or set(kernel.window) == {1} or (kernel.channels == 1 and chosen.channels == 3):
+            return False
+        if self.network.ordered:
+            return kernel.at < chosen.at
+        return kernel.channels != 2 and bool(ENTRY.search(kernel.key)) and not ENDS.search(kernel.key)
+
+    def _second_stage(self) -> bool:
+        """Whether one network in the file takes the three channels that another one makes."""
+        fed = [k for k in self.evidence.narrow if k.channels == 3 and FED in self.evidence.verdicts[k.at]]
+        towers = {self.network.tower(k) for k in self.evidence.makers.get(3, ())}
+        return any(self.network.tower(k) not in towers for k in fed)
+
+    def _gives_back(self, kernel: Kernel) -> str:
+        """A network that takes neither one nor three channels and ends in an image or in as few channels: it takes a latent."""
+        ends = [k for width in (3, 4, 8, 16) if width <= kernel.channels for k in self.evidence.makers.get(width, ())]
+        made = any(set(k.window) != {1} and k.channels >= 4 * k.filters for k in ends)
+        return "the network makes an image or a latent: this could be a latent too" if made else ""
+
+    def _stems(self, pool: list[Kernel]) -> tuple[list[Kernel], str, str]:
+        if len(pool) == 1:
+            return pool, "shapes", "the only conv no layer feeds"
+        if self._all_beside(pool):
+            return pool, "shapes", "all convs that no layer feeds, side by side"
+        named = [k for k in pool if STEM.search(k.key) and not ENDS.search(k.key)]
+        first = self.evidence.first
+        if first and any(k is first for k in pool) and not self._rivals(first, [*named, *pool]):
+            stems = [k for k in pool if self._beside(k, first)]
+            return stems, "shapes", "the first conv in module order"
+        if (
+            named
+            and all(self._beside(k, named[0]) or not self._must_see(k) for k in pool)
+            and all(self._beside(k, named[0]) for k in named)
+        ):
+            return [k for k in pool if self._beside(k, named[0])], "names", "named like a stem"
+        return [], "", "several convs could see the image"
+
+    def _rivals(self, first: Kernel, others: Sequence[Kernel]) -> list[Kernel]:
+        """Those named like a stem, or like the first convolution, that do not stand beside it."""
+        if ENDS.search(first.key):
+            return [k for k in others if not self._beside(k, first)]
+        tower = self.network.tower(first)
+        alike = [k for k in others if STEM.search(k.key) or k.pattern == first.pattern or k.channels > 1]
+        alike += [k for k in others if self.network.tower(k) == tower or self._must_see(k)]
+        return [k for k in alike if not self._beside(k, first)]
+
+    def _must_see(self, kernel: Kernel) -> bool:
+        """Whether it is no grouped layer, and not named as one for something else than images."""
+        return self.evidence.begins_full(kernel) and not OTHER_SENSES.search(kernel.key)
+
+    def _overlooks(self, stems: Sequence[Kernel], free: Sequence[Kernel]) -> bool:
+        """Whether these may be inner layers and another kernel the stem. Without the order, shapes alone show too little of
+        one channel, and decoders may end in a kernel that looks as if it took three."""
+        if self.network.ordered or any(STEM.search(k.key) for k in stems):
+            return False
+        if all(ENDS.search(k.key) and (k.channels == 1 or k.window[-1] % 2 == 0) for k in stems):
+            return True
+        if stems[0].channels == 3:
+            return any(k.channels == 1 and set(k.window) != {1} for k in free)
+        others = [k for k in self.evidence.narrow if k.channels == 1 and set(k.window) != {1}]
+        return any(STEM.search(k.key) and not ENDS.search(k.key) for k in others)
+
+    def _all_beside(self, pool: list[Kernel]) -> bool:
+        return len(pool) <= 12 and all(self._beside(k, pool[0]) for k in pool[1:])
+
+    def _beside(self, a: Kernel, b: Kernel) -> bool:
+        """Whether two kernels see the same image: as branches of one module, as a series, or each first in a network."""
+        if a is b:
+            return True
+        if len(a.window) != len(b.window):
+            return False
+        return self.evidence.are_branches(a, b) or self._adjacent(a, b) or self._in_series(a, b) or self._own_networks(a, b)
+
+    def _adjacent(self, a: Kernel, b: Kernel) -> bool:
+        between = self.network.kernels[min(a.at, b.at) : max(a.at, b.at) + 1]
+        alike = all(k.channels == a.channels and k.filters == a.filters and k.window for k in between)
+        return self.network.ordered and a.channels > 1 and alike
+
+    def _in_series(self, a: Kernel, b: Kernel) -> bool:
+        """Numbered alike, as `patch_embed.0` and `patch_embed.1`; depthwise series are recognised before."""
+        return a.pattern == b.pattern and (a.channels > 1 or (a.is_patch and b.is_patch) or self.evidence.is_analogue(a, b))
+
+    def _own_networks(self, a: Kernel, b: Kernel) -> bool:
+        """Each begins a network of its own, and none makes the channels that the other takes."""
+        x, y = self.network.tower(a), self.network.tower(b)
+        sizes = self.network.tower_sizes
+        if x == y or min(sizes[x], sizes[y]) < 3 or self.evidence.makers.get(a.channels):
+            return False
+        return a.channels > 1 or (a.tensor.shape == b.tensor.shape and a.key.split(x)[-1] == b.key.split(y)[-1])
+
+
+def _likeness(kernel: Kernel) -> tuple[bool, bool, int]:
+    """Sort key: likely stems first, for people who have to choose."""
+    return (not STEM.search(kernel.key), kernel.channels != 3, kernel.at)

@@ -1,0 +1,1 @@
+"""Model folders, shards, config.json and its kin."""

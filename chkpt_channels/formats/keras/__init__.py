@@ -1,0 +1,1 @@
+"""Keras: HDF5 files and .keras archives, whole models and weights."""

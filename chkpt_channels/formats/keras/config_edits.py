@@ -1,0 +1,130 @@
+"""Edits of a configuration: numbers set, constants chosen, and a layer that makes the old channels of the new one.
+
+Keras cannot broadcast a channel: `stack` puts a layer without weights behind the input. Where the model is a graph that is
+Concatenate of the same tensor several times; in a Sequential it is an UpSampling that is told to look for its channels elsewhere,
+so that it repeats exactly the axis of the channels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from chkpt_channels.core.errors import Place
+from chkpt_channels.formats.keras.config import Path, at, is_reference
+from chkpt_channels.formats.keras.preprocessing import Image, chosen
+
+_STYLES: tuple[Mapping[str, Any], ...] = (
+    {},
+    {"ensure_ascii": False},
+    {"separators": (",", ":")},
+    {"separators": (",", ":"), "ensure_ascii": False},
+    *({"indent": indent} for indent in (1, 2, 4)),
+)
+
+
+def speller(text: str, document: Any, place: Place) -> Callable[[Any], str]:
+    """The function that spells an edited `document` as its writer did. Raises UnsupportedError for an unknown hand."""
+    for style in _STYLES:
+        if json.dumps(document, **style) == text:
+            return lambda edited: json.dumps(edited, **style)
+    raise place.unsupported("its configuration is spelled in a way that an edit would not keep", hint="save it again with Keras")
+
+
+def set_at(document: Any, path: Path, value: Any) -> None:
+    """Put `value` where `path` leads."""
+    at(document, path[:-1])[path[-1]] = value
+
+
+def choose(document: Any, path: Path, channels: Sequence[int]) -> None:
+    """Keep the constants of these channels."""
+    set_at(document, path, chosen(document, path, channels))
+
+
+def can_stack(image: Image) -> bool:
+    """Whether there is a layer that repeats this image's channel: in a Sequential none does for (batch, steps, channels)."""
+    return not image.layer.parent.is_sequential or image.rank > 3 or image.axis == 1
+
+
+def stack(document: Any, image: Image) -> None:
+    """Let the image have one channel, and a layer behind its input that makes the old ones of it."""
+    set_at(document, (*image.path, image.axis), 1)
+    home = image.layer.parent
+    layers = at(document, image.layer.path[:-1])
+    names = {layer.name for layer in home.layers.values()}
+    name = next(n for i in range(len(names) + 1) if (n := f"{image.layer.name}_stack{i or ''}") not in names)
+    if home.is_sequential:
+        entry = _repeating(name, image, layers)
+        inside = image.layer.kind == "InputLayer"
+        layers.insert(image.layer.number + inside, entry)
+        return
+    model = at(document, home.path)["config"]
+    for other in layers:
+        _redirect(other.get("inbound_nodes"), image.layer.name, name)
+    _redirect(model.get("output_layers"), image.layer.name, name)
+    layers.insert(image.layer.number + 1, _joining(name, image, layers[image.layer.number]))
+
+
+def _redirect(value: Any, old: str, new: str) -> None:
+    """Let everything that takes what `old` makes take what `new` makes."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if is_reference(value):
+            if value[0] == old:
+                value[0] = new
+            value = value[3:]
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _joining(name: str, image: Image, input_: Mapping[str, Any]) -> dict[str, Any]:
+    """Concatenate(axis)([image] * channels), as this file spells layers."""
+    config = {"name": name, "trainable": True, "dtype": _dtype(input_), "axis": -1 if image.axis == image.rank - 1 else 1}
+    shape = list(input_["config"][image.path[-1]])
+    if image.path[-1] == "batch_shape":
+        dtype = input_["config"].get("dtype", "float32")
+        tensor = {
+            "class_name": "__keras_tensor__",
+            "config": {"shape": shape, "dtype": dtype, "keras_history": [image.layer.name, 0, 0]},
+        }
+        nodes: list[Any] = [{"args": [[json.loads(json.dumps(tensor)) for _ in range(image.channels)]], "kwargs": {}}]
+    else:
+        nodes = [[[image.layer.name, 0, 0, {}] for _ in range(image.channels)]]
+    return _entry("Concatenate", config, input_, [list(shape) for _ in range(image.channels)]) | {
+        "name": name,
+        "inbound_nodes": nodes,
+    }
+
+
+def _repeating(name: str, image: Image, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The UpSampling whose last spatial axis, or first, is the axis of the channels."""
+    first = layers[image.layer.number]
+    spatial = image.rank - 2
+    last = image.axis == image.rank - 1
+    size = [1] * (spatial - 1) + [image.channels] if last else [image.channels] + [1] * (spatial - 1)
+    config: dict[str, Any] = {"name": name, "trainable": True, "dtype": _dtype(first)}
+    if image.layer.kind != "InputLayer":
+        config[str(image.path[-1])] = first["config"].pop(image.path[-1])
+    if spatial == 1:
+        config["size"] = image.channels
+    else:
+        config |= {"size": size, "data_format": "channels_first" if last else "channels_last"}
+    if spatial == 2:
+        config["interpolation"] = "nearest"
+    shape = list(at(first, ("config", image.path[-1])) or config[str(image.path[-1])])
+    return _entry(f"UpSampling{spatial}D", config, first, shape)
+
+
+def _dtype(input_: Mapping[str, Any]) -> str:
+    """The dtype in which the layer passes its input on."""
+    dtype = input_["config"].get("dtype")
+    return dtype if isinstance(dtype, str) and dtype.startswith(("float", "bfloat")) else "float32"
+
+
+def _entry(kind: str, config: Mapping[str, Any], like: Mapping[str, Any], shape: Any) -> dict[str, Any]:
+    """A layer's entry with the fields that this file's entries have."""
+    entry: dict[str, Any] = {"class_name": kind, "config": dict(config)}
+    if "module" in like:
+        entry = {"module": "keras.layers", **entry, "registered_name": None, "build_config": {"input_shape": shape}}
+    return entry

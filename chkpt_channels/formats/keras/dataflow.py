@@ -1,0 +1,206 @@
+"""Where an image goes in a Keras model: from its input through layers that keep channels apart to the convolutions it reaches.
+
+The walk follows tensors, call by call, into inner models and out of them; a layer that is called on other things too, or one
+that mixes channels, is noted as a block: then only a graph edit is right.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from chkpt_channels.formats.keras.config import OUTSIDE, Layer, Model, Path, Ref, all_layers, at
+from chkpt_channels.formats.keras.layers import CONVS, data_format
+from chkpt_channels.formats.keras.preprocessing import Image, effect
+
+MOST_STEPS = 200_000
+MOST_COLOURS = 4
+
+
+class Gate(NamedTuple):
+    """A per-channel operation on the way: a layer and which of its calls."""
+
+    layer: Layer
+    call: int
+    alike: bool
+
+
+class Reached(NamedTuple):
+    """A convolution that the image reaches: through which gates and layers, and the first layer that mixed channels before."""
+
+    layer: Layer
+    gates: tuple[Gate, ...]
+    steps: tuple[str, ...]
+    blocked: Layer | None
+
+
+class _State(NamedTuple):
+    gates: tuple[Gate, ...] = ()
+    steps: tuple[str, ...] = ()
+    blocked: Layer | None = None
+
+
+class _Frame(NamedTuple):
+    """One call of an inner model: `outer` is the frame of the call, -1 for the top model."""
+
+    model: Model
+    outer: int
+    layer: Layer | None
+    call: int
+
+
+def traces(top: Model) -> list[Trace]:
+    """For each input of the top model that has the shape of an image, a signal or a volume and reaches a convolution, how.
+
+    The convolutions say where the channels are. Where something stands in between that moves them, the axis must be as short as
+    colours are.
+    """
+    formats = {data_format(layer.config) for layer in all_layers(top) if layer.kind in CONVS}
+    found = []
+    for number, ref in enumerate(top.inputs):
+        axes = (True, False) if formats == {"channels_first"} else (False, True)
+        images = [image for first in axes if (image := _image(top, ref, number, first))]
+        made = [trace for image in images if (trace := Trace(top, image)).reached]
+        clear = [trace for trace in made if trace is made[0] and any(reached.blocked is None for reached in trace.reached)]
+        found += (clear or [trace for trace in made if trace.image.channels <= MOST_COLOURS])[:1]
+    return found
+
+
+def _image(top: Model, ref: Ref, number: int, first: bool) -> Image | None:
+    layer = top.layers.get(ref[0])
+    if ref[0] == OUTSIDE:  # a Sequential without an InputLayer: its first layer, or the first one in it, says the shape
+        layer = next(iter(top.layers.values()), None)
+        while layer is not None and layer.inner is not None:
+            layer = next(iter(layer.inner.layers.values()), None)
+    if layer is None or not isinstance(layer.config, dict):
+        return None
+    for key in ("batch_shape", "batch_input_shape"):
+        shape = layer.config.get(key)
+        if isinstance(shape, list) and 3 <= len(shape) <= 5:
+            axis = 1 if first else len(shape) - 1
+            if type(shape[axis]) is int and shape[axis] > 0:
+                return Image(ref, number, layer, (*layer.path, "config", key), shape[axis], axis, len(shape))
+    return None
+
+
+class Trace:
+    """Where one image goes.
+
+    `reached` are convolutions, `blocks` layers that mix its channels (None: the model's own output), `calls` the calls of each
+    layer that take it, its channels apart, `numbers` the places that repeat its channel count, `stale` those that contradict it.
+    """
+
+    def __init__(self, top: Model, image: Image) -> None:
+        self.image, self._document = image, top.entry
+        self.reached: list[Reached] = []
+        self.blocks: list[Layer | None] = []
+        self.calls: defaultdict[tuple[str, ...], set[tuple[int, int]]] = defaultdict(set)
+        self.numbers: dict[str, Path] = {}
+        self.stale: list[str] = []
+        self._frames = [_Frame(top, -1, None, 0)]
+        self._known: dict[tuple[int, tuple[str, ...], int], int] = {}
+        self._note(f"layers/{image.layer.where}/{image.path[-1]}", image.path)
+        self._note_model(top, image.number)
+        self._walk(image.ref)
+
+    @property
+    def entrance(self) -> set[str]:
+        """Those of `numbers` that stand at the input itself, in front of every layer."""
+        home = self.image.layer.path
+
+        def is_outside(path: Path) -> bool:
+            common = next((i for i, (a, b) in enumerate(zip(path, home, strict=False)) if a != b), min(len(path), len(home)))
+            rest = path[common:]
+            return not isinstance(rest[0], int) and not {"layers", "inbound_nodes"} & set(rest)
+
+        return {where for where, path in self.numbers.items() if is_outside(path)}
+
+    def _walk(self, ref: Ref) -> None:
+        waiting: list[tuple[int, Ref, _State]] = [(0, ref, _State())]
+        seen: set[tuple[int, Ref, bool]] = set()
+        while waiting:
+            frame, ref, state = waiting.pop()
+            if (key := (frame, ref, state.blocked is not None)) in seen:
+                continue
+            seen.add(key)
+            if len(seen) > MOST_STEPS:
+                raise ValueError("its models are called in each other too often")
+            model = self._frames[frame].model
+            waiting += self._outwards(frame, ref, state)
+            for layer, call, position in model.takers.get(ref, ()):
+                if state.blocked is None:
+                    self.calls[layer.trail].add((frame, call))
+                waiting += reversed(list(self._through(frame, layer, call, position, state)))
+
+    def _outwards(self, frame: int, ref: Ref, state: _State) -> Iterator[tuple[int, Ref, _State]]:
+        """Out of an inner model, where the tensor is one of its outputs."""
+        model, outer, layer, call = self._frames[frame]
+        for number, output in enumerate(model.outputs):
+            if output == ref and layer is not None:
+                yield outer, (layer.name, call, number), state
+            elif output == ref and state.blocked is None:
+                self.blocks.append(None)
+
+    def _through(self, frame: int, layer: Layer, call: int, position: int, state: _State) -> Iterator[tuple[int, Ref, _State]]:
+        if state.blocked is None:
+            self._note_shapes(layer, call, position)
+        if layer.inner is not None:
+            yield from self._into(frame, layer, call, position, state)
+            return
+        what = effect(layer, call, self.image) if state.blocked is None else "mixes"
+        if layer.kind in CONVS:
+            if what != "conv" and state.blocked is None:
+                self.blocks.append(layer)
+                state = state._replace(blocked=layer)
+            self.reached.append(Reached(layer, state.gates, state.steps, state.blocked))
+            return
+        bent = what == "bends" and not all(gate.alike for gate in state.gates)
+        if (what == "mixes" or bent) and state.blocked is None:
+            self.blocks.append(layer)
+            state = state._replace(blocked=layer)
+        elif what == "bends":  # what treats all channels alike before it can be left there
+            state = state._replace(gates=())
+        elif what in ("scales", "shifts"):
+            state = state._replace(gates=(*state.gates, Gate(layer, call, what == "shifts")))
+        state = state._replace(steps=(*state.steps, layer.name))
+        for ref in self._frames[frame].model.made.get((layer.name, call), ()):
+            yield frame, ref, state
+
+    def _into(self, frame: int, layer: Layer, call: int, position: int, state: _State) -> Iterator[tuple[int, Ref, _State]]:
+        model = layer.inner
+        if model is None or position >= len(model.inputs):
+            return
+        inner = self._known.setdefault((frame, layer.trail, call), len(self._frames))
+        if inner == len(self._frames):
+            self._frames.append(_Frame(model, frame, layer, call))
+        if state.blocked is None:
+            self._note_model(model, position)
+        yield inner, model.inputs[position], state
+
+    def _note_shapes(self, layer: Layer, call: int, position: int) -> None:
+        """The shapes that the layer was built on and that this call takes."""
+        self._note(f"layers/{layer.where}/build_config/input_shape", (*layer.path, "build_config", "input_shape"), position)
+        if shape := layer.nodes[call].taken[position].shape:
+            self._note(f"layers/{layer.where}/inbound_nodes/{call}/{position}", shape)
+
+    def _note_model(self, model: Model, position: int) -> None:
+        """The shapes that a model states for what it takes."""
+        where = "layers/" + "/".join((*model.trail, "")) if model.trail else ""
+        self._note(f"{where}build_config/input_shape", (*model.path, "build_config", "input_shape"), position)
+        self._note(f"{where}build_input_shape", (*model.path, "config", "build_input_shape"), position)
+        entrance = model.layers.get(model.inputs[position][0])
+        if entrance is not None:
+            for key in ("batch_shape", "batch_input_shape"):
+                self._note(f"layers/{entrance.where}/{key}", (*entrance.path, "config", key))
+
+    def _note(self, where: str, path: Path, position: int = 0) -> None:
+        """Remember a shape, or one of a list of shapes, if it states the image's channels."""
+        shape = at(self._document, path)
+        if isinstance(shape, list) and shape and isinstance(shape[0], list):
+            path, shape = (*path, position), at(shape, (position,))
+        if isinstance(shape, list) and len(shape) == self.image.rank:
+            if shape[self.image.axis] == self.image.channels:
+                self.numbers[where] = (*path, self.image.axis)
+            elif shape[self.image.axis] is not None:
+                self.stale.append(where)

@@ -1,0 +1,226 @@
+"""What a Keras model's graph says about its first convolutions: which they are, what stands in front, what must follow them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from chkpt_channels.formats.base import Declaration, Edits, FirstConv, Front
+from chkpt_channels.formats.keras import config_edits as _keras_edits
+from chkpt_channels.formats.keras import preprocessing as _keras_fronts
+from chkpt_channels.formats.keras.config import Layer, Model, Path, at
+from chkpt_channels.formats.keras.dataflow import Reached, Trace, traces
+from chkpt_channels.formats.keras.layers import CONVS
+
+if TYPE_CHECKING:
+    from chkpt_channels.formats.keras.checkpoint import KerasCheckpoint
+
+Sight = tuple[Trace, Reached]
+
+
+class Sights:
+    """The graph of a checkpoint's configuration, followed from every image."""
+
+    def __init__(self, checkpoint: KerasCheckpoint, model: Model, text: str) -> None:
+        self._checkpoint, self._model, self._text = checkpoint, model, text
+        self._place = checkpoint.source.place
+        self._document = checkpoint.document
+        self._traces = traces(model)
+
+    @cached_property
+    def _sights(self) -> Mapping[str, list[Sight]]:
+        """Every first kernel and how images reach it: those reached channel by channel, else all; of inputs that differ in
+        their channels, those with three."""
+        every = [(trace, reached) for trace in self._traces for reached in trace.reached]
+        every = [sight for sight in every if sight[1].blocked is None] or every
+        if len({trace.image.channels for trace, _ in every}) > 1:
+            every = [sight for sight in every if sight[0].image.channels == 3] or every
+        found: defaultdict[str, list[Sight]] = defaultdict(list)
+        for trace, reached in every:
+            found[self._kernel(reached.layer)].append((trace, reached))
+        return found
+
+    def _kernel(self, layer: Layer) -> str:
+        name = self._checkpoint.weights_of(layer).get(CONVS[layer.kind].weights[0])
+        if name is None:
+            raise self._place.inside(layer.where).unsupported("the kernel of this layer is not where Keras puts it")
+        return name
+
+    def first_convs(self) -> Sequence[FirstConv]:
+        """The convolutions that images reach."""
+        return [self._first_conv(name, *sights[0]) for name, sights in self._sights.items()]
+
+    def _first_conv(self, name: str, trace: Trace, reached: Reached) -> FirstConv:
+        tensor, layer, channels = self._checkpoint.tensors[name], reached.layer, trace.image.channels
+        place = self._place.inside(name)
+        if tensor.layout is None:
+            raise place.damaged(f"{list(tensor.shape)} is no kernel of a {layer.kind}")
+        depthwise = CONVS[layer.kind].depthwise
+        held = tensor.shape[tensor.layout.channel_axis]
+        groups = held if depthwise else int(layer.config.get("groups") or 1)
+        if reached.blocked is None and channels != (held if depthwise else held * groups):
+            raise place.damaged(f"{list(tensor.shape)} does not take the {channels} channels of the image")
+        steps = [step for step in reached.steps if step != trace.image.layer.name]
+        why = f"the image reaches it through {', '.join(steps)}" if steps else "the image reaches it"
+        return FirstConv(tensor, tensor.layout, channels, "graph", why, groups if channels > 1 else 1)
+
+    def _seen(self, first_convs: Sequence[FirstConv]) -> list[Sight]:
+        return [sight for conv in first_convs for sight in self._sights.get(conv.tensor.name, ())]
+
+    def fronts(self, first_convs: Sequence[FirstConv]) -> Sequence[Front]:
+        """What stands in front of these, and what else takes their images and could not take another number of channels."""
+        seen = self._seen(first_convs)
+        for conv in first_convs:
+            if conv.tensor.name not in self._sights:
+                raise self._place.inside(conv.tensor.name).unsupported("no image reaches this kernel in the model's graph")
+        gates = {(gate.layer.trail, gate.call): (gate, trace) for trace, reached in seen for gate in reached.gates}
+        blocks = dict.fromkeys(self._blocks(seen))
+        return [*blocks, *(self._front(gate.layer, gate.call, trace) for gate, trace in gates.values())]
+
+    def _blocks(self, seen: Sequence[Sight]) -> Iterator[Front]:
+        for trace in {id(trace): trace for trace, _ in seen}.values():
+            for layer in trace.blocks:
+                yield Front(layer.where, layer.kind) if layer else Front("the model's output", "output")
+        for trace, reached in seen:
+            if trace.image.channels == 1 and CONVS[reached.layer.kind].depthwise:  # each filter serves one channel of the image
+                yield Front(reached.layer.where, reached.layer.kind)
+        clear = [reached for _, reached in seen if reached.blocked is None]
+        for layer in {id(layer): layer for r in clear for layer in (r.layer, *(gate.layer for gate in r.gates))}.values():
+            if sum(len(trace.calls[layer.trail]) for trace in self._traces) != self._count_calls(layer):
+                yield Front(layer.where, f"{layer.kind}, which takes other things too,")
+
+    def _count_calls(self, layer: Layer) -> int:
+        """How often a layer is called, the calls of the models around it counted."""
+        counts, model = [], self._model
+        for name in layer.trail:
+            around = model.layers[name]
+            counts.append(len(around.nodes))
+            model = around.inner or model
+        return prod(counts)
+
+    def _front(self, layer: Layer, call: int, trace: Trace) -> Front:
+        where, found = _name(layer, call), self._constants(layer, call, trace)
+        if found is None:
+            return Front(where, layer.kind)
+        names = self._checkpoint.weights_of(layer)
+        return Front(where, layer.kind, found.scale, found.shift, tuple((names[weight], 0) for weight in found.tensors))
+
+    def _constants(self, layer: Layer, call: int, trace: Trace) -> _keras_fronts.Constants | None:
+        def weight(name: str) -> Sequence[float] | None:
+            tensor = self._checkpoint.weights_of(layer).get(name)
+            return [float(x) for x in self._checkpoint.load(tensor).reshape(-1)] if tensor else None
+
+        try:
+            return _keras_fronts.constants(layer, call, trace.image, weight)
+        except (ValueError, ZeroDivisionError, OverflowError):
+            return None
+
+    def graph_methods(self, first_convs: Sequence[FirstConv]) -> Sequence[str]:
+        """`stack`, where every image's model has room for the layer."""
+        seen = self._seen(first_convs)
+        return ("stack",) if seen and all(_keras_edits.can_stack(trace.image) for trace, _ in seen) else ()
+
+    def shift_taker(self, conv: FirstConv) -> tuple[str, int] | None:
+        """The bias (+1), or the moving mean of the BatchNormalization that alone takes what the layer makes (-1)."""
+        sights = self._sights.get(conv.tensor.name)
+        if not sights:
+            return None
+        layer = sights[0][1].layer
+        if bias := self._checkpoint.weights_of(layer).get("bias"):
+            return bias, 1
+        behind = _norm_behind(layer)
+        mean = self._checkpoint.weights_of(behind).get("moving_mean") if behind else None
+        return (mean, -1) if mean else None
+
+    def is_depthwise(self, name: str) -> bool:
+        """Whether every channel has filters of its own in this kernel."""
+        return any(CONVS[reached.layer.kind].depthwise for _, reached in self._sights.get(name, ()))
+
+    def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
+        """What the configuration says about these convolutions' images where they enter. The shapes that repeat it on the way
+        follow."""
+        found: dict[str, Declaration] = {}
+        for trace, _ in self._seen(first_convs):
+            for where in trace.entrance:
+                name = f"{self._document}: {where}"
+                found[name] = Declaration(name, trace.image.channels)
+        return list(found.values())
+
+    def edited(self, edits: Edits) -> str | None:
+        """The configuration's text after the edits; None where it stays."""
+        document = json.loads(self._text)
+        spell = _keras_edits.speller(self._text, document, self._place.inside(self._document))
+        for stale in (trace.stale[0] for trace in self._traces if trace.stale):
+            raise self._place.inside(self._document).unsupported(f"{stale} contradicts the channels of the image")
+        for trace in self._entered(edits):
+            for name in {self._kernel(reached.layer) for reached in trace.reached} if not edits.method else ():
+                if name not in edits.tensors:
+                    hint = "   ".join(f"--layer {kernel}" for kernel in self._sights)
+                    raise self._place.inside(name).unsupported("sees the same image, and would keep its channels", hint=hint)
+            for where, path in trace.numbers.items():
+                if not edits.method or where in trace.entrance:
+                    _keras_edits.set_at(document, path, edits.channels)
+            self._choose(document, edits, trace)
+        for name, sights in self._sights.items():
+            if name in edits.tensors:
+                _regroup(document, sights[0][1].layer, edits.tensors[name].shape)
+        for trace in self._entered(edits) if edits.method else ():
+            _keras_edits.stack(document, trace.image)
+        text = spell(document)
+        return text if text != self._text else None
+
+    def _choose(self, document: Any, edits: Edits, trace: Trace) -> None:
+        """Keep the constants of the chosen channels in the lists of the configuration."""
+        done: set[Path] = set()
+        for gate in (gate for reached in trace.reached for gate in reached.gates):
+            channels = edits.fronts.get(_name(gate.layer, gate.call))
+            found = self._constants(gate.layer, gate.call, trace) if channels else None
+            for path in found.lists if found and channels else ():
+                if path not in done:
+                    _keras_edits.choose(document, path, channels or ())
+                    done.add(path)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether some shape on the way of the images says other channels than they have."""
+        return any(trace.stale for trace in self._traces)
+
+    def judge(self) -> None:
+        """Raise RuntimeError unless all shapes on the way of the images agree."""
+        for trace in self._traces:
+            if trace.stale:
+                raise RuntimeError(f"{self._document}: {trace.stale[0]} contradicts the channels of the image")
+
+    def _entered(self, edits: Edits) -> list[Trace]:
+        """The images whose channels change, the last input first: a layer that is put in moves what follows."""
+        chosen = [t for t in self._traces if any(f"{self._document}: {where}" in edits.numbers for where in t.entrance)]
+        return sorted(chosen, key=lambda trace: trace.image.layer.path, reverse=True)
+
+
+def _name(layer: Layer, call: int) -> str:
+    return layer.where if len(layer.nodes) < 2 else f"{layer.where}/{call}"
+
+
+def _norm_behind(layer: Layer) -> Layer | None:
+    if layer.config.get("activation") not in (None, "linear"):
+        return None
+    calls = [(layer.name, call, 0) for call in range(len(layer.nodes))]
+    takers = [taker for ref in calls for taker in layer.parent.takers.get(ref, ())]
+    found = {id(taker): taker for taker, _, _ in takers}
+    norm = next(iter(found.values()), None)
+    if len(found) != 1 or norm is None or norm.kind != "BatchNormalization" or set(calls) & set(layer.parent.outputs):
+        return None
+    return norm if len(norm.nodes) == len(takers) == len(calls) else None
+
+
+def _regroup(document: Any, layer: Layer, shape: tuple[int, ...]) -> None:
+    """Let a grouped convolution be one over the one channel that it has now."""
+    settings = at(document, (*layer.path, "config"))
+    if CONVS[layer.kind].depthwise:
+        settings["depth_multiplier"] = shape[-1]
+    elif "groups" in settings:
+        settings["groups"] = 1

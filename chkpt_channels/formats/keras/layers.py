@@ -1,0 +1,139 @@
+"""What Keras layer classes do to an image, and which weights they keep: tables for Keras 1 to 3.
+
+Source: keras/src/layers of Keras 3.15 and tf_keras 2.21.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from chkpt_channels.core.layout import Layout
+
+
+class ConvKind(NamedTuple):
+    """A class of convolutions: the layout of its kernel, the names of its weights, whether channels have filters of their own."""
+
+    layout: Layout
+    weights: tuple[str, ...]
+    depthwise: bool = False
+
+
+_PLAIN, _DEPTH, _SEPARABLE = ("kernel", "bias"), ("depthwise_kernel", "bias"), ("depthwise_kernel", "pointwise_kernel", "bias")
+
+CONVS = {
+    "Conv1D": ConvKind(Layout("WIO"), _PLAIN),
+    "Conv2D": ConvKind(Layout("HWIO"), _PLAIN),
+    "Conv3D": ConvKind(Layout("DHWIO"), _PLAIN),
+    "Conv1DTranspose": ConvKind(Layout("WOI"), _PLAIN),
+    "Conv2DTranspose": ConvKind(Layout("HWOI"), _PLAIN),
+    "Conv3DTranspose": ConvKind(Layout("DHWOI"), _PLAIN),
+    "DepthwiseConv1D": ConvKind(Layout("WIO"), _DEPTH, True),
+    "DepthwiseConv2D": ConvKind(Layout("HWIO"), _DEPTH, True),
+    "SeparableConv1D": ConvKind(Layout("WIO"), _SEPARABLE, True),
+    "SeparableConv2D": ConvKind(Layout("HWIO"), _SEPARABLE, True),
+}
+CONVS |= {f"{'Separable' * separable}Convolution{rank}D": CONVS[f"{'Separable' * separable}Conv{rank}D"]
+          for separable, rank in ((0, 1), (0, 2), (0, 3), (1, 1), (1, 2))}  # fmt: skip
+
+SPELLINGS: Mapping[str, tuple[str, ...]] = {
+    "kernel": ("kernel", "W"),
+    "depthwise_kernel": ("depthwise_kernel", "kernel"),
+    "bias": ("bias", "b"),
+    "moving_mean": ("moving_mean", "running_mean"),
+    "moving_variance": ("moving_variance", "running_std"),
+}
+"""Further names of weights: Keras 3 calls the depthwise kernel `kernel`, Keras 1 has W and b."""
+
+KEEPING = frozenset(
+    {
+        *("InputLayer", "Identity", "Activation", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU"),
+        *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout"),
+        *("AlphaDropout", "ActivityRegularization", "Resizing", "CenterCrop", "AutoContrast", "Equalization", "Solarization"),
+        *("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D"),
+        *("UpSampling1D", "UpSampling2D", "UpSampling3D"),
+        *(f"{kind}Pooling{rank}D" for kind in ("Max", "Average") for rank in (1, 2, 3)),
+        *(
+            f"Random{what}"
+            for what in (
+                *("Flip", "Crop", "Translation", "Rotation", "Zoom", "Height", "Width", "Contrast", "Brightness"),
+                *("Shear", "Perspective", "ElasticTransform", "GaussianBlur", "Invert", "Posterization", "Sharpness"),
+            )
+        ),
+    }
+)
+"""Classes that treat every channel alike and keep them apart."""
+
+BENDING = frozenset(
+    {
+        *("Activation", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU", "AutoContrast", "Equalization", "Solarization"),
+        *(f"MaxPooling{rank}D" for rank in (1, 2, 3)),
+    }
+)
+"""Those of them that are not linear: constants in front of one cannot be moved behind it."""
+
+UNTRAINED = frozenset({"moving_mean", "moving_variance", "mean", "variance", "count"})
+_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+def weight_names(kind: str, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The weights of a layer in the order in which they are saved; none for classes that are not in the tables."""
+    if conv := CONVS.get(kind):
+        return conv.weights if config.get("use_bias", config.get("bias", True)) else conv.weights[:-1]
+    if kind == "BatchNormalization":
+        absent = {"gamma": not config.get("scale", True), "beta": not config.get("center", True)}
+        return tuple(name for name in _NORM if not absent.get(name))
+    if kind == "Normalization" and config.get("mean") is None:
+        return ("mean", "variance", "count")
+    return ()
+
+
+def data_format(config: Mapping[str, Any]) -> str:
+    """Where a layer looks for its channels; Keras 1 called it `dim_ordering`."""
+    old = {"th": "channels_first", "tf": "channels_last"}.get(str(config.get("dim_ordering")))
+    return old or str(config.get("data_format") or "channels_last")
+
+
+def kernel_size(config: Mapping[str, Any], rank: int) -> tuple[int, ...] | None:
+    """The spatial extent of a convolution's kernel, None where the configuration does not say it."""
+    size = config.get("kernel_size")
+    if size is None:
+        size = [config[key] for key in ("nb_row", "nb_col", "filter_length") if key in config]
+    if isinstance(size, int):
+        size = [size] * rank
+    return tuple(size) if isinstance(size, list | tuple) and len(size) == rank else None
+
+
+def snake_case(name: str) -> str:
+    """A class's name in the paths of weights files (keras/src/utils/naming.py, `to_snake_case`)."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def flat(value: Any) -> list[float] | None:
+    """The numbers of a constant in a configuration: a number, nested lists or a serialised array; None for anything else."""
+    if isinstance(value, dict):
+        value = value.get("config", {}).get("value") if value.get("class_name") in ("__numpy__", "__tensor__") else None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [float(value)]
+    numbers: Sequence[Any] = value if isinstance(value, list) else [None]
+    while any(isinstance(item, list) for item in numbers):
+        if not all(isinstance(item, list) for item in numbers):
+            return None
+        numbers = [inner for item in numbers for inner in item]
+    if not all(isinstance(item, int | float) and not isinstance(item, bool) for item in numbers):
+        return None
+    return [float(item) for item in numbers]
+
+
+def extents(value: Any) -> tuple[int, ...]:
+    """The lengths of nested lists from the outermost on, as of an array; () for a number."""
+    if isinstance(value, dict):
+        value = value.get("config", {}).get("value")
+    found = []
+    while isinstance(value, list):
+        found.append(len(value))
+        value = value[0] if value else None
+    return tuple(found)

@@ -1,0 +1,77 @@
+"""Whose state the slots of a Keras optimizer are.
+
+    .h5       /optimizer_weights/<names that repeat the weight's>: Adam/m/stem/kernel:0, Adam/stem/kernel/m:0 (Keras 2),
+              adam/stem_kernel_momentum (Keras 3)
+    Keras 3   /optimizer/vars/<i>: the counters, then each weight's slots behind each other, or slot by slot all weights
+
+Every dataset there belongs to an entry, so that none is taken for a weight; those of unknown ownership have no parameter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from chkpt_channels.formats.base import OptimizerEntry, Tensor
+
+FACTORED = frozenset({"adafactor"})
+"""Optimizers whose state for a kernel has other shapes than the kernel."""
+
+
+def entries(where: str, owners: Mapping[str, str], slots: Mapping[str, Tensor]) -> tuple[OptimizerEntry, ...]:
+    """The entries of the optimizer at `where`: `slots` by name, and for those whose weight is known its key."""
+    found: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    alone = []
+    for name, tensor in slots.items():
+        if owner := owners.get(name):
+            found[owner][name] = tensor
+        else:
+            alone.append(OptimizerEntry(f"{where}/{name.replace('/', '.')}", "", {name: tensor}, {}))
+    return (*(OptimizerEntry(f"{where}/{o.replace('/', '.')}", o, tensors, {}) for o, tensors in found.items()), *alone)
+
+
+def by_name(slots: Iterable[str], weights: Mapping[str, str]) -> dict[str, str]:
+    """Slot → key of its weight. `weights` maps the weights' own names (stem/kernel) to their keys."""
+    flat = {name.replace("/", "_"): key for name, key in weights.items()}
+    found = {}
+    for slot in slots:
+        parts = slot.partition(":")[0].split("/")
+        tries = ["/".join(parts[i:j]) for i in range(1, min(3, len(parts))) for j in (len(parts), len(parts) - 1)]
+        owner = next((weights[name] for name in tries if name in weights), None)
+        if owner is None:
+            words = parts[-1].split("_")
+            owner = next((flat[name] for i in range(len(words) - 1, 0, -1) if (name := "_".join(words[:i])) in flat), None)
+        if owner is not None:
+            found[slot] = owner
+    return found
+
+
+def by_order(slots: Mapping[str, tuple[int, ...]], weights: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Slot → key of its weight, both with their shapes and in order. Where the order is unknown, shapes that no second weight
+    has tell."""
+    names, owners = [name for name, shape in slots.items() if shape], list(weights)
+    shapes = [slots[name] for name in names]
+    count = len(shapes) // len(owners) if owners else 0
+    wanted = list(weights.values())
+    if count and count * len(owners) == len(shapes):
+        if shapes == [shape for shape in wanted for _ in range(count)]:
+            return {name: owners[i // count] for i, name in enumerate(names)}
+        if shapes == wanted * count:
+            return {name: owners[i % len(owners)] for i, name in enumerate(names)}
+    alone = {shape: key for key, shape in weights.items() if shape and wanted.count(shape) == 1}
+    return {name: alone[shape] for name, shape in slots.items() if shape in alone}
+
+
+def own_names(paths: Iterable[str]) -> dict[str, str]:
+    """What weights call themselves, for the datasets of an .h5 file: stem/stem/kernel:0 is stem/kernel."""
+    found = {}
+    for path in paths:
+        inner = path.partition("/")[2]
+        found[re.sub(r":\d+$", "", inner)] = path
+    return found
+
+
+def is_factored(names: Sequence[str]) -> str | None:
+    """The name of an optimizer whose state cannot be reset, if one of these is."""
+    return next((name for name in names if name.lower() in FACTORED), None)

@@ -1,0 +1,211 @@
+"""Which datasets of an HDF5 file hold which weights of which layer.
+
+    whole model, .h5      /model_weights/<layer of the top model>/<its weight_names>; with `layer_names` in order
+    weights only, .h5     the same at the root
+    Keras 3 weights       /layers/<class>[_n]/vars/<i>, inner models /layers/<class>/layers/…; the weights in order of making
+
+Source: keras/src/legacy/saving/legacy_h5_format.py and keras/src/saving/saving_lib.py of Keras 3.15.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from chkpt_channels.containers.hdf5.reader import Hdf5, Wanted
+from chkpt_channels.formats.keras.config import Layer, Model, all_layers
+from chkpt_channels.formats.keras.layers import SPELLINGS, UNTRAINED, snake_case, weight_names
+
+MOST_WEIGHTS = 8
+OLD_LAYERS = "_layer_checkpoint_dependencies"
+"""What Keras 2.12 and 2.13 called `layers`."""
+
+_STORED = re.compile(r"(^|/)vars/\d+$")
+
+
+def owners(file: Hdf5) -> Iterator[str]:
+    """The objects whose attributes matter: the file, the group of all weights, and inner models. The weights of one layer are
+    few; those of an inner model stand under one layer, in an order that only `weight_names` tells."""
+    yield from (path for path in ("", "model_weights", "optimizer_weights") if not path or path in file.groups)
+    inside = "model_weights/" if "model_weights" in file.groups else ""
+    counts = Counter(path.removeprefix(inside).partition("/")[0] for path in file.datasets if path.startswith(inside))
+    yield from (inside + name for name, count in counts.items() if count > MOST_WEIGHTS and inside + name in file.groups)
+
+
+WANTED = Wanted(frozenset({"model_config", "layer_names", "weight_names", "backend", "keras_version"}), owners)
+
+
+def is_stored(path: str) -> bool:
+    """Whether a dataset is a variable of Keras 3's tree."""
+    return bool(_STORED.search(path))
+
+
+def joined(attributes: Mapping[str, str | list[str]], name: str) -> list[str] | None:
+    """A list that Keras splits over name0, name1, … where one attribute cannot hold it."""
+    if (whole := attributes.get(name)) is not None:
+        return [whole] if isinstance(whole, str) else whole
+    parts: list[str] = []
+    while (part := attributes.get(f"{name}{len(parts)}")) is not None:
+        parts.append("")
+        parts[-1:] = [part] if isinstance(part, str) else part
+        if len(parts) > 1_000_000:
+            break
+    return parts or None
+
+
+def split_names(attributes: Mapping[str, str | list[str]], name: str) -> list[str]:
+    """The attributes that hold a text: its own, or name0, name1, …"""
+    if name in attributes:
+        return [name]
+    found: list[str] = []
+    while f"{name}{len(found)}" in attributes:
+        found.append(f"{name}{len(found)}")
+    return found
+
+
+class Weights:
+    """The weights of a file. `order` are the model's datasets in the order of its layers, or as near to it as the file tells."""
+
+    order: list[str]
+
+    def trained(self, top: Model) -> Iterator[str]:
+        """The datasets of the weights that an optimizer trains, in its order, as far as that is known."""
+        yield from self.order
+
+    def find(self, layer: Layer) -> dict[str, str]:
+        """The datasets of a layer of the configuration by the names of its weights, as far as they are there."""
+        return {}
+
+
+class Legacy(Weights):
+    """Groups of the top model's layers below `prefix`, each with the names of its weights."""
+
+    def __init__(self, file: Hdf5, prefix: str) -> None:
+        self._file = file
+        inside = f"{prefix}/" if prefix else ""
+        self._by_layer: defaultdict[str, list[str]] = defaultdict(list)
+        for path in file.datasets:
+            if path.startswith(inside):
+                self._by_layer[path.removeprefix(inside).partition("/")[0]].append(path)
+        names = joined(file.texts.get(prefix, {}), "layer_names") or ()
+        layers = list(dict.fromkeys([*(name for name in names if name in self._by_layer), *self._by_layer]))
+        for name in layers:
+            listed = joined(file.texts.get(inside + name, {}), "weight_names") or ()
+            self._sort(name, [file.aliases.get(path, path) for path in (f"{inside}{name}/{weight}" for weight in listed)])
+        self.order = [path for name in layers for path in self._by_layer[name]]
+
+    def _sort(self, layer: str, listed: Sequence[str]) -> None:
+        """Kernels first, as they are made, or in the order that the file gives."""
+        rank = {path: i for i, path in enumerate(listed)}
+        self._by_layer[layer].sort(key=lambda path: (rank.get(path, len(rank)), "kernel" not in path.rpartition("/")[2]))
+
+    def find(self, layer: Layer) -> dict[str, str]:
+        found = {}
+        for name in weight_names(layer.kind, layer.config):
+            fitting = [(_likeness(path, layer, name), path) for path in self._by_layer.get(layer.trail[0], ())]
+            best = max((likeness for likeness, _ in fitting), default=0)
+            named = [path for likeness, path in fitting if likeness == best]
+            if best and len(named) == 1:
+                found[name] = named[0]
+        return found
+
+
+def _likeness(path: str, layer: Layer, weight: str) -> int:
+    """How well a dataset's path names a weight of a layer: how many names of `trail` it ends in, plus 1; 0 for not at all."""
+    parts = [part.partition(":")[0] for part in path.split("/")]
+    spellings = SPELLINGS.get(weight, (weight,))
+    if parts[-1] not in spellings:
+        old = re.fullmatch(r"(.+)_([A-Za-z]+?)(_\d+)?", parts[-1])
+        return len(layer.trail) + 1 if old and old[1] == layer.name and old[2] in spellings else 0
+    ends = 0
+    for part, name in zip(reversed(parts[:-1]), reversed(layer.trail), strict=False):
+        if part != name:
+            break
+        ends += 1
+    return ends + 1 if ends or len(layer.trail) == 1 else 0
+
+
+class Stored(Weights):
+    """Keras 3's tree of numbered variables, for the layers of a configuration."""
+
+    def __init__(self, file: Hdf5, top: Model) -> None:
+        self._file = file
+        self._layers = OLD_LAYERS if OLD_LAYERS in file.groups else "layers"
+        self._prefixes = self._paths(top)
+        held: defaultdict[str, list[str]] = defaultdict(list)
+        for path in file.datasets:
+            if is_stored(path):
+                held[path.rpartition("vars/")[0]].append(path)
+        self._held = {trail: sorted(held.pop(f"{p}/", ()), key=_number) for trail, p in self._prefixes.items()}
+        self.order = [path for paths in self._held.values() for path in paths]
+
+    def _paths(self, top: Model) -> dict[tuple[str, ...], str]:
+        """The group of every layer: its class in snake case, numbered among the layers beside it."""
+        found: dict[tuple[str, ...], str] = {}
+        waiting = [(top, "")]
+        while waiting:
+            model, prefix = waiting.pop()
+            used: dict[str, int] = {}
+            for layer in model.layers.values():
+                if (layer.kind == "InputLayer" and model.is_sequential) or layer.is_function:
+                    continue
+                name = snake_case(layer.kind)
+                used[name] = used.get(name, -1) + 1
+                path = f"{prefix}{self._layers}/{name}" + (f"_{used[name]}" if used[name] else "")
+                found[layer.trail] = path
+                if layer.inner:
+                    waiting.append((layer.inner, f"{path}/"))
+        return {layer.trail: found[layer.trail] for layer in all_layers(top) if layer.trail in found}
+
+    def find(self, layer: Layer) -> dict[str, str]:
+        prefix = self._prefixes.get(layer.trail)
+        names = weight_names(layer.kind, layer.config)
+        paths = {name: f"{prefix}/vars/{i}" for i, name in enumerate(names)}
+        found = {name: self._file.aliases.get(path, path) for name, path in paths.items()}
+        return {name: path for name, path in found.items() if path in self._file.datasets}
+
+    def trained(self, top: Model) -> Iterator[str]:
+        """The datasets of the weights that an optimizer trains, in its order."""
+        frozen: set[tuple[str, ...]] = set()
+        for layer in all_layers(top):
+            if layer.trail[:-1] in frozen or (isinstance(layer.config, dict) and layer.config.get("trainable") is False):
+                frozen.add(layer.trail)
+                continue
+            names = weight_names(layer.kind, layer.config) if layer.inner is None else ()
+            for i, path in enumerate(self._held.get(layer.trail, ())):
+                if not (i < len(names) and names[i] in UNTRAINED) and "int" not in self._file.datasets[path].dtype:
+                    yield path
+
+
+class Numbered(Weights):
+    """The same tree without a configuration: the layers in the order in which they were written, by their groups' addresses.
+
+    A group that was put into a hole stands too low: it is moved up behind the one before it in its class, whose numbers tell.
+    `is_ordered` says that none had to be.
+    """
+
+    def __init__(self, file: Hdf5) -> None:
+        held: defaultdict[str, list[str]] = defaultdict(list)
+        for path in file.datasets:
+            if is_stored(path) and not path.startswith("optimizer"):
+                held[path.removesuffix(f"vars/{_number(path)}")].append(path)
+        self.is_ordered = True
+        places: dict[str, tuple[int, int]] = {}
+        last: dict[str, int] = {}
+        for rank, layer in enumerate(natural(held)):
+            kind = re.sub(r"(_\d+)?/$", "", layer)
+            address = max(file.groups.get(path, 0) for path in (layer.rstrip("/"), f"{layer}vars"))
+            self.is_ordered &= address >= last.get(kind, 0)
+            last[kind] = max(address, last.get(kind, 0))
+            places[layer] = last[kind], rank
+        self.order = [path for layer in sorted(held, key=places.__getitem__) for path in sorted(held[layer], key=_number)]
+
+
+def _number(path: str) -> int:
+    return int(path.rpartition("/")[2])
+
+
+def natural(paths: Iterable[str]) -> list[str]:
+    """Sorted so that conv2d_10 stands behind conv2d_2, and conv2d in front of both."""
+    return sorted(paths, key=lambda path: [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", path)])

@@ -1,0 +1,1 @@
+"""ONNX: a protobuf whose graph says what it computes."""

@@ -1,0 +1,65 @@
+"""Which taps of a kernel stand inside the image where it overlaps the border: the others see zeros of the padding.
+
+Source: onnx/docs/Operators.md (Conv: pads, auto_pad, strides, dilations).
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+from chkpt_channels.formats.onnx.dataflow.axes import OPEN
+from chkpt_channels.formats.onnx.dataflow.values import Reached
+from chkpt_channels.formats.onnx.nodes import Node
+
+Span = tuple[int, int]
+MOST = 4096
+"""No kernel overlaps a border at more positions."""
+
+
+def insides(reached: Reached) -> list[tuple[Span, ...]]:
+    """For each way to overlap the border, the taps [start, stop) inside along every axis. Where the file leaves the size of the
+    image or the padding open these are all that could be."""
+    if reached.kernel is None or reached.layout is None:
+        return []
+    taps = [reached.kernel.shape[i] for i, letters in enumerate(reached.layout.axes) if letters in ("D", "H", "W")]
+    return list(product(*(sorted(_spans(reached, i, k)) for i, k in enumerate(taps))))
+
+
+def _spans(reached: Reached, i: int, taps: int) -> set[Span]:
+    node, steps = reached.node, reached.sizes[i] if i < len(reached.sizes) else OPEN
+    pads = _pads(node, i, taps, steps)
+    if reached.padded or node.op == "ConvTranspose" or pads is None:
+        return {(m, taps) for m in range(taps + 1)} | {(0, taps - m) for m in range(taps + 1)}
+    stride, dilation = _of(node, "strides", i), _of(node, "dilations", i)
+    before, behind = pads
+    if steps >= OPEN:
+        ends = {(0, taps - m) for m in range(min(taps, -(-behind // dilation)) + 1)}
+        return ends | {_span(j * stride - before, dilation, taps, steps) for j in range(min(before // stride + 2, MOST))}
+    last = (steps + before + behind - dilation * (taps - 1) - 1) // stride
+    near = {*range(min(last + 1, MOST)), *range(max(last + 1 - MOST, 0), last + 1)}
+    return {_span(j * stride - before, dilation, taps, steps) for j in near}
+
+
+def _span(at: int, dilation: int, taps: int, steps: int) -> Span:
+    """The taps inside where the first one stands at `at`."""
+    start, stop = -(-max(-at, 0) // dilation), -(-max(steps - at, 0) // dilation)
+    return min(start, taps), max(min(stop, taps), min(start, taps))
+
+
+def _pads(node: Node, i: int, taps: int, steps: int) -> Span | None:
+    kind = node.text("auto_pad", "NOTSET")
+    if kind in ("SAME_UPPER", "SAME_LOWER"):
+        if steps >= OPEN:
+            return None
+        stride, dilation = _of(node, "strides", i), _of(node, "dilations", i)
+        total = max((-(-steps // stride) - 1) * stride + dilation * (taps - 1) + 1 - steps, 0)
+        less, more = total // 2, total - total // 2
+        return (less, more) if kind == "SAME_UPPER" else (more, less)
+    pads = node.integers("pads")
+    half = len(pads) // 2
+    return (max(pads[i], 0), max(pads[half + i], 0)) if i < half and kind != "VALID" else (0, 0)
+
+
+def _of(node: Node, attribute: str, i: int) -> int:
+    found = node.integers(attribute)
+    return max(found[i], 1) if i < len(found) else 1

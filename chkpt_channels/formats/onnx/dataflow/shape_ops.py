@@ -1,0 +1,183 @@
+"""Operations that move pixels or change how many there are, told from the axes: what they make of them, or None where they reach
+into the channels.
+
+Source: onnx/docs/Operators.md, Changelog.md (attributes that became inputs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import NamedTuple
+
+from chkpt_channels.formats.onnx.dataflow.axes import OPEN, Axes, holder, reshaped, resized, size
+from chkpt_channels.formats.onnx.dataflow.shape_values import Number, Numbers
+from chkpt_channels.formats.onnx.nodes import Node
+
+
+class Moved(NamedTuple):
+    """The new axes; the stored numbers that hold the channels, each with its multiple; whether zeros came in from outside."""
+
+    axes: Axes
+    counts: tuple[tuple[Number, int], ...] = ()
+    zeros: bool = False
+
+
+def _transpose(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+    order = node.integers("perm") or list(range(len(axes)))[::-1]
+    return Moved(tuple(axes[k] for k in order)) if sorted(order) == list(range(len(axes))) else None
+
+
+def _reshape(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+    asked = numbers.of(node, 1)
+    shape = _resolved(axes, [number.now for number in asked], zeros=bool(node.integer("allowzero", 0))) if asked else None
+    made = reshaped(axes, shape, numbers.channel) if shape else None
+    return _counting(axes, made, asked, numbers) if made and asked else None
+
+
+def _resolved(axes: Axes, asked: Sequence[int], *, zeros: bool) -> list[int] | None:
+    """The shape with 0 (as before) and -1 (what is left) filled in."""
+    if any(n == 0 and (zeros or k >= len(axes)) for k, n in enumerate(asked)):
+        return None
+    shape = [n or size(axes[k]) for k, n in enumerate(asked)]
+    if -1 in shape:
+        total, others = prod(size(axis) for axis in axes), prod(n for n in shape if n != -1)
+        if others < 1 or total % others:
+            return None
+        shape[shape.index(-1)] = total // others
+    return shape if all(n > 0 for n in shape) else None
+
+
+def _counting(before: Axes, axes: Axes, asked: Sequence[Number], numbers: Numbers) -> Moved | None:
+    """Every number asked for follows the channels, or is one that an edit can make follow."""
+    found: list[tuple[Number, int]] = []
+    kept: list[Number] = []
+    for k, (number, axis) in enumerate(zip(asked, axes, strict=True)):
+        wanted = numbers.then(axis)
+        asked_then = wanted if number.now == -1 else numbers.then(before[k]) if number.now == 0 else number.then
+        if asked_then == wanted:
+            kept.append(number)
+        elif number.weight and number.now > 0:
+            found.append((number, number.now // numbers.count))
+        else:
+            return None
+    edited = {(number.weight.name, number.at) for number, _ in found if number.weight}
+    if any(number.weight and (number.weight.name, number.at) in edited for number in kept):
+        return None
+    return Moved(axes, tuple(found))
+
+
+def _flatten(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+    at = node.integer("axis", 1) % (len(axes) + 1)
+    return Moved(tuple(tuple(piece for axis in part for piece in axis) for part in (axes[:at], axes[at:])))
+
+
+def _unsqueeze(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+    at = numbers.plain(node, 1, "axes") or []
+    made = list(axes)
+    for k in sorted(k % (len(axes) + len(at)) for k in at):
+        made.insert(k, ())
+    return Moved(tuple(made)) if at else None
+
+
+def _squeeze(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+    at = {k % len(axes) for k in numbers.plain(node, 1, "axes") or ()}
+    if not at or any(size(axes[k]) != 1 or k == holder(axes, numbers.channel) for k in at):
+        return None
+    return Moved(tuple(axis for k, axis in enumerate(axes) if k not in at))
+
+
+def _pad(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+    zeros = node.text("mode", "constant") == "constant"
+    pads, at = numbers.plain(node, 1, "pads"), numbers.plain(node, 3, "")
+    if not pads or at is None:  # computed from sizes: by no exporter for the channels, and kernels are held against them
+        return Moved(_opened(axes, numbers.channel), zeros=zeros)
+    half = len(pads) // 2
+    for k, before, behind in zip(at or range(half), pads[:half], pads[half:], strict=False):
+        k %= len(axes)
+        if (before, behind) != (0, 0):
+            if k == holder(axes, numbers.channel):
+                return None
+            steps = size(axes[k])
+            if steps + before + behind < 1:
+                return None
+            axes = resized(axes, k, steps + before + behind if steps < OPEN else None)
+    return Moved(axes, zeros=zeros and any(pads))
+
+
+def _resize(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+    at = [k % len(axes) for k in node.integers("axes")] or list(range(len(axes)))
+    held = holder(axes, numbers.channel)
+    if node.given(3):
+        asked = numbers.of(node, 3)
+        return _resized_to(axes, at, asked, numbers) if asked and len(asked) == len(at) else None
+    scales = dict(zip(at, numbers.scales(node), strict=False))
+    if scales.get(held or 0, 1) != 1:
+        return None
+    for k in at:
+        axes = axes if k == held or scales.get(k) == 1 else resized(axes, k)
+    return Moved(axes)
+
+
+def _resized_to(axes: Axes, at: Sequence[int], asked: Sequence[Number], numbers: Numbers) -> Moved | None:
+    made = axes
+    for k, number in zip(at, asked, strict=True):
+        if number.now != size(axes[k]):
+            if k == holder(axes, numbers.channel) or number.now < 1:
+                return None
+            made = resized(made, k, number.now)
+    moved = _counting(tuple(axes[k] for k in at), tuple(made[k] for k in at), asked, numbers)
+    return moved._replace(axes=made) if moved else None
+
+
+def _slice(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+    starts, ends = numbers.plain(node, 1, "starts"), numbers.plain(node, 2, "ends")
+    at, every = numbers.plain(node, 3, "axes"), numbers.plain(node, 4, "steps")
+    if not starts or not ends or at is None or every is None:
+        return None
+    for k, start, end, step in zip(at or range(len(starts)), starts, ends, every or [1] * len(starts), strict=False):
+        k %= len(axes)
+        if k == holder(axes, numbers.channel) or not step:
+            return None
+        steps = size(axes[k])
+        left = len(range(steps)[start:end:step]) if steps < OPEN else None
+        if left == 0:
+            return None
+        axes = resized(axes, k, left)
+    return Moved(axes)
+
+
+def _space_to_depth(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+    """Depth is (rows of the block, its columns, the channels)."""
+    block = node.integer("blocksize", 0)
+    if len(axes) != 4 or holder(axes, numbers.channel) != 1 or block < 1:
+        return None
+    rows, columns = (reshaped((axes[k],), [size(axes[k]) // block, block], numbers.channel) for k in (2, 3))
+    return Moved((axes[0], (*rows[1], *columns[1], *axes[1]), rows[0], columns[0])) if rows and columns else None
+
+
+def _pool(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+    return Moved(_opened(axes, numbers.channel)) if holder(axes, numbers.channel) in (0, 1) else None
+
+
+def _opened(axes: Axes, channel: int) -> Axes:
+    for k in range(len(axes)):
+        axes = axes if k in (0, holder(axes, channel)) else resized(axes, k)
+    return axes
+
+
+POOLS = ("AveragePool", "GlobalAveragePool", "MaxPool", "LpPool", "GlobalMaxPool")
+MOVES: dict[str, Callable[[Node, Axes, Numbers], Moved | None]] = {
+    "Transpose": _transpose,
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Unsqueeze": _unsqueeze,
+    "Squeeze": _squeeze,
+    "Pad": _pad,
+    "Resize": _resize,
+    "Upsample": _resize,
+    "Slice": _slice,
+    "SpaceToDepth": _space_to_depth,
+    **dict.fromkeys(POOLS, _pool),
+}
+"""Operation → what it makes of the axes. Of these the pools with a maximum or a power are not linear."""

@@ -1,0 +1,155 @@
+"""The whole numbers that a graph computes shapes from: constants, sizes of what is on the way, and arithmetic on them.
+
+Each is computed twice, as it is now and as it were if the image had one channel more: what stays though it should follow must
+be edited where it is stored, and what follows is right already.
+Source: onnx/docs/Operators.md (Shape, Gather, Concat, Slice, Reshape).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from chkpt_channels.formats.onnx.dataflow import axes as _onnx_axes
+from chkpt_channels.formats.onnx.dataflow.axes import Axes, Axis
+from chkpt_channels.formats.onnx.model import OnnxModel, Weight
+from chkpt_channels.formats.onnx.nodes import Node
+from chkpt_channels.formats.onnx.schema import ATTRIBUTE_FLOATS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Load = Callable[[Weight], "NDArray[Any]"]
+LIKE = frozenset(("Identity", "Unsqueeze", "Squeeze", "Cast"))
+"""What leaves the numbers as they are. A single one and a list of one are not told apart."""
+INTEGERS = (6, 7)
+MOST = 64
+LIMIT = 1 << 62
+
+
+class Number(NamedTuple):
+    """One number `now`, and `then` with one channel more; where it is stored, position `at` of `weight` for the node `reader`."""
+
+    now: int
+    then: int
+    weight: Weight | None = None
+    at: int = 0
+    reader: Node | None = None
+
+    @property
+    def follows(self) -> bool:
+        """Whether it depends on the channels."""
+        return self.now != self.then
+
+
+class Numbers:
+    """What is known by name, filled in the order of the graph."""
+
+    def __init__(self, model: OnnxModel, channel: int, count: int, load: Load) -> None:
+        self._model, self.channel, self.count, self._load = model, channel, count, load
+        self.known: dict[str, list[Number]] = {}
+
+    def then(self, axis: Axis) -> int:
+        """The steps of an axis with one channel more."""
+        return _onnx_axes.counted(axis, self.channel, self.count + 1)
+
+    def of(self, node: Node, index: int) -> list[Number] | None:
+        """The numbers that an input of a node holds, None where they are not known."""
+        name = node.given(index)
+        if name in self.known:
+            alone = len(self._model.consumers[name]) == 1  # else editing them would reach others too
+            return self.known[name] if alone else [number._replace(weight=None) for number in self.known[name]]
+        weight = self._model.stored(name)
+        if weight is None or weight.dtype.name not in ("I64", "I32") or weight.size > 8 * MOST or len(weight.shape) > 1:
+            return None
+        return [Number(n, n, weight, i, node) for i, n in enumerate(map(int, self._load(weight).reshape(-1)))]
+
+    def plain(self, node: Node, index: int, attribute: str) -> list[int] | None:
+        """The numbers of an input, or of the attribute that it was in older versions, where they do not follow the channels."""
+        found = self.of(node, index)
+        if found is None:
+            return None if node.given(index) else node.integers(attribute)
+        return None if any(number.follows for number in found) else [number.now for number in found]
+
+    def scales(self, node: Node) -> list[float]:
+        """By what a Resize or Upsample multiplies the axes, empty where that is not stored."""
+        attribute = node.attribute("scales")
+        if attribute:
+            return attribute.floats(ATTRIBUTE_FLOATS)
+        index = 2 if node.op == "Resize" and len(node.inputs) > 2 else 1
+        weight = self._model.stored(node.given(index))
+        return [float(n) for n in self._load(weight).reshape(-1)] if weight and weight.size <= 8 * MOST else []
+
+    def shape_of(self, node: Node, axes: Axes) -> None:
+        """A Shape or Size node on the way."""
+        sizes = [Number(_onnx_axes.size(axis), self.then(axis)) for axis in axes]
+        if node.op == "Size":
+            sizes = [Number(prod(n.now for n in sizes), prod(n.then for n in sizes))]
+        self._keep(node, sizes if node.op == "Size" else sizes[node.integer("start", 0) : node.integer("end", len(axes))])
+
+    def compute(self, node: Node) -> bool:
+        """Take a node whose inputs are such numbers. False where it is none that is computed here."""
+        made = self._made(node) if not node.domain else None
+        if made is None or len(made) > MOST:
+            return False
+        self._keep(node, made)
+        return True
+
+    def _keep(self, node: Node, numbers: list[Number]) -> None:
+        if node.outputs[0]:
+            self.known[node.outputs[0]] = numbers
+
+    def _made(self, node: Node) -> list[Number] | None:
+        given = [self.of(node, i) for i in range(len(node.inputs))]
+        first = given[0] if given else None
+        if first is None:
+            return None
+        if node.op in LIKE:
+            return first if node.op != "Cast" or node.integer("to", 0) in INTEGERS else None
+        known = [numbers for numbers in given if numbers is not None]
+        if len(known) != len(given):
+            return None
+        if node.op == "Concat":
+            return [number for numbers in known for number in numbers]
+        if node.op == "Gather" and len(known) == 2:
+            return _picked(first, known[1])
+        if node.op == "Slice" and len(known) >= 3:
+            return _cut(first, known[1:])
+        return _arithmetic(node.op, known)
+
+
+def _picked(data: Sequence[Number], indices: Sequence[Number]) -> list[Number] | None:
+    if any(not -len(data) <= i.now < len(data) or i.follows for i in indices):
+        return None
+    return [data[i.now] for i in indices]
+
+
+def _cut(data: list[Number], rest: Sequence[Sequence[Number]]) -> list[Number] | None:
+    one = [Number(1, 1)]
+    starts, ends, steps = rest[0], rest[1], rest[3] if len(rest) > 3 else one
+    if any(len(numbers) != 1 or numbers[0].follows for numbers in (starts, ends, steps)) or not steps[0].now:
+        return None
+    return data[starts[0].now : ends[0].now : steps[0].now]
+
+
+def _arithmetic(op: str, known: Sequence[Sequence[Number]]) -> list[Number] | None:
+    rule = _RULES.get(op)
+    if rule is None or len(known) != 2 or not all(known):
+        return None
+    a, b = known
+    if 1 not in (len(a), len(b)) and len(a) != len(b):
+        return None
+    if op == "Div" and any(0 in (n.now, n.then) for n in b):
+        return None
+    pairs = [(a[i % len(a)], b[i % len(b)]) for i in range(max(len(a), len(b)))]
+    made = [Number(rule(x.now, y.now), rule(x.then, y.then)) for x, y in pairs]
+    return made if all(abs(number.then) < LIMIT > abs(number.now) for number in made) else None
+
+
+_RULES: dict[str, Callable[[int, int], int]] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Div": lambda a, b: a // b,
+}

@@ -1,0 +1,273 @@
+"""From an image input to every convolution that it reaches, and what stands on the way.
+
+Each value on the way knows what its axes are of the image's. An operation keeps the channels apart and passes; or it treats
+them by constants of their own (a Front with scale and shift); or it mixes, selects or cuts them (a Front without): then only
+`stack` makes one channel of it. The axis that a convolution takes as channels tells which one of the image it is, and in which
+order the channels are folded with pixels.
+"""
+
+from __future__ import annotations
+
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.formats.base import Front
+from chkpt_channels.formats.onnx.dataflow import axes as _onnx_axes
+from chkpt_channels.formats.onnx.dataflow.axes import Axes, Piece
+from chkpt_channels.formats.onnx.dataflow.shape_ops import MOVES
+from chkpt_channels.formats.onnx.dataflow.shape_values import Load, Numbers
+from chkpt_channels.formats.onnx.dataflow.values import (
+    Constants,
+    Count,
+    Flow,
+    Reached,
+    affine,
+    behind,
+    bent,
+    kernel_behind,
+    layout,
+    product_layout,
+)
+from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight
+from chkpt_channels.formats.onnx.nodes import Node
+
+CONVOLUTIONS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3)}
+"""Operation → (input that is the image, input that is the kernel)."""
+PRODUCTS = frozenset(("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"))
+ALIKE = frozenset(("Identity", "Cast", "CastLike", "Dropout"))
+"""What treats every channel alike, keeps the axes as they are, and is linear."""
+BENDING = frozenset(("MaxPool", "LpPool", "GlobalMaxPool"))
+"""What moves pixels and is not linear."""
+ELEMENTWISE = frozenset(
+    (
+        *("Relu", "LeakyRelu", "ThresholdedRelu", "Sigmoid", "Tanh", "Clip", "Abs", "Neg", "Sqrt", "Reciprocal", "Exp", "Log"),
+        *("Floor", "Ceil", "Round", "Erf", "Sign", "HardSwish", "HardSigmoid", "Elu", "Selu", "Celu", "Gelu", "Mish"),
+        *("Softplus", "Softsign", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    )
+)
+"""What treats every number alike, but is not linear: constants in front of it cannot be moved behind it."""
+BINARY = frozenset(("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mod"))
+SHAPES = frozenset(("Shape", "Size"))
+
+
+class ImagePath:
+    """Everything behind one graph input, if axis `channel` of it holds the channels."""
+
+    def __init__(self, model: OnnxModel, image: Info, channel: int, load: Load) -> None:
+        self.model, self.image, self.channel, self._load = model, image, channel, load
+        self.reached: list[Reached] = []
+        self.widths: list[int] = []  # of kernels right behind the image that do not take as many channels as it has
+        self.fronts: list[Constants] = []
+        self.counts: list[Count] = []
+        axes = _onnx_axes.image_axes(image.dims)
+        self.values: dict[str, Flow] = {image.name: Flow(axes)}
+        self.broadcasts = True
+        self._numbers = Numbers(model, channel, _onnx_axes.size(axes[channel]), load)
+        for node in model.everywhere:
+            if node in model.subgraphs:
+                self._around(node)
+            elif any(name in self.values for name in node.inputs):
+                self._through(node)
+            elif any(name in self._numbers.known for name in node.inputs):
+                self._count(node)
+        self.broadcasts &= not any(not flow.wide for name, flow in self.values.items() if name in model.outputs)
+
+    def _through(self, node: Node) -> None:
+        op = node.op if node.domain in ("", "ai.onnx") else ""
+        flow = self.values.get(node.given(0))
+        if op in CONVOLUTIONS and flow:
+            self._reach(node, flow, CONVOLUTIONS[op][1])
+        elif op in PRODUCTS:
+            self._product(node)
+        elif op in BINARY:
+            self._binary(node)
+        elif op == "Concat":
+            self._concat(node)
+        elif flow is None or flow.axes is None:
+            self._mix(node)
+        elif op in SHAPES:
+            self._numbers.shape_of(node, flow.axes)
+        elif op in MOVES:
+            self._move(node, flow, flow.axes)
+        elif op in ALIKE:
+            self._give(node, flow)
+        elif op in ELEMENTWISE:
+            self._pass(node, flow)
+        elif op == "BatchNormalization":
+            self._batch_normalization(node, flow)
+        else:
+            self._mix(node)
+
+    def _give(self, node: Node, flow: Flow) -> None:
+        for name in node.outputs:
+            if name:
+                self.values[name] = flow
+
+    def _mix(self, node: Node) -> None:
+        """Channels may be selected, mixed or cut here: whoever follows is reached, but not through channels of their own."""
+        flows = [self.values[name] for name in node.inputs if name in self.values]
+        if all(flow.axes is not None for flow in flows):
+            self._block(node)
+        wide = bool(flows) and all(flow.wide for flow in flows)
+        self.broadcasts &= wide
+        self._give(node, Flow(None, wide))
+
+    def _block(self, node: Node) -> None:
+        self.fronts.append(Constants(Front(node.label, node.op), node))
+
+    def _around(self, node: Node) -> None:
+        """A node whose subgraphs may have captured the image. What they take as their own inputs is not followed."""
+        inner = any(name in self.values for sub in self.model.subgraphs[node] for name in sub.outputs)
+        if inner or any(name in self.values or name in self._numbers.known for name in node.inputs):
+            self._mix(node)
+
+    def _count(self, node: Node) -> None:
+        """A node that computes with sizes: of the channels' number it may make other sizes only."""
+        if not self._numbers.compute(node) and any(n.follows for name in node.inputs for n in self._numbers.known.get(name, ())):
+            self._block(node)
+            self.broadcasts = False
+
+    def _move(self, node: Node, flow: Flow, axes: Axes) -> None:
+        moved = MOVES[node.op](node, axes, self._numbers)
+        if moved is None:
+            self._mix(node)
+            return
+        for number, each in moved.counts:
+            if number.weight and number.reader:
+                self.counts.append(Count(number.weight, number.at, each, number.reader))
+                self.broadcasts &= flow.wide
+        flow = flow._replace(axes=moved.axes, padded=flow.padded or moved.zeros)
+        self._give(node, bent(flow, node) if node.op in BENDING else flow)
+
+    def _concat(self, node: Node) -> None:
+        """Parts that went the same way: along the channels they become the slower steps."""
+        flows = {self.values.get(name) for name in node.inputs}
+        flow = flows.pop()
+        if flows or flow is None or flow.axes is None:
+            self._mix(node)
+            return
+        axes, k, parts = flow.axes, node.integer("axis", 1) % len(flow.axes), len(node.inputs)
+        if k == _onnx_axes.holder(axes, self.channel):
+            axes = (*axes[:k], (Piece(_onnx_axes.NEW, parts), *axes[k]), *axes[k + 1 :])
+        else:
+            axes = _onnx_axes.resized(axes, k)
+        self._give(node, flow._replace(axes=axes))
+
+    def _pass(self, node: Node, flow: Flow) -> None:
+        if node.op in ("QuantizeLinear", "DequantizeLinear") and self._per_channel(node):
+            self._mix(node)
+            return
+        self._give(node._replace(outputs=node.outputs[:1]), bent(flow, node))  # the scale of DynamicQuantizeLinear is no image
+
+    def _per_channel(self, node: Node) -> bool:
+        scale = self.model.stored(node.given(1))
+        return scale is None or max(scale.shape, default=1) > 1
+
+    def _reach(self, node: Node, flow: Flow, index: int) -> None:
+        kernel, _ = kernel_behind(self.model, node.given(index))
+        axes = flow.axes or ()
+        lies: Layout | None = None
+        channels = 0
+        if kernel and _onnx_axes.holder(axes, self.channel) == 1:
+            slower, faster = _onnx_axes.around(axes[1], self.channel)
+            lies = layout(node, kernel, slower, faster)
+            width = kernel.shape[lies.channel_axis] * node.integer("group", 1) if lies else 0
+            channels = self._takes(width, slower * faster)
+            if width and not channels and not self.fronts and slower == faster == 1:
+                self.widths.append(width)
+        self._arrive(Reached(node, kernel, lies, channels), flow, axes[2:])
+
+    def _takes(self, width: int, fold: int) -> int:
+        """The channels that a kernel of this width takes; 0 where they are not those that the image declares."""
+        channels, rest = divmod(width, fold)
+        fits = channels > 0 and not rest and self.image.dims[self.channel] in (None, channels)
+        return channels if fits else 0
+
+    def _product(self, node: Node) -> None:
+        """A matrix product over folded patches; over plain pixels it mixes the channels itself."""
+        index = next(i for i, name in enumerate(node.inputs) if name in self.values)
+        flow = self.values[node.inputs[index]]
+        kernel, turned = kernel_behind(self.model, node.given(1 - index)) if index < 2 else (None, False)
+        axes = flow.axes or ()
+        lies: Layout | None = None
+        channels = 0
+        if index == 0 and kernel and axes and _onnx_axes.holder(axes, self.channel) == len(axes) - 1:
+            slower, faster = _onnx_axes.around(axes[-1], self.channel)
+            turned ^= bool(node.integer("transB", 0))
+            lies = product_layout(node, kernel, slower, faster, turned)
+            channels = self._takes(kernel.shape[lies.channel_axis] if lies else 0, slower * faster)
+        self._arrive(Reached(node, kernel, lies, channels), flow, ())
+
+    def _arrive(self, reached: Reached, flow: Flow, further: Axes) -> None:
+        self.broadcasts &= flow.wide
+        # zeros behind constants, then folded: of one tap's pixels some stand on them and some do not
+        torn = reached.layout and reached.layout.folded and flow.padded and any(any(front.shift or ()) for front in flow.fronts)
+        if not reached.channels or torn:
+            reached = reached._replace(layout=None)
+            if flow.axes is not None:
+                self._block(reached.node)
+        sizes = tuple(_onnx_axes.size(axis) for axis in further)
+        self.reached.append(reached._replace(fronts=flow.fronts, sizes=sizes, padded=flow.padded))
+
+    def _binary(self, node: Node) -> None:
+        tracked = [name for name in node.inputs if name in self.values]
+        flow = self.values[tracked[0]]
+        if len(tracked) == len(node.inputs):
+            alike = all((self.values[name].axes, self.values[name].fronts) == (flow.axes, flow.fronts) for name in tracked)
+            if alike and flow.axes is not None:
+                self._give(node, bent(flow, node))
+            else:
+                self._mix(node)
+            return
+        index = next(i for i, name in enumerate(node.inputs) if name not in self.values)
+        weight = self.model.stored(node.inputs[index]) if len(node.inputs) == 2 else None
+        held = _onnx_axes.holder(flow.axes, self.channel) if flow.axes else None
+        if weight is None or flow.axes is None or held is None or len(weight.shape) > len(flow.axes):
+            self._mix(node)
+            return
+        axis = held - len(flow.axes) + len(weight.shape)
+        if axis >= 0 and weight.shape[axis] > 1 and len(flow.axes[held]) > 1:
+            self._mix(node)  # other constants for what the channels are folded with
+        elif axis >= 0 and weight.shape[axis] > 1:
+            self._constant(node, flow, weight, axis, index)
+        elif all(n == 1 for n in weight.shape):
+            self._scalar(node, flow, weight, index)
+        else:
+            self._give(node, bent(flow, node))
+
+    def _scalar(self, node: Node, flow: Flow, weight: Weight, index: int) -> None:
+        made = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)])
+        self._give(node, behind(flow, Front(node.label, node.op, *made)) if made else bent(flow, node))
+
+    def _constant(self, node: Node, flow: Flow, weight: Weight, axis: int, index: int) -> None:
+        """x ∘ constant or constant ∘ x, the constant different for each channel."""
+        alone = all(n == 1 for i, n in enumerate(weight.shape) if i != axis)
+        made = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)]) if alone else None
+        scale, shift = made or (None, None)
+        front = Front(node.label, node.op, scale, shift, ((weight.name, axis),))
+        self.fronts.append(Constants(front, node))
+        self._give(node, behind(flow, front)._replace(wide=True))
+
+    def _batch_normalization(self, node: Node, flow: Flow) -> None:
+        weights = [self.model.stored(name) for name in node.inputs[1:5]]
+        found = [w for w in weights if w is not None]
+        self.broadcasts &= flow.wide
+        sizes = {w.shape for w in found}
+        if (
+            len(found) != 4
+            or len(sizes) != 1
+            or flow.axes is None
+            or _onnx_axes.holder(flow.axes, self.channel) != 1
+            or len(flow.axes[1]) > 1
+        ):
+            self._mix(node)
+            return
+        gamma, beta, mean, variance = (self._load(w).astype("float64").reshape(-1) for w in found)
+        scale = gamma / (variance + node.real("epsilon", 1e-5)) ** 0.5
+        front = Front(
+            node.label,
+            node.op,
+            tuple(map(float, scale)),
+            tuple(map(float, beta - scale * mean)),
+            tuple((w.name, 0) for w in found),
+        )
+        self.fronts.append(Constants(front, node))
+        self._give(node, behind(flow, front))

@@ -1,0 +1,116 @@
+"""What is known of a value on the way from the image, and of what the image reaches.
+
+Source: onnx/docs/Operators.md.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.formats.base import Front
+from chkpt_channels.formats.onnx.dataflow.axes import Axes
+from chkpt_channels.formats.onnx.model import OnnxModel, Weight
+from chkpt_channels.formats.onnx.nodes import Node
+
+LAYOUTS = {"Conv": {3: "OIW", 4: "OIHW", 5: "OIDHW"}, "ConvTranspose": {3: "IOW", 4: "IOHW", 5: "IODHW"}}
+
+
+class Flow(NamedTuple):
+    """A value on the way. `axes` say what it is of the image, None where its channels were mixed; `wide` means that per-channel
+    constants have spread one channel over all by then; `fronts` are the constants it went through, and `padded` says whether
+    zeros were put around it behind them."""
+
+    axes: Axes | None
+    wide: bool = False
+    fronts: tuple[Front, ...] = ()
+    padded: bool = False
+
+
+class Reached(NamedTuple):
+    """A convolution or product that sees the image. `layout` says how its kernel lies and `channels` how many it takes where its
+    channels are the image's; else None. `sizes` are those of the axes behind the channels, `padded` is as in Flow."""
+
+    node: Node
+    kernel: Weight | None
+    layout: Layout | None
+    channels: int = 0
+    fronts: tuple[Front, ...] = ()
+    sizes: tuple[int, ...] = ()
+    padded: bool = False
+
+
+class Constants(NamedTuple):
+    """A Front and its node."""
+
+    front: Front
+    node: Node
+
+
+class Count(NamedTuple):
+    """A stored number that says the channels, times `each`: position `at` of `weight`, for the node `reader`."""
+
+    weight: Weight
+    at: int
+    each: int
+    reader: Node
+
+
+def layout(node: Node, kernel: Weight, slower: int, faster: int) -> Layout | None:
+    """How a convolution's kernel lies, behind channels folded with so many slower and faster steps."""
+    plain = LAYOUTS.get(node.op, LAYOUTS["Conv"]).get(len(kernel.shape))
+    if plain is None or slower == faster == 1:
+        return Layout(plain) if plain else None
+    if plain != "OIHW" or node.integer("group", 1) != 1 or 1 not in (slower, faster):
+        return None
+    return Layout("O(GI)HW" if faster == 1 else "O(IG)HW")
+
+
+def product_layout(node: Node, kernel: Weight, slower: int, faster: int, turned: bool) -> Layout | None:
+    """The same for a product with the plain kernel, or with the `turned` one."""
+    plain = node.op in ("MatMul", "Gemm") and kernel.dtype.floating and len(kernel.shape) == 2
+    if not plain or node.integer("transA", 0) or not node.real("alpha", 1.0) == node.real("beta", 1.0) == 1.0:
+        return None
+    if slower == faster == 1 or 1 not in (slower, faster):
+        return None
+    folded = "(HWI)" if faster == 1 else "(IHW)"
+    return Layout("O" + folded if turned else folded + "O")
+
+
+def behind(flow: Flow, front: Front) -> Flow:
+    """Behind constants: zeros that were put around the image in front of them are constants by now."""
+    return flow._replace(fronts=(*flow.fronts, front), padded=flow.padded and not any(front.shift or ()))
+
+
+def affine(op: str, index: int, values: list[float]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """(scale, shift) of x op constant (index 1) or constant op x (index 0)."""
+    ones, zeros = (1.0,) * len(values), (0.0,) * len(values)
+    given = tuple(values)
+    if op == "Add":
+        return ones, given
+    if op == "Sub":
+        return (ones, tuple(-v for v in values)) if index == 1 else (tuple(-v for v in ones), given)
+    if op == "Mul":
+        return given, zeros
+    if op == "Div" and index == 1 and all(values):
+        return tuple(1 / v for v in values), zeros
+    return None
+
+
+def bent(flow: Flow, node: Node) -> Flow:
+    """Behind an operation that is not linear, the constants in front of it can no longer be moved into a kernel."""
+    fronts = (front._replace(kind=f"{front.kind} before a {node.op}", scale=None, shift=None) for front in flow.fronts)
+    return flow._replace(fronts=tuple(fronts))
+
+
+def kernel_behind(model: OnnxModel, name: str) -> tuple[Weight | None, bool]:
+    """The stored kernel behind an input, through DequantizeLinear and Cast; whether a Transpose turns the two axes of it."""
+    producer, turned = model.producers.get(name), False
+    if producer is not None and producer.inputs and producer.op == "Transpose" and model.stored(name) is None:
+        turned, name = producer.integers("perm") in ([], [1, 0]), producer.inputs[0]
+        if not turned:
+            return None, False
+        producer = model.producers.get(name)
+    if producer is not None and producer.inputs and producer.op in ("DequantizeLinear", "Cast") and model.stored(name) is None:
+        name = producer.inputs[0]
+    return model.stored(name), turned

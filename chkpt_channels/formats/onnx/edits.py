@@ -1,0 +1,307 @@
+"""Edits of an ONNX graph as whole fields of the wire format: kernels and constants, declared shapes, one node for `stack`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from chkpt_channels.containers.protobuf import Later, WireEdits, bytes_field, later_field, number_field, varint
+from chkpt_channels.core.dtypes import DType
+from chkpt_channels.core.errors import Place
+from chkpt_channels.formats.base import Edits, TensorEdit
+from chkpt_channels.formats.onnx import quantization as _onnx_quantised
+from chkpt_channels.formats.onnx.dataflow.axes import counted, holder
+from chkpt_channels.formats.onnx.dataflow.shape_values import Load
+from chkpt_channels.formats.onnx.dataflow.trace import ImagePath
+from chkpt_channels.formats.onnx.dataflow.values import Count
+from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight, is_packed
+from chkpt_channels.formats.onnx.nodes import Node
+from chkpt_channels.formats.onnx.schema import (
+    ATTRIBUTE_I,
+    DIM_VALUE,
+    DTYPES,
+    GRAPH_INITIALIZERS,
+    GRAPH_NODES,
+    NODE_ATTRIBUTES,
+    NODE_INPUTS,
+    SHAPE_DIMS,
+    TENSOR_DIMS,
+    TENSOR_DOUBLES,
+    TENSOR_EXTERNAL,
+    TENSOR_FLOATS,
+    TENSOR_LOCATION,
+    TENSOR_NAME,
+    TENSOR_RAW,
+    TENSOR_TYPE,
+    TENSOR_TYPED,
+)
+from chkpt_channels.storage.splice import Splice
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_NUMBERS = {name: number for number, name in DTYPES.items()}
+ATTRIBUTE_TYPE_INT = 2
+HOLD_WEIGHTS = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm"), (1, 2)),
+    **dict.fromkeys(("ConvInteger", "MatMul"), (1,)),
+    "QLinearConv": (3, 4, 8),
+}
+"""Which inputs are the kernel, its scale and the bias."""
+MADE_OF_WEIGHTS = ("Identity", "Cast", "DequantizeLinear", "Transpose")
+TAKE_A_BIAS = ("Conv", "ConvTranspose", "Gemm")
+STRING_STRING = {"key": 1, "value": 2}
+
+
+class OnnxEdits:
+    """Turns neutral Edits into splices."""
+
+    def __init__(self, model: OnnxModel, paths: Sequence[ImagePath], edits: Edits, place: Place, load: Load) -> None:
+        self._model, self._paths, self._edits, self._place, self._load = model, paths, edits, place, load
+        self._wire = WireEdits()
+        self._done: set[str] = set()
+        self._inputs: dict[tuple[Node, int], str] = {}
+
+    def splices(self) -> list[Splice]:
+        """All splices."""
+        edits = self._edits
+        for path in self._paths:
+            self._declare(path)
+            if edits.method == "stack":
+                self._stack(path)
+        for name, edit in edits.tensors.items():
+            self._weight(name, edit)
+        for name, edit in edits.biases.items():
+            self._add_bias(name, edit)
+        self._rename_inputs()
+        _rename_locations(self._wire, self._model, edits.companions, self._done)
+        return self._wire.splices()
+
+    def _declare(self, path: ImagePath) -> None:
+        """The channels of the input, and of every declared value up to where they are no longer the image's own."""
+        method = self._edits.method
+        for name, flow in path.values.items():
+            is_image = name == path.image.name
+            axis = holder(flow.axes or (), path.channel)
+            if flow.axes is None or axis is None or (method == "stack" and not is_image) or (method == "broadcast" and flow.wide):
+                continue
+            for info in self._model.infos.get(name, ()):
+                self._set_dim(info, axis, counted(flow.axes[axis], path.channel, self._edits.channels))
+
+    def _set_dim(self, info: Info, axis: int, channels: int) -> None:
+        if info.shape is None or axis >= len(info.dims) or info.dims[axis] is None:
+            return
+        dim = info.shape.messages(SHAPE_DIMS)[axis]
+        field = dim.last(DIM_VALUE)
+        if field is not None and info.dims[axis] != channels:
+            self._wire.replace(dim, field, number_field(DIM_VALUE, channels))
+
+    def _stack(self, path: ImagePath) -> None:
+        """One Concat in front of the first node makes the old channels; everyone who read the image reads that."""
+        name, stacked = path.image.name, self._fresh(path.image.name + "_stacked")
+        count = path.image.dims[path.channel] or self._old_channels(path)
+        axis = bytes_field(1, b"axis") + number_field(ATTRIBUTE_I, path.channel) + number_field(20, ATTRIBUTE_TYPE_INT)
+        node = b"".join(bytes_field(NODE_INPUTS, name.encode()) for _ in range(count))
+        node += bytes_field(2, stacked.encode()) + bytes_field(3, stacked.encode()) + bytes_field(4, b"Concat")
+        node += bytes_field(NODE_ATTRIBUTES, axis)
+        first = self._model.graph.fields[GRAPH_NODES][0]
+        self._wire.add(self._model.graph, bytes_field(GRAPH_NODES, node), at=first.start)
+        for reader in self._model.consumers[name]:
+            self._inputs[reader] = stacked
+
+    def _old_channels(self, path: ImagePath) -> int:
+        found = [reached.channels for reached in path.reached if reached.channels]
+        if not found:
+            raise self._place.inside(path.image.name).unsupported(
+                "its number of channels is not declared, so it cannot be stacked"
+            )
+        return found[0]
+
+    def _fresh(self, name: str) -> str:
+        taken = {*self._model.weights, *self._model.producers, *self._model.infos, *self._done}
+        while name in taken:
+            name += "_"
+        self._done.add(name)
+        return name
+
+    def _weight(self, name: str, edit: TensorEdit) -> None:
+        """New elements for a stored tensor. Readers that do not want them get a copy of the old ones."""
+        weight, readers = self._model.weights[name], self._readers(name)
+        wanting = [(node, i) for node, i in readers if self._wants(node, i, name)]
+        others = [reader for reader in readers if reader not in wanting]
+        if others:
+            self._keep(weight, others)
+        self._rewrite(weight, edit)
+        self._declare_weight(name, edit.shape)
+        for node, _ in wanting:
+            self._ungroup(node)
+
+    def _declare_weight(self, name: str, shape: Sequence[int]) -> None:
+        """The new shape where it is declared, for what is made of the tensor on the way to the convolution too."""
+        shapes = {name: shape}
+        names = [name]
+        for known in names:
+            if known in self._model.outputs:
+                raise self._place.inside(known).unsupported("is to change, and the graph gives it out too")
+            for info in self._model.infos.get(known, ()):
+                for axis, channels in enumerate(shapes[known]):
+                    self._set_dim(info, axis, channels)
+            for node, index in self._model.consumers.get(known, ()):
+                made = node.outputs[0]
+                if index == 0 and node.op in MADE_OF_WEIGHTS and (node, index) not in self._inputs and made not in shapes:
+                    shapes[made] = shapes[known][::-1] if node.op == "Transpose" else shapes[known]
+                    names.append(made)
+
+    def _readers(self, name: str) -> list[tuple[Node, int]]:
+        """Everyone who reads a stored tensor, through Identity too."""
+        found: list[tuple[Node, int]] = []
+        names = [name]
+        for known in names:
+            for node, index in self._model.consumers.get(known, ()):
+                if node.op != "Identity" or node.domain:
+                    found.append((node, index))
+                elif node.outputs[0] not in names:
+                    names.append(node.outputs[0])
+        return found
+
+    def _wants(self, node: Node, index: int, name: str) -> bool:
+        """Whether a reader is one of the first convs, holds their constants, or counts the channels."""
+        reached = [r.node for path in self._paths for r in path.reached if r.layout]
+        if any(node is one for one in reached):
+            return index in HOLD_WEIGHTS[node.op]
+        fronts = [c.node for path in self._paths for c in path.fronts if any(n == name for n, _ in c.front.tensors)]
+        counting = [c.reader for path in self._paths for c in path.counts if c.weight.name == name]
+        makers = [
+            self._model.producers.get(one.inputs[i]) for one in reached for i in HOLD_WEIGHTS[one.op] if i < len(one.inputs)
+        ]
+        scaling = [_onnx_quantised.scale_behind(self._model, one)[1] for one in reached if one.op == "ConvInteger"]
+        if any(node is wanting for wanting in (*fronts, *counting, *makers, *scaling)):
+            return True
+        return node.op in ("BatchNormalization", "Add") and any(one.outputs[0] in node.inputs for one in reached)
+
+    def _rewrite(self, weight: Weight, edit: TensorEdit) -> None:
+        message, wire = weight.message, self._wire
+        size = (prod(edit.shape) * weight.dtype.bits + 7) // 8
+        fields = message.fields
+        if tuple(edit.shape) != weight.shape:
+            dims = _dims(edit.shape, packed=is_packed(message, TENSOR_DIMS))
+            for i, field in enumerate(fields.get(TENSOR_DIMS, ())):
+                wire.replace(message, field, dims if i == 0 else b"")
+        number = TENSOR_RAW
+        held = [f for n in (TENSOR_RAW, *TENSOR_TYPED) for f in fields.get(n, ())]
+        if held and held[0].number in (TENSOR_FLOATS, TENSOR_DOUBLES):
+            number = held[0].number
+        new = later_field(number, size, lambda: edit.values().tobytes())
+        for i, field in enumerate(held):
+            wire.replace(message, field, new if i == 0 else b"")
+        if weight.is_external:
+            for field in (*fields.get(TENSOR_EXTERNAL, ()), *fields.get(TENSOR_LOCATION, ())):
+                wire.replace(message, field, b"")
+        if not held:
+            wire.add(message, new)
+        self._done.add(weight.name)
+
+    def _keep(self, weight: Weight, readers: Sequence[tuple[Node, int]]) -> None:
+        name = self._fresh(f"{weight.name}_before")
+        load = self._load
+        self._append(name, weight.dtype, TensorEdit(weight.shape, lambda: load(weight)))
+        for reader in readers:
+            self._inputs[reader] = name
+
+    def _append(self, name: str, dtype: DType, edit: TensorEdit) -> None:
+        size = prod(edit.shape) * dtype.bits // 8
+        head = _dims(edit.shape, packed=False) + number_field(TENSOR_TYPE, _NUMBERS[dtype.name])
+        head += bytes_field(TENSOR_NAME, name.encode()) + varint(TENSOR_RAW << 3 | 2) + varint(size)
+        tag = varint(GRAPH_INITIALIZERS << 3 | 2) + varint(len(head) + size)
+        self._wire.add(self._model.graph, Later(tag + head, size, lambda: edit.values().tobytes()))
+
+    def _add_bias(self, kernel: str, edit: TensorEdit) -> None:
+        """A convolution without a bias gets one."""
+        from chkpt_channels.core.dtypes import rounded
+
+        weight = self._model.weights[kernel]
+        users = [r.node for path in self._paths for r in path.reached if r.layout and r.kernel and r.kernel.name == kernel]
+        if not weight.dtype.floating or any(u.op not in TAKE_A_BIAS or len(u.inputs) != 2 for u in users):
+            raise self._place.inside(kernel).unsupported("a constant in front of it has no bias to go to")
+        name = self._fresh(f"{kernel}_bias")
+        self._append(name, weight.dtype, TensorEdit(edit.shape, lambda: rounded(edit.values(), weight.dtype)))
+        for user in users:
+            last = user.message.fields[NODE_INPUTS][-1]
+            self._wire.add(user.message, bytes_field(NODE_INPUTS, name.encode()), at=last.stop)
+
+    def _ungroup(self, node: Node) -> None:
+        group = node.attribute("group")
+        if group is not None and node.integer("group", 1) > 1:
+            field = group.last(ATTRIBUTE_I)
+            if field is not None:
+                self._wire.replace(group, field, number_field(ATTRIBUTE_I, 1))
+
+    def _rename_inputs(self) -> None:
+        for (node, index), name in self._inputs.items():
+            message = node.message
+            self._wire.replace(message, message.fields[NODE_INPUTS][index], bytes_field(NODE_INPUTS, name.encode()))
+
+
+def renamed(model: OnnxModel, companions: Mapping[str, str]) -> list[Splice]:
+    """What changes in a model that is copied, and whose external data gets new names."""
+    wire = WireEdits()
+    _rename_locations(wire, model, companions)
+    return wire.splices()
+
+
+def _rename_locations(wire: WireEdits, model: OnnxModel, companions: Mapping[str, str], done: Collection[str] = ()) -> None:
+    """External data that goes with the model under another name; `done` are tensors that hold their elements by now."""
+    for weight in model.weights.values():
+        if not weight.is_external or weight.name in done:
+            continue
+        for entry in weight.message.messages(TENSOR_EXTERNAL):
+            new = companions.get(entry.text(2)) if entry.text(1) == "location" else None
+            field = entry.last(STRING_STRING["value"])
+            if new and field and new != entry.text(2):
+                wire.replace(entry, field, bytes_field(STRING_STRING["value"], new.encode()))
+
+
+def _dims(shape: Sequence[int], *, packed: bool) -> bytes:
+    if packed:
+        return bytes_field(TENSOR_DIMS, b"".join(varint(n) for n in shape))
+    return b"".join(number_field(TENSOR_DIMS, n) for n in shape)
+
+
+def shift_taker(model: OnnxModel, node: Node) -> tuple[str, int] | None:
+    """The stored bias of a convolution or product (+1), or the mean of the BatchNormalization behind it (-1)."""
+    if len(node.inputs) > 2 and node.inputs[2] and node.op in TAKE_A_BIAS:
+        bias = model.stored(node.inputs[2])
+        return (bias.name, 1) if bias else None
+    followers = model.consumers.get(node.outputs[0], [])
+    if len(followers) != 1 or node.outputs[0] in model.outputs:
+        return None
+    follower, index = followers[0]
+    if follower.op == "BatchNormalization" and node.op in ("Conv", "ConvTranspose"):
+        mean = model.stored(follower.inputs[3])
+        return (mean.name, -1) if mean else None
+    if follower.op == "Add" and node.op == "MatMul":
+        bias = model.stored(follower.inputs[1 - index])
+        return (bias.name, 1) if bias and len(bias.shape) == 1 else None
+    return None
+
+
+def count_edits(counts: Sequence[Count], channels: int, load: Load) -> dict[str, TensorEdit]:
+    """The stored shapes that hold the number of channels."""
+    found: dict[str, list[Count]] = {}
+    for count in counts:
+        found.setdefault(count.weight.name, []).append(count)
+    return {name: TensorEdit(each[0].weight.shape, partial(_recounted, each, channels, load)) for name, each in found.items()}
+
+
+def _recounted(counts: Sequence[Count], channels: int, load: Load) -> NDArray[Any]:
+    values = load(counts[0].weight).copy()
+    for count in counts:
+        values.reshape(-1)[count.at] = count.each * channels
+    return values
+
+
+def locations(model: OnnxModel) -> Mapping[str, None]:
+    """The files of external data that the model names, in file order."""
+    return dict.fromkeys(w.external().get("location", "") for w in model.weights.values() if w.is_external)

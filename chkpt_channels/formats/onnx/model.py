@@ -1,0 +1,249 @@
+"""An ONNX model as spans: graph, nodes, initializers and declared shapes, each with the message that spells it.
+
+Source: onnx/onnx.proto (field numbers) of onnx 1.23. Only what is asked for is read; payloads never are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import cached_property
+from math import prod
+from typing import NamedTuple
+
+from chkpt_channels.containers.protobuf import BYTES, Message, Reader
+from chkpt_channels.core.dtypes import BY_NAME, DType
+from chkpt_channels.core.errors import Place
+from chkpt_channels.formats.onnx.nodes import Node, Subgraph, read_nodes, subgraph
+from chkpt_channels.formats.onnx.schema import (
+    ATTRIBUTE_T,
+    DIM_VALUE,
+    DTYPES,
+    GRAPH_INITIALIZERS,
+    GRAPH_INPUTS,
+    GRAPH_OUTPUTS,
+    GRAPH_VALUE_INFOS,
+    INFO_NAME,
+    INFO_TYPE,
+    MODEL_FUNCTIONS,
+    MODEL_GRAPH,
+    MODEL_IR_VERSION,
+    MODEL_OPSETS,
+    SHAPE_DIMS,
+    STRING,
+    TENSOR_DIMS,
+    TENSOR_EXTERNAL,
+    TENSOR_LOCATION,
+    TENSOR_NAME,
+    TENSOR_TYPE,
+    TENSOR_TYPE_SHAPE,
+    TYPE_TENSOR,
+)
+from chkpt_channels.storage.source import Source
+
+
+class Weight(NamedTuple):
+    """A tensor that the file stores: an initializer, or the value of a Constant node (`node`)."""
+
+    name: str
+    message: Message
+    dtype: DType
+    shape: tuple[int, ...]
+    node: Node | None = None
+
+    @property
+    def size(self) -> int:
+        """Its elements in bytes."""
+        return (prod(self.shape) * self.dtype.bits + 7) // 8
+
+    @property
+    def is_external(self) -> bool:
+        """Whether the elements stand in another file."""
+        return self.message.number(TENSOR_LOCATION) == 1
+
+    def external(self) -> dict[str, str]:
+        """The external location's entries."""
+        pairs = [(e.text(1), e.text(2)) for e in self.message.messages(TENSOR_EXTERNAL)]
+        return dict(pairs)
+
+
+class Info(NamedTuple):
+    """A declared value: graph input, output or value_info. `dims` are numbers, None for symbols and unknowns, which some
+    exporters spell -1."""
+
+    name: str
+    message: Message
+    shape: Message | None
+    dims: tuple[int | None, ...]
+
+
+class OnnxModel:
+    """The index of one file. Raises DamagedError for what is no model, UnsupportedError for what is not read."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.place = source, source.place
+        self.root = Message(Reader(source), 0, source.size)
+        graphs = self.root.fields.get(MODEL_GRAPH, ())
+        if len(graphs) != 1:
+            raise self.place.damaged(f"holds {len(graphs)} graphs instead of one", at=0)
+        if self.root.number(MODEL_IR_VERSION) >= 3 and not self.root.fields.get(MODEL_OPSETS):
+            raise self.place.damaged("names no version of the operators: it is cut off behind its graph", at=source.size)
+        self.graph = self.root.message(graphs[0])
+        self.nodes = read_nodes(self.graph)
+        self.weights: dict[str, Weight] = {}
+        for message in self.graph.messages(GRAPH_INITIALIZERS):
+            self._add(_weight(message, message.text(TENSOR_NAME), self.place))
+        for node in self.nodes:
+            value = node.attribute("value") if node.op == "Constant" and not node.domain else None
+            if value and value.last(ATTRIBUTE_T):
+                self._add(_weight(value.messages(ATTRIBUTE_T)[-1], node.outputs[0], self.place, node))
+        self._check_made_once()
+
+    def _check_made_once(self) -> None:
+        """A name stands for one value: readers refuse a second one, or take either. Source: onnx/docs/IR.md, "Graphs"."""
+        made = {name for name, weight in self.weights.items() if weight.node is None}
+        seen = set[str]()
+        for message in self.graph.messages(GRAPH_INPUTS):
+            if (name := message.text(INFO_NAME)) in seen:
+                raise self.place.inside(name).damaged("is an input twice", at=message.start)
+            seen.add(name)
+        made |= seen
+        for node in self.nodes:
+            for name in filter(None, node.outputs):
+                if name in made:
+                    raise self.place.inside(name).damaged("is made twice", at=node.message.start)
+                made.add(name)
+
+    def _add(self, weight: Weight | None) -> None:
+        if weight is None:
+            return
+        if weight.name in self.weights:
+            raise self.place.inside(weight.name).damaged("is stored twice", at=weight.message.start)
+        self.weights[weight.name] = weight
+
+    @cached_property
+    def inputs(self) -> list[Info]:
+        """The graph's inputs, those that initializers give a value left out."""
+        stored = {name for name, weight in self.weights.items() if weight.node is None}
+        return [info for m in self.graph.messages(GRAPH_INPUTS) if (info := _info(m)).name not in stored]
+
+    @cached_property
+    def infos(self) -> dict[str, list[Info]]:
+        """Every declaration of a value's shape, by name: inputs, outputs, value_infos, those of subgraphs too."""
+        found: dict[str, list[Info]] = defaultdict(list)
+        for graph, names in [
+            (self.graph, dict[str, str]()),
+            *((sub.graph, sub.names) for subs in self.subgraphs.values() for sub in subs),
+        ]:
+            for number in (GRAPH_INPUTS, GRAPH_OUTPUTS, GRAPH_VALUE_INFOS):
+                for message in graph.messages(number):
+                    info = _info(message)
+                    found[names.get(info.name, info.name)].append(info)
+        return found
+
+    @cached_property
+    def outputs(self) -> set[str]:
+        """The names of the graph's outputs."""
+        return {message.text(INFO_NAME) for message in self.graph.messages(GRAPH_OUTPUTS)}
+
+    @cached_property
+    def subgraphs(self) -> dict[Node, list[Subgraph]]:
+        """The bodies and branches of each node that has any (If, Loop, Scan), in subgraphs too."""
+        found: dict[Node, list[Subgraph]] = {}
+        todo = [(node, dict[str, str]()) for node in self.nodes]
+        while todo:
+            node, scope = todo.pop()
+            for i, graph in enumerate(node.subgraphs()):
+                sub = subgraph(graph, f"{node.label}@{node.message.start}[{i}]", scope)
+                found.setdefault(node, []).append(sub)
+                todo += [(inner, sub.names) for inner in sub.nodes]
+        return found
+
+    @cached_property
+    def inner(self) -> dict[str, str]:
+        """What subgraphs store themselves: its name → the node that has the subgraph."""
+        found: dict[str, str] = {}
+        for node, subs in self.subgraphs.items():
+            for sub in subs:
+                constants = (name for inner in sub.nodes if inner.op == "Constant" for name in inner.outputs)
+                found |= dict.fromkeys((*sub.stored, *constants), node.label)
+        return found
+
+    @cached_property
+    def everywhere(self) -> list[Node]:
+        """All nodes, those of subgraphs in front of the node that has them: each behind what it reads."""
+        found: list[Node] = []
+        todo = self.nodes[::-1]
+        opened: set[Node] = set()
+        while todo:
+            node = todo.pop()
+            if node in opened or node not in self.subgraphs:
+                found.append(node)
+                continue
+            opened.add(node)
+            todo += [node, *(inner for sub in self.subgraphs[node] for inner in sub.nodes[::-1])]
+        return found
+
+    @cached_property
+    def consumers(self) -> dict[str, list[tuple[Node, int]]]:
+        """Who reads a value: (node, which of its inputs)."""
+        found: dict[str, list[tuple[Node, int]]] = defaultdict(list)
+        for node in self.everywhere:
+            for i, name in enumerate(node.inputs):
+                found[name].append((node, i))
+        return found
+
+    @cached_property
+    def producers(self) -> dict[str, Node]:
+        """Who makes a value."""
+        return {name: node for node in self.everywhere for name in node.outputs}
+
+    @cached_property
+    def functions(self) -> set[tuple[str, str]]:
+        """(domain, name) of the model's own functions."""
+        return {(m.text(10), m.text(1)) for m in self.root.messages(MODEL_FUNCTIONS)}
+
+    @cached_property
+    def opset(self) -> int:
+        """The version of the standard operators."""
+        versions = [m.number(2) for m in self.root.messages(MODEL_OPSETS) if m.text(1) in ("", "ai.onnx")]
+        return max(versions, default=1)
+
+    def stored(self, name: str) -> Weight | None:
+        """The weight behind a name, looked for through Identity nodes (exporters merge equal weights that way)."""
+        for _ in range(8):
+            if name in self.weights:
+                return self.weights[name]
+            node = self.producers.get(name)
+            if node is None or node.op != "Identity" or node.domain:
+                return None
+            name = node.given(0)
+        return None
+
+
+def _weight(message: Message, name: str, place: Place, node: Node | None = None) -> Weight | None:
+    kind = message.number(TENSOR_TYPE)
+    shape = tuple(message.numbers(TENSOR_DIMS))
+    if kind == STRING:
+        return None
+    if kind not in DTYPES:
+        raise place.inside(name).unsupported(f"has the unknown element type {kind}")
+    if any(n < 0 for n in shape) or prod(shape) >= 1 << 60:
+        raise place.inside(name).damaged(f"its shape {list(shape)} is no shape", at=message.start)
+    return Weight(name, message, BY_NAME[DTYPES[kind]], shape, node)
+
+
+def _info(message: Message) -> Info:
+    shape: Message | None = None
+    for kind in message.messages(INFO_TYPE)[-1:]:
+        for tensor in kind.messages(TYPE_TENSOR)[-1:]:
+            for found in tensor.messages(TENSOR_TYPE_SHAPE)[-1:]:
+                shape = found
+    sizes = [dim.number(DIM_VALUE, -1) for dim in shape.messages(SHAPE_DIMS)] if shape else []
+    dims = tuple(size if size >= 0 else None for size in sizes)
+    return Info(message.text(INFO_NAME), message, shape, dims)
+
+
+def is_packed(message: Message, number: int) -> bool:
+    """Whether a repeated number field is spelled packed."""
+    fields = message.fields.get(number, ())
+    return len(fields) == 1 and fields[0].wire == BYTES

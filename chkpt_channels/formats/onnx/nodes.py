@@ -1,0 +1,137 @@
+"""The operations of an ONNX graph, and of the graphs inside them.
+
+Source: onnx/onnx.proto and docs/IR.md of onnx 1.23.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from chkpt_channels.containers.protobuf import Message
+from chkpt_channels.formats.onnx.schema import (
+    ATTRIBUTE_F,
+    ATTRIBUTE_G,
+    ATTRIBUTE_GRAPHS,
+    ATTRIBUTE_I,
+    ATTRIBUTE_INTS,
+    ATTRIBUTE_NAME,
+    ATTRIBUTE_S,
+    GRAPH_INITIALIZERS,
+    GRAPH_INPUTS,
+    GRAPH_NODES,
+    GRAPH_OUTPUTS,
+    INFO_NAME,
+    NODE_ATTRIBUTES,
+    NODE_DOMAIN,
+    NODE_INPUTS,
+    NODE_NAME,
+    NODE_OP,
+    NODE_OUTPUTS,
+    TENSOR_NAME,
+)
+
+LEAST_INPUTS = {
+    **dict.fromkeys(("Identity", "Cast", "Transpose", "Shape", "Size", "Reshape"), 1),
+    **dict.fromkeys(("Conv", "ConvTranspose", "ConvInteger", "MatMul", "MatMulInteger", "Gemm"), 2),
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "Mod", "QuantizeLinear", "DequantizeLinear"), 2),
+    **{"BatchNormalization": 5, "QLinearConv": 8, "QLinearMatMul": 8},
+}
+HAVE_SUBGRAPHS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
+
+
+class Node(NamedTuple):
+    """One operation. Inputs may be empty names (left out)."""
+
+    message: Message
+    op: str
+    domain: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """The name, or the first output where there is none."""
+        return self.name or (self.outputs[0] if self.outputs else self.op)
+
+    def given(self, index: int) -> str:
+        """An input, empty where it is left out."""
+        return self.inputs[index] if index < len(self.inputs) else ""
+
+    def attribute(self, name: str) -> Message | None:
+        """An attribute by name."""
+        return next((a for a in self.message.messages(NODE_ATTRIBUTES) if a.text(ATTRIBUTE_NAME) == name), None)
+
+    def integer(self, name: str, default: int) -> int:
+        """An integer attribute."""
+        found = self.attribute(name)
+        return found.number(ATTRIBUTE_I, default) if found else default
+
+    def integers(self, name: str) -> list[int]:
+        """A list of integers, empty where it is missing."""
+        found = self.attribute(name)
+        return found.numbers(ATTRIBUTE_INTS) if found else []
+
+    def real(self, name: str, default: float) -> float:
+        """A float attribute."""
+        found = self.attribute(name)
+        return (found.floats(ATTRIBUTE_F) or [default])[0] if found else default
+
+    def text(self, name: str, default: str) -> str:
+        """A string attribute."""
+        found = self.attribute(name)
+        return found.text(ATTRIBUTE_S) if found else default
+
+    def subgraphs(self) -> Iterator[Message]:
+        """The graphs in its attributes."""
+        if not self.domain and self.op not in HAVE_SUBGRAPHS:
+            return
+        for attribute in self.message.messages(NODE_ATTRIBUTES):
+            yield from attribute.messages(ATTRIBUTE_G)
+            yield from attribute.messages(ATTRIBUTE_GRAPHS)
+
+
+class Subgraph(NamedTuple):
+    """A body or branch. Its nodes have unique names for what stands in it; `names` spells them, and those of the graphs around
+    it: the name as it is written → the unique one. `outputs` are unique names too, `stored` those of its own initializers."""
+
+    graph: Message
+    nodes: list[Node]
+    names: dict[str, str]
+    outputs: tuple[str, ...]
+    stored: tuple[str, ...]
+
+
+def read_nodes(graph: Message) -> list[Node]:
+    """The nodes of a graph in order, but for those that give nothing out."""
+    return [node for node in map(_node, graph.messages(GRAPH_NODES)) if node.outputs]
+
+
+def _node(message: Message) -> Node:
+    op, domain = message.text(NODE_OP), message.text(NODE_DOMAIN)
+    inputs, outputs = tuple(message.texts(NODE_INPUTS)), tuple(message.texts(NODE_OUTPUTS))
+    node = Node(message, op, "" if domain == "ai.onnx" else domain, message.text(NODE_NAME), inputs, outputs)
+    if not node.domain and len(inputs) < LEAST_INPUTS.get(op, 0):
+        what = f"has {len(inputs)} inputs, and {op} takes {LEAST_INPUTS[op]}"
+        raise message.reader.place.inside(node.label).damaged(what, at=message.start)
+    return node
+
+
+def subgraph(graph: Message, label: str, scope: dict[str, str]) -> Subgraph:
+    """The nodes of a node's own graph, and the names that it takes from the graphs around it, renamed by `scope`."""
+    nodes = read_nodes(graph)
+    stored = [message.text(TENSOR_NAME) for message in graph.messages(GRAPH_INITIALIZERS)]
+    own = {name for node in nodes for name in node.outputs if name}.union(
+        stored, (message.text(INFO_NAME) for message in graph.messages(GRAPH_INPUTS))
+    )
+    names = scope | {name: f"{label}/{name}" for name in own}
+    nodes = [
+        node._replace(
+            inputs=tuple(names.get(name, name) for name in node.inputs),
+            outputs=tuple(names.get(name, name) for name in node.outputs),
+        )
+        for node in nodes
+    ]
+    outputs = [message.text(INFO_NAME) for message in graph.messages(GRAPH_OUTPUTS)]
+    return Subgraph(graph, nodes, names, tuple(names.get(name, name) for name in outputs), tuple(names[n] for n in stored))

@@ -1,0 +1,108 @@
+"""Quantised kernels: W = scale · (q - zero point), scale and zero point for the whole tensor or for each filter.
+
+They stand behind a DequantizeLinear, in a QLinearConv, or in a ConvInteger, whose scale is multiplied in later. The int32 bias
+of the first two has the scale of the image times the kernel's: written down behind DequantizeLinear, implied in QLinearConv. Both
+follow a new kernel scale.
+Source: onnx/docs/Operators.md (DequantizeLinear, QLinearConv, ConvInteger).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from chkpt_channels.formats.base import TensorEdit
+from chkpt_channels.formats.onnx.model import OnnxModel, Weight
+from chkpt_channels.formats.onnx.nodes import Node
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Load = Callable[[Weight], "NDArray[Any]"]
+
+
+class Quantised(NamedTuple):
+    """A quantised kernel and what its scale governs; `bias_scale` is None where it is implied."""
+
+    kernel: Weight
+    scale: Weight
+    zero: Weight | None
+    bias: Weight | None
+    bias_scale: Weight | None
+
+
+def quantised(model: OnnxModel, node: Node, kernel: Weight) -> Quantised | None:
+    """How a convolution's kernel is quantised, None where it is not, or not by the tensor or filter."""
+    if node.op == "QLinearConv":
+        scale, zero = (model.stored(name) for name in node.inputs[4:6])
+        bias = model.stored(node.inputs[8]) if len(node.inputs) > 8 else None
+        return Quantised(kernel, scale, zero, bias, None) if scale else None
+    if node.op == "ConvInteger":
+        scale, _ = scale_behind(model, node)
+        zero = model.stored(node.inputs[3]) if len(node.inputs) > 3 else None
+        per_filter = scale and max(scale.shape, default=1) > 1
+        aligned = scale and scale.shape[-len(kernel.shape) + 1 :][:1] == kernel.shape[:1]
+        return Quantised(kernel, scale, zero, None, None) if scale and (aligned or not per_filter) else None
+    source = model.producers.get(node.inputs[1])
+    if source is None or source.op != "DequantizeLinear":
+        return None
+    scale, zero = _scale_of(model, source)
+    if scale is None or (max(scale.shape, default=1) > 1 and source.integer("axis", 1) % len(kernel.shape)):
+        return None
+    maker = model.producers.get(node.inputs[2]) if len(node.inputs) > 2 else None
+    if maker is not None and maker.op == "DequantizeLinear":
+        bias_scale, _ = _scale_of(model, maker)
+        return Quantised(kernel, scale, zero, model.stored(maker.inputs[0]), bias_scale)
+    return Quantised(kernel, scale, zero, None, None)
+
+
+def scale_behind(model: OnnxModel, node: Node) -> tuple[Weight | None, Node]:
+    """A ConvInteger's kernel scale and the node that reads it: its output is cast, then multiplied by that scale, or by the
+    product of that scale and the image's."""
+    _, cast = _only_reader(model, node.outputs[0])
+    at, times = _only_reader(model, cast.outputs[0]) if cast and cast.op == "Cast" else (0, None)
+    if times is None or times.op != "Mul":
+        return None, node
+    other = times.inputs[1 - at]
+    inner = model.producers.get(other)
+    if model.stored(other) is None and inner is not None and inner.op == "Mul" and _only_reader(model, other)[1]:
+        stored = [weight for name in inner.inputs if (weight := model.stored(name))]
+        return (stored[0], inner) if len(stored) == 1 else (None, node)
+    return model.stored(other), times
+
+
+def _only_reader(model: OnnxModel, name: str) -> tuple[int, Node | None]:
+    """(which of its inputs, the one node that reads a value), None where there are more or the graph gives it out."""
+    readers = model.consumers.get(name, [])
+    return (readers[0][1], readers[0][0]) if len(readers) == 1 and name not in model.outputs else (0, None)
+
+
+def _scale_of(model: OnnxModel, node: Node) -> tuple[Weight | None, Weight | None]:
+    return model.stored(node.inputs[1]), model.stored(node.inputs[2]) if len(node.inputs) > 2 else None
+
+
+def bias_edits(found: Quantised, scale: TensorEdit, load: Load) -> dict[str, TensorEdit]:
+    """The bias, and the scale of the bias, that follow the kernel's new scale."""
+    made = {}
+    if found.bias:
+        bias = found.bias
+        made[bias.name] = TensorEdit(bias.shape, lambda: _rebiased(load(bias), load(found.scale), scale.values()), "bias")
+    if found.bias_scale:
+        old = found.bias_scale
+        made[old.name] = TensorEdit(old.shape, lambda: _rescaled(load(old), load(found.scale), scale.values()), "bias scale")
+    return made
+
+
+def _rebiased(bias: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    import numpy as np
+
+    moved = np.rint(bias.astype(np.float64) * (old.astype(np.float64) / new.astype(np.float64)).reshape(-1))
+    limits = np.iinfo(bias.dtype)
+    return np.clip(moved, limits.min, limits.max).astype(bias.dtype)
+
+
+def _rescaled(bias_scale: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    import numpy as np
+
+    ratio = new.astype(np.float64).reshape(-1) / old.astype(np.float64).reshape(-1)
+    return (bias_scale.astype(np.float64).reshape(-1) * ratio).reshape(bias_scale.shape).astype(bias_scale.dtype)

@@ -1,0 +1,134 @@
+"""Where an ONNX model's stored tensors keep their elements: as raw bytes, as typed numbers, or in a file beside the model; and
+the model without them.
+
+Source: onnx/onnx.proto (TensorProto) of onnx 1.23.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import NamedTuple
+
+from chkpt_channels.containers.protobuf import BYTES, Field, Message, bytes_field
+from chkpt_channels.core.errors import Place
+from chkpt_channels.formats.onnx.model import Weight
+from chkpt_channels.formats.onnx.schema import (
+    TENSOR_DOUBLES,
+    TENSOR_EXTERNAL,
+    TENSOR_FLOATS,
+    TENSOR_INT32S,
+    TENSOR_INT64S,
+    TENSOR_RAW,
+    TENSOR_TYPED,
+    TENSOR_UINT64S,
+)
+
+CHUNK = 4 << 20
+CONTINUED = bytes(range(128, 256))
+"""What every byte of a varint but its last is one of."""
+
+
+class Payload(NamedTuple):
+    """Where a weight's elements are: `field` of its message, or `path` with [start, stop)."""
+
+    field: Field | None
+    path: Path | None = None
+    start: int = 0
+    stop: int = 0
+
+
+def payload(weight: Weight, place: Place, folder: Path) -> Payload:
+    """Find a weight's elements. Raises DamagedError where they are missing, doubled, too short, or outside the folder."""
+    place = place.inside(weight.name)
+    fields = [f for n in (TENSOR_RAW, *TENSOR_TYPED) for f in weight.message.fields.get(n, ())]
+    if weight.is_external:
+        if any(f.stop > f.value for f in fields):
+            raise place.damaged("holds elements, and says that they are in another file", at=fields[0].start)
+        return _external(weight, place, folder)
+    raw = [f for f in fields if f.number == TENSOR_RAW]
+    if raw and len(raw) != len(fields):
+        raise place.damaged("holds both raw and typed elements", at=raw[0].start)
+    if raw:
+        if raw[-1].stop - raw[-1].value != weight.size:
+            have = raw[-1].stop - raw[-1].value
+            raise place.damaged(f"holds {have} bytes, its shape needs {weight.size}", at=raw[-1].value)
+        return Payload(raw[-1])
+    if weight.dtype.name in ("F32", "F64") and sum(f.stop - f.value for f in fields) not in (0, weight.size):
+        have = sum(f.stop - f.value for f in fields)
+        raise place.damaged(f"holds {have} bytes, its shape needs {weight.size}", at=fields[0].start)
+    integers = [f for f in fields if f.number in (TENSOR_INT32S, TENSOR_INT64S, TENSOR_UINT64S)]
+    needed = prod(weight.shape) if weight.dtype.bits >= 8 else weight.size  # narrow ones share an integer
+    if integers and (have := sum(_count(weight.message, f) for f in integers)) != needed:
+        raise place.damaged(f"holds {have} elements, its shape needs {needed}", at=integers[0].start)
+    if not fields and weight.size:
+        raise place.damaged("has no elements", at=weight.message.start)
+    return Payload(fields[0] if fields else None)
+
+
+def _count(message: Message, field: Field) -> int:
+    """How many integers a field holds: each ends in a byte below 128."""
+    if field.wire != BYTES:
+        return 1
+    spans = ((at, min(at + CHUNK, field.stop)) for at in range(field.value, field.stop, CHUNK))
+    return sum(len(message.reader.bytes(*span).translate(None, CONTINUED)) for span in spans)
+
+
+def _external(weight: Weight, place: Place, folder: Path) -> Payload:
+    entries = weight.message.messages(TENSOR_EXTERNAL)
+    keys = [entry.text(1) for entry in entries]
+    if len(set(keys)) != len(keys):
+        raise place.damaged("its external location is given twice", at=weight.message.start)
+    found = weight.external()
+    location = found.get("location", "")
+    if not location or "\0" in location or location.startswith(("/", "\\")) or ".." in location.replace("\\", "/").split("/"):
+        raise place.damaged(f"its external location {location!r} leaves the model's folder", at=weight.message.start)
+    try:
+        start = int(found.get("offset", "0"))
+        length = int(found.get("length", str(weight.size)))  # without one: the rest of the file, see _onnx_beside
+    except ValueError:
+        raise place.damaged("its external offset or length is no number", at=weight.message.start) from None
+    if start < 0 or length != weight.size:
+        raise place.damaged(f"its external part has {length} bytes, its shape needs {weight.size}", at=weight.message.start)
+    return Payload(None, folder / location, start, start + length)
+
+
+def typed_elements(weight: Weight) -> bytes:
+    """The elements of a weight stored as typed numbers, as raw little-endian bytes.
+
+    float_data holds F32 and C64; int32_data holds all types of up to 32 bits but F32, the 16- and 8-bit floats as bits.
+    """
+    import numpy as np
+
+    message = weight.message
+    for number in (TENSOR_FLOATS, TENSOR_DOUBLES):
+        if message.fields.get(number):
+            return b"".join(message.raw(f) for f in message.fields[number])
+    for number in (TENSOR_INT32S, TENSOR_INT64S, TENSOR_UINT64S):
+        if message.fields.get(number):
+            values = np.array(message.numbers(number), np.int64)
+            return values.astype(f"<u{max(1, weight.dtype.bits // 8)}" if weight.dtype.bits >= 8 else "<u1").tobytes()
+    return b""
+
+
+_INNER = {
+    "model": {7: "graph"},
+    "graph": {1: "node", 5: "tensor"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph"},
+}
+SMALL = 512
+
+
+def skeleton(message: Message, kind: str = "model") -> bytes:
+    """The message without the payloads of large tensors: what a schema can be held against at any size."""
+    out = []
+    for field in message.in_order():
+        inner = _INNER.get(kind, {}).get(field.number)
+        if kind == "tensor" and field.number in (TENSOR_RAW, *TENSOR_TYPED) and field.stop - field.value > SMALL // 2:
+            continue
+        if inner and field.stop - field.value > SMALL:
+            out.append(bytes_field(field.number, skeleton(message.message(field), inner)))
+        else:
+            out.append(message.reader.source.read(field.start, field.stop))
+    return b"".join(out)

@@ -1,0 +1,1 @@
+"""PyTorch: zip archives, TorchScript, and the format before 1.6."""

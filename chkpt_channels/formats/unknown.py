@@ -1,0 +1,63 @@
+"""What files that are no checkpoint turn out to be: the commonest surprises, named, with what to do about them."""
+
+from __future__ import annotations
+
+import re
+
+from chkpt_channels.core.errors import ChkptChannelsError, UnknownFormatError, UnsupportedError
+from chkpt_channels.storage.source import Source
+
+HEAD, TAIL, SHORTEST_PICKLES = 1024, 1 << 16, 64
+
+FOREIGN_SUFFIXES = frozenset({".npz", ".gguf", ".tflite", ".pb", ".msgpack"})
+"""Extensions of formats that are not written here: an output of that name would lie."""
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
+
+# (a pattern of the first bytes, what it is, whether it is a sound file of a foreign format, what to try)
+_ROWS: tuple[tuple[bytes, str, bool, str], ...] = (
+    (rb"(?i)\s*(<!doctype html|<html|<\?xml)", "an HTML page", False,
+     "download the file itself, not the page about it"),
+    (rb"(?s).{257}ustar", "a tar archive (torch's format before 0.1.10, or a packed folder)", True,
+     "load it in an old torch and save it again, or unpack it"),
+    (rb"\x1f\x8b", "a gzip file", True, "unpack it first: gunzip"),
+    (rb"\xfd7zXZ|BZh|\x28\xb5\x2f\xfd|7z\xbc\xaf", "a compressed file", True, "unpack it first"),
+    (rb"GGUF", "a GGUF file", True, ""),
+    (rb"(?s).{4}TFL3", "a TFLite model", True, ""),
+    (rb"\x93NUMPY", "a numpy array", True, ""),
+    (rb"\s*[\[{]", "a JSON file", True, ""),
+    (rb"PK\x03\x04", "a zip archive, but not a checkpoint (no data.pkl in it)", True, ""),
+    (rb"\x80[\x02-\x05]", "a Python pickle, but not one that torch.save wrote", True, ""),
+)  # fmt: skip
+
+
+def describe(source: Source) -> ChkptChannelsError:
+    """The error for a file that no format claims."""
+    head = source.read(0, min(HEAD, source.size))
+    if not head:
+        return UnknownFormatError("is empty (0 bytes)", file=source.name, hint="download it again")
+    if head.startswith(LFS_POINTER):
+        size = re.search(rb"size (\d{1,18})", head)
+        content = f"{int(size[1]):,} bytes" if size else "content"
+        return UnknownFormatError(
+            f"is a Git-LFS pointer to {content} that are not downloaded",
+            file=source.name,
+            hint=f"git lfs pull --include={source.name}",
+        )
+    if head.startswith(b"PK\x03\x04") and b"PK\x05\x06" not in source.read(max(0, source.size - TAIL), source.size):
+        return UnknownFormatError(
+            "its end is missing: a zip archive ends in a central directory", file=source.name, hint="download it again"
+        )
+    if re.match(rb"\x80[\x02-\x05]", head) and source.size < SHORTEST_PICKLES:
+        return UnknownFormatError("is cut off: no checkpoint is that short", file=source.name, hint="download it again")
+    for looks, name, sound, hint in _ROWS:
+        if re.match(looks, head):
+            kind = UnsupportedError if sound else UnknownFormatError
+            return kind(f"is {name}", file=source.name, hint=hint)
+    if not head.strip(b"\0"):
+        return UnknownFormatError("begins with nothing but zeros: its content was never written", file=source.name)
+    return UnknownFormatError(
+        "is no checkpoint of a known format",
+        file=source.name,
+        hint="chkpt-channels reads PyTorch, safetensors, ONNX and Keras files",
+    )

@@ -1,0 +1,297 @@
+"""All or nothing: an output name shows the old file or the complete, checked new one.
+
+On Linux the new file has no name until it is published (O_TMPFILE and linkat), so that even SIGKILL leaves no litter.
+Elsewhere, and for the moment in which an old file is replaced, it stands beside the output under a recognisable name,
+locked while in use; the next run into that folder sweeps the ones nobody holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from chkpt_channels.core import interrupts as _interrupts
+from chkpt_channels.core.errors import LateProblem, OutputExistsError, Place, UsageError, reason
+from chkpt_channels.storage.source import Source
+
+_LEFTOVER = re.compile(r"\.chkpt-channels-[0-9a-f]{16}\.tmp")
+_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS}
+UNNAMED = getattr(os, "O_TMPFILE", 0)
+
+
+class Output:
+    """A new file for `path`: write to `fd`, then `publish()`. Used as a context, it vanishes unless published.
+
+    Raises OutputExistsError where the name is taken and `force` is not given, or stands for anything but a regular
+    file other than `source`; SystemProblem where the folder is missing or may not be written to.
+    """
+
+    def __init__(self, path: Path, source: Source | None, *, force: bool = False) -> None:
+        self.path, self.place, self._force = path, Place(str(path)), force
+        self._folder = path.parent
+        self._old = _may_write(path, source, force=force, place=self.place)
+        self._temporary: Path | None = None
+        self._kept: Path | None = None
+        self.fd = -1
+        try:
+            sweep(self._folder)
+            self.fd = self._unnamed() if UNNAMED else self._named()
+            if self._temporary:
+                fcntl.flock(self.fd, fcntl.LOCK_EX)
+            if self._old:
+                os.fchmod(self.fd, stat.S_IMODE(self._old.st_mode))
+        except OSError as error:
+            self.__exit__()
+            raise self.place.system(f"cannot be written: {reason(error)}") from error
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in (self._temporary, self._kept):
+            with contextlib.suppress(OSError):
+                if name:
+                    name.unlink()
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def _unnamed(self) -> int:
+        try:
+            return os.open(self._folder, os.O_RDWR | UNNAMED | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno not in _NO_TMPFILE or not self._folder.is_dir():
+                raise
+        return self._named()
+
+    def _named(self) -> int:
+        self._temporary = self._new_name()
+        return os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+
+    def _new_name(self) -> Path:
+        return self._folder / f".chkpt-channels-{os.urandom(8).hex()}.tmp"
+
+    def rename(self, path: Path) -> None:
+        """Take another name in the same folder."""
+        self._old = _may_write(path, None, force=self._force, place=Place(str(path)))
+        self.path, self.place = path, Place(str(path))
+
+    def publish(self, *, first: bool = False) -> None:
+        """Give the complete, synced file its name, and sync the folder. Raises LateProblem where that cannot be done: the name
+        shows the file then. Where it is the `first` of several the last one's turn syncs the folder, and until then `take_back`
+        undoes it."""
+        _interrupts.check()
+        try:
+            if first and self._old:
+                self._keep()
+            if not self._old:
+                self._link(self.path)
+            else:
+                if self._temporary is None:
+                    fcntl.flock(self.fd, fcntl.LOCK_EX)
+                    name = self._new_name()
+                    self._link(name)
+                    self._temporary = name
+                _may_write(self.path, None, force=True, place=self.place)
+                os.replace(self._temporary, self.path)
+                self._temporary = None
+        except FileExistsError as error:
+            raise _exists(self.place) from error
+        except OSError as error:
+            raise self.place.system(f"cannot be published: {reason(error)}") from error
+        if not first:
+            _settle(self.path)
+
+    def is_shown(self) -> bool:
+        """Whether the name shows this file."""
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.fstat(self.fd), os.lstat(self.path))
+        return False
+
+    def _keep(self) -> None:
+        """Give the old file a second name, where the file system knows such."""
+        kept = self._new_name()
+        with contextlib.suppress(OSError):
+            os.link(self.path, kept, follow_symlinks=False)
+            self._kept = kept
+
+    def take_back(self) -> None:
+        """Let the name show again what it showed before, as far as that can be had back."""
+        with contextlib.suppress(OSError):
+            if self.is_shown() and self._kept:
+                os.replace(self._kept, self.path)
+            elif self.is_shown() and not self._old:
+                self.path.unlink()
+
+    def _link(self, name: Path) -> None:
+        """Make `name` show the file; FileExistsError if something stands there, whoever put it there in the meantime."""
+        if self._temporary:
+            os.link(self._temporary, name, follow_symlinks=False)
+            return
+        # through /proc, because AT_EMPTY_PATH needs a capability; os.link follows the symlink only with a src_dir_fd
+        proc = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.link(str(self.fd), name, src_dir_fd=proc, follow_symlinks=True)
+        finally:
+            os.close(proc)
+
+
+def _may_write(path: Path, source: Source | None, *, force: bool, place: Place) -> os.stat_result | None:
+    """The file that would be replaced, or None. Raises OutputExistsError unless it may be."""
+    try:
+        old = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise place.system(f"cannot be written: {reason(error)}") from error
+    if source and any(source.is_same_file(s) for s in (old, *_followed(path))):
+        raise OutputExistsError("is the input itself", file=place.file, hint="name another output with -o")
+    kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFREG: ""}
+    if kind := kinds.get(stat.S_IFMT(old.st_mode), "a device"):
+        raise OutputExistsError(f"is {kind}, and only regular files are written", file=place.file)
+    if not force:
+        raise _exists(place)
+    return old
+
+
+def _followed(path: Path) -> Iterator[os.stat_result]:
+    with contextlib.suppress(OSError):
+        yield os.stat(path)
+
+
+def _exists(place: Place) -> OutputExistsError:
+    return OutputExistsError("exists already", file=place.file, hint="--force replaces it, -o names another output")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed run left in `folder`: files and folders of our name that no process holds locked."""
+    with os.scandir(folder) as entries:
+        leftovers = [entry.path for entry in entries if _LEFTOVER.fullmatch(entry.name) and _may_be_ours(entry)]
+    for leftover in leftovers:
+        with contextlib.suppress(OSError):
+            # O_NONBLOCK: whoever put a FIFO in its place since must not make this wait for a writer
+            fd = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.isdir(leftover):
+                    shutil.rmtree(leftover)
+                else:
+                    os.unlink(leftover)
+            finally:
+                os.close(fd)
+
+
+def _may_be_ours(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file or a folder: this package leaves no FIFO, socket, device or link, and opening one may never end."""
+    with contextlib.suppress(OSError):
+        return entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
+    return False
+
+
+def _settle(path: Path) -> None:
+    """Sync the folder that shows `path` now. What was replaced cannot be had back: so nothing is taken back."""
+    try:
+        _sync_folder(path.parent)
+    except OSError as error:
+        told = "is complete, but its folder cannot be synced, and a power failure may take the name away"
+        raise LateProblem(f"{told}: {reason(error)}", file=str(path)) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:  # some network file systems cannot sync folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)
+
+
+class OutputFolder:
+    """A new folder for `path`: fill `draft`, then `publish()`. Used as a context, it vanishes unless published.
+
+    Raises OutputExistsError where the name is taken or stands inside `source`, SystemProblem where no folder can be made.
+    """
+
+    def __init__(self, path: Path, source: Path) -> None:
+        self.path, self.place = path, Place(str(path))
+        if os.path.lexists(path):
+            raise OutputExistsError("exists already", file=str(path), hint="-o names another output, or remove it first")
+        if source.resolve() in path.resolve().parents:
+            raise OutputExistsError("stands inside the folder that is converted", file=str(path), hint="-o names another output")
+        self.draft = path.parent / f".chkpt-channels-{os.urandom(8).hex()}.tmp"
+        self._lock = -1
+        try:
+            sweep(path.parent)
+            self.draft.mkdir()
+            self._lock = os.open(self.draft, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        except OSError as error:
+            self.__exit__()
+            raise self.place.system(f"cannot be written: {reason(error)}") from error
+
+    def __enter__(self) -> OutputFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.draft, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+
+    def publish(self) -> None:
+        """Give the complete folder its name. Raises LateProblem as a file does."""
+        _interrupts.check()
+        try:
+            for folder, _, _ in os.walk(self.draft):
+                _sync_folder(Path(folder))
+            os.rename(self.draft, self.path)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise _exists(self.place) from error
+            raise self.place.system(f"cannot be published: {reason(error)}") from error
+        _settle(self.path)
+
+
+class StandardOutput:
+    """The same for `-o -`: an unnamed temporary file, poured into standard output when it is complete and checked."""
+
+    def __init__(self) -> None:
+        self.path, self.place = Path("-"), Place("standard output")
+        if sys.stdout is None:
+            raise self.place.system("is closed")
+        if sys.stdout.isatty():
+            raise UsageError("-o - would write binary to the terminal: redirect it, or name a file")
+        import tempfile
+
+        with self.place.trying("has no room to be prepared"):
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 # closed by __exit__
+        self.fd = self._file.fileno()
+
+    def __enter__(self) -> StandardOutput:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def is_shown(self) -> bool:
+        """It has no name."""
+        return False
+
+    def publish(self) -> None:
+        """Write the whole file to standard output. Raises LateProblem where it takes a part only."""
+        _interrupts.check()
+        try:
+            self._file.seek(0)
+            shutil.copyfileobj(self._file, sys.stdout.buffer, 1 << 20)
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            told = f"cannot be written to the end: {reason(error)}"
+            raise LateProblem(told, file=self.place.file) from error

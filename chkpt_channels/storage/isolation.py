@@ -1,0 +1,159 @@
+"""Work on a hostile file in a process of its own: a library that crashes on it, or never ends, takes nobody with it.
+
+Where the process may not be forked the work is done in place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import math
+import os
+import signal
+import struct
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from chkpt_channels.core.errors import ChkptChannelsError, DamagedError, Excess, Place, SystemProblem, UnsupportedError, reason
+from chkpt_channels.core.limits import LIMITS
+
+FRAME = struct.Struct("<cQ")
+DATA, ERROR, END = b"D", b"E", b"."
+UNABLE = "no process can be started for it"
+
+
+def pieces(work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]:
+    """What `work` yields. What it raises is raised here; DamagedError if it crashes, or takes too long for one piece."""
+    if not _may_fork():
+        yield from work()
+        return
+    with place.trying(UNABLE):
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        child = _fork(place)
+        if not child:
+            _serve(work, writing)
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    try:
+        while True:
+            kind, size = FRAME.unpack(_read(reading, FRAME.size, place))
+            if kind == END:
+                return
+            content = _read(reading, size, place)
+            if kind == ERROR:
+                raise _error(content)
+            yield content
+    except OSError as error:
+        raise place.system(f"its process cannot be heard: {reason(error)}") from error
+    finally:
+        os.close(reading)
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # of a host that lets the system bury its children
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _may_fork() -> bool:
+    """Whether that does no harm: locks that other threads hold would stay held in the child.
+
+    Threads that libraries start outside of Python do not count: the child calls none of those libraries.
+    """
+    return sys.platform == "linux" and threading.active_count() == 1
+
+
+def _fork(place: Place) -> int:
+    """As os.fork, but the child leaves an interrupt from the keyboard to its parent, which ends it; SystemProblem about `place`
+    where the system has no room for a process."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # no child does its parent's clearing up
+    try:
+        with warnings.catch_warnings(), place.trying(UNABLE):
+            warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, about the threads of libraries
+            child = os.fork()
+        if not child:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    return child
+
+
+def _serve(work: Callable[[], Iterator[bytes]], writing: int) -> NoReturn:
+    """The child's whole life."""
+    gc.disable()  # a collection would write to every page that the two processes share
+    try:
+        try:
+            _confine()
+            for piece in work():
+                _send(writing, DATA, piece)
+                _limit()
+            _send(writing, END, b"")
+        except BaseException as error:
+            _send(writing, ERROR, _told(error))
+    finally:
+        os._exit(0)
+
+
+def _confine() -> None:
+    """A crash of this process leaves no file, and its time is limited."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    _limit()
+
+
+def _limit() -> None:
+    """End this process when the next piece takes more of the processor's time than any honest one."""
+    import resource
+
+    soft, hard = math.ceil(time.process_time()) + LIMITS.apart_seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def _send(writing: int, kind: bytes, content: bytes) -> None:
+    """Tell the parent. Where it cannot be told, half a frame must be the last that it hears."""
+    try:
+        for part in (FRAME.pack(kind, len(content)), content):
+            view = memoryview(part)
+            while view:
+                view = view[os.write(writing, view) :]
+    except OSError:
+        os._exit(os.EX_IOERR)
+
+
+def _read(reading: int, size: int, place: Place) -> bytes:
+    found = bytearray()
+    while len(found) < size:
+        piece = os.read(reading, min(size - len(found), 1 << 20))
+        if not piece:
+            raise place.damaged("the library that reads it crashes, or comes to no end")
+        found += piece
+    return bytes(found)
+
+
+def _told(error: BaseException) -> bytes:
+    """An error as it goes through the pipe."""
+    told: dict[str, Any] = {"kind": type(error).__name__, "what": str(error)}
+    if isinstance(error, ChkptChannelsError):
+        told |= {"what": error.what, "file": error.file, "where": error.where, "hint": error.hint, "at": error.at}
+        told["excess"] = error.excess
+    return json.dumps(told).encode()
+
+
+def _error(told: bytes) -> BaseException:
+    fields = json.loads(told)
+    kinds = {kind.__name__: kind for kind in (DamagedError, SystemProblem, UnsupportedError)}
+    kind, what = fields.pop("kind"), fields.pop("what")
+    if fields.get("excess"):
+        fields["excess"] = Excess(*fields["excess"])
+    if kind == MemoryError.__name__:
+        return MemoryError(what)
+    return kinds[kind](what, **fields) if kind in kinds else RuntimeError(f"{kind}: {what}")

@@ -1,0 +1,129 @@
+"""A span of a source as a file object that may be written to: what is written stays in memory, page by page, and becomes splices.
+
+So a library that edits files in place edits none, and the copy is made afterwards, streamed like every other.
+"""
+
+from __future__ import annotations
+
+import io
+
+from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.splice import Splice
+
+PAGE = 4096
+
+
+class Window:
+    """Bytes [start, start + size) of `source`, read and written by position.
+
+    `error` is the first read that failed: a library that calls a file object loses the reason, and does not expect a write to
+    raise at all.
+    """
+
+    def __init__(self, source: Source, start: int = 0, size: int | None = None) -> None:
+        self._source, self._start = source, start
+        self._old = self.size = source.size - start if size is None else size
+        self._at = 0
+        self._pages: dict[int, bytearray] = {}
+        self.error: BaseException | None = None
+
+    def take_error(self) -> BaseException:
+        """`error`, and forget it: it holds the frames that hold this window, and in them handles of the library. A handle that
+        is open when the interpreter ends is closed behind its end, which is a crash."""
+        error, self.error = self.error, None
+        return error or RuntimeError("nothing has failed")
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As of every file."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """As of every file."""
+        return self._at
+
+    def read(self, size: int) -> bytes:
+        """As of every file."""
+        out = bytearray(max(0, min(size, self.size - self._at)))
+        self.readinto(memoryview(out))
+        return bytes(out)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill all of `buffer`, with zeros behind the end."""
+        view, at = memoryview(buffer).cast("B"), self._at
+        self._at += len(view)
+        self._read(view, at)
+        if self.error is not None:
+            raise self.error
+        return len(view)
+
+    def _read(self, view: memoryview, at: int) -> None:
+        stored = max(0, min(len(view), self._old - at))
+        if stored:
+            try:
+                self._source.readinto(view[:stored], self._start + at)
+            except BaseException as error:
+                self.error, stored = self.error or error, 0
+        if stored < len(view):
+            view[stored:] = bytes(len(view) - stored)
+        if self._pages:
+            for number in range(at // PAGE, -(-(at + len(view)) // PAGE)):
+                if page := self._pages.get(number):
+                    first, last = max(at, number * PAGE), min(at + len(view), (number + 1) * PAGE)
+                    view[first - at : last - at] = page[first - number * PAGE : last - number * PAGE]
+
+    def write(self, data: bytes) -> int:
+        """As of every file; nothing is written anywhere."""
+        view, done = memoryview(data).cast("B"), 0
+        while done < len(view):
+            number, within = divmod(self._at + done, PAGE)
+            count = min(PAGE - within, len(view) - done)
+            self._page(number)[within : within + count] = view[done : done + count]
+            done += count
+        self._at += done
+        self.size = max(self.size, self._at)
+        return done
+
+    def _page(self, number: int) -> bytearray:
+        if number not in self._pages:
+            page = bytearray(PAGE)
+            self._read(memoryview(page), number * PAGE)
+            self._pages[number] = page
+        return self._pages[number]
+
+    def truncate(self, size: int) -> int:
+        """As of every file."""
+        self.size = size
+        return size
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+    def splices(self) -> list[Splice]:
+        """What has become of the span, as splices that count from its first byte."""
+        found: list[tuple[int, bytearray]] = []
+        kept = min(self._old, self.size)
+        for number in sorted(self._pages):
+            at, new = number * PAGE, self._pages[number][: max(0, kept - number * PAGE)]
+            if not new:
+                break
+            old = self._source.read(self._start + at, self._start + at + len(new))
+            changed = [i for i in range(len(new)) if new[i] != old[i]] if new != old else []
+            if not changed:
+                continue
+            piece, at = new[changed[0] : changed[-1] + 1], at + changed[0]
+            if found and found[-1][0] + len(found[-1][1]) == at:
+                found[-1][1].extend(piece)
+            else:
+                found.append((at, piece))
+        made = [Splice.of(at, at + len(piece), bytes(piece)) for at, piece in found]
+        if self.size != self._old:
+            made.append(self._tail(kept))
+        return made
+
+    def _tail(self, kept: int) -> Splice:
+        """The bytes behind the old end, or what is cut off there."""
+        if self.size < self._old:
+            return Splice.of(self.size, self._old, b"")
+        self.seek(kept)
+        return Splice.of(self._old, self._old, self.read(self.size - kept))

@@ -1,0 +1,1 @@
+"""A checkpoint and options become edits: planning and pure arithmetic."""

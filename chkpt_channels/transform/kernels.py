@@ -1,0 +1,245 @@
+"""What happens to a first conv, and the arithmetic of it: computed when it is written, not when it is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from chkpt_channels.core.dtypes import BY_NAME, rounded
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.formats.base import Checkpoint, FirstConv, Notice, TensorEdit
+from chkpt_channels.transform.mixing.matrix import Mixing
+from chkpt_channels.transform.parametrizations import PLAIN, Form
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+Inside = tuple[tuple[int, int], ...]
+
+LARGEST_EVEN = 6
+"""YOLOv5's stem, which pads; ConvNeXt's has 4 and does not, DCGAN's has 4 and does."""
+
+
+class KernelChange(NamedTuple):
+    """One first conv, the mixing it gets and its new shape. With the identity nothing of it changes. `constants` are the old
+    channels whose constants in front of the conv the new channels take, `form` how the kernel is stored."""
+
+    conv: FirstConv
+    layout: Layout
+    mixing: Mixing
+    shape: tuple[int, ...]
+    constants: tuple[int, ...] = ()
+    form: Form = PLAIN
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is to be done."""
+        return not self.mixing.is_identity
+
+
+def mixed(checkpoint: Checkpoint, kernel: KernelChange, *, allow_nonfinite: bool = False) -> NDArray[Any]:
+    """The new kernel. Raises UnsupportedError where the old one is not finite (unless that is allowed, and every channel of the
+    new one that is not finite is a copy of one of the old), or where the new one would overflow."""
+    conv, layout, rule = kernel.conv, kernel.layout, kernel.mixing
+    place = checkpoint.source.place.inside(conv.tensor.name)
+    old = values(checkpoint, conv)
+    if not old.size:
+        raise place.unsupported(f"its shape {list(conv.tensor.shape)} leaves it no elements")
+    size = prod(kernel.shape) * conv.tensor.dtype.bits // 8
+    if size > LIMITS.edited_tensor_bytes:
+        raise place.unsupported(f"its new kernel has {size} bytes; {LIMITS.edited_tensor_bytes} are the most")
+    bad = first_not_finite(old, layout)
+    if bad is not None and not allow_nonfinite:
+        raise place.unsupported(
+            f"filter {bad} holds NaN or infinity", hint="--allow-nonfinite passes them through in channels that are copied"
+        )
+    if conv.groups > 1:
+        if all(row == (1.0,) for row in rule.matrix):
+            return old.reshape(kernel.shape)  # every filter sees one old channel: the same bytes see the new one
+        old = dense(old, kernel)
+    dtype = conv.tensor.dtype if conv.tensor.dtype.floating else BY_NAME["F64"]
+    new = rule.apply(kernel.form.mixable(old), layout.view(old.shape, conv.in_channels), dtype)
+    new = new if new.dtype == old.dtype else rounded(new, dtype)
+    made = new[:, [j for j in range(rule.new) if rule.copied(j) is None]] if bad is not None else new
+    if (filter_ := first_not_finite(made.reshape(_shape(kernel, made.shape[1])), layout)) is not None:
+        what = (
+            f"would overflow {conv.tensor.dtype.name}" if bad is None else f"holds NaN or infinity, which {rule.method} would mix"
+        )
+        raise place.unsupported(f"filter {filter_} {what}")
+    return new.reshape(kernel.shape)
+
+
+def _shape(kernel: KernelChange, channels: int) -> tuple[int, ...]:
+    """The new kernel's shape with another number of channels."""
+    return kernel.layout.with_channels(kernel.shape, kernel.mixing.new, channels)
+
+
+def values(checkpoint: Checkpoint, conv: FirstConv) -> NDArray[Any]:
+    """The kernel as numbers that can be mixed. Raises UnsupportedError where it holds none."""
+    found = checkpoint.kernel(conv)
+    if found is None:
+        place = checkpoint.source.place.inside(conv.tensor.name)
+        raise place.unsupported(f"holds {conv.tensor.dtype.name} whose scale is not known, not floating-point numbers")
+    return found
+
+
+def dense(old: NDArray[Any], kernel: KernelChange) -> NDArray[Any]:
+    """A grouped kernel with every filter over all channels, zero outside its group. Keras keeps depthwise kernels by their
+    channel, [H, W, I, multiplier]; elsewhere a filter has the I / groups channels of its group."""
+    import numpy as np
+
+    conv, layout = kernel.conv, kernel.layout
+    if conv.groups == 1:
+        return old
+    channels, filters = layout.channel_axis, layout.axes.index("O")
+    apart = np.moveaxis(old, (filters, channels), (0, 1))  # [O, I / groups, …], or [multiplier, I, …]
+    if apart.shape[1] == conv.in_channels:
+        apart = np.moveaxis(apart, 0, 1).reshape(-1, 1, *apart.shape[2:])
+    count, width = apart.shape[0], apart.shape[1]
+    wide = np.zeros((count, conv.in_channels, *apart.shape[2:]), old.dtype)
+    for o in range(count):
+        group = o * conv.groups // count
+        wide[o, group * width : (group + 1) * width] = apart[o]
+    return np.ascontiguousarray(np.moveaxis(wide, (0, 1), (filters, channels)))
+
+
+def bias_shift(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]:
+    """Δb_o = Σ over channels and taps of W[o, i, …] · t_i, in float64."""
+    constants = _tap_constants(checkpoint, kernel)
+    summed: NDArray[Any] = constants.sum(axis=tuple(range(1, constants.ndim)))
+    return summed
+
+
+def _tap_constants(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]:
+    """Σ over channels of W[o, i, …] · t_i as [O, D, H, W], those of D, H and W that the layout has as axes."""
+    import numpy as np
+
+    conv, layout = kernel.conv, kernel.layout
+    old = dense(kernel.form.weight(values(checkpoint, conv)), kernel)
+    shift = kernel.mixing.bias_shift(old, layout.view(old.shape, conv.in_channels))
+    folded = shift.reshape(layout.with_channels(old.shape, conv.in_channels, 1)).sum(axis=layout.channel_axis)
+    letters = [axis for i, axis in enumerate(layout.axes) if i != layout.channel_axis]
+    return np.moveaxis(folded, letters.index("O"), 0)
+
+
+def border_notices(checkpoint: Checkpoint, changed: Sequence[KernelChange]) -> Iterator[Notice]:
+    """How far the constants that kernels and biases took over are off where zeros are padded: these carried no constant."""
+    for kernel in changed:
+        if not kernel.mixing.offset:
+            continue
+        insides = checkpoint.insides(kernel.conv)
+        error, inside = border_error(checkpoint, kernel, usual_insides(kernel) if insides is None else insides)
+        if error:
+            share = f", {error / inside:.0%} of the largest constant inside" if inside else ""
+            if_ = " if it is padded as usual" if insides is None else ""
+            told = f"{kernel.conv.tensor.name}: at the zero-padded border its output is off by up to {error:.3g}{share}{if_}"
+            yield Notice("border_error", told)
+
+
+def usual_insides(kernel: KernelChange) -> Sequence[Inside]:
+    """The overlaps of a window with the zeros around the image, where the file does not say how it pads: half of a window with
+    a middle, and of a small even one what a stride of two leaves. Larger even ones cut the image to patches."""
+    layout, shape = kernel.layout, kernel.conv.tensor.shape
+    window = [shape[axis] for axis, letter in enumerate(layout.axes) if letter in "DHW"]
+    if any(taps % 2 == 0 and taps > LARGEST_EVEN for taps in window):
+        return ()
+    halves = [(taps - 1) // 2 for taps in window]
+    overlaps = (
+        [(max(0, i), min(taps, taps + i)) for i in range(-half, half + 1)] for taps, half in zip(window, halves, strict=True)
+    )
+    return list(product(*overlaps))
+
+
+def border_error(checkpoint: Checkpoint, kernel: KernelChange, insides: Sequence[Inside]) -> tuple[float, float]:
+    """(the largest Σ over channels and taps outside the image of W · t, the largest over all taps) of any filter. At the border
+    the old kernel met zeros behind the constants, and the new bias adds them nevertheless."""
+    constants = _tap_constants(checkpoint, kernel) if insides else None
+    if constants is None:
+        return 0.0, 0.0
+    whole = constants.reshape(len(constants), -1).sum(axis=1)
+    errors = (
+        whole - constants[:, *(slice(*span) for span in spans)].reshape(len(constants), -1).sum(axis=1)
+        for spans in insides
+        if any(span != (0, taps) for span, taps in zip(spans, constants.shape[1:], strict=True))
+    )
+    return max((float(abs(error).max()) for error in errors), default=0.0), float(abs(whole).max())
+
+
+def shifted(checkpoint: Checkpoint, kernel: KernelChange, taker: tuple[str, int], before: TensorEdit | None) -> NDArray[Any]:
+    """The bias or running mean that takes the constant, rounded to its dtype."""
+    name, sign = taker
+    old = before.values() if before else checkpoint.load(name)
+    return rounded(old.astype("float64") + sign * bias_shift(checkpoint, kernel), checkpoint.tensors[name].dtype)
+
+
+def taken(checkpoint: Checkpoint, name: str, axes: Sequence[int], chosen: tuple[int, ...]) -> NDArray[Any]:
+    """The chosen positions along these axes of a stored tensor; of a diagonal one (two axes) the chosen diagonal."""
+    import numpy as np
+
+    found: NDArray[Any] = checkpoint.load(name)
+    for axis in axes:
+        found = np.take(found, chosen, axis)
+    if len(axes) > 1:  # one old channel chosen twice must not mix its likes
+        off = ~np.eye(len(chosen), dtype=bool)
+        found[off.reshape([len(chosen) if axis in axes else 1 for axis in range(found.ndim)]).nonzero()] = 0
+    return np.ascontiguousarray(found)
+
+
+def first_not_finite(kernel: NDArray[Any], layout: Layout) -> int | None:
+    """The first output channel that holds a NaN or an infinity, None where there is none."""
+    import numpy as np
+
+    axis = next(i for i, letters in enumerate(layout.axes) if "O" in letters)
+    bad = ~np.isfinite(kernel.astype(np.float32) if kernel.dtype.itemsize < 4 else kernel)
+    found = np.flatnonzero(np.moveaxis(bad, axis, 0).reshape(kernel.shape[axis], -1).any(axis=1))
+    return int(found[0]) if found.size else None
+
+
+def parity(checkpoint: Checkpoint, kernel: KernelChange, new: NDArray[Any], constant: NDArray[Any] | None) -> tuple[float, float]:
+    """The largest difference, absolute and in ulp of the largest response, between the old kernel on a random 8-bit patch
+    mapped to the old channels and the `new` one on the patch itself, both summed in float64. `constant` is what the new bias
+    adds to each filter; without it constants are left out."""
+    import numpy as np
+
+    conv, layout, rule = kernel.conv, kernel.layout, kernel.mixing
+    old = dense(kernel.form.mixable(values(checkpoint, conv)), kernel)
+    filters = layout.axes.index("O")
+    shape = tuple(1 if axis == filters else n for axis, n in enumerate(new.shape))
+    view = layout.view(shape, rule.new)
+    image = _noise(prod(view)).reshape(view)
+    mapped = np.einsum("ij,pjq->piq", np.array(rule.matrix), image)
+    if constant is not None:
+        mapped += np.array(rule.offset).reshape(1, -1, 1)
+    wide = mapped.reshape(layout.with_channels(shape, rule.new, rule.old))
+    before, after = (_responses(k, x, filters) for k, x in ((old, wide), (new, image.reshape(shape))))
+    after = after if constant is None else after + constant
+    with np.errstate(invalid="ignore"):
+        differences, sizes = (np.where(np.isfinite(x), x, 0) for x in (np.abs(before - after), np.abs(before)))
+    difference, largest = float(differences.max()), float(sizes.max())
+    bits = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}.get(conv.tensor.dtype.name, 3 if conv.tensor.dtype.floating else 7)
+    unit = 2.0 ** (np.floor(np.log2(largest)) - bits) if largest > 0 else 1.0
+    return difference, difference / float(unit)
+
+
+def _noise(count: int) -> NDArray[Any]:
+    """The same `count` random 8-bit values in 0..1 every time: SplitMix64, because numpy.random takes 15 ms to import.
+    (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014.)"""
+    import numpy as np
+
+    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (z >> np.uint64(56)) / 255
+
+
+def _responses(kernel: NDArray[Any], patch: NDArray[Any], filters: int) -> NDArray[Any]:
+    """One activation a filter, in float64."""
+    import numpy as np
+
+    axes = tuple(axis for axis in range(kernel.ndim) if axis != filters)
+    responses: NDArray[Any] = (kernel.astype(np.float64) * patch).sum(axis=axes)
+    return responses

@@ -1,0 +1,184 @@
+"""The one formula: old input x_old = A · x_new + t, so W'[p, j, q] = Σ_i W[p, i, q] · A[i, j].
+
+Every conversion is a constructor of the matrix A: [I_old, I_new]. Source of the weights: ITU-R BT.709-6 and BT.601-7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import fsum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from chkpt_channels.core.dtypes import DType, rounded
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Affine = tuple[Sequence[float], Sequence[float]]
+"""y = scale · x + shift for each channel: (scale, shift)."""
+
+LUMA = {"bt709": (0.2126, 0.7152, 0.0722), "bt601": (0.299, 0.587, 0.114)}
+
+
+class Mixing(NamedTuple):
+    """`matrix` is A, a tuple of I_old rows of I_new numbers; `offset` is t, empty for zero; `method` names the rule."""
+
+    method: str
+    matrix: tuple[tuple[float, ...], ...]
+    offset: tuple[float, ...] = ()
+
+    @property
+    def old(self) -> int:
+        """I_old."""
+        return len(self.matrix)
+
+    @property
+    def new(self) -> int:
+        """I_new."""
+        return len(self.matrix[0])
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing changes: A is the identity and t is zero."""
+        return (
+            not any(self.offset)
+            and self.old == self.new
+            and all(value == (i == j) for i, row in enumerate(self.matrix) for j, value in enumerate(row))
+        )
+
+    def copied(self, new: int) -> int | None:
+        """The old channel whose bits a new channel copies, None where it is computed."""
+        terms = [(i, row[new]) for i, row in enumerate(self.matrix) if row[new] != 0]
+        return terms[0][0] if len(terms) == 1 and terms[0][1] == 1 else None
+
+    def apply(self, kernel: NDArray[Any], view: tuple[int, int, int], dtype: DType) -> NDArray[Any]:
+        """The new kernel as [pre, I_new, post] in the stored dtype, from the old one seen as [pre, I_old, post].
+
+        Float64 in a fixed order over i, zero coefficients skipped (0 · inf would make NaN out of a swap), rounded once;
+        a column that selects one channel copies its bits.
+        """
+        import numpy as np
+
+        pre, _, post = view
+        old = kernel.reshape(view)
+        new = np.empty((pre, self.new, post), dtype=old.dtype)
+        for j in range(self.new):
+            if (copied := self.copied(j)) is not None:
+                _bits(new)[:, j] = _bits(old)[:, copied]
+                continue
+            parts = (row[j] * old[:, i].astype(np.float64) for i, row in enumerate(self.matrix) if row[j] != 0)
+            total = next(parts, np.zeros((pre, post)))  # not 0 + the first part, which would make 0 of -0
+            for part in parts:
+                total += part
+            new[:, j] = rounded(total, dtype)
+        return new
+
+    def bias_shift(self, kernel: NDArray[Any], view: tuple[int, int, int]) -> NDArray[np.float64]:
+        """Σ_i W[p, i, q] · t_i as [pre, post]: what t adds to the output, still to be summed over the taps in p and q."""
+        import numpy as np
+
+        total = np.zeros((view[0], view[2]))
+        for i, constant in enumerate(self.offset):
+            if constant:
+                total += constant * kernel.reshape(view)[:, i].astype(np.float64)
+        return total
+
+    def seen_through(self, old: Affine, new: Affine) -> Mixing:
+        """This mixing behind y = a · x + b on the old side and y' = a' · x' + b' on the new one, (scale, shift) for each channel:
+        A becomes diag(a) · A · diag(1/a'), and t becomes a · t + b - A · b' with the new A."""
+        (scale, shift), (new_scale, new_shift) = old, new
+        matrix = tuple(
+            tuple(value if a == c else a * value / c for value, c in zip(row, new_scale, strict=True))
+            for a, row in zip(scale, self.matrix, strict=True)
+        )
+        before = [a * t + b for a, t, b in zip(scale, self.offset or (0.0,) * self.old, shift, strict=True)]
+        terms = [[-value * b for value, b in zip(row, new_shift, strict=True)] for row in matrix]
+        offset = tuple(_sum([was, *its]) for was, its in zip(before, terms, strict=True))
+        return Mixing(self.method, matrix, offset if any(offset) else ())
+
+
+def _sum(terms: Sequence[float]) -> float:
+    """Their sum, and 0 for terms that cancel out but for rounding: weights that sum to 1 leave no constant behind."""
+    total = fsum(terms)
+    return 0.0 if abs(total) <= 1e-14 * max(map(abs, terms)) else total
+
+
+def _bits(array: NDArray[Any]) -> NDArray[Any]:
+    """The same memory as unsigned integers: copies of it cannot touch a NaN's payload."""
+    return array.view(f"u{array.dtype.itemsize}") if array.dtype.itemsize in (1, 2, 4, 8) else array
+
+
+def sum_(old: int) -> Mixing:
+    """N → 1: exact for one image stacked N times."""
+    return weighted((1.0,) * old, "sum")
+
+
+def mean(old: int, new: int = 1) -> Mixing:
+    """Every new channel gets the average kernel. From N to 1 the response shrinks N times."""
+    return Mixing("mean", tuple((1.0 / old,) * new for _ in range(old)))
+
+
+def luma(weights: Sequence[float], name: str = "luma") -> Mixing:
+    """1 → N: exact for a network trained on g = Σ λ_i x_i."""
+    return Mixing(name, (tuple(float(w) for w in weights),))
+
+
+def weighted(weights: Sequence[float], name: str = "luma") -> Mixing:
+    """N → 1: old channel i sees weights[i] times the gray image."""
+    return Mixing(name, tuple((float(w),) for w in weights))
+
+
+def repeat(old: int, new: int) -> Mixing:
+    """N → M: channel j takes old channel j mod N, scaled by N/M so that the response stays (timm's and smp's rule)."""
+    scale = old / new
+    return Mixing("repeat", tuple(tuple(scale if i == j % old else 0.0 for j in range(new)) for i in range(old)))
+
+
+def zero(old: int, new: int) -> Mixing:
+    """N → M ≥ N: the trained channels are kept, new ones start at zero (fastai's and diffusers' rule)."""
+    return Mixing("zero", tuple(tuple(float(i == j) for j in range(new)) for i in range(old)))
+
+
+def identity(channels: int) -> Mixing:
+    """N → N: nothing changes."""
+    return zero(channels, channels)._replace(method="identity")
+
+
+def select(old: int, chosen: Sequence[int], name: str = "select") -> Mixing:
+    """N → len(chosen): new channel j is old channel chosen[j], its bits copied."""
+    return Mixing(name, tuple(tuple(float(c == i) for c in chosen) for i in range(old)))
+
+
+def bands(old: int, stand_ins: Sequence[int | None]) -> Mixing:
+    """N → len(stand_ins): new channel j stands in for one old channel, or with None for their mean. Each row is divided by its
+    sum, so that an old channel sees a weighted mean of those that stand in for it, and the response does not grow."""
+    rows = [[1.0 / old if of is None else float(of == i) for of in stand_ins] for i in range(old)]
+    return Mixing("bands", tuple(tuple(value / (sum(row) or 1.0) for value in row) for row in rows))
+
+
+def between(old: int, new: int, weights: Sequence[float] = LUMA["bt709"]) -> Mixing:
+    """The default rule: the identity at the same count, sum to one channel, luma from one to three, repeat otherwise."""
+    if old == new:
+        return identity(old)
+    if new == 1:
+        return sum_(old)
+    if old == 1 and new == len(weights):
+        return luma(weights)
+    return repeat(old, new)
+
+
+def known_rules(old: int, new: int) -> list[Mixing]:
+    """Every rule that public converters use from `old` to `new` channels: what `verify` names a kernel by."""
+    rules = [identity(old)] if old == new else []
+    colours = {f"luma ({name}{order})": ws[::step] for name, ws in LUMA.items() for order, step in (("", 1), (", bgr", -1))}
+    if new == 1:
+        rules += [sum_(old), mean(old), *(weighted(ws, name) for name, ws in colours.items() if old == 3)]
+        rules += [select(old, [i], f"channel {i} alone") for i in range(old)]
+    if old == 1:
+        rules += [luma(ws, name) for name, ws in colours.items() if new == 3]
+    if old == new == 3:
+        rules.append(select(3, [2, 1, 0], "bgr"))
+    rules += [zero(old, new)] if new > old else [select(old, range(new), f"the first {new} channels")]
+    rules += [repeat(old, new), select(old, [j % old for j in range(new)], "repeat, not scaled"), mean(old, new)]
+    return list({rule.matrix: rule for rule in reversed(rules)}.values())[::-1]

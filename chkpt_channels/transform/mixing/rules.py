@@ -1,0 +1,208 @@
+"""What the user asks of the mixing: words, resolved to the one matrix for a number of old channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from chkpt_channels.core.errors import UsageError
+from chkpt_channels.transform.mixing import matrix as mixing
+from chkpt_channels.transform.mixing.matrix import LUMA, Mixing
+
+TARGETS = {"gray": 1, "grey": 1, "grayscale": 1, "l": 1, "rgb": 3, "bgr": 3, "rgba": 4}
+NAMES = {1: "gray", 3: "rgb"}
+ORDERS = ("rgb", "bgr")
+GRAPH_METHODS = ("broadcast", "stack")
+"""Ways to one channel that leave kernels alone: the file's own graph makes the old channels of the new one."""
+METHODS = ("auto", "sum", "mean", "luma", "repeat", "zero", *GRAPH_METHODS)
+
+Matrix = tuple[tuple[float, ...], ...]
+
+
+class Rule(NamedTuple):
+    """How new channels make up the old ones. `to` is the number of new ones, None where it is read off a second file.
+
+    order     the colour order of a target of three: "rgb", "bgr", or "" for the source's own
+    source    the colour order of the side that is in colour: "rgb" or "bgr"
+    luma      the weights of `luma`; empty for BT.709
+    chosen    the old channels that the new ones are, by name or number
+    bands     for each new channel its name and the old channel that it stands in for, or "mean"
+    matrix    the user's own: I_old rows of I_new numbers
+    """
+
+    to: int | None = 1
+    method: str = "auto"
+    order: str = ""
+    source: str = "rgb"
+    luma: tuple[float, ...] = ()
+    chosen: tuple[str, ...] = ()
+    bands: tuple[tuple[str, str], ...] = ()
+    matrix: Matrix = ()
+
+    @property
+    def explicit(self) -> bool:
+        """Whether the user spelled every new channel, so that the count alone does not say that nothing changes."""
+        return bool(self.chosen or self.bands or self.matrix)
+
+    @property
+    def colours(self) -> str:
+        """The order of the colours, on the side that has any."""
+        return "bgr" if "bgr" in (self.order, self.source) else "rgb"
+
+    @property
+    def orders(self) -> tuple[str, str]:
+        """The order of three colours on the old side, and on the new one where the old one is gray."""
+        return self.source, self.colours
+
+    @property
+    def word(self) -> str:
+        """The canonical word for the target, as default output names use it: gray, rgb, bgr, 4ch."""
+        return "bgr" if self.order == "bgr" else target_word(self.to or 0)
+
+    def checked(self) -> Rule:
+        """The same rule. Raises UsageError where it contradicts itself, whatever the file holds."""
+        spelled = [name for name in ("chosen", "bands", "matrix") if getattr(self, name)]
+        words = [{"chosen": "select"}.get(name, name) for name in spelled]
+        if len(words) > 1 or (words and (self.luma or self.method != "auto")):
+            others = ["--luma"] * bool(self.luma) + [f"--method {self.method}"] * (self.method != "auto")
+            raise UsageError(f"{' and '.join([*('--' + w for w in words), *others])} are different rules: give one of them")
+        counts = {"chosen": len(self.chosen), "bands": len(self.bands), "matrix": len(next(iter(self.matrix), ()))}
+        if spelled and self.to not in (None, counts[spelled[0]]):
+            raise UsageError(f"--{words[0]} makes {counts[spelled[0]]} channels, and --to asks for {self.to}")
+        if self.method not in METHODS:
+            raise UsageError(f"--method is one of {', '.join(METHODS)}, not {self.method!r}")
+        if self.method in ("sum", *GRAPH_METHODS) and self.to not in (1, None):
+            raise UsageError(f"--method {self.method} makes one channel; the target has {self.to}")
+        if self.luma and self.method not in ("auto", "luma"):
+            raise UsageError(f"--luma gives weights, which --method {self.method} does not use")
+        if self.luma and self.to not in (None, 1, len(self.luma)):
+            raise UsageError(f"--luma has {len(self.luma)} weights for {self.to} channels")
+        if self.source not in ORDERS:
+            raise UsageError(f"--channel-order is rgb or bgr, not {self.source!r}")
+        return self
+
+    def mixing(self, old: int) -> Mixing:
+        """The matrix for `old` channels. Raises UsageError where the rule cannot be meant for so many."""
+        if self.matrix:
+            if len(self.matrix) != old:
+                raise UsageError(f"--matrix has {len(self.matrix)} rows, one for each old channel, and the kernel takes {old}")
+            return Mixing("matrix", self.matrix)
+        if self.chosen:
+            return mixing.select(old, [self._channel(word, old) for word in self.chosen])
+        if self.bands:
+            return mixing.bands(old, [None if of == "mean" else self._channel(of, old) for _, of in self.bands])
+        new = self.to or old
+        if new == old:
+            return mixing.select(3, [2, 1, 0], "bgr") if self._swaps(old) else mixing.identity(old)
+        if self.order == "bgr" and old != 1:
+            raise UsageError(f"--to bgr swaps three colours or splits one, and the kernel takes {old}: --select says which")
+        method = self.method if self.method not in ("auto", *GRAPH_METHODS) else "luma" if self.luma else self.default(old)
+        return _MAKERS[method](self, old, new)
+
+    def default(self, old: int) -> str:
+        """The method that auto stands for."""
+        return mixing.between(old, self.to or old).method
+
+    def why(self, old: int) -> str:
+        """Why this method, in a few words; empty where the user asked for it or nothing changes."""
+        if self.explicit or self.luma or self.method != "auto" or self.to in (old, None):
+            return ""
+        return _REASONS[self.default(old)].format(old=old, new=self.to)
+
+    def _swaps(self, old: int) -> bool:
+        return old == 3 and bool(self.order) and self.order != self.source
+
+    @property
+    def _weights(self) -> tuple[float, ...]:
+        """The luma weights in the order of the colours."""
+        weights = self.luma or LUMA["bt709"]
+        return weights[::-1] if len(weights) == 3 and self.colours == "bgr" else weights
+
+    def _luma(self, old: int, new: int) -> Mixing:
+        weights = self._weights
+        if (1, len(weights)) not in ((old, new), (new, old)):
+            raise UsageError(
+                f"luma with {len(weights)} weights is between one channel and {len(weights)}; the kernel takes {old}, "
+                f"and the target is {new}"
+            )
+        return mixing.luma(weights) if old == 1 else mixing.weighted(weights)
+
+    def _zero(self, old: int, new: int) -> Mixing:
+        if new < old:
+            raise UsageError(f"--method zero adds channels, and {new} are fewer than {old}: --select says which stay")
+        return mixing.zero(old, new)
+
+    def _channel(self, word: str, old: int) -> int:
+        """The number of the old channel that is called so."""
+        names = {1: ("gray", "l", "y"), 3: tuple(self.source)}.get(old, ())
+        if word.lower() in names:
+            return 0 if old == 1 else names.index(word.lower())
+        if word.isdecimal() and len(word) < 6 and int(word) < old:
+            return int(word)
+        known = f"{', '.join(name.upper() for name in names)} or " if old == 3 else ""
+        raise UsageError(f"{word[:40]!r} is none of the kernel's {old} channels: {known}0 to {old - 1}")
+
+
+_MAKERS: dict[str, Callable[[Rule, int, int], Mixing]] = {
+    "sum": lambda rule, old, new: mixing.sum_(old),
+    "mean": lambda rule, old, new: mixing.mean(old, new),
+    "luma": Rule._luma,
+    "repeat": lambda rule, old, new: mixing.repeat(old, new),
+    "zero": Rule._zero,
+}
+_REASONS = {
+    "sum": "exact for a gray image stacked {old} times",
+    "luma": "exact for a network trained on luma",
+    "repeat": "new channel j takes old channel j mod {old}, times {old}/{new}, as timm and smp do",
+}
+
+
+def target(to: str | int) -> tuple[int, str]:
+    """(number of channels, colour order or "") of a target word: gray, grey, grayscale, L, rgb, bgr, rgba, or a number."""
+    text = str(to).strip().lower()
+    channels = TARGETS.get(text) or (int(text) if text.isdecimal() and len(text) < 6 else 0)
+    if not channels:
+        raise UsageError(f"--to {text[:40]!r} is no target: gray, rgb, bgr, rgba or a number of channels")
+    return channels, text if text in ORDERS else ""
+
+
+def target_word(channels: int) -> str:
+    """gray, rgb, 4ch."""
+    return NAMES.get(channels, f"{channels}ch")
+
+
+def luma_weights(luma: str | Sequence[float]) -> tuple[float, ...]:
+    """Weights from a preset's name, from "a,b,c", or from numbers."""
+    return LUMA[luma] if isinstance(luma, str) and luma in LUMA else numbers(luma, "--luma", f"{', '.join(LUMA)} or ")
+
+
+def numbers(words: str | Sequence[float], option: str, others: str = "") -> tuple[float, ...]:
+    """Finite numbers from "a,b,c" or from a sequence. Raises UsageError that names the option."""
+    parts = words.split(",") if isinstance(words, str) else words
+    try:
+        found = tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        raise UsageError(f"{option} is {others}numbers separated by commas, not {words!r}") from None
+    if not found or any(value != value or abs(value) == float("inf") for value in found):
+        raise UsageError(f"{option} takes finite numbers")
+    return found
+
+
+def names(words: str | Sequence[str | int]) -> tuple[str, ...]:
+    """Channel names or numbers from "R,G" or from a sequence."""
+    parts = words.split(",") if isinstance(words, str) else [str(word) for word in words]
+    if not all(part.strip() for part in parts):
+        raise UsageError(f"--select is channels separated by commas, not {words!r}")
+    return tuple(part.strip() for part in parts)
+
+
+def stand_ins(words: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """("NIR", "R") for each "NIR=R"; a lone "R" stands for itself."""
+    parts = words.split(",") if isinstance(words, str) else words
+    pairs = [tuple(side.strip() for side in part.split("=")) for part in parts]
+    if not all(1 <= len(pair) <= 2 and all(pair) for pair in pairs):
+        raise UsageError(f"--bands is NAME or NAME=CHANNEL, separated by commas, not {words!r}")
+    found = tuple((pair[0], pair[-1]) for pair in pairs)
+    if len({name for name, _ in found}) != len(found):
+        raise UsageError("--bands names a band twice")
+    return found

@@ -1,0 +1,89 @@
+"""What optimizers keep for the kernels: moments of their shape and a step, zeroed in the new shape or left out.
+
+Zeros resume as if the kernel were new; with `step` kept, AdamW's first updates would be several times too large.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from chkpt_channels.core.errors import UnsupportedError
+from chkpt_channels.formats.base import Checkpoint, OptimizerEntry, Tensor, TensorEdit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def searchable(checkpoint: Checkpoint) -> list[Tensor]:
+    """The tensors of models: all but the optimizers'."""
+    kept = {t.name for entry in checkpoint.optimizer_entries for t in entry.tensors.values()}
+    return [t for t in checkpoint.tensors.values() if t.name not in kept]
+
+
+class OptimizerEdits:
+    """The edits for the state of `kernels` (name → new shape): `tensors` and `numbers` to reset, or entries `dropped`.
+
+    Raises UnsupportedError where an entry cannot be told from others of its shape, or holds state of another shape.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, kernels: Mapping[str, tuple[int, ...]], how: str) -> None:
+        self.tensors: dict[str, TensorEdit] = {}
+        self.numbers: dict[str, int] = {}
+        self.dropped: list[str] = []
+        self._checkpoint, self._kernels = checkpoint, kernels
+        optimizers: defaultdict[str, list[OptimizerEntry]] = defaultdict(list)
+        for entry in checkpoint.optimizer_entries:
+            optimizers[entry.where.rpartition("/")[0]].append(entry)
+        for entries in optimizers.values():
+            for entry, kernel in self._owners(entries):
+                if how == "drop":
+                    self.dropped.append(entry.where)
+                else:
+                    self._reset(entry, checkpoint.tensors[kernel])
+
+    def _owners(self, entries: Sequence[OptimizerEntry]) -> list[tuple[OptimizerEntry, str]]:
+        """Which entry belongs to which kernel: by name, or by shape, and among equal shapes by order."""
+        tensors = {name: self._checkpoint.tensors[name] for name in self._kernels}
+        named = [(e, name) for name, tensor in tensors.items() for e in entries if e.parameter == tensor.key]
+        if named or not tensors:
+            return named
+        group = next(iter(tensors.values())).group
+        model = [t for t in searchable(self._checkpoint) if t.group == group]
+        found: list[tuple[OptimizerEntry, str]] = []
+        for shape in dict.fromkeys(t.shape for t in tensors.values()):
+            owned = [e for e in entries if any(t.shape == shape for t in e.tensors.values())]
+            alike = [t.name for t in model if t.shape == shape]
+            if len(owned) != len(alike):
+                alike = [name for name in alike if name in tensors]
+            if owned and len(owned) != len(alike):
+                raise UnsupportedError(
+                    f"{len(owned)} entries have the shape {list(shape)}, for {len(alike)} kernels: which is whose is open",
+                    file=self._checkpoint.source.name, where=owned[0].where,
+                )  # fmt: skip
+            found += [(e, name) for e, name in zip(owned, alike, strict=False) if name in tensors]
+        return found
+
+    def _reset(self, entry: OptimizerEntry, kernel: Tensor) -> None:
+        for slot, tensor in entry.tensors.items():
+            if tensor.shape == kernel.shape and tensor.dtype.floating:
+                shape = self._kernels[kernel.name]
+            elif slot == "step" or tensor.shape == ():
+                shape = tensor.shape
+            else:
+                raise UnsupportedError(
+                    f"holds {tensor.dtype.name} of shape {list(tensor.shape)}, which cannot be reset",
+                    file=self._checkpoint.source.name, where=tensor.name, hint="--optimizer drop leaves the entry out",
+                )  # fmt: skip
+            self.tensors[tensor.name] = TensorEdit(shape, partial(_zeros, shape, tensor), "optimizer state")
+        self.numbers |= {f"{entry.where}/{slot}": 0 for slot in entry.numbers if slot == "step"}
+
+
+def _zeros(shape: tuple[int, ...], tensor: Tensor) -> NDArray[Any]:
+    import numpy as np
+
+    from chkpt_channels.core.dtypes import numpy_dtype
+
+    return np.zeros(shape, numpy_dtype(tensor.dtype))

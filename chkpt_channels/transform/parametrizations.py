@@ -1,0 +1,184 @@
+"""Kernels that are computed from stored tensors whenever the model runs: what of them is mixed, and what follows from that.
+
+weight_norm keeps a direction v and a length g, W = g · v / ‖v‖, the norm taken over the axes that g does not have. With
+v' = mix(v) and g' = g · ‖v'‖ / ‖v‖ the weight is mixed exactly.
+Scaled weight standardisation (NFNet) keeps W and a gain, and convolves with gain · γ · (W - μ) / √(σ² + eps) / √n, where μ and σ²
+are those of each filter and n is how many numbers it has. The standardised kernel is mixed and stored, and a new gain undoes the
+second standardisation: exact where the mixed filters have no mean.
+Others are refused: what they compute depends on every channel.
+Source: torch/nn/utils/weight_norm.py, spectral_norm.py, prune.py, parametrizations.py of torch 2.13; timm/layers/std_conv.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, partial
+from math import prod, sqrt
+from typing import TYPE_CHECKING, Any
+
+from chkpt_channels.core.dtypes import rounded
+from chkpt_channels.core.errors import Place
+from chkpt_channels.formats.base import Checkpoint, FirstConv, Tensor, TensorEdit
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+EPS = 1e-5
+"""NFNet's, which is in its code and not in the file."""
+FLAT = 1e-6
+"""A mixed filter has no mean if it is this small beside its deviation."""
+
+LENGTHS = {"weight_v": "weight_g", "parametrizations.weight.original1": "parametrizations.weight.original0"}
+"""How weight_norm calls a direction, and the length that goes with it."""
+
+OTHERS = {
+    "weight_orig": {
+        "weight_u": ("spectral-normed", "torch.nn.utils.remove_spectral_norm"),
+        "weight_mask": ("pruned", "torch.nn.utils.prune.remove"),
+    },
+    "parametrizations.weight.original": {
+        "parametrizations.weight.0._u": ("spectral-normed", "torch.nn.utils.parametrize.remove_parametrizations"),
+        "": ("parametrized", "torch.nn.utils.parametrize.remove_parametrizations"),
+    },
+}
+
+
+class Form:
+    """A kernel that is stored as it convolves."""
+
+    def mixable(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """What the mixing is applied to."""
+        return stored
+
+    def weight(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """What convolves."""
+        return stored
+
+    def edits(self, edit: TensorEdit) -> Mapping[str, TensorEdit]:
+        """The tensors that follow the new kernel."""
+        return {}
+
+
+PLAIN = Form()
+
+
+class WeightNorm(Form):
+    """v with its lengths g. Raises UnsupportedError where these differ from input channel to input channel."""
+
+    def __init__(self, checkpoint: Checkpoint, conv: FirstConv, lengths: Tensor) -> None:
+        self._checkpoint, self._conv, self._lengths = checkpoint, conv, lengths
+        self._place = checkpoint.source.place.inside(conv.tensor.name)
+        self._kept = tuple(axis for axis, size in enumerate(lengths.shape) if size != 1)
+        channels = conv.layout.channel_axis if conv.layout else None
+        if len(lengths.shape) not in (0, len(conv.tensor.shape)) or channels in self._kept:
+            raise self._place.unsupported(f"its lengths {lengths.name} differ from input channel to input channel")
+
+    def weight(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """g · v / ‖v‖."""
+        lengths = self._checkpoint.load(self._lengths.name).astype("float64")
+        found: NDArray[Any] = lengths * stored.astype("float64") / self._norms(stored)
+        return found
+
+    def edits(self, edit: TensorEdit) -> Mapping[str, TensorEdit]:
+        """The lengths."""
+        return {self._lengths.name: TensorEdit(self._lengths.shape, cache(partial(self._new_lengths, edit)), "length")}
+
+    def _new_lengths(self, edit: TensorEdit) -> NDArray[Any]:
+        before, after = self._norms(self._checkpoint.load(self._conv.tensor.name)), self._norms(edit.values())
+        lengths = self._checkpoint.load(self._lengths.name).astype("float64")
+        return rounded(lengths * (after / before).reshape(self._lengths.shape), self._lengths.dtype)
+
+    def _norms(self, directions: NDArray[Any]) -> NDArray[np.float64]:
+        """‖v‖ over the axes that are not kept, which stay as axes of size 1."""
+        axes = tuple(axis for axis in range(directions.ndim) if axis not in self._kept)
+        found: NDArray[np.float64] = (directions.astype("float64") ** 2).sum(axis=axes, keepdims=True) ** 0.5
+        if not (found > 0).all():
+            raise self._place.unsupported("a direction of weight_norm is or becomes zero, and has no length")
+        return found
+
+
+class Standardised(Form):
+    """A kernel with a gain for each filter, [O, I, …]."""
+
+    def __init__(self, checkpoint: Checkpoint, conv: FirstConv, gain: Tensor) -> None:
+        self._checkpoint, self._gain, self._name = checkpoint, gain, conv.tensor.name
+        self._place = checkpoint.source.place.inside(conv.tensor.name)
+
+    def mixable(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """The standardised kernel."""
+        mean, deviation = _statistics(stored)
+        flat: NDArray[Any] = (stored.astype("float64") - mean) / deviation
+        return flat
+
+    def weight(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Raises UnsupportedError: γ is not in the file."""
+        raise self._place.unsupported(
+            "is weight-standardised, and how far its response is scaled is in the code, not in the file"
+        )
+
+    def edits(self, edit: TensorEdit) -> Mapping[str, TensorEdit]:
+        """The gain."""
+        return {self._gain.name: TensorEdit(self._gain.shape, cache(partial(self._new_gain, edit)), "gain")}
+
+    def _new_gain(self, edit: TensorEdit) -> NDArray[Any]:
+        new, numbers = edit.values(), prod(self._checkpoint.tensors[self._name].shape[1:])
+        mean, deviation = _statistics(new)
+        wrong = (abs(mean) > FLAT * deviation).reshape(-1).nonzero()[0]
+        if wrong.size:
+            told = f"is weight-standardised, and filter {wrong[0]} would get a mean, which standardising takes out again"
+            raise self._place.unsupported(told, hint="--method sum is exact")
+        grown = deviation * sqrt(prod(new.shape[1:]) / numbers)
+        gain = self._checkpoint.load(self._gain.name).astype("float64")
+        return rounded(gain * grown.reshape(self._gain.shape), self._gain.dtype)
+
+
+def _statistics(kernel: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(μ, √(σ² + eps)) of each filter."""
+    wide, axes = kernel.astype("float64"), tuple(range(1, kernel.ndim))
+    return wide.mean(axis=axes, keepdims=True), (wide.var(axis=axes, keepdims=True) + EPS) ** 0.5
+
+
+def form(checkpoint: Checkpoint, conv: FirstConv) -> Form:
+    """How a kernel is stored. Raises UnsupportedError for what cannot be mixed."""
+    name, tensors = conv.tensor.name, checkpoint.tensors
+    _refuse_others(checkpoint.source.place.inside(name), name, tensors)
+    for end, partner in LENGTHS.items():
+        if name.endswith(end) and (lengths := tensors.get(name.removesuffix(end) + partner)):
+            return WeightNorm(checkpoint, conv, lengths)
+    gain = tensors.get(name.removesuffix("weight") + "gain") if name.endswith(".weight") else None
+    if gain and gain.dtype.floating and gain.shape and prod(gain.shape) == gain.shape[0] == conv.tensor.shape[0]:
+        return Standardised(checkpoint, conv, gain)
+    return PLAIN
+
+
+def _refuse_others(place: Place, name: str, tensors: Mapping[str, Tensor]) -> None:
+    for end, partners in OTHERS.items():
+        module = name.removesuffix(end)
+        for partner, (what, remedy) in partners.items():
+            if module != name and (not partner or module + partner in tensors):
+                raise place.unsupported(
+                    f"is {what}: its weight depends on all channels at once", hint=f"{remedy}, then save again"
+                )
+
+
+def shrinkage(stored: NDArray[Any], new: NDArray[Any]) -> tuple[float, float]:
+    """(smallest, largest) factor over the filters by which the response changes if the convolution standardises its weights,
+    [O, I, …], without a gain: σ / σ'."""
+    _, before = _statistics(stored)
+    _, after = _statistics(new)
+    factors = before / after
+    return float(factors.min()), float(factors.max())
+
+
+def may_standardise(checkpoint: Checkpoint, conv: FirstConv) -> bool:
+    """Whether a network's convolutions may standardise their weights, for all that its tensors say: none has a bias, none a gain,
+    and no BatchNorm is there, which could not stand such a scale."""
+    own = [t for t in checkpoint.tensors.values() if t.group == conv.tensor.group]
+    modules = {t.name.removesuffix(".weight") for t in own if len(t.shape) == 4 and t.name.endswith(".weight")}
+    norms = [t for t in own if len(t.shape) == 1 and t.name.endswith(".weight")]
+    named = {t.name for t in own}
+    plain = conv.tensor.name.endswith(".weight") and conv.layout == "OIHW" and conv.tensor.dtype.floating
+    biased = sum(f"{module}.bias" in named for module in modules)
+    batch = any(name.endswith((".running_mean", ".gain")) for name in named)
+    return plain and not batch and len(modules) > 8 and bool(norms) and biased <= 1
