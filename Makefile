@@ -26,7 +26,7 @@ test: $(VENV)/.dev
 
 # hours of other files than `make test` tries: make fuzz SECONDS=36000 FORMAT=onnx
 fuzz: $(VENV)/.dev
-	PYTHONPATH=.:tests $(BIN)/python tests/fuzz.py --seconds $(or $(SECONDS),3600) $(if $(FORMAT),--format $(FORMAT))
+	$(BIN)/python -m tests.support.fuzz --seconds $(or $(SECONDS),3600) $(if $(FORMAT),--format $(FORMAT))
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -41,15 +41,15 @@ test-keras2: $(KERAS2)/.installed
 	$(KERAS2)/bin/python -m pytest --noconftest tests/frameworks/test_keras2.py
 
 bench: $(FRAMEWORKS)/.installed
-	$(FRAMEWORKS)/bin/python tests/bench.py
+	$(FRAMEWORKS)/bin/python -m tests.support.bench.conversions
 
 bench-exactness: $(FRAMEWORKS)/.installed
-	$(FRAMEWORKS)/bin/python tests/bench_exactness.py
+	$(FRAMEWORKS)/bin/python -m tests.support.bench.exactness
 
 fixtures: $(FRAMEWORKS)/.installed
-	$(FRAMEWORKS)/bin/python fixtures/make.py
-	$(FRAMEWORKS)/bin/python fixtures/make_onnx.py
-	$(FRAMEWORKS)/bin/python fixtures/make_keras.py
+	$(FRAMEWORKS)/bin/python -m fixtures.generate.torch_files
+	$(FRAMEWORKS)/bin/python -m fixtures.generate.onnx_files
+	$(FRAMEWORKS)/bin/python -m fixtures.generate.keras_files
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

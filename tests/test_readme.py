@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from common import FIXTURES
+
+from tests.support.files import FIXTURES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

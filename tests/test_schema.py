@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from common import FIXTURES
 
 from chkpt_channels.cli.app import run
+from tests.support.files import FIXTURES
 
 RGB = str(FIXTURES / "torch_zip" / "state_dict.pth")
 TRAINING = str(FIXTURES / "torch_zip" / "training.ckpt")

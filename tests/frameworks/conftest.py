@@ -4,15 +4,9 @@ Run with `python -m pytest tests/frameworks`; `-m "not slow"` leaves out the fil
 """
 
 import importlib
-import sys
-from pathlib import Path
 
 import pytest
-
-FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
-sys.path.insert(0, str(FIXTURES))  # the small networks and training checkpoints that the fixtures are made of
-
-import torch  # noqa: E402  after sys.path, as everything that needs it
+import torch
 
 
 def _torchvision():

@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 import safetensors
 import torch
-from common import opened
 from onnx import TensorProto, numpy_helper
-from oracle import leaves
 
 from chkpt_channels.core.dtypes import BY_TORCH
+from tests.frameworks.oracle import leaves
+from tests.support.files import opened
 
 BY_NUMPY = {row.numpy: row.name for row in reversed(BY_TORCH.values()) if row.numpy}
 ALLOWED = (

@@ -1,10 +1,11 @@
 """The objects that people save: a state dict, one in a training checkpoint, a whole module."""
 
 import torch
-from oracle import Sample
 from torch import nn
-from torch_networks import resnet, sequential
-from torch_objects import imagenet_example, training, ultralytics
+
+from fixtures.generate.torch_networks import resnet, sequential
+from fixtures.generate.torch_objects import imagenet_example, training, ultralytics
+from tests.frameworks.oracle import Sample
 
 KERNEL = "conv1.weight"
 

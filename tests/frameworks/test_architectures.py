@@ -5,11 +5,11 @@ from functools import cache
 import pytest
 import safetensors.torch
 import torch
-from oracle import BT709, load, relative_error
-from torch_networks import settled
 from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel, ViTConfig, ViTForImageClassification, ViTModel
 
 from chkpt_channels import convert, inspect, verify
+from fixtures.generate.torch_networks import settled
+from tests.frameworks.oracle import BT709, load, relative_error
 
 TOLERANCE = 1e-4
 NETWORKS = {

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 import torch
-from oracle import ZIP, become_, mixed
 
 from chkpt_channels import convert
+from tests.frameworks.oracle import ZIP, become_, mixed
 
 NEEDED = 20 << 30
 CHUNK = 16 << 20

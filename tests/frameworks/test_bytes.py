@@ -5,11 +5,11 @@ import zipfile
 
 import pytest
 import torch
-from oracle import FORMATS, LEGACY, ZIP, ZIP4, become_, bits, load, mixed, tensors
-from samples import KERNEL, SAMPLES
-from torch_networks import resnet
 
 from chkpt_channels import convert, verify
+from fixtures.generate.torch_networks import resnet
+from tests.frameworks.oracle import FORMATS, LEGACY, ZIP, ZIP4, become_, bits, load, mixed, tensors
+from tests.frameworks.samples import KERNEL, SAMPLES
 
 
 @pytest.mark.parametrize("to", [1, 4, 13, 32])

@@ -10,14 +10,14 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-import mutations
 import pytest
 import torch
-from common import truths
-from readings import THEIRS, ours
-from trying import aside
 
 from chkpt_channels import ChkptChannelsError, convert
+from tests.frameworks.readings import THEIRS, ours
+from tests.support import mutations
+from tests.support.files import truths
+from tests.support.sandbox import aside
 
 COUNTS = {"torch_zip": 800, "torch_legacy": 800, "safetensors": 600, "onnx": 600, "keras_h5": 350, "keras_zip": 350}
 ENDLESS = "memo bomb|holds itself"

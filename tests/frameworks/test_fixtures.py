@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from oracle import bits, leaves, load, mixed, sharing
 
 from chkpt_channels import UnsupportedError, convert, verify
+from tests.frameworks.oracle import bits, leaves, load, mixed, sharing
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 EXPECTED = {

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import as_old
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from chkpt_channels import UnsupportedError, convert, verify
+from tests.frameworks.oracle import as_old
 
 MEAN, STD = torch.tensor([0.48, 0.45, 0.4]).double(), torch.tensor([0.22, 0.23, 0.25]).double()
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import safetensors
 import torch
-from hostile.make import CASES
-from oracle import load
 
 from chkpt_channels import convert, verify
+from fixtures.generate.hostile.make import CASES
+from tests.frameworks.oracle import load
 
 READ = [case for case in CASES if case.code == 0 and case.reloads]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ keras = pytest.importorskip("keras", reason="Keras is not in this environment")
 from keras.src.applications import convnext, densenet, inception_resnet_v2, nasnet  # noqa: E402  after the backend is chosen
 
 import chkpt_channels  # noqa: E402
+from fixtures.generate import keras_files as make_keras
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
-sys.path.insert(0, str(FIXTURES))
-import make_keras  # noqa: E402
 
 L = keras.layers
 applications = keras.applications

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,9 @@ import pytest
 keras = pytest.importorskip("tf_keras", reason="Keras 2 is not in this environment")
 
 import chkpt_channels  # noqa: E402
+from fixtures.generate import keras_files as make_keras
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
-sys.path.insert(0, str(FIXTURES))
-import make_keras  # noqa: E402
 
 WHOLE = [f for f in make_keras.FIXTURES if f.keras2 and f.save is make_keras.save]
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from test_folders import realistic
 
 from chkpt_channels import convert
+from tests.frameworks.test_folders import realistic
 
 
 def normalised(raw, mean, std):

@@ -4,14 +4,14 @@ import re
 import zipfile
 
 import pytest
-from oracle import ZIP, Format, Sample, assert_same, load, stored, tensors
-from samples import KERNEL, SAMPLES
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.serialization import config as torch_config
-from torch_networks import resnet
-from torch_objects import flat_buffer, tied
 
 from chkpt_channels import convert
+from fixtures.generate.torch_networks import resnet
+from fixtures.generate.torch_objects import flat_buffer, tied
+from tests.frameworks.oracle import ZIP, Format, Sample, assert_same, load, stored, tensors
+from tests.frameworks.samples import KERNEL, SAMPLES
 
 SOURCES = {
     **{name: SAMPLES[name] for name in ("state_dict", "state_dict_float8", "state_dict_wide", "wrapped_adamw", "module")},

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from exactness import MEAN, NETWORKS, STD, Errors, answers, converted, expected_of, fed, images, trained
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from chkpt_channels import convert, verify
+from tests.frameworks.exactness import MEAN, NETWORKS, STD, Errors, answers, converted, expected_of, fed, images, trained
 
 
 @pytest.fixture(scope="module")

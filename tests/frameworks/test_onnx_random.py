@@ -12,9 +12,9 @@ onnx = pytest.importorskip("onnx", reason="the framework environment installs it
 pytest.importorskip("onnxruntime", reason="the framework environment installs it")
 
 from onnx import helper  # noqa: E402 # behind importorskip
-from test_onnx_graphs import SIZE, ints, matrix, noise, run, save  # noqa: E402 # behind importorskip
 
 from chkpt_channels import UnsupportedError, convert, verify  # noqa: E402 # behind importorskip
+from tests.frameworks.test_onnx_graphs import SIZE, ints, matrix, noise, run, save  # noqa: E402 # behind importorskip
 
 Shape = list[int]
 SEEDS = range(240)

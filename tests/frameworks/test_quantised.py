@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import as_old
 from torch import Tensor
 
 from chkpt_channels import convert, verify
+from tests.frameworks.oracle import as_old
 
 
 def quantise(weight: Tensor, scheme: str) -> Tensor:

@@ -13,10 +13,10 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
-from test_folders import CASES, realistic
-from torch_networks import resnet
 
 from chkpt_channels.cli.app import run
+from fixtures.generate.torch_networks import resnet
+from tests.frameworks.test_folders import CASES, realistic
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 SIDE = 64

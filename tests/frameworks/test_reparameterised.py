@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import as_old
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 from chkpt_channels import UnsupportedError, convert, verify
+from tests.frameworks.oracle import as_old
 
 
 def net(channels: int, norm) -> nn.Module:

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from oracle import LEGACY, ZIP, assert_same, load, mixed, sharing
-from samples import KERNEL
-from torch_networks import resnet, student_teacher
-from torch_objects import flat_buffer, tied
 
 from chkpt_channels import UnsupportedError, convert, verify
+from fixtures.generate.torch_networks import resnet, student_teacher
+from fixtures.generate.torch_objects import flat_buffer, tied
+from tests.frameworks.oracle import LEGACY, ZIP, assert_same, load, mixed, sharing
+from tests.frameworks.samples import KERNEL
 
 DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),

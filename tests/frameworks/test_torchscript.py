@@ -3,10 +3,10 @@
 import pytest
 import torch
 import transformers
-from oracle import ZIP, as_old, load, relative_error
-from torch_networks import conv3d, repvgg, resnet, sequential
 
 from chkpt_channels import convert, inspect, verify
+from fixtures.generate.torch_networks import conv3d, repvgg, resnet, sequential
+from tests.frameworks.oracle import ZIP, as_old, load, relative_error
 
 TOLERANCE = 1e-5
 IMAGE = (3, 16, 16)

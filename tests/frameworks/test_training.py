@@ -6,12 +6,12 @@ import os
 
 import pytest
 import torch
-from oracle import FORMATS, LEGACY, ZIP, ZIP4, assert_same, load
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch_networks import resnet
 
 from chkpt_channels import UnsupportedError, convert, verify
+from fixtures.generate.torch_networks import resnet
+from tests.frameworks.oracle import FORMATS, LEGACY, ZIP, ZIP4, assert_same, load
 
 OPTIMIZERS = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05),

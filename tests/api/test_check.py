@@ -1,0 +1,257 @@
+"""check: kernels against what the file itself, its configurations, its name and the user say; what is skipped is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import safetensors.numpy
+
+from chkpt_channels import AmbiguousError, DamagedError, UnsupportedError, UsageError, check, convert
+from chkpt_channels.cli.app import run
+from tests.support.files import FIXTURES, truths
+
+RGB = FIXTURES / "torch_zip" / "state_dict.pth"
+GRAY = FIXTURES / "torch_zip" / "state_dict_gray.pth"
+ONNX = FIXTURES / "onnx" / "plain_ts.onnx"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 99\n"
+AMBIGUOUS = {
+    "a.weight": np.ones((8, 3, 3, 3), np.float32),
+    "b.weight": np.ones((9, 3, 5, 5), np.float32),
+    "c.weight": np.ones((8, 300, 3, 3), np.float32),
+}
+
+
+@pytest.fixture
+def rgb(tmp_path: Path) -> Path:
+    return Path(shutil.copy(RGB, tmp_path / "net.pth"))
+
+
+def configure(path: Path, name: str = "config.json", **content: Any) -> None:
+    (path.parent / name).write_text(json.dumps(content))
+
+
+def found(path: Path, expect: Any = None) -> list[tuple[str, str, Any, Any]]:
+    """The mismatches: in which file, at which place, what stands there and what should."""
+    return [(Path(m.file).name, m.where, m.found, m.expected) for m in check(path, expect).mismatches]
+
+
+def test_what_agrees(rgb: Path):
+    configure(rgb, model_type="resnet", num_channels=3)
+    configure(rgb, "preprocessor_config.json", image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    result = check(rgb, "rgb")
+    assert result.ok
+    assert not result.skipped
+    assert [conv.tensor.name for conv in result.first_convs] == ["conv1.weight"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where", "told"),
+    [
+        ("config.json", {"num_channels": 1}, "num_channels", 1),
+        ("config.json", {"vision_config": {"in_channels": 4}}, "vision_config.in_channels", 4),
+        ("config.json", {"pretrained_cfg": {"input_size": [1, 8, 8]}}, "pretrained_cfg.input_size.0", 1),
+        ("config.json", {"model_args": {"in_chans": 2}}, "model_args.in_chans", 2),
+        ("config.json", {"model_type": "hgnet_v2", "stem_channels": [1, 32]}, "stem_channels.0", 1),
+        ("preprocessor_config.json", {"image_mean": [0.5], "image_std": [0.5]}, None, None),
+        ("preprocessor_config.json", {"image_mean": 0.5, "image_std": 0.5}, None, None),
+        ("preprocessor_config.json", {"image_mean": [0.5] * 4, "image_std": [0.5] * 3}, "numbers in image_mean", 4),
+        ("preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 4}, "numbers in image_std", 4),
+        ("processor_config.json", {"p": {"image_mean": [0.5] * 4, "image_std": [1]}}, "numbers in p.image_mean", 4),
+        # what counts something else than the image's channels
+        ("config.json", {"decoder": {"num_channels": 1}}, None, None),
+        ("config.json", {"out_channels": 1, "hidden_channels": 8}, None, None),
+        ("config.json", {"model_type": "other", "stem_channels": [64, 32]}, None, None),
+        ("config.json", {"num_channels": "1"}, None, None),
+    ],
+)
+def test_configurations(rgb: Path, name: str, content: Any, where: str | None, told: Any):
+    configure(rgb, name, **content)
+    assert found(rgb) == ([(name, where, told, 3)] if where else [])
+
+
+def test_an_expectation(rgb: Path):
+    assert found(rgb, "gray") == [("net.pth", "conv1.weight", 3, 1)]
+    assert found(rgb, 4) == [("net.pth", "conv1.weight", 3, 4)]
+    assert not found(rgb, "bgr")
+
+
+def test_an_input_of_a_graph_that_its_kernel_does_not_take(tmp_path: Path):
+    assert check(ONNX, 3).ok
+    model = onnx.load(ONNX)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
+    onnx.save(model, tmp_path / "net.onnx")
+    assert found(tmp_path / "net.onnx") == [("net.onnx", f"graph.input {model.graph.input[0].name}", 1, 3)]
+
+
+@pytest.mark.parametrize("name", [t.path.name for t in truths() if t.path.parent.name == "onnx"])
+def test_graphs_that_make_channels_themselves_agree(tmp_path: Path, name: str):
+    """Broadcast and stacked graphs take one channel, and their kernels three."""
+    source = FIXTURES / "onnx" / name
+    assert check(source).ok
+    with suppress(UnsupportedError):
+        convert(source, tmp_path / name, to="gray")
+        assert check(tmp_path / name).ok
+
+
+def test_a_module_that_counts_other_channels_than_its_kernel_has(tmp_path: Path):
+    source, path = FIXTURES / "torch_zip" / "module.pth", tmp_path / "net.pth"
+    assert check(source, 3).ok
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(path, "w") as out:
+        for name in archive.namelist():
+            data = archive.read(name)
+            if name.endswith("/data.pkl"):
+                at = data.index(b"K\x03", data.index(b"in_channels"))
+                data = data[:at] + b"K\x01" + data[at + 2 :]
+            out.writestr(name, data)
+    assert found(path) == [("net.pth", "conv1.in_channels", 1, 3)]
+
+
+def test_first_convs_that_do_not_agree_with_each_other(tmp_path: Path):
+    one = safetensors.numpy.load_file(FIXTURES / "safetensors" / "model.safetensors")
+    gray = {name: array.sum(1, keepdims=True) if name == "conv1.weight" else array for name, array in one.items()}
+    both = {f"model.{n}": a for n, a in one.items()} | {f"ema.{n}": a for n, a in gray.items()}
+    safetensors.numpy.save_file(both, tmp_path / "two.safetensors")
+    result = check(tmp_path / "two.safetensors")
+    assert {conv.in_channels for conv in result.first_convs} in ({1, 3}, {3}, {1})
+    assert result.ok is (len({conv.in_channels for conv in result.first_convs}) == 1)
+
+
+@pytest.mark.parametrize("digits", [8, 12, 64])
+@pytest.mark.parametrize("suffix", [".pth", ".pth.tar", ".safetensors"])
+def test_a_hash_in_the_name(tmp_path: Path, digits: int, suffix: str):
+    source = RGB if "pth" in suffix else FIXTURES / "safetensors" / "model.safetensors"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    good = Path(shutil.copy(source, tmp_path / f"net-{digest[:digits]}{suffix}"))
+    stale = Path(shutil.copy(source, tmp_path / f"net-{digest[:digits][::-1]}{suffix}"))
+    assert check(good).ok
+    assert found(stale) == [(stale.name, "SHA-256 in the name", digest[:digits][::-1], digest[:digits])]
+
+
+@pytest.mark.parametrize("name", ["net-v2.pth", "net-1234567.pth", "deadbeef.pth", "net-ABCDEF12.pth", "net-deadbeef-ema.pth"])
+def test_names_without_a_hash_are_not_hashed(tmp_path: Path, name: str):
+    assert check(Path(shutil.copy(RGB, tmp_path / name))).ok
+
+
+def test_pointers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "net.pth"
+    path.write_bytes(POINTER)
+    result = check(path, "gray")
+    assert result.ok
+    assert "Git-LFS pointer" in result.skipped
+    with pytest.raises(DamagedError, match="Git-LFS pointer"):
+        check(path, lfs_pointers="error")
+    assert run(["check", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}: skipped: {result.skipped}\n"
+    assert run(["check", str(path), "--lfs-pointers", "error"]) == 3
+    assert "Git-LFS pointer" in capsys.readouterr().err
+
+
+def test_what_is_uncertain_is_skipped_unless_something_is_expected(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "net.safetensors"
+    safetensors.numpy.save_file(AMBIGUOUS, path)
+    assert check(path).skipped == "its first conv is not certain"
+    with pytest.raises(AmbiguousError) as caught:
+        check(path, 3)
+    assert caught.value.candidates
+    assert run(["check", str(path)]) == 0
+    assert run(["check", str(path), "--expect", "rgb"]) == 4
+    assert "a.weight" in capsys.readouterr().err
+    configure(path, pretrained_cfg={"first_conv": "a", "input_size": [3, 8, 8]})
+    assert [conv.tensor.name for conv in check(path, 3).first_convs] == ["a.weight"]
+
+
+def test_what_holds_no_kernel(tmp_path: Path):
+    path = tmp_path / "scale.safetensors"
+    safetensors.numpy.save_file({"scale": np.ones(3, np.float32)}, path)
+    assert check(path).skipped == "it holds no convolution that could see an image"
+    with pytest.raises(AmbiguousError):
+        check(path, "gray")
+
+
+@pytest.mark.parametrize(("expect", "lfs"), [("blue", "skip"), (0, "skip"), (None, "ignore")])
+def test_words_that_mean_nothing(rgb: Path, expect: Any, lfs: str):
+    with pytest.raises(UsageError):
+        check(rgb, expect, lfs_pointers=lfs)
+
+
+def tree(root: Path) -> Path:
+    """Two good models, one whose configuration is stale, a pointer, and what is not looked at."""
+    for name in ("good", "deep/er", "stale", ".git", ".cache"):
+        (root / name).mkdir(parents=True)
+        shutil.copy(RGB, root / name / "net.pth")
+    configure(root / "good" / "net.pth", num_channels=3)
+    configure(root / "stale" / "net.pth", num_channels=1)
+    (root / "big.bin").write_bytes(POINTER)
+    (root / "README.md").write_text("words")
+    return root
+
+
+def test_folders_are_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = tree(tmp_path / "a")
+    assert run(["check", str(root)]) == 1
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == [
+        f"{root / 'big.bin'}: skipped: a Git-LFS pointer, whose content is not here",
+        f"{root / 'stale' / 'config.json'}: num_channels: found 1, expected 3",
+    ]
+    assert run(["check", str(root / "good"), str(root / "deep"), "--expect", "rgb"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_configuration_stands_for_the_weights_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = tree(tmp_path / "a")
+    assert run(["check", str(root / "stale" / "config.json")]) == 1
+    assert "num_channels: found 1, expected 3" in capsys.readouterr().out
+    assert run(["check", str(root / "good" / "config.json")]) == 0
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "config.json").write_text("{}")
+    assert run(["check", str(tmp_path / "web" / "config.json")]) == 0
+
+
+def test_each_file_is_looked_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = tree(tmp_path / "a")
+    paths = [root / "stale" / "net.pth", root / "stale" / "config.json", root / "stale"]
+    assert run(["check", *map(str, paths)]) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_the_highest_code_wins(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = tree(tmp_path / "a")
+    (root / "broken.safetensors").write_bytes(b"no checkpoint")
+    assert run(["check", str(root)]) == 3
+    assert "stale" in capsys.readouterr().out
+    assert run(["check", str(tmp_path / "nowhere.pth")]) == 5
+
+
+def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = tree(tmp_path / "a")
+    assert run(["check", str(root), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert (document["command"], document["exit_code"]) == ("check", 1)
+    by_name = {str(Path(r["input"]["path"]).relative_to(root)): r for r in document["results"]}
+    statuses = {name: result["status"] for name, result in by_name.items()}
+    assert statuses == {"big.bin": "skipped", "deep/er/net.pth": "agrees", "good/net.pth": "agrees", "stale/net.pth": "disagrees"}
+    place = f"{root / 'stale' / 'config.json'}: num_channels"
+    assert by_name["stale/net.pth"]["differences"] == [{"key": place, "message": "found 1, expected 3"}]
+    assert by_name["stale/net.pth"]["in_channels"] == {"before": 3, "after": None}
+    assert by_name["big.bin"]["warnings"][0]["code"] == "skipped"
+    assert len({frozenset(result) for result in document["results"]}) == 1  # one shape
+
+
+def test_what_convert_wrote_agrees(tmp_path: Path):
+    shutil.copy(RGB, tmp_path / "net.pth")
+    configure(tmp_path / "net.pth", model_type="resnet", num_channels=3)
+    (tmp_path / "out").mkdir()
+    convert(tmp_path / "net.pth", tmp_path / "out" / "net.pth", to="gray", with_sidecars=True)
+    assert check(tmp_path / "out" / "net.pth", "gray").ok
+    shutil.copy(tmp_path / "config.json", tmp_path / "out")
+    assert not check(tmp_path / "out" / "net.pth").ok

@@ -1,0 +1,167 @@
+"""chkpt-channels.toml: a list of conversions, read strictly, paths relative to it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chkpt_channels import SystemProblem, UsageError, verify
+from chkpt_channels.api.manifest import Job, read
+from chkpt_channels.cli.app import run
+from chkpt_channels.transform.options import KINDS, Words, fits
+from tests.support.files import FIXTURES
+
+RGB = FIXTURES / "torch_zip" / "state_dict.pth"
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "chkpt-channels.toml"
+    path.write_text(text)
+    return path
+
+
+def test_what_it_says(tmp_path: Path):
+    text = """
+    [[convert]]
+    src = "a.pth"
+    dst = "sub/b.pth"
+    to = "gray"
+    norm = "imagenet"
+    input-range = 255
+    layer = "conv1"
+    from = 3
+    new-mean = 0.45
+    matrix = "m.csv"
+
+    [[convert]]
+    src = "a.pth"
+    to = 4
+    layers = ["x", "y"]
+    set_hparams = true
+    """
+    first, second = read(written(tmp_path, text))
+    words = {
+        "norm": "imagenet",
+        "input_range": 255,
+        "layers": ["conv1"],
+        "from_channels": 3,
+        "new_mean": [0.45],
+        "matrix": str(tmp_path / "m.csv"),
+    }
+    assert first == Job(str(tmp_path / "a.pth"), str(tmp_path / "sub" / "b.pth"), "gray", words)  # type: ignore[arg-type]
+    assert second == Job(str(tmp_path / "a.pth"), None, 4, {"layers": ["x", "y"], "set_hparams": True})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[[convert", "is no TOML"),
+        ("src = 'a'", "is a list of"),
+        ("[convert]\nsrc = 'a'", "is a list of"),
+        ("convert = ['a']", "is a list of"),
+        ("[[convert]]\nsrc='a'\n[other]\nx=1", "is a list of"),
+        ("[[convert]]\ndst = 'b'", r"\[\[convert\]\] 1: src and dst are paths"),
+        ("[[convert]]\nsrc = 1", "src and dst are paths"),
+        ("[[convert]]\nsrc = 'a'\ndst = 1", "src and dst are paths"),
+        ("[[convert]]\nsrc = 'a'\n[[convert]]\nsrc = 'a'\nmetod = 'sum'", r"\[\[convert\]\] 2: 'metod' is no option"),
+        ("[[convert]]\nsrc = 'a'\nforce = true", "'force' is no option"),
+    ],
+)
+def test_what_it_does_not_understand(tmp_path: Path, text: str, told: str):
+    with pytest.raises(UsageError, match=told):
+        read(written(tmp_path, text))
+
+
+def test_a_word_that_is_nearly_one(tmp_path: Path):
+    with pytest.raises(UsageError) as caught:
+        read(written(tmp_path, "[[convert]]\nsrc = 'a'\ninput_rage = 1"))
+    assert caught.value.hint in ("input-range", "input_range")
+
+
+def test_bytes_that_are_no_text(tmp_path: Path):
+    path = tmp_path / "chkpt-channels.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="is no TOML"):
+        read(path)
+
+
+def test_none(tmp_path: Path):
+    with pytest.raises(SystemProblem):
+        read(tmp_path / "nothing.toml")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "to = []",
+        "to = 1.5",
+        "to = true",
+        "norm = 3",
+        "mean = {}",
+        "layer = 3",
+        "layer = [3]",
+        "from = 'x'",
+        "from = true",
+        "input-range = 'x'",
+        "strict = 1",
+        "method = ['sum']",
+        "set-hparams = 'yes'",
+        "mean = ['x']",
+        "select = [1.5]",
+    ],
+)
+def test_values_of_a_wrong_kind_are_wrong_usage(tmp_path: Path, value: str, capsys: pytest.CaptureFixture[str]):
+    shutil.copy(RGB, tmp_path / "a.pth")
+    path = written(tmp_path, f"[[convert]]\nsrc = 'a.pth'\ndst = 'b.pth'\n{value}\n")
+    assert run(["convert", "--manifest", str(path)]) == 2, capsys.readouterr()
+    assert "a bug" not in capsys.readouterr().err
+    assert not (tmp_path / "b.pth").exists()
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    shutil.copy(RGB, tmp_path / "a b é.pth")
+    tables = [("gray.pth", "'gray'"), ("four.pth", "4")]
+    text = "".join(f"[[convert]]\nsrc = 'a b é.pth'\ndst = '{dst}'\nto = {to}\n" for dst, to in tables)
+    path = written(tmp_path, text)
+    monkeypatch.chdir("/")  # paths are relative to the file
+    check = ["convert", "--check", "--manifest", str(path)]
+    assert run(check) == 1
+    assert capsys.readouterr().out.count("is missing") == 2
+    assert run(["convert", "--manifest", str(path)]) == 0
+    assert verify(tmp_path / "a b é.pth", tmp_path / "gray.pth", "gray").ok
+    assert run(check) == 0
+    shutil.copy(tmp_path / "gray.pth", tmp_path / "four.pth")
+    assert run(check) == 1
+    assert run([*check, "--to", "gray"]) == 2
+    assert run([*check, str(RGB)]) == 2
+
+
+def test_without_an_output_it_is_beside_the_source(tmp_path: Path):
+    shutil.copy(RGB, tmp_path / "a.pth")
+    path: Any = written(tmp_path, "[[convert]]\nsrc = 'a.pth'\nto = 'gray'\n")
+    assert run(["convert", "--manifest", str(path)]) == 0
+    assert (tmp_path / "a_gray.pth").exists()
+    assert run(["convert", "--check", "--manifest", str(path)]) == 0
+
+
+VALUES = {bool: True, str: "x", list: ["x"], int: 3, float: 0.5}
+
+
+def test_every_option_has_a_kind():
+    """One table holds for manifests and for reports: an option that is missing there could not be given."""
+    assert set(KINDS) == set(Words.__annotations__)
+    assert all(fits(name, VALUES[kind]) for name, kinds in KINDS.items() for kind in kinds)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_option_by_its_long_name(name: str, tmp_path: Path):
+    kind = KINDS[name][0]
+    spelled = {"from_channels": "from", "layers": "layer", "inputs": "input"}.get(name, name.replace("_", "-"))
+    value = json.dumps(VALUES[kind])
+    (tmp_path / "m.toml").write_text(f'[[convert]]\nsrc = "a.pth"\nto = "gray"\n{spelled} = {value}\n')
+    (job,) = read(tmp_path / "m.toml")
+    assert list(job.words) == [name]

@@ -1,0 +1,114 @@
+"""Two files: every difference that is not the conversion is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chkpt_channels import convert, verify
+from chkpt_channels.api.output import check as readback
+from chkpt_channels.api.verify import same
+from chkpt_channels.formats.torch.zip_file import TorchZip
+from tests.support.builders import conv, entry, floats, safetensors, storage, tensor, torch_zip
+from tests.support.files import FIXTURES
+
+KERNEL = np.frombuffer(floats(108), "<f4").reshape(4, 3, 3, 3)
+NET = {"conv1.weight": KERNEL, "fc.weight": np.frombuffer(floats(20, 1), "<f4").reshape(5, 4)}
+GRAY = {**NET, "conv1.weight": KERNEL.astype(np.float64).sum(1, keepdims=True).astype(np.float32)}
+NAMES = {np.dtype("<f4"): "F32", np.dtype("<f2"): "F16"}
+
+
+def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, array in arrays.items():
+        header[name] = entry(array.shape, at, NAMES[array.dtype], array.itemsize)
+        at += array.nbytes
+    path.write_bytes(safetensors(header, b"".join(array.tobytes() for array in arrays.values())))
+    return path
+
+
+def mixed(*weights: float) -> np.ndarray:
+    """The gray kernel by other weights, the terms added in order."""
+    return sum(w * KERNEL[:, i : i + 1].astype("<f8") for i, w in enumerate(weights)).astype("<f4")
+
+
+SUM = "is not the sum of the original: largest difference 1"
+CASES: dict[str, tuple[dict[str, np.ndarray], dict[str, str]]] = {
+    "right": (GRAY, {}),
+    "another order": (dict(reversed(GRAY.items())), {}),
+    "not converted": (NET, {}),
+    "another tensor changed": ({**GRAY, "fc.weight": NET["fc.weight"] + 1}, {"fc.weight": "differs, and was not to change"}),
+    "missing": ({"conv1.weight": GRAY["conv1.weight"]}, {"fc.weight": "is missing"}),
+    "new": ({**GRAY, "x": NET["fc.weight"]}, {"x": "is new, and was not in the original"}),
+    "shape": ({**GRAY, "fc.weight": NET["fc.weight"].T}, {"fc.weight": "is F32 [4, 5], not F32 [5, 4]"}),
+    "dtype": ({**GRAY, "fc.weight": NET["fc.weight"].astype("<f2")}, {"fc.weight": "is F16 [5, 4], not F32 [5, 4]"}),
+    "mean": ({**GRAY, "conv1.weight": mixed(1 / 3, 1 / 3, 1 / 3)}, {"conv1.weight": "this is mean, not sum"}),
+    "one channel": ({**GRAY, "conv1.weight": mixed(0, 1, 0)}, {"conv1.weight": "this is channel 1 alone, not sum"}),
+    "luma": ({**GRAY, "conv1.weight": mixed(0.299, 0.587, 0.114)}, {"conv1.weight": "this is luma (bt601), not sum"}),
+    "no rule": ({**GRAY, "conv1.weight": GRAY["conv1.weight"] + 1}, {"conv1.weight": SUM}),
+    "three at once": (
+        {"conv1.weight": GRAY["conv1.weight"] + 1, "x": NET["fc.weight"]},
+        {"conv1.weight": SUM, "fc.weight": "is missing", "x": "is new, and was not in the original"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("arrays", "differences"), CASES.values(), ids=CASES)
+def test_differences(arrays: dict[str, np.ndarray], differences: dict[str, str], tmp_path: Path):
+    found = verify(write(tmp_path / "a.safetensors", NET), write(tmp_path / "b.safetensors", arrays), layers=["conv1"])
+    assert {d.key: d.message for d in found.differences} == differences
+    assert found.ok == (not differences)
+    assert found.tensors_total == 2
+    assert found.identical == sum(np.array_equal(NET[n], arrays[n]) for n in NET if n in arrays)
+
+
+def test_the_same_tensors_in_another_format(put: Callable[..., Path], tmp_path: Path):
+    """A conversion between containers is checked the same way."""
+    tensors = {"conv1.weight": conv("0", (4, 1, 3, 3)), "fc.weight": tensor(storage("1", 20), (5, 4))}
+    other = put(torch_zip(tensors, {"0": GRAY["conv1.weight"].tobytes(), "1": NET["fc.weight"].tobytes()}))
+    assert verify(write(tmp_path / "a.safetensors", NET), other, layers=["conv1"]).ok
+
+
+@pytest.mark.parametrize("how", ["reset", "drop"])
+def test_the_optimizers_state_is_part_of_it(how: str, tmp_path: Path):
+    source = FIXTURES / "torch_zip" / "training.ckpt"
+    for name in ("reset", "drop"):
+        convert(source, tmp_path / f"{name}.ckpt", optimizer=name)
+    assert verify(source, tmp_path / f"{how}.ckpt", optimizer=how).ok
+    other = "drop" if how == "reset" else "reset"
+    found = verify(source, tmp_path / f"{other}.ckpt", optimizer=how)
+    assert {d.key.rpartition("/")[2] for d in found.differences} == {"step", "exp_avg", "exp_avg_sq"}
+    assert {d.message for d in found.differences} == {"is missing" if how == "reset" else "is still there, though dropped"}
+
+
+def test_a_declaration_that_did_not_follow(put: Callable[..., Path]):
+    """The kernel was converted by someone, the module's in_channels was forgotten."""
+    before, after = (FIXTURES / "torch_zip" / "module.pth", put(b""))
+    real = TorchZip.splices
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TorchZip, "splices", lambda self, edits: real(self, edits._replace(numbers={})))
+        with pytest.raises(RuntimeError, match=r"conv1.in_channels does not say 1"):  # our own check would have seen it
+            convert(before, after, force=True)
+        patch.setattr(readback, "stale_declarations", lambda after, plan: [])
+        convert(before, after, force=True)
+    found = verify(before, after)
+    assert {d.key: d.message for d in found.differences} == {"conv1.in_channels": "does not say 1"}
+
+
+@given(st.binary(max_size=40), st.lists(st.integers(0, 40)), st.lists(st.integers(0, 40)), st.booleans())
+def test_streams_are_equal_however_they_are_cut(data: bytes, cuts: list[int], others: list[int], changed: bool):
+    def cut(content: bytes, at: list[int]) -> list[bytes]:
+        edges = [0, *sorted(min(one, len(content)) for one in at), len(content)]
+        return [content[a:b] for a, b in pairwise(edges) if a < b]
+
+    second = bytes([*data[:-1], data[-1] ^ 1]) if changed and data else data
+    assert same(cut(data, cuts), cut(second, others)) == (second == data)
+    assert not same(cut(data, cuts), cut(data + b"x", others))

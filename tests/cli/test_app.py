@@ -1,0 +1,357 @@
+"""The command line as a user meets it: whole processes, exit codes, what goes where, and the README's word for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import typer
+
+from chkpt_channels import __version__
+from chkpt_channels.cli.app import app
+from tests.support.files import FIXTURES
+
+ROOT = FIXTURES.parent
+RGB = FIXTURES / "torch_zip" / "state_dict.pth"
+SAFE = FIXTURES / "safetensors" / "model.safetensors"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = dict(typer.main.get_command(app).commands)
+
+
+def run(*arguments, cwd=None, stdin=b"", **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "chkpt_channels", *map(str, arguments)],
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def rgb(tmp_path):
+    path = tmp_path / "net.pth"
+    path.write_bytes(RGB.read_bytes())
+    return path
+
+
+def test_convert_says_what_it_did_and_where(rgb, tmp_path):
+    done = run("convert", "net.pth", "--to", "gray", cwd=tmp_path)
+    report, messages = done.stdout.decode(), done.stderr.decode()
+    assert done.returncode == 0
+    assert re.search(r"conv1\.weight +OIHW +8×3×7×7 → 8×1×7×7 +float32 +sum +found by shapes", report)
+    assert "37 other tensors: identical bytes" in report
+    assert re.search(r"parity on a random gray image: max \|Δ\| \d\.\de-\d\d \(0\.\d ulp\)", report)
+    assert "next: model.load_state_dict(torch.load('net_gray.pth'))" in messages
+    assert "mean" in messages
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.pth", "net_gray.pth"]
+
+
+@pytest.mark.parametrize("word", ["gray", "grey", "grayscale", "L", "1", "GRAY"])
+def test_every_spelling_of_gray_gives_the_canonical_name(rgb, tmp_path, word):
+    assert run("convert", "net.pth", "--to", word, "-q", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "net_gray.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.pth.tar", "a_gray.pth.tar"),
+        ("a.v2.ckpt", "a.v2_gray.ckpt"),
+        ("pytorch_model", "pytorch_model_gray"),
+        ("mit leerzeichen ü.pt", "mit leerzeichen ü_gray.pt"),
+    ],
+)
+def test_default_names_keep_the_suffix(tmp_path, name, expected):
+    (tmp_path / name).write_bytes(RGB.read_bytes())
+    assert run("convert", name, "--to", "gray", cwd=tmp_path).returncode == 0
+    assert (tmp_path / expected).exists()
+
+
+def test_standard_input_and_output(rgb, tmp_path):
+    run("convert", rgb, "--to", "gray", "-o", tmp_path / "file.pth")
+    piped = run("convert", "-", "--to", "gray", "-o", "-", stdin=rgb.read_bytes())
+    assert piped.returncode == 0
+    assert piped.stdout == (tmp_path / "file.pth").read_bytes()
+    assert "conv1.weight" in piped.stderr.decode()
+
+
+def test_json_moves_to_stderr_with_the_output_on_stdout(rgb):
+    piped = run("convert", rgb, "--to", "gray", "-o", "-", "--json")
+    assert json.loads(piped.stderr.decode().split("\n}\n")[0] + "\n}")["results"][0]["status"] == "converted"
+
+
+def test_standard_input_without_a_name_is_wrong_usage():
+    assert run("convert", "-", "--to", "gray", stdin=b"PK").returncode in (2, 3)
+    done = run("convert", "-", "--to", "gray", stdin=RGB.read_bytes())
+    assert done.returncode == 2
+    assert b"-o names the output" in done.stderr
+
+
+def _lfs(path):
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 102502400\n")
+
+
+def _flip(path):
+    raw = bytearray(RGB.read_bytes())
+    with zipfile.ZipFile(RGB) as archive:
+        member = archive.getinfo("state_dict/data/5")
+    at = raw.index(b"Z", member.header_offset)
+    while raw[at] == ord("Z"):
+        at += 1
+    raw[at] ^= 1
+    path.write_bytes(raw)
+
+
+BAD = {
+    "missing": (lambda path: None, 5, "no such file"),
+    "empty": (lambda path: path.write_bytes(b""), 3, "is empty"),
+    "html": (lambda path: path.write_text("<!DOCTYPE html><html>404</html>"), 3, "an HTML page"),
+    "lfs": (_lfs, 3, "Git-LFS pointer to 102,502,400 bytes"),
+    "truncated": (lambda path: path.write_bytes(RGB.read_bytes()[:20000]), 3, "its end is missing"),
+    "one flipped bit": (_flip, 3, "data/5: its CRC-32 is"),
+    "no convolution": (lambda path: path.write_bytes((FIXTURES / "torch_zip/no_conv.pth").read_bytes()), 4, "no convolution"),
+    "folder": (lambda path: path.mkdir(), 3, "is no model folder"),
+    "fifo": (lambda path: os.mkfifo(path), 5, "is a FIFO"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_files_end_in_their_exit_code_and_one_line(tmp_path, case):
+    make, code, words = BAD[case]
+    path = tmp_path / "bad.pth"
+    make(path)
+    before = sorted(tmp_path.iterdir())
+    done = run("convert", "bad.pth", "--to", "gray", cwd=tmp_path)
+    first = done.stderr.decode().splitlines()[0]
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert first.startswith("bad.pth: ")
+    assert words in first
+    assert first.endswith("; nothing was written")
+    assert b"Traceback" not in done.stderr
+    assert sorted(tmp_path.iterdir()) == before
+    failed = json.loads(run("convert", "bad.pth", "--to", "gray", "--json", cwd=tmp_path).stdout)
+    assert failed["exit_code"] == code
+    assert failed["results"][0]["status"] == "failed"
+    assert words in failed["results"][0]["error"]["message"]
+
+
+def test_a_long_path_is_not_wrapped(tmp_path):
+    folder = tmp_path / ("x" * 100) / ("y" * 100)
+    done = run("convert", folder / "no.pth", "--to", "gray", COLUMNS="40")
+    assert done.returncode == 5
+    assert done.stderr.decode().splitlines()[0] == f"{folder}/no.pth: no such file or directory; nothing was written"
+
+
+@pytest.mark.parametrize(
+    ("make", "extra", "code", "words"),
+    [
+        (lambda out, src: out.write_bytes(b"old"), (), 5, "exists already"),
+        (lambda out, src: out.symlink_to(src), ("--force",), 5, "is the input itself"),
+        (lambda out, src: out.symlink_to("nowhere"), ("--force",), 5, "a symbolic link"),
+        (lambda out, src: os.link(src, out), ("--force",), 5, "is the input itself"),
+        (lambda out, src: out.mkdir(), ("--force",), 5, "a folder"),
+        (lambda out, src: os.mkfifo(out), ("--force",), 5, "a FIFO"),
+    ],
+)
+def test_outputs_that_must_not_be_written(rgb, tmp_path, make, extra, code, words):
+    out = tmp_path / "out.pth"
+    make(out, rgb)
+    before = {path: (os.lstat(path).st_ino, os.lstat(path).st_mtime_ns) for path in tmp_path.iterdir()}
+    done = run("convert", rgb, "--to", "gray", "-o", out, *extra)
+    assert done.returncode == code
+    assert words in done.stderr.decode()
+    assert {path: (os.lstat(path).st_ino, os.lstat(path).st_mtime_ns) for path in tmp_path.iterdir()} == before
+
+
+def test_the_input_itself_is_never_written(rgb):
+    before = rgb.read_bytes()
+    done = run("convert", rgb, "--to", "gray", "-o", rgb, "--force")
+    assert (done.returncode, rgb.read_bytes()) == (5, before)
+
+
+def test_a_missing_folder_is_named(rgb, tmp_path):
+    done = run("convert", rgb, "--to", "gray", "-o", tmp_path / "no" / "out.pth")
+    assert done.returncode == 5
+    assert "no such file or directory" in done.stderr.decode()
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/sys").exists(), reason="root may write everywhere else")
+def test_an_unwritable_folder_is_named(rgb, tmp_path):
+    folder = Path("/proc/sys")  # nobody, not even root, makes files here
+    if os.geteuid():
+        folder = tmp_path / "locked"
+        folder.mkdir(mode=0o500)
+    done = run("convert", rgb, "--to", "gray", "-o", folder / "out.pth")
+    assert done.returncode == 5
+    assert "cannot be written" in done.stderr.decode()
+
+
+def test_force_replaces_and_keeps_the_mode(rgb, tmp_path):
+    out = tmp_path / "out.pth"
+    out.write_bytes(b"old")
+    out.chmod(0o640)
+    assert run("convert", rgb, "--to", "gray", "-o", out, "--force").returncode == 0
+    assert out.stat().st_mode & 0o777 == 0o640
+    assert out.read_bytes()[:2] == b"PK"
+
+
+USAGE = {
+    "no target": (("convert", RGB), "--to"),
+    "no such target": (("convert", RGB, "--to", "mauve"), "no target"),
+    "zero channels": (("convert", RGB, "--to", "0"), "no target"),
+    "luma that sum does not use": (("convert", RGB, "--to", "gray", "--luma", "bt601", "--method", "sum"), "--luma"),
+    "no such luma": (("convert", RGB, "--to", "rgb", "--luma", "a,b,c"), "--luma"),
+    "two weights for three": (("convert", RGB, "--to", "rgb", "--luma", "0.5,0.5"), "2 weights"),
+    "no such layout": (("convert", RGB, "--to", "gray", "--layout", "XYZ"), "--layout"),
+    "no such layer": (("convert", RGB, "--to", "gray", "--layer", "cnov1"), "try: --layer conv1"),
+    "another family's name": (("convert", RGB, "--to", "gray", "-o", "x.keras"), "like another format"),
+    "a foreign name": (("convert", RGB, "--to", "gray", "-o", "x.onnx"), "like another format"),
+    "no such option": (("convert", RGB, "--to", "gray", "--frobnicate"), "--frobnicate"),
+    "no such command": (("conver", RGB), "conver"),
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_wrong_usage_is_exit_2(tmp_path, case):
+    arguments, words = USAGE[case]
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr.decode()
+    assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_writes_nothing(rgb, tmp_path):
+    done = run("convert", "net.pth", "--to", "gray", "--dry-run", "--json", cwd=tmp_path)
+    result = json.loads(done.stdout)["results"][0]
+    assert (result["status"], result["output"]) == ("would_convert", None)
+    assert result["first_convs"][0]["shape_after"] == [8, 1, 7, 7]
+    assert list(tmp_path.iterdir()) == [rgb]
+
+
+def test_several_layers_are_listed_and_refused(tmp_path):
+    done = run("convert", RGB, "--to", "gray", "--layer", "conv2", "-o", tmp_path / "x.pth")
+    assert done.returncode == 4
+    lines = done.stderr.decode().splitlines()
+    assert len(lines) == 4
+    assert lines[-1].startswith("try: --layer ")
+
+
+def test_luma_that_does_not_sum_to_one_is_warned_of(tmp_path):
+    gray = FIXTURES / "torch_zip" / "state_dict_gray.pth"
+    done = run("convert", gray, "--to", "rgb", "--luma", "1,1,1", "-o", tmp_path / "x.pth")
+    assert done.returncode == 0
+    assert "3 times what it was" in done.stderr.decode()
+
+
+def test_inspect_goes_on_after_a_bad_file_and_ends_in_the_highest_code(tmp_path):
+    (tmp_path / "bad.pth").write_bytes(b"")
+    done = run("inspect", tmp_path / "bad.pth", RGB, SAFE, "--json")
+    results = json.loads(done.stdout)["results"]
+    assert done.returncode == 3
+    assert [r["status"] for r in results] == ["failed", "inspected", "inspected"]
+
+
+def test_inspect_lists_everything_on_request():
+    assert b"fc.bias" not in run("inspect", RGB).stdout
+    assert b"fc.bias" in run("inspect", RGB, "--all").stdout
+
+
+def test_verify_says_what_holds_and_what_does_not(rgb, tmp_path):
+    gray = tmp_path / "gray.pth"
+    run("convert", rgb, "--to", "gray", "-o", gray)
+    good = run("verify", rgb, gray)
+    assert good.returncode == 0
+    assert "conv1.weight is the sum over its 3 input channels, to the last bit" in good.stdout.decode()
+    other = run("verify", rgb, FIXTURES / "torch_zip" / "half.pth")
+    assert other.returncode == 1
+    assert "conv1.weight: is F16" in other.stdout.decode()
+    assert json.loads(run("verify", rgb, gray, "--json").stdout)["results"][0]["status"] == "identical"
+
+
+def test_quiet_prints_nothing(rgb):
+    done = run("convert", rgb, "--to", "gray", "-q")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_text_for_a_terminal_without_unicode(rgb):
+    done = run("convert", rgb, "--to", "gray", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert b"8\\xd73\\xd77\\xd77" in done.stdout
+
+
+def test_bad_names_are_escaped(tmp_path):
+    path = tmp_path / "evil\x1b[31m\nname.pth"
+    path.write_bytes(b"")
+    done = run("inspect", path)
+    assert done.returncode == 3
+    assert b"\x1b" not in done.stderr
+    assert len(done.stderr.decode().splitlines()) == 2
+
+
+def test_a_closed_stderr_changes_nothing(rgb, tmp_path):
+    command = f'exec {sys.executable} -m chkpt_channels convert "{rgb}" --to gray -o "{tmp_path}/o.pth" 2>&-'
+    done = subprocess.run(["sh", "-c", command], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, capture_output=True)
+    assert done.returncode == 0
+    assert (tmp_path / "o.pth").exists()
+
+
+HEAVY = ("numpy", "h5py", "onnx", "pydantic", "rich", "ml_dtypes", "safetensors", "torch", "tensorflow")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["convert", "--help"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = f"import sys; from chkpt_channels.cli.app import run; run({arguments!r}); print(*sys.modules, file=sys.stderr)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True, text=True)
+    assert not {name.partition(".")[0] for name in done.stderr.split()} & set(HEAVY)
+
+
+def test_version():
+    assert run("--version").stdout.decode() == f"chkpt-channels {__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_screen_and_shows_an_example(command):
+    text = run(command, "--help", COLUMNS="100", LINES="50").stdout.decode()
+    assert len(text.splitlines()) <= 40
+    assert "Example: chkpt-channels " + command in text
+
+
+@pytest.mark.parametrize("command", ["convert", "verify"])
+def test_all_options_are_shown_on_request(command):
+    done = run(command, "--help-all", COLUMNS="100")
+    assert done.returncode == 0
+    text = done.stdout.decode()
+    assert all(option in text for parameter in COMMANDS[command].params for option in parameter.opts if option.startswith("--"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_readme_names_every_command_and_option(command):
+    assert f"chkpt-channels {command}" in README
+    for parameter in COMMANDS[command].params:
+        for option in (o for o in parameter.opts if o.startswith("--")):
+            assert f"`{option}" in README or f"[{option}]" in README or f"{option}]" in README, option
+
+
+def test_the_readme_invents_no_option():
+    known = {o for command in COMMANDS.values() for p in command.params for o in p.opts}
+    known |= {"--help", "--version", "--install-completion", "--show-completion"}
+    mentioned = set(re.findall(r"`(--[a-z0-9-]+)", README)) | set(re.findall(r"chkpt-channels [^\n`]*?(--[a-z0-9-]+)", README))
+    assert mentioned <= known
+
+
+def test_readme_exit_codes_are_those_of_the_errors():
+    from chkpt_channels.core import errors
+
+    codes = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
+    listed = {int(number) for row in re.findall(r"^\| ([\d, ]+) \|", README, re.M) for number in row.split(",")}
+    assert codes <= listed

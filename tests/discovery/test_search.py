@@ -1,0 +1,338 @@
+"""Which tensors see the image, by names and shapes: the traps that real architectures set."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.discovery.search import MOST_BANDS, Finding, find
+from chkpt_channels.formats.base import Tensor
+from tests.support.files import within
+
+Named = dict[str, tuple[int, ...]]
+
+
+def tensors(named: Named, group: str = "", dtype: str = "F32") -> list[Tensor]:
+    return [Tensor(f"{group}/{name}" if group else name, BY_NAME[dtype], shape, group) for name, shape in named.items()]
+
+
+def stems(finding: Finding) -> dict[str, tuple[str, int]]:
+    return {conv.tensor.name: (str(conv.layout), conv.in_channels) for conv in finding.first_convs}
+
+
+def under(prefix: str, named: Named) -> Named:
+    return {f"{prefix}.{name}": shape for name, shape in named.items()}
+
+
+NET: Named = {
+    "conv1.weight": (16, 3, 7, 7),
+    "bn1.weight": (16,),
+    "layer1.0.conv1.weight": (16, 16, 3, 3),
+    "layer1.0.conv2.weight": (24, 16, 3, 3),
+    "fc.weight": (10, 24),
+}
+GRAY_DEPTHWISE: Named = {
+    "stem.conv.weight": (16, 1, 3, 3),
+    "blocks.0.dw.weight": (16, 1, 3, 3),
+    "blocks.0.pw.weight": (32, 16, 1, 1),
+    "blocks.1.dw.weight": (32, 1, 3, 3),
+    "blocks.1.pw.weight": (64, 32, 1, 1),
+}
+SEGMENTATION: Named = {**NET, "head.weight": (3, 24, 1, 1)}
+
+# (tensors in module order, what sees the image); each is found without the order too
+BOTH: dict[str, tuple[Named, dict[str, tuple[str, int]]]] = {
+    "resnet": (NET, {"conv1.weight": ("OIHW", 3)}),
+    "13 bands": ({**NET, "conv1.weight": (16, 13, 7, 7)}, {"conv1.weight": ("OIHW", 13)}),
+    "a position embedding first": ({"pos_embed": (1, 3, 14, 14), **NET}, {"conv1.weight": ("OIHW", 3)}),
+    "decoder to three channels": (
+        {
+            "enc.0.weight": (16, 3, 3, 3),
+            "enc.2.weight": (32, 16, 3, 3),
+            "dec.0.weight": (16, 32, 3, 3),
+            "dec.2.weight": (3, 16, 3, 3),
+        },
+        {"enc.0.weight": ("OIHW", 3)},
+    ),
+    "head of three classes": (SEGMENTATION, {"conv1.weight": ("OIHW", 3)}),
+    "Linear over three numbers": ({"coords.weight": (64, 3), **NET}, {"conv1.weight": ("OIHW", 3)}),
+    "transposed convolution to three": ({**NET, "up.weight": (24, 3, 2, 2)}, {"conv1.weight": ("OIHW", 3)}),
+    "repvgg": (
+        {
+            "stem.conv_kxk.conv.weight": (48, 3, 3, 3),
+            "stem.conv_1x1.conv.weight": (48, 3, 1, 1),
+            "stages.0.0.conv_kxk.conv.weight": (48, 48, 3, 3),
+            "stages.0.0.conv_1x1.conv.weight": (48, 48, 1, 1),
+        },
+        {"stem.conv_kxk.conv.weight": ("OIHW", 3), "stem.conv_1x1.conv.weight": ("OIHW", 3)},
+    ),
+    "mobileone": (
+        {
+            "stem.conv_kxk.0.conv.weight": (48, 3, 3, 3),
+            "stem.conv_scale.conv.weight": (48, 3, 1, 1),
+            "stages.0.0.conv_kxk.0.conv.weight": (48, 1, 3, 3),
+            "stages.0.0.conv_scale.conv.weight": (48, 1, 1, 1),
+            "stages.0.1.conv_kxk.0.conv.weight": (64, 48, 1, 1),
+        },
+        {"stem.conv_kxk.0.conv.weight": ("OIHW", 3), "stem.conv_scale.conv.weight": ("OIHW", 3)},
+    ),
+    "crossvit": (
+        {
+            "pos_embed_0": (1, 401, 128),
+            "patch_embed.0.proj.weight": (128, 3, 12, 12),
+            "patch_embed.1.proj.weight": (256, 3, 16, 16),
+            "blocks.0.blocks.0.0.attn.qkv.weight": (384, 128),
+        },
+        {"patch_embed.0.proj.weight": ("OIHW", 3), "patch_embed.1.proj.weight": ("OIHW", 3)},
+    ),
+    "dpn: grouped, three to a group": (
+        {
+            "features.conv1_1.conv.weight": (64, 3, 7, 7),
+            "features.conv2_1.c1x1_a.conv.weight": (96, 64, 1, 1),
+            "features.conv2_1.c3x3_b.conv.weight": (96, 3, 3, 3),
+            "features.conv2_1.c1x1_c.conv.weight": (272, 96, 1, 1),
+        },
+        {"features.conv1_1.conv.weight": ("OIHW", 3)},
+    ),
+    "coat: a Conv1d over three scales": (
+        {
+            "patch_embed1.proj.weight": (64, 3, 4, 4),
+            "patch_embed2.proj.weight": (128, 64, 2, 2),
+            "aggregate.weight": (1, 3, 1),
+        },
+        {"patch_embed1.proj.weight": ("OIHW", 3)},
+    ),
+    "gray, with depthwise convolutions": (GRAY_DEPTHWISE, {"stem.conv.weight": ("OIHW", 1)}),
+    "RAFT: two encoders, not alike": (
+        {**under("fnet", NET), **under("cnet", {**NET, "bn1.running_mean": (16,)}), "update.conv.weight": (64, 48, 3, 3)},
+        {"fnet.conv1.weight": ("OIHW", 3), "cnet.conv1.weight": ("OIHW", 3)},
+    ),
+    "student and teacher": (
+        {**under("student", NET), **under("teacher", NET)},
+        {"student.conv1.weight": ("OIHW", 3), "teacher.conv1.weight": ("OIHW", 3)},
+    ),
+    "student and teacher with three classes": (
+        {**under("student", SEGMENTATION), **under("teacher", SEGMENTATION)},
+        {"student.conv1.weight": ("OIHW", 3), "teacher.conv1.weight": ("OIHW", 3)},
+    ),
+    "Conv1d": ({"conv1.weight": (16, 1, 9), "conv2.weight": (32, 16, 9)}, {"conv1.weight": ("OIW", 1)}),
+    "Conv3d": ({"stem.0.weight": (16, 3, 3, 7, 7), "stem.1.weight": (32, 16, 3, 3, 3)}, {"stem.0.weight": ("OIDHW", 3)}),
+    "Flax": (
+        {
+            "params/conv_init/kernel": (7, 7, 3, 16),
+            "params/Block_0/Conv_0/kernel": (3, 3, 16, 24),
+            "params/Block_0/Conv_1/kernel": (3, 3, 24, 24),
+        },
+        {"params/conv_init/kernel": ("HWIO", 3)},
+    ),
+    "MLX": (
+        {"conv1.weight": (16, 7, 7, 3), "layer1.conv1.weight": (24, 3, 3, 16), "layer1.conv2.weight": (32, 3, 3, 24)},
+        {"conv1.weight": ("OHWI", 3)},
+    ),
+}
+
+
+# several stems that are not alike, or copies whose stems another copy could feed: a refusal is an answer too
+HARD = {"crossvit", "RAFT: two encoders, not alike", "student and teacher with three classes"}
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["in module order", "in no order"])
+@pytest.mark.parametrize("name", BOTH)
+def test_what_sees_the_image(name: str, ordered: bool):
+    """All of it, or nothing and the candidates: never a part of it, never anything else."""
+    named, expected = BOTH[name]
+    given = tensors(named)
+    found = find(given if ordered else sorted(given), ordered=ordered)
+    if name in HARD and not found.first_convs:
+        assert {candidate.key for candidate in found.candidates} >= expected.keys()
+    else:
+        assert stems(found) == expected
+
+
+LATENT: Named = {
+    "time_embed.0.weight": (1280, 320),
+    "input_blocks.0.0.weight": (320, 4, 3, 3),
+    "input_blocks.1.0.in_layers.2.weight": (320, 320, 3, 3),
+    "out.2.weight": (4, 320, 3, 3),
+}
+CONTROL: Named = {
+    "conv_in.weight": (320, 4, 3, 3),
+    "controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3),
+    "controlnet_cond_embedding.blocks.0.weight": (16, 16, 3, 3),
+    "down_blocks.0.resnets.0.conv1.weight": (320, 320, 3, 3),
+}
+NARROW = {key for key, shape in CONTROL.items() if shape[1] <= MOST_BANDS}
+
+NONE: dict[str, tuple[Named, bool, set[str]]] = {
+    "a latent U-Net": (LATENT, True, {"input_blocks.0.0.weight"}),
+    "a latent U-Net that takes a mask and an image too": (
+        {**LATENT, "input_blocks.0.0.weight": (320, 9, 3, 3)},
+        True,
+        {"input_blocks.0.0.weight"},
+    ),
+    "a latent and an image": (CONTROL, True, NARROW),
+    "a latent and an image, in no order": (CONTROL, False, NARROW),
+    "a generator from noise": (
+        {"main.0.weight": (100, 512, 4, 4), "main.3.weight": (512, 64, 4, 4), "main.6.weight": (64, 3, 4, 4)},
+        True,
+        {"main.6.weight"},
+    ),
+    "a square that fits every layout": ({"conv.weight": (3, 3, 3, 3)}, False, {"conv.weight"}),
+    "a kernel that fits two layouts": ({"conv.weight": (16, 3, 3, 3)}, False, {"conv.weight"}),
+    "depthwise blocks, and no stem": (
+        {
+            "blocks.0.dw.weight": (16, 1, 3, 3),
+            "blocks.0.pw.weight": (16, 16, 1, 1),
+            "blocks.1.dw.weight": (16, 1, 3, 3),
+            "blocks.1.pw.weight": (16, 16, 1, 1),
+        },
+        False,
+        {"blocks.0.dw.weight", "blocks.1.dw.weight", "blocks.0.pw.weight", "blocks.1.pw.weight"},
+    ),
+    "a perceptron": ({"0.weight": (64, 3), "2.weight": (10, 64)}, True, set()),
+    "nothing": ({}, True, set()),
+    "wide inputs are features": ({"conv1.weight": (64, MOST_BANDS + 1, 3, 3)}, True, set()),
+    "two that could be meant": ({"a.weight": (16, 3, 3, 3), "b.weight": (24, 3, 5, 5)}, False, {"a.weight", "b.weight"}),
+}
+
+
+@pytest.mark.parametrize(("named", "ordered", "candidates"), NONE.values(), ids=NONE)
+def test_nothing_is_guessed(named: Named, ordered: bool, candidates: set[str]):
+    found = find(tensors(named), ordered=ordered)
+    assert found.first_convs == ()
+    assert {candidate.key for candidate in found.candidates} == candidates
+    assert all(candidate.why_not for candidate in found.candidates)
+
+
+VIT: Named = {
+    "embeds.pos_embed": (1, 16, 16, 384),
+    "embeds.proj.weight": (384, 768),
+    "blocks.0.attn.qkv.weight": (1152, 384),
+    "blocks.0.mlp.fc1.weight": (1536, 384),
+}
+FOCUS: Named = {
+    "model.0.conv.weight": (32, 12, 3, 3),
+    "model.1.conv.weight": (64, 32, 3, 3),
+    "model.2.conv.weight": (64, 64, 1, 1),
+}
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize(
+    ("named", "key", "channels"),
+    [
+        (VIT, "embeds.proj.weight", 3),
+        ({**VIT, "embeds.proj.weight": (384, 256)}, "embeds.proj.weight", 1),
+        ({**FOCUS, "stem.weight": FOCUS["model.0.conv.weight"]}, "stem.weight", 3),
+    ],
+    ids=["Linear patches", "gray Linear patches", "space to depth"],
+)
+def test_an_order_that_shapes_do_not_tell_is_left_open(named: Named, key: str, channels: int, ordered: bool):
+    """The kernel is named, and the spellings that would settle its layout are offered."""
+    named = {key: named[key], **{k: s for k, s in named.items() if k != "model.0.conv.weight"}}
+    (conv,) = find(tensors(named), ordered=ordered).first_convs
+    assert (conv.tensor.name, conv.layout, conv.in_channels) == (key, None, channels)
+    assert conv.why.count("--layout") or conv.why.count("O(")
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(None, (None, 3)), (12, ("OIHW", 12)), (3, (None, 3)), (5, None)])
+def test_the_user_may_say_how_many_channels_there_are(channels: int | None, expected: tuple[str | None, int] | None):
+    convs = find(tensors(FOCUS), ordered=True, channels=channels).first_convs
+    assert [(conv.layout, conv.in_channels) for conv in convs] == ([expected] if expected else [])
+
+
+SHIFTS: dict[str, tuple[Named, str, set[str]]] = {
+    "EDSR": (
+        {
+            "sub_mean.weight": (3, 3, 1, 1),
+            "sub_mean.bias": (3,),
+            "add_mean.weight": (3, 3, 1, 1),
+            "add_mean.bias": (3,),
+            "head.0.weight": (64, 3, 3, 3),
+            "body.0.weight": (64, 64, 3, 3),
+            "tail.0.weight": (3, 64, 3, 3),
+            "tail.0.bias": (3,),
+        },
+        "head.0.weight",
+        {"sub_mean.weight", "sub_mean.bias"},
+    ),
+    "LPIPS": (
+        {"scaling_layer.shift": (1, 3, 1, 1), "scaling_layer.scale": (1, 3, 1, 1), **under("net", NET)},
+        "net.conv1.weight",
+        {"scaling_layer.shift", "scaling_layer.scale"},
+    ),
+    "qubvel": (
+        {"bn_data.running_mean": (3,), "bn_data.running_var": (3,), **NET},
+        "conv1.weight",
+        {"bn_data.running_mean", "bn_data.running_var"},
+    ),
+    "detectron2": ({**NET, "pixel_mean": (3, 1, 1), "pixel_std": (3, 1, 1)}, "conv1.weight", {"pixel_mean", "pixel_std"}),
+    "none": (SEGMENTATION | {"head.bias": (3,)}, "conv1.weight", set()),
+}
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize(("named", "key", "companions"), SHIFTS.values(), ids=SHIFTS)
+def test_what_the_image_meets_first_goes_with_the_kernel(named: Named, key: str, companions: set[str], ordered: bool):
+    found = find(tensors(named), ordered=ordered)
+    assert [conv.tensor.name for conv in found.first_convs] == [key]
+    assert {tensor.name for tensor in found.companions} == companions
+
+
+HEAD: Named = {"aux_head.conv.weight": (64, 256, 3, 3), "aux_head.out.weight": (3, 64, 1, 1), "aux_head.up.weight": (64, 3, 4, 4)}
+
+
+@given(
+    st.sampled_from(sorted(BOTH)),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.randoms(),
+    st.sampled_from(["", "module.model."]),
+)
+@settings(max_examples=300, deadline=None)
+def test_what_else_a_file_holds_never_makes_a_right_answer_wrong(
+    name: str, head: bool, copy: bool, shuffled: bool, random: Random, prefix: str
+):
+    """A head, a copy under `ema.`, another optimizer, a prefix, and shuffling may lead to a refusal, not to another answer."""
+    named, stem = BOTH[name]
+    expected = {prefix + key for key in stem}
+    given_tensors = {prefix + key: shape for key, shape in ({**named, **HEAD} if head else named).items()}
+    if copy:
+        given_tensors |= under("ema", given_tensors)
+        expected |= {f"ema.{key}" for key in expected}
+    items = tensors(given_tensors)
+    if shuffled:
+        random.shuffle(items)
+    items += [Tensor(f"optimizer/state/{i}/step", BY_NAME["F32"], (), "optimizer/state") for i in range(3)]
+    found = {conv.tensor.name for conv in find(items, ordered=not shuffled).first_convs}
+    assert found in (set(), expected)
+
+
+@pytest.mark.parametrize("dtype", ["I8", "U8", "I64"])
+def test_only_floating_point_is_a_kernel(dtype: str):
+    assert find(tensors(NET, dtype=dtype), ordered=True).first_convs == ()
+
+
+def test_an_empty_tensor_is_no_kernel():
+    assert find(tensors({"conv0.weight": (0, 3, 7, 7), **NET}), ordered=True).first_convs[0].tensor.name == "conv1.weight"
+
+
+def test_every_group_is_a_model_of_its_own():
+    found = find([*tensors(NET, "model"), *tensors(NET, "model_ema"), *tensors({"w": (3,)}, "extra")], ordered=True)
+    assert set(stems(found)) == {"model/conv1.weight", "model_ema/conv1.weight"}
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_many_layers_take_no_time(ordered: bool):
+    """Half of them depthwise: every one of these could be a gray stem. Quadratic time would be seconds here."""
+    named = {"stem.weight": (16, 1, 3, 3)}
+    for i in range(1500):
+        named |= {f"blocks.{i}.dw.weight": (16, 1, 3, 3), f"blocks.{i}.pw.weight": (16, 16, 1, 1)}
+    given = tensors(named)
+    with within(2):
+        find(given, ordered=ordered)

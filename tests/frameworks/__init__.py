@@ -1,0 +1,1 @@
+"""The real frameworks as oracles, in an environment of their own."""

@@ -1,0 +1,107 @@
+"""The input: opened read-only, read by position, expected to stay as it is."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chkpt_channels import DamagedError, SystemProblem
+from chkpt_channels.storage.source import Source
+from tests.support.files import Failing
+
+
+def test_reads_by_position(source: Callable[..., Source]):
+    opened = source(b"0123456789")
+    assert (opened.size, opened.read(3, 7), opened.read(10, 10)) == (10, b"3456", b"")
+
+
+@pytest.mark.parametrize(("start", "stop"), [(8, 11), (-1, 3), (5, 4), (1 << 62, (1 << 62) + 1)])
+def test_what_is_not_there_is_damage(source: Callable[..., Source], start: int, stop: int):
+    with pytest.raises(DamagedError) as caught:
+        source(b"0123456789").read(start, stop)
+    assert caught.value.at == start
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "no such file"),
+        (Path.mkdir, "is a folder"),
+        (os.mkfifo, "is a FIFO"),
+        (lambda path: path.symlink_to("/dev/null"), "is a device"),
+        (lambda path: path.symlink_to(path), "symbolic links"),
+    ],
+    ids=["missing", "folder", "FIFO", "device", "loop"],
+)
+def test_what_is_no_file(make: Callable[[Path], object], words: str, tmp_path: Path):
+    make(tmp_path / "a.pth")
+    with pytest.raises(SystemProblem, match=words) as caught:
+        Source(tmp_path / "a.pth")
+    assert str(caught.value).startswith(f"{tmp_path / 'a.pth'}: ")
+
+
+def test_a_name_with_a_nul_is_refused():
+    with pytest.raises(SystemProblem, match="null byte"):
+        Source("a\0b")
+
+
+def test_many_short_reads_are_one(source: Callable[..., Source], monkeypatch: pytest.MonkeyPatch):
+    opened, real = source(b"0123456789"), os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, at: real(fd, [buffers[0][:3]], at))
+    assert opened.read(0, 10) == b"0123456789"
+
+
+@pytest.mark.parametrize(("failure", "words"), [(errno.EIO, "input/output error"), (lambda *_: 0, "was cut short")])
+def test_a_read_that_fails(failure: object, words: str, source: Callable[..., Source], monkeypatch: pytest.MonkeyPatch):
+    opened = source(b"0123456789")
+    monkeypatch.setattr(os, "preadv", Failing(os.preadv, 0, failure))
+    with pytest.raises(SystemProblem, match=words):
+        opened.read(0, 10)
+
+
+@pytest.mark.parametrize("change", [lambda p: p.write_bytes(b"longer than before"), lambda p: os.utime(p, ns=(0, 0))])
+def test_a_change_is_seen(change: Callable[[Path], object], put: Callable[..., Path]):
+    path = put(b"0123456789")
+    with Source(path) as opened:
+        opened.check_unchanged()
+        change(path)
+        with pytest.raises(SystemProblem, match="was changed"):
+            opened.check_unchanged()
+
+
+def test_the_same_file_by_another_name(put: Callable[..., Path], tmp_path: Path):
+    path = put(b"a")
+    other = put(b"a", "other")
+    (tmp_path / "link").hardlink_to(path)
+    with Source(path) as opened:
+        assert opened.is_same_file((tmp_path / "link").stat())
+        assert not opened.is_same_file(other.stat())
+
+
+def test_a_stream_is_spooled():
+    with Source.spooled(io.BytesIO(b"x" * 3_000_000), "standard input") as opened:
+        assert (opened.name, opened.size, opened.read(2_999_999, 3_000_000)) == ("standard input", 3_000_000, b"x")
+
+
+def test_a_descriptor_stays_open(put: Callable[..., Path]):
+    with put(b"abc").open("rb") as file:
+        with Source.of_descriptor(file.fileno(), "out") as opened:
+            assert opened.read(0, 3) == b"abc"
+        assert file.read() == b"abc"
+
+
+def test_what_is_kept_with_it_is_closed_and_checked_with_it(tmp_path: Path):
+    (tmp_path / "a").write_bytes(b"model")
+    (tmp_path / "b").write_bytes(b"its data")
+    with Source(tmp_path / "a") as source:
+        other = source.keep(Source(tmp_path / "b"))
+        source.check_unchanged()
+        (tmp_path / "b").write_bytes(b"its other data")
+        with pytest.raises(SystemProblem, match="b: was changed while it was read"):
+            source.check_unchanged()
+    assert other.fd == -1

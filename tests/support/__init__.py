@@ -1,0 +1,1 @@
+"""What several test files need, and what runs by hand."""
