@@ -20,7 +20,7 @@ from tests.support.files import FIXTURES
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
 SLOW = """
 import sys, time
-from chkpt_channels import splice
+from chkpt_channels.storage import splice
 import chkpt_channels.storage.source as source
 read = source.Source.readinto
 def slowly(self, buffer, start):

@@ -22,7 +22,7 @@ from chkpt_channels.cli import app as cli
 from chkpt_channels.storage import atomic, splice
 from chkpt_channels.storage import early_copy as ahead
 from chkpt_channels.storage import isolation as apart
-from tests.frameworks.test_folders import shard
+from tests.folders.test_model_folder import shard
 from tests.support.faults import CAN_BE_SHORT, READS, SHORT, Fault, Shim
 from tests.support.files import FIXTURES, snapshot
 
