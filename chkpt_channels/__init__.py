@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         UnsupportedError,
         UsageError,
     )
-    from chkpt_channels.formats.base import Declaration, FirstConv, Notice, Tensor
+    from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, Tensor
 
 __version__ = "0.1.0"
 

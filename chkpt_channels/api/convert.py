@@ -26,13 +26,15 @@ from chkpt_channels.api.output.naming import (
 )
 from chkpt_channels.api.report import DeclarationChange, FileInfo, Inspection, KernelReport, Parity, Report
 from chkpt_channels.core.errors import Place, UsageError
+from chkpt_channels.core.tensors import Notice
 from chkpt_channels.discovery import find as selection
 from chkpt_channels.folders import config_files as sidecars
-from chkpt_channels.formats import detect
-from chkpt_channels.formats.base import Checkpoint, Notice
+from chkpt_channels.formats import detect, open_checkpoint
+from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage import early_copy as ahead
 from chkpt_channels.storage.atomic import Output, StandardOutput
 from chkpt_channels.storage.source import Source, check_link
+from chkpt_channels.transform import notices
 from chkpt_channels.transform import options as asking
 from chkpt_channels.transform import plan as planning
 from chkpt_channels.transform.mixing.normalization import AUTO
@@ -83,17 +85,17 @@ def _convert(
     source: Source, src: Path_, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
 ) -> Report:
     """The same for an open file."""
-    kind = detect(source)
-    path = output_path(source, kind, src, dst, options)
-    other = other_container(kind, path)
+    form = detect(source)
+    path = output_path(source, form, src, dst, options)
+    other = other_container(form, path)
     if settings.state_dict is not None and not other:
         raise UsageError("--state-dict chooses what goes into another container: -o names one, as x.safetensors")
     with contextlib.ExitStack() as stack:
         out, copied = None, False
-        if kind.in_place and not settings.dry_run and not other and ahead.pays(source):
+        if form.in_place and not settings.dry_run and not other and ahead.pays(source):
             out = opened(path, source, stack, force=settings.force)
-            copied = ahead.copy(source, out.fd, kind.call_library)
-        checkpoint = kind(source)
+            copied = ahead.copy(source, out.fd, form.preload)
+        checkpoint = form.open(source)
         plan = planning.make(checkpoint, options)
         if settings.dry_run:
             for edit in plan.edits.tensors.values():  # what cannot be computed is refused here too
@@ -114,7 +116,7 @@ def _convert(
             source.check_unchanged()
             check(checkpoint, plan, out.fd, str(path))
         measured = parity(checkpoint, plan)
-        written = _publish(checkpoint, plan, out, path, settings, documents)._replace(format=after.format)
+        written = _publish(checkpoint, plan, out, path, settings, documents)._replace(format=after.format.name)
         status = "converted" if plan.edits or other else "unchanged"
         report = _report(status, checkpoint, plan, options, Path(written.path), written, measured)
         return report._replace(load_line=after.load_line(written.path))
@@ -141,7 +143,7 @@ def _publish(
         out.rename(path)
     folder = Path(checkpoint.source.name).parent
     publish(out, folder, plan.edits.companions, documents, force=settings.force)
-    return FileInfo(str(path), checkpoint.format, size, sha256=digest)
+    return FileInfo(str(path), checkpoint.format.name, size, sha256=digest)
 
 
 def derived_path(src: Path_, to: str | int | None, words: Words) -> Path:
@@ -158,16 +160,16 @@ def inspect(path: Path_) -> Inspection:
 
         return folders.inspect(path)
     with open_source(path) as source:
-        checkpoint = detect(source)(source)
+        checkpoint = open_checkpoint(source)
         finding = selection.find(checkpoint, beside=sidecars.evidence(_beside(path)))
         return Inspection(
             _info(checkpoint),
             finding.first_convs,
             finding.candidates,
-            tuple(checkpoint.declarations(finding.first_convs)),
+            tuple(checkpoint.graph.declarations(finding.first_convs)),
             tuple(checkpoint.tensors.values()),
             tuple(checkpoint.optimizer_entries),
-            planning.notices(checkpoint),
+            notices.of_file(checkpoint, finding.first_convs),
         )
 
 
@@ -201,7 +203,7 @@ def _beside(path: Path_) -> list[sidecars.Sidecar]:
 
 
 def _info(checkpoint: Checkpoint) -> FileInfo:
-    return FileInfo(checkpoint.source.name, checkpoint.format, checkpoint.source.size, checkpoint.title)
+    return FileInfo(checkpoint.source.name, checkpoint.format.name, checkpoint.source.size, checkpoint.title)
 
 
 def _report(

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from chkpt_channels.core.errors import AmbiguousError, Place, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery import layer_selector as layers
 from chkpt_channels.discovery import search as firstconv
-from chkpt_channels.formats.base import Checkpoint, FirstConv, Tensor
-from chkpt_channels.transform.optimizer_state import searchable
+from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform.options import Beside, Options
 
 _NOTHING = Beside()
 
 
-def find(checkpoint: Checkpoint, channels: int | None = None, beside: Beside = _NOTHING) -> firstconv.Finding:
+def find(checkpoint: TensorStore, channels: int | None = None, beside: Beside = _NOTHING) -> firstconv.Finding:
     """The first convs by the strongest evidence there is: the graph, a configuration beside the file, names and shapes.
     `channels` are those of the image, where the user knows them."""
-    if by_graph := tuple(checkpoint.first_convs()):
+    if by_graph := tuple(checkpoint.graph.first_convs()):
         return firstconv.Finding(by_graph)
+    if by_view := _in_view(checkpoint):
+        return firstconv.Finding(by_view)
     finding = _by_shapes(checkpoint, channels)
     named = _named_beside(checkpoint, beside)
     if not finding.first_convs and named:
@@ -31,14 +33,24 @@ def find(checkpoint: Checkpoint, channels: int | None = None, beside: Beside = _
     return finding
 
 
-def _by_shapes(checkpoint: Checkpoint, channels: int | None) -> firstconv.Finding:
-    found = firstconv.find(searchable(checkpoint), ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
-    return found._replace(first_convs=tuple(checkpoint.refined(conv) for conv in found.first_convs))
+def _in_view(checkpoint: TensorStore) -> tuple[FirstConv, ...]:
+    """What names and shapes tell of kernels that are not PyTorch's, asked in its terms. In these a depthwise kernel has lost its
+    channels: one that is found is not believed."""
+    view = checkpoint.search_view()
+    answer = firstconv.find(view, ordered=checkpoint.ordered).first_convs if view else ()
+    own = [(conv, checkpoint.tensors[view[conv.tensor]]) for conv in answer]
+    convs = tuple(conv._replace(tensor=tensor, layout=tensor.layout) for conv, tensor in own)
+    return () if any(checkpoint.graph.is_depthwise(conv.tensor.name) for conv in convs) else convs
 
 
-def _named_beside(checkpoint: Checkpoint, beside: Beside) -> tuple[FirstConv, ...]:
+def _by_shapes(checkpoint: TensorStore, channels: int | None) -> firstconv.Finding:
+    found = firstconv.find(checkpoint.model_tensors(), ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
+    return found._replace(first_convs=tuple(checkpoint.graph.with_groups(conv) for conv in found.first_convs))
+
+
+def _named_beside(checkpoint: TensorStore, beside: Beside) -> tuple[FirstConv, ...]:
     """The convs that the configuration names, where all of them are there and have as many channels as it says."""
-    layouts = firstconv.layouts_of(searchable(checkpoint), torch=checkpoint.torch)
+    layouts = firstconv.layouts_of(checkpoint.model_tensors(), torch=checkpoint.torch)
     found = []
     for module in beside.first_conv:
         tensor = checkpoint.tensors.get(f"{module}.weight")
@@ -46,26 +58,27 @@ def _named_beside(checkpoint: Checkpoint, beside: Beside) -> tuple[FirstConv, ..
         if tensor is None or layout is None or _channels(tensor, layout, 0) != beside.channels:
             return ()
         why = "config.json names it"
-        found.append(checkpoint.refined(FirstConv(tensor, layout, beside.channels, "sidecar", why)))
+        found.append(checkpoint.graph.with_groups(FirstConv(tensor, layout, beside.channels, "sidecar", why)))
     return tuple(found)
 
 
-def select(checkpoint: Checkpoint, options: Options) -> firstconv.Finding:
+def select(checkpoint: TensorStore, options: Options) -> firstconv.Finding:
     """The first convs to change. Raises AmbiguousError with candidates, UnsupportedError where there is none, UsageError for
     layers that do not exist or have other channels than --from says."""
-    if options.inputs:
-        checkpoint.name_images(options.inputs)
+    if options.inputs and not checkpoint.graph.select_inputs(options.inputs):
+        what = f"--input names an input of an ONNX graph, and this is {checkpoint.title}"
+        raise UsageError(what, file=checkpoint.place.file)
     finding = find(checkpoint, options.from_channels, options.beside)
     finding = _named(checkpoint, finding, options) if options.layers else _found(checkpoint, finding, options.layout)
-    place = checkpoint.source.place
+    place = checkpoint.place
     if other := next((c for c in finding.first_convs if options.from_channels not in (None, c.in_channels)), None):
         what = f"--from says {options.from_channels} channels, and it has {other.in_channels}"
         raise UsageError(what, file=place.file, where=other.tensor.name)
     return finding
 
 
-def _found(checkpoint: Checkpoint, finding: firstconv.Finding, layout: Layout | None) -> firstconv.Finding:
-    place = checkpoint.source.place
+def _found(checkpoint: TensorStore, finding: firstconv.Finding, layout: Layout | None) -> firstconv.Finding:
+    place = checkpoint.place
     if finding.first_convs:
         convs = tuple(_with_layout(place, conv, layout) if layout else conv for conv in finding.first_convs)
         return finding._replace(first_convs=convs)
@@ -78,10 +91,10 @@ def _found(checkpoint: Checkpoint, finding: firstconv.Finding, layout: Layout | 
     raise AmbiguousError(f"{what} be the first convolution", file=place.file, candidates=finding.candidates, hint=hint)
 
 
-def _named(checkpoint: Checkpoint, finding: firstconv.Finding, options: Options) -> firstconv.Finding:
+def _named(checkpoint: TensorStore, finding: firstconv.Finding, options: Options) -> firstconv.Finding:
     """The first convs that --layer names, each once."""
-    place = checkpoint.source.place
-    tensors = [t for t in searchable(checkpoint) if len(t.shape) >= 2]
+    place = checkpoint.place
+    tensors = [t for t in checkpoint.model_tensors() if len(t.shape) >= 2]
     names = list(dict.fromkeys(t.name for layer in options.layers for t in layers.match(place, tensors, layer)))
     known = {conv.tensor.name: conv for conv in finding.first_convs}
     convs = []
@@ -91,14 +104,14 @@ def _named(checkpoint: Checkpoint, finding: firstconv.Finding, options: Options)
         convs.append(_with_layout(place, conv, options.layout) if options.layout else conv)
     if any(conv.found_by == "graph" for conv in finding.first_convs):  # it says itself what stands in front
         return firstconv.Finding(tuple(convs))
-    searched = searchable(checkpoint)
+    searched = checkpoint.model_tensors()
     beside = (t for conv in convs for t in firstconv.companions(searched, conv, torch=checkpoint.torch))
     return firstconv.Finding(tuple(convs), companions=tuple(dict.fromkeys(beside)))
 
 
-def _described(checkpoint: Checkpoint, tensor: Tensor, options: Options) -> FirstConv:
-    layouts = firstconv.layouts_of(searchable(checkpoint), torch=checkpoint.torch)
-    layout, place = options.layout or firstconv.layout_of(tensor, layouts), checkpoint.source.place
+def _described(checkpoint: TensorStore, tensor: Tensor, options: Options) -> FirstConv:
+    layouts = firstconv.layouts_of(checkpoint.model_tensors(), torch=checkpoint.torch)
+    layout, place = options.layout or firstconv.layout_of(tensor, layouts), checkpoint.place
     if layout is None or len(layout.axes) != len(tensor.shape):
         raise place.inside(tensor.name).unsupported(
             f"its shape {list(tensor.shape)} does not say where the input channels are",

@@ -20,6 +20,7 @@ from chkpt_channels.containers.json.editor import Json, Value
 from chkpt_channels.containers.json.editor import Path as Keys
 from chkpt_channels.core.errors import DamagedError, Place, UsageError
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.tensors import Declaration
 from chkpt_channels.folders.library_tables import (
     CONFIG,
     COUNTS,
@@ -32,7 +33,6 @@ from chkpt_channels.folders.library_tables import (
     VISION,
     WIDTHS,
 )
-from chkpt_channels.formats.base import Declaration
 from chkpt_channels.storage.source import contents
 from chkpt_channels.transform.mixing.normalization import AUTO, Pipeline
 from chkpt_channels.transform.options import Beside, Options, fits

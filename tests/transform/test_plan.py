@@ -9,8 +9,9 @@ import pytest
 
 from chkpt_channels import AmbiguousError, UnsupportedError, UsageError
 from chkpt_channels.transform import options
+from chkpt_channels.transform.notices import of_file
 from chkpt_channels.transform.options import Options
-from chkpt_channels.transform.plan import make, notices
+from chkpt_channels.transform.plan import make
 from tests.support.memory import BF16, NET, Memory, kernel
 
 
@@ -177,7 +178,7 @@ def test_not_finite_elsewhere_is_none_of_our_business():
 def test_foreign_globals_are_told_and_refused_on_request():
     checkpoint = Memory({"": NET})
     checkpoint.globals = ("posix.mkdir", *(f"os.{letter}" for letter in "abcdef"))
-    (notice,) = notices(checkpoint)
+    (notice,) = of_file(checkpoint, ())
     assert notice.code == "foreign_globals"
     assert "posix.mkdir, os.a, os.b, os.c, os.d and 2 more" in notice.message
     with pytest.raises(UnsupportedError, match=r"posix.mkdir.* which --strict refuses"):

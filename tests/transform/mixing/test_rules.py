@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from chkpt_channels import SystemProblem, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.formats.base import Checkpoint, FirstConv
+from chkpt_channels.core.tensors import FirstConv
+from chkpt_channels.formats.base import TensorStore
+from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.transform import options, plan
 from chkpt_channels.transform.mixing import rules
 from tests.support.memory import NET, Memory, kernel
@@ -195,22 +197,27 @@ def test_a_matrix_that_is_not_there(tmp_path: Path):
         options.make(None, matrix=tmp_path / "m.csv")
 
 
-class Grouped(Memory):
+class Dense(ModelGraph):
     """One kernel in groups, in a format that can hold its dense expansion."""
 
-    def __init__(self, array: np.ndarray, groups: int, layout: Layout, channels: int) -> None:
-        super().__init__({"": {"stem.weight": array}})
-        self._conv = FirstConv(self.tensors["stem.weight"], layout, channels, "graph", "", groups)
+    def __init__(self, conv: FirstConv) -> None:
+        self._conv = conv
 
     def first_convs(self) -> Sequence[FirstConv]:
         return [self._conv]
 
-    def ungrouped(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
+    def dense_shape(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
         filters, _, *window = conv.tensor.shape
         return (filters, channels, *window)
 
 
-def converted(checkpoint: Checkpoint, to: str | int | None, **words: Any) -> np.ndarray:
+def grouped(array: np.ndarray, groups: int, layout: Layout, channels: int) -> Memory:
+    store = Memory({"": {"stem.weight": array}})
+    store.graph = Dense(FirstConv(store.tensors["stem.weight"], layout, channels, "graph", "", groups))
+    return store
+
+
+def converted(checkpoint: TensorStore, to: str | int | None, **words: Any) -> np.ndarray:
     made = plan.make(checkpoint, options.make(to, **words))
     (edit,) = made.edits.tensors.values()
     return edit.values().reshape(edit.shape)
@@ -299,7 +306,7 @@ def test_grouped_kernels(asked: tuple[int, dict[str, Any]], multiplier: int, see
         return
     image = chance.uniform(size=(rule.new, 4, 4))
     before = convolved(weights, np.einsum("ij,jyx->iyx", np.array(rule.matrix), image), groups=old)
-    new = converted(Grouped(weights, old, Layout("OIHW"), old), **words)
+    new = converted(grouped(weights, old, Layout("OIHW"), old), **words)
     assert new.shape == (old * multiplier, rule.new, 3, 3)
     assert np.allclose(convolved(new, image), before, rtol=1e-12, atol=1e-12)
     if rule.method == "sum":
