@@ -8,11 +8,10 @@ from typing import Any, NamedTuple, TypedDict
 
 from chkpt_channels.core.errors import UsageError
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.storage.source import contents
 from chkpt_channels.transform.mixing import rules
+from chkpt_channels.transform.mixing.matrix_file import parse_matrix
 from chkpt_channels.transform.mixing.normalization import Norm
-from chkpt_channels.transform.mixing.rules import GRAPH_METHODS, Matrix, Rule
+from chkpt_channels.transform.mixing.rules import GRAPH_METHODS, Rule
 
 
 class Words(TypedDict, total=False):
@@ -173,7 +172,7 @@ def make(
         rules.luma_weights(luma) if luma is not None else (),
         rules.names(select) if select is not None else (),
         rules.stand_ins(bands) if bands is not None else (),
-        matrix_of(matrix) if matrix is not None else (),
+        parse_matrix(matrix) if matrix is not None else (),
     ).checked()
     spelled = len(rule.chosen or rule.bands or (rule.matrix[0] if rule.matrix else ()))
     norm_words = {"--mean": mean, "--std": std, "--new-mean": new_mean, "--new-std": new_std}
@@ -232,55 +231,3 @@ def _layout(spelling: str | None) -> Layout | None:
         return Layout(spelling) if spelling else None
     except ValueError as error:
         raise UsageError(f"--layout: {error}") from None
-
-
-def matrix_of(given: str | os.PathLike[str] | Sequence[Sequence[float]]) -> Matrix:
-    """The rows of a matrix, given as such or as a file."""
-    rows = _read(given) if isinstance(given, str | os.PathLike) else given
-    file = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
-    try:
-        found = tuple(tuple(float(value) for value in row) for row in rows)
-    except (TypeError, ValueError):
-        raise UsageError("--matrix is rows of numbers, [old channels, new channels]", file=file) from None
-    if not found or not found[0] or len({len(row) for row in found}) != 1:
-        raise UsageError("--matrix is a row for each old channel, with a number for each new one in every row", file=file)
-    if any(value != value or abs(value) == float("inf") for row in found for value in row):
-        raise UsageError("--matrix takes finite numbers", file=file)
-    return found
-
-
-def _read(path: str | os.PathLike[str]) -> Sequence[Sequence[float]]:
-    """The rows of a .npy, .csv or .json file."""
-    name = os.fspath(path)
-    kind = os.path.splitext(name)[1].lower()
-    if kind not in (".npy", ".csv", ".json"):
-        raise UsageError("--matrix is a .npy, .csv or .json file", file=name)
-    try:
-        return _PARSERS[kind](contents(name, LIMITS.matrix_bytes))
-    except (ValueError, EOFError, RecursionError) as error:
-        raise UsageError(f"--matrix cannot be read as {kind}: {str(error).splitlines()[0][:200]}", file=name) from None
-
-
-def _npy(raw: bytes) -> Sequence[Sequence[float]]:
-    import io
-
-    import numpy as np
-
-    rows: Sequence[Sequence[float]] = np.load(io.BytesIO(raw), allow_pickle=False).tolist()
-    return rows
-
-
-def _csv(raw: bytes) -> Sequence[Sequence[float]]:
-    import csv
-
-    return [[float(cell) for cell in row] for row in csv.reader(raw.decode("utf-8-sig").splitlines()) if row]
-
-
-def _json(raw: bytes) -> Sequence[Sequence[float]]:
-    import json
-
-    rows: Sequence[Sequence[float]] = json.loads(raw)
-    return rows
-
-
-_PARSERS = {".npy": _npy, ".csv": _csv, ".json": _json}
