@@ -16,7 +16,7 @@ from chkpt_channels.core import interrupts as _interrupts
 
 if TYPE_CHECKING:
     from chkpt_channels.api.manifest import Job
-    from chkpt_channels.transform.options import Words
+    from chkpt_channels.transform.option_table import ConvertOptions
 
 INTERRUPTED = 130
 NO_ROOM = 5
@@ -123,7 +123,15 @@ def convert(
         for job in every if check else ():
             with shown.file(job.src):
                 _check_one(shown, job, quiet=quiet)
-        settings = Settings(force, dry_run or explain, hard_link, sidecar_files, sha256, hash_name, state_dict)
+        settings = Settings(
+            force=force,
+            dry_run=dry_run or explain,
+            hard_link=hard_link,
+            with_sidecars=sidecar_files,
+            sha256=sha256,
+            hash_name=hash_name,
+            state_dict=state_dict,
+        )
         with progress(quiet) as bar:
             for job, outcome in () if check else zip(every, batch.run(every, settings, jobs, bar), strict=True):
                 with shown.file(job.src):
@@ -145,11 +153,11 @@ def _jobs(src: list[str], output: str | None, to: str | None, words: dict[str, A
         return manifests.read(manifest)
     if not src:
         raise UsageError("a source is needed", hint="chkpt-channels convert SRC --to gray, or --manifest FILE")
-    if to is None and not tells_channels(cast("Words", words)):
+    if to is None and not tells_channels(cast("ConvertOptions", words)):
         raise UsageError("a target is needed", hint="--to gray, rgb, bgr, rgba or a number of channels")
     if len(src) > 1 and output:
         raise UsageError(f"{len(src)} sources cannot become one output", hint="--output-dir DIR")
-    return [manifests.Job(name, output, to, cast("Words", words)) for name in src]
+    return [manifests.Job(name, output, to, cast("ConvertOptions", words)) for name in src]
 
 
 def _check_one(shown: Session, job: Job, *, quiet: bool) -> None:
@@ -158,7 +166,7 @@ def _check_one(shown: Session, job: Job, *, quiet: bool) -> None:
     from chkpt_channels.api.verify import is_current
     from chkpt_channels.cli import text
 
-    found = is_current(job.src, job.dst or derived_path(job.src, job.to, job.words), job.to, **job.words)
+    found = is_current(job.src, job.dst or derived_path(job.src, job.to, job.options), job.to, **job.options)
     shown.add(found.result(), [] if quiet and found.ok else text.verified(found))
     if not found.ok:
         shown.exit_code = max(shown.exit_code, 1)
@@ -208,10 +216,10 @@ def verify(
 
     from chkpt_channels import verify as library
     from chkpt_channels.cli import text
-    from chkpt_channels.folders.config_files import words_of
+    from chkpt_channels.folders.config_files import options_in_report
 
     with session("verify", output_format, as_json=as_json) as shown, shown.file(original):
-        told = words_of(Path(report)) if report else {}
+        told = options_in_report(Path(report)) if report else {}
         found = library(original, converted, to or told.pop("to", None), **{**told, **words})
         shown.add(found.result(), [] if quiet else text.verified(found))
         shown.exit_code = max(shown.exit_code, 0 if found.ok else 1)

@@ -6,26 +6,27 @@ from chkpt_channels.core.errors import AmbiguousError, Place, UnsupportedError, 
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.discovery import layer_selector as layers
 from chkpt_channels.discovery import search as firstconv
+from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.formats.base import Checkpoint, FirstConv, Tensor
 from chkpt_channels.transform.optimizer_state import searchable
-from chkpt_channels.transform.options import Beside, Options
 
-_NOTHING = Beside()
+_OPEN = SearchRequest()
 
 
-def find(checkpoint: Checkpoint, channels: int | None = None, beside: Beside = _NOTHING) -> firstconv.Finding:
-    """The first convs by the strongest evidence there is: the graph, a configuration beside the file, names and shapes.
-    `channels` are those of the image, where the user knows them."""
+def find(checkpoint: Checkpoint, request: SearchRequest = _OPEN) -> firstconv.Finding:
+    """The first convs by the strongest evidence there is: the graph, a configuration beside the file, names and shapes. Of the
+    request it takes the number of channels and the hints; `select` takes the rest."""
+    hints = request.hints
     if by_graph := tuple(checkpoint.first_convs()):
         return firstconv.Finding(by_graph)
-    finding = _by_shapes(checkpoint, channels)
-    named = _named_beside(checkpoint, beside)
+    finding = _by_shapes(checkpoint, request.from_channels)
+    named = _named_by_config(checkpoint, hints)
     if not finding.first_convs and named:
         return finding._replace(first_convs=named, candidates=())
-    if not finding.first_convs and channels is None and beside.channels:
-        found = _by_shapes(checkpoint, beside.channels)
+    if not finding.first_convs and request.from_channels is None and hints.channels:
+        found = _by_shapes(checkpoint, hints.channels)
         convs = tuple(
-            c._replace(found_by="sidecar", why=f"config.json says {beside.channels} channels") for c in found.first_convs
+            c._replace(found_by="sidecar", why=f"config.json says {hints.channels} channels") for c in found.first_convs
         )
         return found._replace(first_convs=convs) if convs else finding
     return finding
@@ -36,30 +37,30 @@ def _by_shapes(checkpoint: Checkpoint, channels: int | None) -> firstconv.Findin
     return found._replace(first_convs=tuple(checkpoint.refined(conv) for conv in found.first_convs))
 
 
-def _named_beside(checkpoint: Checkpoint, beside: Beside) -> tuple[FirstConv, ...]:
+def _named_by_config(checkpoint: Checkpoint, hints: ConfigHints) -> tuple[FirstConv, ...]:
     """The convs that the configuration names, where all of them are there and have as many channels as it says."""
     layouts = firstconv.layouts_of(searchable(checkpoint), torch=checkpoint.torch)
     found = []
-    for module in beside.first_conv:
+    for module in hints.first_conv:
         tensor = checkpoint.tensors.get(f"{module}.weight")
         layout = firstconv.layout_of(tensor, layouts) if tensor else None
-        if tensor is None or layout is None or _channels(tensor, layout, 0) != beside.channels:
+        if tensor is None or layout is None or _channels(tensor, layout, 0) != hints.channels:
             return ()
         why = "config.json names it"
-        found.append(checkpoint.refined(FirstConv(tensor, layout, beside.channels, "sidecar", why)))
+        found.append(checkpoint.refined(FirstConv(tensor, layout, hints.channels, "sidecar", why)))
     return tuple(found)
 
 
-def select(checkpoint: Checkpoint, options: Options) -> firstconv.Finding:
+def select(checkpoint: Checkpoint, request: SearchRequest) -> firstconv.Finding:
     """The first convs to change. Raises AmbiguousError with candidates, UnsupportedError where there is none, UsageError for
     layers that do not exist or have other channels than --from says."""
-    if options.inputs:
-        checkpoint.name_images(options.inputs)
-    finding = find(checkpoint, options.from_channels, options.beside)
-    finding = _named(checkpoint, finding, options) if options.layers else _found(checkpoint, finding, options.layout)
+    if request.inputs:
+        checkpoint.name_images(request.inputs)
+    finding = find(checkpoint, request)
+    finding = _named(checkpoint, finding, request) if request.layers else _found(checkpoint, finding, request.layout)
     place = checkpoint.source.place
-    if other := next((c for c in finding.first_convs if options.from_channels not in (None, c.in_channels)), None):
-        what = f"--from says {options.from_channels} channels, and it has {other.in_channels}"
+    if other := next((c for c in finding.first_convs if request.from_channels not in (None, c.in_channels)), None):
+        what = f"--from says {request.from_channels} channels, and it has {other.in_channels}"
         raise UsageError(what, file=place.file, where=other.tensor.name)
     return finding
 
@@ -78,17 +79,17 @@ def _found(checkpoint: Checkpoint, finding: firstconv.Finding, layout: Layout | 
     raise AmbiguousError(f"{what} be the first convolution", file=place.file, candidates=finding.candidates, hint=hint)
 
 
-def _named(checkpoint: Checkpoint, finding: firstconv.Finding, options: Options) -> firstconv.Finding:
+def _named(checkpoint: Checkpoint, finding: firstconv.Finding, request: SearchRequest) -> firstconv.Finding:
     """The first convs that --layer names, each once."""
     place = checkpoint.source.place
     tensors = [t for t in searchable(checkpoint) if len(t.shape) >= 2]
-    names = list(dict.fromkeys(t.name for layer in options.layers for t in layers.match(place, tensors, layer)))
+    names = list(dict.fromkeys(t.name for layer in request.layers for t in layers.match(place, tensors, layer)))
     known = {conv.tensor.name: conv for conv in finding.first_convs}
     convs = []
     for name in names:
-        conv = known.get(name) or _described(checkpoint, checkpoint.tensors[name], options)
+        conv = known.get(name) or _described(checkpoint, checkpoint.tensors[name], request)
         conv = conv._replace(found_by="user", why="named by --layer")
-        convs.append(_with_layout(place, conv, options.layout) if options.layout else conv)
+        convs.append(_with_layout(place, conv, request.layout) if request.layout else conv)
     if any(conv.found_by == "graph" for conv in finding.first_convs):  # it says itself what stands in front
         return firstconv.Finding(tuple(convs))
     searched = searchable(checkpoint)
@@ -96,15 +97,15 @@ def _named(checkpoint: Checkpoint, finding: firstconv.Finding, options: Options)
     return firstconv.Finding(tuple(convs), companions=tuple(dict.fromkeys(beside)))
 
 
-def _described(checkpoint: Checkpoint, tensor: Tensor, options: Options) -> FirstConv:
+def _described(checkpoint: Checkpoint, tensor: Tensor, request: SearchRequest) -> FirstConv:
     layouts = firstconv.layouts_of(searchable(checkpoint), torch=checkpoint.torch)
-    layout, place = options.layout or firstconv.layout_of(tensor, layouts), checkpoint.source.place
+    layout, place = request.layout or firstconv.layout_of(tensor, layouts), checkpoint.source.place
     if layout is None or len(layout.axes) != len(tensor.shape):
         raise place.inside(tensor.name).unsupported(
             f"its shape {list(tensor.shape)} does not say where the input channels are",
             hint=f"--layout {'OI, O(HWI) or O(IHW)' if len(tensor.shape) == 2 else 'OIHW, HWIO or OHWI'} says it",
         )
-    return FirstConv(tensor, layout, _channels(tensor, layout, options.from_channels or 0), "user")
+    return FirstConv(tensor, layout, _channels(tensor, layout, request.from_channels or 0), "user")
 
 
 def _with_layout(place: Place, conv: FirstConv, layout: Layout) -> FirstConv:
