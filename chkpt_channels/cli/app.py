@@ -140,11 +140,15 @@ def _check_one(shown: Session, job: Job, *, quiet: bool) -> None:
 @app.command(epilog="Example: chkpt-channels inspect epoch_12.ckpt --all")
 def inspect(
     src: Annotated[list[str], typer.Argument(metavar="SRC…", help="Checkpoints; - is standard input.")],
-    everything: Annotated[bool, typer.Option("--all", help="List every tensor.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List every tensor."), params.Doc("lists every tensor")] = False,
     output_format: params.Format = None,
     as_json: params.Json = False,
     quiet: params.Quiet = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="List what was considered and not taken, and why.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("-v", "--verbose", help="List what was considered and not taken, and why."),
+        params.Doc("lists what was considered and not taken, and why"),
+    ] = False,
 ) -> None:
     """Say what a checkpoint holds: format, first convs with layout and evidence, tensors."""
     from chkpt_channels import inspect as library
@@ -167,14 +171,14 @@ def verify(
     *,
     to: Annotated[
         str | None,
-        typer.Option(metavar="gray|rgb|bgr|rgba|N", help="The target; without it the count is read off CONVERTED."),
+        typer.Option("--to", metavar="gray|rgb|bgr|rgba|N", help="The target; without it the count is read off CONVERTED."),
         params.Doc("the target of the conversion; without it the number of channels is read off CONVERTED"),
     ] = None,
     options: ConvertOptions,
     report: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="The report of the conversion (convert --report): its options hold."),
-        params.Doc("what `convert --report FILE` wrote: the options of that conversion hold, where none are given here"),
+        typer.Option("--report", metavar="FILE", help="The report of the conversion (convert --report): its options hold."),
+        params.Doc("what `convert --report FILE` wrote: its options hold where they are not given here"),
     ] = None,
     output_format: params.Format = None,
     as_json: params.Json = False,
@@ -198,9 +202,15 @@ def verify(
 @app.command(epilog="Example: chkpt-channels check models/ --expect gray")
 def check(
     path: Annotated[list[str], typer.Argument(metavar="PATH…", help="Checkpoints, configurations or folders of them.")],
-    expect: Annotated[str | None, typer.Option(metavar="gray|rgb|N", help="The input channels that each must have.")] = None,
+    expect: Annotated[
+        str | None,
+        typer.Option("--expect", metavar="gray|rgb|N", help="The input channels that each must have."),
+        params.Doc("the input channels that each file must have"),
+    ] = None,
     lfs_pointers: Annotated[
-        str, typer.Option(metavar="skip|error", help="What becomes of Git-LFS pointers. [skip]", show_default=False)
+        str,
+        typer.Option("--lfs-pointers", metavar="skip|error", help="What becomes of Git-LFS pointers. [skip]", show_default=False),
+        params.Doc("Git-LFS pointers are skipped, and it says so (`skip`), or are damaged input, exit 3 (`error`)"),
     ] = "skip",
     output_format: params.Format = None,
     as_json: params.Json = False,
@@ -225,7 +235,9 @@ def plot(
     before: Annotated[str, typer.Argument(metavar="A", help="A checkpoint.")],
     after: Annotated[str | None, typer.Argument(metavar="B", help="Another one, beside it.")] = None,
     output: Annotated[
-        str, typer.Option("-o", "--output", metavar="FILE", help="The picture: .png, .svg or .pdf.")
+        str,
+        typer.Option("-o", "--output", metavar="FILE", help="The picture: .png, .svg or .pdf."),
+        params.Doc("the picture, by its suffix a PNG, SVG or PDF; `kernels.png` without it"),
     ] = "kernels.png",
 ) -> None:
     """Draw the filters of the first conv, before and after, with their norms and the energy of each channel."""

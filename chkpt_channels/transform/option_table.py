@@ -24,8 +24,8 @@ class ConvertOptions(TypedDict, total=False):
             metavar="auto|sum|mean|luma|repeat|zero|broadcast|stack",
             default="auto",
             help="How new channels are made; auto is exact where anything is.",
-            doc="how the new channels are made: the README's table of methods says what each computes. `broadcast` and `stack`"
-            " leave the kernels alone and let the file's own graph make the old channels of one new channel",
+            doc="how the new channels are made; `auto` is exact where anything is, and the report says what it took. `broadcast`"
+            " and `stack` leave the kernels alone and let the file's own graph make the old channels of one new channel",
         ),
     ]
     luma: Annotated[
@@ -115,7 +115,8 @@ class ConvertOptions(TypedDict, total=False):
             metavar="m",
             hidden=True,
             help="The mean that the new input will be normalized with.",
-            doc="the mean that the new input will be normalized with; without it that of the old means, which the report prints",
+            doc="the mean that the new input will be normalized with; without it that of the old means (0 with `--input-range`),"
+            " which the report prints",
         ),
     ]
     new_std: Annotated[
@@ -125,7 +126,8 @@ class ConvertOptions(TypedDict, total=False):
             metavar="s",
             hidden=True,
             help="Goes with --new-mean.",
-            doc="goes with `--new-mean`: the standard deviation of the new input; without it the mean of the old ones",
+            doc="goes with `--new-mean`: the standard deviation of the new input; without it the mean of the old ones (1 with"
+            " `--input-range`)",
         ),
     ]
     input_range: Annotated[
