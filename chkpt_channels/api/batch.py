@@ -30,7 +30,7 @@ def into(folder: str, jobs: Sequence[Job]) -> list[Job]:
     """The same conversions with outputs in one folder. Raises UsageError where two would get one name."""
     found: dict[Path, str] = {}
     for job in jobs:
-        path = Path(folder) / flow.derived_path(job.src, job.to, job.words).name
+        path = Path(folder) / flow.derived_path(job.src, job.to, job.options).name
         if path in found:
             raise UsageError(f"{found[path]} and {job.src} would both become {path}", hint="-o names each, or a manifest does")
         found[path] = job.src
@@ -55,7 +55,7 @@ def run(jobs: Sequence[Job], settings: Settings, workers: int, progress: Progres
 
 
 def _converted(job: Job, settings: Settings, progress: Progress | None) -> Report:
-    return flow.convert(job.src, job.dst, job.to, progress=progress, **settings._asdict(), **job.words)
+    return flow.convert(job.src, job.dst, job.to, progress=progress, **settings._asdict(), **job.options)
 
 
 def _in_processes(
@@ -207,7 +207,7 @@ def _killed(path: str, exit_code: int) -> SystemProblem:
 
 def _output(job: Job) -> Path:
     """Where its result goes, but for a hash in the name."""
-    return Path(job.dst) if job.dst is not None else flow.derived_path(job.src, job.to, job.words)
+    return Path(job.dst) if job.dst is not None else flow.derived_path(job.src, job.to, job.options)
 
 
 def _size(path: str) -> int:

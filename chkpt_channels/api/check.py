@@ -12,6 +12,7 @@ from chkpt_channels.core import gc_pause as collecting
 from chkpt_channels.core.errors import AmbiguousError, UsageError
 from chkpt_channels.core.tensors import FirstConv
 from chkpt_channels.discovery import find as selection
+from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.folders import config_files as sidecars
 from chkpt_channels.folders.config_files import Sidecar
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
@@ -65,7 +66,7 @@ def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_
             return Check(FileInfo(name, "", source.size), (), (), "a Git-LFS pointer, whose content is not here")
         checkpoint = open_checkpoint(source)
         found = sidecars.beside(Path(path).parent)
-        finding = selection.find(checkpoint, beside=sidecars.evidence(found))
+        finding = selection.find(checkpoint, SearchRequest(hints=sidecars.evidence(found)))
         info = FileInfo(name, checkpoint.format.name, source.size, checkpoint.title)
         mismatches = list(_hash(source, Path(path)))
         if not finding.first_convs:

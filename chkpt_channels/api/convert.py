@@ -28,6 +28,7 @@ from chkpt_channels.api.report import DeclarationChange, FileInfo, Inspection, K
 from chkpt_channels.core.errors import Place, UsageError
 from chkpt_channels.core.tensors import Notice
 from chkpt_channels.discovery import find as selection
+from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.folders import config_files as sidecars
 from chkpt_channels.formats import detect, open_checkpoint
 from chkpt_channels.formats.base import Checkpoint
@@ -35,10 +36,10 @@ from chkpt_channels.storage import early_copy as ahead
 from chkpt_channels.storage.atomic import Output, StandardOutput
 from chkpt_channels.storage.source import Source, check_link
 from chkpt_channels.transform import notices
-from chkpt_channels.transform import options as asking
 from chkpt_channels.transform import plan as planning
 from chkpt_channels.transform.mixing.normalization import AUTO
-from chkpt_channels.transform.options import Options, Words
+from chkpt_channels.transform.option_table import ConvertOptions
+from chkpt_channels.transform.options import Options, as_keywords, options_toward
 from chkpt_channels.transform.plan import Plan
 
 
@@ -55,12 +56,12 @@ def convert(
     hash_name: bool = False,
     state_dict: str | None = None,
     progress: Progress | None = None,
-    **words: Unpack[Words],
+    **options: Unpack[ConvertOptions],
 ) -> Report:
     """Write `src` with its first convs changed to `to` input channels ("gray", "rgb", "bgr", "rgba" or a number) to `dst`.
 
     Without `dst` the output is `<stem>_<to><ext>` beside the source; "-" is standard input or output. Without `to` it is gray,
-    or what `select`, `bands` or `matrix` makes. `words` are the options of `options.Words`. `src` may be a model folder, which
+    or what `select`, `bands` or `matrix` makes. `options` are those of `ConvertOptions`. `src` may be a model folder, which
     becomes a new one; `hard_link` links its files that do not change. `with_sidecars` writes the configurations that stand beside
     a file beside `dst` too. `sha256` reports the hash of the result, `hash_name` puts its beginning into the name as torch.hub
     does. `progress(more, total)` is called with bytes.
@@ -69,15 +70,23 @@ def convert(
     and nothing is written then.
     """
     began = time.perf_counter()
-    settings = Settings(force, dry_run, hard_link, with_sidecars, sha256, hash_name, state_dict).checked(src, dst)
-    options = beside(src, asking.aimed(to, words))
+    settings = Settings(
+        force=force,
+        dry_run=dry_run,
+        hard_link=hard_link,
+        with_sidecars=with_sidecars,
+        sha256=sha256,
+        hash_name=hash_name,
+        state_dict=state_dict,
+    ).checked(src, dst)
+    asked = beside(src, options_toward(to, options))
     if is_folder(src):
         from chkpt_channels.api import convert_folder as folders
 
-        report = folders.convert(src, dst, options, settings, progress)
+        report = folders.convert(src, dst, asked, settings, progress)
     else:
         with open_source(src) as source:
-            report = _convert(source, src, dst, options, settings, progress)
+            report = _convert(source, src, dst, asked, settings, progress)
     return report._replace(seconds=time.perf_counter() - began)
 
 
@@ -146,9 +155,9 @@ def _publish(
     return FileInfo(str(path), checkpoint.format.name, size, sha256=digest)
 
 
-def derived_path(src: Path_, to: str | int | None, words: Words) -> Path:
+def derived_path(src: Path_, to: str | int | None, options: ConvertOptions) -> Path:
     """Where the result of a conversion goes that names no output."""
-    return default_output(Path(src), asking.aimed(to, words).rule.word)
+    return default_output(Path(src), options_toward(to, options).rule.word)
 
 
 def inspect(path: Path_) -> Inspection:
@@ -161,7 +170,7 @@ def inspect(path: Path_) -> Inspection:
         return folders.inspect(path)
     with open_source(path) as source:
         checkpoint = open_checkpoint(source)
-        finding = selection.find(checkpoint, beside=sidecars.evidence(_beside(path)))
+        finding = selection.find(checkpoint, SearchRequest(hints=sidecars.evidence(_beside(path))))
         return Inspection(
             _info(checkpoint),
             finding.first_convs,
@@ -183,7 +192,7 @@ def _sidecars(source: Source, path: Path, plan: Plan, options: Options) -> dict[
         raise UsageError("--sidecars would replace the configurations of the source: -o names an output in another folder")
     documents = {}
     for sidecar in sidecars.beside(folder):
-        if not options.follow_links:
+        if not options.plain["follow_links"]:
             check_link(Place(str(folder / sidecar.name)), folder / sidecar.name, folder, "is")
         documents[sidecar.name] = sidecar.document.edited(folders.document_edits(sidecar, plan, options))
     return documents
@@ -233,5 +242,5 @@ def _report(
         plan.why,
         plan.candidates,
         plan.pipeline,
-        asking.words(options),
+        as_keywords(options),
     )

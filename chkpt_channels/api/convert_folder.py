@@ -16,6 +16,7 @@ from chkpt_channels.core.errors import AmbiguousError, Candidate, UnsupportedErr
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, Tensor
 from chkpt_channels.discovery import bias_target
 from chkpt_channels.discovery import find as selection
+from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.folders import config_files as sidecars
 from chkpt_channels.folders.config_files import Sidecar
 from chkpt_channels.folders.model_folder import ModelFolder, Part, reconstructs
@@ -23,10 +24,9 @@ from chkpt_channels.folders.shards import Shards
 from chkpt_channels.formats.base import Checkpoint, TensorStore
 from chkpt_channels.storage.atomic import OutputFolder
 from chkpt_channels.transform import notices
-from chkpt_channels.transform import options as asking
 from chkpt_channels.transform import plan as planning
 from chkpt_channels.transform.mixing.normalization import Norm, Pipeline
-from chkpt_channels.transform.options import Options
+from chkpt_channels.transform.options import Options, as_keywords
 from chkpt_channels.transform.plan import Plan
 
 
@@ -171,7 +171,7 @@ def convert(
     progress: Progress | None = None,
 ) -> Report:
     """Write a folder with its weights and configurations changed to `dst`, which must not exist yet."""
-    with ModelFolder(src, follow_links=options.follow_links) as folder:
+    with ModelFolder(src, follow_links=options.plain["follow_links"]) as folder:
         path = Path(dst) if dst is not None else default_output(folder.path, options.rule.word)
         planned = plan(folder, options)
         status = "unchanged" if not planned.changed else "would_convert" if settings.dry_run else "converted"
@@ -207,7 +207,7 @@ def _report(status: str, folder: ModelFolder, planned: Planned, options: Options
         planned.parts[0][2].why,
         planned.parts[0][2].candidates,
         planned.pipeline,
-        asking.words(options),
+        as_keywords(options),
     )
 
 
@@ -232,7 +232,7 @@ def _title(planned: Planned) -> str:
 def inspect(path: str | os.PathLike[str]) -> Inspection:
     """What a folder holds, part by part."""
     with ModelFolder(path, follow_links=True) as folder:  # nothing goes out of it
-        options = sidecars.resolved(Options(), folder.path)
+        request = SearchRequest(hints=sidecars.evidence(sidecars.beside(folder.path)))
         several = len(folder.parts) > 1
         convs: list[FirstConv] = []
         candidates: list[Candidate] = []
@@ -243,7 +243,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         for part in folder.parts:
             checkpoint = folder.open(part)
             prefix = f"{part.name}/" if several else ""
-            finding = selection.find(checkpoint, beside=options.beside)
+            finding = selection.find(checkpoint, request)
             titles.append(checkpoint.title)
             convs += [c._replace(tensor=c.tensor._replace(name=prefix + c.tensor.name)) for c in finding.first_convs]
             candidates += [c._replace(key=prefix + c.key) for c in finding.candidates]

@@ -10,9 +10,9 @@ from chkpt_channels.core.dtypes import BY_NAME, BY_TORCH, DType, numpy_dtype
 from chkpt_channels.core.errors import Place, UsageError
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.transform import options as asking
 from chkpt_channels.transform import plan as planning
-from chkpt_channels.transform.options import Words
+from chkpt_channels.transform.option_table import ConvertOptions
+from chkpt_channels.transform.options import options_toward
 
 NAME = "state dict"
 
@@ -42,14 +42,16 @@ class StateDict(TensorStore):
         yield _raw(self.arrays[name])
 
 
-def convert_state_dict(state_dict: Mapping[str, Any], to: str | int | None = None, **words: Unpack[Words]) -> dict[str, Any]:
+def convert_state_dict(
+    state_dict: Mapping[str, Any], to: str | int | None = None, **options: Unpack[ConvertOptions]
+) -> dict[str, Any]:
     """A new dict with the first convs changed to `to` input channels ("gray" without it, as in `convert`) and the options of
-    `options.Words`. What does not change is the very same object; what does is an array, or a tensor on the same device.
+    `ConvertOptions`. What does not change is the very same object; what does is an array, or a tensor on the same device.
 
     Raises UsageError, AmbiguousError, UnsupportedError as `convert` does.
     """
     checkpoint = StateDict(state_dict)
-    plan = planning.make(checkpoint, asking.aimed(to, words))
+    plan = planning.make(checkpoint, options_toward(to, options))
     changed = {
         name: _like(state_dict[name], edit.values(), checkpoint.tensors[name].dtype) for name, edit in plan.edits.tensors.items()
     }

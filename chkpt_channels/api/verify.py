@@ -18,26 +18,26 @@ from chkpt_channels.folders.model_folder import ModelFolder
 from chkpt_channels.formats import open_checkpoint
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.storage.source import Source
-from chkpt_channels.transform import options as asking
 from chkpt_channels.transform import plan as planning
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix as mixing
-from chkpt_channels.transform.options import Options, Words
+from chkpt_channels.transform.option_table import ConvertOptions
+from chkpt_channels.transform.options import Options, build_options
 from chkpt_channels.transform.plan import Plan
 
 if TYPE_CHECKING:
     from chkpt_channels.api.convert_folder import Planned
 
 
-def verify(original: Path_, converted: Path_, to: str | int | None = None, **words: Unpack[Words]) -> Verification:
+def verify(original: Path_, converted: Path_, to: str | int | None = None, **options: Unpack[ConvertOptions]) -> Verification:
     """Whether `converted` is what converting `original` gives, with the same options; without `to` the number of channels is
     read off `converted`. Both may be model folders. Raises what opening or planning raises; differences are no errors."""
-    options = beside(original, asking.make(to, **words))
+    asked = beside(original, build_options(to, **options))
     if is_folder(original) and is_folder(converted):
-        return _verify_folders(original, converted, options)
+        return _verify_folders(original, converted, asked)
     with open_source(original) as source, open_source(converted) as second:
         before, after = open_checkpoint(source), open_checkpoint(second)
-        plan = planning.make(before, _aimed(options, before, after))
+        plan = planning.make(before, _toward(asked, before, after))
         differences, identical = _compare(before, after, plan)
         return Verification(
             FileInfo(source.name, before.format.name, source.size, before.title),
@@ -51,10 +51,10 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **wor
         )
 
 
-def is_current(original: Path_, converted: Path_, to: str | int | None = None, **words: Unpack[Words]) -> Verification:
+def is_current(original: Path_, converted: Path_, to: str | int | None = None, **options: Unpack[ConvertOptions]) -> Verification:
     """As `verify`, for a derived file that may be missing: that is a difference too."""
     if os.path.lexists(converted):
-        return verify(original, converted, to, **words)
+        return verify(original, converted, to, **options)
     info = [FileInfo(os.fspath(path), "", 0) for path in (original, converted)]
     return Verification(info[0], info[1], (0, 0), (), 0, 0, (Difference(os.fspath(converted), "is missing"),), ())
 
@@ -67,7 +67,7 @@ def _verify_folders(original: Path_, converted: Path_, options: Options) -> Veri
         if not pairs:
             raise second.place.unsupported(f"has no weights called like those of {original}")
         if options.rule.to is None:
-            options = _aimed(options, *(folder.open(part) for folder, part in zip((first, second), pairs[0], strict=True)))
+            options = _toward(options, *(folder.open(part) for folder, part in zip((first, second), pairs[0], strict=True)))
         planned = folders.plan(first, options)
         opened = {part.name: second.open(part) for part in second.parts}
         differences, identical = [], 0
@@ -113,7 +113,7 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield source.read(at, min(at + CHUNK, source.size))
 
 
-def _aimed(options: Options, before: TensorStore, after: TensorStore) -> Options:
+def _toward(options: Options, before: TensorStore, after: TensorStore) -> Options:
     """The options with the target that the converted file shows, where none was given."""
     if options.rule.to is not None:
         return options
@@ -122,12 +122,12 @@ def _aimed(options: Options, before: TensorStore, after: TensorStore) -> Options
 
 def _target(before: TensorStore, after: TensorStore, options: Options) -> int:
     """The channel count of the converted file, at the place where the original keeps its own."""
-    if options.inputs:
-        after.graph.select_inputs(options.inputs)
+    if options.search.inputs:
+        after.graph.select_inputs(options.search.inputs)
     declared = after.graph.declarations(selection.find(after).first_convs)
     if declared:
         return declared[0].channels
-    convs = selection.select(before, options).first_convs
+    convs = selection.select(before, options.search).first_convs
     for conv in convs:
         tensor, layout = after.tensors.get(conv.tensor.name), conv.layout
         if tensor is not None and layout is not None and len(tensor.shape) == len(layout.axes):

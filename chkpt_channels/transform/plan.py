@@ -50,10 +50,10 @@ class Plan(NamedTuple):
 def make(checkpoint: TensorStore, options: Options) -> Plan:
     """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError for what cannot be meant."""
     place, options = checkpoint.place, options.checked()
-    to, checkpoint.follows_links = options.to, options.follow_links
-    if checkpoint.globals and options.strict:
+    to, checkpoint.follows_links = options.to, options.plain["follow_links"]
+    if checkpoint.globals and options.plain["strict"]:
         raise place.unsupported(f"its pickle names {notices.listing(checkpoint.globals)}, which --strict refuses")
-    finding = selection.select(checkpoint, options)
+    finding = selection.select(checkpoint, options.search)
     convs = finding.first_convs
     rules = {conv.tensor.name: _rule(place, conv, options) for conv in convs}
     changing = [conv for conv in convs if not rules[conv.tensor.name].is_identity]
@@ -72,7 +72,7 @@ def make(checkpoint: TensorStore, options: Options) -> Plan:
     )
     changed = [change for change in changes if change.changes]
     counted = [change.conv for change in (changes if method else changed) if change.conv.in_channels != to]
-    declarations, left = _declared(checkpoint, counted, old, set_hparams=options.set_hparams)
+    declarations, left = _declared(checkpoint, counted, old, set_hparams=options.plain["set_hparams"])
     chosen = changed[0].constants if changed else ()
     kept = [] if method else every_operation
     edits = _edits(checkpoint, changed, options)
@@ -115,7 +115,7 @@ def _edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Op
     biases: dict[str, TensorEdit] = {}
     taken: set[str] = set()
     for kernel in changed:
-        values = cache(partial(kernels.mixed, checkpoint, kernel, allow_nonfinite=options.allow_nonfinite))
+        values = cache(partial(kernels.mixed, checkpoint, kernel, allow_nonfinite=options.plain["allow_nonfinite"]))
         edit = TensorEdit(kernel.shape, values)
         tensors |= quantization.kernel_edits(checkpoint, kernel.conv, edit)
         tensors |= kernel.form.edits(edit)
@@ -143,7 +143,7 @@ def _edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Op
                 "channels with different means leave",
                 hint="leave --norm out, and the pipeline in front as it is" if options.norm else "",
             )
-    state = OptimizerEdits(checkpoint, {k.conv.tensor.name: k.shape for k in changed}, options.optimizer)
+    state = OptimizerEdits(checkpoint, {k.conv.tensor.name: k.shape for k in changed}, options.plain["optimizer"])
     return Edits(tensors | state.tensors, state.numbers, tuple(state.dropped), biases=biases)
 
 
