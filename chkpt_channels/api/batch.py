@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.api import convert as flow
 from chkpt_channels.api.manifest import Job
-from chkpt_channels.api.output.naming import Progress, Settings
+from chkpt_channels.api.output.naming import Progress, derived_path
+from chkpt_channels.api.output.publish import Settings
 from chkpt_channels.api.report import Report
 from chkpt_channels.core.errors import Place, SystemProblem, UsageError
 
@@ -30,7 +31,7 @@ def into(folder: str, jobs: Sequence[Job]) -> list[Job]:
     """The same conversions with outputs in one folder. Raises UsageError where two would get one name."""
     found: dict[Path, str] = {}
     for job in jobs:
-        path = Path(folder) / flow.derived_path(job.src, job.to, job.options).name
+        path = Path(folder) / derived_path(job.src, job.to, job.options).name
         if path in found:
             raise UsageError(f"{found[path]} and {job.src} would both become {path}", hint="-o names each, or a manifest does")
         found[path] = job.src
@@ -207,7 +208,7 @@ def _killed(path: str, exit_code: int) -> SystemProblem:
 
 def _output(job: Job) -> Path:
     """Where its result goes, but for a hash in the name."""
-    return Path(job.dst) if job.dst is not None else flow.derived_path(job.src, job.to, job.options)
+    return Path(job.dst) if job.dst is not None else derived_path(job.src, job.to, job.options)
 
 
 def _size(path: str) -> int:

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from chkpt_channels.api.output.naming import hash_in, sha256_of
+from chkpt_channels.api.output.naming import hash_in
+from chkpt_channels.api.output.publish import sha256_of
 from chkpt_channels.api.report import Check, FileInfo, Mismatch
 from chkpt_channels.core import gc_pause as collecting
 from chkpt_channels.core.errors import AmbiguousError, UsageError
@@ -14,7 +15,7 @@ from chkpt_channels.core.tensors import FirstConv
 from chkpt_channels.discovery import find as selection
 from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.folders import config_files as sidecars
-from chkpt_channels.folders.config_files import Sidecar
+from chkpt_channels.folders.config_files import ConfigReader, Sidecar
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
 from chkpt_channels.formats import LFS_POINTER, known, open_checkpoint
 from chkpt_channels.formats.base import Checkpoint
@@ -65,7 +66,7 @@ def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_
         if lfs_pointers == "skip" and source.read(0, min(len(LFS_POINTER), source.size)) == LFS_POINTER:
             return Check(FileInfo(name, "", source.size), (), (), "a Git-LFS pointer, whose content is not here")
         checkpoint = open_checkpoint(source)
-        found = sidecars.beside(Path(path).parent)
+        found = ConfigReader().read(Path(path).parent, strict=False)
         finding = selection.find(checkpoint, SearchRequest(hints=sidecars.evidence(found)))
         info = FileInfo(name, checkpoint.format.name, source.size, checkpoint.title)
         mismatches = list(_hash(source, Path(path)))

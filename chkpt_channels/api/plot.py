@@ -10,11 +10,11 @@ from math import ceil, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chkpt_channels.api.output.naming import open_source
 from chkpt_channels.core.errors import Place, UnsupportedError, UsageError
 from chkpt_channels.core.tensors import FirstConv
 from chkpt_channels.discovery import find as selection
 from chkpt_channels.formats import open_checkpoint
+from chkpt_channels.storage.source import open_source
 from chkpt_channels.transform.kernels import values
 
 if TYPE_CHECKING:

@@ -5,13 +5,17 @@ Every command's JSON has the same shape; what does not apply is null or empty.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from chkpt_channels.core.errors import Candidate, ChkptChannelsError
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
+from chkpt_channels.folders.model import Model
+from chkpt_channels.folders.planning import PlannedModel
+from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing.normalization import Pipeline
+from chkpt_channels.transform.options import Options, as_keywords
 
 SCHEMA_VERSION = "1.0"
 
@@ -214,6 +218,67 @@ class Verification(NamedTuple):
             differences=[{"key": d.key, "message": d.message} for d in self.differences],
             warnings=_warning_records(self.warnings),
         )
+
+
+def file_info(model: Model, *, measured: bool = True) -> FileInfo:
+    """What a model is, for a report; its size is left out unless `measured`."""
+    if model.is_folder:
+        return FileInfo(str(model.home), "folder", model.size if measured else 0, model.title)
+    store = model.parts[0].store
+    return FileInfo(model.place.file, store.format.name if isinstance(store, Checkpoint) else "", model.size, model.title)
+
+
+def kernel_reports(model: Model, planned: PlannedModel) -> tuple[KernelReport, ...]:
+    """Every first conv of a model, with the name of its part where there are several."""
+    return tuple(KernelReport.of(kernel, model.prefix(part)) for part, plan in planned.parts for kernel in plan.kernels)
+
+
+def conversion_report(
+    *,
+    model: Model,
+    planned: PlannedModel,
+    options: Options,
+    status: str,
+    target: str,
+    output: FileInfo | None,
+    load_line: str,
+    notices: tuple[Notice, ...],
+    parity: Parity | None,
+) -> Report:
+    """The report of a conversion, but for the time it took."""
+    return Report(
+        status=status,
+        input=file_info(model),
+        target=target,
+        output=output,
+        in_channels=planned.channels,
+        kernels=kernel_reports(model, planned),
+        declarations=tuple(_declaration_changes(model, planned)),
+        tensors_total=sum(len(part.store.tensors) for part, _ in planned.parts),
+        changed=tuple({name: None for _, plan in planned.parts for name in plan.edits.tensors}),
+        parameters_fewer=sum(plan.fewer_parameters for _, plan in planned.parts),
+        parity=parity,
+        warnings=planned.notices + notices,
+        load_line=load_line,
+        seconds=0.0,
+        why=planned.first.why,
+        candidates=planned.first.candidates,
+        pipeline=planned.first.pipeline,
+        options=as_keywords(options),
+    )
+
+
+def _declaration_changes(model: Model, planned: PlannedModel) -> Iterator[DeclarationChange]:
+    for part, plan in planned.parts:
+        file = str(model.home / part.name) if model.is_folder and model.home else ""
+        yield from (DeclarationChange(d.where, d.channels, plan.channels[1], file) for d in plan.declarations)
+    for name, (config, changes) in planned.documents.items():
+        for path, new in changes.items():
+            try:
+                old = config.document.at(path).plain
+            except (KeyError, IndexError):
+                old = None
+            yield DeclarationChange(".".join(map(str, path)), old, new, str(model.home / name) if model.home else name)
 
 
 def failed(path: str, error: ChkptChannelsError) -> dict[str, Any]:

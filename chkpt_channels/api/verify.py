@@ -5,95 +5,92 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
-from chkpt_channels.api.convert import beside
 from chkpt_channels.api.output.check import missing_biases, stale_declarations
-from chkpt_channels.api.output.naming import CHUNK, Path_, is_folder, open_source
-from chkpt_channels.api.report import Difference, FileInfo, KernelReport, Verification
+from chkpt_channels.api.output.naming import Path_
+from chkpt_channels.api.report import Difference, FileInfo, Verification, file_info, kernel_reports
 from chkpt_channels.core.dtypes import rounded
 from chkpt_channels.core.tensors import TensorEdit
 from chkpt_channels.discovery import find as selection
-from chkpt_channels.folders.model_folder import ModelFolder
-from chkpt_channels.formats import open_checkpoint
+from chkpt_channels.folders.model import Model, ModelFile
+from chkpt_channels.folders.model_folder import ModelFolder, is_folder
+from chkpt_channels.folders.planning import PlannedModel, plan_model
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.storage.source import Source
-from chkpt_channels.transform import plan as planning
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix as mixing
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import Options, build_options
 from chkpt_channels.transform.plan import Plan
 
-if TYPE_CHECKING:
-    from chkpt_channels.api.convert_folder import Planned
+CHUNK = 4 << 20
 
 
 def verify(original: Path_, converted: Path_, to: str | int | None = None, **options: Unpack[ConvertOptions]) -> Verification:
     """Whether `converted` is what converting `original` gives, with the same options; without `to` the number of channels is
     read off `converted`. Both may be model folders. Raises what opening or planning raises; differences are no errors."""
-    asked = beside(original, build_options(to, **options))
-    if is_folder(original) and is_folder(converted):
-        return _verify_folders(original, converted, asked)
-    with open_source(original) as source, open_source(converted) as second:
-        before, after = open_checkpoint(source), open_checkpoint(second)
-        plan = planning.make(before, _toward(asked, before, after))
-        differences, identical = _compare(before, after, plan)
+    opened = ModelFolder if is_folder(original) and is_folder(converted) else ModelFile
+    asked = build_options(to, **options)
+    with _opened(original, opened) as first, _opened(converted, opened) as second:
+        asked = first.resolved(asked)
+        afters = _counterparts(first, second)
+        if asked.rule.to is None:
+            part = next(part for part in first.parts if part.name in afters)
+            asked = _toward(asked, part.store, afters[part.name])
+        planned = plan_model(first, asked)
+        differences, identical = [], 0
+        for part, plan in planned.parts:
+            if part.name not in afters:
+                differences.append(Difference(part.name, "is missing"))
+                continue
+            found, same = _compare(part.store, afters[part.name], plan)
+            differences += [d._replace(key=f"{part.name}/{d.key}") if first.is_folder else d for d in found]
+            identical += same
+        if isinstance(first, ModelFolder) and isinstance(second, ModelFolder):
+            differences += _other_files(first, second, planned)
         return Verification(
-            FileInfo(source.name, before.format.name, source.size, before.title),
-            FileInfo(second.name, after.format.name, second.size, after.title),
-            plan.channels,
-            tuple(map(KernelReport.of, plan.kernels)),
-            identical,
-            len(before.tensors),
-            tuple(differences),
-            plan.notices,
+            input=file_info(first, measured=False),
+            output=file_info(second, measured=False),
+            in_channels=planned.channels,
+            kernels=kernel_reports(first, planned),
+            identical=identical,
+            tensors_total=sum(len(part.store.tensors) for part, _ in planned.parts),
+            differences=tuple(differences),
+            warnings=planned.notices,
         )
+
+
+def _opened(path: Path_, kind: type[ModelFolder | ModelFile]) -> Model:
+    return ModelFolder(path, follow_links=True) if kind is ModelFolder else ModelFile(path)
+
+
+def _counterparts(first: Model, second: Model) -> dict[str, TensorStore]:
+    """The parts of the converted model by the names that they have in the original. Raises UnsupportedError where none has."""
+    if isinstance(first, ModelFolder) and isinstance(second, ModelFolder) and not set(first.part_names) & set(second.part_names):
+        raise second.place.unsupported(f"has no weights called like those of {first.place.file}")
+    return {part.name: part.store for part in second.parts}
 
 
 def is_current(original: Path_, converted: Path_, to: str | int | None = None, **options: Unpack[ConvertOptions]) -> Verification:
     """As `verify`, for a derived file that may be missing: that is a difference too."""
     if os.path.lexists(converted):
         return verify(original, converted, to, **options)
-    info = [FileInfo(os.fspath(path), "", 0) for path in (original, converted)]
-    return Verification(info[0], info[1], (0, 0), (), 0, 0, (Difference(os.fspath(converted), "is missing"),), ())
+    return Verification(
+        input=FileInfo(os.fspath(original), "", 0),
+        output=FileInfo(os.fspath(converted), "", 0),
+        in_channels=(0, 0),
+        kernels=(),
+        identical=0,
+        tensors_total=0,
+        differences=(Difference(os.fspath(converted), "is missing"),),
+        warnings=(),
+    )
 
 
-def _verify_folders(original: Path_, converted: Path_, options: Options) -> Verification:
-    from chkpt_channels.api import convert_folder as folders
-
-    with ModelFolder(original, follow_links=True) as first, ModelFolder(converted, follow_links=True) as second:
-        pairs = [(part, other) for part in first.parts for other in second.parts if part.name == other.name]
-        if not pairs:
-            raise second.place.unsupported(f"has no weights called like those of {original}")
-        if options.rule.to is None:
-            options = _toward(options, *(folder.open(part) for folder, part in zip((first, second), pairs[0], strict=True)))
-        planned = folders.plan(first, options)
-        opened = {part.name: second.open(part) for part in second.parts}
-        differences, identical = [], 0
-        for part, before, plan in planned.parts:
-            if part.name not in opened:
-                differences.append(Difference(part.name, "is missing"))
-                continue
-            found, same = _compare(before, opened[part.name], plan)
-            differences += [Difference(f"{part.name}/{d.key}", d.message) for d in found]
-            identical += same
-        differences += _other_files(first, second, planned)
-        return Verification(
-            FileInfo(os.fspath(original), "folder", 0, "model folder"),
-            FileInfo(os.fspath(converted), "folder", 0, "model folder"),
-            planned.channels,
-            planned.kernel_reports,
-            identical,
-            sum(len(before.tensors) for _, before, _ in planned.parts),
-            tuple(differences),
-            planned.notices,
-        )
-
-
-def _other_files(first: ModelFolder, second: ModelFolder, planned: Planned) -> Iterator[Difference]:
+def _other_files(first: ModelFolder, second: ModelFolder, planned: PlannedModel) -> Iterator[Difference]:
     """What is wrong with the files that are no converted weights: configurations are as planned, all others the same bytes."""
-    weights, documents = {name for part, _, _ in planned.parts for name in part.files}, planned.edited_documents()
+    weights, documents = {name for part, _ in planned.parts for name in part.files}, planned.edited_documents()
     for name in first.files:
         if name in weights:
             continue

@@ -74,7 +74,7 @@ def convert(
 ) -> None:
     """Write SRC with its first convs changed to other input channels."""
     from chkpt_channels.api import batch
-    from chkpt_channels.api.output.naming import Settings
+    from chkpt_channels.api.output.publish import Settings
     from chkpt_channels.cli import text
 
     sources = src or []
@@ -127,7 +127,7 @@ def _jobs(src: list[str], output: str | None, to: str | None, options: ConvertOp
 
 def _check_one(shown: Session, job: Job, *, quiet: bool) -> None:
     """Whether a derived file is what converting its source gives now."""
-    from chkpt_channels.api.convert import derived_path
+    from chkpt_channels.api.output.naming import derived_path
     from chkpt_channels.api.verify import is_current
     from chkpt_channels.cli import text
 

@@ -10,9 +10,7 @@ Source: transformers 5.23 (configuration_utils.py, image_processing_utils.py), t
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +33,7 @@ from chkpt_channels.folders.library_tables import (
     WIDTHS,
 )
 from chkpt_channels.storage.source import contents
-from chkpt_channels.transform.mixing.normalization import AUTO, Pipeline
+from chkpt_channels.transform.mixing.normalization import Pipeline
 from chkpt_channels.transform.option_table import OPTIONS
 from chkpt_channels.transform.options import Options
 
@@ -52,14 +50,31 @@ def read(path: Path) -> Json:
     return Json(contents(path, LIMITS.sidecar_bytes), Place(str(path)))
 
 
-def beside(folder: Path, *, strict: bool = False) -> list[Sidecar]:
-    """The configuration files of a folder, as far as they are JSON: a file of that name may be something else. Raises
-    DamagedError for those that are not, if they are needed."""
-    found = []
-    for name in names(folder):
-        with nullcontext() if strict else suppress(DamagedError):
-            found.append(Sidecar(name, read(folder / name)))
-    return found
+class ConfigReader:
+    """Reads every configuration once: what is edited then is what was believed."""
+
+    def __init__(self) -> None:
+        self._documents: dict[Path, Json | DamagedError] = {}
+
+    def read(self, folder: Path, *, strict: bool) -> list[Sidecar]:
+        """The configurations of a folder, as far as they are JSON: a file of that name may be something else. Raises
+        DamagedError for those that are not, if `strict`."""
+        found = []
+        for name in names(folder):
+            document = self._document(folder / name)
+            if isinstance(document, Json):
+                found.append(Sidecar(name, document))
+            elif strict:
+                raise document
+        return found
+
+    def _document(self, path: Path) -> Json | DamagedError:
+        if path not in self._documents:
+            try:
+                self._documents[path] = read(path)
+            except DamagedError as error:
+                self._documents[path] = error
+        return self._documents[path]
 
 
 def names(folder: Path) -> list[str]:
@@ -108,7 +123,7 @@ def pipelines(document: Json) -> Iterator[tuple[Keys, Keys]]:
                     yield (*path, mean), (*path, std)
 
 
-def evidence(sidecars: list[Sidecar]) -> ConfigHints:
+def evidence(sidecars: Sequence[Sidecar]) -> ConfigHints:
     """What the configuration says of the first convs: timm's names of them, and the number of channels where it says one only."""
     found: set[int] = set()
     names: tuple[str, ...] = ()
@@ -237,16 +252,11 @@ def fed_by(sidecar: Sidecar, *, strict: bool = True) -> Iterator[tuple[tuple[flo
             yield found[0], found[1]
 
 
-def resolved(options: Options, path: Path) -> Options:
-    """The options with what stands beside the weights, or in their folder: evidence for the first convs, and `--norm auto`.
-    Raises UnsupportedError where that is asked for and nothing says it."""
-    sidecars = beside(path if os.path.isdir(path) else path.parent, strict=options.norm.name == AUTO)
-    options = options._replace(search=options.search._replace(hints=evidence(sidecars)))
-    if options.norm.name != AUTO:
-        return options
-    order = [*(s for s in sidecars if s.name != CONFIG), *(s for s in sidecars if s.name == CONFIG)]
+def with_normalization(options: Options, configs: Sequence[Sidecar], place: Place) -> Options:
+    """The options with the mean and std that configurations say. Raises UnsupportedError where none does."""
+    order = [*(s for s in configs if s.name != CONFIG), *(s for s in configs if s.name == CONFIG)]
     pairs = ((sidecar.document.place, pair) for sidecar in order for pair in fed_by(sidecar))
-    place, found = next(pairs, (Place(str(path)), None))
+    place, found = next(pairs, (place, None))
     if found and min(found[1]) <= 0:
         raise place.unsupported("its std is not positive")
     if found is None:

@@ -12,30 +12,29 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
-from chkpt_channels.core.errors import Place, reason
-from chkpt_channels.folders import config_files as sidecars
+from chkpt_channels.core.errors import Place, UsageError, reason
+from chkpt_channels.folders import config_files
 from chkpt_channels.folders.config_files import Sidecar
 from chkpt_channels.folders.library_tables import CONFIG, RECONSTRUCTS
+from chkpt_channels.folders.model import Model, ModelFile, Part
 from chkpt_channels.folders.shards import Shards
 from chkpt_channels.formats import FOREIGN_SUFFIXES, known, open_checkpoint
 from chkpt_channels.formats.base import Checkpoint
-from chkpt_channels.storage.source import Source, check_link
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
+from chkpt_channels.storage.source import STDIO, Source, check_link
+from chkpt_channels.transform.mixing.normalization import AUTO
+from chkpt_channels.transform.options import Options
 
 INDEX = ".index.json"
 _SKIPPED = frozenset({".git", ".cache", "__pycache__"})
 _FOREIGN = FOREIGN_SUFFIXES | {".ot", ".mlmodel", ".mlpackage", ".engine", ".params"}
 
 
-class Part(NamedTuple):
-    """One checkpoint of the folder, by the names of its files; `listing` is the index of its shards."""
+class _PartFiles(NamedTuple):
+    """The files of one checkpoint; `listing` is the index where they are shards."""
 
     files: tuple[str, ...]
     listing: Sidecar | None = None
@@ -46,24 +45,24 @@ class Part(NamedTuple):
         return self.listing.name if self.listing else self.files[0]
 
 
-class ModelFolder:
+class ModelFolder(Model):
     """An open folder. Raises DamagedError for one that holds no model, or an index that does not fit its shards; UnsupportedError
     for weights that are not converted, and for links that leave the folder unless `follow_links`; SystemProblem."""
 
+    is_folder = True
+
     def __init__(self, path: str | os.PathLike[str], *, follow_links: bool = False) -> None:
-        self.path, self.place = Path(path), Place(os.fsdecode(path))
-        self._stack = ExitStack()
+        super().__init__()
+        self.path = self.home = Path(path)
+        self.place = Place(os.fsdecode(path))
         self.files = sorted(_walk(self.path, self.place))
         for name in () if follow_links else self.files:
             check_link(self.place.inside(name), self.path / name, self.path, "is")
-        suffixes = {suffix for kind in known() for suffix in kind.suffixes if suffix}
+        suffixes = {suffix for form in known() for suffix in form.suffixes if suffix}
         weights = [name for name in self.files if Path(name).suffix.lower() in suffixes]
         if not weights:
             raise self.place.damaged("is no model folder: no weights of a known format are in it")
-        indexes = [Sidecar(name, sidecars.read(self.path / name)) for name in self.files if name.endswith(INDEX)]
-        sharded = [self._shards(index) for index in indexes]
-        in_shards = {name for part in sharded for name in part.files}
-        self.parts = [*sharded, *(Part((name,)) for name in weights if name not in in_shards)]
+        self._part_files = self._parts_of(weights)
         foreign = [name for name in self.files if Path(name).suffix.lower() in _FOREIGN]
         if foreign:
             raise self.place.inside(foreign[0]).unsupported(
@@ -71,27 +70,43 @@ class ModelFolder:
                 hint="move it out of the folder",
             )
         homes = {Path(name).parent for name in weights}
-        self.sidecars = [
-            sidecar._replace(name=str(parent / sidecar.name))
+        self.configs = [
+            config._replace(name=str(parent / config.name))
             for parent in dict.fromkeys(Path(name).parent for name in self.files)
-            for sidecar in (_configurations if parent in homes else sidecars.beside)(self.path / parent)
+            # beside weights one that cannot be read would stay as it is, and not fit
+            for config in self._reader.read(self.path / parent, strict=parent in homes)
         ]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stack.close()
+    def _parts_of(self, weights: list[str]) -> list[_PartFiles]:
+        indexes = [Sidecar(name, config_files.read(self.path / name)) for name in self.files if name.endswith(INDEX)]
+        sharded = [self._shards(index) for index in indexes]
+        in_shards = {name for part in sharded for name in part.files}
+        return [*sharded, *(_PartFiles((name,)) for name in weights if name not in in_shards)]
 
     @property
     def size(self) -> int:
-        """The bytes of all its files."""
         with self.place.trying("cannot be read"):
             return sum((self.path / name).stat().st_size for name in self.files)
 
+    @property
+    def title(self) -> str:
+        return f"model folder ({super().title})"
+
+    @property
+    def part_names(self) -> list[str]:
+        """What its parts are called, without opening them."""
+        return [part.name for part in self._part_files]
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        return tuple(Part(part.name, part.files, self._opened(part)) for part in self._part_files)
+
+    def _opened(self, part: _PartFiles) -> Checkpoint | Shards:
+        shards = [open_checkpoint(self._stack.enter_context(Source(self.path / name))) for name in part.files]
+        return Shards(shards, part.listing, self.place) if part.listing else shards[0]
+
     def load_line(self, path: str) -> str:
-        """The line of Python that loads such a folder at `path`."""
-        config = next((s.document.root.plain for s in self.sidecars if s.name == CONFIG), None)
+        config = next((s.document.root.plain for s in self.configs if s.name == CONFIG), None)
         if not isinstance(config, dict):
             return ""
         if "pretrained_cfg" in config or ("architecture" in config and "model_type" not in config):
@@ -106,7 +121,7 @@ class ModelFolder:
             return f"model = transformers.{name}.from_pretrained({path!r})"
         return ""
 
-    def _shards(self, index: Sidecar) -> Part:
+    def _shards(self, index: Sidecar) -> _PartFiles:
         """The shards that an index lists."""
         place = Place(str(self.path / index.name))
         document = index.document.root.plain
@@ -119,21 +134,7 @@ class ModelFolder:
                 raise place.inside(name).damaged("its shard is not a file beside the index")
             if str(parent / name) not in self.files:
                 raise place.inside(name).damaged("its shard is missing", hint="download the whole folder")
-        return Part(tuple(str(parent / name) for name in sorted(set(places.values()))), index)
-
-    def open(self, part: Part) -> Checkpoint | Shards:
-        """The checkpoint, open as long as the folder is."""
-        shards = [self._open(name) for name in part.files]
-        return Shards(shards, part.listing, self.place) if part.listing else shards[0]
-
-    def _open(self, name: str) -> Checkpoint:
-        source = self._stack.enter_context(Source(self.path / name))
-        return open_checkpoint(source)
-
-
-def _configurations(folder: Path) -> list[Sidecar]:
-    """The configurations beside weights. Raises DamagedError for one that cannot be read: it would stay as it is, and not fit."""
-    return [Sidecar(name, sidecars.read(folder / name)) for name in sidecars.names(folder)]
+        return _PartFiles(tuple(str(parent / name) for name in sorted(set(places.values()))), index)
 
 
 def reconstructs(config: Any) -> bool:
@@ -141,6 +142,22 @@ def reconstructs(config: Any) -> bool:
     names = config.get("architectures") if isinstance(config, dict) else None
     listed = names if isinstance(names, list) else [names]
     return any(isinstance(name, str) and name.endswith(RECONSTRUCTS) for name in listed)
+
+
+def open_model(path: str | os.PathLike[str], options: Options | None = None) -> Model:
+    """A model folder, or the one file, or standard input for "-"; without options to convert it with, one that is only looked at.
+    Raises UsageError for options that standard input cannot satisfy."""
+    if os.fspath(path) == STDIO and options and options.norm.name == AUTO:
+        what = "--norm auto reads the configurations in the file's folder, and standard input has none"
+        raise UsageError(what, hint="--norm imagenet")
+    if is_folder(path):
+        return ModelFolder(path, follow_links=options is None or options.plain["follow_links"])
+    return ModelFile(path)
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether that is a model folder, and no file."""
+    return os.fspath(path) != STDIO and os.path.isdir(path)
 
 
 def _walk(path: Path, place: Place) -> Iterator[str]:

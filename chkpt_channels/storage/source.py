@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from chkpt_channels.core.errors import DamagedError, Place, SystemProblem, reason
+
+STDIO = "-"
+"""Names standard input and standard output."""
 
 
 class Source:
@@ -133,6 +137,13 @@ class Source:
     def is_same_file(self, other: os.stat_result) -> bool:
         """Whether `other` describes this very file, by whatever name."""
         return os.path.samestat(self._stat, other)
+
+
+def open_source(path: str | os.PathLike[str]) -> Source:
+    """The file, or standard input for "-"."""
+    if os.fspath(path) == STDIO:
+        return Source.spooled(sys.stdin.buffer, "standard input")
+    return Source(path)
 
 
 def contents(path: str | os.PathLike[str], limit: int) -> bytes:

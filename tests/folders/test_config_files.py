@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from chkpt_channels import ChkptChannelsError, DamagedError, UnsupportedError, UsageError, convert, verify
+from chkpt_channels.core.errors import Place
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.folders.config_files import options_in_report, resolved
-from chkpt_channels.transform.options import as_keywords, build_options
+from chkpt_channels.folders.config_files import ConfigReader, options_in_report, with_normalization
+from chkpt_channels.transform.options import Options, as_keywords, build_options
 from tests.api.test_verify import write
 from tests.discovery.test_bias_target import TAKEN
 
@@ -27,6 +28,10 @@ def beside(folder: Path, documents: dict[str, Any]) -> Path:
     for name, document in documents.items():
         (folder / name).write_text(document if isinstance(document, str) else json.dumps(document))
     return folder / "model.safetensors"
+
+
+def resolved(options: Options, path: Path) -> Options:
+    return with_normalization(options, ConfigReader().read(path.parent, strict=True), Place(str(path)))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,7 @@ def test_a_config_that_is_no_text(tmp_path: Path):
 def test_standard_input_stands_beside_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     beside(tmp_path, {CONFIG: {"mean": MEAN, "std": STD}})
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="standard input has no place"):
+    with pytest.raises(UsageError, match="standard input has none"):
         convert("-", "x.pth", norm="auto")
 
 

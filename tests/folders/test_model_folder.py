@@ -336,13 +336,13 @@ def test_version_control_stays_behind(tmp_path: Path):
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from chkpt_channels.api import folder_writer as folderwriter
+    from chkpt_channels.api.output import folder as writing
 
     def broken(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     source = folder(tmp_path / "a")
-    monkeypatch.setattr(folderwriter, "_copy", broken)
+    monkeypatch.setattr(writing, "_copy", broken)
     with pytest.raises(KeyboardInterrupt):
         convert(source, tmp_path / "b", to="gray")
     assert os.listdir(tmp_path) == ["a"]

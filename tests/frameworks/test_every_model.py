@@ -15,10 +15,9 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from chkpt_channels import ChkptChannelsError
-from chkpt_channels.api.convert import beside
-from chkpt_channels.api.convert_folder import plan
 from chkpt_channels.folders.library_tables import FIXED
 from chkpt_channels.folders.model_folder import ModelFolder
+from chkpt_channels.folders.planning import plan_model
 from chkpt_channels.transform.options import build_options
 
 TASKS = (
@@ -74,10 +73,10 @@ def built(name, kind, folder) -> dict[str, torch.Tensor]:
 def wrong(name, kind, folder, before) -> dict[str, object]:
     """What the library builds otherwise than it was converted. Raises what refuses the conversion."""
     with ModelFolder(folder) as opened:
-        planned = plan(opened, beside(folder, build_options(5)))
+        planned = plan_model(opened, opened.resolved(build_options(5)))
         documents = {file: sidecar.document.edited(edits) for file, (sidecar, edits) in planned.documents.items()}
         expected = {key: tuple(tensor.shape) for key, tensor in before.items()}
-        for _, _, made in planned.parts:
+        for _, made in planned.parts:
             expected |= {key: edit.shape for key, edit in made.edits.tensors.items()}
     (folder / "new").mkdir()
     (folder / "new" / "config.json").write_bytes(documents["config.json"])

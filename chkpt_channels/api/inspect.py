@@ -1,0 +1,47 @@
+"""What a model holds: format, first convs with layout and evidence, tensors."""
+
+from __future__ import annotations
+
+from chkpt_channels.api.output.naming import Path_
+from chkpt_channels.api.report import Inspection, file_info
+from chkpt_channels.core.errors import Candidate
+from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
+from chkpt_channels.discovery import find as selection
+from chkpt_channels.discovery.request import SearchRequest
+from chkpt_channels.folders import config_files
+from chkpt_channels.folders.model_folder import open_model
+from chkpt_channels.transform import notices
+
+
+def inspect(path: Path_) -> Inspection:
+    """What a file or a model folder holds: format, first convs with layout and evidence, tensors. Never fails for ambiguity:
+    `first_convs` is empty then. `candidates` are the tensors that were considered and not taken. Raises DamagedError,
+    UnsupportedError for foreign formats, SystemProblem."""
+    with open_model(path) as model:
+        request = SearchRequest(hints=config_files.evidence(model.configs_at_hand()))
+        convs: list[FirstConv] = []
+        candidates: list[Candidate] = []
+        declarations: list[Declaration] = []
+        tensors: list[Tensor] = []
+        entries: list[OptimizerEntry] = []
+        warnings: list[Notice] = []
+        for part in model.parts:
+            store, prefix = part.store, model.prefix(part)
+            finding = selection.find(store, request)
+            convs += [c._replace(tensor=c.tensor._replace(name=prefix + c.tensor.name)) for c in finding.first_convs]
+            candidates += [c._replace(key=prefix + c.key) for c in finding.candidates]
+            declarations += [d._replace(where=prefix + d.where) for d in store.graph.declarations(finding.first_convs)]
+            tensors += [tensor._replace(name=prefix + tensor.name) for tensor in store.tensors.values()]
+            entries += [entry._replace(where=prefix + entry.where) for entry in store.optimizer_entries]
+            warnings += notices.of_file(store, finding.first_convs)
+        for config in model.configs:
+            declarations += [d._replace(where=f"{config.name}: {d.where}") for d in config_files.declarations(config)]
+        return Inspection(
+            input=file_info(model),
+            first_convs=tuple(convs),
+            candidates=tuple(candidates),
+            declarations=tuple(declarations),
+            tensors=tuple(tensors),
+            optimizer=tuple(entries),
+            warnings=tuple(dict.fromkeys(warnings)),
+        )

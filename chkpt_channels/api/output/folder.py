@@ -1,0 +1,114 @@
+"""A planned model folder is written file by file, and appears by one rename: parts as a file is, configurations as planned, and
+all else as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from chkpt_channels.api.output.naming import Path_, Progress, default_output
+from chkpt_channels.api.output.publish import Settings, Written, write_bytes, write_checked
+from chkpt_channels.api.report import FileInfo
+from chkpt_channels.core.errors import Place
+from chkpt_channels.folders.model_folder import ModelFolder
+from chkpt_channels.folders.planning import PlannedModel
+from chkpt_channels.storage.atomic import OutputFolder
+from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.splice import apply
+from chkpt_channels.transform.options import Options
+
+FICLONE = 0x40049409
+"""Linux's ioctl that shares the blocks of two files. Source: linux/fs.h."""
+
+
+class FolderTarget:
+    """Where the result of a model folder goes: a folder that is not there yet. As a context, it leaves nothing behind but what
+    was published."""
+
+    def __init__(
+        self, model: ModelFolder, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
+    ) -> None:
+        self._model, self._progress, self._hard_link = model, progress, settings.hard_link
+        self.path = Path(dst) if dst is not None else default_output(model.path, options.rule.word)
+        self._stack = contextlib.ExitStack()
+        self._out: OutputFolder
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def publish(self, planned: PlannedModel) -> Written:
+        """Give the complete folder its name."""
+        self._out.publish()
+        path = str(self.path)
+        return Written(FileInfo(path, "folder", self._size), self._model.load_line(path), planned.changed)
+
+    def fill(self, planned: PlannedModel) -> None:
+        """Write and check every file; the folder has no name yet. Raises SystemProblem, and what a check raises."""
+        self._out = self._stack.enter_context(OutputFolder(self.path, self._model.path))
+        edits, documents, progress = dict(planned.edited_files()), planned.edited_documents(), self._progress
+        total = self._model.size
+        for name in self._model.files:
+            source, target = self._model.path / name, self._out.draft / name
+            place, untouched = Place(str(target)), name not in edits and name not in documents
+            with place.trying("cannot be written"):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not (untouched and self._hard_link and _linked(source, target)):
+                    with _new(target) as fd:
+                        if name in edits:
+                            write_checked(*edits[name], fd, place, (lambda more: progress(more, total)) if progress else None)
+                        elif name in documents:
+                            write_bytes(fd, documents[name], place)
+                        else:
+                            _copy(source, fd, target)
+                self._size += target.stat().st_size
+            if progress and name not in edits:
+                progress(source.stat().st_size, total)
+
+
+@contextlib.contextmanager
+def _new(target: Path) -> Iterator[int]:
+    fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Whether `target` could become another name of the same file. What a link shows belongs to somebody else: whoever writes
+    into the output must not write there."""
+    if source.is_symlink():
+        return False
+    try:
+        os.link(source, target)
+        return True
+    except OSError:
+        return False
+
+
+def _copy(source: Path, fd: int, target: Path) -> None:
+    """The same bytes, in shared blocks where the file system can do that."""
+    with Source(source) as opened:
+        if not _reflinked(opened.fd, fd):
+            apply(opened, [], fd, Place(str(target)))
+        opened.check_unchanged()
+
+
+def _reflinked(source: int, target: int) -> bool:
+    """Whether the file system could share the blocks (ioctl FICLONE of Linux)."""
+    try:
+        import fcntl
+
+        fcntl.ioctl(target, FICLONE, source)
+        os.fsync(target)
+        return True
+    except (ImportError, OSError):
+        return False

@@ -1,0 +1,225 @@
+"""From a plan to a file with a name: written, checked, and published with what goes with it, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from chkpt_channels.api.output.check import check
+from chkpt_channels.api.output.naming import Path_, Progress, hashed, other_container, output_path
+from chkpt_channels.api.report import FileInfo
+from chkpt_channels.core.errors import Place, UsageError
+from chkpt_channels.core.tensors import Notice
+from chkpt_channels.folders.model import ModelFile
+from chkpt_channels.folders.model_folder import is_folder
+from chkpt_channels.folders.planning import PlannedModel, config_edits
+from chkpt_channels.formats.base import Checkpoint
+from chkpt_channels.storage import early_copy
+from chkpt_channels.storage.atomic import Output, StandardOutput
+from chkpt_channels.storage.source import STDIO, Source, check_link
+from chkpt_channels.storage.splice import apply, write_at
+from chkpt_channels.transform.options import Options
+from chkpt_channels.transform.plan import Plan
+
+CHUNK = 4 << 20
+
+
+class Settings(NamedTuple):
+    """How outputs are written, not what is in them."""
+
+    force: bool = False
+    dry_run: bool = False
+    hard_link: bool = False
+    with_sidecars: bool = False
+    sha256: bool = False
+    hash_name: bool = False
+    state_dict: str | None = None
+
+    def checked(self, src: Path_, dst: Path_ | None) -> Settings:
+        """The same settings. Raises UsageError where they mean nothing for this source and this output."""
+        named = dst is None or os.fspath(dst) != STDIO
+        if not named and (self.hash_name or self.with_sidecars):
+            raise UsageError("standard output has neither a name nor a folder: --hash-name and --sidecars need both")
+        if is_folder(src):
+            if not named:
+                raise UsageError("a folder cannot go to standard output: -o names it", file=os.fspath(src))
+            if self.sha256 or self.hash_name or self.state_dict is not None:
+                raise UsageError("--sha256, --hash-name and --state-dict are for files", file=os.fspath(src))
+        return self
+
+
+class Written(NamedTuple):
+    """What was written: the output, the line that loads it, whether anything changed, and what is to be said of it."""
+
+    output: FileInfo
+    load_line: str
+    changed: bool
+    notices: tuple[Notice, ...] = ()
+
+
+class FileTarget:
+    """Where the result of one file goes. As a context, it leaves nothing behind that was not published."""
+
+    def __init__(
+        self, model: ModelFile, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
+    ) -> None:
+        self._model, self._options, self._settings, self._progress = model, options, settings, progress
+        self.path = output_path(model, dst, options)
+        self._other = other_container(model.format, self.path)
+        if settings.state_dict is not None and not self._other:
+            raise UsageError("--state-dict chooses what goes into another container: -o names one, as x.safetensors")
+        self._stack = contextlib.ExitStack()
+        self._copied = False
+        self._out: Output | StandardOutput | None = None
+        self._companions: Mapping[str, str] = {}
+        self._documents: Mapping[str, bytes] = {}
+        self._after: Checkpoint
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.push(self.__exit__)
+            self._copy_early()
+            stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def _copy_early(self) -> None:
+        """Copy the source while the library that reads it is imported, where that pays."""
+        source, form = self._model.source, self._model.format
+        if form.in_place and not self._settings.dry_run and not self._other and early_copy.pays(source):
+            self._copied = early_copy.copy(source, self._opened().fd, form.preload)
+
+    def _opened(self) -> Output | StandardOutput:
+        if self._out is None:
+            if os.fspath(self.path) == STDIO:
+                self._out = self._stack.enter_context(StandardOutput())
+            else:
+                self._out = self._stack.enter_context(Output(self.path, self._model.source, force=self._settings.force))
+        return self._out
+
+    def fill(self, planned: PlannedModel) -> None:
+        """Write and check it; it has no name yet."""
+        checkpoint, plan, source = self._model.checkpoint, planned.first, self._model.source
+        self._documents = self._edited_configs(plan) if self._settings.with_sidecars else {}
+        self._companions = checkpoint.companions(self.path, edited=bool(plan.edits))
+        plan = plan._replace(edits=plan.edits._replace(companions=self._companions))
+        out, progress = self._opened(), self._progress
+        report = (lambda done: progress(done, source.size)) if progress else None
+        if self._other:
+            from chkpt_channels.api.output import cross_format
+
+            key = self._settings.state_dict
+            self._after = cross_format.write(checkpoint, plan.edits, key, self._other, out.fd, out.place, report)
+        else:
+            self._after = checkpoint
+            write_checked(checkpoint, plan, out.fd, out.place, report, copied=self._copied)
+
+    def publish(self, planned: PlannedModel) -> Written:
+        """Give it its name, after all that goes with it."""
+        edits, out = planned.first.edits, self._opened()
+        digest = ""
+        with Source.of_descriptor(out.fd, str(self.path), made_here=True) as written:
+            size = written.size
+            if self._settings.sha256 or self._settings.hash_name:
+                digest = sha256_of(written)
+        if self._settings.hash_name and isinstance(out, Output):
+            self.path = hashed(self.path, digest)
+            out.rename(self.path)
+        home = Path(self._model.source.name).parent
+        publish(out, home, self._companions, self._documents, force=self._settings.force)
+        info = FileInfo(str(self.path), self._after.format.name, size, sha256=digest)
+        notices = () if edits else _renamed(self._companions)
+        return Written(info, self._after.load_line(info.path), bool(edits or self._other), notices)
+
+    def _edited_configs(self, plan: Plan) -> dict[str, bytes]:
+        """The configurations beside the source, as the output needs them. Raises UsageError where they would stand in the old
+        ones' places."""
+        home = Path(self._model.source.name).parent
+        if self.path.parent.resolve() == home.resolve():
+            raise UsageError("--sidecars would replace the configurations of the source: -o names an output in another folder")
+        documents = {}
+        for config in self._model.configs_at_hand():
+            if not self._options.plain["follow_links"]:
+                check_link(Place(str(home / config.name)), home / config.name, home, "is")
+            documents[config.name] = config.document.edited(config_edits(config, plan, self._options))
+        return documents
+
+
+def _renamed(companions: Mapping[str, str]) -> tuple[Notice, ...]:
+    """That a copy names other data files than before."""
+    changed = {old: new for old, new in companions.items() if old != new}
+    return tuple(Notice("renamed_data", f"its data file {old} goes with it as {new}") for old, new in changed.items())
+
+
+def write_checked(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    fd: int,
+    place: Place,
+    progress: Callable[[int], None] | None,
+    *,
+    copied: bool = False,
+) -> None:
+    """Write one edited file to `fd` and check it. Raises SystemProblem, also where the source was changed meanwhile, and what the
+    check raises."""
+    checkpoint.write(plan.edits, fd, place, progress, copied=copied)
+    checkpoint.source.check_unchanged()
+    check(checkpoint, plan, fd, place.file)
+
+
+def write_bytes(fd: int, content: bytes, place: Place) -> None:
+    """Write a small file and fsync it."""
+    with place.trying("cannot be written"):
+        write_at(fd, memoryview(content), 0)
+        os.fsync(fd)
+
+
+def publish(
+    out: Output | StandardOutput,
+    folder: Path,
+    names: Mapping[str, str],
+    documents: Mapping[str, bytes],
+    *,
+    force: bool,
+) -> None:
+    """Give the output its name. The files of `folder` that go with it, under their new `names`, and the `documents` come first,
+    and are taken back if it fails."""
+    if names and isinstance(out, StandardOutput):
+        raise UsageError(f"the file comes with {', '.join(names)}: -o names the output, so that they can stand beside it")
+    with contextlib.ExitStack() as stack:
+        others = [_copied(folder / old, out.path.parent / new, stack, force=force) for old, new in names.items()]
+        for name, content in documents.items():
+            others.append(stack.enter_context(Output(out.path.parent / name, None, force=force)))
+            write_bytes(others[-1].fd, content, others[-1].place)
+        try:
+            for other in others:
+                other.publish(first=True)
+            out.publish()
+        except BaseException:
+            if not out.is_shown():
+                for other in reversed(others):
+                    other.take_back()
+            raise
+
+
+def _copied(path: Path, new: Path, stack: contextlib.ExitStack, *, force: bool) -> Output:
+    with Source(path) as source:
+        out = stack.enter_context(Output(new, source, force=force))
+        apply(source, [], out.fd, out.place)
+        source.check_unchanged()
+    return out
+
+
+def sha256_of(source: Source) -> str:
+    """The SHA-256 of an open file."""
+    digest = hashlib.sha256()
+    for at in range(0, source.size, CHUNK):
+        digest.update(source.read(at, min(at + CHUNK, source.size)))
+    return digest.hexdigest()

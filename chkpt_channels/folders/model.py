@@ -1,0 +1,118 @@
+"""A model: weights, and what goes with them. Every conversion is one of a model; a single file is a model of one part."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+
+from chkpt_channels.core.errors import Place
+from chkpt_channels.folders.config_files import ConfigReader, Sidecar, evidence, with_normalization
+from chkpt_channels.folders.shards import Shards
+from chkpt_channels.formats import detect
+from chkpt_channels.formats.base import Checkpoint, Format
+from chkpt_channels.storage.source import STDIO, Source, open_source
+from chkpt_channels.transform.mixing.normalization import AUTO
+from chkpt_channels.transform.options import Options
+
+if TYPE_CHECKING:
+    import os
+    from types import TracebackType
+
+
+class Part(NamedTuple):
+    """One checkpoint of a model: what it is called in reports, the names of its files, and its open tensors."""
+
+    name: str
+    files: tuple[str, ...]
+    store: Checkpoint | Shards
+
+
+class Model(ABC):
+    """An open model. `configs` are the configurations that are edited with its weights, `home` is the folder that these and the
+    files beside the weights are in, None for standard input."""
+
+    is_folder: ClassVar[bool]
+    place: Place
+    home: Path | None
+    configs: list[Sidecar]
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._reader = ConfigReader()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[Part, ...]:
+        """Its checkpoints, opened when they are first asked for and as long as the model is."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """The bytes of all its files."""
+
+    @property
+    def title(self) -> str:
+        """What it is called for people."""
+        return ", ".join(dict.fromkeys(part.store.title for part in self.parts))
+
+    def prefix(self, part: Part) -> str:
+        """What stands before a part's tensors where several could have the same name."""
+        return f"{part.name}/" if len(self.parts) > 1 else ""
+
+    @abstractmethod
+    def load_line(self, path: str) -> str:
+        """The line of Python that loads such a model at `path`."""
+
+    def configs_at_hand(self, *, strict: bool = False) -> list[Sidecar]:
+        """The configurations in its home, as far as they can be read; `strict` raises DamagedError for those that cannot."""
+        return self._reader.read(self.home, strict=strict) if self.home is not None else []
+
+    def resolved(self, options: Options) -> Options:
+        """The options with what its configurations say: hints for the search, and `--norm auto`. Raises UnsupportedError where
+        that is asked for and nothing says it."""
+        is_asked = options.norm.name == AUTO
+        configs = self.configs_at_hand(strict=is_asked)
+        options = options._replace(search=options.search._replace(hints=evidence(configs)))
+        return with_normalization(options, configs, self.place) if is_asked else options
+
+
+class ModelFile(Model):
+    """One file, or standard input."""
+
+    is_folder = False
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__()
+        self.source: Source = self._stack.enter_context(open_source(path))
+        self.place, self.configs = self.source.place, []
+        self.home = None if str(path) == STDIO else Path(self.source.name).parent
+
+    @cached_property
+    def format(self) -> Format:
+        """The format that claims it. Raises UnknownFormatError, UnsupportedError."""
+        return detect(self.source)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The open checkpoint."""
+        return self.format.open(self.source)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (Part("", (), self.checkpoint),)
+
+    @property
+    def size(self) -> int:
+        return self.source.size
+
+    def load_line(self, path: str) -> str:
+        return self.checkpoint.load_line(path)
