@@ -165,7 +165,7 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
 
     def called(*, help_all: bool, **given: Any) -> None:
         values = {row.name: given.pop(row.name) for row in rows}
-        command(**given, **{place: {name: value for name, value in values.items() if value not in (None, False)}})
+        command(**given, **{place: {name: value for name, value in values.items() if value is not None and value is not False}})
 
     parameters: list[inspect.Parameter] = []
     for name, parameter in own.items():

@@ -44,8 +44,9 @@ class Option(NamedTuple):
         return _fits(value, self.kind)
 
     def listed(self, value: Any) -> Any:
-        """The value, as a list of one where the option takes only the list."""
-        return [value] if self.takes([value]) and not self.takes(value) else value
+        """The value, a single one as a list where the option takes only that."""
+        single = not isinstance(value, list) and not self.takes(value)
+        return [value] if single and self.takes([value]) else value
 
 
 def options_of(table: type) -> tuple[Option, ...]:

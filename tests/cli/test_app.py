@@ -304,6 +304,12 @@ def test_a_closed_stderr_changes_nothing(rgb, tmp_path):
     assert (tmp_path / "o.pth").exists()
 
 
+@pytest.mark.parametrize("option", ["--from", "--input-range"])
+def test_nought_is_a_value(rgb, tmp_path, option):
+    done = run("convert", "net.pth", "--to", "gray", "--norm", "half", option, "0", cwd=tmp_path)
+    assert (done.returncode, sorted(path.name for path in tmp_path.iterdir())) == (2, ["net.pth"])
+
+
 HEAVY = ("numpy", "h5py", "onnx", "rich", "ml_dtypes", "safetensors", "torch", "tensorflow")
 """Not pydantic: from 0.29 on typer imports it in every parse."""
 

@@ -134,6 +134,7 @@ def test_one_value_for_a_list():
     assert names["mean"].listed("0.5,0.5") == "0.5,0.5"
     assert names["strict"].listed(True) is True
     assert names["from"].listed("x") == "x"
+    assert names["matrix"].listed([1, 2]) == [1, 2]
 
 
 def test_every_row_says_what_it_does():
