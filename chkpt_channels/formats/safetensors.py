@@ -16,9 +16,9 @@ from math import prod
 from typing import Any
 
 from chkpt_channels.containers.json import reader as strictjson
-from chkpt_channels.core import gc_pause as collecting
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Place
+from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.formats.base import Checkpoint, Edits, FlatWriter, Tensor, TensorEdit
 from chkpt_channels.storage.source import Source
@@ -62,7 +62,7 @@ class Safetensors(Checkpoint):
         self._header = source.read(8, 8 + length)
         self._begin = 8 + length
         self._spans: dict[str, tuple[int, int]] = {}
-        with collecting.paused():
+        with gc_paused():
             entries = _parse(self._header, place)
             self.metadata: dict[str, str] = entries.pop(METADATA, None) or {}
             for name, entry in entries.items():
@@ -94,7 +94,7 @@ class Safetensors(Checkpoint):
     def splices(self, edits: Edits) -> list[Splice]:
         if not edits.tensors:
             return []
-        with collecting.paused():
+        with gc_paused():
             header: dict[str, Any] = json.loads(self._header)
         splices, shift = [], 0
         for name, (begin, end) in sorted(self._spans.items(), key=lambda item: item[1]):

@@ -9,7 +9,9 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from chkpt_channels.containers.pickle.reader import Kind, Node, Tree
+from chkpt_channels.containers.pickle.machine import FRAME_HEAD
+from chkpt_channels.containers.pickle.nodes import Kind, Node
+from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.storage.splice import spliced
 
 
@@ -30,13 +32,13 @@ def _frame_edits(tree: Tree, edits: Sequence[tuple[int, int, bytes]]) -> list[tu
     """New lengths for the frames in which something changes; what is left of a frame whose head goes needs no frame."""
     mended = []
     for at, length in tree.frames:
-        begin, end = at + 9, at + 9 + length
+        begin, end = at + FRAME_HEAD, at + FRAME_HEAD + length
         if any(start <= at < stop for start, stop, _ in edits):
             continue
         added = sum(len(new) for start, _, new in edits if begin <= start < end)
         gone = sum(max(0, min(stop, end) - max(start, begin)) for start, stop, _ in edits)
         if added != gone:
-            mended.append((at + 1, at + 9, struct.pack("<Q", length + added - gone)))
+            mended.append((at + 1, begin, struct.pack("<Q", length + added - gone)))
     return mended
 
 
@@ -61,7 +63,7 @@ class _Spelling:
     """Collects wanted values occurrence by occurrence, then decides which bytes change.
 
     A value that is spelled once and repeated by GETs is edited where it is spelled if all occurrences are to change alike.
-    Otherwise the new value takes the old one's place and memo index, and the old value is spelled again, and memoised under
+    Otherwise the new value takes the old one's place and memo index, and the old value is spelled again, and memoized under
     the same index, at the first GET that still wants it.
     """
 
@@ -115,10 +117,10 @@ class _Spelling:
         return []
 
     def _rescued(self, gone: _Spans) -> list[tuple[int, int, bytes]]:
-        """What was memoised inside removed spans and is repeated outside is spelled at its first repetition."""
+        """What was memoized inside removed spans and is repeated outside is spelled at its first repetition."""
         edits = []
-        shifted = any(at in gone for at, _ in self._tree.memoizes)
-        for node in self._tree.memoised:
+        shifted = any(at in gone for at, _ in self._tree.memoize_opcodes)
+        for node in self._tree.memoized:
             if node.put is None or node.put[1] not in gone:
                 continue
             later = next((get for get in node.gets or () if get.start not in gone), None)
@@ -127,7 +129,9 @@ class _Spelling:
             edits.append((later.start, later.stop, self._spelled_alone(node, gone) + b"r" + struct.pack("<I", node.put[0])))
         if shifted:  # MEMOIZE counts on its own: behind a removed one the index must be spelled
             edits += [
-                (at, at + 1, b"r" + struct.pack("<I", i)) for at, i in self._tree.memoizes if at > gone.first and at not in gone
+                (at, at + 1, b"r" + struct.pack("<I", i))
+                for at, i in self._tree.memoize_opcodes
+                if at > gone.first and at not in gone
             ]
         return edits
 

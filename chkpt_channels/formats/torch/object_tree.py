@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from chkpt_channels.containers.pickle.reader import Kind, Node, Tree, plain
+from chkpt_channels.containers.pickle.nodes import Kind, Node, plain
+from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.dtypes import BY_STORAGE, BY_TORCH, DType
 from chkpt_channels.core.errors import Place
 from chkpt_channels.core.limits import LIMITS

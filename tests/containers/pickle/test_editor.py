@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from chkpt_channels import UnsupportedError
 from chkpt_channels.containers.pickle.editor import edited, spell
-from chkpt_channels.containers.pickle.reader import Kind, Node, Tree
+from chkpt_channels.containers.pickle.nodes import Kind, Node
+from chkpt_channels.containers.pickle.reader import Tree
 from tests.containers.pickle.test_reader import PLACE, PROTOCOLS, ints, objects, rebuilt
 
 INTS = (

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chkpt_channels import DamagedError, UnsupportedError
-from chkpt_channels.containers.pickle.reader import Kind, Node, OutOfData, Tree, plain
+from chkpt_channels.containers.pickle.nodes import Kind, Node, plain
+from chkpt_channels.containers.pickle.reader import OutOfData, Tree
 from chkpt_channels.core.errors import Place
 from tests.support.files import within
 

@@ -1,0 +1,79 @@
+"""The nodes of a pickle's tree: what each value is, and which bytes spell it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+
+class Kind:
+    """What a node is. CALL is any object made by a callable: REDUCE, NEWOBJ, NEWOBJ_EX, INST, OBJ. (Plain integers: the
+    machine compares them once an opcode, and members of an enumeration take three times as long to look up.)"""
+
+    CONST, INT, FLOAT, TEXT, BYTES, TUPLE, LIST, DICT, SET, GLOBAL, CALL, PERSID, GET, MARK = range(14)
+
+
+class Node:
+    """One occurrence of a value, spelled by bytes [start, stop).
+
+    value     constants and numbers: themselves; TUPLE, LIST: the children; GLOBAL: (module, name); CALL: (callable,
+              arguments); PERSID: the id; GET: the node it repeats
+    items     what was added later: pairs for dicts, (node,) for lists and sets
+    state     the argument of BUILD
+    put       (memo index, start, stop) of the opcode that memoized it
+    gets      the GET nodes that repeat it
+    """
+
+    __slots__ = ("gets", "items", "kind", "put", "start", "state", "stop", "value")
+
+    def __init__(self, kind: int, start: int, stop: int, value: Any) -> None:
+        self.kind, self.start, self.stop, self.value = kind, start, stop, value
+        self.items: list[tuple[Node, ...]] | None = None
+        self.state: Node | None = None
+        self.put: tuple[int, int, int] | None = None
+        self.gets: list[Node] | None = None
+
+    @property
+    def target(self) -> Node:
+        """The node itself, or the one that a GET repeats."""
+        return self.value if self.kind is Kind.GET else self
+
+    @property
+    def children(self) -> Sequence[Node]:
+        """The elements of a tuple, list or set, those appended later included; none of anything else."""
+        spelled = self.value or () if self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET) else ()
+        return spelled if self.items is None else [*spelled, *(item[0] for item in self.items)]
+
+    @property
+    def inner(self) -> list[Node]:
+        """Every node that this one is made of or was given, whatever it is."""
+        found = [*self.value] if self.value and self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET, Kind.CALL) else []
+        for item in self.items or ():
+            found += item
+        return found if self.state is None else [*found, self.state]
+
+    def entries(self) -> Iterator[tuple[Node, Node]]:
+        """The (key, value) nodes of a dict or a dict-like object."""
+        for item in self.items or ():
+            if len(item) == 2:
+                yield item[0].target, item[1]
+
+    def lookup(self, key: str) -> Node | None:
+        """The value node behind a text key of a dict or a dict-like object."""
+        return next((v for k, v in self.entries() if k.kind is Kind.TEXT and k.value == key), None)
+
+    def is_global(self, module: str, *names: str) -> bool:
+        """Whether this is one of the named globals."""
+        node = self.target
+        return node.kind is Kind.GLOBAL and node.value[0] == module and node.value[1] in names
+
+
+def plain(node: Node) -> Any:
+    """The value of an integer of up to 64 bits, or of a tuple or list of such; None for anything else."""
+    node = node.target
+    if node.kind is Kind.INT:
+        return node.value if -(1 << 63) <= node.value < 1 << 63 else None
+    if node.kind in (Kind.TUPLE, Kind.LIST):
+        values = tuple(plain(child) if child.target.kind is Kind.INT else None for child in node.children)
+        return None if None in values else values
+    return None
