@@ -10,6 +10,9 @@ from typing import BinaryIO, Self
 
 from chkpt_channels.core.errors import DamagedError, Place, SystemProblem, reason
 
+CHUNK_BYTES = 4 << 20
+"""How much of a long span is read, checked or written at once: large enough for any disk, small beside any memory."""
+
 
 class Source:
     """An open regular file.

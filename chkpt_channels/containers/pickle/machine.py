@@ -11,7 +11,6 @@ from typing import Any
 from chkpt_channels.containers.pickle.nodes import Kind, Node
 from chkpt_channels.core.errors import Place
 
-
 FRAME_HEAD = 9
 """Bytes of a FRAME opcode: itself, and the length of what follows as eight bytes."""
 

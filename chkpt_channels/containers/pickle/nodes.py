@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Container, Sequence
+from typing import Any, NamedTuple
 
 
 class Kind:
@@ -52,11 +52,9 @@ class Node:
             found += item
         return found if self.state is None else [*found, self.state]
 
-    def entries(self) -> Iterator[tuple[Node, Node]]:
-        """The (key, value) nodes of a dict or a dict-like object."""
-        for item in self.items or ():
-            if len(item) == 2:
-                yield item[0].target, item[1]
+    def entries(self) -> list[tuple[Node, Node]]:
+        """The (key, value) nodes of a dict or a dict-like object; of a key that is repeated the node that spells it."""
+        return [(item[0].target, item[1]) for item in self.items or () if len(item) == 2]
 
     def lookup(self, key: str) -> Node | None:
         """The value node behind a text key of a dict or a dict-like object."""
@@ -66,6 +64,45 @@ class Node:
         """Whether this is one of the named globals."""
         node = self.target
         return node.kind is Kind.GLOBAL and node.value[0] == module and node.value[1] in names
+
+
+class Elements(NamedTuple):
+    """The elements of a tuple, list or set: `spelled` as they stand there, which is what edits name, and their `values`.
+
+    A value is a text, an integer of up to 64 bits, a tuple of such integers, None, or the node of anything else.
+    """
+
+    spelled: Sequence[Node]
+    values: Sequence[Any]
+
+
+def elements(node: Node) -> Elements:
+    """All elements in one look, those included that were appended later; none of what has no elements."""
+    spelled = node.target.children
+    return Elements(spelled, [_value(child.target) for child in spelled])
+
+
+class Call(NamedTuple):
+    """A call of the global `name` = (module, name), and the elements of its argument tuple."""
+
+    name: tuple[str, str]
+    spelled: Sequence[Node]
+    values: Sequence[Any]
+
+
+def call_of(names: Container[tuple[str, str]], function: Node, arguments: Node) -> Call | None:
+    """The call of `function` with `arguments`, if it is one of these globals and its arguments are a tuple."""
+    function, arguments = function.target, arguments.target
+    if function.kind is not Kind.GLOBAL or function.value not in names or arguments.kind is not Kind.TUPLE:
+        return None
+    return Call(function.value, *elements(arguments))
+
+
+def _value(node: Node) -> Any:
+    if node.kind is Kind.TEXT or (node.value is None and node.kind is Kind.CONST):
+        return node.value
+    made = plain(node)
+    return node if made is None else made
 
 
 def plain(node: Node) -> Any:

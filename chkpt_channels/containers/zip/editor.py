@@ -13,23 +13,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from chkpt_channels.containers.zip.reader import (
+from chkpt_channels.containers.zip.directory import (
     CENTRAL_RECORD,
-    DEFLATED,
     END64_RECORD,
     END_RECORD,
-    FLAG_DESCRIPTOR,
     FLAG_UTF8,
-    LOCAL,
-    LOCAL_RECORD,
     LOCATOR64,
     LOCATOR64_RECORD,
     MAX16,
     MAX32,
+    ZIP64_TAG,
+    extra_fields,
+)
+from chkpt_channels.containers.zip.reader import (
+    DEFLATED,
+    FLAG_DESCRIPTOR,
+    LOCAL,
+    LOCAL_RECORD,
     STORED,
     Archive,
     Member,
-    extra_fields,
     make_descriptor,
 )
 from chkpt_channels.core.errors import Place
@@ -88,7 +91,7 @@ def miniz_local(name: bytes, size: int, start: int, align: int, method: int = ST
     """The local header of a member at `start`, its payload aligned to `align` bytes."""
     wide = b"".join([struct.pack("<2Q", size, 0) if size >= MAX32 else b"", struct.pack("<Q", start) if start >= MAX32 else b""])
     if wide:
-        wide = struct.pack("<2H", 1, len(wide)) + wide
+        wide = struct.pack("<2H", ZIP64_TAG, len(wide)) + wide
     pad = -(start + LOCAL_RECORD.size + len(name) + len(wide) + 4) % align
     extra = wide + struct.pack("<2sH", b"FB", pad) + b"Z" * pad
     flags = FLAG_UTF8 | (FLAG_DESCRIPTOR if size else 0)
@@ -178,7 +181,7 @@ class _Rewrite:
         tail = member.local[LOCAL_RECORD.size :]
         if MAX32 in fields[7:9]:
             wide = b"".join(struct.pack("<Q", v) for v, f in ((new.size, fields[8]), (new.packed, fields[7])) if f == MAX32)
-            at = tail.index(struct.pack("<H", 1), fields[9]) + 4
+            at = tail.index(struct.pack("<H", ZIP64_TAG), fields[9]) + 4
             tail = tail[:at] + wide + tail[at + len(wide) :]
         elif max(new.size, new.packed) >= MAX32:
             raise self._archive.place.inside(member.name).unsupported("would grow beyond 4 GiB, for which its header has no room")
@@ -231,8 +234,8 @@ class _Rewrite:
                 fields[index] = value
         extra_at = CENTRAL_RECORD.size + fields[10]
         extra, comment = member.central[extra_at : extra_at + fields[11]], member.central[extra_at + fields[11] :]
-        others = b"".join(struct.pack("<2H", tag, len(body)) + body for tag, body in extra_fields(extra) if tag != 1)
-        extra = (struct.pack("<2H", 1, len(wide)) + wide if wide else b"") + others
+        others = b"".join(struct.pack("<2H", tag, len(body)) + body for tag, body in extra_fields(extra) if tag != ZIP64_TAG)
+        extra = (struct.pack("<2H", ZIP64_TAG, len(wide)) + wide if wide else b"") + others
         fields[11] = len(extra)
         tail = member.central[CENTRAL_RECORD.size : extra_at] + extra + comment
 

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import TypeGuard
 
-from chkpt_channels.containers.pickle.nodes import Kind, Node, plain
+from chkpt_channels.containers.pickle.nodes import Call, Kind, Node, call_of, elements, plain
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.dtypes import BY_STORAGE, BY_TORCH, DType
 from chkpt_channels.core.errors import Place
@@ -36,9 +37,21 @@ CHANNEL_NAMES = frozenset(
 )
 """What modules, their configurations and training scripts call the number of input channels (torch, timm, transformers, smp)."""
 
-_PLAIN = {"_rebuild_tensor": (4,), "_rebuild_tensor_v2": (6, 7), "_rebuild_tensor_v3": (7, 8), "_rebuild_qtensor": (7,)}
-"""What makes a tensor, and of how many arguments. Source: torch/_utils.py of torch 2.13."""
-_WRAPPED = ("_rebuild_parameter", "_rebuild_parameter_with_state")
+_SUBCLASS = ("torch._tensor", "_rebuild_from_type_v2")
+"""Makes a tensor of a subclass: its arguments are a function, the class, that function's arguments, and a state."""
+_REBUILDS: dict[tuple[str, str], tuple[int, ...]] = {
+    ("torch._utils", "_rebuild_tensor"): (4,),
+    ("torch._utils", "_rebuild_tensor_v2"): (6, 7),
+    ("torch._utils", "_rebuild_tensor_v3"): (7, 8),
+    ("torch._utils", "_rebuild_qtensor"): (7,),
+    ("torch._utils", "_rebuild_parameter"): (),
+    ("torch._utils", "_rebuild_parameter_with_state"): (),
+    _SUBCLASS: (),
+}
+"""What makes a tensor, and of how many arguments; of none where it wraps a call that makes one. Source: torch/_utils.py of
+torch 2.13."""
+_DEEPEST_WRAPPING = 8
+"""A parameter wraps a tensor, a subclass wraps a call: torch itself nests two."""
 _MODULE_DICTS = ("_parameters", "_buffers", "_modules")
 
 
@@ -156,23 +169,25 @@ class TorchObject:
         self._walk()
 
     def _storage(self, persid: Node) -> None:
-        parts = persid.value.target.children
-        if not parts or parts[0].target.value != "storage":
+        spelled, values = elements(persid.value)
+        if not values or values[0] != "storage":
             return  # legacy files also mark modules this way
-        if len(parts) not in (5, 6) or parts[1].target.kind is not Kind.GLOBAL or parts[2].target.kind is not Kind.TEXT:
+        if len(values) not in (5, 6) or not _is_global(values[1]) or not isinstance(values[2], str):
             raise self.place.damaged("a persistent id is no storage")
-        (module, name), key, count = parts[1].target.value, parts[2].target.value, plain(parts[4])
+        (module, name), key, count = values[1].value, values[2], values[4]
         dtype = BY_STORAGE.get(name)
         if not module.startswith("torch") or (dtype is None and name != "UntypedStorage"):
             raise self.place.unsupported(f"a storage has the unknown type {module}.{name}")
         if not isinstance(count, int) or count < 0:
-            raise self.place.inside(f"storage {key}").damaged("its number of elements is no such number")
+            raise self.place.inside(f"storage {key}").damaged("invalid element count")
         unit = dtype.bits // 8 if dtype else 1
         storage = self.storages.setdefault(key, Storage(key, dtype, unit, count))
         if (storage.count, storage.dtype) != (count, dtype):
-            raise self.place.inside(f"storage {key}").damaged(f"is said to have {storage.count} elements and {count}")
-        storage.counts.append(parts[4])
-        storage.has_view |= len(parts) == 6 and parts[5].target.value is not None
+            raise self.place.inside(f"storage {key}").damaged(
+                f"element count {storage.count} in one place of the pickle, {count} in another"
+            )
+        storage.counts.append(spelled[4])
+        storage.has_view |= len(values) == 6 and values[5] is not None
         self._by_persid[persid] = storage
 
     def _walk(self) -> None:
@@ -236,33 +251,33 @@ class TorchObject:
             self._views_by_call[call] = self._read_view(call)
         return self._views_by_call[call]
 
-    def _read_view(self, call: Node) -> View | None:
-        for _ in range(8):  # a parameter wraps a tensor, a tensor subclass wraps a call; torch nests no deeper
-            if len(call.value) != 2:
+    def _read_view(self, node: Node) -> View | None:
+        for _ in range(_DEEPEST_WRAPPING):
+            call = call_of(_REBUILDS, *node.value) if len(node.value) == 2 else None
+            if call is not None and call.name == _SUBCLASS and len(call.spelled) == 4:
+                call = call_of(_REBUILDS, call.spelled[0], call.spelled[2])
+            if call is None:
                 return None
-            function, arguments = (node.target for node in call.value)
-            if function.is_global("torch._tensor", "_rebuild_from_type_v2") and len(arguments.children) == 4:
-                function, arguments = arguments.children[0].target, arguments.children[2].target
-            if function.is_global("torch._utils", *_PLAIN) and arguments.kind is Kind.TUPLE:
-                if len(arguments.children) not in _PLAIN[function.value[1]]:
-                    raise self.place.damaged(f"a tensor is made of {len(arguments.children)} arguments", at=call.start)
-                return self._geometry(function.value[1], arguments.children)
-            if not function.is_global("torch._utils", *_WRAPPED) or not arguments.children:
+            if counts := _REBUILDS[call.name]:
+                if len(call.spelled) not in counts:
+                    raise self.place.damaged(f"a tensor is made of {len(call.spelled)} arguments", at=node.start)
+                return self._geometry(call)
+            wrapped = call.values[0] if call.values else None
+            if not isinstance(wrapped, Node) or wrapped.kind is not Kind.CALL:
                 return None
-            call = arguments.children[0].target
-            if call.kind is not Kind.CALL:
-                return None
+            node = wrapped
         return None
 
-    def _geometry(self, function: str, parts: list[Node]) -> View:
-        storage = self._by_persid.get(parts[0].target)
+    def _geometry(self, call: Call) -> View:
+        (_, function), spelled, values = call
+        storage = self._by_persid.get(values[0])
         if storage is None:
-            raise self.place.damaged("a tensor has no storage", at=parts[0].start)
-        offset, shape, stride = (plain(part) for part in parts[1:4])
+            raise self.place.damaged("a tensor has no storage", at=spelled[0].start)
+        offset, shape, stride = values[1:4]
         dtype = storage.dtype
         if function == "_rebuild_tensor_v3":
-            kind = parts[6].target if len(parts) > 6 else parts[0]
-            dtype = BY_TORCH.get(kind.value[1]) if kind.kind is Kind.GLOBAL and kind.value[0] == "torch" else None
+            named = values[6] if _is_global(values[6]) else None
+            dtype = BY_TORCH.get(named.value[1]) if named and named.value[0] == "torch" else None
         if dtype is None:
             raise self.place.unsupported("a tensor has an unknown element type")
         numbers = (offset, *shape, *stride) if isinstance(shape, tuple) and isinstance(stride, tuple) else (None,)
@@ -271,17 +286,19 @@ class TorchObject:
             or any(n is None or n < 0 for n in numbers)
             or not len(shape) == len(stride) <= LIMITS.axes
         ):
-            raise self.place.damaged("a tensor's size, stride or offset is no such thing", at=parts[1].start)
-        view = View(storage, dtype, offset, shape, stride, (parts[1], parts[2], parts[3]))
-        if function == "_rebuild_qtensor" and len(parts) > 4:
-            view.quantizer = parts[4].target
+            raise self.place.damaged("invalid size, stride or storage offset", at=spelled[1].start)
+        view = View(storage, dtype, offset, shape, stride, (spelled[1], spelled[2], spelled[3]))
+        if function == "_rebuild_qtensor":
+            view.quantizer = spelled[4].target
         if view.span[1] > storage.size or prod(shape) >= 1 << 63:
             raise self.place.inside(f"storage {storage.key}").damaged(
-                f"a tensor of shape {list(shape)} reaches beyond its {storage.count} elements", at=parts[1].start
+                f"a tensor of shape {list(shape)} reaches beyond its {storage.count} elements", at=spelled[1].start
             )
         return view
 
     def _find_optimizer(self, link: Link, node: Node) -> None:
+        if node.items is None or len(node.items) < 2:
+            return
         if (state := node.lookup("state")) is None or node.lookup("param_groups") is None:
             return
         items = [item for item in state.target.items or () if len(item) == 2 and item[0] in self.tree.pair_stops]
@@ -313,6 +330,10 @@ def _pairs(node: Node) -> Iterator[tuple[Node, Node]]:
             for pair in argument.target.children:
                 if len(pair.target.children) == 2:
                     yield pair.target.children[0].target, pair.target.children[1]
+
+
+def _is_global(value: object) -> TypeGuard[Node]:
+    return isinstance(value, Node) and value.kind is Kind.GLOBAL
 
 
 def _children(link: Link, node: Node) -> Iterator[Link]:

@@ -145,7 +145,7 @@ words = st.sampled_from(["alpha", "beta", "gamma", "delta" * 60, 2.5, None, 7, 1
 @protocols
 @given(st.data())
 def test_removed_entries(protocol: int, data: st.DataObject):
-    """What they memoised and others repeat is spelled at its first repetition, and later memo indices stay right."""
+    """What they memoized and others repeat is spelled at its first repetition, and later memo indices stay right."""
     pool = st.lists(words, max_size=5)
     value = data.draw(st.dictionaries(st.sampled_from(range(9)), pool, max_size=6))
     gone = [key for key in value if data.draw(st.booleans())]
