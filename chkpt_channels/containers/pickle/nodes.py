@@ -79,7 +79,7 @@ class Elements(NamedTuple):
 def elements(node: Node) -> Elements:
     """All elements in one look, those included that were appended later; none of what has no elements."""
     spelled = node.target.children
-    return Elements(spelled, [_value(child.target) for child in spelled])
+    return Elements(spelled, [_value(child) for child in spelled])
 
 
 class Call(NamedTuple):
@@ -99,18 +99,27 @@ def call_of(names: Container[tuple[str, str]], function: Node, arguments: Node) 
 
 
 def _value(node: Node) -> Any:
+    if node.kind is Kind.GET:
+        node = node.value
     if node.kind is Kind.TEXT or (node.value is None and node.kind is Kind.CONST):
         return node.value
-    made = plain(node)
-    return node if made is None else made
+    if node.kind in (Kind.INT, Kind.TUPLE, Kind.LIST) and (integers := plain(node)) is not None:
+        return integers
+    return node
 
 
 def plain(node: Node) -> Any:
     """The value of an integer of up to 64 bits, or of a tuple or list of such; None for anything else."""
     node = node.target
     if node.kind is Kind.INT:
-        return node.value if -(1 << 63) <= node.value < 1 << 63 else None
+        return _integer(node)
     if node.kind in (Kind.TUPLE, Kind.LIST):
-        values = tuple(plain(child) if child.target.kind is Kind.INT else None for child in node.children)
+        values = tuple([_integer(child) for child in node.children])
         return None if None in values else values
     return None
+
+
+def _integer(node: Node) -> int | None:
+    if node.kind is Kind.GET:
+        node = node.value
+    return node.value if node.kind is Kind.INT and -(1 << 63) <= node.value < 1 << 63 else None
