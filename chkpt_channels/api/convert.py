@@ -90,7 +90,7 @@ def _convert(
         raise UsageError("--state-dict chooses what goes into another container: -o names one, as x.safetensors")
     with contextlib.ExitStack() as stack:
         out, copied = None, False
-        if kind.in_place and not settings.dry_run and not other and ahead.pays(source):
+        if kind.in_place and not settings.dry_run and not other and ahead.worthwhile(source):
             out = opened(path, source, stack, force=settings.force)
             copied = ahead.copy(source, out.fd, kind.call_library)
         checkpoint = kind(source)

@@ -13,7 +13,7 @@ from chkpt_channels.core.errors import Place
 from chkpt_channels.folders.model_folder import ModelFolder
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.splice import apply
+from chkpt_channels.storage.stream_copy import apply
 from chkpt_channels.transform.plan import Plan
 
 

@@ -19,7 +19,8 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage import early_copy as ahead
 from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.splice import Check, Progress, Splice, apply
+from chkpt_channels.storage.splice import Check, Progress, Splice
+from chkpt_channels.storage.stream_copy import apply
 from chkpt_channels.transform import quantization as quantisation
 from chkpt_channels.transform.quantization import Quantiser
 

@@ -22,7 +22,8 @@ from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.formats.base import Checkpoint, Edits, FlatWriter, Tensor, TensorEdit
 from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.splice import Splice, write_at
+from chkpt_channels.storage.splice import Splice
+from chkpt_channels.storage.stream_copy import write_at
 
 CHUNK = 4 << 20
 ALIGN = 8

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pytest
 
 from chkpt_channels.cli import app as cli
-from chkpt_channels.storage import atomic, splice
+from chkpt_channels.storage import atomic, stream_copy
 from chkpt_channels.storage import early_copy as ahead
 from chkpt_channels.storage import isolation as apart
 from tests.frameworks.test_folders import shard
@@ -62,12 +62,12 @@ class Attempt(NamedTuple):
 
 def of_blocks(patch: Patch) -> None:
     """As the largest files are written: past the page cache, block by block."""
-    patch.setattr(splice, "BLOCK", 8192)
-    patch.setattr(splice, "DIRECT_FROM", 0)
+    patch.setattr(stream_copy, "BLOCK_BYTES", 8192)
+    patch.setattr(stream_copy, "DIRECT_FROM_BYTES", 0)
 
 
 def ahead_of_all(patch: Patch) -> None:
-    patch.setattr(ahead, "SMALL", 0)
+    patch.setattr(ahead, "SMALL_BYTES", 0)
 
 
 def without_unnamed(patch: Patch) -> None:

@@ -15,7 +15,7 @@ from chkpt_channels.formats import FOREIGN_SUFFIXES, known
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage.atomic import Output, StandardOutput
 from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.splice import apply, write_at
+from chkpt_channels.storage.stream_copy import apply, write_at
 from chkpt_channels.transform.options import Options
 
 Path_ = str | os.PathLike[str]
