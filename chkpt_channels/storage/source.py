@@ -72,7 +72,7 @@ class Source:
 
         try:
             with tempfile.TemporaryFile() as spool:
-                shutil.copyfileobj(stream, spool, 1 << 20)
+                shutil.copyfileobj(stream, spool, CHUNK_BYTES)
                 spool.flush()
                 return cls.of_descriptor(spool.fileno(), name)
         except OSError as error:

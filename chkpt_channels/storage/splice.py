@@ -56,7 +56,11 @@ def spliced(data: bytes, edits: Sequence[tuple[int, int, bytes]]) -> bytes:
 
 
 def streamed(pieces: Iterable[bytes], splices: Sequence[Splice]) -> Iterator[bytes]:
-    """The same operation on a stream: `splices` in order, counted from its first byte."""
+    """The same operation on a stream: `splices` in order, counted from its first byte.
+
+    A splice is put in with the piece that holds its start; where it ends in a later one it waits, and what comes before its end
+    is dropped. One that starts where a piece ends waits for the next, unless it replaces nothing.
+    """
     at, waiting = 0, deque(splices)
     for piece in pieces:
         done = at

@@ -177,7 +177,7 @@ def publish(
         except BaseException:
             if not out.is_shown():
                 for other in reversed(others):
-                    other.take_back()
+                    other.roll_back()
             raise
 
 

@@ -1,6 +1,6 @@
 """JSON that is edited in place: every value knows the text that spells it, and all other text stays.
 
-Source: RFC 8259. What is not strictly that is refused (strictjson).
+Source: RFC 8259. What is not strictly that is refused (`reader`).
 """
 
 from __future__ import annotations

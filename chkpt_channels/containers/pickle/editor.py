@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from chkpt_channels.containers.pickle.machine import FRAME_HEAD
+from chkpt_channels.containers.pickle.machine import FRAME_HEAD_BYTES
 from chkpt_channels.containers.pickle.nodes import Kind, Node
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.storage.splice import spliced
@@ -32,7 +32,7 @@ def _frame_edits(tree: Tree, edits: Sequence[tuple[int, int, bytes]]) -> list[tu
     """New lengths for the frames in which something changes; what is left of a frame whose head goes needs no frame."""
     mended = []
     for at, length in tree.frames:
-        begin, end = at + FRAME_HEAD, at + FRAME_HEAD + length
+        begin, end = at + FRAME_HEAD_BYTES, at + FRAME_HEAD_BYTES + length
         if any(start <= at < stop for start, stop, _ in edits):
             continue
         added = sum(len(new) for start, _, new in edits if begin <= start < end)

@@ -11,8 +11,12 @@ from typing import Any
 from chkpt_channels.containers.pickle.nodes import Kind, Node
 from chkpt_channels.core.errors import Place
 
-FRAME_HEAD = 9
+FRAME_HEAD_BYTES = 9
 """Bytes of a FRAME opcode: itself, and the length of what follows as eight bytes."""
+
+
+LONGEST_DECIMAL_DIGITS = 400
+"""Of numbers written as text: Python takes quadratic time to read them, and sizes and counts have 20 digits."""
 
 
 class OutOfData(Exception):
@@ -143,6 +147,6 @@ class Machine:
     def decimal(self, raw: bytes, start: int) -> int:
         """The number of a text line; 400 digits, so that what is no tensor's size costs no quadratic time."""
         digits = raw.removesuffix(b"L")
-        if len(digits) > 400 or not digits.removeprefix(b"-").isdigit():
+        if len(digits) > LONGEST_DECIMAL_DIGITS or not digits.removeprefix(b"-").isdigit():
             raise self.damaged("a number is no number", start)
         return int(digits)

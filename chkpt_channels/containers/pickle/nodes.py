@@ -40,7 +40,7 @@ class Node:
 
     @property
     def children(self) -> Sequence[Node]:
-        """The elements of a tuple, list or set, those appended later included; none of anything else."""
+        """The elements of a tuple, list or set, those appended later included; the keys of a dict; none of what has none."""
         spelled = self.value or () if self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET) else ()
         return spelled if self.items is None else [*spelled, *(item[0] for item in self.items)]
 
@@ -67,7 +67,7 @@ class Node:
 
 
 class Elements(NamedTuple):
-    """The elements of a tuple, list or set: `spelled` as they stand there, which is what edits name, and their `values`.
+    """The children of a node: `spelled` as they stand there, which is what edits name, and their `values`.
 
     A value is a text, an integer of up to 64 bits, a tuple of such integers, None, or the node of anything else.
     """
@@ -77,7 +77,7 @@ class Elements(NamedTuple):
 
 
 def elements(node: Node) -> Elements:
-    """All elements in one look, those included that were appended later; none of what has no elements."""
+    """All children of a node in one look. After parsing only: a list can still grow before."""
     spelled = node.target.children
     return Elements(spelled, [_value(child) for child in spelled])
 

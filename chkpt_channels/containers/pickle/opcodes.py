@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from chkpt_channels.containers.pickle.machine import FRAME_HEAD, Machine, OutOfData
+from chkpt_channels.containers.pickle.machine import FRAME_HEAD_BYTES, Machine, OutOfData
 from chkpt_channels.containers.pickle.nodes import Kind, Node
 from chkpt_channels.core.limits import LIMITS
 
@@ -108,7 +108,7 @@ def _memoize(m: Machine, start: int) -> None:
 
 def _frame(m: Machine, start: int) -> None:
     length = m.number(8, start)
-    if m.frames and m.frames[-1][0] + FRAME_HEAD + m.frames[-1][1] > start:
+    if m.frames and m.frames[-1][0] + FRAME_HEAD_BYTES + m.frames[-1][1] > start:
         raise m.damaged("a FRAME begins inside another", start)
     m.frames.append((start, length))
     if m.at + length > len(m.data):

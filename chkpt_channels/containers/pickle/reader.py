@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from chkpt_channels.containers.pickle.machine import FRAME_HEAD, Machine, OutOfData
+from chkpt_channels.containers.pickle.machine import FRAME_HEAD_BYTES, Machine, OutOfData
 from chkpt_channels.containers.pickle.nodes import Kind, Node, plain
 from chkpt_channels.containers.pickle.opcodes import run
 from chkpt_channels.core.errors import Place
@@ -25,7 +25,7 @@ class Tree:
             self.root = run(machine)
         self.stop = machine.at
         for at, length in machine.frames[-1:]:
-            if at + FRAME_HEAD + length > self.stop:
+            if at + FRAME_HEAD_BYTES + length > self.stop:
                 raise machine.damaged("a FRAME reaches beyond the pickle", at)
         self.persids, self.globals = machine.persids, machine.globals
         self.frames, self.pair_stops = machine.frames, machine.pair_stops

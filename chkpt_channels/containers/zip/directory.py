@@ -25,6 +25,8 @@ FLAG_UTF8 = 0x800
 ZIP64_TAG = 1
 """Of the extra field that holds the sizes and the offset that do not fit into 32 bits."""
 CENTRAL_RECORD = struct.Struct("<4s6H3I5H2I")
+"""Fields used: 3 flags, 4 method, 7 CRC, 8 packed size, 9 size, 10 to 12 lengths of name, extra field and comment, 13 disk,
+16 offset of the local header."""
 END_RECORD = struct.Struct("<4s4H2IH")
 END64_RECORD = struct.Struct("<4sQ2H2I4Q")
 LOCATOR64_RECORD = struct.Struct("<4sIQI")

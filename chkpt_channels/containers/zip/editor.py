@@ -39,7 +39,7 @@ from chkpt_channels.core.errors import Place
 from chkpt_channels.storage.splice import Splice, streamed
 
 
-class Change(NamedTuple):
+class MemberEdit(NamedTuple):
     """A member's new content: the first `keep` bytes of the old, then `size` bytes made by `data`; or the old content with the
     splices `inner`, which count from its first byte, `size` bytes in all."""
 
@@ -49,17 +49,17 @@ class Change(NamedTuple):
     inner: tuple[Splice, ...] = ()
 
     @classmethod
-    def of(cls, data: bytes) -> Change:
+    def of(cls, data: bytes) -> MemberEdit:
         """New content that is known already."""
         return cls(len(data), lambda: data)
 
     @classmethod
-    def patch(cls, member: Member, inner: Sequence[Splice]) -> Change:
+    def patch(cls, member: Member, inner: Sequence[Splice]) -> MemberEdit:
         """The old content with splices."""
         return cls(member.size + sum(s.size - (s.stop - s.start) for s in inner), bytes, 0, tuple(inner))
 
 
-def splices(archive: Archive, changes: Mapping[str, Change], removed: frozenset[str] = frozenset()) -> list[Splice]:
+def splices(archive: Archive, changes: Mapping[str, MemberEdit], removed: frozenset[str] = frozenset()) -> list[Splice]:
     """The splices that give members new content or take them out, and mend every header behind them.
 
     Raises UnsupportedError where an archive without zip64 records would outgrow 4 GiB.
@@ -67,7 +67,7 @@ def splices(archive: Archive, changes: Mapping[str, Change], removed: frozenset[
     return list(_Rewrite(archive, changes, removed).splices()) if changes or removed else []
 
 
-def new_crc(archive: Archive, name: str, change: Change) -> int:
+def new_crc(archive: Archive, name: str, change: MemberEdit) -> int:
     """The CRC-32 of a changed member; 0 in an archive without CRCs."""
     if not archive.has_crcs:
         return 0
@@ -119,25 +119,25 @@ def _miniz_alignments(members: Sequence[Member]) -> dict[str, int]:
 class _Rewrite:
     """One pass over the members that places each anew."""
 
-    def __init__(self, archive: Archive, changes: Mapping[str, Change], removed: frozenset[str]) -> None:
+    def __init__(self, archive: Archive, changes: Mapping[str, MemberEdit], removed: frozenset[str]) -> None:
         self._archive, self._removed = archive, removed
         self._changes = {name: self._packed(name, change) for name, change in changes.items()}
         self._align = _miniz_alignments(list(archive.members.values()))
         self._starts: dict[str, int] = {}
 
-    def _packed(self, name: str, change: Change) -> _Packed:
+    def _packed(self, name: str, change: MemberEdit) -> _StoredEdit:
         member = self._archive.members[name]
         crc = cache(lambda: new_crc(self._archive, name, change))
         size = change.keep + change.size
         if member.method == STORED:
-            return _Packed(size, size, crc, change.keep, change.data, change.inner)
+            return _StoredEdit(size, size, crc, change.keep, change.data, change.inner)
         if change.inner:
             content = b"".join(streamed(self._archive.chunks(name), change.inner))
-            change = Change.of(content)
+            change = MemberEdit.of(content)
         kept = b"".join(self._archive.chunks(name, 0, change.keep)) if change.keep else b""
         deflater = zlib.compressobj(6, zlib.DEFLATED, -15)
         data = deflater.compress(kept + change.data()) + deflater.flush()
-        return _Packed(size, len(data), crc, 0, lambda: data)
+        return _StoredEdit(size, len(data), crc, 0, lambda: data)
 
     def splices(self) -> Iterator[Splice]:
         shift, members = 0, self._archive.members.values()
@@ -167,7 +167,7 @@ class _Rewrite:
     def _has_descriptor(member: Member) -> bool:
         return bool(LOCAL_RECORD.unpack_from(member.local)[2] & FLAG_DESCRIPTOR)
 
-    def _local(self, member: Member, start: int, new: _Packed | None) -> bytes:
+    def _local(self, member: Member, start: int, new: _StoredEdit | None) -> bytes:
         size = new.size if new else member.size
         if align := self._align.get(member.name, 0):
             return _miniz_again(member, size, start, align)
@@ -175,7 +175,7 @@ class _Rewrite:
             return member.local
         return self._sized(member, new)
 
-    def _sized(self, member: Member, new: _Packed) -> bytes:
+    def _sized(self, member: Member, new: _StoredEdit) -> bytes:
         """A local header that carries its sizes, with the new ones; its CRC follows in `_with_crc`."""
         fields = list(LOCAL_RECORD.unpack_from(member.local))
         tail = member.local[LOCAL_RECORD.size :]
@@ -189,18 +189,18 @@ class _Rewrite:
         fields[8] = new.size if fields[8] != MAX32 else MAX32
         return LOCAL_RECORD.pack(*fields) + tail
 
-    def _with_crc(self, local: bytes, member: Member, new: _Packed | None) -> Callable[[], bytes]:
+    def _with_crc(self, local: bytes, member: Member, new: _StoredEdit | None) -> Callable[[], bytes]:
         if new is None or self._has_descriptor(member):
             return lambda: local
         return lambda: local[:14] + struct.pack("<I", new.crc()) + local[18:]
 
-    def _descriptor_size(self, member: Member, start: int, new: _Packed | None) -> int:
+    def _descriptor_size(self, member: Member, start: int, new: _StoredEdit | None) -> int:
         if member.name not in self._align:
             return len(member.descriptor)
         size = new.size if new else member.size
         return 0 if not size else 24 if max(size, start) >= MAX32 else 16
 
-    def _descriptor(self, member: Member, new: _Packed | None, size: int) -> Callable[[], bytes]:
+    def _descriptor(self, member: Member, new: _StoredEdit | None, size: int) -> Callable[[], bytes]:
         def made() -> bytes:
             if not size:
                 return b""
@@ -247,7 +247,7 @@ class _Rewrite:
         return CENTRAL_RECORD.size + len(tail), made
 
 
-class _Packed(NamedTuple):
+class _StoredEdit(NamedTuple):
     """A change as it will be stored: sizes known, content and CRC made when written."""
 
     size: int

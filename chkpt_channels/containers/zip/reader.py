@@ -34,9 +34,10 @@ LOCAL, DESCRIPTOR = b"PK\x03\x04", b"PK\x07\x08"
 STORED, DEFLATED = 0, 8
 FLAG_DESCRIPTOR, FLAG_DEFLATE_LEVEL = 0x8, 0x6
 LOCAL_RECORD = struct.Struct("<4s5H3I2H")
+"""Fields used: 2 flags, 3 method, 6 CRC, 7 packed size, 8 size, 9 and 10 lengths of name and extra field."""
 NEAR_BYTES = 256
 """A local header with the name and the padding that torch gives it, mostly."""
-LONGEST_DESCRIPTOR = 24
+LONGEST_DESCRIPTOR_BYTES = 24
 """Bytes: signature, CRC and two sizes of eight bytes."""
 
 
@@ -256,7 +257,7 @@ def _wide_values(local: bytes, crc: int, packed: int, size: int) -> tuple[int, i
 def _descriptor(source: Source, at: int, limit: int, expected: tuple[int, int, int]) -> bytes:
     """The data descriptor at `at`: with or without a signature, with sizes of 4 or 8 bytes. Empty where none repeats what is
     expected."""
-    raw = source.read(at, min(at + LONGEST_DESCRIPTOR, limit))
+    raw = source.read(at, min(at + LONGEST_DESCRIPTOR_BYTES, limit))
     kinds = ((True, False), (True, True), (False, False), (False, True))
     made = [make_descriptor(expected, signed=signed, wide=wide) for signed, wide in kinds]
     fitting = [one for one in made if one and raw.startswith(one)]

@@ -95,9 +95,9 @@ class KerasZip(KerasCheckpoint):
     def composed(self, datasets: Mapping[str, hdf5edit.NewDataset], text: str | None) -> list[Splice]:
         changes = {}
         if text is not None:
-            changes[self.document] = zipedit.Change.of(text.encode())
+            changes[self.document] = zipedit.MemberEdit.of(text.encode())
         if inner := hdf5edit.splices(self.file, datasets, {}):
-            changes[WEIGHTS] = zipedit.Change.patch(self._member, inner)
+            changes[WEIGHTS] = zipedit.MemberEdit.patch(self._member, inner)
         return zipedit.splices(self._archive, changes)
 
     def checks(self) -> Sequence[Check]:

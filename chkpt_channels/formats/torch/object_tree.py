@@ -164,7 +164,7 @@ class TorchObject:
         self.optimizers: list[OptimizerNode] = []
         self.numbers: dict[str, Node] = {}  # the plain integers that edits may name, by where they stand
         self.counts: dict[str, Link] = {}  # the integers that are called like a number of input channels, by where they stand
-        self.scales: dict[str, Node] = {}  # the numbers that are the scale of a whole quantised tensor, by its name
+        self.scales: dict[str, Node] = {}  # the numbers that are the scale of a whole quantized tensor, by its name
         self._views_by_call: dict[Node, View | None] = {}
         self._walk()
 
@@ -212,7 +212,7 @@ class TorchObject:
             seen.add(node)
             try:
                 todo += reversed(list(_children(link, node)))
-            except _Twice as error:
+            except _DuplicateKey as error:
                 raise self.place.inside(str(error)).unsupported("the name stands twice in the file") from None
             self._find_optimizer(link, node)
         self._refuse_tensors(deep, seen)
@@ -236,7 +236,7 @@ class TorchObject:
             self._name_constants(name, link, view.quantizer.children)
 
     def _name_constants(self, name: str, link: Link, quantizer: Sequence[Node]) -> None:
-        """What a quantised tensor's numbers mean, as tensors of their own: (torch.per_tensor_affine, scale, zero point) or
+        """What a quantized tensor's numbers mean, as tensors of their own: (torch.per_tensor_affine, scale, zero point) or
         (torch.per_channel_affine, scales, zero points, axis)."""
         if len(quantizer) == 3 and quantizer[1].target.kind is Kind.FLOAT:
             self.scales[f"{name}/scale"] = quantizer[1]
@@ -340,7 +340,7 @@ def _children(link: Link, node: Node) -> Iterator[Link]:
     pairs = list(_pairs(node))
     keys = [_segment(key) for key, _ in pairs]
     if len(set(keys)) != len(keys) and all(key.kind is Kind.TEXT for key, _ in pairs):
-        raise _Twice(Counter(keys).most_common(1)[0][0])
+        raise _DuplicateKey(Counter(keys).most_common(1)[0][0])
     for key, (_, value) in zip(keys, pairs, strict=True):
         yield Link(link, key, False, value)
     if node.kind in (Kind.TUPLE, Kind.LIST, Kind.SET):
@@ -361,7 +361,7 @@ def _attribute_links(link: Link, node: Node) -> Iterator[Link]:
             yield Link(link, name, True, value)
 
 
-class _Twice(Exception):
+class _DuplicateKey(Exception):
     """A key that stands twice in one dict."""
 
 

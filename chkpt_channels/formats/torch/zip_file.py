@@ -147,15 +147,15 @@ class TorchZip(Checkpoint):
         return _torch_edits.load_line(self._objects["data"], path, safe=not self.globals)
 
     def splices(self, edits: Edits) -> list[Splice]:
-        changes: dict[str, zipedit.Change] = {}
+        changes: dict[str, zipedit.MemberEdit] = {}
         removed: set[str] = set()
         self._check_byteorder()
         for part, torch_object in self._objects.items():
             made = _torch_edits.TorchEdits(torch_object, edits)
             if made.pickle is not None:
-                changes[f"{self._top}{part}.pkl"] = zipedit.Change.of(made.pickle)
+                changes[f"{self._top}{part}.pkl"] = zipedit.MemberEdit.of(made.pickle)
             for key, change in made.changes.items():
-                changes[f"{self._top}{part}/{key}"] = zipedit.Change(change.size, change.data, change.keep)
+                changes[f"{self._top}{part}/{key}"] = zipedit.MemberEdit(change.size, change.data, change.keep)
             removed |= {f"{self._top}{part}/{key}" for key in made.removed}
             if "0" in made.removed and set(torch_object.storages) - made.removed:
                 # torch computes offsets (map_location="meta") from the storage named 0, which it expects to meet first
@@ -172,7 +172,7 @@ class TorchZip(Checkpoint):
         if name in self._archive.members and self._archive.read(name, 64) != b"little":
             raise self.source.place.unsupported("was written on a big-endian machine, which is not converted")
 
-    def _serialization_id(self, changes: dict[str, zipedit.Change], removed: set[str]) -> dict[str, zipedit.Change]:
+    def _serialization_id(self, changes: dict[str, zipedit.MemberEdit], removed: set[str]) -> dict[str, zipedit.MemberEdit]:
         """The identity that torch derives from names and CRCs, kept right if it was right."""
         member = self._archive.members.get(self._top + SERIALIZATION_ID)
         if member is None or member.size != 40:
@@ -180,9 +180,9 @@ class TorchZip(Checkpoint):
         old = self._archive.read(member.name, 64)
         if old[20:] != self._hash({}, set()):
             return {}
-        return {member.name: zipedit.Change(40, lambda: old[:20] + self._hash(changes, removed))}
+        return {member.name: zipedit.MemberEdit(40, lambda: old[:20] + self._hash(changes, removed))}
 
-    def _hash(self, changes: dict[str, zipedit.Change], removed: set[str]) -> bytes:
+    def _hash(self, changes: dict[str, zipedit.MemberEdit], removed: set[str]) -> bytes:
         """boost's hash_combine over the CRCs of all non-empty members in file order (PyTorchStreamWriter::writeEndOfFile)."""
         digest = 0
         for name, member in self._archive.members.items():

@@ -100,7 +100,7 @@ def test_what_is_no_array_of_numbers_is_left_alone(tmp_path: Path):
 
 
 def test_large_datasets_come_in_small_boxes_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(hdf5types, "CHUNK", 40)
+    monkeypatch.setattr(hdf5types, "CHUNK_BYTES", 40)
     file = opened(made(tmp_path / "a.h5", KINDS["gzip"]))
     pieces = list(file.chunks("d"))
     assert b"".join(pieces) == CUBE.tobytes()
