@@ -113,3 +113,12 @@ def test_entries_and_lookup():
     assert node.lookup("a") is node.entries()[0][1]
     assert node.lookup("2") is None
     assert parsed([1, 2]).entries() == []
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(7, 7), ((1, 2), (1, 2)), ([1, 2], (1, 2)), ((), ()), ((1, "a"), None), (True, None), ("1", None), (1.0, None), ({}, None)],
+)
+def test_plain(value: Any, expected: Any):
+    for protocol in (1, 2, 3, 4, 5):
+        assert plain(parsed(value, protocol)) == expected
