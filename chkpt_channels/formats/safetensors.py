@@ -21,11 +21,10 @@ from chkpt_channels.core.errors import Place
 from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.formats.base import Checkpoint, Edits, FlatWriter, Tensor, TensorEdit
-from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.source import CHUNK_BYTES, Source
 from chkpt_channels.storage.splice import Splice
 from chkpt_channels.storage.stream_copy import write_at
 
-CHUNK = 4 << 20
 ALIGN = 8
 METADATA = "__metadata__"
 FIELDS = frozenset({"dtype", "shape", "data_offsets"})
@@ -86,8 +85,8 @@ class Safetensors(Checkpoint):
 
     def chunks(self, name: str) -> Iterator[bytes]:
         begin, end = self._spans[name]
-        for at in range(begin, end, CHUNK):
-            yield self.source.read(self._begin + at, self._begin + min(at + CHUNK, end))
+        for at in range(begin, end, CHUNK_BYTES):
+            yield self.source.read(self._begin + at, self._begin + min(at + CHUNK_BYTES, end))
 
     def load_line(self, path: str) -> str:
         return f"model.load_state_dict(safetensors.torch.load_file({path!r}))"

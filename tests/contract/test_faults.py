@@ -21,7 +21,7 @@ import pytest
 from chkpt_channels.cli import app as cli
 from chkpt_channels.storage import atomic, isolation, stream_copy
 from chkpt_channels.storage import early_copy as ahead
-from tests.frameworks.test_folders import shard
+from tests.folders.test_model_folder import shard
 from tests.support.faults import CAN_BE_SHORT, READS, SHORT, Fault, Shim
 from tests.support.files import FIXTURES, snapshot
 
@@ -292,7 +292,7 @@ def test_a_failed_read_of_hdf5_is_no_crash_at_the_end(tmp_path: Path):
     written fails here, which is done in no child."""
     program = """
 import errno, os, sys
-from chkpt_channels import cli
+from chkpt_channels.cli import app as cli
 from chkpt_channels.storage import overlay
 real = overlay.OverlayFile.readinto
 def readinto(self, buffer):
