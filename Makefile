@@ -6,7 +6,7 @@ KERAS2 := .venv-keras2
 BIN := $(VENV)/bin
 FIXTURE := fixtures/torch_zip/state_dict.pth
 
-.PHONY: demo test fuzz lint types test-frameworks test-keras2 bench bench-exactness fixtures clean
+.PHONY: demo test docs fuzz lint types test-frameworks test-keras2 bench bench-exactness fixtures clean
 
 demo: $(VENV)/.installed
 	@rm -rf demo && mkdir demo && cp $(FIXTURE) demo/rgb.pth
@@ -23,6 +23,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto
+
+# docs/options.md is made of the options themselves
+docs: $(VENV)/.dev
+	$(BIN)/python -m tests.support.option_docs
 
 # hours of other files than `make test` tries: make fuzz SECONDS=36000 FORMAT=onnx
 fuzz: $(VENV)/.dev

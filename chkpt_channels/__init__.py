@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         UnsupportedError,
         UsageError,
     )
-    from chkpt_channels.formats.base import Declaration, FirstConv, Notice, Tensor
+    from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, Tensor
 
 __version__ = "0.1.0"
 
@@ -63,7 +63,7 @@ __all__ = [
 # no module has the name of a public function: importing a submodule would put it in the function's place
 _HOMES = {"convert": "api.convert", "inspect": "api.convert", "verify": "api.verify", "check": "api.check"}
 _HOMES |= {"convert_state_dict": "api.state_dict", "plot": "api.plot"}
-_HOMES |= dict.fromkeys(("Declaration", "FirstConv", "Notice", "Tensor"), "formats.base")
+_HOMES |= dict.fromkeys(("Declaration", "FirstConv", "Notice", "Tensor"), "core.tensors")
 _HOMES |= dict.fromkeys(("Check", "Inspection", "Report", "Verification"), "api.report")
 
 

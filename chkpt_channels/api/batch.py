@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.api import convert as flow
 from chkpt_channels.api.manifest import Job
@@ -16,14 +18,19 @@ from chkpt_channels.api.output.naming import Progress, Settings
 from chkpt_channels.api.report import Report
 from chkpt_channels.core.errors import Place, SystemProblem, UsageError
 
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import SpawnContext
+
 POLL = 0.1
+"""Seconds between two looks at what workers have done, for a progress bar."""
 
 
 def into(folder: str, jobs: Sequence[Job]) -> list[Job]:
     """The same conversions with outputs in one folder. Raises UsageError where two would get one name."""
     found: dict[Path, str] = {}
     for job in jobs:
-        path = Path(folder) / flow.derived_path(job.src, job.to, job.words).name
+        path = Path(folder) / flow.derived_path(job.src, job.to, job.options).name
         if path in found:
             raise UsageError(f"{found[path]} and {job.src} would both become {path}", hint="-o names each, or a manifest does")
         found[path] = job.src
@@ -48,122 +55,147 @@ def run(jobs: Sequence[Job], settings: Settings, workers: int, progress: Progres
 
 
 def _converted(job: Job, settings: Settings, progress: Progress | None) -> Report:
-    return flow.convert(job.src, job.dst, job.to, progress=progress, **settings._asdict(), **job.words)
+    return flow.convert(job.src, job.dst, job.to, progress=progress, **settings._asdict(), **job.options)
 
 
-_done: Any = None
-"""In a worker: how many bytes each job has done, shared with the process that shows them."""
-_begun: Any = None
-"""In a worker: which jobs were begun, shared with the process that hears no more of them when their worker dies."""
+def _in_processes(
+    jobs: Sequence[Job], settings: Settings, workers: int, progress: Progress | None
+) -> Iterator[Callable[[], Report]]:
+    crew = _Crew(jobs, settings, workers, progress)
+    try:
+        yield from map(crew.outcome, range(len(jobs)))
+    except BaseException:  # interrupted, or terminated
+        crew.end(at_once=True)
+        raise
+    crew.end(at_once=False)
 
 
-def _begin(done: Any, begun: Any) -> None:
-    global _done, _begun
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts the whole group: the command alone answers, and ends us
-    _done, _begun = done, begun
+class _Worker:
+    """A process that converts what it is given, one job after the other; `number` is the one in hand."""
+
+    def __init__(self, context: SpawnContext, done: Any) -> None:
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=_work, args=(other, done))
+        self.process.start()
+        other.close()  # so that nobody but the process holds it, and its end is told
+        self.number: int | None = None
+
+    def give(self, number: int, job: Job, settings: Settings) -> None:
+        """Let it begin a job."""
+        self.number = number
+        self.connection.send((number, job, settings))
+
+    def result(self) -> Report | Exception | None:
+        """What became of the job in hand; None where the process is gone."""
+        try:
+            value: Report | Exception = self.connection.recv()
+            return value
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            return None
 
 
-def _one(number: int, job: Job, settings: Settings) -> Report:
-    def count(more: int, _: int) -> None:
-        _done[number] += more
-
-    _begun[number] = 1
-    return _converted(job, settings, count)
-
-
-class _Workers:
-    """The processes of one run. A worker that dies takes its pool down with it: the pool is then made anew, what was in hand is
-    tried once more in a process of its own, and what was not begun goes on in the new pool."""
+class _Crew:
+    """The processes of one run. Where one dies, what it had in hand is tried once more when nothing else runs: most likely the
+    system had too little memory for two. What kills its process twice is reported, and all others are done."""
 
     def __init__(self, jobs: Sequence[Job], settings: Settings, workers: int, progress: Progress | None) -> None:
         import multiprocessing
 
+        # spawn: the parent may have threads, of which a fork would copy the locks
         self._context = multiprocessing.get_context("spawn")
-        self._jobs, self._settings, self._workers, self._progress = jobs, settings, workers, progress
-        self._shared = self._context.RawArray("Q", len(jobs)), self._context.RawArray("b", len(jobs))
-        self._before = 0
+        self._jobs, self._settings, self._progress = jobs, settings, progress
+        self._done = self._context.RawArray("Q", len(jobs))
+        self._shown = 0
+        self._waiting = deque(range(len(jobs)))
+        self._again: deque[int] = deque()
+        self._tried_again: set[int] = set()
+        self._new = {i for i, job in enumerate(jobs) if not os.path.lexists(_output(job))}
+        self._workers = [_Worker(self._context, self._done) for _ in range(workers)]
         self._outcomes: dict[int, Callable[[], Report]] = {}
-        self._start(range(len(jobs)))
-
-    def _start(self, numbers: Iterable[int]) -> None:
-        from concurrent.futures import ProcessPoolExecutor
-
-        self._pool = ProcessPoolExecutor(self._workers, self._context, _begin, self._shared)
-        self._futures = {i: self._pool.submit(_one, i, self._jobs[i], self._settings) for i in numbers}
 
     def outcome(self, number: int) -> Callable[[], Report]:
         """What gives the report of a job, or raises what was wrong with it, when it is done."""
-        from concurrent.futures import wait
-        from concurrent.futures.process import BrokenProcessPool
-
         while number not in self._outcomes:
-            future = self._futures[number]
-            while wait([future], POLL if self._progress else None).not_done:
-                self._show()
-            self._show()
-            if not isinstance(future.exception(), BrokenProcessPool):
-                return future.result
-            self._recover(number)
+            self._hand_out()
+            self._collect()
         return self._outcomes.pop(number)
 
-    def _recover(self, number: int) -> None:
-        from concurrent.futures.process import BrokenProcessPool
+    def _hand_out(self) -> None:
+        for worker in self._workers:
+            if worker.number is not None:
+                continue
+            if not self._again and self._waiting:
+                number = self._waiting.popleft()
+                worker.give(number, self._jobs[number], self._settings)
+            elif self._again and all(other.number is None for other in self._workers):
+                number = self._again.popleft()
+                self._tried_again.add(number)
+                # its first process may have died when the output was there already
+                settings = self._settings._replace(force=self._settings.force or number in self._new)
+                worker.give(number, self._jobs[number], settings)
 
-        self._pool.shutdown()  # when it has ended every future knows of it
-        lost = [i for i, future in self._futures.items() if i >= number and isinstance(future.exception(), BrokenProcessPool)]
-        in_hand = [i for i in lost if self._shared[1][i]] or [number]  # at least one, so that this comes to an end
-        finished = {i: future for i, future in self._futures.items() if i not in lost}
-        self._start(i for i in lost if i not in in_hand)
-        self._futures |= finished
-        for i in in_hand:
-            self._outcomes[i] = self._alone(i)
+    def _collect(self) -> None:
+        from multiprocessing.connection import wait
 
-    def _alone(self, number: int) -> Callable[[], Report]:
-        """A job tried in a process of its own: what it gives, or that its process was killed."""
-        receiver, sender = self._context.Pipe(duplex=False)
-        task = (sender, self._shared, number, self._jobs[number], self._settings)
-        process = self._context.Process(target=_send_one, args=task)
-        process.start()
-        sender.close()
-        with receiver:
-            while not receiver.poll(POLL if self._progress else None):
-                self._show()
-            try:
-                value: Report | BaseException = receiver.recv()
-            except EOFError:
-                process.join()
-                value = _killed(self._jobs[number].src, process.exitcode or 0)
-        process.join()
-        return partial(_given, value)
+        busy = {worker.connection: worker for worker in self._workers if worker.number is not None}
+        for connection in wait([*busy], POLL if self._progress else None):
+            worker = busy[connection]  # type: ignore[index] # what was waited for comes back
+            number, result = worker.number, worker.result()
+            worker.number = None
+            if number is None:
+                continue
+            if result is not None:
+                self._outcomes[number] = partial(_given, result)
+                continue
+            self._workers[self._workers.index(worker)] = _Worker(self._context, self._done)
+            if number in self._tried_again:
+                error = _killed(self._jobs[number].src, worker.process.exitcode or 0)
+                self._outcomes[number] = partial(_given, error)
+            else:
+                self._again.append(number)
+        self._show()
 
     def _show(self) -> None:
-        now = sum(self._shared[0])
-        if self._progress and now > self._before:
-            self._progress(now - self._before, 0)
-            self._before = now
+        now = sum(self._done)
+        if self._progress and now > self._shown:
+            self._progress(now - self._shown, 0)
+            self._shown = now
 
     def end(self, *, at_once: bool) -> None:
         """Give the processes back. What is half done when they end `at_once` has no name yet, and vanishes with its process."""
-        import multiprocessing
+        for worker in self._workers:
+            if at_once:
+                worker.process.terminate()
+            worker.connection.close()
+        for worker in self._workers:
+            worker.process.join()
 
-        for child in multiprocessing.active_children() if at_once else ():
-            child.terminate()
-        self._pool.shutdown(cancel_futures=True)
+
+def _work(connection: Connection, done: Any) -> None:
+    """In a worker: convert what comes, until the other end is closed. `done` counts bytes by job, for the process that shows
+    them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts the whole group: the command alone answers, and ends us
+    with suppress(EOFError):
+        while True:
+            number, job, settings = connection.recv()
+            connection.send(_attempted(number, job, settings, done))
 
 
-def _send_one(sender: Any, shared: tuple[Any, Any], number: int, job: Job, settings: Settings) -> None:
-    _begin(*shared)
+def _attempted(number: int, job: Job, settings: Settings, done: Any) -> Report | Exception:
+    def count(more: int, _: int) -> None:
+        done[number] += more
+
     try:
-        value: Report | Exception = _one(number, job, settings)
+        return _converted(job, settings, count)
     except Exception as error:
-        value = error
-    sender.send(value)
+        return error
 
 
-def _given(value: Report | BaseException) -> Report:
-    if isinstance(value, BaseException):
-        raise value
-    return value
+def _given(result: Report | Exception) -> Report:
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def _killed(path: str, exit_code: int) -> SystemProblem:
@@ -173,16 +205,9 @@ def _killed(path: str, exit_code: int) -> SystemProblem:
     return SystemProblem(f"its process ended with code {exit_code}", file=path, hint="-j 1 shows more")
 
 
-def _in_processes(
-    jobs: Sequence[Job], settings: Settings, workers: int, progress: Progress | None
-) -> Iterator[Callable[[], Report]]:
-    crew = _Workers(jobs, settings, workers, progress)
-    try:
-        yield from map(crew.outcome, range(len(jobs)))
-    except BaseException:  # interrupted, or terminated
-        crew.end(at_once=True)
-        raise
-    crew.end(at_once=False)
+def _output(job: Job) -> Path:
+    """Where its result goes, but for a hash in the name."""
+    return Path(job.dst) if job.dst is not None else flow.derived_path(job.src, job.to, job.options)
 
 
 def _size(path: str) -> int:

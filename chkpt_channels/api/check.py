@@ -10,13 +10,14 @@ from chkpt_channels.api.output.naming import hash_in, sha256_of
 from chkpt_channels.api.report import Check, FileInfo, Mismatch
 from chkpt_channels.core.errors import AmbiguousError, UsageError
 from chkpt_channels.core.gc_pause import gc_paused
+from chkpt_channels.core.tensors import FirstConv
 from chkpt_channels.discovery import find as selection
+from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.folders import config_files as sidecars
 from chkpt_channels.folders.config_files import Sidecar
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
-from chkpt_channels.formats import detect, known
-from chkpt_channels.formats.base import Checkpoint, FirstConv
-from chkpt_channels.formats.unknown import LFS_POINTER
+from chkpt_channels.formats import LFS_POINTER, known, open_checkpoint
+from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage.source import Source
 from chkpt_channels.transform.mixing import rules
 
@@ -63,10 +64,10 @@ def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_
         name = os.fspath(path)
         if lfs_pointers == "skip" and source.read(0, min(len(LFS_POINTER), source.size)) == LFS_POINTER:
             return Check(FileInfo(name, "", source.size), (), (), "a Git-LFS pointer, whose content is not here")
-        checkpoint = detect(source)(source)
+        checkpoint = open_checkpoint(source)
         found = sidecars.beside(Path(path).parent)
-        finding = selection.find(checkpoint, beside=sidecars.evidence(found))
-        info = FileInfo(name, checkpoint.format, source.size, checkpoint.title)
+        finding = selection.find(checkpoint, SearchRequest(hints=sidecars.evidence(found)))
+        info = FileInfo(name, checkpoint.format.name, source.size, checkpoint.title)
         mismatches = list(_hash(source, Path(path)))
         if not finding.first_convs:
             what = "its first conv is not certain" if finding.candidates else "it holds no convolution that could see an image"
@@ -92,7 +93,7 @@ def _declared(checkpoint: Checkpoint, convs: tuple[FirstConv, ...]) -> Iterator[
         first = convs[0]
         other = next(conv for conv in convs if conv.in_channels != first.in_channels)
         yield Mismatch(file, other.tensor.name, other.in_channels, first.in_channels)
-    for declaration, channels in checkpoint.contradictions(convs):
+    for declaration, channels in checkpoint.graph.contradictions(convs):
         yield Mismatch(file, declaration.where, declaration.channels, channels)
 
 

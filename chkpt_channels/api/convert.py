@@ -26,17 +26,20 @@ from chkpt_channels.api.output.naming import (
 )
 from chkpt_channels.api.report import DeclarationChange, FileInfo, Inspection, KernelReport, Parity, Report
 from chkpt_channels.core.errors import Place, UsageError
+from chkpt_channels.core.tensors import Notice
 from chkpt_channels.discovery import find as selection
+from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.folders import config_files as sidecars
-from chkpt_channels.formats import detect
-from chkpt_channels.formats.base import Checkpoint, Notice
+from chkpt_channels.formats import detect, open_checkpoint
+from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage import early_copy as ahead
 from chkpt_channels.storage.atomic import Output, StandardOutput
 from chkpt_channels.storage.source import Source, check_link
-from chkpt_channels.transform import options as asking
+from chkpt_channels.transform import notices
 from chkpt_channels.transform import plan as planning
 from chkpt_channels.transform.mixing.normalization import AUTO
-from chkpt_channels.transform.options import Options, Words
+from chkpt_channels.transform.option_table import ConvertOptions
+from chkpt_channels.transform.options import Options, as_keywords, options_toward
 from chkpt_channels.transform.plan import Plan
 
 
@@ -53,12 +56,12 @@ def convert(
     hash_name: bool = False,
     state_dict: str | None = None,
     progress: Progress | None = None,
-    **words: Unpack[Words],
+    **options: Unpack[ConvertOptions],
 ) -> Report:
     """Write `src` with its first convs changed to `to` input channels ("gray", "rgb", "bgr", "rgba" or a number) to `dst`.
 
     Without `dst` the output is `<stem>_<to><ext>` beside the source; "-" is standard input or output. Without `to` it is gray,
-    or what `select`, `bands` or `matrix` makes. `words` are the options of `options.Words`. `src` may be a model folder, which
+    or what `select`, `bands` or `matrix` makes. `options` are those of `ConvertOptions`. `src` may be a model folder, which
     becomes a new one; `hard_link` links its files that do not change. `with_sidecars` writes the configurations that stand beside
     a file beside `dst` too. `sha256` reports the hash of the result, `hash_name` puts its beginning into the name as torch.hub
     does. `progress(more, total)` is called with bytes.
@@ -67,15 +70,23 @@ def convert(
     and nothing is written then.
     """
     began = time.perf_counter()
-    settings = Settings(force, dry_run, hard_link, with_sidecars, sha256, hash_name, state_dict).checked(src, dst)
-    options = beside(src, asking.aimed(to, words))
+    settings = Settings(
+        force=force,
+        dry_run=dry_run,
+        hard_link=hard_link,
+        with_sidecars=with_sidecars,
+        sha256=sha256,
+        hash_name=hash_name,
+        state_dict=state_dict,
+    ).checked(src, dst)
+    asked = beside(src, options_toward(to, options))
     if is_folder(src):
         from chkpt_channels.api import convert_folder as folders
 
-        report = folders.convert(src, dst, options, settings, progress)
+        report = folders.convert(src, dst, asked, settings, progress)
     else:
         with open_source(src) as source:
-            report = _convert(source, src, dst, options, settings, progress)
+            report = _convert(source, src, dst, asked, settings, progress)
     return report._replace(seconds=time.perf_counter() - began)
 
 
@@ -83,17 +94,17 @@ def _convert(
     source: Source, src: Path_, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
 ) -> Report:
     """The same for an open file."""
-    kind = detect(source)
-    path = output_path(source, kind, src, dst, options)
-    other = other_container(kind, path)
+    form = detect(source)
+    path = output_path(source, form, src, dst, options)
+    other = other_container(form, path)
     if settings.state_dict is not None and not other:
         raise UsageError("--state-dict chooses what goes into another container: -o names one, as x.safetensors")
     with contextlib.ExitStack() as stack:
         out, copied = None, False
-        if kind.in_place and not settings.dry_run and not other and ahead.worthwhile(source):
+        if form.in_place and not settings.dry_run and not other and ahead.worthwhile(source):
             out = opened(path, source, stack, force=settings.force)
-            copied = ahead.copy(source, out.fd, kind.call_library)
-        checkpoint = kind(source)
+            copied = ahead.copy(source, out.fd, form.preload)
+        checkpoint = form.open(source)
         plan = planning.make(checkpoint, options)
         if settings.dry_run:
             for edit in plan.edits.tensors.values():  # what cannot be computed is refused here too
@@ -114,7 +125,7 @@ def _convert(
             source.check_unchanged()
             check(checkpoint, plan, out.fd, str(path))
         measured = parity(checkpoint, plan)
-        written = _publish(checkpoint, plan, out, path, settings, documents)._replace(format=after.format)
+        written = _publish(checkpoint, plan, out, path, settings, documents)._replace(format=after.format.name)
         status = "converted" if plan.edits or other else "unchanged"
         report = _report(status, checkpoint, plan, options, Path(written.path), written, measured)
         return report._replace(load_line=after.load_line(written.path))
@@ -141,12 +152,12 @@ def _publish(
         out.rename(path)
     folder = Path(checkpoint.source.name).parent
     publish(out, folder, plan.edits.companions, documents, force=settings.force)
-    return FileInfo(str(path), checkpoint.format, size, sha256=digest)
+    return FileInfo(str(path), checkpoint.format.name, size, sha256=digest)
 
 
-def derived_path(src: Path_, to: str | int | None, words: Words) -> Path:
+def derived_path(src: Path_, to: str | int | None, options: ConvertOptions) -> Path:
     """Where the result of a conversion goes that names no output."""
-    return default_output(Path(src), asking.aimed(to, words).rule.word)
+    return default_output(Path(src), options_toward(to, options).rule.word)
 
 
 def inspect(path: Path_) -> Inspection:
@@ -158,16 +169,16 @@ def inspect(path: Path_) -> Inspection:
 
         return folders.inspect(path)
     with open_source(path) as source:
-        checkpoint = detect(source)(source)
-        finding = selection.find(checkpoint, beside=sidecars.evidence(_beside(path)))
+        checkpoint = open_checkpoint(source)
+        finding = selection.find(checkpoint, SearchRequest(hints=sidecars.evidence(_beside(path))))
         return Inspection(
             _info(checkpoint),
             finding.first_convs,
             finding.candidates,
-            tuple(checkpoint.declarations(finding.first_convs)),
+            tuple(checkpoint.graph.declarations(finding.first_convs)),
             tuple(checkpoint.tensors.values()),
             tuple(checkpoint.optimizer_entries),
-            planning.notices(checkpoint),
+            notices.of_file(checkpoint, finding.first_convs),
         )
 
 
@@ -181,7 +192,7 @@ def _sidecars(source: Source, path: Path, plan: Plan, options: Options) -> dict[
         raise UsageError("--sidecars would replace the configurations of the source: -o names an output in another folder")
     documents = {}
     for sidecar in sidecars.beside(folder):
-        if not options.follow_links:
+        if not options.plain["follow_links"]:
             check_link(Place(str(folder / sidecar.name)), folder / sidecar.name, folder, "is")
         documents[sidecar.name] = sidecar.document.edited(folders.document_edits(sidecar, plan, options))
     return documents
@@ -201,7 +212,7 @@ def _beside(path: Path_) -> list[sidecars.Sidecar]:
 
 
 def _info(checkpoint: Checkpoint) -> FileInfo:
-    return FileInfo(checkpoint.source.name, checkpoint.format, checkpoint.source.size, checkpoint.title)
+    return FileInfo(checkpoint.source.name, checkpoint.format.name, checkpoint.source.size, checkpoint.title)
 
 
 def _report(
@@ -231,5 +242,5 @@ def _report(
         plan.why,
         plan.candidates,
         plan.pipeline,
-        asking.words(options),
+        as_keywords(options),
     )

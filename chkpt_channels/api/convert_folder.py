@@ -13,23 +13,27 @@ from chkpt_channels.api.output.naming import Progress, Settings, default_output
 from chkpt_channels.api.report import DeclarationChange, FileInfo, Inspection, KernelReport, Report
 from chkpt_channels.containers.json.editor import Path as Keys
 from chkpt_channels.core.errors import AmbiguousError, Candidate, UnsupportedError
+from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, Tensor
+from chkpt_channels.discovery import bias_target
 from chkpt_channels.discovery import find as selection
+from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.folders import config_files as sidecars
 from chkpt_channels.folders.config_files import Sidecar
-from chkpt_channels.folders.model_folder import ModelFolder, Part, Shards, reconstructs
-from chkpt_channels.formats.base import Checkpoint, Declaration, FirstConv, Notice, Tensor
+from chkpt_channels.folders.model_folder import ModelFolder, Part, reconstructs
+from chkpt_channels.folders.shards import Shards
+from chkpt_channels.formats.base import Checkpoint, TensorStore
 from chkpt_channels.storage.atomic import OutputFolder
-from chkpt_channels.transform import options as asking
+from chkpt_channels.transform import notices
 from chkpt_channels.transform import plan as planning
 from chkpt_channels.transform.mixing.normalization import Norm, Pipeline
-from chkpt_channels.transform.options import Options
+from chkpt_channels.transform.options import Options, as_keywords
 from chkpt_channels.transform.plan import Plan
 
 
 class Planned(NamedTuple):
     """What becomes of a folder: its parts with their plans, and the configurations with what changes in them."""
 
-    parts: tuple[tuple[Part, Checkpoint, Plan], ...]
+    parts: tuple[tuple[Part, Checkpoint | Shards, Plan], ...]
     documents: dict[str, tuple[Sidecar, dict[Keys, Any]]]
     channels: tuple[int, int]
     notices: tuple[Notice, ...]
@@ -66,7 +70,7 @@ class Planned(NamedTuple):
 
 def plan(folder: ModelFolder, options: Options) -> Planned:
     """What becomes of a folder. Raises what planning a file raises; UnsupportedError where the parts disagree."""
-    parts: list[tuple[Part, Checkpoint, Plan]] = []
+    parts: list[tuple[Part, Checkpoint | Shards, Plan]] = []
     others: list[str] = []
     notices: list[Notice] = []
     for part in folder.parts:
@@ -79,7 +83,7 @@ def plan(folder: ModelFolder, options: Options) -> Planned:
             if checkpoint.optimizer_entries:
                 what = "holds an optimizer's state apart from its model, which cannot follow the kernel"
                 hint = f"move {part.name} out of the folder, and train on with a new optimizer"
-                raise checkpoint.source.place.unsupported(what, hint=hint) from error
+                raise checkpoint.place.unsupported(what, hint=hint) from error
             if error.candidates or not _is_no_network(checkpoint):
                 raise
             others.append(part.name)
@@ -111,7 +115,7 @@ def document_edits(sidecar: Sidecar, made: Plan, options: Options) -> dict[Keys,
     return sidecars.edits(sidecar, *made.channels, made.pipeline or _averaged(sidecar, made, options))
 
 
-def _is_no_network(checkpoint: Checkpoint) -> bool:
+def _is_no_network(checkpoint: TensorStore) -> bool:
     """Whether a file holds no kernel at all: the arguments of a training, the state of a random number generator."""
     return not any(len(tensor.shape) > 2 for tensor in checkpoint.tensors.values())
 
@@ -126,7 +130,7 @@ def _averaged(sidecar: Sidecar, plan: Plan, options: Options) -> Pipeline | None
 
 
 def _pipeline_notices(
-    sidecar: Sidecar, changes: dict[Keys, Any], part: tuple[Part, Checkpoint, Plan], options: Options
+    sidecar: Sidecar, changes: dict[Keys, Any], part: tuple[Part, Checkpoint | Shards, Plan], options: Options
 ) -> Iterator[Notice]:
     """What a configuration's mean and std do not tell the kernel, and what they tell of another number of channels."""
     _, checkpoint, made = part
@@ -134,7 +138,7 @@ def _pipeline_notices(
         numbers = _listed(sidecar.document.at(path).plain)
         if path in changes and len(set(numbers)) > 1 and not options.norm:
             told = f"{sidecar.name}: {path[-1]} and its std become their means, and the kernel does not know of it"
-            if all(checkpoint.adds_tensors or checkpoint.shift_taker(kernel.conv) for kernel in made.kernels):
+            if all(checkpoint.adds_tensors or bias_target.find(checkpoint, kernel.conv) for kernel in made.kernels):
                 told += ": --norm auto folds the difference into the weights"
             yield Notice("pipeline_averaged", told)
         elif path not in changes and len(numbers) not in (1, made.channels[1]):
@@ -167,7 +171,7 @@ def convert(
     progress: Progress | None = None,
 ) -> Report:
     """Write a folder with its weights and configurations changed to `dst`, which must not exist yet."""
-    with ModelFolder(src, follow_links=options.follow_links) as folder:
+    with ModelFolder(src, follow_links=options.plain["follow_links"]) as folder:
         path = Path(dst) if dst is not None else default_output(folder.path, options.rule.word)
         planned = plan(folder, options)
         status = "unchanged" if not planned.changed else "would_convert" if settings.dry_run else "converted"
@@ -203,7 +207,7 @@ def _report(status: str, folder: ModelFolder, planned: Planned, options: Options
         planned.parts[0][2].why,
         planned.parts[0][2].candidates,
         planned.pipeline,
-        asking.words(options),
+        as_keywords(options),
     )
 
 
@@ -228,7 +232,7 @@ def _title(planned: Planned) -> str:
 def inspect(path: str | os.PathLike[str]) -> Inspection:
     """What a folder holds, part by part."""
     with ModelFolder(path, follow_links=True) as folder:  # nothing goes out of it
-        options = sidecars.resolved(Options(), folder.path)
+        request = SearchRequest(hints=sidecars.evidence(sidecars.beside(folder.path)))
         several = len(folder.parts) > 1
         convs: list[FirstConv] = []
         candidates: list[Candidate] = []
@@ -239,13 +243,13 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         for part in folder.parts:
             checkpoint = folder.open(part)
             prefix = f"{part.name}/" if several else ""
-            finding = selection.find(checkpoint, beside=options.beside)
+            finding = selection.find(checkpoint, request)
             titles.append(checkpoint.title)
             convs += [c._replace(tensor=c.tensor._replace(name=prefix + c.tensor.name)) for c in finding.first_convs]
             candidates += [c._replace(key=prefix + c.key) for c in finding.candidates]
-            declarations += [d._replace(where=prefix + d.where) for d in checkpoint.declarations(finding.first_convs)]
+            declarations += [d._replace(where=prefix + d.where) for d in checkpoint.graph.declarations(finding.first_convs)]
             tensors += [tensor._replace(name=prefix + tensor.name) for tensor in checkpoint.tensors.values()]
-            warnings += planning.notices(checkpoint)
+            warnings += notices.of_file(checkpoint, finding.first_convs)
         for sidecar in folder.sidecars:
             declarations += [d._replace(where=f"{sidecar.name}: {d.where}") for d in sidecars.declarations(sidecar)]
         info = FileInfo(str(folder.path), "folder", folder.size, f"model folder ({', '.join(dict.fromkeys(titles))})")

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from chkpt_channels.core.errors import UsageError
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.source import contents
-from chkpt_channels.transform.options import KINDS, Words, fits
+from chkpt_channels.transform.option_spec import by_long_name
+from chkpt_channels.transform.option_table import OPTIONS, ConvertOptions
 
 NAME = "chkpt-channels.toml"
 _OWN = ("src", "dst", "to")
-_SPELLED = {"from": "from_channels", "layer": "layers", "input": "inputs"}
-"""Options whose long name is not that of the library's parameter."""
+_KNOWN = by_long_name(OPTIONS)
 
 
 class Job(NamedTuple):
-    """One conversion: paths as they are opened, and the options as words."""
+    """One conversion: paths as they are opened, the target, and the options."""
 
     src: str
     dst: str | None
     to: str | int | None
-    words: Words
+    options: ConvertOptions
 
 
 def read(path: str | Path) -> list[Job]:
@@ -41,30 +41,25 @@ def read(path: str | Path) -> list[Job]:
     return [_job(table, file, i) for i, table in enumerate(tables)]
 
 
-def _listed(name: str, value: Any) -> Any:
-    """A lone value where an option takes a list."""
-    kinds = KINDS[name]
-    lone = list in kinds and not isinstance(value, list | bool) and (str not in kinds or isinstance(value, int | float))
-    return [value] if lone else value
-
-
 def _job(table: dict[str, Any], file: Path, number: int) -> Job:
     where = f"[[convert]] {number + 1}"
     if not isinstance(table.get("src"), str) or not isinstance(table.get("dst", ""), str):
         raise UsageError("src and dst are paths", file=str(file), where=where)
-    known = {name.replace("_", "-"): name for name in Words.__annotations__} | _SPELLED
-    words: dict[str, Any] = {}
-    for key, value in table.items():
-        if key in _OWN:
-            continue
-        name = known.get(key) or (key if key in Words.__annotations__ else "")
-        if not name:
-            close = difflib.get_close_matches(key, [*known, *_OWN], 1)
-            raise UsageError(f"{key!r} is no option", file=str(file), where=where, hint=close[0] if close else "")
-        words[name] = _listed(name, value)
-        if not fits(name, words[name]):
-            raise UsageError(f"{key} does not take {value!r}", file=str(file), where=where)
-    if isinstance(words.get("matrix"), str):
-        words["matrix"] = str(file.parent / words["matrix"])
+    given = dict(_option(key, value, file, where) for key, value in table.items() if key not in _OWN)
+    if isinstance(given.get("matrix"), str):
+        given["matrix"] = str(file.parent / given["matrix"])
     dst = str(file.parent / table["dst"]) if "dst" in table else None
-    return Job(str(file.parent / table["src"]), dst, table.get("to"), Words(**words))  # type: ignore[typeddict-item]
+    options = cast("ConvertOptions", given)
+    return Job(src=str(file.parent / table["src"]), dst=dst, to=table.get("to"), options=options)
+
+
+def _option(key: str, value: Any, file: Path, where: str) -> tuple[str, Any]:
+    """The library's keyword, and its value, for a key of a table."""
+    option = _KNOWN.get(key.replace("_", "-"))
+    if option is None:
+        close = difflib.get_close_matches(key, [*_KNOWN, *_OWN], 1)
+        raise UsageError(f"{key!r} is no option", file=str(file), where=where, hint=close[0] if close else "")
+    taken = option.listed(value)
+    if not option.takes(taken):
+        raise UsageError(f"{key} does not take {taken!r}", file=str(file), where=where)
+    return option.name, taken

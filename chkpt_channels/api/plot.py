@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.api.output.naming import open_source
 from chkpt_channels.core.errors import Place, UnsupportedError, UsageError
+from chkpt_channels.core.tensors import FirstConv
 from chkpt_channels.discovery import find as selection
-from chkpt_channels.formats import detect
-from chkpt_channels.formats.base import FirstConv
+from chkpt_channels.formats import open_checkpoint
 from chkpt_channels.transform.kernels import values
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def plot(before: str | os.PathLike[str], after: str | os.PathLike[str] | None, o
 def filters(path: str | os.PathLike[str]) -> Filters:
     """The first conv of a file. Raises UnsupportedError where there is none, or the order of its axes is open."""
     with open_source(path) as source:
-        checkpoint = detect(source)(source)
+        checkpoint = open_checkpoint(source)
         finding = selection.find(checkpoint)
         conv = next(iter(finding.first_convs), None)
         if conv is None or conv.layout is None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from chkpt_channels.core.errors import Candidate, ChkptChannelsError
-from chkpt_channels.formats.base import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
+from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing.normalization import Pipeline
 

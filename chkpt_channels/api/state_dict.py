@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from types import SimpleNamespace
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 from chkpt_channels.core.dtypes import BY_NAME, BY_TORCH, DType, numpy_dtype
 from chkpt_channels.core.errors import Place, UsageError
-from chkpt_channels.formats.base import Checkpoint, Edits, Tensor
-from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.splice import Splice
-from chkpt_channels.transform import options as asking
+from chkpt_channels.core.tensors import Tensor
+from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import plan as planning
-from chkpt_channels.transform.options import Words
+from chkpt_channels.transform.option_table import ConvertOptions
+from chkpt_channels.transform.options import options_toward
 
 NAME = "state dict"
 
 
-class StateDict(Checkpoint):
+class StateDict(TensorStore):
     """A flat mapping of names to arrays or tensors. Raises UsageError for anything else."""
 
     title = NAME
-    suffixes = frozenset()
     ordered = True
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
-        place = Place(NAME)
-        super().__init__(cast("Source", SimpleNamespace(place=place, name=NAME, size=0)))
+        super().__init__(Place(NAME))
         self.arrays = arrays
         for name, array in arrays.items():
             if not isinstance(name, str) or not hasattr(array, "shape") or not hasattr(array, "dtype"):
@@ -41,28 +37,21 @@ class StateDict(Checkpoint):
         """Whether the values are PyTorch's, and so lie as its kernels do."""
         return any(_is_torch(array) for array in self.arrays.values())
 
-    @classmethod
-    def sniff(cls, source: Source) -> bool:
-        """No file is one."""
-        return False
-
     def chunks(self, name: str) -> Iterator[bytes]:
         """The whole tensor at once: it is in memory."""
         yield _raw(self.arrays[name])
 
-    def splices(self, edits: Edits) -> list[Splice]:
-        """There is no file."""
-        raise TypeError("a state dict in memory has no bytes to splice")
 
-
-def convert_state_dict(state_dict: Mapping[str, Any], to: str | int | None = None, **words: Unpack[Words]) -> dict[str, Any]:
+def convert_state_dict(
+    state_dict: Mapping[str, Any], to: str | int | None = None, **options: Unpack[ConvertOptions]
+) -> dict[str, Any]:
     """A new dict with the first convs changed to `to` input channels ("gray" without it, as in `convert`) and the options of
-    `options.Words`. What does not change is the very same object; what does is an array, or a tensor on the same device.
+    `ConvertOptions`. What does not change is the very same object; what does is an array, or a tensor on the same device.
 
     Raises UsageError, AmbiguousError, UnsupportedError as `convert` does.
     """
     checkpoint = StateDict(state_dict)
-    plan = planning.make(checkpoint, asking.aimed(to, words))
+    plan = planning.make(checkpoint, options_toward(to, options))
     changed = {
         name: _like(state_dict[name], edit.values(), checkpoint.tensors[name].dtype) for name, edit in plan.edits.tensors.items()
     }

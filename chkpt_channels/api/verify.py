@@ -12,35 +12,36 @@ from chkpt_channels.api.output.check import missing_biases, stale_declarations
 from chkpt_channels.api.output.naming import CHUNK, Path_, is_folder, open_source
 from chkpt_channels.api.report import Difference, FileInfo, KernelReport, Verification
 from chkpt_channels.core.dtypes import rounded
+from chkpt_channels.core.tensors import TensorEdit
 from chkpt_channels.discovery import find as selection
 from chkpt_channels.folders.model_folder import ModelFolder
-from chkpt_channels.formats import detect
-from chkpt_channels.formats.base import Checkpoint, TensorEdit
+from chkpt_channels.formats import open_checkpoint
+from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.storage.source import Source
-from chkpt_channels.transform import options as asking
 from chkpt_channels.transform import plan as planning
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix as mixing
-from chkpt_channels.transform.options import Options, Words
+from chkpt_channels.transform.option_table import ConvertOptions
+from chkpt_channels.transform.options import Options, build_options
 from chkpt_channels.transform.plan import Plan
 
 if TYPE_CHECKING:
     from chkpt_channels.api.convert_folder import Planned
 
 
-def verify(original: Path_, converted: Path_, to: str | int | None = None, **words: Unpack[Words]) -> Verification:
+def verify(original: Path_, converted: Path_, to: str | int | None = None, **options: Unpack[ConvertOptions]) -> Verification:
     """Whether `converted` is what converting `original` gives, with the same options; without `to` the number of channels is
     read off `converted`. Both may be model folders. Raises what opening or planning raises; differences are no errors."""
-    options = beside(original, asking.make(to, **words))
+    asked = beside(original, build_options(to, **options))
     if is_folder(original) and is_folder(converted):
-        return _verify_folders(original, converted, options)
+        return _verify_folders(original, converted, asked)
     with open_source(original) as source, open_source(converted) as second:
-        before, after = detect(source)(source), detect(second)(second)
-        plan = planning.make(before, _aimed(options, before, after))
+        before, after = open_checkpoint(source), open_checkpoint(second)
+        plan = planning.make(before, _toward(asked, before, after))
         differences, identical = _compare(before, after, plan)
         return Verification(
-            FileInfo(source.name, before.format, source.size, before.title),
-            FileInfo(second.name, after.format, second.size, after.title),
+            FileInfo(source.name, before.format.name, source.size, before.title),
+            FileInfo(second.name, after.format.name, second.size, after.title),
             plan.channels,
             tuple(map(KernelReport.of, plan.kernels)),
             identical,
@@ -50,10 +51,10 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **wor
         )
 
 
-def is_current(original: Path_, converted: Path_, to: str | int | None = None, **words: Unpack[Words]) -> Verification:
+def is_current(original: Path_, converted: Path_, to: str | int | None = None, **options: Unpack[ConvertOptions]) -> Verification:
     """As `verify`, for a derived file that may be missing: that is a difference too."""
     if os.path.lexists(converted):
-        return verify(original, converted, to, **words)
+        return verify(original, converted, to, **options)
     info = [FileInfo(os.fspath(path), "", 0) for path in (original, converted)]
     return Verification(info[0], info[1], (0, 0), (), 0, 0, (Difference(os.fspath(converted), "is missing"),), ())
 
@@ -66,7 +67,7 @@ def _verify_folders(original: Path_, converted: Path_, options: Options) -> Veri
         if not pairs:
             raise second.place.unsupported(f"has no weights called like those of {original}")
         if options.rule.to is None:
-            options = _aimed(options, *(folder.open(part) for folder, part in zip((first, second), pairs[0], strict=True)))
+            options = _toward(options, *(folder.open(part) for folder, part in zip((first, second), pairs[0], strict=True)))
         planned = folders.plan(first, options)
         opened = {part.name: second.open(part) for part in second.parts}
         differences, identical = [], 0
@@ -112,21 +113,21 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield source.read(at, min(at + CHUNK, source.size))
 
 
-def _aimed(options: Options, before: Checkpoint, after: Checkpoint) -> Options:
+def _toward(options: Options, before: TensorStore, after: TensorStore) -> Options:
     """The options with the target that the converted file shows, where none was given."""
     if options.rule.to is not None:
         return options
     return options._replace(rule=options.rule._replace(to=_target(before, after, options)).checked())
 
 
-def _target(before: Checkpoint, after: Checkpoint, options: Options) -> int:
+def _target(before: TensorStore, after: TensorStore, options: Options) -> int:
     """The channel count of the converted file, at the place where the original keeps its own."""
-    if options.inputs:
-        after.name_images(options.inputs)
-    declared = after.declarations(selection.find(after).first_convs)
+    if options.search.inputs:
+        after.graph.select_inputs(options.search.inputs)
+    declared = after.graph.declarations(selection.find(after).first_convs)
     if declared:
         return declared[0].channels
-    convs = selection.select(before, options).first_convs
+    convs = selection.select(before, options.search).first_convs
     for conv in convs:
         tensor, layout = after.tensors.get(conv.tensor.name), conv.layout
         if tensor is not None and layout is not None and len(tensor.shape) == len(layout.axes):
@@ -135,7 +136,7 @@ def _target(before: Checkpoint, after: Checkpoint, options: Options) -> int:
     return convs[0].in_channels
 
 
-def _compare(before: Checkpoint, after: Checkpoint, plan: Plan) -> tuple[list[Difference], int]:
+def _compare(before: TensorStore, after: TensorStore, plan: Plan) -> tuple[list[Difference], int]:
     differences: list[Difference] = []
     identical = 0
     by_name = {k.conv.tensor.name: k for k in plan.kernels}
@@ -170,7 +171,7 @@ def _compare(before: Checkpoint, after: Checkpoint, plan: Plan) -> tuple[list[Di
     return differences, identical
 
 
-def _part_difference(after: Checkpoint, name: str, edit: TensorEdit) -> str:
+def _part_difference(after: TensorStore, name: str, edit: TensorEdit) -> str:
     """What is wrong with a tensor that follows the kernel."""
     if edit.part == "optimizer state":
         return "was not reset"
@@ -179,7 +180,7 @@ def _part_difference(after: Checkpoint, name: str, edit: TensorEdit) -> str:
     return f"the {edit.part} is not what the conversion makes of it: largest difference {worst:.3g}"
 
 
-def _is_added(before: Checkpoint, after: Checkpoint, plan: Plan, name: str) -> bool:
+def _is_added(before: TensorStore, after: TensorStore, plan: Plan, name: str) -> bool:
     """Whether a new tensor is what a conversion adds: the old values for others that shared a tensor, or a bias."""
     if not before.adds_tensors:
         return False
@@ -189,7 +190,7 @@ def _is_added(before: Checkpoint, after: Checkpoint, plan: Plan, name: str) -> b
     return any(found == expected for expected in (*kept, *biases))
 
 
-def _kernel_difference(before: Checkpoint, after: Checkpoint, kernel: KernelChange, plan: Plan) -> str:
+def _kernel_difference(before: TensorStore, after: TensorStore, kernel: KernelChange, plan: Plan) -> str:
     """What is wrong with a kernel: which known rule it obeys instead, if any, otherwise how far off it is."""
     import numpy as np
 
@@ -201,7 +202,7 @@ def _kernel_difference(before: Checkpoint, after: Checkpoint, kernel: KernelChan
     return f"is not the {kernel.mixing.method} of the original: largest difference {worst:.3g}"
 
 
-def _known(before: Checkpoint, after: Checkpoint, kernel: KernelChange) -> str:
+def _known(before: TensorStore, after: TensorStore, kernel: KernelChange) -> str:
     """ ": this is mean" for a kernel that obeys a known rule, else nothing."""
     conv = kernel.conv
     if not conv.tensor.dtype.floating or conv.groups > 1:

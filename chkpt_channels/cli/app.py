@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chkpt_channels import __version__
-from chkpt_channels.cli.params import takes_options
+from chkpt_channels.cli import params
 from chkpt_channels.cli.session import DEBUG, Session, progress, session
 from chkpt_channels.core import interrupts as _interrupts
+from chkpt_channels.transform.option_table import ConvertOptions
 
 if TYPE_CHECKING:
     from chkpt_channels.api.manifest import Job
-    from chkpt_channels.transform.options import Words
 
 INTERRUPTED = 130
 NO_ROOM = 5
@@ -31,26 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-
-FORMATS = ("human", "json", "jsonl")
-
-
-def _known_format(name: str | None) -> str | None:
-    if name is not None and name not in FORMATS:
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(FORMATS)}")
-    return name
-
-
-Format = Annotated[
-    str | None,
-    typer.Option(
-        "--output-format", metavar="human|json|jsonl", callback=_known_format, help="How the report is printed; --json is json."
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print the matrix too, and what else was considered.")]
-To = Annotated[str | None, typer.Option(metavar="gray|rgb|bgr|rgba|N", help="The new input channels.", show_default=False)]
 
 
 def _version(shown: bool) -> None:
@@ -67,45 +47,30 @@ def _root(
 
 
 @app.command(epilog="Example: chkpt-channels convert resnet50.pth --to gray -o resnet50_gray.pth")
-@takes_options
+@params.takes_options
 def convert(
-    src: Annotated[list[str] | None, typer.Argument(metavar="SRC…", help="Checkpoints or model folders; - is stdin.")] = None,
+    src: params.Sources = None,
     *,
-    to: To = None,
-    output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="DST", help="The result; - is standard output. [<stem>_<to><ext>]")
-    ] = None,
-    words: dict[str, Any],
-    output_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Where the results go, under their usual names.")] = None,
-    jobs: Annotated[
-        int, typer.Option("-j", "--jobs", metavar="N", help="How many to convert at once. [1]", show_default=False)
-    ] = 1,
-    manifest: Annotated[str | None, typer.Option(metavar="FILE", help="The [[convert]] tables of a TOML file instead.")] = None,
-    sidecar_files: Annotated[
-        bool, typer.Option("--sidecars", help="Write the configurations beside SRC beside DST too.")
-    ] = False,
-    hard_link: Annotated[
-        bool, typer.Option("--hard-link", help="In a folder, link the files that do not change.", hidden=True)
-    ] = False,
-    sha256: Annotated[bool, typer.Option("--sha256", help="Report the SHA-256 of the result.", hidden=True)] = False,
-    hash_name: Annotated[
-        bool, typer.Option("--hash-name", help="Put its first 8 digits into the name, as torch.hub does.", hidden=True)
-    ] = False,
-    state_dict: Annotated[
-        str | None,
-        typer.Option(metavar="KEY", help="What goes into another container: -o x.safetensors from x.pth, or back.", hidden=True),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Say whether DST is what converting gives now; write nothing.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
-    explain: Annotated[bool, typer.Option("--explain", help="Print the matrix and the formula in use; write nothing.")] = False,
-    report_to: Annotated[
-        str | None, typer.Option("--report", metavar="FILE", help="Write the JSON report to FILE too.", hidden=True)
-    ] = None,
-    output_format: Format = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    to: params.To = None,
+    output: params.Output = None,
+    options: ConvertOptions,
+    output_dir: params.OutputDir = None,
+    jobs: params.Jobs = 1,
+    manifest: params.Manifest = None,
+    sidecar_files: params.Sidecars = False,
+    hard_link: params.HardLink = False,
+    sha256: params.Sha256 = False,
+    hash_name: params.HashName = False,
+    state_dict: params.StateDict = None,
+    force: params.Force = False,
+    check: params.CheckOnly = False,
+    dry_run: params.DryRun = False,
+    explain: params.Explain = False,
+    report_to: params.ReportTo = None,
+    output_format: params.Format = None,
+    as_json: params.Json = False,
+    quiet: params.Quiet = False,
+    verbose: params.Verbose = False,
 ) -> None:
     """Write SRC with its first convs changed to other input channels."""
     from chkpt_channels.api import batch
@@ -118,12 +83,20 @@ def convert(
         shown.file((sources or [manifest or ""])[0]),
         shown.saved(report_to, force=force),
     ):
-        every = _jobs(sources, output, to, words, manifest)
+        every = _jobs(sources, output, to, options, manifest)
         every = batch.into(output_dir, every) if output_dir is not None else every
         for job in every if check else ():
             with shown.file(job.src):
                 _check_one(shown, job, quiet=quiet)
-        settings = Settings(force, dry_run or explain, hard_link, sidecar_files, sha256, hash_name, state_dict)
+        settings = Settings(
+            force=force,
+            dry_run=dry_run or explain,
+            hard_link=hard_link,
+            with_sidecars=sidecar_files,
+            sha256=sha256,
+            hash_name=hash_name,
+            state_dict=state_dict,
+        )
         with progress(quiet) as bar:
             for job, outcome in () if check else zip(every, batch.run(every, settings, jobs, bar), strict=True):
                 with shown.file(job.src):
@@ -133,23 +106,23 @@ def convert(
     raise typer.Exit(shown.exit_code)
 
 
-def _jobs(src: list[str], output: str | None, to: str | None, words: dict[str, Any], manifest: str | None) -> list[Job]:
+def _jobs(src: list[str], output: str | None, to: str | None, options: ConvertOptions, manifest: str | None) -> list[Job]:
     """What is to be converted: the sources of the command line, or those of the manifest."""
     from chkpt_channels.api import manifest as manifests
     from chkpt_channels.core.errors import UsageError
     from chkpt_channels.transform.options import tells_channels
 
     if manifest is not None:
-        if src or output or to or words:
+        if src or output or to or options:
             raise UsageError("--manifest says what to convert, to what and how: nothing else does", file=manifest)
         return manifests.read(manifest)
     if not src:
         raise UsageError("a source is needed", hint="chkpt-channels convert SRC --to gray, or --manifest FILE")
-    if to is None and not tells_channels(cast("Words", words)):
+    if to is None and not tells_channels(options):
         raise UsageError("a target is needed", hint="--to gray, rgb, bgr, rgba or a number of channels")
     if len(src) > 1 and output:
         raise UsageError(f"{len(src)} sources cannot become one output", hint="--output-dir DIR")
-    return [manifests.Job(name, output, to, cast("Words", words)) for name in src]
+    return [manifests.Job(src=name, dst=output, to=to, options=options) for name in src]
 
 
 def _check_one(shown: Session, job: Job, *, quiet: bool) -> None:
@@ -158,7 +131,7 @@ def _check_one(shown: Session, job: Job, *, quiet: bool) -> None:
     from chkpt_channels.api.verify import is_current
     from chkpt_channels.cli import text
 
-    found = is_current(job.src, job.dst or derived_path(job.src, job.to, job.words), job.to, **job.words)
+    found = is_current(job.src, job.dst or derived_path(job.src, job.to, job.options), job.to, **job.options)
     shown.add(found.result(), [] if quiet and found.ok else text.verified(found))
     if not found.ok:
         shown.exit_code = max(shown.exit_code, 1)
@@ -167,11 +140,15 @@ def _check_one(shown: Session, job: Job, *, quiet: bool) -> None:
 @app.command(epilog="Example: chkpt-channels inspect epoch_12.ckpt --all")
 def inspect(
     src: Annotated[list[str], typer.Argument(metavar="SRC…", help="Checkpoints; - is standard input.")],
-    everything: Annotated[bool, typer.Option("--all", help="List every tensor.")] = False,
-    output_format: Format = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="List what was considered and not taken, and why.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List every tensor."), params.Doc("lists every tensor")] = False,
+    output_format: params.Format = None,
+    as_json: params.Json = False,
+    quiet: params.Quiet = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("-v", "--verbose", help="List what was considered and not taken, and why."),
+        params.Doc("lists what was considered and not taken, and why"),
+    ] = False,
 ) -> None:
     """Say what a checkpoint holds: format, first convs with layout and evidence, tensors."""
     from chkpt_channels import inspect as library
@@ -187,32 +164,36 @@ def inspect(
 
 
 @app.command(epilog="Example: chkpt-channels verify resnet50.pth resnet50_gray.pth")
-@takes_options
+@params.takes_options
 def verify(
     original: Annotated[str, typer.Argument(metavar="ORIGINAL", help="The checkpoint before.")],
     converted: Annotated[str, typer.Argument(metavar="CONVERTED", help="The checkpoint after.")],
     *,
     to: Annotated[
-        str | None, typer.Option(metavar="gray|rgb|bgr|rgba|N", help="The target; without it the count is read off CONVERTED.")
+        str | None,
+        typer.Option("--to", metavar="gray|rgb|bgr|rgba|N", help="The target; without it the count is read off CONVERTED."),
+        params.Doc("the target of the conversion; without it the number of channels is read off CONVERTED"),
     ] = None,
-    words: dict[str, Any],
+    options: ConvertOptions,
     report: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The report of the conversion (convert --report): its options hold.")
+        str | None,
+        typer.Option("--report", metavar="FILE", help="The report of the conversion (convert --report): its options hold."),
+        params.Doc("what `convert --report FILE` wrote: its options hold where they are not given here"),
     ] = None,
-    output_format: Format = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    output_format: params.Format = None,
+    as_json: params.Json = False,
+    quiet: params.Quiet = False,
 ) -> None:
     """Say whether CONVERTED is the conversion of ORIGINAL: all else identical, the kernel right to the last bit."""
     from pathlib import Path
 
     from chkpt_channels import verify as library
     from chkpt_channels.cli import text
-    from chkpt_channels.folders.config_files import words_of
+    from chkpt_channels.folders.config_files import options_in_report
 
     with session("verify", output_format, as_json=as_json) as shown, shown.file(original):
-        told = words_of(Path(report)) if report else {}
-        found = library(original, converted, to or told.pop("to", None), **{**told, **words})
+        reported = options_in_report(Path(report)) if report else {}
+        found = library(original, converted, to or reported.pop("to", None), **(reported | dict(options)))
         shown.add(found.result(), [] if quiet else text.verified(found))
         shown.exit_code = max(shown.exit_code, 0 if found.ok else 1)
     raise typer.Exit(shown.exit_code)
@@ -221,13 +202,19 @@ def verify(
 @app.command(epilog="Example: chkpt-channels check models/ --expect gray")
 def check(
     path: Annotated[list[str], typer.Argument(metavar="PATH…", help="Checkpoints, configurations or folders of them.")],
-    expect: Annotated[str | None, typer.Option(metavar="gray|rgb|N", help="The input channels that each must have.")] = None,
+    expect: Annotated[
+        str | None,
+        typer.Option("--expect", metavar="gray|rgb|N", help="The input channels that each must have."),
+        params.Doc("the input channels that each file must have"),
+    ] = None,
     lfs_pointers: Annotated[
-        str, typer.Option(metavar="skip|error", help="What becomes of Git-LFS pointers. [skip]", show_default=False)
+        str,
+        typer.Option("--lfs-pointers", metavar="skip|error", help="What becomes of Git-LFS pointers. [skip]", show_default=False),
+        params.Doc("Git-LFS pointers are skipped, and it says so (`skip`), or are damaged input, exit 3 (`error`)"),
     ] = "skip",
-    output_format: Format = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    output_format: params.Format = None,
+    as_json: params.Json = False,
+    quiet: params.Quiet = False,
 ) -> None:
     """Say whether kernels agree with every declared channel count, with an expectation, and with a hash in the name."""
     from chkpt_channels import check as library
@@ -248,7 +235,9 @@ def plot(
     before: Annotated[str, typer.Argument(metavar="A", help="A checkpoint.")],
     after: Annotated[str | None, typer.Argument(metavar="B", help="Another one, beside it.")] = None,
     output: Annotated[
-        str, typer.Option("-o", "--output", metavar="FILE", help="The picture: .png, .svg or .pdf.")
+        str,
+        typer.Option("-o", "--output", metavar="FILE", help="The picture: .png, .svg or .pdf."),
+        params.Doc("the picture, by its suffix a PNG, SVG or PDF; `kernels.png` without it"),
     ] = "kernels.png",
 ) -> None:
     """Draw the filters of the first conv, before and after, with their norms and the energy of each channel."""

@@ -1,56 +1,145 @@
-"""The options of a conversion (options.Words) on the command line: one list for every command that takes them."""
+"""The parameters of the commands: those that several share or that take room, and the options of a conversion."""
+
+# How `--strict` and its like get onto the command line: each is a row of `ConvertOptions` (transform/option_table.py). A command
+# that is decorated with `takes_options` and has a parameter `options: ConvertOptions` is given to typer with one parameter for
+# each row in that place; when it is called, the values that the user gave are handed to it as one ConvertOptions. So a new row is
+# a new option of `convert` and `verify`, and nothing here or in app.py changes.
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, NamedTuple, is_typeddict
 
 import typer
 
-
-def _text(metavar: str, told: str, *, hidden: bool = False) -> Any:
-    return Annotated[str | None, typer.Option(metavar=metavar, help=told, hidden=hidden)]
+from chkpt_channels.transform.option_spec import Option, options_of
 
 
-def _texts(name: str, metavar: str, told: str, *, hidden: bool = False) -> Any:
-    return Annotated[list[str] | None, typer.Option(name, metavar=metavar, help=told, hidden=hidden)]
+class Doc(NamedTuple):
+    """The text of an option for docs/options.md, where that is to say more than --help does."""
+
+    doc: str
 
 
-def _flag(name: str, told: str) -> Any:
-    return Annotated[bool, typer.Option(name, help=told, hidden=True)]
+FORMATS = ("human", "json", "jsonl")
 
 
-OPTIONS: dict[str, Any] = {
-    "method": _text(
-        "auto|sum|mean|luma|repeat|zero|broadcast|stack", "How new channels are made; auto is exact where anything is."
+def _known_format(name: str | None) -> str | None:
+    if name is not None and name not in FORMATS:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(FORMATS)}")
+    return name
+
+
+Sources = Annotated[list[str] | None, typer.Argument(metavar="SRC…", help="Checkpoints or model folders; - is stdin.")]
+To = Annotated[
+    str | None,
+    typer.Option("--to", metavar="gray|rgb|bgr|rgba|N", help="The new input channels.", show_default=False),
+    Doc(
+        "the new input channels. `gray` is also spelled `grey`, `grayscale`, `L`, `1`; `rgba` is 4; `bgr` swaps the channels of"
+        " a color model, and splits a gray one in that order"
     ),
-    "luma": _text("bt709|bt601|a,b,c", "Weights between gray and colours. [bt709]"),
-    "select": _text("0,2|R,B", "The old channels that the new ones are."),
-    "bands": _text("B,G,R,NIR=R", "New channels, each with the old one it stands in for."),
-    "matrix": _text("FILE", "The matrix [old, new] itself: .npy, .csv or .json.", hidden=True),
-    "channel_order": _text("rgb|bgr", "The order of the side in colour. [rgb]"),
-    "norm": _text("imagenet|clip|half|none|auto", "The pipeline that fed the network, folded into it."),
-    "mean": _text("a,b,c", "The same in numbers, for images in 0..1.", hidden=True),
-    "std": _text("a,b,c", "Goes with --mean.", hidden=True),
-    "new_mean": _text("m", "The pipeline that will feed it.", hidden=True),
-    "new_std": _text("s", "Goes with --new-mean.", hidden=True),
-    "input_range": Annotated[
-        float | None, typer.Option(metavar="255", help="What white is in the new pipeline: 255 feeds raw bytes.")
-    ],
-    "layers": _texts("--layer", "KEY", "A first conv: key, suffix or glob; repeatable."),
-    "layout": _text("L", "How the kernel lies: OIHW, HWIO, O(HWI), …"),
-    "from_channels": Annotated[
-        int | None, typer.Option("--from", metavar="N", help="The input channels now, where the file leaves that open.")
-    ],
-    "inputs": _texts("--input", "NAME", "A graph input that is an image; repeatable.", hidden=True),
-    "optimizer": _text("reset|drop", "What becomes of optimizer state kept for the kernels. [reset]", hidden=True),
-    "set_hparams": _flag("--set-hparams", "Set the channels in a training script's hyper-parameters too."),
-    "allow_nonfinite": _flag("--allow-nonfinite", "Pass NaN and infinity through where channels are copied."),
-    "follow_links": _flag("--follow-links", "Read files through links that leave the model's folder."),
-    "strict": _flag("--strict", "Refuse pickles that name what torch's weights-only loading would not."),
-}
-"""Those that few need are hidden: `--help` fits a screen, and `--help-all` shows them."""
+]
+Output = Annotated[
+    str | None,
+    typer.Option("-o", "--output", metavar="DST", help="The result; - is standard output. [<stem>_<to><ext>]"),
+    Doc(
+        "the result; `-` is standard output, and the report then goes to stderr. Without it the result is `<stem>_<to><ext>`"
+        " beside the source"
+    ),
+]
+OutputDir = Annotated[
+    str | None,
+    typer.Option("--output-dir", metavar="DIR", help="Where the results go, under their usual names."),
+    Doc("where the results of several sources go, under their usual names"),
+]
+Jobs = Annotated[
+    int,
+    typer.Option("-j", "--jobs", metavar="N", help="How many to convert at once. [1]", show_default=False),
+    Doc("how many to convert at once, each in a process of its own"),
+]
+Manifest = Annotated[
+    str | None,
+    typer.Option("--manifest", metavar="FILE", help="Read the conversions from a TOML manifest."),
+    Doc(
+        "reads the conversions from a TOML manifest: `[[convert]]` tables with `src`, `dst`, `to` and any option by its long"
+        " name, paths relative to the file"
+    ),
+]
+Sidecars = Annotated[
+    bool,
+    typer.Option("--sidecars", help="Write the configuration files beside SRC beside DST too."),
+    Doc(
+        "the configuration files beside a single weights file (`config.json`, `preprocessor_config.json`) are written beside DST"
+        " too, with the new counts"
+    ),
+]
+HardLink = Annotated[
+    bool,
+    typer.Option("--hard-link", help="In a folder, hard-link the files that do not change.", hidden=True),
+    Doc("in a model folder, files that do not change become hard links to the same files"),
+]
+Sha256 = Annotated[
+    bool,
+    typer.Option("--sha256", help="Report the SHA-256 of the result.", hidden=True),
+    Doc("reports the SHA-256 of the result"),
+]
+HashName = Annotated[
+    bool,
+    typer.Option("--hash-name", help="Put the first 8 digits of its SHA-256 into the name, as torch.hub does.", hidden=True),
+    Doc(
+        "puts the first eight digits of its SHA-256 into the name, as torch.hub does: `resnet50_gray-3f9a01bc.pth`, in the place"
+        " of an old one"
+    ),
+]
+StateDict = Annotated[
+    str | None,
+    typer.Option("--state-dict", metavar="KEY", help="The state dict to write where DST is another container.", hidden=True),
+    Doc("the state dict to write where the output is another container (`-o x.safetensors` from `x.ckpt`, or back)"),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Replace an existing output."),
+    Doc("replaces an existing output file; a folder is never replaced"),
+]
+CheckOnly = Annotated[
+    bool,
+    typer.Option("--check", help="Say whether DST is what converting gives now; write nothing."),
+    Doc("says whether DST is what converting SRC gives now, and writes nothing: exit 1 where it is not"),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what would be done; write nothing."),
+    Doc("says what would be done and writes nothing"),
+]
+Explain = Annotated[
+    bool,
+    typer.Option("--explain", help="Print the matrix and the formula in use; write nothing."),
+    Doc("prints the matrix and the formula in use and writes nothing"),
+]
+ReportTo = Annotated[
+    str | None,
+    typer.Option("--report", metavar="FILE", help="Write the JSON report to FILE too.", hidden=True),
+    Doc("writes the JSON report to FILE too; `verify --report FILE` goes by it"),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--output-format", metavar="human|json|jsonl", callback=_known_format, help="How the report is printed; --json is json."
+    ),
+    Doc("text; one JSON object; or one line of JSON for each source as it is done"),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object instead of text."),
+    Doc("prints one JSON object instead of text"),
+]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors."), Doc("prints nothing but errors")]
+Verbose = Annotated[
+    bool,
+    typer.Option("-v", "--verbose", help="Print the matrix too, and what else was considered."),
+    Doc("prints the matrix too, and every tensor that was considered and not taken, with the reason"),
+]
 
 
 def _help_all(context: typer.Context, shown: bool) -> None:
@@ -62,25 +151,40 @@ def _help_all(context: typer.Context, shown: bool) -> None:
 
 
 HelpAll = Annotated[
-    bool, typer.Option("--help-all", is_eager=True, callback=_help_all, help="Show the options that few need too, and exit.")
+    bool,
+    typer.Option("--help-all", is_eager=True, callback=_help_all, help="Show the options that few need too, and exit."),
+    Doc("shows the options that few need too"),
 ]
 
 
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of a conversion in the place of its parameter `words`, and with --help-all."""
+    """The command with a parameter for each row of the table in the place of its parameter `options`, and with --help-all."""
+    own = inspect.signature(command, eval_str=True).parameters
+    (place,) = (name for name, parameter in own.items() if is_typeddict(parameter.annotation))
+    rows = options_of(own[place].annotation)
 
     def called(*, help_all: bool, **given: Any) -> None:
-        words = {name: given.pop(name) for name in OPTIONS}
-        command(**given, words={name: value for name, value in words.items() if value not in (None, False)})
+        values = {row.name: given.pop(row.name) for row in rows}
+        command(**given, **{place: {name: value for name, value in values.items() if value not in (None, False)}})
 
-    kind = inspect.Parameter.KEYWORD_ONLY
-    defaults = {name: False if get_args(annotation)[0] is bool else None for name, annotation in OPTIONS.items()}
-    shared = [inspect.Parameter(n, kind, default=defaults[n], annotation=a) for n, a in OPTIONS.items()]
     parameters: list[inspect.Parameter] = []
-    for own in inspect.signature(command, eval_str=True).parameters.values():
-        parameters += shared if own.name == "words" else [own.replace(kind=kind)]
-    parameters.append(inspect.Parameter("help_all", kind, default=False, annotation=HelpAll))
+    for name, parameter in own.items():
+        parameters += map(parameter_of, rows) if name == place else [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+    parameters.append(_parameter("help_all", False, HelpAll))
     called.__name__, called.__doc__ = command.__name__, command.__doc__
-    called.__annotations__ = {p.name: p.annotation for p in parameters}
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return called
+
+
+def parameter_of(row: Option) -> inspect.Parameter:
+    """A row as typer's parameter: a switch, one value, or a list of texts where it takes only lists."""
+    shown = typer.Option(row.flag, metavar=row.metavar, help=row.help, hidden=row.hidden)
+    if row.kind is bool:
+        return _parameter(row.name, False, Annotated[bool, shown, row])
+    value: Any = row.scalars[0] if row.scalars else list[str]
+    return _parameter(row.name, None, Annotated[value | None, shown, row])
+
+
+def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

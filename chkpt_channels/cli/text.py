@@ -9,7 +9,7 @@ from typing import Any
 
 from chkpt_channels.api.report import Check, Inspection, KernelReport, Report, Verification
 from chkpt_channels.core.errors import Candidate, printable
-from chkpt_channels.formats.base import FirstConv, Tensor
+from chkpt_channels.core.tensors import FirstConv, Tensor
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 

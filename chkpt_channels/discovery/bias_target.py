@@ -1,17 +1,26 @@
-"""What stands behind a first conv in a file without a graph, and can take a constant added to its output."""
+"""The tensor that can take a constant added to a first conv's output: its bias, or the BatchNorm that follows it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 
-from chkpt_channels.formats.base import FirstConv, Tensor
+from chkpt_channels.core.tensors import FirstConv, Tensor
+from chkpt_channels.formats.base import TensorStore
 
 _NORM = re.compile(r"batch_?norm(alization)?|normalization|norm|bn")
 _MEAN = ".running_mean"
 
 
-def shift_taker(tensors: Mapping[str, Tensor], conv: FirstConv, *, ordered: bool) -> tuple[str, int] | None:
+def find(store: TensorStore, conv: FirstConv) -> tuple[str, int] | None:
+    """(name, sign) of the tensor that takes it, as the graph says, or names and shapes where it does not know; None where there
+    is none, or it is not certain which."""
+    if store.graph.knows_outputs:
+        return store.graph.bias_target(conv)
+    return by_names(store.tensors, conv, ordered=store.ordered)
+
+
+def by_names(tensors: Mapping[str, Tensor], conv: FirstConv, *, ordered: bool) -> tuple[str, int] | None:
     """(name, sign) of the conv's bias (+1), or of the running mean of the BatchNorm right behind it (-1); None where there is
     neither, or it is not certain which. `tensors` are in module order where `ordered`."""
     key, group = conv.tensor.key, [t for t in tensors.values() if t.group == conv.tensor.group]

@@ -4,68 +4,82 @@ from __future__ import annotations
 
 from chkpt_channels.core.errors import AmbiguousError, Place, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery import layer_selector as layers
 from chkpt_channels.discovery import search as firstconv
-from chkpt_channels.formats.base import Checkpoint, FirstConv, Tensor
-from chkpt_channels.transform.optimizer_state import searchable
-from chkpt_channels.transform.options import Beside, Options
+from chkpt_channels.discovery.request import ConfigHints, SearchRequest
+from chkpt_channels.formats.base import TensorStore
 
-_NOTHING = Beside()
+_OPEN = SearchRequest()
 
 
-def find(checkpoint: Checkpoint, channels: int | None = None, beside: Beside = _NOTHING) -> firstconv.Finding:
-    """The first convs by the strongest evidence there is: the graph, a configuration beside the file, names and shapes.
-    `channels` are those of the image, where the user knows them."""
-    if by_graph := tuple(checkpoint.first_convs()):
+def find(checkpoint: TensorStore, request: SearchRequest = _OPEN) -> firstconv.Finding:
+    """The first convs by the strongest evidence there is: the graph, a configuration beside the file, names and shapes. Of the
+    request it takes the number of channels and the hints; `select` takes the rest."""
+    hints = request.hints
+    if by_graph := tuple(checkpoint.graph.first_convs()):
         return firstconv.Finding(by_graph)
-    finding = _by_shapes(checkpoint, channels)
-    named = _named_beside(checkpoint, beside)
+    if by_view := _in_view(checkpoint):
+        return firstconv.Finding(by_view)
+    finding = _by_shapes(checkpoint, request.from_channels)
+    named = _named_by_config(checkpoint, hints)
     if not finding.first_convs and named:
         return finding._replace(first_convs=named, candidates=())
-    if not finding.first_convs and channels is None and beside.channels:
-        found = _by_shapes(checkpoint, beside.channels)
+    if not finding.first_convs and request.from_channels is None and hints.channels:
+        found = _by_shapes(checkpoint, hints.channels)
         convs = tuple(
-            c._replace(found_by="sidecar", why=f"config.json says {beside.channels} channels") for c in found.first_convs
+            c._replace(found_by="sidecar", why=f"config.json says {hints.channels} channels") for c in found.first_convs
         )
         return found._replace(first_convs=convs) if convs else finding
     return finding
 
 
-def _by_shapes(checkpoint: Checkpoint, channels: int | None) -> firstconv.Finding:
-    found = firstconv.find(searchable(checkpoint), ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
-    return found._replace(first_convs=tuple(checkpoint.refined(conv) for conv in found.first_convs))
+def _by_shapes(checkpoint: TensorStore, channels: int | None) -> firstconv.Finding:
+    found = firstconv.find(checkpoint.model_tensors(), ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
+    return found._replace(first_convs=tuple(checkpoint.graph.with_groups(conv) for conv in found.first_convs))
 
 
-def _named_beside(checkpoint: Checkpoint, beside: Beside) -> tuple[FirstConv, ...]:
+def _in_view(checkpoint: TensorStore) -> tuple[FirstConv, ...]:
+    """What names and shapes tell of kernels that are not PyTorch's, asked in its terms. In these a depthwise kernel has lost its
+    channels: one that is found is not believed."""
+    view = checkpoint.search_view()
+    answer = firstconv.find(view, ordered=checkpoint.ordered).first_convs if view else ()
+    own = [(conv, checkpoint.tensors[view[conv.tensor]]) for conv in answer]
+    convs = tuple(conv._replace(tensor=tensor, layout=tensor.layout) for conv, tensor in own)
+    return () if any(checkpoint.graph.is_depthwise(conv.tensor.name) for conv in convs) else convs
+
+
+def _named_by_config(checkpoint: TensorStore, hints: ConfigHints) -> tuple[FirstConv, ...]:
     """The convs that the configuration names, where all of them are there and have as many channels as it says."""
-    layouts = firstconv.layouts_of(searchable(checkpoint), torch=checkpoint.torch)
+    layouts = firstconv.layouts_of(checkpoint.model_tensors(), torch=checkpoint.torch)
     found = []
-    for module in beside.first_conv:
+    for module in hints.first_conv:
         tensor = checkpoint.tensors.get(f"{module}.weight")
         layout = firstconv.layout_of(tensor, layouts) if tensor else None
-        if tensor is None or layout is None or _channels(tensor, layout, 0) != beside.channels:
+        if tensor is None or layout is None or _channels(tensor, layout, 0) != hints.channels:
             return ()
         why = "config.json names it"
-        found.append(checkpoint.refined(FirstConv(tensor, layout, beside.channels, "sidecar", why)))
+        found.append(checkpoint.graph.with_groups(FirstConv(tensor, layout, hints.channels, "sidecar", why)))
     return tuple(found)
 
 
-def select(checkpoint: Checkpoint, options: Options) -> firstconv.Finding:
+def select(checkpoint: TensorStore, request: SearchRequest) -> firstconv.Finding:
     """The first convs to change. Raises AmbiguousError with candidates, UnsupportedError where there is none, UsageError for
     layers that do not exist or have other channels than --from says."""
-    if options.inputs:
-        checkpoint.name_images(options.inputs)
-    finding = find(checkpoint, options.from_channels, options.beside)
-    finding = _named(checkpoint, finding, options) if options.layers else _found(checkpoint, finding, options.layout)
-    place = checkpoint.source.place
-    if other := next((c for c in finding.first_convs if options.from_channels not in (None, c.in_channels)), None):
-        what = f"--from says {options.from_channels} channels, and it has {other.in_channels}"
+    if request.inputs and not checkpoint.graph.select_inputs(request.inputs):
+        what = f"--input names an input of an ONNX graph, and this is {checkpoint.title}"
+        raise UsageError(what, file=checkpoint.place.file)
+    finding = find(checkpoint, request)
+    finding = _named(checkpoint, finding, request) if request.layers else _found(checkpoint, finding, request.layout)
+    place = checkpoint.place
+    if other := next((c for c in finding.first_convs if request.from_channels not in (None, c.in_channels)), None):
+        what = f"--from says {request.from_channels} channels, and it has {other.in_channels}"
         raise UsageError(what, file=place.file, where=other.tensor.name)
     return finding
 
 
-def _found(checkpoint: Checkpoint, finding: firstconv.Finding, layout: Layout | None) -> firstconv.Finding:
-    place = checkpoint.source.place
+def _found(checkpoint: TensorStore, finding: firstconv.Finding, layout: Layout | None) -> firstconv.Finding:
+    place = checkpoint.place
     if finding.first_convs:
         convs = tuple(_with_layout(place, conv, layout) if layout else conv for conv in finding.first_convs)
         return finding._replace(first_convs=convs)
@@ -78,33 +92,33 @@ def _found(checkpoint: Checkpoint, finding: firstconv.Finding, layout: Layout | 
     raise AmbiguousError(f"{what} be the first convolution", file=place.file, candidates=finding.candidates, hint=hint)
 
 
-def _named(checkpoint: Checkpoint, finding: firstconv.Finding, options: Options) -> firstconv.Finding:
+def _named(checkpoint: TensorStore, finding: firstconv.Finding, request: SearchRequest) -> firstconv.Finding:
     """The first convs that --layer names, each once."""
-    place = checkpoint.source.place
-    tensors = [t for t in searchable(checkpoint) if len(t.shape) >= 2]
-    names = list(dict.fromkeys(t.name for layer in options.layers for t in layers.match(place, tensors, layer)))
+    place = checkpoint.place
+    tensors = [t for t in checkpoint.model_tensors() if len(t.shape) >= 2]
+    names = list(dict.fromkeys(t.name for layer in request.layers for t in layers.match(place, tensors, layer)))
     known = {conv.tensor.name: conv for conv in finding.first_convs}
     convs = []
     for name in names:
-        conv = known.get(name) or _described(checkpoint, checkpoint.tensors[name], options)
+        conv = known.get(name) or _described(checkpoint, checkpoint.tensors[name], request)
         conv = conv._replace(found_by="user", why="named by --layer")
-        convs.append(_with_layout(place, conv, options.layout) if options.layout else conv)
+        convs.append(_with_layout(place, conv, request.layout) if request.layout else conv)
     if any(conv.found_by == "graph" for conv in finding.first_convs):  # it says itself what stands in front
         return firstconv.Finding(tuple(convs))
-    searched = searchable(checkpoint)
+    searched = checkpoint.model_tensors()
     beside = (t for conv in convs for t in firstconv.companions(searched, conv, torch=checkpoint.torch))
     return firstconv.Finding(tuple(convs), companions=tuple(dict.fromkeys(beside)))
 
 
-def _described(checkpoint: Checkpoint, tensor: Tensor, options: Options) -> FirstConv:
-    layouts = firstconv.layouts_of(searchable(checkpoint), torch=checkpoint.torch)
-    layout, place = options.layout or firstconv.layout_of(tensor, layouts), checkpoint.source.place
+def _described(checkpoint: TensorStore, tensor: Tensor, request: SearchRequest) -> FirstConv:
+    layouts = firstconv.layouts_of(checkpoint.model_tensors(), torch=checkpoint.torch)
+    layout, place = request.layout or firstconv.layout_of(tensor, layouts), checkpoint.place
     if layout is None or len(layout.axes) != len(tensor.shape):
         raise place.inside(tensor.name).unsupported(
             f"its shape {list(tensor.shape)} does not say where the input channels are",
             hint=f"--layout {'OI, O(HWI) or O(IHW)' if len(tensor.shape) == 2 else 'OIHW, HWIO or OHWI'} says it",
         )
-    return FirstConv(tensor, layout, _channels(tensor, layout, options.from_channels or 0), "user")
+    return FirstConv(tensor, layout, _channels(tensor, layout, request.from_channels or 0), "user")
 
 
 def _with_layout(place: Place, conv: FirstConv, layout: Layout) -> FirstConv:

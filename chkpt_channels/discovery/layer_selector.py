@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from chkpt_channels.core.errors import AmbiguousError, Candidate, Place, UsageError
-from chkpt_channels.formats.base import Tensor
+from chkpt_channels.core.tensors import Tensor
 
 _WEIGHTS = (".weight", ".kernel", "/weight", "/kernel", ".weight_v", ".parametrizations.weight.original1")
 _PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")

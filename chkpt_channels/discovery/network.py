@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from typing import NamedTuple
 
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.formats.base import Tensor
+from chkpt_channels.core.tensors import Tensor
 
 OIHW = {2: Layout("OI"), 3: Layout("OIW"), 4: Layout("OIHW"), 5: Layout("OIDHW")}
 HWIO = {3: Layout("WIO"), 4: Layout("HWIO"), 5: Layout("DHWIO")}

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator, Sequence
 from math import isqrt, prod
 
+from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.evidence import STEM, Evidence, is_colour_shift, is_no_kernel
 from chkpt_channels.discovery.network import Kernel, Network
-from chkpt_channels.formats.base import FirstConv, Tensor
 
 SPACE_TO_DEPTH = {12: 3, 27: 3, 48: 3, 16: 1}
 """Widths of blocks of pixels, and how many channels the image then has."""

@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite, prod, sqrt
 
+from chkpt_channels.core.tensors import FirstConv, Notice, PreprocessingOp, Tensor
 from chkpt_channels.discovery import bias_target as behind
-from chkpt_channels.formats.base import Checkpoint, FirstConv, Front, Notice, Tensor
+from chkpt_channels.formats.base import TensorStore
 
 EPS = 1e-5
 _PAIRS = ((re.compile(""), "mean", "std"), (re.compile(r"(^|\.)scaling_layer$"), "shift", "scale"))
@@ -22,16 +23,16 @@ _OF_THE_IMAGE = re.compile(r"data|input|image|pixel")
 Numbers = tuple[float, ...]
 
 
-def fronts(checkpoint: Checkpoint, conv: FirstConv, companions: Iterable[Tensor]) -> tuple[Front, ...]:
+def find(checkpoint: TensorStore, conv: FirstConv, companions: Iterable[Tensor]) -> tuple[PreprocessingOp, ...]:
     """The normalisations that the image meets on its way to this conv. Raises UnsupportedError for vectors in front of it whose
     meaning, or whose place, is not known."""
     own = [t for t in companions if t.group == conv.tensor.group]
     modules = [m for m in dict.fromkeys(t.key.rpartition(".")[0] for t in own) if _leads_to(m, conv)]
     nearest = {m.rpartition(".")[2]: m for m in sorted(modules, key=len)}  # of `bn_data` and `ema.bn_data` the second
-    found = [front for module in nearest.values() if (front := _Around(checkpoint, conv, module).front())]
+    found = [front for module in nearest.values() if (front := _Around(checkpoint, conv, module).operation())]
     if len(found) > 1:
         names = " and ".join(front.where for front in found)
-        raise checkpoint.source.place.unsupported(f"{names} stand in front of {conv.tensor.name}, in an order that is not known")
+        raise checkpoint.place.unsupported(f"{names} stand in front of {conv.tensor.name}, in an order that is not known")
     return tuple(found)
 
 
@@ -44,7 +45,7 @@ def _leads_to(module: str, conv: FirstConv) -> bool:
 class _Around:
     """A module with one number for each channel, and the conv that it may stand in front of."""
 
-    def __init__(self, checkpoint: Checkpoint, conv: FirstConv, module: str) -> None:
+    def __init__(self, checkpoint: TensorStore, conv: FirstConv, module: str) -> None:
         self._checkpoint, self._conv, self._module, self._channels = checkpoint, conv, module, conv.in_channels
         self._where = f"{conv.tensor.group}/{module}" if conv.tensor.group and module else module or conv.tensor.group
         self._group = [t for t in checkpoint.tensors.values() if t.group == conv.tensor.group]
@@ -56,7 +57,7 @@ class _Around:
         n = self._channels
         return tensor.dtype.floating and (max(tensor.shape, default=0) == n == prod(tensor.shape) or tensor.shape == (n, n, 1, 1))
 
-    def front(self) -> Front | None:
+    def operation(self) -> PreprocessingOp | None:
         """The module as an affine map of each channel; None where it stands behind the conv."""
         parts = self._parts
         if "running_mean" in parts and "running_var" in parts:
@@ -68,7 +69,7 @@ class _Around:
             if len(pair) == 2 == len(parts) and named.search(self._module):
                 return self._normalisation(*pair)
         names = ", ".join(t.name for t in parts.values())
-        raise self._checkpoint.source.place.inside(names).unsupported(
+        raise self._checkpoint.place.inside(names).unsupported(
             "stands in front of the stem with one number for each channel, and what it does is not known"
         )
 
@@ -100,7 +101,7 @@ class _Around:
     def _index(self, tensor: Tensor) -> int:
         return next(i for i, t in enumerate(self._group) if t.name == tensor.name)
 
-    def _batch_norm(self) -> Front:
+    def _batch_norm(self) -> PreprocessingOp:
         n, parts = self._channels, self._parts
         mean, variance = (self._numbers(parts[end]) for end in ("running_mean", "running_var"))
         gamma = self._numbers(parts["weight"]) if "weight" in parts else (1.0,) * n
@@ -111,39 +112,39 @@ class _Around:
         shift = tuple(b - m * a for b, m, a in zip(beta, mean, scale, strict=True))
         return self._affine("BatchNorm", scale, shift, [(t, 0) for t in parts.values()])
 
-    def _mean_shift(self) -> Front:
+    def _mean_shift(self) -> PreprocessingOp:
         weight, bias, n = self._parts["weight"], self._parts.get("bias"), self._channels
         rows = [self._numbers(weight)[i * n : (i + 1) * n] for i in range(n)]
         shift = self._numbers(bias) if bias else (0.0,) * n
         if any(rows[i][j] for i in range(n) for j in range(n) if i != j):
-            return Front(self._where, "1×1 convolution")
+            return PreprocessingOp(self._where, "1×1 convolution")
         axes = [(weight, 0), (weight, 1), *([(bias, 0)] if bias else [])]
         return self._affine("MeanShift", tuple(rows[i][i] for i in range(n)), shift, axes)
 
-    def _normalisation(self, mean: Tensor, std: Tensor) -> Front:
+    def _normalisation(self, mean: Tensor, std: Tensor) -> PreprocessingOp:
         means, stds = self._numbers(mean), self._numbers(std)
         if not all(stds):
-            raise self._checkpoint.source.place.inside(std.name).unsupported("holds a zero, by which the image is divided")
+            raise self._checkpoint.place.inside(std.name).unsupported("holds a zero, by which the image is divided")
         scale = tuple(1 / s for s in stds)
         shift = tuple(-m / s for m, s in zip(means, stds, strict=True))
         return self._affine("normalisation", scale, shift, [(t, t.shape.index(self._channels)) for t in (mean, std)])
 
-    def _affine(self, kind: str, scale: Numbers, shift: Numbers, axes: Iterable[tuple[Tensor, int]]) -> Front:
+    def _affine(self, kind: str, scale: Numbers, shift: Numbers, axes: Iterable[tuple[Tensor, int]]) -> PreprocessingOp:
         if not all(scale):
             raise self._unsupported(f"this {kind} multiplies a channel by zero: nothing tells what the kernel would do with it")
-        return Front(self._where or kind, kind, scale, shift, tuple((tensor.name, axis) for tensor, axis in axes))
+        return PreprocessingOp(self._where or kind, kind, scale, shift, tuple((tensor.name, axis) for tensor, axis in axes))
 
     def _numbers(self, tensor: Tensor) -> Numbers:
         found = tuple(float(value) for value in self._checkpoint.load(tensor.name).astype("float64").reshape(-1))
         if not all(map(isfinite, found)):
-            raise self._checkpoint.source.place.inside(tensor.name).unsupported("holds NaN or infinity")
+            raise self._checkpoint.place.inside(tensor.name).unsupported("holds NaN or infinity")
         return found
 
     def _unsupported(self, what: str) -> Exception:
-        return self._checkpoint.source.place.inside(self._where).unsupported(what)
+        return self._checkpoint.place.inside(self._where).unsupported(what)
 
 
-def notices(fronts_: Sequence[Front], chosen: Sequence[int], tensors: Iterable[str]) -> Iterator[Notice]:
+def notices(fronts_: Sequence[PreprocessingOp], chosen: Sequence[int], tensors: Iterable[str]) -> Iterator[Notice]:
     """What became of them, and of their counterparts at the output."""
     for front in fronts_:
         which = ", ".join(map(str, chosen))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.network import is_weight
-from chkpt_channels.formats.base import Tensor
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery import patch_embeddings as folded
 from chkpt_channels.discovery.evidence import ENDS, ENTRY, FED, MOST_BANDS, OTHER_SENSES, STEM, Evidence
 from chkpt_channels.discovery.network import OIHW, Kernel, Layouts, Network, is_weight, orientation
 from chkpt_channels.discovery.replicas import Copies
-from chkpt_channels.formats.base import FirstConv, Tensor
 
 __all__ = ["MOST_BANDS", "Finding", "find", "layout_of", "layouts_of"]
 

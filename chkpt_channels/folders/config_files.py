@@ -20,6 +20,8 @@ from chkpt_channels.containers.json.editor import Json, Value
 from chkpt_channels.containers.json.editor import Path as Keys
 from chkpt_channels.core.errors import DamagedError, Place, UsageError
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.tensors import Declaration
+from chkpt_channels.discovery.request import ConfigHints
 from chkpt_channels.folders.library_tables import (
     CONFIG,
     COUNTS,
@@ -32,10 +34,10 @@ from chkpt_channels.folders.library_tables import (
     VISION,
     WIDTHS,
 )
-from chkpt_channels.formats.base import Declaration
 from chkpt_channels.storage.source import contents
 from chkpt_channels.transform.mixing.normalization import AUTO, Pipeline
-from chkpt_channels.transform.options import Beside, Options, fits
+from chkpt_channels.transform.option_table import OPTIONS
+from chkpt_channels.transform.options import Options
 
 
 class Sidecar(NamedTuple):
@@ -106,7 +108,7 @@ def pipelines(document: Json) -> Iterator[tuple[Keys, Keys]]:
                     yield (*path, mean), (*path, std)
 
 
-def evidence(sidecars: list[Sidecar]) -> Beside:
+def evidence(sidecars: list[Sidecar]) -> ConfigHints:
     """What the configuration says of the first convs: timm's names of them, and the number of channels where it says one only."""
     found: set[int] = set()
     names: tuple[str, ...] = ()
@@ -118,7 +120,7 @@ def evidence(sidecars: list[Sidecar]) -> Beside:
                 names = tuple(name for name in listed if isinstance(name, str))
             if path == ("_class_name",) and value.value in FIRST_CONV:
                 names = (FIRST_CONV[value.value],)
-    return Beside(names, found.pop() if len(found) == 1 else 0)
+    return ConfigHints(names, found.pop() if len(found) == 1 else 0)
 
 
 def declarations(sidecar: Sidecar) -> list[Declaration]:
@@ -239,7 +241,7 @@ def resolved(options: Options, path: Path) -> Options:
     """The options with what stands beside the weights, or in their folder: evidence for the first convs, and `--norm auto`.
     Raises UnsupportedError where that is asked for and nothing says it."""
     sidecars = beside(path if os.path.isdir(path) else path.parent, strict=options.norm.name == AUTO)
-    options = options._replace(beside=evidence(sidecars))
+    options = options._replace(search=options.search._replace(hints=evidence(sidecars)))
     if options.norm.name != AUTO:
         return options
     order = [*(s for s in sidecars if s.name != CONFIG), *(s for s in sidecars if s.name == CONFIG)]
@@ -265,15 +267,16 @@ def _check_plain(place: Place, part: Mapping[str, Any]) -> None:
         raise place.unsupported("rescale_factor is not 1/255", hint="--mean and --std in units of 0..1")
 
 
-def words_of(path: Path) -> dict[str, Any]:
+def options_in_report(path: Path) -> dict[str, Any]:
     """The options of the conversion that a report tells of (`convert --report`). Raises UsageError for other files."""
     document = read(path).root.plain
     results = document.get("results") if isinstance(document, dict) else None
-    words = [r.get("options") for r in results if isinstance(r, dict)] if isinstance(results, list) else []
-    if len(words) != 1 or not isinstance(words[0], dict):
+    told = [r.get("options") for r in results if isinstance(r, dict)] if isinstance(results, list) else []
+    if len(told) != 1 or not isinstance(told[0], dict):
         raise UsageError("is no report of one conversion", file=str(path), hint="convert --report FILE writes one")
-    told = {name: value for name, value in words[0].items() if name != "to"}
-    wrong = next((name for name, value in told.items() if not fits(name, value)), None)
-    if wrong is not None or not isinstance(words[0].get("to"), str | int | None):
+    known = {option.name: option for option in OPTIONS}
+    given = {name: value for name, value in told[0].items() if name != "to"}
+    wrong = next((name for name, value in given.items() if name not in known or not known[name].takes(value)), None)
+    if wrong is not None or not isinstance(told[0].get("to"), str | int | None):
         raise UsageError(f"its option {(wrong or 'to')[:40]!r} is none of a conversion", file=str(path))
-    return words[0]
+    return told[0]

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -21,17 +20,14 @@ from chkpt_channels.core.errors import Place, reason
 from chkpt_channels.folders import config_files as sidecars
 from chkpt_channels.folders.config_files import Sidecar
 from chkpt_channels.folders.library_tables import CONFIG, RECONSTRUCTS
-from chkpt_channels.formats import detect, known
-from chkpt_channels.formats.base import Checkpoint, Declaration, Edits, FirstConv, OptimizerEntry
-from chkpt_channels.formats.unknown import FOREIGN_SUFFIXES
+from chkpt_channels.folders.shards import Shards
+from chkpt_channels.formats import FOREIGN_SUFFIXES, known, open_checkpoint
+from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage.source import Source, check_link
-from chkpt_channels.storage.splice import Splice
-from chkpt_channels.transform.quantization import Quantiser
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from numpy.typing import NDArray
 
 INDEX = ".index.json"
 _SKIPPED = frozenset({".git", ".cache", "__pycache__"})
@@ -125,14 +121,14 @@ class ModelFolder:
                 raise place.inside(name).damaged("its shard is missing", hint="download the whole folder")
         return Part(tuple(str(parent / name) for name in sorted(set(places.values()))), index)
 
-    def open(self, part: Part) -> Checkpoint:
+    def open(self, part: Part) -> Checkpoint | Shards:
         """The checkpoint, open as long as the folder is."""
         shards = [self._open(name) for name in part.files]
         return Shards(shards, part.listing, self.place) if part.listing else shards[0]
 
     def _open(self, name: str) -> Checkpoint:
         source = self._stack.enter_context(Source(self.path / name))
-        return detect(source)(source)
+        return open_checkpoint(source)
 
 
 def _configurations(folder: Path) -> list[Sidecar]:
@@ -167,90 +163,3 @@ def _walk(path: Path, place: Place) -> Iterator[str]:
                     raise place.inside(relative).system(f"cannot be read: {reason(error)}") from error
                 raise place.inside(relative).system("is a link to nothing", hint="download the whole folder") from error
             yield relative
-
-
-class Shards(Checkpoint):
-    """Several files that hold one checkpoint together: what is asked of a tensor is asked of its shard. It is planned as one and
-    written shard by shard."""
-
-    suffixes = frozenset()
-    ordered = False
-
-    def __init__(self, shards: Sequence[Checkpoint], index: Sidecar, folder: Place) -> None:
-        self.shards, self.index = list(shards), index
-        super().__init__(shards[0].source)
-        self.title = f"{shards[0].title}, {len(shards)} shards"
-        place = Place(os.path.join(folder.file, index.name))
-        for shard in shards:
-            if type(shard) is not type(shards[0]):
-                raise place.damaged("its shards are not of one format")
-            for name, tensor in shard.tensors.items():
-                if name in self.tensors:
-                    raise place.inside(name).damaged("stands in two shards")
-                self.tensors[name] = tensor
-            self.optimizer_entries: tuple[OptimizerEntry, ...] = (*self.optimizer_entries, *shard.optimizer_entries)
-            self.warnings += shard.warnings
-            self.globals = (*self.globals, *shard.globals)
-        listed = index.document.root.plain["weight_map"]
-        if missing := next((name for name in listed if name not in self.tensors), None):
-            raise place.inside(missing).damaged(f"is not in {listed[missing]}, where the index says it is")
-
-    @property
-    def torch(self) -> bool:
-        """As its shards."""
-        return self.shards[0].torch
-
-    @classmethod
-    def sniff(cls, source: Source) -> bool:
-        """No single file is one."""
-        return False
-
-    def _home(self, name: str) -> Checkpoint:
-        return next(shard for shard in self.shards if name in shard.tensors)
-
-    def chunks(self, name: str) -> Iterator[bytes]:
-        """As the shard."""
-        return self._home(name).chunks(name)
-
-    def load(self, name: str) -> NDArray[Any]:
-        """As the shard."""
-        return self._home(name).load(name)
-
-    def refined(self, conv: FirstConv) -> FirstConv:
-        """As the shard."""
-        return self._home(conv.tensor.name).refined(conv)
-
-    def quantiser(self, conv: FirstConv) -> Quantiser | None:
-        """As the shard."""
-        return self._home(conv.tensor.name).quantiser(conv)
-
-    def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
-        """Those of all shards."""
-        found: list[Declaration] = []
-        for shard in self.shards:
-            found += shard.declarations([conv for conv in first_convs if conv.tensor.name in shard.tensors])
-        return found
-
-    def splices(self, edits: Edits) -> list[Splice]:
-        """Shards are written one by one."""
-        raise TypeError("shards are written one by one")
-
-    def shared_out(self, edits: Edits) -> Iterator[tuple[Checkpoint, Edits]]:
-        """Each shard with its part of the edits."""
-        for shard in self.shards:
-            own = {name: edit for name, edit in edits.tensors.items() if name in shard.tensors}
-            yield shard, edits._replace(tensors=own) if own else Edits()
-
-    def index_edits(self, edits: Edits) -> dict[tuple[str | int, ...], Any]:
-        """What the index counts, after these edits: bytes, and parameters."""
-        metadata = self.index.document.root.value.get("metadata")
-        if metadata is None or not isinstance(metadata.value, dict):
-            return {}
-        grown = {"total_size": 0, "total_parameters": 0}
-        for name, edit in edits.tensors.items():
-            tensor = self.tensors[name]
-            count = prod(edit.shape) - prod(tensor.shape)
-            grown["total_size"] += count * tensor.dtype.bits // 8
-            grown["total_parameters"] += count
-        old = {key: metadata.value[key].value for key in grown if key in metadata.value}
-        return {("metadata", key): value + grown[key] for key, value in old.items() if type(value) is int and grown[key]}

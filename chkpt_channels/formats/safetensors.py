@@ -20,7 +20,8 @@ from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Place
 from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.formats.base import Checkpoint, Edits, FlatWriter, Tensor, TensorEdit
+from chkpt_channels.core.tensors import Edits, Tensor, TensorEdit
+from chkpt_channels.formats.base import Checkpoint, FlatWriter, Format
 from chkpt_channels.storage.source import CHUNK_BYTES, Source
 from chkpt_channels.storage.splice import Splice
 from chkpt_channels.storage.stream_copy import write_at
@@ -33,27 +34,23 @@ _NOT_KEPT = frozenset({"C32", "C128", "QI8", "QU8", "QI32", "QU4x2", "QU2x4", "U
 """Types that the format has no name for."""
 
 
+def sniff(source: Source) -> bool:
+    """A brace behind eight bytes that are no text."""
+    head = source.read(0, min(9, source.size))
+    return (head[8:] == b"{" and not head[:8].isascii() | head[:8].isalnum()) or (head[8:] == b"{" and 0 in head[:8])
+
+
 class Safetensors(Checkpoint):
     """One safetensors file. `metadata` is its `__metadata__`."""
 
-    format = "safetensors"
-    title = "safetensors"
-    suffixes = frozenset({".safetensors"})
     ordered = False
-    flat = True
 
     @property
     def torch(self) -> bool:
         return self.metadata.get("format") == "pt"
 
-    @classmethod
-    def sniff(cls, source: Source) -> bool:
-        """A brace behind eight bytes that are no text."""
-        head = source.read(0, min(9, source.size))
-        return (head[8:] == b"{" and not head[:8].isascii() | head[:8].isalnum()) or (head[8:] == b"{" and 0 in head[:8])
-
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
+    def __init__(self, source: Source, form: Format) -> None:
+        super().__init__(source, form)
         (length,) = struct.unpack("<Q", source.read(0, 8))
         place = source.place
         place.within("bytes of header", length, LIMITS.header_bytes, at=0)
@@ -108,14 +105,10 @@ class Safetensors(Checkpoint):
         text = json.dumps(header, separators=_separators(self._header), ensure_ascii=self._header.isascii()).encode()
         return [Splice.of(0, self._begin, _framed(text)), *splices]
 
-    @classmethod
-    def flat_writer(cls) -> FlatWriter:
-        return FlatWriter(_keeps, _write)
+    def preload_validator(self) -> None:
+        import safetensors  # noqa: F401 # for validate
 
-    def call_judge(self) -> None:
-        import safetensors  # noqa: F401 # for judge
-
-    def judge(self, path: str) -> None:
+    def validate(self, path: str) -> None:
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -180,7 +173,9 @@ def _entry(name: str, entry: Any, file: Place) -> tuple[Tensor, tuple[int, int]]
     if dtype is None:
         raise file.inside(name).damaged(f"has the unknown dtype {entry['dtype']!r}", at=8)
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or offsets[1] < offsets[0]:
-        raise file.inside(name).damaged("its shape or its data_offsets are no such thing", at=8)
+        raise file.inside(name).damaged(
+            "shape must list non-negative integers, and data_offsets two of them in ascending order", at=8
+        )
     if len(shape) > LIMITS.axes:
         file.inside(name).within("axes", len(shape), LIMITS.axes, at=8)
     size = offsets[1] - offsets[0]
@@ -198,3 +193,17 @@ def _counts(value: Any) -> bool:
         if type(number) is not int or not 0 <= number < MOST:
             return False
     return True
+
+
+WRITER = FlatWriter(_keeps, _write)
+FORMATS = (
+    Format(
+        "safetensors",
+        "safetensors",
+        frozenset({".safetensors"}),
+        sniff,
+        "safetensors:Safetensors",
+        flat=True,
+        writer="safetensors:WRITER",
+    ),
+)

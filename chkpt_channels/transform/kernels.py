@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from chkpt_channels.core.dtypes import BY_NAME, rounded
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.formats.base import Checkpoint, FirstConv, Notice, TensorEdit
+from chkpt_channels.core.tensors import FirstConv, Notice, TensorEdit
+from chkpt_channels.formats.base import TensorStore
+from chkpt_channels.transform import quantization
 from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.parametrizations import PLAIN, Form
 
@@ -41,11 +43,11 @@ class KernelChange(NamedTuple):
         return not self.mixing.is_identity
 
 
-def mixed(checkpoint: Checkpoint, kernel: KernelChange, *, allow_nonfinite: bool = False) -> NDArray[Any]:
+def mixed(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfinite: bool = False) -> NDArray[Any]:
     """The new kernel. Raises UnsupportedError where the old one is not finite (unless that is allowed, and every channel of the
     new one that is not finite is a copy of one of the old), or where the new one would overflow."""
     conv, layout, rule = kernel.conv, kernel.layout, kernel.mixing
-    place = checkpoint.source.place.inside(conv.tensor.name)
+    place = checkpoint.place.inside(conv.tensor.name)
     old = values(checkpoint, conv)
     if not old.size:
         raise place.unsupported(f"its shape {list(conv.tensor.shape)} leaves it no elements")
@@ -78,11 +80,11 @@ def _shape(kernel: KernelChange, channels: int) -> tuple[int, ...]:
     return kernel.layout.with_channels(kernel.shape, kernel.mixing.new, channels)
 
 
-def values(checkpoint: Checkpoint, conv: FirstConv) -> NDArray[Any]:
+def values(checkpoint: TensorStore, conv: FirstConv) -> NDArray[Any]:
     """The kernel as numbers that can be mixed. Raises UnsupportedError where it holds none."""
-    found = checkpoint.kernel(conv)
+    found = quantization.kernel(checkpoint, conv)
     if found is None:
-        place = checkpoint.source.place.inside(conv.tensor.name)
+        place = checkpoint.place.inside(conv.tensor.name)
         raise place.unsupported(f"holds {conv.tensor.dtype.name} whose scale is not known, not floating-point numbers")
     return found
 
@@ -107,14 +109,14 @@ def dense(old: NDArray[Any], kernel: KernelChange) -> NDArray[Any]:
     return np.ascontiguousarray(np.moveaxis(wide, (0, 1), (filters, channels)))
 
 
-def bias_shift(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]:
+def bias_shift(checkpoint: TensorStore, kernel: KernelChange) -> NDArray[Any]:
     """Δb_o = Σ over channels and taps of W[o, i, …] · t_i, in float64."""
     constants = _tap_constants(checkpoint, kernel)
     summed: NDArray[Any] = constants.sum(axis=tuple(range(1, constants.ndim)))
     return summed
 
 
-def _tap_constants(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]:
+def _tap_constants(checkpoint: TensorStore, kernel: KernelChange) -> NDArray[Any]:
     """Σ over channels of W[o, i, …] · t_i as [O, D, H, W], those of D, H and W that the layout has as axes."""
     import numpy as np
 
@@ -126,12 +128,12 @@ def _tap_constants(checkpoint: Checkpoint, kernel: KernelChange) -> NDArray[Any]
     return np.moveaxis(folded, letters.index("O"), 0)
 
 
-def border_notices(checkpoint: Checkpoint, changed: Sequence[KernelChange]) -> Iterator[Notice]:
+def border_notices(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> Iterator[Notice]:
     """How far the constants that kernels and biases took over are off where zeros are padded: these carried no constant."""
     for kernel in changed:
         if not kernel.mixing.offset:
             continue
-        insides = checkpoint.insides(kernel.conv)
+        insides = checkpoint.graph.padding(kernel.conv)
         error, inside = border_error(checkpoint, kernel, usual_insides(kernel) if insides is None else insides)
         if error:
             share = f", {error / inside:.0%} of the largest constant inside" if inside else ""
@@ -154,7 +156,7 @@ def usual_insides(kernel: KernelChange) -> Sequence[Inside]:
     return list(product(*overlaps))
 
 
-def border_error(checkpoint: Checkpoint, kernel: KernelChange, insides: Sequence[Inside]) -> tuple[float, float]:
+def border_error(checkpoint: TensorStore, kernel: KernelChange, insides: Sequence[Inside]) -> tuple[float, float]:
     """(the largest Σ over channels and taps outside the image of W · t, the largest over all taps) of any filter. At the border
     the old kernel met zeros behind the constants, and the new bias adds them nevertheless."""
     constants = _tap_constants(checkpoint, kernel) if insides else None
@@ -169,14 +171,14 @@ def border_error(checkpoint: Checkpoint, kernel: KernelChange, insides: Sequence
     return max((float(abs(error).max()) for error in errors), default=0.0), float(abs(whole).max())
 
 
-def shifted(checkpoint: Checkpoint, kernel: KernelChange, taker: tuple[str, int], before: TensorEdit | None) -> NDArray[Any]:
+def shifted(checkpoint: TensorStore, kernel: KernelChange, taker: tuple[str, int], before: TensorEdit | None) -> NDArray[Any]:
     """The bias or running mean that takes the constant, rounded to its dtype."""
     name, sign = taker
     old = before.values() if before else checkpoint.load(name)
     return rounded(old.astype("float64") + sign * bias_shift(checkpoint, kernel), checkpoint.tensors[name].dtype)
 
 
-def taken(checkpoint: Checkpoint, name: str, axes: Sequence[int], chosen: tuple[int, ...]) -> NDArray[Any]:
+def taken(checkpoint: TensorStore, name: str, axes: Sequence[int], chosen: tuple[int, ...]) -> NDArray[Any]:
     """The chosen positions along these axes of a stored tensor; of a diagonal one (two axes) the chosen diagonal."""
     import numpy as np
 
@@ -199,7 +201,9 @@ def first_not_finite(kernel: NDArray[Any], layout: Layout) -> int | None:
     return int(found[0]) if found.size else None
 
 
-def parity(checkpoint: Checkpoint, kernel: KernelChange, new: NDArray[Any], constant: NDArray[Any] | None) -> tuple[float, float]:
+def parity(
+    checkpoint: TensorStore, kernel: KernelChange, new: NDArray[Any], constant: NDArray[Any] | None
+) -> tuple[float, float]:
     """The largest difference, absolute and in ulp of the largest response, between the old kernel on a random 8-bit patch
     mapped to the old channels and the `new` one on the patch itself, both summed in float64. `constant` is what the new bias
     adds to each filter; without it constants are left out."""

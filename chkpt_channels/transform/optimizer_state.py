@@ -11,16 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core.errors import UnsupportedError
-from chkpt_channels.formats.base import Checkpoint, OptimizerEntry, Tensor, TensorEdit
+from chkpt_channels.core.tensors import OptimizerEntry, Tensor, TensorEdit
+from chkpt_channels.formats.base import TensorStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-def searchable(checkpoint: Checkpoint) -> list[Tensor]:
-    """The tensors of models: all but the optimizers'."""
-    kept = {t.name for entry in checkpoint.optimizer_entries for t in entry.tensors.values()}
-    return [t for t in checkpoint.tensors.values() if t.name not in kept]
 
 
 class OptimizerEdits:
@@ -29,7 +24,7 @@ class OptimizerEdits:
     Raises UnsupportedError where an entry cannot be told from others of its shape, or holds state of another shape.
     """
 
-    def __init__(self, checkpoint: Checkpoint, kernels: Mapping[str, tuple[int, ...]], how: str) -> None:
+    def __init__(self, checkpoint: TensorStore, kernels: Mapping[str, tuple[int, ...]], how: str) -> None:
         self.tensors: dict[str, TensorEdit] = {}
         self.numbers: dict[str, int] = {}
         self.dropped: list[str] = []
@@ -51,7 +46,7 @@ class OptimizerEdits:
         if named or not tensors:
             return named
         group = next(iter(tensors.values())).group
-        model = [t for t in searchable(self._checkpoint) if t.group == group]
+        model = [t for t in self._checkpoint.model_tensors() if t.group == group]
         found: list[tuple[OptimizerEntry, str]] = []
         for shape in dict.fromkeys(t.shape for t in tensors.values()):
             owned = [e for e in entries if any(t.shape == shape for t in e.tensors.values())]
@@ -61,7 +56,7 @@ class OptimizerEdits:
             if owned and len(owned) != len(alike):
                 raise UnsupportedError(
                     f"{len(owned)} entries have the shape {list(shape)}, for {len(alike)} kernels: which is whose is open",
-                    file=self._checkpoint.source.name, where=owned[0].where,
+                    file=self._checkpoint.place.file, where=owned[0].where,
                 )  # fmt: skip
             found += [(e, name) for e, name in zip(owned, alike, strict=False) if name in tensors]
         return found
@@ -75,7 +70,7 @@ class OptimizerEdits:
             else:
                 raise UnsupportedError(
                     f"holds {tensor.dtype.name} of shape {list(tensor.shape)}, which cannot be reset",
-                    file=self._checkpoint.source.name, where=tensor.name, hint="--optimizer drop leaves the entry out",
+                    file=self._checkpoint.place.file, where=tensor.name, hint="--optimizer drop leaves the entry out",
                 )  # fmt: skip
             self.tensors[tensor.name] = TensorEdit(shape, partial(_zeros, shape, tensor), "optimizer state")
         self.numbers |= {f"{entry.where}/{slot}": 0 for slot in entry.numbers if slot == "step"}

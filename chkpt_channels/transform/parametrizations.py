@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core.dtypes import rounded
 from chkpt_channels.core.errors import Place
-from chkpt_channels.formats.base import Checkpoint, FirstConv, Tensor, TensorEdit
+from chkpt_channels.core.tensors import FirstConv, Tensor, TensorEdit
+from chkpt_channels.formats.base import TensorStore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,9 +67,9 @@ PLAIN = Form()
 class WeightNorm(Form):
     """v with its lengths g. Raises UnsupportedError where these differ from input channel to input channel."""
 
-    def __init__(self, checkpoint: Checkpoint, conv: FirstConv, lengths: Tensor) -> None:
+    def __init__(self, checkpoint: TensorStore, conv: FirstConv, lengths: Tensor) -> None:
         self._checkpoint, self._conv, self._lengths = checkpoint, conv, lengths
-        self._place = checkpoint.source.place.inside(conv.tensor.name)
+        self._place = checkpoint.place.inside(conv.tensor.name)
         self._kept = tuple(axis for axis, size in enumerate(lengths.shape) if size != 1)
         channels = conv.layout.channel_axis if conv.layout else None
         if len(lengths.shape) not in (0, len(conv.tensor.shape)) or channels in self._kept:
@@ -101,9 +102,9 @@ class WeightNorm(Form):
 class Standardised(Form):
     """A kernel with a gain for each filter, [O, I, …]."""
 
-    def __init__(self, checkpoint: Checkpoint, conv: FirstConv, gain: Tensor) -> None:
+    def __init__(self, checkpoint: TensorStore, conv: FirstConv, gain: Tensor) -> None:
         self._checkpoint, self._gain, self._name = checkpoint, gain, conv.tensor.name
-        self._place = checkpoint.source.place.inside(conv.tensor.name)
+        self._place = checkpoint.place.inside(conv.tensor.name)
 
     def mixable(self, stored: NDArray[Any]) -> NDArray[Any]:
         """The standardised kernel."""
@@ -139,10 +140,10 @@ def _statistics(kernel: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.f
     return wide.mean(axis=axes, keepdims=True), (wide.var(axis=axes, keepdims=True) + EPS) ** 0.5
 
 
-def form(checkpoint: Checkpoint, conv: FirstConv) -> Form:
+def form(checkpoint: TensorStore, conv: FirstConv) -> Form:
     """How a kernel is stored. Raises UnsupportedError for what cannot be mixed."""
     name, tensors = conv.tensor.name, checkpoint.tensors
-    _refuse_others(checkpoint.source.place.inside(name), name, tensors)
+    _refuse_others(checkpoint.place.inside(name), name, tensors)
     for end, partner in LENGTHS.items():
         if name.endswith(end) and (lengths := tensors.get(name.removesuffix(end) + partner)):
             return WeightNorm(checkpoint, conv, lengths)
@@ -171,7 +172,7 @@ def shrinkage(stored: NDArray[Any], new: NDArray[Any]) -> tuple[float, float]:
     return float(factors.min()), float(factors.max())
 
 
-def may_standardise(checkpoint: Checkpoint, conv: FirstConv) -> bool:
+def may_standardise(checkpoint: TensorStore, conv: FirstConv) -> bool:
     """Whether a network's convolutions may standardise their weights, for all that its tensors say: none has a bias, none a gain,
     and no BatchNorm is there, which could not stand such a scale."""
     own = [t for t in checkpoint.tensors.values() if t.group == conv.tensor.group]

@@ -1,24 +1,91 @@
-"""Quantised kernels: W = scale · (q - zero point), one scale for the whole tensor or one for each position of an axis.
+"""Quantized kernels: W = scale · (q - zero point), one scale for the whole tensor or one for each position of an axis.
 
-They are read as float64, mixed, and quantised again at the finest scale that holds the new values: the zero point stays.
+They are read as float64, mixed, and quantized again at the finest scale that holds the new values: the zero point stays. An
+integer bias, and the scale of the bias, follow the new scale.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from chkpt_channels.core.tensors import Edits, FirstConv, Quantization, TensorEdit
+from chkpt_channels.formats.base import TensorStore
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-class Quantiser(NamedTuple):
-    """What a kernel's numbers mean: `scale` and `zero` name tensors of one value, or of one for each position along `axis`;
-    `zero` is empty where it is zero, and an integer where the file keeps it outside tensors."""
+def kernel(store: TensorStore, conv: FirstConv) -> NDArray[Any] | None:
+    """The kernel's values; None where they are no numbers that can be mixed. Quantized ones come as float64."""
+    if conv.tensor.dtype.floating:
+        return store.load(conv.tensor.name)
+    if (how := store.graph.quantization(conv)) is None:
+        return None
+    return dequantized(store.load(conv.tensor.name), store.load(how.scale), _zero(store, how), how.axis)
 
-    scale: str
-    zero: str | int = 0
-    axis: int = 0
+
+def kernel_edits(store: TensorStore, conv: FirstConv, edit: TensorEdit) -> dict[str, TensorEdit]:
+    """The tensors that hold the kernel, for the values of `edit`: itself, or quantized numbers, their scales, and what follows
+    the scales."""
+    how = _quantization(store, conv)
+    if how is None:
+        return {conv.tensor.name: edit}
+
+    @cache
+    def new() -> tuple[NDArray[Any], NDArray[Any]]:
+        dtype = store.load(conv.tensor.name).dtype
+        return requantized(edit.values(), dtype, store.load(how.scale), _zero(store, how), how.axis)
+
+    def followed(name: str, follow: Any, part: str) -> dict[str, TensorEdit]:
+        if not name:
+            return {}
+        values = cache(lambda: follow(store.load(name), store.load(how.scale), new()[1]))
+        return {name: TensorEdit(store.tensors[name].shape, values, part)}
+
+    return {
+        conv.tensor.name: TensorEdit(edit.shape, lambda: new()[0]),
+        how.scale: TensorEdit(store.tensors[how.scale].shape, lambda: new()[1], "scale"),
+        **followed(how.bias, _rebiased, "bias"),
+        **followed(how.bias_scale, _rescaled, "bias scale"),
+    }
+
+
+def edited_kernel(store: TensorStore, conv: FirstConv, edits: Edits) -> NDArray[Any]:
+    """The kernel as it will be read back."""
+    numbers = edits.tensors[conv.tensor.name].values()
+    how = _quantization(store, conv)
+    if how is None:
+        return numbers
+    return dequantized(numbers, edits.tensors[how.scale].values(), _zero(store, how), how.axis)
+
+
+def _quantization(store: TensorStore, conv: FirstConv) -> Quantization | None:
+    return None if conv.tensor.dtype.floating else store.graph.quantization(conv)
+
+
+def _zero(store: TensorStore, how: Quantization) -> NDArray[Any]:
+    import numpy as np
+
+    return store.load(how.zero) if isinstance(how.zero, str) else np.array([how.zero])
+
+
+def _rebiased(bias: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    """An integer bias in units of the new scale."""
+    import numpy as np
+
+    moved = np.rint(bias.astype(np.float64) * (old.astype(np.float64) / new.astype(np.float64)).reshape(-1))
+    limits = np.iinfo(bias.dtype)
+    return np.clip(moved, limits.min, limits.max).astype(bias.dtype)
+
+
+def _rescaled(bias_scale: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    """The scale of the bias, which is the image's times the kernel's."""
+    import numpy as np
+
+    ratio = new.astype(np.float64).reshape(-1) / old.astype(np.float64).reshape(-1)
+    return (bias_scale.astype(np.float64).reshape(-1) * ratio).reshape(bias_scale.shape).astype(bias_scale.dtype)
 
 
 def along(values: NDArray[Any], rank: int, axis: int = 0) -> NDArray[np.float64]:
@@ -29,13 +96,13 @@ def along(values: NDArray[Any], rank: int, axis: int = 0) -> NDArray[np.float64]
     return wide
 
 
-def dequantised(numbers: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any], axis: int = 0) -> NDArray[np.float64]:
+def dequantized(numbers: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any], axis: int = 0) -> NDArray[np.float64]:
     """The values in float64."""
     rank = numbers.ndim
     return along(scale, rank, axis) * (numbers.astype("float64") - along(zero, rank, axis))
 
 
-def requantised(
+def requantized(
     values: NDArray[Any], dtype: np.dtype[Any], old: NDArray[Any], zero: NDArray[Any], axis: int = 0
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """(numbers, scale): the old scale where it holds every value exactly, as it does copies; otherwise the smallest one at which
@@ -45,9 +112,9 @@ def requantised(
     with np.errstate(all="ignore"):
         kept = np.rint(values / along(old, values.ndim, axis) + along(zero, values.ndim, axis))
     limits = np.iinfo(dtype)
-    if ((kept >= limits.min) & (kept <= limits.max)).all() and (dequantised(kept, old, zero, axis) == values).all():
+    if ((kept >= limits.min) & (kept <= limits.max)).all() and (dequantized(kept, old, zero, axis) == values).all():
         return kept.astype(dtype), old
-    lowest, highest = (-127, 127) if dtype == np.int8 else (0, 255)  # -128 is left out, as quantisers do
+    lowest, highest = (-127, 127) if dtype == np.int8 else (0, 255)  # -128 is left out, as quantizers do
     rank = values.ndim
     middle = along(zero, rank, axis)
     axes = tuple(range(rank)) if old.size == 1 else tuple(i for i in range(rank) if i != axis)

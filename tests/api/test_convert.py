@@ -23,7 +23,7 @@ from chkpt_channels import (
     verify,
 )
 from chkpt_channels.api.output.naming import default_output
-from chkpt_channels.formats.base import TensorEdit
+from chkpt_channels.core.tensors import TensorEdit
 from chkpt_channels.formats.torch.zip_file import TorchZip
 from chkpt_channels.transform import plan as planning
 from tests.support import builders

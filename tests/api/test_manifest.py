@@ -12,7 +12,8 @@ import pytest
 from chkpt_channels import SystemProblem, UsageError, verify
 from chkpt_channels.api.manifest import Job, read
 from chkpt_channels.cli.app import run
-from chkpt_channels.transform.options import KINDS, Words, fits
+from chkpt_channels.transform.option_spec import Option
+from chkpt_channels.transform.option_table import OPTIONS
 from tests.support.files import FIXTURES
 
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
@@ -148,20 +149,17 @@ def test_without_an_output_it_is_beside_the_source(tmp_path: Path):
     assert run(["convert", "--check", "--manifest", str(path)]) == 0
 
 
-VALUES = {bool: True, str: "x", list: ["x"], int: 3, float: 0.5}
+VALUES = (True, "x", ["x"], 3, 0.5, [[1, 0.5]])
 
 
-def test_every_option_has_a_kind():
-    """One table holds for manifests and for reports: an option that is missing there could not be given."""
-    assert set(KINDS) == set(Words.__annotations__)
-    assert all(fits(name, VALUES[kind]) for name, kinds in KINDS.items() for kind in kinds)
+def test_every_option_takes_a_value_from_a_document():
+    assert all(any(map(option.takes, VALUES)) for option in OPTIONS)
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_every_option_by_its_long_name(name: str, tmp_path: Path):
-    kind = KINDS[name][0]
-    spelled = {"from_channels": "from", "layers": "layer", "inputs": "input"}.get(name, name.replace("_", "-"))
-    value = json.dumps(VALUES[kind])
-    (tmp_path / "m.toml").write_text(f'[[convert]]\nsrc = "a.pth"\nto = "gray"\n{spelled} = {value}\n')
-    (job,) = read(tmp_path / "m.toml")
-    assert list(job.words) == [name]
+@pytest.mark.parametrize("option", OPTIONS, ids=[option.name for option in OPTIONS])
+def test_every_option_by_its_long_name(option: Option, tmp_path: Path):
+    value = next(filter(option.takes, VALUES))
+    for name in (option.long_name, option.name, option.name.replace("_", "-")):
+        (tmp_path / "m.toml").write_text(f'[[convert]]\nsrc = "a.pth"\nto = "gray"\n{name} = {json.dumps(value)}\n')
+        (job,) = read(tmp_path / "m.toml")
+        assert list(job.options) == [option.name]

@@ -13,7 +13,7 @@ from chkpt_channels.api.plot import canonical, filters, mosaic
 from chkpt_channels.cli.app import run
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.formats.base import FirstConv, Tensor
+from chkpt_channels.core.tensors import FirstConv, Tensor
 from tests.support.files import FIXTURES
 
 RGB, GRAY = FIXTURES / "torch_zip" / "state_dict.pth", FIXTURES / "torch_zip" / "state_dict_gray.pth"

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: whole processes, exit codes, what goes where, and the README's word for it."""
+"""The command line as a user meets it: whole processes, exit codes, what goes where, and the documents' word for it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import typer
 
 from chkpt_channels import __version__
 from chkpt_channels.cli.app import app
+from tests.support.documents import DOCUMENTS, TEXT
 from tests.support.files import FIXTURES
 
 ROOT = FIXTURES.parent
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
 SAFE = FIXTURES / "safetensors" / "model.safetensors"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = dict(typer.main.get_command(app).commands)
 
 
@@ -304,7 +304,8 @@ def test_a_closed_stderr_changes_nothing(rgb, tmp_path):
     assert (tmp_path / "o.pth").exists()
 
 
-HEAVY = ("numpy", "h5py", "onnx", "pydantic", "rich", "ml_dtypes", "safetensors", "torch", "tensorflow")
+HEAVY = ("numpy", "h5py", "onnx", "rich", "ml_dtypes", "safetensors", "torch", "tensorflow")
+"""Not pydantic: from 0.29 on typer imports it in every parse."""
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["convert", "--help"]])
@@ -335,23 +336,23 @@ def test_all_options_are_shown_on_request(command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_readme_names_every_command_and_option(command):
-    assert f"chkpt-channels {command}" in README
+def test_the_documents_name_every_command_and_option(command):
+    assert f"chkpt-channels {command}" in DOCUMENTS["README.md"]
     for parameter in COMMANDS[command].params:
         for option in (o for o in parameter.opts if o.startswith("--")):
-            assert f"`{option}" in README or f"[{option}]" in README or f"{option}]" in README, option
+            assert f"`{option}" in TEXT or f"[{option}]" in TEXT or f"{option}]" in TEXT, option
 
 
-def test_the_readme_invents_no_option():
+def test_the_documents_invent_no_option():
     known = {o for command in COMMANDS.values() for p in command.params for o in p.opts}
     known |= {"--help", "--version", "--install-completion", "--show-completion"}
-    mentioned = set(re.findall(r"`(--[a-z0-9-]+)", README)) | set(re.findall(r"chkpt-channels [^\n`]*?(--[a-z0-9-]+)", README))
+    mentioned = set(re.findall(r"`(--[a-z0-9-]+)", TEXT)) | set(re.findall(r"chkpt-channels [^\n`]*?(--[a-z0-9-]+)", TEXT))
     assert mentioned <= known
 
 
-def test_readme_exit_codes_are_those_of_the_errors():
+def test_the_exit_codes_are_those_of_the_errors():
     from chkpt_channels.core import errors
 
     codes = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
-    listed = {int(number) for row in re.findall(r"^\| ([\d, ]+) \|", README, re.M) for number in row.split(",")}
-    assert codes <= listed
+    rows = re.findall(r"^\| ([\d, ]+) \|", DOCUMENTS["docs/json.md"], re.M)
+    assert codes <= {int(number) for row in rows for number in row.split(",")}

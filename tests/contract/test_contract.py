@@ -22,9 +22,10 @@ import pytest
 
 from chkpt_channels import AmbiguousError, DamagedError, SystemProblem, UnsupportedError, convert, inspect, verify
 from chkpt_channels.core.dtypes import numpy_dtype
+from chkpt_channels.core.tensors import FirstConv, TensorEdit
 from chkpt_channels.discovery import find as selection
 from chkpt_channels.formats import known
-from chkpt_channels.formats.base import Checkpoint, FirstConv, TensorEdit
+from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage.source import Source
 from chkpt_channels.transform import plan as planning
 from chkpt_channels.transform.mixing import matrix as mixing
@@ -44,7 +45,7 @@ def edits_kernels(truth: Truth) -> bool:
     with opened(truth.path) as checkpoint:
         convs = selection.find(checkpoint).first_convs
         plain = all(conv.layout and conv.groups == 1 and conv.tensor.dtype.floating for conv in convs)
-        return plain and not checkpoint.fronts(convs) and not checkpoint.count_edits(1)
+        return plain and not checkpoint.graph.preprocessing(convs) and not checkpoint.graph.shape_edits(1)
 
 
 def companions(path: Path, out: Path) -> set[str]:
@@ -120,7 +121,7 @@ def assert_converted(before: Path, after: Path, said: dict[str, Any], old: int, 
 def test_every_fixture_is_listed_and_small():
     listed = {truth.path for truth in EVERY}
     folders = {path.parent for path in listed}
-    assert {folder.name for folder in folders} == {kind.format for kind in known()}
+    assert {folder.name for folder in folders} == {kind.name for kind in known()}
     for folder in folders:
         files = {path for path in folder.iterdir() if path.name != "expected.json"}
         named = {path for path in listed if path.parent == folder}
@@ -132,7 +133,7 @@ def test_every_fixture_is_listed_and_small():
 @every
 def test_one_format_claims_it(truth: Truth):
     with Source(truth.path) as source:
-        assert [kind.format for kind in known() if kind.sniff(source)] == [truth.path.parent.name]
+        assert [kind.name for kind in known() if kind.sniff(source)] == [truth.path.parent.name]
 
 
 @every

@@ -36,7 +36,7 @@ def keeping(form: str, count: int = EXAMPLES) -> tuple[Callable[[], None], list[
 
 
 def test_every_format_is_fuzzed():
-    assert {kind.format for kind in known()} == MUTATE.keys()
+    assert {kind.name for kind in known()} == MUTATE.keys()
 
 
 @pytest.mark.parametrize("form", MUTATE)

@@ -207,7 +207,7 @@ def test_what_works_in_processes_and_in_folders(number: signal.Signals, make: ob
 
 HELD = """
 import os, time
-from chkpt_channels.containers import hdf5
+from chkpt_channels.containers.hdf5 import reader as hdf5
 walk = hdf5.Hdf5._walk
 def slowly(self, root):
     os.write(1, b".")

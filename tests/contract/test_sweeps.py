@@ -69,7 +69,7 @@ SMALL: dict[str, tuple[str, Callable[[Path], bytes]]] = {
 
 
 def test_every_format_is_swept():
-    assert {kind.format for kind in known()} <= SMALL.keys()
+    assert {kind.name for kind in known()} <= SMALL.keys()
 
 
 @pytest.mark.usefixtures("in_place")

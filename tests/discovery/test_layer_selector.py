@@ -7,8 +7,8 @@ import pytest
 from chkpt_channels import AmbiguousError, UsageError
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Place
+from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.layer_selector import match
-from chkpt_channels.formats.base import Tensor
 
 PLACE = Place("a.pth")
 

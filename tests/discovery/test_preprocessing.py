@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from chkpt_channels import UnsupportedError
-from chkpt_channels.transform import options
+from chkpt_channels.transform.options import build_options
 from chkpt_channels.transform.plan import Plan, make
 from tests.discovery.test_bias_target import Unordered
 from tests.support.memory import Memory, kernel
@@ -79,7 +79,7 @@ CASES: dict[str, tuple[dict[str, np.ndarray], str, str]] = {
 @pytest.mark.parametrize("words", [{}, {"norm": "imagenet"}, {"norm": "clip", "input_range": 255}], ids=str)
 @pytest.mark.parametrize(("named", "front", "first"), CASES.values(), ids=CASES)
 def test_composed(named: Any, front: str, first: str, words: dict[str, Any], to: Any, kind: type[Memory]):
-    asked = options.make(to, layers=[first], **words)
+    asked = build_options(to, layers=[first], **words)
     plan = make(kind({"": named}), asked)
     new = after(plan, named)
     matrix = np.array(asked.rule.mixing(3).matrix)
@@ -112,7 +112,7 @@ def cellpose(between: int) -> dict[str, np.ndarray]:
 def test_two_stems_each_with_its_own(kind: type[Memory]):
     named = cellpose(1)
     stems = [name.removesuffix(".weight") for name in named if name.endswith(".1.weight")]
-    new = after(make(kind({"": named}), options.make(1, layers=stems)), named)
+    new = after(make(kind({"": named}), build_options(1, layers=stems)), named)
     raw = np.random.default_rng(1).random((1, 6, 5))
     for first in stems:
         front = first.removesuffix("1") + "0"
@@ -145,7 +145,7 @@ REFUSED: dict[str, tuple[dict[str, np.ndarray], str, str]] = {
 @pytest.mark.parametrize(("named", "first", "words"), REFUSED.values(), ids=REFUSED)
 def test_refused(named: Any, first: str, words: str, kind: type[Memory]):
     with pytest.raises(UnsupportedError, match=words):
-        make(kind({"": named}), options.make(1, layers=[first])).edits.tensors[f"{first}.weight"].values()
+        make(kind({"": named}), build_options(1, layers=[first])).edits.tensors[f"{first}.weight"].values()
 
 
 BEHIND = {
@@ -160,36 +160,36 @@ BEHIND = {
 @pytest.mark.parametrize("named", BEHIND.values(), ids=BEHIND)
 def test_what_stands_behind_is_left(named: dict[str, np.ndarray]):
     first = next(iter(named))
-    plan = make(Memory({"": named}), options.make(1, layers=[first]))
+    plan = make(Memory({"": named}), build_options(1, layers=[first]))
     assert set(plan.edits.tensors) == {first}
 
 
 @pytest.mark.parametrize("named", BEHIND.values(), ids=BEHIND)
 def test_names_say_what_stands_behind(named: dict[str, np.ndarray]):
     first = next(iter(named))
-    plan = make(Unordered({"": named}), options.make(1, layers=[first]))
+    plan = make(Unordered({"": named}), build_options(1, layers=[first]))
     assert set(plan.edits.tensors) == {first}
 
 
 def test_without_order_scores_and_colours_look_alike():
     named = {**stem("conv1"), **BODY, "fc2.weight": kernel(3, 5), **norm("last")}
     with pytest.raises(UnsupportedError, match="last: may stand in front of the stem, or behind fc2"):
-        make(Unordered({"": named}), options.make(1, layers=["conv1"]))
+        make(Unordered({"": named}), build_options(1, layers=["conv1"]))
 
 
 @KINDS
 def test_copies_keep_their_own(kind: type[Memory]):
     model = CASES["bn_data"][0]
-    changed = set(make(kind({"": model}), options.make(1)).edits.tensors)
+    changed = set(make(kind({"": model}), build_options(1)).edits.tensors)
     for groups in ({"": {**model, **{f"ema.{k}": v + 1 for k, v in model.items()}}}, {"model": model, "ema": model}):
-        plan = make(kind(groups), options.make(1))
+        plan = make(kind(groups), build_options(1))
         assert len(plan.edits.tensors) == 2 * len(changed)
         assert {n.replace("/", ".").removeprefix("model.").removeprefix("ema.") for n in plan.edits.tensors} == changed
 
 
 def test_the_output_of_edsr_is_told_of():
     named = CASES["EDSR"][0]
-    plan = make(Memory({"": named}), options.make(1))
+    plan = make(Memory({"": named}), build_options(1))
     assert [n.message for n in plan.notices if n.code == "output_left"] == [
         "add_mean shifts the output's colours, not the image's: left as it is"
     ]
@@ -204,7 +204,7 @@ def test_a_linear_patch_embedding_behind_it(kind: type[Memory]):
         "model.blocks.0.attn.proj.weight": kernel(64, 64),
         **pair("input_conditioner.norm_mean", "input_conditioner.norm_std", 3, 1, 1),
     }  # fmt: skip
-    new = after(make(kind({"": named}), options.make(1, layout="O(IHW)")), named)
+    new = after(make(kind({"": named}), build_options(1, layout="O(IHW)")), named)
     patch = np.random.default_rng(1).random((1, 16, 16))
     expected, found = (
         net[f"{embedder}.weight"] @ seen(net, "input_conditioner", image).reshape(-1) + net[f"{embedder}.bias"]

@@ -12,15 +12,15 @@ import pytest
 
 from chkpt_channels import ChkptChannelsError, DamagedError, UnsupportedError, UsageError, convert, verify
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.folders.config_files import resolved, words_of
-from chkpt_channels.transform import options
+from chkpt_channels.folders.config_files import options_in_report, resolved
+from chkpt_channels.transform.options import as_keywords, build_options
 from tests.api.test_verify import write
 from tests.discovery.test_bias_target import TAKEN
 
 MEAN, STD = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
 IMAGES = {"image_mean": MEAN, "image_std": STD}
 PROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
-AUTO = options.make(1, norm="auto")
+AUTO = build_options(1, norm="auto")
 
 
 def beside(folder: Path, documents: dict[str, Any]) -> Path:
@@ -46,7 +46,7 @@ def test_what_is_read(documents: dict[str, Any], tmp_path: Path):
 
 
 def test_what_is_asked_of_the_new_pipeline_stays(tmp_path: Path):
-    asked = options.make(1, norm="auto", new_mean="0.7", input_range=255)
+    asked = build_options(1, norm="auto", new_mean="0.7", input_range=255)
     norm = resolved(asked, beside(tmp_path, {PROCESSOR: IMAGES})).norm
     assert (norm.new_mean, norm.top) == ((0.7,), 255)
 
@@ -112,10 +112,10 @@ WORDS = [
 
 @pytest.mark.parametrize("words", WORDS, ids=str)
 def test_a_report_asks_for_the_same_again(words: dict[str, Any], tmp_path: Path):
-    asked = options.make(**words)
+    asked = build_options(**words)
     report = tmp_path / "r.json"
-    report.write_text(json.dumps({"results": [{"options": options.words(asked)}]}))
-    assert options.make(**{"to": None, **words_of(report)}) == asked
+    report.write_text(json.dumps({"results": [{"options": as_keywords(asked)}]}))
+    assert build_options(**{"to": None, **options_in_report(report)}) == asked
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_report_asks_for_the_same_again(words: dict[str, Any], tmp_path: Path)
 def test_hostile_reports(document: str, tmp_path: Path):
     (tmp_path / "r.json").write_text(document)
     with pytest.raises(UsageError):
-        words_of(tmp_path / "r.json")
+        options_in_report(tmp_path / "r.json")
 
 
 PARTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"plus one": lambda a: a + 1, "zero": lambda a: a * 0}
@@ -156,7 +156,7 @@ def test_verify_says_which_part_is_wrong(name: str, words: str, how: str, tmp_pa
     right = {n: _load(after, n) for n in named}
     wrong = write(tmp_path / "c.safetensors", {**right, name: PARTS[how](right[name])})
     (tmp_path / "r.json").write_text(json.dumps({"results": [report.result()]}))
-    found = verify(before, wrong, **{"to": None, **words_of(tmp_path / "r.json")})
+    found = verify(before, wrong, **{"to": None, **options_in_report(tmp_path / "r.json")})
     assert [d.key for d in found.differences] == [name]
     assert words in found.differences[0].message
 

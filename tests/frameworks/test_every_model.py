@@ -19,7 +19,7 @@ from chkpt_channels.api.convert import beside
 from chkpt_channels.api.convert_folder import plan
 from chkpt_channels.folders.library_tables import FIXED
 from chkpt_channels.folders.model_folder import ModelFolder
-from chkpt_channels.transform.options import make
+from chkpt_channels.transform.options import build_options
 
 TASKS = (
     "IMAGE_CLASSIFICATION", "SEMANTIC_SEGMENTATION", "UNIVERSAL_SEGMENTATION", "OBJECT_DETECTION", "DEPTH_ESTIMATION",
@@ -74,7 +74,7 @@ def built(name, kind, folder) -> dict[str, torch.Tensor]:
 def wrong(name, kind, folder, before) -> dict[str, object]:
     """What the library builds otherwise than it was converted. Raises what refuses the conversion."""
     with ModelFolder(folder) as opened:
-        planned = plan(opened, beside(folder, make(5)))
+        planned = plan(opened, beside(folder, build_options(5)))
         documents = {file: sidecar.document.edited(edits) for file, (sidecar, edits) in planned.documents.items()}
         expected = {key: tuple(tensor.shape) for key, tensor in before.items()}
         for _, _, made in planned.parts:

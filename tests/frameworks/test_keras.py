@@ -16,7 +16,7 @@ keras = pytest.importorskip("keras", reason="Keras is not in this environment")
 from keras.src.applications import convnext, densenet, inception_resnet_v2, nasnet  # noqa: E402  after the backend is chosen
 
 import chkpt_channels  # noqa: E402
-from fixtures.generate import keras_files as make_keras
+from fixtures.generate import keras_files as make_keras  # noqa: E402
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 

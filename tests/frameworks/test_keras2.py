@@ -10,7 +10,7 @@ import pytest
 keras = pytest.importorskip("tf_keras", reason="Keras 2 is not in this environment")
 
 import chkpt_channels  # noqa: E402
-from fixtures.generate import keras_files as make_keras
+from fixtures.generate import keras_files as make_keras  # noqa: E402
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 

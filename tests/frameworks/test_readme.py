@@ -4,7 +4,6 @@ this gives makes of a gray image what the original makes of the image in three c
 import os
 import re
 import shlex
-from pathlib import Path
 from types import SimpleNamespace
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -17,14 +16,14 @@ from safetensors.torch import save_file
 from chkpt_channels.cli.app import run
 from fixtures.generate.torch_networks import resnet
 from tests.frameworks.test_folders import CASES, realistic
+from tests.support.documents import DOCUMENTS
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 SIDE = 64
 
 
 def rows() -> dict[str, tuple[str, str]]:
     """What one has: the command, and the lines of Python."""
-    table = README.partition("| you have | you run | you load with |\n|---|---|---|\n")[2].partition("\n\n")[0]
+    table = DOCUMENTS["README.md"].partition("| you have | you run | you load with |\n|---|---|---|\n")[2].partition("\n\n")[0]
     cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in table.splitlines()]
     return {have: (command.strip("`"), "\n".join(re.findall("`([^`]+)`", lines))) for have, command, lines in cells}
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from chkpt_channels.api.convert import convert
-from chkpt_channels.formats import detect
-from chkpt_channels.formats.base import Checkpoint, Edits, TensorEdit
+from chkpt_channels.core.tensors import Edits, TensorEdit
+from chkpt_channels.formats import open_checkpoint
+from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import spliced
 
@@ -45,7 +46,7 @@ def truths() -> list[Truth]:
 def opened(path: Path) -> Iterator[Checkpoint]:
     """The checkpoint in a file, by the one format that claims it."""
     with Source(path) as source:
-        yield detect(source)(source)
+        yield open_checkpoint(source)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -62,7 +63,7 @@ def there_and_back(path: Path, out: Path, to: int) -> bytes:
         tensors = {name: TensorEdit(old.shape, lambda old=old: old) for name, old in values.items()}
         numbers = {d.where: d.before for d in report.declarations}
         convs = [k.conv._replace(tensor=after.tensors[k.conv.tensor.name], in_channels=to) for k in report.kernels]
-        assert {d.where for d in after.declarations(convs)} == numbers.keys()
+        assert {d.where for d in after.graph.declarations(convs)} == numbers.keys()
         edits = Edits(tensors, numbers)
         return spliced(out.read_bytes(), [(s.start, s.stop, s.data()) for s in after.splices(edits)])
 

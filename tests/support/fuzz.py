@@ -1,4 +1,4 @@
-"""Fuzz for as long as asked: `python -m tests.support.fuzz --seconds 3600 --format onnx`; findings are kept as files with their story.
+"""Fuzz for as long as asked: `python -m tests.support.fuzz --seconds 3600 --format onnx`; findings are kept with their story.
 
 Where atheris is installed it steers hypothesis's choices by the code that they reach; elsewhere chance alone does.
 """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.formats.base import FirstConv
+from chkpt_channels.core.tensors import FirstConv
 from chkpt_channels.transform.kernels import KernelChange, first_not_finite, mixed, parity
 from chkpt_channels.transform.mixing.matrix import Mixing, luma, mean, sum_
 from tests.support.memory import BF16, Memory, kernel

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from chkpt_channels import UnsupportedError
-from chkpt_channels.transform.optimizer_state import OptimizerEdits, searchable
+from chkpt_channels.transform.optimizer_state import OptimizerEdits
 from tests.support.memory import NET, Memory, kernel
 
 STEM = "conv1.weight"
@@ -117,4 +117,4 @@ def test_state_of_another_kind_can_only_be_dropped(slots: dict[str, Any]):
 
 
 def test_state_is_no_model():
-    assert {t.name for t in searchable(net().optimizer("o/state", ENTRIES))} == set(NET)
+    assert {t.name for t in net().optimizer("o/state", ENTRIES).model_tensors()} == set(NET)

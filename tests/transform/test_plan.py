@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from chkpt_channels import AmbiguousError, UnsupportedError, UsageError
-from chkpt_channels.transform import options
-from chkpt_channels.transform.options import Options
-from chkpt_channels.transform.plan import make, notices
+from chkpt_channels.transform.notices import of_file
+from chkpt_channels.transform.options import Options, build_options
+from chkpt_channels.transform.plan import make
 from tests.support.memory import BF16, NET, Memory, kernel
 
 
 def asked(to: int | str | None = "gray", **words: Any) -> Options:
-    return options.make(to, **words)
+    return build_options(to, **words)
 
 
 @pytest.mark.parametrize(
@@ -126,11 +126,11 @@ def test_two_words_for_one_layer_are_one():
 
 
 REFUSED = {
-    "no convolution": ({"fc.weight": kernel(5, 8)}, Options(), UnsupportedError, "holds no convolution"),
-    "no layout": ({"p.weight": kernel(16, 48)}, Options(layers=("p",)), UnsupportedError, "does not say where"),
+    "no convolution": ({"fc.weight": kernel(5, 8)}, build_options(1), UnsupportedError, "holds no convolution"),
+    "no layout": ({"p.weight": kernel(16, 48)}, build_options(1, layers=("p",)), UnsupportedError, "does not say where"),
     "open": (
         {"a.weight": kernel(8, 300, 3, 3), "b.weight": kernel(8, 3, 3, 3), "c.weight": kernel(9, 3, 5, 5)},
-        Options(),
+        build_options(1),
         AmbiguousError,
         "could be the first convolution",
     ),
@@ -146,7 +146,7 @@ def test_refusals(named: Any, options: Options, kind: type[Exception], words: st
 def test_integers_without_a_scale():
     """At the latest when their values are asked for: before anything is published."""
     with pytest.raises(UnsupportedError, match="holds I8"):
-        make(Memory({"": {**NET, "q.weight": np.ones((8, 3, 3, 3), np.int8)}}), Options(layers=("q",))).edits.tensors[
+        make(Memory({"": {**NET, "q.weight": np.ones((8, 3, 3, 3), np.int8)}}), build_options(1, layers=("q",))).edits.tensors[
             "q.weight"
         ].values()
 
@@ -177,8 +177,8 @@ def test_not_finite_elsewhere_is_none_of_our_business():
 def test_foreign_globals_are_told_and_refused_on_request():
     checkpoint = Memory({"": NET})
     checkpoint.globals = ("posix.mkdir", *(f"os.{letter}" for letter in "abcdef"))
-    (notice,) = notices(checkpoint)
+    (notice,) = of_file(checkpoint, ())
     assert notice.code == "foreign_globals"
     assert "posix.mkdir, os.a, os.b, os.c, os.d and 2 more" in notice.message
     with pytest.raises(UnsupportedError, match=r"posix.mkdir.* which --strict refuses"):
-        make(checkpoint, Options(strict=True))
+        make(checkpoint, build_options(1, strict=True))

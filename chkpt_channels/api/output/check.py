@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from chkpt_channels.api.report import Parity
 from chkpt_channels.core.dtypes import rounded
 from chkpt_channels.core.errors import DamagedError
-from chkpt_channels.formats.base import Checkpoint
+from chkpt_channels.discovery import bias_target
+from chkpt_channels.formats.base import Checkpoint, TensorStore
 from chkpt_channels.storage.source import Source
-from chkpt_channels.transform import kernels
+from chkpt_channels.transform import kernels, quantization
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.parametrizations import PLAIN
 from chkpt_channels.transform.plan import Plan
@@ -24,7 +25,7 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
     Returns its size. Raises RuntimeError otherwise: that is a bug of this package, and nothing is published."""
     with Source.of_descriptor(fd, name, made_here=True) as source:
         try:
-            after = type(before)(source)
+            after = before.format.open(source)
         except DamagedError as error:
             raise RuntimeError(f"what was written cannot be read: {error}") from error
         gone = {t.name for e in before.optimizer_entries if e.where in plan.edits.dropped for t in e.tensors.values()}
@@ -41,21 +42,21 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
         if stale := stale_declarations(after, plan):
             raise RuntimeError(f"{name}: {stale[0]} does not say {plan.channels[1]}")
         if os.path.isdir("/proc/self/fd"):
-            _judge(before, after, f"/proc/self/fd/{fd}")
+            _validate(before, after, f"/proc/self/fd/{fd}")
         return source.size
 
 
-def _judge(before: Checkpoint, after: Checkpoint, path: str) -> None:
+def _validate(before: Checkpoint, after: Checkpoint, path: str) -> None:
     """Ask the format's own library about what was written. Raises DamagedError where it refuses the source as well."""
     try:
-        after.judge(path)
+        after.validate(path)
     except Exception as error:
-        if before.is_refused():
-            raise before.source.place.damaged(f"{before.title}'s own library cannot read it: {error}") from error
+        if before.source_fails_validation():
+            raise before.place.damaged(f"{before.title}'s own library cannot read it: {error}") from error
         raise
 
 
-def missing_biases(after: Checkpoint, plan: Plan) -> list[str]:
+def missing_biases(after: TensorStore, plan: Plan) -> list[str]:
     """The kernels that were to get a bias, and have none of its values."""
     missing = []
     for name, edit in plan.edits.biases.items():
@@ -66,7 +67,7 @@ def missing_biases(after: Checkpoint, plan: Plan) -> list[str]:
     return missing
 
 
-def stale_declarations(after: Checkpoint, plan: Plan) -> list[str]:
+def stale_declarations(after: TensorStore, plan: Plan) -> list[str]:
     """Where the converted file does not count its channels as planned."""
     if not plan.edits or not plan.declarations:
         return []
@@ -75,30 +76,30 @@ def stale_declarations(after: Checkpoint, plan: Plan) -> list[str]:
         for k in plan.kernels
         if (k.changes or plan.edits.method) and k.conv.tensor.name in after.tensors
     ]
-    found = [*after.declarations(convs), *after.hyper_parameters(plan.channels[1])]
+    found = [*after.graph.declarations(convs), *after.graph.hyper_parameters(plan.channels[1])]
     if plan.edits.method:  # what was put into the graph may say it in another place
         return [d.where for d in found if d.channels != plan.channels[1]]
     right = {d.where for d in found if d.channels == plan.channels[1]}
     return [d.where for d in plan.declarations if d.where not in right]
 
 
-def parity(checkpoint: Checkpoint, plan: Plan) -> Parity | None:
+def parity(checkpoint: TensorStore, plan: Plan) -> Parity | None:
     """The largest first-layer difference over all kernels that change."""
     changed = [k for k in plan.kernels if k.changes]
     found = [
-        kernels.parity(checkpoint, k, checkpoint.edited_kernel(k.conv, plan.edits), _constant(checkpoint, k, plan))
+        kernels.parity(checkpoint, k, quantization.edited_kernel(checkpoint, k.conv, plan.edits), _constant(checkpoint, k, plan))
         for k in changed
     ]
     return Parity(max(a for a, _ in found), max(u for _, u in found)) if found else None
 
 
-def _constant(checkpoint: Checkpoint, kernel: KernelChange, plan: Plan) -> NDArray[Any] | None:
+def _constant(checkpoint: TensorStore, kernel: KernelChange, plan: Plan) -> NDArray[Any] | None:
     """What the stored bias, or the running mean, adds to a kernel's output more than before."""
     if not kernel.mixing.offset or kernel.form is not PLAIN:
         return None
     if added := plan.edits.biases.get(kernel.conv.tensor.name):
         return added.values()
-    own = checkpoint.shift_taker(kernel.conv)
+    own = bias_target.find(checkpoint, kernel.conv)
     if own is None:
         return None
     name, sign = own

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from chkpt_channels.core.errors import Place, UsageError
-from chkpt_channels.formats.base import Checkpoint, Edits, FlatWriter, Tensor
+from chkpt_channels.core.tensors import Edits, Tensor
+from chkpt_channels.formats.base import Checkpoint, FlatWriter, Format
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Progress
 
@@ -20,7 +21,7 @@ def write(
     checkpoint: Checkpoint,
     edits: Edits,
     state_dict: str | None,
-    kind: type[Checkpoint],
+    form: Format,
     out: int,
     place: Place,
     progress: Progress | None = None,
@@ -30,9 +31,9 @@ def write(
 
     Raises UnsupportedError for what cannot go over, UsageError for a state dict that is not there.
     """
-    writer = kind.flat_writer()
+    writer = form.flat_writer()
     if writer is None:
-        raise TypeError(f"{kind.title} has no writer")
+        raise TypeError(f"{form.title} has no writer")
     group = _group(checkpoint, state_dict)
     kept = _kept(checkpoint, [t for t in checkpoint.tensors.values() if t.group == group], edits, writer)
 
@@ -46,7 +47,7 @@ def write(
         writer.write([one.tensor for one in kept.values()], read, out)
         os.fsync(out)
     checkpoint.source.check_unchanged()
-    return _checked(kind, out, place, kept)
+    return _checked(form, out, place, kept)
 
 
 class _Kept(NamedTuple):
@@ -101,10 +102,10 @@ def _kept(checkpoint: Checkpoint, tensors: Sequence[Tensor], edits: Edits, write
     return kept
 
 
-def _checked(kind: type[Checkpoint], out: int, place: Place, kept: dict[str, _Kept]) -> Checkpoint:
+def _checked(form: Format, out: int, place: Place, kept: dict[str, _Kept]) -> Checkpoint:
     """What was written, opened again: it holds these tensors, the edited ones as planned. Raises RuntimeError otherwise."""
     with Source.of_descriptor(out, place.file, made_here=True) as source:
-        after = kind(source)
+        after = form.open(source)
         found = {name: (t.dtype, t.shape) for name, t in after.tensors.items()}
         if found != {name: (one.tensor.dtype, one.tensor.shape) for name, one in kept.items()}:
             raise RuntimeError(f"{place.file}: the written file has other tensors than planned")
@@ -112,5 +113,5 @@ def _checked(kind: type[Checkpoint], out: int, place: Place, kept: dict[str, _Ke
             if one.old in one.edits.tensors and b"".join(after.chunks(name)) != b"".join(one.pieces()):
                 raise RuntimeError(f"{place.file}: {name} does not read back as it was written")
         if os.path.isdir("/proc/self/fd"):
-            after.judge(f"/proc/self/fd/{out}")
+            after.validate(f"/proc/self/fd/{out}")
     return after

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from chkpt_channels.core.errors import Place, UsageError
 from chkpt_channels.formats import FOREIGN_SUFFIXES, known
-from chkpt_channels.formats.base import Checkpoint
+from chkpt_channels.formats.base import Format
 from chkpt_channels.storage.atomic import Output, StandardOutput
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.stream_copy import apply, write_at
@@ -66,32 +66,32 @@ def open_source(path: Path_) -> Source:
     return Source(path)
 
 
-def other_container(kind: type[Checkpoint], path: Path) -> type[Checkpoint] | None:
+def other_container(form: Format, path: Path) -> Format | None:
     """The format that the output's name asks for, where it is another that state dicts of this kind go over into."""
     suffix = path.suffix.lower()
-    if not kind.flat or not suffix or suffix in kind.suffixes:
+    if not form.flat or not suffix or suffix in form.suffixes:
         return None
     return next((other for other in known() if suffix in other.suffixes and other.flat_writer()), None)
 
 
-def output_path(source: Source, kind: type[Checkpoint], src: Path_, dst: Path_ | None, options: Options) -> Path:
+def output_path(source: Source, form: Format, src: Path_, dst: Path_ | None, options: Options) -> Path:
     """Where the result goes. Raises UsageError for a name that would lie about the format."""
     if dst is None:
         if os.fspath(src) == STDIO:
             raise UsageError("standard input has no name to make one from: -o names the output")
         return default_output(Path(src), options.rule.word)
     path = Path(dst)
-    if os.fspath(dst) == STDIO or other_container(kind, path):
+    if os.fspath(dst) == STDIO or other_container(form, path):
         return path
-    others = (FOREIGN_SUFFIXES | {s for other in known() for s in other.suffixes}) - kind.suffixes
-    if os.fspath(src) != STDIO and kind.ending and _ends(path, kind.ending) != _ends(Path(src), kind.ending):
+    others = (FOREIGN_SUFFIXES | {s for other in known() for s in other.suffixes}) - form.suffixes
+    if os.fspath(src) != STDIO and form.ending and _ends(path, form.ending) != _ends(Path(src), form.ending):
         raise UsageError(
-            f"the output {path.name} is named like another kind of {kind.title}, which names ending in {kind.ending} tell apart",
+            f"the output {path.name} is named like another kind of {form.title}, which names ending in {form.ending} tell apart",
             hint=f"name it {path.name.removesuffix(_suffix(path))}{_suffix(Path(src))}",
         )
     if path.suffix.lower() in others:
         raise UsageError(
-            f"the output {path.name} is named like another format, and the input is {kind.title}",
+            f"the output {path.name} is named like another format, and the input is {form.title}",
             hint=f"name it {path.with_suffix(Path(source.name).suffix).name}",
         )
     return path
@@ -130,7 +130,7 @@ def sha256_of(source: Source) -> str:
 
 def _suffix(path: Path) -> str:
     suffix = path.suffix
-    if ending := next((kind.ending for kind in known() if kind.ending and _ends(path, kind.ending)), ""):
+    if ending := next((form.ending for form in known() if form.ending and _ends(path, form.ending)), ""):
         return path.name[-len(ending) :]
     return Path(path.stem).suffix + suffix if suffix == ".tar" and Path(path.stem).suffix else suffix
 

@@ -1,1 +1,48 @@
 """Keras: HDF5 files and .keras archives, whole models and weights."""
+
+from __future__ import annotations
+
+from chkpt_channels.formats.base import Format
+from chkpt_channels.storage.source import Source
+
+CONFIG = "config.json"
+WEIGHTS = "model.weights.h5"
+"""The members of a .keras archive."""
+
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_USER_BLOCK_BYTES = 512
+_ZIP_END_BYTES = 1 << 16
+
+
+def sniff_h5(source: Source) -> bool:
+    """HDF5's magic, at the beginning or behind a user block of 512, 1024, … bytes."""
+    if source.size < len(_HDF5_MAGIC) or source.read(0, 4) == b"PK\x03\x04":
+        return False
+    at = 0
+    while at + len(_HDF5_MAGIC) <= source.size:
+        if source.read(at, at + len(_HDF5_MAGIC)) == _HDF5_MAGIC:
+            return True
+        at = max(_USER_BLOCK_BYTES, at * 2)
+    return False
+
+
+def sniff_zip(source: Source) -> bool:
+    """A zip whose directory names a configuration, and weights or what else belongs to it."""
+    if source.size < 4 or source.read(0, 4) != b"PK\x03\x04":
+        return False
+    tail = source.read(max(0, source.size - _ZIP_END_BYTES), source.size)
+    return CONFIG.encode() in tail and (WEIGHTS.encode() in tail or b"metadata.json" in tail)
+
+
+H5 = Format(
+    "keras_h5",
+    "Keras (HDF5)",
+    frozenset({".h5", ".hdf5"}),
+    sniff_h5,
+    "keras.h5_file:KerasH5",
+    ending=".weights.h5",
+    in_place=True,
+    library="h5py",
+)
+ZIP = Format("keras_zip", "Keras", frozenset({".keras"}), sniff_zip, "keras.zip_file:KerasZip")
+FORMATS = (H5, ZIP)

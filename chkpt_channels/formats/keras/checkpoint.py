@@ -6,34 +6,24 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-from chkpt_channels.containers.json import reader as strictjson
-from chkpt_channels.core import lazy
+from chkpt_channels.containers.hdf5.editor import NewDataset
+from chkpt_channels.containers.hdf5.reader import Hdf5
+from chkpt_channels.containers.json import reader as json_reader
 from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.core.errors import DamagedError
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.formats.base import Checkpoint, Declaration, Edits, FirstConv, Front, Notice, Tensor
+from chkpt_channels.core.tensors import Edits, Notice, Tensor
+from chkpt_channels.formats.base import Checkpoint, Format
+from chkpt_channels.formats.keras import optimizer, weights_only
+from chkpt_channels.formats.keras import weights as keras_weights
+from chkpt_channels.formats.keras.config import Layer, Model, all_layers, parse
+from chkpt_channels.formats.keras.graph import KerasGraph
+from chkpt_channels.formats.keras.layers import CONVS, kernel_size
+from chkpt_channels.formats.keras.weights import NamedWeights, Weights
+from chkpt_channels.formats.keras.weights_only import WeightsOnlyGraph
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
-
-if TYPE_CHECKING:
-    from chkpt_channels.containers.hdf5 import editor as hdf5edit
-    from chkpt_channels.containers.hdf5 import reader as hdf5
-    from chkpt_channels.formats.keras import config as _keras_config
-    from chkpt_channels.formats.keras import graph as _keras_sights
-    from chkpt_channels.formats.keras import layers as _keras_layers
-    from chkpt_channels.formats.keras import optimizer as _keras_optimizer
-    from chkpt_channels.formats.keras import weights as _keras_weights
-    from chkpt_channels.formats.keras import weights_only as _keras_bare
-else:
-    hdf5 = lazy.module("chkpt_channels.containers.hdf5.reader", __package__)
-    hdf5edit = lazy.module("chkpt_channels.containers.hdf5.editor", __package__)
-    _keras_bare = lazy.module("chkpt_channels.formats.keras.weights_only", __package__)
-    _keras_config = lazy.module("chkpt_channels.formats.keras.config", __package__)
-    _keras_layers = lazy.module("chkpt_channels.formats.keras.layers", __package__)
-    _keras_optimizer = lazy.module("chkpt_channels.formats.keras.optimizer", __package__)
-    _keras_sights = lazy.module("chkpt_channels.formats.keras.graph", __package__)
-    _keras_weights = lazy.module("chkpt_channels.formats.keras.weights", __package__)
 
 _BY_NUMPY = {row.numpy: row for row in BY_NAME.values() if row.numpy and not row.name.startswith("Q")}
 _PROBLEMS = (KeyError, TypeError, ValueError, AttributeError, IndexError)
@@ -47,11 +37,11 @@ class KerasCheckpoint(Checkpoint):
     document: str
     """What the configuration is called; declarations begin with it."""
 
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
-        self.file: hdf5.Hdf5
-        self.weights: _keras_weights.Weights | None = None
-        self.model: _keras_config.Model | None = None
+    def __init__(self, source: Source, form: Format) -> None:
+        super().__init__(source, form)
+        self.file: Hdf5
+        self.weights: Weights | None = None
+        self.model: Model | None = None
         self.is_theano = False
         self._text = ""
         self._paths: dict[str, str] = {}
@@ -60,21 +50,19 @@ class KerasCheckpoint(Checkpoint):
 
     def configure(self, text: str) -> None:
         """Read the configuration. Raises DamagedError where it is none."""
-        place = self.source.place.inside(self.document)
+        place = self.place.inside(self.document)
         try:
-            self.model, self._text = _keras_config.parse(strictjson.document(text.encode("utf-8", "surrogatepass"), place)), text
+            self.model, self._text = parse(json_reader.document(text.encode("utf-8", "surrogatepass"), place)), text
         except _PROBLEMS as error:
-            raise place.damaged(f"is no configuration of a Keras model: {error}") from error
+            raise self._no_configuration(error) from error
         if '"Lambda"' in text or '"__lambda__"' in text:
             told = "its configuration holds a Lambda layer: copied as text, but loading the model may run its code"
             self.warnings.append(Notice("lambda", told))
 
-    @property
-    def is_configured(self) -> bool:
-        """Whether the file holds a configuration."""
-        return bool(self._text)
+    def _no_configuration(self, error: Exception) -> DamagedError:
+        return self.place.inside(self.document).damaged(f"is no configuration of a Keras model: {error}")
 
-    def index(self, weights: _keras_weights.Weights | None, order: Sequence[str], prefix: str = "") -> None:
+    def index(self, weights: Weights | None, order: Sequence[str], prefix: str = "") -> None:
         """Name every dataset, those of `order` first; what stands below `prefix` is named from there on."""
         self.weights = weights
         layouts = self._layouts() if self.model else {}
@@ -94,10 +82,10 @@ class KerasCheckpoint(Checkpoint):
     def _lay_out_bare(self) -> None:
         """Layouts where only names and shapes speak."""
         kernels = {n: t for n, t in self.tensors.items() if len(t.shape) >= 3 and not t.group}
-        theano = _keras_bare.looks_like_theano([t.shape for t in kernels.values() if len(t.shape) == 4])
+        theano = weights_only.looks_like_theano([t.shape for t in kernels.values() if len(t.shape) == 4])
         for name, tensor in kernels.items():
             layer = re.sub(r"(^|/)vars/\d+$", "", name)
-            self.tensors[name] = tensor._replace(layout=_keras_bare.layout_of(layer, tensor, theano=theano))
+            self.tensors[name] = tensor._replace(layout=weights_only.layout_of(layer, tensor, theano=theano))
 
     def _find_slots(self) -> None:
         """Whose the optimizer's state is."""
@@ -110,18 +98,18 @@ class KerasCheckpoint(Checkpoint):
             if self.model and self.weights:
                 weights = {name: weights[name] for name in (self._names[path] for path in self.weights.trained(self.model))}
             else:
-                weights = {name: weights[name] for name in _keras_bare.trained(weights)}
-            shapes = {name: slots[name].shape for name in _keras_weights.natural(slots)}
-            owners = _keras_optimizer.by_order(shapes, weights)
+                weights = {name: weights[name] for name in weights_only.trained(weights)}
+            shapes = {name: slots[name].shape for name in keras_weights.natural(slots)}
+            owners = optimizer.by_order(shapes, weights)
         else:
             keys = {tensor.key: name for name, tensor in slots.items()}
-            named = _keras_optimizer.by_name(keys, _keras_optimizer.own_names(weights))
+            named = optimizer.by_name(keys, optimizer.own_names(weights))
             owners = {keys[k]: owner for k, owner in named.items() if slots[keys[k]].shape == weights[owner]}
             if not owners:
-                owners = _keras_optimizer.by_order({name: tensor.shape for name, tensor in slots.items()}, weights)
-        self.optimizer_entries = _keras_optimizer.entries(group, owners, slots)
+                owners = optimizer.by_order({name: tensor.shape for name, tensor in slots.items()}, weights)
+        self.optimizer_entries = optimizer.entries(group, owners, slots)
 
-    def weights_of(self, layer: _keras_config.Layer) -> Mapping[str, str]:
+    def weights_of(self, layer: Layer) -> Mapping[str, str]:
         """The tensors of a layer, by the names of its weights."""
         found = self.weights.find(layer) if self.weights else {}
         return {weight: self._names[path] for weight, path in found.items()}
@@ -129,20 +117,20 @@ class KerasCheckpoint(Checkpoint):
     def _layouts(self) -> dict[str, Layout]:
         """The layout of every kernel of the configuration's convolutions, by dataset."""
         found: dict[str, Layout] = {}
-        for layer in _keras_config.all_layers(self.model) if self.model else ():
-            if layer.kind in _keras_layers.CONVS and self.weights:
+        for layer in all_layers(self.model) if self.model else ():
+            if layer.kind in CONVS and self.weights:
                 for weight, path in self.weights.find(layer).items():
                     if weight.endswith("kernel") and (layout := self._layout(layer, self.file.datasets[path].shape)):
                         found[path] = layout
         return found
 
-    def _layout(self, layer: _keras_config.Layer, shape: tuple[int, ...]) -> Layout | None:
+    def _layout(self, layer: Layer, shape: tuple[int, ...]) -> Layout | None:
         """The class's layout, or that of Theano's old kernels, whose window stands behind."""
-        kind = _keras_layers.CONVS[layer.kind]
+        kind = CONVS[layer.kind]
         rank = len(kind.layout.axes)
         if len(shape) != rank:
             return None
-        size = _keras_layers.kernel_size(layer.config, rank - 2)
+        size = kernel_size(layer.config, rank - 2)
         first, last = (size is None or part == size for part in (shape[: rank - 2], shape[2:]))
         plain = kind.layout.endswith("IO") and not kind.depthwise
         return _OIHW[rank] if plain and last and (not first or self.is_theano) else kind.layout
@@ -153,63 +141,47 @@ class KerasCheckpoint(Checkpoint):
     # What its graph says, or its names where it has none.
 
     @cached_property
-    def _sights(self) -> _keras_sights.Sights | _keras_bare.Bare:
+    def graph(self) -> KerasGraph | WeightsOnlyGraph:
+        named = NamedWeights(self.place, self.document, self.tensors, self.weights_of, self.load)
         if self.model is None:
-            return _keras_bare.Bare(self)
+            return WeightsOnlyGraph(named, ordered=self.ordered, is_configured=bool(self._text))
         try:
-            return _keras_sights.Sights(self, self.model, self._text)
+            return KerasGraph(named, self.model, self._text)
         except _PROBLEMS as error:
-            place = self.source.place.inside(self.document)
-            raise place.damaged(f"is no configuration of a Keras model: {error}") from error
+            raise self._no_configuration(error) from error
 
-    def first_convs(self) -> Sequence[FirstConv]:
-        return self._sights.first_convs()
+    def search_view(self) -> Mapping[Tensor, str]:
+        return self.graph.search_view() if isinstance(self.graph, WeightsOnlyGraph) else {}
 
-    def refined(self, conv: FirstConv) -> FirstConv:
-        return conv._replace(groups=conv.in_channels) if self._sights.is_depthwise(conv.tensor.name) else conv
+    def validate(self, path: str) -> None:
+        if isinstance(self.graph, KerasGraph):
+            self.graph.validate()
 
-    def fronts(self, first_convs: Sequence[FirstConv]) -> Sequence[Front]:
-        return self._sights.fronts(first_convs)
-
-    def graph_methods(self, first_convs: Sequence[FirstConv]) -> Sequence[str]:
-        return self._sights.graph_methods(first_convs)
-
-    def shift_taker(self, conv: FirstConv) -> tuple[str, int] | None:
-        return self._sights.shift_taker(conv)
-
-    def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
-        return self._sights.declarations(first_convs)
-
-    def ungrouped(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
-        if channels != 1:
-            return None
-        shape = conv.tensor.shape
-        return (*shape[:-2], 1, shape[-2] * shape[-1]) if self._sights.is_depthwise(conv.tensor.name) else shape
-
-    def judge(self, path: str) -> None:
-        self._sights.judge()
-
-    def is_refused(self) -> bool:
-        return self._sights.is_stale
+    def source_fails_validation(self) -> bool:
+        return isinstance(self.graph, KerasGraph) and self.graph.is_stale
 
     # Edits.
 
     def splices(self, edits: Edits) -> list[Splice]:
         if edits.dropped:
-            raise self.source.place.inside(edits.dropped[0]).unsupported(
+            raise self.place.inside(edits.dropped[0]).unsupported(
                 "Keras loads an optimizer with all of its state or not at all", hint="--optimizer reset"
             )
         for name in edits.biases:
-            raise self.source.place.inside(name).unsupported(
+            raise self.place.inside(name).unsupported(
                 "there is neither a bias nor a BatchNormalization behind it that could take the constant of what stands in front"
             )
         self._check_factored(edits)
-        datasets = {self._paths[name]: hdf5edit.NewDataset(edit.shape, edit.values()) for name, edit in edits.tensors.items()}
+        datasets = {self._paths[name]: NewDataset(edit.shape, edit.values()) for name, edit in edits.tensors.items()}
         self.file.check_copied(datasets)
-        return self.composed(datasets, self._sights.edited(edits) if edits else None)
+        return self.composed(datasets, self._edited_text(edits))
+
+    def _edited_text(self, edits: Edits) -> str | None:
+        """The configuration after the edits; None where it stays."""
+        return self.graph.edited(edits) if edits and isinstance(self.graph, KerasGraph) else None
 
     @abstractmethod
-    def composed(self, datasets: Mapping[str, hdf5edit.NewDataset], text: str | None) -> list[Splice]:
+    def composed(self, datasets: Mapping[str, NewDataset], text: str | None) -> list[Splice]:
         """The splices that give datasets new content and put `text` in the configuration's place."""
 
     def _check_factored(self, edits: Edits) -> None:
@@ -217,7 +189,7 @@ class KerasCheckpoint(Checkpoint):
         kernels = {self.tensors[name].shape[:-1] for name in edits.tensors if len(self.tensors[name].shape) > 3}
         for tensor in (t for entry in self.optimizer_entries for t in entry.tensors.values()):
             if len(tensor.shape) > 2 and tensor.shape in kernels:
-                raise self.source.place.inside(tensor.name).unsupported(
+                raise self.place.inside(tensor.name).unsupported(
                     "is one part of an optimizer's state for the kernel, which is not reset",
                     hint="save the model without its optimizer: include_optimizer=False",
                 )

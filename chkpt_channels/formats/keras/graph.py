@@ -7,28 +7,28 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from chkpt_channels.formats.base import Declaration, Edits, FirstConv, Front
-from chkpt_channels.formats.keras import config_edits as _keras_edits
-from chkpt_channels.formats.keras import preprocessing as _keras_fronts
+from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, PreprocessingOp
+from chkpt_channels.formats.graph import ModelGraph
+from chkpt_channels.formats.keras import config_edits
 from chkpt_channels.formats.keras.config import Layer, Model, Path, at
 from chkpt_channels.formats.keras.dataflow import Reached, Trace, traces
 from chkpt_channels.formats.keras.layers import CONVS
-
-if TYPE_CHECKING:
-    from chkpt_channels.formats.keras.checkpoint import KerasCheckpoint
+from chkpt_channels.formats.keras.preprocessing import Constants, constants
+from chkpt_channels.formats.keras.weights import NamedWeights
 
 Sight = tuple[Trace, Reached]
 
 
-class Sights:
-    """The graph of a checkpoint's configuration, followed from every image."""
+class KerasGraph(ModelGraph):
+    """The graph of a configuration, followed from every image."""
 
-    def __init__(self, checkpoint: KerasCheckpoint, model: Model, text: str) -> None:
-        self._checkpoint, self._model, self._text = checkpoint, model, text
-        self._place = checkpoint.source.place
-        self._document = checkpoint.document
+    knows_outputs = True
+
+    def __init__(self, weights: NamedWeights, model: Model, text: str) -> None:
+        self._weights, self._model, self._text = weights, model, text
+        self._place, self._document = weights.place, weights.document
         self._traces = traces(model)
 
     @cached_property
@@ -45,7 +45,7 @@ class Sights:
         return found
 
     def _kernel(self, layer: Layer) -> str:
-        name = self._checkpoint.weights_of(layer).get(CONVS[layer.kind].weights[0])
+        name = self._weights.of(layer).get(CONVS[layer.kind].weights[0])
         if name is None:
             raise self._place.inside(layer.where).unsupported("the kernel of this layer is not where Keras puts it")
         return name
@@ -55,7 +55,7 @@ class Sights:
         return [self._first_conv(name, *sights[0]) for name, sights in self._sights.items()]
 
     def _first_conv(self, name: str, trace: Trace, reached: Reached) -> FirstConv:
-        tensor, layer, channels = self._checkpoint.tensors[name], reached.layer, trace.image.channels
+        tensor, layer, channels = self._weights.tensors[name], reached.layer, trace.image.channels
         place = self._place.inside(name)
         if tensor.layout is None:
             raise place.damaged(f"{list(tensor.shape)} is no kernel of a {layer.kind}")
@@ -71,7 +71,7 @@ class Sights:
     def _seen(self, first_convs: Sequence[FirstConv]) -> list[Sight]:
         return [sight for conv in first_convs for sight in self._sights.get(conv.tensor.name, ())]
 
-    def fronts(self, first_convs: Sequence[FirstConv]) -> Sequence[Front]:
+    def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
         """What stands in front of these, and what else takes their images and could not take another number of channels."""
         seen = self._seen(first_convs)
         for conv in first_convs:
@@ -81,17 +81,17 @@ class Sights:
         blocks = dict.fromkeys(self._blocks(seen))
         return [*blocks, *(self._front(gate.layer, gate.call, trace) for gate, trace in gates.values())]
 
-    def _blocks(self, seen: Sequence[Sight]) -> Iterator[Front]:
+    def _blocks(self, seen: Sequence[Sight]) -> Iterator[PreprocessingOp]:
         for trace in {id(trace): trace for trace, _ in seen}.values():
             for layer in trace.blocks:
-                yield Front(layer.where, layer.kind) if layer else Front("the model's output", "output")
+                yield PreprocessingOp(layer.where, layer.kind) if layer else PreprocessingOp("the model's output", "output")
         for trace, reached in seen:
             if trace.image.channels == 1 and CONVS[reached.layer.kind].depthwise:  # each filter serves one channel of the image
-                yield Front(reached.layer.where, reached.layer.kind)
+                yield PreprocessingOp(reached.layer.where, reached.layer.kind)
         clear = [reached for _, reached in seen if reached.blocked is None]
         for layer in {id(layer): layer for r in clear for layer in (r.layer, *(gate.layer for gate in r.gates))}.values():
             if sum(len(trace.calls[layer.trail]) for trace in self._traces) != self._count_calls(layer):
-                yield Front(layer.where, f"{layer.kind}, which takes other things too,")
+                yield PreprocessingOp(layer.where, f"{layer.kind}, which takes other things too,")
 
     def _count_calls(self, layer: Layer) -> int:
         """How often a layer is called, the calls of the models around it counted."""
@@ -102,43 +102,51 @@ class Sights:
             model = around.inner or model
         return prod(counts)
 
-    def _front(self, layer: Layer, call: int, trace: Trace) -> Front:
+    def _front(self, layer: Layer, call: int, trace: Trace) -> PreprocessingOp:
         where, found = _name(layer, call), self._constants(layer, call, trace)
         if found is None:
-            return Front(where, layer.kind)
-        names = self._checkpoint.weights_of(layer)
-        return Front(where, layer.kind, found.scale, found.shift, tuple((names[weight], 0) for weight in found.tensors))
+            return PreprocessingOp(where, layer.kind)
+        names = self._weights.of(layer)
+        return PreprocessingOp(where, layer.kind, found.scale, found.shift, tuple((names[weight], 0) for weight in found.tensors))
 
-    def _constants(self, layer: Layer, call: int, trace: Trace) -> _keras_fronts.Constants | None:
+    def _constants(self, layer: Layer, call: int, trace: Trace) -> Constants | None:
         def weight(name: str) -> Sequence[float] | None:
-            tensor = self._checkpoint.weights_of(layer).get(name)
-            return [float(x) for x in self._checkpoint.load(tensor).reshape(-1)] if tensor else None
+            tensor = self._weights.of(layer).get(name)
+            return [float(x) for x in self._weights.load(tensor).reshape(-1)] if tensor else None
 
         try:
-            return _keras_fronts.constants(layer, call, trace.image, weight)
+            return constants(layer, call, trace.image, weight)
         except (ValueError, ZeroDivisionError, OverflowError):
             return None
 
     def graph_methods(self, first_convs: Sequence[FirstConv]) -> Sequence[str]:
         """`stack`, where every image's model has room for the layer."""
         seen = self._seen(first_convs)
-        return ("stack",) if seen and all(_keras_edits.can_stack(trace.image) for trace, _ in seen) else ()
+        return ("stack",) if seen and all(config_edits.can_stack(trace.image) for trace, _ in seen) else ()
 
-    def shift_taker(self, conv: FirstConv) -> tuple[str, int] | None:
+    def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         """The bias (+1), or the moving mean of the BatchNormalization that alone takes what the layer makes (-1)."""
         sights = self._sights.get(conv.tensor.name)
         if not sights:
             return None
         layer = sights[0][1].layer
-        if bias := self._checkpoint.weights_of(layer).get("bias"):
+        if bias := self._weights.of(layer).get("bias"):
             return bias, 1
         behind = _norm_behind(layer)
-        mean = self._checkpoint.weights_of(behind).get("moving_mean") if behind else None
+        mean = self._weights.of(behind).get("moving_mean") if behind else None
         return (mean, -1) if mean else None
 
     def is_depthwise(self, name: str) -> bool:
         """Whether every channel has filters of its own in this kernel."""
         return any(CONVS[reached.layer.kind].depthwise for _, reached in self._sights.get(name, ()))
+
+    def dense_shape(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
+        """Toward one channel only: then a depthwise kernel is one with as many filters."""
+        return one_channel_shape(conv, depthwise=self.is_depthwise(conv.tensor.name)) if channels == 1 else None
+
+    def with_groups(self, conv: FirstConv) -> FirstConv:
+        """A depthwise kernel has a group for each channel."""
+        return conv._replace(groups=conv.in_channels) if self.is_depthwise(conv.tensor.name) else conv
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         """What the configuration says about these convolutions' images where they enter. The shapes that repeat it on the way
@@ -153,7 +161,7 @@ class Sights:
     def edited(self, edits: Edits) -> str | None:
         """The configuration's text after the edits; None where it stays."""
         document = json.loads(self._text)
-        spell = _keras_edits.speller(self._text, document, self._place.inside(self._document))
+        spell = config_edits.speller(self._text, document, self._place.inside(self._document))
         for stale in (trace.stale[0] for trace in self._traces if trace.stale):
             raise self._place.inside(self._document).unsupported(f"{stale} contradicts the channels of the image")
         for trace in self._entered(edits):
@@ -163,13 +171,13 @@ class Sights:
                     raise self._place.inside(name).unsupported("sees the same image, and would keep its channels", hint=hint)
             for where, path in trace.numbers.items():
                 if not edits.method or where in trace.entrance:
-                    _keras_edits.set_at(document, path, edits.channels)
+                    config_edits.set_at(document, path, edits.channels)
             self._choose(document, edits, trace)
         for name, sights in self._sights.items():
             if name in edits.tensors:
                 _regroup(document, sights[0][1].layer, edits.tensors[name].shape)
         for trace in self._entered(edits) if edits.method else ():
-            _keras_edits.stack(document, trace.image)
+            config_edits.stack(document, trace.image)
         text = spell(document)
         return text if text != self._text else None
 
@@ -177,11 +185,11 @@ class Sights:
         """Keep the constants of the chosen channels in the lists of the configuration."""
         done: set[Path] = set()
         for gate in (gate for reached in trace.reached for gate in reached.gates):
-            channels = edits.fronts.get(_name(gate.layer, gate.call))
+            channels = edits.constants.get(_name(gate.layer, gate.call))
             found = self._constants(gate.layer, gate.call, trace) if channels else None
             for path in found.lists if found and channels else ():
                 if path not in done:
-                    _keras_edits.choose(document, path, channels or ())
+                    config_edits.choose(document, path, channels or ())
                     done.add(path)
 
     @property
@@ -189,7 +197,7 @@ class Sights:
         """Whether some shape on the way of the images says other channels than they have."""
         return any(trace.stale for trace in self._traces)
 
-    def judge(self) -> None:
+    def validate(self) -> None:
         """Raise RuntimeError unless all shapes on the way of the images agree."""
         for trace in self._traces:
             if trace.stale:
@@ -199,6 +207,12 @@ class Sights:
         """The images whose channels change, the last input first: a layer that is put in moves what follows."""
         chosen = [t for t in self._traces if any(f"{self._document}: {where}" in edits.numbers for where in t.entrance)]
         return sorted(chosen, key=lambda trace: trace.image.layer.path, reverse=True)
+
+
+def one_channel_shape(conv: FirstConv, *, depthwise: bool) -> tuple[int, ...]:
+    """The shape in which a kernel's bytes serve one channel: [H, W, I, multiplier] becomes [H, W, 1, I · multiplier]."""
+    shape = conv.tensor.shape
+    return (*shape[:-2], 1, shape[-2] * shape[-1]) if depthwise else shape
 
 
 def _name(layer: Layer, call: int) -> str:

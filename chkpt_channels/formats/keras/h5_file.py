@@ -12,25 +12,16 @@ stays, to the byte. Source: keras/src/legacy/saving/legacy_h5_format.py and kera
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-from chkpt_channels.core import lazy
+from chkpt_channels.containers.hdf5 import editor
+from chkpt_channels.containers.hdf5.reader import Hdf5
 from chkpt_channels.core.errors import UnsupportedError
+from chkpt_channels.formats.base import Format
 from chkpt_channels.formats.keras.checkpoint import KerasCheckpoint
+from chkpt_channels.formats.keras.weights import WANTED, Legacy, Numbered, is_stored, split_names
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
 
-if TYPE_CHECKING:
-    from chkpt_channels.containers.hdf5 import editor as hdf5edit
-    from chkpt_channels.containers.hdf5 import reader as hdf5
-    from chkpt_channels.formats.keras import weights as _keras_weights
-else:
-    hdf5 = lazy.module("chkpt_channels.containers.hdf5.reader", __package__)
-    hdf5edit = lazy.module("chkpt_channels.containers.hdf5.editor", __package__)
-    _keras_weights = lazy.module("chkpt_channels.formats.keras.weights", __package__)
-
-MAGIC = b"\x89HDF\r\n\x1a\n"
-USER_BLOCK = 512
 _FOREIGN = (
     ("_NCProperties", "a netCDF file"),
     ("PYTABLES_FORMAT_VERSION", "a PyTables or pandas file"),
@@ -43,39 +34,18 @@ _FOREIGN = (
 class KerasH5(KerasCheckpoint):
     """One HDF5 file that Keras wrote."""
 
-    format = "keras_h5"
-    title = "Keras (HDF5)"
-    suffixes = frozenset({".h5", ".hdf5"})
-    ending = ".weights.h5"
     document = "model_config"
-    in_place = True
 
-    @classmethod
-    def call_library(cls) -> None:
-        import h5py  # noqa: F401
-
-    @classmethod
-    def sniff(cls, source: Source) -> bool:
-        """HDF5's magic, at the beginning or behind a user block of 512, 1024, … bytes."""
-        if source.size < len(MAGIC) or source.read(0, 4) == b"PK\x03\x04":
-            return False
-        at = 0
-        while at + len(MAGIC) <= source.size:
-            if source.read(at, at + len(MAGIC)) == MAGIC:
-                return True
-            at = max(USER_BLOCK, at * 2)
-        return False
-
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
-        self.file = hdf5.Hdf5(source, source.place, wanted=_keras_weights.WANTED)
+    def __init__(self, source: Source, form: Format) -> None:
+        super().__init__(source, form)
+        self.file = Hdf5(source, source.place, wanted=WANTED)
         self._root = self.file.texts[""]
-        self._pieces = _keras_weights.split_names(self._root, self.document)
+        self._pieces = split_names(self._root, self.document)
         if self._pieces and "model_weights" in self.file.groups:
             self._open_model()
         elif "layer_names" in self._root or "layer_names0" in self._root:
             self._open_weights()
-        elif any(_keras_weights.is_stored(path) for path in self.file.datasets):
+        elif any(is_stored(path) for path in self.file.datasets):
             self._open_stored()
         else:
             raise self._foreign()
@@ -84,24 +54,24 @@ class KerasH5(KerasCheckpoint):
         self.configure("".join(str(self._root[name]) for name in self._pieces))
         attributes = self._root | self.file.texts["model_weights"]
         self.is_theano = attributes.get("backend") == "theano" and str(attributes.get("keras_version", "1")).startswith("1")
-        weights = _keras_weights.Legacy(self.file, "model_weights")
+        weights = Legacy(self.file, "model_weights")
         self.index(weights, weights.order, "model_weights")
 
     def _open_weights(self) -> None:
-        weights = _keras_weights.Legacy(self.file, "")
+        weights = Legacy(self.file, "")
         self.index(weights, weights.order)
 
     def _open_stored(self) -> None:
-        weights = _keras_weights.Numbered(self.file)
+        weights = Numbered(self.file)
         self.ordered = weights.is_ordered
         self.index(weights, weights.order)
 
     def load_line(self, path: str) -> str:
         return f"model = keras.models.load_model({path!r})" if self._pieces else f"model.load_weights({path!r})"
 
-    def composed(self, datasets: Mapping[str, hdf5edit.NewDataset], text: str | None) -> list[Splice]:
+    def composed(self, datasets: Mapping[str, editor.NewDataset], text: str | None) -> list[Splice]:
         texts = {("", name): piece for name, piece in zip(self._pieces, self._cut(text), strict=True)} if text is not None else {}
-        return hdf5edit.splices(self.file, datasets, texts)
+        return editor.splices(self.file, datasets, texts)
 
     def _cut(self, text: str) -> list[str]:
         """The text in as many pieces as there are attributes, all but the last as long as before."""

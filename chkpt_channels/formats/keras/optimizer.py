@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from chkpt_channels.formats.base import OptimizerEntry, Tensor
+from chkpt_channels.core.tensors import OptimizerEntry, Tensor
 
 FACTORED = frozenset({"adafactor"})
 """Optimizers whose state for a kernel has other shapes than the kernel."""

@@ -11,11 +11,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.containers.hdf5.reader import AttributeFilter, Hdf5
+from chkpt_channels.core.errors import Place
+from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.formats.keras.config import Layer, Model, all_layers
 from chkpt_channels.formats.keras.layers import SPELLINGS, UNTRAINED, snake_case, weight_names
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MOST_WEIGHTS = 8
 OLD_LAYERS = "_layer_checkpoint_dependencies"
@@ -62,6 +68,17 @@ def split_names(attributes: Mapping[str, str | list[str]], name: str) -> list[st
     while f"{name}{len(found)}" in attributes:
         found.append(f"{name}{len(found)}")
     return found
+
+
+class NamedWeights(NamedTuple):
+    """What a graph asks of the file: its tensors, those `of` a layer by the names of its weights, and their values. `document` is
+    what the configuration is called in messages, which begin with `place`."""
+
+    place: Place
+    document: str
+    tensors: Mapping[str, Tensor]
+    of: Callable[[Layer], Mapping[str, str]]
+    load: Callable[[str], NDArray[Any]]
 
 
 class Weights:

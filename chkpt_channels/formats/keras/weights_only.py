@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.discovery import search as firstconv
-from chkpt_channels.formats.base import Declaration, Edits, FirstConv, Front, Notice
+from chkpt_channels.core.tensors import FirstConv, Notice, PreprocessingOp, Tensor
+from chkpt_channels.formats.graph import ModelGraph
+from chkpt_channels.formats.keras.graph import one_channel_shape
 from chkpt_channels.formats.keras.layers import CONVS, SPELLINGS, UNTRAINED, snake_case
 from chkpt_channels.formats.keras.preprocessing import EPSILON
-
-if TYPE_CHECKING:
-    from chkpt_channels.formats.base import Tensor
-    from chkpt_channels.formats.keras.checkpoint import KerasCheckpoint
+from chkpt_channels.formats.keras.weights import NamedWeights
 
 HWIO = {3: Layout("WIO"), 4: Layout("HWIO"), 5: Layout("DHWIO")}
 OIHW = {3: Layout("OIW"), 4: Layout("OIHW"), 5: Layout("OIDHW")}
@@ -33,50 +31,63 @@ class Group(NamedTuple):
     weights: dict[str, str]
 
 
-class Bare:
-    """The weights of a checkpoint, layer by layer."""
+class WeightsOnlyGraph(ModelGraph):
+    """The weights of a checkpoint, layer by layer; in the order of the layers where `ordered`. `is_configured` says that there is
+    a configuration after all, of a model that does not list its layers."""
 
-    is_stale = False
-    """Without a configuration nothing is stated that could contradict itself."""
+    knows_outputs = True
 
-    def __init__(self, checkpoint: KerasCheckpoint) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, weights: NamedWeights, *, ordered: bool, is_configured: bool) -> None:
+        self._weights, self._ordered, self._is_configured = weights, ordered, is_configured
         by_layer: dict[str, list[str]] = {}
-        for name, tensor in checkpoint.tensors.items():
+        for name, tensor in weights.tensors.items():
             if not tensor.group:
                 by_layer.setdefault(name.rpartition("/")[0], []).append(name)
         self._groups = [_group(layer, names) for layer, names in by_layer.items()]
 
     def first_convs(self) -> Sequence[FirstConv]:
-        """What names and shapes tell, asked in PyTorch's words: module.weight, OIHW, groups over one channel each. A first layer
-        that is depthwise is taken as it is. None where that is open."""
-        names = [name for group in self._groups for weight, name in group.weights.items() if weight.endswith("kernel")]
-        asked = {other: name for name in names if (other := self._in_other_words(name))}
-        if names and self._checkpoint.ordered and self.is_depthwise(names[0]):
-            found = self._depthwise(names[0])
-        else:
-            answer = firstconv.find(asked, ordered=self._checkpoint.ordered).first_convs
-            mine = [(conv, self._checkpoint.tensors[asked[conv.tensor]]) for conv in answer]
-            found = [conv._replace(tensor=tensor, layout=tensor.layout) for conv, tensor in mine]
-            if any(self.is_depthwise(tensor.name) for _, tensor in mine):
-                found = []
-        if any(front.scale for front in self.fronts(found)):
-            told = (
-                "a Normalization is folded; constants in the model's code, such as EfficientNet's second Rescaling, are not here"
-            )
-            self._checkpoint.warnings.append(Notice("code_constants", told))
-        return found
+        """A first layer that is depthwise is taken as it is."""
+        names = self._kernels()
+        return self._depthwise(names[0]) if self._begins_depthwise(names) else []
+
+    def search_view(self) -> Mapping[Tensor, str]:
+        """The kernels as PyTorch would name and lay them out, each with its own name; none where a depthwise one comes first."""
+        names = self._kernels()
+        if self._begins_depthwise(names):
+            return {}
+        return {view: name for name in names if (view := self._in_torch_terms(name))}
+
+    def _kernels(self) -> list[str]:
+        return [name for group in self._groups for weight, name in group.weights.items() if weight.endswith("kernel")]
+
+    def _begins_depthwise(self, kernels: Sequence[str]) -> bool:
+        return bool(kernels) and self._ordered and self.is_depthwise(kernels[0])
+
+    def notices(self, first_convs: Sequence[FirstConv]) -> Sequence[Notice]:
+        """That a normalization is folded, and that there may be more of it in the model's code."""
+        if not any(op.scale for op in self.preprocessing(first_convs)):
+            return ()
+        told = "a Normalization is folded; constants in the model's code, such as EfficientNet's second Rescaling, are not here"
+        return (Notice("code_constants", told),)
+
+    def with_groups(self, conv: FirstConv) -> FirstConv:
+        """A depthwise kernel has a group for each channel."""
+        return conv._replace(groups=conv.in_channels) if self.is_depthwise(conv.tensor.name) else conv
+
+    def dense_shape(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
+        """Toward one channel only: then a depthwise kernel is one with as many filters."""
+        return one_channel_shape(conv, depthwise=self.is_depthwise(conv.tensor.name)) if channels == 1 else None
 
     def _depthwise(self, name: str) -> list[FirstConv]:
-        tensor = self._checkpoint.tensors[name]
+        tensor = self._weights.tensors[name]
         channels = tensor.shape[-2]
         if channels > MOST_COLOURS:
             return []
         return [FirstConv(tensor, tensor.layout, channels, "shapes", "the first conv in module order, depthwise", channels)]
 
-    def _in_other_words(self, name: str) -> Tensor | None:
+    def _in_torch_terms(self, name: str) -> Tensor | None:
         """A kernel as PyTorch would have it; None for what is none."""
-        tensor = self._checkpoint.tensors[name]
+        tensor = self._weights.tensors[name]
         module = re.sub(r"[/.]+", ".", re.sub(r"/?vars$", "", name.rpartition("/")[0])) or "model"
         suffix = "pointwise.weight" if self._weight_of(name) == "pointwise_kernel" else "weight"
         if len(tensor.shape) == 2:
@@ -104,45 +115,42 @@ class Bare:
     def _group_of(self, name: str) -> Group | None:
         return next((group for group in self._groups if name in group.weights.values()), None)
 
-    def fronts(self, first_convs: Sequence[FirstConv]) -> Sequence[Front]:
+    def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
         """The normalisation whose weights stand directly in front of these kernels: one number an input channel each.
 
         Raises UnsupportedError where there is a configuration after all, of a model that does not list its layers.
         """
-        if self._checkpoint.is_configured and first_convs:
-            raise self._checkpoint.source.place.inside(self._checkpoint.document).unsupported(
+        if self._is_configured and first_convs:
+            raise self._weights.place.inside(self._weights.document).unsupported(
                 "the model is a class of its own, which does not list its layers: its code says how many channels it takes",
                 hint="convert its weights: model.save_weights('….weights.h5')",
             )
-        return list(dict.fromkeys(front for conv in first_convs for front in self._in_front(conv)))
+        return list(dict.fromkeys(front for conv in first_convs for front in self._preprocessing_of(conv)))
 
-    def _in_front(self, conv: FirstConv) -> Sequence[Front]:
+    def _preprocessing_of(self, conv: FirstConv) -> Sequence[PreprocessingOp]:
         place = next((i for i, group in enumerate(self._groups) if conv.tensor.name in group.weights.values()), 0)
         found = []
         for group in self._groups[:place]:
-            shapes = {self._checkpoint.tensors[name].shape for name in group.weights.values()} - {()}
+            shapes = {self._weights.tensors[name].shape for name in group.weights.values()} - {()}
             if shapes != {(conv.in_channels,)}:
                 continue
             where = next(iter(group.weights.values())).rpartition("/")[0]
             constants = [group.weights[key] for key in ("mean", "variance") if key in group.weights]
-            sizes = [self._checkpoint.tensors[name].shape for name in constants]
+            sizes = [self._weights.tensors[name].shape for name in constants]
             if group.kind == "Normalization" and sizes == [(conv.in_channels,)] * 2:
                 found.append(self._normalization(where, group))
             else:
-                found.append(Front(where, "normalisation, whose configuration is not in the file,"))
+                found.append(PreprocessingOp(where, "normalisation, whose configuration is not in the file,"))
         return found
 
-    def _normalization(self, where: str, group: Group) -> Front:
-        mean, variance = (self._checkpoint.load(group.weights[key]).reshape(-1).tolist() for key in ("mean", "variance"))
+    def _normalization(self, where: str, group: Group) -> PreprocessingOp:
+        mean, variance = (self._weights.load(group.weights[key]).reshape(-1).tolist() for key in ("mean", "variance"))
         deviation = [max(max(v, 0.0) ** 0.5, EPSILON) for v in variance]
         scale, shift = tuple(1 / d for d in deviation), tuple(-m / d for m, d in zip(mean, deviation, strict=True))
-        return Front(where, "Normalization", scale, shift, tuple((group.weights[key], 0) for key in ("mean", "variance")))
+        tensors = tuple((group.weights[key], 0) for key in ("mean", "variance"))
+        return PreprocessingOp(where, "Normalization", scale, shift, tensors)
 
-    def graph_methods(self, first_convs: Sequence[FirstConv]) -> Sequence[str]:
-        """None: there is no graph."""
-        return ()
-
-    def shift_taker(self, conv: FirstConv) -> tuple[str, int] | None:
+    def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         """The bias beside the kernel (+1), or the moving mean of a BatchNormalization that is the next layer (-1)."""
         place = next((i for i, group in enumerate(self._groups) if conv.tensor.name in group.weights.values()), None)
         if place is None or conv.layout is None:
@@ -152,18 +160,7 @@ class Bare:
             return group.weights["bias"], 1
         mean = behind[0].weights.get("moving_mean") if behind else None
         filters = conv.tensor.shape[conv.layout.axes.index("O")]
-        return (mean, -1) if mean and self._checkpoint.tensors[mean].shape == (filters,) else None
-
-    def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
-        """None: the model's code says its shapes."""
-        return ()
-
-    def judge(self) -> None:
-        """Nothing is stated that could contradict itself."""
-
-    def edited(self, edits: Edits) -> str | None:
-        """None: there is no configuration."""
-        return None
+        return (mean, -1) if mean and self._weights.tensors[mean].shape == (filters,) else None
 
 
 def _group(layer: str, names: Sequence[str]) -> Group:

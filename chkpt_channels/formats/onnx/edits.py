@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from chkpt_channels.containers.protobuf import DeferredField, WireEdits, bytes_field, deferred_field, number_field, varint
 from chkpt_channels.core.dtypes import DType
 from chkpt_channels.core.errors import Place
-from chkpt_channels.formats.base import Edits, TensorEdit
-from chkpt_channels.formats.onnx import quantization as _onnx_quantised
+from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.onnx.dataflow.axes import counted, holder
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImagePath
 from chkpt_channels.formats.onnx.dataflow.values import Count
 from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight, is_packed
 from chkpt_channels.formats.onnx.nodes import Node
+from chkpt_channels.formats.onnx.quantization import output_scale
 from chkpt_channels.formats.onnx.schema import (
     ATTRIBUTE_I,
     DIM_VALUE,
@@ -176,7 +176,7 @@ class OnnxEdits:
         makers = [
             self._model.producers.get(one.inputs[i]) for one in reached for i in HOLD_WEIGHTS[one.op] if i < len(one.inputs)
         ]
-        scaling = [_onnx_quantised.scale_behind(self._model, one)[1] for one in reached if one.op == "ConvInteger"]
+        scaling = [output_scale(self._model, one)[1] for one in reached if one.op == "ConvInteger"]
         if any(node is wanting for wanting in (*fronts, *counting, *makers, *scaling)):
             return True
         return node.op in ("BatchNormalization", "Add") and any(one.outputs[0] in node.inputs for one in reached)
@@ -269,7 +269,7 @@ def _dims(shape: Sequence[int], *, packed: bool) -> bytes:
     return b"".join(number_field(TENSOR_DIMS, n) for n in shape)
 
 
-def shift_taker(model: OnnxModel, node: Node) -> tuple[str, int] | None:
+def bias_target(model: OnnxModel, node: Node) -> tuple[str, int] | None:
     """The stored bias of a convolution or product (+1), or the mean of the BatchNormalization behind it (-1)."""
     if len(node.inputs) > 2 and node.inputs[2] and node.op in TAKE_A_BIAS:
         bias = model.stored(node.inputs[2])

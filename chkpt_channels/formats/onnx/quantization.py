@@ -1,4 +1,4 @@
-"""Quantised kernels: W = scale · (q - zero point), scale and zero point for the whole tensor or for each filter.
+"""Quantized kernels: W = scale · (q - zero point), scale and zero point for the whole tensor or for each filter.
 
 They stand behind a DequantizeLinear, in a QLinearConv, or in a ConvInteger, whose scale is multiplied in later. The int32 bias
 of the first two has the scale of the image times the kernel's: written down behind DequantizeLinear, implied in QLinearConv. Both
@@ -8,41 +8,23 @@ Source: onnx/docs/Operators.md (DequantizeLinear, QLinearConv, ConvInteger).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from chkpt_channels.formats.base import TensorEdit
+from chkpt_channels.core.tensors import Quantization
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
-Load = Callable[[Weight], "NDArray[Any]"]
-
-
-class Quantised(NamedTuple):
-    """A quantised kernel and what its scale governs; `bias_scale` is None where it is implied."""
-
-    kernel: Weight
-    scale: Weight
-    zero: Weight | None
-    bias: Weight | None
-    bias_scale: Weight | None
-
-
-def quantised(model: OnnxModel, node: Node, kernel: Weight) -> Quantised | None:
-    """How a convolution's kernel is quantised, None where it is not, or not by the tensor or filter."""
+def quantization(model: OnnxModel, node: Node, kernel: Weight) -> Quantization | None:
+    """How a convolution's kernel is quantized, None where it is not, or not by the tensor or filter."""
     if node.op == "QLinearConv":
         scale, zero = (model.stored(name) for name in node.inputs[4:6])
         bias = model.stored(node.inputs[8]) if len(node.inputs) > 8 else None
-        return Quantised(kernel, scale, zero, bias, None) if scale else None
+        return _record(scale, zero, bias)
     if node.op == "ConvInteger":
-        scale, _ = scale_behind(model, node)
+        scale, _ = output_scale(model, node)
         zero = model.stored(node.inputs[3]) if len(node.inputs) > 3 else None
         per_filter = scale and max(scale.shape, default=1) > 1
         aligned = scale and scale.shape[-len(kernel.shape) + 1 :][:1] == kernel.shape[:1]
-        return Quantised(kernel, scale, zero, None, None) if scale and (aligned or not per_filter) else None
+        return _record(scale, zero) if aligned or not per_filter else None
     source = model.producers.get(node.inputs[1])
     if source is None or source.op != "DequantizeLinear":
         return None
@@ -52,11 +34,18 @@ def quantised(model: OnnxModel, node: Node, kernel: Weight) -> Quantised | None:
     maker = model.producers.get(node.inputs[2]) if len(node.inputs) > 2 else None
     if maker is not None and maker.op == "DequantizeLinear":
         bias_scale, _ = _scale_of(model, maker)
-        return Quantised(kernel, scale, zero, model.stored(maker.inputs[0]), bias_scale)
-    return Quantised(kernel, scale, zero, None, None)
+        return _record(scale, zero, model.stored(maker.inputs[0]), bias_scale)
+    return _record(scale, zero)
 
 
-def scale_behind(model: OnnxModel, node: Node) -> tuple[Weight | None, Node]:
+def _record(
+    scale: Weight | None, zero: Weight | None, bias: Weight | None = None, bias_scale: Weight | None = None
+) -> Quantization | None:
+    names = (weight.name if weight else "" for weight in (bias, bias_scale))
+    return Quantization(scale.name, zero.name if zero else 0, 0, *names) if scale else None
+
+
+def output_scale(model: OnnxModel, node: Node) -> tuple[Weight | None, Node]:
     """A ConvInteger's kernel scale and the node that reads it: its output is cast, then multiplied by that scale, or by the
     product of that scale and the image's."""
     _, cast = _only_reader(model, node.outputs[0])
@@ -79,30 +68,3 @@ def _only_reader(model: OnnxModel, name: str) -> tuple[int, Node | None]:
 
 def _scale_of(model: OnnxModel, node: Node) -> tuple[Weight | None, Weight | None]:
     return model.stored(node.inputs[1]), model.stored(node.inputs[2]) if len(node.inputs) > 2 else None
-
-
-def bias_edits(found: Quantised, scale: TensorEdit, load: Load) -> dict[str, TensorEdit]:
-    """The bias, and the scale of the bias, that follow the kernel's new scale."""
-    made = {}
-    if found.bias:
-        bias = found.bias
-        made[bias.name] = TensorEdit(bias.shape, lambda: _rebiased(load(bias), load(found.scale), scale.values()), "bias")
-    if found.bias_scale:
-        old = found.bias_scale
-        made[old.name] = TensorEdit(old.shape, lambda: _rescaled(load(old), load(found.scale), scale.values()), "bias scale")
-    return made
-
-
-def _rebiased(bias: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
-    import numpy as np
-
-    moved = np.rint(bias.astype(np.float64) * (old.astype(np.float64) / new.astype(np.float64)).reshape(-1))
-    limits = np.iinfo(bias.dtype)
-    return np.clip(moved, limits.min, limits.max).astype(bias.dtype)
-
-
-def _rescaled(bias_scale: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
-    import numpy as np
-
-    ratio = new.astype(np.float64).reshape(-1) / old.astype(np.float64).reshape(-1)
-    return (bias_scale.astype(np.float64).reshape(-1) * ratio).reshape(bias_scale.shape).astype(bias_scale.dtype)

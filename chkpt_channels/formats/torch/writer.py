@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
 from chkpt_channels.containers.pickle.editor import spell
-from chkpt_channels.formats.base import Tensor
+from chkpt_channels.core.tensors import Tensor
+from chkpt_channels.formats.base import FlatWriter
 
 ALIGN = 64
 
@@ -75,3 +76,6 @@ def _global(module: str, name: str) -> bytes:
 
 def _strides(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+WRITER = FlatWriter(keeps, write)

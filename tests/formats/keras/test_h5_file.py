@@ -79,8 +79,8 @@ def found(path: Path) -> list[str]:
 def fronts(path: Path) -> list[tuple[str, str, bool]]:
     """(where, kind, whether it can be folded) of all that stands in front."""
     with opened(path) as checkpoint:
-        convs = checkpoint.first_convs()
-        return [(front.where, front.kind, front.scale is not None) for front in checkpoint.fronts(convs)]
+        convs = checkpoint.graph.first_convs()
+        return [(front.where, front.kind, front.scale is not None) for front in checkpoint.graph.preprocessing(convs)]
 
 
 def configuration(path: Path) -> Any:
@@ -286,7 +286,7 @@ def test_folding_is_exact_away_from_the_border(name: str, tmp_path: Path):
     assert np.abs(before - after).max() < 1e-5 * np.abs(before).max()
     assert len(report.changed) == 4  # the kernel, mean and variance, the moving mean behind
     with opened(tmp_path / "b.h5") as checkpoint:
-        assert [len(front.scale or ()) for front in checkpoint.fronts(checkpoint.first_convs())] == [1, 1, 1]
+        assert [len(front.scale or ()) for front in checkpoint.graph.preprocessing(checkpoint.graph.first_convs())] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

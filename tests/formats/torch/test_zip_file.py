@@ -127,7 +127,7 @@ UNSUPPORTED: dict[str, tuple[bytes, str]] = {
     "expanded": (hostile(tensor(storage("0", 4), (4, 3, 3, 3), stride=(1, 0, 0, 0)), {"0": RAW[:16]}), "stride 0"),
     "quantised": (
         hostile(quantised(storage("0", 108), 0, (4, 3, 3, 3), (27, 9, 3, 1), (), False, ())),
-        "quantised",
+        "quantized",
     ),
     "protocol 0": (torch_zip(pickle.dumps({"a": 1}, 0), ONE), "protocol 0"),
     "big-endian": (torch_zip({"conv1.weight": conv()}, ONE, {"byteorder": b"big"}), "big-endian"),

@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 
 from chkpt_channels import SystemProblem, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.formats.base import Checkpoint, FirstConv
-from chkpt_channels.transform import options, plan
+from chkpt_channels.core.tensors import FirstConv
+from chkpt_channels.formats.base import TensorStore
+from chkpt_channels.formats.graph import ModelGraph
+from chkpt_channels.transform import plan
 from chkpt_channels.transform.mixing import rules
+from chkpt_channels.transform.options import build_options
 from tests.support.memory import NET, Memory, kernel
 
 LUMA = (0.2126, 0.7152, 0.0722)
@@ -26,7 +29,7 @@ RGB_D = "R,G,B,D=mean"
 
 
 def matrix(old: int, to: str | int | None = None, **words: Any) -> list[list[float]]:
-    return [list(row) for row in options.make(to, **words).rule.mixing(old).matrix]
+    return [list(row) for row in build_options(to, **words).rule.mixing(old).matrix]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +47,7 @@ def matrix(old: int, to: str | int | None = None, **words: Any) -> list[list[flo
 )
 def test_targets(to: str | int, channels: int, order: str, word: str):
     assert rules.target(to) == (channels, order)
-    assert options.make(to).rule.word == word
+    assert build_options(to).rule.word == word
 
 
 @pytest.mark.parametrize("to", ["", "0", 0, "-1", -3, "cmyk", "3.0", "1e3", "999999999", "٣x", "x" * 500])
@@ -180,38 +183,43 @@ def test_a_matrix_from_a_file(suffix: str, tmp_path: Path):
 def test_a_file_that_holds_no_matrix(name: str, content: bytes, tmp_path: Path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match="--matrix") as caught:
-        options.make(None, matrix=str(tmp_path / name))
+        build_options(None, matrix=str(tmp_path / name))
     assert caught.value.file == str(tmp_path / name)
 
 
 def test_a_pickled_matrix_is_not_opened(tmp_path: Path):
     np.save(tmp_path / "m.npy", np.array([[object()]], dtype=object), allow_pickle=True)
     with pytest.raises(UsageError, match="pickle"):
-        options.make(None, matrix=tmp_path / "m.npy")
+        build_options(None, matrix=tmp_path / "m.npy")
 
 
 def test_a_matrix_that_is_not_there(tmp_path: Path):
     with pytest.raises(SystemProblem, match="no such file"):
-        options.make(None, matrix=tmp_path / "m.csv")
+        build_options(None, matrix=tmp_path / "m.csv")
 
 
-class Grouped(Memory):
+class Dense(ModelGraph):
     """One kernel in groups, in a format that can hold its dense expansion."""
 
-    def __init__(self, array: np.ndarray, groups: int, layout: Layout, channels: int) -> None:
-        super().__init__({"": {"stem.weight": array}})
-        self._conv = FirstConv(self.tensors["stem.weight"], layout, channels, "graph", "", groups)
+    def __init__(self, conv: FirstConv) -> None:
+        self._conv = conv
 
     def first_convs(self) -> Sequence[FirstConv]:
         return [self._conv]
 
-    def ungrouped(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
+    def dense_shape(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
         filters, _, *window = conv.tensor.shape
         return (filters, channels, *window)
 
 
-def converted(checkpoint: Checkpoint, to: str | int | None, **words: Any) -> np.ndarray:
-    made = plan.make(checkpoint, options.make(to, **words))
+def grouped(array: np.ndarray, groups: int, layout: Layout, channels: int) -> Memory:
+    store = Memory({"": {"stem.weight": array}})
+    store.graph = Dense(FirstConv(store.tensors["stem.weight"], layout, channels, "graph", "", groups))
+    return store
+
+
+def converted(checkpoint: TensorStore, to: str | int | None, **words: Any) -> np.ndarray:
+    made = plan.make(checkpoint, build_options(to, **words))
     (edit,) = made.edits.tensors.values()
     return edit.values().reshape(edit.shape)
 
@@ -268,13 +276,13 @@ def test_the_new_kernel_sees_the_image_as_the_old_one_sees_the_mapped_image(
     sizes = {"O": 4, "I": old, "H": 3, "W": 3}
     weights = (chance.normal(size=[sizes[x] for x in spelling]) / 2).astype(dtype)
     words = {"to": None, "layers": ["stem"], "layout": spelling, **words}
-    rule = options.make(**words).rule.mixing(old)
+    rule = build_options(**words).rule.mixing(old)
     image = chance.uniform(size=(rule.new, 5, 5))
     mapped = np.einsum("ij,jyx->iyx", np.array(rule.matrix), image)
     straight = [spelling.index(x) for x in letters]
     before = convolved(weights.transpose(straight), mapped)
     if rule.is_identity:
-        assert not plan.make(Memory({"": {"stem.weight": weights}}), options.make(**words)).edits
+        assert not plan.make(Memory({"": {"stem.weight": weights}}), build_options(**words)).edits
         return
     new = converted(Memory({"": {"stem.weight": weights}}), **words).transpose(straight)
     bound = UNIT[np.dtype(dtype).name] * np.abs(new.astype(np.float64)).sum()
@@ -294,12 +302,12 @@ def test_grouped_kernels(asked: tuple[int, dict[str, Any]], multiplier: int, see
     chance = np.random.default_rng(seed)
     weights = chance.normal(size=(old * multiplier, 1, 3, 3))
     words = {"to": None, **words}
-    rule = options.make(**words).rule.mixing(old)
+    rule = build_options(**words).rule.mixing(old)
     if rule.is_identity or old == 1:
         return
     image = chance.uniform(size=(rule.new, 4, 4))
     before = convolved(weights, np.einsum("ij,jyx->iyx", np.array(rule.matrix), image), groups=old)
-    new = converted(Grouped(weights, old, Layout("OIHW"), old), **words)
+    new = converted(grouped(weights, old, Layout("OIHW"), old), **words)
     assert new.shape == (old * multiplier, rule.new, 3, 3)
     assert np.allclose(convolved(new, image), before, rtol=1e-12, atol=1e-12)
     if rule.method == "sum":
@@ -358,7 +366,7 @@ def test_what_is_not_finite_passes_where_channels_are_copied(bad: float):
     ],
 )
 def test_what_a_rule_does_unexpectedly_is_said(words: dict[str, Any], codes: list[str]):
-    made = plan.make(Memory({"": NET}), options.make(**words))
+    made = plan.make(Memory({"": NET}), build_options(**words))
     assert [notice.code for notice in made.notices] == codes
 
 
@@ -373,7 +381,7 @@ def test_what_a_rule_does_unexpectedly_is_said(words: dict[str, Any], codes: lis
     ],
 )
 def test_why_it_is_this_method(words: dict[str, Any], why: str):
-    assert plan.make(Memory({"": NET}), options.make(**words)).why == why
+    assert plan.make(Memory({"": NET}), build_options(**words)).why == why
 
 
 def adapt_input_conv(channels: int, weights: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """From an image input to every convolution that it reaches, and what stands on the way.
 
 Each value on the way knows what its axes are of the image's. An operation keeps the channels apart and passes; or it treats
-them by constants of their own (a Front with scale and shift); or it mixes, selects or cuts them (a Front without): then only
+them by constants of their own (an operation with scale and shift); or it mixes, selects or cuts them (one without): then only
 `stack` makes one channel of it. The axis that a convolution takes as channels tells which one of the image it is, and in which
 order the channels are folded with pixels.
 """
@@ -9,7 +9,7 @@ order the channels are folded with pixels.
 from __future__ import annotations
 
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.formats.base import Front
+from chkpt_channels.core.tensors import PreprocessingOp
 from chkpt_channels.formats.onnx.dataflow import axes as _onnx_axes
 from chkpt_channels.formats.onnx.dataflow.axes import Axes, Piece
 from chkpt_channels.formats.onnx.dataflow.shape_ops import MOVES
@@ -111,7 +111,7 @@ class ImagePath:
         self._give(node, Flow(None, wide))
 
     def _block(self, node: Node) -> None:
-        self.fronts.append(Constants(Front(node.label, node.op), node))
+        self.fronts.append(Constants(PreprocessingOp(node.label, node.op), node))
 
     def _around(self, node: Node) -> None:
         """A node whose subgraphs may have captured the image. What they take as their own inputs is not followed."""
@@ -235,14 +235,14 @@ class ImagePath:
 
     def _scalar(self, node: Node, flow: Flow, weight: Weight, index: int) -> None:
         made = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)])
-        self._give(node, behind(flow, Front(node.label, node.op, *made)) if made else bent(flow, node))
+        self._give(node, behind(flow, PreprocessingOp(node.label, node.op, *made)) if made else bent(flow, node))
 
     def _constant(self, node: Node, flow: Flow, weight: Weight, axis: int, index: int) -> None:
         """x ∘ constant or constant ∘ x, the constant different for each channel."""
         alone = all(n == 1 for i, n in enumerate(weight.shape) if i != axis)
         made = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)]) if alone else None
         scale, shift = made or (None, None)
-        front = Front(node.label, node.op, scale, shift, ((weight.name, axis),))
+        front = PreprocessingOp(node.label, node.op, scale, shift, ((weight.name, axis),))
         self.fronts.append(Constants(front, node))
         self._give(node, behind(flow, front)._replace(wide=True))
 
@@ -262,7 +262,7 @@ class ImagePath:
             return
         gamma, beta, mean, variance = (self._load(w).astype("float64").reshape(-1) for w in found)
         scale = gamma / (variance + node.real("epsilon", 1e-5)) ** 0.5
-        front = Front(
+        front = PreprocessingOp(
             node.label,
             node.op,
             tuple(map(float, scale)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.formats.base import Front
+from chkpt_channels.core.tensors import PreprocessingOp
 from chkpt_channels.formats.onnx.dataflow.axes import Axes
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
@@ -23,7 +23,7 @@ class Flow(NamedTuple):
 
     axes: Axes | None
     wide: bool = False
-    fronts: tuple[Front, ...] = ()
+    fronts: tuple[PreprocessingOp, ...] = ()
     padded: bool = False
 
 
@@ -35,15 +35,15 @@ class Reached(NamedTuple):
     kernel: Weight | None
     layout: Layout | None
     channels: int = 0
-    fronts: tuple[Front, ...] = ()
+    fronts: tuple[PreprocessingOp, ...] = ()
     sizes: tuple[int, ...] = ()
     padded: bool = False
 
 
 class Constants(NamedTuple):
-    """A Front and its node."""
+    """A PreprocessingOp and its node."""
 
-    front: Front
+    front: PreprocessingOp
     node: Node
 
 
@@ -77,7 +77,7 @@ def product_layout(node: Node, kernel: Weight, slower: int, faster: int, turned:
     return Layout("O" + folded if turned else folded + "O")
 
 
-def behind(flow: Flow, front: Front) -> Flow:
+def behind(flow: Flow, front: PreprocessingOp) -> Flow:
     """Behind constants: zeros that were put around the image in front of them are constants by now."""
     return flow._replace(fronts=(*flow.fronts, front), padded=flow.padded and not any(front.shift or ()))
 

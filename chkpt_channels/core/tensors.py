@@ -1,0 +1,137 @@
+"""The records that every room speaks in: tensors, first convs, what is to change.
+
+A Tensor is metadata only, and its store loads it: so results hold no open file and can be pickled. Records are named tuples:
+as immutable and typed as frozen dataclasses, and making the classes takes an eighth of the time, which is a start-up cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from chkpt_channels.core.dtypes import DType
+from chkpt_channels.core.layout import Layout
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Tensor(NamedTuple):
+    """One named tensor. `group` is the container it stands in ("state_dict" in a training checkpoint, "" at the root);
+    `layout` is what the format says about its axes, None where it says nothing."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    group: str = ""
+    layout: Layout | None = None
+
+    @property
+    def key(self) -> str:
+        """The name inside its group: "conv1.weight"."""
+        return self.name[len(self.group) + 1 :] if self.group else self.name
+
+    @property
+    def size(self) -> int:
+        """The bytes of its elements."""
+        return (prod(self.shape) * self.dtype.bits + 7) // 8
+
+
+class Declaration(NamedTuple):
+    """A channel count written outside tensors, such as a pickled module's `in_channels`."""
+
+    where: str
+    channels: int
+
+
+class FirstConv(NamedTuple):
+    """A kernel that sees the image. `found_by` is one of user, graph, sidecar, shapes, names; `why` says it in words."""
+
+    tensor: Tensor
+    layout: Layout | None
+    in_channels: int
+    found_by: str
+    why: str = ""
+    groups: int = 1
+
+
+class PreprocessingOp(NamedTuple):
+    """A per-channel operation between the image and the first convs: y_i = scale_i · x_i + shift_i. `scale` and `shift` are None
+    where it is nothing of the kind. `where` names it, `kind` says what it is; `tensors` are the ones that hold its constants,
+    (name, axis of the channels)."""
+
+    where: str
+    kind: str
+    scale: tuple[float, ...] | None = None
+    shift: tuple[float, ...] | None = None
+    tensors: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def uniform(self) -> bool:
+        """Whether every channel gets the same: then one channel gets it too, and nothing is in the way."""
+        return self.scale is not None and self.shift is not None and len({*zip(self.scale, self.shift, strict=True)}) == 1
+
+
+class Quantization(NamedTuple):
+    """What a quantized kernel's numbers mean, W = scale · (q - zero). `scale` and `zero` name tensors of one value, or of one for
+    each position along `axis`; `zero` is an integer where the file keeps it outside tensors. `bias` and `bias_scale` name tensors
+    that follow a new scale: an integer bias in units of the scales of image and kernel, and its scale where that is stored."""
+
+    scale: str
+    zero: str | int = 0
+    axis: int = 0
+    bias: str = ""
+    bias_scale: str = ""
+
+
+class OptimizerEntry(NamedTuple):
+    """What an optimizer keeps for one parameter: its tensors by slot name, and its plain integers by slot name."""
+
+    where: str
+    parameter: str
+    tensors: Mapping[str, Tensor]
+    numbers: Mapping[str, int]
+
+
+class Notice(NamedTuple):
+    """Something the user should know; `code` is for machines."""
+
+    code: str
+    message: str
+
+
+class TensorEdit(NamedTuple):
+    """A tensor's new shape, known at once, and its new values, computed when they are written; `part` says what it is of the
+    conversion: "kernel", "bias", "running mean", "gain", "length", "statistics", "optimizer state"."""
+
+    shape: tuple[int, ...]
+    values: Callable[[], NDArray[Any]]
+    part: str = "kernel"
+
+
+class Edits(NamedTuple):
+    """All that is to change, in terms that every format can carry out.
+
+    tensors   new shapes and values, by name
+    numbers   plain integers, by `where` (declarations, an optimizer's step)
+    dropped   optimizer entries to leave out, by `where`
+    channels  the input channels that the graph's inputs declare afterwards; 0 where nothing changes
+    method    "" for edited kernels; "broadcast" or "stack" where the graph itself makes the old channels of the new one
+    constants  for each PreprocessingOp, by `where`, the old channel whose constants each new channel takes, where these are no
+              tensors
+    biases    Δb of kernels that have neither a bias nor a BatchNorm to take it, by the kernel's name
+    companions  the new names of files that the file names and that go with it
+    """
+
+    tensors: Mapping[str, TensorEdit] = {}
+    numbers: Mapping[str, int] = {}
+    dropped: Sequence[str] = ()
+    channels: int = 0
+    method: str = ""
+    constants: Mapping[str, tuple[int, ...]] = {}
+    biases: Mapping[str, TensorEdit] = {}
+    companions: Mapping[str, str] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.tensors or self.numbers or self.dropped or self.channels)

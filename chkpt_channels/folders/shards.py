@@ -1,0 +1,106 @@
+"""Shards: several files that hold one checkpoint together, and the index that lists what is where."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from chkpt_channels.core.errors import Place
+from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, OptimizerEntry, Quantization
+from chkpt_channels.folders.config_files import Sidecar
+from chkpt_channels.formats.base import Checkpoint, TensorStore
+from chkpt_channels.formats.graph import ModelGraph
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Shards(TensorStore):
+    """What is asked of a tensor is asked of its shard. They are planned as one and written shard by shard."""
+
+    ordered = False
+
+    def __init__(self, shards: Sequence[Checkpoint], index: Sidecar, folder: Place) -> None:
+        self.shards, self.index = list(shards), index
+        super().__init__(shards[0].place)
+        self.title = f"{shards[0].title}, {len(shards)} shards"
+        place = Place(os.path.join(folder.file, index.name))
+        for shard in shards:
+            if shard.format is not shards[0].format:
+                raise place.damaged("its shards are not of one format")
+            for name, tensor in shard.tensors.items():
+                if name in self.tensors:
+                    raise place.inside(name).damaged("stands in two shards")
+                self.tensors[name] = tensor
+            self.optimizer_entries: tuple[OptimizerEntry, ...] = (*self.optimizer_entries, *shard.optimizer_entries)
+            self.warnings += shard.warnings
+            self.globals = (*self.globals, *shard.globals)
+        listed = index.document.root.plain["weight_map"]
+        if missing := next((name for name in listed if name not in self.tensors), None):
+            raise place.inside(missing).damaged(f"is not in {listed[missing]}, where the index says it is")
+
+    @property
+    def torch(self) -> bool:
+        """As its shards."""
+        return self.shards[0].torch
+
+    @cached_property
+    def graph(self) -> ModelGraph:
+        """As the shards."""
+        return _ShardsGraph(self.shards)
+
+    def _home(self, name: str) -> Checkpoint:
+        return next(shard for shard in self.shards if name in shard.tensors)
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """As the shard."""
+        return self._home(name).chunks(name)
+
+    def load(self, name: str) -> NDArray[Any]:
+        """As the shard."""
+        return self._home(name).load(name)
+
+    def shared_out(self, edits: Edits) -> Iterator[tuple[Checkpoint, Edits]]:
+        """Each shard with its part of the edits."""
+        for shard in self.shards:
+            own = {name: edit for name, edit in edits.tensors.items() if name in shard.tensors}
+            yield shard, edits._replace(tensors=own) if own else Edits()
+
+    def index_edits(self, edits: Edits) -> dict[tuple[str | int, ...], Any]:
+        """What the index counts, after these edits: bytes, and parameters."""
+        metadata = self.index.document.root.value.get("metadata")
+        if metadata is None or not isinstance(metadata.value, dict):
+            return {}
+        grown = {"total_size": 0, "total_parameters": 0}
+        for name, edit in edits.tensors.items():
+            tensor = self.tensors[name]
+            count = prod(edit.shape) - prod(tensor.shape)
+            grown["total_size"] += count * tensor.dtype.bits // 8
+            grown["total_parameters"] += count
+        old = {key: metadata.value[key].value for key in grown if key in metadata.value}
+        return {("metadata", key): value + grown[key] for key, value in old.items() if type(value) is int and grown[key]}
+
+
+class _ShardsGraph(ModelGraph):
+    """What each shard says of its own tensors."""
+
+    def __init__(self, shards: Sequence[Checkpoint]) -> None:
+        self._shards = shards
+
+    def _graph_of(self, conv: FirstConv) -> ModelGraph:
+        return next(shard for shard in self._shards if conv.tensor.name in shard.tensors).graph
+
+    def with_groups(self, conv: FirstConv) -> FirstConv:
+        return self._graph_of(conv).with_groups(conv)
+
+    def quantization(self, conv: FirstConv) -> Quantization | None:
+        return self._graph_of(conv).quantization(conv)
+
+    def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
+        found: list[Declaration] = []
+        for shard in self._shards:
+            found += shard.graph.declarations([conv for conv in first_convs if conv.tensor.name in shard.tensors])
+        return found

@@ -1,0 +1,154 @@
+"""What the two containers of PyTorch share: named tensors out of a pickled object, and what goes with them."""
+
+from __future__ import annotations
+
+import struct
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from itertools import pairwise
+
+from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.core.tensors import OptimizerEntry, Tensor
+from chkpt_channels.formats.base import Checkpoint
+from chkpt_channels.formats.torch.graph import TorchGraph
+from chkpt_channels.formats.torch.object_tree import OptimizerNode, Storage, TorchObject, attributes
+from chkpt_channels.formats.torch.safe_globals import foreign
+
+ReadBytes = Callable[[Storage, int, int], Iterable[bytes]]
+MAIN = "data"
+"""The part that is the saved object; TorchScript has another, "constants"."""
+
+
+class TorchCheckpoint(Checkpoint):
+    """A pickled object over storages. A subclass opens the container, then calls `index`."""
+
+    ordered = True
+    objects: Mapping[str, TorchObject]
+    """The pickles, by the name of their part; `MAIN` is there."""
+    scripted = False
+    """Whether it is a TorchScript archive, whose code goes with the tensors."""
+
+    def index(self, objects: Mapping[str, TorchObject]) -> None:
+        """Name the tensors of these pickles."""
+        self.objects = objects
+        for torch_object in objects.values():
+            self.tensors |= _tensors_of(torch_object)
+        self.optimizer_entries = _optimizer_entries(self.main, self.tensors)
+        self.globals = foreign((g for o in objects.values() for g in o.tree.globals), scripted=self.scripted)
+
+    @property
+    def main(self) -> TorchObject:
+        """The object that was saved."""
+        return self.objects[MAIN]
+
+    @cached_property
+    def graph(self) -> TorchGraph:
+        return TorchGraph(self.main, [*self.objects.values()])
+
+    @abstractmethod
+    def read_storage(self, part: str, storage: Storage, start: int, stop: int) -> Iterable[bytes]:
+        """The bytes [start, stop) of a storage of one part."""
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        part, torch_object = next((part, o) for part, o in self.objects.items() if name in o.groups)
+        yield from _chunks_of(torch_object, name, partial(self.read_storage, part))
+
+    def others(self, group: str) -> list[str]:
+        return ["code"] if self.scripted else _others(self.main, group)
+
+    def shared(self, names: Sequence[str]) -> tuple[str, str] | None:
+        return _shared(self.main, names)
+
+    def load_line(self, path: str) -> str:
+        return f"model = torch.jit.load({path!r})" if self.scripted else _load_line(self.main, path, safe=not self.globals)
+
+
+def _tensors_of(torch_object: TorchObject) -> dict[str, Tensor]:
+    """The named tensors, and the scales of quantised ones."""
+    groups = torch_object.groups
+    found = {name: Tensor(name, view.dtype, view.shape, groups[name]) for name, view in torch_object.views.items()}
+    return found | {name: Tensor(name, BY_NAME["F64"], (), groups[name]) for name in torch_object.scales}
+
+
+def _chunks_of(torch_object: TorchObject, name: str, read: ReadBytes) -> Iterable[bytes]:
+    """The tensor's bytes in C order; streamed where it lies so in its storage."""
+    if name in torch_object.scales:
+        return [struct.pack("<d", torch_object.scales[name].target.value)]
+    view = torch_object.views[name]
+    start, stop = view.span
+    if view.is_contiguous:
+        return read(view.storage, start, stop)
+    import numpy as np
+
+    raw = np.frombuffer(b"".join(read(view.storage, start, stop)), f"V{view.itemsize}")
+    steps = [stride * view.itemsize for stride in view.stride]
+    return [np.lib.stride_tricks.as_strided(raw, view.shape, steps, writeable=False).tobytes()]
+
+
+def _load_line(torch_object: TorchObject, path: str, *, safe: bool) -> str:
+    """The line of Python that loads the file: a state dict, one inside a checkpoint, or a whole module."""
+    loaded = f"torch.load({path!r})" if safe else f"torch.load({path!r}, weights_only=False)"
+    root = torch_object.tree.root.target
+    if root.state is not None and root.items is None:
+        return f"model = {loaded}"
+    inside = {node.where[:at] for node in torch_object.optimizers for at in _ends(node.where)}
+    models = [group for group in dict.fromkeys(torch_object.groups.values()) if group not in inside]
+    keys = "".join(f"[{key!r}]" for key in models[0].split("/")) if models and models[0] else ""
+    return f"model.load_state_dict({loaded}{keys})"
+
+
+def _ends(where: str) -> Iterator[int]:
+    """Where the parts of a path end, the empty one first."""
+    yield 0
+    yield from (i for i, letter in enumerate(where) if letter == "/")
+    yield len(where)
+
+
+def _optimizer_entries(torch_object: TorchObject, tensors: Mapping[str, Tensor]) -> tuple[OptimizerEntry, ...]:
+    """Every optimizer's entries, with their tensors and plain integers by slot."""
+    return tuple(_entry(torch_object, node, tensors) for node in torch_object.optimizers)
+
+
+def _entry(torch_object: TorchObject, node: OptimizerNode, tensors: Mapping[str, Tensor]) -> OptimizerEntry:
+    names = {slot: f"{node.where}/{slot}" for slot in node.slots}
+    numbers = {slot: torch_object.numbers[name].target.value for slot, name in names.items() if name in torch_object.numbers}
+    found = {slot: tensors[name] for slot, name in names.items() if name in tensors}
+    return OptimizerEntry(node.where, node.parameter, found, numbers)
+
+
+def _others(torch_object: TorchObject, group: str) -> list[str]:
+    """What stands beside the tensors of one dict: on the way to it, and in it."""
+    node, prefix = torch_object.tree.root.target, ""
+    found: list[str] = []
+    for step in [*group.split("/"), ""] if group else [""]:
+        below = None
+        if any(name == "_modules" for name, _ in attributes(node)):
+            return [*found, f"{prefix}a pickled module"]
+        for key, value in node.entries():
+            name = f"{prefix}{key.value}"
+            if step and key.value == step:
+                below = value.target
+            elif name not in torch_object.views or step:
+                found.append(name)
+        if step:
+            if below is None:
+                return [*found, group]
+            node, prefix = below, f"{prefix}{step}/"
+    return found
+
+
+def _shared(torch_object: TorchObject, names: Sequence[str]) -> tuple[str, str] | None:
+    """Two tensors that look into the same bytes of one storage."""
+    spans: defaultdict[str, list[tuple[int, int, str]]] = defaultdict(list)
+    for name in names:
+        view = torch_object.views.get(name)
+        if view is not None and view.span[0] < view.span[1]:
+            spans[view.storage.key].append((*view.span, name))
+    for found in spans.values():
+        found.sort()
+        for (_, stop, name), (start, _, other) in pairwise(found):
+            if start < stop:
+                return name, other
+    return None

@@ -1,0 +1,112 @@
+"""What a pickled module says of its convolutions: their channels, groups and quantization, and the counts that must follow.
+
+A state dict says none of it, and then every answer is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from chkpt_channels.containers.pickle.reader import Kind, Node, plain
+from chkpt_channels.core.tensors import Declaration, FirstConv, Quantization
+from chkpt_channels.formats.graph import ModelGraph
+from chkpt_channels.formats.torch.object_tree import CHANNEL_NAMES, Link, TorchObject, attributes
+
+
+class TorchGraph(ModelGraph):
+    """The module tree of `main`, the object that was saved; `parts` are all pickles that hold tensors, `main` among them."""
+
+    def __init__(self, main: TorchObject, parts: Sequence[TorchObject]) -> None:
+        self._main, self._parts = main, parts
+
+    def with_groups(self, conv: FirstConv) -> FirstConv:
+        """A convolution module says how many channels and groups its kernel is for."""
+        link = self._main.links.get(conv.tensor.name)
+        numbers = _own_numbers(link.parent) if link and link.parent else {}
+        if not numbers:
+            return conv
+        channels, groups = plain(numbers["in_channels"]), plain(numbers["groups"])
+        if groups == 1 or channels != conv.in_channels * groups:
+            return conv
+        return conv._replace(in_channels=channels, groups=groups, why=f"{conv.why}; in {groups} groups")
+
+    def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
+        """The integers in the modules around each kernel that count its channels. The object remembers their nodes for edits."""
+        found: dict[str, Declaration] = {}
+        for conv in first_convs:
+            link = self._main.links.get(conv.tensor.name)
+            link = link.parent if link else None
+            while link is not None:
+                where, _ = link.path()
+                counts = list(_channel_counts(link, where))
+                if conv.groups > 1 and (module := _own_numbers(link)):
+                    counts.append((f"{where}.groups".removeprefix("."), module["groups"]))
+                for name, node in counts:
+                    if plain(node) == conv.in_channels:
+                        found[name] = Declaration(name, conv.in_channels)
+                        self._main.numbers[name] = node
+                link = link.parent
+        return list(found.values())
+
+    def contradictions(self, first_convs: Sequence[FirstConv]) -> Sequence[tuple[Declaration, int]]:
+        """The in_channels of the modules that own these kernels, where the kernels take others."""
+        found = []
+        for conv in first_convs:
+            link = self._main.links.get(conv.tensor.name)
+            while link is not None and not (numbers := _own_numbers(link)):
+                link = link.parent
+            if link is None:
+                continue
+            told = plain(numbers["in_channels"])
+            if isinstance(told, int) and told != conv.in_channels:
+                found.append((Declaration(f"{link.path()[0]}.in_channels".removeprefix("."), told), conv.in_channels))
+        return found
+
+    def hyper_parameters(self, channels: int) -> Sequence[Declaration]:
+        """The integers outside of modules that are called like a number of input channels, and are it."""
+        found = []
+        for where, link in self._main.counts.items():
+            in_module = link.parent is not None and any(name == "_modules" for name, _ in attributes(link.parent.node.target))
+            if plain(link.node) == channels and not in_module:
+                self._main.numbers[where] = link.node
+                found.append(Declaration(where, channels))
+        return found
+
+    def quantization(self, conv: FirstConv) -> Quantization | None:
+        name = conv.tensor.name
+        return next((quantization_of(part, name) for part in self._parts if name in part.groups), None)
+
+
+def quantization_of(torch_object: TorchObject, name: str) -> Quantization | None:
+    """What a quantized tensor's numbers mean. Source: torch/_tensor.py, Tensor._reduce_ex_internal, of torch 2.13."""
+    view = torch_object.views[name]
+    parts = view.quantizer.children if view.quantizer is not None else []
+    if view.dtype.name not in ("QI8", "QU8") or not parts:
+        return None
+    if parts[0].target.is_global("torch", "per_tensor_affine") and f"{name}/scale" in torch_object.scales:
+        zero = plain(parts[2])
+        return Quantization(f"{name}/scale", zero) if isinstance(zero, int) else None
+    if parts[0].target.is_global("torch", "per_channel_affine") and len(parts) == 4:
+        axis = plain(parts[3])
+        scales, zeros = (torch_object.views.get(f"{name}/{part}") for part in ("scales", "zero_points"))
+        if not (isinstance(axis, int) and 0 <= axis < len(view.shape) and scales and zeros):
+            return None
+        if scales.shape == zeros.shape == (view.shape[axis],) and scales.dtype.floating and not zeros.dtype.floating:
+            return Quantization(f"{name}/scales", f"{name}/zero_points", axis)
+    return None
+
+
+def _own_numbers(link: Link) -> dict[str, Node]:
+    """in_channels and groups of a convolution module, by name; empty for other objects."""
+    found = {name: node for name, node in attributes(link.node.target) if name in ("in_channels", "groups")}
+    return found if len(found) == 2 and all(isinstance(plain(node), int) for node in found.values()) else {}
+
+
+def _channel_counts(link: Link, where: str) -> Iterable[tuple[str, Node]]:
+    for name, value in attributes(link.node.target):
+        if name in CHANNEL_NAMES and value.target.kind is Kind.INT:
+            yield ".".join(filter(None, [where, name])), value
+        if name == "config":
+            for inner, count in attributes(value.target):
+                if inner in CHANNEL_NAMES and count.target.kind is Kind.INT:
+                    yield ".".join(filter(None, [where, "config", inner])), count

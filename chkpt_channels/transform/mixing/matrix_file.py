@@ -1,0 +1,64 @@
+"""The user's own mixing matrix: rows of numbers, or a .npy, .csv or .json file of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from chkpt_channels.core.errors import UsageError
+from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.storage.source import contents
+from chkpt_channels.transform.mixing.rules import Matrix
+
+
+def parse_matrix(given: str | os.PathLike[str] | Sequence[Sequence[float]]) -> Matrix:
+    """The matrix [old channels, new channels], given as rows or as the path of a file. Raises UsageError for what is no matrix of
+    finite numbers, SystemProblem for a file that cannot be read."""
+    rows = _read(given) if isinstance(given, str | os.PathLike) else given
+    file = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
+    try:
+        matrix = tuple(tuple(float(value) for value in row) for row in rows)
+    except (TypeError, ValueError):
+        raise UsageError("--matrix is rows of numbers, [old channels, new channels]", file=file) from None
+    if not matrix or not matrix[0] or len({len(row) for row in matrix}) != 1:
+        raise UsageError("--matrix is a row for each old channel, with a number for each new one in every row", file=file)
+    if any(value != value or abs(value) == float("inf") for row in matrix for value in row):
+        raise UsageError("--matrix takes finite numbers", file=file)
+    return matrix
+
+
+def _read(path: str | os.PathLike[str]) -> Sequence[Sequence[float]]:
+    """The rows of a .npy, .csv or .json file."""
+    name = os.fspath(path)
+    kind = os.path.splitext(name)[1].lower()
+    if kind not in _PARSERS:
+        raise UsageError("--matrix is a .npy, .csv or .json file", file=name)
+    try:
+        return _PARSERS[kind](contents(name, LIMITS.matrix_bytes))
+    except (ValueError, EOFError, RecursionError) as error:
+        raise UsageError(f"--matrix cannot be read as {kind}: {str(error).splitlines()[0][:200]}", file=name) from None
+
+
+def _npy(raw: bytes) -> Sequence[Sequence[float]]:
+    import io
+
+    import numpy as np
+
+    rows: Sequence[Sequence[float]] = np.load(io.BytesIO(raw), allow_pickle=False).tolist()
+    return rows
+
+
+def _csv(raw: bytes) -> Sequence[Sequence[float]]:
+    import csv
+
+    return [[float(cell) for cell in row] for row in csv.reader(raw.decode("utf-8-sig").splitlines()) if row]
+
+
+def _json(raw: bytes) -> Sequence[Sequence[float]]:
+    import json
+
+    rows: Sequence[Sequence[float]] = json.loads(raw)
+    return rows
+
+
+_PARSERS = {".npy": _npy, ".csv": _csv, ".json": _json}

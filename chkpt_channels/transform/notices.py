@@ -1,0 +1,86 @@
+"""What the user is told of a plan: what of the file goes on being true, and what the new kernels cannot keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chkpt_channels.core.tensors import Declaration, FirstConv, Notice
+from chkpt_channels.formats.base import TensorStore
+from chkpt_channels.transform import kernels, parametrizations
+from chkpt_channels.transform.kernels import KernelChange
+from chkpt_channels.transform.mixing.matrix import Mixing
+from chkpt_channels.transform.options import Options
+
+
+def of_file(checkpoint: TensorStore, first_convs: Sequence[FirstConv]) -> tuple[Notice, ...]:
+    """What a user of this file should know, whatever is done with it."""
+    known = (*checkpoint.warnings, *checkpoint.graph.notices(first_convs))
+    if not checkpoint.globals:
+        return known
+    names = listing(checkpoint.globals)
+    told = f"its pickle names {names}: not run here and copied as it is, but loading the file resolves it"
+    return (*known, Notice("foreign_globals", told))
+
+
+def _quantized(changed: Sequence[KernelChange]) -> list[Notice]:
+    names = [k.conv.tensor.name for k in changed if not k.conv.tensor.dtype.floating]
+    if not names:
+        return []
+    told = f"{listing(names)} is quantized: mixed in float64 and quantized again; the parity includes what that loses"
+    return [Notice("requantised", told)]
+
+
+def _standardized(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> list[Notice]:
+    """A network without BatchNorm and without biases may standardise its weights, as BiT does: then the response shrinks."""
+    found = []
+    for kernel in changed:
+        if kernel.mixing.new < kernel.mixing.old and parametrizations.may_standardise(checkpoint, kernel.conv):
+            new = kernels.mixed(checkpoint, kernel)
+            least, most = parametrizations.shrinkage(kernels.values(checkpoint, kernel.conv), new)
+            told = (
+                f"if {kernel.conv.tensor.name} is weight-standardised (BiT), its response becomes {least:.2f} to {most:.2f} times"
+            )
+            found.append(Notice("weight_standardised", f"{told} what it was, and no weight can mend that"))
+    return found
+
+
+def of_kernels(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Options) -> list[Notice]:
+    """What becomes of the numbers: quantisation, zeros around the image, standardised weights."""
+    border = list(kernels.border_notices(checkpoint, changed))
+    found = [*_quantized(changed), *border, *_standardized(checkpoint, changed)]
+    if border and options.norm.top != 1 and not options.norm.new_mean:
+        mean = options.norm.old(changed[0].mixing.old, options.rule.source).mean
+        gray = sum(mean) / len(mean)
+        hint = f"--new-mean {gray:.3g}, which the new pipeline then subtracts, brings the border nearer to what it was"
+        told = f"zeros around images that are fed as they are stand for black: {hint}"
+        found.append(Notice("black_padding", told))
+    return found
+
+
+def of_hyper_parameters(left: Sequence[Declaration]) -> list[Notice]:
+    """That counts outside of the model stay as they are."""
+    if not left:
+        return []
+    which = listing([f"{d.where} = {d.channels}" for d in left])
+    told = f"{which} stays, and a script may build the network by it: --set-hparams sets it"
+    return [Notice("hyper_parameters", told)]
+
+
+def of_mixing(rule: Mixing, method: str) -> list[Notice]:
+    """What the rule does that its user may not expect."""
+    found = []
+    dropped = [i for i, row in enumerate(rule.matrix) if not any(row)]
+    if dropped and rule.method in ("repeat", "bands") and not method:
+        which = listing([str(i) for i in dropped])
+        told = f"{rule.method} to {rule.new} channels leaves out old channel {which}; --select says which of them stay"
+        found.append(Notice("dropped_channels", told))
+    response = sum(value for row in rule.matrix for value in row) / rule.old
+    if rule.method in ("mean", "luma") and abs(response - 1) > 1e-6 and not method:
+        told = f"{rule.method} with these weights makes the response to equal channels {response:.3g} times what it was"
+        found.append(Notice("response", told))
+    return found
+
+
+def listing(names: Sequence[str], most: int = 5) -> str:
+    """The first of many names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,74 @@
+"""What a row of the option table says, and what derives from it: names in documents, and which values an option takes there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import UnionType
+from typing import Any, NamedTuple, get_args, get_origin
+
+
+class Option(NamedTuple):
+    """What people read of an option.
+
+    flag      how the command line spells it
+    help      one sentence for --help
+    doc       the same in full, for docs/options.md
+    metavar   what stands for its value
+    hidden    few need it: only --help-all shows it
+    default   what holds where it is not given; False for a switch
+    name      the keyword of the library, and the key in reports: that of the row (`options_of`)
+    kind      its type: that of the row
+    """
+
+    flag: str
+    help: str
+    doc: str
+    metavar: str | None = None
+    hidden: bool = False
+    default: Any = None
+    name: str = ""
+    kind: Any = None
+
+    @property
+    def long_name(self) -> str:
+        """The flag without its dashes, as manifests spell it."""
+        return self.flag.removeprefix("--")
+
+    @property
+    def scalars(self) -> tuple[type, ...]:
+        """The types of a single value; none where it takes only lists."""
+        return tuple(member for member in _members(self.kind) if member in (bool, int, float, str))
+
+    def takes(self, value: Any) -> bool:
+        """Whether a value that stands in a document, a manifest or a report, is of its type."""
+        return _fits(value, self.kind)
+
+    def listed(self, value: Any) -> Any:
+        """The value, as a list of one where the option takes only the list."""
+        return [value] if self.takes([value]) and not self.takes(value) else value
+
+
+def options_of(table: type) -> tuple[Option, ...]:
+    """The rows of a table: of a TypedDict whose annotations are `Annotated[type, Option(…)]`."""
+    rows = ((name, row.__origin__, row.__metadata__[0]) for name, row in table.__annotations__.items())
+    return tuple(
+        option._replace(name=name, kind=kind, default=False if kind is bool else option.default) for name, kind, option in rows
+    )
+
+
+def by_long_name(options: Sequence[Option]) -> dict[str, Option]:
+    """Each option by what manifests may call it: the long name of its flag, or the library's keyword with dashes."""
+    return {option.name.replace("_", "-"): option for option in options} | {option.long_name: option for option in options}
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if isinstance(kind, UnionType) else (kind,)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(value, list):  # in a list a number may be spelled as text, as it is on the command line
+        parts = [get_args(member)[0] for member in _members(kind) if get_origin(member) is Sequence]
+        return any(all(isinstance(item, str) or _fits(item, part) for item in value) for part in parts)
+    if isinstance(value, bool):
+        return bool in _members(kind)
+    return type(value) in _members(kind) or (isinstance(value, int) and float in _members(kind))

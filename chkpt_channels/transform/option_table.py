@@ -1,0 +1,237 @@
+"""The options of a conversion, one row each: what the library, the command line, manifests, reports and docs/options.md know.
+
+A row is a key of `ConvertOptions`: its type is what type checkers see and what documents are checked against, its `Option` is
+what people read. To add a switch is to add its row here and to use it, as `options.plain["its_name"]`; an option that has to be
+parsed is parsed in options.py.
+"""
+
+# No `from __future__ import annotations`: the rows would be text, to be evaluated whenever the command starts.
+
+import os
+from collections.abc import Sequence
+from typing import Annotated, TypedDict
+
+from chkpt_channels.transform.option_spec import Option, options_of
+
+
+class ConvertOptions(TypedDict, total=False):
+    """The options of a conversion, as they are given; each may be left out. docs/options.md says what they mean."""
+
+    method: Annotated[
+        str,
+        Option(
+            "--method",
+            metavar="auto|sum|mean|luma|repeat|zero|broadcast|stack",
+            default="auto",
+            help="How new channels are made; auto is exact where anything is.",
+            doc="how the new channels are made; `auto` is exact where anything is, and the report says what it took. `broadcast`"
+            " and `stack` leave the kernels alone and let the file's own graph make the old channels of one new channel",
+        ),
+    ]
+    luma: Annotated[
+        str | Sequence[float] | None,
+        Option(
+            "--luma",
+            metavar="bt709|bt601|a,b,c",
+            help="Weights between gray and colors. [bt709]",
+            doc="the weights of the method `luma`; BT.709 without it",
+        ),
+    ]
+    select: Annotated[
+        str | Sequence[str | int] | None,
+        Option(
+            "--select",
+            metavar="0,2|R,B",
+            help="Build the new input from these old channels.",
+            doc="builds the new input from these old channels, by number or name, their bits copied",
+        ),
+    ]
+    bands: Annotated[
+        str | Sequence[str] | None,
+        Option(
+            "--bands",
+            metavar="B,G,R,NIR=R",
+            help="New channels, each with the old one it stands in for.",
+            doc="the new channels by name: each stands in for the old channel of its name, for another one (`NIR=R`), or for the"
+            " mean of all (`D=mean`)",
+        ),
+    ]
+    matrix: Annotated[
+        str | os.PathLike[str] | Sequence[Sequence[float]] | None,
+        Option(
+            "--matrix",
+            metavar="FILE",
+            hidden=True,
+            help="The mixing matrix [old, new] itself: .npy, .csv or .json.",
+            doc="the mixing matrix A itself, [old channels, new channels], as .npy, .csv or .json; in Python also its rows",
+        ),
+    ]
+    channel_order: Annotated[
+        str,
+        Option(
+            "--channel-order",
+            metavar="rgb|bgr",
+            default="rgb",
+            help="Channel order of the side in color. [rgb]",
+            doc="the channel order of the side that is in color: `bgr` for models trained in Caffe's or OpenCV's order (Keras'"
+            " ResNet and VGG weights)",
+        ),
+    ]
+    norm: Annotated[
+        str | None,
+        Option(
+            "--norm",
+            metavar="imagenet|clip|half|none|auto",
+            help="Fold the training-time normalization (mean/std) into the weights.",
+            doc="folds the normalization that the network was trained with into the weights, by name: `imagenet`, `clip`,"
+            " `openai-siglip`, `half` or `none`. `auto` reads it from the `preprocessor_config.json` or timm's `config.json`"
+            " beside the file",
+        ),
+    ]
+    mean: Annotated[
+        str | Sequence[float] | None,
+        Option(
+            "--mean",
+            metavar="a,b,c",
+            hidden=True,
+            help="The training-time mean in numbers, for images in 0..1.",
+            doc="instead of `--norm`, the training-time mean of each old channel, for images in 0..1; one number holds for all",
+        ),
+    ]
+    std: Annotated[
+        str | Sequence[float] | None,
+        Option(
+            "--std",
+            metavar="a,b,c",
+            hidden=True,
+            help="Goes with --mean.",
+            doc="goes with `--mean`: the standard deviation of each old channel",
+        ),
+    ]
+    new_mean: Annotated[
+        str | Sequence[float] | None,
+        Option(
+            "--new-mean",
+            metavar="m",
+            hidden=True,
+            help="The mean that the new input will be normalized with.",
+            doc="the mean that the new input will be normalized with; without it that of the old means (0 with `--input-range`),"
+            " which the report prints",
+        ),
+    ]
+    new_std: Annotated[
+        str | Sequence[float] | None,
+        Option(
+            "--new-std",
+            metavar="s",
+            hidden=True,
+            help="Goes with --new-mean.",
+            doc="goes with `--new-mean`: the standard deviation of the new input; without it the mean of the old ones (1 with"
+            " `--input-range`)",
+        ),
+    ]
+    input_range: Annotated[
+        float | None,
+        Option(
+            "--input-range",
+            metavar="255",
+            help="Maximum pixel value of the new input: 1 or 255.",
+            doc="the maximum pixel value of the new input: 255 where bytes are fed as they are, 1 without it",
+        ),
+    ]
+    layers: Annotated[
+        Sequence[str],
+        Option(
+            "--layer",
+            metavar="KEY",
+            default=(),
+            help="A first conv: key, suffix or glob; repeatable.",
+            doc="names a first conv instead of looking for it; repeatable. Tried in this order: the full key, the key without"
+            " container and `module.`/`_orig_mod.`, a dotted suffix that is unique in each copy of the model, a glob. `.weight`"
+            " may be left out",
+        ),
+    ]
+    layout: Annotated[
+        str | None,
+        Option(
+            "--layout",
+            metavar="L",
+            help="Axis order of the kernel: OIHW, HWIO, O(HWI), …",
+            doc="the axis order of the kernel where the file does not say it: `OIHW`, `HWIO`, `OHWI`, `IOHW`, `O(HWI)`, `O(IHW)`,"
+            " `O(GI)HW`, `O(IG)HW`, …",
+        ),
+    ]
+    from_channels: Annotated[
+        int | None,
+        Option(
+            "--from",
+            metavar="N",
+            help="Number of input channels now, where the file is ambiguous.",
+            doc="the number of input channels now, where the file is ambiguous (12 bands, or blocks of 2 × 2 colors?)",
+        ),
+    ]
+    inputs: Annotated[
+        Sequence[str],
+        Option(
+            "--input",
+            metavar="NAME",
+            hidden=True,
+            default=(),
+            help="A graph input that is an image; repeatable.",
+            doc="names an input of the graph that is an image, where it does not look like one or another one does too;"
+            " repeatable. ONNX only",
+        ),
+    ]
+    optimizer: Annotated[
+        str,
+        Option(
+            "--optimizer",
+            metavar="reset|drop",
+            hidden=True,
+            default="reset",
+            help="What becomes of optimizer state kept for the kernels. [reset]",
+            doc="state that an optimizer keeps for the kernel becomes zeros of the new shape, its `step` included (`reset`), or"
+            " its entry is left out (`drop`); either way training resumes as if the kernel were new",
+        ),
+    ]
+    strict: Annotated[
+        bool,
+        Option(
+            "--strict",
+            hidden=True,
+            help="Refuse pickles that name what torch's weights-only loading would not.",
+            doc="refuses pickles that name anything `torch.load(weights_only=True)` would not resolve, instead of warning",
+        ),
+    ]
+    set_hparams: Annotated[
+        bool,
+        Option(
+            "--set-hparams",
+            hidden=True,
+            help="Set the channels in a training script's hyperparameters too.",
+            doc="sets the number of channels in a training script's hyperparameters too (Lightning's `hyper_parameters`, an"
+            " argparse Namespace), which is otherwise reported",
+        ),
+    ]
+    allow_nonfinite: Annotated[
+        bool,
+        Option(
+            "--allow-nonfinite",
+            hidden=True,
+            help="Pass NaN and infinity through where channels are copied.",
+            doc="passes NaN and infinity through, bit by bit, where channels are copied; elsewhere they are refused all the same",
+        ),
+    ]
+    follow_links: Annotated[
+        bool,
+        Option(
+            "--follow-links",
+            hidden=True,
+            help="Read files through links that leave the model's folder.",
+            doc="reads files of a model (ONNX data files, files in a model folder) through links that leave its folder, which are"
+            " refused otherwise; links inside a download cache are followed anyway",
+        ),
+    ]
+
+
+OPTIONS = options_of(ConvertOptions)

@@ -1,0 +1,157 @@
+"""One row of the table is an option everywhere: in typer's parameters, in manifests, in reports, in the library's keywords."""
+
+# no `from __future__ import annotations`: a table's rows are no text
+
+from collections.abc import Sequence
+from typing import Annotated, Any, get_args
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from chkpt_channels import UsageError, convert
+from chkpt_channels.cli.app import app
+from chkpt_channels.cli.params import takes_options
+from chkpt_channels.discovery.request import SearchRequest
+from chkpt_channels.transform.mixing.normalization import Norm
+from chkpt_channels.transform.mixing.rules import Rule
+from chkpt_channels.transform.option_spec import Option, by_long_name, options_of
+from chkpt_channels.transform.option_table import OPTIONS, ConvertOptions
+from chkpt_channels.transform.options import as_keywords, build_options, options_toward
+
+
+class MoreOptions(ConvertOptions, total=False):
+    """The table with one more switch, and with one more option that takes a value."""
+
+    brand_new: Annotated[bool, Option("--brand-new", help="Do the new thing.", doc="does the new thing", hidden=True)]
+    newer: Annotated[Sequence[int], Option("--newer-than", metavar="N", help="Newer.", doc="newer", default=())]
+
+
+MORE = options_of(MoreOptions)
+
+
+def test_the_rows_in_their_order():
+    assert MORE[: len(OPTIONS)] == OPTIONS
+    assert [row.name for row in MORE[len(OPTIONS) :]] == ["brand_new", "newer"]
+    assert (MORE[-2].kind, MORE[-2].default, MORE[-2].long_name) == (bool, False, "brand-new")
+
+
+def test_a_new_row_is_an_option_of_the_command_line():
+    seen: list[Any] = []
+    other = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+    @other.command()
+    @takes_options
+    def work(src: str, *, options: MoreOptions, quiet: bool = False) -> None:
+        """Work."""
+        seen.append((src, options, quiet))
+
+    runner = CliRunner()
+    assert runner.invoke(other, ["x", "--brand-new", "--layer", "a", "--layer", "b", "--input-range", "255"]).exit_code == 0
+    assert runner.invoke(other, ["x", "--quiet"]).exit_code == 0
+    assert seen == [("x", {"brand_new": True, "layers": ["a", "b"], "input_range": 255.0}, False), ("x", {}, True)]
+    assert "--brand-new" not in runner.invoke(other, ["--help"]).output
+    shown = runner.invoke(other, ["--help-all"]).output
+    assert "--brand-new" in shown
+    assert "Do the new thing." in shown
+    parameters = typer.main.get_command(other).params
+    assert [p.name for p in parameters] == ["src", *(row.name for row in MORE), "quiet", "help_all"]
+
+
+def test_a_new_row_is_a_name_of_manifests():
+    names = by_long_name(MORE)
+    assert names["brand-new"].name == "brand_new"
+    assert names["newer-than"] is names["newer"]
+
+
+def test_a_new_row_is_an_option_of_reports_and_of_the_library():
+    given: Any = {"brand_new": True, "newer": [3], "layers": ["conv1"]}
+    options = build_options("gray", MORE, **given)
+    plain: Any = options.plain
+    assert (plain["brand_new"], plain["newer"]) == (True, [3])
+    assert as_keywords(options, MORE) == {"to": 1, **given}
+    assert build_options(table=MORE, **as_keywords(options, MORE)) == options
+    left: Any = build_options("gray", MORE).plain
+    assert (left["brand_new"], left["newer"]) == (False, ())
+    assert as_keywords(build_options("gray", MORE), MORE) == {"to": 1}
+
+
+def test_the_order_of_a_report():
+    """The target, what was parsed, and the rest as the rows stand."""
+    names = list(as_keywords(build_options("rgb", luma="bt601", method="luma", strict=True, optimizer="drop", layers=["x"])))
+    assert names == ["to", "luma", "method", "layers", "optimizer", "strict"]
+
+
+def test_what_is_not_given_is_at_its_default():
+    options = build_options(None)
+    assert (options.rule, options.norm, options.search) == (Rule(to=None), Norm(), SearchRequest())
+    switches = [row.name for row in OPTIONS if row.kind is bool]
+    assert options.plain == {"optimizer": "reset", **dict.fromkeys(switches, False)}
+    assert as_keywords(options) == {}
+    assert build_options(None, **dict.fromkeys(row.name for row in OPTIONS)) == options
+
+
+def test_toward_gray_where_nothing_says_otherwise():
+    assert options_toward(None, {}).to == 1
+    assert options_toward(None, {"select": "0,1"}).to == 2
+    assert options_toward(4, {}).to == 4
+    with pytest.raises(UsageError, match="a target is needed"):
+        _ = build_options(None).to
+
+
+def test_a_keyword_that_is_no_option_is_a_mistake_of_the_program():
+    wrong: Any = {"metod": "sum"}
+    with pytest.raises(TypeError, match="'metod' is no option"):
+        build_options(1, **wrong)
+    with pytest.raises(TypeError, match="'metod' is no option"):
+        convert("a.pth", **wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "refused"),
+    [
+        ("strict", [True, False], [1, "yes", None, [True]]),
+        ("method", ["sum"], [1, True, ["sum"]]),
+        ("from_channels", [3], [True, 3.0, "3", [3]]),
+        ("input_range", [255, 0.5], [True, "255", [255]]),
+        ("layers", [["a"], []], ["a", [1], [["a"]], [True]]),
+        ("bands", ["B,G", ["B", "N=R"]], [1, [1], [["B"]]]),
+        ("select", ["0,2", [0, "R"]], [0, [1.5], [True], [[0]]]),
+        ("mean", ["0.5", [0.5], [1], ["0.5"]], [0.5, [True], [[0.5]], [{}], {}]),
+        ("matrix", ["m.csv", [[1, 0.5], [0, 1]]], [1, [1], [[True]], [[[1]]]]),
+    ],
+)
+def test_what_an_option_takes_in_a_document(name: str, taken: list[Any], refused: list[Any]):
+    (row,) = (row for row in OPTIONS if row.name == name)
+    assert all(map(row.takes, taken))
+    assert not any(map(row.takes, refused))
+
+
+def test_one_value_for_a_list():
+    names = by_long_name(OPTIONS)
+    assert names["layer"].listed("conv1") == ["conv1"]
+    assert names["mean"].listed(0.5) == [0.5]
+    assert names["mean"].listed("0.5,0.5") == "0.5,0.5"
+    assert names["strict"].listed(True) is True
+    assert names["from"].listed("x") == "x"
+
+
+def test_every_row_says_what_it_does():
+    for row in OPTIONS:
+        assert row.flag.startswith("--"), row.name
+        assert row.help.endswith((".", "]", "…")), row.name
+        assert row.doc, row.name
+        assert not row.doc.endswith("."), row.name
+        assert (row.metavar is None) is (row.kind is bool), row.name
+
+
+@pytest.mark.parametrize("command", ["convert", "verify"])
+def test_the_commands_have_every_row(command: str):
+    parameters = {p.name: p for p in typer.main.get_command(app).commands[command].params}
+    for row in OPTIONS:
+        assert parameters[row.name].opts == [row.flag]
+        assert (parameters[row.name].help, parameters[row.name].hidden) == (row.help, row.hidden)
+
+
+def test_the_types_are_those_of_the_library():
+    assert {row.name: row.kind for row in OPTIONS} == {n: get_args(a)[0] for n, a in ConvertOptions.__annotations__.items()}
