@@ -20,7 +20,8 @@ from chkpt_channels.formats.base import Format
 from chkpt_channels.formats.torch import LEGACY_MAGIC
 from chkpt_channels.formats.torch.checkpoint import MAIN, TorchCheckpoint
 from chkpt_channels.formats.torch.edits import TorchEdits
-from chkpt_channels.formats.torch.object_tree import Storage, TorchObject
+from chkpt_channels.formats.torch.object_tree import TorchObject
+from chkpt_channels.formats.torch.rebuild import Storage
 from chkpt_channels.storage.source import CHUNK_BYTES, Source
 from chkpt_channels.storage.splice import Splice
 

@@ -19,7 +19,8 @@ from chkpt_channels.core.tensors import Edits, Notice
 from chkpt_channels.formats.base import Format
 from chkpt_channels.formats.torch.checkpoint import MAIN, TorchCheckpoint
 from chkpt_channels.formats.torch.edits import TorchEdits
-from chkpt_channels.formats.torch.object_tree import Storage, TorchObject
+from chkpt_channels.formats.torch.object_tree import TorchObject
+from chkpt_channels.formats.torch.rebuild import Storage
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Check, Splice
 
