@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class DType(NamedTuple):
-    """`name` as safetensors spells it; `numpy` is the dtype's name there or in ml_dtypes, empty where neither has it;
+    """`name` as safetensors writes it; `numpy` is the dtype's name there or in ml_dtypes, empty where neither has it;
     `storage` is the torch storage class without the suffix "Storage", empty where torch uses an untyped one."""
 
     name: str

@@ -35,8 +35,8 @@ class Machine:
         self.persids: list[Node] = []
         self.globals: dict[tuple[str, str], int] = {}
         self.frames: list[tuple[int, int]] = []  # (offset of the FRAME, length of what it frames)
-        self.memoize_opcodes: list[tuple[int, int]] = []  # (offset, memo index): MEMOIZE does not spell its index
-        self.pair_stops: dict[Node, int] = {}  # where the spelling of a key and its value ends, by key
+        self.memoize_opcodes: list[tuple[int, int]] = []  # (offset, memo index): MEMOIZE does not encode its index
+        self.pair_stops: dict[Node, int] = {}  # where a key and its value end, by key
         self.protocol = 0
 
     def damaged(self, what: str, at: int) -> Exception:
@@ -66,7 +66,7 @@ class Machine:
         return int.from_bytes(self.take(size, start), "little")
 
     def line(self, start: int) -> bytes:
-        """The bytes up to the next line feed, as protocols 0 and 1 spell arguments."""
+        """The bytes up to the next line feed, as protocols 0 and 1 encode arguments."""
         end = self.data.find(b"\n", self.at)
         if end < 0:
             raise OutOfData
@@ -74,7 +74,7 @@ class Machine:
         return line
 
     def push(self, kind: int, start: int, value: Any) -> None:
-        """Push a new value, spelled from `start` up to here."""
+        """Push a new value, encoded from `start` up to here."""
         self.stack.append(Node(kind, start, self.at, value))
 
     def text(self, raw: bytes, start: int) -> None:
@@ -120,7 +120,7 @@ class Machine:
         self.repeat(node, start)
 
     def repeat(self, node: Node, start: int) -> None:
-        """Push an occurrence of a node that was spelled before."""
+        """Push an occurrence of a node that was encoded before."""
         again = Node(Kind.GET, start, self.at, node)
         if node.gets is None:
             node.gets = []
@@ -128,12 +128,12 @@ class Machine:
         self.stack.append(again)
 
     def name(self, module: str, name: str, begin: int, start: int) -> None:
-        """Push a global that is spelled from `begin` on, and remember its name; nothing is looked up."""
+        """Push a global that is encoded from `begin` on, and remember its name; nothing is looked up."""
         self.globals.setdefault((module, name), start + self.base)
         self.push(Kind.GLOBAL, begin, (module, name))
 
     def extend(self, node: Node, items: Iterable[tuple[Node, ...]]) -> None:
-        """Give a node further items; they need not be spelled next to it."""
+        """Give a node further items; they need not be encoded next to it."""
         if node.items is None:
             node.items = []
         node.items.extend(items)

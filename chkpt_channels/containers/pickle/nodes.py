@@ -1,4 +1,4 @@
-"""The nodes of a pickle's tree: what each value is, and which bytes spell it."""
+"""The nodes of a pickle's tree: what each value is, and which bytes encode it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Kind:
 
 
 class Node:
-    """One occurrence of a value, spelled by bytes [start, stop).
+    """One occurrence of a value, encoded in bytes [start, stop).
 
     value     constants and numbers: themselves; TUPLE, LIST: the children; GLOBAL: (module, name); CALL: (callable,
               arguments); PERSID: the id; GET: the node it repeats
@@ -41,8 +41,8 @@ class Node:
     @property
     def children(self) -> Sequence[Node]:
         """The elements of a tuple, list or set, those appended later included; the keys of a dict; none of what has none."""
-        spelled = self.value or () if self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET) else ()
-        return spelled if self.items is None else [*spelled, *(item[0] for item in self.items)]
+        nodes = self.value or () if self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET) else ()
+        return nodes if self.items is None else [*nodes, *(item[0] for item in self.items)]
 
     @property
     def inner(self) -> list[Node]:
@@ -53,7 +53,7 @@ class Node:
         return found if self.state is None else [*found, self.state]
 
     def entries(self) -> list[tuple[Node, Node]]:
-        """The (key, value) nodes of a dict or a dict-like object; of a key that is repeated the node that spells it."""
+        """The (key, value) nodes of a dict or a dict-like object; of a key that is repeated the node that encodes it."""
         return [(item[0].target, item[1]) for item in self.items or () if len(item) == 2]
 
     def lookup(self, key: str) -> Node | None:
@@ -67,26 +67,26 @@ class Node:
 
 
 class Elements(NamedTuple):
-    """The children of a node: `spelled` as they stand there, which is what edits name, and their `values`.
+    """The children of a node: `nodes` as they stand there, which is what edits name, and their `values`.
 
     A value is a text, an integer of up to 64 bits, a tuple of such integers, None, or the node of anything else.
     """
 
-    spelled: Sequence[Node]
+    nodes: Sequence[Node]
     values: Sequence[Any]
 
 
 def elements(node: Node) -> Elements:
     """All children of a node in one look. After parsing only: a list can still grow before."""
-    spelled = node.target.children
-    return Elements(spelled, [_value(child) for child in spelled])
+    nodes = node.target.children
+    return Elements(nodes, [_value(child) for child in nodes])
 
 
 class Call(NamedTuple):
     """A call of the global `name` = (module, name), and the elements of its argument tuple."""
 
     name: tuple[str, str]
-    spelled: Sequence[Node]
+    nodes: Sequence[Node]
     values: Sequence[Any]
 
 

@@ -27,7 +27,7 @@ def _unsigned(size: int) -> _Operation:
 
 def _int_line(m: Machine, start: int) -> None:
     raw = m.line(start)
-    if raw in (b"00", b"01"):  # how protocols 0 and 1 spell booleans
+    if raw in (b"00", b"01"):  # how protocols 0 and 1 encode booleans
         m.push(Kind.CONST, start, raw == b"01")
     else:
         m.push(Kind.INT, start, m.decimal(raw, start))

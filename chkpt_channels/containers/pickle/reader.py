@@ -1,4 +1,4 @@
-"""A pickle as a tree of nodes that know which bytes spell them. Nothing is executed and no name is resolved.
+"""A pickle as a tree of nodes that know which bytes encode them. Nothing is executed and no name is resolved.
 
 `opcodes` run on the `machine` and make the `nodes`; `editor` changes what was found.
 """

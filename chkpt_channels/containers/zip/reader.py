@@ -215,13 +215,13 @@ def _member(source: Source, start: int, name: str, central: bytes, limit: int) -
         raise source.place.inside(name).unsupported(f"it is packed by method {method}; stored and deflated members are read")
     if method == STORED and size != packed:
         raise damaged("it is stored, and its two sizes differ")
-    expected, told = (crc, packed, size), tuple(local_values)
+    expected, written = (crc, packed, size), tuple(local_values)
     if not flags & FLAG_DESCRIPTOR:
         if _wide_values(local, *local_values) != expected:
             raise damaged("its two headers disagree")
         return Member(name, start, data, stop, stop, size, crc, method, local, b"", central)
     # a writer that knows them only afterwards writes zeros, or marks the sizes as standing elsewhere
-    if told not in ((0, 0, 0), (0, MAX32, MAX32), expected):
+    if written not in ((0, 0, 0), (0, MAX32, MAX32), expected):
         raise damaged("its two headers disagree")
     descriptor = _descriptor(source, stop, limit, expected)
     if not descriptor:

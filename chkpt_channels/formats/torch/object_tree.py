@@ -67,7 +67,7 @@ class Link:
 
 @dataclass(eq=False, slots=True)
 class OptimizerNode:
-    """One parameter's entry in an optimizer's state: its slots, and the bytes that spell key and value."""
+    """One parameter's entry in an optimizer's state: its slots, and the bytes that encode key and value."""
 
     where: str
     parameter: str

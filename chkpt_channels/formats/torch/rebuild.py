@@ -36,7 +36,7 @@ _DEEPEST_WRAPPING = 8
 
 @dataclass(eq=False, slots=True)
 class Storage:
-    """Bytes behind tensors. `counts` are the places that spell how many elements of `unit` bytes it has."""
+    """Bytes behind tensors. `counts` are the places that say how many elements of `unit` bytes it has."""
 
     key: str
     dtype: DType | None
@@ -53,7 +53,7 @@ class Storage:
 
 @dataclass(eq=False, slots=True)
 class View:
-    """A tensor's geometry over its storage, in elements, and the nodes that spell it."""
+    """A tensor's geometry over its storage, in elements, and the nodes that encode it."""
 
     storage: Storage
     dtype: DType
@@ -101,7 +101,7 @@ class Tensors:
             self._storage(persid)
 
     def _storage(self, persid: Node) -> None:
-        spelled, values = elements(persid.value)
+        nodes, values = elements(persid.value)
         if not values or values[0] != "storage":
             return  # legacy files also mark modules this way
         if len(values) not in (5, 6) or not _is_global(values[1]) or not isinstance(values[2], str):
@@ -118,7 +118,7 @@ class Tensors:
             raise self.place.inside(f"storage {key}").damaged(
                 f"element count {storage.count} in one place of the pickle, {count} in another"
             )
-        storage.counts.append(spelled[4])
+        storage.counts.append(nodes[4])
         storage.has_view |= len(values) == 6 and values[5] is not None
         self._by_persid[persid] = storage
 
@@ -131,13 +131,13 @@ class Tensors:
     def _read(self, node: Node) -> View | None:
         for _ in range(_DEEPEST_WRAPPING):
             call = call_of(_REBUILDS, *node.value) if len(node.value) == 2 else None
-            if call is not None and call.name == _SUBCLASS and len(call.spelled) == 4:
-                call = call_of(_REBUILDS, call.spelled[0], call.spelled[2])
+            if call is not None and call.name == _SUBCLASS and len(call.nodes) == 4:
+                call = call_of(_REBUILDS, call.nodes[0], call.nodes[2])
             if call is None:
                 return None
             if counts := _REBUILDS[call.name]:
-                if len(call.spelled) not in counts:
-                    raise self.place.damaged(f"a tensor is made of {len(call.spelled)} arguments", at=node.start)
+                if len(call.nodes) not in counts:
+                    raise self.place.damaged(f"a tensor is made of {len(call.nodes)} arguments", at=node.start)
                 return self._geometry(call)
             wrapped = call.values[0] if call.values else None
             if not isinstance(wrapped, Node) or wrapped.kind is not Kind.CALL:
@@ -146,10 +146,10 @@ class Tensors:
         return None
 
     def _geometry(self, call: Call) -> View:
-        (_, function), spelled, values = call
+        (_, function), nodes, values = call
         storage = self._by_persid.get(values[0])
         if storage is None:
-            raise self.place.damaged("a tensor has no storage", at=spelled[0].start)
+            raise self.place.damaged("a tensor has no storage", at=nodes[0].start)
         offset, shape, stride = values[1:4]
         dtype = storage.dtype
         if function == "_rebuild_tensor_v3":
@@ -163,13 +163,13 @@ class Tensors:
             or any(n is None or n < 0 for n in numbers)
             or not len(shape) == len(stride) <= LIMITS.axes
         ):
-            raise self.place.damaged("invalid size, stride or storage offset", at=spelled[1].start)
-        view = View(storage, dtype, offset, shape, stride, (spelled[1], spelled[2], spelled[3]))
+            raise self.place.damaged("invalid size, stride or storage offset", at=nodes[1].start)
+        view = View(storage, dtype, offset, shape, stride, (nodes[1], nodes[2], nodes[3]))
         if function == "_rebuild_qtensor":
-            view.quantizer = spelled[4].target
+            view.quantizer = nodes[4].target
         if view.span[1] > storage.size or prod(shape) >= 1 << 63:
             raise self.place.inside(f"storage {storage.key}").damaged(
-                f"a tensor of shape {list(shape)} reaches beyond its {storage.count} elements", at=spelled[1].start
+                f"a tensor of shape {list(shape)} reaches beyond its {storage.count} elements", at=nodes[1].start
             )
         return view
 

@@ -25,9 +25,9 @@ def parsed(value: Any, protocol: int = 2) -> Node:
 
 @pytest.mark.parametrize("protocol", [1, 2, 4])
 def test_elements_are_told_as_values(protocol: int):
-    spelled, values = elements(parsed(("text", 7, (1, 2), [3], (), None), protocol))
+    nodes, values = elements(parsed(("text", 7, (1, 2), [3], (), None), protocol))
     assert values == ["text", 7, (1, 2), (3,), (), None]
-    assert [node.kind for node in spelled[:2]] == [Kind.TEXT, Kind.INT]
+    assert [node.kind for node in nodes[:2]] == [Kind.TEXT, Kind.INT]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_anything_else_stays_a_node(value: Any, kind: int):
     assert node.kind is kind
 
 
-def test_a_repeated_element_is_spelled_where_it_is_repeated():
+def test_a_repeated_element_is_named_where_it_is_repeated():
     """(t, t): the second is a GET, which an edit names; its value is that of the first."""
     tree = Tree.whole(b"\x80\x02K\x05\x85q\x00h\x00\x86.", Place("a.pth"))
     (first, second), values = elements(tree.root)
@@ -90,12 +90,12 @@ def test_a_call_is_one_however_it_is_made(opcodes: bytes):
     found = call(opcodes)
     assert found is not None
     assert (found.name, found.values) == (CALLED, [1, "a"])
-    assert [node.kind for node in found.spelled] == [Kind.INT, Kind.TEXT]
+    assert [node.kind for node in found.nodes] == [Kind.INT, Kind.TEXT]
 
 
 def test_function_and_arguments_may_be_repeated():
     found = call(b"cm\nf\nq\x000K\x01\x85q\x010h\x00h\x01R")
-    assert found == (CALLED, found.spelled, [1]) if found else False
+    assert found == (CALLED, found.nodes, [1]) if found else False
 
 
 @pytest.mark.parametrize(
