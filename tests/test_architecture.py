@@ -161,6 +161,48 @@ def test_asking_every_format_opens_none():
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
 
 
+MOST_CROSSINGS = 1200
+"""Calls from one package into another, in one conversion of a small state dict: 88 zip members, 76 tensors."""
+
+
+def test_packages_ask_one_another_for_few_things(tmp_path: Path):
+    """A package that asks another for every node, one attribute at a time, has its border in the wrong place."""
+    counting = f"""
+import sys
+from collections import Counter
+from pathlib import Path
+PACKAGE = {str(PACKAGE)!r} + "/"
+crossings, packages = Counter(), {{}}
+
+def package(code):
+    name = code.co_filename
+    if name not in packages:
+        packages[name] = name.removeprefix(PACKAGE).partition("/")[0] if name.startswith(PACKAGE) else ""
+    return packages[name]
+
+def count(frame, event, argument):
+    called = package(frame.f_code) if event == "call" else ""
+    caller = frame.f_back
+    while called and caller and not package(caller.f_code):
+        caller = caller.f_back
+    if called and caller and package(caller.f_code) != called:
+        crossings[package(caller.f_code), called] += 1
+
+from {NAME}.cli.app import run
+sys.setprofile(count)
+code = run(sys.argv[1:])
+sys.setprofile(None)
+assert code == 0
+print(crossings.total(), crossings.most_common(3))
+"""
+    fixture = PACKAGE.parent / "fixtures" / "torch_zip" / "state_dict.pth"
+    arguments = ["convert", str(fixture), "--to", "gray", "-q", "-o", str(tmp_path / "out.pth")]
+    done = subprocess.run([sys.executable, "-c", counting, *arguments], cwd=PACKAGE.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    total, _, where = done.stdout.partition(" ")
+    assert 100 < int(total) < MOST_CROSSINGS, (total, where)
+
+
 def test_the_limits_are_those_that_are_published():
     """SECURITY.md lists every limit with its number, and none else; each is asked somewhere."""
     text = (PACKAGE.parent / "SECURITY.md").read_text(encoding="utf-8")

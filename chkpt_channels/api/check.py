@@ -9,8 +9,8 @@ from pathlib import Path
 from chkpt_channels.api.output.naming import hash_in
 from chkpt_channels.api.output.publish import sha256_of
 from chkpt_channels.api.report import Check, FileInfo, Mismatch
-from chkpt_channels.core import gc_pause as collecting
 from chkpt_channels.core.errors import AmbiguousError, UsageError
+from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.tensors import FirstConv
 from chkpt_channels.discovery import find as selection
 from chkpt_channels.discovery.request import SearchRequest
@@ -61,7 +61,7 @@ def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_
     first conv is not certain.
     """
     count = expected(expect, lfs_pointers)
-    with Source(path) as source, collecting.paused():
+    with Source(path) as source, gc_paused():
         name = os.fspath(path)
         if lfs_pointers == "skip" and source.read(0, min(len(LFS_POINTER), source.size)) == LFS_POINTER:
             return Check(FileInfo(name, "", source.size), (), (), "a Git-LFS pointer, whose content is not here")

@@ -17,14 +17,12 @@ from chkpt_channels.folders.model import Model, ModelFile
 from chkpt_channels.folders.model_folder import ModelFolder, is_folder
 from chkpt_channels.folders.planning import PlannedModel, plan_model
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.source import CHUNK_BYTES, Source
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix as mixing
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import Options, build_options
 from chkpt_channels.transform.plan import Plan
-
-CHUNK = 4 << 20
 
 
 def verify(original: Path_, converted: Path_, to: str | int | None = None, **options: Unpack[ConvertOptions]) -> Verification:
@@ -106,8 +104,8 @@ def _other_files(first: ModelFolder, second: ModelFolder, planned: PlannedModel)
 
 def _pieces(path: Path) -> Iterator[bytes]:
     with Source(path) as source:
-        for at in range(0, source.size, CHUNK):
-            yield source.read(at, min(at + CHUNK, source.size))
+        for at in range(0, source.size, CHUNK_BYTES):
+            yield source.read(at, min(at + CHUNK_BYTES, source.size))
 
 
 def _toward(options: Options, before: TensorStore, after: TensorStore) -> Options:

@@ -72,7 +72,7 @@ class Session:
 
         from chkpt_channels.core.errors import LateProblem, SystemProblem, UsageError, reason
         from chkpt_channels.storage.atomic import Output
-        from chkpt_channels.storage.splice import write_at
+        from chkpt_channels.storage.stream_copy import write_at
 
         if not path.endswith(".json"):
             raise UsageError("--report is named like a JSON file", file=path, hint=f"--report {path}.json")

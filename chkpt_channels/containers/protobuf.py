@@ -21,9 +21,12 @@ from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-WIDEST = 5
-"""protobuf reads field numbers and lengths as 32 bits."""
-WINDOW = 1 << 16
+WIDEST_BYTES = 5
+"""protobuf reads field numbers and lengths as 32 bits, which a varint encodes in five bytes at most."""
+LONGEST_VARINT_BYTES = 10
+"""64 bits, seven in a byte."""
+WINDOW_BYTES = 1 << 16
+"""One read serves the many small fields that follow one another; what is larger is read by itself."""
 
 
 class Reader:
@@ -36,16 +39,16 @@ class Reader:
 
     def bytes(self, start: int, stop: int) -> bytes:
         """The bytes [start, stop)."""
-        if stop - start > WINDOW:
+        if stop - start > WINDOW_BYTES:
             return self.source.read(start, stop)
         if not (self._start <= start and stop <= self._start + len(self._window)):
             self._start = start
-            self._window = self.source.read(start, min(start + WINDOW, self.source.size))
+            self._window = self.source.read(start, min(start + WINDOW_BYTES, self.source.size))
         return self._window[start - self._start : stop - self._start]
 
     def varint(self, at: int, stop: int) -> tuple[int, int]:
         """(value, offset behind it) of the varint at `at`, which must end before `stop`."""
-        raw = self.bytes(at, min(at + 10, stop))
+        raw = self.bytes(at, min(at + LONGEST_VARINT_BYTES, stop))
         value = 0
         for i, byte in enumerate(raw):
             value |= (byte & 0x7F) << (7 * i)
@@ -175,8 +178,10 @@ def _fields(reader: Reader, at: int, stop: int) -> Iterator[Field]:
             at = value + length
         else:
             raise reader.place.damaged(f"a field has the wire type {wire}, which is not used", at=start)
-        if width > WIDEST:
-            raise reader.place.damaged(f"a field's number or length is spelled in {width} bytes; {WIDEST} are the most", at=start)
+        if width > WIDEST_BYTES:
+            raise reader.place.damaged(
+                f"a field's number or length is encoded in {width} bytes; {WIDEST_BYTES} are the most", at=start
+            )
         if number == 0 or at > stop:
             raise reader.place.damaged(
                 "a field reaches beyond the message around it" if number else "a field has no number", at=start
@@ -204,7 +209,7 @@ def bytes_field(number: int, content: bytes) -> bytes:
     return varint(number << 3 | BYTES) + varint(len(content)) + content
 
 
-class Later(NamedTuple):
+class DeferredField(NamedTuple):
     """Bytes whose number is known before they are: `head` and then `size` bytes made by `data`."""
 
     head: bytes
@@ -221,9 +226,9 @@ class Later(NamedTuple):
         return self.head + self.data()
 
 
-def later_field(number: int, size: int, data: Callable[[], bytes]) -> Later:
+def deferred_field(number: int, size: int, data: Callable[[], bytes]) -> DeferredField:
     """A whole length-delimited field whose content is made when it is written."""
-    return Later(varint(number << 3 | BYTES) + varint(size), size, data)
+    return DeferredField(varint(number << 3 | BYTES) + varint(size), size, data)
 
 
 class WireEdits:
@@ -232,21 +237,21 @@ class WireEdits:
     def __init__(self) -> None:
         self._splices: list[Splice] = []
         self._delta: dict[Message, int] = {}
-        self._added: dict[tuple[Message, int], list[Later]] = {}
+        self._added: dict[tuple[Message, int], list[DeferredField]] = {}
         self._replaced: set[Field] = set()
 
-    def replace(self, message: Message, field: Field, new: bytes | Later) -> None:
+    def replace(self, message: Message, field: Field, new: bytes | DeferredField) -> None:
         """`new`, a whole field or several or none, stands where `field` stood."""
         if field in self._replaced:
             raise ValueError(f"the field at {field.start} is edited twice")
         self._replaced.add(field)
-        self._put(message, field.start, field.stop, _as_later(new))
+        self._put(message, field.start, field.stop, _as_deferred(new))
 
-    def add(self, message: Message, new: bytes | Later, at: int | None = None) -> None:
+    def add(self, message: Message, new: bytes | DeferredField, at: int | None = None) -> None:
         """`new` whole fields stand in `message` at offset `at`, between two fields; at its end without."""
-        self._added.setdefault((message, message.stop if at is None else at), []).append(_as_later(new))
+        self._added.setdefault((message, message.stop if at is None else at), []).append(_as_deferred(new))
 
-    def _put(self, message: Message, start: int, stop: int, new: Later) -> None:
+    def _put(self, message: Message, start: int, stop: int, new: DeferredField) -> None:
         self._splices.append(Splice(start, stop, new.length, new.made))
         self._delta[message] = self._delta.get(message, 0) + new.length - (stop - start)
 
@@ -254,7 +259,7 @@ class WireEdits:
         """All splices, lengths included."""
         # where two messages end at one offset, what is added to the inner one comes first
         for (message, at), parts in sorted(self._added.items(), key=lambda item: -item[0][0].depth):
-            self._put(message, at, at, Later(b"", sum(part.length for part in parts), partial(_all_made, parts)))
+            self._put(message, at, at, DeferredField(b"", sum(part.length for part in parts), partial(_all_made, parts)))
         self._added.clear()
         delta = dict(self._delta)
         lengths = []
@@ -273,12 +278,12 @@ class WireEdits:
         return [*self._splices, *lengths]
 
 
-def _all_made(parts: list[Later]) -> bytes:
+def _all_made(parts: list[DeferredField]) -> bytes:
     return b"".join(part.made() for part in parts)
 
 
-def _as_later(new: bytes | Later) -> Later:
-    return new if isinstance(new, Later) else Later(new, 0, bytes)
+def _as_deferred(new: bytes | DeferredField) -> DeferredField:
+    return new if isinstance(new, DeferredField) else DeferredField(new, 0, bytes)
 
 
 def check_length(place: Place, field: Field, expected: int) -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class DType(NamedTuple):
-    """`name` as safetensors spells it; `numpy` is the dtype's name there or in ml_dtypes, empty where neither has it;
+    """`name` as safetensors writes it; `numpy` is the dtype's name there or in ml_dtypes, empty where neither has it;
     `storage` is the torch storage class without the suffix "Storage", empty where torch uses an untyped one."""
 
     name: str
@@ -56,7 +56,7 @@ _ROWS = (
     DType("QI8", 8, "int8", "qint8", "QInt8"),
     DType("QU8", 8, "uint8", "quint8", "QUInt8"),
     DType("QI32", 32, "int32", "qint32", "QInt32"),
-    # four or two quantised values in a byte; torch counts bytes in their storages
+    # four or two quantized values in a byte; torch counts bytes in their storages
     DType("QU4x2", 8, "uint8", "quint4x2", "QUInt4x2"),
     DType("QU2x4", 8, "uint8", "quint2x4", "QUInt2x4"),
 )

@@ -1,6 +1,6 @@
 """Where a kernel keeps its input channels.
 
-A layout is spelled with one letter an axis (O output, I input, D H W space, G space-to-depth block), parentheses around
+A layout is written with one letter an axis (O output, I input, D H W space, G space-to-depth block), parentheses around
 letters that share one stored axis: "OIHW", "HWIO", "O(GI)HW". Every layout is seen as (pre, I, post): what stands before
 the channel axis, the axis, what stands behind it.
 """
@@ -23,15 +23,15 @@ KNOWN = (
 
 
 class Layout(str):
-    """A spelled layout. Raises ValueError for spellings that are not in KNOWN."""
+    """A layout as it is written. Raises ValueError for what is not in KNOWN."""
 
     __slots__ = ()
 
-    def __new__(cls, spelling: str) -> Self:
-        """The layout of this spelling."""
-        if spelling not in KNOWN:
-            raise ValueError(f"{spelling!r} is no layout; known are {', '.join(KNOWN)}")
-        return super().__new__(cls, spelling)
+    def __new__(cls, text: str) -> Self:
+        """The layout that is written so."""
+        if text not in KNOWN:
+            raise ValueError(f"{text!r} is no layout; known are {', '.join(KNOWN)}")
+        return super().__new__(cls, text)
 
     @property
     def axes(self) -> tuple[str, ...]:

@@ -18,7 +18,8 @@ from chkpt_channels.core.tensors import Edits, Notice, OptimizerEntry, Tensor
 from chkpt_channels.formats.graph import NO_GRAPH, ModelGraph
 from chkpt_channels.storage import early_copy
 from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.splice import Check, Progress, Splice, apply
+from chkpt_channels.storage.splice import Check, Progress, Splice
+from chkpt_channels.storage.stream_copy import apply
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,16 +16,16 @@ from math import prod
 from typing import Any
 
 from chkpt_channels.containers.json import reader as strictjson
-from chkpt_channels.core import gc_pause as collecting
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Place
+from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import Edits, Tensor, TensorEdit
 from chkpt_channels.formats.base import Checkpoint, FlatWriter, Format
-from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.splice import Splice, write_at
+from chkpt_channels.storage.source import CHUNK_BYTES, Source
+from chkpt_channels.storage.splice import Splice
+from chkpt_channels.storage.stream_copy import write_at
 
-CHUNK = 4 << 20
 ALIGN = 8
 METADATA = "__metadata__"
 FIELDS = frozenset({"dtype", "shape", "data_offsets"})
@@ -59,7 +59,7 @@ class Safetensors(Checkpoint):
         self._header = source.read(8, 8 + length)
         self._begin = 8 + length
         self._spans: dict[str, tuple[int, int]] = {}
-        with collecting.paused():
+        with gc_paused():
             entries = _parse(self._header, place)
             self.metadata: dict[str, str] = entries.pop(METADATA, None) or {}
             for name, entry in entries.items():
@@ -82,8 +82,8 @@ class Safetensors(Checkpoint):
 
     def chunks(self, name: str) -> Iterator[bytes]:
         begin, end = self._spans[name]
-        for at in range(begin, end, CHUNK):
-            yield self.source.read(self._begin + at, self._begin + min(at + CHUNK, end))
+        for at in range(begin, end, CHUNK_BYTES):
+            yield self.source.read(self._begin + at, self._begin + min(at + CHUNK_BYTES, end))
 
     def load_line(self, path: str) -> str:
         return f"model.load_state_dict(safetensors.torch.load_file({path!r}))"
@@ -91,7 +91,7 @@ class Safetensors(Checkpoint):
     def splices(self, edits: Edits) -> list[Splice]:
         if not edits.tensors:
             return []
-        with collecting.paused():
+        with gc_paused():
             header: dict[str, Any] = json.loads(self._header)
         splices, shift = [], 0
         for name, (begin, end) in sorted(self._spans.items(), key=lambda item: item[1]):

@@ -20,10 +20,12 @@ from pathlib import Path
 
 from chkpt_channels.core import interrupts as _interrupts
 from chkpt_channels.core.errors import LateProblem, OutputExistsError, Place, UsageError, reason
-from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.source import CHUNK_BYTES, Source
 
 _LEFTOVER = re.compile(r"\.chkpt-channels-[0-9a-f]{16}\.tmp")
+"""Of what stands beside an output while it is replaced: 64 random bits, so that two runs never meet."""
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS}
+"""How file systems and kernels say that they have no unnamed files. Source: open(2), O_TMPFILE."""
 UNNAMED = getattr(os, "O_TMPFILE", 0)
 
 
@@ -85,7 +87,7 @@ class Output:
 
     def publish(self, *, first: bool = False) -> None:
         """Give the complete, synced file its name, and sync the folder. Raises LateProblem where that cannot be done: the name
-        shows the file then. Where it is the `first` of several the last one's turn syncs the folder, and until then `take_back`
+        shows the file then. Where it is the `first` of several the last one's turn syncs the folder, and until then `roll_back`
         undoes it."""
         _interrupts.check()
         try:
@@ -122,8 +124,8 @@ class Output:
             os.link(self.path, kept, follow_symlinks=False)
             self._kept = kept
 
-    def take_back(self) -> None:
-        """Let the name show again what it showed before, as far as that can be had back."""
+    def roll_back(self) -> None:
+        """Roll back: restore the previous file under this name, if it was kept."""
         with contextlib.suppress(OSError):
             if self.is_shown() and self._kept:
                 os.replace(self._kept, self.path)
@@ -196,12 +198,12 @@ def _may_be_ours(entry: os.DirEntry[str]) -> bool:
 
 
 def _settle(path: Path) -> None:
-    """Sync the folder that shows `path` now. What was replaced cannot be had back: so nothing is taken back."""
+    """Sync the folder that shows `path` now. The old file is gone, so a failure here is reported, not rolled back."""
     try:
         _sync_folder(path.parent)
     except OSError as error:
-        told = "is complete, but its folder cannot be synced, and a power failure may take the name away"
-        raise LateProblem(f"{told}: {reason(error)}", file=str(path)) from error
+        message = "is complete, but its folder cannot be synced, and a power failure may take the name away"
+        raise LateProblem(f"{message}: {reason(error)}", file=str(path)) from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -290,8 +292,7 @@ class StandardOutput:
         _interrupts.check()
         try:
             self._file.seek(0)
-            shutil.copyfileobj(self._file, sys.stdout.buffer, 1 << 20)
+            shutil.copyfileobj(self._file, sys.stdout.buffer, CHUNK_BYTES)
             sys.stdout.buffer.flush()
         except OSError as error:
-            told = f"cannot be written to the end: {reason(error)}"
-            raise LateProblem(told, file=self.place.file) from error
+            raise LateProblem(f"cannot be written to the end: {reason(error)}", file=self.place.file) from error

@@ -1,4 +1,4 @@
-"""A copy that is made before it is known what will change: while the library that finds it out is still being imported.
+"""Speculative copy: start copying while h5py is imported, then patch in place.
 
 It pays where edits replace spans in place, so that all the rest may be copied blindly.
 """
@@ -13,15 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 from chkpt_channels.core.errors import Place
 from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.splice import DIRECT_FROM, RANGE, Progress, Splice, begun, output_size, write_at
+from chkpt_channels.storage.splice import Progress, Splice, output_size
+from chkpt_channels.storage.stream_copy import DIRECT_FROM_BYTES, RANGE_BYTES, submit, write_at
 
-SMALL = 1 << 20
+SMALL_BYTES = 1 << 20
 """Files below are copied before a thread has begun."""
 
 
-def pays(source: Source) -> bool:
+def worthwhile(source: Source) -> bool:
     """Whether a copy is to be made: not of small files, nor of those that are written past the page cache."""
-    return hasattr(os, "copy_file_range") and SMALL <= source.size < DIRECT_FROM
+    return hasattr(os, "copy_file_range") and SMALL_BYTES <= source.size < DIRECT_FROM_BYTES
 
 
 def copy(source: Source, out: int, meanwhile: Callable[[], object]) -> bool:
@@ -30,7 +31,7 @@ def copy(source: Source, out: int, meanwhile: Callable[[], object]) -> bool:
     stopped = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         try:
-            copying = begun(pool, _copy, source, out, stopped)
+            copying = submit(pool, _copy, source, out, stopped)
             try:
                 meanwhile()
             except BaseException:
@@ -46,7 +47,7 @@ def _copy(source: Source, out: int, stopped: threading.Event) -> bool:
     os.posix_fallocate(out, 0, source.size)
     done = 0
     while done < source.size and not stopped.is_set():
-        count = os.copy_file_range(source.fd, out, min(RANGE, source.size - done), done, done)
+        count = os.copy_file_range(source.fd, out, min(RANGE_BYTES, source.size - done), done, done)
         if not count:
             raise OSError(errno.EIO, "cut short")
         done += count

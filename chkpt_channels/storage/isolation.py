@@ -23,11 +23,14 @@ from chkpt_channels.core.errors import ChkptChannelsError, DamagedError, Excess,
 from chkpt_channels.core.limits import LIMITS
 
 FRAME = struct.Struct("<cQ")
+"""What goes through the pipe: a kind, how many bytes follow, and those."""
 DATA, ERROR, END = b"D", b"E", b"."
+READ_BYTES = 1 << 20
+"""At once from the pipe: a hostile child may announce any size, and is given no more memory than it fills."""
 UNABLE = "no process can be started for it"
 
 
-def pieces(work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]:
+def run_isolated(work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]:
     """What `work` yields. What it raises is raised here; DamagedError if it crashes, or takes too long for one piece."""
     if not _may_fork():
         yield from work()
@@ -50,7 +53,7 @@ def pieces(work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]
                 return
             content = _read(reading, size, place)
             if kind == ERROR:
-                raise _error(content)
+                raise _decoded(content)
             yield content
     except OSError as error:
         raise place.system(f"its process cannot be heard: {reason(error)}") from error
@@ -96,7 +99,7 @@ def _serve(work: Callable[[], Iterator[bytes]], writing: int) -> NoReturn:
                 _limit()
             _send(writing, END, b"")
         except BaseException as error:
-            _send(writing, ERROR, _told(error))
+            _send(writing, ERROR, _encoded(error))
     finally:
         os._exit(0)
 
@@ -132,24 +135,24 @@ def _send(writing: int, kind: bytes, content: bytes) -> None:
 def _read(reading: int, size: int, place: Place) -> bytes:
     found = bytearray()
     while len(found) < size:
-        piece = os.read(reading, min(size - len(found), 1 << 20))
+        piece = os.read(reading, min(size - len(found), READ_BYTES))
         if not piece:
             raise place.damaged("the library that reads it crashes, or comes to no end")
         found += piece
     return bytes(found)
 
 
-def _told(error: BaseException) -> bytes:
+def _encoded(error: BaseException) -> bytes:
     """An error as it goes through the pipe."""
-    told: dict[str, Any] = {"kind": type(error).__name__, "what": str(error)}
+    fields: dict[str, Any] = {"kind": type(error).__name__, "what": str(error)}
     if isinstance(error, ChkptChannelsError):
-        told |= {"what": error.what, "file": error.file, "where": error.where, "hint": error.hint, "at": error.at}
-        told["excess"] = error.excess
-    return json.dumps(told).encode()
+        fields |= {"what": error.what, "file": error.file, "where": error.where, "hint": error.hint, "at": error.at}
+        fields["excess"] = error.excess
+    return json.dumps(fields).encode()
 
 
-def _error(told: bytes) -> BaseException:
-    fields = json.loads(told)
+def _decoded(content: bytes) -> BaseException:
+    fields = json.loads(content)
     kinds = {kind.__name__: kind for kind in (DamagedError, SystemProblem, UnsupportedError)}
     kind, what = fields.pop("kind"), fields.pop("what")
     if fields.get("excess"):

@@ -10,10 +10,10 @@ import io
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
 
-PAGE = 4096
+PAGE_BYTES = 4096
 
 
-class Window:
+class OverlayFile:
     """Bytes [start, start + size) of `source`, read and written by position.
 
     `error` is the first read that failed: a library that calls a file object loses the reason, and does not expect a write to
@@ -67,17 +67,17 @@ class Window:
         if stored < len(view):
             view[stored:] = bytes(len(view) - stored)
         if self._pages:
-            for number in range(at // PAGE, -(-(at + len(view)) // PAGE)):
+            for number in range(at // PAGE_BYTES, -(-(at + len(view)) // PAGE_BYTES)):
                 if page := self._pages.get(number):
-                    first, last = max(at, number * PAGE), min(at + len(view), (number + 1) * PAGE)
-                    view[first - at : last - at] = page[first - number * PAGE : last - number * PAGE]
+                    first, last = max(at, number * PAGE_BYTES), min(at + len(view), (number + 1) * PAGE_BYTES)
+                    view[first - at : last - at] = page[first - number * PAGE_BYTES : last - number * PAGE_BYTES]
 
     def write(self, data: bytes) -> int:
         """As of every file; nothing is written anywhere."""
         view, done = memoryview(data).cast("B"), 0
         while done < len(view):
-            number, within = divmod(self._at + done, PAGE)
-            count = min(PAGE - within, len(view) - done)
+            number, within = divmod(self._at + done, PAGE_BYTES)
+            count = min(PAGE_BYTES - within, len(view) - done)
             self._page(number)[within : within + count] = view[done : done + count]
             done += count
         self._at += done
@@ -86,8 +86,8 @@ class Window:
 
     def _page(self, number: int) -> bytearray:
         if number not in self._pages:
-            page = bytearray(PAGE)
-            self._read(memoryview(page), number * PAGE)
+            page = bytearray(PAGE_BYTES)
+            self._read(memoryview(page), number * PAGE_BYTES)
             self._pages[number] = page
         return self._pages[number]
 
@@ -104,7 +104,7 @@ class Window:
         found: list[tuple[int, bytearray]] = []
         kept = min(self._old, self.size)
         for number in sorted(self._pages):
-            at, new = number * PAGE, self._pages[number][: max(0, kept - number * PAGE)]
+            at, new = number * PAGE_BYTES, self._pages[number][: max(0, kept - number * PAGE_BYTES)]
             if not new:
                 break
             old = self._source.read(self._start + at, self._start + at + len(new))

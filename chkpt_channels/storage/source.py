@@ -13,6 +13,8 @@ from chkpt_channels.core.errors import DamagedError, Place, SystemProblem, reaso
 
 STDIO = "-"
 """Names standard input and standard output."""
+CHUNK_BYTES = 4 << 20
+"""How much of a long span is read, checked or written at once: large enough for any disk, small beside any memory."""
 
 
 class Source:
@@ -73,7 +75,7 @@ class Source:
 
         try:
             with tempfile.TemporaryFile() as spool:
-                shutil.copyfileobj(stream, spool, 1 << 20)
+                shutil.copyfileobj(stream, spool, CHUNK_BYTES)
                 spool.flush()
                 return cls.of_descriptor(spool.fileno(), name)
         except OSError as error:

@@ -19,9 +19,8 @@ from typing import NamedTuple
 import pytest
 
 from chkpt_channels.cli import app as cli
-from chkpt_channels.storage import atomic, splice
+from chkpt_channels.storage import atomic, isolation, stream_copy
 from chkpt_channels.storage import early_copy as ahead
-from chkpt_channels.storage import isolation as apart
 from tests.folders.test_model_folder import shard
 from tests.support.faults import CAN_BE_SHORT, READS, SHORT, Fault, Shim
 from tests.support.files import FIXTURES, snapshot
@@ -62,12 +61,12 @@ class Attempt(NamedTuple):
 
 def of_blocks(patch: Patch) -> None:
     """As the largest files are written: past the page cache, block by block."""
-    patch.setattr(splice, "BLOCK", 8192)
-    patch.setattr(splice, "DIRECT_FROM", 0)
+    patch.setattr(stream_copy, "BLOCK_BYTES", 8192)
+    patch.setattr(stream_copy, "DIRECT_FROM_BYTES", 0)
 
 
 def ahead_of_all(patch: Patch) -> None:
-    patch.setattr(ahead, "SMALL", 0)
+    patch.setattr(ahead, "SMALL_BYTES", 0)
 
 
 def without_unnamed(patch: Patch) -> None:
@@ -75,7 +74,7 @@ def without_unnamed(patch: Patch) -> None:
 
 
 def forking(patch: Patch) -> None:
-    patch.setattr(apart, "_may_fork", lambda: sys.platform == "linux")
+    patch.setattr(isolation, "_may_fork", lambda: sys.platform == "linux")
 
 
 ZIP, LEGACY, SAFE = "torch_zip/conv1d.pth", "torch_legacy/quantised.pth", "safetensors/half.safetensors"
@@ -208,7 +207,7 @@ def without_report(shown: Entries) -> Entries:
 
 @pytest.fixture(params=SCENES)
 def stage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: Patch) -> Stage:
-    monkeypatch.setattr(apart, "_may_fork", lambda: False)
+    monkeypatch.setattr(isolation, "_may_fork", lambda: False)
     SCENES[request.param].prepare(monkeypatch)
     return Stage(SCENES[request.param], tmp_path)
 
@@ -257,7 +256,7 @@ CHANGING = ["torch_zip", "torchscript", "torch_legacy", "safetensors", "safetens
 @pytest.mark.parametrize("name", CHANGING)
 def test_a_source_that_changes_while_it_is_read(name: str, tmp_path: Path, monkeypatch: Patch):
     """At every read, in each way in turn: exit 5 and nothing written, or, where it came behind the last one, the exact result."""
-    monkeypatch.setattr(apart, "_may_fork", lambda: False)
+    monkeypatch.setattr(isolation, "_may_fork", lambda: False)
     SCENES[name].prepare(monkeypatch)
     stage = Stage(SCENES[name], tmp_path)
     data, refused = stage.source.read_bytes(), 0
@@ -278,7 +277,7 @@ def test_a_source_that_changes_while_it_is_read(name: str, tmp_path: Path, monke
 @pytest.mark.parametrize("name", CHANGING)
 def test_a_source_whose_name_is_taken_over_is_read_to_its_end(name: str, tmp_path: Path, monkeypatch: Patch):
     """What was opened is what is converted, as by every copy: the result is that of one whole file."""
-    monkeypatch.setattr(apart, "_may_fork", lambda: False)
+    monkeypatch.setattr(isolation, "_may_fork", lambda: False)
     SCENES[name].prepare(monkeypatch)
     stage = Stage(SCENES[name], tmp_path)
     data = stage.source.read_bytes()
@@ -293,16 +292,16 @@ def test_a_failed_read_of_hdf5_is_no_crash_at_the_end(tmp_path: Path):
     written fails here, which is done in no child."""
     program = """
 import errno, os, sys
-from chkpt_channels import cli
-from chkpt_channels.containers import window
-real = window.Window.readinto
+from chkpt_channels.cli import app as cli
+from chkpt_channels.storage import overlay
+real = overlay.OverlayFile.readinto
 def readinto(self, buffer):
     if self._source.made_here and self.tell():
         os.preadv = fail
     return real(self, buffer)
 def fail(*_):
     raise OSError(errno.EIO, os.strerror(errno.EIO))
-window.Window.readinto = readinto
+overlay.OverlayFile.readinto = readinto
 sys.exit(cli.run(sys.argv[1:]))
 """
     command = [sys.executable, "-c", program, "convert", str(FIXTURES / H5), "--to", "gray", "-o", str(tmp_path / "out.h5")]

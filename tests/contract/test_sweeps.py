@@ -17,7 +17,7 @@ import pytest
 from chkpt_channels import ChkptChannelsError, DamagedError, convert
 from chkpt_channels.containers.zip.reader import Archive
 from chkpt_channels.formats import known
-from chkpt_channels.storage import isolation as apart
+from chkpt_channels.storage import isolation
 from chkpt_channels.storage.source import Source
 from fixtures.generate.hostile import geometry, models
 from tests.support.builders import conv, floats, pickled, torch_zip
@@ -35,7 +35,7 @@ MISSING = (
 @pytest.fixture
 def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process for each of thousands of files would take minutes."""
-    monkeypatch.setattr(apart, "_may_fork", lambda: False)
+    monkeypatch.setattr(isolation, "_may_fork", lambda: False)
 
 
 def hdf5(folder: Path) -> bytes:
@@ -151,7 +151,7 @@ class Flips:
 @pytest.mark.parametrize("path", FLIPPED.values(), ids=FLIPPED)
 def test_flipped_bits(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Every one that falls into a payload, or into a header's field that means anything, is seen."""
-    monkeypatch.setattr(apart, "_may_fork", lambda: sys.platform == "linux")
+    monkeypatch.setattr(isolation, "_may_fork", lambda: sys.platform == "linux")
     flips, caught = Flips(path, tmp_path), list[bool]()
     while len(caught) < FLIPS:
         caught += flips.batch(len(caught))

@@ -124,10 +124,10 @@ def test_an_output_that_takes_no_more_is_the_systems_problem(source: Source, out
 
 
 def test_it_pays_where_files_are_neither_small_nor_large(source: Source):
-    assert ahead.pays(source)
-    for size in (ahead.SMALL - 1, ahead.DIRECT_FROM):
+    assert ahead.worthwhile(source)
+    for size in (ahead.SMALL_BYTES - 1, ahead.DIRECT_FROM_BYTES):
         source.size = size
-        assert not ahead.pays(source)
+        assert not ahead.worthwhile(source)
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def overwritten(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         found.append(overwrite(*arguments))
         return found[-1]
 
-    monkeypatch.setattr(ahead, "SMALL", 0)
+    monkeypatch.setattr(ahead, "SMALL_BYTES", 0)
     monkeypatch.setattr(ahead, "overwrite", watched)
     return found
 
@@ -148,7 +148,7 @@ def overwritten(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_the_output_is_the_same(overwritten: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     chkpt_channels.convert(FIXTURE, tmp_path / "ahead.h5", to=4)
     assert overwritten == [True]
-    monkeypatch.setattr(ahead, "pays", lambda _: False)
+    monkeypatch.setattr(ahead, "worthwhile", lambda _: False)
     chkpt_channels.convert(FIXTURE, tmp_path / "not.h5", to=4)
     assert overwritten == [True]
     assert (tmp_path / "ahead.h5").read_bytes() == (tmp_path / "not.h5").read_bytes()

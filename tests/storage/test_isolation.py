@@ -16,7 +16,7 @@ import pytest
 
 from chkpt_channels.core.errors import DamagedError, Excess, Place, SystemProblem, UnsupportedError
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.storage import isolation as apart
+from chkpt_channels.storage import isolation
 
 PLACE = Place("a.h5", "b")
 forks = pytest.mark.skipif(sys.platform != "linux", reason="only there is work done in a process of its own")
@@ -36,19 +36,19 @@ def made(*parts: bytes, error: BaseException | None = None) -> Iterator[bytes]:
 
 def test_the_pieces_arrive_as_they_were_made():
     parts = [b"a", b"", os.urandom(3 << 20), b"z"]
-    assert list(apart.pieces(lambda: made(*parts), PLACE)) == parts
+    assert list(isolation.run_isolated(lambda: made(*parts), PLACE)) == parts
 
 
 @forks
 def test_it_is_another_process():
-    assert list(apart.pieces(lambda: made(str(os.getpid()).encode()), PLACE)) != [str(os.getpid()).encode()]
+    assert list(isolation.run_isolated(lambda: made(str(os.getpid()).encode()), PLACE)) != [str(os.getpid()).encode()]
 
 
 @pytest.mark.parametrize("kind", [DamagedError, UnsupportedError, SystemProblem])
 def test_our_errors_arrive_whole(kind: type):
     error = kind("is bad", file="f", where="w", at=7, hint="try", excess=Excess("axes", 64, 65))
     with pytest.raises(kind) as caught:
-        list(apart.pieces(lambda: made(b"x", error=error), PLACE))
+        list(isolation.run_isolated(lambda: made(b"x", error=error), PLACE))
     assert (caught.value.what, caught.value.file, caught.value.where, caught.value.at) == ("is bad", "f", "w", 7)
     assert (caught.value.hint, caught.value.excess) == ("try", ("axes", 64, 65))
 
@@ -56,7 +56,7 @@ def test_our_errors_arrive_whole(kind: type):
 @forks
 def test_other_errors_are_bugs():
     with pytest.raises(RuntimeError, match="ZeroDivisionError: odd"):
-        list(apart.pieces(lambda: made(error=ZeroDivisionError("odd")), PLACE))
+        list(isolation.run_isolated(lambda: made(error=ZeroDivisionError("odd")), PLACE))
 
 
 @forks
@@ -66,12 +66,12 @@ def test_a_crash_is_damage():
         os.kill(os.getpid(), 9)
 
     with pytest.raises(DamagedError, match=r"a\.h5: b: the library that reads it crashes, or"):
-        list(apart.pieces(crash, PLACE))
+        list(isolation.run_isolated(crash, PLACE))
 
 
 @forks
 def test_endless_work_is_damage(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(apart, "LIMITS", LIMITS._replace(apart_seconds=1))
+    monkeypatch.setattr(isolation, "LIMITS", LIMITS._replace(apart_seconds=1))
 
     def endless() -> Iterator[bytes]:
         yield b"x"
@@ -79,12 +79,12 @@ def test_endless_work_is_damage(monkeypatch: pytest.MonkeyPatch):
             pass
 
     with pytest.raises(DamagedError, match="comes to no end"):
-        list(apart.pieces(endless, PLACE))
+        list(isolation.run_isolated(endless, PLACE))
 
 
 @forks
 def test_every_piece_has_its_own_time(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(apart, "LIMITS", LIMITS._replace(apart_seconds=1))
+    monkeypatch.setattr(isolation, "LIMITS", LIMITS._replace(apart_seconds=1))
 
     def long() -> Iterator[bytes]:
         for _ in range(4):
@@ -93,7 +93,7 @@ def test_every_piece_has_its_own_time(monkeypatch: pytest.MonkeyPatch):
                 pass
             yield b"x"
 
-    assert list(apart.pieces(long, PLACE)) == [b"x"] * 4
+    assert list(isolation.run_isolated(long, PLACE)) == [b"x"] * 4
 
 
 @forks
@@ -102,14 +102,14 @@ def test_an_interrupt_is_left_to_the_parent():
         os.kill(os.getpid(), signal.SIGINT)
         yield b"x"
 
-    assert list(apart.pieces(interrupted, PLACE)) == [b"x"]
+    assert list(isolation.run_isolated(interrupted, PLACE)) == [b"x"]
 
 
 @forks
 def test_a_crash_leaves_no_core_file():
     import resource
 
-    answer = apart.pieces(lambda: made(str(resource.getrlimit(resource.RLIMIT_CORE)).encode()), PLACE)
+    answer = isolation.run_isolated(lambda: made(str(resource.getrlimit(resource.RLIMIT_CORE)).encode()), PLACE)
     assert list(answer) == [b"(0, 0)"]
 
 
@@ -121,7 +121,7 @@ def test_no_room_for_a_process_is_the_systems_problem(monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "fork", fail)
     before = os.listdir("/proc/self/fd")
     with pytest.raises(SystemProblem, match=r"a\.h5: b: no process can be started for it: try again"):
-        list(apart.pieces(lambda: made(b"x"), PLACE))
+        list(isolation.run_isolated(lambda: made(b"x"), PLACE))
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -129,7 +129,7 @@ def test_no_room_for_a_process_is_the_systems_problem(monkeypatch: pytest.Monkey
 def test_threads_of_libraries_are_no_reason_to_warn(recwarn: pytest.WarningsRecorder):
     """numpy starts some where it multiplies; Python 3.12 counts them."""
     a = np.ones((500, 500)) @ np.ones((500, 500))
-    assert list(apart.pieces(lambda: made(str(a[0, 0]).encode()), PLACE)) == [b"500.0"]
+    assert list(isolation.run_isolated(lambda: made(str(a[0, 0]).encode()), PLACE)) == [b"500.0"]
     assert not recwarn.list
 
 
@@ -145,13 +145,13 @@ def test_no_child_and_no_descriptor_is_left():
     others = children()
     before = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else set()
     for _ in range(3):
-        next(apart.pieces(lambda: made(b"a", b"b"), PLACE))  # not read to its end
+        next(isolation.run_isolated(lambda: made(b"a", b"b"), PLACE))  # not read to its end
         with pytest.raises(DamagedError):
-            list(apart.pieces(lambda: made(error=DamagedError("x")), PLACE))
+            list(isolation.run_isolated(lambda: made(error=DamagedError("x")), PLACE))
     assert before == (set(os.listdir("/proc/self/fd")) if before else set())
     assert children() == others
 
 
 def test_with_threads_it_is_done_in_place(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(threading, "active_count", lambda: 2)
-    assert list(apart.pieces(lambda: made(str(os.getpid()).encode()), PLACE)) == [str(os.getpid()).encode()]
+    assert list(isolation.run_isolated(lambda: made(str(os.getpid()).encode()), PLACE)) == [str(os.getpid()).encode()]

@@ -1,54 +1,17 @@
-"""The streaming copy: the same bytes as splicing in memory, whatever the block size and the way of writing."""
+"""The algebra of splices: in memory, on a stream and as moves of a file they say the same."""
 
 from __future__ import annotations
 
-import errno
-import os
-import tempfile
-from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from chkpt_channels import DamagedError, SystemProblem
-from chkpt_channels.core.errors import Place
-from chkpt_channels.storage import splice
-from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.splice import Splice, apply, output_size, spliced
-from tests.support.files import Failing
+from chkpt_channels.storage.splice import Move, Splice, moves_around, passing_checks, spliced, streamed
 
-PLACE = Place("out")
-DATA = bytes(range(251)) * 100
-
-
-class Watched:
-    """A check that remembers what passed by."""
-
-    def __init__(self, start: int, stop: int, verdict: str = "") -> None:
-        self.start, self.stop, self.verdict, self.seen, self.finished = start, stop, verdict, b"", False
-
-    def update(self, data: memoryview) -> None:
-        self.seen += bytes(data)
-
-    def finish(self) -> None:
-        self.finished = True
-        if self.verdict:
-            raise PLACE.damaged(self.verdict)
-
-
-def copied(
-    data: bytes, splices: Sequence[Splice], checks: Sequence[Watched] = (), progress: Callable[[int], None] | None = None
-) -> bytes:
-    with tempfile.TemporaryDirectory() as folder, Path(folder, "out").open("w+b") as out:
-        path = Path(folder, "in")
-        path.write_bytes(data)
-        with Source(path) as source:
-            apply(source, splices, out.fileno(), PLACE, checks, progress)
-            assert os.fstat(out.fileno()).st_size == output_size(source, splices)
-        return out.read()
+Changes = list[tuple[int, int, bytes]]
 
 
 @st.composite
@@ -65,121 +28,6 @@ def edits(draw: st.DrawFn) -> tuple[bytes, list[tuple[int, int, bytes]]]:
     return data, changes
 
 
-@pytest.mark.parametrize("block", [1, 7, 64, 4 << 20])
-def test_streamed_is_spliced(block: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(splice, "BLOCK", block)
-
-    @settings(max_examples=60)
-    @given(edits())
-    def run(drawn: tuple[bytes, list[tuple[int, int, bytes]]]) -> None:
-        data, changes = drawn
-        assert copied(data, [Splice.of(*change) for change in changes]) == spliced(data, changes)
-
-    run()
-
-
-def has_direct(folder: Path) -> bool:
-    with (folder / "probe").open("w+b") as file:
-        return splice._set_direct(file.fileno(), on=True)
-
-
-@pytest.mark.parametrize("refused", [False, True], ids=["direct", "refused"])
-@pytest.mark.parametrize(
-    ("start", "stop", "new"),
-    [(0, 0, b"ab"), (0, 5, b""), (4096, 4097, b"x" * 9000), (8191, 8193, b"y"), (25000, 25100, b"z" * 300)],
-)
-def test_streamed_past_the_page_cache_is_spliced(
-    refused: bool, start: int, stop: int, new: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """O_DIRECT from the first byte; on a file system that takes the flag and refuses the write too."""
-    if refused and not has_direct(tmp_path):
-        pytest.skip("the file system has no O_DIRECT")
-    monkeypatch.setattr(splice, "BLOCK", 8192)
-    monkeypatch.setattr(splice, "DIRECT_FROM", 0)
-    changes = [(start, stop, new), (12288, 12288, b"inserted")]
-    expected = spliced(DATA, changes)
-    if refused:
-        monkeypatch.setattr(os, "pwrite", Failing(os.pwrite, 0, errno.EINVAL))
-    assert copied(DATA, [Splice.of(*change) for change in changes]) == expected
-
-
-def test_nothing_is_written_for_nothing():
-    assert copied(b"", []) == b""
-
-
-def test_every_byte_is_checked_once_but_for_what_is_replaced(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(splice, "BLOCK", 1000)
-    spans = [(0, 300), (300, 301), (301, 9000), (9500, 12000), (12000, 12500), (12500, len(DATA))]
-    checks = [Watched(*span) for span in spans]
-    copied(DATA, [Splice.of(10000, 10001, b"ab"), Splice.of(12000, 12500, b"")], checks[::-1])
-    replaced = {(9500, 12000), (12000, 12500)}
-    for check, span in zip(checks, spans, strict=True):
-        assert check.seen == (b"" if span in replaced else DATA[slice(*span)])
-        assert check.finished == (span not in replaced)
-
-
-def test_an_insertion_in_a_span_leaves_its_check():
-    check = Watched(100, 200)
-    copied(DATA, [Splice.of(200, 200, b"new")], [check])
-    assert check.finished
-
-
-@pytest.fixture(params=["by the kernel", "by blocks"], autouse=True)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every test here holds for both ways of copying; macOS has only the second."""
-    if request.param == "by blocks":
-        monkeypatch.delattr(os, "copy_file_range", raising=False)
-    return request.param
-
-
-def test_progress_counts_what_is_copied(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(splice, "BLOCK", 1000)
-    monkeypatch.setattr(splice, "RANGE", 1000)
-    steps: list[int] = []
-    copied(DATA, [Splice.of(500, 1700, b"x" * 5000)], progress=steps.append)
-    assert sum(steps) == len(DATA) - 1200
-    assert len(steps) > 20
-
-
-def broken() -> bytes:
-    raise DamagedError("the kernel")
-
-
-@pytest.mark.parametrize(
-    ("splices", "checks", "error"),
-    [
-        ([Splice(0, 1, 5, lambda: b"four")], [], ValueError),
-        ([Splice.of(0, 10, b""), Splice.of(9, 12, b"")], [], ValueError),
-        ([Splice.of(0, len(DATA) + 1, b"")], [], ValueError),
-        ([Splice(5, 6, 7, broken)], [], DamagedError),
-        ([], [Watched(0, 10, "a sum")], DamagedError),
-        ([], [Watched(25000, len(DATA), "a sum")], DamagedError),
-    ],
-    ids=["size", "overlap", "end", "data", "first check", "last check"],
-)
-@pytest.mark.parametrize("block", [1000, 4 << 20])
-def test_what_goes_wrong_surfaces(
-    splices: list[Splice], checks: list[Watched], error: type[Exception], block: int, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(splice, "BLOCK", block)
-    with pytest.raises(error):
-        copied(DATA, splices, checks)
-
-
-@pytest.mark.parametrize("call", ["write", "posix_fallocate", "fsync"])
-def test_a_full_disk_names_the_output(call: str, way: str, monkeypatch: pytest.MonkeyPatch):
-    call = {"write": "copy_file_range" if way == "by the kernel" else "pwrite"}.get(call, call)
-    monkeypatch.setattr(os, call, Failing(getattr(os, call), 0, errno.ENOSPC))
-    with pytest.raises(SystemProblem, match=r"^out: cannot be written: no space left on device$"):
-        copied(DATA, [])
-
-
-def test_short_writes_are_continued(monkeypatch: pytest.MonkeyPatch):
-    real = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[: max(1, len(data) // 2)], at))
-    assert copied(DATA, [Splice.of(3, 4, b"abc")]) == spliced(DATA, [(3, 4, b"abc")])
-
-
 @given(edits())
 def test_splicing_in_memory(drawn: tuple[bytes, list[tuple[int, int, bytes]]]):
     """Against the plainest way: from the end to the beginning, in a bytearray."""
@@ -188,3 +36,57 @@ def test_splicing_in_memory(drawn: tuple[bytes, list[tuple[int, int, bytes]]]):
     for start, stop, new in reversed(changes):
         expected[start:stop] = new
     assert spliced(data, changes[::-1]) == bytes(expected)
+
+
+@given(edits(), st.data())
+def test_a_stream_in_pieces_becomes_the_same(drawn: tuple[bytes, Changes], data: st.DataObject):
+    whole, changes = drawn
+    cuts = [0, *sorted(data.draw(st.sets(st.integers(0, len(whole)), max_size=6))), len(whole)]
+    pieces = [whole[start:stop] for start, stop in pairwise(cuts)]
+    assert b"".join(streamed(pieces, [Splice.of(*change) for change in changes])) == spliced(whole, changes)
+
+
+@given(edits())
+def test_moves_and_targets_fill_the_output(drawn: tuple[bytes, Changes]):
+    whole, changes = drawn
+    moves, targets = moves_around(len(whole), [Splice.of(*change) for change in changes])
+    expected = spliced(whole, changes)
+    out = bytearray(len(expected))
+    for move in moves:
+        out[move.at : move.at + move.size] = whole[move.start : move.start + move.size]
+    for at, (_, _, new) in zip(targets, changes, strict=True):
+        out[at : at + len(new)] = new
+    assert bytes(out) == expected
+
+
+def test_neighbouring_splices_leave_no_empty_move():
+    assert moves_around(10, [Splice.of(0, 4, b"a"), Splice.of(4, 10, b"bc")]) == ([], [0, 1])
+    assert moves_around(10, [Splice.of(4, 4, b"abc")]) == ([Move(0, 4, 0), Move(4, 6, 7)], [4])
+
+
+@pytest.mark.parametrize("spans", [[(0, 4), (3, 5)], [(8, 11)], [(5, 4)]], ids=["overlap", "beyond the end", "backwards"])
+def test_what_is_no_list_of_splices_is_an_error_of_the_program(spans: list[tuple[int, int]]):
+    with pytest.raises(ValueError, match="overlaps another or the end"):
+        moves_around(10, [Splice.of(*span, b"") for span in spans])
+
+
+class Span(NamedTuple):
+    """A check, as far as it matters which bytes it is about."""
+
+    start: int
+    stop: int
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "left"),
+    [
+        (4, 6, [(0, 4), (6, 10)]),
+        (3, 5, [(6, 10)]),
+        (5, 5, [(0, 4), (4, 6), (6, 10)]),
+        (0, 10, []),
+        (9, 10, [(0, 4), (4, 6)]),
+    ],
+)
+def test_a_check_of_replaced_bytes_is_left_out(start: int, stop: int, left: list[tuple[int, int]]):
+    checks = [Span(6, 10), Span(0, 4), Span(4, 6)]
+    assert passing_checks(checks, [Splice.of(start, stop, b"x")]) == left

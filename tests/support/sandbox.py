@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from chkpt_channels.cli import app as cli
 from chkpt_channels.core.errors import printable
-from chkpt_channels.storage import isolation as apart
+from chkpt_channels.storage import isolation
 
 SECONDS = 10
 PEAK = 250 << 20
@@ -89,7 +89,7 @@ def aside(work: Callable[[Callable[[bytes], object]], object]) -> bytes:
     child = os.fork()
     if not child:
         try:
-            apart._may_fork = lambda: False
+            isolation._may_fork = lambda: False
             work(lambda told: os.write(writing, told))
         finally:
             os._exit(0)

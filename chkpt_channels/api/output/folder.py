@@ -18,7 +18,7 @@ from chkpt_channels.folders.model_folder import ModelFolder
 from chkpt_channels.folders.planning import PlannedModel
 from chkpt_channels.storage.atomic import OutputFolder
 from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.splice import apply
+from chkpt_channels.storage.stream_copy import apply
 from chkpt_channels.transform.options import Options
 
 FICLONE = 0x40049409

@@ -21,12 +21,10 @@ from chkpt_channels.folders.planning import PlannedModel, config_edits
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage import early_copy
 from chkpt_channels.storage.atomic import Output, StandardOutput
-from chkpt_channels.storage.source import STDIO, Source, check_link
-from chkpt_channels.storage.splice import apply, write_at
+from chkpt_channels.storage.source import CHUNK_BYTES, STDIO, Source, check_link
+from chkpt_channels.storage.stream_copy import apply, write_at
 from chkpt_channels.transform.options import Options
 from chkpt_channels.transform.plan import Plan
-
-CHUNK = 4 << 20
 
 
 class Settings(NamedTuple):
@@ -93,7 +91,7 @@ class FileTarget:
     def _copy_early(self) -> None:
         """Copy the source while the library that reads it is imported, where that pays."""
         source, form = self._model.source, self._model.format
-        if form.in_place and not self._settings.dry_run and not self._other and early_copy.pays(source):
+        if form.in_place and not self._settings.dry_run and not self._other and early_copy.worthwhile(source):
             self._copied = early_copy.copy(source, self._opened().fd, form.preload)
 
     def _opened(self) -> Output | StandardOutput:
@@ -205,7 +203,7 @@ def publish(
         except BaseException:
             if not out.is_shown():
                 for other in reversed(others):
-                    other.take_back()
+                    other.roll_back()
             raise
 
 
@@ -220,6 +218,6 @@ def _copied(path: Path, new: Path, stack: contextlib.ExitStack, *, force: bool) 
 def sha256_of(source: Source) -> str:
     """The SHA-256 of an open file."""
     digest = hashlib.sha256()
-    for at in range(0, source.size, CHUNK):
-        digest.update(source.read(at, min(at + CHUNK, source.size)))
+    for at in range(0, source.size, CHUNK_BYTES):
+        digest.update(source.read(at, min(at + CHUNK_BYTES, source.size)))
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Edits of HDF5 files as splices: datasets get new content, text attributes new text.
 
-The library edits a Window: it appends the new objects, unlinks the old ones and mends its own tables. The same edits give the
-same bytes every time: nothing keeps the time.
+The library edits an OverlayFile: it appends the new objects, unlinks the old ones and mends its own tables. The same edits give
+the same bytes every time: no time stamp is written.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.containers.hdf5.objects import check_filters, object_at, space_of
 from chkpt_channels.containers.hdf5.reader import Hdf5
-from chkpt_channels.storage import isolation as apart
+from chkpt_channels.storage.isolation import run_isolated
 from chkpt_channels.storage.splice import Splice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LARGEST_COMPACT = 60_000
+LARGEST_COMPACT_BYTES = 60_000
+"""A compact dataset lies in its object header, whose messages are shorter than 64 KiB."""
 
 
 class NewDataset(NamedTuple):
@@ -33,7 +34,7 @@ def splices(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Mapping[tuple
     object, name), new text. Stored dtypes, creation properties, attributes and all links stay."""
     if not datasets and not texts:
         return []
-    answer = apart.pieces(lambda: _edited(file, datasets, texts), file.place)
+    answer = run_isolated(lambda: _edited(file, datasets, texts), file.place)
     spans = json.loads(next(answer))
     return [Splice.of(start, stop, data) for (start, stop), data in zip(spans, list(answer), strict=True)]
 
@@ -80,7 +81,7 @@ def _creation(old: Any, new: NewDataset) -> Any:
     made.set_obj_track_times(False)
     if made.get_layout() == h5py.h5d.CHUNKED:
         made.set_chunk(tuple(min(chunk, max(size, 1)) for chunk, size in zip(made.get_chunk(), new.shape, strict=True)))
-    elif made.get_layout() == h5py.h5d.COMPACT and new.values.nbytes > LARGEST_COMPACT:
+    elif made.get_layout() == h5py.h5d.COMPACT and new.values.nbytes > LARGEST_COMPACT_BYTES:
         made.set_layout(h5py.h5d.CONTIGUOUS)
     return made
 

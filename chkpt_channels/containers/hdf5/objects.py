@@ -8,8 +8,7 @@ from typing import Any
 
 from chkpt_channels.core.errors import Place
 from chkpt_channels.core.limits import LIMITS
-
-CHUNK = 4 << 20
+from chkpt_channels.storage.source import CHUNK_BYTES
 
 _KNOWN_FILTERS = frozenset({1, 2, 3, 5, 6, 32000})
 """deflate, shuffle, fletcher32, nbit, scaleoffset, lzf: all that h5py brings with it."""
@@ -123,15 +122,15 @@ def elements(opened: Any, dtype: str, shape: tuple[int, ...], itemsize: int) -> 
 
 
 def boxes(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """(start, count) of boxes of at most CHUNK bytes that cover `shape` in C order."""
+    """(start, count) of boxes of at most CHUNK_BYTES bytes that cover `shape` in C order."""
     axis, inner = len(shape), itemsize
-    while axis and inner * shape[axis - 1] <= CHUNK:
+    while axis and inner * shape[axis - 1] <= CHUNK_BYTES:
         axis -= 1
         inner *= shape[axis]
     if not axis:
         yield (0,) * len(shape), shape
         return
-    step = max(1, CHUNK // inner)
+    step = max(1, CHUNK_BYTES // inner)
     outer, behind = shape[: axis - 1], shape[axis:]
     for number in range(prod(outer)):
         before = []

@@ -1,7 +1,8 @@
-"""HDF5 files through h5py: a checked index and bounded reads. `hdf5types` looks into objects, `hdf5edit` changes them.
+"""HDF5 files through h5py: a checked index and bounded reads. `objects` looks into objects, `editor` changes them.
 
-The library works on a Window, so it opens no file by name and changes none. Links that leave the file, storage in other files and
-virtual datasets are refused before anything is read through them; no filter plugin is looked for while the library works.
+The library works on an OverlayFile, so it opens no file by name and changes none. Links that leave the file, storage in other
+files and virtual datasets are refused before anything is read through them; no filter plugin is looked for while the library
+works.
 Source: HDF5 File Format Specification, version 3.0.
 """
 
@@ -16,19 +17,19 @@ from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
 
-from chkpt_channels.containers.hdf5 import objects as hdf5types
-from chkpt_channels.containers.hdf5.objects import CHUNK
+from chkpt_channels.containers.hdf5 import objects
 from chkpt_channels.core.errors import DamagedError, Place, UnsupportedError
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.storage import isolation as apart
-from chkpt_channels.storage.overlay import Window
-from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.isolation import run_isolated
+from chkpt_channels.storage.overlay import OverlayFile
+from chkpt_channels.storage.source import CHUNK_BYTES, Source
 
-MOST_EXPANSION = 1100
+LARGEST_DEFLATE_RATIO = 1100
 """Deflate packs at most 1032 to 1: a dataset that is larger by more than this than what is stored for it is a bomb."""
-SMALL = 16 << 20
-MOST_UNPACKED = 16
-"""Times the file's size: weights, which look like noise, are packed to half their size at best."""
+HARMLESS_BYTES = 16 << 20
+"""A dataset of this size may be stored in nothing: one of zeros that was never written has no chunks."""
+MOST_UNPACKED_RATIO = 16
+"""To the file's size: weights, which look like noise, are packed to half their size at best."""
 
 Texts = dict[str, str | list[str]]
 
@@ -48,7 +49,7 @@ class Dataset(NamedTuple):
         return prod(self.shape) * self.itemsize
 
 
-class Wanted(NamedTuple):
+class AttributeFilter(NamedTuple):
     """Which attributes are to be read: those with these names, numbers behind them or not, of these objects."""
 
     names: frozenset[str]
@@ -64,7 +65,7 @@ class Hdf5:
     """
 
     def __init__(
-        self, source: Source, place: Place, start: int = 0, size: int | None = None, wanted: Wanted | None = None
+        self, source: Source, place: Place, start: int = 0, size: int | None = None, wanted: AttributeFilter | None = None
     ) -> None:
         self.source, self.place, self._start = source, place, start
         self._size = source.size - start if size is None else size
@@ -93,27 +94,27 @@ class Hdf5:
     def _apart(self, work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]:
         """Done in a child, except on what the library has just edited: it has seen all of that, and a fork costs as much as
         an index."""
-        return work() if self.source.made_here else apart.pieces(work, place)
+        return work() if self.source.made_here else run_isolated(work, place)
 
-    def _indexed(self, wanted: Wanted | None) -> Iterator[bytes]:
+    def _indexed(self, wanted: AttributeFilter | None) -> Iterator[bytes]:
         """The index as JSON, which goes through a pipe."""
         with self.opened() as (root, _):
             self._walk(root)
             self._dtypes.clear()  # handles of the library
-            attributes = hdf5types.attribute_names(root)
+            attributes = objects.attribute_names(root)
             owners, names = (wanted.owners(self), wanted.names) if wanted else ((), frozenset())
-            texts = {path: dict(hdf5types.texts(hdf5types.object_at(root, path), names)) for path in owners}
+            texts = {path: dict(objects.texts(objects.object_at(root, path), names)) for path in owners}
         found = {"datasets": self.datasets, "groups": self.groups, "others": self.others, "aliases": self.aliases}
         yield json.dumps({**found, "texts": texts, "attributes": attributes}).encode()
 
     @contextmanager
-    def opened(self, path: str = "", *, writable: bool = False) -> Iterator[tuple[Any, Window]]:
+    def opened(self, path: str = "", *, writable: bool = False) -> Iterator[tuple[Any, OverlayFile]]:
         """The file's root group and the window it is seen through. What the library raises becomes DamagedError, about the object
         at `path`."""
         import h5py
 
         place = self.place.inside(path) if path else self.place
-        window = Window(self.source, self._start, self._size)
+        window = OverlayFile(self.source, self._start, self._size)
         try:
             with _no_plugins(), h5py.File(window, "r+" if writable else "r") as file:
                 yield h5py.h5g.open(file.id, b"/"), window
@@ -180,7 +181,7 @@ class Hdf5:
         """Index one object that holds no others."""
         import h5py
 
-        opened = hdf5types.object_at(root, path)
+        opened = objects.object_at(root, path)
         if isinstance(opened, h5py.h5g.GroupID):
             self.groups[path] = address
             return
@@ -195,18 +196,18 @@ class Hdf5:
         for known, answer in self._dtypes:
             if known.equal(kind):
                 return answer
-        self._dtypes.append((kind, hdf5types.numpy_name(kind)))
+        self._dtypes.append((kind, objects.numpy_name(kind)))
         return self._dtypes[-1][1]
 
     def _dataset(self, opened: Any, path: str) -> Dataset | None:
         """One dataset, its declared size believed only where enough is stored for it. None where it holds no numbers."""
         offset = opened.get_offset()
         if offset is None:
-            hdf5types.check_storage(opened, self.place.inside(path))
+            objects.check_storage(opened, self.place.inside(path))
         kind = opened.get_type()
         dtype, plain = self._dtype(kind)
         if not dtype and kind.get_size() == 2:
-            dtype = hdf5types.tagged_name(opened)
+            dtype = objects.tagged_name(opened)
         shape = opened.shape
         if not dtype or shape is None:
             return None
@@ -214,7 +215,7 @@ class Hdf5:
         stored = opened.get_storage_size()
         if offset is not None and (stored != dataset.size or offset + stored > self._size):
             raise self.place.inside(path).damaged(f"{list(shape)} of {dtype} are not the {stored} bytes it is given", at=offset)
-        if dataset.size > max(SMALL, stored * MOST_EXPANSION):
+        if dataset.size > max(HARMLESS_BYTES, stored * LARGEST_DEFLATE_RATIO):
             raise self.place.inside(path).damaged(f"declares {dataset.size} bytes and stores {stored}")
         return dataset
 
@@ -223,22 +224,22 @@ class Hdf5:
         dataset = self.datasets[path]
         if dataset.offset is not None:
             at = self._start + dataset.offset
-            for piece in range(0, dataset.size, CHUNK):
-                yield self.source.read(at + piece, at + min(piece + CHUNK, dataset.size))
+            for piece in range(0, dataset.size, CHUNK_BYTES):
+                yield self.source.read(at + piece, at + min(piece + CHUNK_BYTES, dataset.size))
         elif dataset.size:
             yield from self._apart(partial(self._elements, path, dataset), self.place.inside(path))
 
     def _elements(self, path: str, dataset: Dataset) -> Iterator[bytes]:
         with self.opened(path) as (root, _):
-            opened = hdf5types.object_at(root, path)
-            hdf5types.check_filters(opened, self.place.inside(path))
-            yield from hdf5types.elements(opened, dataset.dtype, dataset.shape, dataset.itemsize)
+            opened = objects.object_at(root, path)
+            objects.check_filters(opened, self.place.inside(path))
+            yield from objects.elements(opened, dataset.dtype, dataset.shape, dataset.itemsize)
 
     def check_copied(self, edited: Collection[str]) -> None:
         """Read what the library alone can read and nobody has to: a damaged chunk would be copied unseen. Raises DamagedError.
 
         Bombs are copied as they are: unpacking them all would take longer than a verdict may."""
-        left, paths = LIMITS.inflated_bytes + MOST_UNPACKED * self._size, []
+        left, paths = LIMITS.inflated_bytes + MOST_UNPACKED_RATIO * self._size, []
         for path, dataset in self.datasets.items():
             if dataset.offset is None and path not in edited and 0 < dataset.size <= left:
                 left -= dataset.size
@@ -257,6 +258,7 @@ class Hdf5:
 
 
 _HARD, _SOFT, _EXTERNAL = 0, 1, 64
+"""Types of links. Source: HDF5's H5Lpublic.h, H5L_type_t."""
 _OF_THE_LIBRARY = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
 
 

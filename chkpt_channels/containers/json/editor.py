@@ -1,6 +1,6 @@
-"""JSON that is edited in place: every value knows the text that spells it, and all other text stays.
+"""JSON that is edited in place: every value knows the text that encodes it, and all other text stays.
 
-Source: RFC 8259. What is not strictly that is refused (strictjson).
+Source: RFC 8259. What is not strictly that is refused (`reader`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SPACE = " \t\n\r"
 
 
 class Value(NamedTuple):
-    """A scalar, or the children of an object or a list by key or index, and the characters [start, stop) that spell it."""
+    """A scalar, or the children of an object or a list by key or index, and the characters [start, stop) that encode it."""
 
     value: Any
     start: int
@@ -110,7 +110,7 @@ class Json:
 
     def edited(self, changes: Mapping[Path, Any]) -> bytes:
         """The text with other values at these paths. A path may lead to a key that its object has not got: it is added behind
-        the others. Lists are spelled as they were, item by item."""
+        the others. Lists are written as they were, item by item."""
         edits = []
         for path, value in changes.items():
             parent = self.at(path[:-1]).value if path else {}
@@ -118,14 +118,14 @@ class Json:
                 edits.append(self._addition(path, value))
             else:
                 old = self.at(path)
-                edits.append((old.start, old.stop, self._spelled(value, old)))
+                edits.append((old.start, old.stop, self._encoded(value, old)))
         encoded = [(self._byte(start), self._byte(stop), new.encode()) for start, stop, new in edits]
         return spliced(self.text.encode(), encoded)
 
     def _byte(self, at: int) -> int:
         return at if self.text.isascii() else len(self.text[:at].encode())
 
-    def _spelled(self, value: Any, old: Value) -> str:
+    def _encoded(self, value: Any, old: Value) -> str:
         if not isinstance(value, list) or not isinstance(old.value, list) or not old.value:
             return json.dumps(value, ensure_ascii=self.text.isascii())
         first, last = old.value[0], old.value[-1]

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from chkpt_channels.core.errors import Place, printable
 from chkpt_channels.core.limits import LIMITS
 
-LONGEST_INTEGER = 20
+LONGEST_INTEGER_DIGITS = 20
+"""-2^63 and 2^64 - 1 have as many; Python's own integers are of any length, and take quadratic time to read."""
 _LONG_INTEGER = re.compile(rb"[0-9]{20}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -34,7 +35,7 @@ def loads(raw: bytes, place: Place, base: int | None = None) -> Any:
         raise place.damaged(f"holds {text[:40]}, which is no JSON number", at=base)
 
     def integer(text: str) -> int:
-        return int(text) if len(text) <= LONGEST_INTEGER else refuse(text)
+        return int(text) if len(text) <= LONGEST_INTEGER_DIGITS else refuse(text)
 
     def number(text: str) -> float:
         value = float(text)

@@ -1,6 +1,6 @@
-"""Edits of a pickle: integers spelled anew, dictionary entries taken out, FRAME lengths mended; all other bytes stay.
+"""Edits of a pickle: integers encoded anew, dictionary entries taken out, FRAME lengths mended; all other bytes stay.
 
-A value that is spelled once and repeated through the memo is shared: an edit touches only the places that were asked for.
+A value that is encoded once and repeated through the memo is shared: an edit touches only the places that were asked for.
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from chkpt_channels.containers.pickle.reader import Kind, Node, Tree
+from chkpt_channels.containers.pickle.machine import FRAME_HEAD_BYTES
+from chkpt_channels.containers.pickle.nodes import Kind, Node
+from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.storage.splice import spliced
 
 
 def edited(tree: Tree, values: Mapping[Node, Any], removed: Iterable[tuple[int, int]] = ()) -> bytes:
-    """The pickle's bytes with the occurrences in `values` spelled anew, and the spans `removed` taken out.
+    """The pickle's bytes with the occurrences in `values` encoded anew, and the spans `removed` taken out.
 
-    Raises UnsupportedError where what is removed is needed elsewhere and cannot be spelled there.
+    Raises UnsupportedError where what is removed is needed elsewhere and cannot be encoded there.
     """
-    spelling = _Spelling(tree)
+    rewriting = _Rewriting(tree)
     for node, value in values.items():
-        spelling.want(node, value)
-    edits = spelling.edits(list(removed))
+        rewriting.want(node, value)
+    edits = rewriting.edits(list(removed))
     edits += _frame_edits(tree, edits)
     return spliced(tree.data, edits)[tree.start : tree.stop + sum(len(new) - (b - a) for a, b, new in edits)]
 
@@ -30,22 +32,22 @@ def _frame_edits(tree: Tree, edits: Sequence[tuple[int, int, bytes]]) -> list[tu
     """New lengths for the frames in which something changes; what is left of a frame whose head goes needs no frame."""
     mended = []
     for at, length in tree.frames:
-        begin, end = at + 9, at + 9 + length
+        begin, end = at + FRAME_HEAD_BYTES, at + FRAME_HEAD_BYTES + length
         if any(start <= at < stop for start, stop, _ in edits):
             continue
         added = sum(len(new) for start, _, new in edits if begin <= start < end)
         gone = sum(max(0, min(stop, end) - max(start, begin)) for start, stop, _ in edits)
         if added != gone:
-            mended.append((at + 1, at + 9, struct.pack("<Q", length + added - gone)))
+            mended.append((at + 1, begin, struct.pack("<Q", length + added - gone)))
     return mended
 
 
-def spell(value: Any) -> bytes:
+def encode(value: Any) -> bytes:
     """A number in the pickler's shortest form, or a tuple of integers."""
     if isinstance(value, float):
         return b"G" + struct.pack(">d", value)
     if isinstance(value, tuple):
-        inner = b"".join(map(spell, value))
+        inner = b"".join(map(encode, value))
         return b")" if not value else inner + bytes([0x84 + len(value)]) if len(value) < 4 else b"(" + inner + b"t"
     if 0 <= value < 1 << 8:
         return b"K" + bytes([value])
@@ -57,11 +59,11 @@ def spell(value: Any) -> bytes:
     return b"\x8a" + bytes([len(raw)]) + raw
 
 
-class _Spelling:
+class _Rewriting:
     """Collects wanted values occurrence by occurrence, then decides which bytes change.
 
-    A value that is spelled once and repeated by GETs is edited where it is spelled if all occurrences are to change alike.
-    Otherwise the new value takes the old one's place and memo index, and the old value is spelled again, and memoised under
+    A value that is encoded once and repeated by GETs is edited where it is encoded if all occurrences are to change alike.
+    Otherwise the new value takes the old one's place and memo index, and the old value is encoded again, and memoized under
     the same index, at the first GET that still wants it.
     """
 
@@ -93,19 +95,19 @@ class _Spelling:
             wanted = occurrence in places
             if occurrence is node:
                 if not wanted:
-                    return [(o.start, o.stop, spell(v)) for o, v in places.items()]
-                out.append((node.start, node.stop, spell(places[node])))
+                    return [(o.start, o.stop, encode(v)) for o, v in places.items()]
+                out.append((node.start, node.stop, encode(places[node])))
             elif not wanted and not moved:
                 put = node.put[0] if node.put else 0
                 out.append((occurrence.start, occurrence.stop, data[node.start : node.stop] + b"r" + struct.pack("<I", put)))
                 moved = True
             elif wanted:
-                out.append((occurrence.start, occurrence.stop, spell(places[occurrence])))
+                out.append((occurrence.start, occurrence.stop, encode(places[occurrence])))
         return out
 
     def _in_place(self, node: Node, value: Any) -> list[tuple[int, int, bytes]]:
         if not isinstance(value, tuple):
-            return [(node.start, node.stop, spell(value))] if node.value != value else []
+            return [(node.start, node.stop, encode(value))] if node.value != value else []
         children = node.children
         if node.kind not in (Kind.TUPLE, Kind.LIST) or len(children) != len(value):
             raise TypeError("a tuple is edited element by element")
@@ -115,23 +117,25 @@ class _Spelling:
         return []
 
     def _rescued(self, gone: _Spans) -> list[tuple[int, int, bytes]]:
-        """What was memoised inside removed spans and is repeated outside is spelled at its first repetition."""
+        """What was memoized inside removed spans and is repeated outside is encoded at its first repetition."""
         edits = []
-        shifted = any(at in gone for at, _ in self._tree.memoizes)
-        for node in self._tree.memoised:
+        shifted = any(at in gone for at, _ in self._tree.memoize_opcodes)
+        for node in self._tree.memoized:
             if node.put is None or node.put[1] not in gone:
                 continue
             later = next((get for get in node.gets or () if get.start not in gone), None)
             if later is None:
                 continue
-            edits.append((later.start, later.stop, self._spelled_alone(node, gone) + b"r" + struct.pack("<I", node.put[0])))
-        if shifted:  # MEMOIZE counts on its own: behind a removed one the index must be spelled
+            edits.append((later.start, later.stop, self._encoded_alone(node, gone) + b"r" + struct.pack("<I", node.put[0])))
+        if shifted:  # MEMOIZE counts on its own: behind a removed one the index must be encoded
             edits += [
-                (at, at + 1, b"r" + struct.pack("<I", i)) for at, i in self._tree.memoizes if at > gone.first and at not in gone
+                (at, at + 1, b"r" + struct.pack("<I", i))
+                for at, i in self._tree.memoize_opcodes
+                if at > gone.first and at not in gone
             ]
         return edits
 
-    def _spelled_alone(self, node: Node, gone: _Spans) -> bytes:
+    def _encoded_alone(self, node: Node, gone: _Spans) -> bytes:
         data = self._tree.data
         if node.kind in (Kind.CONST, Kind.INT, Kind.FLOAT, Kind.TEXT, Kind.BYTES):
             return data[node.start : node.stop]

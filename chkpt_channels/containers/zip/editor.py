@@ -13,30 +13,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from chkpt_channels.containers.zip.reader import (
+from chkpt_channels.containers.zip.directory import (
     CENTRAL_RECORD,
-    DEFLATED,
     END64_RECORD,
     END_RECORD,
-    FLAG_DESCRIPTOR,
     FLAG_UTF8,
-    LOCAL,
-    LOCAL_RECORD,
     LOCATOR64,
     LOCATOR64_RECORD,
     MAX16,
     MAX32,
+    ZIP64_TAG,
+    extra_fields,
+)
+from chkpt_channels.containers.zip.reader import (
+    DEFLATED,
+    FLAG_DESCRIPTOR,
+    LOCAL,
+    LOCAL_RECORD,
     STORED,
     Archive,
     Member,
-    extra_fields,
     make_descriptor,
 )
 from chkpt_channels.core.errors import Place
 from chkpt_channels.storage.splice import Splice, streamed
 
 
-class Change(NamedTuple):
+class MemberEdit(NamedTuple):
     """A member's new content: the first `keep` bytes of the old, then `size` bytes made by `data`; or the old content with the
     splices `inner`, which count from its first byte, `size` bytes in all."""
 
@@ -46,17 +49,17 @@ class Change(NamedTuple):
     inner: tuple[Splice, ...] = ()
 
     @classmethod
-    def of(cls, data: bytes) -> Change:
+    def of(cls, data: bytes) -> MemberEdit:
         """New content that is known already."""
         return cls(len(data), lambda: data)
 
     @classmethod
-    def patch(cls, member: Member, inner: Sequence[Splice]) -> Change:
+    def patch(cls, member: Member, inner: Sequence[Splice]) -> MemberEdit:
         """The old content with splices."""
         return cls(member.size + sum(s.size - (s.stop - s.start) for s in inner), bytes, 0, tuple(inner))
 
 
-def splices(archive: Archive, changes: Mapping[str, Change], removed: frozenset[str] = frozenset()) -> list[Splice]:
+def splices(archive: Archive, changes: Mapping[str, MemberEdit], removed: frozenset[str] = frozenset()) -> list[Splice]:
     """The splices that give members new content or take them out, and mend every header behind them.
 
     Raises UnsupportedError where an archive without zip64 records would outgrow 4 GiB.
@@ -64,7 +67,7 @@ def splices(archive: Archive, changes: Mapping[str, Change], removed: frozenset[
     return list(_Rewrite(archive, changes, removed).splices()) if changes or removed else []
 
 
-def new_crc(archive: Archive, name: str, change: Change) -> int:
+def new_crc(archive: Archive, name: str, change: MemberEdit) -> int:
     """The CRC-32 of a changed member; 0 in an archive without CRCs."""
     if not archive.has_crcs:
         return 0
@@ -88,7 +91,7 @@ def miniz_local(name: bytes, size: int, start: int, align: int, method: int = ST
     """The local header of a member at `start`, its payload aligned to `align` bytes."""
     wide = b"".join([struct.pack("<2Q", size, 0) if size >= MAX32 else b"", struct.pack("<Q", start) if start >= MAX32 else b""])
     if wide:
-        wide = struct.pack("<2H", 1, len(wide)) + wide
+        wide = struct.pack("<2H", ZIP64_TAG, len(wide)) + wide
     pad = -(start + LOCAL_RECORD.size + len(name) + len(wide) + 4) % align
     extra = wide + struct.pack("<2sH", b"FB", pad) + b"Z" * pad
     flags = FLAG_UTF8 | (FLAG_DESCRIPTOR if size else 0)
@@ -116,25 +119,25 @@ def _miniz_alignments(members: Sequence[Member]) -> dict[str, int]:
 class _Rewrite:
     """One pass over the members that places each anew."""
 
-    def __init__(self, archive: Archive, changes: Mapping[str, Change], removed: frozenset[str]) -> None:
+    def __init__(self, archive: Archive, changes: Mapping[str, MemberEdit], removed: frozenset[str]) -> None:
         self._archive, self._removed = archive, removed
         self._changes = {name: self._packed(name, change) for name, change in changes.items()}
         self._align = _miniz_alignments(list(archive.members.values()))
         self._starts: dict[str, int] = {}
 
-    def _packed(self, name: str, change: Change) -> _Packed:
+    def _packed(self, name: str, change: MemberEdit) -> _StoredEdit:
         member = self._archive.members[name]
         crc = cache(lambda: new_crc(self._archive, name, change))
         size = change.keep + change.size
         if member.method == STORED:
-            return _Packed(size, size, crc, change.keep, change.data, change.inner)
+            return _StoredEdit(size, size, crc, change.keep, change.data, change.inner)
         if change.inner:
             content = b"".join(streamed(self._archive.chunks(name), change.inner))
-            change = Change.of(content)
+            change = MemberEdit.of(content)
         kept = b"".join(self._archive.chunks(name, 0, change.keep)) if change.keep else b""
         deflater = zlib.compressobj(6, zlib.DEFLATED, -15)
         data = deflater.compress(kept + change.data()) + deflater.flush()
-        return _Packed(size, len(data), crc, 0, lambda: data)
+        return _StoredEdit(size, len(data), crc, 0, lambda: data)
 
     def splices(self) -> Iterator[Splice]:
         shift, members = 0, self._archive.members.values()
@@ -164,7 +167,7 @@ class _Rewrite:
     def _has_descriptor(member: Member) -> bool:
         return bool(LOCAL_RECORD.unpack_from(member.local)[2] & FLAG_DESCRIPTOR)
 
-    def _local(self, member: Member, start: int, new: _Packed | None) -> bytes:
+    def _local(self, member: Member, start: int, new: _StoredEdit | None) -> bytes:
         size = new.size if new else member.size
         if align := self._align.get(member.name, 0):
             return _miniz_again(member, size, start, align)
@@ -172,13 +175,13 @@ class _Rewrite:
             return member.local
         return self._sized(member, new)
 
-    def _sized(self, member: Member, new: _Packed) -> bytes:
+    def _sized(self, member: Member, new: _StoredEdit) -> bytes:
         """A local header that carries its sizes, with the new ones; its CRC follows in `_with_crc`."""
         fields = list(LOCAL_RECORD.unpack_from(member.local))
         tail = member.local[LOCAL_RECORD.size :]
         if MAX32 in fields[7:9]:
             wide = b"".join(struct.pack("<Q", v) for v, f in ((new.size, fields[8]), (new.packed, fields[7])) if f == MAX32)
-            at = tail.index(struct.pack("<H", 1), fields[9]) + 4
+            at = tail.index(struct.pack("<H", ZIP64_TAG), fields[9]) + 4
             tail = tail[:at] + wide + tail[at + len(wide) :]
         elif max(new.size, new.packed) >= MAX32:
             raise self._archive.place.inside(member.name).unsupported("would grow beyond 4 GiB, for which its header has no room")
@@ -186,18 +189,18 @@ class _Rewrite:
         fields[8] = new.size if fields[8] != MAX32 else MAX32
         return LOCAL_RECORD.pack(*fields) + tail
 
-    def _with_crc(self, local: bytes, member: Member, new: _Packed | None) -> Callable[[], bytes]:
+    def _with_crc(self, local: bytes, member: Member, new: _StoredEdit | None) -> Callable[[], bytes]:
         if new is None or self._has_descriptor(member):
             return lambda: local
         return lambda: local[:14] + struct.pack("<I", new.crc()) + local[18:]
 
-    def _descriptor_size(self, member: Member, start: int, new: _Packed | None) -> int:
+    def _descriptor_size(self, member: Member, start: int, new: _StoredEdit | None) -> int:
         if member.name not in self._align:
             return len(member.descriptor)
         size = new.size if new else member.size
         return 0 if not size else 24 if max(size, start) >= MAX32 else 16
 
-    def _descriptor(self, member: Member, new: _Packed | None, size: int) -> Callable[[], bytes]:
+    def _descriptor(self, member: Member, new: _StoredEdit | None, size: int) -> Callable[[], bytes]:
         def made() -> bytes:
             if not size:
                 return b""
@@ -231,8 +234,8 @@ class _Rewrite:
                 fields[index] = value
         extra_at = CENTRAL_RECORD.size + fields[10]
         extra, comment = member.central[extra_at : extra_at + fields[11]], member.central[extra_at + fields[11] :]
-        others = b"".join(struct.pack("<2H", tag, len(body)) + body for tag, body in extra_fields(extra) if tag != 1)
-        extra = (struct.pack("<2H", 1, len(wide)) + wide if wide else b"") + others
+        others = b"".join(struct.pack("<2H", tag, len(body)) + body for tag, body in extra_fields(extra) if tag != ZIP64_TAG)
+        extra = (struct.pack("<2H", ZIP64_TAG, len(wide)) + wide if wide else b"") + others
         fields[11] = len(extra)
         tail = member.central[CENTRAL_RECORD.size : extra_at] + extra + comment
 
@@ -244,7 +247,7 @@ class _Rewrite:
         return CENTRAL_RECORD.size + len(tail), made
 
 
-class _Packed(NamedTuple):
+class _StoredEdit(NamedTuple):
     """A change as it will be stored: sizes known, content and CRC made when written."""
 
     size: int

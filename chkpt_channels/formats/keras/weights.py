@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chkpt_channels.containers.hdf5.reader import Hdf5, Wanted
+from chkpt_channels.containers.hdf5.reader import AttributeFilter, Hdf5
 from chkpt_channels.core.errors import Place
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.formats.keras.config import Layer, Model, all_layers
@@ -39,7 +39,7 @@ def owners(file: Hdf5) -> Iterator[str]:
     yield from (inside + name for name, count in counts.items() if count > MOST_WEIGHTS and inside + name in file.groups)
 
 
-WANTED = Wanted(frozenset({"model_config", "layer_names", "weight_names", "backend", "keras_version"}), owners)
+WANTED = AttributeFilter(frozenset({"model_config", "layer_names", "weight_names", "backend", "keras_version"}), owners)
 
 
 def is_stored(path: str) -> bool:

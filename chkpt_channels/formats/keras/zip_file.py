@@ -73,9 +73,9 @@ class KerasZip(KerasCheckpoint):
     def composed(self, datasets: Mapping[str, hdf5_editor.NewDataset], text: str | None) -> list[Splice]:
         changes = {}
         if text is not None:
-            changes[self.document] = zip_editor.Change.of(text.encode())
+            changes[self.document] = zip_editor.MemberEdit.of(text.encode())
         if inner := hdf5_editor.splices(self.file, datasets, {}):
-            changes[WEIGHTS] = zip_editor.Change.patch(self._member, inner)
+            changes[WEIGHTS] = zip_editor.MemberEdit.patch(self._member, inner)
         return zip_editor.splices(self._archive, changes)
 
     def checks(self) -> Sequence[Check]:

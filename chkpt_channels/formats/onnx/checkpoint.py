@@ -17,13 +17,11 @@ from chkpt_channels.formats.onnx import external_data, tensor_data
 from chkpt_channels.formats.onnx.graph import OnnxGraph
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.schema import GRAPH_INITIALIZERS, GRAPH_SPARSE, TENSOR_RAW
-from chkpt_channels.storage.source import Source, check_link
+from chkpt_channels.storage.source import CHUNK_BYTES, Source, check_link
 from chkpt_channels.storage.splice import Splice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-CHUNK = 4 << 20
 
 
 class Onnx(Checkpoint):
@@ -56,8 +54,8 @@ class Onnx(Checkpoint):
         if source is None:
             yield tensor_data.typed_elements(weight)
             return
-        for at in range(start, stop, CHUNK):
-            yield source.read(at, min(at + CHUNK, stop))
+        for at in range(start, stop, CHUNK_BYTES):
+            yield source.read(at, min(at + CHUNK_BYTES, stop))
 
     def _where(self, found: tensor_data.Payload) -> tuple[Source | None, int, int]:
         if found.path is not None:

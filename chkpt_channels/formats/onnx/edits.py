@@ -7,7 +7,7 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from chkpt_channels.containers.protobuf import Later, WireEdits, bytes_field, later_field, number_field, varint
+from chkpt_channels.containers.protobuf import DeferredField, WireEdits, bytes_field, deferred_field, number_field, varint
 from chkpt_channels.core.dtypes import DType
 from chkpt_channels.core.errors import Place
 from chkpt_channels.core.tensors import Edits, TensorEdit
@@ -193,7 +193,7 @@ class OnnxEdits:
         held = [f for n in (TENSOR_RAW, *TENSOR_TYPED) for f in fields.get(n, ())]
         if held and held[0].number in (TENSOR_FLOATS, TENSOR_DOUBLES):
             number = held[0].number
-        new = later_field(number, size, lambda: edit.values().tobytes())
+        new = deferred_field(number, size, lambda: edit.values().tobytes())
         for i, field in enumerate(held):
             wire.replace(message, field, new if i == 0 else b"")
         if weight.is_external:
@@ -215,7 +215,7 @@ class OnnxEdits:
         head = _dims(edit.shape, packed=False) + number_field(TENSOR_TYPE, _NUMBERS[dtype.name])
         head += bytes_field(TENSOR_NAME, name.encode()) + varint(TENSOR_RAW << 3 | 2) + varint(size)
         tag = varint(GRAPH_INITIALIZERS << 3 | 2) + varint(len(head) + size)
-        self._wire.add(self._model.graph, Later(tag + head, size, lambda: edit.values().tobytes()))
+        self._wire.add(self._model.graph, DeferredField(tag + head, size, lambda: edit.values().tobytes()))
 
     def _add_bias(self, kernel: str, edit: TensorEdit) -> None:
         """A convolution without a bias gets one."""

@@ -14,9 +14,7 @@ from pathlib import Path
 from chkpt_channels.core.errors import Place
 from chkpt_channels.formats.onnx.model import Weight
 from chkpt_channels.formats.onnx.tensor_data import Payload
-from chkpt_channels.storage.source import Source
-
-CHUNK = 4 << 20
+from chkpt_channels.storage.source import CHUNK_BYTES, Source
 
 
 def check(weights: Mapping[str, Weight], payloads: Mapping[str, Payload]) -> None:
@@ -56,7 +54,7 @@ def check_sum(path: Path, weight: Weight) -> None:
         return
     digest = hashlib.sha1(usedforsecurity=False)
     with Source(path) as source:
-        for at in range(0, source.size, CHUNK):
-            digest.update(source.read(at, min(at + CHUNK, source.size)))
+        for at in range(0, source.size, CHUNK_BYTES):
+            digest.update(source.read(at, min(at + CHUNK_BYTES, source.size)))
     if digest.hexdigest() != said:
         raise source.place.inside(weight.name).damaged(f"the file's SHA-1 is {digest.hexdigest()}, not {said[:40]!r}")

@@ -23,8 +23,8 @@ from chkpt_channels.formats.onnx.schema import (
     TENSOR_TYPED,
     TENSOR_UINT64S,
 )
+from chkpt_channels.storage.source import CHUNK_BYTES
 
-CHUNK = 4 << 20
 CONTINUED = bytes(range(128, 256))
 """What every byte of a varint but its last is one of."""
 
@@ -70,7 +70,7 @@ def _count(message: Message, field: Field) -> int:
     """How many integers a field holds: each ends in a byte below 128."""
     if field.wire != BYTES:
         return 1
-    spans = ((at, min(at + CHUNK, field.stop)) for at in range(field.value, field.stop, CHUNK))
+    spans = ((at, min(at + CHUNK_BYTES, field.stop)) for at in range(field.value, field.stop, CHUNK_BYTES))
     return sum(len(message.reader.bytes(*span).translate(None, CONTINUED)) for span in spans)
 
 

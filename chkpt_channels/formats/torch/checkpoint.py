@@ -13,7 +13,8 @@ from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import OptimizerEntry, Tensor
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.formats.torch.graph import TorchGraph
-from chkpt_channels.formats.torch.object_tree import OptimizerNode, Storage, TorchObject, attributes
+from chkpt_channels.formats.torch.object_tree import OptimizerNode, TorchObject, attributes
+from chkpt_channels.formats.torch.rebuild import Storage
 from chkpt_channels.formats.torch.safe_globals import foreign
 
 ReadBytes = Callable[[Storage, int, int], Iterable[bytes]]

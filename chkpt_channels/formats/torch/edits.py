@@ -16,7 +16,8 @@ from chkpt_channels.containers.pickle.editor import edited
 from chkpt_channels.containers.pickle.reader import Node
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.torch.graph import quantization_of
-from chkpt_channels.formats.torch.object_tree import OptimizerNode, Storage, TorchObject, View
+from chkpt_channels.formats.torch.object_tree import OptimizerNode, TorchObject
+from chkpt_channels.formats.torch.rebuild import Storage, View
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

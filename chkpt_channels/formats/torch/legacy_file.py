@@ -20,14 +20,14 @@ from chkpt_channels.formats.base import Format
 from chkpt_channels.formats.torch import LEGACY_MAGIC
 from chkpt_channels.formats.torch.checkpoint import MAIN, TorchCheckpoint
 from chkpt_channels.formats.torch.edits import TorchEdits
-from chkpt_channels.formats.torch.object_tree import Storage, TorchObject
-from chkpt_channels.storage.source import Source
+from chkpt_channels.formats.torch.object_tree import TorchObject
+from chkpt_channels.formats.torch.rebuild import Storage
+from chkpt_channels.storage.source import CHUNK_BYTES, Source
 from chkpt_channels.storage.splice import Splice
 
 VERSION = 1001
 FIRST_READ_BYTES = 1 << 20
 """Holds the pickles of most files; four times as much is read where they are longer."""
-CHUNK = 4 << 20
 
 
 class TorchLegacy(TorchCheckpoint):
@@ -85,8 +85,8 @@ class TorchLegacy(TorchCheckpoint):
 
     def read_storage(self, part: str, storage: Storage, start: int, stop: int) -> Iterator[bytes]:
         begin = self._counts[storage.key] + 8
-        for at in range(start, stop, CHUNK):
-            yield self.source.read(begin + at, begin + min(at + CHUNK, stop))
+        for at in range(start, stop, CHUNK_BYTES):
+            yield self.source.read(begin + at, begin + min(at + CHUNK_BYTES, stop))
 
     def splices(self, edits: Edits) -> list[Splice]:
         if not self._little:

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
-from chkpt_channels.containers.pickle.editor import spell
+from chkpt_channels.containers.pickle.editor import encode
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.formats.base import FlatWriter
 
@@ -57,9 +57,9 @@ def _tensor(number: int, one: Tensor) -> bytes:
     count = prod(one.shape) * (1 if typed else dtype.bits // 8)
     kind = f"{dtype.storage}Storage" if typed else "UntypedStorage"
     storage = b"(" + _text("storage") + _global("torch" if typed else "torch.storage", kind) + _text(str(number)) + _text("cpu")
-    storage += spell(count) + b"tQ"
+    storage += encode(count) + b"tQ"
     hooks = _global("collections", "OrderedDict") + b")R"
-    arguments = storage + b"K\0" + spell(one.shape) + spell(_strides(one.shape)) + b"\x89" + hooks
+    arguments = storage + b"K\0" + encode(one.shape) + encode(_strides(one.shape)) + b"\x89" + hooks
     if typed:
         return _global("torch._utils", "_rebuild_tensor_v2") + b"(" + arguments + b"tR"
     return _global("torch._utils", "_rebuild_tensor_v3") + b"(" + arguments + _global("torch", dtype.torch) + b"tR"

@@ -19,7 +19,8 @@ from chkpt_channels.core.tensors import Edits, Notice
 from chkpt_channels.formats.base import Format
 from chkpt_channels.formats.torch.checkpoint import MAIN, TorchCheckpoint
 from chkpt_channels.formats.torch.edits import TorchEdits
-from chkpt_channels.formats.torch.object_tree import Storage, TorchObject
+from chkpt_channels.formats.torch.object_tree import TorchObject
+from chkpt_channels.formats.torch.rebuild import Storage
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Check, Splice
 
@@ -76,15 +77,15 @@ class TorchZip(TorchCheckpoint):
         return self._archive.chunks(self._member(part, storage), start, stop)
 
     def splices(self, edits: Edits) -> list[Splice]:
-        changes: dict[str, editor.Change] = {}
+        changes: dict[str, editor.MemberEdit] = {}
         removed: set[str] = set()
         self._check_byteorder()
         for part, torch_object in self.objects.items():
             made = TorchEdits(torch_object, edits)
             if made.pickle is not None:
-                changes[f"{self._top}{part}.pkl"] = editor.Change.of(made.pickle)
+                changes[f"{self._top}{part}.pkl"] = editor.MemberEdit.of(made.pickle)
             for key, change in made.changes.items():
-                changes[f"{self._top}{part}/{key}"] = editor.Change(change.size, change.data, change.keep)
+                changes[f"{self._top}{part}/{key}"] = editor.MemberEdit(change.size, change.data, change.keep)
             removed |= {f"{self._top}{part}/{key}" for key in made.removed}
             if "0" in made.removed and set(torch_object.storages) - made.removed:
                 # torch computes offsets (map_location="meta") from the storage named 0, which it expects to meet first
@@ -101,7 +102,7 @@ class TorchZip(TorchCheckpoint):
         if name in self._archive.members and self._archive.read(name, 64) != b"little":
             raise self.source.place.unsupported("was written on a big-endian machine, which is not converted")
 
-    def _serialization_id(self, changes: dict[str, editor.Change], removed: set[str]) -> dict[str, editor.Change]:
+    def _serialization_id(self, changes: dict[str, editor.MemberEdit], removed: set[str]) -> dict[str, editor.MemberEdit]:
         """The identity that torch derives from names and CRCs, kept right if it was right."""
         member = self._archive.members.get(self._top + SERIALIZATION_ID)
         if member is None or member.size != SERIALIZATION_ID_BYTES:
@@ -109,9 +110,9 @@ class TorchZip(TorchCheckpoint):
         old = self._archive.read(member.name, 64)
         if old[20:] != self._hash({}, set()):
             return {}
-        return {member.name: editor.Change(SERIALIZATION_ID_BYTES, lambda: old[:20] + self._hash(changes, removed))}
+        return {member.name: editor.MemberEdit(SERIALIZATION_ID_BYTES, lambda: old[:20] + self._hash(changes, removed))}
 
-    def _hash(self, changes: dict[str, editor.Change], removed: set[str]) -> bytes:
+    def _hash(self, changes: dict[str, editor.MemberEdit], removed: set[str]) -> bytes:
         """boost's hash_combine over the CRCs of all non-empty members in file order (PyTorchStreamWriter::writeEndOfFile)."""
         digest = 0
         for name, member in self._archive.members.items():

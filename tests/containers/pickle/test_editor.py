@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chkpt_channels import UnsupportedError
-from chkpt_channels.containers.pickle.editor import edited, spell
-from chkpt_channels.containers.pickle.reader import Kind, Node, Tree
+from chkpt_channels.containers.pickle.editor import edited, encode
+from chkpt_channels.containers.pickle.nodes import Kind, Node
+from chkpt_channels.containers.pickle.reader import Tree
 from tests.containers.pickle.test_reader import PLACE, PROTOCOLS, ints, objects, rebuilt
 
 INTS = (
@@ -27,12 +28,12 @@ protocols = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 @given(INTS)
 def test_spelled_as_the_pickler_does(value: int):
-    assert spell(value) == pickle.dumps(value, 2)[2:-1]
+    assert encode(value) == pickle.dumps(value, 2)[2:-1]
 
 
 @pytest.mark.parametrize("size", range(6))
 def test_tuples_are_spelled(size: int):
-    assert pickle.loads(b"\x80\x02" + spell(tuple(range(size))) + b".") == tuple(range(size))
+    assert pickle.loads(b"\x80\x02" + encode(tuple(range(size))) + b".") == tuple(range(size))
 
 
 @given(objects, st.sampled_from(PROTOCOLS))
@@ -144,7 +145,7 @@ words = st.sampled_from(["alpha", "beta", "gamma", "delta" * 60, 2.5, None, 7, 1
 @protocols
 @given(st.data())
 def test_removed_entries(protocol: int, data: st.DataObject):
-    """What they memoised and others repeat is spelled at its first repetition, and later memo indices stay right."""
+    """What they memoized and others repeat is spelled at its first repetition, and later memo indices stay right."""
     pool = st.lists(words, max_size=5)
     value = data.draw(st.dictionaries(st.sampled_from(range(9)), pool, max_size=6))
     gone = [key for key in value if data.draw(st.booleans())]

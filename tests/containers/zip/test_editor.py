@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chkpt_channels import UnsupportedError
-from chkpt_channels.containers.zip.editor import Change, miniz_local, splices
+from chkpt_channels.containers.zip.editor import MemberEdit, miniz_local, splices
 from chkpt_channels.containers.zip.reader import Archive
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import spliced
@@ -25,7 +25,7 @@ TORCH = FIXTURES / "torch_zip"
 ALIGNED = {"state_dict.pth": 64, "alignment4096.pth": 4096, "scripted.pt": 64}
 
 
-def rewritten(path: Path, changes: Mapping[str, Change], removed: frozenset[str] = frozenset()) -> bytes:
+def rewritten(path: Path, changes: Mapping[str, MemberEdit], removed: frozenset[str] = frozenset()) -> bytes:
     with Source(path) as source:
         made = [(s, s.data()) for s in splices(Archive(source), changes, removed)]
     assert all(len(data) == splice.size for splice, data in made)
@@ -54,7 +54,7 @@ def test_zipfile_reads_what_was_changed(file: type[io.BytesIO], tmp_path: Path):
             else:
                 expected[name] = content if keep is None else content[:keep] + new
             if keep is not None:
-                changes[name] = Change(len(new), lambda new=new: new, keep)
+                changes[name] = MemberEdit(len(new), lambda new=new: new, keep)
         path = tmp_path / "a.zip"
         path.write_bytes(out.getvalue())
         after = rewritten(path, changes, frozenset(removed))
@@ -83,7 +83,7 @@ def test_torchs_headers_are_written_anew(name: str, align: int, size: int, tmp_p
         by_miniz = {m.name for m in before.members.values() if m.local == again(m, align)}
     assert len(by_miniz) == len(before.members)
     path = tmp_path / "a.zip"
-    path.write_bytes(rewritten(TORCH / name, {storage.name: Change.of(b"x" * size)}))
+    path.write_bytes(rewritten(TORCH / name, {storage.name: MemberEdit.of(b"x" * size)}))
     with Source(path) as source:
         after = Archive(source)
         assert read(after)[storage.name] == b"x" * size
@@ -106,9 +106,9 @@ def test_there_and_back_is_the_same_file(name: str, tmp_path: Path):
         storage = next(m.name for m in archive.members.values() if m.name.split("/")[1:2] == ["data"] and m.size > 100)
         content = archive.read(storage)
     path = tmp_path / "a.zip"
-    path.write_bytes(rewritten(TORCH / name, {storage: Change.of(content * 3)}))
+    path.write_bytes(rewritten(TORCH / name, {storage: MemberEdit.of(content * 3)}))
     assert path.read_bytes() != (TORCH / name).read_bytes()
-    assert rewritten(path, {storage: Change.of(content)}) == (TORCH / name).read_bytes()
+    assert rewritten(path, {storage: MemberEdit.of(content)}) == (TORCH / name).read_bytes()
 
 
 def test_only_what_is_edited_is_deflated_again(source: Callable[..., Source], put: Callable[..., Path]):
@@ -118,7 +118,7 @@ def test_only_what_is_edited_is_deflated_again(source: Callable[..., Source], pu
         for name in "ab":
             archive.writestr(name, name.encode() * 3000 + bytes(range(256)) * 9)
     path = put(out.getvalue(), "in.zip")
-    before, after = Archive(source(out.getvalue())), Archive(source(rewritten(path, {"a": Change.of(b"new" * 999)}), "b.bin"))
+    before, after = Archive(source(out.getvalue())), Archive(source(rewritten(path, {"a": MemberEdit.of(b"new" * 999)}), "b.bin"))
     packed = [a.source.read(a.members["b"].data, a.members["b"].data_stop) for a in (before, after)]
     assert packed[0] == packed[1]
     assert after.members["a"].method == before.members["a"].method == zipfile.ZIP_DEFLATED
@@ -126,7 +126,7 @@ def test_only_what_is_edited_is_deflated_again(source: Callable[..., Source], pu
 
 def test_without_checksums_none_are_written(put: Callable[..., Path], source: Callable[..., Source]):
     path = put(zipped(Zipped("a", b"first", crc=0), Zipped("b", b"second", crc=0)))
-    after = Archive(source(rewritten(path, {"a": Change.of(b"something else")})))
+    after = Archive(source(rewritten(path, {"a": MemberEdit.of(b"something else")})))
     assert {member.crc for member in after.members.values()} == {0}
     assert not after.has_crcs
 
@@ -136,13 +136,13 @@ def test_what_stands_around_members_stays(put: Callable[..., Path]):
     extra = struct.pack("<2sH3s", b"xx", 3, b"own")
     path = put(zipped(Zipped("a", b"first", extra=extra), Zipped("b", b"second"), between=b"\0" * 9, gap=b"\0" * 5))
     expected = zipped(Zipped("a", b"longer first", extra=extra), Zipped("b", b"second"), between=b"\0" * 9, gap=b"\0" * 5)
-    assert rewritten(path, {"a": Change.of(b"longer first")}) == expected
+    assert rewritten(path, {"a": MemberEdit.of(b"longer first")}) == expected
 
 
 def test_beyond_4_gib_old_headers_have_no_room(source: Callable[..., Source]):
     archive = Archive(source(zipped(Zipped("a", b"first"))))
     with pytest.raises(UnsupportedError, match="4 GiB"):
-        splices(archive, {"a": Change(1 << 32, lambda: b"")})
+        splices(archive, {"a": MemberEdit(1 << 32, lambda: b"")})
 
 
 def test_beyond_4_gib_minizs_headers_grow():

@@ -1,0 +1,152 @@
+"""The pickle machine on nodes instead of objects: its stack, its marks, its memo, and the bytes that it reads.
+
+Source: CPython's Modules/_pickle.c. `opcodes` says what each opcode does to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from chkpt_channels.containers.pickle.nodes import Kind, Node
+from chkpt_channels.core.errors import Place
+
+FRAME_HEAD_BYTES = 9
+"""Bytes of a FRAME opcode: itself, and the length of what follows as eight bytes."""
+
+
+LONGEST_DECIMAL_DIGITS = 400
+"""Of numbers written as text: Python takes quadratic time to read them, and sizes and counts have 20 digits."""
+
+
+class OutOfData(Exception):
+    """The pickle goes on behind the end of the bytes at hand."""
+
+
+class Machine:
+    """The pickle machine, on nodes instead of objects."""
+
+    def __init__(self, data: bytes, place: Place, at: int, base: int) -> None:
+        self.data, self.place, self.at, self.base = data, place, at, base
+        self.stack: list[Node] = []
+        self.marks: list[tuple[int, int]] = []  # (depth of the stack, offset of the MARK)
+        self.memo: dict[int, Node] = {}
+        self.memoized: list[Node] = []
+        self.persids: list[Node] = []
+        self.globals: dict[tuple[str, str], int] = {}
+        self.frames: list[tuple[int, int]] = []  # (offset of the FRAME, length of what it frames)
+        self.memoize_opcodes: list[tuple[int, int]] = []  # (offset, memo index): MEMOIZE does not encode its index
+        self.pair_stops: dict[Node, int] = {}  # where a key and its value end, by key
+        self.protocol = 0
+
+    def damaged(self, what: str, at: int) -> Exception:
+        """The error for what is wrong with the opcode at `at`."""
+        return self.place.damaged(what, at=at + self.base)
+
+    def take(self, count: int, start: int) -> bytes:
+        """The next `count` bytes."""
+        if count < 0:
+            raise self.damaged("a negative length", start)
+        at = self.at
+        if at + count > len(self.data):
+            raise OutOfData
+        self.at = at + count
+        return self.data[at : self.at]
+
+    def byte(self) -> int:
+        """The next byte."""
+        at = self.at
+        if at >= len(self.data):
+            raise OutOfData
+        self.at = at + 1
+        return self.data[at]
+
+    def number(self, size: int, start: int) -> int:
+        """The next `size` bytes as an unsigned number."""
+        return int.from_bytes(self.take(size, start), "little")
+
+    def line(self, start: int) -> bytes:
+        """The bytes up to the next line feed, as protocols 0 and 1 encode arguments."""
+        end = self.data.find(b"\n", self.at)
+        if end < 0:
+            raise OutOfData
+        line, self.at = self.data[self.at : end], end + 1
+        return line
+
+    def push(self, kind: int, start: int, value: Any) -> None:
+        """Push a new value, encoded from `start` up to here."""
+        self.stack.append(Node(kind, start, self.at, value))
+
+    def text(self, raw: bytes, start: int) -> None:
+        """Push a text. Python pickles lone surrogates, so they pass."""
+        try:
+            self.push(Kind.TEXT, start, raw.decode("utf-8", "surrogatepass"))
+        except UnicodeDecodeError:
+            raise self.damaged("a text is not UTF-8", start) from None
+
+    def pop(self) -> Node:
+        """Take the top of the stack. IndexError where the last MARK would be passed."""
+        if self.marks and len(self.stack) <= self.marks[-1][0]:
+            raise IndexError
+        return self.stack.pop()
+
+    def popped_to_mark(self) -> tuple[int, list[Node]]:
+        """(offset of the last MARK, what was pushed since)."""
+        depth, start = self.marks.pop()
+        found = self.stack[depth:]
+        del self.stack[depth:]
+        return start, found
+
+    def top(self) -> Node:
+        """What stands on top of the stack, the repeated node for a GET. IndexError as for `pop`."""
+        if self.marks and len(self.stack) <= self.marks[-1][0]:
+            raise IndexError
+        return self.stack[-1].target
+
+    def put(self, index: int, start: int) -> None:
+        """Memoize the top of the stack; only the first index under which a node is known is kept with it."""
+        node = self.top()
+        if self.memo.get(index) is not node:
+            self.memo[index] = node
+            if node.put is None:
+                node.put = (index, start, self.at)
+                self.memoized.append(node)
+
+    def get(self, index: int, start: int) -> None:
+        """Push what stands in the memo again."""
+        node = self.memo.get(index)
+        if node is None:
+            raise self.damaged(f"memo {index} is read before it is written", start)
+        self.repeat(node, start)
+
+    def repeat(self, node: Node, start: int) -> None:
+        """Push an occurrence of a node that was encoded before."""
+        again = Node(Kind.GET, start, self.at, node)
+        if node.gets is None:
+            node.gets = []
+        node.gets.append(again)
+        self.stack.append(again)
+
+    def name(self, module: str, name: str, begin: int, start: int) -> None:
+        """Push a global that is encoded from `begin` on, and remember its name; nothing is looked up."""
+        self.globals.setdefault((module, name), start + self.base)
+        self.push(Kind.GLOBAL, begin, (module, name))
+
+    def extend(self, node: Node, items: Iterable[tuple[Node, ...]]) -> None:
+        """Give a node further items; they need not be encoded next to it."""
+        if node.items is None:
+            node.items = []
+        node.items.extend(items)
+
+    def pairs(self, found: list[Node], start: int) -> list[tuple[Node, ...]]:
+        """What was pushed since a MARK, as keys and values."""
+        if len(found) % 2:
+            raise self.damaged("a key without a value", start)
+        return list(zip(found[::2], found[1::2], strict=True))
+
+    def decimal(self, raw: bytes, start: int) -> int:
+        """The number of a text line; 400 digits, so that what is no tensor's size costs no quadratic time."""
+        digits = raw.removesuffix(b"L")
+        if len(digits) > LONGEST_DECIMAL_DIGITS or not digits.removeprefix(b"-").isdigit():
+            raise self.damaged("a number is no number", start)
+        return int(digits)

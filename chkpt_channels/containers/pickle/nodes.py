@@ -1,0 +1,125 @@
+"""The nodes of a pickle's tree: what each value is, and which bytes encode it."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import Any, NamedTuple
+
+
+class Kind:
+    """What a node is. CALL is any object made by a callable: REDUCE, NEWOBJ, NEWOBJ_EX, INST, OBJ. (Plain integers: the
+    machine compares them once an opcode, and members of an enumeration take three times as long to look up.)"""
+
+    CONST, INT, FLOAT, TEXT, BYTES, TUPLE, LIST, DICT, SET, GLOBAL, CALL, PERSID, GET, MARK = range(14)
+
+
+class Node:
+    """One occurrence of a value, encoded in bytes [start, stop).
+
+    value     constants and numbers: themselves; TUPLE, LIST: the children; GLOBAL: (module, name); CALL: (callable,
+              arguments); PERSID: the id; GET: the node it repeats
+    items     what was added later: pairs for dicts, (node,) for lists and sets
+    state     the argument of BUILD
+    put       (memo index, start, stop) of the opcode that memoized it
+    gets      the GET nodes that repeat it
+    """
+
+    __slots__ = ("gets", "items", "kind", "put", "start", "state", "stop", "value")
+
+    def __init__(self, kind: int, start: int, stop: int, value: Any) -> None:
+        self.kind, self.start, self.stop, self.value = kind, start, stop, value
+        self.items: list[tuple[Node, ...]] | None = None
+        self.state: Node | None = None
+        self.put: tuple[int, int, int] | None = None
+        self.gets: list[Node] | None = None
+
+    @property
+    def target(self) -> Node:
+        """The node itself, or the one that a GET repeats."""
+        return self.value if self.kind is Kind.GET else self
+
+    @property
+    def children(self) -> Sequence[Node]:
+        """The elements of a tuple, list or set, those appended later included; the keys of a dict; none of what has none."""
+        nodes = self.value or () if self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET) else ()
+        return nodes if self.items is None else [*nodes, *(item[0] for item in self.items)]
+
+    @property
+    def inner(self) -> list[Node]:
+        """Every node that this one is made of or was given, whatever it is."""
+        found = [*self.value] if self.value and self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET, Kind.CALL) else []
+        for item in self.items or ():
+            found += item
+        return found if self.state is None else [*found, self.state]
+
+    def entries(self) -> list[tuple[Node, Node]]:
+        """The (key, value) nodes of a dict or a dict-like object; of a key that is repeated the node that encodes it."""
+        return [(item[0].target, item[1]) for item in self.items or () if len(item) == 2]
+
+    def lookup(self, key: str) -> Node | None:
+        """The value node behind a text key of a dict or a dict-like object."""
+        return next((v for k, v in self.entries() if k.kind is Kind.TEXT and k.value == key), None)
+
+    def is_global(self, module: str, *names: str) -> bool:
+        """Whether this is one of the named globals."""
+        node = self.target
+        return node.kind is Kind.GLOBAL and node.value[0] == module and node.value[1] in names
+
+
+class Elements(NamedTuple):
+    """The children of a node: `nodes` as they stand there, which is what edits name, and their `values`.
+
+    A value is a text, an integer of up to 64 bits, a tuple of such integers, None, or the node of anything else.
+    """
+
+    nodes: Sequence[Node]
+    values: Sequence[Any]
+
+
+def elements(node: Node) -> Elements:
+    """All children of a node in one look. After parsing only: a list can still grow before."""
+    nodes = node.target.children
+    return Elements(nodes, [_value(child) for child in nodes])
+
+
+class Call(NamedTuple):
+    """A call of the global `name` = (module, name), and the elements of its argument tuple."""
+
+    name: tuple[str, str]
+    nodes: Sequence[Node]
+    values: Sequence[Any]
+
+
+def call_of(names: Container[tuple[str, str]], function: Node, arguments: Node) -> Call | None:
+    """The call of `function` with `arguments`, if it is one of these globals and its arguments are a tuple."""
+    function, arguments = function.target, arguments.target
+    if function.kind is not Kind.GLOBAL or function.value not in names or arguments.kind is not Kind.TUPLE:
+        return None
+    return Call(function.value, *elements(arguments))
+
+
+def _value(node: Node) -> Any:
+    if node.kind is Kind.GET:
+        node = node.value
+    if node.kind is Kind.TEXT or (node.value is None and node.kind is Kind.CONST):
+        return node.value
+    if node.kind in (Kind.INT, Kind.TUPLE, Kind.LIST) and (integers := plain(node)) is not None:
+        return integers
+    return node
+
+
+def plain(node: Node) -> Any:
+    """The value of an integer of up to 64 bits, or of a tuple or list of such; None for anything else."""
+    node = node.target
+    if node.kind is Kind.INT:
+        return _integer(node)
+    if node.kind in (Kind.TUPLE, Kind.LIST):
+        values = tuple([_integer(child) for child in node.children])
+        return None if None in values else values
+    return None
+
+
+def _integer(node: Node) -> int | None:
+    if node.kind is Kind.GET:
+        node = node.value
+    return node.value if node.kind is Kind.INT and -(1 << 63) <= node.value < 1 << 63 else None

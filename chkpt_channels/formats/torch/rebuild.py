@@ -1,0 +1,178 @@
+"""What torch.save pickles of a tensor: calls of torch's rebuild functions, read as views of storages.
+
+A tensor is a call of torch._utils._rebuild_tensor_v2(storage, offset, size, stride, …) or one of its kin; a storage is a
+persistent id ('storage', type, key, location, numel).
+Source: torch/_utils.py, torch/_tensor.py and torch/serialization.py of torch 2.13.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import TypeGuard
+
+from chkpt_channels.containers.pickle.nodes import Call, Kind, Node, call_of, elements
+from chkpt_channels.containers.pickle.reader import Tree
+from chkpt_channels.core.dtypes import BY_STORAGE, BY_TORCH, DType
+from chkpt_channels.core.errors import Place
+from chkpt_channels.core.limits import LIMITS
+
+_SUBCLASS = ("torch._tensor", "_rebuild_from_type_v2")
+"""Makes a tensor of a subclass: its arguments are a function, the class, that function's arguments, and a state."""
+_REBUILDS: dict[tuple[str, str], tuple[int, ...]] = {
+    ("torch._utils", "_rebuild_tensor"): (4,),
+    ("torch._utils", "_rebuild_tensor_v2"): (6, 7),
+    ("torch._utils", "_rebuild_tensor_v3"): (7, 8),
+    ("torch._utils", "_rebuild_qtensor"): (7,),
+    ("torch._utils", "_rebuild_parameter"): (),
+    ("torch._utils", "_rebuild_parameter_with_state"): (),
+    _SUBCLASS: (),
+}
+"""What makes a tensor, and of how many arguments; of none where it wraps a call that makes one. Source: torch/_utils.py of
+torch 2.13."""
+_DEEPEST_WRAPPING = 8
+"""A parameter wraps a tensor, a subclass wraps a call: torch itself nests two."""
+
+
+@dataclass(eq=False, slots=True)
+class Storage:
+    """Bytes behind tensors. `counts` are the places that say how many elements of `unit` bytes it has."""
+
+    key: str
+    dtype: DType | None
+    unit: int
+    count: int
+    counts: list[Node] = field(default_factory=list)
+    has_view: bool = False
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.unit * self.count
+
+
+@dataclass(eq=False, slots=True)
+class View:
+    """A tensor's geometry over its storage, in elements, and the nodes that encode it."""
+
+    storage: Storage
+    dtype: DType
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    nodes: tuple[Node, Node, Node]
+    quantizer: Node | None = None
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.bits // 8
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first byte of the storage that the tensor uses, and the one behind its last."""
+        if 0 in self.shape:
+            return self.offset * self.itemsize, self.offset * self.itemsize
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
+        return self.offset * self.itemsize, (last + 1) * self.itemsize
+
+    @property
+    def is_contiguous(self) -> bool:
+        """In C order without gaps; axes of size 1 do not matter."""
+        axes = [(n, s) for n, s in zip(self.shape, self.stride, strict=True) if n != 1]
+        return 0 in self.shape or all(s == prod(n for n, _ in axes[i + 1 :]) for i, (_, s) in enumerate(axes))
+
+    @property
+    def memory_order(self) -> tuple[int, ...]:
+        """The axes from the slowest in memory to the fastest."""
+        if self.is_contiguous:
+            return tuple(range(len(self.shape)))
+        return tuple(sorted(range(len(self.shape)), key=lambda axis: -self.stride[axis]))
+
+
+class Tensors:
+    """The storages of one pickle, by key, and what looks into them. Raises DamagedError for geometry that leaves its storage."""
+
+    def __init__(self, tree: Tree, place: Place) -> None:
+        self.place = place
+        self.storages: dict[str, Storage] = {}
+        self._by_persid: dict[Node, Storage] = {}
+        self._views: dict[Node, View | None] = {}
+        for persid in tree.persids:
+            self._storage(persid)
+
+    def _storage(self, persid: Node) -> None:
+        nodes, values = elements(persid.value)
+        if not values or values[0] != "storage":
+            return  # legacy files also mark modules this way
+        if len(values) not in (5, 6) or not _is_global(values[1]) or not isinstance(values[2], str):
+            raise self.place.damaged("a persistent id is no storage")
+        (module, name), key, count = values[1].value, values[2], values[4]
+        dtype = BY_STORAGE.get(name)
+        if not module.startswith("torch") or (dtype is None and name != "UntypedStorage"):
+            raise self.place.unsupported(f"a storage has the unknown type {module}.{name}")
+        if not isinstance(count, int) or count < 0:
+            raise self.place.inside(f"storage {key}").damaged("invalid element count")
+        unit = dtype.bits // 8 if dtype else 1
+        storage = self.storages.setdefault(key, Storage(key, dtype, unit, count))
+        if (storage.count, storage.dtype) != (count, dtype):
+            raise self.place.inside(f"storage {key}").damaged(
+                f"element count {storage.count} in one place of the pickle, {count} in another"
+            )
+        storage.counts.append(nodes[4])
+        storage.has_view |= len(values) == 6 and values[5] is not None
+        self._by_persid[persid] = storage
+
+    def view(self, call: Node) -> View | None:
+        """The tensor that this call makes; None if it makes something else. Raises as the class does."""
+        if call not in self._views:
+            self._views[call] = self._read(call)
+        return self._views[call]
+
+    def _read(self, node: Node) -> View | None:
+        for _ in range(_DEEPEST_WRAPPING):
+            call = call_of(_REBUILDS, *node.value) if len(node.value) == 2 else None
+            if call is not None and call.name == _SUBCLASS and len(call.nodes) == 4:
+                call = call_of(_REBUILDS, call.nodes[0], call.nodes[2])
+            if call is None:
+                return None
+            if counts := _REBUILDS[call.name]:
+                if len(call.nodes) not in counts:
+                    raise self.place.damaged(f"a tensor is made of {len(call.nodes)} arguments", at=node.start)
+                return self._geometry(call)
+            wrapped = call.values[0] if call.values else None
+            if not isinstance(wrapped, Node) or wrapped.kind is not Kind.CALL:
+                return None
+            node = wrapped
+        return None
+
+    def _geometry(self, call: Call) -> View:
+        (_, function), nodes, values = call
+        storage = self._by_persid.get(values[0])
+        if storage is None:
+            raise self.place.damaged("a tensor has no storage", at=nodes[0].start)
+        offset, shape, stride = values[1:4]
+        dtype = storage.dtype
+        if function == "_rebuild_tensor_v3":
+            named = values[6] if _is_global(values[6]) else None
+            dtype = BY_TORCH.get(named.value[1]) if named and named.value[0] == "torch" else None
+        if dtype is None:
+            raise self.place.unsupported("a tensor has an unknown element type")
+        numbers = (offset, *shape, *stride) if isinstance(shape, tuple) and isinstance(stride, tuple) else (None,)
+        if (
+            not isinstance(offset, int)
+            or any(n is None or n < 0 for n in numbers)
+            or not len(shape) == len(stride) <= LIMITS.axes
+        ):
+            raise self.place.damaged("invalid size, stride or storage offset", at=nodes[1].start)
+        view = View(storage, dtype, offset, shape, stride, (nodes[1], nodes[2], nodes[3]))
+        if function == "_rebuild_qtensor":
+            view.quantizer = nodes[4].target
+        if view.span[1] > storage.size or prod(shape) >= 1 << 63:
+            raise self.place.inside(f"storage {storage.key}").damaged(
+                f"a tensor of shape {list(shape)} reaches beyond its {storage.count} elements", at=nodes[1].start
+            )
+        return view
+
+
+def _is_global(value: object) -> TypeGuard[Node]:
+    return isinstance(value, Node) and value.kind is Kind.GLOBAL

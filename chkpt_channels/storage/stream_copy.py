@@ -1,0 +1,269 @@
+"""A source and its splices written to a file: streamed, each byte read once.
+
+The copy runs in threads beside the caller, who meanwhile computes what the splices put in (and imports numpy for it).
+Small files are copied by the kernel. Large outputs are written with O_DIRECT: buffered writes cost more in page-cache work than
+in disk time.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from chkpt_channels.core.errors import Place
+from chkpt_channels.storage.source import CHUNK_BYTES, Source
+from chkpt_channels.storage.splice import Check, Move, Progress, Splice, moves_around, output_size, passing_checks
+
+BLOCK_BYTES = CHUNK_BYTES
+"""What one buffer holds, and one O_DIRECT write takes: whole sectors."""
+BUFFERS = 4
+"""One is read into, one written from, one checked, one spare for whichever is slowest."""
+SECTOR_BYTES = 4096
+"""O_DIRECT wants offsets and lengths in multiples of the device's sector, which is never longer on the disks of today."""
+DIRECT_FROM_BYTES = 200 << 20
+"""Outputs below are written through the page cache."""
+RANGE_BYTES = 32 << 20
+"""What one copy_file_range takes at most: between two, progress is told and the copy can be stopped."""
+_NO_COPY_FILE_RANGE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+
+def apply(
+    source: Source,
+    splices: Sequence[Splice],
+    out: int,
+    place: Place,
+    checks: Sequence[Check] = (),
+    progress: Progress | None = None,
+    meanwhile: Callable[[], object] | None = None,
+) -> None:
+    """Write the source with `splices` applied to the empty file `out`, and fsync it.
+
+    `place` names the output in messages. `meanwhile` is called once while the disk is at work: for imports that are needed
+    afterwards. Raises what a check or a splice's data raises, SystemProblem for the rest.
+    """
+    ordered = sorted(splices, key=lambda s: (s.start, s.stop))
+    moves, targets = moves_around(source.size, ordered)
+    total = output_size(source, ordered)
+    with place.trying("cannot be written"):
+        if total and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(out, 0, total)  # a full disk shows before the first byte
+        copying = _Copy(source, moves, out, total, passing_checks(checks, ordered), progress)
+        try:
+            made = [splice.data() for splice in ordered]
+            if meanwhile:
+                meanwhile()
+        except BaseException:
+            copying.stop()
+            raise
+        copying.join()
+        for splice, at, data in zip(ordered, targets, made, strict=True):
+            if len(data) != splice.size:
+                raise ValueError(f"a splice at {splice.start} promised {splice.size} bytes and made {len(data)}")
+            write_at(out, memoryview(data), at)
+        os.fsync(out)
+
+
+def write_at(out: int, data: memoryview, at: int) -> None:
+    """Write all of `data` at `at`."""
+    while data:
+        try:
+            count = os.pwrite(out, data, at)
+        except OSError as error:
+            # some file systems take the O_DIRECT flag and refuse the write
+            if error.errno != errno.EINVAL or not _set_direct(out, on=False):
+                raise
+            count = os.pwrite(out, data, at)
+        data, at = data[count:], at + count
+
+
+def submit(pool: ThreadPoolExecutor, work: Callable[Given, Made], *args: Given.args, **more: Given.kwargs) -> Future[Made]:
+    """`work` in a thread. Raises OSError where the system has no room for one."""
+    try:
+        return pool.submit(work, *args, **more)
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, str(error)) from error
+
+
+class _Checker:
+    """Feeds passing bytes to the checks they belong to; runs in one thread."""
+
+    def __init__(self, checks: Sequence[Check]) -> None:
+        self.waiting = deque(checks)
+
+    def feed(self, data: memoryview, start: int) -> None:
+        """Take the bytes that stand at `start` of the source; raises what a check raises."""
+        stop = start + len(data)
+        while self.waiting and self.waiting[0].start < stop:
+            check = self.waiting[0]
+            check.update(data[max(check.start - start, 0) : check.stop - start])
+            if check.stop > stop:
+                return
+            check.finish()
+            self.waiting.popleft()
+
+
+class _Buffer:
+    """One page-aligned block in memory, and the threads' jobs that still use it."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(mmap.mmap(-1, BLOCK_BYTES))
+        self.users: list[Future[None]] = []
+
+    def wait(self) -> None:
+        """Until nobody uses the block; raises what went wrong in a job."""
+        for user in self.users:
+            user.result()
+        self.users.clear()
+
+
+class _Copy:
+    """The streaming copy: one thread reads, one writes, one checks, over a ring of page-aligned buffers."""
+
+    def __init__(
+        self,
+        source: Source,
+        moves: Sequence[Move],
+        out: int,
+        total: int,
+        checks: Sequence[Check],
+        progress: Progress | None,
+    ) -> None:
+        self._source, self._moves, self._out, self._total = source, moves, out, total
+        self._checker, self._progress = _Checker(checks), progress
+        self._stopped = threading.Event()
+        self._reading, self._writing, self._checking = (ThreadPoolExecutor(1) for _ in range(3))
+        self._running = submit(self._reading, self._run)
+
+    def stop(self) -> None:
+        """Give up, or clear away: returns when no thread works any more."""
+        self._stopped.set()
+        for pool in (self._reading, self._writing, self._checking):
+            pool.shutdown(wait=True)
+
+    def join(self) -> None:
+        """Wait for the end; raise what went wrong in a thread."""
+        try:
+            self._running.result()
+        finally:
+            self.stop()
+
+    def _run(self) -> None:
+        direct = self._total >= DIRECT_FROM_BYTES and _set_direct(self._out, on=True)
+        if direct or not self._by_kernel():
+            self._by_blocks(direct)
+        if not self._stopped.is_set():
+            os.fsync(self._out)  # in this thread, beside the caller's imports: the last fsync finds little to do
+
+    def _by_kernel(self) -> bool:
+        """Small files: the kernel copies in a few calls, for which no thread waits for the interpreter that the caller keeps
+        busy; another thread reads for the checks. False where the system cannot."""
+        if not hasattr(os, "copy_file_range"):
+            return False
+        checking = submit(self._checking, self._check)
+        try:
+            for move in self._moves:
+                self._copy_range(move)
+        except OSError as error:
+            if error.errno not in _NO_COPY_FILE_RANGE:
+                raise
+            return False
+        finally:
+            checking.result()
+        return True
+
+    def _copy_range(self, move: Move) -> None:
+        done = 0
+        while done < move.size and not self._stopped.is_set():
+            size = min(move.size - done, RANGE_BYTES)
+            count = os.copy_file_range(self._source.fd, self._out, size, move.start + done, move.at + done)
+            if count == 0:
+                raise self._source.place.system("was cut short while it was read")
+            done += count
+            if self._progress:
+                self._progress(count)
+
+    def _check(self) -> None:
+        buffer = memoryview(bytearray(min(BLOCK_BYTES, max((c.stop - c.start for c in self._checker.waiting), default=0))))
+        for check in list(self._checker.waiting):
+            for at in range(check.start, check.stop, BLOCK_BYTES):
+                if self._stopped.is_set():
+                    return
+                view = buffer[: min(BLOCK_BYTES, check.stop - at)]
+                self._source.readinto(view, at)
+                self._checker.feed(view, at)
+
+    def _by_blocks(self, direct: bool) -> None:
+        """Large files, past the page cache where it can be: each byte is read once, into buffers that one thread writes from
+        and another one checks."""
+        ring: deque[_Buffer] = deque()
+        for at, pieces in _blocks(self._moves):
+            if self._stopped.is_set():
+                break
+            buffer = _Buffer() if len(ring) < BUFFERS else ring.popleft()
+            buffer.wait()
+            self._pass(buffer, at, pieces, direct)
+            ring.append(buffer)
+        for buffer in ring:
+            buffer.wait()
+        if direct:
+            _set_direct(self._out, on=False)
+            os.ftruncate(self._out, self._total)
+
+    def _pass(self, buffer: _Buffer, at: int, pieces: Sequence[Move], direct: bool) -> None:
+        """Read one block of the output, and hand it to the writer and the checker.
+
+        Where a block holds room for a splice, what stood in the buffer before is written there until the splice is.
+        """
+        for piece in pieces:
+            view = buffer.view[piece.at - at : piece.at - at + piece.size]
+            self._source.readinto(view, piece.start)
+            buffer.users.append(submit(self._checking, self._checker.feed, view, piece.start))
+        first, last = pieces[0].at, pieces[-1].at + pieces[-1].size
+        if direct:
+            first, last = first // SECTOR_BYTES * SECTOR_BYTES, -(-last // SECTOR_BYTES) * SECTOR_BYTES
+        buffer.users.append(submit(self._writing, write_at, self._out, buffer.view[first - at : last - at], first))
+        if self._progress:
+            self._progress(sum(piece.size for piece in pieces))
+
+
+def _blocks(moves: Sequence[Move]) -> Iterator[tuple[int, list[Move]]]:
+    """The moves cut at every BLOCK_BYTES of the output, grouped by block: (offset of the block, its pieces)."""
+    at = 0
+    pieces: list[Move] = []
+    for move in moves:
+        done = 0
+        while done < move.size:
+            here = move.at + done
+            block = here // BLOCK_BYTES * BLOCK_BYTES
+            if pieces and block != at:
+                yield at, pieces
+                pieces = []
+            at = block
+            size = min(move.size - done, block + BLOCK_BYTES - here)
+            pieces.append(Move(move.start + done, size, here))
+            done += size
+    if pieces:
+        yield at, pieces
+
+
+def _set_direct(fd: int, *, on: bool) -> bool:
+    """Switch O_DIRECT; False where the file system or the platform has none."""
+    flag = getattr(os, "O_DIRECT", 0)
+    if not flag:
+        return False
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | flag if on else flags & ~flag)
+    except OSError:
+        return False
+    return True
