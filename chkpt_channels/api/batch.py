@@ -17,7 +17,7 @@ from chkpt_channels.api.manifest import Job
 from chkpt_channels.api.output.naming import Progress, derived_path
 from chkpt_channels.api.output.publish import Settings
 from chkpt_channels.api.report import Report
-from chkpt_channels.core.errors import Place, SystemProblem, UsageError
+from chkpt_channels.core.errors import FileSystemError, Location, UsageError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -35,7 +35,7 @@ def into(folder: str, jobs: Sequence[Job]) -> list[Job]:
         if path in found:
             raise UsageError(f"{found[path]} and {job.src} would both become {path}", hint="-o names each, or a manifest does")
         found[path] = job.src
-    with Place(folder).trying("cannot be made"):
+    with Location(folder).wrapping_os_errors("cannot be made"):
         os.makedirs(folder, exist_ok=True)
     return [job._replace(dst=str(path)) for job, path in zip(jobs, found, strict=True)]
 
@@ -199,11 +199,11 @@ def _given(result: Report | Exception) -> Report:
     return result
 
 
-def _killed(path: str, exit_code: int) -> SystemProblem:
+def _killed(path: str, exit_code: int) -> FileSystemError:
     """Signal 9 is what the system sends where memory runs out."""
     if exit_code < 0:
-        return SystemProblem(f"its process was killed (signal {-exit_code}); memory?", file=path, hint="-j 1, or more memory")
-    return SystemProblem(f"its process ended with code {exit_code}", file=path, hint="-j 1 shows more")
+        return FileSystemError(f"its process was killed (signal {-exit_code}); memory?", file=path, hint="-j 1, or more memory")
+    return FileSystemError(f"its process ended with code {exit_code}", file=path, hint="-j 1 shows more")
 
 
 def _output(job: Job) -> Path:

@@ -15,7 +15,7 @@ from chkpt_channels.core.tensors import FirstConv
 from chkpt_channels.discovery import find as selection
 from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.folders import config_files as sidecars
-from chkpt_channels.folders.config_files import ConfigReader, Sidecar
+from chkpt_channels.folders.config_files import ConfigFile, ConfigReader
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
 from chkpt_channels.formats import LFS_POINTER, known, open_checkpoint
 from chkpt_channels.formats.base import Checkpoint
@@ -98,7 +98,7 @@ def _declared(checkpoint: Checkpoint, convs: tuple[FirstConv, ...]) -> Iterator[
         yield Mismatch(file, declaration.where, declaration.channels, channels)
 
 
-def _configured(sidecar: Sidecar, folder: Path, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
+def _configured(sidecar: ConfigFile, folder: Path, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
     """What a configuration beside it says otherwise."""
     taken, file = {conv.in_channels for conv in convs}, str(folder / sidecar.name)
     for where, count in sidecars.image_counts(sidecar.document):

@@ -60,19 +60,9 @@ def convert(
             planned = plan_model(model, asked)
             if not dry_run:
                 target.fill(planned)
-            measured = _measured(planned, complete=dry_run)
-            written = None if dry_run else target.publish(planned)
-            report = conversion_report(
-                model=model,
-                planned=planned,
-                options=asked,
-                status=_status(planned, written),
-                target=written.output.path if written else str(target.path),
-                output=written.output if written else None,
-                load_line=written.load_line if written else model.load_line(str(target.path)),
-                notices=written.notices if written else (),
-                parity=measured,
-            )
+            report = conversion_report(model, planned, asked, _measured(planned, complete=dry_run))
+            # the last step: what fails after it would report a failure of what is there
+            report = _previewed(report, model, target) if dry_run else _published(report, target.publish(planned))
     return report._replace(seconds=time.perf_counter() - began)
 
 
@@ -86,10 +76,20 @@ def _target(
     raise TypeError(f"{type(model).__name__} is no model that can be written")
 
 
-def _status(planned: PlannedModel, written: Written | None) -> str:
-    if written is None:
-        return "would_convert" if planned.changed else "unchanged"
-    return "converted" if written.changed else "unchanged"
+def _previewed(report: Report, model: Model, target: FileTarget | FolderTarget) -> Report:
+    path = str(target.path)
+    status = "would_convert" if report.status == "converted" else report.status
+    return report._replace(status=status, target=path, load_line=model.load_line(path))
+
+
+def _published(report: Report, written: Written) -> Report:
+    return report._replace(
+        status="converted" if written.changed else "unchanged",
+        target=written.output.path,
+        output=written.output,
+        load_line=written.load_line,
+        warnings=report.warnings + written.notices,
+    )
 
 
 def _measured(planned: PlannedModel, *, complete: bool) -> Parity | None:

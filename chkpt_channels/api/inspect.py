@@ -16,7 +16,7 @@ from chkpt_channels.transform import notices
 def inspect(path: Path_) -> Inspection:
     """What a file or a model folder holds: format, first convs with layout and evidence, tensors. Never fails for ambiguity:
     `first_convs` is empty then. `candidates` are the tensors that were considered and not taken. Raises DamagedError,
-    UnsupportedError for foreign formats, SystemProblem."""
+    UnsupportedError for foreign formats, FileSystemError."""
     with open_model(path) as model:
         request = SearchRequest(hints=config_files.evidence(model.configs_at_hand()))
         convs: list[FirstConv] = []

@@ -10,7 +10,7 @@ from math import ceil, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chkpt_channels.core.errors import Place, UnsupportedError, UsageError
+from chkpt_channels.core.errors import Location, UnsupportedError, UsageError
 from chkpt_channels.core.tensors import FirstConv
 from chkpt_channels.discovery import find as selection
 from chkpt_channels.formats import open_checkpoint
@@ -45,7 +45,7 @@ def plot(before: str | os.PathLike[str], after: str | os.PathLike[str] | None, o
     shown = [filters(source) for source in (before, after) if source is not None]
     figure = _figure(shown)
     metadata = {"Date": None} if path.suffix.lower() != ".png" else {"Software": None}
-    with Place(str(path)).trying("cannot be written"):
+    with Location(str(path)).wrapping_os_errors("cannot be written"):
         figure.savefig(path, dpi=150, metadata=metadata if path.suffix.lower() != ".pdf" else {"CreationDate": None})
     return path
 
@@ -57,7 +57,7 @@ def filters(path: str | os.PathLike[str]) -> Filters:
         finding = selection.find(checkpoint)
         conv = next(iter(finding.first_convs), None)
         if conv is None or conv.layout is None:
-            raise source.place.unsupported("its first conv is not certain", hint=f"chkpt-channels inspect {source.name}")
+            raise source.location.unsupported("its first conv is not certain", hint=f"chkpt-channels inspect {source.name}")
         name = f"{Path(source.name).name}: {conv.tensor.name}"
         return Filters(name, canonical(values(checkpoint, conv), conv))
 

@@ -14,7 +14,7 @@ from chkpt_channels.folders.model import Model
 from chkpt_channels.folders.planning import PlannedModel
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.transform.kernels import KernelChange
-from chkpt_channels.transform.mixing.normalization import Pipeline
+from chkpt_channels.transform.mixing.normalization import Normalization
 from chkpt_channels.transform.options import Options, as_keywords
 
 SCHEMA_VERSION = "1.0"
@@ -156,7 +156,7 @@ class Report(NamedTuple):
     seconds: float
     why: str = ""
     candidates: tuple[Candidate, ...] = ()
-    pipeline: Pipeline | None = None
+    pipeline: Normalization | None = None
     options: Mapping[str, Any] = {}
 
     def result(self) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def file_info(model: Model, *, measured: bool = True) -> FileInfo:
     if model.is_folder:
         return FileInfo(str(model.home), "folder", model.size if measured else 0, model.title)
     store = model.parts[0].store
-    return FileInfo(model.place.file, store.format.name if isinstance(store, Checkpoint) else "", model.size, model.title)
+    return FileInfo(model.location.file, store.format.name if isinstance(store, Checkpoint) else "", model.size, model.title)
 
 
 def kernel_reports(model: Model, planned: PlannedModel) -> tuple[KernelReport, ...]:
@@ -233,24 +233,13 @@ def kernel_reports(model: Model, planned: PlannedModel) -> tuple[KernelReport, .
     return tuple(KernelReport.of(kernel, model.prefix(part)) for part, plan in planned.parts for kernel in plan.kernels)
 
 
-def conversion_report(
-    *,
-    model: Model,
-    planned: PlannedModel,
-    options: Options,
-    status: str,
-    target: str,
-    output: FileInfo | None,
-    load_line: str,
-    notices: tuple[Notice, ...],
-    parity: Parity | None,
-) -> Report:
-    """The report of a conversion, but for the time it took."""
+def conversion_report(model: Model, planned: PlannedModel, options: Options, parity: Parity | None) -> Report:
+    """The report of a conversion, but for the output and the time it took."""
     return Report(
-        status=status,
+        status="converted" if planned.changed else "unchanged",
         input=file_info(model),
-        target=target,
-        output=output,
+        target="",
+        output=None,
         in_channels=planned.channels,
         kernels=kernel_reports(model, planned),
         declarations=tuple(_declaration_changes(model, planned)),
@@ -258,8 +247,8 @@ def conversion_report(
         changed=tuple({name: None for _, plan in planned.parts for name in plan.edits.tensors}),
         parameters_fewer=sum(plan.fewer_parameters for _, plan in planned.parts),
         parity=parity,
-        warnings=planned.notices + notices,
-        load_line=load_line,
+        warnings=planned.notices,
+        load_line="",
         seconds=0.0,
         why=planned.first.why,
         candidates=planned.first.candidates,
@@ -326,10 +315,10 @@ def _output_record(output: FileInfo | None) -> dict[str, Any] | None:
     return {"path": output.path, "bytes": output.bytes, "sha256": output.sha256 or None} if output else None
 
 
-def _pipeline_record(pipeline: Pipeline | None) -> dict[str, Any] | None:
+def _pipeline_record(pipeline: Normalization | None) -> dict[str, Any] | None:
     if pipeline is None:
         return None
-    return {"mean": list(pipeline.mean), "std": list(pipeline.std), "input_range": pipeline.top}
+    return {"mean": list(pipeline.mean), "std": list(pipeline.std), "input_range": pipeline.input_range}
 
 
 def _candidate_record(candidate: Candidate) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Unpack
 
 from chkpt_channels.core.dtypes import BY_NAME, BY_TORCH, DType, numpy_dtype
-from chkpt_channels.core.errors import Place, UsageError
+from chkpt_channels.core.errors import Location, UsageError
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import plan as planning
@@ -24,7 +24,7 @@ class StateDict(TensorStore):
     ordered = True
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
-        super().__init__(Place(NAME))
+        super().__init__(Location(NAME))
         self.arrays = arrays
         for name, array in arrays.items():
             if not isinstance(name, str) or not hasattr(array, "shape") or not hasattr(array, "dtype"):

@@ -66,7 +66,7 @@ def _opened(path: Path_, kind: type[ModelFolder | ModelFile]) -> Model:
 def _counterparts(first: Model, second: Model) -> dict[str, TensorStore]:
     """The parts of the converted model by the names that they have in the original. Raises UnsupportedError where none has."""
     if isinstance(first, ModelFolder) and isinstance(second, ModelFolder) and not set(first.part_names) & set(second.part_names):
-        raise second.place.unsupported(f"has no weights called like those of {first.place.file}")
+        raise second.location.unsupported(f"has no weights called like those of {first.location.file}")
     return {part.name: part.store for part in second.parts}
 
 

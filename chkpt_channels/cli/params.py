@@ -160,16 +160,18 @@ HelpAll = Annotated[
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     """The command with a parameter for each row of the table in the place of its parameter `options`, and with --help-all."""
     own = inspect.signature(command, eval_str=True).parameters
-    (place,) = (name for name, parameter in own.items() if is_typeddict(parameter.annotation))
-    rows = options_of(own[place].annotation)
+    (location,) = (name for name, parameter in own.items() if is_typeddict(parameter.annotation))
+    rows = options_of(own[location].annotation)
 
     def called(*, help_all: bool, **given: Any) -> None:
         values = {row.name: given.pop(row.name) for row in rows}
-        command(**given, **{place: {name: value for name, value in values.items() if value is not None and value is not False}})
+        command(
+            **given, **{location: {name: value for name, value in values.items() if value is not None and value is not False}}
+        )
 
     parameters: list[inspect.Parameter] = []
     for name, parameter in own.items():
-        parameters += map(parameter_of, rows) if name == place else [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        parameters += map(parameter_of, rows) if name == location else [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
     parameters.append(_parameter("help_all", False, HelpAll))
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

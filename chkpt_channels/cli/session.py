@@ -14,7 +14,7 @@ from chkpt_channels.core import interrupts as _interrupts
 
 if TYPE_CHECKING:
     from chkpt_channels.api.output.naming import Progress
-    from chkpt_channels.core.errors import ChkptChannelsError, SystemProblem
+    from chkpt_channels.core.errors import ChkptChannelsError, FileSystemError
 
 DEBUG = "CHKPT_CHANNELS_DEBUG"
 
@@ -70,7 +70,7 @@ class Session:
             return
         from pathlib import Path
 
-        from chkpt_channels.core.errors import LateProblem, SystemProblem, UsageError, reason
+        from chkpt_channels.core.errors import FileSystemError, PostPublishError, UsageError, reason
         from chkpt_channels.storage.atomic import Output
         from chkpt_channels.storage.stream_copy import write_at
 
@@ -82,10 +82,10 @@ class Session:
                 write_at(out.fd, memoryview((self._document() + "\n").encode()), 0)
                 os.fsync(out.fd)
                 out.publish()
-            except SystemProblem as error:  # the outputs are there, whatever becomes of the report
-                raise LateProblem(error.what, file=path, hint=error.hint) from error
+            except FileSystemError as error:  # the outputs are there, whatever becomes of the report
+                raise PostPublishError(error.what, file=path, hint=error.hint) from error
             except OSError as error:
-                raise LateProblem(f"cannot be written: {reason(error)}", file=path) from error
+                raise PostPublishError(f"cannot be written: {reason(error)}", file=path) from error
 
     def close(self) -> None:
         """Print the one JSON object, where that is wanted."""
@@ -106,24 +106,24 @@ def session(command: str, output_format: str | None, *, as_json: bool, report_to
     opened.close()
 
 
-def _lacking(raised: MemoryError | ImportError, path: str) -> SystemProblem:
+def _lacking(raised: MemoryError | ImportError, path: str) -> FileSystemError:
     """What is to be said where there is no room, or a library cannot be loaded: which is often the same."""
-    from chkpt_channels.core.errors import SystemProblem
+    from chkpt_channels.core.errors import FileSystemError
 
     if isinstance(raised, MemoryError):
-        return SystemProblem("takes more memory than there is", file=path)
+        return FileSystemError("takes more memory than there is", file=path)
     if (raised.name or "").startswith("chkpt_channels"):
         raise raised
     reason = str(raised.__cause__ or raised).strip().splitlines() or ["no reason is given"]
-    told = f"a library that it takes cannot be loaded: {reason[-1][:200]}"
-    return SystemProblem(told, file=path, hint="more memory, or install chkpt-channels anew")
+    message = f"a library that it takes cannot be loaded: {reason[-1][:200]}"
+    return FileSystemError(message, file=path, hint="more memory, or install chkpt-channels anew")
 
 
 def _error_lines(error: ChkptChannelsError, command: str, rows: Callable[..., Iterable[str]]) -> Iterator[str]:
     """The one-line message, at most ten candidates, and what to try."""
-    from chkpt_channels.core.errors import LateProblem
+    from chkpt_channels.core.errors import PostPublishError
 
-    yield f"{error}; nothing was written" if command == "convert" and not isinstance(error, LateProblem) else str(error)
+    yield f"{error}; nothing was written" if command == "convert" and not isinstance(error, PostPublishError) else str(error)
     yield from rows(error.candidates)
     if error.hint:
         yield f"try: {error.hint}"

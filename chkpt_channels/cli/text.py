@@ -124,7 +124,7 @@ def _pipeline_notes(report: Report) -> Iterator[str]:
     method = _method(report)
     if report.pipeline:
         mean, std = (",".join(f"{value:.6g}" for value in values) for values in report.pipeline[:2])
-        top = report.pipeline.top
+        top = report.pipeline.input_range
         if not any(report.pipeline.mean) and set(report.pipeline.std) == {1}:
             yield f"feed it images in 0..{top:g} as they are"
         else:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
@@ -33,7 +33,7 @@ class Reader:
     """Small reads from a large file, through one window."""
 
     def __init__(self, source: Source) -> None:
-        self.source, self.place = source, source.place
+        self.source, self.location = source, source.location
         self._start, self._window = 0, b""
         self.count = 0  # of all fields that were read
 
@@ -54,7 +54,7 @@ class Reader:
             value |= (byte & 0x7F) << (7 * i)
             if byte < 0x80:
                 return value & 0xFFFFFFFFFFFFFFFF, at + i + 1
-        raise self.place.damaged("a number runs over its end", at=at)
+        raise self.location.damaged("a number runs over its end", at=at)
 
 
 class Field(NamedTuple):
@@ -75,7 +75,7 @@ class Message:
         self.depth: int = outer.depth + 1 if outer else 0
         self._fields: dict[int, list[Field]] | None = None
         self._messages: dict[Field, Message] = {}
-        reader.place.within("messages around one another", self.depth, LIMITS.protobuf_depth, at=start)
+        reader.location.check_limit("messages around one another", self.depth, LIMITS.protobuf_depth, at=start)
 
     @property
     def fields(self) -> dict[int, list[Field]]:
@@ -85,7 +85,7 @@ class Message:
             for field in _fields(self.reader, self.start, self.stop):
                 self._fields[field.number].append(field)
                 self.reader.count += 1
-                self.reader.place.within("fields", self.reader.count, LIMITS.protobuf_fields, at=field.start)
+                self.reader.location.check_limit("fields", self.reader.count, LIMITS.protobuf_fields, at=field.start)
         return self._fields
 
     def in_order(self) -> list[Field]:
@@ -95,7 +95,7 @@ class Message:
     def message(self, field: Field) -> Message:
         """The message that fills a field."""
         if field.wire != BYTES:
-            raise self.reader.place.damaged("a number stands where a message should", at=field.start)
+            raise self.reader.location.damaged("a number stands where a message should", at=field.start)
         if field not in self._messages:
             self._messages[field] = Message(self.reader, field.value, field.stop, self, field)
         return self._messages[field]
@@ -121,11 +121,11 @@ class Message:
     def _expect(self, field: Field, *wires: int) -> None:
         """Raise DamagedError for a field of another wire type: readers that know the schema would pass over it."""
         if field.wire not in wires:
-            raise self.reader.place.damaged(f"a field has the wire type {field.wire} instead of {wires[0]}", at=field.start)
+            raise self.reader.location.damaged(f"a field has the wire type {field.wire} instead of {wires[0]}", at=field.start)
 
     def _text(self, field: Field) -> str:
         self._expect(field, BYTES)
-        self.reader.place.within("bytes in a name", field.stop - field.value, LIMITS.protobuf_text_bytes, at=field.start)
+        self.reader.location.check_limit("bytes in a name", field.stop - field.value, LIMITS.protobuf_text_bytes, at=field.start)
         return self.raw(field).decode("utf-8", "backslashreplace")
 
     def raw(self, field: Field) -> bytes:
@@ -177,13 +177,13 @@ def _fields(reader: Reader, at: int, stop: int) -> Iterator[Field]:
             width = max(width, value - at)
             at = value + length
         else:
-            raise reader.place.damaged(f"a field has the wire type {wire}, which is not used", at=start)
+            raise reader.location.damaged(f"a field has the wire type {wire}, which is not used", at=start)
         if width > WIDEST_BYTES:
-            raise reader.place.damaged(
+            raise reader.location.damaged(
                 f"a field's number or length is encoded in {width} bytes; {WIDEST_BYTES} are the most", at=start
             )
         if number == 0 or at > stop:
-            raise reader.place.damaged(
+            raise reader.location.damaged(
                 "a field reaches beyond the message around it" if number else "a field has no number", at=start
             )
         yield Field(number, wire, start, value, at)
@@ -286,7 +286,7 @@ def _as_deferred(new: bytes | DeferredField) -> DeferredField:
     return new if isinstance(new, DeferredField) else DeferredField(new, 0, bytes)
 
 
-def check_length(place: Place, field: Field, expected: int) -> None:
+def check_length(location: Location, field: Field, expected: int) -> None:
     """Raise DamagedError unless a field's content has `expected` bytes."""
     if field.stop - field.value != expected:
-        raise place.damaged(f"holds {field.stop - field.value} bytes, {expected} are needed", at=field.value)
+        raise location.damaged(f"holds {field.stop - field.value} bytes, {expected} are needed", at=field.value)

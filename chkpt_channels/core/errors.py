@@ -33,7 +33,7 @@ class Candidate(NamedTuple):
     why_not: str = ""
 
 
-class Excess(NamedTuple):
+class LimitExceeded(NamedTuple):
     """What a file asks for and is not given: the most is `limit`, it wants `actual`."""
 
     what: str
@@ -56,7 +56,7 @@ class ChkptChannelsError(Exception):
         at: int | None = None,
         candidates: Sequence[Candidate] = (),
         hint: str = "",
-        excess: Excess | None = None,
+        excess: LimitExceeded | None = None,
     ) -> None:
         super().__init__(what)
         self.what, self.file, self.where, self.at = what, file, where, at
@@ -106,37 +106,37 @@ class AmbiguousError(UnsupportedError):
     code = "ambiguous"
 
 
-class SystemProblem(ChkptChannelsError):
+class FileSystemError(ChkptChannelsError):
     """The file system said no, or the input changed while it was read."""
 
     code, exit_code = "system", 5
 
 
-class LateProblem(SystemProblem):
+class PostPublishError(FileSystemError):
     """It went wrong when something was written: the file is there, complete and checked, or standard output has a part of it."""
 
 
-class OutputExistsError(SystemProblem):
+class OutputExistsError(FileSystemError):
     """The output name is taken, or must not be written to."""
 
     code = "output_exists"
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where in which file something stands: what every message starts with."""
 
     file: str
     where: str = ""
 
-    def inside(self, where: str) -> Place:
+    def at(self, where: str) -> Location:
         """The same file, at the member or tensor `where`."""
-        return Place(self.file, where)
+        return Location(self.file, where)
 
     def damaged(self, what: str, at: int | None = None, hint: str = "") -> DamagedError:
         """The error for content that contradicts its format; `at` is a byte of the file."""
         return DamagedError(what, file=self.file, where=self.where, at=at, hint=hint)
 
-    def within(self, what: str, actual: int, limit: int, at: int | None = None) -> None:
+    def check_limit(self, what: str, actual: int, limit: int, at: int | None = None) -> None:
         """Raise DamagedError where a file asks for more than `limit` of something: before anything of that size is made."""
         if actual > limit:
             raise DamagedError(
@@ -144,19 +144,19 @@ class Place(NamedTuple):
                 file=self.file,
                 where=self.where,
                 at=at,
-                excess=Excess(what, limit, actual),
+                excess=LimitExceeded(what, limit, actual),
             )
 
     def unsupported(self, what: str, hint: str = "") -> UnsupportedError:
         """The error for sound content that is not converted."""
         return UnsupportedError(what, file=self.file, where=self.where, hint=hint)
 
-    def system(self, what: str, hint: str = "") -> SystemProblem:
+    def system(self, what: str, hint: str = "") -> FileSystemError:
         """The error for what the operating system refused."""
-        return SystemProblem(what, file=self.file, where=self.where, hint=hint)
+        return FileSystemError(what, file=self.file, where=self.where, hint=hint)
 
     @contextmanager
-    def trying(self, what: str) -> Iterator[None]:
+    def wrapping_os_errors(self, what: str) -> Iterator[None]:
         """What the operating system refuses meanwhile, as such an error: `what` and the reason."""
         try:
             yield

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from functools import cached_property
 
-from chkpt_channels.discovery.network import Kernel, Network, numbered_apart
+from chkpt_channels.discovery.network import LayerWeight, Network, numbered_apart
 
 MOST_BANDS = 32
 """Wider inputs are features, not images (the widest public pretrained input has 13 bands)."""
@@ -32,7 +32,7 @@ class Evidence:
         self.narrow = [k for k in network.convs if k.channels <= MOST_BANDS and not is_no_kernel(k)]
         self._inner_parents: defaultdict[str, set[str]] = defaultdict(set)
         self._equal: dict[tuple[str, int], set[int]] = {}
-        self._series: defaultdict[tuple[str, int], list[Kernel]] = defaultdict(list)
+        self._series: defaultdict[tuple[str, int], list[LayerWeight]] = defaultdict(list)
         for kernel in self.narrow:
             self._series[kernel.pattern, kernel.channels].append(kernel)
 
@@ -46,7 +46,7 @@ class Evidence:
         return {k.at: inner[k.at] or self._works_in_block(k) for k in self.narrow}
 
     @cached_property
-    def first(self) -> Kernel | None:
+    def first(self) -> LayerWeight | None:
         """The first convolution, where the order is known and nothing that convolves comes before it."""
         first = next((k for k in self.network.convs if not is_no_kernel(k)), None) if self.network.ordered else None
         if first is None or first.channels > MOST_BANDS or self._takes_over(first):
@@ -54,15 +54,15 @@ class Evidence:
         return first
 
     @cached_property
-    def makers(self) -> dict[int, list[Kernel]]:
+    def makers(self) -> dict[int, list[LayerWeight]]:
         """The convolutions by their number of filters."""
-        made: defaultdict[int, list[Kernel]] = defaultdict(list)
+        made: defaultdict[int, list[LayerWeight]] = defaultdict(list)
         for kernel in self.network.convs:
             if not is_colour_shift(kernel):
                 made[kernel.filters].append(kernel)
         return made
 
-    def _fed(self, kernel: Kernel) -> str:
+    def _fed(self, kernel: LayerWeight) -> str:
         """Another layer hands on exactly the channels that this one takes. One channel is too few to tell."""
         width = kernel.channels
         if width == 1:
@@ -77,7 +77,7 @@ class Evidence:
         narrow = [k for k in (*made, *doubled) if kernel.window == k.window == (1, 1) or _gives_back(k)]
         return f"its {width} channels are made inside the network" if narrow else ""
 
-    def _handed(self, kernel: Kernel) -> str:
+    def _handed(self, kernel: LayerWeight) -> str:
         """The width in front is its number of filters: grouped, depthwise, or transposed."""
         if kernel is self.first or not self._takes_over(kernel):
             return ""
@@ -87,7 +87,7 @@ class Evidence:
             return ""
         return f"takes the {kernel.filters} channels of a layer before it, in groups"
 
-    def _takes_over(self, kernel: Kernel, most: int = 6) -> bool:
+    def _takes_over(self, kernel: LayerWeight, most: int = 6) -> bool:
         """Whether one of the nearest layers in front makes or takes as many channels as this has filters."""
         if kernel.is_patch or self.begins_full(kernel):
             return False
@@ -101,7 +101,7 @@ class Evidence:
                 return True
         return False
 
-    def begins_full(self, kernel: Kernel) -> bool:
+    def begins_full(self, kernel: LayerWeight) -> bool:
         """Whether a full convolution over a window takes its filters next: behind grouped ones stand pointwise ones, behind
         a transposed one to three channels nothing does."""
         takers = [k for k in self.network.following(kernel, 6) if k.channels == kernel.filters]
@@ -109,7 +109,7 @@ class Evidence:
             return bool(kernel.filters % kernel.channels and takers)
         return bool(takers and takers[0].window and set(takers[0].window) != {1})
 
-    def is_analogue(self, kernel: Kernel, first: Kernel | None) -> bool:
+    def is_analogue(self, kernel: LayerWeight, first: LayerWeight | None) -> bool:
         """Whether it stands in a branch just like the one that the first convolution begins."""
         if first is None or kernel is first or kernel.pattern != first.pattern:
             return False
@@ -118,14 +118,14 @@ class Evidence:
                 return any(k.channels > kernel.channels for k in self.network.under(mine + "."))
         return False
 
-    def _repeats(self, kernel: Kernel) -> str:
+    def _repeats(self, kernel: LayerWeight) -> str:
         """It stands in one of several blocks that are alike."""
         series = self._series[kernel.pattern, kernel.channels]
         if kernel.channels == 3 or len(series) < 2 or self._is_first(kernel):
             return ""
         return "stands in a block that repeats" if kernel.at in self._in_equal_blocks(kernel.pattern, kernel.channels) else ""
 
-    def _is_first(self, kernel: Kernel) -> bool:
+    def _is_first(self, kernel: LayerWeight) -> bool:
         """Whether it is the first convolution, of its series, or a branch beside it."""
         first = self.first
         return first is not None and (first.pattern == kernel.pattern or self.are_branches(kernel, first))
@@ -143,7 +143,7 @@ class Evidence:
             self._equal[key] = {at for modules in seen.values() if len(modules) > 1 for ats in modules.values() for at in ats}
         return self._equal[key]
 
-    def _works_in_block(self, kernel: Kernel) -> str:
+    def _works_in_block(self, kernel: LayerWeight) -> str:
         """The rest of its block takes what it gives, and others of its kind are known to be inside the network."""
         if kernel.channels != 1 or self._is_first(kernel):
             return ""
@@ -154,19 +154,19 @@ class Evidence:
             return "depthwise: the next layer of its block takes its filters"
         return ""
 
-    def is_lone_point(self, kernel: Kernel) -> bool:
+    def is_lone_point(self, kernel: LayerWeight) -> bool:
         """Whether it looks at single pixels, and stands beside no kernel that sees more: images are not begun so."""
         wide = [k for k in self.narrow_near(kernel) if set(k.window) != {1}]
         if kernel.key.isdecimal():  # frozen TorchScript numbers its constants: no name tells branches
             return set(kernel.window) == {1} and not any(k.filters == kernel.filters for k in wide)
         return set(kernel.window) == {1} and not any(self.are_branches(kernel, k) for k in wide)
 
-    def narrow_near(self, kernel: Kernel) -> list[Kernel]:
+    def narrow_near(self, kernel: LayerWeight) -> list[LayerWeight]:
         """The narrow kernels among the neighbours."""
         near = self.network.kernels[max(0, kernel.at - 8) : kernel.at + 9]
         return [k for k in near if k.window and k.channels == kernel.channels]
 
-    def _block(self, kernel: Kernel) -> list[Kernel]:
+    def _block(self, kernel: LayerWeight) -> list[LayerWeight]:
         """The other layers of the smallest module that has any."""
         words = kernel.key.split(".")
         for i in range(len(words) - 2, 0, -1):
@@ -176,7 +176,7 @@ class Evidence:
                 return others
         return []
 
-    def are_branches(self, a: Kernel, b: Kernel) -> bool:
+    def are_branches(self, a: LayerWeight, b: LayerWeight) -> bool:
         """Whether the two are parallel branches of a module that holds no other windows. Of one channel, one of them must
         look at single pixels, as in re-parameterised blocks: two windows are a convolution and a depthwise one behind it."""
         if a.filters != b.filters or a.channels != b.channels:
@@ -190,19 +190,19 @@ class Evidence:
         return a.channels > 1 or (any(set(k.window) == {1} for k in alike) and not numbered_apart(a, b))
 
 
-def is_no_kernel(kernel: Kernel) -> bool:
+def is_no_kernel(kernel: LayerWeight) -> bool:
     """Whether it has the rank of a convolution's weight and is something else: one filter over a vector (attention over
     channels), a scale for each channel, or a shift of the colours (EDSR's MeanShift)."""
     scale = len(kernel.window) == 1 and kernel.window == (1,) and kernel.channels == 1
     return kernel.filters == 1 or scale or is_colour_shift(kernel)
 
 
-def is_colour_shift(kernel: Kernel) -> bool:
+def is_colour_shift(kernel: LayerWeight) -> bool:
     """Whether it maps three channels to three, pixel by pixel."""
     return kernel.filters == kernel.channels == 3 and set(kernel.window) == {1}
 
 
-def _gives_back(kernel: Kernel) -> bool:
+def _gives_back(kernel: LayerWeight) -> bool:
     """Whether a kernel could be the last one: with a window, or as many channels out as in."""
     return set(kernel.window) != {1} or kernel.filters == kernel.channels
 
@@ -213,10 +213,10 @@ def _modules(key: str) -> list[str]:
     return [".".join(words[: i + 1]) for i in range(len(words))]
 
 
-def _parent(kernel: Kernel) -> str:
+def _parent(kernel: LayerWeight) -> str:
     """The module around the layer's own one."""
     return kernel.key.rsplit(".", 2)[0]
 
 
-def _last_words(kernel: Kernel) -> str:
+def _last_words(kernel: LayerWeight) -> str:
     return ".".join(kernel.key.split(".")[-3:])

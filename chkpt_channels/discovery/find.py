@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chkpt_channels.core.errors import AmbiguousError, Place, UnsupportedError, UsageError
+from chkpt_channels.core.errors import AmbiguousError, Location, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery import layer_selector as layers
@@ -68,64 +68,64 @@ def select(checkpoint: TensorStore, request: SearchRequest) -> firstconv.Finding
     layers that do not exist or have other channels than --from says."""
     if request.inputs and not checkpoint.graph.select_inputs(request.inputs):
         what = f"--input names an input of an ONNX graph, and this is {checkpoint.title}"
-        raise UsageError(what, file=checkpoint.place.file)
+        raise UsageError(what, file=checkpoint.location.file)
     finding = find(checkpoint, request)
     finding = _named(checkpoint, finding, request) if request.layers else _found(checkpoint, finding, request.layout)
-    place = checkpoint.place
+    location = checkpoint.location
     if other := next((c for c in finding.first_convs if request.from_channels not in (None, c.in_channels)), None):
         what = f"--from says {request.from_channels} channels, and it has {other.in_channels}"
-        raise UsageError(what, file=place.file, where=other.tensor.name)
+        raise UsageError(what, file=location.file, where=other.tensor.name)
     return finding
 
 
 def _found(checkpoint: TensorStore, finding: firstconv.Finding, layout: Layout | None) -> firstconv.Finding:
-    place = checkpoint.place
+    location = checkpoint.location
     if finding.first_convs:
-        convs = tuple(_with_layout(place, conv, layout) if layout else conv for conv in finding.first_convs)
+        convs = tuple(_with_layout(location, conv, layout) if layout else conv for conv in finding.first_convs)
         return finding._replace(first_convs=convs)
     if not finding.candidates:
         hint = "--layer KEY names it, with --layout"
-        raise UnsupportedError("holds no convolution that could see an image", file=place.file, hint=hint)
+        raise UnsupportedError("holds no convolution that could see an image", file=location.file, hint=hint)
     hint = "   or   ".join(f"--layer {c.key}" for c in finding.candidates[:3])
     many = len(finding.candidates)
     what = "one tensor might" if many == 1 else f"{many} tensors could"
-    raise AmbiguousError(f"{what} be the first convolution", file=place.file, candidates=finding.candidates, hint=hint)
+    raise AmbiguousError(f"{what} be the first convolution", file=location.file, candidates=finding.candidates, hint=hint)
 
 
 def _named(checkpoint: TensorStore, finding: firstconv.Finding, request: SearchRequest) -> firstconv.Finding:
     """The first convs that --layer names, each once."""
-    place = checkpoint.place
+    location = checkpoint.location
     tensors = [t for t in checkpoint.model_tensors() if len(t.shape) >= 2]
-    names = list(dict.fromkeys(t.name for layer in request.layers for t in layers.match(place, tensors, layer)))
+    names = list(dict.fromkeys(t.name for layer in request.layers for t in layers.match(location, tensors, layer)))
     known = {conv.tensor.name: conv for conv in finding.first_convs}
     convs = []
     for name in names:
         conv = known.get(name) or _described(checkpoint, checkpoint.tensors[name], request)
         conv = conv._replace(found_by="user", why="named by --layer")
-        convs.append(_with_layout(place, conv, request.layout) if request.layout else conv)
+        convs.append(_with_layout(location, conv, request.layout) if request.layout else conv)
     if any(conv.found_by == "graph" for conv in finding.first_convs):  # it says itself what stands in front
         return firstconv.Finding(tuple(convs))
     searched = checkpoint.model_tensors()
-    beside = (t for conv in convs for t in firstconv.companions(searched, conv, torch=checkpoint.torch))
-    return firstconv.Finding(tuple(convs), companions=tuple(dict.fromkeys(beside)))
+    beside = (t for conv in convs for t in firstconv.input_vectors(searched, conv, torch=checkpoint.torch))
+    return firstconv.Finding(tuple(convs), input_vectors=tuple(dict.fromkeys(beside)))
 
 
 def _described(checkpoint: TensorStore, tensor: Tensor, request: SearchRequest) -> FirstConv:
     layouts = firstconv.layouts_of(checkpoint.model_tensors(), torch=checkpoint.torch)
-    layout, place = request.layout or firstconv.layout_of(tensor, layouts), checkpoint.place
+    layout, location = request.layout or firstconv.layout_of(tensor, layouts), checkpoint.location
     if layout is None or len(layout.axes) != len(tensor.shape):
-        raise place.inside(tensor.name).unsupported(
+        raise location.at(tensor.name).unsupported(
             f"its shape {list(tensor.shape)} does not say where the input channels are",
             hint=f"--layout {'OI, O(HWI) or O(IHW)' if len(tensor.shape) == 2 else 'OIHW, HWIO or OHWI'} says it",
         )
     return FirstConv(tensor, layout, _channels(tensor, layout, request.from_channels or 0), "user")
 
 
-def _with_layout(place: Place, conv: FirstConv, layout: Layout) -> FirstConv:
+def _with_layout(location: Location, conv: FirstConv, layout: Layout) -> FirstConv:
     shape = conv.tensor.shape
     if len(layout.axes) != len(shape):
         what = f"--layout {layout} has {len(layout.axes)} axes, the shape {list(shape)} has {len(shape)}"
-        raise UsageError(what, file=place.file, where=conv.tensor.name)
+        raise UsageError(what, file=location.file, where=conv.tensor.name)
     return conv._replace(layout=layout, in_channels=_channels(conv.tensor, layout, conv.in_channels))
 
 

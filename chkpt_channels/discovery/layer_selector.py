@@ -7,14 +7,14 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from chkpt_channels.core.errors import AmbiguousError, Candidate, Place, UsageError
+from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UsageError
 from chkpt_channels.core.tensors import Tensor
 
 _WEIGHTS = (".weight", ".kernel", "/weight", "/kernel", ".weight_v", ".parametrizations.weight.original1")
 _PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
 
 
-def match(place: Place, tensors: Sequence[Tensor], layer: str) -> list[Tensor]:
+def match(location: Location, tensors: Sequence[Tensor], layer: str) -> list[Tensor]:
     """The tensors that a --layer names: the full key; the key without container and wrapper prefixes; a dotted suffix that
     is unique in each copy of the model; a glob. The ".weight" may be left out.
 
@@ -38,7 +38,7 @@ def match(place: Place, tensors: Sequence[Tensor], layer: str) -> list[Tensor]:
             candidates = [Candidate(t.name, t.shape) for t in found]
             raise AmbiguousError(
                 f"--layer {layer} fits {len(found)} tensors",
-                file=place.file,
+                file=location.file,
                 candidates=candidates,
                 hint=f"--layer {found[0].name}",
             )
@@ -48,6 +48,6 @@ def match(place: Place, tensors: Sequence[Tensor], layer: str) -> list[Tensor]:
     close = difflib.get_close_matches(layer, [n for t in tensors for n in (t.name, t.key, t.key.removesuffix(".weight"))], 1, 0.5)
     raise UsageError(
         f"no tensor is called {layer!r}",
-        file=place.file,
+        file=location.file,
         hint=f"--layer {close[0]}" if close else "chkpt-channels inspect --all lists them",
     )

@@ -29,7 +29,7 @@ _NO_KERNEL = re.compile(
 _NUMBERS = re.compile(r"(\d+)")
 
 
-class Kernel(NamedTuple):
+class LayerWeight(NamedTuple):
     """A layer's weight: `filters` out, `channels` in, the `window` it looks through; `key` is its name in its state dict with
     dots between the modules, `pieces` the same cut at its numbers, `at` its place in the order."""
 
@@ -56,7 +56,7 @@ class Kernel(NamedTuple):
         """The name with every number left open: what the layers of a series share."""
         return "".join("#" if isinstance(piece, int) else piece for piece in self.pieces)
 
-    def follows(self, other: Kernel) -> bool:
+    def follows(self, other: LayerWeight) -> bool:
         """Whether numbers in the names say that it comes after `other`."""
         for mine, its in zip(self.pieces, other.pieces, strict=False):
             if mine != its:
@@ -69,7 +69,7 @@ class Network:
 
     def __init__(self, weights: Sequence[Tensor], *, ordered: bool, torch: bool) -> None:
         self.ordered = ordered
-        self.layouts, self.open = orientation(weights, torch=torch)
+        self.layouts, self.is_ambiguous = orientation(weights, torch=torch)
         kernels = [_kernel(t, self.layouts) for t in weights]
         if not ordered:
             kernels.sort(key=lambda k: k.pieces)
@@ -77,41 +77,41 @@ class Network:
         self.convs = [k for k in self.kernels if k.convolves]
         self._trunk = _common_words([k.key for k in self.kernels])
 
-    def tower(self, kernel: Kernel) -> str:
+    def branch(self, kernel: LayerWeight) -> str:
         """The part of the network it stands in: the first word of its name that not all layers share, without numbers."""
         words = kernel.key.split(".", self._trunk + 1)
         return words[min(self._trunk, len(words) - 1)].rstrip("0123456789")
 
     @cached_property
-    def tower_sizes(self) -> dict[str, int]:
+    def branch_sizes(self) -> dict[str, int]:
         """How many layers each tower has."""
         sizes: dict[str, int] = {}
         for kernel in self.kernels:
-            tower = self.tower(kernel)
-            sizes[tower] = sizes.get(tower, 0) + 1
+            branch = self.branch(kernel)
+            sizes[branch] = sizes.get(branch, 0) + 1
         return sizes
 
-    def preceding(self, kernel: Kernel, most: int) -> Iterator[Kernel]:
+    def preceding(self, kernel: LayerWeight, most: int) -> Iterator[LayerWeight]:
         """The nearest layers that are known to come before it in its tower, nearest first."""
-        tower = self.tower(kernel)
+        branch = self.branch(kernel)
         for other in reversed(self.kernels[max(0, kernel.at - most) : kernel.at]):
             if self.ordered:
-                if self.tower(other) != tower:
+                if self.branch(other) != branch:
                     return
                 yield other
             elif kernel.follows(other):
                 yield other
 
-    def shared_module(self, a: Kernel, b: Kernel) -> str:
+    def shared_module(self, a: LayerWeight, b: LayerWeight) -> str:
         """The innermost module that holds both layers and not the whole network, with its dot; "" where there is none."""
         words = a.key.split(".")
         same = next((i for i, (x, y) in enumerate(zip(words, b.key.split("."), strict=False)) if x != y), 0)
         return ".".join(words[:same]) + "." if same > self._trunk else ""
 
-    def following(self, kernel: Kernel, most: int) -> list[Kernel]:
+    def following(self, kernel: LayerWeight, most: int) -> list[LayerWeight]:
         """The layers that may come next in its tower."""
-        tower = self.tower(kernel)
-        return [k for k in self.kernels[kernel.at + 1 : kernel.at + 1 + most] if self.tower(k) == tower]
+        branch = self.branch(kernel)
+        return [k for k in self.kernels[kernel.at + 1 : kernel.at + 1 + most] if self.branch(k) == branch]
 
     @cached_property
     def blocks(self) -> dict[str, frozenset[str]]:
@@ -124,7 +124,7 @@ class Network:
                     inside.setdefault(".".join(words[: i + 1]), set()).add(".".join(words[i + 1 :]))
         return {module: frozenset(names) for module, names in inside.items()}
 
-    def under(self, module: str) -> list[Kernel]:
+    def under(self, module: str) -> list[LayerWeight]:
         """The layers of one module."""
         return [k for k in self.kernels if k.key.startswith(module)]
 
@@ -162,12 +162,12 @@ def _readings(shape: tuple[int, ...]) -> list[int]:
     return small if len(small) == 1 else readings
 
 
-def _kernel(tensor: Tensor, layouts: Layouts) -> Kernel:
+def _kernel(tensor: Tensor, layouts: Layouts) -> LayerWeight:
     shape, key = tensor.shape, tensor.key.replace("/", ".")
     layout = tensor.layout if tensor.layout and not tensor.layout.folded else layouts.get(len(shape))
     filters, channels, *window = (1, 0) if layout is None or len(layout.axes) != len(shape) else _axes(layout)
     pieces = tuple(int(part) if part.isdecimal() else part for part in _NUMBERS.split(key))
-    return Kernel(tensor, key, shape[filters], shape[channels], tuple(shape[axis] for axis in window), pieces)
+    return LayerWeight(tensor, key, shape[filters], shape[channels], tuple(shape[axis] for axis in window), pieces)
 
 
 @cache
@@ -185,6 +185,6 @@ def _common_words(keys: Sequence[str]) -> int:
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
 
 
-def numbered_apart(a: Kernel, b: Kernel) -> bool:
+def numbered_apart(a: LayerWeight, b: LayerWeight) -> bool:
     """Whether two names differ first in a number."""
     return a.follows(b) or b.follows(a)

@@ -12,7 +12,7 @@ from math import isqrt, prod
 
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.evidence import STEM, Evidence, is_colour_shift, is_no_kernel
-from chkpt_channels.discovery.network import Kernel, Network
+from chkpt_channels.discovery.network import LayerWeight, Network
 
 SPACE_TO_DEPTH = {12: 3, 27: 3, 48: 3, 16: 1}
 """Widths of blocks of pixels, and how many channels the image then has."""
@@ -27,7 +27,7 @@ _BLOCK = (
 _PATCH = "order of colours and pixels is open: --layout O(HWI) where colours lie together, O(IHW) where pixels do"
 
 
-def stem(evidence: Evidence, free: Sequence[Kernel], tensors: Sequence[Tensor], channels: int | None) -> FirstConv | None:
+def stem(evidence: Evidence, free: Sequence[LayerWeight], tensors: Sequence[Tensor], channels: int | None) -> FirstConv | None:
     """A stem with a folded channel axis, where there is one and no other conv could see the image. `channels` are those of
     the image, where they are known."""
     blocks = _space_to_depth(evidence, free)
@@ -41,7 +41,7 @@ def stem(evidence: Evidence, free: Sequence[Kernel], tensors: Sequence[Tensor], 
     return FirstConv(kernel.tensor, None, known, found_by, _PATCH)
 
 
-def block_stem(kernel: Kernel, channels: int | None = None) -> FirstConv:
+def block_stem(kernel: LayerWeight, channels: int | None = None) -> FirstConv:
     """A stem that takes blocks of pixels, or as many bands: which of it stays open."""
     return FirstConv(kernel.tensor, None, channels or SPACE_TO_DEPTH[kernel.channels], "shapes", _BLOCK)
 
@@ -53,7 +53,7 @@ def spellings(shape: tuple[int, ...]) -> str:
     return "--layout O(GI)HW   or   --layout O(IG)HW   or   --layout OIHW" if len(shape) == 4 else "--layout says it"
 
 
-def linear_patches(network: Network, tensors: Sequence[Tensor]) -> list[tuple[Kernel, str]]:
+def linear_patches(network: Network, tensors: Sequence[Tensor]) -> list[tuple[LayerWeight, str]]:
     """The Linear layers that take patches of an image, each with the evidence: "names" or "shapes"."""
     likely = [k for k in network.kernels if not k.window and k.filters >= 32 and _colours(k.channels)]
     named = [k for k in likely if _PATCHES.search(k.key) and not any(isinstance(piece, int) for piece in k.pieces[:-1])]
@@ -64,7 +64,7 @@ def linear_patches(network: Network, tensors: Sequence[Tensor]) -> list[tuple[Ke
     return [(k, "shapes") for k in likely if (_module(k), k.filters) in tables and _is_alone(network, k)]
 
 
-def _space_to_depth(evidence: Evidence, free: Sequence[Kernel]) -> Kernel | None:
+def _space_to_depth(evidence: Evidence, free: Sequence[LayerWeight]) -> LayerWeight | None:
     """The first convolution takes a block of pixels, and nothing else could see the image."""
     network = evidence.network
     convs = [k for k in network.convs if not is_no_kernel(k)]
@@ -75,12 +75,12 @@ def _space_to_depth(evidence: Evidence, free: Sequence[Kernel]) -> Kernel | None
     return None if any(k is not wide[0] for k in evidence.makers.get(wide[0].channels, ())) else wide[0]
 
 
-def _module(kernel: Kernel) -> str:
+def _module(kernel: LayerWeight) -> str:
     """The module that holds the layer; "-" for a layer at the root."""
     return kernel.key.rsplit(".", 2)[0] if kernel.key.count(".") > 1 else "-"
 
 
-def _is_alone(network: Network, kernel: Kernel) -> bool:
+def _is_alone(network: Network, kernel: LayerWeight) -> bool:
     """Whether the layer's module holds no other one."""
     near = network.kernels[max(0, kernel.at - 1) : kernel.at + 2]
     return not any(k is not kernel and k.key.startswith(_module(kernel) + ".") for k in near)
@@ -100,7 +100,7 @@ def _side(pixels: int) -> int:
     return side if side * side == pixels else 0
 
 
-def companions(network: Network, channels: int, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+def input_vectors(network: Network, channels: int, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
     """What stands in front of stems of so many channels with one number for each: means, scales, shifts of the colours."""
     if channels == 1:
         return

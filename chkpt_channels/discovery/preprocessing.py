@@ -23,16 +23,16 @@ _OF_THE_IMAGE = re.compile(r"data|input|image|pixel")
 Numbers = tuple[float, ...]
 
 
-def find(checkpoint: TensorStore, conv: FirstConv, companions: Iterable[Tensor]) -> tuple[PreprocessingOp, ...]:
+def find(checkpoint: TensorStore, conv: FirstConv, input_vectors: Iterable[Tensor]) -> tuple[PreprocessingOp, ...]:
     """The normalisations that the image meets on its way to this conv. Raises UnsupportedError for vectors in front of it whose
     meaning, or whose place, is not known."""
-    own = [t for t in companions if t.group == conv.tensor.group]
+    own = [t for t in input_vectors if t.group == conv.tensor.group]
     modules = [m for m in dict.fromkeys(t.key.rpartition(".")[0] for t in own) if _leads_to(m, conv)]
     nearest = {m.rpartition(".")[2]: m for m in sorted(modules, key=len)}  # of `bn_data` and `ema.bn_data` the second
     found = [front for module in nearest.values() if (front := _Around(checkpoint, conv, module).operation())]
     if len(found) > 1:
         names = " and ".join(front.where for front in found)
-        raise checkpoint.place.unsupported(f"{names} stand in front of {conv.tensor.name}, in an order that is not known")
+        raise checkpoint.location.unsupported(f"{names} stand in front of {conv.tensor.name}, in an order that is not known")
     return tuple(found)
 
 
@@ -69,7 +69,7 @@ class _Around:
             if len(pair) == 2 == len(parts) and named.search(self._module):
                 return self._normalisation(*pair)
         names = ", ".join(t.name for t in parts.values())
-        raise self._checkpoint.place.inside(names).unsupported(
+        raise self._checkpoint.location.at(names).unsupported(
             "stands in front of the stem with one number for each channel, and what it does is not known"
         )
 
@@ -124,7 +124,7 @@ class _Around:
     def _normalisation(self, mean: Tensor, std: Tensor) -> PreprocessingOp:
         means, stds = self._numbers(mean), self._numbers(std)
         if not all(stds):
-            raise self._checkpoint.place.inside(std.name).unsupported("holds a zero, by which the image is divided")
+            raise self._checkpoint.location.at(std.name).unsupported("holds a zero, by which the image is divided")
         scale = tuple(1 / s for s in stds)
         shift = tuple(-m / s for m, s in zip(means, stds, strict=True))
         return self._affine("normalisation", scale, shift, [(t, t.shape.index(self._channels)) for t in (mean, std)])
@@ -137,19 +137,19 @@ class _Around:
     def _numbers(self, tensor: Tensor) -> Numbers:
         found = tuple(float(value) for value in self._checkpoint.load(tensor.name).astype("float64").reshape(-1))
         if not all(map(isfinite, found)):
-            raise self._checkpoint.place.inside(tensor.name).unsupported("holds NaN or infinity")
+            raise self._checkpoint.location.at(tensor.name).unsupported("holds NaN or infinity")
         return found
 
     def _unsupported(self, what: str) -> Exception:
-        return self._checkpoint.place.inside(self._where).unsupported(what)
+        return self._checkpoint.location.at(self._where).unsupported(what)
 
 
 def notices(fronts_: Sequence[PreprocessingOp], chosen: Sequence[int], tensors: Iterable[str]) -> Iterator[Notice]:
     """What became of them, and of their counterparts at the output."""
     for front in fronts_:
         which = ", ".join(map(str, chosen))
-        told = f"{front.where} ({front.kind}) in front of the stem is composed into the kernel"
-        yield Notice("front_composed", f"{told} and keeps the numbers of channel {which}")
+        message = f"{front.where} ({front.kind}) in front of the stem is composed into the kernel"
+        yield Notice("front_composed", f"{message} and keeps the numbers of channel {which}")
         if front.kind == "BatchNorm" and not front.uniform:
             yield Notice("eps", f"{front.where}: its eps is in the code, not in the file; {EPS:g} was used")
     outs = dict.fromkeys(name.rpartition(".")[0] for name in tensors if "add_mean" in name)

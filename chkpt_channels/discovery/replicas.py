@@ -16,7 +16,7 @@ COVERED = 0.7
 """The share of all layers that the copies must hold together: repeated blocks of one model hold less."""
 
 
-class Copies:
+class Replicas:
     """The weights of one of the copies and all that belongs to none (`kept`); `of` finds a tensor in every copy."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:

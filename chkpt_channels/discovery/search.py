@@ -16,8 +16,8 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery import patch_embeddings as folded
 from chkpt_channels.discovery.evidence import ENDS, ENTRY, FED, MOST_BANDS, OTHER_SENSES, STEM, Evidence
-from chkpt_channels.discovery.network import OIHW, Kernel, Layouts, Network, is_weight, orientation
-from chkpt_channels.discovery.replicas import Copies
+from chkpt_channels.discovery.network import OIHW, LayerWeight, Layouts, Network, is_weight, orientation
+from chkpt_channels.discovery.replicas import Replicas
 
 __all__ = ["MOST_BANDS", "Finding", "find", "layout_of", "layouts_of"]
 
@@ -30,7 +30,7 @@ class Finding(NamedTuple):
 
     first_convs: tuple[FirstConv, ...]
     candidates: tuple[Candidate, ...] = ()
-    companions: tuple[Tensor, ...] = ()
+    input_vectors: tuple[Tensor, ...] = ()
 
 
 def find(tensors: Iterable[Tensor], *, ordered: bool, torch: bool = False, channels: int | None = None) -> Finding:
@@ -39,21 +39,21 @@ def find(tensors: Iterable[Tensor], *, ordered: bool, torch: bool = False, chann
     groups: defaultdict[str, list[Tensor]] = defaultdict(list)
     for tensor in tensors:
         groups[tensor.group].append(tensor)
-    answers = [_in_group(Copies(group), group, ordered, torch or ordered, channels) for group in groups.values()]
+    answers = [_in_group(Replicas(group), group, ordered, torch or ordered, channels) for group in groups.values()]
     found = tuple(conv for answer in answers for conv in answer.first_convs)
-    if found and not any(answer.open for answer in answers):  # a model in part is converted wrongly
+    if found and not any(answer.is_ambiguous for answer in answers):  # a model in part is converted wrongly
         rejected = tuple(c for answer in answers for c in answer.candidates)
-        return Finding(found, rejected[:MOST_CANDIDATES], tuple(t for answer in answers for t in answer.companions))
+        return Finding(found, rejected[:MOST_CANDIDATES], tuple(t for answer in answers for t in answer.input_vectors))
     candidates = [c for answer in answers for c in answer.candidates]
     candidates += [Candidate(c.tensor.name, c.tensor.shape, "another model in the file is open") for c in found]
     return Finding((), tuple(candidates[:MOST_CANDIDATES]))
 
 
-def companions(tensors: Iterable[Tensor], conv: FirstConv, *, torch: bool) -> tuple[Tensor, ...]:
+def input_vectors(tensors: Iterable[Tensor], conv: FirstConv, *, torch: bool) -> tuple[Tensor, ...]:
     """The vectors that the image meets before a first conv that the user names."""
     group = [t for t in tensors if t.group == conv.tensor.group]
     network = Network([t for t in group if is_weight(t)], ordered=torch, torch=torch)
-    return tuple(folded.companions(network, conv.in_channels, group))
+    return tuple(folded.input_vectors(network, conv.in_channels, group))
 
 
 def layouts_of(tensors: Iterable[Tensor], *, torch: bool) -> Layouts:
@@ -68,18 +68,18 @@ def layout_of(tensor: Tensor, layouts: Layouts = OIHW) -> Layout | None:
 
 
 class _Answer(NamedTuple):
-    """What one state dict says; `open` where several of its kernels could be meant."""
+    """What one state dict says; `is_ambiguous` where several of its kernels could be meant."""
 
     first_convs: tuple[FirstConv, ...] = ()
     candidates: tuple[Candidate, ...] = ()
-    companions: tuple[Tensor, ...] = ()
-    open: bool = False
+    input_vectors: tuple[Tensor, ...] = ()
+    is_ambiguous: bool = False
 
 
-def _in_group(copies: Copies, tensors: Sequence[Tensor], ordered: bool, torch: bool, channels: int | None) -> _Answer:
+def _in_group(copies: Replicas, tensors: Sequence[Tensor], ordered: bool, torch: bool, channels: int | None) -> _Answer:
     answer = _Search(Network(copies.kept, ordered=ordered, torch=torch), tensors, channels).answer()
     convs = [conv._replace(tensor=t) for conv in answer.first_convs for t in copies.of(conv.tensor)]
-    return answer._replace(first_convs=tuple(convs), companions=tuple(t for c in answer.companions for t in copies.of(c)))
+    return answer._replace(first_convs=tuple(convs), input_vectors=tuple(t for c in answer.input_vectors for t in copies.of(c)))
 
 
 class _Search:
@@ -98,11 +98,11 @@ class _Search:
             free = [k for k in free if len(k.window) > 1]
         if stem := folded.stem(self.evidence, free, self.tensors, self.channels):
             rejected = self._rejected([stem.tensor], "a folded stem is there")
-            return _Answer((stem,), rejected, tuple(folded.companions(self.network, stem.in_channels, self.tensors)))
+            return _Answer((stem,), rejected, tuple(folded.input_vectors(self.network, stem.in_channels, self.tensors)))
         pool, why_open = self._pool(free)
         if why_open or not pool:
             return self._candidates(free, why_open)
-        if self.network.open:
+        if self.network.is_ambiguous:
             return self._candidates(pool, "its shape fits several layouts: --layout says which")
         stems, found_by, why = self._stems(pool)
         if stems and self._overlooks(stems, free):
@@ -114,7 +114,7 @@ class _Search:
         else:
             convs = tuple(FirstConv(k.tensor, self._layout(k), k.channels, found_by, why) for k in stems)
         rejected = self._rejected([k.tensor for k in stems], "another is more likely")
-        return _Answer(convs, rejected, tuple(folded.companions(self.network, convs[0].in_channels, self.tensors)))
+        return _Answer(convs, rejected, tuple(folded.input_vectors(self.network, convs[0].in_channels, self.tensors)))
 
     def _rejected(self, taken: Sequence[Tensor], why: str) -> tuple[Candidate, ...]:
         """The narrow kernels that were not taken, and what speaks against each."""
@@ -124,19 +124,19 @@ class _Search:
             Candidate(k.tensor.name, k.tensor.shape, self.evidence.verdicts[k.at] or why) for k in others[:MOST_CANDIDATES]
         )
 
-    def _layout(self, kernel: Kernel) -> Layout | None:
+    def _layout(self, kernel: LayerWeight) -> Layout | None:
         return layout_of(kernel.tensor, self.network.layouts)
 
-    def _candidates(self, free: Sequence[Kernel], why: str) -> _Answer:
+    def _candidates(self, free: Sequence[LayerWeight], why: str) -> _Answer:
         verdicts = self.evidence.verdicts
         at = {k.at for k in free}
         shown = sorted(self.evidence.narrow, key=lambda k: (k.at not in at, *_likeness(k)))[:MOST_CANDIDATES]
         reasons = [(k.tensor, why if k.at in at else verdicts[k.at] or "another is more likely") for k in shown]
         patches = folded.linear_patches(self.network, self.tensors)
         reasons = [(k.tensor, "a Linear layer, where convolutions could see the image") for k, _ in patches[:10]] + reasons
-        return _Answer((), tuple(Candidate(t.name, t.shape, reason) for t, reason in reasons), open=bool(free))
+        return _Answer((), tuple(Candidate(t.name, t.shape, reason) for t, reason in reasons), is_ambiguous=bool(free))
 
-    def _pool(self, free: list[Kernel]) -> tuple[list[Kernel], str]:
+    def _pool(self, free: list[LayerWeight]) -> tuple[list[LayerWeight], str]:
         """Those of the narrow kernels with the width of the image; why it is open where several widths could be meant."""
         first = self.evidence.first
         widths = (
@@ -148,7 +148,7 @@ class _Search:
             return pool, "layers with other widths begin here too"
         return pool, self._gives_back(pool[0]) if width > 3 else ""
 
-    def _could_begin(self, kernel: Kernel, chosen: Kernel) -> bool:
+    def _could_begin(self, kernel: LayerWeight, chosen: LayerWeight) -> bool:
         """Whether a kernel of another width could be the network's first: it stands before the chosen one, or is named so."""
         if kernel.filters < 8 or set(kernel.window) == {1} or (kernel.channels == 1 and chosen.channels == 3):
             return False
@@ -159,16 +159,16 @@ class _Search:
     def _second_stage(self) -> bool:
         """Whether one network in the file takes the three channels that another one makes."""
         fed = [k for k in self.evidence.narrow if k.channels == 3 and FED in self.evidence.verdicts[k.at]]
-        towers = {self.network.tower(k) for k in self.evidence.makers.get(3, ())}
-        return any(self.network.tower(k) not in towers for k in fed)
+        branches = {self.network.branch(k) for k in self.evidence.makers.get(3, ())}
+        return any(self.network.branch(k) not in branches for k in fed)
 
-    def _gives_back(self, kernel: Kernel) -> str:
+    def _gives_back(self, kernel: LayerWeight) -> str:
         """A network that takes neither one nor three channels and ends in an image or in as few channels: it takes a latent."""
         ends = [k for width in (3, 4, 8, 16) if width <= kernel.channels for k in self.evidence.makers.get(width, ())]
         made = any(set(k.window) != {1} and k.channels >= 4 * k.filters for k in ends)
         return "the network makes an image or a latent: this could be a latent too" if made else ""
 
-    def _stems(self, pool: list[Kernel]) -> tuple[list[Kernel], str, str]:
+    def _stems(self, pool: list[LayerWeight]) -> tuple[list[LayerWeight], str, str]:
         if len(pool) == 1:
             return pool, "shapes", "the only conv no layer feeds"
         if self._all_beside(pool):
@@ -186,20 +186,20 @@ class _Search:
             return [k for k in pool if self._beside(k, named[0])], "names", "named like a stem"
         return [], "", "several convs could see the image"
 
-    def _rivals(self, first: Kernel, others: Sequence[Kernel]) -> list[Kernel]:
+    def _rivals(self, first: LayerWeight, others: Sequence[LayerWeight]) -> list[LayerWeight]:
         """Those named like a stem, or like the first convolution, that do not stand beside it."""
         if ENDS.search(first.key):
             return [k for k in others if not self._beside(k, first)]
-        tower = self.network.tower(first)
+        branch = self.network.branch(first)
         alike = [k for k in others if STEM.search(k.key) or k.pattern == first.pattern or k.channels > 1]
-        alike += [k for k in others if self.network.tower(k) == tower or self._must_see(k)]
+        alike += [k for k in others if self.network.branch(k) == branch or self._must_see(k)]
         return [k for k in alike if not self._beside(k, first)]
 
-    def _must_see(self, kernel: Kernel) -> bool:
+    def _must_see(self, kernel: LayerWeight) -> bool:
         """Whether it is no grouped layer, and not named as one for something else than images."""
         return self.evidence.begins_full(kernel) and not OTHER_SENSES.search(kernel.key)
 
-    def _overlooks(self, stems: Sequence[Kernel], free: Sequence[Kernel]) -> bool:
+    def _overlooks(self, stems: Sequence[LayerWeight], free: Sequence[LayerWeight]) -> bool:
         """Whether these may be inner layers and another kernel the stem. Without the order, shapes alone show too little of
         one channel, and decoders may end in a kernel that looks as if it took three."""
         if self.network.ordered or any(STEM.search(k.key) for k in stems):
@@ -211,10 +211,10 @@ class _Search:
         others = [k for k in self.evidence.narrow if k.channels == 1 and set(k.window) != {1}]
         return any(STEM.search(k.key) and not ENDS.search(k.key) for k in others)
 
-    def _all_beside(self, pool: list[Kernel]) -> bool:
+    def _all_beside(self, pool: list[LayerWeight]) -> bool:
         return len(pool) <= 12 and all(self._beside(k, pool[0]) for k in pool[1:])
 
-    def _beside(self, a: Kernel, b: Kernel) -> bool:
+    def _beside(self, a: LayerWeight, b: LayerWeight) -> bool:
         """Whether two kernels see the same image: as branches of one module, as a series, or each first in a network."""
         if a is b:
             return True
@@ -222,24 +222,24 @@ class _Search:
             return False
         return self.evidence.are_branches(a, b) or self._adjacent(a, b) or self._in_series(a, b) or self._own_networks(a, b)
 
-    def _adjacent(self, a: Kernel, b: Kernel) -> bool:
+    def _adjacent(self, a: LayerWeight, b: LayerWeight) -> bool:
         between = self.network.kernels[min(a.at, b.at) : max(a.at, b.at) + 1]
         alike = all(k.channels == a.channels and k.filters == a.filters and k.window for k in between)
         return self.network.ordered and a.channels > 1 and alike
 
-    def _in_series(self, a: Kernel, b: Kernel) -> bool:
+    def _in_series(self, a: LayerWeight, b: LayerWeight) -> bool:
         """Numbered alike, as `patch_embed.0` and `patch_embed.1`; depthwise series are recognised before."""
         return a.pattern == b.pattern and (a.channels > 1 or (a.is_patch and b.is_patch) or self.evidence.is_analogue(a, b))
 
-    def _own_networks(self, a: Kernel, b: Kernel) -> bool:
+    def _own_networks(self, a: LayerWeight, b: LayerWeight) -> bool:
         """Each begins a network of its own, and none makes the channels that the other takes."""
-        x, y = self.network.tower(a), self.network.tower(b)
-        sizes = self.network.tower_sizes
+        x, y = self.network.branch(a), self.network.branch(b)
+        sizes = self.network.branch_sizes
         if x == y or min(sizes[x], sizes[y]) < 3 or self.evidence.makers.get(a.channels):
             return False
         return a.channels > 1 or (a.tensor.shape == b.tensor.shape and a.key.split(x)[-1] == b.key.split(y)[-1])
 
 
-def _likeness(kernel: Kernel) -> tuple[bool, bool, int]:
+def _likeness(kernel: LayerWeight) -> tuple[bool, bool, int]:
     """Sort key: likely stems first, for people who have to choose."""
     return (not STEM.search(kernel.key), kernel.channels != 3, kernel.at)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from chkpt_channels.containers.json.editor import Json, Value
 from chkpt_channels.containers.json.editor import Path as Keys
-from chkpt_channels.core.errors import DamagedError, Place, UsageError
+from chkpt_channels.core.errors import DamagedError, Location, UsageError
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import Declaration
 from chkpt_channels.discovery.request import ConfigHints
@@ -33,12 +33,12 @@ from chkpt_channels.folders.library_tables import (
     WIDTHS,
 )
 from chkpt_channels.storage.source import contents
-from chkpt_channels.transform.mixing.normalization import Pipeline
+from chkpt_channels.transform.mixing.normalization import Normalization
 from chkpt_channels.transform.option_table import OPTIONS
 from chkpt_channels.transform.options import Options
 
 
-class Sidecar(NamedTuple):
+class ConfigFile(NamedTuple):
     """A configuration file, by its name in the folder."""
 
     name: str
@@ -46,8 +46,8 @@ class Sidecar(NamedTuple):
 
 
 def read(path: Path) -> Json:
-    """A JSON document. Raises DamagedError, SystemProblem."""
-    return Json(contents(path, LIMITS.sidecar_bytes), Place(str(path)))
+    """A JSON document. Raises DamagedError, FileSystemError."""
+    return Json(contents(path, LIMITS.sidecar_bytes), Location(str(path)))
 
 
 class ConfigReader:
@@ -56,14 +56,14 @@ class ConfigReader:
     def __init__(self) -> None:
         self._documents: dict[Path, Json | DamagedError] = {}
 
-    def read(self, folder: Path, *, strict: bool) -> list[Sidecar]:
+    def read(self, folder: Path, *, strict: bool) -> list[ConfigFile]:
         """The configurations of a folder, as far as they are JSON: a file of that name may be something else. Raises
         DamagedError for those that are not, if `strict`."""
         found = []
         for name in names(folder):
             document = self._document(folder / name)
             if isinstance(document, Json):
-                found.append(Sidecar(name, document))
+                found.append(ConfigFile(name, document))
             elif strict:
                 raise document
         return found
@@ -79,7 +79,7 @@ class ConfigReader:
 
 def names(folder: Path) -> list[str]:
     """What configuration files a folder has."""
-    with Place(str(folder)).trying("cannot be read"):
+    with Location(str(folder)).wrapping_os_errors("cannot be read"):
         return [name for name in (CONFIG, *PREPROCESSORS) if (folder / name).is_file()]
 
 
@@ -123,7 +123,7 @@ def pipelines(document: Json) -> Iterator[tuple[Keys, Keys]]:
                     yield (*path, mean), (*path, std)
 
 
-def evidence(sidecars: Sequence[Sidecar]) -> ConfigHints:
+def evidence(sidecars: Sequence[ConfigFile]) -> ConfigHints:
     """What the configuration says of the first convs: timm's names of them, and the number of channels where it says one only."""
     found: set[int] = set()
     names: tuple[str, ...] = ()
@@ -138,12 +138,12 @@ def evidence(sidecars: Sequence[Sidecar]) -> ConfigHints:
     return ConfigHints(names, found.pop() if len(found) == 1 else 0)
 
 
-def declarations(sidecar: Sidecar) -> list[Declaration]:
+def declarations(sidecar: ConfigFile) -> list[Declaration]:
     """The same as declarations: where, and how many."""
     return [Declaration(_spelled(path), count) for path, count in counts(sidecar.document)]
 
 
-def edits(sidecar: Sidecar, old: int, new: int, pipeline: Pipeline | None) -> dict[Keys, Any]:
+def edits(sidecar: ConfigFile, old: int, new: int, pipeline: Normalization | None) -> dict[Keys, Any]:
     """What changes in a configuration: channel counts equal to `old`, and mean and std to `pipeline`. Raises UnsupportedError for
     models that their library does not build for other channels."""
     document = sidecar.document
@@ -157,7 +157,7 @@ def edits(sidecar: Sidecar, old: int, new: int, pipeline: Pipeline | None) -> di
     return {path: value for path, value in changed.items() if not _is_there(document, path, value)}
 
 
-def _counted(sidecar: Sidecar, old: int, new: int) -> dict[Keys, Any]:
+def _counted(sidecar: ConfigFile, old: int, new: int) -> dict[Keys, Any]:
     """The counts that change, and those that were left to a default."""
     document = sidecar.document
     _check_built(document)
@@ -180,7 +180,7 @@ def _check_built(document: Json) -> None:
     for path, value in document.walk():
         if path and path[-1] == "model_type" and value.value in FIXED:
             hint = "the weights file alone converts, for code of your own"
-            raise document.place.inside(_spelled(path)).unsupported(f"{FIXED[value.value]} ({value.value})", hint=hint)
+            raise document.location.at(_spelled(path)).unsupported(f"{FIXED[value.value]} ({value.value})", hint=hint)
 
 
 def _turns_into_colours(name: str, part: Mapping[str, Value]) -> bool:
@@ -191,12 +191,12 @@ def _turns_into_colours(name: str, part: Mapping[str, Value]) -> bool:
     return Path(name).name in PREPROCESSORS and "image_mean" in part
 
 
-def _fed(document: Json, mean: Keys, std: Keys, pipeline: Pipeline) -> dict[Keys, Any]:
+def _fed(document: Json, mean: Keys, std: Keys, pipeline: Normalization) -> dict[Keys, Any]:
     """mean and std as this configuration's reader applies them: to images in 0..1, or to bytes once rescaling is off."""
-    if pipeline.top == 1 or mean[-1] == "mean":
-        found: dict[Keys, Any] = {mean: list(pipeline.mean), std: [value / pipeline.top for value in pipeline.std]}
+    if pipeline.input_range == 1 or mean[-1] == "mean":
+        found: dict[Keys, Any] = {mean: list(pipeline.mean), std: [value / pipeline.input_range for value in pipeline.std]}
     else:
-        found = {mean: [value * pipeline.top for value in pipeline.mean], std: list(pipeline.std)}
+        found = {mean: [value * pipeline.input_range for value in pipeline.mean], std: list(pipeline.std)}
         found[*mean[:-1], "do_rescale"] = False
     # one number for all channels stays one
     for path in (mean, std):
@@ -241,52 +241,52 @@ def _numbers(value: Any) -> tuple[float, ...]:
     return tuple(float(n) for n in numbers)
 
 
-def fed_by(sidecar: Sidecar, *, strict: bool = True) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
+def fed_by(sidecar: ConfigFile, *, strict: bool = True) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
     """(mean, std) of each pipeline that a configuration spells. Raises UnsupportedError where they are not all that is done, if
     that matters."""
     for mean, std in pipelines(sidecar.document):
         if strict:
-            _check_plain(sidecar.document.place, sidecar.document.at(mean[:-1]).plain)
+            _check_plain(sidecar.document.location, sidecar.document.at(mean[:-1]).plain)
         found = tuple(_numbers(sidecar.document.at(path).plain) for path in (mean, std))
         if all(found):
             yield found[0], found[1]
 
 
-def with_normalization(options: Options, configs: Sequence[Sidecar], place: Place) -> Options:
+def with_normalization(options: Options, configs: Sequence[ConfigFile], location: Location) -> Options:
     """The options with the mean and std that configurations say. Raises UnsupportedError where none does."""
     order = [*(s for s in configs if s.name != CONFIG), *(s for s in configs if s.name == CONFIG)]
-    pairs = ((sidecar.document.place, pair) for sidecar in order for pair in fed_by(sidecar))
-    place, found = next(pairs, (place, None))
+    pairs = ((sidecar.document.location, pair) for sidecar in order for pair in fed_by(sidecar))
+    location, found = next(pairs, (location, None))
     if found and min(found[1]) <= 0:
-        raise place.unsupported("its std is not positive")
+        raise location.unsupported("its std is not positive")
     if found is None:
-        raise place.unsupported(
+        raise location.unsupported(
             f"no {PREPROCESSORS[0]} or {CONFIG} beside it says mean and std", hint="--norm imagenet, or --mean and --std"
         )
     return options._replace(norm=options.norm._replace(name="", mean=found[0], std=found[1]).checked())
 
 
-def _check_plain(place: Place, part: Mapping[str, Any]) -> None:
+def _check_plain(location: Location, part: Mapping[str, Any]) -> None:
     """An image processor may leave out steps: then mean and std are not what is done."""
     for key, usual in (("do_normalize", True), ("do_rescale", True), ("do_flip_channel_order", False)):
         if part.get(key) is (not usual):
-            told = f"{key} is {'off' if usual else 'on'}, so that mean and std alone do not say what feeds the model"
-            raise place.unsupported(told, hint="--mean and --std, and --channel-order")
+            message = f"{key} is {'off' if usual else 'on'}, so that mean and std alone do not say what feeds the model"
+            raise location.unsupported(message, hint="--mean and --std, and --channel-order")
     factor = part.get("rescale_factor", 1 / 255)
     if not isinstance(factor, int | float) or not abs(factor - 1 / 255) <= 1e-6:
-        raise place.unsupported("rescale_factor is not 1/255", hint="--mean and --std in units of 0..1")
+        raise location.unsupported("rescale_factor is not 1/255", hint="--mean and --std in units of 0..1")
 
 
 def options_in_report(path: Path) -> dict[str, Any]:
     """The options of the conversion that a report tells of (`convert --report`). Raises UsageError for other files."""
     document = read(path).root.plain
     results = document.get("results") if isinstance(document, dict) else None
-    told = [r.get("options") for r in results if isinstance(r, dict)] if isinstance(results, list) else []
-    if len(told) != 1 or not isinstance(told[0], dict):
+    message = [r.get("options") for r in results if isinstance(r, dict)] if isinstance(results, list) else []
+    if len(message) != 1 or not isinstance(message[0], dict):
         raise UsageError("is no report of one conversion", file=str(path), hint="convert --report FILE writes one")
     known = {option.name: option for option in OPTIONS}
-    given = {name: value for name, value in told[0].items() if name != "to"}
+    given = {name: value for name, value in message[0].items() if name != "to"}
     wrong = next((name for name, value in given.items() if name not in known or not known[name].takes(value)), None)
-    if wrong is not None or not isinstance(told[0].get("to"), str | int | None):
+    if wrong is not None or not isinstance(message[0].get("to"), str | int | None):
         raise UsageError(f"its option {(wrong or 'to')[:40]!r} is none of a conversion", file=str(path))
-    return told[0]
+    return message[0]

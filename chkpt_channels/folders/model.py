@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
-from chkpt_channels.core.errors import Place
-from chkpt_channels.folders.config_files import ConfigReader, Sidecar, evidence, with_normalization
+from chkpt_channels.core.errors import Location
+from chkpt_channels.folders.config_files import ConfigFile, ConfigReader, evidence, with_normalization
 from chkpt_channels.folders.shards import Shards
 from chkpt_channels.formats import detect
 from chkpt_channels.formats.base import Checkpoint, Format
@@ -35,9 +35,9 @@ class Model(ABC):
     files beside the weights are in, None for standard input."""
 
     is_folder: ClassVar[bool]
-    place: Place
+    location: Location
     home: Path | None
-    configs: list[Sidecar]
+    configs: list[ConfigFile]
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -72,7 +72,7 @@ class Model(ABC):
     def load_line(self, path: str) -> str:
         """The line of Python that loads such a model at `path`."""
 
-    def configs_at_hand(self, *, strict: bool = False) -> list[Sidecar]:
+    def configs_at_hand(self, *, strict: bool = False) -> list[ConfigFile]:
         """The configurations in its home, as far as they can be read; `strict` raises DamagedError for those that cannot."""
         return self._reader.read(self.home, strict=strict) if self.home is not None else []
 
@@ -82,7 +82,7 @@ class Model(ABC):
         is_asked = options.norm.name == AUTO
         configs = self.configs_at_hand(strict=is_asked)
         options = options._replace(search=options.search._replace(hints=evidence(configs)))
-        return with_normalization(options, configs, self.place) if is_asked else options
+        return with_normalization(options, configs, self.location) if is_asked else options
 
 
 class ModelFile(Model):
@@ -93,7 +93,7 @@ class ModelFile(Model):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__()
         self.source: Source = self._stack.enter_context(open_source(path))
-        self.place, self.configs = self.source.place, []
+        self.location, self.configs = self.source.location, []
         self.home = None if str(path) == STDIO else Path(self.source.name).parent
 
     @cached_property

@@ -16,9 +16,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chkpt_channels.core.errors import Place, UsageError, reason
+from chkpt_channels.core.errors import Location, UsageError, reason
 from chkpt_channels.folders import config_files
-from chkpt_channels.folders.config_files import Sidecar
+from chkpt_channels.folders.config_files import ConfigFile
 from chkpt_channels.folders.library_tables import CONFIG, RECONSTRUCTS
 from chkpt_channels.folders.model import Model, ModelFile, Part
 from chkpt_channels.folders.shards import Shards
@@ -37,7 +37,7 @@ class _PartFiles(NamedTuple):
     """The files of one checkpoint; `listing` is the index where they are shards."""
 
     files: tuple[str, ...]
-    listing: Sidecar | None = None
+    listing: ConfigFile | None = None
 
     @property
     def name(self) -> str:
@@ -47,25 +47,25 @@ class _PartFiles(NamedTuple):
 
 class ModelFolder(Model):
     """An open folder. Raises DamagedError for one that holds no model, or an index that does not fit its shards; UnsupportedError
-    for weights that are not converted, and for links that leave the folder unless `follow_links`; SystemProblem."""
+    for weights that are not converted, and for links that leave the folder unless `follow_links`; FileSystemError."""
 
     is_folder = True
 
     def __init__(self, path: str | os.PathLike[str], *, follow_links: bool = False) -> None:
         super().__init__()
         self.path = self.home = Path(path)
-        self.place = Place(os.fsdecode(path))
-        self.files = sorted(_walk(self.path, self.place))
+        self.location = Location(os.fsdecode(path))
+        self.files = sorted(_walk(self.path, self.location))
         for name in () if follow_links else self.files:
-            check_link(self.place.inside(name), self.path / name, self.path, "is")
+            check_link(self.location.at(name), self.path / name, self.path, "is")
         suffixes = {suffix for form in known() for suffix in form.suffixes if suffix}
         weights = [name for name in self.files if Path(name).suffix.lower() in suffixes]
         if not weights:
-            raise self.place.damaged("is no model folder: no weights of a known format are in it")
+            raise self.location.damaged("is no model folder: no weights of a known format are in it")
         self._part_files = self._parts_of(weights)
         foreign = [name for name in self.files if Path(name).suffix.lower() in _FOREIGN]
         if foreign:
-            raise self.place.inside(foreign[0]).unsupported(
+            raise self.location.at(foreign[0]).unsupported(
                 "holds weights in a format that is not converted, and would keep the old channels",
                 hint="move it out of the folder",
             )
@@ -78,14 +78,14 @@ class ModelFolder(Model):
         ]
 
     def _parts_of(self, weights: list[str]) -> list[_PartFiles]:
-        indexes = [Sidecar(name, config_files.read(self.path / name)) for name in self.files if name.endswith(INDEX)]
+        indexes = [ConfigFile(name, config_files.read(self.path / name)) for name in self.files if name.endswith(INDEX)]
         sharded = [self._shards(index) for index in indexes]
         in_shards = {name for part in sharded for name in part.files}
         return [*sharded, *(_PartFiles((name,)) for name in weights if name not in in_shards)]
 
     @property
     def size(self) -> int:
-        with self.place.trying("cannot be read"):
+        with self.location.wrapping_os_errors("cannot be read"):
             return sum((self.path / name).stat().st_size for name in self.files)
 
     @property
@@ -103,7 +103,7 @@ class ModelFolder(Model):
 
     def _opened(self, part: _PartFiles) -> Checkpoint | Shards:
         shards = [open_checkpoint(self._stack.enter_context(Source(self.path / name))) for name in part.files]
-        return Shards(shards, part.listing, self.place) if part.listing else shards[0]
+        return Shards(shards, part.listing, self.location) if part.listing else shards[0]
 
     def load_line(self, path: str) -> str:
         config = next((s.document.root.plain for s in self.configs if s.name == CONFIG), None)
@@ -121,19 +121,19 @@ class ModelFolder(Model):
             return f"model = transformers.{name}.from_pretrained({path!r})"
         return ""
 
-    def _shards(self, index: Sidecar) -> _PartFiles:
+    def _shards(self, index: ConfigFile) -> _PartFiles:
         """The shards that an index lists."""
-        place = Place(str(self.path / index.name))
+        location = Location(str(self.path / index.name))
         document = index.document.root.plain
         places = document.get("weight_map") if isinstance(document, dict) else None
         if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()) or not places:
-            raise place.damaged("is no index: its weight_map does not list tensors and files")
+            raise location.damaged("is no index: its weight_map does not list tensors and files")
         parent = Path(index.name).parent
         for name in dict.fromkeys(places.values()):
             if name != os.path.basename(name) or name in ("", ".", "..") or "\0" in name:
-                raise place.inside(name).damaged("its shard is not a file beside the index")
+                raise location.at(name).damaged("its shard is not a file beside the index")
             if str(parent / name) not in self.files:
-                raise place.inside(name).damaged("its shard is missing", hint="download the whole folder")
+                raise location.at(name).damaged("its shard is missing", hint="download the whole folder")
         return _PartFiles(tuple(str(parent / name) for name in sorted(set(places.values()))), index)
 
 
@@ -160,23 +160,23 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
     return os.fspath(path) != STDIO and os.path.isdir(path)
 
 
-def _walk(path: Path, place: Place) -> Iterator[str]:
+def _walk(path: Path, location: Location) -> Iterator[str]:
     """The files of a folder by their names from there. What version control and caches keep is left out."""
 
     def failed(error: OSError) -> None:
-        raise place.system(f"cannot be read: {reason(error)}") from error
+        raise location.system(f"cannot be read: {reason(error)}") from error
 
     for folder, folders, files in os.walk(path, onerror=failed):
         folders[:] = sorted(name for name in folders if name not in _SKIPPED)
         for name in folders:
             if os.path.islink(os.path.join(folder, name)):
-                raise place.inside(os.path.relpath(os.path.join(folder, name), path)).unsupported("is a link to a folder")
+                raise location.at(os.path.relpath(os.path.join(folder, name), path)).unsupported("is a link to a folder")
         for name in files:
             relative = os.path.relpath(os.path.join(folder, name), path)
             try:
                 os.stat(os.path.join(folder, name))
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ELOOP):
-                    raise place.inside(relative).system(f"cannot be read: {reason(error)}") from error
-                raise place.inside(relative).system("is a link to nothing", hint="download the whole folder") from error
+                    raise location.at(relative).system(f"cannot be read: {reason(error)}") from error
+                raise location.at(relative).system("is a link to nothing", hint="download the whole folder") from error
             yield relative

@@ -10,13 +10,13 @@ from chkpt_channels.core.errors import AmbiguousError, UnsupportedError
 from chkpt_channels.core.tensors import Notice
 from chkpt_channels.discovery import bias_target
 from chkpt_channels.folders import config_files
-from chkpt_channels.folders.config_files import Sidecar
+from chkpt_channels.folders.config_files import ConfigFile
 from chkpt_channels.folders.model import Model, Part
 from chkpt_channels.folders.model_folder import reconstructs
 from chkpt_channels.folders.shards import Shards
 from chkpt_channels.formats.base import Checkpoint, TensorStore
 from chkpt_channels.transform import plan as planning
-from chkpt_channels.transform.mixing.normalization import Norm, Pipeline
+from chkpt_channels.transform.mixing.normalization import Normalization, NormalizationSpec
 from chkpt_channels.transform.options import Options
 from chkpt_channels.transform.plan import Plan
 
@@ -33,7 +33,7 @@ class PlannedModel(NamedTuple):
     after."""
 
     parts: tuple[PlannedPart, ...]
-    documents: dict[str, tuple[Sidecar, dict[Keys, Any]]]
+    documents: dict[str, tuple[ConfigFile, dict[Keys, Any]]]
     channels: tuple[int, int]
     notices: tuple[Notice, ...]
 
@@ -68,7 +68,7 @@ def plan_model(model: Model, options: Options) -> PlannedModel:
     """What becomes of a model. Raises what planning a file raises; UnsupportedError where its parts disagree."""
     parts, copied = _plan_parts(model, options)
     old, new = _channels(model, parts)
-    documents: dict[str, tuple[Sidecar, dict[Keys, Any]]] = {}
+    documents: dict[str, tuple[ConfigFile, dict[Keys, Any]]] = {}
     notices: list[Notice] = []
     for config in model.configs:
         if changes := config_edits(config, parts[0].plan, options):
@@ -99,12 +99,12 @@ def _plan_parts(model: Model, options: Options) -> tuple[list[PlannedPart], list
             if part.store.optimizer_entries:
                 what = "holds an optimizer's state apart from its model, which cannot follow the kernel"
                 hint = f"move {part.name} out of the folder, and train on with a new optimizer"
-                raise part.store.place.unsupported(what, hint=hint) from error
+                raise part.store.location.unsupported(what, hint=hint) from error
             if error.candidates or not _is_no_network(part.store):
                 raise
             copied.append(part.name)
     if not parts:
-        raise model.place.unsupported("none of its weights holds a convolution that could see an image")
+        raise model.location.unsupported("none of its weights holds a convolution that could see an image")
     return parts, copied
 
 
@@ -117,52 +117,56 @@ def _channels(model: Model, parts: Sequence[PlannedPart]) -> tuple[int, int]:
     """The input channels before and after. Raises UnsupportedError where the parts disagree."""
     olds = {plan.channels[0] for _, plan in parts}
     if len(olds) > 1:
-        told = ", ".join(f"{part.name} takes {plan.channels[0]}" for part, plan in parts)
-        raise model.place.unsupported(f"its weights disagree: {told} channels", hint="move the stale ones out of the folder")
+        message = ", ".join(f"{part.name} takes {plan.channels[0]}" for part, plan in parts)
+        raise model.location.unsupported(
+            f"its weights disagree: {message} channels", hint="move the stale ones out of the folder"
+        )
     return parts[0].plan.channels
 
 
-def config_edits(config: Sidecar, made: Plan, options: Options) -> dict[Keys, Any]:
+def config_edits(config: ConfigFile, made: Plan, options: Options) -> dict[Keys, Any]:
     """What changes in a configuration beside converted weights."""
     return config_files.edits(config, *made.channels, made.pipeline or _averaged(config, made, options))
 
 
-def _averaged(config: Sidecar, plan: Plan, options: Options) -> Pipeline | None:
+def _averaged(config: ConfigFile, plan: Plan, options: Options) -> Normalization | None:
     """The means of what a configuration feeds the network, for as many channels as it will have."""
     rule = options.rule.mixing(plan.channels[0])
     found = next(config_files.fed_by(config, strict=False), None)
     if found is None or len(found[0]) not in (1, rule.old) or rule.is_identity:
         return None
-    return Norm(mean=found[0], std=found[1]).new(rule, options.rule.orders)
+    return NormalizationSpec(mean=found[0], std=found[1]).new(rule, options.rule.orders)
 
 
-def _normalization_notices(config: Sidecar, changes: dict[Keys, Any], planned: PlannedPart, options: Options) -> Iterator[Notice]:
+def _normalization_notices(
+    config: ConfigFile, changes: dict[Keys, Any], planned: PlannedPart, options: Options
+) -> Iterator[Notice]:
     """What a configuration's mean and std do not tell the kernel, and what they tell of another number of channels."""
     store, made = planned.part.store, planned.plan
     for path, _ in config_files.pipelines(config.document):
         numbers = _listed(config.document.at(path).plain)
         if path in changes and len(set(numbers)) > 1 and not options.norm:
-            told = f"{config.name}: {path[-1]} and its std become their means, and the kernel does not know of it"
+            message = f"{config.name}: {path[-1]} and its std become their means, and the kernel does not know of it"
             if all(store.adds_tensors or bias_target.find(store, kernel.conv) for kernel in made.kernels):
-                told += ": --norm auto folds the difference into the weights"
-            yield Notice("pipeline_averaged", told)
+                message += ": --norm auto folds the difference into the weights"
+            yield Notice("pipeline_averaged", message)
         elif path not in changes and len(numbers) not in (1, made.channels[1]):
-            told = f"{config.name}: {path[-1]} has {len(numbers)} numbers, which is not {made.channels[0]}: it stays as it is"
-            yield Notice("pipeline_kept", told)
+            message = f"{config.name}: {path[-1]} has {len(numbers)} numbers, which is not {made.channels[0]}: it stays as it is"
+            yield Notice("pipeline_kept", message)
 
 
-def _count_notices(config: Sidecar, old: int, new: int) -> Iterator[Notice]:
+def _count_notices(config: ConfigFile, old: int, new: int) -> Iterator[Notice]:
     for where, count in config_files.image_counts(config.document):
         if old != new and count not in (old, new):
-            told = f"{config.name}: {where} says {count}, and the weights take {old}: it stays as it is"
-            yield Notice("count_kept", told)
+            message = f"{config.name}: {where} says {count}, and the weights take {old}: it stays as it is"
+            yield Notice("count_kept", message)
 
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _reconstruction_notices(configs: Sequence[Sidecar], old: int, new: int) -> Iterator[Notice]:
+def _reconstruction_notices(configs: Sequence[ConfigFile], old: int, new: int) -> Iterator[Notice]:
     if old != new and any(reconstructs(config.document.root.plain) for config in configs):
-        told = "this network gives the image back, and num_channels sets both its encoder's input and its decoder's output"
-        yield Notice("reconstructs", f"{told}: the decoder no longer fits")
+        message = "this network gives the image back, and num_channels sets both its encoder's input and its decoder's output"
+        yield Notice("reconstructs", f"{message}: the decoder no longer fits")

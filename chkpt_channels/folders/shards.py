@@ -8,9 +8,9 @@ from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, OptimizerEntry, Quantization
-from chkpt_channels.folders.config_files import Sidecar
+from chkpt_channels.folders.config_files import ConfigFile
 from chkpt_channels.formats.base import Checkpoint, TensorStore
 from chkpt_channels.formats.graph import ModelGraph
 
@@ -23,24 +23,24 @@ class Shards(TensorStore):
 
     ordered = False
 
-    def __init__(self, shards: Sequence[Checkpoint], index: Sidecar, folder: Place) -> None:
+    def __init__(self, shards: Sequence[Checkpoint], index: ConfigFile, folder: Location) -> None:
         self.shards, self.index = list(shards), index
-        super().__init__(shards[0].place)
+        super().__init__(shards[0].location)
         self.title = f"{shards[0].title}, {len(shards)} shards"
-        place = Place(os.path.join(folder.file, index.name))
+        location = Location(os.path.join(folder.file, index.name))
         for shard in shards:
             if shard.format is not shards[0].format:
-                raise place.damaged("its shards are not of one format")
+                raise location.damaged("its shards are not of one format")
             for name, tensor in shard.tensors.items():
                 if name in self.tensors:
-                    raise place.inside(name).damaged("stands in two shards")
+                    raise location.at(name).damaged("stands in two shards")
                 self.tensors[name] = tensor
             self.optimizer_entries: tuple[OptimizerEntry, ...] = (*self.optimizer_entries, *shard.optimizer_entries)
             self.warnings += shard.warnings
             self.globals = (*self.globals, *shard.globals)
         listed = index.document.root.plain["weight_map"]
         if missing := next((name for name in listed if name not in self.tensors), None):
-            raise place.inside(missing).damaged(f"is not in {listed[missing]}, where the index says it is")
+            raise location.at(missing).damaged(f"is not in {listed[missing]}, where the index says it is")
 
     @property
     def torch(self) -> bool:

@@ -12,17 +12,21 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import Edits, Notice, OptimizerEntry, Tensor
 from chkpt_channels.formats.graph import NO_GRAPH, ModelGraph
 from chkpt_channels.storage import early_copy
 from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.splice import Check, Progress, Splice
+from chkpt_channels.storage.splice import Checksum, Progress, Splice
 from chkpt_channels.storage.stream_copy import apply
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+KEPT_KERNEL_BYTES = 16 << 20
+"""A larger kernel is loaded anew each time: memory stays within three times the largest tensor."""
 
 
 class FlatWriter(NamedTuple):
@@ -90,9 +94,10 @@ class TensorStore(ABC):
     adds_tensors: bool = False
     """Whether an edit may add tensors: a private copy of one that others share, a bias where there was none."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, location: Location) -> None:
+        self.location = location
         self.tensors: dict[str, Tensor] = {}
+        self._kernels: dict[str, NDArray[Any]] = {}
         self.optimizer_entries: tuple[OptimizerEntry, ...] = ()
         self.warnings: list[Notice] = []
         self.globals: tuple[str, ...] = ()
@@ -120,8 +125,17 @@ class TensorStore(ABC):
         from chkpt_channels.core.dtypes import numpy_dtype
 
         tensor = self.tensors[name]
-        self.place.inside(name).within("bytes in one tensor", tensor.size, LIMITS.edited_tensor_bytes)
+        self.location.at(name).check_limit("bytes in one tensor", tensor.size, LIMITS.edited_tensor_bytes)
         return np.frombuffer(b"".join(self.chunks(name)), numpy_dtype(tensor.dtype)).reshape(tensor.shape)
+
+    def load_kernel(self, name: str) -> NDArray[Any]:
+        """The same for the kernel of a first conv, which several steps ask for: while it is small it is loaded once."""
+        if name not in self._kernels:
+            kernel = self.load(name)
+            if kernel.nbytes > KEPT_KERNEL_BYTES:
+                return kernel
+            self._kernels[name] = kernel
+        return self._kernels[name]
 
     def model_tensors(self) -> list[Tensor]:
         """The tensors of models: all but the optimizers'."""
@@ -138,7 +152,7 @@ class Checkpoint(TensorStore):
     """One open file, as an index: names, shapes, dtypes, spans. One subclass a format."""
 
     def __init__(self, source: Source, form: Format) -> None:
-        super().__init__(source.place)
+        super().__init__(source.location)
         self.source, self.format, self.title = source, form, form.title
 
     def others(self, group: str) -> list[str]:
@@ -161,16 +175,18 @@ class Checkpoint(TensorStore):
     def splices(self, edits: Edits) -> list[Splice]:
         """The spans of the file that change. Raises UnsupportedError for edits the format cannot hold."""
 
-    def checks(self) -> Sequence[Check]:
+    def checks(self) -> Sequence[Checksum]:
         """The checksums over spans of the file."""
         return ()
 
-    def write(self, edits: Edits, out: int, place: Place, progress: Progress | None = None, *, copied: bool = False) -> None:
+    def write(
+        self, edits: Edits, out: int, location: Location, progress: Progress | None = None, *, copied: bool = False
+    ) -> None:
         """Write the edited file to `out` and fsync it; `place` names the output in messages. `out` is empty, or `copied` from the
         source."""
         splices = self.splices(edits)
-        if not (copied and early_copy.overwrite(self.source, splices, out, place, progress)):
-            apply(self.source, splices, out, place, self.checks(), progress, self.preload_validator)
+        if not (copied and early_copy.overwrite(self.source, splices, out, location, progress)):
+            apply(self.source, splices, out, location, self.checks(), progress, self.preload_validator)
 
     def preload_validator(self) -> None:  # most formats have no light library to ask
         """Import what `validate` needs."""

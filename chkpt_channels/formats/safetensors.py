@@ -17,7 +17,7 @@ from typing import Any
 
 from chkpt_channels.containers.json import reader as strictjson
 from chkpt_channels.core.dtypes import BY_NAME
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import Edits, Tensor, TensorEdit
@@ -52,31 +52,31 @@ class Safetensors(Checkpoint):
     def __init__(self, source: Source, form: Format) -> None:
         super().__init__(source, form)
         (length,) = struct.unpack("<Q", source.read(0, 8))
-        place = source.place
-        place.within("bytes of header", length, LIMITS.header_bytes, at=0)
+        location = source.location
+        location.check_limit("bytes of header", length, LIMITS.header_bytes, at=0)
         if 8 + length > source.size:
-            raise place.damaged(f"is cut off inside its header of {length} bytes", at=source.size)
+            raise location.damaged(f"is cut off inside its header of {length} bytes", at=source.size)
         self._header = source.read(8, 8 + length)
         self._begin = 8 + length
         self._spans: dict[str, tuple[int, int]] = {}
         with gc_paused():
-            entries = _parse(self._header, place)
+            entries = _parse(self._header, location)
             self.metadata: dict[str, str] = entries.pop(METADATA, None) or {}
             for name, entry in entries.items():
-                self.tensors[name], self._spans[name] = _entry(name, entry, place)
+                self.tensors[name], self._spans[name] = _entry(name, entry, location)
         self._check_spans()
 
     def _check_spans(self) -> None:
         at = 0
         for name, (begin, end) in sorted(self._spans.items(), key=lambda item: item[1]):
             if begin != at:
-                raise self.source.place.inside(name).damaged(
+                raise self.source.location.at(name).damaged(
                     f"its elements begin at {begin} of the data, where {at} is next", at=self._begin + begin
                 )
             at = end
         if self._begin + at != self.source.size:
             size = self.source.size - self._begin
-            raise self.source.place.damaged(
+            raise self.source.location.damaged(
                 f"holds {size} bytes of data, its header describes {at}", at=self._begin + min(at, size)
             )
 
@@ -154,34 +154,34 @@ def _separators(header: bytes) -> tuple[str, str]:
     return (", " if b'", "' in header or b"}, " in header else ",", ": " if b'": ' in header else ":")
 
 
-def _parse(raw: bytes, place: Place) -> dict[str, Any]:
+def _parse(raw: bytes, location: Location) -> dict[str, Any]:
     """The header, strictly: nothing but what the format knows."""
-    entries = strictjson.loads(raw, place, 8)
+    entries = strictjson.loads(raw, location, 8)
     if not isinstance(entries, dict):
-        raise place.damaged("its header is no JSON object", at=8)
+        raise location.damaged("its header is no JSON object", at=8)
     metadata = entries.get(METADATA)
     if metadata is not None and not (isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())):
-        raise place.inside(METADATA).damaged("is more than text", at=8)
+        raise location.at(METADATA).damaged("is more than text", at=8)
     return entries
 
 
-def _entry(name: str, entry: Any, file: Place) -> tuple[Tensor, tuple[int, int]]:
+def _entry(name: str, entry: Any, file: Location) -> tuple[Tensor, tuple[int, int]]:
     """One tensor and its span of the data. There may be hundreds of thousands: a Place is made for the one that is wrong."""
     if not isinstance(entry, dict) or entry.keys() != FIELDS:
-        raise file.inside(name).damaged("has other fields than dtype, shape and data_offsets", at=8)
+        raise file.at(name).damaged("has other fields than dtype, shape and data_offsets", at=8)
     dtype, shape, offsets = BY_NAME.get(str(entry["dtype"])), entry["shape"], entry["data_offsets"]
     if dtype is None:
-        raise file.inside(name).damaged(f"has the unknown dtype {entry['dtype']!r}", at=8)
+        raise file.at(name).damaged(f"has the unknown dtype {entry['dtype']!r}", at=8)
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or offsets[1] < offsets[0]:
-        raise file.inside(name).damaged(
+        raise file.at(name).damaged(
             "shape must list non-negative integers, and data_offsets two of them in ascending order", at=8
         )
     if len(shape) > LIMITS.axes:
-        file.inside(name).within("axes", len(shape), LIMITS.axes, at=8)
+        file.at(name).check_limit("axes", len(shape), LIMITS.axes, at=8)
     size = offsets[1] - offsets[0]
     if prod(shape) * dtype.bits != size * 8:
-        told = f"{list(shape)} of {dtype.name} are not the {size} bytes it is given"
-        raise file.inside(name).damaged(told, at=8)
+        message = f"{list(shape)} of {dtype.name} are not the {size} bytes it is given"
+        raise file.at(name).damaged(message, at=8)
     return Tensor(name, dtype, tuple(shape)), (offsets[0], offsets[1])
 
 

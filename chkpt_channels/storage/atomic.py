@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chkpt_channels.core import interrupts as _interrupts
-from chkpt_channels.core.errors import LateProblem, OutputExistsError, Place, UsageError, reason
+from chkpt_channels.core.errors import Location, OutputExistsError, PostPublishError, UsageError, reason
 from chkpt_channels.storage.source import CHUNK_BYTES, Source
 
 _LEFTOVER = re.compile(r"\.chkpt-channels-[0-9a-f]{16}\.tmp")
@@ -33,13 +33,13 @@ class Output:
     """A new file for `path`: write to `fd`, then `publish()`. Used as a context, it vanishes unless published.
 
     Raises OutputExistsError where the name is taken and `force` is not given, or stands for anything but a regular
-    file other than `source`; SystemProblem where the folder is missing or may not be written to.
+    file other than `source`; FileSystemError where the folder is missing or may not be written to.
     """
 
     def __init__(self, path: Path, source: Source | None, *, force: bool = False) -> None:
-        self.path, self.place, self._force = path, Place(str(path)), force
+        self.path, self.location, self._force = path, Location(str(path)), force
         self._folder = path.parent
-        self._old = _may_write(path, source, force=force, place=self.place)
+        self._old = _may_write(path, source, force=force, location=self.location)
         self._temporary: Path | None = None
         self._kept: Path | None = None
         self.fd = -1
@@ -52,7 +52,7 @@ class Output:
                 os.fchmod(self.fd, stat.S_IMODE(self._old.st_mode))
         except OSError as error:
             self.__exit__()
-            raise self.place.system(f"cannot be written: {reason(error)}") from error
+            raise self.location.system(f"cannot be written: {reason(error)}") from error
 
     def __enter__(self) -> Output:
         return self
@@ -82,12 +82,12 @@ class Output:
 
     def rename(self, path: Path) -> None:
         """Take another name in the same folder."""
-        self._old = _may_write(path, None, force=self._force, place=Place(str(path)))
-        self.path, self.place = path, Place(str(path))
+        self._old = _may_write(path, None, force=self._force, location=Location(str(path)))
+        self.path, self.location = path, Location(str(path))
 
     def publish(self, *, first: bool = False) -> None:
-        """Give the complete, synced file its name, and sync the folder. Raises LateProblem where that cannot be done: the name
-        shows the file then. Where it is the `first` of several the last one's turn syncs the folder, and until then `roll_back`
+        """Give the complete, synced file its name, and sync the folder. Raises PostPublishError where the folder cannot be
+        synced: the name shows the file then. Where it is the `first` of several the last one's turn syncs the folder, and until then `roll_back`
         undoes it."""
         _interrupts.check()
         try:
@@ -101,13 +101,13 @@ class Output:
                     name = self._new_name()
                     self._link(name)
                     self._temporary = name
-                _may_write(self.path, None, force=True, place=self.place)
+                _may_write(self.path, None, force=True, location=self.location)
                 os.replace(self._temporary, self.path)
                 self._temporary = None
         except FileExistsError as error:
-            raise _exists(self.place) from error
+            raise _exists(self.location) from error
         except OSError as error:
-            raise self.place.system(f"cannot be published: {reason(error)}") from error
+            raise self.location.system(f"cannot be published: {reason(error)}") from error
         if not first:
             _settle(self.path)
 
@@ -145,21 +145,21 @@ class Output:
             os.close(proc)
 
 
-def _may_write(path: Path, source: Source | None, *, force: bool, place: Place) -> os.stat_result | None:
+def _may_write(path: Path, source: Source | None, *, force: bool, location: Location) -> os.stat_result | None:
     """The file that would be replaced, or None. Raises OutputExistsError unless it may be."""
     try:
         old = os.lstat(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise place.system(f"cannot be written: {reason(error)}") from error
+        raise location.system(f"cannot be written: {reason(error)}") from error
     if source and any(source.is_same_file(s) for s in (old, *_followed(path))):
-        raise OutputExistsError("is the input itself", file=place.file, hint="name another output with -o")
+        raise OutputExistsError("is the input itself", file=location.file, hint="name another output with -o")
     kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFREG: ""}
     if kind := kinds.get(stat.S_IFMT(old.st_mode), "a device"):
-        raise OutputExistsError(f"is {kind}, and only regular files are written", file=place.file)
+        raise OutputExistsError(f"is {kind}, and only regular files are written", file=location.file)
     if not force:
-        raise _exists(place)
+        raise _exists(location)
     return old
 
 
@@ -168,8 +168,8 @@ def _followed(path: Path) -> Iterator[os.stat_result]:
         yield os.stat(path)
 
 
-def _exists(place: Place) -> OutputExistsError:
-    return OutputExistsError("exists already", file=place.file, hint="--force replaces it, -o names another output")
+def _exists(location: Location) -> OutputExistsError:
+    return OutputExistsError("exists already", file=location.file, hint="--force replaces it, -o names another output")
 
 
 def sweep(folder: Path) -> None:
@@ -203,7 +203,7 @@ def _settle(path: Path) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         message = "is complete, but its folder cannot be synced, and a power failure may take the name away"
-        raise LateProblem(f"{message}: {reason(error)}", file=str(path)) from error
+        raise PostPublishError(f"{message}: {reason(error)}", file=str(path)) from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -220,11 +220,11 @@ def _sync_folder(folder: Path) -> None:
 class OutputFolder:
     """A new folder for `path`: fill `draft`, then `publish()`. Used as a context, it vanishes unless published.
 
-    Raises OutputExistsError where the name is taken or stands inside `source`, SystemProblem where no folder can be made.
+    Raises OutputExistsError where the name is taken or stands inside `source`, FileSystemError where no folder can be made.
     """
 
     def __init__(self, path: Path, source: Path) -> None:
-        self.path, self.place = path, Place(str(path))
+        self.path, self.location = path, Location(str(path))
         if os.path.lexists(path):
             raise OutputExistsError("exists already", file=str(path), hint="-o names another output, or remove it first")
         if source.resolve() in path.resolve().parents:
@@ -238,7 +238,7 @@ class OutputFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         except OSError as error:
             self.__exit__()
-            raise self.place.system(f"cannot be written: {reason(error)}") from error
+            raise self.location.system(f"cannot be written: {reason(error)}") from error
 
     def __enter__(self) -> OutputFolder:
         return self
@@ -249,7 +249,7 @@ class OutputFolder:
             os.close(self._lock)
 
     def publish(self) -> None:
-        """Give the complete folder its name. Raises LateProblem as a file does."""
+        """Give the complete folder its name. Raises PostPublishError as a file does."""
         _interrupts.check()
         try:
             for folder, _, _ in os.walk(self.draft):
@@ -257,8 +257,8 @@ class OutputFolder:
             os.rename(self.draft, self.path)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                raise _exists(self.place) from error
-            raise self.place.system(f"cannot be published: {reason(error)}") from error
+                raise _exists(self.location) from error
+            raise self.location.system(f"cannot be published: {reason(error)}") from error
         _settle(self.path)
 
 
@@ -266,14 +266,14 @@ class StandardOutput:
     """The same for `-o -`: an unnamed temporary file, poured into standard output when it is complete and checked."""
 
     def __init__(self) -> None:
-        self.path, self.place = Path("-"), Place("standard output")
+        self.path, self.location = Path("-"), Location("standard output")
         if sys.stdout is None:
-            raise self.place.system("is closed")
+            raise self.location.system("is closed")
         if sys.stdout.isatty():
             raise UsageError("-o - would write binary to the terminal: redirect it, or name a file")
         import tempfile
 
-        with self.place.trying("has no room to be prepared"):
+        with self.location.wrapping_os_errors("has no room to be prepared"):
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 # closed by __exit__
         self.fd = self._file.fileno()
 
@@ -288,11 +288,11 @@ class StandardOutput:
         return False
 
     def publish(self) -> None:
-        """Write the whole file to standard output. Raises LateProblem where it takes a part only."""
+        """Write the whole file to standard output. Raises PostPublishError where it takes a part only."""
         _interrupts.check()
         try:
             self._file.seek(0)
             shutil.copyfileobj(self._file, sys.stdout.buffer, CHUNK_BYTES)
             sys.stdout.buffer.flush()
         except OSError as error:
-            raise LateProblem(f"cannot be written to the end: {reason(error)}", file=self.place.file) from error
+            raise PostPublishError(f"cannot be written to the end: {reason(error)}", file=self.location.file) from error

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Progress, Splice, output_size
 from chkpt_channels.storage.stream_copy import DIRECT_FROM_BYTES, RANGE_BYTES, submit, write_at
@@ -55,10 +55,10 @@ def _copy(source: Source, out: int, stopped: threading.Event) -> bool:
     return done == source.size
 
 
-def overwrite(source: Source, splices: Sequence[Splice], out: int, place: Place, progress: Progress | None = None) -> bool:
+def overwrite(source: Source, splices: Sequence[Splice], out: int, location: Location, progress: Progress | None = None) -> bool:
     """Write the splices into `out`, a copy of `source`, and fsync it. False, and the file is empty again, where one of them would
     move what stands behind it."""
-    with place.trying("cannot be written"):
+    with location.wrapping_os_errors("cannot be written"):
         if any(s.size != s.stop - s.start and s.stop != source.size for s in splices):
             os.ftruncate(out, 0)
             return False

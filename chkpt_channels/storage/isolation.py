@@ -19,7 +19,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from chkpt_channels.core.errors import ChkptChannelsError, DamagedError, Excess, Place, SystemProblem, UnsupportedError, reason
+from chkpt_channels.core.errors import (
+    ChkptChannelsError,
+    DamagedError,
+    FileSystemError,
+    LimitExceeded,
+    Location,
+    UnsupportedError,
+    reason,
+)
 from chkpt_channels.core.limits import LIMITS
 
 FRAME = struct.Struct("<cQ")
@@ -30,15 +38,15 @@ READ_BYTES = 1 << 20
 UNABLE = "no process can be started for it"
 
 
-def run_isolated(work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]:
+def run_isolated(work: Callable[[], Iterator[bytes]], location: Location) -> Iterator[bytes]:
     """What `work` yields. What it raises is raised here; DamagedError if it crashes, or takes too long for one piece."""
     if not _may_fork():
         yield from work()
         return
-    with place.trying(UNABLE):
+    with location.wrapping_os_errors(UNABLE):
         reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
-        child = _fork(place)
+        child = _fork(location)
         if not child:
             _serve(work, writing)
     except BaseException:
@@ -48,15 +56,15 @@ def run_isolated(work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[
         os.close(writing)
     try:
         while True:
-            kind, size = FRAME.unpack(_read(reading, FRAME.size, place))
+            kind, size = FRAME.unpack(_read(reading, FRAME.size, location))
             if kind == END:
                 return
-            content = _read(reading, size, place)
+            content = _read(reading, size, location)
             if kind == ERROR:
                 raise _decoded(content)
             yield content
     except OSError as error:
-        raise place.system(f"its process cannot be heard: {reason(error)}") from error
+        raise location.system(f"its process cannot be heard: {reason(error)}") from error
     finally:
         os.close(reading)
         with contextlib.suppress(ProcessLookupError, ChildProcessError):  # of a host that lets the system bury its children
@@ -72,12 +80,12 @@ def _may_fork() -> bool:
     return sys.platform == "linux" and threading.active_count() == 1
 
 
-def _fork(place: Place) -> int:
-    """As os.fork, but the child leaves an interrupt from the keyboard to its parent, which ends it; SystemProblem about `place`
+def _fork(location: Location) -> int:
+    """As os.fork, but the child leaves an interrupt from the keyboard to its parent, which ends it; FileSystemError about `place`
     where the system has no room for a process."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # no child does its parent's clearing up
     try:
-        with warnings.catch_warnings(), place.trying(UNABLE):
+        with warnings.catch_warnings(), location.wrapping_os_errors(UNABLE):
             warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, about the threads of libraries
             child = os.fork()
         if not child:
@@ -132,12 +140,12 @@ def _send(writing: int, kind: bytes, content: bytes) -> None:
         os._exit(os.EX_IOERR)
 
 
-def _read(reading: int, size: int, place: Place) -> bytes:
+def _read(reading: int, size: int, location: Location) -> bytes:
     found = bytearray()
     while len(found) < size:
         piece = os.read(reading, min(size - len(found), READ_BYTES))
         if not piece:
-            raise place.damaged("the library that reads it crashes, or comes to no end")
+            raise location.damaged("the library that reads it crashes, or comes to no end")
         found += piece
     return bytes(found)
 
@@ -153,10 +161,10 @@ def _encoded(error: BaseException) -> bytes:
 
 def _decoded(content: bytes) -> BaseException:
     fields = json.loads(content)
-    kinds = {kind.__name__: kind for kind in (DamagedError, SystemProblem, UnsupportedError)}
+    kinds = {kind.__name__: kind for kind in (DamagedError, FileSystemError, UnsupportedError)}
     kind, what = fields.pop("kind"), fields.pop("what")
     if fields.get("excess"):
-        fields["excess"] = Excess(*fields["excess"])
+        fields["excess"] = LimitExceeded(*fields["excess"])
     if kind == MemoryError.__name__:
         return MemoryError(what)
     return kinds[kind](what, **fields) if kind in kinds else RuntimeError(f"{kind}: {what}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from chkpt_channels.core.errors import DamagedError, Place, SystemProblem, reason
+from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, reason
 
 STDIO = "-"
 """Names standard input and standard output."""
@@ -21,24 +21,24 @@ class Source:
     """An open regular file.
 
     `size` in bytes; `place` starts the messages about it; `made_here` tells that this package wrote it. The file is expected to
-    stay as it is while it is open: a read that comes back short and `check_unchanged` raise SystemProblem.
+    stay as it is while it is open: a read that comes back short and `check_unchanged` raise FileSystemError.
     """
 
     _kept: tuple[Source, ...] = ()
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         self.name = name if name is not None else os.fsdecode(path)
-        self.place, self.made_here = Place(self.name), False
+        self.location, self.made_here = Location(self.name), False
         try:
             # O_NONBLOCK: opening a FIFO must not wait for its writer
             self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
         except (OSError, ValueError) as error:
-            raise self.place.system(reason(error)) from error
+            raise self.location.system(reason(error)) from error
         try:
             self._look()
             if not stat.S_ISREG(self._stat.st_mode):
-                raise self.place.system(f"is {_kind(self._stat.st_mode)}, not a file")
-        except SystemProblem:
+                raise self.location.system(f"is {_kind(self._stat.st_mode)}, not a file")
+        except FileSystemError:
             self.close()
             raise
 
@@ -50,19 +50,19 @@ class Source:
         try:
             return os.fstat(self.fd)
         except OSError as error:
-            raise self.place.system(reason(error)) from error
+            raise self.location.system(reason(error)) from error
 
     @classmethod
     def of_descriptor(cls, fd: int, name: str, *, made_here: bool = False) -> Source:
         """The file behind an open descriptor, which stays open when this Source is closed."""
         self = cls.__new__(cls)
-        self.name, self.place, self.made_here, self.fd = name, Place(name), made_here, -1
+        self.name, self.location, self.made_here, self.fd = name, Location(name), made_here, -1
         try:
             self.fd = os.dup(fd)
             self._look()
         except OSError as error:
-            raise self.place.system(reason(error)) from error
-        except SystemProblem:
+            raise self.location.system(reason(error)) from error
+        except FileSystemError:
             self.close()
             raise
         return self
@@ -79,7 +79,7 @@ class Source:
                 spool.flush()
                 return cls.of_descriptor(spool.fileno(), name)
         except OSError as error:
-            raise Place(name).system(reason(error)) from error
+            raise Location(name).system(reason(error)) from error
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +88,7 @@ class Source:
         try:
             if isinstance(error, DamagedError):
                 self.check_unchanged()  # what changes while it is read may well look damaged
-        except SystemProblem as changed:
+        except FileSystemError as changed:
             raise changed from error
         finally:
             self.close()
@@ -109,7 +109,7 @@ class Source:
     def read(self, start: int, stop: int) -> bytes:
         """The bytes [start, stop). Raises DamagedError if the file ends before `stop`."""
         if not 0 <= start <= stop <= self.size:
-            raise self.place.damaged(
+            raise self.location.damaged(
                 f"ends at byte {self.size}, before the {stop - start} bytes that should stand here", at=start
             )
         out = bytearray(stop - start)
@@ -117,24 +117,24 @@ class Source:
         return bytes(out)
 
     def readinto(self, buffer: memoryview, start: int) -> None:
-        """Fill `buffer` with the bytes from `start` on. Raises SystemProblem if they are no longer there."""
+        """Fill `buffer` with the bytes from `start` on. Raises FileSystemError if they are no longer there."""
         done = 0
         while done < len(buffer):
             try:
                 count = os.preadv(self.fd, [buffer[done:]], start + done)
             except OSError as error:
-                raise self.place.system(reason(error)) from error
+                raise self.location.system(reason(error)) from error
             if count == 0:
-                raise self.place.system("was cut short while it was read")
+                raise self.location.system("was cut short while it was read")
             done += count
 
     def check_unchanged(self) -> None:
-        """Raise SystemProblem if the file, or one that is kept with it, was written to since it was opened."""
+        """Raise FileSystemError if the file, or one that is kept with it, was written to since it was opened."""
         for other in self._kept:
             other.check_unchanged()
         now = self._status()
         if (now.st_size, now.st_mtime_ns) != (self._stat.st_size, self._stat.st_mtime_ns):
-            raise self.place.system("was changed while it was read")
+            raise self.location.system("was changed while it was read")
 
     def is_same_file(self, other: os.stat_result) -> bool:
         """Whether `other` describes this very file, by whatever name."""
@@ -149,9 +149,9 @@ def open_source(path: str | os.PathLike[str]) -> Source:
 
 
 def contents(path: str | os.PathLike[str], limit: int) -> bytes:
-    """A small file, whole. Raises SystemProblem, DamagedError for more than `limit` bytes."""
+    """A small file, whole. Raises FileSystemError, DamagedError for more than `limit` bytes."""
     with Source(path) as source:
-        source.place.within("bytes", source.size, limit)
+        source.location.check_limit("bytes", source.size, limit)
         return source.read(0, source.size)
 
 
@@ -160,7 +160,7 @@ def _kind(mode: int) -> str:
     return names.get(stat.S_IFMT(mode), "a special file")
 
 
-def check_link(place: Place, path: Path, folder: Path, what: str) -> None:
+def check_link(location: Location, path: Path, folder: Path, what: str) -> None:
     """Raise UnsupportedError where `path` is reached through a link that leaves the model's folder, or the cached repository
     around it; `what` begins the message. Source: huggingface_hub's cache, whose snapshots/<revision>/<name> are links to
     blobs/<hash> of the same repository."""
@@ -168,4 +168,4 @@ def check_link(place: Place, path: Path, folder: Path, what: str) -> None:
     homes = [home, *(outer.parent / "blobs" for outer in (home, *home.parents) if outer.name == "snapshots")]
     target = path.resolve()
     if not any(target.is_relative_to(home) for home in homes):
-        raise place.unsupported(f"{what} a link that leaves the model's folder", hint="--follow-links")
+        raise location.unsupported(f"{what} a link that leaves the model's folder", hint="--follow-links")

@@ -25,7 +25,7 @@ class Splice(NamedTuple):
         return cls(start, stop, len(data), lambda: data)
 
 
-class Check(Protocol):
+class Checksum(Protocol):
     """What must hold for the bytes [start, stop) of the source; fed while they pass by."""
 
     start: int
@@ -102,7 +102,7 @@ def moves_around(size: int, splices: Sequence[Splice]) -> tuple[list[Move], list
     return moves, targets
 
 
-def passing_checks(checks: Sequence[Check], splices: Sequence[Splice]) -> list[Check]:
+def passing_checks(checks: Sequence[Checksum], splices: Sequence[Splice]) -> list[Checksum]:
     """The checks whose bytes all pass by; what a splice replaces was checked when it was loaded."""
     replaced = deque((s.start, s.stop) for s in splices if s.start < s.stop)
     kept = []

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.storage.source import CHUNK_BYTES, Source
-from chkpt_channels.storage.splice import Check, Move, Progress, Splice, moves_around, output_size, passing_checks
+from chkpt_channels.storage.splice import Checksum, Move, Progress, Splice, moves_around, output_size, passing_checks
 
 BLOCK_BYTES = CHUNK_BYTES
 """What one buffer holds, and one O_DIRECT write takes: whole sectors."""
@@ -41,20 +41,20 @@ def apply(
     source: Source,
     splices: Sequence[Splice],
     out: int,
-    place: Place,
-    checks: Sequence[Check] = (),
+    location: Location,
+    checks: Sequence[Checksum] = (),
     progress: Progress | None = None,
     meanwhile: Callable[[], object] | None = None,
 ) -> None:
     """Write the source with `splices` applied to the empty file `out`, and fsync it.
 
     `place` names the output in messages. `meanwhile` is called once while the disk is at work: for imports that are needed
-    afterwards. Raises what a check or a splice's data raises, SystemProblem for the rest.
+    afterwards. Raises what a check or a splice's data raises, FileSystemError for the rest.
     """
     ordered = sorted(splices, key=lambda s: (s.start, s.stop))
     moves, targets = moves_around(source.size, ordered)
     total = output_size(source, ordered)
-    with place.trying("cannot be written"):
+    with location.wrapping_os_errors("cannot be written"):
         if total and hasattr(os, "posix_fallocate"):
             os.posix_fallocate(out, 0, total)  # a full disk shows before the first byte
         copying = _Copy(source, moves, out, total, passing_checks(checks, ordered), progress)
@@ -97,7 +97,7 @@ def submit(pool: ThreadPoolExecutor, work: Callable[Given, Made], *args: Given.a
 class _Checker:
     """Feeds passing bytes to the checks they belong to; runs in one thread."""
 
-    def __init__(self, checks: Sequence[Check]) -> None:
+    def __init__(self, checks: Sequence[Checksum]) -> None:
         self.waiting = deque(checks)
 
     def feed(self, data: memoryview, start: int) -> None:
@@ -135,7 +135,7 @@ class _Copy:
         moves: Sequence[Move],
         out: int,
         total: int,
-        checks: Sequence[Check],
+        checks: Sequence[Checksum],
         progress: Progress | None,
     ) -> None:
         self._source, self._moves, self._out, self._total = source, moves, out, total
@@ -187,7 +187,7 @@ class _Copy:
             size = min(move.size - done, RANGE_BYTES)
             count = os.copy_file_range(self._source.fd, self._out, size, move.start + done, move.at + done)
             if count == 0:
-                raise self._source.place.system("was cut short while it was read")
+                raise self._source.location.system("was cut short while it was read")
             done += count
             if self._progress:
                 self._progress(count)

@@ -14,7 +14,7 @@ from chkpt_channels.core.tensors import FirstConv, Notice, TensorEdit
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import quantization
 from chkpt_channels.transform.mixing.matrix import Mixing
-from chkpt_channels.transform.parametrizations import PLAIN, Form
+from chkpt_channels.transform.parametrizations import PLAIN, Parametrization
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,14 +28,14 @@ LARGEST_EVEN = 6
 
 class KernelChange(NamedTuple):
     """One first conv, the mixing it gets and its new shape. With the identity nothing of it changes. `constants` are the old
-    channels whose constants in front of the conv the new channels take, `form` how the kernel is stored."""
+    channels whose constants in front of the conv the new channels take, `parametrization` how the kernel is stored."""
 
     conv: FirstConv
     layout: Layout
     mixing: Mixing
     shape: tuple[int, ...]
     constants: tuple[int, ...] = ()
-    form: Form = PLAIN
+    parametrization: Parametrization = PLAIN
 
     @property
     def changes(self) -> bool:
@@ -47,16 +47,16 @@ def mixed(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfinite: boo
     """The new kernel. Raises UnsupportedError where the old one is not finite (unless that is allowed, and every channel of the
     new one that is not finite is a copy of one of the old), or where the new one would overflow."""
     conv, layout, rule = kernel.conv, kernel.layout, kernel.mixing
-    place = checkpoint.place.inside(conv.tensor.name)
+    location = checkpoint.location.at(conv.tensor.name)
     old = values(checkpoint, conv)
     if not old.size:
-        raise place.unsupported(f"its shape {list(conv.tensor.shape)} leaves it no elements")
+        raise location.unsupported(f"its shape {list(conv.tensor.shape)} leaves it no elements")
     size = prod(kernel.shape) * conv.tensor.dtype.bits // 8
     if size > LIMITS.edited_tensor_bytes:
-        raise place.unsupported(f"its new kernel has {size} bytes; {LIMITS.edited_tensor_bytes} are the most")
+        raise location.unsupported(f"its new kernel has {size} bytes; {LIMITS.edited_tensor_bytes} are the most")
     bad = first_not_finite(old, layout)
     if bad is not None and not allow_nonfinite:
-        raise place.unsupported(
+        raise location.unsupported(
             f"filter {bad} holds NaN or infinity", hint="--allow-nonfinite passes them through in channels that are copied"
         )
     if conv.groups > 1:
@@ -64,14 +64,14 @@ def mixed(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfinite: boo
             return old.reshape(kernel.shape)  # every filter sees one old channel: the same bytes see the new one
         old = dense(old, kernel)
     dtype = conv.tensor.dtype if conv.tensor.dtype.floating else BY_NAME["F64"]
-    new = rule.apply(kernel.form.mixable(old), layout.view(old.shape, conv.in_channels), dtype)
+    new = rule.apply(kernel.parametrization.mixable(old), layout.view(old.shape, conv.in_channels), dtype)
     new = new if new.dtype == old.dtype else rounded(new, dtype)
     made = new[:, [j for j in range(rule.new) if rule.copied(j) is None]] if bad is not None else new
     if (filter_ := first_not_finite(made.reshape(_shape(kernel, made.shape[1])), layout)) is not None:
         what = (
             f"would overflow {conv.tensor.dtype.name}" if bad is None else f"holds NaN or infinity, which {rule.method} would mix"
         )
-        raise place.unsupported(f"filter {filter_} {what}")
+        raise location.unsupported(f"filter {filter_} {what}")
     return new.reshape(kernel.shape)
 
 
@@ -84,8 +84,8 @@ def values(checkpoint: TensorStore, conv: FirstConv) -> NDArray[Any]:
     """The kernel as numbers that can be mixed. Raises UnsupportedError where it holds none."""
     found = quantization.kernel(checkpoint, conv)
     if found is None:
-        place = checkpoint.place.inside(conv.tensor.name)
-        raise place.unsupported(f"holds {conv.tensor.dtype.name} whose scale is not known, not floating-point numbers")
+        location = checkpoint.location.at(conv.tensor.name)
+        raise location.unsupported(f"holds {conv.tensor.dtype.name} whose scale is not known, not floating-point numbers")
     return found
 
 
@@ -121,7 +121,7 @@ def _tap_constants(checkpoint: TensorStore, kernel: KernelChange) -> NDArray[Any
     import numpy as np
 
     conv, layout = kernel.conv, kernel.layout
-    old = dense(kernel.form.weight(values(checkpoint, conv)), kernel)
+    old = dense(kernel.parametrization.weight(values(checkpoint, conv)), kernel)
     shift = kernel.mixing.bias_shift(old, layout.view(old.shape, conv.in_channels))
     folded = shift.reshape(layout.with_channels(old.shape, conv.in_channels, 1)).sum(axis=layout.channel_axis)
     letters = [axis for i, axis in enumerate(layout.axes) if i != layout.channel_axis]
@@ -133,16 +133,16 @@ def border_notices(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> 
     for kernel in changed:
         if not kernel.mixing.offset:
             continue
-        insides = checkpoint.graph.padding(kernel.conv)
-        error, inside = border_error(checkpoint, kernel, usual_insides(kernel) if insides is None else insides)
+        tap_spans = checkpoint.graph.padding(kernel.conv)
+        error, inside = border_error(checkpoint, kernel, usual_tap_spans(kernel) if tap_spans is None else tap_spans)
         if error:
             share = f", {error / inside:.0%} of the largest constant inside" if inside else ""
-            if_ = " if it is padded as usual" if insides is None else ""
-            told = f"{kernel.conv.tensor.name}: at the zero-padded border its output is off by up to {error:.3g}{share}{if_}"
-            yield Notice("border_error", told)
+            if_ = " if it is padded as usual" if tap_spans is None else ""
+            message = f"{kernel.conv.tensor.name}: at the zero-padded border its output is off by up to {error:.3g}{share}{if_}"
+            yield Notice("border_error", message)
 
 
-def usual_insides(kernel: KernelChange) -> Sequence[Inside]:
+def usual_tap_spans(kernel: KernelChange) -> Sequence[Inside]:
     """The overlaps of a window with the zeros around the image, where the file does not say how it pads: half of a window with
     a middle, and of a small even one what a stride of two leaves. Larger even ones cut the image to patches."""
     layout, shape = kernel.layout, kernel.conv.tensor.shape
@@ -156,16 +156,16 @@ def usual_insides(kernel: KernelChange) -> Sequence[Inside]:
     return list(product(*overlaps))
 
 
-def border_error(checkpoint: TensorStore, kernel: KernelChange, insides: Sequence[Inside]) -> tuple[float, float]:
+def border_error(checkpoint: TensorStore, kernel: KernelChange, tap_spans: Sequence[Inside]) -> tuple[float, float]:
     """(the largest Σ over channels and taps outside the image of W · t, the largest over all taps) of any filter. At the border
     the old kernel met zeros behind the constants, and the new bias adds them nevertheless."""
-    constants = _tap_constants(checkpoint, kernel) if insides else None
+    constants = _tap_constants(checkpoint, kernel) if tap_spans else None
     if constants is None:
         return 0.0, 0.0
     whole = constants.reshape(len(constants), -1).sum(axis=1)
     errors = (
         whole - constants[:, *(slice(*span) for span in spans)].reshape(len(constants), -1).sum(axis=1)
-        for spans in insides
+        for spans in tap_spans
         if any(span != (0, taps) for span, taps in zip(spans, constants.shape[1:], strict=True))
     )
     return max((float(abs(error).max()) for error in errors), default=0.0), float(abs(whole).max())
@@ -210,7 +210,7 @@ def parity(
     import numpy as np
 
     conv, layout, rule = kernel.conv, kernel.layout, kernel.mixing
-    old = dense(kernel.form.mixable(values(checkpoint, conv)), kernel)
+    old = dense(kernel.parametrization.mixable(values(checkpoint, conv)), kernel)
     filters = layout.axes.index("O")
     shape = tuple(1 if axis == filters else n for axis, n in enumerate(new.shape))
     view = layout.view(shape, rule.new)

@@ -18,16 +18,16 @@ def of_file(checkpoint: TensorStore, first_convs: Sequence[FirstConv]) -> tuple[
     if not checkpoint.globals:
         return known
     names = listing(checkpoint.globals)
-    told = f"its pickle names {names}: not run here and copied as it is, but loading the file resolves it"
-    return (*known, Notice("foreign_globals", told))
+    message = f"its pickle names {names}: not run here and copied as it is, but loading the file resolves it"
+    return (*known, Notice("foreign_globals", message))
 
 
 def _quantized(changed: Sequence[KernelChange]) -> list[Notice]:
     names = [k.conv.tensor.name for k in changed if not k.conv.tensor.dtype.floating]
     if not names:
         return []
-    told = f"{listing(names)} is quantized: mixed in float64 and quantized again; the parity includes what that loses"
-    return [Notice("requantised", told)]
+    message = f"{listing(names)} is quantized: mixed in float64 and quantized again; the parity includes what that loses"
+    return [Notice("requantised", message)]
 
 
 def _standardized(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> list[Notice]:
@@ -37,10 +37,10 @@ def _standardized(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> l
         if kernel.mixing.new < kernel.mixing.old and parametrizations.may_standardise(checkpoint, kernel.conv):
             new = kernels.mixed(checkpoint, kernel)
             least, most = parametrizations.shrinkage(kernels.values(checkpoint, kernel.conv), new)
-            told = (
+            message = (
                 f"if {kernel.conv.tensor.name} is weight-standardised (BiT), its response becomes {least:.2f} to {most:.2f} times"
             )
-            found.append(Notice("weight_standardised", f"{told} what it was, and no weight can mend that"))
+            found.append(Notice("weight_standardised", f"{message} what it was, and no weight can mend that"))
     return found
 
 
@@ -48,12 +48,12 @@ def of_kernels(checkpoint: TensorStore, changed: Sequence[KernelChange], options
     """What becomes of the numbers: quantisation, zeros around the image, standardised weights."""
     border = list(kernels.border_notices(checkpoint, changed))
     found = [*_quantized(changed), *border, *_standardized(checkpoint, changed)]
-    if border and options.norm.top != 1 and not options.norm.new_mean:
+    if border and options.norm.input_range != 1 and not options.norm.new_mean:
         mean = options.norm.old(changed[0].mixing.old, options.rule.source).mean
         gray = sum(mean) / len(mean)
         hint = f"--new-mean {gray:.3g}, which the new pipeline then subtracts, brings the border nearer to what it was"
-        told = f"zeros around images that are fed as they are stand for black: {hint}"
-        found.append(Notice("black_padding", told))
+        message = f"zeros around images that are fed as they are stand for black: {hint}"
+        found.append(Notice("black_padding", message))
     return found
 
 
@@ -62,8 +62,8 @@ def of_hyper_parameters(left: Sequence[Declaration]) -> list[Notice]:
     if not left:
         return []
     which = listing([f"{d.where} = {d.channels}" for d in left])
-    told = f"{which} stays, and a script may build the network by it: --set-hparams sets it"
-    return [Notice("hyper_parameters", told)]
+    message = f"{which} stays, and a script may build the network by it: --set-hparams sets it"
+    return [Notice("hyper_parameters", message)]
 
 
 def of_mixing(rule: Mixing, method: str) -> list[Notice]:
@@ -72,12 +72,12 @@ def of_mixing(rule: Mixing, method: str) -> list[Notice]:
     dropped = [i for i, row in enumerate(rule.matrix) if not any(row)]
     if dropped and rule.method in ("repeat", "bands") and not method:
         which = listing([str(i) for i in dropped])
-        told = f"{rule.method} to {rule.new} channels leaves out old channel {which}; --select says which of them stay"
-        found.append(Notice("dropped_channels", told))
+        message = f"{rule.method} to {rule.new} channels leaves out old channel {which}; --select says which of them stay"
+        found.append(Notice("dropped_channels", message))
     response = sum(value for row in rule.matrix for value in row) / rule.old
     if rule.method in ("mean", "luma") and abs(response - 1) > 1e-6 and not method:
-        told = f"{rule.method} with these weights makes the response to equal channels {response:.3g} times what it was"
-        found.append(Notice("response", told))
+        message = f"{rule.method} with these weights makes the response to equal channels {response:.3g} times what it was"
+        found.append(Notice("response", message))
     return found
 
 

@@ -56,7 +56,7 @@ class OptimizerEdits:
             if owned and len(owned) != len(alike):
                 raise UnsupportedError(
                     f"{len(owned)} entries have the shape {list(shape)}, for {len(alike)} kernels: which is whose is open",
-                    file=self._checkpoint.place.file, where=owned[0].where,
+                    file=self._checkpoint.location.file, where=owned[0].where,
                 )  # fmt: skip
             found += [(e, name) for e, name in zip(owned, alike, strict=False) if name in tensors]
         return found
@@ -70,7 +70,7 @@ class OptimizerEdits:
             else:
                 raise UnsupportedError(
                     f"holds {tensor.dtype.name} of shape {list(tensor.shape)}, which cannot be reset",
-                    file=self._checkpoint.place.file, where=tensor.name, hint="--optimizer drop leaves the entry out",
+                    file=self._checkpoint.location.file, where=tensor.name, hint="--optimizer drop leaves the entry out",
                 )  # fmt: skip
             self.tensors[tensor.name] = TensorEdit(shape, partial(_zeros, shape, tensor), "optimizer state")
         self.numbers |= {f"{entry.where}/{slot}": 0 for slot in entry.numbers if slot == "step"}

@@ -10,8 +10,8 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.transform.mixing import rules
 from chkpt_channels.transform.mixing.matrix_file import parse_matrix
-from chkpt_channels.transform.mixing.normalization import Norm
-from chkpt_channels.transform.mixing.rules import GRAPH_METHODS, Rule
+from chkpt_channels.transform.mixing.normalization import NormalizationSpec
+from chkpt_channels.transform.mixing.rules import GRAPH_METHODS, ChannelRule
 from chkpt_channels.transform.option_spec import Option
 from chkpt_channels.transform.option_table import OPTIONS, ConvertOptions
 
@@ -20,8 +20,8 @@ class Options(NamedTuple):
     """The options of a conversion: how channels are mixed, which normalization is folded, what the search for the first convs is
     asked, and, as `plain`, each option that is used as it is given, defaults included."""
 
-    rule: Rule
-    norm: Norm
+    rule: ChannelRule
+    norm: NormalizationSpec
     search: SearchRequest
     plain: ConvertOptions
 
@@ -45,7 +45,7 @@ class Options(NamedTuple):
 
 def build_options(to: str | int | None, table: Sequence[Option] = OPTIONS, **given: Unpack[ConvertOptions]) -> Options:
     """The options as they are given, parsed; `to` is the target, None where another option or another file tells it. Raises
-    UsageError for what means nothing, SystemProblem for a matrix that cannot be read."""
+    UsageError for what means nothing, FileSystemError for a matrix that cannot be read."""
     defaults = {option.name: option.default for option in table}
     if unknown := given.keys() - defaults:
         raise TypeError(f"{min(unknown)!r} is no option of a conversion")
@@ -71,14 +71,14 @@ def as_keywords(options: Options, table: Sequence[Option] = OPTIONS) -> dict[str
     at their defaults are left out."""
     target = {"to": options.rule.order or options.rule.to}
     keywords = target | _spelled(options.rule, options.norm, options.search) | options.plain
-    defaults = {option.name: option.default for option in table} | _spelled(Rule(), Norm(), SearchRequest())
+    defaults = {option.name: option.default for option in table} | _spelled(ChannelRule(), NormalizationSpec(), SearchRequest())
     return {name: value for name, value in keywords.items() if value and value != defaults.get(name)}
 
 
-def _rule(to: str | int | None, asked: ConvertOptions) -> Rule:
+def _rule(to: str | int | None, asked: ConvertOptions) -> ChannelRule:
     channels, order = rules.target(to) if to is not None else (None, "")
     luma, select, bands, matrix = asked["luma"], asked["select"], asked["bands"], asked["matrix"]
-    rule = Rule(
+    rule = ChannelRule(
         to=channels,
         method=asked["method"],
         order=order,
@@ -87,20 +87,20 @@ def _rule(to: str | int | None, asked: ConvertOptions) -> Rule:
         chosen=rules.names(select) if select is not None else (),
         bands=rules.stand_ins(bands) if bands is not None else (),
         matrix=parse_matrix(matrix) if matrix is not None else (),
-    ).checked()
+    )
     spelled = len(rule.chosen or rule.bands or (rule.matrix[0] if rule.matrix else ()))
     return rule._replace(to=rule.to or spelled or None)
 
 
-def _norm(asked: ConvertOptions) -> Norm:
+def _norm(asked: ConvertOptions) -> NormalizationSpec:
     input_range = asked["input_range"]
-    return Norm(
+    return NormalizationSpec(
         name=asked["norm"] or "",
         mean=_numbers(asked["mean"], "--mean"),
         std=_numbers(asked["std"], "--std"),
         new_mean=_numbers(asked["new_mean"], "--new-mean"),
         new_std=_numbers(asked["new_std"], "--new-std"),
-        top=1.0 if input_range is None else _numbers([input_range], "--input-range")[0],
+        input_range=1.0 if input_range is None else _numbers([input_range], "--input-range")[0],
     )
 
 
@@ -124,7 +124,7 @@ def _layout(spelling: str | None) -> Layout | None:
         raise UsageError(f"--layout: {error}") from None
 
 
-def _spelled(rule: Rule, norm: Norm, search: SearchRequest) -> dict[str, Any]:
+def _spelled(rule: ChannelRule, norm: NormalizationSpec, search: SearchRequest) -> dict[str, Any]:
     """What was parsed, as options again."""
     return {
         "luma": list(rule.luma),
@@ -138,7 +138,7 @@ def _spelled(rule: Rule, norm: Norm, search: SearchRequest) -> dict[str, Any]:
         "std": list(norm.std),
         "new_mean": list(norm.new_mean),
         "new_std": list(norm.new_std),
-        "input_range": norm.top,
+        "input_range": norm.input_range,
         "layers": list(search.layers),
         "layout": str(search.layout or ""),
         "from_channels": search.from_channels,

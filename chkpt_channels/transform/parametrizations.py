@@ -17,7 +17,7 @@ from math import prod, sqrt
 from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core.dtypes import rounded
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import FirstConv, Tensor, TensorEdit
 from chkpt_channels.formats.base import TensorStore
 
@@ -45,7 +45,7 @@ OTHERS = {
 }
 
 
-class Form:
+class Parametrization:
     """A kernel that is stored as it convolves."""
 
     def mixable(self, stored: NDArray[Any]) -> NDArray[Any]:
@@ -61,19 +61,19 @@ class Form:
         return {}
 
 
-PLAIN = Form()
+PLAIN = Parametrization()
 
 
-class WeightNorm(Form):
+class WeightNorm(Parametrization):
     """v with its lengths g. Raises UnsupportedError where these differ from input channel to input channel."""
 
     def __init__(self, checkpoint: TensorStore, conv: FirstConv, lengths: Tensor) -> None:
         self._checkpoint, self._conv, self._lengths = checkpoint, conv, lengths
-        self._place = checkpoint.place.inside(conv.tensor.name)
+        self._location = checkpoint.location.at(conv.tensor.name)
         self._kept = tuple(axis for axis, size in enumerate(lengths.shape) if size != 1)
         channels = conv.layout.channel_axis if conv.layout else None
         if len(lengths.shape) not in (0, len(conv.tensor.shape)) or channels in self._kept:
-            raise self._place.unsupported(f"its lengths {lengths.name} differ from input channel to input channel")
+            raise self._location.unsupported(f"its lengths {lengths.name} differ from input channel to input channel")
 
     def weight(self, stored: NDArray[Any]) -> NDArray[Any]:
         """g · v / ‖v‖."""
@@ -95,16 +95,16 @@ class WeightNorm(Form):
         axes = tuple(axis for axis in range(directions.ndim) if axis not in self._kept)
         found: NDArray[np.float64] = (directions.astype("float64") ** 2).sum(axis=axes, keepdims=True) ** 0.5
         if not (found > 0).all():
-            raise self._place.unsupported("a direction of weight_norm is or becomes zero, and has no length")
+            raise self._location.unsupported("a direction of weight_norm is or becomes zero, and has no length")
         return found
 
 
-class Standardised(Form):
+class WeightStandardization(Parametrization):
     """A kernel with a gain for each filter, [O, I, …]."""
 
     def __init__(self, checkpoint: TensorStore, conv: FirstConv, gain: Tensor) -> None:
         self._checkpoint, self._gain, self._name = checkpoint, gain, conv.tensor.name
-        self._place = checkpoint.place.inside(conv.tensor.name)
+        self._location = checkpoint.location.at(conv.tensor.name)
 
     def mixable(self, stored: NDArray[Any]) -> NDArray[Any]:
         """The standardised kernel."""
@@ -114,7 +114,7 @@ class Standardised(Form):
 
     def weight(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Raises UnsupportedError: γ is not in the file."""
-        raise self._place.unsupported(
+        raise self._location.unsupported(
             "is weight-standardised, and how far its response is scaled is in the code, not in the file"
         )
 
@@ -127,8 +127,8 @@ class Standardised(Form):
         mean, deviation = _statistics(new)
         wrong = (abs(mean) > FLAT * deviation).reshape(-1).nonzero()[0]
         if wrong.size:
-            told = f"is weight-standardised, and filter {wrong[0]} would get a mean, which standardising takes out again"
-            raise self._place.unsupported(told, hint="--method sum is exact")
+            message = f"is weight-standardised, and filter {wrong[0]} would get a mean, which standardising takes out again"
+            raise self._location.unsupported(message, hint="--method sum is exact")
         grown = deviation * sqrt(prod(new.shape[1:]) / numbers)
         gain = self._checkpoint.load(self._gain.name).astype("float64")
         return rounded(gain * grown.reshape(self._gain.shape), self._gain.dtype)
@@ -140,25 +140,25 @@ def _statistics(kernel: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.f
     return wide.mean(axis=axes, keepdims=True), (wide.var(axis=axes, keepdims=True) + EPS) ** 0.5
 
 
-def form(checkpoint: TensorStore, conv: FirstConv) -> Form:
+def parametrization_of(checkpoint: TensorStore, conv: FirstConv) -> Parametrization:
     """How a kernel is stored. Raises UnsupportedError for what cannot be mixed."""
     name, tensors = conv.tensor.name, checkpoint.tensors
-    _refuse_others(checkpoint.place.inside(name), name, tensors)
+    _refuse_others(checkpoint.location.at(name), name, tensors)
     for end, partner in LENGTHS.items():
         if name.endswith(end) and (lengths := tensors.get(name.removesuffix(end) + partner)):
             return WeightNorm(checkpoint, conv, lengths)
     gain = tensors.get(name.removesuffix("weight") + "gain") if name.endswith(".weight") else None
     if gain and gain.dtype.floating and gain.shape and prod(gain.shape) == gain.shape[0] == conv.tensor.shape[0]:
-        return Standardised(checkpoint, conv, gain)
+        return WeightStandardization(checkpoint, conv, gain)
     return PLAIN
 
 
-def _refuse_others(place: Place, name: str, tensors: Mapping[str, Tensor]) -> None:
+def _refuse_others(location: Location, name: str, tensors: Mapping[str, Tensor]) -> None:
     for end, partners in OTHERS.items():
         module = name.removesuffix(end)
         for partner, (what, remedy) in partners.items():
             if module != name and (not partner or module + partner in tensors):
-                raise place.unsupported(
+                raise location.unsupported(
                     f"is {what}: its weight depends on all channels at once", hint=f"{remedy}, then save again"
                 )
 

@@ -8,7 +8,7 @@ from functools import cache, partial
 from math import prod
 from typing import NamedTuple
 
-from chkpt_channels.core.errors import Candidate, Place, UsageError
+from chkpt_channels.core.errors import Candidate, Location, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, Notice, PreprocessingOp, TensorEdit
 from chkpt_channels.discovery import bias_target, preprocessing
@@ -20,7 +20,7 @@ from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix as mixing
 from chkpt_channels.transform.mixing import normalization as pipelines
 from chkpt_channels.transform.mixing.matrix import Mixing
-from chkpt_channels.transform.mixing.normalization import Pipeline
+from chkpt_channels.transform.mixing.normalization import Normalization
 from chkpt_channels.transform.mixing.rules import GRAPH_METHODS
 from chkpt_channels.transform.optimizer_state import OptimizerEdits
 from chkpt_channels.transform.options import Options
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
     notices: tuple[Notice, ...] = ()
     why: str = ""
     candidates: tuple[Candidate, ...] = ()
-    pipeline: Pipeline | None = None
+    pipeline: Normalization | None = None
 
     @property
     def fewer_parameters(self) -> int:
@@ -49,20 +49,20 @@ class Plan(NamedTuple):
 
 def make(checkpoint: TensorStore, options: Options) -> Plan:
     """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError for what cannot be meant."""
-    place, options = checkpoint.place, options.checked()
+    location = checkpoint.location
     to, checkpoint.follows_links = options.to, options.plain["follow_links"]
     if checkpoint.globals and options.plain["strict"]:
-        raise place.unsupported(f"its pickle names {notices.listing(checkpoint.globals)}, which --strict refuses")
+        raise location.unsupported(f"its pickle names {notices.listing(checkpoint.globals)}, which --strict refuses")
     finding = selection.select(checkpoint, options.search)
     convs = finding.first_convs
-    rules = {conv.tensor.name: _rule(place, conv, options) for conv in convs}
+    rules = {conv.tensor.name: _rule(location, conv, options) for conv in convs}
     changing = [conv for conv in convs if not rules[conv.tensor.name].is_identity]
     if not changing:
         changes = tuple(KernelChange(c, c.layout or Layout("OIHW"), mixing.identity(to), c.tensor.shape) for c in convs)
         return Plan(changes, Edits(), (to, to), notices=notices.of_file(checkpoint, convs), candidates=finding.candidates)
     old = changing[0].in_channels
     operations = {
-        c.tensor.name: tuple(checkpoint.graph.preprocessing([c])) or preprocessing.find(checkpoint, c, finding.companions)
+        c.tensor.name: tuple(checkpoint.graph.preprocessing([c])) or preprocessing.find(checkpoint, c, finding.input_vectors)
         for c in convs
     }
     every_operation = list(dict.fromkeys(op for each in operations.values() for op in each))
@@ -83,12 +83,14 @@ def make(checkpoint: TensorStore, options: Options) -> Plan:
         method=method,
         constants={operation.where: chosen for operation in kept},
     )
-    told = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rules[changing[0].tensor.name], method)]
-    told += [*notices.of_kernels(checkpoint, changed, options), *notices.of_hyper_parameters(left)]
-    if finding.companions and not method:
-        told += preprocessing.notices(kept, chosen, checkpoint.tensors)
+    message = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rules[changing[0].tensor.name], method)]
+    message += [*notices.of_kernels(checkpoint, changed, options), *notices.of_hyper_parameters(left)]
+    if finding.input_vectors and not method:
+        message += preprocessing.notices(kept, chosen, checkpoint.tensors)
     pipeline = options.norm.new(options.rule.mixing(old), options.rule.orders) if options.norm else None
-    return Plan(changes, edits, (old, to), declarations, tuple(told), why or options.rule.why(old), finding.candidates, pipeline)
+    return Plan(
+        changes, edits, (old, to), declarations, tuple(message), why or options.rule.why(old), finding.candidates, pipeline
+    )
 
 
 def _declared(
@@ -100,13 +102,13 @@ def _declared(
     return ((*declarations, *hyper_parameters), []) if set_hparams else (declarations, hyper_parameters)
 
 
-def _rule(place: Place, conv: FirstConv, options: Options) -> Mixing:
+def _rule(location: Location, conv: FirstConv, options: Options) -> Mixing:
     """What the options mean for this conv."""
     try:
         rule = options.rule.mixing(conv.in_channels)
         return pipelines.through(rule, options.norm, options.rule.orders) if options.norm else rule
     except UsageError as error:
-        raise UsageError(error.what, file=place.file, where=conv.tensor.name) from None
+        raise UsageError(error.what, file=location.file, where=conv.tensor.name) from None
 
 
 def _edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Options) -> Edits:
@@ -118,18 +120,18 @@ def _edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Op
         values = cache(partial(kernels.mixed, checkpoint, kernel, allow_nonfinite=options.plain["allow_nonfinite"]))
         edit = TensorEdit(kernel.shape, values)
         tensors |= quantization.kernel_edits(checkpoint, kernel.conv, edit)
-        tensors |= kernel.form.edits(edit)
+        tensors |= kernel.parametrization.edits(edit)
     for kernel in changed:
         if not kernel.mixing.offset:
             continue
         if kernel.layout.transposed:
-            raise checkpoint.place.inside(kernel.conv.tensor.name).unsupported(
+            raise checkpoint.location.at(kernel.conv.tensor.name).unsupported(
                 "is a transposed convolution: a constant in front of it is no constant behind it, and no bias takes it"
             )
         filters = kernel.shape[kernel.layout.axes.index("O")]
         if target := bias_target.find(checkpoint, kernel.conv):
             if target[0] in taken:
-                raise checkpoint.place.inside(target[0]).unsupported("two first convs share it, and each adds a constant")
+                raise checkpoint.location.at(target[0]).unsupported("two first convs share it, and each adds a constant")
             taken.add(target[0])
             values = cache(partial(kernels.shifted, checkpoint, kernel, target, tensors.get(target[0])))
             tensors[target[0]] = TensorEdit((filters,), values, "bias" if target[1] > 0 else "running mean")
@@ -138,7 +140,7 @@ def _edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Op
                 (filters,), cache(partial(kernels.bias_shift, checkpoint, kernel)), "bias"
             )
         else:
-            raise checkpoint.place.inside(kernel.conv.tensor.name).unsupported(
+            raise checkpoint.location.at(kernel.conv.tensor.name).unsupported(
                 "has no bias, and no BatchNorm is known to stand right behind it, that could take the constant that "
                 "channels with different means leave",
                 hint="leave --norm out, and the pipeline in front as it is" if options.norm else "",
@@ -173,7 +175,7 @@ def _graph_method(
     if asked != "auto":
         if asked not in allowed:
             able = f"{' and '.join(allowed)} would do" if allowed else "kernels are edited instead: --method sum"
-            raise checkpoint.place.unsupported(f"its graph does not allow --method {asked}; {able}")
+            raise checkpoint.location.unsupported(f"its graph does not allow --method {asked}; {able}")
         return asked, ""
     obstacles = [f"{op.kind} {op.where}".strip() for op in operations if not op.uniform]
     obstacles += [f"the kernel {c.tensor.name} in {c.tensor.dtype.name}" for c in convs if not c.tensor.dtype.floating]
@@ -184,32 +186,32 @@ def _graph_method(
 def _kernel_change(
     checkpoint: TensorStore, conv: FirstConv, rule: Mixing, operations: Sequence[PreprocessingOp], to: int, method: str
 ) -> KernelChange:
-    place = checkpoint.place.inside(conv.tensor.name)
+    location = checkpoint.location.at(conv.tensor.name)
     if method or rule.is_identity:
         same = mixing.identity(conv.in_channels)
         return KernelChange(conv, conv.layout or Layout("OIHW"), same._replace(method=method or same.method), conv.tensor.shape)
-    scale, shift = _composed(checkpoint.place, operations, conv.in_channels)
+    scale, shift = _composed(checkpoint.location, operations, conv.in_channels)
     if conv.layout is None:
-        raise place.unsupported("the order of its axes is open", hint=folded.spellings(conv.tensor.shape))
+        raise location.unsupported("the order of its axes is open", hint=folded.spellings(conv.tensor.shape))
     chosen = _chosen_constants(rule)
     if operations:
         rule = rule.seen_through((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
-    form = parametrizations.form(checkpoint, conv)
+    parametrization = parametrizations.parametrization_of(checkpoint, conv)
     if conv.groups == 1:
         shape = conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to)
-        return KernelChange(conv, conv.layout, rule, shape, chosen, form)
+        return KernelChange(conv, conv.layout, rule, shape, chosen, parametrization)
     grouped = checkpoint.graph.dense_shape(conv, to)
     if grouped is None or (to == 1 and conv.groups != conv.in_channels):
-        raise place.unsupported(f"a convolution in {conv.groups} groups, which only keeps its kernel toward one channel")
-    return KernelChange(conv, conv.layout, rule, grouped, chosen, form)
+        raise location.unsupported(f"a convolution in {conv.groups} groups, which only keeps its kernel toward one channel")
+    return KernelChange(conv, conv.layout, rule, grouped, chosen, parametrization)
 
 
-def _composed(place: Place, operations: Sequence[PreprocessingOp], channels: int) -> tuple[list[float], list[float]]:
+def _composed(location: Location, operations: Sequence[PreprocessingOp], channels: int) -> tuple[list[float], list[float]]:
     """All operations as one y = scale · x + shift. Raises UnsupportedError for one that is not affine in each channel."""
     scale, shift = [1.0] * channels, [0.0] * channels
     for op in operations:
         if op.scale is None or op.shift is None or len(op.scale) not in (1, channels):
-            raise place.inside(op.where).unsupported(
+            raise location.at(op.where).unsupported(
                 f"this {op.kind} takes the image and mixes, selects or counts its channels: no kernel edit is right"
             )
         times, plus = (c * channels if len(c) == 1 else c for c in (op.scale, op.shift))

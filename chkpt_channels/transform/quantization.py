@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 def kernel(store: TensorStore, conv: FirstConv) -> NDArray[Any] | None:
     """The kernel's values; None where they are no numbers that can be mixed. Quantized ones come as float64."""
     if conv.tensor.dtype.floating:
-        return store.load(conv.tensor.name)
+        return store.load_kernel(conv.tensor.name)
     if (how := store.graph.quantization(conv)) is None:
         return None
-    return dequantized(store.load(conv.tensor.name), store.load(how.scale), _zero(store, how), how.axis)
+    return dequantized(store.load_kernel(conv.tensor.name), store.load(how.scale), _zero(store, how), how.axis)
 
 
 def kernel_edits(store: TensorStore, conv: FirstConv, edit: TensorEdit) -> dict[str, TensorEdit]:
@@ -35,7 +35,7 @@ def kernel_edits(store: TensorStore, conv: FirstConv, edit: TensorEdit) -> dict[
 
     @cache
     def new() -> tuple[NDArray[Any], NDArray[Any]]:
-        dtype = store.load(conv.tensor.name).dtype
+        dtype = store.load_kernel(conv.tensor.name).dtype
         return requantized(edit.values(), dtype, store.load(how.scale), _zero(store, how), how.axis)
 
     def followed(name: str, follow: Any, part: str) -> dict[str, TensorEdit]:

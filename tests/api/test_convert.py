@@ -13,8 +13,8 @@ import pytest
 
 from chkpt_channels import (
     DamagedError,
+    FileSystemError,
     OutputExistsError,
-    SystemProblem,
     UnknownFormatError,
     UnsupportedError,
     UsageError,
@@ -134,7 +134,7 @@ def test_an_input_that_changes_meanwhile(
         return real(*arguments)
 
     monkeypatch.setattr(planning, "make", make)
-    with pytest.raises(SystemProblem, match="while it was read"):
+    with pytest.raises(FileSystemError, match="while it was read"):
         convert(path, tmp_path / "out.pth")
     assert snapshot(tmp_path).keys() == {"in.pth"}
 
@@ -173,9 +173,9 @@ def test_ambiguity_is_listed_and_not_an_error_of_inspect(put: Callable[..., Path
 def test_inputs_that_are_no_files(function: Callable[[Path], object], tmp_path: Path):
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "missing", tmp_path, tmp_path / "fifo"):
-        with pytest.raises((SystemProblem, DamagedError)) as caught:  # an empty folder is no model folder
+        with pytest.raises((FileSystemError, DamagedError)) as caught:  # an empty folder is no model folder
             function(path)
-        assert isinstance(caught.value, SystemProblem) or path == tmp_path
+        assert isinstance(caught.value, FileSystemError) or path == tmp_path
     (tmp_path / "empty").touch()
     with pytest.raises(UnknownFormatError, match="is empty"):
         function(tmp_path / "empty")
@@ -188,7 +188,7 @@ def test_paths_may_be_text_or_odd(tmp_path: Path):
     assert Path(report.output.path).exists()
     long = tmp_path / ("n" * 251 + ".pth")
     long.write_bytes(RGB.read_bytes())
-    with pytest.raises(SystemProblem, match="name too long"):
+    with pytest.raises(FileSystemError, match="name too long"):
         convert(long)
 
 
@@ -249,7 +249,7 @@ def test_what_goes_with_an_output_comes_back(call: str, k: int, tmp_path: Path, 
     try:
         convert(model, out, to="gray", force=True)
         assert (call, k) == ("link", 0)  # a file system without hard links: then the old data has no second name
-    except SystemProblem:
+    except FileSystemError:
         assert snapshot(tmp_path) == before
     assert failing.calls > k
     assert verify(model, out).ok

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chkpt_channels import SystemProblem, UsageError, verify
+from chkpt_channels import FileSystemError, UsageError, verify
 from chkpt_channels.api.manifest import Job, read
 from chkpt_channels.cli.app import run
 from chkpt_channels.transform.option_spec import Option
@@ -91,7 +91,7 @@ def test_bytes_that_are_no_text(tmp_path: Path):
 
 
 def test_none(tmp_path: Path):
-    with pytest.raises(SystemProblem):
+    with pytest.raises(FileSystemError):
         read(tmp_path / "nothing.toml")
 
 

@@ -186,6 +186,6 @@ def test_a_length_that_was_promised_is_checked(read: Callable[[bytes], Message])
     field = found.last(1)
     assert field is not None
     assert field.wire == BYTES
-    check_length(found.reader.place, field, 3)
+    check_length(found.reader.location, field, 3)
     with pytest.raises(DamagedError, match="holds 3 bytes, 4 are needed"):
-        check_length(found.reader.place, field, 4)
+        check_length(found.reader.location, field, 4)

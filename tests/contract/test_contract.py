@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chkpt_channels import AmbiguousError, DamagedError, SystemProblem, UnsupportedError, convert, inspect, verify
+from chkpt_channels import AmbiguousError, DamagedError, FileSystemError, UnsupportedError, convert, inspect, verify
 from chkpt_channels.core.dtypes import numpy_dtype
 from chkpt_channels.core.tensors import FirstConv, TensorEdit
 from chkpt_channels.discovery import find as selection
@@ -313,7 +313,7 @@ def failing_reads(truth: Truth, out: Path, failure: Any, step: int, monkeypatch:
     old, last = snapshot(folder), counted.calls - 1
     for k in range(0, last, step) if step else (0, last // 3, last * 2 // 3, last):
         monkeypatch.setattr(os, "preadv", Failing(real, k, failure))
-        with pytest.raises(SystemProblem):
+        with pytest.raises(FileSystemError):
             convert(truth.path, out, to=to, force=True)
         assert snapshot(folder) == old, k
 
@@ -349,7 +349,7 @@ def test_a_failing_write_leaves_what_was_there(
             convert(truth.path, out, to=to, force=force)
             new, calls = snapshot(tmp_path), failing.calls
         else:
-            with pytest.raises(SystemProblem):
+            with pytest.raises(FileSystemError):
                 convert(truth.path, out, to=to, force=force)
             too_late = call in ("open", "fsync") and k == calls - 1
             assert snapshot(tmp_path) == (new if too_late else old), k

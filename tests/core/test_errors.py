@@ -11,14 +11,14 @@ from chkpt_channels import (
     Candidate,
     ChkptChannelsError,
     DamagedError,
-    LateProblem,
+    FileSystemError,
     OutputExistsError,
-    SystemProblem,
+    PostPublishError,
     UnknownFormatError,
     UnsupportedError,
     UsageError,
 )
-from chkpt_channels.core.errors import Place, printable
+from chkpt_channels.core.errors import Location, printable
 
 CLASSES = [
     (UsageError, 2, "usage"),
@@ -26,8 +26,8 @@ CLASSES = [
     (UnknownFormatError, 3, "unknown_format"),
     (UnsupportedError, 4, "unsupported"),
     (AmbiguousError, 4, "ambiguous"),
-    (SystemProblem, 5, "system"),
-    (LateProblem, 5, "system"),
+    (FileSystemError, 5, "system"),
+    (PostPublishError, 5, "system"),
     (OutputExistsError, 5, "output_exists"),
 ]
 
@@ -46,16 +46,16 @@ def test_every_class_has_its_row():
 
 
 def test_a_message_names_file_place_and_byte():
-    place = Place("a.pth").inside("data/0")
+    place = Location("a.pth").at("data/0")
     assert str(place.damaged("is short", at=7)) == "a.pth: data/0: is short, at byte 7"
     assert str(place.unsupported("is odd")) == "a.pth: data/0: is odd"
-    assert str(Place("a.pth").system("is gone")) == "a.pth: is gone"
+    assert str(Location("a.pth").system("is gone")) == "a.pth: is gone"
 
 
 def test_what_a_file_says_cannot_speak_to_the_terminal():
     """Not every reason can know which of its words come from the file."""
-    assert str(Place("a.pth").damaged("is a \x1b[31m\u202e\n")) == r"a.pth: is a \x1b[31m\u202e\n"
-    assert len(str(Place("a.pth").damaged("x" * 10**6))) < 5000
+    assert str(Location("a.pth").damaged("is a \x1b[31m\u202e\n")) == r"a.pth: is a \x1b[31m\u202e\n"
+    assert len(str(Location("a.pth").damaged("x" * 10**6))) < 5000
 
 
 def test_the_hint_and_the_candidates_stand_apart():
@@ -87,14 +87,14 @@ def test_errors_survive_pickling():
 )
 def test_names_from_files_are_harmless(text: str, shown: str):
     assert printable(text) == shown
-    assert str(Place("a.pth").inside(text).damaged("x")) == f"a.pth: {shown}: x"
+    assert str(Location("a.pth").at(text).damaged("x")) == f"a.pth: {shown}: x"
 
 
 def test_a_limit_says_what_was_asked_for():
     """In words, and in numbers that survive pickling."""
-    place = Place("a.pth", "conv")
-    place.within("axes", 64, 64)
+    place = Location("a.pth", "conv")
+    place.check_limit("axes", 64, 64)
     with pytest.raises(DamagedError, match=r"a\.pth: conv: has 65 axes; 64 are the most, at byte 7") as caught:
-        place.within("axes", 65, 64, at=7)
+        place.check_limit("axes", 65, 64, at=7)
     assert caught.value.excess == ("axes", 64, 65)
     assert pickle.loads(pickle.dumps(caught.value)).excess == caught.value.excess

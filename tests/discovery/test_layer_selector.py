@@ -6,11 +6,11 @@ import pytest
 
 from chkpt_channels import AmbiguousError, UsageError
 from chkpt_channels.core.dtypes import BY_NAME
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.layer_selector import match
 
-PLACE = Place("a.pth")
+PLACE = Location("a.pth")
 
 
 def tensor(name: str, group: str = "") -> Tensor:

@@ -89,7 +89,7 @@ def test_composed(named: Any, front: str, first: str, words: dict[str, Any], to:
         mean, std = (np.reshape(v, (-1, 1, 1)) for v in asked.norm.old(3, "rgb")[:2])
         old_image = (old_image - mean) / std
         mean, std = (np.reshape(v, (-1, 1, 1)) for v in plan.pipeline[:2])
-        image = plan.pipeline.top * (raw - mean) / std
+        image = plan.pipeline.input_range * (raw - mean) / std
     kernel_, bias = f"{first}.weight", f"{first}.bias"
     expected = convolved(named[kernel_], seen(named, front, old_image)) + named[bias].reshape(-1, 1, 1)
     found = convolved(new[kernel_], seen(new, front, image)) + new[bias].reshape(-1, 1, 1)

@@ -276,11 +276,11 @@ SHIFTS: dict[str, tuple[Named, str, set[str]]] = {
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-@pytest.mark.parametrize(("named", "key", "companions"), SHIFTS.values(), ids=SHIFTS)
-def test_what_the_image_meets_first_goes_with_the_kernel(named: Named, key: str, companions: set[str], ordered: bool):
+@pytest.mark.parametrize(("named", "key", "input_vectors"), SHIFTS.values(), ids=SHIFTS)
+def test_what_the_image_meets_first_goes_with_the_kernel(named: Named, key: str, input_vectors: set[str], ordered: bool):
     found = find(tensors(named), ordered=ordered)
     assert [conv.tensor.name for conv in found.first_convs] == [key]
-    assert {tensor.name for tensor in found.companions} == companions
+    assert {tensor.name for tensor in found.input_vectors} == input_vectors
 
 
 HEAD: Named = {"aux_head.conv.weight": (64, 256, 3, 3), "aux_head.out.weight": (3, 64, 1, 1), "aux_head.up.weight": (64, 3, 4, 4)}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from chkpt_channels import ChkptChannelsError, DamagedError, UnsupportedError, UsageError, convert, verify
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.folders.config_files import ConfigReader, options_in_report, with_normalization
 from chkpt_channels.transform.options import Options, as_keywords, build_options
@@ -31,7 +31,7 @@ def beside(folder: Path, documents: dict[str, Any]) -> Path:
 
 
 def resolved(options: Options, path: Path) -> Options:
-    return with_normalization(options, ConfigReader().read(path.parent, strict=True), Place(str(path)))
+    return with_normalization(options, ConfigReader().read(path.parent, strict=True), Location(str(path)))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_what_is_read(documents: dict[str, Any], tmp_path: Path):
 def test_what_is_asked_of_the_new_pipeline_stays(tmp_path: Path):
     asked = build_options(1, norm="auto", new_mean="0.7", input_range=255)
     norm = resolved(asked, beside(tmp_path, {PROCESSOR: IMAGES})).norm
-    assert (norm.new_mean, norm.top) == ((0.7,), 255)
+    assert (norm.new_mean, norm.input_range) == ((0.7,), 255)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ import safetensors.numpy
 from chkpt_channels import (
     AmbiguousError,
     DamagedError,
+    FileSystemError,
     OutputExistsError,
-    SystemProblem,
     UnsupportedError,
     UsageError,
     convert,
@@ -363,7 +363,7 @@ def test_a_full_disk(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return real(*args, **kwargs)
 
     monkeypatch.setattr(os, call, full)
-    with pytest.raises(SystemProblem, match=r"cannot be (written|published): no space left on device"):
+    with pytest.raises(FileSystemError, match=r"cannot be (written|published): no space left on device"):
         convert(source, tmp_path / "b", to="gray")
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["a"]
@@ -398,7 +398,7 @@ def test_a_configuration_that_is_no_file(tmp_path: Path):
     source = folder(tmp_path / "a")
     (source / "config.json").unlink()
     os.mkfifo(source / "config.json")
-    with pytest.raises(SystemProblem, match="is a FIFO"):
+    with pytest.raises(FileSystemError, match="is a FIFO"):
         convert(source, tmp_path / "b")
     assert os.listdir(tmp_path) == ["a"]
 
@@ -589,7 +589,7 @@ def test_a_configuration_that_disagrees_is_told(tmp_path: Path):
 def test_a_link_to_nothing(tmp_path: Path):
     source = folder(tmp_path / "a")
     (source / "more.txt").symlink_to("nowhere")
-    with pytest.raises(SystemProblem, match=r"more\.txt: is a link to nothing"):
+    with pytest.raises(FileSystemError, match=r"more\.txt: is a link to nothing"):
         convert(source, tmp_path / "b", to="gray")
 
 

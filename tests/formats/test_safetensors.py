@@ -16,7 +16,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chkpt_channels import ChkptChannelsError, DamagedError, SystemProblem, convert, inspect
+from chkpt_channels import ChkptChannelsError, DamagedError, FileSystemError, convert, inspect
 from tests.support.builders import entry, floats
 from tests.support.builders import safetensors as file
 from tests.support.files import FIXTURES, snapshot, there_and_back, within
@@ -216,6 +216,6 @@ def test_a_sparse_giant_is_refused_at_once_where_there_is_no_room(tmp_path: Path
     path = tmp_path / "a.safetensors"
     path.write_bytes(file({NAME: entry((4, 3, 3, 3)), "big": entry((size // 4,), 432)}))
     os.truncate(path, path.stat().st_size + 432 + size)
-    with within(5), pytest.raises(SystemProblem, match=r"cannot be written: no space left"):
+    with within(5), pytest.raises(FileSystemError, match=r"cannot be written: no space left"):
         convert(path, tmp_path / "out.safetensors", layers=[NAME], layout="OIHW")
     assert {found.name for found in tmp_path.iterdir()} == {"a.safetensors"}

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from chkpt_channels import OutputExistsError, SystemProblem, UsageError
+from chkpt_channels import FileSystemError, OutputExistsError, UsageError
 from chkpt_channels.storage import atomic
 from chkpt_channels.storage.atomic import Output, StandardOutput, sweep
 from chkpt_channels.storage.source import Source
@@ -136,20 +136,20 @@ def read_only(folder: Path) -> None:
 )
 def test_a_folder_that_cannot_be_written_to(make: Callable[[Path], object], words: str, tmp_path: Path, src: Source):
     make(tmp_path / "folder")
-    with pytest.raises(SystemProblem, match=f"folder/out: cannot be written: {words}"):
+    with pytest.raises(FileSystemError, match=f"folder/out: cannot be written: {words}"):
         Output(tmp_path / "folder" / "out", src)
 
 
 def test_a_file_system_that_takes_no_files(src: Source):
     if not Path("/proc/self").exists():
         pytest.skip("there is no /proc")
-    with pytest.raises(SystemProblem, match="/proc/out: cannot be written"):
+    with pytest.raises(FileSystemError, match="/proc/out: cannot be written"):
         Output(Path("/proc/out"), src)
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 300], ids=["nul", "long"])
 def test_a_name_that_cannot_be(name: str, tmp_path: Path, src: Source):
-    with pytest.raises(SystemProblem), Output(tmp_path / name, src) as out:
+    with pytest.raises(FileSystemError), Output(tmp_path / name, src) as out:
         out.publish()
     assert snapshot(tmp_path) == {}
 

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 import chkpt_channels
-from chkpt_channels.core.errors import ChkptChannelsError, Place, SystemProblem
+from chkpt_channels.core.errors import ChkptChannelsError, FileSystemError, Location
 from chkpt_channels.storage import early_copy as ahead
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice, spliced
 from tests.support.files import FIXTURES
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there is a copy made ahead")
-PLACE = Place("out")
+PLACE = Location("out")
 DATA = os.urandom(3 << 20)
 FIXTURE = FIXTURES / "keras_h5" / "functional.h5"
 
@@ -119,7 +119,7 @@ def test_an_output_that_takes_no_more_is_the_systems_problem(source: Source, out
 
     assert ahead.copy(source, out, nothing)
     monkeypatch.setattr(os, "pwrite", fail)
-    with pytest.raises(SystemProblem, match="out: cannot be written: broken disk"):
+    with pytest.raises(FileSystemError, match="out: cannot be written: broken disk"):
         ahead.overwrite(source, splices((5, 8, b"abc")), out, PLACE)
 
 
@@ -179,7 +179,7 @@ def test_a_source_that_changes_meanwhile_is_refused(overwritten: list[bool], tmp
         return copy(*arguments)
 
     monkeypatch.setattr(ahead, "copy", change)
-    with pytest.raises(SystemProblem, match="changed"):
+    with pytest.raises(FileSystemError, match="changed"):
         chkpt_channels.convert(source, tmp_path / "new.h5")
     assert overwritten == [True]
     assert os.listdir(tmp_path) == ["source.h5"]

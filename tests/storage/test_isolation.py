@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chkpt_channels.core.errors import DamagedError, Excess, Place, SystemProblem, UnsupportedError
+from chkpt_channels.core.errors import DamagedError, FileSystemError, LimitExceeded, Location, UnsupportedError
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage import isolation
 
-PLACE = Place("a.h5", "b")
+PLACE = Location("a.h5", "b")
 forks = pytest.mark.skipif(sys.platform != "linux", reason="only there is work done in a process of its own")
 
 
@@ -44,9 +44,9 @@ def test_it_is_another_process():
     assert list(isolation.run_isolated(lambda: made(str(os.getpid()).encode()), PLACE)) != [str(os.getpid()).encode()]
 
 
-@pytest.mark.parametrize("kind", [DamagedError, UnsupportedError, SystemProblem])
+@pytest.mark.parametrize("kind", [DamagedError, UnsupportedError, FileSystemError])
 def test_our_errors_arrive_whole(kind: type):
-    error = kind("is bad", file="f", where="w", at=7, hint="try", excess=Excess("axes", 64, 65))
+    error = kind("is bad", file="f", where="w", at=7, hint="try", excess=LimitExceeded("axes", 64, 65))
     with pytest.raises(kind) as caught:
         list(isolation.run_isolated(lambda: made(b"x", error=error), PLACE))
     assert (caught.value.what, caught.value.file, caught.value.where, caught.value.at) == ("is bad", "f", "w", 7)
@@ -120,7 +120,7 @@ def test_no_room_for_a_process_is_the_systems_problem(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "fork", fail)
     before = os.listdir("/proc/self/fd")
-    with pytest.raises(SystemProblem, match=r"a\.h5: b: no process can be started for it: try again"):
+    with pytest.raises(FileSystemError, match=r"a\.h5: b: no process can be started for it: try again"):
         list(isolation.run_isolated(lambda: made(b"x"), PLACE))
     assert os.listdir("/proc/self/fd") == before
 

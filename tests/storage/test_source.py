@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chkpt_channels import DamagedError, SystemProblem
+from chkpt_channels import DamagedError, FileSystemError
 from chkpt_channels.storage.source import Source
 from tests.support.files import Failing
 
@@ -40,13 +40,13 @@ def test_what_is_not_there_is_damage(source: Callable[..., Source], start: int, 
 )
 def test_what_is_no_file(make: Callable[[Path], object], words: str, tmp_path: Path):
     make(tmp_path / "a.pth")
-    with pytest.raises(SystemProblem, match=words) as caught:
+    with pytest.raises(FileSystemError, match=words) as caught:
         Source(tmp_path / "a.pth")
     assert str(caught.value).startswith(f"{tmp_path / 'a.pth'}: ")
 
 
 def test_a_name_with_a_nul_is_refused():
-    with pytest.raises(SystemProblem, match="null byte"):
+    with pytest.raises(FileSystemError, match="null byte"):
         Source("a\0b")
 
 
@@ -60,7 +60,7 @@ def test_many_short_reads_are_one(source: Callable[..., Source], monkeypatch: py
 def test_a_read_that_fails(failure: object, words: str, source: Callable[..., Source], monkeypatch: pytest.MonkeyPatch):
     opened = source(b"0123456789")
     monkeypatch.setattr(os, "preadv", Failing(os.preadv, 0, failure))
-    with pytest.raises(SystemProblem, match=words):
+    with pytest.raises(FileSystemError, match=words):
         opened.read(0, 10)
 
 
@@ -70,7 +70,7 @@ def test_a_change_is_seen(change: Callable[[Path], object], put: Callable[..., P
     with Source(path) as opened:
         opened.check_unchanged()
         change(path)
-        with pytest.raises(SystemProblem, match="was changed"):
+        with pytest.raises(FileSystemError, match="was changed"):
             opened.check_unchanged()
 
 
@@ -102,6 +102,6 @@ def test_what_is_kept_with_it_is_closed_and_checked_with_it(tmp_path: Path):
         other = source.keep(Source(tmp_path / "b"))
         source.check_unchanged()
         (tmp_path / "b").write_bytes(b"its other data")
-        with pytest.raises(SystemProblem, match="b: was changed while it was read"):
+        with pytest.raises(FileSystemError, match="b: was changed while it was read"):
             source.check_unchanged()
     assert other.fd == -1

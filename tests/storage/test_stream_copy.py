@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from chkpt_channels import DamagedError, SystemProblem
-from chkpt_channels.core.errors import Place
+from chkpt_channels import DamagedError, FileSystemError
+from chkpt_channels.core.errors import Location
 from chkpt_channels.storage import stream_copy
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice, output_size, spliced
@@ -20,7 +20,7 @@ from chkpt_channels.storage.stream_copy import apply
 from tests.storage.test_splice import edits
 from tests.support.files import Failing
 
-PLACE = Place("out")
+PLACE = Location("out")
 DATA = bytes(range(251)) * 100
 
 
@@ -156,7 +156,7 @@ def test_what_goes_wrong_surfaces(
 def test_a_full_disk_names_the_output(call: str, way: str, monkeypatch: pytest.MonkeyPatch):
     call = {"write": "copy_file_range" if way == "by the kernel" else "pwrite"}.get(call, call)
     monkeypatch.setattr(os, call, Failing(getattr(os, call), 0, errno.ENOSPC))
-    with pytest.raises(SystemProblem, match=r"^out: cannot be written: no space left on device$"):
+    with pytest.raises(FileSystemError, match=r"^out: cannot be written: no space left on device$"):
         copied(DATA, [])
 
 

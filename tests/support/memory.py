@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from chkpt_channels.core.dtypes import BY_NAME, numpy_dtype
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Declaration, FirstConv, OptimizerEntry, Tensor
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.formats.graph import ModelGraph
@@ -35,7 +35,7 @@ class Memory(TensorStore):
     graph = Declared({})
 
     def __init__(self, groups: Mapping[str, Mapping[str, np.ndarray]], declared: Mapping[str, int] | None = None) -> None:
-        super().__init__(Place("a.pth"))
+        super().__init__(Location("a.pth"))
         self.arrays = {f"{g}/{n}" if g else n: array for g, named in groups.items() for n, array in named.items()}
         for group, named in groups.items():
             for name, array in named.items():

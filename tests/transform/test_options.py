@@ -13,8 +13,8 @@ from chkpt_channels import UsageError, convert
 from chkpt_channels.cli.app import app
 from chkpt_channels.cli.params import takes_options
 from chkpt_channels.discovery.request import SearchRequest
-from chkpt_channels.transform.mixing.normalization import Norm
-from chkpt_channels.transform.mixing.rules import Rule
+from chkpt_channels.transform.mixing.normalization import NormalizationSpec
+from chkpt_channels.transform.mixing.rules import ChannelRule
 from chkpt_channels.transform.option_spec import Option, by_long_name, options_of
 from chkpt_channels.transform.option_table import OPTIONS, ConvertOptions
 from chkpt_channels.transform.options import as_keywords, build_options, options_toward
@@ -84,7 +84,7 @@ def test_the_order_of_a_report():
 
 def test_what_is_not_given_is_at_its_default():
     options = build_options(None)
-    assert (options.rule, options.norm, options.search) == (Rule(to=None), Norm(), SearchRequest())
+    assert (options.rule, options.norm, options.search) == (ChannelRule(to=None), NormalizationSpec(), SearchRequest())
     switches = [row.name for row in OPTIONS if row.kind is bool]
     assert options.plain == {"optimizer": "reset", **dict.fromkeys(switches, False)}
     assert as_keywords(options) == {}

@@ -52,7 +52,7 @@ def _validate(before: Checkpoint, after: Checkpoint, path: str) -> None:
         after.validate(path)
     except Exception as error:
         if before.source_fails_validation():
-            raise before.place.damaged(f"{before.title}'s own library cannot read it: {error}") from error
+            raise before.location.damaged(f"{before.title}'s own library cannot read it: {error}") from error
         raise
 
 
@@ -95,7 +95,7 @@ def parity(checkpoint: TensorStore, plan: Plan) -> Parity | None:
 
 def _constant(checkpoint: TensorStore, kernel: KernelChange, plan: Plan) -> NDArray[Any] | None:
     """What the stored bias, or the running mean, adds to a kernel's output more than before."""
-    if not kernel.mixing.offset or kernel.form is not PLAIN:
+    if not kernel.mixing.offset or kernel.parametrization is not PLAIN:
         return None
     if added := plan.edits.biases.get(kernel.conv.tensor.name):
         return added.values()

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from chkpt_channels.core.errors import Place, UsageError
+from chkpt_channels.core.errors import Location, UsageError
 from chkpt_channels.core.tensors import Edits, Tensor
 from chkpt_channels.formats.base import Checkpoint, FlatWriter, Format
 from chkpt_channels.storage.source import Source
@@ -23,7 +23,7 @@ def write(
     state_dict: str | None,
     form: Format,
     out: int,
-    place: Place,
+    location: Location,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Write one state dict, edited, to the empty file `out` as a file of another kind, open it again and compare; what was
@@ -43,11 +43,11 @@ def write(
             if progress:
                 progress(len(piece))
 
-    with place.trying("cannot be written"):
+    with location.wrapping_os_errors("cannot be written"):
         writer.write([one.tensor for one in kept.values()], read, out)
         os.fsync(out)
     checkpoint.source.check_unchanged()
-    return _checked(form, out, place, kept)
+    return _checked(form, out, location, kept)
 
 
 class _Kept(NamedTuple):
@@ -66,19 +66,19 @@ class _Kept(NamedTuple):
 
 def _group(checkpoint: Checkpoint, state_dict: str | None) -> str:
     """The state dict that goes over, by where it stands."""
-    place = checkpoint.source.place
+    location = checkpoint.source.location
     groups = list(dict.fromkeys(t.group for t in checkpoint.tensors.values()))
     own = {t.group for entry in checkpoint.optimizer_entries for t in entry.tensors.values()}
     models = [group for group in groups if group not in own]
     if state_dict is not None and state_dict not in groups:
-        raise UsageError(f"no state dict is called {state_dict!r}", file=place.file, hint=_offers(models))
+        raise UsageError(f"no state dict is called {state_dict!r}", file=location.file, hint=_offers(models))
     if state_dict is None and len(models) != 1:
-        raise place.unsupported(f"holds {len(models)} state dicts", hint=_offers(models))
+        raise location.unsupported(f"holds {len(models)} state dicts", hint=_offers(models))
     group = state_dict if state_dict is not None else models[0]
     others = checkpoint.others(group)
     if others and (state_dict is None or any(name.startswith(f"{group}/") for name in others)):
         named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
-        raise place.unsupported(f"holds {named} besides the tensors, which would be lost", hint=_offers([group]))
+        raise location.unsupported(f"holds {named} besides the tensors, which would be lost", hint=_offers([group]))
     return group
 
 
@@ -88,30 +88,30 @@ def _offers(groups: Sequence[str]) -> str:
 
 def _kept(checkpoint: Checkpoint, tensors: Sequence[Tensor], edits: Edits, writer: FlatWriter) -> dict[str, _Kept]:
     """The tensors as they go over, by their names there."""
-    place = checkpoint.source.place
+    location = checkpoint.source.location
     if shared := checkpoint.shared([t.name for t in tensors]):
-        told = f"{shared[0]} and {shared[1]} share their memory, which would be kept twice"
-        raise place.unsupported(told, hint="leave one of them out of the state dict and tie it again after loading")
+        message = f"{shared[0]} and {shared[1]} share their memory, which would be kept twice"
+        raise location.unsupported(message, hint="leave one of them out of the state dict and tie it again after loading")
     kept = {}
     for tensor in tensors:
         if not writer.keeps(tensor):
-            raise place.inside(tensor.name).unsupported(f"its name, or its type {tensor.dtype.name}, cannot be kept there")
+            raise location.at(tensor.name).unsupported(f"its name, or its type {tensor.dtype.name}, cannot be kept there")
         edit = edits.tensors.get(tensor.name)
         there = tensor._replace(name=tensor.key, group="", shape=edit.shape if edit else tensor.shape)
         kept[there.name] = _Kept(there, tensor.name, checkpoint, edits)
     return kept
 
 
-def _checked(form: Format, out: int, place: Place, kept: dict[str, _Kept]) -> Checkpoint:
+def _checked(form: Format, out: int, location: Location, kept: dict[str, _Kept]) -> Checkpoint:
     """What was written, opened again: it holds these tensors, the edited ones as planned. Raises RuntimeError otherwise."""
-    with Source.of_descriptor(out, place.file, made_here=True) as source:
+    with Source.of_descriptor(out, location.file, made_here=True) as source:
         after = form.open(source)
         found = {name: (t.dtype, t.shape) for name, t in after.tensors.items()}
         if found != {name: (one.tensor.dtype, one.tensor.shape) for name, one in kept.items()}:
-            raise RuntimeError(f"{place.file}: the written file has other tensors than planned")
+            raise RuntimeError(f"{location.file}: the written file has other tensors than planned")
         for name, one in kept.items():
             if one.old in one.edits.tensors and b"".join(after.chunks(name)) != b"".join(one.pieces()):
-                raise RuntimeError(f"{place.file}: {name} does not read back as it was written")
+                raise RuntimeError(f"{location.file}: {name} does not read back as it was written")
         if os.path.isdir("/proc/self/fd"):
             after.validate(f"/proc/self/fd/{out}")
     return after

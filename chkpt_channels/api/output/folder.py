@@ -13,7 +13,7 @@ from typing import Self
 from chkpt_channels.api.output.naming import Path_, Progress, default_output
 from chkpt_channels.api.output.publish import Settings, Written, write_bytes, write_checked
 from chkpt_channels.api.report import FileInfo
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.folders.model_folder import ModelFolder
 from chkpt_channels.folders.planning import PlannedModel
 from chkpt_channels.storage.atomic import OutputFolder
@@ -51,21 +51,21 @@ class FolderTarget:
         return Written(FileInfo(path, "folder", self._size), self._model.load_line(path), planned.changed)
 
     def fill(self, planned: PlannedModel) -> None:
-        """Write and check every file; the folder has no name yet. Raises SystemProblem, and what a check raises."""
+        """Write and check every file; the folder has no name yet. Raises FileSystemError, and what a check raises."""
         self._out = self._stack.enter_context(OutputFolder(self.path, self._model.path))
         edits, documents, progress = dict(planned.edited_files()), planned.edited_documents(), self._progress
         total = self._model.size
         for name in self._model.files:
             source, target = self._model.path / name, self._out.draft / name
-            place, untouched = Place(str(target)), name not in edits and name not in documents
-            with place.trying("cannot be written"):
+            location, untouched = Location(str(target)), name not in edits and name not in documents
+            with location.wrapping_os_errors("cannot be written"):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if not (untouched and self._hard_link and _linked(source, target)):
                     with _new(target) as fd:
                         if name in edits:
-                            write_checked(*edits[name], fd, place, (lambda more: progress(more, total)) if progress else None)
+                            write_checked(*edits[name], fd, location, (lambda more: progress(more, total)) if progress else None)
                         elif name in documents:
-                            write_bytes(fd, documents[name], place)
+                            write_bytes(fd, documents[name], location)
                         else:
                             _copy(source, fd, target)
                 self._size += target.stat().st_size
@@ -98,7 +98,7 @@ def _copy(source: Path, fd: int, target: Path) -> None:
     """The same bytes, in shared blocks where the file system can do that."""
     with Source(source) as opened:
         if not _reflinked(opened.fd, fd):
-            apply(opened, [], fd, Place(str(target)))
+            apply(opened, [], fd, Location(str(target)))
         opened.check_unchanged()
 
 

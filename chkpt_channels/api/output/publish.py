@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 from chkpt_channels.api.output.check import check
 from chkpt_channels.api.output.naming import Path_, Progress, hashed, other_container, output_path
 from chkpt_channels.api.report import FileInfo
-from chkpt_channels.core.errors import Place, UsageError
+from chkpt_channels.core.errors import Location, UsageError
 from chkpt_channels.core.tensors import Notice
 from chkpt_channels.folders.model import ModelFile
 from chkpt_channels.folders.model_folder import is_folder
@@ -114,10 +114,10 @@ class FileTarget:
             from chkpt_channels.api.output import cross_format
 
             key = self._settings.state_dict
-            self._after = cross_format.write(checkpoint, plan.edits, key, self._other, out.fd, out.place, report)
+            self._after = cross_format.write(checkpoint, plan.edits, key, self._other, out.fd, out.location, report)
         else:
             self._after = checkpoint
-            write_checked(checkpoint, plan, out.fd, out.place, report, copied=self._copied)
+            write_checked(checkpoint, plan, out.fd, out.location, report, copied=self._copied)
 
     def publish(self, planned: PlannedModel) -> Written:
         """Give it its name, after all that goes with it."""
@@ -145,7 +145,7 @@ class FileTarget:
         documents = {}
         for config in self._model.configs_at_hand():
             if not self._options.plain["follow_links"]:
-                check_link(Place(str(home / config.name)), home / config.name, home, "is")
+                check_link(Location(str(home / config.name)), home / config.name, home, "is")
             documents[config.name] = config.document.edited(config_edits(config, plan, self._options))
         return documents
 
@@ -160,21 +160,21 @@ def write_checked(
     checkpoint: Checkpoint,
     plan: Plan,
     fd: int,
-    place: Place,
+    location: Location,
     progress: Callable[[int], None] | None,
     *,
     copied: bool = False,
 ) -> None:
-    """Write one edited file to `fd` and check it. Raises SystemProblem, also where the source was changed meanwhile, and what the
-    check raises."""
-    checkpoint.write(plan.edits, fd, place, progress, copied=copied)
+    """Write one edited file to `fd` and check it. Raises FileSystemError, also where the source was changed meanwhile, and what
+    the check raises."""
+    checkpoint.write(plan.edits, fd, location, progress, copied=copied)
     checkpoint.source.check_unchanged()
-    check(checkpoint, plan, fd, place.file)
+    check(checkpoint, plan, fd, location.file)
 
 
-def write_bytes(fd: int, content: bytes, place: Place) -> None:
+def write_bytes(fd: int, content: bytes, location: Location) -> None:
     """Write a small file and fsync it."""
-    with place.trying("cannot be written"):
+    with location.wrapping_os_errors("cannot be written"):
         write_at(fd, memoryview(content), 0)
         os.fsync(fd)
 
@@ -195,7 +195,7 @@ def publish(
         others = [_copied(folder / old, out.path.parent / new, stack, force=force) for old, new in names.items()]
         for name, content in documents.items():
             others.append(stack.enter_context(Output(out.path.parent / name, None, force=force)))
-            write_bytes(others[-1].fd, content, others[-1].place)
+            write_bytes(others[-1].fd, content, others[-1].location)
         try:
             for other in others:
                 other.publish(first=True)
@@ -210,7 +210,7 @@ def publish(
 def _copied(path: Path, new: Path, stack: contextlib.ExitStack, *, force: bool) -> Output:
     with Source(path) as source:
         out = stack.enter_context(Output(new, source, force=force))
-        apply(source, [], out.fd, out.place)
+        apply(source, [], out.fd, out.location)
         source.check_unchanged()
     return out
 

@@ -34,7 +34,7 @@ def splices(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Mapping[tuple
     object, name), new text. Stored dtypes, creation properties, attributes and all links stay."""
     if not datasets and not texts:
         return []
-    answer = run_isolated(lambda: _edited(file, datasets, texts), file.place)
+    answer = run_isolated(lambda: _edited(file, datasets, texts), file.location)
     spans = json.loads(next(answer))
     return [Splice.of(start, stop, data) for (start, stop), data in zip(spans, list(answer), strict=True)]
 
@@ -44,7 +44,7 @@ def _edited(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Mapping[tuple
     names = {path: [path, *(alias for alias, of in file.aliases.items() if of == path)] for path in datasets}
     with file.opened(writable=True) as (root, window):
         for path, new in datasets.items():
-            check_filters(object_at(root, path), file.place.inside(path))
+            check_filters(object_at(root, path), file.location.at(path))
             _replace(root, [name.encode("utf-8", "surrogateescape") for name in names[path]], new)
         for (path, name), text in texts.items():
             _set_text(object_at(root, path), name.encode(), text.encode())

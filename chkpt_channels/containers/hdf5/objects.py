@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any
 
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.source import CHUNK_BYTES
 
@@ -82,19 +82,19 @@ def space_of(shape: tuple[int, ...]) -> Any:
     return h5py.h5s.create_simple(shape) if shape else h5py.h5s.create(h5py.h5s.SCALAR)
 
 
-def check_storage(opened: Any, place: Place) -> None:
+def check_storage(opened: Any, location: Location) -> None:
     """Refuse a dataset whose elements are elsewhere; nothing of it was read before."""
     import h5py
 
     made = opened.get_create_plist()
     layout = made.get_layout()
     if layout == h5py.h5d.VIRTUAL:
-        raise place.damaged("is a virtual dataset: its content lies in other files")
+        raise location.damaged("is a virtual dataset: its content lies in other files")
     if layout == h5py.h5d.CONTIGUOUS and made.get_external_count():
-        raise place.damaged("its content lies in another file")
+        raise location.damaged("its content lies in another file")
 
 
-def check_filters(opened: Any, place: Place) -> None:
+def check_filters(opened: Any, location: Location) -> None:
     """Raise UnsupportedError for filters that are not built in, DamagedError for chunks that are too large to unpack."""
     import h5py
 
@@ -102,9 +102,9 @@ def check_filters(opened: Any, place: Place) -> None:
     for index in range(made.get_nfilters()):
         code, _, _, name = made.get_filter(index)
         if code not in _KNOWN_FILTERS or not h5py.h5z.filter_avail(code):
-            raise place.unsupported(f"is packed by filter {code} ({name.decode('ascii', 'replace')}), which is not built in")
+            raise location.unsupported(f"is packed by filter {code} ({name.decode('ascii', 'replace')}), which is not built in")
     chunk = made.get_chunk() if made.get_layout() == h5py.h5d.CHUNKED else ()
-    place.within("bytes in a chunk", prod(chunk) * opened.get_type().get_size(), LIMITS.hdf5_chunk_bytes)
+    location.check_limit("bytes in a chunk", prod(chunk) * opened.get_type().get_size(), LIMITS.hdf5_chunk_bytes)
 
 
 def elements(opened: Any, dtype: str, shape: tuple[int, ...], itemsize: int) -> Iterator[bytes]:
@@ -135,8 +135,8 @@ def boxes(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[tuple[int, ..
     for number in range(prod(outer)):
         before = []
         for length in reversed(outer):
-            number, place = divmod(number, length)
-            before.append(place)
+            number, location = divmod(number, length)
+            before.append(location)
         for at in range(0, shape[axis - 1], step):
             count = min(step, shape[axis - 1] - at)
             yield (*reversed(before), at, *(0 for _ in behind)), (*(1 for _ in outer), count, *behind)

@@ -18,7 +18,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from chkpt_channels.containers.hdf5 import objects
-from chkpt_channels.core.errors import DamagedError, Place, UnsupportedError
+from chkpt_channels.core.errors import DamagedError, Location, UnsupportedError
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.isolation import run_isolated
 from chkpt_channels.storage.overlay import OverlayFile
@@ -65,9 +65,9 @@ class Hdf5:
     """
 
     def __init__(
-        self, source: Source, place: Place, start: int = 0, size: int | None = None, wanted: AttributeFilter | None = None
+        self, source: Source, location: Location, start: int = 0, size: int | None = None, wanted: AttributeFilter | None = None
     ) -> None:
-        self.source, self.place, self._start = source, place, start
+        self.source, self.location, self._start = source, location, start
         self._size = source.size - start if size is None else size
         self.datasets: dict[str, Dataset] = {}
         self.groups: dict[str, int] = {}
@@ -78,7 +78,7 @@ class Hdf5:
         self._dtypes: list[tuple[Any, tuple[str, bool]]] = []
         import h5py  # noqa: F401 # once, for all children that will be forked
 
-        found = json.loads(b"".join(self._apart(partial(self._indexed, wanted), place)))
+        found = json.loads(b"".join(self._apart(partial(self._indexed, wanted), location)))
         self.groups, self.others, self.aliases = found["groups"], found["others"], found["aliases"]
         self.texts, self.attributes = found["texts"], found["attributes"]
         self.datasets = {path: Dataset(row[0], row[1], tuple(row[2]), row[3]) for path, row in found["datasets"].items()}
@@ -89,12 +89,12 @@ class Hdf5:
         spans = sorted((d.offset, d.size, path) for path, d in self.datasets.items() if d.offset is not None and d.size)
         for (start, size, path), (behind, _, other) in pairwise(spans):
             if start + size > behind:
-                raise self.place.inside(other).damaged(f"its elements lie on those of {path}", at=self._start + behind)
+                raise self.location.at(other).damaged(f"its elements lie on those of {path}", at=self._start + behind)
 
-    def _apart(self, work: Callable[[], Iterator[bytes]], place: Place) -> Iterator[bytes]:
+    def _apart(self, work: Callable[[], Iterator[bytes]], location: Location) -> Iterator[bytes]:
         """Done in a child, except on what the library has just edited: it has seen all of that, and a fork costs as much as
         an index."""
-        return work() if self.source.made_here else run_isolated(work, place)
+        return work() if self.source.made_here else run_isolated(work, location)
 
     def _indexed(self, wanted: AttributeFilter | None) -> Iterator[bytes]:
         """The index as JSON, which goes through a pipe."""
@@ -113,7 +113,7 @@ class Hdf5:
         at `path`."""
         import h5py
 
-        place = self.place.inside(path) if path else self.place
+        location = self.location.at(path) if path else self.location
         window = OverlayFile(self.source, self._start, self._size)
         try:
             with _no_plugins(), h5py.File(window, "r+" if writable else "r") as file:
@@ -122,7 +122,7 @@ class Hdf5:
             if window.error is not None:
                 raise window.take_error() from error
             if isinstance(error, _OF_THE_LIBRARY):
-                raise place.damaged(f"the HDF5 library cannot read it: {_reason(error)}") from error
+                raise location.damaged(f"the HDF5 library cannot read it: {_reason(error)}") from error
             raise
         if window.error is not None:
             raise window.take_error()
@@ -156,12 +156,14 @@ class Hdf5:
 
     def _link_problem(self, path: str, kind: int, count: int) -> DamagedError | None:
         """Why a link must not be followed."""
-        place = self.place.inside(path)
+        location = self.location.at(path)
         if kind not in (_HARD, _SOFT):
-            return place.damaged("is a link into another file" if kind == _EXTERNAL else f"is a link of the unknown kind {kind}")
+            return location.damaged(
+                "is a link into another file" if kind == _EXTERNAL else f"is a link of the unknown kind {kind}"
+            )
         try:
-            place.within("groups around it", path.count("/"), LIMITS.name_depth)
-            self.place.within("objects", count, LIMITS.hdf5_objects)
+            location.check_limit("groups around it", path.count("/"), LIMITS.name_depth)
+            self.location.check_limit("objects", count, LIMITS.hdf5_objects)
         except DamagedError as error:
             return error
         return None
@@ -169,13 +171,13 @@ class Hdf5:
     def _check_soft(self, root: Any, name: bytes) -> None:
         import h5py
 
-        place = self.place.inside(name.decode("utf-8", "replace"))
+        location = self.location.at(name.decode("utf-8", "replace"))
         try:
             found = h5py.h5o.exists_by_name(root, name)
         except (RuntimeError, OSError, KeyError, ValueError) as error:
-            raise place.damaged(f"is a soft link that leads nowhere: {_reason(error)}") from error
+            raise location.damaged(f"is a soft link that leads nowhere: {_reason(error)}") from error
         if not found:
-            raise place.damaged("is a soft link that leads nowhere")
+            raise location.damaged("is a soft link that leads nowhere")
 
     def _object(self, root: Any, path: str, address: int) -> None:
         """Index one object that holds no others."""
@@ -203,7 +205,7 @@ class Hdf5:
         """One dataset, its declared size believed only where enough is stored for it. None where it holds no numbers."""
         offset = opened.get_offset()
         if offset is None:
-            objects.check_storage(opened, self.place.inside(path))
+            objects.check_storage(opened, self.location.at(path))
         kind = opened.get_type()
         dtype, plain = self._dtype(kind)
         if not dtype and kind.get_size() == 2:
@@ -214,9 +216,9 @@ class Hdf5:
         dataset = Dataset(dtype, kind.get_size(), shape, offset if plain or dtype == "bfloat16" else None)
         stored = opened.get_storage_size()
         if offset is not None and (stored != dataset.size or offset + stored > self._size):
-            raise self.place.inside(path).damaged(f"{list(shape)} of {dtype} are not the {stored} bytes it is given", at=offset)
+            raise self.location.at(path).damaged(f"{list(shape)} of {dtype} are not the {stored} bytes it is given", at=offset)
         if dataset.size > max(HARMLESS_BYTES, stored * LARGEST_DEFLATE_RATIO):
-            raise self.place.inside(path).damaged(f"declares {dataset.size} bytes and stores {stored}")
+            raise self.location.at(path).damaged(f"declares {dataset.size} bytes and stores {stored}")
         return dataset
 
     def chunks(self, path: str) -> Iterator[bytes]:
@@ -227,12 +229,12 @@ class Hdf5:
             for piece in range(0, dataset.size, CHUNK_BYTES):
                 yield self.source.read(at + piece, at + min(piece + CHUNK_BYTES, dataset.size))
         elif dataset.size:
-            yield from self._apart(partial(self._elements, path, dataset), self.place.inside(path))
+            yield from self._apart(partial(self._elements, path, dataset), self.location.at(path))
 
     def _elements(self, path: str, dataset: Dataset) -> Iterator[bytes]:
         with self.opened(path) as (root, _):
             opened = objects.object_at(root, path)
-            objects.check_filters(opened, self.place.inside(path))
+            objects.check_filters(opened, self.location.at(path))
             yield from objects.elements(opened, dataset.dtype, dataset.shape, dataset.itemsize)
 
     def check_copied(self, edited: Collection[str]) -> None:
@@ -244,7 +246,7 @@ class Hdf5:
             if dataset.offset is None and path not in edited and 0 < dataset.size <= left:
                 left -= dataset.size
                 paths.append(path)
-        for _ in self._apart(partial(self._read, paths), self.place) if paths else ():
+        for _ in self._apart(partial(self._read, paths), self.location) if paths else ():
             pass
 
     def _read(self, paths: Iterable[str]) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from chkpt_channels.containers.json.reader import document
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.storage.splice import spliced
 
 Path = tuple[str | int, ...]
@@ -43,20 +43,20 @@ class Value(NamedTuple):
 class Json:
     """A document. Raises DamagedError for what is no strict JSON."""
 
-    def __init__(self, raw: bytes, place: Place) -> None:
-        document(raw, place, 0)  # from here on it is known to be sound
-        self.place, self.text, self._at = place, raw.decode("utf-8"), 0
+    def __init__(self, raw: bytes, location: Location) -> None:
+        document(raw, location, 0)  # from here on it is known to be sound
+        self.location, self.text, self._at = location, raw.decode("utf-8"), 0
         try:
             self.root = self._read()
         except RecursionError:
-            raise place.damaged("its JSON is nested too deeply") from None
+            raise location.damaged("its JSON is nested too deeply") from None
 
     def _next(self) -> tuple[str, str, int]:
         """The next token: its kind, its text, and where it begins."""
         found = _TOKEN.match(self.text, self._at)
         kind = found.lastgroup if found else None
         if found is None or kind is None:
-            raise self.place.damaged("is no JSON", at=self._at)
+            raise self.location.damaged("is no JSON", at=self._at)
         self._at = found.end()
         return kind, found[kind], found.start(kind)
 

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from typing import Any, NoReturn
 
-from chkpt_channels.core.errors import Place, printable
+from chkpt_channels.core.errors import Location, printable
 from chkpt_channels.core.limits import LIMITS
 
 LONGEST_INTEGER_DIGITS = 20
@@ -20,19 +20,19 @@ _LONG_INTEGER = re.compile(rb"[0-9]{20}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def loads(raw: bytes, place: Place, base: int | None = None) -> Any:
+def loads(raw: bytes, location: Location, base: int | None = None) -> Any:
     """The document. Raises DamagedError about `place`; `base` is where in the file the document begins, if that can be told."""
-    place.within("values in its JSON", raw.count(b",") + raw.count(b"[") + raw.count(b"{"), LIMITS.json_values, at=base)
+    location.check_limit("values in its JSON", raw.count(b",") + raw.count(b"[") + raw.count(b"{"), LIMITS.json_values, at=base)
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         entries = dict(found)
         if len(entries) != len(found):
             twice = Counter(name for name, _ in found).most_common(1)[0][0]
-            raise place.damaged(f"the key {printable(twice)!r} stands twice in its JSON", at=base)
+            raise location.damaged(f"the key {printable(twice)!r} stands twice in its JSON", at=base)
         return entries
 
     def refuse(text: str) -> NoReturn:
-        raise place.damaged(f"holds {text[:40]}, which is no JSON number", at=base)
+        raise location.damaged(f"holds {text[:40]}, which is no JSON number", at=base)
 
     def integer(text: str) -> int:
         return int(text) if len(text) <= LONGEST_INTEGER_DIGITS else refuse(text)
@@ -46,21 +46,21 @@ def loads(raw: bytes, place: Place, base: int | None = None) -> Any:
         text = raw.decode("utf-8")
         made = json.loads(text, object_pairs_hook=pairs, parse_constant=refuse, parse_int=count, parse_float=number)
     except UnicodeDecodeError as error:
-        raise place.damaged("is not UTF-8", at=_at(base, error.start)) from error
+        raise location.damaged("is not UTF-8", at=_at(base, error.start)) from error
     except json.JSONDecodeError as error:
         where = len(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
-        raise place.damaged(f"is no JSON: {error.msg.lower()}", at=_at(base, where)) from error
+        raise location.damaged(f"is no JSON: {error.msg.lower()}", at=_at(base, where)) from error
     except RecursionError:
-        raise place.damaged("its JSON is nested too deeply", at=base) from None
+        raise location.damaged("its JSON is nested too deeply", at=base) from None
     if _SURROGATE.search(raw):
-        _check_surrogates(made, place, base)
+        _check_surrogates(made, location, base)
     return made
 
 
-def document(raw: bytes, place: Place, base: int | None = None) -> Any:
+def document(raw: bytes, location: Location, base: int | None = None) -> Any:
     """The same, for a document whose depth its format leaves open."""
-    made = loads(raw, place, base)
-    _check_depth(made, place, base)
+    made = loads(raw, location, base)
+    _check_depth(made, location, base)
     return made
 
 
@@ -68,12 +68,12 @@ def _at(base: int | None, offset: int) -> int | None:
     return None if base is None else base + offset
 
 
-def _check_depth(made: Any, place: Place, base: int | None) -> None:
+def _check_depth(made: Any, location: Location, base: int | None) -> None:
     """What was read at one depth of the call stack may have to be written at another."""
     level, depth = [made], 0
     while level:
         depth += 1
-        place.within("levels in its JSON", depth, LIMITS.json_depth, at=base)
+        location.check_limit("levels in its JSON", depth, LIMITS.json_depth, at=base)
         level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]
 
 
@@ -81,9 +81,9 @@ def _inside(value: Any) -> Any:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def _check_surrogates(made: Any, place: Place, base: int | None) -> None:
+def _check_surrogates(made: Any, location: Location, base: int | None) -> None:
     try:
         json.dumps(made, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         lone = error.object[error.start]
-        raise place.damaged(f"holds half a surrogate pair, \\u{ord(lone):x}, which is no text", at=base) from error
+        raise location.damaged(f"holds half a surrogate pair, \\u{ord(lone):x}, which is no text", at=base) from error

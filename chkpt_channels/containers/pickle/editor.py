@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from chkpt_channels.containers.pickle.machine import FRAME_HEAD_BYTES
-from chkpt_channels.containers.pickle.nodes import Kind, Node
+from chkpt_channels.containers.pickle.nodes import Kind, PickleNode
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.storage.splice import spliced
 
 
-def edited(tree: Tree, values: Mapping[Node, Any], removed: Iterable[tuple[int, int]] = ()) -> bytes:
+def edited(tree: Tree, values: Mapping[PickleNode, Any], removed: Iterable[tuple[int, int]] = ()) -> bytes:
     """The pickle's bytes with the occurrences in `values` encoded anew, and the spans `removed` taken out.
 
     Raises UnsupportedError where what is removed is needed elsewhere and cannot be encoded there.
@@ -69,9 +69,9 @@ class _Rewriting:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._wanted: dict[Node, dict[Node, Any]] = {}
+        self._wanted: dict[PickleNode, dict[PickleNode, Any]] = {}
 
-    def want(self, occurrence: Node, value: Any) -> None:
+    def want(self, occurrence: PickleNode, value: Any) -> None:
         self._wanted.setdefault(occurrence.target, {})[occurrence] = value
 
     def edits(self, removed: list[tuple[int, int]]) -> list[tuple[int, int, bytes]]:
@@ -85,7 +85,7 @@ class _Rewriting:
             edits += self._edit(node, places)
         return [edit for edit in edits if edit[2] or edit[0] != edit[1]]
 
-    def _edit(self, node: Node, places: dict[Node, Any]) -> list[tuple[int, int, bytes]]:
+    def _edit(self, node: PickleNode, places: dict[PickleNode, Any]) -> list[tuple[int, int, bytes]]:
         everywhere = [node, *(node.gets or ())]
         values = set(places.values())
         if len(values) == 1 and len(places) == len(everywhere):
@@ -105,7 +105,7 @@ class _Rewriting:
                 out.append((occurrence.start, occurrence.stop, encode(places[occurrence])))
         return out
 
-    def _in_place(self, node: Node, value: Any) -> list[tuple[int, int, bytes]]:
+    def _in_place(self, node: PickleNode, value: Any) -> list[tuple[int, int, bytes]]:
         if not isinstance(value, tuple):
             return [(node.start, node.stop, encode(value))] if node.value != value else []
         children = node.children
@@ -135,13 +135,15 @@ class _Rewriting:
             ]
         return edits
 
-    def _encoded_alone(self, node: Node, gone: _Spans) -> bytes:
+    def _encoded_alone(self, node: PickleNode, gone: _Spans) -> bytes:
         data = self._tree.data
         if node.kind in (Kind.CONST, Kind.INT, Kind.FLOAT, Kind.TEXT, Kind.BYTES):
             return data[node.start : node.stop]
         if node.kind is Kind.GLOBAL and all("\n" not in part and part.isascii() for part in node.value):
             return b"c" + "\n".join(node.value).encode() + b"\n"
-        raise self._tree.place.unsupported("an optimizer entry shares objects with the rest of the file and cannot be taken out")
+        raise self._tree.location.unsupported(
+            "an optimizer entry shares objects with the rest of the file and cannot be taken out"
+        )
 
 
 class _Spans:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from chkpt_channels.containers.pickle.nodes import Kind, Node
-from chkpt_channels.core.errors import Place
+from chkpt_channels.containers.pickle.nodes import Kind, PickleNode
+from chkpt_channels.core.errors import Location
 
 FRAME_HEAD_BYTES = 9
 """Bytes of a FRAME opcode: itself, and the length of what follows as eight bytes."""
@@ -26,22 +26,22 @@ class OutOfData(Exception):
 class Machine:
     """The pickle machine, on nodes instead of objects."""
 
-    def __init__(self, data: bytes, place: Place, at: int, base: int) -> None:
-        self.data, self.place, self.at, self.base = data, place, at, base
-        self.stack: list[Node] = []
+    def __init__(self, data: bytes, location: Location, at: int, base: int) -> None:
+        self.data, self.location, self.at, self.base = data, location, at, base
+        self.stack: list[PickleNode] = []
         self.marks: list[tuple[int, int]] = []  # (depth of the stack, offset of the MARK)
-        self.memo: dict[int, Node] = {}
-        self.memoized: list[Node] = []
-        self.persids: list[Node] = []
+        self.memo: dict[int, PickleNode] = {}
+        self.memoized: list[PickleNode] = []
+        self.persids: list[PickleNode] = []
         self.globals: dict[tuple[str, str], int] = {}
         self.frames: list[tuple[int, int]] = []  # (offset of the FRAME, length of what it frames)
         self.memoize_opcodes: list[tuple[int, int]] = []  # (offset, memo index): MEMOIZE does not encode its index
-        self.pair_stops: dict[Node, int] = {}  # where a key and its value end, by key
+        self.pair_stops: dict[PickleNode, int] = {}  # where a key and its value end, by key
         self.protocol = 0
 
     def damaged(self, what: str, at: int) -> Exception:
         """The error for what is wrong with the opcode at `at`."""
-        return self.place.damaged(what, at=at + self.base)
+        return self.location.damaged(what, at=at + self.base)
 
     def take(self, count: int, start: int) -> bytes:
         """The next `count` bytes."""
@@ -75,7 +75,7 @@ class Machine:
 
     def push(self, kind: int, start: int, value: Any) -> None:
         """Push a new value, encoded from `start` up to here."""
-        self.stack.append(Node(kind, start, self.at, value))
+        self.stack.append(PickleNode(kind, start, self.at, value))
 
     def text(self, raw: bytes, start: int) -> None:
         """Push a text. Python pickles lone surrogates, so they pass."""
@@ -84,20 +84,20 @@ class Machine:
         except UnicodeDecodeError:
             raise self.damaged("a text is not UTF-8", start) from None
 
-    def pop(self) -> Node:
+    def pop(self) -> PickleNode:
         """Take the top of the stack. IndexError where the last MARK would be passed."""
         if self.marks and len(self.stack) <= self.marks[-1][0]:
             raise IndexError
         return self.stack.pop()
 
-    def popped_to_mark(self) -> tuple[int, list[Node]]:
+    def popped_to_mark(self) -> tuple[int, list[PickleNode]]:
         """(offset of the last MARK, what was pushed since)."""
         depth, start = self.marks.pop()
         found = self.stack[depth:]
         del self.stack[depth:]
         return start, found
 
-    def top(self) -> Node:
+    def top(self) -> PickleNode:
         """What stands on top of the stack, the repeated node for a GET. IndexError as for `pop`."""
         if self.marks and len(self.stack) <= self.marks[-1][0]:
             raise IndexError
@@ -119,9 +119,9 @@ class Machine:
             raise self.damaged(f"memo {index} is read before it is written", start)
         self.repeat(node, start)
 
-    def repeat(self, node: Node, start: int) -> None:
+    def repeat(self, node: PickleNode, start: int) -> None:
         """Push an occurrence of a node that was encoded before."""
-        again = Node(Kind.GET, start, self.at, node)
+        again = PickleNode(Kind.GET, start, self.at, node)
         if node.gets is None:
             node.gets = []
         node.gets.append(again)
@@ -132,13 +132,13 @@ class Machine:
         self.globals.setdefault((module, name), start + self.base)
         self.push(Kind.GLOBAL, begin, (module, name))
 
-    def extend(self, node: Node, items: Iterable[tuple[Node, ...]]) -> None:
+    def extend(self, node: PickleNode, items: Iterable[tuple[PickleNode, ...]]) -> None:
         """Give a node further items; they need not be encoded next to it."""
         if node.items is None:
             node.items = []
         node.items.extend(items)
 
-    def pairs(self, found: list[Node], start: int) -> list[tuple[Node, ...]]:
+    def pairs(self, found: list[PickleNode], start: int) -> list[tuple[PickleNode, ...]]:
         """What was pushed since a MARK, as keys and values."""
         if len(found) % 2:
             raise self.damaged("a key without a value", start)

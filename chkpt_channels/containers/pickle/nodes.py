@@ -13,7 +13,7 @@ class Kind:
     CONST, INT, FLOAT, TEXT, BYTES, TUPLE, LIST, DICT, SET, GLOBAL, CALL, PERSID, GET, MARK = range(14)
 
 
-class Node:
+class PickleNode:
     """One occurrence of a value, encoded in bytes [start, stop).
 
     value     constants and numbers: themselves; TUPLE, LIST: the children; GLOBAL: (module, name); CALL: (callable,
@@ -28,35 +28,35 @@ class Node:
 
     def __init__(self, kind: int, start: int, stop: int, value: Any) -> None:
         self.kind, self.start, self.stop, self.value = kind, start, stop, value
-        self.items: list[tuple[Node, ...]] | None = None
-        self.state: Node | None = None
+        self.items: list[tuple[PickleNode, ...]] | None = None
+        self.state: PickleNode | None = None
         self.put: tuple[int, int, int] | None = None
-        self.gets: list[Node] | None = None
+        self.gets: list[PickleNode] | None = None
 
     @property
-    def target(self) -> Node:
+    def target(self) -> PickleNode:
         """The node itself, or the one that a GET repeats."""
         return self.value if self.kind is Kind.GET else self
 
     @property
-    def children(self) -> Sequence[Node]:
+    def children(self) -> Sequence[PickleNode]:
         """The elements of a tuple, list or set, those appended later included; the keys of a dict; none of what has none."""
         nodes = self.value or () if self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET) else ()
         return nodes if self.items is None else [*nodes, *(item[0] for item in self.items)]
 
     @property
-    def inner(self) -> list[Node]:
+    def inner(self) -> list[PickleNode]:
         """Every node that this one is made of or was given, whatever it is."""
         found = [*self.value] if self.value and self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET, Kind.CALL) else []
         for item in self.items or ():
             found += item
         return found if self.state is None else [*found, self.state]
 
-    def entries(self) -> list[tuple[Node, Node]]:
+    def entries(self) -> list[tuple[PickleNode, PickleNode]]:
         """The (key, value) nodes of a dict or a dict-like object; of a key that is repeated the node that encodes it."""
         return [(item[0].target, item[1]) for item in self.items or () if len(item) == 2]
 
-    def lookup(self, key: str) -> Node | None:
+    def lookup(self, key: str) -> PickleNode | None:
         """The value node behind a text key of a dict or a dict-like object."""
         return next((v for k, v in self.entries() if k.kind is Kind.TEXT and k.value == key), None)
 
@@ -72,11 +72,11 @@ class Elements(NamedTuple):
     A value is a text, an integer of up to 64 bits, a tuple of such integers, None, or the node of anything else.
     """
 
-    nodes: Sequence[Node]
+    nodes: Sequence[PickleNode]
     values: Sequence[Any]
 
 
-def elements(node: Node) -> Elements:
+def elements(node: PickleNode) -> Elements:
     """All children of a node in one look. After parsing only: a list can still grow before."""
     nodes = node.target.children
     return Elements(nodes, [_value(child) for child in nodes])
@@ -86,11 +86,11 @@ class Call(NamedTuple):
     """A call of the global `name` = (module, name), and the elements of its argument tuple."""
 
     name: tuple[str, str]
-    nodes: Sequence[Node]
+    nodes: Sequence[PickleNode]
     values: Sequence[Any]
 
 
-def call_of(names: Container[tuple[str, str]], function: Node, arguments: Node) -> Call | None:
+def call_of(names: Container[tuple[str, str]], function: PickleNode, arguments: PickleNode) -> Call | None:
     """The call of `function` with `arguments`, if it is one of these globals and its arguments are a tuple."""
     function, arguments = function.target, arguments.target
     if function.kind is not Kind.GLOBAL or function.value not in names or arguments.kind is not Kind.TUPLE:
@@ -98,7 +98,7 @@ def call_of(names: Container[tuple[str, str]], function: Node, arguments: Node) 
     return Call(function.value, *elements(arguments))
 
 
-def _value(node: Node) -> Any:
+def _value(node: PickleNode) -> Any:
     if node.kind is Kind.GET:
         node = node.value
     if node.kind is Kind.TEXT or (node.value is None and node.kind is Kind.CONST):
@@ -108,7 +108,7 @@ def _value(node: Node) -> Any:
     return node
 
 
-def plain(node: Node) -> Any:
+def plain(node: PickleNode) -> Any:
     """The value of an integer of up to 64 bits, or of a tuple or list of such; None for anything else."""
     node = node.target
     if node.kind is Kind.INT:
@@ -119,7 +119,7 @@ def plain(node: Node) -> Any:
     return None
 
 
-def _integer(node: Node) -> int | None:
+def _integer(node: PickleNode) -> int | None:
     if node.kind is Kind.GET:
         node = node.value
     return node.value if node.kind is Kind.INT and -(1 << 63) <= node.value < 1 << 63 else None

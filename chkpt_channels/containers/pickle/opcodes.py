@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 
 from chkpt_channels.containers.pickle.machine import FRAME_HEAD_BYTES, Machine, OutOfData
-from chkpt_channels.containers.pickle.nodes import Kind, Node
+from chkpt_channels.containers.pickle.nodes import Kind, PickleNode
 from chkpt_channels.core.limits import LIMITS
 
 STOP = 0x2E
@@ -122,7 +122,7 @@ def _protocol(m: Machine, start: int) -> None:
 
 
 def _protocol_0(m: Machine, start: int) -> None:
-    raise m.place.unsupported(
+    raise m.location.unsupported(
         "is pickled with protocol 0, which torch cannot load either", hint="save it again with a newer protocol"
     )
 
@@ -153,12 +153,12 @@ def _inst(m: Machine, start: int) -> None:
     begin, found = m.popped_to_mark()
     _global(m, start)
     called = m.pop()
-    m.push(Kind.CALL, begin, (called, Node(Kind.TUPLE, begin, start, found)))
+    m.push(Kind.CALL, begin, (called, PickleNode(Kind.TUPLE, begin, start, found)))
 
 
 def _obj(m: Machine, start: int) -> None:
     begin, found = m.popped_to_mark()
-    m.push(Kind.CALL, begin, (found[0], Node(Kind.TUPLE, begin, start, found[1:])))
+    m.push(Kind.CALL, begin, (found[0], PickleNode(Kind.TUPLE, begin, start, found[1:])))
 
 
 def _call(arguments: int) -> _Operation:
@@ -258,7 +258,7 @@ _BY_LETTER: dict[bytes, _Operation] = {
 _OPERATIONS: list[_Operation | None] = [_BY_LETTER.get(bytes([code])) for code in range(256)]
 
 
-def run(machine: Machine) -> Node:
+def run(machine: Machine) -> PickleNode:
     """Run to STOP; the one value left on the stack. Depth costs no recursion, and what the memo repeats is not expanded."""
     data, size, operations = machine.data, len(machine.data), _OPERATIONS
     for _ in range(LIMITS.pickle_opcodes):
@@ -278,7 +278,7 @@ def run(machine: Machine) -> Node:
             raise machine.damaged("the pickle's stack runs empty", start) from None
     else:
         most = LIMITS.pickle_opcodes
-        machine.place.within("opcodes, or more", most + 1, most, at=machine.at + machine.base)
+        machine.location.check_limit("opcodes, or more", most + 1, most, at=machine.at + machine.base)
     if len(machine.stack) != 1 or machine.marks:
         raise machine.damaged("the pickle ends with other than one value", start)
     return machine.stack[0]

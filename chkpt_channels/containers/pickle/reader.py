@@ -6,21 +6,21 @@
 from __future__ import annotations
 
 from chkpt_channels.containers.pickle.machine import FRAME_HEAD_BYTES, Machine, OutOfData
-from chkpt_channels.containers.pickle.nodes import Kind, Node, plain
+from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
 from chkpt_channels.containers.pickle.opcodes import run
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.core.gc_pause import gc_paused
 
-__all__ = ["Kind", "Node", "OutOfData", "Tree", "plain"]
+__all__ = ["Kind", "OutOfData", "PickleNode", "Tree", "plain"]
 
 
 class Tree:
     """One parsed pickle: bytes [start, stop) of `data`, `base` bytes into the file."""
 
-    def __init__(self, data: bytes, place: Place, *, start: int = 0, base: int = 0) -> None:
+    def __init__(self, data: bytes, location: Location, *, start: int = 0, base: int = 0) -> None:
         """Parse. Raises DamagedError with the opcode's offset, UnsupportedError for protocol 0, OutOfData if cut off."""
-        self.data, self.place, self.start = data, place, start
-        machine = Machine(data, place, start, base)
+        self.data, self.location, self.start = data, location, start
+        machine = Machine(data, location, start, base)
         with gc_paused():
             self.root = run(machine)
         self.stop = machine.at
@@ -32,12 +32,12 @@ class Tree:
         self.memoize_opcodes, self.memoized = machine.memoize_opcodes, machine.memoized
 
     @classmethod
-    def whole(cls, data: bytes, place: Place) -> Tree:
+    def whole(cls, data: bytes, location: Location) -> Tree:
         """The one pickle that fills `data`. Raises DamagedError where it is cut off or more stands behind it."""
         try:
-            tree = cls(data, place)
+            tree = cls(data, location)
         except OutOfData:
-            raise place.damaged("the pickle is cut off", at=len(data)) from None
+            raise location.damaged("the pickle is cut off", at=len(data)) from None
         if tree.stop != len(data):
-            raise place.damaged("bytes stand behind the end of the pickle", at=tree.stop)
+            raise location.damaged("bytes stand behind the end of the pickle", at=tree.stop)
         return tree

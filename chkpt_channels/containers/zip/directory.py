@@ -12,7 +12,7 @@ import re
 import struct
 from collections.abc import Iterator
 
-from chkpt_channels.core.errors import DamagedError, Place
+from chkpt_channels.core.errors import DamagedError, Location
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.source import Source
 
@@ -34,9 +34,9 @@ LOCATOR64_RECORD = struct.Struct("<4sIQI")
 
 def find_directory(source: Source) -> tuple[tuple[int, int], bytes, int]:
     """[start, stop) of the central directory, the end records behind it, and how many entries they promise."""
-    place, size = source.place, source.size
+    location, size = source.location, source.size
     if size < END_RECORD.size:
-        raise place.damaged("is too short for a zip archive", at=0)
+        raise location.damaged("is too short for a zip archive", at=0)
     at = size - END_RECORD.size
     record = source.read(at, size)
     if record[:4] != END:
@@ -46,21 +46,21 @@ def find_directory(source: Source) -> tuple[tuple[int, int], bytes, int]:
     if at >= LOCATOR64_RECORD.size and (locator := source.read(at - LOCATOR64_RECORD.size, at))[:4] == LOCATOR64:
         _, end64_disk, end_start, disks = LOCATOR64_RECORD.unpack(locator)
         if end64_disk or disks > 1 or end_start + END64_RECORD.size != at - LOCATOR64_RECORD.size:
-            raise place.damaged("its zip64 end record is not where its locator says", at=at - LOCATOR64_RECORD.size)
+            raise location.damaged("its zip64 end record is not where its locator says", at=at - LOCATOR64_RECORD.size)
         end64 = source.read(end_start, at - LOCATOR64_RECORD.size)
         magic, length, _, _, disk64, cd_disk64, here64, total64, cd_size64, cd_start64 = END64_RECORD.unpack(end64)
         if magic != END64 or length != END64_RECORD.size - 12:
-            raise place.damaged("invalid zip64 end record", at=end_start)
+            raise location.damaged("invalid zip64 end record", at=end_start)
         shorts = ((here, here64, MAX16), (total, total64, MAX16), (cd_size, cd_size64, MAX32), (cd_start, cd_start64, MAX32))
         if any(short not in (long, limit) for short, long, limit in shorts):
-            raise place.damaged("its two end records disagree", at=at)
+            raise location.damaged("its two end records disagree", at=at)
         disk, cd_disk, here, total, cd_size, cd_start = disk64, cd_disk64, here64, total64, cd_size64, cd_start64
     if disk or cd_disk or here != total:
-        raise place.damaged("says that it is one part of a zip archive on several disks", at=at)
+        raise location.damaged("says that it is one part of a zip archive on several disks", at=at)
     if comment or cd_start + cd_size != end_start:
-        raise place.damaged("its central directory does not end where the end record begins", at=end_start)
-    place.within("bytes of central directory", cd_size, LIMITS.zip_directory_bytes, at=end_start)
-    place.within("members", total, LIMITS.zip_members, at=end_start)
+        raise location.damaged("its central directory does not end where the end record begins", at=end_start)
+    location.check_limit("bytes of central directory", cd_size, LIMITS.zip_directory_bytes, at=end_start)
+    location.check_limit("members", total, LIMITS.zip_members, at=end_start)
     return (cd_start, end_start), source.read(end_start, size), total
 
 
@@ -68,10 +68,12 @@ def _no_end(source: Source) -> DamagedError:
     tail = source.read(max(0, source.size - MAX16 - END_RECORD.size), source.size)
     found = tail.rfind(END)
     if found < 0 or found + END_RECORD.size > len(tail):
-        return source.place.damaged(
+        return source.location.damaged(
             "its end is missing: a zip archive ends in a central directory", at=source.size, hint="download it again"
         )
-    return source.place.damaged("bytes stand behind the end of the archive", at=source.size - len(tail) + found + END_RECORD.size)
+    return source.location.damaged(
+        "bytes stand behind the end of the archive", at=source.size - len(tail) + found + END_RECORD.size
+    )
 
 
 def central_entries(source: Source, start: int, stop: int) -> Iterator[tuple[int, str, bytes]]:
@@ -79,28 +81,28 @@ def central_entries(source: Source, start: int, stop: int) -> Iterator[tuple[int
     raw, at = source.read(start, stop), 0
     while at < len(raw):
         if at + CENTRAL_RECORD.size > len(raw) or raw[at : at + 4] != CENTRAL:
-            raise source.place.damaged("its central directory is damaged", at=start + at)
+            raise source.location.damaged("its central directory is damaged", at=start + at)
         fields = CENTRAL_RECORD.unpack_from(raw, at)
         length = CENTRAL_RECORD.size + sum(fields[10:13])
         entry = raw[at : at + length]
         if len(entry) != length:
-            raise source.place.damaged("its central directory is cut off", at=start + at)
+            raise source.location.damaged("its central directory is cut off", at=start + at)
         encoded = entry[CENTRAL_RECORD.size : CENTRAL_RECORD.size + fields[10]]
-        name = _name(source.place, encoded, fields[3], start + at)
+        name = _name(source.location, encoded, fields[3], start + at)
         if fields[13]:
-            raise source.place.inside(name).damaged("its directory entry names another disk", at=start + at)
-        _, _, offset = central_sizes(source.place, name, entry, start + at)
+            raise source.location.at(name).damaged("its directory entry names another disk", at=start + at)
+        _, _, offset = central_sizes(source.location, name, entry, start + at)
         yield offset, name, entry
         at += length
 
 
-def _name(place: Place, encoded: bytes, flags: int, at: int) -> str:
+def _name(location: Location, encoded: bytes, flags: int, at: int) -> str:
     try:
         name = encoded.decode("utf-8" if flags & FLAG_UTF8 else "cp437")
     except UnicodeDecodeError as error:
-        raise place.damaged("a member's name is not UTF-8", at=at) from error
+        raise location.damaged("a member's name is not UTF-8", at=at) from error
     if "\0" in name or name.startswith("/") or ".." in re.split(r"[/\\]", name):
-        raise place.inside(name).damaged("the member's name leaves the archive", at=at)
+        raise location.at(name).damaged("the member's name leaves the archive", at=at)
     return name
 
 
@@ -109,7 +111,7 @@ def central_name(entry: bytes) -> bytes:
     return entry[CENTRAL_RECORD.size : CENTRAL_RECORD.size + CENTRAL_RECORD.unpack_from(entry)[10]]
 
 
-def central_sizes(place: Place, name: str, entry: bytes, at: int) -> tuple[int, int, int]:
+def central_sizes(location: Location, name: str, entry: bytes, at: int) -> tuple[int, int, int]:
     """(size, packed size, offset of the local header) of a central entry, from its zip64 extra field where it has one."""
     fields = CENTRAL_RECORD.unpack_from(entry)
     values = [fields[9], fields[8], fields[16]]
@@ -118,7 +120,7 @@ def central_sizes(place: Place, name: str, entry: bytes, at: int) -> tuple[int, 
     for i, value in enumerate(values):
         if value == MAX32:
             if len(wide) < 8:
-                raise place.inside(name).damaged("a zip64 size is missing", at=at)
+                raise location.at(name).damaged("a zip64 size is missing", at=at)
             values[i], wide = int.from_bytes(wide[:8], "little"), wide[8:]
     return values[0], values[1], values[2]
 

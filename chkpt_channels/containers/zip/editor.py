@@ -35,7 +35,7 @@ from chkpt_channels.containers.zip.reader import (
     Member,
     make_descriptor,
 )
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.storage.splice import Splice, streamed
 
 
@@ -184,7 +184,7 @@ class _Rewrite:
             at = tail.index(struct.pack("<H", ZIP64_TAG), fields[9]) + 4
             tail = tail[:at] + wide + tail[at + len(wide) :]
         elif max(new.size, new.packed) >= MAX32:
-            raise self._archive.place.inside(member.name).unsupported("would grow beyond 4 GiB, for which its header has no room")
+            raise self._archive.location.at(member.name).unsupported("would grow beyond 4 GiB, for which its header has no room")
         fields[7] = new.packed if fields[7] != MAX32 else MAX32
         fields[8] = new.size if fields[8] != MAX32 else MAX32
         return LOCAL_RECORD.pack(*fields) + tail
@@ -214,7 +214,7 @@ class _Rewrite:
         start, stop = self._archive.directory
         entries = [self._central(m) for m in self._archive.listed if m.name not in self._removed]
         size = sum(size for size, _ in entries)
-        end = _end_records(self._archive.place, self._archive.end, len(entries), start + shift, size)
+        end = _end_records(self._archive.location, self._archive.end, len(entries), start + shift, size)
         return Splice(
             start, stop + len(self._archive.end), size + len(end), lambda: b"".join([*(make() for _, make in entries), end])
         )
@@ -258,7 +258,7 @@ class _StoredEdit(NamedTuple):
     inner: tuple[Splice, ...] = ()
 
 
-def _end_records(place: Place, old: bytes, count: int, start: int, size: int) -> bytes:
+def _end_records(location: Location, old: bytes, count: int, start: int, size: int) -> bytes:
     """The end records with a new count, start and size of the central directory."""
     short = list(END_RECORD.unpack(old[-END_RECORD.size :]))
     values = (count, count, size, start)
@@ -270,7 +270,7 @@ def _end_records(place: Place, old: bytes, count: int, start: int, size: int) ->
         _, disk, _, disks = LOCATOR64_RECORD.unpack_from(old, END64_RECORD.size)
         before = END64_RECORD.pack(*long) + LOCATOR64_RECORD.pack(LOCATOR64, disk, start + size, disks)
     elif any(v >= limit for v, limit in zip(values, limits, strict=True)):
-        raise place.unsupported("would grow beyond 4 GiB, for which its end record has no room")
+        raise location.unsupported("would grow beyond 4 GiB, for which its end record has no room")
     forced = [f == limit and not _was_full(old, i) for i, (f, limit) in enumerate(zip(short[3:7], limits, strict=True))]
     short[3:7] = [limit if force else min(v, limit) for v, limit, force in zip(values, limits, forced, strict=True)]
     return before + END_RECORD.pack(*short)

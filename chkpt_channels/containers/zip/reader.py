@@ -25,10 +25,10 @@ from chkpt_channels.containers.zip.directory import (
     extra_fields,
     find_directory,
 )
-from chkpt_channels.core.errors import DamagedError, Place
+from chkpt_channels.core.errors import DamagedError, Location
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.source import CHUNK_BYTES, Source
-from chkpt_channels.storage.splice import Check
+from chkpt_channels.storage.splice import Checksum
 
 LOCAL, DESCRIPTOR = b"PK\x03\x04", b"PK\x07\x08"
 STORED, DEFLATED = 0, 8
@@ -66,21 +66,21 @@ class Archive:
     """The index of one zip file. Raises DamagedError where the file contradicts itself or the format."""
 
     def __init__(self, source: Source) -> None:
-        self.source, self.place = source, source.place
+        self.source, self.location = source, source.location
         self._directory, self._end, count = find_directory(source)
         listed = list(central_entries(source, *self._directory))
         if len(listed) != count:
-            raise source.place.damaged(f"holds {len(listed)} members and says {count}", at=self._directory[1])
+            raise source.location.damaged(f"holds {len(listed)} members and says {count}", at=self._directory[1])
         self._listed = [name for _, name, _ in listed]  # the order of the directory need not be that of the file
         entries = sorted(listed, key=lambda entry: entry[0])
         self.members: dict[str, Member] = {}
         stops = [*(start for start, _, _ in entries), self._directory[0]][1:]
         at = 0
         if entries and entries[0][0]:
-            raise source.place.damaged(f"{entries[0][0]} bytes stand before the first member", at=0)
+            raise source.location.damaged(f"{entries[0][0]} bytes stand before the first member", at=0)
         for (start, name, central), limit in zip(entries, stops, strict=True):
             if name in self.members:
-                raise self.place.inside(name).damaged("stands twice in the archive", at=start)
+                raise self.location.at(name).damaged("stands twice in the archive", at=start)
             if start != at:
                 _check_padding(source, at, start)
             self.members[name] = member = _member(source, start, name, central, limit)
@@ -94,7 +94,7 @@ class Archive:
         """Content bytes [start, stop) of a member; read whole, its CRC is checked at the end."""
         member = self.members[name]
         stop = member.size if stop is None else stop
-        whole = _Content(self.place, member, self.has_crcs) if (start, stop) == (0, member.size) else None
+        whole = _Content(self.location, member, self.has_crcs) if (start, stop) == (0, member.size) else None
         for piece in self._stored(member, start, stop) if member.method == STORED else self._inflated(member, start, stop):
             if whole:
                 whole.crc = zlib.crc32(piece, whole.crc)
@@ -107,7 +107,7 @@ class Archive:
             yield self.source.read(member.data + at, member.data + min(at + CHUNK_BYTES, stop))
 
     def _inflated(self, member: Member, start: int, stop: int) -> Iterator[bytes]:
-        content, at = _Content(self.place, member, self.has_crcs), 0
+        content, at = _Content(self.location, member, self.has_crcs), 0
         for offset in range(member.data, member.data_stop, CHUNK_BYTES):
             for piece in content.inflate(self.source.read(offset, min(offset + CHUNK_BYTES, member.data_stop))):
                 wanted = piece[max(start - at, 0) : max(stop - at, 0)]
@@ -121,12 +121,12 @@ class Archive:
     def read(self, name: str, limit: int = LIMITS.pickle_bytes) -> bytes:
         """A whole member, its CRC checked. Raises DamagedError above `limit` bytes."""
         member = self.members[name]
-        self.place.inside(name).within("bytes", member.size, limit, at=member.start)
+        self.location.at(name).check_limit("bytes", member.size, limit, at=member.start)
         return b"".join(self.chunks(name))
 
-    def checks(self) -> list[Check]:
+    def checks(self) -> list[Checksum]:
         """One CRC check over each member's payload, to be fed while it is copied."""
-        return [_Content(self.place, m, self.has_crcs) for m in self.members.values() if m.packed] if self.has_crcs else []
+        return [_Content(self.location, m, self.has_crcs) for m in self.members.values() if m.packed] if self.has_crcs else []
 
     @property
     def listed(self) -> list[Member]:
@@ -147,9 +147,9 @@ class Archive:
 class _Content:
     """What a member's payload must be: fed packed bytes in order, it ends in the right size and CRC or an error."""
 
-    def __init__(self, place: Place, member: Member, has_crcs: bool) -> None:
+    def __init__(self, location: Location, member: Member, has_crcs: bool) -> None:
         self.start, self.stop = member.data, member.data_stop
-        self._place, self._member, self._has_crcs = place, member, has_crcs
+        self._location, self._member, self._has_crcs = location, member, has_crcs
         self._inflater = zlib.decompressobj(-15) if member.method == DEFLATED else None
         self.crc, self._size = 0, 0
 
@@ -189,16 +189,16 @@ class _Content:
             raise self._damaged(f"its CRC-32 is {self.crc:08x}, not {self._member.crc:08x}: the content was changed or damaged")
 
     def _damaged(self, what: str) -> DamagedError:
-        return self._place.inside(self._member.name).damaged(what, at=self._member.data)
+        return self._location.at(self._member.name).damaged(what, at=self._member.data)
 
 
 def _member(source: Source, start: int, name: str, central: bytes, limit: int) -> Member:
     """The member whose local header stands at `start` and which ends before `limit`. Checks all that can be without its data."""
 
     def damaged(what: str) -> DamagedError:
-        return source.place.inside(name).damaged(what, at=start)
+        return source.location.at(name).damaged(what, at=start)
 
-    size, packed, _ = central_sizes(source.place, name, central, start)
+    size, packed, _ = central_sizes(source.location, name, central, start)
     _, _, _, flags, method, _, _, crc, *_ = CENTRAL_RECORD.unpack_from(central)
     local = _local_header(source, start, limit, damaged)
     _, _, local_flags, local_method, _, _, *local_values, name_bytes, _ = LOCAL_RECORD.unpack_from(local)
@@ -212,7 +212,7 @@ def _member(source: Source, start: int, name: str, central: bytes, limit: int) -
     if flags & ~(FLAG_DESCRIPTOR | FLAG_UTF8 | FLAG_DEFLATE_LEVEL):
         raise damaged(f"it is encrypted, patched or strange (flags {flags:#x})")
     if method not in (STORED, DEFLATED):
-        raise source.place.inside(name).unsupported(f"it is packed by method {method}; stored and deflated members are read")
+        raise source.location.at(name).unsupported(f"it is packed by method {method}; stored and deflated members are read")
     if method == STORED and size != packed:
         raise damaged("it is stored, and its two sizes differ")
     expected, written = (crc, packed, size), tuple(local_values)
@@ -225,7 +225,7 @@ def _member(source: Source, start: int, name: str, central: bytes, limit: int) -
         raise damaged("its two headers disagree")
     descriptor = _descriptor(source, stop, limit, expected)
     if not descriptor:
-        raise source.place.inside(name).damaged("its data descriptor disagrees with the central directory", at=stop)
+        raise source.location.at(name).damaged("its data descriptor disagrees with the central directory", at=stop)
     return Member(name, start, data, stop, stop + len(descriptor), size, crc, method, local, descriptor, central)
 
 
@@ -276,6 +276,6 @@ def _check_padding(source: Source, start: int, stop: int) -> None:
     if start == stop:
         return
     if stop < start:
-        raise source.place.damaged("two of its members overlap", at=stop)
+        raise source.location.damaged("two of its members overlap", at=stop)
     if stop - start > LIMITS.zip_gap_bytes or source.read(start, stop).strip(b"\0"):
-        raise source.place.damaged(f"{stop - start} bytes that belong to no member stand in the archive", at=start)
+        raise source.location.damaged(f"{stop - start} bytes that belong to no member stand in the archive", at=start)

@@ -17,7 +17,7 @@ from chkpt_channels.core.tensors import Edits, Notice, Tensor
 from chkpt_channels.formats.base import Checkpoint, Format
 from chkpt_channels.formats.keras import optimizer, weights_only
 from chkpt_channels.formats.keras import weights as keras_weights
-from chkpt_channels.formats.keras.config import Layer, Model, all_layers, parse
+from chkpt_channels.formats.keras.config import KerasModel, Layer, all_layers, parse
 from chkpt_channels.formats.keras.graph import KerasGraph
 from chkpt_channels.formats.keras.layers import CONVS, kernel_size
 from chkpt_channels.formats.keras.weights import NamedWeights, Weights
@@ -41,7 +41,7 @@ class KerasCheckpoint(Checkpoint):
         super().__init__(source, form)
         self.file: Hdf5
         self.weights: Weights | None = None
-        self.model: Model | None = None
+        self.model: KerasModel | None = None
         self.is_theano = False
         self._text = ""
         self._paths: dict[str, str] = {}
@@ -50,17 +50,17 @@ class KerasCheckpoint(Checkpoint):
 
     def configure(self, text: str) -> None:
         """Read the configuration. Raises DamagedError where it is none."""
-        place = self.place.inside(self.document)
+        location = self.location.at(self.document)
         try:
-            self.model, self._text = parse(json_reader.document(text.encode("utf-8", "surrogatepass"), place)), text
+            self.model, self._text = parse(json_reader.document(text.encode("utf-8", "surrogatepass"), location)), text
         except _PROBLEMS as error:
             raise self._no_configuration(error) from error
         if '"Lambda"' in text or '"__lambda__"' in text:
-            told = "its configuration holds a Lambda layer: copied as text, but loading the model may run its code"
-            self.warnings.append(Notice("lambda", told))
+            message = "its configuration holds a Lambda layer: copied as text, but loading the model may run its code"
+            self.warnings.append(Notice("lambda", message))
 
     def _no_configuration(self, error: Exception) -> DamagedError:
-        return self.place.inside(self.document).damaged(f"is no configuration of a Keras model: {error}")
+        return self.location.at(self.document).damaged(f"is no configuration of a Keras model: {error}")
 
     def index(self, weights: Weights | None, order: Sequence[str], prefix: str = "") -> None:
         """Name every dataset, those of `order` first; what stands below `prefix` is named from there on."""
@@ -142,7 +142,7 @@ class KerasCheckpoint(Checkpoint):
 
     @cached_property
     def graph(self) -> KerasGraph | WeightsOnlyGraph:
-        named = NamedWeights(self.place, self.document, self.tensors, self.weights_of, self.load)
+        named = NamedWeights(self.location, self.document, self.tensors, self.weights_of, self.load)
         if self.model is None:
             return WeightsOnlyGraph(named, ordered=self.ordered, is_configured=bool(self._text))
         try:
@@ -164,11 +164,11 @@ class KerasCheckpoint(Checkpoint):
 
     def splices(self, edits: Edits) -> list[Splice]:
         if edits.dropped:
-            raise self.place.inside(edits.dropped[0]).unsupported(
+            raise self.location.at(edits.dropped[0]).unsupported(
                 "Keras loads an optimizer with all of its state or not at all", hint="--optimizer reset"
             )
         for name in edits.biases:
-            raise self.place.inside(name).unsupported(
+            raise self.location.at(name).unsupported(
                 "there is neither a bias nor a BatchNormalization behind it that could take the constant of what stands in front"
             )
         self._check_factored(edits)
@@ -189,7 +189,7 @@ class KerasCheckpoint(Checkpoint):
         kernels = {self.tensors[name].shape[:-1] for name in edits.tensors if len(self.tensors[name].shape) > 3}
         for tensor in (t for entry in self.optimizer_entries for t in entry.tensors.values()):
             if len(tensor.shape) > 2 and tensor.shape in kernels:
-                raise self.place.inside(tensor.name).unsupported(
+                raise self.location.at(tensor.name).unsupported(
                     "is one part of an optimizer's state for the kernel, which is not reset",
                     hint="save the model without its optimizer: include_optimizer=False",
                 )

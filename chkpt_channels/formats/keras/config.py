@@ -26,33 +26,33 @@ OUTSIDE = ""
 """The name of what feeds a Sequential model that begins without an InputLayer."""
 
 
-class Taken(NamedTuple):
+class Inbound(NamedTuple):
     """A tensor that a call takes, and where its shape is repeated (Keras 3)."""
 
     ref: Ref
     shape: Path | None
 
 
-class Node(NamedTuple):
+class LayerCall(NamedTuple):
     """One call of a layer."""
 
     path: Path
-    taken: tuple[Taken, ...]
+    taken: tuple[Inbound, ...]
 
 
 class Layer:
     """One layer: `kind` is its class, `path` where its entry stands, as which of its model's, `trail` the names of the models
     around it and its own."""
 
-    def __init__(self, entry: Mapping[str, Any], path: Path, number: int, parent: Model) -> None:
+    def __init__(self, entry: Mapping[str, Any], path: Path, number: int, parent: KerasModel) -> None:
         self.entry, self.path, self.number, self.parent = entry, (*path, number), number, parent
         self.kind = str(entry["class_name"])
         self.config: Any = entry["config"]
         named = self.config if isinstance(self.config, dict) else {}
         self.name = str(entry.get("name") or named.get("name") or self.kind)
         self.trail = (*parent.trail, self.name)
-        self.nodes: list[Node] = []
-        self.inner: Model | None = None
+        self.nodes: list[LayerCall] = []
+        self.inner: KerasModel | None = None
 
     @property
     def where(self) -> str:
@@ -65,7 +65,7 @@ class Layer:
         return self.kind in ("TFOpLambda", "TensorFlowOpLayer") or str(self.entry.get("module")).startswith("keras.src.ops")
 
 
-class Model:
+class KerasModel:
     """A model: its layers by name in the order of the configuration, and the tensors it takes and gives."""
 
     def __init__(self, entry: Mapping[str, Any], path: Path, trail: tuple[str, ...]) -> None:
@@ -104,14 +104,14 @@ def at(document: Any, path: Path) -> Any:
     return document
 
 
-def parse(entry: Mapping[str, Any]) -> Model | None:
+def parse(entry: Mapping[str, Any]) -> KerasModel | None:
     """The model of a configuration; None for a class of the user's own that does not list its layers.
 
     Raises KeyError, TypeError, ValueError, AttributeError or IndexError where it is no configuration.
     """
     if _entries(entry) is None:
         return None
-    top = Model(entry, (), ())
+    top = KerasModel(entry, (), ())
     waiting = [top]
     while waiting:
         model = waiting.pop()
@@ -122,7 +122,7 @@ def parse(entry: Mapping[str, Any]) -> Model | None:
                 raise ValueError(f"two layers are called {layer.name}")
             model.layers[layer.name] = layer
             if _entries(inner) is not None:
-                layer.inner = Model(inner, layer.path, layer.trail)
+                layer.inner = KerasModel(inner, layer.path, layer.trail)
                 waiting.append(layer.inner)
             elif not isinstance(layer.config, dict):
                 raise ValueError(f"what configures the layer {layer.name} is no object")
@@ -130,7 +130,7 @@ def parse(entry: Mapping[str, Any]) -> Model | None:
     return top
 
 
-def all_layers(top: Model) -> Iterator[Layer]:
+def all_layers(top: KerasModel) -> Iterator[Layer]:
     """Every layer, those of inner models behind the model's own entry."""
     waiting = list(reversed(top.layers.values()))
     while waiting:
@@ -150,7 +150,7 @@ def _entries(entry: Mapping[str, Any]) -> list[tuple[Path, Mapping[str, Any]]] |
     return [(steps, inner) for inner in listed]
 
 
-def _connect(model: Model) -> None:
+def _connect(model: KerasModel) -> None:
     config = model.entry["config"]
     if isinstance(config, dict) and "input_layers" in config:
         for layer in model.layers.values():
@@ -164,18 +164,18 @@ def _connect(model: Model) -> None:
     before = OUTSIDE
     for layer in model.layers.values():
         if layer.kind != "InputLayer":
-            layer.nodes = [Node(layer.path, (Taken((before, 0, 0), None),))]
+            layer.nodes = [LayerCall(layer.path, (Inbound((before, 0, 0), None),))]
         before = layer.name
     first = next(iter(model.layers.values()), None)
     model.inputs = [(first.name if first and first.kind == "InputLayer" else OUTSIDE, 0, 0)]
     model.outputs = [(before, 0, 0)]
 
 
-def _node(node: Any, path: Path) -> Node:
-    return Node(path, tuple(_taken(node, path)))
+def _node(node: Any, path: Path) -> LayerCall:
+    return LayerCall(path, tuple(_taken(node, path)))
 
 
-def _taken(value: Any, path: Path) -> Iterator[Taken]:
+def _taken(value: Any, path: Path) -> Iterator[Inbound]:
     """Every reference to a tensor in `value`, in order."""
     waiting = [(value, path)]
     while waiting:
@@ -185,12 +185,12 @@ def _taken(value: Any, path: Path) -> Iterator[Taken]:
                 history = value["config"]["keras_history"]
                 if not is_reference(history):
                     raise ValueError(f"{history!r} is no tensor")
-                yield Taken((history[0], history[1], history[2]), (*path, "config", "shape"))
+                yield Inbound((history[0], history[1], history[2]), (*path, "config", "shape"))
                 continue
             waiting += reversed([(inner, (*path, key)) for key, inner in value.items()])
         elif isinstance(value, list):
             if is_reference(value):
-                yield Taken((value[0], value[1], value[2]), None)
+                yield Inbound((value[0], value[1], value[2]), None)
                 waiting += [(inner, (*path, 3)) for inner in value[3:4]]
                 continue
             waiting += reversed([(inner, (*path, i)) for i, inner in enumerate(value)])
@@ -207,7 +207,7 @@ def is_reference(value: Any) -> bool:
     )
 
 
-def _renumber(model: Model) -> None:
+def _renumber(model: KerasModel) -> None:
     """Keras 2 counts the calls of an inner model from 1, its own making being call 0: count them from 0."""
     calls: defaultdict[str, set[int]] = defaultdict(set)
     every = [t.ref for layer in model.layers.values() for node in layer.nodes for t in node.taken] + model.outputs

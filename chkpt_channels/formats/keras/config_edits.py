@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.formats.keras.config import Path, at, is_reference
 from chkpt_channels.formats.keras.preprocessing import Image, chosen
 
@@ -24,12 +24,14 @@ _STYLES: tuple[Mapping[str, Any], ...] = (
 )
 
 
-def speller(text: str, document: Any, place: Place) -> Callable[[Any], str]:
+def speller(text: str, document: Any, location: Location) -> Callable[[Any], str]:
     """The function that spells an edited `document` as its writer did. Raises UnsupportedError for an unknown hand."""
     for style in _STYLES:
         if json.dumps(document, **style) == text:
             return lambda edited: json.dumps(edited, **style)
-    raise place.unsupported("its configuration is spelled in a way that an edit would not keep", hint="save it again with Keras")
+    raise location.unsupported(
+        "its configuration is spelled in a way that an edit would not keep", hint="save it again with Keras"
+    )
 
 
 def set_at(document: Any, path: Path, value: Any) -> None:

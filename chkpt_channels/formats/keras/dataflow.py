@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from chkpt_channels.formats.keras.config import OUTSIDE, Layer, Model, Path, Ref, all_layers, at
+from chkpt_channels.formats.keras.config import OUTSIDE, KerasModel, Layer, Path, Ref, all_layers, at
 from chkpt_channels.formats.keras.layers import CONVS, data_format
 from chkpt_channels.formats.keras.preprocessing import Image, effect
 
@@ -18,7 +18,7 @@ MOST_STEPS = 200_000
 MOST_COLOURS = 4
 
 
-class Gate(NamedTuple):
+class ChannelOp(NamedTuple):
     """A per-channel operation on the way: a layer and which of its calls."""
 
     layer: Layer
@@ -26,17 +26,17 @@ class Gate(NamedTuple):
     alike: bool
 
 
-class Reached(NamedTuple):
+class ReachedLayer(NamedTuple):
     """A convolution that the image reaches: through which gates and layers, and the first layer that mixed channels before."""
 
     layer: Layer
-    gates: tuple[Gate, ...]
+    operations: tuple[ChannelOp, ...]
     steps: tuple[str, ...]
     blocked: Layer | None
 
 
 class _State(NamedTuple):
-    gates: tuple[Gate, ...] = ()
+    operations: tuple[ChannelOp, ...] = ()
     steps: tuple[str, ...] = ()
     blocked: Layer | None = None
 
@@ -44,13 +44,13 @@ class _State(NamedTuple):
 class _Frame(NamedTuple):
     """One call of an inner model: `outer` is the frame of the call, -1 for the top model."""
 
-    model: Model
+    model: KerasModel
     outer: int
     layer: Layer | None
     call: int
 
 
-def traces(top: Model) -> list[Trace]:
+def traces(top: KerasModel) -> list[InputTrace]:
     """For each input of the top model that has the shape of an image, a signal or a volume and reaches a convolution, how.
 
     The convolutions say where the channels are. Where something stands in between that moves them, the axis must be as short as
@@ -61,13 +61,13 @@ def traces(top: Model) -> list[Trace]:
     for number, ref in enumerate(top.inputs):
         axes = (True, False) if formats == {"channels_first"} else (False, True)
         images = [image for first in axes if (image := _image(top, ref, number, first))]
-        made = [trace for image in images if (trace := Trace(top, image)).reached]
+        made = [trace for image in images if (trace := InputTrace(top, image)).reached]
         clear = [trace for trace in made if trace is made[0] and any(reached.blocked is None for reached in trace.reached)]
         found += (clear or [trace for trace in made if trace.image.channels <= MOST_COLOURS])[:1]
     return found
 
 
-def _image(top: Model, ref: Ref, number: int, first: bool) -> Image | None:
+def _image(top: KerasModel, ref: Ref, number: int, first: bool) -> Image | None:
     layer = top.layers.get(ref[0])
     if ref[0] == OUTSIDE:  # a Sequential without an InputLayer: its first layer, or the first one in it, says the shape
         layer = next(iter(top.layers.values()), None)
@@ -84,16 +84,16 @@ def _image(top: Model, ref: Ref, number: int, first: bool) -> Image | None:
     return None
 
 
-class Trace:
+class InputTrace:
     """Where one image goes.
 
     `reached` are convolutions, `blocks` layers that mix its channels (None: the model's own output), `calls` the calls of each
     layer that take it, its channels apart, `numbers` the places that repeat its channel count, `stale` those that contradict it.
     """
 
-    def __init__(self, top: Model, image: Image) -> None:
+    def __init__(self, top: KerasModel, image: Image) -> None:
         self.image, self._document = image, top.entry
-        self.reached: list[Reached] = []
+        self.reached: list[ReachedLayer] = []
         self.blocks: list[Layer | None] = []
         self.calls: defaultdict[tuple[str, ...], set[tuple[int, int]]] = defaultdict(set)
         self.numbers: dict[str, Path] = {}
@@ -153,16 +153,16 @@ class Trace:
             if what != "conv" and state.blocked is None:
                 self.blocks.append(layer)
                 state = state._replace(blocked=layer)
-            self.reached.append(Reached(layer, state.gates, state.steps, state.blocked))
+            self.reached.append(ReachedLayer(layer, state.operations, state.steps, state.blocked))
             return
-        bent = what == "bends" and not all(gate.alike for gate in state.gates)
+        bent = what == "bends" and not all(operation.alike for operation in state.operations)
         if (what == "mixes" or bent) and state.blocked is None:
             self.blocks.append(layer)
             state = state._replace(blocked=layer)
         elif what == "bends":  # what treats all channels alike before it can be left there
-            state = state._replace(gates=())
+            state = state._replace(operations=())
         elif what in ("scales", "shifts"):
-            state = state._replace(gates=(*state.gates, Gate(layer, call, what == "shifts")))
+            state = state._replace(operations=(*state.operations, ChannelOp(layer, call, what == "shifts")))
         state = state._replace(steps=(*state.steps, layer.name))
         for ref in self._frames[frame].model.made.get((layer.name, call), ()):
             yield frame, ref, state
@@ -184,7 +184,7 @@ class Trace:
         if shape := layer.nodes[call].taken[position].shape:
             self._note(f"layers/{layer.where}/inbound_nodes/{call}/{position}", shape)
 
-    def _note_model(self, model: Model, position: int) -> None:
+    def _note_model(self, model: KerasModel, position: int) -> None:
         """The shapes that a model states for what it takes."""
         where = "layers/" + "/".join((*model.trail, "")) if model.trail else ""
         self._note(f"{where}build_config/input_shape", (*model.path, "build_config", "input_shape"), position)

@@ -12,13 +12,13 @@ from typing import Any
 from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, PreprocessingOp
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.keras import config_edits
-from chkpt_channels.formats.keras.config import Layer, Model, Path, at
-from chkpt_channels.formats.keras.dataflow import Reached, Trace, traces
+from chkpt_channels.formats.keras.config import KerasModel, Layer, Path, at
+from chkpt_channels.formats.keras.dataflow import InputTrace, ReachedLayer, traces
 from chkpt_channels.formats.keras.layers import CONVS
-from chkpt_channels.formats.keras.preprocessing import Constants, constants
+from chkpt_channels.formats.keras.preprocessing import ChannelConstants, constants
 from chkpt_channels.formats.keras.weights import NamedWeights
 
-Sight = tuple[Trace, Reached]
+Sight = tuple[InputTrace, ReachedLayer]
 
 
 class KerasGraph(ModelGraph):
@@ -26,9 +26,9 @@ class KerasGraph(ModelGraph):
 
     knows_outputs = True
 
-    def __init__(self, weights: NamedWeights, model: Model, text: str) -> None:
+    def __init__(self, weights: NamedWeights, model: KerasModel, text: str) -> None:
         self._weights, self._model, self._text = weights, model, text
-        self._place, self._document = weights.place, weights.document
+        self._location, self._document = weights.location, weights.document
         self._traces = traces(model)
 
     @cached_property
@@ -47,23 +47,23 @@ class KerasGraph(ModelGraph):
     def _kernel(self, layer: Layer) -> str:
         name = self._weights.of(layer).get(CONVS[layer.kind].weights[0])
         if name is None:
-            raise self._place.inside(layer.where).unsupported("the kernel of this layer is not where Keras puts it")
+            raise self._location.at(layer.where).unsupported("the kernel of this layer is not where Keras puts it")
         return name
 
     def first_convs(self) -> Sequence[FirstConv]:
         """The convolutions that images reach."""
         return [self._first_conv(name, *sights[0]) for name, sights in self._sights.items()]
 
-    def _first_conv(self, name: str, trace: Trace, reached: Reached) -> FirstConv:
+    def _first_conv(self, name: str, trace: InputTrace, reached: ReachedLayer) -> FirstConv:
         tensor, layer, channels = self._weights.tensors[name], reached.layer, trace.image.channels
-        place = self._place.inside(name)
+        location = self._location.at(name)
         if tensor.layout is None:
-            raise place.damaged(f"{list(tensor.shape)} is no kernel of a {layer.kind}")
+            raise location.damaged(f"{list(tensor.shape)} is no kernel of a {layer.kind}")
         depthwise = CONVS[layer.kind].depthwise
         held = tensor.shape[tensor.layout.channel_axis]
         groups = held if depthwise else int(layer.config.get("groups") or 1)
         if reached.blocked is None and channels != (held if depthwise else held * groups):
-            raise place.damaged(f"{list(tensor.shape)} does not take the {channels} channels of the image")
+            raise location.damaged(f"{list(tensor.shape)} does not take the {channels} channels of the image")
         steps = [step for step in reached.steps if step != trace.image.layer.name]
         why = f"the image reaches it through {', '.join(steps)}" if steps else "the image reaches it"
         return FirstConv(tensor, tensor.layout, channels, "graph", why, groups if channels > 1 else 1)
@@ -76,10 +76,14 @@ class KerasGraph(ModelGraph):
         seen = self._seen(first_convs)
         for conv in first_convs:
             if conv.tensor.name not in self._sights:
-                raise self._place.inside(conv.tensor.name).unsupported("no image reaches this kernel in the model's graph")
-        gates = {(gate.layer.trail, gate.call): (gate, trace) for trace, reached in seen for gate in reached.gates}
+                raise self._location.at(conv.tensor.name).unsupported("no image reaches this kernel in the model's graph")
+        operations = {
+            (operation.layer.trail, operation.call): (operation, trace)
+            for trace, reached in seen
+            for operation in reached.operations
+        }
         blocks = dict.fromkeys(self._blocks(seen))
-        return [*blocks, *(self._front(gate.layer, gate.call, trace) for gate, trace in gates.values())]
+        return [*blocks, *(self._front(operation.layer, operation.call, trace) for operation, trace in operations.values())]
 
     def _blocks(self, seen: Sequence[Sight]) -> Iterator[PreprocessingOp]:
         for trace in {id(trace): trace for trace, _ in seen}.values():
@@ -89,7 +93,9 @@ class KerasGraph(ModelGraph):
             if trace.image.channels == 1 and CONVS[reached.layer.kind].depthwise:  # each filter serves one channel of the image
                 yield PreprocessingOp(reached.layer.where, reached.layer.kind)
         clear = [reached for _, reached in seen if reached.blocked is None]
-        for layer in {id(layer): layer for r in clear for layer in (r.layer, *(gate.layer for gate in r.gates))}.values():
+        for layer in {
+            id(layer): layer for r in clear for layer in (r.layer, *(operation.layer for operation in r.operations))
+        }.values():
             if sum(len(trace.calls[layer.trail]) for trace in self._traces) != self._count_calls(layer):
                 yield PreprocessingOp(layer.where, f"{layer.kind}, which takes other things too,")
 
@@ -102,14 +108,14 @@ class KerasGraph(ModelGraph):
             model = around.inner or model
         return prod(counts)
 
-    def _front(self, layer: Layer, call: int, trace: Trace) -> PreprocessingOp:
+    def _front(self, layer: Layer, call: int, trace: InputTrace) -> PreprocessingOp:
         where, found = _name(layer, call), self._constants(layer, call, trace)
         if found is None:
             return PreprocessingOp(where, layer.kind)
         names = self._weights.of(layer)
         return PreprocessingOp(where, layer.kind, found.scale, found.shift, tuple((names[weight], 0) for weight in found.tensors))
 
-    def _constants(self, layer: Layer, call: int, trace: Trace) -> Constants | None:
+    def _constants(self, layer: Layer, call: int, trace: InputTrace) -> ChannelConstants | None:
         def weight(name: str) -> Sequence[float] | None:
             tensor = self._weights.of(layer).get(name)
             return [float(x) for x in self._weights.load(tensor).reshape(-1)] if tensor else None
@@ -161,14 +167,14 @@ class KerasGraph(ModelGraph):
     def edited(self, edits: Edits) -> str | None:
         """The configuration's text after the edits; None where it stays."""
         document = json.loads(self._text)
-        spell = config_edits.speller(self._text, document, self._place.inside(self._document))
+        spell = config_edits.speller(self._text, document, self._location.at(self._document))
         for stale in (trace.stale[0] for trace in self._traces if trace.stale):
-            raise self._place.inside(self._document).unsupported(f"{stale} contradicts the channels of the image")
+            raise self._location.at(self._document).unsupported(f"{stale} contradicts the channels of the image")
         for trace in self._entered(edits):
             for name in {self._kernel(reached.layer) for reached in trace.reached} if not edits.method else ():
                 if name not in edits.tensors:
                     hint = "   ".join(f"--layer {kernel}" for kernel in self._sights)
-                    raise self._place.inside(name).unsupported("sees the same image, and would keep its channels", hint=hint)
+                    raise self._location.at(name).unsupported("sees the same image, and would keep its channels", hint=hint)
             for where, path in trace.numbers.items():
                 if not edits.method or where in trace.entrance:
                     config_edits.set_at(document, path, edits.channels)
@@ -181,12 +187,12 @@ class KerasGraph(ModelGraph):
         text = spell(document)
         return text if text != self._text else None
 
-    def _choose(self, document: Any, edits: Edits, trace: Trace) -> None:
+    def _choose(self, document: Any, edits: Edits, trace: InputTrace) -> None:
         """Keep the constants of the chosen channels in the lists of the configuration."""
         done: set[Path] = set()
-        for gate in (gate for reached in trace.reached for gate in reached.gates):
-            channels = edits.constants.get(_name(gate.layer, gate.call))
-            found = self._constants(gate.layer, gate.call, trace) if channels else None
+        for operation in (operation for reached in trace.reached for operation in reached.operations):
+            channels = edits.constants.get(_name(operation.layer, operation.call))
+            found = self._constants(operation.layer, operation.call, trace) if channels else None
             for path in found.lists if found and channels else ():
                 if path not in done:
                     config_edits.choose(document, path, channels or ())
@@ -203,7 +209,7 @@ class KerasGraph(ModelGraph):
             if trace.stale:
                 raise RuntimeError(f"{self._document}: {trace.stale[0]} contradicts the channels of the image")
 
-    def _entered(self, edits: Edits) -> list[Trace]:
+    def _entered(self, edits: Edits) -> list[InputTrace]:
         """The images whose channels change, the last input first: a layer that is put in moves what follows."""
         chosen = [t for t in self._traces if any(f"{self._document}: {where}" in edits.numbers for where in t.entrance)]
         return sorted(chosen, key=lambda trace: trace.image.layer.path, reverse=True)

@@ -38,7 +38,7 @@ class KerasH5(KerasCheckpoint):
 
     def __init__(self, source: Source, form: Format) -> None:
         super().__init__(source, form)
-        self.file = Hdf5(source, source.place, wanted=WANTED)
+        self.file = Hdf5(source, source.location, wanted=WANTED)
         self._root = self.file.texts[""]
         self._pieces = split_names(self._root, self.document)
         if self._pieces and "model_weights" in self.file.groups:
@@ -87,4 +87,4 @@ class KerasH5(KerasCheckpoint):
         name = next((name for attribute, name in _FOREIGN if attribute in self.file.attributes), "")
         if not name and self.source.read(0, min(6, self.source.size)) == b"MATLAB":
             name = "a MATLAB file"
-        return self.source.place.unsupported(f"is {name or 'an HDF5 file'}, not one that Keras wrote")
+        return self.source.location.unsupported(f"is {name or 'an HDF5 file'}, not one that Keras wrote")

@@ -47,7 +47,7 @@ class Image(NamedTuple):
         return "channels_last" if self.axis == self.rank - 1 else "channels_first"
 
 
-class Constants(NamedTuple):
+class ChannelConstants(NamedTuple):
     """The numbers of a per-channel operation. `lists` are places in the configuration, `tensors` the layer's weights that hold
     one number a channel."""
 
@@ -147,7 +147,7 @@ def operands(layer: Layer, call: int) -> tuple[str, Any, Path, bool] | None:
     return None
 
 
-def constants(layer: Layer, call: int, image: Image, weight: Callable[[str], Sequence[float] | None]) -> Constants | None:
+def constants(layer: Layer, call: int, image: Image, weight: Callable[[str], Sequence[float] | None]) -> ChannelConstants | None:
     """The numbers of a layer that `effect` says scales; `weight` reads one of its weights. None where they are not there."""
     config = layer.config
     if layer.is_function:
@@ -155,7 +155,7 @@ def constants(layer: Layer, call: int, image: Image, weight: Callable[[str], Seq
     if layer.kind == "Rescaling":
         scale, offset = (_wide(config.get(key, default), image) for key, default in (("scale", 1.0), ("offset", 0.0)))
         lists = tuple((*layer.path, "config", key) for key in ("scale", "offset") if len(flat(config.get(key)) or ()) > 1)
-        return Constants(scale, offset, lists)
+        return ChannelConstants(scale, offset, lists)
     if layer.kind == "Normalization":
         return _of_normalization(layer, image, weight)
     return _of_batch_normalization(layer, image, weight)
@@ -166,7 +166,7 @@ def _wide(value: Any, image: Image) -> tuple[float, ...]:
     return tuple(numbers * image.channels if len(numbers) == 1 else numbers)
 
 
-def _of_function(layer: Layer, call: int, image: Image) -> Constants | None:
+def _of_function(layer: Layer, call: int, image: Image) -> ChannelConstants | None:
     found = operands(layer, call)
     if found is None:
         return None
@@ -174,10 +174,10 @@ def _of_function(layer: Layer, call: int, image: Image) -> Constants | None:
     c, ones, zeros = _wide(constant, image), (1.0,) * image.channels, (0.0,) * image.channels
     scale = c if sign == "*" else tuple(1 / x for x in c) if sign == "/" else (-1.0,) * len(c) if turned and sign == "-" else ones
     shift = zeros if sign in "*/" else c if sign == "+" or turned else tuple(-x for x in c)
-    return Constants(scale, shift, (path,) if len(flat(constant) or ()) > 1 else ())
+    return ChannelConstants(scale, shift, (path,) if len(flat(constant) or ()) > 1 else ())
 
 
-def _of_normalization(layer: Layer, image: Image, weight: Callable[[str], Sequence[float] | None]) -> Constants | None:
+def _of_normalization(layer: Layer, image: Image, weight: Callable[[str], Sequence[float] | None]) -> ChannelConstants | None:
     given = {key: layer.config.get(key) for key in ("mean", "variance")}
     if given["mean"] is not None:
         mean, variance = (_wide(given[key], image) for key in ("mean", "variance"))
@@ -191,11 +191,15 @@ def _of_normalization(layer: Layer, image: Image, weight: Callable[[str], Sequen
         lists, tensors = (), ("mean", "variance") if len(stored[0]) > 1 else ()
     deviation = tuple(max(sqrt(max(v, 0.0)), EPSILON) for v in variance)
     if layer.config.get("invert"):
-        return Constants(deviation, mean, lists, tensors)
-    return Constants(tuple(1 / d for d in deviation), tuple(-m / d for m, d in zip(mean, deviation, strict=True)), lists, tensors)
+        return ChannelConstants(deviation, mean, lists, tensors)
+    return ChannelConstants(
+        tuple(1 / d for d in deviation), tuple(-m / d for m, d in zip(mean, deviation, strict=True)), lists, tensors
+    )
 
 
-def _of_batch_normalization(layer: Layer, image: Image, weight: Callable[[str], Sequence[float] | None]) -> Constants | None:
+def _of_batch_normalization(
+    layer: Layer, image: Image, weight: Callable[[str], Sequence[float] | None]
+) -> ChannelConstants | None:
     stored = {name: weight(name) for name in ("gamma", "beta", "moving_mean", "moving_variance")}
     mean, variance = stored["moving_mean"], stored["moving_variance"]
     if mean is None or variance is None:
@@ -204,7 +208,7 @@ def _of_batch_normalization(layer: Layer, image: Image, weight: Callable[[str], 
     epsilon = float(layer.config.get("epsilon", 1e-3))
     scale = tuple(g / sqrt(v + epsilon) for g, v in zip(gamma, variance, strict=True))
     shift = tuple(b - m * s for b, m, s in zip(beta, mean, scale, strict=True))
-    return Constants(scale, shift, (), tuple(name for name, value in stored.items() if value is not None))
+    return ChannelConstants(scale, shift, (), tuple(name for name, value in stored.items() if value is not None))
 
 
 def chosen(document: Any, path: Path, channels: Sequence[int]) -> Any:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.containers.hdf5.reader import AttributeFilter, Hdf5
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.formats.keras.config import Layer, Model, all_layers
+from chkpt_channels.formats.keras.config import KerasModel, Layer, all_layers
 from chkpt_channels.formats.keras.layers import SPELLINGS, UNTRAINED, snake_case, weight_names
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class NamedWeights(NamedTuple):
     """What a graph asks of the file: its tensors, those `of` a layer by the names of its weights, and their values. `document` is
     what the configuration is called in messages, which begin with `place`."""
 
-    place: Place
+    location: Location
     document: str
     tensors: Mapping[str, Tensor]
     of: Callable[[Layer], Mapping[str, str]]
@@ -86,7 +86,7 @@ class Weights:
 
     order: list[str]
 
-    def trained(self, top: Model) -> Iterator[str]:
+    def trained(self, top: KerasModel) -> Iterator[str]:
         """The datasets of the weights that an optimizer trains, in its order, as far as that is known."""
         yield from self.order
 
@@ -146,7 +146,7 @@ def _likeness(path: str, layer: Layer, weight: str) -> int:
 class Stored(Weights):
     """Keras 3's tree of numbered variables, for the layers of a configuration."""
 
-    def __init__(self, file: Hdf5, top: Model) -> None:
+    def __init__(self, file: Hdf5, top: KerasModel) -> None:
         self._file = file
         self._layers = OLD_LAYERS if OLD_LAYERS in file.groups else "layers"
         self._prefixes = self._paths(top)
@@ -157,7 +157,7 @@ class Stored(Weights):
         self._held = {trail: sorted(held.pop(f"{p}/", ()), key=_number) for trail, p in self._prefixes.items()}
         self.order = [path for paths in self._held.values() for path in paths]
 
-    def _paths(self, top: Model) -> dict[tuple[str, ...], str]:
+    def _paths(self, top: KerasModel) -> dict[tuple[str, ...], str]:
         """The group of every layer: its class in snake case, numbered among the layers beside it."""
         found: dict[tuple[str, ...], str] = {}
         waiting = [(top, "")]
@@ -182,7 +182,7 @@ class Stored(Weights):
         found = {name: self._file.aliases.get(path, path) for name, path in paths.items()}
         return {name: path for name, path in found.items() if path in self._file.datasets}
 
-    def trained(self, top: Model) -> Iterator[str]:
+    def trained(self, top: KerasModel) -> Iterator[str]:
         """The datasets of the weights that an optimizer trains, in its order."""
         frozen: set[tuple[str, ...]] = set()
         for layer in all_layers(top):

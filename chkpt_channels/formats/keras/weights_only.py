@@ -67,8 +67,10 @@ class WeightsOnlyGraph(ModelGraph):
         """That a normalization is folded, and that there may be more of it in the model's code."""
         if not any(op.scale for op in self.preprocessing(first_convs)):
             return ()
-        told = "a Normalization is folded; constants in the model's code, such as EfficientNet's second Rescaling, are not here"
-        return (Notice("code_constants", told),)
+        message = (
+            "a Normalization is folded; constants in the model's code, such as EfficientNet's second Rescaling, are not here"
+        )
+        return (Notice("code_constants", message),)
 
     def with_groups(self, conv: FirstConv) -> FirstConv:
         """A depthwise kernel has a group for each channel."""
@@ -121,16 +123,16 @@ class WeightsOnlyGraph(ModelGraph):
         Raises UnsupportedError where there is a configuration after all, of a model that does not list its layers.
         """
         if self._is_configured and first_convs:
-            raise self._weights.place.inside(self._weights.document).unsupported(
+            raise self._weights.location.at(self._weights.document).unsupported(
                 "the model is a class of its own, which does not list its layers: its code says how many channels it takes",
                 hint="convert its weights: model.save_weights('….weights.h5')",
             )
         return list(dict.fromkeys(front for conv in first_convs for front in self._preprocessing_of(conv)))
 
     def _preprocessing_of(self, conv: FirstConv) -> Sequence[PreprocessingOp]:
-        place = next((i for i, group in enumerate(self._groups) if conv.tensor.name in group.weights.values()), 0)
+        location = next((i for i, group in enumerate(self._groups) if conv.tensor.name in group.weights.values()), 0)
         found = []
-        for group in self._groups[:place]:
+        for group in self._groups[:location]:
             shapes = {self._weights.tensors[name].shape for name in group.weights.values()} - {()}
             if shapes != {(conv.in_channels,)}:
                 continue
@@ -152,10 +154,10 @@ class WeightsOnlyGraph(ModelGraph):
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         """The bias beside the kernel (+1), or the moving mean of a BatchNormalization that is the next layer (-1)."""
-        place = next((i for i, group in enumerate(self._groups) if conv.tensor.name in group.weights.values()), None)
-        if place is None or conv.layout is None:
+        location = next((i for i, group in enumerate(self._groups) if conv.tensor.name in group.weights.values()), None)
+        if location is None or conv.layout is None:
             return None
-        group, behind = self._groups[place], self._groups[place + 1 : place + 2]
+        group, behind = self._groups[location], self._groups[location + 1 : location + 2]
         if "bias" in group.weights:
             return group.weights["bias"], 1
         mean = behind[0].weights.get("moving_mean") if behind else None

@@ -21,7 +21,7 @@ from chkpt_channels.formats.keras import CONFIG, WEIGHTS
 from chkpt_channels.formats.keras.checkpoint import KerasCheckpoint
 from chkpt_channels.formats.keras.weights import Numbered, Stored
 from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.splice import Check, Splice
+from chkpt_channels.storage.splice import Checksum, Splice
 
 
 class KerasZip(KerasCheckpoint):
@@ -34,9 +34,9 @@ class KerasZip(KerasCheckpoint):
         self._archive = Archive(source)
         for name in (self.document, WEIGHTS):
             if name not in self._archive.members:
-                raise source.place.inside(name).damaged("is missing from the archive")
+                raise source.location.at(name).damaged("is missing from the archive")
         if not self._archive.has_crcs:
-            raise source.place.damaged("was written without checksums, and so Keras cannot load it")
+            raise source.location.damaged("was written without checksums, and so Keras cannot load it")
         self._member = self._archive.members[WEIGHTS]
         self._packed = self._member.method != STORED
         self.file = self._open_weights()
@@ -45,27 +45,27 @@ class KerasZip(KerasCheckpoint):
         self.index(weights, weights.order)
 
     def _open_weights(self) -> Hdf5:
-        place = self.source.place.inside(WEIGHTS)
+        location = self.source.location.at(WEIGHTS)
         if not self._packed:
-            return Hdf5(self.source, place, self._member.data, self._member.size)
+            return Hdf5(self.source, location, self._member.data, self._member.size)
         if self._member.size > LIMITS.inflated_bytes:
-            raise place.unsupported(
+            raise location.unsupported(
                 f"is deflated and larger than {LIMITS.inflated_bytes >> 20} MiB", hint="zip it without compression"
             )
         import tempfile
 
-        with place.trying("cannot be inflated"), tempfile.TemporaryFile() as spool:
+        with location.wrapping_os_errors("cannot be inflated"), tempfile.TemporaryFile() as spool:
             for piece in self._archive.chunks(WEIGHTS):
                 spool.write(piece)
             spool.flush()
             inflated = Source.of_descriptor(spool.fileno(), self.source.name, made_here=self.source.made_here)
-        return Hdf5(self.source.keep(inflated), place)
+        return Hdf5(self.source.keep(inflated), location)
 
     def _decoded(self) -> str:
         try:
             return self._archive.read(self.document).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise self.source.place.inside(self.document).damaged("is not UTF-8") from error
+            raise self.source.location.at(self.document).damaged("is not UTF-8") from error
 
     def load_line(self, path: str) -> str:
         return f"model = keras.models.load_model({path!r})"
@@ -78,5 +78,5 @@ class KerasZip(KerasCheckpoint):
             changes[WEIGHTS] = zip_editor.MemberEdit.patch(self._member, inner)
         return zip_editor.splices(self._archive, changes)
 
-    def checks(self) -> Sequence[Check]:
+    def checks(self) -> Sequence[Checksum]:
         return self._archive.checks()

@@ -37,7 +37,7 @@ class Onnx(Checkpoint):
         self._payloads: dict[str, tensor_data.Payload] = {}
         self._others: dict[Path, Source] = {}
         for weight in self.model.weights.values():
-            self._payloads[weight.name] = tensor_data.payload(weight, source.place, self._folder)
+            self._payloads[weight.name] = tensor_data.payload(weight, source.location, self._folder)
             self.tensors[weight.name] = Tensor(weight.name, weight.dtype, weight.shape)
         if not source.made_here:  # the files that go with what was made are published with it
             external_data.check(self.model.weights, self._payloads)
@@ -46,7 +46,7 @@ class Onnx(Checkpoint):
 
     @cached_property
     def graph(self) -> OnnxGraph:
-        return OnnxGraph(self.model, self.tensors, self.load_weight, self.place)
+        return OnnxGraph(self.model, self.tensors, self.load_weight, self.location)
 
     def chunks(self, name: str) -> Iterator[bytes]:
         weight, found = self.model.weights[name], self._payloads[name]
@@ -72,7 +72,7 @@ class Onnx(Checkpoint):
 
     def _check_link(self, path: Path) -> None:
         if not self.follows_links:
-            check_link(self.place, path, self._folder, f"its data file {path.name} is")
+            check_link(self.location, path, self._folder, f"its data file {path.name} is")
 
     def load_weight(self, weight: Weight) -> NDArray[Any]:
         """A stored tensor as an array."""
@@ -83,7 +83,7 @@ class Onnx(Checkpoint):
 
     def splices(self, edits: Edits) -> list[Splice]:
         if edits:
-            return onnx_edits.OnnxEdits(self.model, self.graph.paths, edits, self.place, self.load_weight).splices()
+            return onnx_edits.OnnxEdits(self.model, self.graph.paths, edits, self.location, self.load_weight).splices()
         return onnx_edits.renamed(self.model, edits.companions)  # a copy names no file but those that were made with it
 
     def companions(self, path: Path, *, edited: bool) -> dict[str, str]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.containers.protobuf import DeferredField, WireEdits, bytes_field, deferred_field, number_field, varint
 from chkpt_channels.core.dtypes import DType
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.onnx.dataflow.axes import counted, holder
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
-from chkpt_channels.formats.onnx.dataflow.trace import ImagePath
+from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.dataflow.values import Count
 from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight, is_packed
 from chkpt_channels.formats.onnx.nodes import Node
@@ -58,8 +58,8 @@ STRING_STRING = {"key": 1, "value": 2}
 class OnnxEdits:
     """Turns neutral Edits into splices."""
 
-    def __init__(self, model: OnnxModel, paths: Sequence[ImagePath], edits: Edits, place: Place, load: Load) -> None:
-        self._model, self._paths, self._edits, self._place, self._load = model, paths, edits, place, load
+    def __init__(self, model: OnnxModel, paths: Sequence[ImageTrace], edits: Edits, location: Location, load: Load) -> None:
+        self._model, self._paths, self._edits, self._location, self._load = model, paths, edits, location, load
         self._wire = WireEdits()
         self._done: set[str] = set()
         self._inputs: dict[tuple[Node, int], str] = {}
@@ -79,7 +79,7 @@ class OnnxEdits:
         _rename_locations(self._wire, self._model, edits.companions, self._done)
         return self._wire.splices()
 
-    def _declare(self, path: ImagePath) -> None:
+    def _declare(self, path: ImageTrace) -> None:
         """The channels of the input, and of every declared value up to where they are no longer the image's own."""
         method = self._edits.method
         for name, flow in path.values.items():
@@ -98,7 +98,7 @@ class OnnxEdits:
         if field is not None and info.dims[axis] != channels:
             self._wire.replace(dim, field, number_field(DIM_VALUE, channels))
 
-    def _stack(self, path: ImagePath) -> None:
+    def _stack(self, path: ImageTrace) -> None:
         """One Concat in front of the first node makes the old channels; everyone who read the image reads that."""
         name, stacked = path.image.name, self._fresh(path.image.name + "_stacked")
         count = path.image.dims[path.channel] or self._old_channels(path)
@@ -111,10 +111,10 @@ class OnnxEdits:
         for reader in self._model.consumers[name]:
             self._inputs[reader] = stacked
 
-    def _old_channels(self, path: ImagePath) -> int:
+    def _old_channels(self, path: ImageTrace) -> int:
         found = [reached.channels for reached in path.reached if reached.channels]
         if not found:
-            raise self._place.inside(path.image.name).unsupported(
+            raise self._location.at(path.image.name).unsupported(
                 "its number of channels is not declared, so it cannot be stacked"
             )
         return found[0]
@@ -144,7 +144,7 @@ class OnnxEdits:
         names = [name]
         for known in names:
             if known in self._model.outputs:
-                raise self._place.inside(known).unsupported("is to change, and the graph gives it out too")
+                raise self._location.at(known).unsupported("is to change, and the graph gives it out too")
             for info in self._model.infos.get(known, ()):
                 for axis, channels in enumerate(shapes[known]):
                     self._set_dim(info, axis, channels)
@@ -171,13 +171,13 @@ class OnnxEdits:
         reached = [r.node for path in self._paths for r in path.reached if r.layout]
         if any(node is one for one in reached):
             return index in HOLD_WEIGHTS[node.op]
-        fronts = [c.node for path in self._paths for c in path.fronts if any(n == name for n, _ in c.front.tensors)]
+        operations = [c.node for path in self._paths for c in path.operations if any(n == name for n, _ in c.operation.tensors)]
         counting = [c.reader for path in self._paths for c in path.counts if c.weight.name == name]
         makers = [
             self._model.producers.get(one.inputs[i]) for one in reached for i in HOLD_WEIGHTS[one.op] if i < len(one.inputs)
         ]
         scaling = [output_scale(self._model, one)[1] for one in reached if one.op == "ConvInteger"]
-        if any(node is wanting for wanting in (*fronts, *counting, *makers, *scaling)):
+        if any(node is wanting for wanting in (*operations, *counting, *makers, *scaling)):
             return True
         return node.op in ("BatchNormalization", "Add") and any(one.outputs[0] in node.inputs for one in reached)
 
@@ -224,7 +224,7 @@ class OnnxEdits:
         weight = self._model.weights[kernel]
         users = [r.node for path in self._paths for r in path.reached if r.layout and r.kernel and r.kernel.name == kernel]
         if not weight.dtype.floating or any(u.op not in TAKE_A_BIAS or len(u.inputs) != 2 for u in users):
-            raise self._place.inside(kernel).unsupported("a constant in front of it has no bias to go to")
+            raise self._location.at(kernel).unsupported("a constant in front of it has no bias to go to")
         name = self._fresh(f"{kernel}_bias")
         self._append(name, weight.dtype, TensorEdit(edit.shape, lambda: rounded(edit.values(), weight.dtype)))
         for user in users:

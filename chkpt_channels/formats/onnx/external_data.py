@@ -11,7 +11,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.formats.onnx.model import Weight
 from chkpt_channels.formats.onnx.tensor_data import Payload
 from chkpt_channels.storage.source import CHUNK_BYTES, Source
@@ -27,11 +27,11 @@ def check(weights: Mapping[str, Weight], payloads: Mapping[str, Payload]) -> Non
             sizes[found.path] = _size(found.path)
         size = sizes[found.path]
         if size is not None and found.stop > size:
-            place = Place(str(found.path), name)
-            raise place.damaged(f"the file ends at {size}, before its {weights[name].size} bytes", at=found.start)
+            location = Location(str(found.path), name)
+            raise location.damaged(f"the file ends at {size}, before its {weights[name].size} bytes", at=found.start)
         if size is not None and found.stop < size and "length" not in weights[name].external():
-            place = Place(str(found.path), name)
-            raise place.damaged(
+            location = Location(str(found.path), name)
+            raise location.damaged(
                 f"no length is given, and {size - found.start} bytes are left for its {weights[name].size}", at=found.start
             )
 
@@ -43,7 +43,7 @@ def _size(path: Path) -> int | None:
         return None
     if not stat.S_ISREG(status.st_mode):
         kind = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO"}.get(stat.S_IFMT(status.st_mode), "no regular file")
-        raise Place(str(path)).damaged(f"is {kind}, and the model says that it holds tensors")
+        raise Location(str(path)).damaged(f"is {kind}, and the model says that it holds tensors")
     return status.st_size
 
 
@@ -57,4 +57,4 @@ def check_sum(path: Path, weight: Weight) -> None:
         for at in range(0, source.size, CHUNK_BYTES):
             digest.update(source.read(at, min(at + CHUNK_BYTES, source.size)))
     if digest.hexdigest() != said:
-        raise source.place.inside(weight.name).damaged(f"the file's SHA-1 is {digest.hexdigest()}, not {said[:40]!r}")
+        raise source.location.at(weight.name).damaged(f"the file's SHA-1 is {digest.hexdigest()}, not {said[:40]!r}")

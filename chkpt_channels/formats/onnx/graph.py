@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from chkpt_channels.core.errors import Place, UsageError
+from chkpt_channels.core.errors import Location, UsageError
 from chkpt_channels.core.tensors import Declaration, FirstConv, PreprocessingOp, Quantization, Tensor, TensorEdit
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.onnx import edits as onnx_edits
 from chkpt_channels.formats.onnx.dataflow import padding
-from chkpt_channels.formats.onnx.dataflow.image_inputs import image_paths
+from chkpt_channels.formats.onnx.dataflow.image_inputs import image_traces
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
-from chkpt_channels.formats.onnx.dataflow.trace import ImagePath
-from chkpt_channels.formats.onnx.dataflow.values import Reached
+from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
+from chkpt_channels.formats.onnx.dataflow.values import ReachedConv
 from chkpt_channels.formats.onnx.model import OnnxModel
 from chkpt_channels.formats.onnx.quantization import quantization
 
@@ -32,35 +32,35 @@ class OnnxGraph(ModelGraph):
 
     knows_outputs = True
 
-    def __init__(self, model: OnnxModel, tensors: Mapping[str, Tensor], load: Load, place: Place) -> None:
-        self.model, self._tensors, self._load, self._place = model, tensors, load, place
+    def __init__(self, model: OnnxModel, tensors: Mapping[str, Tensor], load: Load, location: Location) -> None:
+        self.model, self._tensors, self._load, self._location = model, tensors, load, location
         self._named: tuple[str, ...] = ()
 
     @cached_property
-    def paths(self) -> list[ImagePath]:
+    def paths(self) -> list[ImageTrace]:
         """From each image input on. Raises UnsupportedError where it runs into one of the model's own functions."""
-        paths = image_paths(self.model, self._load, self._named)
+        paths = image_traces(self.model, self._load, self._named)
         for path in paths:
             self._refuse_inner_kernels(path)
-            for constants in path.fronts:
+            for constants in path.operations:
                 node = constants.node
                 if (node.domain, node.op) in self.model.functions:
-                    raise self._place.inside(node.label).unsupported(f"the image runs into the model's own function {node.op}")
+                    raise self._location.at(node.label).unsupported(f"the image runs into the model's own function {node.op}")
         return paths
 
-    def _refuse_inner_kernels(self, path: ImagePath) -> None:
+    def _refuse_inner_kernels(self, path: ImageTrace) -> None:
         """Kernels of subgraphs' own stay: only those of the main graph are edited."""
         for reached in path.reached:
             name = next((name for name in reached.node.inputs if name in self.model.inner), None)
             if name and reached.kernel is None:
                 what = f"its weights stand in a subgraph of {self.model.inner[name]}, and only those of the main graph are edited"
-                raise self._place.inside(reached.node.label).unsupported(what)
+                raise self._location.at(reached.node.label).unsupported(what)
 
     def select_inputs(self, names: Sequence[str]) -> bool:
         known = [info.name for info in self.model.inputs]
         for name in names:
             if name not in known:
-                raise UsageError(f"no input is called {name!r}; it has {', '.join(known)}", file=self._place.file)
+                raise UsageError(f"no input is called {name!r}; it has {', '.join(known)}", file=self._location.file)
         self._named = tuple(names)
         return True
 
@@ -73,22 +73,22 @@ class OnnxGraph(ModelGraph):
         direct = [conv for conv in found.values() if conv.layout]
         return direct or list(found.values())
 
-    def _first_conv(self, path: ImagePath, reached: Reached) -> FirstConv | None:
+    def _first_conv(self, path: ImageTrace, reached: ReachedConv) -> FirstConv | None:
         if reached.kernel is None:
             return None
-        why = f"the image {path.image.name!r} reaches it" + (f" through {_listed(path)}" if path.fronts else "")
+        why = f"the image {path.image.name!r} reaches it" + (f" through {_listed(path)}" if path.operations else "")
         tensor, channels = self._tensors[reached.kernel.name], reached.channels or path.image.dims[path.channel] or 0
         groups = reached.node.integer("group", 1) if reached.layout else 1
         return FirstConv(tensor, reached.layout, channels, "graph", why, groups)
 
     def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
-        found = [op for conv in first_convs for reached in self._users(conv) for op in reached.fronts]
+        found = [op for conv in first_convs for reached in self._users(conv) for op in reached.operations]
         # what mixes channels elsewhere on the way concerns every kernel
-        found += [c.front for path in self.paths for c in path.fronts if c.front.scale is None]
+        found += [c.operation for path in self.paths for c in path.operations if c.operation.scale is None]
         return list(dict.fromkeys(found))
 
     def graph_methods(self, first_convs: Sequence[FirstConv]) -> Sequence[str]:
-        broadcasts = self.model.opset >= FIRST_BROADCAST_OPSET and all(path.broadcasts and path.fronts for path in self.paths)
+        broadcasts = self.model.opset >= FIRST_BROADCAST_OPSET and all(path.broadcasts and path.operations for path in self.paths)
         return ("broadcast", "stack") if broadcasts else ("stack",)
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
@@ -96,9 +96,9 @@ class OnnxGraph(ModelGraph):
         return onnx_edits.bias_target(self.model, users[0].node) if len(users) == 1 else None
 
     def padding(self, conv: FirstConv) -> Sequence[tuple[tuple[int, int], ...]]:
-        return [spans for reached in self._users(conv) for spans in padding.insides(reached)]
+        return [spans for reached in self._users(conv) for spans in padding.tap_spans(reached)]
 
-    def _users(self, conv: FirstConv) -> list[Reached]:
+    def _users(self, conv: FirstConv) -> list[ReachedConv]:
         """Those that take the image with this kernel."""
         reached = [r for path in self.paths for r in path.reached if r.layout and r.kernel]
         return [r for r in reached if r.kernel and r.kernel.name == conv.tensor.name]
@@ -132,6 +132,6 @@ class OnnxGraph(ModelGraph):
         ]
 
 
-def _listed(path: ImagePath) -> str:
-    kinds = list(dict.fromkeys(constants.front.kind for constants in path.fronts))
+def _listed(path: ImageTrace) -> str:
+    kinds = list(dict.fromkeys(constants.operation.kind for constants in path.operations))
     return ", ".join(kinds[:NAMED_OPS])

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from chkpt_channels.containers.protobuf import BYTES, Message, Reader
 from chkpt_channels.core.dtypes import BY_NAME, DType
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.formats.onnx.nodes import Node, Subgraph, read_nodes, subgraph
 from chkpt_channels.formats.onnx.schema import (
     ATTRIBUTE_T,
@@ -80,22 +80,22 @@ class OnnxModel:
     """The index of one file. Raises DamagedError for what is no model, UnsupportedError for what is not read."""
 
     def __init__(self, source: Source) -> None:
-        self.source, self.place = source, source.place
+        self.source, self.location = source, source.location
         self.root = Message(Reader(source), 0, source.size)
         graphs = self.root.fields.get(MODEL_GRAPH, ())
         if len(graphs) != 1:
-            raise self.place.damaged(f"holds {len(graphs)} graphs instead of one", at=0)
+            raise self.location.damaged(f"holds {len(graphs)} graphs instead of one", at=0)
         if self.root.number(MODEL_IR_VERSION) >= 3 and not self.root.fields.get(MODEL_OPSETS):
-            raise self.place.damaged("names no version of the operators: it is cut off behind its graph", at=source.size)
+            raise self.location.damaged("names no version of the operators: it is cut off behind its graph", at=source.size)
         self.graph = self.root.message(graphs[0])
         self.nodes = read_nodes(self.graph)
         self.weights: dict[str, Weight] = {}
         for message in self.graph.messages(GRAPH_INITIALIZERS):
-            self._add(_weight(message, message.text(TENSOR_NAME), self.place))
+            self._add(_weight(message, message.text(TENSOR_NAME), self.location))
         for node in self.nodes:
             value = node.attribute("value") if node.op == "Constant" and not node.domain else None
             if value and value.last(ATTRIBUTE_T):
-                self._add(_weight(value.messages(ATTRIBUTE_T)[-1], node.outputs[0], self.place, node))
+                self._add(_weight(value.messages(ATTRIBUTE_T)[-1], node.outputs[0], self.location, node))
         self._check_made_once()
 
     def _check_made_once(self) -> None:
@@ -104,20 +104,20 @@ class OnnxModel:
         seen = set[str]()
         for message in self.graph.messages(GRAPH_INPUTS):
             if (name := message.text(INFO_NAME)) in seen:
-                raise self.place.inside(name).damaged("is an input twice", at=message.start)
+                raise self.location.at(name).damaged("is an input twice", at=message.start)
             seen.add(name)
         made |= seen
         for node in self.nodes:
             for name in filter(None, node.outputs):
                 if name in made:
-                    raise self.place.inside(name).damaged("is made twice", at=node.message.start)
+                    raise self.location.at(name).damaged("is made twice", at=node.message.start)
                 made.add(name)
 
     def _add(self, weight: Weight | None) -> None:
         if weight is None:
             return
         if weight.name in self.weights:
-            raise self.place.inside(weight.name).damaged("is stored twice", at=weight.message.start)
+            raise self.location.at(weight.name).damaged("is stored twice", at=weight.message.start)
         self.weights[weight.name] = weight
 
     @cached_property
@@ -220,15 +220,15 @@ class OnnxModel:
         return None
 
 
-def _weight(message: Message, name: str, place: Place, node: Node | None = None) -> Weight | None:
+def _weight(message: Message, name: str, location: Location, node: Node | None = None) -> Weight | None:
     kind = message.number(TENSOR_TYPE)
     shape = tuple(message.numbers(TENSOR_DIMS))
     if kind == STRING:
         return None
     if kind not in DTYPES:
-        raise place.inside(name).unsupported(f"has the unknown element type {kind}")
+        raise location.at(name).unsupported(f"has the unknown element type {kind}")
     if any(n < 0 for n in shape) or prod(shape) >= 1 << 60:
-        raise place.inside(name).damaged(f"its shape {list(shape)} is no shape", at=message.start)
+        raise location.at(name).damaged(f"its shape {list(shape)} is no shape", at=message.start)
     return Weight(name, message, BY_NAME[DTYPES[kind]], shape, node)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chkpt_channels.containers.protobuf import BYTES, Field, Message, bytes_field
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.formats.onnx.model import Weight
 from chkpt_channels.formats.onnx.schema import (
     TENSOR_DOUBLES,
@@ -38,31 +38,31 @@ class Payload(NamedTuple):
     stop: int = 0
 
 
-def payload(weight: Weight, place: Place, folder: Path) -> Payload:
+def payload(weight: Weight, location: Location, folder: Path) -> Payload:
     """Find a weight's elements. Raises DamagedError where they are missing, doubled, too short, or outside the folder."""
-    place = place.inside(weight.name)
+    location = location.at(weight.name)
     fields = [f for n in (TENSOR_RAW, *TENSOR_TYPED) for f in weight.message.fields.get(n, ())]
     if weight.is_external:
         if any(f.stop > f.value for f in fields):
-            raise place.damaged("holds elements, and says that they are in another file", at=fields[0].start)
-        return _external(weight, place, folder)
+            raise location.damaged("holds elements, and says that they are in another file", at=fields[0].start)
+        return _external(weight, location, folder)
     raw = [f for f in fields if f.number == TENSOR_RAW]
     if raw and len(raw) != len(fields):
-        raise place.damaged("holds both raw and typed elements", at=raw[0].start)
+        raise location.damaged("holds both raw and typed elements", at=raw[0].start)
     if raw:
         if raw[-1].stop - raw[-1].value != weight.size:
             have = raw[-1].stop - raw[-1].value
-            raise place.damaged(f"holds {have} bytes, its shape needs {weight.size}", at=raw[-1].value)
+            raise location.damaged(f"holds {have} bytes, its shape needs {weight.size}", at=raw[-1].value)
         return Payload(raw[-1])
     if weight.dtype.name in ("F32", "F64") and sum(f.stop - f.value for f in fields) not in (0, weight.size):
         have = sum(f.stop - f.value for f in fields)
-        raise place.damaged(f"holds {have} bytes, its shape needs {weight.size}", at=fields[0].start)
+        raise location.damaged(f"holds {have} bytes, its shape needs {weight.size}", at=fields[0].start)
     integers = [f for f in fields if f.number in (TENSOR_INT32S, TENSOR_INT64S, TENSOR_UINT64S)]
     needed = prod(weight.shape) if weight.dtype.bits >= 8 else weight.size  # narrow ones share an integer
     if integers and (have := sum(_count(weight.message, f) for f in integers)) != needed:
-        raise place.damaged(f"holds {have} elements, its shape needs {needed}", at=integers[0].start)
+        raise location.damaged(f"holds {have} elements, its shape needs {needed}", at=integers[0].start)
     if not fields and weight.size:
-        raise place.damaged("has no elements", at=weight.message.start)
+        raise location.damaged("has no elements", at=weight.message.start)
     return Payload(fields[0] if fields else None)
 
 
@@ -74,23 +74,23 @@ def _count(message: Message, field: Field) -> int:
     return sum(len(message.reader.bytes(*span).translate(None, CONTINUED)) for span in spans)
 
 
-def _external(weight: Weight, place: Place, folder: Path) -> Payload:
+def _external(weight: Weight, location: Location, folder: Path) -> Payload:
     entries = weight.message.messages(TENSOR_EXTERNAL)
     keys = [entry.text(1) for entry in entries]
     if len(set(keys)) != len(keys):
-        raise place.damaged("its external location is given twice", at=weight.message.start)
+        raise location.damaged("its external location is given twice", at=weight.message.start)
     found = weight.external()
-    location = found.get("location", "")
-    if not location or "\0" in location or location.startswith(("/", "\\")) or ".." in location.replace("\\", "/").split("/"):
-        raise place.damaged(f"its external location {location!r} leaves the model's folder", at=weight.message.start)
+    name = found.get("location", "")
+    if not name or "\0" in name or name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
+        raise location.damaged(f"its external location {name!r} leaves the model's folder", at=weight.message.start)
     try:
         start = int(found.get("offset", "0"))
-        length = int(found.get("length", str(weight.size)))  # without one: the rest of the file, see _onnx_beside
+        length = int(found.get("length", str(weight.size)))  # without one: the rest of the file, see external_data
     except ValueError:
-        raise place.damaged("its external offset or length is no number", at=weight.message.start) from None
+        raise location.damaged("its external offset or length is no number", at=weight.message.start) from None
     if start < 0 or length != weight.size:
-        raise place.damaged(f"its external part has {length} bytes, its shape needs {weight.size}", at=weight.message.start)
-    return Payload(None, folder / location, start, start + length)
+        raise location.damaged(f"its external part has {length} bytes, its shape needs {weight.size}", at=weight.message.start)
+    return Payload(None, folder / name, start, start + length)
 
 
 def typed_elements(weight: Weight) -> bytes:

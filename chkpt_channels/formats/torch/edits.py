@@ -13,7 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.containers.pickle.editor import edited
-from chkpt_channels.containers.pickle.reader import Node
+from chkpt_channels.containers.pickle.reader import PickleNode
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.torch.graph import quantization_of
 from chkpt_channels.formats.torch.object_tree import OptimizerNode, TorchObject
@@ -35,9 +35,11 @@ class TorchEdits:
     """The consequences of `edits` in one pickle: `pickle`, its new bytes, and `changes` and `removed` for its storages."""
 
     def __init__(self, torch_object: TorchObject, edits: Edits) -> None:
-        self._object, self._place = torch_object, torch_object.place
+        self._object, self._location = torch_object, torch_object.location
         numbers = torch_object.numbers
-        self._values: dict[Node, Any] = {numbers[where]: value for where, value in edits.numbers.items() if where in numbers}
+        self._values: dict[PickleNode, Any] = {
+            numbers[where]: value for where, value in edits.numbers.items() if where in numbers
+        }
         self.changes: dict[str, StorageChange] = {}
         dropped = [node for node in torch_object.optimizers if node.where in set(edits.dropped)]
         self.removed = _orphaned(torch_object, dropped)
@@ -88,19 +90,19 @@ class TorchEdits:
         self.changes[storage.key] = StorageChange(keep, end - keep, lambda: b"".join(part() for part in parts))
 
     def _check_editable(self, view: View, name: str) -> None:
-        place = self._place.inside(name)
+        location = self._location.at(name)
         if view.quantizer is not None and quantization_of(self._object, name) is None:
-            raise place.unsupported("is quantized in a way that is not converted")
+            raise location.unsupported("is quantized in a way that is not converted")
         if view.storage.has_view:
-            raise place.unsupported("its storage is a view into another one (torch before 0.2), which is not converted")
+            raise location.unsupported("its storage is a view into another one (torch before 0.2), which is not converted")
         if any(stride == 0 and size > 1 for size, stride in zip(view.shape, view.stride, strict=True)):
-            raise place.unsupported("is an expanded tensor (stride 0): its elements share memory")
+            raise location.unsupported("is an expanded tensor (stride 0): its elements share memory")
 
     def _check_alone(self, name: str, view: View, others: Mapping[str, View]) -> None:
         start, stop = view.span
         for other, its in others.items():
             if its.span[0] < stop and start < its.span[1]:
-                raise self._place.inside(name).unsupported(
+                raise self._location.at(name).unsupported(
                     f"shares its memory with {other}, which would keep the old values",
                     hint=f"name both with --layer if both see the image: --layer {name} --layer {other}",
                 )

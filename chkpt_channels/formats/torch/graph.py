@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from chkpt_channels.containers.pickle.reader import Kind, Node, plain
+from chkpt_channels.containers.pickle.reader import Kind, PickleNode, plain
 from chkpt_channels.core.tensors import Declaration, FirstConv, Quantization
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.torch.object_tree import CHANNEL_NAMES, Link, TorchObject, attributes
@@ -57,9 +57,9 @@ class TorchGraph(ModelGraph):
                 link = link.parent
             if link is None:
                 continue
-            told = plain(numbers["in_channels"])
-            if isinstance(told, int) and told != conv.in_channels:
-                found.append((Declaration(f"{link.path()[0]}.in_channels".removeprefix("."), told), conv.in_channels))
+            message = plain(numbers["in_channels"])
+            if isinstance(message, int) and message != conv.in_channels:
+                found.append((Declaration(f"{link.path()[0]}.in_channels".removeprefix("."), message), conv.in_channels))
         return found
 
     def hyper_parameters(self, channels: int) -> Sequence[Declaration]:
@@ -96,13 +96,13 @@ def quantization_of(torch_object: TorchObject, name: str) -> Quantization | None
     return None
 
 
-def _own_numbers(link: Link) -> dict[str, Node]:
+def _own_numbers(link: Link) -> dict[str, PickleNode]:
     """in_channels and groups of a convolution module, by name; empty for other objects."""
     found = {name: node for name, node in attributes(link.node.target) if name in ("in_channels", "groups")}
     return found if len(found) == 2 and all(isinstance(plain(node), int) for node in found.values()) else {}
 
 
-def _channel_counts(link: Link, where: str) -> Iterable[tuple[str, Node]]:
+def _channel_counts(link: Link, where: str) -> Iterable[tuple[str, PickleNode]]:
     for name, value in attributes(link.node.target):
         if name in CHANNEL_NAMES and value.target.kind is Kind.INT:
             yield ".".join(filter(None, [where, name])), value

@@ -37,10 +37,10 @@ class TorchLegacy(TorchCheckpoint):
         super().__init__(source, form)
         magic, version, system, self._tree, keys = self._pickles()
         if magic.root.target.value != LEGACY_MAGIC or plain(version.root) != VERSION:
-            raise source.place.damaged(f"is no torch file of protocol {VERSION}", at=0)
+            raise source.location.damaged(f"is no torch file of protocol {VERSION}", at=0)
         little = system.root.lookup("little_endian")
         self._little = little is None or little.target.value is not False
-        self.index({MAIN: TorchObject(self._tree, source.place)})
+        self.index({MAIN: TorchObject(self._tree, source.location)})
         self._keys = keys
         self._counts = self._index_storages(keys)
 
@@ -52,35 +52,37 @@ class TorchLegacy(TorchCheckpoint):
             trees: list[Tree] = []
             try:
                 for _ in range(5):
-                    trees.append(Tree(data, self.source.place, start=trees[-1].stop if trees else 0))
+                    trees.append(Tree(data, self.source.location, start=trees[-1].stop if trees else 0))
                 return trees
             except OutOfData:
                 if size >= self.source.size:
-                    raise self.source.place.damaged("is cut off inside its pickles", at=self.source.size) from None
+                    raise self.source.location.damaged("is cut off inside its pickles", at=self.source.size) from None
                 size *= 4
-                self.source.place.within("bytes of pickles, or more", size, LIMITS.pickle_bytes)
+                self.source.location.check_limit("bytes of pickles, or more", size, LIMITS.pickle_bytes)
 
     def _index_storages(self, keys: Tree) -> dict[str, int]:
         """The offset of each storage's element count."""
         listed = [child.target for child in keys.root.target.children]
         text = Kind.TEXT
         if any(key.kind is not text for key in listed) or {key.value for key in listed} != set(self.main.storages):
-            raise self.source.place.damaged("its list of storages is not that of its tensors", at=keys.start)
+            raise self.source.location.damaged("its list of storages is not that of its tensors", at=keys.start)
         at, found = keys.stop, {}
         for key in listed:
             storage = self.main.storages[key.value]
-            place = self.source.place.inside(f"storage {key.value}")
+            location = self.source.location.at(f"storage {key.value}")
             if at + 8 + storage.size > self.source.size:
-                raise place.damaged(f"is cut off: the {storage.size} bytes of its {storage.count} elements are not there", at=at)
+                raise location.damaged(
+                    f"is cut off: the {storage.size} bytes of its {storage.count} elements are not there", at=at
+                )
             (count,) = struct.unpack("<q" if self._little else ">q", self.source.read(at, at + 8))
             if key.value in found:
-                raise place.damaged("stands twice in the list of storages", at=at)
+                raise location.damaged("stands twice in the list of storages", at=at)
             if count != storage.count:
-                raise place.damaged(f"element count {count} in the file, {storage.count} in the pickle", at=at)
+                raise location.damaged(f"element count {count} in the file, {storage.count} in the pickle", at=at)
             found[key.value] = at
             at += 8 + storage.size
         if at != self.source.size:
-            raise self.source.place.damaged(f"{self.source.size - at} bytes stand behind the last storage", at=at)
+            raise self.source.location.damaged(f"{self.source.size - at} bytes stand behind the last storage", at=at)
         return found
 
     def read_storage(self, part: str, storage: Storage, start: int, stop: int) -> Iterator[bytes]:
@@ -90,7 +92,7 @@ class TorchLegacy(TorchCheckpoint):
 
     def splices(self, edits: Edits) -> list[Splice]:
         if not self._little:
-            raise self.source.place.unsupported("was written on a big-endian machine, which is not converted")
+            raise self.source.location.unsupported("was written on a big-endian machine, which is not converted")
         made = TorchEdits(self.main, edits)
         splices = []
         if made.pickle is not None:

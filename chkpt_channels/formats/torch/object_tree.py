@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from chkpt_channels.containers.pickle.nodes import Kind, Node, plain
+from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
 from chkpt_channels.containers.pickle.reader import Tree
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.formats.torch.rebuild import Tensors, View
 
@@ -42,7 +42,7 @@ class Link:
 
     __slots__ = ("attribute", "depth", "node", "parent", "segment")
 
-    def __init__(self, parent: Link | None, segment: str, attribute: bool, node: Node) -> None:
+    def __init__(self, parent: Link | None, segment: str, attribute: bool, node: PickleNode) -> None:
         self.parent, self.segment, self.attribute, self.node = parent, segment, attribute, node
         self.depth: int = parent.depth + 1 if parent else 0
 
@@ -71,7 +71,7 @@ class OptimizerNode:
 
     where: str
     parameter: str
-    slots: dict[str, Node]
+    slots: dict[str, PickleNode]
     span: tuple[int, int]
 
 
@@ -79,25 +79,25 @@ class TorchObject:
     """The named tensors of one pickle. Raises DamagedError for geometry that leaves its storage, UnsupportedError for names
     that stand twice."""
 
-    def __init__(self, tree: Tree, place: Place, prefix: str = "") -> None:
-        self.tree, self.place, self._prefix = tree, place, prefix
-        self._tensors = Tensors(tree, place)
+    def __init__(self, tree: Tree, location: Location, prefix: str = "") -> None:
+        self.tree, self.location, self._prefix = tree, location, prefix
+        self._tensors = Tensors(tree, location)
         self.storages = self._tensors.storages
         self.views: dict[str, View] = {}
         self.groups: dict[str, str] = {}
         self.links: dict[str, Link] = {}
         self.optimizers: list[OptimizerNode] = []
-        self.numbers: dict[str, Node] = {}  # the plain integers that edits may name, by where they stand
+        self.numbers: dict[str, PickleNode] = {}  # the plain integers that edits may name, by where they stand
         self.counts: dict[str, Link] = {}  # the integers that are called like a number of input channels, by where they stand
-        self.scales: dict[str, Node] = {}  # the numbers that are the scale of a whole quantized tensor, by its name
+        self.scales: dict[str, PickleNode] = {}  # the numbers that are the scale of a whole quantized tensor, by its name
         self._walk()
 
     def _walk(self) -> None:
         todo = [Link(None, "", False, self.tree.root)]
         if self._prefix:
             todo = [Link(todo[0], self._prefix, False, self.tree.root)]
-        seen: set[Node] = set()
-        deep: list[Node] = []
+        seen: set[PickleNode] = set()
+        deep: list[PickleNode] = []
         while todo:
             link = todo.pop()
             node = link.node.target
@@ -115,16 +115,16 @@ class TorchObject:
             try:
                 todo += reversed(list(_children(link, node)))
             except _DuplicateKey as error:
-                raise self.place.inside(str(error)).unsupported("the name stands twice in the file") from None
+                raise self.location.at(str(error)).unsupported("the name stands twice in the file") from None
             self._find_optimizer(link, node)
         self._refuse_tensors(deep, seen)
 
-    def _refuse_tensors(self, todo: list[Node], seen: set[Node]) -> None:
+    def _refuse_tensors(self, todo: list[PickleNode], seen: set[PickleNode]) -> None:
         """Below the deepest names: what is there is copied, unless it is a tensor, whose name could not be told."""
         while todo:
             node = todo.pop().target
             if node.kind is Kind.CALL and self._tensors.view(node):
-                raise self.place.unsupported(f"a tensor stands more than {LIMITS.name_depth} levels deep, where none are read")
+                raise self.location.unsupported(f"a tensor stands more than {LIMITS.name_depth} levels deep, where none are read")
             if node not in seen:
                 seen.add(node)
                 todo += node.inner
@@ -132,12 +132,12 @@ class TorchObject:
     def _name(self, link: Link, view: View) -> None:
         name, group = link.path()
         if name in self.views:
-            raise self.place.inside(name).unsupported("the name stands twice in the file")
+            raise self.location.at(name).unsupported("the name stands twice in the file")
         self.views[name], self.groups[name], self.links[name] = view, group, link
         if view.quantizer is not None:
             self._name_constants(name, link, view.quantizer.children)
 
-    def _name_constants(self, name: str, link: Link, quantizer: Sequence[Node]) -> None:
+    def _name_constants(self, name: str, link: Link, quantizer: Sequence[PickleNode]) -> None:
         """What a quantized tensor's numbers mean, as tensors of their own: (torch.per_tensor_affine, scale, zero point) or
         (torch.per_channel_affine, scales, zero points, axis)."""
         if len(quantizer) == 3 and quantizer[1].target.kind is Kind.FLOAT:
@@ -148,7 +148,7 @@ class TorchObject:
                 key = f"{name}/{part}"
                 self.views[key], self.groups[key], self.links[key] = view, self.groups[name], link
 
-    def _find_optimizer(self, link: Link, node: Node) -> None:
+    def _find_optimizer(self, link: Link, node: PickleNode) -> None:
         if node.items is None or len(node.items) < 2:
             return
         if (state := node.lookup("state")) is None or node.lookup("param_groups") is None:
@@ -163,7 +163,7 @@ class TorchObject:
             self.optimizers.append(OptimizerNode(where, _segment(key.target), slots, span))
 
 
-def attributes(node: Node) -> Iterator[tuple[str, Node]]:
+def attributes(node: PickleNode) -> Iterator[tuple[str, PickleNode]]:
     """The instance attributes of an object, from the state that BUILD gave it."""
     states = [node.state.target] if node.state is not None else []
     if states and states[0].kind is Kind.TUPLE:
@@ -174,7 +174,7 @@ def attributes(node: Node) -> Iterator[tuple[str, Node]]:
                 yield key.value, value
 
 
-def _pairs(node: Node) -> Iterator[tuple[Node, Node]]:
+def _pairs(node: PickleNode) -> Iterator[tuple[PickleNode, PickleNode]]:
     """The entries of a dict-like object; Python 2 pickled an OrderedDict as a call with a list of pairs."""
     yield from node.entries()
     if node.kind is Kind.CALL and node.value[0].is_global("collections", "OrderedDict"):
@@ -184,7 +184,7 @@ def _pairs(node: Node) -> Iterator[tuple[Node, Node]]:
                     yield pair.target.children[0].target, pair.target.children[1]
 
 
-def _children(link: Link, node: Node) -> Iterator[Link]:
+def _children(link: Link, node: PickleNode) -> Iterator[Link]:
     pairs = list(_pairs(node))
     keys = [_segment(key) for key, _ in pairs]
     if len(set(keys)) != len(keys) and all(key.kind is Kind.TEXT for key, _ in pairs):
@@ -200,7 +200,7 @@ def _children(link: Link, node: Node) -> Iterator[Link]:
         yield from _attribute_links(link, node)
 
 
-def _attribute_links(link: Link, node: Node) -> Iterator[Link]:
+def _attribute_links(link: Link, node: PickleNode) -> Iterator[Link]:
     for name, value in attributes(node):
         if name in _MODULE_DICTS:
             for key, child in _pairs(value.target):
@@ -213,7 +213,7 @@ class _DuplicateKey(Exception):
     """A key that stands twice in one dict."""
 
 
-def _segment(key: Node) -> str:
+def _segment(key: PickleNode) -> str:
     if key.kind is Kind.INT and plain(key) is None:
         return "?"
     return str(key.value) if key.kind in (Kind.TEXT, Kind.INT, Kind.CONST, Kind.FLOAT) else "?"

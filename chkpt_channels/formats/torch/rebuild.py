@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TypeGuard
 
-from chkpt_channels.containers.pickle.nodes import Call, Kind, Node, call_of, elements
+from chkpt_channels.containers.pickle.nodes import Call, Kind, PickleNode, call_of, elements
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.dtypes import BY_STORAGE, BY_TORCH, DType
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 
 _SUBCLASS = ("torch._tensor", "_rebuild_from_type_v2")
@@ -42,7 +42,7 @@ class Storage:
     dtype: DType | None
     unit: int
     count: int
-    counts: list[Node] = field(default_factory=list)
+    counts: list[PickleNode] = field(default_factory=list)
     has_view: bool = False
 
     @property
@@ -60,8 +60,8 @@ class View:
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
-    nodes: tuple[Node, Node, Node]
-    quantizer: Node | None = None
+    nodes: tuple[PickleNode, PickleNode, PickleNode]
+    quantizer: PickleNode | None = None
 
     @property
     def itemsize(self) -> int:
@@ -92,43 +92,43 @@ class View:
 class Tensors:
     """The storages of one pickle, by key, and what looks into them. Raises DamagedError for geometry that leaves its storage."""
 
-    def __init__(self, tree: Tree, place: Place) -> None:
-        self.place = place
+    def __init__(self, tree: Tree, location: Location) -> None:
+        self.location = location
         self.storages: dict[str, Storage] = {}
-        self._by_persid: dict[Node, Storage] = {}
-        self._views: dict[Node, View | None] = {}
+        self._by_persid: dict[PickleNode, Storage] = {}
+        self._views: dict[PickleNode, View | None] = {}
         for persid in tree.persids:
             self._storage(persid)
 
-    def _storage(self, persid: Node) -> None:
+    def _storage(self, persid: PickleNode) -> None:
         nodes, values = elements(persid.value)
         if not values or values[0] != "storage":
             return  # legacy files also mark modules this way
         if len(values) not in (5, 6) or not _is_global(values[1]) or not isinstance(values[2], str):
-            raise self.place.damaged("a persistent id is no storage")
+            raise self.location.damaged("a persistent id is no storage")
         (module, name), key, count = values[1].value, values[2], values[4]
         dtype = BY_STORAGE.get(name)
         if not module.startswith("torch") or (dtype is None and name != "UntypedStorage"):
-            raise self.place.unsupported(f"a storage has the unknown type {module}.{name}")
+            raise self.location.unsupported(f"a storage has the unknown type {module}.{name}")
         if not isinstance(count, int) or count < 0:
-            raise self.place.inside(f"storage {key}").damaged("invalid element count")
+            raise self.location.at(f"storage {key}").damaged("invalid element count")
         unit = dtype.bits // 8 if dtype else 1
         storage = self.storages.setdefault(key, Storage(key, dtype, unit, count))
         if (storage.count, storage.dtype) != (count, dtype):
-            raise self.place.inside(f"storage {key}").damaged(
+            raise self.location.at(f"storage {key}").damaged(
                 f"element count {storage.count} in one place of the pickle, {count} in another"
             )
         storage.counts.append(nodes[4])
         storage.has_view |= len(values) == 6 and values[5] is not None
         self._by_persid[persid] = storage
 
-    def view(self, call: Node) -> View | None:
+    def view(self, call: PickleNode) -> View | None:
         """The tensor that this call makes; None if it makes something else. Raises as the class does."""
         if call not in self._views:
             self._views[call] = self._read(call)
         return self._views[call]
 
-    def _read(self, node: Node) -> View | None:
+    def _read(self, node: PickleNode) -> View | None:
         for _ in range(_DEEPEST_WRAPPING):
             call = call_of(_REBUILDS, *node.value) if len(node.value) == 2 else None
             if call is not None and call.name == _SUBCLASS and len(call.nodes) == 4:
@@ -137,10 +137,10 @@ class Tensors:
                 return None
             if counts := _REBUILDS[call.name]:
                 if len(call.nodes) not in counts:
-                    raise self.place.damaged(f"a tensor is made of {len(call.nodes)} arguments", at=node.start)
+                    raise self.location.damaged(f"a tensor is made of {len(call.nodes)} arguments", at=node.start)
                 return self._geometry(call)
             wrapped = call.values[0] if call.values else None
-            if not isinstance(wrapped, Node) or wrapped.kind is not Kind.CALL:
+            if not isinstance(wrapped, PickleNode) or wrapped.kind is not Kind.CALL:
                 return None
             node = wrapped
         return None
@@ -149,30 +149,30 @@ class Tensors:
         (_, function), nodes, values = call
         storage = self._by_persid.get(values[0])
         if storage is None:
-            raise self.place.damaged("a tensor has no storage", at=nodes[0].start)
+            raise self.location.damaged("a tensor has no storage", at=nodes[0].start)
         offset, shape, stride = values[1:4]
         dtype = storage.dtype
         if function == "_rebuild_tensor_v3":
             named = values[6] if _is_global(values[6]) else None
             dtype = BY_TORCH.get(named.value[1]) if named and named.value[0] == "torch" else None
         if dtype is None:
-            raise self.place.unsupported("a tensor has an unknown element type")
+            raise self.location.unsupported("a tensor has an unknown element type")
         numbers = (offset, *shape, *stride) if isinstance(shape, tuple) and isinstance(stride, tuple) else (None,)
         if (
             not isinstance(offset, int)
             or any(n is None or n < 0 for n in numbers)
             or not len(shape) == len(stride) <= LIMITS.axes
         ):
-            raise self.place.damaged("invalid size, stride or storage offset", at=nodes[1].start)
+            raise self.location.damaged("invalid size, stride or storage offset", at=nodes[1].start)
         view = View(storage, dtype, offset, shape, stride, (nodes[1], nodes[2], nodes[3]))
         if function == "_rebuild_qtensor":
             view.quantizer = nodes[4].target
         if view.span[1] > storage.size or prod(shape) >= 1 << 63:
-            raise self.place.inside(f"storage {storage.key}").damaged(
+            raise self.location.at(f"storage {storage.key}").damaged(
                 f"a tensor of shape {list(shape)} reaches beyond its {storage.count} elements", at=nodes[1].start
             )
         return view
 
 
-def _is_global(value: object) -> TypeGuard[Node]:
-    return isinstance(value, Node) and value.kind is Kind.GLOBAL
+def _is_global(value: object) -> TypeGuard[PickleNode]:
+    return isinstance(value, PickleNode) and value.kind is Kind.GLOBAL

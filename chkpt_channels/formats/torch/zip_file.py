@@ -22,7 +22,7 @@ from chkpt_channels.formats.torch.edits import TorchEdits
 from chkpt_channels.formats.torch.object_tree import TorchObject
 from chkpt_channels.formats.torch.rebuild import Storage
 from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.splice import Check, Splice
+from chkpt_channels.storage.splice import Checksum, Splice
 
 SERIALIZATION_ID = ".data/serialization_id"
 SERIALIZATION_ID_BYTES = 40
@@ -37,7 +37,7 @@ class TorchZip(TorchCheckpoint):
         self._archive = Archive(source)
         pickles = [name for name in self._archive.members if name.rpartition("/")[2] == "data.pkl" and name.count("/") <= 1]
         if len(pickles) != 1:
-            raise source.place.damaged(f"holds {len(pickles)} members named data.pkl instead of one")
+            raise source.location.damaged(f"holds {len(pickles)} members named data.pkl instead of one")
         self._top = pickles[0].removesuffix("data.pkl")
         self._check_version()
         self.scripted = self._top + "constants.pkl" in self._archive.members
@@ -51,21 +51,21 @@ class TorchZip(TorchCheckpoint):
         names = [f"{self._top}{name}" for name in (".data/version", "version")]
         found = next((name for name in names if name in self._archive.members), None)
         if found is None:
-            raise self.source.place.inside(names[-1]).damaged("is missing from the archive")
+            raise self.source.location.at(names[-1]).damaged("is missing from the archive")
         if not self._archive.read(found, 64).strip().isdigit():
-            raise self.source.place.inside(found).damaged("is no number")
+            raise self.source.location.at(found).damaged("is no number")
 
     def _parse(self, part: str) -> TorchObject:
         name = f"{self._top}{part}.pkl"
-        place = self.source.place.inside(name)
-        tree = Tree.whole(self._archive.read(name), place)
-        torch_object = TorchObject(tree, place, "" if part == MAIN else part)
+        location = self.source.location.at(name)
+        tree = Tree.whole(self._archive.read(name), location)
+        torch_object = TorchObject(tree, location, "" if part == MAIN else part)
         for storage in torch_object.storages.values():
             member = self._archive.members.get(self._member(part, storage))
             if member is None:
-                raise self.source.place.inside(self._member(part, storage)).damaged("the storage is missing from the archive")
+                raise self.source.location.at(self._member(part, storage)).damaged("the storage is missing from the archive")
             if member.size != storage.size:
-                raise self.source.place.inside(member.name).damaged(
+                raise self.source.location.at(member.name).damaged(
                     f"the storage holds {member.size} bytes, its {storage.count} elements need {storage.size}", at=member.data
                 )
         return torch_object
@@ -89,7 +89,7 @@ class TorchZip(TorchCheckpoint):
             removed |= {f"{self._top}{part}/{key}" for key in made.removed}
             if "0" in made.removed and set(torch_object.storages) - made.removed:
                 # torch computes offsets (map_location="meta") from the storage named 0, which it expects to meet first
-                raise self.source.place.inside(f"{self._top}{part}/0").unsupported(
+                raise self.source.location.at(f"{self._top}{part}/0").unsupported(
                     "the optimizer's entry for the kernel owns the archive's first storage, which cannot go",
                     hint="--optimizer reset keeps the entry and zeroes it",
                 )
@@ -100,7 +100,7 @@ class TorchZip(TorchCheckpoint):
     def _check_byteorder(self) -> None:
         name = self._top + "byteorder"
         if name in self._archive.members and self._archive.read(name, 64) != b"little":
-            raise self.source.place.unsupported("was written on a big-endian machine, which is not converted")
+            raise self.source.location.unsupported("was written on a big-endian machine, which is not converted")
 
     def _serialization_id(self, changes: dict[str, editor.MemberEdit], removed: set[str]) -> dict[str, editor.MemberEdit]:
         """The identity that torch derives from names and CRCs, kept right if it was right."""
@@ -125,5 +125,5 @@ class TorchZip(TorchCheckpoint):
             digest &= 0xFFFFFFFFFFFFFFFF
         return b"%020d" % digest
 
-    def checks(self) -> Sequence[Check]:
+    def checks(self) -> Sequence[Checksum]:
         return self._archive.checks()

@@ -13,7 +13,7 @@ from chkpt_channels.transform.mixing.rules import Matrix
 
 def parse_matrix(given: str | os.PathLike[str] | Sequence[Sequence[float]]) -> Matrix:
     """The matrix [old channels, new channels], given as rows or as the path of a file. Raises UsageError for what is no matrix of
-    finite numbers, SystemProblem for a file that cannot be read."""
+    finite numbers, FileSystemError for a file that cannot be read."""
     rows = _read(given) if isinstance(given, str | os.PathLike) else given
     file = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
     try:

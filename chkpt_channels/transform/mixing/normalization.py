@@ -29,21 +29,21 @@ Orders = tuple[str, str]
 """The order of three colours, "rgb" or "bgr", on the old side and on the new one."""
 
 
-class Pipeline(NamedTuple):
+class Normalization(NamedTuple):
     """(raw - mean) / std for each channel, and `top`, the value that white has: 1, or 255 where bytes are fed as they are."""
 
     mean: Numbers
     std: Numbers
-    top: float = 1.0
+    input_range: float = 1.0
 
     @property
     def affine(self) -> tuple[Numbers, Numbers]:
         """(scale, shift) with x = scale · raw + shift."""
-        scale = tuple(self.top / s for s in self.std)
+        scale = tuple(self.input_range / s for s in self.std)
         return scale, tuple(-m * a for m, a in zip(self.mean, scale, strict=True))
 
 
-class Norm(NamedTuple):
+class NormalizationSpec(NamedTuple):
     """What the user says of the pipelines: a preset's name, or mean and std of the old one; mean and std of the new one."""
 
     name: str = ""
@@ -51,12 +51,12 @@ class Norm(NamedTuple):
     std: Numbers = ()
     new_mean: Numbers = ()
     new_std: Numbers = ()
-    top: float = 1.0
+    input_range: float = 1.0
 
     def __bool__(self) -> bool:
-        return self != Norm()
+        return self != NormalizationSpec()
 
-    def checked(self) -> Norm:
+    def checked(self) -> NormalizationSpec:
         """The same. Raises UsageError for what contradicts itself, whatever the file holds."""
         if self.name and self.name != AUTO and self.name not in NORMS:
             raise UsageError(f"--norm is {', '.join(NORMS)} or {AUTO}, not {self.name!r}")
@@ -65,49 +65,49 @@ class Norm(NamedTuple):
         if self and not (self.name or self.mean or self.std):
             hint = "--norm imagenet, clip, half or none, or --mean and --std"
             raise UsageError("a new pipeline says nothing without the old one that the network was trained with", hint=hint)
-        for option, values in (("--std", self.std), ("--new-std", self.new_std), ("--input-range", (self.top,))):
+        for option, values in (("--std", self.std), ("--new-std", self.new_std), ("--input-range", (self.input_range,))):
             if any(value <= 0 for value in values):
                 raise UsageError(f"{option} takes positive numbers")
         return self
 
-    def old(self, channels: int, order: str) -> Pipeline:
+    def old(self, channels: int, order: str) -> Normalization:
         """The pipeline of the network as it is, of so many channels, colours in this order. A preset for colours gives a gray
         network their means."""
         if self.name:
             return self._preset(channels, order)
         mean, std = _of(self.mean or (0.0,), channels, "--mean", "old"), _of(self.std or (1.0,), channels, "--std", "old")
-        return Pipeline(mean, std)
+        return Normalization(mean, std)
 
-    def new(self, rule: Mixing, orders: Orders) -> Pipeline:
+    def new(self, rule: Mixing, orders: Orders) -> Normalization:
         """The pipeline of the network as it will be: as asked for, or the means of the old one's. Channels that are copied keep
         their own numbers; a preset for colours is that of the new side where that is the one in colour."""
         default = self._default(rule, orders)
         mean = _of(self.new_mean, rule.new, "--new-mean", "new") if self.new_mean else default.mean
         std = _of(self.new_std, rule.new, "--new-std", "new") if self.new_std else default.std
-        return Pipeline(mean, std, self.top)
+        return Normalization(mean, std, self.input_range)
 
-    def _default(self, rule: Mixing, orders: Orders) -> Pipeline:
+    def _default(self, rule: Mixing, orders: Orders) -> Normalization:
         old = self.old(rule.old, orders[0])
-        if self.top != 1:
-            return Pipeline((0.0,) * rule.new, (1.0,) * rule.new)
+        if self.input_range != 1:
+            return Normalization((0.0,) * rule.new, (1.0,) * rule.new)
         if self.name and rule.old == 1 and rule.new == 3:
             return self._preset(3, orders[1])
         sources = [rule.copied(j) for j in range(rule.new)]
         mean, std = (tuple(_mean(v) if i is None else v[i] for i in sources) for v in (old.mean, old.std))
-        return Pipeline(mean, std)
+        return Normalization(mean, std)
 
-    def _preset(self, channels: int, order: str) -> Pipeline:
+    def _preset(self, channels: int, order: str) -> Normalization:
         mean, std = (values[::-1] if order == "bgr" else values for values in NORMS[self.name])
         if channels == 3:
-            return Pipeline(mean, std)
+            return Normalization(mean, std)
         if channels == 1 or len({*mean, *std}) <= 2:
-            return Pipeline((_mean(mean),) * channels, (_mean(std),) * channels)
+            return Normalization((_mean(mean),) * channels, (_mean(std),) * channels)
         raise UsageError(
             f"--norm {self.name} is for three channels, and the kernel takes {channels}: --mean and --std say theirs"
         )
 
 
-def through(rule: Mixing, norm: Norm, orders: Orders) -> Mixing:
+def through(rule: Mixing, norm: NormalizationSpec, orders: Orders) -> Mixing:
     """A mixing of raw images as the network sees it, behind both pipelines."""
     return rule.seen_through(norm.old(rule.old, orders[0]).affine, norm.new(rule, orders).affine)
 

@@ -19,7 +19,7 @@ METHODS = ("auto", "sum", "mean", "luma", "repeat", "zero", *GRAPH_METHODS)
 Matrix = tuple[tuple[float, ...], ...]
 
 
-class Rule(NamedTuple):
+class ChannelRule(NamedTuple):
     """How new channels make up the old ones. `to` is the number of new ones, None where it is read off a second file.
 
     order     the colour order of a target of three: "rgb", "bgr", or "" for the source's own
@@ -59,7 +59,7 @@ class Rule(NamedTuple):
         """The canonical word for the target, as default output names use it: gray, rgb, bgr, 4ch."""
         return "bgr" if self.order == "bgr" else target_word(self.to or 0)
 
-    def checked(self) -> Rule:
+    def checked(self) -> ChannelRule:
         """The same rule. Raises UsageError where it contradicts itself, whatever the file holds."""
         spelled = [name for name in ("chosen", "bands", "matrix") if getattr(self, name)]
         words = [{"chosen": "select"}.get(name, name) for name in spelled]
@@ -143,12 +143,12 @@ class Rule(NamedTuple):
         raise UsageError(f"{word[:40]!r} is none of the kernel's {old} channels: {known}0 to {old - 1}")
 
 
-_MAKERS: dict[str, Callable[[Rule, int, int], Mixing]] = {
+_MAKERS: dict[str, Callable[[ChannelRule, int, int], Mixing]] = {
     "sum": lambda rule, old, new: mixing.sum_(old),
     "mean": lambda rule, old, new: mixing.mean(old, new),
-    "luma": Rule._luma,
+    "luma": ChannelRule._luma,
     "repeat": lambda rule, old, new: mixing.repeat(old, new),
-    "zero": Rule._zero,
+    "zero": ChannelRule._zero,
 }
 _REASONS = {
     "sum": "exact for a gray image stacked {old} times",

@@ -133,7 +133,7 @@ def test_a_file_inside_of_another_is_read_and_edited_in_place(tmp_path: Path):
     outer = tmp_path / "outer"
     outer.write_bytes(b"x" * 777 + inner + b"y" * 99)
     source = Source(outer)
-    file = Hdf5(source, source.place, 777, len(inner))
+    file = Hdf5(source, source.location, 777, len(inner))
     assert b"".join(file.chunks("others/a")) == np.arange(1000).tobytes()
     new = editor.splices(file, {"g/d": NewDataset((6, 5, 1), CUBE[:, :, :1])}, {})
     (tmp_path / "new.h5").write_bytes(spliced(inner, [(s.start, s.stop, s.data()) for s in new]))

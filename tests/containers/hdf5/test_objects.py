@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chkpt_channels.containers.hdf5 import objects
-from chkpt_channels.core.errors import DamagedError, Place, UnsupportedError
+from chkpt_channels.core.errors import DamagedError, Location, UnsupportedError
 
-PLACE = Place("a.h5", "d")
+PLACE = Location("a.h5", "d")
 
 
 @pytest.fixture

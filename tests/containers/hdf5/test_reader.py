@@ -28,7 +28,7 @@ def made(path: Path, make: Make, **options: Any) -> Path:
 
 def opened(path: Path, **options: Any) -> hdf5.Hdf5:
     source = Source(path)
-    return hdf5.Hdf5(source, source.place, **options)
+    return hdf5.Hdf5(source, source.location, **options)
 
 
 def compact(file: h5py.File) -> None:

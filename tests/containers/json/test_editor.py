@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from chkpt_channels import DamagedError
 from chkpt_channels.containers.json.editor import Json
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 
-PLACE = Place("config.json")
+PLACE = Location("config.json")
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chkpt_channels.containers.json import reader as strictjson
-from chkpt_channels.core.errors import DamagedError, Place
+from chkpt_channels.core.errors import DamagedError, Location
 from chkpt_channels.core.limits import LIMITS
 
-PLACE = Place("a.json")
+PLACE = Location("a.json")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 NUMBERS = st.integers(-(10**18), 10**18) | st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.recursive(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from chkpt_channels import UnsupportedError
 from chkpt_channels.containers.pickle.editor import edited, encode
-from chkpt_channels.containers.pickle.nodes import Kind, Node
+from chkpt_channels.containers.pickle.nodes import Kind, PickleNode
 from chkpt_channels.containers.pickle.reader import Tree
 from tests.containers.pickle.test_reader import PLACE, PROTOCOLS, ints, objects, rebuilt
 
@@ -53,12 +53,12 @@ def test_edited_ints(value: Any, protocol: int, data: st.DataObject):
     assert pickle.loads(edited(tree, values)) == rebuilt(tree.root, values)
 
 
-def _is_key(tree: Tree, node: Node) -> bool:
+def _is_key(tree: Tree, node: PickleNode) -> bool:
     """Two edited keys, or elements of a set, could become one."""
     return node in {key.target for key in tree.pair_stops} or _in_set(tree.root, node)
 
 
-def _in_set(root: Node, node: Node) -> bool:
+def _in_set(root: PickleNode, node: PickleNode) -> bool:
     todo, seen = [(root, False)], set()
     while todo:
         at, inside = todo.pop()

@@ -7,11 +7,11 @@ import pytest
 from chkpt_channels import DamagedError
 from chkpt_channels.containers.pickle.machine import LONGEST_DECIMAL_DIGITS, Machine, OutOfData
 from chkpt_channels.containers.pickle.nodes import Kind
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 
 
 def machine(data: bytes = b"") -> Machine:
-    return Machine(data, Place("a.pth"), 0, 1000)
+    return Machine(data, Location("a.pth"), 0, 1000)
 
 
 def test_reads_go_on_where_the_last_one_ended():

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from chkpt_channels.containers.pickle.nodes import Call, Elements, Kind, Node, call_of, elements, plain
+from chkpt_channels.containers.pickle.nodes import Call, Elements, Kind, PickleNode, call_of, elements, plain
 from chkpt_channels.containers.pickle.reader import Tree
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 
 CALLED = ("m", "f")
 
 
-def root(opcodes: bytes) -> Node:
-    return Tree.whole(b"\x80\x02" + opcodes + b".", Place("a.pth")).root
+def root(opcodes: bytes) -> PickleNode:
+    return Tree.whole(b"\x80\x02" + opcodes + b".", Location("a.pth")).root
 
 
-def parsed(value: Any, protocol: int = 2) -> Node:
-    return Tree.whole(pickle.dumps(value, protocol), Place("a.pth")).root
+def parsed(value: Any, protocol: int = 2) -> PickleNode:
+    return Tree.whole(pickle.dumps(value, protocol), Location("a.pth")).root
 
 
 @pytest.mark.parametrize("protocol", [1, 2, 4])
@@ -46,13 +46,13 @@ def test_elements_are_told_as_values(protocol: int):
 def test_anything_else_stays_a_node(value: Any, kind: int):
     """Above all a boolean, which is no number here, and an integer that no size can be."""
     (node,) = elements(parsed([value], 4)).values
-    assert isinstance(node, Node)
+    assert isinstance(node, PickleNode)
     assert node.kind is kind
 
 
 def test_a_repeated_element_is_named_where_it_is_repeated():
     """(t, t): the second is a GET, which an edit names; its value is that of the first."""
-    tree = Tree.whole(b"\x80\x02K\x05\x85q\x00h\x00\x86.", Place("a.pth"))
+    tree = Tree.whole(b"\x80\x02K\x05\x85q\x00h\x00\x86.", Location("a.pth"))
     (first, second), values = elements(tree.root)
     assert values == [(5,), (5,)]
     assert (second.kind, second.target) == (Kind.GET, first)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from chkpt_channels import DamagedError, UnsupportedError
 from chkpt_channels.containers.pickle.reader import OutOfData, Tree
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from tests.support.files import within
 
-PLACE = Place("a.pth", "data.pkl")
+PLACE = Location("a.pth", "data.pkl")
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chkpt_channels import DamagedError, UnsupportedError
-from chkpt_channels.containers.pickle.nodes import Kind, Node, plain
+from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
 from chkpt_channels.containers.pickle.reader import OutOfData, Tree
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 
-PLACE = Place("a.pth", "data.pkl")
+PLACE = Location("a.pth", "data.pkl")
 PROTOCOLS = (1, 2, 3, 4, 5)
 
 atoms = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -36,7 +36,7 @@ objects = st.recursive(
 )
 
 
-def rebuilt(node: Node, values: dict[Node, Any] | None = None) -> Any:
+def rebuilt(node: PickleNode, values: dict[PickleNode, Any] | None = None) -> Any:
     """The object that a tree describes, with other `values` at some of its nodes."""
     if values and node in values:
         return values[node]
@@ -60,7 +60,7 @@ def rebuilt(node: Node, values: dict[Node, Any] | None = None) -> Any:
     return node.value
 
 
-def ints(root: Node) -> list[Node]:
+def ints(root: PickleNode) -> list[PickleNode]:
     """The nodes that spell integers, each once."""
     found, seen, todo = [], set(), [root]
     while todo:

@@ -22,7 +22,7 @@ from chkpt_channels.containers.zip.directory import (
     extra_fields,
     find_directory,
 )
-from chkpt_channels.core.errors import Place
+from chkpt_channels.core.errors import Location
 from chkpt_channels.storage.source import Source
 
 
@@ -91,10 +91,10 @@ def test_what_a_zip64_field_holds_is_read_in_its_order():
         return struct.pack("<4s6H3I5H2I", b"PK\1\2", *[0] * 7, packed, size, 1, len(extra), *[0] * 4, offset) + b"a" + extra
 
     full, extra = 0xFFFFFFFF, struct.pack("<2HH", 0x7075, 2, 9) + struct.pack("<2H2Q", 1, 16, 1 << 40, 1 << 41)
-    assert central_sizes(Place("a.zip"), "a", entry(full, 5, full, extra), 0) == (1 << 40, 5, 1 << 41)
-    assert central_sizes(Place("a.zip"), "a", entry(7, full, full, extra), 0) == (7, 1 << 40, 1 << 41)
+    assert central_sizes(Location("a.zip"), "a", entry(full, 5, full, extra), 0) == (1 << 40, 5, 1 << 41)
+    assert central_sizes(Location("a.zip"), "a", entry(7, full, full, extra), 0) == (7, 1 << 40, 1 << 41)
     with pytest.raises(DamagedError, match="a: a zip64 size is missing, at byte 77"):
-        central_sizes(Place("a.zip"), "a", entry(full, full, full, extra), 77)
+        central_sizes(Location("a.zip"), "a", entry(full, full, full, extra), 77)
 
 
 def test_extra_fields():

@@ -191,7 +191,7 @@ def test_a_payload_that_is_not_what_was_declared(member: Zipped, words: str, sou
     assert archive.read("b") == b"second"
 
 
-def feed(check: zipmembers.Check, data: bytes) -> None:
+def feed(check: zipmembers.Checksum, data: bytes) -> None:
     for at in range(0, len(data), 4):
         check.update(memoryview(data)[at : at + 4])
     check.finish()

@@ -55,7 +55,7 @@ def test_the_new_pipeline(to: Any, old: int, words: dict[str, Any], mean: tuple[
     pipeline = planned(to, old, **words).pipeline
     assert pipeline.mean == pytest.approx(mean, rel=1e-12)
     assert pipeline.std == pytest.approx(std, rel=1e-12)
-    assert pipeline.top == words.get("input_range", 1)
+    assert pipeline.input_range == words.get("input_range", 1)
 
 
 @pytest.mark.parametrize(

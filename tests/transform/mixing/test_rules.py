@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chkpt_channels import SystemProblem, UnsupportedError, UsageError
+from chkpt_channels import FileSystemError, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv
 from chkpt_channels.formats.base import TensorStore
@@ -194,7 +194,7 @@ def test_a_pickled_matrix_is_not_opened(tmp_path: Path):
 
 
 def test_a_matrix_that_is_not_there(tmp_path: Path):
-    with pytest.raises(SystemProblem, match="no such file"):
+    with pytest.raises(FileSystemError, match="no such file"):
         build_options(None, matrix=tmp_path / "m.csv")
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
-from chkpt_channels.formats.onnx.dataflow.trace import CONVOLUTIONS, ImagePath
+from chkpt_channels.formats.onnx.dataflow.trace import CONVOLUTIONS, ImageTrace
 from chkpt_channels.formats.onnx.model import Info, OnnxModel
 
 MOST_CHANNELS = 32
 
 
-def image_paths(model: OnnxModel, load: Load, named: Sequence[str] = ()) -> list[ImagePath]:
+def image_traces(model: OnnxModel, load: Load, named: Sequence[str] = ()) -> list[ImageTrace]:
     """One path for each input that looks like an image and reaches a convolution as data, or that is `named`."""
     found, several = [], len(model.inputs) > 1
     for info in model.inputs:
@@ -19,7 +19,7 @@ def image_paths(model: OnnxModel, load: Load, named: Sequence[str] = ()) -> list
             continue
         if len(info.dims) < 2 or (not named and (len(info.dims) not in (4, 5) or (several and _is_constant_like(info)))):
             continue
-        paths = [ImagePath(model, info, axis, load) for axis in dict.fromkeys((1, len(info.dims) - 1))]
+        paths = [ImageTrace(model, info, axis, load) for axis in dict.fromkeys((1, len(info.dims) - 1))]
         paths = [path for path in paths if path.reached and _declares(path)]
         direct = [path for path in paths if any(reached.layout for reached in path.reached)]
         if direct or paths:
@@ -32,7 +32,7 @@ def _is_constant_like(info: Info) -> bool:
     return sum(n is None or n > 1 for n in info.dims[1:]) < 2
 
 
-def _declares(path: ImagePath) -> bool:
+def _declares(path: ImageTrace) -> bool:
     """Whether the axis could hold channels. A convolution says which axis does; where only products are reached, it is the
     shortest one."""
     channels, layouts = path.image.dims[path.channel], {r.node.op for r in path.reached if r.layout}

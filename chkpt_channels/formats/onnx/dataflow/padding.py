@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import product
 
 from chkpt_channels.formats.onnx.dataflow.axes import OPEN
-from chkpt_channels.formats.onnx.dataflow.values import Reached
+from chkpt_channels.formats.onnx.dataflow.values import ReachedConv
 from chkpt_channels.formats.onnx.nodes import Node
 
 Span = tuple[int, int]
@@ -16,7 +16,7 @@ MOST = 4096
 """No kernel overlaps a border at more positions."""
 
 
-def insides(reached: Reached) -> list[tuple[Span, ...]]:
+def tap_spans(reached: ReachedConv) -> list[tuple[Span, ...]]:
     """For each way to overlap the border, the taps [start, stop) inside along every axis. Where the file leaves the size of the
     image or the padding open these are all that could be."""
     if reached.kernel is None or reached.layout is None:
@@ -25,17 +25,17 @@ def insides(reached: Reached) -> list[tuple[Span, ...]]:
     return list(product(*(sorted(_spans(reached, i, k)) for i, k in enumerate(taps))))
 
 
-def _spans(reached: Reached, i: int, taps: int) -> set[Span]:
+def _spans(reached: ReachedConv, i: int, taps: int) -> set[Span]:
     node, steps = reached.node, reached.sizes[i] if i < len(reached.sizes) else OPEN
     pads = _pads(node, i, taps, steps)
     if reached.padded or node.op == "ConvTranspose" or pads is None:
         return {(m, taps) for m in range(taps + 1)} | {(0, taps - m) for m in range(taps + 1)}
     stride, dilation = _of(node, "strides", i), _of(node, "dilations", i)
-    before, behind = pads
+    before, after_constants = pads
     if steps >= OPEN:
-        ends = {(0, taps - m) for m in range(min(taps, -(-behind // dilation)) + 1)}
+        ends = {(0, taps - m) for m in range(min(taps, -(-after_constants // dilation)) + 1)}
         return ends | {_span(j * stride - before, dilation, taps, steps) for j in range(min(before // stride + 2, MOST))}
-    last = (steps + before + behind - dilation * (taps - 1) - 1) // stride
+    last = (steps + before + after_constants - dilation * (taps - 1) - 1) // stride
     near = {*range(min(last + 1, MOST)), *range(max(last + 1 - MOST, 0), last + 1)}
     return {_span(j * stride - before, dilation, taps, steps) for j in near}
 

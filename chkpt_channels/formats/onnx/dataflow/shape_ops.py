@@ -15,7 +15,7 @@ from chkpt_channels.formats.onnx.dataflow.shape_values import Number, Numbers
 from chkpt_channels.formats.onnx.nodes import Node
 
 
-class Moved(NamedTuple):
+class ReshapedAxes(NamedTuple):
     """The new axes; the stored numbers that hold the channels, each with its multiple; whether zeros came in from outside."""
 
     axes: Axes
@@ -23,12 +23,12 @@ class Moved(NamedTuple):
     zeros: bool = False
 
 
-def _transpose(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+def _transpose(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     order = node.integers("perm") or list(range(len(axes)))[::-1]
-    return Moved(tuple(axes[k] for k in order)) if sorted(order) == list(range(len(axes))) else None
+    return ReshapedAxes(tuple(axes[k] for k in order)) if sorted(order) == list(range(len(axes))) else None
 
 
-def _reshape(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+def _reshape(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     asked = numbers.of(node, 1)
     shape = _resolved(axes, [number.now for number in asked], zeros=bool(node.integer("allowzero", 0))) if asked else None
     made = reshaped(axes, shape, numbers.channel) if shape else None
@@ -48,7 +48,7 @@ def _resolved(axes: Axes, asked: Sequence[int], *, zeros: bool) -> list[int] | N
     return shape if all(n > 0 for n in shape) else None
 
 
-def _counting(before: Axes, axes: Axes, asked: Sequence[Number], numbers: Numbers) -> Moved | None:
+def _counting(before: Axes, axes: Axes, asked: Sequence[Number], numbers: Numbers) -> ReshapedAxes | None:
     """Every number asked for follows the channels, or is one that an edit can make follow."""
     found: list[tuple[Number, int]] = []
     kept: list[Number] = []
@@ -64,48 +64,48 @@ def _counting(before: Axes, axes: Axes, asked: Sequence[Number], numbers: Number
     edited = {(number.weight.name, number.at) for number, _ in found if number.weight}
     if any(number.weight and (number.weight.name, number.at) in edited for number in kept):
         return None
-    return Moved(axes, tuple(found))
+    return ReshapedAxes(axes, tuple(found))
 
 
-def _flatten(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+def _flatten(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     at = node.integer("axis", 1) % (len(axes) + 1)
-    return Moved(tuple(tuple(piece for axis in part for piece in axis) for part in (axes[:at], axes[at:])))
+    return ReshapedAxes(tuple(tuple(piece for axis in part for piece in axis) for part in (axes[:at], axes[at:])))
 
 
-def _unsqueeze(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+def _unsqueeze(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     at = numbers.plain(node, 1, "axes") or []
     made = list(axes)
     for k in sorted(k % (len(axes) + len(at)) for k in at):
         made.insert(k, ())
-    return Moved(tuple(made)) if at else None
+    return ReshapedAxes(tuple(made)) if at else None
 
 
-def _squeeze(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+def _squeeze(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     at = {k % len(axes) for k in numbers.plain(node, 1, "axes") or ()}
     if not at or any(size(axes[k]) != 1 or k == holder(axes, numbers.channel) for k in at):
         return None
-    return Moved(tuple(axis for k, axis in enumerate(axes) if k not in at))
+    return ReshapedAxes(tuple(axis for k, axis in enumerate(axes) if k not in at))
 
 
-def _pad(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+def _pad(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     zeros = node.text("mode", "constant") == "constant"
     pads, at = numbers.plain(node, 1, "pads"), numbers.plain(node, 3, "")
     if not pads or at is None:  # computed from sizes: by no exporter for the channels, and kernels are held against them
-        return Moved(_opened(axes, numbers.channel), zeros=zeros)
+        return ReshapedAxes(_opened(axes, numbers.channel), zeros=zeros)
     half = len(pads) // 2
-    for k, before, behind in zip(at or range(half), pads[:half], pads[half:], strict=False):
+    for k, before, after_constants in zip(at or range(half), pads[:half], pads[half:], strict=False):
         k %= len(axes)
-        if (before, behind) != (0, 0):
+        if (before, after_constants) != (0, 0):
             if k == holder(axes, numbers.channel):
                 return None
             steps = size(axes[k])
-            if steps + before + behind < 1:
+            if steps + before + after_constants < 1:
                 return None
-            axes = resized(axes, k, steps + before + behind if steps < OPEN else None)
-    return Moved(axes, zeros=zeros and any(pads))
+            axes = resized(axes, k, steps + before + after_constants if steps < OPEN else None)
+    return ReshapedAxes(axes, zeros=zeros and any(pads))
 
 
-def _resize(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+def _resize(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     at = [k % len(axes) for k in node.integers("axes")] or list(range(len(axes)))
     held = holder(axes, numbers.channel)
     if node.given(3):
@@ -116,10 +116,10 @@ def _resize(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
         return None
     for k in at:
         axes = axes if k == held or scales.get(k) == 1 else resized(axes, k)
-    return Moved(axes)
+    return ReshapedAxes(axes)
 
 
-def _resized_to(axes: Axes, at: Sequence[int], asked: Sequence[Number], numbers: Numbers) -> Moved | None:
+def _resized_to(axes: Axes, at: Sequence[int], asked: Sequence[Number], numbers: Numbers) -> ReshapedAxes | None:
     made = axes
     for k, number in zip(at, asked, strict=True):
         if number.now != size(axes[k]):
@@ -130,7 +130,7 @@ def _resized_to(axes: Axes, at: Sequence[int], asked: Sequence[Number], numbers:
     return moved._replace(axes=made) if moved else None
 
 
-def _slice(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+def _slice(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     starts, ends = numbers.plain(node, 1, "starts"), numbers.plain(node, 2, "ends")
     at, every = numbers.plain(node, 3, "axes"), numbers.plain(node, 4, "steps")
     if not starts or not ends or at is None or every is None:
@@ -144,20 +144,20 @@ def _slice(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
         if left == 0:
             return None
         axes = resized(axes, k, left)
-    return Moved(axes)
+    return ReshapedAxes(axes)
 
 
-def _space_to_depth(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
+def _space_to_depth(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     """Depth is (rows of the block, its columns, the channels)."""
     block = node.integer("blocksize", 0)
     if len(axes) != 4 or holder(axes, numbers.channel) != 1 or block < 1:
         return None
     rows, columns = (reshaped((axes[k],), [size(axes[k]) // block, block], numbers.channel) for k in (2, 3))
-    return Moved((axes[0], (*rows[1], *columns[1], *axes[1]), rows[0], columns[0])) if rows and columns else None
+    return ReshapedAxes((axes[0], (*rows[1], *columns[1], *axes[1]), rows[0], columns[0])) if rows and columns else None
 
 
-def _pool(node: Node, axes: Axes, numbers: Numbers) -> Moved | None:
-    return Moved(_opened(axes, numbers.channel)) if holder(axes, numbers.channel) in (0, 1) else None
+def _pool(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
+    return ReshapedAxes(_opened(axes, numbers.channel)) if holder(axes, numbers.channel) in (0, 1) else None
 
 
 def _opened(axes: Axes, channel: int) -> Axes:
@@ -167,7 +167,7 @@ def _opened(axes: Axes, channel: int) -> Axes:
 
 
 POOLS = ("AveragePool", "GlobalAveragePool", "MaxPool", "LpPool", "GlobalMaxPool")
-MOVES: dict[str, Callable[[Node, Axes, Numbers], Moved | None]] = {
+MOVES: dict[str, Callable[[Node, Axes, Numbers], ReshapedAxes | None]] = {
     "Transpose": _transpose,
     "Reshape": _reshape,
     "Flatten": _flatten,

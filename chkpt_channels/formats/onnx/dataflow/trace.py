@@ -15,15 +15,15 @@ from chkpt_channels.formats.onnx.dataflow.axes import Axes, Piece
 from chkpt_channels.formats.onnx.dataflow.shape_ops import MOVES
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load, Numbers
 from chkpt_channels.formats.onnx.dataflow.values import (
-    Constants,
     Count,
     Flow,
-    Reached,
+    LocatedOp,
+    ReachedConv,
     affine,
-    behind,
-    bent,
+    after_constants,
+    after_nonlinear,
     kernel_behind,
-    layout,
+    kernel_layout,
     product_layout,
 )
 from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight
@@ -48,14 +48,14 @@ BINARY = frozenset(("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mod"))
 SHAPES = frozenset(("Shape", "Size"))
 
 
-class ImagePath:
+class ImageTrace:
     """Everything behind one graph input, if axis `channel` of it holds the channels."""
 
     def __init__(self, model: OnnxModel, image: Info, channel: int, load: Load) -> None:
         self.model, self.image, self.channel, self._load = model, image, channel, load
-        self.reached: list[Reached] = []
+        self.reached: list[ReachedConv] = []
         self.widths: list[int] = []  # of kernels right behind the image that do not take as many channels as it has
-        self.fronts: list[Constants] = []
+        self.operations: list[LocatedOp] = []
         self.counts: list[Count] = []
         axes = _onnx_axes.image_axes(image.dims)
         self.values: dict[str, Flow] = {image.name: Flow(axes)}
@@ -111,7 +111,7 @@ class ImagePath:
         self._give(node, Flow(None, wide))
 
     def _block(self, node: Node) -> None:
-        self.fronts.append(Constants(PreprocessingOp(node.label, node.op), node))
+        self.operations.append(LocatedOp(PreprocessingOp(node.label, node.op), node))
 
     def _around(self, node: Node) -> None:
         """A node whose subgraphs may have captured the image. What they take as their own inputs is not followed."""
@@ -135,7 +135,7 @@ class ImagePath:
                 self.counts.append(Count(number.weight, number.at, each, number.reader))
                 self.broadcasts &= flow.wide
         flow = flow._replace(axes=moved.axes, padded=flow.padded or moved.zeros)
-        self._give(node, bent(flow, node) if node.op in BENDING else flow)
+        self._give(node, after_nonlinear(flow, node) if node.op in BENDING else flow)
 
     def _concat(self, node: Node) -> None:
         """Parts that went the same way: along the channels they become the slower steps."""
@@ -155,7 +155,9 @@ class ImagePath:
         if node.op in ("QuantizeLinear", "DequantizeLinear") and self._per_channel(node):
             self._mix(node)
             return
-        self._give(node._replace(outputs=node.outputs[:1]), bent(flow, node))  # the scale of DynamicQuantizeLinear is no image
+        self._give(
+            node._replace(outputs=node.outputs[:1]), after_nonlinear(flow, node)
+        )  # the scale of DynamicQuantizeLinear is no image
 
     def _per_channel(self, node: Node) -> bool:
         scale = self.model.stored(node.given(1))
@@ -164,16 +166,16 @@ class ImagePath:
     def _reach(self, node: Node, flow: Flow, index: int) -> None:
         kernel, _ = kernel_behind(self.model, node.given(index))
         axes = flow.axes or ()
-        lies: Layout | None = None
+        layout: Layout | None = None
         channels = 0
         if kernel and _onnx_axes.holder(axes, self.channel) == 1:
             slower, faster = _onnx_axes.around(axes[1], self.channel)
-            lies = layout(node, kernel, slower, faster)
-            width = kernel.shape[lies.channel_axis] * node.integer("group", 1) if lies else 0
+            layout = kernel_layout(node, kernel, slower, faster)
+            width = kernel.shape[layout.channel_axis] * node.integer("group", 1) if layout else 0
             channels = self._takes(width, slower * faster)
-            if width and not channels and not self.fronts and slower == faster == 1:
+            if width and not channels and not self.operations and slower == faster == 1:
                 self.widths.append(width)
-        self._arrive(Reached(node, kernel, lies, channels), flow, axes[2:])
+        self._arrive(ReachedConv(node, kernel, layout, channels), flow, axes[2:])
 
     def _takes(self, width: int, fold: int) -> int:
         """The channels that a kernel of this width takes; 0 where they are not those that the image declares."""
@@ -187,33 +189,36 @@ class ImagePath:
         flow = self.values[node.inputs[index]]
         kernel, turned = kernel_behind(self.model, node.given(1 - index)) if index < 2 else (None, False)
         axes = flow.axes or ()
-        lies: Layout | None = None
+        layout: Layout | None = None
         channels = 0
         if index == 0 and kernel and axes and _onnx_axes.holder(axes, self.channel) == len(axes) - 1:
             slower, faster = _onnx_axes.around(axes[-1], self.channel)
             turned ^= bool(node.integer("transB", 0))
-            lies = product_layout(node, kernel, slower, faster, turned)
-            channels = self._takes(kernel.shape[lies.channel_axis] if lies else 0, slower * faster)
-        self._arrive(Reached(node, kernel, lies, channels), flow, ())
+            layout = product_layout(node, kernel, slower, faster, turned)
+            channels = self._takes(kernel.shape[layout.channel_axis] if layout else 0, slower * faster)
+        self._arrive(ReachedConv(node, kernel, layout, channels), flow, ())
 
-    def _arrive(self, reached: Reached, flow: Flow, further: Axes) -> None:
+    def _arrive(self, reached: ReachedConv, flow: Flow, further: Axes) -> None:
         self.broadcasts &= flow.wide
-        # zeros behind constants, then folded: of one tap's pixels some stand on them and some do not
-        torn = reached.layout and reached.layout.folded and flow.padded and any(any(front.shift or ()) for front in flow.fronts)
+        # a folded tap then covers padded and unpadded pixels, so that no constant fits it
+        shifted = any(any(operation.shift or ()) for operation in flow.operations)
+        torn = reached.layout and reached.layout.folded and flow.padded and shifted
         if not reached.channels or torn:
             reached = reached._replace(layout=None)
             if flow.axes is not None:
                 self._block(reached.node)
         sizes = tuple(_onnx_axes.size(axis) for axis in further)
-        self.reached.append(reached._replace(fronts=flow.fronts, sizes=sizes, padded=flow.padded))
+        self.reached.append(reached._replace(operations=flow.operations, sizes=sizes, padded=flow.padded))
 
     def _binary(self, node: Node) -> None:
         tracked = [name for name in node.inputs if name in self.values]
         flow = self.values[tracked[0]]
         if len(tracked) == len(node.inputs):
-            alike = all((self.values[name].axes, self.values[name].fronts) == (flow.axes, flow.fronts) for name in tracked)
+            alike = all(
+                (self.values[name].axes, self.values[name].operations) == (flow.axes, flow.operations) for name in tracked
+            )
             if alike and flow.axes is not None:
-                self._give(node, bent(flow, node))
+                self._give(node, after_nonlinear(flow, node))
             else:
                 self._mix(node)
             return
@@ -231,20 +236,22 @@ class ImagePath:
         elif all(n == 1 for n in weight.shape):
             self._scalar(node, flow, weight, index)
         else:
-            self._give(node, bent(flow, node))
+            self._give(node, after_nonlinear(flow, node))
 
     def _scalar(self, node: Node, flow: Flow, weight: Weight, index: int) -> None:
         made = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)])
-        self._give(node, behind(flow, PreprocessingOp(node.label, node.op, *made)) if made else bent(flow, node))
+        self._give(
+            node, after_constants(flow, PreprocessingOp(node.label, node.op, *made)) if made else after_nonlinear(flow, node)
+        )
 
     def _constant(self, node: Node, flow: Flow, weight: Weight, axis: int, index: int) -> None:
         """x ∘ constant or constant ∘ x, the constant different for each channel."""
         alone = all(n == 1 for i, n in enumerate(weight.shape) if i != axis)
         made = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)]) if alone else None
         scale, shift = made or (None, None)
-        front = PreprocessingOp(node.label, node.op, scale, shift, ((weight.name, axis),))
-        self.fronts.append(Constants(front, node))
-        self._give(node, behind(flow, front)._replace(wide=True))
+        operation = PreprocessingOp(node.label, node.op, scale, shift, ((weight.name, axis),))
+        self.operations.append(LocatedOp(operation, node))
+        self._give(node, after_constants(flow, operation)._replace(wide=True))
 
     def _batch_normalization(self, node: Node, flow: Flow) -> None:
         weights = [self.model.stored(name) for name in node.inputs[1:5]]
@@ -262,12 +269,12 @@ class ImagePath:
             return
         gamma, beta, mean, variance = (self._load(w).astype("float64").reshape(-1) for w in found)
         scale = gamma / (variance + node.real("epsilon", 1e-5)) ** 0.5
-        front = PreprocessingOp(
+        operation = PreprocessingOp(
             node.label,
             node.op,
             tuple(map(float, scale)),
             tuple(map(float, beta - scale * mean)),
             tuple((w.name, 0) for w in found),
         )
-        self.fronts.append(Constants(front, node))
-        self._give(node, behind(flow, front))
+        self.operations.append(LocatedOp(operation, node))
+        self._give(node, after_constants(flow, operation))

@@ -23,11 +23,11 @@ class Flow(NamedTuple):
 
     axes: Axes | None
     wide: bool = False
-    fronts: tuple[PreprocessingOp, ...] = ()
+    operations: tuple[PreprocessingOp, ...] = ()
     padded: bool = False
 
 
-class Reached(NamedTuple):
+class ReachedConv(NamedTuple):
     """A convolution or product that sees the image. `layout` says how its kernel lies and `channels` how many it takes where its
     channels are the image's; else None. `sizes` are those of the axes behind the channels, `padded` is as in Flow."""
 
@@ -35,15 +35,15 @@ class Reached(NamedTuple):
     kernel: Weight | None
     layout: Layout | None
     channels: int = 0
-    fronts: tuple[PreprocessingOp, ...] = ()
+    operations: tuple[PreprocessingOp, ...] = ()
     sizes: tuple[int, ...] = ()
     padded: bool = False
 
 
-class Constants(NamedTuple):
+class LocatedOp(NamedTuple):
     """A PreprocessingOp and its node."""
 
-    front: PreprocessingOp
+    operation: PreprocessingOp
     node: Node
 
 
@@ -56,7 +56,7 @@ class Count(NamedTuple):
     reader: Node
 
 
-def layout(node: Node, kernel: Weight, slower: int, faster: int) -> Layout | None:
+def kernel_layout(node: Node, kernel: Weight, slower: int, faster: int) -> Layout | None:
     """How a convolution's kernel lies, behind channels folded with so many slower and faster steps."""
     plain = LAYOUTS.get(node.op, LAYOUTS["Conv"]).get(len(kernel.shape))
     if plain is None or slower == faster == 1:
@@ -77,9 +77,9 @@ def product_layout(node: Node, kernel: Weight, slower: int, faster: int, turned:
     return Layout("O" + folded if turned else folded + "O")
 
 
-def behind(flow: Flow, front: PreprocessingOp) -> Flow:
-    """Behind constants: zeros that were put around the image in front of them are constants by now."""
-    return flow._replace(fronts=(*flow.fronts, front), padded=flow.padded and not any(front.shift or ()))
+def after_constants(flow: Flow, operation: PreprocessingOp) -> Flow:
+    """After a per-channel shift, earlier zero padding is no longer zero."""
+    return flow._replace(operations=(*flow.operations, operation), padded=flow.padded and not any(operation.shift or ()))
 
 
 def affine(op: str, index: int, values: list[float]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -97,10 +97,10 @@ def affine(op: str, index: int, values: list[float]) -> tuple[tuple[float, ...],
     return None
 
 
-def bent(flow: Flow, node: Node) -> Flow:
-    """Behind an operation that is not linear, the constants in front of it can no longer be moved into a kernel."""
-    fronts = (front._replace(kind=f"{front.kind} before a {node.op}", scale=None, shift=None) for front in flow.fronts)
-    return flow._replace(fronts=tuple(fronts))
+def after_nonlinear(flow: Flow, node: Node) -> Flow:
+    """After an operation that is not linear, the constants before it can no longer be moved into a kernel."""
+    stopped = (op._replace(kind=f"{op.kind} before a {node.op}", scale=None, shift=None) for op in flow.operations)
+    return flow._replace(operations=tuple(stopped))
 
 
 def kernel_behind(model: OnnxModel, name: str) -> tuple[Weight | None, bool]:
