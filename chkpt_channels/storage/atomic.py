@@ -87,8 +87,8 @@ class Output:
 
     def publish(self, *, first: bool = False) -> None:
         """Give the complete, synced file its name, and sync the folder. Raises PostPublishError where the folder cannot be
-        synced: the name shows the file then. Where it is the `first` of several the last one's turn syncs the folder, and until then `roll_back`
-        undoes it."""
+        synced: the name shows the file then. Where it is the `first` of several the last one syncs the folder, and until then
+        `roll_back` undoes it."""
         _interrupts.check()
         try:
             if first and self._old:
