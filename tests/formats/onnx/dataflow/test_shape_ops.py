@@ -206,6 +206,26 @@ def test_only_a_pad_puts_zeros_around_the_image(row: Row, padded: bool, source: 
     assert path.values["out"].padded == padded
 
 
+COUNTING_ZEROS: dict[str, Row] = {
+    "AveragePool": one("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1),
+    "Resize": one(
+        *("Resize", "roi", "", "sizes"),
+        weights={"roi": floats(0, 0, -0.5, -0.5, 1, 1, 1.5, 1.5), "sizes": ints(1, 3, 8, 8)},
+        mode="linear",
+        coordinate_transformation_mode="tf_crop_and_resize",
+    ),
+}
+
+
+@pytest.mark.xfail(strict=True, reason="zeros from outside the image that an AveragePool or a Resize adds are not told")
+@pytest.mark.parametrize("name", COUNTING_ZEROS)
+def test_zeros_that_are_averaged_with_pixels_are_zeros_too(name: str, source: Open):
+    row = COUNTING_ZEROS[name]
+    (out,) = run(model(*row), np.ones((1, 3, 8, 8), np.float32))
+    assert out.min() < 1 == out.max()
+    assert traced(source, model(*row)).values["out"].padded
+
+
 def test_pads_that_are_fed_leave_the_sizes_open(source: Open):
     flow = traced(source, model(*one("Pad", "fed"), inputs={"fed": [8]})).values["out"]
     assert [size(axis) for axis in flow.axes or ()] == [1, 3, opened(2), opened(3)]
