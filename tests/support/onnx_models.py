@@ -53,7 +53,7 @@ def model(
     made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
     stored = [numpy_helper.from_array(value, name) for name, value in (weights or {}).items()]
     graph = helper.make_graph(nodes, "graph", values, made, stored)
-    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     return onnx.shape_inference.infer_shapes(whole, data_prop=True) if inferred else whole
 
 
@@ -93,7 +93,7 @@ def rewritten(checkpoint: Onnx, splices: Sequence[Splice]) -> ModelProto:
 def edited(checkpoint: Onnx, edits: Edits) -> ModelProto:
     """The edited model, which onnx's checker accepts with its shapes."""
     after = rewritten(checkpoint, checkpoint.splices(edits))
-    onnx.checker.check_model(after, full_check=True)
+    onnx.checker.check_model(onnx.shape_inference.infer_shapes(after, check_type=True, strict_mode=True, data_prop=True))
     return after
 
 
