@@ -33,7 +33,7 @@ from chkpt_channels.cli.text import (
 )
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.formats.base import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
+from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
 from chkpt_channels.transform.mixing.normalization import Pipeline
 
 KERNEL = Tensor("conv1.weight", BY_NAME["F32"], (64, 3, 7, 7))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, helper
 
@@ -18,24 +19,32 @@ from chkpt_channels.containers.protobuf import (
     FIXED32,
     FIXED64,
     VARINT,
-    WINDOW,
+    WINDOW_BYTES,
     Field,
     Message,
     Reader,
     WireEdits,
     bytes_field,
     check_length,
-    later_field,
+    deferred_field,
     number_field,
     varint,
 )
 from chkpt_channels.core.errors import Place
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.splice import streamed
+from chkpt_channels.storage.splice import spliced, streamed
 
 Open = Callable[..., Source]
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
+Tree = list[tuple[int, Any]]
+"""A message of any schema: (field number, an integer, bytes, or a message)."""
+NUMBERS = st.integers(1, 20)
+TREES = st.recursive(
+    st.lists(st.tuples(NUMBERS, INT64 | st.binary(max_size=200)), max_size=4),
+    lambda inner: st.lists(st.tuples(NUMBERS, inner | st.binary(max_size=5)), max_size=4),
+    max_leaves=20,
+)
 
 
 @pytest.fixture
@@ -70,6 +79,27 @@ def model() -> ModelProto:
     return ModelProto(ir_version=8, producer_name="tests", graph=graph, opset_import=[helper.make_opsetid("", 17)])
 
 
+def encoded(tree: Tree) -> bytes:
+    return b"".join(
+        number_field(number, value)
+        if isinstance(value, int)
+        else bytes_field(number, encoded(value) if isinstance(value, list) else value)
+        for number, value in tree
+    )
+
+
+def decoded(found: Message, like: Tree) -> Tree:
+    """What a message holds, its length-delimited fields understood as those of `like` are."""
+    out: Tree = []
+    for field, (_, value) in zip(found.in_order(), like, strict=True):
+        if isinstance(value, int):
+            signed = found.reader.varint(field.value, field.stop)[0]
+            out.append((field.number, signed - (1 << 64) if signed >> 63 else signed))
+        else:
+            out.append((field.number, decoded(found.message(field), value) if isinstance(value, list) else found.raw(field)))
+    return out
+
+
 def inside(root: Message, *numbers: int) -> Message:
     """The last message in each of these fields, one in another."""
     for number in numbers:
@@ -93,6 +123,14 @@ def test_a_varint_of_every_length_is_read_and_written(length: int, source: Open)
 @given(INT64)
 def test_a_number_field_is_what_protobuf_reads(value: int):
     assert list(TensorProto.FromString(number_field(TensorProto.DIMS_FIELD_NUMBER, value)).dims) == [value]
+
+
+@given(INT64)
+def test_varints_are_the_shortest(value: int):
+    raw = varint(value)
+    unsigned = value & ((1 << 64) - 1)
+    assert sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(raw)) == unsigned
+    assert len(raw) == max(1, -(-unsigned.bit_length() // 7))
 
 
 @pytest.mark.parametrize("more", range(1, 9))
@@ -121,11 +159,11 @@ def test_a_varint_may_not_end_behind_its_message(source: Open):
 # Reading
 
 
-@pytest.mark.parametrize("size", [0, 1, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW])
+@pytest.mark.parametrize("size", [0, 1, WINDOW_BYTES - 1, WINDOW_BYTES, WINDOW_BYTES + 1, 3 * WINDOW_BYTES])
 def test_bytes_are_read_through_the_window_and_past_it(size: int, source: Open):
-    data = bytes(range(251)) * (5 * WINDOW // 251)
+    data = bytes(range(251)) * (5 * WINDOW_BYTES // 251)
     reader = Reader(source(data))
-    for start in (5, WINDOW - 1, 7, len(data) - size):
+    for start in (5, WINDOW_BYTES - 1, 7, len(data) - size):
         assert reader.bytes(start, start + size) == data[start : start + size]
 
 
@@ -166,6 +204,15 @@ def test_nested_messages_know_their_span_and_what_is_around_them(read: Read):
     assert NodeProto.FromString(data[node.start : node.stop]) == expected.graph.node[1]
     assert node.field is graph.last(GraphProto.NODE_FIELD_NUMBER)
     assert graph.message(node.field) is node
+
+
+def test_what_was_encoded_is_read(read: Read):
+    @settings(max_examples=60)
+    @given(TREES)
+    def run(tree: Tree) -> None:
+        assert decoded(read(encoded(tree)), tree) == tree
+
+    run()
 
 
 def test_values_are_those_that_protobuf_reads(read: Read):
@@ -222,6 +269,11 @@ def test_text_that_is_no_utf8_is_shown_escaped(read: Read):
 WRONG_WIRE: dict[str, tuple[bytes, Callable[[Message], object], str]] = {
     "a number for a text": (number_field(1, 5), lambda m: m.text(1), "a field has the wire type 0 instead of 2, at byte 0"),
     "a text for a number": (bytes_field(1, b"5"), lambda m: m.number(1), "a field has the wire type 2 instead of 0, at byte 0"),
+    "eight bytes for a number": (
+        b"\x09" + bytes(8),
+        lambda m: m.number(1),
+        "a field has the wire type 1 instead of 0, at byte 0",
+    ),
     "eight bytes in a list": (b"\x09" + bytes(8), lambda m: m.numbers(1), "a field has the wire type 1 instead of 0, at byte 0"),
     "a number for a float": (number_field(1, 5), lambda m: m.floats(1), "a field has the wire type 0 instead of 5, at byte 0"),
     "a number for a message": (number_field(1, 5), lambda m: m.messages(1), "a number stands where a message should, at byte 0"),
@@ -240,6 +292,8 @@ def test_a_field_of_another_wire_type_is_refused(name: str, read: Read):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
+        (b"\x80" * 11, "a number runs over its end, at byte 0"),
+        (b"\x08\xff", "a number runs over its end, at byte 1"),
         (b"\x0b\x0c", "a field has the wire type 3, which is not used, at byte 0"),
         (b"\x08\x01\x0c", "a field has the wire type 4, which is not used, at byte 2"),
         (b"\x0e", "a field has the wire type 6, which is not used, at byte 0"),
@@ -250,10 +304,25 @@ def test_a_field_of_another_wire_type_is_refused(name: str, read: Read):
         (b"\x09" + bytes(7), "a field reaches beyond the message around it, at byte 0"),
         (b"\x0d" + bytes(3), "a field reaches beyond the message around it, at byte 0"),
         (b"\x0a\xff\xff\xff\xff\x0f", "a field reaches beyond the message around it, at byte 0"),
-        (b"\x8a\x80\x80\x80\x80\x00\x01a", "a field's number or length is spelled in 6 bytes; 5 are the most, at byte 0"),
-        (b"\x0a\x81\x80\x80\x80\x80\x00a", "a field's number or length is spelled in 6 bytes; 5 are the most, at byte 0"),
+        (b"\x8a\x80\x80\x80\x80\x00\x01a", "a field's number or length is encoded in 6 bytes; 5 are the most, at byte 0"),
+        (b"\x0a\x81\x80\x80\x80\x80\x00a", "a field's number or length is encoded in 6 bytes; 5 are the most, at byte 0"),
     ],
-    ids=["group", "its end", "6", "7", "0", "0 and bytes", "bytes", "eight", "four", "4 GiB", "wide tag", "wide length"],
+    ids=[
+        "endless tag",
+        "cut number",
+        "group",
+        "its end",
+        "6",
+        "7",
+        "0",
+        "0 and bytes",
+        "bytes",
+        "eight",
+        "four",
+        "4 GiB",
+        "wide tag",
+        "wide length",
+    ],
 )
 def test_what_is_no_field_is_refused(data: bytes, message: str, read: Read):
     with pytest.raises(DamagedError, match=f"^a\\.bin: {message}$"):
@@ -478,9 +547,9 @@ def test_content_that_is_made_late_is_made_once_it_is_written(read: Read):
 
     tensor, edits = inside(read(data), ModelProto.GRAPH_FIELD_NUMBER, GraphProto.INITIALIZER_FIELD_NUMBER), WireEdits()
     edits.replace(
-        tensor, tensor.last(TensorProto.FLOAT_DATA_FIELD_NUMBER), later_field(TensorProto.RAW_DATA_FIELD_NUMBER, 400, content)
+        tensor, tensor.last(TensorProto.FLOAT_DATA_FIELD_NUMBER), deferred_field(TensorProto.RAW_DATA_FIELD_NUMBER, 400, content)
     )
-    edits.add(tensor, later_field(TensorProto.DOC_STRING_FIELD_NUMBER, 400, content))
+    edits.add(tensor, deferred_field(TensorProto.DOC_STRING_FIELD_NUMBER, 400, content))
     assert sum(splice.size for splice in edits.splices()) > 800
     assert not made
     after = edited(data, edits)
@@ -526,5 +595,37 @@ def test_any_edits_of_a_model_are_the_model_with_these_edits(read: Read):
                 edits.add(message, bytes_field(number, new.encode()))
                 setattr(known, name, new)
         assert ModelProto.FromString(edited(data, edits)) == expected
+
+    run()
+
+
+def test_any_edits_of_any_message_are_the_edited_encoding(read: Read):
+    """Fields are replaced, removed and added at any depth; the lengths around them grow and shrink, over a byte's worth too."""
+
+    @settings(max_examples=100)
+    @given(TREES, st.data())
+    def run(tree: Tree, data: st.DataObject) -> None:
+        raw, edits = encoded(tree), WireEdits()
+
+        def edit(found: Message, tree: Tree) -> Tree:
+            after: Tree = []
+            for field, (number, value) in zip(found.in_order(), tree, strict=True):
+                what = data.draw(st.sampled_from(["keep", "replace", "remove", "defer"]))
+                new = data.draw(st.binary(max_size=300))
+                if what == "keep":
+                    after.append((number, edit(found.message(field), value) if isinstance(value, list) else value))
+                    continue
+                if what == "defer":
+                    edits.replace(found, field, deferred_field(number, len(new), lambda new=new: new))
+                else:
+                    edits.replace(found, field, bytes_field(number, new) if what == "replace" else b"")
+                after += [(number, new)] if what != "remove" else []
+            if data.draw(st.booleans()):
+                edits.add(found, number_field(7, 300))
+                after.append((7, 300))
+            return after
+
+        after = edit(read(raw), tree)
+        assert spliced(raw, [(s.start, s.stop, s.data()) for s in edits.splices()]) == encoded(after)
 
     run()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.evidence import (
     ENDS,
     ENTRY,
@@ -18,7 +19,6 @@ from chkpt_channels.discovery.evidence import (
     is_no_kernel,
 )
 from chkpt_channels.discovery.network import Kernel, Network
-from chkpt_channels.formats.base import Tensor
 
 Named = Mapping[str, tuple[int, ...]]
 

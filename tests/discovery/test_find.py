@@ -10,26 +10,38 @@ import pytest
 
 from chkpt_channels import AmbiguousError, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.find import find, select
+from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.discovery.search import Finding
-from chkpt_channels.formats.base import FirstConv
-from chkpt_channels.transform import options
-from chkpt_channels.transform.options import Beside, Options
+from chkpt_channels.formats.graph import ModelGraph
 from tests.support.memory import NET, Memory, kernel
 
 SECOND = kernel(8, 3, 5, 5)
 
 
-class Graphed(Memory):
-    """A checkpoint whose graph names its first convs; it remembers which inputs the user named."""
+class Naming(ModelGraph):
+    """A graph that names its first convs; it remembers which inputs the user named."""
 
     named: Sequence[str] = ()
 
-    def first_convs(self) -> Sequence[FirstConv]:
-        return [FirstConv(self.tensors["conv2.weight"], Layout("OIHW"), 8, "graph", "the image reaches it")]
+    def __init__(self, first_conv: Tensor) -> None:
+        self._first_conv = first_conv
 
-    def name_images(self, names: Sequence[str]) -> None:
+    def first_convs(self) -> Sequence[FirstConv]:
+        return [FirstConv(self._first_conv, Layout("OIHW"), 8, "graph", "the image reaches it")]
+
+    def select_inputs(self, names: Sequence[str]) -> bool:
         self.named = names
+        return True
+
+
+class Graphed(Memory):
+    """A checkpoint with such a graph."""
+
+    def __init__(self, groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        super().__init__(groups)
+        self.graph = Naming(self.tensors["conv2.weight"])
 
 
 class Unordered(Memory):
@@ -38,12 +50,12 @@ class Unordered(Memory):
     ordered = False
 
 
-def asked(**words: Any) -> Options:
-    return options.make("gray", **words)
+def asked(layers: Sequence[str] = (), layout: str = "", **words: Any) -> SearchRequest:
+    return SearchRequest(tuple(layers), Layout(layout) if layout else None, **words)
 
 
-def beside(*first_conv: str, channels: int = 0) -> Options:
-    return asked()._replace(beside=Beside(first_conv, channels))
+def hinted(*first_conv: str, channels: int = 0) -> SearchRequest:
+    return SearchRequest(hints=ConfigHints(first_conv, channels))
 
 
 def shown(finding: Finding) -> list[tuple[str, str | None, int, str]]:
@@ -73,24 +85,24 @@ def test_the_graph_tells_before_names_and_shapes():
 def test_a_configuration_tells_where_names_and_shapes_do_not():
     checkpoint = Memory({"": OPEN})
     assert find(checkpoint).first_convs == ()
-    found = find(checkpoint, beside=Beside(("image.b",), 3))
+    found = find(checkpoint, hinted("image.b", channels=3))
     assert shown(found) == [("image.b.weight", "OIHW", 3, "sidecar")]
     assert (found.first_convs[0].why, found.candidates) == ("config.json names it", ())
 
 
 @pytest.mark.parametrize(
     "hints",
-    [Beside(("image.b",), 4), Beside(("image.b", "image.x"), 3), Beside(("image.x",), 3), Beside((), 0)],
+    [ConfigHints(("image.b",), 4), ConfigHints(("image.b", "image.x"), 3), ConfigHints(("image.x",), 3), ConfigHints((), 0)],
     ids=["other channels", "one is not there", "not there", "nothing"],
 )
-def test_a_configuration_that_does_not_fit_tells_nothing(hints: Beside):
-    finding = find(Memory({"": OPEN}), beside=hints)
+def test_a_configuration_that_does_not_fit_tells_nothing(hints: ConfigHints):
+    finding = find(Memory({"": OPEN}), SearchRequest(hints=hints))
     assert finding.first_convs == ()
     assert {c.key for c in finding.candidates} >= {"image.a.weight", "image.b.weight"}
 
 
 def test_a_configuration_does_not_overrule_names_and_shapes():
-    assert shown(find(Memory({"": NET}), beside=Beside(("conv2",), 8))) == [("conv1.weight", "OIHW", 3, "shapes")]
+    assert shown(find(Memory({"": NET}), hinted("conv2", channels=8))) == [("conv1.weight", "OIHW", 3, "shapes")]
 
 
 LATENT = {"conv_in.weight": kernel(16, 4, 3, 3), "mid.weight": kernel(16, 16, 3, 3), "conv_out.weight": kernel(4, 16, 3, 3)}
@@ -100,11 +112,11 @@ def test_a_number_of_channels_in_a_configuration_settles_a_width():
     both = {"a.conv_in.weight": kernel(16, 4, 3, 3), "b.stem.weight": kernel(16, 6, 3, 3), "c.weight": kernel(32, 16, 3, 3)}
     checkpoint = Unordered({"": both})
     assert find(checkpoint).first_convs == ()
-    found = find(checkpoint, beside=Beside((), 6))
+    found = find(checkpoint, hinted(channels=6))
     assert shown(found) == [("b.stem.weight", "OIHW", 6, "sidecar")]
     assert found.first_convs[0].why == "config.json says 6 channels"
-    assert shown(find(checkpoint, 6)) == [("b.stem.weight", "OIHW", 6, "shapes")]
-    assert find(checkpoint, beside=Beside((), 7)).first_convs == ()
+    assert shown(find(checkpoint, asked(from_channels=6))) == [("b.stem.weight", "OIHW", 6, "shapes")]
+    assert find(checkpoint, hinted(channels=7)).first_convs == ()
 
 
 # What is selected
@@ -248,11 +260,11 @@ def test_the_graph_says_itself_what_stands_in_front():
 
 def test_inputs_that_are_named_are_handed_to_the_graph():
     checkpoint = Graphed({"": NET})
-    select(checkpoint, asked(inputs=["pixels"]))
-    assert checkpoint.named == ("pixels",)
+    select(checkpoint, asked(inputs=("pixels",)))
+    assert checkpoint.graph.named == ("pixels",)
     with pytest.raises(UsageError, match=r"^a\.pth: --input names an input of an ONNX graph, and this is memory$"):
-        select(Memory({"": NET}), asked(inputs=["pixels"]))
+        select(Memory({"": NET}), asked(inputs=("pixels",)))
 
 
-def test_hints_of_a_configuration_are_those_of_the_options():
-    assert shown(select(Memory({"": OPEN}), beside("image.b", channels=3))) == [("image.b.weight", "OIHW", 3, "sidecar")]
+def test_hints_of_a_configuration_are_those_of_the_request():
+    assert shown(select(Memory({"": OPEN}), hinted("image.b", channels=3))) == [("image.b.weight", "OIHW", 3, "sidecar")]

@@ -8,8 +8,8 @@ import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.network import HWIO, OHWI, OIHW, Kernel, Layouts, Network, is_weight, numbered_apart, orientation
-from chkpt_channels.formats.base import Tensor
 
 Named = Mapping[str, tuple[int, ...]]
 

@@ -8,10 +8,10 @@ import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.evidence import Evidence
 from chkpt_channels.discovery.network import Network, is_weight
 from chkpt_channels.discovery.patch_embeddings import SPACE_TO_DEPTH, block_stem, companions, linear_patches, spellings, stem
-from chkpt_channels.formats.base import FirstConv, Tensor
 
 Named = Mapping[str, tuple[int, ...]]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.replicas import Copies
-from chkpt_channels.formats.base import Tensor
 
 Named = Mapping[str, tuple[int, ...]]
 NET: Named = {

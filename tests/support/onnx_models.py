@@ -9,7 +9,8 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from chkpt_channels.formats.base import Edits
+from chkpt_channels.core.tensors import Edits
+from chkpt_channels.formats.onnx import FORMATS
 from chkpt_channels.formats.onnx.checkpoint import Onnx
 from chkpt_channels.formats.onnx.dataflow.trace import ImagePath
 from chkpt_channels.storage.source import Source
@@ -73,7 +74,9 @@ def branch(
 
 def opened(source: Open, made: ModelProto) -> Onnx:
     """The model, read by the package."""
-    return Onnx(source(made.SerializeToString(), "a.onnx"))
+    checkpoint = FORMATS[0].open(source(made.SerializeToString(), "a.onnx"))
+    assert isinstance(checkpoint, Onnx)
+    return checkpoint
 
 
 def traced(source: Open, made: ModelProto, channel: int = 1) -> ImagePath:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
-from chkpt_channels.formats.base import OptimizerEntry, Tensor
+from chkpt_channels.core.tensors import OptimizerEntry, Tensor
 from chkpt_channels.formats.keras.optimizer import by_name, by_order, entries, is_factored, own_names
 
 WEIGHTS = {"stem/kernel": "stem/stem/kernel:0", "stem/bias": "stem/stem/bias:0", "block_a/conv_1/kernel": "k"}

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
-from chkpt_channels.formats.base import Checkpoint, Front, Tensor
+from chkpt_channels.core.tensors import PreprocessingOp, Tensor
+from chkpt_channels.discovery.find import find
+from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.formats.keras.weights_only import layout_of, looks_like_theano, trained
 from tests.support.files import opened
 
@@ -33,7 +35,7 @@ def bare(folder: Path, shapes: Shapes, **values: np.ndarray) -> Iterator[Checkpo
 
 
 def stems(checkpoint: Checkpoint) -> list[tuple[str, str | None, int, int]]:
-    return [(c.tensor.name, c.layout, c.in_channels, c.groups) for c in checkpoint.first_convs()]
+    return [(c.tensor.name, c.layout, c.in_channels, c.groups) for c in find(checkpoint).first_convs]
 
 
 def named(*layers: tuple[str, Shapes]) -> Shapes:
@@ -88,8 +90,9 @@ def test_a_normalization_in_front_is_what_its_numbers_say(tmp_path: Path):
     shapes = named(("normalization", {"mean": (3,), "variance": (3,), "count": ()}), STEM, *BODY)
     known = {"normalization/normalization/mean:0": mean, "normalization/normalization/variance:0": variance}
     with bare(tmp_path, shapes, **known) as checkpoint:
-        (front,) = checkpoint.fronts(checkpoint.first_convs())
-        told = [notice.code for notice in checkpoint.warnings]
+        convs = find(checkpoint).first_convs
+        (front,) = checkpoint.graph.preprocessing(convs)
+        told = [notice.code for notice in checkpoint.graph.notices(convs)]
     x = RANDOM.normal(size=(4, 3))
     assert np.allclose(x * front.scale + front.shift, (x - mean) / np.sqrt(variance))
     assert front.tensors == tuple((name, 0) for name in known)
@@ -101,7 +104,7 @@ def test_a_normalization_in_front_is_what_its_numbers_say(tmp_path: Path):
     [
         (
             [("bn", {"gamma": (3,), "beta": (3,), "moving_mean": (3,), "moving_variance": (3,)}), STEM],
-            [Front("bn/bn", "normalisation, whose configuration is not in the file,")],
+            [PreprocessingOp("bn/bn", "normalisation, whose configuration is not in the file,")],
         ),
         ([("bn", {"gamma": (4,), "beta": (4,)}), STEM], []),
         ([STEM, ("bn", {"gamma": (3,), "beta": (3,)})], []),
@@ -109,10 +112,10 @@ def test_a_normalization_in_front_is_what_its_numbers_say(tmp_path: Path):
     ids=["without its epsilon", "of other channels", "behind"],
 )
 def test_constants_whose_configuration_is_missing_are_no_numbers(
-    layers: list[tuple[str, Shapes]], expected: list[Front], tmp_path: Path
+    layers: list[tuple[str, Shapes]], expected: list[PreprocessingOp], tmp_path: Path
 ):
     with bare(tmp_path, named(*layers, *BODY)) as checkpoint:
-        assert list(checkpoint.fronts(checkpoint.first_convs())) == expected
+        assert list(checkpoint.graph.preprocessing(find(checkpoint).first_convs)) == expected
 
 
 STATISTICS = {"gamma": (16,), "beta": (16,), "moving_mean": (16,), "moving_variance": (16,)}
@@ -130,9 +133,9 @@ STATISTICS = {"gamma": (16,), "beta": (16,), "moving_mean": (16,), "moving_varia
 )
 def test_who_takes_a_constant(layers: list[tuple[str, Shapes]], expected: tuple[str, int] | None, tmp_path: Path):
     with bare(tmp_path, named(*layers, *BODY)) as checkpoint:
-        (conv,) = checkpoint.first_convs()
-        assert checkpoint.shift_taker(conv) == expected
-        assert (list(checkpoint.graph_methods([conv])), list(checkpoint.declarations([conv]))) == ([], [])
+        (conv,) = find(checkpoint).first_convs
+        assert checkpoint.graph.bias_target(conv) == expected
+        assert (list(checkpoint.graph.graph_methods([conv])), list(checkpoint.graph.declarations([conv]))) == ([], [])
 
 
 def test_an_optimizer_trains_what_is_no_statistic():

@@ -11,9 +11,10 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from chkpt_channels import UnsupportedError
-from chkpt_channels.formats.base import Edits, TensorEdit
+from chkpt_channels.core.tensors import Edits, TensorEdit
+from chkpt_channels.formats.onnx import FORMATS
 from chkpt_channels.formats.onnx.checkpoint import Onnx
-from chkpt_channels.formats.onnx.edits import count_edits, locations, renamed, shift_taker
+from chkpt_channels.formats.onnx.edits import bias_target, count_edits, locations, renamed
 from chkpt_channels.storage.source import Source
 from tests.support.onnx_models import (
     RGB,
@@ -45,8 +46,8 @@ def conv(image: str = "image", kernel: str = "kernel", out: str = "out", **attri
 
 def summed(checkpoint: Onnx, channels: int = 1, **more: object) -> Edits:
     """Every first kernel summed over its old channels, the sum shared out to the new ones; and what counts them."""
-    tensors = dict(checkpoint.count_edits(channels))
-    for found in checkpoint.first_convs():
+    tensors = dict(checkpoint.graph.shape_edits(channels))
+    for found in checkpoint.graph.first_convs():
         name, layout, old = found.tensor.name, found.layout, found.in_channels
         pre, _, post = layout.view(found.tensor.shape, old)
         values = checkpoint.load(name).reshape(pre, old, post).sum(1, keepdims=True) / channels
@@ -240,8 +241,8 @@ def test_a_kernel_of_groups_is_set_to_one(source: Open):
     """Depthwise: for two channels its dense expansion, for which the groups are gone."""
     before = model([conv(group=3)], {"kernel": noise(6, 1, 3, 3)}, inferred=True)
     checkpoint = opened(source, before)
-    (found,) = checkpoint.first_convs()
-    shape = checkpoint.ungrouped(found, 2)
+    (found,) = checkpoint.graph.first_convs()
+    shape = checkpoint.graph.dense_shape(found, 2)
     dense = noise(*shape, seed=5)
     after = edited(checkpoint, Edits({"kernel": TensorEdit(shape, lambda: dense)}, channels=2))
     assert [(a.name, a.i) for a in after.graph.node[0].attribute] == [("group", 1)]
@@ -258,7 +259,7 @@ def test_another_reader_of_the_kernel_gets_a_copy_of_the_old_one(source: Open):
         [conv(out="a"), conv("a2", out="b"), node("Add", ["a", "b"], ["out"])], {"kernel": noise(3, 3, 3, 3)}, inputs={"a2": RGB}
     )
     checkpoint = opened(source, before)
-    checkpoint.name_images(["image"])
+    checkpoint.graph.select_inputs(["image"])
     after = edited(checkpoint, summed(checkpoint))
     assert {name: array.shape for name, array in initializers(after).items()} == {
         "kernel": (3, 1, 3, 3),
@@ -417,7 +418,7 @@ def test_who_takes_a_constant(name: str, source: Open):
     nodes, expected = TAKERS[name]
     weights = {**KERNEL, **{known: noise(5) for known in ("bias", "g", "b", "mean", "v")}}
     found = opened(source, model(nodes, weights, inputs={"fed": [5]})).model
-    assert shift_taker(found, found.nodes[0]) == expected
+    assert bias_target(found, found.nodes[0]) == expected
 
 
 def test_counts_of_one_tensor_are_edited_together(source: Open):
@@ -429,7 +430,7 @@ def test_counts_of_one_tensor_are_edited_together(source: Open):
     ]
     weights = {"kernel": noise(5, 12, 3, 3), "s": ints(1, 3, 64), "t": ints(1, 3, SIZE, SIZE)}
     checkpoint = opened(source, model(nodes, weights))
-    made = count_edits(checkpoint.paths[0].counts, 5, checkpoint.load_weight)
+    made = count_edits(checkpoint.graph.paths[0].counts, 5, checkpoint.load_weight)
     assert {name: (edit.shape, edit.values().tolist()) for name, edit in made.items()} == {
         "s": ((3,), [1, 5, 64]),
         "t": ((4,), [1, 5, SIZE, SIZE]),
@@ -536,7 +537,7 @@ def external(made: ModelProto) -> dict[str, str]:
 
 def test_a_copy_names_the_new_files(beside: Path):
     with Source(beside) as source:
-        checkpoint = Onnx(source)
+        checkpoint = FORMATS[0].open(source)
         assert list(locations(checkpoint.model)) == ["a.data"]
         after = rewritten(checkpoint, renamed(checkpoint.model, NAMES))
         assert external(after) == {"kernel": NAMES["a.data"], "bias": NAMES["a.data"]}
@@ -546,7 +547,7 @@ def test_a_copy_names_the_new_files(beside: Path):
 
 def test_an_edited_kernel_comes_into_the_model_and_the_others_stay_beside(beside: Path, tmp_path: Path):
     with Source(beside) as source:
-        checkpoint = Onnx(source)
+        checkpoint = FORMATS[0].open(source)
         after = rewritten(checkpoint, checkpoint.splices(summed(checkpoint, companions=NAMES)))
     assert external(after) == {"bias": NAMES["a.data"]}
     kernel = after.graph.initializer[0]
@@ -565,7 +566,7 @@ def test_a_count_that_is_stored_beside_is_loaded_and_edited(tmp_path: Path):
     weights = {**KERNEL, "shape": ints(1, 3, SIZE, SIZE)}
     onnx.save_model(model(nodes, weights), path, save_as_external_data=True, location="a.data", size_threshold=0)
     with Source(path) as source:
-        checkpoint = Onnx(source)
+        checkpoint = FORMATS[0].open(source)
         after = rewritten(checkpoint, checkpoint.splices(summed(checkpoint)))
     assert external(after) == {}
     assert initializers(after)["shape"].tolist() == [1, 1, SIZE, SIZE]

@@ -13,6 +13,7 @@ import pytest
 from onnx import ModelProto
 
 from chkpt_channels import DamagedError, SystemProblem
+from chkpt_channels.formats.onnx import FORMATS
 from chkpt_channels.formats.onnx.checkpoint import Onnx
 from chkpt_channels.formats.onnx.external_data import check_sum
 from chkpt_channels.storage.source import Source
@@ -48,7 +49,7 @@ def read(saved: Callable[..., Path]) -> Iterator[Callable[..., Onnx]]:
 
     def open_(change: Change = lambda _: None) -> Onnx:
         sources.append(Source(saved(change)))
-        return Onnx(sources[-1])
+        return FORMATS[0].open(sources[-1])
 
     yield open_
     for source in sources:

@@ -1,4 +1,4 @@
-"""Quantised kernels in their three spellings: what is found, and that the edited model computes the new kernel."""
+"""Quantized kernels in their three forms: what is found, and that the edited model computes the new kernel."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto
 
-from chkpt_channels.formats.base import Edits, TensorEdit
+from chkpt_channels.core.tensors import Edits, Quantization, TensorEdit
 from chkpt_channels.formats.onnx.checkpoint import Onnx
-from chkpt_channels.formats.onnx.quantization import Quantised, quantised, scale_behind
+from chkpt_channels.formats.onnx.quantization import output_scale, quantization
+from chkpt_channels.transform.quantization import kernel, kernel_edits
 from tests.support.onnx_models import Open, Weights, declared, edited, floats, initializers, model, node, noise, opened, run
 
 WHOLE = np.random.default_rng(1).integers(-120, 120, (5, 3, 3, 3), np.int8)
@@ -18,7 +19,7 @@ FILTERS = floats(0.01, 0.02, 0.03, 0.04, 0.05)
 ZERO = np.array([1, 0, -1, 2, -2], np.int8)
 
 
-def dequantised_kernel(
+def dequantized_kernel(
     scale: np.ndarray, zero: np.ndarray | None, *, bias: str = "", **attributes: int
 ) -> tuple[list[NodeProto], Weights]:
     """DequantizeLinear in front of a Conv; its bias is float, or whole numbers behind another DequantizeLinear."""
@@ -33,14 +34,17 @@ def dequantised_kernel(
     return made, weights
 
 
-SPELLED: dict[str, tuple[tuple[list[NodeProto], Weights], tuple[str | None, ...] | None]] = {
-    "one scale": (dequantised_kernel(np.float32(0.02), None), ("q", "scale", None, None, None)),
-    "one scale in a list": (dequantised_kernel(floats(0.02), None), ("q", "scale", None, None, None)),
-    "a scale for each filter": (dequantised_kernel(FILTERS, ZERO, axis=0), ("q", "scale", "zero", None, None)),
-    "counted from behind": (dequantised_kernel(FILTERS, ZERO, axis=-4), ("q", "scale", "zero", None, None)),
-    "a float bias": (dequantised_kernel(FILTERS, None, bias="float", axis=0), ("q", "scale", None, None, None)),
-    "a whole bias": (dequantised_kernel(FILTERS, None, bias="whole", axis=0), ("q", "scale", None, "b", "bias_scale")),
-    "a scale for each channel": (dequantised_kernel(floats(1, 2, 3), None), None),
+FORMS: dict[str, tuple[tuple[list[NodeProto], Weights], Quantization | None]] = {
+    "one scale": (dequantized_kernel(np.float32(0.02), None), Quantization("scale")),
+    "one scale in a list": (dequantized_kernel(floats(0.02), None), Quantization("scale")),
+    "a scale for each filter": (dequantized_kernel(FILTERS, ZERO, axis=0), Quantization("scale", "zero")),
+    "counted from behind": (dequantized_kernel(FILTERS, ZERO, axis=-4), Quantization("scale", "zero")),
+    "a float bias": (dequantized_kernel(FILTERS, None, bias="float", axis=0), Quantization("scale")),
+    "a whole bias": (
+        dequantized_kernel(FILTERS, None, bias="whole", axis=0),
+        Quantization("scale", bias="b", bias_scale="bias_scale"),
+    ),
+    "a scale for each channel": (dequantized_kernel(floats(1, 2, 3), None), None),
     "a scale that is fed": (
         ([node("DequantizeLinear", ["q", "fed"], ["kernel"]), node("Conv", ["image", "kernel"], ["out"])], {"q": WHOLE}),
         None,
@@ -52,15 +56,11 @@ SPELLED: dict[str, tuple[tuple[list[NodeProto], Weights], tuple[str | None, ...]
 }
 
 
-def names(found: Quantised | None) -> tuple[str | None, ...] | None:
-    return found and tuple(weight and weight.name for weight in found)
-
-
-@pytest.mark.parametrize("name", SPELLED)
+@pytest.mark.parametrize("name", FORMS)
 def test_a_kernel_behind_dequantizelinear(name: str, source: Open):
-    (nodes, weights), expected = SPELLED[name]
+    (nodes, weights), expected = FORMS[name]
     found = opened(source, model(nodes, weights, inputs={"fed": []})).model
-    assert names(quantised(found, found.nodes[-1], found.weights["q"])) == expected
+    assert quantization(found, found.nodes[-1], found.weights["q"]) == expected
 
 
 QLINEAR = {
@@ -81,12 +81,12 @@ def qlinear(*, bias: bool) -> list[NodeProto]:
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_qlinearconv(bias: bool, source: Open):
     found = opened(source, model(qlinear(bias=bias), QLINEAR)).model
-    expected = ("q", "scale", "zero", "b" if bias else None, None)
-    assert names(quantised(found, found.nodes[1], found.weights["q"])) == expected
+    expected = Quantization("scale", "zero", bias="b" if bias else "")
+    assert quantization(found, found.nodes[1], found.weights["q"]) == expected
 
 
 def dynamic(scale: str, *, product: bool) -> list[NodeProto]:
-    """As onnxruntime quantises on the fly: the scale of the kernel meets that of the image behind the convolution."""
+    """As onnxruntime quantizes on the fly: the scale of the kernel meets that of the image behind the convolution."""
     nodes = [
         node("DynamicQuantizeLinear", ["image"], ["x", "xs", "xz"]),
         node("ConvInteger", ["x", "q", "xz", "zero"], ["y"]),
@@ -105,8 +105,8 @@ ON_THE_FLY = {"q": WHOLE, "zero": np.array(0, np.int8), "one": np.float32(0.02),
 def test_a_convinteger(scale: str, product: bool, source: Open):
     found = opened(source, model(dynamic(scale, product=product), ON_THE_FLY)).model
     conv = found.nodes[1]
-    assert names(quantised(found, conv, found.weights["q"])) == ("q", scale, "zero", None, None)
-    weight, reader = scale_behind(found, conv)
+    assert quantization(found, conv, found.weights["q"]) == Quantization(scale, "zero")
+    weight, reader = output_scale(found, conv)
     assert (weight and weight.name, reader) == (scale, found.nodes[3])
 
 
@@ -147,22 +147,22 @@ NO_SCALE: dict[str, list[NodeProto]] = {
 def test_a_convinteger_whose_scale_is_not_known(name: str, source: Open):
     weights = {"q": WHOLE, "one": np.float32(1), "other_one": np.float32(2), "columns": noise(1, 1, 6)}
     found = opened(source, model(NO_SCALE[name], weights, inputs={"fed": []})).model
-    assert quantised(found, found.nodes[0], found.weights["q"]) is None
+    assert quantization(found, found.nodes[0], found.weights["q"]) is None
 
 
 def summed(checkpoint: Onnx) -> tuple[ModelProto, set[str]]:
     """The model with its one kernel summed over the channels, and what was edited for it."""
-    (conv,) = checkpoint.first_convs()
-    kernel = checkpoint.kernel(conv)
-    edits = checkpoint.kernel_edits(conv, TensorEdit((5, 1, 3, 3), lambda: kernel.sum(1, keepdims=True)))
+    (conv,) = checkpoint.graph.first_convs()
+    values = kernel(checkpoint, conv)
+    edits = kernel_edits(checkpoint, conv, TensorEdit((5, 1, 3, 3), lambda: values.sum(1, keepdims=True)))
     return edited(checkpoint, Edits(edits, channels=1)), set(edits)
 
 
 EDITED: dict[str, tuple[Sequence[NodeProto], Weights, set[str]]] = {
-    "one scale": (*SPELLED["one scale"][0], {"q", "scale"}),
-    "each filter": (*SPELLED["a scale for each filter"][0], {"q", "scale"}),
-    "float bias": (*SPELLED["a float bias"][0], {"q", "scale"}),
-    "whole bias": (*SPELLED["a whole bias"][0], {"q", "scale", "b", "bias_scale"}),
+    "one scale": (*FORMS["one scale"][0], {"q", "scale"}),
+    "each filter": (*FORMS["a scale for each filter"][0], {"q", "scale"}),
+    "float bias": (*FORMS["a float bias"][0], {"q", "scale"}),
+    "whole bias": (*FORMS["a whole bias"][0], {"q", "scale", "b", "bias_scale"}),
     "QLinearConv": (qlinear(bias=False), QLINEAR, {"q", "scale"}),
     "QLinearConv, bias": (qlinear(bias=True), QLINEAR, {"q", "scale", "b"}),
     "ConvInteger": (dynamic("one", product=False), ON_THE_FLY, {"q", "one"}),
@@ -185,7 +185,7 @@ def test_an_edited_kernel_computes_what_the_old_one_did_on_gray(name: str, sourc
 
 def test_a_bias_follows_the_scale_of_its_kernel(source: Open):
     """As it stands for bias · scale of the image · scale of the kernel: the value stays, its number does not."""
-    before = model(*SPELLED["a whole bias"][0])
+    before = model(*FORMS["a whole bias"][0])
     after, _ = summed(opened(source, before))
     old, new = initializers(before), initializers(after)
     assert not np.array_equal(old["scale"], new["scale"])
@@ -194,10 +194,10 @@ def test_a_bias_follows_the_scale_of_its_kernel(source: Open):
 
 
 def test_a_copied_channel_keeps_its_numbers_and_scales(source: Open):
-    checkpoint = opened(source, model(*SPELLED["a whole bias"][0]))
-    (conv,) = checkpoint.first_convs()
-    kernel = checkpoint.kernel(conv)
-    edits = checkpoint.kernel_edits(conv, TensorEdit((5, 2, 3, 3), lambda: kernel[:, [2, 0]]))
+    checkpoint = opened(source, model(*FORMS["a whole bias"][0]))
+    (conv,) = checkpoint.graph.first_convs()
+    values = kernel(checkpoint, conv)
+    edits = kernel_edits(checkpoint, conv, TensorEdit((5, 2, 3, 3), lambda: values[:, [2, 0]]))
     after = initializers(edited(checkpoint, Edits(edits, channels=2)))
     assert np.array_equal(after["q"], WHOLE[:, [2, 0]])
     assert np.array_equal(after["scale"], FILTERS)
@@ -205,15 +205,15 @@ def test_a_copied_channel_keeps_its_numbers_and_scales(source: Open):
 
 
 def test_a_bias_that_does_not_fit_is_cut_at_the_limit(source: Open):
-    nodes, weights = SPELLED["a whole bias"][0]
+    nodes, weights = FORMS["a whole bias"][0]
     weights = {**weights, "q": np.full((5, 3, 3, 3), 1, np.int8), "b": np.full(5, (1 << 31) - 1, np.int32)}
     checkpoint = opened(source, model(nodes, weights))
-    (conv,) = checkpoint.first_convs()
-    edits = checkpoint.kernel_edits(conv, TensorEdit((5, 1, 3, 3), lambda: np.full((5, 1, 3, 3), 0.001)))
+    (conv,) = checkpoint.graph.first_convs()
+    edits = kernel_edits(checkpoint, conv, TensorEdit((5, 1, 3, 3), lambda: np.full((5, 1, 3, 3), 0.001)))
     assert edits["b"].values().tolist() == [(1 << 31) - 1] * 5
 
 
 def test_a_kernel_without_a_known_scale_cannot_be_read(source: Open):
-    checkpoint = opened(source, model(SPELLED["no DequantizeLinear"][0][0], {"q": WHOLE}))
-    (conv,) = checkpoint.first_convs()
-    assert (checkpoint.quantiser(conv), checkpoint.kernel(conv)) == (None, None)
+    checkpoint = opened(source, model(FORMS["no DequantizeLinear"][0][0], {"q": WHOLE}))
+    (conv,) = checkpoint.graph.first_convs()
+    assert (checkpoint.graph.quantization(conv), kernel(checkpoint, conv)) == (None, None)

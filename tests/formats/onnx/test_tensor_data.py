@@ -10,7 +10,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from chkpt_channels import DamagedError
 from chkpt_channels.containers.protobuf import Message, Reader, bytes_field
-from chkpt_channels.formats.onnx.checkpoint import Onnx
+from chkpt_channels.formats.onnx import FORMATS
 from chkpt_channels.formats.onnx.model import OnnxModel
 from chkpt_channels.formats.onnx.schema import DTYPES, GRAPH_INITIALIZERS, MODEL_GRAPH, TENSOR_RAW
 from chkpt_channels.formats.onnx.tensor_data import Payload, payload, skeleton, typed_elements
@@ -64,7 +64,7 @@ def test_typed_numbers_may_stand_one_by_one(source: Open):
     whole = model([CONV], {"kernel": noise(5, 3, 3, 3)})
     graph = whole.graph.SerializeToString() + bytes_field(GRAPH_INITIALIZERS, loose)
     whole.ClearField("graph")
-    checkpoint = Onnx(source(whole.SerializeToString() + bytes_field(MODEL_GRAPH, graph), "a.onnx"))
+    checkpoint = FORMATS[0].open(source(whole.SerializeToString() + bytes_field(MODEL_GRAPH, graph), "a.onnx"))
     assert checkpoint.load("t").tolist() == [5, 128, -1]
 
 

@@ -7,7 +7,7 @@ import pytest
 from onnx import NodeProto
 
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.formats.base import Front
+from chkpt_channels.core.tensors import PreprocessingOp
 from chkpt_channels.formats.onnx.dataflow.values import Flow, affine, behind, bent, kernel_behind, layout, product_layout
 from tests.support.onnx_models import Open, floats, model, node, noise, opened, run
 
@@ -38,7 +38,7 @@ def test_a_division_by_nothing_has_no_scale():
     assert affine("Div", 1, [1.0, 0.0]) is None
 
 
-SHIFT, SCALE = Front("a", "Sub", (1.0,), (-0.5,)), Front("b", "Mul", (2.0,), (0.0,))
+SHIFT, SCALE = PreprocessingOp("a", "Sub", (1.0,), (-0.5,)), PreprocessingOp("b", "Mul", (2.0,), (0.0,))
 
 
 def test_constants_are_kept_in_the_order_of_the_graph():
@@ -46,9 +46,9 @@ def test_constants_are_kept_in_the_order_of_the_graph():
 
 
 @pytest.mark.parametrize(
-    ("front", "padded"), [(SHIFT, False), (SCALE, True), (Front("c", "PRelu"), True)], ids=["shift", "scale", "neither"]
+    ("front", "padded"), [(SHIFT, False), (SCALE, True), (PreprocessingOp("c", "PRelu"), True)], ids=["shift", "scale", "neither"]
 )
-def test_zeros_that_were_put_around_the_image_stay_zeros_unless_they_are_shifted(front: Front, padded: bool):
+def test_zeros_that_were_put_around_the_image_stay_zeros_unless_they_are_shifted(front: PreprocessingOp, padded: bool):
     assert behind(Flow((), padded=True), front).padded == padded
     assert not behind(Flow(()), front).padded
 
@@ -56,7 +56,7 @@ def test_zeros_that_were_put_around_the_image_stay_zeros_unless_they_are_shifted
 def test_constants_in_front_of_what_is_not_linear_are_no_longer_numbers(source: Open):
     (relu,) = opened(source, model([node("Relu", ["image"], ["out"])])).model.nodes
     flow = bent(Flow((), fronts=(SHIFT,)), relu)
-    assert flow.fronts == (Front("a", "Sub before a Relu"),)
+    assert flow.fronts == (PreprocessingOp("a", "Sub before a Relu"),)
     assert flow.axes == ()
 
 
