@@ -327,6 +327,43 @@ def test_a_reader_in_a_branch_gets_the_old_kernel_too(source: Open):
         assert np.abs(old - new).max() < 1e-5
 
 
+SHARED: dict[str, tuple[list[NodeProto], Weights]] = {
+    "Conv": ([node("Conv", ["image", "kernel", "bias"], ["y"])], {**KERNEL, "bias": noise(5)}),
+    "ConvTranspose": (
+        [node("ConvTranspose", ["image", "kernel", "bias"], ["y"])],
+        {"kernel": noise(3, 5, 3, 3), "bias": noise(5)},
+    ),
+    "Gemm": (
+        [node("Flatten", ["image"], ["x"]), node("Gemm", ["x", "kernel", "bias"], ["y"])],
+        {"kernel": noise(192, 5), "bias": noise(5)},
+    ),
+    "QLinearConv": (
+        [node("QLinearConv", ["image", "s", "z", "kernel", "s", "z", "s", "z", "bias"], ["y"])],
+        {
+            "kernel": np.ones((5, 3, 3, 3), np.int8),
+            "s": floats(1),
+            "z": np.array([0], np.int8),
+            "bias": np.arange(5, dtype=np.int32),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_a_bias_that_serves_others_too_is_copied_for_them(name: str, source: Open):
+    nodes, weights = SHARED[name]
+    nodes = [*nodes, node("Neg", ["bias"], ["out"])]
+    checkpoint = opened(source, model(nodes, weights))
+    new = weights["bias"] + weights["bias"].dtype.type(1)
+    edits = summed(checkpoint)
+    after = rewritten(
+        checkpoint, checkpoint.splices(edits._replace(tensors={**edits.tensors, "bias": TensorEdit((5,), lambda: new)}))
+    )
+    assert np.array_equal(initializers(after)["bias"], new)
+    assert np.array_equal(initializers(after)["bias_before"], weights["bias"])
+    assert [list(n.input)[-1] for n in after.graph.node[-2:]] == ["bias", "bias_before"]
+
+
 # Constants, biases
 
 
