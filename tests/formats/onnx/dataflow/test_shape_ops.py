@@ -81,6 +81,8 @@ FOLLOWED: dict[str, tuple[Row, Sequence[int], int, tuple[int, int, int]]] = {
         *((1, 3, 8, 8), 1, (1, 1, 1)),
     ),
     "Slice of the first axes": (one("Slice", "b", "e", weights={"b": ints(1), "e": ints(2)}), (2, 3, 8, 8), 1, (1, 1, 1)),
+    "Resize to one pixel": (one("Resize", "", "", "s", weights={"s": ints(1, 3, 1, 1)}), (1, 3, 8, 8), 1, (1, 1, 1)),
+    "SpaceToDepth of single pixels": (one("SpaceToDepth", blocksize=1), (1, 3, 8, 8), 1, (1, 1, 1)),
     "SpaceToDepth": (one("SpaceToDepth", blocksize=4), (1, 3, 8, 8), 1, (1, 16, 1)),
     "AveragePool": (one("AveragePool", kernel_shape=[2, 2], strides=[2, 2]), (1, 3, 8, 8), 1, (1, 1, 1)),
     "GlobalAveragePool": (one("GlobalAveragePool"), (1, 3, 8, 8), 1, (1, 1, 1)),
@@ -111,6 +113,8 @@ def test_flatten_counts_from_behind(axis: int, sizes: list[int], source: Open):
 def test_a_pad_may_crop(source: Open):
     row = one("Pad", "p", weights={"p": ints(0, 0, -1, 0, 0, 0, 0, -2)})
     assert [size(axis) for axis in flow_of(source, row, (1, 3, 8, 8), 1).axes or ()] == [1, 3, 7, 6]
+    row = one("Pad", "p", weights={"p": ints(0, 0, -7, 0, 0, 0, 0, -7)})
+    assert [size(axis) for axis in flow_of(source, row, (1, 3, 8, 8), 1).axes or ()] == [1, 3, 1, 1]
 
 
 OLDER: dict[str, tuple[Row, int]] = {

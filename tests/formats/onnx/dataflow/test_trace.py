@@ -48,6 +48,7 @@ def blocks(path: ImagePath) -> list[tuple[str, str]]:
 
 CONVOLUTIONS: dict[str, tuple[NodeProto, Weights, Dims, tuple[str, str, int]]] = {
     "Conv": (conv(), KERNEL, RGB, ("Conv", "OIHW", 3)),
+    "Conv of one channel": (conv(), {"kernel": noise(5, 1, 3, 3)}, (1, 1, 8, 8), ("Conv", "OIHW", 1)),
     "Conv in groups": (conv(group=3), {"kernel": noise(6, 1, 3, 3)}, RGB, ("Conv", "OIHW", 3)),
     "Conv over a volume": (conv(), {"kernel": noise(5, 2, 3, 3, 3)}, (1, 2, 4, 4, 4), ("Conv", "OIDHW", 2)),
     "Conv with open channels": (conv(), {"kernel": noise(5, 4, 3, 3)}, (1, None, 8, 8), ("Conv", "OIHW", 4)),
