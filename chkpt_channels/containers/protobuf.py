@@ -154,8 +154,12 @@ class Message:
         """A float field, repeated, packed or single."""
         for field in self.fields.get(number, ()):
             self._expect(field, FIXED32, BYTES)
+            if (length := len(self.raw(field))) % 4:
+                raise self.reader.location.damaged(
+                    f"packed floats have {length} bytes, which is no multiple of 4", at=field.start
+                )
         raw = b"".join(self.raw(field) for field in self.fields.get(number, ()))
-        return list(struct.unpack(f"<{len(raw) // 4}f", raw[: len(raw) // 4 * 4]))
+        return list(struct.unpack(f"<{len(raw) // 4}f", raw))
 
 
 def _signed(value: int) -> int:

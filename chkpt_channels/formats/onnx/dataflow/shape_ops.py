@@ -68,7 +68,8 @@ def _counting(before: Axes, axes: Axes, asked: Sequence[Number], numbers: Number
 
 
 def _flatten(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
-    at = node.integer("axis", 1) % (len(axes) + 1)
+    at = node.integer("axis", 1)
+    at = at + len(axes) if at < 0 else at  # counted from the rank, and the rank itself may be given
     return ReshapedAxes(tuple(tuple(piece for axis in part for piece in axis) for part in (axes[:at], axes[at:])))
 
 
@@ -106,6 +107,13 @@ def _pad(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
 
 
 def _resize(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
+    moved = _resized_axes(node, axes, numbers)
+    # cropping may reach beyond the image, where extrapolation_value is taken: zero if not given
+    is_cropped = node.text("coordinate_transformation_mode", "") == "tf_crop_and_resize"
+    return moved._replace(zeros=True) if moved and is_cropped else moved
+
+
+def _resized_axes(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     at = [k % len(axes) for k in node.integers("axes")] or list(range(len(axes)))
     held = holder(axes, numbers.channel)
     if node.given(3):
@@ -157,7 +165,10 @@ def _space_to_depth(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | 
 
 
 def _pool(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
-    return ReshapedAxes(_opened(axes, numbers.channel)) if holder(axes, numbers.channel) in (0, 1) else None
+    if holder(axes, numbers.channel) not in (0, 1):
+        return None
+    is_padded = any(node.integers("pads")) or node.text("auto_pad", "NOTSET").startswith("SAME")
+    return ReshapedAxes(_opened(axes, numbers.channel), zeros=is_padded and bool(node.integer("count_include_pad", 0)))
 
 
 def _opened(axes: Axes, channel: int) -> Axes:

@@ -151,5 +151,5 @@ _RULES: dict[str, Callable[[int, int], int]] = {
     "Add": lambda a, b: a + b,
     "Sub": lambda a, b: a - b,
     "Mul": lambda a, b: a * b,
-    "Div": lambda a, b: a // b,
+    "Div": lambda a, b: abs(a) // abs(b) * (1 if (a < 0) is (b < 0) else -1),  # ONNX truncates toward zero
 }

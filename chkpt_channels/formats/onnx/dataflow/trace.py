@@ -261,6 +261,7 @@ class ImageTrace:
         if (
             len(found) != 4
             or len(sizes) != 1
+            or node.integer("training_mode", 0)  # by the statistics of the batch, which are not stored
             or flow.axes is None
             or _onnx_axes.holder(flow.axes, self.channel) != 1
             or len(flow.axes[1]) > 1

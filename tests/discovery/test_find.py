@@ -1,0 +1,270 @@
+"""First convs that are found, or named: by the graph, a configuration, names and shapes; and how the rest is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chkpt_channels import AmbiguousError, UnsupportedError, UsageError
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.tensors import FirstConv, Tensor
+from chkpt_channels.discovery.find import find, select
+from chkpt_channels.discovery.request import ConfigHints, SearchRequest
+from chkpt_channels.discovery.search import Finding
+from chkpt_channels.formats.graph import ModelGraph
+from tests.support.memory import NET, Memory, kernel
+
+SECOND = kernel(8, 3, 5, 5)
+
+
+class Naming(ModelGraph):
+    """A graph that names its first convs; it remembers which inputs the user named."""
+
+    named: Sequence[str] = ()
+
+    def __init__(self, first_conv: Tensor) -> None:
+        self._first_conv = first_conv
+
+    def first_convs(self) -> Sequence[FirstConv]:
+        return [FirstConv(self._first_conv, Layout("OIHW"), 8, "graph", "the image reaches it")]
+
+    def select_inputs(self, names: Sequence[str]) -> bool:
+        self.named = names
+        return True
+
+
+class Graphed(Memory):
+    """A checkpoint with such a graph."""
+
+    def __init__(self, groups: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        super().__init__(groups)
+        self.graph = Naming(self.tensors["conv2.weight"])
+
+
+class Unordered(Memory):
+    """A checkpoint that has lost the order of its modules."""
+
+    ordered = False
+
+
+def asked(layers: Sequence[str] = (), layout: str = "", **words: Any) -> SearchRequest:
+    return SearchRequest(tuple(layers), Layout(layout) if layout else None, **words)
+
+
+def hinted(*first_conv: str, channels: int = 0) -> SearchRequest:
+    return SearchRequest(hints=ConfigHints(first_conv, channels))
+
+
+def shown(finding: Finding) -> list[tuple[str, str | None, int, str]]:
+    return [(c.tensor.name, c.layout, c.in_channels, c.found_by) for c in finding.first_convs]
+
+
+OPEN: Mapping[str, np.ndarray] = {
+    "image.a.weight": kernel(8, 3, 3, 3),
+    "image.b.weight": kernel(9, 3, 5, 5),
+    "image.c.weight": kernel(8, 9, 3, 3),
+    "image.d.weight": kernel(7, 8, 3, 3),
+}
+"""Two kernels that could see the image."""
+
+
+# What tells
+
+
+def test_names_and_shapes_tell_where_nothing_else_does():
+    assert shown(find(Memory({"": NET}))) == [("conv1.weight", "OIHW", 3, "shapes")]
+
+
+def test_the_graph_tells_before_names_and_shapes():
+    assert shown(find(Graphed({"": NET}))) == [("conv2.weight", "OIHW", 8, "graph")]
+
+
+def test_a_configuration_tells_where_names_and_shapes_do_not():
+    checkpoint = Memory({"": OPEN})
+    assert find(checkpoint).first_convs == ()
+    found = find(checkpoint, hinted("image.b", channels=3))
+    assert shown(found) == [("image.b.weight", "OIHW", 3, "sidecar")]
+    assert (found.first_convs[0].why, found.candidates) == ("config.json names it", ())
+
+
+@pytest.mark.parametrize(
+    "hints",
+    [ConfigHints(("image.b",), 4), ConfigHints(("image.b", "image.x"), 3), ConfigHints(("image.x",), 3), ConfigHints((), 0)],
+    ids=["other channels", "one is not there", "not there", "nothing"],
+)
+def test_a_configuration_that_does_not_fit_tells_nothing(hints: ConfigHints):
+    finding = find(Memory({"": OPEN}), SearchRequest(hints=hints))
+    assert finding.first_convs == ()
+    assert {c.key for c in finding.candidates} >= {"image.a.weight", "image.b.weight"}
+
+
+def test_a_configuration_does_not_overrule_names_and_shapes():
+    assert shown(find(Memory({"": NET}), hinted("conv2", channels=8))) == [("conv1.weight", "OIHW", 3, "shapes")]
+
+
+LATENT = {"conv_in.weight": kernel(16, 4, 3, 3), "mid.weight": kernel(16, 16, 3, 3), "conv_out.weight": kernel(4, 16, 3, 3)}
+
+
+def test_a_number_of_channels_in_a_configuration_settles_a_width():
+    both = {"a.conv_in.weight": kernel(16, 4, 3, 3), "b.stem.weight": kernel(16, 6, 3, 3), "c.weight": kernel(32, 16, 3, 3)}
+    checkpoint = Unordered({"": both})
+    assert find(checkpoint).first_convs == ()
+    found = find(checkpoint, hinted(channels=6))
+    assert shown(found) == [("b.stem.weight", "OIHW", 6, "sidecar")]
+    assert found.first_convs[0].why == "config.json says 6 channels"
+    assert shown(find(checkpoint, asked(from_channels=6))) == [("b.stem.weight", "OIHW", 6, "shapes")]
+    assert find(checkpoint, hinted(channels=7)).first_convs == ()
+
+
+# What is selected
+
+
+def test_what_is_found_is_selected():
+    assert shown(select(Memory({"": NET}), asked())) == [("conv1.weight", "OIHW", 3, "shapes")]
+
+
+def test_a_layout_that_the_user_names_is_taken():
+    net = {"conv1.weight": kernel(8, 3, 3, 3), "conv2.weight": kernel(8, 8, 3, 3)}
+    assert shown(select(Memory({"": net}), asked(layout="OIHW"))) == [("conv1.weight", "OIHW", 3, "shapes")]
+    with pytest.raises(UsageError, match=r"^a\.pth: conv1\.weight: --layout OIW has 3 axes, the shape \[8, 3, 3, 3\] has 4$"):
+        select(Memory({"": net}), asked(layout="OIW"))
+
+
+def test_a_layout_makes_the_channels_what_it_says():
+    net = {"patch_embed.proj.weight": kernel(64, 768), "fc.weight": kernel(5, 64)}
+    (found,) = select(Memory({"": net}), asked(layout="O(HWI)")).first_convs
+    assert (found.layout, found.in_channels) == ("O(HWI)", 3)
+    net = {"stem.weight": kernel(56, 12, 3, 3), "layer.weight": kernel(64, 56, 3, 3)}
+    assert select(Memory({"": net}), asked(layout="OIHW")).first_convs[0].in_channels == 12
+    assert select(Memory({"": net}), asked(layout="O(GI)HW")).first_convs[0].in_channels == 3
+
+
+@pytest.mark.parametrize(
+    ("arrays", "error", "message", "hint"),
+    [
+        (
+            {"fc.weight": kernel(5, 8)},
+            UnsupportedError,
+            "a.pth: holds no convolution that could see an image",
+            "--layer KEY names it, with --layout",
+        ),
+        (
+            OPEN,
+            AmbiguousError,
+            "a.pth: 4 tensors could be the first convolution",
+            "--layer image.a.weight   or   --layer image.b.weight",
+        ),
+        (
+            LATENT,
+            AmbiguousError,
+            "a.pth: 3 tensors could be the first convolution",
+            "--layer conv_in.weight   or   --layer mid.weight",
+        ),
+    ],
+    ids=["none", "two", "a latent"],
+)
+def test_what_is_not_found_is_refused(arrays: Mapping[str, np.ndarray], error: type[Exception], message: str, hint: str):
+    with pytest.raises(error) as refused:
+        select(Memory({"": arrays}), asked())
+    assert str(refused.value).startswith(message)
+    assert refused.value.hint.startswith(hint.partition("   or   ")[0])
+
+
+def test_candidates_say_what_speaks_against_each():
+    with pytest.raises(AmbiguousError) as refused:
+        select(Memory({"": OPEN}), asked())
+    reasons = {c.key: c.why_not for c in refused.value.candidates}
+    assert reasons["image.a.weight"] == reasons["image.b.weight"] == "several convs could see the image"
+    assert "image.b.weight" in refused.value.hint
+
+
+# What the user names
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (["conv2.weight"], ["conv2.weight"]),
+        (["conv2"], ["conv2.weight"]),
+        (["conv*"], ["conv1.weight", "conv2.weight"]),
+        (["conv2", "conv1", "conv2.weight"], ["conv2.weight", "conv1.weight"]),
+    ],
+    ids=["key", "module", "glob", "several, one twice"],
+)
+def test_layers_are_named_by_key_and_glob(layers: list[str], expected: list[str]):
+    found = select(Memory({"": NET}), asked(layers=layers)).first_convs
+    assert [conv.tensor.name for conv in found] == expected
+    assert {(conv.found_by, conv.why) for conv in found} == {("user", "named by --layer")}
+    assert {conv.tensor.name: conv.in_channels for conv in found}.items() <= {"conv1.weight": 3, "conv2.weight": 8}.items()
+
+
+def test_layers_are_named_in_every_copy():
+    found = select(Memory({"model": NET, "ema": NET}), asked(layers=["conv1"])).first_convs
+    assert [conv.tensor.name for conv in found] == ["model/conv1.weight", "ema/conv1.weight"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "words", "message", "hint"),
+    [
+        ((5, 12), {}, r"its shape \[5, 12\] does not say where the input channels are", "--layout OI, O(HWI) or O(IHW) says it"),
+        ((3, 3, 3, 3), {"layout": "OIW"}, r"its shape \[3, 3, 3, 3\] does not say", "--layout OIHW, HWIO or OHWI says it"),
+    ],
+    ids=["a product", "another rank"],
+)
+def test_a_layer_whose_channels_are_open_needs_a_layout(shape: tuple[int, ...], words: dict[str, str], message: str, hint: str):
+    with pytest.raises(UnsupportedError, match=rf"^a\.pth: x\.weight: {message}") as refused:
+        select(Memory({"": {**NET, "x.weight": kernel(*shape)}}), asked(layers=["x"], **words))
+    assert refused.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("layout", "known", "expected"),
+    [
+        ("OI", None, 12),
+        ("O(HWI)", None, 3),
+        ("O(IHW)", 4, 4),
+        ("O(IHW)", 12, 3),
+        ("(HWI)O", None, 1),
+    ],
+    ids=["plain", "three if it fits", "as many as are known", "not all", "one where three do not fit"],
+)
+def test_a_folded_axis_holds_three_colours_if_nothing_else_is_known(layout: str, known: int | None, expected: int):
+    net = {**NET, "x.weight": kernel(8, 12) if layout != "(HWI)O" else kernel(64, 5)}
+    words = {"layers": ["x"], "layout": layout}
+    if known == expected or known is None:
+        (found,) = select(Memory({"": net}), asked(**words, **({"from_channels": known} if known else {}))).first_convs
+        assert (found.layout, found.in_channels) == (layout, expected)
+    else:
+        with pytest.raises(UsageError, match=f"--from says {known} channels, and it has {expected}"):
+            select(Memory({"": net}), asked(**words, from_channels=known))
+
+
+def test_the_channels_that_the_user_knows_must_be_there():
+    with pytest.raises(UsageError, match=r"^a\.pth: conv2\.weight: --from says 3 channels, and it has 8$"):
+        select(Memory({"": NET}), asked(layers=["conv2"], from_channels=3))
+
+
+def test_vectors_in_front_of_a_named_layer_are_found():
+    net = {"mean": kernel(3), **NET, "x.weight": SECOND}
+    assert [t.name for t in select(Memory({"": net}), asked(layers=["x"])).input_vectors] == ["mean"]
+    assert [t.name for t in select(Memory({"": net}), asked(layers=["conv2"])).input_vectors] == ["bn1.weight"]
+
+
+def test_the_graph_says_itself_what_stands_in_front():
+    found = select(Graphed({"": {"mean": kernel(3), **NET}}), asked(layers=["conv2"]))
+    assert (shown(found), found.input_vectors) == ([("conv2.weight", "OIHW", 8, "user")], ())
+
+
+def test_inputs_that_are_named_are_handed_to_the_graph():
+    checkpoint = Graphed({"": NET})
+    select(checkpoint, asked(inputs=("pixels",)))
+    assert checkpoint.graph.named == ("pixels",)
+    with pytest.raises(UsageError, match=r"^a\.pth: --input names an input of an ONNX graph, and this is memory$"):
+        select(Memory({"": NET}), asked(inputs=("pixels",)))
+
+
+def test_hints_of_a_configuration_are_those_of_the_request():
+    assert shown(select(Memory({"": OPEN}), hinted("image.b", channels=3))) == [("image.b.weight", "OIHW", 3, "sidecar")]

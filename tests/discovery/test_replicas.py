@@ -1,0 +1,115 @@
+"""Copies of one model in a state dict: what is kept of them, and each tensor's like in the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.core.tensors import Tensor
+from chkpt_channels.discovery.replicas import Replicas
+
+Named = Mapping[str, tuple[int, ...]]
+NET: Named = {
+    "conv1.weight": (8, 3, 7, 7),
+    "bn1.weight": (8,),
+    "bn1.running_mean": (8,),
+    "layer1.0.conv1.weight": (8, 8, 3, 3),
+    "layer1.0.conv2.weight": (16, 8, 3, 3),
+    "fc.weight": (5, 16),
+    "fc.bias": (5,),
+}
+WEIGHTS = [name for name, shape in NET.items() if name.endswith("weight") and len(shape) > 1]
+
+
+def under(prefix: str, named: Named = NET) -> Named:
+    return {f"{prefix}{name}": shape for name, shape in named.items()}
+
+
+def copies(named: Named) -> tuple[Replicas, dict[str, Tensor]]:
+    tensors = {name: Tensor(name, BY_NAME["F32"], shape) for name, shape in named.items()}
+    return Replicas(list(tensors.values())), tensors
+
+
+def kept(found: Replicas) -> list[str]:
+    return [tensor.key for tensor in found.kept]
+
+
+SEVERAL: dict[str, tuple[Named, list[str], list[str]]] = {
+    "student and teacher": (
+        {**under("student."), **under("teacher.")},
+        under("student.", dict.fromkeys(WEIGHTS)),
+        ["student.conv1.weight", "teacher.conv1.weight"],
+    ),
+    "the model and its average": (
+        {**NET, **under("ema.")},
+        list(WEIGHTS),
+        ["conv1.weight", "ema.conv1.weight"],
+    ),
+    "three, deeper": (
+        {**under("m.a.net."), **under("m.b.net."), **under("m.c.net.")},
+        under("m.a.net.", dict.fromkeys(WEIGHTS)),
+        ["m.a.net.conv1.weight", "m.b.net.conv1.weight", "m.c.net.conv1.weight"],
+    ),
+    "two averages of two": (
+        {**under("student."), **under("teacher."), **under("ema.student."), **under("ema.teacher.")},
+        under("student.", dict.fromkeys(WEIGHTS)),
+        ["student.conv1.weight", "teacher.conv1.weight", "ema.student.conv1.weight", "ema.teacher.conv1.weight"],
+    ),
+    "and a head of one's own": (
+        {**under("query."), **under("key."), "head.weight": (9, 16)},
+        [*under("query.", dict.fromkeys(WEIGHTS)), "head.weight"],
+        ["query.conv1.weight", "key.conv1.weight"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_one_of_the_copies_is_kept_and_finds_the_others(name: str):
+    named, expected, alike = SEVERAL[name]
+    found, tensors = copies(named)
+    assert kept(found) == [*expected]
+    assert {tensor.key for tensor in found.of(tensors[alike[0]])} == {*alike}
+    assert found.of(tensors[alike[0]])[0] is tensors[alike[0]]
+
+
+ONE: dict[str, Named] = {
+    "a single model": NET,
+    "under one name": under("model."),
+    "encoders that differ": {**under("a."), **under("b.", {**NET, "conv1.weight": (8, 1, 7, 7)})},
+    "encoders of other layers": {**under("a."), **under("b.", {**NET, "more.weight": (8, 8)})},
+    "blocks that repeat": {
+        **{"stem.weight": (8, 3, 7, 7), "neck.weight": (9, 8), "head.weight": (5, 9), "top.weight": (5, 5)},
+        **under("blocks.0.", {"a.weight": (8, 8), "b.weight": (8, 8)}),
+        **under("blocks.1.", {"a.weight": (8, 8), "b.weight": (8, 8)}),
+    },
+    "too small to tell": {"a.weight": (8, 3, 3, 3), "b.weight": (8, 3, 3, 3)},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_a_model_alone_is_kept_whole(name: str):
+    found, tensors = copies(ONE[name])
+    assert kept(found) == [n for n, shape in ONE[name].items() if n.endswith("weight") and len(shape) > 1]
+    for tensor in tensors.values():
+        assert found.of(tensor) == [tensor]
+
+
+def test_what_no_copy_has_has_no_like():
+    found, tensors = copies({**under("query."), **under("key."), "head.weight": (9, 16)})
+    assert found.of(tensors["head.weight"]) == [tensors["head.weight"]]
+
+
+def test_vectors_have_their_like_too():
+    found, tensors = copies({**under("student."), **under("teacher.")})
+    alike = [tensor.key for tensor in found.of(tensors["student.bn1.running_mean"])]
+    assert alike == ["student.bn1.running_mean", "teacher.bn1.running_mean"]
+
+
+def test_a_copy_without_one_of_the_vectors_is_still_a_copy():
+    named = {**under("student."), **under("teacher.")}
+    found, tensors = copies({name: shape for name, shape in named.items() if name != "teacher.fc.bias"})
+    assert [t.key for t in found.of(tensors["student.fc.bias"])] == ["student.fc.bias"]
+    assert [t.key for t in found.of(tensors["student.fc.weight"])] == ["student.fc.weight", "teacher.fc.weight"]

@@ -1,0 +1,52 @@
+"""The tables of what libraries call things: rows that would contradict each other, or that nothing would ever find."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+
+from chkpt_channels.folders.library_tables import (
+    CONFIG,
+    COUNTS,
+    FIRST_CONV,
+    FIXED,
+    OTHERWISE,
+    PIPELINES,
+    PREPROCESSORS,
+    SIZES,
+    WIDTHS,
+)
+
+
+@pytest.mark.parametrize("key", OTHERWISE)
+def test_what_models_call_their_channels_is_read_as_a_number_of_channels(key: str):
+    """Else an edit would add the key once more."""
+    assert key in COUNTS
+    assert key != "num_channels"
+
+
+def test_a_model_has_one_name_for_its_channels():
+    assert all(not a & b for a, b in combinations(OTHERWISE.values(), 2))
+
+
+def test_a_key_is_read_in_one_way():
+    assert not COUNTS & SIZES
+    assert not (COUNTS | SIZES) & WIDTHS.keys()
+    assert not {key for pair in PIPELINES for key in pair} & (COUNTS | SIZES | WIDTHS.keys())
+
+
+def test_a_file_is_a_configuration_or_a_preprocessors():
+    assert CONFIG not in PREPROCESSORS
+
+
+@pytest.mark.parametrize("model", FIXED)
+def test_why_a_model_stays_as_it_is_is_said_in_words_that_go_into_a_message(model: str):
+    """`message (model)` is one line that begins with the library."""
+    assert FIXED[model].startswith("transformers ")
+    assert FIXED[model].isprintable()
+    assert not FIXED[model].endswith(".")
+
+
+def test_first_convs_are_named_as_modules():
+    assert all(not name.endswith(".weight") and name.replace(".", "_").isidentifier() for name in FIRST_CONV.values())
