@@ -16,7 +16,6 @@ from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import Edits, Notice, OptimizerEntry, Tensor
 from chkpt_channels.formats.graph import NO_GRAPH, ModelGraph
-from chkpt_channels.storage import early_copy
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Checksum, Progress, Splice
 from chkpt_channels.storage.stream_copy import apply
@@ -46,8 +45,6 @@ class Format(NamedTuple):
     sniff     whether the first bytes claim to be this format; reads little and believes nothing
     opener    where its Checkpoint is, "module:Class" below this package
     ending    a longer extension by which its framework tells two kinds of the format apart: an output has it if the source does
-    in_place  whether edits replace spans without moving what follows: then a copy may be made before they are known
-    library   what opening a file imports, and takes long to
     flat      whether a file may be a state dict and nothing else, whose tensors can go over into another format
     writer    where the FlatWriter is that makes such a file of a state dict, likewise; "" where nothing does
     """
@@ -58,8 +55,6 @@ class Format(NamedTuple):
     sniff: Callable[[Source], bool]
     opener: str
     ending: str = ""
-    in_place: bool = False
-    library: str = ""
     flat: bool = False
     writer: str = ""
 
@@ -72,11 +67,6 @@ class Format(NamedTuple):
         """What writes a state dict as such a file; None where nothing does."""
         writer: FlatWriter | None = _named(self.writer) if self.writer else None
         return writer
-
-    def preload(self) -> None:
-        """Import what opens a file."""
-        if self.library:
-            import_module(self.library)
 
 
 def _named(where: str) -> Any:
@@ -179,14 +169,9 @@ class Checkpoint(TensorStore):
         """The checksums over spans of the file."""
         return ()
 
-    def write(
-        self, edits: Edits, out: int, location: Location, progress: Progress | None = None, *, copied: bool = False
-    ) -> None:
-        """Write the edited file to `out` and fsync it; `place` names the output in messages. `out` is empty, or `copied` from the
-        source."""
-        splices = self.splices(edits)
-        if not (copied and early_copy.overwrite(self.source, splices, out, location, progress)):
-            apply(self.source, splices, out, location, self.checks(), progress, self.preload_validator)
+    def write(self, edits: Edits, out: int, location: Location, progress: Progress | None = None) -> None:
+        """Write the edited file to the empty file `out` and fsync it; `location` names the output in messages."""
+        apply(self.source, self.splices(edits), out, location, self.checks(), progress, self.preload_validator)
 
     def preload_validator(self) -> None:  # most formats have no light library to ask
         """Import what `validate` needs."""

@@ -20,7 +20,6 @@ import pytest
 
 from chkpt_channels.cli import app as cli
 from chkpt_channels.storage import atomic, isolation, stream_copy
-from chkpt_channels.storage import early_copy as ahead
 from tests.folders.test_model_folder import shard
 from tests.support.faults import CAN_BE_SHORT, READS, SHORT, Fault, Shim
 from tests.support.files import FIXTURES, snapshot
@@ -65,10 +64,6 @@ def of_blocks(patch: Patch) -> None:
     patch.setattr(stream_copy, "DIRECT_FROM_BYTES", 0)
 
 
-def ahead_of_all(patch: Patch) -> None:
-    patch.setattr(ahead, "SMALL_BYTES", 0)
-
-
 def without_unnamed(patch: Patch) -> None:
     patch.setattr(atomic, "UNNAMED", 0)
 
@@ -98,9 +93,6 @@ SCENES = {
     "safetensors, by blocks": Scene((SAFE,), old=True, prepare=of_blocks),
     "onnx": Scene(("onnx/plain_ts.onnx",)),
     "keras_h5": Scene((H5,)),
-    "keras_h5, ahead": Scene(
-        (H5,), prepare=ahead_of_all, calls=WRITTEN, tolerates=frozenset({"copy_file_range", "posix_fallocate"})
-    ),
     "keras_h5, forked": Scene((H5,), prepare=forking, calls=PIPES),
     "keras_zip": Scene((KERAS,)),
     "keras_zip, deflated": Scene((DEFLATED,), calls=WRITTEN | SPOOLED, tolerates=UNNAMED),

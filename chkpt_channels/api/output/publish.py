@@ -19,7 +19,6 @@ from chkpt_channels.folders.model import ModelFile
 from chkpt_channels.folders.model_folder import is_folder
 from chkpt_channels.folders.planning import PlannedModel, config_edits
 from chkpt_channels.formats.base import Checkpoint
-from chkpt_channels.storage import early_copy
 from chkpt_channels.storage.atomic import Output, StandardOutput
 from chkpt_channels.storage.source import CHUNK_BYTES, STDIO, Source, check_link
 from chkpt_channels.storage.stream_copy import apply, write_at
@@ -72,27 +71,16 @@ class FileTarget:
         if settings.state_dict is not None and not self._other:
             raise UsageError("--state-dict chooses what goes into another container: -o names one, as x.safetensors")
         self._stack = contextlib.ExitStack()
-        self._copied = False
         self._out: Output | StandardOutput | None = None
         self._companions: Mapping[str, str] = {}
         self._documents: Mapping[str, bytes] = {}
         self._after: Checkpoint
 
     def __enter__(self) -> Self:
-        with contextlib.ExitStack() as stack:
-            stack.push(self.__exit__)
-            self._copy_early()
-            stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, trace)
-
-    def _copy_early(self) -> None:
-        """Copy the source while the library that reads it is imported, where that pays."""
-        source, form = self._model.source, self._model.format
-        if form.in_place and not self._settings.dry_run and not self._other and early_copy.worthwhile(source):
-            self._copied = early_copy.copy(source, self._opened().fd, form.preload)
 
     def _opened(self) -> Output | StandardOutput:
         if self._out is None:
@@ -117,7 +105,7 @@ class FileTarget:
             self._after = cross_format.write(checkpoint, plan.edits, key, self._other, out.fd, out.location, report)
         else:
             self._after = checkpoint
-            write_checked(checkpoint, plan, out.fd, out.location, report, copied=self._copied)
+            write_checked(checkpoint, plan, out.fd, out.location, report)
 
     def publish(self, planned: PlannedModel) -> Written:
         """Give it its name, after all that goes with it."""
@@ -162,12 +150,10 @@ def write_checked(
     fd: int,
     location: Location,
     progress: Callable[[int], None] | None,
-    *,
-    copied: bool = False,
 ) -> None:
     """Write one edited file to `fd` and check it. Raises FileSystemError, also where the source was changed meanwhile, and what
     the check raises."""
-    checkpoint.write(plan.edits, fd, location, progress, copied=copied)
+    checkpoint.write(plan.edits, fd, location, progress)
     checkpoint.source.check_unchanged()
     check(checkpoint, plan, fd, location.file)
 

@@ -41,8 +41,6 @@ H5 = Format(
     sniff_h5,
     "keras.h5_file:KerasH5",
     ending=".weights.h5",
-    in_place=True,
-    library="h5py",
 )
 ZIP = Format("keras_zip", "Keras", frozenset({".keras"}), sniff_zip, "keras.zip_file:KerasZip")
 FORMATS = (H5, ZIP)
