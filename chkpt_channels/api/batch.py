@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chkpt_channels.api import convert as flow
+from chkpt_channels.api.convert import convert
 from chkpt_channels.api.manifest import Job
 from chkpt_channels.api.output.naming import Progress, derived_path
 from chkpt_channels.api.output.publish import Settings
@@ -56,7 +56,7 @@ def run(jobs: Sequence[Job], settings: Settings, workers: int, progress: Progres
 
 
 def _converted(job: Job, settings: Settings, progress: Progress | None) -> Report:
-    return flow.convert(job.src, job.dst, job.to, progress=progress, **settings._asdict(), **job.options)
+    return convert(job.src, job.dst, job.to, progress=progress, **settings._asdict(), **job.options)
 
 
 def _in_processes(

@@ -12,9 +12,9 @@ from chkpt_channels.api.report import Check, FileInfo, Mismatch
 from chkpt_channels.core.errors import AmbiguousError, UsageError
 from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.tensors import FirstConv
-from chkpt_channels.discovery import find as selection
+from chkpt_channels.discovery.find import find_first_convs
 from chkpt_channels.discovery.request import SearchRequest
-from chkpt_channels.folders import config_files as sidecars
+from chkpt_channels.folders import config_files
 from chkpt_channels.folders.config_files import ConfigFile, ConfigReader
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
 from chkpt_channels.formats import LFS_POINTER, known, open_checkpoint
@@ -67,7 +67,7 @@ def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_
             return Check(FileInfo(name, "", source.size), (), (), "a Git-LFS pointer, whose content is not here")
         checkpoint = open_checkpoint(source)
         found = ConfigReader().read(Path(path).parent, strict=False)
-        finding = selection.find(checkpoint, SearchRequest(hints=sidecars.evidence(found)))
+        finding = find_first_convs(checkpoint, SearchRequest(hints=config_files.evidence(found)))
         info = FileInfo(name, checkpoint.format.name, source.size, checkpoint.title)
         mismatches = list(_hash(source, Path(path)))
         if not finding.first_convs:
@@ -101,10 +101,10 @@ def _declared(checkpoint: Checkpoint, convs: tuple[FirstConv, ...]) -> Iterator[
 def _configured(sidecar: ConfigFile, folder: Path, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
     """What a configuration beside it says otherwise."""
     taken, file = {conv.in_channels for conv in convs}, str(folder / sidecar.name)
-    for where, count in sidecars.image_counts(sidecar.document):
+    for where, count in config_files.image_counts(sidecar.document):
         if count not in taken:
             yield Mismatch(file, where, count, convs[0].in_channels)
-    for mean, std in sidecars.pipelines(sidecar.document):
+    for mean, std in config_files.pipelines(sidecar.document):
         for path in (mean, std):
             numbers = sidecar.document.at(path).plain
             if isinstance(numbers, list) and len(numbers) not in {1, *taken}:

@@ -6,7 +6,7 @@ from chkpt_channels.api.output.naming import Path_
 from chkpt_channels.api.report import Inspection, file_info
 from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
-from chkpt_channels.discovery import find as selection
+from chkpt_channels.discovery.find import find_first_convs
 from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.folders import config_files
 from chkpt_channels.folders.model_folder import open_model
@@ -27,7 +27,7 @@ def inspect(path: Path_) -> Inspection:
         warnings: list[Notice] = []
         for part in model.parts:
             store, prefix = part.store, model.prefix(part)
-            finding = selection.find(store, request)
+            finding = find_first_convs(store, request)
             convs += [c._replace(tensor=c.tensor._replace(name=prefix + c.tensor.name)) for c in finding.first_convs]
             candidates += [c._replace(key=prefix + c.key) for c in finding.candidates]
             declarations += [d._replace(where=prefix + d.where) for d in store.graph.declarations(finding.first_convs)]

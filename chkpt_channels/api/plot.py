@@ -1,6 +1,6 @@
 """A picture of first convs, before and after: every filter as a tile, its change, and the energy of each channel.
 
-Zero is mid-gray and one scale holds for all tiles: three channels are shown as colours, one as gray, others by their mean.
+Zero is mid-gray and one scale holds for all tiles: three channels are shown as colors, one as gray, others by their mean.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.core.errors import Location, UnsupportedError, UsageError
 from chkpt_channels.core.tensors import FirstConv
-from chkpt_channels.discovery import find as selection
+from chkpt_channels.discovery.find import find_first_convs
 from chkpt_channels.formats import open_checkpoint
 from chkpt_channels.storage.source import open_source
 from chkpt_channels.transform.kernels import values
@@ -54,7 +54,7 @@ def filters(path: str | os.PathLike[str]) -> Filters:
     """The first conv of a file. Raises UnsupportedError where there is none, or the order of its axes is open."""
     with open_source(path) as source:
         checkpoint = open_checkpoint(source)
-        finding = selection.find(checkpoint)
+        finding = find_first_convs(checkpoint)
         conv = next(iter(finding.first_convs), None)
         if conv is None or conv.layout is None:
             raise source.location.unsupported("its first conv is not certain", hint=f"chkpt-channels inspect {source.name}")
@@ -92,8 +92,8 @@ def mosaic(weights: NDArray[Any], largest: float, columns: int) -> NDArray[Any]:
     import numpy as np
 
     count, channels, height, width = weights.shape
-    colours = weights if channels == 3 else weights.mean(axis=1, keepdims=True).repeat(3, axis=1)
-    tiles = 0.5 + colours / (2 * largest or 1.0)
+    colors = weights if channels == 3 else weights.mean(axis=1, keepdims=True).repeat(3, axis=1)
+    tiles = 0.5 + colors / (2 * largest or 1.0)
     rows = ceil(count / columns)
     sheet = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, 3))
     for i, tile in enumerate(tiles):

@@ -10,9 +10,9 @@ from chkpt_channels.core.dtypes import BY_NAME, BY_TORCH, DType, numpy_dtype
 from chkpt_channels.core.errors import Location, UsageError
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.transform import plan as planning
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import options_toward
+from chkpt_channels.transform.plan import build_plan
 
 NAME = "state dict"
 
@@ -51,7 +51,7 @@ def convert_state_dict(
     Raises UsageError, AmbiguousError, UnsupportedError as `convert` does.
     """
     checkpoint = StateDict(state_dict)
-    plan = planning.make(checkpoint, options_toward(to, options))
+    plan = build_plan(checkpoint, options_toward(to, options))
     changed = {
         name: _like(state_dict[name], edit.values(), checkpoint.tensors[name].dtype) for name, edit in plan.edits.tensors.items()
     }

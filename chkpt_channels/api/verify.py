@@ -12,7 +12,7 @@ from chkpt_channels.api.output.naming import Path_
 from chkpt_channels.api.report import Difference, FileInfo, Verification, file_info, kernel_reports
 from chkpt_channels.core.dtypes import rounded
 from chkpt_channels.core.tensors import TensorEdit
-from chkpt_channels.discovery import find as selection
+from chkpt_channels.discovery.find import find_first_convs, select_first_convs
 from chkpt_channels.folders.model import Model, ModelFile
 from chkpt_channels.folders.model_folder import ModelFolder, is_folder
 from chkpt_channels.folders.planning import PlannedModel, plan_model
@@ -119,10 +119,10 @@ def _target(before: TensorStore, after: TensorStore, options: Options) -> int:
     """The channel count of the converted file, at the place where the original keeps its own."""
     if options.search.inputs:
         after.graph.select_inputs(options.search.inputs)
-    declared = after.graph.declarations(selection.find(after).first_convs)
+    declared = after.graph.declarations(find_first_convs(after).first_convs)
     if declared:
         return declared[0].channels
-    convs = selection.select(before, options.search).first_convs
+    convs = select_first_convs(before, options.search).first_convs
     for conv in convs:
         tensor, layout = after.tensors.get(conv.tensor.name), conv.layout
         if tensor is not None and layout is not None and len(tensor.shape) == len(layout.axes):

@@ -12,7 +12,7 @@ import typer
 from chkpt_channels import __version__
 from chkpt_channels.cli import params
 from chkpt_channels.cli.session import DEBUG, Session, progress, session
-from chkpt_channels.core import interrupts as _interrupts
+from chkpt_channels.core import interrupts
 from chkpt_channels.transform.option_table import ConvertOptions
 
 if TYPE_CHECKING:
@@ -108,21 +108,21 @@ def convert(
 
 def _jobs(src: list[str], output: str | None, to: str | None, options: ConvertOptions, manifest: str | None) -> list[Job]:
     """What is to be converted: the sources of the command line, or those of the manifest."""
-    from chkpt_channels.api import manifest as manifests
+    from chkpt_channels.api import manifest as manifest_files
     from chkpt_channels.core.errors import UsageError
     from chkpt_channels.transform.options import tells_channels
 
     if manifest is not None:
         if src or output or to or options:
             raise UsageError("--manifest says what to convert, to what and how: nothing else does", file=manifest)
-        return manifests.read(manifest)
+        return manifest_files.read(manifest)
     if not src:
         raise UsageError("a source is needed", hint="chkpt-channels convert SRC --to gray, or --manifest FILE")
     if to is None and not tells_channels(options):
         raise UsageError("a target is needed", hint="--to gray, rgb, bgr, rgba or a number of channels")
     if len(src) > 1 and output:
         raise UsageError(f"{len(src)} sources cannot become one output", hint="--output-dir DIR")
-    return [manifests.Job(src=name, dst=output, to=to, options=options) for name in src]
+    return [manifest_files.Job(src=name, dst=output, to=to, options=options) for name in src]
 
 
 def _check_one(shown: Session, job: Job, *, quiet: bool) -> None:
@@ -258,7 +258,7 @@ def schema() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    with _interrupts.listening():
+    with interrupts.listening():
         return _run(arguments)
 
 
@@ -266,7 +266,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         code = typer.main.get_command(app).main(args=list(arguments), prog_name="chkpt-channels", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except _interrupts.Interrupted as stopped:
+    except interrupts.Interrupted as stopped:
         return stopped.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
@@ -278,7 +278,7 @@ def _run(arguments: Sequence[str]) -> int:
         print("chkpt-channels: there is too little memory; nothing was written", file=sys.stderr)
         return NO_ROOM
     except Exception as error:
-        return _interrupts.exit_code() or _stopped(error)
+        return interrupts.exit_code() or _stopped(error)
 
 
 def _stopped(error: Exception) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from chkpt_channels import __version__
-from chkpt_channels.core import interrupts as _interrupts
+from chkpt_channels.core import interrupts
 
 if TYPE_CHECKING:
     from chkpt_channels.api.output.naming import Progress
@@ -49,7 +49,7 @@ class Session:
         try:
             yield
         except (ChkptChannelsError, MemoryError, ImportError) as raised:
-            _interrupts.check()  # which may well have been taken for something else
+            interrupts.check()  # which may well have been taken for something else
             self._tell(path, raised if isinstance(raised, ChkptChannelsError) else _lacking(raised, path))
             if os.environ.get(DEBUG) == "1":
                 raise

@@ -109,7 +109,7 @@ def _matrix_rows(kernel: KernelReport) -> Iterator[str]:
 
 
 def notes(report: Report) -> Iterator[str]:
-    """What goes to stderr after a conversion: warnings, the normalisation, and how to load the result."""
+    """What goes to stderr after a conversion: warnings, the normalization, and how to load the result."""
     yield from (f"warning: {printable(w.message, 1000)}" for w in report.warnings)
     if report.status == "unchanged":
         return

@@ -58,7 +58,7 @@ class Evidence:
         """The convolutions by their number of filters."""
         made: defaultdict[int, list[LayerWeight]] = defaultdict(list)
         for kernel in self.network.convs:
-            if not is_colour_shift(kernel):
+            if not is_color_shift(kernel):
                 made[kernel.filters].append(kernel)
         return made
 
@@ -162,7 +162,7 @@ class Evidence:
         return set(kernel.window) == {1} and not any(self.are_branches(kernel, k) for k in wide)
 
     def narrow_near(self, kernel: LayerWeight) -> list[LayerWeight]:
-        """The narrow kernels among the neighbours."""
+        """The narrow kernels among the neighbors."""
         near = self.network.kernels[max(0, kernel.at - 8) : kernel.at + 9]
         return [k for k in near if k.window and k.channels == kernel.channels]
 
@@ -192,12 +192,12 @@ class Evidence:
 
 def is_no_kernel(kernel: LayerWeight) -> bool:
     """Whether it has the rank of a convolution's weight and is something else: one filter over a vector (attention over
-    channels), a scale for each channel, or a shift of the colours (EDSR's MeanShift)."""
+    channels), a scale for each channel, or a shift of the colors (EDSR's MeanShift)."""
     scale = len(kernel.window) == 1 and kernel.window == (1,) and kernel.channels == 1
-    return kernel.filters == 1 or scale or is_colour_shift(kernel)
+    return kernel.filters == 1 or scale or is_color_shift(kernel)
 
 
-def is_colour_shift(kernel: LayerWeight) -> bool:
+def is_color_shift(kernel: LayerWeight) -> bool:
     """Whether it maps three channels to three, pixel by pixel."""
     return kernel.filters == kernel.channels == 3 and set(kernel.window) == {1}
 

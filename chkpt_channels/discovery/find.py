@@ -5,22 +5,21 @@ from __future__ import annotations
 from chkpt_channels.core.errors import AmbiguousError, Location, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery import layer_selector as layers
-from chkpt_channels.discovery import search as firstconv
+from chkpt_channels.discovery import layer_selector, search
 from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.formats.base import TensorStore
 
 _OPEN = SearchRequest()
 
 
-def find(checkpoint: TensorStore, request: SearchRequest = _OPEN) -> firstconv.Finding:
+def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _OPEN) -> search.Finding:
     """The first convs by the strongest evidence there is: the graph, a configuration beside the file, names and shapes. Of the
     request it takes the number of channels and the hints; `select` takes the rest."""
     hints = request.hints
     if by_graph := tuple(checkpoint.graph.first_convs()):
-        return firstconv.Finding(by_graph)
+        return search.Finding(by_graph)
     if by_view := _in_view(checkpoint):
-        return firstconv.Finding(by_view)
+        return search.Finding(by_view)
     finding = _by_shapes(checkpoint, request.from_channels)
     named = _named_by_config(checkpoint, hints)
     if not finding.first_convs and named:
@@ -34,8 +33,8 @@ def find(checkpoint: TensorStore, request: SearchRequest = _OPEN) -> firstconv.F
     return finding
 
 
-def _by_shapes(checkpoint: TensorStore, channels: int | None) -> firstconv.Finding:
-    found = firstconv.find(checkpoint.model_tensors(), ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
+def _by_shapes(checkpoint: TensorStore, channels: int | None) -> search.Finding:
+    found = search.find(checkpoint.model_tensors(), ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
     return found._replace(first_convs=tuple(checkpoint.graph.with_groups(conv) for conv in found.first_convs))
 
 
@@ -43,7 +42,7 @@ def _in_view(checkpoint: TensorStore) -> tuple[FirstConv, ...]:
     """What names and shapes tell of kernels that are not PyTorch's, asked in its terms. In these a depthwise kernel has lost its
     channels: one that is found is not believed."""
     view = checkpoint.search_view()
-    answer = firstconv.find(view, ordered=checkpoint.ordered).first_convs if view else ()
+    answer = search.find(view, ordered=checkpoint.ordered).first_convs if view else ()
     own = [(conv, checkpoint.tensors[view[conv.tensor]]) for conv in answer]
     convs = tuple(conv._replace(tensor=tensor, layout=tensor.layout) for conv, tensor in own)
     return () if any(checkpoint.graph.is_depthwise(conv.tensor.name) for conv in convs) else convs
@@ -51,11 +50,11 @@ def _in_view(checkpoint: TensorStore) -> tuple[FirstConv, ...]:
 
 def _named_by_config(checkpoint: TensorStore, hints: ConfigHints) -> tuple[FirstConv, ...]:
     """The convs that the configuration names, where all of them are there and have as many channels as it says."""
-    layouts = firstconv.layouts_of(checkpoint.model_tensors(), torch=checkpoint.torch)
+    layouts = search.layouts_of(checkpoint.model_tensors(), torch=checkpoint.torch)
     found = []
     for module in hints.first_conv:
         tensor = checkpoint.tensors.get(f"{module}.weight")
-        layout = firstconv.layout_of(tensor, layouts) if tensor else None
+        layout = search.layout_of(tensor, layouts) if tensor else None
         if tensor is None or layout is None or _channels(tensor, layout, 0) != hints.channels:
             return ()
         why = "config.json names it"
@@ -63,13 +62,13 @@ def _named_by_config(checkpoint: TensorStore, hints: ConfigHints) -> tuple[First
     return tuple(found)
 
 
-def select(checkpoint: TensorStore, request: SearchRequest) -> firstconv.Finding:
+def select_first_convs(checkpoint: TensorStore, request: SearchRequest) -> search.Finding:
     """The first convs to change. Raises AmbiguousError with candidates, UnsupportedError where there is none, UsageError for
     layers that do not exist or have other channels than --from says."""
     if request.inputs and not checkpoint.graph.select_inputs(request.inputs):
         what = f"--input names an input of an ONNX graph, and this is {checkpoint.title}"
         raise UsageError(what, file=checkpoint.location.file)
-    finding = find(checkpoint, request)
+    finding = find_first_convs(checkpoint, request)
     finding = _named(checkpoint, finding, request) if request.layers else _found(checkpoint, finding, request.layout)
     location = checkpoint.location
     if other := next((c for c in finding.first_convs if request.from_channels not in (None, c.in_channels)), None):
@@ -78,7 +77,7 @@ def select(checkpoint: TensorStore, request: SearchRequest) -> firstconv.Finding
     return finding
 
 
-def _found(checkpoint: TensorStore, finding: firstconv.Finding, layout: Layout | None) -> firstconv.Finding:
+def _found(checkpoint: TensorStore, finding: search.Finding, layout: Layout | None) -> search.Finding:
     location = checkpoint.location
     if finding.first_convs:
         convs = tuple(_with_layout(location, conv, layout) if layout else conv for conv in finding.first_convs)
@@ -92,11 +91,11 @@ def _found(checkpoint: TensorStore, finding: firstconv.Finding, layout: Layout |
     raise AmbiguousError(f"{what} be the first convolution", file=location.file, candidates=finding.candidates, hint=hint)
 
 
-def _named(checkpoint: TensorStore, finding: firstconv.Finding, request: SearchRequest) -> firstconv.Finding:
+def _named(checkpoint: TensorStore, finding: search.Finding, request: SearchRequest) -> search.Finding:
     """The first convs that --layer names, each once."""
     location = checkpoint.location
     tensors = [t for t in checkpoint.model_tensors() if len(t.shape) >= 2]
-    names = list(dict.fromkeys(t.name for layer in request.layers for t in layers.match(location, tensors, layer)))
+    names = list(dict.fromkeys(t.name for layer in request.layers for t in layer_selector.match(location, tensors, layer)))
     known = {conv.tensor.name: conv for conv in finding.first_convs}
     convs = []
     for name in names:
@@ -104,15 +103,15 @@ def _named(checkpoint: TensorStore, finding: firstconv.Finding, request: SearchR
         conv = conv._replace(found_by="user", why="named by --layer")
         convs.append(_with_layout(location, conv, request.layout) if request.layout else conv)
     if any(conv.found_by == "graph" for conv in finding.first_convs):  # it says itself what stands in front
-        return firstconv.Finding(tuple(convs))
+        return search.Finding(tuple(convs))
     searched = checkpoint.model_tensors()
-    beside = (t for conv in convs for t in firstconv.input_vectors(searched, conv, torch=checkpoint.torch))
-    return firstconv.Finding(tuple(convs), input_vectors=tuple(dict.fromkeys(beside)))
+    beside = (t for conv in convs for t in search.input_vectors(searched, conv, torch=checkpoint.torch))
+    return search.Finding(tuple(convs), input_vectors=tuple(dict.fromkeys(beside)))
 
 
 def _described(checkpoint: TensorStore, tensor: Tensor, request: SearchRequest) -> FirstConv:
-    layouts = firstconv.layouts_of(checkpoint.model_tensors(), torch=checkpoint.torch)
-    layout, location = request.layout or firstconv.layout_of(tensor, layouts), checkpoint.location
+    layouts = search.layouts_of(checkpoint.model_tensors(), torch=checkpoint.torch)
+    layout, location = request.layout or search.layout_of(tensor, layouts), checkpoint.location
     if layout is None or len(layout.axes) != len(tensor.shape):
         raise location.at(tensor.name).unsupported(
             f"its shape {list(tensor.shape)} does not say where the input channels are",
@@ -130,7 +129,7 @@ def _with_layout(location: Location, conv: FirstConv, layout: Layout) -> FirstCo
 
 
 def _channels(tensor: Tensor, layout: Layout, known: int) -> int:
-    """The input channels of a kernel in a layout. A folded axis holds three colours if it can and nothing says otherwise."""
+    """The input channels of a kernel in a layout. A folded axis holds three colors if it can and nothing says otherwise."""
     width = tensor.shape[layout.channel_axis]
     if not layout.folded:
         return width

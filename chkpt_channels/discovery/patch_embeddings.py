@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from math import isqrt, prod
 
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery.evidence import STEM, Evidence, is_colour_shift, is_no_kernel
+from chkpt_channels.discovery.evidence import STEM, Evidence, is_color_shift, is_no_kernel
 from chkpt_channels.discovery.network import LayerWeight, Network
 
 SPACE_TO_DEPTH = {12: 3, 27: 3, 48: 3, 16: 1}
@@ -21,10 +21,8 @@ _PATCHES = re.compile(r"patch_?(embed|proj|ify)|(^|[._])(vision|visual|image|img
 _POSITIONS = re.compile(r"pos_?embed|position")
 _IN_FRONT = re.compile(r"mean|std|scal|shift|norm|bn|offset")
 _BEHIND = re.compile(r"add_|out|post|denorm|un_?norm|rescale|running|num_batches|target|label|latent|action|pred")
-_BLOCK = (
-    "order of colours and pixels is open: --layout O(GI)HW where colours lie together, O(IG)HW where pixels do, OIHW for bands"
-)
-_PATCH = "order of colours and pixels is open: --layout O(HWI) where colours lie together, O(IHW) where pixels do"
+_BLOCK = "order of colors and pixels is open: --layout O(GI)HW where colors lie together, O(IG)HW where pixels do, OIHW for bands"
+_PATCH = "order of colors and pixels is open: --layout O(HWI) where colors lie together, O(IHW) where pixels do"
 
 
 def stem(evidence: Evidence, free: Sequence[LayerWeight], tensors: Sequence[Tensor], channels: int | None) -> FirstConv | None:
@@ -37,7 +35,7 @@ def stem(evidence: Evidence, free: Sequence[LayerWeight], tensors: Sequence[Tens
     if len(patches) != 1:
         return None
     kernel, found_by = patches[0]
-    known = channels if channels and kernel.channels % channels == 0 else _colours(kernel.channels)
+    known = channels if channels and kernel.channels % channels == 0 else _colors(kernel.channels)
     return FirstConv(kernel.tensor, None, known, found_by, _PATCH)
 
 
@@ -55,7 +53,7 @@ def spellings(shape: tuple[int, ...]) -> str:
 
 def linear_patches(network: Network, tensors: Sequence[Tensor]) -> list[tuple[LayerWeight, str]]:
     """The Linear layers that take patches of an image, each with the evidence: "names" or "shapes"."""
-    likely = [k for k in network.kernels if not k.window and k.filters >= 32 and _colours(k.channels)]
+    likely = [k for k in network.kernels if not k.window and k.filters >= 32 and _colors(k.channels)]
     named = [k for k in likely if _PATCHES.search(k.key) and not any(isinstance(piece, int) for piece in k.pieces[:-1])]
     if named:
         return [(k, "names") for k in named]
@@ -86,12 +84,12 @@ def _is_alone(network: Network, kernel: LayerWeight) -> bool:
     return not any(k is not kernel and k.key.startswith(_module(kernel) + ".") for k in near)
 
 
-def _colours(width: int) -> int:
+def _colors(width: int) -> int:
     """How many channels the patches of this width have: pixels in a square, once or for two frames."""
-    for colours in (3, 1):
-        pixels, rest = divmod(width, colours)
+    for colors in (3, 1):
+        pixels, rest = divmod(width, colors)
         if not rest and any(pixels % frames == 0 and _side(pixels // frames) >= 8 for frames in (1, 2)):
-            return colours
+            return colors
     return 0
 
 
@@ -101,11 +99,11 @@ def _side(pixels: int) -> int:
 
 
 def input_vectors(network: Network, channels: int, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
-    """What stands in front of stems of so many channels with one number for each: means, scales, shifts of the colours."""
+    """What stands in front of stems of so many channels with one number for each: means, scales, shifts of the colors."""
     if channels == 1:
         return
     modules = {k.key.rpartition(".")[0] for k in network.kernels}
-    shifts = {k.key.rpartition(".")[0] for k in network.kernels if is_colour_shift(k) and not _BEHIND.search(k.key)}
+    shifts = {k.key.rpartition(".")[0] for k in network.kernels if is_color_shift(k) and not _BEHIND.search(k.key)}
     for tensor in tensors:
         module = tensor.key.rpartition(".")[0]
         if module in shifts:

@@ -1,4 +1,4 @@
-"""What stands between the image and the stems in a file without a graph: normalisations with one number for each channel.
+"""What stands between the image and the stems in a file without a graph: normalizations with one number for each channel.
 
 BatchNorm          y = γ · (x - μ) / √(σ² + eps) + β     eps is in the code: 1e-5 here
 mean and std       y = (x - mean) / std                  RADIO's input_conditioner, SAM's pixel_mean
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite, prod, sqrt
 
 from chkpt_channels.core.tensors import FirstConv, Notice, PreprocessingOp, Tensor
-from chkpt_channels.discovery import bias_target as behind
+from chkpt_channels.discovery import bias_target
 from chkpt_channels.formats.base import TensorStore
 
 EPS = 1e-5
@@ -24,7 +24,7 @@ Numbers = tuple[float, ...]
 
 
 def find(checkpoint: TensorStore, conv: FirstConv, input_vectors: Iterable[Tensor]) -> tuple[PreprocessingOp, ...]:
-    """The normalisations that the image meets on its way to this conv. Raises UnsupportedError for vectors in front of it whose
+    """The normalizations that the image meets on its way to this conv. Raises UnsupportedError for vectors in front of it whose
     meaning, or whose place, is not known."""
     own = [t for t in input_vectors if t.group == conv.tensor.group]
     modules = [m for m in dict.fromkeys(t.key.rpartition(".")[0] for t in own) if _leads_to(m, conv)]
@@ -67,14 +67,14 @@ class _Around:
         for named, mean, std in _PAIRS:
             pair = [t for end, t in parts.items() if end.endswith(mean)] + [t for end, t in parts.items() if end.endswith(std)]
             if len(pair) == 2 == len(parts) and named.search(self._module):
-                return self._normalisation(*pair)
+                return self._normalization(*pair)
         names = ", ".join(t.name for t in parts.values())
         raise self._checkpoint.location.at(names).unsupported(
             "stands in front of the stem with one number for each channel, and what it does is not known"
         )
 
     def _is_in_front(self) -> bool:
-        """Whether a BatchNorm stands right in front of the conv. It may normalise what another layer makes, such as scores."""
+        """Whether a BatchNorm stands right in front of the conv. It may normalize what another layer makes, such as scores."""
         parent, _, own = self._module.rpartition(".")
         beside = self._conv.tensor.key.removeprefix(f"{parent}." if parent else "").partition(".")[0]
         if own.isdecimal() and beside.isdecimal():
@@ -85,7 +85,7 @@ class _Around:
         if not self._checkpoint.ordered:
             if not makers or _OF_THE_IMAGE.search(own):
                 return True
-            if any(behind.names_say(self._group, t.key.rpartition(".")[0], self._module) for t in makers):
+            if any(bias_target.names_say(self._group, t.key.rpartition(".")[0], self._module) for t in makers):
                 return False
             raise self._unsupported(f"may stand in front of the stem, or behind {makers[0].name}")
         before = [t for t in self._group[: self._at()] if len(t.shape) > 1]
@@ -121,13 +121,13 @@ class _Around:
         axes = [(weight, 0), (weight, 1), *([(bias, 0)] if bias else [])]
         return self._affine("MeanShift", tuple(rows[i][i] for i in range(n)), shift, axes)
 
-    def _normalisation(self, mean: Tensor, std: Tensor) -> PreprocessingOp:
+    def _normalization(self, mean: Tensor, std: Tensor) -> PreprocessingOp:
         means, stds = self._numbers(mean), self._numbers(std)
         if not all(stds):
             raise self._checkpoint.location.at(std.name).unsupported("holds a zero, by which the image is divided")
         scale = tuple(1 / s for s in stds)
         shift = tuple(-m / s for m, s in zip(means, stds, strict=True))
-        return self._affine("normalisation", scale, shift, [(t, t.shape.index(self._channels)) for t in (mean, std)])
+        return self._affine("normalization", scale, shift, [(t, t.shape.index(self._channels)) for t in (mean, std)])
 
     def _affine(self, kind: str, scale: Numbers, shift: Numbers, axes: Iterable[tuple[Tensor, int]]) -> PreprocessingOp:
         if not all(scale):
@@ -154,4 +154,4 @@ def notices(fronts_: Sequence[PreprocessingOp], chosen: Sequence[int], tensors: 
             yield Notice("eps", f"{front.where}: its eps is in the code, not in the file; {EPS:g} was used")
     outs = dict.fromkeys(name.rpartition(".")[0] for name in tensors if "add_mean" in name)
     if fronts_ and outs:
-        yield Notice("output_left", f"{', '.join(outs)} shifts the output's colours, not the image's: left as it is")
+        yield Notice("output_left", f"{', '.join(outs)} shifts the output's colors, not the image's: left as it is")

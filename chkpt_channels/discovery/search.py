@@ -14,7 +14,7 @@ from typing import NamedTuple
 from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery import patch_embeddings as folded
+from chkpt_channels.discovery import patch_embeddings
 from chkpt_channels.discovery.evidence import ENDS, ENTRY, FED, MOST_BANDS, OTHER_SENSES, STEM, Evidence
 from chkpt_channels.discovery.network import OIHW, LayerWeight, Layouts, Network, is_weight, orientation
 from chkpt_channels.discovery.replicas import Replicas
@@ -26,7 +26,7 @@ MOST_CANDIDATES = 40
 
 class Finding(NamedTuple):
     """The first convs, or none; `candidates` are the others in question, with what speaks against each. `companions` are vectors
-    that the image meets before the first convs: means, scales, a shift of the colours."""
+    that the image meets before the first convs: means, scales, a shift of the colors."""
 
     first_convs: tuple[FirstConv, ...]
     candidates: tuple[Candidate, ...] = ()
@@ -53,7 +53,7 @@ def input_vectors(tensors: Iterable[Tensor], conv: FirstConv, *, torch: bool) ->
     """The vectors that the image meets before a first conv that the user names."""
     group = [t for t in tensors if t.group == conv.tensor.group]
     network = Network([t for t in group if is_weight(t)], ordered=torch, torch=torch)
-    return tuple(folded.input_vectors(network, conv.in_channels, group))
+    return tuple(patch_embeddings.input_vectors(network, conv.in_channels, group))
 
 
 def layouts_of(tensors: Iterable[Tensor], *, torch: bool) -> Layouts:
@@ -96,9 +96,9 @@ class _Search:
         free = [k for k in free if not self.evidence.is_lone_point(k)]
         if any(len(k.window) > 1 for k in free):
             free = [k for k in free if len(k.window) > 1]
-        if stem := folded.stem(self.evidence, free, self.tensors, self.channels):
+        if stem := patch_embeddings.stem(self.evidence, free, self.tensors, self.channels):
             rejected = self._rejected([stem.tensor], "a folded stem is there")
-            return _Answer((stem,), rejected, tuple(folded.input_vectors(self.network, stem.in_channels, self.tensors)))
+            return _Answer((stem,), rejected, tuple(patch_embeddings.input_vectors(self.network, stem.in_channels, self.tensors)))
         pool, why_open = self._pool(free)
         if why_open or not pool:
             return self._candidates(free, why_open)
@@ -109,12 +109,12 @@ class _Search:
             stems, why = [], "another one could see the image"
         if not stems:
             return self._candidates(free, why)
-        if self.channels is None and stems[0].channels in folded.SPACE_TO_DEPTH:
-            convs = tuple(folded.block_stem(k) for k in stems)
+        if self.channels is None and stems[0].channels in patch_embeddings.SPACE_TO_DEPTH:
+            convs = tuple(patch_embeddings.block_stem(k) for k in stems)
         else:
             convs = tuple(FirstConv(k.tensor, self._layout(k), k.channels, found_by, why) for k in stems)
         rejected = self._rejected([k.tensor for k in stems], "another is more likely")
-        return _Answer(convs, rejected, tuple(folded.input_vectors(self.network, convs[0].in_channels, self.tensors)))
+        return _Answer(convs, rejected, tuple(patch_embeddings.input_vectors(self.network, convs[0].in_channels, self.tensors)))
 
     def _rejected(self, taken: Sequence[Tensor], why: str) -> tuple[Candidate, ...]:
         """The narrow kernels that were not taken, and what speaks against each."""
@@ -132,7 +132,7 @@ class _Search:
         at = {k.at for k in free}
         shown = sorted(self.evidence.narrow, key=lambda k: (k.at not in at, *_likeness(k)))[:MOST_CANDIDATES]
         reasons = [(k.tensor, why if k.at in at else verdicts[k.at] or "another is more likely") for k in shown]
-        patches = folded.linear_patches(self.network, self.tensors)
+        patches = patch_embeddings.linear_patches(self.network, self.tensors)
         reasons = [(k.tensor, "a Linear layer, where convolutions could see the image") for k, _ in patches[:10]] + reasons
         return _Answer((), tuple(Candidate(t.name, t.shape, reason) for t, reason in reasons), is_ambiguous=bool(free))
 
@@ -228,7 +228,7 @@ class _Search:
         return self.network.ordered and a.channels > 1 and alike
 
     def _in_series(self, a: LayerWeight, b: LayerWeight) -> bool:
-        """Numbered alike, as `patch_embed.0` and `patch_embed.1`; depthwise series are recognised before."""
+        """Numbered alike, as `patch_embed.0` and `patch_embed.1`; depthwise series are recognized before."""
         return a.pattern == b.pattern and (a.channels > 1 or (a.is_patch and b.is_patch) or self.evidence.is_analogue(a, b))
 
     def _own_networks(self, a: LayerWeight, b: LayerWeight) -> bool:

@@ -118,7 +118,7 @@ def pipelines(document: Json) -> Iterator[tuple[Keys, Keys]]:
         if isinstance(value.value, dict):
             for mean, std in PIPELINES:
                 both = [value.value[key].plain for key in (mean, std) if key in value.value]
-                # a plain number called "mean" may be that of an initialiser
+                # a plain number called "mean" may be that of an initializer
                 if len(both) == 2 and all(_numbers(n) and (mean == "image_mean" or isinstance(n, list)) for n in both):
                     yield (*path, mean), (*path, std)
 
@@ -152,7 +152,7 @@ def edits(sidecar: ConfigFile, old: int, new: int, pipeline: Normalization | Non
         for mean, std in pipelines(document):
             changed |= _fed(document, mean, std, pipeline)
     for path, value in document.walk():
-        if old != new != 3 and isinstance(value.value, dict) and _turns_into_colours(sidecar.name, value.value):
+        if old != new != 3 and isinstance(value.value, dict) and _turns_into_colors(sidecar.name, value.value):
             changed[*path, "do_convert_rgb"] = False
     return {path: value for path, value in changed.items() if not _is_there(document, path, value)}
 
@@ -183,7 +183,7 @@ def _check_built(document: Json) -> None:
             raise document.location.at(_spelled(path)).unsupported(f"{FIXED[value.value]} ({value.value})", hint=hint)
 
 
-def _turns_into_colours(name: str, part: Mapping[str, Value]) -> bool:
+def _turns_into_colors(name: str, part: Mapping[str, Value]) -> bool:
     """Whether an image processor makes three channels of any image: many do where their configuration does not say."""
     said = part["do_convert_rgb"].value if "do_convert_rgb" in part else None
     if said is not None:

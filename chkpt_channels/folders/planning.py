@@ -15,10 +15,9 @@ from chkpt_channels.folders.model import Model, Part
 from chkpt_channels.folders.model_folder import reconstructs
 from chkpt_channels.folders.shards import Shards
 from chkpt_channels.formats.base import Checkpoint, TensorStore
-from chkpt_channels.transform import plan as planning
 from chkpt_channels.transform.mixing.normalization import Normalization, NormalizationSpec
 from chkpt_channels.transform.options import Options
-from chkpt_channels.transform.plan import Plan
+from chkpt_channels.transform.plan import Plan, build_plan
 
 
 class PlannedPart(NamedTuple):
@@ -90,7 +89,7 @@ def _plan_parts(model: Model, options: Options) -> tuple[list[PlannedPart], list
     copied: list[str] = []
     for part in model.parts:
         try:
-            parts.append(PlannedPart(part, planning.make(part.store, options)))
+            parts.append(PlannedPart(part, build_plan(part.store, options)))
         except AmbiguousError:
             raise
         except UnsupportedError as error:

@@ -1,4 +1,4 @@
-"""The contract of a format: how its files are recognised, and what an open one answers.
+"""The contract of a format: how its files are recognized, and what an open one answers.
 
 A TensorStore is names, shapes and values, in a file or in memory. A Checkpoint is an open file: it also says which spans of its
 bytes change. What the file says of its network is its `graph` (graph.py).

@@ -15,7 +15,7 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from chkpt_channels.containers.json import reader as strictjson
+from chkpt_channels.containers.json import reader as json_reader
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.gc_pause import gc_paused
@@ -156,7 +156,7 @@ def _separators(header: bytes) -> tuple[str, str]:
 
 def _parse(raw: bytes, location: Location) -> dict[str, Any]:
     """The header, strictly: nothing but what the format knows."""
-    entries = strictjson.loads(raw, location, 8)
+    entries = json_reader.loads(raw, location, 8)
     if not isinstance(entries, dict):
         raise location.damaged("its header is no JSON object", at=8)
     metadata = entries.get(METADATA)

@@ -1,7 +1,7 @@
 """All or nothing: an output name shows the old file or the complete, checked new one.
 
 On Linux the new file has no name until it is published (O_TMPFILE and linkat), so that even SIGKILL leaves no litter.
-Elsewhere, and for the moment in which an old file is replaced, it stands beside the output under a recognisable name,
+Elsewhere, and for the moment in which an old file is replaced, it stands beside the output under a recognizable name,
 locked while in use; the next run into that folder sweeps the ones nobody holds.
 """
 
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from chkpt_channels.core import interrupts as _interrupts
+from chkpt_channels.core import interrupts
 from chkpt_channels.core.errors import Location, OutputExistsError, PostPublishError, UsageError, reason
 from chkpt_channels.storage.source import CHUNK_BYTES, Source
 
@@ -89,7 +89,7 @@ class Output:
         """Give the complete, synced file its name, and sync the folder. Raises PostPublishError where the folder cannot be
         synced: the name shows the file then. Where it is the `first` of several the last one syncs the folder, and until then
         `roll_back` undoes it."""
-        _interrupts.check()
+        interrupts.check()
         try:
             if first and self._old:
                 self._keep()
@@ -250,7 +250,7 @@ class OutputFolder:
 
     def publish(self) -> None:
         """Give the complete folder its name. Raises PostPublishError as a file does."""
-        _interrupts.check()
+        interrupts.check()
         try:
             for folder, _, _ in os.walk(self.draft):
                 _sync_folder(Path(folder))
@@ -289,7 +289,7 @@ class StandardOutput:
 
     def publish(self) -> None:
         """Write the whole file to standard output. Raises PostPublishError where it takes a part only."""
-        _interrupts.check()
+        interrupts.check()
         try:
             self._file.seek(0)
             shutil.copyfileobj(self._file, sys.stdout.buffer, CHUNK_BYTES)

@@ -31,21 +31,21 @@ def _quantized(changed: Sequence[KernelChange]) -> list[Notice]:
 
 
 def _standardized(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> list[Notice]:
-    """A network without BatchNorm and without biases may standardise its weights, as BiT does: then the response shrinks."""
+    """A network without BatchNorm and without biases may standardize its weights, as BiT does: then the response shrinks."""
     found = []
     for kernel in changed:
-        if kernel.mixing.new < kernel.mixing.old and parametrizations.may_standardise(checkpoint, kernel.conv):
+        if kernel.mixing.new < kernel.mixing.old and parametrizations.may_standardize(checkpoint, kernel.conv):
             new = kernels.mixed(checkpoint, kernel)
             least, most = parametrizations.shrinkage(kernels.values(checkpoint, kernel.conv), new)
             message = (
-                f"if {kernel.conv.tensor.name} is weight-standardised (BiT), its response becomes {least:.2f} to {most:.2f} times"
+                f"if {kernel.conv.tensor.name} is weight-standardized (BiT), its response becomes {least:.2f} to {most:.2f} times"
             )
             found.append(Notice("weight_standardised", f"{message} what it was, and no weight can mend that"))
     return found
 
 
 def of_kernels(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Options) -> list[Notice]:
-    """What becomes of the numbers: quantisation, zeros around the image, standardised weights."""
+    """What becomes of the numbers: quantization, zeros around the image, standardized weights."""
     border = list(kernels.border_notices(checkpoint, changed))
     found = [*_quantized(changed), *border, *_standardized(checkpoint, changed)]
     if border and options.norm.input_range != 1 and not options.norm.new_mean:

@@ -2,9 +2,9 @@
 
 weight_norm keeps a direction v and a length g, W = g · v / ‖v‖, the norm taken over the axes that g does not have. With
 v' = mix(v) and g' = g · ‖v'‖ / ‖v‖ the weight is mixed exactly.
-Scaled weight standardisation (NFNet) keeps W and a gain, and convolves with gain · γ · (W - μ) / √(σ² + eps) / √n, where μ and σ²
-are those of each filter and n is how many numbers it has. The standardised kernel is mixed and stored, and a new gain undoes the
-second standardisation: exact where the mixed filters have no mean.
+Scaled weight standardization (NFNet) keeps W and a gain, and convolves with gain · γ · (W - μ) / √(σ² + eps) / √n, where μ and σ²
+are those of each filter and n is how many numbers it has. The standardized kernel is mixed and stored, and a new gain undoes the
+second standardization: exact where the mixed filters have no mean.
 Others are refused: what they compute depends on every channel.
 Source: torch/nn/utils/weight_norm.py, spectral_norm.py, prune.py, parametrizations.py of torch 2.13; timm/layers/std_conv.py.
 """
@@ -107,7 +107,7 @@ class WeightStandardization(Parametrization):
         self._location = checkpoint.location.at(conv.tensor.name)
 
     def mixable(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """The standardised kernel."""
+        """The standardized kernel."""
         mean, deviation = _statistics(stored)
         flat: NDArray[Any] = (stored.astype("float64") - mean) / deviation
         return flat
@@ -115,7 +115,7 @@ class WeightStandardization(Parametrization):
     def weight(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Raises UnsupportedError: γ is not in the file."""
         raise self._location.unsupported(
-            "is weight-standardised, and how far its response is scaled is in the code, not in the file"
+            "is weight-standardized, and how far its response is scaled is in the code, not in the file"
         )
 
     def edits(self, edit: TensorEdit) -> Mapping[str, TensorEdit]:
@@ -127,7 +127,7 @@ class WeightStandardization(Parametrization):
         mean, deviation = _statistics(new)
         wrong = (abs(mean) > FLAT * deviation).reshape(-1).nonzero()[0]
         if wrong.size:
-            message = f"is weight-standardised, and filter {wrong[0]} would get a mean, which standardising takes out again"
+            message = f"is weight-standardized, and filter {wrong[0]} would get a mean, which standardizing takes out again"
             raise self._location.unsupported(message, hint="--method sum is exact")
         grown = deviation * sqrt(prod(new.shape[1:]) / numbers)
         gain = self._checkpoint.load(self._gain.name).astype("float64")
@@ -164,7 +164,7 @@ def _refuse_others(location: Location, name: str, tensors: Mapping[str, Tensor])
 
 
 def shrinkage(stored: NDArray[Any], new: NDArray[Any]) -> tuple[float, float]:
-    """(smallest, largest) factor over the filters by which the response changes if the convolution standardises its weights,
+    """(smallest, largest) factor over the filters by which the response changes if the convolution standardizes its weights,
     [O, I, …], without a gain: σ / σ'."""
     _, before = _statistics(stored)
     _, after = _statistics(new)
@@ -172,8 +172,8 @@ def shrinkage(stored: NDArray[Any], new: NDArray[Any]) -> tuple[float, float]:
     return float(factors.min()), float(factors.max())
 
 
-def may_standardise(checkpoint: TensorStore, conv: FirstConv) -> bool:
-    """Whether a network's convolutions may standardise their weights, for all that its tensors say: none has a bias, none a gain,
+def may_standardize(checkpoint: TensorStore, conv: FirstConv) -> bool:
+    """Whether a network's convolutions may standardize their weights, for all that its tensors say: none has a bias, none a gain,
     and no BatchNorm is there, which could not stand such a scale."""
     own = [t for t in checkpoint.tensors.values() if t.group == conv.tensor.group]
     modules = {t.name.removesuffix(".weight") for t in own if len(t.shape) == 4 and t.name.endswith(".weight")}

@@ -11,14 +11,13 @@ from typing import NamedTuple
 from chkpt_channels.core.errors import Candidate, Location, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, Notice, PreprocessingOp, TensorEdit
-from chkpt_channels.discovery import bias_target, preprocessing
-from chkpt_channels.discovery import find as selection
-from chkpt_channels.discovery import patch_embeddings as folded
+from chkpt_channels.discovery import bias_target, patch_embeddings, preprocessing
+from chkpt_channels.discovery.find import select_first_convs
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import kernels, notices, parametrizations, quantization
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix as mixing
-from chkpt_channels.transform.mixing import normalization as pipelines
+from chkpt_channels.transform.mixing import normalization
 from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.mixing.normalization import Normalization
 from chkpt_channels.transform.mixing.rules import GRAPH_METHODS
@@ -47,13 +46,13 @@ class Plan(NamedTuple):
         return sum(sizes.values())
 
 
-def make(checkpoint: TensorStore, options: Options) -> Plan:
+def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
     """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError for what cannot be meant."""
     location = checkpoint.location
     to, checkpoint.follows_links = options.to, options.plain["follow_links"]
     if checkpoint.globals and options.plain["strict"]:
         raise location.unsupported(f"its pickle names {notices.listing(checkpoint.globals)}, which --strict refuses")
-    finding = selection.select(checkpoint, options.search)
+    finding = select_first_convs(checkpoint, options.search)
     convs = finding.first_convs
     rules = {conv.tensor.name: _rule(location, conv, options) for conv in convs}
     changing = [conv for conv in convs if not rules[conv.tensor.name].is_identity]
@@ -106,7 +105,7 @@ def _rule(location: Location, conv: FirstConv, options: Options) -> Mixing:
     """What the options mean for this conv."""
     try:
         rule = options.rule.mixing(conv.in_channels)
-        return pipelines.through(rule, options.norm, options.rule.orders) if options.norm else rule
+        return normalization.through(rule, options.norm, options.rule.orders) if options.norm else rule
     except UsageError as error:
         raise UsageError(error.what, file=location.file, where=conv.tensor.name) from None
 
@@ -192,7 +191,7 @@ def _kernel_change(
         return KernelChange(conv, conv.layout or Layout("OIHW"), same._replace(method=method or same.method), conv.tensor.shape)
     scale, shift = _composed(checkpoint.location, operations, conv.in_channels)
     if conv.layout is None:
-        raise location.unsupported("the order of its axes is open", hint=folded.spellings(conv.tensor.shape))
+        raise location.unsupported("the order of its axes is open", hint=patch_embeddings.spellings(conv.tensor.shape))
     chosen = _chosen_constants(rule)
     if operations:
         rule = rule.seen_through((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))

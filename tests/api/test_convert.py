@@ -24,8 +24,8 @@ from chkpt_channels import (
 )
 from chkpt_channels.api.output.naming import default_output
 from chkpt_channels.core.tensors import TensorEdit
+from chkpt_channels.folders import planning
 from chkpt_channels.formats.torch.zip_file import TorchZip
-from chkpt_channels.transform import plan as planning
 from tests.support import builders
 from tests.support.files import FIXTURES, Failing, contents, snapshot
 
@@ -127,13 +127,13 @@ def test_progress_counts_the_bytes_that_are_copied(tmp_path: Path):
 def test_an_input_that_changes_meanwhile(
     change: Callable[[Path], object], put: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    path, real = put(RGB.read_bytes(), "in.pth"), planning.make
+    path, real = put(RGB.read_bytes(), "in.pth"), planning.build_plan
 
     def make(*arguments: Any) -> Any:
         change(path)
         return real(*arguments)
 
-    monkeypatch.setattr(planning, "make", make)
+    monkeypatch.setattr(planning, "build_plan", make)
     with pytest.raises(FileSystemError, match="while it was read"):
         convert(path, tmp_path / "out.pth")
     assert snapshot(tmp_path).keys() == {"in.pth"}

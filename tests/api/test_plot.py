@@ -50,8 +50,8 @@ def test_tiles():
     assert (sheet[:2, 3:] == 0.75).all()
     assert (sheet[3, 0] == 0).all()
     assert (sheet[:, 2] == 1).all()
-    colours = mosaic(np.array([1.0, 0.0, -1.0]).reshape(1, 3, 1, 1), 1.0, 1)
-    assert colours.tolist() == [[[1.0, 0.5, 0.0]]]
+    colors = mosaic(np.array([1.0, 0.0, -1.0]).reshape(1, 3, 1, 1), 1.0, 1)
+    assert colors.tolist() == [[[1.0, 0.5, 0.0]]]
 
 
 def test_the_filters_of_a_file():

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chkpt_channels import convert, verify
-from chkpt_channels.api.output import check as readback
+from chkpt_channels.api.output import check as output_check
 from chkpt_channels.api.verify import same
 from chkpt_channels.formats.torch.zip_file import TorchZip
 from tests.support.builders import conv, entry, floats, safetensors, storage, tensor, torch_zip
@@ -97,7 +97,7 @@ def test_a_declaration_that_did_not_follow(put: Callable[..., Path]):
         patch.setattr(TorchZip, "splices", lambda self, edits: real(self, edits._replace(numbers={})))
         with pytest.raises(RuntimeError, match=r"conv1.in_channels does not say 1"):  # our own check would have seen it
             convert(before, after, force=True)
-        patch.setattr(readback, "stale_declarations", lambda after, plan: [])
+        patch.setattr(output_check, "stale_declarations", lambda after, plan: [])
         convert(before, after, force=True)
     found = verify(before, after)
     assert {d.key: d.message for d in found.differences} == {"conv1.in_channels": "does not say 1"}

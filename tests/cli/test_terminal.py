@@ -1,4 +1,4 @@
-"""In a real terminal: progress after a second, colour only there, Ctrl-C, and the shell's completion."""
+"""In a real terminal: progress after a second, color only there, Ctrl-C, and the shell's completion."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_what_takes_longer_than_a_second_shows_how_far_it_is(large: Path, tmp_pa
     assert "MB/s" in shown or "MiB/s" in shown
 
 
-def test_no_colour_where_none_is_wanted(large: Path, tmp_path: Path):
+def test_no_color_where_none_is_wanted(large: Path, tmp_path: Path):
     _, shown = in_terminal(convert(large, tmp_path / "x.safetensors", slow=True), environment={"NO_COLOR": "1"})
     assert "\x1b[38" not in shown
     assert "\x1b[3" not in shown

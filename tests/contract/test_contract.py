@@ -23,11 +23,11 @@ import pytest
 from chkpt_channels import AmbiguousError, DamagedError, FileSystemError, UnsupportedError, convert, inspect, verify
 from chkpt_channels.core.dtypes import numpy_dtype
 from chkpt_channels.core.tensors import FirstConv, TensorEdit
-from chkpt_channels.discovery import find as selection
+from chkpt_channels.discovery.find import find_first_convs
+from chkpt_channels.folders import planning
 from chkpt_channels.formats import known
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage.source import Source
-from chkpt_channels.transform import plan as planning
 from chkpt_channels.transform.mixing import matrix as mixing
 from chkpt_channels.transform.options import Options
 from chkpt_channels.transform.plan import Plan
@@ -43,7 +43,7 @@ LUMA = 0.2126, 0.7152, 0.0722
 def edits_kernels(truth: Truth) -> bool:
     """Whether a conversion edits kernels and nothing else: no graph has anything between them and the image."""
     with opened(truth.path) as checkpoint:
-        convs = selection.find(checkpoint).first_convs
+        convs = find_first_convs(checkpoint).first_convs
         plain = all(conv.layout and conv.groups == 1 and conv.tensor.dtype.floating for conv in convs)
         return plain and not checkpoint.graph.preprocessing(convs) and not checkpoint.graph.shape_edits(1)
 
@@ -180,7 +180,7 @@ def test_there_and_back_change_only_what_is_planned(truth: Truth, to: int, tmp_p
 
 @targets(BEHIND)
 def test_what_stands_in_front_is_respected_or_refused(truth: Truth, to: int, tmp_path: Path):
-    """Where a graph has something between the image and the kernels, or the kernels are grouped or quantised."""
+    """Where a graph has something between the image and the kernels, or the kernels are grouped or quantized."""
     out, was = output(tmp_path, truth), contents(truth.path)
     try:
         report = convert(truth.path, out, to=to)
@@ -207,7 +207,7 @@ def test_a_dry_run_says_the_same_and_writes_nothing(truth: Truth, tmp_path: Path
 
 def convert_otherwise(truth: Truth, to: int, out: Path, monkeypatch: pytest.MonkeyPatch, edit: Callable[..., np.ndarray]) -> None:
     """A conversion whose every kernel is replaced by another: planned, written and read back, and wrong."""
-    real = planning.make
+    real = planning.build_plan
 
     def make(checkpoint: Checkpoint, options: Options) -> Plan:
         made = real(checkpoint, options)
@@ -218,7 +218,7 @@ def convert_otherwise(truth: Truth, to: int, out: Path, monkeypatch: pytest.Monk
         return made._replace(edits=made.edits._replace(tensors=tensors))
 
     with monkeypatch.context() as patch:
-        patch.setattr(planning, "make", make)
+        patch.setattr(planning, "build_plan", make)
         convert(truth.path, out, to=to)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from chkpt_channels import UnsupportedError
 from chkpt_channels.transform.options import build_options
-from chkpt_channels.transform.plan import make
+from chkpt_channels.transform.plan import build_plan
 from tests.support.memory import Memory, kernel
 
 
@@ -68,7 +68,7 @@ def test_taken(named: dict[str, np.ndarray], module: str, bias: bool, kind: type
     stem = next(iter(named))
     if bias:
         named = {stem: named[stem], stem.replace("weight", "bias"): kernel(8), **named}
-    plan = make(kind({"": named}), build_options(1, norm="imagenet", layers=[stem]))
+    plan = build_plan(kind({"": named}), build_options(1, norm="imagenet", layers=[stem]))
     taker = stem.replace("weight", "bias") if bias else f"{module}.running_mean"
     assert set(plan.edits.tensors) == {stem, taker}
     mean, std = (np.array(v).reshape(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -81,14 +81,14 @@ def test_taken(named: dict[str, np.ndarray], module: str, bias: bool, kind: type
 @pytest.mark.parametrize("named", REFUSED.values(), ids=REFUSED)
 def test_refused(named: dict[str, np.ndarray], kind: type[Memory]):
     with pytest.raises(UnsupportedError, match="has no bias, and no BatchNorm is known to stand right behind it"):
-        make(kind({"": named}), build_options(1, norm="imagenet", layers=[next(iter(named))]))
+        build_plan(kind({"": named}), build_options(1, norm="imagenet", layers=[next(iter(named))]))
 
 
 @pytest.mark.parametrize("kind", [Memory, Unordered])
 def test_every_copy_has_its_own(kind: type[Memory]):
     model = TAKEN["conv1, bn1"][0]
     for groups in ({"": {**model, **{f"ema.{k}": v for k, v in model.items()}}}, {"model": model, "ema": model}):
-        plan = make(kind(groups), build_options(1, norm="imagenet"))
+        plan = build_plan(kind(groups), build_options(1, norm="imagenet"))
         ends = {name.replace("/", ".").removeprefix("model.").removeprefix("ema.") for name in plan.edits.tensors}
         assert len(plan.edits.tensors) == 4
         assert ends == {"conv1.weight", "bn1.running_mean"}
@@ -97,7 +97,7 @@ def test_every_copy_has_its_own(kind: type[Memory]):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_the_running_mean_is_rounded_once(dtype: type):
     named = {k: v.astype(dtype) for k, v in TAKEN["conv1, bn1"][0].items()}
-    plan = make(Memory({"": named}), build_options(1, norm="imagenet"))
+    plan = build_plan(Memory({"": named}), build_options(1, norm="imagenet"))
     mean, std = (np.array(v).reshape(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     constant = (named["conv1.weight"].astype("f8") * (mean.mean() - mean) / std).sum(axis=(1, 2, 3))
     found = plan.edits.tensors["bn1.running_mean"].values()
@@ -108,4 +108,4 @@ def test_the_running_mean_is_rounded_once(dtype: type):
 def test_a_kernel_without_a_module():
     named = {"kernel": kernel(8, 3, 3, 3), "bias": kernel(8), **norm("bn")}
     with pytest.raises(UnsupportedError, match="has no bias"):
-        make(Memory({"": named}), build_options(1, norm="imagenet", layers=["kernel"]))
+        build_plan(Memory({"": named}), build_options(1, norm="imagenet", layers=["kernel"]))

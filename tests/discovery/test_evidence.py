@@ -15,7 +15,7 @@ from chkpt_channels.discovery.evidence import (
     OTHER_SENSES,
     STEM,
     Evidence,
-    is_colour_shift,
+    is_color_shift,
     is_no_kernel,
 )
 from chkpt_channels.discovery.network import LayerWeight, Network
@@ -101,9 +101,9 @@ def test_what_has_the_rank_of_a_kernel_and_is_none(shape: tuple[int, ...], expec
     assert is_no_kernel(kernel(*shape)) == expected
 
 
-def test_a_shift_of_the_colours_maps_pixels_to_pixels():
-    assert is_colour_shift(kernel(3, 3, 1, 1))
-    assert not any(is_colour_shift(kernel(*shape)) for shape in ((3, 3, 3, 3), (4, 3, 1, 1), (3, 4, 1, 1)))
+def test_a_shift_of_the_colors_maps_pixels_to_pixels():
+    assert is_color_shift(kernel(3, 3, 1, 1))
+    assert not any(is_color_shift(kernel(*shape)) for shape in ((3, 3, 3, 3), (4, 3, 1, 1), (3, 4, 1, 1)))
 
 
 def test_kernels_wider_than_an_image_are_not_looked_at():
@@ -132,7 +132,7 @@ def test_nothing_speaks_against_a_first_kernel(name: str, ordered: bool):
 
 AGAINST: dict[str, tuple[Named, bool, str, str]] = {
     "made before": ({"a": (8, 3, 3, 3), "b": (16, 8, 3, 3)}, True, "b", "a layer before it makes 8 channels"),
-    "a colour network in front": (
+    "a color network in front": (
         {"a": (16, 4, 3, 3), "b": (3, 16, 3, 3), "c": (16, 3, 3, 3)},
         True,
         "c",

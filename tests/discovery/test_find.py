@@ -11,7 +11,7 @@ import pytest
 from chkpt_channels import AmbiguousError, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery.find import find, select
+from chkpt_channels.discovery.find import find_first_convs, select_first_convs
 from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.discovery.search import Finding
 from chkpt_channels.formats.graph import ModelGraph
@@ -75,17 +75,17 @@ OPEN: Mapping[str, np.ndarray] = {
 
 
 def test_names_and_shapes_tell_where_nothing_else_does():
-    assert shown(find(Memory({"": NET}))) == [("conv1.weight", "OIHW", 3, "shapes")]
+    assert shown(find_first_convs(Memory({"": NET}))) == [("conv1.weight", "OIHW", 3, "shapes")]
 
 
 def test_the_graph_tells_before_names_and_shapes():
-    assert shown(find(Graphed({"": NET}))) == [("conv2.weight", "OIHW", 8, "graph")]
+    assert shown(find_first_convs(Graphed({"": NET}))) == [("conv2.weight", "OIHW", 8, "graph")]
 
 
 def test_a_configuration_tells_where_names_and_shapes_do_not():
     checkpoint = Memory({"": OPEN})
-    assert find(checkpoint).first_convs == ()
-    found = find(checkpoint, hinted("image.b", channels=3))
+    assert find_first_convs(checkpoint).first_convs == ()
+    found = find_first_convs(checkpoint, hinted("image.b", channels=3))
     assert shown(found) == [("image.b.weight", "OIHW", 3, "sidecar")]
     assert (found.first_convs[0].why, found.candidates) == ("config.json names it", ())
 
@@ -96,13 +96,13 @@ def test_a_configuration_tells_where_names_and_shapes_do_not():
     ids=["other channels", "one is not there", "not there", "nothing"],
 )
 def test_a_configuration_that_does_not_fit_tells_nothing(hints: ConfigHints):
-    finding = find(Memory({"": OPEN}), SearchRequest(hints=hints))
+    finding = find_first_convs(Memory({"": OPEN}), SearchRequest(hints=hints))
     assert finding.first_convs == ()
     assert {c.key for c in finding.candidates} >= {"image.a.weight", "image.b.weight"}
 
 
 def test_a_configuration_does_not_overrule_names_and_shapes():
-    assert shown(find(Memory({"": NET}), hinted("conv2", channels=8))) == [("conv1.weight", "OIHW", 3, "shapes")]
+    assert shown(find_first_convs(Memory({"": NET}), hinted("conv2", channels=8))) == [("conv1.weight", "OIHW", 3, "shapes")]
 
 
 LATENT = {"conv_in.weight": kernel(16, 4, 3, 3), "mid.weight": kernel(16, 16, 3, 3), "conv_out.weight": kernel(4, 16, 3, 3)}
@@ -111,35 +111,35 @@ LATENT = {"conv_in.weight": kernel(16, 4, 3, 3), "mid.weight": kernel(16, 16, 3,
 def test_a_number_of_channels_in_a_configuration_settles_a_width():
     both = {"a.conv_in.weight": kernel(16, 4, 3, 3), "b.stem.weight": kernel(16, 6, 3, 3), "c.weight": kernel(32, 16, 3, 3)}
     checkpoint = Unordered({"": both})
-    assert find(checkpoint).first_convs == ()
-    found = find(checkpoint, hinted(channels=6))
+    assert find_first_convs(checkpoint).first_convs == ()
+    found = find_first_convs(checkpoint, hinted(channels=6))
     assert shown(found) == [("b.stem.weight", "OIHW", 6, "sidecar")]
     assert found.first_convs[0].why == "config.json says 6 channels"
-    assert shown(find(checkpoint, asked(from_channels=6))) == [("b.stem.weight", "OIHW", 6, "shapes")]
-    assert find(checkpoint, hinted(channels=7)).first_convs == ()
+    assert shown(find_first_convs(checkpoint, asked(from_channels=6))) == [("b.stem.weight", "OIHW", 6, "shapes")]
+    assert find_first_convs(checkpoint, hinted(channels=7)).first_convs == ()
 
 
 # What is selected
 
 
 def test_what_is_found_is_selected():
-    assert shown(select(Memory({"": NET}), asked())) == [("conv1.weight", "OIHW", 3, "shapes")]
+    assert shown(select_first_convs(Memory({"": NET}), asked())) == [("conv1.weight", "OIHW", 3, "shapes")]
 
 
 def test_a_layout_that_the_user_names_is_taken():
     net = {"conv1.weight": kernel(8, 3, 3, 3), "conv2.weight": kernel(8, 8, 3, 3)}
-    assert shown(select(Memory({"": net}), asked(layout="OIHW"))) == [("conv1.weight", "OIHW", 3, "shapes")]
+    assert shown(select_first_convs(Memory({"": net}), asked(layout="OIHW"))) == [("conv1.weight", "OIHW", 3, "shapes")]
     with pytest.raises(UsageError, match=r"^a\.pth: conv1\.weight: --layout OIW has 3 axes, the shape \[8, 3, 3, 3\] has 4$"):
-        select(Memory({"": net}), asked(layout="OIW"))
+        select_first_convs(Memory({"": net}), asked(layout="OIW"))
 
 
 def test_a_layout_makes_the_channels_what_it_says():
     net = {"patch_embed.proj.weight": kernel(64, 768), "fc.weight": kernel(5, 64)}
-    (found,) = select(Memory({"": net}), asked(layout="O(HWI)")).first_convs
+    (found,) = select_first_convs(Memory({"": net}), asked(layout="O(HWI)")).first_convs
     assert (found.layout, found.in_channels) == ("O(HWI)", 3)
     net = {"stem.weight": kernel(56, 12, 3, 3), "layer.weight": kernel(64, 56, 3, 3)}
-    assert select(Memory({"": net}), asked(layout="OIHW")).first_convs[0].in_channels == 12
-    assert select(Memory({"": net}), asked(layout="O(GI)HW")).first_convs[0].in_channels == 3
+    assert select_first_convs(Memory({"": net}), asked(layout="OIHW")).first_convs[0].in_channels == 12
+    assert select_first_convs(Memory({"": net}), asked(layout="O(GI)HW")).first_convs[0].in_channels == 3
 
 
 @pytest.mark.parametrize(
@@ -168,14 +168,14 @@ def test_a_layout_makes_the_channels_what_it_says():
 )
 def test_what_is_not_found_is_refused(arrays: Mapping[str, np.ndarray], error: type[Exception], message: str, hint: str):
     with pytest.raises(error) as refused:
-        select(Memory({"": arrays}), asked())
+        select_first_convs(Memory({"": arrays}), asked())
     assert str(refused.value).startswith(message)
     assert refused.value.hint.startswith(hint.partition("   or   ")[0])
 
 
 def test_candidates_say_what_speaks_against_each():
     with pytest.raises(AmbiguousError) as refused:
-        select(Memory({"": OPEN}), asked())
+        select_first_convs(Memory({"": OPEN}), asked())
     reasons = {c.key: c.why_not for c in refused.value.candidates}
     assert reasons["image.a.weight"] == reasons["image.b.weight"] == "several convs could see the image"
     assert "image.b.weight" in refused.value.hint
@@ -195,14 +195,14 @@ def test_candidates_say_what_speaks_against_each():
     ids=["key", "module", "glob", "several, one twice"],
 )
 def test_layers_are_named_by_key_and_glob(layers: list[str], expected: list[str]):
-    found = select(Memory({"": NET}), asked(layers=layers)).first_convs
+    found = select_first_convs(Memory({"": NET}), asked(layers=layers)).first_convs
     assert [conv.tensor.name for conv in found] == expected
     assert {(conv.found_by, conv.why) for conv in found} == {("user", "named by --layer")}
     assert {conv.tensor.name: conv.in_channels for conv in found}.items() <= {"conv1.weight": 3, "conv2.weight": 8}.items()
 
 
 def test_layers_are_named_in_every_copy():
-    found = select(Memory({"model": NET, "ema": NET}), asked(layers=["conv1"])).first_convs
+    found = select_first_convs(Memory({"model": NET, "ema": NET}), asked(layers=["conv1"])).first_convs
     assert [conv.tensor.name for conv in found] == ["model/conv1.weight", "ema/conv1.weight"]
 
 
@@ -216,7 +216,7 @@ def test_layers_are_named_in_every_copy():
 )
 def test_a_layer_whose_channels_are_open_needs_a_layout(shape: tuple[int, ...], words: dict[str, str], message: str, hint: str):
     with pytest.raises(UnsupportedError, match=rf"^a\.pth: x\.weight: {message}") as refused:
-        select(Memory({"": {**NET, "x.weight": kernel(*shape)}}), asked(layers=["x"], **words))
+        select_first_convs(Memory({"": {**NET, "x.weight": kernel(*shape)}}), asked(layers=["x"], **words))
     assert refused.value.hint == hint
 
 
@@ -231,40 +231,44 @@ def test_a_layer_whose_channels_are_open_needs_a_layout(shape: tuple[int, ...], 
     ],
     ids=["plain", "three if it fits", "as many as are known", "not all", "one where three do not fit"],
 )
-def test_a_folded_axis_holds_three_colours_if_nothing_else_is_known(layout: str, known: int | None, expected: int):
+def test_a_folded_axis_holds_three_colors_if_nothing_else_is_known(layout: str, known: int | None, expected: int):
     net = {**NET, "x.weight": kernel(8, 12) if layout != "(HWI)O" else kernel(64, 5)}
     words = {"layers": ["x"], "layout": layout}
     if known == expected or known is None:
-        (found,) = select(Memory({"": net}), asked(**words, **({"from_channels": known} if known else {}))).first_convs
+        (found,) = select_first_convs(
+            Memory({"": net}), asked(**words, **({"from_channels": known} if known else {}))
+        ).first_convs
         assert (found.layout, found.in_channels) == (layout, expected)
     else:
         with pytest.raises(UsageError, match=f"--from says {known} channels, and it has {expected}"):
-            select(Memory({"": net}), asked(**words, from_channels=known))
+            select_first_convs(Memory({"": net}), asked(**words, from_channels=known))
 
 
 def test_the_channels_that_the_user_knows_must_be_there():
     with pytest.raises(UsageError, match=r"^a\.pth: conv2\.weight: --from says 3 channels, and it has 8$"):
-        select(Memory({"": NET}), asked(layers=["conv2"], from_channels=3))
+        select_first_convs(Memory({"": NET}), asked(layers=["conv2"], from_channels=3))
 
 
 def test_vectors_in_front_of_a_named_layer_are_found():
     net = {"mean": kernel(3), **NET, "x.weight": SECOND}
-    assert [t.name for t in select(Memory({"": net}), asked(layers=["x"])).input_vectors] == ["mean"]
-    assert [t.name for t in select(Memory({"": net}), asked(layers=["conv2"])).input_vectors] == ["bn1.weight"]
+    assert [t.name for t in select_first_convs(Memory({"": net}), asked(layers=["x"])).input_vectors] == ["mean"]
+    assert [t.name for t in select_first_convs(Memory({"": net}), asked(layers=["conv2"])).input_vectors] == ["bn1.weight"]
 
 
 def test_the_graph_says_itself_what_stands_in_front():
-    found = select(Graphed({"": {"mean": kernel(3), **NET}}), asked(layers=["conv2"]))
+    found = select_first_convs(Graphed({"": {"mean": kernel(3), **NET}}), asked(layers=["conv2"]))
     assert (shown(found), found.input_vectors) == ([("conv2.weight", "OIHW", 8, "user")], ())
 
 
 def test_inputs_that_are_named_are_handed_to_the_graph():
     checkpoint = Graphed({"": NET})
-    select(checkpoint, asked(inputs=("pixels",)))
+    select_first_convs(checkpoint, asked(inputs=("pixels",)))
     assert checkpoint.graph.named == ("pixels",)
     with pytest.raises(UsageError, match=r"^a\.pth: --input names an input of an ONNX graph, and this is memory$"):
-        select(Memory({"": NET}), asked(inputs=("pixels",)))
+        select_first_convs(Memory({"": NET}), asked(inputs=("pixels",)))
 
 
 def test_hints_of_a_configuration_are_those_of_the_request():
-    assert shown(select(Memory({"": OPEN}), hinted("image.b", channels=3))) == [("image.b.weight", "OIHW", 3, "sidecar")]
+    assert shown(select_first_convs(Memory({"": OPEN}), hinted("image.b", channels=3))) == [
+        ("image.b.weight", "OIHW", 3, "sidecar")
+    ]

@@ -205,7 +205,7 @@ def test_a_tower_is_the_first_word_that_not_all_share():
     assert found.branch_sizes == {"image": 2, "text": 1, "stage": 2}
 
 
-def test_neighbours_are_those_of_the_tower():
+def test_neighbors_are_those_of_the_tower():
     found = network(TOWERS)
     stem, layer, text, first, second = found.kernels
     assert list(found.preceding(layer, 6)) == [stem]

@@ -44,7 +44,7 @@ def test_a_first_convolution_over_blocks_of_pixels_is_a_stem(width: int, channel
     named = {**BLOCKS, "stem.weight": (56, width, 3, 3), "layer1.weight": (64, 56, 3, 3)}
     conv = found(named)
     assert shown(conv) == ("stem.weight", channels, "shapes")
-    assert conv.why.startswith("order of colours and pixels is open: --layout O(GI)HW where")
+    assert conv.why.startswith("order of colors and pixels is open: --layout O(GI)HW where")
 
 
 @pytest.mark.parametrize("width", [6, 9, 15, 24, 64])
@@ -102,7 +102,7 @@ PATCHES: dict[str, tuple[Named, tuple[str, int, str] | None]] = {
         ("model.patch_embed.proj.weight", 3, "names"),
     ),
     "of two frames": ({"patch_embed.proj.weight": (192, 1536), "fc.weight": (192, 192)}, ("patch_embed.proj.weight", 3, "names")),
-    "of one colour": ({"patch_embed.proj.weight": (192, 256), "fc.weight": (192, 192)}, ("patch_embed.proj.weight", 1, "names")),
+    "of one color": ({"patch_embed.proj.weight": (192, 256), "fc.weight": (192, 192)}, ("patch_embed.proj.weight", 1, "names")),
     "in a series": ({"blocks.0.patch_embed.proj.weight": (192, 768), "fc.weight": (192, 192)}, None),
     "of another width": ({"patch_embed.proj.weight": (192, 500), "fc.weight": (192, 192)}, None),
     "of few filters": ({"patch_embed.proj.weight": (16, 768), "fc.weight": (192, 192)}, None),
@@ -141,7 +141,7 @@ def test_a_convolution_that_could_see_the_image_comes_before_patches():
 def test_patches_take_the_channels_that_the_user_knows_where_they_fit(channels: int | None, expected: int):
     conv = found({"patch_embed.proj.weight": (192, 768), "fc.weight": (192, 192)}, channels=channels)
     assert conv.in_channels == expected
-    assert conv.why == "order of colours and pixels is open: --layout O(HWI) where colours lie together, O(IHW) where pixels do"
+    assert conv.why == "order of colors and pixels is open: --layout O(HWI) where colors lie together, O(IHW) where pixels do"
 
 
 @pytest.mark.parametrize("shape", [(5, 12), (5, 12, 3, 3), (5, 12, 3), (5, 12, 3, 3, 3)], ids=len)
@@ -158,14 +158,14 @@ IN_FRONT: dict[str, tuple[Named, list[str]]] = {
         {"norm.weight": (3,), "norm.bias": (3,), "norm.running_mean": (3,), "norm.num_batches_tracked": ()},
         ["norm.weight", "norm.bias", "norm.running_mean"],
     ),
-    "a shift of the colours": (
+    "a shift of the colors": (
         {"sub_mean.weight": (3, 3, 1, 1), "sub_mean.bias": (3,), "add_mean.weight": (3, 3, 1, 1), "add_mean.bias": (3,)},
         ["sub_mean.weight", "sub_mean.bias"],
     ),
     "another number of channels": ({"mean": (4,), "std": (1, 4, 1, 1)}, []),
     "a bias of a layer": ({"conv1.scale_shift": (3,)}, []),
     "of what comes out": ({"out_mean": (3,), "denorm.mean": (3,), "target_std": (3,), "action_mean": (3,)}, []),
-    "of another name": ({"anchors": (3,), "colours": (3,)}, []),
+    "of another name": ({"anchors": (3,), "colors": (3,)}, []),
 }
 
 

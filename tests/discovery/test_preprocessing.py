@@ -1,4 +1,4 @@
-"""Normalisations in front of a stem, in files without a graph: composed where their meaning and place are sure."""
+"""Normalizations in front of a stem, in files without a graph: composed where their meaning and place are sure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from chkpt_channels import UnsupportedError
 from chkpt_channels.transform.options import build_options
-from chkpt_channels.transform.plan import Plan, make
+from chkpt_channels.transform.plan import Plan, build_plan
 from tests.discovery.test_bias_target import Unordered
 from tests.support.memory import Memory, kernel
 from tests.transform.mixing.test_normalization import convolved
@@ -41,7 +41,7 @@ def after(plan: Plan, named: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def seen(named: dict[str, np.ndarray], front: str, image: np.ndarray) -> np.ndarray:
-    """The image behind the normalisation of this name, as the network computes it."""
+    """The image behind the normalization of this name, as the network computes it."""
     get = {k.removeprefix(f"{front}."): v for k, v in named.items() if k.startswith(front) or not front}
     flat = {k: v.reshape(-1, 1, 1) for k, v in get.items() if v.ndim != 4 or v.shape[0] == 1}
     if "running_mean" in flat:
@@ -80,7 +80,7 @@ CASES: dict[str, tuple[dict[str, np.ndarray], str, str]] = {
 @pytest.mark.parametrize(("named", "front", "first"), CASES.values(), ids=CASES)
 def test_composed(named: Any, front: str, first: str, words: dict[str, Any], to: Any, kind: type[Memory]):
     asked = build_options(to, layers=[first], **words)
-    plan = make(kind({"": named}), asked)
+    plan = build_plan(kind({"": named}), asked)
     new = after(plan, named)
     matrix = np.array(asked.rule.mixing(3).matrix)
     raw = np.random.default_rng(1).random((matrix.shape[1], 6, 5))
@@ -112,7 +112,7 @@ def cellpose(between: int) -> dict[str, np.ndarray]:
 def test_two_stems_each_with_its_own(kind: type[Memory]):
     named = cellpose(1)
     stems = [name.removesuffix(".weight") for name in named if name.endswith(".1.weight")]
-    new = after(make(kind({"": named}), build_options(1, layers=stems)), named)
+    new = after(build_plan(kind({"": named}), build_options(1, layers=stems)), named)
     raw = np.random.default_rng(1).random((1, 6, 5))
     for first in stems:
         front = first.removesuffix("1") + "0"
@@ -126,7 +126,7 @@ def test_two_stems_each_with_its_own(kind: type[Memory]):
 FAR = "not right in front: what is between them"
 REFUSED: dict[str, tuple[dict[str, np.ndarray], str, str]] = {
     "a ReLU may stand between": (cellpose(2), "downsample.down.res_down_0.conv.conv_0.2", FAR),
-    "colours are mixed": (
+    "colors are mixed": (
         {"sub_mean.weight": kernel(3, 3, 1, 1), "sub_mean.bias": kernel(3), **stem(), **BODY},
         "conv0", "takes the image and mixes",
     ),
@@ -145,7 +145,7 @@ REFUSED: dict[str, tuple[dict[str, np.ndarray], str, str]] = {
 @pytest.mark.parametrize(("named", "first", "words"), REFUSED.values(), ids=REFUSED)
 def test_refused(named: Any, first: str, words: str, kind: type[Memory]):
     with pytest.raises(UnsupportedError, match=words):
-        make(kind({"": named}), build_options(1, layers=[first])).edits.tensors[f"{first}.weight"].values()
+        build_plan(kind({"": named}), build_options(1, layers=[first])).edits.tensors[f"{first}.weight"].values()
 
 
 BEHIND = {
@@ -160,38 +160,38 @@ BEHIND = {
 @pytest.mark.parametrize("named", BEHIND.values(), ids=BEHIND)
 def test_what_stands_behind_is_left(named: dict[str, np.ndarray]):
     first = next(iter(named))
-    plan = make(Memory({"": named}), build_options(1, layers=[first]))
+    plan = build_plan(Memory({"": named}), build_options(1, layers=[first]))
     assert set(plan.edits.tensors) == {first}
 
 
 @pytest.mark.parametrize("named", BEHIND.values(), ids=BEHIND)
 def test_names_say_what_stands_behind(named: dict[str, np.ndarray]):
     first = next(iter(named))
-    plan = make(Unordered({"": named}), build_options(1, layers=[first]))
+    plan = build_plan(Unordered({"": named}), build_options(1, layers=[first]))
     assert set(plan.edits.tensors) == {first}
 
 
-def test_without_order_scores_and_colours_look_alike():
+def test_without_order_scores_and_colors_look_alike():
     named = {**stem("conv1"), **BODY, "fc2.weight": kernel(3, 5), **norm("last")}
     with pytest.raises(UnsupportedError, match="last: may stand in front of the stem, or behind fc2"):
-        make(Unordered({"": named}), build_options(1, layers=["conv1"]))
+        build_plan(Unordered({"": named}), build_options(1, layers=["conv1"]))
 
 
 @KINDS
 def test_copies_keep_their_own(kind: type[Memory]):
     model = CASES["bn_data"][0]
-    changed = set(make(kind({"": model}), build_options(1)).edits.tensors)
+    changed = set(build_plan(kind({"": model}), build_options(1)).edits.tensors)
     for groups in ({"": {**model, **{f"ema.{k}": v + 1 for k, v in model.items()}}}, {"model": model, "ema": model}):
-        plan = make(kind(groups), build_options(1))
+        plan = build_plan(kind(groups), build_options(1))
         assert len(plan.edits.tensors) == 2 * len(changed)
         assert {n.replace("/", ".").removeprefix("model.").removeprefix("ema.") for n in plan.edits.tensors} == changed
 
 
 def test_the_output_of_edsr_is_told_of():
     named = CASES["EDSR"][0]
-    plan = make(Memory({"": named}), build_options(1))
+    plan = build_plan(Memory({"": named}), build_options(1))
     assert [n.message for n in plan.notices if n.code == "output_left"] == [
-        "add_mean shifts the output's colours, not the image's: left as it is"
+        "add_mean shifts the output's colors, not the image's: left as it is"
     ]
 
 
@@ -204,7 +204,7 @@ def test_a_linear_patch_embedding_behind_it(kind: type[Memory]):
         "model.blocks.0.attn.proj.weight": kernel(64, 64),
         **pair("input_conditioner.norm_mean", "input_conditioner.norm_std", 3, 1, 1),
     }  # fmt: skip
-    new = after(make(kind({"": named}), build_options(1, layout="O(IHW)")), named)
+    new = after(build_plan(kind({"": named}), build_options(1, layout="O(IHW)")), named)
     patch = np.random.default_rng(1).random((1, 16, 16))
     expected, found = (
         net[f"{embedder}.weight"] @ seen(net, "input_conditioner", image).reshape(-1) + net[f"{embedder}.bias"]

@@ -540,7 +540,7 @@ def test_means_of_other_lengths(given: Any, changed: Any, tmp_path: Path):
 
 
 @pytest.mark.parametrize("said", [{}, {"do_convert_rgb": None}, {"do_convert_rgb": True}, {"do_convert_rgb": False}])
-def test_gray_images_are_not_turned_into_colours(said: Any, tmp_path: Path):
+def test_gray_images_are_not_turned_into_colors(said: Any, tmp_path: Path):
     """Many processors do that where their configuration does not say otherwise, or says null."""
     source = folder(tmp_path / "a", preprocessor=PREPROCESSOR | said)
     convert(source, tmp_path / "b", to="gray")

@@ -1,6 +1,6 @@
 """How far a gray network is from the RGB one that it was made of, on images that went through each one's own pipeline.
 
-The RGB network sees the gray image stacked and normalised by three means and stds; the gray one sees it normalised by what
+The RGB network sees the gray image stacked and normalized by three means and stds; the gray one sees it normalized by what
 the conversion says. Networks are transformers' own, with random weights of a trained network's scale, and batch statistics
 that were collected on images.
 """
@@ -54,7 +54,7 @@ def images(count: int, channels: int = 1, side: int = SIDE) -> Tensor:
 
 def trained(built: Built) -> nn.Module:
     """An RGB network: kernels of He's scale, scales around one, and around 0.3 where a residual branch ends, as in trained
-    networks; statistics of normalised images."""
+    networks; statistics of normalized images."""
     torch.manual_seed(0)
     model = built.make(3)
     for name, module in model.named_modules():

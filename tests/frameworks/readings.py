@@ -37,7 +37,7 @@ def ours(path):
 
 
 def of_torch(tensor):
-    """A tensor of torch, and what belongs to it where it is quantised."""
+    """A tensor of torch, and what belongs to it where it is quantized."""
     dtype, tensor = BY_TORCH[str(tensor.dtype).removeprefix("torch.")].name, tensor.detach()
     numbers = tensor.int_repr() if tensor.is_quantized else tensor
     raw = numbers.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if numbers.numel() else b""
@@ -45,7 +45,7 @@ def of_torch(tensor):
 
 
 def parts(name, tensor):
-    """The scales and zero points of a quantised tensor, as this package names them."""
+    """The scales and zero points of a quantized tensor, as this package names them."""
     if not tensor.is_quantized:
         return {}
     if tensor.qscheme() == torch.per_tensor_affine:

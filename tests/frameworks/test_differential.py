@@ -27,7 +27,7 @@ COPIED = {
     "is not allowed here": "a global that is not a tensor's: copied with a warning, its call is the reader's",
     r"^\w+ refused: MemoryError": "an index into the memo near 2^32, for which Python alone makes a table of that length",
     "restore data location": "the device that a storage comes from, which torch's map_location overrules",
-    CALLS: "a call that makes no tensor, a quantiser, or the sixth part of an old file's storage",
+    CALLS: "a call that makes no tensor, a quantizer, or the sixth part of an old file's storage",
     "can't assign a|expected string or bytes-like": "the state that is given to an object",
     "invalid literal for int": "the alignment that torch notes beside the tensors",
     "Unknown type name|expected int|not in the map|name.empty|torch_mangle": "a TorchScript module's own code",

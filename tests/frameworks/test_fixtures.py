@@ -38,7 +38,7 @@ def converted_by_torch(name, leaf, entry, new):
     return new if name in entry["declarations"] else leaf
 
 
-def assert_quantised(found, leaf, conv, new):
+def assert_quantized(found, leaf, conv, new):
     """The same numbers, or the mixed kernel to half a step."""
     if conv is None:
         assert torch.equal(found.int_repr(), leaf.int_repr())
@@ -65,7 +65,7 @@ def test_conversion_is_what_torch_computes(tmp_path, name, to):
     for path, leaf in leaves(before):
         assert type(found[path]) is type(leaf), path
         if isinstance(leaf, torch.Tensor) and leaf.is_quantized:
-            assert_quantised(found[path], leaf, entry["first_convs"].get(path), new)
+            assert_quantized(found[path], leaf, entry["first_convs"].get(path), new)
             continue
         expected = converted_by_torch(path, leaf, entry, new)
         if isinstance(leaf, torch.Tensor):

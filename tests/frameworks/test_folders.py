@@ -23,7 +23,7 @@ SIDE = 32
 
 
 def realistic(model: nn.Module) -> nn.Module:
-    """Scales as training leaves them: random initialisation makes outputs so small that any difference would pass."""
+    """Scales as training leaves them: random initialization makes outputs so small that any difference would pass."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, 0.0, 0.2)
@@ -286,7 +286,7 @@ def test_the_processor_takes_gray_images(name, arguments, tmp_path):
     told = {notice.code for notice in report.warnings}
     assert ("pipeline_averaged" in told) is not bool(arguments)
     assert ("border_error" in told) is bool(arguments and name == "resnet")
-    if "border_error" in told:  # zero padding stood for three colours: the next test looks at it
+    if "border_error" in told:  # zero padding stood for three colors: the next test looks at it
         return
     if arguments:
         assert (old - found).abs().max() < 3e-6 * scale

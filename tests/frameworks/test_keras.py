@@ -69,7 +69,7 @@ CUSTOM_H5 = {"Add": Sum, "Multiply": Product}
 
 
 def randomised(model: Any, seed: int = 0) -> Any:
-    """Statistics and affine weights of every normalisation, off their neutral values."""
+    """Statistics and affine weights of every normalization, off their neutral values."""
     random = np.random.default_rng(seed)
     for layer in model._flatten_layers():
         if isinstance(layer, L.BatchNormalization):
@@ -164,7 +164,7 @@ def test_every_fixture_loads_and_agrees(fixture: make_keras.Fixture, to: int, tm
     found, expected = after.predict(new, verbose=0), before.predict(old, verbose=0)
     tolerance = 0.03 if "bfloat16" in fixture.file else 1e-4
     if method == "repeat" and "normalised" in fixture.file:
-        tolerance = 0.1  # each band is seen behind the statistics of the colour it stands in for: the border's zeros are others
+        tolerance = 0.1  # each band is seen behind the statistics of the color it stands in for: the border's zeros are others
     assert_close(found, expected, 0 if method == "stack" and tolerance == 1e-4 else tolerance)
 
 
@@ -224,7 +224,7 @@ def test_a_stacked_model_trains_and_is_saved_again(tmp_path: Path):
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5", ".weights.h5"])
 def test_efficientnet_folded_is_exact_inside(suffix: str, tmp_path: Path, record_property: Callable[[str, object], None]):
-    """`--method sum`: one-channel kernels behind a folded Normalization; at the border zero padding cannot be three colours."""
+    """`--method sum`: one-channel kernels behind a folded Normalization; at the border zero padding cannot be three colors."""
     size, options = 64, {"weights": None, "include_top": False}
     model = randomised(applications.EfficientNetB0(input_shape=(size, size, 3), **options))
     source, target = tmp_path / f"rgb{suffix}", tmp_path / f"gray{suffix}"

@@ -25,7 +25,7 @@ def test_a_gray_image_gives_what_the_stacked_one_gave(fixture: make_keras.Fixtur
     before, after = (keras.models.load_model(path, compile=False) for path in (source, target))
     gray = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 1)).astype("float32")
     expected, found = before.predict(np.repeat(gray, 3, -1), verbose=0), after.predict(gray, verbose=0)
-    folded = made == "sum" and "normalised" in fixture.file  # zero padding cannot be three colours at the border
+    folded = made == "sum" and "normalised" in fixture.file  # zero padding cannot be three colors at the border
     assert np.abs(found - expected).max() <= (0.2 if folded else 1e-4) * np.abs(expected).max()
 
 

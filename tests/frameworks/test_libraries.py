@@ -9,7 +9,7 @@ from chkpt_channels import convert
 from tests.frameworks.test_folders import realistic
 
 
-def normalised(raw, mean, std):
+def normalized(raw, mean, std):
     return (raw - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
 
 
@@ -34,8 +34,8 @@ def test_timm(name, exact, with_arguments, tmp_path):
     assert new_feed["input_size"] == (1, side, side)
     raw = torch.rand(2, 1, side, side)
     with torch.no_grad():
-        old = model(normalised(raw.expand(-1, 3, -1, -1), old_feed["mean"], old_feed["std"]))
-        found = new(normalised(raw, new_feed["mean"], new_feed["std"]))
+        old = model(normalized(raw.expand(-1, 3, -1, -1), old_feed["mean"], old_feed["std"]))
+        found = new(normalized(raw, new_feed["mean"], new_feed["std"]))
     assert (old[0] - old[1]).abs().max() > 0.01 * old.abs().max()
     assert (old - found).abs().max() < (3e-6 if exact else 0.02) * old.abs().max()
 

@@ -74,7 +74,7 @@ def test_four_channels_are_mapped_by_the_matrix(name, tmp_path):
     assert close(before, after, 0.3 if name in ("normalised", "scalar") else 1e-5)
 
 
-def test_folding_a_normalisation_is_exact_without_padding(tmp_path):
+def test_folding_a_normalization_is_exact_without_padding(tmp_path):
     """--method sum moves Sub and Div into kernel and bias: exact where nothing is padded."""
     model = onnx.load(FIXTURES / "normalised.onnx")
     stem = next(node for node in model.graph.node if node.op_type == "Conv")
@@ -177,8 +177,8 @@ def write_inline(path: Path, model: object, tensor: object, size: int) -> None:
 
 @pytest.mark.parametrize("per_channel", [True, False], ids=["per channel", "per tensor"])
 @pytest.mark.parametrize("layout", ["QDQ", "QOperator"])
-def test_quantised_kernels_are_quantised_again(layout, per_channel, tmp_path):
-    """int8 behind DequantizeLinear and in QLinearConv: stack is lossless; sum loses no more than the quantisation itself did."""
+def test_quantized_kernels_are_quantized_again(layout, per_channel, tmp_path):
+    """int8 behind DequantizeLinear and in QLinearConv: stack is lossless; sum loses no more than the quantization itself did."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
     class Noise(CalibrationDataReader):

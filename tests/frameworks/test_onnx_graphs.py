@@ -164,8 +164,8 @@ FOLDED: dict[str, Callable[[int], tuple[Nodes, Weights]]] = {
     "tresnet": lambda c: joined(blocks(c, fastest=True), conv(4 * c)),
     "focus": lambda c: joined(focus(c), conv(4 * c)),
     "SpaceToDepth": lambda c: joined(to_depth(c), conv(4 * c)),
-    "patches, colour fastest": lambda c: joined(blocks(c, fastest=True, rank=3), matmul(c)),
-    "patches, colour slowest": lambda c: joined(blocks(c, fastest=False, rank=3), matmul(c)),
+    "patches, color fastest": lambda c: joined(blocks(c, fastest=True, rank=3), matmul(c)),
+    "patches, color slowest": lambda c: joined(blocks(c, fastest=False, rank=3), matmul(c)),
     "patches, kernel turned": lambda c: joined(blocks(c, fastest=True, rank=3), turned_matmul(c)),
     "Flatten, Gemm": flat_gemm,
     "Resize to sizes": lambda c: joined(sized(c), conv(c)),
@@ -175,8 +175,8 @@ FOLDED: dict[str, Callable[[int], tuple[Nodes, Weights]]] = {
 LAYOUTS = {
     **dict.fromkeys(("tresnet", "focus", "SpaceToDepth", "sizes computed"), "O(GI)HW"),
     **dict.fromkeys(("pixel_unshuffle", "sizes computed in part"), "O(IG)HW"),
-    "patches, colour fastest": "(HWI)O",
-    "patches, colour slowest": "(IHW)O",
+    "patches, color fastest": "(HWI)O",
+    "patches, color slowest": "(IHW)O",
     "patches, kernel turned": "O(HWI)",
     "Flatten, Gemm": "O(IHW)",
     "Resize to sizes": "OIHW",
@@ -196,7 +196,7 @@ def test_folded_channels_are_edited_with_the_shapes_that_count_them(name, to, tm
     onnx.checker.check_model(tmp_path / "out.onnx", full_check=True)
 
 
-@pytest.mark.parametrize("name", ["pixel_unshuffle", "patches, colour slowest", "Flatten, Gemm", "Resize to sizes", "focus"])
+@pytest.mark.parametrize("name", ["pixel_unshuffle", "patches, color slowest", "Flatten, Gemm", "Resize to sizes", "focus"])
 def test_folded_gray_becomes_rgb(name, tmp_path):
     nodes, weights = FOLDED[name](1)
     source = save(tmp_path / "in.onnx", nodes, weights, [1, 1, SIZE, SIZE])
@@ -461,7 +461,7 @@ PADDED: dict[str, tuple[dict, list, bool]] = {
 
 @pytest.mark.parametrize("name", PADDED)
 def test_what_remains_at_the_border_is_measured(name, tmp_path):
-    """Behind a normalisation folded by --method sum: the report's figure is the largest difference that there is, for any image;
+    """Behind a normalization folded by --method sum: the report's figure is the largest difference that there is, for any image;
     where the file leaves the size open, an upper bound of it."""
     attributes, shape, exact = PADDED[name]
     weights = {"kernel": noise(5, 3, 3, 3), "mean": np.array([0.4, 0.5, 0.6], np.float32).reshape(1, 3, 1, 1)}
@@ -509,7 +509,7 @@ def test_zeros_padded_by_a_node_of_their_own_are_bounded(tmp_path):
 
 
 def test_constants_in_front_of_patches_go_to_the_bias_of_the_product(tmp_path):
-    """A normalisation, then patches as rows: exact, since nothing is padded. Without a bias to take the constant: refused."""
+    """A normalization, then patches as rows: exact, since nothing is padded. Without a bias to take the constant: refused."""
     moved, weights = blocks(3, fastest=True, rank=3)
     moved[0].input[0] = "y"
     nodes = [node("Sub", ["image", "mean"], ["y"]), *moved, node("MatMul", ["blocks", "kernel"], ["z"])]
@@ -523,7 +523,7 @@ def test_constants_in_front_of_patches_go_to_the_bias_of_the_product(tmp_path):
 
 
 def test_a_bias_that_cannot_take_two_constants_is_refused(tmp_path):
-    """Two stems behind a normalisation whose equal biases an exporter merged."""
+    """Two stems behind a normalization whose equal biases an exporter merged."""
     nodes = [
         node("Sub", ["image", "mean"], ["x"]),
         node("Conv", ["x", "k1", "bias"], ["a"]),
@@ -543,7 +543,7 @@ def test_a_bias_that_cannot_take_two_constants_is_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["QInt8", "QUInt8"])
 @pytest.mark.parametrize("to", [1, 4])
-def test_a_convinteger_is_quantised_again(kind, to, tmp_path):
+def test_a_convinteger_is_quantized_again(kind, to, tmp_path):
     """Its scale stands in a later Mul: that one follows the new kernel, the image's own scale stays."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

@@ -59,7 +59,7 @@ def test_moves_and_targets_fill_the_output(drawn: tuple[bytes, Changes]):
     assert bytes(out) == expected
 
 
-def test_neighbouring_splices_leave_no_empty_move():
+def test_neighboring_splices_leave_no_empty_move():
     assert moves_around(10, [Splice.of(0, 4, b"a"), Splice.of(4, 10, b"bc")]) == ([], [0, 1])
     assert moves_around(10, [Splice.of(4, 4, b"abc")]) == ([Move(0, 4, 0), Move(4, 6, 7)], [4])
 

@@ -102,7 +102,7 @@ class Persistent:
 
 
 def spelled(value: Any) -> bytes:
-    """The opcodes of protocol 2 that make `value`; nothing is memoised."""
+    """The opcodes of protocol 2 that make `value`; nothing is memoized."""
     match value:
         case Raw():
             return value.data

@@ -20,7 +20,7 @@ SECONDS = 10
 PEAK = 250 << 20
 LONGEST = 5000
 REFUSALS = (3, 4)
-ELSEWHERE = "no such file or directory$|--to bgr swaps three colours"
+ELSEWHERE = "no such file or directory$|--to bgr swaps three colors"
 """Other refusals: the name of a data file that is not there is no damage, and neither are four channels."""
 TARGETS = ("gray", "gray", "gray", 4, "rgb", "bgr")
 ACCEPTED, REFUSED = b"y", b"n"

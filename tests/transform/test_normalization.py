@@ -1,4 +1,4 @@
-"""Normalisation through the whole flow: real files, the command line, and what a training script left beside the model."""
+"""Normalization through the whole flow: real files, the command line, and what a training script left beside the model."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_dry_run_refuses_what_could_not_be_written(tmp_path: Path):
     named = {"stem.weight": (8, 3, 3, 3), "stem.gain": (8, 1, 1, 1), "stem.bias": (8,), "conv2.weight": (8, 8, 3, 3)}
     path = write(tmp_path / "a.safetensors", {n: _random(s) for n, s in named.items()})
     for words in ({"to": 1, "luma": "bt709"}, {"to": 4}):
-        with pytest.raises(UnsupportedError, match="would get a mean, which standardising takes out again"):
+        with pytest.raises(UnsupportedError, match="would get a mean, which standardizing takes out again"):
             convert(path, dry_run=True, **words)
     assert convert(path, to=1, dry_run=True).changed == ("stem.weight", "stem.gain")
 

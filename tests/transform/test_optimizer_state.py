@@ -105,7 +105,7 @@ def test_what_cannot_be_told_apart_is_refused():
 
 @pytest.mark.parametrize(
     "slots",
-    [{"exp_avg_sq_row": kernel(8, 3, 7)}, {"quantised": np.ones((8, 3, 7, 7), np.uint8)}],
+    [{"exp_avg_sq_row": kernel(8, 3, 7)}, {"quantized": np.ones((8, 3, 7, 7), np.uint8)}],
     ids=["factored", "integers"],
 )
 def test_state_of_another_kind_can_only_be_dropped(slots: dict[str, Any]):

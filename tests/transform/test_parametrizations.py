@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chkpt_channels import UnsupportedError
 from chkpt_channels.transform.options import build_options
-from chkpt_channels.transform.plan import make
+from chkpt_channels.transform.plan import build_plan
 from tests.support.memory import NET, Memory, kernel
 
 OLD = ("conv1.weight_v", "conv1.weight_g")
@@ -36,7 +36,7 @@ def test_the_weight_is_mixed(names: tuple[str, str], lengths: tuple[int, ...], t
     chance = np.random.default_rng(seed)
     direction, length = chance.normal(size=(8, 3, 5, 5)), chance.normal(size=lengths)
     asked = build_options(to)
-    made = make(net(names, direction, np.asarray(length)), asked)
+    made = build_plan(net(names, direction, np.asarray(length)), asked)
     assert set(made.edits.tensors) == set(names)
     new = weight(*(made.edits.tensors[name].values() for name in names))
     expected = np.einsum("oihw,ij->ojhw", weight(direction, np.asarray(length)), np.array(asked.rule.mixing(3).matrix))
@@ -44,7 +44,7 @@ def test_the_weight_is_mixed(names: tuple[str, str], lengths: tuple[int, ...], t
 
 
 def test_layer_finds_it_by_its_module():
-    made = make(net(OLD, kernel(8, 3, 5, 5), kernel(8, 1, 1, 1)), build_options(1, layers=["conv1"]))
+    made = build_plan(net(OLD, kernel(8, 3, 5, 5), kernel(8, 1, 1, 1)), build_options(1, layers=["conv1"]))
     assert set(made.edits.tensors) == set(OLD)
 
 
@@ -70,13 +70,13 @@ def test_layer_finds_it_by_its_module():
 )
 def test_refused_by_name(named: dict[str, np.ndarray], words: str):
     with pytest.raises(UnsupportedError, match=words):
-        make(Memory({"": {**named, **REST}}), build_options(1))
+        build_plan(Memory({"": {**named, **REST}}), build_options(1))
 
 
 def test_a_direction_without_length():
     direction = kernel(8, 3, 5, 5, dtype=np.float64)
     direction[3, 2] = -direction[3, 0] - direction[3, 1]
-    made = make(net(OLD, direction, kernel(8, 1, 1, 1)), build_options(1))
+    made = build_plan(net(OLD, direction, kernel(8, 1, 1, 1)), build_options(1))
     direction[3] = 0
     with pytest.raises(UnsupportedError, match="a direction of weight_norm is or becomes zero"):
         made.edits.tensors[OLD[1]].values()

@@ -10,7 +10,7 @@ import pytest
 from chkpt_channels import AmbiguousError, UnsupportedError, UsageError
 from chkpt_channels.transform.notices import of_file
 from chkpt_channels.transform.options import Options, build_options
-from chkpt_channels.transform.plan import make
+from chkpt_channels.transform.plan import build_plan
 from tests.support.memory import BF16, NET, Memory, kernel
 
 
@@ -33,11 +33,11 @@ def asked(to: int | str | None = "gray", **words: Any) -> Options:
 )
 def test_wrong_usage(words: dict[str, Any], message: str):
     with pytest.raises(UsageError, match=message):
-        make(Memory({"": NET}), asked(**{"to": "gray", **words}))
+        build_plan(Memory({"": NET}), asked(**{"to": "gray", **words}))
 
 
 def test_every_copy_of_the_model_is_planned():
-    plan = make(Memory({"model": NET, "ema": NET}, {"model/conv1.in_channels": 3}), asked())
+    plan = build_plan(Memory({"model": NET, "ema": NET}, {"model/conv1.in_channels": 3}), asked())
     assert {name: edit.shape for name, edit in plan.edits.tensors.items()} == {
         "model/conv1.weight": (8, 1, 7, 7),
         "ema/conv1.weight": (8, 1, 7, 7),
@@ -49,13 +49,13 @@ def test_every_copy_of_the_model_is_planned():
 def test_nothing_is_loaded_before_it_is_written():
     checkpoint = Memory({"": NET})
     checkpoint.arrays = {}
-    plan = make(checkpoint, asked())
+    plan = build_plan(checkpoint, asked())
     with pytest.raises(KeyError):
         plan.edits.tensors["conv1.weight"].values()
 
 
 def test_the_count_it_has_already_is_no_edit():
-    plan = make(Memory({"": NET}, {"conv1.in_channels": 3}), asked(3))
+    plan = build_plan(Memory({"": NET}, {"conv1.in_channels": 3}), asked(3))
     assert not plan.edits
     assert plan.channels == (3, 3)
 
@@ -63,7 +63,7 @@ def test_the_count_it_has_already_is_no_edit():
 def test_of_several_models_those_that_differ_are_changed():
     """One of two copies was converted before."""
     gray = {**NET, "conv1.weight": kernel(8, 1, 7, 7)}
-    plan = make(Memory({"model": NET, "ema": gray}), asked())
+    plan = build_plan(Memory({"model": NET, "ema": gray}), asked())
     assert set(plan.edits.tensors) == {"model/conv1.weight"}
     assert plan.channels == (3, 1)
 
@@ -77,13 +77,13 @@ def test_of_several_models_those_that_differ_are_changed():
     ],
 )
 def test_luma(luma: Any, matrix: tuple[float, ...], codes: list[str]):
-    plan = make(Memory({"": {**NET, "conv1.weight": kernel(8, 1, 7, 7)}}), asked(3, luma=luma))
+    plan = build_plan(Memory({"": {**NET, "conv1.weight": kernel(8, 1, 7, 7)}}), asked(3, luma=luma))
     assert plan.kernels[0].mixing.matrix == (matrix,)
     assert [notice.code for notice in plan.notices] == codes
 
 
 def test_luma_over_any_number_of_channels():
-    plan = make(Memory({"": {**NET, "conv1.weight": kernel(8, 1, 7, 7)}}), asked(4, luma=(0.1, 0.2, 0.3, 0.4)))
+    plan = build_plan(Memory({"": {**NET, "conv1.weight": kernel(8, 1, 7, 7)}}), asked(4, luma=(0.1, 0.2, 0.3, 0.4)))
     assert plan.kernels[0].mixing.matrix == ((0.1, 0.2, 0.3, 0.4),)
 
 
@@ -101,7 +101,7 @@ HWIO = {"": {"conv/kernel": kernel(7, 7, 3, 8), "fc/kernel": kernel(8, 5)}}
     ids=["known", "transposed", "HWIO", "Linear"],
 )
 def test_layers_and_layouts(groups: Any, layer: str, layout: str | None, shape: tuple[int, ...]):
-    plan = make(Memory(groups), asked(layers=(layer,), layout=layout))
+    plan = build_plan(Memory(groups), asked(layers=(layer,), layout=layout))
     assert [edit.shape for edit in plan.edits.tensors.values()] == [shape]
     assert plan.kernels[0].conv.found_by == "user"
 
@@ -110,10 +110,12 @@ def test_layers_and_layouts(groups: Any, layer: str, layout: str | None, shape: 
     ("layout", "shape"),
     [("O(HWI)", (16, 48)), ("O(IHW)", (16, 48)), ("(HWI)O", (48, 16)), ("(IHW)O", (48, 16)), ("O(GI)HW", (16, 12, 3, 3))],
 )
-def test_a_folded_axis_is_not_all_colours(layout: str, shape: tuple[int, ...]):
-    """48 numbers are 16 places of three colours, not an image of 48 channels: a third of them stays, or it is refused."""
+def test_a_folded_axis_is_not_all_colors(layout: str, shape: tuple[int, ...]):
+    """48 numbers are 16 places of three colors, not an image of 48 channels: a third of them stays, or it is refused."""
     try:
-        plan = make(Memory({"": {"p.weight": kernel(*shape), "fc.weight": kernel(5, 16)}}), asked(layers=("p",), layout=layout))
+        plan = build_plan(
+            Memory({"": {"p.weight": kernel(*shape), "fc.weight": kernel(5, 16)}}), asked(layers=("p",), layout=layout)
+        )
     except (UnsupportedError, UsageError):
         return
     axis = plan.kernels[0].layout.channel_axis
@@ -121,7 +123,7 @@ def test_a_folded_axis_is_not_all_colours(layout: str, shape: tuple[int, ...]):
 
 
 def test_two_words_for_one_layer_are_one():
-    plan = make(Memory({"": NET}), asked(layers=("conv1", "conv1.weight")))
+    plan = build_plan(Memory({"": NET}), asked(layers=("conv1", "conv1.weight")))
     assert len(plan.kernels) == 1
 
 
@@ -140,15 +142,15 @@ REFUSED = {
 @pytest.mark.parametrize(("named", "options", "kind", "words"), REFUSED.values(), ids=REFUSED)
 def test_refusals(named: Any, options: Options, kind: type[Exception], words: str):
     with pytest.raises(kind, match=words):
-        make(Memory({"": named}), options)
+        build_plan(Memory({"": named}), options)
 
 
 def test_integers_without_a_scale():
     """At the latest when their values are asked for: before anything is published."""
     with pytest.raises(UnsupportedError, match="holds I8"):
-        make(Memory({"": {**NET, "q.weight": np.ones((8, 3, 3, 3), np.int8)}}), build_options(1, layers=("q",))).edits.tensors[
-            "q.weight"
-        ].values()
+        build_plan(
+            Memory({"": {**NET, "q.weight": np.ones((8, 3, 3, 3), np.int8)}}), build_options(1, layers=("q",))
+        ).edits.tensors["q.weight"].values()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -156,7 +158,7 @@ def test_integers_without_a_scale():
 def test_a_kernel_that_is_not_finite(bad: float, dtype: type):
     broken = kernel(8, 3, 7, 7, dtype=dtype)
     broken[5, 1, 2, 3] = bad
-    plan = make(Memory({"": {**NET, "conv1.weight": broken}}), asked())
+    plan = build_plan(Memory({"": {**NET, "conv1.weight": broken}}), asked())
     with pytest.raises(UnsupportedError, match=r"a.pth: conv1.weight: filter 5 holds NaN or infinity"):
         plan.edits.tensors["conv1.weight"].values()
 
@@ -164,13 +166,13 @@ def test_a_kernel_that_is_not_finite(bad: float, dtype: type):
 def test_a_kernel_that_would_overflow():
     large = np.full((8, 3, 7, 7), 100, np.float16)
     large[3] = 60000
-    plan = make(Memory({"": {**NET, "conv1.weight": large}}), asked())
+    plan = build_plan(Memory({"": {**NET, "conv1.weight": large}}), asked())
     with pytest.raises(UnsupportedError, match=r"a.pth: conv1.weight: filter 3 would overflow F16"):
         plan.edits.tensors["conv1.weight"].values()
 
 
 def test_not_finite_elsewhere_is_none_of_our_business():
-    plan = make(Memory({"": {**NET, "bn1.weight": np.full(8, np.nan, np.float32)}}), asked())
+    plan = build_plan(Memory({"": {**NET, "bn1.weight": np.full(8, np.nan, np.float32)}}), asked())
     assert plan.edits.tensors["conv1.weight"].values().shape == (8, 1, 7, 7)
 
 
@@ -181,4 +183,4 @@ def test_foreign_globals_are_told_and_refused_on_request():
     assert notice.code == "foreign_globals"
     assert "posix.mkdir, os.a, os.b, os.c, os.d and 2 more" in notice.message
     with pytest.raises(UnsupportedError, match=r"posix.mkdir.* which --strict refuses"):
-        make(checkpoint, build_options(1, strict=True))
+        build_plan(checkpoint, build_options(1, strict=True))

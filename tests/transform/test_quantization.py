@@ -1,4 +1,4 @@
-"""Quantised kernels: nothing is lost that the numbers can hold, and nothing more than half a step elsewhere."""
+"""Quantized kernels: nothing is lost that the numbers can hold, and nothing more than half a step elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ZERO = {np.int8: st.just(0), np.uint8: st.integers(0, 255)}
 
 
 @st.composite
-def quantised(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+def quantized(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """(numbers, scale, zero points, axis), one scale for all or one a filter."""
     chance = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     dtype, axis = draw(st.sampled_from([np.int8, np.uint8])), draw(st.integers(0, 1))
@@ -23,8 +23,8 @@ def quantised(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]
     return numbers.astype(dtype), scale, np.array([draw(ZERO[dtype]) for _ in range(count)]), axis
 
 
-@given(quantised())
-def test_what_was_quantised_comes_back(given_: tuple[np.ndarray, np.ndarray, np.ndarray, int]):
+@given(quantized())
+def test_what_was_quantized_comes_back(given_: tuple[np.ndarray, np.ndarray, np.ndarray, int]):
     numbers, scale, zero, axis = given_
     values = dequantized(numbers, scale, zero, axis)
     again, same = requantized(values, numbers.dtype, scale, zero, axis)
@@ -35,7 +35,7 @@ def test_what_was_quantised_comes_back(given_: tuple[np.ndarray, np.ndarray, np.
     assert same is scale
 
 
-@given(quantised(), st.floats(1.0625, 900))
+@given(quantized(), st.floats(1.0625, 900))
 def test_other_values_are_off_by_half_a_step_at_most(given_: tuple[np.ndarray, np.ndarray, np.ndarray, int], factor: float):
     numbers, scale, zero, axis = given_
     values = dequantized(numbers, scale, zero, axis) * factor + 0.01

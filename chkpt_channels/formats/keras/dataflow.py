@@ -54,7 +54,7 @@ def traces(top: KerasModel) -> list[InputTrace]:
     """For each input of the top model that has the shape of an image, a signal or a volume and reaches a convolution, how.
 
     The convolutions say where the channels are. Where something stands in between that moves them, the axis must be as short as
-    colours are.
+    colors are.
     """
     formats = {data_format(layer.config) for layer in all_layers(top) if layer.kind in CONVS}
     found = []

@@ -113,7 +113,7 @@ def snake_case(name: str) -> str:
 
 
 def flat(value: Any) -> list[float] | None:
-    """The numbers of a constant in a configuration: a number, nested lists or a serialised array; None for anything else."""
+    """The numbers of a constant in a configuration: a number, nested lists or a serialized array; None for anything else."""
     if isinstance(value, dict):
         value = value.get("config", {}).get("value") if value.get("class_name") in ("__numpy__", "__tensor__") else None
     if isinstance(value, int | float) and not isinstance(value, bool):

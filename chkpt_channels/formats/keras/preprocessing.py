@@ -110,7 +110,7 @@ def _effect_of_normalization(config: Mapping[str, Any], image: Image) -> str:
 
 
 def _axes(axis: Any, rank: int) -> list[int] | None:
-    """The axes that a normalisation keeps apart; None where the configuration is strange."""
+    """The axes that a normalization keeps apart; None where the configuration is strange."""
     listed = [] if axis is None else axis if isinstance(axis, list) else [axis]
     return [i % rank for i in listed] if all(type(i) is int for i in listed) else None
 

@@ -118,7 +118,7 @@ class WeightsOnlyGraph(ModelGraph):
         return next((group for group in self._groups if name in group.weights.values()), None)
 
     def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
-        """The normalisation whose weights stand directly in front of these kernels: one number an input channel each.
+        """The normalization whose weights stand directly in front of these kernels: one number an input channel each.
 
         Raises UnsupportedError where there is a configuration after all, of a model that does not list its layers.
         """
@@ -142,7 +142,7 @@ class WeightsOnlyGraph(ModelGraph):
             if group.kind == "Normalization" and sizes == [(conv.in_channels,)] * 2:
                 found.append(self._normalization(where, group))
             else:
-                found.append(PreprocessingOp(where, "normalisation, whose configuration is not in the file,"))
+                found.append(PreprocessingOp(where, "normalization, whose configuration is not in the file,"))
         return found
 
     def _normalization(self, where: str, group: Group) -> PreprocessingOp:

@@ -67,7 +67,7 @@ class TorchCheckpoint(Checkpoint):
 
 
 def _tensors_of(torch_object: TorchObject) -> dict[str, Tensor]:
-    """The named tensors, and the scales of quantised ones."""
+    """The named tensors, and the scales of quantized ones."""
     groups = torch_object.groups
     found = {name: Tensor(name, view.dtype, view.shape, groups[name]) for name, view in torch_object.views.items()}
     return found | {name: Tensor(name, BY_NAME["F64"], (), groups[name]) for name in torch_object.scales}

@@ -171,12 +171,12 @@ def between(old: int, new: int, weights: Sequence[float] = LUMA["bt709"]) -> Mix
 def known_rules(old: int, new: int) -> list[Mixing]:
     """Every rule that public converters use from `old` to `new` channels: what `verify` names a kernel by."""
     rules = [identity(old)] if old == new else []
-    colours = {f"luma ({name}{order})": ws[::step] for name, ws in LUMA.items() for order, step in (("", 1), (", bgr", -1))}
+    colors = {f"luma ({name}{order})": ws[::step] for name, ws in LUMA.items() for order, step in (("", 1), (", bgr", -1))}
     if new == 1:
-        rules += [sum_(old), mean(old), *(weighted(ws, name) for name, ws in colours.items() if old == 3)]
+        rules += [sum_(old), mean(old), *(weighted(ws, name) for name, ws in colors.items() if old == 3)]
         rules += [select(old, [i], f"channel {i} alone") for i in range(old)]
     if old == 1:
-        rules += [luma(ws, name) for name, ws in colours.items() if new == 3]
+        rules += [luma(ws, name) for name, ws in colors.items() if new == 3]
     if old == new == 3:
         rules.append(select(3, [2, 1, 0], "bgr"))
     rules += [zero(old, new)] if new > old else [select(old, range(new), f"the first {new} channels")]

@@ -26,7 +26,7 @@ NORMS: dict[str, tuple[Numbers, Numbers]] = {
 AUTO = "auto"
 
 Orders = tuple[str, str]
-"""The order of three colours, "rgb" or "bgr", on the old side and on the new one."""
+"""The order of three colors, "rgb" or "bgr", on the old side and on the new one."""
 
 
 class Normalization(NamedTuple):
@@ -71,7 +71,7 @@ class NormalizationSpec(NamedTuple):
         return self
 
     def old(self, channels: int, order: str) -> Normalization:
-        """The pipeline of the network as it is, of so many channels, colours in this order. A preset for colours gives a gray
+        """The pipeline of the network as it is, of so many channels, colors in this order. A preset for colors gives a gray
         network their means."""
         if self.name:
             return self._preset(channels, order)
@@ -80,7 +80,7 @@ class NormalizationSpec(NamedTuple):
 
     def new(self, rule: Mixing, orders: Orders) -> Normalization:
         """The pipeline of the network as it will be: as asked for, or the means of the old one's. Channels that are copied keep
-        their own numbers; a preset for colours is that of the new side where that is the one in colour."""
+        their own numbers; a preset for colors is that of the new side where that is the one in color."""
         default = self._default(rule, orders)
         mean = _of(self.new_mean, rule.new, "--new-mean", "new") if self.new_mean else default.mean
         std = _of(self.new_std, rule.new, "--new-std", "new") if self.new_std else default.std

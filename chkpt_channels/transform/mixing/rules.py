@@ -22,8 +22,8 @@ Matrix = tuple[tuple[float, ...], ...]
 class ChannelRule(NamedTuple):
     """How new channels make up the old ones. `to` is the number of new ones, None where it is read off a second file.
 
-    order     the colour order of a target of three: "rgb", "bgr", or "" for the source's own
-    source    the colour order of the side that is in colour: "rgb" or "bgr"
+    order     the color order of a target of three: "rgb", "bgr", or "" for the source's own
+    source    the color order of the side that is in color: "rgb" or "bgr"
     luma      the weights of `luma`; empty for BT.709
     chosen    the old channels that the new ones are, by name or number
     bands     for each new channel its name and the old channel that it stands in for, or "mean"
@@ -45,14 +45,14 @@ class ChannelRule(NamedTuple):
         return bool(self.chosen or self.bands or self.matrix)
 
     @property
-    def colours(self) -> str:
-        """The order of the colours, on the side that has any."""
+    def colors(self) -> str:
+        """The order of the colors, on the side that has any."""
         return "bgr" if "bgr" in (self.order, self.source) else "rgb"
 
     @property
     def orders(self) -> tuple[str, str]:
-        """The order of three colours on the old side, and on the new one where the old one is gray."""
-        return self.source, self.colours
+        """The order of three colors on the old side, and on the new one where the old one is gray."""
+        return self.source, self.colors
 
     @property
     def word(self) -> str:
@@ -95,7 +95,7 @@ class ChannelRule(NamedTuple):
         if new == old:
             return mixing.select(3, [2, 1, 0], "bgr") if self._swaps(old) else mixing.identity(old)
         if self.order == "bgr" and old != 1:
-            raise UsageError(f"--to bgr swaps three colours or splits one, and the kernel takes {old}: --select says which")
+            raise UsageError(f"--to bgr swaps three colors or splits one, and the kernel takes {old}: --select says which")
         method = self.method if self.method not in ("auto", *GRAPH_METHODS) else "luma" if self.luma else self.default(old)
         return _MAKERS[method](self, old, new)
 
@@ -114,9 +114,9 @@ class ChannelRule(NamedTuple):
 
     @property
     def _weights(self) -> tuple[float, ...]:
-        """The luma weights in the order of the colours."""
+        """The luma weights in the order of the colors."""
         weights = self.luma or LUMA["bt709"]
-        return weights[::-1] if len(weights) == 3 and self.colours == "bgr" else weights
+        return weights[::-1] if len(weights) == 3 and self.colors == "bgr" else weights
 
     def _luma(self, old: int, new: int) -> Mixing:
         weights = self._weights
@@ -158,7 +158,7 @@ _REASONS = {
 
 
 def target(to: str | int) -> tuple[int, str]:
-    """(number of channels, colour order or "") of a target word: gray, grey, grayscale, L, rgb, bgr, rgba, or a number."""
+    """(number of channels, color order or "") of a target word: gray, grey, grayscale, L, rgb, bgr, rgba, or a number."""
     text = str(to).strip().lower()
     channels = TARGETS.get(text) or (int(text) if text.isdecimal() and len(text) < 6 else 0)
     if not channels:

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from chkpt_channels.containers.hdf5 import objects as hdf5types
+from chkpt_channels.containers.hdf5 import objects as hdf5_objects
 from chkpt_channels.containers.hdf5 import reader as hdf5
 from chkpt_channels.core.errors import DamagedError, UnsupportedError
 from chkpt_channels.storage.source import Source
@@ -90,7 +90,7 @@ def test_what_is_no_array_of_numbers_is_left_alone(tmp_path: Path):
 
 
 def test_large_datasets_come_in_small_boxes_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(hdf5types, "CHUNK_BYTES", 40)
+    monkeypatch.setattr(hdf5_objects, "CHUNK_BYTES", 40)
     file = opened(made(tmp_path / "a.h5", KINDS["gzip"]))
     pieces = list(file.chunks("d"))
     assert b"".join(pieces) == CUBE.tobytes()

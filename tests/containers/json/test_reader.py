@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chkpt_channels.containers.json import reader as strictjson
+from chkpt_channels.containers.json import reader as json_reader
 from chkpt_channels.core.errors import DamagedError, Location
 from chkpt_channels.core.limits import LIMITS
 
@@ -23,7 +23,7 @@ VALUES = st.recursive(
 
 @given(VALUES, st.booleans(), st.sampled_from([None, 2]))
 def test_what_python_writes_is_read(value: Any, ascii_: bool, indent: int | None):
-    assert strictjson.document(json.dumps(value, ensure_ascii=ascii_, indent=indent).encode(), PLACE) == value
+    assert json_reader.document(json.dumps(value, ensure_ascii=ascii_, indent=indent).encode(), PLACE) == value
 
 
 REFUSED = {
@@ -49,15 +49,15 @@ REFUSED = {
 @pytest.mark.parametrize(("raw", "words"), REFUSED.values(), ids=REFUSED)
 def test_what_readers_disagree_on_is_damage(raw: bytes, words: str):
     with pytest.raises(DamagedError, match=words):
-        strictjson.document(raw, PLACE, 10)
+        json_reader.document(raw, PLACE, 10)
 
 
 def test_a_pair_is_a_character():
-    assert strictjson.loads(b'["\\ud83d\\ude00"]', PLACE) == ["\U0001f600"]
+    assert json_reader.loads(b'["\\ud83d\\ude00"]', PLACE) == ["\U0001f600"]
 
 
 def test_the_number_of_values_is_known_before_any_is_made(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(strictjson, "LIMITS", LIMITS._replace(json_values=10))
-    assert strictjson.loads(b"[1,2,3,4,5,6,7,8,9,10]", PLACE) == list(range(1, 11))
+    monkeypatch.setattr(json_reader, "LIMITS", LIMITS._replace(json_values=10))
+    assert json_reader.loads(b"[1,2,3,4,5,6,7,8,9,10]", PLACE) == list(range(1, 11))
     with pytest.raises(DamagedError, match="has 11 values in its JSON; 10 are the most"):
-        strictjson.loads(b"[1,2,3,4,5,6,7,8,9,10,", PLACE)
+        json_reader.loads(b"[1,2,3,4,5,6,7,8,9,10,", PLACE)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chkpt_channels import DamagedError, UnsupportedError, convert
-from chkpt_channels.containers.zip import reader as zipmembers
+from chkpt_channels.containers.zip import reader as zip_reader
 from chkpt_channels.containers.zip.reader import Archive
 from chkpt_channels.storage.source import Source
 from tests.support.builders import Zipped, zipped
@@ -54,7 +54,7 @@ members = st.lists(
 @pytest.mark.parametrize("chunk", [7, 4 << 20])
 @pytest.mark.parametrize("file", [io.BytesIO, Unseekable], ids=["seekable", "streamed"])
 def test_what_zipfile_writes_is_read(file: type[io.BytesIO], chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(zipmembers, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(zip_reader, "CHUNK_BYTES", chunk)
 
     @settings(max_examples=40)
     @given(members, st.integers(0, 300), st.integers(0, 300))
@@ -191,7 +191,7 @@ def test_a_payload_that_is_not_what_was_declared(member: Zipped, words: str, sou
     assert archive.read("b") == b"second"
 
 
-def feed(check: zipmembers.Checksum, data: bytes) -> None:
+def feed(check: zip_reader.Checksum, data: bytes) -> None:
     for at in range(0, len(data), 4):
         check.update(memoryview(data)[at : at + 4])
     check.finish()
@@ -214,7 +214,7 @@ def test_a_bomb_that_lies_is_inflated_to_its_declared_size_only(source: Callable
 @pytest.mark.parametrize("behind", [0, 1, 250])
 def test_content_that_ends_just_behind_a_full_piece(behind: int, source: Callable[..., Source], monkeypatch: pytest.MonkeyPatch):
     """zlib then has taken all input and still keeps some output back."""
-    monkeypatch.setattr(zipmembers, "CHUNK_BYTES", 1 << 12)
+    monkeypatch.setattr(zip_reader, "CHUNK_BYTES", 1 << 12)
     content = b"\0" * ((1 << 12) + behind)
     packer = zlib.compressobj(9, wbits=-15)
     member = deflated(packer.compress(content) + packer.flush(), len(content), crc=zlib.crc32(content))

@@ -60,7 +60,7 @@ def test_an_image_has_a_shape_and_reaches_a_convolution(source: Entry, last: Ent
     assert [(t.image.data_format, t.image.axis, t.image.channels) for t in found] == ([expected] if expected else [])
 
 
-def test_where_channels_are_moved_the_axis_must_be_as_short_as_colours():
+def test_where_channels_are_moved_the_axis_must_be_as_short_as_colors():
     """Permute in front: nothing tells the axis but its length."""
     for channels, count in ((3, 1), (4, 1), (5, 0)):
         entry = model(shaped(8, 8, channels), layer("Permute", "p", "image", dims=[3, 1, 2]), conv("conv", "p"))

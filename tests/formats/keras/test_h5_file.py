@@ -200,9 +200,7 @@ def test_an_inner_model_that_one_image_and_features_enter(tmp_path: Path):
 
 
 def test_of_images_with_different_channels_those_with_three_are_converted(tmp_path: Path):
-    both = model(
-        image("colour"), image("depth", 1), conv("conv_a", "colour"), conv("conv_b", "depth"), inputs=["colour", "depth"]
-    )
+    both = model(image("color"), image("depth", 1), conv("conv_a", "color"), conv("conv_b", "depth"), inputs=["color", "depth"])
     path = write(tmp_path / "a.h5", both, {"conv_a/conv_a": weights(), "conv_b/conv_b": weights((3, 3, 1, 4))})
     assert found(path) == ["conv_a"]
     convert(path, tmp_path / "b.h5", to=4)
@@ -268,7 +266,7 @@ def of_layer(path: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def responses(path: Path, gray: np.ndarray) -> np.ndarray:
-    """What the first convolution of `normalised` and the BatchNormalization behind it make of plain images, [image, filter]."""
+    """What the first convolution of `normalized` and the BatchNormalization behind it make of plain images, [image, filter]."""
     entries = {entry["name"]: entry for entry in configuration(path)["config"]["layers"]}
     function = next((e for e in entries.values() if e["class_name"] == "TFOpLambda"), None)
     listed = function["inbound_nodes"][0][3]["y"][0] if function else entries["rescaling_list"]["config"]["scale"]
@@ -300,7 +298,7 @@ def test_keras_goes_by_the_name(source: str, name: str, better: str, tmp_path: P
     assert convert(FOLDER / source, tmp_path / better, to="gray").load_line.endswith(f"{better}')")
 
 
-def test_a_normalisation_in_weights_alone_is_folded_and_said(tmp_path: Path):
+def test_a_normalization_in_weights_alone_is_folded_and_said(tmp_path: Path):
     report = convert(FOLDER / "normalised.weights.h5", tmp_path / "b.weights.h5", to="gray")
     assert {notice.code for notice in report.warnings} == {"code_constants", "border_error"}
     stems = {
@@ -493,9 +491,9 @@ def test_an_optimizer_cannot_lose_single_entries(tmp_path: Path):
 
 
 def test_names_with_colons_and_numbers_belong_to_their_weights():
-    from chkpt_channels.formats.keras import optimizer as _keras_optimizer
+    from chkpt_channels.formats.keras import optimizer
 
-    weights = _keras_optimizer.own_names(["stem/stem/kernel:0", "a/b/stem/kernel", "x/stem_1/kernel"])
+    weights = optimizer.own_names(["stem/stem/kernel:0", "a/b/stem/kernel", "x/stem_1/kernel"])
     slots = [
         "Adam/m/stem/kernel:0",
         "Adam/stem/kernel/v:0",
@@ -503,19 +501,19 @@ def test_names_with_colons_and_numbers_belong_to_their_weights():
         "adam/stem_1_kernel_momentum",
         "iter:0",
     ]
-    owners = _keras_optimizer.by_name(slots, weights)
+    owners = optimizer.by_name(slots, weights)
     stem = "stem/stem/kernel:0"
     assert owners == {slots[0]: stem, slots[1]: stem, slots[2]: stem, slots[3]: "x/stem_1/kernel"}
 
 
 @pytest.mark.parametrize("order", ["by weight", "by slot"])
 def test_numbered_slots_belong_to_weights_by_their_shapes(order: str):
-    from chkpt_channels.formats.keras import optimizer as _keras_optimizer
+    from chkpt_channels.formats.keras import optimizer
 
     shapes = {"a": (3, 3), "b": (3,), "c": (3, 3), "d": (5,)}
     listed = [s for s in shapes.values() for _ in "mv"] if order == "by weight" else [*shapes.values(), *shapes.values()]
     slots = {f"{i}": shape for i, shape in enumerate([(), (), *listed])}
     names = [n for n in shapes for _ in "mv"] if order == "by weight" else [*shapes, *shapes]
-    assert _keras_optimizer.by_order(slots, shapes) == {f"{i + 2}": name for i, name in enumerate(names)}
+    assert optimizer.by_order(slots, shapes) == {f"{i + 2}": name for i, name in enumerate(names)}
     slots["9"] = (7, 7)  # one that fits nowhere: only shapes that no second weight has tell
-    assert set(_keras_optimizer.by_order(slots, shapes).values()) == {"b", "d"}
+    assert set(optimizer.by_order(slots, shapes).values()) == {"b", "d"}

@@ -52,7 +52,7 @@ EFFECTS: dict[str, tuple[Entry, str]] = {
     "Rescaling by default": (layer("Rescaling", "x", "image"), "shifts"),
     "Rescaling by each": (layer("Rescaling", "x", "image", scale=MEAN, offset=0.0), "scales"),
     "Rescaling, nested": (layer("Rescaling", "x", "image", scale=ALONG, offset=0.0), "scales"),
-    "Rescaling, serialised": (layer("Rescaling", "x", "image", scale=1.0, offset=SERIALISED), "scales"),
+    "Rescaling, serialized": (layer("Rescaling", "x", "image", scale=1.0, offset=SERIALISED), "scales"),
     "Rescaling by two": (layer("Rescaling", "x", "image", scale=[1.0, 2.0], offset=0.0), "mixes"),
     "Rescaling along another axis": (layer("Rescaling", "x", "image", scale=FIRST, offset=0.0), "mixes"),
     "Rescaling by words": (layer("Rescaling", "x", "image", scale="half", offset=0.0), "mixes"),
@@ -204,7 +204,7 @@ def test_functions_of_keras_2(name: str):
             {"class_name": "__numpy__", "config": {"value": [3, 1], "dtype": "float32"}},
         ),
     ],
-    ids=["list", "nested", "channels first", "serialised"],
+    ids=["list", "nested", "channels first", "serialized"],
 )
 def test_constants_of_chosen_channels_are_nested_as_before(document: Any, path: tuple[str, ...], expected: Any):
     assert chosen(document, path, [2, 0]) == expected

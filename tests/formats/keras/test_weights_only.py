@@ -12,7 +12,7 @@ import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import PreprocessingOp, Tensor
-from chkpt_channels.discovery.find import find
+from chkpt_channels.discovery.find import find_first_convs
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.formats.keras.weights_only import layout_of, looks_like_theano, trained
 from tests.support.files import opened
@@ -35,7 +35,7 @@ def bare(folder: Path, shapes: Shapes, **values: np.ndarray) -> Iterator[Checkpo
 
 
 def stems(checkpoint: Checkpoint) -> list[tuple[str, str | None, int, int]]:
-    return [(c.tensor.name, c.layout, c.in_channels, c.groups) for c in find(checkpoint).first_convs]
+    return [(c.tensor.name, c.layout, c.in_channels, c.groups) for c in find_first_convs(checkpoint).first_convs]
 
 
 def named(*layers: tuple[str, Shapes]) -> Shapes:
@@ -90,7 +90,7 @@ def test_a_normalization_in_front_is_what_its_numbers_say(tmp_path: Path):
     shapes = named(("normalization", {"mean": (3,), "variance": (3,), "count": ()}), STEM, *BODY)
     known = {"normalization/normalization/mean:0": mean, "normalization/normalization/variance:0": variance}
     with bare(tmp_path, shapes, **known) as checkpoint:
-        convs = find(checkpoint).first_convs
+        convs = find_first_convs(checkpoint).first_convs
         (front,) = checkpoint.graph.preprocessing(convs)
         told = [notice.code for notice in checkpoint.graph.notices(convs)]
     x = RANDOM.normal(size=(4, 3))
@@ -104,7 +104,7 @@ def test_a_normalization_in_front_is_what_its_numbers_say(tmp_path: Path):
     [
         (
             [("bn", {"gamma": (3,), "beta": (3,), "moving_mean": (3,), "moving_variance": (3,)}), STEM],
-            [PreprocessingOp("bn/bn", "normalisation, whose configuration is not in the file,")],
+            [PreprocessingOp("bn/bn", "normalization, whose configuration is not in the file,")],
         ),
         ([("bn", {"gamma": (4,), "beta": (4,)}), STEM], []),
         ([STEM, ("bn", {"gamma": (3,), "beta": (3,)})], []),
@@ -115,7 +115,7 @@ def test_constants_whose_configuration_is_missing_are_no_numbers(
     layers: list[tuple[str, Shapes]], expected: list[PreprocessingOp], tmp_path: Path
 ):
     with bare(tmp_path, named(*layers, *BODY)) as checkpoint:
-        assert list(checkpoint.graph.preprocessing(find(checkpoint).first_convs)) == expected
+        assert list(checkpoint.graph.preprocessing(find_first_convs(checkpoint).first_convs)) == expected
 
 
 STATISTICS = {"gamma": (16,), "beta": (16,), "moving_mean": (16,), "moving_variance": (16,)}
@@ -133,7 +133,7 @@ STATISTICS = {"gamma": (16,), "beta": (16,), "moving_mean": (16,), "moving_varia
 )
 def test_who_takes_a_constant(layers: list[tuple[str, Shapes]], expected: tuple[str, int] | None, tmp_path: Path):
     with bare(tmp_path, named(*layers, *BODY)) as checkpoint:
-        (conv,) = find(checkpoint).first_convs
+        (conv,) = find_first_convs(checkpoint).first_convs
         assert checkpoint.graph.bias_target(conv) == expected
         assert (list(checkpoint.graph.graph_methods([conv])), list(checkpoint.graph.declarations([conv]))) == ([], [])
 

@@ -1,4 +1,4 @@
-"""An ONNX file as a checkpoint: how it is recognised, what its graph says of its first kernels, and what is refused."""
+"""An ONNX file as a checkpoint: how it is recognized, what its graph says of its first kernels, and what is refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def conv(image: str = "image", kernel: str = "kernel", out: str = "out", **attri
     return node("Conv", [image, kernel], [out], **attributes)
 
 
-# Recognised
+# Recognized
 
 
 GRAPH = ModelProto.GRAPH_FIELD_NUMBER
@@ -76,7 +76,7 @@ HEADS: dict[str, tuple[bytes, bool]] = {
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_a_model_is_recognised_by_its_fields(name: str, source: Open):
+def test_a_model_is_recognized_by_its_fields(name: str, source: Open):
     data, expected = HEADS[name]
     assert FORMATS[0].sniff(source(data)) == expected
 

@@ -104,7 +104,7 @@ def test_damage(data: bytes, words: str, put: Callable[..., Path], tmp_path: Pat
     assert snapshot(tmp_path).keys() == {path.name}
 
 
-def quantised(*arguments: Any) -> Call:
+def quantized(*arguments: Any) -> Call:
     return Call(Global("torch._utils", "_rebuild_qtensor"), arguments)
 
 
@@ -125,8 +125,8 @@ UNSUPPORTED: dict[str, tuple[bytes, str]] = {
     ),
     "overlapping views": (hostile(conv(), other=tensor(storage("0", 108), (2,), offset=5)), "shares its memory with other"),
     "expanded": (hostile(tensor(storage("0", 4), (4, 3, 3, 3), stride=(1, 0, 0, 0)), {"0": RAW[:16]}), "stride 0"),
-    "quantised": (
-        hostile(quantised(storage("0", 108), 0, (4, 3, 3, 3), (27, 9, 3, 1), (), False, ())),
+    "quantized": (
+        hostile(quantized(storage("0", 108), 0, (4, 3, 3, 3), (27, 9, 3, 1), (), False, ())),
         "quantized",
     ),
     "protocol 0": (torch_zip(pickle.dumps({"a": 1}, 0), ONE), "protocol 0"),
@@ -152,7 +152,7 @@ def test_groups_that_do_not_become_one(shape: tuple[int, ...], channels: int, gr
         convert(put(torch_zip(grouped(shape, channels, groups), ONE)), to=to, layers=["weight"])
 
 
-def test_one_group_a_colour_becomes_one_group(put: Callable[..., Path], tmp_path: Path):
+def test_one_group_a_color_becomes_one_group(put: Callable[..., Path], tmp_path: Path):
     """The very same bytes then serve groups=1."""
     report = convert(put(torch_zip(grouped((12, 1, 3, 3), 3, 3), ONE)), tmp_path / "out.pth", layers=["weight"])
     assert contents(tmp_path / "out.pth") == {"weight": RAW}

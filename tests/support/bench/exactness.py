@@ -1,6 +1,6 @@
 """How exact a gray network is, as a table: run with `make bench-exactness`.
 
-The reference is the RGB network on the gray image stacked three times, each channel normalised by its own mean and std. Errors
+The reference is the RGB network on the gray image stacked three times, each channel normalized by its own mean and std. Errors
 are shares of the largest value: of the stem's output inside, at the border that zero padding reaches, and of the logits.
 """
 

@@ -128,7 +128,7 @@ def test_a_permutation_is_not_the_identity():
         (4, 3, {"repeat", "the first 3 channels", "mean"}),
     ],
 )
-def test_rules_to_recognise(old: int, new: int, names: set[str]):
+def test_rules_to_recognize(old: int, new: int, names: set[str]):
     rules = mixing.known_rules(old, new)
     assert names <= {rule.method for rule in rules} | {"repeat, not scaled"}
     assert all((rule.old, rule.new) == (old, new) for rule in rules)

@@ -13,14 +13,14 @@ from chkpt_channels import UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.transform.mixing.normalization import NORMS
 from chkpt_channels.transform.options import build_options
-from chkpt_channels.transform.plan import Plan, make
+from chkpt_channels.transform.plan import Plan, build_plan
 from tests.support.memory import NET, Memory
 
 MEAN, STD = NORMS["imagenet"]
 
 
 def planned(to: Any, old: int = 3, window: tuple[int, int] = (3, 3), dtype: type = np.float64, **words: Any) -> Plan:
-    return make(Memory({"": net(old, window, dtype)}), build_options(to, **words))
+    return build_plan(Memory({"": net(old, window, dtype)}), build_options(to, **words))
 
 
 def net(channels: int, window: tuple[int, int] = (3, 3), dtype: type = np.float64) -> dict[str, np.ndarray]:
@@ -84,22 +84,22 @@ def test_wrong_usage(old: int, to: int, words: dict[str, Any], message: str):
 def test_equal_pipelines_leave_no_constant():
     """Weights that sum to 1 but for rounding need no bias: nothing is refused for want of one."""
     for to, old in [(1, 3), (3, 1)]:
-        plan = make(Memory({"": {k: v for k, v in net(old).items() if k != "conv1.bias"}}), build_options(to, norm="half"))
+        plan = build_plan(Memory({"": {k: v for k, v in net(old).items() if k != "conv1.bias"}}), build_options(to, norm="half"))
         assert plan.kernels[0].mixing.offset == ()
         assert set(plan.edits.tensors) == {"conv1.weight"}
 
 
 def test_without_bias_or_norm_it_is_refused():
     with pytest.raises(UnsupportedError, match="has no bias, and no BatchNorm is known"):
-        make(Memory({"": {k: v for k, v in net(3).items() if k != "conv1.bias"}}), build_options(1, norm="imagenet"))
+        build_plan(Memory({"": {k: v for k, v in net(3).items() if k != "conv1.bias"}}), build_options(1, norm="imagenet"))
 
 
 def test_a_transposed_convolution_takes_no_constant():
     named = {"up.weight": net(3)["conv1.weight"].swapaxes(0, 1).copy(), "up.bias": np.zeros(8)}
     asked = {"layers": ["up"], "layout": "IOHW"}
-    assert make(Memory({"": named}), build_options(1, norm="half", **asked)).edits
+    assert build_plan(Memory({"": named}), build_options(1, norm="half", **asked)).edits
     with pytest.raises(UnsupportedError, match="transposed convolution"):
-        make(Memory({"": named}), build_options(1, norm="imagenet", **asked))
+        build_plan(Memory({"": named}), build_options(1, norm="imagenet", **asked))
 
 
 def convolved(kernel: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -137,7 +137,7 @@ def test_one_convolution_proves_it(data: st.DataObject):
     kernel = before["conv1.weight"]
     stored = {**before, "conv1.weight": kernel.transpose(ORDERS[layout]).copy()}
     asked = {"layers": ["conv1"], "layout": layout} | ({"input_range": top} if top else {})
-    plan = make(Memory({"": stored}), build_options(**words, **pipelines, **asked))
+    plan = build_plan(Memory({"": stored}), build_options(**words, **pipelines, **asked))
     if plan.pipeline is None:
         assert not plan.edits
         return
@@ -156,7 +156,7 @@ def test_one_convolution_proves_it(data: st.DataObject):
 
 
 @pytest.mark.parametrize("to", ["bgr", "gray", 4])
-def test_colours_keep_their_own_numbers(to: Any):
+def test_colors_keep_their_own_numbers(to: Any):
     """The preset is that of the side it belongs to, whichever order the target has."""
     plan = planned(to, norm="imagenet", input_range=255)
     weight, bias = (plan.edits.tensors[f"conv1.{end}"].values() for end in ("weight", "bias"))
@@ -176,4 +176,4 @@ def test_the_border_is_told_of(window: tuple[int, int], least: int):
 
 
 def test_no_pipeline_no_constant():
-    assert set(make(Memory({"": NET}), build_options(1)).edits.tensors) == {"conv1.weight"}
+    assert set(build_plan(Memory({"": NET}), build_options(1)).edits.tensors) == {"conv1.weight"}

@@ -81,7 +81,7 @@ MATRICES = {
     "own luma": (3, {"to": "gray", "luma": "0.5,0.25,0.25"}, [[0.5], [0.25], [0.25]]),
     "luma": (1, {"to": "rgb"}, [list(LUMA)]),
     "luma to BGR": (1, {"to": "bgr"}, [list(LUMA[::-1])]),
-    "luma, colours in BGR": (1, {"to": "rgb", "channel_order": "bgr"}, [list(LUMA[::-1])]),
+    "luma, colors in BGR": (1, {"to": "rgb", "channel_order": "bgr"}, [list(LUMA[::-1])]),
     "luma of two": (1, {"to": 2, "luma": "0.75,0.25"}, [[0.75, 0.25]]),
     "luma of four asked for": (1, {"to": 4, "luma": "0.1,0.2,0.3,0.4"}, [[0.1, 0.2, 0.3, 0.4]]),
     "repeat": (3, {"to": "rgba"}, [[0.75, 0, 0, 0.75], [0, 0.75, 0, 0], [0, 0, 0.75, 0]]),
@@ -120,7 +120,7 @@ def test_matrices(case: str):
         (3, {"to": 2, "method": "sum"}, "--method sum makes one channel"),
         (3, {"to": 3, "method": "stack"}, "--method stack makes one channel"),
         (3, {"to": 1, "method": "fold"}, "--method is one of auto, sum"),
-        (4, {"to": "bgr"}, "--to bgr swaps three colours"),
+        (4, {"to": "bgr"}, "--to bgr swaps three colors"),
         (3, {"to": 2, "method": "zero"}, "2 are fewer than 3"),
         (3, {"to": 4, "method": "luma"}, "luma with 3 weights is between one channel and 3; the kernel takes 3"),
         (3, {"to": 4, "luma": "bt709"}, "--luma has 3 weights for 4 channels"),
@@ -219,7 +219,7 @@ def grouped(array: np.ndarray, groups: int, layout: Layout, channels: int) -> Me
 
 
 def converted(checkpoint: TensorStore, to: str | int | None, **words: Any) -> np.ndarray:
-    made = plan.make(checkpoint, build_options(to, **words))
+    made = plan.build_plan(checkpoint, build_options(to, **words))
     (edit,) = made.edits.tensors.values()
     return edit.values().reshape(edit.shape)
 
@@ -282,7 +282,7 @@ def test_the_new_kernel_sees_the_image_as_the_old_one_sees_the_mapped_image(
     straight = [spelling.index(x) for x in letters]
     before = convolved(weights.transpose(straight), mapped)
     if rule.is_identity:
-        assert not plan.make(Memory({"": {"stem.weight": weights}}), build_options(**words)).edits
+        assert not plan.build_plan(Memory({"": {"stem.weight": weights}}), build_options(**words)).edits
         return
     new = converted(Memory({"": {"stem.weight": weights}}), **words).transpose(straight)
     bound = UNIT[np.dtype(dtype).name] * np.abs(new.astype(np.float64)).sum()
@@ -328,8 +328,8 @@ def test_these_copy_bits(dtype: type, words: dict[str, Any]):
 def test_gray_and_back_and_gray_again_is_stable(dtype: type):
     """RGB → gray → RGB → gray: the second gray is the first, to the rounding of three weights that sum to one."""
     first = converted(Memory({"": {"stem.weight": kernel(8, 3, 3, 3, dtype=dtype)}}), "gray", layers=["stem"])
-    colours = converted(Memory({"": {"stem.weight": first}}), "rgb", layers=["stem"])
-    again = converted(Memory({"": {"stem.weight": colours}}), "gray", layers=["stem"])
+    colors = converted(Memory({"": {"stem.weight": first}}), "rgb", layers=["stem"])
+    again = converted(Memory({"": {"stem.weight": colors}}), "gray", layers=["stem"])
     off = np.abs(again.astype(np.float64) - first.astype(np.float64))
     assert (off <= 2 * UNIT[np.dtype(dtype).name] * np.abs(first.astype(np.float64)) + 3 * smallest(dtype)).all()
 
@@ -366,7 +366,7 @@ def test_what_is_not_finite_passes_where_channels_are_copied(bad: float):
     ],
 )
 def test_what_a_rule_does_unexpectedly_is_said(words: dict[str, Any], codes: list[str]):
-    made = plan.make(Memory({"": NET}), build_options(**words))
+    made = plan.build_plan(Memory({"": NET}), build_options(**words))
     assert [notice.code for notice in made.notices] == codes
 
 
@@ -381,7 +381,7 @@ def test_what_a_rule_does_unexpectedly_is_said(words: dict[str, Any], codes: lis
     ],
 )
 def test_why_it_is_this_method(words: dict[str, Any], why: str):
-    assert plan.make(Memory({"": NET}), build_options(**words)).why == why
+    assert plan.build_plan(Memory({"": NET}), build_options(**words)).why == why
 
 
 def adapt_input_conv(channels: int, weights: np.ndarray) -> np.ndarray:

@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chkpt_channels.formats.onnx.dataflow import axes as _onnx_axes
-from chkpt_channels.formats.onnx.dataflow.axes import Axes, Axis
+from chkpt_channels.formats.onnx.dataflow.axes import Axes, Axis, counted, size
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
 from chkpt_channels.formats.onnx.schema import ATTRIBUTE_FLOATS
@@ -52,7 +51,7 @@ class Numbers:
 
     def then(self, axis: Axis) -> int:
         """The steps of an axis with one channel more."""
-        return _onnx_axes.counted(axis, self.channel, self.count + 1)
+        return counted(axis, self.channel, self.count + 1)
 
     def of(self, node: Node, index: int) -> list[Number] | None:
         """The numbers that an input of a node holds, None where they are not known."""
@@ -83,7 +82,7 @@ class Numbers:
 
     def shape_of(self, node: Node, axes: Axes) -> None:
         """A Shape or Size node on the way."""
-        sizes = [Number(_onnx_axes.size(axis), self.then(axis)) for axis in axes]
+        sizes = [Number(size(axis), self.then(axis)) for axis in axes]
         if node.op == "Size":
             sizes = [Number(prod(n.now for n in sizes), prod(n.then for n in sizes))]
         self._keep(node, sizes if node.op == "Size" else sizes[node.integer("start", 0) : node.integer("end", len(axes))])

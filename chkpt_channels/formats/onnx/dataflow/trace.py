@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import PreprocessingOp
-from chkpt_channels.formats.onnx.dataflow import axes as _onnx_axes
-from chkpt_channels.formats.onnx.dataflow.axes import Axes, Piece
+from chkpt_channels.formats.onnx.dataflow.axes import NEW, Axes, Piece, around, holder, image_axes, resized, size
 from chkpt_channels.formats.onnx.dataflow.shape_ops import MOVES
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load, Numbers
 from chkpt_channels.formats.onnx.dataflow.values import (
@@ -57,10 +56,10 @@ class ImageTrace:
         self.widths: list[int] = []  # of kernels right behind the image that do not take as many channels as it has
         self.operations: list[LocatedOp] = []
         self.counts: list[Count] = []
-        axes = _onnx_axes.image_axes(image.dims)
+        axes = image_axes(image.dims)
         self.values: dict[str, Flow] = {image.name: Flow(axes)}
         self.broadcasts = True
-        self._numbers = Numbers(model, channel, _onnx_axes.size(axes[channel]), load)
+        self._numbers = Numbers(model, channel, size(axes[channel]), load)
         for node in model.everywhere:
             if node in model.subgraphs:
                 self._around(node)
@@ -145,10 +144,8 @@ class ImageTrace:
             self._mix(node)
             return
         axes, k, parts = flow.axes, node.integer("axis", 1) % len(flow.axes), len(node.inputs)
-        if k == _onnx_axes.holder(axes, self.channel):
-            axes = (*axes[:k], (Piece(_onnx_axes.NEW, parts), *axes[k]), *axes[k + 1 :])
-        else:
-            axes = _onnx_axes.resized(axes, k)
+        is_folded = k == holder(axes, self.channel)
+        axes = (*axes[:k], (Piece(NEW, parts), *axes[k]), *axes[k + 1 :]) if is_folded else resized(axes, k)
         self._give(node, flow._replace(axes=axes))
 
     def _pass(self, node: Node, flow: Flow) -> None:
@@ -168,8 +165,8 @@ class ImageTrace:
         axes = flow.axes or ()
         layout: Layout | None = None
         channels = 0
-        if kernel and _onnx_axes.holder(axes, self.channel) == 1:
-            slower, faster = _onnx_axes.around(axes[1], self.channel)
+        if kernel and holder(axes, self.channel) == 1:
+            slower, faster = around(axes[1], self.channel)
             layout = kernel_layout(node, kernel, slower, faster)
             width = kernel.shape[layout.channel_axis] * node.integer("group", 1) if layout else 0
             channels = self._takes(width, slower * faster)
@@ -191,8 +188,8 @@ class ImageTrace:
         axes = flow.axes or ()
         layout: Layout | None = None
         channels = 0
-        if index == 0 and kernel and axes and _onnx_axes.holder(axes, self.channel) == len(axes) - 1:
-            slower, faster = _onnx_axes.around(axes[-1], self.channel)
+        if index == 0 and kernel and axes and holder(axes, self.channel) == len(axes) - 1:
+            slower, faster = around(axes[-1], self.channel)
             turned ^= bool(node.integer("transB", 0))
             layout = product_layout(node, kernel, slower, faster, turned)
             channels = self._takes(kernel.shape[layout.channel_axis] if layout else 0, slower * faster)
@@ -207,7 +204,7 @@ class ImageTrace:
             reached = reached._replace(layout=None)
             if flow.axes is not None:
                 self._block(reached.node)
-        sizes = tuple(_onnx_axes.size(axis) for axis in further)
+        sizes = tuple(size(axis) for axis in further)
         self.reached.append(reached._replace(operations=flow.operations, sizes=sizes, padded=flow.padded))
 
     def _binary(self, node: Node) -> None:
@@ -224,7 +221,7 @@ class ImageTrace:
             return
         index = next(i for i, name in enumerate(node.inputs) if name not in self.values)
         weight = self.model.stored(node.inputs[index]) if len(node.inputs) == 2 else None
-        held = _onnx_axes.holder(flow.axes, self.channel) if flow.axes else None
+        held = holder(flow.axes, self.channel) if flow.axes else None
         if weight is None or flow.axes is None or held is None or len(weight.shape) > len(flow.axes):
             self._mix(node)
             return
@@ -263,7 +260,7 @@ class ImageTrace:
             or len(sizes) != 1
             or node.integer("training_mode", 0)  # by the statistics of the batch, which are not stored
             or flow.axes is None
-            or _onnx_axes.holder(flow.axes, self.channel) != 1
+            or holder(flow.axes, self.channel) != 1
             or len(flow.axes[1]) > 1
         ):
             self._mix(node)

@@ -8,8 +8,18 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chkpt_channels.formats.onnx.dataflow import axes as _onnx_axes
-from chkpt_channels.formats.onnx.dataflow.axes import Axes, Piece, around, counted, holder, image_axes, opened, reshaped, size
+from chkpt_channels.formats.onnx.dataflow.axes import (
+    Axes,
+    Piece,
+    around,
+    counted,
+    holder,
+    image_axes,
+    opened,
+    reshaped,
+    resized,
+    size,
+)
 from chkpt_channels.formats.onnx.dataflow.padding import _span
 from chkpt_channels.formats.onnx.dataflow.shape_values import LIMIT, Number, _arithmetic
 
@@ -64,7 +74,7 @@ def test_a_reshape_moves_elements_as_numpy_does(shape: list[int]):
 
 
 def test_a_new_size_is_no_channel():
-    axes = _onnx_axes.resized(((), (Piece(CHANNEL, 3),)), 0, 5)
+    axes = resized(((), (Piece(CHANNEL, 3),)), 0, 5)
     assert holder(axes, CHANNEL) == 1
 
 

@@ -181,7 +181,7 @@ def test_a_product_of_another_width_is_not_one_of_these_patches(source: Open):
     assert reached(path) == [("MatMul", None, 0)]
 
 
-def test_focus_reaches_its_kernel_with_the_colours_fastest(source: Open):
+def test_focus_reaches_its_kernel_with_the_colors_fastest(source: Open):
     """Four slices of every second pixel, put together along the channels."""
     nodes = []
     for k, (y, x) in enumerate(((0, 0), (1, 0), (0, 1), (1, 1))):

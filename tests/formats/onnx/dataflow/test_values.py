@@ -78,9 +78,9 @@ LAYOUTS: dict[str, tuple[NodeProto, tuple[int, ...], int, int, str | None]] = {
     "ConvTranspose": (node("ConvTranspose", ["image", "k"], ["out"]), (3, 5, 3, 3), 1, 1, "IOHW"),
     "ConvTranspose over a volume": (node("ConvTranspose", ["image", "k"], ["out"]), (3, 5, 3, 3, 3), 1, 1, "IODHW"),
     "QLinearConv": (node("QLinearConv", [*"abcdefgh"], ["out"]), (5, 3, 3, 3), 1, 1, "OIHW"),
-    "colours fastest": (node("Conv", ["image", "k"], ["out"]), (5, 12, 3, 3), 4, 1, "O(GI)HW"),
-    "colours slowest": (node("Conv", ["image", "k"], ["out"]), (5, 12, 3, 3), 1, 4, "O(IG)HW"),
-    "colours between": (node("Conv", ["image", "k"], ["out"]), (5, 12, 3, 3), 2, 2, None),
+    "colors fastest": (node("Conv", ["image", "k"], ["out"]), (5, 12, 3, 3), 4, 1, "O(GI)HW"),
+    "colors slowest": (node("Conv", ["image", "k"], ["out"]), (5, 12, 3, 3), 1, 4, "O(IG)HW"),
+    "colors between": (node("Conv", ["image", "k"], ["out"]), (5, 12, 3, 3), 2, 2, None),
     "folded in groups": (node("Conv", ["image", "k"], ["out"], group=2), (6, 6, 3, 3), 4, 1, None),
     "folded over a line": (node("Conv", ["image", "k"], ["out"]), (5, 12, 3), 4, 1, None),
     "folded and transposed": (node("ConvTranspose", ["image", "k"], ["out"]), (12, 5, 3, 3), 4, 1, None),
@@ -100,11 +100,11 @@ def gemm(**attributes: object) -> NodeProto:
 
 MATMUL = node("MatMul", ["image", "k"], ["out"])
 PRODUCTS: dict[str, tuple[NodeProto, np.ndarray, int, int, bool, str | None]] = {
-    "colours fastest": (MATMUL, noise(12, 5), 4, 1, False, "(HWI)O"),
-    "colours slowest": (MATMUL, noise(12, 5), 1, 4, False, "(IHW)O"),
+    "colors fastest": (MATMUL, noise(12, 5), 4, 1, False, "(HWI)O"),
+    "colors slowest": (MATMUL, noise(12, 5), 1, 4, False, "(IHW)O"),
     "turned": (MATMUL, noise(5, 12), 4, 1, True, "O(HWI)"),
-    "turned, colours slowest": (gemm(transB=1), noise(5, 12), 1, 4, True, "O(IHW)"),
-    "colours between": (MATMUL, noise(12, 5), 2, 2, False, None),
+    "turned, colors slowest": (gemm(transB=1), noise(5, 12), 1, 4, True, "O(IHW)"),
+    "colors between": (MATMUL, noise(12, 5), 2, 2, False, None),
     "single pixels": (MATMUL, noise(3, 5), 1, 1, False, None),
     "the image turned": (gemm(transA=1), noise(12, 5), 4, 1, False, None),
     "alpha": (gemm(alpha=0.5), noise(12, 5), 4, 1, False, None),

@@ -1,4 +1,4 @@
-"""Weight-standardised stems: NFNet's gain is recomputed exactly, BiT's shrink is told of; on timm's own where that is there."""
+"""Weight-standardized stems: NFNet's gain is recomputed exactly, BiT's shrink is told of; on timm's own where that is there."""
 
 import re
 from importlib.util import find_spec
@@ -58,7 +58,7 @@ def test_sum_is_exact(scale: float, tmp_path: Path):
 )
 def test_what_is_not_exact_is_refused(to: int, words: dict, tmp_path: Path):
     save_file(nfnet(3).state_dict(), tmp_path / "a.safetensors", {"format": "pt"})
-    with pytest.raises(UnsupportedError, match="weight-standardised"):
+    with pytest.raises(UnsupportedError, match="weight-standardized"):
         convert(tmp_path / "a.safetensors", to=to, **words)
 
 

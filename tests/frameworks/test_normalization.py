@@ -99,7 +99,7 @@ def test_copies_ties_and_half_precision(dtype: torch.dtype, most: float, tmp_pat
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_raw_colours(name: str, networks: dict, tmp_path: Path):
+def test_raw_colors(name: str, networks: dict, tmp_path: Path):
     """An RGB network keeps its three channels and takes the pipeline in."""
     built, model = NETWORKS[name], networks[name]
     raw = (images(1, 3, built.side) * 255).round()
@@ -112,15 +112,15 @@ def test_raw_colours(name: str, networks: dict, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_gray_to_colours(name: str, networks: dict, tmp_path: Path):
-    """A gray network, made here of the RGB one, sees the luma of colours that went through ImageNet's pipeline."""
+def test_gray_to_colors(name: str, networks: dict, tmp_path: Path):
+    """A gray network, made here of the RGB one, sees the luma of colors that went through ImageNet's pipeline."""
     built, raw = NETWORKS[name], images(1, 3, NETWORKS[name].side)
     gray, report = converted(built, networks[name].double(), tmp_path, torch.float64, norm="imagenet")
     luma = torch.einsum("c,nchw->nhw", torch.tensor([0.2126, 0.7152, 0.0722], dtype=torch.float64), raw)[:, None]
     expected = answers(gray, built, fed(luma, report))
-    colour, report = converted(built, gray, tmp_path, torch.float64, to="rgb", norm="imagenet")
+    color, report = converted(built, gray, tmp_path, torch.float64, to="rgb", norm="imagenet")
     assert report.pipeline.mean == tuple(MEAN.flatten().tolist())
-    found = Errors.of(answers(colour, built, (raw - MEAN) / STD), expected, built.halo)
+    found = Errors.of(answers(color, built, (raw - MEAN) / STD), expected, built.halo)
     assert found.interior < 1e-9
     assert built.halo or found.logits < 1e-9
 

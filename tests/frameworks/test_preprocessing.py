@@ -1,4 +1,4 @@
-"""Networks of torch that normalise the image themselves: after a conversion they load strictly and answer alike."""
+"""Networks of torch that normalize the image themselves: after a conversion they load strictly and answer alike."""
 
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def edsr(n: int, padding: int) -> nn.Module:
 
 
 class Cellpose(nn.Module):
-    """The first stage of a network that normalises the image before each of two stems."""
+    """The first stage of a network that normalizes the image before each of two stems."""
 
     def __init__(self, n: int, padding: int, *, relu: bool = False) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Quantised state dicts: torch reads the new numbers and scales, and its quantised convolution answers as the old one did."""
+"""Quantized state dicts: torch reads the new numbers and scales, and its quantized convolution answers as the old one did."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from chkpt_channels import convert, verify
 from tests.frameworks.oracle import as_old
 
 
-def quantise(weight: Tensor, scheme: str) -> Tensor:
+def quantize(weight: Tensor, scheme: str) -> Tensor:
     if scheme == "tensor":
         return torch.quantize_per_tensor(weight, float(weight.abs().max()) / 127, 0, torch.qint8)
     if scheme == "shifted":
@@ -33,7 +33,7 @@ def steps(weight: Tensor) -> Tensor:
 @pytest.mark.parametrize("to", [1, 4, 13])
 def test_requantised(to: int, scheme: str, legacy: bool, tmp_path: Path):
     torch.manual_seed(to)
-    old = quantise(torch.randn(8, 3, 5, 5), scheme)
+    old = quantize(torch.randn(8, 3, 5, 5), scheme)
     state = {"conv1.weight": old, "conv1.bias": torch.randn(8), "conv1.scale": torch.tensor(0.1), "fc.weight": torch.randn(5, 8)}
     before, after = tmp_path / "a.pth", tmp_path / "b.pth"
     torch.save(state, before, _use_new_zipfile_serialization=not legacy)
@@ -54,7 +54,7 @@ def test_requantised(to: int, scheme: str, legacy: bool, tmp_path: Path):
 
 @pytest.mark.parametrize("scheme", ["tensor", "channel", "shifted"])
 def test_swapped_channels_are_the_same_numbers(scheme: str, tmp_path: Path):
-    old = quantise(torch.randn(8, 3, 5, 5), scheme)
+    old = quantize(torch.randn(8, 3, 5, 5), scheme)
     before, after = tmp_path / "a.pth", tmp_path / "b.pth"
     torch.save({"conv1.weight": old, "conv1.bias": torch.randn(8)}, before)
     convert(before, after, to="bgr")
@@ -63,13 +63,13 @@ def test_swapped_channels_are_the_same_numbers(scheme: str, tmp_path: Path):
     assert torch.equal(steps(new), steps(old))
 
 
-def test_torchs_own_quantised_convolution(tmp_path: Path):
+def test_torchs_own_quantized_convolution(tmp_path: Path):
     """nnq.Conv2d keeps its packed weights as a qint8 tensor in its state dict."""
     from torch.ao.nn import quantized as nnq
 
     torch.manual_seed(0)
     layer = nnq.Conv2d(3, 8, 3, padding=1)
-    layer.set_weight_bias(quantise(torch.randn(8, 3, 3, 3), "channel"), torch.randn(8))
+    layer.set_weight_bias(quantize(torch.randn(8, 3, 3, 3), "channel"), torch.randn(8))
     layer.scale, layer.zero_point = 0.2, 60
     torch.save({f"conv1.{k}": v for k, v in layer.state_dict().items()}, tmp_path / "a.pth")
     convert(tmp_path / "a.pth", tmp_path / "b.pth", to="gray")
