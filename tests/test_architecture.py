@@ -6,7 +6,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +24,17 @@ FRAMEWORKS = {"torch", "tensorflow", "keras", "jax", "flax", "transformers", "ti
 UNSAFE = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "runpy", "code"}
 HEAVY = {"numpy", "ml_dtypes", "h5py", "onnx", "rich", "safetensors", "pydantic"}
 
+CONTRACT = {"formats", "formats.base", "formats.graph"}
+"""What the packages above formats know of it; no format is named outside of its own room."""
+MOST_LINES, MOST_FUNCTION_LINES, MOST_FILES = 300, 40, 13
+LONGER: dict[str, str] = {
+    "cli/app.py:convert": "a parameter for each option of the command alone",
+    "api/convert.py:convert": "a keyword for each setting, and what they do",
+    "api/report.py": "the records, and how they are built",
+    "formats/onnx/edits.py": "every kind of edit of a graph",
+    "transform/plan.py:build_plan": "the steps of a plan in their order",
+}
+"""Files and functions ("file:function") that may be longer, each with the reason."""
 PRINTING = {"cli/app.py", "cli/session.py", "cli/text.py", "cli/progress.py", "__main__.py"}
 
 modules = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
@@ -94,6 +105,50 @@ def test_imports_go_downwards(path: Path):
         assert {layer(other) for other in own_imports(path)} <= {"core"}
     if layer(name) == "containers":
         assert {layer(other) for other in own_imports(path)} <= {"containers", "storage", "core"}
+
+
+@modules
+def test_formats_are_reached_by_their_contract_alone(path: Path):
+    name, others = dotted(path), own_imports(path)
+    if layer(name) in ("discovery", "transform", "folders", "api", "cli"):
+        assert {other for other in others if layer(other) == "formats"} <= CONTRACT
+    if layer(name) == "formats" and name.count(".") > 1:
+        rooms = {".".join(other.split(".")[:2]) for other in others if other.startswith("formats.")}
+        assert rooms <= CONTRACT | {".".join(name.split(".")[:2])}
+
+
+@modules
+def test_nothing_grows_without_a_reason(path: Path):
+    text, file = path.read_text(encoding="utf-8"), path.relative_to(PACKAGE).as_posix()
+    assert text.count("\n") <= MOST_LINES or file in LONGER
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= MOST_FUNCTION_LINES:
+            assert f"{file}:{node.name}" in LONGER, f"{node.name}: {(node.end_lineno or 0) - node.lineno + 1} lines"
+
+
+def test_no_package_is_crowded():
+    counts = {folder: len(list(folder.glob("*.py"))) for folder in {path.parent for path in MODULES}}
+    assert {str(folder.relative_to(PACKAGE)) for folder, count in counts.items() if count > MOST_FILES} <= LONGER.keys()
+
+
+def test_every_exception_is_needed():
+    for place in LONGER:
+        file, _, function = place.partition(":")
+        text = (PACKAGE / file).read_text(encoding="utf-8")
+        nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef) and n.name == function]
+        longest = max(((n.end_lineno or 0) - n.lineno + 1 for n in nodes), default=0)
+        assert longest > MOST_FUNCTION_LINES if function else text.count("\n") > MOST_LINES, place
+
+
+def test_a_public_class_name_is_defined_once():
+    """One word, one meaning: a reader who searches for a class finds it."""
+    names = Counter(
+        node.name
+        for path in MODULES
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 @modules
