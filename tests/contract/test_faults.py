@@ -116,16 +116,16 @@ class Stage:
 
     def __init__(self, scene: Scene, folder: Path) -> None:
         self.scene, self.shim = scene, Shim()
-        self.home, self.location = folder / "in", folder / "out"
+        self.home, self.place = folder / "in", folder / "out"
         self.home.mkdir()
         for name in scene.files:
             shutil.copy(FIXTURES / name, self.home)
         for name, content in scene.besides.items():
             (self.home / name).write_text(content)
         self.source = self.home / Path(scene.files[0]).name
-        self.out = self.location / (scene.out or f"out{self.source.suffix}")
+        self.out = self.place / (scene.out or f"out{self.source.suffix}")
         self._rewind()
-        self.before, self.began = snapshot(self.location), snapshot(self.home)
+        self.before, self.began = snapshot(self.place), snapshot(self.home)
         self.run()  # what is imported now is not looked for again
         self.whole = self.run()
         self.counts = self.shim.counts
@@ -133,12 +133,12 @@ class Stage:
 
     def _arguments(self) -> list[str]:
         source, out = "-" if self.scene.stdin else str(self.source), "-" if self.scene.out == "-" else str(self.out)
-        options = [option.replace("OUT", str(self.location)) for option in self.scene.options]
+        options = [option.replace("OUT", str(self.place)) for option in self.scene.options]
         return ["convert", source, "-o", out, *options, *(["--force"] if self.scene.old else [])]
 
     def _rewind(self) -> None:
-        shutil.rmtree(self.location, ignore_errors=True)
-        self.location.mkdir()
+        shutil.rmtree(self.place, ignore_errors=True)
+        self.place.mkdir()
         if self.scene.old:
             self.out.write_bytes(b"old content")
             self.out.chmod(0o640)
@@ -154,7 +154,7 @@ class Stage:
             with self.shim.armed(*([fault] if fault else [])):
                 code = cli.run(self._arguments())
         out, err = (stream.flush() or stream.buffer.getvalue() for stream in told[1:])
-        return Attempt(code, out, err.decode().splitlines(), snapshot(self.location))
+        return Attempt(code, out, err.decode().splitlines(), snapshot(self.place))
 
     def faults(self) -> Iterator[Fault]:
         """Every call of a sound run, with every fault that it can have."""
@@ -180,8 +180,8 @@ class Stage:
         if got.message.endswith("; nothing was written"):
             return "" if after == before and not got.out else f"{show}: {after}"
         late = (
-            *(f"{self.location / name}: is complete, but its folder cannot be synced" for name in whole),
-            f"{self.location / REPORT}: ",
+            *(f"{self.place / name}: is complete, but its folder cannot be synced" for name in whole),
+            f"{self.place / REPORT}: ",
         )
         late += ("standard output: cannot be written to the end: ",) if self.scene.out == "-" else ()
         return "" if after == whole and got.message.startswith(late) else f"{show}: {after}"
