@@ -32,7 +32,7 @@ def detect(source: Source) -> Format:
     if claims:
         names = " and ".join(form.title for form in claims)
         raise UnknownFormatError(f"is claimed by {names} at once", file=source.name)
-    raise describe(source)
+    raise describe(source, sorted({form.title.partition(" (")[0] for form in known()}, key=str.lower))
 
 
 def open_checkpoint(source: Source) -> Checkpoint:
