@@ -14,7 +14,7 @@ _OPEN = SearchRequest()
 
 def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _OPEN) -> search.Finding:
     """The first convs by the strongest evidence there is: the graph, a configuration beside the file, names and shapes. Of the
-    request it takes the number of channels and the hints; `select` takes the rest."""
+    request it takes the number of channels and the hints; `select_first_convs` takes the rest."""
     hints = request.hints
     if by_graph := tuple(checkpoint.graph.first_convs()):
         return search.Finding(by_graph)

@@ -25,7 +25,7 @@ MOST_CANDIDATES = 40
 
 
 class Finding(NamedTuple):
-    """The first convs, or none; `candidates` are the others in question, with what speaks against each. `companions` are vectors
+    """The first convs, or none; `candidates` are the others in question, with what speaks against each. `input_vectors` are those
     that the image meets before the first convs: means, scales, a shift of the colors."""
 
     first_convs: tuple[FirstConv, ...]

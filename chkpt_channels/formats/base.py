@@ -75,7 +75,7 @@ def _named(where: str) -> Any:
 
 
 class TensorStore(ABC):
-    """Named tensors that can be loaded: those of an open file, or of a state dict in memory. `place` starts the messages about
+    """Named tensors that can be loaded: those of an open file, or of a state dict in memory. `location` starts the messages about
     it; `title` is what it is called there."""
 
     title: str

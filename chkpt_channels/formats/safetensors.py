@@ -166,7 +166,7 @@ def _parse(raw: bytes, location: Location) -> dict[str, Any]:
 
 
 def _entry(name: str, entry: Any, file: Location) -> tuple[Tensor, tuple[int, int]]:
-    """One tensor and its span of the data. There may be hundreds of thousands: a Place is made for the one that is wrong."""
+    """One tensor and its span of the data. There may be hundreds of thousands: a Location is made for the one that is wrong."""
     if not isinstance(entry, dict) or entry.keys() != FIELDS:
         raise file.at(name).damaged("has other fields than dtype, shape and data_offsets", at=8)
     dtype, shape, offsets = BY_NAME.get(str(entry["dtype"])), entry["shape"], entry["data_offsets"]

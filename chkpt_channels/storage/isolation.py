@@ -81,8 +81,8 @@ def _may_fork() -> bool:
 
 
 def _fork(location: Location) -> int:
-    """As os.fork, but the child leaves an interrupt from the keyboard to its parent, which ends it; FileSystemError about `place`
-    where the system has no room for a process."""
+    """As os.fork, but the child leaves an interrupt from the keyboard to its parent, which ends it; FileSystemError about
+    `location` where the system has no room for a process."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # no child does its parent's clearing up
     try:
         with warnings.catch_warnings(), location.wrapping_os_errors(UNABLE):

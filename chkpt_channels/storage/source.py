@@ -20,8 +20,8 @@ CHUNK_BYTES = 4 << 20
 class Source:
     """An open regular file.
 
-    `size` in bytes; `place` starts the messages about it; `made_here` tells that this package wrote it. The file is expected to
-    stay as it is while it is open: a read that comes back short and `check_unchanged` raise FileSystemError.
+    `size` in bytes; `location` starts the messages about it; `made_here` tells that this package wrote it. The file is expected
+    to stay as it is while it is open: a read that comes back short and `check_unchanged` raise FileSystemError.
     """
 
     _kept: tuple[Source, ...] = ()

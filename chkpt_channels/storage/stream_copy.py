@@ -48,7 +48,7 @@ def apply(
 ) -> None:
     """Write the source with `splices` applied to the empty file `out`, and fsync it.
 
-    `place` names the output in messages. `meanwhile` is called once while the disk is at work: for imports that are needed
+    `location` names the output in messages. `meanwhile` is called once while the disk is at work: for imports that are needed
     afterwards. Raises what a check or a splice's data raises, FileSystemError for the rest.
     """
     ordered = sorted(splices, key=lambda s: (s.start, s.stop))

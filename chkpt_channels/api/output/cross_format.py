@@ -27,7 +27,7 @@ def write(
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Write one state dict, edited, to the empty file `out` as a file of another kind, open it again and compare; what was
-    written is returned, closed. `place` names the output, `progress` is called with bytes.
+    written is returned, closed. `location` names the output, `progress` is called with bytes.
 
     Raises UnsupportedError for what cannot go over, UsageError for a state dict that is not there.
     """

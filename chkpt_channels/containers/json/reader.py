@@ -21,7 +21,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def loads(raw: bytes, location: Location, base: int | None = None) -> Any:
-    """The document. Raises DamagedError about `place`; `base` is where in the file the document begins, if that can be told."""
+    """The document. Raises DamagedError about `location`; `base` is where in the file the document begins, if that is known."""
     location.check_limit("values in its JSON", raw.count(b",") + raw.count(b"[") + raw.count(b"{"), LIMITS.json_values, at=base)
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:

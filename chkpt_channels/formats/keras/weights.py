@@ -72,7 +72,7 @@ def split_names(attributes: Mapping[str, str | list[str]], name: str) -> list[st
 
 class NamedWeights(NamedTuple):
     """What a graph asks of the file: its tensors, those `of` a layer by the names of its weights, and their values. `document` is
-    what the configuration is called in messages, which begin with `place`."""
+    what the configuration is called in messages, which begin with `location`."""
 
     location: Location
     document: str
