@@ -48,7 +48,7 @@ def tree(home: Path) -> dict[str, bytes]:
 def follow(steps: list[Block], home: Path) -> None:
     """Write the files, apply the diffs, run the commands, in the order in which they stand there."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHONPATH"))}
-    environment |= {"GIT_CEILING_DIRECTORIES": str(home.parent)}
+    environment |= {"GIT_CEILING_DIRECTORIES": str(home.parent), "PYTEST_DEBUG_TEMPROOT": str(home.parent)}
     for step in steps:
         if step.title:
             (home / step.title).parent.mkdir(parents=True, exist_ok=True)
