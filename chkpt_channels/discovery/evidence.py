@@ -15,7 +15,7 @@ STEM = re.compile(
     r"(^|[._/])(conv_?stem|stem|conv_?1|conv_?in|conv_first|first_conv|patch_embed\w*|conv1_1|features[._]0|inc|embedder)([._/]|$)"
 )
 ENTRY = re.compile(rf"{STEM.pattern}|input_blocks?[._]0|x_embedder|input_proj|conv_?0|^0[._]")
-FED = "a layer before it makes"
+FED = "an earlier layer produces"
 _SENSES = r"audio|speech|wav|language|mask_|prompt|(^|[._])(text|lm[._]|mel_|depth_|point)"
 OTHER_SENSES = re.compile(_SENSES)
 """Towers for something else than the image."""
@@ -75,7 +75,7 @@ class Evidence:
         # a mean and a variance, or two predictions: made of many channels
         doubled = [k for k in self.makers.get(2 * width, ()) if k.channels >= 2 * k.filters or set(k.window) == {1}]
         narrow = [k for k in (*made, *doubled) if kernel.window == k.window == (1, 1) or _gives_back(k)]
-        return f"its {width} channels are made inside the network" if narrow else ""
+        return f"its {width} channels are produced inside the network" if narrow else ""
 
     def _handed(self, kernel: LayerWeight) -> str:
         """The width in front is its number of filters: grouped, depthwise, or transposed."""
@@ -85,7 +85,7 @@ class Evidence:
         lowest = min(kin, key=lambda k: k.at) if kernel.channels == 3 else self.first
         if lowest is not kernel and self.is_analogue(kernel, lowest) and not self._takes_over(kernel, most=1):
             return ""
-        return f"takes the {kernel.filters} channels of a layer before it, in groups"
+        return f"a grouped convolution over the {kernel.filters} channels of an earlier layer"
 
     def _takes_over(self, kernel: LayerWeight, most: int = 6) -> bool:
         """Whether one of the nearest layers in front makes or takes as many channels as this has filters."""
@@ -123,7 +123,7 @@ class Evidence:
         series = self._series[kernel.pattern, kernel.channels]
         if kernel.channels == 3 or len(series) < 2 or self._is_first(kernel):
             return ""
-        return "stands in a block that repeats" if kernel.at in self._in_equal_blocks(kernel.pattern, kernel.channels) else ""
+        return "is in a repeated block" if kernel.at in self._in_equal_blocks(kernel.pattern, kernel.channels) else ""
 
     def _is_first(self, kernel: LayerWeight) -> bool:
         """Whether it is the first convolution, of its series, or a branch beside it."""

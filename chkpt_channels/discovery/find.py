@@ -72,7 +72,7 @@ def select_first_convs(checkpoint: TensorStore, request: SearchRequest) -> searc
     finding = _named(checkpoint, finding, request) if request.layers else _found(checkpoint, finding, request.layout)
     location = checkpoint.location
     if other := next((c for c in finding.first_convs if request.from_channels not in (None, c.in_channels)), None):
-        what = f"--from says {request.from_channels} channels, and it has {other.in_channels}"
+        what = f"--from says {request.from_channels} channels, the kernel has {other.in_channels}"
         raise UsageError(what, file=location.file, where=other.tensor.name)
     return finding
 
@@ -83,7 +83,7 @@ def _found(checkpoint: TensorStore, finding: search.Finding, layout: Layout | No
         convs = tuple(_with_layout(location, conv, layout) if layout else conv for conv in finding.first_convs)
         return finding._replace(first_convs=convs)
     if not finding.candidates:
-        hint = "--layer KEY names it, with --layout"
+        hint = "name it: --layer KEY --layout LAYOUT"
         raise UnsupportedError("holds no convolution that could see an image", file=location.file, hint=hint)
     hint = "   or   ".join(f"--layer {c.key}" for c in finding.candidates[:3])
     many = len(finding.candidates)
@@ -114,8 +114,8 @@ def _described(checkpoint: TensorStore, tensor: Tensor, request: SearchRequest) 
     layout, location = request.layout or search.layout_of(tensor, layouts), checkpoint.location
     if layout is None or len(layout.axes) != len(tensor.shape):
         raise location.at(tensor.name).unsupported(
-            f"its shape {list(tensor.shape)} does not say where the input channels are",
-            hint=f"--layout {'OI, O(HWI) or O(IHW)' if len(tensor.shape) == 2 else 'OIHW, HWIO or OHWI'} says it",
+            f"its axis order is ambiguous: shape {list(tensor.shape)} does not show the input channels",
+            hint="--layout OI, O(HWI) or O(IHW)" if len(tensor.shape) == 2 else "--layout OIHW, HWIO or OHWI",
         )
     return FirstConv(tensor, layout, _channels(tensor, layout, request.from_channels or 0), "user")
 

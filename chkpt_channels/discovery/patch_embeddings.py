@@ -21,8 +21,10 @@ _PATCHES = re.compile(r"patch_?(embed|proj|ify)|(^|[._])(vision|visual|image|img
 _POSITIONS = re.compile(r"pos_?embed|position")
 _IN_FRONT = re.compile(r"mean|std|scal|shift|norm|bn|offset")
 _BEHIND = re.compile(r"add_|out|post|denorm|un_?norm|rescale|running|num_batches|target|label|latent|action|pred")
-_BLOCK = "order of colors and pixels is open: --layout O(GI)HW where colors lie together, O(IG)HW where pixels do, OIHW for bands"
-_PATCH = "order of colors and pixels is open: --layout O(HWI) where colors lie together, O(IHW) where pixels do"
+_BLOCK = (
+    "the order of colors and pixels is ambiguous: --layout O(GI)HW if colors vary fastest, O(IG)HW if pixels do, OIHW for bands"
+)
+_PATCH = "the order of colors and pixels is ambiguous: --layout O(HWI) if colors vary fastest, O(IHW) if pixels do"
 
 
 def stem(evidence: Evidence, free: Sequence[LayerWeight], tensors: Sequence[Tensor], channels: int | None) -> FirstConv | None:
@@ -48,7 +50,7 @@ def spellings(shape: tuple[int, ...]) -> str:
     """The layouts that a kernel of this shape may have, as they are offered to the user."""
     if len(shape) == 2:
         return "--layout O(HWI)   or   --layout O(IHW)"
-    return "--layout O(GI)HW   or   --layout O(IG)HW   or   --layout OIHW" if len(shape) == 4 else "--layout says it"
+    return "--layout O(GI)HW   or   --layout O(IG)HW   or   --layout OIHW" if len(shape) == 4 else "--layout LAYOUT"
 
 
 def linear_patches(network: Network, tensors: Sequence[Tensor]) -> list[tuple[LayerWeight, str]]:

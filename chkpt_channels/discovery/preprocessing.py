@@ -32,7 +32,7 @@ def find(checkpoint: TensorStore, conv: FirstConv, input_vectors: Iterable[Tenso
     found = [front for module in nearest.values() if (front := _Around(checkpoint, conv, module).operation())]
     if len(found) > 1:
         names = " and ".join(front.where for front in found)
-        raise checkpoint.location.unsupported(f"{names} stand in front of {conv.tensor.name}, in an order that is not known")
+        raise checkpoint.location.unsupported(f"{names} precede {conv.tensor.name} in an unknown order")
     return tuple(found)
 
 
@@ -70,7 +70,7 @@ class _Around:
                 return self._normalization(*pair)
         names = ", ".join(t.name for t in parts.values())
         raise self._checkpoint.location.at(names).unsupported(
-            "stands in front of the stem with one number for each channel, and what it does is not known"
+            "precedes the stem with one value per channel, and its operation is unknown"
         )
 
     def _is_in_front(self) -> bool:
@@ -80,19 +80,19 @@ class _Around:
         if own.isdecimal() and beside.isdecimal():
             if int(own) >= int(beside) or int(own) + 1 == int(beside):
                 return int(own) < int(beside)
-            raise self._unsupported(f"stands in front of {self._conv.tensor.name}, and not right in front: what is between them?")
+            raise self._unsupported(f"precedes {self._conv.tensor.name}, but not directly: the operation between them is unknown")
         makers = [t for t in self._group if len(t.shape) > 1 and t.shape[0] == self._channels and not self._is_part(t)]
         if not self._checkpoint.ordered:
             if not makers or _OF_THE_IMAGE.search(own):
                 return True
             if any(bias_target.names_say(self._group, t.key.rpartition(".")[0], self._module) for t in makers):
                 return False
-            raise self._unsupported(f"may stand in front of the stem, or behind {makers[0].name}")
+            raise self._unsupported(f"may precede the stem or follow {makers[0].name}")
         before = [t for t in self._group[: self._at()] if len(t.shape) > 1]
         if before and before[-1] in makers:
             return False
         if self._at() > self._index(self._conv.tensor) and not _OF_THE_IMAGE.search(own):
-            raise self._unsupported("has one number for each channel of the image, and stands behind the stem")
+            raise self._unsupported("has one value per channel of the image, but follows the stem")
         return True
 
     def _at(self) -> int:
@@ -124,14 +124,16 @@ class _Around:
     def _normalization(self, mean: Tensor, std: Tensor) -> PreprocessingOp:
         means, stds = self._numbers(mean), self._numbers(std)
         if not all(stds):
-            raise self._checkpoint.location.at(std.name).unsupported("holds a zero, by which the image is divided")
+            raise self._checkpoint.location.at(std.name).unsupported("holds a zero, and the image is divided by it")
         scale = tuple(1 / s for s in stds)
         shift = tuple(-m / s for m, s in zip(means, stds, strict=True))
         return self._affine("normalization", scale, shift, [(t, t.shape.index(self._channels)) for t in (mean, std)])
 
     def _affine(self, kind: str, scale: Numbers, shift: Numbers, axes: Iterable[tuple[Tensor, int]]) -> PreprocessingOp:
         if not all(scale):
-            raise self._unsupported(f"this {kind} multiplies a channel by zero: nothing tells what the kernel would do with it")
+            raise self._unsupported(
+                f"this {kind} multiplies a channel by zero, and composing it into the kernel divides by that factor"
+            )
         return PreprocessingOp(self._where or kind, kind, scale, shift, tuple((tensor.name, axis) for tensor, axis in axes))
 
     def _numbers(self, tensor: Tensor) -> Numbers:
@@ -148,10 +150,10 @@ def notices(fronts_: Sequence[PreprocessingOp], chosen: Sequence[int], tensors: 
     """What became of them, and of their counterparts at the output."""
     for front in fronts_:
         which = ", ".join(map(str, chosen))
-        message = f"{front.where} ({front.kind}) in front of the stem is composed into the kernel"
-        yield Notice("front_composed", f"{message} and keeps the numbers of channel {which}")
+        message = f"{front.where} ({front.kind}) precedes the stem: it is composed into the kernel"
+        yield Notice("front_composed", f"{message} and keeps the values of channel {which}")
         if front.kind == "BatchNorm" and not front.uniform:
             yield Notice("eps", f"{front.where}: its eps is in the code, not in the file; {EPS:g} was used")
     outs = dict.fromkeys(name.rpartition(".")[0] for name in tensors if "add_mean" in name)
     if fronts_ and outs:
-        yield Notice("output_left", f"{', '.join(outs)} shifts the output's colors, not the image's: left as it is")
+        yield Notice("output_left", f"{', '.join(outs)} shifts the colors of the output, not of the image: it is left unchanged")

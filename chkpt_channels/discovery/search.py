@@ -45,7 +45,7 @@ def find(tensors: Iterable[Tensor], *, ordered: bool, torch: bool = False, chann
         rejected = tuple(c for answer in answers for c in answer.candidates)
         return Finding(found, rejected[:MOST_CANDIDATES], tuple(t for answer in answers for t in answer.input_vectors))
     candidates = [c for answer in answers for c in answer.candidates]
-    candidates += [Candidate(c.tensor.name, c.tensor.shape, "another model in the file is open") for c in found]
+    candidates += [Candidate(c.tensor.name, c.tensor.shape, "another model in the file is ambiguous") for c in found]
     return Finding((), tuple(candidates[:MOST_CANDIDATES]))
 
 
@@ -97,23 +97,23 @@ class _Search:
         if any(len(k.window) > 1 for k in free):
             free = [k for k in free if len(k.window) > 1]
         if stem := patch_embeddings.stem(self.evidence, free, self.tensors, self.channels):
-            rejected = self._rejected([stem.tensor], "a folded stem is there")
+            rejected = self._rejected([stem.tensor], "the network has a space-to-depth stem or a patch embedding")
             return _Answer((stem,), rejected, tuple(patch_embeddings.input_vectors(self.network, stem.in_channels, self.tensors)))
         pool, why_open = self._pool(free)
         if why_open or not pool:
             return self._candidates(free, why_open)
         if self.network.is_ambiguous:
-            return self._candidates(pool, "its shape fits several layouts: --layout says which")
+            return self._candidates(pool, "its axis order is ambiguous: give --layout")
         stems, found_by, why = self._stems(pool)
         if stems and self._overlooks(stems, free):
-            stems, why = [], "another one could see the image"
+            stems, why = [], "another kernel could see the image"
         if not stems:
             return self._candidates(free, why)
         if self.channels is None and stems[0].channels in patch_embeddings.SPACE_TO_DEPTH:
             convs = tuple(patch_embeddings.block_stem(k) for k in stems)
         else:
             convs = tuple(FirstConv(k.tensor, self._layout(k), k.channels, found_by, why) for k in stems)
-        rejected = self._rejected([k.tensor for k in stems], "another is more likely")
+        rejected = self._rejected([k.tensor for k in stems], "another kernel is more likely")
         return _Answer(convs, rejected, tuple(patch_embeddings.input_vectors(self.network, convs[0].in_channels, self.tensors)))
 
     def _rejected(self, taken: Sequence[Tensor], why: str) -> tuple[Candidate, ...]:
@@ -131,9 +131,9 @@ class _Search:
         verdicts = self.evidence.verdicts
         at = {k.at for k in free}
         shown = sorted(self.evidence.narrow, key=lambda k: (k.at not in at, *_likeness(k)))[:MOST_CANDIDATES]
-        reasons = [(k.tensor, why if k.at in at else verdicts[k.at] or "another is more likely") for k in shown]
+        reasons = [(k.tensor, why if k.at in at else verdicts[k.at] or "another kernel is more likely") for k in shown]
         patches = patch_embeddings.linear_patches(self.network, self.tensors)
-        reasons = [(k.tensor, "a Linear layer, where convolutions could see the image") for k, _ in patches[:10]] + reasons
+        reasons = [(k.tensor, "a Linear layer, and convolutions could see the image") for k, _ in patches[:10]] + reasons
         return _Answer((), tuple(Candidate(t.name, t.shape, reason) for t, reason in reasons), is_ambiguous=bool(free))
 
     def _pool(self, free: list[LayerWeight]) -> tuple[list[LayerWeight], str]:
@@ -145,7 +145,7 @@ class _Search:
         width = next((w for w in (3, *widths) if any(k.channels == w for k in free)), min((k.channels for k in free), default=0))
         pool = [k for k in free if k.channels == width]
         if any(k.channels != width and self._could_begin(k, pool[0]) for k in free) or (width in (1, 3) and self._second_stage()):
-            return pool, "layers with other widths begin here too"
+            return pool, "kernels with other channel counts could be the first too"
         return pool, self._gives_back(pool[0]) if width > 3 else ""
 
     def _could_begin(self, kernel: LayerWeight, chosen: LayerWeight) -> bool:
@@ -166,13 +166,13 @@ class _Search:
         """A network that takes neither one nor three channels and ends in an image or in as few channels: it takes a latent."""
         ends = [k for width in (3, 4, 8, 16) if width <= kernel.channels for k in self.evidence.makers.get(width, ())]
         made = any(set(k.window) != {1} and k.channels >= 4 * k.filters for k in ends)
-        return "the network makes an image or a latent: this could be a latent too" if made else ""
+        return "the network outputs an image or a latent: this input could be a latent too" if made else ""
 
     def _stems(self, pool: list[LayerWeight]) -> tuple[list[LayerWeight], str, str]:
         if len(pool) == 1:
-            return pool, "shapes", "the only conv no layer feeds"
+            return pool, "shapes", "the only conv whose input no layer produces"
         if self._all_beside(pool):
-            return pool, "shapes", "all convs that no layer feeds, side by side"
+            return pool, "shapes", "parallel convs whose input no layer produces"
         named = [k for k in pool if STEM.search(k.key) and not ENDS.search(k.key)]
         first = self.evidence.first
         if first and any(k is first for k in pool) and not self._rivals(first, [*named, *pool]):

@@ -31,7 +31,7 @@ def detect(source: Source) -> Format:
         return claims[0]
     if claims:
         names = " and ".join(form.title for form in claims)
-        raise UnknownFormatError(f"is claimed by {names} at once", file=source.name)
+        raise UnknownFormatError(f"matches several formats: {names}", file=source.name)
     raise describe(source)
 
 

@@ -71,7 +71,7 @@ class Safetensors(Checkpoint):
         for name, (begin, end) in sorted(self._spans.items(), key=lambda item: item[1]):
             if begin != at:
                 raise self.source.location.at(name).damaged(
-                    f"its elements begin at {begin} of the data, where {at} is next", at=self._begin + begin
+                    f"its elements begin at {begin} of the data; the next free byte is {at}", at=self._begin + begin
                 )
             at = end
         if self._begin + at != self.source.size:
@@ -115,7 +115,7 @@ class Safetensors(Checkpoint):
             with safe_open(path, framework="numpy") as opened:
                 opened.keys()
         except SafetensorError as error:
-            raise RuntimeError(f"the safetensors library refuses what was written: {error}") from error
+            raise RuntimeError(f"the safetensors library refuses the output: {error}") from error
 
 
 def _keeps(tensor: Tensor) -> bool:
@@ -158,17 +158,17 @@ def _parse(raw: bytes, location: Location) -> dict[str, Any]:
     """The header, strictly: nothing but what the format knows."""
     entries = json_reader.loads(raw, location, 8)
     if not isinstance(entries, dict):
-        raise location.damaged("its header is no JSON object", at=8)
+        raise location.damaged("its header is not a JSON object", at=8)
     metadata = entries.get(METADATA)
     if metadata is not None and not (isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())):
-        raise location.at(METADATA).damaged("is more than text", at=8)
+        raise location.at(METADATA).damaged("must map text to text", at=8)
     return entries
 
 
 def _entry(name: str, entry: Any, file: Location) -> tuple[Tensor, tuple[int, int]]:
     """One tensor and its span of the data. There may be hundreds of thousands: a Place is made for the one that is wrong."""
     if not isinstance(entry, dict) or entry.keys() != FIELDS:
-        raise file.at(name).damaged("has other fields than dtype, shape and data_offsets", at=8)
+        raise file.at(name).damaged("must have the fields dtype, shape and data_offsets, and no others", at=8)
     dtype, shape, offsets = BY_NAME.get(str(entry["dtype"])), entry["shape"], entry["data_offsets"]
     if dtype is None:
         raise file.at(name).damaged(f"has the unknown dtype {entry['dtype']!r}", at=8)
@@ -180,7 +180,7 @@ def _entry(name: str, entry: Any, file: Location) -> tuple[Tensor, tuple[int, in
         file.at(name).check_limit("axes", len(shape), LIMITS.axes, at=8)
     size = offsets[1] - offsets[0]
     if prod(shape) * dtype.bits != size * 8:
-        message = f"{list(shape)} of {dtype.name} are not the {size} bytes it is given"
+        message = f"shape {list(shape)} of {dtype.name} does not fill the {size} bytes of its data_offsets"
         raise file.at(name).damaged(message, at=8)
     return Tensor(name, dtype, tuple(shape)), (offsets[0], offsets[1])
 

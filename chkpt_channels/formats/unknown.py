@@ -57,7 +57,7 @@ def describe(source: Source) -> ChkptChannelsError:
     if not head.strip(b"\0"):
         return UnknownFormatError("begins with nothing but zeros: its content was never written", file=source.name)
     return UnknownFormatError(
-        "is no checkpoint of a known format",
+        "is not a checkpoint of a known format",
         file=source.name,
         hint="chkpt-channels reads PyTorch, safetensors, ONNX and Keras files",
     )

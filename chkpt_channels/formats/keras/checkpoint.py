@@ -60,7 +60,7 @@ class KerasCheckpoint(Checkpoint):
             self.warnings.append(Notice("lambda", message))
 
     def _no_configuration(self, error: Exception) -> DamagedError:
-        return self.location.at(self.document).damaged(f"is no configuration of a Keras model: {error}")
+        return self.location.at(self.document).damaged(f"is not a Keras model configuration: {error}")
 
     def index(self, weights: Weights | None, order: Sequence[str], prefix: str = "") -> None:
         """Name every dataset, those of `order` first; what stands below `prefix` is named from there on."""
@@ -169,7 +169,7 @@ class KerasCheckpoint(Checkpoint):
             )
         for name in edits.biases:
             raise self.location.at(name).unsupported(
-                "there is neither a bias nor a BatchNormalization behind it that could take the constant of what stands in front"
+                "has neither a bias nor a following BatchNormalization to take the constant of its preprocessing"
             )
         self._check_factored(edits)
         datasets = {self._paths[name]: NewDataset(edit.shape, edit.values()) for name, edit in edits.tensors.items()}
@@ -190,6 +190,6 @@ class KerasCheckpoint(Checkpoint):
         for tensor in (t for entry in self.optimizer_entries for t in entry.tensors.values()):
             if len(tensor.shape) > 2 and tensor.shape in kernels:
                 raise self.location.at(tensor.name).unsupported(
-                    "is one part of an optimizer's state for the kernel, which is not reset",
+                    "is a factored part of the optimizer's state for the kernel, which is not reset",
                     hint="save the model without its optimizer: include_optimizer=False",
                 )

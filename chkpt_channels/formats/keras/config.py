@@ -119,13 +119,13 @@ def parse(entry: Mapping[str, Any]) -> KerasModel | None:
         for number, (steps, inner) in enumerate(entries or ()):
             layer = Layer(inner, (*model.path, *steps), number, model)
             if layer.name in model.layers:
-                raise ValueError(f"two layers are called {layer.name}")
+                raise ValueError(f"two layers are named {layer.name}")
             model.layers[layer.name] = layer
             if _entries(inner) is not None:
                 layer.inner = KerasModel(inner, layer.path, layer.trail)
                 waiting.append(layer.inner)
             elif not isinstance(layer.config, dict):
-                raise ValueError(f"what configures the layer {layer.name} is no object")
+                raise ValueError(f"the config of layer {layer.name} is not a JSON object")
         _connect(model)
     return top
 
@@ -184,7 +184,7 @@ def _taken(value: Any, path: Path) -> Iterator[Inbound]:
             if value.get("class_name") == "__keras_tensor__":
                 history = value["config"]["keras_history"]
                 if not is_reference(history):
-                    raise ValueError(f"{history!r} is no tensor")
+                    raise ValueError(f"{history!r} is not a tensor reference")
                 yield Inbound((history[0], history[1], history[2]), (*path, "config", "shape"))
                 continue
             waiting += reversed([(inner, (*path, key)) for key, inner in value.items()])

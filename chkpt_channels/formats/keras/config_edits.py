@@ -30,7 +30,7 @@ def speller(text: str, document: Any, location: Location) -> Callable[[Any], str
         if json.dumps(document, **style) == text:
             return lambda edited: json.dumps(edited, **style)
     raise location.unsupported(
-        "its configuration is spelled in a way that an edit would not keep", hint="save it again with Keras"
+        "its configuration is encoded in a JSON style that an edit would not keep", hint="save it again with Keras"
     )
 
 

@@ -125,7 +125,7 @@ class InputTrace:
                 continue
             seen.add(key)
             if len(seen) > MOST_STEPS:
-                raise ValueError("its models are called in each other too often")
+                raise ValueError(f"following the image through its nested models takes more than {MOST_STEPS} steps")
             model = self._frames[frame].model
             waiting += self._outwards(frame, ref, state)
             for layer, call, position in model.takers.get(ref, ()):

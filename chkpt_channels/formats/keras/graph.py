@@ -58,12 +58,12 @@ class KerasGraph(ModelGraph):
         tensor, layer, channels = self._weights.tensors[name], reached.layer, trace.image.channels
         location = self._location.at(name)
         if tensor.layout is None:
-            raise location.damaged(f"{list(tensor.shape)} is no kernel of a {layer.kind}")
+            raise location.damaged(f"shape {list(tensor.shape)} is not that of a {layer.kind} kernel")
         depthwise = CONVS[layer.kind].depthwise
         held = tensor.shape[tensor.layout.channel_axis]
         groups = held if depthwise else int(layer.config.get("groups") or 1)
         if reached.blocked is None and channels != (held if depthwise else held * groups):
-            raise location.damaged(f"{list(tensor.shape)} does not take the {channels} channels of the image")
+            raise location.damaged(f"shape {list(tensor.shape)} does not take the {channels} channels of the image")
         steps = [step for step in reached.steps if step != trace.image.layer.name]
         why = f"the image reaches it through {', '.join(steps)}" if steps else "the image reaches it"
         return FirstConv(tensor, tensor.layout, channels, "graph", why, groups if channels > 1 else 1)
@@ -97,7 +97,7 @@ class KerasGraph(ModelGraph):
             id(layer): layer for r in clear for layer in (r.layer, *(operation.layer for operation in r.operations))
         }.values():
             if sum(len(trace.calls[layer.trail]) for trace in self._traces) != self._count_calls(layer):
-                yield PreprocessingOp(layer.where, f"{layer.kind}, which takes other things too,")
+                yield PreprocessingOp(layer.where, f"{layer.kind}, which takes other tensors too,")
 
     def _count_calls(self, layer: Layer) -> int:
         """How often a layer is called, the calls of the models around it counted."""

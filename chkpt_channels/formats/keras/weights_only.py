@@ -67,9 +67,7 @@ class WeightsOnlyGraph(ModelGraph):
         """That a normalization is folded, and that there may be more of it in the model's code."""
         if not any(op.scale for op in self.preprocessing(first_convs)):
             return ()
-        message = (
-            "a Normalization is folded; constants in the model's code, such as EfficientNet's second Rescaling, are not here"
-        )
+        message = "a Normalization is folded; constants in the model's code (EfficientNet's second Rescaling) are not in the file"
         return (Notice("code_constants", message),)
 
     def with_groups(self, conv: FirstConv) -> FirstConv:
@@ -124,7 +122,7 @@ class WeightsOnlyGraph(ModelGraph):
         """
         if self._is_configured and first_convs:
             raise self._weights.location.at(self._weights.document).unsupported(
-                "the model is a class of its own, which does not list its layers: its code says how many channels it takes",
+                "the model is a custom class that does not list its layers: its channel count is in its code",
                 hint="convert its weights: model.save_weights('….weights.h5')",
             )
         return list(dict.fromkeys(front for conv in first_convs for front in self._preprocessing_of(conv)))

@@ -36,7 +36,7 @@ class KerasZip(KerasCheckpoint):
             if name not in self._archive.members:
                 raise source.location.at(name).damaged("is missing from the archive")
         if not self._archive.has_crcs:
-            raise source.location.damaged("was written without checksums, and so Keras cannot load it")
+            raise source.location.damaged("was written without checksums: Keras cannot load it")
         self._member = self._archive.members[WEIGHTS]
         self._packed = self._member.method != STORED
         self.file = self._open_weights()

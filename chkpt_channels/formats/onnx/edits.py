@@ -144,7 +144,7 @@ class OnnxEdits:
         names = [name]
         for known in names:
             if known in self._model.outputs:
-                raise self._location.at(known).unsupported("is to change, and the graph gives it out too")
+                raise self._location.at(known).unsupported("changes shape, and is an output of the graph too")
             for info in self._model.infos.get(known, ()):
                 for axis, channels in enumerate(shapes[known]):
                     self._set_dim(info, axis, channels)
@@ -224,7 +224,7 @@ class OnnxEdits:
         weight = self._model.weights[kernel]
         users = [r.node for path in self._paths for r in path.reached if r.layout and r.kernel and r.kernel.name == kernel]
         if not weight.dtype.floating or any(u.op not in TAKE_A_BIAS or len(u.inputs) != 2 for u in users):
-            raise self._location.at(kernel).unsupported("a constant in front of it has no bias to go to")
+            raise self._location.at(kernel).unsupported("has no bias to take the constant of its preprocessing")
         name = self._fresh(f"{kernel}_bias")
         self._append(name, weight.dtype, TensorEdit(edit.shape, lambda: rounded(edit.values(), weight.dtype)))
         for user in users:

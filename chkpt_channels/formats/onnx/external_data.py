@@ -28,11 +28,11 @@ def check(weights: Mapping[str, Weight], payloads: Mapping[str, Payload]) -> Non
         size = sizes[found.path]
         if size is not None and found.stop > size:
             location = Location(str(found.path), name)
-            raise location.damaged(f"the file ends at {size}, before its {weights[name].size} bytes", at=found.start)
+            raise location.damaged(f"the file ends at {size}, inside its {weights[name].size} bytes", at=found.start)
         if size is not None and found.stop < size and "length" not in weights[name].external():
             location = Location(str(found.path), name)
             raise location.damaged(
-                f"no length is given, and {size - found.start} bytes are left for its {weights[name].size}", at=found.start
+                f"no length is given, and {size - found.start} bytes follow for its {weights[name].size}", at=found.start
             )
 
 
@@ -42,8 +42,8 @@ def _size(path: Path) -> int | None:
     except OSError:
         return None
     if not stat.S_ISREG(status.st_mode):
-        kind = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO"}.get(stat.S_IFMT(status.st_mode), "no regular file")
-        raise Location(str(path)).damaged(f"is {kind}, and the model says that it holds tensors")
+        kind = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO"}.get(stat.S_IFMT(status.st_mode), "not a regular file")
+        raise Location(str(path)).damaged(f"is {kind}; the model says that it holds tensors")
     return status.st_size
 
 

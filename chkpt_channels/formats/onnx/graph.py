@@ -45,7 +45,9 @@ class OnnxGraph(ModelGraph):
             for constants in path.operations:
                 node = constants.node
                 if (node.domain, node.op) in self.model.functions:
-                    raise self._location.at(node.label).unsupported(f"the image runs into the model's own function {node.op}")
+                    raise self._location.at(node.label).unsupported(
+                        f"the image reaches the model-local function {node.op}, which is not followed"
+                    )
         return paths
 
     def _refuse_inner_kernels(self, path: ImageTrace) -> None:
@@ -53,7 +55,7 @@ class OnnxGraph(ModelGraph):
         for reached in path.reached:
             name = next((name for name in reached.node.inputs if name in self.model.inner), None)
             if name and reached.kernel is None:
-                what = f"its weights stand in a subgraph of {self.model.inner[name]}, and only those of the main graph are edited"
+                what = f"its weights are in a subgraph of {self.model.inner[name]}; only those of the main graph are edited"
                 raise self._location.at(reached.node.label).unsupported(what)
 
     def select_inputs(self, names: Sequence[str]) -> bool:

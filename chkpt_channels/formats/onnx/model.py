@@ -86,7 +86,7 @@ class OnnxModel:
         if len(graphs) != 1:
             raise self.location.damaged(f"holds {len(graphs)} graphs instead of one", at=0)
         if self.root.number(MODEL_IR_VERSION) >= 3 and not self.root.fields.get(MODEL_OPSETS):
-            raise self.location.damaged("names no version of the operators: it is cut off behind its graph", at=source.size)
+            raise self.location.damaged("has no opset_import: it is cut off after its graph", at=source.size)
         self.graph = self.root.message(graphs[0])
         self.nodes = read_nodes(self.graph)
         self.weights: dict[str, Weight] = {}
@@ -96,22 +96,26 @@ class OnnxModel:
             value = node.attribute("value") if node.op == "Constant" and not node.domain else None
             if value and value.last(ATTRIBUTE_T):
                 self._add(_weight(value.messages(ATTRIBUTE_T)[-1], node.outputs[0], self.location, node))
-        self._check_made_once()
+        self._check_single_producers()
 
-    def _check_made_once(self) -> None:
+    def _check_single_producers(self) -> None:
         """A name stands for one value: readers refuse a second one, or take either. Source: onnx/docs/IR.md, "Graphs"."""
-        made = {name for name, weight in self.weights.items() if weight.node is None}
-        seen = set[str]()
+        given = {name for name, weight in self.weights.items() if weight.node is None}
+        inputs = set[str]()
         for message in self.graph.messages(GRAPH_INPUTS):
-            if (name := message.text(INFO_NAME)) in seen:
-                raise self.location.at(name).damaged("is an input twice", at=message.start)
-            seen.add(name)
-        made |= seen
+            if (name := message.text(INFO_NAME)) in inputs:
+                raise self.location.at(name).damaged("is declared as an input twice", at=message.start)
+            inputs.add(name)
+        given |= inputs
+        produced = set[str]()
         for node in self.nodes:
             for name in filter(None, node.outputs):
-                if name in made:
-                    raise self.location.at(name).damaged("is made twice", at=node.message.start)
-                made.add(name)
+                if name in produced:
+                    raise self.location.at(name).damaged("is produced by two nodes", at=node.message.start)
+                if name in given:
+                    what = "is produced by a node, and is an input or initializer too"
+                    raise self.location.at(name).damaged(what, at=node.message.start)
+                produced.add(name)
 
     def _add(self, weight: Weight | None) -> None:
         if weight is None:
@@ -228,7 +232,9 @@ def _weight(message: Message, name: str, location: Location, node: Node | None =
     if kind not in DTYPES:
         raise location.at(name).unsupported(f"has the unknown element type {kind}")
     if any(n < 0 for n in shape) or prod(shape) >= 1 << 60:
-        raise location.at(name).damaged(f"its shape {list(shape)} is no shape", at=message.start)
+        raise location.at(name).damaged(
+            f"dims {list(shape)} must be non-negative and of fewer than 2^60 elements", at=message.start
+        )
     return Weight(name, message, BY_NAME[DTYPES[kind]], shape, node)
 
 

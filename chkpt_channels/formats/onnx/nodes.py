@@ -113,7 +113,7 @@ def _node(message: Message) -> Node:
     inputs, outputs = tuple(message.texts(NODE_INPUTS)), tuple(message.texts(NODE_OUTPUTS))
     node = Node(message, op, "" if domain == "ai.onnx" else domain, message.text(NODE_NAME), inputs, outputs)
     if not node.domain and len(inputs) < LEAST_INPUTS.get(op, 0):
-        what = f"has {len(inputs)} inputs, and {op} takes {LEAST_INPUTS[op]}"
+        what = f"has {len(inputs)} inputs; {op} takes at least {LEAST_INPUTS[op]}"
         raise message.reader.location.at(node.label).damaged(what, at=message.start)
     return node
 

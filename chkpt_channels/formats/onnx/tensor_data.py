@@ -44,7 +44,7 @@ def payload(weight: Weight, location: Location, folder: Path) -> Payload:
     fields = [f for n in (TENSOR_RAW, *TENSOR_TYPED) for f in weight.message.fields.get(n, ())]
     if weight.is_external:
         if any(f.stop > f.value for f in fields):
-            raise location.damaged("holds elements, and says that they are in another file", at=fields[0].start)
+            raise location.damaged("holds elements, but says that they are in another file", at=fields[0].start)
         return _external(weight, location, folder)
     raw = [f for f in fields if f.number == TENSOR_RAW]
     if raw and len(raw) != len(fields):
@@ -87,7 +87,7 @@ def _external(weight: Weight, location: Location, folder: Path) -> Payload:
         start = int(found.get("offset", "0"))
         length = int(found.get("length", str(weight.size)))  # without one: the rest of the file, see external_data
     except ValueError:
-        raise location.damaged("its external offset or length is no number", at=weight.message.start) from None
+        raise location.damaged("its external offset and length must be integers", at=weight.message.start) from None
     if start < 0 or length != weight.size:
         raise location.damaged(f"its external part has {length} bytes, its shape needs {weight.size}", at=weight.message.start)
     return Payload(None, folder / name, start, start + length)

@@ -92,7 +92,7 @@ class TorchEdits:
     def _check_editable(self, view: View, name: str) -> None:
         location = self._location.at(name)
         if view.quantizer is not None and quantization_of(self._object, name) is None:
-            raise location.unsupported("is quantized in a way that is not converted")
+            raise location.unsupported("has a quantization scheme that is not converted")
         if view.storage.has_view:
             raise location.unsupported("its storage is a view into another one (torch before 0.2), which is not converted")
         if any(stride == 0 and size > 1 for size, stride in zip(view.shape, view.stride, strict=True)):

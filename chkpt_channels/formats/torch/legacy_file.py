@@ -37,7 +37,7 @@ class TorchLegacy(TorchCheckpoint):
         super().__init__(source, form)
         magic, version, system, self._tree, keys = self._pickles()
         if magic.root.target.value != LEGACY_MAGIC or plain(version.root) != VERSION:
-            raise source.location.damaged(f"is no torch file of protocol {VERSION}", at=0)
+            raise source.location.damaged(f"is not a torch file of protocol {VERSION}", at=0)
         little = system.root.lookup("little_endian")
         self._little = little is None or little.target.value is not False
         self.index({MAIN: TorchObject(self._tree, source.location)})
@@ -65,24 +65,22 @@ class TorchLegacy(TorchCheckpoint):
         listed = [child.target for child in keys.root.target.children]
         text = Kind.TEXT
         if any(key.kind is not text for key in listed) or {key.value for key in listed} != set(self.main.storages):
-            raise self.source.location.damaged("its list of storages is not that of its tensors", at=keys.start)
+            raise self.source.location.damaged("its list of storages does not match its tensors", at=keys.start)
         at, found = keys.stop, {}
         for key in listed:
             storage = self.main.storages[key.value]
             location = self.source.location.at(f"storage {key.value}")
             if at + 8 + storage.size > self.source.size:
-                raise location.damaged(
-                    f"is cut off: the {storage.size} bytes of its {storage.count} elements are not there", at=at
-                )
+                raise location.damaged(f"is cut off inside the {storage.size} bytes of its {storage.count} elements", at=at)
             (count,) = struct.unpack("<q" if self._little else ">q", self.source.read(at, at + 8))
             if key.value in found:
-                raise location.damaged("stands twice in the list of storages", at=at)
+                raise location.damaged("is listed twice among the storages", at=at)
             if count != storage.count:
                 raise location.damaged(f"element count {count} in the file, {storage.count} in the pickle", at=at)
             found[key.value] = at
             at += 8 + storage.size
         if at != self.source.size:
-            raise self.source.location.damaged(f"{self.source.size - at} bytes stand behind the last storage", at=at)
+            raise self.source.location.damaged(f"{self.source.size - at} bytes follow the last storage", at=at)
         return found
 
     def read_storage(self, part: str, storage: Storage, start: int, stop: int) -> Iterator[bytes]:

@@ -115,7 +115,7 @@ class TorchObject:
             try:
                 todo += reversed(list(_children(link, node)))
             except _DuplicateKey as error:
-                raise self.location.at(str(error)).unsupported("the name stands twice in the file") from None
+                raise self.location.at(str(error)).unsupported("the name occurs twice in the file") from None
             self._find_optimizer(link, node)
         self._refuse_tensors(deep, seen)
 
@@ -124,7 +124,9 @@ class TorchObject:
         while todo:
             node = todo.pop().target
             if node.kind is Kind.CALL and self._tensors.view(node):
-                raise self.location.unsupported(f"a tensor stands more than {LIMITS.name_depth} levels deep, where none are read")
+                raise self.location.unsupported(
+                    f"a tensor is nested more than {LIMITS.name_depth} levels deep, where none are read"
+                )
             if node not in seen:
                 seen.add(node)
                 todo += node.inner
@@ -132,7 +134,7 @@ class TorchObject:
     def _name(self, link: Link, view: View) -> None:
         name, group = link.path()
         if name in self.views:
-            raise self.location.at(name).unsupported("the name stands twice in the file")
+            raise self.location.at(name).unsupported("the name occurs twice in the file")
         self.views[name], self.groups[name], self.links[name] = view, group, link
         if view.quantizer is not None:
             self._name_constants(name, link, view.quantizer.children)

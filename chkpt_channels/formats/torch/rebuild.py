@@ -105,13 +105,13 @@ class Tensors:
         if not values or values[0] != "storage":
             return  # legacy files also mark modules this way
         if len(values) not in (5, 6) or not _is_global(values[1]) or not isinstance(values[2], str):
-            raise self.location.damaged("a persistent id is no storage")
+            raise self.location.damaged("a persistent id is not a storage")
         (module, name), key, count = values[1].value, values[2], values[4]
         dtype = BY_STORAGE.get(name)
         if not module.startswith("torch") or (dtype is None and name != "UntypedStorage"):
             raise self.location.unsupported(f"a storage has the unknown type {module}.{name}")
         if not isinstance(count, int) or count < 0:
-            raise self.location.at(f"storage {key}").damaged("invalid element count")
+            raise self.location.at(f"storage {key}").damaged("element count must be a non-negative integer")
         unit = dtype.bits // 8 if dtype else 1
         storage = self.storages.setdefault(key, Storage(key, dtype, unit, count))
         if (storage.count, storage.dtype) != (count, dtype):
@@ -137,7 +137,7 @@ class Tensors:
                 return None
             if counts := _REBUILDS[call.name]:
                 if len(call.nodes) not in counts:
-                    raise self.location.damaged(f"a tensor is made of {len(call.nodes)} arguments", at=node.start)
+                    raise self.location.damaged(f"a tensor is rebuilt from {len(call.nodes)} arguments", at=node.start)
                 return self._geometry(call)
             wrapped = call.values[0] if call.values else None
             if not isinstance(wrapped, PickleNode) or wrapped.kind is not Kind.CALL:
@@ -163,7 +163,9 @@ class Tensors:
             or any(n is None or n < 0 for n in numbers)
             or not len(shape) == len(stride) <= LIMITS.axes
         ):
-            raise self.location.damaged("invalid size, stride or storage offset", at=nodes[1].start)
+            raise self.location.damaged(
+                "size, stride and storage offset must be non-negative integers, with one stride per axis", at=nodes[1].start
+            )
         view = View(storage, dtype, offset, shape, stride, (nodes[1], nodes[2], nodes[3]))
         if function == "_rebuild_qtensor":
             view.quantizer = nodes[4].target

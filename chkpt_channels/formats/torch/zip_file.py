@@ -53,7 +53,7 @@ class TorchZip(TorchCheckpoint):
         if found is None:
             raise self.source.location.at(names[-1]).damaged("is missing from the archive")
         if not self._archive.read(found, 64).strip().isdigit():
-            raise self.source.location.at(found).damaged("is no number")
+            raise self.source.location.at(found).damaged("must be a number")
 
     def _parse(self, part: str) -> TorchObject:
         name = f"{self._top}{part}.pkl"
@@ -90,7 +90,7 @@ class TorchZip(TorchCheckpoint):
             if "0" in made.removed and set(torch_object.storages) - made.removed:
                 # torch computes offsets (map_location="meta") from the storage named 0, which it expects to meet first
                 raise self.source.location.at(f"{self._top}{part}/0").unsupported(
-                    "the optimizer's entry for the kernel owns the archive's first storage, which cannot go",
+                    "the optimizer's entry for the kernel owns the archive's first storage, which must stay",
                     hint="--optimizer reset keeps the entry and zeroes it",
                 )
         if changes:

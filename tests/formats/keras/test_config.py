@@ -224,11 +224,11 @@ def test_a_class_of_the_users_own_lists_no_layers():
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        (model(image(), conv("a", "image"), conv("a", "image")), "two layers are called a"),
-        (model(image(), {"class_name": "Dense", "config": 3, "name": "d"}), "what configures the layer d is no object"),
+        (model(image(), conv("a", "image"), conv("a", "image")), "two layers are named a"),
+        (model(image(), {"class_name": "Dense", "config": 3, "name": "d"}), "the config of layer d is not a JSON object"),
         (
             model(image(), layer("Add", "a", [{"class_name": "__keras_tensor__", "config": {"keras_history": ["image", 0]}}])),
-            "is no tensor",
+            "is not a tensor reference",
         ),
         ({"class_name": "Functional"}, "config"),
         ({"class_name": "Functional", "config": {"layers": [{"class_name": "Dense"}]}}, "config"),

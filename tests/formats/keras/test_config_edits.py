@@ -48,7 +48,9 @@ def test_an_edit_is_spelled_as_its_writer_would(style: dict[str, Any]):
     [json.dumps(DOCUMENT) + "\n", json.dumps(DOCUMENT, sort_keys=True, indent="\t"), json.dumps(DOCUMENT).replace("2.5", "2.50")],
 )
 def test_an_unknown_hand_is_refused(text: str):
-    with pytest.raises(UnsupportedError, match=r"^a\.h5: model_config: its configuration is spelled in a way that") as refused:
+    with pytest.raises(
+        UnsupportedError, match=r"^a\.h5: model_config: its configuration is encoded in a JSON style that"
+    ) as refused:
         speller(text, json.loads(text), PLACE)
     assert refused.value.hint == "save it again with Keras"
 

@@ -416,7 +416,7 @@ def test_a_kernel_without_a_bias_gets_one(op: str, source: Open):
 def test_a_bias_that_has_no_place_is_refused(nodes: list[NodeProto], weights: Weights, source: Open):
     checkpoint = opened(source, model(nodes, weights))
     edits = summed(checkpoint)._replace(biases={"kernel": TensorEdit((5,), lambda: np.zeros(5))})
-    with pytest.raises(UnsupportedError, match=r"^a\.onnx: kernel: a constant in front of it has no bias to go to$"):
+    with pytest.raises(UnsupportedError, match=r"^a\.onnx: kernel: has no bias to take the constant of its preprocessing$"):
         checkpoint.splices(edits)
 
 

@@ -87,7 +87,7 @@ def test_a_file_that_is_missing_is_told_when_it_is_read(read: Read, tmp_path: Pa
 @pytest.mark.parametrize(("size", "name"), [(0, "kernel"), (539, "kernel"), (540, "bias")])
 def test_a_file_that_is_too_short_is_refused(size: int, name: str, read: Read, tmp_path: Path):
     needed = WEIGHTS[name].nbytes
-    with pytest.raises(DamagedError, match=rf"a\.data: {name}: the file ends at {size}, before its {needed} bytes, at byte \d+$"):
+    with pytest.raises(DamagedError, match=rf"a\.data: {name}: the file ends at {size}, inside its {needed} bytes, at byte \d+$"):
         read(lambda _: os.truncate(tmp_path / DATA, size))
 
 
@@ -99,7 +99,7 @@ def test_bytes_behind_a_part_without_a_length_are_refused(read: Read, tmp_path: 
 
     size = WEIGHTS["kernel"].nbytes
     with pytest.raises(
-        DamagedError, match=rf"a\.data: kernel: no length is given, and \d+ bytes are left for its {size}, at byte 0$"
+        DamagedError, match=rf"a\.data: kernel: no length is given, and \d+ bytes follow for its {size}, at byte 0$"
     ):
         read(unbounded)
 
@@ -117,7 +117,7 @@ def test_what_is_no_file_is_refused(make: Callable[[Path], object], kind: str, r
         (tmp_path / DATA).unlink()
         make(tmp_path / DATA)
 
-    with pytest.raises(DamagedError, match=rf"a\.data: is {kind}, and the model says that it holds tensors$"):
+    with pytest.raises(DamagedError, match=rf"a\.data: is {kind}; the model says that it holds tensors$"):
         read(replace)
 
 
