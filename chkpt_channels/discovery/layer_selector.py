@@ -18,14 +18,14 @@ def match(location: Location, tensors: Sequence[Tensor], layer: str) -> list[Ten
     """The tensors that a --layer names: the full key; the key without container and wrapper prefixes; a dotted suffix that
     is unique in each copy of the model; a glob. The ".weight" may be left out.
 
-    Raises UsageError with a suggestion where nothing matches, AmbiguousError where a suffix stands several times in a copy.
+    Raises UsageError with a suggestion where nothing matches, AmbiguousError where a suffix fits several tensors of a copy.
     """
-    spellings = {layer, *(f"{layer}{end}" for end in _WEIGHTS)}
+    names = {layer, *(f"{layer}{end}" for end in _WEIGHTS)}
     rules: tuple[Callable[[Tensor], bool], ...] = (
-        lambda t: t.name in spellings,
-        lambda t: _PREFIXES.sub("", t.key) in spellings,
-        lambda t: any(t.key.endswith(("." + s, "/" + s)) for s in spellings),
-        lambda t: any(fnmatch.fnmatchcase(n, s) for n in (t.name, t.key) for s in spellings),
+        lambda t: t.name in names,
+        lambda t: _PREFIXES.sub("", t.key) in names,
+        lambda t: any(t.key.endswith(("." + s, "/" + s)) for s in names),
+        lambda t: any(fnmatch.fnmatchcase(n, s) for n in (t.name, t.key) for s in names),
     )
     for i, rule in enumerate(rules):
         found = [t for t in tensors if rule(t)]

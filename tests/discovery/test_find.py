@@ -149,7 +149,7 @@ def test_a_layout_makes_the_channels_what_it_says():
             {"fc.weight": kernel(5, 8)},
             UnsupportedError,
             "a.pth: holds no convolution that could see an image",
-            "--layer KEY names it, with --layout",
+            "name it: --layer KEY --layout LAYOUT",
         ),
         (
             OPEN,

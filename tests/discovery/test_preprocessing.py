@@ -137,7 +137,7 @@ REFUSED: dict[str, tuple[dict[str, np.ndarray], str, str]] = {
     "gamma of zero": ({**norm("bn_data"), "bn_data.weight": np.array([1.0, 0, 1]), **stem(), **BODY}, "conv0", "by zero"),
     "NaN": ({"norm.mean": MEAN * np.nan, "norm.std": STD, **stem(), **BODY}, "conv0", "NaN or infinity"),
     "negative variance": ({**norm("bn_data"), "bn_data.running_var": -STD, **stem(), **BODY}, "conv0", "negative variance"),
-    "two": ({**norm("bn_data"), **pair("pixel_mean", "pixel_std", 3), **stem(), **BODY}, "conv0", "an order that is not known"),
+    "two": ({**norm("bn_data"), **pair("pixel_mean", "pixel_std", 3), **stem(), **BODY}, "conv0", "in an unknown order"),
 }  # fmt: skip
 
 
