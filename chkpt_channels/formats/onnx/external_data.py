@@ -1,4 +1,4 @@
-"""The files beside an ONNX model that keep its tensors: what they may be, and that they are what the model says.
+"""The external data of an ONNX model: checks of its files against what the model says.
 
 Source: onnx/onnx.proto (external_data: location, offset, length, checksum) of onnx 1.23.
 """
@@ -18,21 +18,21 @@ from chkpt_channels.storage.source import CHUNK_BYTES, Source
 
 
 def check(weights: Mapping[str, Weight], payloads: Mapping[str, Payload]) -> None:
-    """Raise DamagedError where a tensor's part is not in its file. What is missing altogether is told when it is read."""
+    """Raise DamagedError where a tensor's span is not in its file. A missing file is an error only when it is read."""
     sizes: dict[Path, int | None] = {}
-    for name, found in payloads.items():
-        if found.path is None:
+    for name, payload in payloads.items():
+        if payload.path is None:
             continue
-        if found.path not in sizes:
-            sizes[found.path] = _size(found.path)
-        size = sizes[found.path]
-        if size is not None and found.stop > size:
-            location = Location(str(found.path), name)
-            raise location.damaged(f"the file ends at {size}, inside its {weights[name].size} bytes", at=found.start)
-        if size is not None and found.stop < size and "length" not in weights[name].external():
-            location = Location(str(found.path), name)
+        if payload.path not in sizes:
+            sizes[payload.path] = _size(payload.path)
+        size = sizes[payload.path]
+        if size is not None and payload.stop > size:
+            location = Location(str(payload.path), name)
+            raise location.damaged(f"the file ends at {size}, inside its {weights[name].size} bytes", at=payload.start)
+        if size is not None and payload.stop < size and "length" not in weights[name].external():
+            location = Location(str(payload.path), name)
             raise location.damaged(
-                f"no length is given, and {size - found.start} bytes follow for its {weights[name].size}", at=found.start
+                f"no length is given, and {size - payload.start} bytes follow for its {weights[name].size}", at=payload.start
             )
 
 
@@ -48,13 +48,13 @@ def _size(path: Path) -> int | None:
 
 
 def check_sum(path: Path, weight: Weight) -> None:
-    """Raise DamagedError where a file's SHA-1 is given and is another. Few writers give it."""
-    said = weight.external().get("checksum", "").lower()
-    if not said:
+    """Raise DamagedError where a file's SHA-1 is given and differs. Few writers give it."""
+    expected = weight.external().get("checksum", "").lower()
+    if not expected:
         return
     digest = hashlib.sha1(usedforsecurity=False)
     with Source(path) as source:
         for at in range(0, source.size, CHUNK_BYTES):
             digest.update(source.read(at, min(at + CHUNK_BYTES, source.size)))
-    if digest.hexdigest() != said:
-        raise source.location.at(weight.name).damaged(f"the file's SHA-1 is {digest.hexdigest()}, not {said[:40]!r}")
+    if digest.hexdigest() != expected:
+        raise source.location.at(weight.name).damaged(f"the file's SHA-1 is {digest.hexdigest()}, not {expected[:40]!r}")
