@@ -85,10 +85,10 @@ class Onnx(Checkpoint):
     def splices(self, edits: Edits) -> list[Splice]:
         if edits:
             return onnx_edits.OnnxEdits(self.model, self.graph.paths, edits, self.location, self.load_weight).splices()
-        return onnx_edits.renamed(self.model, edits.companions)  # a copy refers to the copies of its data files
+        return external_data.renamed(self.model, edits.companions)  # a copy refers to the copies of its data files
 
     def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
-        names = list(onnx_edits.locations(self.model))
+        names = list(external_data.locations(self.model))
         for weight in self.model.weights.values():
             if (file := self._payloads[weight.name].path) is not None:
                 self._check_link(file)

@@ -8,7 +8,7 @@ refused by onnxruntime. So every declaration of a changed value is edited.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from chkpt_channels.containers.protobuf import DeferredField, WireEdits, bytes_f
 from chkpt_channels.core.dtypes import DType
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Edits, TensorEdit
+from chkpt_channels.formats.onnx import external_data
 from chkpt_channels.formats.onnx.dataflow.axes import counted, holder
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
@@ -59,7 +60,6 @@ HOLD_WEIGHTS = {
 DERIVES_WEIGHTS = ("Identity", "Cast", "DequantizeLinear", "Transpose")
 """Between a stored weight and the convolution."""
 TAKE_A_BIAS = ("Conv", "ConvTranspose", "Gemm")
-STRING_STRING = {"key": 1, "value": 2}
 
 
 class OnnxEdits:
@@ -83,7 +83,7 @@ class OnnxEdits:
         for name, edit in edits.biases.items():
             self._add_bias(name, edit)
         self._rename_inputs()
-        _rename_locations(self._wire, self._model, edits.companions, self._done)
+        external_data.rename(self._wire, self._model, edits.companions, self._done)
         return self._wire.splices()
 
     def _declare(self, path: ImageTrace) -> None:
@@ -254,25 +254,6 @@ class OnnxEdits:
             self._wire.replace(message, message.fields[NODE_INPUTS][index], bytes_field(NODE_INPUTS, name.encode()))
 
 
-def renamed(model: OnnxModel, companions: Mapping[str, str]) -> list[Splice]:
-    """The splices of a copied model whose external data gets new names."""
-    wire = WireEdits()
-    _rename_locations(wire, model, companions)
-    return wire.splices()
-
-
-def _rename_locations(wire: WireEdits, model: OnnxModel, companions: Mapping[str, str], done: Collection[str] = ()) -> None:
-    """Rename the external data that is copied with the model; the `done` tensors have inline elements now."""
-    for weight in model.weights.values():
-        if not weight.is_external or weight.name in done:
-            continue
-        for entry in weight.message.messages(TENSOR_EXTERNAL):
-            new = companions.get(entry.text(2)) if entry.text(1) == "location" else None
-            field = entry.last(STRING_STRING["value"])
-            if new and field and new != entry.text(2):
-                wire.replace(entry, field, bytes_field(STRING_STRING["value"], new.encode()))
-
-
 def _dims(shape: Sequence[int], *, packed: bool) -> bytes:
     if packed:
         return bytes_field(TENSOR_DIMS, b"".join(varint(n) for n in shape))
@@ -312,8 +293,3 @@ def _recounted(counts: Sequence[Count], channels: int, load: Load) -> NDArray[An
     for count in counts:
         values.reshape(-1)[count.at] = count.each * channels
     return values
-
-
-def locations(model: OnnxModel) -> Mapping[str, None]:
-    """The files of external data that the model names, in file order."""
-    return dict.fromkeys(w.external().get("location", "") for w in model.weights.values() if w.is_external)

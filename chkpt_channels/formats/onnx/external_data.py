@@ -8,13 +8,19 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from chkpt_channels.containers.protobuf import WireEdits, bytes_field
 from chkpt_channels.core.errors import Location
-from chkpt_channels.formats.onnx.model import Weight
+from chkpt_channels.formats.onnx.model import OnnxModel, Weight
+from chkpt_channels.formats.onnx.schema import TENSOR_EXTERNAL
 from chkpt_channels.formats.onnx.tensor_data import Payload
 from chkpt_channels.storage.source import CHUNK_BYTES, Source
+from chkpt_channels.storage.splice import Splice
+
+_ENTRY_VALUE = 2
+"""The field of a StringStringEntryProto that holds the value."""
 
 
 def check(weights: Mapping[str, Weight], payloads: Mapping[str, Payload]) -> None:
@@ -58,3 +64,27 @@ def check_sum(path: Path, weight: Weight) -> None:
             digest.update(source.read(at, min(at + CHUNK_BYTES, source.size)))
     if digest.hexdigest() != expected:
         raise source.location.at(weight.name).damaged(f"the file's SHA-1 is {digest.hexdigest()}, not {expected[:40]!r}")
+
+
+def locations(model: OnnxModel) -> Mapping[str, None]:
+    """The files of external data that the model names, in file order."""
+    return dict.fromkeys(w.external().get("location", "") for w in model.weights.values() if w.is_external)
+
+
+def renamed(model: OnnxModel, companions: Mapping[str, str]) -> list[Splice]:
+    """The splices of a copied model whose external data gets new names."""
+    wire = WireEdits()
+    rename(wire, model, companions)
+    return wire.splices()
+
+
+def rename(wire: WireEdits, model: OnnxModel, companions: Mapping[str, str], done: Collection[str] = ()) -> None:
+    """Rename the external data that is copied with the model; the `done` tensors have inline elements now."""
+    for weight in model.weights.values():
+        if not weight.is_external or weight.name in done:
+            continue
+        for entry in weight.message.messages(TENSOR_EXTERNAL):
+            new = companions.get(entry.text(2)) if entry.text(1) == "location" else None
+            field = entry.last(_ENTRY_VALUE)
+            if new and field and new != entry.text(2):
+                wire.replace(entry, field, bytes_field(_ENTRY_VALUE, new.encode()))

@@ -32,10 +32,10 @@ def quantization(model: OnnxModel, node: Node, kernel: Weight) -> Quantization |
     scale, zero = _scale_of(model, source)
     if scale is None or (max(scale.shape, default=1) > 1 and source.integer("axis", 1) % len(kernel.shape)):
         return None
-    bias = model.producers.get(node.inputs[2]) if len(node.inputs) > 2 else None
-    if bias is not None and bias.op == "DequantizeLinear":
-        bias_scale, _ = _scale_of(model, bias)
-        return _record(scale, zero, model.stored(bias.inputs[0]), bias_scale)
+    source_of_bias = model.producers.get(node.inputs[2]) if len(node.inputs) > 2 else None
+    if source_of_bias is not None and source_of_bias.op == "DequantizeLinear":
+        bias_scale, _ = _scale_of(model, source_of_bias)
+        return _record(scale, zero, model.stored(source_of_bias.inputs[0]), bias_scale)
     return _record(scale, zero)
 
 

@@ -14,7 +14,8 @@ from chkpt_channels import UnsupportedError
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.onnx import FORMATS
 from chkpt_channels.formats.onnx.checkpoint import Onnx
-from chkpt_channels.formats.onnx.edits import bias_target, count_edits, locations, renamed
+from chkpt_channels.formats.onnx.edits import bias_target, count_edits
+from chkpt_channels.formats.onnx.external_data import locations, renamed
 from chkpt_channels.storage.source import Source
 from tests.support.onnx_models import (
     RGB,
@@ -311,7 +312,7 @@ def test_a_shape_that_serves_others_too_is_copied_for_them(source: Open):
 def test_a_kernel_that_the_graph_gives_out_is_refused(source: Open):
     nodes = [conv(), node("Identity", ["kernel"], ["copy"])]
     checkpoint = opened(source, model(nodes, KERNEL, outputs=("out", "copy")))
-    with pytest.raises(UnsupportedError, match=r"^a\.onnx: copy: is to change, and the graph gives it out too$"):
+    with pytest.raises(UnsupportedError, match=r"^a\.onnx: copy: changes shape, and is an output of the graph too$"):
         checkpoint.splices(summed(checkpoint))
 
 
