@@ -15,7 +15,6 @@ from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.onnx import FORMATS
 from chkpt_channels.formats.onnx.checkpoint import Onnx
 from chkpt_channels.formats.onnx.edits import bias_target, count_edits
-from chkpt_channels.formats.onnx.external_data import locations, renamed
 from chkpt_channels.storage.source import Source
 from tests.support.onnx_models import (
     RGB,
@@ -571,16 +570,6 @@ NAMES: Mapping[str, str] = {"a.data": "renamed/of another length.data"}
 
 def external(made: ModelProto) -> dict[str, str]:
     return {t.name: e.value for t in made.graph.initializer for e in t.external_data if e.key == "location"}
-
-
-def test_a_copy_names_the_new_files(beside: Path):
-    with Source(beside) as source:
-        checkpoint = FORMATS[0].open(source)
-        assert list(locations(checkpoint.model)) == ["a.data"]
-        after = rewritten(checkpoint, renamed(checkpoint.model, NAMES))
-        assert external(after) == {"kernel": NAMES["a.data"], "bias": NAMES["a.data"]}
-        assert rewritten(checkpoint, checkpoint.splices(Edits(companions=NAMES))) == after
-        assert renamed(checkpoint.model, {"a.data": "a.data", "other": "b"}) == []
 
 
 def test_an_edited_kernel_comes_into_the_model_and_the_others_stay_beside(beside: Path, tmp_path: Path):

@@ -13,11 +13,12 @@ import pytest
 from onnx import ModelProto
 
 from chkpt_channels import DamagedError, FileSystemError
+from chkpt_channels.core.tensors import Edits
 from chkpt_channels.formats.onnx import FORMATS
 from chkpt_channels.formats.onnx.checkpoint import Onnx
-from chkpt_channels.formats.onnx.external_data import check_sum
+from chkpt_channels.formats.onnx.external_data import check_sum, locations, renamed
 from chkpt_channels.storage.source import Source
-from tests.support.onnx_models import model, node, noise
+from tests.support.onnx_models import model, node, noise, rewritten
 
 WEIGHTS = {"kernel": noise(5, 3, 3, 3), "bias": noise(5, seed=1)}
 DATA = "a.data"
@@ -158,3 +159,18 @@ def test_one_file_is_named_after_the_output_and_several_after_both(read: Read, t
 def test_a_copy_in_the_same_folder_shares_the_files(read: Read, tmp_path: Path):
     assert read().companions(tmp_path / "out.onnx", edited=False) == {}
     assert read().companions(tmp_path / "elsewhere" / "out.onnx", edited=False) == {DATA: "out.onnx.data"}
+
+
+NEW_NAME = "renamed/of another length.data"
+
+
+def test_a_copy_names_the_new_files(saved: Callable[..., Path]):
+    with Source(saved()) as source:
+        checkpoint = FORMATS[0].open(source)
+        assert isinstance(checkpoint, Onnx)
+        assert list(locations(checkpoint.model)) == [DATA]
+        splices = renamed(checkpoint.model, {DATA: NEW_NAME})
+        after = rewritten(checkpoint, splices)
+        assert {e.value for t in after.graph.initializer for e in t.external_data if e.key == "location"} == {NEW_NAME}
+        assert [s.start for s in checkpoint.splices(Edits(companions={DATA: NEW_NAME}))] == [s.start for s in splices]
+        assert renamed(checkpoint.model, {DATA: DATA, "other": "b"}) == []
