@@ -28,21 +28,22 @@ def match(location: Location, tensors: Sequence[Tensor], layer: str) -> list[Ten
         lambda t: any(fnmatch.fnmatchcase(n, s) for n in (t.name, t.key) for s in names),
     )
     for i, rule in enumerate(rules):
-        found = [t for t in tensors if rule(t)]
-        if not found:
+        matches = [t for t in tensors if rule(t)]
+        if not matches:
             continue
         copies: defaultdict[str, list[Tensor]] = defaultdict(list)
-        for tensor in found:
+        for tensor in matches:
             copies[tensor.group].append(tensor)
+        # only a suffix must be unique: full keys are, and a glob may fit several
         if i == 2 and any(len(copy) > 1 for copy in copies.values()):
-            candidates = [Candidate(t.name, t.shape) for t in found]
+            candidates = [Candidate(t.name, t.shape) for t in matches]
             raise AmbiguousError(
-                f"--layer {layer} fits {len(found)} tensors",
+                f"--layer {layer} fits {len(matches)} tensors",
                 file=location.file,
                 candidates=candidates,
-                hint=f"--layer {found[0].name}",
+                hint=f"--layer {matches[0].name}",
             )
-        return found
+        return matches
     import difflib
 
     close = difflib.get_close_matches(layer, [n for t in tensors for n in (t.name, t.key, t.key.removesuffix(".weight"))], 1, 0.5)

@@ -6,7 +6,7 @@ shift and scale    y = (x - shift) / scale               LPIPS' scaling_layer on
 MeanShift          y = W · x + b, W a diagonal 1×1 convolution; EDSR has its inverse at the output, which is not touched
 
 Each is an affine map per channel, composed into the first kernel; its tensors then keep the values of the chosen channels. To
-mix their statistics instead would be wrong: a sum of means is no mean.
+mix their statistics instead would be wrong: a sum of means is not a mean.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class KerasCheckpoint(Checkpoint):
     def _layout(self, layer: Layer, shape: tuple[int, ...]) -> Layout | None:
         """The class's layout, or OIHW for the kernels of Keras 1 with the Theano backend. `data_format` does not change it:
         kernels are HWIO for channels_first too. Where the window is a square like the other axes only the backend's name
-        tells."""
+        shows it."""
         kind = CONVS[layer.kind]
         rank = len(kind.layout.axes)
         if len(shape) != rank:

@@ -147,7 +147,7 @@ class KerasGraph(ModelGraph):
         return (mean, -1) if mean else None
 
     def is_depthwise(self, name: str) -> bool:
-        """Whether every channel has filters of its own in this kernel."""
+        """Whether each channel has its own filters in this kernel."""
         return any(CONVS[reached.layer.kind].depthwise for _, reached in self._arrivals.get(name, ()))
 
     def dense_shape(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:

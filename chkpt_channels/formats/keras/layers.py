@@ -133,8 +133,8 @@ def extents(value: Any) -> tuple[int, ...]:
     """The lengths of nested lists from the outermost on, as of an array; () for a number."""
     if isinstance(value, dict):
         value = value.get("config", {}).get("value")
-    found = []
+    lengths = []
     while isinstance(value, list):
-        found.append(len(value))
+        lengths.append(len(value))
         value = value[0] if value else None
-    return tuple(found)
+    return tuple(lengths)

@@ -103,7 +103,7 @@ class WeightsOnlyGraph(ModelGraph):
         return tensor._replace(name=f"{module}.{suffix}", shape=tuple(sizes[letter] for letter in other.axes), layout=other)
 
     def is_depthwise(self, name: str) -> bool:
-        """Whether every channel has filters of its own in this kernel."""
+        """Whether each channel has its own filters in this kernel."""
         group = self._group_of(name)
         return (
             group is not None and group.kind in CONVS and CONVS[group.kind].depthwise and "pointwise" not in self._weight_of(name)

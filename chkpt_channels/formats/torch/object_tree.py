@@ -81,7 +81,7 @@ class OptimizerNode:
 
 class TorchObject:
     """The named tensors of one pickle. Raises DamagedError for geometry that leaves its storage, UnsupportedError for names
-    that stand twice."""
+    that occur twice."""
 
     def __init__(self, tree: Tree, location: Location, prefix: str = "") -> None:
         self.tree, self.location, self._prefix = tree, location, prefix

@@ -32,8 +32,8 @@ def image_traces(model: OnnxModel, load: Load, named: Sequence[str] = ()) -> lis
 
 
 def _is_constant_like(info: Info) -> bool:
-    """Whether an input is no image: tf2onnx leaks the constants of Keras 3's Normalization as required inputs [1, 1, 1, 3], and
-    an image is larger than one pixel."""
+    """Whether an input is not an image: tf2onnx leaks the constants of Keras 3's Normalization as required inputs [1, 1, 1, 3],
+    and an image is larger than one pixel."""
     return sum(n is None or n > 1 for n in info.dims[1:]) < 2
 
 

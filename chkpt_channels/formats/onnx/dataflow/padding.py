@@ -33,7 +33,7 @@ def _spans(reached: ReachedConv, i: int, taps: int) -> set[Span]:
     pads = _pads(node, i, taps, steps)
     if reached.padded or node.op == "ConvTranspose" or pads is None:
         return {(m, taps) for m in range(taps + 1)} | {(0, taps - m) for m in range(taps + 1)}
-    stride, dilation = _of(node, "strides", i), _of(node, "dilations", i)
+    stride, dilation = _along(node, "strides", i), _along(node, "dilations", i)
     before, after = pads
     if steps >= OPEN:
         ends = {(0, taps - m) for m in range(min(taps, -(-after // dilation)) + 1)}
@@ -57,7 +57,7 @@ def _pads(node: Node, i: int, taps: int, steps: int) -> Span | None:
     if kind in ("SAME_UPPER", "SAME_LOWER"):
         if steps >= OPEN:
             return None
-        stride, dilation = _of(node, "strides", i), _of(node, "dilations", i)
+        stride, dilation = _along(node, "strides", i), _along(node, "dilations", i)
         total = max((-(-steps // stride) - 1) * stride + dilation * (taps - 1) + 1 - steps, 0)
         less, more = total // 2, total - total // 2
         return (less, more) if kind == "SAME_UPPER" else (more, less)
@@ -66,6 +66,7 @@ def _pads(node: Node, i: int, taps: int, steps: int) -> Span | None:
     return (max(pads[i], 0), max(pads[half + i], 0)) if i < half and kind != "VALID" else (0, 0)
 
 
-def _of(node: Node, attribute: str, i: int) -> int:
-    found = node.integers(attribute)
-    return max(found[i], 1) if i < len(found) else 1
+def _along(node: Node, attribute: str, i: int) -> int:
+    """The value of an attribute along spatial axis i, 1 by default."""
+    values = node.integers(attribute)
+    return max(values[i], 1) if i < len(values) else 1
