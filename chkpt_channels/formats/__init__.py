@@ -33,7 +33,7 @@ def detect(source: Source) -> Format:
     if claims:
         names = " and ".join(form.title for form in claims)
         raise UnknownFormatError(f"matches several formats: {names}", file=source.name)
-    raise describe(source)
+    raise describe(source, sorted({form.title.partition(" (")[0] for form in known()}, key=str.lower))
 
 
 def open_checkpoint(source: Source) -> Checkpoint:

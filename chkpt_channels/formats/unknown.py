@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from chkpt_channels.core.errors import ChkptChannelsError, UnknownFormatError, UnsupportedError
 from chkpt_channels.storage.source import Source
@@ -36,8 +37,8 @@ _ROWS: tuple[tuple[bytes, str, bool, str], ...] = (
 )  # fmt: skip
 
 
-def describe(source: Source) -> ChkptChannelsError:
-    """The error for a file that no format claims."""
+def describe(source: Source, families: Sequence[str]) -> ChkptChannelsError:
+    """The error for a file that no format claims; `families` are those that this package reads."""
     head = source.read(0, min(HEAD_BYTES, source.size))
     if not head:
         return UnknownFormatError("is empty (0 bytes)", file=source.name, hint="download it again")
@@ -64,5 +65,5 @@ def describe(source: Source) -> ChkptChannelsError:
     return UnknownFormatError(
         "is not a checkpoint of a known format",
         file=source.name,
-        hint="chkpt-channels reads PyTorch, safetensors, ONNX and Keras files",
+        hint=f"chkpt-channels reads {', '.join(families[:-1])} and {families[-1]} files",
     )

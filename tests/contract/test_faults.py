@@ -19,10 +19,11 @@ from typing import NamedTuple
 import pytest
 
 from chkpt_channels.cli import app as cli
+from chkpt_channels.formats import known
 from chkpt_channels.storage import atomic, isolation, stream_copy
 from tests.folders.test_model_folder import shard
 from tests.support.faults import CAN_BE_SHORT, READS, SHORT, Fault, Shim
-from tests.support.files import FIXTURES, snapshot
+from tests.support.files import FIXTURES, smallest, snapshot
 
 Patch = pytest.MonkeyPatch
 Entries = Mapping[str, tuple[int, str]]
@@ -103,6 +104,8 @@ SCENES = {
     "from standard input": Scene((SAFE,), stdin=True, tolerates=UNNAMED),
     "to standard output": Scene((SAFE,), out="-", tolerates=UNNAMED),
 }
+SCENES |= {form.name: Scene((f"{form.name}/{smallest(form.name).name}",)) for form in known() if form.name not in SCENES}
+"""Of a format that is not listed, its smallest fixture."""
 CONFIG = '{"model_type": "resnet", "num_channels": 3}'
 SCENES |= {
     "onnx, two files": Scene(("onnx/external.onnx", "onnx/external.onnx.data")),

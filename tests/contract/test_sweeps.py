@@ -21,11 +21,12 @@ from chkpt_channels.storage import isolation
 from chkpt_channels.storage.source import Source
 from fixtures.generate.hostile import geometry, models
 from tests.support.builders import conv, floats, pickled, torch_zip
-from tests.support.files import FIXTURES, contents
+from tests.support.files import FIXTURES, contents, smallest
 from tests.support.sandbox import aside
 
 FLIPS = 1500
 SHORT = 16
+LARGEST = 16 << 10
 MISSING = (
     r"end is missing|is empty \(0 bytes\)|is cut off|truncated file|bytes of data, its header describes|"
     r"reaches beyond the message around it|runs over its end|cannot read it"
@@ -66,10 +67,14 @@ SMALL: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "keras_h5": (".h5", hdf5),
     "keras_zip": (".keras", lambda folder: fixture("keras_zip", "deflated.keras")),
 }
+OTHERS = {form.name: smallest(form.name) for form in known() if form.name not in SMALL}
+"""Of a format that is not listed, its smallest fixture."""
+SMALL |= {form: (path.suffix, lambda _, path=path: path.read_bytes()) for form, path in OTHERS.items()}
 
 
 def test_every_format_is_swept():
     assert {kind.name for kind in known()} <= SMALL.keys()
+    assert all(path.stat().st_size <= LARGEST for path in OTHERS.values()), "a smaller fixture is needed"
 
 
 @pytest.mark.usefixtures("in_place")

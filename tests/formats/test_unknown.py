@@ -53,7 +53,12 @@ LOOKS: dict[str, tuple[bytes, type[ChkptChannelsError], str, str]] = {
     "HTML, in capitals": (b"\n  <HTML>", UnknownFormatError, "is an HTML page", "download"),
     "XML": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", UnknownFormatError, "is an HTML page", "download"),
     "zeros": (b"\0" * 5000, UnknownFormatError, "nothing but zeros", ""),
-    "noise": (bytes(range(7, 250)) * 9, UnknownFormatError, "is not a checkpoint of a known format", "reads PyTorch"),
+    "noise": (
+        bytes(range(7, 250)) * 9,
+        UnknownFormatError,
+        "is not a checkpoint of a known format",
+        "reads Keras, ONNX, PyTorch and safetensors files",
+    ),
     "text": (b"Not found\n", UnknownFormatError, "is not a checkpoint of a known format", ""),
     "one byte": (b"P", UnknownFormatError, "is not a checkpoint of a known format", ""),
     "JSON": (b'{"architectures": ["ResNet"]}', UnsupportedError, "is a JSON file", ""),

@@ -17,8 +17,9 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from chkpt_channels.core.dtypes import BY_TORCH
+from chkpt_channels.formats import known
 from tests.frameworks.oracle import leaves
-from tests.support.files import opened
+from tests.support.files import brought, opened
 
 BY_NUMPY = {row.numpy: row.name for row in reversed(BY_TORCH.values()) if row.numpy}
 ALLOWED = (
@@ -176,3 +177,5 @@ THEIRS = {
     "keras_h5": by_keras_h5,
     "keras_zip": by_keras_zip,
 }
+THEIRS |= {form.name: brought(form.name, "readings", "theirs") for form in known() if form.name not in THEIRS}
+"""A format that is not listed brings its own: `theirs` of tests/formats/<format>/readings.py."""

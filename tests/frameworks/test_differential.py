@@ -20,6 +20,7 @@ from tests.support.files import truths
 from tests.support.sandbox import aside
 
 COUNTS = {"torch_zip": 800, "torch_legacy": 800, "safetensors": 600, "onnx": 600, "keras_h5": 350, "keras_zip": 350}
+COUNTS |= dict.fromkeys(THEIRS.keys() - COUNTS.keys(), 350)
 ENDLESS = "memo bomb|holds itself"
 """Seeds through which the test cannot walk, as this package does."""
 CALLS = "object is not callable|list must be a tuple|_rebuild_qtensor|unhashable type|required positional|not enough values"

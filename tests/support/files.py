@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import time
@@ -40,6 +41,17 @@ def truths() -> list[Truth]:
         for listing in sorted(FIXTURES.glob("*/expected.json"))
         for name, said in json.loads(listing.read_text()).items()
     ]
+
+
+def smallest(form: str) -> Path:
+    """The smallest fixture of a format that can be converted to one channel: what is tried thousands of times."""
+    paths = [truth.path for truth in truths() if truth.path.parent.name == form and truth.said["in_channels"] == 3]
+    return min(paths, key=lambda path: path.stat().st_size)
+
+
+def brought(form: str, module: str, name: str) -> Any:
+    """What a format brings to a table of the tests: `name` of the module tests/formats/<format>/<module>.py."""
+    return getattr(importlib.import_module(f"tests.formats.{form}.{module}"), name)
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from chkpt_channels.formats import known
 from fixtures.generate.hostile.make import CASES
-from tests.support.files import truths
+from tests.support.files import brought, truths
 from tests.support.mutations import hdf5, headers, pickles, wire, zips
 from tests.support.mutations.basics import Mutation, junk
 
@@ -23,6 +24,8 @@ MUTATE: dict[str, Mutation] = {
     "keras_h5": hdf5.mutate,
     "keras_zip": zips.mutate,
 }
+MUTATE |= {form.name: brought(form.name, "mutations", "mutate") for form in known() if form.name not in MUTATE}
+"""A format that is not listed brings its own: `mutate` of tests/formats/<format>/mutations.py."""
 
 
 class Seed(NamedTuple):
