@@ -31,7 +31,6 @@ LONGER: dict[str, str] = {
     "cli/app.py:convert": "a parameter for each option of the command alone",
     "api/convert.py:convert": "a keyword for each setting, and what they do",
     "api/report.py": "the records, and how they are built",
-    "formats/onnx/edits.py": "every kind of edit of a graph",
     "transform/plan.py:build_plan": "the steps of a plan in their order",
 }
 """Files and functions ("file:function") that may be longer, each with the reason."""

@@ -1,1 +1,1 @@
-"""Which tensors see the image, and what stands around them."""
+"""Discovery: which tensors see the image, which layers precede them, and which take a constant after them."""

@@ -13,16 +13,16 @@ _MEAN = ".running_mean"
 
 
 def find(store: TensorStore, conv: FirstConv) -> tuple[str, int] | None:
-    """(name, sign) of the tensor that takes it, as the graph says, or names and shapes where it does not know; None where there
-    is none, or it is not certain which."""
+    """(name, sign) of the tensor that takes the constant: from the graph, or from names and shapes where the graph does not know
+    its outputs. None where there is none, or where it is ambiguous."""
     if store.graph.knows_outputs:
         return store.graph.bias_target(conv)
     return by_names(store.tensors, conv, ordered=store.ordered)
 
 
 def by_names(tensors: Mapping[str, Tensor], conv: FirstConv, *, ordered: bool) -> tuple[str, int] | None:
-    """(name, sign) of the conv's bias (+1), or of the running mean of the BatchNorm right behind it (-1); None where there is
-    neither, or it is not certain which. `tensors` are in module order where `ordered`."""
+    """(name, sign) of the conv's bias (+1), or of the running mean of the BatchNorm that directly follows (-1); None where there
+    is neither, or where it is ambiguous. `tensors` are in module order where `ordered`."""
     key, group = conv.tensor.key, [t for t in tensors.values() if t.group == conv.tensor.group]
     filters = conv.tensor.shape[conv.layout.axes.index("O")] if conv.layout else 0
     module = key.partition(".parametrizations.")[0] if ".parametrizations." in key else key.rpartition(".")[0]
@@ -31,22 +31,23 @@ def by_names(tensors: Mapping[str, Tensor], conv: FirstConv, *, ordered: bool) -
         return bias.name, 1
     norms = [key.removesuffix(_MEAN) for key in vectors if key.endswith(_MEAN)]
     if ordered:
-        behind = _next_module(group, module)
-        norms = [norm for norm in norms if norm == behind and _follows(norm, module)]
+        # position alone is not enough: in a pre-activation network the next BatchNorm belongs to the next block
+        following = _next_module(group, module)
+        norms = [norm for norm in norms if norm == following and _follows(norm, module)]
     else:
         norms = [norm for norm in norms if names_say(group, module, norm)]
     return (vectors[norms[0] + _MEAN].name, -1) if len(norms) == 1 else None
 
 
 def _next_module(group: Sequence[Tensor], module: str) -> str:
-    """The module whose tensors stand right behind those of `module`."""
-    own = [i for i, tensor in enumerate(group) if tensor.key.startswith(f"{module}.")]
-    return group[own[-1] + 1].key.rpartition(".")[0] if own and own[-1] + 1 < len(group) else ""
+    """The module whose tensors directly follow those of `module`."""
+    indices = [i for i, tensor in enumerate(group) if tensor.key.startswith(f"{module}.")]
+    return group[indices[-1] + 1].key.rpartition(".")[0] if indices and indices[-1] + 1 < len(group) else ""
 
 
 def names_say(group: Sequence[Tensor], conv: str, norm: str) -> bool:
-    """Whether names alone say that a norm is this conv's, and not the last of the network: the same number, the first number
-    beside a conv without any (`conv_stem`, `bn1`), or a module that holds nothing else."""
+    """Whether names alone say that a norm follows this conv, and is not the last of the network: both have the same number; the
+    conv has none and the norm the first (timm: `conv_stem`, `bn1`); or their module holds nothing else."""
     if not _follows(norm, conv):
         return False
     parent, _, own = norm.rpartition(".")
@@ -57,8 +58,8 @@ def names_say(group: Sequence[Tensor], conv: str, norm: str) -> bool:
 
 
 def _follows(norm: str, conv: str) -> bool:
-    """Whether one module may be the norm of the other by its name: `bn1` of `conv1`, `1` of `0`, `bn` of `conv`, side by side.
-    Between `0` and `2` stands something without tensors, which may be no linear thing."""
+    """Whether a norm may follow a conv by its name: `bn1` after `conv1`, `1` after `0`, `bn` after `conv`, in one module. Between
+    `0` and `2` of a Sequential is a module without tensors, which may be nonlinear."""
     (parent, _, norm), (beside, _, conv) = norm.rpartition("."), conv.rpartition(".")
     if parent != beside:
         return False

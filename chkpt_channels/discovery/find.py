@@ -1,4 +1,4 @@
-"""The first convs that are to change: those that were found, or those that the user names."""
+"""The first convs that are to change: those that the search finds, or those that the user names."""
 
 from __future__ import annotations
 
@@ -9,57 +9,56 @@ from chkpt_channels.discovery import layer_selector, search
 from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.formats.base import TensorStore
 
-_OPEN = SearchRequest()
+_ANY = SearchRequest()
 
 
-def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _OPEN) -> search.Finding:
+def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _ANY) -> search.Finding:
     """The first convs by the strongest evidence there is: the graph, a configuration beside the file, names and shapes. Of the
     request it takes the number of channels and the hints; `select_first_convs` takes the rest."""
     hints = request.hints
     if by_graph := tuple(checkpoint.graph.first_convs()):
         return search.Finding(by_graph)
-    if by_view := _in_view(checkpoint):
+    if by_view := _by_search_view(checkpoint):
         return search.Finding(by_view)
     finding = _by_shapes(checkpoint, request.from_channels)
     named = _named_by_config(checkpoint, hints)
     if not finding.first_convs and named:
         return finding._replace(first_convs=named, candidates=())
     if not finding.first_convs and request.from_channels is None and hints.channels:
-        found = _by_shapes(checkpoint, hints.channels)
-        convs = tuple(
-            c._replace(found_by="sidecar", why=f"config.json says {hints.channels} channels") for c in found.first_convs
-        )
-        return found._replace(first_convs=convs) if convs else finding
+        hinted = _by_shapes(checkpoint, hints.channels)
+        why = f"config.json says {hints.channels} channels"
+        convs = tuple(conv._replace(found_by="sidecar", why=why) for conv in hinted.first_convs)
+        return hinted._replace(first_convs=convs) if convs else finding
     return finding
 
 
 def _by_shapes(checkpoint: TensorStore, channels: int | None) -> search.Finding:
-    found = search.find(checkpoint.model_tensors(), ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
-    return found._replace(first_convs=tuple(checkpoint.graph.with_groups(conv) for conv in found.first_convs))
+    finding = search.find(checkpoint.model_tensors(), ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
+    return finding._replace(first_convs=tuple(checkpoint.graph.with_groups(conv) for conv in finding.first_convs))
 
 
-def _in_view(checkpoint: TensorStore) -> tuple[FirstConv, ...]:
-    """What names and shapes tell of kernels that are not PyTorch's, asked in its terms. In these a depthwise kernel has lost its
-    channels: one that is found is not believed."""
+def _by_search_view(checkpoint: TensorStore) -> tuple[FirstConv, ...]:
+    """The first convs of a file whose kernels are not PyTorch's, searched under PyTorch's names and shapes. A depthwise kernel
+    has one channel there, whatever it takes: an answer that holds one is dropped."""
     view = checkpoint.search_view()
-    answer = search.find(view, ordered=checkpoint.ordered).first_convs if view else ()
-    own = [(conv, checkpoint.tensors[view[conv.tensor]]) for conv in answer]
-    convs = tuple(conv._replace(tensor=tensor, layout=tensor.layout) for conv, tensor in own)
+    in_view = search.find(view, ordered=checkpoint.ordered).first_convs if view else ()
+    pairs = [(conv, checkpoint.tensors[view[conv.tensor]]) for conv in in_view]
+    convs = tuple(conv._replace(tensor=tensor, layout=tensor.layout) for conv, tensor in pairs)
     return () if any(checkpoint.graph.is_depthwise(conv.tensor.name) for conv in convs) else convs
 
 
 def _named_by_config(checkpoint: TensorStore, hints: ConfigHints) -> tuple[FirstConv, ...]:
     """The convs that the configuration names, where all of them are there and have as many channels as it says."""
     layouts = search.layouts_of(checkpoint.model_tensors(), torch=checkpoint.torch)
-    found = []
+    convs = []
     for module in hints.first_conv:
         tensor = checkpoint.tensors.get(f"{module}.weight")
         layout = search.layout_of(tensor, layouts) if tensor else None
         if tensor is None or layout is None or _channels(tensor, layout, 0) != hints.channels:
             return ()
         why = "config.json names it"
-        found.append(checkpoint.graph.with_groups(FirstConv(tensor, layout, hints.channels, "sidecar", why)))
-    return tuple(found)
+        convs.append(checkpoint.graph.with_groups(FirstConv(tensor, layout, hints.channels, "sidecar", why)))
+    return tuple(convs)
 
 
 def select_first_convs(checkpoint: TensorStore, request: SearchRequest) -> search.Finding:
@@ -69,21 +68,22 @@ def select_first_convs(checkpoint: TensorStore, request: SearchRequest) -> searc
         what = f"--input names an input of an ONNX graph, and this is {checkpoint.title}"
         raise UsageError(what, file=checkpoint.location.file)
     finding = find_first_convs(checkpoint, request)
-    finding = _named(checkpoint, finding, request) if request.layers else _found(checkpoint, finding, request.layout)
+    finding = _with_named(checkpoint, finding, request) if request.layers else _unambiguous(checkpoint, finding, request.layout)
     location = checkpoint.location
     if other := next((c for c in finding.first_convs if request.from_channels not in (None, c.in_channels)), None):
-        what = f"--from says {request.from_channels} channels, and it has {other.in_channels}"
+        what = f"--from says {request.from_channels} channels, the kernel has {other.in_channels}"
         raise UsageError(what, file=location.file, where=other.tensor.name)
     return finding
 
 
-def _found(checkpoint: TensorStore, finding: search.Finding, layout: Layout | None) -> search.Finding:
+def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layout | None) -> search.Finding:
+    """The finding with the user's layout. Raises as `select_first_convs` does where it has no first conv."""
     location = checkpoint.location
     if finding.first_convs:
         convs = tuple(_with_layout(location, conv, layout) if layout else conv for conv in finding.first_convs)
         return finding._replace(first_convs=convs)
     if not finding.candidates:
-        hint = "--layer KEY names it, with --layout"
+        hint = "name it: --layer KEY --layout LAYOUT"
         raise UnsupportedError("holds no convolution that could see an image", file=location.file, hint=hint)
     hint = "   or   ".join(f"--layer {c.key}" for c in finding.candidates[:3])
     many = len(finding.candidates)
@@ -91,7 +91,7 @@ def _found(checkpoint: TensorStore, finding: search.Finding, layout: Layout | No
     raise AmbiguousError(f"{what} be the first convolution", file=location.file, candidates=finding.candidates, hint=hint)
 
 
-def _named(checkpoint: TensorStore, finding: search.Finding, request: SearchRequest) -> search.Finding:
+def _with_named(checkpoint: TensorStore, finding: search.Finding, request: SearchRequest) -> search.Finding:
     """The first convs that --layer names, each once."""
     location = checkpoint.location
     tensors = [t for t in checkpoint.model_tensors() if len(t.shape) >= 2]
@@ -99,23 +99,23 @@ def _named(checkpoint: TensorStore, finding: search.Finding, request: SearchRequ
     known = {conv.tensor.name: conv for conv in finding.first_convs}
     convs = []
     for name in names:
-        conv = known.get(name) or _described(checkpoint, checkpoint.tensors[name], request)
+        conv = known.get(name) or _described_by_user(checkpoint, checkpoint.tensors[name], request)
         conv = conv._replace(found_by="user", why="named by --layer")
         convs.append(_with_layout(location, conv, request.layout) if request.layout else conv)
-    if any(conv.found_by == "graph" for conv in finding.first_convs):  # it says itself what stands in front
+    if any(conv.found_by == "graph" for conv in finding.first_convs):  # it knows the preprocessing itself
         return search.Finding(tuple(convs))
     searched = checkpoint.model_tensors()
-    beside = (t for conv in convs for t in search.input_vectors(searched, conv, torch=checkpoint.torch))
-    return search.Finding(tuple(convs), input_vectors=tuple(dict.fromkeys(beside)))
+    vectors = (t for conv in convs for t in search.input_vectors(searched, conv, torch=checkpoint.torch))
+    return search.Finding(tuple(convs), input_vectors=tuple(dict.fromkeys(vectors)))
 
 
-def _described(checkpoint: TensorStore, tensor: Tensor, request: SearchRequest) -> FirstConv:
+def _described_by_user(checkpoint: TensorStore, tensor: Tensor, request: SearchRequest) -> FirstConv:
     layouts = search.layouts_of(checkpoint.model_tensors(), torch=checkpoint.torch)
     layout, location = request.layout or search.layout_of(tensor, layouts), checkpoint.location
     if layout is None or len(layout.axes) != len(tensor.shape):
         raise location.at(tensor.name).unsupported(
-            f"its shape {list(tensor.shape)} does not say where the input channels are",
-            hint=f"--layout {'OI, O(HWI) or O(IHW)' if len(tensor.shape) == 2 else 'OIHW, HWIO or OHWI'} says it",
+            f"its axis order is ambiguous: shape {list(tensor.shape)} does not show the input channels",
+            hint="--layout OI, O(HWI) or O(IHW)" if len(tensor.shape) == 2 else "--layout OIHW, HWIO or OHWI",
         )
     return FirstConv(tensor, layout, _channels(tensor, layout, request.from_channels or 0), "user")
 

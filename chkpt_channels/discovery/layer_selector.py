@@ -18,31 +18,32 @@ def match(location: Location, tensors: Sequence[Tensor], layer: str) -> list[Ten
     """The tensors that a --layer names: the full key; the key without container and wrapper prefixes; a dotted suffix that
     is unique in each copy of the model; a glob. The ".weight" may be left out.
 
-    Raises UsageError with a suggestion where nothing matches, AmbiguousError where a suffix stands several times in a copy.
+    Raises UsageError with a suggestion where nothing matches, AmbiguousError where a suffix fits several tensors of a copy.
     """
-    spellings = {layer, *(f"{layer}{end}" for end in _WEIGHTS)}
+    names = {layer, *(f"{layer}{end}" for end in _WEIGHTS)}
     rules: tuple[Callable[[Tensor], bool], ...] = (
-        lambda t: t.name in spellings,
-        lambda t: _PREFIXES.sub("", t.key) in spellings,
-        lambda t: any(t.key.endswith(("." + s, "/" + s)) for s in spellings),
-        lambda t: any(fnmatch.fnmatchcase(n, s) for n in (t.name, t.key) for s in spellings),
+        lambda t: t.name in names,
+        lambda t: _PREFIXES.sub("", t.key) in names,
+        lambda t: any(t.key.endswith(("." + s, "/" + s)) for s in names),
+        lambda t: any(fnmatch.fnmatchcase(n, s) for n in (t.name, t.key) for s in names),
     )
     for i, rule in enumerate(rules):
-        found = [t for t in tensors if rule(t)]
-        if not found:
+        matches = [t for t in tensors if rule(t)]
+        if not matches:
             continue
         copies: defaultdict[str, list[Tensor]] = defaultdict(list)
-        for tensor in found:
+        for tensor in matches:
             copies[tensor.group].append(tensor)
+        # only a suffix must be unique: full keys are, and a glob may fit several
         if i == 2 and any(len(copy) > 1 for copy in copies.values()):
-            candidates = [Candidate(t.name, t.shape) for t in found]
+            candidates = [Candidate(t.name, t.shape) for t in matches]
             raise AmbiguousError(
-                f"--layer {layer} fits {len(found)} tensors",
+                f"--layer {layer} fits {len(matches)} tensors",
                 file=location.file,
                 candidates=candidates,
-                hint=f"--layer {found[0].name}",
+                hint=f"--layer {matches[0].name}",
             )
-        return found
+        return matches
     import difflib
 
     close = difflib.get_close_matches(layer, [n for t in tensors for n in (t.name, t.key, t.key.removesuffix(".weight"))], 1, 0.5)

@@ -1,7 +1,8 @@
-"""The layers of a state dict in order, with what they take and what they hand on: read off names and shapes.
+"""The layers of a state dict in order, each with its input and output channels, from names and shapes.
 
 Modules are kept in their order by some containers and not by others. Where the order is lost, numbers keep a part of it:
-`layer1.0` comes before `layer1.1`, but whether `head` comes before `stem` is not known.
+`layer1.0` comes before `layer1.1`, but whether `head` comes before `stem` is not known. safetensors is such a container: its
+writers sort by element size, then by name.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ OHWI = {2: Layout("OI"), 3: Layout("OWI"), 4: Layout("OHWI"), 5: Layout("ODHWI")
 Layouts = Mapping[int, Layout]
 LAYOUTS: tuple[Layouts, ...] = (OIHW, HWIO, OHWI)
 
+# the last word of a weight: PyTorch weight, Keras kernel, MLX and Flax w, weight_norm weight_v and original1, spectral_norm
+# weight_orig, Keras 1 conv_W_1; frozen TorchScript numbers its constants
 _WEIGHT = re.compile(
     r"(^|[./])(weight|((depth|point)wise_)?kernel|w|filters?|original[01]?|weight_(v|orig)|\w+_W(_\d+)?|\d+)(:\d+)?$"
 )
+# tensors of rank 2 to 5 that are no weights: 42 timm models have a 4-D pos_embed before their first convolution
 _NO_KERNEL = re.compile(
     r"pos_embed|position|rel_pos|bias_table|(cls|reg|mask|dist)\w*_token|token_type|anchor|running_|norm\d*[./]weight$"
 )
@@ -30,8 +34,8 @@ _NUMBERS = re.compile(r"(\d+)")
 
 
 class LayerWeight(NamedTuple):
-    """A layer's weight: `filters` out, `channels` in, the `window` it looks through; `key` is its name in its state dict with
-    dots between the modules, `pieces` the same cut at its numbers, `at` its place in the order."""
+    """A layer's weight: `filters` out, `channels` in, the size of its `window`; `key` is its name in its state dict with dots
+    between the modules, `pieces` the same cut at its numbers, `at` its index in the order."""
 
     tensor: Tensor
     key: str
@@ -48,19 +52,20 @@ class LayerWeight(NamedTuple):
 
     @property
     def is_patch(self) -> bool:
-        """Whether its window is one that cuts an image to patches: large and even, where inner windows are small or odd."""
+        """Whether its window cuts an image into patches: even and at least 8, where inner windows are smaller or odd. ViT has 16;
+        Swin's 4 shows nothing."""
         return len(self.window) > 1 and all(side >= 8 and side % 2 == 0 for side in self.window[-2:])
 
     @property
     def pattern(self) -> str:
-        """The name with every number left open: what the layers of a series share."""
+        """The name with # for every number: what the layers of a series share."""
         return "".join("#" if isinstance(piece, int) else piece for piece in self.pieces)
 
     def follows(self, other: LayerWeight) -> bool:
         """Whether numbers in the names say that it comes after `other`."""
-        for mine, its in zip(self.pieces, other.pieces, strict=False):
-            if mine != its:
-                return isinstance(mine, int) and isinstance(its, int) and mine > its
+        for piece, before in zip(self.pieces, other.pieces, strict=False):
+            if piece != before:
+                return isinstance(piece, int) and isinstance(before, int) and piece > before
         return False
 
 
@@ -78,13 +83,13 @@ class Network:
         self._trunk = _common_words([k.key for k in self.kernels])
 
     def branch(self, kernel: LayerWeight) -> str:
-        """The part of the network it stands in: the first word of its name that not all layers share, without numbers."""
+        """The part of the network that it is in: the first word of its name that not all layers share, without numbers."""
         words = kernel.key.split(".", self._trunk + 1)
         return words[min(self._trunk, len(words) - 1)].rstrip("0123456789")
 
     @cached_property
     def branch_sizes(self) -> dict[str, int]:
-        """How many layers each tower has."""
+        """How many layers each branch has."""
         sizes: dict[str, int] = {}
         for kernel in self.kernels:
             branch = self.branch(kernel)
@@ -92,7 +97,7 @@ class Network:
         return sizes
 
     def preceding(self, kernel: LayerWeight, most: int) -> Iterator[LayerWeight]:
-        """The nearest layers that are known to come before it in its tower, nearest first."""
+        """The nearest layers that are known to precede it in its branch, nearest first."""
         branch = self.branch(kernel)
         for other in reversed(self.kernels[max(0, kernel.at - most) : kernel.at]):
             if self.ordered:
@@ -105,11 +110,11 @@ class Network:
     def shared_module(self, a: LayerWeight, b: LayerWeight) -> str:
         """The innermost module that holds both layers and not the whole network, with its dot; "" where there is none."""
         words = a.key.split(".")
-        same = next((i for i, (x, y) in enumerate(zip(words, b.key.split("."), strict=False)) if x != y), 0)
-        return ".".join(words[:same]) + "." if same > self._trunk else ""
+        shared = next((i for i, (x, y) in enumerate(zip(words, b.key.split("."), strict=False)) if x != y), 0)
+        return ".".join(words[:shared]) + "." if shared > self._trunk else ""
 
     def following(self, kernel: LayerWeight, most: int) -> list[LayerWeight]:
-        """The layers that may come next in its tower."""
+        """The layers that may follow it in its branch."""
         branch = self.branch(kernel)
         return [k for k in self.kernels[kernel.at + 1 : kernel.at + 1 + most] if self.branch(k) == branch]
 
@@ -137,8 +142,11 @@ def is_weight(tensor: Tensor) -> bool:
 
 
 def orientation(weights: Sequence[Tensor], *, torch: bool) -> tuple[Layouts, bool]:
-    """Where the file's kernels keep their window (behind, in front, or in the middle), and whether that is open. Windows are
-    squares, and smaller than the other axes. What PyTorch wrote lies as PyTorch's kernels do where nothing else tells."""
+    """The layouts of the file's kernels, and whether they are ambiguous.
+
+    Each kernel votes for the one layout in which its window is square and smaller than its other axes; the majority wins, unless
+    more than half as many votes are against it. Not every window is a square: kraken's nn.C_3.co.weight [32, 32, 3, 13] reads as
+    HWIO with a window of 32 × 32, so one vote does not decide. Without votes PyTorch's files have PyTorch's layout."""
     kernels = {t.shape for t in weights if len(t.shape) > 3}
     allowed = [_readings(shape) for shape in kernels]
     counts = [allowed.count([reading]) for reading in range(len(LAYOUTS))]

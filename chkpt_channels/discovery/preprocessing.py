@@ -1,9 +1,12 @@
-"""What stands between the image and the stems in a file without a graph: normalizations with one number for each channel.
+"""Normalizations between the image and the stems in a file without a graph: modules with one value per channel.
 
 BatchNorm          y = γ · (x - μ) / √(σ² + eps) + β     eps is in the code: 1e-5 here
 mean and std       y = (x - mean) / std                  RADIO's input_conditioner, SAM's pixel_mean
-shift and scale    y = (x - shift) / scale               LPIPS' scaling_layer, and no other module of these words
-MeanShift          y = W · x + b, W a diagonal 1×1 convolution; EDSR has its inverse at the output
+shift and scale    y = (x - shift) / scale               LPIPS' scaling_layer only: elsewhere these words are learned
+MeanShift          y = W · x + b, W a diagonal 1×1 convolution; EDSR has its inverse at the output, which is not touched
+
+Each is an affine map per channel, composed into the first kernel; its tensors then keep the values of the chosen channels. To
+mix their statistics instead would be wrong: a sum of means is not a mean.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from chkpt_channels.discovery import bias_target
 from chkpt_channels.formats.base import TensorStore
 
 EPS = 1e-5
+"""Of a BatchNorm, PyTorch's default; eps is not in a state dict. qubvel's bn_data has 2e-5."""
 _PAIRS = ((re.compile(""), "mean", "std"), (re.compile(r"(^|\.)scaling_layer$"), "shift", "scale"))
 _OF_THE_IMAGE = re.compile(r"data|input|image|pixel")
 
@@ -24,16 +28,16 @@ Numbers = tuple[float, ...]
 
 
 def find(checkpoint: TensorStore, conv: FirstConv, input_vectors: Iterable[Tensor]) -> tuple[PreprocessingOp, ...]:
-    """The normalizations that the image meets on its way to this conv. Raises UnsupportedError for vectors in front of it whose
-    meaning, or whose place, is not known."""
-    own = [t for t in input_vectors if t.group == conv.tensor.group]
-    modules = [m for m in dict.fromkeys(t.key.rpartition(".")[0] for t in own) if _leads_to(m, conv)]
+    """The normalizations that the image passes before this conv. Raises UnsupportedError for vectors whose operation, or whose
+    position, is unknown."""
+    vectors = [t for t in input_vectors if t.group == conv.tensor.group]
+    modules = [m for m in dict.fromkeys(t.key.rpartition(".")[0] for t in vectors) if _leads_to(m, conv)]
     nearest = {m.rpartition(".")[2]: m for m in sorted(modules, key=len)}  # of `bn_data` and `ema.bn_data` the second
-    found = [front for module in nearest.values() if (front := _Around(checkpoint, conv, module).operation())]
-    if len(found) > 1:
-        names = " and ".join(front.where for front in found)
-        raise checkpoint.location.unsupported(f"{names} stand in front of {conv.tensor.name}, in an order that is not known")
-    return tuple(found)
+    operations = [op for module in nearest.values() if (op := _ChannelModule(checkpoint, conv, module).operation())]
+    if len(operations) > 1:
+        names = " and ".join(op.where for op in operations)
+        raise checkpoint.location.unsupported(f"{names} precede {conv.tensor.name} in an unknown order")
+    return tuple(operations)
 
 
 def _leads_to(module: str, conv: FirstConv) -> bool:
@@ -42,8 +46,8 @@ def _leads_to(module: str, conv: FirstConv) -> bool:
     return not parent or conv.tensor.key.startswith(f"{parent}.")
 
 
-class _Around:
-    """A module with one number for each channel, and the conv that it may stand in front of."""
+class _ChannelModule:
+    """A module with one value per channel, and the conv that it may precede."""
 
     def __init__(self, checkpoint: TensorStore, conv: FirstConv, module: str) -> None:
         self._checkpoint, self._conv, self._module, self._channels = checkpoint, conv, module, conv.in_channels
@@ -58,10 +62,10 @@ class _Around:
         return tensor.dtype.floating and (max(tensor.shape, default=0) == n == prod(tensor.shape) or tensor.shape == (n, n, 1, 1))
 
     def operation(self) -> PreprocessingOp | None:
-        """The module as an affine map of each channel; None where it stands behind the conv."""
+        """The module as an affine map of each channel; None where it follows the conv."""
         parts = self._parts
         if "running_mean" in parts and "running_var" in parts:
-            return self._batch_norm() if self._is_in_front() else None
+            return self._batch_norm() if self._precedes() else None
         if "weight" in parts and parts["weight"].shape == (self._channels, self._channels, 1, 1):
             return self._mean_shift() if not self._checkpoint.ordered or self._at() < self._index(self._conv.tensor) else None
         for named, mean, std in _PAIRS:
@@ -70,29 +74,30 @@ class _Around:
                 return self._normalization(*pair)
         names = ", ".join(t.name for t in parts.values())
         raise self._checkpoint.location.at(names).unsupported(
-            "stands in front of the stem with one number for each channel, and what it does is not known"
+            "precedes the stem with one value per channel, and its operation is unknown"
         )
 
-    def _is_in_front(self) -> bool:
-        """Whether a BatchNorm stands right in front of the conv. It may normalize what another layer makes, such as scores."""
+    def _precedes(self) -> bool:
+        """Whether a BatchNorm directly precedes the conv. With as many channels as the image it may also normalize the output of
+        another layer, such as the scores of three classes."""
         parent, _, own = self._module.rpartition(".")
         beside = self._conv.tensor.key.removeprefix(f"{parent}." if parent else "").partition(".")[0]
         if own.isdecimal() and beside.isdecimal():
             if int(own) >= int(beside) or int(own) + 1 == int(beside):
                 return int(own) < int(beside)
-            raise self._unsupported(f"stands in front of {self._conv.tensor.name}, and not right in front: what is between them?")
+            raise self._unsupported(f"precedes {self._conv.tensor.name}, but not directly: the operation between them is unknown")
         makers = [t for t in self._group if len(t.shape) > 1 and t.shape[0] == self._channels and not self._is_part(t)]
         if not self._checkpoint.ordered:
             if not makers or _OF_THE_IMAGE.search(own):
                 return True
             if any(bias_target.names_say(self._group, t.key.rpartition(".")[0], self._module) for t in makers):
                 return False
-            raise self._unsupported(f"may stand in front of the stem, or behind {makers[0].name}")
+            raise self._unsupported(f"may precede the stem or follow {makers[0].name}")
         before = [t for t in self._group[: self._at()] if len(t.shape) > 1]
         if before and before[-1] in makers:
             return False
         if self._at() > self._index(self._conv.tensor) and not _OF_THE_IMAGE.search(own):
-            raise self._unsupported("has one number for each channel of the image, and stands behind the stem")
+            raise self._unsupported("has one value per channel of the image, but follows the stem")
         return True
 
     def _at(self) -> int:
@@ -124,34 +129,36 @@ class _Around:
     def _normalization(self, mean: Tensor, std: Tensor) -> PreprocessingOp:
         means, stds = self._numbers(mean), self._numbers(std)
         if not all(stds):
-            raise self._checkpoint.location.at(std.name).unsupported("holds a zero, by which the image is divided")
+            raise self._checkpoint.location.at(std.name).unsupported("holds a zero, and the image is divided by it")
         scale = tuple(1 / s for s in stds)
         shift = tuple(-m / s for m, s in zip(means, stds, strict=True))
         return self._affine("normalization", scale, shift, [(t, t.shape.index(self._channels)) for t in (mean, std)])
 
     def _affine(self, kind: str, scale: Numbers, shift: Numbers, axes: Iterable[tuple[Tensor, int]]) -> PreprocessingOp:
         if not all(scale):
-            raise self._unsupported(f"this {kind} multiplies a channel by zero: nothing tells what the kernel would do with it")
+            raise self._unsupported(
+                f"this {kind} multiplies a channel by zero, and composing it into the kernel divides by that factor"
+            )
         return PreprocessingOp(self._where or kind, kind, scale, shift, tuple((tensor.name, axis) for tensor, axis in axes))
 
     def _numbers(self, tensor: Tensor) -> Numbers:
-        found = tuple(float(value) for value in self._checkpoint.load(tensor.name).astype("float64").reshape(-1))
-        if not all(map(isfinite, found)):
+        numbers = tuple(float(value) for value in self._checkpoint.load(tensor.name).astype("float64").reshape(-1))
+        if not all(map(isfinite, numbers)):
             raise self._checkpoint.location.at(tensor.name).unsupported("holds NaN or infinity")
-        return found
+        return numbers
 
     def _unsupported(self, what: str) -> Exception:
         return self._checkpoint.location.at(self._where).unsupported(what)
 
 
-def notices(fronts_: Sequence[PreprocessingOp], chosen: Sequence[int], tensors: Iterable[str]) -> Iterator[Notice]:
-    """What became of them, and of their counterparts at the output."""
-    for front in fronts_:
+def notices(operations: Sequence[PreprocessingOp], chosen: Sequence[int], tensors: Iterable[str]) -> Iterator[Notice]:
+    """What happened to these operations, and to their inverses at the output."""
+    for op in operations:
         which = ", ".join(map(str, chosen))
-        message = f"{front.where} ({front.kind}) in front of the stem is composed into the kernel"
-        yield Notice("front_composed", f"{message} and keeps the numbers of channel {which}")
-        if front.kind == "BatchNorm" and not front.uniform:
-            yield Notice("eps", f"{front.where}: its eps is in the code, not in the file; {EPS:g} was used")
+        message = f"{op.where} ({op.kind}) precedes the stem: it is composed into the kernel"
+        yield Notice("front_composed", f"{message} and keeps the values of channel {which}")
+        if op.kind == "BatchNorm" and not op.uniform:
+            yield Notice("eps", f"{op.where}: its eps is in the code, not in the file; {EPS:g} was used")
     outs = dict.fromkeys(name.rpartition(".")[0] for name in tensors if "add_mean" in name)
-    if fronts_ and outs:
-        yield Notice("output_left", f"{', '.join(outs)} shifts the output's colors, not the image's: left as it is")
+    if operations and outs:
+        yield Notice("output_left", f"{', '.join(outs)} shifts the colors of the output, not of the image: it is left unchanged")

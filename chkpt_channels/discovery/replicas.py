@@ -10,14 +10,19 @@ from chkpt_channels.discovery.network import is_weight
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-DEEPEST = 3
-FEWEST = 2
-COVERED = 0.7
+DEEPEST_PREFIX_WORDS = 3
+"""Of the name of a copy: "state_dict" is stripped already, and wrappers add one or two (module.teacher.backbone)."""
+FEWEST_LAYERS = 2
+"""Of a copy: a prefix of one layer is that layer."""
+COVERED_SHARE = 0.7
 """The share of all layers that the copies must hold together: repeated blocks of one model hold less."""
 
 
 class Replicas:
-    """The weights of one of the copies and all that belongs to none (`kept`); `of` finds a tensor in every copy."""
+    """The weights of one of the copies, and those that belong to none (`kept`); `of` finds a tensor in every copy.
+
+    The search sees one copy, and its answer goes to all: a copy that keeps its old channels would be loaded by a library that
+    prefers it (timm takes state_dict_ema first)."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         weights = {t.key: t for t in tensors if is_weight(t)}
@@ -39,7 +44,8 @@ class Replicas:
 def _copies(shapes: Shapes) -> tuple[str, tuple[str, ...]]:
     """The prefix of the first copy and those of the others; no others where there is one copy only."""
     sizes = Counter(prefix for key in shapes for prefix in _prefixes(key))
-    large = {p: n for p, n in sizes.items() if n >= FEWEST and n * 5 >= len(shapes) and n < len(shapes)}
+    large = {p: n for p, n in sizes.items() if n >= FEWEST_LAYERS and n * 5 >= len(shapes) and n < len(shapes)}
+    # half of the layers below a prefix, the other half without it: a model and its `ema.`
     for prefix in (p for p, n in large.items() if 2 * n == len(shapes)):
         if _inside(shapes, prefix) == frozenset((k, s) for k, s in shapes.items() if not k.startswith(prefix)):
             return "", (prefix,)
@@ -47,14 +53,16 @@ def _copies(shapes: Shapes) -> tuple[str, tuple[str, ...]]:
     alike: defaultdict[frozenset[tuple[str, tuple[int, ...]]], list[str]] = defaultdict(list)
     for prefix in (p for p, n in large.items() if counts[n] > 1):
         alike[_inside(shapes, prefix)].append(prefix)
-    for prefixes in sorted(alike.values(), key=lambda found: min(map(len, found))):
-        if len(prefixes) > 1 and COVERED * len(shapes) <= sum(sizes[p] for p in prefixes) and _are_roots(prefixes):
+    for prefixes in sorted(alike.values(), key=lambda names: min(map(len, names))):
+        if len(prefixes) > 1 and COVERED_SHARE * len(shapes) <= sum(sizes[p] for p in prefixes) and _are_roots(prefixes):
             return prefixes[0], tuple(prefixes[1:])
     return "", ()
 
 
 def _prefixes(key: str) -> list[str]:
-    words = key.split(".", DEEPEST + 1)[: DEEPEST + 1]
+    """The prefixes that a copy may have. One that ends in a number is a repeated block: RetinexFormer's body.0 and body.1 are
+    networks in a row, with the same layers."""
+    words = key.split(".", DEEPEST_PREFIX_WORDS + 1)[: DEEPEST_PREFIX_WORDS + 1]
     return [".".join(words[:i]) + "." for i in range(1, len(words)) if not words[i - 1][-1:].isdigit()]
 
 
@@ -63,6 +71,6 @@ def _inside(shapes: Shapes, prefix: str) -> frozenset[tuple[str, tuple[int, ...]
 
 
 def _are_roots(prefixes: Sequence[str]) -> bool:
-    """Whether none stands inside another, and all equally deep: `blocks` and `ema.blocks` are parts of copies."""
+    """Whether none is inside another and all are equally deep: `blocks` and `ema.blocks` are parts of copies."""
     depths = {prefix.count(".") for prefix in prefixes}
     return len(depths) == 1 and not any(a != b and a.startswith(b) for a in prefixes for b in prefixes)

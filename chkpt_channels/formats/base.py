@@ -1,4 +1,4 @@
-"""The contract of a format: how its files are recognized, and what an open one answers.
+"""The contract of a format: how its files are recognized, and what an open file provides.
 
 A TensorStore is names, shapes and values, in a file or in memory. A Checkpoint is an open file: it also says which spans of its
 bytes change. What the file says of its network is its `graph` (graph.py).
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 KEPT_KERNEL_BYTES = 16 << 20
-"""A larger kernel is loaded anew each time: memory stays within three times the largest tensor."""
+"""Larger kernels are not kept: memory stays within three times the largest tensor."""
 
 
 class FlatWriter(NamedTuple):
@@ -41,12 +41,13 @@ class Format(NamedTuple):
 
     name      in reports: "torch_zip"
     title     for people: "PyTorch (zip)"
-    suffixes  the file name extensions of the family, "" for none: an output's name must not lie
-    sniff     whether the first bytes claim to be this format; reads little and believes nothing
-    opener    where its Checkpoint is, "module:Class" below this package
-    ending    a longer extension by which its framework tells two kinds of the format apart: an output has it if the source does
-    flat      whether a file may be a state dict and nothing else, whose tensors can go over into another format
-    writer    where the FlatWriter is that makes such a file of a state dict, likewise; "" where nothing does
+    suffixes  the file name extensions of the family, "" for none: an output of another format must not have one
+    sniff     whether the first bytes match this format; reads little and trusts nothing
+    opener    its Checkpoint, as "module:Class" below this package
+    ending    a longer extension by which its framework distinguishes two kinds of the format: an output has it if the source does
+              (Keras reads .weights.h5 otherwise than .h5)
+    flat      whether a file may be a plain state dict, whose tensors can be written in another format
+    writer    the FlatWriter that writes a state dict as such a file, likewise; "" where there is none
     """
 
     name: str
@@ -64,7 +65,7 @@ class Format(NamedTuple):
         return checkpoint
 
     def flat_writer(self) -> FlatWriter | None:
-        """What writes a state dict as such a file; None where nothing does."""
+        """The writer of a state dict as such a file; None where there is none."""
         writer: FlatWriter | None = _named(self.writer) if self.writer else None
         return writer
 
@@ -75,8 +76,8 @@ def _named(where: str) -> Any:
 
 
 class TensorStore(ABC):
-    """Named tensors that can be loaded: those of an open file, or of a state dict in memory. `location` starts the messages about
-    it; `title` is what it is called there."""
+    """Named tensors that can be loaded: those of an open file, or of a state dict in memory. `location` begins the messages
+    about it; `title` is its name in them."""
 
     title: str
     ordered: bool
@@ -96,12 +97,12 @@ class TensorStore(ABC):
 
     @property
     def graph(self) -> ModelGraph:
-        """What it says of its network."""
+        """What it says about its network."""
         return NO_GRAPH
 
     @property
     def torch(self) -> bool:
-        """Whether PyTorch wrote it: its kernels have PyTorch's layouts where their shapes leave that open."""
+        """Whether PyTorch wrote it: its kernels have PyTorch's layouts where their shapes are ambiguous."""
         return self.ordered
 
     @abstractmethod
@@ -119,7 +120,7 @@ class TensorStore(ABC):
         return np.frombuffer(b"".join(self.chunks(name)), numpy_dtype(tensor.dtype)).reshape(tensor.shape)
 
     def load_kernel(self, name: str) -> NDArray[Any]:
-        """The same for the kernel of a first conv, which several steps ask for: while it is small it is loaded once."""
+        """The same for the kernel of a first conv, which several steps need: a small one is loaded once."""
         if name not in self._kernels:
             kernel = self.load(name)
             if kernel.nbytes > KEPT_KERNEL_BYTES:
@@ -133,8 +134,8 @@ class TensorStore(ABC):
         return [t for t in self.tensors.values() if t.name not in kept]
 
     def search_view(self) -> Mapping[Tensor, str]:
-        """The model's kernels under PyTorch's names with PyTorch's order of axes, each with its own name; empty where they have
-        these already, or where nothing is to be told from them. Discovery searches here first."""
+        """The model's kernels with PyTorch-style names and axis order, each with its own name; empty where they have these
+        already, or where they show nothing. Discovery searches here first."""
         return {}
 
 
@@ -146,7 +147,7 @@ class Checkpoint(TensorStore):
         self.source, self.format, self.title = source, form, form.title
 
     def others(self, group: str) -> list[str]:
-        """What the file holds besides the tensors of one state dict, by where it stands."""
+        """What the file holds besides the tensors of one state dict, by path."""
         return [t.name for t in self.tensors.values() if t.group != group]
 
     def shared(self, names: Sequence[str]) -> tuple[str, str] | None:
@@ -177,8 +178,8 @@ class Checkpoint(TensorStore):
         """Import what `validate` needs."""
 
     def source_fails_validation(self) -> bool:
-        """Whether the format's own library cannot read this file either: asked where it refused what was made of it."""
+        """Whether the format's own library cannot read this file either: asked after it refused the output."""
         return False
 
     def validate(self, path: str) -> None:  # most formats have no light library to ask
-        """Open the written file at `path` with the format's own library, where there is a light one."""
+        """Open the written file at `path` with the format's own library, where that is light to import."""

@@ -1,4 +1,5 @@
-"""What a file says of the network it holds: which kernels see the image, what stands around them, which numbers must follow."""
+"""What a file says about its network: which kernels see the image, what precedes and follows them, which numbers must change
+with them."""
 
 from __future__ import annotations
 
@@ -19,18 +20,18 @@ class ModelGraph:
     """By default nothing is known: discovery then goes by names and shapes. A format overrides what its files say."""
 
     knows_outputs: ClassVar[bool] = False
-    """Whether it knows what takes each conv's output: where it names no bias target then, there is none."""
+    """Whether it knows what takes each conv's output: then a conv without a bias target has none."""
 
     def first_convs(self) -> Sequence[FirstConv]:
-        """The first convs that the graph names; none where there is none."""
+        """The convs that the image reaches in the graph; none where the file has no graph."""
         return ()
 
     def with_groups(self, conv: FirstConv) -> FirstConv:
-        """A first conv that was found by names and shapes, with what the file says about its groups."""
+        """A first conv that names and shapes gave, with the groups that the file states."""
         return conv
 
     def is_depthwise(self, name: str) -> bool:
-        """Whether every channel has filters of its own in this kernel, as far as the file says."""
+        """Whether each channel has its own filters in this kernel, as far as the file says."""
         return False
 
     def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
@@ -38,7 +39,8 @@ class ModelGraph:
         return ()
 
     def graph_methods(self, first_convs: Sequence[FirstConv]) -> Sequence[str]:
-        """Which of "broadcast" and "stack" the graph allows toward one channel, the better one first."""
+        """Which of "broadcast" and "stack" the graph allows toward one channel, the better one first: "broadcast" changes no
+        tensor and costs nothing, "stack" inserts a layer that repeats the channel."""
         return ()
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
@@ -47,25 +49,26 @@ class ModelGraph:
         return None
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
-        """The channel counts written in the file that must follow these first convs."""
+        """The channel counts written in the file that must change with these first convs."""
         return ()
 
     def contradictions(self, first_convs: Sequence[FirstConv]) -> Sequence[tuple[Declaration, int]]:
-        """The channel counts written in the file that its kernels are not, and what these are."""
+        """The channel counts written in the file that its kernels contradict, each with the kernel's count."""
         return ()
 
     def hyper_parameters(self, channels: int) -> Sequence[Declaration]:
-        """The channel counts that training left beside the model, for scripts that build it anew, as far as they are
-        `channels`."""
+        """The channel counts that training saved beside the model (Lightning's hyper_parameters, an argparse Namespace), as far
+        as they equal `channels`: scripts build the model from them."""
         return ()
 
     def padding(self, conv: FirstConv) -> Sequence[tuple[tuple[int, int], ...]] | None:
-        """For each way in which the kernel overlaps zeros around the image, the taps [start, stop) inside along D, H and W: none
-        where it does not; None where the file does not say how it pads."""
+        """For each way in which the kernel overlaps zeros around the image, the taps [start, stop) on pixels along D, H and W:
+        none where it does not overlap; None where the file does not say how it pads. A shift folded into the kernel is exact only
+        where no tap is on a zero."""
         return None
 
     def quantization(self, conv: FirstConv) -> Quantization | None:
-        """What the numbers of a quantized kernel mean; None where that is not known."""
+        """The scale and zero point of a quantized kernel; None where they are unknown."""
         return None
 
     def dense_shape(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
@@ -78,12 +81,12 @@ class ModelGraph:
         return {}
 
     def select_inputs(self, names: Sequence[str]) -> bool:
-        """Take these inputs of the graph for the images. False where the graph's inputs have no names; raises UsageError where
+        """Treat these inputs of the graph as the images. False where the graph's inputs have no names; raises UsageError where
         none has this one."""
         return False
 
     def notices(self, first_convs: Sequence[FirstConv]) -> Sequence[Notice]:
-        """What a user of these first convs should know of the graph."""
+        """What a user of these first convs should know about the graph."""
         return ()
 
 

@@ -2,8 +2,10 @@
 
     u64 n · n bytes of JSON {"name": {"dtype", "shape", "data_offsets": [begin, end]}, "__metadata__": {str: str}} · elements
 
-Offsets count from the end of the header. The header is padded with spaces so that the elements begin at a multiple of 8.
-Source: https://github.com/huggingface/safetensors (README, "Format"); the judge is its own library.
+Offsets count from the end of the header. The header is padded with spaces so that the elements begin at a multiple of 8. Writers
+sort tensors by element size, then by name: file order is not module order. `__metadata__.format` names the framework (pt, flax,
+mlx, tf, np): in pt, kernels are OIHW; flax and MLX write HWIO and OHWI.
+Source: https://github.com/huggingface/safetensors (README, "Format"); the validator is its own library.
 """
 
 from __future__ import annotations
@@ -26,16 +28,17 @@ from chkpt_channels.storage.source import CHUNK_BYTES, Source
 from chkpt_channels.storage.splice import Splice
 from chkpt_channels.storage.stream_copy import write_at
 
-ALIGN = 8
+ALIGN_BYTES = 8
 METADATA = "__metadata__"
 FIELDS = frozenset({"dtype", "shape", "data_offsets"})
-MOST = 1 << 63
+NUMBER_LIMIT = 1 << 63
+"""Sizes and offsets have at most 63 bits, as in numpy."""
 _NOT_KEPT = frozenset({"C32", "C128", "QI8", "QU8", "QI32", "QU4x2", "QU2x4", "U4", "I4"})
 """Types that the format has no name for."""
 
 
 def sniff(source: Source) -> bool:
-    """A brace behind eight bytes that are no text."""
+    """A brace after eight bytes that are not text: the length of a header is never eight letters, and has a zero below 100 MB."""
     head = source.read(0, min(9, source.size))
     return (head[8:] == b"{" and not head[:8].isascii() | head[:8].isalnum()) or (head[8:] == b"{" and 0 in head[:8])
 
@@ -71,7 +74,7 @@ class Safetensors(Checkpoint):
         for name, (begin, end) in sorted(self._spans.items(), key=lambda item: item[1]):
             if begin != at:
                 raise self.source.location.at(name).damaged(
-                    f"its elements begin at {begin} of the data, where {at} is next", at=self._begin + begin
+                    f"its elements begin at {begin} of the data; the next free byte is {at}", at=self._begin + begin
                 )
             at = end
         if self._begin + at != self.source.size:
@@ -115,7 +118,7 @@ class Safetensors(Checkpoint):
             with safe_open(path, framework="numpy") as opened:
                 opened.keys()
         except SafetensorError as error:
-            raise RuntimeError(f"the safetensors library refuses what was written: {error}") from error
+            raise RuntimeError(f"the safetensors library refuses the output: {error}") from error
 
 
 def _keeps(tensor: Tensor) -> bool:
@@ -124,24 +127,25 @@ def _keeps(tensor: Tensor) -> bool:
 
 def _write(tensors: Sequence[Tensor], read: Callable[[str], Iterator[bytes]], out: int) -> None:
     """Widest elements first and then by name, as the library orders them, so that all are aligned."""
-    ordered = sorted(tensors, key=lambda one: (-one.dtype.bits, one.name))
+    ordered = sorted(tensors, key=lambda tensor: (-tensor.dtype.bits, tensor.name))
     header: dict[str, Any] = {METADATA: {"format": "pt"}}
     at = 0
-    for one in ordered:
-        header[one.name] = {"dtype": one.dtype.name, "shape": list(one.shape), "data_offsets": [at, at + one.size]}
-        at += one.size
+    for tensor in ordered:
+        span = [at, at + tensor.size]
+        header[tensor.name] = {"dtype": tensor.dtype.name, "shape": list(tensor.shape), "data_offsets": span}
+        at += tensor.size
     text = _framed(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
     write_at(out, memoryview(text), 0)
     at = len(text)
-    for one in ordered:
-        for piece in read(one.name):
+    for tensor in ordered:
+        for piece in read(tensor.name):
             write_at(out, memoryview(piece), at)
             at += len(piece)
 
 
 def _framed(header: bytes) -> bytes:
-    """The header as it stands in a file: its length, and spaces that align the elements."""
-    header += b" " * (-len(header) % ALIGN)
+    """The header as the file has it: its length, and spaces that align the elements."""
+    header += b" " * (-len(header) % ALIGN_BYTES)
     return struct.pack("<Q", len(header)) + header
 
 
@@ -158,17 +162,17 @@ def _parse(raw: bytes, location: Location) -> dict[str, Any]:
     """The header, strictly: nothing but what the format knows."""
     entries = json_reader.loads(raw, location, 8)
     if not isinstance(entries, dict):
-        raise location.damaged("its header is no JSON object", at=8)
+        raise location.damaged("its header is not a JSON object", at=8)
     metadata = entries.get(METADATA)
     if metadata is not None and not (isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())):
-        raise location.at(METADATA).damaged("is more than text", at=8)
+        raise location.at(METADATA).damaged("must map text to text", at=8)
     return entries
 
 
 def _entry(name: str, entry: Any, file: Location) -> tuple[Tensor, tuple[int, int]]:
-    """One tensor and its span of the data. There may be hundreds of thousands: a Location is made for the one that is wrong."""
+    """One tensor and its span of the data. There may be hundreds of thousands: only the wrong one gets a Location."""
     if not isinstance(entry, dict) or entry.keys() != FIELDS:
-        raise file.at(name).damaged("has other fields than dtype, shape and data_offsets", at=8)
+        raise file.at(name).damaged("must have the fields dtype, shape and data_offsets, and no others", at=8)
     dtype, shape, offsets = BY_NAME.get(str(entry["dtype"])), entry["shape"], entry["data_offsets"]
     if dtype is None:
         raise file.at(name).damaged(f"has the unknown dtype {entry['dtype']!r}", at=8)
@@ -180,17 +184,17 @@ def _entry(name: str, entry: Any, file: Location) -> tuple[Tensor, tuple[int, in
         file.at(name).check_limit("axes", len(shape), LIMITS.axes, at=8)
     size = offsets[1] - offsets[0]
     if prod(shape) * dtype.bits != size * 8:
-        message = f"{list(shape)} of {dtype.name} are not the {size} bytes it is given"
+        message = f"shape {list(shape)} of {dtype.name} does not fill the {size} bytes of its data_offsets"
         raise file.at(name).damaged(message, at=8)
     return Tensor(name, dtype, tuple(shape)), (offsets[0], offsets[1])
 
 
 def _counts(value: Any) -> bool:
-    """Whether that is a list of numbers of 63 bits and no sign."""
+    """Whether that is a list of non-negative integers of at most 63 bits; a bool is not one."""
     if not isinstance(value, list):
         return False
     for number in value:  # noqa: SIM110 # a plain loop is seven times as fast as min and max
-        if type(number) is not int or not 0 <= number < MOST:
+        if type(number) is not int or not 0 <= number < NUMBER_LIMIT:
             return False
     return True
 

@@ -1,4 +1,4 @@
-"""What files that are no checkpoint turn out to be: the commonest surprises, named, with what to do about them."""
+"""Files that are not a checkpoint of a known format: the common ones, named, each with what to do."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from collections.abc import Sequence
 from chkpt_channels.core.errors import ChkptChannelsError, UnknownFormatError, UnsupportedError
 from chkpt_channels.storage.source import Source
 
-HEAD, TAIL, SHORTEST_PICKLES = 1024, 1 << 16, 64
+HEAD_BYTES = 1024
+"""A Git-LFS pointer is shorter, and every magic number is in it."""
+TAIL_BYTES = 1 << 16
+"""Where a zip archive's end record is, unless its comment is longer."""
+SHORTEST_PICKLE_BYTES = 64
+"""torch.save of an empty dict has more, in every format."""
 
 FOREIGN_SUFFIXES = frozenset({".npz", ".gguf", ".tflite", ".pb", ".msgpack"})
-"""Extensions of formats that are not written here: an output of that name would lie."""
+"""Extensions of formats that are not written here: no output may have one."""
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 
-# (a pattern of the first bytes, what it is, whether it is a sound file of a foreign format, what to try)
+# (pattern of the first bytes, name, whether it is a sound file of another format, hint)
 _ROWS: tuple[tuple[bytes, str, bool, str], ...] = (
     (rb"(?i)\s*(<!doctype html|<html|<\?xml)", "an HTML page", False,
      "download the file itself, not the page about it"),
@@ -33,8 +38,8 @@ _ROWS: tuple[tuple[bytes, str, bool, str], ...] = (
 
 
 def describe(source: Source, families: Sequence[str]) -> ChkptChannelsError:
-    """The error for a file that no format claims; `families` are what is read."""
-    head = source.read(0, min(HEAD, source.size))
+    """The error for a file that no format claims; `families` are those that this package reads."""
+    head = source.read(0, min(HEAD_BYTES, source.size))
     if not head:
         return UnknownFormatError("is empty (0 bytes)", file=source.name, hint="download it again")
     if head.startswith(LFS_POINTER):
@@ -45,11 +50,11 @@ def describe(source: Source, families: Sequence[str]) -> ChkptChannelsError:
             file=source.name,
             hint=f"git lfs pull --include={source.name}",
         )
-    if head.startswith(b"PK\x03\x04") and b"PK\x05\x06" not in source.read(max(0, source.size - TAIL), source.size):
+    if head.startswith(b"PK\x03\x04") and b"PK\x05\x06" not in source.read(max(0, source.size - TAIL_BYTES), source.size):
         return UnknownFormatError(
             "its end is missing: a zip archive ends in a central directory", file=source.name, hint="download it again"
         )
-    if re.match(rb"\x80[\x02-\x05]", head) and source.size < SHORTEST_PICKLES:
+    if re.match(rb"\x80[\x02-\x05]", head) and source.size < SHORTEST_PICKLE_BYTES:
         return UnknownFormatError("is cut off: no checkpoint is that short", file=source.name, hint="download it again")
     for looks, name, sound, hint in _ROWS:
         if re.match(looks, head):
@@ -58,7 +63,7 @@ def describe(source: Source, families: Sequence[str]) -> ChkptChannelsError:
     if not head.strip(b"\0"):
         return UnknownFormatError("begins with nothing but zeros: its content was never written", file=source.name)
     return UnknownFormatError(
-        "is no checkpoint of a known format",
+        "is not a checkpoint of a known format",
         file=source.name,
         hint=f"chkpt-channels reads {', '.join(families[:-1])} and {families[-1]} files",
     )

@@ -37,7 +37,7 @@ from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, Optimize
 from chkpt_channels.transform.mixing.normalization import Normalization
 
 KERNEL = Tensor("conv1.weight", BY_NAME["F32"], (64, 3, 7, 7))
-CONV = FirstConv(KERNEL, Layout("OIHW"), 3, "shapes", "the only conv no layer feeds")
+CONV = FirstConv(KERNEL, Layout("OIHW"), 3, "shapes", "the first conv in module order")
 SUM = KernelReport(CONV, (64, 1, 7, 7), "sum", ((1.0,), (1.0,), (1.0,)))
 SOURCE = FileInfo("models/rgb.pth", "torch_zip", 100 << 20, "PyTorch (zip)")
 TARGET = FileInfo("models/gray.pth", "torch_zip", 99 << 20)
@@ -92,7 +92,7 @@ def test_element_types_are_told_in_torchs_words_if_it_has_any(name: str, expecte
 def test_a_conversion_is_told_in_a_few_lines():
     assert list(converted(REPORT)) == [
         "rgb.pth → gray.pth   PyTorch (zip) · 100.0 MiB · 0.1 s",
-        "  conv1.weight   OIHW  64×3×7×7 → 64×1×7×7   float32   sum   found by shapes: the only conv no layer feeds",
+        "  conv1.weight   OIHW  64×3×7×7 → 64×1×7×7   float32   sum   found by shapes: the first conv in module order",
         "  9 other tensors: identical bytes · 6,272 parameters fewer",
         "  parity on a random gray image: max |Δ| 1.2e-07 (1.5 ulp)",
     ]
@@ -145,7 +145,7 @@ SAME = KernelReport(CONV, (64, 3, 7, 7), "identity", ((1.0, 0.0), (0.0, 1.0)))
 def test_what_is_as_asked_already_is_told_and_no_more(changes: dict[str, Any], expected: str):
     lines = list(converted(told(**{"status": "unchanged", "kernels": (SAME,), "in_channels": (3, 3), "changed": (), **changes})))
     assert lines[1:] == [
-        "  conv1.weight   OIHW  64×3×7×7   float32   found by shapes: the only conv no layer feeds",
+        "  conv1.weight   OIHW  64×3×7×7   float32   found by shapes: the first conv in module order",
         expected,
     ]
 
@@ -255,7 +255,7 @@ INSPECTION = Inspection(SOURCE, (CONV,), (), (), (KERNEL, Tensor("n", BY_NAME["I
 def test_an_inspection_is_told():
     assert list(inspected(INSPECTION)) == [
         "models/rgb.pth: PyTorch (zip) · 100.0 MiB",
-        "  first conv   conv1.weight   OIHW 64×3×7×7  float32   found by shapes: the only conv no layer feeds",
+        "  first conv   conv1.weight   OIHW 64×3×7×7  float32   found by shapes: the first conv in module order",
         "  2 tensors; --all lists them",
     ]
 

@@ -89,7 +89,7 @@ def test_cut_at_every_byte(form: str, tmp_path: Path):
     names = {entry.name for entry in tmp_path.iterdir()}
     for stop in range(len(whole) - 1, -1, -1):
         os.truncate(path, stop)
-        words = MISSING if stop >= SHORT else f"{MISSING}|is no checkpoint"
+        words = MISSING if stop >= SHORT else f"{MISSING}|is not a checkpoint"
         with pytest.raises(DamagedError, match=words):
             convert(path, out, to="gray")
     assert {entry.name for entry in tmp_path.iterdir()} == names

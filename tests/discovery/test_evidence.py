@@ -131,36 +131,36 @@ def test_nothing_speaks_against_a_first_kernel(name: str, ordered: bool):
 
 
 AGAINST: dict[str, tuple[Named, bool, str, str]] = {
-    "made before": ({"a": (8, 3, 3, 3), "b": (16, 8, 3, 3)}, True, "b", "a layer before it makes 8 channels"),
+    "made before": ({"a": (8, 3, 3, 3), "b": (16, 8, 3, 3)}, True, "b", "an earlier layer produces 8 channels"),
     "a color network in front": (
         {"a": (16, 4, 3, 3), "b": (3, 16, 3, 3), "c": (16, 3, 3, 3)},
         True,
         "c",
-        "a layer before it makes 3 channels",
+        "an earlier layer produces 3 channels",
     ),
     "made anywhere": (
         {"a": (16, 4, 3, 3), "z": (4, 16, 3, 3)},
         False,
         "a",
-        "its 4 channels are made inside the network",
+        "its 4 channels are produced inside the network",
     ),
     "made twice over": (
         {"decoder.a": (64, 4, 3, 3), "encoder.z": (8, 64, 3, 3)},
         False,
         "decoder.a",
-        "its 4 channels are made inside the network",
+        "its 4 channels are produced inside the network",
     ),
     "in groups": (
         {"conv1": (32, 16, 3, 3), "conv2": (32, 4, 3, 3), "conv3": (64, 32, 1, 1)},
         True,
         "conv2",
-        "takes the 32 channels of a layer before it, in groups",
+        "a grouped convolution over the 32 channels of an earlier layer",
     ),
     "depthwise": (
         {"stem": (32, 3, 3, 3), "dw": (32, 1, 3, 3), "pw": (64, 32, 1, 1)},
         True,
         "dw",
-        "takes the 32 channels of a layer before it, in groups",
+        "a grouped convolution over the 32 channels of an earlier layer",
     ),
     "in a block that repeats": (
         {
@@ -172,7 +172,7 @@ AGAINST: dict[str, tuple[Named, bool, str, str]] = {
         },
         False,
         "blocks.0.x",
-        "stands in a block that repeats",
+        "is in a repeated block",
     ),
     "depthwise by name": (
         {"stem": (48, 3, 3, 3), "net.a.dw": (30, 1, 3, 3), "net.a.pw": (64, 30, 1, 1)},

@@ -149,7 +149,7 @@ def test_a_layout_makes_the_channels_what_it_says():
             {"fc.weight": kernel(5, 8)},
             UnsupportedError,
             "a.pth: holds no convolution that could see an image",
-            "--layer KEY names it, with --layout",
+            "name it: --layer KEY --layout LAYOUT",
         ),
         (
             OPEN,
@@ -209,8 +209,18 @@ def test_layers_are_named_in_every_copy():
 @pytest.mark.parametrize(
     ("shape", "words", "message", "hint"),
     [
-        ((5, 12), {}, r"its shape \[5, 12\] does not say where the input channels are", "--layout OI, O(HWI) or O(IHW) says it"),
-        ((3, 3, 3, 3), {"layout": "OIW"}, r"its shape \[3, 3, 3, 3\] does not say", "--layout OIHW, HWIO or OHWI says it"),
+        (
+            (5, 12),
+            {},
+            r"its axis order is ambiguous: shape \[5, 12\] does not show the input channels",
+            "--layout OI, O(HWI) or O(IHW)",
+        ),
+        (
+            (3, 3, 3, 3),
+            {"layout": "OIW"},
+            r"its axis order is ambiguous: shape \[3, 3, 3, 3\] does not show",
+            "--layout OIHW, HWIO or OHWI",
+        ),
     ],
     ids=["a product", "another rank"],
 )
@@ -240,12 +250,12 @@ def test_a_folded_axis_holds_three_colors_if_nothing_else_is_known(layout: str, 
         ).first_convs
         assert (found.layout, found.in_channels) == (layout, expected)
     else:
-        with pytest.raises(UsageError, match=f"--from says {known} channels, and it has {expected}"):
+        with pytest.raises(UsageError, match=f"--from says {known} channels, the kernel has {expected}"):
             select_first_convs(Memory({"": net}), asked(**words, from_channels=known))
 
 
 def test_the_channels_that_the_user_knows_must_be_there():
-    with pytest.raises(UsageError, match=r"^a\.pth: conv2\.weight: --from says 3 channels, and it has 8$"):
+    with pytest.raises(UsageError, match=r"^a\.pth: conv2\.weight: --from says 3 channels, the kernel has 8$"):
         select_first_convs(Memory({"": NET}), asked(layers=["conv2"], from_channels=3))
 
 

@@ -44,7 +44,7 @@ def test_a_first_convolution_over_blocks_of_pixels_is_a_stem(width: int, channel
     named = {**BLOCKS, "stem.weight": (56, width, 3, 3), "layer1.weight": (64, 56, 3, 3)}
     conv = found(named)
     assert shown(conv) == ("stem.weight", channels, "shapes")
-    assert conv.why.startswith("order of colors and pixels is open: --layout O(GI)HW where")
+    assert conv.why.startswith("the order of colors and pixels is ambiguous: --layout O(GI)HW if")
 
 
 @pytest.mark.parametrize("width", [6, 9, 15, 24, 64])
@@ -141,12 +141,12 @@ def test_a_convolution_that_could_see_the_image_comes_before_patches():
 def test_patches_take_the_channels_that_the_user_knows_where_they_fit(channels: int | None, expected: int):
     conv = found({"patch_embed.proj.weight": (192, 768), "fc.weight": (192, 192)}, channels=channels)
     assert conv.in_channels == expected
-    assert conv.why == "order of colors and pixels is open: --layout O(HWI) where colors lie together, O(IHW) where pixels do"
+    assert conv.why == "the order of colors and pixels is ambiguous: --layout O(HWI) if colors vary fastest, O(IHW) if pixels do"
 
 
 @pytest.mark.parametrize("shape", [(5, 12), (5, 12, 3, 3), (5, 12, 3), (5, 12, 3, 3, 3)], ids=len)
 def test_layouts_that_are_offered_fit_the_shape(shape: tuple[int, ...]):
-    offered = [word for word in spellings(shape).replace("--layout", " ").split() if word not in ("or", "says", "it")]
+    offered = [word for word in spellings(shape).replace("--layout", " ").split() if word not in ("or", "LAYOUT")]
     assert all(len(Layout(word).axes) == len(shape) for word in offered)
     assert len(offered) == {2: 2, 4: 3}.get(len(shape), 0)
 

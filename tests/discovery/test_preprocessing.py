@@ -123,21 +123,21 @@ def test_two_stems_each_with_its_own(kind: type[Memory]):
         assert np.allclose(found, expected, rtol=0, atol=1e-12)
 
 
-FAR = "not right in front: what is between them"
+FAR = "but not directly: the operation between them is unknown"
 REFUSED: dict[str, tuple[dict[str, np.ndarray], str, str]] = {
     "a ReLU may stand between": (cellpose(2), "downsample.down.res_down_0.conv.conv_0.2", FAR),
     "colors are mixed": (
         {"sub_mean.weight": kernel(3, 3, 1, 1), "sub_mean.bias": kernel(3), **stem(), **BODY},
         "conv0", "takes the image and mixes",
     ),
-    "a mean alone": ({"norm.mean": MEAN, **stem(), **BODY}, "conv0", "what it does is not known"),
-    "other words": ({"affine.scale": STD, "affine.shift": MEAN, **stem(), **BODY}, "conv0", "what it does is not known"),
-    "GroupNorm": ({"norm0.weight": STD, "norm0.bias": MEAN, **stem(), **BODY}, "conv0", "what it does is not known"),
+    "a mean alone": ({"norm.mean": MEAN, **stem(), **BODY}, "conv0", "its operation is unknown"),
+    "other words": ({"affine.scale": STD, "affine.shift": MEAN, **stem(), **BODY}, "conv0", "its operation is unknown"),
+    "GroupNorm": ({"norm0.weight": STD, "norm0.bias": MEAN, **stem(), **BODY}, "conv0", "its operation is unknown"),
     "std of zero": ({"norm.mean": MEAN, "norm.std": np.array([1.0, 0, 1]), **stem(), **BODY}, "conv0", "holds a zero"),
     "gamma of zero": ({**norm("bn_data"), "bn_data.weight": np.array([1.0, 0, 1]), **stem(), **BODY}, "conv0", "by zero"),
     "NaN": ({"norm.mean": MEAN * np.nan, "norm.std": STD, **stem(), **BODY}, "conv0", "NaN or infinity"),
     "negative variance": ({**norm("bn_data"), "bn_data.running_var": -STD, **stem(), **BODY}, "conv0", "negative variance"),
-    "two": ({**norm("bn_data"), **pair("pixel_mean", "pixel_std", 3), **stem(), **BODY}, "conv0", "an order that is not known"),
+    "two": ({**norm("bn_data"), **pair("pixel_mean", "pixel_std", 3), **stem(), **BODY}, "conv0", "in an unknown order"),
 }  # fmt: skip
 
 
@@ -173,7 +173,7 @@ def test_names_say_what_stands_behind(named: dict[str, np.ndarray]):
 
 def test_without_order_scores_and_colors_look_alike():
     named = {**stem("conv1"), **BODY, "fc2.weight": kernel(3, 5), **norm("last")}
-    with pytest.raises(UnsupportedError, match="last: may stand in front of the stem, or behind fc2"):
+    with pytest.raises(UnsupportedError, match="last: may precede the stem or follow fc2"):
         build_plan(Unordered({"": named}), build_options(1, layers=["conv1"]))
 
 
@@ -191,7 +191,7 @@ def test_the_output_of_edsr_is_told_of():
     named = CASES["EDSR"][0]
     plan = build_plan(Memory({"": named}), build_options(1))
     assert [n.message for n in plan.notices if n.code == "output_left"] == [
-        "add_mean shifts the output's colors, not the image's: left as it is"
+        "add_mean shifts the colors of the output, not of the image: it is left unchanged"
     ]
 
 

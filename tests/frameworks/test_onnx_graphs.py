@@ -404,7 +404,7 @@ def test_a_convolution_in_a_branch_with_a_kernel_from_outside(to, method, tmp_pa
 def test_kernels_that_branches_keep_themselves_are_refused_by_name(to, tmp_path):
     branches = [branch(n, [node("Conv", ["image", "k"], ["z"], name=f"conv_{n}")], {"k": noise(5, 3, 3, 3)}) for n in ("a", "b")]
     source = save(tmp_path / "in.onnx", [chosen(*branches)], {}, [1, 3, SIZE, SIZE])
-    with pytest.raises(UnsupportedError, match="conv_a: its weights stand in a subgraph of choice") as refused:
+    with pytest.raises(UnsupportedError, match="conv_a: its weights are in a subgraph of choice") as refused:
         convert(source, tmp_path / "out.onnx", to=to)
     assert refused.value.exit_code == 4
     assert not (tmp_path / "out.onnx").exists()
@@ -518,7 +518,7 @@ def test_constants_in_front_of_patches_go_to_the_bias_of_the_product(tmp_path):
     convert(source, tmp_path / "out.onnx", to="gray", method="sum")
     assert agrees(source, tmp_path / "out.onnx", 3, 1)
     source = save(tmp_path / "in.onnx", [*nodes, node("Relu", ["z"], ["out"])], weights, [1, 3, SIZE, SIZE])
-    with pytest.raises(UnsupportedError, match="has no bias to go to"):
+    with pytest.raises(UnsupportedError, match="has no bias to take the constant"):
         convert(source, tmp_path / "no.onnx", to="gray", method="sum")
 
 

@@ -129,7 +129,7 @@ def test_two_words_for_one_layer_are_one():
 
 REFUSED = {
     "no convolution": ({"fc.weight": kernel(5, 8)}, build_options(1), UnsupportedError, "holds no convolution"),
-    "no layout": ({"p.weight": kernel(16, 48)}, build_options(1, layers=("p",)), UnsupportedError, "does not say where"),
+    "no layout": ({"p.weight": kernel(16, 48)}, build_options(1, layers=("p",)), UnsupportedError, "axis order is ambiguous"),
     "open": (
         {"a.weight": kernel(8, 300, 3, 3), "b.weight": kernel(8, 3, 3, 3), "c.weight": kernel(9, 3, 5, 5)},
         build_options(1),

@@ -11,11 +11,13 @@ WEIGHTS = "model.weights.h5"
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _USER_BLOCK_BYTES = 512
+"""The smallest user block, foreign bytes before the HDF5 file; each larger one is twice as long."""
 _ZIP_END_BYTES = 1 << 16
+"""Holds the directory: a .keras archive has three members."""
 
 
 def sniff_h5(source: Source) -> bool:
-    """HDF5's magic, at the beginning or behind a user block of 512, 1024, … bytes."""
+    """HDF5's magic, at the beginning or after a user block of 512, 1024, … bytes."""
     if source.size < len(_HDF5_MAGIC) or source.read(0, 4) == b"PK\x03\x04":
         return False
     at = 0
@@ -27,7 +29,7 @@ def sniff_h5(source: Source) -> bool:
 
 
 def sniff_zip(source: Source) -> bool:
-    """A zip whose directory names a configuration, and weights or what else belongs to it."""
+    """A zip whose directory names a configuration, and weights or metadata."""
     if source.size < 4 or source.read(0, 4) != b"PK\x03\x04":
         return False
     tail = source.read(max(0, source.size - _ZIP_END_BYTES), source.size)

@@ -1,4 +1,4 @@
-"""What the two Keras formats share: datasets with names, a graph out of the configuration, edits of both."""
+"""What the two Keras formats share: named datasets, the graph of the configuration, and edits of both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
 
 _BY_NUMPY = {row.numpy: row for row in BY_NAME.values() if row.numpy and not row.name.startswith("Q")}
-_PROBLEMS = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+_CONFIG_ERRORS = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 _OIHW = {3: Layout("OIW"), 4: Layout("OIHW"), 5: Layout("OIDHW")}
 
 
@@ -35,7 +35,7 @@ class KerasCheckpoint(Checkpoint):
 
     ordered = True
     document: str
-    """What the configuration is called; declarations begin with it."""
+    """The name of the configuration; declarations begin with it."""
 
     def __init__(self, source: Source, form: Format) -> None:
         super().__init__(source, form)
@@ -46,41 +46,41 @@ class KerasCheckpoint(Checkpoint):
         self._text = ""
         self._paths: dict[str, str] = {}
 
-    # What is in the file.
+    # The index.
 
     def configure(self, text: str) -> None:
-        """Read the configuration. Raises DamagedError where it is none."""
+        """Read the configuration. Raises DamagedError where it is not one."""
         location = self.location.at(self.document)
         try:
             self.model, self._text = parse(json_reader.document(text.encode("utf-8", "surrogatepass"), location)), text
-        except _PROBLEMS as error:
-            raise self._no_configuration(error) from error
+        except _CONFIG_ERRORS as error:
+            raise self._config_error(error) from error
         if '"Lambda"' in text or '"__lambda__"' in text:
             message = "its configuration holds a Lambda layer: copied as text, but loading the model may run its code"
             self.warnings.append(Notice("lambda", message))
 
-    def _no_configuration(self, error: Exception) -> DamagedError:
-        return self.location.at(self.document).damaged(f"is no configuration of a Keras model: {error}")
+    def _config_error(self, error: Exception) -> DamagedError:
+        return self.location.at(self.document).damaged(f"is not a Keras model configuration: {error}")
 
     def index(self, weights: Weights | None, order: Sequence[str], prefix: str = "") -> None:
-        """Name every dataset, those of `order` first; what stands below `prefix` is named from there on."""
+        """Name every dataset, those of `order` first; names of those below `prefix` omit it."""
         self.weights = weights
         layouts = self._layouts() if self.model else {}
         for path in dict.fromkeys([*order, *self.file.datasets]):
             dataset = self.file.datasets[path]
             name = path.removeprefix(f"{prefix}/") if prefix else path
-            name = name if name not in self._paths else f"/{path}"
+            name = name if name not in self._paths else f"/{path}"  # the same path at the root and below the prefix
             group = path.partition("/")[0]
             self._paths[name] = path
             dtype, group = _BY_NUMPY[dataset.dtype], group if group.startswith("optimizer") else ""
             self.tensors[name] = Tensor(name, dtype, dataset.shape, group, layouts.get(path))
         self._names = {path: name for name, path in self._paths.items()}
         if self.model is None:
-            self._lay_out_bare()
+            self._lay_out_by_names()
         self._find_slots()
 
-    def _lay_out_bare(self) -> None:
-        """Layouts where only names and shapes speak."""
+    def _lay_out_by_names(self) -> None:
+        """The layouts of kernels without a configuration, from names and shapes."""
         kernels = {n: t for n, t in self.tensors.items() if len(t.shape) >= 3 and not t.group}
         theano = weights_only.looks_like_theano([t.shape for t in kernels.values() if len(t.shape) == 4])
         for name, tensor in kernels.items():
@@ -88,7 +88,7 @@ class KerasCheckpoint(Checkpoint):
             self.tensors[name] = tensor._replace(layout=weights_only.layout_of(layer, tensor, theano=theano))
 
     def _find_slots(self) -> None:
-        """Whose the optimizer's state is."""
+        """Assign the optimizer's slots to weights: by order in Keras 3's tree, else by name, and by order where no name fits."""
         slots = {name: tensor for name, tensor in self.tensors.items() if tensor.group}
         weights = {name: tensor.shape for name, tensor in self.tensors.items() if not tensor.group}
         if not slots:
@@ -111,21 +111,23 @@ class KerasCheckpoint(Checkpoint):
 
     def weights_of(self, layer: Layer) -> Mapping[str, str]:
         """The tensors of a layer, by the names of its weights."""
-        found = self.weights.find(layer) if self.weights else {}
-        return {weight: self._names[path] for weight, path in found.items()}
+        paths = self.weights.find(layer) if self.weights else {}
+        return {weight: self._names[path] for weight, path in paths.items()}
 
     def _layouts(self) -> dict[str, Layout]:
         """The layout of every kernel of the configuration's convolutions, by dataset."""
-        found: dict[str, Layout] = {}
+        layouts: dict[str, Layout] = {}
         for layer in all_layers(self.model) if self.model else ():
             if layer.kind in CONVS and self.weights:
                 for weight, path in self.weights.find(layer).items():
                     if weight.endswith("kernel") and (layout := self._layout(layer, self.file.datasets[path].shape)):
-                        found[path] = layout
-        return found
+                        layouts[path] = layout
+        return layouts
 
     def _layout(self, layer: Layer, shape: tuple[int, ...]) -> Layout | None:
-        """The class's layout, or that of Theano's old kernels, whose window stands behind."""
+        """The class's layout, or OIHW for the kernels of Keras 1 with the Theano backend. `data_format` does not change it:
+        kernels are HWIO for channels_first too. Where the window is a square like the other axes only the backend's name
+        shows it."""
         kind = CONVS[layer.kind]
         rank = len(kind.layout.axes)
         if len(shape) != rank:
@@ -138,7 +140,7 @@ class KerasCheckpoint(Checkpoint):
     def chunks(self, name: str) -> Iterator[bytes]:
         yield from self.file.chunks(self._paths[name])
 
-    # What its graph says, or its names where it has none.
+    # The graph: the configuration's, or that of names and shapes.
 
     @cached_property
     def graph(self) -> KerasGraph | WeightsOnlyGraph:
@@ -147,8 +149,8 @@ class KerasCheckpoint(Checkpoint):
             return WeightsOnlyGraph(named, ordered=self.ordered, is_configured=bool(self._text))
         try:
             return KerasGraph(named, self.model, self._text)
-        except _PROBLEMS as error:
-            raise self._no_configuration(error) from error
+        except _CONFIG_ERRORS as error:
+            raise self._config_error(error) from error
 
     def search_view(self) -> Mapping[Tensor, str]:
         return self.graph.search_view() if isinstance(self.graph, WeightsOnlyGraph) else {}
@@ -169,7 +171,7 @@ class KerasCheckpoint(Checkpoint):
             )
         for name in edits.biases:
             raise self.location.at(name).unsupported(
-                "there is neither a bias nor a BatchNormalization behind it that could take the constant of what stands in front"
+                "has neither a bias nor a following BatchNormalization to take the constant of its preprocessing"
             )
         self._check_factored(edits)
         datasets = {self._paths[name]: NewDataset(edit.shape, edit.values()) for name, edit in edits.tensors.items()}
@@ -182,14 +184,15 @@ class KerasCheckpoint(Checkpoint):
 
     @abstractmethod
     def composed(self, datasets: Mapping[str, NewDataset], text: str | None) -> list[Splice]:
-        """The splices that give datasets new content and put `text` in the configuration's place."""
+        """The splices that give datasets new content and put `text` as the configuration."""
 
     def _check_factored(self, edits: Edits) -> None:
-        """Raise UnsupportedError for an optimizer that keeps its state for a kernel in parts, as Adafactor does."""
+        """Raise UnsupportedError for an optimizer that keeps its state for a kernel in parts, as Adafactor does: rows and columns
+        that have the kernel's leading axes."""
         kernels = {self.tensors[name].shape[:-1] for name in edits.tensors if len(self.tensors[name].shape) > 3}
         for tensor in (t for entry in self.optimizer_entries for t in entry.tensors.values()):
             if len(tensor.shape) > 2 and tensor.shape in kernels:
                 raise self.location.at(tensor.name).unsupported(
-                    "is one part of an optimizer's state for the kernel, which is not reset",
+                    "is a factored part of the optimizer's state for the kernel, which is not reset",
                     hint="save the model without its optimizer: include_optimizer=False",
                 )

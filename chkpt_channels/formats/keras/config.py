@@ -1,4 +1,4 @@
-"""The configuration of a Keras model as a graph: layers, the tensors they take, models inside of models.
+"""The configuration of a Keras model as a graph: layers, the tensors they take, nested models.
 
     Sequential       {"class_name", "config": {"layers": [entry, …]}}, in Keras before 2.2.3 "config": [entry, …]
     Functional       the same, each entry with "name" and "inbound_nodes", one node a call; "input_layers", "output_layers"
@@ -17,31 +17,31 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 Ref = tuple[str, int, int]
-"""A tensor: the layer that makes it, by which of its calls, as which of its outputs."""
+"""A tensor: the name of the layer that produces it, the index of the call, the index of the output."""
 
 Path = tuple[str | int, ...]
 """Steps into the JSON."""
 
 OUTSIDE = ""
-"""The name of what feeds a Sequential model that begins without an InputLayer."""
+"""The name of the input of a Sequential model that begins without an InputLayer."""
 
 
 class Inbound(NamedTuple):
-    """A tensor that a call takes, and where its shape is repeated (Keras 3)."""
+    """A tensor that a call takes, and the path at which its shape is repeated (Keras 3)."""
 
     ref: Ref
     shape: Path | None
 
 
 class LayerCall(NamedTuple):
-    """One call of a layer."""
+    """One call of a layer, and the tensors that it takes."""
 
     path: Path
-    taken: tuple[Inbound, ...]
+    inbound: tuple[Inbound, ...]
 
 
 class Layer:
-    """One layer: `kind` is its class, `path` where its entry stands, as which of its model's, `trail` the names of the models
+    """One layer: `kind` is its class, `path` that of its entry, `number` its index in its model, `trail` the names of the models
     around it and its own."""
 
     def __init__(self, entry: Mapping[str, Any], path: Path, number: int, parent: KerasModel) -> None:
@@ -56,17 +56,17 @@ class Layer:
 
     @property
     def where(self) -> str:
-        """How messages and declarations name it."""
+        """Its name in messages and declarations."""
         return "/".join(self.trail)
 
     @property
     def is_function(self) -> bool:
-        """Whether it is an operation written in a model's code, not a layer."""
+        """Whether it is an operation of a model's code, not a layer: Keras 2 wraps these in TFOpLambda."""
         return self.kind in ("TFOpLambda", "TensorFlowOpLayer") or str(self.entry.get("module")).startswith("keras.src.ops")
 
 
 class KerasModel:
-    """A model: its layers by name in the order of the configuration, and the tensors it takes and gives."""
+    """A model: its layers by name in the order of the configuration, its input and output tensors."""
 
     def __init__(self, entry: Mapping[str, Any], path: Path, trail: tuple[str, ...]) -> None:
         self.entry, self.path, self.trail = entry, path, trail
@@ -77,25 +77,25 @@ class KerasModel:
 
     @cached_property
     def takers(self) -> Mapping[Ref, list[tuple[Layer, int, int]]]:
-        """For each tensor who takes it: (layer, its call, the position among what the call takes)."""
-        found: defaultdict[Ref, list[tuple[Layer, int, int]]] = defaultdict(list)
+        """The takers of each tensor: (layer, index of its call, position among the tensors of that call)."""
+        takers: defaultdict[Ref, list[tuple[Layer, int, int]]] = defaultdict(list)
         for layer in self.layers.values():
             for number, node in enumerate(layer.nodes):
-                for position, taken in enumerate(node.taken):
-                    found[taken.ref].append((layer, number, position))
-        return found
+                for position, inbound in enumerate(node.inbound):
+                    takers[inbound.ref].append((layer, number, position))
+        return takers
 
     @cached_property
-    def made(self) -> Mapping[tuple[str, int], set[Ref]]:
+    def produced(self) -> Mapping[tuple[str, int], set[Ref]]:
         """For each call, by layer and number, the tensors of it that anyone takes."""
-        found: defaultdict[tuple[str, int], set[Ref]] = defaultdict(set)
+        produced: defaultdict[tuple[str, int], set[Ref]] = defaultdict(set)
         for ref in (*self.takers, *self.outputs):
-            found[ref[:2]].add(ref)
-        return found
+            produced[ref[:2]].add(ref)
+        return produced
 
 
 def at(document: Any, path: Path) -> Any:
-    """What stands there in the JSON; None where the path leads nowhere."""
+    """The value at that path of the JSON; None where there is none."""
     for step in path:
         try:
             document = document[step]
@@ -107,7 +107,7 @@ def at(document: Any, path: Path) -> Any:
 def parse(entry: Mapping[str, Any]) -> KerasModel | None:
     """The model of a configuration; None for a class of the user's own that does not list its layers.
 
-    Raises KeyError, TypeError, ValueError, AttributeError or IndexError where it is no configuration.
+    Raises KeyError, TypeError, ValueError, AttributeError or IndexError where it is not a configuration.
     """
     if _entries(entry) is None:
         return None
@@ -119,19 +119,19 @@ def parse(entry: Mapping[str, Any]) -> KerasModel | None:
         for number, (steps, inner) in enumerate(entries or ()):
             layer = Layer(inner, (*model.path, *steps), number, model)
             if layer.name in model.layers:
-                raise ValueError(f"two layers are called {layer.name}")
+                raise ValueError(f"two layers are named {layer.name}")
             model.layers[layer.name] = layer
             if _entries(inner) is not None:
                 layer.inner = KerasModel(inner, layer.path, layer.trail)
                 waiting.append(layer.inner)
             elif not isinstance(layer.config, dict):
-                raise ValueError(f"what configures the layer {layer.name} is no object")
+                raise ValueError(f"the config of layer {layer.name} is not a JSON object")
         _connect(model)
     return top
 
 
 def all_layers(top: KerasModel) -> Iterator[Layer]:
-    """Every layer, those of inner models behind the model's own entry."""
+    """Every layer, those of a nested model after its own entry."""
     waiting = list(reversed(top.layers.values()))
     while waiting:
         layer = waiting.pop()
@@ -141,7 +141,7 @@ def all_layers(top: KerasModel) -> Iterator[Layer]:
 
 
 def _entries(entry: Mapping[str, Any]) -> list[tuple[Path, Mapping[str, Any]]] | None:
-    """The entries of a model's layers and the steps to their list; None for what is no model."""
+    """The entries of a model's layers and the steps to their list; None for what is not a model."""
     config = entry["config"]
     listed = config.get("layers") if isinstance(config, dict) else config if entry.get("class_name") == "Sequential" else None
     if not isinstance(listed, list) or not all(isinstance(inner, dict) and "class_name" in inner for inner in listed):
@@ -157,7 +157,7 @@ def _connect(model: KerasModel) -> None:
             layer.nodes = [
                 _node(node, (*layer.path, "inbound_nodes", i)) for i, node in enumerate(layer.entry.get("inbound_nodes") or ())
             ]
-        model.inputs, model.outputs = ([t.ref for t in _taken(config[key], ())] for key in ("input_layers", "output_layers"))
+        model.inputs, model.outputs = ([t.ref for t in _inbound(config[key], ())] for key in ("input_layers", "output_layers"))
         _renumber(model)
         return
     model.is_sequential = True
@@ -172,10 +172,10 @@ def _connect(model: KerasModel) -> None:
 
 
 def _node(node: Any, path: Path) -> LayerCall:
-    return LayerCall(path, tuple(_taken(node, path)))
+    return LayerCall(path, tuple(_inbound(node, path)))
 
 
-def _taken(value: Any, path: Path) -> Iterator[Inbound]:
+def _inbound(value: Any, path: Path) -> Iterator[Inbound]:
     """Every reference to a tensor in `value`, in order."""
     waiting = [(value, path)]
     while waiting:
@@ -184,7 +184,7 @@ def _taken(value: Any, path: Path) -> Iterator[Inbound]:
             if value.get("class_name") == "__keras_tensor__":
                 history = value["config"]["keras_history"]
                 if not is_reference(history):
-                    raise ValueError(f"{history!r} is no tensor")
+                    raise ValueError(f"{history!r} is not a tensor reference")
                 yield Inbound((history[0], history[1], history[2]), (*path, "config", "shape"))
                 continue
             waiting += reversed([(inner, (*path, key)) for key, inner in value.items()])
@@ -208,10 +208,10 @@ def is_reference(value: Any) -> bool:
 
 
 def _renumber(model: KerasModel) -> None:
-    """Keras 2 counts the calls of an inner model from 1, its own making being call 0: count them from 0."""
+    """Keras 2 counts the calls of a nested model from 1, as its construction was call 0: count them from 0."""
     calls: defaultdict[str, set[int]] = defaultdict(set)
-    every = [t.ref for layer in model.layers.values() for node in layer.nodes for t in node.taken] + model.outputs
-    for name, node, _ in every:
+    refs = [t.ref for layer in model.layers.values() for node in layer.nodes for t in node.inbound] + model.outputs
+    for name, node, _ in refs:
         calls[name].add(node)
     shifted = {
         name
@@ -223,10 +223,10 @@ def _renumber(model: KerasModel) -> None:
         return (old[0], old[1] - 1, old[2]) if old[0] in shifted else old
 
     for layer in model.layers.values():
-        layer.nodes = [node._replace(taken=tuple(t._replace(ref=ref(t.ref)) for t in node.taken)) for node in layer.nodes]
+        layer.nodes = [node._replace(inbound=tuple(t._replace(ref=ref(t.ref)) for t in node.inbound)) for node in layer.nodes]
     model.outputs = [ref(old) for old in model.outputs]
 
 
 def _is_old(layer: Layer) -> bool:
-    """Whether its calls are spelled as Keras 2 does."""
+    """Whether its calls are encoded as in Keras 2."""
     return any(isinstance(node, list) for node in layer.entry.get("inbound_nodes") or ())

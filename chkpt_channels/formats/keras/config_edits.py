@@ -1,8 +1,9 @@
-"""Edits of a configuration: numbers set, constants chosen, and a layer that makes the old channels of the new one.
+"""Edits of a configuration: numbers set, constants chosen, and a layer that repeats the new channel as the old ones.
 
-Keras cannot broadcast a channel: `stack` puts a layer without weights behind the input. Where the model is a graph that is
-Concatenate of the same tensor several times; in a Sequential it is an UpSampling that is told to look for its channels elsewhere,
-so that it repeats exactly the axis of the channels.
+Keras cannot broadcast a channel: a one-channel input before a Normalization of three fails to load, in every format of Keras 2
+and 3. So `stack` puts a layer without weights after the input. In a functional model that is Concatenate of the same tensor
+several times; in a Sequential, where a layer takes one tensor, an UpSampling with the other `data_format`, which then repeats
+exactly the channel axis.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any
 
 from chkpt_channels.core.errors import Location
 from chkpt_channels.formats.keras.config import Path, at, is_reference
-from chkpt_channels.formats.keras.preprocessing import Image, chosen
+from chkpt_channels.formats.keras.preprocessing import Image, select_channels
 
+# how json.dumps was called: Keras itself uses its defaults, other writers these
 _STYLES: tuple[Mapping[str, Any], ...] = (
     {},
     {"ensure_ascii": False},
@@ -24,33 +26,34 @@ _STYLES: tuple[Mapping[str, Any], ...] = (
 )
 
 
-def speller(text: str, document: Any, location: Location) -> Callable[[Any], str]:
-    """The function that spells an edited `document` as its writer did. Raises UnsupportedError for an unknown hand."""
+def encoder(text: str, document: Any, location: Location) -> Callable[[Any], str]:
+    """The function that encodes an edited `document` in the style of `text`. Raises UnsupportedError for an unknown style."""
     for style in _STYLES:
         if json.dumps(document, **style) == text:
             return lambda edited: json.dumps(edited, **style)
     raise location.unsupported(
-        "its configuration is spelled in a way that an edit would not keep", hint="save it again with Keras"
+        "its configuration is encoded in a JSON style that an edit would not keep", hint="save it again with Keras"
     )
 
 
 def set_at(document: Any, path: Path, value: Any) -> None:
-    """Put `value` where `path` leads."""
+    """Put `value` at `path`."""
     at(document, path[:-1])[path[-1]] = value
 
 
 def choose(document: Any, path: Path, channels: Sequence[int]) -> None:
     """Keep the constants of these channels."""
-    set_at(document, path, chosen(document, path, channels))
+    set_at(document, path, select_channels(document, path, channels))
 
 
 def can_stack(image: Image) -> bool:
-    """Whether there is a layer that repeats this image's channel: in a Sequential none does for (batch, steps, channels)."""
+    """Whether a layer can repeat this image's channel: in a Sequential none does for (batch, steps, channels), as UpSampling1D
+    has no data_format."""
     return not image.layer.parent.is_sequential or image.rank > 3 or image.axis == 1
 
 
 def stack(document: Any, image: Image) -> None:
-    """Let the image have one channel, and a layer behind its input that makes the old ones of it."""
+    """Give the image one channel, and insert a layer after its input that repeats it as the old ones."""
     set_at(document, (*image.path, image.axis), 1)
     home = image.layer.parent
     layers = at(document, image.layer.path[:-1])
@@ -69,7 +72,7 @@ def stack(document: Any, image: Image) -> None:
 
 
 def _redirect(value: Any, old: str, new: str) -> None:
-    """Let everything that takes what `old` makes take what `new` makes."""
+    """Make everything that takes the tensors of `old` take those of `new`."""
     waiting = [value]
     while waiting:
         value = waiting.pop()
@@ -81,7 +84,7 @@ def _redirect(value: Any, old: str, new: str) -> None:
 
 
 def _joining(name: str, image: Image, input_: Mapping[str, Any]) -> dict[str, Any]:
-    """Concatenate(axis)([image] * channels), as this file spells layers."""
+    """Concatenate(axis)([image] * channels), as this file encodes layers."""
     config = {"name": name, "trainable": True, "dtype": _dtype(input_), "axis": -1 if image.axis == image.rank - 1 else 1}
     shape = list(input_["config"][image.path[-1]])
     if image.path[-1] == "batch_shape":
@@ -106,7 +109,7 @@ def _repeating(name: str, image: Image, layers: Sequence[Mapping[str, Any]]) -> 
     last = image.axis == image.rank - 1
     size = [1] * (spatial - 1) + [image.channels] if last else [image.channels] + [1] * (spatial - 1)
     config: dict[str, Any] = {"name": name, "trainable": True, "dtype": _dtype(first)}
-    if image.layer.kind != "InputLayer":
+    if image.layer.kind != "InputLayer":  # the first layer states the input shape: now the new one does
         config[str(image.path[-1])] = first["config"].pop(image.path[-1])
     if spatial == 1:
         config["size"] = image.channels

@@ -1,7 +1,7 @@
-"""Where an image goes in a Keras model: from its input through layers that keep channels apart to the convolutions it reaches.
+"""The path of an image in a Keras model: from its input through layers that keep channels apart to the convolutions it reaches.
 
-The walk follows tensors, call by call, into inner models and out of them; a layer that is called on other things too, or one
-that mixes channels, is noted as a block: then only a graph edit is right.
+The walk follows tensors, call by call, into nested models and out of them. A layer that mixes channels is a block: what follows
+it is reached, but then only a graph edit is right.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from chkpt_channels.formats.keras.layers import CONVS, data_format
 from chkpt_channels.formats.keras.preprocessing import Image, effect
 
 MOST_STEPS = 200_000
-MOST_COLOURS = 4
+"""Nested models that call one another twice each take exponentially many; a large model takes thousands."""
+MOST_COLORS = 4
+"""Of an axis that is taken for the channels without a convolution that says so."""
 
 
 class ChannelOp(NamedTuple):
-    """A per-channel operation on the way: a layer and which of its calls."""
+    """A per-channel operation on the path: a layer, the index of its call, and whether it treats all channels `alike`."""
 
     layer: Layer
     call: int
@@ -27,7 +29,8 @@ class ChannelOp(NamedTuple):
 
 
 class ReachedLayer(NamedTuple):
-    """A convolution that the image reaches: through which gates and layers, and the first layer that mixed channels before."""
+    """A convolution that the image reaches, through which operations and layers; `blocked` is the first layer that mixed channels
+    before it, None where none did."""
 
     layer: Layer
     operations: tuple[ChannelOp, ...]
@@ -42,7 +45,7 @@ class _State(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """One call of an inner model: `outer` is the frame of the call, -1 for the top model."""
+    """One call of a nested model: `outer` is the frame of the call, -1 for the top model."""
 
     model: KerasModel
     outer: int
@@ -51,20 +54,20 @@ class _Frame(NamedTuple):
 
 
 def traces(top: KerasModel) -> list[InputTrace]:
-    """For each input of the top model that has the shape of an image, a signal or a volume and reaches a convolution, how.
+    """For each input of the top model that has the shape of an image, a signal or a volume and reaches a convolution, its trace.
 
-    The convolutions say where the channels are. Where something stands in between that moves them, the axis must be as short as
-    colors are.
+    The convolutions say which axis holds the channels. Where a layer in between moves them (Permute), the axis must be as short
+    as colors are.
     """
     formats = {data_format(layer.config) for layer in all_layers(top) if layer.kind in CONVS}
-    found = []
+    chosen = []
     for number, ref in enumerate(top.inputs):
         axes = (True, False) if formats == {"channels_first"} else (False, True)
         images = [image for first in axes if (image := _image(top, ref, number, first))]
-        made = [trace for image in images if (trace := InputTrace(top, image)).reached]
-        clear = [trace for trace in made if trace is made[0] and any(reached.blocked is None for reached in trace.reached)]
-        found += (clear or [trace for trace in made if trace.image.channels <= MOST_COLOURS])[:1]
-    return found
+        candidates = [trace for image in images if (trace := InputTrace(top, image)).reached]
+        clear = [t for t in candidates[:1] if any(reached.blocked is None for reached in t.reached)]
+        chosen += (clear or [t for t in candidates if t.image.channels <= MOST_COLORS])[:1]
+    return chosen
 
 
 def _image(top: KerasModel, ref: Ref, number: int, first: bool) -> Image | None:
@@ -85,10 +88,11 @@ def _image(top: KerasModel, ref: Ref, number: int, first: bool) -> Image | None:
 
 
 class InputTrace:
-    """Where one image goes.
+    """The path of one image.
 
-    `reached` are convolutions, `blocks` layers that mix its channels (None: the model's own output), `calls` the calls of each
-    layer that take it, its channels apart, `numbers` the places that repeat its channel count, `stale` those that contradict it.
+    `reached` are convolutions, `blocks` layers that mix its channels (None: the model's own output), `calls` the calls of
+    each layer that take it with its channels apart, `numbers` the paths that repeat its channel count, `stale` those that
+    contradict it.
     """
 
     def __init__(self, top: KerasModel, image: Image) -> None:
@@ -106,7 +110,7 @@ class InputTrace:
 
     @property
     def entrance(self) -> set[str]:
-        """Those of `numbers` that stand at the input itself, in front of every layer."""
+        """Those of `numbers` that state the shape of the input itself, before every layer."""
         home = self.image.layer.path
 
         def is_outside(path: Path) -> bool:
@@ -125,7 +129,7 @@ class InputTrace:
                 continue
             seen.add(key)
             if len(seen) > MOST_STEPS:
-                raise ValueError("its models are called in each other too often")
+                raise ValueError(f"following the image through its nested models takes more than {MOST_STEPS} steps")
             model = self._frames[frame].model
             waiting += self._outwards(frame, ref, state)
             for layer, call, position in model.takers.get(ref, ()):
@@ -134,7 +138,7 @@ class InputTrace:
                 waiting += reversed(list(self._through(frame, layer, call, position, state)))
 
     def _outwards(self, frame: int, ref: Ref, state: _State) -> Iterator[tuple[int, Ref, _State]]:
-        """Out of an inner model, where the tensor is one of its outputs."""
+        """The tensors outside of a nested model, where this one is one of its outputs."""
         model, outer, layer, call = self._frames[frame]
         for number, output in enumerate(model.outputs):
             if output == ref and layer is not None:
@@ -143,6 +147,7 @@ class InputTrace:
                 self.blocks.append(None)
 
     def _through(self, frame: int, layer: Layer, call: int, position: int, state: _State) -> Iterator[tuple[int, Ref, _State]]:
+        """The tensors that a call produces of the image, with what is known of them."""
         if state.blocked is None:
             self._note_shapes(layer, call, position)
         if layer.inner is not None:
@@ -155,16 +160,17 @@ class InputTrace:
                 state = state._replace(blocked=layer)
             self.reached.append(ReachedLayer(layer, state.operations, state.steps, state.blocked))
             return
-        bent = what == "bends" and not all(operation.alike for operation in state.operations)
-        if (what == "mixes" or bent) and state.blocked is None:
+        # constants that differ by channel cannot be moved across a nonlinear layer into the kernel
+        stops = what == "bends" and not all(operation.alike for operation in state.operations)
+        if (what == "mixes" or stops) and state.blocked is None:
             self.blocks.append(layer)
             state = state._replace(blocked=layer)
-        elif what == "bends":  # what treats all channels alike before it can be left there
+        elif what == "bends":  # constants that all channels share can stay where they are
             state = state._replace(operations=())
         elif what in ("scales", "shifts"):
             state = state._replace(operations=(*state.operations, ChannelOp(layer, call, what == "shifts")))
         state = state._replace(steps=(*state.steps, layer.name))
-        for ref in self._frames[frame].model.made.get((layer.name, call), ()):
+        for ref in self._frames[frame].model.produced.get((layer.name, call), ()):
             yield frame, ref, state
 
     def _into(self, frame: int, layer: Layer, call: int, position: int, state: _State) -> Iterator[tuple[int, Ref, _State]]:
@@ -179,13 +185,13 @@ class InputTrace:
         yield inner, model.inputs[position], state
 
     def _note_shapes(self, layer: Layer, call: int, position: int) -> None:
-        """The shapes that the layer was built on and that this call takes."""
+        """Note the shapes that the layer was built on and that this call takes."""
         self._note(f"layers/{layer.where}/build_config/input_shape", (*layer.path, "build_config", "input_shape"), position)
-        if shape := layer.nodes[call].taken[position].shape:
+        if shape := layer.nodes[call].inbound[position].shape:
             self._note(f"layers/{layer.where}/inbound_nodes/{call}/{position}", shape)
 
     def _note_model(self, model: KerasModel, position: int) -> None:
-        """The shapes that a model states for what it takes."""
+        """Note the shapes that a model states for its inputs."""
         where = "layers/" + "/".join((*model.trail, "")) if model.trail else ""
         self._note(f"{where}build_config/input_shape", (*model.path, "build_config", "input_shape"), position)
         self._note(f"{where}build_input_shape", (*model.path, "config", "build_input_shape"), position)

@@ -1,4 +1,5 @@
-"""What a Keras model's graph says about its first convolutions: which they are, what stands in front, what must follow them."""
+"""What a Keras model's graph says about its first convolutions: which they are, what precedes them, what must change with
+them."""
 
 from __future__ import annotations
 
@@ -18,11 +19,12 @@ from chkpt_channels.formats.keras.layers import CONVS
 from chkpt_channels.formats.keras.preprocessing import ChannelConstants, constants
 from chkpt_channels.formats.keras.weights import NamedWeights
 
-Sight = tuple[InputTrace, ReachedLayer]
+Arrival = tuple[InputTrace, ReachedLayer]
+"""An image at a convolution that it reaches."""
 
 
 class KerasGraph(ModelGraph):
-    """The graph of a configuration, followed from every image."""
+    """The graph of a configuration, traced from every image."""
 
     knows_outputs = True
 
@@ -32,17 +34,17 @@ class KerasGraph(ModelGraph):
         self._traces = traces(model)
 
     @cached_property
-    def _sights(self) -> Mapping[str, list[Sight]]:
+    def _arrivals(self) -> Mapping[str, list[Arrival]]:
         """Every first kernel and how images reach it: those reached channel by channel, else all; of inputs that differ in
-        their channels, those with three."""
-        every = [(trace, reached) for trace in self._traces for reached in trace.reached]
-        every = [sight for sight in every if sight[1].blocked is None] or every
-        if len({trace.image.channels for trace, _ in every}) > 1:
-            every = [sight for sight in every if sight[0].image.channels == 3] or every
-        found: defaultdict[str, list[Sight]] = defaultdict(list)
-        for trace, reached in every:
-            found[self._kernel(reached.layer)].append((trace, reached))
-        return found
+        their channels, those with three (a mask or a depth map has one)."""
+        arrivals = [(trace, reached) for trace in self._traces for reached in trace.reached]
+        arrivals = [(trace, reached) for trace, reached in arrivals if reached.blocked is None] or arrivals
+        if len({trace.image.channels for trace, _ in arrivals}) > 1:
+            arrivals = [(trace, reached) for trace, reached in arrivals if trace.image.channels == 3] or arrivals
+        by_kernel: defaultdict[str, list[Arrival]] = defaultdict(list)
+        for trace, reached in arrivals:
+            by_kernel[self._kernel(reached.layer)].append((trace, reached))
+        return by_kernel
 
     def _kernel(self, layer: Layer) -> str:
         name = self._weights.of(layer).get(CONVS[layer.kind].weights[0])
@@ -52,52 +54,53 @@ class KerasGraph(ModelGraph):
 
     def first_convs(self) -> Sequence[FirstConv]:
         """The convolutions that images reach."""
-        return [self._first_conv(name, *sights[0]) for name, sights in self._sights.items()]
+        return [self._first_conv(name, *arrivals[0]) for name, arrivals in self._arrivals.items()]
 
     def _first_conv(self, name: str, trace: InputTrace, reached: ReachedLayer) -> FirstConv:
         tensor, layer, channels = self._weights.tensors[name], reached.layer, trace.image.channels
         location = self._location.at(name)
         if tensor.layout is None:
-            raise location.damaged(f"{list(tensor.shape)} is no kernel of a {layer.kind}")
+            raise location.damaged(f"shape {list(tensor.shape)} is not that of a {layer.kind} kernel")
         depthwise = CONVS[layer.kind].depthwise
-        held = tensor.shape[tensor.layout.channel_axis]
-        groups = held if depthwise else int(layer.config.get("groups") or 1)
-        if reached.blocked is None and channels != (held if depthwise else held * groups):
-            raise location.damaged(f"{list(tensor.shape)} does not take the {channels} channels of the image")
+        width = tensor.shape[tensor.layout.channel_axis]
+        groups = width if depthwise else int(layer.config.get("groups") or 1)
+        if reached.blocked is None and channels != (width if depthwise else width * groups):
+            raise location.damaged(f"shape {list(tensor.shape)} does not take the {channels} channels of the image")
         steps = [step for step in reached.steps if step != trace.image.layer.name]
         why = f"the image reaches it through {', '.join(steps)}" if steps else "the image reaches it"
         return FirstConv(tensor, tensor.layout, channels, "graph", why, groups if channels > 1 else 1)
 
-    def _seen(self, first_convs: Sequence[FirstConv]) -> list[Sight]:
-        return [sight for conv in first_convs for sight in self._sights.get(conv.tensor.name, ())]
+    def _arrivals_at(self, first_convs: Sequence[FirstConv]) -> list[Arrival]:
+        return [arrival for conv in first_convs for arrival in self._arrivals.get(conv.tensor.name, ())]
 
     def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
-        """What stands in front of these, and what else takes their images and could not take another number of channels."""
-        seen = self._seen(first_convs)
+        """What precedes these, and what else takes their images and cannot take another number of channels."""
+        arrivals = self._arrivals_at(first_convs)
         for conv in first_convs:
-            if conv.tensor.name not in self._sights:
+            if conv.tensor.name not in self._arrivals:
                 raise self._location.at(conv.tensor.name).unsupported("no image reaches this kernel in the model's graph")
         operations = {
             (operation.layer.trail, operation.call): (operation, trace)
-            for trace, reached in seen
+            for trace, reached in arrivals
             for operation in reached.operations
         }
-        blocks = dict.fromkeys(self._blocks(seen))
-        return [*blocks, *(self._front(operation.layer, operation.call, trace) for operation, trace in operations.values())]
+        blocks = dict.fromkeys(self._blocks(arrivals))
+        return [*blocks, *(self._operation(operation.layer, operation.call, trace) for operation, trace in operations.values())]
 
-    def _blocks(self, seen: Sequence[Sight]) -> Iterator[PreprocessingOp]:
-        for trace in {id(trace): trace for trace, _ in seen}.values():
+    def _blocks(self, arrivals: Sequence[Arrival]) -> Iterator[PreprocessingOp]:
+        """What makes an edit of the kernels wrong: layers that mix channels, and layers that are called on other tensors too."""
+        for trace in {id(trace): trace for trace, _ in arrivals}.values():
             for layer in trace.blocks:
                 yield PreprocessingOp(layer.where, layer.kind) if layer else PreprocessingOp("the model's output", "output")
-        for trace, reached in seen:
+        for trace, reached in arrivals:
             if trace.image.channels == 1 and CONVS[reached.layer.kind].depthwise:  # each filter serves one channel of the image
                 yield PreprocessingOp(reached.layer.where, reached.layer.kind)
-        clear = [reached for _, reached in seen if reached.blocked is None]
+        clear = [reached for _, reached in arrivals if reached.blocked is None]
         for layer in {
             id(layer): layer for r in clear for layer in (r.layer, *(operation.layer for operation in r.operations))
         }.values():
             if sum(len(trace.calls[layer.trail]) for trace in self._traces) != self._count_calls(layer):
-                yield PreprocessingOp(layer.where, f"{layer.kind}, which takes other things too,")
+                yield PreprocessingOp(layer.where, f"{layer.kind}, which takes other tensors too,")
 
     def _count_calls(self, layer: Layer) -> int:
         """How often a layer is called, the calls of the models around it counted."""
@@ -108,12 +111,13 @@ class KerasGraph(ModelGraph):
             model = around.inner or model
         return prod(counts)
 
-    def _front(self, layer: Layer, call: int, trace: InputTrace) -> PreprocessingOp:
-        where, found = _name(layer, call), self._constants(layer, call, trace)
-        if found is None:
+    def _operation(self, layer: Layer, call: int, trace: InputTrace) -> PreprocessingOp:
+        where, values = _name(layer, call), self._constants(layer, call, trace)
+        if values is None:
             return PreprocessingOp(where, layer.kind)
         names = self._weights.of(layer)
-        return PreprocessingOp(where, layer.kind, found.scale, found.shift, tuple((names[weight], 0) for weight in found.tensors))
+        tensors = tuple((names[weight], 0) for weight in values.tensors)
+        return PreprocessingOp(where, layer.kind, values.scale, values.shift, tensors)
 
     def _constants(self, layer: Layer, call: int, trace: InputTrace) -> ChannelConstants | None:
         def weight(name: str) -> Sequence[float] | None:
@@ -127,24 +131,24 @@ class KerasGraph(ModelGraph):
 
     def graph_methods(self, first_convs: Sequence[FirstConv]) -> Sequence[str]:
         """`stack`, where every image's model has room for the layer."""
-        seen = self._seen(first_convs)
-        return ("stack",) if seen and all(config_edits.can_stack(trace.image) for trace, _ in seen) else ()
+        images = [trace.image for trace, _ in self._arrivals_at(first_convs)]
+        return ("stack",) if images and all(map(config_edits.can_stack, images)) else ()
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
-        """The bias (+1), or the moving mean of the BatchNormalization that alone takes what the layer makes (-1)."""
-        sights = self._sights.get(conv.tensor.name)
-        if not sights:
+        """The bias (+1), or the moving mean of the BatchNormalization that alone takes the layer's output (-1)."""
+        arrivals = self._arrivals.get(conv.tensor.name)
+        if not arrivals:
             return None
-        layer = sights[0][1].layer
+        layer = arrivals[0][1].layer
         if bias := self._weights.of(layer).get("bias"):
             return bias, 1
-        behind = _norm_behind(layer)
-        mean = self._weights.of(behind).get("moving_mean") if behind else None
+        norm = _following_norm(layer)
+        mean = self._weights.of(norm).get("moving_mean") if norm else None
         return (mean, -1) if mean else None
 
     def is_depthwise(self, name: str) -> bool:
-        """Whether every channel has filters of its own in this kernel."""
-        return any(CONVS[reached.layer.kind].depthwise for _, reached in self._sights.get(name, ()))
+        """Whether each channel has its own filters in this kernel."""
+        return any(CONVS[reached.layer.kind].depthwise for _, reached in self._arrivals.get(name, ()))
 
     def dense_shape(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
         """Toward one channel only: then a depthwise kernel is one with as many filters."""
@@ -155,36 +159,36 @@ class KerasGraph(ModelGraph):
         return conv._replace(groups=conv.in_channels) if self.is_depthwise(conv.tensor.name) else conv
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
-        """What the configuration says about these convolutions' images where they enter. The shapes that repeat it on the way
-        follow."""
-        found: dict[str, Declaration] = {}
-        for trace, _ in self._seen(first_convs):
+        """What the configuration says about these convolutions' images where they enter; edits change the shapes that
+        repeat it with them."""
+        declarations: dict[str, Declaration] = {}
+        for trace, _ in self._arrivals_at(first_convs):
             for where in trace.entrance:
                 name = f"{self._document}: {where}"
-                found[name] = Declaration(name, trace.image.channels)
-        return list(found.values())
+                declarations[name] = Declaration(name, trace.image.channels)
+        return list(declarations.values())
 
     def edited(self, edits: Edits) -> str | None:
         """The configuration's text after the edits; None where it stays."""
         document = json.loads(self._text)
-        spell = config_edits.speller(self._text, document, self._location.at(self._document))
+        encode = config_edits.encoder(self._text, document, self._location.at(self._document))
         for stale in (trace.stale[0] for trace in self._traces if trace.stale):
             raise self._location.at(self._document).unsupported(f"{stale} contradicts the channels of the image")
         for trace in self._entered(edits):
             for name in {self._kernel(reached.layer) for reached in trace.reached} if not edits.method else ():
                 if name not in edits.tensors:
-                    hint = "   ".join(f"--layer {kernel}" for kernel in self._sights)
+                    hint = "   ".join(f"--layer {kernel}" for kernel in self._arrivals)
                     raise self._location.at(name).unsupported("sees the same image, and would keep its channels", hint=hint)
             for where, path in trace.numbers.items():
                 if not edits.method or where in trace.entrance:
                     config_edits.set_at(document, path, edits.channels)
             self._choose(document, edits, trace)
-        for name, sights in self._sights.items():
+        for name, arrivals in self._arrivals.items():
             if name in edits.tensors:
-                _regroup(document, sights[0][1].layer, edits.tensors[name].shape)
+                _ungroup(document, arrivals[0][1].layer, edits.tensors[name].shape)
         for trace in self._entered(edits) if edits.method else ():
             config_edits.stack(document, trace.image)
-        text = spell(document)
+        text = encode(document)
         return text if text != self._text else None
 
     def _choose(self, document: Any, edits: Edits, trace: InputTrace) -> None:
@@ -192,25 +196,26 @@ class KerasGraph(ModelGraph):
         done: set[Path] = set()
         for operation in (operation for reached in trace.reached for operation in reached.operations):
             channels = edits.constants.get(_name(operation.layer, operation.call))
-            found = self._constants(operation.layer, operation.call, trace) if channels else None
-            for path in found.lists if found and channels else ():
+            values = self._constants(operation.layer, operation.call, trace) if channels else None
+            for path in values.lists if values and channels else ():
                 if path not in done:
                     config_edits.choose(document, path, channels or ())
                     done.add(path)
 
     @property
     def is_stale(self) -> bool:
-        """Whether some shape on the way of the images says other channels than they have."""
+        """Whether some shape on the images' paths contradicts their channels."""
         return any(trace.stale for trace in self._traces)
 
     def validate(self) -> None:
-        """Raise RuntimeError unless all shapes on the way of the images agree."""
+        """Raise RuntimeError unless all shapes on the images' paths agree: Keras loads such a file and fails, or builds another
+        model."""
         for trace in self._traces:
             if trace.stale:
                 raise RuntimeError(f"{self._document}: {trace.stale[0]} contradicts the channels of the image")
 
     def _entered(self, edits: Edits) -> list[InputTrace]:
-        """The images whose channels change, the last input first: a layer that is put in moves what follows."""
+        """The images whose channels change, the last input first: an inserted layer moves those after it."""
         chosen = [t for t in self._traces if any(f"{self._document}: {where}" in edits.numbers for where in t.entrance)]
         return sorted(chosen, key=lambda trace: trace.image.layer.path, reverse=True)
 
@@ -225,20 +230,22 @@ def _name(layer: Layer, call: int) -> str:
     return layer.where if len(layer.nodes) < 2 else f"{layer.where}/{call}"
 
 
-def _norm_behind(layer: Layer) -> Layer | None:
+def _following_norm(layer: Layer) -> Layer | None:
+    """The BatchNormalization that takes every output of this layer and nothing else, where no activation is in between."""
     if layer.config.get("activation") not in (None, "linear"):
         return None
     calls = [(layer.name, call, 0) for call in range(len(layer.nodes))]
     takers = [taker for ref in calls for taker in layer.parent.takers.get(ref, ())]
-    found = {id(taker): taker for taker, _, _ in takers}
-    norm = next(iter(found.values()), None)
-    if len(found) != 1 or norm is None or norm.kind != "BatchNormalization" or set(calls) & set(layer.parent.outputs):
+    distinct = {id(taker): taker for taker, _, _ in takers}
+    norm = next(iter(distinct.values()), None)
+    if len(distinct) != 1 or norm is None or norm.kind != "BatchNormalization" or set(calls) & set(layer.parent.outputs):
         return None
     return norm if len(norm.nodes) == len(takers) == len(calls) else None
 
 
-def _regroup(document: Any, layer: Layer, shape: tuple[int, ...]) -> None:
-    """Let a grouped convolution be one over the one channel that it has now."""
+def _ungroup(document: Any, layer: Layer, shape: tuple[int, ...]) -> None:
+    """Make a grouped convolution one over its only channel. A depthwise kernel [h, w, 3, m] has the same bytes as [h, w, 1, 3m],
+    with depth_multiplier 3m."""
     settings = at(document, (*layer.path, "config"))
     if CONVS[layer.kind].depthwise:
         settings["depth_multiplier"] = shape[-1]

@@ -5,8 +5,9 @@
     /<layer>/…, attribute layer_names                                  weights only
     /layers/<class>[_n]/vars/<i>, /optimizer/vars/<i>                  weights only, Keras 3
 
-Read and edited by HDF5's own library over a window, so that the output is the input with a few spans changed: what is not edited
-stays, to the byte. Source: keras/src/legacy/saving/legacy_h5_format.py and keras/src/saving/saving_lib.py of Keras 3.15.
+Read and edited by HDF5's own library over an overlay, so that the output is the input with a few spans changed; the rest is
+identical bytes. Attributes over 64 KB are split over name0, name1, …; Keras 2 names datasets kernel:0, Keras 3 kernel. Source:
+keras/src/legacy/saving/legacy_h5_format.py and keras/src/saving/saving_lib.py of Keras 3.15.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _FOREIGN = (
     ("encoding-type", "an AnnData file"),
     ("MATLAB_class", "a MATLAB file"),
 )
-"""Attributes by which other HDF5 files are known."""
+"""Attributes by which other HDF5 files are recognized."""
 
 
 class KerasH5(KerasCheckpoint):
@@ -46,11 +47,12 @@ class KerasH5(KerasCheckpoint):
         elif "layer_names" in self._root or "layer_names0" in self._root:
             self._open_weights()
         elif any(is_stored(path) for path in self.file.datasets):
-            self._open_stored()
+            self._open_numbered()
         else:
-            raise self._foreign()
+            raise self._foreign_error()
 
     def _open_model(self) -> None:
+        """A whole model. Only Keras 1 stored Theano's kernels as OIHW: Keras 2 wrote HWIO for every backend."""
         self.configure("".join(str(self._root[name]) for name in self._pieces))
         attributes = self._root | self.file.texts["model_weights"]
         self.is_theano = attributes.get("backend") == "theano" and str(attributes.get("keras_version", "1")).startswith("1")
@@ -61,7 +63,7 @@ class KerasH5(KerasCheckpoint):
         weights = Legacy(self.file, "")
         self.index(weights, weights.order)
 
-    def _open_stored(self) -> None:
+    def _open_numbered(self) -> None:
         weights = Numbered(self.file)
         self.ordered = weights.is_ordered
         self.index(weights, weights.order)
@@ -82,7 +84,7 @@ class KerasH5(KerasCheckpoint):
             rest = rest[length:]
         return [*pieces, rest]
 
-    def _foreign(self) -> UnsupportedError:
+    def _foreign_error(self) -> UnsupportedError:
         """The error for HDF5 files of another kind."""
         name = next((name for attribute, name in _FOREIGN if attribute in self.file.attributes), "")
         if not name and self.source.read(0, min(6, self.source.size)) == b"MATLAB":

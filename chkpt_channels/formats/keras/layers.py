@@ -13,7 +13,7 @@ from chkpt_channels.core.layout import Layout
 
 
 class ConvKind(NamedTuple):
-    """A class of convolutions: the layout of its kernel, the names of its weights, whether channels have filters of their own."""
+    """A class of convolutions: the layout of its kernel, the names of its weights, whether each channel has its own filters."""
 
     layout: Layout
     weights: tuple[str, ...]
@@ -37,7 +37,7 @@ CONVS = {
 CONVS |= {f"{'Separable' * separable}Convolution{rank}D": CONVS[f"{'Separable' * separable}Conv{rank}D"]
           for separable, rank in ((0, 1), (0, 2), (0, 3), (1, 1), (1, 2))}  # fmt: skip
 
-SPELLINGS: Mapping[str, tuple[str, ...]] = {
+WEIGHT_NAMES: Mapping[str, tuple[str, ...]] = {
     "kernel": ("kernel", "W"),
     "depthwise_kernel": ("depthwise_kernel", "kernel"),
     "bias": ("bias", "b"),
@@ -46,7 +46,7 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
 }
 """Further names of weights: Keras 3 calls the depthwise kernel `kernel`, Keras 1 has W and b."""
 
-KEEPING = frozenset(
+CHANNELWISE = frozenset(
     {
         *("InputLayer", "Identity", "Activation", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU"),
         *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout"),
@@ -65,13 +65,13 @@ KEEPING = frozenset(
 )
 """Classes that treat every channel alike and keep them apart."""
 
-BENDING = frozenset(
+NONLINEAR = frozenset(
     {
         *("Activation", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU", "AutoContrast", "Equalization", "Solarization"),
         *(f"MaxPooling{rank}D" for rank in (1, 2, 3)),
     }
 )
-"""Those of them that are not linear: constants in front of one cannot be moved behind it."""
+"""Those of them that are not linear: constants before one cannot be moved to the kernel after it."""
 
 UNTRAINED = frozenset({"moving_mean", "moving_variance", "mean", "variance", "count"})
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -90,13 +90,14 @@ def weight_names(kind: str, config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def data_format(config: Mapping[str, Any]) -> str:
-    """Where a layer looks for its channels; Keras 1 called it `dim_ordering`."""
+    """Which axis a layer takes for the channels; Keras 1 called it `dim_ordering`."""
     old = {"th": "channels_first", "tf": "channels_last"}.get(str(config.get("dim_ordering")))
     return old or str(config.get("data_format") or "channels_last")
 
 
 def kernel_size(config: Mapping[str, Any], rank: int) -> tuple[int, ...] | None:
-    """The spatial extent of a convolution's kernel, None where the configuration does not say it."""
+    """The spatial extent of a convolution's kernel, None where the configuration does not give it. Keras 1 has nb_row, nb_col and
+    filter_length."""
     size = config.get("kernel_size")
     if size is None:
         size = [config[key] for key in ("nb_row", "nb_col", "filter_length") if key in config]
@@ -132,8 +133,8 @@ def extents(value: Any) -> tuple[int, ...]:
     """The lengths of nested lists from the outermost on, as of an array; () for a number."""
     if isinstance(value, dict):
         value = value.get("config", {}).get("value")
-    found = []
+    lengths = []
     while isinstance(value, list):
-        found.append(len(value))
+        lengths.append(len(value))
         value = value[0] if value else None
-    return tuple(found)
+    return tuple(lengths)

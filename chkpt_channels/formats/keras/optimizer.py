@@ -1,10 +1,11 @@
-"""Whose state the slots of a Keras optimizer are.
+"""The weights to which the slots of a Keras optimizer belong.
 
     .h5       /optimizer_weights/<names that repeat the weight's>: Adam/m/stem/kernel:0, Adam/stem/kernel/m:0 (Keras 2),
               adam/stem_kernel_momentum (Keras 3)
-    Keras 3   /optimizer/vars/<i>: the counters, then each weight's slots behind each other, or slot by slot all weights
+    Keras 3   /optimizer/vars/<i>: the counters, then for each weight all its slots, or for each slot all weights
 
-Every dataset there belongs to an entry, so that none is taken for a weight; those of unknown ownership have no parameter.
+Keras fails to load a .keras whose slot has a stale shape. Every dataset there belongs to an entry, so that none is taken for a
+weight; those that fit no weight have no parameter.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ FACTORED = frozenset({"adafactor"})
 
 def entries(where: str, owners: Mapping[str, str], slots: Mapping[str, Tensor]) -> tuple[OptimizerEntry, ...]:
     """The entries of the optimizer at `where`: `slots` by name, and for those whose weight is known its key."""
-    found: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    by_weight: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     alone = []
     for name, tensor in slots.items():
         if owner := owners.get(name):
-            found[owner][name] = tensor
+            by_weight[owner][name] = tensor
         else:
             alone.append(OptimizerEntry(f"{where}/{name.replace('/', '.')}", "", {name: tensor}, {}))
-    return (*(OptimizerEntry(f"{where}/{o.replace('/', '.')}", o, tensors, {}) for o, tensors in found.items()), *alone)
+    return (*(OptimizerEntry(f"{where}/{o.replace('/', '.')}", o, tensors, {}) for o, tensors in by_weight.items()), *alone)
 
 
 def by_name(slots: Iterable[str], weights: Mapping[str, str]) -> dict[str, str]:
-    """Slot → key of its weight. `weights` maps the weights' own names (stem/kernel) to their keys."""
+    """Slot → key of its weight, by name. `weights` maps the weights' own names (stem/kernel) to their keys."""
     flat = {name.replace("/", "_"): key for name, key in weights.items()}
-    found = {}
+    owners = {}
     for slot in slots:
         parts = slot.partition(":")[0].split("/")
         tries = ["/".join(parts[i:j]) for i in range(1, min(3, len(parts))) for j in (len(parts), len(parts) - 1)]
@@ -43,13 +44,13 @@ def by_name(slots: Iterable[str], weights: Mapping[str, str]) -> dict[str, str]:
             words = parts[-1].split("_")
             owner = next((flat[name] for i in range(len(words) - 1, 0, -1) if (name := "_".join(words[:i])) in flat), None)
         if owner is not None:
-            found[slot] = owner
-    return found
+            owners[slot] = owner
+    return owners
 
 
 def by_order(slots: Mapping[str, tuple[int, ...]], weights: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """Slot → key of its weight, both with their shapes and in order. Where the order is unknown, shapes that no second weight
-    has tell."""
+    """Slot → key of its weight, both with their shapes and in order. Where the order is unknown, a shape that only one
+    weight has decides."""
     names, owners = [name for name, shape in slots.items() if shape], list(weights)
     shapes = [slots[name] for name in names]
     count = len(shapes) // len(owners) if owners else 0
@@ -64,12 +65,12 @@ def by_order(slots: Mapping[str, tuple[int, ...]], weights: Mapping[str, tuple[i
 
 
 def own_names(paths: Iterable[str]) -> dict[str, str]:
-    """What weights call themselves, for the datasets of an .h5 file: stem/stem/kernel:0 is stem/kernel."""
-    found = {}
+    """The variables' own names, for the datasets of an .h5 file: stem/stem/kernel:0 is stem/kernel."""
+    names = {}
     for path in paths:
         inner = path.partition("/")[2]
-        found[re.sub(r":\d+$", "", inner)] = path
-    return found
+        names[re.sub(r":\d+$", "", inner)] = path
+    return names
 
 
 def is_factored(names: Sequence[str]) -> str | None:

@@ -1,10 +1,12 @@
-"""What a layer in front of a convolution does to each channel, read off its configuration and its weights.
+"""What a layer before a convolution does to each channel, from its configuration and its weights.
 
     Rescaling            y = scale · x + offset
     Normalization        y = (x − mean) / max(√variance, 1e-7), or the inverse
     BatchNormalization   y = gamma · (x − moving_mean) / √(moving_variance + epsilon) + beta
     functions            x · c, x / c, x + c, x − c, c − x
 
+Nested models repeat the pattern: EfficientNet has Rescaling, Normalization and a second Rescaling (in Keras 2 a TFOpLambda with
+a nested list), ConvNeXt a Normalization whose constants are in the configuration.
 Source: keras/src/layers/preprocessing/{rescaling,normalization}.py, layers/normalization/batch_normalization.py, Keras 3.15.
 """
 
@@ -15,7 +17,7 @@ from math import sqrt
 from typing import Any, NamedTuple
 
 from chkpt_channels.formats.keras.config import Layer, Path, Ref, at, is_reference
-from chkpt_channels.formats.keras.layers import BENDING, CONVS, KEEPING, data_format, extents, flat
+from chkpt_channels.formats.keras.layers import CHANNELWISE, CONVS, NONLINEAR, data_format, extents, flat
 
 EPSILON = 1e-7
 """keras.config.epsilon(), which Normalization uses."""
@@ -30,8 +32,8 @@ _OPERATIONS = {
 
 
 class Image(NamedTuple):
-    """An image that a model takes: its tensor, its number among the inputs, the layer and the place that state its shape, and
-    where in that shape how many channels stand."""
+    """An image that a model takes: its tensor, its number among the inputs, the layer and the path that state its shape, and
+    the axis of that shape that holds the channels."""
 
     ref: Ref
     number: int
@@ -48,8 +50,8 @@ class Image(NamedTuple):
 
 
 class ChannelConstants(NamedTuple):
-    """The numbers of a per-channel operation. `lists` are places in the configuration, `tensors` the layer's weights that hold
-    one number a channel."""
+    """The numbers of a per-channel operation. `lists` are paths of the configuration, `tensors` the layer's weights that hold
+    one value per channel."""
 
     scale: tuple[float, ...]
     shift: tuple[float, ...]
@@ -59,19 +61,19 @@ class ChannelConstants(NamedTuple):
 
 def effect(layer: Layer, call: int, image: Image) -> str:
     """What a layer does to an image. It "keeps" its channels, linearly and all alike, or "bends" them, all alike; "shifts" all of
-    them by the same constants, or "scales" each by its own; is a "conv" over them; or "mixes" them, which is said of everything
-    unknown too."""
+    them by the same constants, or "scales" each by its own; is a "conv" over them; or "mixes" them, which is the answer for
+    everything unknown too."""
     config = layer.config if isinstance(layer.config, dict) else {}
     formatted = data_format(config) == image.data_format
     if layer.is_function:
         return _effect_of_function(layer, call, image)
     if layer.kind in CONVS:
         return "conv" if formatted and image.rank == len(CONVS[layer.kind].layout.axes) else "mixes"
-    if layer.kind in KEEPING:
+    if layer.kind in CHANNELWISE:
         soft = layer.kind == "Activation" and "softmax" in str(config.get("activation"))
         if soft or ("data_format" in config and not formatted):
             return "mixes"
-        return "bends" if layer.kind in BENDING and config.get("activation") != "linear" else "keeps"
+        return "bends" if layer.kind in NONLINEAR and config.get("activation") != "linear" else "keeps"
     if layer.kind == "Rescaling":
         return _effect_of_constants([config.get("scale", 1.0), config.get("offset", 0.0)], image)
     if layer.kind == "Normalization":
@@ -82,16 +84,16 @@ def effect(layer: Layer, call: int, image: Image) -> str:
 
 
 def _effect_of_constants(constants: Sequence[Any], image: Image) -> str:
-    found = [flat(constant) for constant in constants]
-    if any(numbers is None or len(numbers) not in (1, image.channels) for numbers in found):
+    values = [flat(constant) for constant in constants]
+    if any(numbers is None or len(numbers) not in (1, image.channels) for numbers in values):
         return "mixes"
-    if all(numbers is not None and len(numbers) == 1 for numbers in found):
+    if all(numbers is not None and len(numbers) == 1 for numbers in values):
         return "shifts"
     return "scales" if all(_is_along(constant, image) for constant in constants) else "mixes"
 
 
 def _is_along(constant: Any, image: Image) -> bool:
-    """Whether a constant, broadcast as arrays are, has one number a channel, or one alone."""
+    """Whether a constant, broadcast as an array, has one value per channel, or only one."""
     lengths = extents(constant)
     if all(length == 1 for length in lengths):
         return True
@@ -110,26 +112,26 @@ def _effect_of_normalization(config: Mapping[str, Any], image: Image) -> str:
 
 
 def _axes(axis: Any, rank: int) -> list[int] | None:
-    """The axes that a normalization keeps apart; None where the configuration is strange."""
+    """The axes that a normalization keeps apart; None where they are no integers."""
     listed = [] if axis is None else axis if isinstance(axis, list) else [axis]
     return [i % rank for i in listed] if all(type(i) is int for i in listed) else None
 
 
 def _effect_of_function(layer: Layer, call: int, image: Image) -> str:
-    found = operands(layer, call)
-    if found is None:
+    terms = operands(layer, call)
+    if terms is None:
         return "mixes"
-    sign, constant, _, turned = found
+    sign, constant, _, is_first = terms
     if sign == "=":
         return "keeps"
-    return "mixes" if sign == "/" and turned else _effect_of_constants([constant], image)
+    return "mixes" if sign == "/" and is_first else _effect_of_constants([constant], image)
 
 
 def operands(layer: Layer, call: int) -> tuple[str, Any, Path, bool] | None:
-    """(operation, constant, where it stands, whether it stands first) of a function of one tensor and a constant."""
+    """(operation, constant, its path, whether it is the first operand) of a function of one tensor and a constant."""
     node = layer.nodes[call]
     sign = _OPERATIONS.get(str(layer.config.get("function", layer.kind)).removeprefix("tf."))
-    if sign is None or len(node.taken) != 1:
+    if sign is None or len(node.inbound) != 1:
         return None
     if sign == "=":
         return sign, None, (), False
@@ -148,7 +150,7 @@ def operands(layer: Layer, call: int) -> tuple[str, Any, Path, bool] | None:
 
 
 def constants(layer: Layer, call: int, image: Image, weight: Callable[[str], Sequence[float] | None]) -> ChannelConstants | None:
-    """The numbers of a layer that `effect` says scales; `weight` reads one of its weights. None where they are not there."""
+    """The numbers of a layer that `effect` says scales; `weight` reads one of its weights. None where it has none."""
     config = layer.config
     if layer.is_function:
         return _of_function(layer, call, image)
@@ -167,13 +169,15 @@ def _wide(value: Any, image: Image) -> tuple[float, ...]:
 
 
 def _of_function(layer: Layer, call: int, image: Image) -> ChannelConstants | None:
-    found = operands(layer, call)
-    if found is None:
+    terms = operands(layer, call)
+    if terms is None:
         return None
-    sign, constant, path, turned = found
+    sign, constant, path, is_first = terms
     c, ones, zeros = _wide(constant, image), (1.0,) * image.channels, (0.0,) * image.channels
-    scale = c if sign == "*" else tuple(1 / x for x in c) if sign == "/" else (-1.0,) * len(c) if turned and sign == "-" else ones
-    shift = zeros if sign in "*/" else c if sign == "+" or turned else tuple(-x for x in c)
+    scale = (
+        c if sign == "*" else tuple(1 / x for x in c) if sign == "/" else (-1.0,) * len(c) if is_first and sign == "-" else ones
+    )
+    shift = zeros if sign in "*/" else c if sign == "+" or is_first else tuple(-x for x in c)
     return ChannelConstants(scale, shift, (path,) if len(flat(constant) or ()) > 1 else ())
 
 
@@ -211,11 +215,11 @@ def _of_batch_normalization(
     return ChannelConstants(scale, shift, (), tuple(name for name, value in stored.items() if value is not None))
 
 
-def chosen(document: Any, path: Path, channels: Sequence[int]) -> Any:
+def select_channels(document: Any, path: Path, channels: Sequence[int]) -> Any:
     """The constant at `path` with the numbers of these channels, nested as before."""
     value = at(document, path)
     if isinstance(value, dict):
-        return {**value, "config": {**value["config"], "value": chosen(value, ("config", "value"), channels)}}
+        return {**value, "config": {**value["config"], "value": select_channels(value, ("config", "value"), channels)}}
     lengths = extents(value)
     axis = next(i for i, length in enumerate(lengths) if length > 1)
     return _along(value, axis, channels)

@@ -1,8 +1,8 @@
-"""Which datasets of an HDF5 file hold which weights of which layer.
+"""The datasets of an HDF5 file that hold the weights of each layer.
 
     whole model, .h5      /model_weights/<layer of the top model>/<its weight_names>; with `layer_names` in order
     weights only, .h5     the same at the root
-    Keras 3 weights       /layers/<class>[_n]/vars/<i>, inner models /layers/<class>/layers/…; the weights in order of making
+    Keras 3 weights       /layers/<class>[_n]/vars/<i>, inner models /layers/<class>/layers/…; the weights in order of creation
 
 Source: keras/src/legacy/saving/legacy_h5_format.py and keras/src/saving/saving_lib.py of Keras 3.15.
 """
@@ -18,21 +18,26 @@ from chkpt_channels.containers.hdf5.reader import AttributeFilter, Hdf5
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.formats.keras.config import KerasModel, Layer, all_layers
-from chkpt_channels.formats.keras.layers import SPELLINGS, UNTRAINED, snake_case, weight_names
+from chkpt_channels.formats.keras.layers import UNTRAINED, WEIGHT_NAMES, snake_case, weight_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_WEIGHTS = 8
+"""Of one layer: MultiHeadAttention has a kernel and a bias for each of its four projections. A group with more is a nested
+model."""
 OLD_LAYERS = "_layer_checkpoint_dependencies"
-"""What Keras 2.12 and 2.13 called `layers`."""
+"""The name of `layers` in files of Keras 2.12 and 2.13."""
+
+MOST_PARTS = 1_000_000
+"""Of one split attribute: a hostile file could go on."""
 
 _STORED = re.compile(r"(^|/)vars/\d+$")
 
 
 def owners(file: Hdf5) -> Iterator[str]:
-    """The objects whose attributes matter: the file, the group of all weights, and inner models. The weights of one layer are
-    few; those of an inner model stand under one layer, in an order that only `weight_names` tells."""
+    """The objects whose attributes are read: the file, the group of all weights, and nested models. The weights of one layer are
+    few; those of a nested model are under one layer, in an order that only `weight_names` gives."""
     yield from (path for path in ("", "model_weights", "optimizer_weights") if not path or path in file.groups)
     inside = "model_weights/" if "model_weights" in file.groups else ""
     counts = Counter(path.removeprefix(inside).partition("/")[0] for path in file.datasets if path.startswith(inside))
@@ -48,31 +53,31 @@ def is_stored(path: str) -> bool:
 
 
 def joined(attributes: Mapping[str, str | list[str]], name: str) -> list[str] | None:
-    """A list that Keras splits over name0, name1, … where one attribute cannot hold it."""
+    """A list attribute, which Keras splits over name0, name1, … where one attribute cannot hold it."""
     if (whole := attributes.get(name)) is not None:
         return [whole] if isinstance(whole, str) else whole
     parts: list[str] = []
     while (part := attributes.get(f"{name}{len(parts)}")) is not None:
         parts.append("")
         parts[-1:] = [part] if isinstance(part, str) else part
-        if len(parts) > 1_000_000:
+        if len(parts) > MOST_PARTS:
             break
     return parts or None
 
 
 def split_names(attributes: Mapping[str, str | list[str]], name: str) -> list[str]:
-    """The attributes that hold a text: its own, or name0, name1, …"""
+    """The names of the attributes that hold a text: its own, or name0, name1, …"""
     if name in attributes:
         return [name]
-    found: list[str] = []
-    while f"{name}{len(found)}" in attributes:
-        found.append(f"{name}{len(found)}")
-    return found
+    names: list[str] = []
+    while f"{name}{len(names)}" in attributes:
+        names.append(f"{name}{len(names)}")
+    return names
 
 
 class NamedWeights(NamedTuple):
-    """What a graph asks of the file: its tensors, those `of` a layer by the names of its weights, and their values. `document` is
-    what the configuration is called in messages, which begin with `location`."""
+    """What a graph needs of the file: its tensors, those `of` a layer by the names of its weights, and their values. `document`
+    is the name of the configuration in messages, which begin with `location`."""
 
     location: Location
     document: str
@@ -82,7 +87,7 @@ class NamedWeights(NamedTuple):
 
 
 class Weights:
-    """The weights of a file. `order` are the model's datasets in the order of its layers, or as near to it as the file tells."""
+    """The weights of a file. `order` are the model's datasets in the order of its layers, or as near to it as the file shows."""
 
     order: list[str]
 
@@ -91,7 +96,7 @@ class Weights:
         yield from self.order
 
     def find(self, layer: Layer) -> dict[str, str]:
-        """The datasets of a layer of the configuration by the names of its weights, as far as they are there."""
+        """The datasets of a layer of the configuration by the names of its weights, as far as it has them."""
         return {}
 
 
@@ -113,28 +118,28 @@ class Legacy(Weights):
         self.order = [path for name in layers for path in self._by_layer[name]]
 
     def _sort(self, layer: str, listed: Sequence[str]) -> None:
-        """Kernels first, as they are made, or in the order that the file gives."""
+        """Sort a layer's datasets in the order that the file gives, else the kernel first: Keras creates it before the bias."""
         rank = {path: i for i, path in enumerate(listed)}
         self._by_layer[layer].sort(key=lambda path: (rank.get(path, len(rank)), "kernel" not in path.rpartition("/")[2]))
 
     def find(self, layer: Layer) -> dict[str, str]:
-        found = {}
+        datasets = {}
         for name in weight_names(layer.kind, layer.config):
             fitting = [(_likeness(path, layer, name), path) for path in self._by_layer.get(layer.trail[0], ())]
             best = max((likeness for likeness, _ in fitting), default=0)
             named = [path for likeness, path in fitting if likeness == best]
             if best and len(named) == 1:
-                found[name] = named[0]
-        return found
+                datasets[name] = named[0]
+        return datasets
 
 
 def _likeness(path: str, layer: Layer, weight: str) -> int:
     """How well a dataset's path names a weight of a layer: how many names of `trail` it ends in, plus 1; 0 for not at all."""
     parts = [part.partition(":")[0] for part in path.split("/")]
-    spellings = SPELLINGS.get(weight, (weight,))
-    if parts[-1] not in spellings:
+    names = WEIGHT_NAMES.get(weight, (weight,))
+    if parts[-1] not in names:  # Keras 1: conv_W, conv_b
         old = re.fullmatch(r"(.+)_([A-Za-z]+?)(_\d+)?", parts[-1])
-        return len(layer.trail) + 1 if old and old[1] == layer.name and old[2] in spellings else 0
+        return len(layer.trail) + 1 if old and old[1] == layer.name and old[2] in names else 0
     ends = 0
     for part, name in zip(reversed(parts[:-1]), reversed(layer.trail), strict=False):
         if part != name:
@@ -150,16 +155,16 @@ class Stored(Weights):
         self._file = file
         self._layers = OLD_LAYERS if OLD_LAYERS in file.groups else "layers"
         self._prefixes = self._paths(top)
-        held: defaultdict[str, list[str]] = defaultdict(list)
+        by_group: defaultdict[str, list[str]] = defaultdict(list)
         for path in file.datasets:
             if is_stored(path):
-                held[path.rpartition("vars/")[0]].append(path)
-        self._held = {trail: sorted(held.pop(f"{p}/", ()), key=_number) for trail, p in self._prefixes.items()}
-        self.order = [path for paths in self._held.values() for path in paths]
+                by_group[path.rpartition("vars/")[0]].append(path)
+        self._by_trail = {trail: sorted(by_group.pop(f"{p}/", ()), key=_number) for trail, p in self._prefixes.items()}
+        self.order = [path for paths in self._by_trail.values() for path in paths]
 
     def _paths(self, top: KerasModel) -> dict[tuple[str, ...], str]:
         """The group of every layer: its class in snake case, numbered among the layers beside it."""
-        found: dict[tuple[str, ...], str] = {}
+        prefixes: dict[tuple[str, ...], str] = {}
         waiting = [(top, "")]
         while waiting:
             model, prefix = waiting.pop()
@@ -170,17 +175,17 @@ class Stored(Weights):
                 name = snake_case(layer.kind)
                 used[name] = used.get(name, -1) + 1
                 path = f"{prefix}{self._layers}/{name}" + (f"_{used[name]}" if used[name] else "")
-                found[layer.trail] = path
+                prefixes[layer.trail] = path
                 if layer.inner:
                     waiting.append((layer.inner, f"{path}/"))
-        return {layer.trail: found[layer.trail] for layer in all_layers(top) if layer.trail in found}
+        return {layer.trail: prefixes[layer.trail] for layer in all_layers(top) if layer.trail in prefixes}
 
     def find(self, layer: Layer) -> dict[str, str]:
         prefix = self._prefixes.get(layer.trail)
         names = weight_names(layer.kind, layer.config)
         paths = {name: f"{prefix}/vars/{i}" for i, name in enumerate(names)}
-        found = {name: self._file.aliases.get(path, path) for name, path in paths.items()}
-        return {name: path for name, path in found.items() if path in self._file.datasets}
+        paths = {name: self._file.aliases.get(path, path) for name, path in paths.items()}  # hard links
+        return {name: path for name, path in paths.items() if path in self._file.datasets}
 
     def trained(self, top: KerasModel) -> Iterator[str]:
         """The datasets of the weights that an optimizer trains, in its order."""
@@ -190,7 +195,7 @@ class Stored(Weights):
                 frozen.add(layer.trail)
                 continue
             names = weight_names(layer.kind, layer.config) if layer.inner is None else ()
-            for i, path in enumerate(self._held.get(layer.trail, ())):
+            for i, path in enumerate(self._by_trail.get(layer.trail, ())):
                 if not (i < len(names) and names[i] in UNTRAINED) and "int" not in self._file.datasets[path].dtype:
                     yield path
 
@@ -198,8 +203,8 @@ class Stored(Weights):
 class Numbered(Weights):
     """The same tree without a configuration: the layers in the order in which they were written, by their groups' addresses.
 
-    A group that was put into a hole stands too low: it is moved up behind the one before it in its class, whose numbers tell.
-    `is_ordered` says that none had to be.
+    HDF5 may reuse a hole for a group: its address is then too low, and it is moved up after the one before it of its class, by
+    their numbers. `is_ordered` says that none had to be.
     """
 
     def __init__(self, file: Hdf5) -> None:
@@ -224,5 +229,5 @@ def _number(path: str) -> int:
 
 
 def natural(paths: Iterable[str]) -> list[str]:
-    """Sorted so that conv2d_10 stands behind conv2d_2, and conv2d in front of both."""
+    """Sorted so that conv2d_10 follows conv2d_2, and both follow conv2d."""
     return sorted(paths, key=lambda path: [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", path)])

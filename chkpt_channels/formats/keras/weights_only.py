@@ -10,13 +10,14 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Notice, PreprocessingOp, Tensor
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.keras.graph import one_channel_shape
-from chkpt_channels.formats.keras.layers import CONVS, SPELLINGS, UNTRAINED, snake_case
+from chkpt_channels.formats.keras.layers import CONVS, UNTRAINED, WEIGHT_NAMES, snake_case
 from chkpt_channels.formats.keras.preprocessing import EPSILON
 from chkpt_channels.formats.keras.weights import NamedWeights
 
 HWIO = {3: Layout("WIO"), 4: Layout("HWIO"), 5: Layout("DHWIO")}
 OIHW = {3: Layout("OIW"), 4: Layout("OIHW"), 5: Layout("OIDHW")}
-MOST_COLOURS = 4
+MOST_COLORS = 4
+"""Of an image, where a depthwise first layer leaves the count to its kernel."""
 _CLASSES = {snake_case(kind): kind for kind in CONVS}
 _STORED = {
     "normalization": ("mean", "variance", "count"),
@@ -32,8 +33,8 @@ class Group(NamedTuple):
 
 
 class WeightsOnlyGraph(ModelGraph):
-    """The weights of a checkpoint, layer by layer; in the order of the layers where `ordered`. `is_configured` says that there is
-    a configuration after all, of a model that does not list its layers."""
+    """The weights of a checkpoint, layer by layer; in the order of the layers where `ordered`. `is_configured` says that the file
+    has a configuration, of a custom class that does not list its layers."""
 
     knows_outputs = True
 
@@ -46,16 +47,16 @@ class WeightsOnlyGraph(ModelGraph):
         self._groups = [_group(layer, names) for layer, names in by_layer.items()]
 
     def first_convs(self) -> Sequence[FirstConv]:
-        """A first layer that is depthwise is taken as it is."""
+        """A depthwise first layer; discovery searches for others in `search_view`."""
         names = self._kernels()
         return self._depthwise(names[0]) if self._begins_depthwise(names) else []
 
     def search_view(self) -> Mapping[Tensor, str]:
-        """The kernels as PyTorch would name and lay them out, each with its own name; none where a depthwise one comes first."""
+        """The kernels with PyTorch-style names and OIHW shapes, each with its own name; none where a depthwise one is first."""
         names = self._kernels()
         if self._begins_depthwise(names):
             return {}
-        return {view: name for name in names if (view := self._in_torch_terms(name))}
+        return {view: name for name in names if (view := self._torch_view(name))}
 
     def _kernels(self) -> list[str]:
         return [name for group in self._groups for weight, name in group.weights.items() if weight.endswith("kernel")]
@@ -67,9 +68,7 @@ class WeightsOnlyGraph(ModelGraph):
         """That a normalization is folded, and that there may be more of it in the model's code."""
         if not any(op.scale for op in self.preprocessing(first_convs)):
             return ()
-        message = (
-            "a Normalization is folded; constants in the model's code, such as EfficientNet's second Rescaling, are not here"
-        )
+        message = "a Normalization is folded; constants in the model's code (EfficientNet's second Rescaling) are not in the file"
         return (Notice("code_constants", message),)
 
     def with_groups(self, conv: FirstConv) -> FirstConv:
@@ -83,12 +82,12 @@ class WeightsOnlyGraph(ModelGraph):
     def _depthwise(self, name: str) -> list[FirstConv]:
         tensor = self._weights.tensors[name]
         channels = tensor.shape[-2]
-        if channels > MOST_COLOURS:
+        if channels > MOST_COLORS:
             return []
         return [FirstConv(tensor, tensor.layout, channels, "shapes", "the first conv in module order, depthwise", channels)]
 
-    def _in_torch_terms(self, name: str) -> Tensor | None:
-        """A kernel as PyTorch would have it; None for what is none."""
+    def _torch_view(self, name: str) -> Tensor | None:
+        """A kernel with a PyTorch-style name and an OIHW shape; None for another tensor."""
         tensor = self._weights.tensors[name]
         module = re.sub(r"[/.]+", ".", re.sub(r"/?vars$", "", name.rpartition("/")[0])) or "model"
         suffix = "pointwise.weight" if self._weight_of(name) == "pointwise_kernel" else "weight"
@@ -99,12 +98,12 @@ class WeightsOnlyGraph(ModelGraph):
             return None
         sizes = dict(zip(layout.axes, tensor.shape, strict=True))
         if self.is_depthwise(name):
-            sizes |= {"O": sizes["O"] * sizes["I"], "I": 1}
+            sizes |= {"O": sizes["O"] * sizes["I"], "I": 1}  # PyTorch stores a depthwise kernel with one channel per group
         other = OIHW[len(tensor.shape)]
         return tensor._replace(name=f"{module}.{suffix}", shape=tuple(sizes[letter] for letter in other.axes), layout=other)
 
     def is_depthwise(self, name: str) -> bool:
-        """Whether every channel has filters of its own in this kernel."""
+        """Whether each channel has its own filters in this kernel."""
         group = self._group_of(name)
         return (
             group is not None and group.kind in CONVS and CONVS[group.kind].depthwise and "pointwise" not in self._weight_of(name)
@@ -112,27 +111,27 @@ class WeightsOnlyGraph(ModelGraph):
 
     def _weight_of(self, name: str) -> str:
         group = self._group_of(name)
-        return next((weight for weight, its in group.weights.items() if its == name), "") if group else ""
+        return next((weight for weight, tensor in group.weights.items() if tensor == name), "") if group else ""
 
     def _group_of(self, name: str) -> Group | None:
         return next((group for group in self._groups if name in group.weights.values()), None)
 
     def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
-        """The normalization whose weights stand directly in front of these kernels: one number an input channel each.
+        """The normalizations whose weights precede these kernels, with one value per input channel each.
 
-        Raises UnsupportedError where there is a configuration after all, of a model that does not list its layers.
+        Raises UnsupportedError where the file has a configuration, of a model that does not list its layers.
         """
         if self._is_configured and first_convs:
             raise self._weights.location.at(self._weights.document).unsupported(
-                "the model is a class of its own, which does not list its layers: its code says how many channels it takes",
+                "the model is a custom class that does not list its layers: its channel count is in its code",
                 hint="convert its weights: model.save_weights('….weights.h5')",
             )
-        return list(dict.fromkeys(front for conv in first_convs for front in self._preprocessing_of(conv)))
+        return list(dict.fromkeys(op for conv in first_convs for op in self._preprocessing_of(conv)))
 
     def _preprocessing_of(self, conv: FirstConv) -> Sequence[PreprocessingOp]:
-        location = next((i for i, group in enumerate(self._groups) if conv.tensor.name in group.weights.values()), 0)
-        found = []
-        for group in self._groups[:location]:
+        index = next((i for i, group in enumerate(self._groups) if conv.tensor.name in group.weights.values()), 0)
+        operations = []
+        for group in self._groups[:index]:
             shapes = {self._weights.tensors[name].shape for name in group.weights.values()} - {()}
             if shapes != {(conv.in_channels,)}:
                 continue
@@ -140,10 +139,10 @@ class WeightsOnlyGraph(ModelGraph):
             constants = [group.weights[key] for key in ("mean", "variance") if key in group.weights]
             sizes = [self._weights.tensors[name].shape for name in constants]
             if group.kind == "Normalization" and sizes == [(conv.in_channels,)] * 2:
-                found.append(self._normalization(where, group))
+                operations.append(self._normalization(where, group))
             else:
-                found.append(PreprocessingOp(where, "normalization, whose configuration is not in the file,"))
-        return found
+                operations.append(PreprocessingOp(where, "normalization, whose configuration is not in the file,"))
+        return operations
 
     def _normalization(self, where: str, group: Group) -> PreprocessingOp:
         mean, variance = (self._weights.load(group.weights[key]).reshape(-1).tolist() for key in ("mean", "variance"))
@@ -154,13 +153,13 @@ class WeightsOnlyGraph(ModelGraph):
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         """The bias beside the kernel (+1), or the moving mean of a BatchNormalization that is the next layer (-1)."""
-        location = next((i for i, group in enumerate(self._groups) if conv.tensor.name in group.weights.values()), None)
-        if location is None or conv.layout is None:
+        index = next((i for i, group in enumerate(self._groups) if conv.tensor.name in group.weights.values()), None)
+        if index is None or conv.layout is None:
             return None
-        group, behind = self._groups[location], self._groups[location + 1 : location + 2]
+        group, following = self._groups[index], self._groups[index + 1 : index + 2]
         if "bias" in group.weights:
             return group.weights["bias"], 1
-        mean = behind[0].weights.get("moving_mean") if behind else None
+        mean = following[0].weights.get("moving_mean") if following else None
         filters = conv.tensor.shape[conv.layout.axes.index("O")]
         return (mean, -1) if mean and self._weights.tensors[mean].shape == (filters,) else None
 
@@ -170,6 +169,7 @@ def _group(layer: str, names: Sequence[str]) -> Group:
     if layer.endswith("/vars") or layer == "vars":
         kind = re.sub(r"_\d+$", "", layer.removesuffix("vars").rstrip("/").rpartition("/")[2])
         listed = CONVS[_CLASSES[kind]].weights if kind in _CLASSES else _STORED.get(kind, ())
+        # a BatchNormalization without gamma or beta has fewer variables, and the statistics are the last
         listed = listed[-len(names) :] if kind == "batch_normalization" else listed
         words = {"normalization": "Normalization", "batch_normalization": "BatchNormalization"}
         listed = (*listed, *map(str, range(len(listed), len(names))))
@@ -182,10 +182,10 @@ def _group(layer: str, names: Sequence[str]) -> Group:
 
 
 def _weight(name: str) -> str:
-    """What a weight is called, whatever Keras 1 or 2 added to it."""
+    """A weight's name without what Keras 1 (conv_W_1) or Keras 2 (kernel:0) added."""
     last = re.sub(r":\d+$", "", name.rpartition("/")[2])
     last = re.sub(r"^.+_(W|b)(_\d+)?$", r"\1", last)
-    return next((weight for weight, spellings in SPELLINGS.items() if last in spellings and weight != "depthwise_kernel"), last)
+    return next((weight for weight, names in WEIGHT_NAMES.items() if last in names and weight != "depthwise_kernel"), last)
 
 
 def trained(names: Iterable[str]) -> list[str]:
@@ -193,12 +193,12 @@ def trained(names: Iterable[str]) -> list[str]:
     by_layer: dict[str, list[str]] = {}
     for name in names:
         by_layer.setdefault(name.rpartition("/")[0], []).append(name)
-    groups = (_group(layer, found) for layer, found in by_layer.items())
+    groups = (_group(layer, members) for layer, members in by_layer.items())
     return [name for group in groups for weight, name in group.weights.items() if weight not in UNTRAINED]
 
 
 def layout_of(layer: str, tensor: Tensor, *, theano: bool) -> Layout | None:
-    """The layout of a kernel, by its class where the file says it."""
+    """The layout of a kernel, by its class where the file names it."""
     kind = re.sub(r"_\d+$", "", layer.rpartition("/")[2])
     if kind in _CLASSES:
         layout = CONVS[_CLASSES[kind]].layout
@@ -207,6 +207,6 @@ def layout_of(layer: str, tensor: Tensor, *, theano: bool) -> Layout | None:
 
 
 def looks_like_theano(shapes: Sequence[tuple[int, ...]]) -> bool:
-    """Whether most windows stand behind: small squares at the end of the shape, not at its beginning."""
-    behind = sum(c == d < min(a, b) for a, b, c, d in shapes)
-    return behind > sum(a == b < min(c, d) for a, b, c, d in shapes)
+    """Whether most windows are last: small squares at the end of the shape, not at its beginning."""
+    last = sum(c == d < min(a, b) for a, b, c, d in shapes)
+    return last > sum(a == b < min(c, d) for a, b, c, d in shapes)

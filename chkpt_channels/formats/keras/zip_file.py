@@ -1,10 +1,11 @@
 """Keras 3's own format (.keras): a zip archive of a configuration and an HDF5 file.
 
     metadata.json        keras_version, date_saved
-    config.json          the model: classes, settings, the shapes that layers were built on
+    config.json          the model: classes, settings, the shapes on which layers were built (Keras fails to load stale ones)
     model.weights.h5     /layers/<class>[_n]/vars/<i>, /optimizer/vars/<i>
 
-The archive is spliced, and so is the HDF5 file inside of it. Source: keras/src/saving/saving_lib.py of Keras 3.15.
+Three stored members without extra fields, the weights last. The archive is spliced, and so is the HDF5 file inside of it: it is
+edited in place, and the member's CRC and headers follow. Source: keras/src/saving/saving_lib.py of Keras 3.15.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ class KerasZip(KerasCheckpoint):
             if name not in self._archive.members:
                 raise source.location.at(name).damaged("is missing from the archive")
         if not self._archive.has_crcs:
-            raise source.location.damaged("was written without checksums, and so Keras cannot load it")
+            raise source.location.damaged("was written without checksums: Keras cannot load it")
         self._member = self._archive.members[WEIGHTS]
-        self._packed = self._member.method != STORED
+        self._is_deflated = self._member.method != STORED
         self.file = self._open_weights()
         self.configure(self._decoded())
         weights = Stored(self.file, self.model) if self.model else Numbered(self.file)
@@ -46,7 +47,7 @@ class KerasZip(KerasCheckpoint):
 
     def _open_weights(self) -> Hdf5:
         location = self.source.location.at(WEIGHTS)
-        if not self._packed:
+        if not self._is_deflated:
             return Hdf5(self.source, location, self._member.data, self._member.size)
         if self._member.size > LIMITS.inflated_bytes:
             raise location.unsupported(

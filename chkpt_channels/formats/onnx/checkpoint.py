@@ -1,4 +1,4 @@
-"""An open ONNX model: its stored tensors, inside and in files beside it, and the spans that an edit changes."""
+"""An open ONNX model: its stored tensors, in the file and in external data, and the spans that an edit changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Onnx(Checkpoint):
-    """One ONNX model, with the files beside it that hold its external data."""
+    """One ONNX model, with its external data."""
 
     ordered = True
     adds_tensors = True
@@ -39,7 +39,7 @@ class Onnx(Checkpoint):
         for weight in self.model.weights.values():
             self._payloads[weight.name] = tensor_data.payload(weight, source.location, self._folder)
             self.tensors[weight.name] = Tensor(weight.name, weight.dtype, weight.shape)
-        if not source.made_here:  # the files that go with what was made are published with it
+        if not source.made_here:  # an output's external data is published with it, after this check
             external_data.check(self.model.weights, self._payloads)
         if self.model.graph.fields.get(GRAPH_SPARSE):
             self.warnings.append(Notice("sparse", "sparse initializers are copied as they are"))
@@ -49,19 +49,20 @@ class Onnx(Checkpoint):
         return OnnxGraph(self.model, self.tensors, self.load_weight, self.location)
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        weight, found = self.model.weights[name], self._payloads[name]
-        source, start, stop = self._where(found)
+        weight = self.model.weights[name]
+        source, start, stop = self._span(self._payloads[name])
         if source is None:
             yield tensor_data.typed_elements(weight)
             return
         for at in range(start, stop, CHUNK_BYTES):
             yield source.read(at, min(at + CHUNK_BYTES, stop))
 
-    def _where(self, found: tensor_data.Payload) -> tuple[Source | None, int, int]:
-        if found.path is not None:
-            return self._external(found.path), found.start, found.stop
-        if found.field is not None and found.field.number == TENSOR_RAW:
-            return self.source, found.field.value, found.field.stop
+    def _span(self, payload: tensor_data.Payload) -> tuple[Source | None, int, int]:
+        """(file, start, stop) of raw elements; no file where they are typed numbers."""
+        if payload.path is not None:
+            return self._external(payload.path), payload.start, payload.stop
+        if payload.field is not None and payload.field.number == TENSOR_RAW:
+            return self.source, payload.field.value, payload.field.stop
         return None, 0, 0
 
     def _external(self, path: Path) -> Source:
@@ -84,17 +85,17 @@ class Onnx(Checkpoint):
     def splices(self, edits: Edits) -> list[Splice]:
         if edits:
             return onnx_edits.OnnxEdits(self.model, self.graph.paths, edits, self.location, self.load_weight).splices()
-        return onnx_edits.renamed(self.model, edits.companions)  # a copy names no file but those that were made with it
+        return external_data.renamed(self.model, edits.companions)  # a copy refers to the copies of its data files
 
     def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
-        names = list(onnx_edits.locations(self.model))
+        names = list(external_data.locations(self.model))
         for weight in self.model.weights.values():
             if (file := self._payloads[weight.name].path) is not None:
                 self._check_link(file)
                 external_data.check_sum(file, weight)
         if not edited and path.parent.resolve() == self._folder.resolve():
             return {}
-        # every name is made of the output's: a model that could choose one would write files of its own choice
+        # every name begins with the output's: a model that could choose one could overwrite any file of the folder
         if len(names) == 1:
             return {names[0]: path.name + ".data"}
         return {name: f"{path.name}.{Path(name).name}" for name in names}
@@ -105,7 +106,7 @@ class Onnx(Checkpoint):
     def source_fails_validation(self) -> bool:
         try:
             self.validate("")
-        except Exception:  # whatever protobuf raises
+        except Exception:  # protobuf's DecodeError, and what its C extension raises for others
             return True
         return False
 
@@ -119,7 +120,7 @@ class Onnx(Checkpoint):
 
 
 def onnx_schema() -> Any:
-    """onnx's protobuf classes without the rest of the package, which takes twice as long to import."""
+    """onnx's protobuf classes without the rest of the package: 0.06 to 0.09 s to import instead of 0.13 to 0.24 s."""
     if "onnx.onnx_ml_pb2" in sys.modules or "onnx" in sys.modules:
         return importlib.import_module("onnx.onnx_ml_pb2")
     package = importlib.util.find_spec("onnx")

@@ -1,4 +1,4 @@
-"""The files beside an ONNX model that keep its tensors: what they may be, and that they are what the model says.
+"""The external data of an ONNX model: checks of its files against what the model says.
 
 Source: onnx/onnx.proto (external_data: location, offset, length, checksum) of onnx 1.23.
 """
@@ -8,31 +8,37 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from chkpt_channels.containers.protobuf import WireEdits, bytes_field
 from chkpt_channels.core.errors import Location
-from chkpt_channels.formats.onnx.model import Weight
+from chkpt_channels.formats.onnx.model import OnnxModel, Weight
+from chkpt_channels.formats.onnx.schema import TENSOR_EXTERNAL
 from chkpt_channels.formats.onnx.tensor_data import Payload
 from chkpt_channels.storage.source import CHUNK_BYTES, Source
+from chkpt_channels.storage.splice import Splice
+
+_ENTRY_VALUE = 2
+"""The field of a StringStringEntryProto that holds the value."""
 
 
 def check(weights: Mapping[str, Weight], payloads: Mapping[str, Payload]) -> None:
-    """Raise DamagedError where a tensor's part is not in its file. What is missing altogether is told when it is read."""
+    """Raise DamagedError where a tensor's span is not in its file. A missing file is an error only when it is read."""
     sizes: dict[Path, int | None] = {}
-    for name, found in payloads.items():
-        if found.path is None:
+    for name, payload in payloads.items():
+        if payload.path is None:
             continue
-        if found.path not in sizes:
-            sizes[found.path] = _size(found.path)
-        size = sizes[found.path]
-        if size is not None and found.stop > size:
-            location = Location(str(found.path), name)
-            raise location.damaged(f"the file ends at {size}, before its {weights[name].size} bytes", at=found.start)
-        if size is not None and found.stop < size and "length" not in weights[name].external():
-            location = Location(str(found.path), name)
+        if payload.path not in sizes:
+            sizes[payload.path] = _size(payload.path)
+        size = sizes[payload.path]
+        if size is not None and payload.stop > size:
+            location = Location(str(payload.path), name)
+            raise location.damaged(f"the file ends at {size}, inside its {weights[name].size} bytes", at=payload.start)
+        if size is not None and payload.stop < size and "length" not in weights[name].external():
+            location = Location(str(payload.path), name)
             raise location.damaged(
-                f"no length is given, and {size - found.start} bytes are left for its {weights[name].size}", at=found.start
+                f"no length is given, and {size - payload.start} bytes follow for its {weights[name].size}", at=payload.start
             )
 
 
@@ -42,19 +48,43 @@ def _size(path: Path) -> int | None:
     except OSError:
         return None
     if not stat.S_ISREG(status.st_mode):
-        kind = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO"}.get(stat.S_IFMT(status.st_mode), "no regular file")
-        raise Location(str(path)).damaged(f"is {kind}, and the model says that it holds tensors")
+        kind = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO"}.get(stat.S_IFMT(status.st_mode), "not a regular file")
+        raise Location(str(path)).damaged(f"is {kind}; the model says that it holds tensors")
     return status.st_size
 
 
 def check_sum(path: Path, weight: Weight) -> None:
-    """Raise DamagedError where a file's SHA-1 is given and is another. Few writers give it."""
-    said = weight.external().get("checksum", "").lower()
-    if not said:
+    """Raise DamagedError where a file's SHA-1 is given and differs. Few writers give it."""
+    expected = weight.external().get("checksum", "").lower()
+    if not expected:
         return
     digest = hashlib.sha1(usedforsecurity=False)
     with Source(path) as source:
         for at in range(0, source.size, CHUNK_BYTES):
             digest.update(source.read(at, min(at + CHUNK_BYTES, source.size)))
-    if digest.hexdigest() != said:
-        raise source.location.at(weight.name).damaged(f"the file's SHA-1 is {digest.hexdigest()}, not {said[:40]!r}")
+    if digest.hexdigest() != expected:
+        raise source.location.at(weight.name).damaged(f"the file's SHA-1 is {digest.hexdigest()}, not {expected[:40]!r}")
+
+
+def locations(model: OnnxModel) -> Mapping[str, None]:
+    """The files of external data that the model names, in file order."""
+    return dict.fromkeys(w.external().get("location", "") for w in model.weights.values() if w.is_external)
+
+
+def renamed(model: OnnxModel, companions: Mapping[str, str]) -> list[Splice]:
+    """The splices of a copied model whose external data gets new names."""
+    wire = WireEdits()
+    rename(wire, model, companions)
+    return wire.splices()
+
+
+def rename(wire: WireEdits, model: OnnxModel, companions: Mapping[str, str], done: Collection[str] = ()) -> None:
+    """Rename the external data that is copied with the model; the `done` tensors have inline elements now."""
+    for weight in model.weights.values():
+        if not weight.is_external or weight.name in done:
+            continue
+        for entry in weight.message.messages(TENSOR_EXTERNAL):
+            new = companions.get(entry.text(2)) if entry.text(1) == "location" else None
+            field = entry.last(_ENTRY_VALUE)
+            if new and field and new != entry.text(2):
+                wire.replace(entry, field, bytes_field(_ENTRY_VALUE, new.encode()))

@@ -1,10 +1,9 @@
-"""What an ONNX graph says: which kernels the image reaches, what happens to it on the way, what counts its channels."""
+"""What an ONNX graph says: which kernels the image reaches, which operations precede them, what counts its channels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from chkpt_channels.core.errors import Location, UsageError
 from chkpt_channels.core.tensors import Declaration, FirstConv, PreprocessingOp, Quantization, Tensor, TensorEdit
@@ -18,11 +17,8 @@ from chkpt_channels.formats.onnx.dataflow.values import ReachedConv
 from chkpt_channels.formats.onnx.model import OnnxModel
 from chkpt_channels.formats.onnx.quantization import quantization
 
-if TYPE_CHECKING:
-    pass
-
 NAMED_OPS = 4
-"""How many of the operations on the way `why` names."""
+"""How many of the operations before a kernel `why` names."""
 FIRST_BROADCAST_OPSET = 7
 """Since then Add, Mul and their kin broadcast as numpy does. Source: onnx/docs/Changelog.md."""
 
@@ -45,15 +41,17 @@ class OnnxGraph(ModelGraph):
             for constants in path.operations:
                 node = constants.node
                 if (node.domain, node.op) in self.model.functions:
-                    raise self._location.at(node.label).unsupported(f"the image runs into the model's own function {node.op}")
+                    raise self._location.at(node.label).unsupported(
+                        f"the image reaches the model-local function {node.op}, which is not followed"
+                    )
         return paths
 
     def _refuse_inner_kernels(self, path: ImageTrace) -> None:
-        """Kernels of subgraphs' own stay: only those of the main graph are edited."""
+        """Raise UnsupportedError where the image reaches a kernel that a subgraph stores."""
         for reached in path.reached:
             name = next((name for name in reached.node.inputs if name in self.model.inner), None)
             if name and reached.kernel is None:
-                what = f"its weights stand in a subgraph of {self.model.inner[name]}, and only those of the main graph are edited"
+                what = f"its weights are in a subgraph of {self.model.inner[name]}; only those of the main graph are edited"
                 raise self._location.at(reached.node.label).unsupported(what)
 
     def select_inputs(self, names: Sequence[str]) -> bool:
@@ -65,13 +63,13 @@ class OnnxGraph(ModelGraph):
         return True
 
     def first_convs(self) -> Sequence[FirstConv]:
-        found: dict[str, FirstConv] = {}
+        convs: dict[str, FirstConv] = {}
         for path in self.paths:
             for reached in path.reached:
                 if conv := self._first_conv(path, reached):
-                    found.setdefault(conv.tensor.name, conv)
-        direct = [conv for conv in found.values() if conv.layout]
-        return direct or list(found.values())
+                    convs.setdefault(conv.tensor.name, conv)
+        direct = [conv for conv in convs.values() if conv.layout]
+        return direct or list(convs.values())
 
     def _first_conv(self, path: ImageTrace, reached: ReachedConv) -> FirstConv | None:
         if reached.kernel is None:
@@ -82,10 +80,10 @@ class OnnxGraph(ModelGraph):
         return FirstConv(tensor, reached.layout, channels, "graph", why, groups)
 
     def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
-        found = [op for conv in first_convs for reached in self._users(conv) for op in reached.operations]
-        # what mixes channels elsewhere on the way concerns every kernel
-        found += [c.operation for path in self.paths for c in path.operations if c.operation.scale is None]
-        return list(dict.fromkeys(found))
+        operations = [op for conv in first_convs for reached in self._users(conv) for op in reached.operations]
+        # what mixes channels anywhere between the image and a kernel makes every kernel edit wrong
+        operations += [c.operation for path in self.paths for c in path.operations if c.operation.scale is None]
+        return list(dict.fromkeys(operations))
 
     def graph_methods(self, first_convs: Sequence[FirstConv]) -> Sequence[str]:
         broadcasts = self.model.opset >= FIRST_BROADCAST_OPSET and all(path.broadcasts and path.operations for path in self.paths)
@@ -99,7 +97,7 @@ class OnnxGraph(ModelGraph):
         return [spans for reached in self._users(conv) for spans in padding.tap_spans(reached)]
 
     def _users(self, conv: FirstConv) -> list[ReachedConv]:
-        """Those that take the image with this kernel."""
+        """The convolutions that take the image with this kernel."""
         reached = [r for path in self.paths for r in path.reached if r.layout and r.kernel]
         return [r for r in reached if r.kernel and r.kernel.name == conv.tensor.name]
 
@@ -116,12 +114,12 @@ class OnnxGraph(ModelGraph):
         return onnx_edits.count_edits(counts, channels, self._load)
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
-        found = []
+        declarations = []
         for path in self.paths:
             channels = path.image.dims[path.channel]
             if channels is not None:
-                found.append(Declaration(f"graph.input {path.image.name}", channels))
-        return found
+                declarations.append(Declaration(f"graph.input {path.image.name}", channels))
+        return declarations
 
     def contradictions(self, first_convs: Sequence[FirstConv]) -> Sequence[tuple[Declaration, int]]:
         return [

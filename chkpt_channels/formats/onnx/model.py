@@ -1,6 +1,6 @@
-"""An ONNX model as spans: graph, nodes, initializers and declared shapes, each with the message that spells it.
+"""An ONNX model as spans: graph, nodes, initializers and declared shapes, each with the message that encodes it.
 
-Source: onnx/onnx.proto (field numbers) of onnx 1.23. Only what is asked for is read; payloads never are.
+Source: onnx/onnx.proto (field numbers) of onnx 1.23. Fields are read on demand; payloads never are.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ from chkpt_channels.formats.onnx.schema import (
 )
 from chkpt_channels.storage.source import Source
 
+MOST_IDENTITIES = 8
+"""In a row before a weight; a circle of them ends here."""
+
 
 class Weight(NamedTuple):
     """A tensor that the file stores: an initializer, or the value of a Constant node (`node`)."""
@@ -57,7 +60,7 @@ class Weight(NamedTuple):
 
     @property
     def is_external(self) -> bool:
-        """Whether the elements stand in another file."""
+        """Whether the elements are in another file."""
         return self.message.number(TENSOR_LOCATION) == 1
 
     def external(self) -> dict[str, str]:
@@ -68,7 +71,7 @@ class Weight(NamedTuple):
 
 class Info(NamedTuple):
     """A declared value: graph input, output or value_info. `dims` are numbers, None for symbols and unknowns, which some
-    exporters spell -1."""
+    exporters encode as -1."""
 
     name: str
     message: Message
@@ -77,7 +80,7 @@ class Info(NamedTuple):
 
 
 class OnnxModel:
-    """The index of one file. Raises DamagedError for what is no model, UnsupportedError for what is not read."""
+    """The index of one file. Raises DamagedError for what is not a model, UnsupportedError for what is not read."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.location = source, source.location
@@ -86,7 +89,7 @@ class OnnxModel:
         if len(graphs) != 1:
             raise self.location.damaged(f"holds {len(graphs)} graphs instead of one", at=0)
         if self.root.number(MODEL_IR_VERSION) >= 3 and not self.root.fields.get(MODEL_OPSETS):
-            raise self.location.damaged("names no version of the operators: it is cut off behind its graph", at=source.size)
+            raise self.location.damaged("has no opset_import: it is cut off after its graph", at=source.size)
         self.graph = self.root.message(graphs[0])
         self.nodes = read_nodes(self.graph)
         self.weights: dict[str, Weight] = {}
@@ -96,22 +99,26 @@ class OnnxModel:
             value = node.attribute("value") if node.op == "Constant" and not node.domain else None
             if value and value.last(ATTRIBUTE_T):
                 self._add(_weight(value.messages(ATTRIBUTE_T)[-1], node.outputs[0], self.location, node))
-        self._check_made_once()
+        self._check_single_producers()
 
-    def _check_made_once(self) -> None:
+    def _check_single_producers(self) -> None:
         """A name stands for one value: readers refuse a second one, or take either. Source: onnx/docs/IR.md, "Graphs"."""
-        made = {name for name, weight in self.weights.items() if weight.node is None}
-        seen = set[str]()
+        given = {name for name, weight in self.weights.items() if weight.node is None}
+        inputs = set[str]()
         for message in self.graph.messages(GRAPH_INPUTS):
-            if (name := message.text(INFO_NAME)) in seen:
-                raise self.location.at(name).damaged("is an input twice", at=message.start)
-            seen.add(name)
-        made |= seen
+            if (name := message.text(INFO_NAME)) in inputs:
+                raise self.location.at(name).damaged("is declared as an input twice", at=message.start)
+            inputs.add(name)
+        given |= inputs
+        produced = set[str]()
         for node in self.nodes:
             for name in filter(None, node.outputs):
-                if name in made:
-                    raise self.location.at(name).damaged("is made twice", at=node.message.start)
-                made.add(name)
+                if name in produced:
+                    raise self.location.at(name).damaged("is produced by two nodes", at=node.message.start)
+                if name in given:
+                    what = "is produced by a node, and is an input or initializer too"
+                    raise self.location.at(name).damaged(what, at=node.message.start)
+                produced.add(name)
 
     def _add(self, weight: Weight | None) -> None:
         if weight is None:
@@ -122,14 +129,15 @@ class OnnxModel:
 
     @cached_property
     def inputs(self) -> list[Info]:
-        """The graph's inputs, those that initializers give a value left out."""
+        """The graph's inputs without those that are initializers: before IR version 4 each of these is an input too. An exporter
+        may leak constants as inputs, and then the image need not be the first."""
         stored = {name for name, weight in self.weights.items() if weight.node is None}
         return [info for m in self.graph.messages(GRAPH_INPUTS) if (info := _info(m)).name not in stored]
 
     @cached_property
     def infos(self) -> dict[str, list[Info]]:
         """Every declaration of a value's shape, by name: inputs, outputs, value_infos, those of subgraphs too."""
-        found: dict[str, list[Info]] = defaultdict(list)
+        infos: dict[str, list[Info]] = defaultdict(list)
         for graph, names in [
             (self.graph, dict[str, str]()),
             *((sub.graph, sub.names) for subs in self.subgraphs.values() for sub in subs),
@@ -137,8 +145,8 @@ class OnnxModel:
             for number in (GRAPH_INPUTS, GRAPH_OUTPUTS, GRAPH_VALUE_INFOS):
                 for message in graph.messages(number):
                     info = _info(message)
-                    found[names.get(info.name, info.name)].append(info)
-        return found
+                    infos[names.get(info.name, info.name)].append(info)
+        return infos
 
     @cached_property
     def outputs(self) -> set[str]:
@@ -148,53 +156,53 @@ class OnnxModel:
     @cached_property
     def subgraphs(self) -> dict[Node, list[Subgraph]]:
         """The bodies and branches of each node that has any (If, Loop, Scan), in subgraphs too."""
-        found: dict[Node, list[Subgraph]] = {}
+        subgraphs: dict[Node, list[Subgraph]] = {}
         todo = [(node, dict[str, str]()) for node in self.nodes]
         while todo:
             node, scope = todo.pop()
             for i, graph in enumerate(node.subgraphs()):
                 sub = subgraph(graph, f"{node.label}@{node.message.start}[{i}]", scope)
-                found.setdefault(node, []).append(sub)
+                subgraphs.setdefault(node, []).append(sub)
                 todo += [(inner, sub.names) for inner in sub.nodes]
-        return found
+        return subgraphs
 
     @cached_property
     def inner(self) -> dict[str, str]:
-        """What subgraphs store themselves: its name → the node that has the subgraph."""
-        found: dict[str, str] = {}
+        """The tensors that subgraphs store: name → label of the node that has the subgraph."""
+        inner_names: dict[str, str] = {}
         for node, subs in self.subgraphs.items():
             for sub in subs:
                 constants = (name for inner in sub.nodes if inner.op == "Constant" for name in inner.outputs)
-                found |= dict.fromkeys((*sub.stored, *constants), node.label)
-        return found
+                inner_names |= dict.fromkeys((*sub.stored, *constants), node.label)
+        return inner_names
 
     @cached_property
     def everywhere(self) -> list[Node]:
-        """All nodes, those of subgraphs in front of the node that has them: each behind what it reads."""
-        found: list[Node] = []
+        """All nodes, those of subgraphs before the node that has them: each after what it reads."""
+        nodes: list[Node] = []
         todo = self.nodes[::-1]
         opened: set[Node] = set()
         while todo:
             node = todo.pop()
             if node in opened or node not in self.subgraphs:
-                found.append(node)
+                nodes.append(node)
                 continue
             opened.add(node)
             todo += [node, *(inner for sub in self.subgraphs[node] for inner in sub.nodes[::-1])]
-        return found
+        return nodes
 
     @cached_property
     def consumers(self) -> dict[str, list[tuple[Node, int]]]:
-        """Who reads a value: (node, which of its inputs)."""
-        found: dict[str, list[tuple[Node, int]]] = defaultdict(list)
+        """The readers of each value: (node, index of its input)."""
+        consumers: dict[str, list[tuple[Node, int]]] = defaultdict(list)
         for node in self.everywhere:
             for i, name in enumerate(node.inputs):
-                found[name].append((node, i))
-        return found
+                consumers[name].append((node, i))
+        return consumers
 
     @cached_property
     def producers(self) -> dict[str, Node]:
-        """Who makes a value."""
+        """The node that produces each value."""
         return {name: node for node in self.everywhere for name in node.outputs}
 
     @cached_property
@@ -209,8 +217,8 @@ class OnnxModel:
         return max(versions, default=1)
 
     def stored(self, name: str) -> Weight | None:
-        """The weight behind a name, looked for through Identity nodes (exporters merge equal weights that way)."""
-        for _ in range(8):
+        """The weight of a name, through Identity nodes: the TorchScript exporter merges equal weights that way."""
+        for _ in range(MOST_IDENTITIES):
             if name in self.weights:
                 return self.weights[name]
             node = self.producers.get(name)
@@ -228,7 +236,9 @@ def _weight(message: Message, name: str, location: Location, node: Node | None =
     if kind not in DTYPES:
         raise location.at(name).unsupported(f"has the unknown element type {kind}")
     if any(n < 0 for n in shape) or prod(shape) >= 1 << 60:
-        raise location.at(name).damaged(f"its shape {list(shape)} is no shape", at=message.start)
+        raise location.at(name).damaged(
+            f"dims {list(shape)} must be non-negative and of fewer than 2^60 elements", at=message.start
+        )
     return Weight(name, message, BY_NAME[DTYPES[kind]], shape, node)
 
 
@@ -236,14 +246,14 @@ def _info(message: Message) -> Info:
     shape: Message | None = None
     for kind in message.messages(INFO_TYPE)[-1:]:
         for tensor in kind.messages(TYPE_TENSOR)[-1:]:
-            for found in tensor.messages(TENSOR_TYPE_SHAPE)[-1:]:
-                shape = found
+            for last in tensor.messages(TENSOR_TYPE_SHAPE)[-1:]:  # of a field that occurs twice protobuf takes the last
+                shape = last
     sizes = [dim.number(DIM_VALUE, -1) for dim in shape.messages(SHAPE_DIMS)] if shape else []
     dims = tuple(size if size >= 0 else None for size in sizes)
     return Info(message.text(INFO_NAME), message, shape, dims)
 
 
 def is_packed(message: Message, number: int) -> bool:
-    """Whether a repeated number field is spelled packed."""
+    """Whether a repeated number field is encoded packed."""
     fields = message.fields.get(number, ())
     return len(fields) == 1 and fields[0].wire == BYTES

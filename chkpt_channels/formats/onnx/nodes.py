@@ -37,6 +37,7 @@ LEAST_INPUTS = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "Mod", "QuantizeLinear", "DequantizeLinear"), 2),
     **{"BatchNormalization": 5, "QLinearConv": 8, "QLinearMatMul": 8},
 }
+"""Operations whose inputs this package indexes, and how many are required. Source: onnx/docs/Operators.md."""
 HAVE_SUBGRAPHS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
 
 
@@ -65,23 +66,23 @@ class Node(NamedTuple):
 
     def integer(self, name: str, default: int) -> int:
         """An integer attribute."""
-        found = self.attribute(name)
-        return found.number(ATTRIBUTE_I, default) if found else default
+        attribute = self.attribute(name)
+        return attribute.number(ATTRIBUTE_I, default) if attribute else default
 
     def integers(self, name: str) -> list[int]:
         """A list of integers, empty where it is missing."""
-        found = self.attribute(name)
-        return found.numbers(ATTRIBUTE_INTS) if found else []
+        attribute = self.attribute(name)
+        return attribute.numbers(ATTRIBUTE_INTS) if attribute else []
 
     def real(self, name: str, default: float) -> float:
         """A float attribute."""
-        found = self.attribute(name)
-        return (found.floats(ATTRIBUTE_F) or [default])[0] if found else default
+        attribute = self.attribute(name)
+        return (attribute.floats(ATTRIBUTE_F) or [default])[0] if attribute else default
 
     def text(self, name: str, default: str) -> str:
         """A string attribute."""
-        found = self.attribute(name)
-        return found.text(ATTRIBUTE_S) if found else default
+        attribute = self.attribute(name)
+        return attribute.text(ATTRIBUTE_S) if attribute else default
 
     def subgraphs(self) -> Iterator[Message]:
         """The graphs in its attributes."""
@@ -93,8 +94,8 @@ class Node(NamedTuple):
 
 
 class Subgraph(NamedTuple):
-    """A body or branch. Its nodes have unique names for what stands in it; `names` spells them, and those of the graphs around
-    it: the name as it is written → the unique one. `outputs` are unique names too, `stored` those of its own initializers."""
+    """A body or branch. Inner graphs may reuse names, so its nodes have unique ones: `names` maps those in the file, and those of
+    the graphs around it, to the unique ones. `outputs` are unique names too, `stored` those of its own initializers."""
 
     graph: Message
     nodes: list[Node]
@@ -104,7 +105,7 @@ class Subgraph(NamedTuple):
 
 
 def read_nodes(graph: Message) -> list[Node]:
-    """The nodes of a graph in order, but for those that give nothing out."""
+    """The nodes of a graph in order, but for those without outputs."""
     return [node for node in map(_node, graph.messages(GRAPH_NODES)) if node.outputs]
 
 
@@ -113,7 +114,7 @@ def _node(message: Message) -> Node:
     inputs, outputs = tuple(message.texts(NODE_INPUTS)), tuple(message.texts(NODE_OUTPUTS))
     node = Node(message, op, "" if domain == "ai.onnx" else domain, message.text(NODE_NAME), inputs, outputs)
     if not node.domain and len(inputs) < LEAST_INPUTS.get(op, 0):
-        what = f"has {len(inputs)} inputs, and {op} takes {LEAST_INPUTS[op]}"
+        what = f"has {len(inputs)} inputs; {op} takes at least {LEAST_INPUTS[op]}"
         raise message.reader.location.at(node.label).damaged(what, at=message.start)
     return node
 

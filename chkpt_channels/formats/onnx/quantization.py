@@ -1,8 +1,9 @@
 """Quantized kernels: W = scale · (q - zero point), scale and zero point for the whole tensor or for each filter.
 
-They stand behind a DequantizeLinear, in a QLinearConv, or in a ConvInteger, whose scale is multiplied in later. The int32 bias
-of the first two has the scale of the image times the kernel's: written down behind DequantizeLinear, implied in QLinearConv. Both
-follow a new kernel scale.
+A DequantizeLinear precedes the convolution, or it is a QLinearConv, or a ConvInteger, whose scale is multiplied in later. The
+int32 bias of the first two has the scale of the image times the kernel's: stored with DequantizeLinear, implied in QLinearConv.
+Both must follow a new kernel scale: with a stale one onnxruntime falls back to float for the first and is silently wrong for the
+second.
 Source: onnx/docs/Operators.md (DequantizeLinear, QLinearConv, ConvInteger).
 """
 
@@ -31,10 +32,10 @@ def quantization(model: OnnxModel, node: Node, kernel: Weight) -> Quantization |
     scale, zero = _scale_of(model, source)
     if scale is None or (max(scale.shape, default=1) > 1 and source.integer("axis", 1) % len(kernel.shape)):
         return None
-    maker = model.producers.get(node.inputs[2]) if len(node.inputs) > 2 else None
-    if maker is not None and maker.op == "DequantizeLinear":
-        bias_scale, _ = _scale_of(model, maker)
-        return _record(scale, zero, model.stored(maker.inputs[0]), bias_scale)
+    source_of_bias = model.producers.get(node.inputs[2]) if len(node.inputs) > 2 else None
+    if source_of_bias is not None and source_of_bias.op == "DequantizeLinear":
+        bias_scale, _ = _scale_of(model, source_of_bias)
+        return _record(scale, zero, model.stored(source_of_bias.inputs[0]), bias_scale)
     return _record(scale, zero)
 
 
@@ -61,7 +62,7 @@ def output_scale(model: OnnxModel, node: Node) -> tuple[Weight | None, Node]:
 
 
 def _only_reader(model: OnnxModel, name: str) -> tuple[int, Node | None]:
-    """(which of its inputs, the one node that reads a value), None where there are more or the graph gives it out."""
+    """(index of its input, the only node that reads a value); None where there are more or it is an output of the graph."""
     readers = model.consumers.get(name, [])
     return (readers[0][1], readers[0][0]) if len(readers) == 1 and name not in model.outputs else (0, None)
 

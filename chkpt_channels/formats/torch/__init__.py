@@ -11,7 +11,8 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 _LEGACY_HEAD_BYTES = 64
 _ZIP_END_BYTES = 1 << 16
-"""How much of both ends of an archive is looked at: a first member's header, and a directory's last entries."""
+"""How much of each end of an archive is searched: torch writes data.pkl first, re-zipped files have it anywhere, and both the
+names of the last members and the directory are at the end."""
 
 
 def sniff_zip(source: Source) -> bool:
@@ -20,7 +21,7 @@ def sniff_zip(source: Source) -> bool:
         return False
     head = source.read(0, min(_ZIP_END_BYTES, source.size))
     tail = source.read(max(0, source.size - _ZIP_END_BYTES), source.size)
-    return b"data.pkl" in head or b"data.pkl" in tail or b".data/serialization_id" in tail
+    return b"data.pkl" in head or b"data.pkl" in tail or b".data/serialization_id" in tail  # the last member of newer files
 
 
 def sniff_legacy(source: Source) -> bool:

@@ -1,4 +1,4 @@
-"""What the two containers of PyTorch share: named tensors out of a pickled object, and what goes with them."""
+"""What the two containers of PyTorch share: the named tensors of a pickled object, and the line that loads it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from chkpt_channels.formats.torch.safe_globals import foreign
 
 ReadBytes = Callable[[Storage, int, int], Iterable[bytes]]
 MAIN = "data"
-"""The part that is the saved object; TorchScript has another, "constants"."""
+"""The name of the part that is the saved object; TorchScript has another, "constants", where frozen models keep all weights."""
 
 
 class TorchCheckpoint(Checkpoint):
@@ -29,7 +29,7 @@ class TorchCheckpoint(Checkpoint):
     objects: Mapping[str, TorchObject]
     """The pickles, by the name of their part; `MAIN` is there."""
     scripted = False
-    """Whether it is a TorchScript archive, whose code goes with the tensors."""
+    """Whether it is a TorchScript archive, which holds code too."""
 
     def index(self, objects: Mapping[str, TorchObject]) -> None:
         """Name the tensors of these pickles."""
@@ -69,12 +69,12 @@ class TorchCheckpoint(Checkpoint):
 def _tensors_of(torch_object: TorchObject) -> dict[str, Tensor]:
     """The named tensors, and the scales of quantized ones."""
     groups = torch_object.groups
-    found = {name: Tensor(name, view.dtype, view.shape, groups[name]) for name, view in torch_object.views.items()}
-    return found | {name: Tensor(name, BY_NAME["F64"], (), groups[name]) for name in torch_object.scales}
+    tensors = {name: Tensor(name, view.dtype, view.shape, groups[name]) for name, view in torch_object.views.items()}
+    return tensors | {name: Tensor(name, BY_NAME["F64"], (), groups[name]) for name in torch_object.scales}
 
 
 def _chunks_of(torch_object: TorchObject, name: str, read: ReadBytes) -> Iterable[bytes]:
-    """The tensor's bytes in C order; streamed where it lies so in its storage."""
+    """The tensor's bytes in C order; streamed where its storage has that order (channels_last has not)."""
     if name in torch_object.scales:
         return [struct.pack("<d", torch_object.scales[name].target.value)]
     view = torch_object.views[name]
@@ -94,14 +94,14 @@ def _load_line(torch_object: TorchObject, path: str, *, safe: bool) -> str:
     root = torch_object.tree.root.target
     if root.state is not None and root.items is None:
         return f"model = {loaded}"
-    inside = {node.where[:at] for node in torch_object.optimizers for at in _ends(node.where)}
-    models = [group for group in dict.fromkeys(torch_object.groups.values()) if group not in inside]
+    within_optimizers = {node.where[:at] for node in torch_object.optimizers for at in _ends(node.where)}
+    models = [group for group in dict.fromkeys(torch_object.groups.values()) if group not in within_optimizers]
     keys = "".join(f"[{key!r}]" for key in models[0].split("/")) if models and models[0] else ""
     return f"model.load_state_dict({loaded}{keys})"
 
 
 def _ends(where: str) -> Iterator[int]:
-    """Where the parts of a path end, the empty one first."""
+    """The indices at which the steps of a path end, that of the empty path first."""
     yield 0
     yield from (i for i, letter in enumerate(where) if letter == "/")
     yield len(where)
@@ -115,41 +115,41 @@ def _optimizer_entries(torch_object: TorchObject, tensors: Mapping[str, Tensor])
 def _entry(torch_object: TorchObject, node: OptimizerNode, tensors: Mapping[str, Tensor]) -> OptimizerEntry:
     names = {slot: f"{node.where}/{slot}" for slot in node.slots}
     numbers = {slot: torch_object.numbers[name].target.value for slot, name in names.items() if name in torch_object.numbers}
-    found = {slot: tensors[name] for slot, name in names.items() if name in tensors}
-    return OptimizerEntry(node.where, node.parameter, found, numbers)
+    slots = {slot: tensors[name] for slot, name in names.items() if name in tensors}
+    return OptimizerEntry(node.where, node.parameter, slots, numbers)
 
 
 def _others(torch_object: TorchObject, group: str) -> list[str]:
-    """What stands beside the tensors of one dict: on the way to it, and in it."""
+    """The other keys of the object: in the dicts on the way to one state dict, and in it."""
     node, prefix = torch_object.tree.root.target, ""
-    found: list[str] = []
+    others: list[str] = []
     for step in [*group.split("/"), ""] if group else [""]:
         below = None
         if any(name == "_modules" for name, _ in attributes(node)):
-            return [*found, f"{prefix}a pickled module"]
+            return [*others, f"{prefix}a pickled module"]
         for key, value in node.entries():
             name = f"{prefix}{key.value}"
             if step and key.value == step:
                 below = value.target
             elif name not in torch_object.views or step:
-                found.append(name)
+                others.append(name)
         if step:
             if below is None:
-                return [*found, group]
+                return [*others, group]
             node, prefix = below, f"{prefix}{step}/"
-    return found
+    return others
 
 
 def _shared(torch_object: TorchObject, names: Sequence[str]) -> tuple[str, str] | None:
-    """Two tensors that look into the same bytes of one storage."""
+    """Two tensors that use the same bytes of one storage."""
     spans: defaultdict[str, list[tuple[int, int, str]]] = defaultdict(list)
     for name in names:
         view = torch_object.views.get(name)
         if view is not None and view.span[0] < view.span[1]:
             spans[view.storage.key].append((*view.span, name))
-    for found in spans.values():
-        found.sort()
-        for (_, stop, name), (start, _, other) in pairwise(found):
+    for used in spans.values():
+        used.sort()
+        for (_, stop, name), (start, _, other) in pairwise(used):
             if start < stop:
                 return name, other
     return None

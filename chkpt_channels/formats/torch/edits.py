@@ -1,7 +1,8 @@
 """Edits of torch tensors: which integers of the pickle and which bytes of the storages change.
 
-A storage that the edited tensor owns alone gets new bytes. To one that other tensors look into, the new kernel is appended:
-offsets of the others stay valid, no storage is added, and the memo is not touched.
+A storage that the edited tensor owns alone gets new bytes. To one that other tensors use too, the new kernel is appended: the
+offsets of the others stay valid, no storage is added, and the memo is not touched. Integers are never memoized, so that new
+ones move no memo index; each reference to a storage encodes its element count, and every one of them is edited.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class StorageChange(NamedTuple):
-    """A storage's new content: its first `keep` bytes, then `size` bytes made by `data`."""
+    """A storage's new content: its first `keep` bytes, then the `size` bytes that `data` returns."""
 
     keep: int
     size: int
@@ -51,14 +52,15 @@ class TorchEdits:
                 view = torch_object.views[name]
                 by_storage[view.storage][view] = name, edit
         for storage, changed in by_storage.items():
-            self._edit(storage, changed)
-        touched = bool(self._values or dropped)
-        self.pickle = edited(torch_object.tree, self._values, [node.span for node in dropped]) if touched else None
+            self._edit_storage(storage, changed)
+        changes = bool(self._values or dropped)
+        self.pickle = edited(torch_object.tree, self._values, [node.span for node in dropped]) if changes else None
 
-    def _edit(self, storage: Storage, edited: Mapping[View, tuple[str, TensorEdit]]) -> None:
+    def _edit_storage(self, storage: Storage, edited: Mapping[View, tuple[str, TensorEdit]]) -> None:
         for view, (name, _) in edited.items():
             self._check_editable(view, name)
         others = {n: v for n, v in self._object.views.items() if v.storage is storage and v not in edited}
+        # one tensor may be pickled twice, as two calls with the same geometry (tied weights)
         distinct: dict[tuple[object, ...], tuple[str, TensorEdit, list[View]]] = {}
         for view, (name, edit) in edited.items():
             key = view.offset, view.shape, view.stride
@@ -67,10 +69,11 @@ class TorchEdits:
             self._check_alone(name, views[0], {**others, **{n: w[0] for n, _, w in distinct.values() if n != name}})
         first = next(iter(distinct.values()))[2][0]
         whole = not others and len(distinct) == 1 and first.span == (0, storage.size)
-        self._place_anew(storage, list(distinct.values()), 0 if whole else storage.size)
+        self._write_kernels(storage, list(distinct.values()), 0 if whole else storage.size)
 
-    def _place_anew(self, storage: Storage, edited: list[tuple[str, TensorEdit, list[View]]], keep: int) -> None:
-        """The new kernels behind the first `keep` bytes of the storage."""
+    def _write_kernels(self, storage: Storage, edited: list[tuple[str, TensorEdit, list[View]]], keep: int) -> None:
+        """Put the new kernels after the first `keep` bytes of the storage, each at a multiple of its element size: offsets
+        count elements."""
         parts: list[Callable[[], bytes]] = []
         end = keep
         for _, edit, views in edited:
@@ -92,7 +95,7 @@ class TorchEdits:
     def _check_editable(self, view: View, name: str) -> None:
         location = self._location.at(name)
         if view.quantizer is not None and quantization_of(self._object, name) is None:
-            raise location.unsupported("is quantized in a way that is not converted")
+            raise location.unsupported("is quantized by a scheme that is not converted")
         if view.storage.has_view:
             raise location.unsupported("its storage is a view into another one (torch before 0.2), which is not converted")
         if any(stride == 0 and size > 1 for size, stride in zip(view.shape, view.stride, strict=True)):
@@ -100,8 +103,8 @@ class TorchEdits:
 
     def _check_alone(self, name: str, view: View, others: Mapping[str, View]) -> None:
         start, stop = view.span
-        for other, its in others.items():
-            if its.span[0] < stop and start < its.span[1]:
+        for other, shared in others.items():
+            if shared.span[0] < stop and start < shared.span[1]:
                 raise self._location.at(name).unsupported(
                     f"shares its memory with {other}, which would keep the old values",
                     hint=f"name both with --layer if both see the image: --layer {name} --layer {other}",
@@ -114,7 +117,7 @@ def _payload(edit: TensorEdit, order: tuple[int, ...]) -> bytes:
 
 
 def _strides(shape: tuple[int, ...], order: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of a dense tensor whose axes lie in memory in `order`, slowest first."""
+    """The strides of a dense tensor whose axes have this order in memory, slowest first."""
     strides, step = [0] * len(shape), 1
     for axis in reversed(order):
         strides[axis] = step

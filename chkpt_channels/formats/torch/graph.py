@@ -1,6 +1,8 @@
-"""What a pickled module says of its convolutions: their channels, groups and quantization, and the counts that must follow.
+"""What a pickled module says about its convolutions: their channels, groups and quantization, and the counts that must follow.
 
-A state dict says none of it, and then every answer is empty.
+A state dict says none of it, and then every answer is empty. In a module the kernel is `_parameters.weight`, and in_channels and
+groups are plain integers of the same BUILD state; wrappers keep more (smp `_in_channels`, timm `in_chans`, transformers
+`config.num_channels`). To edit these and the tensor is enough: torch recomputes nothing from them.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ class TorchGraph(ModelGraph):
     def with_groups(self, conv: FirstConv) -> FirstConv:
         """A convolution module says how many channels and groups its kernel is for."""
         link = self._main.links.get(conv.tensor.name)
-        numbers = _own_numbers(link.parent) if link and link.parent else {}
+        numbers = _conv_numbers(link.parent) if link and link.parent else {}
         if not numbers:
             return conv
         channels, groups = plain(numbers["in_channels"]), plain(numbers["groups"])
@@ -32,45 +34,46 @@ class TorchGraph(ModelGraph):
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         """The integers in the modules around each kernel that count its channels. The object remembers their nodes for edits."""
-        found: dict[str, Declaration] = {}
+        declarations: dict[str, Declaration] = {}
         for conv in first_convs:
             link = self._main.links.get(conv.tensor.name)
             link = link.parent if link else None
             while link is not None:
                 where, _ = link.path()
                 counts = list(_channel_counts(link, where))
-                if conv.groups > 1 and (module := _own_numbers(link)):
+                if conv.groups > 1 and (module := _conv_numbers(link)):
                     counts.append((f"{where}.groups".removeprefix("."), module["groups"]))
                 for name, node in counts:
                     if plain(node) == conv.in_channels:
-                        found[name] = Declaration(name, conv.in_channels)
+                        declarations[name] = Declaration(name, conv.in_channels)
                         self._main.numbers[name] = node
                 link = link.parent
-        return list(found.values())
+        return list(declarations.values())
 
     def contradictions(self, first_convs: Sequence[FirstConv]) -> Sequence[tuple[Declaration, int]]:
         """The in_channels of the modules that own these kernels, where the kernels take others."""
-        found = []
+        contradictions = []
         for conv in first_convs:
             link = self._main.links.get(conv.tensor.name)
-            while link is not None and not (numbers := _own_numbers(link)):
+            while link is not None and not (numbers := _conv_numbers(link)):
                 link = link.parent
             if link is None:
                 continue
-            message = plain(numbers["in_channels"])
-            if isinstance(message, int) and message != conv.in_channels:
-                found.append((Declaration(f"{link.path()[0]}.in_channels".removeprefix("."), message), conv.in_channels))
-        return found
+            channels = plain(numbers["in_channels"])
+            if isinstance(channels, int) and channels != conv.in_channels:
+                declaration = Declaration(f"{link.path()[0]}.in_channels".removeprefix("."), channels)
+                contradictions.append((declaration, conv.in_channels))
+        return contradictions
 
     def hyper_parameters(self, channels: int) -> Sequence[Declaration]:
-        """The integers outside of modules that are called like a number of input channels, and are it."""
-        found = []
+        """The integers outside of modules that are named like a number of input channels, and equal it."""
+        declarations = []
         for where, link in self._main.counts.items():
             in_module = link.parent is not None and any(name == "_modules" for name, _ in attributes(link.parent.node.target))
             if plain(link.node) == channels and not in_module:
                 self._main.numbers[where] = link.node
-                found.append(Declaration(where, channels))
-        return found
+                declarations.append(Declaration(where, channels))
+        return declarations
 
     def quantization(self, conv: FirstConv) -> Quantization | None:
         name = conv.tensor.name
@@ -96,10 +99,10 @@ def quantization_of(torch_object: TorchObject, name: str) -> Quantization | None
     return None
 
 
-def _own_numbers(link: Link) -> dict[str, PickleNode]:
+def _conv_numbers(link: Link) -> dict[str, PickleNode]:
     """in_channels and groups of a convolution module, by name; empty for other objects."""
-    found = {name: node for name, node in attributes(link.node.target) if name in ("in_channels", "groups")}
-    return found if len(found) == 2 and all(isinstance(plain(node), int) for node in found.values()) else {}
+    numbers = {name: node for name, node in attributes(link.node.target) if name in ("in_channels", "groups")}
+    return numbers if len(numbers) == 2 and all(isinstance(plain(node), int) for node in numbers.values()) else {}
 
 
 def _channel_counts(link: Link, where: str) -> Iterable[tuple[str, PickleNode]]:

@@ -4,7 +4,8 @@
     of the list of storage keys; then for each key, in that order, an int64 element count and the raw elements
 
 Source: torch/serialization.py, `_legacy_save` and `_legacy_load`. torch does not compare the pickle's element counts with
-those in front of the elements; this reader does.
+those before the elements; this reader does. A persistent id has a sixth element, a view's metadata, which is None but in very
+old files; modules add ids ("module", class, file, source). Before 0.1.10 torch wrote a tar: unknown.py names it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from chkpt_channels.storage.splice import Splice
 VERSION = 1001
 FIRST_READ_BYTES = 1 << 20
 """Holds the pickles of most files; four times as much is read where they are longer."""
+COUNT_BYTES = 8
+"""The int64 element count before each storage's elements."""
 
 
 class TorchLegacy(TorchCheckpoint):
@@ -37,7 +40,7 @@ class TorchLegacy(TorchCheckpoint):
         super().__init__(source, form)
         magic, version, system, self._tree, keys = self._pickles()
         if magic.root.target.value != LEGACY_MAGIC or plain(version.root) != VERSION:
-            raise source.location.damaged(f"is no torch file of protocol {VERSION}", at=0)
+            raise source.location.damaged(f"is not a torch file of protocol {VERSION}", at=0)
         little = system.root.lookup("little_endian")
         self._little = little is None or little.target.value is not False
         self.index({MAIN: TorchObject(self._tree, source.location)})
@@ -65,55 +68,54 @@ class TorchLegacy(TorchCheckpoint):
         listed = [child.target for child in keys.root.target.children]
         text = Kind.TEXT
         if any(key.kind is not text for key in listed) or {key.value for key in listed} != set(self.main.storages):
-            raise self.source.location.damaged("its list of storages is not that of its tensors", at=keys.start)
-        at, found = keys.stop, {}
+            raise self.source.location.damaged("its list of storages does not match its tensors", at=keys.start)
+        at, offsets = keys.stop, {}
         for key in listed:
             storage = self.main.storages[key.value]
             location = self.source.location.at(f"storage {key.value}")
-            if at + 8 + storage.size > self.source.size:
-                raise location.damaged(
-                    f"is cut off: the {storage.size} bytes of its {storage.count} elements are not there", at=at
-                )
-            (count,) = struct.unpack("<q" if self._little else ">q", self.source.read(at, at + 8))
-            if key.value in found:
-                raise location.damaged("stands twice in the list of storages", at=at)
+            if at + COUNT_BYTES + storage.size > self.source.size:
+                raise location.damaged(f"is cut off inside the {storage.size} bytes of its {storage.count} elements", at=at)
+            (count,) = struct.unpack("<q" if self._little else ">q", self.source.read(at, at + COUNT_BYTES))
+            if key.value in offsets:
+                raise location.damaged("is listed twice among the storages", at=at)
             if count != storage.count:
                 raise location.damaged(f"element count {count} in the file, {storage.count} in the pickle", at=at)
-            found[key.value] = at
-            at += 8 + storage.size
+            offsets[key.value] = at
+            at += COUNT_BYTES + storage.size
         if at != self.source.size:
-            raise self.source.location.damaged(f"{self.source.size - at} bytes stand behind the last storage", at=at)
-        return found
+            raise self.source.location.damaged(f"{self.source.size - at} bytes follow the last storage", at=at)
+        return offsets
 
     def read_storage(self, part: str, storage: Storage, start: int, stop: int) -> Iterator[bytes]:
-        begin = self._counts[storage.key] + 8
+        begin = self._counts[storage.key] + COUNT_BYTES
         for at in range(start, stop, CHUNK_BYTES):
             yield self.source.read(begin + at, begin + min(at + CHUNK_BYTES, stop))
 
     def splices(self, edits: Edits) -> list[Splice]:
         if not self._little:
             raise self.source.location.unsupported("was written on a big-endian machine, which is not converted")
-        made = TorchEdits(self.main, edits)
+        torch_edits = TorchEdits(self.main, edits)
         splices = []
-        if made.pickle is not None:
-            splices.append(Splice.of(self._tree.start, self._tree.stop, made.pickle))
-        for key, change in made.changes.items():
+        if torch_edits.pickle is not None:
+            splices.append(Splice.of(self._tree.start, self._tree.stop, torch_edits.pickle))
+        for key, change in torch_edits.changes.items():
             storage, at = self.main.storages[key], self._counts[key]
             count = (change.keep + change.size) // storage.unit
-            splices.append(Splice.of(at, at + 8, struct.pack("<q", count)))
-            splices.append(Splice(at + 8 + change.keep, at + 8 + storage.size, change.size, change.data))
-        if made.removed:
-            splices += self._without(made.removed)
+            begin = at + COUNT_BYTES
+            splices.append(Splice.of(at, begin, struct.pack("<q", count)))
+            splices.append(Splice(begin + change.keep, begin + storage.size, change.size, change.data))
+        if torch_edits.removed:
+            splices += self._without(torch_edits.removed)
         return splices
 
     def _without(self, removed: frozenset[str]) -> Iterable[Splice]:
-        """Take storages out: their elements, and their keys from the list."""
+        """The splices that remove storages: their elements, and their keys from the list."""
         for key in removed:
             at = self._counts[key]
-            yield Splice.of(at, at + 8 + self.main.storages[key].size, b"")
+            yield Splice.of(at, at + COUNT_BYTES + self.main.storages[key].size, b"")
         spans = []
         for child in self._keys.root.target.children:
             if child.target.value in removed:
-                put = child.target.put
+                put = child.target.put  # the PUT that memoizes the key goes with it
                 spans.append((child.start, put[2] if put and child.target is child else child.stop))
         yield Splice.of(self._keys.start, self._keys.stop, edited(self._keys, {}, spans))

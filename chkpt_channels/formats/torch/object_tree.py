@@ -1,7 +1,9 @@
 """The object that torch.save pickled, read as named tensors over storages.
 
-Which calls are tensors is said in `rebuild`. Names are the path from the root: children of dicts and lists are joined by "/",
-attributes and submodules of objects by ".", so that a whole module's kernel is called as in its state dict.
+Which calls are tensors `rebuild` knows. A name is the path from the root: children of dicts and lists are joined by "/",
+attributes and submodules of objects by ".", so that a whole module's kernel has the name that it has in its state dict.
+Files hold far more than a state dict: it may be under "state_dict", "model", "ema" and many other keys, beside optimizers and
+hyper-parameters.
 Source: torch/serialization.py, torch/nn/modules/module.py and torch/csrc/jit/serialization/pickler.cpp of torch 2.13.
 """
 
@@ -32,13 +34,15 @@ CHANNEL_NAMES = frozenset(
         "image_channels",
     )
 )
-"""What modules, their configurations and training scripts call the number of input channels (torch, timm, transformers, smp)."""
+"""Names of the number of input channels in modules, their configurations and training scripts (torch in_channels, timm in_chans,
+transformers num_channels, smp _in_channels)."""
 
 _MODULE_DICTS = ("_parameters", "_buffers", "_modules")
 
 
 class Link:
-    """One step of the path to a node. `attribute` steps are submodules and attributes of objects; `depth` counts the steps."""
+    """One step of the path to a node; names are joined when one is asked for, as a deep tree has quadratically many letters.
+    `attribute` steps are submodules and attributes of objects; `depth` counts the steps."""
 
     __slots__ = ("attribute", "depth", "node", "parent", "segment")
 
@@ -77,7 +81,7 @@ class OptimizerNode:
 
 class TorchObject:
     """The named tensors of one pickle. Raises DamagedError for geometry that leaves its storage, UnsupportedError for names
-    that stand twice."""
+    that occur twice."""
 
     def __init__(self, tree: Tree, location: Location, prefix: str = "") -> None:
         self.tree, self.location, self._prefix = tree, location, prefix
@@ -87,9 +91,9 @@ class TorchObject:
         self.groups: dict[str, str] = {}
         self.links: dict[str, Link] = {}
         self.optimizers: list[OptimizerNode] = []
-        self.numbers: dict[str, PickleNode] = {}  # the plain integers that edits may name, by where they stand
-        self.counts: dict[str, Link] = {}  # the integers that are called like a number of input channels, by where they stand
-        self.scales: dict[str, PickleNode] = {}  # the numbers that are the scale of a whole quantized tensor, by its name
+        self.numbers: dict[str, PickleNode] = {}  # the plain integers that edits may name, by path
+        self.counts: dict[str, Link] = {}  # the integers named like a number of input channels, by path
+        self.scales: dict[str, PickleNode] = {}  # the scales of tensors quantized as a whole, by name
         self._walk()
 
     def _walk(self) -> None:
@@ -115,16 +119,18 @@ class TorchObject:
             try:
                 todo += reversed(list(_children(link, node)))
             except _DuplicateKey as error:
-                raise self.location.at(str(error)).unsupported("the name stands twice in the file") from None
+                raise self.location.at(str(error)).unsupported("the name occurs twice in the file") from None
             self._find_optimizer(link, node)
         self._refuse_tensors(deep, seen)
 
     def _refuse_tensors(self, todo: list[PickleNode], seen: set[PickleNode]) -> None:
-        """Below the deepest names: what is there is copied, unless it is a tensor, whose name could not be told."""
+        """Below the deepest names everything is copied, but a tensor there would have no name: refuse it."""
         while todo:
             node = todo.pop().target
             if node.kind is Kind.CALL and self._tensors.view(node):
-                raise self.location.unsupported(f"a tensor stands more than {LIMITS.name_depth} levels deep, where none are read")
+                raise self.location.unsupported(
+                    f"a tensor is nested more than {LIMITS.name_depth} levels deep, where none are read"
+                )
             if node not in seen:
                 seen.add(node)
                 todo += node.inner
@@ -132,13 +138,13 @@ class TorchObject:
     def _name(self, link: Link, view: View) -> None:
         name, group = link.path()
         if name in self.views:
-            raise self.location.at(name).unsupported("the name stands twice in the file")
+            raise self.location.at(name).unsupported("the name occurs twice in the file")
         self.views[name], self.groups[name], self.links[name] = view, group, link
         if view.quantizer is not None:
             self._name_constants(name, link, view.quantizer.children)
 
     def _name_constants(self, name: str, link: Link, quantizer: Sequence[PickleNode]) -> None:
-        """What a quantized tensor's numbers mean, as tensors of their own: (torch.per_tensor_affine, scale, zero point) or
+        """Name the constants of a quantized tensor as tensors: (torch.per_tensor_affine, scale, zero point) or
         (torch.per_channel_affine, scales, zero points, axis)."""
         if len(quantizer) == 3 and quantizer[1].target.kind is Kind.FLOAT:
             self.scales[f"{name}/scale"] = quantizer[1]
@@ -149,6 +155,7 @@ class TorchObject:
                 self.views[key], self.groups[key], self.links[key] = view, self.groups[name], link
 
     def _find_optimizer(self, link: Link, node: PickleNode) -> None:
+        """Remember the entries of a torch optimizer's state dict, {"state": {parameter: {slot: value}}, "param_groups": […]}."""
         if node.items is None or len(node.items) < 2:
             return
         if (state := node.lookup("state")) is None or node.lookup("param_groups") is None:
@@ -210,10 +217,11 @@ def _attribute_links(link: Link, node: PickleNode) -> Iterator[Link]:
 
 
 class _DuplicateKey(Exception):
-    """A key that stands twice in one dict."""
+    """A key that occurs twice in one dict."""
 
 
 def _segment(key: PickleNode) -> str:
+    """A dict key as a step of a path; "?" for keys that are no text or number."""
     if key.kind is Kind.INT and plain(key) is None:
         return "?"
     return str(key.value) if key.kind in (Kind.TEXT, Kind.INT, Kind.CONST, Kind.FLOAT) else "?"

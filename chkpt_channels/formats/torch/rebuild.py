@@ -1,7 +1,8 @@
-"""What torch.save pickles of a tensor: calls of torch's rebuild functions, read as views of storages.
+"""How torch.save pickles a tensor: as a call of a rebuild function of torch, read here as a view of a storage.
 
 A tensor is a call of torch._utils._rebuild_tensor_v2(storage, offset, size, stride, …) or one of its kin; a storage is a
-persistent id ('storage', type, key, location, numel).
+persistent id ('storage', type, key, location, numel). Dtypes without a storage class (float8, uint16, complex32) are
+over an UntypedStorage, whose numel counts bytes: _rebuild_tensor_v3 then names the dtype.
 Source: torch/_utils.py, torch/_tensor.py and torch/serialization.py of torch 2.13.
 """
 
@@ -18,7 +19,7 @@ from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 
 _SUBCLASS = ("torch._tensor", "_rebuild_from_type_v2")
-"""Makes a tensor of a subclass: its arguments are a function, the class, that function's arguments, and a state."""
+"""Rebuilds a tensor of a subclass: its arguments are a function, the class, that function's arguments, and a state."""
 _REBUILDS: dict[tuple[str, str], tuple[int, ...]] = {
     ("torch._utils", "_rebuild_tensor"): (4,),
     ("torch._utils", "_rebuild_tensor_v2"): (6, 7),
@@ -28,15 +29,15 @@ _REBUILDS: dict[tuple[str, str], tuple[int, ...]] = {
     ("torch._utils", "_rebuild_parameter_with_state"): (),
     _SUBCLASS: (),
 }
-"""What makes a tensor, and of how many arguments; of none where it wraps a call that makes one. Source: torch/_utils.py of
-torch 2.13."""
-_DEEPEST_WRAPPING = 8
+"""The functions that return a tensor, and how many arguments they take; none for those that wrap another call."""
+_MOST_WRAPPERS = 8
 """A parameter wraps a tensor, a subclass wraps a call: torch itself nests two."""
 
 
 @dataclass(eq=False, slots=True)
 class Storage:
-    """Bytes behind tensors. `counts` are the places that say how many elements of `unit` bytes it has."""
+    """The bytes that tensors share. `counts` are the nodes that encode how many elements of `unit` bytes it has: one a reference
+    in Python's pickles, one in TorchScript's; `has_view` that it is part of another storage (torch before 0.2)."""
 
     key: str
     dtype: DType | None
@@ -69,7 +70,7 @@ class View:
 
     @property
     def span(self) -> tuple[int, int]:
-        """The first byte of the storage that the tensor uses, and the one behind its last."""
+        """The bytes [start, stop) of the storage that the tensor uses."""
         if 0 in self.shape:
             return self.offset * self.itemsize, self.offset * self.itemsize
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
@@ -90,7 +91,7 @@ class View:
 
 
 class Tensors:
-    """The storages of one pickle, by key, and what looks into them. Raises DamagedError for geometry that leaves its storage."""
+    """The storages of one pickle, by key, and the tensors over them. Raises DamagedError for geometry that leaves its storage."""
 
     def __init__(self, tree: Tree, location: Location) -> None:
         self.location = location
@@ -105,13 +106,14 @@ class Tensors:
         if not values or values[0] != "storage":
             return  # legacy files also mark modules this way
         if len(values) not in (5, 6) or not _is_global(values[1]) or not isinstance(values[2], str):
-            raise self.location.damaged("a persistent id is no storage")
+            raise self.location.damaged("a persistent id is not a storage")
         (module, name), key, count = values[1].value, values[2], values[4]
         dtype = BY_STORAGE.get(name)
         if not module.startswith("torch") or (dtype is None and name != "UntypedStorage"):
+            # a class of another module could be any storage, and its element size with it
             raise self.location.unsupported(f"a storage has the unknown type {module}.{name}")
         if not isinstance(count, int) or count < 0:
-            raise self.location.at(f"storage {key}").damaged("invalid element count")
+            raise self.location.at(f"storage {key}").damaged("element count must be a non-negative integer")
         unit = dtype.bits // 8 if dtype else 1
         storage = self.storages.setdefault(key, Storage(key, dtype, unit, count))
         if (storage.count, storage.dtype) != (count, dtype):
@@ -123,13 +125,13 @@ class Tensors:
         self._by_persid[persid] = storage
 
     def view(self, call: PickleNode) -> View | None:
-        """The tensor that this call makes; None if it makes something else. Raises as the class does."""
+        """The tensor that this call returns; None if it returns something else. Raises as the class does."""
         if call not in self._views:
             self._views[call] = self._read(call)
         return self._views[call]
 
     def _read(self, node: PickleNode) -> View | None:
-        for _ in range(_DEEPEST_WRAPPING):
+        for _ in range(_MOST_WRAPPERS):
             call = call_of(_REBUILDS, *node.value) if len(node.value) == 2 else None
             if call is not None and call.name == _SUBCLASS and len(call.nodes) == 4:
                 call = call_of(_REBUILDS, call.nodes[0], call.nodes[2])
@@ -137,7 +139,7 @@ class Tensors:
                 return None
             if counts := _REBUILDS[call.name]:
                 if len(call.nodes) not in counts:
-                    raise self.location.damaged(f"a tensor is made of {len(call.nodes)} arguments", at=node.start)
+                    raise self.location.damaged(f"a tensor is rebuilt from {len(call.nodes)} arguments", at=node.start)
                 return self._geometry(call)
             wrapped = call.values[0] if call.values else None
             if not isinstance(wrapped, PickleNode) or wrapped.kind is not Kind.CALL:
@@ -163,7 +165,9 @@ class Tensors:
             or any(n is None or n < 0 for n in numbers)
             or not len(shape) == len(stride) <= LIMITS.axes
         ):
-            raise self.location.damaged("invalid size, stride or storage offset", at=nodes[1].start)
+            raise self.location.damaged(
+                "size, stride and storage offset must be non-negative integers, with one stride per axis", at=nodes[1].start
+            )
         view = View(storage, dtype, offset, shape, stride, (nodes[1], nodes[2], nodes[3]))
         if function == "_rebuild_qtensor":
             view.quantizer = nodes[4].target

@@ -1,4 +1,4 @@
-"""Which names a pickle may hold without a warning: those that torch.load(weights_only=True) resolves.
+"""The names that a pickle may import without a warning: those that torch.load(weights_only=True) resolves.
 
 Source: torch/_weights_only_unpickler.py of torch 2.13, `_get_allowed_globals()`.
 """

@@ -1,4 +1,4 @@
-"""A state dict as a new PyTorch file: a zip with a pickled dict of tensors, each spelled in full.
+"""A state dict as a new PyTorch file: a zip with a pickled dict of tensors, each encoded in full, without a memo.
 
 Source: torch/serialization.py and torch/_tensor.py of torch 2.13.
 """
@@ -15,7 +15,15 @@ from chkpt_channels.containers.pickle.editor import encode
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.formats.base import FlatWriter
 
-ALIGN = 64
+ALIGN_BYTES = 64
+"""torch aligns each member's data so, which lets it map the file; older ones expect it too. Source:
+caffe2/serialize/inline_container.h, kFieldAlignment."""
+_LOCAL_HEADER_BYTES = 30
+_FB_HEADER_BYTES = 4
+"""Of the extra field that pads: "FB", u16 length."""
+_ZIP64_FIELD_BYTES = 20
+_ZIP64_FROM_BYTES = 1 << 31
+"""From here on zipfile writes 64-bit sizes."""
 
 
 def keeps(tensor: Tensor) -> bool:
@@ -29,9 +37,9 @@ def write(tensors: Sequence[Tensor], read: Callable[[str], Iterator[bytes]], out
 
         def member(name: str, size: int, pieces: Iterator[bytes] | Sequence[bytes]) -> None:
             info = zipfile.ZipInfo(f"archive/{name}")
-            large = size >= 1 << 31
-            head = 30 + len(info.filename) + 4 + (20 if large else 0)
-            padding = -(file.tell() + head) % ALIGN
+            large = size >= _ZIP64_FROM_BYTES
+            head = _LOCAL_HEADER_BYTES + len(info.filename) + _FB_HEADER_BYTES + (_ZIP64_FIELD_BYTES if large else 0)
+            padding = -(file.tell() + head) % ALIGN_BYTES
             info.extra = struct.pack("<2sH", b"FB", padding) + bytes(padding)
             with archive.open(info, "w", force_zip64=large) as opened:
                 for piece in pieces:
@@ -46,14 +54,14 @@ def write(tensors: Sequence[Tensor], read: Callable[[str], Iterator[bytes]], out
 
 
 def _pickled(tensors: Sequence[Tensor]) -> bytes:
-    """A dict of tensors in pickle protocol 2, each spelled in full."""
+    """A dict of tensors in pickle protocol 2, the one that torch.load(weights_only=True) reads in every version."""
     items = b"".join(_text(one.name) + _tensor(number, one) for number, one in enumerate(tensors))
     return b"\x80\x02}(" + items + b"u."
 
 
 def _tensor(number: int, one: Tensor) -> bytes:
     dtype = one.dtype
-    typed = bool(dtype.storage)
+    typed = bool(dtype.storage)  # else numel counts bytes, see rebuild.py
     count = prod(one.shape) * (1 if typed else dtype.bits // 8)
     kind = f"{dtype.storage}Storage" if typed else "UntypedStorage"
     storage = b"(" + _text("storage") + _global("torch" if typed else "torch.storage", kind) + _text(str(number)) + _text("cpu")

@@ -47,13 +47,13 @@ class TorchZip(TorchCheckpoint):
             self.warnings.append(Notice("no_checksums", "the archive was written without checksums: damage in it cannot be seen"))
 
     def _check_version(self) -> None:
-        """torch reads no archive without one."""
+        """torch refuses an archive without a version, and looks for it in both places."""
         names = [f"{self._top}{name}" for name in (".data/version", "version")]
-        found = next((name for name in names if name in self._archive.members), None)
-        if found is None:
+        present = next((name for name in names if name in self._archive.members), None)
+        if present is None:
             raise self.source.location.at(names[-1]).damaged("is missing from the archive")
-        if not self._archive.read(found, 64).strip().isdigit():
-            raise self.source.location.at(found).damaged("is no number")
+        if not self._archive.read(present, 64).strip().isdigit():
+            raise self.source.location.at(present).damaged("must be a number")
 
     def _parse(self, part: str) -> TorchObject:
         name = f"{self._top}{part}.pkl"
@@ -81,16 +81,16 @@ class TorchZip(TorchCheckpoint):
         removed: set[str] = set()
         self._check_byteorder()
         for part, torch_object in self.objects.items():
-            made = TorchEdits(torch_object, edits)
-            if made.pickle is not None:
-                changes[f"{self._top}{part}.pkl"] = editor.MemberEdit.of(made.pickle)
-            for key, change in made.changes.items():
+            torch_edits = TorchEdits(torch_object, edits)
+            if torch_edits.pickle is not None:
+                changes[f"{self._top}{part}.pkl"] = editor.MemberEdit.of(torch_edits.pickle)
+            for key, change in torch_edits.changes.items():
                 changes[f"{self._top}{part}/{key}"] = editor.MemberEdit(change.size, change.data, change.keep)
-            removed |= {f"{self._top}{part}/{key}" for key in made.removed}
-            if "0" in made.removed and set(torch_object.storages) - made.removed:
+            removed |= {f"{self._top}{part}/{key}" for key in torch_edits.removed}
+            if "0" in torch_edits.removed and set(torch_object.storages) - torch_edits.removed:
                 # torch computes offsets (map_location="meta") from the storage named 0, which it expects to meet first
                 raise self.source.location.at(f"{self._top}{part}/0").unsupported(
-                    "the optimizer's entry for the kernel owns the archive's first storage, which cannot go",
+                    "the optimizer's entry for the kernel owns the archive's first storage, which must stay",
                     hint="--optimizer reset keeps the entry and zeroes it",
                 )
         if changes:
@@ -103,7 +103,8 @@ class TorchZip(TorchCheckpoint):
             raise self.source.location.unsupported("was written on a big-endian machine, which is not converted")
 
     def _serialization_id(self, changes: dict[str, editor.MemberEdit], removed: set[str]) -> dict[str, editor.MemberEdit]:
-        """The identity that torch derives from names and CRCs, kept right if it was right."""
+        """The identity that torch derives from names and CRCs: 20 digits each. Nothing refuses a stale one; it is
+        recomputed if it matched before."""
         member = self._archive.members.get(self._top + SERIALIZATION_ID)
         if member is None or member.size != SERIALIZATION_ID_BYTES:
             return {}

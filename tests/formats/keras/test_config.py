@@ -33,7 +33,7 @@ def read(entry: Any) -> KerasModel:
 
 def taken(layer: Layer) -> list[list[tuple[str, int, int]]]:
     """What each call of a layer takes."""
-    return [[one.ref for one in node.taken] for node in layer.nodes]
+    return [[one.ref for one in node.inbound] for node in layer.nodes]
 
 
 def test_a_functional_model_lists_its_layers_and_tensors():
@@ -50,7 +50,7 @@ def test_a_functional_model_lists_its_layers_and_tensors():
         ("image", 0, 0): [("a", 0, 0), ("end", 0, 1)],
         ("a", 0, 0): [("end", 0, 0)],
     }
-    assert found.made == {("image", 0): {("image", 0, 0)}, ("a", 0): {("a", 0, 0)}, ("end", 0): {("end", 0, 0)}}
+    assert found.produced == {("image", 0): {("image", 0, 0)}, ("a", 0): {("a", 0, 0)}, ("end", 0): {("end", 0, 0)}}
 
 
 def test_paths_lead_to_what_they_name():
@@ -77,7 +77,7 @@ def test_shapes_that_calls_repeat_are_found():
     shaped = {"class_name": "__keras_tensor__", "config": {"shape": [None, 8, 8, 3], "keras_history": ["image", 0, 0]}}
     entry = model(image(), layer("Add", "a", [[shaped, shaped]]))
     (node,) = read(entry).layers["a"].nodes
-    assert [at(entry, one.shape) for one in node.taken] == [[None, 8, 8, 3]] * 2
+    assert [at(entry, one.shape) for one in node.inbound] == [[None, 8, 8, 3]] * 2
 
 
 def test_keras_2_spells_tensors_as_lists():
@@ -224,11 +224,11 @@ def test_a_class_of_the_users_own_lists_no_layers():
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        (model(image(), conv("a", "image"), conv("a", "image")), "two layers are called a"),
-        (model(image(), {"class_name": "Dense", "config": 3, "name": "d"}), "what configures the layer d is no object"),
+        (model(image(), conv("a", "image"), conv("a", "image")), "two layers are named a"),
+        (model(image(), {"class_name": "Dense", "config": 3, "name": "d"}), "the config of layer d is not a JSON object"),
         (
             model(image(), layer("Add", "a", [{"class_name": "__keras_tensor__", "config": {"keras_history": ["image", 0]}}])),
-            "is no tensor",
+            "is not a tensor reference",
         ),
         ({"class_name": "Functional"}, "config"),
         ({"class_name": "Functional", "config": {"layers": [{"class_name": "Dense"}]}}, "config"),

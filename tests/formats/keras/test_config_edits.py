@@ -12,7 +12,7 @@ import pytest
 from chkpt_channels import UnsupportedError
 from chkpt_channels.core.errors import Location
 from chkpt_channels.formats.keras.config import at, parse
-from chkpt_channels.formats.keras.config_edits import can_stack, choose, set_at, speller, stack
+from chkpt_channels.formats.keras.config_edits import can_stack, choose, encoder, set_at, stack
 from chkpt_channels.formats.keras.dataflow import traces
 from chkpt_channels.formats.keras.preprocessing import Image
 from tests.formats.keras.test_config import old, old_model, sequential
@@ -38,9 +38,9 @@ DOCUMENT = {"class_name": "Sequential", "config": {"name": "größe", "layers": 
     ids=str,
 )
 def test_an_edit_is_spelled_as_its_writer_would(style: dict[str, Any]):
-    spell = speller(json.dumps(DOCUMENT, **style), deepcopy(DOCUMENT), PLACE)
+    encode = encoder(json.dumps(DOCUMENT, **style), deepcopy(DOCUMENT), PLACE)
     edited = {**DOCUMENT, "more": ["ü", 1]}
-    assert spell(edited) == json.dumps(edited, **style)
+    assert encode(edited) == json.dumps(edited, **style)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,10 @@ def test_an_edit_is_spelled_as_its_writer_would(style: dict[str, Any]):
     [json.dumps(DOCUMENT) + "\n", json.dumps(DOCUMENT, sort_keys=True, indent="\t"), json.dumps(DOCUMENT).replace("2.5", "2.50")],
 )
 def test_an_unknown_hand_is_refused(text: str):
-    with pytest.raises(UnsupportedError, match=r"^a\.h5: model_config: its configuration is spelled in a way that") as refused:
-        speller(text, json.loads(text), PLACE)
+    with pytest.raises(
+        UnsupportedError, match=r"^a\.h5: model_config: its configuration is encoded in a JSON style that"
+    ) as refused:
+        encoder(text, json.loads(text), PLACE)
     assert refused.value.hint == "save it again with Keras"
 
 

@@ -225,5 +225,5 @@ def test_models_that_call_each_other_too_often_are_refused(monkeypatch: pytest.M
 
     monkeypatch.setattr(dataflow, "MOST_STEPS", 5)
     steps = [layer("Dropout", f"d{k}", "image" if not k else f"d{k - 1}") for k in range(9)]
-    with pytest.raises(ValueError, match="its models are called in each other too often"):
+    with pytest.raises(ValueError, match="its nested models takes more than 5 steps"):
         traces(parse(model(image(), *steps, conv("conv", "d8"))))

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from chkpt_channels.formats.keras.layers import (
-    BENDING,
+    CHANNELWISE,
     CONVS,
-    KEEPING,
+    NONLINEAR,
     data_format,
     extents,
     flat,
@@ -36,8 +36,8 @@ def test_convolutions_have_a_layout(kind: str, layout: str, depthwise: bool):
 
 
 def test_a_class_is_in_one_table():
-    assert BENDING <= KEEPING
-    assert not KEEPING & CONVS.keys()
+    assert NONLINEAR <= CHANNELWISE
+    assert not CHANNELWISE & CONVS.keys()
 
 
 WEIGHTS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [

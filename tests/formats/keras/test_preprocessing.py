@@ -10,7 +10,7 @@ import pytest
 
 from chkpt_channels.formats.keras.config import Layer, parse
 from chkpt_channels.formats.keras.dataflow import traces
-from chkpt_channels.formats.keras.preprocessing import Image, chosen, constants, effect, operands
+from chkpt_channels.formats.keras.preprocessing import Image, constants, effect, operands, select_channels
 from tests.formats.keras.test_config import old, old_model
 from tests.formats.keras.test_h5_file import Entry, conv, image, layer, model
 
@@ -207,7 +207,7 @@ def test_functions_of_keras_2(name: str):
     ids=["list", "nested", "channels first", "serialized"],
 )
 def test_constants_of_chosen_channels_are_nested_as_before(document: Any, path: tuple[str, ...], expected: Any):
-    assert chosen(document, path, [2, 0]) == expected
+    assert select_channels(document, path, [2, 0]) == expected
 
 
 def test_an_image_knows_how_keras_names_its_axes():

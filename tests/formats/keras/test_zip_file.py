@@ -156,7 +156,7 @@ def test_a_missing_member_is_damage(tmp_path: Path):
 def test_a_model_of_the_users_own_class_is_refused(tmp_path: Path):
     text = json.dumps({"module": "mine", "class_name": "Net", "config": {"depth": 3}, "registered_name": "Net"}).encode()
     path = rewritten(FOLDER / "functional.keras", tmp_path / "a.keras", {"config.json": text})
-    with pytest.raises(UnsupportedError, match=r"config\.json: the model is a class of its own") as caught:
+    with pytest.raises(UnsupportedError, match=r"config\.json: the model is a custom class") as caught:
         convert(path, tmp_path / "b.keras")
     assert "save_weights" in caught.value.hint
 

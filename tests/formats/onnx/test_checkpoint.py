@@ -267,7 +267,9 @@ def test_an_image_in_one_of_the_models_own_functions_is_refused(source: Open):
     made = model(nodes, KERNEL)
     made.functions.append(helper.make_function("local", "prepare", ["a"], ["b"], [node("Relu", ["a"], ["b"])], made.opset_import))
     made.opset_import.append(helper.make_opsetid("local", 1))
-    with pytest.raises(UnsupportedError, match=r"^a\.onnx: first: the image runs into the model's own function prepare$"):
+    with pytest.raises(
+        UnsupportedError, match=r"^a\.onnx: first: the image reaches the model-local function prepare, which is not followed$"
+    ):
         opened(source, made).graph.first_convs()
     nodes = [conv(out="x"), node("prepare", ["x"], ["out"], domain="local")]
     after_constants = model(nodes, KERNEL)
@@ -278,7 +280,7 @@ def test_an_image_in_one_of_the_models_own_functions_is_refused(source: Open):
 def test_a_kernel_that_a_branch_keeps_itself_is_refused(source: Open):
     branches = {f"{name}_branch": branch(name, [conv(out="z", name=f"conv_{name}")], KERNEL) for name in ("then", "else")}
     made = model([node("If", ["chosen"], ["out"], name="choice", **branches)], inputs={"chosen": []})
-    message = "its weights stand in a subgraph of choice, and only those of the main graph are edited$"
+    message = "its weights are in a subgraph of choice; only those of the main graph are edited$"
     with pytest.raises(UnsupportedError, match=rf"^a\.onnx: conv_(then|else): {message}"):
         opened(source, made).graph.first_convs()
 

@@ -13,11 +13,12 @@ import pytest
 from onnx import ModelProto
 
 from chkpt_channels import DamagedError, FileSystemError
+from chkpt_channels.core.tensors import Edits
 from chkpt_channels.formats.onnx import FORMATS
 from chkpt_channels.formats.onnx.checkpoint import Onnx
-from chkpt_channels.formats.onnx.external_data import check_sum
+from chkpt_channels.formats.onnx.external_data import check_sum, locations, renamed
 from chkpt_channels.storage.source import Source
-from tests.support.onnx_models import model, node, noise
+from tests.support.onnx_models import model, node, noise, rewritten
 
 WEIGHTS = {"kernel": noise(5, 3, 3, 3), "bias": noise(5, seed=1)}
 DATA = "a.data"
@@ -87,7 +88,7 @@ def test_a_file_that_is_missing_is_told_when_it_is_read(read: Read, tmp_path: Pa
 @pytest.mark.parametrize(("size", "name"), [(0, "kernel"), (539, "kernel"), (540, "bias")])
 def test_a_file_that_is_too_short_is_refused(size: int, name: str, read: Read, tmp_path: Path):
     needed = WEIGHTS[name].nbytes
-    with pytest.raises(DamagedError, match=rf"a\.data: {name}: the file ends at {size}, before its {needed} bytes, at byte \d+$"):
+    with pytest.raises(DamagedError, match=rf"a\.data: {name}: the file ends at {size}, inside its {needed} bytes, at byte \d+$"):
         read(lambda _: os.truncate(tmp_path / DATA, size))
 
 
@@ -99,7 +100,7 @@ def test_bytes_behind_a_part_without_a_length_are_refused(read: Read, tmp_path: 
 
     size = WEIGHTS["kernel"].nbytes
     with pytest.raises(
-        DamagedError, match=rf"a\.data: kernel: no length is given, and \d+ bytes are left for its {size}, at byte 0$"
+        DamagedError, match=rf"a\.data: kernel: no length is given, and \d+ bytes follow for its {size}, at byte 0$"
     ):
         read(unbounded)
 
@@ -117,7 +118,7 @@ def test_what_is_no_file_is_refused(make: Callable[[Path], object], kind: str, r
         (tmp_path / DATA).unlink()
         make(tmp_path / DATA)
 
-    with pytest.raises(DamagedError, match=rf"a\.data: is {kind}, and the model says that it holds tensors$"):
+    with pytest.raises(DamagedError, match=rf"a\.data: is {kind}; the model says that it holds tensors$"):
         read(replace)
 
 
@@ -158,3 +159,18 @@ def test_one_file_is_named_after_the_output_and_several_after_both(read: Read, t
 def test_a_copy_in_the_same_folder_shares_the_files(read: Read, tmp_path: Path):
     assert read().companions(tmp_path / "out.onnx", edited=False) == {}
     assert read().companions(tmp_path / "elsewhere" / "out.onnx", edited=False) == {DATA: "out.onnx.data"}
+
+
+NEW_NAME = "renamed/of another length.data"
+
+
+def test_a_copy_names_the_new_files(saved: Callable[..., Path]):
+    with Source(saved()) as source:
+        checkpoint = FORMATS[0].open(source)
+        assert isinstance(checkpoint, Onnx)
+        assert list(locations(checkpoint.model)) == [DATA]
+        splices = renamed(checkpoint.model, {DATA: NEW_NAME})
+        after = rewritten(checkpoint, splices)
+        assert {e.value for t in after.graph.initializer for e in t.external_data if e.key == "location"} == {NEW_NAME}
+        assert [s.start for s in checkpoint.splices(Edits(companions={DATA: NEW_NAME}))] == [s.start for s in splices]
+        assert renamed(checkpoint.model, {DATA: DATA, "other": "b"}) == []

@@ -172,7 +172,7 @@ REFUSED: dict[str, tuple[ModelProto, type[Exception], str]] = {
     "no version": (
         changed(lambda m: m.ClearField("opset_import")),
         DamagedError,
-        "names no version of the operators: it is cut off behind its graph, at byte",
+        "has no opset_import: it is cut off after its graph, at byte",
     ),
     "stored twice": (
         changed(lambda m: m.graph.initializer.append(m.graph.initializer[0])),
@@ -184,21 +184,25 @@ REFUSED: dict[str, tuple[ModelProto, type[Exception], str]] = {
         DamagedError,
         "kernel: is stored twice, at byte",
     ),
-    "made twice": (changed(lambda m: m.graph.node.append(node("Relu", ["image"], ["out"]))), DamagedError, "out: is made twice"),
+    "produced twice": (
+        changed(lambda m: m.graph.node.append(node("Relu", ["image"], ["out"]))),
+        DamagedError,
+        "out: is produced by two nodes",
+    ),
     "made and stored": (
         changed(lambda m: m.graph.node.append(node("Relu", ["image"], ["kernel"]))),
         DamagedError,
-        "kernel: is made twice, at byte",
+        "kernel: is produced by a node, and is an input or initializer too, at byte",
     ),
     "made and fed": (
         changed(lambda m: m.graph.node.append(node("Relu", ["x"], ["image"]))),
         DamagedError,
-        "image: is made twice",
+        "image: is produced by a node, and is an input or initializer too",
     ),
     "fed twice": (
         changed(lambda m: m.graph.input.append(m.graph.input[0])),
         DamagedError,
-        "image: is an input twice, at byte",
+        "image: is declared as an input twice, at byte",
     ),
     "an unknown type": (
         changed(lambda m: setattr(m.graph.initializer[0], "data_type", 99)),
@@ -213,12 +217,12 @@ REFUSED: dict[str, tuple[ModelProto, type[Exception], str]] = {
     "a negative size": (
         changed(lambda m: m.graph.initializer[0].dims.append(-1)),
         DamagedError,
-        r"kernel: its shape \[5, 3, 3, 3, -1\] is no shape, at byte",
+        r"kernel: dims \[5, 3, 3, 3, -1\] must be non-negative and of fewer than 2\^60 elements, at byte",
     ),
     "a huge size": (
         changed(lambda m: m.graph.initializer[0].dims.extend([1 << 40, 1 << 20])),
         DamagedError,
-        "kernel: its shape .* is no shape, at byte",
+        r"kernel: dims .* must be non-negative and of fewer than 2\^60 elements, at byte",
     ),
 }
 

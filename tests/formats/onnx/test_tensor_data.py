@@ -91,7 +91,7 @@ REFUSED: dict[str, tuple[TensorProto, str]] = {
     "raw and typed": (tensor(raw_data=bytes(12), float_data=[1, 2, 3]), "holds both raw and typed elements"),
     "here and elsewhere": (
         tensor(raw_data=bytes(12), **located(("location", "a.data"))),
-        "holds elements, and says that they are in another file",
+        "holds elements, but says that they are in another file",
     ),
     "no location": (tensor(**located(("offset", "0"))), "its external location '' leaves the model's folder"),
     "above": (tensor(**located(("location", "../a.data"))), "its external location '../a.data' leaves the model's folder"),
@@ -102,7 +102,7 @@ REFUSED: dict[str, tuple[TensorProto, str]] = {
         tensor(**located(("location", "a.data"), ("location", "b.data"))),
         "its external location is given twice",
     ),
-    "no number": (tensor(**located(("location", "a.data"), ("offset", "x"))), "its external offset or length is no number"),
+    "no number": (tensor(**located(("location", "a.data"), ("offset", "x"))), "its external offset and length must be integers"),
     "before the beginning": (
         tensor(**located(("location", "a.data"), ("offset", "-4"))),
         "its external part has 12 bytes, its shape needs 12",

@@ -1,7 +1,9 @@
-"""What the axes of a value on the way are in terms of the image's own: whole, cut into pieces, or folded together.
+"""The axes of a value between the image and a convolution, in terms of the image's axes: whole, cut into pieces, or folded.
 
-An axis is a row of pieces, the slowest first: behind a Reshape to [1, 3, 8, 2, 8, 2] a Transpose and a Reshape to [1, 12, 8, 8],
-axis 1 is (the channels, 2 of the rows, 2 of the columns). The channels are never cut: what cuts them is not followed.
+An axis is a list of pieces, the slowest first: after a Reshape to [1, 3, 8, 2, 8, 2] a Transpose and a Reshape to [1, 12, 8, 8],
+axis 1 is (the channels, 2 of the rows, 2 of the columns). The channels are never cut: what cuts them is not followed. Exporters
+encode space-to-depth (Focus, pixel_unshuffle) and Linear patch embeddings so; the pieces say in which order channels and pixels
+are folded, which no shape does.
 """
 
 from __future__ import annotations
@@ -11,15 +13,16 @@ from math import prod
 from typing import NamedTuple
 
 OPEN = 720720 << 6
-"""Stands in for a size that the file leaves open: it divides as sizes do, and no constant of a graph happens to be it."""
+"""Stands in for a size that the file does not give: 720720, the least common multiple of 1 to 16, times 64 is divisible as sizes
+are, and no constant of a graph equals it."""
 
 
 NEW = -1
-"""Instead of an axis of the image: what none of them is."""
+"""The `of` of a piece that is of no axis of the image."""
 
 
 class Piece(NamedTuple):
-    """`size` steps of the image's axis `of`."""
+    """`size` steps along the image's axis `of`."""
 
     of: int
     size: int
@@ -50,7 +53,7 @@ def counted(axis: Axis, channel: int, count: int) -> int:
 
 
 def holder(axes: Axes, channel: int) -> int | None:
-    """Which axis holds the channels."""
+    """The axis that holds the channels."""
     return next((k for k, axis in enumerate(axes) if any(piece.of == channel for piece in axis)), None)
 
 
@@ -61,31 +64,33 @@ def around(axis: Axis, channel: int) -> tuple[int, int]:
 
 
 def resized(axes: Axes, k: int, new: int | None = None) -> Axes:
-    """Axis k got another size, None where that is open."""
+    """Axis k with another size, None where that is unknown."""
     of = axes[k][0].of if axes[k] else NEW
     return (*axes[:k], (Piece(of, new or opened(k)),), *axes[k + 1 :])
 
 
 def reshaped(axes: Axes, shape: Sequence[int], channel: int) -> Axes | None:
-    """The axes behind a Reshape to `shape`; None where it cuts the channels or where the sizes do not come out."""
+    """The axes after a Reshape to `shape`; None where it cuts the channels or where the sizes do not match.
+
+    Leading axes of the same size stay; from the first other one on, the pieces are dealt out again in C order."""
     whole = 0
     while whole < min(len(axes), len(shape)) and size(axes[whole]) == shape[whole]:
         whole += 1
     pieces = [piece for axis in axes[whole:] for piece in axis if piece.size != 1 or piece.of == channel]
-    found = list(axes[:whole])
+    new = list(axes[:whole])
     for steps in shape[whole:]:
-        axis = _taken(pieces, steps, channel)
+        axis = _pop_axis(pieces, steps, channel)
         if axis is None:
             return None
-        found.append(axis)
-    if pieces and size(tuple(pieces)) == 1 and found:  # one channel
-        found[-1] = (*found[-1], *pieces)
+        new.append(axis)
+    if pieces and size(tuple(pieces)) == 1 and new:  # a single channel has one step: no axis took it
+        new[-1] = (*new[-1], *pieces)
         pieces = []
-    return None if pieces else tuple(found)
+    return None if pieces else tuple(new)
 
 
-def _taken(pieces: list[Piece], steps: int, channel: int) -> Axis | None:
-    """Take an axis of so many steps off the front, the last piece in part if need be."""
+def _pop_axis(pieces: list[Piece], steps: int, channel: int) -> Axis | None:
+    """Remove an axis of so many steps from the front of `pieces`, the last piece in part where needed."""
     axis: list[Piece] = []
     while steps > 1:
         if not pieces:

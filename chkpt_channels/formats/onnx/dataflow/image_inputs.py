@@ -1,4 +1,7 @@
-"""Which inputs of an ONNX graph are images."""
+"""The inputs of an ONNX graph that are images.
+
+The layout may be NCHW or NHWC (tf2onnx): both axes are traced, and the convolution that is reached decides.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +12,34 @@ from chkpt_channels.formats.onnx.dataflow.trace import CONVOLUTIONS, ImageTrace
 from chkpt_channels.formats.onnx.model import Info, OnnxModel
 
 MOST_CHANNELS = 32
+"""Of an image, as in discovery: the widest public pretrained input has 13 bands."""
 
 
 def image_traces(model: OnnxModel, load: Load, named: Sequence[str] = ()) -> list[ImageTrace]:
-    """One path for each input that looks like an image and reaches a convolution as data, or that is `named`."""
-    found, several = [], len(model.inputs) > 1
+    """One trace for each input that looks like an image and reaches a convolution as data, or that is `named`."""
+    traces, several = [], len(model.inputs) > 1
     for info in model.inputs:
         if named and info.name not in named:
             continue
         if len(info.dims) < 2 or (not named and (len(info.dims) not in (4, 5) or (several and _is_constant_like(info)))):
             continue
-        paths = [ImageTrace(model, info, axis, load) for axis in dict.fromkeys((1, len(info.dims) - 1))]
-        paths = [path for path in paths if path.reached and _declares(path)]
-        direct = [path for path in paths if any(reached.layout for reached in path.reached)]
-        if direct or paths:
-            found.append((direct or sorted(paths, key=lambda p: info.dims[p.channel] or MOST_CHANNELS + 1))[0])
-    return found
+        candidates = [ImageTrace(model, info, axis, load) for axis in dict.fromkeys((1, len(info.dims) - 1))]
+        candidates = [path for path in candidates if path.reached and _may_be_channels(path)]
+        direct = [path for path in candidates if any(reached.layout for reached in path.reached)]
+        if direct or candidates:
+            traces.append((direct or sorted(candidates, key=lambda p: info.dims[p.channel] or MOST_CHANNELS + 1))[0])
+    return traces
 
 
 def _is_constant_like(info: Info) -> bool:
-    """Constants that an exporter leaked as inputs ([1, 1, 1, 3]) beside the image are none: an image is larger than one pixel."""
+    """Whether an input is not an image: tf2onnx leaks the constants of Keras 3's Normalization as required inputs [1, 1, 1, 3],
+    and an image is larger than one pixel."""
     return sum(n is None or n > 1 for n in info.dims[1:]) < 2
 
 
-def _declares(path: ImageTrace) -> bool:
-    """Whether the axis could hold channels. A convolution says which axis does; where only products are reached, it is the
-    shortest one."""
+def _may_be_channels(path: ImageTrace) -> bool:
+    """Whether the axis could hold channels. A convolution shows which axis does; where only products are reached, the
+    shortest."""
     channels, layouts = path.image.dims[path.channel], {r.node.op for r in path.reached if r.layout}
     if channels is None:
         return True

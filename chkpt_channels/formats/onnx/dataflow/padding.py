@@ -1,4 +1,6 @@
-"""Which taps of a kernel stand inside the image where it overlaps the border: the others see zeros of the padding.
+"""The taps of a kernel that are on pixels where it overlaps the border: the others see zeros of the padding.
+
+A constant that is folded into the bias is added for all taps; at the border it is wrong by the taps that see zeros.
 
 Source: onnx/docs/Operators.md (Conv: pads, auto_pad, strides, dilations).
 """
@@ -12,13 +14,13 @@ from chkpt_channels.formats.onnx.dataflow.values import ReachedConv
 from chkpt_channels.formats.onnx.nodes import Node
 
 Span = tuple[int, int]
-MOST = 4096
-"""No kernel overlaps a border at more positions."""
+MOST_POSITIONS = 4096
+"""No kernel overlaps a border at more."""
 
 
 def tap_spans(reached: ReachedConv) -> list[tuple[Span, ...]]:
-    """For each way to overlap the border, the taps [start, stop) inside along every axis. Where the file leaves the size of the
-    image or the padding open these are all that could be."""
+    """For each way to overlap the border, the taps [start, stop) on pixels along every axis. Where the file does not give the
+    size of the image or the padding, all possible ones."""
     if reached.kernel is None or reached.layout is None:
         return []
     taps = [reached.kernel.shape[i] for i, letters in enumerate(reached.layout.axes) if letters in ("D", "H", "W")]
@@ -26,32 +28,36 @@ def tap_spans(reached: ReachedConv) -> list[tuple[Span, ...]]:
 
 
 def _spans(reached: ReachedConv, i: int, taps: int) -> set[Span]:
+    """The spans along spatial axis i, for each position of the kernel at a border."""
     node, steps = reached.node, reached.sizes[i] if i < len(reached.sizes) else OPEN
     pads = _pads(node, i, taps, steps)
     if reached.padded or node.op == "ConvTranspose" or pads is None:
         return {(m, taps) for m in range(taps + 1)} | {(0, taps - m) for m in range(taps + 1)}
-    stride, dilation = _of(node, "strides", i), _of(node, "dilations", i)
-    before, after_constants = pads
+    stride, dilation = _along(node, "strides", i), _along(node, "dilations", i)
+    before, after = pads
     if steps >= OPEN:
-        ends = {(0, taps - m) for m in range(min(taps, -(-after_constants // dilation)) + 1)}
-        return ends | {_span(j * stride - before, dilation, taps, steps) for j in range(min(before // stride + 2, MOST))}
-    last = (steps + before + after_constants - dilation * (taps - 1) - 1) // stride
-    near = {*range(min(last + 1, MOST)), *range(max(last + 1 - MOST, 0), last + 1)}
+        ends = {(0, taps - m) for m in range(min(taps, -(-after // dilation)) + 1)}
+        return ends | {
+            _span(j * stride - before, dilation, taps, steps) for j in range(min(before // stride + 2, MOST_POSITIONS))
+        }
+    last = (steps + before + after - dilation * (taps - 1) - 1) // stride
+    near = {*range(min(last + 1, MOST_POSITIONS)), *range(max(last + 1 - MOST_POSITIONS, 0), last + 1)}
     return {_span(j * stride - before, dilation, taps, steps) for j in near}
 
 
 def _span(at: int, dilation: int, taps: int, steps: int) -> Span:
-    """The taps inside where the first one stands at `at`."""
+    """The taps on pixels where the first one is at `at`."""
     start, stop = -(-max(-at, 0) // dilation), -(-max(steps - at, 0) // dilation)
     return min(start, taps), max(min(stop, taps), min(start, taps))
 
 
 def _pads(node: Node, i: int, taps: int, steps: int) -> Span | None:
+    """(before, after) along spatial axis i; None where SAME pads by a size that is unknown."""
     kind = node.text("auto_pad", "NOTSET")
     if kind in ("SAME_UPPER", "SAME_LOWER"):
         if steps >= OPEN:
             return None
-        stride, dilation = _of(node, "strides", i), _of(node, "dilations", i)
+        stride, dilation = _along(node, "strides", i), _along(node, "dilations", i)
         total = max((-(-steps // stride) - 1) * stride + dilation * (taps - 1) + 1 - steps, 0)
         less, more = total // 2, total - total // 2
         return (less, more) if kind == "SAME_UPPER" else (more, less)
@@ -60,6 +66,7 @@ def _pads(node: Node, i: int, taps: int, steps: int) -> Span | None:
     return (max(pads[i], 0), max(pads[half + i], 0)) if i < half and kind != "VALID" else (0, 0)
 
 
-def _of(node: Node, attribute: str, i: int) -> int:
-    found = node.integers(attribute)
-    return max(found[i], 1) if i < len(found) else 1
+def _along(node: Node, attribute: str, i: int) -> int:
+    """The value of an attribute along spatial axis i, 1 by default."""
+    values = node.integers(attribute)
+    return max(values[i], 1) if i < len(values) else 1

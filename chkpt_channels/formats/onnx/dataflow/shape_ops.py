@@ -1,5 +1,5 @@
-"""Operations that move pixels or change how many there are, told from the axes: what they make of them, or None where they reach
-into the channels.
+"""Operations that move pixels or change their number, as functions of the axes: the new axes, or None where they select, cut or
+mix channels.
 
 Source: onnx/docs/Operators.md, Changelog.md (attributes that became inputs).
 """
@@ -16,7 +16,7 @@ from chkpt_channels.formats.onnx.nodes import Node
 
 
 class ReshapedAxes(NamedTuple):
-    """The new axes; the stored numbers that hold the channels, each with its multiple; whether zeros came in from outside."""
+    """The new axes; the stored numbers that hold the channels, each with its multiple; whether zeros were padded."""
 
     axes: Axes
     counts: tuple[tuple[Number, int], ...] = ()
@@ -29,17 +29,17 @@ def _transpose(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
 
 
 def _reshape(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
-    asked = numbers.of(node, 1)
-    shape = _resolved(axes, [number.now for number in asked], zeros=bool(node.integer("allowzero", 0))) if asked else None
-    made = reshaped(axes, shape, numbers.channel) if shape else None
-    return _counting(axes, made, asked, numbers) if made and asked else None
+    target = numbers.of(node, 1)
+    shape = _resolved(axes, [number.now for number in target], zeros=bool(node.integer("allowzero", 0))) if target else None
+    new = reshaped(axes, shape, numbers.channel) if shape else None
+    return _counting(axes, new, target, numbers) if new and target else None
 
 
-def _resolved(axes: Axes, asked: Sequence[int], *, zeros: bool) -> list[int] | None:
+def _resolved(axes: Axes, target: Sequence[int], *, zeros: bool) -> list[int] | None:
     """The shape with 0 (as before) and -1 (what is left) filled in."""
-    if any(n == 0 and (zeros or k >= len(axes)) for k, n in enumerate(asked)):
+    if any(n == 0 and (zeros or k >= len(axes)) for k, n in enumerate(target)):
         return None
-    shape = [n or size(axes[k]) for k, n in enumerate(asked)]
+    shape = [n or size(axes[k]) for k, n in enumerate(target)]
     if -1 in shape:
         total, others = prod(size(axis) for axis in axes), prod(n for n in shape if n != -1)
         if others < 1 or total % others:
@@ -48,23 +48,25 @@ def _resolved(axes: Axes, asked: Sequence[int], *, zeros: bool) -> list[int] | N
     return shape if all(n > 0 for n in shape) else None
 
 
-def _counting(before: Axes, axes: Axes, asked: Sequence[Number], numbers: Numbers) -> ReshapedAxes | None:
-    """Every number asked for follows the channels, or is one that an edit can make follow."""
-    found: list[tuple[Number, int]] = []
+def _counting(before: Axes, axes: Axes, target: Sequence[Number], numbers: Numbers) -> ReshapedAxes | None:
+    """The numbers of the target shape that an edit must change with the channels; None where one cannot be edited. Computed
+    numbers follow by themselves, so do 0 (as before) and -1 (the rest)."""
+    edits: list[tuple[Number, int]] = []
     kept: list[Number] = []
-    for k, (number, axis) in enumerate(zip(asked, axes, strict=True)):
+    for k, (number, axis) in enumerate(zip(target, axes, strict=True)):
         wanted = numbers.then(axis)
-        asked_then = wanted if number.now == -1 else numbers.then(before[k]) if number.now == 0 else number.then
-        if asked_then == wanted:
+        actual = wanted if number.now == -1 else numbers.then(before[k]) if number.now == 0 else number.then
+        if actual == wanted:
             kept.append(number)
         elif number.weight and number.now > 0:
-            found.append((number, number.now // numbers.count))
+            edits.append((number, number.now // numbers.count))
         else:
             return None
-    edited = {(number.weight.name, number.at) for number, _ in found if number.weight}
+    # one stored number may be read twice, as two sizes of the shape: it cannot change for one of them only
+    edited = {(number.weight.name, number.at) for number, _ in edits if number.weight}
     if any(number.weight and (number.weight.name, number.at) in edited for number in kept):
         return None
-    return ReshapedAxes(axes, tuple(found))
+    return ReshapedAxes(axes, tuple(edits))
 
 
 def _flatten(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
@@ -75,10 +77,10 @@ def _flatten(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
 
 def _unsqueeze(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     at = numbers.plain(node, 1, "axes") or []
-    made = list(axes)
+    new = list(axes)
     for k in sorted(k % (len(axes) + len(at)) for k in at):
-        made.insert(k, ())
-    return ReshapedAxes(tuple(made)) if at else None
+        new.insert(k, ())
+    return ReshapedAxes(tuple(new)) if at else None
 
 
 def _squeeze(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
@@ -91,18 +93,18 @@ def _squeeze(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
 def _pad(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     zeros = node.text("mode", "constant") == "constant"
     pads, at = numbers.plain(node, 1, "pads"), numbers.plain(node, 3, "")
-    if not pads or at is None:  # computed from sizes: by no exporter for the channels, and kernels are held against them
-        return ReshapedAxes(_opened(axes, numbers.channel), zeros=zeros)
+    if not pads or at is None:  # computed from sizes (some 75 shape nodes in tf_efficientnet), never for the channels
+        return ReshapedAxes(_with_unknown_sizes(axes, numbers.channel), zeros=zeros)
     half = len(pads) // 2
-    for k, before, after_constants in zip(at or range(half), pads[:half], pads[half:], strict=False):
+    for k, before, after in zip(at or range(half), pads[:half], pads[half:], strict=False):
         k %= len(axes)
-        if (before, after_constants) != (0, 0):
+        if (before, after) != (0, 0):
             if k == holder(axes, numbers.channel):
                 return None
             steps = size(axes[k])
-            if steps + before + after_constants < 1:
+            if steps + before + after < 1:
                 return None
-            axes = resized(axes, k, steps + before + after_constants if steps < OPEN else None)
+            axes = resized(axes, k, steps + before + after if steps < OPEN else None)
     return ReshapedAxes(axes, zeros=zeros and any(pads))
 
 
@@ -117,8 +119,8 @@ def _resized_axes(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | No
     at = [k % len(axes) for k in node.integers("axes")] or list(range(len(axes)))
     held = holder(axes, numbers.channel)
     if node.given(3):
-        asked = numbers.of(node, 3)
-        return _resized_to(axes, at, asked, numbers) if asked and len(asked) == len(at) else None
+        sizes = numbers.of(node, 3)
+        return _resized_to(axes, at, sizes, numbers) if sizes and len(sizes) == len(at) else None
     scales = dict(zip(at, numbers.scales(node), strict=False))
     if scales.get(held or 0, 1) != 1:
         return None
@@ -127,23 +129,23 @@ def _resized_axes(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | No
     return ReshapedAxes(axes)
 
 
-def _resized_to(axes: Axes, at: Sequence[int], asked: Sequence[Number], numbers: Numbers) -> ReshapedAxes | None:
-    made = axes
-    for k, number in zip(at, asked, strict=True):
+def _resized_to(axes: Axes, at: Sequence[int], sizes: Sequence[Number], numbers: Numbers) -> ReshapedAxes | None:
+    new = axes
+    for k, number in zip(at, sizes, strict=True):
         if number.now != size(axes[k]):
             if k == holder(axes, numbers.channel) or number.now < 1:
                 return None
-            made = resized(made, k, number.now)
-    moved = _counting(tuple(axes[k] for k in at), tuple(made[k] for k in at), asked, numbers)
-    return moved._replace(axes=made) if moved else None
+            new = resized(new, k, number.now)
+    moved = _counting(tuple(axes[k] for k in at), tuple(new[k] for k in at), sizes, numbers)
+    return moved._replace(axes=new) if moved else None
 
 
 def _slice(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     starts, ends = numbers.plain(node, 1, "starts"), numbers.plain(node, 2, "ends")
-    at, every = numbers.plain(node, 3, "axes"), numbers.plain(node, 4, "steps")
-    if not starts or not ends or at is None or every is None:
+    at, strides = numbers.plain(node, 3, "axes"), numbers.plain(node, 4, "steps")
+    if not starts or not ends or at is None or strides is None:
         return None
-    for k, start, end, step in zip(at or range(len(starts)), starts, ends, every or [1] * len(starts), strict=False):
+    for k, start, end, step in zip(at or range(len(starts)), starts, ends, strides or [1] * len(starts), strict=False):
         k %= len(axes)
         if k == holder(axes, numbers.channel) or not step:
             return None
@@ -156,7 +158,7 @@ def _slice(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
 
 
 def _space_to_depth(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
-    """Depth is (rows of the block, its columns, the channels)."""
+    """Depth is (rows of the block, its columns, the channels): the channels vary fastest. Source: onnx/docs/Operators.md."""
     block = node.integer("blocksize", 0)
     if len(axes) != 4 or holder(axes, numbers.channel) != 1 or block < 1:
         return None
@@ -168,16 +170,18 @@ def _pool(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     if holder(axes, numbers.channel) not in (0, 1):
         return None
     is_padded = any(node.integers("pads")) or node.text("auto_pad", "NOTSET").startswith("SAME")
-    return ReshapedAxes(_opened(axes, numbers.channel), zeros=is_padded and bool(node.integer("count_include_pad", 0)))
+    return ReshapedAxes(
+        _with_unknown_sizes(axes, numbers.channel), zeros=is_padded and bool(node.integer("count_include_pad", 0))
+    )
 
 
-def _opened(axes: Axes, channel: int) -> Axes:
+def _with_unknown_sizes(axes: Axes, channel: int) -> Axes:
     for k in range(len(axes)):
         axes = axes if k in (0, holder(axes, channel)) else resized(axes, k)
     return axes
 
 
-POOLS = ("AveragePool", "GlobalAveragePool", "MaxPool", "LpPool", "GlobalMaxPool")
+POOLING = ("AveragePool", "GlobalAveragePool", "MaxPool", "LpPool", "GlobalMaxPool")
 MOVES: dict[str, Callable[[Node, Axes, Numbers], ReshapedAxes | None]] = {
     "Transpose": _transpose,
     "Reshape": _reshape,
@@ -189,6 +193,6 @@ MOVES: dict[str, Callable[[Node, Axes, Numbers], ReshapedAxes | None]] = {
     "Upsample": _resize,
     "Slice": _slice,
     "SpaceToDepth": _space_to_depth,
-    **dict.fromkeys(POOLS, _pool),
+    **dict.fromkeys(POOLING, _pool),
 }
-"""Operation → what it makes of the axes. Of these the pools with a maximum or a power are not linear."""
+"""Operation → its function of the axes. The pools with a maximum or a power are not linear: trace.py lists them."""

@@ -1,9 +1,14 @@
-"""From an image input to every convolution that it reaches, and what stands on the way.
+"""A forward data-flow analysis: from an image input to every convolution that it reaches, with the operations in between.
 
-Each value on the way knows what its axes are of the image's. An operation keeps the channels apart and passes; or it treats
-them by constants of their own (an operation with scale and shift); or it mixes, selects or cuts them (one without): then only
-`stack` makes one channel of it. The axis that a convolution takes as channels tells which one of the image it is, and in which
-order the channels are folded with pixels.
+Each value that comes from the image has its axes in terms of the image's. An operation keeps the channels apart; or it applies
+constants of their own to them (recorded with scale and shift); or it mixes, selects or cuts them (recorded without): then only
+`stack` is right. The axis that a convolution takes as channels shows which axis of the image they are, and in which order they
+are folded with pixels.
+
+Seen between image and stem: nothing (most exports); Sub, Div by [1,3,1,1] or [3,1,1]; Transpose, Cast, Div (uint8 NHWC); three
+Gather, Mul, Add and a Concat (torchvision's transform_input); a Pad computed by some 75 shape nodes (tf_efficientnet); Reshape,
+Transpose, Reshape (space-to-depth, Linear patches); x[:, [2,1,0]] as Gather, Slice or GatherND; Mul, Add by [1,1,1,3] before a
+Transpose (Keras).
 """
 
 from __future__ import annotations
@@ -21,8 +26,8 @@ from chkpt_channels.formats.onnx.dataflow.values import (
     affine,
     after_constants,
     after_nonlinear,
-    kernel_behind,
     kernel_layout,
+    kernel_of,
     product_layout,
 )
 from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight
@@ -31,9 +36,9 @@ from chkpt_channels.formats.onnx.nodes import Node
 CONVOLUTIONS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3)}
 """Operation → (input that is the image, input that is the kernel)."""
 PRODUCTS = frozenset(("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"))
-ALIKE = frozenset(("Identity", "Cast", "CastLike", "Dropout"))
+LINEAR = frozenset(("Identity", "Cast", "CastLike", "Dropout"))
 """What treats every channel alike, keeps the axes as they are, and is linear."""
-BENDING = frozenset(("MaxPool", "LpPool", "GlobalMaxPool"))
+NONLINEAR_POOLS = frozenset(("MaxPool", "LpPool", "GlobalMaxPool"))
 """What moves pixels and is not linear."""
 ELEMENTWISE = frozenset(
     (
@@ -42,18 +47,18 @@ ELEMENTWISE = frozenset(
         *("Softplus", "Softsign", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
     )
 )
-"""What treats every number alike, but is not linear: constants in front of it cannot be moved behind it."""
+"""What treats every number alike, but is not linear: constants before it cannot be moved to a kernel after it."""
 BINARY = frozenset(("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mod"))
 SHAPES = frozenset(("Shape", "Size"))
 
 
 class ImageTrace:
-    """Everything behind one graph input, if axis `channel` of it holds the channels."""
+    """Everything that follows one graph input, if its axis `channel` holds the channels."""
 
     def __init__(self, model: OnnxModel, image: Info, channel: int, load: Load) -> None:
         self.model, self.image, self.channel, self._load = model, image, channel, load
         self.reached: list[ReachedConv] = []
-        self.widths: list[int] = []  # of kernels right behind the image that do not take as many channels as it has
+        self.widths: list[int] = []  # of kernels that directly follow the image and contradict its channels
         self.operations: list[LocatedOp] = []
         self.counts: list[Count] = []
         axes = image_axes(image.dims)
@@ -62,7 +67,7 @@ class ImageTrace:
         self._numbers = Numbers(model, channel, size(axes[channel]), load)
         for node in model.everywhere:
             if node in model.subgraphs:
-                self._around(node)
+                self._subgraphs(node)
             elif any(name in self.values for name in node.inputs):
                 self._through(node)
             elif any(name in self._numbers.known for name in node.inputs):
@@ -70,6 +75,7 @@ class ImageTrace:
         self.broadcasts &= not any(not flow.wide for name, flow in self.values.items() if name in model.outputs)
 
     def _through(self, node: Node) -> None:
+        """Follow the image through one node."""
         op = node.op if node.domain in ("", "ai.onnx") else ""
         flow = self.values.get(node.given(0))
         if op in CONVOLUTIONS and flow:
@@ -86,10 +92,10 @@ class ImageTrace:
             self._numbers.shape_of(node, flow.axes)
         elif op in MOVES:
             self._move(node, flow, flow.axes)
-        elif op in ALIKE:
+        elif op in LINEAR:
             self._give(node, flow)
         elif op in ELEMENTWISE:
-            self._pass(node, flow)
+            self._elementwise(node, flow)
         elif op == "BatchNormalization":
             self._batch_normalization(node, flow)
         else:
@@ -101,7 +107,7 @@ class ImageTrace:
                 self.values[name] = flow
 
     def _mix(self, node: Node) -> None:
-        """Channels may be selected, mixed or cut here: whoever follows is reached, but not through channels of their own."""
+        """An operation that may select, mix or cut channels: what follows is reached, but without channels of its own."""
         flows = [self.values[name] for name in node.inputs if name in self.values]
         if all(flow.axes is not None for flow in flows):
             self._block(node)
@@ -112,14 +118,14 @@ class ImageTrace:
     def _block(self, node: Node) -> None:
         self.operations.append(LocatedOp(PreprocessingOp(node.label, node.op), node))
 
-    def _around(self, node: Node) -> None:
-        """A node whose subgraphs may have captured the image. What they take as their own inputs is not followed."""
+    def _subgraphs(self, node: Node) -> None:
+        """A node with subgraphs, which may capture the image. Their own inputs (Loop, Scan) are not followed."""
         inner = any(name in self.values for sub in self.model.subgraphs[node] for name in sub.outputs)
         if inner or any(name in self.values or name in self._numbers.known for name in node.inputs):
             self._mix(node)
 
     def _count(self, node: Node) -> None:
-        """A node that computes with sizes: of the channels' number it may make other sizes only."""
+        """A node that computes with sizes: a result that depends on the number of channels may only be another size."""
         if not self._numbers.compute(node) and any(n.follows for name in node.inputs for n in self._numbers.known.get(name, ())):
             self._block(node)
             self.broadcasts = False
@@ -134,10 +140,10 @@ class ImageTrace:
                 self.counts.append(Count(number.weight, number.at, each, number.reader))
                 self.broadcasts &= flow.wide
         flow = flow._replace(axes=moved.axes, padded=flow.padded or moved.zeros)
-        self._give(node, after_nonlinear(flow, node) if node.op in BENDING else flow)
+        self._give(node, after_nonlinear(flow, node) if node.op in NONLINEAR_POOLS else flow)
 
     def _concat(self, node: Node) -> None:
-        """Parts that went the same way: along the channels they become the slower steps."""
+        """Parts with equal axes and operations: along the channels they become the slower steps (Focus is four slices)."""
         flows = {self.values.get(name) for name in node.inputs}
         flow = flows.pop()
         if flows or flow is None or flow.axes is None:
@@ -148,20 +154,20 @@ class ImageTrace:
         axes = (*axes[:k], (Piece(NEW, parts), *axes[k]), *axes[k + 1 :]) if is_folded else resized(axes, k)
         self._give(node, flow._replace(axes=axes))
 
-    def _pass(self, node: Node, flow: Flow) -> None:
-        if node.op in ("QuantizeLinear", "DequantizeLinear") and self._per_channel(node):
+    def _elementwise(self, node: Node, flow: Flow) -> None:
+        if node.op in ("QuantizeLinear", "DequantizeLinear") and self._is_per_channel(node):
             self._mix(node)
             return
         self._give(
             node._replace(outputs=node.outputs[:1]), after_nonlinear(flow, node)
         )  # the scale of DynamicQuantizeLinear is no image
 
-    def _per_channel(self, node: Node) -> bool:
+    def _is_per_channel(self, node: Node) -> bool:
         scale = self.model.stored(node.given(1))
         return scale is None or max(scale.shape, default=1) > 1
 
     def _reach(self, node: Node, flow: Flow, index: int) -> None:
-        kernel, _ = kernel_behind(self.model, node.given(index))
+        kernel, _ = kernel_of(self.model, node.given(index))
         axes = flow.axes or ()
         layout: Layout | None = None
         channels = 0
@@ -184,50 +190,52 @@ class ImageTrace:
         """A matrix product over folded patches; over plain pixels it mixes the channels itself."""
         index = next(i for i, name in enumerate(node.inputs) if name in self.values)
         flow = self.values[node.inputs[index]]
-        kernel, turned = kernel_behind(self.model, node.given(1 - index)) if index < 2 else (None, False)
+        kernel, is_transposed = kernel_of(self.model, node.given(1 - index)) if index < 2 else (None, False)
         axes = flow.axes or ()
         layout: Layout | None = None
         channels = 0
         if index == 0 and kernel and axes and holder(axes, self.channel) == len(axes) - 1:
             slower, faster = around(axes[-1], self.channel)
-            turned ^= bool(node.integer("transB", 0))
-            layout = product_layout(node, kernel, slower, faster, turned)
+            is_transposed ^= bool(node.integer("transB", 0))
+            layout = product_layout(node, kernel, slower, faster, is_transposed)
             channels = self._takes(kernel.shape[layout.channel_axis] if layout else 0, slower * faster)
         self._arrive(ReachedConv(node, kernel, layout, channels), flow, ())
 
-    def _arrive(self, reached: ReachedConv, flow: Flow, further: Axes) -> None:
+    def _arrive(self, reached: ReachedConv, flow: Flow, spatial: Axes) -> None:
+        """Remember a convolution; one that does not take the image's channels as they are, without a layout."""
         self.broadcasts &= flow.wide
-        # a folded tap then covers padded and unpadded pixels, so that no constant fits it
+        # a folded tap covers both padded and unpadded pixels, so no constant fits
         shifted = any(any(operation.shift or ()) for operation in flow.operations)
-        torn = reached.layout and reached.layout.folded and flow.padded and shifted
-        if not reached.channels or torn:
+        is_inexact = reached.layout and reached.layout.folded and flow.padded and shifted
+        if not reached.channels or is_inexact:
             reached = reached._replace(layout=None)
             if flow.axes is not None:
                 self._block(reached.node)
-        sizes = tuple(size(axis) for axis in further)
+        sizes = tuple(size(axis) for axis in spatial)
         self.reached.append(reached._replace(operations=flow.operations, sizes=sizes, padded=flow.padded))
 
     def _binary(self, node: Node) -> None:
+        """An operation on the image and a constant, or on two values that come from it (a residual, a sum of branches)."""
         tracked = [name for name in node.inputs if name in self.values]
         flow = self.values[tracked[0]]
         if len(tracked) == len(node.inputs):
-            alike = all(
+            is_same = all(
                 (self.values[name].axes, self.values[name].operations) == (flow.axes, flow.operations) for name in tracked
             )
-            if alike and flow.axes is not None:
+            if is_same and flow.axes is not None:
                 self._give(node, after_nonlinear(flow, node))
             else:
                 self._mix(node)
             return
         index = next(i for i, name in enumerate(node.inputs) if name not in self.values)
         weight = self.model.stored(node.inputs[index]) if len(node.inputs) == 2 else None
-        held = holder(flow.axes, self.channel) if flow.axes else None
-        if weight is None or flow.axes is None or held is None or len(weight.shape) > len(flow.axes):
+        channel_axis = holder(flow.axes, self.channel) if flow.axes else None
+        if weight is None or flow.axes is None or channel_axis is None or len(weight.shape) > len(flow.axes):
             self._mix(node)
             return
-        axis = held - len(flow.axes) + len(weight.shape)
-        if axis >= 0 and weight.shape[axis] > 1 and len(flow.axes[held]) > 1:
-            self._mix(node)  # other constants for what the channels are folded with
+        axis = channel_axis - len(flow.axes) + len(weight.shape)  # numpy broadcasting aligns the last axes
+        if axis >= 0 and weight.shape[axis] > 1 and len(flow.axes[channel_axis]) > 1:
+            self._mix(node)  # one constant for each folded pixel too
         elif axis >= 0 and weight.shape[axis] > 1:
             self._constant(node, flow, weight, axis, index)
         elif all(n == 1 for n in weight.shape):
@@ -236,27 +244,27 @@ class ImageTrace:
             self._give(node, after_nonlinear(flow, node))
 
     def _scalar(self, node: Node, flow: Flow, weight: Weight, index: int) -> None:
-        made = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)])
-        self._give(
-            node, after_constants(flow, PreprocessingOp(node.label, node.op, *made)) if made else after_nonlinear(flow, node)
-        )
+        """A constant that all channels share: it is no obstacle, but it changes the zeros of earlier padding."""
+        terms = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)])
+        operation = PreprocessingOp(node.label, node.op, *terms) if terms else None
+        self._give(node, after_constants(flow, operation) if operation else after_nonlinear(flow, node))
 
     def _constant(self, node: Node, flow: Flow, weight: Weight, axis: int, index: int) -> None:
-        """x ∘ constant or constant ∘ x, the constant different for each channel."""
-        alone = all(n == 1 for i, n in enumerate(weight.shape) if i != axis)
-        made = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)]) if alone else None
-        scale, shift = made or (None, None)
+        """x ∘ constant or constant ∘ x, with one constant per channel."""
+        is_per_channel = all(n == 1 for i, n in enumerate(weight.shape) if i != axis)
+        terms = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)]) if is_per_channel else None
+        scale, shift = terms or (None, None)
         operation = PreprocessingOp(node.label, node.op, scale, shift, ((weight.name, axis),))
         self.operations.append(LocatedOp(operation, node))
         self._give(node, after_constants(flow, operation)._replace(wide=True))
 
     def _batch_normalization(self, node: Node, flow: Flow) -> None:
         weights = [self.model.stored(name) for name in node.inputs[1:5]]
-        found = [w for w in weights if w is not None]
-        self.broadcasts &= flow.wide
-        sizes = {w.shape for w in found}
+        stored = [w for w in weights if w is not None]
+        self.broadcasts &= flow.wide  # BatchNormalization does not broadcast one channel: only `stack` may precede it
+        sizes = {w.shape for w in stored}
         if (
-            len(found) != 4
+            len(stored) != 4
             or len(sizes) != 1
             or node.integer("training_mode", 0)  # by the statistics of the batch, which are not stored
             or flow.axes is None
@@ -265,14 +273,14 @@ class ImageTrace:
         ):
             self._mix(node)
             return
-        gamma, beta, mean, variance = (self._load(w).astype("float64").reshape(-1) for w in found)
+        gamma, beta, mean, variance = (self._load(w).astype("float64").reshape(-1) for w in stored)
         scale = gamma / (variance + node.real("epsilon", 1e-5)) ** 0.5
         operation = PreprocessingOp(
             node.label,
             node.op,
             tuple(map(float, scale)),
             tuple(map(float, beta - scale * mean)),
-            tuple((w.name, 0) for w in found),
+            tuple((w.name, 0) for w in stored),
         )
         self.operations.append(LocatedOp(operation, node))
         self._give(node, after_constants(flow, operation))

@@ -1,4 +1,4 @@
-"""What is known of a value on the way from the image, and of what the image reaches.
+"""The records of the data-flow analysis: what is known about a value that comes from the image, and about what it reaches.
 
 Source: onnx/docs/Operators.md.
 """
@@ -17,9 +17,9 @@ LAYOUTS = {"Conv": {3: "OIW", 4: "OIHW", 5: "OIDHW"}, "ConvTranspose": {3: "IOW"
 
 
 class Flow(NamedTuple):
-    """A value on the way. `axes` say what it is of the image, None where its channels were mixed; `wide` means that per-channel
-    constants have spread one channel over all by then; `fronts` are the constants it went through, and `padded` says whether
-    zeros were put around it behind them."""
+    """A value that comes from the image. `axes` are its axes in terms of the image's, None where its channels were mixed; `wide`
+    that per-channel constants would have broadcast one channel to all by then; `operations` the constants applied to it;
+    `padded` that zeros were padded around it after them."""
 
     axes: Axes | None
     wide: bool = False
@@ -28,8 +28,8 @@ class Flow(NamedTuple):
 
 
 class ReachedConv(NamedTuple):
-    """A convolution or product that sees the image. `layout` says how its kernel lies and `channels` how many it takes where its
-    channels are the image's; else None. `sizes` are those of the axes behind the channels, `padded` is as in Flow."""
+    """A convolution or product that sees the image. `layout` is that of its kernel and `channels` how many it takes, where its
+    channels are the image's; else None and 0. `sizes` are those of the axes after the channels, `padded` is as in Flow."""
 
     node: Node
     kernel: Weight | None
@@ -48,7 +48,7 @@ class LocatedOp(NamedTuple):
 
 
 class Count(NamedTuple):
-    """A stored number that says the channels, times `each`: position `at` of `weight`, for the node `reader`."""
+    """A stored number that is `each` times the channels: position `at` of `weight`, for the node `reader`."""
 
     weight: Weight
     at: int
@@ -57,7 +57,7 @@ class Count(NamedTuple):
 
 
 def kernel_layout(node: Node, kernel: Weight, slower: int, faster: int) -> Layout | None:
-    """How a convolution's kernel lies, behind channels folded with so many slower and faster steps."""
+    """The layout of a convolution's kernel whose channels are folded with so many slower and faster steps."""
     plain = LAYOUTS.get(node.op, LAYOUTS["Conv"]).get(len(kernel.shape))
     if plain is None or slower == faster == 1:
         return Layout(plain) if plain else None
@@ -66,15 +66,15 @@ def kernel_layout(node: Node, kernel: Weight, slower: int, faster: int) -> Layou
     return Layout("O(GI)HW" if faster == 1 else "O(IG)HW")
 
 
-def product_layout(node: Node, kernel: Weight, slower: int, faster: int, turned: bool) -> Layout | None:
-    """The same for a product with the plain kernel, or with the `turned` one."""
+def product_layout(node: Node, kernel: Weight, slower: int, faster: int, is_transposed: bool) -> Layout | None:
+    """The same for a matrix product with the stored kernel, or with its transpose."""
     plain = node.op in ("MatMul", "Gemm") and kernel.dtype.floating and len(kernel.shape) == 2
     if not plain or node.integer("transA", 0) or not node.real("alpha", 1.0) == node.real("beta", 1.0) == 1.0:
         return None
     if slower == faster == 1 or 1 not in (slower, faster):
         return None
     folded = "(HWI)" if faster == 1 else "(IHW)"
-    return Layout("O" + folded if turned else folded + "O")
+    return Layout("O" + folded if is_transposed else folded + "O")
 
 
 def after_constants(flow: Flow, operation: PreprocessingOp) -> Flow:
@@ -85,13 +85,13 @@ def after_constants(flow: Flow, operation: PreprocessingOp) -> Flow:
 def affine(op: str, index: int, values: list[float]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """(scale, shift) of x op constant (index 1) or constant op x (index 0)."""
     ones, zeros = (1.0,) * len(values), (0.0,) * len(values)
-    given = tuple(values)
+    constants = tuple(values)
     if op == "Add":
-        return ones, given
+        return ones, constants
     if op == "Sub":
-        return (ones, tuple(-v for v in values)) if index == 1 else (tuple(-v for v in ones), given)
+        return (ones, tuple(-v for v in values)) if index == 1 else (tuple(-v for v in ones), constants)
     if op == "Mul":
-        return given, zeros
+        return constants, zeros
     if op == "Div" and index == 1 and all(values):
         return tuple(1 / v for v in values), zeros
     return None
@@ -99,18 +99,18 @@ def affine(op: str, index: int, values: list[float]) -> tuple[tuple[float, ...],
 
 def after_nonlinear(flow: Flow, node: Node) -> Flow:
     """After an operation that is not linear, the constants before it can no longer be moved into a kernel."""
-    stopped = (op._replace(kind=f"{op.kind} before a {node.op}", scale=None, shift=None) for op in flow.operations)
-    return flow._replace(operations=tuple(stopped))
+    blocked = (op._replace(kind=f"{op.kind} before a {node.op}", scale=None, shift=None) for op in flow.operations)
+    return flow._replace(operations=tuple(blocked))
 
 
-def kernel_behind(model: OnnxModel, name: str) -> tuple[Weight | None, bool]:
-    """The stored kernel behind an input, through DequantizeLinear and Cast; whether a Transpose turns the two axes of it."""
-    producer, turned = model.producers.get(name), False
+def kernel_of(model: OnnxModel, name: str) -> tuple[Weight | None, bool]:
+    """The stored kernel of an input, through DequantizeLinear and Cast; whether a Transpose swaps its two axes."""
+    producer, is_transposed = model.producers.get(name), False
     if producer is not None and producer.inputs and producer.op == "Transpose" and model.stored(name) is None:
-        turned, name = producer.integers("perm") in ([], [1, 0]), producer.inputs[0]
-        if not turned:
+        is_transposed, name = producer.integers("perm") in ([], [1, 0]), producer.inputs[0]
+        if not is_transposed:
             return None, False
         producer = model.producers.get(name)
     if producer is not None and producer.inputs and producer.op in ("DequantizeLinear", "Cast") and model.stored(name) is None:
         name = producer.inputs[0]
-    return model.stored(name), turned
+    return model.stored(name), is_transposed

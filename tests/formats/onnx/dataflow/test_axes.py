@@ -21,7 +21,7 @@ from chkpt_channels.formats.onnx.dataflow.axes import (
     size,
 )
 from chkpt_channels.formats.onnx.dataflow.padding import _span
-from chkpt_channels.formats.onnx.dataflow.shape_values import LIMIT, Number, _arithmetic
+from chkpt_channels.formats.onnx.dataflow.shape_values import NUMBER_LIMIT, Number, _arithmetic
 
 CHANNEL = 1
 IMAGE = image_axes([1, 3, 8, 8])
@@ -84,7 +84,7 @@ def test_numbers_follow_the_channels_or_stay():
     assert made == [Number(6, 8), Number(6, 8)]
     assert made[0].follows
     assert _arithmetic("Div", [[three], [Number(0, 0)]]) is None
-    assert _arithmetic("Mul", [[Number(LIMIT // 2, 1)], [two]]) is None
+    assert _arithmetic("Mul", [[Number(NUMBER_LIMIT // 2, 1)], [two]]) is None
     assert _arithmetic("Add", [[three, three], [two, two, two]]) is None
 
 

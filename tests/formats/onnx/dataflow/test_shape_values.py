@@ -10,7 +10,7 @@ import pytest
 from onnx import NodeProto, TensorProto
 
 from chkpt_channels.formats.onnx.dataflow.axes import holder, image_axes, size
-from chkpt_channels.formats.onnx.dataflow.shape_values import MOST, Number, Numbers
+from chkpt_channels.formats.onnx.dataflow.shape_values import MOST_NUMBERS, Number, Numbers
 from tests.support.onnx_models import SIZE, Open, floats, ints, model, node, opened, run, traced
 
 SHAPE = node("Shape", ["image"], ["s"])
@@ -112,7 +112,7 @@ def test_what_is_not_computed_blocks_if_it_depends_on_the_channels(name: str, so
 
 
 def test_a_list_may_be_as_long_as_the_limit(source: Open):
-    for more, known in ((MOST - 4, True), (MOST - 3, False)):
+    for more, known in ((MOST_NUMBERS - 4, True), (MOST_NUMBERS - 3, False)):
         path = traced(source, model([SHAPE, node("Concat", ["s", "more"], ["out"], axis=0)], {"more": ints(*range(more))}))
         assert ("out" in path._numbers.known) == known
 
@@ -126,7 +126,7 @@ def test_a_list_may_be_as_long_as_the_limit(source: Open):
         (floats(5), None),
         (np.array([5], np.uint8), None),
         (ints(5).reshape(1, 1), None),
-        (ints(*range(MOST + 1)), None),
+        (ints(*range(MOST_NUMBERS + 1)), None),
     ],
     ids=["int64", "int32", "scalar", "float", "uint8", "table", "long"],
 )

@@ -13,8 +13,8 @@ from chkpt_channels.formats.onnx.dataflow.values import (
     affine,
     after_constants,
     after_nonlinear,
-    kernel_behind,
     kernel_layout,
+    kernel_of,
     product_layout,
 )
 from tests.support.onnx_models import Open, floats, model, node, noise, opened, run
@@ -142,5 +142,5 @@ def test_the_kernel_is_found_behind_what_hands_it_on(name: str, source: Open):
     nodes, stored, turned = BEHIND[name]
     weights = {"k": noise(4, 5), "s": floats(1)} | ({"x": noise(4, 5)} if stored == "x" else {})
     loaded = opened(source, model(nodes, weights)).model
-    found, how = kernel_behind(loaded, "x")
+    found, how = kernel_of(loaded, "x")
     assert (found and found.name, how) == (stored, turned)

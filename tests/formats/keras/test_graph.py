@@ -1,0 +1,74 @@
+"""What a Keras model's graph answers: its first convs, what precedes them, what takes a constant, and the edited text."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from chkpt_channels import UnsupportedError
+from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.tensors import Edits, FirstConv, Tensor
+from chkpt_channels.formats.keras.graph import one_channel_shape
+from tests.support.files import FIXTURES, opened
+
+F32 = BY_NAME["F32"]
+
+
+@pytest.mark.parametrize("name", ["keras_h5/functional.h5", "keras_zip/functional.keras", "keras_h5/keras2.h5"])
+def test_a_plain_stem(name: str):
+    with opened(FIXTURES / name) as checkpoint:
+        (conv,) = checkpoint.graph.first_convs()
+        assert (conv.layout, conv.in_channels, conv.found_by, conv.groups) == ("HWIO", 3, "graph", 1)
+        assert conv.why.startswith("the image reaches it")
+        assert checkpoint.graph.graph_methods([conv]) == ("stack",)
+        assert {d.channels for d in checkpoint.graph.declarations([conv])} == {3}
+        assert not checkpoint.graph.is_stale
+
+
+@pytest.mark.parametrize("name", ["keras_h5/normalised.h5", "keras_zip/normalised.keras"])
+def test_a_normalization_precedes_the_stem(name: str):
+    with opened(FIXTURES / name) as checkpoint:
+        (conv,) = checkpoint.graph.first_convs()
+        operations = checkpoint.graph.preprocessing([conv])
+        assert "Normalization" in {op.kind for op in operations}
+        assert all(op.scale is not None and len(op.scale) == 3 for op in operations)
+
+
+def test_a_depthwise_stem_has_a_group_for_each_channel():
+    with opened(FIXTURES / "keras_zip" / "depthwise.keras") as checkpoint:
+        (conv,) = checkpoint.graph.first_convs()
+        assert conv.groups == conv.in_channels == 3
+        assert checkpoint.graph.is_depthwise(conv.tensor.name)
+        assert checkpoint.graph.dense_shape(conv, 4) is None
+
+
+def test_the_bytes_of_a_depthwise_kernel_serve_one_channel():
+    conv = FirstConv(Tensor("k", F32, (3, 3, 3, 2)), Layout("HWIO"), 3, "graph")
+    assert one_channel_shape(conv, depthwise=True) == (3, 3, 1, 6)
+    assert one_channel_shape(conv, depthwise=False) == (3, 3, 3, 2)
+
+
+def test_no_edit_leaves_the_text_as_it_is():
+    with opened(FIXTURES / "keras_zip" / "functional.keras") as checkpoint:
+        assert checkpoint.graph.edited(Edits()) is None
+
+
+def test_stack_puts_one_layer_after_the_input():
+    with opened(FIXTURES / "keras_zip" / "functional.keras") as checkpoint:
+        graph = checkpoint.graph
+        numbers = {d.where: 1 for d in graph.declarations(graph.first_convs())}
+        text = graph.edited(Edits(numbers=numbers, channels=1, method="stack"))
+        assert text is not None
+        before = json.loads(checkpoint._text)["config"]["layers"]
+        after = json.loads(text)["config"]["layers"]
+        assert [layer["class_name"] for layer in after[:2]] == ["InputLayer", "Concatenate"]
+        assert len(after) == len(before) + 1
+
+
+def test_a_kernel_that_no_image_reaches_is_refused():
+    with opened(FIXTURES / "keras_zip" / "functional.keras") as checkpoint:
+        other = FirstConv(Tensor("elsewhere/kernel", F32, (3, 3, 3, 4)), Layout("HWIO"), 3, "user")
+        with pytest.raises(UnsupportedError, match="elsewhere/kernel: no image reaches this kernel in the model's graph"):
+            checkpoint.graph.preprocessing([other])

@@ -1,0 +1,71 @@
+"""What both containers share: elements in C order, the line that loads a file, what else is in it, and shared memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.builders import conv, floats, storage, tensor, torch_legacy, torch_zip
+from tests.support.files import FIXTURES, opened
+
+BUILDERS = pytest.mark.parametrize("build", [torch_zip, torch_legacy])
+Build = Callable[..., bytes]
+RAW = floats(108)
+
+
+@BUILDERS
+def test_elements_come_in_c_order(build: Build, put: Callable[..., Path]):
+    last = tensor(storage("0", 108), (4, 3, 3, 3), stride=(27, 1, 9, 3))
+    with opened(put(build({"conv1.weight": last}, {"0": RAW}))) as checkpoint:
+        stored = np.frombuffer(RAW, "f4").reshape(4, 3, 3, 3)
+        assert np.array_equal(checkpoint.load("conv1.weight"), stored.transpose(0, 3, 1, 2))
+
+
+@BUILDERS
+def test_tensors_on_the_same_bytes_share_them(build: Build, put: Callable[..., Path]):
+    tied = {"a": conv(), "b": tensor(storage("0", 108), (27,)), "c": tensor(storage("0", 108), (81,), offset=27)}
+    with opened(put(build(tied, {"0": RAW}))) as checkpoint:
+        assert checkpoint.shared(["a", "b"]) == ("b", "a")
+        assert checkpoint.shared(["b", "c"]) is None
+
+
+@BUILDERS
+@pytest.mark.parametrize(
+    ("value", "group", "others", "line"),
+    [
+        ({"conv1.weight": conv()}, "", [], "model.load_state_dict(torch.load('x.pth'))"),
+        ({"model": {"w": conv()}, "epoch": 3}, "model", ["epoch"], "model.load_state_dict(torch.load('x.pth')['model'])"),
+        ({"a": {"b": {"w": conv()}}, "c": 1}, "a/b", ["c"], "model.load_state_dict(torch.load('x.pth')['a']['b'])"),
+    ],
+)
+def test_what_is_beside_a_state_dict(
+    build: Build, value: object, group: str, others: list[str], line: str, put: Callable[..., Path]
+):
+    with opened(put(build(value, {"0": RAW}))) as checkpoint:
+        assert checkpoint.others(group) == others
+        assert checkpoint.load_line("x.pth") == line
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("torch_zip/scripted.pt", "model = torch.jit.load('x.pt')"),
+        ("torch_zip/module.pth", "model = torch.load('x.pt', weights_only=False)"),
+        ("torch_legacy/module.pth", "model = torch.load('x.pt', weights_only=False)"),
+    ],
+)
+def test_modules_are_loaded_whole(name: str, line: str):
+    with opened(FIXTURES / name) as checkpoint:
+        assert checkpoint.load_line("x.pt") == line
+
+
+@pytest.mark.parametrize("name", ["torch_zip/training.ckpt", "torch_legacy/training.pth"])
+def test_an_optimizers_state_has_entries_of_tensors_and_numbers(name: str):
+    with opened(FIXTURES / name) as checkpoint:
+        assert checkpoint.optimizer_entries
+        for entry in checkpoint.optimizer_entries:
+            assert entry.tensors.keys() | entry.numbers.keys()
+            assert {tensor.name for tensor in entry.tensors.values()} <= checkpoint.tensors.keys()

@@ -1,0 +1,82 @@
+"""Edits of one pickle: bytes in place for a storage of one tensor, appended for one that several use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chkpt_channels import UnsupportedError
+from chkpt_channels.containers.pickle.reader import Tree
+from chkpt_channels.core.errors import Location
+from chkpt_channels.core.tensors import Edits, TensorEdit
+from chkpt_channels.formats.torch.edits import TorchEdits
+from chkpt_channels.formats.torch.object_tree import TorchObject
+from tests.support.builders import pickled, storage, tensor
+
+PLACE = Location("a.pth")
+GRAY = np.arange(36, dtype="f4").reshape(4, 1, 3, 3)
+EDITS = Edits({"conv1.weight": TensorEdit(GRAY.shape, lambda: GRAY)})
+
+
+def read(value: Any) -> TorchObject:
+    return TorchObject(Tree(pickled(value) if not isinstance(value, bytes) else value, PLACE), PLACE)
+
+
+def kernel(count: int = 108, offset: int = 0, stride: Any = None) -> Any:
+    return tensor(storage("0", count), (4, 3, 3, 3), stride=stride, offset=offset)
+
+
+def after(edits: TorchEdits) -> TorchObject:
+    assert edits.pickle is not None
+    return read(edits.pickle)
+
+
+def test_without_edits_nothing_changes():
+    edits = TorchEdits(read({"conv1.weight": kernel()}), Edits())
+    assert (edits.pickle, edits.changes, edits.removed) == (None, {}, frozenset())
+
+
+def test_a_storage_of_its_own_gets_new_bytes():
+    edits = TorchEdits(read({"conv1.weight": kernel()}), EDITS)
+    change = edits.changes["0"]
+    assert (change.keep, change.size, change.data()) == (0, 144, GRAY.tobytes())
+    view = after(edits).views["conv1.weight"]
+    assert (view.shape, view.offset, view.storage.count) == ((4, 1, 3, 3), 0, 36)
+
+
+def test_to_a_shared_storage_the_kernel_is_appended():
+    other = tensor(storage("0", 110), (2,), offset=108)
+    edits = TorchEdits(read({"conv1.weight": kernel(110), "bias": other}), EDITS)
+    change = edits.changes["0"]
+    assert (change.keep, change.size) == (440, 144)
+    new = after(edits)
+    assert (new.views["conv1.weight"].offset, new.views["bias"].offset) == (110, 108)
+    assert {view.storage.count for view in new.views.values()} == {146}
+
+
+def test_channels_last_stays_channels_last():
+    edits = TorchEdits(read({"conv1.weight": kernel(stride=(27, 1, 9, 3))}), EDITS)
+    assert edits.changes["0"].data() == GRAY.transpose(0, 2, 3, 1).tobytes()
+    assert after(edits).views["conv1.weight"].stride == (9, 1, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"conv1.weight": kernel(stride=(0, 9, 3, 1))}, "expanded tensor"),
+        ({"conv1.weight": kernel(), "view": tensor(storage("0", 108), (27,))}, "shares its memory with view"),
+    ],
+)
+def test_a_tensor_that_others_overlap_is_refused(value: Any, words: str):
+    with pytest.raises(UnsupportedError, match=f"conv1.weight: .*{words}"):
+        TorchEdits(read(value), EDITS)
+
+
+def test_a_dropped_entry_takes_its_storages_along():
+    state = {0: {"exp_avg": tensor(storage("1", 4), (4,))}, 1: {"exp_avg": tensor(storage("2", 4), (4,))}}
+    found = read({"conv1.weight": kernel(), "optimizer": {"state": state, "param_groups": []}})
+    edits = TorchEdits(found, Edits(dropped=("optimizer/state/0",)))
+    assert edits.removed == {"1"}
+    assert [entry.where for entry in after(edits).optimizers] == ["optimizer/state/1"]

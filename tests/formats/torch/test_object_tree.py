@@ -1,0 +1,57 @@
+"""The pickled object as named tensors: paths, groups, channel counts and optimizers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chkpt_channels import UnsupportedError
+from chkpt_channels.containers.pickle.reader import Tree
+from chkpt_channels.core.errors import Location
+from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.formats.torch.object_tree import TorchObject
+from tests.support.builders import Raw, conv, pickled, spelled
+
+
+def read(value: Any, prefix: str = "") -> TorchObject:
+    place = Location("a.pth")
+    return TorchObject(Tree(pickled(value), place), place, prefix)
+
+
+def test_names_are_paths_and_groups_lead_to_the_innermost_dict():
+    found = read({"state_dict": {"conv1.weight": conv()}, "list": [conv()], "alone": conv()})
+    assert found.groups == {"state_dict/conv1.weight": "state_dict", "list/0": "list", "alone": ""}
+
+
+def test_a_part_of_an_archive_has_its_name_in_front():
+    assert list(read((conv(),), "constants").views) == ["constants/0"]
+
+
+def test_integers_that_are_called_like_channels_are_remembered():
+    found = read({"hyper_parameters": {"in_channels": 3, "classes": 3}, "in_chans": "3"})
+    assert list(found.counts) == ["hyper_parameters/in_channels"]
+
+
+def test_an_optimizer_is_what_has_a_state_and_groups():
+    state = {0: {"exp_avg": conv(), "step": 7}}
+    found = read({"optimizer": {"state": state, "param_groups": []}, "other": {"state": state}})
+    (entry,) = found.optimizers
+    assert (entry.where, entry.parameter, list(entry.slots)) == ("optimizer/state/0", "0", ["exp_avg", "step"])
+    assert found.numbers["optimizer/state/0/step"].target.value == 7
+
+
+@pytest.mark.parametrize("value", [{"a": {1: conv(), "1": conv()}}, {"a/b": conv(), "a": {"b": conv()}}])
+def test_two_tensors_of_one_name_are_refused(value: Any):
+    with pytest.raises(UnsupportedError, match="the name occurs twice in the file"):
+        read(value)
+
+
+@pytest.mark.parametrize("depth", [LIMITS.name_depth - 1, LIMITS.name_depth + 1])
+def test_a_tensor_below_the_deepest_names_is_refused(depth: int):
+    value = Raw(b"]" * depth + spelled(conv()) + b"a" * depth)  # lists in lists
+    if depth <= LIMITS.name_depth:
+        assert len(read(value).views) == 1
+        return
+    with pytest.raises(UnsupportedError, match=f"nested more than {LIMITS.name_depth} levels deep"):
+        read(value)

@@ -1,0 +1,84 @@
+"""Calls of torch's rebuild functions as views of storages: spans, orders, and which calls are tensors at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chkpt_channels import DamagedError, UnsupportedError
+from chkpt_channels.containers.pickle.reader import Tree
+from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.core.errors import Location
+from chkpt_channels.formats.torch.rebuild import Storage, Tensors, View
+from tests.support.builders import Call, Global, pickled, storage, tensor
+
+PLACE = Location("a.pth")
+F32 = BY_NAME["F32"]
+
+
+def view(shape: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> View:
+    nodes: Any = (None, None, None)
+    return View(Storage("0", F32, 4, 1000), F32, offset, shape, stride, nodes)
+
+
+def read(value: Any) -> tuple[Tensors, View | None]:
+    """The one value of a pickle."""
+    tree = Tree(pickled(value), PLACE)
+    tensors = Tensors(tree, PLACE)
+    return tensors, tensors.view(tree.root.target)
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "offset", "span", "is_contiguous", "order"),
+    [
+        ((4, 3, 3, 3), (27, 9, 3, 1), 0, (0, 432), True, (0, 1, 2, 3)),
+        ((4, 3, 3, 3), (27, 1, 9, 3), 2, (8, 440), False, (0, 2, 3, 1)),  # channels_last
+        ((4, 1, 3, 3), (9, 999, 3, 1), 0, (0, 144), True, (0, 1, 2, 3)),  # the stride of an axis of one step says nothing
+        ((2, 3), (1, 2), 0, (0, 24), False, (1, 0)),
+        ((2, 3), (4, 1), 0, (0, 28), False, (0, 1)),  # gaps
+        ((2, 3), (0, 1), 0, (0, 12), False, (1, 0)),  # expanded
+        ((), (), 3, (12, 16), True, ()),
+        ((0, 3), (3, 1), 5, (20, 20), True, (0, 1)),
+    ],
+)
+def test_geometry(shape: Any, stride: Any, offset: int, span: Any, is_contiguous: bool, order: Any):
+    found = view(shape, stride, offset)
+    assert (found.span, found.is_contiguous, found.memory_order) == (span, is_contiguous, order)
+
+
+def test_a_tensor_is_a_view_of_its_storage():
+    tensors, found = read(tensor(storage("0", 108), (4, 3, 3, 3)))
+    assert found is not None
+    assert (found.shape, found.stride, found.offset, found.dtype) == ((4, 3, 3, 3), (27, 9, 3, 1), 0, F32)
+    assert found.storage is tensors.storages["0"]
+    assert (found.storage.size, len(found.storage.counts)) == (432, 1)
+
+
+@pytest.mark.parametrize("depth", [1, 7, 8, 20])
+def test_a_parameter_wraps_a_tensor_and_not_endlessly(depth: int):
+    value = tensor(storage("0", 108), (4, 3, 3, 3))
+    for _ in range(depth):
+        value = Call(Global("torch._utils", "_rebuild_parameter"), (value, True, {}))
+    _, found = read(value)
+    assert (found is not None) == (depth < 8)
+
+
+@pytest.mark.parametrize("value", [Call(Global("collections", "OrderedDict"), ()), Call(Global("torch", "Size"), ((4, 3),))])
+def test_other_calls_are_no_tensors(value: Any):
+    assert read(value)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "words"),
+    [
+        (tensor(storage("0", -1), (4, 3)), DamagedError, "storage 0: element count must be a non-negative integer"),
+        (tensor(storage("0", 11), (4, 3)), DamagedError, r"storage 0: a tensor of shape \[4, 3\] reaches beyond its 11 elements"),
+        (tensor("0", (4, 3)), DamagedError, "a tensor has no storage"),
+        (Call(Global("torch._utils", "_rebuild_tensor_v2"), (1, 2)), DamagedError, "a tensor is rebuilt from 2 arguments"),
+        (tensor(storage("0", 12, "OddStorage"), (4, 3)), UnsupportedError, "unknown type torch.OddStorage"),
+    ],
+)
+def test_what_is_refused(value: Any, kind: type[Exception], words: str):
+    with pytest.raises(kind, match=words):
+        read(value)
