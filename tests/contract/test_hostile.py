@@ -22,7 +22,7 @@ def problems(case: Case, folder: Path, run: Run) -> list[str]:
     place.mkdir()
     source = case.made(home)
     out = place / f"result{'.weights.h5' if source.name.endswith('.weights.h5') else source.suffix}"
-    case.location(out, source) if case.location else out.write_bytes(b"old content")
+    case.place(out, source) if case.place else out.write_bytes(b"old content")
     before = entries(home), entries(place)
     force = () if "--no-force" in case.options else ("--force",)
     options = [option for option in case.options if option != "--no-force"]
