@@ -35,7 +35,7 @@ def into(folder: str, jobs: Sequence[Job]) -> list[Job]:
         if path in found:
             raise UsageError(f"{found[path]} and {job.src} would both become {path}", hint="-o names each, or a manifest does")
         found[path] = job.src
-    with Location(folder).wrapping_os_errors("cannot be made"):
+    with Location(folder).wrapping_os_errors("cannot be created"):
         os.makedirs(folder, exist_ok=True)
     return [job._replace(dst=str(path)) for job, path in zip(jobs, found, strict=True)]
 
@@ -44,7 +44,7 @@ def run(jobs: Sequence[Job], settings: Settings, workers: int, progress: Progres
     """For each job, in their order, what gives its report, or raises what was wrong with it. `progress(bytes, all bytes)` is
     called over all of them."""
     if workers < 1:
-        raise UsageError(f"-j is a number of processes, not {workers}")
+        raise UsageError(f"-j takes a number of processes from 1 on, not {workers}")
     if len(jobs) > 1:
         gc.enable()  # the command does without for one file; what many leave behind adds up
     total = sum(_size(job.src) for job in jobs) if progress else 0
@@ -202,8 +202,10 @@ def _given(result: Report | Exception) -> Report:
 def _killed(path: str, exit_code: int) -> FileSystemError:
     """Signal 9 is what the system sends where memory runs out."""
     if exit_code < 0:
-        return FileSystemError(f"its process was killed (signal {-exit_code}); memory?", file=path, hint="-j 1, or more memory")
-    return FileSystemError(f"its process ended with code {exit_code}", file=path, hint="-j 1 shows more")
+        return FileSystemError(
+            f"its process was killed by signal {-exit_code}, as the system does when memory runs out", file=path, hint="-j 1"
+        )
+    return FileSystemError(f"its process ended with code {exit_code}", file=path, hint="-j 1 prints the reason")
 
 
 def _output(job: Job) -> Path:

@@ -64,17 +64,21 @@ def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_
     with Source(path) as source, gc_paused():
         name = os.fspath(path)
         if lfs_pointers == "skip" and source.read(0, min(len(LFS_POINTER), source.size)) == LFS_POINTER:
-            return Check(FileInfo(name, "", source.size), (), (), "a Git-LFS pointer, whose content is not here")
+            return Check(FileInfo(name, "", source.size), (), (), "a Git-LFS pointer; its content is not downloaded")
         checkpoint = open_checkpoint(source)
         found = ConfigReader().read(Path(path).parent, strict=False)
         finding = find_first_convs(checkpoint, SearchRequest(hints=config_files.evidence(found)))
         info = FileInfo(name, checkpoint.format.name, source.size, checkpoint.title)
         mismatches = list(_hash(source, Path(path)))
         if not finding.first_convs:
-            what = "its first conv is not certain" if finding.candidates else "it holds no convolution that could see an image"
+            what = (
+                "its first convolution is ambiguous" if finding.candidates else "it holds no convolution that could see an image"
+            )
             if count is not None:
                 hint = "inspect lists the candidates"
-                raise AmbiguousError(f"{what}: nothing to expect of it", file=name, candidates=finding.candidates, hint=hint)
+                raise AmbiguousError(
+                    f"{what}, so that --expect cannot be checked", file=name, candidates=finding.candidates, hint=hint
+                )
             return Check(info, (), tuple(mismatches), "" if mismatches else what)
         mismatches += _declared(checkpoint, finding.first_convs)
         mismatches += [m for sidecar in found for m in _configured(sidecar, Path(path).parent, finding.first_convs)]

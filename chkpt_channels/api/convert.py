@@ -73,7 +73,7 @@ def _target(
         return FolderTarget(model, dst, options, settings, progress)
     if isinstance(model, ModelFile):
         return FileTarget(model, dst, options, settings, progress)
-    raise TypeError(f"{type(model).__name__} is no model that can be written")
+    raise TypeError(f"{type(model).__name__} is not a model that can be written")
 
 
 def _previewed(report: Report, model: Model, target: FileTarget | FolderTarget) -> Report:

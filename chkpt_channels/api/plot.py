@@ -35,7 +35,7 @@ def plot(before: str | os.PathLike[str], after: str | os.PathLike[str] | None, o
     UnsupportedError where matplotlib is missing, and what opening a file raises."""
     path = Path(output)
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"a picture is {', '.join(sorted(SUFFIXES))}", file=str(path))
+        raise UsageError(f"a picture's suffix must be one of {', '.join(sorted(SUFFIXES))}", file=str(path))
     try:
         import matplotlib as mpl
     except ImportError:
@@ -51,13 +51,13 @@ def plot(before: str | os.PathLike[str], after: str | os.PathLike[str] | None, o
 
 
 def filters(path: str | os.PathLike[str]) -> Filters:
-    """The first conv of a file. Raises UnsupportedError where there is none, or the order of its axes is open."""
+    """The first conv of a file. Raises UnsupportedError where there is none, or its axis order is ambiguous."""
     with open_source(path) as source:
         checkpoint = open_checkpoint(source)
         finding = find_first_convs(checkpoint)
         conv = next(iter(finding.first_convs), None)
         if conv is None or conv.layout is None:
-            raise source.location.unsupported("its first conv is not certain", hint=f"chkpt-channels inspect {source.name}")
+            raise source.location.unsupported("its first convolution is ambiguous", hint=f"chkpt-channels inspect {source.name}")
         name = f"{Path(source.name).name}: {conv.tensor.name}"
         return Filters(name, canonical(values(checkpoint, conv), conv))
 

@@ -107,7 +107,7 @@ class Check(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """What a file holds. `first_convs` is empty where none could be told; `candidates` lists what was considered otherwise."""
+    """What a file holds. `first_convs` is empty where none identified; `candidates` lists what was considered otherwise."""
 
     input: FileInfo
     first_convs: tuple[FirstConv, ...]

@@ -66,7 +66,7 @@ def _opened(path: Path_, kind: type[ModelFolder | ModelFile]) -> Model:
 def _counterparts(first: Model, second: Model) -> dict[str, TensorStore]:
     """The parts of the converted model by the names that they have in the original. Raises UnsupportedError where none has."""
     if isinstance(first, ModelFolder) and isinstance(second, ModelFolder) and not set(first.part_names) & set(second.part_names):
-        raise second.location.unsupported(f"has no weights called like those of {first.location.file}")
+        raise second.location.unsupported(f"has no weights file of the same name as one of {first.location.file}")
     return {part.name: part.store for part in second.parts}
 
 
@@ -96,10 +96,10 @@ def _other_files(first: ModelFolder, second: ModelFolder, planned: PlannedModel)
             yield Difference(name, "is missing")
         elif name in documents:
             if not same([documents[name]], _pieces(second.path / name)):
-                yield Difference(name, "is not what the conversion makes of it")
+                yield Difference(name, "differs from what the conversion writes")
         elif not same(_pieces(first.path / name), _pieces(second.path / name)):
-            yield Difference(name, "differs, and was not to change")
-    yield from (Difference(name, "is new, and was not in the original") for name in second.files if name not in first.files)
+            yield Difference(name, "differs, though the conversion does not change it")
+    yield from (Difference(name, "is not in the original") for name in second.files if name not in first.files)
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
@@ -141,7 +141,7 @@ def _compare(before: TensorStore, after: TensorStore, plan: Plan) -> tuple[list[
         shape = edit.shape if edit else tensor.shape
         other = after.tensors.get(name)
         if name in gone:
-            found = "is still there, though dropped" if other else ""
+            found = "is still there, though the conversion drops it" if other else ""
         elif other is None:
             found = "is missing"
         elif (other.dtype, other.shape) != (tensor.dtype, shape):
@@ -153,16 +153,16 @@ def _compare(before: TensorStore, after: TensorStore, plan: Plan) -> tuple[list[
         elif edit:
             found = ""
         else:
-            found = "" if same(before.chunks(name), after.chunks(name)) else "differs, and was not to change"
+            found = "" if same(before.chunks(name), after.chunks(name)) else "differs, though the conversion does not change it"
             if found and name in by_name:
                 found += _known(before, after, by_name[name])
             identical += not found
         if found:
             differences.append(Difference(name, found))
     new = [n for n in after.tensors if n not in before.tensors and not _is_added(before, after, plan, n)]
-    differences += [Difference(n, "is new, and was not in the original") for n in new]
-    differences += [Difference(n, "has no new bias that takes the constant, or a wrong one") for n in missing_biases(after, plan)]
-    differences += [Difference(where, f"does not say {plan.channels[1]}") for where in stale_declarations(after, plan)]
+    differences += [Difference(n, "is not in the original") for n in new]
+    differences += [Difference(n, "its new bias is missing or wrong") for n in missing_biases(after, plan)]
+    differences += [Difference(where, f"does not declare {plan.channels[1]}") for where in stale_declarations(after, plan)]
     return differences, identical
 
 
@@ -172,7 +172,7 @@ def _part_difference(after: TensorStore, name: str, edit: TensorEdit) -> str:
         return "was not reset"
     expected, found = edit.values().astype("float64"), after.load(name).astype("float64")
     worst = float(abs(expected - found.reshape(expected.shape)).max())
-    return f"the {edit.part} is not what the conversion makes of it: largest difference {worst:.3g}"
+    return f"the {edit.part} differs from what the conversion writes: largest difference {worst:.3g}"
 
 
 def _is_added(before: TensorStore, after: TensorStore, plan: Plan, name: str) -> bool:

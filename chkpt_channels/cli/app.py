@@ -114,7 +114,7 @@ def _jobs(src: list[str], output: str | None, to: str | None, options: ConvertOp
 
     if manifest is not None:
         if src or output or to or options:
-            raise UsageError("--manifest says what to convert, to what and how: nothing else does", file=manifest)
+            raise UsageError("--manifest lists sources, targets and options: give none of them beside it", file=manifest)
         return manifest_files.read(manifest)
     if not src:
         raise UsageError("a source is needed", hint="chkpt-channels convert SRC --to gray, or --manifest FILE")
@@ -146,11 +146,11 @@ def inspect(
     quiet: params.Quiet = False,
     verbose: Annotated[
         bool,
-        typer.Option("-v", "--verbose", help="List what was considered and not taken, and why."),
-        params.Doc("lists what was considered and not taken, and why"),
+        typer.Option("-v", "--verbose", help="List the tensors that were rejected as first convs, and why."),
+        params.Doc("lists the tensors that were rejected as first convs, with the reasons"),
     ] = False,
 ) -> None:
-    """Say what a checkpoint holds: format, first convs with layout and evidence, tensors."""
+    """Show what a checkpoint holds: format, first convs with layout and evidence, tensors."""
     from chkpt_channels import inspect as library
     from chkpt_channels.cli import text
 
@@ -177,14 +177,14 @@ def verify(
     options: ConvertOptions,
     report: Annotated[
         str | None,
-        typer.Option("--report", metavar="FILE", help="The report of the conversion (convert --report): its options hold."),
-        params.Doc("what `convert --report FILE` wrote: its options hold where they are not given here"),
+        typer.Option("--report", metavar="FILE", help="Read the options from the report of the conversion (convert --report)."),
+        params.Doc("reads the options from what `convert --report FILE` wrote; those that are given here take precedence"),
     ] = None,
     output_format: params.Format = None,
     as_json: params.Json = False,
     quiet: params.Quiet = False,
 ) -> None:
-    """Say whether CONVERTED is the conversion of ORIGINAL: all else identical, the kernel right to the last bit."""
+    """Verify that CONVERTED is the conversion of ORIGINAL: all else identical, the kernel right to the last bit."""
     from pathlib import Path
 
     from chkpt_channels import verify as library
@@ -209,14 +209,14 @@ def check(
     ] = None,
     lfs_pointers: Annotated[
         str,
-        typer.Option("--lfs-pointers", metavar="skip|error", help="What becomes of Git-LFS pointers. [skip]", show_default=False),
-        params.Doc("Git-LFS pointers are skipped, and it says so (`skip`), or are damaged input, exit 3 (`error`)"),
+        typer.Option("--lfs-pointers", metavar="skip|error", help="Skip or refuse Git-LFS pointers. [skip]", show_default=False),
+        params.Doc("Git-LFS pointers are skipped, with a line that says so (`skip`), or are damaged input, exit 3 (`error`)"),
     ] = "skip",
     output_format: params.Format = None,
     as_json: params.Json = False,
     quiet: params.Quiet = False,
 ) -> None:
-    """Say whether kernels agree with every declared channel count, with an expectation, and with a hash in the name."""
+    """Check kernels against every declared channel count, an expectation, and a hash in the name."""
     from chkpt_channels import check as library
     from chkpt_channels.api.check import files
     from chkpt_channels.cli import text
@@ -275,7 +275,7 @@ def _run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:
-        print("chkpt-channels: there is too little memory; nothing was written", file=sys.stderr)
+        print("error: there is too little memory; nothing was written", file=sys.stderr)
         return NO_ROOM
     except Exception as error:
         return interrupts.exit_code() or _stopped(error)
@@ -290,6 +290,6 @@ def _stopped(error: Exception) -> int:
     if os.environ.get(DEBUG) == "1":
         raise error
     own = getattr(error, "exit_code", BUG)
-    print(f"chkpt-channels: a bug: {type(error).__name__}: {error}", file=sys.stderr)
-    print(f"try: {DEBUG}=1 shows where; please report it", file=sys.stderr)
+    print(f"error: a bug in chkpt-channels: {type(error).__name__}: {error}", file=sys.stderr)
+    print(f"try: {DEBUG}=1 shows where; report it with what is printed then", file=sys.stderr)
     return own if isinstance(own, int) else BUG

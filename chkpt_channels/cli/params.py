@@ -36,7 +36,7 @@ To = Annotated[
     str | None,
     typer.Option("--to", metavar="gray|rgb|bgr|rgba|N", help="The new input channels.", show_default=False),
     Doc(
-        "the new input channels. `gray` is also spelled `grey`, `grayscale`, `L`, `1`; `rgba` is 4; `bgr` swaps the channels of"
+        "the new input channels. `gray` is also written `grey`, `grayscale`, `L`, `1`; `rgba` is 4; `bgr` swaps the channels of"
         " a color model, and splits a gray one in that order"
     ),
 ]
@@ -104,13 +104,13 @@ Force = Annotated[
 ]
 CheckOnly = Annotated[
     bool,
-    typer.Option("--check", help="Say whether DST is what converting gives now; write nothing."),
-    Doc("says whether DST is what converting SRC gives now, and writes nothing: exit 1 where it is not"),
+    typer.Option("--check", help="Check that DST is what converting SRC gives now; write nothing."),
+    Doc("checks that DST is what converting SRC gives now, and writes nothing: exit 1 where it is not"),
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Say what would be done; write nothing."),
-    Doc("says what would be done and writes nothing"),
+    typer.Option("--dry-run", help="Report what would be done; write nothing."),
+    Doc("reports what would be done and writes nothing"),
 ]
 Explain = Annotated[
     bool,
@@ -120,12 +120,12 @@ Explain = Annotated[
 ReportTo = Annotated[
     str | None,
     typer.Option("--report", metavar="FILE", help="Write the JSON report to FILE too.", hidden=True),
-    Doc("writes the JSON report to FILE too; `verify --report FILE` goes by it"),
+    Doc("writes the JSON report to FILE too, from which `verify --report FILE` reads the options"),
 ]
 Format = Annotated[
     str | None,
     typer.Option(
-        "--output-format", metavar="human|json|jsonl", callback=_known_format, help="How the report is printed; --json is json."
+        "--output-format", metavar="human|json|jsonl", callback=_known_format, help="Format of the report; --json is json."
     ),
     Doc("text; one JSON object; or one line of JSON for each source as it is done"),
 ]
@@ -137,8 +137,8 @@ Json = Annotated[
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors."), Doc("prints nothing but errors")]
 Verbose = Annotated[
     bool,
-    typer.Option("-v", "--verbose", help="Print the matrix too, and what else was considered."),
-    Doc("prints the matrix too, and every tensor that was considered and not taken, with the reason"),
+    typer.Option("-v", "--verbose", help="Print the matrix too, and the tensors that were rejected."),
+    Doc("prints the matrix too, and every tensor that was rejected as a first conv, with the reason"),
 ]
 
 
@@ -152,8 +152,8 @@ def _help_all(context: typer.Context, shown: bool) -> None:
 
 HelpAll = Annotated[
     bool,
-    typer.Option("--help-all", is_eager=True, callback=_help_all, help="Show the options that few need too, and exit."),
-    Doc("shows the options that few need too"),
+    typer.Option("--help-all", is_eager=True, callback=_help_all, help="Show all options, the rarely needed ones too, and exit."),
+    Doc("shows all options, the rarely needed ones too"),
 ]
 
 

@@ -75,7 +75,7 @@ class Session:
         from chkpt_channels.storage.stream_copy import write_at
 
         if not path.endswith(".json"):
-            raise UsageError("--report is named like a JSON file", file=path, hint=f"--report {path}.json")
+            raise UsageError("--report must name a .json file", file=path, hint=f"--report {path}.json")
         with Output(Path(path), None, force=force) as out:
             yield
             try:
@@ -111,19 +111,20 @@ def _lacking(raised: MemoryError | ImportError, path: str) -> FileSystemError:
     from chkpt_channels.core.errors import FileSystemError
 
     if isinstance(raised, MemoryError):
-        return FileSystemError("takes more memory than there is", file=path)
+        return FileSystemError("needs more memory than there is", file=path)
     if (raised.name or "").startswith("chkpt_channels"):
         raise raised
     reason = str(raised.__cause__ or raised).strip().splitlines() or ["no reason is given"]
-    message = f"a library that it takes cannot be loaded: {reason[-1][:200]}"
-    return FileSystemError(message, file=path, hint="more memory, or install chkpt-channels anew")
+    message = f"a library cannot be imported: {reason[-1][:200]}"
+    return FileSystemError(message, file=path, hint="free memory, or reinstall chkpt-channels")
 
 
 def _error_lines(error: ChkptChannelsError, command: str, rows: Callable[..., Iterable[str]]) -> Iterator[str]:
     """The one-line message, at most ten candidates, and what to try."""
     from chkpt_channels.core.errors import PostPublishError
 
-    yield f"{error}; nothing was written" if command == "convert" and not isinstance(error, PostPublishError) else str(error)
+    ending = "; nothing was written" if command == "convert" and not isinstance(error, PostPublishError) else ""
+    yield f"error: {error}{ending}"
     yield from rows(error.candidates)
     if error.hint:
         yield f"try: {error.hint}"

@@ -10,6 +10,7 @@ from typing import Any
 from chkpt_channels.api.report import Check, Inspection, KernelReport, Report, Verification
 from chkpt_channels.core.errors import Candidate, printable
 from chkpt_channels.core.tensors import FirstConv, Tensor
+from chkpt_channels.storage.source import STDIO
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
@@ -52,7 +53,7 @@ def converted(report: Report, *, verbose: bool = False) -> Iterator[str]:
         yield f"  {file}{printable(declaration.where)}: {_short(declaration.before)} → {_short(declaration.after)}"
     others = [name for name in report.changed if name not in {k.conv.tensor.name for k in report.kernels}]
     if others:
-        yield f"  changed with it: {', '.join(printable(name) for name in others)}"
+        yield f"  also changed: {', '.join(printable(name) for name in others)}"
     sign = "fewer" if report.parameters_fewer >= 0 else "more"
     kept = report.tensors_total - len(report.changed)
     yield f"  {_count(kept, 'other tensor')}: identical bytes · {_count(abs(report.parameters_fewer), 'parameter')} {sign}"
@@ -77,7 +78,7 @@ def _method(report: Report) -> str:
 def _rejected(candidates: Sequence[Candidate]) -> Iterator[str]:
     """What was considered and not taken."""
     if candidates:
-        yield "  considered and not taken:"
+        yield "  rejected:"
         yield from (f"  {line}" for line in candidate_rows(candidates, len(candidates)))
 
 
@@ -114,7 +115,7 @@ def notes(report: Report) -> Iterator[str]:
     if report.status == "unchanged":
         return
     yield from (f"note: {line}" for line in _pipeline_notes(report))
-    if report.output and report.load_line:
+    if report.output and report.output.path != STDIO and report.load_line:  # standard output has no name to load from
         yield f"next: {report.load_line}"
 
 
@@ -133,11 +134,11 @@ def _pipeline_notes(report: Report) -> Iterator[str]:
     elif method in ("broadcast", "stack"):
         yield f"{method}: no weight changed; the graph makes the {before} old channels of the new one, exact everywhere"
     elif before == after:
-        yield "the pipeline in front feeds the channels in the new order: its means and stds change places with them"
+        yield "preprocessing must give the channels, their means and stds in the new order"
     elif after == 1:
-        yield "plain sum is exact where the pipeline had three equal means and stds; --norm imagenet folds unequal ones in"
+        yield "sum is exact where preprocessing had three equal means and stds; --norm imagenet folds in unequal ones"
     else:
-        yield f"the pipeline in front now needs {_count(after, 'mean')} and {_count(after, 'std')}; --norm folds the old ones in"
+        yield f"preprocessing now needs {_count(after, 'mean')} and {_count(after, 'std')}; --norm folds in the old ones"
 
 
 def _image(channels: int) -> str:
@@ -160,7 +161,7 @@ def _kernel(kernel: KernelReport, width: int, *, verbose: bool) -> Iterator[str]
 
 
 def _layout(conv: FirstConv) -> str:
-    return str(conv.layout) if conv.layout else "layout open"
+    return str(conv.layout) if conv.layout else "layout ambiguous"
 
 
 def _evidence(conv: FirstConv) -> str:
@@ -178,7 +179,7 @@ def inspected(inspection: Inspection, *, everything: bool = False, verbose: bool
         yield f"  {label:10}   {printable(tensor.name):{width}}   {about}"
         label = ""
     if not inspection.first_convs:
-        yield "  first conv   none could be told"
+        yield "  first conv   none identified"
         yield from candidate_rows(inspection.candidates)
     elif verbose:
         yield from _rejected(inspection.candidates)
@@ -239,7 +240,7 @@ def _obeys(kernel: KernelReport) -> str:
     old, new = len(kernel.matrix or ()), len((kernel.matrix or ((),))[0])
     if kernel.method == "identity" and not kernel.offset:
         return "unchanged"
-    through = ", through both pipelines" if kernel.offset else ""
+    through = ", with both normalizations folded in" if kernel.offset else ""
     if kernel.method == "sum":
         return f"the sum over its {old} input channels{through}"
     return f"made by {kernel.method} from {_count(old, 'input channel')} to {new}{through}"

@@ -54,7 +54,7 @@ class Reader:
             value |= (byte & 0x7F) << (7 * i)
             if byte < 0x80:
                 return value & 0xFFFFFFFFFFFFFFFF, at + i + 1
-        raise self.location.damaged("a number runs over its end", at=at)
+        raise self.location.damaged("a varint has no end", at=at)
 
 
 class Field(NamedTuple):
@@ -75,7 +75,7 @@ class Message:
         self.depth: int = outer.depth + 1 if outer else 0
         self._fields: dict[int, list[Field]] | None = None
         self._messages: dict[Field, Message] = {}
-        reader.location.check_limit("messages around one another", self.depth, LIMITS.protobuf_depth, at=start)
+        reader.location.check_limit("messages inside one another", self.depth, LIMITS.protobuf_depth, at=start)
 
     @property
     def fields(self) -> dict[int, list[Field]]:
@@ -95,7 +95,7 @@ class Message:
     def message(self, field: Field) -> Message:
         """The message that fills a field."""
         if field.wire != BYTES:
-            raise self.reader.location.damaged("a number stands where a message should", at=field.start)
+            raise self.reader.location.damaged("a number takes the place of a message", at=field.start)
         if field not in self._messages:
             self._messages[field] = Message(self.reader, field.value, field.stop, self, field)
         return self._messages[field]
@@ -156,7 +156,7 @@ class Message:
             self._expect(field, FIXED32, BYTES)
             if (length := len(self.raw(field))) % 4:
                 raise self.reader.location.damaged(
-                    f"packed floats have {length} bytes, which is no multiple of 4", at=field.start
+                    f"packed floats have {length} bytes, which is not a multiple of 4", at=field.start
                 )
         raw = b"".join(self.raw(field) for field in self.fields.get(number, ()))
         return list(struct.unpack(f"<{len(raw) // 4}f", raw))
@@ -187,9 +187,7 @@ def _fields(reader: Reader, at: int, stop: int) -> Iterator[Field]:
                 f"a field's number or length is encoded in {width} bytes; {WIDEST_BYTES} are the most", at=start
             )
         if number == 0 or at > stop:
-            raise reader.location.damaged(
-                "a field reaches beyond the message around it" if number else "a field has no number", at=start
-            )
+            raise reader.location.damaged("a field extends beyond its message" if number else "a field has no number", at=start)
         yield Field(number, wire, start, value, at)
 
 
@@ -293,4 +291,4 @@ def _as_deferred(new: bytes | DeferredField) -> DeferredField:
 def check_length(location: Location, field: Field, expected: int) -> None:
     """Raise DamagedError unless a field's content has `expected` bytes."""
     if field.stop - field.value != expected:
-        raise location.damaged(f"holds {field.stop - field.value} bytes, {expected} are needed", at=field.value)
+        raise location.damaged(f"holds {field.stop - field.value} bytes; {expected} are needed", at=field.value)

@@ -30,7 +30,7 @@ class Layout(str):
     def __new__(cls, text: str) -> Self:
         """The layout that is written so."""
         if text not in KNOWN:
-            raise ValueError(f"{text!r} is no layout; known are {', '.join(KNOWN)}")
+            raise ValueError(f"{text!r} is not a layout; known are {', '.join(KNOWN)}")
         return super().__new__(cls, text)
 
     @property

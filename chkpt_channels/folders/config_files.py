@@ -261,7 +261,7 @@ def with_normalization(options: Options, configs: Sequence[ConfigFile], location
         raise location.unsupported("its std is not positive")
     if found is None:
         raise location.unsupported(
-            f"no {PREPROCESSORS[0]} or {CONFIG} beside it says mean and std", hint="--norm imagenet, or --mean and --std"
+            f"no {PREPROCESSORS[0]} or {CONFIG} beside it states mean and std", hint="--norm imagenet, or --mean and --std"
         )
     return options._replace(norm=options.norm._replace(name="", mean=found[0], std=found[1]).checked())
 
@@ -270,7 +270,7 @@ def _check_plain(location: Location, part: Mapping[str, Any]) -> None:
     """An image processor may leave out steps: then mean and std are not what is done."""
     for key, usual in (("do_normalize", True), ("do_rescale", True), ("do_flip_channel_order", False)):
         if part.get(key) is (not usual):
-            message = f"{key} is {'off' if usual else 'on'}, so that mean and std alone do not say what feeds the model"
+            message = f"{key} is {'off' if usual else 'on'}, so that mean and std are not all of its preprocessing"
             raise location.unsupported(message, hint="--mean and --std, and --channel-order")
     factor = part.get("rescale_factor", 1 / 255)
     if not isinstance(factor, int | float) or not abs(factor - 1 / 255) <= 1e-6:
@@ -283,10 +283,10 @@ def options_in_report(path: Path) -> dict[str, Any]:
     results = document.get("results") if isinstance(document, dict) else None
     message = [r.get("options") for r in results if isinstance(r, dict)] if isinstance(results, list) else []
     if len(message) != 1 or not isinstance(message[0], dict):
-        raise UsageError("is no report of one conversion", file=str(path), hint="convert --report FILE writes one")
+        raise UsageError("is not the report of one conversion", file=str(path), hint="convert --report FILE writes one")
     known = {option.name: option for option in OPTIONS}
     given = {name: value for name, value in message[0].items() if name != "to"}
     wrong = next((name for name, value in given.items() if name not in known or not known[name].takes(value)), None)
     if wrong is not None or not isinstance(message[0].get("to"), str | int | None):
-        raise UsageError(f"its option {(wrong or 'to')[:40]!r} is none of a conversion", file=str(path))
+        raise UsageError(f"its option {(wrong or 'to')[:40]!r} is not an option of convert", file=str(path))
     return message[0]

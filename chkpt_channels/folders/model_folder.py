@@ -61,7 +61,7 @@ class ModelFolder(Model):
         suffixes = {suffix for form in known() for suffix in form.suffixes if suffix}
         weights = [name for name in self.files if Path(name).suffix.lower() in suffixes]
         if not weights:
-            raise self.location.damaged("is no model folder: no weights of a known format are in it")
+            raise self.location.damaged("is not a model folder: it holds no weights of a known format")
         self._part_files = self._parts_of(weights)
         foreign = [name for name in self.files if Path(name).suffix.lower() in _FOREIGN]
         if foreign:
@@ -127,7 +127,7 @@ class ModelFolder(Model):
         document = index.document.root.plain
         places = document.get("weight_map") if isinstance(document, dict) else None
         if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()) or not places:
-            raise location.damaged("is no index: its weight_map does not list tensors and files")
+            raise location.damaged("is not an index: weight_map must map tensors to files")
         parent = Path(index.name).parent
         for name in dict.fromkeys(places.values()):
             if name != os.path.basename(name) or name in ("", ".", "..") or "\0" in name:

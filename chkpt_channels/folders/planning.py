@@ -96,7 +96,7 @@ def _plan_parts(model: Model, options: Options) -> tuple[list[PlannedPart], list
             if not model.is_folder:
                 raise
             if part.store.optimizer_entries:
-                what = "holds an optimizer's state apart from its model, which cannot follow the kernel"
+                what = "holds optimizer state without its model, so that it cannot follow the kernel"
                 hint = f"move {part.name} out of the folder, and train on with a new optimizer"
                 raise part.store.location.unsupported(what, hint=hint) from error
             if error.candidates or not _is_no_network(part.store):
@@ -145,12 +145,12 @@ def _normalization_notices(
     for path, _ in config_files.pipelines(config.document):
         numbers = _listed(config.document.at(path).plain)
         if path in changes and len(set(numbers)) > 1 and not options.norm:
-            message = f"{config.name}: {path[-1]} and its std become their means, and the kernel does not know of it"
+            message = f"{config.name}: {path[-1]} and its std become their means, and the kernel does not follow"
             if all(store.adds_tensors or bias_target.find(store, kernel.conv) for kernel in made.kernels):
                 message += ": --norm auto folds the difference into the weights"
             yield Notice("pipeline_averaged", message)
         elif path not in changes and len(numbers) not in (1, made.channels[1]):
-            message = f"{config.name}: {path[-1]} has {len(numbers)} numbers, which is not {made.channels[0]}: it stays as it is"
+            message = f"{config.name}: {path[-1]} has {len(numbers)} numbers, not {made.channels[0]}: it stays as it is"
             yield Notice("pipeline_kept", message)
 
 
@@ -167,5 +167,5 @@ def _listed(value: Any) -> list[Any]:
 
 def _reconstruction_notices(configs: Sequence[ConfigFile], old: int, new: int) -> Iterator[Notice]:
     if old != new and any(reconstructs(config.document.root.plain) for config in configs):
-        message = "this network gives the image back, and num_channels sets both its encoder's input and its decoder's output"
+        message = "this network reconstructs the image, and num_channels sets both the encoder input and the decoder output"
         yield Notice("reconstructs", f"{message}: the decoder no longer fits")

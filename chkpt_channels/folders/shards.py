@@ -33,7 +33,7 @@ class Shards(TensorStore):
                 raise location.damaged("its shards are not of one format")
             for name, tensor in shard.tensors.items():
                 if name in self.tensors:
-                    raise location.at(name).damaged("stands in two shards")
+                    raise location.at(name).damaged("is in two shards")
                 self.tensors[name] = tensor
             self.optimizer_entries: tuple[OptimizerEntry, ...] = (*self.optimizer_entries, *shard.optimizer_entries)
             self.warnings += shard.warnings

@@ -154,7 +154,7 @@ def _may_write(path: Path, source: Source | None, *, force: bool, location: Loca
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise location.system(f"cannot be written: {reason(error)}") from error
     if source and any(source.is_same_file(s) for s in (old, *_followed(path))):
-        raise OutputExistsError("is the input itself", file=location.file, hint="name another output with -o")
+        raise OutputExistsError("is the input itself", file=location.file, hint="-o names another output")
     kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFREG: ""}
     if kind := kinds.get(stat.S_IFMT(old.st_mode), "a device"):
         raise OutputExistsError(f"is {kind}, and only regular files are written", file=location.file)
@@ -202,7 +202,7 @@ def _settle(path: Path) -> None:
     try:
         _sync_folder(path.parent)
     except OSError as error:
-        message = "is complete, but its folder cannot be synced, and a power failure may take the name away"
+        message = "is complete, but its folder cannot be synced: a power failure may lose its name"
         raise PostPublishError(f"{message}: {reason(error)}", file=str(path)) from error
 
 
@@ -228,7 +228,7 @@ class OutputFolder:
         if os.path.lexists(path):
             raise OutputExistsError("exists already", file=str(path), hint="-o names another output, or remove it first")
         if source.resolve() in path.resolve().parents:
-            raise OutputExistsError("stands inside the folder that is converted", file=str(path), hint="-o names another output")
+            raise OutputExistsError("is inside the folder that is converted", file=str(path), hint="-o names another output")
         self.draft = path.parent / f".chkpt-channels-{os.urandom(8).hex()}.tmp"
         self._lock = -1
         try:
@@ -273,7 +273,7 @@ class StandardOutput:
             raise UsageError("-o - would write binary to the terminal: redirect it, or name a file")
         import tempfile
 
-        with self.location.wrapping_os_errors("has no room to be prepared"):
+        with self.location.wrapping_os_errors("cannot be buffered in a temporary file"):
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 # closed by __exit__
         self.fd = self._file.fileno()
 
@@ -295,4 +295,4 @@ class StandardOutput:
             shutil.copyfileobj(self._file, sys.stdout.buffer, CHUNK_BYTES)
             sys.stdout.buffer.flush()
         except OSError as error:
-            raise PostPublishError(f"cannot be written to the end: {reason(error)}", file=self.location.file) from error
+            raise PostPublishError(f"cannot be written completely: {reason(error)}", file=self.location.file) from error

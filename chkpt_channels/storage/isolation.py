@@ -64,7 +64,7 @@ def run_isolated(work: Callable[[], Iterator[bytes]], location: Location) -> Ite
                 raise _decoded(content)
             yield content
     except OSError as error:
-        raise location.system(f"its process cannot be heard: {reason(error)}") from error
+        raise location.system(f"its worker process cannot be read: {reason(error)}") from error
     finally:
         os.close(reading)
         with contextlib.suppress(ProcessLookupError, ChildProcessError):  # of a host that lets the system bury its children
@@ -145,7 +145,7 @@ def _read(reading: int, size: int, location: Location) -> bytes:
     while len(found) < size:
         piece = os.read(reading, min(size - len(found), READ_BYTES))
         if not piece:
-            raise location.damaged("the library that reads it crashes, or comes to no end")
+            raise location.damaged("the library that reads it crashes or does not end")
         found += piece
     return bytes(found)
 

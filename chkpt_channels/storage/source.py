@@ -109,9 +109,7 @@ class Source:
     def read(self, start: int, stop: int) -> bytes:
         """The bytes [start, stop). Raises DamagedError if the file ends before `stop`."""
         if not 0 <= start <= stop <= self.size:
-            raise self.location.damaged(
-                f"ends at byte {self.size}, before the {stop - start} bytes that should stand here", at=start
-            )
+            raise self.location.damaged(f"ends at byte {self.size}; {stop - start} bytes are expected here", at=start)
         out = bytearray(stop - start)
         self.readinto(memoryview(out), start)
         return bytes(out)

@@ -50,7 +50,7 @@ def mixed(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfinite: boo
     location = checkpoint.location.at(conv.tensor.name)
     old = values(checkpoint, conv)
     if not old.size:
-        raise location.unsupported(f"its shape {list(conv.tensor.shape)} leaves it no elements")
+        raise location.unsupported(f"has no elements: its shape is {list(conv.tensor.shape)}")
     size = prod(kernel.shape) * conv.tensor.dtype.bits // 8
     if size > LIMITS.edited_tensor_bytes:
         raise location.unsupported(f"its new kernel has {size} bytes; {LIMITS.edited_tensor_bytes} are the most")
@@ -85,7 +85,7 @@ def values(checkpoint: TensorStore, conv: FirstConv) -> NDArray[Any]:
     found = quantization.kernel(checkpoint, conv)
     if found is None:
         location = checkpoint.location.at(conv.tensor.name)
-        raise location.unsupported(f"holds {conv.tensor.dtype.name} whose scale is not known, not floating-point numbers")
+        raise location.unsupported(f"holds {conv.tensor.dtype.name} numbers without a known scale")
     return found
 
 

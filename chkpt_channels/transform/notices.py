@@ -18,7 +18,7 @@ def of_file(checkpoint: TensorStore, first_convs: Sequence[FirstConv]) -> tuple[
     if not checkpoint.globals:
         return known
     names = listing(checkpoint.globals)
-    message = f"its pickle names {names}: not run here and copied as it is, but loading the file resolves it"
+    message = f"its pickle names {names}, which is copied and not run; loading the file resolves it"
     return (*known, Notice("foreign_globals", message))
 
 
@@ -26,7 +26,7 @@ def _quantized(changed: Sequence[KernelChange]) -> list[Notice]:
     names = [k.conv.tensor.name for k in changed if not k.conv.tensor.dtype.floating]
     if not names:
         return []
-    message = f"{listing(names)} is quantized: mixed in float64 and quantized again; the parity includes what that loses"
+    message = f"{listing(names)} is quantized: mixed in float64 and quantized again; the parity includes the rounding"
     return [Notice("requantised", message)]
 
 
@@ -40,7 +40,7 @@ def _standardized(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> l
             message = (
                 f"if {kernel.conv.tensor.name} is weight-standardized (BiT), its response becomes {least:.2f} to {most:.2f} times"
             )
-            found.append(Notice("weight_standardised", f"{message} what it was, and no weight can mend that"))
+            found.append(Notice("weight_standardised", f"{message} what it was, and no weight can correct that"))
     return found
 
 
@@ -51,8 +51,8 @@ def of_kernels(checkpoint: TensorStore, changed: Sequence[KernelChange], options
     if border and options.norm.input_range != 1 and not options.norm.new_mean:
         mean = options.norm.old(changed[0].mixing.old, options.rule.source).mean
         gray = sum(mean) / len(mean)
-        hint = f"--new-mean {gray:.3g}, which the new pipeline then subtracts, brings the border nearer to what it was"
-        message = f"zeros around images that are fed as they are stand for black: {hint}"
+        hint = f"--new-mean {gray:.3g}, which preprocessing then subtracts, makes the border error smaller"
+        message = f"zero padding around raw images means black: {hint}"
         found.append(Notice("black_padding", message))
     return found
 
@@ -62,7 +62,7 @@ def of_hyper_parameters(left: Sequence[Declaration]) -> list[Notice]:
     if not left:
         return []
     which = listing([f"{d.where} = {d.channels}" for d in left])
-    message = f"{which} stays, and a script may build the network by it: --set-hparams sets it"
+    message = f"{which} stays, and a script may build the network from it: --set-hparams sets it"
     return [Notice("hyper_parameters", message)]
 
 
@@ -72,7 +72,7 @@ def of_mixing(rule: Mixing, method: str) -> list[Notice]:
     dropped = [i for i, row in enumerate(rule.matrix) if not any(row)]
     if dropped and rule.method in ("repeat", "bands") and not method:
         which = listing([str(i) for i in dropped])
-        message = f"{rule.method} to {rule.new} channels leaves out old channel {which}; --select says which of them stay"
+        message = f"{rule.method} to {rule.new} channels leaves out old channel {which}; --select chooses which of them stay"
         found.append(Notice("dropped_channels", message))
     response = sum(value for row in rule.matrix for value in row) / rule.old
     if rule.method in ("mean", "luma") and abs(response - 1) > 1e-6 and not method:

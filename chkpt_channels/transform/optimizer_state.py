@@ -55,7 +55,7 @@ class OptimizerEdits:
                 alike = [name for name in alike if name in tensors]
             if owned and len(owned) != len(alike):
                 raise UnsupportedError(
-                    f"{len(owned)} entries have the shape {list(shape)}, for {len(alike)} kernels: which is whose is open",
+                    f"{len(owned)} entries have the shape {list(shape)} for {len(alike)} kernels: their order is ambiguous",
                     file=self._checkpoint.location.file, where=owned[0].where,
                 )  # fmt: skip
             found += [(e, name) for e, name in zip(owned, alike, strict=False) if name in tensors]

@@ -39,7 +39,7 @@ class Options(NamedTuple):
         if self.search.from_channels is not None and self.search.from_channels < 1:
             raise UsageError(f"--from is the number of channels now, not {self.search.from_channels}")
         if self.norm and self.rule.method in GRAPH_METHODS:
-            raise UsageError(f"--method {self.rule.method} changes no kernel that could take a pipeline over")
+            raise UsageError(f"--method {self.rule.method} edits no kernel, so that no normalization can be folded")
         return self._replace(rule=self.rule.checked(), norm=self.norm.checked())
 
 
@@ -48,7 +48,7 @@ def build_options(to: str | int | None, table: Sequence[Option] = OPTIONS, **giv
     UsageError for what means nothing, FileSystemError for a matrix that cannot be read."""
     defaults = {option.name: option.default for option in table}
     if unknown := given.keys() - defaults:
-        raise TypeError(f"{min(unknown)!r} is no option of a conversion")
+        raise TypeError(f"{min(unknown)!r} is not an option of a conversion")
     asked = cast("ConvertOptions", defaults | {name: value for name, value in given.items() if value is not None})
     rule, norm, search = _rule(to, asked), _norm(asked), _search(asked)
     parsed = _spelled(rule, norm, search)

@@ -73,7 +73,7 @@ class WeightNorm(Parametrization):
         self._kept = tuple(axis for axis, size in enumerate(lengths.shape) if size != 1)
         channels = conv.layout.channel_axis if conv.layout else None
         if len(lengths.shape) not in (0, len(conv.tensor.shape)) or channels in self._kept:
-            raise self._location.unsupported(f"its lengths {lengths.name} differ from input channel to input channel")
+            raise self._location.unsupported(f"its weight_norm lengths {lengths.name} differ between input channels")
 
     def weight(self, stored: NDArray[Any]) -> NDArray[Any]:
         """g · v / ‖v‖."""
@@ -95,7 +95,7 @@ class WeightNorm(Parametrization):
         axes = tuple(axis for axis in range(directions.ndim) if axis not in self._kept)
         found: NDArray[np.float64] = (directions.astype("float64") ** 2).sum(axis=axes, keepdims=True) ** 0.5
         if not (found > 0).all():
-            raise self._location.unsupported("a direction of weight_norm is or becomes zero, and has no length")
+            raise self._location.unsupported("a weight_norm direction is or becomes zero, and has no length")
         return found
 
 
@@ -114,9 +114,7 @@ class WeightStandardization(Parametrization):
 
     def weight(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Raises UnsupportedError: γ is not in the file."""
-        raise self._location.unsupported(
-            "is weight-standardized, and how far its response is scaled is in the code, not in the file"
-        )
+        raise self._location.unsupported("is weight-standardized, and the scale of its response is in the code, not in the file")
 
     def edits(self, edit: TensorEdit) -> Mapping[str, TensorEdit]:
         """The gain."""
@@ -127,7 +125,7 @@ class WeightStandardization(Parametrization):
         mean, deviation = _statistics(new)
         wrong = (abs(mean) > FLAT * deviation).reshape(-1).nonzero()[0]
         if wrong.size:
-            message = f"is weight-standardized, and filter {wrong[0]} would get a mean, which standardizing takes out again"
+            message = f"is weight-standardized, and filter {wrong[0]} would get a mean, which standardizing removes again"
             raise self._location.unsupported(message, hint="--method sum is exact")
         grown = deviation * sqrt(prod(new.shape[1:]) / numbers)
         gain = self._checkpoint.load(self._gain.name).astype("float64")

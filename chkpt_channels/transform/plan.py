@@ -125,12 +125,14 @@ def _edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Op
             continue
         if kernel.layout.transposed:
             raise checkpoint.location.at(kernel.conv.tensor.name).unsupported(
-                "is a transposed convolution: a constant in front of it is no constant behind it, and no bias takes it"
+                "is a transposed convolution: a constant in its input is not a constant in its output, and no bias takes it"
             )
         filters = kernel.shape[kernel.layout.axes.index("O")]
         if target := bias_target.find(checkpoint, kernel.conv):
             if target[0] in taken:
-                raise checkpoint.location.at(target[0]).unsupported("two first convs share it, and each adds a constant")
+                raise checkpoint.location.at(target[0]).unsupported(
+                    "is the bias target of two first convs, and each adds a constant"
+                )
             taken.add(target[0])
             values = cache(partial(kernels.shifted, checkpoint, kernel, target, tensors.get(target[0])))
             tensors[target[0]] = TensorEdit((filters,), values, "bias" if target[1] > 0 else "running mean")
@@ -140,9 +142,9 @@ def _edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Op
             )
         else:
             raise checkpoint.location.at(kernel.conv.tensor.name).unsupported(
-                "has no bias, and no BatchNorm is known to stand right behind it, that could take the constant that "
-                "channels with different means leave",
-                hint="leave --norm out, and the pipeline in front as it is" if options.norm else "",
+                "has no bias, and no BatchNorm is known to follow it: nothing can take the constant that channels with "
+                "different means leave",
+                hint="leave --norm out, and keep the preprocessing" if options.norm else "",
             )
     state = OptimizerEdits(checkpoint, {k.conv.tensor.name: k.shape for k in changed}, options.plain["optimizer"])
     return Edits(tensors | state.tensors, state.numbers, tuple(state.dropped), biases=biases)
@@ -178,8 +180,8 @@ def _graph_method(
         return asked, ""
     obstacles = [f"{op.kind} {op.where}".strip() for op in operations if not op.uniform]
     obstacles += [f"the kernel {c.tensor.name} in {c.tensor.dtype.name}" for c in convs if not c.tensor.dtype.floating]
-    obstacles += [f"the open layout of {c.tensor.name}" for c in convs if not c.layout]
-    return (allowed[0], f"exact everywhere, in spite of {notices.listing(obstacles)}") if allowed and obstacles else ("", "")
+    obstacles += [f"the ambiguous layout of {c.tensor.name}" for c in convs if not c.layout]
+    return (allowed[0], f"exact everywhere, despite {notices.listing(obstacles)}") if allowed and obstacles else ("", "")
 
 
 def _kernel_change(
@@ -191,7 +193,7 @@ def _kernel_change(
         return KernelChange(conv, conv.layout or Layout("OIHW"), same._replace(method=method or same.method), conv.tensor.shape)
     scale, shift = _composed(checkpoint.location, operations, conv.in_channels)
     if conv.layout is None:
-        raise location.unsupported("the order of its axes is open", hint=patch_embeddings.spellings(conv.tensor.shape))
+        raise location.unsupported("its axis order is ambiguous", hint=patch_embeddings.spellings(conv.tensor.shape))
     chosen = _chosen_constants(rule)
     if operations:
         rule = rule.seen_through((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
@@ -201,7 +203,7 @@ def _kernel_change(
         return KernelChange(conv, conv.layout, rule, shape, chosen, parametrization)
     grouped = checkpoint.graph.dense_shape(conv, to)
     if grouped is None or (to == 1 and conv.groups != conv.in_channels):
-        raise location.unsupported(f"a convolution in {conv.groups} groups, which only keeps its kernel toward one channel")
+        raise location.unsupported(f"is a convolution in {conv.groups} groups, which is only converted to one channel")
     return KernelChange(conv, conv.layout, rule, grouped, chosen, parametrization)
 
 
@@ -211,7 +213,7 @@ def _composed(location: Location, operations: Sequence[PreprocessingOp], channel
     for op in operations:
         if op.scale is None or op.shift is None or len(op.scale) not in (1, channels):
             raise location.at(op.where).unsupported(
-                f"this {op.kind} takes the image and mixes, selects or counts its channels: no kernel edit is right"
+                f"this {op.kind} precedes the kernel and mixes, selects or counts channels: no kernel edit is exact"
             )
         times, plus = (c * channels if len(c) == 1 else c for c in (op.scale, op.shift))
         scale = [a * s for a, s in zip(times, scale, strict=True)]

@@ -69,7 +69,7 @@ def test_pictures_are_the_same_every_day(suffix: str, tmp_path: Path):
 
 
 def test_other_names_are_refused(tmp_path: Path):
-    with pytest.raises(UsageError, match="a picture is"):
+    with pytest.raises(UsageError, match="suffix must be one of .pdf, .png, .svg"):
         plot(RGB, GRAY, tmp_path / "a.bmp")
 
 

@@ -103,7 +103,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "why": ({"why": "exact everywhere"}, "  sum is the default here: exact everywhere"),
     "more parameters": ({"parameters_fewer": -1}, "  9 other tensors: identical bytes · 1 parameter more"),
     "one other": ({"tensors_total": 2}, "  1 other tensor: identical bytes · 6,272 parameters fewer"),
-    "changed with it": ({"changed": ("conv1.weight", "bn.running_mean", "b")}, "  changed with it: bn.running_mean, b"),
+    "also changed": ({"changed": ("conv1.weight", "bn.running_mean", "b")}, "  also changed: bn.running_mean, b"),
     "declared": (
         {"declarations": (DeclarationChange("model.conv1.in_channels", 3, 1),)},
         "  model.conv1.in_channels: 3 → 1",
@@ -153,7 +153,7 @@ def test_what_is_as_asked_already_is_told_and_no_more(changes: dict[str, Any], e
 def test_everything_is_told_if_asked_for():
     lines = list(converted(told(candidates=(Candidate("conv2.weight", (8, 3, 3, 3), "fed"),)), verbose=True))
     assert "                 old = A · new, A = [1; 1; 1]" in lines
-    assert lines[-3:-1] == ["  considered and not taken:", "    conv2.weight   8×3×3×3   fed"]
+    assert lines[-3:-1] == ["  rejected:", "    conv2.weight   8×3×3×3   fed"]
 
 
 def test_names_of_several_kernels_are_aligned():
@@ -194,7 +194,7 @@ def test_a_shift_is_explained_with_it():
 def test_where_no_weight_changes_nothing_is_explained(method: str):
     kernel = KernelReport(CONV._replace(layout=None), None, method, ((1.0,),))
     assert list(explained(told(kernels=(kernel,)))) == [
-        f"conv1.weight   layout open  64×3×7×7 → 64×3×7×7   {method}",
+        f"conv1.weight   layout ambiguous  64×3×7×7 → 64×3×7×7   {method}",
         "  W' = W: no weight changes",
     ]
 
@@ -206,15 +206,15 @@ IMAGENET = Normalization((0.5,), (0.25,))
 NOTES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "gray": (
         {},
-        ["note: plain sum is exact where the pipeline had three equal means and stds; --norm imagenet folds unequal ones in"],
+        ["note: sum is exact where preprocessing had three equal means and stds; --norm imagenet folds in unequal ones"],
     ),
     "more channels": (
         {"in_channels": (3, 4)},
-        ["note: the pipeline in front now needs 4 means and 4 stds; --norm folds the old ones in"],
+        ["note: preprocessing now needs 4 means and 4 stds; --norm folds in the old ones"],
     ),
     "another order": (
         {"in_channels": (3, 3)},
-        ["note: the pipeline in front feeds the channels in the new order: its means and stds change places with them"],
+        ["note: preprocessing must give the channels, their means and stds in the new order"],
     ),
     "stack": (
         {"kernels": (SUM._replace(method="stack"),)},
@@ -289,15 +289,15 @@ CANDIDATES = tuple(Candidate(f"layer{k}.weight", (8, 3, 3, 3), "fed" if k else "
 
 def test_where_none_could_be_told_the_candidates_are():
     lines = list(inspected(INSPECTION._replace(first_convs=(), candidates=CANDIDATES)))
-    assert lines[1:4] == ["  first conv   none could be told", "  layer0.weight   8×3×3×3", "  layer1.weight   8×3×3×3   fed"]
+    assert lines[1:4] == ["  first conv   none identified", "  layer0.weight   8×3×3×3", "  layer1.weight   8×3×3×3   fed"]
     assert lines[-2:] == ["  and 2 more", "  2 tensors; --all lists them"]
 
 
 def test_candidates_that_were_not_taken_are_told_if_asked_for():
     found = INSPECTION._replace(candidates=CANDIDATES)
-    assert "  considered and not taken:" not in list(inspected(found))
+    assert "  rejected:" not in list(inspected(found))
     lines = list(inspected(found, verbose=True))
-    assert lines[2] == "  considered and not taken:"
+    assert lines[2] == "  rejected:"
     assert len(lines) == 3 + len(CANDIDATES) + 1
 
 
@@ -324,7 +324,7 @@ VERIFIED = Verification(SOURCE, TARGET, (3, 1), (SUM,), 9, 10, (), ())
         (SUM, "conv1.weight is the sum over its 3 input channels, to the last bit"),
         (
             SUM._replace(offset=(1.0,)),
-            "conv1.weight is the sum over its 3 input channels, through both pipelines, to the last bit",
+            "conv1.weight is the sum over its 3 input channels, with both normalizations folded in, to the last bit",
         ),
         (SUM._replace(method="mean"), "conv1.weight is made by mean from 3 input channels to 1, to the last bit"),
         (

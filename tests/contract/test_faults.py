@@ -183,7 +183,7 @@ class Stage:
             *(f"{self.location / name}: is complete, but its folder cannot be synced" for name in whole),
             f"{self.location / REPORT}: ",
         )
-        late += ("standard output: cannot be written to the end: ",) if self.scene.out == "-" else ()
+        late += ("standard output: cannot be written completely: ",) if self.scene.out == "-" else ()
         return "" if after == whole and got.message.startswith(late) else f"{show}: {after}"
 
 

@@ -101,9 +101,9 @@ def test_toward_gray_where_nothing_says_otherwise():
 
 def test_a_keyword_that_is_no_option_is_a_mistake_of_the_program():
     wrong: Any = {"metod": "sum"}
-    with pytest.raises(TypeError, match="'metod' is no option"):
+    with pytest.raises(TypeError, match="'metod' is not an option"):
         build_options(1, **wrong)
-    with pytest.raises(TypeError, match="'metod' is no option"):
+    with pytest.raises(TypeError, match="'metod' is not an option"):
         convert("a.pth", **wrong)
 
 

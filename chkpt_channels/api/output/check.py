@@ -40,7 +40,7 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
         if missing := missing_biases(after, plan):
             raise RuntimeError(f"{name}: the new bias of {missing[0]} does not read back as it was written")
         if stale := stale_declarations(after, plan):
-            raise RuntimeError(f"{name}: {stale[0]} does not say {plan.channels[1]}")
+            raise RuntimeError(f"{name}: {stale[0]} does not declare {plan.channels[1]}")
         if os.path.isdir("/proc/self/fd"):
             _validate(before, after, f"/proc/self/fd/{fd}")
         return source.size

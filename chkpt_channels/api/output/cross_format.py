@@ -73,7 +73,7 @@ def _group(checkpoint: Checkpoint, state_dict: str | None) -> str:
     if state_dict is not None and state_dict not in groups:
         raise UsageError(f"no state dict is called {state_dict!r}", file=location.file, hint=_offers(models))
     if state_dict is None and len(models) != 1:
-        raise location.unsupported(f"holds {len(models)} state dicts", hint=_offers(models))
+        raise location.unsupported(f"holds {len(models)} state dicts; exactly one can be written", hint=_offers(models))
     group = state_dict if state_dict is not None else models[0]
     others = checkpoint.others(group)
     if others and (state_dict is None or any(name.startswith(f"{group}/") for name in others)):
@@ -90,12 +90,14 @@ def _kept(checkpoint: Checkpoint, tensors: Sequence[Tensor], edits: Edits, write
     """The tensors as they go over, by their names there."""
     location = checkpoint.source.location
     if shared := checkpoint.shared([t.name for t in tensors]):
-        message = f"{shared[0]} and {shared[1]} share their memory, which would be kept twice"
+        message = f"{shared[0]} and {shared[1]} share memory, which would be stored twice"
         raise location.unsupported(message, hint="leave one of them out of the state dict and tie it again after loading")
     kept = {}
     for tensor in tensors:
         if not writer.keeps(tensor):
-            raise location.at(tensor.name).unsupported(f"its name, or its type {tensor.dtype.name}, cannot be kept there")
+            raise location.at(tensor.name).unsupported(
+                f"its name or its type {tensor.dtype.name} cannot be stored in that format"
+            )
         edit = edits.tensors.get(tensor.name)
         there = tensor._replace(name=tensor.key, group="", shape=edit.shape if edit else tensor.shape)
         kept[there.name] = _Kept(there, tensor.name, checkpoint, edits)

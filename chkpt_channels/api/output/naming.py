@@ -38,7 +38,7 @@ def output_path(model: ModelFile, dst: Path_ | None, options: Options) -> Path:
     source, form = model.source, model.format
     if dst is None:
         if model.home is None:
-            raise UsageError("standard input has no name to make one from: -o names the output")
+            raise UsageError("standard input has no file name to derive one from: -o names the output")
         return default_output(Path(source.name), options.rule.word)
     path = Path(dst)
     if os.fspath(dst) == STDIO or other_container(form, path):
@@ -46,7 +46,7 @@ def output_path(model: ModelFile, dst: Path_ | None, options: Options) -> Path:
     others = (FOREIGN_SUFFIXES | {s for other in known() for s in other.suffixes}) - form.suffixes
     if model.home is not None and form.ending and _ends(path, form.ending) != _ends(Path(source.name), form.ending):
         raise UsageError(
-            f"the output {path.name} is named like another kind of {form.title}, which names ending in {form.ending} tell apart",
+            f"the output {path.name} would be read as another kind of {form.title}: the ending {form.ending} tells them apart",
             hint=f"name it {path.name.removesuffix(_suffix(path))}{_suffix(Path(source.name))}",
         )
     if path.suffix.lower() in others:

@@ -44,9 +44,13 @@ class Settings(NamedTuple):
             raise UsageError("standard output has neither a name nor a folder: --hash-name and --sidecars need both")
         if is_folder(src):
             if not named:
-                raise UsageError("a folder cannot go to standard output: -o names it", file=os.fspath(src))
+                raise UsageError(
+                    "a model folder cannot be written to standard output: -o names an output folder", file=os.fspath(src)
+                )
             if self.sha256 or self.hash_name or self.state_dict is not None:
-                raise UsageError("--sha256, --hash-name and --state-dict are for files", file=os.fspath(src))
+                raise UsageError(
+                    "--sha256, --hash-name and --state-dict apply to files, not to model folders", file=os.fspath(src)
+                )
         return self
 
 
@@ -69,7 +73,7 @@ class FileTarget:
         self.path = output_path(model, dst, options)
         self._other = other_container(model.format, self.path)
         if settings.state_dict is not None and not self._other:
-            raise UsageError("--state-dict chooses what goes into another container: -o names one, as x.safetensors")
+            raise UsageError("--state-dict needs an output in another format: -o x.safetensors")
         self._stack = contextlib.ExitStack()
         self._out: Output | StandardOutput | None = None
         self._companions: Mapping[str, str] = {}
@@ -141,7 +145,7 @@ class FileTarget:
 def _renamed(companions: Mapping[str, str]) -> tuple[Notice, ...]:
     """That a copy names other data files than before."""
     changed = {old: new for old, new in companions.items() if old != new}
-    return tuple(Notice("renamed_data", f"its data file {old} goes with it as {new}") for old, new in changed.items())
+    return tuple(Notice("renamed_data", f"its data file {old} is written as {new}") for old, new in changed.items())
 
 
 def write_checked(
@@ -176,7 +180,9 @@ def publish(
     """Give the output its name. The files of `folder` that go with it, under their new `names`, and the `documents` come first,
     and are taken back if it fails."""
     if names and isinstance(out, StandardOutput):
-        raise UsageError(f"the file comes with {', '.join(names)}: -o names the output, so that they can stand beside it")
+        raise UsageError(
+            f"its data files {', '.join(names)} cannot go to standard output: -o names an output beside which they can"
+        )
     with contextlib.ExitStack() as stack:
         others = [_copied(folder / old, out.path.parent / new, stack, force=force) for old, new in names.items()]
         for name, content in documents.items():

@@ -89,9 +89,9 @@ def check_storage(opened: Any, location: Location) -> None:
     made = opened.get_create_plist()
     layout = made.get_layout()
     if layout == h5py.h5d.VIRTUAL:
-        raise location.damaged("is a virtual dataset: its content lies in other files")
+        raise location.damaged("is a virtual dataset: its content is in other files")
     if layout == h5py.h5d.CONTIGUOUS and made.get_external_count():
-        raise location.damaged("its content lies in another file")
+        raise location.damaged("its content is in another file")
 
 
 def check_filters(opened: Any, location: Location) -> None:

@@ -89,7 +89,7 @@ class Hdf5:
         spans = sorted((d.offset, d.size, path) for path, d in self.datasets.items() if d.offset is not None and d.size)
         for (start, size, path), (behind, _, other) in pairwise(spans):
             if start + size > behind:
-                raise self.location.at(other).damaged(f"its elements lie on those of {path}", at=self._start + behind)
+                raise self.location.at(other).damaged(f"its elements overlap those of {path}", at=self._start + behind)
 
     def _apart(self, work: Callable[[], Iterator[bytes]], location: Location) -> Iterator[bytes]:
         """Done in a child, except on what the library has just edited: it has seen all of that, and a fork costs as much as
@@ -216,7 +216,7 @@ class Hdf5:
         dataset = Dataset(dtype, kind.get_size(), shape, offset if plain or dtype == "bfloat16" else None)
         stored = opened.get_storage_size()
         if offset is not None and (stored != dataset.size or offset + stored > self._size):
-            raise self.location.at(path).damaged(f"{list(shape)} of {dtype} are not the {stored} bytes it is given", at=offset)
+            raise self.location.at(path).damaged(f"has {stored} bytes, which do not fit {list(shape)} of {dtype}", at=offset)
         if dataset.size > max(HARMLESS_BYTES, stored * LARGEST_DEFLATE_RATIO):
             raise self.location.at(path).damaged(f"declares {dataset.size} bytes and stores {stored}")
         return dataset

@@ -56,7 +56,7 @@ class Json:
         found = _TOKEN.match(self.text, self._at)
         kind = found.lastgroup if found else None
         if found is None or kind is None:
-            raise self.location.damaged("is no JSON", at=self._at)
+            raise self.location.damaged("is not JSON", at=self._at)
         self._at = found.end()
         return kind, found[kind], found.start(kind)
 

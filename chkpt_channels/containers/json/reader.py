@@ -28,11 +28,11 @@ def loads(raw: bytes, location: Location, base: int | None = None) -> Any:
         entries = dict(found)
         if len(entries) != len(found):
             twice = Counter(name for name, _ in found).most_common(1)[0][0]
-            raise location.damaged(f"the key {printable(twice)!r} stands twice in its JSON", at=base)
+            raise location.damaged(f"the key {printable(twice)!r} occurs twice in its JSON", at=base)
         return entries
 
     def refuse(text: str) -> NoReturn:
-        raise location.damaged(f"holds {text[:40]}, which is no JSON number", at=base)
+        raise location.damaged(f"holds {text[:40]}, which is not a JSON number", at=base)
 
     def integer(text: str) -> int:
         return int(text) if len(text) <= LONGEST_INTEGER_DIGITS else refuse(text)
@@ -49,7 +49,7 @@ def loads(raw: bytes, location: Location, base: int | None = None) -> Any:
         raise location.damaged("is not UTF-8", at=_at(base, error.start)) from error
     except json.JSONDecodeError as error:
         where = len(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
-        raise location.damaged(f"is no JSON: {error.msg.lower()}", at=_at(base, where)) from error
+        raise location.damaged(f"is not JSON: {error.msg.lower()}", at=_at(base, where)) from error
     except RecursionError:
         raise location.damaged("its JSON is nested too deeply", at=base) from None
     if _SURROGATE.search(raw):
@@ -86,4 +86,4 @@ def _check_surrogates(made: Any, location: Location, base: int | None) -> None:
         json.dumps(made, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         lone = error.object[error.start]
-        raise location.damaged(f"holds half a surrogate pair, \\u{ord(lone):x}, which is no text", at=base) from error
+        raise location.damaged(f"holds the lone surrogate \\u{ord(lone):x}, which no text may hold", at=base) from error

@@ -141,9 +141,7 @@ class _Rewriting:
             return data[node.start : node.stop]
         if node.kind is Kind.GLOBAL and all("\n" not in part and part.isascii() for part in node.value):
             return b"c" + "\n".join(node.value).encode() + b"\n"
-        raise self._tree.location.unsupported(
-            "an optimizer entry shares objects with the rest of the file and cannot be taken out"
-        )
+        raise self._tree.location.unsupported("an optimizer entry shares objects with the rest of the file and cannot be removed")
 
 
 class _Spans:

@@ -46,7 +46,7 @@ class Machine:
     def take(self, count: int, start: int) -> bytes:
         """The next `count` bytes."""
         if count < 0:
-            raise self.damaged("a negative length", start)
+            raise self.damaged("a length is negative", start)
         at = self.at
         if at + count > len(self.data):
             raise OutOfData
@@ -141,12 +141,12 @@ class Machine:
     def pairs(self, found: list[PickleNode], start: int) -> list[tuple[PickleNode, ...]]:
         """What was pushed since a MARK, as keys and values."""
         if len(found) % 2:
-            raise self.damaged("a key without a value", start)
+            raise self.damaged("a key has no value", start)
         return list(zip(found[::2], found[1::2], strict=True))
 
     def decimal(self, raw: bytes, start: int) -> int:
         """The number of a text line; 400 digits, so that what is no tensor's size costs no quadratic time."""
         digits = raw.removesuffix(b"L")
         if len(digits) > LONGEST_DECIMAL_DIGITS or not digits.removeprefix(b"-").isdigit():
-            raise self.damaged("a number is no number", start)
+            raise self.damaged("a number is not written in decimal digits", start)
         return int(digits)

@@ -54,7 +54,7 @@ def _float_line(m: Machine, start: int) -> None:
     try:
         m.push(Kind.FLOAT, start, float(raw))
     except ValueError:
-        raise m.damaged("a number is no number", start) from None
+        raise m.damaged("a number is not written in decimal digits", start) from None
 
 
 def _text(size: int) -> _Operation:
@@ -145,7 +145,7 @@ def _global(m: Machine, start: int) -> None:
 def _stack_global(m: Machine, start: int) -> None:
     name, module = m.pop(), m.pop()
     if name.target.kind is not Kind.TEXT or module.target.kind is not Kind.TEXT:
-        raise m.damaged("a global's name is no text", start)
+        raise m.damaged("a global's name is not text", start)
     m.name(module.target.value, name.target.value, module.start, start)
 
 
@@ -271,14 +271,14 @@ def run(machine: Machine) -> PickleNode:
             break
         operation = operations[code]
         if operation is None:
-            raise machine.damaged(f"is no pickle: {code:#04x} is no opcode", start)
+            raise machine.damaged(f"is not a pickle: {code:#04x} is not an opcode", start)
         try:
             operation(machine, start)
         except (IndexError, struct.error):
-            raise machine.damaged("the pickle's stack runs empty", start) from None
+            raise machine.damaged("the pickle's stack underflows", start) from None
     else:
         most = LIMITS.pickle_opcodes
         machine.location.check_limit("opcodes, or more", most + 1, most, at=machine.at + machine.base)
     if len(machine.stack) != 1 or machine.marks:
-        raise machine.damaged("the pickle ends with other than one value", start)
+        raise machine.damaged("the pickle ends with more or fewer values than one", start)
     return machine.stack[0]

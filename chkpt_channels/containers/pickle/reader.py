@@ -26,7 +26,7 @@ class Tree:
         self.stop = machine.at
         for at, length in machine.frames[-1:]:
             if at + FRAME_HEAD_BYTES + length > self.stop:
-                raise machine.damaged("a FRAME reaches beyond the pickle", at)
+                raise machine.damaged("a FRAME extends beyond the pickle", at)
         self.persids, self.globals = machine.persids, machine.globals
         self.frames, self.pair_stops = machine.frames, machine.pair_stops
         self.memoize_opcodes, self.memoized = machine.memoize_opcodes, machine.memoized
@@ -39,5 +39,5 @@ class Tree:
         except OutOfData:
             raise location.damaged("the pickle is cut off", at=len(data)) from None
         if tree.stop != len(data):
-            raise location.damaged("bytes stand behind the end of the pickle", at=tree.stop)
+            raise location.damaged("bytes follow the end of the pickle", at=tree.stop)
         return tree

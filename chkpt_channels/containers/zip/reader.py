@@ -70,17 +70,19 @@ class Archive:
         self._directory, self._end, count = find_directory(source)
         listed = list(central_entries(source, *self._directory))
         if len(listed) != count:
-            raise source.location.damaged(f"holds {len(listed)} members and says {count}", at=self._directory[1])
+            raise source.location.damaged(
+                f"its directory lists {len(listed)} members, and its end record says {count}", at=self._directory[1]
+            )
         self._listed = [name for _, name, _ in listed]  # the order of the directory need not be that of the file
         entries = sorted(listed, key=lambda entry: entry[0])
         self.members: dict[str, Member] = {}
         stops = [*(start for start, _, _ in entries), self._directory[0]][1:]
         at = 0
         if entries and entries[0][0]:
-            raise source.location.damaged(f"{entries[0][0]} bytes stand before the first member", at=0)
+            raise source.location.damaged(f"{entries[0][0]} bytes precede the first member", at=0)
         for (start, name, central), limit in zip(entries, stops, strict=True):
             if name in self.members:
-                raise self.location.at(name).damaged("stands twice in the archive", at=start)
+                raise self.location.at(name).damaged("occurs twice in the archive", at=start)
             if start != at:
                 _check_padding(source, at, start)
             self.members[name] = member = _member(source, start, name, central, limit)
@@ -208,21 +210,23 @@ def _member(source: Source, start: int, name: str, central: bytes, limit: int) -
         raise damaged("it overlaps what follows")
     local_name = local[LOCAL_RECORD.size : LOCAL_RECORD.size + name_bytes]
     if (local_flags, local_method, local_name) != (flags, method, central_name(central)):
-        raise damaged("its two headers disagree")
+        raise damaged("its local and central headers disagree")
     if flags & ~(FLAG_DESCRIPTOR | FLAG_UTF8 | FLAG_DEFLATE_LEVEL):
-        raise damaged(f"it is encrypted, patched or strange (flags {flags:#x})")
+        raise damaged(f"it is encrypted or patched (flags {flags:#x})")
     if method not in (STORED, DEFLATED):
-        raise source.location.at(name).unsupported(f"it is packed by method {method}; stored and deflated members are read")
+        raise source.location.at(name).unsupported(
+            f"it is compressed by method {method}; only stored and deflated members are supported"
+        )
     if method == STORED and size != packed:
         raise damaged("it is stored, and its two sizes differ")
     expected, written = (crc, packed, size), tuple(local_values)
     if not flags & FLAG_DESCRIPTOR:
         if _wide_values(local, *local_values) != expected:
-            raise damaged("its two headers disagree")
+            raise damaged("its local and central headers disagree")
         return Member(name, start, data, stop, stop, size, crc, method, local, b"", central)
     # a writer that knows them only afterwards writes zeros, or marks the sizes as standing elsewhere
     if written not in ((0, 0, 0), (0, MAX32, MAX32), expected):
-        raise damaged("its two headers disagree")
+        raise damaged("its local and central headers disagree")
     descriptor = _descriptor(source, stop, limit, expected)
     if not descriptor:
         raise source.location.at(name).damaged("its data descriptor disagrees with the central directory", at=stop)
@@ -278,4 +282,4 @@ def _check_padding(source: Source, start: int, stop: int) -> None:
     if stop < start:
         raise source.location.damaged("two of its members overlap", at=stop)
     if stop - start > LIMITS.zip_gap_bytes or source.read(start, stop).strip(b"\0"):
-        raise source.location.damaged(f"{stop - start} bytes that belong to no member stand in the archive", at=start)
+        raise source.location.damaged(f"{stop - start} bytes in the archive belong to no member", at=start)

@@ -61,10 +61,10 @@ class NormalizationSpec(NamedTuple):
         if self.name and self.name != AUTO and self.name not in NORMS:
             raise UsageError(f"--norm is {', '.join(NORMS)} or {AUTO}, not {self.name!r}")
         if self.name and (self.mean or self.std):
-            raise UsageError("--norm names the old pipeline, and --mean and --std spell it: give one of them")
+            raise UsageError("--norm and --mean, --std state the same normalization: give one of them")
         if self and not (self.name or self.mean or self.std):
             hint = "--norm imagenet, clip, half or none, or --mean and --std"
-            raise UsageError("a new pipeline says nothing without the old one that the network was trained with", hint=hint)
+            raise UsageError("a new normalization needs the old one that the network was trained with", hint=hint)
         for option, values in (("--std", self.std), ("--new-std", self.new_std), ("--input-range", (self.input_range,))):
             if any(value <= 0 for value in values):
                 raise UsageError(f"{option} takes positive numbers")
@@ -103,7 +103,7 @@ class NormalizationSpec(NamedTuple):
         if channels == 1 or len({*mean, *std}) <= 2:
             return Normalization((_mean(mean),) * channels, (_mean(std),) * channels)
         raise UsageError(
-            f"--norm {self.name} is for three channels, and the kernel takes {channels}: --mean and --std say theirs"
+            f"--norm {self.name} is for three channels, and the kernel takes {channels}: --mean and --std state theirs"
         )
 
 

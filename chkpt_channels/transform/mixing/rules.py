@@ -95,7 +95,7 @@ class ChannelRule(NamedTuple):
         if new == old:
             return mixing.select(3, [2, 1, 0], "bgr") if self._swaps(old) else mixing.identity(old)
         if self.order == "bgr" and old != 1:
-            raise UsageError(f"--to bgr swaps three colors or splits one, and the kernel takes {old}: --select says which")
+            raise UsageError(f"--to bgr swaps three colors or splits one, and the kernel takes {old}: --select chooses channels")
         method = self.method if self.method not in ("auto", *GRAPH_METHODS) else "luma" if self.luma else self.default(old)
         return _MAKERS[method](self, old, new)
 
@@ -129,7 +129,7 @@ class ChannelRule(NamedTuple):
 
     def _zero(self, old: int, new: int) -> Mixing:
         if new < old:
-            raise UsageError(f"--method zero adds channels, and {new} are fewer than {old}: --select says which stay")
+            raise UsageError(f"--method zero adds channels, and {new} are fewer than {old}: --select chooses which stay")
         return mixing.zero(old, new)
 
     def _channel(self, word: str, old: int) -> int:
@@ -140,7 +140,7 @@ class ChannelRule(NamedTuple):
         if word.isdecimal() and len(word) < 6 and int(word) < old:
             return int(word)
         known = f"{', '.join(name.upper() for name in names)} or " if old == 3 else ""
-        raise UsageError(f"{word[:40]!r} is none of the kernel's {old} channels: {known}0 to {old - 1}")
+        raise UsageError(f"{word[:40]!r} is not one of the kernel's {old} channels: {known}0 to {old - 1}")
 
 
 _MAKERS: dict[str, Callable[[ChannelRule, int, int], Mixing]] = {
@@ -162,7 +162,7 @@ def target(to: str | int) -> tuple[int, str]:
     text = str(to).strip().lower()
     channels = TARGETS.get(text) or (int(text) if text.isdecimal() and len(text) < 6 else 0)
     if not channels:
-        raise UsageError(f"--to {text[:40]!r} is no target: gray, rgb, bgr, rgba or a number of channels")
+        raise UsageError(f"--to {text[:40]!r} is not a target: gray, rgb, bgr, rgba or a number of channels")
     return channels, text if text in ORDERS else ""
 
 
