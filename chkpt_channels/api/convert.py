@@ -9,7 +9,8 @@ from chkpt_channels.api.output.check import parity
 from chkpt_channels.api.output.folder import FolderTarget
 from chkpt_channels.api.output.naming import Path_, Progress
 from chkpt_channels.api.output.publish import FileTarget, Settings, Written
-from chkpt_channels.api.report import Parity, Report, conversion_report
+from chkpt_channels.api.report import Parity, Report
+from chkpt_channels.api.report_builder import conversion_report
 from chkpt_channels.folders.model import Model, ModelFile
 from chkpt_channels.folders.model_folder import ModelFolder, open_model
 from chkpt_channels.folders.planning import PlannedModel, plan_model
@@ -52,17 +53,17 @@ def convert(
         sha256=sha256,
         hash_name=hash_name,
         state_dict=state_dict,
-    ).checked(src, dst)
-    asked = options_toward(to, options)
-    with open_model(src, asked) as model:
-        asked = model.resolved(asked)
-        with _target(model, dst, asked, settings, progress) as target:
-            planned = plan_model(model, asked)
+    ).validated(src, dst)
+    parsed = options_toward(to, options)
+    with open_model(src, parsed) as model:
+        parsed = model.resolved(parsed)
+        with _target(model, dst, parsed, settings, progress) as target:
+            planned = plan_model(model, parsed)
             if not dry_run:
                 target.fill(planned)
-            report = conversion_report(model, planned, asked, _measured(planned, complete=dry_run))
+            report = conversion_report(model, planned, parsed, _measure_parity(planned, complete=dry_run))
             # the last step: what fails after it would report a failure of what is there
-            report = _previewed(report, model, target) if dry_run else _published(report, target.publish(planned))
+            report = _preview_report(report, model, target) if dry_run else _published_report(report, target.publish(planned))
     return report._replace(seconds=time.perf_counter() - began)
 
 
@@ -76,13 +77,13 @@ def _target(
     raise TypeError(f"{type(model).__name__} is not a model that can be written")
 
 
-def _previewed(report: Report, model: Model, target: FileTarget | FolderTarget) -> Report:
+def _preview_report(report: Report, model: Model, target: FileTarget | FolderTarget) -> Report:
     path = str(target.path)
     status = "would_convert" if report.status == "converted" else report.status
     return report._replace(status=status, target=path, load_line=model.load_line(path))
 
 
-def _published(report: Report, written: Written) -> Report:
+def _published_report(report: Report, written: Written) -> Report:
     return report._replace(
         status="converted" if written.changed else "unchanged",
         target=written.output.path,
@@ -92,10 +93,10 @@ def _published(report: Report, written: Written) -> Report:
     )
 
 
-def _measured(planned: PlannedModel, *, complete: bool) -> Parity | None:
+def _measure_parity(planned: PlannedModel, *, complete: bool) -> Parity | None:
     """The largest difference of any part. With `complete` every edit is computed: what cannot be is refused in a dry run too."""
     for plan in (plan for _, plan in planned.parts if complete):
         for edit in plan.edits.tensors.values():
             edit.values()
-    measured = (parity(part.store, plan) for part, plan in planned.parts)
-    return max((one for one in measured if one), default=None)
+    measured = [parity(part.store, plan) for part, plan in planned.parts]
+    return max(filter(None, measured), default=None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from chkpt_channels.api.output.naming import Path_
-from chkpt_channels.api.report import Inspection, file_info
+from chkpt_channels.api.report import Inspection
+from chkpt_channels.api.report_builder import file_info
 from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
 from chkpt_channels.discovery.find import find_first_convs
@@ -18,7 +19,7 @@ def inspect(path: Path_) -> Inspection:
     `first_convs` is empty then. `candidates` are the tensors that were considered and not taken. Raises DamagedError,
     UnsupportedError for foreign formats, FileSystemError."""
     with open_model(path) as model:
-        request = SearchRequest(hints=config_files.evidence(model.configs_at_hand()))
+        request = SearchRequest(hints=config_files.search_hints(model.configs_at_hand()))
         convs: list[FirstConv] = []
         candidates: list[Candidate] = []
         declarations: list[Declaration] = []

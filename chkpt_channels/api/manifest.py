@@ -45,11 +45,11 @@ def _job(table: dict[str, Any], file: Path, number: int) -> Job:
     where = f"[[convert]] {number + 1}"
     if not isinstance(table.get("src"), str) or not isinstance(table.get("dst", ""), str):
         raise UsageError("src and dst must be paths", file=str(file), where=where)
-    given = dict(_option(key, value, file, where) for key, value in table.items() if key not in _OWN)
-    if isinstance(given.get("matrix"), str):
-        given["matrix"] = str(file.parent / given["matrix"])
+    values = dict(_option(key, value, file, where) for key, value in table.items() if key not in _OWN)
+    if isinstance(values.get("matrix"), str):
+        values["matrix"] = str(file.parent / values["matrix"])
     dst = str(file.parent / table["dst"]) if "dst" in table else None
-    options = cast("ConvertOptions", given)
+    options = cast("ConvertOptions", values)
     return Job(src=str(file.parent / table["src"]), dst=dst, to=table.get("to"), options=options)
 
 
@@ -59,7 +59,7 @@ def _option(key: str, value: Any, file: Path, where: str) -> tuple[str, Any]:
     if option is None:
         close = difflib.get_close_matches(key, [*_KNOWN, *_OWN], 1)
         raise UsageError(f"{key!r} is not an option", file=str(file), where=where, hint=close[0] if close else "")
-    taken = option.listed(value)
-    if not option.takes(taken):
-        raise UsageError(f"{key} does not take {taken!r}", file=str(file), where=where)
-    return option.name, taken
+    listed = option.as_listed(value)
+    if not option.takes(listed):
+        raise UsageError(f"{key} does not take {listed!r}", file=str(file), where=where)
+    return option.name, listed

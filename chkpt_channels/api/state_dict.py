@@ -63,11 +63,11 @@ def _is_torch(array: Any) -> bool:
 
 
 def _dtype(array: Any, name: str) -> DType:
-    spelled = str(array.dtype).removeprefix("torch.")
+    dtype_name = str(array.dtype).removeprefix("torch.")
     rows = BY_TORCH if _is_torch(array) else {row.numpy: row for row in reversed(BY_NAME.values()) if row.numpy}
-    if spelled not in rows:
-        raise UsageError(f"{name} is of the type {spelled}, which is not known", file=NAME)
-    return rows[spelled]
+    if dtype_name not in rows:
+        raise UsageError(f"{name} is of the type {dtype_name}, which is not known", file=NAME)
+    return rows[dtype_name]
 
 
 def _raw(array: Any) -> bytes:
@@ -86,5 +86,5 @@ def _like(old: Any, values: Any, dtype: DType) -> Any:
     if not _is_torch(old):
         return values.astype(numpy_dtype(dtype), copy=False)
     torch = sys.modules["torch"]
-    made = torch.frombuffer(bytearray(values.tobytes()), dtype=old.dtype).reshape(values.shape)
-    return made.to(old.device)
+    tensor = torch.frombuffer(bytearray(values.tobytes()), dtype=old.dtype).reshape(values.shape)
+    return tensor.to(old.device)

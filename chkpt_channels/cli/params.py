@@ -159,18 +159,18 @@ HelpAll = Annotated[
 
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     """The command with a parameter for each row of the table in the place of its parameter `options`, and with --help-all."""
-    own = inspect.signature(command, eval_str=True).parameters
-    (location,) = (name for name, parameter in own.items() if is_typeddict(parameter.annotation))
-    rows = options_of(own[location].annotation)
+    declared = inspect.signature(command, eval_str=True).parameters
+    (location,) = (name for name, parameter in declared.items() if is_typeddict(parameter.annotation))
+    rows = options_of(declared[location].annotation)
 
-    def called(*, help_all: bool, **given: Any) -> None:
-        values = {row.name: given.pop(row.name) for row in rows}
+    def called(*, help_all: bool, **arguments: Any) -> None:
+        values = {row.name: arguments.pop(row.name) for row in rows}
         command(
-            **given, **{location: {name: value for name, value in values.items() if value is not None and value is not False}}
+            **arguments, **{location: {name: value for name, value in values.items() if value is not None and value is not False}}
         )
 
     parameters: list[inspect.Parameter] = []
-    for name, parameter in own.items():
+    for name, parameter in declared.items():
         parameters += map(parameter_of, rows) if name == location else [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
     parameters.append(_parameter("help_all", False, HelpAll))
     called.__name__, called.__doc__ = command.__name__, command.__doc__
@@ -181,11 +181,11 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def parameter_of(row: Option) -> inspect.Parameter:
     """A row as typer's parameter: a switch, one value, or a list of texts where it takes only lists."""
-    shown = typer.Option(row.flag, metavar=row.metavar, help=row.help, hidden=row.hidden)
+    info = typer.Option(row.flag, metavar=row.metavar, help=row.help, hidden=row.hidden)
     if row.kind is bool:
-        return _parameter(row.name, False, Annotated[bool, shown, row])
+        return _parameter(row.name, False, Annotated[bool, info, row])
     value: Any = row.scalars[0] if row.scalars else list[str]
-    return _parameter(row.name, None, Annotated[value | None, shown, row])
+    return _parameter(row.name, None, Annotated[value | None, info, row])
 
 
 def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:

@@ -48,22 +48,22 @@ class Session:
 
         try:
             yield
-        except (ChkptChannelsError, MemoryError, ImportError) as raised:
+        except (ChkptChannelsError, MemoryError, ImportError) as error:
             interrupts.check()  # which may well have been taken for something else
-            self._tell(path, raised if isinstance(raised, ChkptChannelsError) else _lacking(raised, path))
+            self._report_error(path, error if isinstance(error, ChkptChannelsError) else _as_system_error(error, path))
             if os.environ.get(DEBUG) == "1":
                 raise
 
-    def _tell(self, path: str, error: ChkptChannelsError) -> None:
-        from chkpt_channels.api.report import failed
+    def _report_error(self, path: str, error: ChkptChannelsError) -> None:
+        from chkpt_channels.api.report import failure_record
         from chkpt_channels.cli import text
 
         self.exit_code = max(self.exit_code, error.exit_code)
-        self._keep(failed(path, error))
+        self._keep(failure_record(path, error))
         _print(_error_lines(error, self._command, text.candidate_rows), sys.stderr)
 
     @contextlib.contextmanager
-    def saved(self, path: str | None, *, force: bool) -> Iterator[None]:
+    def saving_report(self, path: str | None, *, force: bool) -> Iterator[None]:
         """Write the JSON report to a file too, when the work is done. Raises before it where the file cannot be written."""
         if path is None:
             yield
@@ -106,15 +106,15 @@ def session(command: str, output_format: str | None, *, as_json: bool, report_to
     opened.close()
 
 
-def _lacking(raised: MemoryError | ImportError, path: str) -> FileSystemError:
+def _as_system_error(error: MemoryError | ImportError, path: str) -> FileSystemError:
     """What is to be said where there is no room, or a library cannot be loaded: which is often the same."""
     from chkpt_channels.core.errors import FileSystemError
 
-    if isinstance(raised, MemoryError):
+    if isinstance(error, MemoryError):
         return FileSystemError("needs more memory than there is", file=path)
-    if (raised.name or "").startswith("chkpt_channels"):
-        raise raised
-    reason = str(raised.__cause__ or raised).strip().splitlines() or ["no reason is given"]
+    if (error.name or "").startswith("chkpt_channels"):
+        raise error
+    reason = str(error.__cause__ or error).strip().splitlines() or ["no reason is given"]
     message = f"a library cannot be imported: {reason[-1][:200]}"
     return FileSystemError(message, file=path, hint="free memory, or reinstall chkpt-channels")
 

@@ -106,13 +106,13 @@ class Message:
 
     def last(self, number: int) -> Field | None:
         """The field of this number that counts: the last one."""
-        found = self.fields.get(number)
-        return found[-1] if found else None
+        fields = self.fields.get(number)
+        return fields[-1] if fields else None
 
     def text(self, number: int) -> str:
         """A text field, empty where it is missing."""
-        found = self.texts(number)
-        return found[-1] if found else ""
+        texts = self.texts(number)
+        return texts[-1] if texts else ""
 
     def texts(self, number: int) -> list[str]:
         """All text fields of this number."""
@@ -134,8 +134,8 @@ class Message:
 
     def number(self, number: int, default: int = 0) -> int:
         """An int64 field, `default` where it is missing."""
-        for found in self.fields.get(number, ()):
-            self._expect(found, VARINT)
+        for each in self.fields.get(number, ()):
+            self._expect(each, VARINT)
         field = self.last(number)
         return _signed(self.reader.varint(field.value, field.stop)[0]) if field else default
 
@@ -223,7 +223,7 @@ class DeferredField(NamedTuple):
         """All bytes."""
         return len(self.head) + self.size
 
-    def made(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """Make them."""
         return self.head + self.data()
 
@@ -254,14 +254,14 @@ class WireEdits:
         self._added.setdefault((message, message.stop if at is None else at), []).append(_as_deferred(new))
 
     def _put(self, message: Message, start: int, stop: int, new: DeferredField) -> None:
-        self._splices.append(Splice(start, stop, new.length, new.made))
+        self._splices.append(Splice(start, stop, new.length, new.to_bytes))
         self._delta[message] = self._delta.get(message, 0) + new.length - (stop - start)
 
     def splices(self) -> list[Splice]:
         """All splices, lengths included."""
         # where two messages end at one offset, what is added to the inner one comes first
         for (message, at), parts in sorted(self._added.items(), key=lambda item: -item[0][0].depth):
-            self._put(message, at, at, DeferredField(b"", sum(part.length for part in parts), partial(_all_made, parts)))
+            self._put(message, at, at, DeferredField(b"", sum(part.length for part in parts), partial(_joined, parts)))
         self._added.clear()
         delta = dict(self._delta)
         lengths = []
@@ -280,8 +280,8 @@ class WireEdits:
         return [*self._splices, *lengths]
 
 
-def _all_made(parts: list[DeferredField]) -> bytes:
-    return b"".join(part.made() for part in parts)
+def _joined(parts: list[DeferredField]) -> bytes:
+    return b"".join(part.to_bytes() for part in parts)
 
 
 def _as_deferred(new: bytes | DeferredField) -> DeferredField:

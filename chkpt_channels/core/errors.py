@@ -16,10 +16,10 @@ MOST_CANDIDATES = 10
 
 def printable(text: str, limit: int = LONGEST_NAME) -> str:
     """`text` from a file, safe for a terminal: control, bidi and other unprintable characters escaped, cut at `limit`."""
-    shown = text[: limit + 1].translate(_ODD)
-    if not shown.isprintable():
-        shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in shown)
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    escaped = text[: limit + 1].translate(_ODD)
+    if not escaped.isprintable():
+        escaped = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in escaped)
+    return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
 
 
 _ODD = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})

@@ -21,16 +21,16 @@ from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import Declaration
 from chkpt_channels.discovery.request import ConfigHints
 from chkpt_channels.folders.library_tables import (
+    CHANNEL_KEYS,
     CONFIG,
     COUNTS,
     FIRST_CONV,
-    FIXED,
-    OTHERWISE,
-    PIPELINES,
+    FIXED_CHANNELS,
+    NORMALIZATION_KEYS,
     PREPROCESSORS,
-    SIZES,
+    SIZE_KEYS,
     VISION,
-    WIDTHS,
+    WIDTH_KEYS,
 )
 from chkpt_channels.storage.source import contents
 from chkpt_channels.transform.mixing.normalization import Normalization
@@ -59,14 +59,14 @@ class ConfigReader:
     def read(self, folder: Path, *, strict: bool) -> list[ConfigFile]:
         """The configurations of a folder, as far as they are JSON: a file of that name may be something else. Raises
         DamagedError for those that are not, if `strict`."""
-        found = []
+        configs = []
         for name in names(folder):
             document = self._document(folder / name)
             if isinstance(document, Json):
-                found.append(ConfigFile(name, document))
+                configs.append(ConfigFile(name, document))
             elif strict:
                 raise document
-        return found
+        return configs
 
     def _document(self, path: Path) -> Json | DamagedError:
         if path not in self._documents:
@@ -96,11 +96,11 @@ def counts(document: Json) -> Iterator[tuple[Keys, int]]:
 def _begins_with_channels(document: Json, path: Keys) -> bool:
     """Whether a list is timm's [channels, height, width], or the widths of a network from the image on."""
     key = str(path[-1]) if path else ""
-    if key in SIZES:
+    if key in SIZE_KEYS:
         return len(document.at(path).value) == 3
     home = document.at(path[:-1]).value if path else None
     kind = home.get("model_type") if isinstance(home, dict) else None
-    return kind is not None and kind.value in WIDTHS.get(key, ()) and bool(document.at(path).value)
+    return kind is not None and kind.value in WIDTH_KEYS.get(key, ()) and bool(document.at(path).value)
 
 
 def image_counts(document: Json) -> Iterator[tuple[str, int]]:
@@ -109,60 +109,60 @@ def image_counts(document: Json) -> Iterator[tuple[str, int]]:
     for path, count in counts(document):
         home = path[:-2] if path[-1] == 0 else path[:-1]
         if home in homes:
-            yield _spelled(path), count
+            yield _dotted(path), count
 
 
-def pipelines(document: Json) -> Iterator[tuple[Keys, Keys]]:
+def normalization_keys(document: Json) -> Iterator[tuple[Keys, Keys]]:
     """Where it says mean and std, (path of the one, path of the other)."""
     for path, value in document.walk():
         if isinstance(value.value, dict):
-            for mean, std in PIPELINES:
+            for mean, std in NORMALIZATION_KEYS:
                 both = [value.value[key].plain for key in (mean, std) if key in value.value]
                 # a plain number called "mean" may be that of an initializer
                 if len(both) == 2 and all(_numbers(n) and (mean == "image_mean" or isinstance(n, list)) for n in both):
                     yield (*path, mean), (*path, std)
 
 
-def evidence(sidecars: Sequence[ConfigFile]) -> ConfigHints:
+def search_hints(configs: Sequence[ConfigFile]) -> ConfigHints:
     """What the configuration says of the first convs: timm's names of them, and the number of channels where it says one only."""
-    found: set[int] = set()
+    channels: set[int] = set()
     names: tuple[str, ...] = ()
-    for sidecar in sidecars:
-        found |= {count for _, count in counts(sidecar.document)}
-        for path, value in sidecar.document.walk():
+    for config in configs:
+        channels |= {count for _, count in counts(config.document)}
+        for path, value in config.document.walk():
             if path and path[-1] == "first_conv" and value.plain:
                 listed = value.plain if isinstance(value.plain, list) else [value.plain]
                 names = tuple(name for name in listed if isinstance(name, str))
             if path == ("_class_name",) and value.value in FIRST_CONV:
                 names = (FIRST_CONV[value.value],)
-    return ConfigHints(names, found.pop() if len(found) == 1 else 0)
+    return ConfigHints(names, channels.pop() if len(channels) == 1 else 0)
 
 
-def declarations(sidecar: ConfigFile) -> list[Declaration]:
+def declarations(config: ConfigFile) -> list[Declaration]:
     """The same as declarations: where, and how many."""
-    return [Declaration(_spelled(path), count) for path, count in counts(sidecar.document)]
+    return [Declaration(_dotted(path), count) for path, count in counts(config.document)]
 
 
-def edits(sidecar: ConfigFile, old: int, new: int, pipeline: Normalization | None) -> dict[Keys, Any]:
+def edits(config: ConfigFile, old: int, new: int, pipeline: Normalization | None) -> dict[Keys, Any]:
     """What changes in a configuration: channel counts equal to `old`, and mean and std to `pipeline`. Raises UnsupportedError for
     models that their library does not build for other channels."""
-    document = sidecar.document
-    changed = _counted(sidecar, old, new) if old != new else {}
+    document = config.document
+    changed = _count_edits(config, old, new) if old != new else {}
     if pipeline:
-        for mean, std in pipelines(document):
-            changed |= _fed(document, mean, std, pipeline)
+        for mean, std in normalization_keys(document):
+            changed |= _normalization_edits(document, mean, std, pipeline)
     for path, value in document.walk():
-        if old != new != 3 and isinstance(value.value, dict) and _turns_into_colors(sidecar.name, value.value):
+        if old != new != 3 and isinstance(value.value, dict) and _converts_to_rgb(config.name, value.value):
             changed[*path, "do_convert_rgb"] = False
-    return {path: value for path, value in changed.items() if not _is_there(document, path, value)}
+    return {path: value for path, value in changed.items() if not _has_value(document, path, value)}
 
 
-def _counted(sidecar: ConfigFile, old: int, new: int) -> dict[Keys, Any]:
+def _count_edits(config: ConfigFile, old: int, new: int) -> dict[Keys, Any]:
     """The counts that change, and those that were left to a default."""
-    document = sidecar.document
+    document = config.document
     _check_built(document)
     changed: dict[Keys, Any] = {path: new for path, count in counts(document) if count == old}
-    if Path(sidecar.name).name != CONFIG:
+    if Path(config.name).name != CONFIG:
         return changed
     home = _vision(document)
     if not changed and _is_transformers(document, home) and not any(path[: len(home)] == home for path, _ in counts(document)):
@@ -178,34 +178,34 @@ def _counted(sidecar: ConfigFile, old: int, new: int) -> dict[Keys, Any]:
 def _check_built(document: Json) -> None:
     """Raises UnsupportedError for models that their library does not build for other channels."""
     for path, value in document.walk():
-        if path and path[-1] == "model_type" and value.value in FIXED:
+        if path and path[-1] == "model_type" and value.value in FIXED_CHANNELS:
             hint = "the weights file alone converts, for code of your own"
-            raise document.location.at(_spelled(path)).unsupported(f"{FIXED[value.value]} ({value.value})", hint=hint)
+            raise document.location.at(_dotted(path)).unsupported(f"{FIXED_CHANNELS[value.value]} ({value.value})", hint=hint)
 
 
-def _turns_into_colors(name: str, part: Mapping[str, Value]) -> bool:
+def _converts_to_rgb(name: str, part: Mapping[str, Value]) -> bool:
     """Whether an image processor makes three channels of any image: many do where their configuration does not say."""
-    said = part["do_convert_rgb"].value if "do_convert_rgb" in part else None
-    if said is not None:
-        return said is True
+    stated = part["do_convert_rgb"].value if "do_convert_rgb" in part else None
+    if stated is not None:
+        return stated is True
     return Path(name).name in PREPROCESSORS and "image_mean" in part
 
 
-def _fed(document: Json, mean: Keys, std: Keys, pipeline: Normalization) -> dict[Keys, Any]:
+def _normalization_edits(document: Json, mean: Keys, std: Keys, pipeline: Normalization) -> dict[Keys, Any]:
     """mean and std as this configuration's reader applies them: to images in 0..1, or to bytes once rescaling is off."""
     if pipeline.input_range == 1 or mean[-1] == "mean":
-        found: dict[Keys, Any] = {mean: list(pipeline.mean), std: [value / pipeline.input_range for value in pipeline.std]}
+        edits: dict[Keys, Any] = {mean: list(pipeline.mean), std: [value / pipeline.input_range for value in pipeline.std]}
     else:
-        found = {mean: [value * pipeline.input_range for value in pipeline.mean], std: list(pipeline.std)}
-        found[*mean[:-1], "do_rescale"] = False
+        edits = {mean: [value * pipeline.input_range for value in pipeline.mean], std: list(pipeline.std)}
+        edits[*mean[:-1], "do_rescale"] = False
     # one number for all channels stays one
     for path in (mean, std):
-        if not isinstance(document.at(path).value, list) and len(set(found[path])) == 1:
-            found[path] = found[path][0]
-    return found
+        if not isinstance(document.at(path).value, list) and len(set(edits[path])) == 1:
+            edits[path] = edits[path][0]
+    return edits
 
 
-def _is_there(document: Json, path: Keys, value: Any) -> bool:
+def _has_value(document: Json, path: Keys, value: Any) -> bool:
     try:
         return bool(document.at(path).plain == value)
     except (KeyError, IndexError):
@@ -227,10 +227,10 @@ def _is_transformers(document: Json, path: Keys) -> bool:
 
 def _key(document: Json, path: Keys) -> str:
     kind = document.at((*path, "model_type")).value
-    return next((key for key, kinds in OTHERWISE.items() if kind in kinds), "num_channels")
+    return next((key for key, kinds in CHANNEL_KEYS.items() if kind in kinds), "num_channels")
 
 
-def _spelled(path: Keys) -> str:
+def _dotted(path: Keys) -> str:
     return ".".join(str(step) for step in path)
 
 
@@ -241,29 +241,29 @@ def _numbers(value: Any) -> tuple[float, ...]:
     return tuple(float(n) for n in numbers)
 
 
-def fed_by(sidecar: ConfigFile, *, strict: bool = True) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
+def normalizations(config: ConfigFile, *, strict: bool = True) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
     """(mean, std) of each pipeline that a configuration spells. Raises UnsupportedError where they are not all that is done, if
     that matters."""
-    for mean, std in pipelines(sidecar.document):
+    for mean, std in normalization_keys(config.document):
         if strict:
-            _check_plain(sidecar.document.location, sidecar.document.at(mean[:-1]).plain)
-        found = tuple(_numbers(sidecar.document.at(path).plain) for path in (mean, std))
-        if all(found):
-            yield found[0], found[1]
+            _check_plain(config.document.location, config.document.at(mean[:-1]).plain)
+        pair = tuple(_numbers(config.document.at(path).plain) for path in (mean, std))
+        if all(pair):
+            yield pair[0], pair[1]
 
 
 def with_normalization(options: Options, configs: Sequence[ConfigFile], location: Location) -> Options:
     """The options with the mean and std that configurations say. Raises UnsupportedError where none does."""
     order = [*(s for s in configs if s.name != CONFIG), *(s for s in configs if s.name == CONFIG)]
-    pairs = ((sidecar.document.location, pair) for sidecar in order for pair in fed_by(sidecar))
-    location, found = next(pairs, (location, None))
-    if found and min(found[1]) <= 0:
+    pairs = ((config.document.location, pair) for config in order for pair in normalizations(config))
+    location, pair = next(pairs, (location, None))
+    if pair and min(pair[1]) <= 0:
         raise location.unsupported("its std is not positive")
-    if found is None:
+    if pair is None:
         raise location.unsupported(
             f"no {PREPROCESSORS[0]} or {CONFIG} beside it states mean and std", hint="--norm imagenet, or --mean and --std"
         )
-    return options._replace(norm=options.norm._replace(name="", mean=found[0], std=found[1]).checked())
+    return options._replace(norm=options.norm._replace(name="", mean=pair[0], std=pair[1]).validated())
 
 
 def _check_plain(location: Location, part: Mapping[str, Any]) -> None:
@@ -281,12 +281,12 @@ def options_in_report(path: Path) -> dict[str, Any]:
     """The options of the conversion that a report tells of (`convert --report`). Raises UsageError for other files."""
     document = read(path).root.plain
     results = document.get("results") if isinstance(document, dict) else None
-    message = [r.get("options") for r in results if isinstance(r, dict)] if isinstance(results, list) else []
-    if len(message) != 1 or not isinstance(message[0], dict):
+    conversions = [r.get("options") for r in results if isinstance(r, dict)] if isinstance(results, list) else []
+    if len(conversions) != 1 or not isinstance(conversions[0], dict):
         raise UsageError("is not the report of one conversion", file=str(path), hint="convert --report FILE writes one")
     known = {option.name: option for option in OPTIONS}
-    given = {name: value for name, value in message[0].items() if name != "to"}
-    wrong = next((name for name, value in given.items() if name not in known or not known[name].takes(value)), None)
-    if wrong is not None or not isinstance(message[0].get("to"), str | int | None):
+    options = {name: value for name, value in conversions[0].items() if name != "to"}
+    wrong = next((name for name, value in options.items() if name not in known or not known[name].takes(value)), None)
+    if wrong is not None or not isinstance(conversions[0].get("to"), str | int | None):
         raise UsageError(f"its option {(wrong or 'to')[:40]!r} is not an option of convert", file=str(path))
-    return message[0]
+    return conversions[0]

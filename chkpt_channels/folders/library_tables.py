@@ -21,12 +21,12 @@ COUNTS = frozenset(
     }
 )
 """What configurations call the number of input channels."""
-SIZES = frozenset({"input_size", "test_input_size"})
+SIZE_KEYS = frozenset({"input_size", "test_input_size"})
 """timm's [channels, height, width]."""
-PIPELINES = (("image_mean", "image_std"), ("mean", "std"))
+NORMALIZATION_KEYS = (("image_mean", "image_std"), ("mean", "std"))
 VISION = ("vision_config", "backbone_config", "vision_encoder", "encoder")
 """Where a configuration of several parts keeps the one that sees the image."""
-OTHERWISE = {
+CHANNEL_KEYS = {
     "in_channels": frozenset(
         {
             "chameleon_vqgan", "cohere_compass_vision", "emu3_vqgan", "ernie4_5_vl_moe_vision", "exaone4_5_vision",
@@ -41,10 +41,10 @@ OTHERWISE = {
     "stem_num_channels": frozenset({"textnet"}),
 }  # fmt: skip
 """transformers' models by the key that counts their channels, where it is not num_channels."""
-WIDTHS = {"stem_channels": frozenset({"hgnet_v2", "pp_lcnet_v4"})}
+WIDTH_KEYS = {"stem_channels": frozenset({"hgnet_v2", "pp_lcnet_v4"})}
 """Lists of widths that begin with the image's channels, by the models in which they do."""
 _FIXED = "transformers builds this model for one number of channels, whatever its configuration says"
-FIXED = {
+FIXED_CHANNELS = {
     **dict.fromkeys(
         (
             "blip_vision_model", "blip_2_vision_model", "instructblip_vision_model", "instructblipvideo_vision_model",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 from chkpt_channels.core.errors import Location
-from chkpt_channels.folders.config_files import ConfigFile, ConfigReader, evidence, with_normalization
+from chkpt_channels.folders.config_files import ConfigFile, ConfigReader, search_hints, with_normalization
 from chkpt_channels.folders.shards import Shards
 from chkpt_channels.formats import detect
 from chkpt_channels.formats.base import Checkpoint, Format
@@ -79,10 +79,10 @@ class Model(ABC):
     def resolved(self, options: Options) -> Options:
         """The options with what its configurations say: hints for the search, and `--norm auto`. Raises UnsupportedError where
         that is asked for and nothing says it."""
-        is_asked = options.norm.name == AUTO
-        configs = self.configs_at_hand(strict=is_asked)
-        options = options._replace(search=options.search._replace(hints=evidence(configs)))
-        return with_normalization(options, configs, self.location) if is_asked else options
+        wants_normalization = options.norm.name == AUTO
+        configs = self.configs_at_hand(strict=wants_normalization)
+        options = options._replace(search=options.search._replace(hints=search_hints(configs)))
+        return with_normalization(options, configs, self.location) if wants_normalization else options
 
 
 class ModelFile(Model):

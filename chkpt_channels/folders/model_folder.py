@@ -125,16 +125,16 @@ class ModelFolder(Model):
         """The shards that an index lists."""
         location = Location(str(self.path / index.name))
         document = index.document.root.plain
-        places = document.get("weight_map") if isinstance(document, dict) else None
-        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()) or not places:
+        weight_map = document.get("weight_map") if isinstance(document, dict) else None
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()) or not weight_map:
             raise location.damaged("is not an index: weight_map must map tensors to files")
         parent = Path(index.name).parent
-        for name in dict.fromkeys(places.values()):
+        for name in dict.fromkeys(weight_map.values()):
             if name != os.path.basename(name) or name in ("", ".", "..") or "\0" in name:
                 raise location.at(name).damaged("its shard is not a file beside the index")
             if str(parent / name) not in self.files:
                 raise location.at(name).damaged("its shard is missing", hint="download the whole folder")
-        return _PartFiles(tuple(str(parent / name) for name in sorted(set(places.values()))), index)
+        return _PartFiles(tuple(str(parent / name) for name in sorted(set(weight_map.values()))), index)
 
 
 def reconstructs(config: Any) -> bool:

@@ -63,7 +63,7 @@ class Shards(TensorStore):
         """As the shard."""
         return self._home(name).load(name)
 
-    def shared_out(self, edits: Edits) -> Iterator[tuple[Checkpoint, Edits]]:
+    def split_edits(self, edits: Edits) -> Iterator[tuple[Checkpoint, Edits]]:
         """Each shard with its part of the edits."""
         for shard in self.shards:
             own = {name: edit for name, edit in edits.tensors.items() if name in shard.tensors}
@@ -100,7 +100,7 @@ class _ShardsGraph(ModelGraph):
         return self._graph_of(conv).quantization(conv)
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
-        found: list[Declaration] = []
+        declarations: list[Declaration] = []
         for shard in self._shards:
-            found += shard.graph.declarations([conv for conv in first_convs if conv.tensor.name in shard.tensors])
-        return found
+            declarations += shard.graph.declarations([conv for conv in first_convs if conv.tensor.name in shard.tensors])
+        return declarations

@@ -39,9 +39,9 @@ class Output:
     def __init__(self, path: Path, source: Source | None, *, force: bool = False) -> None:
         self.path, self.location, self._force = path, Location(str(path)), force
         self._folder = path.parent
-        self._old = _may_write(path, source, force=force, location=self.location)
+        self._old = _replaced_file(path, source, force=force, location=self.location)
         self._temporary: Path | None = None
-        self._kept: Path | None = None
+        self._backup: Path | None = None
         self.fd = -1
         try:
             sweep(self._folder)
@@ -58,7 +58,7 @@ class Output:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in (self._temporary, self._kept):
+        for name in (self._temporary, self._backup):
             with contextlib.suppress(OSError):
                 if name:
                     name.unlink()
@@ -82,7 +82,7 @@ class Output:
 
     def rename(self, path: Path) -> None:
         """Take another name in the same folder."""
-        self._old = _may_write(path, None, force=self._force, location=Location(str(path)))
+        self._old = _replaced_file(path, None, force=self._force, location=Location(str(path)))
         self.path, self.location = path, Location(str(path))
 
     def publish(self, *, first: bool = False) -> None:
@@ -92,7 +92,7 @@ class Output:
         interrupts.check()
         try:
             if first and self._old:
-                self._keep()
+                self._keep_old()
             if not self._old:
                 self._link(self.path)
             else:
@@ -101,15 +101,15 @@ class Output:
                     name = self._new_name()
                     self._link(name)
                     self._temporary = name
-                _may_write(self.path, None, force=True, location=self.location)
+                _replaced_file(self.path, None, force=True, location=self.location)
                 os.replace(self._temporary, self.path)
                 self._temporary = None
         except FileExistsError as error:
-            raise _exists(self.location) from error
+            raise _exists_error(self.location) from error
         except OSError as error:
             raise self.location.system(f"cannot be published: {reason(error)}") from error
         if not first:
-            _settle(self.path)
+            _sync_after_publish(self.path)
 
     def is_shown(self) -> bool:
         """Whether the name shows this file."""
@@ -117,18 +117,18 @@ class Output:
             return os.path.samestat(os.fstat(self.fd), os.lstat(self.path))
         return False
 
-    def _keep(self) -> None:
+    def _keep_old(self) -> None:
         """Give the old file a second name, where the file system knows such."""
         kept = self._new_name()
         with contextlib.suppress(OSError):
             os.link(self.path, kept, follow_symlinks=False)
-            self._kept = kept
+            self._backup = kept
 
     def roll_back(self) -> None:
         """Roll back: restore the previous file under this name, if it was kept."""
         with contextlib.suppress(OSError):
-            if self.is_shown() and self._kept:
-                os.replace(self._kept, self.path)
+            if self.is_shown() and self._backup:
+                os.replace(self._backup, self.path)
             elif self.is_shown() and not self._old:
                 self.path.unlink()
 
@@ -145,7 +145,7 @@ class Output:
             os.close(proc)
 
 
-def _may_write(path: Path, source: Source | None, *, force: bool, location: Location) -> os.stat_result | None:
+def _replaced_file(path: Path, source: Source | None, *, force: bool, location: Location) -> os.stat_result | None:
     """The file that would be replaced, or None. Raises OutputExistsError unless it may be."""
     try:
         old = os.lstat(path)
@@ -159,7 +159,7 @@ def _may_write(path: Path, source: Source | None, *, force: bool, location: Loca
     if kind := kinds.get(stat.S_IFMT(old.st_mode), "a device"):
         raise OutputExistsError(f"is {kind}, and only regular files are written", file=location.file)
     if not force:
-        raise _exists(location)
+        raise _exists_error(location)
     return old
 
 
@@ -168,7 +168,7 @@ def _followed(path: Path) -> Iterator[os.stat_result]:
         yield os.stat(path)
 
 
-def _exists(location: Location) -> OutputExistsError:
+def _exists_error(location: Location) -> OutputExistsError:
     return OutputExistsError("exists already", file=location.file, hint="--force replaces it, -o names another output")
 
 
@@ -197,7 +197,7 @@ def _may_be_ours(entry: os.DirEntry[str]) -> bool:
     return False
 
 
-def _settle(path: Path) -> None:
+def _sync_after_publish(path: Path) -> None:
     """Sync the folder that shows `path` now. The old file is gone, so a failure here is reported, not rolled back."""
     try:
         _sync_folder(path.parent)
@@ -257,9 +257,9 @@ class OutputFolder:
             os.rename(self.draft, self.path)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                raise _exists(self.location) from error
+                raise _exists_error(self.location) from error
             raise self.location.system(f"cannot be published: {reason(error)}") from error
-        _settle(self.path)
+        _sync_after_publish(self.path)
 
 
 class StandardOutput:

@@ -6,7 +6,6 @@ Where the process may not be forked the work is done in place.
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import math
 import os
@@ -28,6 +27,7 @@ from chkpt_channels.core.errors import (
     UnsupportedError,
     reason,
 )
+from chkpt_channels.core.gc_pause import stop_collecting
 from chkpt_channels.core.limits import LIMITS
 
 FRAME = struct.Struct("<cQ")
@@ -35,7 +35,7 @@ FRAME = struct.Struct("<cQ")
 DATA, ERROR, END = b"D", b"E", b"."
 READ_BYTES = 1 << 20
 """At once from the pipe: a hostile child may announce any size, and is given no more memory than it fills."""
-UNABLE = "no process can be started for it"
+NO_PROCESS = "no process can be started for it"
 
 
 def run_isolated(work: Callable[[], Iterator[bytes]], location: Location) -> Iterator[bytes]:
@@ -43,7 +43,7 @@ def run_isolated(work: Callable[[], Iterator[bytes]], location: Location) -> Ite
     if not _may_fork():
         yield from work()
         return
-    with location.wrapping_os_errors(UNABLE):
+    with location.wrapping_os_errors(NO_PROCESS):
         reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
         child = _fork(location)
@@ -85,7 +85,7 @@ def _fork(location: Location) -> int:
     where the system has no room for a process."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # no child does its parent's clearing up
     try:
-        with warnings.catch_warnings(), location.wrapping_os_errors(UNABLE):
+        with warnings.catch_warnings(), location.wrapping_os_errors(NO_PROCESS):
             warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, about the threads of libraries
             child = os.fork()
         if not child:
@@ -98,7 +98,7 @@ def _fork(location: Location) -> int:
 
 def _serve(work: Callable[[], Iterator[bytes]], writing: int) -> NoReturn:
     """The child's whole life."""
-    gc.disable()  # a collection would write to every page that the two processes share
+    stop_collecting()
     try:
         try:
             _confine()
@@ -141,13 +141,13 @@ def _send(writing: int, kind: bytes, content: bytes) -> None:
 
 
 def _read(reading: int, size: int, location: Location) -> bytes:
-    found = bytearray()
-    while len(found) < size:
-        piece = os.read(reading, min(size - len(found), READ_BYTES))
+    received = bytearray()
+    while len(received) < size:
+        piece = os.read(reading, min(size - len(received), READ_BYTES))
         if not piece:
             raise location.damaged("the library that reads it crashes or does not end")
-        found += piece
-    return bytes(found)
+        received += piece
+    return bytes(received)
 
 
 def _encoded(error: BaseException) -> bytes:

@@ -101,7 +101,7 @@ class OverlayFile:
 
     def splices(self) -> list[Splice]:
         """What has become of the span, as splices that count from its first byte."""
-        found: list[tuple[int, bytearray]] = []
+        changed_runs: list[tuple[int, bytearray]] = []
         kept = min(self._old, self.size)
         for number in sorted(self._pages):
             at, new = number * PAGE_BYTES, self._pages[number][: max(0, kept - number * PAGE_BYTES)]
@@ -112,14 +112,14 @@ class OverlayFile:
             if not changed:
                 continue
             piece, at = new[changed[0] : changed[-1] + 1], at + changed[0]
-            if found and found[-1][0] + len(found[-1][1]) == at:
-                found[-1][1].extend(piece)
+            if changed_runs and changed_runs[-1][0] + len(changed_runs[-1][1]) == at:
+                changed_runs[-1][1].extend(piece)
             else:
-                found.append((at, piece))
-        made = [Splice.of(at, at + len(piece), bytes(piece)) for at, piece in found]
+                changed_runs.append((at, piece))
+        splices = [Splice.of(at, at + len(piece), bytes(piece)) for at, piece in changed_runs]
         if self.size != self._old:
-            made.append(self._tail(kept))
-        return made
+            splices.append(self._tail(kept))
+        return splices
 
     def _tail(self, kept: int) -> Splice:
         """The bytes behind the old end, or what is cut off there."""

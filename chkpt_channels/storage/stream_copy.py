@@ -33,8 +33,8 @@ RANGE_BYTES = 32 << 20
 """What one copy_file_range takes at most: between two, progress is told and the copy can be stopped."""
 _NO_COPY_FILE_RANGE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
 
-Given = ParamSpec("Given")
-Made = TypeVar("Made")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def apply(
@@ -59,14 +59,14 @@ def apply(
             os.posix_fallocate(out, 0, total)  # a full disk shows before the first byte
         copying = _Copy(source, moves, out, total, passing_checks(checks, ordered), progress)
         try:
-            made = [splice.data() for splice in ordered]
+            contents = [splice.data() for splice in ordered]
             if meanwhile:
                 meanwhile()
         except BaseException:
             copying.stop()
             raise
         copying.join()
-        for splice, at, data in zip(ordered, targets, made, strict=True):
+        for splice, at, data in zip(ordered, targets, contents, strict=True):
             if len(data) != splice.size:
                 raise ValueError(f"a splice at {splice.start} promised {splice.size} bytes and made {len(data)}")
             write_at(out, memoryview(data), at)
@@ -86,7 +86,9 @@ def write_at(out: int, data: memoryview, at: int) -> None:
         data, at = data[count:], at + count
 
 
-def submit(pool: ThreadPoolExecutor, work: Callable[Given, Made], *args: Given.args, **more: Given.kwargs) -> Future[Made]:
+def submit(
+    pool: ThreadPoolExecutor, work: Callable[Arguments, Result], *args: Arguments.args, **more: Arguments.kwargs
+) -> Future[Result]:
     """`work` in a thread. Raises OSError where the system has no room for one."""
     try:
         return pool.submit(work, *args, **more)

@@ -47,7 +47,7 @@ class OptimizerEdits:
             return named
         group = next(iter(tensors.values())).group
         model = [t for t in self._checkpoint.model_tensors() if t.group == group]
-        found: list[tuple[OptimizerEntry, str]] = []
+        owners: list[tuple[OptimizerEntry, str]] = []
         for shape in dict.fromkeys(t.shape for t in tensors.values()):
             owned = [e for e in entries if any(t.shape == shape for t in e.tensors.values())]
             alike = [t.name for t in model if t.shape == shape]
@@ -58,8 +58,8 @@ class OptimizerEdits:
                     f"{len(owned)} entries have the shape {list(shape)} for {len(alike)} kernels: their order is ambiguous",
                     file=self._checkpoint.location.file, where=owned[0].where,
                 )  # fmt: skip
-            found += [(e, name) for e, name in zip(owned, alike, strict=False) if name in tensors]
-        return found
+            owners += [(e, name) for e, name in zip(owned, alike, strict=False) if name in tensors]
+        return owners
 
     def _reset(self, entry: OptimizerEntry, kernel: Tensor) -> None:
         for slot, tensor in entry.tensors.items():

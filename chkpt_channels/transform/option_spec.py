@@ -43,7 +43,7 @@ class Option(NamedTuple):
         """Whether a value that stands in a document, a manifest or a report, is of its type."""
         return _fits(value, self.kind)
 
-    def listed(self, value: Any) -> Any:
+    def as_listed(self, value: Any) -> Any:
         """The value, a single one as a list where the option takes only that."""
         single = not isinstance(value, list) and not self.takes(value)
         return [value] if single and self.takes([value]) else value

@@ -78,8 +78,8 @@ class WeightNorm(Parametrization):
     def weight(self, stored: NDArray[Any]) -> NDArray[Any]:
         """g · v / ‖v‖."""
         lengths = self._checkpoint.load(self._lengths.name).astype("float64")
-        found: NDArray[Any] = lengths * stored.astype("float64") / self._norms(stored)
-        return found
+        weight: NDArray[Any] = lengths * stored.astype("float64") / self._norms(stored)
+        return weight
 
     def edits(self, edit: TensorEdit) -> Mapping[str, TensorEdit]:
         """The lengths."""
@@ -93,10 +93,10 @@ class WeightNorm(Parametrization):
     def _norms(self, directions: NDArray[Any]) -> NDArray[np.float64]:
         """‖v‖ over the axes that are not kept, which stay as axes of size 1."""
         axes = tuple(axis for axis in range(directions.ndim) if axis not in self._kept)
-        found: NDArray[np.float64] = (directions.astype("float64") ** 2).sum(axis=axes, keepdims=True) ** 0.5
-        if not (found > 0).all():
+        norms: NDArray[np.float64] = (directions.astype("float64") ** 2).sum(axis=axes, keepdims=True) ** 0.5
+        if not (norms > 0).all():
             raise self._location.unsupported("a weight_norm direction is or becomes zero, and has no length")
-        return found
+        return norms
 
 
 class WeightStandardization(Parametrization):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from chkpt_channels.core.errors import Candidate, Location, UsageError
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, Notice, PreprocessingOp, TensorEdit
+from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, Notice, PreprocessingOp, Tensor, TensorEdit
 from chkpt_channels.discovery import bias_target, patch_embeddings, preprocessing
 from chkpt_channels.discovery.find import select_first_convs
 from chkpt_channels.formats.base import TensorStore
@@ -57,15 +57,12 @@ def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
     rules = {conv.tensor.name: _rule(location, conv, options) for conv in convs}
     changing = [conv for conv in convs if not rules[conv.tensor.name].is_identity]
     if not changing:
-        changes = tuple(KernelChange(c, c.layout or Layout("OIHW"), mixing.identity(to), c.tensor.shape) for c in convs)
-        return Plan(changes, Edits(), (to, to), notices=notices.of_file(checkpoint, convs), candidates=finding.candidates)
+        unchanged = tuple(KernelChange(c, c.layout or Layout("OIHW"), mixing.identity(to), c.tensor.shape) for c in convs)
+        return Plan(unchanged, Edits(), (to, to), notices=notices.of_file(checkpoint, convs), candidates=finding.candidates)
     old = changing[0].in_channels
-    operations = {
-        c.tensor.name: tuple(checkpoint.graph.preprocessing([c])) or preprocessing.find(checkpoint, c, finding.input_vectors)
-        for c in convs
-    }
-    every_operation = list(dict.fromkeys(op for each in operations.values() for op in each))
-    method, why = _graph_method(checkpoint, convs, every_operation, options) if old != to else ("", "")
+    operations = {conv.tensor.name: _operations_before(checkpoint, conv, finding.input_vectors) for conv in convs}
+    all_operations = list(dict.fromkeys(op for each in operations.values() for op in each))
+    method, why = _graph_method(checkpoint, convs, all_operations, options) if old != to else ("", "")
     changes = tuple(
         _kernel_change(checkpoint, conv, rules[conv.tensor.name], operations[conv.tensor.name], to, method) for conv in convs
     )
@@ -73,23 +70,30 @@ def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
     counted = [change.conv for change in (changes if method else changed) if change.conv.in_channels != to]
     declarations, left = _declared(checkpoint, counted, old, set_hparams=options.plain["set_hparams"])
     chosen = changed[0].constants if changed else ()
-    kept = [] if method else every_operation
-    edits = _edits(checkpoint, changed, options)
-    edits = edits._replace(
-        tensors={**edits.tensors, **_constants(checkpoint, kept, chosen), **({} if method else checkpoint.graph.shape_edits(to))},
-        numbers={**{d.where: to for d in declarations}, **edits.numbers},
-        channels=to,
-        method=method,
-        constants={operation.where: chosen for operation in kept},
-    )
-    message = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rules[changing[0].tensor.name], method)]
-    message += [*notices.of_kernels(checkpoint, changed, options), *notices.of_hyper_parameters(left)]
+    kept = [] if method else all_operations
+    edits = _with_constants(checkpoint, _kernel_edits(checkpoint, changed, options), kept, chosen)
+    edits = edits._replace(numbers={**{d.where: to for d in declarations}, **edits.numbers}, channels=to, method=method)
+    if not method:
+        edits = edits._replace(tensors={**edits.tensors, **checkpoint.graph.shape_edits(to)})
+    found_notices = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rules[changing[0].tensor.name], method)]
+    found_notices += [*notices.of_kernels(checkpoint, changed, options), *notices.of_hyper_parameters(left)]
     if finding.input_vectors and not method:
-        message += preprocessing.notices(kept, chosen, checkpoint.tensors)
-    pipeline = options.norm.new(options.rule.mixing(old), options.rule.orders) if options.norm else None
+        found_notices += preprocessing.notices(kept, chosen, checkpoint.tensors)
     return Plan(
-        changes, edits, (old, to), declarations, tuple(message), why or options.rule.why(old), finding.candidates, pipeline
+        kernels=changes,
+        edits=edits,
+        channels=(old, to),
+        declarations=declarations,
+        notices=tuple(found_notices),
+        why=why or options.rule.why(old),
+        candidates=finding.candidates,
+        pipeline=options.norm.new(options.rule.mixing(old), options.rule.orders) if options.norm else None,
     )
+
+
+def _operations_before(checkpoint: TensorStore, conv: FirstConv, vectors: Sequence[Tensor]) -> tuple[PreprocessingOp, ...]:
+    """The per-channel operations between the image and a kernel: those of the graph, or those that tensors alone show."""
+    return tuple(checkpoint.graph.preprocessing([conv])) or preprocessing.find(checkpoint, conv, vectors)
 
 
 def _declared(
@@ -105,18 +109,18 @@ def _rule(location: Location, conv: FirstConv, options: Options) -> Mixing:
     """What the options mean for this conv."""
     try:
         rule = options.rule.mixing(conv.in_channels)
-        return normalization.through(rule, options.norm, options.rule.orders) if options.norm else rule
+        return normalization.fold_normalization(rule, options.norm, options.rule.orders) if options.norm else rule
     except UsageError as error:
         raise UsageError(error.what, file=location.file, where=conv.tensor.name) from None
 
 
-def _edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Options) -> Edits:
+def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Options) -> Edits:
     """What follows from the kernels alone: their values, the constants they leave, the optimizer's state."""
     tensors: dict[str, TensorEdit] = {}
     biases: dict[str, TensorEdit] = {}
-    taken: set[str] = set()
+    targets: set[str] = set()
     for kernel in changed:
-        values = cache(partial(kernels.mixed, checkpoint, kernel, allow_nonfinite=options.plain["allow_nonfinite"]))
+        values = cache(partial(kernels.mixed_kernel, checkpoint, kernel, allow_nonfinite=options.plain["allow_nonfinite"]))
         edit = TensorEdit(kernel.shape, values)
         tensors |= quantization.kernel_edits(checkpoint, kernel.conv, edit)
         tensors |= kernel.parametrization.edits(edit)
@@ -128,14 +132,14 @@ def _edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Op
                 "is a transposed convolution: a constant in its input is not a constant in its output, and no bias takes it"
             )
         filters = kernel.shape[kernel.layout.axes.index("O")]
-        if target := bias_target.find(checkpoint, kernel.conv):
-            if target[0] in taken:
-                raise checkpoint.location.at(target[0]).unsupported(
+        if bias := bias_target.find(checkpoint, kernel.conv):
+            if bias[0] in targets:
+                raise checkpoint.location.at(bias[0]).unsupported(
                     "is the bias target of two first convs, and each adds a constant"
                 )
-            taken.add(target[0])
-            values = cache(partial(kernels.shifted, checkpoint, kernel, target, tensors.get(target[0])))
-            tensors[target[0]] = TensorEdit((filters,), values, "bias" if target[1] > 0 else "running mean")
+            targets.add(bias[0])
+            values = cache(partial(kernels.shifted_bias, checkpoint, kernel, bias, tensors.get(bias[0])))
+            tensors[bias[0]] = TensorEdit((filters,), values, "bias" if bias[1] > 0 else "running mean")
         elif checkpoint.adds_tensors:
             biases[kernel.conv.tensor.name] = TensorEdit(
                 (filters,), cache(partial(kernels.bias_shift, checkpoint, kernel)), "bias"
@@ -150,16 +154,22 @@ def _edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Op
     return Edits(tensors | state.tensors, state.numbers, tuple(state.dropped), biases=biases)
 
 
-def _constants(checkpoint: TensorStore, operations: Sequence[PreprocessingOp], chosen: tuple[int, ...]) -> dict[str, TensorEdit]:
-    """What stands in front with one number for each channel: those of the old channels that the new ones stand in for."""
+def _with_constants(
+    checkpoint: TensorStore, edits: Edits, operations: Sequence[PreprocessingOp], chosen: tuple[int, ...]
+) -> Edits:
+    """The edits, and those of the constants that precede the kernels with one number for each channel: each new channel takes
+    the numbers of the old one that it stands in for."""
     axes: defaultdict[str, list[int]] = defaultdict(list)
     for name, axis in dict.fromkeys(pair for op in operations for pair in op.tensors):
         axes[name].append(axis)
-    edits = {}
-    for name, of in axes.items():
-        shape = tuple(len(chosen) if axis in of else size for axis, size in enumerate(checkpoint.tensors[name].shape))
-        edits[name] = TensorEdit(shape, cache(partial(kernels.taken, checkpoint, name, of, chosen)), "statistics")
-    return edits
+    constants = {}
+    for name, channel_axes in axes.items():
+        shape = tuple(len(chosen) if axis in channel_axes else size for axis, size in enumerate(checkpoint.tensors[name].shape))
+        constants[name] = TensorEdit(
+            shape, cache(partial(kernels.select_positions, checkpoint, name, channel_axes, chosen)), "statistics"
+        )
+    places = {operation.where: chosen for operation in operations}
+    return edits._replace(tensors={**edits.tensors, **constants}, constants=places)
 
 
 def _graph_method(
@@ -167,17 +177,17 @@ def _graph_method(
 ) -> tuple[str, str]:
     """The way to one channel that touches no kernel, where it is asked for or where something per-channel is in the way, and
     why it is taken."""
-    asked = options.rule.method
-    if options.to != 1 or options.rule.explicit or options.rule.luma or asked not in ("auto", *GRAPH_METHODS):
+    method = options.rule.method
+    if options.to != 1 or options.rule.explicit or options.rule.luma or method not in ("auto", *GRAPH_METHODS):
         return "", ""
     if options.norm:  # only a kernel can take a pipeline over
         return "", ""
     allowed = checkpoint.graph.graph_methods(convs)
-    if asked != "auto":
-        if asked not in allowed:
+    if method != "auto":
+        if method not in allowed:
             able = f"{' and '.join(allowed)} would do" if allowed else "kernels are edited instead: --method sum"
-            raise checkpoint.location.unsupported(f"its graph does not allow --method {asked}; {able}")
-        return asked, ""
+            raise checkpoint.location.unsupported(f"its graph does not allow --method {method}; {able}")
+        return method, ""
     obstacles = [f"{op.kind} {op.where}".strip() for op in operations if not op.uniform]
     obstacles += [f"the kernel {c.tensor.name} in {c.tensor.dtype.name}" for c in convs if not c.tensor.dtype.floating]
     obstacles += [f"the ambiguous layout of {c.tensor.name}" for c in convs if not c.layout]
@@ -196,7 +206,7 @@ def _kernel_change(
         raise location.unsupported("its axis order is ambiguous", hint=patch_embeddings.spellings(conv.tensor.shape))
     chosen = _chosen_constants(rule)
     if operations:
-        rule = rule.seen_through((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
+        rule = rule.compose((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
     parametrization = parametrizations.parametrization_of(checkpoint, conv)
     if conv.groups == 1:
         shape = conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to)

@@ -17,7 +17,7 @@ import pytest
 
 from chkpt_channels import UsageError, convert
 from chkpt_channels.api.manifest import read
-from chkpt_channels.api.output.naming import hashed
+from chkpt_channels.api.output.naming import with_hash
 from chkpt_channels.cli.app import run
 from tests.support.files import FIXTURES, snapshot
 
@@ -152,7 +152,7 @@ def test_a_manifest_that_means_nothing(text: str, words: str, tmp_path: Path):
     ],
 )
 def test_hashed_names(name: str, expected: str):
-    assert hashed(Path(name), "0123456789abcdef").name == expected
+    assert with_hash(Path(name), "0123456789abcdef").name == expected
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from chkpt_channels import convert, verify
 from chkpt_channels.api.output import check as output_check
-from chkpt_channels.api.verify import same
+from chkpt_channels.api.verify import equal_streams
 from chkpt_channels.formats.torch.zip_file import TorchZip
 from tests.support.builders import conv, entry, floats, safetensors, storage, tensor, torch_zip
 from tests.support.files import FIXTURES
@@ -115,5 +115,5 @@ def test_streams_are_equal_however_they_are_cut(data: bytes, cuts: list[int], ot
         return [content[a:b] for a, b in pairwise(edges) if a < b]
 
     second = bytes([*data[:-1], data[-1] ^ 1]) if changed and data else data
-    assert same(cut(data, cuts), cut(second, others)) == (second == data)
-    assert not same(cut(data, cuts), cut(data + b"x", others))
+    assert equal_streams(cut(data, cuts), cut(second, others)) == (second == data)
+    assert not equal_streams(cut(data, cuts), cut(data + b"x", others))

@@ -129,12 +129,12 @@ def test_what_an_option_takes_in_a_document(name: str, taken: list[Any], refused
 
 def test_one_value_for_a_list():
     names = by_long_name(OPTIONS)
-    assert names["layer"].listed("conv1") == ["conv1"]
-    assert names["mean"].listed(0.5) == [0.5]
-    assert names["mean"].listed("0.5,0.5") == "0.5,0.5"
-    assert names["strict"].listed(True) is True
-    assert names["from"].listed("x") == "x"
-    assert names["matrix"].listed([1, 2]) == [1, 2]
+    assert names["layer"].as_listed("conv1") == ["conv1"]
+    assert names["mean"].as_listed(0.5) == [0.5]
+    assert names["mean"].as_listed("0.5,0.5") == "0.5,0.5"
+    assert names["strict"].as_listed(True) is True
+    assert names["from"].as_listed("x") == "x"
+    assert names["matrix"].as_listed([1, 2]) == [1, 2]
 
 
 def test_every_row_says_what_it_does():

@@ -28,11 +28,11 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
             after = before.format.open(source)
         except DamagedError as error:
             raise RuntimeError(f"what was written cannot be read: {error}") from error
-        gone = {t.name for e in before.optimizer_entries if e.where in plan.edits.dropped for t in e.tensors.values()}
-        expected = {n: (t.dtype, t.shape) for n, t in before.tensors.items() if n not in gone}
+        dropped = {t.name for e in before.optimizer_entries if e.where in plan.edits.dropped for t in e.tensors.values()}
+        expected = {n: (t.dtype, t.shape) for n, t in before.tensors.items() if n not in dropped}
         expected |= {n: (before.tensors[n].dtype, edit.shape) for n, edit in plan.edits.tensors.items()}
-        found = {n: (t.dtype, t.shape) for n, t in after.tensors.items() if n in expected or not after.adds_tensors}
-        if found != expected:
+        actual = {n: (t.dtype, t.shape) for n, t in after.tensors.items() if n in expected or not after.adds_tensors}
+        if actual != expected:
             raise RuntimeError(f"{name}: the written file has other tensors than planned")
         for tensor, edit in plan.edits.tensors.items():
             if b"".join(after.chunks(tensor)) != edit.values().tobytes():
@@ -76,21 +76,21 @@ def stale_declarations(after: TensorStore, plan: Plan) -> list[str]:
         for k in plan.kernels
         if (k.changes or plan.edits.method) and k.conv.tensor.name in after.tensors
     ]
-    found = [*after.graph.declarations(convs), *after.graph.hyper_parameters(plan.channels[1])]
+    declared = [*after.graph.declarations(convs), *after.graph.hyper_parameters(plan.channels[1])]
     if plan.edits.method:  # what was put into the graph may say it in another place
-        return [d.where for d in found if d.channels != plan.channels[1]]
-    right = {d.where for d in found if d.channels == plan.channels[1]}
-    return [d.where for d in plan.declarations if d.where not in right]
+        return [d.where for d in declared if d.channels != plan.channels[1]]
+    updated = {d.where for d in declared if d.channels == plan.channels[1]}
+    return [d.where for d in plan.declarations if d.where not in updated]
 
 
 def parity(checkpoint: TensorStore, plan: Plan) -> Parity | None:
     """The largest first-layer difference over all kernels that change."""
     changed = [k for k in plan.kernels if k.changes]
-    found = [
+    differences = [
         kernels.parity(checkpoint, k, quantization.edited_kernel(checkpoint, k.conv, plan.edits), _constant(checkpoint, k, plan))
         for k in changed
     ]
-    return Parity(max(a for a, _ in found), max(u for _, u in found)) if found else None
+    return Parity(max(a for a, _ in differences), max(u for _, u in differences)) if differences else None
 
 
 def _constant(checkpoint: TensorStore, kernel: KernelChange, plan: Plan) -> NDArray[Any] | None:
@@ -99,9 +99,9 @@ def _constant(checkpoint: TensorStore, kernel: KernelChange, plan: Plan) -> NDAr
         return None
     if added := plan.edits.biases.get(kernel.conv.tensor.name):
         return added.values()
-    own = bias_target.find(checkpoint, kernel.conv)
-    if own is None:
+    target = bias_target.find(checkpoint, kernel.conv)
+    if target is None:
         return None
-    name, sign = own
+    name, sign = target
     constant: NDArray[Any] = plan.edits.tensors[name].values().astype("float64") - checkpoint.load(name).astype("float64")
     return sign * constant

@@ -35,22 +35,22 @@ def write(
     if writer is None:
         raise TypeError(f"{form.title} has no writer")
     group = _group(checkpoint, state_dict)
-    kept = _kept(checkpoint, [t for t in checkpoint.tensors.values() if t.group == group], edits, writer)
+    entries = _entries(checkpoint, [t for t in checkpoint.tensors.values() if t.group == group], edits, writer)
 
     def read(name: str) -> Iterator[bytes]:
-        for piece in kept[name].pieces():
+        for piece in entries[name].pieces():
             yield piece
             if progress:
                 progress(len(piece))
 
     with location.wrapping_os_errors("cannot be written"):
-        writer.write([one.tensor for one in kept.values()], read, out)
+        writer.write([entry.tensor for entry in entries.values()], read, out)
         os.fsync(out)
     checkpoint.source.check_unchanged()
-    return _checked(form, out, location, kept)
+    return _check(form, out, location, entries)
 
 
-class _Kept(NamedTuple):
+class _Entry(NamedTuple):
     """One tensor as it goes over, with its name and shape there."""
 
     tensor: Tensor
@@ -86,33 +86,33 @@ def _offers(groups: Sequence[str]) -> str:
     return "   or   ".join(f"--state-dict {group or repr('')}" for group in groups[:3])
 
 
-def _kept(checkpoint: Checkpoint, tensors: Sequence[Tensor], edits: Edits, writer: FlatWriter) -> dict[str, _Kept]:
+def _entries(checkpoint: Checkpoint, tensors: Sequence[Tensor], edits: Edits, writer: FlatWriter) -> dict[str, _Entry]:
     """The tensors as they go over, by their names there."""
     location = checkpoint.source.location
     if shared := checkpoint.shared([t.name for t in tensors]):
         message = f"{shared[0]} and {shared[1]} share memory, which would be stored twice"
         raise location.unsupported(message, hint="leave one of them out of the state dict and tie it again after loading")
-    kept = {}
+    entries = {}
     for tensor in tensors:
         if not writer.keeps(tensor):
             raise location.at(tensor.name).unsupported(
                 f"its name or its type {tensor.dtype.name} cannot be stored in that format"
             )
         edit = edits.tensors.get(tensor.name)
-        there = tensor._replace(name=tensor.key, group="", shape=edit.shape if edit else tensor.shape)
-        kept[there.name] = _Kept(there, tensor.name, checkpoint, edits)
-    return kept
+        renamed = tensor._replace(name=tensor.key, group="", shape=edit.shape if edit else tensor.shape)
+        entries[renamed.name] = _Entry(renamed, tensor.name, checkpoint, edits)
+    return entries
 
 
-def _checked(form: Format, out: int, location: Location, kept: dict[str, _Kept]) -> Checkpoint:
+def _check(form: Format, out: int, location: Location, entries: dict[str, _Entry]) -> Checkpoint:
     """What was written, opened again: it holds these tensors, the edited ones as planned. Raises RuntimeError otherwise."""
     with Source.of_descriptor(out, location.file, made_here=True) as source:
         after = form.open(source)
-        found = {name: (t.dtype, t.shape) for name, t in after.tensors.items()}
-        if found != {name: (one.tensor.dtype, one.tensor.shape) for name, one in kept.items()}:
+        tensors = {name: (t.dtype, t.shape) for name, t in after.tensors.items()}
+        if tensors != {name: (entry.tensor.dtype, entry.tensor.shape) for name, entry in entries.items()}:
             raise RuntimeError(f"{location.file}: the written file has other tensors than planned")
-        for name, one in kept.items():
-            if one.old in one.edits.tensors and b"".join(after.chunks(name)) != b"".join(one.pieces()):
+        for name, entry in entries.items():
+            if entry.old in entry.edits.tensors and b"".join(after.chunks(name)) != b"".join(entry.pieces()):
                 raise RuntimeError(f"{location.file}: {name} does not read back as it was written")
         if os.path.isdir("/proc/self/fd"):
             after.validate(f"/proc/self/fd/{out}")

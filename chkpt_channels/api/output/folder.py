@@ -60,8 +60,8 @@ class FolderTarget:
             location, untouched = Location(str(target)), name not in edits and name not in documents
             with location.wrapping_os_errors("cannot be written"):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if not (untouched and self._hard_link and _linked(source, target)):
-                    with _new(target) as fd:
+                if not (untouched and self._hard_link and _hard_link_to(source, target)):
+                    with _new_file(target) as fd:
                         if name in edits:
                             write_checked(*edits[name], fd, location, (lambda more: progress(more, total)) if progress else None)
                         elif name in documents:
@@ -74,7 +74,7 @@ class FolderTarget:
 
 
 @contextlib.contextmanager
-def _new(target: Path) -> Iterator[int]:
+def _new_file(target: Path) -> Iterator[int]:
     fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         yield fd
@@ -82,7 +82,7 @@ def _new(target: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _linked(source: Path, target: Path) -> bool:
+def _hard_link_to(source: Path, target: Path) -> bool:
     """Whether `target` could become another name of the same file. What a link shows belongs to somebody else: whoever writes
     into the output must not write there."""
     if source.is_symlink():
@@ -97,12 +97,12 @@ def _linked(source: Path, target: Path) -> bool:
 def _copy(source: Path, fd: int, target: Path) -> None:
     """The same bytes, in shared blocks where the file system can do that."""
     with Source(source) as opened:
-        if not _reflinked(opened.fd, fd):
+        if not _reflink(opened.fd, fd):
             apply(opened, [], fd, Location(str(target)))
         opened.check_unchanged()
 
 
-def _reflinked(source: int, target: int) -> bool:
+def _reflink(source: int, target: int) -> bool:
     """Whether the file system could share the blocks (ioctl FICLONE of Linux)."""
     try:
         import fcntl

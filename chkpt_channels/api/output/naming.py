@@ -71,16 +71,16 @@ def default_output(path: Path, word: str) -> Path:
     return path.with_name(f"{path.name.removesuffix(suffix)}_{word}{suffix}")
 
 
-def hashed(path: Path, digest: str) -> Path:
+def with_hash(path: Path, digest: str) -> Path:
     """`<stem>-<8 digits><ext>`, instead of a hash that the stem, or what a default name was made of, ends in."""
     suffix = _suffix(path)
     return path.with_name(f"{_OLD_HASH.sub('', path.name.removesuffix(suffix))}-{digest[:8]}{suffix}")
 
 
-def hash_in(path: Path) -> str:
+def stated_hash(path: Path) -> str:
     """The digits that a name claims its content's SHA-256 begins with; none where it claims nothing."""
-    found = _HASH.search(path.name.removesuffix(_suffix(path)))
-    return found[1] if found else ""
+    match = _HASH.search(path.name.removesuffix(_suffix(path)))
+    return match[1] if match else ""
 
 
 def _suffix(path: Path) -> str:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from chkpt_channels.api.output.check import check
-from chkpt_channels.api.output.naming import Path_, Progress, hashed, other_container, output_path
+from chkpt_channels.api.output.naming import Path_, Progress, other_container, output_path, with_hash
 from chkpt_channels.api.report import FileInfo
 from chkpt_channels.core.errors import Location, UsageError
 from chkpt_channels.core.tensors import Notice
@@ -37,7 +37,7 @@ class Settings(NamedTuple):
     hash_name: bool = False
     state_dict: str | None = None
 
-    def checked(self, src: Path_, dst: Path_ | None) -> Settings:
+    def validated(self, src: Path_, dst: Path_ | None) -> Settings:
         """The same settings. Raises UsageError where they mean nothing for this source and this output."""
         named = dst is None or os.fspath(dst) != STDIO
         if not named and (self.hash_name or self.with_sidecars):
@@ -86,7 +86,7 @@ class FileTarget:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def _opened(self) -> Output | StandardOutput:
+    def _open(self) -> Output | StandardOutput:
         if self._out is None:
             if os.fspath(self.path) == STDIO:
                 self._out = self._stack.enter_context(StandardOutput())
@@ -100,7 +100,7 @@ class FileTarget:
         self._documents = self._edited_configs(plan) if self._settings.with_sidecars else {}
         self._companions = checkpoint.companions(self.path, edited=bool(plan.edits))
         plan = plan._replace(edits=plan.edits._replace(companions=self._companions))
-        out, progress = self._opened(), self._progress
+        out, progress = self._open(), self._progress
         report = (lambda done: progress(done, source.size)) if progress else None
         if self._other:
             from chkpt_channels.api.output import cross_format
@@ -113,14 +113,14 @@ class FileTarget:
 
     def publish(self, planned: PlannedModel) -> Written:
         """Give it its name, after all that goes with it."""
-        edits, out = planned.first.edits, self._opened()
+        edits, out = planned.first.edits, self._open()
         digest = ""
         with Source.of_descriptor(out.fd, str(self.path), made_here=True) as written:
             size = written.size
             if self._settings.sha256 or self._settings.hash_name:
                 digest = sha256_of(written)
         if self._settings.hash_name and isinstance(out, Output):
-            self.path = hashed(self.path, digest)
+            self.path = with_hash(self.path, digest)
             out.rename(self.path)
         home = Path(self._model.source.name).parent
         publish(out, home, self._companions, self._documents, force=self._settings.force)
@@ -184,7 +184,7 @@ def publish(
             f"its data files {', '.join(names)} cannot go to standard output: -o names an output beside which they can"
         )
     with contextlib.ExitStack() as stack:
-        others = [_copied(folder / old, out.path.parent / new, stack, force=force) for old, new in names.items()]
+        others = [_copy(folder / old, out.path.parent / new, stack, force=force) for old, new in names.items()]
         for name, content in documents.items():
             others.append(stack.enter_context(Output(out.path.parent / name, None, force=force)))
             write_bytes(others[-1].fd, content, others[-1].location)
@@ -199,7 +199,7 @@ def publish(
             raise
 
 
-def _copied(path: Path, new: Path, stack: contextlib.ExitStack, *, force: bool) -> Output:
+def _copy(path: Path, new: Path, stack: contextlib.ExitStack, *, force: bool) -> Output:
     with Source(path) as source:
         out = stack.enter_context(Output(new, source, force=force))
         apply(source, [], out.fd, out.location)

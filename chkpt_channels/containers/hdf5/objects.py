@@ -62,10 +62,10 @@ def _text(attribute: Any) -> str | list[str] | None:
     out = np.empty(attribute.shape, attribute.dtype)
     attribute.read(out)
     try:
-        found = [item.decode("utf-8") if isinstance(item, bytes) else str(item) for item in out.reshape(-1).tolist()]
+        texts = [item.decode("utf-8") if isinstance(item, bytes) else str(item) for item in out.reshape(-1).tolist()]
     except UnicodeDecodeError:
         return None
-    return found if attribute.shape else found[0]
+    return texts if attribute.shape else texts[0]
 
 
 def object_at(root: Any, path: str) -> Any:
@@ -86,11 +86,11 @@ def check_storage(opened: Any, location: Location) -> None:
     """Refuse a dataset whose elements are elsewhere; nothing of it was read before."""
     import h5py
 
-    made = opened.get_create_plist()
-    layout = made.get_layout()
+    properties = opened.get_create_plist()
+    layout = properties.get_layout()
     if layout == h5py.h5d.VIRTUAL:
         raise location.damaged("is a virtual dataset: its content is in other files")
-    if layout == h5py.h5d.CONTIGUOUS and made.get_external_count():
+    if layout == h5py.h5d.CONTIGUOUS and properties.get_external_count():
         raise location.damaged("its content is in another file")
 
 
@@ -98,12 +98,12 @@ def check_filters(opened: Any, location: Location) -> None:
     """Raise UnsupportedError for filters that are not built in, DamagedError for chunks that are too large to unpack."""
     import h5py
 
-    made = opened.get_create_plist()
-    for index in range(made.get_nfilters()):
-        code, _, _, name = made.get_filter(index)
+    properties = opened.get_create_plist()
+    for index in range(properties.get_nfilters()):
+        code, _, _, name = properties.get_filter(index)
         if code not in _KNOWN_FILTERS or not h5py.h5z.filter_avail(code):
             raise location.unsupported(f"is packed by filter {code} ({name.decode('ascii', 'replace')}), which is not built in")
-    chunk = made.get_chunk() if made.get_layout() == h5py.h5d.CHUNKED else ()
+    chunk = properties.get_chunk() if properties.get_layout() == h5py.h5d.CHUNKED else ()
     location.check_limit("bytes in a chunk", prod(chunk) * opened.get_type().get_size(), LIMITS.hdf5_chunk_bytes)
 
 

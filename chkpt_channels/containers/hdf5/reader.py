@@ -78,25 +78,25 @@ class Hdf5:
         self._dtypes: list[tuple[Any, tuple[str, bool]]] = []
         import h5py  # noqa: F401 # once, for all children that will be forked
 
-        found = json.loads(b"".join(self._apart(partial(self._indexed, wanted), location)))
-        self.groups, self.others, self.aliases = found["groups"], found["others"], found["aliases"]
-        self.texts, self.attributes = found["texts"], found["attributes"]
-        self.datasets = {path: Dataset(row[0], row[1], tuple(row[2]), row[3]) for path, row in found["datasets"].items()}
-        self._check_apart()
+        index = json.loads(b"".join(self._isolated(partial(self._index, wanted), location)))
+        self.groups, self.others, self.aliases = index["groups"], index["others"], index["aliases"]
+        self.texts, self.attributes = index["texts"], index["attributes"]
+        self.datasets = {path: Dataset(row[0], row[1], tuple(row[2]), row[3]) for path, row in index["datasets"].items()}
+        self._check_overlaps()
 
-    def _check_apart(self) -> None:
+    def _check_overlaps(self) -> None:
         """Raise DamagedError where two datasets lie on the same bytes: an edit of one would change the other."""
         spans = sorted((d.offset, d.size, path) for path, d in self.datasets.items() if d.offset is not None and d.size)
         for (start, size, path), (behind, _, other) in pairwise(spans):
             if start + size > behind:
                 raise self.location.at(other).damaged(f"its elements overlap those of {path}", at=self._start + behind)
 
-    def _apart(self, work: Callable[[], Iterator[bytes]], location: Location) -> Iterator[bytes]:
+    def _isolated(self, work: Callable[[], Iterator[bytes]], location: Location) -> Iterator[bytes]:
         """Done in a child, except on what the library has just edited: it has seen all of that, and a fork costs as much as
         an index."""
         return work() if self.source.made_here else run_isolated(work, location)
 
-    def _indexed(self, wanted: AttributeFilter | None) -> Iterator[bytes]:
+    def _index(self, wanted: AttributeFilter | None) -> Iterator[bytes]:
         """The index as JSON, which goes through a pipe."""
         with self.opened() as (root, _):
             self._walk(root)
@@ -104,8 +104,8 @@ class Hdf5:
             attributes = objects.attribute_names(root)
             owners, names = (wanted.owners(self), wanted.names) if wanted else ((), frozenset())
             texts = {path: dict(objects.texts(objects.object_at(root, path), names)) for path in owners}
-        found = {"datasets": self.datasets, "groups": self.groups, "others": self.others, "aliases": self.aliases}
-        yield json.dumps({**found, "texts": texts, "attributes": attributes}).encode()
+        index = {"datasets": self.datasets, "groups": self.groups, "others": self.others, "aliases": self.aliases}
+        yield json.dumps({**index, "texts": texts, "attributes": attributes}).encode()
 
     @contextmanager
     def opened(self, path: str = "", *, writable: bool = False) -> Iterator[tuple[Any, OverlayFile]]:
@@ -114,18 +114,18 @@ class Hdf5:
         import h5py
 
         location = self.location.at(path) if path else self.location
-        window = OverlayFile(self.source, self._start, self._size)
+        overlay = OverlayFile(self.source, self._start, self._size)
         try:
-            with _no_plugins(), h5py.File(window, "r+" if writable else "r") as file:
-                yield h5py.h5g.open(file.id, b"/"), window
+            with _no_plugins(), h5py.File(overlay, "r+" if writable else "r") as file:
+                yield h5py.h5g.open(file.id, b"/"), overlay
         except Exception as error:
-            if window.error is not None:
-                raise window.take_error() from error
-            if isinstance(error, _OF_THE_LIBRARY):
+            if overlay.error is not None:
+                raise overlay.take_error() from error
+            if isinstance(error, _LIBRARY_ERRORS):
                 raise location.damaged(f"the HDF5 library cannot read it: {_reason(error)}") from error
             raise
-        if window.error is not None:
-            raise window.take_error()
+        if overlay.error is not None:
+            raise overlay.take_error()
 
     def _walk(self, root: Any) -> None:
         """Index every object that a hard link leads to; then see that no soft link dangles."""
@@ -173,10 +173,10 @@ class Hdf5:
 
         location = self.location.at(name.decode("utf-8", "replace"))
         try:
-            found = h5py.h5o.exists_by_name(root, name)
+            exists = h5py.h5o.exists_by_name(root, name)
         except (RuntimeError, OSError, KeyError, ValueError) as error:
             raise location.damaged(f"is a soft link that leads nowhere: {_reason(error)}") from error
-        if not found:
+        if not exists:
             raise location.damaged("is a soft link that leads nowhere")
 
     def _object(self, root: Any, path: str, address: int) -> None:
@@ -229,7 +229,7 @@ class Hdf5:
             for piece in range(0, dataset.size, CHUNK_BYTES):
                 yield self.source.read(at + piece, at + min(piece + CHUNK_BYTES, dataset.size))
         elif dataset.size:
-            yield from self._apart(partial(self._elements, path, dataset), self.location.at(path))
+            yield from self._isolated(partial(self._elements, path, dataset), self.location.at(path))
 
     def _elements(self, path: str, dataset: Dataset) -> Iterator[bytes]:
         with self.opened(path) as (root, _):
@@ -246,7 +246,7 @@ class Hdf5:
             if dataset.offset is None and path not in edited and 0 < dataset.size <= left:
                 left -= dataset.size
                 paths.append(path)
-        for _ in self._apart(partial(self._read, paths), self.location) if paths else ():
+        for _ in self._isolated(partial(self._read, paths), self.location) if paths else ():
             pass
 
     def _read(self, paths: Iterable[str]) -> Iterator[bytes]:
@@ -261,7 +261,7 @@ class Hdf5:
 
 _HARD, _SOFT, _EXTERNAL = 0, 1, 64
 """Types of links. Source: HDF5's H5Lpublic.h, H5L_type_t."""
-_OF_THE_LIBRARY = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
+_LIBRARY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
 
 
 @contextmanager

@@ -53,12 +53,12 @@ class Json:
 
     def _next(self) -> tuple[str, str, int]:
         """The next token: its kind, its text, and where it begins."""
-        found = _TOKEN.match(self.text, self._at)
-        kind = found.lastgroup if found else None
-        if found is None or kind is None:
+        match = _TOKEN.match(self.text, self._at)
+        kind = match.lastgroup if match else None
+        if match is None or kind is None:
             raise self.location.damaged("is not JSON", at=self._at)
-        self._at = found.end()
-        return kind, found[kind], found.start(kind)
+        self._at = match.end()
+        return kind, match[kind], match.start(kind)
 
     def _read(self) -> Value:
         kind, text, start = self._next()
@@ -103,10 +103,10 @@ class Json:
 
     def at(self, path: Path) -> Value:
         """The value where `path` leads. KeyError or IndexError where it leads nowhere."""
-        found = self.root
+        value = self.root
         for step in path:
-            found = found.value[step]
-        return found
+            value = value.value[step]
+        return value
 
     def edited(self, changes: Mapping[Path, Any]) -> bytes:
         """The text with other values at these paths. A path may lead to a key that its object has not got: it is added behind

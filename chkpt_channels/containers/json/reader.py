@@ -24,10 +24,10 @@ def loads(raw: bytes, location: Location, base: int | None = None) -> Any:
     """The document. Raises DamagedError about `place`; `base` is where in the file the document begins, if that can be told."""
     location.check_limit("values in its JSON", raw.count(b",") + raw.count(b"[") + raw.count(b"{"), LIMITS.json_values, at=base)
 
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        entries = dict(found)
-        if len(entries) != len(found):
-            twice = Counter(name for name, _ in found).most_common(1)[0][0]
+    def pairs(pair_list: list[tuple[str, Any]]) -> dict[str, Any]:
+        entries = dict(pair_list)
+        if len(entries) != len(pair_list):
+            twice = Counter(name for name, _ in pair_list).most_common(1)[0][0]
             raise location.damaged(f"the key {printable(twice)!r} occurs twice in its JSON", at=base)
         return entries
 
@@ -44,7 +44,7 @@ def loads(raw: bytes, location: Location, base: int | None = None) -> Any:
     count = integer if _LONG_INTEGER.search(raw) else None  # a call for every number takes long
     try:
         text = raw.decode("utf-8")
-        made = json.loads(text, object_pairs_hook=pairs, parse_constant=refuse, parse_int=count, parse_float=number)
+        value = json.loads(text, object_pairs_hook=pairs, parse_constant=refuse, parse_int=count, parse_float=number)
     except UnicodeDecodeError as error:
         raise location.damaged("is not UTF-8", at=_at(base, error.start)) from error
     except json.JSONDecodeError as error:
@@ -53,24 +53,24 @@ def loads(raw: bytes, location: Location, base: int | None = None) -> Any:
     except RecursionError:
         raise location.damaged("its JSON is nested too deeply", at=base) from None
     if _SURROGATE.search(raw):
-        _check_surrogates(made, location, base)
-    return made
+        _check_surrogates(value, location, base)
+    return value
 
 
 def document(raw: bytes, location: Location, base: int | None = None) -> Any:
     """The same, for a document whose depth its format leaves open."""
-    made = loads(raw, location, base)
-    _check_depth(made, location, base)
-    return made
+    value = loads(raw, location, base)
+    _check_depth(value, location, base)
+    return value
 
 
 def _at(base: int | None, offset: int) -> int | None:
     return None if base is None else base + offset
 
 
-def _check_depth(made: Any, location: Location, base: int | None) -> None:
+def _check_depth(value: Any, location: Location, base: int | None) -> None:
     """What was read at one depth of the call stack may have to be written at another."""
-    level, depth = [made], 0
+    level, depth = [value], 0
     while level:
         depth += 1
         location.check_limit("levels in its JSON", depth, LIMITS.json_depth, at=base)
@@ -81,9 +81,9 @@ def _inside(value: Any) -> Any:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def _check_surrogates(made: Any, location: Location, base: int | None) -> None:
+def _check_surrogates(value: Any, location: Location, base: int | None) -> None:
     try:
-        json.dumps(made, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         lone = error.object[error.start]
         raise location.damaged(f"holds the lone surrogate \\u{ord(lone):x}, which no text may hold", at=base) from error

@@ -93,9 +93,9 @@ class Machine:
     def popped_to_mark(self) -> tuple[int, list[PickleNode]]:
         """(offset of the last MARK, what was pushed since)."""
         depth, start = self.marks.pop()
-        found = self.stack[depth:]
+        nodes = self.stack[depth:]
         del self.stack[depth:]
-        return start, found
+        return start, nodes
 
     def top(self) -> PickleNode:
         """What stands on top of the stack, the repeated node for a GET. IndexError as for `pop`."""
@@ -138,11 +138,11 @@ class Machine:
             node.items = []
         node.items.extend(items)
 
-    def pairs(self, found: list[PickleNode], start: int) -> list[tuple[PickleNode, ...]]:
+    def pairs(self, nodes: list[PickleNode], start: int) -> list[tuple[PickleNode, ...]]:
         """What was pushed since a MARK, as keys and values."""
-        if len(found) % 2:
+        if len(nodes) % 2:
             raise self.damaged("a key has no value", start)
-        return list(zip(found[::2], found[1::2], strict=True))
+        return list(zip(nodes[::2], nodes[1::2], strict=True))
 
     def decimal(self, raw: bytes, start: int) -> int:
         """The number of a text line; 400 digits, so that what is no tensor's size costs no quadratic time."""

@@ -47,10 +47,10 @@ class PickleNode:
     @property
     def inner(self) -> list[PickleNode]:
         """Every node that this one is made of or was given, whatever it is."""
-        found = [*self.value] if self.value and self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET, Kind.CALL) else []
+        nodes = [*self.value] if self.value and self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET, Kind.CALL) else []
         for item in self.items or ():
-            found += item
-        return found if self.state is None else [*found, self.state]
+            nodes += item
+        return nodes if self.state is None else [*nodes, self.state]
 
     def entries(self) -> list[tuple[PickleNode, PickleNode]]:
         """The (key, value) nodes of a dict or a dict-like object; of a key that is repeated the node that encodes it."""

@@ -77,24 +77,24 @@ def _string(size: int) -> _Operation:
 
 def _tuple(size: int) -> _Operation:
     def operation(m: Machine, start: int) -> None:
-        found = [m.pop() for _ in range(size)][::-1]
-        m.push(Kind.TUPLE, found[0].start if found else start, found)
+        items = [m.pop() for _ in range(size)][::-1]
+        m.push(Kind.TUPLE, items[0].start if items else start, items)
 
     return operation
 
 
 def _from_mark(kind: int) -> _Operation:
     def operation(m: Machine, start: int) -> None:
-        begin, found = m.popped_to_mark()
-        m.push(kind, begin, found)
+        begin, items = m.popped_to_mark()
+        m.push(kind, begin, items)
 
     return operation
 
 
 def _dict(m: Machine, start: int) -> None:
-    begin, found = m.popped_to_mark()
+    begin, nodes = m.popped_to_mark()
     m.push(Kind.DICT, begin, None)
-    m.extend(m.stack[-1], m.pairs(found, start))
+    m.extend(m.stack[-1], m.pairs(nodes, start))
 
 
 def _mark(m: Machine, start: int) -> None:
@@ -150,22 +150,22 @@ def _stack_global(m: Machine, start: int) -> None:
 
 
 def _inst(m: Machine, start: int) -> None:
-    begin, found = m.popped_to_mark()
+    begin, arguments = m.popped_to_mark()
     _global(m, start)
     called = m.pop()
-    m.push(Kind.CALL, begin, (called, PickleNode(Kind.TUPLE, begin, start, found)))
+    m.push(Kind.CALL, begin, (called, PickleNode(Kind.TUPLE, begin, start, arguments)))
 
 
 def _obj(m: Machine, start: int) -> None:
-    begin, found = m.popped_to_mark()
-    m.push(Kind.CALL, begin, (found[0], PickleNode(Kind.TUPLE, begin, start, found[1:])))
+    begin, nodes = m.popped_to_mark()
+    m.push(Kind.CALL, begin, (nodes[0], PickleNode(Kind.TUPLE, begin, start, nodes[1:])))
 
 
-def _call(arguments: int) -> _Operation:
+def _call(count: int) -> _Operation:
     def operation(m: Machine, start: int) -> None:
-        found = [m.pop() for _ in range(arguments)][::-1]
+        parts = [m.pop() for _ in range(count)][::-1]
         called = m.pop()
-        m.push(Kind.CALL, called.start, (called, *found))
+        m.push(Kind.CALL, called.start, (called, *parts))
 
     return operation
 
@@ -188,8 +188,8 @@ def _append(m: Machine, start: int) -> None:
 
 
 def _appends(m: Machine, start: int) -> None:
-    _, found = m.popped_to_mark()
-    m.extend(m.top(), [(item,) for item in found])
+    _, items = m.popped_to_mark()
+    m.extend(m.top(), [(item,) for item in items])
 
 
 def _setitem(m: Machine, start: int) -> None:
@@ -199,8 +199,8 @@ def _setitem(m: Machine, start: int) -> None:
 
 
 def _setitems(m: Machine, start: int) -> None:
-    _, found = m.popped_to_mark()
-    pairs = m.pairs(found, start)
+    _, nodes = m.popped_to_mark()
+    pairs = m.pairs(nodes, start)
     stops = [*(key.start for key, _ in pairs[1:]), start]
     m.pair_stops.update(zip((key for key, _ in pairs), stops, strict=False))
     m.extend(m.top(), pairs)

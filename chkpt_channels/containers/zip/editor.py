@@ -201,13 +201,13 @@ class _Rewrite:
         return 0 if not size else 24 if max(size, start) >= MAX32 else 16
 
     def _descriptor(self, member: Member, new: _StoredEdit | None, size: int) -> Callable[[], bytes]:
-        def made() -> bytes:
+        def content() -> bytes:
             if not size:
                 return b""
             values = (new.crc(), new.packed, new.size) if new else (member.crc, member.packed, member.size)
             return make_descriptor(values, signed=size in (16, 24), wide=size >= 20)
 
-        return made
+        return content
 
     def _directory(self, shift: int) -> Splice:
         """The central directory and everything behind it."""
@@ -239,12 +239,12 @@ class _Rewrite:
         fields[11] = len(extra)
         tail = member.central[CENTRAL_RECORD.size : extra_at] + extra + comment
 
-        def made() -> bytes:
+        def to_bytes() -> bytes:
             if new:
                 fields[7] = new.crc()
             return CENTRAL_RECORD.pack(*fields) + tail
 
-        return CENTRAL_RECORD.size + len(tail), made
+        return CENTRAL_RECORD.size + len(tail), to_bytes
 
 
 class _StoredEdit(NamedTuple):

@@ -263,10 +263,10 @@ def _descriptor(source: Source, at: int, limit: int, expected: tuple[int, int, i
     expected."""
     raw = source.read(at, min(at + LONGEST_DESCRIPTOR_BYTES, limit))
     kinds = ((True, False), (True, True), (False, False), (False, True))
-    made = [make_descriptor(expected, signed=signed, wide=wide) for signed, wide in kinds]
-    fitting = [one for one in made if one and raw.startswith(one)]
+    descriptors = [make_descriptor(expected, signed=signed, wide=wide) for signed, wide in kinds]
+    matching = [descriptor for descriptor in descriptors if descriptor and raw.startswith(descriptor)]
     # the short descriptor of an empty member is the beginning of its long one: where the next member stands tells
-    return next((one for one in fitting if at + len(one) == limit), fitting[0] if fitting else b"")
+    return next((descriptor for descriptor in matching if at + len(descriptor) == limit), matching[0] if matching else b"")
 
 
 def make_descriptor(values: tuple[int, int, int], *, signed: bool, wide: bool) -> bytes:

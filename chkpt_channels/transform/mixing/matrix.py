@@ -84,7 +84,7 @@ class Mixing(NamedTuple):
                 total += constant * kernel.reshape(view)[:, i].astype(np.float64)
         return total
 
-    def seen_through(self, old: Affine, new: Affine) -> Mixing:
+    def compose(self, old: Affine, new: Affine) -> Mixing:
         """This mixing behind y = a · x + b on the old side and y' = a' · x' + b' on the new one, (scale, shift) for each channel:
         A becomes diag(a) · A · diag(1/a'), and t becomes a · t + b - A · b' with the new A."""
         (scale, shift), (new_scale, new_shift) = old, new
@@ -94,7 +94,7 @@ class Mixing(NamedTuple):
         )
         before = [a * t + b for a, t, b in zip(scale, self.offset or (0.0,) * self.old, shift, strict=True)]
         terms = [[-value * b for value, b in zip(row, new_shift, strict=True)] for row in matrix]
-        offset = tuple(_sum([was, *its]) for was, its in zip(before, terms, strict=True))
+        offset = tuple(_sum([constant, *products]) for constant, products in zip(before, terms, strict=True))
         return Mixing(self.method, matrix, offset if any(offset) else ())
 
 
@@ -153,7 +153,7 @@ def select(old: int, chosen: Sequence[int], name: str = "select") -> Mixing:
 def bands(old: int, stand_ins: Sequence[int | None]) -> Mixing:
     """N → len(stand_ins): new channel j stands in for one old channel, or with None for their mean. Each row is divided by its
     sum, so that an old channel sees a weighted mean of those that stand in for it, and the response does not grow."""
-    rows = [[1.0 / old if of is None else float(of == i) for of in stand_ins] for i in range(old)]
+    rows = [[1.0 / old if old_channel is None else float(old_channel == i) for old_channel in stand_ins] for i in range(old)]
     return Mixing("bands", tuple(tuple(value / (sum(row) or 1.0) for value in row) for row in rows))
 
 

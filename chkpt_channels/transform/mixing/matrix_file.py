@@ -11,11 +11,11 @@ from chkpt_channels.storage.source import contents
 from chkpt_channels.transform.mixing.rules import Matrix
 
 
-def parse_matrix(given: str | os.PathLike[str] | Sequence[Sequence[float]]) -> Matrix:
+def parse_matrix(matrix_or_path: str | os.PathLike[str] | Sequence[Sequence[float]]) -> Matrix:
     """The matrix [old channels, new channels], given as rows or as the path of a file. Raises UsageError for what is no matrix of
     finite numbers, FileSystemError for a file that cannot be read."""
-    rows = _read(given) if isinstance(given, str | os.PathLike) else given
-    file = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
+    rows = _read(matrix_or_path) if isinstance(matrix_or_path, str | os.PathLike) else matrix_or_path
+    file = os.fspath(matrix_or_path) if isinstance(matrix_or_path, str | os.PathLike) else ""
     try:
         matrix = tuple(tuple(float(value) for value in row) for row in rows)
     except (TypeError, ValueError):

@@ -56,7 +56,7 @@ class NormalizationSpec(NamedTuple):
     def __bool__(self) -> bool:
         return self != NormalizationSpec()
 
-    def checked(self) -> NormalizationSpec:
+    def validated(self) -> NormalizationSpec:
         """The same. Raises UsageError for what contradicts itself, whatever the file holds."""
         if self.name and self.name != AUTO and self.name not in NORMS:
             raise UsageError(f"--norm is {', '.join(NORMS)} or {AUTO}, not {self.name!r}")
@@ -75,15 +75,18 @@ class NormalizationSpec(NamedTuple):
         network their means."""
         if self.name:
             return self._preset(channels, order)
-        mean, std = _of(self.mean or (0.0,), channels, "--mean", "old"), _of(self.std or (1.0,), channels, "--std", "old")
+        mean, std = (
+            _per_channel(self.mean or (0.0,), channels, "--mean", "old"),
+            _per_channel(self.std or (1.0,), channels, "--std", "old"),
+        )
         return Normalization(mean, std)
 
     def new(self, rule: Mixing, orders: Orders) -> Normalization:
         """The pipeline of the network as it will be: as asked for, or the means of the old one's. Channels that are copied keep
         their own numbers; a preset for colors is that of the new side where that is the one in color."""
         default = self._default(rule, orders)
-        mean = _of(self.new_mean, rule.new, "--new-mean", "new") if self.new_mean else default.mean
-        std = _of(self.new_std, rule.new, "--new-std", "new") if self.new_std else default.std
+        mean = _per_channel(self.new_mean, rule.new, "--new-mean", "new") if self.new_mean else default.mean
+        std = _per_channel(self.new_std, rule.new, "--new-std", "new") if self.new_std else default.std
         return Normalization(mean, std, self.input_range)
 
     def _default(self, rule: Mixing, orders: Orders) -> Normalization:
@@ -107,16 +110,16 @@ class NormalizationSpec(NamedTuple):
         )
 
 
-def through(rule: Mixing, norm: NormalizationSpec, orders: Orders) -> Mixing:
+def fold_normalization(rule: Mixing, norm: NormalizationSpec, orders: Orders) -> Mixing:
     """A mixing of raw images as the network sees it, behind both pipelines."""
-    return rule.seen_through(norm.old(rule.old, orders[0]).affine, norm.new(rule, orders).affine)
+    return rule.compose(norm.old(rule.old, orders[0]).affine, norm.new(rule, orders).affine)
 
 
 def _mean(values: Sequence[float]) -> float:
     return values[0] if len(set(values)) == 1 else sum(values) / len(values)
 
 
-def _of(values: Numbers, channels: int, option: str, side: str) -> Numbers:
+def _per_channel(values: Numbers, channels: int, option: str, side: str) -> Numbers:
     """One value for each channel; a single one is for all."""
     if len(values) == 1:
         return values * channels

@@ -59,16 +59,16 @@ class ChannelRule(NamedTuple):
         """The canonical word for the target, as default output names use it: gray, rgb, bgr, 4ch."""
         return "bgr" if self.order == "bgr" else target_word(self.to or 0)
 
-    def checked(self) -> ChannelRule:
+    def validated(self) -> ChannelRule:
         """The same rule. Raises UsageError where it contradicts itself, whatever the file holds."""
-        spelled = [name for name in ("chosen", "bands", "matrix") if getattr(self, name)]
-        words = [{"chosen": "select"}.get(name, name) for name in spelled]
-        if len(words) > 1 or (words and (self.luma or self.method != "auto")):
+        given = [name for name in ("chosen", "bands", "matrix") if getattr(self, name)]
+        flags = [{"chosen": "select"}.get(name, name) for name in given]
+        if len(flags) > 1 or (flags and (self.luma or self.method != "auto")):
             others = ["--luma"] * bool(self.luma) + [f"--method {self.method}"] * (self.method != "auto")
-            raise UsageError(f"{' and '.join([*('--' + w for w in words), *others])} are different rules: give one of them")
+            raise UsageError(f"{' and '.join([*('--' + w for w in flags), *others])} are different rules: give one of them")
         counts = {"chosen": len(self.chosen), "bands": len(self.bands), "matrix": len(next(iter(self.matrix), ()))}
-        if spelled and self.to not in (None, counts[spelled[0]]):
-            raise UsageError(f"--{words[0]} makes {counts[spelled[0]]} channels, and --to asks for {self.to}")
+        if given and self.to not in (None, counts[given[0]]):
+            raise UsageError(f"--{flags[0]} makes {counts[given[0]]} channels, and --to asks for {self.to}")
         if self.method not in METHODS:
             raise UsageError(f"--method is one of {', '.join(METHODS)}, not {self.method!r}")
         if self.method in ("sum", *GRAPH_METHODS) and self.to not in (1, None):
@@ -180,12 +180,12 @@ def numbers(words: str | Sequence[float], option: str, others: str = "") -> tupl
     """Finite numbers from "a,b,c" or from a sequence. Raises UsageError that names the option."""
     parts = words.split(",") if isinstance(words, str) else words
     try:
-        found = tuple(float(part) for part in parts)
+        values = tuple(float(part) for part in parts)
     except (TypeError, ValueError):
         raise UsageError(f"{option} is {others}numbers separated by commas, not {words!r}") from None
-    if not found or any(value != value or abs(value) == float("inf") for value in found):
+    if not values or any(value != value or abs(value) == float("inf") for value in values):
         raise UsageError(f"{option} takes finite numbers")
-    return found
+    return values
 
 
 def names(words: str | Sequence[str | int]) -> tuple[str, ...]:
@@ -202,7 +202,7 @@ def stand_ins(words: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
     pairs = [tuple(side.strip() for side in part.split("=")) for part in parts]
     if not all(1 <= len(pair) <= 2 and all(pair) for pair in pairs):
         raise UsageError(f"--bands is NAME or NAME=CHANNEL, separated by commas, not {words!r}")
-    found = tuple((pair[0], pair[-1]) for pair in pairs)
-    if len({name for name, _ in found}) != len(found):
+    named = tuple((pair[0], pair[-1]) for pair in pairs)
+    if len({name for name, _ in named}) != len(named):
         raise UsageError("--bands names a band twice")
-    return found
+    return named
