@@ -1,4 +1,4 @@
-"""Many conversions: one after the other, or in several processes; one that fails does not stop the others."""
+"""Many conversions, one after the other or in several processes; a failure does not stop the others."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnContext
 
 POLL_SECONDS = 0.1
-"""Seconds between two looks at what workers have done, for a progress bar."""
+"""Time between two updates of a progress bar."""
 
 
 def with_output_dir(folder: str, jobs: Sequence[Job]) -> list[Job]:
-    """The same conversions with outputs in one folder. Raises UsageError where two would get one name."""
+    """The same conversions with outputs in one folder. Raises UsageError where two would get the same name."""
     sources: dict[Path, str] = {}
     for job in jobs:
         path = Path(folder) / derived_path(job.src, job.to, job.options).name
@@ -41,8 +41,8 @@ def with_output_dir(folder: str, jobs: Sequence[Job]) -> list[Job]:
 
 
 def run(jobs: Sequence[Job], settings: Settings, workers: int, progress: Progress | None) -> Iterator[Callable[[], Report]]:
-    """For each job, in their order, what gives its report, or raises what was wrong with it. `progress(bytes, all bytes)` is
-    called over all of them."""
+    """For each job, in order, a function that returns its report or raises its error. `progress(bytes, all bytes)` counts over
+    all jobs. Raises UsageError for less than one worker."""
     if workers < 1:
         raise UsageError(f"-j takes a number of processes from 1 on, not {workers}")
     if len(jobs) > 1:
@@ -72,22 +72,22 @@ def _in_processes(
 
 
 class _Worker:
-    """A process that converts what it is given, one job after the other; `number` is the one in hand."""
+    """A process that runs one job after the other; `number` is the current one."""
 
     def __init__(self, context: SpawnContext, done: Any) -> None:
         self.connection, other = context.Pipe()
         self.process = context.Process(target=_work, args=(other, done))
         self.process.start()
-        other.close()  # so that nobody but the process holds it, and its end is told
+        other.close()  # only the process may hold its end: then its death is seen as the end of the pipe
         self.number: int | None = None
 
     def give(self, number: int, job: Job, settings: Settings) -> None:
-        """Let it begin a job."""
+        """Start a job."""
         self.number = number
         self.connection.send((number, job, settings))
 
     def result(self) -> Report | Exception | None:
-        """What became of the job in hand; None where the process is gone."""
+        """The report or error of the current job; None where the process has died."""
         try:
             value: Report | Exception = self.connection.recv()
             return value
@@ -97,13 +97,13 @@ class _Worker:
 
 
 class _Crew:
-    """The processes of one run. Where one dies, what it had in hand is tried once more when nothing else runs: most likely the
-    system had too little memory for two. What kills its process twice is reported, and all others are done."""
+    """The processes of one run. Where one dies, its job is tried once more when nothing else runs: most likely the system had too
+    little memory for two. A job whose process dies twice is reported, and all others are done."""
 
     def __init__(self, jobs: Sequence[Job], settings: Settings, workers: int, progress: Progress | None) -> None:
         import multiprocessing
 
-        # spawn: the parent may have threads, of which a fork would copy the locks
+        # spawn, not fork: a fork copies locks that other threads of the parent hold, and nobody releases them
         self._context = multiprocessing.get_context("spawn")
         self._jobs, self._settings, self._progress = jobs, settings, progress
         self._done = self._context.RawArray("Q", len(jobs))
@@ -116,7 +116,7 @@ class _Crew:
         self._outcomes: dict[int, Callable[[], Report]] = {}
 
     def outcome(self, number: int) -> Callable[[], Report]:
-        """What gives the report of a job, or raises what was wrong with it, when it is done."""
+        """A function that returns the report of a job or raises its error; waits until the job is done."""
         while number not in self._outcomes:
             self._hand_out()
             self._collect()
@@ -132,7 +132,7 @@ class _Crew:
             elif self._retries and all(other.number is None for other in self._workers):
                 number = self._retries.popleft()
                 self._retried.add(number)
-                # its first process may have died when the output was there already
+                # the first process may have died after it published: its own output must not stop the second
                 settings = self._settings._replace(force=self._settings.force or number in self._new)
                 worker.give(number, self._jobs[number], settings)
 
@@ -164,7 +164,7 @@ class _Crew:
             self._shown_bytes = now
 
     def end(self, *, at_once: bool) -> None:
-        """Give the processes back. What is half done when they end `at_once` has no name yet, and vanishes with its process."""
+        """End the processes; with `at_once` in the middle of a job, whose unnamed output vanishes with its process."""
         for worker in self._workers:
             if at_once:
                 worker.process.terminate()
@@ -174,9 +174,8 @@ class _Crew:
 
 
 def _work(connection: Connection, done: Any) -> None:
-    """In a worker: convert what comes, until the other end is closed. `done` counts bytes by job, for the process that shows
-    them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts the whole group: the command alone answers, and ends us
+    """The loop of a worker: run each job until the pipe is closed. `done` counts bytes by job, for the progress bar."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group: the command ends its workers itself
     with suppress(EOFError):
         while True:
             number, job, settings = connection.recv()
@@ -200,7 +199,7 @@ def _report_or_raise(result: Report | Exception) -> Report:
 
 
 def _worker_death(path: str, exit_code: int) -> FileSystemError:
-    """Signal 9 is what the system sends where memory runs out."""
+    """The error for a worker that died twice. Linux's out-of-memory killer sends signal 9."""
     if exit_code < 0:
         return FileSystemError(
             f"its process was killed by signal {-exit_code}, as the system does when memory runs out", file=path, hint="-j 1"
@@ -209,7 +208,7 @@ def _worker_death(path: str, exit_code: int) -> FileSystemError:
 
 
 def _output(job: Job) -> Path:
-    """Where its result goes, but for a hash in the name."""
+    """The output of a job, before --hash-name renames it."""
     return Path(job.dst) if job.dst is not None else derived_path(job.src, job.to, job.options)
 
 

@@ -1,4 +1,4 @@
-"""Whether files agree with what is said of them: kernels with declared counts, with an expectation, with a hash in the name."""
+"""Consistency of files: kernels against declared counts, an expectation, and a hash in the name."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ LFS_CHOICES = ("skip", "error")
 
 
 def expected_channels(expect: str | int | None, lfs_pointers: str) -> int | None:
-    """The number of channels that is expected. Raises UsageError for words that mean nothing."""
+    """The number of channels of an --expect. Raises UsageError for words that are not understood."""
     if lfs_pointers not in LFS_CHOICES:
         raise UsageError(f"--lfs-pointers is skip or error, not {lfs_pointers!r}")
     return rules.target(expect)[0] if expect is not None else None
 
 
 def weights_files(path: str | os.PathLike[str]) -> list[Path]:
-    """The weights that a path stands for: those of a folder, those beside a configuration, or the file itself."""
+    """The weights files of a path: those in a folder, those beside a configuration, or the file itself."""
     root = Path(path)
     if root.is_dir():
         return sorted(_weights(root))
@@ -91,7 +91,7 @@ def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_
 
 
 def _declared_mismatches(checkpoint: Checkpoint, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
-    """What the file itself says otherwise: a graph's input, and first convs that do not take as many channels as one another."""
+    """Contradictions within the file: of a graph's declarations, and of first convs with different input channels."""
     file = checkpoint.source.name
     counts = {conv.in_channels for conv in convs}
     if len(counts) > 1:
@@ -103,7 +103,7 @@ def _declared_mismatches(checkpoint: Checkpoint, convs: tuple[FirstConv, ...]) -
 
 
 def _configured_mismatches(config: ConfigFile, folder: Path, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
-    """What a configuration beside it says otherwise."""
+    """Contradictions of a configuration beside the file."""
     counts, file = {conv.in_channels for conv in convs}, str(folder / config.name)
     for where, count in config_files.image_counts(config.document):
         if count not in counts:

@@ -36,13 +36,13 @@ def convert(
     """Write `src` with its first convs changed to `to` input channels ("gray", "rgb", "bgr", "rgba" or a number) to `dst`.
 
     Without `dst` the output is `<stem>_<to><ext>` beside the source; "-" is standard input or output. Without `to` it is gray,
-    or what `select`, `bands` or `matrix` makes. `options` are those of `ConvertOptions`. `src` may be a model folder, which
-    becomes a new one; `hard_link` links its files that do not change. `with_sidecars` writes the configurations that stand beside
-    a file beside `dst` too. `sha256` reports the hash of the result, `hash_name` puts its beginning into the name as torch.hub
+    or has the channels of `select`, `bands` or `matrix`. `options` are those of `ConvertOptions`. `src` may be a model folder,
+    which becomes a new one; `hard_link` links its files that do not change. `with_sidecars` writes the configurations beside a
+    file beside `dst` too. `sha256` reports the hash of the output, `hash_name` puts its beginning into the name as torch.hub
     does. `progress(more, total)` is called with bytes.
 
-    Where nothing is to change the file is copied and the report's status is "unchanged". Raises a ChkptChannelsError,
-    and nothing is written then.
+    A conversion that is the identity copies the file, and the report's status is "unchanged". Raises a ChkptChannelsError, and
+    then nothing was written, except after PostPublishError.
     """
     began = time.perf_counter()
     settings = Settings(
@@ -62,7 +62,7 @@ def convert(
             if not dry_run:
                 target.fill(planned)
             report = conversion_report(model, planned, parsed, _measure_parity(planned, complete=dry_run))
-            # the last step: what fails after it would report a failure of what is there
+            # publishing is the last step: a failure after it would be reported as if there were no output
             report = _preview_report(report, model, target) if dry_run else _published_report(report, target.publish(planned))
     return report._replace(seconds=time.perf_counter() - began)
 
@@ -94,7 +94,8 @@ def _published_report(report: Report, written: Written) -> Report:
 
 
 def _measure_parity(planned: PlannedModel, *, complete: bool) -> Parity | None:
-    """The largest difference of any part. With `complete` every edit is computed: what cannot be is refused in a dry run too."""
+    """The largest difference of any part. With `complete` every edit is computed, so that a dry run refuses what a conversion
+    would."""
     for plan in (plan for _, plan in planned.parts if complete):
         for edit in plan.edits.tensors.values():
             edit.values()

@@ -1,4 +1,4 @@
-"""What a model holds: format, first convs with layout and evidence, tensors."""
+"""Inspection of a model: format, first convs with layout and evidence, tensors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from chkpt_channels.transform import notices
 
 
 def inspect(path: Path_) -> Inspection:
-    """What a file or a model folder holds: format, first convs with layout and evidence, tensors. Never fails for ambiguity:
-    `first_convs` is empty then. `candidates` are the tensors that were considered and not taken. Raises DamagedError,
+    """The content of a file or a model folder: format, first convs with layout and evidence, tensors. Ambiguity is no error:
+    `first_convs` is empty then. `candidates` are the tensors that were rejected as first convs. Raises DamagedError,
     UnsupportedError for foreign formats, FileSystemError."""
     with open_model(path) as model:
         request = SearchRequest(hints=config_files.search_hints(model.configs_at_hand()))

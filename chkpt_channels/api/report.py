@@ -1,6 +1,6 @@
-"""What was found and done: one record a command, shown as text for people or as JSON for machines.
+"""The reports: one record for each command, printed as text or as JSON.
 
-Every command's JSON has the same shape; what does not apply is null or empty.
+Every command's JSON has the same shape; what does not apply is null or empty. schema.json describes it.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class Parity(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """What `verify` found: a tensor or a declaration, and what is wrong with it."""
+    """A difference that `verify` found: a tensor or a declaration, and what is wrong with it."""
 
     key: str
     message: str
 
 
 class Mismatch(NamedTuple):
-    """What `check` found: in which file, at which place, what stands there and what should."""
+    """A contradiction that `check` found: the file, the place in it, the value there, and the expected one."""
 
     file: str
     where: str
@@ -68,7 +68,7 @@ class Mismatch(NamedTuple):
 
 
 class Check(NamedTuple):
-    """Whether a file agrees with what is said of it. `skipped` says why it was not looked at, "" where it was."""
+    """The result of `check`: mismatches, none where the file is consistent. `skipped` is the reason why it was not examined."""
 
     input: FileInfo
     first_convs: tuple[FirstConv, ...]
@@ -96,7 +96,7 @@ class Check(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """What a file holds. `first_convs` is empty where none identified; `candidates` lists what was considered otherwise."""
+    """The content of a file. `first_convs` is empty where it is ambiguous; `candidates` are tensors that were rejected."""
 
     input: FileInfo
     first_convs: tuple[FirstConv, ...]
@@ -124,10 +124,10 @@ class Inspection(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a conversion did. `status` is converted, unchanged or would_convert; `target` is the path of the output, which
-    `output` describes if it was written; `why` says why the method is what it is where that was left open; `candidates` are
-    tensors that were considered and not taken; `pipeline` is what is to feed the result, where that was asked about;
-    `options` are the words that the conversion was asked for with."""
+    """The result of `convert`. `status` is converted, unchanged or would_convert; `target` is the path of the output, which
+    `output` describes if it was written; `why` is the reason for the method where the user did not choose it; `candidates` are
+    tensors that were rejected as first convs; `pipeline` is the normalization that the output expects, where the user stated
+    one; `options` are the options that were given."""
 
     status: str
     input: FileInfo

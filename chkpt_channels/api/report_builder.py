@@ -13,7 +13,7 @@ from chkpt_channels.transform.options import Options, as_keywords
 
 
 def file_info(model: Model, *, measured: bool = True) -> FileInfo:
-    """What a model is, for a report; its size is left out unless `measured`."""
+    """The record of an input; a folder's size is left out unless `measured`, since it takes a look at every file."""
     if model.is_folder:
         return FileInfo(str(model.home), "folder", model.size if measured else 0, model.title)
     store = model.parts[0].store

@@ -1,4 +1,4 @@
-"""A state dict that is in memory already: numpy arrays, or tensors of the framework that the caller has imported."""
+"""A state dict in memory: numpy arrays, or torch tensors of the caller's torch, which is never imported here."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StateDict(TensorStore):
 
     @property
     def torch(self) -> bool:
-        """Whether the values are PyTorch's, and so lie as its kernels do."""
+        """Whether the values are PyTorch's, whose kernels have the layout OIHW."""
         return any(_is_torch(array) for array in self.arrays.values())
 
     def chunks(self, name: str) -> Iterator[bytes]:
@@ -82,7 +82,7 @@ def _raw(array: Any) -> bytes:
 
 
 def _like(old: Any, values: Any, dtype: DType) -> Any:
-    """The new values as what the old ones were."""
+    """The new values as the type of the old ones: an array, or a tensor on the same device."""
     if not _is_torch(old):
         return values.astype(numpy_dtype(dtype), copy=False)
     torch = sys.modules["torch"]

@@ -1,4 +1,4 @@
-"""Two files: everything that was not to change is identical, and the kernels obey the formula to the last bit."""
+"""Verification of a conversion: kernels obey the formula to the last bit, and everything else is identical."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def is_current(original: Path_, converted: Path_, to: str | int | None = None, *
 
 
 def _other_files(first: ModelFolder, second: ModelFolder, planned: PlannedModel) -> Iterator[Difference]:
-    """What is wrong with the files that are no converted weights: configurations are as planned, all others the same bytes."""
+    """The differences of the files that are not converted weights: configurations must be as planned, others byte-identical."""
     weights, documents = {name for part, _ in planned.parts for name in part.files}, planned.edited_documents()
     for name in first.files:
         if name in weights:
@@ -110,7 +110,7 @@ def _file_chunks(path: Path) -> Iterator[bytes]:
 
 
 def _with_target(options: Options, before: TensorStore, after: TensorStore) -> Options:
-    """The options with the target that the converted file shows, where none was given."""
+    """The options with the converted file's number of channels as their target, where they have none."""
     if options.rule.to is not None:
         return options
     return options._replace(rule=options.rule._replace(to=_target(before, after, options)).validated())
@@ -172,7 +172,7 @@ def _compare(before: TensorStore, after: TensorStore, plan: Plan) -> tuple[list[
 
 
 def _part_difference(after: TensorStore, name: str, edit: TensorEdit) -> str:
-    """What is wrong with a tensor that follows the kernel."""
+    """The difference of a tensor that follows the kernel."""
     if edit.part == "optimizer state":
         return "was not reset"
     expected, written = edit.values().astype("float64"), after.load(name).astype("float64")
@@ -181,7 +181,8 @@ def _part_difference(after: TensorStore, name: str, edit: TensorEdit) -> str:
 
 
 def _is_added(before: TensorStore, after: TensorStore, plan: Plan, name: str) -> bool:
-    """Whether a new tensor is what a conversion adds: the old values for others that shared a tensor, or a bias."""
+    """Whether a conversion adds such a tensor: a bias, or the old values of a shared tensor for its other users (ONNX exporters
+    merge equal initializers: one stem bias had 9 users)."""
     if not before.adds_tensors:
         return False
     values, dtype = b"".join(after.chunks(name)), after.tensors[name].dtype
@@ -191,7 +192,7 @@ def _is_added(before: TensorStore, after: TensorStore, plan: Plan, name: str) ->
 
 
 def _kernel_difference(before: TensorStore, after: TensorStore, kernel: KernelChange, plan: Plan) -> str:
-    """What is wrong with a kernel: which known rule it obeys instead, if any, otherwise how far off it is."""
+    """The difference of a kernel: the known rule that it obeys instead, if any, otherwise the largest difference."""
     import numpy as np
 
     if known := _known_rule(before, after, kernel):

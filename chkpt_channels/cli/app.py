@@ -271,7 +271,7 @@ def _run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        # the reader of our report went away: nothing more to say, and no second message at exit
+        # the reader of the report went away (a pipe to head): without this Python reports it once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:

@@ -1,4 +1,4 @@
-"""The parameters of the commands: those that several share or that take room, and the options of a conversion."""
+"""The parameters of the commands: those that several share or that are long, and the options of a conversion."""
 
 # How `--strict` and its like get onto the command line: each is a row of `ConvertOptions` (transform/option_table.py). A command
 # that is decorated with `takes_options` and has a parameter `options: ConvertOptions` is given to typer with one parameter for
@@ -17,7 +17,7 @@ from chkpt_channels.transform.option_spec import Option, options_of
 
 
 class Doc(NamedTuple):
-    """The text of an option for docs/options.md, where that is to say more than --help does."""
+    """The text of an option for docs/options.md, where it is longer than that of --help."""
 
     doc: str
 

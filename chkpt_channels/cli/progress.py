@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 DELAY_SECONDS = 1.0
+"""Shorter work shows no bar: it would only flicker, and rich has to be imported for it."""
 
 
 class Bar:

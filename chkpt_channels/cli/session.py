@@ -43,13 +43,13 @@ class Session:
 
     @contextlib.contextmanager
     def file(self, path: str) -> Iterator[None]:
-        """Report what goes wrong with one file, and go on."""
+        """Report the error of one file, and continue with the next."""
         from chkpt_channels.core.errors import ChkptChannelsError
 
         try:
             yield
         except (ChkptChannelsError, MemoryError, ImportError) as error:
-            interrupts.check()  # which may well have been taken for something else
+            interrupts.check()  # trap: numpy turns an interrupt during its import into an ImportError
             self._report_error(path, error if isinstance(error, ChkptChannelsError) else _as_system_error(error, path))
             if os.environ.get(DEBUG) == "1":
                 raise
@@ -107,7 +107,7 @@ def session(command: str, output_format: str | None, *, as_json: bool, report_to
 
 
 def _as_system_error(error: MemoryError | ImportError, path: str) -> FileSystemError:
-    """What is to be said where there is no room, or a library cannot be loaded: which is often the same."""
+    """The error for missing memory, or for a library that cannot be imported: often for the same reason."""
     from chkpt_channels.core.errors import FileSystemError
 
     if isinstance(error, MemoryError):

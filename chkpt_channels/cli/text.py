@@ -1,4 +1,4 @@
-"""The reports for people: one block of lines a file, nothing wrapped."""
+"""Reports as text: one block of lines for each file, never wrapped."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _method_of(report: Report) -> str:
 
 
 def _rejected_lines(candidates: Sequence[Candidate]) -> Iterator[str]:
-    """What was considered and not taken."""
+    """The tensors that were rejected as first convs."""
     if candidates:
         yield "  rejected:"
         yield from (f"  {line}" for line in candidate_rows(candidates, len(candidates)))
@@ -110,7 +110,7 @@ def _matrix_rows(kernel: KernelReport) -> Iterator[str]:
 
 
 def note_lines(report: Report) -> Iterator[str]:
-    """What goes to stderr after a conversion: warnings, the normalization, and how to load the result."""
+    """The lines on stderr after a conversion: warnings, the preprocessing, and the line that loads the output."""
     yield from (f"warning: {printable(w.message, 1000)}" for w in report.warnings)
     if report.status == "unchanged":
         return
@@ -120,7 +120,7 @@ def note_lines(report: Report) -> Iterator[str]:
 
 
 def _preprocessing_notes(report: Report) -> Iterator[str]:
-    """What the pipeline in front of the result has to do."""
+    """What the preprocessing of the output has to do."""
     before, after = report.in_channels
     method = _method_of(report)
     if report.pipeline:

@@ -4,8 +4,11 @@
     0 varint · 1 eight bytes · 2 length (varint) and that many bytes: text, bytes, packed numbers or a message · 5 four bytes
 
 Source: https://protobuf.dev/programming-guides/encoding. Varints need not be minimal and unknown fields are legal: both are
-kept. Every edit replaces or adds a whole field, tag to end, and the lengths of all messages around it are mended.
+kept. An edit replaces or adds a whole field, tag to end, and corrects the lengths of all messages around it.
 """
+
+# Trap: edits that replaced values alone, and not whole fields, differed from protobuf's own serialization 564 times on 1500
+# random models.
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ class Reader:
         return self._window[start - self._start : stop - self._start]
 
     def varint(self, at: int, stop: int) -> tuple[int, int]:
-        """(value, offset behind it) of the varint at `at`, which must end before `stop`."""
+        """(value, offset of what follows) of the varint at `at`, which must end before `stop`."""
         raw = self.bytes(at, min(at + LONGEST_VARINT_BYTES, stop))
         value = 0
         for i, byte in enumerate(raw):
@@ -68,7 +71,7 @@ class Field(NamedTuple):
 
 
 class Message:
-    """The content span of a message; its fields are read when they are asked for. `field` is the one of `outer` it fills."""
+    """The content span of a message; its fields are read when they are first needed. It fills `field` of the message `outer`."""
 
     def __init__(self, reader: Reader, start: int, stop: int, outer: Message | None = None, field: Field | None = None) -> None:
         self.reader, self.start, self.stop, self.outer, self.field = reader, start, stop, outer, field
@@ -119,7 +122,7 @@ class Message:
         return [self._text(field) for field in self.fields.get(number, ())]
 
     def _expect(self, field: Field, *wires: int) -> None:
-        """Raise DamagedError for a field of another wire type: readers that know the schema would pass over it."""
+        """Raise DamagedError for a field of another wire type: readers that know the schema would skip it silently."""
         if field.wire not in wires:
             raise self.reader.location.damaged(f"a field has the wire type {field.wire} instead of {wires[0]}", at=field.start)
 
@@ -234,7 +237,7 @@ def deferred_field(number: int, size: int, data: Callable[[], bytes]) -> Deferre
 
 
 class WireEdits:
-    """Collects replaced and added fields; `splices` mends the lengths around them."""
+    """Collects replaced and added fields; `splices` corrects the lengths around them."""
 
     def __init__(self) -> None:
         self._splices: list[Splice] = []
@@ -243,14 +246,14 @@ class WireEdits:
         self._replaced: set[Field] = set()
 
     def replace(self, message: Message, field: Field, new: bytes | DeferredField) -> None:
-        """`new`, a whole field or several or none, stands where `field` stood."""
+        """Put `new`, a whole field or several or none, in the place of `field`."""
         if field in self._replaced:
             raise ValueError(f"the field at {field.start} is edited twice")
         self._replaced.add(field)
         self._put(message, field.start, field.stop, _as_deferred(new))
 
     def add(self, message: Message, new: bytes | DeferredField, at: int | None = None) -> None:
-        """`new` whole fields stand in `message` at offset `at`, between two fields; at its end without."""
+        """Add `new`, whole fields, to `message` at offset `at`, between two fields; without it at the end."""
         self._added.setdefault((message, message.stop if at is None else at), []).append(_as_deferred(new))
 
     def _put(self, message: Message, start: int, stop: int, new: DeferredField) -> None:
@@ -265,6 +268,7 @@ class WireEdits:
         self._added.clear()
         delta = dict(self._delta)
         lengths = []
+        # from the innermost message outward: a length that grows from one byte to two makes the message around it grow as well
         while delta:
             message = max(delta, key=lambda m: m.depth)
             change = delta.pop(message)

@@ -1,4 +1,4 @@
-"""The configuration files beside weights: how many channels they say a model has, and what feeds it.
+"""Configuration files beside weights: the number of input channels that they state, and the preprocessing.
 
     config.json                transformers, diffusers, smp: num_channels, in_channels, in_chans, also in the configurations of
                                parts (vision_config, backbone_config)
@@ -7,6 +7,9 @@
 
 Source: transformers 5.23 (configuration_utils.py, image_processing_utils.py), timm 1.0.31 (models/_hub.py, models/_builder.py).
 """
+
+# Both matter as much as the weights. transformers with ignore_mismatched_sizes=True loads a stale num_channels without an error,
+# and without the kernel; a mean of three numbers breaks the first gray image in timm and transformers.
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ def read(path: Path) -> Json:
 
 
 class ConfigReader:
-    """Reads every configuration once: what is edited then is what was believed."""
+    """Reads every configuration once, so that the content that is edited is the one that the search used."""
 
     def __init__(self) -> None:
         self._documents: dict[Path, Json | DamagedError] = {}
@@ -78,13 +81,13 @@ class ConfigReader:
 
 
 def names(folder: Path) -> list[str]:
-    """What configuration files a folder has."""
+    """The names of the configuration files in a folder."""
     with Location(str(folder)).wrapping_os_errors("cannot be read"):
         return [name for name in (CONFIG, *PREPROCESSORS) if (folder / name).is_file()]
 
 
 def counts(document: Json) -> Iterator[tuple[Keys, int]]:
-    """Where a configuration says how many channels the image has."""
+    """The input channels that a configuration states: (path, count)."""
     for path, value in document.walk():
         key = path[-1] if path else ""
         if key in COUNTS and type(value.value) is int:
@@ -104,7 +107,7 @@ def _begins_with_channels(document: Json, path: Keys) -> bool:
 
 
 def image_counts(document: Json) -> Iterator[tuple[str, int]]:
-    """The counts that are about the image for certain: those at the root, of the part that sees it, and timm's."""
+    """The counts that are certainly the image's: those at the root, of the vision part, and timm's."""
     homes = {(), _vision(document), ("pretrained_cfg",), ("model_args",)}
     for path, count in counts(document):
         home = path[:-2] if path[-1] == 0 else path[:-1]
@@ -113,18 +116,19 @@ def image_counts(document: Json) -> Iterator[tuple[str, int]]:
 
 
 def normalization_keys(document: Json) -> Iterator[tuple[Keys, Keys]]:
-    """Where it says mean and std, (path of the one, path of the other)."""
+    """The paths of mean and std, for each pair that a configuration states."""
     for path, value in document.walk():
         if isinstance(value.value, dict):
             for mean, std in NORMALIZATION_KEYS:
                 both = [value.value[key].plain for key in (mean, std) if key in value.value]
-                # a plain number called "mean" may be that of an initializer
+                # trap: a plain number "mean" beside "std" may be that of a weight initializer
                 if len(both) == 2 and all(_numbers(n) and (mean == "image_mean" or isinstance(n, list)) for n in both):
                     yield (*path, mean), (*path, std)
 
 
 def search_hints(configs: Sequence[ConfigFile]) -> ConfigHints:
-    """What the configuration says of the first convs: timm's names of them, and the number of channels where it says one only."""
+    """The hints that configurations give the search: timm's and diffusers' names of first convs, and the number of input channels
+    where all state the same."""
     channels: set[int] = set()
     names: tuple[str, ...] = ()
     for config in configs:
@@ -139,13 +143,13 @@ def search_hints(configs: Sequence[ConfigFile]) -> ConfigHints:
 
 
 def declarations(config: ConfigFile) -> list[Declaration]:
-    """The same as declarations: where, and how many."""
+    """The counts as declarations."""
     return [Declaration(_dotted(path), count) for path, count in counts(config.document)]
 
 
 def edits(config: ConfigFile, old: int, new: int, pipeline: Normalization | None) -> dict[Keys, Any]:
-    """What changes in a configuration: channel counts equal to `old`, and mean and std to `pipeline`. Raises UnsupportedError for
-    models that their library does not build for other channels."""
+    """The edits of a configuration: channel counts from `old` to `new`, mean and std to `pipeline`, and do_convert_rgb off.
+    Raises UnsupportedError for models that their library does not build with other channel counts."""
     document = config.document
     changed = _count_edits(config, old, new) if old != new else {}
     if pipeline:
@@ -158,7 +162,7 @@ def edits(config: ConfigFile, old: int, new: int, pipeline: Normalization | None
 
 
 def _count_edits(config: ConfigFile, old: int, new: int) -> dict[Keys, Any]:
-    """The counts that change, and those that were left to a default."""
+    """The counts that change, and those that were left to a default: transformers' is 3."""
     document = config.document
     _check_built(document)
     changed: dict[Keys, Any] = {path: new for path, count in counts(document) if count == old}
@@ -169,14 +173,14 @@ def _count_edits(config: ConfigFile, old: int, new: int) -> dict[Keys, Any]:
         changed[*home, _key(document, home)] = new
     root = document.root.value
     if isinstance(root, dict) and "pretrained_cfg" in root and ("pretrained_cfg", "input_size", 0) in changed:
-        # timm goes by input_size, and transformers' wrapper of timm by model_args alone
+        # timm reads input_size, which in_chans overrides; transformers' wrapper of timm reads model_args alone
         arguments = root["model_args"].value if "model_args" in root else None
         changed |= {("model_args", "in_chans"): new} if isinstance(arguments, dict) else {("model_args",): {"in_chans": new}}
     return changed
 
 
 def _check_built(document: Json) -> None:
-    """Raises UnsupportedError for models that their library does not build for other channels."""
+    """Raise UnsupportedError for models that their library does not build with other channel counts."""
     for path, value in document.walk():
         if path and path[-1] == "model_type" and value.value in FIXED_CHANNELS:
             hint = "the weights file alone converts, for code of your own"
@@ -184,7 +188,7 @@ def _check_built(document: Json) -> None:
 
 
 def _converts_to_rgb(name: str, part: Mapping[str, Value]) -> bool:
-    """Whether an image processor makes three channels of any image: many do where their configuration does not say."""
+    """Whether an image processor converts every image to RGB. Many do by default, where do_convert_rgb is missing."""
     stated = part["do_convert_rgb"].value if "do_convert_rgb" in part else None
     if stated is not None:
         return stated is True
@@ -192,13 +196,14 @@ def _converts_to_rgb(name: str, part: Mapping[str, Value]) -> bool:
 
 
 def _normalization_edits(document: Json, mean: Keys, std: Keys, pipeline: Normalization) -> dict[Keys, Any]:
-    """mean and std as this configuration's reader applies them: to images in 0..1, or to bytes once rescaling is off."""
+    """mean and std as the library applies them: to images in 0..1, or, for image processors of transformers, to bytes with
+    rescaling switched off."""
     if pipeline.input_range == 1 or mean[-1] == "mean":
         edits: dict[Keys, Any] = {mean: list(pipeline.mean), std: [value / pipeline.input_range for value in pipeline.std]}
     else:
         edits = {mean: [value * pipeline.input_range for value in pipeline.mean], std: list(pipeline.std)}
         edits[*mean[:-1], "do_rescale"] = False
-    # one number for all channels stays one
+    # a number that held for all channels stays a number
     for path in (mean, std):
         if not isinstance(document.at(path).value, list) and len(set(edits[path])) == 1:
             edits[path] = edits[path][0]
@@ -213,7 +218,7 @@ def _has_value(document: Json, path: Keys, value: Any) -> bool:
 
 
 def _vision(document: Json) -> Keys:
-    """Where the part stands that sees the image."""
+    """The path of the part that takes the image; () where there is none of its own."""
     root = document.root.value
     return next(
         ((name,) for name in VISION if isinstance(root, dict) and name in root and isinstance(root[name].value, dict)), ()
@@ -242,8 +247,8 @@ def _numbers(value: Any) -> tuple[float, ...]:
 
 
 def normalizations(config: ConfigFile, *, strict: bool = True) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
-    """(mean, std) of each pipeline that a configuration spells. Raises UnsupportedError where they are not all that is done, if
-    that matters."""
+    """Each (mean, std) that a configuration states. If `strict`, raises UnsupportedError where the preprocessing does more than
+    that."""
     for mean, std in normalization_keys(config.document):
         if strict:
             _check_plain(config.document.location, config.document.at(mean[:-1]).plain)
@@ -253,7 +258,8 @@ def normalizations(config: ConfigFile, *, strict: bool = True) -> Iterator[tuple
 
 
 def with_normalization(options: Options, configs: Sequence[ConfigFile], location: Location) -> Options:
-    """The options with the mean and std that configurations say. Raises UnsupportedError where none does."""
+    """The options with the mean and std that configurations state, those of image processors first. Raises UnsupportedError where
+    none does."""
     order = [*(s for s in configs if s.name != CONFIG), *(s for s in configs if s.name == CONFIG)]
     pairs = ((config.document.location, pair) for config in order for pair in normalizations(config))
     location, pair = next(pairs, (location, None))
@@ -267,7 +273,7 @@ def with_normalization(options: Options, configs: Sequence[ConfigFile], location
 
 
 def _check_plain(location: Location, part: Mapping[str, Any]) -> None:
-    """An image processor may leave out steps: then mean and std are not what is done."""
+    """Raise UnsupportedError where an image processor leaves out a step, or does another: then mean and std are not all."""
     for key, usual in (("do_normalize", True), ("do_rescale", True), ("do_flip_channel_order", False)):
         if part.get(key) is (not usual):
             message = f"{key} is {'off' if usual else 'on'}, so that mean and std are not all of its preprocessing"
@@ -278,7 +284,7 @@ def _check_plain(location: Location, part: Mapping[str, Any]) -> None:
 
 
 def options_in_report(path: Path) -> dict[str, Any]:
-    """The options of the conversion that a report tells of (`convert --report`). Raises UsageError for other files."""
+    """The options in the report of one conversion (`convert --report`). Raises UsageError for other files."""
     document = read(path).root.plain
     results = document.get("results") if isinstance(document, dict) else None
     conversions = [r.get("options") for r in results if isinstance(r, dict)] if isinstance(results, list) else []

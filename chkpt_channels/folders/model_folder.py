@@ -1,8 +1,8 @@
-"""Model folders: weights in one or more files, their index, configurations, and whatever else belongs to a model.
+"""Model folders: weights in one or more files, their index, configurations, and any other file.
 
     model.safetensors, pytorch_model.bin, onnx/model.onnx …      each a checkpoint of one of the other formats
     model-00001-of-00003.safetensors, …, *.index.json            shards of one, {"weight_map": {tensor: file}, "metadata": {…}}
-    config.json, preprocessor_config.json                        see sidecars
+    config.json, preprocessor_config.json                        see config_files
 
 Source: transformers/modeling_utils.py of 5.23, huggingface_hub/serialization/_base.py, diffusers/models/modeling_utils.py.
 """
@@ -63,6 +63,7 @@ class ModelFolder(Model):
         if not weights:
             raise self.location.damaged("is not a model folder: it holds no weights of a known format")
         self._part_files = self._parts_of(weights)
+        # trap: libraries prefer one of several weights files (timm model.safetensors) and load a stale one without a word
         foreign = [name for name in self.files if Path(name).suffix.lower() in _FOREIGN]
         if foreign:
             raise self.location.at(foreign[0]).unsupported(
@@ -73,7 +74,7 @@ class ModelFolder(Model):
         self.configs = [
             config._replace(name=str(parent / config.name))
             for parent in dict.fromkeys(Path(name).parent for name in self.files)
-            # beside weights one that cannot be read would stay as it is, and not fit
+            # beside weights every configuration must be read: one that stays as it is would contradict them
             for config in self._reader.read(self.path / parent, strict=parent in homes)
         ]
 
@@ -138,15 +139,15 @@ class ModelFolder(Model):
 
 
 def reconstructs(config: Any) -> bool:
-    """Whether a configuration describes a network that gives the image back."""
+    """Whether a configuration describes a network that reconstructs the image."""
     names = config.get("architectures") if isinstance(config, dict) else None
     listed = names if isinstance(names, list) else [names]
     return any(isinstance(name, str) and name.endswith(RECONSTRUCTS) for name in listed)
 
 
 def open_model(path: str | os.PathLike[str], options: Options | None = None) -> Model:
-    """A model folder, or the one file, or standard input for "-"; without options to convert it with, one that is only looked at.
-    Raises UsageError for options that standard input cannot satisfy."""
+    """A model folder, a single file, or standard input for "-"; without options it is only inspected, through any link. Raises
+    UsageError for options that standard input cannot satisfy."""
     if os.fspath(path) == STDIO and options and options.norm.name == AUTO:
         what = "--norm auto reads the configurations in the file's folder, and standard input has none"
         raise UsageError(what, hint="--norm imagenet")
@@ -156,12 +157,12 @@ def open_model(path: str | os.PathLike[str], options: Options | None = None) -> 
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether that is a model folder, and no file."""
+    """Whether that is a folder, not a file or standard input."""
     return os.fspath(path) != STDIO and os.path.isdir(path)
 
 
 def _walk(path: Path, location: Location) -> Iterator[str]:
-    """The files of a folder by their names from there. What version control and caches keep is left out."""
+    """The files of a folder by their paths relative to it, without those of version control and caches."""
 
     def failed(error: OSError) -> None:
         raise location.system(f"cannot be read: {reason(error)}") from error

@@ -1,4 +1,4 @@
-"""What becomes of a model: a plan for each of its parts, and the edits of its configurations that follow from them."""
+"""The plan of a model: a plan for each of its parts, and the edits of its configurations that follow from them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from chkpt_channels.transform.plan import Plan, build_plan
 
 
 class PlannedPart(NamedTuple):
-    """A part with what becomes of it."""
+    """A part and its plan."""
 
     part: Part
     plan: Plan
 
 
 class PlannedModel(NamedTuple):
-    """The parts with their plans, and the configurations with what changes in them; `channels` are the input channels before and
+    """The parts with their plans, and by name the configurations with their edits; `channels` are the input channels before and
     after."""
 
     parts: tuple[PlannedPart, ...]
@@ -38,7 +38,7 @@ class PlannedModel(NamedTuple):
 
     @property
     def first(self) -> Plan:
-        """The plan of the first part, which stands for all where one answer is asked for."""
+        """The plan of the first part: its method, reason and normalization are reported for all."""
         return self.parts[0].plan
 
     @property
@@ -64,7 +64,7 @@ class PlannedModel(NamedTuple):
 
 
 def plan_model(model: Model, options: Options) -> PlannedModel:
-    """What becomes of a model. Raises what planning a file raises; UnsupportedError where its parts disagree."""
+    """The plan. Raises what `build_plan` raises; UnsupportedError where the parts have different input channels."""
     parts, without_network = _plan_parts(model, options)
     old, new = _channels(model, parts)
     documents: dict[str, tuple[ConfigFile, dict[Keys, Any]]] = {}
@@ -108,7 +108,7 @@ def _plan_parts(model: Model, options: Options) -> tuple[list[PlannedPart], list
 
 
 def _is_no_network(store: TensorStore) -> bool:
-    """Whether a file holds no kernel at all: the arguments of a training, the state of a random number generator."""
+    """Whether a file holds no kernel at all, as training_args.bin and the states of random number generators."""
     return not any(len(tensor.shape) > 2 for tensor in store.tensors.values())
 
 
@@ -124,12 +124,12 @@ def _channels(model: Model, parts: Sequence[PlannedPart]) -> tuple[int, int]:
 
 
 def config_edits(config: ConfigFile, plan: Plan, options: Options) -> dict[Keys, Any]:
-    """What changes in a configuration beside converted weights."""
+    """The edits of a configuration beside converted weights."""
     return config_files.edits(config, *plan.channels, plan.pipeline or _averaged_normalization(config, plan, options))
 
 
 def _averaged_normalization(config: ConfigFile, plan: Plan, options: Options) -> Normalization | None:
-    """The means of what a configuration feeds the network, for as many channels as it will have."""
+    """The normalization of a configuration, averaged to the new number of channels; None where it does not fit the old one."""
     rule = options.rule.mixing(plan.channels[0])
     pair = next(config_files.normalizations(config, strict=False), None)
     if pair is None or len(pair[0]) not in (1, rule.old) or rule.is_identity:
@@ -140,7 +140,7 @@ def _averaged_normalization(config: ConfigFile, plan: Plan, options: Options) ->
 def _normalization_notices(
     config: ConfigFile, changes: dict[Keys, Any], planned: PlannedPart, options: Options
 ) -> Iterator[Notice]:
-    """What a configuration's mean and std do not tell the kernel, and what they tell of another number of channels."""
+    """The warnings that mean and std were averaged and the kernel does not compensate, or have another number of channels."""
     store, plan = planned.part.store, planned.plan
     for path, _ in config_files.normalization_keys(config.document):
         numbers = _as_list(config.document.at(path).plain)

@@ -1,4 +1,4 @@
-"""Shards: several files that hold one checkpoint together, and the index that lists what is where."""
+"""Shards: several files that hold one checkpoint, and the index that maps tensors to files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Shards(TensorStore):
-    """What is asked of a tensor is asked of its shard. They are planned as one and written shard by shard."""
+    """Several checkpoints as one store: each tensor is read from its shard. They are planned as one and written one by one."""
 
     ordered = False
 
@@ -70,7 +70,7 @@ class Shards(TensorStore):
             yield shard, edits._replace(tensors=own) if own else Edits()
 
     def index_edits(self, edits: Edits) -> dict[tuple[str | int, ...], Any]:
-        """What the index counts, after these edits: bytes, and parameters."""
+        """The edits of the totals in the index, bytes and parameters; newer writers have both."""
         metadata = self.index.document.root.value.get("metadata")
         if metadata is None or not isinstance(metadata.value, dict):
             return {}
@@ -85,7 +85,7 @@ class Shards(TensorStore):
 
 
 class _ShardsGraph(ModelGraph):
-    """What each shard says of its own tensors."""
+    """The graph of each tensor's own shard."""
 
     def __init__(self, shards: Sequence[Checkpoint]) -> None:
         self._shards = shards

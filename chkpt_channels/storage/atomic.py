@@ -1,8 +1,8 @@
 """All or nothing: an output name shows the old file or the complete, checked new one.
 
 On Linux the new file has no name until it is published (O_TMPFILE and linkat), so that even SIGKILL leaves no litter.
-Elsewhere, and for the moment in which an old file is replaced, it stands beside the output under a recognizable name,
-locked while in use; the next run into that folder sweeps the ones nobody holds.
+Elsewhere, and while an old file is replaced, which linkat cannot do, it has a recognizable name beside the output and is locked
+while in use; the next run into that folder removes those that no process holds.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from chkpt_channels.core.errors import Location, OutputExistsError, PostPublishE
 from chkpt_channels.storage.source import CHUNK_BYTES, Source
 
 _LEFTOVER = re.compile(r"\.chkpt-channels-[0-9a-f]{16}\.tmp")
-"""Of what stands beside an output while it is replaced: 64 random bits, so that two runs never meet."""
+"""Names of files beside an output while it is replaced: 64 random bits, so that two runs never collide."""
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS}
-"""How file systems and kernels say that they have no unnamed files. Source: open(2), O_TMPFILE."""
+"""How file systems and kernels without unnamed files fail. Source: open(2), O_TMPFILE."""
 UNNAMED = getattr(os, "O_TMPFILE", 0)
 
 
 class Output:
     """A new file for `path`: write to `fd`, then `publish()`. Used as a context, it vanishes unless published.
 
-    Raises OutputExistsError where the name is taken and `force` is not given, or stands for anything but a regular
-    file other than `source`; FileSystemError where the folder is missing or may not be written to.
+    Raises OutputExistsError where the name is taken and `force` is not given, or is that of `source` or of anything but a regular
+    file; FileSystemError where the folder is missing or may not be written to.
     """
 
     def __init__(self, path: Path, source: Source | None, *, force: bool = False) -> None:
@@ -133,7 +133,7 @@ class Output:
                 self.path.unlink()
 
     def _link(self, name: Path) -> None:
-        """Make `name` show the file; FileExistsError if something stands there, whoever put it there in the meantime."""
+        """Give the file this name. FileExistsError if the name is taken, even if only since it was checked."""
         if self._temporary:
             os.link(self._temporary, name, follow_symlinks=False)
             return
@@ -220,7 +220,7 @@ def _sync_folder(folder: Path) -> None:
 class OutputFolder:
     """A new folder for `path`: fill `draft`, then `publish()`. Used as a context, it vanishes unless published.
 
-    Raises OutputExistsError where the name is taken or stands inside `source`, FileSystemError where no folder can be made.
+    Raises OutputExistsError where the name is taken or inside `source`, FileSystemError where no folder can be created.
     """
 
     def __init__(self, path: Path, source: Path) -> None:
@@ -263,7 +263,7 @@ class OutputFolder:
 
 
 class StandardOutput:
-    """The same for `-o -`: an unnamed temporary file, poured into standard output when it is complete and checked."""
+    """The same for `-o -`: an unnamed temporary file, copied to standard output when it is complete and checked."""
 
     def __init__(self) -> None:
         self.path, self.location = Path("-"), Location("standard output")

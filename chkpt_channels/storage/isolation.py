@@ -1,6 +1,6 @@
-"""Work on a hostile file in a process of its own: a library that crashes on it, or never ends, takes nobody with it.
+"""Work on a hostile file in a forked worker: where a library crashes on it or does not end, only the worker dies.
 
-Where the process may not be forked the work is done in place.
+libhdf5 crashes on some files that are cut off. Where the process may not be forked the work is done in place.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ from chkpt_channels.core.gc_pause import stop_collecting
 from chkpt_channels.core.limits import LIMITS
 
 FRAME = struct.Struct("<cQ")
-"""What goes through the pipe: a kind, how many bytes follow, and those."""
+"""A message in the pipe: its kind, the number of bytes that follow, and the bytes."""
 DATA, ERROR, END = b"D", b"E", b"."
 READ_BYTES = 1 << 20
-"""At once from the pipe: a hostile child may announce any size, and is given no more memory than it fills."""
+"""Bytes of one read from the pipe: a child that a hostile file has taken over may announce any size, and gets no more memory than
+it fills."""
 NO_PROCESS = "no process can be started for it"
 
 
@@ -67,7 +68,9 @@ def run_isolated(work: Callable[[], Iterator[bytes]], location: Location) -> Ite
         raise location.system(f"its worker process cannot be read: {reason(error)}") from error
     finally:
         os.close(reading)
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # of a host that lets the system bury its children
+        with contextlib.suppress(
+            ProcessLookupError, ChildProcessError
+        ):  # a host that ignores SIGCHLD has no child left to wait for
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
 
@@ -81,9 +84,10 @@ def _may_fork() -> bool:
 
 
 def _fork(location: Location) -> int:
-    """As os.fork, but the child leaves an interrupt from the keyboard to its parent, which ends it; FileSystemError about `place`
-    where the system has no room for a process."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # no child does its parent's clearing up
+    """os.fork, with a child that ignores SIGINT: the parent gets it too, and ends the child. FileSystemError where the system
+    cannot start a process."""
+    # blocked until the child has its own handlers: the parent's would remove the parent's files in the child
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         with warnings.catch_warnings(), location.wrapping_os_errors(NO_PROCESS):
             warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, about the threads of libraries
@@ -130,7 +134,7 @@ def _limit() -> None:
 
 
 def _send(writing: int, kind: bytes, content: bytes) -> None:
-    """Tell the parent. Where it cannot be told, half a frame must be the last that it hears."""
+    """Write a message to the pipe. Ends the process if that fails: after half a message nothing more may follow."""
     try:
         for part in (FRAME.pack(kind, len(content)), content):
             view = memoryview(part)

@@ -1,4 +1,4 @@
-"""What happens to a first conv, and the arithmetic of it: computed when it is written, not when it is planned."""
+"""The change of a first conv and its arithmetic, which is computed when the kernel is written, not when it is planned."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 
 TapSpans = tuple[tuple[int, int], ...]
+"""For each axis of the window the taps [start, stop) that lie on the image; the others lie on padding."""
 
 LARGEST_EVEN_TAPS = 6
-"""YOLOv5's stem, which pads; ConvNeXt's has 4 and does not, DCGAN's has 4 and does."""
+"""The largest even window that is taken to be padded: YOLOv5's stem has 6 taps and pads. 4 taps are ambiguous: DCGAN's stem
+pads, ConvNeXt's does not. Larger even windows are those of patch embeddings, which do not pad."""
 
 
 class KernelChange(NamedTuple):
-    """One first conv, the mixing it gets and its new shape. With the identity nothing of it changes. `constants` are the old
-    channels whose constants in front of the conv the new channels take, `parametrization` how the kernel is stored."""
+    """One first conv, its mixing, and its new shape; with the identity nothing changes. `constants` has, for each new channel,
+    the old one whose numbers it takes in preprocessing that precedes the conv; `parametrization` is how the kernel is stored."""
 
     conv: FirstConv
     layout: Layout
@@ -44,8 +46,8 @@ class KernelChange(NamedTuple):
 
 
 def mixed_kernel(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfinite: bool = False) -> NDArray[Any]:
-    """The new kernel. Raises UnsupportedError where the old one is not finite (unless that is allowed, and every channel of the
-    new one that is not finite is a copy of one of the old), or where the new one would overflow."""
+    """The new kernel, in the old one's layout. Raises UnsupportedError where the new one would overflow, or the old one is not
+    finite; with `allow_nonfinite` only where a channel that is not finite would be mixed and not copied."""
     conv, layout, mixing = kernel.conv, kernel.layout, kernel.mixing
     location = checkpoint.location.at(conv.tensor.name)
     old = values(checkpoint, conv)
@@ -83,7 +85,7 @@ def _shape(kernel: KernelChange, channels: int) -> tuple[int, ...]:
 
 
 def values(checkpoint: TensorStore, conv: FirstConv) -> NDArray[Any]:
-    """The kernel as numbers that can be mixed. Raises UnsupportedError where it holds none."""
+    """The kernel as floating-point numbers. Raises UnsupportedError where it cannot be read as such."""
     kernel = quantization.kernel(checkpoint, conv)
     if kernel is None:
         location = checkpoint.location.at(conv.tensor.name)
@@ -92,8 +94,8 @@ def values(checkpoint: TensorStore, conv: FirstConv) -> NDArray[Any]:
 
 
 def dense(old: NDArray[Any], kernel: KernelChange) -> NDArray[Any]:
-    """A grouped kernel with every filter over all channels, zero outside its group. Keras keeps depthwise kernels by their
-    channel, [H, W, I, multiplier]; elsewhere a filter has the I / groups channels of its group."""
+    """A grouped kernel as a dense one: every filter over all channels, zero outside its group. Keras stores depthwise kernels by
+    channel, [H, W, I, multiplier]; in other formats a filter has the I / groups channels of its group."""
     import numpy as np
 
     conv, layout = kernel.conv, kernel.layout
@@ -131,7 +133,7 @@ def _tap_constants(checkpoint: TensorStore, kernel: KernelChange) -> NDArray[Any
 
 
 def border_notices(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> Iterator[Notice]:
-    """How far the constants that kernels and biases took over are off where zeros are padded: these carried no constant."""
+    """The error at zero-padded borders after a constant was folded into biases: padded zeros never had the constant."""
     for kernel in changed:
         if not kernel.mixing.offset:
             continue
@@ -145,8 +147,8 @@ def border_notices(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> 
 
 
 def usual_tap_spans(kernel: KernelChange) -> Sequence[TapSpans]:
-    """The overlaps of a window with the zeros around the image, where the file does not say how it pads: half of a window with
-    a middle, and of a small even one what a stride of two leaves. Larger even ones cut the image to patches."""
+    """The overlaps of a window with the padding, where the file does not state the padding: of an odd window up to its middle,
+    of a small even one as with a stride of two, and none of a larger even one, which cuts the image into patches."""
     layout, shape = kernel.layout, kernel.conv.tensor.shape
     window = [shape[axis] for axis, letter in enumerate(layout.axes) if letter in "DHW"]
     if any(taps % 2 == 0 and taps > LARGEST_EVEN_TAPS for taps in window):
@@ -159,8 +161,8 @@ def usual_tap_spans(kernel: KernelChange) -> Sequence[TapSpans]:
 
 
 def border_error(checkpoint: TensorStore, kernel: KernelChange, tap_spans: Sequence[TapSpans]) -> tuple[float, float]:
-    """(the largest Σ over channels and taps outside the image of W · t, the largest over all taps) of any filter. At the border
-    the old kernel met zeros behind the constants, and the new bias adds them nevertheless."""
+    """(the largest Σ of W · t over channels and taps on the padding, the largest over all taps) of any filter. The old network
+    padded zeros after the constant was subtracted; the new bias adds it for these taps too."""
     constants = _tap_constants(checkpoint, kernel) if tap_spans else None
     if constants is None:
         return 0.0, 0.0
@@ -189,7 +191,7 @@ def select_positions(checkpoint: TensorStore, name: str, axes: Sequence[int], ch
     selected: NDArray[Any] = checkpoint.load(name)
     for axis in axes:
         selected = np.take(selected, chosen, axis)
-    if len(axes) > 1:  # one old channel chosen twice must not mix its likes
+    if len(axes) > 1:  # a diagonal matrix: where one old channel is selected twice, the two new ones must not mix
         off = ~np.eye(len(chosen), dtype=bool)
         selected[off.reshape([len(chosen) if axis in axes else 1 for axis in range(selected.ndim)]).nonzero()] = 0
     return np.ascontiguousarray(selected)
@@ -228,6 +230,7 @@ def parity(
     with np.errstate(invalid="ignore"):
         differences, sizes = (np.where(np.isfinite(x), x, 0) for x in (np.abs(before - after), np.abs(before)))
     difference, largest = float(differences.max()), float(sizes.max())
+    # bits of the mantissa; other floating types are FP8 with 3 at most, and quantized kernels have 7 bits beside the sign
     bits = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}.get(conv.tensor.dtype.name, 3 if conv.tensor.dtype.floating else 7)
     unit = 2.0 ** (np.floor(np.log2(largest)) - bits) if largest > 0 else 1.0
     return difference, difference / float(unit)

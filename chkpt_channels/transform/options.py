@@ -17,8 +17,8 @@ from chkpt_channels.transform.option_table import OPTIONS, ConvertOptions
 
 
 class Options(NamedTuple):
-    """The options of a conversion: how channels are mixed, which normalization is folded, what the search for the first convs is
-    asked, and, as `plain`, each option that is used as it is given, defaults included."""
+    """The options of a conversion, parsed: the mixing rule, the normalization to fold, the request for the search, and, as
+    `plain`, each option that is used as it is given, defaults included."""
 
     rule: ChannelRule
     norm: NormalizationSpec
@@ -27,7 +27,7 @@ class Options(NamedTuple):
 
     @property
     def to(self) -> int:
-        """The number of channels asked for. Raises UsageError where it is not known."""
+        """The target number of channels. Raises UsageError where it is not known."""
         if self.rule.to is None:
             raise UsageError("a target is needed: --to gray, rgb, bgr, rgba or a number of channels")
         return self.rule.to
@@ -44,8 +44,8 @@ class Options(NamedTuple):
 
 
 def build_options(to: str | int | None, table: Sequence[Option] = OPTIONS, **given: Unpack[ConvertOptions]) -> Options:
-    """The options as they are given, parsed; `to` is the target, None where another option or another file tells it. Raises
-    UsageError for what means nothing, FileSystemError for a matrix that cannot be read."""
+    """The options as they are given, parsed; `to` is the target, None where another option or another file determines it. Raises
+    UsageError for values that are not understood, FileSystemError for a matrix that cannot be read."""
     defaults = {option.name: option.default for option in table}
     if unknown := given.keys() - defaults:
         raise TypeError(f"{min(unknown)!r} is not an option of a conversion")
@@ -57,7 +57,7 @@ def build_options(to: str | int | None, table: Sequence[Option] = OPTIONS, **giv
 
 
 def sets_channels(given: ConvertOptions) -> bool:
-    """Whether one of the rules says how many channels there will be, so that no target is needed."""
+    """Whether one of the options determines the number of new channels, so that no target is needed."""
     return any(given.get(rule) is not None for rule in ("select", "bands", "matrix"))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint × options → Edits. Pure: no path is touched and nothing is written; kernels are loaded when they are asked for."""
+"""Checkpoint × options → Edits. Pure: no path is touched and nothing is written; kernels are loaded when they are needed."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from chkpt_channels.transform.options import Options
 
 
 class Plan(NamedTuple):
-    """Everything that is to happen to a checkpoint; `channels` are the input channels before and after, `why` says in words why
-    the method is what it is where the user left that open, `candidates` are tensors that were considered and not taken,
-    `pipeline` is what is to feed the result, where the user spoke of it."""
+    """The edits of a checkpoint and what they were derived from. `channels` are the input channels before and after, `why` is the
+    reason for the method where the user did not choose it, `candidates` are tensors that were rejected as first convs, `pipeline`
+    is the normalization of the output, where the user stated one."""
 
     kernels: tuple[KernelChange, ...]
     edits: Edits
@@ -47,7 +47,7 @@ class Plan(NamedTuple):
 
 
 def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
-    """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError for what cannot be meant."""
+    """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError where an option does not fit the file."""
     location = checkpoint.location
     to, checkpoint.follows_links = options.to, options.plain["follow_links"]
     if checkpoint.globals and options.plain["strict"]:
@@ -106,7 +106,7 @@ def _declared(
 
 
 def _rule(location: Location, conv: FirstConv, options: Options) -> Mixing:
-    """What the options mean for this conv."""
+    """The mixing that the options give this conv."""
     try:
         rule = options.rule.mixing(conv.in_channels)
         return normalization.fold_normalization(rule, options.norm, options.rule.orders) if options.norm else rule
@@ -115,7 +115,7 @@ def _rule(location: Location, conv: FirstConv, options: Options) -> Mixing:
 
 
 def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Options) -> Edits:
-    """What follows from the kernels alone: their values, the constants they leave, the optimizer's state."""
+    """The edits that follow from the kernels alone: their values, the constants for their biases, the optimizer's state."""
     tensors: dict[str, TensorEdit] = {}
     biases: dict[str, TensorEdit] = {}
     targets: set[str] = set()
@@ -175,12 +175,12 @@ def _with_constants(
 def _graph_method(
     checkpoint: TensorStore, convs: Sequence[FirstConv], operations: Sequence[PreprocessingOp], options: Options
 ) -> tuple[str, str]:
-    """The way to one channel that touches no kernel, where it is asked for or where something per-channel is in the way, and
-    why it is taken."""
+    """(method, reason) of a conversion to one channel by the graph itself, without an edit of kernels: where the user asks for
+    it, or where per-channel preprocessing, a quantized kernel or an ambiguous layout would make an edit inexact."""
     method = options.rule.method
     if options.to != 1 or options.rule.explicit or options.rule.luma or method not in ("auto", *GRAPH_METHODS):
         return "", ""
-    if options.norm:  # only a kernel can take a pipeline over
+    if options.norm:  # a normalization can only be folded into a kernel
         return "", ""
     allowed = checkpoint.graph.graph_methods(convs)
     if method != "auto":
@@ -232,6 +232,7 @@ def _composed(location: Location, operations: Sequence[PreprocessingOp], channel
 
 
 def _chosen_constants(rule: Mixing) -> tuple[int, ...]:
-    """For each new channel the old one whose per-channel constants it takes: the one it stands in for most."""
+    """For each new channel the old one whose per-channel constants it takes: the one with the largest coefficient. A sum of means
+    would be nonsense: the mixing accounts for the difference."""
     sizes = [[abs(value) for value in column] for column in zip(*rule.matrix, strict=True)]
     return tuple(column.index(max(column)) for column in sizes)

@@ -114,7 +114,7 @@ def requantized(
     limits = np.iinfo(dtype)
     if ((unscaled >= limits.min) & (unscaled <= limits.max)).all() and (dequantized(unscaled, old, zero, axis) == values).all():
         return unscaled.astype(dtype), old
-    lowest, highest = (-127, 127) if dtype == np.int8 else (0, 255)  # -128 is left out, as quantizers do
+    lowest, highest = (-127, 127) if dtype == np.int8 else (0, 255)  # -128 is left out, as symmetric quantizers do
     rank = values.ndim
     middle = broadcastable(zero, rank, axis)
     axes = tuple(range(rank)) if old.size == 1 else tuple(i for i in range(rank) if i != axis)

@@ -1,4 +1,5 @@
-"""What was written is opened again before it gets its name: it holds what was planned, and answers as the old file did."""
+"""Post-write check: reopen the output, compare its index and its edited tensors with the plan, and run the format library's own
+validator. Runs before publishing."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
-    """Re-open what was written: the index is as planned, the edits read back, the format's own library accepts it.
-    Returns its size. Raises RuntimeError otherwise: that is a bug of this package, and nothing is published."""
+    """Reopen the file: its index is as planned, its edits read back, the format's own library accepts it. Returns its size.
+    Raises RuntimeError otherwise: that is a bug of this package, and nothing is published."""
     with Source.of_descriptor(fd, name, made_here=True) as source:
         try:
             after = before.format.open(source)
@@ -47,7 +48,7 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
 
 
 def _validate(before: Checkpoint, after: Checkpoint, path: str) -> None:
-    """Ask the format's own library about what was written. Raises DamagedError where it refuses the source as well."""
+    """Run the validator of the format's own library. Raises DamagedError where it refuses the source as well."""
     try:
         after.validate(path)
     except Exception as error:
@@ -68,7 +69,7 @@ def missing_biases(after: TensorStore, plan: Plan) -> list[str]:
 
 
 def stale_declarations(after: TensorStore, plan: Plan) -> list[str]:
-    """Where the converted file does not count its channels as planned."""
+    """The places in the converted file that do not declare the planned number of channels."""
     if not plan.edits or not plan.declarations:
         return []
     convs = [
@@ -77,7 +78,7 @@ def stale_declarations(after: TensorStore, plan: Plan) -> list[str]:
         if (k.changes or plan.edits.method) and k.conv.tensor.name in after.tensors
     ]
     declared = [*after.graph.declarations(convs), *after.graph.hyper_parameters(plan.channels[1])]
-    if plan.edits.method:  # what was put into the graph may say it in another place
+    if plan.edits.method:  # the node that was added to the graph may have moved the declaration
         return [d.where for d in declared if d.channels != plan.channels[1]]
     updated = {d.where for d in declared if d.channels == plan.channels[1]}
     return [d.where for d in plan.declarations if d.where not in updated]
@@ -94,7 +95,7 @@ def parity(checkpoint: TensorStore, plan: Plan) -> Parity | None:
 
 
 def _constant(checkpoint: TensorStore, kernel: KernelChange, plan: Plan) -> NDArray[Any] | None:
-    """What the stored bias, or the running mean, adds to a kernel's output more than before."""
+    """The constant that the edited bias, or running mean, adds to each filter's output, [O]; None without one."""
     if not kernel.mixing.offset or kernel.parametrization is not PLAIN:
         return None
     if added := plan.edits.biases.get(kernel.conv.tensor.name):

@@ -1,7 +1,7 @@
-"""A flat state dict in another container: PyTorch to safetensors and back, for those who leave pickle behind, or need it.
+"""Conversion of a flat state dict from PyTorch to safetensors or back.
 
-Tensors go over one by one, their bytes as they are but for the edits. What the other container cannot keep is refused: tensors
-that share memory, things that are no tensors, names.
+Tensors are copied one by one, unchanged but for the edits. What the other format cannot hold is refused: tensors that share
+memory, values that are not tensors, some names.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def write(
     location: Location,
     progress: Progress | None = None,
 ) -> Checkpoint:
-    """Write one state dict, edited, to the empty file `out` as a file of another kind, open it again and compare; what was
-    written is returned, closed. `place` names the output, `progress` is called with bytes.
+    """Write one state dict, edited, to the empty file `out` in another format, reopen it and compare; returns the closed
+    checkpoint. `location` names the output in messages, `progress` is called with bytes.
 
-    Raises UnsupportedError for what cannot go over, UsageError for a state dict that is not there.
+    Raises UnsupportedError for what the format cannot hold, UsageError for a state dict that does not exist.
     """
     writer = form.flat_writer()
     if writer is None:
@@ -51,7 +51,7 @@ def write(
 
 
 class _Entry(NamedTuple):
-    """One tensor as it goes over, with its name and shape there."""
+    """One tensor with its name and shape in the output, and its name in the source."""
 
     tensor: Tensor
     old: str
@@ -59,13 +59,13 @@ class _Entry(NamedTuple):
     edits: Edits
 
     def pieces(self) -> Iterator[bytes]:
-        """Its elements there."""
+        """Its bytes in the output."""
         edit = self.edits.tensors.get(self.old)
         return iter([edit.values().tobytes()]) if edit else self.checkpoint.chunks(self.old)
 
 
 def _group(checkpoint: Checkpoint, state_dict: str | None) -> str:
-    """The state dict that goes over, by where it stands."""
+    """The key of the state dict that is written, "" for the root."""
     location = checkpoint.source.location
     groups = list(dict.fromkeys(t.group for t in checkpoint.tensors.values()))
     own = {t.group for entry in checkpoint.optimizer_entries for t in entry.tensors.values()}
@@ -87,7 +87,7 @@ def _offers(groups: Sequence[str]) -> str:
 
 
 def _entries(checkpoint: Checkpoint, tensors: Sequence[Tensor], edits: Edits, writer: FlatWriter) -> dict[str, _Entry]:
-    """The tensors as they go over, by their names there."""
+    """The tensors by their names in the output."""
     location = checkpoint.source.location
     if shared := checkpoint.shared([t.name for t in tensors]):
         message = f"{shared[0]} and {shared[1]} share memory, which would be stored twice"
@@ -105,7 +105,7 @@ def _entries(checkpoint: Checkpoint, tensors: Sequence[Tensor], edits: Edits, wr
 
 
 def _check(form: Format, out: int, location: Location, entries: dict[str, _Entry]) -> Checkpoint:
-    """What was written, opened again: it holds these tensors, the edited ones as planned. Raises RuntimeError otherwise."""
+    """The output, reopened: it holds these tensors, the edited ones as planned. Raises RuntimeError otherwise."""
     with Source.of_descriptor(out, location.file, made_here=True) as source:
         after = form.open(source)
         tensors = {name: (t.dtype, t.shape) for name, t in after.tensors.items()}

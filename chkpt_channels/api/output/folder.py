@@ -1,5 +1,4 @@
-"""A planned model folder is written file by file, and appears by one rename: parts as a file is, configurations as planned, and
-all else as it is."""
+"""Output of a model folder: weights, configurations and all other files go to a draft, which is published by one rename."""
 
 from __future__ import annotations
 
@@ -26,8 +25,7 @@ FICLONE = 0x40049409
 
 
 class FolderTarget:
-    """Where the result of a model folder goes: a folder that is not there yet. As a context, it leaves nothing behind but what
-    was published."""
+    """The output of a model folder, which must not exist yet. A context: on exit an unpublished draft is removed."""
 
     def __init__(
         self, model: ModelFolder, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
@@ -83,8 +81,8 @@ def _new_file(target: Path) -> Iterator[int]:
 
 
 def _hard_link_to(source: Path, target: Path) -> bool:
-    """Whether `target` could become another name of the same file. What a link shows belongs to somebody else: whoever writes
-    into the output must not write there."""
+    """Make `target` another name of the same file; False where the file system cannot, or `source` is a symbolic link: its file
+    is shared (a download cache's blob), and writing to the output later would change it."""
     if source.is_symlink():
         return False
     try:

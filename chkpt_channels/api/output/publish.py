@@ -1,4 +1,4 @@
-"""From a plan to a file with a name: written, checked, and published with what goes with it, or not at all."""
+"""Output of one file: it is written, checked, and published together with its data files and configurations, or not at all."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Settings(NamedTuple):
     state_dict: str | None = None
 
     def validated(self, src: Path_, dst: Path_ | None) -> Settings:
-        """The same settings. Raises UsageError where they mean nothing for this source and this output."""
+        """The same settings. Raises UsageError where they do not apply to this source or this output."""
         named = dst is None or os.fspath(dst) != STDIO
         if not named and (self.hash_name or self.with_sidecars):
             raise UsageError("standard output has neither a name nor a folder: --hash-name and --sidecars need both")
@@ -55,7 +55,7 @@ class Settings(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What was written: the output, the line that loads it, whether anything changed, and what is to be said of it."""
+    """A published output: its record, the line that loads it, whether anything changed, and warnings."""
 
     output: FileInfo
     load_line: str
@@ -64,7 +64,7 @@ class Written(NamedTuple):
 
 
 class FileTarget:
-    """Where the result of one file goes. As a context, it leaves nothing behind that was not published."""
+    """The output of one file. A context: on exit everything unpublished is removed."""
 
     def __init__(
         self, model: ModelFile, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
@@ -112,7 +112,7 @@ class FileTarget:
             write_checked(checkpoint, plan, out.fd, out.location, report)
 
     def publish(self, planned: PlannedModel) -> Written:
-        """Give it its name, after all that goes with it."""
+        """Give the file its name, after its data files and configurations got theirs."""
         edits, out = planned.first.edits, self._open()
         digest = ""
         with Source.of_descriptor(out.fd, str(self.path), made_here=True) as written:
@@ -129,8 +129,7 @@ class FileTarget:
         return Written(info, self._after.load_line(info.path), bool(edits or self._other), notices)
 
     def _edited_configs(self, plan: Plan) -> dict[str, bytes]:
-        """The configurations beside the source, as the output needs them. Raises UsageError where they would stand in the old
-        ones' places."""
+        """The configurations beside the source, edited for the output. Raises UsageError where they would replace those."""
         home = Path(self._model.source.name).parent
         if self.path.parent.resolve() == home.resolve():
             raise UsageError("--sidecars would replace the configurations of the source: -o names an output in another folder")
@@ -143,7 +142,7 @@ class FileTarget:
 
 
 def _renamed(companions: Mapping[str, str]) -> tuple[Notice, ...]:
-    """That a copy names other data files than before."""
+    """The warnings that an unchanged copy has data files of other names."""
     changed = {old: new for old, new in companions.items() if old != new}
     return tuple(Notice("renamed_data", f"its data file {old} is written as {new}") for old, new in changed.items())
 
@@ -177,8 +176,8 @@ def publish(
     *,
     force: bool,
 ) -> None:
-    """Give the output its name. The files of `folder` that go with it, under their new `names`, and the `documents` come first,
-    and are taken back if it fails."""
+    """Give the output its name. Copies of its data files in `folder`, under their new `names`, and the `documents` are published
+    before it, and rolled back if it fails."""
     if names and isinstance(out, StandardOutput):
         raise UsageError(
             f"its data files {', '.join(names)} cannot go to standard output: -o names an output beside which they can"

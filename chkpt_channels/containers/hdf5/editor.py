@@ -1,7 +1,7 @@
 """Edits of HDF5 files as splices: datasets get new content, text attributes new text.
 
-The library edits an OverlayFile: it appends the new objects, unlinks the old ones and mends its own tables. The same edits give
-the same bytes every time: no time stamp is written.
+The library edits an OverlayFile: it appends the new objects, unlinks the old ones and updates its own tables. The same edits give
+the same bytes every time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LARGEST_COMPACT_BYTES = 60_000
-"""A compact dataset lies in its object header, whose messages are shorter than 64 KiB."""
+"""A compact dataset is stored in its object header, whose messages are shorter than 64 KiB."""
 
 
 class NewDataset(NamedTuple):
@@ -62,12 +62,12 @@ def _replace(root: Any, names: Sequence[bytes], new: NewDataset) -> None:
     kind, properties, space = old.get_type(), _creation_properties(old, new), _dataspace(old, new.shape)
     stored = h5py.Dataset(old).attrs
     attributes = [(name, stored[name], stored.get_id(name).shape, stored.get_id(name).dtype) for name in stored]
-    del old, stored  # a dataset that is open when it is unlinked leaves its bytes behind
+    del old, stored  # trap: the space of a dataset that is open when it is unlinked is never reused, and the file grows
     for name in names:
         root.unlink(name)
     dataset = h5py.h5d.create(root, names[0], kind, space, properties)
     _write(dataset, kind, new)
-    for name, value, shape, dtype in attributes:
+    for name, value, shape, dtype in attributes:  # they went with the old dataset
         h5py.Dataset(dataset).attrs.create(name, value, shape, dtype)
     for name in names[1:]:
         root.link(names[0], name)
@@ -78,8 +78,8 @@ def _creation_properties(old: Any, new: NewDataset) -> Any:
     import h5py
 
     properties = old.get_create_plist()
-    properties.set_obj_track_times(False)
-    if properties.get_layout() == h5py.h5d.CHUNKED:
+    properties.set_obj_track_times(False)  # a time stamp would make each output different
+    if properties.get_layout() == h5py.h5d.CHUNKED:  # HDF5 refuses chunks larger than the dataset; clipped, filters survive
         properties.set_chunk(
             tuple(min(chunk, max(size, 1)) for chunk, size in zip(properties.get_chunk(), new.shape, strict=True))
         )

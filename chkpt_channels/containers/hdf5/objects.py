@@ -1,4 +1,4 @@
-"""What stands in HDF5 objects, read through h5py's handles: types of numbers, text attributes, boxes of elements, filters."""
+"""The content of HDF5 objects, read through h5py's handles: types of numbers, text attributes, boxes of elements, filters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def numpy_name(kind: Any) -> tuple[str, bool]:
 
 
 def tagged_name(opened: Any) -> str:
-    """Keras marks the opaque pairs of bytes that are bfloat16 with an attribute."""
+    """ "bfloat16" for a dataset that Keras 3 has marked as such: it stores opaque pairs of bytes and an attribute `dtype`."""
     return "bfloat16" if dict(texts(opened, frozenset({"dtype"}))).get("dtype") == "bfloat16" else ""
 
 
@@ -42,7 +42,8 @@ def attribute_names(opened: Any) -> list[str]:
 
 
 def texts(opened: Any, wanted: frozenset[str]) -> Iterator[tuple[str, str | list[str]]]:
-    """Those attributes of an object that are text, or lists of texts, and called as wanted, numbers behind the name or not."""
+    """The attributes of an object that are text, or lists of texts, and have a wanted name. Keras splits an attribute of more
+    than 64 KB into name0, name1, …: they are wanted too."""
     import h5py
 
     for index in range(h5py.h5a.get_num_attrs(opened)):
@@ -83,7 +84,7 @@ def space_of(shape: tuple[int, ...]) -> Any:
 
 
 def check_storage(opened: Any, location: Location) -> None:
-    """Refuse a dataset whose elements are elsewhere; nothing of it was read before."""
+    """Raise DamagedError for a dataset whose elements are in other files: h5py would read these files."""
     import h5py
 
     properties = opened.get_create_plist()

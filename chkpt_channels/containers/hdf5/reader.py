@@ -35,8 +35,8 @@ Texts = dict[str, str | list[str]]
 
 
 class Dataset(NamedTuple):
-    """An array of numbers; `dtype` is numpy's name for them. `offset` is where its elements lie in C order and as this machine
-    keeps them, None where they must be read through the library; it counts from the first byte of the HDF5 file."""
+    """An array of numbers; `dtype` is numpy's name for them. `offset`, from the first byte of the HDF5 file, is that of
+    contiguous elements in C order and in this machine's encoding; None where they must be read through the library."""
 
     dtype: str
     itemsize: int
@@ -50,7 +50,7 @@ class Dataset(NamedTuple):
 
 
 class AttributeFilter(NamedTuple):
-    """Which attributes are to be read: those with these names, numbers behind them or not, of these objects."""
+    """Which attributes are read: those with these names, a number appended or not, of these objects."""
 
     names: frozenset[str]
     owners: Callable[[Hdf5], Iterable[str]]
@@ -76,7 +76,7 @@ class Hdf5:
         self.texts: dict[str, Texts] = {}
         self.attributes: list[str] = []
         self._dtypes: list[tuple[Any, tuple[str, bool]]] = []
-        import h5py  # noqa: F401 # once, for all children that will be forked
+        import h5py  # noqa: F401 # here, so that forked workers need not import it
 
         index = json.loads(b"".join(self._isolated(partial(self._index, wanted), location)))
         self.groups, self.others, self.aliases = index["groups"], index["others"], index["aliases"]
@@ -85,15 +85,15 @@ class Hdf5:
         self._check_overlaps()
 
     def _check_overlaps(self) -> None:
-        """Raise DamagedError where two datasets lie on the same bytes: an edit of one would change the other."""
+        """Raise DamagedError where two datasets share bytes: an edit of one would change the other."""
         spans = sorted((d.offset, d.size, path) for path, d in self.datasets.items() if d.offset is not None and d.size)
-        for (start, size, path), (behind, _, other) in pairwise(spans):
-            if start + size > behind:
-                raise self.location.at(other).damaged(f"its elements overlap those of {path}", at=self._start + behind)
+        for (start, size, path), (following, _, other) in pairwise(spans):
+            if start + size > following:
+                raise self.location.at(other).damaged(f"its elements overlap those of {path}", at=self._start + following)
 
     def _isolated(self, work: Callable[[], Iterator[bytes]], location: Location) -> Iterator[bytes]:
-        """Done in a child, except on what the library has just edited: it has seen all of that, and a fork costs as much as
-        an index."""
+        """Run `work` in a forked worker. A file that the library has just edited is read in place: it holds nothing that the
+        library has not seen, and a fork takes as long as an index."""
         return work() if self.source.made_here else run_isolated(work, location)
 
     def _index(self, wanted: AttributeFilter | None) -> Iterator[bytes]:
@@ -109,8 +109,8 @@ class Hdf5:
 
     @contextmanager
     def opened(self, path: str = "", *, writable: bool = False) -> Iterator[tuple[Any, OverlayFile]]:
-        """The file's root group and the window it is seen through. What the library raises becomes DamagedError, about the object
-        at `path`."""
+        """The file's root group, and the overlay that the library works on. What the library raises becomes DamagedError about
+        the object at `path`."""
         import h5py
 
         location = self.location.at(path) if path else self.location
@@ -194,7 +194,7 @@ class Hdf5:
             self.datasets[path] = dataset
 
     def _dtype(self, kind: Any) -> tuple[str, bool]:
-        """What `numpy_name` says of a type, asked once for each."""
+        """`numpy_name` of a type, computed once for each."""
         for known, answer in self._dtypes:
             if known.equal(kind):
                 return answer
@@ -266,7 +266,8 @@ _LIBRARY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, Overf
 
 @contextmanager
 def _no_plugins() -> Iterator[None]:
-    """The library looks for filters in no folder; afterwards it does again, as the host process had it."""
+    """The library looks for filter plugins in no folder, and afterwards in those of the host process again: for an unknown filter
+    it would load code from there. HDF5_PLUGIN_PRELOAD works only before h5py is imported."""
     from h5py import h5pl
 
     folders = [h5pl.get(index) for index in range(h5pl.size())]
@@ -280,6 +281,6 @@ def _no_plugins() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What the library says, without its own place names."""
+    """The library's message, without the names of its functions."""
     text = str(error.args[0] if error.args else error)
     return re.sub(r"\s+", " ", re.sub(r"^[^(]*\((.*)\)$", r"\1", text))[:160] or type(error).__name__

@@ -1,4 +1,4 @@
-"""JSON that is edited in place: every value knows the text that encodes it, and all other text stays.
+"""JSON that is edited in place: every value knows the characters that encode it, and all others stay as they are.
 
 Source: RFC 8259. What is not strictly that is refused (`reader`).
 """
@@ -44,7 +44,7 @@ class Json:
     """A document. Raises DamagedError for what is no strict JSON."""
 
     def __init__(self, raw: bytes, location: Location) -> None:
-        document(raw, location, 0)  # from here on it is known to be sound
+        document(raw, location, 0)  # strict: the tokenizer below need not check anything again
         self.location, self.text, self._at = location, raw.decode("utf-8"), 0
         try:
             self.root = self._read()
@@ -109,8 +109,8 @@ class Json:
         return value
 
     def edited(self, changes: Mapping[Path, Any]) -> bytes:
-        """The text with other values at these paths. A path may lead to a key that its object has not got: it is added behind
-        the others. Lists are written as they were, item by item."""
+        """The text with other values at these paths. A key that its object does not have is added as the last one. Lists keep
+        their spacing."""
         edits = []
         for path, value in changes.items():
             parent = self.at(path[:-1]).value if path else {}

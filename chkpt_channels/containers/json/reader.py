@@ -1,7 +1,7 @@
-"""JSON as RFC 8259 has it and no more: what Python's reader lets pass, or settles silently, is refused.
+"""Strict JSON (RFC 8259): what Python's reader accepts beyond it, or resolves silently, is refused.
 
-That is: a key twice in one object (the last would win), NaN and Infinity, numbers that no reader holds, lone surrogates, and
-bytes that are no UTF-8. How much a document may hold is known before any of it is built.
+That is: a key twice in one object (the last one would win; safetensors 0.8 accepts it), NaN and Infinity, endless numbers,
+lone surrogates, and bytes that are not UTF-8. The number of values is checked before any of them is built.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from chkpt_channels.core.errors import Location, printable
 from chkpt_channels.core.limits import LIMITS
 
 LONGEST_INTEGER_DIGITS = 20
-"""-2^63 and 2^64 - 1 have as many; Python's own integers are of any length, and take quadratic time to read."""
+"""-2^63 and 2^64 - 1 have as many. Python's own integers have any length, and reading them takes quadratic time."""
 _LONG_INTEGER = re.compile(rb"[0-9]{20}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def loads(raw: bytes, location: Location, base: int | None = None) -> Any:
-    """The document. Raises DamagedError about `place`; `base` is where in the file the document begins, if that can be told."""
+    """The document. Raises DamagedError about `location`; `base` is the document's offset in the file, None if it has none."""
     location.check_limit("values in its JSON", raw.count(b",") + raw.count(b"[") + raw.count(b"{"), LIMITS.json_values, at=base)
 
     def pairs(pair_list: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def loads(raw: bytes, location: Location, base: int | None = None) -> Any:
 
 
 def document(raw: bytes, location: Location, base: int | None = None) -> Any:
-    """The same, for a document whose depth its format leaves open."""
+    """The same, for a document of any format: its depth is checked too."""
     value = loads(raw, location, base)
     _check_depth(value, location, base)
     return value
@@ -69,7 +69,8 @@ def _at(base: int | None, offset: int) -> int | None:
 
 
 def _check_depth(value: Any, location: Location, base: int | None) -> None:
-    """What was read at one depth of the call stack may have to be written at another."""
+    """Raise DamagedError for a document that is nested too deeply. Python's own limit depends on how deep the call stack is: what
+    could be read there might not be written elsewhere."""
     level, depth = [value], 0
     while level:
         depth += 1

@@ -1,7 +1,11 @@
-"""Edits of a pickle: integers encoded anew, dictionary entries taken out, FRAME lengths mended; all other bytes stay.
+"""Edits of a pickle: integers encoded anew, dictionary entries removed, FRAME lengths corrected; all other bytes stay.
 
-A value that is encoded once and repeated through the memo is shared: an edit touches only the places that were asked for.
+A value that is encoded once and repeated through the memo is shared, as timm's `input_size` (3, 224, 224) is: an edit changes
+only the occurrences that it names.
 """
+
+# Only integers are replaced: they are never memoized, so that memo indexes stay. Nothing is ever popped instead: the unpickler of
+# torch.load(weights_only=True) and TorchScript's refuse POP.
 
 from __future__ import annotations
 
@@ -43,7 +47,8 @@ def _frame_edits(tree: Tree, edits: Sequence[tuple[int, int, bytes]]) -> list[tu
 
 
 def encode(value: Any) -> bytes:
-    """A number in the pickler's shortest form, or a tuple of integers."""
+    """A number in the pickler's shortest form (BININT1, BININT2, BININT, LONG1), or a tuple of integers. A number that is edited
+    there and back then has its old bytes again."""
     if isinstance(value, float):
         return b"G" + struct.pack(">d", value)
     if isinstance(value, tuple):
@@ -127,7 +132,7 @@ class _Rewriting:
             if later is None:
                 continue
             edits.append((later.start, later.stop, self._encode_alone(node, removed) + b"r" + struct.pack("<I", node.put[0])))
-        if shifted:  # MEMOIZE counts on its own: behind a removed one the index must be encoded
+        if shifted:  # MEMOIZE takes the next index: after a removed one each must be a LONG_BINPUT with the old index
             edits += [
                 (at, at + 1, b"r" + struct.pack("<I", i))
                 for at, i in self._tree.memoize_opcodes

@@ -1,6 +1,6 @@
 """The pickle machine on nodes instead of objects: its stack, its marks, its memo, and the bytes that it reads.
 
-Source: CPython's Modules/_pickle.c. `opcodes` says what each opcode does to it.
+Source: CPython's Modules/_pickle.c. `opcodes` has the operation of each opcode.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LONGEST_DECIMAL_DIGITS = 400
 
 
 class OutOfData(Exception):
-    """The pickle goes on behind the end of the bytes at hand."""
+    """The pickle continues after the end of the bytes at hand."""
 
 
 class Machine:
@@ -98,7 +98,7 @@ class Machine:
         return start, nodes
 
     def top(self) -> PickleNode:
-        """What stands on top of the stack, the repeated node for a GET. IndexError as for `pop`."""
+        """The top of the stack; for a GET the node that it repeats. IndexError as for `pop`."""
         if self.marks and len(self.stack) <= self.marks[-1][0]:
             raise IndexError
         return self.stack[-1].target
@@ -113,7 +113,7 @@ class Machine:
                 self.memoized.append(node)
 
     def get(self, index: int, start: int) -> None:
-        """Push what stands in the memo again."""
+        """Push a memoized node once more."""
         node = self.memo.get(index)
         if node is None:
             raise self.damaged(f"memo {index} is read before it is written", start)
@@ -145,7 +145,7 @@ class Machine:
         return list(zip(nodes[::2], nodes[1::2], strict=True))
 
     def decimal(self, raw: bytes, start: int) -> int:
-        """The number of a text line; 400 digits, so that what is no tensor's size costs no quadratic time."""
+        """The number of a text line."""
         digits = raw.removesuffix(b"L")
         if len(digits) > LONGEST_DECIMAL_DIGITS or not digits.removeprefix(b"-").isdigit():
             raise self.damaged("a number is not written in decimal digits", start)

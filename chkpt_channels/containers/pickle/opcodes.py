@@ -27,7 +27,7 @@ def _unsigned(size: int) -> _Operation:
 
 def _int_line(m: Machine, start: int) -> None:
     raw = m.line(start)
-    if raw in (b"00", b"01"):  # how protocols 0 and 1 encode booleans
+    if raw in (b"00", b"01"):  # trap: protocols 0 and 1 have no opcode for booleans and write I00 and I01
         m.push(Kind.CONST, start, raw == b"01")
     else:
         m.push(Kind.INT, start, m.decimal(raw, start))
@@ -137,7 +137,7 @@ def _put_line(m: Machine, start: int) -> None:
 
 def _global(m: Machine, start: int) -> None:
     module, name = m.line(start), m.line(start)
-    if not module or not name:  # for Python the pickle is cut off there
+    if not module or not name:  # Python's unpickler takes an empty line for the end of the data
         raise m.damaged("a global has no name", start)
     m.name(module.decode("utf-8", "backslashreplace"), name.decode("utf-8", "backslashreplace"), start, start)
 

