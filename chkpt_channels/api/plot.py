@@ -40,8 +40,8 @@ def plot(before: str | os.PathLike[str], after: str | os.PathLike[str] | None, o
         import matplotlib as mpl
     except ImportError:
         raise UnsupportedError("drawing needs matplotlib", hint="pip install 'chkpt-channels[plot]'") from None
-    mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "chkpt-channels"
+    mpl.use("Agg")  # no display is needed
+    mpl.rcParams["svg.hashsalt"] = "chkpt-channels"  # random identifiers would make every SVG different
     kernels = [load_filters(source) for source in (before, after) if source is not None]
     figure = _figure(kernels)
     metadata = {"Date": None} if path.suffix.lower() != ".png" else {"Software": None}
@@ -106,9 +106,10 @@ def _figure(kernels: list[Filters]) -> Any:
     import numpy as np
     from matplotlib.figure import Figure
 
+    # 0.998: the few largest weights may saturate, or the rest would all look gray
     largest = max(float(np.quantile(np.abs(_drawn(kernel.weights)), 0.998)) for kernel in kernels)
     count = max(len(kernel.weights) for kernel in kernels)
-    columns = max(8, ceil(sqrt(count * 1.6)))
+    columns = max(8, ceil(sqrt(count * 1.6)))  # a sheet that is wider than it is high
     rows = ceil(count / columns)
     width = 5.2 * len(kernels)
     figure = Figure(figsize=(width, 5.2 * rows / columns + 3.2), facecolor="white", layout="constrained")

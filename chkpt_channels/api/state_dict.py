@@ -77,7 +77,7 @@ def _raw(array: Any) -> bytes:
         return np.ascontiguousarray(array).tobytes()
     torch = sys.modules["torch"]  # whoever made the tensor has imported it
     plain = array.detach().cpu().contiguous().reshape(-1)
-    raw: bytes = plain.view(torch.uint8).numpy().tobytes()
+    raw: bytes = plain.view(torch.uint8).numpy().tobytes()  # as bytes: numpy knows neither bfloat16 nor FP8
     return raw
 
 

@@ -56,6 +56,7 @@ class ModelFolder(Model):
         self.path = self.home = Path(path)
         self.location = Location(os.fsdecode(path))
         self.files = sorted(_walk(self.path, self.location))
+        # a link that leaves the folder would copy any file of the user's into an output that is then uploaded
         for name in () if follow_links else self.files:
             check_link(self.location.at(name), self.path / name, self.path, "is")
         suffixes = {suffix for form in known() for suffix in form.suffixes if suffix}
@@ -118,6 +119,7 @@ class ModelFolder(Model):
             return f"model = diffusers.{config['_class_name']}.from_pretrained({path!r})"
         architectures = config.get("architectures")
         if "model_type" in config and isinstance(architectures, list) and architectures:
+            # the class that reconstructs no longer fits: its decoder has the old channels
             name = "AutoModel" if reconstructs(config) else architectures[0]
             return f"model = transformers.{name}.from_pretrained({path!r})"
         return ""
@@ -131,6 +133,7 @@ class ModelFolder(Model):
             raise location.damaged("is not an index: weight_map must map tensors to files")
         parent = Path(index.name).parent
         for name in dict.fromkeys(weight_map.values()):
+            # an index may name any path, "../../x" too
             if name != os.path.basename(name) or name in ("", ".", "..") or "\0" in name:
                 raise location.at(name).damaged("its shard is not a file beside the index")
             if str(parent / name) not in self.files:

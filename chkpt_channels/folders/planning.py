@@ -90,12 +90,12 @@ def _plan_parts(model: Model, options: Options) -> tuple[list[PlannedPart], list
     for part in model.parts:
         try:
             parts.append(PlannedPart(part, build_plan(part.store, options)))
-        except AmbiguousError:
+        except AmbiguousError:  # a part that may have a first conv is not copied
             raise
         except UnsupportedError as error:
             if not model.is_folder:
                 raise
-            if part.store.optimizer_entries:
+            if part.store.optimizer_entries:  # optimizer.pt of transformers' Trainer
                 what = "holds optimizer state without its model, so that it cannot follow the kernel"
                 hint = f"move {part.name} out of the folder, and train on with a new optimizer"
                 raise part.store.location.unsupported(what, hint=hint) from error

@@ -78,7 +78,7 @@ class Shards(TensorStore):
         for name, edit in edits.tensors.items():
             tensor = self.tensors[name]
             count = prod(edit.shape) - prod(tensor.shape)
-            grown["total_size"] += count * tensor.dtype.bits // 8
+            grown["total_size"] += count * tensor.dtype.bits // 8  # bytes of tensors, without headers, as transformers writes it
             grown["total_parameters"] += count
         old = {key: metadata.value[key].value for key in grown if key in metadata.value}
         return {("metadata", key): value + grown[key] for key, value in old.items() if type(value) is int and grown[key]}

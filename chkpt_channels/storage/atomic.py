@@ -49,7 +49,7 @@ class Output:
             if self._temporary:
                 fcntl.flock(self.fd, fcntl.LOCK_EX)
             if self._old:
-                os.fchmod(self.fd, stat.S_IMODE(self._old.st_mode))
+                os.fchmod(self.fd, stat.S_IMODE(self._old.st_mode))  # a new file has 0666 & ~umask
         except OSError as error:
             self.__exit__()
             raise self.location.system(f"cannot be written: {reason(error)}") from error
@@ -69,7 +69,7 @@ class Output:
         try:
             return os.open(self._folder, os.O_RDWR | UNNAMED | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            if error.errno not in _NO_TMPFILE or not self._folder.is_dir():
+            if error.errno not in _NO_TMPFILE or not self._folder.is_dir():  # ENOENT also means that the folder is missing
                 raise
         return self._named()
 
@@ -101,6 +101,7 @@ class Output:
                     name = self._new_name()
                     self._link(name)
                     self._temporary = name
+                # once more: in the meantime a link or a folder may have taken the name
                 _replaced_file(self.path, None, force=True, location=self.location)
                 os.replace(self._temporary, self.path)
                 self._temporary = None
@@ -155,6 +156,7 @@ def _replaced_file(path: Path, source: Source | None, *, force: bool, location: 
         raise location.system(f"cannot be written: {reason(error)}") from error
     if source and any(source.is_same_file(s) for s in (old, *_followed(path))):
         raise OutputExistsError("is the input itself", file=location.file, hint="-o names another output")
+    # through a link, or into a device, the output would land elsewhere than its name says
     kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFREG: ""}
     if kind := kinds.get(stat.S_IFMT(old.st_mode), "a device"):
         raise OutputExistsError(f"is {kind}, and only regular files are written", file=location.file)
@@ -181,7 +183,7 @@ def sweep(folder: Path) -> None:
             # O_NONBLOCK: whoever put a FIFO in its place since must not make this wait for a writer
             fd = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where a run that is alive holds it
                 if os.path.isdir(leftover):
                     shutil.rmtree(leftover)
                 else:

@@ -120,7 +120,7 @@ def _confine() -> None:
     """A crash of this process leaves no file, and its time is limited."""
     import resource
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the weights
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     _limit()
 

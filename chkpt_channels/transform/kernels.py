@@ -62,9 +62,11 @@ def mixed_kernel(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfini
             f"filter {bad_filter} holds NaN or infinity", hint="--allow-nonfinite passes them through in channels that are copied"
         )
     if conv.groups > 1:
+        # not dense yet: with a plain sum the stored bytes are the answer
         if all(row == (1.0,) for row in mixing.matrix):
             return old.reshape(kernel.shape)  # every filter sees one old channel: the same bytes see the new one
         old = dense(old, kernel)
+    # quantized kernels stay in float64 until they are quantized again
     dtype = conv.tensor.dtype if conv.tensor.dtype.floating else BY_NAME["F64"]
     new = mixing.apply(kernel.parametrization.mixable(old), layout.view(old.shape, conv.in_channels), dtype)
     new = new if new.dtype == old.dtype else rounded(new, dtype)
@@ -108,7 +110,7 @@ def dense(old: NDArray[Any], kernel: KernelChange) -> NDArray[Any]:
     count, width = apart.shape[0], apart.shape[1]
     wide = np.zeros((count, conv.in_channels, *apart.shape[2:]), old.dtype)
     for o in range(count):
-        group = o * conv.groups // count
+        group = o * conv.groups // count  # filters are stored group by group
         wide[o, group * width : (group + 1) * width] = apart[o]
     return np.ascontiguousarray(np.moveaxis(wide, (0, 1), (filters, channels)))
 
@@ -220,6 +222,7 @@ def parity(
     filters = layout.axes.index("O")
     shape = tuple(1 if axis == filters else n for axis, n in enumerate(new.shape))
     view = layout.view(shape, mixing.new)
+    # one patch of the window's size is enough: a convolution does the same at every place
     image = _noise(prod(view)).reshape(view)
     mapped = np.einsum("ij,pjq->piq", np.array(mixing.matrix), image)
     if constant is not None:
@@ -227,7 +230,7 @@ def parity(
     wide = mapped.reshape(layout.with_channels(shape, mixing.new, mixing.old))
     before, after = (_responses(k, x, filters) for k, x in ((old, wide), (new, image.reshape(shape))))
     after = after if constant is None else after + constant
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # with --allow-nonfinite: NaN and infinity are copied, and take no part in the parity
         differences, sizes = (np.where(np.isfinite(x), x, 0) for x in (np.abs(before - after), np.abs(before)))
     difference, largest = float(differences.max()), float(sizes.max())
     # bits of the mantissa; other floating types are FP8 with 3 at most, and quantized kernels have 7 bits beside the sign

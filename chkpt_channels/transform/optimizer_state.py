@@ -52,6 +52,7 @@ class OptimizerEdits:
         for shape in dict.fromkeys(t.shape for t in tensors.values()):
             owned = [e for e in entries if any(t.shape == shape for t in e.tensors.values())]
             alike = [t.name for t in model if t.shape == shape]
+            # frozen layers have no entries: then only the kernels that change are matched
             if len(owned) != len(alike):
                 alike = [name for name in alike if name in tensors]
             if owned and len(owned) != len(alike):
@@ -66,7 +67,7 @@ class OptimizerEdits:
         for slot, tensor in entry.tensors.items():
             if tensor.shape == kernel.shape and tensor.dtype.floating:
                 shape = self._kernels[kernel.name]
-            elif slot == "step" or tensor.shape == ():
+            elif slot == "step" or tensor.shape == ():  # torch's Adam keeps `step` as a tensor since 1.12
                 shape = tensor.shape
             else:
                 raise UnsupportedError(

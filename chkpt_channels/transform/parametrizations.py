@@ -123,10 +123,12 @@ class WeightStandardization(Parametrization):
     def _new_gain(self, edit: TensorEdit) -> NDArray[Any]:
         new, numbers = edit.values(), prod(self._checkpoint.tensors[self._name].shape[1:])
         mean, deviation = _statistics(new)
+        # a sum of filters without mean has none; with unequal weights (luma, repeat) each channel's mean counts differently
         wrong = (abs(mean) > FLAT * deviation).reshape(-1).nonzero()[0]
         if wrong.size:
             message = f"is weight-standardized, and filter {wrong[0]} would get a mean, which standardizing removes again"
             raise self._location.unsupported(message, hint="--method sum is exact")
+        # the layer scales by its fan-in too, 1 / √n, which the channel count changes
         grown = deviation * sqrt(prod(new.shape[1:]) / numbers)
         gain = self._checkpoint.load(self._gain.name).astype("float64")
         return rounded(gain * grown.reshape(self._gain.shape), self._gain.dtype)
@@ -180,4 +182,5 @@ def may_standardize(checkpoint: TensorStore, conv: FirstConv) -> bool:
     plain = conv.tensor.name.endswith(".weight") and conv.layout == "OIHW" and conv.tensor.dtype.floating
     biased = sum(f"{module}.bias" in named for module in modules)
     batch = any(name.endswith((".running_mean", ".gain")) for name in named)
+    # BiT has GroupNorm, more than 8 convolutions, and a bias in its head alone
     return plain and not batch and len(modules) > 8 and bool(norms) and biased <= 1

@@ -13,6 +13,7 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, Notice, PreprocessingOp, Tensor, TensorEdit
 from chkpt_channels.discovery import bias_target, patch_embeddings, preprocessing
 from chkpt_channels.discovery.find import select_first_convs
+from chkpt_channels.discovery.search import Finding
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import kernels, notices, parametrizations, quantization
 from chkpt_channels.transform.kernels import KernelChange
@@ -48,33 +49,29 @@ class Plan(NamedTuple):
 
 def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
     """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError where an option does not fit the file."""
-    location = checkpoint.location
     to, checkpoint.follows_links = options.to, options.plain["follow_links"]
-    if checkpoint.globals and options.plain["strict"]:
-        raise location.unsupported(f"its pickle names {notices.listing(checkpoint.globals)}, which --strict refuses")
+    _check_globals(checkpoint, strict=options.plain["strict"])
     finding = select_first_convs(checkpoint, options.search)
     convs = finding.first_convs
-    rules = {conv.tensor.name: _rule(location, conv, options) for conv in convs}
+    rules = {conv.tensor.name: _rule(checkpoint.location, conv, options) for conv in convs}
     changing = [conv for conv in convs if not rules[conv.tensor.name].is_identity]
     if not changing:
-        unchanged = tuple(KernelChange(c, c.layout or Layout("OIHW"), mixing.identity(to), c.tensor.shape) for c in convs)
-        return Plan(unchanged, Edits(), (to, to), notices=notices.of_file(checkpoint, convs), candidates=finding.candidates)
+        return _identity_plan(checkpoint, finding, to)
     old = changing[0].in_channels
     operations = {conv.tensor.name: _operations_before(checkpoint, conv, finding.input_vectors) for conv in convs}
     all_operations = list(dict.fromkeys(op for each in operations.values() for op in each))
     method, why = _graph_method(checkpoint, convs, all_operations, options) if old != to else ("", "")
-    changes = tuple(
-        _kernel_change(checkpoint, conv, rules[conv.tensor.name], operations[conv.tensor.name], to, method) for conv in convs
-    )
+    pairs = [(rules[conv.tensor.name], operations[conv.tensor.name]) for conv in convs]
+    changes = tuple(_kernel_change(checkpoint, conv, *pair, to, method) for conv, pair in zip(convs, pairs, strict=True))
     changed = [change for change in changes if change.changes]
+    # where a conv has the target's channels already, its declarations are right
     counted = [change.conv for change in (changes if method else changed) if change.conv.in_channels != to]
     declarations, left = _declared(checkpoint, counted, old, set_hparams=options.plain["set_hparams"])
-    chosen = changed[0].constants if changed else ()
-    kept = [] if method else all_operations
+    kept, chosen = [] if method else all_operations, changed[0].constants if changed else ()
     edits = _with_constants(checkpoint, _kernel_edits(checkpoint, changed, options), kept, chosen)
-    edits = edits._replace(numbers={**{d.where: to for d in declarations}, **edits.numbers}, channels=to, method=method)
-    if not method:
-        edits = edits._replace(tensors={**edits.tensors, **checkpoint.graph.shape_edits(to)})
+    shapes = {} if method else checkpoint.graph.shape_edits(to)
+    numbers = {**{d.where: to for d in declarations}, **edits.numbers}
+    edits = edits._replace(tensors={**edits.tensors, **shapes}, numbers=numbers, channels=to, method=method)
     found_notices = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rules[changing[0].tensor.name], method)]
     found_notices += [*notices.of_kernels(checkpoint, changed, options), *notices.of_hyper_parameters(left)]
     if finding.input_vectors and not method:
@@ -89,6 +86,19 @@ def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
         candidates=finding.candidates,
         pipeline=options.norm.new(options.rule.mixing(old), options.rule.orders) if options.norm else None,
     )
+
+
+def _identity_plan(checkpoint: TensorStore, finding: Finding, channels: int) -> Plan:
+    convs, same = finding.first_convs, mixing.identity(channels)
+    unchanged = tuple(KernelChange(c, c.layout or Layout("OIHW"), same, c.tensor.shape) for c in convs)
+    known = notices.of_file(checkpoint, convs)
+    return Plan(unchanged, Edits(), (channels, channels), notices=known, candidates=finding.candidates)
+
+
+def _check_globals(checkpoint: TensorStore, *, strict: bool) -> None:
+    if checkpoint.globals and strict:
+        message = f"its pickle names {notices.listing(checkpoint.globals)}, which --strict refuses"
+        raise checkpoint.location.unsupported(message)
 
 
 def _operations_before(checkpoint: TensorStore, conv: FirstConv, vectors: Sequence[Tensor]) -> tuple[PreprocessingOp, ...]:
@@ -127,13 +137,15 @@ def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], opti
     for kernel in changed:
         if not kernel.mixing.offset:
             continue
-        if kernel.layout.transposed:
+        if (
+            kernel.layout.transposed
+        ):  # the windows of a transposed convolution overlap unevenly: Σ W · t differs from pixel to pixel
             raise checkpoint.location.at(kernel.conv.tensor.name).unsupported(
                 "is a transposed convolution: a constant in its input is not a constant in its output, and no bias takes it"
             )
         filters = kernel.shape[kernel.layout.axes.index("O")]
         if bias := bias_target.find(checkpoint, kernel.conv):
-            if bias[0] in targets:
+            if bias[0] in targets:  # exporters merge equal initializers, and tied stems share a bias
                 raise checkpoint.location.at(bias[0]).unsupported(
                     "is the bias target of two first convs, and each adds a constant"
                 )
@@ -209,8 +221,11 @@ def _kernel_change(
         rule = rule.compose((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
     parametrization = parametrizations.parametrization_of(checkpoint, conv)
     if conv.groups == 1:
+        # the usual case: one channel axis grows or shrinks
         shape = conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to)
         return KernelChange(conv, conv.layout, rule, shape, chosen, parametrization)
+    # toward one channel a depthwise kernel keeps its bytes: every filter reads the one channel that is left (Keras'
+    # DepthwiseConv2D (h, w, 3, m) is (h, w, 1, 3m), ONNX' group 3 becomes 1)
     grouped = checkpoint.graph.dense_shape(conv, to)
     if grouped is None or (to == 1 and conv.groups != conv.in_channels):
         raise location.unsupported(f"is a convolution in {conv.groups} groups, which is only converted to one channel")

@@ -72,7 +72,8 @@ def _zero(store: TensorStore, how: Quantization) -> NDArray[Any]:
 
 
 def _rescale_bias(bias: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
-    """An integer bias in units of the new scale."""
+    """An integer bias in units of the new scale. Trap: onnxruntime reports no stale one: QLinearConv is silently wrong, and a QDQ
+    graph falls back to float."""
     import numpy as np
 
     moved = np.rint(bias.astype(np.float64) * (old.astype(np.float64) / new.astype(np.float64)).reshape(-1))
@@ -120,7 +121,9 @@ def requantized(
     axes = tuple(range(rank)) if old.size == 1 else tuple(i for i in range(rank) if i != axis)
     above = values.max(axis=axes, keepdims=True) / np.maximum(highest - middle, 1)
     below = -values.min(axis=axes, keepdims=True) / np.maximum(middle - lowest, 1)
-    needed = np.maximum(np.maximum(above, below), np.finfo(np.float32).tiny)
+    needed = np.maximum(
+        np.maximum(above, below), np.finfo(np.float32).tiny
+    )  # a scale of 0, for an empty filter, would divide by 0
     needed = needed.max() if old.size == 1 else needed
     scale = np.asarray(needed).reshape(old.shape).astype(old.dtype)
     wide = np.rint(values / broadcastable(scale, rank, axis) + middle)

@@ -42,7 +42,7 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
             raise RuntimeError(f"{name}: the new bias of {missing[0]} does not read back as it was written")
         if stale := stale_declarations(after, plan):
             raise RuntimeError(f"{name}: {stale[0]} does not declare {plan.channels[1]}")
-        if os.path.isdir("/proc/self/fd"):
+        if os.path.isdir("/proc/self/fd"):  # the file has no name yet, and the libraries open names
             _validate(before, after, f"/proc/self/fd/{fd}")
         return source.size
 
@@ -52,7 +52,7 @@ def _validate(before: Checkpoint, after: Checkpoint, path: str) -> None:
     try:
         after.validate(path)
     except Exception as error:
-        if before.source_fails_validation():
+        if before.source_fails_validation():  # asked last: it takes as long as the validation itself
             raise before.location.damaged(f"{before.title}'s own library cannot read it: {error}") from error
         raise
 

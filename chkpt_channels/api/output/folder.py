@@ -105,7 +105,7 @@ def _reflink(source: int, target: int) -> bool:
     try:
         import fcntl
 
-        fcntl.ioctl(target, FICLONE, source)
+        fcntl.ioctl(target, FICLONE, source)  # Btrfs and XFS; ext4 refuses
         os.fsync(target)
         return True
     except (ImportError, OSError):

@@ -188,11 +188,12 @@ def publish(
             others.append(stack.enter_context(Output(out.path.parent / name, None, force=force)))
             write_bytes(others[-1].fd, content, others[-1].location)
         try:
+            # the output comes last: whoever sees it finds its data files too
             for other in others:
                 other.publish(first=True)
             out.publish()
-        except BaseException:
-            if not out.is_shown():
+        except BaseException:  # an interrupt too
+            if not out.is_shown():  # with its name given, the others belong to it
                 for other in reversed(others):
                     other.roll_back()
             raise

@@ -122,7 +122,7 @@ def _set_text(owner: Any, name: bytes, text: bytes) -> None:
 
     attribute = h5py.h5a.open(owner, name)
     kind, space = attribute.get_type(), attribute.get_space()
-    if kind.is_variable_str():
+    if kind.is_variable_str():  # as h5py writes a str; other writers fix the length
         value = np.array(text, dtype=attribute.dtype).reshape(attribute.shape)
         attribute.write(value)
         return

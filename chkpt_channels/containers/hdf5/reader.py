@@ -141,6 +141,7 @@ class Hdf5:
                 names.setdefault(info.u, []).append(path)
             return self._link_problem(path, info.type, len(names))
 
+        # links.visit, not objects.visit: the latter follows each object once and does not show its further names
         if problem := root.links.visit(take, info=True):
             raise problem
         around = {path.rpartition("/")[0] for paths in names.values() for path in paths}
@@ -217,6 +218,7 @@ class Hdf5:
         stored = opened.get_storage_size()
         if offset is not None and (stored != dataset.size or offset + stored > self._size):
             raise self.location.at(path).damaged(f"has {stored} bytes, which do not fit {list(shape)} of {dtype}", at=offset)
+        # 27 TiB of shape with nothing stored is a valid file, and would be read as zeros
         if dataset.size > max(HARMLESS_BYTES, stored * LARGEST_DEFLATE_RATIO):
             raise self.location.at(path).damaged(f"declares {dataset.size} bytes and stores {stored}")
         return dataset

@@ -123,7 +123,7 @@ class Json:
         return spliced(self.text.encode(), encoded)
 
     def _byte(self, at: int) -> int:
-        return at if self.text.isascii() else len(self.text[:at].encode())
+        return at if self.text.isascii() else len(self.text[:at].encode())  # spans count characters, splices bytes
 
     def _encoded(self, value: Any, old: Value) -> str:
         if not isinstance(value, list) or not isinstance(old.value, list) or not old.value:

@@ -193,4 +193,5 @@ def known_rules(old: int, new: int) -> list[Mixing]:
         rules.append(select(3, [2, 1, 0], "bgr"))
     rules += [zero(old, new)] if new > old else [select(old, range(new), f"the first {new} channels")]
     rules += [repeat(old, new), select(old, [j % old for j in range(new)], "repeat, not scaled"), mean(old, new)]
+    # of rules with one matrix the first is kept, which has the more telling name
     return list({rule.matrix: rule for rule in reversed(rules)}.values())[::-1]

@@ -92,7 +92,7 @@ class NormalizationSpec(NamedTuple):
 
     def _default(self, rule: Mixing, orders: Orders) -> Normalization:
         old = self.old(rule.old, orders[0])
-        if self.input_range != 1:
+        if self.input_range != 1:  # bytes are fed as they are: no mean, no std, unless --new-mean and --new-std state them
             return Normalization((0.0,) * rule.new, (1.0,) * rule.new)
         if self.name and rule.old == 1 and rule.new == 3:
             return self._preset(3, orders[1])
@@ -104,7 +104,7 @@ class NormalizationSpec(NamedTuple):
         mean, std = (values[::-1] if order == "bgr" else values for values in NORMS[self.name])
         if channels == 3:
             return Normalization(mean, std)
-        if channels == 1 or len({*mean, *std}) <= 2:
+        if channels == 1 or len({*mean, *std}) <= 2:  # one mean and one std for all colors hold for any number of channels
             return Normalization((_mean(mean),) * channels, (_mean(std),) * channels)
         raise UsageError(
             f"--norm {self.name} is for three channels, and the kernel takes {channels}: --mean and --std state theirs"

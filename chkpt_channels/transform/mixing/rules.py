@@ -161,6 +161,7 @@ _REASONS = {
 def target(to: str | int) -> tuple[int, str]:
     """(number of channels, color order or "") of a target word: gray, grey, grayscale, L, rgb, bgr, rgba, or a number."""
     text = str(to).strip().lower()
+    # fewer than 6 digits: int() takes quadratic time for endless ones
     channels = TARGETS.get(text) or (int(text) if text.isdecimal() and len(text) < 6 else 0)
     if not channels:
         raise UsageError(f"--to {text[:40]!r} is not a target: gray, rgb, bgr, rgba or a number of channels")
