@@ -1,7 +1,7 @@
 """When Python's collector of cyclic garbage runs: not while many small objects are made, and not in a command with one file.
 
 Parsing makes many small objects and no cycles, and collecting doubles its time (a pickle of 20,000 tensors: 2.7 s instead of
-1.2). A command that converts one file does without for a tenth of its time. What many conversions leave behind adds up, so a
+1.2). A command that converts one file does without for a tenth of its time. The garbage of many conversions adds up, so a
 batch collects again. A worker that was forked never collects: a collection writes to every page that it shares with its parent.
 """
 

@@ -68,8 +68,8 @@ class Layout(str):
         if channels < 1 or shape[at] % channels or (not self.folded and shape[at] != channels):
             raise ValueError(f"axis {at} of {list(shape)} does not hold {channels} input channels in {self}")
         folded = shape[at] // channels
-        before, behind = (folded, 1) if letters.endswith("I") else (1, folded)
-        return prod(shape[:at]) * before, channels, behind * prod(shape[at + 1 :])
+        before, after = (folded, 1) if letters.endswith("I") else (1, folded)
+        return prod(shape[:at]) * before, channels, after * prod(shape[at + 1 :])
 
     def with_channels(self, shape: tuple[int, ...], old: int, new: int) -> tuple[int, ...]:
         """`shape` after its `old` input channels became `new` ones."""

@@ -51,8 +51,8 @@ class ConvertOptions(TypedDict, total=False):
         Option(
             "--bands",
             metavar="B,G,R,NIR=R",
-            help="New channels, each with the old one it stands in for.",
-            doc="the new channels by name: each stands in for the old channel of its name, for another one (`NIR=R`), or for the"
+            help="New channels, each with the old one it replaces.",
+            doc="the new channels by name: each replaces the old channel of its name, another one (`NIR=R`), or the"
             " mean of all (`D=mean`)",
         ),
     ]

@@ -170,7 +170,7 @@ def _with_constants(
     checkpoint: TensorStore, edits: Edits, operations: Sequence[PreprocessingOp], chosen: tuple[int, ...]
 ) -> Edits:
     """The edits, and those of the constants that precede the kernels with one number for each channel: each new channel takes
-    the numbers of the old one that it stands in for."""
+    the numbers of the old one that it replaces."""
     axes: defaultdict[str, list[int]] = defaultdict(list)
     for name, axis in dict.fromkeys(pair for op in operations for pair in op.tensors):
         axes[name].append(axis)

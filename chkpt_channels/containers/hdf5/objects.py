@@ -132,7 +132,7 @@ def boxes(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[tuple[int, ..
         yield (0,) * len(shape), shape
         return
     step = max(1, CHUNK_BYTES // inner)
-    outer, behind = shape[: axis - 1], shape[axis:]
+    outer, inner_axes = shape[: axis - 1], shape[axis:]
     for number in range(prod(outer)):
         before = []
         for length in reversed(outer):
@@ -140,4 +140,4 @@ def boxes(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[tuple[int, ..
             before.append(location)
         for at in range(0, shape[axis - 1], step):
             count = min(step, shape[axis - 1] - at)
-            yield (*reversed(before), at, *(0 for _ in behind)), (*(1 for _ in outer), count, *behind)
+            yield (*reversed(before), at, *(0 for _ in inner_axes)), (*(1 for _ in outer), count, *inner_axes)

@@ -199,7 +199,7 @@ def names(words: str | Sequence[str | int]) -> tuple[str, ...]:
 
 
 def stand_ins(words: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """("NIR", "R") for each "NIR=R"; a lone "R" stands for itself."""
+    """("NIR", "R") for each "NIR=R"; a lone "R" replaces itself."""
     parts = words.split(",") if isinstance(words, str) else words
     pairs = [tuple(side.strip() for side in part.split("=")) for part in parts]
     if not all(1 <= len(pair) <= 2 and all(pair) for pair in pairs):
