@@ -1,1 +1,1 @@
-"""The public functions, one module each, and the report that they return."""
+"""The public functions, one module each, and the reports that they return."""

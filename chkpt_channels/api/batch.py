@@ -1,8 +1,7 @@
-"""Many conversions: one after the other, or in several processes; one that fails does not stop the others."""
+"""Many conversions, one after the other or in several processes; a failure does not stop the others."""
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 from collections import deque
@@ -17,45 +16,46 @@ from chkpt_channels.api.manifest import Job
 from chkpt_channels.api.output.naming import Progress, derived_path
 from chkpt_channels.api.output.publish import Settings
 from chkpt_channels.api.report import Report
+from chkpt_channels.core import gc_pause
 from chkpt_channels.core.errors import FileSystemError, Location, UsageError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import SpawnContext
 
-POLL = 0.1
-"""Seconds between two looks at what workers have done, for a progress bar."""
+POLL_SECONDS = 0.1
+"""Time between two updates of a progress bar."""
 
 
-def into(folder: str, jobs: Sequence[Job]) -> list[Job]:
-    """The same conversions with outputs in one folder. Raises UsageError where two would get one name."""
-    found: dict[Path, str] = {}
+def with_output_dir(folder: str, jobs: Sequence[Job]) -> list[Job]:
+    """The same conversions with outputs in one folder. Raises UsageError where two would get the same name."""
+    sources: dict[Path, str] = {}
     for job in jobs:
         path = Path(folder) / derived_path(job.src, job.to, job.options).name
-        if path in found:
-            raise UsageError(f"{found[path]} and {job.src} would both become {path}", hint="-o names each, or a manifest does")
-        found[path] = job.src
-    with Location(folder).wrapping_os_errors("cannot be made"):
+        if path in sources:
+            raise UsageError(f"{sources[path]} and {job.src} would both become {path}", hint="-o names each, or a manifest does")
+        sources[path] = job.src
+    with Location(folder).wrapping_os_errors("cannot be created"):
         os.makedirs(folder, exist_ok=True)
-    return [job._replace(dst=str(path)) for job, path in zip(jobs, found, strict=True)]
+    return [job._replace(dst=str(path)) for job, path in zip(jobs, sources, strict=True)]
 
 
 def run(jobs: Sequence[Job], settings: Settings, workers: int, progress: Progress | None) -> Iterator[Callable[[], Report]]:
-    """For each job, in their order, what gives its report, or raises what was wrong with it. `progress(bytes, all bytes)` is
-    called over all of them."""
+    """For each job, in order, a function that returns its report or raises its error. `progress(bytes, all bytes)` counts over
+    all jobs. Raises UsageError for less than one worker."""
     if workers < 1:
-        raise UsageError(f"-j is a number of processes, not {workers}")
+        raise UsageError(f"-j takes a number of processes from 1 on, not {workers}")
     if len(jobs) > 1:
-        gc.enable()  # the command does without for one file; what many leave behind adds up
+        gc_pause.collect_again()
     total = sum(_size(job.src) for job in jobs) if progress else 0
-    shown = (lambda count, _: progress(count, total)) if progress else None
+    advance = (lambda count, _: progress(count, total)) if progress else None
     if workers == 1 or len(jobs) < 2:
-        yield from (partial(_converted, job, settings, shown) for job in jobs)
+        yield from (partial(_convert, job, settings, advance) for job in jobs)
     else:
-        yield from _in_processes(jobs, settings, min(workers, len(jobs)), shown)
+        yield from _in_processes(jobs, settings, min(workers, len(jobs)), advance)
 
 
-def _converted(job: Job, settings: Settings, progress: Progress | None) -> Report:
+def _convert(job: Job, settings: Settings, progress: Progress | None) -> Report:
     return convert(job.src, job.dst, job.to, progress=progress, **settings._asdict(), **job.options)
 
 
@@ -72,22 +72,22 @@ def _in_processes(
 
 
 class _Worker:
-    """A process that converts what it is given, one job after the other; `number` is the one in hand."""
+    """A process that runs one job after the other; `number` is the current one."""
 
     def __init__(self, context: SpawnContext, done: Any) -> None:
         self.connection, other = context.Pipe()
         self.process = context.Process(target=_work, args=(other, done))
         self.process.start()
-        other.close()  # so that nobody but the process holds it, and its end is told
+        other.close()  # only the process may hold its end: then its death is seen as the end of the pipe
         self.number: int | None = None
 
     def give(self, number: int, job: Job, settings: Settings) -> None:
-        """Let it begin a job."""
+        """Start a job."""
         self.number = number
         self.connection.send((number, job, settings))
 
     def result(self) -> Report | Exception | None:
-        """What became of the job in hand; None where the process is gone."""
+        """The report or error of the current job; None where the process has died."""
         try:
             value: Report | Exception = self.connection.recv()
             return value
@@ -97,26 +97,26 @@ class _Worker:
 
 
 class _Crew:
-    """The processes of one run. Where one dies, what it had in hand is tried once more when nothing else runs: most likely the
-    system had too little memory for two. What kills its process twice is reported, and all others are done."""
+    """The processes of one run. Where one dies, its job is tried once more when nothing else runs: most likely the system had too
+    little memory for two. A job whose process dies twice is reported, and all others are done."""
 
     def __init__(self, jobs: Sequence[Job], settings: Settings, workers: int, progress: Progress | None) -> None:
         import multiprocessing
 
-        # spawn: the parent may have threads, of which a fork would copy the locks
+        # spawn, not fork: a fork copies locks that other threads of the parent hold, and nobody releases them
         self._context = multiprocessing.get_context("spawn")
         self._jobs, self._settings, self._progress = jobs, settings, progress
         self._done = self._context.RawArray("Q", len(jobs))
-        self._shown = 0
+        self._shown_bytes = 0
         self._waiting = deque(range(len(jobs)))
-        self._again: deque[int] = deque()
-        self._tried_again: set[int] = set()
+        self._retries: deque[int] = deque()
+        self._retried: set[int] = set()
         self._new = {i for i, job in enumerate(jobs) if not os.path.lexists(_output(job))}
         self._workers = [_Worker(self._context, self._done) for _ in range(workers)]
         self._outcomes: dict[int, Callable[[], Report]] = {}
 
     def outcome(self, number: int) -> Callable[[], Report]:
-        """What gives the report of a job, or raises what was wrong with it, when it is done."""
+        """A function that returns the report of a job or raises its error; waits until the job is done."""
         while number not in self._outcomes:
             self._hand_out()
             self._collect()
@@ -126,13 +126,13 @@ class _Crew:
         for worker in self._workers:
             if worker.number is not None:
                 continue
-            if not self._again and self._waiting:
+            if not self._retries and self._waiting:
                 number = self._waiting.popleft()
                 worker.give(number, self._jobs[number], self._settings)
-            elif self._again and all(other.number is None for other in self._workers):
-                number = self._again.popleft()
-                self._tried_again.add(number)
-                # its first process may have died when the output was there already
+            elif self._retries and all(other.number is None for other in self._workers):
+                number = self._retries.popleft()
+                self._retried.add(number)
+                # the first process may have died after it published: its own output must not stop the second
                 settings = self._settings._replace(force=self._settings.force or number in self._new)
                 worker.give(number, self._jobs[number], settings)
 
@@ -140,31 +140,31 @@ class _Crew:
         from multiprocessing.connection import wait
 
         busy = {worker.connection: worker for worker in self._workers if worker.number is not None}
-        for connection in wait([*busy], POLL if self._progress else None):
+        for connection in wait([*busy], POLL_SECONDS if self._progress else None):
             worker = busy[connection]  # type: ignore[index] # what was waited for comes back
             number, result = worker.number, worker.result()
             worker.number = None
             if number is None:
                 continue
             if result is not None:
-                self._outcomes[number] = partial(_given, result)
+                self._outcomes[number] = partial(_report_or_raise, result)
                 continue
             self._workers[self._workers.index(worker)] = _Worker(self._context, self._done)
-            if number in self._tried_again:
-                error = _killed(self._jobs[number].src, worker.process.exitcode or 0)
-                self._outcomes[number] = partial(_given, error)
+            if number in self._retried:
+                error = _worker_death(self._jobs[number].src, worker.process.exitcode or 0)
+                self._outcomes[number] = partial(_report_or_raise, error)
             else:
-                self._again.append(number)
-        self._show()
+                self._retries.append(number)
+        self._show_progress()
 
-    def _show(self) -> None:
+    def _show_progress(self) -> None:
         now = sum(self._done)
-        if self._progress and now > self._shown:
-            self._progress(now - self._shown, 0)
-            self._shown = now
+        if self._progress and now > self._shown_bytes:
+            self._progress(now - self._shown_bytes, 0)
+            self._shown_bytes = now
 
     def end(self, *, at_once: bool) -> None:
-        """Give the processes back. What is half done when they end `at_once` has no name yet, and vanishes with its process."""
+        """End the processes; with `at_once` in the middle of a job, whose unnamed output vanishes with its process."""
         for worker in self._workers:
             if at_once:
                 worker.process.terminate()
@@ -174,40 +174,41 @@ class _Crew:
 
 
 def _work(connection: Connection, done: Any) -> None:
-    """In a worker: convert what comes, until the other end is closed. `done` counts bytes by job, for the process that shows
-    them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts the whole group: the command alone answers, and ends us
+    """The loop of a worker: run each job until the pipe is closed. `done` counts bytes by job, for the progress bar."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group: the command ends its workers itself
     with suppress(EOFError):
         while True:
             number, job, settings = connection.recv()
-            connection.send(_attempted(number, job, settings, done))
+            connection.send(_try_convert(number, job, settings, done))
 
 
-def _attempted(number: int, job: Job, settings: Settings, done: Any) -> Report | Exception:
+def _try_convert(number: int, job: Job, settings: Settings, done: Any) -> Report | Exception:
     def count(more: int, _: int) -> None:
         done[number] += more
 
     try:
-        return _converted(job, settings, count)
+        return _convert(job, settings, count)
     except Exception as error:
         return error
 
 
-def _given(result: Report | Exception) -> Report:
+def _report_or_raise(result: Report | Exception) -> Report:
     if isinstance(result, Exception):
         raise result
     return result
 
 
-def _killed(path: str, exit_code: int) -> FileSystemError:
-    """Signal 9 is what the system sends where memory runs out."""
+def _worker_death(path: str, exit_code: int) -> FileSystemError:
+    """The error for a worker that died twice. Linux's out-of-memory killer sends signal 9."""
     if exit_code < 0:
-        return FileSystemError(f"its process was killed (signal {-exit_code}); memory?", file=path, hint="-j 1, or more memory")
-    return FileSystemError(f"its process ended with code {exit_code}", file=path, hint="-j 1 shows more")
+        return FileSystemError(
+            f"its process was killed by signal {-exit_code}, as the system does when memory runs out", file=path, hint="-j 1"
+        )
+    return FileSystemError(f"its process ended with code {exit_code}", file=path, hint="-j 1 prints the reason")
 
 
 def _output(job: Job) -> Path:
-    """Where its result goes, but for a hash in the name."""
+    """The output of a job, before --hash-name renames it."""
     return Path(job.dst) if job.dst is not None else derived_path(job.src, job.to, job.options)
 
 

@@ -1,4 +1,4 @@
-"""Whether files agree with what is said of them: kernels with declared counts, with an expectation, with a hash in the name."""
+"""Consistency of files: kernels against declared counts, an expectation, and a hash in the name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from chkpt_channels.api.output.naming import hash_in
+from chkpt_channels.api.output.naming import stated_hash
 from chkpt_channels.api.output.publish import sha256_of
 from chkpt_channels.api.report import Check, FileInfo, Mismatch
 from chkpt_channels.core.errors import AmbiguousError, UsageError
@@ -23,18 +23,18 @@ from chkpt_channels.storage.source import Source
 from chkpt_channels.transform.mixing import rules
 
 _SKIPPED = frozenset({".git", ".cache", "__pycache__"})
-LFS = ("skip", "error")
+LFS_CHOICES = ("skip", "error")
 
 
-def expected(expect: str | int | None, lfs_pointers: str) -> int | None:
-    """The number of channels that is expected. Raises UsageError for words that mean nothing."""
-    if lfs_pointers not in LFS:
+def expected_channels(expect: str | int | None, lfs_pointers: str) -> int | None:
+    """The number of channels of an --expect. Raises UsageError for words that are not understood."""
+    if lfs_pointers not in LFS_CHOICES:
         raise UsageError(f"--lfs-pointers is skip or error, not {lfs_pointers!r}")
     return rules.target(expect)[0] if expect is not None else None
 
 
-def files(path: str | os.PathLike[str]) -> list[Path]:
-    """The weights that a path stands for: those of a folder, those beside a configuration, or the file itself."""
+def weights_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The weights files of a path: those in a folder, those beside a configuration, or the file itself."""
     root = Path(path)
     if root.is_dir():
         return sorted(_weights(root))
@@ -60,24 +60,28 @@ def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_
     A Git-LFS pointer is skipped, or an error. Raises what opening raises; AmbiguousError where something is expected and the
     first conv is not certain.
     """
-    count = expected(expect, lfs_pointers)
+    count = expected_channels(expect, lfs_pointers)
     with Source(path) as source, gc_paused():
         name = os.fspath(path)
         if lfs_pointers == "skip" and source.read(0, min(len(LFS_POINTER), source.size)) == LFS_POINTER:
-            return Check(FileInfo(name, "", source.size), (), (), "a Git-LFS pointer, whose content is not here")
+            return Check(FileInfo(name, "", source.size), (), (), "a Git-LFS pointer; its content is not downloaded")
         checkpoint = open_checkpoint(source)
-        found = ConfigReader().read(Path(path).parent, strict=False)
-        finding = find_first_convs(checkpoint, SearchRequest(hints=config_files.evidence(found)))
+        configs = ConfigReader().read(Path(path).parent, strict=False)
+        finding = find_first_convs(checkpoint, SearchRequest(hints=config_files.search_hints(configs)))
         info = FileInfo(name, checkpoint.format.name, source.size, checkpoint.title)
-        mismatches = list(_hash(source, Path(path)))
+        mismatches = list(_hash_mismatches(source, Path(path)))
         if not finding.first_convs:
-            what = "its first conv is not certain" if finding.candidates else "it holds no convolution that could see an image"
+            what = (
+                "its first convolution is ambiguous" if finding.candidates else "it holds no convolution that could see an image"
+            )
             if count is not None:
                 hint = "inspect lists the candidates"
-                raise AmbiguousError(f"{what}: nothing to expect of it", file=name, candidates=finding.candidates, hint=hint)
+                raise AmbiguousError(
+                    f"{what}, so that --expect cannot be checked", file=name, candidates=finding.candidates, hint=hint
+                )
             return Check(info, (), tuple(mismatches), "" if mismatches else what)
-        mismatches += _declared(checkpoint, finding.first_convs)
-        mismatches += [m for sidecar in found for m in _configured(sidecar, Path(path).parent, finding.first_convs)]
+        mismatches += _declared_mismatches(checkpoint, finding.first_convs)
+        mismatches += [m for config in configs for m in _configured_mismatches(config, Path(path).parent, finding.first_convs)]
         mismatches += [
             Mismatch(name, conv.tensor.name, conv.in_channels, count)
             for conv in finding.first_convs
@@ -86,11 +90,11 @@ def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_
         return Check(info, finding.first_convs, tuple(mismatches))
 
 
-def _declared(checkpoint: Checkpoint, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
-    """What the file itself says otherwise: a graph's input, and first convs that do not take as many channels as one another."""
+def _declared_mismatches(checkpoint: Checkpoint, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
+    """Contradictions within the file: of a graph's declarations, and of first convs with different input channels."""
     file = checkpoint.source.name
-    taken = {conv.in_channels for conv in convs}
-    if len(taken) > 1:
+    counts = {conv.in_channels for conv in convs}
+    if len(counts) > 1:
         first = convs[0]
         other = next(conv for conv in convs if conv.in_channels != first.in_channels)
         yield Mismatch(file, other.tensor.name, other.in_channels, first.in_channels)
@@ -98,19 +102,19 @@ def _declared(checkpoint: Checkpoint, convs: tuple[FirstConv, ...]) -> Iterator[
         yield Mismatch(file, declaration.where, declaration.channels, channels)
 
 
-def _configured(sidecar: ConfigFile, folder: Path, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
-    """What a configuration beside it says otherwise."""
-    taken, file = {conv.in_channels for conv in convs}, str(folder / sidecar.name)
-    for where, count in config_files.image_counts(sidecar.document):
-        if count not in taken:
+def _configured_mismatches(config: ConfigFile, folder: Path, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
+    """Contradictions of a configuration beside the file."""
+    counts, file = {conv.in_channels for conv in convs}, str(folder / config.name)
+    for where, count in config_files.image_counts(config.document):
+        if count not in counts:
             yield Mismatch(file, where, count, convs[0].in_channels)
-    for mean, std in config_files.pipelines(sidecar.document):
+    for mean, std in config_files.normalization_keys(config.document):
         for path in (mean, std):
-            numbers = sidecar.document.at(path).plain
-            if isinstance(numbers, list) and len(numbers) not in {1, *taken}:
+            numbers = config.document.at(path).plain
+            if isinstance(numbers, list) and len(numbers) not in {1, *counts}:
                 yield Mismatch(file, f"numbers in {'.'.join(map(str, path))}", len(numbers), convs[0].in_channels)
 
 
-def _hash(source: Source, path: Path) -> Iterator[Mismatch]:
-    if (said := hash_in(path)) and not (found := sha256_of(source)).startswith(said):
-        yield Mismatch(str(path), "SHA-256 in the name", said, found[: len(said)])
+def _hash_mismatches(source: Source, path: Path) -> Iterator[Mismatch]:
+    if (stated := stated_hash(path)) and not (actual := sha256_of(source)).startswith(stated):
+        yield Mismatch(str(path), "SHA-256 in the name", stated, actual[: len(stated)])

@@ -9,7 +9,8 @@ from chkpt_channels.api.output.check import parity
 from chkpt_channels.api.output.folder import FolderTarget
 from chkpt_channels.api.output.naming import Path_, Progress
 from chkpt_channels.api.output.publish import FileTarget, Settings, Written
-from chkpt_channels.api.report import Parity, Report, conversion_report
+from chkpt_channels.api.report import Parity, Report
+from chkpt_channels.api.report_builder import conversion_report
 from chkpt_channels.folders.model import Model, ModelFile
 from chkpt_channels.folders.model_folder import ModelFolder, open_model
 from chkpt_channels.folders.planning import PlannedModel, plan_model
@@ -35,13 +36,13 @@ def convert(
     """Write `src` with its first convs changed to `to` input channels ("gray", "rgb", "bgr", "rgba" or a number) to `dst`.
 
     Without `dst` the output is `<stem>_<to><ext>` beside the source; "-" is standard input or output. Without `to` it is gray,
-    or what `select`, `bands` or `matrix` makes. `options` are those of `ConvertOptions`. `src` may be a model folder, which
-    becomes a new one; `hard_link` links its files that do not change. `with_sidecars` writes the configurations that stand beside
-    a file beside `dst` too. `sha256` reports the hash of the result, `hash_name` puts its beginning into the name as torch.hub
+    or has the channels of `select`, `bands` or `matrix`. `options` are those of `ConvertOptions`. `src` may be a model folder,
+    which becomes a new one; `hard_link` links its files that do not change. `with_sidecars` writes the configurations beside a
+    file beside `dst` too. `sha256` reports the hash of the output, `hash_name` puts its beginning into the name as torch.hub
     does. `progress(more, total)` is called with bytes.
 
-    Where nothing is to change the file is copied and the report's status is "unchanged". Raises a ChkptChannelsError,
-    and nothing is written then.
+    A conversion that is the identity copies the file, and the report's status is "unchanged". Raises a ChkptChannelsError, and
+    then nothing was written, except after PostPublishError.
     """
     began = time.perf_counter()
     settings = Settings(
@@ -52,17 +53,17 @@ def convert(
         sha256=sha256,
         hash_name=hash_name,
         state_dict=state_dict,
-    ).checked(src, dst)
-    asked = options_toward(to, options)
-    with open_model(src, asked) as model:
-        asked = model.resolved(asked)
-        with _target(model, dst, asked, settings, progress) as target:
-            planned = plan_model(model, asked)
+    ).validated(src, dst)
+    parsed = options_toward(to, options)
+    with open_model(src, parsed) as model:
+        parsed = model.resolved(parsed)
+        with _target(model, dst, parsed, settings, progress) as target:
+            planned = plan_model(model, parsed)
             if not dry_run:
                 target.fill(planned)
-            report = conversion_report(model, planned, asked, _measured(planned, complete=dry_run))
-            # the last step: what fails after it would report a failure of what is there
-            report = _previewed(report, model, target) if dry_run else _published(report, target.publish(planned))
+            report = conversion_report(model, planned, parsed, _measure_parity(planned, complete=dry_run))
+            # publishing is the last step: a failure after it would be reported as if there were no output
+            report = _preview_report(report, model, target) if dry_run else _published_report(report, target.publish(planned))
     return report._replace(seconds=time.perf_counter() - began)
 
 
@@ -73,16 +74,16 @@ def _target(
         return FolderTarget(model, dst, options, settings, progress)
     if isinstance(model, ModelFile):
         return FileTarget(model, dst, options, settings, progress)
-    raise TypeError(f"{type(model).__name__} is no model that can be written")
+    raise TypeError(f"{type(model).__name__} is not a model that can be written")
 
 
-def _previewed(report: Report, model: Model, target: FileTarget | FolderTarget) -> Report:
+def _preview_report(report: Report, model: Model, target: FileTarget | FolderTarget) -> Report:
     path = str(target.path)
     status = "would_convert" if report.status == "converted" else report.status
     return report._replace(status=status, target=path, load_line=model.load_line(path))
 
 
-def _published(report: Report, written: Written) -> Report:
+def _published_report(report: Report, written: Written) -> Report:
     return report._replace(
         status="converted" if written.changed else "unchanged",
         target=written.output.path,
@@ -92,10 +93,11 @@ def _published(report: Report, written: Written) -> Report:
     )
 
 
-def _measured(planned: PlannedModel, *, complete: bool) -> Parity | None:
-    """The largest difference of any part. With `complete` every edit is computed: what cannot be is refused in a dry run too."""
+def _measure_parity(planned: PlannedModel, *, complete: bool) -> Parity | None:
+    """The largest difference of any part. With `complete` every edit is computed, so that a dry run refuses what a conversion
+    would."""
     for plan in (plan for _, plan in planned.parts if complete):
         for edit in plan.edits.tensors.values():
             edit.values()
-    measured = (parity(part.store, plan) for part, plan in planned.parts)
-    return max((one for one in measured if one), default=None)
+    measured = [parity(part.store, plan) for part, plan in planned.parts]
+    return max(filter(None, measured), default=None)

@@ -1,9 +1,10 @@
-"""What a model holds: format, first convs with layout and evidence, tensors."""
+"""Inspection of a model: format, first convs with layout and evidence, tensors."""
 
 from __future__ import annotations
 
 from chkpt_channels.api.output.naming import Path_
-from chkpt_channels.api.report import Inspection, file_info
+from chkpt_channels.api.report import Inspection
+from chkpt_channels.api.report_builder import file_info
 from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
 from chkpt_channels.discovery.find import find_first_convs
@@ -14,11 +15,11 @@ from chkpt_channels.transform import notices
 
 
 def inspect(path: Path_) -> Inspection:
-    """What a file or a model folder holds: format, first convs with layout and evidence, tensors. Never fails for ambiguity:
-    `first_convs` is empty then. `candidates` are the tensors that were considered and not taken. Raises DamagedError,
+    """The content of a file or a model folder: format, first convs with layout and evidence, tensors. Ambiguity is no error:
+    `first_convs` is empty then. `candidates` are the tensors that were rejected as first convs. Raises DamagedError,
     UnsupportedError for foreign formats, FileSystemError."""
     with open_model(path) as model:
-        request = SearchRequest(hints=config_files.evidence(model.configs_at_hand()))
+        request = SearchRequest(hints=config_files.search_hints(model.configs_at_hand()))
         convs: list[FirstConv] = []
         candidates: list[Candidate] = []
         declarations: list[Declaration] = []

@@ -34,22 +34,22 @@ def read(path: str | Path) -> list[Job]:
     try:
         document = tomllib.loads(contents(file, LIMITS.sidecar_bytes).decode("utf-8"))
     except ValueError as error:
-        raise UsageError(f"is no TOML: {str(error).splitlines()[0][:200]}", file=str(path)) from None
+        raise UsageError(f"is not TOML: {str(error).splitlines()[0][:200]}", file=str(path)) from None
     tables = document.get("convert")
     if set(document) != {"convert"} or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise UsageError("is a list of [[convert]] tables and nothing else", file=str(path))
+        raise UsageError("must hold [[convert]] tables and nothing else", file=str(path))
     return [_job(table, file, i) for i, table in enumerate(tables)]
 
 
 def _job(table: dict[str, Any], file: Path, number: int) -> Job:
     where = f"[[convert]] {number + 1}"
     if not isinstance(table.get("src"), str) or not isinstance(table.get("dst", ""), str):
-        raise UsageError("src and dst are paths", file=str(file), where=where)
-    given = dict(_option(key, value, file, where) for key, value in table.items() if key not in _OWN)
-    if isinstance(given.get("matrix"), str):
-        given["matrix"] = str(file.parent / given["matrix"])
+        raise UsageError("src and dst must be paths", file=str(file), where=where)
+    values = dict(_option(key, value, file, where) for key, value in table.items() if key not in _OWN)
+    if isinstance(values.get("matrix"), str):
+        values["matrix"] = str(file.parent / values["matrix"])
     dst = str(file.parent / table["dst"]) if "dst" in table else None
-    options = cast("ConvertOptions", given)
+    options = cast("ConvertOptions", values)
     return Job(src=str(file.parent / table["src"]), dst=dst, to=table.get("to"), options=options)
 
 
@@ -58,8 +58,8 @@ def _option(key: str, value: Any, file: Path, where: str) -> tuple[str, Any]:
     option = _KNOWN.get(key.replace("_", "-"))
     if option is None:
         close = difflib.get_close_matches(key, [*_KNOWN, *_OWN], 1)
-        raise UsageError(f"{key!r} is no option", file=str(file), where=where, hint=close[0] if close else "")
-    taken = option.listed(value)
-    if not option.takes(taken):
-        raise UsageError(f"{key} does not take {taken!r}", file=str(file), where=where)
-    return option.name, taken
+        raise UsageError(f"{key!r} is not an option", file=str(file), where=where, hint=close[0] if close else "")
+    listed = option.as_listed(value)
+    if not option.takes(listed):
+        raise UsageError(f"{key} does not take {listed!r}", file=str(file), where=where)
+    return option.name, listed

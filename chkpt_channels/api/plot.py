@@ -35,29 +35,29 @@ def plot(before: str | os.PathLike[str], after: str | os.PathLike[str] | None, o
     UnsupportedError where matplotlib is missing, and what opening a file raises."""
     path = Path(output)
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"a picture is {', '.join(sorted(SUFFIXES))}", file=str(path))
+        raise UsageError(f"a picture's suffix must be one of {', '.join(sorted(SUFFIXES))}", file=str(path))
     try:
         import matplotlib as mpl
     except ImportError:
         raise UnsupportedError("drawing needs matplotlib", hint="pip install 'chkpt-channels[plot]'") from None
-    mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "chkpt-channels"
-    shown = [filters(source) for source in (before, after) if source is not None]
-    figure = _figure(shown)
+    mpl.use("Agg")  # no display is needed
+    mpl.rcParams["svg.hashsalt"] = "chkpt-channels"  # random identifiers would make every SVG different
+    kernels = [load_filters(source) for source in (before, after) if source is not None]
+    figure = _figure(kernels)
     metadata = {"Date": None} if path.suffix.lower() != ".png" else {"Software": None}
     with Location(str(path)).wrapping_os_errors("cannot be written"):
         figure.savefig(path, dpi=150, metadata=metadata if path.suffix.lower() != ".pdf" else {"CreationDate": None})
     return path
 
 
-def filters(path: str | os.PathLike[str]) -> Filters:
-    """The first conv of a file. Raises UnsupportedError where there is none, or the order of its axes is open."""
+def load_filters(path: str | os.PathLike[str]) -> Filters:
+    """The first conv of a file. Raises UnsupportedError where there is none, or its axis order is ambiguous."""
     with open_source(path) as source:
         checkpoint = open_checkpoint(source)
         finding = find_first_convs(checkpoint)
         conv = next(iter(finding.first_convs), None)
         if conv is None or conv.layout is None:
-            raise source.location.unsupported("its first conv is not certain", hint=f"chkpt-channels inspect {source.name}")
+            raise source.location.unsupported("its first convolution is ambiguous", hint=f"chkpt-channels inspect {source.name}")
         name = f"{Path(source.name).name}: {conv.tensor.name}"
         return Filters(name, canonical(values(checkpoint, conv), conv))
 
@@ -102,27 +102,28 @@ def mosaic(weights: NDArray[Any], largest: float, columns: int) -> NDArray[Any]:
     return sheet.clip(0, 1)
 
 
-def _figure(shown: list[Filters]) -> Any:
+def _figure(kernels: list[Filters]) -> Any:
     import numpy as np
     from matplotlib.figure import Figure
 
-    largest = max(float(np.quantile(np.abs(_drawn(one.weights)), 0.998)) for one in shown)
-    count = max(len(one.weights) for one in shown)
-    columns = max(8, ceil(sqrt(count * 1.6)))
+    # 0.998: the few largest weights may saturate, or the rest would all look gray
+    largest = max(float(np.quantile(np.abs(_drawn(kernel.weights)), 0.998)) for kernel in kernels)
+    count = max(len(kernel.weights) for kernel in kernels)
+    columns = max(8, ceil(sqrt(count * 1.6)))  # a sheet that is wider than it is high
     rows = ceil(count / columns)
-    width = 5.2 * len(shown)
+    width = 5.2 * len(kernels)
     figure = Figure(figsize=(width, 5.2 * rows / columns + 3.2), facecolor="white", layout="constrained")
-    grid = figure.add_gridspec(2, len(shown), height_ratios=[max(5.2 * rows / columns, 1.2), 1.9])
-    for i, one in enumerate(shown):
+    grid = figure.add_gridspec(2, len(kernels), height_ratios=[max(5.2 * rows / columns, 1.2), 1.9])
+    for i, kernel in enumerate(kernels):
         axes = figure.add_subplot(grid[0, i])
-        axes.imshow(mosaic(one.weights, largest, columns), interpolation="nearest")
+        axes.imshow(mosaic(kernel.weights, largest, columns), interpolation="nearest")
         axes.set_axis_off()
-        filters_, channels, *window = one.weights.shape
-        size = f"{filters_} filters, {channels} channel{'s' * (channels > 1)}, {window[0]} × {window[1]}"
-        axes.set_title(f"{one.name}\n{size}; gray is zero, white {largest:.3g} and more", fontsize=9)
+        filter_count, channels, *window = kernel.weights.shape
+        size = f"{filter_count} filters, {channels} channel{'s' * (channels > 1)}, {window[0]} × {window[1]}"
+        axes.set_title(f"{kernel.name}\n{size}; gray is zero, white {largest:.3g} and more", fontsize=9)
     below = grid[1, :].subgridspec(1, 2)
-    _energy(figure.add_subplot(below[0, 0]), shown)
-    _change(figure.add_subplot(below[0, 1]), shown)
+    _energy(figure.add_subplot(below[0, 0]), kernels)
+    _change(figure.add_subplot(below[0, 1]), kernels)
     return figure
 
 
@@ -130,38 +131,38 @@ def _drawn(weights: NDArray[Any]) -> NDArray[Any]:
     return weights if weights.shape[1] == 3 else weights.mean(axis=1, keepdims=True)
 
 
-COLOURS = ("#4878a8", "#c8703c")
+COLORS = ("#4878a8", "#c8703c")
 
 
-def _energy(axes: Any, shown: list[Filters]) -> None:
+def _energy(axes: Any, kernels: list[Filters]) -> None:
     """Σ w² of each input channel."""
     import numpy as np
 
-    width = 0.8 / len(shown)
-    for i, one in enumerate(shown):
-        energy = (one.weights**2).sum(axis=(0, 2, 3))
-        axes.bar(np.arange(len(energy)) + i * width, energy, width, color=COLOURS[i], label="after" if i else "before")
+    width = 0.8 / len(kernels)
+    for i, kernel in enumerate(kernels):
+        energy = (kernel.weights**2).sum(axis=(0, 2, 3))
+        axes.bar(np.arange(len(energy)) + i * width, energy, width, color=COLORS[i], label="after" if i else "before")
     axes.set_title("energy of each channel, Σ w²", fontsize=9)
     axes.set_xlabel("input channel", fontsize=8)
-    axes.set_xticks(range(max(one.weights.shape[1] for one in shown)))
-    _plain(axes, legend=len(shown) > 1)
+    axes.set_xticks(range(max(kernel.weights.shape[1] for kernel in kernels)))
+    _plain(axes, legend=len(kernels) > 1)
 
 
-def _change(axes: Any, shown: list[Filters]) -> None:
+def _change(axes: Any, kernels: list[Filters]) -> None:
     """The norm of each filter, before and after; many are put in the order of the norms before."""
     import numpy as np
 
-    norms = [np.sqrt((one.weights**2).sum(axis=(1, 2, 3))) for one in shown]
+    norms = [np.sqrt((kernel.weights**2).sum(axis=(1, 2, 3))) for kernel in kernels]
     many = len(norms[0]) > 64
     order = np.argsort(norms[0], kind="stable") if many and len({len(each) for each in norms}) == 1 else slice(None)
     for i, each in enumerate(norms):
         dots = {"linestyle": "", "marker": ".", "markersize": 2}
         line = {"linewidth": 1, "marker": "" if many else "."}
-        axes.plot(each[order], color=COLOURS[i], label="after" if i else "before", **(dots if i and many else line))
+        axes.plot(each[order], color=COLORS[i], label="after" if i else "before", **(dots if i and many else line))
     axes.set_title("norm of each filter", fontsize=9)
     axes.set_xlabel("filter, in the order of the norms before" if many else "filter", fontsize=8)
     axes.set_ylim(bottom=0)
-    _plain(axes, legend=len(shown) > 1)
+    _plain(axes, legend=len(kernels) > 1)
 
 
 def _plain(axes: Any, *, legend: bool) -> None:

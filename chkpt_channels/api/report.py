@@ -1,21 +1,16 @@
-"""What was found and done: one record a command, shown as text for people or as JSON for machines.
+"""The reports: one record for each command, printed as text or as JSON.
 
-Every command's JSON has the same shape; what does not apply is null or empty.
+Every command's JSON has the same shape; what does not apply is null or empty. schema.json describes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from chkpt_channels.core.errors import Candidate, ChkptChannelsError
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
-from chkpt_channels.folders.model import Model
-from chkpt_channels.folders.planning import PlannedModel
-from chkpt_channels.formats.base import Checkpoint
-from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing.normalization import Normalization
-from chkpt_channels.transform.options import Options, as_keywords
 
 SCHEMA_VERSION = "1.0"
 
@@ -39,12 +34,6 @@ class KernelReport(NamedTuple):
     matrix: tuple[tuple[float, ...], ...] | None = None
     offset: tuple[float, ...] = ()
 
-    @classmethod
-    def of(cls, kernel: KernelChange, prefix: str = "") -> KernelReport:
-        """What becomes of a planned kernel; `prefix` stands before its name."""
-        conv = kernel.conv._replace(tensor=kernel.conv.tensor._replace(name=prefix + kernel.conv.tensor.name))
-        return cls(conv, kernel.shape, kernel.mixing.method, kernel.mixing.matrix, kernel.mixing.offset)
-
 
 class DeclarationChange(NamedTuple):
     """A channel count outside tensors, before and after."""
@@ -63,14 +52,14 @@ class Parity(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """What `verify` found: a tensor or a declaration, and what is wrong with it."""
+    """A difference that `verify` found: a tensor or a declaration, and what is wrong with it."""
 
     key: str
     message: str
 
 
 class Mismatch(NamedTuple):
-    """What `check` found: in which file, at which place, what stands there and what should."""
+    """A contradiction that `check` found: the file, the place in it, the value there, and the expected one."""
 
     file: str
     where: str
@@ -79,7 +68,7 @@ class Mismatch(NamedTuple):
 
 
 class Check(NamedTuple):
-    """Whether a file agrees with what is said of it. `skipped` says why it was not looked at, "" where it was."""
+    """The result of `check`: mismatches, none where the file is consistent. `skipped` is the reason why it was not examined."""
 
     input: FileInfo
     first_convs: tuple[FirstConv, ...]
@@ -107,7 +96,7 @@ class Check(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """What a file holds. `first_convs` is empty where none could be told; `candidates` lists what was considered otherwise."""
+    """The content of a file. `first_convs` is empty where it is ambiguous; `candidates` are tensors that were rejected."""
 
     input: FileInfo
     first_convs: tuple[FirstConv, ...]
@@ -135,10 +124,10 @@ class Inspection(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a conversion did. `status` is converted, unchanged or would_convert; `target` is the path of the output, which
-    `output` describes if it was written; `why` says why the method is what it is where that was left open; `candidates` are
-    tensors that were considered and not taken; `pipeline` is what is to feed the result, where that was asked about;
-    `options` are the words that the conversion was asked for with."""
+    """The result of `convert`. `status` is converted, unchanged or would_convert; `target` is the path of the output, which
+    `output` describes if it was written; `why` is the reason for the method where the user did not choose it; `candidates` are
+    tensors that were rejected as first convs; `pipeline` is the normalization that the output expects, where the user stated
+    one; `options` are the options that were given."""
 
     status: str
     input: FileInfo
@@ -161,18 +150,18 @@ class Report(NamedTuple):
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
-        shown = next((k for k in self.kernels if k.method != "identity"), self.kernels[0])
+        first_changed = next((k for k in self.kernels if k.method != "identity"), self.kernels[0])
         return _result(
             self.status,
             self.input,
             output=_output_record(self.output),
             in_channels={"before": self.in_channels[0], "after": self.in_channels[1]},
-            method=shown.method,
+            method=first_changed.method,
             options=dict(self.options),
             method_why=self.why or None,
             pipeline=_pipeline_record(self.pipeline),
-            matrix=[list(row) for row in shown.matrix or ()],
-            offset=list(shown.offset) or None,
+            matrix=[list(row) for row in first_changed.matrix or ()],
+            offset=list(first_changed.offset) or None,
             first_convs=[_conv_record(kernel) for kernel in self.kernels],
             candidates=[_candidate_record(c) for c in self.candidates],
             declarations=[
@@ -204,15 +193,15 @@ class Verification(NamedTuple):
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
-        shown = self.kernels[0] if self.kernels else None
+        first = self.kernels[0] if self.kernels else None
         return _result(
             "identical" if self.ok else "different",
             self.input,
             output=_output_record(self.output),
             in_channels={"before": self.in_channels[0], "after": self.in_channels[1]},
-            method=shown.method if shown else None,
-            matrix=[list(row) for row in (shown.matrix if shown else None) or ()],
-            offset=list(shown.offset) or None if shown else None,
+            method=first.method if first else None,
+            matrix=[list(row) for row in (first.matrix if first else None) or ()],
+            offset=list(first.offset) or None if first else None,
             first_convs=[_conv_record(kernel) for kernel in self.kernels],
             tensors={"total": self.tensors_total, "changed": self.tensors_total - self.identical},
             differences=[{"key": d.key, "message": d.message} for d in self.differences],
@@ -220,57 +209,7 @@ class Verification(NamedTuple):
         )
 
 
-def file_info(model: Model, *, measured: bool = True) -> FileInfo:
-    """What a model is, for a report; its size is left out unless `measured`."""
-    if model.is_folder:
-        return FileInfo(str(model.home), "folder", model.size if measured else 0, model.title)
-    store = model.parts[0].store
-    return FileInfo(model.location.file, store.format.name if isinstance(store, Checkpoint) else "", model.size, model.title)
-
-
-def kernel_reports(model: Model, planned: PlannedModel) -> tuple[KernelReport, ...]:
-    """Every first conv of a model, with the name of its part where there are several."""
-    return tuple(KernelReport.of(kernel, model.prefix(part)) for part, plan in planned.parts for kernel in plan.kernels)
-
-
-def conversion_report(model: Model, planned: PlannedModel, options: Options, parity: Parity | None) -> Report:
-    """The report of a conversion, but for the output and the time it took."""
-    return Report(
-        status="converted" if planned.changed else "unchanged",
-        input=file_info(model),
-        target="",
-        output=None,
-        in_channels=planned.channels,
-        kernels=kernel_reports(model, planned),
-        declarations=tuple(_declaration_changes(model, planned)),
-        tensors_total=sum(len(part.store.tensors) for part, _ in planned.parts),
-        changed=tuple({name: None for _, plan in planned.parts for name in plan.edits.tensors}),
-        parameters_fewer=sum(plan.fewer_parameters for _, plan in planned.parts),
-        parity=parity,
-        warnings=planned.notices,
-        load_line="",
-        seconds=0.0,
-        why=planned.first.why,
-        candidates=planned.first.candidates,
-        pipeline=planned.first.pipeline,
-        options=as_keywords(options),
-    )
-
-
-def _declaration_changes(model: Model, planned: PlannedModel) -> Iterator[DeclarationChange]:
-    for part, plan in planned.parts:
-        file = str(model.home / part.name) if model.is_folder and model.home else ""
-        yield from (DeclarationChange(d.where, d.channels, plan.channels[1], file) for d in plan.declarations)
-    for name, (config, changes) in planned.documents.items():
-        for path, new in changes.items():
-            try:
-                old = config.document.at(path).plain
-            except (KeyError, IndexError):
-                old = None
-            yield DeclarationChange(".".join(map(str, path)), old, new, str(model.home / name) if model.home else name)
-
-
-def failed(path: str, error: ChkptChannelsError) -> dict[str, Any]:
+def failure_record(path: str, error: ChkptChannelsError) -> dict[str, Any]:
     """The JSON record of a file that was refused."""
     candidates = [_candidate_record(c) for c in error.candidates]
     return _result(
@@ -287,7 +226,7 @@ def document(command: str, exit_code: int, results: Sequence[dict[str, Any]], ve
     return {"schema_version": SCHEMA_VERSION, "tool": tool, "command": command, "exit_code": exit_code, "results": list(results)}
 
 
-def _result(status: str, file: FileInfo, **given: Any) -> dict[str, Any]:
+def _result(status: str, file: FileInfo, **fields: Any) -> dict[str, Any]:
     empty: dict[str, Any] = {
         "output": None, "in_channels": None, "method": None, "method_why": None, "matrix": None, "offset": None,
         "pipeline": None, "options": {},
@@ -295,7 +234,7 @@ def _result(status: str, file: FileInfo, **given: Any) -> dict[str, Any]:
         "warnings": [], "error": None,
     }  # fmt: skip
     about = {"path": file.path, "format": file.format or None, "bytes": file.bytes if file.format else None}
-    return {"status": status, "input": about, **empty, **given}
+    return {"status": status, "input": about, **empty, **fields}
 
 
 def _conv_record(kernel: KernelReport) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A state dict that is in memory already: numpy arrays, or tensors of the framework that the caller has imported."""
+"""A state dict in memory: numpy arrays, or torch tensors of the caller's torch, which is never imported here."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StateDict(TensorStore):
 
     @property
     def torch(self) -> bool:
-        """Whether the values are PyTorch's, and so lie as its kernels do."""
+        """Whether the values are PyTorch's, whose kernels have the layout OIHW."""
         return any(_is_torch(array) for array in self.arrays.values())
 
     def chunks(self, name: str) -> Iterator[bytes]:
@@ -63,11 +63,11 @@ def _is_torch(array: Any) -> bool:
 
 
 def _dtype(array: Any, name: str) -> DType:
-    spelled = str(array.dtype).removeprefix("torch.")
+    dtype_name = str(array.dtype).removeprefix("torch.")
     rows = BY_TORCH if _is_torch(array) else {row.numpy: row for row in reversed(BY_NAME.values()) if row.numpy}
-    if spelled not in rows:
-        raise UsageError(f"{name} is of the type {spelled}, which is not known", file=NAME)
-    return rows[spelled]
+    if dtype_name not in rows:
+        raise UsageError(f"{name} is of the type {dtype_name}, which is not known", file=NAME)
+    return rows[dtype_name]
 
 
 def _raw(array: Any) -> bytes:
@@ -77,14 +77,14 @@ def _raw(array: Any) -> bytes:
         return np.ascontiguousarray(array).tobytes()
     torch = sys.modules["torch"]  # whoever made the tensor has imported it
     plain = array.detach().cpu().contiguous().reshape(-1)
-    raw: bytes = plain.view(torch.uint8).numpy().tobytes()
+    raw: bytes = plain.view(torch.uint8).numpy().tobytes()  # as bytes: numpy knows neither bfloat16 nor FP8
     return raw
 
 
 def _like(old: Any, values: Any, dtype: DType) -> Any:
-    """The new values as what the old ones were."""
+    """The new values as the type of the old ones: an array, or a tensor on the same device."""
     if not _is_torch(old):
         return values.astype(numpy_dtype(dtype), copy=False)
     torch = sys.modules["torch"]
-    made = torch.frombuffer(bytearray(values.tobytes()), dtype=old.dtype).reshape(values.shape)
-    return made.to(old.device)
+    tensor = torch.frombuffer(bytearray(values.tobytes()), dtype=old.dtype).reshape(values.shape)
+    return tensor.to(old.device)

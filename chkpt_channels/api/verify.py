@@ -1,4 +1,4 @@
-"""Two files: everything that was not to change is identical, and the kernels obey the formula to the last bit."""
+"""Verification of a conversion: kernels obey the formula to the last bit, and everything else is identical."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Unpack
 
 from chkpt_channels.api.output.check import missing_biases, stale_declarations
 from chkpt_channels.api.output.naming import Path_
-from chkpt_channels.api.report import Difference, FileInfo, Verification, file_info, kernel_reports
+from chkpt_channels.api.report import Difference, FileInfo, Verification
+from chkpt_channels.api.report_builder import file_info, kernel_reports
 from chkpt_channels.core.dtypes import rounded
 from chkpt_channels.core.tensors import TensorEdit
 from chkpt_channels.discovery.find import find_first_convs, select_first_convs
@@ -28,23 +29,23 @@ from chkpt_channels.transform.plan import Plan
 def verify(original: Path_, converted: Path_, to: str | int | None = None, **options: Unpack[ConvertOptions]) -> Verification:
     """Whether `converted` is what converting `original` gives, with the same options; without `to` the number of channels is
     read off `converted`. Both may be model folders. Raises what opening or planning raises; differences are no errors."""
-    opened = ModelFolder if is_folder(original) and is_folder(converted) else ModelFile
-    asked = build_options(to, **options)
-    with _opened(original, opened) as first, _opened(converted, opened) as second:
-        asked = first.resolved(asked)
+    kind = ModelFolder if is_folder(original) and is_folder(converted) else ModelFile
+    parsed = build_options(to, **options)
+    with _open(original, kind) as first, _open(converted, kind) as second:
+        parsed = first.resolved(parsed)
         afters = _counterparts(first, second)
-        if asked.rule.to is None:
+        if parsed.rule.to is None:
             part = next(part for part in first.parts if part.name in afters)
-            asked = _toward(asked, part.store, afters[part.name])
-        planned = plan_model(first, asked)
+            parsed = _with_target(parsed, part.store, afters[part.name])
+        planned = plan_model(first, parsed)
         differences, identical = [], 0
         for part, plan in planned.parts:
             if part.name not in afters:
                 differences.append(Difference(part.name, "is missing"))
                 continue
-            found, same = _compare(part.store, afters[part.name], plan)
-            differences += [d._replace(key=f"{part.name}/{d.key}") if first.is_folder else d for d in found]
-            identical += same
+            part_differences, equal_streams = _compare(part.store, afters[part.name], plan)
+            differences += [d._replace(key=f"{part.name}/{d.key}") if first.is_folder else d for d in part_differences]
+            identical += equal_streams
         if isinstance(first, ModelFolder) and isinstance(second, ModelFolder):
             differences += _other_files(first, second, planned)
         return Verification(
@@ -59,14 +60,14 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **opt
         )
 
 
-def _opened(path: Path_, kind: type[ModelFolder | ModelFile]) -> Model:
+def _open(path: Path_, kind: type[ModelFolder | ModelFile]) -> Model:
     return ModelFolder(path, follow_links=True) if kind is ModelFolder else ModelFile(path)
 
 
 def _counterparts(first: Model, second: Model) -> dict[str, TensorStore]:
     """The parts of the converted model by the names that they have in the original. Raises UnsupportedError where none has."""
     if isinstance(first, ModelFolder) and isinstance(second, ModelFolder) and not set(first.part_names) & set(second.part_names):
-        raise second.location.unsupported(f"has no weights called like those of {first.location.file}")
+        raise second.location.unsupported(f"has no weights file of the same name as one of {first.location.file}")
     return {part.name: part.store for part in second.parts}
 
 
@@ -87,7 +88,7 @@ def is_current(original: Path_, converted: Path_, to: str | int | None = None, *
 
 
 def _other_files(first: ModelFolder, second: ModelFolder, planned: PlannedModel) -> Iterator[Difference]:
-    """What is wrong with the files that are no converted weights: configurations are as planned, all others the same bytes."""
+    """The differences of the files that are not converted weights: configurations must be as planned, others byte-identical."""
     weights, documents = {name for part, _ in planned.parts for name in part.files}, planned.edited_documents()
     for name in first.files:
         if name in weights:
@@ -95,24 +96,24 @@ def _other_files(first: ModelFolder, second: ModelFolder, planned: PlannedModel)
         if name not in second.files:
             yield Difference(name, "is missing")
         elif name in documents:
-            if not same([documents[name]], _pieces(second.path / name)):
-                yield Difference(name, "is not what the conversion makes of it")
-        elif not same(_pieces(first.path / name), _pieces(second.path / name)):
-            yield Difference(name, "differs, and was not to change")
-    yield from (Difference(name, "is new, and was not in the original") for name in second.files if name not in first.files)
+            if not equal_streams([documents[name]], _file_chunks(second.path / name)):
+                yield Difference(name, "differs from what the conversion writes")
+        elif not equal_streams(_file_chunks(first.path / name), _file_chunks(second.path / name)):
+            yield Difference(name, "differs, though the conversion does not change it")
+    yield from (Difference(name, "is not in the original") for name in second.files if name not in first.files)
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
+def _file_chunks(path: Path) -> Iterator[bytes]:
     with Source(path) as source:
         for at in range(0, source.size, CHUNK_BYTES):
             yield source.read(at, min(at + CHUNK_BYTES, source.size))
 
 
-def _toward(options: Options, before: TensorStore, after: TensorStore) -> Options:
-    """The options with the target that the converted file shows, where none was given."""
+def _with_target(options: Options, before: TensorStore, after: TensorStore) -> Options:
+    """The options with the converted file's number of channels as their target, where they have none."""
     if options.rule.to is not None:
         return options
-    return options._replace(rule=options.rule._replace(to=_target(before, after, options)).checked())
+    return options._replace(rule=options.rule._replace(to=_target(before, after, options)).validated())
 
 
 def _target(before: TensorStore, after: TensorStore, options: Options) -> int:
@@ -135,61 +136,66 @@ def _compare(before: TensorStore, after: TensorStore, plan: Plan) -> tuple[list[
     differences: list[Difference] = []
     identical = 0
     by_name = {k.conv.tensor.name: k for k in plan.kernels}
-    gone = {t.name for e in before.optimizer_entries if e.where in plan.edits.dropped for t in e.tensors.values()}
+    dropped = {t.name for e in before.optimizer_entries if e.where in plan.edits.dropped for t in e.tensors.values()}
     for name, tensor in before.tensors.items():
         edit = plan.edits.tensors.get(name)
         shape = edit.shape if edit else tensor.shape
         other = after.tensors.get(name)
-        if name in gone:
-            found = "is still there, though dropped" if other else ""
+        if name in dropped:
+            problem = "is still there, though the conversion drops it" if other else ""
         elif other is None:
-            found = "is missing"
+            problem = "is missing"
         elif (other.dtype, other.shape) != (tensor.dtype, shape):
-            found = f"is {other.dtype.name} {list(other.shape)}, not {tensor.dtype.name} {list(shape)}"
-        elif edit and not same([edit.values().tobytes()], after.chunks(name)):
-            found = (
+            problem = f"is {other.dtype.name} {list(other.shape)}, not {tensor.dtype.name} {list(shape)}"
+        elif edit and not equal_streams([edit.values().tobytes()], after.chunks(name)):
+            problem = (
                 _kernel_difference(before, after, by_name[name], plan) if name in by_name else _part_difference(after, name, edit)
             )
         elif edit:
-            found = ""
+            problem = ""
         else:
-            found = "" if same(before.chunks(name), after.chunks(name)) else "differs, and was not to change"
-            if found and name in by_name:
-                found += _known(before, after, by_name[name])
-            identical += not found
-        if found:
-            differences.append(Difference(name, found))
+            problem = (
+                ""
+                if equal_streams(before.chunks(name), after.chunks(name))
+                else "differs, though the conversion does not change it"
+            )
+            if problem and name in by_name:
+                problem += _known_rule(before, after, by_name[name])
+            identical += not problem
+        if problem:
+            differences.append(Difference(name, problem))
     new = [n for n in after.tensors if n not in before.tensors and not _is_added(before, after, plan, n)]
-    differences += [Difference(n, "is new, and was not in the original") for n in new]
-    differences += [Difference(n, "has no new bias that takes the constant, or a wrong one") for n in missing_biases(after, plan)]
-    differences += [Difference(where, f"does not say {plan.channels[1]}") for where in stale_declarations(after, plan)]
+    differences += [Difference(n, "is not in the original") for n in new]
+    differences += [Difference(n, "its new bias is missing or wrong") for n in missing_biases(after, plan)]
+    differences += [Difference(where, f"does not declare {plan.channels[1]}") for where in stale_declarations(after, plan)]
     return differences, identical
 
 
 def _part_difference(after: TensorStore, name: str, edit: TensorEdit) -> str:
-    """What is wrong with a tensor that follows the kernel."""
+    """The difference of a tensor that follows the kernel."""
     if edit.part == "optimizer state":
         return "was not reset"
-    expected, found = edit.values().astype("float64"), after.load(name).astype("float64")
-    worst = float(abs(expected - found.reshape(expected.shape)).max())
-    return f"the {edit.part} is not what the conversion makes of it: largest difference {worst:.3g}"
+    expected, written = edit.values().astype("float64"), after.load(name).astype("float64")
+    worst = float(abs(expected - written.reshape(expected.shape)).max())
+    return f"the {edit.part} differs from what the conversion writes: largest difference {worst:.3g}"
 
 
 def _is_added(before: TensorStore, after: TensorStore, plan: Plan, name: str) -> bool:
-    """Whether a new tensor is what a conversion adds: the old values for others that shared a tensor, or a bias."""
+    """Whether a conversion adds such a tensor: a bias, or the old values of a shared tensor for its other users (ONNX exporters
+    merge equal initializers: one stem bias had 9 users)."""
     if not before.adds_tensors:
         return False
-    found, dtype = b"".join(after.chunks(name)), after.tensors[name].dtype
+    values, dtype = b"".join(after.chunks(name)), after.tensors[name].dtype
     kept = (b"".join(before.chunks(edited)) for edited in plan.edits.tensors)
     biases = (rounded(edit.values(), dtype).tobytes() for edit in plan.edits.biases.values())
-    return any(found == expected for expected in (*kept, *biases))
+    return any(values == expected for expected in (*kept, *biases))
 
 
 def _kernel_difference(before: TensorStore, after: TensorStore, kernel: KernelChange, plan: Plan) -> str:
-    """What is wrong with a kernel: which known rule it obeys instead, if any, otherwise how far off it is."""
+    """The difference of a kernel: the known rule that it obeys instead, if any, otherwise the largest difference."""
     import numpy as np
 
-    if known := _known(before, after, kernel):
+    if known := _known_rule(before, after, kernel):
         return f"{known.removeprefix(': ')}, not {kernel.mixing.method}"
     expected = plan.edits.tensors[kernel.conv.tensor.name].values().astype(np.float64)
     written = after.load(kernel.conv.tensor.name).astype(np.float64)
@@ -197,7 +203,7 @@ def _kernel_difference(before: TensorStore, after: TensorStore, kernel: KernelCh
     return f"is not the {kernel.mixing.method} of the original: largest difference {worst:.3g}"
 
 
-def _known(before: TensorStore, after: TensorStore, kernel: KernelChange) -> str:
+def _known_rule(before: TensorStore, after: TensorStore, kernel: KernelChange) -> str:
     """ ": this is mean" for a kernel that obeys a known rule, else nothing."""
     conv = kernel.conv
     if not conv.tensor.dtype.floating or conv.groups > 1:
@@ -210,7 +216,7 @@ def _known(before: TensorStore, after: TensorStore, kernel: KernelChange) -> str
     return ""
 
 
-def same(a: Iterable[bytes], b: Iterable[bytes]) -> bool:
+def equal_streams(a: Iterable[bytes], b: Iterable[bytes]) -> bool:
     """Whether two streams of bytes are equal, however they are cut."""
     rest_a, rest_b = b"", b""
     pieces_a, pieces_b = iter(a), iter(b)

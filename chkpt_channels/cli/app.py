@@ -33,8 +33,8 @@ app = typer.Typer(
 )
 
 
-def _version(shown: bool) -> None:
-    if shown:
+def _version(console: bool) -> None:
+    if console:
         print(f"chkpt-channels {__version__}")
         raise typer.Exit
 
@@ -79,15 +79,15 @@ def convert(
 
     sources = src or []
     with (
-        session("convert", output_format, as_json=as_json, report_to=sys.stderr if output == "-" else sys.stdout) as shown,
-        shown.file((sources or [manifest or ""])[0]),
-        shown.saved(report_to, force=force),
+        session("convert", output_format, as_json=as_json, report_to=sys.stderr if output == "-" else sys.stdout) as console,
+        console.file((sources or [manifest or ""])[0]),
+        console.saving_report(report_to, force=force),
     ):
-        every = _jobs(sources, output, to, options, manifest)
-        every = batch.into(output_dir, every) if output_dir is not None else every
-        for job in every if check else ():
-            with shown.file(job.src):
-                _check_one(shown, job, quiet=quiet)
+        all_jobs = _jobs(sources, output, to, options, manifest)
+        all_jobs = batch.with_output_dir(output_dir, all_jobs) if output_dir is not None else all_jobs
+        for job in all_jobs if check else ():
+            with console.file(job.src):
+                _check_one(console, job, quiet=quiet)
         settings = Settings(
             force=force,
             dry_run=dry_run or explain,
@@ -98,43 +98,43 @@ def convert(
             state_dict=state_dict,
         )
         with progress(quiet) as bar:
-            for job, outcome in () if check else zip(every, batch.run(every, settings, jobs, bar), strict=True):
-                with shown.file(job.src):
+            for job, outcome in () if check else zip(all_jobs, batch.run(all_jobs, settings, jobs, bar), strict=True):
+                with console.file(job.src):
                     report = outcome()
-                    lines = text.explained(report) if explain else text.converted(report, verbose=verbose)
-                    shown.add(report.result(), [] if quiet else lines, [] if quiet or explain else text.notes(report))
-    raise typer.Exit(shown.exit_code)
+                    lines = text.explanation_lines(report) if explain else text.conversion_lines(report, verbose=verbose)
+                    console.add(report.result(), [] if quiet else lines, [] if quiet or explain else text.note_lines(report))
+    raise typer.Exit(console.exit_code)
 
 
 def _jobs(src: list[str], output: str | None, to: str | None, options: ConvertOptions, manifest: str | None) -> list[Job]:
     """What is to be converted: the sources of the command line, or those of the manifest."""
     from chkpt_channels.api import manifest as manifest_files
     from chkpt_channels.core.errors import UsageError
-    from chkpt_channels.transform.options import tells_channels
+    from chkpt_channels.transform.options import sets_channels
 
     if manifest is not None:
         if src or output or to or options:
-            raise UsageError("--manifest says what to convert, to what and how: nothing else does", file=manifest)
+            raise UsageError("--manifest lists sources, targets and options: give none of them beside it", file=manifest)
         return manifest_files.read(manifest)
     if not src:
         raise UsageError("a source is needed", hint="chkpt-channels convert SRC --to gray, or --manifest FILE")
-    if to is None and not tells_channels(options):
+    if to is None and not sets_channels(options):
         raise UsageError("a target is needed", hint="--to gray, rgb, bgr, rgba or a number of channels")
     if len(src) > 1 and output:
         raise UsageError(f"{len(src)} sources cannot become one output", hint="--output-dir DIR")
     return [manifest_files.Job(src=name, dst=output, to=to, options=options) for name in src]
 
 
-def _check_one(shown: Session, job: Job, *, quiet: bool) -> None:
+def _check_one(console: Session, job: Job, *, quiet: bool) -> None:
     """Whether a derived file is what converting its source gives now."""
     from chkpt_channels.api.output.naming import derived_path
     from chkpt_channels.api.verify import is_current
     from chkpt_channels.cli import text
 
-    found = is_current(job.src, job.dst or derived_path(job.src, job.to, job.options), job.to, **job.options)
-    shown.add(found.result(), [] if quiet and found.ok else text.verified(found))
-    if not found.ok:
-        shown.exit_code = max(shown.exit_code, 1)
+    result = is_current(job.src, job.dst or derived_path(job.src, job.to, job.options), job.to, **job.options)
+    console.add(result.result(), [] if quiet and result.ok else text.verification_lines(result))
+    if not result.ok:
+        console.exit_code = max(console.exit_code, 1)
 
 
 @app.command(epilog="Example: chkpt-channels inspect epoch_12.ckpt --all")
@@ -146,21 +146,21 @@ def inspect(
     quiet: params.Quiet = False,
     verbose: Annotated[
         bool,
-        typer.Option("-v", "--verbose", help="List what was considered and not taken, and why."),
-        params.Doc("lists what was considered and not taken, and why"),
+        typer.Option("-v", "--verbose", help="List the tensors that were rejected as first convs, and why."),
+        params.Doc("lists the tensors that were rejected as first convs, with the reasons"),
     ] = False,
 ) -> None:
-    """Say what a checkpoint holds: format, first convs with layout and evidence, tensors."""
+    """Show what a checkpoint holds: format, first convs with layout and evidence, tensors."""
     from chkpt_channels import inspect as library
     from chkpt_channels.cli import text
 
-    with session("inspect", output_format, as_json=as_json) as shown:
+    with session("inspect", output_format, as_json=as_json) as console:
         for path in src:
-            with shown.file(path):
+            with console.file(path):
                 inspection = library(path)
-                lines = text.inspected(inspection, everything=everything, verbose=verbose)
-                shown.add(inspection.result(), [] if quiet else lines)
-    raise typer.Exit(shown.exit_code)
+                lines = text.inspection_lines(inspection, everything=everything, verbose=verbose)
+                console.add(inspection.result(), [] if quiet else lines)
+    raise typer.Exit(console.exit_code)
 
 
 @app.command(epilog="Example: chkpt-channels verify resnet50.pth resnet50_gray.pth")
@@ -177,26 +177,26 @@ def verify(
     options: ConvertOptions,
     report: Annotated[
         str | None,
-        typer.Option("--report", metavar="FILE", help="The report of the conversion (convert --report): its options hold."),
-        params.Doc("what `convert --report FILE` wrote: its options hold where they are not given here"),
+        typer.Option("--report", metavar="FILE", help="Read the options from the report of the conversion (convert --report)."),
+        params.Doc("reads the options from what `convert --report FILE` wrote; those that are given here take precedence"),
     ] = None,
     output_format: params.Format = None,
     as_json: params.Json = False,
     quiet: params.Quiet = False,
 ) -> None:
-    """Say whether CONVERTED is the conversion of ORIGINAL: all else identical, the kernel right to the last bit."""
+    """Verify that CONVERTED is the conversion of ORIGINAL: all else identical, the kernel right to the last bit."""
     from pathlib import Path
 
     from chkpt_channels import verify as library
     from chkpt_channels.cli import text
     from chkpt_channels.folders.config_files import options_in_report
 
-    with session("verify", output_format, as_json=as_json) as shown, shown.file(original):
+    with session("verify", output_format, as_json=as_json) as console, console.file(original):
         reported = options_in_report(Path(report)) if report else {}
-        found = library(original, converted, to or reported.pop("to", None), **(reported | dict(options)))
-        shown.add(found.result(), [] if quiet else text.verified(found))
-        shown.exit_code = max(shown.exit_code, 0 if found.ok else 1)
-    raise typer.Exit(shown.exit_code)
+        result = library(original, converted, to or reported.pop("to", None), **(reported | dict(options)))
+        console.add(result.result(), [] if quiet else text.verification_lines(result))
+        console.exit_code = max(console.exit_code, 0 if result.ok else 1)
+    raise typer.Exit(console.exit_code)
 
 
 @app.command(epilog="Example: chkpt-channels check models/ --expect gray")
@@ -209,25 +209,25 @@ def check(
     ] = None,
     lfs_pointers: Annotated[
         str,
-        typer.Option("--lfs-pointers", metavar="skip|error", help="What becomes of Git-LFS pointers. [skip]", show_default=False),
-        params.Doc("Git-LFS pointers are skipped, and it says so (`skip`), or are damaged input, exit 3 (`error`)"),
+        typer.Option("--lfs-pointers", metavar="skip|error", help="Skip or refuse Git-LFS pointers. [skip]", show_default=False),
+        params.Doc("Git-LFS pointers are skipped, with a line that says so (`skip`), or are damaged input, exit 3 (`error`)"),
     ] = "skip",
     output_format: params.Format = None,
     as_json: params.Json = False,
     quiet: params.Quiet = False,
 ) -> None:
-    """Say whether kernels agree with every declared channel count, with an expectation, and with a hash in the name."""
+    """Check kernels against every declared channel count, an expectation, and a hash in the name."""
     from chkpt_channels import check as library
-    from chkpt_channels.api.check import files
+    from chkpt_channels.api.check import weights_files
     from chkpt_channels.cli import text
 
-    with session("check", output_format, as_json=as_json) as shown:
-        for file in dict.fromkeys(str(file) for one in path for file in files(one)):
-            with shown.file(file):
-                found = library(file, expect, lfs_pointers=lfs_pointers)
-                shown.add(found.result(), [] if quiet and found.ok else text.checked(found))
-                shown.exit_code = max(shown.exit_code, 0 if found.ok else 1)
-    raise typer.Exit(shown.exit_code)
+    with session("check", output_format, as_json=as_json) as console:
+        for file in dict.fromkeys(str(file) for given_path in path for file in weights_files(given_path)):
+            with console.file(file):
+                result = library(file, expect, lfs_pointers=lfs_pointers)
+                console.add(result.result(), [] if quiet and result.ok else text.check_lines(result))
+                console.exit_code = max(console.exit_code, 0 if result.ok else 1)
+    raise typer.Exit(console.exit_code)
 
 
 @app.command(epilog="Example: chkpt-channels plot resnet50.pth resnet50_gray.pth -o kernels.png")
@@ -243,9 +243,9 @@ def plot(
     """Draw the filters of the first conv, before and after, with their norms and the energy of each channel."""
     from chkpt_channels import plot as library
 
-    with session("plot", None, as_json=False) as shown, shown.file(before):
+    with session("plot", None, as_json=False) as console, console.file(before):
         print(library(before, after, output))
-    raise typer.Exit(shown.exit_code)
+    raise typer.Exit(console.exit_code)
 
 
 @app.command(epilog="Example: chkpt-channels schema > report.schema.json")
@@ -271,11 +271,11 @@ def _run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        # the reader of our report went away: nothing more to say, and no second message at exit
+        # the reader of the report went away (a pipe to head): without this Python reports it once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:
-        print("chkpt-channels: there is too little memory; nothing was written", file=sys.stderr)
+        print("error: there is too little memory; nothing was written", file=sys.stderr)
         return NO_ROOM
     except Exception as error:
         return interrupts.exit_code() or _stopped(error)
@@ -290,6 +290,6 @@ def _stopped(error: Exception) -> int:
     if os.environ.get(DEBUG) == "1":
         raise error
     own = getattr(error, "exit_code", BUG)
-    print(f"chkpt-channels: a bug: {type(error).__name__}: {error}", file=sys.stderr)
-    print(f"try: {DEBUG}=1 shows where; please report it", file=sys.stderr)
+    print(f"error: a bug in chkpt-channels: {type(error).__name__}: {error}", file=sys.stderr)
+    print(f"try: {DEBUG}=1 shows where; report it with what is printed then", file=sys.stderr)
     return own if isinstance(own, int) else BUG

@@ -1,4 +1,4 @@
-"""The parameters of the commands: those that several share or that take room, and the options of a conversion."""
+"""The parameters of the commands: those that several share or that are long, and the options of a conversion."""
 
 # How `--strict` and its like get onto the command line: each is a row of `ConvertOptions` (transform/option_table.py). A command
 # that is decorated with `takes_options` and has a parameter `options: ConvertOptions` is given to typer with one parameter for
@@ -17,7 +17,7 @@ from chkpt_channels.transform.option_spec import Option, options_of
 
 
 class Doc(NamedTuple):
-    """The text of an option for docs/options.md, where that is to say more than --help does."""
+    """The text of an option for docs/options.md, where it is longer than that of --help."""
 
     doc: str
 
@@ -36,7 +36,7 @@ To = Annotated[
     str | None,
     typer.Option("--to", metavar="gray|rgb|bgr|rgba|N", help="The new input channels.", show_default=False),
     Doc(
-        "the new input channels. `gray` is also spelled `grey`, `grayscale`, `L`, `1`; `rgba` is 4; `bgr` swaps the channels of"
+        "the new input channels. `gray` is also written `grey`, `grayscale`, `L`, `1`; `rgba` is 4; `bgr` swaps the channels of"
         " a color model, and splits a gray one in that order"
     ),
 ]
@@ -104,13 +104,13 @@ Force = Annotated[
 ]
 CheckOnly = Annotated[
     bool,
-    typer.Option("--check", help="Say whether DST is what converting gives now; write nothing."),
-    Doc("says whether DST is what converting SRC gives now, and writes nothing: exit 1 where it is not"),
+    typer.Option("--check", help="Check that DST is what converting SRC gives now; write nothing."),
+    Doc("checks that DST is what converting SRC gives now, and writes nothing: exit 1 where it is not"),
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Say what would be done; write nothing."),
-    Doc("says what would be done and writes nothing"),
+    typer.Option("--dry-run", help="Report what would be done; write nothing."),
+    Doc("reports what would be done and writes nothing"),
 ]
 Explain = Annotated[
     bool,
@@ -120,12 +120,12 @@ Explain = Annotated[
 ReportTo = Annotated[
     str | None,
     typer.Option("--report", metavar="FILE", help="Write the JSON report to FILE too.", hidden=True),
-    Doc("writes the JSON report to FILE too; `verify --report FILE` goes by it"),
+    Doc("writes the JSON report to FILE too, from which `verify --report FILE` reads the options"),
 ]
 Format = Annotated[
     str | None,
     typer.Option(
-        "--output-format", metavar="human|json|jsonl", callback=_known_format, help="How the report is printed; --json is json."
+        "--output-format", metavar="human|json|jsonl", callback=_known_format, help="Format of the report; --json is json."
     ),
     Doc("text; one JSON object; or one line of JSON for each source as it is done"),
 ]
@@ -137,8 +137,8 @@ Json = Annotated[
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors."), Doc("prints nothing but errors")]
 Verbose = Annotated[
     bool,
-    typer.Option("-v", "--verbose", help="Print the matrix too, and what else was considered."),
-    Doc("prints the matrix too, and every tensor that was considered and not taken, with the reason"),
+    typer.Option("-v", "--verbose", help="Print the matrix too, and the tensors that were rejected."),
+    Doc("prints the matrix too, and every tensor that was rejected as a first conv, with the reason"),
 ]
 
 
@@ -152,25 +152,25 @@ def _help_all(context: typer.Context, shown: bool) -> None:
 
 HelpAll = Annotated[
     bool,
-    typer.Option("--help-all", is_eager=True, callback=_help_all, help="Show the options that few need too, and exit."),
-    Doc("shows the options that few need too"),
+    typer.Option("--help-all", is_eager=True, callback=_help_all, help="Show all options, the rarely needed ones too, and exit."),
+    Doc("shows all options, the rarely needed ones too"),
 ]
 
 
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     """The command with a parameter for each row of the table in the place of its parameter `options`, and with --help-all."""
-    own = inspect.signature(command, eval_str=True).parameters
-    (location,) = (name for name, parameter in own.items() if is_typeddict(parameter.annotation))
-    rows = options_of(own[location].annotation)
+    declared = inspect.signature(command, eval_str=True).parameters
+    (location,) = (name for name, parameter in declared.items() if is_typeddict(parameter.annotation))
+    rows = options_of(declared[location].annotation)
 
-    def called(*, help_all: bool, **given: Any) -> None:
-        values = {row.name: given.pop(row.name) for row in rows}
+    def called(*, help_all: bool, **arguments: Any) -> None:
+        values = {row.name: arguments.pop(row.name) for row in rows}
         command(
-            **given, **{location: {name: value for name, value in values.items() if value is not None and value is not False}}
+            **arguments, **{location: {name: value for name, value in values.items() if value is not None and value is not False}}
         )
 
     parameters: list[inspect.Parameter] = []
-    for name, parameter in own.items():
+    for name, parameter in declared.items():
         parameters += map(parameter_of, rows) if name == location else [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
     parameters.append(_parameter("help_all", False, HelpAll))
     called.__name__, called.__doc__ = command.__name__, command.__doc__
@@ -181,11 +181,11 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def parameter_of(row: Option) -> inspect.Parameter:
     """A row as typer's parameter: a switch, one value, or a list of texts where it takes only lists."""
-    shown = typer.Option(row.flag, metavar=row.metavar, help=row.help, hidden=row.hidden)
+    info = typer.Option(row.flag, metavar=row.metavar, help=row.help, hidden=row.hidden)
     if row.kind is bool:
-        return _parameter(row.name, False, Annotated[bool, shown, row])
+        return _parameter(row.name, False, Annotated[bool, info, row])
     value: Any = row.scalars[0] if row.scalars else list[str]
-    return _parameter(row.name, None, Annotated[value | None, shown, row])
+    return _parameter(row.name, None, Annotated[value | None, info, row])
 
 
 def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:

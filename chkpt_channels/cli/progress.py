@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-DELAY = 1.0
+DELAY_SECONDS = 1.0
+"""Shorter work shows no bar: it would only flicker, and rich has to be imported for it."""
 
 
 class Bar:
@@ -30,7 +31,7 @@ class Bar:
         """`count` more bytes are done."""
         self._done += count
         if self._shown is None:
-            if time.monotonic() - self._began < DELAY:
+            if time.monotonic() - self._began < DELAY_SECONDS:
                 return
             self._shown = self._start(total)
         self._shown.update(self._shown.task_ids[0], completed=self._done)
@@ -40,7 +41,7 @@ class Bar:
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
         columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
-        shown = Progress(*columns, console=Console(stderr=True), transient=True)
-        shown.add_task("", total=total)
-        shown.start()
-        return shown
+        bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        bar.add_task("", total=total)
+        bar.start()
+        return bar

@@ -43,27 +43,27 @@ class Session:
 
     @contextlib.contextmanager
     def file(self, path: str) -> Iterator[None]:
-        """Report what goes wrong with one file, and go on."""
+        """Report the error of one file, and continue with the next."""
         from chkpt_channels.core.errors import ChkptChannelsError
 
         try:
             yield
-        except (ChkptChannelsError, MemoryError, ImportError) as raised:
-            interrupts.check()  # which may well have been taken for something else
-            self._tell(path, raised if isinstance(raised, ChkptChannelsError) else _lacking(raised, path))
+        except (ChkptChannelsError, MemoryError, ImportError) as error:
+            interrupts.check()  # trap: numpy turns an interrupt during its import into an ImportError
+            self._report_error(path, error if isinstance(error, ChkptChannelsError) else _as_system_error(error, path))
             if os.environ.get(DEBUG) == "1":
                 raise
 
-    def _tell(self, path: str, error: ChkptChannelsError) -> None:
-        from chkpt_channels.api.report import failed
+    def _report_error(self, path: str, error: ChkptChannelsError) -> None:
+        from chkpt_channels.api.report import failure_record
         from chkpt_channels.cli import text
 
         self.exit_code = max(self.exit_code, error.exit_code)
-        self._keep(failed(path, error))
+        self._keep(failure_record(path, error))
         _print(_error_lines(error, self._command, text.candidate_rows), sys.stderr)
 
     @contextlib.contextmanager
-    def saved(self, path: str | None, *, force: bool) -> Iterator[None]:
+    def saving_report(self, path: str | None, *, force: bool) -> Iterator[None]:
         """Write the JSON report to a file too, when the work is done. Raises before it where the file cannot be written."""
         if path is None:
             yield
@@ -75,7 +75,7 @@ class Session:
         from chkpt_channels.storage.stream_copy import write_at
 
         if not path.endswith(".json"):
-            raise UsageError("--report is named like a JSON file", file=path, hint=f"--report {path}.json")
+            raise UsageError("--report must name a .json file", file=path, hint=f"--report {path}.json")
         with Output(Path(path), None, force=force) as out:
             yield
             try:
@@ -106,24 +106,25 @@ def session(command: str, output_format: str | None, *, as_json: bool, report_to
     opened.close()
 
 
-def _lacking(raised: MemoryError | ImportError, path: str) -> FileSystemError:
-    """What is to be said where there is no room, or a library cannot be loaded: which is often the same."""
+def _as_system_error(error: MemoryError | ImportError, path: str) -> FileSystemError:
+    """The error for missing memory, or for a library that cannot be imported: often for the same reason."""
     from chkpt_channels.core.errors import FileSystemError
 
-    if isinstance(raised, MemoryError):
-        return FileSystemError("takes more memory than there is", file=path)
-    if (raised.name or "").startswith("chkpt_channels"):
-        raise raised
-    reason = str(raised.__cause__ or raised).strip().splitlines() or ["no reason is given"]
-    message = f"a library that it takes cannot be loaded: {reason[-1][:200]}"
-    return FileSystemError(message, file=path, hint="more memory, or install chkpt-channels anew")
+    if isinstance(error, MemoryError):
+        return FileSystemError("needs more memory than there is", file=path)
+    if (error.name or "").startswith("chkpt_channels"):
+        raise error
+    reason = str(error.__cause__ or error).strip().splitlines() or ["no reason is given"]
+    message = f"a library cannot be imported: {reason[-1][:200]}"
+    return FileSystemError(message, file=path, hint="free memory, or reinstall chkpt-channels")
 
 
 def _error_lines(error: ChkptChannelsError, command: str, rows: Callable[..., Iterable[str]]) -> Iterator[str]:
     """The one-line message, at most ten candidates, and what to try."""
     from chkpt_channels.core.errors import PostPublishError
 
-    yield f"{error}; nothing was written" if command == "convert" and not isinstance(error, PostPublishError) else str(error)
+    ending = "; nothing was written" if command == "convert" and not isinstance(error, PostPublishError) else ""
+    yield f"error: {error}{ending}"
     yield from rows(error.candidates)
     if error.hint:
         yield f"try: {error.hint}"

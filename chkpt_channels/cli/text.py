@@ -1,4 +1,4 @@
-"""The reports for people: one block of lines a file, nothing wrapped."""
+"""Reports as text: one block of lines for each file, never wrapped."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from chkpt_channels.api.report import Check, Inspection, KernelReport, Report, Verification
 from chkpt_channels.core.errors import Candidate, printable
 from chkpt_channels.core.tensors import FirstConv, Tensor
+from chkpt_channels.storage.source import STDIO
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
@@ -33,31 +34,31 @@ def dtype(tensor: Tensor) -> str:
     return tensor.dtype.torch or tensor.dtype.name
 
 
-def converted(report: Report, *, verbose: bool = False) -> Iterator[str]:
+def conversion_lines(report: Report, *, verbose: bool = False) -> Iterator[str]:
     """The lines about one conversion."""
     source, target = (printable(Path(path).name) for path in (report.input.path, report.target))
     done = f"{report.seconds:.1f} s" if report.output else "dry run, nothing was written"
     yield f"{source} → {target}   {report.input.title} · {size(report.input.bytes)} · {done}"
     width = max(len(printable(k.conv.tensor.name)) for k in report.kernels)
-    yield from (f"  {line}" for k in report.kernels for line in _kernel(k, width, verbose=verbose))
+    yield from (f"  {line}" for k in report.kernels for line in _kernel_lines(k, width, verbose=verbose))
     if report.status == "unchanged":
         yield f"  unchanged: {_count(report.in_channels[1], 'input channel')} already" + (
             "; every byte copied" if report.output and not any(w.code == "renamed_data" for w in report.warnings) else ""
         )
         return
     if report.why:
-        yield f"  {_method(report)} is the default here: {printable(report.why, 1000)}"
+        yield f"  {_method_of(report)} is the default here: {printable(report.why, 1000)}"
     for declaration in report.declarations:
         file = f"{printable(os.path.relpath(declaration.file, report.input.path))}: " if declaration.file else ""
         yield f"  {file}{printable(declaration.where)}: {_short(declaration.before)} → {_short(declaration.after)}"
     others = [name for name in report.changed if name not in {k.conv.tensor.name for k in report.kernels}]
     if others:
-        yield f"  changed with it: {', '.join(printable(name) for name in others)}"
+        yield f"  also changed: {', '.join(printable(name) for name in others)}"
     sign = "fewer" if report.parameters_fewer >= 0 else "more"
     kept = report.tensors_total - len(report.changed)
     yield f"  {_count(kept, 'other tensor')}: identical bytes · {_count(abs(report.parameters_fewer), 'parameter')} {sign}"
     if verbose:
-        yield from _rejected(report.candidates)
+        yield from _rejected_lines(report.candidates)
     if report.parity:
         image, largest = _image(report.in_channels[1]), report.parity
         yield f"  parity on a random {image} image: max |Δ| {largest.max_abs:.1e} ({largest.max_ulp:.1f} ulp)"
@@ -70,18 +71,18 @@ def _short(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else "none" if value is None else str(value).lower()
 
 
-def _method(report: Report) -> str:
+def _method_of(report: Report) -> str:
     return next((k.method for k in report.kernels if k.method and k.method != "identity"), "")
 
 
-def _rejected(candidates: Sequence[Candidate]) -> Iterator[str]:
-    """What was considered and not taken."""
+def _rejected_lines(candidates: Sequence[Candidate]) -> Iterator[str]:
+    """The tensors that were rejected as first convs."""
     if candidates:
-        yield "  considered and not taken:"
+        yield "  rejected:"
         yield from (f"  {line}" for line in candidate_rows(candidates, len(candidates)))
 
 
-def explained(report: Report) -> Iterator[str]:
+def explanation_lines(report: Report) -> Iterator[str]:
     """The matrix and the formula in use, for each first conv."""
     for kernel in report.kernels:
         tensor = kernel.conv.tensor
@@ -96,7 +97,7 @@ def explained(report: Report) -> Iterator[str]:
             yield "  b' = b + Σ_i t[i] · Σ_taps W[i]"
         yield from _matrix_rows(kernel)
     if report.why:
-        yield f"{_method(report)} is the default here: {printable(report.why, 1000)}"
+        yield f"{_method_of(report)} is the default here: {printable(report.why, 1000)}"
 
 
 def _matrix_rows(kernel: KernelReport) -> Iterator[str]:
@@ -108,20 +109,20 @@ def _matrix_rows(kernel: KernelReport) -> Iterator[str]:
         yield f"  {'A =' if not i else '   '} [ {'  '.join(f'{cell:>{width}}' for cell in row)} ]{tail}"
 
 
-def notes(report: Report) -> Iterator[str]:
-    """What goes to stderr after a conversion: warnings, the normalization, and how to load the result."""
+def note_lines(report: Report) -> Iterator[str]:
+    """The lines on stderr after a conversion: warnings, the preprocessing, and the line that loads the output."""
     yield from (f"warning: {printable(w.message, 1000)}" for w in report.warnings)
     if report.status == "unchanged":
         return
-    yield from (f"note: {line}" for line in _pipeline_notes(report))
-    if report.output and report.load_line:
+    yield from (f"note: {line}" for line in _preprocessing_notes(report))
+    if report.output and report.output.path != STDIO and report.load_line:  # standard output has no name to load from
         yield f"next: {report.load_line}"
 
 
-def _pipeline_notes(report: Report) -> Iterator[str]:
-    """What the pipeline in front of the result has to do."""
+def _preprocessing_notes(report: Report) -> Iterator[str]:
+    """What the preprocessing of the output has to do."""
     before, after = report.in_channels
-    method = _method(report)
+    method = _method_of(report)
     if report.pipeline:
         mean, std = (",".join(f"{value:.6g}" for value in values) for values in report.pipeline[:2])
         top = report.pipeline.input_range
@@ -133,11 +134,11 @@ def _pipeline_notes(report: Report) -> Iterator[str]:
     elif method in ("broadcast", "stack"):
         yield f"{method}: no weight changed; the graph makes the {before} old channels of the new one, exact everywhere"
     elif before == after:
-        yield "the pipeline in front feeds the channels in the new order: its means and stds change places with them"
+        yield "preprocessing must give the channels, their means and stds in the new order"
     elif after == 1:
-        yield "plain sum is exact where the pipeline had three equal means and stds; --norm imagenet folds unequal ones in"
+        yield "sum is exact where preprocessing had three equal means and stds; --norm imagenet folds in unequal ones"
     else:
-        yield f"the pipeline in front now needs {_count(after, 'mean')} and {_count(after, 'std')}; --norm folds the old ones in"
+        yield f"preprocessing now needs {_count(after, 'mean')} and {_count(after, 'std')}; --norm folds in the old ones"
 
 
 def _image(channels: int) -> str:
@@ -148,7 +149,7 @@ def _count(number: int, word: str) -> str:
     return f"{number:,} {word}" + ("" if number == 1 else "s")
 
 
-def _kernel(kernel: KernelReport, width: int, *, verbose: bool) -> Iterator[str]:
+def _kernel_lines(kernel: KernelReport, width: int, *, verbose: bool) -> Iterator[str]:
     tensor = kernel.conv.tensor
     after = f" → {shape(kernel.shape_after)}" if kernel.shape_after not in (None, tensor.shape) else ""
     method = f"   {kernel.method}" if kernel.method and kernel.method != "identity" else ""
@@ -160,14 +161,14 @@ def _kernel(kernel: KernelReport, width: int, *, verbose: bool) -> Iterator[str]
 
 
 def _layout(conv: FirstConv) -> str:
-    return str(conv.layout) if conv.layout else "layout open"
+    return str(conv.layout) if conv.layout else "layout ambiguous"
 
 
 def _evidence(conv: FirstConv) -> str:
     return f"found by {conv.found_by}" + (f": {conv.why}" if conv.why else "")
 
 
-def inspected(inspection: Inspection, *, everything: bool = False, verbose: bool = False) -> Iterator[str]:
+def inspection_lines(inspection: Inspection, *, everything: bool = False, verbose: bool = False) -> Iterator[str]:
     """The lines about one file."""
     yield f"{printable(inspection.input.path)}: {inspection.input.title} · {size(inspection.input.bytes)}"
     label = "first conv"
@@ -178,10 +179,10 @@ def inspected(inspection: Inspection, *, everything: bool = False, verbose: bool
         yield f"  {label:10}   {printable(tensor.name):{width}}   {about}"
         label = ""
     if not inspection.first_convs:
-        yield "  first conv   none could be told"
+        yield "  first conv   none identified"
         yield from candidate_rows(inspection.candidates)
     elif verbose:
-        yield from _rejected(inspection.candidates)
+        yield from _rejected_lines(inspection.candidates)
     for declaration in inspection.declarations:
         yield f"  declared     {printable(declaration.where)} = {declaration.channels}"
     shapes = {conv.tensor.shape for conv in inspection.first_convs}
@@ -210,7 +211,7 @@ def candidate_rows(candidates: Sequence[Candidate], most: int = 10) -> Iterator[
         yield f"  and {len(candidates) - most} more"
 
 
-def checked(check: Check) -> Iterator[str]:
+def check_lines(check: Check) -> Iterator[str]:
     """The lines about one file that was checked: nothing where it agrees."""
     name = printable(check.input.path)
     if check.skipped:
@@ -219,11 +220,11 @@ def checked(check: Check) -> Iterator[str]:
         yield f"{printable(mismatch.file)}: {printable(mismatch.where)}: found {mismatch.found}, expected {mismatch.expected}"
 
 
-def verified(verification: Verification, most: int = 10) -> Iterator[str]:
+def verification_lines(verification: Verification, most: int = 10) -> Iterator[str]:
     """The lines about a comparison."""
     total = verification.tensors_total
     if verification.ok:
-        rules = "; ".join(f"{printable(k.conv.tensor.name)} is {_obeys(k)}, to the last bit" for k in verification.kernels)
+        rules = "; ".join(f"{printable(k.conv.tensor.name)} is {_rule_of(k)}, to the last bit" for k in verification.kernels)
         yield f"identical: {verification.identical} of {total} tensors · {rules}"
         return
     first = f"{printable(verification.input.path)} and {printable(verification.output.path)}"
@@ -235,11 +236,11 @@ def verified(verification: Verification, most: int = 10) -> Iterator[str]:
         yield f"  and {len(verification.differences) - most} more"
 
 
-def _obeys(kernel: KernelReport) -> str:
+def _rule_of(kernel: KernelReport) -> str:
     old, new = len(kernel.matrix or ()), len((kernel.matrix or ((),))[0])
     if kernel.method == "identity" and not kernel.offset:
         return "unchanged"
-    through = ", through both pipelines" if kernel.offset else ""
+    through = ", with both normalizations folded in" if kernel.offset else ""
     if kernel.method == "sum":
         return f"the sum over its {old} input channels{through}"
     return f"made by {kernel.method} from {_count(old, 'input channel')} to {new}{through}"

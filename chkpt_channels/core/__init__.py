@@ -1,1 +1,1 @@
-"""What everything stands on: errors, limits, dtypes, layouts. No input or output, and no import of this package."""
+"""The base layer: errors, limits, dtypes, layouts, records. It does no input or output and imports no other layer."""

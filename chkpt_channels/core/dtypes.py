@@ -81,7 +81,8 @@ def numpy_dtype(dtype: DType) -> np.dtype[Any]:
 
 
 def rounded(values: NDArray[np.float64], dtype: DType) -> NDArray[Any]:
-    """`values` rounded once to `dtype`; BF16 and FP8 pass through float32, as torch and ml_dtypes do it."""
+    """`values` rounded to `dtype`. BF16 and FP8 are rounded to float32 first, as torch and ml_dtypes do: rounding once instead
+    would differ from them in the last bit."""
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is seen and refused by the caller

@@ -10,16 +10,17 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 LONGEST_NAME = 200
+"""Characters of a name from a file: real ones stay below, and hostile ones have megabytes."""
 LONGEST_MESSAGE = 4000
 MOST_CANDIDATES = 10
 
 
 def printable(text: str, limit: int = LONGEST_NAME) -> str:
     """`text` from a file, safe for a terminal: control, bidi and other unprintable characters escaped, cut at `limit`."""
-    shown = text[: limit + 1].translate(_ODD)
-    if not shown.isprintable():
-        shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in shown)
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    escaped = text[: limit + 1].translate(_ODD)
+    if not escaped.isprintable():
+        escaped = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in escaped)
+    return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"
 
 
 _ODD = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
@@ -34,7 +35,7 @@ class Candidate(NamedTuple):
 
 
 class LimitExceeded(NamedTuple):
-    """What a file asks for and is not given: the most is `limit`, it wants `actual`."""
+    """A limit that a file exceeds: it needs `actual`, and `limit` is the most."""
 
     what: str
     limit: int
@@ -107,13 +108,13 @@ class AmbiguousError(UnsupportedError):
 
 
 class FileSystemError(ChkptChannelsError):
-    """The file system said no, or the input changed while it was read."""
+    """The operating system refused something, or the input changed while it was read."""
 
     code, exit_code = "system", 5
 
 
 class PostPublishError(FileSystemError):
-    """It went wrong when something was written: the file is there, complete and checked, or standard output has a part of it."""
+    """A failure after publishing: the output is there, complete and checked, or standard output has a part of it."""
 
 
 class OutputExistsError(FileSystemError):
@@ -123,7 +124,7 @@ class OutputExistsError(FileSystemError):
 
 
 class Location(NamedTuple):
-    """Where in which file something stands: what every message starts with."""
+    """A place in a file: the file, and a member, tensor or key in it. Every message begins with one."""
 
     file: str
     where: str = ""
@@ -157,7 +158,7 @@ class Location(NamedTuple):
 
     @contextmanager
     def wrapping_os_errors(self, what: str) -> Iterator[None]:
-        """What the operating system refuses meanwhile, as such an error: `what` and the reason."""
+        """Raise an OSError of the block as FileSystemError: `what` and the system's reason."""
         try:
             yield
         except OSError as error:
@@ -165,5 +166,5 @@ class Location(NamedTuple):
 
 
 def reason(error: OSError | ValueError) -> str:
-    """The system's words for what is wrong, as they stand in a message."""
+    """The system's own words for an error, as messages write them."""
     return (getattr(error, "strerror", None) or str(error)).lower()

@@ -1,8 +1,8 @@
 """SIGINT and SIGTERM of a command: raised where it works, and remembered.
 
-What is raised inside a callback or while a library is imported may be lost on its way: CPython drops the one (importlib has a
-callback for every import), numpy makes an ImportError of the other. So it is looked for once more before anything gets its name,
-and before anything is called a bug.
+An exception that a signal handler raises can be lost: CPython drops it inside a callback (importlib has one for every import),
+and numpy turns it into an ImportError while it is imported. So `check` looks for it once more before anything is published, and
+before anything is reported as a bug.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ def _receive(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def exit_code() -> int:
-    """That of what was received since the command began to listen; 0 where nothing was."""
+    """The exit code for the signal that was received since the command began to listen; 0 where none was."""
     return 128 + _received if _received else 0
 
 
 def check() -> None:
-    """Raise what was received and has not come through. Where the library is called by another program nobody listens."""
+    """Raise Interrupted for a signal that was received and lost. Does nothing in a program that only calls the library."""
     if _received:
         raise Interrupted(_received)
 
 
 def _lost(unraisable: sys.UnraisableHookArgs) -> None:
-    """What a callback raises is printed, but for what `check` will raise."""
+    """An unraisable hook that prints all but Interrupted, which `check` raises later."""
     if not issubclass(unraisable.exc_type, Interrupted):
         sys.__unraisablehook__(unraisable)
 
@@ -57,14 +57,14 @@ def listening() -> Iterator[None]:
     global _received
     _received = 0
     before = {number: signal.getsignal(number) for number in ENDING}
-    heard = [number for number, how in before.items() if how != signal.SIG_IGN]
-    for number in heard:
+    handled = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    for number in handled:
         signal.signal(number, _receive)
     hook, sys.unraisablehook = sys.unraisablehook, _lost
     try:
         yield
     finally:
         sys.unraisablehook = hook
-        for number in heard:
+        for number in handled:
             signal.signal(number, before[number])
         _received = 0

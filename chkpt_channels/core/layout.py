@@ -1,8 +1,8 @@
 """Where a kernel keeps its input channels.
 
 A layout is written with one letter an axis (O output, I input, D H W space, G space-to-depth block), parentheses around
-letters that share one stored axis: "OIHW", "HWIO", "O(GI)HW". Every layout is seen as (pre, I, post): what stands before
-the channel axis, the axis, what stands behind it.
+letters that share one stored axis: "OIHW", "HWIO", "O(GI)HW". Every layout is viewed as three axes (pre, I, post): all that
+precede the input channels, the channels, all that follow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ KNOWN = (
     *("HWIO", "WIO", "DHWIO"),
     *("HWOI", "WOI", "DHWOI"),
     *("OHWI", "OWI", "ODHWI"),
+    # Space-to-depth and Linear patch embeddings: the order of colors and pixels is in the network's code, not in the shape.
+    # Colors fastest, (GI): tresnet, YOLOv5's Focus; slowest, (IG): pixel_unshuffle. The wrong one is over 100 % off.
     *("O(GI)HW", "O(IG)HW"),
+    # Colors fastest, (HWI): naflexvit, siglip2, fuyu; slowest, (IHW): llama4, gemma4_vit. The wrong one is 24 to 110 % off.
     *("O(HWI)", "O(IHW)", "(HWI)O", "(IHW)O"),
 )
 
@@ -30,7 +33,7 @@ class Layout(str):
     def __new__(cls, text: str) -> Self:
         """The layout that is written so."""
         if text not in KNOWN:
-            raise ValueError(f"{text!r} is no layout; known are {', '.join(KNOWN)}")
+            raise ValueError(f"{text!r} is not a layout; known are {', '.join(KNOWN)}")
         return super().__new__(cls, text)
 
     @property
@@ -65,8 +68,8 @@ class Layout(str):
         if channels < 1 or shape[at] % channels or (not self.folded and shape[at] != channels):
             raise ValueError(f"axis {at} of {list(shape)} does not hold {channels} input channels in {self}")
         folded = shape[at] // channels
-        before, behind = (folded, 1) if letters.endswith("I") else (1, folded)
-        return prod(shape[:at]) * before, channels, behind * prod(shape[at + 1 :])
+        before, after = (folded, 1) if letters.endswith("I") else (1, folded)
+        return prod(shape[:at]) * before, channels, after * prod(shape[at + 1 :])
 
     def with_channels(self, shape: tuple[int, ...], old: int, new: int) -> tuple[int, ...]:
         """`shape` after its `old` input channels became `new` ones."""

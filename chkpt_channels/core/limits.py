@@ -1,4 +1,4 @@
-"""How much a file may ask for before it is believed: checked before anything of that size is allocated."""
+"""How much a file may declare before it is refused: checked before anything of that size is allocated."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Limits(NamedTuple):
     header_bytes: int = 100_000_000  # safetensors' own limit on its JSON header
     zip_directory_bytes: int = 128 << 20
     zip_members: int = 500_000
-    zip_gap_bytes: int = 1 << 16
+    zip_gap_bytes: int = 1 << 16  # zero padding between members
     inflated_bytes: int = 256 << 20  # of an HDF5 file that is deflated inside a .keras
     protobuf_fields: int = 4_000_000
     protobuf_text_bytes: int = 1 << 20
-    protobuf_depth: int = 64
+    protobuf_depth: int = 64  # protobuf's own parsers refuse more than 100 levels
     edited_tensor_bytes: int = 1 << 30
     name_depth: int = 500
     axes: int = 64  # torch's and numpy's own limit
@@ -27,7 +27,7 @@ class Limits(NamedTuple):
     hdf5_chunk_bytes: int = 1 << 30
     sidecar_bytes: int = 64 << 20
     matrix_bytes: int = 16 << 20
-    apart_seconds: int = 8
+    apart_seconds: int = 8  # of processor time for one piece of work in a forked worker: a verdict is due within 10 s
 
 
 LIMITS = Limits()

@@ -1,8 +1,10 @@
-"""The records that every room speaks in: tensors, first convs, what is to change.
+"""The records that all layers share: tensors, first convs, edits.
 
-A Tensor is metadata only, and its store loads it: so results hold no open file and can be pickled. Records are named tuples:
-as immutable and typed as frozen dataclasses, and making the classes takes an eighth of the time, which is a start-up cost.
+A Tensor is metadata only, and its store loads it: so results hold no open file and can be pickled.
 """
+
+# Records are named tuples and not frozen dataclasses, here and in the whole package: both are immutable and typed, and the
+# classes of named tuples are made in an eighth of the time, which is paid at every start of the command.
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 
 
 class Tensor(NamedTuple):
-    """One named tensor. `group` is the container it stands in ("state_dict" in a training checkpoint, "" at the root);
-    `layout` is what the format says about its axes, None where it says nothing."""
+    """One named tensor. `group` is the state dict that holds it ("state_dict" in a training checkpoint, "" at the root);
+    `layout` is the axis order that the format states, None where it states none."""
 
     name: str
     dtype: DType
@@ -46,7 +48,8 @@ class Declaration(NamedTuple):
 
 
 class FirstConv(NamedTuple):
-    """A kernel that sees the image. `found_by` is one of user, graph, sidecar, shapes, names; `why` says it in words."""
+    """A kernel that the image reaches. `found_by` is one of user, graph, sidecar, shapes, names; `why` is the evidence in words.
+    Its channel axis holds `in_channels` / `groups` channels."""
 
     tensor: Tensor
     layout: Layout | None
@@ -57,9 +60,9 @@ class FirstConv(NamedTuple):
 
 
 class PreprocessingOp(NamedTuple):
-    """A per-channel operation between the image and the first convs: y_i = scale_i · x_i + shift_i. `scale` and `shift` are None
-    where it is nothing of the kind. `where` names it, `kind` says what it is; `tensors` are the ones that hold its constants,
-    (name, axis of the channels)."""
+    """A per-channel operation between the image and the first convs: y_i = scale_i · x_i + shift_i. `scale` and `shift` have one
+    number, or one for each channel, and are None for an operation that is not of this form. `where` names it, `kind` is its
+    type; `tensors` hold its constants, (name, axis of the channels)."""
 
     where: str
     kind: str
@@ -69,7 +72,7 @@ class PreprocessingOp(NamedTuple):
 
     @property
     def uniform(self) -> bool:
-        """Whether every channel gets the same: then one channel gets it too, and nothing is in the way."""
+        """Whether every channel gets the same: then it is right for one channel too, without an edit."""
         return self.scale is not None and self.shift is not None and len({*zip(self.scale, self.shift, strict=True)}) == 1
 
 
@@ -102,7 +105,7 @@ class Notice(NamedTuple):
 
 
 class TensorEdit(NamedTuple):
-    """A tensor's new shape, known at once, and its new values, computed when they are written; `part` says what it is of the
+    """A tensor's new shape, known at once, and its new values, computed when they are written; `part` is its role in the
     conversion: "kernel", "bias", "running mean", "gain", "length", "statistics", "optimizer state"."""
 
     shape: tuple[int, ...]

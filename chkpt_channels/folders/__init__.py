@@ -1,1 +1,1 @@
-"""Model folders, shards, config.json and its kin."""
+"""Models on disk: single files, model folders, shards, and configuration files."""

@@ -1,4 +1,4 @@
-"""The configuration files beside weights: how many channels they say a model has, and what feeds it.
+"""Configuration files beside weights: the number of input channels that they state, and the preprocessing.
 
     config.json                transformers, diffusers, smp: num_channels, in_channels, in_chans, also in the configurations of
                                parts (vision_config, backbone_config)
@@ -7,6 +7,9 @@
 
 Source: transformers 5.23 (configuration_utils.py, image_processing_utils.py), timm 1.0.31 (models/_hub.py, models/_builder.py).
 """
+
+# Both matter as much as the weights. transformers with ignore_mismatched_sizes=True loads a stale num_channels without an error,
+# and without the kernel; a mean of three numbers breaks the first gray image in timm and transformers.
 
 from __future__ import annotations
 
@@ -21,16 +24,16 @@ from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import Declaration
 from chkpt_channels.discovery.request import ConfigHints
 from chkpt_channels.folders.library_tables import (
+    CHANNEL_KEYS,
     CONFIG,
     COUNTS,
     FIRST_CONV,
-    FIXED,
-    OTHERWISE,
-    PIPELINES,
+    FIXED_CHANNELS,
+    NORMALIZATION_KEYS,
     PREPROCESSORS,
-    SIZES,
+    SIZE_KEYS,
     VISION,
-    WIDTHS,
+    WIDTH_KEYS,
 )
 from chkpt_channels.storage.source import contents
 from chkpt_channels.transform.mixing.normalization import Normalization
@@ -51,7 +54,7 @@ def read(path: Path) -> Json:
 
 
 class ConfigReader:
-    """Reads every configuration once: what is edited then is what was believed."""
+    """Reads every configuration once, so that the content that is edited is the one that the search used."""
 
     def __init__(self) -> None:
         self._documents: dict[Path, Json | DamagedError] = {}
@@ -59,14 +62,14 @@ class ConfigReader:
     def read(self, folder: Path, *, strict: bool) -> list[ConfigFile]:
         """The configurations of a folder, as far as they are JSON: a file of that name may be something else. Raises
         DamagedError for those that are not, if `strict`."""
-        found = []
+        configs = []
         for name in names(folder):
             document = self._document(folder / name)
             if isinstance(document, Json):
-                found.append(ConfigFile(name, document))
+                configs.append(ConfigFile(name, document))
             elif strict:
                 raise document
-        return found
+        return configs
 
     def _document(self, path: Path) -> Json | DamagedError:
         if path not in self._documents:
@@ -78,13 +81,13 @@ class ConfigReader:
 
 
 def names(folder: Path) -> list[str]:
-    """What configuration files a folder has."""
+    """The names of the configuration files in a folder."""
     with Location(str(folder)).wrapping_os_errors("cannot be read"):
         return [name for name in (CONFIG, *PREPROCESSORS) if (folder / name).is_file()]
 
 
 def counts(document: Json) -> Iterator[tuple[Keys, int]]:
-    """Where a configuration says how many channels the image has."""
+    """The input channels that a configuration states: (path, count)."""
     for path, value in document.walk():
         key = path[-1] if path else ""
         if key in COUNTS and type(value.value) is int:
@@ -96,116 +99,118 @@ def counts(document: Json) -> Iterator[tuple[Keys, int]]:
 def _begins_with_channels(document: Json, path: Keys) -> bool:
     """Whether a list is timm's [channels, height, width], or the widths of a network from the image on."""
     key = str(path[-1]) if path else ""
-    if key in SIZES:
+    if key in SIZE_KEYS:
         return len(document.at(path).value) == 3
     home = document.at(path[:-1]).value if path else None
     kind = home.get("model_type") if isinstance(home, dict) else None
-    return kind is not None and kind.value in WIDTHS.get(key, ()) and bool(document.at(path).value)
+    return kind is not None and kind.value in WIDTH_KEYS.get(key, ()) and bool(document.at(path).value)
 
 
 def image_counts(document: Json) -> Iterator[tuple[str, int]]:
-    """The counts that are about the image for certain: those at the root, of the part that sees it, and timm's."""
+    """The counts that are certainly the image's: those at the root, of the vision part, and timm's."""
     homes = {(), _vision(document), ("pretrained_cfg",), ("model_args",)}
     for path, count in counts(document):
         home = path[:-2] if path[-1] == 0 else path[:-1]
         if home in homes:
-            yield _spelled(path), count
+            yield _dotted(path), count
 
 
-def pipelines(document: Json) -> Iterator[tuple[Keys, Keys]]:
-    """Where it says mean and std, (path of the one, path of the other)."""
+def normalization_keys(document: Json) -> Iterator[tuple[Keys, Keys]]:
+    """The paths of mean and std, for each pair that a configuration states."""
     for path, value in document.walk():
         if isinstance(value.value, dict):
-            for mean, std in PIPELINES:
+            for mean, std in NORMALIZATION_KEYS:
                 both = [value.value[key].plain for key in (mean, std) if key in value.value]
-                # a plain number called "mean" may be that of an initializer
+                # trap: a plain number "mean" beside "std" may be that of a weight initializer
                 if len(both) == 2 and all(_numbers(n) and (mean == "image_mean" or isinstance(n, list)) for n in both):
                     yield (*path, mean), (*path, std)
 
 
-def evidence(sidecars: Sequence[ConfigFile]) -> ConfigHints:
-    """What the configuration says of the first convs: timm's names of them, and the number of channels where it says one only."""
-    found: set[int] = set()
+def search_hints(configs: Sequence[ConfigFile]) -> ConfigHints:
+    """The hints that configurations give the search: timm's and diffusers' names of first convs, and the number of input channels
+    where all state the same."""
+    channels: set[int] = set()
     names: tuple[str, ...] = ()
-    for sidecar in sidecars:
-        found |= {count for _, count in counts(sidecar.document)}
-        for path, value in sidecar.document.walk():
+    for config in configs:
+        channels |= {count for _, count in counts(config.document)}
+        for path, value in config.document.walk():
             if path and path[-1] == "first_conv" and value.plain:
                 listed = value.plain if isinstance(value.plain, list) else [value.plain]
                 names = tuple(name for name in listed if isinstance(name, str))
             if path == ("_class_name",) and value.value in FIRST_CONV:
                 names = (FIRST_CONV[value.value],)
-    return ConfigHints(names, found.pop() if len(found) == 1 else 0)
+    return ConfigHints(names, channels.pop() if len(channels) == 1 else 0)
 
 
-def declarations(sidecar: ConfigFile) -> list[Declaration]:
-    """The same as declarations: where, and how many."""
-    return [Declaration(_spelled(path), count) for path, count in counts(sidecar.document)]
+def declarations(config: ConfigFile) -> list[Declaration]:
+    """The counts as declarations."""
+    return [Declaration(_dotted(path), count) for path, count in counts(config.document)]
 
 
-def edits(sidecar: ConfigFile, old: int, new: int, pipeline: Normalization | None) -> dict[Keys, Any]:
-    """What changes in a configuration: channel counts equal to `old`, and mean and std to `pipeline`. Raises UnsupportedError for
-    models that their library does not build for other channels."""
-    document = sidecar.document
-    changed = _counted(sidecar, old, new) if old != new else {}
+def edits(config: ConfigFile, old: int, new: int, pipeline: Normalization | None) -> dict[Keys, Any]:
+    """The edits of a configuration: channel counts from `old` to `new`, mean and std to `pipeline`, and do_convert_rgb off.
+    Raises UnsupportedError for models that their library does not build with other channel counts."""
+    document = config.document
+    changed = _count_edits(config, old, new) if old != new else {}
     if pipeline:
-        for mean, std in pipelines(document):
-            changed |= _fed(document, mean, std, pipeline)
+        for mean, std in normalization_keys(document):
+            changed |= _normalization_edits(document, mean, std, pipeline)
     for path, value in document.walk():
-        if old != new != 3 and isinstance(value.value, dict) and _turns_into_colors(sidecar.name, value.value):
+        if old != new != 3 and isinstance(value.value, dict) and _converts_to_rgb(config.name, value.value):
             changed[*path, "do_convert_rgb"] = False
-    return {path: value for path, value in changed.items() if not _is_there(document, path, value)}
+    return {path: value for path, value in changed.items() if not _has_value(document, path, value)}
 
 
-def _counted(sidecar: ConfigFile, old: int, new: int) -> dict[Keys, Any]:
-    """The counts that change, and those that were left to a default."""
-    document = sidecar.document
+def _count_edits(config: ConfigFile, old: int, new: int) -> dict[Keys, Any]:
+    """The counts that change, and those that were left to a default: transformers' is 3."""
+    document = config.document
     _check_built(document)
     changed: dict[Keys, Any] = {path: new for path, count in counts(document) if count == old}
-    if Path(sidecar.name).name != CONFIG:
+    if Path(config.name).name != CONFIG:
         return changed
     home = _vision(document)
     if not changed and _is_transformers(document, home) and not any(path[: len(home)] == home for path, _ in counts(document)):
         changed[*home, _key(document, home)] = new
     root = document.root.value
     if isinstance(root, dict) and "pretrained_cfg" in root and ("pretrained_cfg", "input_size", 0) in changed:
-        # timm goes by input_size, and transformers' wrapper of timm by model_args alone
+        # timm reads input_size, which in_chans overrides; transformers' wrapper of timm reads model_args alone
         arguments = root["model_args"].value if "model_args" in root else None
         changed |= {("model_args", "in_chans"): new} if isinstance(arguments, dict) else {("model_args",): {"in_chans": new}}
     return changed
 
 
 def _check_built(document: Json) -> None:
-    """Raises UnsupportedError for models that their library does not build for other channels."""
+    """Raise UnsupportedError for models that their library does not build with other channel counts."""
     for path, value in document.walk():
-        if path and path[-1] == "model_type" and value.value in FIXED:
+        if path and path[-1] == "model_type" and value.value in FIXED_CHANNELS:
             hint = "the weights file alone converts, for code of your own"
-            raise document.location.at(_spelled(path)).unsupported(f"{FIXED[value.value]} ({value.value})", hint=hint)
+            raise document.location.at(_dotted(path)).unsupported(f"{FIXED_CHANNELS[value.value]} ({value.value})", hint=hint)
 
 
-def _turns_into_colors(name: str, part: Mapping[str, Value]) -> bool:
-    """Whether an image processor makes three channels of any image: many do where their configuration does not say."""
-    said = part["do_convert_rgb"].value if "do_convert_rgb" in part else None
-    if said is not None:
-        return said is True
+def _converts_to_rgb(name: str, part: Mapping[str, Value]) -> bool:
+    """Whether an image processor converts every image to RGB. Many do by default, where do_convert_rgb is missing."""
+    stated = part["do_convert_rgb"].value if "do_convert_rgb" in part else None
+    if stated is not None:
+        return stated is True
     return Path(name).name in PREPROCESSORS and "image_mean" in part
 
 
-def _fed(document: Json, mean: Keys, std: Keys, pipeline: Normalization) -> dict[Keys, Any]:
-    """mean and std as this configuration's reader applies them: to images in 0..1, or to bytes once rescaling is off."""
+def _normalization_edits(document: Json, mean: Keys, std: Keys, pipeline: Normalization) -> dict[Keys, Any]:
+    """mean and std as the library applies them: to images in 0..1, or, for image processors of transformers, to bytes with
+    rescaling switched off."""
     if pipeline.input_range == 1 or mean[-1] == "mean":
-        found: dict[Keys, Any] = {mean: list(pipeline.mean), std: [value / pipeline.input_range for value in pipeline.std]}
+        edits: dict[Keys, Any] = {mean: list(pipeline.mean), std: [value / pipeline.input_range for value in pipeline.std]}
     else:
-        found = {mean: [value * pipeline.input_range for value in pipeline.mean], std: list(pipeline.std)}
-        found[*mean[:-1], "do_rescale"] = False
-    # one number for all channels stays one
+        edits = {mean: [value * pipeline.input_range for value in pipeline.mean], std: list(pipeline.std)}
+        edits[*mean[:-1], "do_rescale"] = False
+    # a number that held for all channels stays a number
     for path in (mean, std):
-        if not isinstance(document.at(path).value, list) and len(set(found[path])) == 1:
-            found[path] = found[path][0]
-    return found
+        if not isinstance(document.at(path).value, list) and len(set(edits[path])) == 1:
+            edits[path] = edits[path][0]
+    return edits
 
 
-def _is_there(document: Json, path: Keys, value: Any) -> bool:
+def _has_value(document: Json, path: Keys, value: Any) -> bool:
     try:
         return bool(document.at(path).plain == value)
     except (KeyError, IndexError):
@@ -213,7 +218,7 @@ def _is_there(document: Json, path: Keys, value: Any) -> bool:
 
 
 def _vision(document: Json) -> Keys:
-    """Where the part stands that sees the image."""
+    """The path of the part that takes the image; () where there is none of its own."""
     root = document.root.value
     return next(
         ((name,) for name in VISION if isinstance(root, dict) and name in root and isinstance(root[name].value, dict)), ()
@@ -227,10 +232,10 @@ def _is_transformers(document: Json, path: Keys) -> bool:
 
 def _key(document: Json, path: Keys) -> str:
     kind = document.at((*path, "model_type")).value
-    return next((key for key, kinds in OTHERWISE.items() if kind in kinds), "num_channels")
+    return next((key for key, kinds in CHANNEL_KEYS.items() if kind in kinds), "num_channels")
 
 
-def _spelled(path: Keys) -> str:
+def _dotted(path: Keys) -> str:
     return ".".join(str(step) for step in path)
 
 
@@ -241,36 +246,37 @@ def _numbers(value: Any) -> tuple[float, ...]:
     return tuple(float(n) for n in numbers)
 
 
-def fed_by(sidecar: ConfigFile, *, strict: bool = True) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
-    """(mean, std) of each pipeline that a configuration spells. Raises UnsupportedError where they are not all that is done, if
-    that matters."""
-    for mean, std in pipelines(sidecar.document):
+def normalizations(config: ConfigFile, *, strict: bool = True) -> Iterator[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Each (mean, std) that a configuration states. If `strict`, raises UnsupportedError where the preprocessing does more than
+    that."""
+    for mean, std in normalization_keys(config.document):
         if strict:
-            _check_plain(sidecar.document.location, sidecar.document.at(mean[:-1]).plain)
-        found = tuple(_numbers(sidecar.document.at(path).plain) for path in (mean, std))
-        if all(found):
-            yield found[0], found[1]
+            _check_plain(config.document.location, config.document.at(mean[:-1]).plain)
+        pair = tuple(_numbers(config.document.at(path).plain) for path in (mean, std))
+        if all(pair):
+            yield pair[0], pair[1]
 
 
 def with_normalization(options: Options, configs: Sequence[ConfigFile], location: Location) -> Options:
-    """The options with the mean and std that configurations say. Raises UnsupportedError where none does."""
+    """The options with the mean and std that configurations state, those of image processors first. Raises UnsupportedError where
+    none does."""
     order = [*(s for s in configs if s.name != CONFIG), *(s for s in configs if s.name == CONFIG)]
-    pairs = ((sidecar.document.location, pair) for sidecar in order for pair in fed_by(sidecar))
-    location, found = next(pairs, (location, None))
-    if found and min(found[1]) <= 0:
+    pairs = ((config.document.location, pair) for config in order for pair in normalizations(config))
+    location, pair = next(pairs, (location, None))
+    if pair and min(pair[1]) <= 0:
         raise location.unsupported("its std is not positive")
-    if found is None:
+    if pair is None:
         raise location.unsupported(
-            f"no {PREPROCESSORS[0]} or {CONFIG} beside it says mean and std", hint="--norm imagenet, or --mean and --std"
+            f"no {PREPROCESSORS[0]} or {CONFIG} beside it states mean and std", hint="--norm imagenet, or --mean and --std"
         )
-    return options._replace(norm=options.norm._replace(name="", mean=found[0], std=found[1]).checked())
+    return options._replace(norm=options.norm._replace(name="", mean=pair[0], std=pair[1]).validated())
 
 
 def _check_plain(location: Location, part: Mapping[str, Any]) -> None:
-    """An image processor may leave out steps: then mean and std are not what is done."""
+    """Raise UnsupportedError where an image processor leaves out a step, or does another: then mean and std are not all."""
     for key, usual in (("do_normalize", True), ("do_rescale", True), ("do_flip_channel_order", False)):
         if part.get(key) is (not usual):
-            message = f"{key} is {'off' if usual else 'on'}, so that mean and std alone do not say what feeds the model"
+            message = f"{key} is {'off' if usual else 'on'}, so that mean and std are not all of its preprocessing"
             raise location.unsupported(message, hint="--mean and --std, and --channel-order")
     factor = part.get("rescale_factor", 1 / 255)
     if not isinstance(factor, int | float) or not abs(factor - 1 / 255) <= 1e-6:
@@ -278,15 +284,15 @@ def _check_plain(location: Location, part: Mapping[str, Any]) -> None:
 
 
 def options_in_report(path: Path) -> dict[str, Any]:
-    """The options of the conversion that a report tells of (`convert --report`). Raises UsageError for other files."""
+    """The options in the report of one conversion (`convert --report`). Raises UsageError for other files."""
     document = read(path).root.plain
     results = document.get("results") if isinstance(document, dict) else None
-    message = [r.get("options") for r in results if isinstance(r, dict)] if isinstance(results, list) else []
-    if len(message) != 1 or not isinstance(message[0], dict):
-        raise UsageError("is no report of one conversion", file=str(path), hint="convert --report FILE writes one")
+    conversions = [r.get("options") for r in results if isinstance(r, dict)] if isinstance(results, list) else []
+    if len(conversions) != 1 or not isinstance(conversions[0], dict):
+        raise UsageError("is not the report of one conversion", file=str(path), hint="convert --report FILE writes one")
     known = {option.name: option for option in OPTIONS}
-    given = {name: value for name, value in message[0].items() if name != "to"}
-    wrong = next((name for name, value in given.items() if name not in known or not known[name].takes(value)), None)
-    if wrong is not None or not isinstance(message[0].get("to"), str | int | None):
-        raise UsageError(f"its option {(wrong or 'to')[:40]!r} is none of a conversion", file=str(path))
-    return message[0]
+    options = {name: value for name, value in conversions[0].items() if name != "to"}
+    wrong = next((name for name, value in options.items() if name not in known or not known[name].takes(value)), None)
+    if wrong is not None or not isinstance(conversions[0].get("to"), str | int | None):
+        raise UsageError(f"its option {(wrong or 'to')[:40]!r} is not an option of convert", file=str(path))
+    return conversions[0]

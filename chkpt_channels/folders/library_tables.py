@@ -1,4 +1,4 @@
-"""What libraries call things in their configurations, and what none of their configurations can say. Tables only.
+"""Tables of libraries: the keys of their configurations, and the models that no configuration can change.
 
 Source: transformers 5.23 (every configuration and model of a network that sees images), timm 1.0.31, diffusers 0.42.
 """
@@ -20,13 +20,13 @@ COUNTS = frozenset(
         "stem_num_channels",
     }
 )
-"""What configurations call the number of input channels."""
-SIZES = frozenset({"input_size", "test_input_size"})
+"""The keys that hold the number of input channels."""
+SIZE_KEYS = frozenset({"input_size", "test_input_size"})
 """timm's [channels, height, width]."""
-PIPELINES = (("image_mean", "image_std"), ("mean", "std"))
+NORMALIZATION_KEYS = (("image_mean", "image_std"), ("mean", "std"))
 VISION = ("vision_config", "backbone_config", "vision_encoder", "encoder")
-"""Where a configuration of several parts keeps the one that sees the image."""
-OTHERWISE = {
+"""The keys of the part that takes the image, in a configuration of several parts."""
+CHANNEL_KEYS = {
     "in_channels": frozenset(
         {
             "chameleon_vqgan", "cohere_compass_vision", "emu3_vqgan", "ernie4_5_vl_moe_vision", "exaone4_5_vision",
@@ -40,11 +40,11 @@ OTHERWISE = {
     "input_channels": frozenset({"flava_image_codebook"}),
     "stem_num_channels": frozenset({"textnet"}),
 }  # fmt: skip
-"""transformers' models by the key that counts their channels, where it is not num_channels."""
-WIDTHS = {"stem_channels": frozenset({"hgnet_v2", "pp_lcnet_v4"})}
+"""transformers' models by the key of their input channels, where it is not num_channels."""
+WIDTH_KEYS = {"stem_channels": frozenset({"hgnet_v2", "pp_lcnet_v4"})}
 """Lists of widths that begin with the image's channels, by the models in which they do."""
 _FIXED = "transformers builds this model for one number of channels, whatever its configuration says"
-FIXED = {
+FIXED_CHANNELS = {
     **dict.fromkeys(
         (
             "blip_vision_model", "blip_2_vision_model", "instructblip_vision_model", "instructblipvideo_vision_model",
@@ -58,7 +58,7 @@ FIXED = {
 }  # fmt: skip
 """Models that would not load, or not compute the same, with another number of channels, and why."""
 RECONSTRUCTS = ("ForPreTraining", "ForMaskedImageModeling")
-"""Ends of class names of networks that give the image back: one number counts the channels of both ends."""
+"""Ends of class names of networks that reconstruct the image: num_channels sets both the encoder input and the decoder output."""
 FIRST_CONV = {
     "UNet2DModel": "conv_in",
     "UNet2DConditionModel": "conv_in",
@@ -66,4 +66,4 @@ FIRST_CONV = {
     "UNetSpatioTemporalConditionModel": "conv_in",
     "AutoencoderKL": "encoder.conv_in",
 }
-"""diffusers' names of the first conv, which shapes alone do not tell where the image is a latent."""
+"""diffusers' names of the first conv: with a latent of 4 or more channels as its image, shapes alone do not show it."""

@@ -1,4 +1,4 @@
-"""A model: weights, and what goes with them. Every conversion is one of a model; a single file is a model of one part."""
+"""A model: weights and their configurations. Every conversion is one of a model; a single file is a model of one part."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 from chkpt_channels.core.errors import Location
-from chkpt_channels.folders.config_files import ConfigFile, ConfigReader, evidence, with_normalization
+from chkpt_channels.folders.config_files import ConfigFile, ConfigReader, search_hints, with_normalization
 from chkpt_channels.folders.shards import Shards
 from chkpt_channels.formats import detect
 from chkpt_channels.formats.base import Checkpoint, Format
@@ -52,7 +52,7 @@ class Model(ABC):
     @property
     @abstractmethod
     def parts(self) -> tuple[Part, ...]:
-        """Its checkpoints, opened when they are first asked for and as long as the model is."""
+        """Its checkpoints, opened at the first access and closed with the model."""
 
     @property
     @abstractmethod
@@ -65,7 +65,7 @@ class Model(ABC):
         return ", ".join(dict.fromkeys(part.store.title for part in self.parts))
 
     def prefix(self, part: Part) -> str:
-        """What stands before a part's tensors where several could have the same name."""
+        """The prefix of a part's tensors in reports: its name where there are several parts."""
         return f"{part.name}/" if len(self.parts) > 1 else ""
 
     @abstractmethod
@@ -77,12 +77,12 @@ class Model(ABC):
         return self._reader.read(self.home, strict=strict) if self.home is not None else []
 
     def resolved(self, options: Options) -> Options:
-        """The options with what its configurations say: hints for the search, and `--norm auto`. Raises UnsupportedError where
-        that is asked for and nothing says it."""
-        is_asked = options.norm.name == AUTO
-        configs = self.configs_at_hand(strict=is_asked)
-        options = options._replace(search=options.search._replace(hints=evidence(configs)))
-        return with_normalization(options, configs, self.location) if is_asked else options
+        """The options completed from its configurations: hints for the search, and mean and std for `--norm auto`. Raises
+        UnsupportedError where no configuration states these."""
+        wants_normalization = options.norm.name == AUTO
+        configs = self.configs_at_hand(strict=wants_normalization)
+        options = options._replace(search=options.search._replace(hints=search_hints(configs)))
+        return with_normalization(options, configs, self.location) if wants_normalization else options
 
 
 class ModelFile(Model):

@@ -1,8 +1,8 @@
-"""Model folders: weights in one or more files, their index, configurations, and whatever else belongs to a model.
+"""Model folders: weights in one or more files, their index, configurations, and any other file.
 
     model.safetensors, pytorch_model.bin, onnx/model.onnx …      each a checkpoint of one of the other formats
     model-00001-of-00003.safetensors, …, *.index.json            shards of one, {"weight_map": {tensor: file}, "metadata": {…}}
-    config.json, preprocessor_config.json                        see sidecars
+    config.json, preprocessor_config.json                        see config_files
 
 Source: transformers/modeling_utils.py of 5.23, huggingface_hub/serialization/_base.py, diffusers/models/modeling_utils.py.
 """
@@ -56,13 +56,15 @@ class ModelFolder(Model):
         self.path = self.home = Path(path)
         self.location = Location(os.fsdecode(path))
         self.files = sorted(_walk(self.path, self.location))
+        # a link that leaves the folder would copy any file of the user's into an output that is then uploaded
         for name in () if follow_links else self.files:
             check_link(self.location.at(name), self.path / name, self.path, "is")
         suffixes = {suffix for form in known() for suffix in form.suffixes if suffix}
         weights = [name for name in self.files if Path(name).suffix.lower() in suffixes]
         if not weights:
-            raise self.location.damaged("is no model folder: no weights of a known format are in it")
+            raise self.location.damaged("is not a model folder: it holds no weights of a known format")
         self._part_files = self._parts_of(weights)
+        # trap: libraries prefer one of several weights files (timm model.safetensors) and load a stale one without a word
         foreign = [name for name in self.files if Path(name).suffix.lower() in _FOREIGN]
         if foreign:
             raise self.location.at(foreign[0]).unsupported(
@@ -73,7 +75,7 @@ class ModelFolder(Model):
         self.configs = [
             config._replace(name=str(parent / config.name))
             for parent in dict.fromkeys(Path(name).parent for name in self.files)
-            # beside weights one that cannot be read would stay as it is, and not fit
+            # beside weights every configuration must be read: one that stays as it is would contradict them
             for config in self._reader.read(self.path / parent, strict=parent in homes)
         ]
 
@@ -117,6 +119,7 @@ class ModelFolder(Model):
             return f"model = diffusers.{config['_class_name']}.from_pretrained({path!r})"
         architectures = config.get("architectures")
         if "model_type" in config and isinstance(architectures, list) and architectures:
+            # the class that reconstructs no longer fits: its decoder has the old channels
             name = "AutoModel" if reconstructs(config) else architectures[0]
             return f"model = transformers.{name}.from_pretrained({path!r})"
         return ""
@@ -125,28 +128,29 @@ class ModelFolder(Model):
         """The shards that an index lists."""
         location = Location(str(self.path / index.name))
         document = index.document.root.plain
-        places = document.get("weight_map") if isinstance(document, dict) else None
-        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()) or not places:
-            raise location.damaged("is no index: its weight_map does not list tensors and files")
+        weight_map = document.get("weight_map") if isinstance(document, dict) else None
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()) or not weight_map:
+            raise location.damaged("is not an index: weight_map must map tensors to files")
         parent = Path(index.name).parent
-        for name in dict.fromkeys(places.values()):
+        for name in dict.fromkeys(weight_map.values()):
+            # an index may name any path, "../../x" too
             if name != os.path.basename(name) or name in ("", ".", "..") or "\0" in name:
                 raise location.at(name).damaged("its shard is not a file beside the index")
             if str(parent / name) not in self.files:
                 raise location.at(name).damaged("its shard is missing", hint="download the whole folder")
-        return _PartFiles(tuple(str(parent / name) for name in sorted(set(places.values()))), index)
+        return _PartFiles(tuple(str(parent / name) for name in sorted(set(weight_map.values()))), index)
 
 
 def reconstructs(config: Any) -> bool:
-    """Whether a configuration describes a network that gives the image back."""
+    """Whether a configuration describes a network that reconstructs the image."""
     names = config.get("architectures") if isinstance(config, dict) else None
     listed = names if isinstance(names, list) else [names]
     return any(isinstance(name, str) and name.endswith(RECONSTRUCTS) for name in listed)
 
 
 def open_model(path: str | os.PathLike[str], options: Options | None = None) -> Model:
-    """A model folder, or the one file, or standard input for "-"; without options to convert it with, one that is only looked at.
-    Raises UsageError for options that standard input cannot satisfy."""
+    """A model folder, a single file, or standard input for "-"; without options it is only inspected, through any link. Raises
+    UsageError for options that standard input cannot satisfy."""
     if os.fspath(path) == STDIO and options and options.norm.name == AUTO:
         what = "--norm auto reads the configurations in the file's folder, and standard input has none"
         raise UsageError(what, hint="--norm imagenet")
@@ -156,12 +160,12 @@ def open_model(path: str | os.PathLike[str], options: Options | None = None) -> 
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether that is a model folder, and no file."""
+    """Whether that is a folder, not a file or standard input."""
     return os.fspath(path) != STDIO and os.path.isdir(path)
 
 
 def _walk(path: Path, location: Location) -> Iterator[str]:
-    """The files of a folder by their names from there. What version control and caches keep is left out."""
+    """The files of a folder by their paths relative to it, without those of version control and caches."""
 
     def failed(error: OSError) -> None:
         raise location.system(f"cannot be read: {reason(error)}") from error

@@ -1,4 +1,4 @@
-"""What becomes of a model: a plan for each of its parts, and the edits of its configurations that follow from them."""
+"""The plan of a model: a plan for each of its parts, and the edits of its configurations that follow from them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from chkpt_channels.transform.plan import Plan, build_plan
 
 
 class PlannedPart(NamedTuple):
-    """A part with what becomes of it."""
+    """A part and its plan."""
 
     part: Part
     plan: Plan
 
 
 class PlannedModel(NamedTuple):
-    """The parts with their plans, and the configurations with what changes in them; `channels` are the input channels before and
+    """The parts with their plans, and by name the configurations with their edits; `channels` are the input channels before and
     after."""
 
     parts: tuple[PlannedPart, ...]
@@ -38,7 +38,7 @@ class PlannedModel(NamedTuple):
 
     @property
     def first(self) -> Plan:
-        """The plan of the first part, which stands for all where one answer is asked for."""
+        """The plan of the first part: its method, reason and normalization are reported for all."""
         return self.parts[0].plan
 
     @property
@@ -48,24 +48,24 @@ class PlannedModel(NamedTuple):
 
     def edited_files(self) -> Iterator[tuple[str, tuple[Checkpoint, Plan]]]:
         """Each file of weights that changes, with its checkpoint and its share of the plan."""
-        for part, made in self.parts:
+        for part, plan in self.parts:
             if not isinstance(part.store, Shards):
-                if made.edits:
-                    yield part.files[0], (part.store, made)
+                if plan.edits:
+                    yield part.files[0], (part.store, plan)
                 continue
-            for name, (shard, edits) in zip(part.files, part.store.shared_out(made.edits), strict=True):
+            for name, (shard, edits) in zip(part.files, part.store.split_edits(plan.edits), strict=True):
                 if edits:
-                    kernels = tuple(kernel for kernel in made.kernels if kernel.conv.tensor.name in shard.tensors)
-                    yield name, (shard, made._replace(edits=edits, kernels=kernels))
+                    kernels = tuple(kernel for kernel in plan.kernels if kernel.conv.tensor.name in shard.tensors)
+                    yield name, (shard, plan._replace(edits=edits, kernels=kernels))
 
     def edited_documents(self) -> dict[str, bytes]:
         """Each configuration that changes, as it will be."""
-        return {name: sidecar.document.edited(changes) for name, (sidecar, changes) in self.documents.items()}
+        return {name: config.document.edited(changes) for name, (config, changes) in self.documents.items()}
 
 
 def plan_model(model: Model, options: Options) -> PlannedModel:
-    """What becomes of a model. Raises what planning a file raises; UnsupportedError where its parts disagree."""
-    parts, copied = _plan_parts(model, options)
+    """The plan. Raises what `build_plan` raises; UnsupportedError where the parts have different input channels."""
+    parts, without_network = _plan_parts(model, options)
     old, new = _channels(model, parts)
     documents: dict[str, tuple[ConfigFile, dict[Keys, Any]]] = {}
     notices: list[Notice] = []
@@ -73,42 +73,42 @@ def plan_model(model: Model, options: Options) -> PlannedModel:
         if changes := config_edits(config, parts[0].plan, options):
             documents[config.name] = config, changes
         notices += [*_normalization_notices(config, changes, parts[0], options), *_count_notices(config, old, new)]
-    for part, made in parts:
-        if isinstance(part.store, Shards) and (changes := part.store.index_edits(made.edits)):
+    for part, plan in parts:
+        if isinstance(part.store, Shards) and (changes := part.store.index_edits(plan.edits)):
             documents[part.name] = part.store.index, changes
-    if copied:
-        notices.append(Notice("copied", f"{', '.join(copied)}: no convolution that could see an image, copied"))
+    if without_network:
+        notices.append(Notice("copied", f"{', '.join(without_network)}: no convolution that could see an image, copied"))
     notices += _reconstruction_notices(model.configs, old, new)
-    every = [notice for _, made in parts for notice in made.notices] + notices
-    return PlannedModel(tuple(parts), documents, (old, new), tuple(dict.fromkeys(every)))
+    all_notices = [notice for _, plan in parts for notice in plan.notices] + notices
+    return PlannedModel(tuple(parts), documents, (old, new), tuple(dict.fromkeys(all_notices)))
 
 
 def _plan_parts(model: Model, options: Options) -> tuple[list[PlannedPart], list[str]]:
     """The parts that hold a network, planned, and the names of those that hold none."""
     parts: list[PlannedPart] = []
-    copied: list[str] = []
+    without_network: list[str] = []
     for part in model.parts:
         try:
             parts.append(PlannedPart(part, build_plan(part.store, options)))
-        except AmbiguousError:
+        except AmbiguousError:  # a part that may have a first conv is not copied
             raise
         except UnsupportedError as error:
             if not model.is_folder:
                 raise
-            if part.store.optimizer_entries:
-                what = "holds an optimizer's state apart from its model, which cannot follow the kernel"
+            if part.store.optimizer_entries:  # optimizer.pt of transformers' Trainer
+                what = "holds optimizer state without its model, so that it cannot follow the kernel"
                 hint = f"move {part.name} out of the folder, and train on with a new optimizer"
                 raise part.store.location.unsupported(what, hint=hint) from error
             if error.candidates or not _is_no_network(part.store):
                 raise
-            copied.append(part.name)
+            without_network.append(part.name)
     if not parts:
         raise model.location.unsupported("none of its weights holds a convolution that could see an image")
-    return parts, copied
+    return parts, without_network
 
 
 def _is_no_network(store: TensorStore) -> bool:
-    """Whether a file holds no kernel at all: the arguments of a training, the state of a random number generator."""
+    """Whether a file holds no kernel at all, as training_args.bin and the states of random number generators."""
     return not any(len(tensor.shape) > 2 for tensor in store.tensors.values())
 
 
@@ -123,34 +123,34 @@ def _channels(model: Model, parts: Sequence[PlannedPart]) -> tuple[int, int]:
     return parts[0].plan.channels
 
 
-def config_edits(config: ConfigFile, made: Plan, options: Options) -> dict[Keys, Any]:
-    """What changes in a configuration beside converted weights."""
-    return config_files.edits(config, *made.channels, made.pipeline or _averaged(config, made, options))
+def config_edits(config: ConfigFile, plan: Plan, options: Options) -> dict[Keys, Any]:
+    """The edits of a configuration beside converted weights."""
+    return config_files.edits(config, *plan.channels, plan.pipeline or _averaged_normalization(config, plan, options))
 
 
-def _averaged(config: ConfigFile, plan: Plan, options: Options) -> Normalization | None:
-    """The means of what a configuration feeds the network, for as many channels as it will have."""
+def _averaged_normalization(config: ConfigFile, plan: Plan, options: Options) -> Normalization | None:
+    """The normalization of a configuration, averaged to the new number of channels; None where it does not fit the old one."""
     rule = options.rule.mixing(plan.channels[0])
-    found = next(config_files.fed_by(config, strict=False), None)
-    if found is None or len(found[0]) not in (1, rule.old) or rule.is_identity:
+    pair = next(config_files.normalizations(config, strict=False), None)
+    if pair is None or len(pair[0]) not in (1, rule.old) or rule.is_identity:
         return None
-    return NormalizationSpec(mean=found[0], std=found[1]).new(rule, options.rule.orders)
+    return NormalizationSpec(mean=pair[0], std=pair[1]).new(rule, options.rule.orders)
 
 
 def _normalization_notices(
     config: ConfigFile, changes: dict[Keys, Any], planned: PlannedPart, options: Options
 ) -> Iterator[Notice]:
-    """What a configuration's mean and std do not tell the kernel, and what they tell of another number of channels."""
-    store, made = planned.part.store, planned.plan
-    for path, _ in config_files.pipelines(config.document):
-        numbers = _listed(config.document.at(path).plain)
+    """The warnings that mean and std were averaged and the kernel does not compensate, or have another number of channels."""
+    store, plan = planned.part.store, planned.plan
+    for path, _ in config_files.normalization_keys(config.document):
+        numbers = _as_list(config.document.at(path).plain)
         if path in changes and len(set(numbers)) > 1 and not options.norm:
-            message = f"{config.name}: {path[-1]} and its std become their means, and the kernel does not know of it"
-            if all(store.adds_tensors or bias_target.find(store, kernel.conv) for kernel in made.kernels):
+            message = f"{config.name}: {path[-1]} and its std become their means, and the kernel does not follow"
+            if all(store.adds_tensors or bias_target.find(store, kernel.conv) for kernel in plan.kernels):
                 message += ": --norm auto folds the difference into the weights"
             yield Notice("pipeline_averaged", message)
-        elif path not in changes and len(numbers) not in (1, made.channels[1]):
-            message = f"{config.name}: {path[-1]} has {len(numbers)} numbers, which is not {made.channels[0]}: it stays as it is"
+        elif path not in changes and len(numbers) not in (1, plan.channels[1]):
+            message = f"{config.name}: {path[-1]} has {len(numbers)} numbers, not {plan.channels[0]}: it stays as it is"
             yield Notice("pipeline_kept", message)
 
 
@@ -161,11 +161,11 @@ def _count_notices(config: ConfigFile, old: int, new: int) -> Iterator[Notice]:
             yield Notice("count_kept", message)
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
 def _reconstruction_notices(configs: Sequence[ConfigFile], old: int, new: int) -> Iterator[Notice]:
     if old != new and any(reconstructs(config.document.root.plain) for config in configs):
-        message = "this network gives the image back, and num_channels sets both its encoder's input and its decoder's output"
+        message = "this network reconstructs the image, and num_channels sets both the encoder input and the decoder output"
         yield Notice("reconstructs", f"{message}: the decoder no longer fits")

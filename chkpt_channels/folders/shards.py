@@ -1,4 +1,4 @@
-"""Shards: several files that hold one checkpoint together, and the index that lists what is where."""
+"""Shards: several files that hold one checkpoint, and the index that maps tensors to files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Shards(TensorStore):
-    """What is asked of a tensor is asked of its shard. They are planned as one and written shard by shard."""
+    """Several checkpoints as one store: each tensor is read from its shard. They are planned as one and written one by one."""
 
     ordered = False
 
@@ -33,7 +33,7 @@ class Shards(TensorStore):
                 raise location.damaged("its shards are not of one format")
             for name, tensor in shard.tensors.items():
                 if name in self.tensors:
-                    raise location.at(name).damaged("stands in two shards")
+                    raise location.at(name).damaged("is in two shards")
                 self.tensors[name] = tensor
             self.optimizer_entries: tuple[OptimizerEntry, ...] = (*self.optimizer_entries, *shard.optimizer_entries)
             self.warnings += shard.warnings
@@ -63,14 +63,14 @@ class Shards(TensorStore):
         """As the shard."""
         return self._home(name).load(name)
 
-    def shared_out(self, edits: Edits) -> Iterator[tuple[Checkpoint, Edits]]:
+    def split_edits(self, edits: Edits) -> Iterator[tuple[Checkpoint, Edits]]:
         """Each shard with its part of the edits."""
         for shard in self.shards:
             own = {name: edit for name, edit in edits.tensors.items() if name in shard.tensors}
             yield shard, edits._replace(tensors=own) if own else Edits()
 
     def index_edits(self, edits: Edits) -> dict[tuple[str | int, ...], Any]:
-        """What the index counts, after these edits: bytes, and parameters."""
+        """The edits of the totals in the index, bytes and parameters; newer writers have both."""
         metadata = self.index.document.root.value.get("metadata")
         if metadata is None or not isinstance(metadata.value, dict):
             return {}
@@ -78,14 +78,14 @@ class Shards(TensorStore):
         for name, edit in edits.tensors.items():
             tensor = self.tensors[name]
             count = prod(edit.shape) - prod(tensor.shape)
-            grown["total_size"] += count * tensor.dtype.bits // 8
+            grown["total_size"] += count * tensor.dtype.bits // 8  # bytes of tensors, without headers, as transformers writes it
             grown["total_parameters"] += count
         old = {key: metadata.value[key].value for key in grown if key in metadata.value}
         return {("metadata", key): value + grown[key] for key, value in old.items() if type(value) is int and grown[key]}
 
 
 class _ShardsGraph(ModelGraph):
-    """What each shard says of its own tensors."""
+    """The graph of each tensor's own shard."""
 
     def __init__(self, shards: Sequence[Checkpoint]) -> None:
         self._shards = shards
@@ -100,7 +100,7 @@ class _ShardsGraph(ModelGraph):
         return self._graph_of(conv).quantization(conv)
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
-        found: list[Declaration] = []
+        declarations: list[Declaration] = []
         for shard in self._shards:
-            found += shard.graph.declarations([conv for conv in first_convs if conv.tensor.name in shard.tensors])
-        return found
+            declarations += shard.graph.declarations([conv for conv in first_convs if conv.tensor.name in shard.tensors])
+        return declarations

@@ -1,8 +1,8 @@
 """All or nothing: an output name shows the old file or the complete, checked new one.
 
 On Linux the new file has no name until it is published (O_TMPFILE and linkat), so that even SIGKILL leaves no litter.
-Elsewhere, and for the moment in which an old file is replaced, it stands beside the output under a recognizable name,
-locked while in use; the next run into that folder sweeps the ones nobody holds.
+Elsewhere, and while an old file is replaced, which linkat cannot do, it has a recognizable name beside the output and is locked
+while in use; the next run into that folder removes those that no process holds.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from chkpt_channels.core.errors import Location, OutputExistsError, PostPublishE
 from chkpt_channels.storage.source import CHUNK_BYTES, Source
 
 _LEFTOVER = re.compile(r"\.chkpt-channels-[0-9a-f]{16}\.tmp")
-"""Of what stands beside an output while it is replaced: 64 random bits, so that two runs never meet."""
+"""Names of files beside an output while it is replaced: 64 random bits, so that two runs never collide."""
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS}
-"""How file systems and kernels say that they have no unnamed files. Source: open(2), O_TMPFILE."""
+"""How file systems and kernels without unnamed files fail. Source: open(2), O_TMPFILE."""
 UNNAMED = getattr(os, "O_TMPFILE", 0)
 
 
 class Output:
     """A new file for `path`: write to `fd`, then `publish()`. Used as a context, it vanishes unless published.
 
-    Raises OutputExistsError where the name is taken and `force` is not given, or stands for anything but a regular
-    file other than `source`; FileSystemError where the folder is missing or may not be written to.
+    Raises OutputExistsError where the name is taken and `force` is not given, or is that of `source` or of anything but a regular
+    file; FileSystemError where the folder is missing or may not be written to.
     """
 
     def __init__(self, path: Path, source: Source | None, *, force: bool = False) -> None:
         self.path, self.location, self._force = path, Location(str(path)), force
         self._folder = path.parent
-        self._old = _may_write(path, source, force=force, location=self.location)
+        self._old = _replaced_file(path, source, force=force, location=self.location)
         self._temporary: Path | None = None
-        self._kept: Path | None = None
+        self._backup: Path | None = None
         self.fd = -1
         try:
             sweep(self._folder)
@@ -49,7 +49,7 @@ class Output:
             if self._temporary:
                 fcntl.flock(self.fd, fcntl.LOCK_EX)
             if self._old:
-                os.fchmod(self.fd, stat.S_IMODE(self._old.st_mode))
+                os.fchmod(self.fd, stat.S_IMODE(self._old.st_mode))  # a new file has 0666 & ~umask
         except OSError as error:
             self.__exit__()
             raise self.location.system(f"cannot be written: {reason(error)}") from error
@@ -58,7 +58,7 @@ class Output:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in (self._temporary, self._kept):
+        for name in (self._temporary, self._backup):
             with contextlib.suppress(OSError):
                 if name:
                     name.unlink()
@@ -69,7 +69,7 @@ class Output:
         try:
             return os.open(self._folder, os.O_RDWR | UNNAMED | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            if error.errno not in _NO_TMPFILE or not self._folder.is_dir():
+            if error.errno not in _NO_TMPFILE or not self._folder.is_dir():  # ENOENT also means that the folder is missing
                 raise
         return self._named()
 
@@ -82,7 +82,7 @@ class Output:
 
     def rename(self, path: Path) -> None:
         """Take another name in the same folder."""
-        self._old = _may_write(path, None, force=self._force, location=Location(str(path)))
+        self._old = _replaced_file(path, None, force=self._force, location=Location(str(path)))
         self.path, self.location = path, Location(str(path))
 
     def publish(self, *, first: bool = False) -> None:
@@ -92,7 +92,7 @@ class Output:
         interrupts.check()
         try:
             if first and self._old:
-                self._keep()
+                self._keep_old()
             if not self._old:
                 self._link(self.path)
             else:
@@ -101,15 +101,16 @@ class Output:
                     name = self._new_name()
                     self._link(name)
                     self._temporary = name
-                _may_write(self.path, None, force=True, location=self.location)
+                # once more: in the meantime a link or a folder may have taken the name
+                _replaced_file(self.path, None, force=True, location=self.location)
                 os.replace(self._temporary, self.path)
                 self._temporary = None
         except FileExistsError as error:
-            raise _exists(self.location) from error
+            raise _exists_error(self.location) from error
         except OSError as error:
             raise self.location.system(f"cannot be published: {reason(error)}") from error
         if not first:
-            _settle(self.path)
+            _sync_after_publish(self.path)
 
     def is_shown(self) -> bool:
         """Whether the name shows this file."""
@@ -117,23 +118,23 @@ class Output:
             return os.path.samestat(os.fstat(self.fd), os.lstat(self.path))
         return False
 
-    def _keep(self) -> None:
+    def _keep_old(self) -> None:
         """Give the old file a second name, where the file system knows such."""
         kept = self._new_name()
         with contextlib.suppress(OSError):
             os.link(self.path, kept, follow_symlinks=False)
-            self._kept = kept
+            self._backup = kept
 
     def roll_back(self) -> None:
         """Roll back: restore the previous file under this name, if it was kept."""
         with contextlib.suppress(OSError):
-            if self.is_shown() and self._kept:
-                os.replace(self._kept, self.path)
+            if self.is_shown() and self._backup:
+                os.replace(self._backup, self.path)
             elif self.is_shown() and not self._old:
                 self.path.unlink()
 
     def _link(self, name: Path) -> None:
-        """Make `name` show the file; FileExistsError if something stands there, whoever put it there in the meantime."""
+        """Give the file this name. FileExistsError if the name is taken, even if only since it was checked."""
         if self._temporary:
             os.link(self._temporary, name, follow_symlinks=False)
             return
@@ -145,7 +146,7 @@ class Output:
             os.close(proc)
 
 
-def _may_write(path: Path, source: Source | None, *, force: bool, location: Location) -> os.stat_result | None:
+def _replaced_file(path: Path, source: Source | None, *, force: bool, location: Location) -> os.stat_result | None:
     """The file that would be replaced, or None. Raises OutputExistsError unless it may be."""
     try:
         old = os.lstat(path)
@@ -154,12 +155,13 @@ def _may_write(path: Path, source: Source | None, *, force: bool, location: Loca
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise location.system(f"cannot be written: {reason(error)}") from error
     if source and any(source.is_same_file(s) for s in (old, *_followed(path))):
-        raise OutputExistsError("is the input itself", file=location.file, hint="name another output with -o")
+        raise OutputExistsError("is the input itself", file=location.file, hint="-o names another output")
+    # through a link, or into a device, the output would land elsewhere than its name says
     kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFREG: ""}
     if kind := kinds.get(stat.S_IFMT(old.st_mode), "a device"):
         raise OutputExistsError(f"is {kind}, and only regular files are written", file=location.file)
     if not force:
-        raise _exists(location)
+        raise _exists_error(location)
     return old
 
 
@@ -168,7 +170,7 @@ def _followed(path: Path) -> Iterator[os.stat_result]:
         yield os.stat(path)
 
 
-def _exists(location: Location) -> OutputExistsError:
+def _exists_error(location: Location) -> OutputExistsError:
     return OutputExistsError("exists already", file=location.file, hint="--force replaces it, -o names another output")
 
 
@@ -181,7 +183,7 @@ def sweep(folder: Path) -> None:
             # O_NONBLOCK: whoever put a FIFO in its place since must not make this wait for a writer
             fd = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where a run that is alive holds it
                 if os.path.isdir(leftover):
                     shutil.rmtree(leftover)
                 else:
@@ -197,12 +199,12 @@ def _may_be_ours(entry: os.DirEntry[str]) -> bool:
     return False
 
 
-def _settle(path: Path) -> None:
+def _sync_after_publish(path: Path) -> None:
     """Sync the folder that shows `path` now. The old file is gone, so a failure here is reported, not rolled back."""
     try:
         _sync_folder(path.parent)
     except OSError as error:
-        message = "is complete, but its folder cannot be synced, and a power failure may take the name away"
+        message = "is complete, but its folder cannot be synced: a power failure may lose its name"
         raise PostPublishError(f"{message}: {reason(error)}", file=str(path)) from error
 
 
@@ -220,7 +222,7 @@ def _sync_folder(folder: Path) -> None:
 class OutputFolder:
     """A new folder for `path`: fill `draft`, then `publish()`. Used as a context, it vanishes unless published.
 
-    Raises OutputExistsError where the name is taken or stands inside `source`, FileSystemError where no folder can be made.
+    Raises OutputExistsError where the name is taken or inside `source`, FileSystemError where no folder can be created.
     """
 
     def __init__(self, path: Path, source: Path) -> None:
@@ -228,7 +230,7 @@ class OutputFolder:
         if os.path.lexists(path):
             raise OutputExistsError("exists already", file=str(path), hint="-o names another output, or remove it first")
         if source.resolve() in path.resolve().parents:
-            raise OutputExistsError("stands inside the folder that is converted", file=str(path), hint="-o names another output")
+            raise OutputExistsError("is inside the folder that is converted", file=str(path), hint="-o names another output")
         self.draft = path.parent / f".chkpt-channels-{os.urandom(8).hex()}.tmp"
         self._lock = -1
         try:
@@ -257,13 +259,13 @@ class OutputFolder:
             os.rename(self.draft, self.path)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                raise _exists(self.location) from error
+                raise _exists_error(self.location) from error
             raise self.location.system(f"cannot be published: {reason(error)}") from error
-        _settle(self.path)
+        _sync_after_publish(self.path)
 
 
 class StandardOutput:
-    """The same for `-o -`: an unnamed temporary file, poured into standard output when it is complete and checked."""
+    """The same for `-o -`: an unnamed temporary file, copied to standard output when it is complete and checked."""
 
     def __init__(self) -> None:
         self.path, self.location = Path("-"), Location("standard output")
@@ -273,7 +275,7 @@ class StandardOutput:
             raise UsageError("-o - would write binary to the terminal: redirect it, or name a file")
         import tempfile
 
-        with self.location.wrapping_os_errors("has no room to be prepared"):
+        with self.location.wrapping_os_errors("cannot be buffered in a temporary file"):
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 # closed by __exit__
         self.fd = self._file.fileno()
 
@@ -295,4 +297,4 @@ class StandardOutput:
             shutil.copyfileobj(self._file, sys.stdout.buffer, CHUNK_BYTES)
             sys.stdout.buffer.flush()
         except OSError as error:
-            raise PostPublishError(f"cannot be written to the end: {reason(error)}", file=self.location.file) from error
+            raise PostPublishError(f"cannot be written completely: {reason(error)}", file=self.location.file) from error

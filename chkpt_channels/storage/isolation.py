@@ -1,12 +1,11 @@
-"""Work on a hostile file in a process of its own: a library that crashes on it, or never ends, takes nobody with it.
+"""Work on a hostile file in a forked worker: where a library crashes on it or does not end, only the worker dies.
 
-Where the process may not be forked the work is done in place.
+libhdf5 crashes on some files that are cut off. Where the process may not be forked the work is done in place.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import math
 import os
@@ -28,14 +27,16 @@ from chkpt_channels.core.errors import (
     UnsupportedError,
     reason,
 )
+from chkpt_channels.core.gc_pause import stop_collecting
 from chkpt_channels.core.limits import LIMITS
 
 FRAME = struct.Struct("<cQ")
-"""What goes through the pipe: a kind, how many bytes follow, and those."""
+"""A message in the pipe: its kind, the number of bytes that follow, and the bytes."""
 DATA, ERROR, END = b"D", b"E", b"."
 READ_BYTES = 1 << 20
-"""At once from the pipe: a hostile child may announce any size, and is given no more memory than it fills."""
-UNABLE = "no process can be started for it"
+"""Bytes of one read from the pipe: a child that a hostile file has taken over may announce any size, and gets no more memory than
+it fills."""
+NO_PROCESS = "no process can be started for it"
 
 
 def run_isolated(work: Callable[[], Iterator[bytes]], location: Location) -> Iterator[bytes]:
@@ -43,7 +44,7 @@ def run_isolated(work: Callable[[], Iterator[bytes]], location: Location) -> Ite
     if not _may_fork():
         yield from work()
         return
-    with location.wrapping_os_errors(UNABLE):
+    with location.wrapping_os_errors(NO_PROCESS):
         reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
         child = _fork(location)
@@ -64,10 +65,12 @@ def run_isolated(work: Callable[[], Iterator[bytes]], location: Location) -> Ite
                 raise _decoded(content)
             yield content
     except OSError as error:
-        raise location.system(f"its process cannot be heard: {reason(error)}") from error
+        raise location.system(f"its worker process cannot be read: {reason(error)}") from error
     finally:
         os.close(reading)
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # of a host that lets the system bury its children
+        with contextlib.suppress(
+            ProcessLookupError, ChildProcessError
+        ):  # a host that ignores SIGCHLD has no child left to wait for
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
 
@@ -81,11 +84,12 @@ def _may_fork() -> bool:
 
 
 def _fork(location: Location) -> int:
-    """As os.fork, but the child leaves an interrupt from the keyboard to its parent, which ends it; FileSystemError about
-    `location` where the system has no room for a process."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # no child does its parent's clearing up
+    """os.fork, with a child that ignores SIGINT: the parent gets it too, and ends the child. FileSystemError where the system
+    cannot start a process."""
+    # blocked until the child has its own handlers: the parent's would remove the parent's files in the child
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        with warnings.catch_warnings(), location.wrapping_os_errors(UNABLE):
+        with warnings.catch_warnings(), location.wrapping_os_errors(NO_PROCESS):
             warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12, about the threads of libraries
             child = os.fork()
         if not child:
@@ -98,7 +102,7 @@ def _fork(location: Location) -> int:
 
 def _serve(work: Callable[[], Iterator[bytes]], writing: int) -> NoReturn:
     """The child's whole life."""
-    gc.disable()  # a collection would write to every page that the two processes share
+    stop_collecting()
     try:
         try:
             _confine()
@@ -116,7 +120,7 @@ def _confine() -> None:
     """A crash of this process leaves no file, and its time is limited."""
     import resource
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the weights
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     _limit()
 
@@ -130,7 +134,7 @@ def _limit() -> None:
 
 
 def _send(writing: int, kind: bytes, content: bytes) -> None:
-    """Tell the parent. Where it cannot be told, half a frame must be the last that it hears."""
+    """Write a message to the pipe. Ends the process if that fails: after half a message nothing more may follow."""
     try:
         for part in (FRAME.pack(kind, len(content)), content):
             view = memoryview(part)
@@ -141,13 +145,13 @@ def _send(writing: int, kind: bytes, content: bytes) -> None:
 
 
 def _read(reading: int, size: int, location: Location) -> bytes:
-    found = bytearray()
-    while len(found) < size:
-        piece = os.read(reading, min(size - len(found), READ_BYTES))
+    received = bytearray()
+    while len(received) < size:
+        piece = os.read(reading, min(size - len(received), READ_BYTES))
         if not piece:
-            raise location.damaged("the library that reads it crashes, or comes to no end")
-        found += piece
-    return bytes(found)
+            raise location.damaged("the library that reads it crashes or does not end")
+        received += piece
+    return bytes(received)
 
 
 def _encoded(error: BaseException) -> bytes:

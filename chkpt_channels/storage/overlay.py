@@ -1,6 +1,6 @@
-"""A span of a source as a file object that may be written to: what is written stays in memory, page by page, and becomes splices.
+"""A copy-on-write view of a span of a source: writes go to pages in memory, which become splices.
 
-So a library that edits files in place edits none, and the copy is made afterwards, streamed like every other.
+A library that edits files in place works on the view; the file itself is copied afterwards, streamed like every other.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
 
 PAGE_BYTES = 4096
+"""libhdf5 changes about 20 bytes of a file and appends the rest: small pages keep little in memory."""
 
 
 class OverlayFile:
@@ -28,8 +29,8 @@ class OverlayFile:
         self.error: BaseException | None = None
 
     def take_error(self) -> BaseException:
-        """`error`, and forget it: it holds the frames that hold this window, and in them handles of the library. A handle that
-        is open when the interpreter ends is closed behind its end, which is a crash."""
+        """`error`, which is forgotten here: its traceback holds frames with this overlay and with handles of the library. libhdf5
+        crashes on a handle that is closed after the interpreter has ended."""
         error, self.error = self.error, None
         return error or RuntimeError("nothing has failed")
 
@@ -49,7 +50,7 @@ class OverlayFile:
         return bytes(out)
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill all of `buffer`, with zeros behind the end."""
+        """Fill all of `buffer`, with zeros after the end."""
         view, at = memoryview(buffer).cast("B"), self._at
         self._at += len(view)
         self._read(view, at)
@@ -100,8 +101,8 @@ class OverlayFile:
         """Nothing is kept back."""
 
     def splices(self) -> list[Splice]:
-        """What has become of the span, as splices that count from its first byte."""
-        found: list[tuple[int, bytearray]] = []
+        """The edits of the span as splices that count from its first byte: of each page the first changed byte to the last."""
+        changed_runs: list[tuple[int, bytearray]] = []
         kept = min(self._old, self.size)
         for number in sorted(self._pages):
             at, new = number * PAGE_BYTES, self._pages[number][: max(0, kept - number * PAGE_BYTES)]
@@ -112,17 +113,17 @@ class OverlayFile:
             if not changed:
                 continue
             piece, at = new[changed[0] : changed[-1] + 1], at + changed[0]
-            if found and found[-1][0] + len(found[-1][1]) == at:
-                found[-1][1].extend(piece)
+            if changed_runs and changed_runs[-1][0] + len(changed_runs[-1][1]) == at:
+                changed_runs[-1][1].extend(piece)
             else:
-                found.append((at, piece))
-        made = [Splice.of(at, at + len(piece), bytes(piece)) for at, piece in found]
+                changed_runs.append((at, piece))
+        splices = [Splice.of(at, at + len(piece), bytes(piece)) for at, piece in changed_runs]
         if self.size != self._old:
-            made.append(self._tail(kept))
-        return made
+            splices.append(self._tail(kept))
+        return splices
 
     def _tail(self, kept: int) -> Splice:
-        """The bytes behind the old end, or what is cut off there."""
+        """The bytes that follow the old end, or the cut before it."""
         if self.size < self._old:
             return Splice.of(self.size, self._old, b"")
         self.seek(kept)

@@ -20,8 +20,8 @@ CHUNK_BYTES = 4 << 20
 class Source:
     """An open regular file.
 
-    `size` in bytes; `location` starts the messages about it; `made_here` tells that this package wrote it. The file is expected
-    to stay as it is while it is open: a read that comes back short and `check_unchanged` raise FileSystemError.
+    `size` is in bytes; messages begin with `location`; `made_here` marks a file that this package wrote. The file must not change
+    while it is open: a short read and `check_unchanged` raise FileSystemError.
     """
 
     _kept: tuple[Source, ...] = ()
@@ -30,7 +30,7 @@ class Source:
         self.name = name if name is not None else os.fsdecode(path)
         self.location, self.made_here = Location(self.name), False
         try:
-            # O_NONBLOCK: opening a FIFO must not wait for its writer
+            # O_NONBLOCK: opening a FIFO would wait for its writer, forever if there is none
             self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
         except (OSError, ValueError) as error:
             raise self.location.system(reason(error)) from error
@@ -58,7 +58,7 @@ class Source:
         self = cls.__new__(cls)
         self.name, self.location, self.made_here, self.fd = name, Location(name), made_here, -1
         try:
-            self.fd = os.dup(fd)
+            self.fd = os.dup(fd)  # shares the file's position, which nothing here uses: all reads are by offset
             self._look()
         except OSError as error:
             raise self.location.system(reason(error)) from error
@@ -87,7 +87,7 @@ class Source:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if isinstance(error, DamagedError):
-                self.check_unchanged()  # what changes while it is read may well look damaged
+                self.check_unchanged()  # a file that is being written looks damaged: the change is the better message
         except FileSystemError as changed:
             raise changed from error
         finally:
@@ -109,9 +109,7 @@ class Source:
     def read(self, start: int, stop: int) -> bytes:
         """The bytes [start, stop). Raises DamagedError if the file ends before `stop`."""
         if not 0 <= start <= stop <= self.size:
-            raise self.location.damaged(
-                f"ends at byte {self.size}, before the {stop - start} bytes that should stand here", at=start
-            )
+            raise self.location.damaged(f"ends at byte {self.size}; {stop - start} bytes are expected here", at=start)
         out = bytearray(stop - start)
         self.readinto(memoryview(out), start)
         return bytes(out)
@@ -133,6 +131,7 @@ class Source:
         for other in self._kept:
             other.check_unchanged()
         now = self._status()
+        # size and time, not the content: reading 4 GB once more would double the time
         if (now.st_size, now.st_mtime_ns) != (self._stat.st_size, self._stat.st_mtime_ns):
             raise self.location.system("was changed while it was read")
 

@@ -39,7 +39,7 @@ class Checksum(Protocol):
 
 
 class Move(NamedTuple):
-    """`size` bytes of the source that stand at `at` in the output."""
+    """`size` bytes of the source from `start` on, at `at` in the output."""
 
     start: int
     size: int

@@ -1,4 +1,4 @@
-"""What happens to a first conv, and the arithmetic of it: computed when it is written, not when it is planned."""
+"""The change of a first conv and its arithmetic, which is computed when the kernel is written, not when it is planned."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-Inside = tuple[tuple[int, int], ...]
+TapSpans = tuple[tuple[int, int], ...]
+"""For each axis of the window the taps [start, stop) that lie on the image; the others lie on padding."""
 
-LARGEST_EVEN = 6
-"""YOLOv5's stem, which pads; ConvNeXt's has 4 and does not, DCGAN's has 4 and does."""
+LARGEST_EVEN_TAPS = 6
+"""The largest even window that is taken to be padded: YOLOv5's stem has 6 taps and pads. 4 taps are ambiguous: DCGAN's stem
+pads, ConvNeXt's does not. Larger even windows are those of patch embeddings, which do not pad."""
 
 
 class KernelChange(NamedTuple):
-    """One first conv, the mixing it gets and its new shape. With the identity nothing of it changes. `constants` are the old
-    channels whose constants in front of the conv the new channels take, `parametrization` how the kernel is stored."""
+    """One first conv, its mixing, and its new shape; with the identity nothing changes. `constants` has, for each new channel,
+    the old one whose numbers it takes in preprocessing that precedes the conv; `parametrization` is how the kernel is stored."""
 
     conv: FirstConv
     layout: Layout
@@ -43,33 +45,37 @@ class KernelChange(NamedTuple):
         return not self.mixing.is_identity
 
 
-def mixed(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfinite: bool = False) -> NDArray[Any]:
-    """The new kernel. Raises UnsupportedError where the old one is not finite (unless that is allowed, and every channel of the
-    new one that is not finite is a copy of one of the old), or where the new one would overflow."""
-    conv, layout, rule = kernel.conv, kernel.layout, kernel.mixing
+def mixed_kernel(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfinite: bool = False) -> NDArray[Any]:
+    """The new kernel, in the old one's layout. Raises UnsupportedError where the new one would overflow, or the old one is not
+    finite; with `allow_nonfinite` only where a channel that is not finite would be mixed and not copied."""
+    conv, layout, mixing = kernel.conv, kernel.layout, kernel.mixing
     location = checkpoint.location.at(conv.tensor.name)
     old = values(checkpoint, conv)
     if not old.size:
-        raise location.unsupported(f"its shape {list(conv.tensor.shape)} leaves it no elements")
+        raise location.unsupported(f"has no elements: its shape is {list(conv.tensor.shape)}")
     size = prod(kernel.shape) * conv.tensor.dtype.bits // 8
     if size > LIMITS.edited_tensor_bytes:
         raise location.unsupported(f"its new kernel has {size} bytes; {LIMITS.edited_tensor_bytes} are the most")
-    bad = first_not_finite(old, layout)
-    if bad is not None and not allow_nonfinite:
+    bad_filter = first_not_finite(old, layout)
+    if bad_filter is not None and not allow_nonfinite:
         raise location.unsupported(
-            f"filter {bad} holds NaN or infinity", hint="--allow-nonfinite passes them through in channels that are copied"
+            f"filter {bad_filter} holds NaN or infinity", hint="--allow-nonfinite passes them through in channels that are copied"
         )
     if conv.groups > 1:
-        if all(row == (1.0,) for row in rule.matrix):
+        # not dense yet: with a plain sum the stored bytes are the answer
+        if all(row == (1.0,) for row in mixing.matrix):
             return old.reshape(kernel.shape)  # every filter sees one old channel: the same bytes see the new one
         old = dense(old, kernel)
+    # quantized kernels stay in float64 until they are quantized again
     dtype = conv.tensor.dtype if conv.tensor.dtype.floating else BY_NAME["F64"]
-    new = rule.apply(kernel.parametrization.mixable(old), layout.view(old.shape, conv.in_channels), dtype)
+    new = mixing.apply(kernel.parametrization.mixable(old), layout.view(old.shape, conv.in_channels), dtype)
     new = new if new.dtype == old.dtype else rounded(new, dtype)
-    made = new[:, [j for j in range(rule.new) if rule.copied(j) is None]] if bad is not None else new
-    if (filter_ := first_not_finite(made.reshape(_shape(kernel, made.shape[1])), layout)) is not None:
+    computed = new[:, [j for j in range(mixing.new) if mixing.copied(j) is None]] if bad_filter is not None else new
+    if (filter_ := first_not_finite(computed.reshape(_shape(kernel, computed.shape[1])), layout)) is not None:
         what = (
-            f"would overflow {conv.tensor.dtype.name}" if bad is None else f"holds NaN or infinity, which {rule.method} would mix"
+            f"would overflow {conv.tensor.dtype.name}"
+            if bad_filter is None
+            else f"holds NaN or infinity, which {mixing.method} would mix"
         )
         raise location.unsupported(f"filter {filter_} {what}")
     return new.reshape(kernel.shape)
@@ -81,17 +87,17 @@ def _shape(kernel: KernelChange, channels: int) -> tuple[int, ...]:
 
 
 def values(checkpoint: TensorStore, conv: FirstConv) -> NDArray[Any]:
-    """The kernel as numbers that can be mixed. Raises UnsupportedError where it holds none."""
-    found = quantization.kernel(checkpoint, conv)
-    if found is None:
+    """The kernel as floating-point numbers. Raises UnsupportedError where it cannot be read as such."""
+    kernel = quantization.kernel(checkpoint, conv)
+    if kernel is None:
         location = checkpoint.location.at(conv.tensor.name)
-        raise location.unsupported(f"holds {conv.tensor.dtype.name} whose scale is not known, not floating-point numbers")
-    return found
+        raise location.unsupported(f"holds {conv.tensor.dtype.name} numbers without a known scale")
+    return kernel
 
 
 def dense(old: NDArray[Any], kernel: KernelChange) -> NDArray[Any]:
-    """A grouped kernel with every filter over all channels, zero outside its group. Keras keeps depthwise kernels by their
-    channel, [H, W, I, multiplier]; elsewhere a filter has the I / groups channels of its group."""
+    """A grouped kernel as a dense one: every filter over all channels, zero outside its group. Keras stores depthwise kernels by
+    channel, [H, W, I, multiplier]; in other formats a filter has the I / groups channels of its group."""
     import numpy as np
 
     conv, layout = kernel.conv, kernel.layout
@@ -104,7 +110,7 @@ def dense(old: NDArray[Any], kernel: KernelChange) -> NDArray[Any]:
     count, width = apart.shape[0], apart.shape[1]
     wide = np.zeros((count, conv.in_channels, *apart.shape[2:]), old.dtype)
     for o in range(count):
-        group = o * conv.groups // count
+        group = o * conv.groups // count  # filters are stored group by group
         wide[o, group * width : (group + 1) * width] = apart[o]
     return np.ascontiguousarray(np.moveaxis(wide, (0, 1), (filters, channels)))
 
@@ -129,7 +135,7 @@ def _tap_constants(checkpoint: TensorStore, kernel: KernelChange) -> NDArray[Any
 
 
 def border_notices(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> Iterator[Notice]:
-    """How far the constants that kernels and biases took over are off where zeros are padded: these carried no constant."""
+    """The error at zero-padded borders after a constant was folded into biases: padded zeros never had the constant."""
     for kernel in changed:
         if not kernel.mixing.offset:
             continue
@@ -142,12 +148,12 @@ def border_notices(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> 
             yield Notice("border_error", message)
 
 
-def usual_tap_spans(kernel: KernelChange) -> Sequence[Inside]:
-    """The overlaps of a window with the zeros around the image, where the file does not say how it pads: half of a window with
-    a middle, and of a small even one what a stride of two leaves. Larger even ones cut the image to patches."""
+def usual_tap_spans(kernel: KernelChange) -> Sequence[TapSpans]:
+    """The overlaps of a window with the padding, where the file does not state the padding: of an odd window up to its middle,
+    of a small even one as with a stride of two, and none of a larger even one, which cuts the image into patches."""
     layout, shape = kernel.layout, kernel.conv.tensor.shape
     window = [shape[axis] for axis, letter in enumerate(layout.axes) if letter in "DHW"]
-    if any(taps % 2 == 0 and taps > LARGEST_EVEN for taps in window):
+    if any(taps % 2 == 0 and taps > LARGEST_EVEN_TAPS for taps in window):
         return ()
     halves = [(taps - 1) // 2 for taps in window]
     overlaps = (
@@ -156,9 +162,9 @@ def usual_tap_spans(kernel: KernelChange) -> Sequence[Inside]:
     return list(product(*overlaps))
 
 
-def border_error(checkpoint: TensorStore, kernel: KernelChange, tap_spans: Sequence[Inside]) -> tuple[float, float]:
-    """(the largest Σ over channels and taps outside the image of W · t, the largest over all taps) of any filter. At the border
-    the old kernel met zeros behind the constants, and the new bias adds them nevertheless."""
+def border_error(checkpoint: TensorStore, kernel: KernelChange, tap_spans: Sequence[TapSpans]) -> tuple[float, float]:
+    """(the largest Σ of W · t over channels and taps on the padding, the largest over all taps) of any filter. The old network
+    padded zeros after the constant was subtracted; the new bias adds it for these taps too."""
     constants = _tap_constants(checkpoint, kernel) if tap_spans else None
     if constants is None:
         return 0.0, 0.0
@@ -171,24 +177,26 @@ def border_error(checkpoint: TensorStore, kernel: KernelChange, tap_spans: Seque
     return max((float(abs(error).max()) for error in errors), default=0.0), float(abs(whole).max())
 
 
-def shifted(checkpoint: TensorStore, kernel: KernelChange, taker: tuple[str, int], before: TensorEdit | None) -> NDArray[Any]:
+def shifted_bias(
+    checkpoint: TensorStore, kernel: KernelChange, target: tuple[str, int], before: TensorEdit | None
+) -> NDArray[Any]:
     """The bias or running mean that takes the constant, rounded to its dtype."""
-    name, sign = taker
+    name, sign = target
     old = before.values() if before else checkpoint.load(name)
     return rounded(old.astype("float64") + sign * bias_shift(checkpoint, kernel), checkpoint.tensors[name].dtype)
 
 
-def taken(checkpoint: TensorStore, name: str, axes: Sequence[int], chosen: tuple[int, ...]) -> NDArray[Any]:
+def select_positions(checkpoint: TensorStore, name: str, axes: Sequence[int], chosen: tuple[int, ...]) -> NDArray[Any]:
     """The chosen positions along these axes of a stored tensor; of a diagonal one (two axes) the chosen diagonal."""
     import numpy as np
 
-    found: NDArray[Any] = checkpoint.load(name)
+    selected: NDArray[Any] = checkpoint.load(name)
     for axis in axes:
-        found = np.take(found, chosen, axis)
-    if len(axes) > 1:  # one old channel chosen twice must not mix its likes
+        selected = np.take(selected, chosen, axis)
+    if len(axes) > 1:  # a diagonal matrix: where one old channel is selected twice, the two new ones must not mix
         off = ~np.eye(len(chosen), dtype=bool)
-        found[off.reshape([len(chosen) if axis in axes else 1 for axis in range(found.ndim)]).nonzero()] = 0
-    return np.ascontiguousarray(found)
+        selected[off.reshape([len(chosen) if axis in axes else 1 for axis in range(selected.ndim)]).nonzero()] = 0
+    return np.ascontiguousarray(selected)
 
 
 def first_not_finite(kernel: NDArray[Any], layout: Layout) -> int | None:
@@ -197,8 +205,8 @@ def first_not_finite(kernel: NDArray[Any], layout: Layout) -> int | None:
 
     axis = next(i for i, letters in enumerate(layout.axes) if "O" in letters)
     bad = ~np.isfinite(kernel.astype(np.float32) if kernel.dtype.itemsize < 4 else kernel)
-    found = np.flatnonzero(np.moveaxis(bad, axis, 0).reshape(kernel.shape[axis], -1).any(axis=1))
-    return int(found[0]) if found.size else None
+    filters = np.flatnonzero(np.moveaxis(bad, axis, 0).reshape(kernel.shape[axis], -1).any(axis=1))
+    return int(filters[0]) if filters.size else None
 
 
 def parity(
@@ -209,21 +217,23 @@ def parity(
     adds to each filter; without it constants are left out."""
     import numpy as np
 
-    conv, layout, rule = kernel.conv, kernel.layout, kernel.mixing
+    conv, layout, mixing = kernel.conv, kernel.layout, kernel.mixing
     old = dense(kernel.parametrization.mixable(values(checkpoint, conv)), kernel)
     filters = layout.axes.index("O")
     shape = tuple(1 if axis == filters else n for axis, n in enumerate(new.shape))
-    view = layout.view(shape, rule.new)
+    view = layout.view(shape, mixing.new)
+    # one patch of the window's size is enough: a convolution does the same at every place
     image = _noise(prod(view)).reshape(view)
-    mapped = np.einsum("ij,pjq->piq", np.array(rule.matrix), image)
+    mapped = np.einsum("ij,pjq->piq", np.array(mixing.matrix), image)
     if constant is not None:
-        mapped += np.array(rule.offset).reshape(1, -1, 1)
-    wide = mapped.reshape(layout.with_channels(shape, rule.new, rule.old))
+        mapped += np.array(mixing.offset).reshape(1, -1, 1)
+    wide = mapped.reshape(layout.with_channels(shape, mixing.new, mixing.old))
     before, after = (_responses(k, x, filters) for k, x in ((old, wide), (new, image.reshape(shape))))
     after = after if constant is None else after + constant
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # with --allow-nonfinite: NaN and infinity are copied, and take no part in the parity
         differences, sizes = (np.where(np.isfinite(x), x, 0) for x in (np.abs(before - after), np.abs(before)))
     difference, largest = float(differences.max()), float(sizes.max())
+    # bits of the mantissa; other floating types are FP8 with 3 at most, and quantized kernels have 7 bits beside the sign
     bits = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}.get(conv.tensor.dtype.name, 3 if conv.tensor.dtype.floating else 7)
     unit = 2.0 ** (np.floor(np.log2(largest)) - bits) if largest > 0 else 1.0
     return difference, difference / float(unit)

@@ -1,6 +1,7 @@
-"""What optimizers keep for the kernels: moments of their shape and a step, zeroed in the new shape or left out.
+"""Optimizer state of the kernels: moments of their shape and a step, reset to zeros of the new shape or dropped.
 
-Zeros resume as if the kernel were new; with `step` kept, AdamW's first updates would be several times too large.
+With zeros training resumes as if the kernel were new. `step` is reset too: with zero moments and the old step AdamW's bias
+correction is missing, and its updates of the kernel are 2.5 to 4.6 times too large.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class OptimizerEdits:
     """The edits for the state of `kernels` (name → new shape): `tensors` and `numbers` to reset, or entries `dropped`.
 
-    Raises UnsupportedError where an entry cannot be told from others of its shape, or holds state of another shape.
+    Raises UnsupportedError where an entry cannot be distinguished from others of its shape, or holds state of another shape.
     """
 
     def __init__(self, checkpoint: TensorStore, kernels: Mapping[str, tuple[int, ...]], how: str) -> None:
@@ -47,25 +48,26 @@ class OptimizerEdits:
             return named
         group = next(iter(tensors.values())).group
         model = [t for t in self._checkpoint.model_tensors() if t.group == group]
-        found: list[tuple[OptimizerEntry, str]] = []
+        owners: list[tuple[OptimizerEntry, str]] = []
         for shape in dict.fromkeys(t.shape for t in tensors.values()):
             owned = [e for e in entries if any(t.shape == shape for t in e.tensors.values())]
             alike = [t.name for t in model if t.shape == shape]
+            # frozen layers have no entries: then only the kernels that change are matched
             if len(owned) != len(alike):
                 alike = [name for name in alike if name in tensors]
             if owned and len(owned) != len(alike):
                 raise UnsupportedError(
-                    f"{len(owned)} entries have the shape {list(shape)}, for {len(alike)} kernels: which is whose is open",
+                    f"{len(owned)} entries have the shape {list(shape)} for {len(alike)} kernels: their order is ambiguous",
                     file=self._checkpoint.location.file, where=owned[0].where,
                 )  # fmt: skip
-            found += [(e, name) for e, name in zip(owned, alike, strict=False) if name in tensors]
-        return found
+            owners += [(e, name) for e, name in zip(owned, alike, strict=False) if name in tensors]
+        return owners
 
     def _reset(self, entry: OptimizerEntry, kernel: Tensor) -> None:
         for slot, tensor in entry.tensors.items():
             if tensor.shape == kernel.shape and tensor.dtype.floating:
                 shape = self._kernels[kernel.name]
-            elif slot == "step" or tensor.shape == ():
+            elif slot == "step" or tensor.shape == ():  # torch's Adam keeps `step` as a tensor since 1.12
                 shape = tensor.shape
             else:
                 raise UnsupportedError(

@@ -1,4 +1,4 @@
-"""What a row of the option table says, and what derives from it: names in documents, and which values an option takes there."""
+"""A row of the option table, and what derives from it: the names of an option, and the values that it takes in documents."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 
 class Option(NamedTuple):
-    """What people read of an option.
+    """One option of a conversion.
 
-    flag      how the command line spells it
+    flag      its name on the command line
     help      one sentence for --help
     doc       the same in full, for docs/options.md
-    metavar   what stands for its value
+    metavar   the placeholder of its value in --help
     hidden    few need it: only --help-all shows it
     default   what holds where it is not given; False for a switch
     name      the keyword of the library, and the key in reports: that of the row (`options_of`)
@@ -31,7 +31,7 @@ class Option(NamedTuple):
 
     @property
     def long_name(self) -> str:
-        """The flag without its dashes, as manifests spell it."""
+        """The flag without its dashes, as manifests write it."""
         return self.flag.removeprefix("--")
 
     @property
@@ -40,10 +40,10 @@ class Option(NamedTuple):
         return tuple(member for member in _members(self.kind) if member in (bool, int, float, str))
 
     def takes(self, value: Any) -> bool:
-        """Whether a value that stands in a document, a manifest or a report, is of its type."""
+        """Whether a value in a document (a manifest or a report) is of its type."""
         return _fits(value, self.kind)
 
-    def listed(self, value: Any) -> Any:
+    def as_listed(self, value: Any) -> Any:
         """The value, a single one as a list where the option takes only that."""
         single = not isinstance(value, list) and not self.takes(value)
         return [value] if single and self.takes([value]) else value
@@ -67,7 +67,7 @@ def _members(kind: Any) -> tuple[Any, ...]:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    if isinstance(value, list):  # in a list a number may be spelled as text, as it is on the command line
+    if isinstance(value, list):  # in a list a number may be text, as it is on the command line
         parts = [get_args(member)[0] for member in _members(kind) if get_origin(member) is Sequence]
         return any(all(isinstance(item, str) or _fits(item, part) for item in value) for part in parts)
     if isinstance(value, bool):

@@ -24,7 +24,7 @@ class ConvertOptions(TypedDict, total=False):
             metavar="auto|sum|mean|luma|repeat|zero|broadcast|stack",
             default="auto",
             help="How new channels are made; auto is exact where anything is.",
-            doc="how the new channels are made; `auto` is exact where anything is, and the report says what it took. `broadcast`"
+            doc="how the new channels are made; `auto` is exact where anything is, and the report names its choice. `broadcast`"
             " and `stack` leave the kernels alone and let the file's own graph make the old channels of one new channel",
         ),
     ]
@@ -51,8 +51,8 @@ class ConvertOptions(TypedDict, total=False):
         Option(
             "--bands",
             metavar="B,G,R,NIR=R",
-            help="New channels, each with the old one it stands in for.",
-            doc="the new channels by name: each stands in for the old channel of its name, for another one (`NIR=R`), or for the"
+            help="New channels, each with the old one it replaces.",
+            doc="the new channels by name: each replaces the old channel of its name, another one (`NIR=R`), or the"
             " mean of all (`D=mean`)",
         ),
     ]
@@ -189,7 +189,7 @@ class ConvertOptions(TypedDict, total=False):
             metavar="reset|drop",
             hidden=True,
             default="reset",
-            help="What becomes of optimizer state kept for the kernels. [reset]",
+            help="Reset or drop the optimizer state of the kernels. [reset]",
             doc="state that an optimizer keeps for the kernel becomes zeros of the new shape, its `step` included (`reset`), or"
             " its entry is left out (`drop`); either way training resumes as if the kernel were new",
         ),
@@ -199,8 +199,8 @@ class ConvertOptions(TypedDict, total=False):
         Option(
             "--strict",
             hidden=True,
-            help="Refuse pickles that name what torch's weights-only loading would not.",
-            doc="refuses pickles that name anything `torch.load(weights_only=True)` would not resolve, instead of warning",
+            help="Refuse pickles that torch's weights-only loading would refuse.",
+            doc="refuses pickles that name anything `torch.load(weights_only=True)` does not resolve, instead of warning",
         ),
     ]
     set_hparams: Annotated[

@@ -17,8 +17,8 @@ from chkpt_channels.transform.option_table import OPTIONS, ConvertOptions
 
 
 class Options(NamedTuple):
-    """The options of a conversion: how channels are mixed, which normalization is folded, what the search for the first convs is
-    asked, and, as `plain`, each option that is used as it is given, defaults included."""
+    """The options of a conversion, parsed: the mixing rule, the normalization to fold, the request for the search, and, as
+    `plain`, each option that is used as it is given, defaults included."""
 
     rule: ChannelRule
     norm: NormalizationSpec
@@ -27,79 +27,81 @@ class Options(NamedTuple):
 
     @property
     def to(self) -> int:
-        """The number of channels asked for. Raises UsageError where it is not known."""
+        """The target number of channels. Raises UsageError where it is not known."""
         if self.rule.to is None:
             raise UsageError("a target is needed: --to gray, rgb, bgr, rgba or a number of channels")
         return self.rule.to
 
-    def checked(self) -> Options:
+    def validated(self) -> Options:
         """The same options. Raises UsageError where they contradict each other."""
         if self.plain["optimizer"] not in ("reset", "drop"):
             raise UsageError(f"--optimizer is reset or drop, not {self.plain['optimizer']!r}")
         if self.search.from_channels is not None and self.search.from_channels < 1:
             raise UsageError(f"--from is the number of channels now, not {self.search.from_channels}")
         if self.norm and self.rule.method in GRAPH_METHODS:
-            raise UsageError(f"--method {self.rule.method} changes no kernel that could take a pipeline over")
-        return self._replace(rule=self.rule.checked(), norm=self.norm.checked())
+            raise UsageError(f"--method {self.rule.method} edits no kernel, so that no normalization can be folded")
+        return self._replace(rule=self.rule.validated(), norm=self.norm.validated())
 
 
 def build_options(to: str | int | None, table: Sequence[Option] = OPTIONS, **given: Unpack[ConvertOptions]) -> Options:
-    """The options as they are given, parsed; `to` is the target, None where another option or another file tells it. Raises
-    UsageError for what means nothing, FileSystemError for a matrix that cannot be read."""
+    """The options as they are given, parsed; `to` is the target, None where another option or another file determines it. Raises
+    UsageError for values that are not understood, FileSystemError for a matrix that cannot be read."""
     defaults = {option.name: option.default for option in table}
     if unknown := given.keys() - defaults:
-        raise TypeError(f"{min(unknown)!r} is no option of a conversion")
-    asked = cast("ConvertOptions", defaults | {name: value for name, value in given.items() if value is not None})
-    rule, norm, search = _rule(to, asked), _norm(asked), _search(asked)
-    parsed = _spelled(rule, norm, search)
-    plain = cast("ConvertOptions", {name: value for name, value in asked.items() if name not in parsed})
-    return Options(rule=rule, norm=norm, search=search, plain=plain).checked()
+        raise TypeError(f"{min(unknown)!r} is not an option of a conversion")
+    merged = cast("ConvertOptions", defaults | {name: value for name, value in given.items() if value is not None})
+    rule, norm, search = _rule(to, merged), _norm(merged), _search(merged)
+    parsed = _as_keywords(rule, norm, search)
+    plain = cast("ConvertOptions", {name: value for name, value in merged.items() if name not in parsed})
+    return Options(rule=rule, norm=norm, search=search, plain=plain).validated()
 
 
-def tells_channels(given: ConvertOptions) -> bool:
-    """Whether one of the rules says how many channels there will be, so that no target is needed."""
+def sets_channels(given: ConvertOptions) -> bool:
+    """Whether one of the options determines the number of new channels, so that no target is needed."""
     return any(given.get(rule) is not None for rule in ("select", "bands", "matrix"))
 
 
 def options_toward(to: str | int | None, given: ConvertOptions) -> Options:
     """The options of a conversion: toward gray, where neither a target nor such a rule is given."""
-    return build_options("gray" if to is None and not tells_channels(given) else to, **given)
+    return build_options("gray" if to is None and not sets_channels(given) else to, **given)
 
 
 def as_keywords(options: Options, table: Sequence[Option] = OPTIONS) -> dict[str, Any]:
     """The same options, and the target, in a form that a report can hold and `build_options` understands; those that are left
     at their defaults are left out."""
     target = {"to": options.rule.order or options.rule.to}
-    keywords = target | _spelled(options.rule, options.norm, options.search) | options.plain
-    defaults = {option.name: option.default for option in table} | _spelled(ChannelRule(), NormalizationSpec(), SearchRequest())
+    keywords = target | _as_keywords(options.rule, options.norm, options.search) | options.plain
+    defaults = {option.name: option.default for option in table} | _as_keywords(
+        ChannelRule(), NormalizationSpec(), SearchRequest()
+    )
     return {name: value for name, value in keywords.items() if value and value != defaults.get(name)}
 
 
-def _rule(to: str | int | None, asked: ConvertOptions) -> ChannelRule:
+def _rule(to: str | int | None, options: ConvertOptions) -> ChannelRule:
     channels, order = rules.target(to) if to is not None else (None, "")
-    luma, select, bands, matrix = asked["luma"], asked["select"], asked["bands"], asked["matrix"]
+    luma, select, bands, matrix = options["luma"], options["select"], options["bands"], options["matrix"]
     rule = ChannelRule(
         to=channels,
-        method=asked["method"],
+        method=options["method"],
         order=order,
-        source=asked["channel_order"],
+        source=options["channel_order"],
         luma=rules.luma_weights(luma) if luma is not None else (),
         chosen=rules.names(select) if select is not None else (),
         bands=rules.stand_ins(bands) if bands is not None else (),
         matrix=parse_matrix(matrix) if matrix is not None else (),
     )
-    spelled = len(rule.chosen or rule.bands or (rule.matrix[0] if rule.matrix else ()))
-    return rule._replace(to=rule.to or spelled or None)
+    listed = len(rule.chosen or rule.bands or (rule.matrix[0] if rule.matrix else ()))
+    return rule._replace(to=rule.to or listed or None)
 
 
-def _norm(asked: ConvertOptions) -> NormalizationSpec:
-    input_range = asked["input_range"]
+def _norm(options: ConvertOptions) -> NormalizationSpec:
+    input_range = options["input_range"]
     return NormalizationSpec(
-        name=asked["norm"] or "",
-        mean=_numbers(asked["mean"], "--mean"),
-        std=_numbers(asked["std"], "--std"),
-        new_mean=_numbers(asked["new_mean"], "--new-mean"),
-        new_std=_numbers(asked["new_std"], "--new-std"),
+        name=options["norm"] or "",
+        mean=_numbers(options["mean"], "--mean"),
+        std=_numbers(options["std"], "--std"),
+        new_mean=_numbers(options["new_mean"], "--new-mean"),
+        new_std=_numbers(options["new_std"], "--new-std"),
         input_range=1.0 if input_range is None else _numbers([input_range], "--input-range")[0],
     )
 
@@ -108,23 +110,23 @@ def _numbers(words: str | Sequence[float] | None, flag: str) -> tuple[float, ...
     return rules.numbers(words, flag) if words is not None else ()
 
 
-def _search(asked: ConvertOptions) -> SearchRequest:
+def _search(options: ConvertOptions) -> SearchRequest:
     return SearchRequest(
-        layers=tuple(asked["layers"]),
-        layout=_layout(asked["layout"]),
-        from_channels=asked["from_channels"],
-        inputs=tuple(asked["inputs"]),
+        layers=tuple(options["layers"]),
+        layout=_layout(options["layout"]),
+        from_channels=options["from_channels"],
+        inputs=tuple(options["inputs"]),
     )
 
 
-def _layout(spelling: str | None) -> Layout | None:
+def _layout(written: str | None) -> Layout | None:
     try:
-        return Layout(spelling) if spelling else None
+        return Layout(written) if written else None
     except ValueError as error:
         raise UsageError(f"--layout: {error}") from None
 
 
-def _spelled(rule: ChannelRule, norm: NormalizationSpec, search: SearchRequest) -> dict[str, Any]:
+def _as_keywords(rule: ChannelRule, norm: NormalizationSpec, search: SearchRequest) -> dict[str, Any]:
     """What was parsed, as options again."""
     return {
         "luma": list(rule.luma),

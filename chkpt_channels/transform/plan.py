@@ -1,4 +1,4 @@
-"""Checkpoint × options → Edits. Pure: no path is touched and nothing is written; kernels are loaded when they are asked for."""
+"""Checkpoint × options → Edits. Pure: no path is touched and nothing is written; kernels are loaded when they are needed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from chkpt_channels.core.errors import Candidate, Location, UsageError
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, Notice, PreprocessingOp, TensorEdit
+from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, Notice, PreprocessingOp, Tensor, TensorEdit
 from chkpt_channels.discovery import bias_target, patch_embeddings, preprocessing
 from chkpt_channels.discovery.find import select_first_convs
+from chkpt_channels.discovery.search import Finding
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import kernels, notices, parametrizations, quantization
 from chkpt_channels.transform.kernels import KernelChange
@@ -26,9 +27,9 @@ from chkpt_channels.transform.options import Options
 
 
 class Plan(NamedTuple):
-    """Everything that is to happen to a checkpoint; `channels` are the input channels before and after, `why` says in words why
-    the method is what it is where the user left that open, `candidates` are tensors that were considered and not taken,
-    `pipeline` is what is to feed the result, where the user spoke of it."""
+    """The edits of a checkpoint and what they were derived from. `channels` are the input channels before and after, `why` is the
+    reason for the method where the user did not choose it, `candidates` are tensors that were rejected as first convs, `pipeline`
+    is the normalization of the output, where the user stated one."""
 
     kernels: tuple[KernelChange, ...]
     edits: Edits
@@ -47,49 +48,62 @@ class Plan(NamedTuple):
 
 
 def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
-    """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError for what cannot be meant."""
-    location = checkpoint.location
+    """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError where an option does not fit the file."""
     to, checkpoint.follows_links = options.to, options.plain["follow_links"]
-    if checkpoint.globals and options.plain["strict"]:
-        raise location.unsupported(f"its pickle names {notices.listing(checkpoint.globals)}, which --strict refuses")
+    _check_globals(checkpoint, strict=options.plain["strict"])
     finding = select_first_convs(checkpoint, options.search)
     convs = finding.first_convs
-    rules = {conv.tensor.name: _rule(location, conv, options) for conv in convs}
+    rules = {conv.tensor.name: _rule(checkpoint.location, conv, options) for conv in convs}
     changing = [conv for conv in convs if not rules[conv.tensor.name].is_identity]
     if not changing:
-        changes = tuple(KernelChange(c, c.layout or Layout("OIHW"), mixing.identity(to), c.tensor.shape) for c in convs)
-        return Plan(changes, Edits(), (to, to), notices=notices.of_file(checkpoint, convs), candidates=finding.candidates)
+        return _identity_plan(checkpoint, finding, to)
     old = changing[0].in_channels
-    operations = {
-        c.tensor.name: tuple(checkpoint.graph.preprocessing([c])) or preprocessing.find(checkpoint, c, finding.input_vectors)
-        for c in convs
-    }
-    every_operation = list(dict.fromkeys(op for each in operations.values() for op in each))
-    method, why = _graph_method(checkpoint, convs, every_operation, options) if old != to else ("", "")
-    changes = tuple(
-        _kernel_change(checkpoint, conv, rules[conv.tensor.name], operations[conv.tensor.name], to, method) for conv in convs
-    )
+    operations = {conv.tensor.name: _operations_before(checkpoint, conv, finding.input_vectors) for conv in convs}
+    all_operations = list(dict.fromkeys(op for each in operations.values() for op in each))
+    method, why = _graph_method(checkpoint, convs, all_operations, options) if old != to else ("", "")
+    pairs = [(rules[conv.tensor.name], operations[conv.tensor.name]) for conv in convs]
+    changes = tuple(_kernel_change(checkpoint, conv, *pair, to, method) for conv, pair in zip(convs, pairs, strict=True))
     changed = [change for change in changes if change.changes]
+    # where a conv has the target's channels already, its declarations are right
     counted = [change.conv for change in (changes if method else changed) if change.conv.in_channels != to]
     declarations, left = _declared(checkpoint, counted, old, set_hparams=options.plain["set_hparams"])
-    chosen = changed[0].constants if changed else ()
-    kept = [] if method else every_operation
-    edits = _edits(checkpoint, changed, options)
-    edits = edits._replace(
-        tensors={**edits.tensors, **_constants(checkpoint, kept, chosen), **({} if method else checkpoint.graph.shape_edits(to))},
-        numbers={**{d.where: to for d in declarations}, **edits.numbers},
-        channels=to,
-        method=method,
-        constants={operation.where: chosen for operation in kept},
-    )
-    message = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rules[changing[0].tensor.name], method)]
-    message += [*notices.of_kernels(checkpoint, changed, options), *notices.of_hyper_parameters(left)]
+    kept, chosen = [] if method else all_operations, changed[0].constants if changed else ()
+    edits = _with_constants(checkpoint, _kernel_edits(checkpoint, changed, options), kept, chosen)
+    shapes = {} if method else checkpoint.graph.shape_edits(to)
+    numbers = {**{d.where: to for d in declarations}, **edits.numbers}
+    edits = edits._replace(tensors={**edits.tensors, **shapes}, numbers=numbers, channels=to, method=method)
+    found_notices = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rules[changing[0].tensor.name], method)]
+    found_notices += [*notices.of_kernels(checkpoint, changed, options), *notices.of_hyper_parameters(left)]
     if finding.input_vectors and not method:
-        message += preprocessing.notices(kept, chosen, checkpoint.tensors)
-    pipeline = options.norm.new(options.rule.mixing(old), options.rule.orders) if options.norm else None
+        found_notices += preprocessing.notices(kept, chosen, checkpoint.tensors)
     return Plan(
-        changes, edits, (old, to), declarations, tuple(message), why or options.rule.why(old), finding.candidates, pipeline
+        kernels=changes,
+        edits=edits,
+        channels=(old, to),
+        declarations=declarations,
+        notices=tuple(found_notices),
+        why=why or options.rule.why(old),
+        candidates=finding.candidates,
+        pipeline=options.norm.new(options.rule.mixing(old), options.rule.orders) if options.norm else None,
     )
+
+
+def _identity_plan(checkpoint: TensorStore, finding: Finding, channels: int) -> Plan:
+    convs, same = finding.first_convs, mixing.identity(channels)
+    unchanged = tuple(KernelChange(c, c.layout or Layout("OIHW"), same, c.tensor.shape) for c in convs)
+    known = notices.of_file(checkpoint, convs)
+    return Plan(unchanged, Edits(), (channels, channels), notices=known, candidates=finding.candidates)
+
+
+def _check_globals(checkpoint: TensorStore, *, strict: bool) -> None:
+    if checkpoint.globals and strict:
+        message = f"its pickle names {notices.listing(checkpoint.globals)}, which --strict refuses"
+        raise checkpoint.location.unsupported(message)
+
+
+def _operations_before(checkpoint: TensorStore, conv: FirstConv, vectors: Sequence[Tensor]) -> tuple[PreprocessingOp, ...]:
+    """The per-channel operations between the image and a kernel: those of the graph, or those that tensors alone show."""
+    return tuple(checkpoint.graph.preprocessing([conv])) or preprocessing.find(checkpoint, conv, vectors)
 
 
 def _declared(
@@ -102,84 +116,94 @@ def _declared(
 
 
 def _rule(location: Location, conv: FirstConv, options: Options) -> Mixing:
-    """What the options mean for this conv."""
+    """The mixing that the options give this conv."""
     try:
         rule = options.rule.mixing(conv.in_channels)
-        return normalization.through(rule, options.norm, options.rule.orders) if options.norm else rule
+        return normalization.fold_normalization(rule, options.norm, options.rule.orders) if options.norm else rule
     except UsageError as error:
         raise UsageError(error.what, file=location.file, where=conv.tensor.name) from None
 
 
-def _edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Options) -> Edits:
-    """What follows from the kernels alone: their values, the constants they leave, the optimizer's state."""
+def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Options) -> Edits:
+    """The edits that follow from the kernels alone: their values, the constants for their biases, the optimizer's state."""
     tensors: dict[str, TensorEdit] = {}
     biases: dict[str, TensorEdit] = {}
-    taken: set[str] = set()
+    targets: set[str] = set()
     for kernel in changed:
-        values = cache(partial(kernels.mixed, checkpoint, kernel, allow_nonfinite=options.plain["allow_nonfinite"]))
+        values = cache(partial(kernels.mixed_kernel, checkpoint, kernel, allow_nonfinite=options.plain["allow_nonfinite"]))
         edit = TensorEdit(kernel.shape, values)
         tensors |= quantization.kernel_edits(checkpoint, kernel.conv, edit)
         tensors |= kernel.parametrization.edits(edit)
     for kernel in changed:
         if not kernel.mixing.offset:
             continue
-        if kernel.layout.transposed:
+        if (
+            kernel.layout.transposed
+        ):  # the windows of a transposed convolution overlap unevenly: Σ W · t differs from pixel to pixel
             raise checkpoint.location.at(kernel.conv.tensor.name).unsupported(
-                "is a transposed convolution: a constant in front of it is no constant behind it, and no bias takes it"
+                "is a transposed convolution: a constant in its input is not a constant in its output, and no bias takes it"
             )
         filters = kernel.shape[kernel.layout.axes.index("O")]
-        if target := bias_target.find(checkpoint, kernel.conv):
-            if target[0] in taken:
-                raise checkpoint.location.at(target[0]).unsupported("two first convs share it, and each adds a constant")
-            taken.add(target[0])
-            values = cache(partial(kernels.shifted, checkpoint, kernel, target, tensors.get(target[0])))
-            tensors[target[0]] = TensorEdit((filters,), values, "bias" if target[1] > 0 else "running mean")
+        if bias := bias_target.find(checkpoint, kernel.conv):
+            if bias[0] in targets:  # exporters merge equal initializers, and tied stems share a bias
+                raise checkpoint.location.at(bias[0]).unsupported(
+                    "is the bias target of two first convs, and each adds a constant"
+                )
+            targets.add(bias[0])
+            values = cache(partial(kernels.shifted_bias, checkpoint, kernel, bias, tensors.get(bias[0])))
+            tensors[bias[0]] = TensorEdit((filters,), values, "bias" if bias[1] > 0 else "running mean")
         elif checkpoint.adds_tensors:
             biases[kernel.conv.tensor.name] = TensorEdit(
                 (filters,), cache(partial(kernels.bias_shift, checkpoint, kernel)), "bias"
             )
         else:
             raise checkpoint.location.at(kernel.conv.tensor.name).unsupported(
-                "has no bias, and no BatchNorm is known to stand right behind it, that could take the constant that "
-                "channels with different means leave",
-                hint="leave --norm out, and the pipeline in front as it is" if options.norm else "",
+                "has no bias, and no BatchNorm is known to follow it: nothing can take the constant that channels with "
+                "different means leave",
+                hint="leave --norm out, and keep the preprocessing" if options.norm else "",
             )
     state = OptimizerEdits(checkpoint, {k.conv.tensor.name: k.shape for k in changed}, options.plain["optimizer"])
     return Edits(tensors | state.tensors, state.numbers, tuple(state.dropped), biases=biases)
 
 
-def _constants(checkpoint: TensorStore, operations: Sequence[PreprocessingOp], chosen: tuple[int, ...]) -> dict[str, TensorEdit]:
-    """What stands in front with one number for each channel: those of the old channels that the new ones stand in for."""
+def _with_constants(
+    checkpoint: TensorStore, edits: Edits, operations: Sequence[PreprocessingOp], chosen: tuple[int, ...]
+) -> Edits:
+    """The edits, and those of the constants that precede the kernels with one number for each channel: each new channel takes
+    the numbers of the old one that it replaces."""
     axes: defaultdict[str, list[int]] = defaultdict(list)
     for name, axis in dict.fromkeys(pair for op in operations for pair in op.tensors):
         axes[name].append(axis)
-    edits = {}
-    for name, of in axes.items():
-        shape = tuple(len(chosen) if axis in of else size for axis, size in enumerate(checkpoint.tensors[name].shape))
-        edits[name] = TensorEdit(shape, cache(partial(kernels.taken, checkpoint, name, of, chosen)), "statistics")
-    return edits
+    constants = {}
+    for name, channel_axes in axes.items():
+        shape = tuple(len(chosen) if axis in channel_axes else size for axis, size in enumerate(checkpoint.tensors[name].shape))
+        constants[name] = TensorEdit(
+            shape, cache(partial(kernels.select_positions, checkpoint, name, channel_axes, chosen)), "statistics"
+        )
+    places = {operation.where: chosen for operation in operations}
+    return edits._replace(tensors={**edits.tensors, **constants}, constants=places)
 
 
 def _graph_method(
     checkpoint: TensorStore, convs: Sequence[FirstConv], operations: Sequence[PreprocessingOp], options: Options
 ) -> tuple[str, str]:
-    """The way to one channel that touches no kernel, where it is asked for or where something per-channel is in the way, and
-    why it is taken."""
-    asked = options.rule.method
-    if options.to != 1 or options.rule.explicit or options.rule.luma or asked not in ("auto", *GRAPH_METHODS):
+    """(method, reason) of a conversion to one channel by the graph itself, without an edit of kernels: where the user asks for
+    it, or where per-channel preprocessing, a quantized kernel or an ambiguous layout would make an edit inexact."""
+    method = options.rule.method
+    if options.to != 1 or options.rule.explicit or options.rule.luma or method not in ("auto", *GRAPH_METHODS):
         return "", ""
-    if options.norm:  # only a kernel can take a pipeline over
+    if options.norm:  # a normalization can only be folded into a kernel
         return "", ""
     allowed = checkpoint.graph.graph_methods(convs)
-    if asked != "auto":
-        if asked not in allowed:
+    if method != "auto":
+        if method not in allowed:
             able = f"{' and '.join(allowed)} would do" if allowed else "kernels are edited instead: --method sum"
-            raise checkpoint.location.unsupported(f"its graph does not allow --method {asked}; {able}")
-        return asked, ""
+            raise checkpoint.location.unsupported(f"its graph does not allow --method {method}; {able}")
+        return method, ""
     obstacles = [f"{op.kind} {op.where}".strip() for op in operations if not op.uniform]
     obstacles += [f"the kernel {c.tensor.name} in {c.tensor.dtype.name}" for c in convs if not c.tensor.dtype.floating]
-    obstacles += [f"the open layout of {c.tensor.name}" for c in convs if not c.layout]
-    return (allowed[0], f"exact everywhere, in spite of {notices.listing(obstacles)}") if allowed and obstacles else ("", "")
+    obstacles += [f"the ambiguous layout of {c.tensor.name}" for c in convs if not c.layout]
+    return (allowed[0], f"exact everywhere, despite {notices.listing(obstacles)}") if allowed and obstacles else ("", "")
 
 
 def _kernel_change(
@@ -191,17 +215,20 @@ def _kernel_change(
         return KernelChange(conv, conv.layout or Layout("OIHW"), same._replace(method=method or same.method), conv.tensor.shape)
     scale, shift = _composed(checkpoint.location, operations, conv.in_channels)
     if conv.layout is None:
-        raise location.unsupported("the order of its axes is open", hint=patch_embeddings.spellings(conv.tensor.shape))
+        raise location.unsupported("its axis order is ambiguous", hint=patch_embeddings.spellings(conv.tensor.shape))
     chosen = _chosen_constants(rule)
     if operations:
-        rule = rule.seen_through((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
+        rule = rule.compose((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
     parametrization = parametrizations.parametrization_of(checkpoint, conv)
     if conv.groups == 1:
+        # the usual case: one channel axis grows or shrinks
         shape = conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to)
         return KernelChange(conv, conv.layout, rule, shape, chosen, parametrization)
+    # toward one channel a depthwise kernel keeps its bytes: every filter reads the one channel that is left (Keras'
+    # DepthwiseConv2D (h, w, 3, m) is (h, w, 1, 3m), ONNX' group 3 becomes 1)
     grouped = checkpoint.graph.dense_shape(conv, to)
     if grouped is None or (to == 1 and conv.groups != conv.in_channels):
-        raise location.unsupported(f"a convolution in {conv.groups} groups, which only keeps its kernel toward one channel")
+        raise location.unsupported(f"is a convolution in {conv.groups} groups, which is only converted to one channel")
     return KernelChange(conv, conv.layout, rule, grouped, chosen, parametrization)
 
 
@@ -211,7 +238,7 @@ def _composed(location: Location, operations: Sequence[PreprocessingOp], channel
     for op in operations:
         if op.scale is None or op.shift is None or len(op.scale) not in (1, channels):
             raise location.at(op.where).unsupported(
-                f"this {op.kind} takes the image and mixes, selects or counts its channels: no kernel edit is right"
+                f"this {op.kind} precedes the kernel and mixes, selects or counts channels: no kernel edit is exact"
             )
         times, plus = (c * channels if len(c) == 1 else c for c in (op.scale, op.shift))
         scale = [a * s for a, s in zip(times, scale, strict=True)]
@@ -220,6 +247,7 @@ def _composed(location: Location, operations: Sequence[PreprocessingOp], channel
 
 
 def _chosen_constants(rule: Mixing) -> tuple[int, ...]:
-    """For each new channel the old one whose per-channel constants it takes: the one it stands in for most."""
+    """For each new channel the old one whose per-channel constants it takes: the one with the largest coefficient. A sum of means
+    would be nonsense: the mixing accounts for the difference."""
     sizes = [[abs(value) for value in column] for column in zip(*rule.matrix, strict=True)]
     return tuple(column.index(max(column)) for column in sizes)

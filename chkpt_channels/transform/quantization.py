@@ -47,8 +47,8 @@ def kernel_edits(store: TensorStore, conv: FirstConv, edit: TensorEdit) -> dict[
     return {
         conv.tensor.name: TensorEdit(edit.shape, lambda: new()[0]),
         how.scale: TensorEdit(store.tensors[how.scale].shape, lambda: new()[1], "scale"),
-        **followed(how.bias, _rebiased, "bias"),
-        **followed(how.bias_scale, _rescaled, "bias scale"),
+        **followed(how.bias, _rescale_bias, "bias"),
+        **followed(how.bias_scale, _rescale_bias_scale, "bias scale"),
     }
 
 
@@ -71,8 +71,9 @@ def _zero(store: TensorStore, how: Quantization) -> NDArray[Any]:
     return store.load(how.zero) if isinstance(how.zero, str) else np.array([how.zero])
 
 
-def _rebiased(bias: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
-    """An integer bias in units of the new scale."""
+def _rescale_bias(bias: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    """An integer bias in units of the new scale. Trap: onnxruntime reports no stale one: QLinearConv is silently wrong, and a QDQ
+    graph falls back to float."""
     import numpy as np
 
     moved = np.rint(bias.astype(np.float64) * (old.astype(np.float64) / new.astype(np.float64)).reshape(-1))
@@ -80,7 +81,7 @@ def _rebiased(bias: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) -> NDArr
     return np.clip(moved, limits.min, limits.max).astype(bias.dtype)
 
 
-def _rescaled(bias_scale: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+def _rescale_bias_scale(bias_scale: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
     """The scale of the bias, which is the image's times the kernel's."""
     import numpy as np
 
@@ -88,7 +89,7 @@ def _rescaled(bias_scale: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) ->
     return (bias_scale.astype(np.float64).reshape(-1) * ratio).reshape(bias_scale.shape).astype(bias_scale.dtype)
 
 
-def along(values: NDArray[Any], rank: int, axis: int = 0) -> NDArray[np.float64]:
+def broadcastable(values: NDArray[Any], rank: int, axis: int = 0) -> NDArray[np.float64]:
     """One value, or one for each position along an axis, ready to meet a tensor of that rank."""
     shape = [1] * rank
     shape[axis] = -1
@@ -99,7 +100,7 @@ def along(values: NDArray[Any], rank: int, axis: int = 0) -> NDArray[np.float64]
 def dequantized(numbers: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any], axis: int = 0) -> NDArray[np.float64]:
     """The values in float64."""
     rank = numbers.ndim
-    return along(scale, rank, axis) * (numbers.astype("float64") - along(zero, rank, axis))
+    return broadcastable(scale, rank, axis) * (numbers.astype("float64") - broadcastable(zero, rank, axis))
 
 
 def requantized(
@@ -110,18 +111,20 @@ def requantized(
     import numpy as np
 
     with np.errstate(all="ignore"):
-        kept = np.rint(values / along(old, values.ndim, axis) + along(zero, values.ndim, axis))
+        unscaled = np.rint(values / broadcastable(old, values.ndim, axis) + broadcastable(zero, values.ndim, axis))
     limits = np.iinfo(dtype)
-    if ((kept >= limits.min) & (kept <= limits.max)).all() and (dequantized(kept, old, zero, axis) == values).all():
-        return kept.astype(dtype), old
-    lowest, highest = (-127, 127) if dtype == np.int8 else (0, 255)  # -128 is left out, as quantizers do
+    if ((unscaled >= limits.min) & (unscaled <= limits.max)).all() and (dequantized(unscaled, old, zero, axis) == values).all():
+        return unscaled.astype(dtype), old
+    lowest, highest = (-127, 127) if dtype == np.int8 else (0, 255)  # -128 is left out, as symmetric quantizers do
     rank = values.ndim
-    middle = along(zero, rank, axis)
+    middle = broadcastable(zero, rank, axis)
     axes = tuple(range(rank)) if old.size == 1 else tuple(i for i in range(rank) if i != axis)
     above = values.max(axis=axes, keepdims=True) / np.maximum(highest - middle, 1)
     below = -values.min(axis=axes, keepdims=True) / np.maximum(middle - lowest, 1)
-    needed = np.maximum(np.maximum(above, below), np.finfo(np.float32).tiny)
+    needed = np.maximum(
+        np.maximum(above, below), np.finfo(np.float32).tiny
+    )  # a scale of 0, for an empty filter, would divide by 0
     needed = needed.max() if old.size == 1 else needed
     scale = np.asarray(needed).reshape(old.shape).astype(old.dtype)
-    wide = np.rint(values / along(scale, rank, axis) + middle)
+    wide = np.rint(values / broadcastable(scale, rank, axis) + middle)
     return np.clip(wide, lowest, highest).astype(dtype), scale

@@ -17,7 +17,7 @@ import pytest
 
 from chkpt_channels import UsageError, convert
 from chkpt_channels.api.manifest import read
-from chkpt_channels.api.output.naming import hashed
+from chkpt_channels.api.output.naming import with_hash
 from chkpt_channels.cli.app import run
 from tests.support.files import FIXTURES, snapshot
 
@@ -73,9 +73,9 @@ def test_lines_of_json_as_they_come(zoo: Path, tmp_path: Path, capsys: pytest.Ca
     ("arguments", "words"),
     [
         (["-o", "x.pth"], "cannot become one output"),
-        (["--output-dir", "o", "-j", "0"], "-j is a number of processes"),
+        (["--output-dir", "o", "-j", "0"], "-j takes a number of processes from 1 on, not 0"),
         (["--output-format", "xml"], "none of human, json, jsonl"),
-        (["--manifest", "m.toml"], "--manifest says what to convert"),
+        (["--manifest", "m.toml"], "--manifest lists sources, targets and options"),
     ],
 )
 def test_wrong_usage(
@@ -128,11 +128,11 @@ def test_a_manifest(zoo: Path, capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("x", "is no TOML"),
-        ("[convert]", r"a list of \[\[convert\]\] tables"),
-        ("[[convert]]\nsrc = 3", "src and dst are paths"),
-        ('[[convert]]\nsrc = "a"\nmetod = "sum"', "'metod' is no option"),
-        ('[[convert]]\nsrc = "a"\n[other]', r"a list of \[\[convert\]\] tables"),
+        ("x", "is not TOML"),
+        ("[convert]", r"must hold \[\[convert\]\] tables"),
+        ("[[convert]]\nsrc = 3", "src and dst must be paths"),
+        ('[[convert]]\nsrc = "a"\nmetod = "sum"', "'metod' is not an option"),
+        ('[[convert]]\nsrc = "a"\n[other]', r"must hold \[\[convert\]\] tables"),
     ],
 )
 def test_a_manifest_that_means_nothing(text: str, words: str, tmp_path: Path):
@@ -152,7 +152,7 @@ def test_a_manifest_that_means_nothing(text: str, words: str, tmp_path: Path):
     ],
 )
 def test_hashed_names(name: str, expected: str):
-    assert hashed(Path(name), "0123456789abcdef").name == expected
+    assert with_hash(Path(name), "0123456789abcdef").name == expected
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -216,7 +216,10 @@ def test_a_worker_that_is_killed_takes_nothing_with_it(times: int, number: int, 
     assert done.returncode == (5 if times > 1 else 3)
     assert len((tmp_path / "killed").read_text()) == min(times, 2)
     if times > 1:
-        assert f"m2.pth: its process was killed (signal {number}); memory?; nothing was written" in done.stderr
+        assert (
+            f"m2.pth: its process was killed by signal {number}, as the system does when memory runs out; nothing was written"
+            in done.stderr
+        )
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"{Path(name).stem}_gray{Path(name).suffix}" for name in results if name not in failed
     }

@@ -158,7 +158,7 @@ def test_pointers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 def test_what_is_uncertain_is_skipped_unless_something_is_expected(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "net.safetensors"
     safetensors.numpy.save_file(AMBIGUOUS, path)
-    assert check(path).skipped == "its first conv is not certain"
+    assert check(path).skipped == "its first convolution is ambiguous"
     with pytest.raises(AmbiguousError) as caught:
         check(path, 3)
     assert caught.value.candidates
@@ -200,7 +200,7 @@ def test_folders_are_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert run(["check", str(root)]) == 1
     shown = capsys.readouterr().out.splitlines()
     assert shown == [
-        f"{root / 'big.bin'}: skipped: a Git-LFS pointer, whose content is not here",
+        f"{root / 'big.bin'}: skipped: a Git-LFS pointer; its content is not downloaded",
         f"{root / 'stale' / 'config.json'}: num_channels: found 1, expected 3",
     ]
     assert run(["check", str(root / "good"), str(root / "deep"), "--expect", "rgb"]) == 0

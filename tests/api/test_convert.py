@@ -173,7 +173,7 @@ def test_ambiguity_is_listed_and_not_an_error_of_inspect(put: Callable[..., Path
 def test_inputs_that_are_no_files(function: Callable[[Path], object], tmp_path: Path):
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "missing", tmp_path, tmp_path / "fifo"):
-        with pytest.raises((FileSystemError, DamagedError)) as caught:  # an empty folder is no model folder
+        with pytest.raises((FileSystemError, DamagedError)) as caught:  # an empty folder is not a model folder
             function(path)
         assert isinstance(caught.value, FileSystemError) or path == tmp_path
     (tmp_path / "empty").touch()

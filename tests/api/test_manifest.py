@@ -60,16 +60,16 @@ def test_what_it_says(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[[convert", "is no TOML"),
-        ("src = 'a'", "is a list of"),
-        ("[convert]\nsrc = 'a'", "is a list of"),
-        ("convert = ['a']", "is a list of"),
-        ("[[convert]]\nsrc='a'\n[other]\nx=1", "is a list of"),
-        ("[[convert]]\ndst = 'b'", r"\[\[convert\]\] 1: src and dst are paths"),
-        ("[[convert]]\nsrc = 1", "src and dst are paths"),
-        ("[[convert]]\nsrc = 'a'\ndst = 1", "src and dst are paths"),
-        ("[[convert]]\nsrc = 'a'\n[[convert]]\nsrc = 'a'\nmetod = 'sum'", r"\[\[convert\]\] 2: 'metod' is no option"),
-        ("[[convert]]\nsrc = 'a'\nforce = true", "'force' is no option"),
+        ("[[convert", "is not TOML"),
+        ("src = 'a'", "must hold"),
+        ("[convert]\nsrc = 'a'", "must hold"),
+        ("convert = ['a']", "must hold"),
+        ("[[convert]]\nsrc='a'\n[other]\nx=1", "must hold"),
+        ("[[convert]]\ndst = 'b'", r"\[\[convert\]\] 1: src and dst must be paths"),
+        ("[[convert]]\nsrc = 1", "src and dst must be paths"),
+        ("[[convert]]\nsrc = 'a'\ndst = 1", "src and dst must be paths"),
+        ("[[convert]]\nsrc = 'a'\n[[convert]]\nsrc = 'a'\nmetod = 'sum'", r"\[\[convert\]\] 2: 'metod' is not an option"),
+        ("[[convert]]\nsrc = 'a'\nforce = true", "'force' is not an option"),
     ],
 )
 def test_what_it_does_not_understand(tmp_path: Path, text: str, told: str):
@@ -86,7 +86,7 @@ def test_a_word_that_is_nearly_one(tmp_path: Path):
 def test_bytes_that_are_no_text(tmp_path: Path):
     path = tmp_path / "chkpt-channels.toml"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match="is no TOML"):
+    with pytest.raises(UsageError, match="is not TOML"):
         read(path)
 
 

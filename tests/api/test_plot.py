@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from chkpt_channels import UnsupportedError, UsageError, plot
-from chkpt_channels.api.plot import canonical, filters, mosaic
+from chkpt_channels.api.plot import canonical, load_filters, mosaic
 from chkpt_channels.cli.app import run
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
@@ -55,7 +55,7 @@ def test_tiles():
 
 
 def test_the_filters_of_a_file():
-    found = filters(RGB)
+    found = load_filters(RGB)
     assert (found.name, found.weights.shape) == ("state_dict.pth: conv1.weight", (8, 3, 7, 7))
 
 
@@ -69,7 +69,7 @@ def test_pictures_are_the_same_every_day(suffix: str, tmp_path: Path):
 
 
 def test_other_names_are_refused(tmp_path: Path):
-    with pytest.raises(UsageError, match="a picture is"):
+    with pytest.raises(UsageError, match="suffix must be one of"):
         plot(RGB, GRAY, tmp_path / "a.bmp")
 
 

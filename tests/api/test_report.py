@@ -31,7 +31,7 @@ def records(tmp_path: Path) -> dict[str, dict[str, Any]]:
         "inspected": inspect(MODULE).result(),
         "identical": verify(TRAINING, gray).result(),
         "different": verify(TRAINING, gray, optimizer="drop").result(),
-        "failed": report.failed("a.pth", error),
+        "failed": report.failure_record("a.pth", error),
     }
 
 
@@ -94,7 +94,7 @@ def test_an_unchanged_file_has_no_matrix_to_speak_of(tmp_path: Path):
 
 def test_a_failure():
     error = AmbiguousError("many", file="a.pth", candidates=[Candidate("k", (1, 2))])
-    record = report.failed("a.pth", error)
+    record = report.failure_record("a.pth", error)
     candidates = [{"key": "k", "shape": [1, 2], "why_not": ""}]
     assert record["error"] == {"code": "ambiguous", "message": "a.pth: many", "candidates": candidates}
     assert record["candidates"] == candidates

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from chkpt_channels import convert, verify
 from chkpt_channels.api.output import check as output_check
-from chkpt_channels.api.verify import same
+from chkpt_channels.api.verify import equal_streams
 from chkpt_channels.formats.torch.zip_file import TorchZip
 from tests.support.builders import conv, entry, floats, safetensors, storage, tensor, torch_zip
 from tests.support.files import FIXTURES
@@ -45,9 +45,12 @@ CASES: dict[str, tuple[dict[str, np.ndarray], dict[str, str]]] = {
     "right": (GRAY, {}),
     "another order": (dict(reversed(GRAY.items())), {}),
     "not converted": (NET, {}),
-    "another tensor changed": ({**GRAY, "fc.weight": NET["fc.weight"] + 1}, {"fc.weight": "differs, and was not to change"}),
+    "another tensor changed": (
+        {**GRAY, "fc.weight": NET["fc.weight"] + 1},
+        {"fc.weight": "differs, though the conversion does not change it"},
+    ),
     "missing": ({"conv1.weight": GRAY["conv1.weight"]}, {"fc.weight": "is missing"}),
-    "new": ({**GRAY, "x": NET["fc.weight"]}, {"x": "is new, and was not in the original"}),
+    "new": ({**GRAY, "x": NET["fc.weight"]}, {"x": "is not in the original"}),
     "shape": ({**GRAY, "fc.weight": NET["fc.weight"].T}, {"fc.weight": "is F32 [4, 5], not F32 [5, 4]"}),
     "dtype": ({**GRAY, "fc.weight": NET["fc.weight"].astype("<f2")}, {"fc.weight": "is F16 [5, 4], not F32 [5, 4]"}),
     "mean": ({**GRAY, "conv1.weight": mixed(1 / 3, 1 / 3, 1 / 3)}, {"conv1.weight": "this is mean, not sum"}),
@@ -56,7 +59,7 @@ CASES: dict[str, tuple[dict[str, np.ndarray], dict[str, str]]] = {
     "no rule": ({**GRAY, "conv1.weight": GRAY["conv1.weight"] + 1}, {"conv1.weight": SUM}),
     "three at once": (
         {"conv1.weight": GRAY["conv1.weight"] + 1, "x": NET["fc.weight"]},
-        {"conv1.weight": SUM, "fc.weight": "is missing", "x": "is new, and was not in the original"},
+        {"conv1.weight": SUM, "fc.weight": "is missing", "x": "is not in the original"},
     ),
 }
 
@@ -86,7 +89,9 @@ def test_the_optimizers_state_is_part_of_it(how: str, tmp_path: Path):
     other = "drop" if how == "reset" else "reset"
     found = verify(source, tmp_path / f"{other}.ckpt", optimizer=how)
     assert {d.key.rpartition("/")[2] for d in found.differences} == {"step", "exp_avg", "exp_avg_sq"}
-    assert {d.message for d in found.differences} == {"is missing" if how == "reset" else "is still there, though dropped"}
+    assert {d.message for d in found.differences} == {
+        "is missing" if how == "reset" else "is still there, though the conversion drops it"
+    }
 
 
 def test_a_declaration_that_did_not_follow(put: Callable[..., Path]):
@@ -95,12 +100,12 @@ def test_a_declaration_that_did_not_follow(put: Callable[..., Path]):
     real = TorchZip.splices
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TorchZip, "splices", lambda self, edits: real(self, edits._replace(numbers={})))
-        with pytest.raises(RuntimeError, match=r"conv1.in_channels does not say 1"):  # our own check would have seen it
+        with pytest.raises(RuntimeError, match=r"conv1.in_channels does not declare 1"):  # our own check would have seen it
             convert(before, after, force=True)
         patch.setattr(output_check, "stale_declarations", lambda after, plan: [])
         convert(before, after, force=True)
     found = verify(before, after)
-    assert {d.key: d.message for d in found.differences} == {"conv1.in_channels": "does not say 1"}
+    assert {d.key: d.message for d in found.differences} == {"conv1.in_channels": "does not declare 1"}
 
 
 @given(st.binary(max_size=40), st.lists(st.integers(0, 40)), st.lists(st.integers(0, 40)), st.booleans())
@@ -110,5 +115,5 @@ def test_streams_are_equal_however_they_are_cut(data: bytes, cuts: list[int], ot
         return [content[a:b] for a, b in pairwise(edges) if a < b]
 
     second = bytes([*data[:-1], data[-1] ^ 1]) if changed and data else data
-    assert same(cut(data, cuts), cut(second, others)) == (second == data)
-    assert not same(cut(data, cuts), cut(data + b"x", others))
+    assert equal_streams(cut(data, cuts), cut(second, others)) == (second == data)
+    assert not equal_streams(cut(data, cuts), cut(data + b"x", others))

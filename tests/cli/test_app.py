@@ -119,7 +119,7 @@ BAD = {
     "truncated": (lambda path: path.write_bytes(RGB.read_bytes()[:20000]), 3, "its end is missing"),
     "one flipped bit": (_flip, 3, "data/5: its CRC-32 is"),
     "no convolution": (lambda path: path.write_bytes((FIXTURES / "torch_zip/no_conv.pth").read_bytes()), 4, "no convolution"),
-    "folder": (lambda path: path.mkdir(), 3, "is no model folder"),
+    "folder": (lambda path: path.mkdir(), 3, "is not a model folder"),
     "fifo": (lambda path: os.mkfifo(path), 5, "is a FIFO"),
 }
 
@@ -133,7 +133,7 @@ def test_bad_files_end_in_their_exit_code_and_one_line(tmp_path, case):
     done = run("convert", "bad.pth", "--to", "gray", cwd=tmp_path)
     first = done.stderr.decode().splitlines()[0]
     assert (done.returncode, done.stdout) == (code, b"")
-    assert first.startswith("bad.pth: ")
+    assert first.startswith("error: bad.pth: ")
     assert words in first
     assert first.endswith("; nothing was written")
     assert b"Traceback" not in done.stderr
@@ -148,7 +148,7 @@ def test_a_long_path_is_not_wrapped(tmp_path):
     folder = tmp_path / ("x" * 100) / ("y" * 100)
     done = run("convert", folder / "no.pth", "--to", "gray", COLUMNS="40")
     assert done.returncode == 5
-    assert done.stderr.decode().splitlines()[0] == f"{folder}/no.pth: no such file or directory; nothing was written"
+    assert done.stderr.decode().splitlines()[0] == f"error: {folder}/no.pth: no such file or directory; nothing was written"
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,8 @@ def test_force_replaces_and_keeps_the_mode(rgb, tmp_path):
 
 USAGE = {
     "no target": (("convert", RGB), "--to"),
-    "no such target": (("convert", RGB, "--to", "mauve"), "no target"),
-    "zero channels": (("convert", RGB, "--to", "0"), "no target"),
+    "no such target": (("convert", RGB, "--to", "mauve"), "is not a target"),
+    "zero channels": (("convert", RGB, "--to", "0"), "is not a target"),
     "luma that sum does not use": (("convert", RGB, "--to", "gray", "--luma", "bt601", "--method", "sum"), "--luma"),
     "no such luma": (("convert", RGB, "--to", "rgb", "--luma", "a,b,c"), "--luma"),
     "two weights for three": (("convert", RGB, "--to", "rgb", "--luma", "0.5,0.5"), "2 weights"),

@@ -21,15 +21,15 @@ from chkpt_channels.api.report import (
 )
 from chkpt_channels.cli.text import (
     candidate_rows,
-    checked,
-    converted,
+    check_lines,
+    conversion_lines,
     dtype,
-    explained,
-    inspected,
-    notes,
+    explanation_lines,
+    inspection_lines,
+    note_lines,
     shape,
     size,
-    verified,
+    verification_lines,
 )
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
@@ -90,7 +90,7 @@ def test_element_types_are_told_in_torchs_words_if_it_has_any(name: str, expecte
 
 
 def test_a_conversion_is_told_in_a_few_lines():
-    assert list(converted(REPORT)) == [
+    assert list(conversion_lines(REPORT)) == [
         "rgb.pth → gray.pth   PyTorch (zip) · 100.0 MiB · 0.1 s",
         "  conv1.weight   OIHW  64×3×7×7 → 64×1×7×7   float32   sum   found by shapes: the first conv in module order",
         "  9 other tensors: identical bytes · 6,272 parameters fewer",
@@ -103,7 +103,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "why": ({"why": "exact everywhere"}, "  sum is the default here: exact everywhere"),
     "more parameters": ({"parameters_fewer": -1}, "  9 other tensors: identical bytes · 1 parameter more"),
     "one other": ({"tensors_total": 2}, "  1 other tensor: identical bytes · 6,272 parameters fewer"),
-    "changed with it": ({"changed": ("conv1.weight", "bn.running_mean", "b")}, "  changed with it: bn.running_mean, b"),
+    "also changed": ({"changed": ("conv1.weight", "bn.running_mean", "b")}, "  also changed: bn.running_mean, b"),
     "declared": (
         {"declarations": (DeclarationChange("model.conv1.in_channels", 3, 1),)},
         "  model.conv1.in_channels: 3 → 1",
@@ -125,8 +125,8 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_a_conversion_did_has_its_line(name: str):
     changes, expected = CHANGES[name]
-    assert expected in list(converted(told(**changes)))
-    assert expected not in list(converted(REPORT))
+    assert expected in list(conversion_lines(told(**changes)))
+    assert expected not in list(conversion_lines(REPORT))
 
 
 SAME = KernelReport(CONV, (64, 3, 7, 7), "identity", ((1.0, 0.0), (0.0, 1.0)))
@@ -143,7 +143,9 @@ SAME = KernelReport(CONV, (64, 3, 7, 7), "identity", ((1.0, 0.0), (0.0, 1.0)))
     ids=["copied", "one", "dry run", "renamed"],
 )
 def test_what_is_as_asked_already_is_told_and_no_more(changes: dict[str, Any], expected: str):
-    lines = list(converted(told(**{"status": "unchanged", "kernels": (SAME,), "in_channels": (3, 3), "changed": (), **changes})))
+    lines = list(
+        conversion_lines(told(**{"status": "unchanged", "kernels": (SAME,), "in_channels": (3, 3), "changed": (), **changes}))
+    )
     assert lines[1:] == [
         "  conv1.weight   OIHW  64×3×7×7   float32   found by shapes: the first conv in module order",
         expected,
@@ -151,14 +153,14 @@ def test_what_is_as_asked_already_is_told_and_no_more(changes: dict[str, Any], e
 
 
 def test_everything_is_told_if_asked_for():
-    lines = list(converted(told(candidates=(Candidate("conv2.weight", (8, 3, 3, 3), "fed"),)), verbose=True))
+    lines = list(conversion_lines(told(candidates=(Candidate("conv2.weight", (8, 3, 3, 3), "fed"),)), verbose=True))
     assert "                 old = A · new, A = [1; 1; 1]" in lines
-    assert lines[-3:-1] == ["  considered and not taken:", "    conv2.weight   8×3×3×3   fed"]
+    assert lines[-3:-1] == ["  rejected:", "    conv2.weight   8×3×3×3   fed"]
 
 
 def test_names_of_several_kernels_are_aligned():
     other = SUM._replace(conv=CONV._replace(tensor=KERNEL._replace(name="a")))
-    first, second = list(converted(told(kernels=(SUM, other))))[1:3]
+    first, second = list(conversion_lines(told(kernels=(SUM, other))))[1:3]
     assert first.index("OIHW") == second.index("OIHW")
 
 
@@ -167,7 +169,7 @@ def test_names_of_several_kernels_are_aligned():
 
 def test_a_matrix_is_explained():
     luma = KernelReport(CONV, (64, 2, 7, 7), "matrix", ((1.0, 0.25), (0.5, 0.123456789), (0.0, 10.0)))
-    assert list(explained(told(kernels=(luma,)))) == [
+    assert list(explanation_lines(told(kernels=(luma,)))) == [
         "conv1.weight   OIHW  64×3×7×7 → 64×2×7×7   matrix",
         "  x_old[i] = Σ_j A[i, j] · x_new[j]",
         "  W'[j] = Σ_i W[i] · A[i, j]   for every filter and tap, in float64, rounded once to float32",
@@ -178,7 +180,7 @@ def test_a_matrix_is_explained():
 
 
 def test_a_shift_is_explained_with_it():
-    lines = list(explained(told(kernels=(SUM._replace(offset=(0.5, 0.0, -1.0)),), why="of the pipelines")))
+    lines = list(explanation_lines(told(kernels=(SUM._replace(offset=(0.5, 0.0, -1.0)),), why="of the pipelines")))
     assert lines[1:] == [
         "  x_old[i] = Σ_j A[i, j] · x_new[j] + t[i]",
         "  W'[j] = Σ_i W[i] · A[i, j]   for every filter and tap, in float64, rounded once to float32",
@@ -193,8 +195,8 @@ def test_a_shift_is_explained_with_it():
 @pytest.mark.parametrize("method", ["broadcast", "stack", "identity"])
 def test_where_no_weight_changes_nothing_is_explained(method: str):
     kernel = KernelReport(CONV._replace(layout=None), None, method, ((1.0,),))
-    assert list(explained(told(kernels=(kernel,)))) == [
-        f"conv1.weight   layout open  64×3×7×7 → 64×3×7×7   {method}",
+    assert list(explanation_lines(told(kernels=(kernel,)))) == [
+        f"conv1.weight   layout ambiguous  64×3×7×7 → 64×3×7×7   {method}",
         "  W' = W: no weight changes",
     ]
 
@@ -206,15 +208,15 @@ IMAGENET = Normalization((0.5,), (0.25,))
 NOTES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "gray": (
         {},
-        ["note: plain sum is exact where the pipeline had three equal means and stds; --norm imagenet folds unequal ones in"],
+        ["note: sum is exact where preprocessing had three equal means and stds; --norm imagenet folds in unequal ones"],
     ),
     "more channels": (
         {"in_channels": (3, 4)},
-        ["note: the pipeline in front now needs 4 means and 4 stds; --norm folds the old ones in"],
+        ["note: preprocessing now needs 4 means and 4 stds; --norm folds in the old ones"],
     ),
     "another order": (
         {"in_channels": (3, 3)},
-        ["note: the pipeline in front feeds the channels in the new order: its means and stds change places with them"],
+        ["note: preprocessing must give the channels, their means and stds in the new order"],
     ),
     "stack": (
         {"kernels": (SUM._replace(method="stack"),)},
@@ -234,16 +236,16 @@ NOTES: dict[str, tuple[dict[str, Any], list[str]]] = {
 def test_what_the_pipeline_has_to_do_is_noted(name: str):
     changes, expected = NOTES[name]
     following = [] if changes.get("status") == "unchanged" else ["next: model.load_state_dict(torch.load('gray.pth'))"]
-    assert list(notes(told(**changes))) == [*expected, *following]
+    assert list(note_lines(told(**changes))) == [*expected, *following]
 
 
 def test_warnings_come_first_and_cannot_move_the_cursor():
-    lines = list(notes(told(warnings=(Notice("a", "one\x1b[2J"), Notice("b", "two")))))
+    lines = list(note_lines(told(warnings=(Notice("a", "one\x1b[2J"), Notice("b", "two")))))
     assert lines[:2] == ["warning: one\\x1b[2J", "warning: two"]
 
 
 def test_a_dry_run_has_nothing_to_load():
-    assert not any(line.startswith("next:") for line in notes(told(output=None)))
+    assert not any(line.startswith("next:") for line in note_lines(told(output=None)))
 
 
 # Inspected
@@ -253,7 +255,7 @@ INSPECTION = Inspection(SOURCE, (CONV,), (), (), (KERNEL, Tensor("n", BY_NAME["I
 
 
 def test_an_inspection_is_told():
-    assert list(inspected(INSPECTION)) == [
+    assert list(inspection_lines(INSPECTION)) == [
         "models/rgb.pth: PyTorch (zip) · 100.0 MiB",
         "  first conv   conv1.weight   OIHW 64×3×7×7  float32   found by shapes: the first conv in module order",
         "  2 tensors; --all lists them",
@@ -261,7 +263,7 @@ def test_an_inspection_is_told():
 
 
 def test_every_tensor_is_listed_if_asked_for():
-    assert list(inspected(INSPECTION, everything=True))[2:] == [
+    assert list(inspection_lines(INSPECTION, everything=True))[2:] == [
         "  conv1.weight  float32   64×3×7×7",
         "  n             int64     scalar",
     ]
@@ -275,7 +277,7 @@ def test_what_stands_beside_is_told():
         optimizer=(OptimizerEntry("optimizer", "conv1.weight", {"m": moment}, {"step": 1}),),
         warnings=(Notice("lambda", "look out"),),
     )
-    assert list(inspected(found))[2:] == [
+    assert list(inspection_lines(found))[2:] == [
         "               b              OIHW 64×3×7×7  float32   found by shapes",
         "  declared     in_channels = 3",
         "  carried      optimizer/m",
@@ -288,16 +290,16 @@ CANDIDATES = tuple(Candidate(f"layer{k}.weight", (8, 3, 3, 3), "fed" if k else "
 
 
 def test_where_none_could_be_told_the_candidates_are():
-    lines = list(inspected(INSPECTION._replace(first_convs=(), candidates=CANDIDATES)))
-    assert lines[1:4] == ["  first conv   none could be told", "  layer0.weight   8×3×3×3", "  layer1.weight   8×3×3×3   fed"]
+    lines = list(inspection_lines(INSPECTION._replace(first_convs=(), candidates=CANDIDATES)))
+    assert lines[1:4] == ["  first conv   none identified", "  layer0.weight   8×3×3×3", "  layer1.weight   8×3×3×3   fed"]
     assert lines[-2:] == ["  and 2 more", "  2 tensors; --all lists them"]
 
 
 def test_candidates_that_were_not_taken_are_told_if_asked_for():
     found = INSPECTION._replace(candidates=CANDIDATES)
-    assert "  considered and not taken:" not in list(inspected(found))
-    lines = list(inspected(found, verbose=True))
-    assert lines[2] == "  considered and not taken:"
+    assert "  rejected:" not in list(inspection_lines(found))
+    lines = list(inspection_lines(found, verbose=True))
+    assert lines[2] == "  rejected:"
     assert len(lines) == 3 + len(CANDIDATES) + 1
 
 
@@ -309,10 +311,10 @@ def test_no_candidates_are_no_rows():
 
 
 def test_a_check_tells_what_disagrees_and_nothing_else():
-    assert list(checked(Check(SOURCE, (CONV,), ()))) == []
-    assert list(checked(Check(SOURCE, (), (), "no checkpoint"))) == ["models/rgb.pth: skipped: no checkpoint"]
+    assert list(check_lines(Check(SOURCE, (CONV,), ()))) == []
+    assert list(check_lines(Check(SOURCE, (), (), "no checkpoint"))) == ["models/rgb.pth: skipped: no checkpoint"]
     mismatch = Mismatch("config.json", "num_channels", 3, 1)
-    assert list(checked(Check(SOURCE, (CONV,), (mismatch,)))) == ["config.json: num_channels: found 3, expected 1"]
+    assert list(check_lines(Check(SOURCE, (CONV,), (mismatch,)))) == ["config.json: num_channels: found 3, expected 1"]
 
 
 VERIFIED = Verification(SOURCE, TARGET, (3, 1), (SUM,), 9, 10, (), ())
@@ -324,7 +326,7 @@ VERIFIED = Verification(SOURCE, TARGET, (3, 1), (SUM,), 9, 10, (), ())
         (SUM, "conv1.weight is the sum over its 3 input channels, to the last bit"),
         (
             SUM._replace(offset=(1.0,)),
-            "conv1.weight is the sum over its 3 input channels, through both pipelines, to the last bit",
+            "conv1.weight is the sum over its 3 input channels, with both normalizations folded in, to the last bit",
         ),
         (SUM._replace(method="mean"), "conv1.weight is made by mean from 3 input channels to 1, to the last bit"),
         (
@@ -336,14 +338,14 @@ VERIFIED = Verification(SOURCE, TARGET, (3, 1), (SUM,), 9, 10, (), ())
     ids=["sum", "pipelines", "mean", "luma", "identity"],
 )
 def test_a_file_that_is_the_conversion_is_told_by_its_rule(kernel: KernelReport, expected: str):
-    assert list(verified(VERIFIED._replace(kernels=(kernel,)))) == [f"identical: 9 of 10 tensors · {expected}"]
+    assert list(verification_lines(VERIFIED._replace(kernels=(kernel,)))) == [f"identical: 9 of 10 tensors · {expected}"]
 
 
 def test_differences_are_told_up_to_a_number():
     differences = tuple(Difference(f"layer{k}", "differs") for k in range(12))
-    lines = list(verified(VERIFIED._replace(differences=differences)))
+    lines = list(verification_lines(VERIFIED._replace(differences=differences)))
     assert lines[0] == "models/rgb.pth and models/gray.pth: 12 differences; 9 of 10 tensors are identical"
     assert lines[1:3] == ["  layer0: differs", "  layer1: differs"]
     assert (len(lines), lines[-1]) == (12, "  and 2 more")
-    one = next(verified(VERIFIED._replace(differences=differences[:1])))
+    one = next(verification_lines(VERIFIED._replace(differences=differences[:1])))
     assert one.endswith("1 difference; 9 of 10 tensors are identical")

@@ -147,12 +147,12 @@ def test_what_a_varint_has_beyond_64_bits_is_dropped(source: Open):
 
 @pytest.mark.parametrize("raw", [b"", b"\x80", b"\xff" * 9, b"\x80" * 10 + b"\0"], ids=["none", "one byte", "nine", "eleven"])
 def test_a_varint_that_does_not_end_is_refused(raw: bytes, source: Open):
-    with pytest.raises(DamagedError, match=r"^a\.bin: a number runs over its end, at byte 0$"):
+    with pytest.raises(DamagedError, match=r"^a\.bin: a varint has no end, at byte 0$"):
         Reader(source(raw)).varint(0, len(raw))
 
 
 def test_a_varint_may_not_end_behind_its_message(source: Open):
-    with pytest.raises(DamagedError, match="a number runs over its end"):
+    with pytest.raises(DamagedError, match="a varint has no end"):
         Reader(source(b"\x80\x01")).varint(0, 1)
 
 
@@ -294,7 +294,7 @@ WRONG_WIRE: dict[str, tuple[bytes, Callable[[Message], object], str]] = {
     ),
     "eight bytes in a list": (b"\x09" + bytes(8), lambda m: m.numbers(1), "a field has the wire type 1 instead of 0, at byte 0"),
     "a number for a float": (number_field(1, 5), lambda m: m.floats(1), "a field has the wire type 0 instead of 5, at byte 0"),
-    "a number for a message": (number_field(1, 5), lambda m: m.messages(1), "a number stands where a message should, at byte 0"),
+    "a number for a message": (number_field(1, 5), lambda m: m.messages(1), "a number takes the place of a message, at byte 0"),
     "an earlier one": (bytes_field(1, b"") + number_field(1, 2), lambda m: m.number(1), "wire type 2 instead of 0, at byte 0"),
 }
 
@@ -310,18 +310,18 @@ def test_a_field_of_another_wire_type_is_refused(name: str, read: Read):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\x80" * 11, "a number runs over its end, at byte 0"),
-        (b"\x08\xff", "a number runs over its end, at byte 1"),
+        (b"\x80" * 11, "a varint has no end, at byte 0"),
+        (b"\x08\xff", "a varint has no end, at byte 1"),
         (b"\x0b\x0c", "a field has the wire type 3, which is not used, at byte 0"),
         (b"\x08\x01\x0c", "a field has the wire type 4, which is not used, at byte 2"),
         (b"\x0e", "a field has the wire type 6, which is not used, at byte 0"),
         (b"\x0f", "a field has the wire type 7, which is not used, at byte 0"),
         (b"\x08\x01\x00\x01", "a field has no number, at byte 2"),
         (b"\x02\x00", "a field has no number, at byte 0"),
-        (b"\x0a\x03ab", "a field reaches beyond the message around it, at byte 0"),
-        (b"\x09" + bytes(7), "a field reaches beyond the message around it, at byte 0"),
-        (b"\x0d" + bytes(3), "a field reaches beyond the message around it, at byte 0"),
-        (b"\x0a\xff\xff\xff\xff\x0f", "a field reaches beyond the message around it, at byte 0"),
+        (b"\x0a\x03ab", "a field extends beyond its message, at byte 0"),
+        (b"\x09" + bytes(7), "a field extends beyond its message, at byte 0"),
+        (b"\x0d" + bytes(3), "a field extends beyond its message, at byte 0"),
+        (b"\x0a\xff\xff\xff\xff\x0f", "a field extends beyond its message, at byte 0"),
         (b"\x8a\x80\x80\x80\x80\x00\x01a", "a field's number or length is encoded in 6 bytes; 5 are the most, at byte 0"),
         (b"\x0a\x81\x80\x80\x80\x80\x00a", "a field's number or length is encoded in 6 bytes; 5 are the most, at byte 0"),
     ],
@@ -360,7 +360,7 @@ def test_a_message_cut_at_any_byte_is_read_where_protobuf_reads_it(read: Read):
         try:
             ModelProto.FromString(cut)
         except DecodeError:
-            with pytest.raises(DamagedError, match=r"a number runs over its end|a field reaches beyond the message around it"):
+            with pytest.raises(DamagedError, match=r"a varint has no end|a field extends beyond its message"):
                 _ = read(cut).fields
             answers.add(False)
         else:
@@ -372,7 +372,7 @@ def test_a_message_cut_at_any_byte_is_read_where_protobuf_reads_it(read: Read):
 def test_a_message_in_a_message_ends_where_its_length_says(read: Read):
     inner = b"\x0a\x05ab"  # five bytes, of which the message around it has two
     outer = read(bytes_field(7, inner) + b"\x0a\x03abc")
-    with pytest.raises(DamagedError, match="a field reaches beyond the message around it, at byte 2"):
+    with pytest.raises(DamagedError, match="a field extends beyond its message, at byte 2"):
         _ = inside(outer, 7).fields
 
 
@@ -389,9 +389,9 @@ def nested(depth: int) -> bytes:
 def test_messages_may_be_in_one_another_up_to_the_limit(read: Read):
     most = LIMITS.protobuf_depth
     assert inside(read(nested(most)), *[1] * most).depth == most
-    with pytest.raises(DamagedError, match="has 65 messages around one another; 64 are the most, at byte") as refused:
+    with pytest.raises(DamagedError, match="has 65 messages inside one another; 64 are the most, at byte") as refused:
         inside(read(nested(most + 1)), *[1] * (most + 1))
-    assert refused.value.excess == ("messages around one another", most, most + 1)
+    assert refused.value.excess == ("messages inside one another", most, most + 1)
 
 
 def test_fields_are_counted_over_all_messages(read: Read, monkeypatch: pytest.MonkeyPatch):
@@ -413,7 +413,7 @@ def test_a_name_may_be_as_long_as_the_limit(read: Read):
 def test_content_of_another_length_than_it_needs_is_refused(read: Read):
     field = read(bytes_field(1, b"abc")).in_order()[0]
     check_length(Location("a.onnx"), field, 3)
-    with pytest.raises(DamagedError, match=r"^a\.onnx: holds 3 bytes, 4 are needed, at byte 2$"):
+    with pytest.raises(DamagedError, match=r"^a\.onnx: holds 3 bytes; 4 are needed, at byte 2$"):
         check_length(Location("a.onnx"), field, 4)
 
 

@@ -186,7 +186,7 @@ class Stage:
             *(f"{self.place / name}: is complete, but its folder cannot be synced" for name in whole),
             f"{self.place / REPORT}: ",
         )
-        late += ("standard output: cannot be written to the end: ",) if self.scene.out == "-" else ()
+        late += ("standard output: cannot be written completely: ",) if self.scene.out == "-" else ()
         return "" if after == whole and got.message.startswith(late) else f"{show}: {after}"
 
 

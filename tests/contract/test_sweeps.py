@@ -29,7 +29,7 @@ SHORT = 16
 LARGEST = 16 << 10
 MISSING = (
     r"end is missing|is empty \(0 bytes\)|is cut off|truncated file|bytes of data, its header describes|"
-    r"reaches beyond the message around it|runs over its end|cannot read it"
+    r"extends beyond its message|a varint has no end|cannot read it"
 )
 
 

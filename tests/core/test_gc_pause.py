@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from chkpt_channels.core.gc_pause import gc_paused
+from chkpt_channels.core.gc_pause import collect_again, gc_paused, skip_last_collection, stop_collecting
 
 
 @pytest.fixture(params=[True, False], ids=["collecting", "not collecting"])
@@ -30,3 +30,22 @@ def test_an_error_ends_the_pause_too(before: bool):
     with pytest.raises(ZeroDivisionError), gc_paused():
         raise ZeroDivisionError
     assert gc.isenabled() is before
+
+
+def test_a_command_stops_and_a_batch_collects_again():
+    try:
+        stop_collecting()
+        assert not gc.isenabled()
+        collect_again()
+        assert gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_what_is_there_at_the_end_is_collected_no_more():
+    before = gc.get_freeze_count()
+    try:
+        skip_last_collection()
+        assert gc.get_freeze_count() > before
+    finally:
+        gc.unfreeze()

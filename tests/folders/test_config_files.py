@@ -59,20 +59,20 @@ def test_what_is_asked_of_the_new_pipeline_stays(tmp_path: Path):
 @pytest.mark.parametrize(
     ("documents", "kind", "words"),
     [
-        ({}, UnsupportedError, "no preprocessor_config.json or config.json beside it says mean and std"),
-        ({CONFIG: {"mean": MEAN}}, UnsupportedError, "says mean and std"),
-        ({CONFIG: []}, UnsupportedError, "says mean and std"),
-        ({CONFIG: {"mean": [[0.5]], "std": [1]}}, UnsupportedError, "says mean and std"),
-        ({CONFIG: {"mean": [True] * 3, "std": STD}}, UnsupportedError, "says mean and std"),
-        ({CONFIG: '{"mean": [NaN, 0, 0], "std": [1, 1, 1]}'}, DamagedError, "no JSON number"),
-        ({CONFIG: {"mean": [10**400], "std": [1]}}, DamagedError, "no JSON number"),
+        ({}, UnsupportedError, "no preprocessor_config.json or config.json beside it states mean and std"),
+        ({CONFIG: {"mean": MEAN}}, UnsupportedError, "states mean and std"),
+        ({CONFIG: []}, UnsupportedError, "states mean and std"),
+        ({CONFIG: {"mean": [[0.5]], "std": [1]}}, UnsupportedError, "states mean and std"),
+        ({CONFIG: {"mean": [True] * 3, "std": STD}}, UnsupportedError, "states mean and std"),
+        ({CONFIG: '{"mean": [NaN, 0, 0], "std": [1, 1, 1]}'}, DamagedError, "not a JSON number"),
+        ({CONFIG: {"mean": [10**400], "std": [1]}}, DamagedError, "not a JSON number"),
         ({CONFIG: {"mean": MEAN, "std": [0.1, 0, 0.1]}}, UnsupportedError, "std is not positive"),
         ({PROCESSOR: {**IMAGES, "do_normalize": False}}, UnsupportedError, "do_normalize is off"),
         ({PROCESSOR: {**IMAGES, "do_rescale": False}}, UnsupportedError, "do_rescale is off"),
         ({PROCESSOR: {**IMAGES, "do_flip_channel_order": True}}, UnsupportedError, "do_flip_channel_order is on"),
         ({PROCESSOR: {**IMAGES, "rescale_factor": 1 / 127.5}}, UnsupportedError, "rescale_factor is not 1/255"),
-        ({PROCESSOR: '{"image_mean": 0, "image_std": 1, "rescale_factor": NaN}'}, DamagedError, "no JSON number"),
-        ({CONFIG: "{"}, DamagedError, "is no JSON"),
+        ({PROCESSOR: '{"image_mean": 0, "image_std": 1, "rescale_factor": NaN}'}, DamagedError, "not a JSON number"),
+        ({CONFIG: "{"}, DamagedError, "is not JSON"),
         ({CONFIG: "[" * 100_000}, DamagedError, "nested too deeply"),
         ({CONFIG: " " * (LIMITS.sidecar_bytes + 1)}, DamagedError, "has 67108865 bytes"),
     ],
@@ -148,8 +148,8 @@ PARTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"plus one": lambda a: a 
     ("name", "words"),
     [
         ("conv1.weight", "is not the sum of the original"),
-        ("bn1.running_mean", "the running mean is not what the conversion makes of it"),
-        ("bn1.running_var", "differs, and was not to change"),
+        ("bn1.running_mean", "the running mean differs from what the conversion writes"),
+        ("bn1.running_var", "differs, though the conversion does not change it"),
     ],
 )
 def test_verify_says_which_part_is_wrong(name: str, words: str, how: str, tmp_path: Path):
@@ -188,4 +188,4 @@ def test_verify_re_derives_every_part(part: str, tmp_path: Path):
     found = verify(before, write(tmp_path / "c.safetensors", {**right, part: right[part] + 1}))
     assert [d.key for d in found.differences] == [part]
     name = {"conv0.bias": "bias", "bn_data.running_mean": "statistics", "stem.gain": "gain"}[part]
-    assert f"the {name} is not what the conversion makes of it: largest difference 1" in found.differences[0].message
+    assert f"the {name} differs from what the conversion writes: largest difference 1" in found.differences[0].message

@@ -214,7 +214,7 @@ FIRST = "model-00001-of-00002.safetensors"
         ({"conv1_weight": "../../x"}, "not a file beside the index"),
         ({"conv1_weight": "model-00003-of-00002.safetensors"}, "its shard is missing"),
         ({"fc_weight2": FIRST}, "where the index says it is"),
-        ({"conv1_weight": None}, "is no index"),
+        ({"conv1_weight": None}, "is not an index"),
     ],
 )
 def test_an_index_that_does_not_fit(changes: dict[str, Any], words: str, tmp_path: Path):
@@ -228,7 +228,7 @@ def test_an_index_that_does_not_fit(changes: dict[str, Any], words: str, tmp_pat
 def test_a_tensor_in_two_shards(tmp_path: Path):
     source = shard(tmp_path / "a")
     shutil.copy(source / FIRST, source / "model-00002-of-00002.safetensors")
-    with pytest.raises(DamagedError, match="stands in two shards"):
+    with pytest.raises(DamagedError, match="is in two shards"):
         convert(source, tmp_path / "b", to="gray")
 
 
@@ -371,14 +371,14 @@ def test_a_full_disk(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("setting", [{"sha256": True}, {"hash_name": True}, {"state_dict": "model"}])
 def test_settings_that_are_for_files(setting: dict[str, Any], tmp_path: Path):
-    with pytest.raises(UsageError, match="are for files"):
+    with pytest.raises(UsageError, match="apply to files"):
         convert(folder(tmp_path / "a"), tmp_path / "b", **setting)
     assert os.listdir(tmp_path) == ["a"]
 
 
 def test_a_folder_is_no_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="a folder cannot go to standard output"):
+    with pytest.raises(UsageError, match="a model folder cannot be written to standard output"):
         convert(folder(tmp_path / "a"), "-")
     assert os.listdir(tmp_path) == ["a"]
 
@@ -429,9 +429,9 @@ def test_verify_names_the_file(tmp_path: Path):
     (out / "new").touch()
     found = {d.key: d.message for d in verify(source, out).differences}
     assert found == {
-        "config.json": "is not what the conversion makes of it",
-        "README.md": "differs, and was not to change",
-        "new": "is new, and was not in the original",
+        "config.json": "differs from what the conversion writes",
+        "README.md": "differs, though the conversion does not change it",
+        "new": "is not in the original",
     }
 
 
@@ -599,7 +599,7 @@ def test_an_optimizer_apart_from_its_model(tmp_path: Path):
     moments = tensor(storage("0", 8 * 147), (8, 3, 7, 7))
     state = {"state": {0: {"step": 1, "exp_avg": moments}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
     (source / "optimizer.pt").write_bytes(torch_zip(state, {"0": floats(8 * 147)}))
-    with pytest.raises(UnsupportedError, match="optimizer's state apart from its model") as caught:
+    with pytest.raises(UnsupportedError, match="optimizer state without its model") as caught:
         convert(source, tmp_path / "b", to="gray")
     assert "move optimizer.pt out" in caught.value.hint
 

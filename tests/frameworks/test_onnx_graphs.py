@@ -283,7 +283,7 @@ def test_what_reaches_into_the_channels_is_stacked_or_refused(name, tmp_path):
     assert {kernel.method for kernel in report.kernels} == {"stack"}
     assert agrees(source, tmp_path / "out.onnx", 3, 1, tolerance=0)
     for to, method in (("4", "auto"), ("gray", "sum")):
-        with pytest.raises(UnsupportedError, match=r"no kernel edit is right"):
+        with pytest.raises(UnsupportedError, match=r"no kernel edit is exact"):
             convert(source, tmp_path / "no.onnx", to=to, method=method)
     assert not (tmp_path / "no.onnx").exists()
 
@@ -307,7 +307,7 @@ def test_the_channel_count_that_the_graph_computes_with_is_stacked(tmp_path):
     report = convert(source, tmp_path / "out.onnx", to="gray")
     assert {kernel.method for kernel in report.kernels} == {"stack"}
     assert agrees(source, tmp_path / "out.onnx", 3, 1, tolerance=0)
-    with pytest.raises(UnsupportedError, match="this Reshape takes the image"):
+    with pytest.raises(UnsupportedError, match="this Reshape precedes the kernel"):
         convert(source, tmp_path / "no.onnx", to=4)
 
 
@@ -326,7 +326,7 @@ def test_a_computed_shape_that_serves_others_too_is_not_edited(tmp_path):
     report = convert(source, tmp_path / "out.onnx", to="gray")
     assert {kernel.method for kernel in report.kernels} == {"stack"}
     assert agrees(source, tmp_path / "out.onnx", 3, 1, tolerance=0)
-    with pytest.raises(UnsupportedError, match="this Reshape takes the image"):
+    with pytest.raises(UnsupportedError, match="this Reshape precedes the kernel"):
         convert(source, tmp_path / "no.onnx", to=4)
 
 
@@ -340,7 +340,7 @@ def test_zeros_padded_behind_constants_into_patches_are_stacked(tmp_path):
     source = save(tmp_path / "in.onnx", nodes, weights, [1, 3, SIZE, SIZE])
     convert(source, tmp_path / "out.onnx", to="gray")
     assert agrees(source, tmp_path / "out.onnx", 3, 1, tolerance=0)
-    with pytest.raises(UnsupportedError, match="no kernel edit is right"):
+    with pytest.raises(UnsupportedError, match="no kernel edit is exact"):
         convert(source, tmp_path / "no.onnx", to="gray", method="sum")
 
 
@@ -424,7 +424,7 @@ def test_an_image_changed_in_a_branch_is_stacked(tmp_path):
     for which in (True, False):
         before = run(source, gray.repeat(3, 1), chosen=np.array(which))[0]
         assert np.array_equal(before, run(tmp_path / "out.onnx", gray, chosen=np.array(which))[0])
-    with pytest.raises(UnsupportedError, match="choice: this If takes the image"):
+    with pytest.raises(UnsupportedError, match="choice: this If precedes the kernel"):
         convert(source, tmp_path / "no.onnx", to=4)
 
 
@@ -532,7 +532,7 @@ def test_a_bias_that_cannot_take_two_constants_is_refused(tmp_path):
     ]
     weights = {"k1": noise(5, 3, 3, 3), "k2": noise(5, 3, 3, 3, seed=4), "bias": noise(5), "mean": noise(1, 3, 1, 1, seed=2)}
     source = save(tmp_path / "in.onnx", nodes, weights, [1, 3, SIZE, SIZE])
-    with pytest.raises(UnsupportedError, match="bias: two first convs share it"):
+    with pytest.raises(UnsupportedError, match="bias: is the bias target of two first convs"):
         convert(source, tmp_path / "no.onnx", to="gray", method="sum")
     nodes[2].input.pop()
     source = save(tmp_path / "in.onnx", nodes, weights, [1, 3, SIZE, SIZE])

@@ -177,8 +177,8 @@ def _message_problems(code: int, says: str, outcome: Outcome, root: Path) -> lis
         return problems
     if not lines:
         return ["none"] if says else []
-    if not lines[0].startswith(printable(str(root), 4096)) or not lines[0].endswith("; nothing was written"):
-        problems.append(f"it does not begin with the file, or end in what was done: {lines[0][:300]!r}")
+    if not lines[0].startswith(f"error: {printable(str(root), 4096)}") or not lines[0].endswith("; nothing was written"):
+        problems.append(f"it does not begin with error: and the file, or end in what was done: {lines[0][:300]!r}")
     if not re.search(says, lines[0].replace(printable(str(root), 4096), "")):
         problems.append(f"it does not say {says!r}: {lines[0][:300]!r}")
     if len(lines[0]) > 5000 or any(not re.match(r"try: |  ", line) for line in lines[1:]):

@@ -7,7 +7,7 @@ import pytest
 
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv
-from chkpt_channels.transform.kernels import KernelChange, first_not_finite, mixed, parity
+from chkpt_channels.transform.kernels import KernelChange, first_not_finite, mixed_kernel, parity
 from chkpt_channels.transform.mixing.matrix import Mixing, luma, mean, sum_
 from tests.support.memory import BF16, Memory, kernel
 
@@ -37,14 +37,14 @@ def change(array: np.ndarray, rule: Mixing, layout: str) -> tuple[Memory, Kernel
 def test_the_right_kernel_is_as_near_as_rounding_allows(dtype: type, rule: Mixing, layout: str, shape: tuple[int, ...]):
     """One rounding an element: the sum of 75 of them stays within a few units of the largest answer."""
     checkpoint, right = change(kernel(*shape, dtype=dtype), rule, layout)
-    largest, ulp = parity(checkpoint, right, mixed(checkpoint, right), None)
+    largest, ulp = parity(checkpoint, right, mixed_kernel(checkpoint, right), None)
     assert 0 <= largest < 0.1
     assert ulp < 8
 
 
 def test_the_wrong_kernel_is_far_away():
     checkpoint, right = change(kernel(8, 3, 5, 5), sum_(3), "OIHW")
-    wrong = mixed(checkpoint, right._replace(mixing=mean(3)))
+    wrong = mixed_kernel(checkpoint, right._replace(mixing=mean(3)))
     largest, ulp = parity(checkpoint, right, wrong, None)
     assert largest > 0.1
     assert ulp > 10_000
@@ -52,4 +52,4 @@ def test_the_wrong_kernel_is_far_away():
 
 def test_a_kernel_of_zeros_has_no_unit():
     checkpoint, right = change(np.zeros((8, 3, 5, 5), np.float32), sum_(3), "OIHW")
-    assert parity(checkpoint, right, mixed(checkpoint, right), None) == (0, 0)
+    assert parity(checkpoint, right, mixed_kernel(checkpoint, right), None) == (0, 0)

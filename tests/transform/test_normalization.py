@@ -24,7 +24,7 @@ def test_hyper_parameters_are_told_of_and_set(name: str, where: str, tmp_path: P
     left, set_ = tmp_path / "a.ckpt", tmp_path / "b.ckpt"
     report = convert(TORCH / name, left, to=1)
     told = [n.message for n in report.warnings if n.code == "hyper_parameters"]
-    assert told == [f"{where} = 3 stays, and a script may build the network by it: --set-hparams sets it"]
+    assert told == [f"{where} = 3 stays, and a script may build the network from it: --set-hparams sets it"]
     report = convert(TORCH / name, set_, to=1, set_hparams=True)
     assert [(d.where, d.before, d.after) for d in report.declarations] == [(where, 3, 1)]
     assert not [n for n in report.warnings if n.code == "hyper_parameters"]
@@ -71,7 +71,7 @@ def test_the_command_line_from_report_to_verdict(tmp_path: Path):
     words = ("--to", "gray", "--norm", "imagenet", "--report", "r.json", "-o", "b.safetensors")
     done = run("convert", "a.safetensors", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert b"changed with it: bn1.running_mean" in done.stdout
+    assert b"also changed: bn1.running_mean" in done.stdout
     assert b"note: feed it (raw - mean) / std: --new-mean 0.449 --new-std 0.226" in done.stderr
     assert b"at the zero-padded border" in done.stderr
     report = json.loads((tmp_path / "r.json").read_text())
@@ -105,10 +105,10 @@ def test_what_is_to_feed_the_result(words: tuple[str, ...], note: str, tmp_path:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("--norm", "auto"), 4, "beside it says mean and std"),
+        (("--norm", "auto"), 4, "beside it states mean and std"),
         (("--norm", "foo"), 2, "--norm is imagenet"),
         (("--mean", "1,2"), 2, "--mean has 2 values"),
-        (("--norm", "imagenet", "--report", "r.txt"), 2, "--report is named like a JSON file"),
+        (("--norm", "imagenet", "--report", "r.txt"), 2, "--report must name a .json file"),
         (("--norm", "imagenet", "--report", "no/r.json"), 5, "no"),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_dry_run_refuses_what_could_not_be_written(tmp_path: Path):
     named = {"stem.weight": (8, 3, 3, 3), "stem.gain": (8, 1, 1, 1), "stem.bias": (8,), "conv2.weight": (8, 8, 3, 3)}
     path = write(tmp_path / "a.safetensors", {n: _random(s) for n, s in named.items()})
     for words in ({"to": 1, "luma": "bt709"}, {"to": 4}):
-        with pytest.raises(UnsupportedError, match="would get a mean, which standardizing takes out again"):
+        with pytest.raises(UnsupportedError, match="would get a mean, which standardizing removes again"):
             convert(path, dry_run=True, **words)
     assert convert(path, to=1, dry_run=True).changed == ("stem.weight", "stem.gain")
 

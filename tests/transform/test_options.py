@@ -101,9 +101,9 @@ def test_toward_gray_where_nothing_says_otherwise():
 
 def test_a_keyword_that_is_no_option_is_a_mistake_of_the_program():
     wrong: Any = {"metod": "sum"}
-    with pytest.raises(TypeError, match="'metod' is no option"):
+    with pytest.raises(TypeError, match="'metod' is not an option"):
         build_options(1, **wrong)
-    with pytest.raises(TypeError, match="'metod' is no option"):
+    with pytest.raises(TypeError, match="'metod' is not an option"):
         convert("a.pth", **wrong)
 
 
@@ -129,12 +129,12 @@ def test_what_an_option_takes_in_a_document(name: str, taken: list[Any], refused
 
 def test_one_value_for_a_list():
     names = by_long_name(OPTIONS)
-    assert names["layer"].listed("conv1") == ["conv1"]
-    assert names["mean"].listed(0.5) == [0.5]
-    assert names["mean"].listed("0.5,0.5") == "0.5,0.5"
-    assert names["strict"].listed(True) is True
-    assert names["from"].listed("x") == "x"
-    assert names["matrix"].listed([1, 2]) == [1, 2]
+    assert names["layer"].as_listed("conv1") == ["conv1"]
+    assert names["mean"].as_listed(0.5) == [0.5]
+    assert names["mean"].as_listed("0.5,0.5") == "0.5,0.5"
+    assert names["strict"].as_listed(True) is True
+    assert names["from"].as_listed("x") == "x"
+    assert names["matrix"].as_listed([1, 2]) == [1, 2]
 
 
 def test_every_row_says_what_it_does():

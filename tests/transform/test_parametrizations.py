@@ -51,7 +51,7 @@ def test_layer_finds_it_by_its_module():
 @pytest.mark.parametrize(
     ("named", "words"),
     [
-        ({OLD[0]: kernel(8, 3, 5, 5), OLD[1]: kernel(1, 3, 1, 1)}, "differ from input channel to input channel"),
+        ({OLD[0]: kernel(8, 3, 5, 5), OLD[1]: kernel(1, 3, 1, 1)}, "differ between input channels"),
         (
             {"conv1.weight_orig": kernel(8, 3, 5, 5), "conv1.weight_u": kernel(8), "conv1.weight_v": kernel(75)},
             "is spectral-normed",
@@ -78,5 +78,5 @@ def test_a_direction_without_length():
     direction[3, 2] = -direction[3, 0] - direction[3, 1]
     made = build_plan(net(OLD, direction, kernel(8, 1, 1, 1)), build_options(1))
     direction[3] = 0
-    with pytest.raises(UnsupportedError, match="a direction of weight_norm is or becomes zero"):
+    with pytest.raises(UnsupportedError, match="a weight_norm direction is or becomes zero"):
         made.edits.tensors[OLD[1]].values()

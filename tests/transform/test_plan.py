@@ -28,7 +28,7 @@ def asked(to: int | str | None = "gray", **words: Any) -> Options:
         ({"layers": ("nothing",)}, "no tensor is called 'nothing'"),
         ({"to": 2, "method": "zero"}, "--method zero adds channels"),
         ({"to": 4, "matrix": [[1] * 4] * 2}, "--matrix has 2 rows, one for each old channel, and the kernel takes 3"),
-        ({"to": None, "select": "R,N"}, "'N' is none of the kernel's 3 channels"),
+        ({"to": None, "select": "R,N"}, "'N' is not one of the kernel's 3 channels"),
     ],
 )
 def test_wrong_usage(words: dict[str, Any], message: str):

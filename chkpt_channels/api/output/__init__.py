@@ -1,1 +1,1 @@
-"""Where a result goes: its name, how it gets there whole, and the check before that."""
+"""Outputs: their names, the check before they are published, and publishing."""

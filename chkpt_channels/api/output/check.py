@@ -1,4 +1,5 @@
-"""What was written is opened again before it gets its name: it holds what was planned, and answers as the old file did."""
+"""Post-write check: reopen the output, compare its index and its edited tensors with the plan, and run the format library's own
+validator. Runs before publishing."""
 
 from __future__ import annotations
 
@@ -21,18 +22,18 @@ if TYPE_CHECKING:
 
 
 def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
-    """Re-open what was written: the index is as planned, the edits read back, the format's own library accepts it.
-    Returns its size. Raises RuntimeError otherwise: that is a bug of this package, and nothing is published."""
+    """Reopen the file: its index is as planned, its edits read back, the format's own library accepts it. Returns its size.
+    Raises RuntimeError otherwise: that is a bug of this package, and nothing is published."""
     with Source.of_descriptor(fd, name, made_here=True) as source:
         try:
             after = before.format.open(source)
         except DamagedError as error:
             raise RuntimeError(f"what was written cannot be read: {error}") from error
-        gone = {t.name for e in before.optimizer_entries if e.where in plan.edits.dropped for t in e.tensors.values()}
-        expected = {n: (t.dtype, t.shape) for n, t in before.tensors.items() if n not in gone}
+        dropped = {t.name for e in before.optimizer_entries if e.where in plan.edits.dropped for t in e.tensors.values()}
+        expected = {n: (t.dtype, t.shape) for n, t in before.tensors.items() if n not in dropped}
         expected |= {n: (before.tensors[n].dtype, edit.shape) for n, edit in plan.edits.tensors.items()}
-        found = {n: (t.dtype, t.shape) for n, t in after.tensors.items() if n in expected or not after.adds_tensors}
-        if found != expected:
+        actual = {n: (t.dtype, t.shape) for n, t in after.tensors.items() if n in expected or not after.adds_tensors}
+        if actual != expected:
             raise RuntimeError(f"{name}: the written file has other tensors than planned")
         for tensor, edit in plan.edits.tensors.items():
             if b"".join(after.chunks(tensor)) != edit.values().tobytes():
@@ -40,18 +41,18 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
         if missing := missing_biases(after, plan):
             raise RuntimeError(f"{name}: the new bias of {missing[0]} does not read back as it was written")
         if stale := stale_declarations(after, plan):
-            raise RuntimeError(f"{name}: {stale[0]} does not say {plan.channels[1]}")
-        if os.path.isdir("/proc/self/fd"):
+            raise RuntimeError(f"{name}: {stale[0]} does not declare {plan.channels[1]}")
+        if os.path.isdir("/proc/self/fd"):  # the file has no name yet, and the libraries open names
             _validate(before, after, f"/proc/self/fd/{fd}")
         return source.size
 
 
 def _validate(before: Checkpoint, after: Checkpoint, path: str) -> None:
-    """Ask the format's own library about what was written. Raises DamagedError where it refuses the source as well."""
+    """Run the validator of the format's own library. Raises DamagedError where it refuses the source as well."""
     try:
         after.validate(path)
     except Exception as error:
-        if before.source_fails_validation():
+        if before.source_fails_validation():  # asked last: it takes as long as the validation itself
             raise before.location.damaged(f"{before.title}'s own library cannot read it: {error}") from error
         raise
 
@@ -68,7 +69,7 @@ def missing_biases(after: TensorStore, plan: Plan) -> list[str]:
 
 
 def stale_declarations(after: TensorStore, plan: Plan) -> list[str]:
-    """Where the converted file does not count its channels as planned."""
+    """The places in the converted file that do not declare the planned number of channels."""
     if not plan.edits or not plan.declarations:
         return []
     convs = [
@@ -76,32 +77,32 @@ def stale_declarations(after: TensorStore, plan: Plan) -> list[str]:
         for k in plan.kernels
         if (k.changes or plan.edits.method) and k.conv.tensor.name in after.tensors
     ]
-    found = [*after.graph.declarations(convs), *after.graph.hyper_parameters(plan.channels[1])]
-    if plan.edits.method:  # what was put into the graph may say it in another place
-        return [d.where for d in found if d.channels != plan.channels[1]]
-    right = {d.where for d in found if d.channels == plan.channels[1]}
-    return [d.where for d in plan.declarations if d.where not in right]
+    declared = [*after.graph.declarations(convs), *after.graph.hyper_parameters(plan.channels[1])]
+    if plan.edits.method:  # the node that was added to the graph may have moved the declaration
+        return [d.where for d in declared if d.channels != plan.channels[1]]
+    updated = {d.where for d in declared if d.channels == plan.channels[1]}
+    return [d.where for d in plan.declarations if d.where not in updated]
 
 
 def parity(checkpoint: TensorStore, plan: Plan) -> Parity | None:
     """The largest first-layer difference over all kernels that change."""
     changed = [k for k in plan.kernels if k.changes]
-    found = [
+    differences = [
         kernels.parity(checkpoint, k, quantization.edited_kernel(checkpoint, k.conv, plan.edits), _constant(checkpoint, k, plan))
         for k in changed
     ]
-    return Parity(max(a for a, _ in found), max(u for _, u in found)) if found else None
+    return Parity(max(a for a, _ in differences), max(u for _, u in differences)) if differences else None
 
 
 def _constant(checkpoint: TensorStore, kernel: KernelChange, plan: Plan) -> NDArray[Any] | None:
-    """What the stored bias, or the running mean, adds to a kernel's output more than before."""
+    """The constant that the edited bias, or running mean, adds to each filter's output, [O]; None without one."""
     if not kernel.mixing.offset or kernel.parametrization is not PLAIN:
         return None
     if added := plan.edits.biases.get(kernel.conv.tensor.name):
         return added.values()
-    own = bias_target.find(checkpoint, kernel.conv)
-    if own is None:
+    target = bias_target.find(checkpoint, kernel.conv)
+    if target is None:
         return None
-    name, sign = own
+    name, sign = target
     constant: NDArray[Any] = plan.edits.tensors[name].values().astype("float64") - checkpoint.load(name).astype("float64")
     return sign * constant

@@ -1,7 +1,7 @@
-"""A flat state dict in another container: PyTorch to safetensors and back, for those who leave pickle behind, or need it.
+"""Conversion of a flat state dict from PyTorch to safetensors or back.
 
-Tensors go over one by one, their bytes as they are but for the edits. What the other container cannot keep is refused: tensors
-that share memory, things that are no tensors, names.
+Tensors are copied one by one, unchanged but for the edits. What the other format cannot hold is refused: tensors that share
+memory, values that are not tensors, some names.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ def write(
     location: Location,
     progress: Progress | None = None,
 ) -> Checkpoint:
-    """Write one state dict, edited, to the empty file `out` as a file of another kind, open it again and compare; what was
-    written is returned, closed. `location` names the output, `progress` is called with bytes.
+    """Write one state dict, edited, to the empty file `out` in another format, reopen it and compare; returns the closed
+    checkpoint. `location` names the output in messages, `progress` is called with bytes.
 
-    Raises UnsupportedError for what cannot go over, UsageError for a state dict that is not there.
+    Raises UnsupportedError for what the format cannot hold, UsageError for a state dict that does not exist.
     """
     writer = form.flat_writer()
     if writer is None:
         raise TypeError(f"{form.title} has no writer")
     group = _group(checkpoint, state_dict)
-    kept = _kept(checkpoint, [t for t in checkpoint.tensors.values() if t.group == group], edits, writer)
+    entries = _entries(checkpoint, [t for t in checkpoint.tensors.values() if t.group == group], edits, writer)
 
     def read(name: str) -> Iterator[bytes]:
-        for piece in kept[name].pieces():
+        for piece in entries[name].pieces():
             yield piece
             if progress:
                 progress(len(piece))
 
     with location.wrapping_os_errors("cannot be written"):
-        writer.write([one.tensor for one in kept.values()], read, out)
+        writer.write([entry.tensor for entry in entries.values()], read, out)
         os.fsync(out)
     checkpoint.source.check_unchanged()
-    return _checked(form, out, location, kept)
+    return _check(form, out, location, entries)
 
 
-class _Kept(NamedTuple):
-    """One tensor as it goes over, with its name and shape there."""
+class _Entry(NamedTuple):
+    """One tensor with its name and shape in the output, and its name in the source."""
 
     tensor: Tensor
     old: str
@@ -59,13 +59,13 @@ class _Kept(NamedTuple):
     edits: Edits
 
     def pieces(self) -> Iterator[bytes]:
-        """Its elements there."""
+        """Its bytes in the output."""
         edit = self.edits.tensors.get(self.old)
         return iter([edit.values().tobytes()]) if edit else self.checkpoint.chunks(self.old)
 
 
 def _group(checkpoint: Checkpoint, state_dict: str | None) -> str:
-    """The state dict that goes over, by where it stands."""
+    """The key of the state dict that is written, "" for the root."""
     location = checkpoint.source.location
     groups = list(dict.fromkeys(t.group for t in checkpoint.tensors.values()))
     own = {t.group for entry in checkpoint.optimizer_entries for t in entry.tensors.values()}
@@ -73,7 +73,7 @@ def _group(checkpoint: Checkpoint, state_dict: str | None) -> str:
     if state_dict is not None and state_dict not in groups:
         raise UsageError(f"no state dict is called {state_dict!r}", file=location.file, hint=_offers(models))
     if state_dict is None and len(models) != 1:
-        raise location.unsupported(f"holds {len(models)} state dicts", hint=_offers(models))
+        raise location.unsupported(f"holds {len(models)} state dicts; exactly one can be written", hint=_offers(models))
     group = state_dict if state_dict is not None else models[0]
     others = checkpoint.others(group)
     if others and (state_dict is None or any(name.startswith(f"{group}/") for name in others)):
@@ -86,31 +86,33 @@ def _offers(groups: Sequence[str]) -> str:
     return "   or   ".join(f"--state-dict {group or repr('')}" for group in groups[:3])
 
 
-def _kept(checkpoint: Checkpoint, tensors: Sequence[Tensor], edits: Edits, writer: FlatWriter) -> dict[str, _Kept]:
-    """The tensors as they go over, by their names there."""
+def _entries(checkpoint: Checkpoint, tensors: Sequence[Tensor], edits: Edits, writer: FlatWriter) -> dict[str, _Entry]:
+    """The tensors by their names in the output."""
     location = checkpoint.source.location
     if shared := checkpoint.shared([t.name for t in tensors]):
-        message = f"{shared[0]} and {shared[1]} share their memory, which would be kept twice"
+        message = f"{shared[0]} and {shared[1]} share memory, which would be stored twice"
         raise location.unsupported(message, hint="leave one of them out of the state dict and tie it again after loading")
-    kept = {}
+    entries = {}
     for tensor in tensors:
         if not writer.keeps(tensor):
-            raise location.at(tensor.name).unsupported(f"its name, or its type {tensor.dtype.name}, cannot be kept there")
+            raise location.at(tensor.name).unsupported(
+                f"its name or its type {tensor.dtype.name} cannot be stored in that format"
+            )
         edit = edits.tensors.get(tensor.name)
-        there = tensor._replace(name=tensor.key, group="", shape=edit.shape if edit else tensor.shape)
-        kept[there.name] = _Kept(there, tensor.name, checkpoint, edits)
-    return kept
+        renamed = tensor._replace(name=tensor.key, group="", shape=edit.shape if edit else tensor.shape)
+        entries[renamed.name] = _Entry(renamed, tensor.name, checkpoint, edits)
+    return entries
 
 
-def _checked(form: Format, out: int, location: Location, kept: dict[str, _Kept]) -> Checkpoint:
-    """What was written, opened again: it holds these tensors, the edited ones as planned. Raises RuntimeError otherwise."""
+def _check(form: Format, out: int, location: Location, entries: dict[str, _Entry]) -> Checkpoint:
+    """The output, reopened: it holds these tensors, the edited ones as planned. Raises RuntimeError otherwise."""
     with Source.of_descriptor(out, location.file, made_here=True) as source:
         after = form.open(source)
-        found = {name: (t.dtype, t.shape) for name, t in after.tensors.items()}
-        if found != {name: (one.tensor.dtype, one.tensor.shape) for name, one in kept.items()}:
+        tensors = {name: (t.dtype, t.shape) for name, t in after.tensors.items()}
+        if tensors != {name: (entry.tensor.dtype, entry.tensor.shape) for name, entry in entries.items()}:
             raise RuntimeError(f"{location.file}: the written file has other tensors than planned")
-        for name, one in kept.items():
-            if one.old in one.edits.tensors and b"".join(after.chunks(name)) != b"".join(one.pieces()):
+        for name, entry in entries.items():
+            if entry.old in entry.edits.tensors and b"".join(after.chunks(name)) != b"".join(entry.pieces()):
                 raise RuntimeError(f"{location.file}: {name} does not read back as it was written")
         if os.path.isdir("/proc/self/fd"):
             after.validate(f"/proc/self/fd/{out}")

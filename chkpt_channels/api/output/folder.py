@@ -1,5 +1,4 @@
-"""A planned model folder is written file by file, and appears by one rename: parts as a file is, configurations as planned, and
-all else as it is."""
+"""Output of a model folder: weights, configurations and all other files go to a draft, which is published by one rename."""
 
 from __future__ import annotations
 
@@ -26,8 +25,7 @@ FICLONE = 0x40049409
 
 
 class FolderTarget:
-    """Where the result of a model folder goes: a folder that is not there yet. As a context, it leaves nothing behind but what
-    was published."""
+    """The output of a model folder, which must not exist yet. A context: on exit an unpublished draft is removed."""
 
     def __init__(
         self, model: ModelFolder, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
@@ -60,8 +58,8 @@ class FolderTarget:
             location, untouched = Location(str(target)), name not in edits and name not in documents
             with location.wrapping_os_errors("cannot be written"):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if not (untouched and self._hard_link and _linked(source, target)):
-                    with _new(target) as fd:
+                if not (untouched and self._hard_link and _hard_link_to(source, target)):
+                    with _new_file(target) as fd:
                         if name in edits:
                             write_checked(*edits[name], fd, location, (lambda more: progress(more, total)) if progress else None)
                         elif name in documents:
@@ -74,7 +72,7 @@ class FolderTarget:
 
 
 @contextlib.contextmanager
-def _new(target: Path) -> Iterator[int]:
+def _new_file(target: Path) -> Iterator[int]:
     fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         yield fd
@@ -82,9 +80,9 @@ def _new(target: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _linked(source: Path, target: Path) -> bool:
-    """Whether `target` could become another name of the same file. What a link shows belongs to somebody else: whoever writes
-    into the output must not write there."""
+def _hard_link_to(source: Path, target: Path) -> bool:
+    """Make `target` another name of the same file; False where the file system cannot, or `source` is a symbolic link: its file
+    is shared (a download cache's blob), and writing to the output later would change it."""
     if source.is_symlink():
         return False
     try:
@@ -97,17 +95,17 @@ def _linked(source: Path, target: Path) -> bool:
 def _copy(source: Path, fd: int, target: Path) -> None:
     """The same bytes, in shared blocks where the file system can do that."""
     with Source(source) as opened:
-        if not _reflinked(opened.fd, fd):
+        if not _reflink(opened.fd, fd):
             apply(opened, [], fd, Location(str(target)))
         opened.check_unchanged()
 
 
-def _reflinked(source: int, target: int) -> bool:
+def _reflink(source: int, target: int) -> bool:
     """Whether the file system could share the blocks (ioctl FICLONE of Linux)."""
     try:
         import fcntl
 
-        fcntl.ioctl(target, FICLONE, source)
+        fcntl.ioctl(target, FICLONE, source)  # Btrfs and XFS; ext4 refuses
         os.fsync(target)
         return True
     except (ImportError, OSError):

@@ -1,4 +1,4 @@
-"""What outputs are called: default names, names that do not lie about the format, hashes in names."""
+"""Names of outputs: default names, suffixes that fit the format, hashes in names."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from chkpt_channels.transform.options import Options, options_toward
 
 Path_ = str | os.PathLike[str]
 Progress = Callable[[int, int], None]
-"""Called with how many bytes more are done, of how many in all."""
+"""Called with the bytes that were done since the last call, and with all bytes."""
 
 _HASH = re.compile(r"-([0-9a-f]{8,64})$")
-"""What names of torch.hub's end in: the beginning of the content's SHA-256. Source: torch/hub.py, HASH_REGEX."""
+"""The end of torch.hub's names: the beginning of the content's SHA-256, which check_hash=True compares. Source: torch/hub.py,
+HASH_REGEX."""
 _OLD_HASH = re.compile(r"-[0-9a-f]{8,64}(?=$|_(?:gray|rgb|bgr|[0-9]+ch)$)")
-"""The same, and what a default name was made of."""
+"""The same, also before the target word of a default name."""
 
 
 def other_container(form: Format, path: Path) -> Format | None:
-    """The format that the output's name asks for, where it is another that state dicts of this kind go over into."""
+    """The other format that the output's suffix selects, where state dicts can be written into."""
     suffix = path.suffix.lower()
     if not form.flat or not suffix or suffix in form.suffixes:
         return None
@@ -34,11 +35,11 @@ def other_container(form: Format, path: Path) -> Format | None:
 
 
 def output_path(model: ModelFile, dst: Path_ | None, options: Options) -> Path:
-    """Where the result of a file goes. Raises UsageError for a name that would lie about the format."""
+    """The path of an output file. Raises UsageError for a suffix of another format: libraries choose their reader by it."""
     source, form = model.source, model.format
     if dst is None:
         if model.home is None:
-            raise UsageError("standard input has no name to make one from: -o names the output")
+            raise UsageError("standard input has no file name to derive one from: -o names the output")
         return default_output(Path(source.name), options.rule.word)
     path = Path(dst)
     if os.fspath(dst) == STDIO or other_container(form, path):
@@ -46,7 +47,7 @@ def output_path(model: ModelFile, dst: Path_ | None, options: Options) -> Path:
     others = (FOREIGN_SUFFIXES | {s for other in known() for s in other.suffixes}) - form.suffixes
     if model.home is not None and form.ending and _ends(path, form.ending) != _ends(Path(source.name), form.ending):
         raise UsageError(
-            f"the output {path.name} is named like another kind of {form.title}, which names ending in {form.ending} tell apart",
+            f"the output {path.name} would be read as another kind of {form.title}: the ending {form.ending} tells them apart",
             hint=f"name it {path.name.removesuffix(_suffix(path))}{_suffix(Path(source.name))}",
         )
     if path.suffix.lower() in others:
@@ -58,7 +59,7 @@ def output_path(model: ModelFile, dst: Path_ | None, options: Options) -> Path:
 
 
 def derived_path(src: Path_, to: str | int | None, options: ConvertOptions) -> Path:
-    """Where the result of a conversion goes that names no output."""
+    """The default output of a conversion."""
     return default_output(Path(src), options_toward(to, options).rule.word)
 
 
@@ -71,16 +72,16 @@ def default_output(path: Path, word: str) -> Path:
     return path.with_name(f"{path.name.removesuffix(suffix)}_{word}{suffix}")
 
 
-def hashed(path: Path, digest: str) -> Path:
-    """`<stem>-<8 digits><ext>`, instead of a hash that the stem, or what a default name was made of, ends in."""
+def with_hash(path: Path, digest: str) -> Path:
+    """`<stem>-<8 digits><ext>`, in the place of an old hash in the stem."""
     suffix = _suffix(path)
     return path.with_name(f"{_OLD_HASH.sub('', path.name.removesuffix(suffix))}-{digest[:8]}{suffix}")
 
 
-def hash_in(path: Path) -> str:
-    """The digits that a name claims its content's SHA-256 begins with; none where it claims nothing."""
-    found = _HASH.search(path.name.removesuffix(_suffix(path)))
-    return found[1] if found else ""
+def stated_hash(path: Path) -> str:
+    """The beginning of the content's SHA-256 that a name states; "" where it states none."""
+    match = _HASH.search(path.name.removesuffix(_suffix(path)))
+    return match[1] if match else ""
 
 
 def _suffix(path: Path) -> str:

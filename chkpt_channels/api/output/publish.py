@@ -1,4 +1,4 @@
-"""From a plan to a file with a name: written, checked, and published with what goes with it, or not at all."""
+"""Output of one file: it is written, checked, and published together with its data files and configurations, or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from chkpt_channels.api.output.check import check
-from chkpt_channels.api.output.naming import Path_, Progress, hashed, other_container, output_path
+from chkpt_channels.api.output.naming import Path_, Progress, other_container, output_path, with_hash
 from chkpt_channels.api.report import FileInfo
 from chkpt_channels.core.errors import Location, UsageError
 from chkpt_channels.core.tensors import Notice
@@ -37,21 +37,25 @@ class Settings(NamedTuple):
     hash_name: bool = False
     state_dict: str | None = None
 
-    def checked(self, src: Path_, dst: Path_ | None) -> Settings:
-        """The same settings. Raises UsageError where they mean nothing for this source and this output."""
+    def validated(self, src: Path_, dst: Path_ | None) -> Settings:
+        """The same settings. Raises UsageError where they do not apply to this source or this output."""
         named = dst is None or os.fspath(dst) != STDIO
         if not named and (self.hash_name or self.with_sidecars):
             raise UsageError("standard output has neither a name nor a folder: --hash-name and --sidecars need both")
         if is_folder(src):
             if not named:
-                raise UsageError("a folder cannot go to standard output: -o names it", file=os.fspath(src))
+                raise UsageError(
+                    "a model folder cannot be written to standard output: -o names an output folder", file=os.fspath(src)
+                )
             if self.sha256 or self.hash_name or self.state_dict is not None:
-                raise UsageError("--sha256, --hash-name and --state-dict are for files", file=os.fspath(src))
+                raise UsageError(
+                    "--sha256, --hash-name and --state-dict apply to files, not to model folders", file=os.fspath(src)
+                )
         return self
 
 
 class Written(NamedTuple):
-    """What was written: the output, the line that loads it, whether anything changed, and what is to be said of it."""
+    """A published output: its record, the line that loads it, whether anything changed, and warnings."""
 
     output: FileInfo
     load_line: str
@@ -60,7 +64,7 @@ class Written(NamedTuple):
 
 
 class FileTarget:
-    """Where the result of one file goes. As a context, it leaves nothing behind that was not published."""
+    """The output of one file. A context: on exit everything unpublished is removed."""
 
     def __init__(
         self, model: ModelFile, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
@@ -69,7 +73,7 @@ class FileTarget:
         self.path = output_path(model, dst, options)
         self._other = other_container(model.format, self.path)
         if settings.state_dict is not None and not self._other:
-            raise UsageError("--state-dict chooses what goes into another container: -o names one, as x.safetensors")
+            raise UsageError("--state-dict needs an output in another format: -o x.safetensors")
         self._stack = contextlib.ExitStack()
         self._out: Output | StandardOutput | None = None
         self._companions: Mapping[str, str] = {}
@@ -82,7 +86,7 @@ class FileTarget:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def _opened(self) -> Output | StandardOutput:
+    def _open(self) -> Output | StandardOutput:
         if self._out is None:
             if os.fspath(self.path) == STDIO:
                 self._out = self._stack.enter_context(StandardOutput())
@@ -96,7 +100,7 @@ class FileTarget:
         self._documents = self._edited_configs(plan) if self._settings.with_sidecars else {}
         self._companions = checkpoint.companions(self.path, edited=bool(plan.edits))
         plan = plan._replace(edits=plan.edits._replace(companions=self._companions))
-        out, progress = self._opened(), self._progress
+        out, progress = self._open(), self._progress
         report = (lambda done: progress(done, source.size)) if progress else None
         if self._other:
             from chkpt_channels.api.output import cross_format
@@ -108,15 +112,15 @@ class FileTarget:
             write_checked(checkpoint, plan, out.fd, out.location, report)
 
     def publish(self, planned: PlannedModel) -> Written:
-        """Give it its name, after all that goes with it."""
-        edits, out = planned.first.edits, self._opened()
+        """Give the file its name, after its data files and configurations got theirs."""
+        edits, out = planned.first.edits, self._open()
         digest = ""
         with Source.of_descriptor(out.fd, str(self.path), made_here=True) as written:
             size = written.size
             if self._settings.sha256 or self._settings.hash_name:
                 digest = sha256_of(written)
         if self._settings.hash_name and isinstance(out, Output):
-            self.path = hashed(self.path, digest)
+            self.path = with_hash(self.path, digest)
             out.rename(self.path)
         home = Path(self._model.source.name).parent
         publish(out, home, self._companions, self._documents, force=self._settings.force)
@@ -125,8 +129,7 @@ class FileTarget:
         return Written(info, self._after.load_line(info.path), bool(edits or self._other), notices)
 
     def _edited_configs(self, plan: Plan) -> dict[str, bytes]:
-        """The configurations beside the source, as the output needs them. Raises UsageError where they would stand in the old
-        ones' places."""
+        """The configurations beside the source, edited for the output. Raises UsageError where they would replace those."""
         home = Path(self._model.source.name).parent
         if self.path.parent.resolve() == home.resolve():
             raise UsageError("--sidecars would replace the configurations of the source: -o names an output in another folder")
@@ -139,9 +142,9 @@ class FileTarget:
 
 
 def _renamed(companions: Mapping[str, str]) -> tuple[Notice, ...]:
-    """That a copy names other data files than before."""
+    """The warnings that an unchanged copy has data files of other names."""
     changed = {old: new for old, new in companions.items() if old != new}
-    return tuple(Notice("renamed_data", f"its data file {old} goes with it as {new}") for old, new in changed.items())
+    return tuple(Notice("renamed_data", f"its data file {old} is written as {new}") for old, new in changed.items())
 
 
 def write_checked(
@@ -173,27 +176,30 @@ def publish(
     *,
     force: bool,
 ) -> None:
-    """Give the output its name. The files of `folder` that go with it, under their new `names`, and the `documents` come first,
-    and are taken back if it fails."""
+    """Give the output its name. Copies of its data files in `folder`, under their new `names`, and the `documents` are published
+    before it, and rolled back if it fails."""
     if names and isinstance(out, StandardOutput):
-        raise UsageError(f"the file comes with {', '.join(names)}: -o names the output, so that they can stand beside it")
+        raise UsageError(
+            f"its data files {', '.join(names)} cannot go to standard output: -o names an output beside which they can"
+        )
     with contextlib.ExitStack() as stack:
-        others = [_copied(folder / old, out.path.parent / new, stack, force=force) for old, new in names.items()]
+        others = [_copy(folder / old, out.path.parent / new, stack, force=force) for old, new in names.items()]
         for name, content in documents.items():
             others.append(stack.enter_context(Output(out.path.parent / name, None, force=force)))
             write_bytes(others[-1].fd, content, others[-1].location)
         try:
+            # the output comes last: whoever sees it finds its data files too
             for other in others:
                 other.publish(first=True)
             out.publish()
-        except BaseException:
-            if not out.is_shown():
+        except BaseException:  # an interrupt too
+            if not out.is_shown():  # with its name given, the others belong to it
                 for other in reversed(others):
                     other.roll_back()
             raise
 
 
-def _copied(path: Path, new: Path, stack: contextlib.ExitStack, *, force: bool) -> Output:
+def _copy(path: Path, new: Path, stack: contextlib.ExitStack, *, force: bool) -> Output:
     with Source(path) as source:
         out = stack.enter_context(Output(new, source, force=force))
         apply(source, [], out.fd, out.location)

@@ -1,7 +1,7 @@
 """Edits of HDF5 files as splices: datasets get new content, text attributes new text.
 
-The library edits an OverlayFile: it appends the new objects, unlinks the old ones and mends its own tables. The same edits give
-the same bytes every time: no time stamp is written.
+The library edits an OverlayFile: it appends the new objects, unlinks the old ones and updates its own tables. The same edits give
+the same bytes every time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LARGEST_COMPACT_BYTES = 60_000
-"""A compact dataset lies in its object header, whose messages are shorter than 64 KiB."""
+"""A compact dataset is stored in its object header, whose messages are shorter than 64 KiB."""
 
 
 class NewDataset(NamedTuple):
@@ -42,16 +42,16 @@ def splices(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Mapping[tuple
 def _edited(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Mapping[tuple[str, str], str]) -> Iterator[bytes]:
     """The spans that change, and what each becomes."""
     names = {path: [path, *(alias for alias, of in file.aliases.items() if of == path)] for path in datasets}
-    with file.opened(writable=True) as (root, window):
+    with file.opened(writable=True) as (root, overlay):
         for path, new in datasets.items():
             check_filters(object_at(root, path), file.location.at(path))
             _replace(root, [name.encode("utf-8", "surrogateescape") for name in names[path]], new)
         for (path, name), text in texts.items():
             _set_text(object_at(root, path), name.encode(), text.encode())
         del root
-    made = window.splices()
-    yield json.dumps([(splice.start, splice.stop) for splice in made]).encode()
-    yield from (splice.data() for splice in made)
+    edits = overlay.splices()
+    yield json.dumps([(splice.start, splice.stop) for splice in edits]).encode()
+    yield from (splice.data() for splice in edits)
 
 
 def _replace(root: Any, names: Sequence[bytes], new: NewDataset) -> None:
@@ -59,34 +59,36 @@ def _replace(root: Any, names: Sequence[bytes], new: NewDataset) -> None:
     import h5py
 
     old = h5py.h5d.open(root, names[0])
-    kind, made, space = old.get_type(), _creation(old, new), _space(old, new.shape)
-    kept = h5py.Dataset(old).attrs
-    attributes = [(name, kept[name], kept.get_id(name).shape, kept.get_id(name).dtype) for name in kept]
-    del old, kept  # a dataset that is open when it is unlinked leaves its bytes behind
+    kind, properties, space = old.get_type(), _creation_properties(old, new), _dataspace(old, new.shape)
+    stored = h5py.Dataset(old).attrs
+    attributes = [(name, stored[name], stored.get_id(name).shape, stored.get_id(name).dtype) for name in stored]
+    del old, stored  # trap: the space of a dataset that is open when it is unlinked is never reused, and the file grows
     for name in names:
         root.unlink(name)
-    dataset = h5py.h5d.create(root, names[0], kind, space, made)
+    dataset = h5py.h5d.create(root, names[0], kind, space, properties)
     _write(dataset, kind, new)
-    for name, value, shape, dtype in attributes:
+    for name, value, shape, dtype in attributes:  # they went with the old dataset
         h5py.Dataset(dataset).attrs.create(name, value, shape, dtype)
     for name in names[1:]:
         root.link(names[0], name)
 
 
-def _creation(old: Any, new: NewDataset) -> Any:
+def _creation_properties(old: Any, new: NewDataset) -> Any:
     """The creation properties of the old dataset, as far as the new shape allows."""
     import h5py
 
-    made = old.get_create_plist()
-    made.set_obj_track_times(False)
-    if made.get_layout() == h5py.h5d.CHUNKED:
-        made.set_chunk(tuple(min(chunk, max(size, 1)) for chunk, size in zip(made.get_chunk(), new.shape, strict=True)))
-    elif made.get_layout() == h5py.h5d.COMPACT and new.values.nbytes > LARGEST_COMPACT_BYTES:
-        made.set_layout(h5py.h5d.CONTIGUOUS)
-    return made
+    properties = old.get_create_plist()
+    properties.set_obj_track_times(False)  # a time stamp would make each output different
+    if properties.get_layout() == h5py.h5d.CHUNKED:  # HDF5 refuses chunks larger than the dataset; clipped, filters survive
+        properties.set_chunk(
+            tuple(min(chunk, max(size, 1)) for chunk, size in zip(properties.get_chunk(), new.shape, strict=True))
+        )
+    elif properties.get_layout() == h5py.h5d.COMPACT and new.values.nbytes > LARGEST_COMPACT_BYTES:
+        properties.set_layout(h5py.h5d.CONTIGUOUS)
+    return properties
 
 
-def _space(old: Any, shape: tuple[int, ...]) -> Any:
+def _dataspace(old: Any, shape: tuple[int, ...]) -> Any:
     """A dataspace of the new shape that may grow where the old one might."""
     import h5py
 
@@ -120,7 +122,7 @@ def _set_text(owner: Any, name: bytes, text: bytes) -> None:
 
     attribute = h5py.h5a.open(owner, name)
     kind, space = attribute.get_type(), attribute.get_space()
-    if kind.is_variable_str():
+    if kind.is_variable_str():  # as h5py writes a str; other writers fix the length
         value = np.array(text, dtype=attribute.dtype).reshape(attribute.shape)
         attribute.write(value)
         return

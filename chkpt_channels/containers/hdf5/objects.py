@@ -1,4 +1,4 @@
-"""What stands in HDF5 objects, read through h5py's handles: types of numbers, text attributes, boxes of elements, filters."""
+"""The content of HDF5 objects, read through h5py's handles: types of numbers, text attributes, boxes of elements, filters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def numpy_name(kind: Any) -> tuple[str, bool]:
 
 
 def tagged_name(opened: Any) -> str:
-    """Keras marks the opaque pairs of bytes that are bfloat16 with an attribute."""
+    """ "bfloat16" for a dataset that Keras 3 has marked as such: it stores opaque pairs of bytes and an attribute `dtype`."""
     return "bfloat16" if dict(texts(opened, frozenset({"dtype"}))).get("dtype") == "bfloat16" else ""
 
 
@@ -42,7 +42,8 @@ def attribute_names(opened: Any) -> list[str]:
 
 
 def texts(opened: Any, wanted: frozenset[str]) -> Iterator[tuple[str, str | list[str]]]:
-    """Those attributes of an object that are text, or lists of texts, and called as wanted, numbers behind the name or not."""
+    """The attributes of an object that are text, or lists of texts, and have a wanted name. Keras splits an attribute of more
+    than 64 KB into name0, name1, …: they are wanted too."""
     import h5py
 
     for index in range(h5py.h5a.get_num_attrs(opened)):
@@ -62,10 +63,10 @@ def _text(attribute: Any) -> str | list[str] | None:
     out = np.empty(attribute.shape, attribute.dtype)
     attribute.read(out)
     try:
-        found = [item.decode("utf-8") if isinstance(item, bytes) else str(item) for item in out.reshape(-1).tolist()]
+        texts = [item.decode("utf-8") if isinstance(item, bytes) else str(item) for item in out.reshape(-1).tolist()]
     except UnicodeDecodeError:
         return None
-    return found if attribute.shape else found[0]
+    return texts if attribute.shape else texts[0]
 
 
 def object_at(root: Any, path: str) -> Any:
@@ -83,27 +84,27 @@ def space_of(shape: tuple[int, ...]) -> Any:
 
 
 def check_storage(opened: Any, location: Location) -> None:
-    """Refuse a dataset whose elements are elsewhere; nothing of it was read before."""
+    """Raise DamagedError for a dataset whose elements are in other files: h5py would read these files."""
     import h5py
 
-    made = opened.get_create_plist()
-    layout = made.get_layout()
+    properties = opened.get_create_plist()
+    layout = properties.get_layout()
     if layout == h5py.h5d.VIRTUAL:
-        raise location.damaged("is a virtual dataset: its content lies in other files")
-    if layout == h5py.h5d.CONTIGUOUS and made.get_external_count():
-        raise location.damaged("its content lies in another file")
+        raise location.damaged("is a virtual dataset: its content is in other files")
+    if layout == h5py.h5d.CONTIGUOUS and properties.get_external_count():
+        raise location.damaged("its content is in another file")
 
 
 def check_filters(opened: Any, location: Location) -> None:
     """Raise UnsupportedError for filters that are not built in, DamagedError for chunks that are too large to unpack."""
     import h5py
 
-    made = opened.get_create_plist()
-    for index in range(made.get_nfilters()):
-        code, _, _, name = made.get_filter(index)
+    properties = opened.get_create_plist()
+    for index in range(properties.get_nfilters()):
+        code, _, _, name = properties.get_filter(index)
         if code not in _KNOWN_FILTERS or not h5py.h5z.filter_avail(code):
             raise location.unsupported(f"is packed by filter {code} ({name.decode('ascii', 'replace')}), which is not built in")
-    chunk = made.get_chunk() if made.get_layout() == h5py.h5d.CHUNKED else ()
+    chunk = properties.get_chunk() if properties.get_layout() == h5py.h5d.CHUNKED else ()
     location.check_limit("bytes in a chunk", prod(chunk) * opened.get_type().get_size(), LIMITS.hdf5_chunk_bytes)
 
 
@@ -131,7 +132,7 @@ def boxes(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[tuple[int, ..
         yield (0,) * len(shape), shape
         return
     step = max(1, CHUNK_BYTES // inner)
-    outer, behind = shape[: axis - 1], shape[axis:]
+    outer, inner_axes = shape[: axis - 1], shape[axis:]
     for number in range(prod(outer)):
         before = []
         for length in reversed(outer):
@@ -139,4 +140,4 @@ def boxes(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[tuple[int, ..
             before.append(location)
         for at in range(0, shape[axis - 1], step):
             count = min(step, shape[axis - 1] - at)
-            yield (*reversed(before), at, *(0 for _ in behind)), (*(1 for _ in outer), count, *behind)
+            yield (*reversed(before), at, *(0 for _ in inner_axes)), (*(1 for _ in outer), count, *inner_axes)

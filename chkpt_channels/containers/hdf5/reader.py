@@ -35,8 +35,8 @@ Texts = dict[str, str | list[str]]
 
 
 class Dataset(NamedTuple):
-    """An array of numbers; `dtype` is numpy's name for them. `offset` is where its elements lie in C order and as this machine
-    keeps them, None where they must be read through the library; it counts from the first byte of the HDF5 file."""
+    """An array of numbers; `dtype` is numpy's name for them. `offset`, from the first byte of the HDF5 file, is that of
+    contiguous elements in C order and in this machine's encoding; None where they must be read through the library."""
 
     dtype: str
     itemsize: int
@@ -50,7 +50,7 @@ class Dataset(NamedTuple):
 
 
 class AttributeFilter(NamedTuple):
-    """Which attributes are to be read: those with these names, numbers behind them or not, of these objects."""
+    """Which attributes are read: those with these names, a number appended or not, of these objects."""
 
     names: frozenset[str]
     owners: Callable[[Hdf5], Iterable[str]]
@@ -76,27 +76,27 @@ class Hdf5:
         self.texts: dict[str, Texts] = {}
         self.attributes: list[str] = []
         self._dtypes: list[tuple[Any, tuple[str, bool]]] = []
-        import h5py  # noqa: F401 # once, for all children that will be forked
+        import h5py  # noqa: F401 # here, so that forked workers need not import it
 
-        found = json.loads(b"".join(self._apart(partial(self._indexed, wanted), location)))
-        self.groups, self.others, self.aliases = found["groups"], found["others"], found["aliases"]
-        self.texts, self.attributes = found["texts"], found["attributes"]
-        self.datasets = {path: Dataset(row[0], row[1], tuple(row[2]), row[3]) for path, row in found["datasets"].items()}
-        self._check_apart()
+        index = json.loads(b"".join(self._isolated(partial(self._index, wanted), location)))
+        self.groups, self.others, self.aliases = index["groups"], index["others"], index["aliases"]
+        self.texts, self.attributes = index["texts"], index["attributes"]
+        self.datasets = {path: Dataset(row[0], row[1], tuple(row[2]), row[3]) for path, row in index["datasets"].items()}
+        self._check_overlaps()
 
-    def _check_apart(self) -> None:
-        """Raise DamagedError where two datasets lie on the same bytes: an edit of one would change the other."""
+    def _check_overlaps(self) -> None:
+        """Raise DamagedError where two datasets share bytes: an edit of one would change the other."""
         spans = sorted((d.offset, d.size, path) for path, d in self.datasets.items() if d.offset is not None and d.size)
-        for (start, size, path), (behind, _, other) in pairwise(spans):
-            if start + size > behind:
-                raise self.location.at(other).damaged(f"its elements lie on those of {path}", at=self._start + behind)
+        for (start, size, path), (following, _, other) in pairwise(spans):
+            if start + size > following:
+                raise self.location.at(other).damaged(f"its elements overlap those of {path}", at=self._start + following)
 
-    def _apart(self, work: Callable[[], Iterator[bytes]], location: Location) -> Iterator[bytes]:
-        """Done in a child, except on what the library has just edited: it has seen all of that, and a fork costs as much as
-        an index."""
+    def _isolated(self, work: Callable[[], Iterator[bytes]], location: Location) -> Iterator[bytes]:
+        """Run `work` in a forked worker. A file that the library has just edited is read in place: it holds nothing that the
+        library has not seen, and a fork takes as long as an index."""
         return work() if self.source.made_here else run_isolated(work, location)
 
-    def _indexed(self, wanted: AttributeFilter | None) -> Iterator[bytes]:
+    def _index(self, wanted: AttributeFilter | None) -> Iterator[bytes]:
         """The index as JSON, which goes through a pipe."""
         with self.opened() as (root, _):
             self._walk(root)
@@ -104,28 +104,28 @@ class Hdf5:
             attributes = objects.attribute_names(root)
             owners, names = (wanted.owners(self), wanted.names) if wanted else ((), frozenset())
             texts = {path: dict(objects.texts(objects.object_at(root, path), names)) for path in owners}
-        found = {"datasets": self.datasets, "groups": self.groups, "others": self.others, "aliases": self.aliases}
-        yield json.dumps({**found, "texts": texts, "attributes": attributes}).encode()
+        index = {"datasets": self.datasets, "groups": self.groups, "others": self.others, "aliases": self.aliases}
+        yield json.dumps({**index, "texts": texts, "attributes": attributes}).encode()
 
     @contextmanager
     def opened(self, path: str = "", *, writable: bool = False) -> Iterator[tuple[Any, OverlayFile]]:
-        """The file's root group and the window it is seen through. What the library raises becomes DamagedError, about the object
-        at `path`."""
+        """The file's root group, and the overlay that the library works on. What the library raises becomes DamagedError about
+        the object at `path`."""
         import h5py
 
         location = self.location.at(path) if path else self.location
-        window = OverlayFile(self.source, self._start, self._size)
+        overlay = OverlayFile(self.source, self._start, self._size)
         try:
-            with _no_plugins(), h5py.File(window, "r+" if writable else "r") as file:
-                yield h5py.h5g.open(file.id, b"/"), window
+            with _no_plugins(), h5py.File(overlay, "r+" if writable else "r") as file:
+                yield h5py.h5g.open(file.id, b"/"), overlay
         except Exception as error:
-            if window.error is not None:
-                raise window.take_error() from error
-            if isinstance(error, _OF_THE_LIBRARY):
+            if overlay.error is not None:
+                raise overlay.take_error() from error
+            if isinstance(error, _LIBRARY_ERRORS):
                 raise location.damaged(f"the HDF5 library cannot read it: {_reason(error)}") from error
             raise
-        if window.error is not None:
-            raise window.take_error()
+        if overlay.error is not None:
+            raise overlay.take_error()
 
     def _walk(self, root: Any) -> None:
         """Index every object that a hard link leads to; then see that no soft link dangles."""
@@ -141,6 +141,7 @@ class Hdf5:
                 names.setdefault(info.u, []).append(path)
             return self._link_problem(path, info.type, len(names))
 
+        # links.visit, not objects.visit: the latter follows each object once and does not show its further names
         if problem := root.links.visit(take, info=True):
             raise problem
         around = {path.rpartition("/")[0] for paths in names.values() for path in paths}
@@ -173,10 +174,10 @@ class Hdf5:
 
         location = self.location.at(name.decode("utf-8", "replace"))
         try:
-            found = h5py.h5o.exists_by_name(root, name)
+            exists = h5py.h5o.exists_by_name(root, name)
         except (RuntimeError, OSError, KeyError, ValueError) as error:
             raise location.damaged(f"is a soft link that leads nowhere: {_reason(error)}") from error
-        if not found:
+        if not exists:
             raise location.damaged("is a soft link that leads nowhere")
 
     def _object(self, root: Any, path: str, address: int) -> None:
@@ -194,7 +195,7 @@ class Hdf5:
             self.datasets[path] = dataset
 
     def _dtype(self, kind: Any) -> tuple[str, bool]:
-        """What `numpy_name` says of a type, asked once for each."""
+        """`numpy_name` of a type, computed once for each."""
         for known, answer in self._dtypes:
             if known.equal(kind):
                 return answer
@@ -216,7 +217,8 @@ class Hdf5:
         dataset = Dataset(dtype, kind.get_size(), shape, offset if plain or dtype == "bfloat16" else None)
         stored = opened.get_storage_size()
         if offset is not None and (stored != dataset.size or offset + stored > self._size):
-            raise self.location.at(path).damaged(f"{list(shape)} of {dtype} are not the {stored} bytes it is given", at=offset)
+            raise self.location.at(path).damaged(f"has {stored} bytes, which do not fit {list(shape)} of {dtype}", at=offset)
+        # 27 TiB of shape with nothing stored is a valid file, and would be read as zeros
         if dataset.size > max(HARMLESS_BYTES, stored * LARGEST_DEFLATE_RATIO):
             raise self.location.at(path).damaged(f"declares {dataset.size} bytes and stores {stored}")
         return dataset
@@ -229,7 +231,7 @@ class Hdf5:
             for piece in range(0, dataset.size, CHUNK_BYTES):
                 yield self.source.read(at + piece, at + min(piece + CHUNK_BYTES, dataset.size))
         elif dataset.size:
-            yield from self._apart(partial(self._elements, path, dataset), self.location.at(path))
+            yield from self._isolated(partial(self._elements, path, dataset), self.location.at(path))
 
     def _elements(self, path: str, dataset: Dataset) -> Iterator[bytes]:
         with self.opened(path) as (root, _):
@@ -246,7 +248,7 @@ class Hdf5:
             if dataset.offset is None and path not in edited and 0 < dataset.size <= left:
                 left -= dataset.size
                 paths.append(path)
-        for _ in self._apart(partial(self._read, paths), self.location) if paths else ():
+        for _ in self._isolated(partial(self._read, paths), self.location) if paths else ():
             pass
 
     def _read(self, paths: Iterable[str]) -> Iterator[bytes]:
@@ -261,12 +263,13 @@ class Hdf5:
 
 _HARD, _SOFT, _EXTERNAL = 0, 1, 64
 """Types of links. Source: HDF5's H5Lpublic.h, H5L_type_t."""
-_OF_THE_LIBRARY = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
+_LIBRARY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
 
 
 @contextmanager
 def _no_plugins() -> Iterator[None]:
-    """The library looks for filters in no folder; afterwards it does again, as the host process had it."""
+    """The library looks for filter plugins in no folder, and afterwards in those of the host process again: for an unknown filter
+    it would load code from there. HDF5_PLUGIN_PRELOAD works only before h5py is imported."""
     from h5py import h5pl
 
     folders = [h5pl.get(index) for index in range(h5pl.size())]
@@ -280,6 +283,6 @@ def _no_plugins() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What the library says, without its own place names."""
+    """The library's message, without the names of its functions."""
     text = str(error.args[0] if error.args else error)
     return re.sub(r"\s+", " ", re.sub(r"^[^(]*\((.*)\)$", r"\1", text))[:160] or type(error).__name__

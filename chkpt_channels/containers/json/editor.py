@@ -1,4 +1,4 @@
-"""JSON that is edited in place: every value knows the text that encodes it, and all other text stays.
+"""JSON that is edited in place: every value knows the characters that encode it, and all others stay as they are.
 
 Source: RFC 8259. What is not strictly that is refused (`reader`).
 """
@@ -44,7 +44,7 @@ class Json:
     """A document. Raises DamagedError for what is no strict JSON."""
 
     def __init__(self, raw: bytes, location: Location) -> None:
-        document(raw, location, 0)  # from here on it is known to be sound
+        document(raw, location, 0)  # strict: the tokenizer below need not check anything again
         self.location, self.text, self._at = location, raw.decode("utf-8"), 0
         try:
             self.root = self._read()
@@ -53,12 +53,12 @@ class Json:
 
     def _next(self) -> tuple[str, str, int]:
         """The next token: its kind, its text, and where it begins."""
-        found = _TOKEN.match(self.text, self._at)
-        kind = found.lastgroup if found else None
-        if found is None or kind is None:
-            raise self.location.damaged("is no JSON", at=self._at)
-        self._at = found.end()
-        return kind, found[kind], found.start(kind)
+        match = _TOKEN.match(self.text, self._at)
+        kind = match.lastgroup if match else None
+        if match is None or kind is None:
+            raise self.location.damaged("is not JSON", at=self._at)
+        self._at = match.end()
+        return kind, match[kind], match.start(kind)
 
     def _read(self) -> Value:
         kind, text, start = self._next()
@@ -103,14 +103,14 @@ class Json:
 
     def at(self, path: Path) -> Value:
         """The value where `path` leads. KeyError or IndexError where it leads nowhere."""
-        found = self.root
+        value = self.root
         for step in path:
-            found = found.value[step]
-        return found
+            value = value.value[step]
+        return value
 
     def edited(self, changes: Mapping[Path, Any]) -> bytes:
-        """The text with other values at these paths. A path may lead to a key that its object has not got: it is added behind
-        the others. Lists are written as they were, item by item."""
+        """The text with other values at these paths. A key that its object does not have is added as the last one. Lists keep
+        their spacing."""
         edits = []
         for path, value in changes.items():
             parent = self.at(path[:-1]).value if path else {}
@@ -123,7 +123,7 @@ class Json:
         return spliced(self.text.encode(), encoded)
 
     def _byte(self, at: int) -> int:
-        return at if self.text.isascii() else len(self.text[:at].encode())
+        return at if self.text.isascii() else len(self.text[:at].encode())  # spans count characters, splices bytes
 
     def _encoded(self, value: Any, old: Value) -> str:
         if not isinstance(value, list) or not isinstance(old.value, list) or not old.value:

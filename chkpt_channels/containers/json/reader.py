@@ -1,7 +1,7 @@
-"""JSON as RFC 8259 has it and no more: what Python's reader lets pass, or settles silently, is refused.
+"""Strict JSON (RFC 8259): what Python's reader accepts beyond it, or resolves silently, is refused.
 
-That is: a key twice in one object (the last would win), NaN and Infinity, numbers that no reader holds, lone surrogates, and
-bytes that are no UTF-8. How much a document may hold is known before any of it is built.
+That is: a key twice in one object (the last one would win; safetensors 0.8 accepts it), NaN and Infinity, endless numbers,
+lone surrogates, and bytes that are not UTF-8. The number of values is checked before any of them is built.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from chkpt_channels.core.errors import Location, printable
 from chkpt_channels.core.limits import LIMITS
 
 LONGEST_INTEGER_DIGITS = 20
-"""-2^63 and 2^64 - 1 have as many; Python's own integers are of any length, and take quadratic time to read."""
+"""-2^63 and 2^64 - 1 have as many. Python's own integers have any length, and reading them takes quadratic time."""
 _LONG_INTEGER = re.compile(rb"[0-9]{20}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def loads(raw: bytes, location: Location, base: int | None = None) -> Any:
-    """The document. Raises DamagedError about `location`; `base` is where in the file the document begins, if that is known."""
+    """The document. Raises DamagedError about `location`; `base` is the document's offset in the file, None if it has none."""
     location.check_limit("values in its JSON", raw.count(b",") + raw.count(b"[") + raw.count(b"{"), LIMITS.json_values, at=base)
 
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        entries = dict(found)
-        if len(entries) != len(found):
-            twice = Counter(name for name, _ in found).most_common(1)[0][0]
-            raise location.damaged(f"the key {printable(twice)!r} stands twice in its JSON", at=base)
+    def pairs(pair_list: list[tuple[str, Any]]) -> dict[str, Any]:
+        entries = dict(pair_list)
+        if len(entries) != len(pair_list):
+            twice = Counter(name for name, _ in pair_list).most_common(1)[0][0]
+            raise location.damaged(f"the key {printable(twice)!r} occurs twice in its JSON", at=base)
         return entries
 
     def refuse(text: str) -> NoReturn:
-        raise location.damaged(f"holds {text[:40]}, which is no JSON number", at=base)
+        raise location.damaged(f"holds {text[:40]}, which is not a JSON number", at=base)
 
     def integer(text: str) -> int:
         return int(text) if len(text) <= LONGEST_INTEGER_DIGITS else refuse(text)
@@ -44,33 +44,34 @@ def loads(raw: bytes, location: Location, base: int | None = None) -> Any:
     count = integer if _LONG_INTEGER.search(raw) else None  # a call for every number takes long
     try:
         text = raw.decode("utf-8")
-        made = json.loads(text, object_pairs_hook=pairs, parse_constant=refuse, parse_int=count, parse_float=number)
+        value = json.loads(text, object_pairs_hook=pairs, parse_constant=refuse, parse_int=count, parse_float=number)
     except UnicodeDecodeError as error:
         raise location.damaged("is not UTF-8", at=_at(base, error.start)) from error
     except json.JSONDecodeError as error:
         where = len(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
-        raise location.damaged(f"is no JSON: {error.msg.lower()}", at=_at(base, where)) from error
+        raise location.damaged(f"is not JSON: {error.msg.lower()}", at=_at(base, where)) from error
     except RecursionError:
         raise location.damaged("its JSON is nested too deeply", at=base) from None
     if _SURROGATE.search(raw):
-        _check_surrogates(made, location, base)
-    return made
+        _check_surrogates(value, location, base)
+    return value
 
 
 def document(raw: bytes, location: Location, base: int | None = None) -> Any:
-    """The same, for a document whose depth its format leaves open."""
-    made = loads(raw, location, base)
-    _check_depth(made, location, base)
-    return made
+    """The same, for a document of any format: its depth is checked too."""
+    value = loads(raw, location, base)
+    _check_depth(value, location, base)
+    return value
 
 
 def _at(base: int | None, offset: int) -> int | None:
     return None if base is None else base + offset
 
 
-def _check_depth(made: Any, location: Location, base: int | None) -> None:
-    """What was read at one depth of the call stack may have to be written at another."""
-    level, depth = [made], 0
+def _check_depth(value: Any, location: Location, base: int | None) -> None:
+    """Raise DamagedError for a document that is nested too deeply. Python's own limit depends on how deep the call stack is: what
+    could be read there might not be written elsewhere."""
+    level, depth = [value], 0
     while level:
         depth += 1
         location.check_limit("levels in its JSON", depth, LIMITS.json_depth, at=base)
@@ -81,9 +82,9 @@ def _inside(value: Any) -> Any:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def _check_surrogates(made: Any, location: Location, base: int | None) -> None:
+def _check_surrogates(value: Any, location: Location, base: int | None) -> None:
     try:
-        json.dumps(made, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         lone = error.object[error.start]
-        raise location.damaged(f"holds half a surrogate pair, \\u{ord(lone):x}, which is no text", at=base) from error
+        raise location.damaged(f"holds the lone surrogate \\u{ord(lone):x}, which no text may hold", at=base) from error

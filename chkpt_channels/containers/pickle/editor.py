@@ -1,7 +1,11 @@
-"""Edits of a pickle: integers encoded anew, dictionary entries taken out, FRAME lengths mended; all other bytes stay.
+"""Edits of a pickle: integers encoded anew, dictionary entries removed, FRAME lengths corrected; all other bytes stay.
 
-A value that is encoded once and repeated through the memo is shared: an edit touches only the places that were asked for.
+A value that is encoded once and repeated through the memo is shared, as timm's `input_size` (3, 224, 224) is: an edit changes
+only the occurrences that it names.
 """
+
+# Only integers are replaced: they are never memoized, so that memo indexes stay. Nothing is ever popped instead: the unpickler of
+# torch.load(weights_only=True) and TorchScript's refuse POP.
 
 from __future__ import annotations
 
@@ -30,20 +34,21 @@ def edited(tree: Tree, values: Mapping[PickleNode, Any], removed: Iterable[tuple
 
 def _frame_edits(tree: Tree, edits: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
     """New lengths for the frames in which something changes; what is left of a frame whose head goes needs no frame."""
-    mended = []
+    lengths = []
     for at, length in tree.frames:
         begin, end = at + FRAME_HEAD_BYTES, at + FRAME_HEAD_BYTES + length
         if any(start <= at < stop for start, stop, _ in edits):
             continue
         added = sum(len(new) for start, _, new in edits if begin <= start < end)
-        gone = sum(max(0, min(stop, end) - max(start, begin)) for start, stop, _ in edits)
-        if added != gone:
-            mended.append((at + 1, begin, struct.pack("<Q", length + added - gone)))
-    return mended
+        removed = sum(max(0, min(stop, end) - max(start, begin)) for start, stop, _ in edits)
+        if added != removed:
+            lengths.append((at + 1, begin, struct.pack("<Q", length + added - removed)))
+    return lengths
 
 
 def encode(value: Any) -> bytes:
-    """A number in the pickler's shortest form, or a tuple of integers."""
+    """A number in the pickler's shortest form (BININT1, BININT2, BININT, LONG1), or a tuple of integers. A number that is edited
+    there and back then has its old bytes again."""
     if isinstance(value, float):
         return b"G" + struct.pack(">d", value)
     if isinstance(value, tuple):
@@ -77,9 +82,9 @@ class _Rewriting:
     def edits(self, removed: list[tuple[int, int]]) -> list[tuple[int, int, bytes]]:
         """The replacements [start, stop) → bytes for all that was wanted."""
         edits = [(start, stop, b"") for start, stop in removed]
-        gone = _Spans(removed)
+        spans = _Spans(removed)
         if removed:
-            edits += self._rescued(gone)
+            edits += self._reencode_memoized(spans)
         while self._wanted:
             node, places = self._wanted.popitem()
             edits += self._edit(node, places)
@@ -116,34 +121,32 @@ class _Rewriting:
                 self.want(child, new)
         return []
 
-    def _rescued(self, gone: _Spans) -> list[tuple[int, int, bytes]]:
+    def _reencode_memoized(self, removed: _Spans) -> list[tuple[int, int, bytes]]:
         """What was memoized inside removed spans and is repeated outside is encoded at its first repetition."""
         edits = []
-        shifted = any(at in gone for at, _ in self._tree.memoize_opcodes)
+        shifted = any(at in removed for at, _ in self._tree.memoize_opcodes)
         for node in self._tree.memoized:
-            if node.put is None or node.put[1] not in gone:
+            if node.put is None or node.put[1] not in removed:
                 continue
-            later = next((get for get in node.gets or () if get.start not in gone), None)
+            later = next((get for get in node.gets or () if get.start not in removed), None)
             if later is None:
                 continue
-            edits.append((later.start, later.stop, self._encoded_alone(node, gone) + b"r" + struct.pack("<I", node.put[0])))
-        if shifted:  # MEMOIZE counts on its own: behind a removed one the index must be encoded
+            edits.append((later.start, later.stop, self._encode_alone(node, removed) + b"r" + struct.pack("<I", node.put[0])))
+        if shifted:  # MEMOIZE takes the next index: after a removed one each must be a LONG_BINPUT with the old index
             edits += [
                 (at, at + 1, b"r" + struct.pack("<I", i))
                 for at, i in self._tree.memoize_opcodes
-                if at > gone.first and at not in gone
+                if at > removed.first and at not in removed
             ]
         return edits
 
-    def _encoded_alone(self, node: PickleNode, gone: _Spans) -> bytes:
+    def _encode_alone(self, node: PickleNode, removed: _Spans) -> bytes:
         data = self._tree.data
         if node.kind in (Kind.CONST, Kind.INT, Kind.FLOAT, Kind.TEXT, Kind.BYTES):
             return data[node.start : node.stop]
         if node.kind is Kind.GLOBAL and all("\n" not in part and part.isascii() for part in node.value):
             return b"c" + "\n".join(node.value).encode() + b"\n"
-        raise self._tree.location.unsupported(
-            "an optimizer entry shares objects with the rest of the file and cannot be taken out"
-        )
+        raise self._tree.location.unsupported("an optimizer entry shares objects with the rest of the file and cannot be removed")
 
 
 class _Spans:

@@ -1,6 +1,6 @@
 """The pickle machine on nodes instead of objects: its stack, its marks, its memo, and the bytes that it reads.
 
-Source: CPython's Modules/_pickle.c. `opcodes` says what each opcode does to it.
+Source: CPython's Modules/_pickle.c. `opcodes` has the operation of each opcode.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LONGEST_DECIMAL_DIGITS = 400
 
 
 class OutOfData(Exception):
-    """The pickle goes on behind the end of the bytes at hand."""
+    """The pickle continues after the end of the bytes at hand."""
 
 
 class Machine:
@@ -46,7 +46,7 @@ class Machine:
     def take(self, count: int, start: int) -> bytes:
         """The next `count` bytes."""
         if count < 0:
-            raise self.damaged("a negative length", start)
+            raise self.damaged("a length is negative", start)
         at = self.at
         if at + count > len(self.data):
             raise OutOfData
@@ -93,12 +93,12 @@ class Machine:
     def popped_to_mark(self) -> tuple[int, list[PickleNode]]:
         """(offset of the last MARK, what was pushed since)."""
         depth, start = self.marks.pop()
-        found = self.stack[depth:]
+        nodes = self.stack[depth:]
         del self.stack[depth:]
-        return start, found
+        return start, nodes
 
     def top(self) -> PickleNode:
-        """What stands on top of the stack, the repeated node for a GET. IndexError as for `pop`."""
+        """The top of the stack; for a GET the node that it repeats. IndexError as for `pop`."""
         if self.marks and len(self.stack) <= self.marks[-1][0]:
             raise IndexError
         return self.stack[-1].target
@@ -113,7 +113,7 @@ class Machine:
                 self.memoized.append(node)
 
     def get(self, index: int, start: int) -> None:
-        """Push what stands in the memo again."""
+        """Push a memoized node once more."""
         node = self.memo.get(index)
         if node is None:
             raise self.damaged(f"memo {index} is read before it is written", start)
@@ -138,15 +138,15 @@ class Machine:
             node.items = []
         node.items.extend(items)
 
-    def pairs(self, found: list[PickleNode], start: int) -> list[tuple[PickleNode, ...]]:
+    def pairs(self, nodes: list[PickleNode], start: int) -> list[tuple[PickleNode, ...]]:
         """What was pushed since a MARK, as keys and values."""
-        if len(found) % 2:
-            raise self.damaged("a key without a value", start)
-        return list(zip(found[::2], found[1::2], strict=True))
+        if len(nodes) % 2:
+            raise self.damaged("a key has no value", start)
+        return list(zip(nodes[::2], nodes[1::2], strict=True))
 
     def decimal(self, raw: bytes, start: int) -> int:
-        """The number of a text line; 400 digits, so that what is no tensor's size costs no quadratic time."""
+        """The number of a text line."""
         digits = raw.removesuffix(b"L")
         if len(digits) > LONGEST_DECIMAL_DIGITS or not digits.removeprefix(b"-").isdigit():
-            raise self.damaged("a number is no number", start)
+            raise self.damaged("a number is not written in decimal digits", start)
         return int(digits)

@@ -47,17 +47,17 @@ class PickleNode:
     @property
     def inner(self) -> list[PickleNode]:
         """Every node that this one is made of or was given, whatever it is."""
-        found = [*self.value] if self.value and self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET, Kind.CALL) else []
+        nodes = [*self.value] if self.value and self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET, Kind.CALL) else []
         for item in self.items or ():
-            found += item
-        return found if self.state is None else [*found, self.state]
+            nodes += item
+        return nodes if self.state is None else [*nodes, self.state]
 
     def entries(self) -> list[tuple[PickleNode, PickleNode]]:
         """The (key, value) nodes of a dict or a dict-like object; of a key that is repeated the node that encodes it."""
         return [(item[0].target, item[1]) for item in self.items or () if len(item) == 2]
 
     def lookup(self, key: str) -> PickleNode | None:
-        """The value node behind a text key of a dict or a dict-like object."""
+        """The value node of a text key of a dict or a dict-like object."""
         return next((v for k, v in self.entries() if k.kind is Kind.TEXT and k.value == key), None)
 
     def is_global(self, module: str, *names: str) -> bool:
@@ -67,7 +67,7 @@ class PickleNode:
 
 
 class Elements(NamedTuple):
-    """The children of a node: `nodes` as they stand there, which is what edits name, and their `values`.
+    """The children of a node: `nodes`, the occurrences, by which edits name them, and their `values`.
 
     A value is a text, an integer of up to 64 bits, a tuple of such integers, None, or the node of anything else.
     """

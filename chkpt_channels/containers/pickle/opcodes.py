@@ -27,7 +27,7 @@ def _unsigned(size: int) -> _Operation:
 
 def _int_line(m: Machine, start: int) -> None:
     raw = m.line(start)
-    if raw in (b"00", b"01"):  # how protocols 0 and 1 encode booleans
+    if raw in (b"00", b"01"):  # trap: protocols 0 and 1 have no opcode for booleans and write I00 and I01
         m.push(Kind.CONST, start, raw == b"01")
     else:
         m.push(Kind.INT, start, m.decimal(raw, start))
@@ -54,7 +54,7 @@ def _float_line(m: Machine, start: int) -> None:
     try:
         m.push(Kind.FLOAT, start, float(raw))
     except ValueError:
-        raise m.damaged("a number is no number", start) from None
+        raise m.damaged("a number is not written in decimal digits", start) from None
 
 
 def _text(size: int) -> _Operation:
@@ -77,24 +77,24 @@ def _string(size: int) -> _Operation:
 
 def _tuple(size: int) -> _Operation:
     def operation(m: Machine, start: int) -> None:
-        found = [m.pop() for _ in range(size)][::-1]
-        m.push(Kind.TUPLE, found[0].start if found else start, found)
+        items = [m.pop() for _ in range(size)][::-1]
+        m.push(Kind.TUPLE, items[0].start if items else start, items)
 
     return operation
 
 
 def _from_mark(kind: int) -> _Operation:
     def operation(m: Machine, start: int) -> None:
-        begin, found = m.popped_to_mark()
-        m.push(kind, begin, found)
+        begin, items = m.popped_to_mark()
+        m.push(kind, begin, items)
 
     return operation
 
 
 def _dict(m: Machine, start: int) -> None:
-    begin, found = m.popped_to_mark()
+    begin, nodes = m.popped_to_mark()
     m.push(Kind.DICT, begin, None)
-    m.extend(m.stack[-1], m.pairs(found, start))
+    m.extend(m.stack[-1], m.pairs(nodes, start))
 
 
 def _mark(m: Machine, start: int) -> None:
@@ -137,7 +137,7 @@ def _put_line(m: Machine, start: int) -> None:
 
 def _global(m: Machine, start: int) -> None:
     module, name = m.line(start), m.line(start)
-    if not module or not name:  # for Python the pickle is cut off there
+    if not module or not name:  # Python's unpickler takes an empty line for the end of the data
         raise m.damaged("a global has no name", start)
     m.name(module.decode("utf-8", "backslashreplace"), name.decode("utf-8", "backslashreplace"), start, start)
 
@@ -145,27 +145,27 @@ def _global(m: Machine, start: int) -> None:
 def _stack_global(m: Machine, start: int) -> None:
     name, module = m.pop(), m.pop()
     if name.target.kind is not Kind.TEXT or module.target.kind is not Kind.TEXT:
-        raise m.damaged("a global's name is no text", start)
+        raise m.damaged("a global's name is not text", start)
     m.name(module.target.value, name.target.value, module.start, start)
 
 
 def _inst(m: Machine, start: int) -> None:
-    begin, found = m.popped_to_mark()
+    begin, arguments = m.popped_to_mark()
     _global(m, start)
     called = m.pop()
-    m.push(Kind.CALL, begin, (called, PickleNode(Kind.TUPLE, begin, start, found)))
+    m.push(Kind.CALL, begin, (called, PickleNode(Kind.TUPLE, begin, start, arguments)))
 
 
 def _obj(m: Machine, start: int) -> None:
-    begin, found = m.popped_to_mark()
-    m.push(Kind.CALL, begin, (found[0], PickleNode(Kind.TUPLE, begin, start, found[1:])))
+    begin, nodes = m.popped_to_mark()
+    m.push(Kind.CALL, begin, (nodes[0], PickleNode(Kind.TUPLE, begin, start, nodes[1:])))
 
 
-def _call(arguments: int) -> _Operation:
+def _call(count: int) -> _Operation:
     def operation(m: Machine, start: int) -> None:
-        found = [m.pop() for _ in range(arguments)][::-1]
+        parts = [m.pop() for _ in range(count)][::-1]
         called = m.pop()
-        m.push(Kind.CALL, called.start, (called, *found))
+        m.push(Kind.CALL, called.start, (called, *parts))
 
     return operation
 
@@ -188,8 +188,8 @@ def _append(m: Machine, start: int) -> None:
 
 
 def _appends(m: Machine, start: int) -> None:
-    _, found = m.popped_to_mark()
-    m.extend(m.top(), [(item,) for item in found])
+    _, items = m.popped_to_mark()
+    m.extend(m.top(), [(item,) for item in items])
 
 
 def _setitem(m: Machine, start: int) -> None:
@@ -199,8 +199,8 @@ def _setitem(m: Machine, start: int) -> None:
 
 
 def _setitems(m: Machine, start: int) -> None:
-    _, found = m.popped_to_mark()
-    pairs = m.pairs(found, start)
+    _, nodes = m.popped_to_mark()
+    pairs = m.pairs(nodes, start)
     stops = [*(key.start for key, _ in pairs[1:]), start]
     m.pair_stops.update(zip((key for key, _ in pairs), stops, strict=False))
     m.extend(m.top(), pairs)
@@ -271,14 +271,14 @@ def run(machine: Machine) -> PickleNode:
             break
         operation = operations[code]
         if operation is None:
-            raise machine.damaged(f"is no pickle: {code:#04x} is no opcode", start)
+            raise machine.damaged(f"is not a pickle: {code:#04x} is not an opcode", start)
         try:
             operation(machine, start)
         except (IndexError, struct.error):
-            raise machine.damaged("the pickle's stack runs empty", start) from None
+            raise machine.damaged("the pickle's stack underflows", start) from None
     else:
         most = LIMITS.pickle_opcodes
         machine.location.check_limit("opcodes, or more", most + 1, most, at=machine.at + machine.base)
     if len(machine.stack) != 1 or machine.marks:
-        raise machine.damaged("the pickle ends with other than one value", start)
+        raise machine.damaged("the pickle ends with more or fewer values than one", start)
     return machine.stack[0]

@@ -19,7 +19,7 @@ from chkpt_channels.storage.source import Source
 CENTRAL = b"PK\x01\x02"
 END, END64, LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 MAX32, MAX16 = 0xFFFFFFFF, 0xFFFF
-"""In a field: the value does not fit, and stands in a zip64 record or extra field instead."""
+"""In a field: the value does not fit, and is in a zip64 record or extra field instead."""
 FLAG_UTF8 = 0x800
 """The name is UTF-8; without it code page 437 (APPNOTE, appendix D)."""
 ZIP64_TAG = 1
@@ -33,7 +33,7 @@ LOCATOR64_RECORD = struct.Struct("<4sIQI")
 
 
 def find_directory(source: Source) -> tuple[tuple[int, int], bytes, int]:
-    """[start, stop) of the central directory, the end records behind it, and how many entries they promise."""
+    """[start, stop) of the central directory, the end records that follow it, and the number of entries that they state."""
     location, size = source.location, source.size
     if size < END_RECORD.size:
         raise location.damaged("is too short for a zip archive", at=0)
@@ -50,13 +50,13 @@ def find_directory(source: Source) -> tuple[tuple[int, int], bytes, int]:
         end64 = source.read(end_start, at - LOCATOR64_RECORD.size)
         magic, length, _, _, disk64, cd_disk64, here64, total64, cd_size64, cd_start64 = END64_RECORD.unpack(end64)
         if magic != END64 or length != END64_RECORD.size - 12:
-            raise location.damaged("invalid zip64 end record", at=end_start)
+            raise location.damaged("its zip64 end record has a wrong signature or length", at=end_start)
         shorts = ((here, here64, MAX16), (total, total64, MAX16), (cd_size, cd_size64, MAX32), (cd_start, cd_start64, MAX32))
         if any(short not in (long, limit) for short, long, limit in shorts):
             raise location.damaged("its two end records disagree", at=at)
         disk, cd_disk, here, total, cd_size, cd_start = disk64, cd_disk64, here64, total64, cd_size64, cd_start64
     if disk or cd_disk or here != total:
-        raise location.damaged("says that it is one part of a zip archive on several disks", at=at)
+        raise location.damaged("is one part of a split zip archive", at=at)
     if comment or cd_start + cd_size != end_start:
         raise location.damaged("its central directory does not end where the end record begins", at=end_start)
     location.check_limit("bytes of central directory", cd_size, LIMITS.zip_directory_bytes, at=end_start)
@@ -66,14 +66,12 @@ def find_directory(source: Source) -> tuple[tuple[int, int], bytes, int]:
 
 def _no_end(source: Source) -> DamagedError:
     tail = source.read(max(0, source.size - MAX16 - END_RECORD.size), source.size)
-    found = tail.rfind(END)
-    if found < 0 or found + END_RECORD.size > len(tail):
+    at = tail.rfind(END)
+    if at < 0 or at + END_RECORD.size > len(tail):
         return source.location.damaged(
             "its end is missing: a zip archive ends in a central directory", at=source.size, hint="download it again"
         )
-    return source.location.damaged(
-        "bytes stand behind the end of the archive", at=source.size - len(tail) + found + END_RECORD.size
-    )
+    return source.location.damaged("bytes follow the end of the archive", at=source.size - len(tail) + at + END_RECORD.size)
 
 
 def central_entries(source: Source, start: int, stop: int) -> Iterator[tuple[int, str, bytes]]:
@@ -102,7 +100,7 @@ def _name(location: Location, encoded: bytes, flags: int, at: int) -> str:
     except UnicodeDecodeError as error:
         raise location.damaged("a member's name is not UTF-8", at=at) from error
     if "\0" in name or name.startswith("/") or ".." in re.split(r"[/\\]", name):
-        raise location.at(name).damaged("the member's name leaves the archive", at=at)
+        raise location.at(name).damaged("the member's name is absolute, or has .. or NUL in it", at=at)
     return name
 
 

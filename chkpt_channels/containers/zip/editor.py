@@ -1,9 +1,12 @@
-"""Edits of zip archives as splices: members get new content or go, and every header behind them is mended.
+"""Edits of zip archives as splices: members are changed or removed, and every header that follows is corrected.
 
-PyTorch's archives are written by miniz: sizes and CRC stand in the descriptor, and the local extra field is padded to align
+PyTorch's archives are written by miniz: sizes and CRC are in the descriptor, and the local extra field is padded to align
 the payload. torch *computes* offsets from that layout (map_location="meta"), so a header that is what miniz would write at
 its old offset is replaced by what miniz would write at the new one. Any other header is kept as it is.
 """
+
+# Trap: a padding that is longer than miniz's aligns as well, but with .format_version ≥ 1 torch's FakeTensorMode and
+# calculate_storage_offsets then read the wrong bytes without an error.
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ class MemberEdit(NamedTuple):
 
 
 def splices(archive: Archive, changes: Mapping[str, MemberEdit], removed: frozenset[str] = frozenset()) -> list[Splice]:
-    """The splices that give members new content or take them out, and mend every header behind them.
+    """The splices that change members or remove them, and correct every header that follows.
 
     Raises UnsupportedError where an archive without zip64 records would outgrow 4 GiB.
     """
@@ -69,7 +72,7 @@ def splices(archive: Archive, changes: Mapping[str, MemberEdit], removed: frozen
 
 def new_crc(archive: Archive, name: str, change: MemberEdit) -> int:
     """The CRC-32 of a changed member; 0 in an archive without CRCs."""
-    if not archive.has_crcs:
+    if not archive.has_crcs:  # torch.serialization.set_crc32_options(False): edited members get none either
         return 0
     member, crc = archive.members[name], 0
     if change.inner:  # read whole, the old content is checked too
@@ -106,8 +109,8 @@ def _miniz_again(member: Member, size: int, start: int, align: int) -> bytes:
 
 
 def _miniz_alignments(members: Sequence[Member]) -> dict[str, int]:
-    """The alignment of each member whose header is what miniz writes. A file has one; the first members tell which."""
-    powers = (64, *(1 << k for k in range(17) if k != 6))
+    """The alignment of each member whose header is what miniz writes. A file has one, which its first members show."""
+    powers = (64, *(1 << k for k in range(17) if k != 6))  # 64 is torch's default and comes first; others are an option of torch
 
     def written(member: Member, align: int) -> bool:
         return member.data % align == 0 and _miniz_again(member, member.size, member.start, align) == member.local
@@ -198,19 +201,21 @@ class _Rewrite:
         if member.name not in self._align:
             return len(member.descriptor)
         size = new.size if new else member.size
-        return 0 if not size else 24 if max(size, start) >= MAX32 else 16
+        return (
+            0 if not size else 24 if max(size, start) >= MAX32 else 16
+        )  # miniz: none for an empty member, zip64 by either value
 
     def _descriptor(self, member: Member, new: _StoredEdit | None, size: int) -> Callable[[], bytes]:
-        def made() -> bytes:
+        def content() -> bytes:
             if not size:
                 return b""
             values = (new.crc(), new.packed, new.size) if new else (member.crc, member.packed, member.size)
             return make_descriptor(values, signed=size in (16, 24), wide=size >= 20)
 
-        return made
+        return content
 
     def _directory(self, shift: int) -> Splice:
-        """The central directory and everything behind it."""
+        """The central directory and everything that follows it."""
         start, stop = self._archive.directory
         entries = [self._central(m) for m in self._archive.listed if m.name not in self._removed]
         size = sum(size for size, _ in entries)
@@ -239,12 +244,12 @@ class _Rewrite:
         fields[11] = len(extra)
         tail = member.central[CENTRAL_RECORD.size : extra_at] + extra + comment
 
-        def made() -> bytes:
+        def to_bytes() -> bytes:
             if new:
                 fields[7] = new.crc()
             return CENTRAL_RECORD.pack(*fields) + tail
 
-        return CENTRAL_RECORD.size + len(tail), made
+        return CENTRAL_RECORD.size + len(tail), to_bytes
 
 
 class _StoredEdit(NamedTuple):

@@ -1,1 +1,1 @@
-"""The mixing of input channels: its matrix, the rules that make it, and normalizations on both sides."""
+"""The mixing of input channels: its matrix, the rules that build it, and the normalizations that are folded in."""

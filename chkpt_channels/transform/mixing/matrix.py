@@ -1,6 +1,7 @@
 """The one formula: old input x_old = A · x_new + t, so W'[p, j, q] = Σ_i W[p, i, q] · A[i, j].
 
-Every conversion is a constructor of the matrix A: [I_old, I_new]. Source of the weights: ITU-R BT.709-6 and BT.601-7.
+A convolution is linear in its input: W · (A · x + t) = (W · A) · x + W · t. Every conversion is a matrix A [I_old, I_new] and,
+where normalizations are folded in, a vector t [I_old]. Source of the luma weights: ITU-R BT.709-6 and BT.601-7.
 """
 
 from __future__ import annotations
@@ -16,13 +17,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Affine = tuple[Sequence[float], Sequence[float]]
-"""y = scale · x + shift for each channel: (scale, shift)."""
+"""y_i = scale_i · x_i + shift_i: (scale, shift), one number for each channel in both."""
 
 LUMA = {"bt709": (0.2126, 0.7152, 0.0722), "bt601": (0.299, 0.587, 0.114)}
 
 
 class Mixing(NamedTuple):
-    """`matrix` is A, a tuple of I_old rows of I_new numbers; `offset` is t, empty for zero; `method` names the rule."""
+    """How new input channels make up the old ones, x_old = A · x_new + t, and what follows for a kernel.
+
+    method    the rule that made the matrix, as reports name it
+    matrix    A: I_old rows of I_new numbers, float64
+    offset    t: I_old numbers, or none for zero
+
+    With a kernel viewed as W [pre, I_old, post], the new one is W'[p, j, q] = Σ_i W[p, i, q] · A[i, j], [pre, I_new, post], and
+    the bias of output channel o grows by Σ over i and its taps of W · t_i. Source: docs/methods.md.
+    """
 
     method: str
     matrix: tuple[tuple[float, ...], ...]
@@ -48,15 +57,14 @@ class Mixing(NamedTuple):
         )
 
     def copied(self, new: int) -> int | None:
-        """The old channel whose bits a new channel copies, None where it is computed."""
+        """The old channel whose bits the new channel number `new` copies; None where it is computed."""
         terms = [(i, row[new]) for i, row in enumerate(self.matrix) if row[new] != 0]
         return terms[0][0] if len(terms) == 1 and terms[0][1] == 1 else None
 
     def apply(self, kernel: NDArray[Any], view: tuple[int, int, int], dtype: DType) -> NDArray[Any]:
-        """The new kernel as [pre, I_new, post] in the stored dtype, from the old one seen as [pre, I_old, post].
+        """The new kernel [pre, I_new, post] in the dtype of `kernel`, from the old one viewed as [pre, I_old, post].
 
-        Float64 in a fixed order over i, zero coefficients skipped (0 · inf would make NaN out of a swap), rounded once;
-        a column that selects one channel copies its bits.
+        Float64 in a fixed order over i, rounded once to `dtype`; a column that selects one channel copies its bits.
         """
         import numpy as np
 
@@ -67,8 +75,9 @@ class Mixing(NamedTuple):
             if (copied := self.copied(j)) is not None:
                 _bits(new)[:, j] = _bits(old)[:, copied]
                 continue
+            # zero coefficients are skipped: 0 · inf is NaN
             parts = (row[j] * old[:, i].astype(np.float64) for i, row in enumerate(self.matrix) if row[j] != 0)
-            total = next(parts, np.zeros((pre, post)))  # not 0 + the first part, which would make 0 of -0
+            total = next(parts, np.zeros((pre, post)))  # not 0 + the first part: 0 + -0 is 0, and -0 is to stay
             for part in parts:
                 total += part
             new[:, j] = rounded(total, dtype)
@@ -84,9 +93,9 @@ class Mixing(NamedTuple):
                 total += constant * kernel.reshape(view)[:, i].astype(np.float64)
         return total
 
-    def seen_through(self, old: Affine, new: Affine) -> Mixing:
-        """This mixing behind y = a · x + b on the old side and y' = a' · x' + b' on the new one, (scale, shift) for each channel:
-        A becomes diag(a) · A · diag(1/a'), and t becomes a · t + b - A · b' with the new A."""
+    def compose(self, old: Affine, new: Affine) -> Mixing:
+        """The mixing between y = a · x_old + b and y' = a' · x_new + b', where this one is between x_old and x_new: its matrix is
+        diag(a) · A · diag(1/a'), and its offset a · t + b - diag(a) · A · diag(1/a') · b'."""
         (scale, shift), (new_scale, new_shift) = old, new
         matrix = tuple(
             tuple(value if a == c else a * value / c for value, c in zip(row, new_scale, strict=True))
@@ -94,13 +103,14 @@ class Mixing(NamedTuple):
         )
         before = [a * t + b for a, t, b in zip(scale, self.offset or (0.0,) * self.old, shift, strict=True)]
         terms = [[-value * b for value, b in zip(row, new_shift, strict=True)] for row in matrix]
-        offset = tuple(_sum([was, *its]) for was, its in zip(before, terms, strict=True))
+        offset = tuple(_sum([constant, *products]) for constant, products in zip(before, terms, strict=True))
         return Mixing(self.method, matrix, offset if any(offset) else ())
 
 
 def _sum(terms: Sequence[float]) -> float:
-    """Their sum, and 0 for terms that cancel out but for rounding: weights that sum to 1 leave no constant behind."""
+    """Their sum, and 0 for terms that cancel but for rounding: luma weights that sum to 1 leave no constant."""
     total = fsum(terms)
+    # 1e-14 is some 45 units in the last place: a sum of a few products is not further off
     return 0.0 if abs(total) <= 1e-14 * max(map(abs, terms)) else total
 
 
@@ -110,12 +120,13 @@ def _bits(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def sum_(old: int) -> Mixing:
-    """N → 1: exact for one image stacked N times."""
+    """N → 1, A all ones: exact for a gray image that was stacked N times."""
     return weighted((1.0,) * old, "sum")
 
 
 def mean(old: int, new: int = 1) -> Mixing:
-    """Every new channel gets the average kernel. From N to 1 the response shrinks N times."""
+    """Every new channel gets the average kernel. From N to 1 the response becomes 1/N: a segmentation model that answered 0.2485
+    to RGB answered 0.0832 (0.2496 with the sum)."""
     return Mixing("mean", tuple((1.0 / old,) * new for _ in range(old)))
 
 
@@ -130,13 +141,14 @@ def weighted(weights: Sequence[float], name: str = "luma") -> Mixing:
 
 
 def repeat(old: int, new: int) -> Mixing:
-    """N → M: channel j takes old channel j mod N, scaled by N/M so that the response stays (timm's and smp's rule)."""
+    """N → M: channel j is old channel j mod N, scaled by N/M so that the response stays. Source: timm's adapt_input_conv and
+    segmentation-models-pytorch's patch_first_conv."""
     scale = old / new
     return Mixing("repeat", tuple(tuple(scale if i == j % old else 0.0 for j in range(new)) for i in range(old)))
 
 
 def zero(old: int, new: int) -> Mixing:
-    """N → M ≥ N: the trained channels are kept, new ones start at zero (fastai's and diffusers' rule)."""
+    """N → M ≥ N: the trained channels are kept, new ones start at zero. Source: fastai and diffusers."""
     return Mixing("zero", tuple(tuple(float(i == j) for j in range(new)) for i in range(old)))
 
 
@@ -151,9 +163,9 @@ def select(old: int, chosen: Sequence[int], name: str = "select") -> Mixing:
 
 
 def bands(old: int, stand_ins: Sequence[int | None]) -> Mixing:
-    """N → len(stand_ins): new channel j stands in for one old channel, or with None for their mean. Each row is divided by its
-    sum, so that an old channel sees a weighted mean of those that stand in for it, and the response does not grow."""
-    rows = [[1.0 / old if of is None else float(of == i) for of in stand_ins] for i in range(old)]
+    """N → len(stand_ins): new channel j replaces old channel stand_ins[j], or with None their mean. Each row of A is divided by
+    its sum, so that an old channel gets a weighted mean of those that replace it, and the response does not grow."""
+    rows = [[1.0 / old if old_channel is None else float(old_channel == i) for old_channel in stand_ins] for i in range(old)]
     return Mixing("bands", tuple(tuple(value / (sum(row) or 1.0) for value in row) for row in rows))
 
 
@@ -181,4 +193,5 @@ def known_rules(old: int, new: int) -> list[Mixing]:
         rules.append(select(3, [2, 1, 0], "bgr"))
     rules += [zero(old, new)] if new > old else [select(old, range(new), f"the first {new} channels")]
     rules += [repeat(old, new), select(old, [j % old for j in range(new)], "repeat, not scaled"), mean(old, new)]
+    # of rules with one matrix the first is kept, which has the more telling name
     return list({rule.matrix: rule for rule in reversed(rules)}.values())[::-1]

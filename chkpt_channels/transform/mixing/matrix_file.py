@@ -11,17 +11,17 @@ from chkpt_channels.storage.source import contents
 from chkpt_channels.transform.mixing.rules import Matrix
 
 
-def parse_matrix(given: str | os.PathLike[str] | Sequence[Sequence[float]]) -> Matrix:
+def parse_matrix(matrix_or_path: str | os.PathLike[str] | Sequence[Sequence[float]]) -> Matrix:
     """The matrix [old channels, new channels], given as rows or as the path of a file. Raises UsageError for what is no matrix of
     finite numbers, FileSystemError for a file that cannot be read."""
-    rows = _read(given) if isinstance(given, str | os.PathLike) else given
-    file = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
+    rows = _read(matrix_or_path) if isinstance(matrix_or_path, str | os.PathLike) else matrix_or_path
+    file = os.fspath(matrix_or_path) if isinstance(matrix_or_path, str | os.PathLike) else ""
     try:
         matrix = tuple(tuple(float(value) for value in row) for row in rows)
     except (TypeError, ValueError):
-        raise UsageError("--matrix is rows of numbers, [old channels, new channels]", file=file) from None
+        raise UsageError("--matrix must be rows of numbers, [old channels, new channels]", file=file) from None
     if not matrix or not matrix[0] or len({len(row) for row in matrix}) != 1:
-        raise UsageError("--matrix is a row for each old channel, with a number for each new one in every row", file=file)
+        raise UsageError("--matrix must have a row for each old channel, and a number for each new one in every row", file=file)
     if any(value != value or abs(value) == float("inf") for row in matrix for value in row):
         raise UsageError("--matrix takes finite numbers", file=file)
     return matrix
@@ -32,7 +32,7 @@ def _read(path: str | os.PathLike[str]) -> Sequence[Sequence[float]]:
     name = os.fspath(path)
     kind = os.path.splitext(name)[1].lower()
     if kind not in _PARSERS:
-        raise UsageError("--matrix is a .npy, .csv or .json file", file=name)
+        raise UsageError("--matrix must be a .npy, .csv or .json file", file=name)
     try:
         return _PARSERS[kind](contents(name, LIMITS.matrix_bytes))
     except (ValueError, EOFError, RecursionError) as error:

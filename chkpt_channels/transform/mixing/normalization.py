@@ -1,6 +1,6 @@
-"""The arithmetic in front of a network: it is fed x = (raw - mean) / std, with raw images in 0..1.
+"""Normalization of images before a network, x = (raw - mean) / std with raw images in 0..1, and how it is folded into kernels.
 
-Old images seen through the old pipeline and new ones through the new pipeline: A = diag(1/s_old) · M · diag(s_new) and
+With a mixing M of raw images, raw_old = M · raw_new, the mixing of normalized ones has A = diag(1/s_old) · M · diag(s_new) and
 t = diag(1/s_old) · (M · m_new - m_old). Source of the presets: torchvision's and timm's data constants, OpenAI's CLIP.
 """
 
@@ -30,7 +30,8 @@ Orders = tuple[str, str]
 
 
 class Normalization(NamedTuple):
-    """(raw - mean) / std for each channel, and `top`, the value that white has: 1, or 255 where bytes are fed as they are."""
+    """(raw - mean) / std for each channel; `input_range` is the value of white in raw images: 1, or 255 for bytes. Mean and std
+    are for images in 0..1 in either case."""
 
     mean: Numbers
     std: Numbers
@@ -44,7 +45,7 @@ class Normalization(NamedTuple):
 
 
 class NormalizationSpec(NamedTuple):
-    """What the user says of the pipelines: a preset's name, or mean and std of the old one; mean and std of the new one."""
+    """The normalizations that the user states: the old one by a preset or by mean and std; mean and std of the new one."""
 
     name: str = ""
     mean: Numbers = ()
@@ -56,39 +57,42 @@ class NormalizationSpec(NamedTuple):
     def __bool__(self) -> bool:
         return self != NormalizationSpec()
 
-    def checked(self) -> NormalizationSpec:
-        """The same. Raises UsageError for what contradicts itself, whatever the file holds."""
+    def validated(self) -> NormalizationSpec:
+        """The same. Raises UsageError for contradictions that do not depend on the file."""
         if self.name and self.name != AUTO and self.name not in NORMS:
             raise UsageError(f"--norm is {', '.join(NORMS)} or {AUTO}, not {self.name!r}")
         if self.name and (self.mean or self.std):
-            raise UsageError("--norm names the old pipeline, and --mean and --std spell it: give one of them")
+            raise UsageError("--norm and --mean, --std state the same normalization: give one of them")
         if self and not (self.name or self.mean or self.std):
             hint = "--norm imagenet, clip, half or none, or --mean and --std"
-            raise UsageError("a new pipeline says nothing without the old one that the network was trained with", hint=hint)
+            raise UsageError("a new normalization needs the old one that the network was trained with", hint=hint)
         for option, values in (("--std", self.std), ("--new-std", self.new_std), ("--input-range", (self.input_range,))):
             if any(value <= 0 for value in values):
                 raise UsageError(f"{option} takes positive numbers")
         return self
 
     def old(self, channels: int, order: str) -> Normalization:
-        """The pipeline of the network as it is, of so many channels, colors in this order. A preset for colors gives a gray
-        network their means."""
+        """The normalization of the network as it is, with so many channels and colors in this order. For a gray network a preset
+        is the mean of its three numbers."""
         if self.name:
             return self._preset(channels, order)
-        mean, std = _of(self.mean or (0.0,), channels, "--mean", "old"), _of(self.std or (1.0,), channels, "--std", "old")
+        mean, std = (
+            _per_channel(self.mean or (0.0,), channels, "--mean", "old"),
+            _per_channel(self.std or (1.0,), channels, "--std", "old"),
+        )
         return Normalization(mean, std)
 
     def new(self, rule: Mixing, orders: Orders) -> Normalization:
-        """The pipeline of the network as it will be: as asked for, or the means of the old one's. Channels that are copied keep
-        their own numbers; a preset for colors is that of the new side where that is the one in color."""
+        """The normalization of the network as it will be: as the user stated it, or the means of the old one's numbers. Channels
+        that are copied keep their own; from gray to color a preset is that of the new side."""
         default = self._default(rule, orders)
-        mean = _of(self.new_mean, rule.new, "--new-mean", "new") if self.new_mean else default.mean
-        std = _of(self.new_std, rule.new, "--new-std", "new") if self.new_std else default.std
+        mean = _per_channel(self.new_mean, rule.new, "--new-mean", "new") if self.new_mean else default.mean
+        std = _per_channel(self.new_std, rule.new, "--new-std", "new") if self.new_std else default.std
         return Normalization(mean, std, self.input_range)
 
     def _default(self, rule: Mixing, orders: Orders) -> Normalization:
         old = self.old(rule.old, orders[0])
-        if self.input_range != 1:
+        if self.input_range != 1:  # bytes are fed as they are: no mean, no std, unless --new-mean and --new-std state them
             return Normalization((0.0,) * rule.new, (1.0,) * rule.new)
         if self.name and rule.old == 1 and rule.new == 3:
             return self._preset(3, orders[1])
@@ -100,23 +104,23 @@ class NormalizationSpec(NamedTuple):
         mean, std = (values[::-1] if order == "bgr" else values for values in NORMS[self.name])
         if channels == 3:
             return Normalization(mean, std)
-        if channels == 1 or len({*mean, *std}) <= 2:
+        if channels == 1 or len({*mean, *std}) <= 2:  # one mean and one std for all colors hold for any number of channels
             return Normalization((_mean(mean),) * channels, (_mean(std),) * channels)
         raise UsageError(
-            f"--norm {self.name} is for three channels, and the kernel takes {channels}: --mean and --std say theirs"
+            f"--norm {self.name} is for three channels, and the kernel takes {channels}: --mean and --std state theirs"
         )
 
 
-def through(rule: Mixing, norm: NormalizationSpec, orders: Orders) -> Mixing:
-    """A mixing of raw images as the network sees it, behind both pipelines."""
-    return rule.seen_through(norm.old(rule.old, orders[0]).affine, norm.new(rule, orders).affine)
+def fold_normalization(rule: Mixing, norm: NormalizationSpec, orders: Orders) -> Mixing:
+    """The mixing of normalized images that a mixing of raw images becomes."""
+    return rule.compose(norm.old(rule.old, orders[0]).affine, norm.new(rule, orders).affine)
 
 
 def _mean(values: Sequence[float]) -> float:
     return values[0] if len(set(values)) == 1 else sum(values) / len(values)
 
 
-def _of(values: Numbers, channels: int, option: str, side: str) -> Numbers:
+def _per_channel(values: Numbers, channels: int, option: str, side: str) -> Numbers:
     """One value for each channel; a single one is for all."""
     if len(values) == 1:
         return values * channels

@@ -1,4 +1,4 @@
-"""What the user asks of the mixing: words, resolved to the one matrix for a number of old channels."""
+"""The channel rule that the user states in words, and the matrix that it is for a number of old channels."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ Matrix = tuple[tuple[float, ...], ...]
 
 
 class ChannelRule(NamedTuple):
-    """How new channels make up the old ones. `to` is the number of new ones, None where it is read off a second file.
+    """How new channels make up the old ones, x_old = A · x_new; `mixing(I_old)` is the matrix A [I_old, I_new], by the formulas
+    of `matrix` (docs/methods.md). `to` is I_new, None where it is read off a second file.
 
     order     the color order of a target of three: "rgb", "bgr", or "" for the source's own
     source    the color order of the side that is in color: "rgb" or "bgr"
     luma      the weights of `luma`; empty for BT.709
-    chosen    the old channels that the new ones are, by name or number
-    bands     for each new channel its name and the old channel that it stands in for, or "mean"
+    chosen    for each new channel the old channel that it copies, by name or number
+    bands     for each new channel its name and the old channel that it replaces, or "mean"
     matrix    the user's own: I_old rows of I_new numbers
     """
 
@@ -41,7 +42,7 @@ class ChannelRule(NamedTuple):
 
     @property
     def explicit(self) -> bool:
-        """Whether the user spelled every new channel, so that the count alone does not say that nothing changes."""
+        """Whether the user gave every new channel, so that an equal number of channels need not be the identity."""
         return bool(self.chosen or self.bands or self.matrix)
 
     @property
@@ -59,16 +60,16 @@ class ChannelRule(NamedTuple):
         """The canonical word for the target, as default output names use it: gray, rgb, bgr, 4ch."""
         return "bgr" if self.order == "bgr" else target_word(self.to or 0)
 
-    def checked(self) -> ChannelRule:
+    def validated(self) -> ChannelRule:
         """The same rule. Raises UsageError where it contradicts itself, whatever the file holds."""
-        spelled = [name for name in ("chosen", "bands", "matrix") if getattr(self, name)]
-        words = [{"chosen": "select"}.get(name, name) for name in spelled]
-        if len(words) > 1 or (words and (self.luma or self.method != "auto")):
+        given = [name for name in ("chosen", "bands", "matrix") if getattr(self, name)]
+        flags = [{"chosen": "select"}.get(name, name) for name in given]
+        if len(flags) > 1 or (flags and (self.luma or self.method != "auto")):
             others = ["--luma"] * bool(self.luma) + [f"--method {self.method}"] * (self.method != "auto")
-            raise UsageError(f"{' and '.join([*('--' + w for w in words), *others])} are different rules: give one of them")
+            raise UsageError(f"{' and '.join([*('--' + w for w in flags), *others])} are different rules: give one of them")
         counts = {"chosen": len(self.chosen), "bands": len(self.bands), "matrix": len(next(iter(self.matrix), ()))}
-        if spelled and self.to not in (None, counts[spelled[0]]):
-            raise UsageError(f"--{words[0]} makes {counts[spelled[0]]} channels, and --to asks for {self.to}")
+        if given and self.to not in (None, counts[given[0]]):
+            raise UsageError(f"--{flags[0]} makes {counts[given[0]]} channels, and --to asks for {self.to}")
         if self.method not in METHODS:
             raise UsageError(f"--method is one of {', '.join(METHODS)}, not {self.method!r}")
         if self.method in ("sum", *GRAPH_METHODS) and self.to not in (1, None):
@@ -82,7 +83,7 @@ class ChannelRule(NamedTuple):
         return self
 
     def mixing(self, old: int) -> Mixing:
-        """The matrix for `old` channels. Raises UsageError where the rule cannot be meant for so many."""
+        """The matrix for `old` channels. Raises UsageError where the rule does not apply to so many."""
         if self.matrix:
             if len(self.matrix) != old:
                 raise UsageError(f"--matrix has {len(self.matrix)} rows, one for each old channel, and the kernel takes {old}")
@@ -95,12 +96,12 @@ class ChannelRule(NamedTuple):
         if new == old:
             return mixing.select(3, [2, 1, 0], "bgr") if self._swaps(old) else mixing.identity(old)
         if self.order == "bgr" and old != 1:
-            raise UsageError(f"--to bgr swaps three colors or splits one, and the kernel takes {old}: --select says which")
+            raise UsageError(f"--to bgr swaps three colors or splits one, and the kernel takes {old}: --select chooses channels")
         method = self.method if self.method not in ("auto", *GRAPH_METHODS) else "luma" if self.luma else self.default(old)
         return _MAKERS[method](self, old, new)
 
     def default(self, old: int) -> str:
-        """The method that auto stands for."""
+        """The method that auto chooses."""
         return mixing.between(old, self.to or old).method
 
     def why(self, old: int) -> str:
@@ -129,7 +130,7 @@ class ChannelRule(NamedTuple):
 
     def _zero(self, old: int, new: int) -> Mixing:
         if new < old:
-            raise UsageError(f"--method zero adds channels, and {new} are fewer than {old}: --select says which stay")
+            raise UsageError(f"--method zero adds channels, and {new} are fewer than {old}: --select chooses which stay")
         return mixing.zero(old, new)
 
     def _channel(self, word: str, old: int) -> int:
@@ -140,7 +141,7 @@ class ChannelRule(NamedTuple):
         if word.isdecimal() and len(word) < 6 and int(word) < old:
             return int(word)
         known = f"{', '.join(name.upper() for name in names)} or " if old == 3 else ""
-        raise UsageError(f"{word[:40]!r} is none of the kernel's {old} channels: {known}0 to {old - 1}")
+        raise UsageError(f"{word[:40]!r} is not one of the kernel's {old} channels: {known}0 to {old - 1}")
 
 
 _MAKERS: dict[str, Callable[[ChannelRule, int, int], Mixing]] = {
@@ -160,9 +161,10 @@ _REASONS = {
 def target(to: str | int) -> tuple[int, str]:
     """(number of channels, color order or "") of a target word: gray, grey, grayscale, L, rgb, bgr, rgba, or a number."""
     text = str(to).strip().lower()
+    # fewer than 6 digits: int() takes quadratic time for endless ones
     channels = TARGETS.get(text) or (int(text) if text.isdecimal() and len(text) < 6 else 0)
     if not channels:
-        raise UsageError(f"--to {text[:40]!r} is no target: gray, rgb, bgr, rgba or a number of channels")
+        raise UsageError(f"--to {text[:40]!r} is not a target: gray, rgb, bgr, rgba or a number of channels")
     return channels, text if text in ORDERS else ""
 
 
@@ -180,12 +182,12 @@ def numbers(words: str | Sequence[float], option: str, others: str = "") -> tupl
     """Finite numbers from "a,b,c" or from a sequence. Raises UsageError that names the option."""
     parts = words.split(",") if isinstance(words, str) else words
     try:
-        found = tuple(float(part) for part in parts)
+        values = tuple(float(part) for part in parts)
     except (TypeError, ValueError):
         raise UsageError(f"{option} is {others}numbers separated by commas, not {words!r}") from None
-    if not found or any(value != value or abs(value) == float("inf") for value in found):
+    if not values or any(value != value or abs(value) == float("inf") for value in values):
         raise UsageError(f"{option} takes finite numbers")
-    return found
+    return values
 
 
 def names(words: str | Sequence[str | int]) -> tuple[str, ...]:
@@ -197,12 +199,12 @@ def names(words: str | Sequence[str | int]) -> tuple[str, ...]:
 
 
 def stand_ins(words: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """("NIR", "R") for each "NIR=R"; a lone "R" stands for itself."""
+    """("NIR", "R") for each "NIR=R"; a lone "R" replaces itself."""
     parts = words.split(",") if isinstance(words, str) else words
     pairs = [tuple(side.strip() for side in part.split("=")) for part in parts]
     if not all(1 <= len(pair) <= 2 and all(pair) for pair in pairs):
         raise UsageError(f"--bands is NAME or NAME=CHANNEL, separated by commas, not {words!r}")
-    found = tuple((pair[0], pair[-1]) for pair in pairs)
-    if len({name for name, _ in found}) != len(found):
+    named = tuple((pair[0], pair[-1]) for pair in pairs)
+    if len({name for name, _ in named}) != len(named):
         raise UsageError("--bands names a band twice")
-    return found
+    return named

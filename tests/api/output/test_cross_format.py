@@ -76,12 +76,12 @@ REFUSED: dict[str, tuple[Any, dict[str, bytes], str]] = {
     "shared": (
         {"conv1.weight": conv(), "tied": tensor(storage("0", 108), (4, 27))},
         {"0": floats(108)},
-        "share their memory",
+        "share memory",
     ),
     "a name": (
         {"conv1.weight": conv(), "__metadata__": tensor(storage("1", 2), (2,))},
         {"0": floats(108), "1": floats(2)},
-        "cannot be kept there",
+        "cannot be stored in that format",
     ),
 }
 
@@ -102,7 +102,7 @@ def test_what_is_no_state_dict(name: str, tmp_path: Path):
 
 
 def test_the_option_is_for_this_only(tmp_path: Path):
-    with pytest.raises(UsageError, match="--state-dict chooses what goes into another container"):
+    with pytest.raises(UsageError, match="--state-dict needs an output in another format"):
         convert(ZIP / "lightning.ckpt", tmp_path / "b.ckpt", to="gray", state_dict="state_dict")
     with pytest.raises(UsageError, match="named like another format"):
         convert(ZIP / "state_dict.pth", tmp_path / "b.onnx", to="gray")

@@ -77,7 +77,7 @@ def external(file: h5py.File) -> Any:
     return file.create_dataset("d", (4,), "f4", external=[("other.raw", 0, 16)])
 
 
-@pytest.mark.parametrize(("make", "words"), [(virtual, "virtual dataset"), (external, "lies in another file")])
+@pytest.mark.parametrize(("make", "words"), [(virtual, "virtual dataset"), (external, "is in another file")])
 def test_elements_in_other_files_are_refused(make: Any, words: str, file: h5py.File):
     with pytest.raises(DamagedError, match=words):
         objects.check_storage(make(file).id, PLACE)

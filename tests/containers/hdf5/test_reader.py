@@ -127,7 +127,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         lambda f: (f.__setitem__("z", h5py.ExternalLink("/etc/passwd", "/")), f.__setitem__("d", h5py.SoftLink("/z/x"))),
         "z: is a link into another file",
     ),
-    "external storage": (lambda f: f.create_dataset("d", (3,), "f4", external=[("/etc/passwd", 0, 12)]), "lies in another file"),
+    "external storage": (lambda f: f.create_dataset("d", (3,), "f4", external=[("/etc/passwd", 0, 12)]), "is in another file"),
     "virtual": (virtual, "virtual dataset"),
     "dangling": (lambda f: f.__setitem__("d", h5py.SoftLink("/nowhere")), "leads nowhere"),
     "looping": (

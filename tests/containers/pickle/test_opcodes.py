@@ -43,24 +43,24 @@ def test_whatever_the_opcodes_no_other_error_escapes(opcodes: list[bytes]):
 
 
 DAMAGED = {
-    "no opcode": (b"\x80\x02\xff.", "0xff is no opcode", 2),
-    "empty stack": (b"\x80\x02.", "other than one value", 2),
-    "two values": (b"\x80\x02K\x01K\x01.", "other than one value", 6),
-    "open mark": (b"\x80\x02(K\x01.", "other than one value", 5),
-    "underflow": (b"\x80\x02K\x01\x86.", "stack runs empty", 4),
-    "underflow below a mark": (b"\x80\x02K\x01(\x85.", "stack runs empty", 5),
-    "no mark": (b"\x80\x02K\x01t.", "stack runs empty", 4),
-    "empty OBJ": (b"\x80\x02(o.", "stack runs empty", 3),
+    "no opcode": (b"\x80\x02\xff.", "0xff is not an opcode", 2),
+    "empty stack": (b"\x80\x02.", "more or fewer values than one", 2),
+    "two values": (b"\x80\x02K\x01K\x01.", "more or fewer values than one", 6),
+    "open mark": (b"\x80\x02(K\x01.", "more or fewer values than one", 5),
+    "underflow": (b"\x80\x02K\x01\x86.", "stack underflows", 4),
+    "underflow below a mark": (b"\x80\x02K\x01(\x85.", "stack underflows", 5),
+    "no mark": (b"\x80\x02K\x01t.", "stack underflows", 4),
+    "empty OBJ": (b"\x80\x02(o.", "stack underflows", 3),
     "memo not written": (b"\x80\x02h\x07.", "memo 7 is read before it is written", 2),
-    "odd pairs": (b"\x80\x02}(K\x01u.", "a key without a value", 6),
+    "odd pairs": (b"\x80\x02}(K\x01u.", "a key has no value", 6),
     "text": (b"\x80\x02X\x01\0\0\0\xff.", "not UTF-8", 2),
-    "global without a text": (b"\x80\x04K\x01K\x02\x93.", "name is no text", 6),
+    "global without a text": (b"\x80\x04K\x01K\x02\x93.", "name is not text", 6),
     "protocol": (b"\x80\x06N.", "protocol 6 does not exist", 0),
     "frame in a frame": (b"\x80\x04\x95\x0b\0\0\0\0\0\0\0\x95\x01\0\0\0\0\0\0\0N.", "FRAME begins inside", 11),
-    "negative LONG4": (b"\x80\x02\x8b\xff\xff\xff\xff.", "negative length", 2),
-    "no decimal": (b"\x80\x02I12x\n.", "is no number", 2),
-    "an endless decimal": (b"\x80\x02I" + b"9" * 5000 + b"\n.", "is no number", 2),
-    "no float": (b"\x80\x02Fabc\n.", "is no number", 2),
+    "negative LONG4": (b"\x80\x02\x8b\xff\xff\xff\xff.", "length is negative", 2),
+    "no decimal": (b"\x80\x02I12x\n.", "is not written in decimal digits", 2),
+    "an endless decimal": (b"\x80\x02I" + b"9" * 5000 + b"\n.", "is not written in decimal digits", 2),
+    "no float": (b"\x80\x02Fabc\n.", "is not written in decimal digits", 2),
 }
 
 

@@ -106,7 +106,7 @@ def test_one_pickle_behind_the_other():
     while not trees or trees[-1].stop < len(data):
         trees.append(Tree(data, PLACE, start=trees[-1].stop if trees else 0))
     assert [rebuilt(tree.root) for tree in trees] == [1, [2, 3], "x"]
-    with pytest.raises(DamagedError, match="bytes stand behind the end of the pickle"):
+    with pytest.raises(DamagedError, match="bytes follow the end of the pickle"):
         Tree.whole(data, PLACE)
 
 

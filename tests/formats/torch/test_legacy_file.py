@@ -58,7 +58,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "junk behind": (GOOD + b"\0", "1 bytes follow the last storage"),
     "element missing": (GOOD[:-4], "is cut off"),
     "pickle of 2^40 elements": (torch_legacy({"conv1.weight": tensor(storage("0", 1 << 40), (4, 3, 3, 3))}, ONE), "is cut off"),
-    "invalid opcode": (five(root=Raw(b"\xff")), "0xff is no opcode"),
+    "invalid opcode": (five(root=Raw(b"\xff")), "0xff is not an opcode"),
     "persistent text": (torch_legacy({"conv1.weight": tensor(Persistent("module"), (4, 3))}, {}), "no storage"),
 }
 

@@ -85,12 +85,12 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "persistent text": (hostile(tensor(Persistent("storage"), (4, 3, 3, 3))), "persistent id|no storage"),
     "persistent number": (hostile(tensor(Persistent(5), (4, 3, 3, 3))), "persistent id|no storage"),
     "persistent dict": (hostile(tensor(Persistent({"storage": 1}), (4, 3, 3, 3))), "persistent id|no storage"),
-    "invalid opcode behind a call": (torch_zip(pickled([conv()])[:-1] + b"\xff.", ONE), "0xff is no opcode"),
-    "second pickle": (torch_zip(pickled({"conv1.weight": conv()}) + pickled(1), ONE), "behind the end of the pickle"),
+    "invalid opcode behind a call": (torch_zip(pickled([conv()])[:-1] + b"\xff.", ONE), "0xff is not an opcode"),
+    "second pickle": (torch_zip(pickled({"conv1.weight": conv()}) + pickled(1), ONE), "follow the end of the pickle"),
     "no STOP": (torch_zip(pickled({"conv1.weight": conv()})[:-1], ONE), "cut off"),
     "empty pickle": (torch_zip(b"", ONE), "cut off"),
     "two data.pkl": (zipped(Zipped("a/data.pkl", b"N."), Zipped("b/data.pkl", b"N.")), "2 members named data.pkl"),
-    "data.pkl twice": (zipped(Zipped("a/data.pkl", b"N."), Zipped("a/data.pkl", b"N.")), "stands twice"),
+    "data.pkl twice": (zipped(Zipped("a/data.pkl", b"N."), Zipped("a/data.pkl", b"N.")), "occurs twice"),
     "data.pkl too deep": (zipped(Zipped("a/b/data.pkl", b"N.")), "0 members named data.pkl"),
 }
 
@@ -240,7 +240,7 @@ def test_the_marker_works():
 
 def test_a_call_before_damage_is_not_made_either(put: Callable[..., Path], tmp_path: Path):
     call = marker("REDUCE", tmp_path / "marker")
-    with pytest.raises(DamagedError, match="is no opcode"):
+    with pytest.raises(DamagedError, match="is not an opcode"):
         convert(put(torch_zip(pickled(call)[:-1] + b"\xff.", ONE)))
     assert snapshot(tmp_path).keys() == {"a.pth"}
 

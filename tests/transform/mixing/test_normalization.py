@@ -63,8 +63,8 @@ def test_the_new_pipeline(to: Any, old: int, words: dict[str, Any], mean: tuple[
     [
         (3, 1, {"norm": "imagnet"}, "--norm is imagenet, clip"),
         (3, 1, {"norm": "imagenet", "mean": "0.5"}, "give one of them"),
-        (3, 1, {"new_mean": "0.5"}, "says nothing without the old one"),
-        (3, 1, {"input_range": 255}, "says nothing without the old one"),
+        (3, 1, {"new_mean": "0.5"}, "needs the old one that the network was trained with"),
+        (3, 1, {"input_range": 255}, "needs the old one that the network was trained with"),
         (3, 1, {"mean": "0.5", "std": "0.2,0,0.2"}, "--std takes positive numbers"),
         (3, 1, {"norm": "half", "new_std": "-1"}, "--new-std takes positive numbers"),
         (3, 1, {"norm": "half", "input_range": 0}, "--input-range takes positive numbers"),
@@ -73,7 +73,7 @@ def test_the_new_pipeline(to: Any, old: int, words: dict[str, Any], mean: tuple[
         (3, 1, {"mean": "0.1,0.2"}, "--mean has 2 values for 3 old channels"),
         (3, 1, {"norm": "half", "new_std": "1,2"}, "--new-std has 2 values for 1 new channels"),
         (4, 1, {"norm": "imagenet"}, "--norm imagenet is for three channels, and the kernel takes 4"),
-        (3, 1, {"norm": "half", "method": "broadcast"}, "changes no kernel that could take a pipeline over"),
+        (3, 1, {"norm": "half", "method": "broadcast"}, "edits no kernel, so that no normalization can be folded"),
     ],
 )
 def test_wrong_usage(old: int, to: int, words: dict[str, Any], message: str):

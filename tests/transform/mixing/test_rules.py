@@ -52,7 +52,7 @@ def test_targets(to: str | int, channels: int, order: str, word: str):
 
 @pytest.mark.parametrize("to", ["", "0", 0, "-1", -3, "cmyk", "3.0", "1e3", "999999999", "٣x", "x" * 500])
 def test_words_that_are_no_target(to: str | int):
-    with pytest.raises(UsageError, match="is no target") as caught:
+    with pytest.raises(UsageError, match="is not a target") as caught:
         rules.target(to)
     assert len(str(caught.value)) < 150
 
@@ -129,19 +129,19 @@ def test_matrices(case: str):
         (3, {"bands": "R,G", "select": "0"}, "--select and --bands are different rules"),
         (3, {"select": "0", "method": "sum"}, "--select and --method sum are different rules"),
         (3, {"bands": "R,G", "luma": "bt709"}, "--bands and --luma are different rules"),
-        (3, {"select": "3"}, "'3' is none of the kernel's 3 channels: R, G, B or 0 to 2"),
-        (4, {"select": "R"}, "'R' is none of the kernel's 4 channels: 0 to 3"),
+        (3, {"select": "3"}, "'3' is not one of the kernel's 3 channels: R, G, B or 0 to 2"),
+        (4, {"select": "R"}, "'R' is not one of the kernel's 4 channels: 0 to 3"),
         (3, {"select": "R,,B"}, "--select is channels separated by commas"),
-        (3, {"bands": "R,NIR"}, "'NIR' is none of the kernel's 3 channels"),
+        (3, {"bands": "R,NIR"}, "'NIR' is not one of the kernel's 3 channels"),
         (3, {"bands": "R,N=R=G"}, "--bands is NAME or NAME=CHANNEL"),
         (3, {"bands": "R,N=R,N=G"}, "--bands names a band twice"),
         (3, {"bands": ""}, "--bands is NAME or NAME=CHANNEL"),
         (3, {"to": 3, "channel_order": "gbr"}, "--channel-order is rgb or bgr"),
         (2, {"matrix": [[1, 0, 0]] * 3}, "--matrix has 3 rows, one for each old channel, and the kernel takes 2"),
         (2, {"matrix": [[1, 0], [1]]}, "a number for each new one in every row"),
-        (2, {"matrix": [[1, "x"], [1, 2]]}, "--matrix is rows of numbers"),
+        (2, {"matrix": [[1, "x"], [1, 2]]}, "--matrix must be rows of numbers"),
         (2, {"matrix": [[1, float("nan")], [1, 2]]}, "--matrix takes finite numbers"),
-        (2, {"matrix": [1, 2]}, "--matrix is rows of numbers"),
+        (2, {"matrix": [1, 2]}, "--matrix must be rows of numbers"),
         (2, {"matrix": []}, "a row for each old channel"),
     ],
 )

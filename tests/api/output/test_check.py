@@ -1,0 +1,92 @@
+"""The post-write check: a file that is not as planned is never published."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chkpt_channels import DamagedError
+from chkpt_channels.api.output.check import check, missing_biases, parity, stale_declarations
+from chkpt_channels.core.tensors import TensorEdit
+from chkpt_channels.formats.base import Checkpoint
+from chkpt_channels.transform.options import build_options
+from chkpt_channels.transform.plan import Plan, build_plan
+from tests.support.files import FIXTURES, opened
+from tests.support.memory import Memory, kernel
+
+MODULE = FIXTURES / "torch_zip" / "module.pth"
+
+
+@contextmanager
+def written(folder: Path, change: Callable[[bytes], bytes] = bytes) -> Iterator[tuple[Checkpoint, Plan, int]]:
+    """A conversion, written to a file that `change` then damages."""
+    with opened(MODULE) as checkpoint:
+        plan = build_plan(checkpoint, build_options("gray"))
+        out = folder / "out.pth"
+        fd = os.open(out, os.O_RDWR | os.O_CREAT)
+        checkpoint.write(plan.edits, fd, checkpoint.location, None)
+        out.write_bytes(change(out.read_bytes()))
+        try:
+            yield checkpoint, plan, fd
+        finally:
+            os.close(fd)
+
+
+def test_a_right_file_has_its_size(tmp_path: Path):
+    with written(tmp_path) as (checkpoint, plan, fd):
+        assert check(checkpoint, plan, fd, "out.pth") == (tmp_path / "out.pth").stat().st_size
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path):
+    with (
+        written(tmp_path, lambda raw: raw[:-1]) as (checkpoint, plan, fd),
+        pytest.raises(RuntimeError, match="cannot be read") as caught,
+    ):
+        check(checkpoint, plan, fd, "out.pth")
+    assert isinstance(caught.value.__cause__, DamagedError)
+
+
+def test_tensors_that_are_not_as_planned(tmp_path: Path):
+    with written(tmp_path) as (checkpoint, plan, fd):
+        name = next(iter(plan.edits.tensors))
+        edit = plan.edits.tensors[name]
+        other = plan._replace(edits=plan.edits._replace(tensors={name: edit._replace(values=lambda: edit.values() + 1)}))
+        with pytest.raises(RuntimeError, match="does not read back as it was written"):
+            check(checkpoint, other, fd, "out.pth")
+        wider = plan._replace(edits=plan.edits._replace(tensors={name: TensorEdit((1,), edit.values)}))
+        with pytest.raises(RuntimeError, match="other tensors than planned"):
+            check(checkpoint, wider, fd, "out.pth")
+
+
+def test_a_declaration_that_did_not_follow(tmp_path: Path):
+    with written(tmp_path) as (checkpoint, plan, fd):
+        assert plan.declarations
+        with pytest.raises(RuntimeError, match="does not declare 2"):
+            check(checkpoint, plan._replace(channels=(3, 2)), fd, "out.pth")
+        with opened(MODULE) as before:
+            assert stale_declarations(before, plan) == [d.where for d in plan.declarations]
+
+
+def test_a_bias_that_is_missing():
+    store = Memory({"": {"conv1.weight": kernel(8, 3, 7, 7)}})
+    plan = build_plan(store, build_options("gray"))
+    added = np.arange(8, dtype=np.float64)
+    plan = plan._replace(edits=plan.edits._replace(biases={"conv1.weight": TensorEdit((8,), lambda: added, "bias")}))
+    assert missing_biases(store, plan) == ["conv1.weight"]
+    assert missing_biases(Memory({"": {"bias": added.astype(np.float32)}}), plan) == []
+
+
+def test_parity_is_of_the_kernels_that_change():
+    store = Memory({"": {"conv1.weight": kernel(8, 3, 7, 7)}})
+    exact = parity(store, build_plan(store, build_options("gray")))
+    assert exact is not None
+    assert exact.max_abs < 1e-5
+    assert parity(store, build_plan(store, build_options("rgb"))) is None
+    mean = parity(store, build_plan(store, build_options("gray", method="mean")))
+    assert mean is not None  # against the mean's own formula: a right kernel, if a weaker response
+    assert mean.max_abs < 1e-5

@@ -1,0 +1,71 @@
+"""Output of a model folder: every file is in the draft, which is published by one rename or vanishes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from chkpt_channels.api.output.folder import FolderTarget
+from chkpt_channels.api.output.publish import Settings
+from chkpt_channels.folders.model_folder import ModelFolder
+from chkpt_channels.folders.planning import plan_model
+from chkpt_channels.transform.options import build_options
+
+GRAY = build_options("gray")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "model"
+    (path / "sub").mkdir(parents=True)
+    safetensors.numpy.save_file({"conv1.weight": np.ones((8, 3, 7, 7), np.float32)}, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps({"model_type": "resnet", "num_channels": 3}))
+    (path / "sub" / "notes.txt").write_text("notes")
+    return path
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def test_it_appears_whole_and_counts_its_bytes(folder: Path):
+    counts: list[tuple[int, int]] = []
+    with (
+        ModelFolder(folder) as model,
+        FolderTarget(model, None, GRAY, Settings(), lambda more, total: counts.append((more, total))) as target,
+    ):
+        planned = plan_model(model, GRAY)
+        target.fill(planned)
+        assert not target.path.exists()
+        written = target.publish(planned)
+    out = folder.parent / "model_gray"
+    assert target.path == out
+    assert files(out).keys() == files(folder).keys()
+    assert files(out)["sub/notes.txt"] == b"notes"
+    assert json.loads(files(out)["config.json"])["num_channels"] == 1
+    assert (written.changed, written.output.bytes) == (True, sum(map(len, files(out).values())))
+    assert {total for _, total in counts} == {sum(map(len, files(folder).values()))}
+
+
+def test_an_unpublished_draft_is_removed(folder: Path, tmp_path: Path):
+    with ModelFolder(folder) as model, FolderTarget(model, tmp_path / "out", GRAY, Settings(), None) as target:
+        target.fill(plan_model(model, GRAY))
+        assert len(list(tmp_path.iterdir())) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("hard_link", [True, False])
+def test_files_that_do_not_change_can_be_linked(folder: Path, tmp_path: Path, hard_link: bool):
+    settings = Settings(hard_link=hard_link)
+    with ModelFolder(folder) as model, FolderTarget(model, tmp_path / "out", GRAY, settings, None) as target:
+        planned = plan_model(model, GRAY)
+        target.fill(planned)
+        target.publish(planned)
+    same = os.path.samefile(folder / "sub" / "notes.txt", tmp_path / "out" / "sub" / "notes.txt")
+    assert same is hard_link
+    assert not os.path.samefile(folder / "config.json", tmp_path / "out" / "config.json")

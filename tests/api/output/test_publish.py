@@ -1,0 +1,90 @@
+"""Output of one file: settings that apply, what is written with it, and nothing where something fails."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chkpt_channels import OutputExistsError, UsageError, convert
+from chkpt_channels.api.output.publish import FileTarget, Settings, publish, sha256_of
+from chkpt_channels.core.errors import FileSystemError
+from chkpt_channels.folders.model import ModelFile
+from chkpt_channels.storage.atomic import Output
+from chkpt_channels.storage.source import Source
+from chkpt_channels.transform.options import build_options
+from tests.support.files import FIXTURES
+
+RGB = FIXTURES / "torch_zip" / "state_dict.pth"
+
+
+@pytest.mark.parametrize(
+    ("settings", "dst", "words"),
+    [
+        ({"hash_name": True}, "-", "standard output has neither a name nor a folder"),
+        ({"with_sidecars": True}, "-", "standard output has neither a name nor a folder"),
+        ({"sha256": True}, None, ""),
+        ({"hash_name": True}, "a.pth", ""),
+    ],
+)
+def test_settings_of_files(settings: dict[str, Any], dst: str | None, words: str):
+    chosen = Settings(**settings)
+    if not words:
+        assert chosen.validated(RGB, dst) == chosen
+        return
+    with pytest.raises(UsageError, match=words):
+        chosen.validated(RGB, dst)
+
+
+def test_settings_of_folders(tmp_path: Path):
+    assert Settings(hard_link=True).validated(tmp_path, None).hard_link
+    with pytest.raises(UsageError, match="-o names an output folder"):
+        Settings().validated(tmp_path, "-")
+    with pytest.raises(UsageError, match="apply to files"):
+        Settings(state_dict="").validated(tmp_path, None)
+
+
+def test_a_state_dict_is_for_another_container(tmp_path: Path):
+    with ModelFile(RGB) as model, pytest.raises(UsageError, match="needs an output in another format"):
+        FileTarget(model, tmp_path / "a.pth", build_options("gray"), Settings(state_dict="x"), None)
+
+
+def test_a_hash_of_the_content():
+    with Source(RGB) as source:
+        assert sha256_of(source) == hashlib.sha256(RGB.read_bytes()).hexdigest()
+
+
+def test_configurations_are_published_with_the_weights(tmp_path: Path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    shutil.copy(RGB, source / "net.pth")
+    (source / "config.json").write_text(json.dumps({"model_type": "resnet", "num_channels": 3}))
+    with pytest.raises(UsageError, match="would replace the configurations"):
+        convert(source / "net.pth", source / "gray.pth", with_sidecars=True)
+    convert(source / "net.pth", out / "gray.pth", with_sidecars=True)
+    assert json.loads((out / "config.json").read_text())["num_channels"] == 1
+    (out / "gray.pth").unlink()
+    with pytest.raises(OutputExistsError):  # the configuration is there
+        convert(source / "net.pth", out / "gray.pth", with_sidecars=True)
+    assert [path.name for path in out.iterdir()] == ["config.json"]
+
+
+def test_what_was_published_first_is_rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.data").write_bytes(b"data")
+    (tmp_path / "config.json").write_bytes(b"old")
+
+    def fails(self: Output, *, first: bool = False) -> None:
+        if not first:
+            raise FileSystemError("refused")
+        original(self, first=first)
+
+    original = Output.publish
+    monkeypatch.setattr(Output, "publish", fails)
+    with Output(tmp_path / "out.bin", None) as out, pytest.raises(FileSystemError, match="refused"):
+        publish(out, tmp_path, {"a.data": "out.data"}, {"config.json": b"new"}, force=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.data": b"data", "config.json": b"old"}

@@ -1,0 +1,110 @@
+"""A command's output: what goes where, one line for each error, the highest exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from chkpt_channels import AmbiguousError, Candidate, DamagedError, PostPublishError, UsageError
+from chkpt_channels.cli.session import Session, progress, session
+
+RESULT = {"status": "converted"}
+
+
+def test_lines_and_messages_for_people(capsys: pytest.CaptureFixture[str]):
+    with session("convert", None, as_json=False) as console:
+        console.add(RESULT, ["a report"], ["note: a message"])
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("a report\n", "note: a message\n")
+
+
+def test_one_json_object_at_the_end(capsys: pytest.CaptureFixture[str]):
+    with session("convert", None, as_json=True) as console:
+        console.add(RESULT, ["a report"], ["note: a message"])
+        assert capsys.readouterr().out == ""
+    shown = capsys.readouterr()
+    document = json.loads(shown.out)
+    assert (document["command"], document["exit_code"], document["results"]) == ("convert", 0, [RESULT])
+    assert shown.err == ""
+
+
+def test_one_line_for_each_result():
+    out = io.StringIO()
+    with session("convert", "jsonl", as_json=False, report_to=out) as console:
+        console.add(RESULT, [])
+        assert json.loads(out.getvalue()) == RESULT
+        console.add(RESULT, [])
+    assert out.getvalue().count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "line"),
+    [
+        ("convert", DamagedError("is cut off", file="a.pth", at=7), "error: a.pth: is cut off, at byte 7; nothing was written"),
+        ("inspect", DamagedError("is cut off", file="a.pth"), "error: a.pth: is cut off"),
+        ("convert", PostPublishError("is there", file="a.pth"), "error: a.pth: is there"),
+        ("convert", MemoryError(), "error: a.pth: needs more memory than there is; nothing was written"),
+        (
+            "convert",
+            ImportError("no h5py", name="h5py"),
+            "error: a.pth: a library cannot be imported: no h5py; nothing was written",
+        ),
+    ],
+)
+def test_an_error_is_one_line(command: str, error: Exception, line: str, capsys: pytest.CaptureFixture[str]):
+    console = Session(command, "human", io.StringIO())
+    with console.file("a.pth"):
+        raise error
+    assert capsys.readouterr().err.splitlines()[0] == line
+    assert console.exit_code == getattr(error, "exit_code", 5)
+
+
+def test_candidates_and_a_hint_follow(capsys: pytest.CaptureFixture[str]):
+    error = AmbiguousError("two fit", file="a.pth", candidates=[Candidate("k", (8, 3), "fed")], hint="--layer k")
+    with Session("inspect", "human", None).file("a.pth"):
+        raise error
+    assert capsys.readouterr().err.splitlines() == ["error: a.pth: two fit", "  k   8×3   fed", "try: --layer k"]
+
+
+def test_the_message_of_the_json_has_no_prefix(capsys: pytest.CaptureFixture[str]):
+    with session("convert", "json", as_json=False) as console, console.file("a.pth"):
+        raise DamagedError("is cut off", file="a.pth")
+    document = json.loads(capsys.readouterr().out)
+    assert document["results"][0]["error"]["message"] == "a.pth: is cut off"
+
+
+def test_the_highest_exit_code_wins():
+    console = Session("convert", "human", None)
+    for error in (DamagedError("x"), AmbiguousError("x"), UsageError("x")):
+        with console.file("a"):
+            raise error
+    assert console.exit_code == 4
+
+
+def test_a_bug_is_no_error_of_a_file():
+    with pytest.raises(ZeroDivisionError), Session("convert", "human", None).file("a"):
+        raise ZeroDivisionError
+
+
+def test_an_import_that_fails_within_the_package_is_a_bug():
+    with pytest.raises(ImportError), Session("convert", "human", None).file("a"):
+        raise ImportError("gone", name="chkpt_channels.api")
+
+
+def test_a_report_is_saved(tmp_path: Path):
+    console = Session("convert", "human", io.StringIO())
+    with console.saving_report(str(tmp_path / "r.json"), force=False):
+        console.add(RESULT, [])
+    assert json.loads((tmp_path / "r.json").read_text())["results"] == [RESULT]
+    with pytest.raises(UsageError, match=r"must name a \.json file"), console.saving_report("r.txt", force=False):
+        pass
+
+
+def test_no_progress_without_a_terminal():
+    with progress(quiet=False) as shown:
+        assert shown is None
+    with progress(quiet=True) as shown:
+        assert shown is None

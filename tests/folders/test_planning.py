@@ -1,0 +1,91 @@
+"""Plans of models: files that change, configurations with them, warnings about what cannot follow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from chkpt_channels import UnsupportedError
+from chkpt_channels.folders.model_folder import open_model
+from chkpt_channels.folders.planning import PlannedModel, plan_model
+from chkpt_channels.transform.options import build_options
+
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.2, 0.2]
+
+
+def weights(channels: int) -> dict[str, np.ndarray]:
+    return {
+        "conv1.weight": np.ones((8, channels, 7, 7), np.float32),
+        "layer.conv.weight": np.ones((16, 8, 3, 3), np.float32),
+        "fc.weight": np.ones((5, 16), np.float32),
+    }
+
+
+def planned(folder: Path, files: dict[str, Any], to: int = 1, **options: Any) -> PlannedModel:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".safetensors"):
+            safetensors.numpy.save_file(content, folder / name)
+        else:
+            (folder / name).write_text(json.dumps(content))
+    parsed = build_options(to, **options)
+    with open_model(folder, parsed) as model:
+        return plan_model(model, model.resolved(parsed))
+
+
+def codes(plan: PlannedModel) -> list[str]:
+    return [notice.code for notice in plan.notices]
+
+
+def test_weights_and_configurations_change_together(tmp_path: Path):
+    plan = planned(tmp_path, {"model.safetensors": weights(3), "config.json": {"model_type": "resnet", "num_channels": 3}})
+    assert (plan.channels, plan.changed) == ((3, 1), True)
+    assert [name for name, _ in plan.edited_files()] == ["model.safetensors"]
+    assert {name: json.loads(text)["num_channels"] for name, text in plan.edited_documents().items()} == {"config.json": 1}
+    assert plan.first is plan.parts[0].plan
+
+
+def test_the_identity_changes_nothing(tmp_path: Path):
+    plan = planned(tmp_path, {"model.safetensors": weights(3), "config.json": {"model_type": "resnet"}}, to=3)
+    assert (plan.changed, list(plan.edited_files()), plan.edited_documents()) == (False, [], {})
+
+
+def test_parts_must_agree(tmp_path: Path):
+    with pytest.raises(UnsupportedError, match=r"its weights disagree: a.safetensors takes 3, b.safetensors takes 4 channels"):
+        planned(tmp_path, {"a.safetensors": weights(3), "b.safetensors": weights(4)})
+
+
+def test_a_file_without_kernels_is_copied(tmp_path: Path):
+    plan = planned(tmp_path, {"model.safetensors": weights(3), "extra.safetensors": {"seed": np.zeros(4, np.float32)}})
+    assert codes(plan) == ["copied"]
+    assert [part.part.name for part in plan.parts] == ["model.safetensors"]
+
+
+def test_no_part_with_a_kernel(tmp_path: Path):
+    with pytest.raises(UnsupportedError, match="none of its weights holds a convolution"):
+        planned(tmp_path, {"a.safetensors": {"seed": np.zeros(4, np.float32)}})
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"image_mean": MEAN, "image_std": STD}, ["pipeline_averaged"]),
+        ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, []),
+        ({"image_mean": [0.5] * 4, "image_std": [0.5] * 4}, ["pipeline_kept", "pipeline_kept"]),
+    ],
+)
+def test_warnings_about_a_normalization(tmp_path: Path, config: dict[str, Any], expected: list[str]):
+    plan = planned(tmp_path, {"model.safetensors": weights(3), "preprocessor_config.json": config})
+    found = [notice for notice in plan.notices if notice.code.startswith("pipeline")]
+    assert {notice.code for notice in found} == set(expected)
+
+
+def test_warnings_about_counts_and_reconstruction(tmp_path: Path):
+    config = {"model_type": "vit", "num_channels": 5, "architectures": ["ViTForMaskedImageModeling"]}
+    plan = planned(tmp_path, {"model.safetensors": weights(3), "config.json": config})
+    assert codes(plan) == ["count_kept", "reconstructs"]
