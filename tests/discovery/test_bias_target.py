@@ -80,7 +80,7 @@ def test_taken(named: dict[str, np.ndarray], module: str, bias: bool, kind: type
 @pytest.mark.parametrize("kind", [Memory, Unordered])
 @pytest.mark.parametrize("named", REFUSED.values(), ids=REFUSED)
 def test_refused(named: dict[str, np.ndarray], kind: type[Memory]):
-    with pytest.raises(UnsupportedError, match="has no bias, and no BatchNorm is known to stand right behind it"):
+    with pytest.raises(UnsupportedError, match="has no bias, and no BatchNorm is known to follow it"):
         build_plan(kind({"": named}), build_options(1, norm="imagenet", layers=[next(iter(named))]))
 
 

@@ -128,7 +128,7 @@ REFUSED: dict[str, tuple[dict[str, np.ndarray], str, str]] = {
     "a ReLU may stand between": (cellpose(2), "downsample.down.res_down_0.conv.conv_0.2", FAR),
     "colors are mixed": (
         {"sub_mean.weight": kernel(3, 3, 1, 1), "sub_mean.bias": kernel(3), **stem(), **BODY},
-        "conv0", "takes the image and mixes",
+        "conv0", "precedes the kernel and mixes",
     ),
     "a mean alone": ({"norm.mean": MEAN, **stem(), **BODY}, "conv0", "its operation is unknown"),
     "other words": ({"affine.scale": STD, "affine.shift": MEAN, **stem(), **BODY}, "conv0", "its operation is unknown"),
