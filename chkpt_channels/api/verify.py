@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,8 +32,10 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **opt
     read off `converted`. Both may be model folders. Raises what opening or planning raises; differences are no errors."""
     kind = ModelFolder if is_folder(original) and is_folder(converted) else ModelFile
     parsed = build_options(to, **options)
-    with _open(original, kind) as first, _open(converted, kind) as second:
-        parsed = first.resolved(parsed)
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(_open(original, kind))
+        parsed = first.resolved(parsed)  # before the other is opened: it may be missing, and this is wrong whatever is there
+        second = stack.enter_context(_open(converted, kind))
         afters = _counterparts(first, second)
         if parsed.rule.to is None:
             part = next(part for part in first.parts if part.name in afters)
@@ -43,9 +46,9 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **opt
             if part.name not in afters:
                 differences.append(Difference(part.name, "is missing"))
                 continue
-            part_differences, equal_streams = _compare(part.store, afters[part.name], plan)
+            part_differences, unchanged = _compare(part.store, afters[part.name], plan)
             differences += [d._replace(key=f"{part.name}/{d.key}") if first.is_folder else d for d in part_differences]
-            identical += equal_streams
+            identical += unchanged
         if isinstance(first, ModelFolder) and isinstance(second, ModelFolder):
             differences += _other_files(first, second, planned)
         return Verification(

@@ -55,8 +55,8 @@ class Attempt(NamedTuple):
 
     @property
     def message(self) -> str:
-        """The one line that says what is wrong."""
-        return next((line for line in reversed(self.err) if not line.startswith("try: ")), "")
+        """The one line that says what is wrong, without its prefix; empty where no line has that."""
+        return next((line for line in reversed(self.err) if line.startswith("error: ")), "").removeprefix("error: ")
 
 
 def of_blocks(patch: Patch) -> None:
@@ -301,7 +301,7 @@ sys.exit(cli.run(sys.argv[1:]))
 """
     command = [sys.executable, "-c", program, "convert", str(FIXTURES / H5), "--to", "gray", "-o", str(tmp_path / "out.h5")]
     done = subprocess.run(command, cwd=FIXTURES.parent, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (5, f"{tmp_path / 'out.h5'}: input/output error; nothing was written\n")
+    assert (done.returncode, done.stderr) == (5, f"error: {tmp_path / 'out.h5'}: input/output error; nothing was written\n")
     assert snapshot(tmp_path) == {}
 
 

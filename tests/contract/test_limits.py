@@ -205,7 +205,7 @@ def test_standard_output_is_closed(how: Sequence[str], tmp_path: Path):
 
 def test_a_result_for_a_standard_output_that_is_closed():
     done = with_closed("-")
-    assert (done.returncode, done.stderr) == (5, "standard output: is closed; nothing was written\n")
+    assert (done.returncode, done.stderr) == (5, "error: standard output: is closed; nothing was written\n")
 
 
 def test_children_that_nobody_waits_for(tmp_path: Path):

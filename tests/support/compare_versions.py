@@ -119,6 +119,8 @@ def answers(python: str, asked: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def without_sentences(value: Any) -> Any:
     """A report without what is worded for people."""
     if isinstance(value, dict):
+        if "declarations" in value:  # earlier versions gave those of Keras in the order of a set
+            value = value | {"declarations": sorted(value["declarations"], key=str)}
         return {k: without_sentences(v) for k, v in value.items() if k not in SENTENCES}
     return [without_sentences(v) for v in value] if isinstance(value, list) else value
 

@@ -109,8 +109,8 @@ class InputTrace:
         self._walk(image.ref)
 
     @property
-    def entrance(self) -> set[str]:
-        """Those of `numbers` that state the shape of the input itself, before every layer."""
+    def entrance(self) -> list[str]:
+        """Those of `numbers`, in their order, that state the shape of the input itself, before every layer."""
         home = self.image.layer.path
 
         def is_outside(path: Path) -> bool:
@@ -118,7 +118,7 @@ class InputTrace:
             rest = path[common:]
             return not isinstance(rest[0], int) and not {"layers", "inbound_nodes"} & set(rest)
 
-        return {where for where, path in self.numbers.items() if is_outside(path)}
+        return [where for where, path in self.numbers.items() if is_outside(path)]
 
     def _walk(self, ref: Ref) -> None:
         waiting: list[tuple[int, Ref, _State]] = [(0, ref, _State())]
