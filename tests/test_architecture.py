@@ -84,6 +84,14 @@ def layer(name: str) -> str:
     return name.partition(".")[0]
 
 
+@modules
+def test_every_module_has_a_test_file_of_its_name(path: Path):
+    """In the folder of its package."""
+    if path.name not in ("__init__.py", "__main__.py"):
+        relative = path.relative_to(PACKAGE)
+        assert (PACKAGE.parent / "tests" / relative.parent / f"test_{relative.name}").is_file()
+
+
 def test_there_is_something_to_check():
     assert len(MODULES) > 100
     assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} == {*LAYERS}
