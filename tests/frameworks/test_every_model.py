@@ -15,7 +15,7 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from chkpt_channels import ChkptChannelsError
-from chkpt_channels.folders.library_tables import FIXED
+from chkpt_channels.folders.library_tables import FIXED_CHANNELS
 from chkpt_channels.folders.model_folder import ModelFolder
 from chkpt_channels.folders.planning import plan_model
 from chkpt_channels.transform.options import build_options
@@ -100,5 +100,5 @@ def test_the_library_builds_what_was_converted(tmp_path):
             outcome["refused"][kind] = str(error)
     assert not outcome["wrong"]
     assert len(outcome["right"]) > 130
-    assert FIXED.keys() & outcome["right"].keys() == set()
+    assert FIXED_CHANNELS.keys() & outcome["right"].keys() == set()
     print({word: len(found) for word, found in outcome.items()})
