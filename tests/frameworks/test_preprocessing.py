@@ -162,5 +162,5 @@ def test_a_padded_stem_differs_at_the_border_alone(tmp_path: Path):
 
 def test_what_a_relu_stands_behind_is_refused(tmp_path: Path):
     torch.save(Cellpose(3, 0, relu=True).state_dict(), tmp_path / "a.pth")
-    with pytest.raises(UnsupportedError, match="what is between them"):
+    with pytest.raises(UnsupportedError, match="the operation between them is unknown"):
         convert(tmp_path / "a.pth", layers=["proj.1", "conv.2"])
