@@ -246,6 +246,30 @@ def test_efficientnet_folded_is_exact_inside(suffix: str, tmp_path: Path, record
     assert 1e-4 < border < 0.5
 
 
+IN_FRONT = {
+    "Normalization": lambda x: L.Normalization(mean=[0.4, 0.5, 0.3], variance=[0.04, 0.09, 0.01])(x),
+    "Rescaling": lambda x: L.Rescaling([2.0, 0.5, 3.0], offset=[-1.0, 0.2, 0.4])(x),
+    "an operation": lambda x: x * np.array([2.0, 0.5, 3.0], "float32"),
+}
+
+
+@pytest.mark.parametrize("words", [{"to": "bgr"}, {"select": "2,1,0"}, {"select": "1,1,0"}, {"bands": "B,G,R"}], ids=str)
+@pytest.mark.parametrize(
+    ("front", "suffix"), [*((front, ".keras") for front in IN_FRONT), ("Normalization", ".h5"), ("Rescaling", ".h5")]
+)
+def test_constants_of_the_configuration_change_places(front: str, words: dict, suffix: str, tmp_path: Path):
+    """With as many channels as before, too, where no declaration changes."""
+    image = keras.Input((8, 8, 3))
+    model = randomised(keras.Model(image, L.Conv2D(4, 3)(IN_FRONT[front](image))))
+    source, target = tmp_path / f"rgb{suffix}", tmp_path / f"new{suffix}"
+    model.save(source)
+    chkpt_channels.convert(source, target, **words)
+    new = np.random.default_rng(0).random((2, 8, 8, 3), "float32")
+    chosen = [1, 1, 0] if words.get("select") == "1,1,0" else [2, 1, 0]
+    old = new @ np.eye(3, dtype="float32")[chosen]  # new channel j is old channel chosen[j]
+    assert_close(load(target).predict(new, verbose=0), model.predict(old, verbose=0), 1e-5)
+
+
 @pytest.mark.parametrize("layout", ["stored", "legacy"])
 def test_weights_fit_the_model_of_one_channel(layout: str, tmp_path: Path):
     model, gray_model = randomised(make_keras.plain()), make_keras.plain(1)

@@ -182,7 +182,7 @@ class KerasGraph(ModelGraph):
             for where, path in trace.numbers.items():
                 if not edits.method or where in trace.entrance:
                     config_edits.set_at(document, path, edits.channels)
-            self._choose(document, edits, trace)
+        self._choose(document, edits)  # also where channels change places, and their number stays
         for name, arrivals in self._arrivals.items():
             if name in edits.tensors:
                 _ungroup(document, arrivals[0][1].layer, edits.tensors[name].shape)
@@ -191,10 +191,12 @@ class KerasGraph(ModelGraph):
         text = encode(document)
         return text if text != self._text else None
 
-    def _choose(self, document: Any, edits: Edits, trace: InputTrace) -> None:
+    def _choose(self, document: Any, edits: Edits) -> None:
         """Keep the constants of the chosen channels in the lists of the configuration."""
         done: set[Path] = set()
-        for operation in (operation for reached in trace.reached for operation in reached.operations):
+        arrivals = self._arrivals_at([conv for conv in self.first_convs() if conv.tensor.name in edits.tensors])
+        operations = ((operation, trace) for trace, reached in arrivals for operation in reached.operations)
+        for operation, trace in operations:
             channels = edits.constants.get(_name(operation.layer, operation.call))
             values = self._constants(operation.layer, operation.call, trace) if channels else None
             for path in values.lists if values and channels else ():
