@@ -84,14 +84,15 @@ class _Worker:
     def give(self, number: int, job: Job, settings: Settings) -> None:
         """Start a job."""
         self.number = number
-        self.connection.send((number, job, settings))
+        with suppress(OSError):  # it died while it had nothing to do: `result` says so
+            self.connection.send((number, job, settings))
 
     def result(self) -> Report | Exception | None:
         """The report or error of the current job; None where the process has died."""
         try:
             value: Report | Exception = self.connection.recv()
             return value
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # OSError: it died in the middle of its answer
             self.process.join()
             return None
 
