@@ -17,12 +17,12 @@ from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.folders import config_files
 from chkpt_channels.folders.config_files import ConfigFile, ConfigReader
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
-from chkpt_channels.formats import LFS_POINTER, known, open_checkpoint
+from chkpt_channels.folders.model_folder import SKIPPED_FOLDERS
+from chkpt_channels.formats import LFS_POINTER, open_checkpoint, weights_suffixes
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage.source import Source
 from chkpt_channels.transform.mixing import rules
 
-_SKIPPED = frozenset({".git", ".cache", "__pycache__"})
 LFS_CHOICES = ("skip", "error")
 
 
@@ -45,13 +45,12 @@ def weights_files(path: str | os.PathLike[str]) -> list[Path]:
 
 def _weights(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if name not in _SKIPPED]
+        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
         yield from (file for name in names if _is_weights(file := Path(folder, name)))
 
 
 def _is_weights(file: Path) -> bool:
-    suffixes = {suffix for kind in known() for suffix in kind.suffixes if suffix}
-    return file.suffix.lower() in suffixes and file.is_file()
+    return file.suffix.lower() in weights_suffixes() and file.is_file()
 
 
 def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_pointers: str = "skip") -> Check:

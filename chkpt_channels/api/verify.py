@@ -19,7 +19,7 @@ from chkpt_channels.folders.model import Model, ModelFile
 from chkpt_channels.folders.model_folder import ModelFolder, is_folder
 from chkpt_channels.folders.planning import PlannedModel, plan_model
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.storage.source import CHUNK_BYTES, Source
+from chkpt_channels.storage.source import Source
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix as mixing
 from chkpt_channels.transform.option_table import ConvertOptions
@@ -39,7 +39,8 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **opt
         afters = _counterparts(first, second)
         if parsed.rule.to is None:
             part = next(part for part in first.parts if part.name in afters)
-            parsed = _with_target(parsed, part.store, afters[part.name])
+            target = _target(part.store, afters[part.name], parsed)
+            parsed = parsed._replace(rule=parsed.rule._replace(to=target).validated())
         planned = plan_model(first, parsed)
         differences, identical = [], 0
         for part, plan in planned.parts:
@@ -108,15 +109,7 @@ def _other_files(first: ModelFolder, second: ModelFolder, planned: PlannedModel)
 
 def _file_chunks(path: Path) -> Iterator[bytes]:
     with Source(path) as source:
-        for at in range(0, source.size, CHUNK_BYTES):
-            yield source.read(at, min(at + CHUNK_BYTES, source.size))
-
-
-def _with_target(options: Options, before: TensorStore, after: TensorStore) -> Options:
-    """The options with the converted file's number of channels as their target, where they have none."""
-    if options.rule.to is not None:
-        return options
-    return options._replace(rule=options.rule._replace(to=_target(before, after, options)).validated())
+        yield from source.chunks()
 
 
 def _target(before: TensorStore, after: TensorStore, options: Options) -> int:

@@ -22,14 +22,15 @@ from chkpt_channels.folders.config_files import ConfigFile
 from chkpt_channels.folders.library_tables import CONFIG, RECONSTRUCTS
 from chkpt_channels.folders.model import Model, ModelFile, Part
 from chkpt_channels.folders.shards import Shards
-from chkpt_channels.formats import FOREIGN_SUFFIXES, known, open_checkpoint
+from chkpt_channels.formats import FOREIGN_SUFFIXES, open_checkpoint, weights_suffixes
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage.source import STDIO, Source, check_link
 from chkpt_channels.transform.mixing.normalization import AUTO
 from chkpt_channels.transform.options import Options
 
 INDEX = ".index.json"
-_SKIPPED = frozenset({".git", ".cache", "__pycache__"})
+SKIPPED_FOLDERS = frozenset({".git", ".cache", "__pycache__"})
+"""Folders of version control and of caches; .cache is that of a download by huggingface_hub."""
 _FOREIGN = FOREIGN_SUFFIXES | {".ot", ".mlmodel", ".mlpackage", ".engine", ".params"}
 
 
@@ -59,8 +60,7 @@ class ModelFolder(Model):
         # a link that leaves the folder would copy any file of the user's into an output that is then uploaded
         for name in () if follow_links else self.files:
             check_link(self.location.at(name), self.path / name, self.path, "is")
-        suffixes = {suffix for form in known() for suffix in form.suffixes if suffix}
-        weights = [name for name in self.files if Path(name).suffix.lower() in suffixes]
+        weights = [name for name in self.files if Path(name).suffix.lower() in weights_suffixes()]
         if not weights:
             raise self.location.damaged("is not a model folder: it holds no weights of a known format")
         self._part_files = self._parts_of(weights)
@@ -171,7 +171,7 @@ def _walk(path: Path, location: Location) -> Iterator[str]:
         raise location.system(f"cannot be read: {reason(error)}") from error
 
     for folder, folders, files in os.walk(path, onerror=failed):
-        folders[:] = sorted(name for name in folders if name not in _SKIPPED)
+        folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS)
         for name in folders:
             if os.path.islink(os.path.join(folder, name)):
                 raise location.at(os.path.relpath(os.path.join(folder, name), path)).unsupported("is a link to a folder")

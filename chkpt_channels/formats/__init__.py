@@ -15,7 +15,7 @@ from chkpt_channels.formats.base import Checkpoint, Format
 from chkpt_channels.formats.unknown import FOREIGN_SUFFIXES, LFS_POINTER, describe
 from chkpt_channels.storage.source import Source
 
-__all__ = ["FOREIGN_SUFFIXES", "LFS_POINTER", "detect", "known", "open_checkpoint"]
+__all__ = ["FOREIGN_SUFFIXES", "LFS_POINTER", "detect", "known", "open_checkpoint", "weights_suffixes"]
 
 
 @cache
@@ -23,6 +23,12 @@ def known() -> tuple[Format, ...]:
     """Every format, by name of its module."""
     modules = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
     return tuple(form for module in modules for form in getattr(module, "FORMATS", ()))
+
+
+@cache
+def weights_suffixes() -> frozenset[str]:
+    """The file name extensions of all formats, in lower case."""
+    return frozenset(suffix for form in known() for suffix in form.suffixes if suffix)
 
 
 def detect(source: Source) -> Format:

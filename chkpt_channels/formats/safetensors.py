@@ -24,7 +24,7 @@ from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import Edits, Tensor, TensorEdit
 from chkpt_channels.formats.base import Checkpoint, FlatWriter, Format
-from chkpt_channels.storage.source import CHUNK_BYTES, Source
+from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
 from chkpt_channels.storage.stream_copy import write_at
 
@@ -85,8 +85,7 @@ class Safetensors(Checkpoint):
 
     def chunks(self, name: str) -> Iterator[bytes]:
         begin, end = self._spans[name]
-        for at in range(begin, end, CHUNK_BYTES):
-            yield self.source.read(self._begin + at, self._begin + min(at + CHUNK_BYTES, end))
+        return self.source.chunks(self._begin + begin, self._begin + end)
 
     def load_line(self, path: str) -> str:
         return f"model.load_state_dict(safetensors.torch.load_file({path!r}))"

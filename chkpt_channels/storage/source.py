@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -113,6 +114,12 @@ class Source:
         out = bytearray(stop - start)
         self.readinto(memoryview(out), start)
         return bytes(out)
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The bytes [start, stop), to the end without it, in pieces of CHUNK_BYTES. Raises as `read`."""
+        stop = self.size if stop is None else stop
+        for at in range(start, stop, CHUNK_BYTES):
+            yield self.read(at, min(at + CHUNK_BYTES, stop))
 
     def readinto(self, buffer: memoryview, start: int) -> None:
         """Fill `buffer` with the bytes from `start` on. Raises FileSystemError if they are no longer there."""

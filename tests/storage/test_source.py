@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from chkpt_channels import DamagedError, FileSystemError
+from chkpt_channels.storage import source as source_module
 from chkpt_channels.storage.source import Source
 from tests.support.files import Failing
 
@@ -18,6 +19,17 @@ from tests.support.files import Failing
 def test_reads_by_position(source: Callable[..., Source]):
     opened = source(b"0123456789")
     assert (opened.size, opened.read(3, 7), opened.read(10, 10)) == (10, b"3456", b"")
+
+
+@pytest.mark.parametrize(
+    ("span", "pieces"),
+    [((), [b"0123", b"4567", b"89"]), ((2,), [b"2345", b"6789"]), ((3, 9), [b"3456", b"78"]), ((5, 5), [])],
+)
+def test_a_span_comes_in_pieces(
+    span: tuple[int, ...], pieces: list[bytes], source: Callable[..., Source], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(source_module, "CHUNK_BYTES", 4)
+    assert list(source(b"0123456789").chunks(*span)) == pieces
 
 
 @pytest.mark.parametrize(("start", "stop"), [(8, 11), (-1, 3), (5, 4), (1 << 62, (1 << 62) + 1)])

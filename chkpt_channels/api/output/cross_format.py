@@ -15,6 +15,7 @@ from chkpt_channels.core.tensors import Edits, Tensor
 from chkpt_channels.formats.base import Checkpoint, FlatWriter, Format
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Progress
+from chkpt_channels.transform.notices import listing
 
 
 def write(
@@ -77,8 +78,7 @@ def _group(checkpoint: Checkpoint, state_dict: str | None) -> str:
     group = state_dict if state_dict is not None else models[0]
     others = checkpoint.others(group)
     if others and (state_dict is None or any(name.startswith(f"{group}/") for name in others)):
-        named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
-        raise location.unsupported(f"holds {named} besides the tensors, which would be lost", hint=_offers([group]))
+        raise location.unsupported(f"holds {listing(others)} besides the tensors, which would be lost", hint=_offers([group]))
     return group
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from chkpt_channels.core.errors import UsageError
 from chkpt_channels.folders.model import ModelFile
-from chkpt_channels.formats import FOREIGN_SUFFIXES, known
+from chkpt_channels.formats import FOREIGN_SUFFIXES, known, weights_suffixes
 from chkpt_channels.formats.base import Format
 from chkpt_channels.storage.source import STDIO
 from chkpt_channels.transform.option_table import ConvertOptions
@@ -44,7 +44,7 @@ def output_path(model: ModelFile, dst: Path_ | None, options: Options) -> Path:
     path = Path(dst)
     if os.fspath(dst) == STDIO or other_container(form, path):
         return path
-    others = (FOREIGN_SUFFIXES | {s for other in known() for s in other.suffixes}) - form.suffixes
+    others = (FOREIGN_SUFFIXES | weights_suffixes()) - form.suffixes
     if model.home is not None and form.ending and _ends(path, form.ending) != _ends(Path(source.name), form.ending):
         raise UsageError(
             f"the output {path.name} would be read as another kind of {form.title}: the ending {form.ending} tells them apart",

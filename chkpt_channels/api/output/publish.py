@@ -20,7 +20,7 @@ from chkpt_channels.folders.model_folder import is_folder
 from chkpt_channels.folders.planning import PlannedModel, config_edits
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage.atomic import Output, StandardOutput
-from chkpt_channels.storage.source import CHUNK_BYTES, STDIO, Source, check_link
+from chkpt_channels.storage.source import STDIO, Source, check_link
 from chkpt_channels.storage.stream_copy import apply, write_at
 from chkpt_channels.transform.options import Options
 from chkpt_channels.transform.plan import Plan
@@ -210,6 +210,6 @@ def _copy(path: Path, new: Path, stack: contextlib.ExitStack, *, force: bool) ->
 def sha256_of(source: Source) -> str:
     """The SHA-256 of an open file."""
     digest = hashlib.sha256()
-    for at in range(0, source.size, CHUNK_BYTES):
-        digest.update(source.read(at, min(at + CHUNK_BYTES, source.size)))
+    for piece in source.chunks():
+        digest.update(piece)
     return digest.hexdigest()

@@ -22,7 +22,7 @@ from chkpt_channels.core.errors import DamagedError, Location, UnsupportedError
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.isolation import run_isolated
 from chkpt_channels.storage.overlay import OverlayFile
-from chkpt_channels.storage.source import CHUNK_BYTES, Source
+from chkpt_channels.storage.source import Source
 
 LARGEST_DEFLATE_RATIO = 1100
 """Deflate packs at most 1032 to 1: a dataset that is larger by more than this than what is stored for it is a bomb."""
@@ -228,8 +228,7 @@ class Hdf5:
         dataset = self.datasets[path]
         if dataset.offset is not None:
             at = self._start + dataset.offset
-            for piece in range(0, dataset.size, CHUNK_BYTES):
-                yield self.source.read(at + piece, at + min(piece + CHUNK_BYTES, dataset.size))
+            yield from self.source.chunks(at, at + dataset.size)
         elif dataset.size:
             yield from self._isolated(partial(self._elements, path, dataset), self.location.at(path))
 

@@ -108,13 +108,12 @@ class Archive:
             whole.finish_crc()
 
     def _stored(self, member: Member, start: int, stop: int) -> Iterator[bytes]:
-        for at in range(start, stop, CHUNK_BYTES):
-            yield self.source.read(member.data + at, member.data + min(at + CHUNK_BYTES, stop))
+        return self.source.chunks(member.data + start, member.data + stop)
 
     def _inflated(self, member: Member, start: int, stop: int) -> Iterator[bytes]:
         content, at = _Content(self.location, member, self.has_crcs), 0
-        for offset in range(member.data, member.data_stop, CHUNK_BYTES):
-            for piece in content.inflate(self.source.read(offset, min(offset + CHUNK_BYTES, member.data_stop))):
+        for packed in self.source.chunks(member.data, member.data_stop):
+            for piece in content.inflate(packed):
                 wanted = piece[max(start - at, 0) : max(stop - at, 0)]
                 at += len(piece)
                 if wanted:

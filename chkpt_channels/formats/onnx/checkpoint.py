@@ -17,7 +17,7 @@ from chkpt_channels.formats.onnx import external_data, tensor_data
 from chkpt_channels.formats.onnx.graph import OnnxGraph
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.schema import GRAPH_INITIALIZERS, GRAPH_SPARSE, TENSOR_RAW
-from chkpt_channels.storage.source import CHUNK_BYTES, Source, check_link
+from chkpt_channels.storage.source import Source, check_link
 from chkpt_channels.storage.splice import Splice
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ class Onnx(Checkpoint):
         if source is None:
             yield tensor_data.typed_elements(weight)
             return
-        for at in range(start, stop, CHUNK_BYTES):
-            yield source.read(at, min(at + CHUNK_BYTES, stop))
+        yield from source.chunks(start, stop)
 
     def _span(self, payload: tensor_data.Payload) -> tuple[Source | None, int, int]:
         """(file, start, stop) of raw elements; no file where they are typed numbers."""

@@ -16,7 +16,7 @@ from chkpt_channels.core.errors import Location
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.schema import TENSOR_EXTERNAL
 from chkpt_channels.formats.onnx.tensor_data import Payload
-from chkpt_channels.storage.source import CHUNK_BYTES, Source
+from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
 
 _ENTRY_VALUE = 2
@@ -60,8 +60,8 @@ def check_sum(path: Path, weight: Weight) -> None:
         return
     digest = hashlib.sha1(usedforsecurity=False)
     with Source(path) as source:
-        for at in range(0, source.size, CHUNK_BYTES):
-            digest.update(source.read(at, min(at + CHUNK_BYTES, source.size)))
+        for piece in source.chunks():
+            digest.update(piece)
     if digest.hexdigest() != expected:
         raise source.location.at(weight.name).damaged(f"the file's SHA-1 is {digest.hexdigest()}, not {expected[:40]!r}")
 

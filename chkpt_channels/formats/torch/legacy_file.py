@@ -23,7 +23,7 @@ from chkpt_channels.formats.torch.checkpoint import MAIN, TorchCheckpoint
 from chkpt_channels.formats.torch.edits import TorchEdits
 from chkpt_channels.formats.torch.object_tree import TorchObject
 from chkpt_channels.formats.torch.rebuild import Storage
-from chkpt_channels.storage.source import CHUNK_BYTES, Source
+from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
 
 VERSION = 1001
@@ -88,8 +88,7 @@ class TorchLegacy(TorchCheckpoint):
 
     def read_storage(self, part: str, storage: Storage, start: int, stop: int) -> Iterator[bytes]:
         begin = self._counts[storage.key] + COUNT_BYTES
-        for at in range(start, stop, CHUNK_BYTES):
-            yield self.source.read(begin + at, begin + min(at + CHUNK_BYTES, stop))
+        return self.source.chunks(begin + start, begin + stop)
 
     def splices(self, edits: Edits) -> list[Splice]:
         if not self._little:

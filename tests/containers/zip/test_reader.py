@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from chkpt_channels import DamagedError, UnsupportedError, convert
 from chkpt_channels.containers.zip import reader as zip_reader
 from chkpt_channels.containers.zip.reader import Archive
+from chkpt_channels.storage import source as source_module
 from chkpt_channels.storage.source import Source
 from tests.support.builders import Zipped, zipped
 from tests.support.files import FIXTURES, contents
@@ -51,10 +52,16 @@ members = st.lists(
 )
 
 
+def pieces_of(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read and inflate so many bytes at once."""
+    for module in (source_module, zip_reader):
+        monkeypatch.setattr(module, "CHUNK_BYTES", size)
+
+
 @pytest.mark.parametrize("chunk", [7, 4 << 20])
 @pytest.mark.parametrize("file", [io.BytesIO, Unseekable], ids=["seekable", "streamed"])
 def test_what_zipfile_writes_is_read(file: type[io.BytesIO], chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(zip_reader, "CHUNK_BYTES", chunk)
+    pieces_of(chunk, monkeypatch)
 
     @settings(max_examples=40)
     @given(members, st.integers(0, 300), st.integers(0, 300))
@@ -214,7 +221,7 @@ def test_a_bomb_that_lies_is_inflated_to_its_declared_size_only(source: Callable
 @pytest.mark.parametrize("behind", [0, 1, 250])
 def test_content_that_ends_just_behind_a_full_piece(behind: int, source: Callable[..., Source], monkeypatch: pytest.MonkeyPatch):
     """zlib then has taken all input and still keeps some output back."""
-    monkeypatch.setattr(zip_reader, "CHUNK_BYTES", 1 << 12)
+    pieces_of(1 << 12, monkeypatch)
     content = b"\0" * ((1 << 12) + behind)
     packer = zlib.compressobj(9, wbits=-15)
     member = deflated(packer.compress(content) + packer.flush(), len(content), crc=zlib.crc32(content))
