@@ -4,8 +4,8 @@ A value that is encoded once and repeated through the memo is shared, as timm's 
 only the occurrences that it names.
 """
 
-# Only integers are replaced: they are never memoized, so that memo indexes stay. Nothing is ever popped instead: the unpickler of
-# torch.load(weights_only=True) and TorchScript's refuse POP.
+# Only numbers are replaced, and tuples of them that the memo repeats: numbers are never memoized, so that memo indexes stay.
+# Nothing is ever popped instead: the unpickler of torch.load(weights_only=True) and TorchScript's refuse POP.
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ class _Rewriting:
             edits += self._reencode_memoized(spans)
         while self._wanted:
             node, places = self._wanted.popitem()
-            edits += self._edit(node, places)
+            if kept := {occurrence: value for occurrence, value in places.items() if occurrence.start not in spans}:
+                edits += self._edit(node, kept)
         return [edit for edit in edits if edit[2] or edit[0] != edit[1]]
 
     def _edit(self, node: PickleNode, places: dict[PickleNode, Any]) -> list[tuple[int, int, bytes]]:

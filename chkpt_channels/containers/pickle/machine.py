@@ -26,22 +26,21 @@ class OutOfData(Exception):
 class Machine:
     """The pickle machine, on nodes instead of objects."""
 
-    def __init__(self, data: bytes, location: Location, at: int, base: int) -> None:
-        self.data, self.location, self.at, self.base = data, location, at, base
+    def __init__(self, data: bytes, location: Location, at: int) -> None:
+        self.data, self.location, self.at = data, location, at
         self.stack: list[PickleNode] = []
         self.marks: list[tuple[int, int]] = []  # (depth of the stack, offset of the MARK)
         self.memo: dict[int, PickleNode] = {}
         self.memoized: list[PickleNode] = []
         self.persids: list[PickleNode] = []
-        self.globals: dict[tuple[str, str], int] = {}
+        self.globals: dict[tuple[str, str], None] = {}  # in file order
         self.frames: list[tuple[int, int]] = []  # (offset of the FRAME, length of what it frames)
         self.memoize_opcodes: list[tuple[int, int]] = []  # (offset, memo index): MEMOIZE does not encode its index
         self.pair_stops: dict[PickleNode, int] = {}  # where a key and its value end, by key
-        self.protocol = 0
 
     def damaged(self, what: str, at: int) -> Exception:
         """The error for what is wrong with the opcode at `at`."""
-        return self.location.damaged(what, at=at + self.base)
+        return self.location.damaged(what, at=at)
 
     def take(self, count: int, start: int) -> bytes:
         """The next `count` bytes."""
@@ -127,9 +126,9 @@ class Machine:
         node.gets.append(again)
         self.stack.append(again)
 
-    def name(self, module: str, name: str, begin: int, start: int) -> None:
+    def name(self, module: str, name: str, begin: int) -> None:
         """Push a global that is encoded from `begin` on, and remember its name; nothing is looked up."""
-        self.globals.setdefault((module, name), start + self.base)
+        self.globals[module, name] = None
         self.push(Kind.GLOBAL, begin, (module, name))
 
     def extend(self, node: PickleNode, items: Iterable[tuple[PickleNode, ...]]) -> None:

@@ -10,7 +10,7 @@ class Kind:
     """What a node is. CALL is any object made by a callable: REDUCE, NEWOBJ, NEWOBJ_EX, INST, OBJ. (Plain integers: the
     machine compares them once an opcode, and members of an enumeration take three times as long to look up.)"""
 
-    CONST, INT, FLOAT, TEXT, BYTES, TUPLE, LIST, DICT, SET, GLOBAL, CALL, PERSID, GET, MARK = range(14)
+    CONST, INT, FLOAT, TEXT, BYTES, TUPLE, LIST, DICT, SET, GLOBAL, CALL, PERSID, GET = range(13)
 
 
 class PickleNode:

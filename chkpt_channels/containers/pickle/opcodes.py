@@ -116,9 +116,8 @@ def _frame(m: Machine, start: int) -> None:
 
 
 def _protocol(m: Machine, start: int) -> None:
-    m.protocol = m.number(1, start)
-    if m.protocol > 5:
-        raise m.damaged(f"pickle protocol {m.protocol} does not exist", start)
+    if (protocol := m.number(1, start)) > 5:
+        raise m.damaged(f"pickle protocol {protocol} does not exist", start)
 
 
 def _protocol_0(m: Machine, start: int) -> None:
@@ -139,14 +138,14 @@ def _global(m: Machine, start: int) -> None:
     module, name = m.line(start), m.line(start)
     if not module or not name:  # Python's unpickler takes an empty line for the end of the data
         raise m.damaged("a global has no name", start)
-    m.name(module.decode("utf-8", "backslashreplace"), name.decode("utf-8", "backslashreplace"), start, start)
+    m.name(module.decode("utf-8", "backslashreplace"), name.decode("utf-8", "backslashreplace"), start)
 
 
 def _stack_global(m: Machine, start: int) -> None:
     name, module = m.pop(), m.pop()
     if name.target.kind is not Kind.TEXT or module.target.kind is not Kind.TEXT:
         raise m.damaged("a global's name is not text", start)
-    m.name(module.target.value, name.target.value, module.start, start)
+    m.name(module.target.value, name.target.value, module.start)
 
 
 def _inst(m: Machine, start: int) -> None:
@@ -222,7 +221,7 @@ def _dup(m: Machine, start: int) -> None:
 
 
 def _extension(size: int) -> _Operation:
-    return lambda m, start: m.name("copyreg", f"extension {m.number(size, start)}", start, start)
+    return lambda m, start: m.name("copyreg", f"extension {m.number(size, start)}", start)
 
 
 def _readonly(m: Machine, start: int) -> None:
@@ -278,7 +277,7 @@ def run(machine: Machine) -> PickleNode:
             raise machine.damaged("the pickle's stack underflows", start) from None
     else:
         most = LIMITS.pickle_opcodes
-        machine.location.check_limit("opcodes, or more", most + 1, most, at=machine.at + machine.base)
+        machine.location.check_limit("opcodes, or more", most + 1, most, at=machine.at)
     if len(machine.stack) != 1 or machine.marks:
         raise machine.damaged("the pickle ends with more or fewer values than one", start)
     return machine.stack[0]

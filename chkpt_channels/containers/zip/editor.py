@@ -43,7 +43,7 @@ from chkpt_channels.storage.splice import Splice, streamed
 
 
 class MemberEdit(NamedTuple):
-    """A member's new content: the first `keep` bytes of the old, then `size` bytes made by `data`; or the old content with the
+    """A member's new content: all `keep` bytes of the old, or none, then `size` bytes made by `data`; or the old content with the
     splices `inner`, which count from its first byte, `size` bytes in all."""
 
     size: int
@@ -79,12 +79,7 @@ def new_crc(archive: Archive, name: str, change: MemberEdit) -> int:
         for piece in streamed(archive.chunks(name), change.inner):
             crc = zlib.crc32(piece, crc)
         return crc
-    if change.keep == member.size:
-        crc = member.crc
-    else:
-        for piece in archive.chunks(name, 0, change.keep):
-            crc = zlib.crc32(piece, crc)
-    return zlib.crc32(change.data(), crc)
+    return zlib.crc32(change.data(), member.crc if change.keep else 0)
 
 
 # What miniz writes (pytorch's copy, caffe2/serialize/inline_container.cc): verified against torch 2.13.

@@ -10,23 +10,20 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The first pickle of the old format. Source: torch/serialization.py, MAGIC_NUMBER."""
 
 _LEGACY_HEAD_BYTES = 64
-_ZIP_END_BYTES = 1 << 16
-"""How much of each end of an archive is searched: torch writes data.pkl first, re-zipped files have it anywhere, and both the
-names of the last members and the directory are at the end."""
 
 
 def sniff_zip(source: Source) -> bool:
     """A zip whose first member, or whose directory, names a data.pkl."""
-    if source.size < 4 or source.read(0, 4) != b"PK\x03\x04":
+    if not source.head.startswith(b"PK\x03\x04"):
         return False
-    head = source.read(0, min(_ZIP_END_BYTES, source.size))
-    tail = source.read(max(0, source.size - _ZIP_END_BYTES), source.size)
-    return b"data.pkl" in head or b"data.pkl" in tail or b".data/serialization_id" in tail  # the last member of newer files
+    # torch writes data.pkl first, and newer versions .data/serialization_id last; re-zipped files have them anywhere, and all
+    # names again in the directory at the end
+    return any(b"data.pkl" in end or b".data/serialization_id" in end for end in (source.head, source.tail))
 
 
 def sniff_legacy(source: Source) -> bool:
     """The magic number as protocols 0 and 1 encode it, or as the others do."""
-    head = source.read(0, min(_LEGACY_HEAD_BYTES, source.size))
+    head = source.head[:_LEGACY_HEAD_BYTES]
     return head.startswith(b"L%dL\n" % LEGACY_MAGIC) or (head[:1] == b"\x80" and LEGACY_MAGIC.to_bytes(10, "little") in head)
 
 

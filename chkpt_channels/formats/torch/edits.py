@@ -8,7 +8,7 @@ ones move no memo index; each reference to a storage encodes its element count, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,8 +17,8 @@ from chkpt_channels.containers.pickle.editor import edited
 from chkpt_channels.containers.pickle.reader import PickleNode
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.torch.graph import quantization_of
-from chkpt_channels.formats.torch.object_tree import OptimizerNode, TorchObject
-from chkpt_channels.formats.torch.rebuild import Storage, View
+from chkpt_channels.formats.torch.object_tree import TorchObject
+from chkpt_channels.formats.torch.rebuild import Storage, View, dense_strides
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +43,14 @@ class TorchEdits:
         }
         self.changes: dict[str, StorageChange] = {}
         dropped = [node for node in torch_object.optimizers if node.where in set(edits.dropped)]
-        self.removed = _orphaned(torch_object, dropped)
+        spans = [node.span for node in dropped]
+        self.removed = _orphaned(torch_object, spans)
+        # by name: of two names for one object, as a tied parameter has, one may be edited and the other not
+        self._others = {
+            name: view
+            for name, view in torch_object.views.items()
+            if name not in edits.tensors and not _is_within(view.nodes[0].start, spans)
+        }
         for name in edits.tensors.keys() & torch_object.scales.keys():
             self._values[torch_object.scales[name]] = float(edits.tensors[name].values())
         by_storage: defaultdict[Storage, dict[View, tuple[str, TensorEdit]]] = defaultdict(dict)
@@ -54,12 +61,12 @@ class TorchEdits:
         for storage, changed in by_storage.items():
             self._edit_storage(storage, changed)
         changes = bool(self._values or dropped)
-        self.pickle = edited(torch_object.tree, self._values, [node.span for node in dropped]) if changes else None
+        self.pickle = edited(torch_object.tree, self._values, spans) if changes else None
 
     def _edit_storage(self, storage: Storage, edited: Mapping[View, tuple[str, TensorEdit]]) -> None:
         for view, (name, _) in edited.items():
             self._check_editable(view, name)
-        others = {n: v for n, v in self._object.views.items() if v.storage is storage and v not in edited}
+        others = {n: v for n, v in self._others.items() if v.storage is storage}
         # one tensor may be pickled twice, as two calls with the same geometry (tied weights)
         distinct: dict[tuple[object, ...], tuple[str, TensorEdit, list[View]]] = {}
         for view, (name, edit) in edited.items():
@@ -84,7 +91,7 @@ class TorchEdits:
             end += padding
             for view in views:
                 offset_node, shape_node, stride_node = view.nodes
-                stride = _strides(edit.shape, view.memory_order)
+                stride = dense_strides(edit.shape, view.memory_order)
                 self._values |= {offset_node: end // itemsize, shape_node: edit.shape, stride_node: stride}
             parts.append(partial(_payload, edit, views[0].memory_order))
             end += prod(edit.shape) * itemsize
@@ -116,20 +123,14 @@ def _payload(edit: TensorEdit, order: tuple[int, ...]) -> bytes:
     return values.reshape(edit.shape).transpose(order).tobytes()
 
 
-def _strides(shape: tuple[int, ...], order: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of a dense tensor whose axes have this order in memory, slowest first."""
-    strides, step = [0] * len(shape), 1
-    for axis in reversed(order):
-        strides[axis] = step
-        step *= max(shape[axis], 1)
-    return tuple(strides)
+def _is_within(at: int, spans: Sequence[tuple[int, int]]) -> bool:
+    return any(start <= at < stop for start, stop in spans)
 
 
-def _orphaned(torch_object: TorchObject, dropped: list[OptimizerNode]) -> frozenset[str]:
-    """The storages that nothing but the dropped entries refers to."""
-    spans = [node.span for node in dropped]
+def _orphaned(torch_object: TorchObject, spans: Sequence[tuple[int, int]]) -> frozenset[str]:
+    """The storages that nothing but the dropped entries, which are encoded in `spans`, refers to."""
     return frozenset(
         key
         for key, storage in torch_object.storages.items()
-        if storage.counts and all(any(a <= count.start < b for a, b in spans) for count in storage.counts)
+        if storage.counts and all(_is_within(count.start, spans) for count in storage.counts)
     )

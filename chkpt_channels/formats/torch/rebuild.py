@@ -8,6 +8,7 @@ Source: torch/_utils.py, torch/_tensor.py and torch/serialization.py of torch 2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TypeGuard
@@ -176,6 +177,16 @@ class Tensors:
                 f"a tensor of shape {list(shape)} reaches beyond its {storage.count} elements", at=nodes[1].start
             )
         return view
+
+
+def dense_strides(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a dense tensor whose axes have this order in memory, slowest first; an axis without elements counts as one,
+    as in torch."""
+    strides, step = [0] * len(shape), 1
+    for axis in reversed(order):
+        strides[axis] = step
+        step *= max(shape[axis], 1)
+    return tuple(strides)
 
 
 def _is_global(value: object) -> TypeGuard[PickleNode]:

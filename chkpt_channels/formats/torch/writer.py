@@ -14,6 +14,7 @@ from math import prod
 from chkpt_channels.containers.pickle.editor import encode
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.formats.base import FlatWriter
+from chkpt_channels.formats.torch.rebuild import dense_strides
 
 ALIGN_BYTES = 64
 """torch aligns each member's data so, which lets it map the file; older ones expect it too. Source:
@@ -67,7 +68,7 @@ def _tensor(number: int, one: Tensor) -> bytes:
     storage = b"(" + _text("storage") + _global("torch" if typed else "torch.storage", kind) + _text(str(number)) + _text("cpu")
     storage += encode(count) + b"tQ"
     hooks = _global("collections", "OrderedDict") + b")R"
-    arguments = storage + b"K\0" + encode(one.shape) + encode(_strides(one.shape)) + b"\x89" + hooks
+    arguments = storage + b"K\0" + encode(one.shape) + encode(dense_strides(one.shape, range(len(one.shape)))) + b"\x89" + hooks
     if typed:
         return _global("torch._utils", "_rebuild_tensor_v2") + b"(" + arguments + b"tR"
     return _global("torch._utils", "_rebuild_tensor_v3") + b"(" + arguments + _global("torch", dtype.torch) + b"tR"
@@ -80,10 +81,6 @@ def _text(value: str) -> bytes:
 
 def _global(module: str, name: str) -> bytes:
     return f"c{module}\n{name}\n".encode()
-
-
-def _strides(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 WRITER = FlatWriter(keeps, write)

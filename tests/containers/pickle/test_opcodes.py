@@ -69,9 +69,6 @@ def test_damage_is_named_with_its_byte(data: bytes, words: str, at: int):
     with pytest.raises(DamagedError, match=words) as caught:
         Tree(data, PLACE)
     assert caught.value.at == at
-    with pytest.raises(DamagedError, match=words) as moved:
-        Tree(data, PLACE, base=1000)
-    assert moved.value.at == 1000 + at
 
 
 @pytest.mark.parametrize(
