@@ -27,7 +27,7 @@ _FIXED = {FIXED64: (0, 8), FIXED32: (0, 4)}
 
 def sniff(source: Source) -> bool:
     """A protobuf whose first fields could be a ModelProto's, and which has a graph."""
-    head = source.read(0, min(16, source.size))
+    head = source.head[:16]
     if not head or head[0] not in (0x08, 0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42):
         return False
     if head[4:9] == b"\0\0\0\0{":  # the length of a JSON header, as safetensors has it, may look like a graph's

@@ -17,7 +17,7 @@ from chkpt_channels.formats.onnx import external_data, tensor_data
 from chkpt_channels.formats.onnx.graph import OnnxGraph
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.schema import GRAPH_INITIALIZERS, GRAPH_SPARSE, TENSOR_RAW
-from chkpt_channels.storage.source import Source, check_link
+from chkpt_channels.storage.source import Source, check_link, resolved
 from chkpt_channels.storage.splice import Splice
 
 if TYPE_CHECKING:
@@ -88,16 +88,22 @@ class Onnx(Checkpoint):
 
     def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
         names = list(external_data.locations(self.model))
-        for weight in self.model.weights.values():
-            if (file := self._payloads[weight.name].path) is not None:
-                self._check_link(file)
-                external_data.check_sum(file, weight)
-        if not edited and path.parent.resolve() == self._folder.resolve():
+        files = {
+            w.external().get("location", ""): self._payloads[w.name].path for w in self.model.weights.values() if w.is_external
+        }
+        for file in dict.fromkeys(filter(None, files.values())):
+            self._check_link(file)
+        external_data.check_sums(self.model, files)
+        if not edited and resolved(path.parent) == resolved(self._folder):
             return {}
         # every name begins with the output's: a model that could choose one could overwrite any file of the folder
         if len(names) == 1:
             return {names[0]: path.name + ".data"}
-        return {name: f"{path.name}.{Path(name).name}" for name in names}
+        new: dict[str, str] = {}
+        for name in names:  # a/w.bin and b/w.bin become m.onnx.w.bin and m.onnx.1.w.bin
+            candidates = (f"{path.name}.{number}{Path(name).name}" for number in ("", *(f"{i}." for i in range(1, len(names)))))
+            new[name] = next(candidate for candidate in candidates if candidate not in new.values())
+        return new
 
     def preload_validator(self) -> None:
         onnx_schema()

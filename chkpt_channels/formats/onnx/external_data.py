@@ -53,17 +53,27 @@ def _size(path: Path) -> int | None:
     return status.st_size
 
 
-def check_sum(path: Path, weight: Weight) -> None:
-    """Raise DamagedError where a file's SHA-1 is given and differs. Few writers give it."""
-    expected = weight.external().get("checksum", "").lower()
-    if not expected:
-        return
+def check_sums(model: OnnxModel, files: Mapping[str, Path | None]) -> None:
+    """Raise DamagedError where the SHA-1 of one of the `files`, by location, is given and differs. Few writers give it."""
+    digests: dict[Path, str] = {}
+    for weight in model.weights.values():
+        external = weight.external() if weight.is_external else {}
+        expected, path = external.get("checksum", "").lower(), files.get(external.get("location", ""))
+        if not expected or path is None:
+            continue
+        if path not in digests:
+            digests[path] = _sha1(path)
+        if digests[path] != expected:
+            where = Location(str(path)).at(weight.name)
+            raise where.damaged(f"the file's SHA-1 is {digests[path]}, not {expected[:40]!r}")
+
+
+def _sha1(path: Path) -> str:
     digest = hashlib.sha1(usedforsecurity=False)
     with Source(path) as source:
         for piece in source.chunks():
             digest.update(piece)
-    if digest.hexdigest() != expected:
-        raise source.location.at(weight.name).damaged(f"the file's SHA-1 is {digest.hexdigest()}, not {expected[:40]!r}")
+    return digest.hexdigest()
 
 
 def locations(model: OnnxModel) -> Mapping[str, None]:

@@ -24,6 +24,8 @@ from chkpt_channels.formats.onnx.schema import (
 )
 from chkpt_channels.storage.source import CHUNK_BYTES
 
+_REALS = {"F32": TENSOR_FLOATS, "C64": TENSOR_FLOATS, "F64": TENSOR_DOUBLES, "C128": TENSOR_DOUBLES}
+"""The field of each type whose numbers are stored as such; all others are in fields of integers."""
 CONTINUED = bytes(range(128, 256))
 """The bytes of a varint but its last."""
 
@@ -56,13 +58,15 @@ def payload(weight: Weight, location: Location, folder: Path) -> Payload:
             have = raw[-1].stop - raw[-1].value
             raise location.damaged(f"holds {have} bytes, its shape needs {weight.size}", at=raw[-1].value)
         return Payload(raw[-1])
-    if weight.dtype.name in ("F32", "F64") and sum(f.stop - f.value for f in fields) not in (0, weight.size):
-        have = sum(f.stop - f.value for f in fields)
+    own = _REALS.get(weight.dtype.name)
+    strange = [f for f in fields if f.stop > f.value and (f.number != own if own else f.number in _REALS.values())]
+    if strange:
+        raise location.damaged(f"holds {weight.dtype.name} elements in a field of another type", at=strange[0].start)
+    if own and fields and (have := sum(f.stop - f.value for f in fields)) != weight.size:
         raise location.damaged(f"holds {have} bytes, its shape needs {weight.size}", at=fields[0].start)
-    integers = [f for f in fields if f.number in (TENSOR_INT32S, TENSOR_INT64S, TENSOR_UINT64S)]
     needed = prod(weight.shape) if weight.dtype.bits >= 8 else weight.size  # narrow ones share an integer
-    if integers and (have := sum(_count(weight.message, f) for f in integers)) != needed:
-        raise location.damaged(f"holds {have} elements, its shape needs {needed}", at=integers[0].start)
+    if not own and fields and (have := sum(_count(weight.message, f) for f in fields)) != needed:
+        raise location.damaged(f"holds {have} elements, its shape needs {needed}", at=fields[0].start)
     if not fields and weight.size:
         raise location.damaged("has no elements", at=weight.message.start)
     return Payload(fields[0] if fields else None)

@@ -110,9 +110,14 @@ def _pad(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
 
 def _resize(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     moved = _resized_axes(node, axes, numbers)
-    # cropping may reach beyond the image, where extrapolation_value is taken: zero if not given
     is_cropped = node.text("coordinate_transformation_mode", "") == "tf_crop_and_resize"
-    return moved._replace(zeros=True) if moved and is_cropped else moved
+    return moved._replace(zeros=True) if moved and is_cropped and not _is_inside(numbers.region(node)) else moved
+
+
+def _is_inside(region: Sequence[float]) -> bool:
+    """Whether a region of interest, known and in parts of the image, does not leave it: beyond it extrapolation_value is taken,
+    zero if not given."""
+    return bool(region) and all(0 <= part <= 1 for part in region)
 
 
 def _resized_axes(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
