@@ -62,7 +62,7 @@ def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_
     count = expected_channels(expect, lfs_pointers)
     with Source(path) as source, gc_paused():
         name = os.fspath(path)
-        if lfs_pointers == "skip" and source.read(0, min(len(LFS_POINTER), source.size)) == LFS_POINTER:
+        if lfs_pointers == "skip" and source.head.startswith(LFS_POINTER):
             return Check(FileInfo(name, "", source.size), (), (), "a Git-LFS pointer; its content is not downloaded")
         checkpoint = open_checkpoint(source)
         configs = ConfigReader().read(Path(path).parent, strict=False)

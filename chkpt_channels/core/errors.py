@@ -165,6 +165,6 @@ class Location(NamedTuple):
             raise self.system(f"{what}: {reason(error)}") from error
 
 
-def reason(error: OSError | ValueError) -> str:
+def reason(error: OSError | RuntimeError | ValueError) -> str:
     """The system's own words for an error, as messages write them."""
     return (getattr(error, "strerror", None) or str(error)).lower()

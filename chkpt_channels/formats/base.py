@@ -18,7 +18,6 @@ from chkpt_channels.core.tensors import Edits, Notice, OptimizerEntry, Tensor
 from chkpt_channels.formats.graph import NO_GRAPH, ModelGraph
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Checksum, Progress, Splice
-from chkpt_channels.storage.stream_copy import apply
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,12 +36,12 @@ class FlatWriter(NamedTuple):
 
 
 class Format(NamedTuple):
-    """A file format, without the code that reads it: only the one that claims a file imports that.
+    """A file format, without the code that reads it, where that is large: only the one that claims a file imports that.
 
     name      in reports: "torch_zip"
     title     for people: "PyTorch (zip)"
     suffixes  the file name extensions of the family, "" for none: an output of another format must not have one
-    sniff     whether the first bytes match this format; reads little and trusts nothing
+    sniff     whether a file's head and tail are those of this format; reads little and trusts nothing
     opener    its Checkpoint, as "module:Class" below this package
     ending    a longer extension by which its framework distinguishes two kinds of the format: an output has it if the source does
               (Keras reads .weights.h5 otherwise than .h5)
@@ -116,6 +115,8 @@ class TensorStore(ABC):
         from chkpt_channels.core.dtypes import numpy_dtype
 
         tensor = self.tensors[name]
+        if not tensor.dtype.numpy:
+            raise self.location.at(name).unsupported(f"its {tensor.dtype.name} numbers cannot be computed with")
         self.location.at(name).check_limit("bytes in one tensor", tensor.size, LIMITS.edited_tensor_bytes)
         return np.frombuffer(b"".join(self.chunks(name)), numpy_dtype(tensor.dtype)).reshape(tensor.shape)
 
@@ -172,6 +173,8 @@ class Checkpoint(TensorStore):
 
     def write(self, edits: Edits, out: int, location: Location, progress: Progress | None = None) -> None:
         """Write the edited file to the empty file `out` and fsync it; `location` names the output in messages."""
+        from chkpt_channels.storage.stream_copy import apply
+
         apply(self.source, self.splices(edits), out, location, self.checks(), progress, self.preload_validator)
 
     def preload_validator(self) -> None:  # most formats have no light library to ask

@@ -11,6 +11,7 @@ Source: https://github.com/huggingface/safetensors (README, "Format"); the valid
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -26,20 +27,20 @@ from chkpt_channels.core.tensors import Edits, Tensor, TensorEdit
 from chkpt_channels.formats.base import Checkpoint, FlatWriter, Format
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
-from chkpt_channels.storage.stream_copy import write_at
 
 ALIGN_BYTES = 8
 METADATA = "__metadata__"
 FIELDS = frozenset({"dtype", "shape", "data_offsets"})
 NUMBER_LIMIT = 1 << 63
 """Sizes and offsets have at most 63 bits, as in numpy."""
+_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _NOT_KEPT = frozenset({"C32", "C128", "QI8", "QU8", "QI32", "QU4x2", "QU2x4", "U4", "I4"})
 """Types that the format has no name for."""
 
 
 def sniff(source: Source) -> bool:
     """A brace after eight bytes that are not text: the length of a header is never eight letters, and has a zero below 100 MB."""
-    head = source.read(0, min(9, source.size))
+    head = source.head[:9]
     return (head[8:] == b"{" and not head[:8].isascii() | head[:8].isalnum()) or (head[8:] == b"{" and 0 in head[:8])
 
 
@@ -126,6 +127,8 @@ def _keeps(tensor: Tensor) -> bool:
 
 def _write(tensors: Sequence[Tensor], read: Callable[[str], Iterator[bytes]], out: int) -> None:
     """Widest elements first and then by name, as the library orders them, so that all are aligned."""
+    from chkpt_channels.storage.stream_copy import write_at
+
     ordered = sorted(tensors, key=lambda tensor: (-tensor.dtype.bits, tensor.name))
     header: dict[str, Any] = {METADATA: {"format": "pt"}}
     at = 0
@@ -153,7 +156,9 @@ def _payload(edit: TensorEdit) -> bytes:
 
 
 def _separators(header: bytes) -> tuple[str, str]:
-    """How this file's writer spaced its JSON, so that an edit changes only numbers."""
+    """How this file's writer spaced its JSON, so that an edit changes only numbers. Names and metadata, which may hold JSON
+    themselves, show nothing of it."""
+    header = _TEXT.sub(b'""', header)
     return (", " if b'", "' in header or b"}, " in header else ",", ": " if b'": ' in header else ":")
 
 

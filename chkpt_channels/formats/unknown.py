@@ -10,8 +10,6 @@ from chkpt_channels.storage.source import Source
 
 HEAD_BYTES = 1024
 """A Git-LFS pointer is shorter, and every magic number is in it."""
-TAIL_BYTES = 1 << 16
-"""Where a zip archive's end record is, unless its comment is longer."""
 SHORTEST_PICKLE_BYTES = 64
 """torch.save of an empty dict has more, in every format."""
 
@@ -39,7 +37,7 @@ _ROWS: tuple[tuple[bytes, str, bool, str], ...] = (
 
 def describe(source: Source, families: Sequence[str]) -> ChkptChannelsError:
     """The error for a file that no format claims; `families` are those that this package reads."""
-    head = source.read(0, min(HEAD_BYTES, source.size))
+    head = source.head[:HEAD_BYTES]
     if not head:
         return UnknownFormatError("is empty (0 bytes)", file=source.name, hint="download it again")
     if head.startswith(LFS_POINTER):
@@ -50,7 +48,7 @@ def describe(source: Source, families: Sequence[str]) -> ChkptChannelsError:
             file=source.name,
             hint=f"git lfs pull --include={source.name}",
         )
-    if head.startswith(b"PK\x03\x04") and b"PK\x05\x06" not in source.read(max(0, source.size - TAIL_BYTES), source.size):
+    if head.startswith(b"PK\x03\x04") and b"PK\x05\x06" not in source.tail:
         return UnknownFormatError(
             "its end is missing: a zip archive ends in a central directory", file=source.name, hint="download it again"
         )

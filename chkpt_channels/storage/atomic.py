@@ -20,7 +20,7 @@ from pathlib import Path
 
 from chkpt_channels.core import interrupts
 from chkpt_channels.core.errors import Location, OutputExistsError, PostPublishError, UsageError, reason
-from chkpt_channels.storage.source import CHUNK_BYTES, Source
+from chkpt_channels.storage.source import CHUNK_BYTES, Source, resolved
 
 _LEFTOVER = re.compile(r"\.chkpt-channels-[0-9a-f]{16}\.tmp")
 """Names of files beside an output while it is replaced: 64 random bits, so that two runs never collide."""
@@ -229,7 +229,7 @@ class OutputFolder:
         self.path, self.location = path, Location(str(path))
         if os.path.lexists(path):
             raise OutputExistsError("exists already", file=str(path), hint="-o names another output, or remove it first")
-        if source.resolve() in path.resolve().parents:
+        if resolved(source) in resolved(path).parents:
             raise OutputExistsError("is inside the folder that is converted", file=str(path), hint="-o names another output")
         self.draft = path.parent / f".chkpt-channels-{os.urandom(8).hex()}.tmp"
         self._lock = -1

@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -16,6 +17,9 @@ STDIO = "-"
 """Names standard input and standard output."""
 CHUNK_BYTES = 4 << 20
 """How much of a long span is read, checked or written at once: large enough for any disk, small beside any memory."""
+
+END_BYTES = 1 << 16
+"""The size of `head` and `tail`: an archive's end record is in the tail, unless its comment is longer."""
 
 
 class Source:
@@ -115,6 +119,16 @@ class Source:
         self.readinto(memoryview(out), start)
         return bytes(out)
 
+    @cached_property
+    def head(self) -> bytes:
+        """The first bytes, at most END_BYTES: every format looks at them."""
+        return self.read(0, min(END_BYTES, self.size))
+
+    @cached_property
+    def tail(self) -> bytes:
+        """The last bytes, at most END_BYTES."""
+        return self.head if self.size <= END_BYTES else self.read(self.size - END_BYTES, self.size)
+
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """The bytes [start, stop), to the end without it, in pieces of CHUNK_BYTES. Raises as `read`."""
         stop = self.size if stop is None else stop
@@ -150,6 +164,8 @@ class Source:
 def open_source(path: str | os.PathLike[str]) -> Source:
     """The file, or standard input for "-"."""
     if os.fspath(path) == STDIO:
+        if sys.stdin is None:
+            raise Location("standard input").system("is closed")
         return Source.spooled(sys.stdin.buffer, "standard input")
     return Source(path)
 
@@ -166,12 +182,20 @@ def _kind(mode: int) -> str:
     return names.get(stat.S_IFMT(mode), "a special file")
 
 
+def resolved(path: Path) -> Path:
+    """The path without links. Raises FileSystemError for links in a circle, and for what no path may hold."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a circle, before Python 3.13
+        raise Location(str(path)).system(reason(error)) from error
+
+
 def check_link(location: Location, path: Path, folder: Path, what: str) -> None:
     """Raise UnsupportedError where `path` is reached through a link that leaves the model's folder, or the cached repository
     around it; `what` begins the message. Source: huggingface_hub's cache, whose snapshots/<revision>/<name> are links to
     blobs/<hash> of the same repository."""
-    home = folder.resolve()
+    home = resolved(folder)
     homes = [home, *(outer.parent / "blobs" for outer in (home, *home.parents) if outer.name == "snapshots")]
-    target = path.resolve()
+    target = resolved(path)
     if not any(target.is_relative_to(home) for home in homes):
         raise location.unsupported(f"{what} a link that leaves the model's folder", hint="--follow-links")

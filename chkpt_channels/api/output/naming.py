@@ -11,7 +11,7 @@ from chkpt_channels.core.errors import UsageError
 from chkpt_channels.folders.model import ModelFile
 from chkpt_channels.formats import FOREIGN_SUFFIXES, known, weights_suffixes
 from chkpt_channels.formats.base import Format
-from chkpt_channels.storage.source import STDIO
+from chkpt_channels.storage.source import STDIO, resolved
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import Options, options_toward
 
@@ -66,7 +66,7 @@ def derived_path(src: Path_, to: str | int | None, options: ConvertOptions) -> P
 def default_output(path: Path, word: str) -> Path:
     """`<stem>_<word><ext>` beside `path`; ".pth.tar" and its like are one extension, and a folder has none."""
     if path.is_dir():
-        path = path if path.name not in ("", "..") else path.resolve()
+        path = path if path.name not in ("", "..") else resolved(path)
         return path.with_name(f"{path.name}_{word}")
     suffix = _suffix(path)
     return path.with_name(f"{path.name.removesuffix(suffix)}_{word}{suffix}")

@@ -20,7 +20,7 @@ from chkpt_channels.folders.model_folder import is_folder
 from chkpt_channels.folders.planning import PlannedModel, config_edits
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage.atomic import Output, StandardOutput
-from chkpt_channels.storage.source import STDIO, Source, check_link
+from chkpt_channels.storage.source import STDIO, Source, check_link, resolved
 from chkpt_channels.storage.stream_copy import apply, write_at
 from chkpt_channels.transform.options import Options
 from chkpt_channels.transform.plan import Plan
@@ -131,7 +131,7 @@ class FileTarget:
     def _edited_configs(self, plan: Plan) -> dict[str, bytes]:
         """The configurations beside the source, edited for the output. Raises UsageError where they would replace those."""
         home = Path(self._model.source.name).parent
-        if self.path.parent.resolve() == home.resolve():
+        if resolved(self.path.parent) == resolved(home):
             raise UsageError("--sidecars would replace the configurations of the source: -o names an output in another folder")
         documents = {}
         for config in self._model.configs_at_hand():
