@@ -135,10 +135,6 @@ class _ChannelModule:
         return self._affine("normalization", scale, shift, [(t, t.shape.index(self._channels)) for t in (mean, std)])
 
     def _affine(self, kind: str, scale: Numbers, shift: Numbers, axes: Iterable[tuple[Tensor, int]]) -> PreprocessingOp:
-        if not all(scale):
-            raise self._unsupported(
-                f"this {kind} multiplies a channel by zero, and composing it into the kernel divides by that factor"
-            )
         return PreprocessingOp(self._where or kind, kind, scale, shift, tuple((tensor.name, axis) for tensor, axis in axes))
 
     def _numbers(self, tensor: Tensor) -> Numbers:

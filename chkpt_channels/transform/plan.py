@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache, partial
-from math import prod
+from math import isfinite, prod
 from typing import NamedTuple
 
 from chkpt_channels.core.errors import Candidate, Location, UsageError
@@ -117,6 +117,8 @@ def _declared(
 
 def _rule(location: Location, conv: FirstConv, options: Options) -> Mixing:
     """The mixing that the options give this conv."""
+    if conv.in_channels < 1:
+        raise location.at(conv.tensor.name).unsupported(f"has no input channels: its shape is {list(conv.tensor.shape)}")
     try:
         rule = options.rule.mixing(conv.in_channels)
         return normalization.fold_normalization(rule, options.norm, options.rule.orders) if options.norm else rule
@@ -233,12 +235,17 @@ def _kernel_change(
 
 
 def _composed(location: Location, operations: Sequence[PreprocessingOp], channels: int) -> tuple[list[float], list[float]]:
-    """All operations as one y = scale · x + shift. Raises UnsupportedError for one that is not affine in each channel."""
+    """All operations as one y = scale · x + shift. Raises UnsupportedError for one that is not affine in each channel, or that
+    cannot be inverted, as composing it needs."""
     scale, shift = [1.0] * channels, [0.0] * channels
     for op in operations:
         if op.scale is None or op.shift is None or len(op.scale) not in (1, channels):
             raise location.at(op.where).unsupported(
                 f"this {op.kind} precedes the kernel and mixes, selects or counts channels: no kernel edit is exact"
+            )
+        if not all(isfinite(s) and s for s in op.scale) or not all(map(isfinite, op.shift)):
+            raise location.at(op.where).unsupported(
+                f"this {op.kind} multiplies a channel by zero or no number, and composing it into the kernel divides by that"
             )
         times, plus = (c * channels if len(c) == 1 else c for c in (op.scale, op.shift))
         scale = [a * s for a, s in zip(times, scale, strict=True)]

@@ -12,28 +12,26 @@ WEIGHTS = "model.weights.h5"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _USER_BLOCK_BYTES = 512
 """The smallest user block, foreign bytes before the HDF5 file; each larger one is twice as long."""
-_ZIP_END_BYTES = 1 << 16
-"""Holds the directory: a .keras archive has three members."""
 
 
 def sniff_h5(source: Source) -> bool:
     """HDF5's magic, at the beginning or after a user block of 512, 1024, … bytes."""
-    if source.size < len(_HDF5_MAGIC) or source.read(0, 4) == b"PK\x03\x04":
-        return False
-    at = 0
+    if source.head.startswith((_HDF5_MAGIC, b"PK\x03\x04")):
+        return source.head.startswith(_HDF5_MAGIC)
+    at = _USER_BLOCK_BYTES
     while at + len(_HDF5_MAGIC) <= source.size:
         if source.read(at, at + len(_HDF5_MAGIC)) == _HDF5_MAGIC:
             return True
-        at = max(_USER_BLOCK_BYTES, at * 2)
+        at *= 2
     return False
 
 
 def sniff_zip(source: Source) -> bool:
     """A zip whose directory names a configuration, and weights or metadata."""
-    if source.size < 4 or source.read(0, 4) != b"PK\x03\x04":
+    if not source.head.startswith(b"PK\x03\x04"):
         return False
-    tail = source.read(max(0, source.size - _ZIP_END_BYTES), source.size)
-    return CONFIG.encode() in tail and (WEIGHTS.encode() in tail or b"metadata.json" in tail)
+    directory = source.tail  # of three members
+    return CONFIG.encode() in directory and (WEIGHTS.encode() in directory or b"metadata.json" in directory)
 
 
 H5 = Format(

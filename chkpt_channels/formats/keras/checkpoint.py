@@ -27,7 +27,6 @@ from chkpt_channels.storage.splice import Splice
 
 _BY_NUMPY = {row.numpy: row for row in BY_NAME.values() if row.numpy and not row.name.startswith("Q")}
 _CONFIG_ERRORS = (KeyError, TypeError, ValueError, AttributeError, IndexError)
-_OIHW = {3: Layout("OIW"), 4: Layout("OIHW"), 5: Layout("OIDHW")}
 
 
 class KerasCheckpoint(Checkpoint):
@@ -135,7 +134,7 @@ class KerasCheckpoint(Checkpoint):
         size = kernel_size(layer.config, rank - 2)
         first, last = (size is None or part == size for part in (shape[: rank - 2], shape[2:]))
         plain = kind.layout.endswith("IO") and not kind.depthwise
-        return _OIHW[rank] if plain and last and (not first or self.is_theano) else kind.layout
+        return weights_only.OIHW[rank] if plain and last and (not first or self.is_theano) else kind.layout
 
     def chunks(self, name: str) -> Iterator[bytes]:
         yield from self.file.chunks(self._paths[name])

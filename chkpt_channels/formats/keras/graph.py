@@ -63,7 +63,9 @@ class KerasGraph(ModelGraph):
             raise location.damaged(f"shape {list(tensor.shape)} is not that of a {layer.kind} kernel")
         depthwise = CONVS[layer.kind].depthwise
         width = tensor.shape[tensor.layout.channel_axis]
-        groups = width if depthwise else int(layer.config.get("groups") or 1)
+        groups = width if depthwise else layer.config.get("groups") or 1
+        if type(groups) is not int:
+            raise self._location.at(layer.where).damaged(f"its groups is {groups!r}, which is no integer")
         if reached.blocked is None and channels != (width if depthwise else width * groups):
             raise location.damaged(f"shape {list(tensor.shape)} does not take the {channels} channels of the image")
         steps = [step for step in reached.steps if step != trace.image.layer.name]
@@ -126,7 +128,7 @@ class KerasGraph(ModelGraph):
 
         try:
             return constants(layer, call, trace.image, weight)
-        except (ValueError, ZeroDivisionError, OverflowError):
+        except (TypeError, ValueError, ZeroDivisionError, OverflowError):
             return None
 
     def graph_methods(self, first_convs: Sequence[FirstConv]) -> Sequence[str]:
@@ -153,10 +155,6 @@ class KerasGraph(ModelGraph):
     def dense_shape(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
         """Toward one channel only: then a depthwise kernel is one with as many filters."""
         return one_channel_shape(conv, depthwise=self.is_depthwise(conv.tensor.name)) if channels == 1 else None
-
-    def with_groups(self, conv: FirstConv) -> FirstConv:
-        """A depthwise kernel has a group for each channel."""
-        return conv._replace(groups=conv.in_channels) if self.is_depthwise(conv.tensor.name) else conv
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         """What the configuration says about these convolutions' images where they enter; edits change the shapes that
