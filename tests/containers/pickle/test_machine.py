@@ -11,7 +11,7 @@ from chkpt_channels.core.errors import Location
 
 
 def machine(data: bytes = b"") -> Machine:
-    return Machine(data, Location("a.pth"), 0, 1000)
+    return Machine(data, Location("a.pth"), 0)
 
 
 def test_reads_go_on_where_the_last_one_ended():
@@ -26,7 +26,7 @@ def test_reads_go_on_where_the_last_one_ended():
 def test_errors_count_from_the_files_first_byte():
     with pytest.raises(DamagedError, match="length is negative") as caught:
         machine(b"abc").take(-1, 2)
-    assert caught.value.at == 1002
+    assert caught.value.at == 2
 
 
 def test_nothing_is_popped_below_a_mark():

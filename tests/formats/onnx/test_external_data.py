@@ -16,7 +16,7 @@ from chkpt_channels import DamagedError, FileSystemError
 from chkpt_channels.core.tensors import Edits
 from chkpt_channels.formats.onnx import FORMATS
 from chkpt_channels.formats.onnx.checkpoint import Onnx
-from chkpt_channels.formats.onnx.external_data import check_sum, locations, renamed
+from chkpt_channels.formats.onnx.external_data import check_sums, locations, renamed
 from chkpt_channels.storage.source import Source
 from tests.support.onnx_models import model, node, noise, rewritten
 
@@ -130,7 +130,7 @@ def summed(digest: Callable[[], str]) -> Change:
 def test_a_checksum_that_is_right_says_nothing(spelled: Callable[[str], str], read: Read, tmp_path: Path):
     data = tmp_path / DATA
     checkpoint = read(summed(lambda: spelled(hashlib.sha1(data.read_bytes(), usedforsecurity=False).hexdigest())))
-    check_sum(data, checkpoint.model.weights["kernel"])
+    check_sums(checkpoint.model, {DATA: data})
     assert set(checkpoint.companions(tmp_path / "other" / "b.onnx", edited=True)) == {DATA}
 
 
@@ -138,8 +138,8 @@ def test_a_checksum_that_is_right_says_nothing(spelled: Callable[[str], str], re
 def test_a_checksum_that_is_wrong_is_refused(digest: str, read: Read, tmp_path: Path):
     checkpoint = read(summed(lambda: digest))
     with pytest.raises(DamagedError, match=rf"a\.data: kernel: the file's SHA-1 is [0-9a-f]{{40}}, not '{digest}'$"):
-        check_sum(tmp_path / DATA, checkpoint.model.weights["kernel"])
-    check_sum(tmp_path / DATA, checkpoint.model.weights["bias"])
+        check_sums(checkpoint.model, {DATA: tmp_path / DATA})
+    check_sums(checkpoint.model, {DATA: None})  # a file that is not there is another error's
 
 
 def test_one_file_is_named_after_the_output_and_several_after_both(read: Read, tmp_path: Path):
