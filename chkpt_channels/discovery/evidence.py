@@ -1,245 +1,137 @@
-"""The evidence for and against each kernel that could see the image, from names, shapes and the order of layers.
+"""Whether the channels of a kernel come from somewhere, for kernels that take more than one.
 
-The rule: channels come from somewhere. A kernel whose input width an earlier layer produces is inside the network; the first
-convolution is one whose input no layer produces. One channel proves little, because a depthwise kernel [C, 1, k, k] has the
-shape of a kernel over a gray image: for these the blocks around a kernel, and the series it belongs to, decide.
+The law: a kernel that takes as many channels as an image has is a first conv, or something is known to make that width for it.
+A kernel whose width an earlier layer makes is inside the network, and so is one that is grouped over a wider layer. Where the
+evidence is weak it is open: a heads' width made somewhere in a file without order, a group count that nothing else confirms.
+What is neither is free: only the image explains it. One channel has evidence of its own (depthwise.py).
 """
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from functools import cached_property
+from enum import Enum
+from typing import NamedTuple
 
-from chkpt_channels.discovery.network import LayerWeight, Network, numbered_apart
+from chkpt_channels.discovery.network import LayerWeight, Network
+from chkpt_channels.discovery.places import ENDS, Places
 
 MOST_BANDS = 32
 """Wider inputs are features, not images (the widest public pretrained input has 13 bands)."""
+NEAREST = 3
+"""Layers before a kernel that can feed it: a block with branches puts others in between."""
 
-# names of first convolutions: timm conv_stem and patch_embed, diffusers conv_in, RRDBNet conv_first, DPN conv1_1, U-Nets inc,
-# transformers embedder; in a Sequential features.0
-STEM = re.compile(
-    r"(^|[._/])(conv_?stem|stem|conv_?1|conv_?in|conv_first|first_conv|patch_embed\w*|conv1_1|features[._]0|inc|embedder)([._/]|$)"
-)
-# further names with which networks begin: guided diffusion input_blocks.0, diffusers transformers x_embedder
-ENTRY = re.compile(rf"{STEM.pattern}|input_blocks?[._]0|x_embedder|input_proj|conv_?0|^0[._]")
-FED = "an earlier layer produces"
-"""How the verdict on such a kernel begins; search.py looks for it."""
-_SENSES = r"audio|speech|wav|language|mask_|prompt|(^|[._])(text|lm[._]|mel_|depth_|point)"
-OTHER_SENSES = re.compile(_SENSES)
-"""Branches for another input than the image."""
-ENDS = re.compile(rf"{_SENSES}|decoder|heads?[._]|(^|[._])(neck|up|out|final|deconv)")
-"""These branches, and the ends of networks: decoders, heads, upsampling."""
-_DEPTHWISE = re.compile(r"dw|depth|spatial|token_conv|lepe|pos_conv")
-"""Names of depthwise layers: dw and dwconv, lepe (CSWin), pos_conv (wav2vec 2.0)."""
 
-NEAR_LAYERS = 8
-"""Layers on either side of a kernel in which its parallel branches are looked for: MobileOne has five in a block."""
-NEAREST_LAYERS = 6
-"""Layers before or after a kernel that can be its direct neighbors: a block with branches puts others in between."""
+class State(Enum):
+    """What is known of a kernel's input: other layers make it, the evidence does not decide, or only an image explains it."""
+
+    INSIDE = "inside"
+    OPEN = "open"
+    FREE = "free"
+
+
+class Verdict(NamedTuple):
+    """A kernel's state, and the evidence in words. `is_weak` says that one piece of evidence alone puts it inside."""
+
+    state: State
+    why: str = ""
+    is_weak: bool = False
 
 
 class Evidence:
-    """The kernels of a network that are narrow enough for an image, and the verdict on each."""
+    """The verdicts on kernels of several channels. `first` is the first convolution, where the order is known."""
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self.narrow = [k for k in network.convs if k.channels <= MOST_BANDS and not is_no_kernel(k)]
-        self._inner_parents: defaultdict[str, set[str]] = defaultdict(set)
-        self._equal: dict[tuple[str, int], set[int]] = {}
-        self._series: defaultdict[tuple[str, int], list[LayerWeight]] = defaultdict(list)
-        for kernel in self.narrow:
-            self._series[kernel.pattern, kernel.channels].append(kernel)
+    def __init__(self, places: Places, first: LayerWeight | None) -> None:
+        self.network: Network = places.network
+        self.places, self.first = places, first
 
-    @cached_property
-    def verdicts(self) -> dict[int, str]:
-        """For each narrow kernel by its index, the evidence against it; "" for those that could see the image."""
-        inner = {k.at: self._why_fed(k) or self._why_grouped(k) or self._why_repeated(k) for k in self.narrow}
-        # a depthwise kernel is recognized by others of its series: these must be known first
-        for kernel in self.narrow:
-            if inner[kernel.at] and kernel.channels == 1:
-                self._inner_parents[kernel.pattern].add(_parent(kernel))
-        return {k.at: inner[k.at] or self._why_depthwise(k) for k in self.narrow}
-
-    @cached_property
-    def first(self) -> LayerWeight | None:
-        """The first convolution, where the order is known and nothing that convolves comes before it."""
-        first = next((k for k in self.network.convs if not is_no_kernel(k)), None) if self.network.ordered else None
-        if first is None or first.channels > MOST_BANDS or self._is_grouped(first):
-            return None
-        return first
-
-    @cached_property
-    def makers(self) -> dict[int, list[LayerWeight]]:
-        """The convolutions by their number of filters."""
-        by_filters: defaultdict[int, list[LayerWeight]] = defaultdict(list)
-        for kernel in self.network.convs:
-            if not is_color_shift(kernel):  # EDSR begins with one: it takes and produces the colors
-                by_filters[kernel.filters].append(kernel)
-        return by_filters
-
-    def _why_fed(self, kernel: LayerWeight) -> str:
-        """The verdict where another layer produces exactly the channels that this one takes. One channel proves nothing: heads
-        and attention maps have one filter."""
+    def verdict(self, kernel: LayerWeight) -> Verdict:
+        """The verdict on one."""
         width = kernel.channels
-        if width == 1:
-            return ""
-        producers = [k for k in self.makers.get(width, ()) if k is not kernel]
-        if self.network.ordered and any(k.at < kernel.at for k in producers):
-            return f"{FED} {width} channels"
-        if width == 3:
-            return ""  # without the order: decoders and heads produce three channels too
-        # a VAE encoder ends in the mean and the variance of each latent channel; a detector in two predictions
-        doubled = [k for k in self.makers.get(2 * width, ()) if k.channels >= 2 * k.filters or set(k.window) == {1}]
-        last = [k for k in (*producers, *doubled) if kernel.window == k.window == (1, 1) or _may_be_last(k)]
-        return f"its {width} channels are produced inside the network" if last else ""
+        if makers := self.network.made_before(kernel, width):
+            return self._fed(kernel, makers)
+        if doubled := self._doubled(kernel):
+            return Verdict(State.INSIDE, f"{doubled.key} makes two numbers for each of {width} channels, a mean and a variance")
+        grouped = self._grouped(kernel)
+        if grouped is State.INSIDE:
+            return Verdict(grouped, f"a grouped convolution over the {kernel.filters} channels of an earlier layer")
+        if self._in_series(kernel):
+            return Verdict(State.INSIDE, "is one of a series of inner layers")
+        if grouped is State.OPEN:
+            return Verdict(grouped, f"may be a grouped convolution over the {kernel.filters} channels of an earlier layer")
+        if not self.network.ordered and (maker := self._made_somewhere(kernel)):
+            return Verdict(State.OPEN, f"{maker.key} makes {width} channels, and the order is not known")
+        return Verdict(State.FREE)
 
-    def _why_grouped(self, kernel: LayerWeight) -> str:
-        """The verdict where the preceding width is its number of filters: it is grouped, depthwise or transposed. DPN-92 has
-        features.conv2_1.c3x3_b.conv [96, 3, 3, 3] of 32 groups; its stem is features.conv1_1.conv [64, 3, 7, 7]."""
-        if kernel is self.first or not self._is_grouped(kernel):
-            return ""
-        kin = self._series[kernel.pattern, kernel.channels]
-        # a parallel branch begins as the first one does: the layers before it are the end of another branch
-        lowest = min(kin, key=lambda k: k.at) if kernel.channels == 3 else self.first
-        if lowest is not kernel and self.is_analogue(kernel, lowest) and not self._is_grouped(kernel, most=1):
-            return ""
-        return f"a grouped convolution over the {kernel.filters} channels of an earlier layer"
+    def _fed(self, kernel: LayerWeight, makers: list[LayerWeight]) -> Verdict:
+        """The verdict where layers before it make its width. A network that begins behind another one that ends in colors may
+        take these, or the image: a generator and its discriminator."""
+        part = self.places.part(kernel)
+        others = part and not any(k.layer.startswith(f"{part}.") for k in makers)
+        if others and self.network.ordered and kernel.is_wide and kernel.channels == 3 and not ENDS.search(kernel.key):
+            return Verdict(State.OPEN, f"begins a part of the network behind {makers[-1].key}, which makes 3 channels")
+        return Verdict(State.INSIDE, f"an earlier layer makes {kernel.channels} channels")
 
-    def _is_grouped(self, kernel: LayerWeight, most: int = NEAREST_LAYERS) -> bool:
-        """Whether one of the nearest preceding layers produces or takes as many channels as this has filters."""
-        if kernel.is_patch or self.begins_full(kernel):
+    def _doubled(self, kernel: LayerWeight) -> LayerWeight | None:
+        """A layer that makes the mean and the variance of as many channels, as VAE encoders end."""
+        width = kernel.channels
+        for maker in self.network.makers.get(2 * width, ()):
+            is_last = maker is not kernel and (maker.channels >= 2 * maker.filters or maker.is_point)
+            if is_last and (width not in (1, 3) or self.network.is_before(maker, kernel) or ENDS.search(kernel.key)):
+                return maker
+        return None
+
+    def _grouped(self, kernel: LayerWeight) -> State:
+        """Whether it is grouped: as many filters right before it, a whole number of groups, and its series has one number of
+        groups or one width of a group. DPN-92 has features.conv2_1.c3x3_b.conv [96, 3, 3, 3] of 32 groups."""
+        if kernel is self.first or not looks_grouped(self.network, kernel):
+            return State.FREE
+        series = self.network.series[kernel.pattern]
+        counts, widths = {k.filters / k.channels for k in series}, {k.channels for k in series}
+        several = len({k.filters for k in series}) > 1
+        return State.INSIDE if several and 1 in (len(counts), len(widths)) else State.OPEN
+
+    def _in_series(self, kernel: LayerWeight) -> bool:
+        """Whether three or more of its name have this width and several numbers of filters, and none stands where stems do."""
+        series = [k for k in self.network.series[kernel.pattern] if k.channels == kernel.channels]
+        if len(series) < 3 or len({k.filters for k in series}) < 2:
             return False
-        preceding = list(self.network.preceding(kernel, most))
-        if kernel.channels == 1 and self.network.ordered and kernel.at:  # of another branch too: its input may be shared
-            preceding.append(self.network.kernels[kernel.at - 1])
-        for other in preceding:
-            if other.channels == kernel.channels and (kernel.channels > 1 or self.are_branches(kernel, other)):
-                continue
-            if kernel.filters == other.filters or (kernel.filters == other.channels and most > 1):
-                return True
+        return not any(self.places.is_named(k) or self.places.inside[self.places.home(k)][0] is k for k in series)
+
+    def _made_somewhere(self, kernel: LayerWeight) -> LayerWeight | None:
+        """A layer that makes its width and may come before it. Heads as wide as the image say nothing of what stands elsewhere."""
+        for maker in self.network.makers.get(kernel.channels, ()):
+            is_other = maker is not kernel and maker.channels != kernel.channels and not maker.follows(kernel)
+            if is_other and (ENDS.search(kernel.key) or not ENDS.search(maker.key)):
+                return maker
+        return None
+
+
+def looks_grouped(network: Network, kernel: LayerWeight) -> bool:
+    """Whether a layer right before it makes as many channels as it has filters, and these can be cut into groups of its width."""
+    if kernel.channels == 1 or kernel.filters % kernel.channels or kernel.filters == kernel.channels:
         return False
-
-    def begins_full(self, kernel: LayerWeight) -> bool:
-        """Whether an ungrouped convolution over a window takes its filters next: pointwise layers follow a grouped one, none
-        follows a transposed one to three channels."""
-        takers = [k for k in self.network.following(kernel, NEAREST_LAYERS) if k.channels == kernel.filters]
-        if kernel.channels > 1:
-            return bool(kernel.filters % kernel.channels and takers)
-        return bool(takers and takers[0].window and set(takers[0].window) != {1})
-
-    def is_analogue(self, kernel: LayerWeight, first: LayerWeight | None) -> bool:
-        """Whether it begins a numbered branch with the same layers as the one that the first convolution begins."""
-        if first is None or kernel is first or kernel.pattern != first.pattern:
-            return False
-        for module, other in zip(_modules(kernel.key), _modules(first.key), strict=False):
-            layers = self.network.blocks.get(module)
-            if module != other and layers and layers == self.network.blocks.get(other):
-                return any(k.channels > kernel.channels for k in self.network.under(module + "."))
-        return False
-
-    def _why_repeated(self, kernel: LayerWeight) -> str:
-        """The verdict where it is in one of several blocks with the same layers."""
-        series = self._series[kernel.pattern, kernel.channels]
-        if kernel.channels == 3 or len(series) < 2 or self._is_first(kernel):
-            return ""
-        return "is in a repeated block" if kernel.at in self._in_equal_blocks(kernel.pattern, kernel.channels) else ""
-
-    def _is_first(self, kernel: LayerWeight) -> bool:
-        """Whether it is the first convolution, one of its series, or a branch parallel to it."""
-        first = self.first
-        return first is not None and (first.pattern == kernel.pattern or self.are_branches(kernel, first))
-
-    def _in_equal_blocks(self, pattern: str, channels: int) -> set[int]:
-        """The indices of those of a series whose numbered module holds the same layers as another one's."""
-        key = (pattern, channels)
-        if key not in self._equal:
-            alike: defaultdict[tuple[int, frozenset[str]], dict[str, list[int]]] = defaultdict(dict)
-            for kernel in self._series[key]:
-                for depth, module in enumerate(_modules(kernel.key)):
-                    layers = self.network.blocks.get(module, frozenset())
-                    if len(layers) > 1:
-                        alike[depth, layers].setdefault(module, []).append(kernel.at)
-            self._equal[key] = {at for modules in alike.values() if len(modules) > 1 for ats in modules.values() for at in ats}
-        return self._equal[key]
-
-    def _why_depthwise(self, kernel: LayerWeight) -> str:
-        """The verdict where the rest of its block takes its filters, and others of its series are known to be inside."""
-        if kernel.channels != 1 or self._is_first(kernel):
-            return ""
-        alike = self._inner_parents[kernel.pattern] - {_parent(kernel)} or (
-            _DEPTHWISE.search(kernel.key) and not STEM.search(_last_words(kernel))
-        )
-        if alike and any(k.channels == kernel.filters for k in self._block(kernel)):
-            return "depthwise: the next layer of its block takes its filters"
-        return ""
-
-    def is_lone_point(self, kernel: LayerWeight) -> bool:
-        """Whether it looks at single pixels and has no parallel branch with a window: no network begins so. RepVGG's
-        stem.conv_1x1 and MobileOne's stem.conv_scale have one."""
-        wide = [k for k in self.narrow_near(kernel) if set(k.window) != {1}]
-        if kernel.key.isdecimal():  # frozen TorchScript numbers its constants: names show no branches
-            return set(kernel.window) == {1} and not any(k.filters == kernel.filters for k in wide)
-        return set(kernel.window) == {1} and not any(self.are_branches(kernel, k) for k in wide)
-
-    def narrow_near(self, kernel: LayerWeight) -> list[LayerWeight]:
-        """The narrow kernels among the neighbors."""
-        near = self.network.kernels[max(0, kernel.at - NEAR_LAYERS) : kernel.at + NEAR_LAYERS + 1]
-        return [k for k in near if k.window and k.channels == kernel.channels]
-
-    def _block(self, kernel: LayerWeight) -> list[LayerWeight]:
-        """The other layers of the smallest module that has any."""
-        words = kernel.key.split(".")
-        for i in range(len(words) - 2, 0, -1):
-            module = ".".join(words[:i]) + "."
-            near = self.network.kernels[max(0, kernel.at - NEAR_LAYERS) : kernel.at + NEAR_LAYERS + 1]
-            if others := [k for k in near if k is not kernel and k.key.startswith(module)]:
-                return others
-        return []
-
-    def are_branches(self, a: LayerWeight, b: LayerWeight) -> bool:
-        """Whether the two are parallel branches of a module that holds no other windows. Of one channel, one of them must
-        look at single pixels, as in re-parametrized blocks (RepVGG, MobileOne): two windows are a convolution and a depthwise
-        one that follows."""
-        if a.filters != b.filters or a.channels != b.channels:
-            return False
-        module = self.network.shared_module(a, b)
-        near = self.network.kernels[max(0, min(a.at, b.at) - NEAR_LAYERS) : max(a.at, b.at) + NEAR_LAYERS + 1]
-        inside = [k for k in near if k.key.startswith(module)]
-        alike = [k for k in inside if k.channels == a.channels and k.filters == a.filters and k.window]
-        if not module or any(set(k.window) - {1} for k in inside if k.channels != a.channels or k.filters != a.filters):
-            return False
-        return a.channels > 1 or (any(set(k.window) == {1} for k in alike) and not numbered_apart(a, b))
+    before = network.preceding(kernel, NEAREST)
+    fed = any(k.filters == kernel.channels for k in before)
+    return not fed and any(k.filters == kernel.filters and k.channels != kernel.channels for k in before)
 
 
-def is_no_kernel(kernel: LayerWeight) -> bool:
-    """Whether it has the rank of a convolution's weight without being one over an image: one filter over a vector (CoaT
-    aggregate.weight [1, 3, 1], attention over channels), a scale per channel [C, 1, 1], or a shift of the colors (EDSR's
-    MeanShift)."""
-    scale = len(kernel.window) == 1 and kernel.window == (1,) and kernel.channels == 1
-    return kernel.filters == 1 or scale or is_color_shift(kernel)
+def is_full(network: Network, kernel: LayerWeight) -> bool:
+    """Whether it takes several channels and does not look grouped."""
+    return kernel.channels > 1 and not looks_grouped(network, kernel)
 
 
-def is_color_shift(kernel: LayerWeight) -> bool:
-    """Whether it maps three channels to three, pixel by pixel."""
-    return kernel.filters == kernel.channels == 3 and set(kernel.window) == {1}
-
-
-def _may_be_last(kernel: LayerWeight) -> bool:
-    """Whether a kernel could be the network's last: it has a window, or as many filters as channels."""
-    return set(kernel.window) != {1} or kernel.filters == kernel.channels
-
-
-def _modules(key: str) -> list[str]:
-    """The modules around a layer, outermost first."""
-    words = key.split(".")[:-1]
-    return [".".join(words[: i + 1]) for i in range(len(words))]
-
-
-def _parent(kernel: LayerWeight) -> str:
-    """The module around the layer's own module."""
-    return kernel.key.rsplit(".", 2)[0]
-
-
-def _last_words(kernel: LayerWeight) -> str:
-    return ".".join(kernel.key.split(".")[-3:])
+def is_composed(network: Network, kernel: LayerWeight, *, is_named: bool) -> bool:
+    """Whether its width may come from others by splitting or joining them: a multiple or a sum of widths that layers make, or a
+    group or a part of one right before it."""
+    width, made = kernel.channels, [w for w in network.makers if w > 1]
+    if (
+        not network.ordered
+        and not is_named
+        and any(m > width and m % width == 0 and not kernel.filters % (m // width) for m in made)
+    ):
+        return True
+    if any(k.filters % width == 0 for k in network.preceding(kernel, NEAREST)):
+        return True
+    if any(k.channels > width and k.channels % width == 0 for k in network.preceding(kernel, NEAREST - 1)):
+        return True
+    sums = any(width - m in network.makers for m in made if 3 < m < width - 3)
+    return sums or any(3 < m < width and width % m == 0 for m in made)

@@ -8,7 +8,8 @@ writers sort by element size, then by name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from typing import NamedTuple
 
@@ -28,33 +29,44 @@ _WEIGHT = re.compile(
 )
 # tensors of rank 2 to 5 that are no weights: 42 timm models have a 4-D pos_embed before their first convolution
 _NO_KERNEL = re.compile(
-    r"pos_embed|position|rel_pos|bias_table|(cls|reg|mask|dist)\w*_token|token_type|anchor|running_|norm\d*[./]weight$"
+    r"pos_embed(?!\w*[./]proj)|position|rel_pos|bias_table|(cls|reg|mask|dist)\w*_token|token_type|anchor|running_|norm\d*[./]weight$"
 )
+_UPSAMPLING = re.compile(r"up|deconv|transp|tconv|convt")
 _NUMBERS = re.compile(r"(\d+)")
+
+MOST_FOREIGN_SIDE = 11
+"""Of the windows of another framework's kernels in a file of PyTorch: AlexNet's."""
 
 
 class LayerWeight(NamedTuple):
-    """A layer's weight: `filters` out, `channels` in, the size of its `window`; `key` is its name in its state dict with dots
-    between the modules, `pieces` the same cut at its numbers, `at` its index in the order."""
+    """A layer's weight: `filters` out, `channels` in, the size of its `window`. `key` is its name in its state dict with dots
+    between the modules, `layer` the module that holds it, `pieces` the name cut at its numbers, `at` its index in the order."""
 
     tensor: Tensor
     key: str
+    layer: str
     filters: int
     channels: int
     window: tuple[int, ...]
     pieces: tuple[str | int, ...]
+    transposed: bool = False
     at: int = 0
-
-    @property
-    def convolves(self) -> bool:
-        """Whether it has a window at all, of one pixel or more: Linear layers have none."""
-        return bool(self.window)
 
     @property
     def is_patch(self) -> bool:
         """Whether its window cuts an image into patches: even and at least 8, where inner windows are smaller or odd. ViT has 16;
         Swin's 4 shows nothing."""
         return len(self.window) > 1 and all(side >= 8 and side % 2 == 0 for side in self.window[-2:])
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether its window covers more than one pixel."""
+        return any(side > 1 for side in self.window)
+
+    @property
+    def is_point(self) -> bool:
+        """Whether it mixes channels pixel by pixel: a 1×1 convolution or a Linear layer."""
+        return not self.is_wide
 
     @property
     def pattern(self) -> str:
@@ -70,68 +82,55 @@ class LayerWeight(NamedTuple):
 
 
 class Network:
-    """The layers of one state dict: in module order, or in the order of their names."""
+    """The layers of one state dict: in module order, or in the order of their names. `widths` are the modules in order, with the
+    channels that each takes: of a layer its input, of a norm its length."""
 
-    def __init__(self, weights: Sequence[Tensor], *, ordered: bool, torch: bool) -> None:
+    def __init__(self, tensors: Sequence[Tensor], *, ordered: bool, torch: bool) -> None:
         self.ordered = ordered
+        weights = [t for t in tensors if is_weight(t)]
         self.layouts, self.is_ambiguous = orientation(weights, torch=torch)
-        kernels = [_kernel(t, self.layouts) for t in weights]
+        biases = {layer_of(t.key): t.shape[0] for t in tensors if len(t.shape) == 1 and t.key.endswith("bias")}
+        kernels = [_kernel(t, self.layouts, biases) for t in weights]
         if not ordered:
             kernels.sort(key=lambda k: k.pieces)
         self.kernels = [kernel._replace(at=i) for i, kernel in enumerate(kernels)]
-        self.convs = [k for k in self.kernels if k.convolves]
-        self._trunk = _common_words([k.key for k in self.kernels])
+        self.convs = [k for k in self.kernels if k.window and not is_no_kernel(k)]
+        self.by_layer = {k.layer: k for k in self.kernels}
+        self.trunk = _common_words([k.key for k in self.kernels])
+        self.widths = _widths(tensors, self.by_layer)
+        self.makers: defaultdict[int, list[LayerWeight]] = defaultdict(list)
+        self.series: defaultdict[str, list[LayerWeight]] = defaultdict(list)
+        for kernel in self.kernels:
+            self.series[kernel.pattern].append(kernel)
+            if not is_color_shift(kernel):  # EDSR begins with one: it takes and makes the colors
+                self.makers[kernel.filters].append(kernel)
+
+    @cached_property
+    def mixed_widths(self) -> frozenset[int]:
+        """The numbers of channels that layers make out of more than one."""
+        return frozenset(width for width, makers in self.makers.items() if any(k.channels != 1 for k in makers))
 
     def branch(self, kernel: LayerWeight) -> str:
-        """The part of the network that it is in: the first word of its name that not all layers share, without numbers."""
-        words = kernel.key.split(".", self._trunk + 1)
-        return words[min(self._trunk, len(words) - 1)].rstrip("0123456789")
+        """The part of the network that it is in: the first word of its name that not all layers share."""
+        words = kernel.key.split(".", self.trunk + 1)
+        return words[min(self.trunk, len(words) - 1)]
 
-    @cached_property
-    def branch_sizes(self) -> dict[str, int]:
-        """How many layers each branch has."""
-        sizes: dict[str, int] = {}
-        for kernel in self.kernels:
-            branch = self.branch(kernel)
-            sizes[branch] = sizes.get(branch, 0) + 1
-        return sizes
+    def is_before(self, other: LayerWeight, kernel: LayerWeight) -> bool:
+        """Whether `other` is known to come before `kernel`."""
+        return other.at < kernel.at if self.ordered else kernel.follows(other)
 
-    def preceding(self, kernel: LayerWeight, most: int) -> Iterator[LayerWeight]:
-        """The nearest layers that are known to precede it in its branch, nearest first."""
-        branch = self.branch(kernel)
-        for other in reversed(self.kernels[max(0, kernel.at - most) : kernel.at]):
-            if self.ordered:
-                if self.branch(other) != branch:
-                    return
-                yield other
-            elif kernel.follows(other):
-                yield other
+    def made_before(self, kernel: LayerWeight, width: int) -> list[LayerWeight]:
+        """The layers that make so many channels and are known to come before it."""
+        return [k for k in self.makers.get(width, ()) if k is not kernel and self.is_before(k, kernel)]
 
-    def shared_module(self, a: LayerWeight, b: LayerWeight) -> str:
-        """The innermost module that holds both layers and not the whole network, with its dot; "" where there is none."""
-        words = a.key.split(".")
-        shared = next((i for i, (x, y) in enumerate(zip(words, b.key.split("."), strict=False)) if x != y), 0)
-        return ".".join(words[:shared]) + "." if shared > self._trunk else ""
+    def preceding(self, kernel: LayerWeight, most: int) -> list[LayerWeight]:
+        """The nearest layers that are known to come before it, nearest first."""
+        near = self.kernels[max(0, kernel.at - most) : kernel.at]
+        return [k for k in reversed(near) if self.ordered or kernel.follows(k)]
 
     def following(self, kernel: LayerWeight, most: int) -> list[LayerWeight]:
-        """The layers that may follow it in its branch."""
-        branch = self.branch(kernel)
-        return [k for k in self.kernels[kernel.at + 1 : kernel.at + 1 + most] if self.branch(k) == branch]
-
-    @cached_property
-    def blocks(self) -> dict[str, frozenset[str]]:
-        """For each numbered module, the names of the layers inside it."""
-        inside: dict[str, set[str]] = {}
-        for kernel in self.kernels:
-            words = kernel.key.split(".")
-            for i, word in enumerate(words[:-1]):
-                if word[-1:].isdigit():
-                    inside.setdefault(".".join(words[: i + 1]), set()).add(".".join(words[i + 1 :]))
-        return {module: frozenset(names) for module, names in inside.items()}
-
-    def under(self, module: str) -> list[LayerWeight]:
-        """The layers of one module."""
-        return [k for k in self.kernels if k.key.startswith(module)]
+        """The layers that come next in the order that there is."""
+        return self.kernels[kernel.at + 1 : kernel.at + 1 + most]
 
 
 def is_weight(tensor: Tensor) -> bool:
@@ -145,14 +144,25 @@ def orientation(weights: Sequence[Tensor], *, torch: bool) -> tuple[Layouts, boo
     """The layouts of the file's kernels, and whether they are ambiguous.
 
     Each kernel votes for the one layout in which its window is square and smaller than its other axes; the majority wins, unless
-    more than half as many votes are against it. Not every window is a square: kraken's nn.C_3.co.weight [32, 32, 3, 13] reads as
-    HWIO with a window of 32 × 32, so one vote does not decide. Without votes PyTorch's files have PyTorch's layout."""
+    more than half as many votes are against it. What PyTorch wrote has PyTorch's layouts: not every window is a square, and
+    kraken's nn.C_3.co.weight [32, 32, 3, 13] reads as HWIO with a window of 32 × 32. Only where all kernels have the same small
+    window in another layout, and none in PyTorch's, was the file filled with another framework's numbers."""
     kernels = {t.shape for t in weights if len(t.shape) > 3}
     allowed = [_readings(shape) for shape in kernels]
+    if torch:
+        foreign = [
+            i for i, layouts in enumerate(LAYOUTS) if i and kernels and all(_has_small_window(k, layouts) for k in kernels)
+        ]
+        return LAYOUTS[foreign[0] if len(foreign) == 1 and all(0 not in readings for readings in allowed) else 0], False
     counts = [allowed.count([reading]) for reading in range(len(LAYOUTS))]
     best = max(range(len(LAYOUTS)), key=lambda reading: counts[reading])
-    unclear = 2 * (sum(counts) - counts[best]) > counts[best] if any(counts) else bool(kernels)
-    return LAYOUTS[best], unclear and not (torch and not any(counts))
+    return LAYOUTS[best], 2 * (sum(counts) - counts[best]) > counts[best] if any(counts) else bool(kernels)
+
+
+def _has_small_window(shape: tuple[int, ...], layouts: Layouts) -> bool:
+    filters, _, *window = _axes(layouts[len(shape)])
+    sides = {shape[axis] for axis in window[-2:]}
+    return len(sides) == 1 and max(sides) <= MOST_FOREIGN_SIDE < shape[filters]
 
 
 def _readings(shape: tuple[int, ...]) -> list[int]:
@@ -170,12 +180,60 @@ def _readings(shape: tuple[int, ...]) -> list[int]:
     return small if len(small) == 1 else readings
 
 
-def _kernel(tensor: Tensor, layouts: Layouts) -> LayerWeight:
+def layer_of(key: str) -> str:
+    """The module that holds a tensor: of a parametrized weight the one that it belongs to."""
+    key = key.replace("/", ".")
+    return key.rpartition(".parametrizations.")[0] if ".parametrizations." in key else key.rpartition(".")[0]
+
+
+def _kernel(tensor: Tensor, layouts: Layouts, biases: Mapping[str, int]) -> LayerWeight:
     shape, key = tensor.shape, tensor.key.replace("/", ".")
     layout = tensor.layout if tensor.layout and not tensor.layout.folded else layouts.get(len(shape))
     filters, channels, *window = (1, 0) if layout is None or len(layout.axes) != len(shape) else _axes(layout)
     pieces = tuple(int(part) if part.isdecimal() else part for part in _NUMBERS.split(key))
-    return LayerWeight(tensor, key, shape[filters], shape[channels], tuple(shape[axis] for axis in window), pieces)
+    layer, sizes = layer_of(key), tuple(shape[axis] for axis in window)
+    transposed = (
+        layout is not None
+        and not tensor.layout
+        and _is_transposed(shape[filters], shape[channels], sizes, key, biases.get(layer))
+    )
+    if transposed:
+        filters, channels = channels, filters
+    return LayerWeight(tensor, key, layer, shape[filters], shape[channels], sizes, pieces, transposed)
+
+
+def _is_transposed(filters: int, channels: int, window: tuple[int, ...], key: str, bias: int | None) -> bool:
+    """Whether the first two axes have changed places: the bias has the length of the second; without one a window of 2 or 4
+    pixels under a name of upsampling says so."""
+    if not window or filters == channels:
+        return False
+    if bias is not None:
+        return bias == channels and bias != filters
+    return all(side in (2, 4) for side in window) and bool(_UPSAMPLING.search(key))
+
+
+def is_no_kernel(kernel: LayerWeight) -> bool:
+    """Whether it has the rank of a convolution's weight without being one over an image: one filter over a vector (CoaT
+    aggregate.weight [1, 3, 1], attention over channels), a scale per channel [C, 1, 1], or a shift of the colors (EDSR's
+    MeanShift)."""
+    scale = kernel.window == (1,) and kernel.channels == 1
+    return kernel.filters == 1 or scale or is_color_shift(kernel)
+
+
+def is_color_shift(kernel: LayerWeight) -> bool:
+    """Whether it maps three channels to three, pixel by pixel."""
+    return kernel.filters == kernel.channels == 3 and bool(kernel.window) and not kernel.is_wide
+
+
+def _widths(tensors: Sequence[Tensor], layers: Mapping[str, LayerWeight]) -> dict[str, int]:
+    widths: dict[str, int] = {}
+    for tensor in tensors:
+        module = layer_of(tensor.key)
+        if module not in widths and module in layers:
+            widths[module] = layers[module].channels
+        elif module not in widths and len(tensor.shape) == 1 and tensor.shape[0] > 1:
+            widths[module] = tensor.shape[0]
+    return widths
 
 
 @cache
@@ -191,8 +249,3 @@ def _common_words(keys: Sequence[str]) -> int:
         return 0
     first, last = min(keys).split("."), max(keys).split(".")
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
-
-
-def numbered_apart(a: LayerWeight, b: LayerWeight) -> bool:
-    """Whether two names differ first in a number."""
-    return a.follows(b) or b.follows(a)

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from math import isqrt, prod
 
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery.evidence import STEM, Evidence, is_color_shift, is_no_kernel
-from chkpt_channels.discovery.network import LayerWeight, Network
+from chkpt_channels.discovery.network import LayerWeight, Network, is_color_shift
+from chkpt_channels.discovery.places import ENDS, Places
 
 SPACE_TO_DEPTH = {12: 3, 27: 3, 48: 3, 16: 1}
 """Input widths of space-to-depth stems, and the channels of their images: 2 × 2 (YOLOv5 Focus), 3 × 3 and 4 × 4 pixels (TResNet)
@@ -23,9 +23,12 @@ of three colors, 4 × 4 of gray. 4 is not here: it is the width of RGBA and of l
 LEAST_EMBEDDING = 32
 """A Linear layer of fewer filters is a head or a gate."""
 LEAST_PATCH_SIDE = 8
-"""Smaller patches would make embeddings of many inner widths (12, 27, 48, 75); SigLIP has 14 (588 = 3 · 14²), ViT 16 (768)."""
+"""Smaller patches would make embeddings of many inner widths (12, 27, 48, 75); SigLIP has 14 (588 = 3 · 14²), ViT 16 (768). Where
+the name says that it is one, it may be smaller."""
 
-_PATCHES = re.compile(r"patch_?(embed|proj|ify)|(^|[._])(vision|visual|image|img|pixel)\w*embed")
+_PATCHES = re.compile(
+    r"patch_?(embed|proj|ify|token)|to_patch|region_enc|embeds[._]proj|(^|[._])(vision|visual|image|img|pixel)\w*embed"
+)
 _POSITIONS = re.compile(r"pos_?embed|position")
 _BEFORE_STEM = re.compile(r"mean|std|scal|shift|norm|bn|offset")
 _AFTER_STEM = re.compile(r"add_|out|post|denorm|un_?norm|rescale|running|num_batches|target|label|latent|action|pred")
@@ -35,21 +38,13 @@ _BLOCK = (
 _PATCH = "the order of colors and pixels is ambiguous: --layout O(HWI) if colors vary fastest, O(IHW) if pixels do"
 
 
-def stem(evidence: Evidence, free: Sequence[LayerWeight], tensors: Sequence[Tensor], channels: int | None) -> FirstConv | None:
-    """A stem with a folded channel axis, where there is one and no other conv could see the image. `channels` are those of
-    the image, where they are known."""
-    blocks = _space_to_depth(evidence, free)
-    if blocks and channels != blocks.channels and blocks.channels % (channels or 1) == 0:
-        return block_stem(blocks, channels)
-    patches = [] if free else linear_patches(evidence.network, tensors)
-    if len(patches) != 1:
-        return None
-    kernel, found_by = patches[0]
-    known = channels if channels and kernel.channels % channels == 0 else _colors(kernel.channels)
+def patch_conv(kernel: LayerWeight, channels: int | None, found_by: str = "names") -> FirstConv:
+    """The first conv that takes flattened patches. `channels` are those of the image, where they are known."""
+    known = channels if channels and kernel.channels % channels == 0 else colors(kernel.channels)
     return FirstConv(kernel.tensor, None, known, found_by, _PATCH)
 
 
-def block_stem(kernel: LayerWeight, channels: int | None = None) -> FirstConv:
+def block_conv(kernel: LayerWeight, channels: int | None = None) -> FirstConv:
     """A stem that takes blocks of pixels, or as many bands: a 12-band convolution has the same shape as Focus."""
     return FirstConv(kernel.tensor, None, channels or SPACE_TO_DEPTH[kernel.channels], "shapes", _BLOCK)
 
@@ -61,27 +56,42 @@ def spellings(shape: tuple[int, ...]) -> str:
     return "--layout O(GI)HW   or   --layout O(IG)HW   or   --layout OIHW" if len(shape) == 4 else "--layout LAYOUT"
 
 
-def linear_patches(network: Network, tensors: Sequence[Tensor]) -> list[tuple[LayerWeight, str]]:
-    """The Linear layers that take patches of an image, each with the evidence: "names" or "shapes"."""
-    likely = [k for k in network.kernels if not k.window and k.filters >= LEAST_EMBEDDING and _colors(k.channels)]
-    named = [k for k in likely if _PATCHES.search(k.key) and not any(isinstance(piece, int) for piece in k.pieces[:-1])]
-    if named:
+def patches(places: Places, tensors: Sequence[Tensor]) -> list[tuple[LayerWeight, str]]:
+    """The Linear layers, and 1×1 convolutions, that take patches of an image, each with the evidence: "names" or "shapes"."""
+    network = places.network
+    named = [k for k in network.kernels if k.is_point and k.filters >= LEAST_EMBEDDING and _is_named(k)]
+    if named := [k for k in named if colors(k.channels, least_side=2) and not _is_made(network, k)]:
         return [(k, "names") for k in named]
     # without a telling name: the table of positions in the same module, or in the one around it, has the embedding's width
     tables = {(t.key.rpartition(".")[0], t.shape[-1]) for t in tensors if t.shape and _POSITIONS.search(t.key)}
     tables |= {(module.rpartition(".")[0], width) for module, width in tables}
+    likely = [k for k in network.kernels if not k.window and k.filters >= LEAST_EMBEDDING and colors(k.channels)]
     return [(k, "shapes") for k in likely if (_module(k), k.filters) in tables and _is_alone(network, k)]
 
 
-def _space_to_depth(evidence: Evidence, free: Sequence[LayerWeight]) -> LayerWeight | None:
-    """The first convolution where it takes a block of pixels and nothing else could see the image."""
-    network = evidence.network
-    convs = [k for k in network.convs if not is_no_kernel(k)]
-    likely = convs[:1] if network.ordered else [k for k in convs if STEM.search(k.key)]
-    wide = [k for k in likely if k.channels in SPACE_TO_DEPTH and set(k.window) != {1}]
-    if len(wide) != 1 or any(k is not wide[0] for k in free):
+def space_to_depth(places: Places) -> LayerWeight | None:
+    """The first convolution, where it takes a block of pixels: the first in the order, or the only one of its name."""
+    network = places.network
+    likely = network.convs[:1] if network.ordered else [k for k in network.convs if places.is_named_stem(k)]
+    wide = [k for k in likely if k.channels in SPACE_TO_DEPTH and k.is_wide]
+    if len(wide) != 1 or (not network.ordered and any(k.channels in (1, 3) and k.is_wide for k in likely)):
         return None
-    return None if any(k is not wide[0] for k in evidence.makers.get(wide[0].channels, ())) else wide[0]
+    makers = [k for k in network.makers.get(wide[0].channels, ()) if k is not wide[0] and not ENDS.search(k.key)]
+    return None if makers and not network.ordered else wide[0]
+
+
+def _is_named(kernel: LayerWeight) -> bool:
+    """Whether it is called a patch embedding, and not in a numbered block."""
+    match = _PATCHES.search(kernel.key)
+    return bool(match) and not any(c.isdigit() for c in kernel.key[: match.start()])
+
+
+def _is_made(network: Network, kernel: LayerWeight) -> bool:
+    """Whether a layer of its part makes its width; of a 1×1 convolution, whether any does."""
+    if kernel.window:
+        return any(k is not kernel and k.channels != k.filters for k in network.makers.get(kernel.channels, ()))
+    before = network.made_before(kernel, kernel.channels)
+    return any(network.branch(k) == network.branch(kernel) for k in before)
 
 
 def _module(kernel: LayerWeight) -> str:
@@ -95,19 +105,24 @@ def _is_alone(network: Network, kernel: LayerWeight) -> bool:
     return not any(k is not kernel and k.key.startswith(_module(kernel) + ".") for k in near)
 
 
-def _colors(width: int) -> int:
-    """How many channels the patches of this width have: a square of pixels, of one frame or two; 0 for no patch."""
-    for colors in (3, 1):
-        pixels, rest = divmod(width, colors)
-        if not rest and any(pixels % frames == 0 and _side(pixels // frames) >= LEAST_PATCH_SIDE for frames in (1, 2)):
-            return colors
+def colors(width: int, *, least_side: int = LEAST_PATCH_SIDE) -> int:
+    """How many channels the patches of this width have: a square or a cube of pixels, of one frame or two; 0 for no patch."""
+    for number in (3, 1):
+        pixels, rest = divmod(width, number)
+        if not rest and is_square(pixels, least_side=least_side):
+            return number
     return 0
 
 
+def is_square(pixels: int, *, least_side: int = 2) -> bool:
+    """Whether so many pixels are a square or a cube, of one frame or of two."""
+    return any(pixels % frames == 0 and _side(pixels // frames) >= least_side for frames in (1, 2))
+
+
 def _side(pixels: int) -> int:
-    """The side of a square of so many pixels; 0 where they are none."""
-    side = isqrt(pixels)
-    return side if side * side == pixels else 0
+    """The side of a square or a cube of so many pixels; 0 where they are none."""
+    side, edge = isqrt(pixels), round(pixels ** (1 / 3))
+    return side if side * side == pixels else edge if edge**3 == pixels else 0
 
 
 def input_vectors(network: Network, channels: int, tensors: Sequence[Tensor]) -> Iterator[Tensor]:

@@ -19,7 +19,7 @@ COVERED_SHARE = 0.7
 
 
 class Replicas:
-    """The weights of one of the copies, and those that belong to none (`kept`); `of` finds a tensor in every copy.
+    """The tensors of one of the copies, and those that belong to none (`kept`); `of` finds a tensor in every copy.
 
     The search sees one copy, and its answer goes to all: a copy that keeps its old channels would be loaded by a library that
     prefers it (timm takes state_dict_ema first)."""
@@ -30,7 +30,8 @@ class Replicas:
         while (level := _copies({key: t.shape for key, t in weights.items()}))[1]:  # `ema.` may hold a student and a teacher
             self._levels.append(level)
             weights = {key: t for key, t in weights.items() if not key.startswith(level[1])}
-        self.kept = [*weights.values()]
+        others = tuple(prefix for _, prefixes in self._levels for prefix in prefixes)
+        self.kept = [t for t in tensors if not others or not t.key.startswith(others)]
         self._by_key = {t.key: t for t in tensors} if self._levels else {}
 
     def of(self, tensor: Tensor) -> list[Tensor]:

@@ -1,47 +1,56 @@
 """Which tensors see the image, from names and shapes alone: for files that carry no graph.
 
-A network's first kernel is the one whose input width no other layer produces (evidence.py). Every further kernel that sees the
-image is parallel to it, begins a network of its own, or is its replica (EMA, teacher). What stays ambiguous is refused: a wrong
-kernel is the worst outcome. Taking the first 4-D tensor in module order is right for 1,280 of 1,371 timm architectures, taking
-all with three channels for 1,348: the rest have parallel stems, position embeddings, grouped convolutions or decoders.
+The law is that channels come from somewhere (evidence.py, depthwise.py): each kernel as narrow as an image is a first conv, or
+explained by the layers that make its channels. What is neither is a first conv too, or the file is refused and all of them are
+named. Taking the first 4-D tensor in module order is right for 1,280 of 1,371 timm architectures, taking all with three channels
+for 1,348: the rest have parallel stems, position embeddings, grouped convolutions or decoders.
 
-The steps: drop the kernels with evidence against them; a folded stem, if there is one, wins; of the widths that are left choose
-the image's; of its kernels the one stem, or those that see one image.
+The steps: a verdict on each narrow kernel; the width of the image among those that only it explains; what is open is settled by
+its place beside a stem or behind one; then each first conv must stand where stems stand, and nothing may take the image besides
+(beyond.py). What is not certain after that is refused: a wrong kernel is the worst outcome.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery import patch_embeddings
-from chkpt_channels.discovery.evidence import ENDS, ENTRY, FED, MOST_BANDS, OTHER_SENSES, STEM, Evidence
+from chkpt_channels.discovery import beyond, patch_embeddings
+from chkpt_channels.discovery.aliases import Aliases
+from chkpt_channels.discovery.depthwise import Depthwise
+from chkpt_channels.discovery.evidence import MOST_BANDS, Evidence, State, Verdict, is_composed
 from chkpt_channels.discovery.network import OIHW, LayerWeight, Layouts, Network, is_weight, orientation
+from chkpt_channels.discovery.places import ENDS, OTHER_SENSES, Places
 from chkpt_channels.discovery.replicas import Replicas
 
 __all__ = ["MOST_BANDS", "Finding", "find", "layout_of", "layouts_of"]
 
 MOST_CANDIDATES = 40
 """In a report; messages show ten."""
-MOST_PARALLEL = 12
-"""More kernels alike are a series of inner layers, not parallel stems: MTCNN has three, RepVGG and MobileOne two to five."""
 FEWEST_FILTERS = 8
 """Of a network's first convolution; gates and attention maps have fewer."""
-FEWEST_BRANCH_LAYERS = 3
-"""Of a branch that is a network of its own."""
+
+
+NEAR_BRANCHES = 8
+"""Layers on either side of a kernel in which its parallel branches are looked for: MobileOne has five in a block."""
+_LAST = re.compile(r"(^|[._])(heads?|final|out|neck|tail)([._\d]|_conv)")
+"""Names of what stands at the end of networks."""
 
 
 class Finding(NamedTuple):
     """The first convs, or none; `candidates` are the others in question, with the evidence against each. `input_vectors` are
-    those that the image meets before the first convs: means, scales, a shift of the colors."""
+    those that the image meets before the first convs: means, scales, a shift of the colors. `why_not` says why no choice of
+    kernels would be right, where that is so."""
 
     first_convs: tuple[FirstConv, ...]
     candidates: tuple[Candidate, ...] = ()
     input_vectors: tuple[Tensor, ...] = ()
+    why_not: str = ""
 
 
 def find(tensors: Iterable[Tensor], *, ordered: bool, torch: bool = False, channels: int | None = None) -> Finding:
@@ -50,14 +59,15 @@ def find(tensors: Iterable[Tensor], *, ordered: bool, torch: bool = False, chann
     groups: defaultdict[str, list[Tensor]] = defaultdict(list)
     for tensor in tensors:
         groups[tensor.group].append(tensor)
-    answers = [_in_group(Replicas(group), group, ordered, torch or ordered, channels) for group in groups.values()]
+    answers = [_in_group(group, ordered, torch or ordered, channels) for group in groups.values()]
     convs = tuple(conv for answer in answers for conv in answer.first_convs)
     if convs and not any(answer.is_ambiguous for answer in answers):  # to convert one of two models would leave a broken file
         rejected = tuple(c for answer in answers for c in answer.candidates)
         return Finding(convs, rejected[:MOST_CANDIDATES], tuple(t for answer in answers for t in answer.input_vectors))
     candidates = [c for answer in answers for c in answer.candidates]
     candidates += [Candidate(c.tensor.name, c.tensor.shape, "another model in the file is ambiguous") for c in convs]
-    return Finding((), tuple(candidates[:MOST_CANDIDATES]))
+    why_not = next((answer.why_not for answer in answers if answer.why_not), "")
+    return Finding((), tuple(candidates[:MOST_CANDIDATES]), why_not=why_not)
 
 
 def input_vectors(tensors: Iterable[Tensor], conv: FirstConv, *, torch: bool) -> tuple[Tensor, ...]:
@@ -85,13 +95,20 @@ class _Answer(NamedTuple):
     candidates: tuple[Candidate, ...] = ()
     input_vectors: tuple[Tensor, ...] = ()
     is_ambiguous: bool = False
+    why_not: str = ""
 
 
-def _in_group(replicas: Replicas, tensors: Sequence[Tensor], ordered: bool, torch: bool, channels: int | None) -> _Answer:
-    answer = _Search(Network(replicas.kept, ordered=ordered, torch=torch), tensors, channels).answer()
-    convs = [conv._replace(tensor=t) for conv in answer.first_convs for t in replicas.of(conv.tensor)]
-    vectors = tuple(replica for vector in answer.input_vectors for replica in replicas.of(vector))
-    return answer._replace(first_convs=tuple(convs), input_vectors=vectors)
+def _in_group(tensors: Sequence[Tensor], ordered: bool, torch: bool, channels: int | None) -> _Answer:
+    replicas = Replicas(tensors)
+    aliases = Aliases(replicas.kept)
+    answer = _Search(Network(aliases.kept, ordered=ordered, torch=torch), tensors, channels).answer()
+    every = {t: [r for alias in aliases.of(t) for r in replicas.of(alias)] for t in _tensors_of(answer)}
+    convs = tuple(conv._replace(tensor=t) for conv in answer.first_convs for t in every[conv.tensor])
+    return answer._replace(first_convs=convs, input_vectors=tuple(t for v in answer.input_vectors for t in every[v]))
+
+
+def _tensors_of(answer: _Answer) -> list[Tensor]:
+    return [*(conv.tensor for conv in answer.first_convs), *answer.input_vectors]
 
 
 class _Search:
@@ -99,165 +116,221 @@ class _Search:
 
     def __init__(self, network: Network, tensors: Sequence[Tensor], channels: int | None) -> None:
         self.network, self.tensors, self.channels = network, tensors, channels
-        self.evidence = Evidence(network)
+        self.places = Places(network)
+        self.patches = patch_embeddings.patches(self.places, tensors)
+        convs = _image_convs(self.places)
+        is_first = network.ordered and convs and not any(k.at < convs[0].at for k, _ in self.patches)
+        self.first = convs[0] if is_first else None
+        self.narrow = [k for k in convs if k.channels <= MOST_BANDS]
+        self.depthwise = Depthwise(self.places, self.first, [k for k in self.narrow if k.channels == 1])
+        evidence = Evidence(self.places, self.first)
+        several = {k.at: evidence.verdict(k) for k in self.narrow if k.channels > 1}
+        self.verdicts: dict[int, Verdict] = self.depthwise.verdicts | several
 
     def answer(self) -> _Answer:
         """The first convs, or the candidates."""
-        verdicts = self.evidence.verdicts
-        free = [k for k in self.evidence.narrow if not verdicts[k.at] and self.channels in (None, k.channels)]
-        free = [k for k in free if not self.evidence.is_lone_point(k)]
-        if any(len(k.window) > 1 for k in free):  # 1-D kernels beside 2-D ones see audio, or attend over channels
-            free = [k for k in free if len(k.window) > 1]
-        if stem := patch_embeddings.stem(self.evidence, free, self.tensors, self.channels):
-            rejected = self._rejected([stem.tensor], "the network has a space-to-depth stem or a patch embedding")
-            return _Answer((stem,), rejected, tuple(patch_embeddings.input_vectors(self.network, stem.in_channels, self.tensors)))
-        pool, why_ambiguous = self._pool(free)
-        if why_ambiguous or not pool:
-            return self._candidates(free, why_ambiguous)
-        if self.network.is_ambiguous:
-            return self._candidates(pool, "its axis order is ambiguous: give --layout")
-        stems, found_by, why = self._stems(pool)
-        if stems and self._may_be_inner(stems, free):
-            stems, why = [], "another kernel could see the image"
-        if not stems:
-            return self._candidates(free, why)
-        if self.channels is None and stems[0].channels in patch_embeddings.SPACE_TO_DEPTH:
-            convs = tuple(patch_embeddings.block_stem(k) for k in stems)
-        else:
-            convs = tuple(FirstConv(k.tensor, self._layout(k), k.channels, found_by, why) for k in stems)
-        rejected = self._rejected([k.tensor for k in stems], "another kernel is more likely")
-        return _Answer(convs, rejected, tuple(patch_embeddings.input_vectors(self.network, convs[0].in_channels, self.tensors)))
+        free, unsure = self._of(State.FREE), self._of(State.OPEN)
+        if block := self._block(free):
+            rejected = self._rejected([block.tensor], "the network has a space-to-depth stem")
+            return self._found([block], rejected)
+        width = self._width(free, unsure)
+        patches = self._patches(free, width)
+        if not width:
+            return self._refused([*free, *unsure], "kernels of several widths could be the first")
+        stems, unsure = self._settled([k for k in free if k.channels == width], [k for k in unsure if k.channels == width])
+        if unsure or not (stems or patches):
+            return self._refused([*stems, *unsure], "several convs could see the image")
+        if others := [k for k in free if k.channels != width and self._may_be_image(k)]:
+            return self._refused([*stems, *others], "kernels with other channel counts could be the first too")
+        if why := self._why_misplaced(stems, patches):
+            return self._refused(stems, why)
+        if why := self._why_latent(width):
+            return self._refused(stems, why)
+        if why := beyond.why_past(self.places, stems, width):
+            return self._refused(stems, f"the image goes past the first convs: {why}", why)
+        if stems and self.network.is_ambiguous:
+            return self._refused(stems, "its axis order is ambiguous: give --layout")
+        convs = [*(patch_embeddings.patch_conv(k, width, by) for k, by in patches), *(self._conv(k) for k in stems)]
+        return self._found(convs, self._rejected([c.tensor for c in convs], "another kernel is more likely"))
+
+    def _of(self, state: State) -> list[LayerWeight]:
+        """The narrow kernels in a state, of the width that the user gives, where one is given."""
+        return [k for k in self.narrow if self.verdicts[k.at].state is state and self.channels in (None, k.channels)]
+
+    def _block(self, free: Sequence[LayerWeight]) -> FirstConv | None:
+        """A space-to-depth stem, where there is one and nothing else could see the image. `channels` are the image's."""
+        block = patch_embeddings.space_to_depth(self.places)
+        if block is None or any(k is not block and k.channels == 3 for k in free) or self.channels == block.channels:
+            return None
+        return patch_embeddings.block_conv(block, self.channels) if block.channels % (self.channels or 1) == 0 else None
+
+    def _width(self, free: Sequence[LayerWeight], unsure: Sequence[LayerWeight]) -> int:
+        """The width of the image: that of the first convolution if it is one or three, else three, one, that of the first, the
+        fewest; 0 where it cannot be told."""
+        if self.patches and not any(k.channels > 1 for k in free):
+            return patch_embeddings.colors(self.patches[0][0].channels, least_side=2)
+        first = self.first
+        is_free = first is not None and self.verdicts.get(first.at, Verdict(State.INSIDE)).state is not State.INSIDE
+        if first and is_free and first.channels in (1, 3) and self.channels in (None, first.channels):
+            return first.channels
+        likely = [k for k in free if k.channels in (1, 3) or k is first or self._may_be_image(k)] or [*unsure] or [*free]
+        if not self.network.ordered:
+            usual = [k for k in (*free, *unsure) if k.channels in (1, 3) and not ENDS.search(k.key)]
+            if any(k.is_wide for k in usual) and not any(k in usual for k in likely):
+                return 0
+            likely = [k for k in likely if not ENDS.search(k.key)] or likely
+        widths = {k.channels for k in likely}
+        preferred = (3, 1, first.channels if first else 0)
+        return next((w for w in preferred if w in widths), min(widths, default=0))
+
+    def _patches(self, free: Sequence[LayerWeight], width: int) -> list[tuple[LayerWeight, str]]:
+        """The patch embeddings of images of this width: beside convolutions only those that are called so."""
+        return [
+            (kernel, by)
+            for kernel, by in self.patches
+            if width and kernel.channels % width == 0 and patch_embeddings.is_square(kernel.channels // width)
+            if by == "names" or not free
+        ]
+
+    def _settled(self, stems: list[LayerWeight], unsure: list[LayerWeight]) -> tuple[list[LayerWeight], list[LayerWeight]]:
+        """The stems, with those of the unsure ones whose place says so, and what stays unsure."""
+        if self.first in stems:  # a depthwise layer right behind the stem has nothing before it that makes its channels
+            bare = [k for k in stems if k.channels == 1 and k is not self.first and not self.verdicts[k.at].why]
+            stems = [k for k in stems if k not in bare or not self._is_right_behind(k, [self.first])]
+        if not stems and not self.network.ordered:
+            named = [k for k in unsure if self.places.is_named_stem(k)]
+            weak = [k for k in self.narrow if self.verdicts[k.at].is_weak]
+            is_sole = len(unsure) == 1 and all(k.follows(unsure[0]) for k in weak)
+            stems = named[:1] or (unsure[:1] if is_sole else [])
+            unsure = [k for k in unsure if k not in stems]
+        before = -1
+        while before != len(unsure):
+            before = len(unsure)
+            for kernel in unsure:
+                if self._has_stems_place(kernel, stems):
+                    stems = [*stems, kernel]
+            unsure = [k for k in unsure if k not in stems and not self._has_inner_place(k, stems)]
+        weak = [k for k in self.narrow if self.verdicts[k.at].is_weak and self.verdicts[k.at].state is State.INSIDE]
+        stems += [k for k in weak if any(k.channels == s.channels and self.places.take_same_input(s, k) for s in stems)]
+        return sorted(stems, key=lambda k: k.at), unsure
+
+    def _has_stems_place(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
+        """Whether it stands where a stem stands: with one's input, at one's place in a like module, or as a branch of one that
+        looks at single pixels."""
+        places = self.places
+        if any(places.take_same_input(s, kernel) or places.are_analogous(kernel, s) for s in stems):
+            return True
+        if any(
+            kernel.pattern == s.pattern and kernel.filters == s.filters and places.part(kernel) and places.part(s) for s in stems
+        ):
+            return True
+        return kernel.is_point and any(s in stems for s in self._windows_beside(kernel))
+
+    def _has_inner_place(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
+        """Whether it stands behind a stem, or where inner layers do."""
+        if kernel.is_point and any(self.verdicts[k.at].state is State.INSIDE for k in self._windows_beside(kernel)):
+            return True
+        if kernel.channels != 1:
+            return False
+        if self._is_right_behind(kernel, stems):
+            return True
+        unnamed = not self.network.ordered and not self.places.is_named(kernel)
+        return (
+            bool(stems or self.patches) and unnamed and (self.depthwise.is_beside_full(kernel) or bool(_LAST.search(kernel.key)))
+        )
+
+    def _windows_beside(self, kernel: LayerWeight) -> list[LayerWeight]:
+        """The branches with a window beside one that looks at single pixels."""
+        inside = self.places.inside[self.places.home(kernel)]
+        like = [k for k in inside if k.is_wide and (k.filters, k.channels) == (kernel.filters, kernel.channels)]
+        return [k for k in like if abs(k.at - kernel.at) <= NEAR_BRANCHES and k.at in self.verdicts]
+
+    def _is_right_behind(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
+        """Whether it is depthwise over a stem's channels: in another block behind it, and a pointwise layer takes them next."""
+        home = self.places.home(kernel)
+        behind = (s for s in stems if s.filters == kernel.filters and self.network.is_before(s, kernel))
+        return any(self.places.home(s) != home for s in behind) and self.depthwise.has_point_behind(kernel)
+
+    def _may_be_image(self, kernel: LayerWeight) -> bool:
+        """Whether a kernel of another width could begin a network too, as a second one in the same file does."""
+        if kernel.channels == 1 or kernel.filters < FEWEST_FILTERS or kernel.is_point or not self.places.begins_network(kernel):
+            return False
+        return not is_composed(self.network, kernel, is_named=self.places.is_named(kernel))
+
+    def _why_misplaced(self, stems: Sequence[LayerWeight], patches: Sequence[tuple[LayerWeight, str]]) -> str:
+        """Why these cannot all be first convs, or not these alone; "" where they can."""
+        if len({k.channels for k, _ in patches}) > 1:
+            return "several patch embeddings of different sizes"
+        named = [k for k in stems if self.places.is_named_stem(k)]
+        root = self.first if self.first in stems else next(iter(named or stems), None)
+        for kernel in stems:
+            if kernel is not root and not self._is_placed(kernel, root, stems):
+                return f"{kernel.key} takes as many channels as an image has, and does not stand where first convs do"
+            for other in self.narrow:
+                if other not in stems and other.channels == kernel.channels and self.places.take_same_input(kernel, other):
+                    return f"{other.key} stands where it takes the same input as {kernel.key}, and seems to be inside"
+        return ""
+
+    def _is_placed(self, kernel: LayerWeight, root: LayerWeight | None, stems: Sequence[LayerWeight]) -> bool:
+        """Whether it stands where first convs stand: beside another one, at its place in a like module, or first in a part."""
+        places = self.places
+        for stem in stems:
+            if stem is not kernel and (self._has_stems_place(kernel, [stem]) or places.are_beside(kernel, stem)):
+                return True
+        if not self.network.ordered and root and places.is_named(kernel):
+            return self.network.branch(kernel) != self.network.branch(root) or places.begins_network(kernel)
+        return places.begins_network(kernel)
+
+    def _why_latent(self, width: int) -> str:
+        """Why a network could take a latent, not an image: it takes neither one nor three channels and ends in an image or in as
+        few channels as it takes. A diffusion U-Net takes 4 (Stable Diffusion) or 16 (SD 3), a VAE decoder outputs 3."""
+        ends = [k for w in (3, 4, 8, 16) if 3 < width >= w for k in self.network.makers.get(w, ())]
+        is_generative = any(k.is_wide and k.channels >= 4 * k.filters for k in ends)
+        return "the network outputs an image or a latent: this input could be a latent too" if is_generative else ""
+
+    def _conv(self, kernel: LayerWeight) -> FirstConv:
+        if self.channels is None and kernel.channels in patch_embeddings.SPACE_TO_DEPTH:
+            return patch_embeddings.block_conv(kernel)
+        layout = layout_of(kernel.tensor, self.network.layouts)
+        if kernel.transposed and layout:
+            layout = Layout(layout.replace("OI", "IO"))
+        why = self.verdicts[kernel.at].why or "only the image explains its channels"
+        return FirstConv(kernel.tensor, layout, kernel.channels, "shapes" if self.network.ordered else "names", why)
+
+    def _found(self, convs: Sequence[FirstConv], rejected: tuple[Candidate, ...]) -> _Answer:
+        channels = convs[0].in_channels
+        vectors = patch_embeddings.input_vectors(self.network, channels, self.tensors)
+        return _Answer(tuple(convs), rejected, tuple(vectors))
 
     def _rejected(self, chosen: Sequence[Tensor], why: str) -> tuple[Candidate, ...]:
         """The narrow kernels that were not chosen, and the evidence against each."""
-        others = [k for k in self.evidence.narrow if not any(k.tensor is tensor for tensor in chosen)]
-        others.sort(key=_likeness)
-        return tuple(
-            Candidate(k.tensor.name, k.tensor.shape, self.evidence.verdicts[k.at] or why) for k in others[:MOST_CANDIDATES]
-        )
+        others = [k for k in self.narrow if not any(k.tensor is tensor for tensor in chosen)]
+        others.sort(key=self._likeness)
+        return tuple(Candidate(k.tensor.name, k.tensor.shape, self.verdicts[k.at].why or why) for k in others[:MOST_CANDIDATES])
 
-    def _layout(self, kernel: LayerWeight) -> Layout | None:
-        return layout_of(kernel.tensor, self.network.layouts)
+    def _refused(self, likely: Sequence[LayerWeight], why: str, why_not: str = "") -> _Answer:
+        """No answer: the kernels in question, all others that are narrow, and patch embeddings that may be meant."""
+        reasons = [(k, why) for k in sorted(likely, key=self._likeness)]
+        reasons += [(k, f"{why}: a patch embedding") for k, _ in self.patches if k not in likely]
+        others = [k for k in self.narrow if k not in likely and all(k is not patch for patch, _ in self.patches)]
+        reasons += [(k, self.verdicts[k.at].why or why) for k in sorted(others, key=self._likeness)]
+        candidates = tuple(Candidate(k.tensor.name, k.tensor.shape, reason) for k, reason in reasons[:MOST_CANDIDATES])
+        return _Answer((), candidates, is_ambiguous=bool(likely or self.patches), why_not=why_not)
 
-    def _candidates(self, free: Sequence[LayerWeight], why: str) -> _Answer:
-        verdicts = self.evidence.verdicts
-        open_ = {k.at for k in free}
-        likely = sorted(self.evidence.narrow, key=lambda k: (k.at not in open_, *_likeness(k)))[:MOST_CANDIDATES]
-        reasons = [(k.tensor, why if k.at in open_ else verdicts[k.at] or "another kernel is more likely") for k in likely]
-        patches = patch_embeddings.linear_patches(self.network, self.tensors)
-        reasons = [(k.tensor, "a Linear layer, and convolutions could see the image") for k, _ in patches[:10]] + reasons
-        return _Answer((), tuple(Candidate(t.name, t.shape, reason) for t, reason in reasons), is_ambiguous=bool(free))
-
-    def _pool(self, free: list[LayerWeight]) -> tuple[list[LayerWeight], str]:
-        """Those of the kernels that have the width of the image; the reason where several widths could be the image's. Three
-        channels win, then those of the first convolution, then one, then the fewest."""
-        first = self.evidence.first
-        present = {k.channels for k in free}
-        second = first.channels if first and any(k is first for k in free) else 1
-        width = next((w for w in (3, second) if w in present), min(present, default=0))
-        pool = [k for k in free if k.channels == width]
-        if any(k.channels != width and self._may_be_first(k, pool[0]) for k in free) or (
-            width in (1, 3) and self._has_second_stage()
-        ):
-            return pool, "kernels with other channel counts could be the first too"
-        return pool, self._why_latent(pool[0]) if width > 3 else ""
-
-    def _may_be_first(self, kernel: LayerWeight, chosen: LayerWeight) -> bool:
-        """Whether a kernel of another width could be the network's first: it precedes the chosen one, or is named so."""
-        if kernel.filters < FEWEST_FILTERS or set(kernel.window) == {1} or (kernel.channels == 1 and chosen.channels == 3):
-            return False
-        if self.network.ordered:
-            return kernel.at < chosen.at
-        return kernel.channels != 2 and bool(ENTRY.search(kernel.key)) and not ENDS.search(kernel.key)
-
-    def _has_second_stage(self) -> bool:
-        """Whether one network in the file takes the three channels that another one outputs, as a generator and its discriminator
-        do: which of them is to change, the user has to say."""
-        fed = [k for k in self.evidence.narrow if k.channels == 3 and FED in self.evidence.verdicts[k.at]]
-        branches = {self.network.branch(k) for k in self.evidence.makers.get(3, ())}
-        return any(self.network.branch(k) not in branches for k in fed)
-
-    def _why_latent(self, kernel: LayerWeight) -> str:
-        """Why a network could take a latent, not an image: it takes neither one nor three channels and ends in an image or in as
-        few channels as it takes. A diffusion U-Net takes 4 (Stable Diffusion) or 16 (SD 3), a VAE decoder outputs 3."""
-        ends = [k for width in (3, 4, 8, 16) if width <= kernel.channels for k in self.evidence.makers.get(width, ())]
-        is_generative = any(set(k.window) != {1} and k.channels >= 4 * k.filters for k in ends)
-        return "the network outputs an image or a latent: this input could be a latent too" if is_generative else ""
-
-    def _stems(self, pool: list[LayerWeight]) -> tuple[list[LayerWeight], str, str]:
-        """The stems among the kernels of the image's width, with found_by and why; none, and why, where it is ambiguous."""
-        if len(pool) == 1:
-            return pool, "shapes", "the only conv whose input no layer produces"
-        if self._are_parallel(pool):
-            return pool, "shapes", "parallel convs whose input no layer produces"
-        named = [k for k in pool if STEM.search(k.key) and not ENDS.search(k.key)]
-        first = self.evidence.first
-        if first and any(k is first for k in pool) and not self._rivals(first, [*named, *pool]):
-            stems = [k for k in pool if self._see_one_image(k, first)]
-            return stems, "shapes", "the first conv in module order"
-        if named and all(self._see_one_image(k, named[0]) for k in named):
-            stems = [k for k in pool if self._see_one_image(k, named[0])]
-            if not any(self._is_full(k) for k in pool if not any(k is stem for stem in stems)):
-                return stems, "names", "named like a stem"
-        return [], "", "several convs could see the image"
-
-    def _rivals(self, first: LayerWeight, others: Sequence[LayerWeight]) -> list[LayerWeight]:
-        """Those that could be stems in its place: not parallel to it, and named like a stem or like it, or ungrouped."""
-        if ENDS.search(first.key):
-            return [k for k in others if not self._see_one_image(k, first)]
-        branch = self.network.branch(first)  # a second input within the same branch is not explained by another network
-        alike = [k for k in others if STEM.search(k.key) or k.pattern == first.pattern or k.channels > 1]
-        alike += [k for k in others if self.network.branch(k) == branch or self._is_full(k)]
-        return [k for k in alike if not self._see_one_image(k, first)]
-
-    def _is_full(self, kernel: LayerWeight) -> bool:
-        """Whether it is ungrouped, and not named for another input than images: then only an image explains it."""
-        return self.evidence.begins_full(kernel) and not OTHER_SENSES.search(kernel.key)
-
-    def _may_be_inner(self, stems: Sequence[LayerWeight], free: Sequence[LayerWeight]) -> bool:
-        """Whether these may be inner layers and another kernel the stem. Without the order, one channel proves too little, and a
-        decoder may end in a transposed kernel [64, 3, 4, 4] that looks as if it took three."""
-        if self.network.ordered or any(STEM.search(k.key) for k in stems):
-            return False
-        if all(ENDS.search(k.key) and (k.channels == 1 or k.window[-1] % 2 == 0) for k in stems):
-            return True
-        if stems[0].channels == 3:
-            return any(k.channels == 1 and set(k.window) != {1} for k in free)
-        others = [k for k in self.evidence.narrow if k.channels == 1 and set(k.window) != {1}]
-        return any(STEM.search(k.key) and not ENDS.search(k.key) for k in others)
-
-    def _are_parallel(self, pool: list[LayerWeight]) -> bool:
-        return len(pool) <= MOST_PARALLEL and all(self._see_one_image(k, pool[0]) for k in pool[1:])
-
-    def _see_one_image(self, a: LayerWeight, b: LayerWeight) -> bool:
-        """Whether two kernels see the same image: as branches of one module, as a series, or each first in a network."""
-        if a is b:
-            return True
-        if len(a.window) != len(b.window):
-            return False
-        by_order = self.evidence.are_branches(a, b) or self._are_adjacent(a, b)
-        return by_order or self._are_series(a, b) or self._begin_networks(a, b)
-
-    def _are_adjacent(self, a: LayerWeight, b: LayerWeight) -> bool:
-        """Whether only kernels of as many channels and filters are between them: parallel convolutions over one input."""
-        between = self.network.kernels[min(a.at, b.at) : max(a.at, b.at) + 1]
-        alike = all(k.channels == a.channels and k.filters == a.filters and k.window for k in between)
-        return self.network.ordered and a.channels > 1 and alike
-
-    def _are_series(self, a: LayerWeight, b: LayerWeight) -> bool:
-        """Whether their names differ in numbers only, as CrossViT's `patch_embed.0` and `patch_embed.1`; the verdicts have
-        dropped depthwise series."""
-        return a.pattern == b.pattern and (a.channels > 1 or (a.is_patch and b.is_patch) or self.evidence.is_analogue(a, b))
-
-    def _begin_networks(self, a: LayerWeight, b: LayerWeight) -> bool:
-        """Whether each begins a network of its own and no layer outputs their channels: the two encoders of RAFT or depth_pro."""
-        x, y = self.network.branch(a), self.network.branch(b)
-        sizes = self.network.branch_sizes
-        if x == y or min(sizes[x], sizes[y]) < FEWEST_BRANCH_LAYERS or self.evidence.makers.get(a.channels):
-            return False
-        return a.channels > 1 or (a.tensor.shape == b.tensor.shape and a.key.split(x)[-1] == b.key.split(y)[-1])
+    def _likeness(self, kernel: LayerWeight) -> tuple[bool, bool, int]:
+        """Sort key: likely stems first, for people who have to choose."""
+        return (not self.places.is_named(kernel), kernel.channels != 3, kernel.at)
 
 
-def _likeness(kernel: LayerWeight) -> tuple[bool, bool, int]:
-    """Sort key: likely stems first, for people who have to choose."""
-    return (not STEM.search(kernel.key), kernel.channels != 3, kernel.at)
+def _image_convs(places: Places) -> list[LayerWeight]:
+    """The convolutions that can see an image: of the network's number of dimensions, and not named for another input, where
+    there are such."""
+    convs = places.network.convs
+    for is_meant in (lambda k: len(k.window) > 1, lambda k: k.channels > MOST_BANDS or not OTHER_SENSES.search(k.key)):
+        if any(is_meant(k) and k.channels <= MOST_BANDS for k in convs):
+            convs = [k for k in convs if is_meant(k)]
+    ranks = Counter(len(k.window) for k in convs if k.is_wide)
+    usual = max(ranks, key=lambda rank: ranks[rank], default=0)
+    if not any(k.channels <= MOST_BANDS and len(k.window) == usual for k in convs):
+        return convs
+    return [k for k in convs if len(k.window) == usual or k.channels != 1 or places.part(k)]

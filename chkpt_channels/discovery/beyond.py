@@ -1,0 +1,68 @@
+"""Whether the image goes past the stems: what the stems make is what the next layers take.
+
+Where a layer behind a stem is wider than the stem by the image's channels, the image was joined to it: ENet's 13 + 3 = 16,
+EDANet's 12 + 3 = 15, 64 + 3 = 67. No edit of kernels is right then, for the widths in the rest of the file count the image too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from chkpt_channels.discovery.evidence import NEAREST
+from chkpt_channels.discovery.network import LayerWeight, Network
+from chkpt_channels.discovery.places import Places, modules
+
+LAYERS_BEHIND = 12
+"""Modules behind a stem in which the joined image is looked for: the whole of a first stage."""
+MOST_EXTRA = 4
+"""Channels that an image can have where its kernels were made for another number: pooled copies, alpha."""
+MOST_PIECES = 8
+"""Of equal width that a layer takes joined, as DenseNet's and HRNet's do."""
+
+
+def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str:
+    """Why kernel edits alone cannot be right: the layer that takes the image too, or a stem that passes it on; "" where nothing
+    shows that."""
+    network = places.network
+    for stem in stems:
+        if stem.filters in ((channels, 2 * channels) if channels > 1 else range(MOST_EXTRA + 1)):
+            return f"{stem.layer} makes {stem.filters} channels, as few as an image has"
+        for module, width, between in _behind(places, stem):
+            extra = width - stem.filters
+            if (extra == channels and width not in between) or (0 < extra <= MOST_EXTRA and width not in network.makers):
+                return f"{module} takes {width} channels, the {stem.filters} of {stem.layer} and {extra} of the image"
+    for kernel in network.kernels:
+        if kernel.window and kernel.filters > 1 and _takes_image(network, kernel, channels):
+            return f"{kernel.layer} takes {kernel.channels} channels, {channels} more than any layers make"
+    return ""
+
+
+def _behind(places: Places, stem: LayerWeight) -> Iterator[tuple[str, int, set[int]]]:
+    """The modules behind a stem, with the channels that each takes and those that layers before it make: the next modules in
+    their order, or those of the same block."""
+    network, layers = places.network, places.network.by_layer
+    widths = [*network.widths.items()]
+    if network.ordered:
+        at = next(i for i, (module, _) in enumerate(widths) if module == stem.layer)
+        made: set[int] = set()
+        for module, width in widths[at + 1 : at + LAYERS_BEHIND]:
+            yield module, width, made
+            made |= {layers[module].filters} if module in layers else set()
+        return
+    for module in reversed(modules(stem)[1:]):
+        made = {k.filters for k in places.inside[module]}
+        inside = [(m, w) for m, w in widths if m != stem.layer and m.startswith(f"{module}.")]
+        yield from ((m, w, made) for m, w in inside if m.count(".") <= stem.layer.count(".") + 1)
+
+
+def _takes_image(network: Network, kernel: LayerWeight, channels: int) -> bool:
+    """Whether a layer takes a width that no layers make, and that some layers and the image make together."""
+    width, made = kernel.channels, network.makers
+    if width <= channels or width in made or width - channels not in made:
+        return False
+    if any(m > MOST_EXTRA and width % m == 0 and width // m <= MOST_PIECES for m in made if m < width):
+        return False
+    if any(width - m in made for m in made if m < width and channels not in (m, width - m)):
+        return False
+    is_grouped = kernel.filters % width == 0 and any(k.filters == kernel.filters for k in network.preceding(kernel, NEAREST))
+    return not is_grouped

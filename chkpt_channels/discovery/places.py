@@ -1,0 +1,170 @@
+"""Where layers stand in a network, by their names: modules with the same layers, pairs that take the same input, and the first
+layers of its parts.
+
+Names are read by their structure, not by their words: two modules are alike when their layers have the same names. The words are
+asked last (`is_named`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+from chkpt_channels.discovery.network import LayerWeight, Network, is_no_kernel
+
+# names of first convolutions, wherever they stand: timm conv_stem and patch_embed, diffusers conv_in, RRDBNet conv_first,
+# vit-pytorch to_patch_embedding, transformers embedder
+_STEM = re.compile(
+    r"(^|[._/])(conv_?stem|stem\w*|conv_?in|conv_?first|first_?conv|patch_?embed\w*|embedder|init(ial)?_?(conv|block)|to_patch\w*)"
+    r"([._/]|$)"
+)
+# names that stems have near the top of a network, and other layers deeper in it: DPN conv1_1, U-Nets inc, in a Sequential
+# features.0
+_TOP = re.compile(
+    r"(^|[._/])(conv_?[01]|conv1_1|features[._]0|stage_?0|inc|in_?conv|input_?(conv|block|layer|proj)s?|x_embedder|entry)([._/]|$)"
+)
+_SENSES = r"audio|speech|wav|language|mask_|prompt|(^|[._])(text|lm[._]|mel_|depth_|point)"
+OTHER_SENSES = re.compile(_SENSES)
+"""Branches for another input than the image."""
+ENDS = re.compile(rf"{_SENSES}|decod|heads?[._]|(^|[._])(neck|up|out|final|deconv|tail)")
+"""These branches, and the ends of networks: decoders, heads, upsampling."""
+DEPTHWISE = re.compile(
+    r"(^|[._])(dw\w*|\w*_dw|lepe\w*|peg\w*|pos_conv\w*|token_conv)([._]|$)|dw_?conv|depth_?wise|conv_spatial|cpe"
+)
+"""Names of depthwise layers: dw and dwconv, lepe (CSWin), pos_conv (wav2vec 2.0)."""
+
+FEWEST_PART_LAYERS = 3
+"""Of a part that is a network of its own."""
+DEEPEST_BESIDE = 3
+"""The words below their common module in the names of two branches of one input: `conv_kxk.0.conv` and `conv_scale.conv`."""
+
+
+class Places:
+    """The modules of a network, and where each of its layers stands."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.inside: defaultdict[str, list[LayerWeight]] = defaultdict(list)
+        for kernel in network.kernels:
+            for module in modules(kernel):
+                self.inside[module].append(kernel)
+        self._names: dict[str, frozenset[str]] = {}
+        self._homes = [self._find_home(kernel) for kernel in network.kernels]
+        self._by_rest: defaultdict[str, list[tuple[str, LayerWeight]]] = defaultdict(list)
+        self._by_last: defaultdict[str, list[LayerWeight]] = defaultdict(list)
+        for kernel, (module, rest) in zip(network.kernels, self._homes, strict=True):
+            self._by_rest[rest].append((module, kernel))
+            self._by_last[kernel.layer.rpartition(".")[2]].append(kernel)
+
+    def home(self, kernel: LayerWeight) -> str:
+        """The smallest module that holds more layers than this one; "" is the whole network."""
+        return self._homes[kernel.at][0]
+
+    def names(self, module: str) -> frozenset[str]:
+        """The names of the layers inside a module."""
+        if module not in self._names:
+            start = len(module) + 1 if module else 0
+            self._names[module] = frozenset(k.layer[start:] for k in self.inside[module])
+        return self._names[module]
+
+    def kin(self, kernel: LayerWeight) -> list[LayerWeight]:
+        """The layers at the same place of other modules with the same layers: blocks that repeat, towers."""
+        home, rest = self._homes[kernel.at]
+        names = self.names(home)
+        return [other for module, other in self._by_rest[rest] if module != home and self.names(module) == names]
+
+    def take_same_input(self, a: LayerWeight, b: LayerWeight) -> bool:
+        """Whether the same pair of names stands elsewhere in the network with one input width, more than 1, that nothing between
+        the two makes, and nowhere with two: `conv1` and `downsample.0` of a residual block."""
+        start = _shared_length(a.layer, b.layer)
+        first, second = a.layer[start:], b.layer[start:]
+        found = False
+        for like in self._by_last[first.rpartition(".")[2]] if first and second else ():
+            if like is a or not f".{like.layer}".endswith(f".{first}"):
+                continue
+            pair = self.network.by_layer.get(like.layer[: len(like.layer) - len(first)] + second)
+            if pair is None:
+                continue
+            if pair.channels != like.channels:
+                return False
+            between = self.network.kernels[min(like.at, pair.at) : max(like.at, pair.at)]
+            found = found or (like.channels > 1 and not any(k.filters == like.channels for k in between))
+        return found
+
+    def are_analogous(self, kernel: LayerWeight, stem: LayerWeight) -> bool:
+        """Whether it stands at the place of `stem` in a module with the same layers, one of which takes more channels than it:
+        towers, and branches of a stem. Where all take one channel, depthwise blocks look the same."""
+        words, others = kernel.layer.split("."), stem.layer.split(".")
+        for i in range(1, min(len(words), len(others))):
+            if words[-i] != others[-i]:
+                return False
+            module, other = ".".join(words[:-i]), ".".join(others[:-i])
+            inside = self.inside[module]
+            if module != other and any(k.channels > kernel.channels for k in inside if k is not kernel):
+                if self.names(module) == self.names(other):
+                    return True
+        return False
+
+    def part(self, kernel: LayerWeight) -> str:
+        """The part of the network, at most two words below what all names share, that begins with this kernel; "" for none."""
+        trunk = self.network.trunk
+        for module in modules(kernel)[trunk + 1 : trunk + 3]:
+            inside = self.inside[module]
+            if len(inside) >= FEWEST_PART_LAYERS and first_conv(inside) is kernel:
+                return module
+        return ""
+
+    def begins_network(self, kernel: LayerWeight) -> bool:
+        """Whether it begins a part of the network, or stands alone at its top under a stem's name."""
+        if self.part(kernel):
+            return True
+        return kernel.layer.count(".") <= self.network.trunk + 1 and self.is_named(kernel)
+
+    def begins_named_module(self, kernel: LayerWeight) -> bool:
+        """Whether it is the first of the smallest module around it that holds more and is not numbered."""
+        for module in reversed(modules(kernel)[1:]):
+            if len(self.inside[module]) > 1 and not module[-1].isdigit():
+                return first_conv(self.inside[module]) is kernel
+        return False
+
+    def is_named(self, kernel: LayerWeight) -> bool:
+        """Whether it is called as stems are."""
+        if _STEM.search(kernel.key):
+            return True
+        match = _TOP.search(kernel.key)
+        return bool(match) and kernel.key[: match.start() + 1].count(".") <= self.network.trunk + 1
+
+    def is_named_stem(self, kernel: LayerWeight) -> bool:
+        """Whether it is called as stems are, and not as the ends of networks are too."""
+        return self.is_named(kernel) and not ENDS.search(kernel.key)
+
+    def are_beside(self, a: LayerWeight, b: LayerWeight) -> bool:
+        """Whether two stand near each other, with as many filters or in one series: branches of one input."""
+        start = _shared_length(a.layer, b.layer)
+        depth = max(a.layer.count(".", start), b.layer.count(".", start)) + 1
+        return depth <= DEEPEST_BESIDE and (a.filters == b.filters or a.pattern == b.pattern)
+
+    def _find_home(self, kernel: LayerWeight) -> tuple[str, str]:
+        for module in reversed(modules(kernel)):
+            if len(self.inside[module]) > 1:
+                return module, kernel.layer[len(module) + 1 :] if module else kernel.layer
+        return "", kernel.layer
+
+
+def modules(kernel: LayerWeight) -> list[str]:
+    """The modules around a layer, the whole network ("") first."""
+    words = kernel.layer.split(".")
+    return [".".join(words[:i]) for i in range(len(words))]
+
+
+def first_conv(kernels: Sequence[LayerWeight]) -> LayerWeight | None:
+    """The first that is a convolution."""
+    return next((k for k in kernels if k.window and not is_no_kernel(k)), None)
+
+
+def _shared_length(a: str, b: str) -> int:
+    """The length of what two names have in common, up to and with a dot."""
+    first, second = a.split("."), b.split(".")
+    shared = next((i for i, (x, y) in enumerate(zip(first, second, strict=False)) if x != y), min(len(first), len(second)))
+    return sum(len(word) + 1 for word in first[:shared])
