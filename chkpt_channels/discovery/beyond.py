@@ -24,17 +24,29 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
     """Why kernel edits alone cannot be right: the layer that takes the image too, or a stem that passes it on; "" where nothing
     shows that."""
     network = places.network
+    if channels == 1 and (kernel := _image_filter(network)):
+        return f"{kernel.layer} filters the one channel, and of several channels it would be depthwise"
     for stem in stems:
         if stem.filters in ((channels, 2 * channels) if channels > 1 else range(MOST_EXTRA + 1)):
             return f"{stem.layer} makes {stem.filters} channels, as few as an image has"
         for module, width, between in _behind(places, stem):
-            extra = width - stem.filters
-            if (extra == channels and width not in between) or (0 < extra <= MOST_EXTRA and width not in network.makers):
+            extra, is_next = width - stem.filters, f".{module}".startswith(f".{stem.layer}".rpartition(".")[0] + ".")
+            is_joined = extra == channels or (is_next and 0 < extra <= MOST_EXTRA)
+            if (is_joined and width not in between) or (0 < extra <= MOST_EXTRA and width not in network.makers):
                 return f"{module} takes {width} channels, the {stem.filters} of {stem.layer} and {extra} of the image"
     for kernel in network.kernels:
         if kernel.window and kernel.filters > 1 and _takes_image(network, kernel, channels):
             return f"{kernel.layer} takes {kernel.channels} channels, {channels} more than any layers make"
     return ""
+
+
+def _image_filter(network: Network) -> LayerWeight | None:
+    """A layer that filters one channel with a window before any layer makes one, where that can be told."""
+    for kernel in network.kernels if network.ordered else ():
+        if kernel.filters == 1 and kernel.window:
+            is_square = kernel.is_wide and len({*kernel.window[-2:]}) == 1 < len(kernel.window)
+            return kernel if kernel.channels == 1 and is_square else None
+    return None
 
 
 def _behind(places: Places, stem: LayerWeight) -> Iterator[tuple[str, int, set[int]]]:
@@ -58,11 +70,11 @@ def _behind(places: Places, stem: LayerWeight) -> Iterator[tuple[str, int, set[i
 def _takes_image(network: Network, kernel: LayerWeight, channels: int) -> bool:
     """Whether a layer takes a width that no layers make, and that some layers and the image make together."""
     width, made = kernel.channels, network.makers
-    if width <= channels or width in made or width - channels not in made:
+    if width <= channels or width in made or 2 * width in made or width - channels not in made:
         return False
     if any(m > MOST_EXTRA and width % m == 0 and width // m <= MOST_PIECES for m in made if m < width):
         return False
     if any(width - m in made for m in made if m < width and channels not in (m, width - m)):
         return False
-    is_grouped = kernel.filters % width == 0 and any(k.filters == kernel.filters for k in network.preceding(kernel, NEAREST))
-    return not is_grouped
+    before = network.preceding(kernel, NEAREST)
+    return not any(k.filters % width == 0 and kernel.filters % (k.filters // width) == 0 for k in before)

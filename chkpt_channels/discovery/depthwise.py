@@ -44,6 +44,9 @@ class Against(Enum):
 
 
 PROOFS = frozenset({For.KIN, For.SERIES, For.BLOCKS})
+"""Evidence that other layers give: it outweighs a name."""
+PLACES = frozenset({Against.PLACE, Against.PATCH, Against.BEGINS})
+"""Evidence of a kernel's place or window."""
 
 
 class Depthwise:
@@ -66,7 +69,7 @@ class Depthwise:
             return self.verdicts[beside.at]
         proofs, doubts = self._proofs(kernel), self._doubts(kernel)
         if self._sees_what_the_first_sees(kernel) and not proofs & {For.KIN, For.BLOCKS}:
-            return Verdict(State.FREE, "takes the same input as the first convolution")
+            return Verdict(State.FREE, "takes the same input as the first convolution", by_place=True)
         doubts -= self._overruled(kernel, proofs, doubts)
         if kernel is self.first and (doubts or For.MADE not in proofs):
             return Verdict(State.FREE)
@@ -78,7 +81,8 @@ class Depthwise:
             return Verdict(State.OPEN if is_weak and self._may_begin(kernel) else State.INSIDE, why, is_weak)
         if doubts:
             one_made = self.network.ordered and any(k.filters == 1 and k.window for k in self.network.kernels[: kernel.at])
-            return Verdict(State.OPEN if one_made or doubts <= {Against.UNMADE, Against.POINT} else State.FREE, why)
+            is_open = one_made or doubts <= {Against.UNMADE, Against.POINT}
+            return Verdict(State.OPEN if is_open else State.FREE, why, by_place=bool(doubts & PLACES))
         return Verdict(State.FREE if self.network.ordered else State.OPEN)
 
     def _overruled(self, kernel: LayerWeight, proofs: set[For], doubts: set[Against]) -> set[Against]:
@@ -148,16 +152,17 @@ class Depthwise:
         filters, before = kernel.filters, self.network.preceding(kernel, NEAR)
         if any(k.filters == filters and k.channels != 1 for k in before):
             return True
-        two = before[:2]
-        if any(k.filters == 2 * filters and k.channels != 1 for k in two):
+        if any(k.filters == 2 * filters and k.channels != 1 for k in before[:2]):
             return True
         joined = [k for k in before if k.pattern == before[0].pattern]
-        sums = (group for group in (two, joined) if len(group) > 1 and all(k.channels != 1 for k in group))
+        sums = (group for group in (before[:2], before[:3], joined) if len(group) > 1 and all(k.channels != 1 for k in group))
         return any(sum(k.filters for k in group) == filters for group in sums)
 
     def _is_series(self, kernel: LayerWeight, series: Sequence[LayerWeight]) -> bool:
         fewest = FEWEST_OF_SERIES - bool(DEPTHWISE.search(kernel.key))
         if len(series) < fewest:
+            return False
+        if all(self.places.begins_tower(k) for k in series):
             return False
         if all(k.filters in self.network.mixed_widths for k in series):
             return True
@@ -188,7 +193,7 @@ class Depthwise:
         return bool(kin) and all(is_full(self.network, k) for k in kin)
 
     def _stands_like_a_stem(self, kernel: LayerWeight) -> bool:
-        if self._has_full_place(kernel):
+        if self._has_full_place(kernel) or (self.places.part(kernel) and self.places.begins_tower(kernel)):
             return True
         if not self.places.is_named_stem(kernel) or DEPTHWISE.search(kernel.key):
             return False
@@ -205,10 +210,16 @@ class Depthwise:
         return all(self.places.home(k) == home for k in self.network.preceding(kernel, NEAREST + 1))
 
     def _may_begin(self, kernel: LayerWeight) -> bool:
-        """Whether it is one of its kind, begins a module of its own and no pointwise layer follows: a second stem looks so."""
+        """Whether it begins a module of its own, and is one of its kind or of the first convolution's, and no pointwise layer
+        follows: a second stem looks so."""
+        series = [k for k in self.network.series[kernel.pattern] if k.channels == 1]
+        if self.first in series and self.places.begins_tower(kernel):
+            return True
         home = self.places.home(kernel)
-        alone = all(k.channels != 1 or self.places.home(k) == home for k in self.network.series[kernel.pattern])
-        return alone and self.places.begins_named_module(kernel) and not self.has_point_behind(kernel)
+        is_alone = all(self.places.home(k) == home for k in series)
+        behind = [k for k in self.network.following(kernel, NEAREST) if k in self.places.inside[home]]
+        is_followed = any(k.channels == kernel.filters and k.is_point for k in behind)
+        return is_alone and self.places.begins_named_module(kernel) and not is_followed
 
     def _is_far(self, kernel: LayerWeight) -> bool:
         return self.first is None or kernel.at - self.first.at > NEAR
@@ -240,7 +251,8 @@ class Depthwise:
             others = [k for k in places.inside[".".join(words[:i])] if k is not kernel]
             if others:
                 beside = any(is_full(self.network, k) and kernel.filters in (k.filters, k.channels) for k in others)
-                return beside and any(kernel.follows(k) for k in self.network.kernels)
+                like = (kernel, *places.kin(kernel))
+                return beside and any(k.follows(o) for k in like for o in self.network.kernels)
         return False
 
 

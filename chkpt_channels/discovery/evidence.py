@@ -29,11 +29,13 @@ class State(Enum):
 
 
 class Verdict(NamedTuple):
-    """A kernel's state, and the evidence in words. `is_weak` says that one piece of evidence alone puts it inside."""
+    """A kernel's state, and the evidence in words. `is_weak` says that one piece of evidence alone puts it inside, `by_place` that
+    its place or its window, and not its name alone, shows that it sees the image."""
 
     state: State
     why: str = ""
     is_weak: bool = False
+    by_place: bool = False
 
 
 class Evidence:
@@ -64,7 +66,7 @@ class Evidence:
     def _fed(self, kernel: LayerWeight, makers: list[LayerWeight]) -> Verdict:
         """The verdict where layers before it make its width. A network that begins behind another one that ends in colors may
         take these, or the image: a generator and its discriminator."""
-        part = self.places.part(kernel)
+        part = self.places.part(kernel) or (kernel.layer if kernel.layer.count(".") <= self.network.trunk + 1 else "")
         others = part and not any(k.layer.startswith(f"{part}.") for k in makers)
         if others and self.network.ordered and kernel.is_wide and kernel.channels == 3 and not ENDS.search(kernel.key):
             return Verdict(State.OPEN, f"begins a part of the network behind {makers[-1].key}, which makes 3 channels")
@@ -123,15 +125,12 @@ def is_composed(network: Network, kernel: LayerWeight, *, is_named: bool) -> boo
     """Whether its width may come from others by splitting or joining them: a multiple or a sum of widths that layers make, or a
     group or a part of one right before it."""
     width, made = kernel.channels, [w for w in network.makers if w > 1]
-    if (
-        not network.ordered
-        and not is_named
-        and any(m > width and m % width == 0 and not kernel.filters % (m // width) for m in made)
-    ):
-        return True
-    if any(k.filters % width == 0 for k in network.preceding(kernel, NEAREST)):
-        return True
-    if any(k.channels > width and k.channels % width == 0 for k in network.preceding(kernel, NEAREST - 1)):
-        return True
+    if not is_named:
+        if not network.ordered and any(m > width and m % width == 0 and kernel.filters % (m // width) == 0 for m in made):
+            return True
+        if any(k.filters % width == 0 for k in network.preceding(kernel, NEAREST)):
+            return True
+        if any(k.channels > width and k.channels % width == 0 for k in network.preceding(kernel, NEAREST - 1)):
+            return True
     sums = any(width - m in network.makers for m in made if 3 < m < width - 3)
     return sums or any(3 < m < width and width % m == 0 for m in made)

@@ -14,12 +14,13 @@ from math import isqrt, prod
 
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.network import LayerWeight, Network, is_color_shift
-from chkpt_channels.discovery.places import ENDS, Places
+from chkpt_channels.discovery.places import ENDS, OTHER_SENSES, Places
 
-SPACE_TO_DEPTH = {12: 3, 27: 3, 48: 3, 16: 1}
-"""Input widths of space-to-depth stems, and the channels of their images: 2 × 2 (YOLOv5 Focus), 3 × 3 and 4 × 4 pixels (TResNet)
-of three colors, 4 × 4 of gray. 4 is not here: it is the width of RGBA and of latents."""
-
+SPACE_TO_DEPTH = {12: 3, 27: 3, 48: 3, 192: 3, 768: 3, 16: 1, 64: 1, 256: 1}
+"""Input widths of space-to-depth stems, and the channels of their images: 2 × 2 (YOLOv5 Focus), 3 × 3, 4 × 4 (TResNet),
+8 × 8 (T2I-Adapter) and 16 × 16 pixels of three colors, 4 × 4 and more of gray. 4 is not here: it is the width of RGBA and of latents."""
+LARGEST_BLOCK = 48
+"""Of the widths that a stem's name need not confirm: larger ones are usual inside networks."""
 LEAST_EMBEDDING = 32
 """A Linear layer of fewer filters is a head or a gate."""
 LEAST_PATCH_SIDE = 8
@@ -27,7 +28,7 @@ LEAST_PATCH_SIDE = 8
 the name says that it is one, it may be smaller."""
 
 _PATCHES = re.compile(
-    r"patch_?(embed|proj|ify|token)|to_patch|region_enc|embeds[._]proj|(^|[._])(vision|visual|image|img|pixel)\w*embed"
+    r"patch_?(embed|proj|ify|token|to_emb)|to_patch|region_enc|embeds[._]proj|(^|[._])(vision|visual|image|img|pixel)\w*embed"
 )
 _POSITIONS = re.compile(r"pos_?embed|position")
 _BEFORE_STEM = re.compile(r"mean|std|scal|shift|norm|bn|offset")
@@ -69,6 +70,22 @@ def patches(places: Places, tensors: Sequence[Tensor]) -> list[tuple[LayerWeight
     return [(k, "shapes") for k in likely if (_module(k), k.filters) in tables and _is_alone(network, k)]
 
 
+def others(network: Network, found: Sequence[LayerWeight]) -> Iterator[LayerWeight]:
+    """The layers that may take patches too, beside those that were found: a 1×1 convolution of that name in no order, whose width
+    is made somewhere; and Linear layers of as many filters over a multiple of the width, which no layer makes."""
+    widths, filters = {k.channels for k in found}, {k.filters for k in found}
+    for kernel in network.kernels:
+        if kernel in found or not kernel.is_point or kernel.filters < LEAST_EMBEDDING:
+            continue
+        if kernel.window:
+            if not network.ordered and _is_named(kernel) and colors(kernel.channels, least_side=2):
+                if kernel.channels not in widths and _is_alone(network, kernel):
+                    yield kernel
+        elif kernel.filters in filters and not _is_numbered(kernel) and any(kernel.channels % width == 0 for width in widths):
+            if not (network.made_before(kernel, kernel.channels) if network.ordered else network.makers.get(kernel.channels)):
+                yield kernel
+
+
 def space_to_depth(places: Places) -> LayerWeight | None:
     """The first convolution, where it takes a block of pixels: the first in the order, or the only one of its name."""
     network = places.network
@@ -76,22 +93,32 @@ def space_to_depth(places: Places) -> LayerWeight | None:
     wide = [k for k in likely if k.channels in SPACE_TO_DEPTH and k.is_wide]
     if len(wide) != 1 or (not network.ordered and any(k.channels in (1, 3) and k.is_wide for k in likely)):
         return None
-    makers = [k for k in network.makers.get(wide[0].channels, ()) if k is not wide[0] and not ENDS.search(k.key)]
-    return None if makers and not network.ordered else wide[0]
+    block = wide[0]
+    if block.channels > LARGEST_BLOCK and not places.is_named_stem(block):
+        return None
+    makers = [k for k in network.makers.get(block.channels, ()) if k is not block and not ENDS.search(k.key)]
+    return None if [k for k in makers if not network.ordered or network.is_before(k, block)] else block
 
 
 def _is_named(kernel: LayerWeight) -> bool:
-    """Whether it is called a patch embedding, and not in a numbered block."""
+    """Whether it is called a patch embedding, not in a numbered block, and not one of text."""
     match = _PATCHES.search(kernel.key)
-    return bool(match) and not any(c.isdigit() for c in kernel.key[: match.start()])
+    if not match or OTHER_SENSES.search(kernel.key) or any(c.isdigit() for c in kernel.key[: match.start()]):
+        return False
+    return not kernel.window or kernel.layer[match.end() :].count(".") <= 1  # deeper there is a network of its own
+
+
+def _is_numbered(kernel: LayerWeight) -> bool:
+    """Whether it stands in a numbered module, as the layers of a transformer do."""
+    return any(word[-1:].isdigit() for word in kernel.layer.split(".")[:-1]) or bool(ENDS.search(kernel.key))
 
 
 def _is_made(network: Network, kernel: LayerWeight) -> bool:
-    """Whether a layer of its part makes its width; of a 1×1 convolution, whether any does."""
-    if kernel.window:
+    """Whether a layer of its part makes its width; of a 1×1 convolution in no order, whether any does."""
+    if kernel.window and not network.ordered:
         return any(k is not kernel and k.channels != k.filters for k in network.makers.get(kernel.channels, ()))
     before = network.made_before(kernel, kernel.channels)
-    return any(network.branch(k) == network.branch(kernel) for k in before)
+    return any(kernel.window or network.branch(k) == network.branch(kernel) for k in before)
 
 
 def _module(kernel: LayerWeight) -> str:

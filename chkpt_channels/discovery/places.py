@@ -34,10 +34,13 @@ DEPTHWISE = re.compile(
 )
 """Names of depthwise layers: dw and dwconv, lepe (CSWin), pos_conv (wav2vec 2.0)."""
 
-FEWEST_PART_LAYERS = 3
+FEWEST_PART_LAYERS = 2
 """Of a part that is a network of its own."""
+MOST_LINEAR = 3
+"""Layers at the beginning of a part of which its first convolution is one: embeddings of time may stand before it."""
 DEEPEST_BESIDE = 3
-"""The words below their common module in the names of two branches of one input: `conv_kxk.0.conv` and `conv_scale.conv`."""
+"""The words below their common module in the names of two branches of one input: `conv_kxk.0.conv` and `conv_scale.conv`; one
+less where only the whole network is common."""
 
 
 class Places:
@@ -111,22 +114,31 @@ class Places:
         trunk = self.network.trunk
         for module in modules(kernel)[trunk + 1 : trunk + 3]:
             inside = self.inside[module]
-            if len(inside) >= FEWEST_PART_LAYERS and first_conv(inside) is kernel:
+            if len(inside) >= FEWEST_PART_LAYERS and kernel in inside[:MOST_LINEAR] and first_conv(inside) is kernel:
                 return module
         return ""
 
+    def begins_tower(self, kernel: LayerWeight) -> bool:
+        """Whether it is the first of what its name has below what all names share."""
+        own = modules(kernel)[self.network.trunk + 1 :]
+        return not own or first_conv(self.inside[own[0]]) is kernel
+
     def begins_network(self, kernel: LayerWeight) -> bool:
-        """Whether it begins a part of the network, or stands alone at its top under a stem's name."""
-        if self.part(kernel):
-            return True
-        return kernel.layer.count(".") <= self.network.trunk + 1 and self.is_named(kernel)
+        """Whether it begins a part of the network that no other of a series of parts precedes: `layer2` follows `layer1`."""
+        part = self.part(kernel)
+        parent, _, name = part.rpartition(".")
+        word = name.rstrip("0123456789")
+        if not part or word == name:
+            return bool(part)
+        before = range(int(name[len(word) :]))
+        return not any(f"{parent}.{word}{n}".lstrip(".") in self.inside for n in before)
 
     def begins_named_module(self, kernel: LayerWeight) -> bool:
         """Whether it is the first of the smallest module around it that holds more and is not numbered."""
         for module in reversed(modules(kernel)[1:]):
             if len(self.inside[module]) > 1 and not module[-1].isdigit():
                 return first_conv(self.inside[module]) is kernel
-        return False
+        return kernel.layer.count(".") <= self.network.trunk + 1
 
     def is_named(self, kernel: LayerWeight) -> bool:
         """Whether it is called as stems are."""
@@ -143,7 +155,8 @@ class Places:
         """Whether two stand near each other, with as many filters or in one series: branches of one input."""
         start = _shared_length(a.layer, b.layer)
         depth = max(a.layer.count(".", start), b.layer.count(".", start)) + 1
-        return depth <= DEEPEST_BESIDE and (a.filters == b.filters or a.pattern == b.pattern)
+        deepest = DEEPEST_BESIDE if a.layer.count(".", 0, start) > self.network.trunk else DEEPEST_BESIDE - 1
+        return depth <= deepest and (a.filters == b.filters or a.pattern == b.pattern)
 
     def _find_home(self, kernel: LayerWeight) -> tuple[str, str]:
         for module in reversed(modules(kernel)):

@@ -194,9 +194,8 @@ class _Search:
 
     def _settled(self, stems: list[LayerWeight], unsure: list[LayerWeight]) -> tuple[list[LayerWeight], list[LayerWeight]]:
         """The stems, with those of the unsure ones whose place says so, and what stays unsure."""
-        if self.first in stems:  # a depthwise layer right behind the stem has nothing before it that makes its channels
-            bare = [k for k in stems if k.channels == 1 and k is not self.first and not self.verdicts[k.at].why]
-            stems = [k for k in stems if k not in bare or not self._is_right_behind(k, [self.first])]
+        behind = [k for k in stems if k.channels == 1 and k is not self.first and not self.verdicts[k.at].by_place]
+        stems = [k for k in stems if k not in behind or not self._is_right_behind(k, stems)]  # nothing else makes what it takes
         if not stems and not self.network.ordered:
             named = [k for k in unsure if self.places.is_named_stem(k)]
             weak = [k for k in self.narrow if self.verdicts[k.at].is_weak]
@@ -246,40 +245,49 @@ class _Search:
         return [k for k in like if abs(k.at - kernel.at) <= NEAR_BRANCHES and k.at in self.verdicts]
 
     def _is_right_behind(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
-        """Whether it is depthwise over a stem's channels: in another block behind it, and a pointwise layer takes them next."""
-        home = self.places.home(kernel)
-        behind = (s for s in stems if s.filters == kernel.filters and self.network.is_before(s, kernel))
-        return any(self.places.home(s) != home for s in behind) and self.depthwise.has_point_behind(kernel)
+        """Whether it is depthwise over a stem's channels: behind it, not a branch of it, and a pointwise layer takes them next."""
+        if not self.depthwise.has_point_behind(kernel):
+            return False
+        places, home = self.places, self.places.home(kernel)
+        before = [s for s in stems if s.filters == kernel.filters and self.network.is_before(s, kernel)]
+        return any((places.home(s) != home or kernel.follows(s)) and not places.take_same_input(s, kernel) for s in before)
 
     def _may_be_image(self, kernel: LayerWeight) -> bool:
         """Whether a kernel of another width could begin a network too, as a second one in the same file does."""
-        if kernel.channels == 1 or kernel.filters < FEWEST_FILTERS or kernel.is_point or not self.places.begins_network(kernel):
+        if kernel.filters < FEWEST_FILTERS or kernel.is_point:
             return False
+        is_alone = kernel.layer.count(".") <= self.network.trunk and self.places.is_named(kernel)
+        if not is_alone and not self.places.begins_network(kernel):
+            return False
+        if kernel.channels == 1:
+            return self.places.is_named_stem(kernel)
         return not is_composed(self.network, kernel, is_named=self.places.is_named(kernel))
 
     def _why_misplaced(self, stems: Sequence[LayerWeight], patches: Sequence[tuple[LayerWeight, str]]) -> str:
         """Why these cannot all be first convs, or not these alone; "" where they can."""
         if len({k.channels for k, _ in patches}) > 1:
             return "several patch embeddings of different sizes"
+        if other := next(patch_embeddings.others(self.network, [k for k, _ in patches]), None):
+            return f"{other.key} may take patches of the image too"
         named = [k for k in stems if self.places.is_named_stem(k)]
         root = self.first if self.first in stems else next(iter(named or stems), None)
+        # beside a stem that stands alone at the top another one that begins a part may see another input: ControlNet's latent
+        in_parts = root is None or self.places.part(root)
+        placed = [k for k in stems if k is root or (in_parts and self.places.begins_network(k))]
+        count = 0
+        while count != len(placed):  # a branch of a placed one is placed too
+            count = len(placed)
+            placed += [k for k in stems if k not in placed and any(self._is_beside(k, stem) for stem in placed)]
+        if misplaced := next((k for k in stems if k not in placed), None):
+            return f"{misplaced.key} takes as many channels as an image has, and does not stand where first convs do"
         for kernel in stems:
-            if kernel is not root and not self._is_placed(kernel, root, stems):
-                return f"{kernel.key} takes as many channels as an image has, and does not stand where first convs do"
             for other in self.narrow:
                 if other not in stems and other.channels == kernel.channels and self.places.take_same_input(kernel, other):
                     return f"{other.key} stands where it takes the same input as {kernel.key}, and seems to be inside"
         return ""
 
-    def _is_placed(self, kernel: LayerWeight, root: LayerWeight | None, stems: Sequence[LayerWeight]) -> bool:
-        """Whether it stands where first convs stand: beside another one, at its place in a like module, or first in a part."""
-        places = self.places
-        for stem in stems:
-            if stem is not kernel and (self._has_stems_place(kernel, [stem]) or places.are_beside(kernel, stem)):
-                return True
-        if not self.network.ordered and root and places.is_named(kernel):
-            return self.network.branch(kernel) != self.network.branch(root) or places.begins_network(kernel)
-        return places.begins_network(kernel)
+    def _is_beside(self, kernel: LayerWeight, stem: LayerWeight) -> bool:
+        return self._has_stems_place(kernel, [stem]) or self.places.are_beside(kernel, stem)
 
     def _why_latent(self, width: int) -> str:
         """Why a network could take a latent, not an image: it takes neither one nor three channels and ends in an image or in as
