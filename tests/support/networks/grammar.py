@@ -1,0 +1,54 @@
+"""From a seed to a network: which family, of how many axes, and what is around it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from tests.support.networks import images, past, patches, several, tasks
+from tests.support.networks.around import wrapped
+from tests.support.networks.draw import Draw, Net
+from tests.support.networks.traps import Trap
+
+ANY = {
+    tasks.classifier: 16, tasks.u_net: 10, tasks.segmenter: 4, tasks.detector: 3, tasks.recurrent: 1,
+    images.autoencoder: 3, images.plain_autoencoder: 2, images.denoiser: 2, images.gan: 2, images.conditional_gan: 1,
+    images.translator: 2, images.in_a_row: 2, images.diffusion: 2, images.style_vector: 1,
+    several.two_encoders: 4, several.localized: 1, several.apart: 2, several.other_image: 1.5, several.with_sound: 1.5,
+    several.poses: 1, several.momentum: 2,
+    past.beside_pool: 2, past.at_the_end: 1.5, past.again: 2, past.pooled_copies: 1.5, past.with_noise: 1.5,
+}  # fmt: skip
+"""Families of images with two axes or three."""
+FLAT = {
+    images.super_resolution: 4, images.control: 1, patches.vision_transformer: 6, patches.linear_patches: 4,
+    patches.two_scales: 1.5, patches.two_towers: 2, patches.masked: 2, patches.mixer: 1, patches.unfolded: 1, patches.detr: 1.5,
+}  # fmt: skip
+DEEP = {several.pathways: 4, patches.unetr: 4, patches.video_transformer: 3}
+"""Of images with two axes alone, and with three."""
+
+
+def build(seed: int, channels: int, produced: int | None = None) -> tuple[Net, Draw]:
+    """The network of a seed for images of so many channels, on the meta device and in evaluation mode, and what its draw noted.
+    An image that it makes has `produced` channels, as many where None."""
+    d = Draw(seed, channels, channels if produced is None else produced)
+    d.dims = d.weighted({2: 8.5, 3: 1.5})
+    family = d.weighted({**ANY, **(FLAT if d.dims == 2 else DEEP)})
+    if d.dims == 3:
+        d.reach(Trap.CONV3D)
+        d.style = d.style._replace(wide=min(d.style.wide, 32))
+    with torch.device("meta"):
+        net = wrapped(d, family)
+    net.inputs = net.inputs or (d.image(),)
+    return net.eval(), d
+
+
+@torch.no_grad()
+def run(net: Net) -> object:
+    """Its forward, on the meta device. Raises what torch raises where shapes do not fit."""
+    return net(*[torch.empty(shape, device="meta") for shape in net.inputs])
+
+
+def owners(net: nn.Module) -> dict[str, nn.Module]:
+    """The convolution or Linear of each kernel, under every name that it has."""
+    kinds = nn.Linear | nn.modules.conv._ConvNd
+    return {name: module for name, module in net.named_modules(remove_duplicate=False) if isinstance(module, kinds)}
