@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812 - as everybody calls it
+from torch.overrides import TorchFunctionMode
 
 from tests.support.networks import images, past, patches, several, tasks
 from tests.support.networks.around import wrapped
@@ -23,6 +25,8 @@ FLAT = {
     images.super_resolution: 4, images.control: 1, patches.vision_transformer: 6, patches.linear_patches: 4,
     patches.two_scales: 1.5, patches.two_towers: 2, patches.masked: 2, patches.mixer: 1, patches.unfolded: 1, patches.detr: 1.5,
 }  # fmt: skip
+ACTIVATIONS = {F.relu, torch.relu, F.silu, F.gelu, F.leaky_relu, F.prelu, torch.sigmoid, torch.Tensor.sigmoid}
+NORMS = {F.batch_norm, F.instance_norm, F.group_norm}
 DEEP = {several.pathways: 4, patches.unetr: 4, patches.video_transformer: 3}
 """Of images with two axes alone, and with three."""
 
@@ -42,10 +46,31 @@ def build(seed: int, channels: int, produced: int | None = None) -> tuple[Net, D
     return net.eval(), d
 
 
+class ShapesOnly(TorchFunctionMode):
+    """Norms, activations and resizing by their shapes alone: on the meta device they are most of the time of a forward."""
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        keywords = keywords or {}
+        x = arguments[0] if arguments else None
+        if function in ACTIVATIONS:
+            return x
+        if function in NORMS:
+            vectors = [v for v in (*arguments[1:], *keywords.values()) if isinstance(v, torch.Tensor)]
+            assert all(len(vector) == x.shape[1] for vector in vectors)
+            return x
+        if function is F.layer_norm:
+            assert x.shape[-1] == arguments[1][-1]
+            return x
+        if function is F.interpolate:
+            return x.new_empty(*x.shape[:2], *keywords["size"])
+        return function(*arguments, **keywords)
+
+
 @torch.no_grad()
 def run(net: Net) -> object:
     """Its forward, on the meta device. Raises what torch raises where shapes do not fit."""
-    return net(*[torch.empty(shape, device="meta") for shape in net.inputs])
+    with ShapesOnly():
+        return net(*[torch.empty(shape, device="meta") for shape in net.inputs])
 
 
 def owners(net: nn.Module) -> dict[str, nn.Module]:
