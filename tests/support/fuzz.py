@@ -1,7 +1,7 @@
 """Fuzz for as long as asked: `python -m tests.support.fuzz --seconds 3600 --format onnx`; findings are kept with their story.
 
-Where atheris is installed it steers hypothesis's choices by the code that they reach; elsewhere chance alone does. `--format networks`
-draws networks instead of files, asks which kernels see the image, and needs torch.
+Where atheris is installed it steers hypothesis's choices by the code that they reach; elsewhere chance alone does.
+`--format networks` draws networks instead of files, asks which kernels see the image, and needs torch.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def bottleneck(d: Draw, i: int, o: int, s: int) -> Net:
         return relu(norms[2](convs[2](y)) + side(x))
 
     named = {f"{word}{n + 1}": child for n in range(3) for word, child in (("conv", convs[n]), ("bn", norms[n]))}
-    return Net(run, {**named, **children})
+    return Net(run, {**named, "relu": relu, **children})
 
 
 def excite(d: Draw, c: int, names: tuple[str, str]) -> Net:
@@ -59,7 +59,7 @@ def excite(d: Draw, c: int, names: tuple[str, str]) -> Net:
     down, again, relu = conv(d, c, inner, 1, bias=True), conv(d, inner, c, 1, bias=True), act(d)
     return Net(
         lambda x: x * torch.sigmoid(again(relu(down(x.mean(tuple(range(2, x.dim())), keepdim=True))))),
-        dict(zip(names, (down, again), strict=True)),
+        {**dict(zip(names, (down, again), strict=True)), "act1": relu},
     )
 
 
@@ -108,7 +108,7 @@ def rep(d: Draw, i: int, o: int, s: int) -> Net:
     )
     dense, point, relu = unit(d, i, o, 3, s), unit(d, i, o, 1, s), act(d)
     branches = [dense, point, *([norm(d, o)] if i == o and s == 1 else [])]
-    children = dict(zip(names, branches, strict=False))
+    children = {**dict(zip(names, branches, strict=False)), "nonlinearity": relu}
     return Net(lambda x: relu(sum(branch(x) for branch in branches)), children)
 
 

@@ -51,10 +51,17 @@ class Draw:
         self.style = drawn_style(self.chance)
         self.traps: set[Trap] = set()
         self.refuse = False
+        """Nothing may be named."""
         self.refusable = False
+        """To name nothing is right too."""
+        self.beside: list[nn.Module] = []
+        """Kernels over the image and something else, where a state dict cannot tell: to name them is right, and to refuse."""
+        self.behind: list[nn.Module] = []
+        """Kernels that change with the image, and are behind another that is to be named instead of them; or a refusal."""
         self.layouts: list[tuple[nn.Module, str]] = []
-        self.others: list[nn.Module] = []
-        self.alternatives: list[nn.Module] = []
+        """Those of folded axes."""
+        self.others: list[tuple[nn.Module, int]] = []
+        """Kernels over another image, and its channels."""
 
     def pick(self, *options: T) -> T:
         return self.chance.choice(options)
@@ -113,6 +120,7 @@ def put(root: nn.Module, name: str, child: nn.Module | Tensor | None) -> None:
     elif isinstance(child, Tensor):
         root.register_buffer(last, child)
     elif child is not None:
+        assert last not in root._modules, name
         root.add_module(last, child)
 
 

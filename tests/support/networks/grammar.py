@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 from torch.overrides import TorchFunctionMode
 
-from tests.support.networks import images, past, patches, several, tasks
+from tests.support.networks import beside, images, maps, past, patches, several, tasks
 from tests.support.networks.around import wrapped
 from tests.support.networks.draw import Draw, Net
 from tests.support.networks.traps import Trap
@@ -19,6 +19,8 @@ ANY = {
     several.two_encoders: 4, several.localized: 1, several.apart: 2, several.other_image: 1.5, several.with_sound: 1.5,
     several.poses: 1, several.momentum: 2,
     past.beside_pool: 2, past.at_the_end: 1.5, past.again: 2, past.pooled_copies: 1.5, past.with_noise: 1.5,
+    past.recurrent_cells: 1, beside.with_table: 1.5, beside.with_points: 1, beside.with_flow: 1, beside.prompted: 1,
+    maps.side_outputs: 1.5, maps.heatmaps: 1.5, maps.disparity: 1.5, maps.gated: 1, maps.nested: 1,
 }  # fmt: skip
 """Families of images with two axes or three."""
 FLAT = {
@@ -49,8 +51,13 @@ def build(seed: int, channels: int, produced: int | None = None) -> tuple[Net, D
 class ShapesOnly(TorchFunctionMode):
     """Norms, activations and resizing by their shapes alone: on the meta device they are most of the time of a forward."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.used: set[int] = set()
+
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         keywords = keywords or {}
+        self.used |= {id(value) for value in (*arguments, *keywords.values()) if isinstance(value, nn.Parameter)}
         x = arguments[0] if arguments else None
         if function in ACTIVATIONS:
             return x
@@ -67,10 +74,15 @@ class ShapesOnly(TorchFunctionMode):
 
 
 @torch.no_grad()
-def run(net: Net) -> object:
-    """Its forward, on the meta device. Raises what torch raises where shapes do not fit."""
-    with ShapesOnly():
-        return net(*[torch.empty(shape, device="meta") for shape in net.inputs])
+def run(net: Net) -> None:
+    """Its forward, on the meta device. Raises what torch raises where shapes do not fit; a parameter that is used is registered,
+    and a kernel that is registered is used."""
+    with (mode := ShapesOnly()):
+        net(*[torch.empty(shape, device="meta") for shape in net.inputs])
+    registered = {id(parameter): name for name, parameter in net.named_parameters()}
+    assert mode.used <= registered.keys(), "a parameter has no name"
+    kernels = {id(weight) for module in owners(net).values() for weight in module.parameters() if weight.dim() > 1}
+    assert kernels <= mode.used, [registered[kernel] for kernel in kernels - mode.used]
 
 
 def owners(net: nn.Module) -> dict[str, nn.Module]:

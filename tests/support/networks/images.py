@@ -191,8 +191,8 @@ def gan(d: Draw) -> Net:
 def conditional_gan(d: Draw) -> Net:
     """pix2pix: the discriminator sees the image and what was made of it, at once."""
     d.reach(Trap.TWO_COUNTS, Trap.IMAGE_OUTPUT)
-    d.refuse = True
     make, judge = translator(d), discriminator(d, d.channels + d.produced)
+    d.beside.append(judge.get_submodule("0"))
     names = d.pick(("generator", "discriminator"), ("netG", "netD"))
 
     def run(x: Tensor) -> Tensor:

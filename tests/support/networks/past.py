@@ -69,7 +69,7 @@ def pooled_copies(d: Draw) -> Net:
             y = step(bn(torch.cat([y, resized(x, y)], 1)))
         return last(y)
 
-    names = d.pick(("init_conv", "bn_prelu_{}", "downsample_{}"), ("level1", "b{}", "level{}"), ("stem", "norm{}", "stage{}"))
+    names = d.pick(("init_conv", "bn_prelu_{}", "downsample_{}"), ("level0", "b{}", "level{}"), ("stem", "norm{}", "stage{}"))
     parts = {name.format(n + 1): part for n in range(2) for name, part in ((names[1], norms[n]), (names[2], stages[n]))}
     return Net(run, {names[0]: first, **parts, "classifier.0": last})
 
@@ -100,17 +100,34 @@ def again(d: Draw) -> Net:
     )
 
 
+def recurrent_cells(d: Draw) -> Net:
+    """A ConvLSTM: its kernel takes the image and the state at once."""
+    d.reach(Trap.IMAGE_CONCATENATED)
+    hidden = d.pick(16, 32, 64)
+    cells = [conv(d, d.channels + hidden, 4 * hidden, bias=True), conv(d, 2 * hidden, 4 * hidden, bias=True)]
+    last = conv(d, hidden, classes(d), 1, bias=True)
+
+    def run(x: Tensor) -> Tensor:
+        for cell in cells:
+            state = x[:, :1].expand(-1, hidden, *[-1] * d.dims)
+            a, b, _, e = cell(torch.cat([x, state], 1)).chunk(4, 1)
+            x = a * b * e
+        return last(x)
+
+    name = d.pick("convlstm.cell_list.{}.conv", "cells.{}.Gates", "encoder.rnn{}.conv")
+    return Net(run, {**{name.format(n): cell for n, cell in enumerate(cells)}, "out": last})
+
+
 def with_noise(d: Draw) -> Net:
     """FFDNet: a map of the noise beside the unshuffled colors. Or a map of ones, coordinates, a mask: there nothing in a state
     dict says that the first kernel is not that of an image with more channels, and to name it is right too."""
     d.reach(Trap.NOISE_BESIDE)
-    d.refuse = True
     folded, w = d.dims == 2 and d.often(0.5), d.pick(32, 64, 96)
     more = d.channels if folded else d.pick(1, 2)
     first = conv(d, (4 * d.channels if folded else d.channels) + more, w, bias=True)
     middle, last = [unit(d, w, w) for _ in range(d.number(1, 4))], conv(d, w, 4 * d.produced if folded else classes(d), bias=True)
     if not folded:
-        d.alternatives.append([first])
+        d.beside.append(first)
 
     def run(x: Tensor) -> Tensor:
         y = F.pixel_unshuffle(x, 2) if folded else x

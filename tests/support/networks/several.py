@@ -87,12 +87,10 @@ def pathways(d: Draw) -> Net:
 def other_image(d: Draw) -> Net:
     """A second image of one channel, by an encoder of its own: depth, thermal, elevation, a mask."""
     d.reach(Trap.OTHER_IMAGE)
-    first, second = trunk(d, 2), []
+    first = trunk(d, 2)
     channels, d.channels = d.channels, 1
-    kept = [*d.layouts], [*d.alternatives], d.refuse, d.refusable
     second = trunk(d, 2, lambda d, w: unit(d, 1, w, d.pick(3, 7), 2))
     d.channels = channels
-    d.layouts, d.alternatives, d.refuse, d.refusable = kept
     d.others.append((next(m for m in second.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)), 1))
     last = nn.Linear(first.widths[-1] + second.widths[-1], classes(d))
 
@@ -129,12 +127,11 @@ def with_sound(d: Draw) -> Net:
 def poses(d: Draw) -> Net:
     """monodepth: a depth network of one frame, and a pose network of two."""
     d.reach(Trap.TWO_COUNTS)
-    d.refuse = True
     depth = u_net(d)
     channels, d.channels = d.channels, 2 * d.channels
     pose = trunk(d, 2)
     d.channels = channels
-    d.alternatives.clear()
+    d.refusable = True
     last = nn.Linear(pose.widths[-1], 6)
 
     def run(x: Tensor) -> tuple[Tensor, Tensor]:

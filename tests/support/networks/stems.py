@@ -33,7 +33,7 @@ def single(d: Draw, w: int, i: int | None = None) -> Net:
         window = (*[1] * (d.dims - 2), *window)
     steps = [conv(d, d.channels if i is None else i, w, window, d.pick(1, 2, 2)), norm(d, w)]
     relu = act(d)
-    return Net(lambda x: relu(steps[1](steps[0](x))), dict(zip(names, steps, strict=True)))
+    return Net(lambda x: relu(steps[1](steps[0](x))), {**dict(zip(names, steps, strict=True)), "act1": relu})
 
 
 def deep(d: Draw, w: int) -> Net:
@@ -167,10 +167,9 @@ def colored(d: Draw, w: int) -> Net:
 def depthwise_first(d: Draw, w: int) -> Net:
     """Nothing else is right than the depthwise kernel itself, or a refusal."""
     d.reach(Trap.DEPTHWISE_FIRST)
-    d.refuse = True
     c = d.channels
     kernel, point = conv(d, c, c, 3, d.pick(1, 2), c), conv(d, c, w, 1)
-    d.alternatives.append([kernel])
+    d.behind.append(point)
     names = d.pick(("depthwise", "pointwise"), ("dw", "pw"), ("conv_dw", "conv_pw"))
     return row([kernel, norm(d, c), point, norm(d, w)], (names[0], "bn1", names[1], "bn2"))
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.search import Finding, find
 from tests.support.networks.draw import Draw, Net
@@ -68,8 +69,8 @@ def owner(name: str, modules: dict[str, nn.Module]) -> nn.Module | None:
 
 def keys_of(kernels: list[nn.Module], net: Net) -> frozenset[str]:
     """The names of the kernels of modules."""
-    modules = owners(net)
-    return frozenset(name for name, value in net.state_dict().items() if value.dim() > 2 and owner(name, modules) in kernels)
+    modules, wanted = owners(net), {id(kernel) for kernel in kernels}
+    return frozenset(name for name, value in net.state_dict().items() if value.dim() > 2 and id(owner(name, modules)) in wanted)
 
 
 def is_image_axis(old: tuple[int, ...], new: tuple[int, ...], channels: int, wanted: int) -> bool:
@@ -83,19 +84,18 @@ def truth_of(net: Net, draw: Draw, other: Net, wanted: int) -> Truth:
     old, new, modules = net.state_dict(), other.state_dict(), owners(net)
     assert old.keys() == new.keys()
     layouts = {id(module): layout for module, layout in draw.layouts}
+    beside, behind = keys_of(draw.beside, net), keys_of(draw.behind, net)
     stems, vectors, refuse = {}, set(), draw.refuse
     for name, value in old.items():
         if value.shape == new[name].shape:
             continue
+        refuse |= name not in beside and not is_image_axis(value.shape, new[name].shape, draw.channels, wanted)
         module = owner(name, modules)
         if module is None or value.dim() < 2:
             vectors.add(name)
-            refuse |= not is_image_axis(value.shape, new[name].shape, draw.channels, wanted)
-            continue
-        stems[name] = layouts.get(id(module)) or layout_of(module)
-        refuse |= not is_image_axis(value.shape, new[name].shape, draw.channels, wanted)
-    accepted = [keys_of(kernels, net) for kernels in draw.alternatives]
-    accepted += [frozenset()] if refuse or draw.refusable else []
+        elif name not in behind:
+            stems[name] = layouts.get(id(module)) or layout_of(module)
+    accepted = [frozenset[str]()] if refuse or beside or behind or draw.refusable else []
     same = [kernel for kernel, channels in draw.others if channels == draw.channels]
     if same and not refuse:
         accepted += [frozenset(stems) | keys_of(same, net), frozenset()]
@@ -114,16 +114,23 @@ def tensors_of(net: Net, ordered: bool) -> list[Tensor]:
     return tensors if ordered else sorted(tensors, key=lambda tensor: (-tensor.dtype.bits, tensor.name))
 
 
+def fits(found: Layout | None, true: str, shape: tuple[int, ...]) -> bool:
+    """Whether a layout is true, or left open. Where a space-to-depth stem of a gray image takes four channels, it is that of an
+    image of four until something else says so."""
+    return found is None or str(found) == true or (Layout(true).folded and not found.folded and shape[1] == 4)
+
+
 def judge(net: Net, truth: Truth, ordered: bool) -> Verdict:
     """What the search says. A layout may be left open, not be wrong."""
     finding = find(tensors_of(net, ordered), ordered=ordered, torch=True)
-    found = {conv.tensor.name: conv.layout for conv in finding.first_convs}
+    found = {conv.tensor.name: conv for conv in finding.first_convs}
     if found.keys() in truth.accepted:
         return Verdict("right", finding)
     if not found:
         return Verdict("refused", finding)
-    layouts_agree = all(layout is None or truth.stems.get(name) == str(layout) for name, layout in found.items())
-    return Verdict("right" if found.keys() == truth.stems.keys() and layouts_agree else "wrong", finding)
+    same = found.keys() == truth.stems.keys()
+    right = same and all(fits(conv.layout, truth.stems[name], conv.tensor.shape) for name, conv in found.items())
+    return Verdict("right" if right else "wrong", finding)
 
 
 def verdicts(seed: int) -> list[tuple[Question, Truth, Verdict]]:
