@@ -29,9 +29,7 @@ def wrapped(d: Draw, family: Callable[[Draw], Net]) -> Net:
     names = [d.pick(*PREFIXES)]
     if kind == "alias":
         d.reach(Trap.ALIASES)
-        names = [
-            *d.pick(("encoder", "decoder.encoder"), ("model", "learner.model"), ("backbone", "body"), ("net", "all_modules.0"))
-        ]
+        names = [*d.pick(("encoder", "decoder.encoder"), ("model", "learner.model"), ("backbone", "body"))]
     else:
         d.reach(Trap.PREFIXED)
     net = Net(lambda *x: inner(*x), dict.fromkeys(names, inner))

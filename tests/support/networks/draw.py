@@ -26,6 +26,8 @@ class Style(NamedTuple):
     """Convolutions have a bias even before a norm."""
     wide: int
     """The width of the first stage."""
+    aliased: bool
+    """Each part of a unit has a second name, in a list of all: nnU-Net."""
 
 
 def drawn_style(chance: Random) -> Style:
@@ -37,6 +39,7 @@ def drawn_style(chance: Random) -> Style:
         chance.choice(["downsample.", "downsample.", "shortcut.", "skip", "proj", "conv3", "residual.", "identity_conv"]),
         chance.random() < 0.2,
         chance.choice([8, 12, 16, 24, 32, 32, 40, 48, 64, 64, 64, 96, 128]),
+        chance.random() < 0.04,
     )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 
 from tests.support.networks.draw import Draw, Net
+from tests.support.networks.traps import Trap
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -46,7 +47,16 @@ def act(d: Draw) -> nn.Module:
 def unit(d: Draw, i: int, o: int, k: Window = 3, s: Window = 1, g: int = 1) -> Net:
     """Convolution, norm, activation."""
     steps = [conv(d, i, o, k, s, g), norm(d, o), act(d)]
+    if d.style.aliased:
+        d.reach(Trap.ALIASES)
+        return twice_named(*steps)
     return Net(lambda x: steps[2](steps[1](steps[0](x))), dict(zip(d.style.unit or ("0", "1", "2"), steps, strict=True)))
+
+
+def twice_named(kernel: nn.Module, after: nn.Module, nonlin: nn.Module) -> Net:
+    """A unit whose parts are attributes, and in a list of all."""
+    names = ("conv", "norm", "nonlin", "all_modules.0", "all_modules.1", "all_modules.2")
+    return Net(lambda x: nonlin(after(kernel(x))), dict(zip(names, [kernel, after, nonlin] * 2, strict=True)))
 
 
 class LayerNormFirst(nn.Module):

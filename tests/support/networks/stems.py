@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 
 from tests.support.networks.blocks import basic, bottleneck, rep
 from tests.support.networks.draw import Draw, Net, row
-from tests.support.networks.layers import BATCH, LayerNormFirst, StandardizedConv, act, conv, norm, unit
+from tests.support.networks.layers import BATCH, LayerNormFirst, StandardizedConv, act, conv, norm, twice_named, unit
 from tests.support.networks.traps import Trap
 
 
@@ -33,6 +33,8 @@ def single(d: Draw, w: int, i: int | None = None) -> Net:
         window = (*[1] * (d.dims - 2), *window)
     steps = [conv(d, d.channels if i is None else i, w, window, d.pick(1, 2, 2)), norm(d, w)]
     relu = act(d)
+    if d.style.aliased:
+        return twice_named(steps[0], steps[1], relu)
     return Net(lambda x: relu(steps[1](steps[0](x))), {**dict(zip(names, steps, strict=True)), "act1": relu})
 
 
@@ -117,7 +119,7 @@ def mean_shifted(d: Draw, w: int) -> Net:
     """A frozen 1×1 kernel. It keeps making the channels of the image that the network was trained on."""
     d.reach(Trap.MEAN_SHIFT)
     shift, head = conv(d, d.channels, d.produced, 1, bias=True), conv(d, d.produced, w, bias=True)
-    return row([shift, head], d.pick(("sub_mean", "head.0"), ("sub_mean", "conv_first"), ("normalize", "body.0")))
+    return row([shift, head], d.pick(("sub_mean", "head_conv"), ("sub_mean", "conv_first"), ("normalize", "body.0")))
 
 
 def residual(d: Draw, w: int) -> Net:

@@ -66,10 +66,14 @@ def u_net(d: Draw) -> Net:
         ("ups.{}", "up_blocks.{}"),
     )
     parts = {word.format(k): part for k in range(len(ups)) for word, part in zip(words, (ups[k], convs[k]), strict=True)}
+    trunks = named(d, body, "", "", "encoder", "backbone")
+    if "encoder" in trunks and d.often(0.3 if not d.style.aliased else 1):
+        d.reach(Trap.ALIASES)
+        trunks["decoder.encoder"] = body
     return Net(
         run,
         {
-            **named(d, body, "", "", "encoder", "backbone"),
+            **trunks,
             **parts,
             d.pick("outc.conv", "final", "segmentation_head.0", "out", "conv_last"): last,
         },
