@@ -28,6 +28,7 @@ FLAT = {
     patches.two_scales: 1.5, patches.two_towers: 2, patches.masked: 2, patches.mixer: 1, patches.unfolded: 1, patches.detr: 1.5,
 }  # fmt: skip
 ACTIVATIONS = {F.relu, torch.relu, F.silu, F.gelu, F.leaky_relu, F.prelu, torch.sigmoid, torch.Tensor.sigmoid}
+PAIRED = {torch.Tensor.add, torch.Tensor.mul, torch.Tensor.sub}
 NORMS = {F.batch_norm, F.instance_norm, F.group_norm}
 DEEP = {several.pathways: 4, patches.unetr: 4, patches.video_transformer: 3}
 """Of images with two axes alone, and with three."""
@@ -59,7 +60,7 @@ class ShapesOnly(TorchFunctionMode):
         keywords = keywords or {}
         self.used |= {id(value) for value in (*arguments, *keywords.values()) if isinstance(value, nn.Parameter)}
         x = arguments[0] if arguments else None
-        if function in ACTIVATIONS:
+        if function in ACTIVATIONS or (function in PAIRED and x.shape == getattr(arguments[1], "shape", None)):
             return x
         if function in NORMS:
             vectors = [v for v in (*arguments[1:], *keywords.values()) if isinstance(v, torch.Tensor)]

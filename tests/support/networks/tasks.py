@@ -134,7 +134,7 @@ def recurrent(d: Draw) -> Net:
     cells, last = nn.LSTM(w, hidden, batch_first=True, bidirectional=True), nn.Linear(2 * hidden, d.pick(37, 80, 97))
 
     def run(x: Tensor) -> Tensor:
-        y = body(x)[-1].flatten(3 if x.dim() == 5 else 2).flatten(2).transpose(1, 2)
+        y = body(x)[-1].mean(tuple(range(2, x.dim() - 1))).transpose(1, 2)
         return last(cells(y)[0])
 
     return Net(
