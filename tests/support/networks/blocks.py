@@ -167,6 +167,51 @@ def attentive(d: Draw, i: int, o: int, s: int) -> Net:
     return Net(places, {"conv": body, d.pick("sa.conv1", "spatial.conv", "attn.spatial.conv"): place})
 
 
+def fire(d: Draw, i: int, o: int, s: int) -> Net:
+    """SqueezeNet's: a narrow kernel, and two wide ones side by side."""
+    inner, half = max(o // 8, 2), o // 2
+    squeeze, one, three = (
+        conv(d, i, inner, 1, s, bias=True),
+        conv(d, inner, half, 1, bias=True),
+        conv(d, inner, o - half, bias=True),
+    )
+
+    def run(x: Tensor) -> Tensor:
+        y = torch.relu(squeeze(x))
+        return torch.relu(torch.cat([one(y), three(y)], 1))
+
+    return Net(run, {"squeeze": squeeze, "expand1x1": one, "expand3x3": three})
+
+
+def shuffle(d: Draw, i: int, o: int, s: int) -> Net:
+    """ShuffleNetV2's: half of the channels, or both at a stride, go through a depthwise kernel."""
+    d.reach(Trap.DEPTHWISE_INSIDE)
+    split = i == o and s == 1 and i % 2 == 0
+    half, start = o // 2, i // 2 if split else i
+    one = None if split else row([conv(d, i, i, 3, s, i), norm(d, i), conv(d, i, o - half, 1), norm(d, o - half)])
+    kernels = [conv(d, start, half, 1), conv(d, half, half, 3, s, half), conv(d, half, half, 1)]
+    two = row([step for kernel in kernels for step in (kernel, norm(d, half))])
+
+    def run(x: Tensor) -> Tensor:
+        first, second = x.chunk(2, 1) if split else (x, x)
+        return torch.cat([first if one is None else one(first), two(second)], 1)
+
+    return Net(run, {"branch1": one, "branch2": two})
+
+
+def ghost(d: Draw, i: int, o: int, s: int) -> Net:
+    """GhostNet's: half of the filters are made by cheap depthwise kernels out of the other half."""
+    d.reach(Trap.DEPTHWISE_INSIDE)
+    half = o // 2
+    primary, cheap, last = unit(d, i, half, 1, s), unit(d, half, half, 3, 1, half), conv(d, 2 * half, o, 1)
+
+    def run(x: Tensor) -> Tensor:
+        y = primary(x)
+        return last(torch.cat([y, cheap(y)], 1))
+
+    return Net(run, {"ghost1.primary_conv": primary, "ghost1.cheap_operation": cheap, "conv_pwl": last})
+
+
 def plain(d: Draw, i: int, o: int, s: int) -> Net:
     """Two units, as VGG's and U-Net's."""
     return row([unit(d, i, o, 3, s), unit(d, o, o)])
@@ -174,4 +219,5 @@ def plain(d: Draw, i: int, o: int, s: int) -> Net:
 
 BLOCKS = {
     basic: 5, bottleneck: 5, inverted: 3, separable: 2, convnext: 2, rep: 2, dense_layer: 1, branches: 2, attentive: 1, plain: 4,
+    fire: 1, shuffle: 1, ghost: 1,
 }  # fmt: skip

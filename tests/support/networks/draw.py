@@ -38,7 +38,7 @@ def drawn_style(chance: Random) -> Style:
         chance.choice([None, None, *names]),
         chance.choice(["downsample.", "downsample.", "shortcut.", "skip", "proj", "conv3", "residual.", "identity_conv"]),
         chance.random() < 0.2,
-        chance.choice([8, 12, 16, 24, 32, 32, 40, 48, 64, 64, 64, 96, 128]),
+        chance.choice([6, 8, 10, 12, 16, 20, 24, 32, 32, 40, 48, 64, 64, 64, 96, 128]),
         chance.random() < 0.04,
     )
 

@@ -13,7 +13,7 @@ from tests.support.networks.draw import Draw, Net
 from tests.support.networks.traps import Trap
 
 ANY = {
-    tasks.classifier: 16, tasks.u_net: 10, tasks.segmenter: 4, tasks.detector: 3, tasks.recurrent: 1,
+    tasks.classifier: 16, tasks.tutorial: 4, tasks.u_net: 10, tasks.segmenter: 4, tasks.detector: 3, tasks.recurrent: 1,
     images.autoencoder: 3, images.plain_autoencoder: 2, images.denoiser: 2, images.gan: 2, images.conditional_gan: 1,
     images.translator: 2, images.in_a_row: 2, images.diffusion: 2, images.style_vector: 1,
     several.two_encoders: 4, several.localized: 1, several.apart: 2, several.other_image: 1.5, several.with_sound: 1.5,
@@ -24,13 +24,13 @@ ANY = {
 }  # fmt: skip
 """Families of images with two axes or three."""
 FLAT = {
-    images.super_resolution: 4, images.control: 1, patches.vision_transformer: 6, patches.linear_patches: 4,
-    patches.two_scales: 1.5, patches.two_towers: 2, patches.masked: 2, patches.mixer: 1, patches.unfolded: 1, patches.detr: 1.5,
+    images.super_resolution: 4, images.control: 1.5, patches.vision_transformer: 6, patches.linear_patches: 4,
+    patches.two_scales: 1.5, patches.two_towers: 2, patches.masked: 2, patches.mixer: 1, patches.unfolded: 1.5, patches.detr: 1.5,
 }  # fmt: skip
 ACTIVATIONS = {F.relu, torch.relu, F.silu, F.gelu, F.leaky_relu, F.prelu, torch.sigmoid, torch.Tensor.sigmoid}
 PAIRED = {torch.Tensor.add, torch.Tensor.mul, torch.Tensor.sub}
 NORMS = {F.batch_norm, F.instance_norm, F.group_norm}
-DEEP = {several.pathways: 4, patches.unetr: 4, patches.video_transformer: 3}
+DEEP = {several.pathways: 5, patches.unetr: 5, patches.video_transformer: 3}
 """Of images with two axes alone, and with three."""
 
 

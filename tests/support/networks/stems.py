@@ -159,7 +159,7 @@ def spectral_normed(d: Draw, w: int) -> Net:
 
 def colored(d: Draw, w: int) -> Net:
     """Some bands are made the three colors that a pretrained backbone takes."""
-    window = d.pick(1, 1, 3)
+    window = d.pick(1, 3)
     d.reach(Trap.INNER_THREE, Trap.COLOR_TRANSFORM if window == 1 else Trap.SQUARE_STEM)
     front, stem = conv(d, d.channels, 3, window, bias=True), single(d, w, 3)
     name = d.pick("adapter", "input_adapter", "conv_in", "inconv", "color_transform", "preprocess.0")
@@ -178,11 +178,17 @@ def depthwise_first(d: Draw, w: int) -> Net:
 
 STEMS = {
     single: 30, deep: 6, parallel: 3, reparameterized: 4, patchify: 6, normalized: 2, with_constants: 2, mean_shifted: 2,
-    residual: 4, weight_normed: 2, spectral_normed: 1, colored: 2, depthwise_first: 1.5,
+    residual: 4, weight_normed: 2, spectral_normed: 1.5, colored: 3, depthwise_first: 1.5,
 }  # fmt: skip
 FLAT_STEMS = {focus: 3, unshuffled: 3, standardized: 2}
 """Of images with two axes alone."""
 
 
+SHORTCUTS = {residual, reparameterized}
+AS_WIDE = {6, 8, 12}
+"""Widths that an image may have, or two: there a shortcut has no kernel, and the networks of two counts other names."""
+
+
 def stem(d: Draw, w: int) -> Net:
-    return d.weighted({**STEMS, **(FLAT_STEMS if d.dims == 2 else {})})(d, w)
+    kinds = {**STEMS, **(FLAT_STEMS if d.dims == 2 else {})}
+    return d.weighted({kind: weight for kind, weight in kinds.items() if w not in AS_WIDE or kind not in SHORTCUTS})(d, w)

@@ -40,6 +40,27 @@ def classifier(d: Draw) -> Net:
     return Net(run, {**named(d, body, "", "", "", "backbone", "encoder", "base"), d.pick(*names): head})
 
 
+def tutorial(d: Draw) -> Net:
+    """LeNet, AlexNet, VGG and what beginners write: kernels, and Linears over all that is left of the image."""
+    names = d.pick(("conv{}", "fc{}"), ("features.{}", "classifier.{}"), ("conv{}", "linear{}"), ("layer{}.0", "fc{}"))
+    count, first = d.pick(2, 2, 3, 4), d.pick(6, 10, 16, 20, 32)
+    widths = [first * d.pick(1, 2) ** n for n in range(count)]
+    kernels = [conv(d, d.channels if n == 0 else widths[n - 1], w, d.pick(3, 5), 2, bias=True) for n, w in enumerate(widths)]
+    side = 64 // 2**count
+    flat, hidden = widths[-1] * side**2 * (16 // 2**count if d.dims == 3 else 1), d.pick(50, 84, 128, 512)
+    linears = [nn.Linear(flat, hidden), nn.Linear(hidden, classes(d))]
+
+    def run(x: Tensor) -> Tensor:
+        for kernel in kernels:
+            x = torch.relu(kernel(x))
+        return linears[1](torch.relu(linears[0](x.flatten(1))))
+
+    step = d.pick(2, 3) if names[0] == "features.{}" else 1
+    start = 0 if step > 1 else 1
+    parts = {names[0].format(start + step * n): kernel for n, kernel in enumerate(kernels)}
+    return Net(run, {**parts, **{names[1].format(start + step * n): linear for n, linear in enumerate(linears)}})
+
+
 def u_net(d: Draw) -> Net:
     """Skips are concatenated on the way up."""
     body = trunk(d, d.pick(2, 3, 4))
