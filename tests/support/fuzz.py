@@ -1,6 +1,7 @@
 """Fuzz for as long as asked: `python -m tests.support.fuzz --seconds 3600 --format onnx`; findings are kept with their story.
 
 Where atheris is installed it steers hypothesis's choices by the code that they reach; elsewhere chance alone does.
+`--format networks` draws networks instead of files, asks which kernels see the image, and needs torch.
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ import time
 import traceback
 from pathlib import Path
 from random import Random
-
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.support.mutations import MUTATE, mutated, seeds
 from tests.support.promises import TARGETS, kept
@@ -51,6 +49,8 @@ def by_chance(forms: list[str], seconds: float, first: int, folder: Path = FOLDE
 def by_coverage(form: str, seconds: float) -> None:
     """Under atheris, which ends the process itself; the seeds of the corpus are byte strings that chance makes."""
     import atheris
+    from hypothesis import HealthCheck, given, settings
+    from hypothesis import strategies as st
 
     atheris.instrument_all()
 
@@ -67,12 +67,30 @@ def by_coverage(form: str, seconds: float) -> None:
     atheris.Fuzz()
 
 
+def by_networks(seconds: float, first: int) -> int:
+    """Seeds of networks until the time is over: those that are judged wrongly are printed, and counted."""
+    from tests.support.networks.report import Tally, story
+    from tests.support.networks.truth import verdicts
+
+    tally, end, seed = Tally(), time.monotonic() + seconds, first
+    while time.monotonic() < end:
+        for answer in verdicts(seed):
+            tally.add(*answer)
+            if answer[2].word == "wrong":
+                print(story(*answer), flush=True)
+        seed += 1
+    print(f"seeds {first} to {seed - 1}", tally, sep="\n")
+    return tally.total["wrong"]
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--seconds", type=float, default=3600)
-    asked.add_argument("--format", choices=MUTATE)
+    asked.add_argument("--format", choices=[*MUTATE, "networks"])
     asked.add_argument("--first", type=int, default=time.time_ns() >> 20, help="the first seed")
     options = asked.parse_args()
+    if options.format == "networks":
+        sys.exit(by_networks(options.seconds, options.first) > 0)
     if options.format and importlib.util.find_spec("atheris"):
         by_coverage(options.format, options.seconds)
         return
