@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from os.path import commonprefix
 
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.network import is_weight, layer_of
@@ -55,14 +56,18 @@ def _cut(key: str, name: str) -> tuple[str, str | None]:
 
 def _nested(layers: Mapping[str, Shape]) -> list[tuple[str, str]]:
     """The parts of a network that stand again inside another one, as (prefix, prefix of the other name)."""
+    names = sorted(layers)
+    shared = commonprefix(names[:1] + names[-1:])
+    start = shared.rpartition(".")[0] + "." if "." in shared else ""
     parts: defaultdict[str, dict[str, Shape]] = defaultdict(dict)
     for name, shape in layers.items():
-        words = name.split(".")
+        words = name[len(start) :].split(".")
         for i in range(1, min(len(words), 3)):
             parts[".".join(words[:i])][".".join(words[i:])] = shape
     outer = (name for name in parts if name.count(".") == 1 and not name[-1].isdigit())
     pairs = ((inner, name) for name in outer if (inner := name.partition(".")[2]) in parts)
-    return [(f"{inner}.", f"{name}.") for inner, name in pairs if len(parts[name]) > 1 and parts[name] == parts[inner]]
+    same = ((inner, name) for inner, name in pairs if len(parts[name]) > 1 and parts[name] == parts[inner])
+    return [(f"{start}{inner}.", f"{start}{name}.") for inner, name in same]
 
 
 def _pairs(layers: Mapping[str, Shape]) -> list[tuple[str, str]]:

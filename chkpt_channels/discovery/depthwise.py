@@ -79,11 +79,10 @@ class Depthwise:
         if proofs:
             is_weak = proofs == {For.MADE}
             return Verdict(State.OPEN if is_weak and self._may_begin(kernel) else State.INSIDE, why, is_weak)
-        if doubts:
-            one_made = self.network.ordered and any(k.filters == 1 and k.window for k in self.network.kernels[: kernel.at])
-            is_open = one_made or doubts <= {Against.UNMADE, Against.POINT}
-            return Verdict(State.OPEN if is_open else State.FREE, why, by_place=bool(doubts & PLACES))
-        return Verdict(State.FREE if self.network.ordered else State.OPEN)
+        one_made = self.network.ordered and any(k.filters == 1 and k.window for k in self.network.kernels[: kernel.at])
+        if one_made or doubts <= {Against.UNMADE, Against.POINT} and (doubts or not self.network.ordered):
+            return Verdict(State.OPEN, why, by_place=bool(doubts & PLACES), is_fed=one_made)
+        return Verdict(State.FREE, why, by_place=bool(doubts & PLACES))
 
     def _overruled(self, kernel: LayerWeight, proofs: set[For], doubts: set[Against]) -> set[Against]:
         """The doubts that the proofs outweigh."""
@@ -213,8 +212,8 @@ class Depthwise:
         """Whether it begins a module of its own, and is one of its kind or of the first convolution's, and no pointwise layer
         follows: a second stem looks so."""
         series = [k for k in self.network.series[kernel.pattern] if k.channels == 1]
-        if self.first in series and self.places.begins_tower(kernel):
-            return True
+        if self.places.begins_tower(kernel) and (self.first in series or self.places.begins_network(kernel)):
+            return self.first in series or not self.has_point_behind(kernel)
         home = self.places.home(kernel)
         is_alone = all(self.places.home(k) == home for k in series)
         behind = [k for k in self.network.following(kernel, NEAREST) if k in self.places.inside[home]]

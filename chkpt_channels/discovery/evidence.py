@@ -19,6 +19,9 @@ MOST_BANDS = 32
 NEAREST = 3
 """Layers before a kernel that can feed it: a block with branches puts others in between."""
 
+MOST_OF_STEM = 4
+"""Layers of a block in which one that makes a width feeds the one that takes it."""
+
 
 class State(Enum):
     """What is known of a kernel's input: other layers make it, the evidence does not decide, or only an image explains it."""
@@ -30,12 +33,14 @@ class State(Enum):
 
 class Verdict(NamedTuple):
     """A kernel's state, and the evidence in words. `is_weak` says that one piece of evidence alone puts it inside, `by_place` that
-    its place or its window, and not its name alone, shows that it sees the image."""
+    its place or its window, and not its name alone, shows that it sees the image, `is_fed` that a layer which may come before it
+    makes its width: another network's output."""
 
     state: State
     why: str = ""
     is_weak: bool = False
     by_place: bool = False
+    is_fed: bool = False
 
 
 class Evidence:
@@ -60,7 +65,10 @@ class Evidence:
         if grouped is State.OPEN:
             return Verdict(grouped, f"may be a grouped convolution over the {kernel.filters} channels of an earlier layer")
         if not self.network.ordered and (maker := self._made_somewhere(kernel)):
-            return Verdict(State.OPEN, f"{maker.key} makes {width} channels, and the order is not known")
+            home = self.places.home(kernel)
+            if home == self.places.home(maker) and len(self.places.inside[home]) <= MOST_OF_STEM:
+                return Verdict(State.INSIDE, f"{maker.key} of the same block makes {width} channels")
+            return Verdict(State.OPEN, f"{maker.key} makes {width} channels, and the order is not known", is_fed=True)
         return Verdict(State.FREE)
 
     def _fed(self, kernel: LayerWeight, makers: list[LayerWeight]) -> Verdict:
@@ -68,8 +76,9 @@ class Evidence:
         take these, or the image: a generator and its discriminator."""
         part = self.places.part(kernel) or (kernel.layer if kernel.layer.count(".") <= self.network.trunk + 1 else "")
         others = part and not any(k.layer.startswith(f"{part}.") for k in makers)
-        if others and self.network.ordered and kernel.is_wide and kernel.channels == 3 and not ENDS.search(kernel.key):
-            return Verdict(State.OPEN, f"begins a part of the network behind {makers[-1].key}, which makes 3 channels")
+        if others and kernel.is_wide and kernel.channels == 3 and not ENDS.search(kernel.key):
+            why = f"begins a part of the network behind {makers[-1].key}, which makes 3 channels"
+            return Verdict(State.OPEN, why, is_fed=True)
         return Verdict(State.INSIDE, f"an earlier layer makes {kernel.channels} channels")
 
     def _doubled(self, kernel: LayerWeight) -> LayerWeight | None:
@@ -77,14 +86,14 @@ class Evidence:
         width = kernel.channels
         for maker in self.network.makers.get(2 * width, ()):
             is_last = maker is not kernel and (maker.channels >= 2 * maker.filters or maker.is_point)
-            if is_last and (width not in (1, 3) or self.network.is_before(maker, kernel) or ENDS.search(kernel.key)):
+            if is_last and (ENDS.search(kernel.key) or maker in self.network.preceding(kernel, NEAREST)):
                 return maker
         return None
 
     def _grouped(self, kernel: LayerWeight) -> State:
         """Whether it is grouped: as many filters right before it, a whole number of groups, and its series has one number of
         groups or one width of a group. DPN-92 has features.conv2_1.c3x3_b.conv [96, 3, 3, 3] of 32 groups."""
-        if kernel is self.first or not looks_grouped(self.network, kernel):
+        if kernel is self.first or self.places.begins_network(kernel) or not looks_grouped(self.network, kernel):
             return State.FREE
         series = self.network.series[kernel.pattern]
         counts, widths = {k.filters / k.channels for k in series}, {k.channels for k in series}

@@ -94,7 +94,7 @@ def space_to_depth(places: Places) -> LayerWeight | None:
     if len(wide) != 1 or (not network.ordered and any(k.channels in (1, 3) and k.is_wide for k in likely)):
         return None
     block = wide[0]
-    if block.channels > LARGEST_BLOCK and not places.is_named_stem(block):
+    if block.channels > LARGEST_BLOCK and not (network.ordered and places.is_named_stem(block)):
         return None
     makers = [k for k in network.makers.get(block.channels, ()) if k is not block and not ENDS.search(k.key)]
     return None if [k for k in makers if not network.ordered or network.is_before(k, block)] else block

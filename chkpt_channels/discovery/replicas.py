@@ -72,6 +72,6 @@ def _inside(shapes: Shapes, prefix: str) -> frozenset[tuple[str, tuple[int, ...]
 
 
 def _are_roots(prefixes: Sequence[str]) -> bool:
-    """Whether none is inside another and all are equally deep: `blocks` and `ema.blocks` are parts of copies."""
-    depths = {prefix.count(".") for prefix in prefixes}
-    return len(depths) == 1 and not any(a != b and a.startswith(b) for a in prefixes for b in prefixes)
+    """Whether none is inside another, and their parents are no parts that hold more: `blocks` and `ema.blocks` are parts of
+    copies."""
+    return not any(a != b and a.startswith(b) for a in prefixes for b in prefixes)

@@ -140,11 +140,11 @@ class _Search:
         stems, unsure = self._settled([k for k in free if k.channels == width], [k for k in unsure if k.channels == width])
         if unsure or not (stems or patches):
             return self._refused([*stems, *unsure], "several convs could see the image")
-        if others := [k for k in free if k.channels != width and self._may_be_image(k)]:
+        if others := [k for k in (*free, *self._of(State.OPEN)) if k.channels != width and self._may_be_image(k, width)]:
             return self._refused([*stems, *others], "kernels with other channel counts could be the first too")
         if why := self._why_misplaced(stems, patches):
             return self._refused(stems, why)
-        if why := self._why_latent(width):
+        if why := self._why_latent(stems, width):
             return self._refused(stems, why)
         if why := beyond.why_past(self.places, stems, width):
             return self._refused(stems, f"the image goes past the first convs: {why}", why)
@@ -179,6 +179,10 @@ class _Search:
             if any(k.is_wide for k in usual) and not any(k in usual for k in likely):
                 return 0
             likely = [k for k in likely if not ENDS.search(k.key)] or likely
+            if not any(k.channels in (1, 3) for k in likely):
+                likely = [k for k in likely if self.places.is_named_stem(k)] or likely
+                if len({k.channels for k in likely}) > 1:
+                    return 0
         widths = {k.channels for k in likely}
         preferred = (3, 1, first.channels if first else 0)
         return next((w for w in preferred if w in widths), min(widths, default=0))
@@ -197,9 +201,9 @@ class _Search:
         behind = [k for k in stems if k.channels == 1 and k is not self.first and not self.verdicts[k.at].by_place]
         stems = [k for k in stems if k not in behind or not self._is_right_behind(k, stems)]  # nothing else makes what it takes
         if not stems and not self.network.ordered:
-            named = [k for k in unsure if self.places.is_named_stem(k)]
+            named = [k for k in unsure if self.places.is_named_stem(k) and k.is_wide]
             weak = [k for k in self.narrow if self.verdicts[k.at].is_weak]
-            is_sole = len(unsure) == 1 and all(k.follows(unsure[0]) for k in weak)
+            is_sole = len(unsure) == 1 and unsure[0].is_wide and all(k.follows(unsure[0]) for k in weak)
             stems = named[:1] or (unsure[:1] if is_sole else [])
             unsure = [k for k in unsure if k not in stems]
         before = -1
@@ -217,7 +221,11 @@ class _Search:
         """Whether it stands where a stem stands: with one's input, at one's place in a like module, or as a branch of one that
         looks at single pixels."""
         places = self.places
-        if any(places.take_same_input(s, kernel) or places.are_analogous(kernel, s) for s in stems):
+        if any(places.take_same_input(s, kernel) for s in stems):
+            return True
+        if self.verdicts[kernel.at].is_fed:  # two networks with the same layers may stand in a row
+            return False
+        if any(places.are_analogous(kernel, s) for s in stems):
             return True
         if any(
             kernel.pattern == s.pattern and kernel.filters == s.filters and places.part(kernel) and places.part(s) for s in stems
@@ -249,19 +257,24 @@ class _Search:
         if not self.depthwise.has_point_behind(kernel):
             return False
         places, home = self.places, self.places.home(kernel)
-        before = [s for s in stems if s.filters == kernel.filters and self.network.is_before(s, kernel)]
+        near = self.network.preceding(kernel, NEAR_BRANCHES)
+        before = [s for s in stems if s.filters == kernel.filters and s in near]
         return any((places.home(s) != home or kernel.follows(s)) and not places.take_same_input(s, kernel) for s in before)
 
-    def _may_be_image(self, kernel: LayerWeight) -> bool:
-        """Whether a kernel of another width could begin a network too, as a second one in the same file does."""
+    def _may_be_image(self, kernel: LayerWeight, width: int = 0) -> bool:
+        """Whether a kernel of another width than the image's `width` could begin a network too, as a second one in the same file
+        does: with two images, or an image beside a latent."""
         if kernel.filters < FEWEST_FILTERS or kernel.is_point:
             return False
-        is_alone = kernel.layer.count(".") <= self.network.trunk and self.places.is_named(kernel)
+        is_alone = kernel.layer.count(".") <= self.network.trunk + 1 and self.places.is_named(kernel)
         if not is_alone and not self.places.begins_network(kernel):
             return False
         if kernel.channels == 1:
-            return self.places.is_named_stem(kernel)
-        return not is_composed(self.network, kernel, is_named=self.places.is_named(kernel))
+            return self.places.is_named_stem(kernel) or width > 3
+        verdict = self.verdicts[kernel.at]
+        if kernel.channels in (2 * width, 3 * width, width + 1) and self.places.begins_network(kernel):
+            return verdict.state is not State.INSIDE
+        return verdict.state is State.FREE and not is_composed(self.network, kernel, is_named=self.places.is_named(kernel))
 
     def _why_misplaced(self, stems: Sequence[LayerWeight], patches: Sequence[tuple[LayerWeight, str]]) -> str:
         """Why these cannot all be first convs, or not these alone; "" where they can."""
@@ -273,13 +286,17 @@ class _Search:
         root = self.first if self.first in stems else next(iter(named or stems), None)
         # beside a stem that stands alone at the top another one that begins a part may see another input: ControlNet's latent
         in_parts = root is None or self.places.part(root)
-        placed = [k for k in stems if k is root or (in_parts and self.places.begins_network(k))]
+        placed = [k for k in stems if k is root or (in_parts and k.is_wide and self.places.begins_network(k))]
         count = 0
         while count != len(placed):  # a branch of a placed one is placed too
             count = len(placed)
             placed += [k for k in stems if k not in placed and any(self._is_beside(k, stem) for stem in placed)]
         if misplaced := next((k for k in stems if k not in placed), None):
             return f"{misplaced.key} takes as many channels as an image has, and does not stand where first convs do"
+        parts = {self.network.branch(k) for k in stems}
+        for maker in self.network.makers.get(stems[0].channels if len(parts) > 1 else 0, ()):
+            if maker.is_wide and maker.channels > maker.filters and self.network.branch(maker) in parts:
+                return f"{maker.key} makes as many channels as an image has: one of several networks may take these"
         for kernel in stems:
             for other in self.narrow:
                 if other not in stems and other.channels == kernel.channels and self.places.take_same_input(kernel, other):
@@ -289,12 +306,19 @@ class _Search:
     def _is_beside(self, kernel: LayerWeight, stem: LayerWeight) -> bool:
         return self._has_stems_place(kernel, [stem]) or self.places.are_beside(kernel, stem)
 
-    def _why_latent(self, width: int) -> str:
-        """Why a network could take a latent, not an image: it takes neither one nor three channels and ends in an image or in as
-        few channels as it takes. A diffusion U-Net takes 4 (Stable Diffusion) or 16 (SD 3), a VAE decoder outputs 3."""
-        ends = [k for w in (3, 4, 8, 16) if 3 < width >= w for k in self.network.makers.get(w, ())]
-        is_generative = any(k.is_wide and k.channels >= 4 * k.filters for k in ends)
-        return "the network outputs an image or a latent: this input could be a latent too" if is_generative else ""
+    def _why_latent(self, stems: Sequence[LayerWeight], width: int) -> str:
+        """Why a network could take a latent or a state, not an image alone: it takes neither one nor three channels, and ends in an
+        image or in as few channels as it takes (a diffusion U-Net takes 4, a VAE decoder outputs 3), or makes the gates of as many
+        channels as it takes beside an image (ConvLSTM)."""
+        if width <= 3:
+            return ""
+        ends = [k for w in (3, 4, 8, 16) if width >= w for k in self.network.makers.get(w, ())]
+        if any(k.is_wide and k.channels >= 4 * k.filters for k in ends):
+            return "the network outputs an image or a latent: this input could be a latent too"
+        states = {width - image for image in range(1, 5)}
+        if any(k.filters == gates * state for k in stems for gates in (2, 3, 4) for state in states if state > 4):
+            return "it could take an image and a state of the network together"
+        return ""
 
     def _conv(self, kernel: LayerWeight) -> FirstConv:
         if self.channels is None and kernel.channels in patch_embeddings.SPACE_TO_DEPTH:
