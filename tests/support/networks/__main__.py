@@ -1,6 +1,6 @@
 """`python -m tests.support.networks SEED`: names, shapes and truth of a drawn network, and what the search says.
 
-With --count N only the wrong verdicts of so many seeds, and the tally of each trap; with --trap NAME of the networks that reach it.
+With --count N only the wrong verdicts of so many seeds, and the tally of each trap; with --trap NAME of networks that reach it.
 """
 
 from __future__ import annotations
