@@ -1,6 +1,6 @@
-"""`python -m tests.support.networks SEED [--count N]`: names, shapes and truth of a drawn network, and what the search says.
+"""`python -m tests.support.networks SEED`: names, shapes and truth of a drawn network, and what the search says.
 
-With --count only the verdicts of so many seeds are printed, the wrong ones in full, and the tally of each trap.
+With --count N only the wrong verdicts of so many seeds, and the tally of each trap; with --trap NAME of networks that reach it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 
 from tests.support.networks.grammar import build
 from tests.support.networks.report import Tally, story
+from tests.support.networks.traps import Trap
 from tests.support.networks.truth import questions, verdicts
 
 
@@ -29,6 +30,7 @@ def main() -> None:
     asked.add_argument("seed", type=int)
     asked.add_argument("--count", type=int, help="so many seeds from SEED on, and no shapes")
     asked.add_argument("--refused", action="store_true", help="print the refused ones too")
+    asked.add_argument("--trap", choices=[trap.name.lower() for trap in Trap], help="only networks that reach it")
     options = asked.parse_args()
     if options.count is None:
         show(options.seed)
@@ -36,6 +38,8 @@ def main() -> None:
     tally = Tally()
     for seed in range(options.seed, options.seed + options.count):
         for answer in verdicts(seed):
+            if options.trap and Trap[options.trap.upper()] not in answer[1].traps:
+                continue
             tally.add(*answer)
             if answer[2].word == "wrong" or (options.refused and answer[2].word == "refused"):
                 print(story(*answer))

@@ -83,7 +83,7 @@ class Draw:
 
     def size(self) -> tuple[int, ...]:
         """Of an image, by the number of its axes."""
-        return {1: (1024,), 2: (64, 64), 3: (16, 64, 64)}[self.dims]
+        return {1: (1024,), 2: (64, 64), 3: (32, 64, 64)}[self.dims]
 
     def image(self, channels: int | None = None) -> tuple[int, ...]:
         return (1, self.channels if channels is None else channels, *self.size())

@@ -123,10 +123,12 @@ def with_noise(d: Draw) -> Net:
     dict says that the first kernel is not that of an image with more channels, and to name it is right too."""
     d.reach(Trap.NOISE_BESIDE)
     folded, w = d.dims == 2 and d.often(0.5), d.pick(32, 64, 96)
-    more = d.channels if folded else d.pick(1, 2)
+    more = d.pick(d.channels, 4) if folded else d.pick(1, 2)
     first = conv(d, (4 * d.channels if folded else d.channels) + more, w, bias=True)
     middle, last = [unit(d, w, w) for _ in range(d.number(1, 4))], conv(d, w, 4 * d.produced if folded else classes(d), bias=True)
-    if not folded:
+    if folded:
+        d.refuse = True
+    else:
         d.beside.append(first)
 
     def run(x: Tensor) -> Tensor:

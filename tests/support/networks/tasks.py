@@ -47,7 +47,7 @@ def tutorial(d: Draw) -> Net:
     widths = [first * d.pick(1, 2) ** n for n in range(count)]
     kernels = [conv(d, d.channels if n == 0 else widths[n - 1], w, d.pick(3, 5), 2, bias=True) for n, w in enumerate(widths)]
     side = 64 // 2**count
-    flat, hidden = widths[-1] * side**2 * (16 // 2**count if d.dims == 3 else 1), d.pick(50, 84, 128, 512)
+    flat, hidden = widths[-1] * side**2 * (32 // 2**count if d.dims == 3 else 1), d.pick(50, 84, 128, 512)
     linears = [nn.Linear(flat, hidden), nn.Linear(hidden, classes(d))]
 
     def run(x: Tensor) -> Tensor:
