@@ -29,7 +29,8 @@ def by_names(tensors: Mapping[str, Tensor], conv: FirstConv, *, ordered: bool) -
     filters = conv.tensor.shape[conv.layout.axes.index("O")] if conv.layout else 0
     module = key.partition(".parametrizations.")[0] if ".parametrizations." in key else key.rpartition(".")[0]
     vectors = {t.key: t for t in group if module and t.dtype.floating and t.shape == (filters,)}
-    if bias := vectors.get(f"{module}.bias"):
+    flat = f"{key.removesuffix('weight')}bias"  # of a copy whose names have lost their dots
+    if bias := vectors.get(f"{module}.bias") or vectors.get(flat):
         return bias.name, 1
     norms = [key.removesuffix(_MEAN) for key in vectors if key.endswith(_MEAN)]
     if inside := [norm for norm in norms if norm.rpartition(".")[0] == module and _NORM.search(norm.rpartition(".")[2])]:
@@ -63,8 +64,8 @@ def names_say(group: Sequence[Tensor], conv: str, norm: str) -> bool:
 
 
 def _follows(norm: str, conv: str) -> bool:
-    """Whether a norm may follow a conv by its name: `bn1` after `conv1`, `b1` after `c1`, `1` after `0`, `bn` after `conv`, in one
-    module. Between `0` and `2` of a Sequential is a module without tensors, which may be nonlinear."""
+    """Whether a norm may follow a conv by its name: `bn1` after `conv1`, `b1` after `c1`, `1` after `0`, `bn` after `conv`, in
+    one module. Between `0` and `2` of a Sequential is a module without tensors, which may be nonlinear."""
     (parent, _, norm), (beside, _, conv) = norm.rpartition("."), conv.rpartition(".")
     if parent != beside:
         return False

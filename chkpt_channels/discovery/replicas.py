@@ -31,6 +31,7 @@ class Replicas:
             self._levels.append(level)
             weights = {key: t for key, t in weights.items() if not key.startswith(level[1])}
         self.kept = [*weights.values()]
+        self._tensors = tensors
         self._by_key = {t.key: t for t in tensors} if self._levels else {}
 
     def of(self, tensor: Tensor) -> list[Tensor]:
@@ -38,7 +39,18 @@ class Replicas:
         keys = [tensor.key]
         for first, others in reversed(self._levels):
             keys += [other + key[len(first) :] for key in keys if key.startswith(first) for other in others]
-        return [tensor, *(self._by_key[key] for key in keys[1:] if key in self._by_key)]
+        found = [tensor, *(self._by_key[key] for key in keys[1:] if key in self._by_key)]
+        return [*found, *(copy for t in found for copy in flattened(t, self._tensors))]
+
+
+def flattened(tensor: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The copies of a tensor in its state dict under names without dots: latent diffusion's LitEma keeps the average of
+    `model.diffusion_model.input_blocks.0.0.weight` as the buffer `model_ema.diffusion_modelinput_blocks00weight`, because the
+    name of a buffer has no dots. Others put "_" for them."""
+    words = tensor.key.split(".")
+    names = {joint.join(words[i:]) for i in range(len(words) - 1) for joint in ("", "_")}
+    alike = (t for t in tensors if t.shape == tensor.shape and t.group == tensor.group and t.name != tensor.name)
+    return [t for t in alike if t.key.rpartition(".")[2] in names]
 
 
 def _copies(shapes: Shapes) -> tuple[str, tuple[str, ...]]:
