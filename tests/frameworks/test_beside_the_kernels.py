@@ -230,3 +230,45 @@ def test_one_of_two_networks_is_enough(tmp_path):
     assert new["netG"]["0.weight"].shape == (16, 1, 3, 3)
     shapes = [tuple(s["exp_avg"].shape) for s in new["optimizer"]["state"].values()]
     assert shapes == [(16, 1, 3, 3), *(tuple(p.shape) for p in [*g.parameters(), *d.parameters()][1:])]
+
+
+# Counts in the dicts of modules
+
+
+class YamlModel(nn.Module):
+    """A detector that is pickled whole and builds itself from a dict of its own."""
+
+    def __init__(self, channels, key):
+        super().__init__()
+        self.yaml = {"nc": 3, "scales": {"n": [0.5, 0.25, 1024]}, key: channels}
+        self.model = nn.Sequential(
+            nn.Conv2d(channels, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.SiLU(), nn.Conv2d(16, 32, 3)
+        )
+        self.names = {0: "a", 1: "b", 2: "c"}
+
+    def forward(self, image):
+        assert image.shape[1] == next(self.yaml[key] for key in ("channels", "ch") if key in self.yaml)
+        return self.model(image)
+
+
+@pytest.mark.parametrize("form", [ZIP, LEGACY], ids=str)
+@pytest.mark.parametrize("key", ["channels", "ch"])
+@pytest.mark.parametrize(("old", "to"), [(3, 1), (3, 4), (1, 3)])
+@torch.no_grad()
+def test_the_dict_that_a_module_is_built_from(old, to, key, form, tmp_path):
+    torch.manual_seed(0)
+    model = YamlModel(old, key).half().eval()
+    path = form.save({"epoch": -1, "model": None, "ema": model, "train_args": {"task": "detect"}}, tmp_path / "a.pt")
+    left = convert(path, tmp_path / "left.pt", to)
+    (told,) = [n.message for n in left.warnings if n.code == "hyper_parameters"]
+    assert f"ema/yaml/{key} = {old} stays" in told
+    assert "--set-hparams" in told
+    report = convert(path, tmp_path / "b.pt", to, set_hparams=True)
+    assert verify(path, tmp_path / "b.pt", to, set_hparams=True).ok
+    names = {"torch": torch}
+    exec(report.load_line, names)
+    new = names["model"]
+    assert (new.yaml[key], new.yaml["nc"], new.model[0].in_channels) == (to, 3, to)
+    image = torch.rand(2, to, 16, 16)
+    expected = model.model.float()(as_old(image, old))
+    assert relative_error(new.float()(image), expected) < 2e-3

@@ -96,8 +96,13 @@ def _load_line(torch_object: TorchObject, path: str, *, safe: bool) -> str:
         return f"model = {loaded}"
     within_optimizers = {node.where[:at] for node in torch_object.optimizers for at in _ends(node.where)}
     models = [group for group in dict.fromkeys(torch_object.groups.values()) if group not in within_optimizers]
-    keys = "".join(f"[{key!r}]" for key in models[0].split("/")) if models and models[0] else ""
-    return f"model.load_state_dict({loaded}{keys})"
+    steps = models[0].split("/") if models and models[0] else []
+    keys = "".join(f"[{key!r}]" for key in steps)
+    for step in steps:
+        below = root.lookup(step)
+        root = below.target if below is not None else root
+    is_module = any(name == "_modules" for name, _ in attributes(root))
+    return f"model = {loaded}{keys}" if is_module else f"model.load_state_dict({loaded}{keys})"
 
 
 def _ends(where: str) -> Iterator[int]:

@@ -36,6 +36,8 @@ CHANNEL_NAMES = frozenset(
 )
 """Names of the number of input channels in modules, their configurations and training scripts (torch in_channels, timm in_chans,
 transformers num_channels, smp _in_channels)."""
+_NAMES_IN_DICTS = CHANNEL_NAMES | {"channels", "ch"}
+"""The same for the keys of dicts, such as the `yaml` from which a YOLO is built (`ch`, later `channels`)."""
 
 _MODULE_DICTS = ("_parameters", "_buffers", "_modules")
 
@@ -113,7 +115,7 @@ class TorchObject:
             if node.kind is Kind.CALL and (view := self._tensors.view(node)):
                 self._name(link, view)
                 continue
-            if node.kind is Kind.INT and link.segment in CHANNEL_NAMES:
+            if node.kind is Kind.INT and link.segment in (CHANNEL_NAMES if link.attribute else _NAMES_IN_DICTS):
                 self.counts.setdefault(link.path()[0], link)
             if node in seen:
                 continue

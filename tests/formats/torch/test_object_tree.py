@@ -33,6 +33,13 @@ def test_integers_that_are_called_like_channels_are_remembered():
     assert list(found.counts) == ["hyper_parameters/in_channels"]
 
 
+@pytest.mark.parametrize("name", ["channels", "ch"])
+def test_a_count_of_one_word_is_one_in_a_dict_alone(name: str):
+    """Attributes of that name are widths of layers as well."""
+    module = Call(Global("models", "Net"), (), {name: 3, "yaml": {name: 3, "nc": 3}})
+    assert list(read({"ema": module}).counts) == [f"ema/yaml/{name}"]
+
+
 def test_an_optimizer_is_what_has_a_state_and_groups():
     state = {0: {"exp_avg": conv(), "step": 7}}
     found = read({"optimizer": {"state": state, "param_groups": []}, "other": {"state": state}})
