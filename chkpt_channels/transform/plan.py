@@ -24,6 +24,7 @@ from chkpt_channels.transform.mixing.normalization import Normalization
 from chkpt_channels.transform.mixing.rules import GRAPH_METHODS
 from chkpt_channels.transform.optimizer_state import OptimizerEdits
 from chkpt_channels.transform.options import Options
+from chkpt_channels.transform.patch_norm import NormedPatch
 
 
 class Plan(NamedTuple):
@@ -232,6 +233,8 @@ def _kernel_change(
     if operations:
         rule = rule.compose((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
     parametrization = parametrizations.parametrization_of(checkpoint, conv)
+    if norm := preprocessing.patch_norm(checkpoint, conv):
+        parametrization = NormedPatch(checkpoint, conv, conv.layout, rule, norm)
     if conv.groups == 1:
         # the usual case: one channel axis grows or shrinks
         shape = conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to)

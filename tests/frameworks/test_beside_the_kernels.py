@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from chkpt_channels import AmbiguousError, convert, verify
+from chkpt_channels import AmbiguousError, UnsupportedError, convert, verify
 from tests.frameworks.oracle import LEGACY, ZIP, as_old, load, relative_error
 
 
@@ -272,3 +272,99 @@ def test_the_dict_that_a_module_is_built_from(old, to, key, form, tmp_path):
     image = torch.rand(2, to, 16, 16)
     expected = model.model.float()(as_old(image, old))
     assert relative_error(new.float()(image), expected) < 2e-3
+
+
+# A norm over whole patches
+
+
+class Patches(nn.Module):
+    """A transformer's beginning as vit-pytorch has it: patches with the colors fastest, LayerNorm, Linear, LayerNorm."""
+
+    def __init__(self, channels, dim=32, patch=8, bias=True):
+        super().__init__()
+        n = channels * patch * patch
+        self.patch = patch
+        self.pos_embedding = nn.Parameter(torch.randn(1, 16, dim))
+        self.to_patch_embedding = nn.Sequential(nn.Identity(), nn.LayerNorm(n), nn.Linear(n, dim, bias=bias), nn.LayerNorm(dim))
+        self.head = nn.Linear(dim, 10)
+
+    def forward(self, image):
+        x = image.unflatten(2, (-1, self.patch)).unflatten(4, (-1, self.patch))
+        x = x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        return self.head(self.to_patch_embedding(x) + self.pos_embedding)
+
+
+def patches(channels, **options):
+    torch.manual_seed(0)
+    model = Patches(channels, **options)
+    for parameter in model.to_patch_embedding[1].parameters():
+        nn.init.normal_(parameter)
+    return model.eval()
+
+
+NAMED = {"layers": ["to_patch_embedding.2.weight"], "layout": "O(HWI)"}
+
+
+@FORMS
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.float16, 5e-3)], ids=["64", "32", "16"]
+)
+@pytest.mark.parametrize("dim", [32, 192], ids=["narrow", "as wide as its patches"])
+@torch.no_grad()
+def test_a_norm_over_patches_is_folded(dim, dtype, bound, form, tmp_path):
+    old = patches(3, dim=dim).to(dtype)
+    weights, _ = converted(old.state_dict(), tmp_path, form, "gray", **NAMED)
+    new = Patches(1, dim=dim).to(dtype).eval()
+    new.load_state_dict(weights)
+    image = torch.rand(2, 1, 32, 32, dtype=dtype)
+    assert relative_error(new.double()(image.double()), old.double()(image.expand(-1, 3, -1, -1).double())) < bound
+
+
+@FORMS
+@torch.no_grad()
+def test_a_norm_over_patches_is_permuted(form, tmp_path):
+    old = patches(3).double()
+    weights, _ = converted(old.state_dict(), tmp_path, form, None, select=[1, 2, 0], **NAMED)
+    new = Patches(3).double().eval()
+    new.load_state_dict(weights)
+    image = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    assert relative_error(new(image), old(image[:, [2, 0, 1]])) < 1e-14
+
+
+@pytest.mark.parametrize("options", [{"to": 4}, {"to": 1, "method": "mean"}, {"to": 1, "norm": "imagenet"}], ids=str)
+def test_a_norm_over_patches_that_would_see_others_is_refused(options, tmp_path):
+    path = saved(patches(3).state_dict(), tmp_path, ZIP)
+    with pytest.raises(UnsupportedError, match=r"to_patch_embedding\.1: normalizes whole patches"):
+        convert(path, tmp_path / "b.pth", **options, **NAMED)
+    path = saved(patches(1).state_dict(), tmp_path, LEGACY)
+    with pytest.raises(UnsupportedError, match=r"to_patch_embedding\.1: normalizes whole patches"):
+        convert(path, tmp_path / "b.pth", "rgb", from_channels=1, **NAMED)
+
+
+@pytest.mark.parametrize("kind", ["module", "script", "trace"])
+def test_a_module_that_states_the_length_of_its_patches_is_refused(kind, tmp_path):
+    model, path = patches(3), tmp_path / "a.pt"
+    if kind == "module":
+        torch.save(model, path)
+    else:
+        torch.jit.save(torch.jit.script(model) if kind == "script" else torch.jit.trace(model, torch.rand(1, 3, 32, 32)), path)
+    with pytest.raises(UnsupportedError, match="its module states their length") as refused:
+        convert(path, tmp_path / "b.pt", "gray", **NAMED)
+    assert "state_dict()" in refused.value.hint
+
+
+@pytest.mark.parametrize("how", ["reset", "drop"])
+def test_the_optimizer_follows_a_norm_over_patches(how, tmp_path):
+    model = patches(3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.rand(2, 3, 32, 32)).square().mean().backward()
+    optimizer.step()
+    obj = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    new, _ = converted(obj, tmp_path, ZIP, "gray", optimizer=how, **NAMED)
+    gray = Patches(1)
+    gray.load_state_dict(new["model"])
+    optimizer = torch.optim.AdamW(gray.parameters())
+    optimizer.load_state_dict(new["optimizer"])
+    gray(torch.rand(2, 1, 32, 32)).square().mean().backward()
+    optimizer.step()
+    assert all(optimizer.state[p]["exp_avg"].shape == p.shape for p in gray.parameters())
