@@ -63,6 +63,8 @@ class OptimizerEdits:
                 self._refuse(entry.where, what, "save optimizer.state_dict() in its place")
             optimizers[_optimizer_of(entry)].append(entry)
         for entries in optimizers.values():
+            if all(entry.parameter.isdecimal() for entry in entries):  # they are kept in the order of their first steps
+                entries.sort(key=lambda entry: int(entry.parameter))
             for entry, owner in self._owners(entries):
                 self._drop(entry) if how == "drop" else self._reset(entry, self._old[owner])
         self._refuse_strays()
@@ -104,12 +106,20 @@ class OptimizerEdits:
             return [(e, changed[0]) for e in owned]  # all tensors of that shape change alike: whose an entry is does not matter
         group = self._old[changed[0]].group
         alike = [t.name for t in self._model if t.group == group and t.name in everywhere]
-        if len(owned) == len(alike):
+        if len(owned) == len(alike) and self._are_in_order(entries, group):
             return [(e, name) for e, name in zip(owned, alike, strict=True) if name in changed]
         if self._how == "drop":
             return [(e, changed[0]) for e in owned]
         what = f"{len(owned)} entries have the shape {list(shape)} for {len(alike)} kernels: their order is ambiguous"
         self._refuse(owned[0].where, what, f"--optimizer drop leaves out {'all of them' if len(owned) > 1 else 'it'}")
+
+    def _are_in_order(self, entries: Sequence[OptimizerEntry], group: str) -> bool:
+        """Whether the entries follow the order of the model, as far as the shapes of matrices and kernels show: scripts that give
+        each layer its own rate may begin with the last one."""
+        shapes = [t.shape for t in self._model if t.group == group and len(t.shape) > 1]
+        moments = [_shapes(entry).intersection(shapes) for entry in entries]
+        following = iter(shapes)
+        return all(any(shape in each for shape in following) for each in moments if each)
 
     def _is_unexplained(self, entry: OptimizerEntry) -> bool:
         """Whether it holds more than scalars, and of no tensor's shape. Entries without an owner are left to their format."""

@@ -156,6 +156,21 @@ def test_whose_it_is_does_not_matter_where_all_change_alike():
     assert {t.shape for t in state(checkpoint, **changed).tensors.values()} == {(8, 5, 7, 7), ()}
 
 
+def test_the_order_of_numbers_is_that_of_parameters():
+    """The file keeps the order in which parameters got their first gradients."""
+    checkpoint = net(later=kernel(8, 3, 7, 7)).optimizer("o/state", {"10": adam(8, 3, 7, 7), "2": adam(8, 3, 7, 7)})
+    assert state(checkpoint, "drop").dropped == ["o/state/2"]
+
+
+def test_parameters_in_another_order_than_the_models_cannot_be_told_apart():
+    """As where the last layers come first, for a rate of their own."""
+    entries = {"0": adam(8, 3, 7, 7), "1": adam(5, 8), "2": adam(8, 8, 3, 3), "3": adam(8, 3, 7, 7)}
+    checkpoint = net(later=kernel(8, 3, 7, 7)).optimizer("o/state", entries)
+    with pytest.raises(UnsupportedError, match="their order is ambiguous"):
+        state(checkpoint)
+    assert state(checkpoint, "drop").dropped == ["o/state/0", "o/state/3"]
+
+
 def test_all_that_cannot_be_told_apart_can_be_dropped():
     checkpoint = net(b=kernel(8, 3, 7, 7), c=kernel(8, 3, 7, 7))
     checkpoint.optimizer("o/state", {"0": adam(8, 3, 7, 7), "1": adam(8, 3, 7, 7)})
