@@ -27,11 +27,13 @@ _ODD = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
 class Candidate(NamedTuple):
-    """A tensor that could be meant, and why it was not taken."""
+    """A tensor that could be meant, and why it was not taken. Those that are `needed` see the image together: to take one of
+    them alone would be wrong."""
 
     key: str
     shape: tuple[int, ...]
     why_not: str = ""
+    needed: bool = False
 
 
 class LimitExceeded(NamedTuple):

@@ -89,12 +89,14 @@ class Quantization(NamedTuple):
 
 
 class OptimizerEntry(NamedTuple):
-    """What an optimizer keeps for one parameter: its tensors by slot name, and its plain integers by slot name."""
+    """What an optimizer keeps for one parameter: its tensors by slot name, and its plain integers by slot name. A `whole`
+    optimizer was stored as an object, parameters included, and is not read."""
 
     where: str
     parameter: str
     tensors: Mapping[str, Tensor]
     numbers: Mapping[str, int]
+    whole: bool = False
 
 
 class Notice(NamedTuple):

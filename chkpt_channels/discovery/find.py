@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from chkpt_channels.core.errors import AmbiguousError, Location, UnsupportedError, UsageError
+from collections.abc import Sequence
+
+from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery import layer_selector, search
+from chkpt_channels.discovery.evidence import OTHER_SENSES
+from chkpt_channels.discovery.replicas import flattened
 from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.formats.base import TensorStore
 
+MOST_TOGETHER = 6
+"""Stems that a hint names together; more are seldom all stems."""
 _ANY = SearchRequest()
+_SEVERAL = "several convs could see the image"
+"""What the search says of kernels of one width that no layer is known to make: each of them is a stem, or none."""
 
 
 def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _ANY) -> search.Finding:
@@ -85,23 +93,53 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
     if not finding.candidates:
         hint = "name it: --layer KEY --layout LAYOUT"
         raise UnsupportedError("holds no convolution that could see an image", file=location.file, hint=hint)
-    hint = "   or   ".join(f"--layer {c.key}" for c in finding.candidates[:3])
     many = len(finding.candidates)
     what = "one tensor might" if many == 1 else f"{many} tensors could"
-    raise AmbiguousError(f"{what} be the first convolution", file=location.file, candidates=finding.candidates, hint=hint)
+    raise AmbiguousError(
+        f"{what} be the first convolution", file=location.file, candidates=finding.candidates, hint=_hint(finding.candidates)
+    )
+
+
+def _hint(candidates: Sequence[Candidate]) -> str:
+    """The options that name these candidates: all that are needed together, or one of the first."""
+    needed = [c for c in candidates if c.needed]
+    alike = [c for c in candidates if c.why_not == _SEVERAL and c.shape[1:2] == candidates[0].shape[1:2]]
+    if together := needed or (alike if 1 < len(alike) <= MOST_TOGETHER else []):
+        return " ".join(f"--layer {c.key}" for c in together)
+    return "   or   ".join(f"--layer {c.key}" for c in candidates[:3])
+
+
+def _check_complete(location: Location, finding: search.Finding, named: Sequence[FirstConv]) -> None:
+    """Raise AmbiguousError where --layer names some of the kernels that see one image, and leaves others of their model."""
+    names = {conv.tensor.name for conv in named}
+    stems = [c for c in finding.first_convs if not OTHER_SENSES.search(c.tensor.key)]
+    seen = {(c.tensor.group, c.in_channels) for c in stems if c.tensor.name in names}
+    together = {c.tensor.name: c.tensor.shape for c in stems if (c.tensor.group, c.in_channels) in seen}
+    if names & {c.key for c in finding.candidates if c.needed}:
+        together |= {c.key: c.shape for c in finding.candidates if c.needed}
+    left = [Candidate(name, shape, "--layer leaves it out") for name, shape in together.items() if name not in names]
+    if left:
+        what = f"sees the image together with {left[0].key}" + (f" and {len(left) - 1} more" if len(left) > 1 else "")
+        where = next(name for name in together if name in names)
+        hint = " ".join(f"--layer {name}" for name in together)
+        raise AmbiguousError(what, file=location.file, where=where, candidates=left, hint=hint)
 
 
 def _with_named(checkpoint: TensorStore, finding: search.Finding, request: SearchRequest) -> search.Finding:
     """The first convs that --layer names, each once."""
     location = checkpoint.location
     tensors = [t for t in checkpoint.model_tensors() if len(t.shape) >= 2]
-    names = list(dict.fromkeys(t.name for layer in request.layers for t in layer_selector.match(location, tensors, layer)))
+    matches = [t for layer in request.layers for t in layer_selector.match(location, tensors, layer)]
+    names = dict.fromkeys((t.name for t in matches), "named by --layer")
+    names |= {copy.name: f"a copy of {t.key}" for t in matches for copy in flattened(t, tensors) if copy.name not in names}
     known = {conv.tensor.name: conv for conv in finding.first_convs}
     convs = []
-    for name in names:
+    for name, why in names.items():
         conv = known.get(name) or _described_by_user(checkpoint, checkpoint.tensors[name], request)
-        conv = conv._replace(found_by="user", why="named by --layer")
+        conv = conv._replace(found_by="user", why=why)
         convs.append(_with_layout(location, conv, request.layout) if request.layout else conv)
+    if all(conv.found_by != "graph" for conv in finding.first_convs):
+        _check_complete(location, finding, convs)
     if any(conv.found_by == "graph" for conv in finding.first_convs):  # it knows the preprocessing itself
         return search.Finding(tuple(convs))
     searched = checkpoint.model_tensors()

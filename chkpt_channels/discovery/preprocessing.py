@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite, prod, sqrt
+from typing import NamedTuple
 
 from chkpt_channels.core.tensors import FirstConv, Notice, PreprocessingOp, Tensor
 from chkpt_channels.discovery import bias_target
@@ -38,6 +39,49 @@ def find(checkpoint: TensorStore, conv: FirstConv, input_vectors: Iterable[Tenso
         names = " and ".join(op.where for op in operations)
         raise checkpoint.location.unsupported(f"{names} precede {conv.tensor.name} in an unknown order")
     return tuple(operations)
+
+
+class PatchNorm(NamedTuple):
+    """A norm over whole patches in front of a patch embedding, by its module `where`: γ, and β where it has one."""
+
+    where: str
+    weight: Tensor
+    bias: Tensor | None
+
+
+def patch_norm(checkpoint: TensorStore, conv: FirstConv) -> PatchNorm | None:
+    """The norm of the patches that a Linear patch embedding takes, with one number for each color of each pixel. Raises
+    UnsupportedError for such vectors whose operation, or whose position, is unknown."""
+    layout = conv.layout
+    if layout is None or not layout.folded or len(layout.axes) != 2:
+        return None
+    width, filters = (conv.tensor.shape[i] for i in (layout.channel_axis, 1 - layout.channel_axis))
+    module = conv.tensor.key.rpartition(".")[0]
+    group = [t for t in checkpoint.tensors.values() if t.group == conv.tensor.group and t.shape in ((width,), conv.tensor.shape)]
+    at = next(i for i, t in enumerate(group) if t.name == conv.tensor.name)
+    parts: dict[str, dict[str, Tensor]] = {}
+    for i, tensor in enumerate(group):
+        norm, _, end = tensor.key.rpartition(".")
+        if tensor.shape != (width,) or norm == module or norm.rpartition(".")[0] != module.rpartition(".")[0]:
+            continue
+        # a norm of the output has that length too where the embedding is as wide as its patches
+        if width != filters or _is_next(norm, module) or (checkpoint.ordered and i < at and not _is_next(module, norm)):
+            parts.setdefault(tensor.name.removesuffix(f".{end}"), {})[end] = tensor
+    for where, tensors in parts.items():
+        own = where.rpartition(".")[2]
+        is_known = _is_next(where, module) or ("norm" in own and not own.isdecimal())
+        if len(parts) > 1 or not is_known or "weight" not in tensors or tensors.keys() - {"weight", "bias"}:
+            raise checkpoint.location.at(where).unsupported(
+                f"has one value for each number that {conv.tensor.name} takes, and its operation is unknown"
+            )
+        return PatchNorm(where, tensors["weight"], tensors.get("bias"))
+    return None
+
+
+def _is_next(first: str, second: str) -> bool:
+    """Whether the second module of a Sequential directly follows the first."""
+    a, b = first.rpartition(".")[2], second.rpartition(".")[2]
+    return a.isdecimal() and b.isdecimal() and int(a) + 1 == int(b)
 
 
 def _leads_to(module: str, conv: FirstConv) -> bool:

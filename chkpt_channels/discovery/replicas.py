@@ -32,6 +32,7 @@ class Replicas:
             weights = {key: t for key, t in weights.items() if not key.startswith(level[1])}
         others = tuple(prefix for _, prefixes in self._levels for prefix in prefixes)
         self.kept = [t for t in tensors if not others or not t.key.startswith(others)]
+        self._tensors = tensors
         self._by_key = {t.key: t for t in tensors} if self._levels else {}
 
     def of(self, tensor: Tensor) -> list[Tensor]:
@@ -39,7 +40,18 @@ class Replicas:
         keys = [tensor.key]
         for first, others in reversed(self._levels):
             keys += [other + key[len(first) :] for key in keys if key.startswith(first) for other in others]
-        return [tensor, *(self._by_key[key] for key in keys[1:] if key in self._by_key)]
+        found = [tensor, *(self._by_key[key] for key in keys[1:] if key in self._by_key)]
+        return [*found, *(copy for t in found for copy in flattened(t, self._tensors))]
+
+
+def flattened(tensor: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The copies of a tensor in its state dict under names without dots: latent diffusion's LitEma keeps the average of
+    `model.diffusion_model.input_blocks.0.0.weight` as the buffer `model_ema.diffusion_modelinput_blocks00weight`, because the
+    name of a buffer has no dots. Others put "_" for them."""
+    words = tensor.key.split(".")
+    names = {joint.join(words[i:]) for i in range(len(words) - 1) for joint in ("", "_")}
+    alike = (t for t in tensors if t.shape == tensor.shape and t.group == tensor.group and t.name != tensor.name)
+    return [t for t in alike if t.key.rpartition(".")[2] in names]
 
 
 def _copies(shapes: Shapes) -> tuple[str, tuple[str, ...]]:
@@ -55,7 +67,8 @@ def _copies(shapes: Shapes) -> tuple[str, tuple[str, ...]]:
     for prefix in (p for p, n in large.items() if counts[n] > 1):
         alike[_inside(shapes, prefix)].append(prefix)
     for prefixes in sorted(alike.values(), key=lambda names: min(map(len, names))):
-        if len(prefixes) > 1 and COVERED_SHARE * len(shapes) <= sum(sizes[p] for p in prefixes) and _are_roots(prefixes):
+        covered = sum(sizes[p] for p in prefixes)
+        if len(prefixes) > 1 and COVERED_SHARE * len(shapes) <= covered and _are_roots(prefixes, covered == len(shapes)):
             return prefixes[0], tuple(prefixes[1:])
     return "", ()
 
@@ -71,7 +84,8 @@ def _inside(shapes: Shapes, prefix: str) -> frozenset[tuple[str, tuple[int, ...]
     return frozenset((key[len(prefix) :], shape) for key, shape in shapes.items() if key.startswith(prefix))
 
 
-def _are_roots(prefixes: Sequence[str]) -> bool:
-    """Whether none is inside another, and their parents are no parts that hold more: `blocks` and `ema.blocks` are parts of
-    copies."""
-    return not any(a != b and a.startswith(b) for a in prefixes for b in prefixes)
+def _are_roots(prefixes: Sequence[str], is_all: bool) -> bool:
+    """Whether none is inside another and all are equally deep, or hold all there is: `blocks` and `ema.blocks` are parts of
+    copies, `model` and `averaged.module` are copies."""
+    depths = {prefix.count(".") for prefix in prefixes}
+    return (is_all or len(depths) == 1) and not any(a != b and a.startswith(b) for a in prefixes for b in prefixes)

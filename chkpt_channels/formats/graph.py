@@ -76,6 +76,10 @@ class ModelGraph:
         others its dense expansion, None where the format cannot hold that."""
         return conv.tensor.shape if channels == 1 else None
 
+    def is_in_module(self, name: str) -> bool:
+        """Whether a tensor belongs to a module that the file keeps as an object, which may state its length a second time."""
+        return False
+
     def shape_edits(self, channels: int) -> dict[str, TensorEdit]:
         """The stored tensors that hold the number of input channels, such as the shape that a graph gives the image."""
         return {}

@@ -24,6 +24,7 @@ from chkpt_channels.transform.mixing.normalization import Normalization
 from chkpt_channels.transform.mixing.rules import GRAPH_METHODS
 from chkpt_channels.transform.optimizer_state import OptimizerEdits
 from chkpt_channels.transform.options import Options
+from chkpt_channels.transform.patch_norm import NormedPatch
 
 
 class Plan(NamedTuple):
@@ -69,6 +70,7 @@ def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
     declarations, left = _declared(checkpoint, counted, old, set_hparams=options.plain["set_hparams"])
     kept, chosen = [] if method else all_operations, changed[0].constants if changed else ()
     edits = _with_constants(checkpoint, _kernel_edits(checkpoint, changed, options), kept, chosen)
+    edits = _with_state(checkpoint, edits, changed, options.plain["optimizer"])
     shapes = {} if method else checkpoint.graph.shape_edits(to)
     numbers = {**{d.where: to for d in declarations}, **edits.numbers}
     edits = edits._replace(tensors={**edits.tensors, **shapes}, numbers=numbers, channels=to, method=method)
@@ -127,7 +129,7 @@ def _rule(location: Location, conv: FirstConv, options: Options) -> Mixing:
 
 
 def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Options) -> Edits:
-    """The edits that follow from the kernels alone: their values, the constants for their biases, the optimizer's state."""
+    """The edits that follow from the kernels alone: their values, and the constants for their biases."""
     tensors: dict[str, TensorEdit] = {}
     biases: dict[str, TensorEdit] = {}
     targets: set[str] = set()
@@ -164,8 +166,7 @@ def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], opti
                 "different means leave",
                 hint="leave --norm out, and keep the preprocessing" if options.norm else "",
             )
-    state = OptimizerEdits(checkpoint, {k.conv.tensor.name: k.shape for k in changed}, options.plain["optimizer"])
-    return Edits(tensors | state.tensors, state.numbers, tuple(state.dropped), biases=biases)
+    return Edits(tensors, biases=biases)
 
 
 def _with_constants(
@@ -184,6 +185,16 @@ def _with_constants(
         )
     places = {operation.where: chosen for operation in operations}
     return edits._replace(tensors={**edits.tensors, **constants}, constants=places)
+
+
+def _with_state(checkpoint: TensorStore, edits: Edits, changed: Sequence[KernelChange], how: str) -> Edits:
+    """The edits, and those of the optimizer's state for the kernels and for whatever else changes its shape."""
+    shapes = {k.conv.tensor.name: k.shape for k in changed}
+    shapes |= {name: e.shape for name, e in edits.tensors.items() if e.shape != checkpoint.tensors[name].shape}
+    state = OptimizerEdits(checkpoint, shapes, how)
+    return edits._replace(
+        tensors={**edits.tensors, **state.tensors}, numbers={**edits.numbers, **state.numbers}, dropped=tuple(state.dropped)
+    )
 
 
 def _graph_method(
@@ -222,6 +233,8 @@ def _kernel_change(
     if operations:
         rule = rule.compose((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
     parametrization = parametrizations.parametrization_of(checkpoint, conv)
+    if norm := preprocessing.patch_norm(checkpoint, conv):
+        parametrization = NormedPatch(checkpoint, conv, conv.layout, rule, norm)
     if conv.groups == 1:
         # the usual case: one channel axis grows or shrinks
         shape = conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to)

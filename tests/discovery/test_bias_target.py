@@ -48,6 +48,14 @@ TAKEN = {
         {**conv("embedder.convolution"), **norm("embedder.normalization"), **BODY, **norm("normalization")},
         "embedder.normalization",
     ),
+    "c1, b1": ({**conv("c1"), **norm("b1"), **BODY, **HEAD}, "b1"),
+    "a norm inside": (
+        {**conv("backbone.stem.conv1"), **norm("backbone.stem.conv1.norm"), **BODY, **HEAD},
+        "backbone.stem.conv1.norm",
+    ),
+    "a norm inside, numbered": ({**conv("net.0"), **norm("net.0.bn"), **conv("net.2", 16, 8), **norm("net.3", 16)}, "net.0.bn"),
+    "in a module of its own": ({**conv("stem.conv1"), **norm("stem.bn1.bn"), **BODY, **HEAD}, "stem.bn1.bn"),
+    "each in a module of its own": ({**conv("stem.conv1.conv"), **norm("stem.bn1.bn"), **BODY, **HEAD}, "stem.bn1.bn"),
     "conv0, norm0": ({**conv("features.conv0"), **norm("features.norm0"), **BODY, **norm("features.norm5")}, "features.norm0"),
 }
 REFUSED = {
@@ -55,6 +63,9 @@ REFUSED = {
     "pre-activation": {**conv("conv1"), **BLOCKS, **norm("bn"), **HEAD},
     "pre-activation, in a module": {**conv("net.stem"), **{f"net.{k}": v for k, v in BLOCKS.items()}, **norm("net.norm"), **HEAD},
     "the last norm": {**conv("stem", window=4), **conv("blocks.0.conv", 8, 8), **norm("norm"), **HEAD},
+    "a norm of the next block": {**conv("net.0.conv"), **norm("net.1.bn"), **conv("net.1.conv", 8, 8), **norm("net.2.bn")},
+    "a norm alone in the next block": {**conv("net.0.conv"), **norm("net.1.bn"), **conv("net.2.conv", 8, 8)},
+    "a norm inside of another width": {**conv("stem.conv1"), **norm("stem.conv1.norm", 16), **conv("conv2", 16, 8)},
     "another width": {**conv("conv1"), **norm("bn1", 16), **conv("conv2", 16, 8)},
     "another number": {**conv("conv1"), **norm("bn2"), **conv("conv2", 8, 8)},
     "LayerNorm": {**conv("stem", window=4), "norm.weight": kernel(8), "norm.bias": kernel(8), **conv("conv2", 8, 8), **HEAD},

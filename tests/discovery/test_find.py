@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from chkpt_channels import AmbiguousError, UnsupportedError, UsageError
+from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.find import find_first_convs, select_first_convs
@@ -155,7 +156,7 @@ def test_a_layout_makes_the_channels_what_it_says():
             OPEN,
             AmbiguousError,
             "a.pth: 4 tensors could be the first convolution",
-            "--layer image.a.weight   or   --layer image.b.weight",
+            "--layer image.a.weight --layer image.b.weight",
         ),
         (
             LATENT,
@@ -170,7 +171,7 @@ def test_what_is_not_found_is_refused(arrays: Mapping[str, np.ndarray], error: t
     with pytest.raises(error) as refused:
         select_first_convs(Memory({"": arrays}), asked())
     assert str(refused.value).startswith(message)
-    assert refused.value.hint.startswith(hint.partition("   or   ")[0])
+    assert refused.value.hint == hint or refused.value.hint.startswith(f"{hint}   or   ")
 
 
 def test_candidates_say_what_speaks_against_each():
@@ -181,7 +182,82 @@ def test_candidates_say_what_speaks_against_each():
     assert "image.b.weight" in refused.value.hint
 
 
+LORA = {
+    "patches.projection.base_layer.weight": kernel(32, 3, 8, 8),
+    "patches.projection.lora_A.default.weight": kernel(4, 3, 8, 8),
+    "patches.projection.lora_B.default.weight": kernel(32, 4, 1, 1),
+    "layers.0.q.weight": kernel(32, 32),
+}
+"""An adapter sees the image beside the layer that it adapts."""
+
+
+def test_the_hint_names_all_that_are_needed_together():
+    checkpoint = Memory({"": LORA})
+    with pytest.raises(AmbiguousError) as refused:
+        select_first_convs(checkpoint, asked())
+    base, adapter, *_ = LORA
+    assert refused.value.hint == f"--layer {base} --layer {adapter}"
+    found = select_first_convs(checkpoint, asked(layers=refused.value.hint.split()[1::2])).first_convs
+    assert [conv.tensor.name for conv in found] == [base, adapter]
+
+
+@pytest.mark.parametrize("layers", [[], ["conv1"]])
+def test_candidates_that_are_needed_together_are_named_together(monkeypatch: pytest.MonkeyPatch, layers: list[str]):
+    needed = [Candidate(name, NET[name].shape, needed=True) for name in ("conv1.weight", "conv2.weight")]
+    finding = Finding((), (Candidate("fc.weight", (5, 8)), *needed))
+    monkeypatch.setattr("chkpt_channels.discovery.search.find", lambda *_, **__: finding)
+    with pytest.raises(AmbiguousError) as refused:
+        select_first_convs(Memory({"": NET}), asked(layers=layers))
+    assert refused.value.hint == "--layer conv1.weight --layer conv2.weight"
+    assert len(select_first_convs(Memory({"": NET}), asked(layers=["conv1", "conv2"])).first_convs) == 2
+
+
 # What the user names
+
+
+BRANCHES = {
+    "stem.a.weight": kernel(8, 3, 3, 3),
+    "stem.b.weight": kernel(8, 3, 3, 3),
+    "body.weight": kernel(16, 16, 3, 3),
+    "head.weight": kernel(5, 16),
+}
+"""Two stems, whose outputs are concatenated."""
+
+
+@pytest.mark.parametrize("layer", ["stem.a", "stem.b.weight"])
+def test_a_stem_that_is_left_out_is_named(layer: str):
+    with pytest.raises(AmbiguousError, match="sees the image together with") as refused:
+        select_first_convs(Memory({"": BRANCHES}), asked(layers=[layer]))
+    assert refused.value.hint == "--layer stem.a.weight --layer stem.b.weight"
+    assert [c.key for c in refused.value.candidates] == [n for n in BRANCHES if n.startswith("stem") and layer not in n]
+    assert len(select_first_convs(Memory({"": BRANCHES}), asked(layers=["stem.*"])).first_convs) == 2
+
+
+def test_the_average_of_a_model_is_left_out_by_no_one():
+    groups = {"": {**NET, **{f"ema.{name}": array for name, array in NET.items()}}}
+    with pytest.raises(AmbiguousError, match=r"conv1\.weight: sees the image together with ema\.conv1\.weight"):
+        select_first_convs(Memory(groups), asked(layers=["conv1.weight"]))
+
+
+def test_networks_of_other_channels_and_other_state_dicts_may_be_left_out():
+    networks = {"netG": NET, "netD": {**NET, "conv1.weight": kernel(8, 6, 7, 7)}, "other": NET}
+    found = select_first_convs(Memory(networks), asked(layers=["netG/conv1.weight"])).first_convs
+    assert [conv.tensor.name for conv in found] == ["netG/conv1.weight"]
+
+
+def test_what_is_no_stem_itself_leaves_none_out():
+    """A latent beside an image: the search finds the image's."""
+    assert len(select_first_convs(Memory({"": BRANCHES}), asked(layers=["body"])).first_convs) == 1
+
+
+def test_a_copy_without_dots_in_its_name_follows():
+    net = {"model.unet.in.0.weight": kernel(32, 4, 3, 3), "model_ema.unetin0weight": kernel(32, 4, 3, 3)}
+    net |= {"model.unet.out.weight": kernel(4, 32, 3, 3)}
+    found = select_first_convs(Memory({"": net}), asked(layers=["model.unet.in.0"])).first_convs
+    assert [(c.tensor.name, c.why) for c in found] == [
+        ("model.unet.in.0.weight", "named by --layer"),
+        ("model_ema.unetin0weight", "a copy of model.unet.in.0.weight"),
+    ]
 
 
 @pytest.mark.parametrize(

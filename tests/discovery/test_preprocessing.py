@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from chkpt_channels import UnsupportedError
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.tensors import FirstConv
+from chkpt_channels.discovery.preprocessing import patch_norm
 from chkpt_channels.transform.options import build_options
 from chkpt_channels.transform.plan import Plan, build_plan
 from tests.discovery.test_bias_target import Unordered
@@ -125,7 +128,7 @@ def test_two_stems_each_with_its_own(kind: type[Memory]):
 
 FAR = "but not directly: the operation between them is unknown"
 REFUSED: dict[str, tuple[dict[str, np.ndarray], str, str]] = {
-    "a ReLU may stand between": (cellpose(2), "downsample.down.res_down_0.conv.conv_0.2", FAR),
+    "a ReLU may stand between": (cellpose(2), "*.conv_0.2.weight *.proj.1.weight", FAR),
     "colors are mixed": (
         {"sub_mean.weight": kernel(3, 3, 1, 1), "sub_mean.bias": kernel(3), **stem(), **BODY},
         "conv0", "precedes the kernel and mixes",
@@ -145,7 +148,7 @@ REFUSED: dict[str, tuple[dict[str, np.ndarray], str, str]] = {
 @pytest.mark.parametrize(("named", "first", "words"), REFUSED.values(), ids=REFUSED)
 def test_refused(named: Any, first: str, words: str, kind: type[Memory]):
     with pytest.raises(UnsupportedError, match=words):
-        build_plan(kind({"": named}), build_options(1, layers=[first])).edits.tensors[f"{first}.weight"].values()
+        build_plan(kind({"": named}), build_options(1, layers=first.split())).edits.tensors[f"{first}.weight"].values()
 
 
 BEHIND = {
@@ -211,3 +214,55 @@ def test_a_linear_patch_embedding_behind_it(kind: type[Memory]):
         for net, image in ((named, patch.repeat(3, 0)), (new, patch))
     )
     assert np.allclose(found, expected, rtol=0, atol=1e-11)
+
+
+# Norms of whole patches
+
+
+def patched(before: dict[str, np.ndarray], behind: dict[str, np.ndarray] | None = None, dim: int = 32) -> Any:
+    linear = {"embed.2.weight": kernel(dim, 192), "embed.2.bias": kernel(dim)}
+    named = {**before, **linear, **(behind or {}), "head.weight": kernel(5, dim)}
+    tensor = Memory({"": named}).tensors["embed.2.weight"]
+    return named, FirstConv(tensor, Layout("O(HWI)"), 3, "user")
+
+
+GAMMA = {"embed.1.weight": kernel(192)}
+BETA = {"embed.1.bias": kernel(192)}
+NORMED: dict[str, tuple[Any, str | None, bool]] = {
+    "LayerNorm": (patched({**GAMMA, **BETA}), "embed.1", True),
+    "RMSNorm": (patched(GAMMA), "embed.1", False),
+    "as wide as its patches": (patched({**GAMMA, **BETA}, {"embed.3.weight": kernel(192)}, dim=192), "embed.1", True),
+    "a norm of the output": (patched({}, {"embed.3.weight": kernel(192), "embed.3.bias": kernel(192)}, dim=192), None, False),
+    "none": (patched({"other.1.weight": kernel(192)}), None, False),
+}
+
+
+@KINDS
+@pytest.mark.parametrize(("named", "module", "biased"), NORMED.values(), ids=NORMED)
+def test_a_norm_of_patches(named: Any, module: str | None, biased: bool, kind: type[Memory]):
+    arrays, conv = named
+    found = patch_norm(kind({"": arrays}), conv)
+    assert (found and found.where) == module
+    assert bool(found and found.bias) == biased
+
+
+UNKNOWN = {
+    "not directly": patched({"embed.0.weight": kernel(192), "embed.0.bias": kernel(192)}),
+    "BatchNorm": patched({**GAMMA, "embed.1.running_mean": kernel(192)}),
+    "a bias alone": patched(BETA),
+    "two": patched({**GAMMA, "embed.norm.weight": kernel(192)}),
+}
+
+
+@KINDS
+@pytest.mark.parametrize("named", UNKNOWN.values(), ids=UNKNOWN)
+def test_vectors_of_patches_whose_operation_is_unknown_are_refused(named: Any, kind: type[Memory]):
+    arrays, conv = named
+    with pytest.raises(UnsupportedError, match=r"embed\.2\.weight takes, and its operation is unknown"):
+        patch_norm(kind({"": arrays}), conv)
+
+
+def test_a_convolution_has_no_norm_of_patches():
+    arrays, conv = patched(GAMMA)
+    assert patch_norm(Memory({"": arrays}), conv._replace(layout=None)) is None
+    assert patch_norm(Memory({"": arrays}), conv._replace(layout=Layout("OI"))) is None

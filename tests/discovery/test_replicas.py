@@ -8,7 +8,7 @@ import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.replicas import Replicas
+from chkpt_channels.discovery.replicas import Replicas, flattened
 
 Named = Mapping[str, tuple[int, ...]]
 NET: Named = {
@@ -113,3 +113,33 @@ def test_a_copy_without_one_of_the_vectors_is_still_a_copy():
     found, tensors = copies({name: shape for name, shape in named.items() if name != "teacher.fc.bias"})
     assert [t.key for t in found.of(tensors["student.fc.bias"])] == ["student.fc.bias"]
     assert [t.key for t in found.of(tensors["student.fc.weight"])] == ["student.fc.weight", "teacher.fc.weight"]
+
+
+KERNEL = "model.unet.blocks.0.0.weight"
+FLAT = {
+    "without dots": "model_ema.unetblocks00weight",
+    "without dots, the whole name": "ema.modelunetblocks00weight",
+    "with underscores": "shadow_params.unet_blocks_0_0_weight",
+}
+NO_COPIES: Named = {
+    "narrow_ema.unetblocks00weight": (8, 4, 3, 5),  # another shape
+    "model_ema.unetblocks10weight": (8, 4, 3, 3),
+    "other.weight": (8, 4, 3, 3),
+    "model_ema.xunetblocks00weight": (8, 4, 3, 3),
+}
+
+
+@pytest.mark.parametrize("name", FLAT.values(), ids=FLAT)
+def test_a_copy_whose_name_has_no_dots(name: str):
+    named = {KERNEL: (8, 4, 3, 3), name: (8, 4, 3, 3), "model.unet.out.weight": (4, 8, 3, 3), **NO_COPIES}
+    found, tensors = copies(named)
+    assert [t.key for t in found.of(tensors[KERNEL])] == [KERNEL, name]
+    assert flattened(tensors[name], list(tensors.values())) == []
+
+
+def test_a_copy_without_dots_in_another_state_dict_is_another_models():
+    tensors = [
+        Tensor(f"{group}/{key}", BY_NAME["F32"], (8, 4, 3, 3), group)
+        for group, key in zip("ab", (KERNEL, "x.00weight"), strict=True)
+    ]
+    assert flattened(tensors[0], tensors) == []

@@ -96,8 +96,13 @@ def _load_line(torch_object: TorchObject, path: str, *, safe: bool) -> str:
         return f"model = {loaded}"
     within_optimizers = {node.where[:at] for node in torch_object.optimizers for at in _ends(node.where)}
     models = [group for group in dict.fromkeys(torch_object.groups.values()) if group not in within_optimizers]
-    keys = "".join(f"[{key!r}]" for key in models[0].split("/")) if models and models[0] else ""
-    return f"model.load_state_dict({loaded}{keys})"
+    steps = models[0].split("/") if models and models[0] else []
+    keys = "".join(f"[{key!r}]" for key in steps)
+    for step in steps:
+        below = root.lookup(step)
+        root = below.target if below is not None else root
+    is_module = any(name == "_modules" for name, _ in attributes(root))
+    return f"model = {loaded}{keys}" if is_module else f"model.load_state_dict({loaded}{keys})"
 
 
 def _ends(where: str) -> Iterator[int]:
@@ -108,15 +113,19 @@ def _ends(where: str) -> Iterator[int]:
 
 
 def _optimizer_entries(torch_object: TorchObject, tensors: Mapping[str, Tensor]) -> tuple[OptimizerEntry, ...]:
-    """Every optimizer's entries, with their tensors and plain integers by slot."""
-    return tuple(_entry(torch_object, node, tensors) for node in torch_object.optimizers)
+    """Every optimizer's entries, with their tensors and plain integers by slot; the tensors of a list have a slot each."""
+    slots: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    wheres = {node.where for node in torch_object.optimizers}
+    for name, tensor in tensors.items() if wheres else ():
+        if where := next((name[:at] for at in _ends(name) if name[:at] in wheres), ""):
+            slots[where][name[len(where) + 1 :]] = tensor
+    return tuple(_entry(torch_object, node, slots[node.where]) for node in torch_object.optimizers)
 
 
 def _entry(torch_object: TorchObject, node: OptimizerNode, tensors: Mapping[str, Tensor]) -> OptimizerEntry:
     names = {slot: f"{node.where}/{slot}" for slot in node.slots}
     numbers = {slot: torch_object.numbers[name].target.value for slot, name in names.items() if name in torch_object.numbers}
-    slots = {slot: tensors[name] for slot, name in names.items() if name in tensors}
-    return OptimizerEntry(node.where, node.parameter, slots, numbers)
+    return OptimizerEntry(node.where, node.parameter, tensors, numbers, node.whole)
 
 
 def _others(torch_object: TorchObject, group: str) -> list[str]:

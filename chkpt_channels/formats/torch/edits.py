@@ -43,7 +43,7 @@ class TorchEdits:
         }
         self.changes: dict[str, StorageChange] = {}
         dropped = [node for node in torch_object.optimizers if node.where in set(edits.dropped)]
-        spans = [node.span for node in dropped]
+        spans = [span for node in dropped for span in node.spans]
         self.removed = _orphaned(torch_object, spans)
         # by name: of two names for one object, as a tied parameter has, one may be edited and the other not
         self._others = {

@@ -65,6 +65,12 @@ class TorchGraph(ModelGraph):
                 contradictions.append((declaration, conv.in_channels))
         return contradictions
 
+    def is_in_module(self, name: str) -> bool:
+        """A module has attributes, and is no dict; a state dict is one, and may have attributes too."""
+        link = self._main.links.get(name)
+        owner = link.parent.node.target if link and link.parent else None
+        return owner is not None and owner.state is not None and owner.items is None
+
     def hyper_parameters(self, channels: int) -> Sequence[Declaration]:
         """The integers outside of modules that are named like a number of input channels, and equal it."""
         declarations = []

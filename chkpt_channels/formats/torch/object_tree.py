@@ -36,6 +36,8 @@ CHANNEL_NAMES = frozenset(
 )
 """Names of the number of input channels in modules, their configurations and training scripts (torch in_channels, timm in_chans,
 transformers num_channels, smp _in_channels)."""
+_NAMES_IN_DICTS = CHANNEL_NAMES | {"channels", "ch"}
+"""The same for the keys of dicts, such as the `yaml` from which a YOLO is built (`ch`, later `channels`)."""
 
 _MODULE_DICTS = ("_parameters", "_buffers", "_modules")
 
@@ -71,12 +73,14 @@ class Link:
 
 @dataclass(eq=False, slots=True)
 class OptimizerNode:
-    """One parameter's entry in an optimizer's state: its slots, and the bytes that encode key and value."""
+    """One parameter's entry in an optimizer's state: its slots, and the bytes that encode it. Without the entry of a dict these
+    are its key and value; an element of a list stays, and its slots go. A `whole` optimizer was pickled as an object."""
 
     where: str
     parameter: str
     slots: dict[str, PickleNode]
-    span: tuple[int, int]
+    spans: list[tuple[int, int]]
+    whole: bool = False
 
 
 class TorchObject:
@@ -111,11 +115,14 @@ class TorchObject:
             if node.kind is Kind.CALL and (view := self._tensors.view(node)):
                 self._name(link, view)
                 continue
-            if node.kind is Kind.INT and link.segment in CHANNEL_NAMES:
+            if node.kind is Kind.INT and link.segment in (CHANNEL_NAMES if link.attribute else _NAMES_IN_DICTS):
                 self.counts.setdefault(link.path()[0], link)
             if node in seen:
                 continue
             seen.add(node)
+            if _is_whole_optimizer(node):  # its state is keyed by the parameters themselves, which are not names
+                self.optimizers.append(OptimizerNode(link.path()[0], "", {}, [], whole=True))
+                continue
             try:
                 todo += reversed(list(_children(link, node)))
             except _DuplicateKey as error:
@@ -155,19 +162,26 @@ class TorchObject:
                 self.views[key], self.groups[key], self.links[key] = view, self.groups[name], link
 
     def _find_optimizer(self, link: Link, node: PickleNode) -> None:
-        """Remember the entries of a torch optimizer's state dict, {"state": {parameter: {slot: value}}, "param_groups": […]}."""
+        """Remember the entries of an optimizer's state dict: torch's {"state": {parameter: {slot: value}}, "param_groups": […]},
+        or fastai's {"state": [{slot: value}, …], "hypers": […]}."""
         if node.items is None or len(node.items) < 2:
             return
-        if (state := node.lookup("state")) is None or node.lookup("param_groups") is None:
+        if (state := node.lookup("state")) is None or not any(node.lookup(key) for key in ("param_groups", "hypers")):
             return
-        items = [item for item in state.target.items or () if len(item) == 2 and item[0] in self.tree.pair_stops]
-        path = link.path()[0] if items else ""
-        for key, value in items:
-            slots = {str(k.value): v for k, v in value.target.entries() if k.kind is Kind.TEXT}
-            where = "/".join(filter(None, [path, "state", _segment(key.target)]))
-            self.numbers |= {f"{where}/{slot}": v for slot, v in slots.items() if isinstance(plain(v), int)}
-            span = key.start, self.tree.pair_stops[key]
-            self.optimizers.append(OptimizerNode(where, _segment(key.target), slots, span))
+        path, stops = link.path()[0], self.tree.pair_stops
+        if state.target.kind is Kind.LIST:
+            for i, child in enumerate(state.target.children):
+                spans = [(key.start, stops[key]) for key, *_ in child.target.items or () if key in stops]
+                self._add_optimizer(path, str(i), child, spans)
+            return
+        for key, value in (item for item in state.target.items or () if len(item) == 2 and item[0] in stops):
+            self._add_optimizer(path, _segment(key.target), value, [(key.start, stops[key])])
+
+    def _add_optimizer(self, path: str, parameter: str, entry: PickleNode, spans: list[tuple[int, int]]) -> None:
+        slots = {str(k.value): v for k, v in entry.target.entries() if k.kind is Kind.TEXT}
+        where = "/".join(filter(None, [path, "state", parameter]))
+        self.numbers |= {f"{where}/{slot}": v for slot, v in slots.items() if isinstance(plain(v), int)}
+        self.optimizers.append(OptimizerNode(where, parameter, slots, spans))
 
 
 def attributes(node: PickleNode) -> Iterator[tuple[str, PickleNode]]:
@@ -179,6 +193,10 @@ def attributes(node: PickleNode) -> Iterator[tuple[str, PickleNode]]:
         for key, value in state.entries():
             if key.kind is Kind.TEXT:
                 yield key.value, value
+
+
+def _is_whole_optimizer(node: PickleNode) -> bool:
+    return node.state is not None and {"state", "param_groups"} <= {name for name, _ in attributes(node)}
 
 
 def _pairs(node: PickleNode) -> Iterator[tuple[PickleNode, PickleNode]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.builders import conv, floats, storage, tensor, torch_legacy, torch_zip
+from tests.support.builders import Call, Global, conv, floats, storage, tensor, torch_legacy, torch_zip
 from tests.support.files import FIXTURES, opened
 
 BUILDERS = pytest.mark.parametrize("build", [torch_zip, torch_legacy])
@@ -60,6 +60,14 @@ def test_what_is_beside_a_state_dict(
 def test_modules_are_loaded_whole(name: str, line: str):
     with opened(FIXTURES / name) as checkpoint:
         assert checkpoint.load_line("x.pt") == line
+
+
+@BUILDERS
+def test_a_module_in_a_dict_is_loaded_whole(build: Build, put: Callable[..., Path]):
+    layer = Call(Global("torch.nn", "Conv2d"), (), {"_modules": {}, "_parameters": {"weight": conv()}})
+    value = {"epoch": 3, "ema": Call(Global("models", "Net"), (), {"_modules": {"conv1": layer}})}
+    with opened(put(build(value, {"0": RAW}))) as checkpoint:
+        assert checkpoint.load_line("x.pt") == "model = torch.load('x.pt', weights_only=False)['ema']"
 
 
 @pytest.mark.parametrize("name", ["torch_zip/training.ckpt", "torch_legacy/training.pth"])

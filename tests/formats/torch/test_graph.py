@@ -49,6 +49,16 @@ def test_training_leaves_counts_beside_the_model():
         assert not checkpoint.graph.hyper_parameters(31)
 
 
+@pytest.mark.parametrize(
+    ("name", "tensor", "expected"),
+    [("module.pth", "conv1.weight", True), ("scripted.pt", "conv1.weight", True), ("state_dict.pth", "conv1.weight", False)],
+)
+def test_a_tensor_belongs_to_a_module_or_to_a_dict(name: str, tensor: str, expected: bool):
+    with opened(FIXTURES / "torch_zip" / name) as checkpoint:
+        assert checkpoint.graph.is_in_module(tensor) == expected
+        assert not checkpoint.graph.is_in_module("there is none")
+
+
 @pytest.mark.parametrize(("name", "axis"), [("quantised.pth", 0), ("quantised_whole.pth", 0)])
 def test_scales_and_zero_points_are_named(name: str, axis: int):
     with opened(FIXTURES / "torch_zip" / name) as checkpoint:

@@ -11,7 +11,7 @@ from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.formats.torch.object_tree import TorchObject
-from tests.support.builders import Raw, conv, pickled, spelled
+from tests.support.builders import Call, Global, Raw, conv, pickled, spelled
 
 
 def read(value: Any, prefix: str = "") -> TorchObject:
@@ -33,12 +33,34 @@ def test_integers_that_are_called_like_channels_are_remembered():
     assert list(found.counts) == ["hyper_parameters/in_channels"]
 
 
+@pytest.mark.parametrize("name", ["channels", "ch"])
+def test_a_count_of_one_word_is_one_in_a_dict_alone(name: str):
+    """Attributes of that name are widths of layers as well."""
+    module = Call(Global("models", "Net"), (), {name: 3, "yaml": {name: 3, "nc": 3}})
+    assert list(read({"ema": module}).counts) == [f"ema/yaml/{name}"]
+
+
 def test_an_optimizer_is_what_has_a_state_and_groups():
     state = {0: {"exp_avg": conv(), "step": 7}}
     found = read({"optimizer": {"state": state, "param_groups": []}, "other": {"state": state}})
     (entry,) = found.optimizers
     assert (entry.where, entry.parameter, list(entry.slots)) == ("optimizer/state/0", "0", ["exp_avg", "step"])
     assert found.numbers["optimizer/state/0/step"].target.value == 7
+
+
+def test_state_in_a_list_is_emptied_and_not_shifted():
+    state = [{"exp_avg": conv(), "step": 7}, {}]
+    first, second = read({"opt": {"state": state, "hypers": []}, "other": {"state": state}}).optimizers
+    assert (first.where, first.parameter, list(first.slots), len(first.spans)) == ("opt/state/0", "0", ["exp_avg", "step"], 2)
+    assert (second.where, second.spans) == ("opt/state/1", [])
+
+
+def test_an_optimizer_that_is_an_object_is_not_read():
+    parts = {"state": {1: {"exp_avg": conv()}}, "param_groups": [{"params": [conv()]}], "defaults": {}}
+    found = read({"model": {"w": conv()}, "run": {"optimizer": Call(Global("torch.optim.adam", "Adam"), (), parts)}})
+    assert list(found.views) == ["model/w"]
+    (entry,) = found.optimizers
+    assert (entry.where, entry.whole) == ("run/optimizer", True)
 
 
 @pytest.mark.parametrize("value", [{"a": {1: conv(), "1": conv()}}, {"a/b": conv(), "a": {"b": conv()}}])
