@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import AmbiguousError, Location, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery import layer_selector, search
+from chkpt_channels.discovery import layer_selector, opaque, search
 from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.formats.base import TensorStore
 
@@ -33,7 +34,9 @@ def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _ANY) -> 
 
 
 def _by_shapes(checkpoint: TensorStore, channels: int | None) -> search.Finding:
-    finding = search.find(checkpoint.model_tensors(), ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
+    among = opaque.searched(checkpoint)
+    finding = search.find(among.tensors, ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
+    finding = opaque.without_opaque(finding, among)
     return finding._replace(first_convs=tuple(checkpoint.graph.with_groups(conv) for conv in finding.first_convs))
 
 
@@ -82,6 +85,8 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
     if finding.first_convs:
         convs = tuple(_with_layout(location, conv, layout) if layout else conv for conv in finding.first_convs)
         return finding._replace(first_convs=convs)
+    if weight := opaque.weight_in_question(checkpoint, finding):
+        raise location.at(weight.name).unsupported(weight.what, hint=weight.hint)
     if not finding.candidates:
         hint = "name it: --layer KEY --layout LAYOUT"
         raise UnsupportedError("holds no convolution that could see an image", file=location.file, hint=hint)
@@ -95,10 +100,14 @@ def _with_named(checkpoint: TensorStore, finding: search.Finding, request: Searc
     """The first convs that --layer names, each once."""
     location = checkpoint.location
     tensors = [t for t in checkpoint.model_tensors() if len(t.shape) >= 2]
+    unread = {weight.name: weight for weight in checkpoint.opaque}
+    tensors += [Tensor(weight.name, BY_NAME["F32"], weight.shape or (), weight.group) for weight in checkpoint.opaque]
     names = list(dict.fromkeys(t.name for layer in request.layers for t in layer_selector.match(location, tensors, layer)))
     known = {conv.tensor.name: conv for conv in finding.first_convs}
     convs = []
     for name in names:
+        if name in unread:
+            raise location.at(name).unsupported(unread[name].what, hint=unread[name].hint)
         conv = known.get(name) or _described_by_user(checkpoint, checkpoint.tensors[name], request)
         conv = conv._replace(found_by="user", why="named by --layer")
         convs.append(_with_layout(location, conv, request.layout) if request.layout else conv)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import pairwise
 
+from chkpt_channels.containers.pickle.nodes import Kind
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import OptimizerEntry, Tensor
 from chkpt_channels.formats.base import Checkpoint
@@ -35,6 +36,8 @@ class TorchCheckpoint(Checkpoint):
         """Name the tensors of these pickles."""
         self.objects = objects
         for torch_object in objects.values():
+            before = len(self.tensors)
+            self.opaque += tuple(tensor._replace(follows=before + tensor.follows) for tensor in torch_object.opaque)
             self.tensors |= _tensors_of(torch_object)
         self.optimizer_entries = _optimizer_entries(self.main, self.tensors)
         self.globals = foreign((g for o in objects.values() for g in o.tree.globals), scripted=self.scripted)
@@ -96,8 +99,11 @@ def _load_line(torch_object: TorchObject, path: str, *, safe: bool) -> str:
         return f"model = {loaded}"
     within_optimizers = {node.where[:at] for node in torch_object.optimizers for at in _ends(node.where)}
     models = [group for group in dict.fromkeys(torch_object.groups.values()) if group not in within_optimizers]
-    keys = "".join(f"[{key!r}]" for key in models[0].split("/")) if models and models[0] else ""
-    return f"model.load_state_dict({loaded}{keys})"
+    steps = models[0].split("/") if models and models[0] else []
+    state_dict = loaded + "".join(f"[{key!r}]" for key in steps)
+    for key in steps:
+        root = node.target if (node := root.lookup(key)) else root
+    return f"model.load_state_dict(dict({state_dict}))" if root.kind is Kind.LIST else f"model.load_state_dict({state_dict})"
 
 
 def _ends(where: str) -> Iterator[int]:
