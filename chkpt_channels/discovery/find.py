@@ -85,12 +85,13 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
     if finding.first_convs:
         convs = tuple(_with_layout(location, conv, layout) if layout else conv for conv in finding.first_convs)
         return finding._replace(first_convs=convs)
-    if weight := opaque.weight_in_question(checkpoint, finding):
+    weight, readable = opaque.candidates_among(checkpoint, finding)
+    if weight:
         raise location.at(weight.name).unsupported(weight.what, hint=weight.hint)
     if not finding.candidates:
         hint = "name it: --layer KEY --layout LAYOUT"
         raise UnsupportedError("holds no convolution that could see an image", file=location.file, hint=hint)
-    hint = "   or   ".join(f"--layer {c.key}" for c in finding.candidates[:3])
+    hint = "   or   ".join(f"--layer {c.key}" for c in readable[:3])
     many = len(finding.candidates)
     what = "one tensor might" if many == 1 else f"{many} tensors could"
     raise AmbiguousError(f"{what} be the first convolution", file=location.file, candidates=finding.candidates, hint=hint)

@@ -16,9 +16,9 @@ from chkpt_channels.core.tensors import OpaqueTensor, Tensor
 from chkpt_channels.discovery.search import Finding
 from chkpt_channels.formats.base import TensorStore
 
-_WEIGHT = re.compile(r"(.*[./])?_?(weight|kernel)(?:[._:]_?q?data)?")
-"""A weight, or its integers where these are apart from their scale: quanto's `conv1.weight._data`, torchao's
-`conv1._weight_qdata`."""
+_WEIGHT = re.compile(r"(.*[./])?_?(weight|kernel|w|filters?|weight_v|weight_orig|original[01]?)(?:[._:]_?q?data)?")
+"""A weight by the names that a kernel has (`network`), or its integers where these are apart from their scale: quanto's
+`conv1.weight._data`, torchao's `conv1._weight_qdata`."""
 _NUMBERED = re.compile(r"(.*[./])?\d+")
 """An array in a list."""
 _KERNEL_RANKS = range(3, 6)
@@ -77,15 +77,17 @@ def without_opaque(finding: Finding, among: Searched) -> Finding:
     return Finding((), (*first, *others, *candidates))
 
 
-def weight_in_question(store: TensorStore, finding: Finding) -> OpaqueTensor | None:
-    """The weight that cannot be read and that is the likeliest first conv; where there is no candidate, any that could be one."""
+def candidates_among(store: TensorStore, finding: Finding) -> tuple[OpaqueTensor | None, tuple[Candidate, ...]]:
+    """The weight that cannot be read and that is the likeliest first conv, or, where there is no candidate, any that could be
+    one; and the candidates that can be read."""
     among = searched(store)
     named = {weight.name: weight for weight in (*among.opaque.values(), *among.unplaced)}
     if finding.candidates:
-        return named.get(finding.candidates[0].key)
+        readable = tuple(candidate for candidate in finding.candidates if candidate.key not in named)
+        return named.get(finding.candidates[0].key), readable
     arrays = [weight for weight in store.opaque if _NUMBERED.fullmatch(weight.key)]
     kernels = [weight for weight in (*named.values(), *arrays) if weight.shape is None or len(weight.shape) in _KERNEL_RANKS]
-    return next(iter(kernels), None)
+    return next(iter(kernels), None), ()
 
 
 def _candidate(name: str, shape: tuple[int, ...], among: Searched) -> Candidate | None:

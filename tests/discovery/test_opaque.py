@@ -94,3 +94,12 @@ def test_each_is_searched_in_its_place_and_its_parts_are_not():
         {"a.weight": kernel(8), "conv1.weight/args/0": kernel(9), **REST}, weight(follows=1, parts=["conv1.weight/args/0"])
     )
     assert [tensor.name for tensor in searched(memory).tensors] == ["a.weight", "conv1.weight", *REST]
+
+
+def test_what_is_ambiguous_is_not_settled_by_a_name_that_cannot_be_read():
+    rivals = {"image.a.weight": kernel(8, 3, 3, 3), "image.b.weight": kernel(16, 3, 5, 5), "head.weight": kernel(4, 16)}
+    memory = store(rivals, weight("image.c.weight", (24, 3, 9, 9), follows=2))
+    with pytest.raises(UnsupportedError) as refused:
+        select_first_convs(memory, SearchRequest())
+    assert "image.c" not in refused.value.hint
+    assert {c.key: c.why_not for c in refused.value.candidates}["image.c.weight"] == "is a sparse tensor"

@@ -19,6 +19,7 @@ from chkpt_channels.formats.torch.rebuild import Storage
 from chkpt_channels.formats.torch.safe_globals import foreign
 
 ReadBytes = Callable[[Storage, int, int], Iterable[bytes]]
+_LISTS = (Kind.LIST, Kind.TUPLE)
 MAIN = "data"
 """The name of the part that is the saved object; TorchScript has another, "constants", where frozen models keep all weights."""
 
@@ -103,7 +104,7 @@ def _load_line(torch_object: TorchObject, path: str, *, safe: bool) -> str:
     state_dict = loaded + "".join(f"[{key!r}]" for key in steps)
     for key in steps:
         root = node.target if (node := root.lookup(key)) else root
-    return f"model.load_state_dict(dict({state_dict}))" if root.kind is Kind.LIST else f"model.load_state_dict({state_dict})"
+    return f"model.load_state_dict(dict({state_dict}))" if root.kind in _LISTS else f"model.load_state_dict({state_dict})"
 
 
 def _ends(where: str) -> Iterator[int]:

@@ -18,7 +18,7 @@ from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import OpaqueTensor
-from chkpt_channels.formats.torch.opaque import Opaque, opaque
+from chkpt_channels.formats.torch.opaque import Opaque, OpaqueReader
 from chkpt_channels.formats.torch.rebuild import Tensors, View
 
 CHANNEL_NAMES = frozenset(
@@ -95,6 +95,7 @@ class TorchObject:
         self.opaque: list[OpaqueTensor] = []  # the weights that are no dense tensors, in file order
         self.groups: dict[str, str] = {}
         self.links: dict[str, Link] = {}
+        self._reader = OpaqueReader()
         self.optimizers: list[OptimizerNode] = []
         self.numbers: dict[str, PickleNode] = {}  # the plain integers that edits may name, by path
         self.counts: dict[str, Link] = {}  # the integers named like a number of input channels, by path
@@ -118,7 +119,7 @@ class TorchObject:
                 continue
             if node.kind is Kind.INT and link.segment in CHANNEL_NAMES:
                 self.counts.setdefault(link.path()[0], link)
-            if link.parts is None and (reading := opaque(node, link.segment)):
+            if link.parts is None and (reading := self._reader.read(node, link.segment)):
                 self._name_opaque(link, reading)
             if node in seen:
                 continue
@@ -213,10 +214,14 @@ def _named_values(node: PickleNode) -> list[tuple[PickleNode, PickleNode]]:
     """The (name, value) pairs of a list that holds nothing else, each name once; none of another list."""
     pairs = []
     for child in node.children:
-        pair = child.target.children if child.target.kind in (Kind.LIST, Kind.TUPLE) else ()
-        if len(pair) != 2 or pair[0].target.kind is not Kind.TEXT:
+        pair = child.target
+        # lengths first: many lists may hold one long list, and children are copied
+        if pair.kind not in (Kind.LIST, Kind.TUPLE) or len(pair.value or ()) + len(pair.items or ()) != 2:
             return []
-        pairs.append((pair[0].target, pair[1]))
+        key, value = pair.children
+        if key.target.kind is not Kind.TEXT:
+            return []
+        pairs.append((key.target, value))
     return pairs if len({key.value for key, _ in pairs}) == len(pairs) else []
 
 

@@ -8,18 +8,26 @@ numpy 2.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
-from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, elements, plain
+from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
+from chkpt_channels.core.limits import LIMITS
 
 Shape = tuple[int, ...]
 
 _WEIGHT = re.compile(r"(^|[./])(weight|kernel)$")
+_KEY = re.compile(r"[./](weight|kernel)$")
+"""Of a weight in a state dict: a `weight` alone may be a state dict itself."""
 _MOST_WRAPPERS = 8
 """A parameter wraps a call, a subclass wraps another one: torch itself nests two."""
-_MOST_NODES = 64
-"""Of an unknown object, looked through for the storages or bytes that make it a weight."""
+_MOST_STEPS = 64
+"""Into an unknown object, to the storages or bytes that make it a weight."""
+MOST_NODES = 1_000_000
+"""That are looked at in one pickle for that: a second."""
+_MOST_ARGUMENTS = 16
+"""Of a rebuild function, and of an unknown object: torch's have up to eight, numpy's state has five."""
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _KERNEL_RANKS = range(3, 6)
 """Of nested lists: a list of numbers, or a table, is a setting."""
@@ -34,30 +42,72 @@ class Opaque(NamedTuple):
     shape: Shape | None = None
 
 
-def opaque(node: PickleNode, name: str) -> Opaque | None:
-    """What the value called `name` is, if it is a weight and no dense tensor; None for anything else."""
-    if node.kind in (Kind.LIST, Kind.TUPLE):
+class OpaqueReader:
+    """What the values of one pickle are that are weights and no dense tensors."""
+
+    def __init__(self) -> None:
+        self._readings: dict[tuple[PickleNode, bool], Opaque | None] = {}
+        self._left = MOST_NODES
+
+    def read(self, node: PickleNode, name: str) -> Opaque | None:
+        """What the value called `name` is; None for a tensor, and for what is no weight."""
+        key = node, bool(_KEY.search(name))  # many names may share a value
+        if key not in self._readings:
+            self._readings[key] = self._call(node, name) if node.kind is Kind.CALL else self._container(node, name)
+        return self._readings[key]
+
+    def _call(self, node: PickleNode, name: str) -> Opaque | None:
+        for _ in range(_MOST_WRAPPERS):
+            if node.kind is not Kind.CALL or node.value[0].target.kind is not Kind.GLOBAL:
+                return None
+            (module, function), arguments = node.value[0].target.value, _elements(node.value[1])
+            if (module, function) == ("torch._tensor", "_rebuild_from_type_v2") and len(arguments) == 4:
+                rebuild, kind = arguments[0], arguments[1]
+                known = _KNOWN.get(rebuild.value[1]) if rebuild.kind is Kind.GLOBAL else None
+                return known(node, _elements(arguments[2])) if known else _unknown(_dotted(kind))
+            if module.startswith(("torch.", "numpy.")) and (known := _KNOWN.get(function)):
+                return known(node, arguments)
+            if node.items is not None or _is_bytes(node):
+                return self._container(node, name)
+            if not function.startswith("_rebuild_parameter") or not arguments:
+                return _unknown(f"{module}.{function}") if _WEIGHT.search(name) and self._holds_values(node) else None
+            node = arguments[0]
+        return None
+
+    def _container(self, node: PickleNode, name: str) -> Opaque | None:
+        """Numbers in nested lists, whatever their name; bytes, and a list or dict around tensors, under the key of a weight."""
         shape = _nested_shape(node)
-        return Opaque("is a nested list of numbers, and no tensor", _TENSOR, shape) if len(shape) in _KERNEL_RANKS else None
-    for _ in range(_MOST_WRAPPERS):
-        if node.kind is not Kind.CALL or len(node.value) != 2 or node.value[0].target.kind is not Kind.GLOBAL:
-            return None
-        (module, function), arguments = node.value[0].target.value, _elements(node.value[1])
-        if (module, function) == ("torch._tensor", "_rebuild_from_type_v2") and len(arguments) == 4:
-            rebuild, kind = arguments[0], arguments[1]
-            if rebuild.kind is Kind.GLOBAL and (known := _KNOWN.get(rebuild.value[1])):
-                return known(node, _elements(arguments[2]))
-            return _unknown(_dotted(kind))
-        if module.startswith(("torch.", "numpy.")) and (known := _KNOWN.get(function)):
-            return known(node, arguments)
-        if not function.startswith("_rebuild_parameter") or not arguments:
-            return _unknown(f"{module}.{function}") if _WEIGHT.search(name) and _holds_values(node) else None
-        node = arguments[0]
-    return None
+        if len(shape) in _KERNEL_RANKS:
+            return Opaque("is a nested list of numbers, and no tensor", _TENSOR, shape)
+        if _KEY.search(name) and self._holds_values(node):
+            return Opaque("is a list, a dict or bytes, and no tensor", _PLAIN)
+        return None
+
+    def _holds_values(self, node: PickleNode) -> bool:
+        """Whether something that is no module and no number of numpy's holds a storage or bytes, as far as its first parts show.
+        A file with so many of them that none can be looked at is no model's: there each does."""
+        if node.kind is Kind.CALL and any(node.value[0].is_global(module, "scalar") for module in _NUMPY):
+            return False
+        todo = [node]
+        for _ in range(_MOST_STEPS):
+            if not todo or self._left <= 0:
+                return bool(todo)
+            node = todo.pop().target
+            self._left -= 1
+            if node.kind is Kind.PERSID or _is_bytes(node):
+                return True
+            if node.kind is Kind.TEXT and node.value == "_modules":
+                return False
+            todo += reversed(list(islice(_inside(node), _MOST_ARGUMENTS)))
+        return False
 
 
 def _elements(arguments: PickleNode) -> list[PickleNode]:
-    return [child.target for child in elements(arguments).nodes]
+    """The elements of a tuple; none of a tuple that is longer than those of all rebuild functions."""
+    arguments = arguments.target
+    if arguments.kind is not Kind.TUPLE or len(arguments.value) > _MOST_ARGUMENTS:
+        return []
+    return [child.target for child in arguments.value]
 
 
 _TENSOR = "state_dict[KEY] = torch.tensor(state_dict[KEY]), before torch.save"
@@ -140,6 +190,9 @@ def _dotted(node: PickleNode) -> str:
 
 
 def _shape(node: PickleNode) -> Shape | None:
+    node = node.target
+    if node.kind is not Kind.TUPLE or len(node.value) > LIMITS.axes:
+        return None
     value: Any = plain(node)
     return value if isinstance(value, tuple) and all(side >= 0 for side in value) else None
 
@@ -147,25 +200,25 @@ def _shape(node: PickleNode) -> Shape | None:
 def _nested_shape(node: PickleNode) -> Shape:
     """The lengths of a list, of its first list, and so on down to a number; () where that ends in anything else."""
     shape: list[int] = []
-    while node.kind in (Kind.LIST, Kind.TUPLE) and len(shape) <= _KERNEL_RANKS.stop and (children := node.children):
-        shape.append(len(children))
-        node = children[0].target
+    while node.kind in (Kind.LIST, Kind.TUPLE) and len(shape) < _KERNEL_RANKS.stop:
+        inner = next(_inside(node), None)
+        if inner is None:
+            return ()
+        shape.append(len(node.value or ()) + len(node.items or ()))
+        node = inner.target
     return tuple(shape) if node.kind in (Kind.INT, Kind.FLOAT) else ()
 
 
-def _holds_values(node: PickleNode) -> bool:
-    """Whether an object, which is no module, no dict and no number of numpy's, holds a storage or bytes not far inside. Below
-    protocol 3 bytes are a call of _codecs.encode."""
-    if node.items is not None or any(node.value[0].is_global(module, "scalar") for module in _NUMPY):
-        return False
-    todo = [node]
-    for _ in range(_MOST_NODES):
-        if not todo:
-            return False
-        node = todo.pop().target
-        if node.kind in (Kind.PERSID, Kind.BYTES) or node.is_global("_codecs", "encode"):
-            return True
-        if any(key.value == "_modules" for key, _ in node.entries() if key.kind is Kind.TEXT):
-            return False
-        todo += node.inner
-    return False
+def _inside(node: PickleNode) -> Iterator[PickleNode]:
+    """What a node is made of, one by one: a list that many names share is not copied for each."""
+    if node.kind in (Kind.LIST, Kind.TUPLE, Kind.SET, Kind.CALL):
+        yield from node.value or ()
+    for item in node.items or ():
+        yield from item
+    if node.state is not None:
+        yield node.state
+
+
+def _is_bytes(node: PickleNode) -> bool:
+    """Below protocol 3 they are a call of _codecs.encode, with their letters."""
+    return node.kind is Kind.BYTES or (node.kind is Kind.CALL and node.value[0].is_global("_codecs", "encode"))

@@ -9,9 +9,11 @@ import pytest
 
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.errors import Location
+from chkpt_channels.formats.torch import opaque as module
 from chkpt_channels.formats.torch.object_tree import TorchObject
-from chkpt_channels.formats.torch.opaque import opaque
-from tests.support.builders import Call, Global, conv, pickled, storage, tensor
+from chkpt_channels.formats.torch.opaque import OpaqueReader
+from tests.support.builders import Call, Global, Raw, conv, pickled, spelled, storage, tensor
+from tests.support.files import within
 
 PLACE = Location("a.pth")
 SHAPE = (4, 3, 3, 3)
@@ -38,6 +40,8 @@ FILE_BUFFER = Call(Global("numpy._core.numeric", "_frombuffer"), (b"\0" * 432, "
 PARAMETER = Call(Global("torch._utils", "_rebuild_parameter"), (SPARSE, True, {}))
 OBJECT = Call(Global("jax._src.array", "_reconstruct_array"), (b"\0" * 432,))
 ENCODED = Call(Global("_codecs", "encode"), ("abcdefgh", "latin1"))  # bytes below protocol 3
+ORDERED = Call(Global("collections", "OrderedDict"), ())
+CONTAINER = "is a list, a dict or bytes, and no tensor"
 READ: dict[str, tuple[Any, str, tuple[int, ...] | None]] = {
     "sparse": (SPARSE, "is a sparse tensor", SHAPE),
     "sparse without arguments": (BARE, "is a sparse tensor", None),
@@ -52,6 +56,12 @@ READ: dict[str, tuple[Any, str, tuple[int, ...] | None]] = {
     "a list": (np.zeros(SHAPE).tolist(), "is a nested list of numbers", SHAPE),
     "an object of some library": (OBJECT, "is of the class jax._src.array._reconstruct_array", None),
     "an object of bytes": (Call(Global("jax._src.array", "Array"), (ENCODED,)), "is of the class jax._src.array.Array", None),
+    "a dict of its parts": ({"data": conv(), "scale": 0.5}, CONTAINER, None),
+    "an ordered dict of its parts": (Raw(spelled(ORDERED) + spelled("data") + spelled(conv()) + b"s"), CONTAINER, None),
+    "a list of lists of filters": ([[conv()] * 16] * 16, CONTAINER, None),
+    "a list of filters": ([conv(), conv("1")], CONTAINER, None),
+    "bytes": (b"\0" * 432, CONTAINER, None),
+    "bytes of protocol 2": (ENCODED, CONTAINER, None),
     "not initialized": (Call(Global("torch.nn.parameter", "UninitializedParameter"), (True,)), "is not initialized", None),
 }
 MODULE = Call(Global("torch.nn", "ParametrizationList"), (), {"_modules": {}, "original": conv()})
@@ -60,12 +70,11 @@ PLAIN: dict[str, Any] = {
     "class weights": [1.0, 2.0, 3.0],
     "a table": [[1, 2], [3, 4]],
     "a list of texts": [[["a"]]],
-    "a list of tensors": [[[conv()]]],
     "a module": MODULE,
-    "a dict": {"weight": conv("1")},
+    "a dict of settings": {"weight": 0.5},
     "a setting": Call(Global("argparse", "Namespace"), (), {"weight": 0.5}),
     "a number of numpy": Call(Global("numpy._core.multiarray", "scalar"), ("f8", ENCODED)),
-    "an ordered dict": Call(Global("collections", "OrderedDict"), ()),
+    "an ordered dict": ORDERED,
 }
 
 
@@ -85,6 +94,11 @@ def test_what_is_no_weight_or_a_tensor_is_not(value: Any):
     assert TorchObject(Tree(pickled({"conv1.weight": value}), PLACE), PLACE).opaque == []
 
 
+def test_a_state_dict_may_be_called_weight():
+    read = TorchObject(Tree(pickled({"weight": {"conv1.weight": conv()}}), PLACE), PLACE)
+    assert (read.opaque, list(read.views)) == ([], ["weight/conv1.weight"])
+
+
 def test_tensors_inside_are_its_parts_and_it_stands_where_it_is():
     read = TorchObject(Tree(pickled({"a": conv("7"), "b.weight": SPARSE, "c": conv("8")}), PLACE), PLACE)
     (weight,) = read.opaque
@@ -97,4 +111,19 @@ def test_wrappers_are_not_followed_endlessly():
     value = SPARSE
     for _ in range(20):
         value = Call(Global("torch._utils", "_rebuild_parameter"), (value, True, {}))
-    assert opaque(Tree(pickled(value), PLACE).root, "weight") is None
+    assert OpaqueReader().read(Tree(pickled(value), PLACE).root, "weight") is None
+
+
+def test_a_list_that_many_names_share_is_looked_at_once():
+    many = 40_000
+    shared = b"](" + b"K\1" * many + b"er\1\0\0\0"
+    names = b"".join(spelled(f"{i}.weight") + b"](j\1\0\0\0K\1e" for i in range(many // 2))
+    tree = Tree(b"\x80\x02}(" + spelled("list") + shared + names + b"u.", PLACE)
+    with within(5):
+        assert TorchObject(tree, PLACE).opaque == []
+
+
+def test_where_too_much_would_have_to_be_looked_at_each_is_a_weight(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "MOST_NODES", 10)
+    named = {f"{name}.weight": {"a": 1, "b": 2, "c": 3} for name in "xyz"}
+    assert [weight.key for weight in TorchObject(Tree(pickled(named), PLACE), PLACE).opaque] == ["y.weight", "z.weight"]
