@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 from chkpt_channels.core.dtypes import BY_NAME, BY_TORCH, DType, numpy_dtype
 from chkpt_channels.core.errors import Location, UsageError
-from chkpt_channels.core.tensors import Tensor
+from chkpt_channels.core.tensors import OpaqueTensor, Tensor
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import options_toward
@@ -27,6 +27,10 @@ class StateDict(TensorStore):
         super().__init__(Location(NAME))
         self.arrays = arrays
         for name, array in arrays.items():
+            if what := _opaque(array):
+                shape = None if what == _LAZY else tuple(array.shape)
+                self.opaque += (OpaqueTensor(name, shape, what, "pass dense tensors with values", follows=len(self.tensors)),)
+                continue
             if not isinstance(name, str) or not hasattr(array, "shape") or not hasattr(array, "dtype"):
                 hint = f"pass state_dict[{name!r}]" if isinstance(array, Mapping) else ""
                 raise UsageError(f"{name!r} is a {type(array).__name__}, not an array", file=NAME, hint=hint)
@@ -59,7 +63,27 @@ def convert_state_dict(
 
 
 def _is_torch(array: Any) -> bool:
-    return type(array).__module__.partition(".")[0] == "torch"
+    """Whether it is a tensor, of torch's own class or of a library's."""
+    return type(getattr(array, "dtype", None)).__module__ == "torch"
+
+
+_LAZY = "is not initialized: its lazy module never ran"
+
+
+def _opaque(array: Any) -> str:
+    """What a tensor is that has no dense values of its own; "" for one that has."""
+    if not _is_torch(array):
+        return ""
+    if type(array).__name__ in ("UninitializedParameter", "UninitializedBuffer"):
+        return _LAZY
+    if str(array.layout) != "torch.strided":
+        return f"is a tensor of the layout {array.layout}, and only dense ones are converted"
+    if array.device.type == "meta":
+        return "is on the meta device and has no values"
+    plain = sys.modules["torch"].Tensor  # whoever made the tensor has imported it
+    if type(array).__torch_dispatch__ is not plain.__torch_dispatch__:
+        return f"is a {type(array).__name__}, whose values only its own class can read"
+    return ""
 
 
 def _dtype(array: Any, name: str) -> DType:

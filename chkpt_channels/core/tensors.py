@@ -40,6 +40,25 @@ class Tensor(NamedTuple):
         return (prod(self.shape) * self.dtype.bits + 7) // 8
 
 
+class OpaqueTensor(NamedTuple):
+    """A weight that is there, and that cannot be read as a dense tensor. `shape` is None where it is not known; `what` says what
+    it is, in words that follow its name, and `hint` what to do about it. `parts` are the tensors that it is made of, which are no
+    weights themselves; `follows` is how many tensors of its store come before it."""
+
+    name: str
+    shape: tuple[int, ...] | None
+    what: str
+    hint: str = ""
+    group: str = ""
+    parts: Sequence[str] = ()
+    follows: int = 0
+
+    @property
+    def key(self) -> str:
+        """The name inside its group."""
+        return self.name[len(self.group) + 1 :] if self.group else self.name
+
+
 class Declaration(NamedTuple):
     """A channel count written outside tensors, such as a pickled module's `in_channels`."""
 

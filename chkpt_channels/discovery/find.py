@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery import layer_selector, search
-from chkpt_channels.discovery.evidence import OTHER_SENSES
+from chkpt_channels.discovery import layer_selector, opaque, search
+from chkpt_channels.discovery.places import OTHER_SENSES
 from chkpt_channels.discovery.replicas import flattened
 from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.formats.base import TensorStore
@@ -41,7 +42,9 @@ def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _ANY) -> 
 
 
 def _by_shapes(checkpoint: TensorStore, channels: int | None) -> search.Finding:
-    finding = search.find(checkpoint.model_tensors(), ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
+    among = opaque.searched(checkpoint)
+    finding = search.find(among.tensors, ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
+    finding = opaque.without_opaque(finding, among)
     return finding._replace(first_convs=tuple(checkpoint.graph.with_groups(conv) for conv in finding.first_convs))
 
 
@@ -90,6 +93,9 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
     if finding.first_convs:
         convs = tuple(_with_layout(location, conv, layout) if layout else conv for conv in finding.first_convs)
         return finding._replace(first_convs=convs)
+    weight, readable = opaque.candidates_among(checkpoint, finding)
+    if weight:
+        raise location.at(weight.name).unsupported(weight.what, hint=weight.hint)
     if not finding.candidates:
         hint = "name it: --layer KEY --layout LAYOUT"
         raise UnsupportedError("holds no convolution that could see an image", file=location.file, hint=hint)
@@ -129,12 +135,16 @@ def _with_named(checkpoint: TensorStore, finding: search.Finding, request: Searc
     """The first convs that --layer names, each once."""
     location = checkpoint.location
     tensors = [t for t in checkpoint.model_tensors() if len(t.shape) >= 2]
+    unread = {weight.name: weight for weight in checkpoint.opaque}
+    tensors += [Tensor(weight.name, BY_NAME["F32"], weight.shape or (), weight.group) for weight in checkpoint.opaque]
     matches = [t for layer in request.layers for t in layer_selector.match(location, tensors, layer)]
     names = dict.fromkeys((t.name for t in matches), "named by --layer")
     names |= {copy.name: f"a copy of {t.key}" for t in matches for copy in flattened(t, tensors) if copy.name not in names}
     known = {conv.tensor.name: conv for conv in finding.first_convs}
     convs = []
     for name, why in names.items():
+        if name in unread:
+            raise location.at(name).unsupported(unread[name].what, hint=unread[name].hint)
         conv = known.get(name) or _described_by_user(checkpoint, checkpoint.tensors[name], request)
         conv = conv._replace(found_by="user", why=why)
         convs.append(_with_layout(location, conv, request.layout) if request.layout else conv)

@@ -109,7 +109,8 @@ def _plan_parts(model: Model, options: Options) -> tuple[list[PlannedPart], list
 
 def _is_no_network(store: TensorStore) -> bool:
     """Whether a file holds no kernel at all, as training_args.bin and the states of random number generators."""
-    return not any(len(tensor.shape) > 2 for tensor in store.tensors.values())
+    shapes = [*(tensor.shape for tensor in store.tensors.values()), *(weight.shape for weight in store.opaque)]
+    return not any(shape is None or len(shape) > 2 for shape in shapes)
 
 
 def _channels(model: Model, parts: Sequence[PlannedPart]) -> tuple[int, int]:

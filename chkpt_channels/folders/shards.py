@@ -31,6 +31,8 @@ class Shards(TensorStore):
         for shard in shards:
             if shard.format is not shards[0].format:
                 raise location.damaged("its shards are not of one format")
+            before = len(self.tensors)
+            self.opaque += tuple(weight._replace(follows=before + weight.follows) for weight in shard.opaque)
             for name, tensor in shard.tensors.items():
                 if name in self.tensors:
                     raise location.at(name).damaged("is in two shards")
@@ -39,7 +41,8 @@ class Shards(TensorStore):
             self.warnings += shard.warnings
             self.globals = (*self.globals, *shard.globals)
         listed = index.document.root.plain["weight_map"]
-        if missing := next((name for name in listed if name not in self.tensors), None):
+        held = self.tensors.keys() | {weight.name for weight in self.opaque}
+        if missing := next((name for name in listed if name not in held), None):
             raise location.at(missing).damaged(f"is not in {listed[missing]}, where the index says it is")
 
     @property

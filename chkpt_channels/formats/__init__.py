@@ -39,7 +39,8 @@ def detect(source: Source) -> Format:
     if claims:
         names = " and ".join(form.title for form in claims)
         raise UnknownFormatError(f"matches several formats: {names}", file=source.name)
-    raise describe(source, sorted({form.title.partition(" (")[0] for form in known()}, key=str.lower))
+    families = sorted({form.title.partition(" (")[0] for form in known()}, key=str.lower)
+    raise describe(source, families, weights_suffixes())
 
 
 def open_checkpoint(source: Source) -> Checkpoint:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.core.tensors import Edits, Notice, OptimizerEntry, Tensor
+from chkpt_channels.core.tensors import Edits, Notice, OpaqueTensor, OptimizerEntry, Tensor
 from chkpt_channels.formats.graph import NO_GRAPH, ModelGraph
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Checksum, Progress, Splice
@@ -87,6 +87,7 @@ class TensorStore(ABC):
     def __init__(self, location: Location) -> None:
         self.location = location
         self.tensors: dict[str, Tensor] = {}
+        self.opaque: tuple[OpaqueTensor, ...] = ()
         self._kernels: dict[str, NDArray[Any]] = {}
         self.optimizer_entries: tuple[OptimizerEntry, ...] = ()
         self.warnings: list[Notice] = []
@@ -130,9 +131,10 @@ class TensorStore(ABC):
         return self._kernels[name]
 
     def model_tensors(self) -> list[Tensor]:
-        """The tensors of models: all but the optimizers'."""
-        kept = {t.name for entry in self.optimizer_entries for t in entry.tensors.values()}
-        return [t for t in self.tensors.values() if t.name not in kept]
+        """The tensors of models: all but the optimizers', and those that an opaque one is made of."""
+        others = {t.name for entry in self.optimizer_entries for t in entry.tensors.values()}
+        others.update(part for tensor in self.opaque for part in tensor.parts)
+        return [t for t in self.tensors.values() if t.name not in others]
 
     def search_view(self) -> Mapping[Tensor, str]:
         """The model's kernels with PyTorch-style names and axis order, each with its own name; empty where they have these

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Container, Sequence
 
-from chkpt_channels.core.errors import ChkptChannelsError, UnknownFormatError, UnsupportedError
+from chkpt_channels.core.errors import ChkptChannelsError, DamagedError, UnknownFormatError, UnsupportedError
 from chkpt_channels.storage.source import Source
 
 HEAD_BYTES = 1024
@@ -34,9 +36,15 @@ _ROWS: tuple[tuple[bytes, str, bool, str], ...] = (
     (rb"\x80[\x02-\x05]", "a Python pickle, but not one that torch.save wrote", True, ""),
 )  # fmt: skip
 
+_ARRAYS = re.compile(rb"(?s)(\x80[\x02-\x05]|\(dp|[}\]]q).*numpy[\w.]*\.(multiarray|numeric)")
+"""A pickle of protocol 0 to 5 that names what makes numpy's arrays."""
+_TENSORS = "load it, and torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, FILE)"
+_EXPORTED = ("archive_format", "serialized_exported_program.json")
+"""Members of torch.export's archives. Source: torch/export/pt2_archive/constants.py of torch 2.13, torch/export of 2.5."""
 
-def describe(source: Source, families: Sequence[str]) -> ChkptChannelsError:
-    """The error for a file that no format claims; `families` are those that this package reads."""
+
+def describe(source: Source, families: Sequence[str], suffixes: Container[str] = ()) -> ChkptChannelsError:
+    """The error for a file that no format claims; `families` are those that this package reads, `suffixes` their extensions."""
     head = source.head[:HEAD_BYTES]
     if not head:
         return UnknownFormatError("is empty (0 bytes)", file=source.name, hint="download it again")
@@ -54,6 +62,12 @@ def describe(source: Source, families: Sequence[str]) -> ChkptChannelsError:
         )
     if re.match(rb"\x80[\x02-\x05]", head) and source.size < SHORTEST_PICKLE_BYTES:
         return UnknownFormatError("is cut off: no checkpoint is that short", file=source.name, hint="download it again")
+    if head.startswith(b"PK\x03\x04") and (error := _zip_of_weights(source, suffixes)):
+        return error
+    if _ARRAYS.match(source.head):
+        return UnsupportedError(
+            "is a Python pickle that torch.save did not write, and its weights are numpy arrays", file=source.name, hint=_TENSORS
+        )
     for looks, name, sound, hint in _ROWS:
         if re.match(looks, head):
             kind = UnsupportedError if sound else UnknownFormatError
@@ -65,3 +79,22 @@ def describe(source: Source, families: Sequence[str]) -> ChkptChannelsError:
         file=source.name,
         hint=f"chkpt-channels reads {', '.join(families[:-1])} and {families[-1]} files",
     )
+
+
+def _zip_of_weights(source: Source, suffixes: Container[str]) -> UnsupportedError | None:
+    """The error for a sound zip archive around weights files; None for another."""
+    from chkpt_channels.containers.zip.directory import central_entries, find_directory
+
+    try:
+        names = [name for _, name, _ in central_entries(source, *find_directory(source)[0])]
+    except DamagedError:
+        return None
+    if any(name.rpartition("/")[2] in _EXPORTED for name in names):
+        hint = f"torch.save(torch.export.load({source.name!r}).state_dict, FILE)"
+        return UnsupportedError("is a torch.export archive: a program, with its weights inside", file=source.name, hint=hint)
+    weights = [name for name in names if posixpath.splitext(name)[1].lower() in suffixes]
+    if not weights:
+        return None
+    more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
+    what = f"is a zip archive around {weights[0]}{more}"
+    return UnsupportedError(what, file=source.name, hint=f"unzip {shlex.quote(source.name)} {shlex.quote(weights[0])}")

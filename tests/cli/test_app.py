@@ -55,6 +55,15 @@ def test_convert_says_what_it_did_and_where(rgb, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.pth", "net_gray.pth"]
 
 
+def test_a_closed_standard_input_is_an_error_of_the_system(tmp_path):
+    line = 'exec "$0" -m chkpt_channels convert - --to gray -o out.pth 0<&-'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["sh", "-c", line, sys.executable], cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (5, b"")
+    assert done.stderr == b"error: standard input: is closed; nothing was written\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("word", ["gray", "grey", "grayscale", "L", "1", "GRAY"])
 def test_every_spelling_of_gray_gives_the_canonical_name(rgb, tmp_path, word):
     assert run("convert", "net.pth", "--to", word, "-q", cwd=tmp_path).returncode == 0

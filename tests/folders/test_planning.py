@@ -14,6 +14,7 @@ from chkpt_channels import UnsupportedError
 from chkpt_channels.folders.model_folder import open_model
 from chkpt_channels.folders.planning import PlannedModel, plan_model
 from chkpt_channels.transform.options import build_options
+from tests.support.builders import floats, storage, tensor, torch_zip
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.2, 0.2]
 
@@ -48,6 +49,15 @@ def test_weights_and_configurations_change_together(tmp_path: Path):
     assert [name for name, _ in plan.edited_files()] == ["model.safetensors"]
     assert {name: json.loads(text)["num_channels"] for name, text in plan.edited_documents().items()} == {"config.json": 1}
     assert plan.first is plan.parts[0].plan
+
+
+def test_a_part_whose_first_conv_cannot_be_read_is_not_copied(tmp_path: Path):
+    listed = torch_zip(
+        {"conv1.weight": np.zeros((8, 3, 3, 3)).tolist(), "fc.bias": tensor(storage("0", 4), (4,))}, {"0": floats(4)}
+    )
+    (tmp_path / "b.bin").write_bytes(listed)
+    with pytest.raises(UnsupportedError, match=r"b\.bin: conv1\.weight: is a nested list of numbers"):
+        planned(tmp_path, {"a.safetensors": weights(3)})
 
 
 def test_the_identity_changes_nothing(tmp_path: Path):

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from chkpt_channels import DamagedError
 from chkpt_channels.core.errors import Location
-from chkpt_channels.core.tensors import Edits, TensorEdit
+from chkpt_channels.core.tensors import Edits, OpaqueTensor, TensorEdit
 from chkpt_channels.folders import config_files
 from chkpt_channels.folders.config_files import ConfigFile
 from chkpt_channels.folders.shards import Shards
@@ -48,6 +48,16 @@ def test_tensors_are_read_from_their_own_file(tmp_path: Path):
         assert np.array_equal(store.load("fc.weight"), SECOND["fc.weight"])
         assert b"".join(store.chunks("bn1.weight")) == FIRST["bn1.weight"].tobytes()
         assert store.title.endswith(", 2 shards")
+
+
+def test_weights_that_cannot_be_read_stand_where_they_are(tmp_path: Path):
+    with shards(tmp_path) as store:
+        for shard in store.shards:
+            shard.opaque = (
+                OpaqueTensor("conv2.weight" if shard is store.shards[0] else "x.weight", None, "is sparse", follows=1),
+            )
+        again = Shards(store.shards, store.index, Location(str(tmp_path)))
+        assert [(weight.name, weight.follows) for weight in again.opaque] == [("conv2.weight", 1), ("x.weight", 3)]
 
 
 def test_edits_go_to_the_shard_of_their_tensor(tmp_path: Path):

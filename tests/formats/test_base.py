@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chkpt_channels import DamagedError
+from chkpt_channels import DamagedError, UnsupportedError
+from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.core.tensors import OptimizerEntry
+from chkpt_channels.core.tensors import OptimizerEntry, Tensor
 from chkpt_channels.formats import base, known
 from chkpt_channels.formats.base import Checkpoint, FlatWriter, Format
 from chkpt_channels.formats.graph import NO_GRAPH
@@ -41,6 +42,13 @@ def test_a_tensor_is_loaded_in_its_dtype_and_shape():
     store = Memory({"": {"conv1.weight": KERNEL}})
     assert np.array_equal(store.load("conv1.weight"), KERNEL)
     assert store.load("conv1.weight").dtype == np.float32
+
+
+def test_numbers_that_numpy_does_not_know_are_not_loaded():
+    store = Memory({"": {"conv1.weight": KERNEL}})
+    store.tensors["conv1.weight"] = Tensor("conv1.weight", BY_NAME["I4"], KERNEL.shape)
+    with pytest.raises(UnsupportedError, match=r"^a\.pth: conv1\.weight: its I4 numbers cannot be computed with$"):
+        store.load("conv1.weight")
 
 
 def test_a_tensor_beyond_the_limit_is_not_loaded(monkeypatch: pytest.MonkeyPatch):

@@ -225,3 +225,15 @@ def test_a_sparse_giant_is_refused_at_once_where_there_is_no_room(tmp_path: Path
     with within(5), pytest.raises(FileSystemError, match=r"cannot be written: no space left"):
         convert(path, tmp_path / "out.safetensors", layers=[NAME], layout="OIHW")
     assert {found.name for found in tmp_path.iterdir()} == {"a.safetensors"}
+
+
+@pytest.mark.parametrize("note", ['{"a": 1}, {"b", "c": 2}', "x, y: z", "ends in a backslash \\"])
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_metadata_says_nothing_of_the_spaces(separators: tuple[str, str], note: str, put: Callable[..., Path], tmp_path: Path):
+    header = {"__metadata__": {"note": note, "more, ": "}, "}, **GOOD}
+    path = put(file(json.dumps(header, separators=separators).encode(), RAW), "a.safetensors")
+    convert(path, tmp_path / "b.safetensors", layers=[NAME], layout="OIHW")
+    data = (tmp_path / "b.safetensors").read_bytes()
+    written = data[8 : 8 + struct.unpack("<Q", data[:8])[0]].rstrip(b" ")
+    expected = {**header, NAME: entry((4, 1, 3, 3))}
+    assert written == json.dumps(expected, separators=separators).encode()

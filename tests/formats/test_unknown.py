@@ -34,6 +34,14 @@ def zipped_text() -> bytes:
     return out.getvalue()
 
 
+def zipped(*names: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name in names:
+            archive.writestr(name, RGB)
+    return out.getvalue()
+
+
 def array() -> bytes:
     out = io.BytesIO()
     np.save(out, np.ones(3))
@@ -72,6 +80,13 @@ LOOKS: dict[str, tuple[bytes, type[ChkptChannelsError], str, str]] = {
     "TFLite": (b"\x1c\0\0\0TFL3" + b"\1" * 50, UnsupportedError, "is a TFLite model", ""),
     "numpy": (array(), UnsupportedError, "is a numpy array", ""),
     "zip": (zipped_text(), UnsupportedError, "is a zip archive, but not a checkpoint", ""),
+    "a zipped checkpoint": (zipped("a/net.pth"), UnsupportedError, "is a zip archive around a/net.pth", "a/net.pth"),
+    "two of them": (zipped("a.pth", "b.pt", "c.txt"), UnsupportedError, "around a.pth and 1 more", "unzip "),
+    "torch.export": (zipped("net/archive_format", "net/w.pt"), UnsupportedError, "torch.export archive", "torch.export.load("),
+    "torch.export, older": (zipped("serialized_exported_program.json"), UnsupportedError, "torch.export archive", ""),
+    "arrays": (pickle.dumps({"w": np.ones(99)}, 2), UnsupportedError, "its weights are numpy arrays", "torch.from_numpy"),
+    "arrays of protocol 0": (pickle.dumps({"w": np.ones(99)}, 0), UnsupportedError, "its weights are numpy arrays", ""),
+    "arrays of protocol 5": (pickle.dumps({"w": np.ones(99)}, 5), UnsupportedError, "its weights are numpy arrays", ""),
     "pickle": (pickle.dumps({f"key {i}": i for i in range(999)}, 4), UnsupportedError, "is a Python pickle", ""),
 }
 

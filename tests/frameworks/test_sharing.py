@@ -132,3 +132,27 @@ def test_dtypes(tmp_path, dtype, to, form):
     original = state(**{KERNEL: wide.to(dtype)})
     convert(form.save(original, tmp_path / "net.pth"), tmp_path / "new.pth", to)
     assert_converted(load(tmp_path / "new.pth"), original, to, [KERNEL])
+
+
+class Tied(torch.nn.Module):
+    """Two layers with one kernel, as siamese stems have."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(3, 8, 3)
+        self.b.weight = self.a.weight
+
+
+@pytest.mark.parametrize("form", [ZIP, LEGACY], ids=str)
+@pytest.mark.parametrize("make", [Tied, lambda: Tied().state_dict(keep_vars=True)], ids=["module", "parameters"])
+def test_a_tied_kernel_is_named_by_all_its_names(tmp_path, make, form):
+    path = form.save(make(), tmp_path / "net.pth")
+    with pytest.raises(UnsupportedError, match=r"a\.weight: shares its memory with b\.weight") as refused:
+        convert(path, tmp_path / "new.pth", 1, layers=["a.weight"])
+    assert "--layer a.weight --layer b.weight" in refused.value.hint
+    assert not (tmp_path / "new.pth").exists()
+    convert(path, tmp_path / "new.pth", 1, layers=["a.weight", "b.weight"])
+    found = torch.load(tmp_path / "new.pth", weights_only=False)
+    tensors = dict(found.named_parameters(remove_duplicate=False)) if isinstance(found, torch.nn.Module) else found
+    assert tensors["a.weight"] is tensors["b.weight"]
+    assert tensors["a.weight"].shape == (8, 1, 3, 3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from chkpt_channels import convert_state_dict
+from chkpt_channels import UnsupportedError, convert_state_dict
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
@@ -28,3 +28,31 @@ def test_the_next_line_loads_it():
     assert torch.allclose(gray(image), rgb(image.repeat(1, 3, 1, 1)), atol=1e-5)
     parameters = dict(rgb.named_parameters())  # with requires_grad
     assert convert_state_dict(parameters, to=4)["0.weight"].shape == (8, 4, 3, 3)
+
+
+OPAQUE = {
+    "sparse": (torch.Tensor.to_sparse, "of the layout torch.sparse_coo"),
+    "meta": (lambda tensor: tensor.to("meta"), "on the meta device"),
+    "lazy": (lambda tensor: nn.UninitializedParameter(), "is not initialized"),
+    "fake": (lambda tensor: torch._subclasses.FakeTensorMode().from_tensor(tensor), "is a FakeTensor"),
+    "integers": (lambda tensor: tensor.to(torch.int8), "its I8 numbers have no scale"),
+}
+
+
+@pytest.mark.parametrize(("change", "what"), OPAQUE.values(), ids=OPAQUE)
+def test_a_first_conv_that_is_no_dense_tensor_is_refused(change, what):
+    state = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3)).state_dict()
+    with pytest.raises(UnsupportedError, match=f"state dict: 0.weight: .*{what}"):
+        convert_state_dict({**state, "0.weight": change(state["0.weight"])}, to="gray")
+    if what != "is not initialized":  # of which not even the shape is known
+        found = convert_state_dict({**state, "2.weight": change(state["2.weight"])}, to="gray")
+        assert found["0.weight"].shape == (8, 1, 3, 3)
+
+
+def test_a_subclass_with_a_storage_is_a_tensor():
+    class Image(torch.Tensor):
+        pass
+
+    weight = torch.rand(8, 3, 3, 3)
+    found = convert_state_dict({"conv.weight": weight.as_subclass(Image)}, to="gray")
+    assert torch.allclose(found["conv.weight"], weight.sum(1, keepdim=True))

@@ -19,7 +19,7 @@ import pytest
 
 from chkpt_channels import FileSystemError, OutputExistsError, UsageError
 from chkpt_channels.storage import atomic
-from chkpt_channels.storage.atomic import Output, StandardOutput, sweep
+from chkpt_channels.storage.atomic import Output, OutputFolder, StandardOutput, sweep
 from chkpt_channels.storage.source import Source
 from tests.support.files import FIXTURES, Failing, snapshot
 
@@ -276,3 +276,10 @@ def test_no_binary_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "stdout", stream(terminal=True))
     with pytest.raises(UsageError, match="terminal"):
         StandardOutput()
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="Path.resolve leaves loops as they are")
+def test_a_folder_behind_a_loop_of_links(tmp_path: Path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(FileSystemError, match="loop"):
+        OutputFolder(tmp_path / "loop" / "out", tmp_path / "in")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import io
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from chkpt_channels import DamagedError, FileSystemError
+from chkpt_channels.core.errors import Location
 from chkpt_channels.storage import source as source_module
-from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.source import Source, check_link, open_source, resolved
 from tests.support.files import Failing
 
 
@@ -30,6 +32,18 @@ def test_a_span_comes_in_pieces(
 ):
     monkeypatch.setattr(source_module, "CHUNK_BYTES", 4)
     assert list(source(b"0123456789").chunks(*span)) == pieces
+
+
+@pytest.mark.parametrize("size", [0, 10, 16, 17, 40])
+def test_head_and_tail_are_read_once(size: int, source: Callable[..., Source], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(source_module, "END_BYTES", 16)
+    data = bytes(range(size))
+    opened = source(data)
+    reads = []
+    monkeypatch.setattr(opened, "read", lambda *span, read=opened.read: reads.append(span) or read(*span))
+    for _ in range(2):
+        assert (opened.head, opened.tail) == (data[:16], data[-16:])
+    assert reads == [(0, min(size, 16)), *([(size - 16, size)] if size > 16 else [])]
 
 
 @pytest.mark.parametrize(("start", "stop"), [(8, 11), (-1, 3), (5, 4), (1 << 62, (1 << 62) + 1)])
@@ -60,6 +74,26 @@ def test_what_is_no_file(make: Callable[[Path], object], words: str, tmp_path: P
 def test_a_name_with_a_nul_is_refused():
     with pytest.raises(FileSystemError, match="embedded null"):
         Source("a\0b")
+
+
+LOOPS = pytest.mark.skipif(sys.version_info >= (3, 13), reason="Path.resolve leaves loops as they are")
+
+
+@pytest.mark.parametrize("name", ["a\0b", pytest.param("loop", marks=LOOPS), pytest.param("loop/b", marks=LOOPS)])
+def test_a_path_that_cannot_be_resolved(name: str, tmp_path: Path):
+    (tmp_path / "loop").symlink_to(tmp_path / "back")
+    (tmp_path / "back").symlink_to(tmp_path / "loop")
+    with pytest.raises(FileSystemError, match=r"null|loop") as caught:
+        resolved(tmp_path / name)
+    assert caught.value.file == str(tmp_path / name)
+    for link, folder in ((tmp_path / name, tmp_path), (tmp_path, tmp_path / name)):
+        with pytest.raises(FileSystemError):
+            check_link(Location("a"), link, folder, "is")
+
+
+def test_a_path_is_resolved(tmp_path: Path):
+    (tmp_path / "link").symlink_to(tmp_path / "missing")
+    assert resolved(tmp_path / "link" / ".." / "a") == tmp_path.resolve() / "a"
 
 
 def test_many_short_reads_are_one(source: Callable[..., Source], monkeypatch: pytest.MonkeyPatch):
@@ -98,6 +132,12 @@ def test_the_same_file_by_another_name(put: Callable[..., Path], tmp_path: Path)
 def test_a_stream_is_spooled():
     with Source.spooled(io.BytesIO(b"x" * 3_000_000), "standard input") as opened:
         assert (opened.name, opened.size, opened.read(2_999_999, 3_000_000)) == ("standard input", 3_000_000, b"x")
+
+
+def test_standard_input_may_be_closed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(FileSystemError, match=r"^standard input: is closed$"):
+        open_source("-")
 
 
 def test_a_descriptor_stays_open(put: Callable[..., Path]):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import inf, nan
 from typing import Any
 
 import numpy as np
 import pytest
 
 from chkpt_channels import AmbiguousError, UnsupportedError, UsageError
+from chkpt_channels.core.tensors import FirstConv, PreprocessingOp
+from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.transform.notices import of_file
 from chkpt_channels.transform.options import Options, build_options
 from chkpt_channels.transform.plan import build_plan
@@ -184,3 +188,36 @@ def test_foreign_globals_are_told_and_refused_on_request():
     assert "posix.mkdir, os.a, os.b, os.c, os.d and 2 more" in notice.message
     with pytest.raises(UnsupportedError, match=r"posix.mkdir.* which --strict refuses"):
         build_plan(checkpoint, build_options(1, strict=True))
+
+
+def test_a_kernel_without_input_channels():
+    checkpoint = Memory({"": {**NET, "x.weight": kernel(8, 0, 3, 3)}})
+    with pytest.raises(UnsupportedError, match=r"x\.weight: has no input channels: its shape is \[8, 0, 3, 3\]"):
+        build_plan(checkpoint, asked(layers=("x",)))
+
+
+class Preceded(ModelGraph):
+    """A graph with one operation before the first conv."""
+
+    def __init__(self, scale: tuple[float, ...], shift: tuple[float, ...]) -> None:
+        self._operation = PreprocessingOp("norm", "Normalization", scale, shift)
+
+    def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
+        return [self._operation]
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"),
+    [((1, 0, 1), (0, 0, 0)), ((1, inf, 1), (0, 0, 0)), ((nan,), (0,)), ((2,), (-inf,)), ((1, 2, 3), (0, nan, 0))],
+)
+def test_an_operation_that_cannot_be_inverted(scale: tuple[float, ...], shift: tuple[float, ...]):
+    checkpoint = Memory({"": NET})
+    checkpoint.graph = Preceded(scale, shift)
+    with pytest.raises(UnsupportedError, match="norm: this Normalization multiplies a channel by zero or no number"):
+        build_plan(checkpoint, asked())
+
+
+def test_an_operation_that_can_be_inverted():
+    checkpoint = Memory({"": NET})
+    checkpoint.graph = Preceded((2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
+    assert build_plan(checkpoint, asked()).edits.tensors["conv1.weight"].shape == (8, 1, 7, 7)

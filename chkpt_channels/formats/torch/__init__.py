@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+from chkpt_channels.core.errors import DamagedError
 from chkpt_channels.formats.base import Format
 from chkpt_channels.storage.source import Source
 
@@ -10,15 +13,27 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The first pickle of the old format. Source: torch/serialization.py, MAGIC_NUMBER."""
 
 _LEGACY_HEAD_BYTES = 64
+_LOCAL_HEADER_BYTES = 30
+"""Of a zip's first member, before its name."""
+_PICKLE = re.compile(rb"([^/\0]*/)?data\.pkl")
 
 
 def sniff_zip(source: Source) -> bool:
-    """A zip whose first member, or whose directory, names a data.pkl."""
+    """A zip with a data.pkl, which torch writes first, and re-zipped files have anywhere."""
     if not source.head.startswith(b"PK\x03\x04"):
         return False
-    # torch writes data.pkl first, and newer versions .data/serialization_id last; re-zipped files have them anywhere, and all
-    # names again in the directory at the end
-    return any(b"data.pkl" in end or b".data/serialization_id" in end for end in (source.head, source.tail))
+    if _PICKLE.match(source.head, _LOCAL_HEADER_BYTES):
+        return True
+    if not any(mark in end for end in (source.head, source.tail) for mark in (b"data.pkl", b".data/serialization_id")):
+        return False
+    # a zip around a checkpoint has these words too, and so has an archive of torch.export: only the directory tells
+    from chkpt_channels.containers.zip.directory import central_entries, find_directory
+
+    try:
+        entries = list(central_entries(source, *find_directory(source)[0]))
+    except DamagedError:
+        return True
+    return any(name.rpartition("/")[2] == "data.pkl" for _, name, _ in entries)
 
 
 def sniff_legacy(source: Source) -> bool:

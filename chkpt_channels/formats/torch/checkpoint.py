@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import pairwise
 
+from chkpt_channels.containers.pickle.nodes import Kind
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import OptimizerEntry, Tensor
 from chkpt_channels.formats.base import Checkpoint
@@ -18,6 +19,7 @@ from chkpt_channels.formats.torch.rebuild import Storage
 from chkpt_channels.formats.torch.safe_globals import foreign
 
 ReadBytes = Callable[[Storage, int, int], Iterable[bytes]]
+_LISTS = (Kind.LIST, Kind.TUPLE)
 MAIN = "data"
 """The name of the part that is the saved object; TorchScript has another, "constants", where frozen models keep all weights."""
 
@@ -35,6 +37,8 @@ class TorchCheckpoint(Checkpoint):
         """Name the tensors of these pickles."""
         self.objects = objects
         for torch_object in objects.values():
+            before = len(self.tensors)
+            self.opaque += tuple(tensor._replace(follows=before + tensor.follows) for tensor in torch_object.opaque)
             self.tensors |= _tensors_of(torch_object)
         self.optimizer_entries = _optimizer_entries(self.main, self.tensors)
         self.globals = foreign((g for o in objects.values() for g in o.tree.globals), scripted=self.scripted)
@@ -99,10 +103,10 @@ def _load_line(torch_object: TorchObject, path: str, *, safe: bool) -> str:
     steps = models[0].split("/") if models and models[0] else []
     keys = "".join(f"[{key!r}]" for key in steps)
     for step in steps:
-        below = root.lookup(step)
-        root = below.target if below is not None else root
-    is_module = any(name == "_modules" for name, _ in attributes(root))
-    return f"model = {loaded}{keys}" if is_module else f"model.load_state_dict({loaded}{keys})"
+        root = node.target if (node := root.lookup(step)) else root
+    if any(name == "_modules" for name, _ in attributes(root)):
+        return f"model = {loaded}{keys}"
+    return f"model.load_state_dict(dict({loaded}{keys}))" if root.kind in _LISTS else f"model.load_state_dict({loaded}{keys})"
 
 
 def _ends(where: str) -> Iterator[int]:

@@ -17,6 +17,8 @@ from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.tensors import OpaqueTensor
+from chkpt_channels.formats.torch.opaque import Opaque, OpaqueReader
 from chkpt_channels.formats.torch.rebuild import Tensors, View
 
 CHANNEL_NAMES = frozenset(
@@ -44,13 +46,15 @@ _MODULE_DICTS = ("_parameters", "_buffers", "_modules")
 
 class Link:
     """One step of the path to a node; names are joined when one is asked for, as a deep tree has quadratically many letters.
-    `attribute` steps are submodules and attributes of objects; `depth` counts the steps."""
+    `attribute` steps are submodules and attributes of objects; `depth` counts the steps; `parts` takes the names of the tensors
+    below a weight that is no tensor, None elsewhere."""
 
-    __slots__ = ("attribute", "depth", "node", "parent", "segment")
+    __slots__ = ("attribute", "depth", "node", "parent", "parts", "segment")
 
     def __init__(self, parent: Link | None, segment: str, attribute: bool, node: PickleNode) -> None:
         self.parent, self.segment, self.attribute, self.node = parent, segment, attribute, node
         self.depth: int = parent.depth + 1 if parent else 0
+        self.parts: list[str] | None = parent.parts if parent else None
 
     def path(self) -> tuple[str, str]:
         """(name, group): the group is the part that leads to the innermost dict or module tree."""
@@ -92,8 +96,10 @@ class TorchObject:
         self._tensors = Tensors(tree, location)
         self.storages = self._tensors.storages
         self.views: dict[str, View] = {}
+        self.opaque: list[OpaqueTensor] = []  # the weights that are no dense tensors, in file order
         self.groups: dict[str, str] = {}
         self.links: dict[str, Link] = {}
+        self._reader = OpaqueReader()
         self.optimizers: list[OptimizerNode] = []
         self.numbers: dict[str, PickleNode] = {}  # the plain integers that edits may name, by path
         self.counts: dict[str, Link] = {}  # the integers named like a number of input channels, by path
@@ -117,6 +123,8 @@ class TorchObject:
                 continue
             if node.kind is Kind.INT and link.segment in (CHANNEL_NAMES if link.attribute else _NAMES_IN_DICTS):
                 self.counts.setdefault(link.path()[0], link)
+            if link.parts is None and (reading := self._reader.read(node, link.segment)):
+                self._name_opaque(link, reading)
             if node in seen:
                 continue
             seen.add(node)
@@ -147,8 +155,16 @@ class TorchObject:
         if name in self.views:
             raise self.location.at(name).unsupported("the name occurs twice in the file")
         self.views[name], self.groups[name], self.links[name] = view, group, link
+        if link.parts is not None:
+            link.parts.append(name)
         if view.quantizer is not None:
             self._name_constants(name, link, view.quantizer.children)
+
+    def _name_opaque(self, link: Link, reading: Opaque) -> None:
+        link.parts = []
+        name, group = link.path()
+        weight = OpaqueTensor(name, reading.shape, reading.what, "", group, link.parts, len(self.views))
+        self.opaque.append(weight._replace(hint=reading.hint.replace("KEY", repr(weight.key))))
 
     def _name_constants(self, name: str, link: Link, quantizer: Sequence[PickleNode]) -> None:
         """Name the constants of a quantized tensor as tensors: (torch.per_tensor_affine, scale, zero point) or
@@ -200,13 +216,31 @@ def _is_whole_optimizer(node: PickleNode) -> bool:
 
 
 def _pairs(node: PickleNode) -> Iterator[tuple[PickleNode, PickleNode]]:
-    """The entries of a dict-like object; Python 2 pickled an OrderedDict as a call with a list of pairs."""
+    """The entries of a dict-like object; Python 2 pickled an OrderedDict as a call with a list of pairs. A list of pairs, as
+    list(state_dict.items()) is, is read like a dict."""
     yield from node.entries()
+    if node.kind in (Kind.LIST, Kind.TUPLE):
+        yield from _named_values(node)
     if node.kind is Kind.CALL and node.value[0].is_global("collections", "OrderedDict"):
         for argument in node.value[1].target.children:
             for pair in argument.target.children:
                 if len(pair.target.children) == 2:
                     yield pair.target.children[0].target, pair.target.children[1]
+
+
+def _named_values(node: PickleNode) -> list[tuple[PickleNode, PickleNode]]:
+    """The (name, value) pairs of a list that holds nothing else, each name once; none of another list."""
+    pairs = []
+    for child in node.children:
+        pair = child.target
+        # lengths first: many lists may hold one long list, and children are copied
+        if pair.kind not in (Kind.LIST, Kind.TUPLE) or len(pair.value or ()) + len(pair.items or ()) != 2:
+            return []
+        key, value = pair.children
+        if key.target.kind is not Kind.TEXT:
+            return []
+        pairs.append((key.target, value))
+    return pairs if len({key.value for key, _ in pairs}) == len(pairs) else []
 
 
 def _children(link: Link, node: PickleNode) -> Iterator[Link]:
@@ -216,7 +250,7 @@ def _children(link: Link, node: PickleNode) -> Iterator[Link]:
         raise _DuplicateKey(Counter(keys).most_common(1)[0][0])
     for key, (_, value) in zip(keys, pairs, strict=True):
         yield Link(link, key, False, value)
-    if node.kind in (Kind.TUPLE, Kind.LIST, Kind.SET):
+    if node.kind in (Kind.TUPLE, Kind.LIST, Kind.SET) and not pairs:
         for i, child in enumerate(node.children):
             yield Link(link, str(i), False, child)
     elif node.kind is Kind.CALL:

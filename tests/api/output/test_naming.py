@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chkpt_channels import UsageError
+from chkpt_channels import FileSystemError, UsageError
 from chkpt_channels.api.output.naming import (
     default_output,
     derived_path,
@@ -86,3 +86,11 @@ def test_an_ending_by_which_a_library_knows_its_files():
         with pytest.raises(UsageError, match="would be read as another kind of") as caught:
             output_path(model, "x.h5", GRAY)
     assert caught.value.hint == "name it x.weights.h5"
+
+
+def test_a_current_folder_that_is_gone_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileSystemError, match="no such file"):
+        default_output(Path(), "gray")

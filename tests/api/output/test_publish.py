@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,15 @@ def test_configurations_are_published_with_the_weights(tmp_path: Path):
     with pytest.raises(OutputExistsError):  # the configuration is there
         convert(source / "net.pth", out / "gray.pth", with_sidecars=True)
     assert [path.name for path in out.iterdir()] == ["config.json"]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="Path.resolve leaves loops as they are")
+def test_configurations_behind_a_loop_of_links(tmp_path: Path):
+    shutil.copy(RGB, tmp_path / "net.pth")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet", "num_channels": 3}))
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(FileSystemError, match="loop"):
+        convert(tmp_path / "net.pth", tmp_path / "loop" / "gray.pth", with_sidecars=True)
 
 
 def test_what_was_published_first_is_rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

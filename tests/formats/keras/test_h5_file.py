@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,13 @@ def test_groups_become_one(tmp_path: Path):
     with h5py.File(path) as before, h5py.File(tmp_path / "b.h5") as after:
         name = "model_weights/conv/conv/kernel"
         assert np.array_equal(before[name][()], after[name][()])
+
+
+@pytest.mark.parametrize("groups", ["three", 2.5, [3]])
+def test_groups_that_are_no_integer_are_damage(groups: Any, tmp_path: Path):
+    path = write(tmp_path / "a.h5", model(image(), conv("conv", "image", groups=groups)), {"conv/conv": weights()})
+    with pytest.raises(DamagedError, match=re.escape(f"its groups is {groups!r}, which is no integer")):
+        convert(path, tmp_path / "b.h5", to="gray")
 
 
 def test_depthwise_filters_are_read_again_for_one_channel(tmp_path: Path):

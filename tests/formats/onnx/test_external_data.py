@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from onnx import ModelProto
 
 from chkpt_channels import DamagedError, FileSystemError
 from chkpt_channels.core.tensors import Edits
-from chkpt_channels.formats.onnx import FORMATS
+from chkpt_channels.formats.onnx import FORMATS, external_data
 from chkpt_channels.formats.onnx.checkpoint import Onnx
 from chkpt_channels.formats.onnx.external_data import check_sums, locations, renamed
 from chkpt_channels.storage.source import Source
@@ -22,6 +23,7 @@ from tests.support.onnx_models import model, node, noise, rewritten
 
 WEIGHTS = {"kernel": noise(5, 3, 3, 3), "bias": noise(5, seed=1)}
 DATA = "a.data"
+LOOPS = pytest.mark.skipif(sys.version_info >= (3, 13), reason="Path.resolve leaves loops as they are")
 Change = Callable[[ModelProto], object]
 
 
@@ -139,7 +141,21 @@ def test_a_checksum_that_is_wrong_is_refused(digest: str, read: Read, tmp_path: 
     checkpoint = read(summed(lambda: digest))
     with pytest.raises(DamagedError, match=rf"a\.data: kernel: the file's SHA-1 is [0-9a-f]{{40}}, not '{digest}'$"):
         check_sums(checkpoint.model, {DATA: tmp_path / DATA})
-    check_sums(checkpoint.model, {DATA: None})  # a file that is not there is another error's
+    with pytest.raises(DamagedError):
+        checkpoint.companions(tmp_path / "b.onnx", edited=True)
+    check_sums(checkpoint.model, {"another.data": tmp_path / DATA, DATA: None})
+
+
+def test_a_file_of_many_tensors_is_summed_once(read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def all_summed(whole: ModelProto) -> None:
+        for stored in whole.graph.initializer:
+            stored.external_data.add(key="checksum", value=hashlib.sha1((tmp_path / DATA).read_bytes()).hexdigest())
+
+    checkpoint, summed_files = read(all_summed), []
+    sha1 = external_data._sha1
+    monkeypatch.setattr(external_data, "_sha1", lambda path: summed_files.append(path) or sha1(path))
+    checkpoint.companions(tmp_path / "b.onnx", edited=True)
+    assert summed_files == [tmp_path / DATA]
 
 
 def test_one_file_is_named_after_the_output_and_several_after_both(read: Read, tmp_path: Path):
@@ -154,6 +170,26 @@ def test_one_file_is_named_after_the_output_and_several_after_both(read: Read, t
     checkpoint = read(two)
     assert np.array_equal(checkpoint.load("bias"), WEIGHTS["bias"])
     assert checkpoint.companions(tmp_path / "out.onnx", edited=True) == {DATA: "out.onnx.a.data", "sub/b.bin": "out.onnx.b.bin"}
+
+
+def test_files_of_one_base_name_stay_apart(read: Read, tmp_path: Path):
+    def apart(whole: ModelProto) -> None:
+        for k, (name, value) in enumerate(WEIGHTS.items()):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "w.bin").write_bytes(value.tobytes())
+            entry(whole, k, "location").value = f"{name}/w.bin"
+            entry(whole, k, "offset").value = "0"
+
+    new = read(apart).companions(tmp_path / "m.onnx", edited=True)
+    assert new == {"kernel/w.bin": "m.onnx.w.bin", "bias/w.bin": "m.onnx.1.w.bin"}
+
+
+@pytest.mark.parametrize("name", ["a\0b", pytest.param("loop", marks=LOOPS)])
+def test_an_output_that_cannot_be_resolved_is_an_error_of_the_system(name: str, read: Read, tmp_path: Path):
+    checkpoint = read()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(FileSystemError, match=r"null|loop"):
+        checkpoint.companions(tmp_path / name / "out.onnx", edited=False)
 
 
 def test_a_copy_in_the_same_folder_shares_the_files(read: Read, tmp_path: Path):

@@ -88,6 +88,18 @@ REFUSED: dict[str, tuple[TensorProto, str]] = {
     "too few integers": (tensor(data_type=TensorProto.INT64, int64_data=[1, 2]), "holds 2 elements, its shape needs 3"),
     "too many small ones": (tensor(data_type=TensorProto.INT8, int32_data=[1, 300, 3, 4]), "holds 4 elements, its shape needs 3"),
     "nibbles one by one": (tensor(data_type=TensorProto.INT4, int32_data=[1, 2, 3]), "holds 3 elements, its shape needs 2"),
+    "floats of a half": (
+        tensor(data_type=TensorProto.FLOAT16, float_data=[1, 2, 3]),
+        "holds F16 elements in a field of another type",
+    ),
+    "doubles of a float": (tensor(double_data=[1, 2, 3]), "holds F32 elements in a field of another type"),
+    "integers of a float": (tensor(int32_data=[1, 2, 3]), "holds F32 elements in a field of another type"),
+    "floats of integers": (
+        tensor(data_type=TensorProto.INT64, float_data=[1, 2, 3]),
+        "holds I64 elements in a field of another type",
+    ),
+    "too few halves": (tensor(data_type=TensorProto.FLOAT16, int32_data=[1, 2]), "holds 2 elements, its shape needs 3"),
+    "too few complex": (tensor(data_type=TensorProto.COMPLEX64, float_data=[1, 2, 3]), "holds 12 bytes, its shape needs 24"),
     "raw and typed": (tensor(raw_data=bytes(12), float_data=[1, 2, 3]), "holds both raw and typed elements"),
     "here and elsewhere": (
         tensor(raw_data=bytes(12), **located(("location", "a.data"))),

@@ -37,6 +37,8 @@ def test_tensors_on_the_same_bytes_share_them(build: Build, put: Callable[..., P
     ("value", "group", "others", "line"),
     [
         ({"conv1.weight": conv()}, "", [], "model.load_state_dict(torch.load('x.pth'))"),
+        ((("w", conv()),), "", [], "model.load_state_dict(dict(torch.load('x.pth')))"),
+        ([("w", conv())], "", [], "model.load_state_dict(dict(torch.load('x.pth')))"),
         ({"model": {"w": conv()}, "epoch": 3}, "model", ["epoch"], "model.load_state_dict(torch.load('x.pth')['model'])"),
         ({"a": {"b": {"w": conv()}}, "c": 1}, "a/b", ["c"], "model.load_state_dict(torch.load('x.pth')['a']['b'])"),
     ],

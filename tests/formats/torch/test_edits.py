@@ -13,7 +13,7 @@ from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.torch.edits import TorchEdits
 from chkpt_channels.formats.torch.object_tree import TorchObject
-from tests.support.builders import pickled, storage, tensor
+from tests.support.builders import pickled, spelled, storage, tensor
 
 PLACE = Location("a.pth")
 GRAY = np.arange(36, dtype="f4").reshape(4, 1, 3, 3)
@@ -80,3 +80,36 @@ def test_a_dropped_entry_takes_its_storages_along():
     edits = TorchEdits(found, Edits(dropped=("optimizer/state/0",)))
     assert edits.removed == {"1"}
     assert [entry.where for entry in after(edits).optimizers] == ["optimizer/state/1"]
+
+
+DROPPED = Edits(EDITS.tensors, dropped=("optimizer/state/0",))
+
+
+def trained(exp_avg: Any, **more: Any) -> TorchObject:
+    state = {0: {"exp_avg": exp_avg}, 1: {"exp_avg": tensor(storage("2", 4), (4,))}}
+    return read({"conv1.weight": kernel(), **more, "optimizer": {"state": state, "param_groups": []}})
+
+
+def test_a_dropped_view_of_the_kernel_is_no_sharer():
+    edits = TorchEdits(trained(tensor(storage("0", 108), (27,))), DROPPED)
+    assert (edits.changes["0"].keep, edits.changes["0"].size, edits.removed) == (0, 144, frozenset())
+    assert list(after(edits).views) == ["conv1.weight", "optimizer/state/1/exp_avg"]
+
+
+@pytest.mark.parametrize(
+    ("more", "removed"), [({"copy": tensor(storage("1", 108), (4,))}, set()), ({}, {"1"})], ids=["a kept tensor", "nothing"]
+)
+def test_a_storage_goes_with_a_dropped_entry_that_alone_uses_it(more: dict[str, Any], removed: set[str]):
+    edits = TorchEdits(trained(tensor(storage("1", 108), (4, 3, 3, 3)), **more), DROPPED)
+    assert edits.removed == removed
+    assert list(after(edits).views) == ["conv1.weight", *more, "optimizer/state/1/exp_avg"]
+
+
+def test_of_two_names_for_one_tensor_both_must_be_edited():
+    tied = read(b"\x80\x02}(X\x0c\0\0\0conv1.weight" + spelled(kernel()) + b"q\x01X\x05\0\0\0againh\x01u.")
+    assert tied.views["again"] is tied.views["conv1.weight"]
+    with pytest.raises(UnsupportedError, match=r"conv1\.weight: shares its memory with again") as refused:
+        TorchEdits(tied, EDITS)
+    assert refused.value.hint.endswith("--layer conv1.weight --layer again")
+    both = TorchEdits(tied, Edits({**EDITS.tensors, "again": EDITS.tensors["conv1.weight"]}))
+    assert both.changes["0"].size == GRAY.nbytes

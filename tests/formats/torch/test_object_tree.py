@@ -24,6 +24,16 @@ def test_names_are_paths_and_groups_lead_to_the_innermost_dict():
     assert found.groups == {"state_dict/conv1.weight": "state_dict", "list/0": "list", "alone": ""}
 
 
+@pytest.mark.parametrize("pairs", [[("conv1.weight", conv()), ("epoch", 3)], (["conv1.weight", conv()],)])
+def test_a_list_of_names_and_values_is_read_like_a_dict(pairs: Any):
+    assert read({"model": pairs}).groups == {"model/conv1.weight": "model"}
+
+
+@pytest.mark.parametrize("pairs", [[("a", conv()), ("a", conv("1"))], [("a", conv()), (1, conv("1"))], [("a", conv(), 1)]])
+def test_another_list_of_pairs_is_a_list(pairs: Any):
+    assert "0/1" in read(pairs).views
+
+
 def test_a_part_of_an_archive_has_its_name_in_front():
     assert list(read((conv(),), "constants").views) == ["constants/0"]
 

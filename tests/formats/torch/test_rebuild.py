@@ -10,7 +10,7 @@ from chkpt_channels import DamagedError, UnsupportedError
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Location
-from chkpt_channels.formats.torch.rebuild import Storage, Tensors, View
+from chkpt_channels.formats.torch.rebuild import Storage, Tensors, View, dense_strides
 from tests.support.builders import Call, Global, pickled, storage, tensor
 
 PLACE = Location("a.pth")
@@ -45,6 +45,14 @@ def read(value: Any) -> tuple[Tensors, View | None]:
 def test_geometry(shape: Any, stride: Any, offset: int, span: Any, is_contiguous: bool, order: Any):
     found = view(shape, stride, offset)
     assert (found.span, found.is_contiguous, found.memory_order) == (span, is_contiguous, order)
+
+
+@pytest.mark.parametrize(
+    ("shape", "order", "expected"),
+    [((4, 3, 2), (0, 1, 2), (6, 2, 1)), ((4, 3, 2), (0, 2, 1), (6, 1, 3)), ((2, 0, 3), (0, 1, 2), (3, 3, 1)), ((), (), ())],
+)
+def test_strides_of_dense_tensors(shape: Any, order: Any, expected: Any):
+    assert dense_strides(shape, order) == expected
 
 
 def test_a_tensor_is_a_view_of_its_storage():

@@ -18,6 +18,7 @@ VALUES = {
     "conv1.weight": np.arange(108, dtype="f4").reshape(4, 3, 3, 3),
     "größe": np.arange(300, dtype="i8"),
     "empty": np.zeros((0, 3), "f4"),
+    "hollow": np.zeros((2, 0, 3), "f4"),
     "step": np.array(7, "i8"),
 }
 DTYPES = {"float32": "F32", "int64": "I64"}
@@ -40,6 +41,8 @@ def test_it_is_read_back(written: Path):
             assert np.array_equal(checkpoint.load(name), value)
             assert checkpoint.load(name).shape == value.shape
         assert checkpoint.globals == ()
+        strides = {name: checkpoint.main.views[name].stride for name in ("empty", "hollow")}
+        assert strides == {"empty": (3, 1), "hollow": (3, 3, 1)}  # torch.empty(2, 0, 3).stride()
 
 
 def test_every_member_is_stored_and_aligned(written: Path):

@@ -228,6 +228,30 @@ def test_zeros_that_are_averaged_with_pixels_are_zeros_too(name: str, source: Op
     assert traced(source, model(*row)).values["out"].padded
 
 
+def cropped(*inputs: str, **weights: np.ndarray) -> Row:
+    attributes = {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"}
+    return one("Resize", *inputs, weights=weights, **attributes)
+
+
+REGIONS: dict[str, tuple[Row, bool]] = {
+    "inside": (cropped("roi", "", "s", roi=floats(0, 0, 0.25, 0, 1, 1, 0.75, 1), s=ints(1, 3, 8, 8)), False),
+    "the whole image": (cropped("roi", "", "s", roi=floats(0, 0, 0, 0, 1, 1, 1, 1), s=ints(1, 3, 4, 4)), False),
+    "before it": (cropped("roi", "", "s", roi=floats(0, 0, -0.1, 0, 1, 1, 1, 1), s=ints(1, 3, 8, 8)), True),
+    "after it": (cropped("roi", "", "s", roi=floats(0, 0, 0, 0, 1, 1, 1, 1.1), s=ints(1, 3, 8, 8)), True),
+    "fed": (cropped("fed", "", "s", s=ints(1, 3, 8, 8)), True),
+}
+
+
+@pytest.mark.parametrize("name", REGIONS)
+def test_a_cropped_resize_puts_zeros_where_it_leaves_the_image(name: str, source: Open):
+    row, padded = REGIONS[name]
+    made = model(*row, inputs={"fed": [8]})
+    assert traced(source, made).values["out"].padded == padded
+    if name != "fed":
+        (out,) = run(made, np.ones((1, 3, 8, 8), np.float32), fed=np.zeros(8, np.float32))
+        assert (out.min() < 1) == padded
+
+
 def test_pads_that_are_fed_leave_the_sizes_open(source: Open):
     flow = traced(source, model(*one("Pad", "fed"), inputs={"fed": [8]})).values["out"]
     assert [size(axis) for axis in flow.axes or ()] == [1, 3, opened(2), opened(3)]

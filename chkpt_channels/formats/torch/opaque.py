@@ -1,0 +1,224 @@
+"""Weights in a pickle that are no dense tensor: sparse, distributed, without a storage, numpy arrays, lists of numbers.
+
+They are recognized, so that a search for the first conv knows that a weight is there; their values are not read.
+Source: torch/_utils.py, torch/_tensor.py and torch/nn/parameter.py of torch 2.13, numpy/_core/multiarray.py and numeric.py of
+numpy 2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
+from chkpt_channels.core.limits import LIMITS
+
+Shape = tuple[int, ...]
+
+_WEIGHT = re.compile(r"(^|[./])(weight|kernel)$")
+_KEY = re.compile(r"[./](weight|kernel)$")
+"""Of a weight in a state dict: a `weight` alone may be a state dict itself."""
+_MOST_WRAPPERS = 8
+"""A parameter wraps a call, a subclass wraps another one: torch itself nests two."""
+_MOST_STEPS = 64
+"""Into an unknown object, to the storages or bytes that make it a weight."""
+MOST_NODES = 1_000_000
+"""That are looked at in one pickle for that: a second."""
+_MOST_ARGUMENTS = 16
+"""Of a rebuild function, and of an unknown object: torch's have up to eight, numpy's state has five."""
+_NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
+_KERNEL_RANKS = range(3, 6)
+"""Of nested lists: a list of numbers, or a table, is a setting."""
+
+
+class Opaque(NamedTuple):
+    """What a node is, in words that follow its name, and what to do about it, where KEY is to be its key; `shape` is None where
+    it is not known."""
+
+    what: str
+    hint: str
+    shape: Shape | None = None
+
+
+class OpaqueReader:
+    """What the values of one pickle are that are weights and no dense tensors."""
+
+    def __init__(self) -> None:
+        self._readings: dict[tuple[PickleNode, bool], Opaque | None] = {}
+        self._left = MOST_NODES
+
+    def read(self, node: PickleNode, name: str) -> Opaque | None:
+        """What the value called `name` is; None for a tensor, and for what is no weight."""
+        key = node, bool(_KEY.search(name))  # many names may share a value
+        if key not in self._readings:
+            self._readings[key] = self._call(node, name) if node.kind is Kind.CALL else self._container(node, name)
+        return self._readings[key]
+
+    def _call(self, node: PickleNode, name: str) -> Opaque | None:
+        for _ in range(_MOST_WRAPPERS):
+            if node.kind is not Kind.CALL or node.value[0].target.kind is not Kind.GLOBAL:
+                return None
+            (module, function), arguments = node.value[0].target.value, _elements(node.value[1])
+            if (module, function) == ("torch._tensor", "_rebuild_from_type_v2") and len(arguments) == 4:
+                rebuild, kind = arguments[0], arguments[1]
+                known = _KNOWN.get(rebuild.value[1]) if rebuild.kind is Kind.GLOBAL else None
+                return known(node, _elements(arguments[2])) if known else _unknown(_dotted(kind))
+            if module.startswith(("torch.", "numpy.")) and (known := _KNOWN.get(function)):
+                return known(node, arguments)
+            if node.items is not None or _is_bytes(node):
+                return self._container(node, name)
+            if not function.startswith("_rebuild_parameter") or not arguments:
+                return _unknown(f"{module}.{function}") if _WEIGHT.search(name) and self._holds_values(node) else None
+            node = arguments[0]
+        return None
+
+    def _container(self, node: PickleNode, name: str) -> Opaque | None:
+        """Numbers in nested lists, whatever their name; bytes, and a list or dict around tensors, under the key of a weight."""
+        shape = _nested_shape(node)
+        if len(shape) in _KERNEL_RANKS:
+            return Opaque("is a nested list of numbers, and no tensor", _TENSOR, shape)
+        if _KEY.search(name) and self._holds_values(node):
+            return Opaque("is a list, a dict or bytes, and no tensor", _PLAIN)
+        return None
+
+    def _holds_values(self, node: PickleNode) -> bool:
+        """Whether something that is no module and no number of numpy's holds a storage or bytes, as far as its first parts show.
+        A file with so many of them that none can be looked at is no model's: there each does."""
+        if node.kind is Kind.CALL and any(node.value[0].is_global(module, "scalar") for module in _NUMPY):
+            return False
+        todo = [node]
+        for _ in range(_MOST_STEPS):
+            if not todo or self._left <= 0:
+                return bool(todo)
+            node = todo.pop().target
+            self._left -= 1
+            if node.kind is Kind.PERSID or _is_bytes(node):
+                return True
+            if node.kind is Kind.TEXT and node.value == "_modules":
+                return False
+            todo += reversed(list(islice(_inside(node), _MOST_ARGUMENTS)))
+        return False
+
+
+def _elements(arguments: PickleNode) -> list[PickleNode]:
+    """The elements of a tuple; none of a tuple that is longer than those of all rebuild functions."""
+    arguments = arguments.target
+    if arguments.kind is not Kind.TUPLE or len(arguments.value) > _MOST_ARGUMENTS:
+        return []
+    return [child.target for child in arguments.value]
+
+
+_TENSOR = "state_dict[KEY] = torch.tensor(state_dict[KEY]), before torch.save"
+_ARRAY = "torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, FILE)"
+_FULL = "torch.save(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)), FILE)"
+_PLAIN = "convert the checkpoint of plain tensors that it was made from"
+_DENSE = "state_dict[KEY] = state_dict[KEY].to_dense(), before torch.save"
+
+
+def _sparse(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
+    """(layout, (indices, values, size, …)), with one tensor of indices or with two."""
+    sizes = [_size(part) for part in _elements(arguments[1])] if len(arguments) == 2 else []
+    return Opaque("is a sparse tensor, and only dense ones are converted", _DENSE, next(filter(None, sizes), None))
+
+
+def _size(node: PickleNode) -> Shape | None:
+    """The integers of a tuple or of a torch.Size."""
+    if node.kind is Kind.CALL and len(node.value) == 2 and node.value[0].is_global("torch", "Size"):
+        node = next(iter(_elements(node.value[1])), node)
+    return _shape(node)
+
+
+def _wrapper(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
+    """(class, dtype, size, stride, …): a subclass without a storage of its own."""
+    name, shape = _dotted(arguments[0]) if arguments else "", _shape(arguments[2]) if len(arguments) > 2 else None
+    if name.rpartition(".")[2] == "DTensor":
+        return Opaque("is a DTensor, of which each process saves its own part", _FULL, shape)
+    return _unknown(name, shape)
+
+
+def _meta(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
+    """(dtype, size, stride, requires_grad)"""
+    shape = _shape(arguments[1]) if len(arguments) > 1 else None
+    return Opaque("is on the meta device and has no values", "load the weights into the model before torch.save", shape)
+
+
+def _uninitialized(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
+    return Opaque("is not initialized: its lazy module never ran", "run the model once before torch.save")
+
+
+def _elsewhere(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
+    return Opaque("was saved from a device that keeps no storages", "move the model to the CPU before torch.save: model.cpu()")
+
+
+def _nested(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
+    return Opaque("is a nested tensor, and only dense ones are converted", _PLAIN)
+
+
+def _array(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
+    """numpy's _reconstruct, whose state is (version, shape, dtype, order, bytes)."""
+    state = _elements(node.state) if node.state is not None else []
+    return Opaque("is a numpy array, and no tensor", _ARRAY, _shape(state[1]) if len(state) > 1 else None)
+
+
+def _buffer(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
+    """numpy's _frombuffer of pickle protocol 5: (bytes, dtype, shape, order)."""
+    return Opaque("is a numpy array, and no tensor", _ARRAY, _shape(arguments[2]) if len(arguments) > 2 else None)
+
+
+def _unknown(name: str, shape: Shape | None = None) -> Opaque:
+    return Opaque(f"is of the class {name}, which alone can read its values", _PLAIN, shape)
+
+
+_KNOWN: dict[str, Callable[[PickleNode, Sequence[PickleNode]], Opaque]] = {
+    "_rebuild_sparse_tensor": _sparse,
+    "_rebuild_sparse_csr_tensor": _sparse,
+    "_rebuild_wrapper_subclass": _wrapper,
+    "_rebuild_meta_tensor_no_storage": _meta,
+    "_rebuild_nested_tensor": _nested,
+    "_rebuild_device_tensor_from_numpy": _elsewhere,
+    "_rebuild_device_tensor_from_cpu_tensor": _elsewhere,
+    "UninitializedParameter": _uninitialized,
+    "_reconstruct": _array,
+    "_frombuffer": _buffer,
+}
+
+
+def _dotted(node: PickleNode) -> str:
+    return ".".join(node.value) if node.kind is Kind.GLOBAL else "tensor of an unnamed class"
+
+
+def _shape(node: PickleNode) -> Shape | None:
+    node = node.target
+    if node.kind is not Kind.TUPLE or len(node.value) > LIMITS.axes:
+        return None
+    value: Any = plain(node)
+    return value if isinstance(value, tuple) and all(side >= 0 for side in value) else None
+
+
+def _nested_shape(node: PickleNode) -> Shape:
+    """The lengths of a list, of its first list, and so on down to a number; () where that ends in anything else."""
+    shape: list[int] = []
+    while node.kind in (Kind.LIST, Kind.TUPLE) and len(shape) < _KERNEL_RANKS.stop:
+        inner = next(_inside(node), None)
+        if inner is None:
+            return ()
+        shape.append(len(node.value or ()) + len(node.items or ()))
+        node = inner.target
+    return tuple(shape) if node.kind in (Kind.INT, Kind.FLOAT) else ()
+
+
+def _inside(node: PickleNode) -> Iterator[PickleNode]:
+    """What a node is made of, one by one: a list that many names share is not copied for each."""
+    if node.kind in (Kind.LIST, Kind.TUPLE, Kind.SET, Kind.CALL):
+        yield from node.value or ()
+    for item in node.items or ():
+        yield from item
+    if node.state is not None:
+        yield node.state
+
+
+def _is_bytes(node: PickleNode) -> bool:
+    """Below protocol 3 they are a call of _codecs.encode, with their letters."""
+    return node.kind is Kind.BYTES or (node.kind is Kind.CALL and node.value[0].is_global("_codecs", "encode"))
