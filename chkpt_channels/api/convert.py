@@ -39,8 +39,8 @@ def convert(
     Without `dst` the output is `<stem>_<to><ext>` beside the source; "-" is standard input or output. Without `to` it is gray,
     or has the channels of `select`, `bands`, `matrix` or `like`. `options` are those of `ConvertOptions`. `src` may be a model
     folder, which becomes a new one; `hard_link` links its files that do not change. `with_sidecars` writes the configurations
-    beside a file beside `dst` too. `sha256` reports the hash of the output, `hash_name` puts its beginning into the name as torch.hub
-    does. `progress(more, total)` is called with bytes.
+    beside a file beside `dst` too. `sha256` reports the hash of the output, `hash_name` puts its beginning into the name as
+    torch.hub does. `progress(more, total)` is called with bytes.
 
     A conversion that is the identity copies the file, and the report's status is "unchanged". Raises a ChkptChannelsError, and
     then nothing was written, except after PostPublishError.

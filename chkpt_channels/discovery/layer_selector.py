@@ -42,7 +42,7 @@ def match(location: Location, tensors: Sequence[Tensor], layer: str) -> list[Ten
                 f"--layer {layer} fits {len(matches)} tensors",
                 file=location.file,
                 candidates=candidates,
-                hint=f"--layer {matches[0].name}   or, without --layer, {LIKE_HINT}",
+                hint=f"--layer {matches[0].name}   or   {LIKE_HINT}",
             )
         return matches
     import difflib

@@ -86,7 +86,7 @@ def test_what_is_not_given_is_at_its_default():
     options = build_options(None)
     assert (options.rule, options.norm, options.search) == (ChannelRule(to=None), NormalizationSpec(), SearchRequest())
     switches = [row.name for row in OPTIONS if row.kind is bool]
-    assert options.plain == {"optimizer": "reset", **dict.fromkeys(switches, False)}
+    assert options.plain == {"optimizer": "reset", "like": None, **dict.fromkeys(switches, False)}
     assert as_keywords(options) == {}
     assert build_options(None, **dict.fromkeys(row.name for row in OPTIONS)) == options
 
@@ -94,6 +94,7 @@ def test_what_is_not_given_is_at_its_default():
 def test_toward_gray_where_nothing_says_otherwise():
     assert options_toward(None, {}).to == 1
     assert options_toward(None, {"select": "0,1"}).to == 2
+    assert options_toward(None, {"like": "like.pth"}).rule.to is None
     assert options_toward(4, {}).to == 4
     with pytest.raises(UsageError, match="a target is needed"):
         _ = build_options(None).to

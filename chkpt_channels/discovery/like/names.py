@@ -73,11 +73,11 @@ def match(store: TensorStore, like: Like) -> Matching:
         known = _by_words(tensors)
         placed = _best(store.location.file, group, known, like)
         taken = {id(tensor) for copy in placed for tensor in copy.own.values()}
-        rest = {words: tensor for words, tensor in known.items() if id(tensor) not in taken}
         extras: list[list[Tensor]] = [[] for _ in placed]
-        for words, tensor in rest.items():
-            number = _home(words, placed)
-            (outside if number is None else extras[number]).append(tensor)
+        for words, tensor in known.items():
+            if id(tensor) not in taken:
+                number = _home(words, tensor, placed)
+                (outside if number is None else extras[number]).append(tensor)
         copies += [_compared(store, copy, extra) for copy, extra in zip(placed, extras, strict=True)]
     if not copies:
         what = f"its tensors have other names than those of {like.file}, which is no checkpoint of the same architecture"
@@ -132,9 +132,9 @@ def _shortened(names: Mapping[Words, LikeTensor]) -> Mapping[Words, LikeTensor]:
 
 def _copies(known: Mapping[Words, Tensor], names: Mapping[Words, LikeTensor]) -> list[_Placed]:
     """The copies of a model with these names: each has at least half of them after its prefix."""
-    counts = Counter(
-        words[:at] for words in known for at in range(min(DEEPEST_PREFIX_WORDS, len(words) - 1) + 1) if words[at:] in names
-    )
+    # a lone layer's `weight` is the end of every name
+    most = DEEPEST_PREFIX_WORDS if any(len(words) > 1 for words in names) else 0
+    counts = Counter(words[:at] for words in known for at in range(min(most, len(words) - 1) + 1) if words[at:] in names)
     copies: list[_Placed] = []
     taken: set[Words] = set()
     for prefix, count in sorted(counts.items(), key=lambda pair: (-pair[1], len(pair[0]))):
@@ -148,16 +148,32 @@ def _copies(known: Mapping[Words, Tensor], names: Mapping[Words, LikeTensor]) ->
     return copies
 
 
-def _home(words: Words, copies: Sequence[_Placed]) -> int | None:
+def _home(words: Words, tensor: Tensor, copies: Sequence[_Placed]) -> int | None:
     """The index of the copy that a further tensor belongs to, the innermost one by its prefix; None where it is beside them: an
     averaged model's counter beside `module.`, the decay beside `ema.`."""
-    homes = [i for i, copy in enumerate(copies) if words[: len(copy.prefix)] == copy.prefix]
+    homes = [
+        i
+        for i, copy in enumerate(copies)
+        if words[: len(copy.prefix)] == copy.prefix and tensor.key.replace("/", ".").startswith(_wrapped_prefix(copy))
+    ]
     if not homes:
         return None
     home = max(homes, key=lambda i: len(copies[i].prefix))
     prefix = copies[home].prefix
     beside = any(len(copy.prefix) > len(prefix) and copy.prefix[: len(prefix) + 1] == words[: len(prefix) + 1] for copy in copies)
     return None if beside else home
+
+
+def _wrapped_prefix(copy: _Placed) -> str:
+    """What precedes LIKE's names in all keys of a copy, with its wrappers."""
+    keys = [tensor.key.replace("/", ".").split(".") for tensor in copy.own.values()]
+    first, at, plain = keys[0], 0, 0
+    while plain < len(copy.prefix):
+        plain += first[at] not in WRAPPERS or copy.prefix[plain] == first[at]
+        at += 1
+    while all(at < len(key) - 1 and key[at] == first[at] in WRAPPERS for key in keys):
+        at += 1
+    return "".join(f"{word}." for word in first[:at])
 
 
 def _compared(store: TensorStore, copy: _Placed, extra: Sequence[Tensor]) -> Copy:
