@@ -18,6 +18,7 @@ from chkpt_channels.formats.base import TensorStore
 
 Search = Callable[[], Sequence[FirstConv]]
 """The first convs without LIKE: by a configuration, names and shapes."""
+Judge = Callable[[Change], Verdict | None]
 OLD_OUTPUTS = "make LIKE with the old number of outputs"
 
 
@@ -73,7 +74,8 @@ class _Comparison:
                 kernels.append(change)
             else:
                 vectors.append(change)
-        judged = [(change, self._verdict(change, kernels)) for change in kernels]
+        verdict_of = self._verdict_by_graph(kernels) if self._graph else self._verdict_by_shapes(kernels)
+        judged = [(change, verdict_of(change)) for change in kernels]
         stems = [Stem(change, verdict.layout) for change, verdict in judged if verdict and verdict.kind == STEM]
         heads = [change for change, verdict in judged if verdict and verdict.kind == HEAD]
         for change, verdict in judged:
@@ -103,13 +105,17 @@ class _Comparison:
             and (prod(shape) != change.pair[0] or prod(change.shape) != change.pair[1] or is_weight(change.tensor))
         )
 
-    def _verdict(self, change: Change, changes: Sequence[Change]) -> Verdict | None:
-        if self._graph:
-            return self._verdict_by_graph(change, changes)
+    def _verdict_by_shapes(self, changes: Sequence[Change]) -> Judge:
         kernels = Kernels(self._store, [(tensor, other.shape) for tensor, other in self._copy.pairs], changes)
-        verdict = kernels.judge(change, self._stated)
-        if verdict is None or verdict.kind != OPEN:
-            return verdict
+
+        def judge(change: Change) -> Verdict | None:
+            verdict = kernels.judge(change, self._stated)
+            return self._settled(change, verdict) if verdict and verdict.kind == OPEN else verdict
+
+        return judge
+
+    def _settled(self, change: Change, verdict: Verdict) -> Verdict:
+        """The verdict on a kernel that may be either. Raises AmbiguousError where the search does not find it."""
         if any(conv.tensor.name == change.tensor.name for conv in self._search()):
             return Verdict(STEM, verdict.layout)
         name, layout = change.tensor.name, verdict.layout
@@ -120,16 +126,19 @@ class _Comparison:
             hint=f"--layout {layout} if it takes the image; if not, {OLD_OUTPUTS}",
         )
 
-    def _verdict_by_graph(self, change: Change, changes: Sequence[Change]) -> Verdict | None:
+    def _verdict_by_graph(self, changes: Sequence[Change]) -> Judge:
         """A kernel that the image reaches is a stem, and no other is. A head is one that no other kernel follows in its width."""
-        conv = self._graph.get(change.tensor.name)
-        if conv:
-            return Verdict(STEM, conv.layout) if conv.layout is None or conv.layout.channel_axis == change.axis else None
-        alone = not any(
-            other is not change and other.pair == change.pair for other in changes if other.tensor.name not in self._graph
-        )
-        layout = change.tensor.layout
-        return Verdict(HEAD) if alone and (layout is None or "O" in layout.axes[change.axis]) else None
+        others = [change for change in changes if change.tensor.name not in self._graph]
+
+        def judge(change: Change) -> Verdict | None:
+            if conv := self._graph.get(change.tensor.name):
+                is_input = conv.layout is None or conv.layout.channel_axis == change.axis
+                return Verdict(STEM, conv.layout) if is_input else None
+            alone = not any(other is not change and other.pair == change.pair for other in others)
+            layout = change.tensor.layout
+            return Verdict(HEAD) if alone and (layout is None or "O" in layout.axes[change.axis]) else None
+
+        return judge
 
     def _check_ends(self, stems: Sequence[Stem], heads: Sequence[Change]) -> None:
         """Raise AmbiguousError where a kernel whose filters differ may feed one whose channels do: then one is no head, and the
