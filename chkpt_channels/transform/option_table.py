@@ -82,7 +82,7 @@ class ConvertOptions(TypedDict, total=False):
         Option(
             "--norm",
             metavar="imagenet|clip|half|none|auto",
-            help="Fold the training-time normalization (mean/std) into the weights.",
+            help="Fold the training-time mean and std into the weights.",
             doc="folds the normalization that the network was trained with into the weights, by name: `imagenet`, `clip`,"
             " `openai-siglip`, `half` or `none`. `auto` reads it from the `preprocessor_config.json` or timm's `config.json`"
             " beside the file",
@@ -156,7 +156,7 @@ class ConvertOptions(TypedDict, total=False):
         Option(
             "--like",
             metavar="FILE",
-            help="A checkpoint of the same network with the wanted channels, any weights.",
+            help="A checkpoint of the same network with the wanted channels.",
             doc="a checkpoint of the same architecture with the wanted channels and any weights, of which names and shapes are"
             ' read: `torch.save(Net(in_channels=1).state_dict(), "like.pth")`. Its kernels of other input channels are the first'
             " convs, and `--to` may be left out. In Python also a state dict",

@@ -3,6 +3,7 @@
 # no `from __future__ import annotations`: a table's rows are no text
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import pytest
@@ -157,3 +158,10 @@ def test_the_commands_have_every_row(command: str):
 
 def test_the_types_are_those_of_the_library():
     assert {row.name: row.kind for row in OPTIONS} == {n: get_args(a)[0] for n, a in ConvertOptions.__annotations__.items()}
+
+
+def test_like_and_layers_are_two_answers():
+    with pytest.raises(UsageError, match="--like shows the first convs, and --layer names them: give one of the two"):
+        build_options("gray", like="like.pth", layers=["conv1"])
+    assert as_keywords(build_options("gray", like=Path("like.pth"))) == {"to": 1, "like": "like.pth"}
+    assert as_keywords(build_options("gray", like={"conv1.weight": [1]})) == {"to": 1}
