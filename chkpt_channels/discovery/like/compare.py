@@ -105,8 +105,9 @@ def _known_channels(request: SearchRequest, found: Sequence[Differences]) -> int
         return request.from_channels
     stems = [stem for part in found for stem in part.stems]
     plain = [stem.change.pair[0] for stem in stems if _is_plain(stem, request)]
-    ratio = Fraction(*stems[0].change.pair)
-    vectors = [v.pair[0] for part in found for v in part.vectors if Fraction(*v.pair) == ratio]
+    ratio, narrowest = Fraction(*stems[0].change.pair), min(stem.change.pair[0] for stem in stems)
+    # a vector as long as the axis is that of the patches, such as a LayerNorm's
+    vectors = [v.pair[0] for part in found for v in part.vectors if Fraction(*v.pair) == ratio and v.pair[0] < narrowest]
     return min(plain or vectors, default=None)
 
 

@@ -142,6 +142,9 @@ def test_a_plain_stem_tells_the_channels_of_a_wide_one():
 def test_a_vector_tells_the_channels_of_a_wide_axis():
     net = {"mean": (6,), **WIDE}
     assert compared({"mean": (2,), "w.weight": (8, 4, 3, 3)}, net).channels == (6, 2)
+    net = {"norm.weight": (768,), **PATCHES}
+    found = compared({"norm.weight": (256,), "w.weight": (64, 256)}, net, layout="O(HWI)")
+    assert (found.channels, found.vectors, found.shapes["norm.weight"]) == ((3, 1), (), (256,))
 
 
 @pytest.mark.parametrize(
