@@ -74,9 +74,10 @@ def match(store: TensorStore, like: Like) -> Matching:
         placed = _best(store.location.file, group, known, like)
         taken = {id(tensor) for copy in placed for tensor in copy.own.values()}
         extras: list[list[Tensor]] = [[] for _ in placed]
+        begins = [_wrapped_prefix(copy) for copy in placed]
         for words, tensor in known.items():
             if id(tensor) not in taken:
-                number = _home(words, tensor, placed)
+                number = _home(words, tensor, placed, begins)
                 (outside if number is None else extras[number]).append(tensor)
         copies += [_compared(store, copy, extra) for copy, extra in zip(placed, extras, strict=True)]
     if not copies:
@@ -148,13 +149,13 @@ def _copies(known: Mapping[Words, Tensor], names: Mapping[Words, LikeTensor]) ->
     return copies
 
 
-def _home(words: Words, tensor: Tensor, copies: Sequence[_Placed]) -> int | None:
+def _home(words: Words, tensor: Tensor, copies: Sequence[_Placed], begins: Sequence[str]) -> int | None:
     """The index of the copy that a further tensor belongs to, the innermost one by its prefix; None where it is beside them: an
-    averaged model's counter beside `module.`, the decay beside `ema.`."""
+    averaged model's counter beside `module.`, the decay beside `ema.`. `begins` is what their keys begin with."""
     homes = [
         i
         for i, copy in enumerate(copies)
-        if words[: len(copy.prefix)] == copy.prefix and tensor.key.replace("/", ".").startswith(_wrapped_prefix(copy))
+        if words[: len(copy.prefix)] == copy.prefix and tensor.key.replace("/", ".").startswith(begins[i])
     ]
     if not homes:
         return None
