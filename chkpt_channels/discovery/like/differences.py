@@ -3,6 +3,7 @@ architecture."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import NamedTuple
@@ -11,14 +12,16 @@ from chkpt_channels.core.errors import AmbiguousError, Candidate
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.like import widths
-from chkpt_channels.discovery.like.kernels import HEAD, OPEN, STEM, Change, Kernels, Verdict, module_of
+from chkpt_channels.discovery.like.kernels import HEAD, OPEN, STEM, Change, Kernels, KernelVerdict, module_of
 from chkpt_channels.discovery.like.names import Copy
 from chkpt_channels.discovery.network import is_weight
 from chkpt_channels.formats.base import TensorStore
 
 Search = Callable[[], Sequence[FirstConv]]
 """The first convs without LIKE: by a configuration, names and shapes."""
-Judge = Callable[[Change], Verdict | None]
+_NUMBERS = re.compile(r"(\d+)")
+Judge = Callable[[Change], KernelVerdict | None]
+BY_SHAPES = frozenset({"shapes", "names"})
 OLD_OUTPUTS = "make LIKE with the old number of outputs"
 
 
@@ -108,16 +111,17 @@ class _Comparison:
     def _verdict_by_shapes(self, changes: Sequence[Change]) -> Judge:
         kernels = Kernels(self._store, [(tensor, other.shape) for tensor, other in self._copy.pairs], changes)
 
-        def judge(change: Change) -> Verdict | None:
+        def judge(change: Change) -> KernelVerdict | None:
             verdict = kernels.judge(change, self._stated)
             return self._settled(change, verdict) if verdict and verdict.kind == OPEN else verdict
 
         return judge
 
-    def _settled(self, change: Change, verdict: Verdict) -> Verdict:
-        """The verdict on a kernel that may be either. Raises AmbiguousError where the search does not find it."""
-        if any(conv.tensor.name == change.tensor.name for conv in self._search()):
-            return Verdict(STEM, verdict.layout)
+    def _settled(self, change: Change, verdict: KernelVerdict) -> KernelVerdict:
+        """The verdict on a kernel that may be either. Raises AmbiguousError where nothing but names and shapes finds it: the
+        mirror image of a network has the same."""
+        if any(conv.tensor.name == change.tensor.name and conv.found_by not in BY_SHAPES for conv in self._search()):
+            return KernelVerdict(STEM, verdict.layout)
         name, layout = change.tensor.name, verdict.layout
         raise AmbiguousError(
             f"{name} could take the image or, transposed, make it: neither a bias nor the order of the layers tells",
@@ -130,13 +134,13 @@ class _Comparison:
         """A kernel that the image reaches is a stem, and no other is. A head is one that no other kernel follows in its width."""
         others = [change for change in changes if change.tensor.name not in self._graph]
 
-        def judge(change: Change) -> Verdict | None:
+        def judge(change: Change) -> KernelVerdict | None:
             if conv := self._graph.get(change.tensor.name):
                 is_input = conv.layout is None or conv.layout.channel_axis == change.axis
-                return Verdict(STEM, conv.layout) if is_input else None
+                return KernelVerdict(STEM, conv.layout) if is_input else None
             alone = not any(other is not change and other.pair == change.pair for other in others)
             layout = change.tensor.layout
-            return Verdict(HEAD) if alone and (layout is None or "O" in layout.axes[change.axis]) else None
+            return KernelVerdict(HEAD) if alone and (layout is None or "O" in layout.axes[change.axis]) else None
 
         return judge
 
@@ -164,6 +168,8 @@ class _Comparison:
         names = [stem.change.tensor.name for stem in stems]
         if self._store.ordered:
             return all(self._position[name] < self._position[head.tensor.name] for name in names)
+        if any(_follows(stem.change.tensor.key, head.tensor.key) for stem in stems):
+            return False
         found = {conv.tensor.name for conv in self._search()}
         return found.issuperset(names)
 
@@ -190,6 +196,13 @@ def _is_square_of_channels(change: Change) -> bool:
     shape, after = change.tensor.shape, change.shape
     ones = (1,) * (len(shape) - 2)
     return len(shape) > 2 and shape == (change.pair[0],) * 2 + ones and after == (change.pair[1],) * 2 + ones
+
+
+def _follows(key: str, other: str) -> bool:
+    """Whether the numbers in two names say that the first comes later: `body.1.entry` after `body.0.exit`."""
+    pieces, others = _NUMBERS.split(key), _NUMBERS.split(other)
+    first = next(((a, b) for a, b in zip(pieces, others, strict=False) if a != b), ("", ""))
+    return all(piece.isdecimal() for piece in first) and int(first[0]) > int(first[1])
 
 
 def named(texts: Sequence[str], most: int = 3) -> str:

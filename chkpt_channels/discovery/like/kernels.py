@@ -36,7 +36,7 @@ class Change(NamedTuple):
         return self.tensor.shape[self.axis], self.shape[self.axis]
 
 
-class Verdict(NamedTuple):
+class KernelVerdict(NamedTuple):
     """What a changed kernel is, and its layout where that is certain."""
 
     kind: str
@@ -64,24 +64,24 @@ class Kernels:
         large = [change for change in changes if len(change.tensor.shape) > 3]
         return next((layouts for layouts in ranked if all(_place(layouts, change) for change in large)), vote)
 
-    def judge(self, change: Change, stated: Layout | None) -> Verdict | None:
+    def judge(self, change: Change, stated: Layout | None) -> KernelVerdict | None:
         """What a changed kernel is; None where the axis that differs is none of channels. `stated` is the layout that the user
         gives."""
         tensor = change.tensor
         if stated and len(stated.axes) == len(tensor.shape) and stated.channel_axis == change.axis:
-            return Verdict(STEM, stated)
+            return KernelVerdict(STEM, stated)
         if tensor.layout:
             place = _letters(tensor.layout, change.axis)
-            return Verdict(STEM, tensor.layout) if "I" in place else Verdict(HEAD) if "O" in place else None
+            return KernelVerdict(STEM, tensor.layout) if "I" in place else KernelVerdict(HEAD) if "O" in place else None
         place = _place(self._layouts, change)
         if not place:
             return None
         layout = self._layouts.get(len(tensor.shape))
         if self._layouts is not OIHW or len(tensor.shape) < 3:
-            return Verdict(STEM, layout) if place == "I" else Verdict(HEAD)
+            return KernelVerdict(STEM, layout) if place == "I" else KernelVerdict(HEAD)
         return self._convolution(change, place, layout)
 
-    def _convolution(self, change: Change, place: str, layout: Layout | None) -> Verdict | None:
+    def _convolution(self, change: Change, place: str, layout: Layout | None) -> KernelVerdict | None:
         """A kernel [O, I, …], or [I, O, …] of a transposed convolution."""
         tensor, bias = change.tensor, self._bias(change.tensor)
         if bias is not None:
@@ -89,24 +89,24 @@ class Kernels:
             plain = (tensor.shape[0],), (change.shape[0],)
             transposed = (tensor.shape[1],), (change.shape[1],)
             if (before, after) == plain:
-                return Verdict(STEM, layout) if place == "I" else Verdict(HEAD)
+                return KernelVerdict(STEM, layout) if place == "I" else KernelVerdict(HEAD)
             if (before, after) == transposed:
-                return Verdict(HEAD) if place == "I" else Verdict(STEM, TRANSPOSED[len(tensor.shape)])
-            return Verdict(OPEN, layout)
+                return KernelVerdict(HEAD) if place == "I" else KernelVerdict(STEM, TRANSPOSED[len(tensor.shape)])
+            return KernelVerdict(OPEN, layout)
         if place == "O":
-            return Verdict(HEAD)
+            return KernelVerdict(HEAD)
         return self._without_bias(change, layout)
 
-    def _without_bias(self, change: Change, layout: Layout | None) -> Verdict:
+    def _without_bias(self, change: Change, layout: Layout | None) -> KernelVerdict:
         tensor = change.tensor
         window = tensor.shape[2:]
         is_last = self._store.ordered and self._kernels[-1:] == [tensor.key] != self._kernels[:1]
         may_upsample = all(side % 2 == 0 and side <= LARGEST_UPSAMPLING for side in window)
         if self._norm_follows(tensor) or not (is_last or may_upsample):
-            return Verdict(STEM, layout)
+            return KernelVerdict(STEM, layout)
         if is_last and (may_upsample or _UPSAMPLING.search(tensor.key)):
-            return Verdict(HEAD)
-        return Verdict(OPEN, layout)
+            return KernelVerdict(HEAD)
+        return KernelVerdict(OPEN, layout)
 
     def _norm_follows(self, tensor: Tensor) -> bool:
         """Whether a norm of as many numbers as the kernel would have filters follows it at once, and could not be one of its

@@ -46,13 +46,20 @@ class Naming(ModelGraph):
 
 
 def compared(
-    after: Shapes, before: Shapes = NET, *, ordered: bool = True, graph: str = "", found: Sequence[str] = (), stated: str = ""
+    after: Shapes,
+    before: Shapes = NET,
+    *,
+    ordered: bool = True,
+    graph: str = "",
+    found: Sequence[str] = (),
+    found_by: str = "shapes",
+    stated: str = "",
 ) -> Differences:
     """The differences to a LIKE with the shapes of `after` in the place of others; the search finds `found`."""
     store = (Memory if ordered else Unordered)({"": {key: kernel(*shape) for key, shape in before.items()}})
     if graph:
         store.graph = Naming(store.tensors[graph])  # type: ignore[assignment] # another graph than Memory's own
-    convs = [FirstConv(store.tensors[name], Layout("OIHW"), 3, "shapes") for name in found]
+    convs = [FirstConv(store.tensors[name], Layout("OIHW"), 3, found_by) for name in found]
     pairs = tuple((tensor, LikeTensor(key, after.get(key, tensor.shape), key)) for key, tensor in store.tensors.items())
     return differences(store, Copy(pairs, (), ()), "like.pth", Layout(stated) if stated else None, lambda: convs)
 
@@ -157,12 +164,24 @@ def test_a_layer_that_may_feed_the_other_is_no_head(before: Shapes, after: Shape
     assert [candidate.key for candidate in refused.value.candidates] == ["z.weight", "a.weight"]
 
 
+def test_without_the_order_numbers_tell_what_comes_later():
+    """Networks in a row, each of which makes an image."""
+    net = {f"body.{i}.{name}": shape for i in (0, 1) for name, shape in AUTO.items()}
+    after = {f"body.{i}.{name}": shape for i in (0, 1) for name, shape in AUTO_GRAY.items()}
+    stems = ["body.0.a.weight", "body.1.a.weight"]
+    for ordered in (True, False):
+        with pytest.raises(AmbiguousError, match=r"body\.0\.z\.weight makes as many channels as body\.0\.a\.weight takes"):
+            compared(after, net, ordered=ordered, found=stems)
+
+
 def test_a_kernel_that_may_be_either_is_settled_by_the_search_or_the_user():
     net, after = {"b.weight": (8, 8, 3, 3), "s.weight": (8, 3, 4, 4), "y.weight": (8, 8, 3, 3)}, {"s.weight": (8, 1, 4, 4)}
     with pytest.raises(AmbiguousError, match=r"s\.weight could take the image or, transposed, make it") as refused:
         compared(after, net)
     assert refused.value.hint == "--layout OIHW if it takes the image; if not, make LIKE with the old number of outputs"
-    assert shown(compared(after, net, found=["s.weight"]))[0] == ["s.weight"]
+    assert shown(compared(after, net, found=["s.weight"], found_by="sidecar"))[0] == ["s.weight"]
+    with pytest.raises(AmbiguousError):  # names and shapes see the mirror image too
+        compared(after, net, found=["s.weight"], found_by="names")
     assert shown(compared(after, net, stated="OIHW"))[0] == ["s.weight"]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.discovery.like.kernels import HEAD, OPEN, STEM, Change, Kernels, Verdict, module_of
+from chkpt_channels.discovery.like.kernels import HEAD, OPEN, STEM, Change, Kernels, KernelVerdict, module_of
 from tests.support.memory import Memory, kernel
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -29,7 +29,7 @@ class Unordered(Memory):
 
 def judged(
     before: Shapes, after: Shapes, name: str, kind: type[Memory] = Memory, stated: str = "", layout: str = ""
-) -> Verdict | None:
+) -> KernelVerdict | None:
     """What the kernel `name` is; `after` holds the shapes that differ."""
     store = kind({"": {key: kernel(*shape) for key, shape in before.items()}})
     if layout:
@@ -108,7 +108,7 @@ def test_the_user_settles_it():
         ({"c/w": (32, 3, 3, 13), "d/w": (32, 32, 3, 13)}, {"c/w": (32, 1, 3, 13)}, (STEM, "OIHW")),
     ],
 )
-def test_others_have_the_layout_in_which_the_axis_holds_channels(before: Shapes, after: Shapes, expected: Verdict):
+def test_others_have_the_layout_in_which_the_axis_holds_channels(before: Shapes, after: Shapes, expected: KernelVerdict):
     assert judged(before, after, next(iter(after)), Foreign) == expected
 
 
