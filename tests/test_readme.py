@@ -36,6 +36,8 @@ STUBS = {
 }
 COPIES = {
     "resnet50.pth": "torch_zip/state_dict.pth",
+    "net.pth": "torch_zip/state_dict.pth",
+    "like.pth": "torch_zip/state_dict_gray.pth",
     "epoch_12.ckpt": "torch_zip/lightning.ckpt",
     "resnet50.safetensors": "safetensors/model.safetensors",
     "model.safetensors": "safetensors/model.safetensors",

@@ -13,6 +13,7 @@ from tests.support.files import FIXTURES
 
 RGB = str(FIXTURES / "torch_zip" / "state_dict.pth")
 TRAINING = str(FIXTURES / "torch_zip" / "training.ckpt")
+AMBIGUOUS = str(FIXTURES / "torch_zip" / "no_conv.pth")
 CASES = {
     "convert": ["convert", TRAINING, "--to", "gray", "--norm", "imagenet", "--sha256", "-o", "{}/x.ckpt"],
     "explained": ["convert", RGB, "--bands", "B,G,R,N=R", "--explain"],
@@ -24,6 +25,8 @@ CASES = {
     "identical": ["verify", RGB, RGB],
     "different": ["verify", RGB, str(FIXTURES / "torch_zip" / "state_dict_gray.pth")],
     "check": ["check", str(FIXTURES / "torch_zip"), "--expect", "rgb"],
+    "like": ["convert", RGB, "--like", str(FIXTURES / "torch_zip" / "state_dict_gray.pth"), "-o", "{}/x.pth"],
+    "nothing to do": ["convert", AMBIGUOUS, "--like", AMBIGUOUS, "-o", "{}/x.pth"],
     "onnx": ["convert", str(FIXTURES / "onnx" / "plain_ts.onnx"), "--to", "gray", "-o", "{}/x.onnx"],
 }
 

@@ -28,9 +28,12 @@ POLL_SECONDS = 0.1
 
 
 def with_output_dir(folder: str, jobs: Sequence[Job]) -> list[Job]:
-    """The same conversions with outputs in one folder. Raises UsageError where two would get the same name."""
+    """The same conversions with outputs in one folder. Raises UsageError where two would get the same name, or where names need a
+    target that only a look into each source gives."""
     sources: dict[Path, str] = {}
     for job in jobs:
+        if len(jobs) > 1 and _needs_source(job):
+            raise UsageError("--output-dir names outputs by their target: --to is needed beside --like", hint="--to gray")
         path = Path(folder) / derived_path(job.src, job.to, job.options).name
         if path in sources:
             raise UsageError(f"{sources[path]} and {job.src} would both become {path}", hint="-o names each, or a manifest does")
@@ -112,7 +115,7 @@ class _Crew:
         self._waiting = deque(range(len(jobs)))
         self._retries: deque[int] = deque()
         self._retried: set[int] = set()
-        self._new = {i for i, job in enumerate(jobs) if not os.path.lexists(_output(job))}
+        self._new = {i for i, job in enumerate(jobs) if not _needs_source(job) and not os.path.lexists(_output(job))}
         self._workers = [_Worker(self._context, self._done) for _ in range(workers)]
         self._outcomes: dict[int, Callable[[], Report]] = {}
 
@@ -206,6 +209,11 @@ def _worker_death(path: str, exit_code: int) -> FileSystemError:
             f"its process was killed by signal {-exit_code}, as the system does when memory runs out", file=path, hint="-j 1"
         )
     return FileSystemError(f"its process ended with code {exit_code}", file=path, hint="-j 1 prints the reason")
+
+
+def _needs_source(job: Job) -> bool:
+    """Whether the name of its output is known only when the source was compared with LIKE."""
+    return job.dst is None and job.to is None and job.options.get("like") is not None
 
 
 def _output(job: Job) -> Path:

@@ -11,6 +11,7 @@ from chkpt_channels.api.output.naming import Path_, Progress
 from chkpt_channels.api.output.publish import FileTarget, Settings, Written
 from chkpt_channels.api.report import Parity, Report
 from chkpt_channels.api.report_builder import conversion_report
+from chkpt_channels.folders.like_file import with_like
 from chkpt_channels.folders.model import Model, ModelFile
 from chkpt_channels.folders.model_folder import ModelFolder, open_model
 from chkpt_channels.folders.planning import PlannedModel, plan_model
@@ -36,10 +37,10 @@ def convert(
     """Write `src` with its first convs changed to `to` input channels ("gray", "rgb", "bgr", "rgba" or a number) to `dst`.
 
     Without `dst` the output is `<stem>_<to><ext>` beside the source; "-" is standard input or output. Without `to` it is gray,
-    or has the channels of `select`, `bands` or `matrix`. `options` are those of `ConvertOptions`. `src` may be a model folder,
-    which becomes a new one; `hard_link` links its files that do not change. `with_sidecars` writes the configurations beside a
-    file beside `dst` too. `sha256` reports the hash of the output, `hash_name` puts its beginning into the name as torch.hub
-    does. `progress(more, total)` is called with bytes.
+    or has the channels of `select`, `bands`, `matrix` or `like`. `options` are those of `ConvertOptions`. `src` may be a model
+    folder, which becomes a new one; `hard_link` links its files that do not change. `with_sidecars` writes the configurations
+    beside a file beside `dst` too. `sha256` reports the hash of the output, `hash_name` puts its beginning into the name as
+    torch.hub does. `progress(more, total)` is called with bytes.
 
     A conversion that is the identity copies the file, and the report's status is "unchanged". Raises a ChkptChannelsError, and
     then nothing was written, except after PostPublishError.
@@ -56,7 +57,7 @@ def convert(
     ).validated(src, dst)
     parsed = options_toward(to, options)
     with open_model(src, parsed) as model:
-        parsed = model.resolved(parsed)
+        parsed = with_like(model, model.resolved(parsed))
         with _target(model, dst, parsed, settings, progress) as target:
             planned = plan_model(model, parsed)
             if not dry_run:

@@ -46,8 +46,7 @@ def _job(table: dict[str, Any], file: Path, number: int) -> Job:
     if not isinstance(table.get("src"), str) or not isinstance(table.get("dst", ""), str):
         raise UsageError("src and dst must be paths", file=str(file), where=where)
     values = dict(_option(key, value, file, where) for key, value in table.items() if key not in _OWN)
-    if isinstance(values.get("matrix"), str):
-        values["matrix"] = str(file.parent / values["matrix"])
+    values |= {name: str(file.parent / values[name]) for name in ("matrix", "like") if isinstance(values.get(name), str)}
     dst = str(file.parent / table["dst"]) if "dst" in table else None
     options = cast("ConvertOptions", values)
     return Job(src=str(file.parent / table["src"]), dst=dst, to=table.get("to"), options=options)

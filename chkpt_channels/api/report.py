@@ -12,7 +12,7 @@ from chkpt_channels.core.errors import Candidate, ChkptChannelsError
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
 from chkpt_channels.transform.mixing.normalization import Normalization
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 
 class FileInfo(NamedTuple):
@@ -150,18 +150,18 @@ class Report(NamedTuple):
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
-        first_changed = next((k for k in self.kernels if k.method != "identity"), self.kernels[0])
+        first = next((k for k in self.kernels if k.method != "identity"), self.kernels[0] if self.kernels else None)
         return _result(
             self.status,
             self.input,
             output=_output_record(self.output),
-            in_channels={"before": self.in_channels[0], "after": self.in_channels[1]},
-            method=first_changed.method,
+            in_channels=_channels_record(self.in_channels),
+            method=first.method if first else "identity",
             options=dict(self.options),
             method_why=self.why or None,
             pipeline=_pipeline_record(self.pipeline),
-            matrix=[list(row) for row in first_changed.matrix or ()],
-            offset=list(first_changed.offset) or None,
+            matrix=[list(row) for row in (first.matrix if first else None) or ()],
+            offset=list(first.offset) or None if first else None,
             first_convs=[_conv_record(kernel) for kernel in self.kernels],
             candidates=[_candidate_record(c) for c in self.candidates],
             declarations=[
@@ -198,7 +198,7 @@ class Verification(NamedTuple):
             "identical" if self.ok else "different",
             self.input,
             output=_output_record(self.output),
-            in_channels={"before": self.in_channels[0], "after": self.in_channels[1]},
+            in_channels=_channels_record(self.in_channels),
             method=first.method if first else None,
             matrix=[list(row) for row in (first.matrix if first else None) or ()],
             offset=list(first.offset) or None if first else None,
@@ -248,6 +248,11 @@ def _conv_record(kernel: KernelReport) -> dict[str, Any]:
         "found_by": kernel.conv.found_by,
         "why": kernel.conv.why,
     }
+
+
+def _channels_record(channels: tuple[int, int]) -> dict[str, int] | None:
+    """The channels before and after; null where they are not known: nothing differs from LIKE, and no first conv was found."""
+    return {"before": channels[0], "after": channels[1]} if all(channels) else None
 
 
 def _output_record(output: FileInfo | None) -> dict[str, Any] | None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, Unpack
 
 from chkpt_channels.core.dtypes import BY_NAME, BY_TORCH, DType, numpy_dtype
 from chkpt_channels.core.errors import Location, UsageError
 from chkpt_channels.core.tensors import OpaqueTensor, Tensor
+from chkpt_channels.discovery.find import compare_with_like
+from chkpt_channels.folders.like_file import memory_of, open_like, settled
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform.option_table import ConvertOptions
-from chkpt_channels.transform.options import options_toward
+from chkpt_channels.transform.options import Options, options_toward
 from chkpt_channels.transform.plan import build_plan
 
 NAME = "state dict"
+HEADS = ("like", "keep")
+"""What becomes of a head whose shape differs from LIKE's: LIKE's own tensors, or those that are there."""
 
 
 class StateDict(TensorStore):
@@ -45,21 +49,50 @@ class StateDict(TensorStore):
         """The whole tensor at once: it is in memory."""
         yield _raw(self.arrays[name])
 
+    def memory(self, name: str) -> Hashable:
+        """Where the array is: two names of one parameter have one answer."""
+        return memory_of(name, self.arrays[name])
+
 
 def convert_state_dict(
-    state_dict: Mapping[str, Any], to: str | int | None = None, **options: Unpack[ConvertOptions]
+    state_dict: Mapping[str, Any], to: str | int | None = None, *, heads: str | None = None, **options: Unpack[ConvertOptions]
 ) -> dict[str, Any]:
     """A new dict with the first convs changed to `to` input channels ("gray" without it, as in `convert`) and the options of
     `ConvertOptions`. What does not change is the very same object; what does is an array, or a tensor on the same device.
 
+    With `like=model.state_dict()` the result is for `model.load_state_dict`. That raises on a head of another shape, also with
+    strict=False: so does this function, unless `heads` is "like" (the head becomes that of `like`) or "keep" (it stays).
+
     Raises UsageError, AmbiguousError, UnsupportedError as `convert` does.
     """
     checkpoint = StateDict(state_dict)
-    plan = build_plan(checkpoint, options_toward(to, options))
-    changed = {
+    parsed = options_toward(to, options)
+    given = parsed.plain["like"]
+    if heads not in (None, *HEADS) or (heads and given is None):
+        raise UsageError(f"heads is {' or '.join(map(repr, HEADS))}, and goes with like", file=NAME)
+    if given is not None:
+        parsed = settled(parsed, open_like(given), [checkpoint], checkpoint.location)
+    plan = build_plan(checkpoint, parsed)
+    changed = _heads(checkpoint, parsed, heads) | {
         name: _like(state_dict[name], edit.values(), checkpoint.tensors[name].dtype) for name, edit in plan.edits.tensors.items()
     }
     return {name: changed.get(name, array) for name, array in state_dict.items()}
+
+
+def _heads(checkpoint: StateDict, options: Options, choice: str | None) -> dict[str, Any]:
+    """LIKE's tensors for the heads that differ, by name. Raises UnsupportedError where the caller has not chosen, UsageError
+    where LIKE has no values."""
+    heads, given = compare_with_like(checkpoint, options.search).heads, options.plain["like"]
+    if not heads or choice == "keep":
+        return {}
+    name, after = heads[0].tensor.name, list(heads[0].shape)
+    if choice is None:
+        what = f"is a head of another shape, {list(heads[0].tensor.shape)} here and {after} in LIKE, and would not load"
+        raise checkpoint.location.at(name).unsupported(what, hint='heads="like"   or   heads="keep"')
+    if not isinstance(given, Mapping) or any(getattr(given[head.key], "is_meta", False) for head in heads):
+        what = 'heads="like" takes the values of LIKE, which must be a state dict with values'
+        raise UsageError(what, file=NAME, where=name, hint="like=model.state_dict()")
+    return {head.tensor.name: given[head.key] for head in heads}
 
 
 def _is_torch(array: Any) -> bool:

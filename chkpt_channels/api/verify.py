@@ -15,6 +15,7 @@ from chkpt_channels.api.report_builder import file_info, kernel_reports
 from chkpt_channels.core.dtypes import rounded
 from chkpt_channels.core.tensors import TensorEdit
 from chkpt_channels.discovery.find import find_first_convs, select_first_convs
+from chkpt_channels.folders.like_file import with_like
 from chkpt_channels.folders.model import Model, ModelFile
 from chkpt_channels.folders.model_folder import ModelFolder, is_folder
 from chkpt_channels.folders.planning import PlannedModel, plan_model
@@ -34,10 +35,12 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **opt
     parsed = build_options(to, **options)
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(_open(original, kind))
-        parsed = first.resolved(parsed)  # before the other is opened: it may be missing, and this is wrong whatever is there
+        parsed = with_like(
+            first, first.resolved(parsed)
+        )  # before the other is opened: it may be missing, and this is wrong whatever is there
         second = stack.enter_context(_open(converted, kind))
         afters = _counterparts(first, second)
-        if parsed.rule.to is None:
+        if parsed.rule.to is None and parsed.search.like is None:
             part = next(part for part in first.parts if part.name in afters)
             target = _target(part.store, afters[part.name], parsed)
             parsed = parsed._replace(rule=parsed.rule._replace(to=target).validated())

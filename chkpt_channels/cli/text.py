@@ -39,10 +39,11 @@ def conversion_lines(report: Report, *, verbose: bool = False) -> Iterator[str]:
     source, target = (printable(Path(path).name) for path in (report.input.path, report.target))
     done = f"{report.seconds:.1f} s" if report.output else "dry run, nothing was written"
     yield f"{source} → {target}   {report.input.title} · {size(report.input.bytes)} · {done}"
-    width = max(len(printable(k.conv.tensor.name)) for k in report.kernels)
+    width = max((len(printable(k.conv.tensor.name)) for k in report.kernels), default=0)
     yield from (f"  {line}" for k in report.kernels for line in _kernel_lines(k, width, verbose=verbose))
     if report.status == "unchanged":
-        yield f"  unchanged: {_count(report.in_channels[1], 'input channel')} already" + (
+        already = f"{_count(report.in_channels[1], 'input channel')} already" if report.kernels else "no shape differs from LIKE"
+        yield f"  unchanged: {already}" + (
             "; every byte copied" if report.output and not any(w.code == "renamed_data" for w in report.warnings) else ""
         )
         return
@@ -225,7 +226,7 @@ def verification_lines(verification: Verification, most: int = 10) -> Iterator[s
     total = verification.tensors_total
     if verification.ok:
         rules = "; ".join(f"{printable(k.conv.tensor.name)} is {_rule_of(k)}, to the last bit" for k in verification.kernels)
-        yield f"identical: {verification.identical} of {total} tensors · {rules}"
+        yield f"identical: {verification.identical} of {total} tensors" + (f" · {rules}" if rules else "")
         return
     first = f"{printable(verification.input.path)} and {printable(verification.output.path)}"
     count = _count(len(verification.differences), "difference")

@@ -67,8 +67,8 @@ class Declaration(NamedTuple):
 
 
 class FirstConv(NamedTuple):
-    """A kernel that the image reaches. `found_by` is one of user, graph, sidecar, shapes, names; `why` is the evidence in words.
-    Its channel axis holds `in_channels` / `groups` channels."""
+    """A kernel that the image reaches. `found_by` is one of user, like, graph, sidecar, shapes, names; `why` is the evidence in
+    words. Its channel axis holds `in_channels` / `groups` channels."""
 
     tensor: Tensor
     layout: Layout | None

@@ -9,9 +9,10 @@ from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, Unsu
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery import layer_selector, opaque, search
+from chkpt_channels.discovery.like import compare as like
 from chkpt_channels.discovery.places import OTHER_SENSES
 from chkpt_channels.discovery.replicas import flattened
-from chkpt_channels.discovery.request import ConfigHints, SearchRequest
+from chkpt_channels.discovery.request import LIKE_HINT, ConfigHints, SearchRequest
 from chkpt_channels.formats.base import TensorStore
 
 MOST_TOGETHER = 6
@@ -75,16 +76,51 @@ def _named_by_config(checkpoint: TensorStore, hints: ConfigHints) -> tuple[First
 def select_first_convs(checkpoint: TensorStore, request: SearchRequest) -> search.Finding:
     """The first convs to change. Raises AmbiguousError with candidates, UnsupportedError where there is none, UsageError for
     layers that do not exist or have other channels than --from says."""
-    if request.inputs and not checkpoint.graph.select_inputs(request.inputs):
-        what = f"--input names an input of an ONNX graph, and this is {checkpoint.title}"
-        raise UsageError(what, file=checkpoint.location.file)
-    finding = find_first_convs(checkpoint, request)
-    finding = _with_named(checkpoint, finding, request) if request.layers else _unambiguous(checkpoint, finding, request.layout)
+    _select_inputs(checkpoint, request)
+    finding = _by_like(checkpoint, request) if request.like else _selected(checkpoint, request)
     location = checkpoint.location
     if other := next((c for c in finding.first_convs if request.from_channels not in (None, c.in_channels)), None):
         what = f"--from says {request.from_channels} channels, the kernel has {other.in_channels}"
         raise UsageError(what, file=location.file, where=other.tensor.name)
     return finding
+
+
+def _selected(checkpoint: TensorStore, request: SearchRequest) -> search.Finding:
+    finding = find_first_convs(checkpoint, request)
+    return _with_named(checkpoint, finding, request) if request.layers else _unambiguous(checkpoint, finding, request.layout)
+
+
+def compare_with_like(checkpoint: TensorStore, request: SearchRequest) -> like.Comparison:
+    """What LIKE says of the checkpoint; without one, that nothing differs. Raises what `like.compare.compare` raises."""
+    _select_inputs(checkpoint, request)
+    if request.like is None:
+        return like.Comparison()
+    return like.compare(checkpoint, request.like, request, lambda: find_first_convs(checkpoint, request).first_convs)
+
+
+def _by_like(checkpoint: TensorStore, request: SearchRequest) -> search.Finding:
+    """The first convs that LIKE shows. Where nothing differs, those that are found without it, which are right as they are: none
+    where they are ambiguous and the user states no target."""
+    comparison, target = compare_with_like(checkpoint, request), request.like.target if request.like else None
+    if comparison.channels:
+        return search.Finding(comparison.first_convs, input_vectors=comparison.vectors)
+    finding, file = find_first_convs(checkpoint, request), checkpoint.location.file
+    if grouped := next((conv for conv in finding.first_convs if conv.groups > 1), None):
+        what = f"a kernel in {grouped.groups} groups has one shape for several counts: LIKE does not show the channels"
+        raise AmbiguousError(what, file=file, where=grouped.tensor.name, hint="--to without --like")
+    if target is None:
+        return finding
+    finding = _unambiguous(checkpoint, finding, request.layout)
+    if other := next((conv for conv in finding.first_convs if conv.in_channels != target), None):
+        what = f"the target has {target} channels, and LIKE takes {other.in_channels} as this does"
+        raise UsageError(what, file=file, where=other.tensor.name)
+    return finding
+
+
+def _select_inputs(checkpoint: TensorStore, request: SearchRequest) -> None:
+    if request.inputs and not checkpoint.graph.select_inputs(request.inputs):
+        what = f"--input names an input of an ONNX graph, and this is {checkpoint.title}"
+        raise UsageError(what, file=checkpoint.location.file)
 
 
 def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layout | None) -> search.Finding:
@@ -97,7 +133,7 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
     if weight:
         raise location.at(weight.name).unsupported(weight.what, hint=weight.hint)
     if not finding.candidates:
-        hint = "name it: --layer KEY --layout LAYOUT"
+        hint = f"name it: --layer KEY --layout LAYOUT   or   {LIKE_HINT}"
         raise UnsupportedError("holds no convolution that could see an image", file=location.file, hint=hint)
     many = len(finding.candidates)
     what = "one tensor might" if many == 1 else f"{many} tensors could"
@@ -111,8 +147,8 @@ def _hint(candidates: Sequence[Candidate]) -> str:
     needed = [c for c in candidates if c.needed]
     alike = [c for c in candidates if c.why_not == _SEVERAL and c.shape[1:2] == candidates[0].shape[1:2]]
     if together := needed or (alike if 1 < len(alike) <= MOST_TOGETHER else []):
-        return " ".join(f"--layer {c.key}" for c in together)
-    return "   or   ".join(f"--layer {c.key}" for c in candidates[:3])
+        return "   or   ".join([" ".join(f"--layer {c.key}" for c in together), LIKE_HINT])
+    return "   or   ".join([*(f"--layer {c.key}" for c in candidates[:3]), LIKE_HINT])
 
 
 def _check_complete(location: Location, finding: search.Finding, named: Sequence[FirstConv]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UsageError
 from chkpt_channels.core.tensors import Tensor
+from chkpt_channels.discovery.request import LIKE_HINT
 
 _WEIGHTS = (".weight", ".kernel", "/weight", "/kernel", ".weight_v", ".parametrizations.weight.original1")
 _PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
@@ -41,7 +42,7 @@ def match(location: Location, tensors: Sequence[Tensor], layer: str) -> list[Ten
                 f"--layer {layer} fits {len(matches)} tensors",
                 file=location.file,
                 candidates=candidates,
-                hint=f"--layer {matches[0].name}",
+                hint=f"--layer {matches[0].name}   or   {LIKE_HINT}",
             )
         return matches
     import difflib

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 from chkpt_channels.core.layout import Layout
+
+LIKE_HINT = '--like LIKE.pth, made by torch.save(Net(in_channels=1).state_dict(), "LIKE.pth")'
+"""What settles which kernels see the image, whatever the network: for the hint of a refusal."""
 
 
 class ConfigHints(NamedTuple):
@@ -15,6 +19,39 @@ class ConfigHints(NamedTuple):
     channels: int = 0
 
 
+class LikeTensor(NamedTuple):
+    """A tensor of LIKE: its key inside its state dict, and its shape; keys of equal `memory` are one tensor."""
+
+    key: str
+    shape: tuple[int, ...]
+    memory: Hashable
+
+
+class LikeGroup(NamedTuple):
+    """One state dict of LIKE: `part` is the file that holds it where LIKE is a folder, `group` its place in that file."""
+
+    part: str
+    group: str
+    tensors: tuple[LikeTensor, ...]
+
+
+class Like(NamedTuple):
+    """A checkpoint of the same architecture with the wanted channels: its names and shapes, never its values.
+
+    file            its name in messages
+    groups          its state dicts
+    graph_channels  the input channels that its graph states, 0 where it has none
+    target          the number of new channels that the user states beside it
+    channels        the input channels before and after, as soon as it was compared with the whole model
+    """
+
+    file: str
+    groups: tuple[LikeGroup, ...]
+    graph_channels: int = 0
+    target: int | None = None
+    channels: tuple[int, int] | None = None
+
+
 class SearchRequest(NamedTuple):
     """What is known of the first convs before the file is searched; every field may be left out.
 
@@ -23,6 +60,7 @@ class SearchRequest(NamedTuple):
     from_channels   the number of input channels now
     inputs          the inputs of the graph that are images, by name
     hints           what configuration files say; it only decides where the file itself is ambiguous
+    like            a checkpoint of the same architecture with the wanted channels
     """
 
     layers: tuple[str, ...] = ()
@@ -30,3 +68,4 @@ class SearchRequest(NamedTuple):
     from_channels: int | None = None
     inputs: tuple[str, ...] = ()
     hints: ConfigHints = ConfigHints()
+    like: Like | None = None

@@ -9,6 +9,7 @@ from chkpt_channels.containers.json.editor import Path as Keys
 from chkpt_channels.core.errors import AmbiguousError, UnsupportedError
 from chkpt_channels.core.tensors import Notice
 from chkpt_channels.discovery import bias_target
+from chkpt_channels.discovery.like.names import OtherNetworkError
 from chkpt_channels.folders import config_files
 from chkpt_channels.folders.config_files import ConfigFile
 from chkpt_channels.folders.model import Model, Part
@@ -77,7 +78,8 @@ def plan_model(model: Model, options: Options) -> PlannedModel:
         if isinstance(part.store, Shards) and (changes := part.store.index_edits(plan.edits)):
             documents[part.name] = part.store.index, changes
     if without_network:
-        notices.append(Notice("copied", f"{', '.join(without_network)}: no convolution that could see an image, copied"))
+        reason = "LIKE shows no other input channels" if options.search.like else "no convolution that could see an image"
+        notices.append(Notice("copied", f"{', '.join(without_network)}: {reason}, copied"))
     notices += _reconstruction_notices(model.configs, old, new)
     all_notices = [notice for _, plan in parts for notice in plan.notices] + notices
     return PlannedModel(tuple(parts), documents, (old, new), tuple(dict.fromkeys(all_notices)))
@@ -92,6 +94,10 @@ def _plan_parts(model: Model, options: Options) -> tuple[list[PlannedPart], list
             parts.append(PlannedPart(part, build_plan(part.store, options)))
         except AmbiguousError:  # a part that may have a first conv is not copied
             raise
+        except OtherNetworkError:  # LIKE holds another part of the folder
+            if not model.is_folder or part.store.optimizer_entries:
+                raise
+            without_network.append(part.name)
         except UnsupportedError as error:
             if not model.is_folder:
                 raise
@@ -102,6 +108,9 @@ def _plan_parts(model: Model, options: Options) -> tuple[list[PlannedPart], list
             if error.candidates or not _is_no_network(part.store):
                 raise
             without_network.append(part.name)
+    if options.search.like and any(plan.edits for _, plan in parts):  # the others need not have as many channels
+        without_network += [part.name for part, plan in parts if not plan.edits]
+        parts = [planned for planned in parts if planned.plan.edits]
     if not parts:
         raise model.location.unsupported("none of its weights holds a convolution that could see an image")
     return parts, without_network

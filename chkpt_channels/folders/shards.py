@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,10 @@ class Shards(TensorStore):
     def load(self, name: str) -> NDArray[Any]:
         """As the shard."""
         return self._home(name).load(name)
+
+    def memory(self, name: str) -> Hashable:
+        """As the shard."""
+        return self._home(name).memory(name)
 
     def split_edits(self, edits: Edits) -> Iterator[tuple[Checkpoint, Edits]]:
         """Each shard with its part of the edits."""

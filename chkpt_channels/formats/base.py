@@ -7,7 +7,7 @@ bytes change. What the file says of its network is its `graph` (graph.py).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -129,6 +129,10 @@ class TensorStore(ABC):
                 return kernel
             self._kernels[name] = kernel
         return self._kernels[name]
+
+    def memory(self, name: str) -> Hashable:
+        """What tells a tensor's memory: names with the same answer are one tensor, such as tied weights."""
+        return name
 
     def model_tensors(self) -> list[Tensor]:
         """The tensors of models: all but the optimizers', and those that an opaque one is made of."""

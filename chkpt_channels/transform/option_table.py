@@ -8,8 +8,8 @@ parsed is parsed in options.py.
 # No `from __future__ import annotations`: the rows would be text, to be evaluated whenever the command starts.
 
 import os
-from collections.abc import Sequence
-from typing import Annotated, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypedDict
 
 from chkpt_channels.transform.option_spec import Option, options_of
 
@@ -82,7 +82,7 @@ class ConvertOptions(TypedDict, total=False):
         Option(
             "--norm",
             metavar="imagenet|clip|half|none|auto",
-            help="Fold the training-time normalization (mean/std) into the weights.",
+            help="Fold the training-time mean and std into the weights.",
             doc="folds the normalization that the network was trained with into the weights, by name: `imagenet`, `clip`,"
             " `openai-siglip`, `half` or `none`. `auto` reads it from the `preprocessor_config.json` or timm's `config.json`"
             " beside the file",
@@ -149,6 +149,17 @@ class ConvertOptions(TypedDict, total=False):
             doc="names a first conv instead of looking for it; repeatable. Tried in this order: the full key, the key without"
             " container and `module.`/`_orig_mod.`, a dotted suffix that is unique in each copy of the model, a glob. `.weight`"
             " may be left out",
+        ),
+    ]
+    like: Annotated[
+        str | os.PathLike[str] | Mapping[str, Any] | None,
+        Option(
+            "--like",
+            metavar="FILE",
+            help="A checkpoint of the same network with the wanted channels.",
+            doc="a checkpoint of the same architecture with the wanted channels and any weights, of which names and shapes are"
+            ' read: `torch.save(Net(in_channels=1).state_dict(), "like.pth")`. Its kernels of other input channels are the first'
+            " convs, and `--to` may be left out. In Python also a state dict",
         ),
     ]
     layout: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Unpack, cast
 
@@ -40,6 +41,8 @@ class Options(NamedTuple):
             raise UsageError(f"--from is the number of channels now, not {self.search.from_channels}")
         if self.norm and self.rule.method in GRAPH_METHODS:
             raise UsageError(f"--method {self.rule.method} edits no kernel, so that no normalization can be folded")
+        if self.plain["like"] is not None and self.search.layers:
+            raise UsageError("--like shows the first convs, and --layer names them: give one of the two")
         return self._replace(rule=self.rule.validated(), norm=self.norm.validated())
 
 
@@ -58,7 +61,7 @@ def build_options(to: str | int | None, table: Sequence[Option] = OPTIONS, **giv
 
 def sets_channels(given: ConvertOptions) -> bool:
     """Whether one of the options determines the number of new channels, so that no target is needed."""
-    return any(given.get(rule) is not None for rule in ("select", "bands", "matrix"))
+    return any(given.get(rule) is not None for rule in ("select", "bands", "matrix", "like"))
 
 
 def options_toward(to: str | int | None, given: ConvertOptions) -> Options:
@@ -70,11 +73,16 @@ def as_keywords(options: Options, table: Sequence[Option] = OPTIONS) -> dict[str
     """The same options, and the target, in a form that a report can hold and `build_options` understands; those that are left
     at their defaults are left out."""
     target = {"to": options.rule.order or options.rule.to}
-    keywords = target | _as_keywords(options.rule, options.norm, options.search) | options.plain
+    keywords = target | _as_keywords(options.rule, options.norm, options.search) | options.plain | _like(options.plain["like"])
     defaults = {option.name: option.default for option in table} | _as_keywords(
         ChannelRule(), NormalizationSpec(), SearchRequest()
     )
     return {name: value for name, value in keywords.items() if value and value != defaults.get(name)}
+
+
+def _like(given: Any) -> dict[str, Any]:
+    """LIKE as a report can name it: a path; a state dict in memory it cannot."""
+    return {"like": os.fspath(given) if isinstance(given, str | os.PathLike) else None}
 
 
 def _rule(to: str | int | None, options: ConvertOptions) -> ChannelRule:

@@ -12,7 +12,8 @@ from chkpt_channels.core.errors import Candidate, Location, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, Notice, PreprocessingOp, Tensor, TensorEdit
 from chkpt_channels.discovery import bias_target, patch_embeddings, preprocessing
-from chkpt_channels.discovery.find import select_first_convs
+from chkpt_channels.discovery.find import compare_with_like, select_first_convs
+from chkpt_channels.discovery.like import compare as like
 from chkpt_channels.discovery.search import Finding
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import kernels, notices, parametrizations, quantization
@@ -50,8 +51,26 @@ class Plan(NamedTuple):
 
 def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
     """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError where an option does not fit the file."""
-    to, checkpoint.follows_links = options.to, options.plain["follow_links"]
+    checkpoint.follows_links = options.plain["follow_links"]
     _check_globals(checkpoint, strict=options.plain["strict"])
+    return _plan_by_like(checkpoint, options) if options.search.like else _planned(checkpoint, options)
+
+
+def _plan_by_like(checkpoint: TensorStore, options: Options) -> Plan:
+    """The plan, which must make LIKE's shapes. Where nothing differs and the user states no target, nothing changes."""
+    comparison = compare_with_like(checkpoint, options.search)
+    if comparison.channels is None and options.search.like and options.search.like.target is None:
+        finding = select_first_convs(checkpoint, options.search)
+        plan = _identity_plan(checkpoint, finding, finding.first_convs[0].in_channels if finding.first_convs else 0)
+    else:
+        plan = _planned(checkpoint, options)
+    if comparison.channels and not plan.edits.method:
+        like.check_edits(checkpoint, comparison, plan.edits)
+    return plan._replace(notices=(*plan.notices, *like.notices(comparison)))
+
+
+def _planned(checkpoint: TensorStore, options: Options) -> Plan:
+    to = options.to
     finding = select_first_convs(checkpoint, options.search)
     convs = finding.first_convs
     rules = {conv.tensor.name: _rule(checkpoint.location, conv, options) for conv in convs}

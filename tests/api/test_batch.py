@@ -277,3 +277,15 @@ def test_interrupted_it_leaves_nothing_half_written(number: signal.Signals, tmp_
     sizes = {path.stat().st_size for path in (tmp_path / "out").iterdir()}
     assert len(sizes) == 1
     assert b"Traceback" not in told
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_like_for_many(jobs: str, zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Names of outputs need a target before any source is opened."""
+    like = ["--like", str(RGB.with_name("state_dict_gray.pth"))]
+    assert run(["convert", *sources(zoo)[1:5], *like, "--output-dir", str(tmp_path / "out")]) == 2
+    assert "try: --to gray" in capsys.readouterr().err
+    assert run(["convert", *sources(zoo)[1:5], *like, "--to", "gray", "--output-dir", str(tmp_path / "out"), "-j", jobs]) == 0
+    assert len(snapshot(tmp_path / "out")) == 4
+    assert run(["convert", *sources(zoo)[:5], *like, "-j", jobs]) == 3  # the bad one does not stop the others
+    assert [path.name for path in sorted(zoo.glob("*_gray*"))] == [f"m{i}_gray.pth" for i in range(4)]

@@ -27,7 +27,7 @@ from chkpt_channels.core.tensors import TensorEdit
 from chkpt_channels.folders import planning
 from chkpt_channels.formats.torch.zip_file import TorchZip
 from tests.support import builders
-from tests.support.files import FIXTURES, Failing, contents, snapshot
+from tests.support.files import FIXTURES, Failing, Truth, contents, snapshot, truths
 
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
 GRAY = FIXTURES / "torch_zip" / "state_dict_gray.pth"
@@ -254,3 +254,28 @@ def test_what_goes_with_an_output_comes_back(call: str, k: int, tmp_path: Path, 
     assert failing.calls > k
     assert verify(model, out).ok
     assert len(snapshot(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("to", ["gray", 4, "rgb"])
+@pytest.mark.parametrize("truth", [t for t in truths() if t.said["in_channels"]], ids=str)
+def test_what_a_conversion_gives_shows_it_as_like(truth: Truth, to: str | int, tmp_path: Path):
+    """LIKE of the same architecture with the wanted channels: the conversion without it. Only where the kernels keep their shape
+    (a stacked image) or become another layer's (depthwise ones) does it show another architecture."""
+    (tmp_path / "like").mkdir()
+    (tmp_path / "out").mkdir()
+    path, like, out = truth.path, tmp_path / "like" / truth.path.name, tmp_path / "out" / truth.path.name
+    try:
+        expected = convert(path, like, to=to)
+    except UnsupportedError:  # of another kind than these: tested where it is refused
+        return
+    other = expected.kernels[0].method in ("stack", "broadcast") or any(kernel.conv.groups > 1 for kernel in expected.kernels)
+    try:
+        report = convert(path, out, like=like)
+    except UnsupportedError:
+        assert other
+        assert not out.exists()
+        return
+    assert (report.status, report.changed) == (expected.status, expected.changed)
+    assert out.read_bytes() == like.read_bytes()
+    if expected.status == "converted":
+        assert (report.in_channels, {kernel.conv.found_by for kernel in report.kernels}) == (expected.in_channels, {"like"})

@@ -111,6 +111,8 @@ def test_none(tmp_path: Path):
         "strict = 1",
         "method = ['sum']",
         "set-hparams = 'yes'",
+        "like = 3",
+        "like = {}",
         "mean = ['x']",
         "select = [1.5]",
     ],
@@ -121,6 +123,18 @@ def test_values_of_a_wrong_kind_are_wrong_usage(tmp_path: Path, value: str, caps
     assert run(["convert", "--manifest", str(path)]) == 2, capsys.readouterr()
     assert "a bug" not in capsys.readouterr().err
     assert not (tmp_path / "b.pth").exists()
+
+
+def test_like_is_relative_to_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shutil.copy(RGB, tmp_path / "a.pth")
+    shutil.copy(RGB.with_name("state_dict_gray.pth"), tmp_path / "like.pth")
+    path = written(tmp_path, "[[convert]]\nsrc = 'a.pth'\nlike = 'like.pth'\n")
+    (job,) = read(path)
+    assert (job.to, job.options) == (None, {"like": str(tmp_path / "like.pth")})
+    monkeypatch.chdir("/")
+    assert run(["convert", "--manifest", str(path)]) == 0
+    assert run(["convert", "--check", "--manifest", str(path)]) == 0
+    assert verify(tmp_path / "a.pth", tmp_path / "a_gray.pth", "gray").ok
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

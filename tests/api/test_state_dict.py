@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from chkpt_channels import AmbiguousError, UsageError, convert, convert_state_dict
+from chkpt_channels import AmbiguousError, UnsupportedError, UsageError, convert, convert_state_dict
 from tests.support.memory import NET, kernel
 
 
@@ -58,3 +58,45 @@ def test_what_is_no_state_dict(named: dict[str, Any], words: str):
 def test_what_is_ambiguous():
     with pytest.raises(AmbiguousError):
         convert_state_dict({"a.weight": kernel(8, 300, 3, 3), "b.weight": kernel(8, 3, 3, 3), "c.weight": kernel(9, 3, 5, 5)})
+
+
+def test_like_a_state_dict_of_the_wanted_network(tmp_path: Path):
+    """In memory or in a file."""
+    wanted = {**NET, "conv1.weight": np.zeros((8, 1, 7, 7), np.float16)}
+    expected = convert_state_dict(NET, "gray")
+    safetensors.numpy.save_file(wanted, tmp_path / "like.safetensors")
+    for like in (wanted, tmp_path / "like.safetensors", str(tmp_path / "like.safetensors")):
+        found = convert_state_dict(NET, like=like)
+        assert {name: array.tobytes() for name, array in found.items()} == {n: a.tobytes() for n, a in expected.items()}
+        assert found["conv1.weight"].dtype == np.float32
+    assert all(convert_state_dict(NET, like=dict(NET))[name] is array for name, array in NET.items())
+    with pytest.raises(UsageError, match=r"^state dict: the target has 3 channels, and the state dict given as like takes 1$"):
+        convert_state_dict(NET, "rgb", like=wanted)
+    with pytest.raises(UsageError, match="give one of the two"):
+        convert_state_dict(NET, like=wanted, layers=["conv1"])
+
+
+def test_a_head_of_another_shape():
+    wanted = {**NET, "conv1.weight": kernel(8, 1, 7, 7), "fc.weight": kernel(9, 8)}
+    with pytest.raises(
+        UnsupportedError, match=r"^state dict: fc\.weight: is a head of another shape, \[5, 8\] here and \[9, 8\]"
+    ):
+        convert_state_dict(NET, like=wanted)
+    kept = convert_state_dict(NET, like=wanted, heads="keep")
+    assert kept["fc.weight"] is NET["fc.weight"]
+    taken = convert_state_dict(NET, like=wanted, heads="like")
+    assert taken["fc.weight"] is wanted["fc.weight"]
+    assert taken["conv1.weight"].shape == kept["conv1.weight"].shape == (8, 1, 7, 7)
+
+
+def test_heads_of_a_file_have_no_values_here(tmp_path: Path):
+    safetensors.numpy.save_file({**NET, "fc.weight": kernel(9, 8)}, tmp_path / "like.safetensors")
+    with pytest.raises(UsageError, match="must be a state dict with values") as refused:
+        convert_state_dict(NET, like=tmp_path / "like.safetensors", heads="like")
+    assert refused.value.hint == "like=model.state_dict()"
+
+
+@pytest.mark.parametrize("words", [{"heads": "new", "like": NET}, {"heads": "keep"}, {"heads": "", "like": NET}])
+def test_heads_is_one_of_two_words_and_goes_with_like(words: dict[str, Any]):
+    with pytest.raises(UsageError, match="heads is 'like' or 'keep', and goes with like"):
+        convert_state_dict(NET, **words)

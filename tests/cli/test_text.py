@@ -349,3 +349,10 @@ def test_differences_are_told_up_to_a_number():
     assert (len(lines), lines[-1]) == (12, "  and 2 more")
     one = next(verification_lines(VERIFIED._replace(differences=differences[:1])))
     assert one.endswith("1 difference; 9 of 10 tensors are identical")
+
+
+def test_where_nothing_differs_from_like_no_kernel_need_be_known():
+    report = told(status="unchanged", kernels=(), in_channels=(0, 0), changed=(), parity=None, why="")
+    assert list(conversion_lines(report))[1:] == ["  unchanged: no shape differs from LIKE; every byte copied"]
+    assert report.result()["in_channels"] is None
+    assert report.result()["method"] == "identity"

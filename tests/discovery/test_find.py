@@ -12,8 +12,8 @@ from chkpt_channels import AmbiguousError, UnsupportedError, UsageError
 from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery.find import find_first_convs, select_first_convs
-from chkpt_channels.discovery.request import ConfigHints, SearchRequest
+from chkpt_channels.discovery.find import compare_with_like, find_first_convs, select_first_convs
+from chkpt_channels.discovery.request import ConfigHints, Like, LikeGroup, LikeTensor, SearchRequest
 from chkpt_channels.discovery.search import Finding
 from chkpt_channels.formats.graph import ModelGraph
 from tests.support.memory import NET, Memory, kernel
@@ -172,6 +172,48 @@ def test_what_is_not_found_is_refused(arrays: Mapping[str, np.ndarray], error: t
         select_first_convs(Memory({"": arrays}), asked())
     assert str(refused.value).startswith(message)
     assert refused.value.hint == hint or refused.value.hint.startswith(f"{hint}   or   ")
+
+
+def test_every_refusal_for_ambiguity_names_like():
+    for net in (OPEN, LATENT, {"fc.weight": kernel(5, 8)}):
+        with pytest.raises(UnsupportedError) as refused:
+            select_first_convs(Memory({"": net}), asked())
+        assert refused.value.hint.endswith(
+            '   or   --like LIKE.pth, made by torch.save(Net(in_channels=1).state_dict(), "LIKE.pth")'
+        )
+
+
+def like(net: Mapping[str, np.ndarray], **words: Any) -> SearchRequest:
+    """LIKE with these shapes."""
+    tensors = tuple(LikeTensor(name, array.shape, name) for name, array in net.items())
+    return SearchRequest(like=Like("like.pth", (LikeGroup("", "", tensors),), **words))
+
+
+def test_like_shows_what_names_and_shapes_do_not():
+    both = {**OPEN, "image.a.weight": kernel(8, 1, 3, 3), "image.b.weight": kernel(9, 1, 5, 5)}
+    found = select_first_convs(Memory({"": OPEN}), like(both))
+    assert shown(found) == [("image.a.weight", "OIHW", 3, "like"), ("image.b.weight", "OIHW", 3, "like")]
+    assert compare_with_like(Memory({"": OPEN}), asked()).channels is None
+    with pytest.raises(UsageError, match=r"--from says 4 channels, the kernel has 3"):
+        select_first_convs(Memory({"": OPEN}), like(both)._replace(from_channels=4))
+
+
+def test_where_nothing_differs_the_file_is_searched_as_ever():
+    assert shown(select_first_convs(Memory({"": NET}), like(NET))) == [("conv1.weight", "OIHW", 3, "shapes")]
+    assert shown(select_first_convs(Memory({"": NET}), like(NET, target=3))) == [("conv1.weight", "OIHW", 3, "shapes")]
+    assert select_first_convs(Memory({"": OPEN}), like(OPEN)).first_convs == ()
+    with pytest.raises(UsageError, match=r"^a\.pth: conv1\.weight: the target has 1 channels, and LIKE takes 3 as this does$"):
+        select_first_convs(Memory({"": NET}), like(NET, target=1))
+    with pytest.raises(AmbiguousError, match="could be the first convolution"):
+        select_first_convs(Memory({"": OPEN}), like(OPEN, target=1))
+
+
+def test_a_kernel_in_groups_does_not_show_that_nothing_differs():
+    checkpoint = Graphed({"": NET})
+    convs = [conv._replace(groups=8) for conv in checkpoint.graph.first_convs()]
+    checkpoint.graph.first_convs = lambda: convs  # type: ignore[method-assign] # the same graph, in groups
+    with pytest.raises(AmbiguousError, match="a kernel in 8 groups has one shape for several counts"):
+        select_first_convs(checkpoint, like(NET))
 
 
 def test_candidates_say_what_speaks_against_each():

@@ -3,6 +3,7 @@
 # no `from __future__ import annotations`: a table's rows are no text
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import pytest
@@ -86,7 +87,7 @@ def test_what_is_not_given_is_at_its_default():
     options = build_options(None)
     assert (options.rule, options.norm, options.search) == (ChannelRule(to=None), NormalizationSpec(), SearchRequest())
     switches = [row.name for row in OPTIONS if row.kind is bool]
-    assert options.plain == {"optimizer": "reset", **dict.fromkeys(switches, False)}
+    assert options.plain == {"optimizer": "reset", "like": None, **dict.fromkeys(switches, False)}
     assert as_keywords(options) == {}
     assert build_options(None, **dict.fromkeys(row.name for row in OPTIONS)) == options
 
@@ -94,6 +95,7 @@ def test_what_is_not_given_is_at_its_default():
 def test_toward_gray_where_nothing_says_otherwise():
     assert options_toward(None, {}).to == 1
     assert options_toward(None, {"select": "0,1"}).to == 2
+    assert options_toward(None, {"like": "like.pth"}).rule.to is None
     assert options_toward(4, {}).to == 4
     with pytest.raises(UsageError, match="a target is needed"):
         _ = build_options(None).to
@@ -156,3 +158,10 @@ def test_the_commands_have_every_row(command: str):
 
 def test_the_types_are_those_of_the_library():
     assert {row.name: row.kind for row in OPTIONS} == {n: get_args(a)[0] for n, a in ConvertOptions.__annotations__.items()}
+
+
+def test_like_and_layers_are_two_answers():
+    with pytest.raises(UsageError, match="--like shows the first convs, and --layer names them: give one of the two"):
+        build_options("gray", like="like.pth", layers=["conv1"])
+    assert as_keywords(build_options("gray", like=Path("like.pth"))) == {"to": 1, "like": "like.pth"}
+    assert as_keywords(build_options("gray", like={"conv1.weight": [1]})) == {"to": 1}

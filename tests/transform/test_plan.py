@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf, nan
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from chkpt_channels import AmbiguousError, UnsupportedError, UsageError
 from chkpt_channels.core.tensors import FirstConv, PreprocessingOp
+from chkpt_channels.discovery.request import Like, LikeGroup, LikeTensor
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.transform.notices import of_file
 from chkpt_channels.transform.options import Options, build_options
@@ -221,3 +222,45 @@ def test_an_operation_that_can_be_inverted():
     checkpoint = Memory({"": NET})
     checkpoint.graph = Preceded((2.0, 2.0, 2.0), (0.0, 0.0, 0.0))
     assert build_plan(checkpoint, asked()).edits.tensors["conv1.weight"].shape == (8, 1, 7, 7)
+
+
+def like(net: Mapping[str, np.ndarray], target: int | None = None, **words: Any) -> Options:
+    """The options with a LIKE of these shapes, as they are when it was compared with the file."""
+    tensors = tuple(LikeTensor(name, array.shape, name) for name, array in net.items())
+    options = build_options(target, **words)
+    stated = Like("like.pth", (LikeGroup("", "", tensors),), target=target)
+    return options._replace(search=options.search._replace(like=stated))
+
+
+def test_a_plan_by_like_makes_its_shapes():
+    plan = build_plan(Memory({"model": NET, "ema": NET}), like({**NET, "conv1.weight": kernel(8, 4, 7, 7)}, 4, method="zero"))
+    assert {name: edit.shape for name, edit in plan.edits.tensors.items()} == {
+        "model/conv1.weight": (8, 4, 7, 7),
+        "ema/conv1.weight": (8, 4, 7, 7),
+    }
+    assert {k.conv.found_by for k in plan.kernels} == {"like"}
+    head = {**NET, "conv1.weight": kernel(8, 1, 7, 7), "fc.weight": kernel(9, 8)}
+    assert [notice.code for notice in build_plan(Memory({"": NET}), like(head, 1)).notices] == ["head_left"]
+
+
+def test_what_changes_in_like_and_not_in_the_plan_is_refused():
+    """A vector behind the stem is composed into nothing."""
+    net = {**NET, "z.mean": kernel(3), "z.std": kernel(3), "z.third": kernel(3)}
+    wanted = {**net, "conv1.weight": kernel(8, 1, 7, 7)} | dict.fromkeys(("z.mean", "z.std", "z.third"), kernel(1))
+    with pytest.raises(UnsupportedError, match=r"z\.mean, z\.std, z\.third: precedes the stem with one value per channel"):
+        build_plan(Memory({"": net}), like(wanted, 1))
+    net = {"stem.0.weight": kernel(8, 3, 7, 7), "tail.x.running_mean": kernel(3), "tail.x.running_var": kernel(3) ** 2}
+    wanted = {"stem.0.weight": kernel(8, 1, 7, 7), "tail.x.running_mean": kernel(1), "tail.x.running_var": kernel(1)}
+    with pytest.raises(
+        UnsupportedError, match=r"tail\.x\.running_mean: is \[3\] here and \[1\] in LIKE, and the conversion makes it"
+    ):
+        build_plan(Memory({"": net}), like(wanted, 1))
+
+
+def test_without_a_difference_nothing_changes():
+    plan = build_plan(Memory({"": NET}), like(NET))
+    assert (bool(plan.edits), plan.channels, len(plan.kernels)) == (False, (3, 3), 1)
+    unknown = {"a.weight": kernel(8, 3, 3, 3), "b.weight": kernel(9, 3, 5, 5), "c.weight": kernel(7, 9, 3, 3)}
+    plan = build_plan(Memory({"": unknown}), like(unknown))
+    assert (bool(plan.edits), plan.channels, plan.kernels) == (False, (0, 0), ())
+    assert build_plan(Memory({"": NET}), like(NET, 3, select="2,1,0")).edits.tensors.keys() == {"conv1.weight"}

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chkpt_channels.core.errors import UsageError
+from chkpt_channels.folders.like_file import with_like
 from chkpt_channels.folders.model import ModelFile
+from chkpt_channels.folders.model_folder import open_model
 from chkpt_channels.formats import FOREIGN_SUFFIXES, known, weights_suffixes
 from chkpt_channels.formats.base import Format
 from chkpt_channels.storage.source import STDIO, resolved
@@ -59,8 +61,13 @@ def output_path(model: ModelFile, dst: Path_ | None, options: Options) -> Path:
 
 
 def derived_path(src: Path_, to: str | int | None, options: ConvertOptions) -> Path:
-    """The default output of a conversion."""
-    return default_output(Path(src), options_toward(to, options).rule.word)
+    """The default output of a conversion. Where LIKE alone shows the target, both files are opened, and what that raises is
+    raised."""
+    parsed = options_toward(to, options)
+    if parsed.rule.to is None and parsed.plain["like"] is not None:
+        with open_model(src, parsed) as model:
+            parsed = with_like(model, model.resolved(parsed))
+    return default_output(Path(src), parsed.rule.word)
 
 
 def default_output(path: Path, word: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import pairwise
 
@@ -58,7 +58,14 @@ class TorchCheckpoint(Checkpoint):
 
     def chunks(self, name: str) -> Iterator[bytes]:
         part, torch_object = next((part, o) for part, o in self.objects.items() if name in o.groups)
+        if name in torch_object.views and torch_object.views[name].storage.absent:
+            raise self.location.at(name).unsupported("is on the meta device: it has a shape and no values")
         yield from _chunks_of(torch_object, name, partial(self.read_storage, part))
+
+    def memory(self, name: str) -> Hashable:
+        part, torch_object = next((part, o) for part, o in self.objects.items() if name in o.groups)
+        view = torch_object.views.get(name)
+        return (part, view.storage.key, view.offset, view.dtype, view.shape, view.stride) if view is not None else name
 
     def others(self, group: str) -> list[str]:
         return ["code"] if self.scripted else _others(self.main, group)

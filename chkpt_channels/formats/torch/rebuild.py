@@ -2,7 +2,8 @@
 
 A tensor is a call of torch._utils._rebuild_tensor_v2(storage, offset, size, stride, …) or one of its kin; a storage is a
 persistent id ('storage', type, key, location, numel). Dtypes without a storage class (float8, uint16, complex32) are
-over an UntypedStorage, whose numel counts bytes: _rebuild_tensor_v3 then names the dtype.
+over an UntypedStorage, whose numel counts bytes: _rebuild_tensor_v3 then names the dtype. A tensor on the meta device has a
+shape and no storage: _rebuild_meta_tensor_no_storage(dtype, size, stride, …).
 Source: torch/_utils.py, torch/_tensor.py and torch/serialization.py of torch 2.13.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from chkpt_channels.containers.pickle.nodes import Call, Kind, PickleNode, call_of, elements
 from chkpt_channels.containers.pickle.reader import Tree
@@ -26,6 +27,7 @@ _REBUILDS: dict[tuple[str, str], tuple[int, ...]] = {
     ("torch._utils", "_rebuild_tensor_v2"): (6, 7),
     ("torch._utils", "_rebuild_tensor_v3"): (7, 8),
     ("torch._utils", "_rebuild_qtensor"): (7,),
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"): (4,),
     ("torch._utils", "_rebuild_parameter"): (),
     ("torch._utils", "_rebuild_parameter_with_state"): (),
     _SUBCLASS: (),
@@ -38,7 +40,8 @@ _MOST_WRAPPERS = 8
 @dataclass(eq=False, slots=True)
 class Storage:
     """The bytes that tensors share. `counts` are the nodes that encode how many elements of `unit` bytes it has: one a reference
-    in Python's pickles, one in TorchScript's; `has_view` that it is part of another storage (torch before 0.2)."""
+    in Python's pickles, one in TorchScript's. `has_view` says that it is part of another storage (torch before 0.2), `absent`
+    that it is that of a meta tensor, which has no bytes."""
 
     key: str
     dtype: DType | None
@@ -46,6 +49,7 @@ class Storage:
     count: int
     counts: list[PickleNode] = field(default_factory=list)
     has_view: bool = False
+    absent: bool = False
 
     @property
     def size(self) -> int:
@@ -150,14 +154,25 @@ class Tensors:
 
     def _geometry(self, call: Call) -> View:
         (_, function), nodes, values = call
+        if function == "_rebuild_meta_tensor_no_storage":
+            dtype = _named_dtype(values[0])
+            # the storage that it would have: what is damaged in its geometry is found as it is elsewhere
+            absent = Storage(f"meta {nodes[1].start}", dtype, dtype.bits // 8 if dtype else 1, 1 << 63, absent=True)
+            return self._view((absent, dtype), (0, *values[1:3]), (nodes[1], nodes[1], nodes[2]))
         storage = self._by_persid.get(values[0])
         if storage is None:
             raise self.location.damaged("a tensor has no storage", at=nodes[0].start)
-        offset, shape, stride = values[1:4]
-        dtype = storage.dtype
-        if function == "_rebuild_tensor_v3":
-            named = values[6] if _is_global(values[6]) else None
-            dtype = BY_TORCH.get(named.value[1]) if named and named.value[0] == "torch" else None
+        dtype = _named_dtype(values[6]) if function == "_rebuild_tensor_v3" else storage.dtype
+        view = self._view((storage, dtype), values[1:4], (nodes[1], nodes[2], nodes[3]))
+        if function == "_rebuild_qtensor":
+            view.quantizer = nodes[4].target
+        return view
+
+    def _view(
+        self, where: tuple[Storage, DType | None], geometry: Sequence[Any], nodes: tuple[PickleNode, PickleNode, PickleNode]
+    ) -> View:
+        """The view of (offset, shape, stride), which `nodes` encode, on a storage in a dtype."""
+        (storage, dtype), (offset, shape, stride) = where, geometry
         if dtype is None:
             raise self.location.unsupported("a tensor has an unknown element type")
         numbers = (offset, *shape, *stride) if isinstance(shape, tuple) and isinstance(stride, tuple) else (None,)
@@ -167,14 +182,12 @@ class Tensors:
             or not len(shape) == len(stride) <= LIMITS.axes
         ):
             raise self.location.damaged(
-                "size, stride and storage offset must be non-negative integers, with one stride per axis", at=nodes[1].start
+                "size, stride and storage offset must be non-negative integers, with one stride per axis", at=nodes[0].start
             )
-        view = View(storage, dtype, offset, shape, stride, (nodes[1], nodes[2], nodes[3]))
-        if function == "_rebuild_qtensor":
-            view.quantizer = nodes[4].target
+        view = View(storage, dtype, offset, shape, stride, nodes)
         if view.span[1] > storage.size or prod(shape) >= 1 << 63:
             raise self.location.at(f"storage {storage.key}").damaged(
-                f"a tensor of shape {list(shape)} reaches beyond its {storage.count} elements", at=nodes[1].start
+                f"a tensor of shape {list(shape)} reaches beyond its {storage.count} elements", at=nodes[0].start
             )
         return view
 
@@ -187,6 +200,11 @@ def dense_strides(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]
         strides[axis] = step
         step *= max(shape[axis], 1)
     return tuple(strides)
+
+
+def _named_dtype(value: object) -> DType | None:
+    """The dtype that a global such as torch.bfloat16 names; None where it names none."""
+    return BY_TORCH.get(value.value[1]) if _is_global(value) and value.value[0] == "torch" else None
 
 
 def _is_global(value: object) -> TypeGuard[PickleNode]:

@@ -57,8 +57,9 @@ class ChannelRule(NamedTuple):
 
     @property
     def word(self) -> str:
-        """The canonical word for the target, as default output names use it: gray, rgb, bgr, 4ch."""
-        return "bgr" if self.order == "bgr" else target_word(self.to or 0)
+        """The canonical word for the target, as default output names use it: gray, rgb, bgr, 4ch; "like" for one that is unknown
+        as nothing differs from the file that shows it."""
+        return "bgr" if self.order == "bgr" else target_word(self.to) if self.to else "like"
 
     def validated(self) -> ChannelRule:
         """The same rule. Raises UsageError where it contradicts itself, whatever the file holds."""

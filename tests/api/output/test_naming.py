@@ -60,6 +60,15 @@ def test_a_hash_is_what_a_name_ends_in(name: str, digits: str):
     assert stated_hash(Path(name)) == digits
 
 
+def test_like_shows_the_target(tmp_path: Path):
+    """Both files are opened for the name; without a difference there is no target to name."""
+    shutil.copy(FIXTURES / "torch_zip" / "state_dict.pth", tmp_path / "a.pth")
+    like = FIXTURES / "torch_zip" / "state_dict_gray.pth"
+    assert derived_path(tmp_path / "a.pth", None, {"like": like}) == tmp_path / "a_gray.pth"
+    assert derived_path("nothing.pth", "rgb", {"like": like}) == Path("nothing_rgb.pth")
+    assert derived_path(tmp_path / "a.pth", None, {"like": tmp_path / "a.pth"}) == tmp_path / "a_like.pth"
+
+
 def test_a_new_hash_takes_the_old_ones_place():
     digest = "fedcba9876543210"
     assert with_hash(Path("a-0123abcd_gray.pth"), digest).name == "a_gray-fedcba98.pth"

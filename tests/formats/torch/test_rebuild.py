@@ -63,6 +63,21 @@ def test_a_tensor_is_a_view_of_its_storage():
     assert (found.storage.size, len(found.storage.counts)) == (432, 1)
 
 
+def meta(dtype: Any, shape: Any, stride: Any) -> Call:
+    """A tensor on the meta device."""
+    return Call(Global("torch._utils", "_rebuild_meta_tensor_no_storage"), (dtype, shape, stride, False))
+
+
+def test_a_meta_tensor_has_a_shape_and_no_storage():
+    tensors, found = read(meta(Global("torch", "bfloat16"), (4, 3, 3, 3), (27, 9, 3, 1)))
+    assert found is not None
+    assert (found.shape, found.dtype.name, found.storage.absent, tensors.storages) == ((4, 3, 3, 3), "BF16", True, {})
+    with pytest.raises(UnsupportedError, match="a tensor has an unknown element type"):
+        read(meta(Global("torch", "float5"), (4,), (1,)))
+    with pytest.raises(DamagedError, match="with one stride per axis"):
+        read(meta(Global("torch", "float32"), (4,), ()))
+
+
 @pytest.mark.parametrize("depth", [1, 7, 8, 20])
 def test_a_parameter_wraps_a_tensor_and_not_endlessly(depth: int):
     value = tensor(storage("0", 108), (4, 3, 3, 3))
