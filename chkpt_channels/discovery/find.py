@@ -8,10 +8,11 @@ from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery import layer_selector, opaque, search
+from chkpt_channels.discovery import layer_selector, opaque
+from chkpt_channels.discovery.law import search
+from chkpt_channels.discovery.law.places import OTHER_SENSES
+from chkpt_channels.discovery.law.replicas import flattened
 from chkpt_channels.discovery.like import compare as like
-from chkpt_channels.discovery.places import OTHER_SENSES
-from chkpt_channels.discovery.replicas import flattened
 from chkpt_channels.discovery.request import LIKE_HINT, ConfigHints, SearchRequest
 from chkpt_channels.formats.base import TensorStore
 
@@ -129,7 +130,7 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
     if finding.first_convs:
         convs = tuple(_with_layout(location, conv, layout) if layout else conv for conv in finding.first_convs)
         return finding._replace(first_convs=convs)
-    weight, readable = opaque.candidates_among(checkpoint, finding)
+    weight, _ = opaque.candidates_among(checkpoint, finding)
     if weight:
         raise location.at(weight.name).unsupported(weight.what, hint=weight.hint)
     if not finding.candidates:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.tensors import OpaqueTensor, Tensor
-from chkpt_channels.discovery.search import Finding
+from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.formats.base import TensorStore
 
 _WEIGHT = re.compile(r"(.*[./])?_?(weight|kernel|w|filters?|weight_v|weight_orig|original[01]?)(?:[._:]_?q?data)?")

@@ -11,10 +11,11 @@ from typing import NamedTuple
 from chkpt_channels.core.errors import Candidate, Location, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, Notice, PreprocessingOp, Tensor, TensorEdit
-from chkpt_channels.discovery import bias_target, patch_embeddings, preprocessing
+from chkpt_channels.discovery import bias_target, preprocessing
 from chkpt_channels.discovery.find import compare_with_like, select_first_convs
+from chkpt_channels.discovery.law import patch_embeddings
+from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.discovery.like import compare as like
-from chkpt_channels.discovery.search import Finding
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import kernels, notices, parametrizations, quantization
 from chkpt_channels.transform.kernels import KernelChange

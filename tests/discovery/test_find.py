@@ -13,8 +13,8 @@ from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.find import compare_with_like, find_first_convs, select_first_convs
+from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.discovery.request import ConfigHints, Like, LikeGroup, LikeTensor, SearchRequest
-from chkpt_channels.discovery.search import Finding
 from chkpt_channels.formats.graph import ModelGraph
 from tests.support.memory import NET, Memory, kernel
 
@@ -247,7 +247,7 @@ def test_the_hint_names_all_that_are_needed_together():
 def test_candidates_that_are_needed_together_are_named_together(monkeypatch: pytest.MonkeyPatch, layers: list[str]):
     needed = [Candidate(name, NET[name].shape, needed=True) for name in ("conv1.weight", "conv2.weight")]
     finding = Finding((), (Candidate("fc.weight", (5, 8)), *needed))
-    monkeypatch.setattr("chkpt_channels.discovery.search.find", lambda *_, **__: finding)
+    monkeypatch.setattr("chkpt_channels.discovery.law.search.find", lambda *_, **__: finding)
     with pytest.raises(AmbiguousError) as refused:
         select_first_convs(Memory({"": NET}), asked(layers=layers))
     assert refused.value.hint == "--layer conv1.weight --layer conv2.weight"

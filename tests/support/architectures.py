@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.search import Finding, find
+from chkpt_channels.discovery.law.search import Finding, find
 
 SAMPLE = Path(__file__).parent / "data" / "architectures.json.gz"
 CASES = [(gray, ordered) for gray in (False, True) for ordered in (True, False)]

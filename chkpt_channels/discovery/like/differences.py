@@ -11,10 +11,10 @@ from typing import NamedTuple
 from chkpt_channels.core.errors import AmbiguousError, Candidate
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
+from chkpt_channels.discovery.law.network import is_weight
 from chkpt_channels.discovery.like import widths
 from chkpt_channels.discovery.like.kernels import HEAD, OPEN, STEM, Change, Kernels, KernelVerdict, module_of
 from chkpt_channels.discovery.like.names import Copy
-from chkpt_channels.discovery.network import is_weight
 from chkpt_channels.formats.base import TensorStore
 
 Search = Callable[[], Sequence[FirstConv]]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.network import LAYOUTS, OIHW, Layouts, is_weight, orientation
+from chkpt_channels.discovery.law.network import LAYOUTS, OIHW, Layouts, is_weight, orientation
 from chkpt_channels.formats.base import TensorStore
 
 STEM, HEAD, OPEN = "stem", "head", "open"

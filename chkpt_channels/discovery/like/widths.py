@@ -9,7 +9,7 @@ from __future__ import annotations
 from fractions import Fraction
 from math import gcd, isqrt
 
-from chkpt_channels.discovery.patch_embeddings import SPACE_TO_DEPTH
+from chkpt_channels.discovery.law.patch_embeddings import SPACE_TO_DEPTH
 
 COLORS = frozenset({1, 3, 4})
 """The channels of usual images: gray, RGB, RGBA."""

@@ -138,12 +138,6 @@ def _wrapper(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
     return _unknown(name, shape)
 
 
-def _meta(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
-    """(dtype, size, stride, requires_grad)"""
-    shape = _shape(arguments[1]) if len(arguments) > 1 else None
-    return Opaque("is on the meta device and has no values", "load the weights into the model before torch.save", shape)
-
-
 def _uninitialized(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
     return Opaque("is not initialized: its lazy module never ran", "run the model once before torch.save")
 
@@ -175,7 +169,6 @@ _KNOWN: dict[str, Callable[[PickleNode, Sequence[PickleNode]], Opaque]] = {
     "_rebuild_sparse_tensor": _sparse,
     "_rebuild_sparse_csr_tensor": _sparse,
     "_rebuild_wrapper_subclass": _wrapper,
-    "_rebuild_meta_tensor_no_storage": _meta,
     "_rebuild_nested_tensor": _nested,
     "_rebuild_device_tensor_from_numpy": _elsewhere,
     "_rebuild_device_tensor_from_cpu_tensor": _elsewhere,

@@ -11,7 +11,7 @@ from torch import nn
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.search import Finding, find
+from chkpt_channels.discovery.law.search import Finding, find
 from tests.support.networks.draw import Draw, Net
 from tests.support.networks.grammar import build, owners, run
 from tests.support.networks.traps import Trap

@@ -11,8 +11,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from chkpt_channels.discovery.network import LayerWeight, Network
-from chkpt_channels.discovery.places import ENDS, Places
+from chkpt_channels.discovery.law.network import LayerWeight, Network
+from chkpt_channels.discovery.law.places import ENDS, Places
 
 MOST_BANDS = 32
 """Wider inputs are features, not images (the widest public pretrained input has 13 bands)."""
@@ -33,8 +33,8 @@ class State(Enum):
 
 class Verdict(NamedTuple):
     """A kernel's state, and the evidence in words. `is_weak` says that one piece of evidence alone puts it inside, `by_place` that
-    its place or its window, and not its name alone, shows that it sees the image, `is_fed` that a layer which may come before it
-    makes its width: another network's output."""
+    its place or window, not its name alone, shows that it sees the image, `is_fed` that a layer which may come before it makes
+    its width: another network's output."""
 
     state: State
     why: str = ""
@@ -108,7 +108,7 @@ class Evidence:
         return not any(self.places.is_named(k) or self.places.inside[self.places.home(k)][0] is k for k in series)
 
     def _made_somewhere(self, kernel: LayerWeight) -> LayerWeight | None:
-        """A layer that makes its width and may come before it. Heads as wide as the image say nothing of what stands elsewhere."""
+        """A layer that makes its width and may come before it. Heads as wide as the image say nothing of other parts."""
         for maker in self.network.makers.get(kernel.channels, ()):
             is_other = maker is not kernel and maker.channels != kernel.channels and not maker.follows(kernel)
             if is_other and (ENDS.search(kernel.key) or not ENDS.search(maker.key)):

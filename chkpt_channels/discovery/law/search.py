@@ -12,21 +12,21 @@ its place beside a stem or behind one; then each first conv must stand where ste
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery import beyond, patch_embeddings
-from chkpt_channels.discovery.aliases import Aliases
-from chkpt_channels.discovery.depthwise import Depthwise
-from chkpt_channels.discovery.evidence import MOST_BANDS, Evidence, State, Verdict, is_composed
-from chkpt_channels.discovery.network import OIHW, LayerWeight, Layouts, Network, is_weight, orientation
-from chkpt_channels.discovery.places import ENDS, OTHER_SENSES, Places
-from chkpt_channels.discovery.replicas import Replicas
+from chkpt_channels.discovery.law import beyond, patch_embeddings
+from chkpt_channels.discovery.law.aliases import Aliases
+from chkpt_channels.discovery.law.evidence import MOST_BANDS, State, is_composed
+from chkpt_channels.discovery.law.judged import Judged
+from chkpt_channels.discovery.law.network import OIHW, LayerWeight, Layouts, Network, is_weight, orientation
+from chkpt_channels.discovery.law.places import ENDS
+from chkpt_channels.discovery.law.placing import Placing
+from chkpt_channels.discovery.law.replicas import Replicas
 
 __all__ = ["MOST_BANDS", "Finding", "find", "layout_of", "layouts_of"]
 
@@ -34,12 +34,6 @@ MOST_CANDIDATES = 40
 """In a report; messages show ten."""
 FEWEST_FILTERS = 8
 """Of a network's first convolution; gates and attention maps have fewer."""
-
-
-NEAR_BRANCHES = 8
-"""Layers on either side of a kernel in which its parallel branches are looked for: MobileOne has five in a block."""
-_LAST = re.compile(r"(^|[._])(heads?|final|out|neck|tail)([._\d]|_conv)")
-"""Names of what stands at the end of networks."""
 
 
 class Finding(NamedTuple):
@@ -116,20 +110,12 @@ class _Search:
 
     def __init__(self, network: Network, tensors: Sequence[Tensor], channels: int | None) -> None:
         self.network, self.tensors, self.channels = network, tensors, channels
-        self.places = Places(network)
-        self.patches = patch_embeddings.patches(self.places, tensors)
-        convs = _image_convs(self.places)
-        is_first = network.ordered and convs and not any(k.at < convs[0].at for k, _ in self.patches)
-        self.first = convs[0] if is_first else None
-        self.narrow = [k for k in convs if k.channels <= MOST_BANDS]
-        self.depthwise = Depthwise(self.places, self.first, [k for k in self.narrow if k.channels == 1])
-        evidence = Evidence(self.places, self.first)
-        several = {k.at: evidence.verdict(k) for k in self.narrow if k.channels > 1}
-        self.verdicts: dict[int, Verdict] = self.depthwise.verdicts | several
+        self.judged = Judged(network, tensors)
+        self.places, self.placing = self.judged.places, Placing(self.judged)
 
     def answer(self) -> _Answer:
         """The first convs, or the candidates."""
-        free, unsure = self._of(State.FREE), self._of(State.OPEN)
+        free, unsure = (self.judged.of(state, self.channels) for state in (State.FREE, State.OPEN))
         if block := self._block(free):
             rejected = self._rejected([block.tensor], "the network has a space-to-depth stem")
             return self._found([block], rejected)
@@ -137,12 +123,14 @@ class _Search:
         patches = self._patches(free, width)
         if not width:
             return self._refused([*free, *unsure], "kernels of several widths could be the first")
-        stems, unsure = self._settled([k for k in free if k.channels == width], [k for k in unsure if k.channels == width])
+        stems, unsure = self.placing.settled([k for k in free if k.channels == width], [k for k in unsure if k.channels == width])
         if unsure or not (stems or patches):
             return self._refused([*stems, *unsure], "several convs could see the image")
-        if others := [k for k in (*free, *self._of(State.OPEN)) if k.channels != width and self._may_be_image(k, width)]:
+        if others := [
+            k for k in (*free, *self.judged.of(State.OPEN, self.channels)) if k.channels != width and self._may_be_image(k, width)
+        ]:
             return self._refused([*stems, *others], "kernels with other channel counts could be the first too")
-        if why := self._why_misplaced(stems, patches):
+        if why := self.placing.why_misplaced(stems, patches):
             return self._refused(stems, why)
         if why := self._why_latent(stems, width):
             return self._refused(stems, why)
@@ -152,10 +140,6 @@ class _Search:
             return self._refused(stems, "its axis order is ambiguous: give --layout")
         convs = [*(patch_embeddings.patch_conv(k, width, by) for k, by in patches), *(self._conv(k) for k in stems)]
         return self._found(convs, self._rejected([c.tensor for c in convs], "another kernel is more likely"))
-
-    def _of(self, state: State) -> list[LayerWeight]:
-        """The narrow kernels in a state, of the width that the user gives, where one is given."""
-        return [k for k in self.narrow if self.verdicts[k.at].state is state and self.channels in (None, k.channels)]
 
     def _block(self, free: Sequence[LayerWeight]) -> FirstConv | None:
         """A space-to-depth stem, where there is one and nothing else could see the image. `channels` are the image's."""
@@ -167,10 +151,10 @@ class _Search:
     def _width(self, free: Sequence[LayerWeight], unsure: Sequence[LayerWeight]) -> int:
         """The width of the image: that of the first convolution if it is one or three, else three, one, that of the first, the
         fewest; 0 where it cannot be told."""
-        if self.patches and not any(k.channels > 1 for k in free):
-            return patch_embeddings.colors(self.patches[0][0].channels, least_side=2)
-        first = self.first
-        is_free = first is not None and self.verdicts.get(first.at, Verdict(State.INSIDE)).state is not State.INSIDE
+        if self.judged.patches and not any(k.channels > 1 for k in free):
+            return patch_embeddings.colors(self.judged.patches[0][0].channels, least_side=2)
+        first = self.judged.first
+        is_free = first is not None and self.judged.state(first) is not State.INSIDE
         if first and is_free and first.channels in (1, 3) and self.channels in (None, first.channels):
             return first.channels
         likely = [k for k in free if k.channels in (1, 3) or k is first or self._may_be_image(k)] or [*unsure] or [*free]
@@ -191,75 +175,10 @@ class _Search:
         """The patch embeddings of images of this width: beside convolutions only those that are called so."""
         return [
             (kernel, by)
-            for kernel, by in self.patches
+            for kernel, by in self.judged.patches
             if width and kernel.channels % width == 0 and patch_embeddings.is_square(kernel.channels // width)
             if by == "names" or not free
         ]
-
-    def _settled(self, stems: list[LayerWeight], unsure: list[LayerWeight]) -> tuple[list[LayerWeight], list[LayerWeight]]:
-        """The stems, with those of the unsure ones whose place says so, and what stays unsure."""
-        behind = [k for k in stems if k.channels == 1 and k is not self.first and not self.verdicts[k.at].by_place]
-        stems = [k for k in stems if k not in behind or not self._is_right_behind(k, stems)]  # nothing else makes what it takes
-        if not stems and not self.network.ordered:
-            named = [k for k in unsure if self.places.is_named_stem(k) and k.is_wide]
-            weak = [k for k in self.narrow if self.verdicts[k.at].is_weak]
-            is_sole = len(unsure) == 1 and unsure[0].is_wide and all(k.follows(unsure[0]) for k in weak)
-            stems = named[:1] or (unsure[:1] if is_sole else [])
-            unsure = [k for k in unsure if k not in stems]
-        before = -1
-        while before != len(unsure):
-            before = len(unsure)
-            for kernel in unsure:
-                if self._has_stems_place(kernel, stems):
-                    stems = [*stems, kernel]
-            unsure = [k for k in unsure if k not in stems and not self._has_inner_place(k, stems)]
-        weak = [k for k in self.narrow if self.verdicts[k.at].is_weak and self.verdicts[k.at].state is State.INSIDE]
-        stems += [k for k in weak if any(k.channels == s.channels and self.places.take_same_input(s, k) for s in stems)]
-        return sorted(stems, key=lambda k: k.at), unsure
-
-    def _has_stems_place(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
-        """Whether it stands where a stem stands: with one's input, at one's place in a like module, or as a branch of one that
-        looks at single pixels."""
-        places = self.places
-        if any(places.take_same_input(s, kernel) for s in stems):
-            return True
-        if self.verdicts[kernel.at].is_fed:  # two networks with the same layers may stand in a row
-            return False
-        if any(places.are_analogous(kernel, s) for s in stems):
-            return True
-        if any(
-            kernel.pattern == s.pattern and kernel.filters == s.filters and places.part(kernel) and places.part(s) for s in stems
-        ):
-            return True
-        return kernel.is_point and any(s in stems for s in self._windows_beside(kernel))
-
-    def _has_inner_place(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
-        """Whether it stands behind a stem, or where inner layers do."""
-        if kernel.is_point and any(self.verdicts[k.at].state is State.INSIDE for k in self._windows_beside(kernel)):
-            return True
-        if kernel.channels != 1:
-            return False
-        if self._is_right_behind(kernel, stems):
-            return True
-        unnamed = not self.network.ordered and not self.places.is_named(kernel)
-        return (
-            bool(stems or self.patches) and unnamed and (self.depthwise.is_beside_full(kernel) or bool(_LAST.search(kernel.key)))
-        )
-
-    def _windows_beside(self, kernel: LayerWeight) -> list[LayerWeight]:
-        """The branches with a window beside one that looks at single pixels."""
-        inside = self.places.inside[self.places.home(kernel)]
-        like = [k for k in inside if k.is_wide and (k.filters, k.channels) == (kernel.filters, kernel.channels)]
-        return [k for k in like if abs(k.at - kernel.at) <= NEAR_BRANCHES and k.at in self.verdicts]
-
-    def _is_right_behind(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
-        """Whether it is depthwise over a stem's channels: behind it, not a branch of it, and a pointwise layer takes them next."""
-        if not self.depthwise.has_point_behind(kernel):
-            return False
-        places, home = self.places, self.places.home(kernel)
-        near = self.network.preceding(kernel, NEAR_BRANCHES)
-        before = [s for s in stems if s.filters == kernel.filters and s in near]
-        return any((places.home(s) != home or kernel.follows(s)) and not places.take_same_input(s, kernel) for s in before)
 
     def _may_be_image(self, kernel: LayerWeight, width: int = 0) -> bool:
         """Whether a kernel of another width than the image's `width` could begin a network too, as a second one in the same file
@@ -271,45 +190,15 @@ class _Search:
             return False
         if kernel.channels == 1:
             return self.places.is_named_stem(kernel) or width > 3
-        verdict = self.verdicts[kernel.at]
+        verdict = self.judged.verdicts[kernel.at]
         if kernel.channels in (2 * width, 3 * width, width + 1) and self.places.begins_network(kernel):
             return verdict.state is not State.INSIDE
         return verdict.state is State.FREE and not is_composed(self.network, kernel, is_named=self.places.is_named(kernel))
 
-    def _why_misplaced(self, stems: Sequence[LayerWeight], patches: Sequence[tuple[LayerWeight, str]]) -> str:
-        """Why these cannot all be first convs, or not these alone; "" where they can."""
-        if len({k.channels for k, _ in patches}) > 1:
-            return "several patch embeddings of different sizes"
-        if other := next(patch_embeddings.others(self.network, [k for k, _ in patches]), None):
-            return f"{other.key} may take patches of the image too"
-        named = [k for k in stems if self.places.is_named_stem(k)]
-        root = self.first if self.first in stems else next(iter(named or stems), None)
-        # beside a stem that stands alone at the top another one that begins a part may see another input: ControlNet's latent
-        in_parts = root is None or self.places.part(root)
-        placed = [k for k in stems if k is root or (in_parts and k.is_wide and self.places.begins_network(k))]
-        count = 0
-        while count != len(placed):  # a branch of a placed one is placed too
-            count = len(placed)
-            placed += [k for k in stems if k not in placed and any(self._is_beside(k, stem) for stem in placed)]
-        if misplaced := next((k for k in stems if k not in placed), None):
-            return f"{misplaced.key} takes as many channels as an image has, and does not stand where first convs do"
-        parts = {self.network.branch(k) for k in stems}
-        for maker in self.network.makers.get(stems[0].channels if len(parts) > 1 else 0, ()):
-            if maker.is_wide and maker.channels > maker.filters and self.network.branch(maker) in parts:
-                return f"{maker.key} makes as many channels as an image has: one of several networks may take these"
-        for kernel in stems:
-            for other in self.narrow:
-                if other not in stems and other.channels == kernel.channels and self.places.take_same_input(kernel, other):
-                    return f"{other.key} stands where it takes the same input as {kernel.key}, and seems to be inside"
-        return ""
-
-    def _is_beside(self, kernel: LayerWeight, stem: LayerWeight) -> bool:
-        return self._has_stems_place(kernel, [stem]) or self.places.are_beside(kernel, stem)
-
     def _why_latent(self, stems: Sequence[LayerWeight], width: int) -> str:
-        """Why a network could take a latent or a state, not an image alone: it takes neither one nor three channels, and ends in an
-        image or in as few channels as it takes (a diffusion U-Net takes 4, a VAE decoder outputs 3), or makes the gates of as many
-        channels as it takes beside an image (ConvLSTM)."""
+        """Why a network could take a latent or a state, not an image alone: it takes neither one nor three channels, and ends in
+        an image or in as few channels as it takes (a diffusion U-Net takes 4, a VAE decoder outputs 3), or makes the gates of as
+        many channels as it takes beside an image (ConvLSTM)."""
         if width <= 3:
             return ""
         ends = [k for w in (3, 4, 8, 16) if width >= w for k in self.network.makers.get(w, ())]
@@ -326,7 +215,7 @@ class _Search:
         layout = layout_of(kernel.tensor, self.network.layouts)
         if kernel.transposed and layout:
             layout = Layout(layout.replace("OI", "IO"))
-        why = self.verdicts[kernel.at].why or "only the image explains its channels"
+        why = self.judged.verdicts[kernel.at].why or "only the image explains its channels"
         return FirstConv(kernel.tensor, layout, kernel.channels, "shapes" if self.network.ordered else "names", why)
 
     def _found(self, convs: Sequence[FirstConv], rejected: tuple[Candidate, ...]) -> _Answer:
@@ -336,33 +225,21 @@ class _Search:
 
     def _rejected(self, chosen: Sequence[Tensor], why: str) -> tuple[Candidate, ...]:
         """The narrow kernels that were not chosen, and the evidence against each."""
-        others = [k for k in self.narrow if not any(k.tensor is tensor for tensor in chosen)]
+        others = [k for k in self.judged.narrow if not any(k.tensor is tensor for tensor in chosen)]
         others.sort(key=self._likeness)
-        return tuple(Candidate(k.tensor.name, k.tensor.shape, self.verdicts[k.at].why or why) for k in others[:MOST_CANDIDATES])
+        return tuple(
+            Candidate(k.tensor.name, k.tensor.shape, self.judged.verdicts[k.at].why or why) for k in others[:MOST_CANDIDATES]
+        )
 
     def _refused(self, likely: Sequence[LayerWeight], why: str, why_not: str = "") -> _Answer:
         """No answer: the kernels in question, all others that are narrow, and patch embeddings that may be meant."""
         reasons = [(k, why) for k in sorted(likely, key=self._likeness)]
-        reasons += [(k, f"{why}: a patch embedding") for k, _ in self.patches if k not in likely]
-        others = [k for k in self.narrow if k not in likely and all(k is not patch for patch, _ in self.patches)]
-        reasons += [(k, self.verdicts[k.at].why or why) for k in sorted(others, key=self._likeness)]
+        reasons += [(k, f"{why}: a patch embedding") for k, _ in self.judged.patches if k not in likely]
+        others = [k for k in self.judged.narrow if k not in likely and all(k is not patch for patch, _ in self.judged.patches)]
+        reasons += [(k, self.judged.verdicts[k.at].why or why) for k in sorted(others, key=self._likeness)]
         candidates = tuple(Candidate(k.tensor.name, k.tensor.shape, reason) for k, reason in reasons[:MOST_CANDIDATES])
-        return _Answer((), candidates, is_ambiguous=bool(likely or self.patches), why_not=why_not)
+        return _Answer((), candidates, is_ambiguous=bool(likely or self.judged.patches), why_not=why_not)
 
     def _likeness(self, kernel: LayerWeight) -> tuple[bool, bool, int]:
         """Sort key: likely stems first, for people who have to choose."""
         return (not self.places.is_named(kernel), kernel.channels != 3, kernel.at)
-
-
-def _image_convs(places: Places) -> list[LayerWeight]:
-    """The convolutions that can see an image: of the network's number of dimensions, and not named for another input, where
-    there are such."""
-    convs = places.network.convs
-    for is_meant in (lambda k: len(k.window) > 1, lambda k: k.channels > MOST_BANDS or not OTHER_SENSES.search(k.key)):
-        if any(is_meant(k) and k.channels <= MOST_BANDS for k in convs):
-            convs = [k for k in convs if is_meant(k)]
-    ranks = Counter(len(k.window) for k in convs if k.is_wide)
-    usual = max(ranks, key=lambda rank: ranks[rank], default=0)
-    if not any(k.channels <= MOST_BANDS and len(k.window) == usual for k in convs):
-        return convs
-    return [k for k in convs if len(k.window) == usual or k.channels != 1 or places.part(k)]

@@ -9,9 +9,16 @@ import pytest
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery.evidence import Evidence
-from chkpt_channels.discovery.network import Network, is_weight
-from chkpt_channels.discovery.patch_embeddings import SPACE_TO_DEPTH, block_stem, input_vectors, linear_patches, spellings, stem
+from chkpt_channels.discovery.law.evidence import Evidence
+from chkpt_channels.discovery.law.network import Network, is_weight
+from chkpt_channels.discovery.law.patch_embeddings import (
+    SPACE_TO_DEPTH,
+    block_stem,
+    input_vectors,
+    linear_patches,
+    spellings,
+    stem,
+)
 
 Named = Mapping[str, tuple[int, ...]]
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
-from chkpt_channels.discovery.evidence import NEAREST, State, Verdict, is_full
-from chkpt_channels.discovery.network import LayerWeight
-from chkpt_channels.discovery.places import DEPTHWISE, Places
+from chkpt_channels.discovery.law.evidence import NEAREST, State, Verdict, is_full
+from chkpt_channels.discovery.law.network import LayerWeight
+from chkpt_channels.discovery.law.places import DEPTHWISE, Places
 
 NEAR = 6
 """Layers before a kernel in which the one that makes its channels is looked for."""
@@ -80,7 +80,7 @@ class Depthwise:
             is_weak = proofs == {For.MADE}
             return Verdict(State.OPEN if is_weak and self._may_begin(kernel) else State.INSIDE, why, is_weak)
         one_made = self.network.ordered and any(k.filters == 1 and k.window for k in self.network.kernels[: kernel.at])
-        if one_made or doubts <= {Against.UNMADE, Against.POINT} and (doubts or not self.network.ordered):
+        if one_made or (doubts <= {Against.UNMADE, Against.POINT} and (doubts or not self.network.ordered)):
             return Verdict(State.OPEN, why, by_place=bool(doubts & PLACES), is_fed=one_made)
         return Verdict(State.FREE, why, by_place=bool(doubts & PLACES))
 

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from math import isqrt, prod
 
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery.network import LayerWeight, Network, is_color_shift
-from chkpt_channels.discovery.places import ENDS, OTHER_SENSES, Places
+from chkpt_channels.discovery.law.network import LayerWeight, Network, is_color_shift
+from chkpt_channels.discovery.law.places import ENDS, OTHER_SENSES, Places
 
 SPACE_TO_DEPTH = {12: 3, 27: 3, 48: 3, 192: 3, 768: 3, 16: 1, 64: 1, 256: 1}
-"""Input widths of space-to-depth stems, and the channels of their images: 2 × 2 (YOLOv5 Focus), 3 × 3, 4 × 4 (TResNet),
-8 × 8 (T2I-Adapter) and 16 × 16 pixels of three colors, 4 × 4 and more of gray. 4 is not here: it is the width of RGBA and of latents."""
+"""Input widths of space-to-depth stems, and the channels of their images: 2 × 2 (YOLOv5 Focus), 3 × 3, 4 × 4 (TResNet), 8 × 8
+(T2I-Adapter) and 16 × 16 pixels of three colors, 4 × 4 and more of gray. 4 is not here: it is the width of RGBA and of latents."""
 LARGEST_BLOCK = 48
 """Of the widths that a stem's name need not confirm: larger ones are usual inside networks."""
 LEAST_EMBEDDING = 32
@@ -78,11 +78,12 @@ def others(network: Network, found: Sequence[LayerWeight]) -> Iterator[LayerWeig
         if kernel in found or not kernel.is_point or kernel.filters < LEAST_EMBEDDING:
             continue
         if kernel.window:
-            if not network.ordered and _is_named(kernel) and colors(kernel.channels, least_side=2):
-                if kernel.channels not in widths and _is_alone(network, kernel):
-                    yield kernel
+            is_likely = not network.ordered and _is_named(kernel) and kernel.channels not in widths
+            if is_likely and colors(kernel.channels, least_side=2) and _is_alone(network, kernel):
+                yield kernel
         elif kernel.filters in filters and not _is_numbered(kernel) and any(kernel.channels % width == 0 for width in widths):
-            if not (network.made_before(kernel, kernel.channels) if network.ordered else network.makers.get(kernel.channels)):
+            makers = network.made_before(kernel, kernel.channels) if network.ordered else network.makers.get(kernel.channels)
+            if not makers:
                 yield kernel
 
 

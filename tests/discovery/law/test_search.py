@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.search import MOST_BANDS, Finding, find
+from chkpt_channels.discovery.law.search import MOST_BANDS, Finding, find
 from tests.support.files import within
 
 Named = dict[str, tuple[int, ...]]

@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from chkpt_channels.discovery.network import LayerWeight, Network, is_no_kernel
+from chkpt_channels.discovery.law.network import LayerWeight, Network, is_no_kernel
 
 # names of first convolutions, wherever they stand: timm conv_stem and patch_embed, diffusers conv_in, RRDBNet conv_first,
 # vit-pytorch to_patch_embedding, transformers embedder
@@ -104,9 +104,9 @@ class Places:
                 return False
             module, other = ".".join(words[:-i]), ".".join(others[:-i])
             inside = self.inside[module]
-            if module != other and any(k.channels > kernel.channels for k in inside if k is not kernel):
-                if self.names(module) == self.names(other):
-                    return True
+            has_wider = any(k.channels > kernel.channels for k in inside if k is not kernel)
+            if module != other and has_wider and self.names(module) == self.names(other):
+                return True
         return False
 
     def part(self, kernel: LayerWeight) -> str:
@@ -145,7 +145,7 @@ class Places:
         if _STEM.search(kernel.key):
             return True
         match = _TOP.search(kernel.key)
-        return bool(match) and kernel.key[: match.start() + 1].count(".") <= self.network.trunk + 1
+        return match is not None and kernel.key[: match.start() + 1].count(".") <= self.network.trunk + 1
 
     def is_named_stem(self, kernel: LayerWeight) -> bool:
         """Whether it is called as stems are, and not as the ends of networks are too."""

@@ -1,15 +1,14 @@
-"""One module under several names in one state dict: nnU-Net's encoder.stages.0.0.convs.0.conv is its all_modules.0 too, and all of
-`encoder.` stands again below `decoder.`. Its names are no rivals: a search sees one, and its answer goes to all."""
+"""One module under several names in one state dict: nnU-Net's encoder.stages.0.0.convs.0.conv is its all_modules.0 too, and all
+of `encoder.` stands again below `decoder.`. Its names are no rivals: a search sees one, and its answer goes to all."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from os.path import commonprefix
 
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.network import is_weight, layer_of
+from chkpt_channels.discovery.law.network import common_words, is_weight, layer_of
 
 FEWEST_PLACES = 3
 """At which two names hold equal shapes: in fewer a block of two equal layers looks so."""
@@ -56,9 +55,8 @@ def _cut(key: str, name: str) -> tuple[str, str | None]:
 
 def _nested(layers: Mapping[str, Shape]) -> list[tuple[str, str]]:
     """The parts of a network that stand again inside another one, as (prefix, prefix of the other name)."""
-    names = sorted(layers)
-    shared = commonprefix(names[:1] + names[-1:])
-    start = shared.rpartition(".")[0] + "." if "." in shared else ""
+    words = common_words([*layers])
+    start = "".join(f"{word}." for word in next(iter(layers), "").split(".")[:words])
     parts: defaultdict[str, dict[str, Shape]] = defaultdict(dict)
     for name, shape in layers.items():
         words = name[len(start) :].split(".")

@@ -9,7 +9,7 @@ import pytest
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.network import (
+from chkpt_channels.discovery.law.network import (
     HWIO,
     OHWI,
     OIHW,

@@ -8,7 +8,7 @@ import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.evidence import (
+from chkpt_channels.discovery.law.evidence import (
     ENDS,
     ENTRY,
     MOST_BANDS,
@@ -18,7 +18,7 @@ from chkpt_channels.discovery.evidence import (
     is_color_shift,
     is_no_kernel,
 )
-from chkpt_channels.discovery.network import LayerWeight, Network
+from chkpt_channels.discovery.law.network import LayerWeight, Network
 
 Named = Mapping[str, tuple[int, ...]]
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.network import is_weight
+from chkpt_channels.discovery.law.network import is_weight
 
 Shapes = Mapping[str, tuple[int, ...]]
 

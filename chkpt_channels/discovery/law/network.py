@@ -22,8 +22,8 @@ OHWI = {2: Layout("OI"), 3: Layout("OWI"), 4: Layout("OHWI"), 5: Layout("ODHWI")
 Layouts = Mapping[int, Layout]
 LAYOUTS: tuple[Layouts, ...] = (OIHW, HWIO, OHWI)
 
-# the last word of a weight: PyTorch weight, Keras kernel, MLX and Flax w, weight_norm weight_v and original1 (original0 is its length), spectral_norm
-# weight_orig, Keras 1 conv_W_1; frozen TorchScript numbers its constants
+# the last word of a weight: PyTorch weight, Keras kernel, MLX and Flax w, weight_norm weight_v and original1 (original0 is
+# its length), spectral_norm weight_orig, Keras 1 conv_W_1; frozen TorchScript numbers its constants
 _WEIGHT = re.compile(
     r"(^|[./])(weight|((depth|point)wise_)?kernel|w|filters?|original1?|weight_(v|orig)|\w+_W(_\d+)?|\d+)(:\d+)?$"
 )
@@ -96,7 +96,7 @@ class Network:
         self.kernels = [kernel._replace(at=i) for i, kernel in enumerate(kernels)]
         self.convs = [k for k in self.kernels if k.window and not is_no_kernel(k)]
         self.by_layer = {k.layer: k for k in self.kernels}
-        self.trunk = _common_words([k.key for k in self.kernels])
+        self.trunk = common_words([k.key for k in self.kernels])
         self.widths = _widths(tensors, self.by_layer)
         self.makers: defaultdict[int, list[LayerWeight]] = defaultdict(list)
         self.series: defaultdict[str, list[LayerWeight]] = defaultdict(list)
@@ -243,7 +243,7 @@ def _axes(layout: Layout) -> tuple[int, ...]:
     return (axes.index("O"), axes.index("I"), *(i for i, axis in enumerate(axes) if axis in "DHW"))
 
 
-def _common_words(keys: Sequence[str]) -> int:
+def common_words(keys: Sequence[str]) -> int:
     """How many words all names begin with: "model.", "module.model."."""
     if not keys:
         return 0

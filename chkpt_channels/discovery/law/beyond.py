@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from chkpt_channels.discovery.evidence import NEAREST
-from chkpt_channels.discovery.network import LayerWeight, Network
-from chkpt_channels.discovery.places import Places, modules
+from chkpt_channels.discovery.law.evidence import NEAREST
+from chkpt_channels.discovery.law.network import LayerWeight, Network
+from chkpt_channels.discovery.law.places import Places, modules
 
 LAYERS_BEHIND = 12
 """Modules behind a stem in which the joined image is looked for: the whole of a first stage."""

@@ -8,7 +8,7 @@ import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.replicas import Replicas, flattened
+from chkpt_channels.discovery.law.replicas import Replicas, flattened
 
 Named = Mapping[str, tuple[int, ...]]
 NET: Named = {

@@ -1,0 +1,1 @@
+"""Channels come from somewhere: which kernels see the image, from the names and shapes of tensors alone."""

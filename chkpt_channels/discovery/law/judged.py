@@ -1,0 +1,53 @@
+"""The verdict on each kernel that is as narrow as an image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from chkpt_channels.core.tensors import Tensor
+from chkpt_channels.discovery.law import patch_embeddings
+from chkpt_channels.discovery.law.depthwise import Depthwise
+from chkpt_channels.discovery.law.evidence import MOST_BANDS, Evidence, State, Verdict
+from chkpt_channels.discovery.law.network import LayerWeight, Network
+from chkpt_channels.discovery.law.places import OTHER_SENSES, Places
+
+
+class Judged:
+    """A network and its verdicts: on the narrow kernels, by their index. `first` is the first convolution, where the order is
+    known and no patch embedding stands before it."""
+
+    def __init__(self, network: Network, tensors: Sequence[Tensor]) -> None:
+        self.network, self.places = network, Places(network)
+        self.patches = patch_embeddings.patches(self.places, tensors)
+        convs = _image_convs(self.places)
+        is_first = network.ordered and convs and not any(k.at < convs[0].at for k, _ in self.patches)
+        self.first = convs[0] if is_first else None
+        self.narrow = [k for k in convs if k.channels <= MOST_BANDS]
+        self.depthwise = Depthwise(self.places, self.first, [k for k in self.narrow if k.channels == 1])
+        evidence = Evidence(self.places, self.first)
+        several = {k.at: evidence.verdict(k) for k in self.narrow if k.channels > 1}
+        self.verdicts: dict[int, Verdict] = self.depthwise.verdicts | several
+
+    def state(self, kernel: LayerWeight) -> State:
+        """What is known of a narrow kernel's input; of a wider one that it is inside."""
+        return self.verdicts[kernel.at].state if kernel.at in self.verdicts else State.INSIDE
+
+    def of(self, state: State, channels: int | None = None) -> list[LayerWeight]:
+        """The narrow kernels in a state, of this width where one is given."""
+        return [k for k in self.narrow if self.state(k) is state and channels in (None, k.channels)]
+
+
+def _image_convs(places: Places) -> list[LayerWeight]:
+    """The convolutions that can see an image: of the network's number of dimensions, and not named for another input, where
+    there are such."""
+    convs = places.network.convs
+    flat = [k for k in convs if len(k.window) > 1]
+    convs = flat if any(k.channels <= MOST_BANDS for k in flat) else convs
+    seen = [k for k in convs if k.channels > MOST_BANDS or not OTHER_SENSES.search(k.key)]
+    convs = seen if any(k.channels <= MOST_BANDS for k in seen) else convs
+    ranks = Counter(len(k.window) for k in convs if k.is_wide)
+    usual = max(ranks, key=lambda rank: ranks[rank], default=0)
+    if not any(k.channels <= MOST_BANDS and len(k.window) == usual for k in convs):
+        return convs
+    return [k for k in convs if len(k.window) == usual or k.channels != 1 or places.part(k)]

@@ -1,0 +1,124 @@
+"""Which kernels stand where first convs stand: what is open is settled by its place, and what is free must have one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from chkpt_channels.discovery.law import patch_embeddings
+from chkpt_channels.discovery.law.evidence import State
+from chkpt_channels.discovery.law.judged import Judged
+from chkpt_channels.discovery.law.network import LayerWeight
+
+NEAR_BRANCHES = 8
+"""Layers on either side of a kernel in which its parallel branches are looked for: MobileOne has five in a block."""
+_LAST = re.compile(r"(^|[._])(heads?|final|out|neck|tail)([._\d]|_conv)")
+"""Names of what stands at the end of networks."""
+
+
+class Placing:
+    """The places of the narrow kernels of a network."""
+
+    def __init__(self, judged: Judged) -> None:
+        self.judged, self.places, self.network = judged, judged.places, judged.network
+
+    def settled(self, stems: list[LayerWeight], unsure: list[LayerWeight]) -> tuple[list[LayerWeight], list[LayerWeight]]:
+        """The stems, with those of the unsure ones whose place says so, and what stays unsure."""
+        behind = [k for k in stems if k.channels == 1 and k is not self.judged.first and not self.judged.verdicts[k.at].by_place]
+        stems = [k for k in stems if k not in behind or not self._is_right_behind(k, stems)]  # nothing else makes what it takes
+        if not stems and not self.network.ordered:
+            named = [k for k in unsure if self.places.is_named_stem(k) and k.is_wide]
+            weak = [k for k in self.judged.narrow if self.judged.verdicts[k.at].is_weak]
+            is_sole = len(unsure) == 1 and unsure[0].is_wide and all(k.follows(unsure[0]) for k in weak)
+            stems = named[:1] or (unsure[:1] if is_sole else [])
+            unsure = [k for k in unsure if k not in stems]
+        before = -1
+        while before != len(unsure):
+            before = len(unsure)
+            for kernel in unsure:
+                if self._has_stems_place(kernel, stems):
+                    stems = [*stems, kernel]
+            unsure = [k for k in unsure if k not in stems and not self._has_inner_place(k, stems)]
+        weak = [
+            k
+            for k in self.judged.narrow
+            if self.judged.verdicts[k.at].is_weak and self.judged.verdicts[k.at].state is State.INSIDE
+        ]
+        stems += [k for k in weak if any(k.channels == s.channels and self.places.take_same_input(s, k) for s in stems)]
+        return sorted(stems, key=lambda k: k.at), unsure
+
+    def _has_stems_place(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
+        """Whether it stands where a stem stands: with one's input, at one's place in a like module, or as a branch of one that
+        looks at single pixels."""
+        places = self.places
+        if any(places.take_same_input(s, kernel) for s in stems):
+            return True
+        if self.judged.verdicts[kernel.at].is_fed:  # two networks with the same layers may stand in a row
+            return False
+        if any(places.are_analogous(kernel, s) for s in stems):
+            return True
+        if any(
+            kernel.pattern == s.pattern and kernel.filters == s.filters and places.part(kernel) and places.part(s) for s in stems
+        ):
+            return True
+        return kernel.is_point and any(s in stems for s in self._windows_beside(kernel))
+
+    def _has_inner_place(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
+        """Whether it stands behind a stem, or where inner layers do."""
+        if kernel.is_point and any(self.judged.verdicts[k.at].state is State.INSIDE for k in self._windows_beside(kernel)):
+            return True
+        if kernel.channels != 1:
+            return False
+        if self._is_right_behind(kernel, stems):
+            return True
+        unnamed = not self.network.ordered and not self.places.is_named(kernel)
+        return (
+            bool(stems or self.judged.patches)
+            and unnamed
+            and (self.judged.depthwise.is_beside_full(kernel) or bool(_LAST.search(kernel.key)))
+        )
+
+    def _windows_beside(self, kernel: LayerWeight) -> list[LayerWeight]:
+        """The branches with a window beside one that looks at single pixels."""
+        inside = self.places.inside[self.places.home(kernel)]
+        like = [k for k in inside if k.is_wide and (k.filters, k.channels) == (kernel.filters, kernel.channels)]
+        return [k for k in like if abs(k.at - kernel.at) <= NEAR_BRANCHES and k.at in self.judged.verdicts]
+
+    def _is_right_behind(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
+        """Whether it is depthwise over a stem's channels: behind it, no branch of it, and a pointwise layer takes them next."""
+        if not self.judged.depthwise.has_point_behind(kernel):
+            return False
+        places, home = self.places, self.places.home(kernel)
+        near = self.network.preceding(kernel, NEAR_BRANCHES)
+        before = [s for s in stems if s.filters == kernel.filters and s in near]
+        return any((places.home(s) != home or kernel.follows(s)) and not places.take_same_input(s, kernel) for s in before)
+
+    def why_misplaced(self, stems: Sequence[LayerWeight], patches: Sequence[tuple[LayerWeight, str]]) -> str:
+        """Why these cannot all be first convs, or not these alone; "" where they can."""
+        if len({k.channels for k, _ in patches}) > 1:
+            return "several patch embeddings of different sizes"
+        if other := next(patch_embeddings.others(self.network, [k for k, _ in patches]), None):
+            return f"{other.key} may take patches of the image too"
+        named = [k for k in stems if self.places.is_named_stem(k)]
+        root = self.judged.first if self.judged.first in stems else next(iter(named or stems), None)
+        # beside a stem that stands alone at the top another one that begins a part may see another input: ControlNet's latent
+        in_parts = root is None or self.places.part(root)
+        placed = [k for k in stems if k is root or (in_parts and k.is_wide and self.places.begins_network(k))]
+        count = 0
+        while count != len(placed):  # a branch of a placed one is placed too
+            count = len(placed)
+            placed += [k for k in stems if k not in placed and any(self._is_beside(k, stem) for stem in placed)]
+        if misplaced := next((k for k in stems if k not in placed), None):
+            return f"{misplaced.key} takes as many channels as an image has, and does not stand where first convs do"
+        parts = {self.network.branch(k) for k in stems}
+        for maker in self.network.makers.get(stems[0].channels if len(parts) > 1 else 0, ()):
+            if maker.is_wide and maker.channels > maker.filters and self.network.branch(maker) in parts:
+                return f"{maker.key} makes as many channels as an image has: one of several networks may take these"
+        for kernel in stems:
+            for other in self.judged.narrow:
+                if other not in stems and other.channels == kernel.channels and self.places.take_same_input(kernel, other):
+                    return f"{other.key} stands where it takes the same input as {kernel.key}, and seems to be inside"
+        return ""
+
+    def _is_beside(self, kernel: LayerWeight, stem: LayerWeight) -> bool:
+        return self._has_stems_place(kernel, [stem]) or self.places.are_beside(kernel, stem)
