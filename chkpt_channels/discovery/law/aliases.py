@@ -55,8 +55,8 @@ def _cut(key: str, name: str) -> tuple[str, str | None]:
 
 def _nested(layers: Mapping[str, Shape]) -> list[tuple[str, str]]:
     """The parts of a network that stand again inside another one, as (prefix, prefix of the other name)."""
-    words = common_words([*layers])
-    start = "".join(f"{word}." for word in next(iter(layers), "").split(".")[:words])
+    shared = common_words([*layers])
+    start = "".join(f"{word}." for word in next(iter(layers), "").split(".")[:shared])
     parts: defaultdict[str, dict[str, Shape]] = defaultdict(dict)
     for name, shape in layers.items():
         words = name[len(start) :].split(".")
