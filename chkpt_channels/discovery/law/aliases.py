@@ -69,7 +69,8 @@ def _nested(layers: Mapping[str, Shape]) -> list[tuple[str, str]]:
 
 
 def _pairs(layers: Mapping[str, Shape]) -> list[tuple[str, str]]:
-    """The pairs of names under one module that hold equal shapes wherever both stand, in a layer that changes the width too."""
+    """The pairs of names under one module, one of its own and one in a list that it keeps, that hold equal shapes wherever both
+    stand, in a layer that changes the width too."""
     inside: defaultdict[str, dict[str, Shape]] = defaultdict(dict)
     for name, shape in layers.items():
         words = name.split(".")
@@ -82,6 +83,8 @@ def _pairs(layers: Mapping[str, Shape]) -> list[tuple[str, str]]:
     for names in inside.values():
         for (a, first), (b, second) in combinations(names.items(), 2) if 1 < len(names) <= MOST_NAMES else ():
             pair = (a, b) if a.count(".") <= b.count(".") else (b, a)
+            if "." in pair[0] or "." not in pair[1]:  # layers of two blocks, or of one, are not listed twice
+                continue
             if first != second:
                 unequal.add(pair)
             elif len(first) > 2:
