@@ -24,7 +24,7 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
     """Why kernel edits alone cannot be right: the layer that takes the image too, or a stem that passes it on; "" where nothing
     shows that."""
     network = places.network
-    if channels == 1 and (kernel := _image_filter(network)):
+    if channels == 1 and (kernel := _image_filter(places, stems)):
         return f"{kernel.layer} filters the one channel, and of several channels it would be depthwise"
     for stem in stems:
         if stem.filters in ((channels, 2 * channels) if channels > 1 else range(MOST_EXTRA + 1)):
@@ -40,12 +40,16 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
     return ""
 
 
-def _image_filter(network: Network) -> LayerWeight | None:
-    """A layer that filters one channel with a window before any layer makes one, where that can be told."""
-    for kernel in network.kernels if network.ordered else ():
-        if kernel.filters == 1 and kernel.window:
-            is_square = kernel.is_wide and len({*kernel.window[-2:]}) == 1 < len(kernel.window)
-            return kernel if kernel.channels == 1 and is_square else None
+def _image_filter(places: Places, stems: Sequence[LayerWeight]) -> LayerWeight | None:
+    """A layer that filters one channel right before a stem, or beside one where there is no order."""
+    network = places.network
+    for kernel in network.kernels:
+        if kernel.filters == kernel.channels == 1 < len(kernel.window) and len({*kernel.window[-2:]}) == 1:
+            after = network.kernels[kernel.at + 1 : kernel.at + 2]
+            home = places.home(kernel)
+            near = after if network.ordered else [k for k in places.inside[home] if home]
+            if any(stem in near for stem in stems):
+                return kernel
     return None
 
 

@@ -75,7 +75,7 @@ class Depthwise:
             return Verdict(State.FREE)
         why = "; ".join(reason.value for reason in (*sorted(proofs, key=_rank), *sorted(doubts, key=_rank)))
         if proofs and doubts:
-            return Verdict(State.OPEN, why)
+            return Verdict(State.OPEN, why, by_place=bool(doubts & PLACES))
         if proofs:
             is_weak = proofs == {For.MADE}
             return Verdict(State.OPEN if is_weak and self._may_begin(kernel) else State.INSIDE, why, is_weak)
@@ -125,7 +125,7 @@ class Depthwise:
         if not any(k is not kernel and (k.channels != 1 or k.at in self._inside) for k in makers):
             doubts.add(Against.UNMADE)
         if places.is_named_stem(kernel):
-            if places.part(kernel):
+            if places.begins_network(kernel):
                 doubts.add(Against.BEGINS)
             if not self.network.ordered and self._is_rare(kernel):
                 doubts.add(Against.NAME)
@@ -212,13 +212,14 @@ class Depthwise:
         """Whether it begins a module of its own, and is one of its kind or of the first convolution's, and no pointwise layer
         follows: a second stem looks so."""
         series = [k for k in self.network.series[kernel.pattern] if k.channels == 1]
-        if self.places.begins_tower(kernel) and (self.first in series or self.places.begins_network(kernel)):
+        is_alone = kernel.layer.count(".") <= self.network.trunk
+        if self.places.begins_tower(kernel) and (self.first in series or is_alone or self.places.begins_network(kernel)):
             return self.first in series or not self.has_point_behind(kernel)
         home = self.places.home(kernel)
-        is_alone = all(self.places.home(k) == home for k in series)
+        is_only = all(self.places.home(k) == home for k in series)
         behind = [k for k in self.network.following(kernel, NEAREST) if k in self.places.inside[home]]
         is_followed = any(k.channels == kernel.filters and k.is_point for k in behind)
-        return is_alone and self.places.begins_named_module(kernel) and not is_followed
+        return is_only and self.places.begins_named_module(kernel) and not is_followed
 
     def _is_far(self, kernel: LayerWeight) -> bool:
         return self.first is None or kernel.at - self.first.at > NEAR

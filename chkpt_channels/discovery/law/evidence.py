@@ -134,12 +134,14 @@ def is_composed(network: Network, kernel: LayerWeight, *, is_named: bool) -> boo
     """Whether its width may come from others by splitting or joining them: a multiple or a sum of widths that layers make, or a
     group or a part of one right before it."""
     width, made = kernel.channels, [w for w in network.makers if w > 1]
-    if not is_named:
-        if not network.ordered and any(m > width and m % width == 0 and kernel.filters % (m // width) == 0 for m in made):
-            return True
-        if any(k.filters % width == 0 for k in network.preceding(kernel, NEAREST)):
-            return True
-        if any(k.channels > width and k.channels % width == 0 for k in network.preceding(kernel, NEAREST - 1)):
-            return True
-    sums = any(width - m in network.makers for m in made if 3 < m < width - 3)
-    return sums or any(3 < m < width and width % m == 0 for m in made)
+    if any(3 < m < width and width % m == 0 for m in made):
+        return True
+    if is_named:
+        return False
+    if not network.ordered and any(m > width and m % width == 0 and kernel.filters % (m // width) == 0 for m in made):
+        return True
+    if any(k.filters % width == 0 for k in network.preceding(kernel, NEAREST)):
+        return True
+    if any(k.channels > width and k.channels % width == 0 for k in network.preceding(kernel, NEAREST - 1)):
+        return True
+    return any(width - m in network.makers for m in made if 3 < m < width - 3)

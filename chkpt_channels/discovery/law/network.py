@@ -214,10 +214,9 @@ def _is_transposed(filters: int, channels: int, window: tuple[int, ...], key: st
 
 def is_no_kernel(kernel: LayerWeight) -> bool:
     """Whether it has the rank of a convolution's weight without being one over an image: one filter over a vector (CoaT
-    aggregate.weight [1, 3, 1], attention over channels), a scale per channel [C, 1, 1], or a shift of the colors (EDSR's
-    MeanShift)."""
-    scale = kernel.window == (1,) and kernel.channels == 1
-    return kernel.filters == 1 or scale or is_color_shift(kernel)
+    aggregate.weight [1, 3, 1], attention over channels), a Linear layer or a scale per channel [C, 1, 1], or a shift of the
+    colors (EDSR's MeanShift)."""
+    return kernel.filters == 1 or kernel.window == (1,) or is_color_shift(kernel)
 
 
 def is_color_shift(kernel: LayerWeight) -> bool:

@@ -27,9 +27,8 @@ LEAST_PATCH_SIDE = 8
 """Smaller patches would make embeddings of many inner widths (12, 27, 48, 75); SigLIP has 14 (588 = 3 · 14²), ViT 16 (768). Where
 the name says that it is one, it may be smaller."""
 
-_PATCHES = re.compile(
-    r"patch_?(embed|proj|ify|token|to_emb)|to_patch|region_enc|embeds[._]proj|(^|[._])(vision|visual|image|img|pixel)\w*embed"
-)
+_PATCHES = re.compile(r"patch_?(embed|proj|ify|token|to_emb)|to_patch|region_enc|embeds[._]proj")
+_IMAGES = re.compile(r"(^|[._])(vision|visual|image|img|pixel)\w*embed(?!\w*_table)")
 _POSITIONS = re.compile(r"pos_?embed|position")
 _BEFORE_STEM = re.compile(r"mean|std|scal|shift|norm|bn|offset")
 _AFTER_STEM = re.compile(r"add_|out|post|denorm|un_?norm|rescale|running|num_batches|target|label|latent|action|pred")
@@ -61,8 +60,9 @@ def patches(places: Places, tensors: Sequence[Tensor]) -> list[tuple[LayerWeight
     """The Linear layers, and 1×1 convolutions, that take patches of an image, each with the evidence: "names" or "shapes"."""
     network = places.network
     named = [k for k in network.kernels if k.is_point and k.filters >= LEAST_EMBEDDING and _is_named(k)]
-    if named := [k for k in named if colors(k.channels, least_side=2) and not _is_made(network, k)]:
-        return [(k, "names") for k in named]
+    named = [k for k in named if colors(k.channels, least_side=2) and not _is_made(network, k)]
+    if named := [k for k in named if _PATCHES.search(k.key)] or named:
+        return [(k, "names" if _PATCHES.search(k.key) else "shapes") for k in named]
     # without a telling name: the table of positions in the same module, or in the one around it, has the embedding's width
     tables = {(t.key.rpartition(".")[0], t.shape[-1]) for t in tensors if t.shape and _POSITIONS.search(t.key)}
     tables |= {(module.rpartition(".")[0], width) for module, width in tables}
@@ -103,7 +103,7 @@ def space_to_depth(places: Places) -> LayerWeight | None:
 
 def _is_named(kernel: LayerWeight) -> bool:
     """Whether it is called a patch embedding, not in a numbered block, and not one of text."""
-    match = _PATCHES.search(kernel.key)
+    match = _PATCHES.search(kernel.key) or (None if kernel.window else _IMAGES.search(kernel.key))
     if not match or OTHER_SENSES.search(kernel.key) or any(c.isdigit() for c in kernel.key[: match.start()]):
         return False
     return not kernel.window or kernel.layer[match.end() :].count(".") <= 1  # deeper there is a network of its own

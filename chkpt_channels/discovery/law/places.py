@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import takewhile
 
 from chkpt_channels.discovery.law.network import LayerWeight, Network, is_no_kernel
 
@@ -114,7 +115,7 @@ class Places:
         trunk = self.network.trunk
         for module in modules(kernel)[trunk + 1 : trunk + 3]:
             inside = self.inside[module]
-            if len(inside) >= FEWEST_PART_LAYERS and kernel in inside[:MOST_LINEAR] and first_conv(inside) is kernel:
+            if len(inside) >= FEWEST_PART_LAYERS and kernel in _leading(inside):
                 return module
         return ""
 
@@ -156,7 +157,8 @@ class Places:
         start = _shared_length(a.layer, b.layer)
         depth = max(a.layer.count(".", start), b.layer.count(".", start)) + 1
         deepest = DEEPEST_BESIDE if a.layer.count(".", 0, start) > self.network.trunk else DEEPEST_BESIDE - 1
-        return depth <= deepest and (a.filters == b.filters or a.pattern == b.pattern)
+        is_series = a.pattern == b.pattern
+        return depth <= deepest and (is_series or (a.filters == b.filters and bool(start)))
 
     def _find_home(self, kernel: LayerWeight) -> tuple[str, str]:
         for module in reversed(modules(kernel)):
@@ -174,6 +176,17 @@ def modules(kernel: LayerWeight) -> list[str]:
 def first_conv(kernels: Sequence[LayerWeight]) -> LayerWeight | None:
     """The first that is a convolution."""
     return next((k for k in kernels if k.window and not is_no_kernel(k)), None)
+
+
+def _leading(kernels: Sequence[LayerWeight]) -> list[LayerWeight]:
+    """The convolutions that a part begins with, of one width: the first, and its branches. Of one channel the next is depthwise."""
+    first = first_conv(kernels)
+    if first is None or first not in kernels[:MOST_LINEAR]:
+        return []
+    if first.channels == 1:
+        return [first]
+    convs = (k for k in kernels if k.window and not is_no_kernel(k))
+    return [*takewhile(lambda k: k.channels == first.channels, convs)]
 
 
 def _shared_length(a: str, b: str) -> int:

@@ -69,8 +69,12 @@ class Placing:
             return True
         if kernel.channels != 1:
             return False
+        if self.judged.verdicts[kernel.at].by_place:
+            return False
         if self._is_right_behind(kernel, stems):
             return True
+        if self.places.part(kernel) and self.places.begins_tower(kernel):
+            return False
         unnamed = not self.network.ordered and not self.places.is_named(kernel)
         return (
             bool(stems or self.judged.patches)
@@ -91,7 +95,7 @@ class Placing:
         places, home = self.places, self.places.home(kernel)
         near = self.network.preceding(kernel, NEAR_BRANCHES)
         before = [s for s in stems if s.filters == kernel.filters and s in near]
-        return any((places.home(s) != home or kernel.follows(s)) and not places.take_same_input(s, kernel) for s in before)
+        return any((places.home(s) != home or _is_later(kernel, s)) and not places.take_same_input(s, kernel) for s in before)
 
     def why_misplaced(self, stems: Sequence[LayerWeight], patches: Sequence[tuple[LayerWeight, str]]) -> str:
         """Why these cannot all be first convs, or not these alone; "" where they can."""
@@ -114,11 +118,33 @@ class Placing:
         for maker in self.network.makers.get(stems[0].channels if len(parts) > 1 else 0, ()):
             if maker.is_wide and maker.channels > maker.filters and self.network.branch(maker) in parts:
                 return f"{maker.key} makes as many channels as an image has: one of several networks may take these"
+        if pair := self._in_a_row(stems):
+            return f"{pair[0].key} and {pair[1].key} may be a convolution and a depthwise one behind it"
         for kernel in stems:
             for other in self.judged.narrow:
                 if other not in stems and other.channels == kernel.channels and self.places.take_same_input(kernel, other):
                     return f"{other.key} stands where it takes the same input as {kernel.key}, and seems to be inside"
         return ""
 
+    def _in_a_row(self, stems: Sequence[LayerWeight]) -> tuple[LayerWeight, LayerWeight] | None:
+        """Two kernels of one channel in one block, whose filters a pointwise layer of the block takes: in a file without order."""
+        ones = [k for k in stems if k.channels == 1 and k.is_wide] if not self.network.ordered else []
+        for i, kernel in enumerate(ones):
+            home = self.places.home(kernel)
+            like = [k for k in ones[i + 1 :] if self.places.home(k) == home and k.filters == kernel.filters]
+            points = (k for k in self.places.inside[home] if k.is_point and k.channels == kernel.filters)
+            if home and like and next(points, None):
+                return kernel, like[0]
+        return None
+
     def _is_beside(self, kernel: LayerWeight, stem: LayerWeight) -> bool:
         return self._has_stems_place(kernel, [stem]) or self.places.are_beside(kernel, stem)
+
+
+def _is_later(kernel: LayerWeight, other: LayerWeight) -> bool:
+    """Whether a kernel of one block is known to come after another, and not beside it: with another name, or with a number that
+    leaves room for a norm between."""
+    if kernel.pattern != other.pattern:
+        return kernel.is_wide and other.is_wide
+    numbers = zip(kernel.pieces, other.pieces, strict=False)
+    return any(isinstance(a, int) and isinstance(b, int) and a > b + 1 for a, b in numbers)

@@ -163,6 +163,7 @@ class _Search:
             if any(k.is_wide for k in usual) and not any(k in usual for k in likely):
                 return 0
             likely = [k for k in likely if not ENDS.search(k.key)] or likely
+            likely = [k for k in likely if not self._is_fed_by(k, usual)] or likely
             if not any(k.channels in (1, 3) for k in likely):
                 likely = [k for k in likely if self.places.is_named_stem(k)] or likely
                 if len({k.channels for k in likely}) > 1:
@@ -170,6 +171,11 @@ class _Search:
         widths = {k.channels for k in likely}
         preferred = (3, 1, first.channels if first else 0)
         return next((w for w in preferred if w in widths), min(widths, default=0))
+
+    def _is_fed_by(self, kernel: LayerWeight, others: Sequence[LayerWeight]) -> bool:
+        """Whether one of the others makes its width: the image comes to that one first."""
+        makers = (k for k in others if k is not kernel and k.filters == kernel.channels and k.channels != kernel.channels)
+        return self.judged.verdicts[kernel.at].is_fed and next(makers, None) is not None
 
     def _patches(self, free: Sequence[LayerWeight], width: int) -> list[tuple[LayerWeight, str]]:
         """The patch embeddings of images of this width: beside convolutions only those that are called so."""
@@ -183,15 +189,16 @@ class _Search:
     def _may_be_image(self, kernel: LayerWeight, width: int = 0) -> bool:
         """Whether a kernel of another width than the image's `width` could begin a network too, as a second one in the same file
         does: with two images, or an image beside a latent."""
-        if kernel.filters < FEWEST_FILTERS or kernel.is_point:
+        begins = self.places.begins_network(kernel)
+        if kernel.filters < (FEWEST_FILTERS // 2 if begins else FEWEST_FILTERS) or kernel.is_point:
             return False
         is_alone = kernel.layer.count(".") <= self.network.trunk + 1 and self.places.is_named(kernel)
-        if not is_alone and not self.places.begins_network(kernel):
+        if not is_alone and not begins:
             return False
         if kernel.channels == 1:
             return self.places.is_named_stem(kernel) or width > 3
         verdict = self.judged.verdicts[kernel.at]
-        if kernel.channels in (2 * width, 3 * width, width + 1) and self.places.begins_network(kernel):
+        if kernel.channels in (2 * width, 3 * width, width + 1) and begins:
             return verdict.state is not State.INSIDE
         return verdict.state is State.FREE and not is_composed(self.network, kernel, is_named=self.places.is_named(kernel))
 
@@ -205,6 +212,8 @@ class _Search:
         if any(k.is_wide and k.channels >= 4 * k.filters for k in ends):
             return "the network outputs an image or a latent: this input could be a latent too"
         states = {width - image for image in range(1, 5)}
+        if any(state in patch_embeddings.SPACE_TO_DEPTH for state in states):
+            return "it could take blocks of pixels and something beside them"
         if any(k.filters == gates * state for k in stems for gates in (2, 3, 4) for state in states if state > 4):
             return "it could take an image and a state of the network together"
         return ""
