@@ -27,7 +27,7 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
     if channels == 1 and (kernel := _image_filter(places, stems)):
         return f"{kernel.layer} filters the one channel, and of several channels it would be depthwise"
     for stem in stems:
-        if stem.filters in ((channels, 2 * channels) if channels > 1 else range(MOST_EXTRA + 1)):
+        if stem.filters == channels:
             return f"{stem.layer} makes {stem.filters} channels, as few as an image has"
         for module, width, between in _behind(places, stem):
             extra, is_next = width - stem.filters, f".{module}".startswith(f".{stem.layer}".rpartition(".")[0] + ".")

@@ -73,14 +73,12 @@ class Placing:
             return False
         if self._is_right_behind(kernel, stems):
             return True
-        if self.places.part(kernel) and self.places.begins_tower(kernel):
+        if self.network.ordered or self.places.is_named(kernel) or not (stems or self.judged.patches):
             return False
-        unnamed = not self.network.ordered and not self.places.is_named(kernel)
-        return (
-            bool(stems or self.judged.patches)
-            and unnamed
-            and (self.judged.depthwise.is_beside_full(kernel) or bool(_LAST.search(kernel.key)))
-        )
+        if _LAST.search(kernel.key):
+            return True
+        begins = self.places.part(kernel) and self.places.begins_tower(kernel)
+        return not begins and self.judged.depthwise.is_beside_full(kernel)
 
     def _windows_beside(self, kernel: LayerWeight) -> list[LayerWeight]:
         """The branches with a window beside one that looks at single pixels."""
@@ -142,9 +140,11 @@ class Placing:
 
 
 def _is_later(kernel: LayerWeight, other: LayerWeight) -> bool:
-    """Whether a kernel of one block is known to come after another, and not beside it: with another name, or with a number that
-    leaves room for a norm between."""
+    """Whether a kernel of one block is known to come after another, and not beside it: with another name, in a later module, or
+    in a list with a number that leaves room for a norm between."""
     if kernel.pattern != other.pattern:
         return kernel.is_wide and other.is_wide
-    numbers = zip(kernel.pieces, other.pieces, strict=False)
-    return any(isinstance(a, int) and isinstance(b, int) and a > b + 1 for a, b in numbers)
+    words = [(a, b) for a, b in zip(kernel.layer.split("."), other.layer.split("."), strict=True) if a != b]
+    in_list = len(words) == 1 and kernel.layer.endswith(f".{words[0][0]}")
+    numbers = zip(kernel.pieces, other.pieces, strict=True)
+    return any(isinstance(a, int) and isinstance(b, int) and a > b + in_list for a, b in numbers)
