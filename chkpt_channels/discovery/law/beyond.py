@@ -27,7 +27,8 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
     if channels == 1 and (kernel := _image_filter(places, stems)):
         return f"{kernel.layer} filters the one channel, and of several channels it would be depthwise"
     for stem in stems:
-        if stem.filters == channels:
+        is_filter = channels == 1 and stem.filters <= MOST_EXTRA and stem.is_wide and _is_mixed(network, stem)
+        if stem.filters == channels or is_filter:
             return f"{stem.layer} makes {stem.filters} channels, as few as an image has"
         for module, width, between in _behind(places, stem):
             extra, is_next = width - stem.filters, f".{module}".startswith(f".{stem.layer}".rpartition(".")[0] + ".")
@@ -38,6 +39,12 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
         if kernel.window and kernel.filters > 1 and _takes_image(network, kernel, channels):
             return f"{kernel.layer} takes {kernel.channels} channels, {channels} more than any layers make"
     return ""
+
+
+def _is_mixed(network: Network, kernel: LayerWeight) -> bool:
+    """Whether a pointwise layer comes next and takes its channels: it may be depthwise over an image of as many."""
+    behind = network.following(kernel, 1)
+    return any(k.is_point and k.channels == kernel.filters for k in behind)
 
 
 def _image_filter(places: Places, stems: Sequence[LayerWeight]) -> LayerWeight | None:

@@ -215,6 +215,8 @@ class Depthwise:
         is_alone = kernel.layer.count(".") <= self.network.trunk
         if self.places.begins_tower(kernel) and (self.first in series or is_alone or self.places.begins_network(kernel)):
             return self.first in series or not self.has_point_behind(kernel)
+        if any(k.is_wide and k.channels == kernel.filters for k in self.network.following(kernel, 1)):
+            return True  # a pointwise layer mixes what a depthwise one filters
         home = self.places.home(kernel)
         is_only = all(self.places.home(k) == home for k in series)
         behind = [k for k in self.network.following(kernel, NEAREST) if k in self.places.inside[home]]

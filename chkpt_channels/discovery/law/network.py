@@ -29,7 +29,7 @@ _WEIGHT = re.compile(
 )
 # tensors of rank 2 to 5 that are no weights: 42 timm models have a 4-D pos_embed before their first convolution
 _NO_KERNEL = re.compile(
-    r"pos_embed(?!\w*[./]proj)|position|rel_pos|bias_table|(cls|reg|mask|dist)\w*_token|token_type|anchor|running_|norm\d*[./]weight$"
+    r"pos_embed|position|rel_pos|bias_table|(cls|reg|mask|dist)\w*_token|token_type|anchor|running_|norm\d*[./]weight$"
 )
 _UPSAMPLING = re.compile(r"up|deconv|transp|tconv|convt")
 _NUMBERS = re.compile(r"(\d+)")
@@ -137,7 +137,8 @@ def is_weight(tensor: Tensor) -> bool:
     """Whether this may be the weight of a convolution or a Linear layer: neither a vector nor a table of positions."""
     if not (tensor.dtype.floating or tensor.dtype.name in ("QI8", "QU8")) or not 2 <= len(tensor.shape) <= 5 or 0 in tensor.shape:
         return False
-    return bool(_WEIGHT.search(tensor.key)) and not _NO_KERNEL.search(tensor.key)
+    is_patch = len(tensor.shape) > 3 and tensor.shape[1] in (1, 3) and tensor.key.endswith("proj.weight")
+    return bool(_WEIGHT.search(tensor.key)) and (is_patch or not _NO_KERNEL.search(tensor.key))
 
 
 def orientation(weights: Sequence[Tensor], *, torch: bool) -> tuple[Layouts, bool]:

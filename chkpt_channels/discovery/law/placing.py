@@ -88,12 +88,15 @@ class Placing:
 
     def _is_right_behind(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
         """Whether it is depthwise over a stem's channels: behind it, no branch of it, and a pointwise layer takes them next."""
-        if not self.judged.depthwise.has_point_behind(kernel):
-            return False
         places, home = self.places, self.places.home(kernel)
         near = self.network.preceding(kernel, NEAR_BRANCHES)
-        before = [s for s in stems if s.filters == kernel.filters and s in near]
-        return any((places.home(s) != home or _is_later(kernel, s)) and not places.take_same_input(s, kernel) for s in before)
+        has_point = self.judged.depthwise.has_point_behind(kernel)
+        for stem in (s for s in stems if s.filters == kernel.filters and s in near):
+            is_next = self.network.ordered and kernel.at - stem.at == 1 and kernel.follows(stem)
+            is_behind = places.home(stem) != home or _is_later(kernel, stem)
+            if (has_point or is_next) and is_behind and not places.take_same_input(stem, kernel):
+                return True
+        return False
 
     def why_misplaced(self, stems: Sequence[LayerWeight], patches: Sequence[tuple[LayerWeight, str]]) -> str:
         """Why these cannot all be first convs, or not these alone; "" where they can."""
