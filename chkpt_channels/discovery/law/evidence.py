@@ -120,9 +120,12 @@ def looks_grouped(network: Network, kernel: LayerWeight) -> bool:
     """Whether a layer right before it makes as many channels as it has filters, and these can be cut into groups of its width."""
     if kernel.channels == 1 or kernel.filters % kernel.channels or kernel.filters == kernel.channels:
         return False
-    before = network.preceding(kernel, NEAREST)
-    fed = any(k.filters == kernel.channels for k in before)
-    return not fed and any(k.filters == kernel.filters and k.channels != kernel.channels for k in before)
+    if kernel.at not in network.grouped:
+        before = network.preceding(kernel, NEAREST)
+        fed = any(k.filters == kernel.channels for k in before)
+        made = not fed and any(k.filters == kernel.filters and k.channels != kernel.channels for k in before)
+        network.grouped[kernel.at] = made
+    return network.grouped[kernel.at]
 
 
 def is_full(network: Network, kernel: LayerWeight) -> bool:

@@ -98,6 +98,7 @@ class Network:
         self.by_layer = {k.layer: k for k in self.kernels}
         self.trunk = common_words([k.key for k in self.kernels])
         self.widths = _widths(tensors, self.by_layer)
+        self.grouped: dict[int, bool] = {}
         self.makers: defaultdict[int, list[LayerWeight]] = defaultdict(list)
         self.series: defaultdict[str, list[LayerWeight]] = defaultdict(list)
         for kernel in self.kernels:
@@ -126,7 +127,7 @@ class Network:
     def preceding(self, kernel: LayerWeight, most: int) -> list[LayerWeight]:
         """The nearest layers that are known to come before it, nearest first."""
         near = self.kernels[max(0, kernel.at - most) : kernel.at]
-        return [k for k in reversed(near) if self.ordered or kernel.follows(k)]
+        return near[::-1] if self.ordered else [k for k in reversed(near) if kernel.follows(k)]
 
     def following(self, kernel: LayerWeight, most: int) -> list[LayerWeight]:
         """The layers that come next in the order that there is."""
@@ -135,10 +136,13 @@ class Network:
 
 def is_weight(tensor: Tensor) -> bool:
     """Whether this may be the weight of a convolution or a Linear layer: neither a vector nor a table of positions."""
-    if not (tensor.dtype.floating or tensor.dtype.name in ("QI8", "QU8")) or not 2 <= len(tensor.shape) <= 5 or 0 in tensor.shape:
+    shape, key, dtype = tensor.shape, tensor.key, tensor.dtype
+    if not 2 <= len(shape) <= 5 or 0 in shape or not (dtype.floating or dtype.name in ("QI8", "QU8")):
         return False
-    is_patch = len(tensor.shape) > 3 and tensor.shape[1] in (1, 3) and tensor.key.endswith("proj.weight")
-    return bool(_WEIGHT.search(tensor.key)) and (is_patch or not _NO_KERNEL.search(tensor.key))
+    if not (key.endswith(".weight") or _WEIGHT.search(key)):
+        return False
+    is_patch = len(shape) > 3 and shape[1] in (1, 3) and key.endswith("proj.weight")
+    return is_patch or not _NO_KERNEL.search(key)
 
 
 def orientation(weights: Sequence[Tensor], *, torch: bool) -> tuple[Layouts, bool]:
@@ -190,7 +194,7 @@ def layer_of(key: str) -> str:
 def _kernel(tensor: Tensor, layouts: Layouts, biases: Mapping[str, int]) -> LayerWeight:
     shape, key = tensor.shape, tensor.key.replace("/", ".")
     layout = tensor.layout if tensor.layout and not tensor.layout.folded else layouts.get(len(shape))
-    filters, channels, *window = (1, 0) if layout is None or len(layout.axes) != len(shape) else _axes(layout)
+    filters, channels, *window = (1, 0) if layout is None or len(_axes(layout)) != len(shape) else _axes(layout)
     pieces = tuple(int(part) if part.isdecimal() else part for part in _NUMBERS.split(key))
     layer, sizes = layer_of(key), tuple(shape[axis] for axis in window)
     transposed = (
