@@ -66,7 +66,7 @@ class Evidence:
             return Verdict(grouped, f"may be a grouped convolution over the {kernel.filters} channels of an earlier layer")
         if not self.network.ordered and (maker := self._made_somewhere(kernel)):
             home = self.places.home(kernel)
-            if home == self.places.home(maker) and len(self.places.inside[home]) <= MOST_OF_STEM:
+            if home and home == self.places.home(maker) and len(self.places.inside[home]) <= MOST_OF_STEM:
                 return Verdict(State.INSIDE, f"{maker.key} of the same block makes {width} channels")
             return Verdict(State.OPEN, f"{maker.key} makes {width} channels, and the order is not known", is_fed=True)
         return Verdict(State.FREE)
