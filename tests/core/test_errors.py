@@ -19,12 +19,14 @@ from chkpt_channels import (
     UsageError,
 )
 from chkpt_channels.core.errors import Location, printable
+from chkpt_channels.discovery.like.names import OtherNetworkError
 
 CLASSES = [
     (UsageError, 2, "usage"),
     (DamagedError, 3, "damaged"),
     (UnknownFormatError, 3, "unknown_format"),
     (UnsupportedError, 4, "unsupported"),
+    (OtherNetworkError, 4, "unsupported"),
     (AmbiguousError, 4, "ambiguous"),
     (FileSystemError, 5, "system"),
     (PostPublishError, 5, "system"),

@@ -28,7 +28,8 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
         return f"{kernel.layer} filters the one channel, and of several channels it would be depthwise"
     for stem in stems:
         is_filter = channels == 1 and stem.filters <= MOST_EXTRA and stem.is_wide and _is_mixed(network, stem)
-        if stem.filters == channels or is_filter:
+        is_adapter = stem.filters == channels and any(k.channels == channels for k in network.kernels if k not in stems)
+        if is_adapter or is_filter:
             return f"{stem.layer} makes {stem.filters} channels, as few as an image has"
         for module, width, between in _behind(places, stem):
             extra, is_next = width - stem.filters, f".{module}".startswith(f".{stem.layer}".rpartition(".")[0] + ".")

@@ -17,7 +17,7 @@ from chkpt_channels.discovery.law.network import LayerWeight, Network, is_no_ker
 # names of first convolutions, wherever they stand: timm conv_stem and patch_embed, diffusers conv_in, RRDBNet conv_first,
 # vit-pytorch to_patch_embedding, transformers embedder
 _STEM = re.compile(
-    r"(^|[._/])(conv_?stem|stem\w*|conv_?in|conv_?first|first_?conv|patch_?embed\w*|embedder|init(ial)?_?(conv|block)|to_patch\w*)"
+    r"(^|[._/])(conv_?stem|stem\w*|conv_?in(it)?|conv_?first|first_?conv|patch_?embed\w*|embedder|init(ial)?_?(conv|block)|to_patch\w*)"
     r"([._/]|$)"
 )
 # names that stems have near the top of a network, and other layers deeper in it: DPN conv1_1, U-Nets inc, in a Sequential

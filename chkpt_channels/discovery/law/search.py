@@ -157,7 +157,8 @@ class _Search:
         is_free = first is not None and self.judged.state(first) is not State.INSIDE
         if first and is_free and first.channels in (1, 3) and self.channels in (None, first.channels):
             return first.channels
-        likely = [k for k in free if k.channels in (1, 3) or k is first or self._may_be_image(k)] or [*unsure] or [*free]
+        likely = [k for k in free if k.channels in (1, 3) or k is first or self._may_be_image(k)]
+        likely = likely or [k for k in unsure if k.channels in (1, 3)] or [*free] or [*unsure]
         if not self.network.ordered:
             usual = [k for k in (*free, *unsure) if k.channels in (1, 3) and not ENDS.search(k.key)]
             if any(k.is_wide for k in usual) and not any(k in usual for k in likely):
@@ -199,7 +200,8 @@ class _Search:
             return self.places.is_named_stem(kernel) or width > 3
         verdict = self.judged.verdicts[kernel.at]
         if kernel.channels in (2 * width, 3 * width, width + 1) and begins:
-            return verdict.state is not State.INSIDE
+            makers = self.network.makers.get(kernel.channels, ())
+            return all(k is kernel or ENDS.search(k.key) for k in makers)
         return verdict.state is State.FREE and not is_composed(self.network, kernel, is_named=self.places.is_named(kernel))
 
     def _why_latent(self, stems: Sequence[LayerWeight], width: int) -> str:
