@@ -95,8 +95,45 @@ BOTH: dict[str, tuple[Named, dict[str, tuple[str, int]]]] = {
             "features.conv2_1.c1x1_a.conv.weight": (96, 64, 1, 1),
             "features.conv2_1.c3x3_b.conv.weight": (96, 3, 3, 3),
             "features.conv2_1.c1x1_c.conv.weight": (272, 96, 1, 1),
+            "features.conv3_1.c1x1_a.conv.weight": (192, 272, 1, 1),
+            "features.conv3_1.c3x3_b.conv.weight": (192, 6, 3, 3),
+            "features.conv3_1.c1x1_c.conv.weight": (528, 192, 1, 1),
         },
         {"features.conv1_1.conv.weight": ("OIHW", 3)},
+    ),
+    "grouped once, which nothing confirms": (
+        {
+            "features.conv1_1.conv.weight": (64, 3, 7, 7),
+            "features.conv2_1.c1x1_a.conv.weight": (96, 64, 1, 1),
+            "features.conv2_1.c3x3_b.conv.weight": (96, 3, 3, 3),
+            "features.conv2_1.c1x1_c.conv.weight": (272, 96, 1, 1),
+        },
+        {"features.conv1_1.conv.weight": ("OIHW", 3)},
+    ),
+    "residual blocks without a stem": (
+        {
+            "layer1.0.conv1.weight": (16, 3, 3, 3),
+            "layer1.0.conv2.weight": (16, 16, 3, 3),
+            "layer1.0.shortcut.0.weight": (16, 3, 1, 1),
+            "layer2.0.conv1.weight": (32, 16, 3, 3),
+            "layer2.0.conv2.weight": (32, 32, 3, 3),
+            "layer2.0.shortcut.0.weight": (32, 16, 1, 1),
+        },
+        {"layer1.0.conv1.weight": ("OIHW", 3), "layer1.0.shortcut.0.weight": ("OIHW", 3)},
+    ),
+    "the layers of nnU-Net under two names": (
+        {
+            f"{coder}stages.{i}.{name}.weight": shape
+            for coder in ("encoder.", "decoder.encoder.")
+            for i, shape in enumerate([(32, 3, 3, 3), (64, 32, 3, 3), (96, 64, 3, 3)])
+            for name in ("conv", "all_modules.0")
+        }
+        | {"decoder.seg_layers.0.weight": (2, 32, 1, 1)},
+        {
+            f"{coder}stages.0.{name}.weight": ("OIHW", 3)
+            for coder in ("encoder.", "decoder.encoder.")
+            for name in ("conv", "all_modules.0")
+        },
     ),
     "coat: a Conv1d over three scales": (
         {
@@ -137,7 +174,12 @@ BOTH: dict[str, tuple[Named, dict[str, tuple[str, int]]]] = {
 
 
 # several stems that are not alike, or copies whose stems another copy could feed: a refusal is an answer too
-HARD = {"crossvit", "RAFT: two encoders, not alike", "student and teacher with three classes"}
+HARD = {
+    "grouped once, which nothing confirms",
+    "crossvit",
+    "RAFT: two encoders, not alike",
+    "student and teacher with three classes",
+}
 
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["in module order", "in no order"])
@@ -206,6 +248,28 @@ def test_nothing_is_guessed(named: Named, ordered: bool, candidates: set[str]):
     assert found.first_convs == ()
     assert {candidate.key for candidate in found.candidates} == candidates
     assert all(candidate.why_not for candidate in found.candidates)
+
+
+EDANET: Named = {
+    "layers.0.conv.weight": (12, 3, 3, 3),
+    "layers.0.bn.weight": (15,),
+    "layers.1.conv.weight": (45, 15, 3, 3),
+    "layers.2.conv.weight": (60, 45, 3, 3),
+}
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["in module order", "in no order"])
+def test_where_the_image_goes_past_the_stem_no_kernel_is_right(ordered: bool):
+    found = find(tensors(EDANET), ordered=ordered)
+    assert found.first_convs == ()
+    assert found.why_not == "layers.0.bn takes 15 channels, the 12 of layers.0.conv and 3 of the image"
+    assert found.candidates[0] == (
+        "layers.0.conv.weight",
+        (12, 3, 3, 3),
+        f"the image goes past the first convs: {found.why_not}",
+        False,
+    )
+    assert find(tensors(NET), ordered=ordered).why_not == ""
 
 
 VIT: Named = {
