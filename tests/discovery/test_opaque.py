@@ -15,7 +15,7 @@ from chkpt_channels.discovery.opaque import searched
 from chkpt_channels.discovery.request import SearchRequest
 from tests.support.memory import Memory, kernel
 
-REST = {"bn1.weight": kernel(8), "conv2.weight": kernel(16, 8, 3, 3), "fc.weight": kernel(4, 16)}
+REST = {"bn1.weight": kernel(8), "conv2.weight": kernel(20, 8, 3, 3), "fc.weight": kernel(4, 20)}
 STEM = {"conv1.weight": kernel(8, 3, 3, 3)}
 BYTES = np.ones((8, 3, 3, 3), "i1")
 
@@ -57,10 +57,10 @@ def test_a_first_conv_of_integers_without_a_scale_is_refused(name: str):
 @pytest.mark.parametrize(
     "memory",
     [
-        store({**STEM, **REST}, weight("conv3.weight", (32, 16, 3, 3), follows=3)),
+        store({**STEM, **REST}, weight("conv3.weight", (32, 20, 3, 3), follows=3)),
         store({**STEM, **REST}, weight("loss.weight", (10,))),
         store({**STEM, **REST}, weight("batch", (8, 3, 32, 32))),
-        Memory({"": {**STEM, **REST, "conv3.weight": np.ones((32, 16, 3, 3), "i1")}}),
+        Memory({"": {**STEM, **REST, "conv3.weight": np.ones((32, 20, 3, 3), "i1")}}),
         Memory({"": {**STEM, **REST}, "images": {"0": np.ones((8, 3, 32, 32), "u1")}}),
     ],
     ids=["an inner kernel", "a vector", "no weight", "inner integers", "pictures"],
