@@ -98,7 +98,9 @@ def test_widths_that_layers_make_show_no_image(name: str, ordered: bool):
 
 def test_one_channel_that_is_filtered_first_would_be_filtered_each():
     """A Sobel or a blur over gray is depthwise over colors: no edit of the stem makes it so."""
-    blurred: Named = {"blur": (1, 1, 5, 5), "conv1": (16, 1, 3, 3), "fc": (10, 16)}
+    net: Named = {"conv1": (16, 1, 3, 3), "conv2": (16, 16, 3, 3), "fc": (10, 16)}
+    blurred = {"blur": (1, 1, 5, 5), **net}
     assert why(blurred, "conv1", channels=1) == "blur filters the one channel, and of several channels it would be depthwise"
-    assert why({"gate": (1, 16, 5, 5), **blurred}, "conv1", channels=1) == ""
-    assert why({**blurred, "blur": (1, 1, 1, 1)}, "conv1", channels=1) == ""
+    assert why({"gate": (1, 16, 5, 5), **net}, "conv1", channels=1) == ""
+    assert why({"filter": (1, 1, 5, 1), **net}, "conv1", channels=1) == ""
+    assert why({**net, "blur": (1, 1, 5, 5)}, "conv1", channels=1) == ""

@@ -182,9 +182,9 @@ def test_a_named_module_is_one_without_a_number(layer: str, expected: bool):
         ("stem.a", "stem.b", ((8, 3, 3, 3), (16, 3, 3, 3)), False),
         ("stem.a.b.c.conv", "stem.x.conv", ((48, 3, 3, 3), (48, 3, 1, 1)), False),
         ("image.a.b", "depth.a.b", ((48, 3, 3, 3), (48, 3, 3, 3)), False),
-        ("image.a", "depth.a", ((48, 3, 3, 3), (48, 3, 3, 3)), True),
+        ("encoder1.conv", "encoder2.conv", ((48, 3, 3, 3), (64, 3, 3, 3)), True),
     ],
-    ids=["branches of a stem", "a series", "neither", "too deep", "too deep for the whole network", "two at the top"],
+    ids=["branches of a stem", "a series", "neither", "too deep", "too deep for the whole network", "a series at the top"],
 )
 def test_branches_stand_beside_each_other(a: str, b: str, shapes: tuple[tuple[int, ...], ...], expected: bool):
     found, by_layer = places({a: shapes[0], b: shapes[1], "fc": (9, 48)})
