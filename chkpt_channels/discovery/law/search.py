@@ -212,9 +212,12 @@ class _Search:
         if any(k.is_wide and k.channels >= 4 * k.filters for k in ends):
             return "the network outputs an image or a latent: this input could be a latent too"
         states = {width - image for image in range(1, 5)}
-        if any(state in patch_embeddings.SPACE_TO_DEPTH for state in states):
+        blocks = [k for state in states if state in patch_embeddings.SPACE_TO_DEPTH for k in self.network.makers.get(state, ())]
+        if any(k.is_wide for k in blocks):  # FFDNet takes 12 and the noise, and makes 12
             return "it could take blocks of pixels and something beside them"
-        if any(k.filters == gates * state for k in stems for gates in (2, 3, 4) for state in states if state > 4):
+        taken = {k.channels for k in self.network.kernels}  # gates are cut into pieces before any layer takes them
+        gates = {number * state for number in (2, 3, 4) for state in states if state > 4} - taken
+        if any(k.filters in gates for k in stems):
             return "it could take an image and a state of the network together"
         return ""
 
