@@ -18,6 +18,8 @@ from chkpt_channels.formats.base import TensorStore
 
 MOST_TOGETHER = 6
 """Stems that a hint names together; more are seldom all stems."""
+MOST_OPTIONS = 3
+"""Choices of layers in a hint."""
 _ANY = SearchRequest()
 
 
@@ -145,14 +147,19 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
 
 
 def _hint(candidates: Sequence[Candidate]) -> str:
-    """The options that name these candidates: all that are needed together, or one of the first. Those of one width that are
-    refused for one reason may all see the image: one of them alone would leave the others."""
-    needed = [c for c in candidates if c.needed]
+    """The options that name these candidates: all that are needed together; or those of one width that are refused for one reason,
+    which may see the image together or one of them alone."""
+    if needed := [c for c in candidates if c.needed]:
+        return f"{_layers(needed)}   or   {LIKE_HINT}"
     first = candidates[0]
     alike = [c for c in candidates if (c.why_not, c.shape[1:2]) == (first.why_not, first.shape[1:2])]
-    if together := needed or (alike if 1 < len(alike) <= MOST_TOGETHER else []):
-        return "   or   ".join([" ".join(f"--layer {c.key}" for c in together), LIKE_HINT])
-    return "   or   ".join([*(f"--layer {c.key}" for c in candidates[:3]), LIKE_HINT])
+    together = [alike] if 1 < len(alike) <= MOST_TOGETHER else []
+    alone = [[c] for c in candidates[: MOST_OPTIONS - len(together)]]
+    return "   or   ".join([*map(_layers, [*together, *alone]), LIKE_HINT])
+
+
+def _layers(candidates: Sequence[Candidate]) -> str:
+    return " ".join(f"--layer {c.key}" for c in candidates)
 
 
 def _check_complete(location: Location, finding: search.Finding, named: Sequence[FirstConv]) -> None:

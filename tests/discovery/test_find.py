@@ -154,7 +154,7 @@ def test_a_layout_makes_the_channels_what_it_says():
             OPEN,
             AmbiguousError,
             "a.pth: 4 tensors could be the first convolution",
-            "--layer image.a.weight --layer image.b.weight",
+            "--layer image.a.weight --layer image.b.weight   or   --layer image.a.weight   or   --layer image.b.weight",
         ),
         (
             LATENT,

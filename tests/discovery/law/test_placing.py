@@ -145,6 +145,16 @@ MISPLACED: dict[str, tuple[Named, tuple[str, ...], str]] = {
         ("netG.conv_in", "netD.conv_in"),
         "netG.last.weight makes as many channels as an image has: one of several networks may take these",
     ),
+    "the last layer of a generator": (
+        {"main.0": (100, 256, 4, 4), "main.3": (256, 128, 4, 4), "main.6": (128, 64, 4, 4), "main.9": (64, 3, 4, 4)},
+        ("main.9",),
+        "main.9.weight may be transposed: then it makes 3 channels and takes 64",
+    ),
+    "the last layer of an autoencoder": (
+        {"enc.0": (16, 3, 3, 3), "enc.2": (32, 16, 3, 3), "dec.0": (32, 16, 3, 3), "dec.2": (16, 3, 3, 3)},
+        ("enc.0", "dec.2"),
+        "dec.2.weight may be transposed: then it makes 3 channels and takes 16",
+    ),
     "one of a pair that takes one input": (
         RESBLOCKS,
         ("layer1.0.conv1",),

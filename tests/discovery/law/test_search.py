@@ -48,6 +48,14 @@ SEGMENTATION: Named = {**NET, "head.weight": (3, 24, 1, 1)}
 BOTH: dict[str, tuple[Named, dict[str, tuple[str, int]]]] = {
     "resnet": (NET, {"conv1.weight": ("OIHW", 3)}),
     "13 bands": ({**NET, "conv1.weight": (16, 13, 7, 7)}, {"conv1.weight": ("OIHW", 13)}),
+    "10 bands": (
+        {"conv1.weight": (32, 10, 3, 3), "conv2.weight": (64, 32, 3, 3), "fc.weight": (10, 64)},
+        {"conv1.weight": ("OIHW", 10)},
+    ),
+    "LeNet": (
+        {"conv1.weight": (6, 3, 5, 5), "conv2.weight": (16, 6, 5, 5), "fc1.weight": (120, 400), "fc2.weight": (84, 120)},
+        {"conv1.weight": ("OIHW", 3)},
+    ),
     "a position embedding first": ({"pos_embed": (1, 3, 14, 14), **NET}, {"conv1.weight": ("OIHW", 3)}),
     "decoder to three channels": (
         {
@@ -222,6 +230,40 @@ NONE: dict[str, tuple[Named, bool, set[str]]] = {
         {"main.0.weight": (100, 512, 4, 4), "main.3.weight": (512, 64, 4, 4), "main.6.weight": (64, 3, 4, 4)},
         True,
         {"main.6.weight"},
+    ),
+    "a generator behind a product": (
+        {"fc.weight": (8192, 100), "net.0.weight": (128, 64, 4, 4), "net.3.weight": (64, 3, 4, 4)},
+        True,
+        {"net.3.weight"},
+    ),
+    "an autoencoder whose decoder has no biases, in no order": (
+        {
+            "enc.0.weight": (16, 3, 3, 3),
+            "enc.2.weight": (32, 16, 3, 3),
+            "dec.0.weight": (32, 16, 3, 3),
+            "dec.2.weight": (16, 3, 3, 3),
+        },
+        False,
+        {"enc.0.weight", "enc.2.weight", "dec.0.weight", "dec.2.weight"},
+    ),
+    "a transformer over latents": (
+        {
+            "pos_embed.proj.weight": (1152, 4, 2, 2),
+            "transformer_blocks.0.attn1.to_q.weight": (1152, 1152),
+            "proj_out_2.weight": (32, 1152),
+        },
+        True,
+        {"pos_embed.proj.weight"},
+    ),
+    "a recurrent cell over colors and its state of 8": (
+        {"cell.conv.weight": (32, 11, 3, 3), "out.weight": (4, 8, 1, 1)},
+        True,
+        {"cell.conv.weight", "out.weight"},
+    ),
+    "blocks of pixels and a map of noise": (
+        {"model.0.weight": (96, 15, 3, 3), "model.2.weight": (96, 96, 3, 3), "model.4.weight": (12, 96, 3, 3)},
+        True,
+        {"model.0.weight"},
     ),
     "a square that fits every layout": ({"conv.weight": (3, 3, 3, 3)}, False, {"conv.weight"}),
     "a kernel that fits two layouts": ({"conv.weight": (16, 3, 3, 3)}, False, {"conv.weight"}),
