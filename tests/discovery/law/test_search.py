@@ -248,12 +248,12 @@ NONE: dict[str, tuple[Named, bool, set[str]]] = {
     ),
     "a transformer over latents": (
         {
-            "pos_embed.proj.weight": (1152, 4, 2, 2),
-            "transformer_blocks.0.attn1.to_q.weight": (1152, 1152),
-            "proj_out_2.weight": (32, 1152),
+            "x_embedder.proj.weight": (1152, 4, 2, 2),
+            "blocks.0.attn.proj.weight": (1152, 1152),
+            "final_layer.linear.weight": (32, 1152),
         },
         True,
-        {"pos_embed.proj.weight"},
+        {"x_embedder.proj.weight"},
     ),
     "a recurrent cell over colors and its state of 8": (
         {"cell.conv.weight": (32, 11, 3, 3), "out.weight": (4, 8, 1, 1)},
