@@ -147,7 +147,7 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
 
 
 def _hint(candidates: Sequence[Candidate]) -> str:
-    """The options that name these candidates: all that are needed together; or those of one width that are refused for one reason,
+    """The options that name these candidates: all that are needed together; or those of one width and one reason against them,
     which may see the image together or one of them alone."""
     if needed := [c for c in candidates if c.needed]:
         return f"{_layers(needed)}   or   {LIKE_HINT}"
