@@ -157,7 +157,9 @@ class Depthwise:
         first = self.first
         if first is None or kernel is first or first.channels != 1:
             return False
-        return self.places.take_same_input(first, kernel) or self.places.are_analogous(kernel, first)
+        if self.places.take_same_input(first, kernel):
+            return True
+        return self.places.are_analogous(kernel, first) and not self._is_bottleneck(kernel)
 
     def _is_made(self, kernel: LayerWeight) -> bool:
         """Whether one of the layers before it makes its channels out of several; a gated one twice as many, two that are joined

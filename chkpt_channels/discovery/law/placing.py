@@ -118,9 +118,11 @@ class Placing:
         if misplaced := next((k for k in stems if k not in placed), None):
             return f"{misplaced.key} takes as many channels as an image has, and does not stand where first convs do"
         parts = {self.network.branch(k) for k in stems}
-        for maker in self.network.makers.get(stems[0].channels if len(parts) > 1 else 0, ()):
+        width = stems[0].channels if len(parts) > 1 else 0
+        passed = (width, width - 3) if width > 3 else (width,)  # a refinement takes the image and the alpha that comes before it
+        for maker in (k for made in passed for k in self.network.makers.get(made, ())):
             if maker.is_wide and maker.channels > maker.filters and self.network.branch(maker) in parts:
-                return f"{maker.key} makes as many channels as an image has: one of several networks may take these"
+                return f"{maker.key} makes what one of several networks may take"
         if pair := self._in_a_row(stems):
             return f"{pair[0].key} and {pair[1].key} may be a convolution and a depthwise one behind it"
         for kernel in stems:
@@ -130,7 +132,7 @@ class Placing:
         return ""
 
     def _in_a_row(self, stems: Sequence[LayerWeight]) -> tuple[LayerWeight, LayerWeight] | None:
-        """Two kernels of one channel in one block, whose filters a pointwise layer of the block takes: in a file without order."""
+        """In a file without order two kernels of one channel in one block, whose filters a pointwise layer of it takes."""
         ones = [k for k in stems if k.channels == 1 and k.is_wide] if not self.network.ordered else []
         for i, kernel in enumerate(ones):
             home = self.places.home(kernel)

@@ -43,6 +43,11 @@ PAST: dict[str, tuple[Named, str, str]] = {
         "stem.conv",
         "refine.conv takes 67 channels, {}",
     ),
+    "the image joined to the last layer, which makes a mask": (
+        {"stem.conv": (32, 3, 3, 3), "body.conv": (64, 32, 3, 3), "refine.conv": (1, 67, 3, 3)},
+        "stem.conv",
+        "refine.conv takes 67 channels, {}",
+    ),
     "a network that makes another image": (
         {"colors.a": (3, 3, 3, 3), "body.conv": (64, 3, 3, 3), "body.b": (9, 64, 3, 3)},
         "colors.a",
@@ -104,3 +109,8 @@ def test_one_channel_that_is_filtered_first_would_be_filtered_each():
     assert why({"gate": (1, 16, 5, 5), **net}, "conv1", channels=1) == ""
     assert why({"filter": (1, 1, 5, 1), **net}, "conv1", channels=1) == ""
     assert why({**net, "blur": (1, 1, 5, 5)}, "conv1", channels=1) == ""
+
+
+def test_a_gate_over_a_mean_and_a_maximum_takes_no_image():
+    net: Named = {"conv1": (64, 1, 7, 7), "gate.squeeze": (1, 64, 1, 1), "gate.conv": (1, 2, 7, 7), "layer1.conv": (64, 64, 3, 3)}
+    assert why(net, "conv1", channels=1) == ""

@@ -145,6 +145,13 @@ def test_a_series_of_depthwise_layers_needs_a_layer_that_makes_their_widths():
     assert verdicts(made, ordered=False)["a.1.b.conv"].state is INSIDE
 
 
+def test_depthwise_between_two_pointwise_layers_takes_no_image_though_it_stands_as_the_first_does():
+    named = {"stem.dw": (16, 1, 3, 3), "stem.pw": (32, 16, 1, 1), "body.dw": (32, 1, 3, 3), "body.pw": (64, 32, 1, 1)}
+    found = verdicts(named, ordered=True)
+    assert found["stem.dw"].state is FREE
+    assert found["body.dw"].state is INSIDE
+
+
 def test_evidence_on_both_sides_leaves_it_open():
     named = {"a.conv1": (16, 1, 3, 3), "a.conv2": (24, 16, 3, 3), "b.conv1": (24, 1, 3, 3), "b.conv2": (24, 24, 3, 3)}
     found = verdicts({**named, "c.conv1": (24, 24, 3, 3), "c.conv2": (24, 24, 3, 3)}, ordered=True)

@@ -143,7 +143,7 @@ MISPLACED: dict[str, tuple[Named, tuple[str, ...], str]] = {
     "two networks, one of which makes colors": (
         GAN,
         ("netG.conv_in", "netD.conv_in"),
-        "netG.last.weight makes as many channels as an image has: one of several networks may take these",
+        "netG.last.weight makes what one of several networks may take",
     ),
     "the last layer of a generator": (
         {"main.0": (100, 256, 4, 4), "main.3": (256, 128, 4, 4), "main.6": (128, 64, 4, 4), "main.9": (64, 3, 4, 4)},
@@ -154,6 +154,17 @@ MISPLACED: dict[str, tuple[Named, tuple[str, ...], str]] = {
         {"enc.0": (16, 3, 3, 3), "enc.2": (32, 16, 3, 3), "dec.0": (32, 16, 3, 3), "dec.2": (16, 3, 3, 3)},
         ("enc.0", "dec.2"),
         "dec.2.weight may be transposed: then it makes 3 channels and takes 16",
+    ),
+    "a refinement that may take the alpha that a network makes": (
+        {
+            "enc.conv1": (64, 4, 3, 3),
+            "enc.conv2": (64, 64, 3, 3),
+            "enc.alpha": (1, 64, 5, 5),
+            "refine.conv1": (64, 4, 3, 3),
+            "refine.conv2": (64, 64, 3, 3),
+        },
+        ("enc.conv1", "refine.conv1"),
+        "enc.alpha.weight makes what one of several networks may take",
     ),
     "one of a pair that takes one input": (
         RESBLOCKS,
