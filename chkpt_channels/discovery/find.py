@@ -18,9 +18,9 @@ from chkpt_channels.formats.base import TensorStore
 
 MOST_TOGETHER = 6
 """Stems that a hint names together; more are seldom all stems."""
+MOST_OPTIONS = 3
+"""Choices of layers in a hint."""
 _ANY = SearchRequest()
-_SEVERAL = "several convs could see the image"
-"""What the search says of kernels of one width that no layer is known to make: each of them is a stem, or none."""
 
 
 def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _ANY) -> search.Finding:
@@ -133,6 +133,9 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
     weight, _ = opaque.candidates_among(checkpoint, finding)
     if weight:
         raise location.at(weight.name).unsupported(weight.what, hint=weight.hint)
+    if finding.why_not:  # one of the kernels alone would give a network that does not load
+        what = f"no edit of first convolutions is right: {finding.why_not}"
+        raise AmbiguousError(what, file=location.file, candidates=finding.candidates, hint=LIKE_HINT)
     if not finding.candidates:
         hint = f"name it: --layer KEY --layout LAYOUT   or   {LIKE_HINT}"
         raise UnsupportedError("holds no convolution that could see an image", file=location.file, hint=hint)
@@ -144,12 +147,19 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
 
 
 def _hint(candidates: Sequence[Candidate]) -> str:
-    """The options that name these candidates: all that are needed together, or one of the first."""
-    needed = [c for c in candidates if c.needed]
-    alike = [c for c in candidates if c.why_not == _SEVERAL and c.shape[1:2] == candidates[0].shape[1:2]]
-    if together := needed or (alike if 1 < len(alike) <= MOST_TOGETHER else []):
-        return "   or   ".join([" ".join(f"--layer {c.key}" for c in together), LIKE_HINT])
-    return "   or   ".join([*(f"--layer {c.key}" for c in candidates[:3]), LIKE_HINT])
+    """The options that name these candidates: all that are needed together; or those of one width and one reason against them,
+    which may see the image together or one of them alone."""
+    if needed := [c for c in candidates if c.needed]:
+        return f"{_layers(needed)}   or   {LIKE_HINT}"
+    first = candidates[0]
+    alike = [c for c in candidates if (c.why_not, c.shape[1:2]) == (first.why_not, first.shape[1:2])]
+    together = [alike] if 1 < len(alike) <= MOST_TOGETHER else []
+    alone = [[c] for c in candidates[: MOST_OPTIONS - len(together)]]
+    return "   or   ".join([*map(_layers, [*together, *alone]), LIKE_HINT])
+
+
+def _layers(candidates: Sequence[Candidate]) -> str:
+    return " ".join(f"--layer {c.key}" for c in candidates)
 
 
 def _check_complete(location: Location, finding: search.Finding, named: Sequence[FirstConv]) -> None:

@@ -14,11 +14,9 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.find import compare_with_like, find_first_convs, select_first_convs
 from chkpt_channels.discovery.law.search import Finding
-from chkpt_channels.discovery.request import ConfigHints, Like, LikeGroup, LikeTensor, SearchRequest
+from chkpt_channels.discovery.request import LIKE_HINT, ConfigHints, Like, LikeGroup, LikeTensor, SearchRequest
 from chkpt_channels.formats.graph import ModelGraph
 from tests.support.memory import NET, Memory, kernel
-
-SECOND = kernel(8, 3, 5, 5)
 
 
 class Naming(ModelGraph):
@@ -116,7 +114,7 @@ def test_a_number_of_channels_in_a_configuration_settles_a_width():
     found = find_first_convs(checkpoint, hinted(channels=6))
     assert shown(found) == [("b.stem.weight", "OIHW", 6, "sidecar")]
     assert found.first_convs[0].why == "config.json says 6 channels"
-    assert shown(find_first_convs(checkpoint, asked(from_channels=6))) == [("b.stem.weight", "OIHW", 6, "shapes")]
+    assert shown(find_first_convs(checkpoint, asked(from_channels=6))) == [("b.stem.weight", "OIHW", 6, "names")]
     assert find_first_convs(checkpoint, hinted(channels=7)).first_convs == ()
 
 
@@ -156,7 +154,7 @@ def test_a_layout_makes_the_channels_what_it_says():
             OPEN,
             AmbiguousError,
             "a.pth: 4 tensors could be the first convolution",
-            "--layer image.a.weight --layer image.b.weight",
+            "--layer image.a.weight --layer image.b.weight   or   --layer image.a.weight   or   --layer image.b.weight",
         ),
         (
             LATENT,
@@ -178,9 +176,25 @@ def test_every_refusal_for_ambiguity_names_like():
     for net in (OPEN, LATENT, {"fc.weight": kernel(5, 8)}):
         with pytest.raises(UnsupportedError) as refused:
             select_first_convs(Memory({"": net}), asked())
-        assert refused.value.hint.endswith(
-            '   or   --like LIKE.pth, made by torch.save(Net(in_channels=1).state_dict(), "LIKE.pth")'
-        )
+        assert refused.value.hint.endswith(f"   or   {LIKE_HINT}")
+
+
+PAST = {
+    "layers.0.conv.weight": kernel(12, 3, 3, 3),
+    "layers.0.bn.weight": kernel(15),
+    "layers.1.conv.weight": kernel(45, 15, 3, 3),
+    "fc.weight": kernel(9, 45),
+}
+"""EDANet joins the image to what its first convolution makes."""
+
+
+def test_where_the_image_goes_past_the_stem_no_layer_is_offered():
+    with pytest.raises(AmbiguousError) as refused:
+        select_first_convs(Memory({"": PAST}), asked())
+    why = "no edit of first convolutions is right: layers.0.bn takes 15 channels, the 12 of layers.0.conv and 3 of the image"
+    assert str(refused.value).startswith(f"a.pth: {why}")
+    assert refused.value.candidates[0].key == "layers.0.conv.weight"
+    assert refused.value.hint == LIKE_HINT
 
 
 def like(net: Mapping[str, np.ndarray], **words: Any) -> SearchRequest:
@@ -220,7 +234,9 @@ def test_candidates_say_what_speaks_against_each():
     with pytest.raises(AmbiguousError) as refused:
         select_first_convs(Memory({"": OPEN}), asked())
     reasons = {c.key: c.why_not for c in refused.value.candidates}
-    assert reasons["image.a.weight"] == reasons["image.b.weight"] == "several convs could see the image"
+    why = "image.b.weight takes as many channels as an image has, and does not stand where first convs do"
+    assert reasons["image.a.weight"] == reasons["image.b.weight"] == why
+    assert reasons["image.c.weight"] == "an earlier layer makes 9 channels"
     assert "image.b.weight" in refused.value.hint
 
 
@@ -230,17 +246,14 @@ LORA = {
     "patches.projection.lora_B.default.weight": kernel(32, 4, 1, 1),
     "layers.0.q.weight": kernel(32, 32),
 }
-"""An adapter sees the image beside the layer that it adapts."""
 
 
-def test_the_hint_names_all_that_are_needed_together():
-    checkpoint = Memory({"": LORA})
-    with pytest.raises(AmbiguousError) as refused:
-        select_first_convs(checkpoint, asked())
-    base, adapter, *_ = LORA
+def test_an_adapter_sees_the_image_beside_the_layer_that_it_adapts():
+    checkpoint, (base, adapter, *_) = Memory({"": LORA}), LORA
+    assert [conv.tensor.name for conv in select_first_convs(checkpoint, asked()).first_convs] == [base, adapter]
+    with pytest.raises(AmbiguousError, match="sees the image together with") as refused:
+        select_first_convs(checkpoint, asked(layers=[base]))
     assert refused.value.hint == f"--layer {base} --layer {adapter}"
-    found = select_first_convs(checkpoint, asked(layers=refused.value.hint.split()[1::2])).first_convs
-    assert [conv.tensor.name for conv in found] == [base, adapter]
 
 
 @pytest.mark.parametrize("layers", [[], ["conv1"]])
@@ -250,7 +263,8 @@ def test_candidates_that_are_needed_together_are_named_together(monkeypatch: pyt
     monkeypatch.setattr("chkpt_channels.discovery.law.search.find", lambda *_, **__: finding)
     with pytest.raises(AmbiguousError) as refused:
         select_first_convs(Memory({"": NET}), asked(layers=layers))
-    assert refused.value.hint == "--layer conv1.weight --layer conv2.weight"
+    together = "--layer conv1.weight --layer conv2.weight"
+    assert refused.value.hint == (together if layers else f"{together}   or   {LIKE_HINT}")
     assert len(select_first_convs(Memory({"": NET}), asked(layers=["conv1", "conv2"])).first_convs) == 2
 
 
@@ -378,8 +392,8 @@ def test_the_channels_that_the_user_knows_must_be_there():
 
 
 def test_vectors_in_front_of_a_named_layer_are_found():
-    net = {"mean": kernel(3), **NET, "x.weight": SECOND}
-    assert [t.name for t in select_first_convs(Memory({"": net}), asked(layers=["x"])).input_vectors] == ["mean"]
+    net = {"mean": kernel(3), **NET}
+    assert [t.name for t in select_first_convs(Memory({"": net}), asked(layers=["conv1"])).input_vectors] == ["mean"]
     assert [t.name for t in select_first_convs(Memory({"": net}), asked(layers=["conv2"])).input_vectors] == ["bn1.weight"]
 
 

@@ -15,7 +15,7 @@ from chkpt_channels.discovery.opaque import searched
 from chkpt_channels.discovery.request import SearchRequest
 from tests.support.memory import Memory, kernel
 
-REST = {"bn1.weight": kernel(8), "conv2.weight": kernel(16, 8, 3, 3), "fc.weight": kernel(4, 16)}
+REST = {"bn1.weight": kernel(8), "conv2.weight": kernel(20, 8, 3, 3), "fc.weight": kernel(4, 20)}
 STEM = {"conv1.weight": kernel(8, 3, 3, 3)}
 BYTES = np.ones((8, 3, 3, 3), "i1")
 
@@ -57,10 +57,10 @@ def test_a_first_conv_of_integers_without_a_scale_is_refused(name: str):
 @pytest.mark.parametrize(
     "memory",
     [
-        store({**STEM, **REST}, weight("conv3.weight", (32, 16, 3, 3), follows=3)),
+        store({**STEM, **REST}, weight("conv3.weight", (32, 20, 3, 3), follows=3)),
         store({**STEM, **REST}, weight("loss.weight", (10,))),
         store({**STEM, **REST}, weight("batch", (8, 3, 32, 32))),
-        Memory({"": {**STEM, **REST, "conv3.weight": np.ones((32, 16, 3, 3), "i1")}}),
+        Memory({"": {**STEM, **REST, "conv3.weight": np.ones((32, 20, 3, 3), "i1")}}),
         Memory({"": {**STEM, **REST}, "images": {"0": np.ones((8, 3, 32, 32), "u1")}}),
     ],
     ids=["an inner kernel", "a vector", "no weight", "inner integers", "pictures"],
@@ -97,9 +97,11 @@ def test_each_is_searched_in_its_place_and_its_parts_are_not():
 
 
 def test_what_is_ambiguous_is_not_settled_by_a_name_that_cannot_be_read():
-    rivals = {"image.a.weight": kernel(8, 3, 3, 3), "image.b.weight": kernel(16, 3, 5, 5), "head.weight": kernel(4, 16)}
-    memory = store(rivals, weight("image.c.weight", (24, 3, 9, 9), follows=2))
+    # the second network may take the image, or the colors that the first makes
+    rivals = {"g.0.weight": kernel(8, 3, 3, 3), "g.1.weight": kernel(3, 8, 3, 3), "d.0.weight": kernel(16, 3, 3, 3)}
+    memory = store({**rivals, "d.1.weight": kernel(4, 16, 3, 3)}, weight("e.0.weight", (24, 3, 9, 9), follows=4))
     with pytest.raises(UnsupportedError) as refused:
         select_first_convs(memory, SearchRequest())
-    assert "image.c" not in refused.value.hint
-    assert {c.key: c.why_not for c in refused.value.candidates}["image.c.weight"] == "is a sparse tensor"
+    assert "g.0" in refused.value.hint
+    assert "e.0" not in refused.value.hint
+    assert {c.key: c.why_not for c in refused.value.candidates}["e.0.weight"] == "is a sparse tensor"

@@ -37,7 +37,7 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
             if (is_joined and width not in between) or (0 < extra <= MOST_EXTRA and width not in network.makers):
                 return f"{module} takes {width} channels, the {stem.filters} of {stem.layer} and {extra} of the image"
     for kernel in network.kernels:
-        if kernel.window and kernel.filters > 1 and _takes_image(network, kernel, channels):
+        if kernel.window and _takes_image(network, kernel, channels):
             return f"{kernel.layer} takes {kernel.channels} channels, {channels} more than any layers make"
     return ""
 
@@ -82,6 +82,8 @@ def _behind(places: Places, stem: LayerWeight) -> Iterator[tuple[str, int, set[i
 def _takes_image(network: Network, kernel: LayerWeight, channels: int) -> bool:
     """Whether a layer takes a width that no layers make, and that some layers and the image make together."""
     width, made = kernel.channels, network.makers
+    if kernel.filters == 1 and width - channels <= MOST_EXTRA:  # CBAM's gate takes a mean and a maximum
+        return False
     if width <= channels or width in made or 2 * width in made or width - channels not in made:
         return False
     if any(m > MOST_EXTRA and width % m == 0 and width // m <= MOST_PIECES for m in made if m < width):

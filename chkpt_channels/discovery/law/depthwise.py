@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from itertools import islice
 
 from chkpt_channels.discovery.law.evidence import NEAREST, State, Verdict, is_full
 from chkpt_channels.discovery.law.network import LayerWeight
@@ -56,6 +57,7 @@ class Depthwise:
         self.places, self.network, self.first = places, places.network, first
         self._made = {k.at for k in kernels if self._is_made(k)}
         self._inside: set[int] = set()
+        self._full_homes: dict[str, bool] = {}
         self.verdicts: dict[int, Verdict] = {}
         for kernel in sorted(kernels, key=lambda k: k.is_point):  # those with a window first: branches of them are judged alike
             self.verdicts[kernel.at] = verdict = self._verdict(kernel)
@@ -106,14 +108,26 @@ class Depthwise:
             proofs.add(For.KIN)
         if self._is_series(kernel, series):
             proofs.add(For.SERIES)
-        blocks = [k for k in (kernel, *like) if any(is_full(self.network, o) for o in places.inside[places.home(k)])]
-        if len(blocks) >= FEWEST_OF_SERIES and kernel in blocks and self.first not in blocks:
+        if self._is_in_blocks(kernel, like):
             proofs.add(For.BLOCKS)
         if DEPTHWISE.search(kernel.key):
             proofs.add(For.NAME)
         if self._shares(kernel):
             proofs.add(For.SHARE)
         return proofs
+
+    def _is_in_blocks(self, kernel: LayerWeight, like: Sequence[LayerWeight]) -> bool:
+        """Whether it is in one of several blocks with a full layer, none of which the first convolution is in."""
+        if not self._has_full_beside(kernel) or any(k is self.first and self._has_full_beside(k) for k in (kernel, *like)):
+            return False
+        others = islice((k for k in like if self._has_full_beside(k)), FEWEST_OF_SERIES - 1)
+        return len([*others]) == FEWEST_OF_SERIES - 1
+
+    def _has_full_beside(self, kernel: LayerWeight) -> bool:
+        home = self.places.home(kernel)
+        if home not in self._full_homes:
+            self._full_homes[home] = any(is_full(self.network, k) for k in self.places.inside[home])
+        return self._full_homes[home]
 
     def _doubts(self, kernel: LayerWeight) -> set[Against]:
         places, doubts = self.places, set()
@@ -143,7 +157,9 @@ class Depthwise:
         first = self.first
         if first is None or kernel is first or first.channels != 1:
             return False
-        return self.places.take_same_input(first, kernel) or self.places.are_analogous(kernel, first)
+        if self.places.take_same_input(first, kernel):
+            return True
+        return self.places.are_analogous(kernel, first) and not self._is_bottleneck(kernel)
 
     def _is_made(self, kernel: LayerWeight) -> bool:
         """Whether one of the layers before it makes its channels out of several; a gated one twice as many, two that are joined

@@ -53,8 +53,8 @@ class Evidence:
     def verdict(self, kernel: LayerWeight) -> Verdict:
         """The verdict on one."""
         width = kernel.channels
-        if makers := self.network.made_before(kernel, width):
-            return self._fed(kernel, makers)
+        if self.network.is_made_before(kernel, width):
+            return self._fed(kernel)
         if doubled := self._doubled(kernel):
             return Verdict(State.INSIDE, f"{doubled.key} makes two numbers for each of {width} channels, a mean and a variance")
         grouped = self._grouped(kernel)
@@ -71,12 +71,13 @@ class Evidence:
             return Verdict(State.OPEN, f"{maker.key} makes {width} channels, and the order is not known", is_fed=True)
         return Verdict(State.FREE)
 
-    def _fed(self, kernel: LayerWeight, makers: list[LayerWeight]) -> Verdict:
+    def _fed(self, kernel: LayerWeight) -> Verdict:
         """The verdict where layers before it make its width. A network that begins behind another one that ends in colors may
         take these, or the image: a generator and its discriminator."""
         part = self.places.part(kernel) or (kernel.layer if kernel.layer.count(".") <= self.network.trunk + 1 else "")
-        others = part and not any(k.layer.startswith(f"{part}.") for k in makers)
-        if others and kernel.is_wide and kernel.channels == 3 and not ENDS.search(kernel.key):
+        may_begin = part and kernel.is_wide and kernel.channels == 3 and not ENDS.search(kernel.key)
+        makers = self.network.made_before(kernel, kernel.channels) if may_begin else []
+        if may_begin and not any(k.layer.startswith(f"{part}.") for k in makers):
             why = f"begins a part of the network behind {makers[-1].key}, which makes 3 channels"
             return Verdict(State.OPEN, why, is_fed=True)
         return Verdict(State.INSIDE, f"an earlier layer makes {kernel.channels} channels")

@@ -21,7 +21,8 @@ class Judged:
         self.network, self.places = network, Places(network)
         self.patches = patch_embeddings.patches(self.places, tensors)
         convs = _image_convs(self.places)
-        is_first = network.ordered and convs and not any(k.at < convs[0].at for k, _ in self.patches)
+        others = [*convs[1:], *(k for k, _ in self.patches)]
+        is_first = convs and all(k is convs[0] or network.is_before(convs[0], k) for k in others)
         self.first = convs[0] if is_first else None
         self.narrow = [k for k in convs if k.channels <= MOST_BANDS]
         self.depthwise = Depthwise(self.places, self.first, [k for k in self.narrow if k.channels == 1])

@@ -124,6 +124,10 @@ class Network:
         """The layers that make so many channels and are known to come before it."""
         return [k for k in self.makers.get(width, ()) if k is not kernel and self.is_before(k, kernel)]
 
+    def is_made_before(self, kernel: LayerWeight, width: int) -> bool:
+        """Whether there is such a layer: in a network of many it is asked of each kernel."""
+        return any(k is not kernel and self.is_before(k, kernel) for k in self.makers.get(width, ()))
+
     def preceding(self, kernel: LayerWeight, most: int) -> list[LayerWeight]:
         """The nearest layers that are known to come before it, nearest first."""
         near = self.kernels[max(0, kernel.at - most) : kernel.at]

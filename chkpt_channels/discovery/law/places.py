@@ -54,7 +54,7 @@ class Places:
             for module in modules(kernel):
                 self.inside[module].append(kernel)
         self._names: dict[str, frozenset[str]] = {}
-        self._kin: dict[int, list[LayerWeight]] = {}
+        self._kin: dict[tuple[str, frozenset[str]], list[tuple[str, LayerWeight]]] = {}
         self._homes = [self._find_home(kernel) for kernel in network.kernels]
         self._by_rest: defaultdict[str, list[tuple[str, LayerWeight]]] = defaultdict(list)
         self._by_last: defaultdict[str, list[LayerWeight]] = defaultdict(list)
@@ -75,12 +75,11 @@ class Places:
 
     def kin(self, kernel: LayerWeight) -> list[LayerWeight]:
         """The layers at the same place of other modules with the same layers: blocks that repeat, towers."""
-        if kernel.at not in self._kin:
-            home, rest = self._homes[kernel.at]
-            names = self.names(home)
-            like = (other for module, other in self._by_rest[rest] if module != home and self.names(module) == names)
-            self._kin[kernel.at] = [*like]
-        return self._kin[kernel.at]
+        home, rest = self._homes[kernel.at]
+        place = rest, self.names(home)
+        if place not in self._kin:
+            self._kin[place] = [(module, other) for module, other in self._by_rest[rest] if self.names(module) == place[1]]
+        return [other for module, other in self._kin[place] if module != home]
 
     def take_same_input(self, a: LayerWeight, b: LayerWeight) -> bool:
         """Whether the same pair of names stands elsewhere in the network with one input width, more than 1, that nothing between
@@ -183,7 +182,7 @@ def first_conv(kernels: Sequence[LayerWeight]) -> LayerWeight | None:
 
 
 def _leading(kernels: Sequence[LayerWeight]) -> list[LayerWeight]:
-    """The convolutions that a part begins with, of one width: the first, and its branches. Of one channel the next is depthwise."""
+    """The convolutions of one width that a part begins with: the first, and its branches. Of one channel the next is depthwise."""
     first = first_conv(kernels)
     if first is None or first not in kernels[:MOST_LINEAR]:
         return []

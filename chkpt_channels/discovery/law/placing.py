@@ -109,6 +109,8 @@ class Placing:
         # beside a stem that stands alone at the top another one that begins a part may see another input: ControlNet's latent
         in_parts = root is None or self.places.part(root)
         placed = [k for k in stems if k is root or (in_parts and k.is_wide and self.places.begins_network(k))]
+        if mirrored := next((k for k in stems if self._may_be_transposed(k, stems)), None):
+            return f"{mirrored.key} may be transposed: then it makes {mirrored.channels} channels and takes {mirrored.filters}"
         count = 0
         while count != len(placed):  # a branch of a placed one is placed too
             count = len(placed)
@@ -116,9 +118,11 @@ class Placing:
         if misplaced := next((k for k in stems if k not in placed), None):
             return f"{misplaced.key} takes as many channels as an image has, and does not stand where first convs do"
         parts = {self.network.branch(k) for k in stems}
-        for maker in self.network.makers.get(stems[0].channels if len(parts) > 1 else 0, ()):
+        width = stems[0].channels if len(parts) > 1 else 0
+        passed = (width, width - 3) if width > 3 else (width,)  # a refinement takes the image and the alpha that comes before it
+        for maker in (k for made in passed for k in self.network.makers.get(made, ())):
             if maker.is_wide and maker.channels > maker.filters and self.network.branch(maker) in parts:
-                return f"{maker.key} makes as many channels as an image has: one of several networks may take these"
+                return f"{maker.key} makes what one of several networks may take"
         if pair := self._in_a_row(stems):
             return f"{pair[0].key} and {pair[1].key} may be a convolution and a depthwise one behind it"
         for kernel in stems:
@@ -128,7 +132,7 @@ class Placing:
         return ""
 
     def _in_a_row(self, stems: Sequence[LayerWeight]) -> tuple[LayerWeight, LayerWeight] | None:
-        """Two kernels of one channel in one block, whose filters a pointwise layer of the block takes: in a file without order."""
+        """In a file without order two kernels of one channel in one block, whose filters a pointwise layer of it takes."""
         ones = [k for k in stems if k.channels == 1 and k.is_wide] if not self.network.ordered else []
         for i, kernel in enumerate(ones):
             home = self.places.home(kernel)
@@ -137,6 +141,20 @@ class Placing:
             if home and like and next(points, None):
                 return kernel, like[0]
         return None
+
+    def _may_be_transposed(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
+        """Whether it could be the last layer of a generator or a decoder: layers before it have as many channels as its filters,
+        and none behind it takes these. DCGAN ends in a transposed main.12.weight [64, 3, 4, 4] without a bias."""
+        network, width = self.network, kernel.filters
+        if not kernel.window or kernel is self.judged.first or any(self.places.take_same_input(s, kernel) for s in stems):
+            return False
+        others = [k for k in network.kernels if k not in stems]
+        before = [k for k in others if network.is_before(k, kernel)]
+        if not any(width in (k.filters, k.channels) for k in before):
+            return False
+        branch = network.branch(kernel)
+        behind = (k for k in others if k not in before and (network.ordered or network.branch(k) == branch or k.follows(kernel)))
+        return not any(k.channels == width for k in behind)
 
     def _is_beside(self, kernel: LayerWeight, stem: LayerWeight) -> bool:
         return self._has_stems_place(kernel, [stem]) or self.places.are_beside(kernel, stem)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from math import prod
 from typing import NamedTuple
 
 from chkpt_channels.core.errors import Candidate
@@ -213,10 +214,15 @@ class _Search:
         ends = [k for w in (3, 4, 8, 16) if width >= w for k in self.network.makers.get(w, ())]
         if any(k.is_wide and k.channels >= 4 * k.filters for k in ends):
             return "the network outputs an image or a latent: this input could be a latent too"
+        if any(_takes_its_own_patches(self.network, k) for k in stems):
+            return "the network outputs patches as it takes them: this input could be a latent too"
         states = {width - image for image in range(1, 5)}
-        if any(state in patch_embeddings.SPACE_TO_DEPTH for state in states):
+        blocks = [k for state in states if state in patch_embeddings.SPACE_TO_DEPTH for k in self.network.makers.get(state, ())]
+        if any(k.is_wide for k in blocks):  # FFDNet takes 12 and the noise, and makes 12
             return "it could take blocks of pixels and something beside them"
-        if any(k.filters == gates * state for k in stems for gates in (2, 3, 4) for state in states if state > 4):
+        taken = {k.channels for k in self.network.kernels}  # gates are cut into pieces before any layer takes them
+        gates = {number * state for number in (2, 3, 4) for state in states if state > 4} - taken
+        if any(k.filters in gates for k in stems):
             return "it could take an image and a state of the network together"
         return ""
 
@@ -254,3 +260,11 @@ class _Search:
     def _likeness(self, kernel: LayerWeight) -> tuple[bool, bool, int]:
         """Sort key: likely stems first, for people who have to choose."""
         return (not self.places.is_named(kernel), kernel.channels != 3, kernel.at)
+
+
+def _takes_its_own_patches(network: Network, stem: LayerWeight) -> bool:
+    """Whether a Linear layer makes the patches that a stem takes out of as many channels as the stem makes, once or with their
+    variance: DiT's proj_out_2 makes 2 · 4 · 2 · 2 = 32."""
+    patch = stem.channels * prod(stem.window)
+    ends = (k for size in (patch, 2 * patch) for k in network.makers.get(size, ()))
+    return any(not k.window and k.channels == stem.filters for k in ends)

@@ -1,4 +1,4 @@
-"""What speaks against a kernel, and what does not: each by the smallest network that shows it."""
+"""Whether a kernel of several channels is fed: each kind of evidence by the smallest network that shows it."""
 
 from __future__ import annotations
 
@@ -8,275 +8,184 @@ import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.law.evidence import (
-    ENDS,
-    ENTRY,
-    MOST_BANDS,
-    OTHER_SENSES,
-    STEM,
-    Evidence,
-    is_color_shift,
-    is_no_kernel,
-)
-from chkpt_channels.discovery.law.network import LayerWeight, Network
+from chkpt_channels.discovery.law.evidence import Evidence, State, Verdict, is_composed, is_full, looks_grouped
+from chkpt_channels.discovery.law.network import Network
+from chkpt_channels.discovery.law.places import Places
 
 Named = Mapping[str, tuple[int, ...]]
-
-
-def evidence(named: Named, *, ordered: bool = True) -> Evidence:
-    weights = [Tensor(f"{name}.weight", BY_NAME["F32"], shape) for name, shape in named.items()]
-    return Evidence(Network(weights, ordered=ordered, torch=True))
-
-
-def verdicts(named: Named, *, ordered: bool = True) -> dict[str, str]:
-    """For each narrow kernel what speaks against it."""
-    found = evidence(named, ordered=ordered)
-    by_place = {k.at: k.key.removesuffix(".weight") for k in found.network.kernels}
-    return {by_place[at]: verdict for at, verdict in found.verdicts.items()}
-
-
-def kernel(*shape: int, key: str = "a.weight") -> LayerWeight:
-    filters, channels, *window = shape
-    return LayerWeight(Tensor(key, BY_NAME["F32"], shape), key, filters, channels, tuple(window), (key,))
-
-
-# Names
-
-
-@pytest.mark.parametrize(
-    ("key", "stem", "entry"),
-    [
-        ("conv1.weight", True, True),
-        ("model/conv_stem/kernel", True, True),
-        ("backbone.patch_embed.proj.weight", True, True),
-        ("patch_embed1.weight", True, True),
-        ("features.0.weight", True, True),
-        ("unet.conv_in.weight", True, True),
-        ("input_blocks.0.0.weight", False, True),
-        ("0.weight", False, True),
-        ("layer1.0.conv2.weight", False, False),
-        ("features.10.weight", False, False),
-        ("conv10.weight", False, False),
-        ("10.weight", False, False),
-    ],
-)
-def test_stems_and_entries_are_known_by_name(key: str, stem: bool, entry: bool):
-    assert (bool(STEM.search(key)), bool(ENTRY.search(key))) == (stem, entry)
-
-
-@pytest.mark.parametrize(
-    ("key", "senses", "ends"),
-    [
-        ("audio_tower.conv1.weight", True, True),
-        ("lm.embed.weight", True, True),
-        ("decoder.0.weight", False, True),
-        ("head.conv.weight", False, True),
-        ("up.0.weight", False, True),
-        ("visual.conv1.weight", False, False),
-        ("film.conv.weight", False, False),
-    ],
-)
-def test_other_senses_and_ends_are_known_by_name(key: str, senses: bool, ends: bool):
-    assert (bool(OTHER_SENSES.search(key)), bool(ENDS.search(key))) == (senses, ends)
-
-
-# Shapes
-
-
-@pytest.mark.parametrize(
-    ("shape", "expected"),
-    [
-        ((1, 16, 3), True),
-        ((1, 16, 7, 7), True),
-        ((16, 1, 1), True),
-        ((3, 3, 1, 1), True),
-        ((16, 1, 1, 1), False),
-        ((3, 3, 3, 3), False),
-        ((4, 3, 1, 1), False),
-        ((16, 3, 7, 7), False),
-    ],
-    ids=str,
-)
-def test_what_has_the_rank_of_a_kernel_and_is_none(shape: tuple[int, ...], expected: bool):
-    assert is_no_kernel(kernel(*shape)) == expected
-
-
-def test_a_shift_of_the_colors_maps_pixels_to_pixels():
-    assert is_color_shift(kernel(3, 3, 1, 1))
-    assert not any(is_color_shift(kernel(*shape)) for shape in ((3, 3, 3, 3), (4, 3, 1, 1), (3, 4, 1, 1)))
-
-
-def test_kernels_wider_than_an_image_are_not_looked_at():
-    found = evidence({"a": (16, MOST_BANDS, 3, 3), "b": (16, MOST_BANDS + 1, 3, 3), "c": (1, 3, 7), "d": (16, 8)})
-    assert [k.key for k in found.narrow] == ["a.weight"]
-
-
-# Verdicts
-
-
-NET: Named = {"conv1": (16, 3, 7, 7), "layer1.0.conv1": (16, 16, 3, 3), "layer1.0.conv2": (24, 16, 3, 3), "fc": (10, 24)}
-FREE: dict[str, Named] = {
-    "the first": NET,
-    "of one channel": {**NET, "conv1": (16, 1, 7, 7)},
-    "of 13 bands": {**NET, "conv1": (16, 13, 7, 7)},
-    "with a decoder to three": {**NET, "out": (3, 24, 3, 3)},
-    "with a head to one class": {**NET, "conv1": (16, 1, 7, 7), "out": (1, 24, 3, 3)},
+RESNET: Named = {
+    "conv1": (16, 3, 7, 7),
+    "layer1.0.conv1": (16, 16, 3, 3),
+    "layer1.0.conv2": (24, 16, 3, 3),
+    "fc": (10, 24),
 }
 
 
-@pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "unordered"])
+def network(named: Named, *, ordered: bool = True) -> Network:
+    return Network(
+        [Tensor(f"{name}.weight", BY_NAME["F32"], shape) for name, shape in named.items()], ordered=ordered, torch=True
+    )
+
+
+def verdict(named: Named, layer: str, *, ordered: bool = True) -> Verdict:
+    found = network(named, ordered=ordered)
+    return Evidence(Places(found), found.convs[0] if ordered else None).verdict(found.by_layer[layer])
+
+
+FREE: dict[str, Named] = {
+    "a stem": RESNET,
+    "of 13 bands": {**RESNET, "conv1": (16, 13, 7, 7)},
+    "with a head of three classes": {**RESNET, "head": (3, 24, 1, 1)},
+    "with a decoder to three colors": {**RESNET, "decoder.0": (8, 24, 3, 3), "decoder.1": (3, 8, 3, 3)},
+}
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["in module order", "in no order"])
 @pytest.mark.parametrize("name", FREE)
-def test_nothing_speaks_against_a_first_kernel(name: str, ordered: bool):
-    assert verdicts(FREE[name], ordered=ordered)["conv1"] == ""
+def test_only_the_image_explains_a_stem(name: str, ordered: bool):
+    assert verdict(FREE[name], "conv1", ordered=ordered) == Verdict(State.FREE)
 
 
-AGAINST: dict[str, tuple[Named, bool, str, str]] = {
-    "made before": ({"a": (8, 3, 3, 3), "b": (16, 8, 3, 3)}, True, "b", "an earlier layer produces 8 channels"),
-    "a color network in front": (
-        {"a": (16, 4, 3, 3), "b": (3, 16, 3, 3), "c": (16, 3, 3, 3)},
+DPN: Named = {
+    "features.conv1_1.conv": (64, 3, 7, 7),
+    "features.conv2_1.c1x1_a.conv": (96, 64, 1, 1),
+    "features.conv2_1.c3x3_b.conv": (96, 3, 3, 3),
+    "features.conv2_1.c1x1_c.conv": (272, 96, 1, 1),
+}
+WIDER: Named = {
+    "features.conv3_1.c1x1_a.conv": (192, 272, 1, 1),
+    "features.conv3_1.c3x3_b.conv": (192, 6, 3, 3),
+    "features.conv3_1.c1x1_c.conv": (528, 192, 1, 1),
+}
+GAN: Named = {
+    "gen.0": (32, 3, 3, 3),
+    "gen.1": (3, 32, 3, 3),
+    "disc.0": (16, 3, 4, 4),
+    "disc.1": (32, 16, 4, 4),
+}
+
+KINDS: dict[str, tuple[Named, bool, str, State, str]] = {
+    "made before": (RESNET, True, "layer1.0.conv1", State.INSIDE, "an earlier layer makes 16 channels"),
+    "made before, by the numbers": (RESNET, False, "layer1.0.conv2", State.INSIDE, "an earlier layer makes 16 channels"),
+    "behind a network that ends in colors": (
+        GAN,
         True,
-        "c",
-        "an earlier layer produces 3 channels",
+        "disc.0",
+        State.OPEN,
+        "begins a part of the network behind gen.1.weight, which makes 3 channels",
     ),
-    "made anywhere": (
-        {"a": (16, 4, 3, 3), "z": (4, 16, 3, 3)},
+    "inside a network behind one": (GAN, True, "disc.1", State.INSIDE, "an earlier layer makes 16 channels"),
+    "the input of a decoder behind a mean and a variance": (
+        {"encoder.a": (32, 3, 3, 3), "encoder.conv_out": (8, 32, 3, 3), "decoder.conv_in": (32, 4, 3, 3)},
         False,
-        "a",
-        "its 4 channels are produced inside the network",
+        "decoder.conv_in",
+        State.INSIDE,
+        "encoder.conv_out.weight makes two numbers for each of 4 channels, a mean and a variance",
     ),
-    "made twice over": (
-        {"decoder.a": (64, 4, 3, 3), "encoder.z": (8, 64, 3, 3)},
-        False,
-        "decoder.a",
-        "its 4 channels are produced inside the network",
-    ),
-    "in groups": (
-        {"conv1": (32, 16, 3, 3), "conv2": (32, 4, 3, 3), "conv3": (64, 32, 1, 1)},
+    "grouped, with one number of groups": (
+        {**DPN, **WIDER},
         True,
-        "conv2",
-        "a grouped convolution over the 32 channels of an earlier layer",
+        "features.conv2_1.c3x3_b.conv",
+        State.INSIDE,
+        "a grouped convolution over the 96 channels of an earlier layer",
     ),
-    "depthwise": (
-        {"stem": (32, 3, 3, 3), "dw": (32, 1, 3, 3), "pw": (64, 32, 1, 1)},
+    "grouped, and alone": (
+        DPN,
         True,
-        "dw",
-        "a grouped convolution over the 32 channels of an earlier layer",
+        "features.conv2_1.c3x3_b.conv",
+        State.OPEN,
+        "may be a grouped convolution over the 96 channels of an earlier layer",
     ),
-    "in a block that repeats": (
+    "a series": (
         {
-            "stem": (48, 3, 3, 3),
-            "blocks.0.x": (24, 4, 3, 3),
-            "blocks.0.y": (30, 24, 1, 1),
-            "blocks.1.x": (24, 4, 3, 3),
-            "blocks.1.y": (30, 24, 1, 1),
+            "stem": (40, 5, 3, 3),
+            **{f"b.{i}.p": (filters, 40, 1, 1) for i, filters in enumerate((10, 14, 22))},
+            **{f"b.{i}.x": (filters, 3, 3, 3) for i, filters in enumerate((20, 28, 44))},
         },
         False,
-        "blocks.0.x",
-        "is in a repeated block",
+        "b.0.x",
+        State.INSIDE,
+        "is one of a series of inner layers",
     ),
-    "depthwise by name": (
-        {"stem": (48, 3, 3, 3), "net.a.dw": (30, 1, 3, 3), "net.a.pw": (64, 30, 1, 1)},
+    "made somewhere, in no order": (
+        {"conv_in": (320, 4, 3, 3), "down.a": (320, 320, 3, 3), "out": (4, 320, 3, 3), "out2": (5, 320, 1, 1)},
         False,
-        "net.a.dw",
-        "depthwise: the next layer of its block takes its filters",
+        "conv_in",
+        State.FREE,  # ends say nothing of what is no end
+        "",
+    ),
+    "made by no end, in no order": (
+        {
+            "conv_in": (320, 4, 3, 3),
+            "down.a": (320, 320, 3, 3),
+            "down.b": (320, 320, 3, 3),
+            "quant.conv": (4, 320, 3, 3),
+            "x": (5, 320, 1, 1),
+        },
+        False,
+        "conv_in",
+        State.OPEN,
+        "quant.conv.weight makes 4 channels, and the order is not known",
+    ),
+    "made in the same block, in no order": (
+        {"a.fc1": (4, 16, 1, 1), "a.fc2": (16, 4, 1, 1), "b": (16, 3, 3, 3), "c": (5, 16, 3, 3)},
+        False,
+        "a.fc2",
+        State.INSIDE,
+        "an earlier layer makes 4 channels",  # fc1 is before fc2
+    ),
+    "made in the same block, without numbers": (
+        {"se.squeeze": (4, 16, 1, 1), "se.excite": (16, 4, 1, 1), "b": (16, 3, 3, 3), "c": (5, 16, 3, 3)},
+        False,
+        "se.excite",
+        State.INSIDE,
+        "se.squeeze.weight of the same block makes 4 channels",
     ),
 }
 
 
-@pytest.mark.parametrize("name", AGAINST)
-def test_what_speaks_against_an_inner_kernel(name: str):
-    named, ordered, key, why = AGAINST[name]
-    assert verdicts(named, ordered=ordered)[key] == why
+@pytest.mark.parametrize("name", KINDS)
+def test_what_a_kernel_is_fed_by(name: str):
+    named, ordered, layer, state, why = KINDS[name]
+    found = verdict(named, layer, ordered=ordered)
+    assert (found.state, found.why) == (state, why)
 
 
-def test_a_depthwise_stem_named_so_is_no_inner_kernel():
-    named = {"net.stem.dw": (30, 1, 3, 3), "net.stem.pw": (64, 30, 1, 1), "net.body": (64, 64, 3, 3)}
-    assert verdicts(named, ordered=False)["net.stem.dw"] == ""
+def test_only_what_another_network_may_feed_is_told_apart():
+    assert verdict(GAN, "disc.0").is_fed
+    assert not verdict(DPN, "features.conv2_1.c3x3_b.conv").is_fed
 
 
-# The first
-
-
-@pytest.mark.parametrize(
-    ("named", "first"),
-    [
-        (NET, "conv1"),
-        ({"mean": (3, 3, 1, 1), **NET}, "conv1"),
-        ({"attention": (1, 16, 3), **NET}, "conv1"),
-        ({"fc0": (8, 3), **NET}, "conv1"),
-        ({"embed": (64, 48, 3, 3), **NET}, None),
-        ({"fc": (9, 4)}, None),
-    ],
-    ids=["plain", "a shift", "attention", "a product", "features", "no convolution"],
-)
-def test_the_first_convolution_of_an_ordered_network(named: Named, first: str | None):
-    found = evidence(named).first
-    assert (found and found.key.removesuffix(".weight")) == first
-
-
-def test_without_the_order_there_is_no_first():
-    assert evidence(NET, ordered=False).first is None
-
-
-def test_makers_are_the_convolutions_by_their_filters():
-    found = evidence({"shift": (3, 3, 1, 1), **NET})
-    assert {filters: [k.key for k in made] for filters, made in found.makers.items()} == {
-        16: ["conv1.weight", "layer1.0.conv1.weight"],
-        24: ["layer1.0.conv2.weight"],
-    }
-
-
-# Branches
-
-
-def branches(named: Named, a: str, b: str) -> bool:
-    found = evidence(named)
-    by_key = {k.key.removesuffix(".weight"): k for k in found.network.kernels}
-    assert found.are_branches(by_key[a], by_key[b]) == found.are_branches(by_key[b], by_key[a])
-    return found.are_branches(by_key[a], by_key[b])
-
-
-def test_parallel_kernels_of_one_module_are_branches():
-    stem: Named = {"stem.kxk": (48, 3, 3, 3), "stem.point": (48, 3, 1, 1), "body": (48, 48, 3, 3)}
-    assert branches(stem, "stem.kxk", "stem.point")
-    assert not branches({**stem, "stem.point": (32, 3, 1, 1)}, "stem.kxk", "stem.point")
-    assert not branches({**stem, "stem.next": (48, 48, 3, 3)}, "stem.kxk", "stem.point")
-    assert not branches({"kxk": (48, 3, 3, 3), "point": (48, 3, 1, 1), "body.a": (48, 48, 3, 3)}, "kxk", "point")
-
-
-def test_branches_of_one_channel_have_one_that_looks_at_pixels():
-    stem: Named = {"stem.kxk": (48, 1, 3, 3), "stem.point": (48, 1, 1, 1), "body": (48, 48, 3, 3)}
-    assert branches(stem, "stem.kxk", "stem.point")
-    assert not branches({**stem, "stem.point": (48, 1, 5, 5)}, "stem.kxk", "stem.point")
-    assert not branches({"stem.0": (48, 1, 3, 3), "stem.1": (48, 1, 1, 1), "body": (48, 48, 3, 3)}, "stem.0", "stem.1")
+def test_a_network_begins_behind_colors_only_where_it_takes_three_and_is_no_end():
+    assert verdict({**GAN, "gen.1": (4, 32, 3, 3), "disc.0": (16, 4, 4, 4)}, "disc.0").state is State.INSIDE
+    renamed = {name.replace("disc", "decoder"): shape for name, shape in GAN.items()}
+    assert verdict(renamed, "decoder.0").state is State.INSIDE
 
 
 @pytest.mark.parametrize(
-    ("named", "expected"),
+    ("layer", "before", "shape", "grouped", "full"),
     [
-        ({"stem.kxk": (48, 3, 3, 3), "stem.point": (48, 3, 1, 1), "body": (48, 48, 3, 3)}, False),
-        ({"point": (48, 3, 1, 1), "body.a": (48, 48, 3, 3)}, True),
-        ({"point": (48, 3, 1, 1), "body.a": (32, 3, 3, 3)}, True),
+        ("conv", (96, 64, 1, 1), (96, 3, 3, 3), True, False),
+        ("conv", (96, 64, 1, 1), (96, 96, 3, 3), False, True),
+        ("conv", (96, 64, 1, 1), (96, 5, 3, 3), False, True),  # 96 cannot be cut into groups of 5
+        ("conv", (64, 64, 1, 1), (96, 3, 3, 3), False, True),  # no layer makes 96
+        ("conv", (96, 64, 1, 1), (96, 1, 3, 3), False, False),  # of one channel: depthwise.py
     ],
-    ids=["beside a wider one", "alone", "beside another's"],
 )
-def test_a_kernel_that_looks_at_single_pixels_alone_begins_no_image(named: Named, expected: bool):
-    found = evidence(named)
-    point = next(k for k in found.network.kernels if "point" in k.key)
-    assert found.is_lone_point(point) == expected
+def test_a_grouped_kernel_has_as_many_filters_as_the_layer_before(
+    layer: str, before: tuple[int, ...], shape: tuple[int, ...], grouped: bool, full: bool
+):
+    found = network({"stem": (64, 3, 7, 7), "a.0": before, f"a.1.{layer}": shape})
+    kernel = found.by_layer[f"a.1.{layer}"]
+    assert (looks_grouped(found, kernel), is_full(found, kernel)) == (grouped, full)
 
 
 @pytest.mark.parametrize(
-    ("named", "key", "expected"),
-    [
-        ({"conv1": (16, 3, 3, 3), "conv2": (32, 16, 3, 3)}, "conv1", True),
-        ({"conv1": (16, 1, 3, 3), "conv2": (32, 16, 3, 3)}, "conv1", True),
-        ({"conv1": (16, 1, 3, 3), "conv2": (32, 16, 1, 1)}, "conv1", False),
-        ({"conv1": (16, 4, 3, 3), "conv2": (32, 16, 3, 3)}, "conv1", False),
-        ({"conv1": (16, 3, 3, 3), "conv2": (32, 8, 3, 3)}, "conv1", False),
-    ],
-    ids=["three", "one", "before a point", "groups of four", "not taken"],
+    ("width", "is_named", "expected"),
+    [(8, False, True), (8, True, True), (20, True, True), (24, True, True), (7, False, False), (7, True, False)],
+    ids=["a group of what is made", "twice four", "4 + 16", "8 + 16", "seven", "seven, named"],
 )
-def test_a_full_convolution_is_one_whose_filters_are_taken_whole(named: Named, key: str, expected: bool):
-    found = evidence(named)
-    assert found.begins_full(next(k for k in found.network.kernels if k.key == f"{key}.weight")) == expected
+def test_a_width_may_be_composed_of_others(width: int, is_named: bool, expected: bool):
+    named = {"a": (16, 3, 3, 3), "b": (4, 16, 3, 3), "c": (8, 16, 3, 3), "d": (32, width, 3, 3)}
+    found = network({name: shape for name, shape in named.items() if width != 8 or name != "c"})
+    assert is_composed(found, found.by_layer["d"], is_named=is_named) == expected

@@ -16,8 +16,11 @@ from chkpt_channels.discovery.law.network import (
     LayerWeight,
     Layouts,
     Network,
+    common_words,
+    is_color_shift,
+    is_no_kernel,
     is_weight,
-    numbered_apart,
+    layer_of,
     orientation,
 )
 
@@ -97,8 +100,10 @@ ORIENTED: dict[str, tuple[list[tuple[int, ...]], bool, Layouts | None]] = {
     "volumes": ([(16, 3, 5, 5, 5), (32, 16, 3, 3, 3)], False, OIHW),
     "cubes say nothing": ([(3, 3, 3, 3)], False, None),
     "cubes that PyTorch wrote": ([(3, 3, 3, 3)], True, OIHW),
+    "windows that are no squares, of PyTorch": ([(32, 32, 3, 13), (64, 32, 3, 9)], True, OIHW),
+    "wide windows in PyTorch's file": ([(31, 31, 3, 64), (31, 31, 64, 64)], True, OIHW),
     "pixels say nothing": ([(1, 1, 1, 1)], False, None),
-    "as many one way as the other": ([(64, 3, 7, 7), (7, 7, 3, 64)], True, None),
+    "as many one way as the other": ([(64, 3, 7, 7), (7, 7, 3, 64)], False, None),
     "only products": ([(64, 3), (10, 64)], False, OIHW),
     "nothing": ([], False, OIHW),
 }
@@ -128,7 +133,6 @@ def test_a_kernel_is_seen_through_the_layout_of_the_file(
 ):
     first = network({f"layer{i}.weight": shape for i, shape in enumerate(shapes)}, torch=False).kernels[0]
     assert (first.filters, first.channels, first.window) == (filters, channels, window)
-    assert first.convolves == bool(window)
 
 
 def test_a_layout_that_the_format_knows_is_taken():
@@ -140,12 +144,65 @@ def test_a_layout_that_the_format_knows_is_taken():
 
 
 @pytest.mark.parametrize(
-    ("window", "expected"),
-    [((16, 16), True), ((8, 8), True), ((2, 16, 16), True), ((7, 7), False), ((4, 4), False), ((16, 4), False), ((16,), False)],
+    ("window", "patch", "wide"),
+    [
+        ((16, 16), True, True),
+        ((8, 8), True, True),
+        ((2, 16, 16), True, True),
+        ((7, 7), False, True),
+        ((4, 4), False, True),
+        ((16, 4), False, True),
+        ((16,), False, True),
+        ((1, 3), False, True),
+        ((1, 1), False, False),
+        ((), False, False),
+    ],
     ids=str,
 )
-def test_a_patch_is_cut_by_a_large_even_window(window: tuple[int, ...], expected: bool):
-    assert kernel("a.weight")._replace(window=window).is_patch == expected
+def test_a_window_shows_patches_or_single_pixels(window: tuple[int, ...], patch: bool, wide: bool):
+    seen = kernel("a.weight")._replace(window=window)
+    assert (seen.is_patch, seen.is_wide, seen.is_point) == (patch, wide, not wide)
+
+
+TRANSPOSED: dict[str, tuple[Named, bool]] = {
+    "its bias is as long as the second axis": ({"up.weight": (64, 3, 4, 4), "up.bias": (3,)}, True),
+    "its bias is as long as the first": ({"up.weight": (64, 3, 4, 4), "up.bias": (64,)}, False),
+    "a window of two under a name of upsampling": ({"upconv1.weight": (64, 32, 2, 2)}, True),
+    "of four": ({"deconv.0.weight": (64, 32, 4, 4)}, True),
+    "of three": ({"up.conv.weight": (64, 32, 3, 3)}, False),
+    "under another name": ({"patch_embed.proj.weight": (96, 3, 4, 4)}, False),
+    "as many in as out": ({"up.weight": (64, 64, 2, 2)}, False),
+    "a product": ({"up.weight": (64, 32), "up.bias": (32,)}, False),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_a_transposed_kernel_has_its_filters_second(name: str):
+    named, expected = TRANSPOSED[name]
+    (found,) = network(named).kernels
+    first, second, *_ = found.tensor.shape
+    assert found.transposed == expected
+    assert (found.filters, found.channels) == ((second, first) if expected else (first, second))
+
+
+@pytest.mark.parametrize(
+    ("shape", "none", "shift"),
+    [
+        ((1, 16, 3), True, False),
+        ((1, 16, 7, 7), True, False),
+        ((16, 1, 1), True, False),
+        ((3, 3, 1, 1), True, True),
+        ((16, 1, 1, 1), False, False),
+        ((3, 3, 3, 3), False, False),
+        ((4, 3, 1, 1), False, False),
+        ((16, 3, 7, 7), False, False),
+        ((3, 3), False, False),
+    ],
+    ids=str,
+)
+def test_what_has_the_rank_of_a_kernel_and_sees_no_image(shape: tuple[int, ...], none: bool, shift: bool):
+    (found,) = network({"a.weight": shape}).kernels
+    assert (is_no_kernel(found), is_color_shift(found)) == (none, shift)
 
 
 # Order
@@ -179,7 +236,6 @@ def test_numbers_are_sorted_as_numbers_where_the_order_is_lost():
 def test_only_numbers_tell_what_comes_later(later: str, earlier: str, expected: bool):
     a, b = kernel(later), kernel(earlier)
     assert (a.follows(b), b.follows(a)) == (expected, False)
-    assert numbered_apart(a, b) == numbered_apart(b, a) == expected
 
 
 def test_a_pattern_leaves_every_number_open():
@@ -187,70 +243,122 @@ def test_a_pattern_leaves_every_number_open():
     assert kernel("layer1/0/conv2/kernel:0").key == "layer1.0.conv2.kernel:0"
 
 
-# Parts
+# Neighbors
 
 
-TOWERS: Named = {
-    "model.image.stem.weight": (4, 3, 3, 3),
-    "model.image.layer1.weight": (4, 4, 3, 3),
-    "model.text.embed.weight": (9, 4),
-    "model.stage1.conv.weight": (4, 4, 3, 3),
-    "model.stage2.conv.weight": (4, 4, 3, 3),
+RESNET: Named = {
+    "conv1.weight": (16, 3, 7, 7),
+    "bn1.weight": (16,),
+    "layer1.0.conv1.weight": (16, 16, 3, 3),
+    "layer1.0.conv2.weight": (24, 16, 3, 3),
+    "layer1.1.conv1.weight": (24, 24, 3, 3),
+    "fc.weight": (9, 24),
+    "fc.bias": (9,),
 }
 
 
-def test_a_tower_is_the_first_word_that_not_all_share():
-    found = network(TOWERS)
-    assert [found.branch(k) for k in found.kernels] == ["image", "image", "text", "stage", "stage"]
-    assert found.branch_sizes == {"image": 2, "text": 1, "stage": 2}
+def seen(*, ordered: bool) -> tuple[Network, dict[str, LayerWeight]]:
+    found = network(RESNET, ordered=ordered)
+    return found, {k.layer: k for k in found.kernels}
 
 
-def test_neighbors_are_those_of_the_tower():
-    found = network(TOWERS)
-    stem, layer, text, first, second = found.kernels
-    assert list(found.preceding(layer, 6)) == [stem]
-    assert list(found.preceding(text, 6)) == []
-    assert list(found.preceding(second, 1)) == [first]
-    assert found.following(stem, 6) == [layer]
-    assert found.following(first, 6) == [second]
-    assert found.following(stem, 0) == []
+def layers(kernels: Sequence[LayerWeight]) -> list[str]:
+    return [found.layer for found in kernels]
 
 
-def test_without_the_order_only_numbers_tell_what_is_in_front():
-    found = network({"a.0.weight": (4, 4, 3, 3), "a.1.weight": (4, 4, 3, 3), "a.b.weight": (4, 4, 3, 3)}, ordered=False)
-    by_key = {k.key: k for k in found.kernels}
-    assert keys(list(found.preceding(by_key["a.1.weight"], 6))) == ["a.0.weight"]
-    assert list(found.preceding(by_key["a.b.weight"], 6)) == []
+def test_in_module_order_all_that_comes_earlier_is_before():
+    found, by_layer = seen(ordered=True)
+    last = by_layer["layer1.1.conv1"]
+    assert layers(found.preceding(last, 2)) == ["layer1.0.conv2", "layer1.0.conv1"]
+    assert layers(found.following(by_layer["conv1"], 2)) == ["layer1.0.conv1", "layer1.0.conv2"]
+    assert layers(found.made_before(last, 16)) == ["conv1", "layer1.0.conv1"]
+    assert found.is_before(by_layer["conv1"], last)
+    assert not found.is_before(last, by_layer["conv1"])
+
+
+def test_without_the_order_only_numbers_tell_what_is_before():
+    found, by_layer = seen(ordered=False)
+    last = by_layer["layer1.1.conv1"]
+    assert layers(found.preceding(last, 2)) == ["layer1.0.conv2", "layer1.0.conv1"]
+    assert layers(found.made_before(last, 16)) == ["layer1.0.conv1"]
+    assert found.preceding(by_layer["layer1.0.conv1"], 2) == []
+    assert not found.is_before(by_layer["conv1"], last)
+
+
+def test_a_kernel_is_not_before_itself():
+    found = network({"a.0.weight": (8, 8, 3, 3)})
+    assert (
+        found.made_before(found.kernels[0], 8)
+        == found.preceding(found.kernels[0], 6)
+        == found.following(found.kernels[0], 6)
+        == []
+    )
+
+
+def test_makers_are_the_layers_by_their_filters():
+    found = network({"sub_mean.weight": (3, 3, 1, 1), "dw.weight": (5, 1, 3, 3), **RESNET})
+    assert {filters: layers(made) for filters, made in found.makers.items()} == {
+        5: ["dw"],
+        16: ["conv1", "layer1.0.conv1"],
+        24: ["layer1.0.conv2", "layer1.1.conv1"],
+        9: ["fc"],
+    }
+    assert found.mixed_widths == {9, 16, 24}
+
+
+def test_widths_are_those_that_each_module_takes():
+    """A layer has its input channels, a norm its length, in the order of the file."""
+    assert [*network(RESNET).widths.items()] == [
+        ("conv1", 3),
+        ("bn1", 16),
+        ("layer1.0.conv1", 16),
+        ("layer1.0.conv2", 16),
+        ("layer1.1.conv1", 24),
+        ("fc", 24),
+    ]
+
+
+# Names
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "module"),
+    ("key", "layer"),
     [
-        ("model.image.stem.weight", "model.image.layer1.weight", "model.image."),
-        ("model.image.stem.weight", "model.text.embed.weight", ""),
-        ("model.stage1.conv.weight", "model.stage2.conv.weight", ""),
+        ("layer1.0.conv1.weight", "layer1.0.conv1"),
+        ("params/conv_init/kernel:0", "params.conv_init"),
+        ("conv1.parametrizations.weight.original1", "conv1"),
+        ("weight", ""),
     ],
 )
-def test_the_module_that_two_layers_share_is_not_the_whole_network(a: str, b: str, module: str):
-    found = network(TOWERS)
-    by_key = {k.key: k for k in found.kernels}
-    assert found.shared_module(by_key[a], by_key[b]) == module
+def test_the_layer_is_the_module_that_holds_the_weight(key: str, layer: str):
+    assert layer_of(key) == kernel(key).layer == layer
 
 
-def test_blocks_are_numbered_modules():
-    named = ("layer1.0.conv1.weight", "layer1.0.conv2.weight", "layer1.1.conv1.weight", "stem.conv.weight")
-    found = network(dict.fromkeys(named, (4, 4, 3, 3)))
-    assert found.blocks == {
-        "layer1": frozenset({"0.conv1.weight", "0.conv2.weight", "1.conv1.weight"}),
-        "layer1.0": frozenset({"conv1.weight", "conv2.weight"}),
-        "layer1.0.conv1": frozenset({"weight"}),
-        "layer1.0.conv2": frozenset({"weight"}),
-        "layer1.1": frozenset({"conv1.weight"}),
-        "layer1.1.conv1": frozenset({"weight"}),
-    }
-    assert keys(found.under("layer1.0.")) == ["layer1.0.conv1.weight", "layer1.0.conv2.weight"]
+@pytest.mark.parametrize(
+    ("names", "shared"),
+    [
+        (["module.model.conv1.weight", "module.model.fc.weight"], 2),
+        (["conv1.weight", "fc.weight"], 0),
+        (["model.a.weight", "model.b.weight", "head.weight"], 0),
+        ([], 0),
+    ],
+    ids=["wrapped", "bare", "a head outside", "nothing"],
+)
+def test_the_trunk_is_what_all_names_share(names: list[str], shared: int):
+    assert common_words(names) == network(dict.fromkeys(names, (4, 4, 3, 3))).trunk == shared
 
 
-def test_a_network_of_nothing_has_no_parts():
+def test_a_branch_is_the_first_word_that_not_all_share():
+    names = ("model.image.stem.weight", "model.image.layer1.weight", "model.text.embed.weight", "model.stage1.conv.weight")
+    found = network(dict.fromkeys(names, (4, 4, 3, 3)))
+    assert [found.branch(k) for k in found.kernels] == ["image", "image", "text", "stage1"]
+
+
+def test_a_series_has_one_name_but_for_its_numbers():
+    found, by_layer = seen(ordered=True)
+    assert layers(found.series[by_layer["layer1.0.conv2"].pattern]) == ["layer1.0.conv1", "layer1.0.conv2", "layer1.1.conv1"]
+
+
+def test_a_network_of_nothing_has_no_layers():
     found = network({})
-    assert (found.kernels, found.convs, found.blocks, found.branch_sizes) == ([], [], {}, {})
+    assert (found.kernels, found.convs, found.by_layer, found.widths, found.trunk) == ([], [], {}, {}, 0)

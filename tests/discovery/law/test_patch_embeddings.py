@@ -1,4 +1,4 @@
-"""Stems that fold the channels with pixels, and what stands in front of stems: by names and shapes."""
+"""Stems whose channel axis holds pixels too, and the vectors that precede stems: by names and shapes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery.law.evidence import Evidence
-from chkpt_channels.discovery.law.network import Network, is_weight
+from chkpt_channels.core.tensors import Tensor
+from chkpt_channels.discovery.law.network import LayerWeight, Network
 from chkpt_channels.discovery.law.patch_embeddings import (
     SPACE_TO_DEPTH,
-    block_stem,
+    block_conv,
+    colors,
     input_vectors,
-    linear_patches,
+    is_square,
+    others,
+    patch_conv,
+    patches,
+    space_to_depth,
     spellings,
-    stem,
 )
+from chkpt_channels.discovery.law.places import Places
 
 Named = Mapping[str, tuple[int, ...]]
 
@@ -27,128 +31,146 @@ def tensors(named: Named) -> list[Tensor]:
     return [Tensor(name, BY_NAME["F32"], shape) for name, shape in named.items()]
 
 
-def network(named: Named, *, ordered: bool = True) -> Network:
-    return Network([t for t in tensors(named) if is_weight(t)], ordered=ordered, torch=True)
+def places(named: Named, *, ordered: bool = True) -> Places:
+    return Places(Network(tensors(named), ordered=ordered, torch=True))
 
 
-def found(named: Named, *, ordered: bool = True, channels: int | None = None) -> FirstConv | None:
-    """The folded stem, where nothing that is narrow enough for an image is free."""
-    evidence = Evidence(network(named, ordered=ordered))
-    free = [k for k in evidence.narrow if not evidence.verdicts[k.at]]
-    return stem(evidence, free, tensors(named), channels)
+def layer(named: Named, name: str) -> LayerWeight:
+    return places(named).network.by_layer[name]
 
 
-def shown(conv: FirstConv | None) -> tuple[str, int, str] | None:
-    assert conv is None or conv.layout is None
-    return conv and (conv.tensor.name, conv.in_channels, conv.found_by)
+# Blocks of pixels in a convolution
 
 
-BLOCKS: Named = {"stem.weight": (48, 48, 3, 3), "layer1.weight": (64, 48, 3, 3), "layer2.weight": (64, 64, 3, 3)}
+BLOCKS: Named = {"stem.weight": (56, 48, 3, 3), "layer1.weight": (64, 56, 3, 3), "layer2.weight": (64, 64, 3, 3)}
 
 
 @pytest.mark.parametrize(("width", "channels"), SPACE_TO_DEPTH.items())
 def test_a_first_convolution_over_blocks_of_pixels_is_a_stem(width: int, channels: int):
-    named = {**BLOCKS, "stem.weight": (56, width, 3, 3), "layer1.weight": (64, 56, 3, 3)}
-    conv = found(named)
-    assert shown(conv) == ("stem.weight", channels, "shapes")
+    block = space_to_depth(places({**BLOCKS, "stem.weight": (56, width, 3, 3)}))
+    assert block
+    conv = block_conv(block)
+    assert (conv.tensor.name, conv.layout, conv.in_channels, conv.found_by) == ("stem.weight", None, channels, "shapes")
     assert conv.why.startswith("the order of colors and pixels is ambiguous: --layout O(GI)HW if")
-
-
-@pytest.mark.parametrize("width", [6, 9, 15, 24, 64])
-def test_other_widths_are_no_blocks(width: int):
-    assert found({**BLOCKS, "stem.weight": (56, width, 3, 3), "layer1.weight": (64, 56, 3, 3)}) is None
+    assert block_conv(block, 9).in_channels == 9
 
 
 NO_BLOCKS: dict[str, tuple[Named, bool]] = {
-    "the width is made inside": ({**BLOCKS, "layer2.weight": (12, 64, 3, 3), "stem.weight": (56, 12, 3, 3)}, True),
-    "single pixels": ({**BLOCKS, "stem.weight": (56, 12, 1, 1), "layer1.weight": (64, 56, 3, 3)}, True),
-    "not the first": ({"first.weight": (8, 12, 3, 3), **BLOCKS, "stem.weight": (56, 27, 3, 3)}, True),
-    "not named so, without the order": (
-        {"body.weight": (56, 12, 3, 3), "layer1.weight": (64, 56, 3, 3), "other.weight": (70, 64, 3, 3)},
-        False,
-    ),
+    **{f"of {w} channels": ({**BLOCKS, "stem.weight": (56, w, 3, 3)}, True) for w in (3, 4, 6, 9, 15, 24)},
+    "whose width is made before": ({"a.weight": (48, 9, 3, 3), **BLOCKS}, True),
+    "over single pixels": ({**BLOCKS, "stem.weight": (56, 12, 1, 1)}, True),
+    "behind another": ({"first.weight": (8, 9, 3, 3), **BLOCKS}, True),
+    "of many channels without a stem's name": ({"body.weight": (56, 192, 3, 3), "layer1.weight": (64, 56, 3, 3)}, True),
+    "not named so, in no order": ({"body.weight": (56, 12, 3, 3), "layer1.weight": (64, 56, 3, 3)}, False),
+    "beside one of three channels, in no order": ({**BLOCKS, "conv_in.weight": (8, 3, 3, 3)}, False),
+    "that is made somewhere, in no order": ({**BLOCKS, "layer2.weight": (48, 64, 3, 3)}, False),
 }
 
 
 @pytest.mark.parametrize("name", NO_BLOCKS)
-def test_a_convolution_over_features_is_no_such_stem(name: str):
+def test_a_convolution_is_no_stem_over_blocks(name: str):
     named, ordered = NO_BLOCKS[name]
-    conv = found(named, ordered=ordered)
-    assert conv is None or conv.tensor.name == "first.weight"
+    assert space_to_depth(places(named, ordered=ordered)) is None
 
 
 def test_without_the_order_a_stem_over_blocks_is_known_by_its_name():
-    named = {"stem.weight": (56, 12, 3, 3), "layer1.weight": (64, 56, 3, 3)}
-    assert shown(found(named, ordered=False)) == ("stem.weight", 3, "shapes")
+    block = space_to_depth(places(BLOCKS, ordered=False))
+    assert block
+    assert block.layer == "stem"
 
 
-@pytest.mark.parametrize(
-    ("channels", "expected"),
-    [(None, 3), (3, 3), (1, 1), (4, 4), (12, None), (5, 5)],
-    ids=["unknown", "three", "one", "four", "as bands", "that do not fit"],
-)
-def test_channels_that_the_user_knows_are_taken_where_they_fit(channels: int | None, expected: int | None):
-    """As many as the whole width are bands: then nothing is folded."""
-    named = {"stem.weight": (56, 12, 3, 3), "layer1.weight": (64, 56, 3, 3)}
-    conv = found(named, channels=channels)
-    if channels == 5:
-        assert conv is None
-    else:
-        assert (conv and conv.in_channels) == expected
+# Patches in a Linear layer
 
 
-def test_a_stem_over_blocks_has_the_channels_of_its_width():
-    evidence = Evidence(network({"stem.weight": (56, 27, 3, 3)}))
-    assert shown(block_stem(evidence.network.kernels[0])) == ("stem.weight", 3, "shapes")
-    assert shown(block_stem(evidence.network.kernels[0], 9)) == ("stem.weight", 9, "shapes")
-
-
-PATCHES: dict[str, tuple[Named, tuple[str, int, str] | None]] = {
+PATCHES: dict[str, tuple[Named, list[tuple[str, str]]]] = {
     "by name": (
-        {"model.patch_embed.proj.weight": (192, 768), "blocks.0.fc.weight": (192, 192)},
-        ("model.patch_embed.proj.weight", 3, "names"),
+        {"model.patch_embed.proj.weight": (192, 768), "model.blocks.0.fc.weight": (192, 192)},
+        [("model.patch_embed.proj", "names")],
     ),
-    "of two frames": ({"patch_embed.proj.weight": (192, 1536), "fc.weight": (192, 192)}, ("patch_embed.proj.weight", 3, "names")),
-    "of one color": ({"patch_embed.proj.weight": (192, 256), "fc.weight": (192, 192)}, ("patch_embed.proj.weight", 1, "names")),
-    "in a series": ({"blocks.0.patch_embed.proj.weight": (192, 768), "fc.weight": (192, 192)}, None),
-    "of another width": ({"patch_embed.proj.weight": (192, 500), "fc.weight": (192, 192)}, None),
-    "of few filters": ({"patch_embed.proj.weight": (16, 768), "fc.weight": (192, 192)}, None),
-    "by its positions": (
-        {"vit.pos_embed": (1, 196, 192), "vit.proj.weight": (192, 768), "vit.blocks.0.fc.weight": (192, 192)},
-        None,
+    "of SigLIP 2": (
+        {"vision_model.embeddings.patch_embedding.weight": (96, 768), "vision_model.encoder.layers.0.mlp.fc1.weight": (40, 96)},
+        [("vision_model.embeddings.patch_embedding", "names")],
+    ),
+    "two, over windows and regions": (
+        {"local_encoder.1.weight": (64, 3, 4, 4), "region_encoder.1.weight": (64, 192, 1, 1), "fc.weight": (9, 64)},
+        [("region_encoder.1", "names")],
+    ),
+    "of two frames": ({"patch_embed.proj.weight": (192, 1536), "fc.weight": (192, 192)}, [("patch_embed.proj", "names")]),
+    "of gray": ({"patch_embed.proj.weight": (192, 256), "fc.weight": (192, 192)}, [("patch_embed.proj", "names")]),
+    "in a numbered block": ({"blocks.0.patch_embed.proj.weight": (192, 768), "fc.weight": (192, 192)}, []),
+    "of text": ({"text_model.patch_embed.weight": (192, 768), "fc.weight": (192, 192)}, []),
+    "of no square": ({"patch_embed.proj.weight": (192, 500), "fc.weight": (192, 192)}, []),
+    "of few filters": ({"patch_embed.proj.weight": (16, 768), "fc.weight": (192, 192)}, []),
+    "whose width its part makes": (
+        {"vit.a.weight": (768, 9), "vit.patch_embed.weight": (192, 768), "head.fc.weight": (192, 192)},
+        [],
     ),
     "alone beside its positions": (
         {"embeddings.position_embeddings": (1, 196, 192), "embeddings.proj.weight": (192, 768), "fc.weight": (192, 192)},
-        ("embeddings.proj.weight", 3, "shapes"),
+        [("embeddings.proj", "shapes")],
     ),
-    "alone beside positions of another width": (
-        {"embeddings.position_embeddings": (1, 196, 100), "embeddings.proj.weight": (192, 768), "fc.weight": (192, 192)},
-        None,
+    "beside positions of another width": (
+        {"tokens.pos_embed": (1, 196, 100), "tokens.linear.weight": (192, 768), "fc.weight": (192, 192)},
+        [],
     ),
-    "two by name": (
-        {"a.patch_embed.proj.weight": (192, 768), "b.patch_embed.proj.weight": (192, 768), "fc.weight": (192, 192)},
-        None,
+    "beside other layers in its module": (
+        {"vit.pos_embed": (1, 196, 192), "vit.linear.weight": (192, 768), "vit.blocks.0.fc.weight": (192, 192)},
+        [],
     ),
 }
 
 
 @pytest.mark.parametrize("name", PATCHES)
-def test_a_product_over_patches_is_a_stem_where_it_is_the_only_one(name: str):
+def test_a_layer_over_patches_is_known_by_its_name_or_its_positions(name: str):
     named, expected = PATCHES[name]
-    assert shown(found(named)) == expected
+    assert [(kernel.layer, by) for kernel, by in patches(places(named), tensors(named))] == expected
 
 
-def test_a_convolution_that_could_see_the_image_comes_before_patches():
-    named = {"stem.weight": (16, 3, 3, 3), "patch_embed.proj.weight": (192, 768), "layer.weight": (16, 16, 3, 3)}
-    assert found(named) is None
-    assert [(k.key, by) for k, by in linear_patches(network(named), tensors(named))] == [("patch_embed.proj.weight", "names")]
+OTHERS: dict[str, tuple[Named, bool, list[str]]] = {
+    "as many filters over a multiple": (
+        {"patch_embed.proj.weight": (192, 768), "query.proj.weight": (192, 1536), "fc.weight": (9, 192)},
+        True,
+        ["query.proj"],
+    ),
+    "whose width is made": (
+        {"patch_embed.proj.weight": (192, 768), "a.weight": (1536, 192), "b.weight": (192, 1536)},
+        True,
+        [],
+    ),
+    "a layer of a transformer": ({"patch_embed.proj.weight": (192, 768), "blocks.0.fc2.weight": (192, 768)}, True, []),
+    "of another width": ({"patch_embed.proj.weight": (192, 768), "query.proj.weight": (192, 500)}, True, []),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_may_take_patches_too_is_told(name: str):
+    named, ordered, expected = OTHERS[name]
+    network = places(named, ordered=ordered).network
+    found = [network.by_layer["patch_embed.proj"]]
+    assert [kernel.layer for kernel in others(network, found)] == expected
 
 
 @pytest.mark.parametrize(("channels", "expected"), [(None, 3), (12, 12), (5, 3), (768, 768)])
 def test_patches_take_the_channels_that_the_user_knows_where_they_fit(channels: int | None, expected: int):
-    conv = found({"patch_embed.proj.weight": (192, 768), "fc.weight": (192, 192)}, channels=channels)
-    assert conv.in_channels == expected
+    conv = patch_conv(layer({"patch_embed.proj.weight": (192, 768)}, "patch_embed.proj"), channels)
+    assert (conv.layout, conv.in_channels) == (None, expected)
     assert conv.why == "the order of colors and pixels is ambiguous: --layout O(HWI) if colors vary fastest, O(IHW) if pixels do"
+
+
+@pytest.mark.parametrize(
+    ("width", "least_side", "channels"),
+    [(768, 8, 3), (588, 8, 3), (1536, 8, 3), (256, 8, 1), (12288, 8, 3), (12, 2, 3), (12, 8, 0), (500, 8, 0), (0, 8, 0)],
+    ids=["16 x 16", "14 x 14", "two frames", "gray", "64 x 64, or cubes of 16", "2 x 2", "too small", "no square", "nothing"],
+)
+def test_the_colors_of_a_patch_are_what_its_width_leaves_for_a_square(width: int, least_side: int, channels: int):
+    assert colors(width, least_side=least_side) == channels
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"), [(256, True), (512, True), (4096, True), (8, True), (27, True), (1, False), (15, False)]
+)
+def test_patches_are_squares_and_cubes_of_one_frame_or_two(pixels: int, expected: bool):
+    assert is_square(pixels) == expected
 
 
 @pytest.mark.parametrize("shape", [(5, 12), (5, 12, 3, 3), (5, 12, 3), (5, 12, 3, 3, 3)], ids=len)
@@ -158,8 +180,11 @@ def test_layouts_that_are_offered_fit_the_shape(shape: tuple[int, ...]):
     assert len(offered) == {2: 2, 4: 3}.get(len(shape), 0)
 
 
+# Vectors that the image meets first
+
+
 NET: Named = {"conv1.weight": (16, 3, 7, 7), "bn1.weight": (16,), "fc.weight": (10, 16)}
-IN_FRONT: dict[str, tuple[Named, list[str]]] = {
+BEFORE: dict[str, tuple[Named, list[str]]] = {
     "a mean and a deviation": ({"mean": (3,), "std": (1, 3, 1, 1)}, ["mean", "std"]),
     "a normalization": (
         {"norm.weight": (3,), "norm.bias": (3,), "norm.running_mean": (3,), "norm.num_batches_tracked": ()},
@@ -176,13 +201,13 @@ IN_FRONT: dict[str, tuple[Named, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", IN_FRONT)
-def test_vectors_in_front_are_known_by_size_and_name(name: str):
-    named, expected = IN_FRONT[name]
+@pytest.mark.parametrize("name", BEFORE)
+def test_vectors_before_the_stem_are_known_by_size_and_name(name: str):
+    named, expected = BEFORE[name]
     whole = {**NET, **named}
-    assert [t.name for t in input_vectors(network(whole), 3, tensors(whole))] == expected
+    assert [t.name for t in input_vectors(places(whole).network, 3, tensors(whole))] == expected
 
 
-def test_in_front_of_one_channel_nothing_is_looked_for():
+def test_before_one_channel_nothing_is_looked_for():
     named = {**NET, "mean": (1,)}
-    assert list(input_vectors(network(named), 1, tensors(named))) == []
+    assert list(input_vectors(places(named).network, 1, tensors(named))) == []

@@ -48,6 +48,14 @@ SEGMENTATION: Named = {**NET, "head.weight": (3, 24, 1, 1)}
 BOTH: dict[str, tuple[Named, dict[str, tuple[str, int]]]] = {
     "resnet": (NET, {"conv1.weight": ("OIHW", 3)}),
     "13 bands": ({**NET, "conv1.weight": (16, 13, 7, 7)}, {"conv1.weight": ("OIHW", 13)}),
+    "10 bands": (
+        {"conv1.weight": (32, 10, 3, 3), "conv2.weight": (64, 32, 3, 3), "fc.weight": (10, 64)},
+        {"conv1.weight": ("OIHW", 10)},
+    ),
+    "LeNet": (
+        {"conv1.weight": (6, 3, 5, 5), "conv2.weight": (16, 6, 5, 5), "fc1.weight": (120, 400), "fc2.weight": (84, 120)},
+        {"conv1.weight": ("OIHW", 3)},
+    ),
     "a position embedding first": ({"pos_embed": (1, 3, 14, 14), **NET}, {"conv1.weight": ("OIHW", 3)}),
     "decoder to three channels": (
         {
@@ -95,8 +103,45 @@ BOTH: dict[str, tuple[Named, dict[str, tuple[str, int]]]] = {
             "features.conv2_1.c1x1_a.conv.weight": (96, 64, 1, 1),
             "features.conv2_1.c3x3_b.conv.weight": (96, 3, 3, 3),
             "features.conv2_1.c1x1_c.conv.weight": (272, 96, 1, 1),
+            "features.conv3_1.c1x1_a.conv.weight": (192, 272, 1, 1),
+            "features.conv3_1.c3x3_b.conv.weight": (192, 6, 3, 3),
+            "features.conv3_1.c1x1_c.conv.weight": (528, 192, 1, 1),
         },
         {"features.conv1_1.conv.weight": ("OIHW", 3)},
+    ),
+    "grouped once, which nothing confirms": (
+        {
+            "features.conv1_1.conv.weight": (64, 3, 7, 7),
+            "features.conv2_1.c1x1_a.conv.weight": (96, 64, 1, 1),
+            "features.conv2_1.c3x3_b.conv.weight": (96, 3, 3, 3),
+            "features.conv2_1.c1x1_c.conv.weight": (272, 96, 1, 1),
+        },
+        {"features.conv1_1.conv.weight": ("OIHW", 3)},
+    ),
+    "residual blocks without a stem": (
+        {
+            "layer1.0.conv1.weight": (16, 3, 3, 3),
+            "layer1.0.conv2.weight": (16, 16, 3, 3),
+            "layer1.0.shortcut.0.weight": (16, 3, 1, 1),
+            "layer2.0.conv1.weight": (32, 16, 3, 3),
+            "layer2.0.conv2.weight": (32, 32, 3, 3),
+            "layer2.0.shortcut.0.weight": (32, 16, 1, 1),
+        },
+        {"layer1.0.conv1.weight": ("OIHW", 3), "layer1.0.shortcut.0.weight": ("OIHW", 3)},
+    ),
+    "the layers of nnU-Net under two names": (
+        {
+            f"{coder}stages.{i}.{name}.weight": shape
+            for coder in ("encoder.", "decoder.encoder.")
+            for i, shape in enumerate([(32, 3, 3, 3), (64, 32, 3, 3), (96, 64, 3, 3)])
+            for name in ("conv", "all_modules.0")
+        }
+        | {"decoder.seg_layers.0.weight": (2, 32, 1, 1)},
+        {
+            f"{coder}stages.0.{name}.weight": ("OIHW", 3)
+            for coder in ("encoder.", "decoder.encoder.")
+            for name in ("conv", "all_modules.0")
+        },
     ),
     "coat: a Conv1d over three scales": (
         {
@@ -137,7 +182,12 @@ BOTH: dict[str, tuple[Named, dict[str, tuple[str, int]]]] = {
 
 
 # several stems that are not alike, or copies whose stems another copy could feed: a refusal is an answer too
-HARD = {"crossvit", "RAFT: two encoders, not alike", "student and teacher with three classes"}
+HARD = {
+    "grouped once, which nothing confirms",
+    "crossvit",
+    "RAFT: two encoders, not alike",
+    "student and teacher with three classes",
+}
 
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["in module order", "in no order"])
@@ -181,6 +231,40 @@ NONE: dict[str, tuple[Named, bool, set[str]]] = {
         True,
         {"main.6.weight"},
     ),
+    "a generator behind a product": (
+        {"fc.weight": (8192, 100), "net.0.weight": (128, 64, 4, 4), "net.3.weight": (64, 3, 4, 4)},
+        True,
+        {"net.3.weight"},
+    ),
+    "an autoencoder whose decoder has no biases, in no order": (
+        {
+            "enc.0.weight": (16, 3, 3, 3),
+            "enc.2.weight": (32, 16, 3, 3),
+            "dec.0.weight": (32, 16, 3, 3),
+            "dec.2.weight": (16, 3, 3, 3),
+        },
+        False,
+        {"enc.0.weight", "enc.2.weight", "dec.0.weight", "dec.2.weight"},
+    ),
+    "a transformer over latents": (
+        {
+            "x_embedder.proj.weight": (1152, 4, 2, 2),
+            "blocks.0.attn.proj.weight": (1152, 1152),
+            "final_layer.linear.weight": (32, 1152),
+        },
+        True,
+        {"x_embedder.proj.weight"},
+    ),
+    "a recurrent cell over colors and its state of 8": (
+        {"cell.conv.weight": (32, 11, 3, 3), "out.weight": (4, 8, 1, 1)},
+        True,
+        {"cell.conv.weight", "out.weight"},
+    ),
+    "blocks of pixels and a map of noise": (
+        {"model.0.weight": (96, 15, 3, 3), "model.2.weight": (96, 96, 3, 3), "model.4.weight": (12, 96, 3, 3)},
+        True,
+        {"model.0.weight"},
+    ),
     "a square that fits every layout": ({"conv.weight": (3, 3, 3, 3)}, False, {"conv.weight"}),
     "a kernel that fits two layouts": ({"conv.weight": (16, 3, 3, 3)}, False, {"conv.weight"}),
     "depthwise blocks, and no stem": (
@@ -206,6 +290,28 @@ def test_nothing_is_guessed(named: Named, ordered: bool, candidates: set[str]):
     assert found.first_convs == ()
     assert {candidate.key for candidate in found.candidates} == candidates
     assert all(candidate.why_not for candidate in found.candidates)
+
+
+EDANET: Named = {
+    "layers.0.conv.weight": (12, 3, 3, 3),
+    "layers.0.bn.weight": (15,),
+    "layers.1.conv.weight": (45, 15, 3, 3),
+    "layers.2.conv.weight": (60, 45, 3, 3),
+}
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["in module order", "in no order"])
+def test_where_the_image_goes_past_the_stem_no_kernel_is_right(ordered: bool):
+    found = find(tensors(EDANET), ordered=ordered)
+    assert found.first_convs == ()
+    assert found.why_not == "layers.0.bn takes 15 channels, the 12 of layers.0.conv and 3 of the image"
+    assert found.candidates[0] == (
+        "layers.0.conv.weight",
+        (12, 3, 3, 3),
+        f"the image goes past the first convs: {found.why_not}",
+        False,
+    )
+    assert find(tensors(NET), ordered=ordered).why_not == ""
 
 
 VIT: Named = {
