@@ -182,7 +182,7 @@ def first_conv(kernels: Sequence[LayerWeight]) -> LayerWeight | None:
 
 
 def _leading(kernels: Sequence[LayerWeight]) -> list[LayerWeight]:
-    """The convolutions of one width that a part begins with: the first, and its branches. Of one channel the next is depthwise."""
+    """The convolutions of one width that a part begins with: the first and its branches. Of one channel the next is depthwise."""
     first = first_conv(kernels)
     if first is None or first not in kernels[:MOST_LINEAR]:
         return []
