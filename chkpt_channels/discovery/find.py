@@ -128,6 +128,7 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
     """The finding with the user's layout. Raises as `select_first_convs` does where it has no first conv."""
     location = checkpoint.location
     if finding.first_convs:
+        _check_tied(checkpoint, finding.first_convs)
         convs = tuple(_with_layout(location, conv, layout) if layout else conv for conv in finding.first_convs)
         return finding._replace(first_convs=convs)
     weight, _ = opaque.candidates_among(checkpoint, finding)
@@ -144,6 +145,22 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
     raise AmbiguousError(
         f"{what} be the first convolution", file=location.file, candidates=finding.candidates, hint=_hint(finding.candidates)
     )
+
+
+def _check_tied(checkpoint: TensorStore, convs: Sequence[FirstConv]) -> None:
+    """Raise AmbiguousError with all names where a first conv has a further one that was not found: a module that stands twice in
+    its network, or a last layer that has the weights of the first."""
+    memory = {checkpoint.memory(conv.tensor.name): conv.tensor.name for conv in convs}
+    shapes, found = {conv.tensor.shape for conv in convs}, {conv.tensor.name for conv in convs}
+    others = [t for t in checkpoint.model_tensors() if t.shape in shapes and t.name not in found]
+    tied = {t.name: first for t in others if (first := memory.get(checkpoint.memory(t.name)))}
+    if not tied:
+        return
+    candidates = [Candidate(conv.tensor.name, conv.tensor.shape, conv.why, needed=True) for conv in convs]
+    candidates += [Candidate(t.name, t.shape, f"is {tied[t.name]} too", needed=True) for t in others if t.name in tied]
+    name, first = next(iter(tied.items()))
+    what = f"shares its memory with {first}, and is not known to see the image"
+    raise AmbiguousError(what, file=checkpoint.location.file, where=name, candidates=candidates, hint=_hint(candidates))
 
 
 def _hint(candidates: Sequence[Candidate]) -> str:

@@ -20,11 +20,13 @@ class ConfigHints(NamedTuple):
 
 
 class LikeTensor(NamedTuple):
-    """A tensor of LIKE: its key inside its state dict, and its shape; keys of equal `memory` are one tensor."""
+    """A tensor of LIKE: its key inside its state dict, and its shape; keys of equal `memory` are one tensor. One `beside` the
+    state dict of its module is not in every file of the network."""
 
     key: str
     shape: tuple[int, ...]
     memory: Hashable
+    beside: bool = False
 
 
 class LikeGroup(NamedTuple):

@@ -66,8 +66,10 @@ def open_like(given: str | os.PathLike[str] | Mapping[str, Any]) -> Like:
 
 def _groups(part: Part) -> list[LikeGroup]:
     by_place: defaultdict[str, list[LikeTensor]] = defaultdict(list)
-    for tensor in part.store.model_tensors():
-        by_place[tensor.group].append(LikeTensor(tensor.key, tensor.shape, part.store.memory(tensor.name)))
+    store = part.store
+    for tensor in store.model_tensors():
+        beside = store.graph.is_beside_state_dict(tensor.name)
+        by_place[tensor.group].append(LikeTensor(tensor.key, tensor.shape, store.memory(tensor.name), beside))
     return [LikeGroup(part.name, place, tuple(tensors)) for place, tensors in by_place.items()]
 
 

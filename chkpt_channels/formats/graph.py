@@ -80,6 +80,11 @@ class ModelGraph:
         """Whether a tensor belongs to a module that the file keeps as an object, which may state its length a second time."""
         return False
 
+    def is_beside_state_dict(self, name: str) -> bool:
+        """Whether a tensor belongs to a module whose state dict leaves it out: an attribute that was never registered, or a
+        buffer that is not persistent. The network makes it by itself."""
+        return False
+
     def shape_edits(self, channels: int) -> dict[str, TensorEdit]:
         """The stored tensors that hold the number of input channels, such as the shape that a graph gives the image."""
         return {}

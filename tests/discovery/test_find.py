@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,27 @@ def test_a_number_of_channels_in_a_configuration_settles_a_width():
 
 def test_what_is_found_is_selected():
     assert shown(select_first_convs(Memory({"": NET}), asked())) == [("conv1.weight", "OIHW", 3, "shapes")]
+
+
+class Tied(Memory):
+    """A checkpoint in which the last layer has the memory of the first."""
+
+    def memory(self, name: str) -> Hashable:
+        return name.replace("leave", "enter")
+
+
+def test_a_first_conv_under_a_name_that_is_not_found_is_refused_with_all_names():
+    """The search cannot know what the second layer does with the weights of the first."""
+    sizes = {"enter": (16, 4, 3, 3), "a": (16, 16, 3, 3), "b": (32, 16, 3, 3), "c": (16, 32, 3, 3), "d": (4, 16, 1, 1)}
+    net = {f"{name}.weight": kernel(*shape) for name, shape in (sizes | {"leave": (16, 4, 3, 3)}).items()}
+    select = partial(select_first_convs, Tied({"": net}))
+    assert shown(select_first_convs(Memory({"": net}), asked())) == [("enter.weight", "OIHW", 4, "shapes")]
+    with pytest.raises(AmbiguousError, match=r"leave\.weight: shares its memory with enter\.weight, and is not") as refused:
+        select(asked())
+    assert [(c.key, c.needed) for c in refused.value.candidates] == [("enter.weight", True), ("leave.weight", True)]
+    assert refused.value.hint == f"--layer enter.weight --layer leave.weight   or   {LIKE_HINT}"
+    named = select(asked(layers=("enter.weight", "leave.weight")))
+    assert [name for name, *_ in shown(named)] == ["enter.weight", "leave.weight"]
 
 
 def test_a_layout_that_the_user_names_is_taken():

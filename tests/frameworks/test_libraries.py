@@ -31,7 +31,7 @@ def test_timm(name, exact, with_arguments, tmp_path):
     side = new.pretrained_cfg["input_size"][-1]
     old_feed = timm.data.resolve_model_data_config(model)
     new_feed = timm.data.resolve_model_data_config(new)
-    assert new_feed["input_size"] == (1, side, side)
+    assert tuple(new_feed["input_size"]) == (1, side, side)
     raw = torch.rand(2, 1, side, side)
     with torch.no_grad():
         old = model(normalized(raw.expand(-1, 3, -1, -1), old_feed["mean"], old_feed["std"]))

@@ -422,3 +422,44 @@ def test_keras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     network(1, 7).save(tmp_path / "head.keras")
     report = convert(tmp_path / "net.keras", tmp_path / "head_left.keras", like=tmp_path / "head.keras")
     assert [w.code for w in report.warnings] == ["head_left"]
+
+
+class Masked(nn.Module):
+    """A network with a mask that its state dict leaves out, and a tensor that it keeps for later; `mean` is a buffer of the image
+    that is left out too."""
+
+    def __init__(self, in_channels: int = 3, mean: Tensor | None = None) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(in_channels, 24, 4, 4)
+        self.beside = nn.Conv2d(in_channels, 24, 1)
+        self.mix = nn.Conv2d(24, 24, 1)
+        self.register_buffer("mask", torch.ones(SIZE // 4, SIZE // 4).tril(), persistent=False)
+        self.register_buffer("mean", torch.zeros(1) if mean is None else mean, persistent=False)
+        self.attention = torch.Tensor()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x - self.mean
+        return self.mix(self.patches(x) * self.mask) + self.beside(x).mean((2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize("write", [as_state_dict, as_module], ids=["state dict", "module"])
+@pytest.mark.parametrize("source", [as_state_dict, as_module], ids=["of a state dict", "of a module"])
+def test_what_a_state_dict_leaves_out(source: Callable[..., None], write: Callable[..., None], tmp_path: Path):
+    """A whole module holds it and a state dict of the same network does not, on either side."""
+    net, wanted = Masked(3), Masked(1)
+    source(tmp_path / "net.pt", net)
+    write(tmp_path / "like.pt", wanted)
+    convert(tmp_path / "net.pt", tmp_path / "gray.pt", like=tmp_path / "like.pt")
+    if source is as_module:
+        wanted = torch.load(tmp_path / "gray.pt", weights_only=False)
+    else:
+        load_pth(wanted, tmp_path / "gray.pt")
+    agree(wanted, net)
+
+
+def test_a_mean_that_a_state_dict_leaves_out_does_not_stay(tmp_path: Path):
+    """It would make three channels of the new one again."""
+    as_module(tmp_path / "net.pt", Masked(3, torch.rand(1, 3, 1, 1)))
+    as_state_dict(tmp_path / "like.pth", Masked(1))
+    with pytest.raises(UnsupportedError, match="mean is not there"):
+        convert(tmp_path / "net.pt", tmp_path / "gray.pt", like=tmp_path / "like.pth")

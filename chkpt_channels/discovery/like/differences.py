@@ -62,7 +62,7 @@ class _Comparison:
         self._store, self._copy, self._label, self._stated, self._search = store, copy, label, stated, search
         self._graph = {conv.tensor.name: conv for conv in store.graph.first_convs()}
         self._position = {tensor.name: i for i, (tensor, _) in enumerate(copy.pairs)}
-        self._others = [f"{t.name} is not there" for t in copy.extra] + [f"{t.key} is only there" for t in copy.missing]
+        self._others: list[str] = []
 
     def differences(self) -> Differences:
         kernels: list[Change] = []
@@ -92,7 +92,16 @@ class _Comparison:
                 self._refuse(vector.tensor, vector.shape)
         keys = {tensor.name: other.key for tensor, other in self._copy.pairs}
         ends = tuple(Head(h.tensor, h.shape, keys[h.tensor.name]) for h in (*heads, *of_heads))
-        return Differences(tuple(stems), tuple(rest), ends, tuple(self._others))
+        return Differences(tuple(stems), tuple(rest), ends, (*self._unmatched(stems), *self._others))
+
+    def _unmatched(self, stems: Sequence[Stem]) -> Iterator[str]:
+        """What only one of the two has. What a module keeps beside its state dict, a mask or an index, is not in LIKE's; with an
+        axis as wide as the image it could be the mean of its channels, which would have to change."""
+        widths_of_image = {stem.change.pair[0] for stem in stems} - {1}
+        for tensor in self._copy.extra:
+            if not self._store.graph.is_beside_state_dict(tensor.name) or widths_of_image & {*tensor.shape}:
+                yield f"{tensor.name} is not there"
+        yield from (f"{other.key} is only there" for other in self._copy.missing)
 
     def _refuse(self, tensor: Tensor, shape: tuple[int, ...]) -> None:
         self._others.append(f"{tensor.name} is {list(tensor.shape)} here and {list(shape)} there")

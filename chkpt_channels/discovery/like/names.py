@@ -32,7 +32,7 @@ class OtherNetworkError(UnsupportedError):
 
 class Copy(NamedTuple):
     """One copy of the model: its tensors with those of LIKE, in the order of the file; `extra` and `missing` are those that only
-    the file has, or only LIKE. Tied names and counters are in neither."""
+    the file has, or only LIKE. Tied names and counters are in neither, nor what a module of LIKE keeps beside its state dict."""
 
     pairs: tuple[tuple[Tensor, LikeTensor], ...]
     extra: tuple[Tensor, ...]
@@ -187,7 +187,7 @@ def _compared(store: TensorStore, copy: _Placed, extra: Sequence[Tensor]) -> Cop
     return Copy(
         pairs=tuple({**pairs, **tied}.values()),
         extra=tuple(t for t in extra if t.name not in tied and not t.key.endswith(COUNTER)),
-        missing=tuple(other for other in absent if other.memory not in present and not other.key.endswith(COUNTER)),
+        missing=tuple(o for o in absent if o.memory not in present and not o.key.endswith(COUNTER) and not o.beside),
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from chkpt_channels.containers.pickle.reader import Kind, PickleNode, plain
 from chkpt_channels.core.tensors import Declaration, FirstConv, Quantization
 from chkpt_channels.formats.graph import ModelGraph
-from chkpt_channels.formats.torch.object_tree import CHANNEL_NAMES, Link, TorchObject, attributes
+from chkpt_channels.formats.torch.object_tree import CHANNEL_NAMES, Link, TorchObject, attributes, pairs_of
 
 
 class TorchGraph(ModelGraph):
@@ -71,6 +71,14 @@ class TorchGraph(ModelGraph):
         owner = link.parent.node.target if link and link.parent else None
         return owner is not None and owner.state is not None and owner.items is None
 
+    def is_beside_state_dict(self, name: str) -> bool:
+        link = self._main.links.get(name)
+        module = dict(attributes(link.parent.node.target)) if link and link.parent else {}
+        if link is None or not {"_parameters", "_buffers"} <= module.keys():
+            return False
+        registered = {key.value for kept in ("_parameters", "_buffers") for key, _ in pairs_of(module[kept].target)}
+        return link.segment not in registered or link.segment in _texts_of_set(module.get("_non_persistent_buffers_set"))
+
     def hyper_parameters(self, channels: int) -> Sequence[Declaration]:
         """The integers outside of modules that are named like a number of input channels, and equal it."""
         declarations = []
@@ -103,6 +111,15 @@ def quantization_of(torch_object: TorchObject, name: str) -> Quantization | None
         if scales.shape == zeros.shape == (view.shape[axis],) and scales.dtype.floating and not zeros.dtype.floating:
             return Quantization(f"{name}/scales", f"{name}/zero_points", axis)
     return None
+
+
+def _texts_of_set(node: PickleNode | None) -> set[str]:
+    """The texts in a set, which pickles of protocol 2 encode as a call with a list."""
+    target = node.target if node is not None else None
+    if target is not None and target.kind is Kind.CALL:
+        target = next((child.target for child in target.value[1].target.children), None)
+    texts = [child.target for child in target.children] if target is not None else []
+    return {text.value for text in texts if text.kind is Kind.TEXT}
 
 
 def _conv_numbers(link: Link) -> dict[str, PickleNode]:

@@ -215,7 +215,7 @@ def _is_whole_optimizer(node: PickleNode) -> bool:
     return node.state is not None and {"state", "param_groups"} <= {name for name, _ in attributes(node)}
 
 
-def _pairs(node: PickleNode) -> Iterator[tuple[PickleNode, PickleNode]]:
+def pairs_of(node: PickleNode) -> Iterator[tuple[PickleNode, PickleNode]]:
     """The entries of a dict-like object; Python 2 pickled an OrderedDict as a call with a list of pairs. A list of pairs, as
     list(state_dict.items()) is, is read like a dict."""
     yield from node.entries()
@@ -244,7 +244,7 @@ def _named_values(node: PickleNode) -> list[tuple[PickleNode, PickleNode]]:
 
 
 def _children(link: Link, node: PickleNode) -> Iterator[Link]:
-    pairs = list(_pairs(node))
+    pairs = list(pairs_of(node))
     keys = [_segment(key) for key, _ in pairs]
     if len(set(keys)) != len(keys) and all(key.kind is Kind.TEXT for key, _ in pairs):
         raise _DuplicateKey(Counter(keys).most_common(1)[0][0])
@@ -262,7 +262,7 @@ def _children(link: Link, node: PickleNode) -> Iterator[Link]:
 def _attribute_links(link: Link, node: PickleNode) -> Iterator[Link]:
     for name, value in attributes(node):
         if name in _MODULE_DICTS:
-            for key, child in _pairs(value.target):
+            for key, child in pairs_of(value.target):
                 yield Link(link, _segment(key), True, child)
         else:
             yield Link(link, name, True, value)

@@ -115,6 +115,27 @@ def test_what_only_one_has_is_another_architecture():
     assert found.others == ("a.weight is not there", "z.weight is only there")
 
 
+class Passing(ModelGraph):
+    """A graph of a module whose buffers are not in its state dict."""
+
+    def is_beside_state_dict(self, name: str) -> bool:
+        return name.startswith("buffer.")
+
+
+@pytest.mark.parametrize(
+    ("shape", "texts"),
+    [((0,), ()), ((1, 8, 8), ()), ((1, 1, 1, 1), ()), ((1, 3, 1, 1), ("buffer.x is not there",))],
+    ids=["nothing in it", "a mask", "one mean", "a mean for each channel"],
+)
+def test_what_is_beside_the_state_dict_is_not_missed(shape: tuple[int, ...], texts: tuple[str, ...]):
+    store = Memory({"": {**{key: kernel(*shape) for key, shape in NET.items()}, "buffer.x": kernel(*shape)}})
+    store.graph = Passing()
+    buffer = store.tensors.pop("buffer.x")
+    pairs = tuple((tensor, LikeTensor(key, GRAY.get(key, tensor.shape), key)) for key, tensor in store.tensors.items())
+    found = differences(store, Copy(pairs, (buffer,), ()), "like.pth", None, list)
+    assert (found.others, [stem.change.tensor.name for stem in found.stems]) == (texts, ["a.weight"])
+
+
 def test_a_map_of_the_colors_is_a_vector():
     net = {"sub_mean.weight": (3, 3, 1, 1), "sub_mean.bias": (3,), **NET}
     after = {"sub_mean.weight": (1, 1, 1, 1), "sub_mean.bias": (1,), **GRAY}

@@ -133,3 +133,11 @@ def test_of_several_state_dicts_that_of_the_same_place_counts():
 def test_another_network_is_refused(other: Arrays):
     with pytest.raises(OtherNetworkError, match=r"^a\.pth: its tensors have other names than those of like\.pth"):
         match(Memory({"": NET}), like(other))
+
+
+def test_what_like_keeps_beside_its_state_dict_is_not_missing():
+    for beside, missing in ((True, []), (False, ["attn.mask"])):
+        mask = LikeTensor("attn.mask", (0,), "attn.mask", beside)
+        whole = Like("like.pt", (LikeGroup("", "", (*like(NET).groups[0].tensors, mask)),))
+        (copy,) = match(Memory({"": NET}), whole).copies
+        assert [other.key for other in copy.missing] == missing

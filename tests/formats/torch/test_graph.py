@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from chkpt_channels.discovery.find import find_first_convs
+from tests.support.builders import Call, Global, Raw, conv, floats, spelled, torch_zip
 from tests.support.files import FIXTURES, opened
 
 MODULES = [FIXTURES / "torch_zip" / "module.pth", FIXTURES / "torch_legacy" / "module.pth"]
@@ -57,6 +59,34 @@ def test_a_tensor_belongs_to_a_module_or_to_a_dict(name: str, tensor: str, expec
     with opened(FIXTURES / "torch_zip" / name) as checkpoint:
         assert checkpoint.graph.is_in_module(tensor) == expected
         assert not checkpoint.graph.is_in_module("there is none")
+
+
+@pytest.mark.parametrize("passing", [{"p"}, Call(Global("__builtin__", "set"), (["p"],))], ids=["protocol 4", "protocol 2"])
+@pytest.mark.parametrize("more", [{}, {"_modules": {}}])
+def test_what_a_state_dict_leaves_out(passing: set[str] | Call, more: Mapping[str, object], tmp_path: Path):
+    state = {"_parameters": {"w": conv(), "none": None}, "_buffers": {"b": conv(), "p": conv()}, "a": conv(), **more}
+    tree = pickled_module({**state, "_non_persistent_buffers_set": spelled_set(passing)})
+    (tmp_path / "net.pth").write_bytes(torch_zip(tree, {"0": floats(108)}))
+    with opened(tmp_path / "net.pth") as checkpoint:
+        beside = {name: checkpoint.graph.is_beside_state_dict(name) for name in checkpoint.tensors}
+    assert beside == {"w": False, "b": False, "p": True, "a": True}
+
+
+def pickled_module(state: Mapping[str, object]) -> Call:
+    return Call(Global("models", "Net"), (), dict(state))
+
+
+def spelled_set(value: set[str] | Call) -> Raw | Call:
+    """A set as protocol 4 encodes it."""
+    return value if isinstance(value, Call) else Raw(b"\x8f(" + b"".join(map(spelled, value)) + b"\x90")
+
+
+@pytest.mark.parametrize("name", ["conv1.weight", "there is none"])
+def test_a_state_dict_leaves_nothing_out(name: str):
+    with opened(FIXTURES / "torch_zip" / "state_dict.pth") as checkpoint:
+        assert not checkpoint.graph.is_beside_state_dict(name)
+    with opened(FIXTURES / "torch_zip" / "scripted.pt") as checkpoint:
+        assert not checkpoint.graph.is_beside_state_dict(name)
 
 
 @pytest.mark.parametrize(("name", "axis"), [("quantised.pth", 0), ("quantised_whole.pth", 0)])
