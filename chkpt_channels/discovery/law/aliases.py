@@ -69,7 +69,8 @@ def _nested(layers: Mapping[str, Shape]) -> list[tuple[str, str]]:
 
 
 def _pairs(layers: Mapping[str, Shape]) -> list[tuple[str, str]]:
-    """The pairs of names under one module that hold equal shapes wherever both stand, in a layer that changes the width too."""
+    """The pairs of names under one module that hold equal shapes wherever both stand, in a layer with a window that changes the
+    width too: the first 1×1 convolution of a branch and the shortcut beside it have equal shapes in every block (DLA)."""
     inside: defaultdict[str, dict[str, Shape]] = defaultdict(dict)
     for name, shape in layers.items():
         words = name.split(".")
@@ -86,5 +87,5 @@ def _pairs(layers: Mapping[str, Shape]) -> list[tuple[str, str]]:
                 unequal.add(pair)
             elif len(first) > 2:
                 equal[pair] += 1
-                telling |= {pair} if first[0] != first[1] else set()
+                telling |= {pair} if first[0] != first[1] and max(first[2:]) > 1 else set()
     return [pair for pair, count in equal.items() if count >= FEWEST_PLACES and pair not in unequal and pair in telling]

@@ -33,8 +33,8 @@ class State(Enum):
 
 class Verdict(NamedTuple):
     """A kernel's state, and the evidence in words. `is_weak` says that one piece of evidence alone puts it inside, `by_place`
-    that its place or window, not its name alone, shows that it sees the image, `is_fed` that a layer which may come before it makes
-    its width: another network's output."""
+    that its place or window, not its name alone, shows that it sees the image, `is_fed` that a layer which may come before it
+    makes its width: another network's output."""
 
     state: State
     why: str = ""
