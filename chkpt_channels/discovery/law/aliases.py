@@ -26,8 +26,9 @@ class Aliases:
         self._again = _nested(layers)
         kept = {name: shape for name, shape in layers.items() if not any(name.startswith(outer) for _, outer in self._again)}
         self._pairs = _pairs(kept)
-        self.kept = [t for t in tensors if not self._is_other_name(t.key)]
-        self._by_key = {t.key: t for t in tensors} if self._again or self._pairs else {}
+        has_others = bool(self._again or self._pairs)
+        self.kept = [t for t in tensors if not self._is_other_name(t.key)] if has_others else [*tensors]
+        self._by_key = {t.key: t for t in tensors} if has_others else {}
 
     def of(self, tensor: Tensor) -> list[Tensor]:
         """The tensor and its like under other names."""
@@ -69,8 +70,8 @@ def _nested(layers: Mapping[str, Shape]) -> list[tuple[str, str]]:
 
 
 def _pairs(layers: Mapping[str, Shape]) -> list[tuple[str, str]]:
-    """The pairs of names under one module that hold equal shapes wherever both stand, in a layer with a window that changes the
-    width too: the first 1×1 convolution of a branch and the shortcut beside it have equal shapes in every block (DLA)."""
+    """The pairs of names under one module, one of its own and one in a list that it keeps, that hold equal shapes wherever both
+    stand, in a layer that changes the width too."""
     inside: defaultdict[str, dict[str, Shape]] = defaultdict(dict)
     for name, shape in layers.items():
         words = name.split(".")
@@ -83,9 +84,11 @@ def _pairs(layers: Mapping[str, Shape]) -> list[tuple[str, str]]:
     for names in inside.values():
         for (a, first), (b, second) in combinations(names.items(), 2) if 1 < len(names) <= MOST_NAMES else ():
             pair = (a, b) if a.count(".") <= b.count(".") else (b, a)
+            if "." in pair[0] or "." not in pair[1]:  # layers of two blocks, or of one, are not listed twice
+                continue
             if first != second:
                 unequal.add(pair)
             elif len(first) > 2:
                 equal[pair] += 1
-                telling |= {pair} if first[0] != first[1] and max(first[2:]) > 1 else set()
+                telling |= {pair} if first[0] != first[1] else set()
     return [pair for pair, count in equal.items() if count >= FEWEST_PLACES and pair not in unequal and pair in telling]
