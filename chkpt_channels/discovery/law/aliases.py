@@ -26,9 +26,9 @@ class Aliases:
         self._again = _nested(layers)
         kept = {name: shape for name, shape in layers.items() if not any(name.startswith(outer) for _, outer in self._again)}
         self._pairs = _pairs(kept)
-        has_others = bool(self._again or self._pairs)
-        self.kept = [t for t in tensors if not self._is_other_name(t.key)] if has_others else [*tensors]
-        self._by_key = {t.key: t for t in tensors} if has_others else {}
+        is_single = not self._again and not self._pairs
+        self.kept = list(tensors) if is_single else [t for t in tensors if not self._is_other_name(t.key)]
+        self._by_key = {t.key: t for t in tensors} if self._again or self._pairs else {}
 
     def of(self, tensor: Tensor) -> list[Tensor]:
         """The tensor and its like under other names."""

@@ -138,8 +138,7 @@ def is_weight(tensor: Tensor) -> bool:
     """Whether this may be the weight of a convolution or a Linear layer: neither a vector nor a table of positions."""
     if not (tensor.dtype.floating or tensor.dtype.name in ("QI8", "QU8")) or not 2 <= len(tensor.shape) <= 5 or 0 in tensor.shape:
         return False
-    key = tensor.key
-    return bool(_WEIGHT.search(key)) and not _NO_KERNEL.search(key)
+    return bool(_WEIGHT.search(tensor.key)) and not _NO_KERNEL.search(tensor.key)
 
 
 def orientation(weights: Sequence[Tensor], *, torch: bool) -> tuple[Layouts, bool]:
