@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Unpack
 
-from chkpt_channels.api.output.check import parity
+from chkpt_channels.api.output.check import check_stems, parity
 from chkpt_channels.api.output.folder import FolderTarget
 from chkpt_channels.api.output.naming import Path_, Progress
 from chkpt_channels.api.output.publish import FileTarget, Settings, Written
@@ -62,6 +62,7 @@ def convert(
             planned = plan_model(model, parsed)
             if not dry_run:
                 target.fill(planned)
+                check_stems(planned)
             report = conversion_report(model, planned, parsed, _measure_parity(planned, complete=dry_run))
             # publishing is the last step: a failure after it would be reported as if there were no output
             report = _preview_report(report, model, target) if dry_run else _published_report(report, target.publish(planned))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Unpack
 
+from chkpt_channels.api.left_out import equal_streams, left_out
 from chkpt_channels.api.output.check import missing_biases, stale_declarations
 from chkpt_channels.api.output.naming import Path_
 from chkpt_channels.api.report import Difference, FileInfo, Verification
 from chkpt_channels.api.report_builder import file_info, kernel_reports
 from chkpt_channels.core.dtypes import rounded
+from chkpt_channels.core.errors import AmbiguousError
 from chkpt_channels.core.tensors import TensorEdit
 from chkpt_channels.discovery.find import find_first_convs, select_first_convs
 from chkpt_channels.folders.like_file import with_like
@@ -40,31 +42,43 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **opt
         )  # before the other is opened: it may be missing, and this is wrong whatever is there
         second = stack.enter_context(_open(converted, kind))
         afters = _counterparts(first, second)
-        if parsed.rule.to is None and parsed.search.like is None:
-            part = next(part for part in first.parts if part.name in afters)
-            target = _target(part.store, afters[part.name], parsed)
-            parsed = parsed._replace(rule=parsed.rule._replace(to=target).validated())
-        planned = plan_model(first, parsed)
-        differences, identical = [], 0
-        for part, plan in planned.parts:
-            if part.name not in afters:
-                differences.append(Difference(part.name, "is missing"))
-                continue
-            part_differences, unchanged = _compare(part.store, afters[part.name], plan)
-            differences += [d._replace(key=f"{part.name}/{d.key}") if first.is_folder else d for d in part_differences]
-            identical += unchanged
-        if isinstance(first, ModelFolder) and isinstance(second, ModelFolder):
-            differences += _other_files(first, second, planned)
-        return Verification(
-            input=file_info(first, measured=False),
-            output=file_info(second, measured=False),
-            in_channels=planned.channels,
-            kernels=kernel_reports(first, planned),
-            identical=identical,
-            tensors_total=sum(len(part.store.tensors) for part, _ in planned.parts),
-            differences=tuple(differences),
-            warnings=planned.notices,
-        )
+        try:
+            return _compared(first, second, afters, parsed)
+        except AmbiguousError:
+            # the kernels that were converted show which were meant, unless the user named them
+            left = None if parsed.search.layers or parsed.search.like else left_out(first, second, afters)
+            if left is None:
+                raise
+            return left
+
+
+def _compared(first: Model, second: Model, afters: Mapping[str, TensorStore], options: Options) -> Verification:
+    """The comparison with the plan. Raises what planning raises."""
+    if options.rule.to is None and options.search.like is None:
+        part = next(part for part in first.parts if part.name in afters)
+        target = _target(part.store, afters[part.name], options)
+        options = options._replace(rule=options.rule._replace(to=target).validated())
+    planned = plan_model(first, options)
+    differences, identical = [], 0
+    for part, plan in planned.parts:
+        if part.name not in afters:
+            differences.append(Difference(part.name, "is missing"))
+            continue
+        part_differences, unchanged = _compare(part.store, afters[part.name], plan)
+        differences += [d._replace(key=f"{part.name}/{d.key}") if first.is_folder else d for d in part_differences]
+        identical += unchanged
+    if isinstance(first, ModelFolder) and isinstance(second, ModelFolder):
+        differences += _other_files(first, second, planned)
+    return Verification(
+        input=file_info(first, measured=False),
+        output=file_info(second, measured=False),
+        in_channels=planned.channels,
+        kernels=kernel_reports(first, planned),
+        identical=identical,
+        tensors_total=sum(len(part.store.tensors) for part, _ in planned.parts),
+        differences=tuple(differences),
+        warnings=planned.notices,
+    )
 
 
 def _open(path: Path_, kind: type[ModelFolder | ModelFile]) -> Model:
@@ -146,6 +160,8 @@ def _compare(before: TensorStore, after: TensorStore, plan: Plan) -> tuple[list[
             problem = "is missing"
         elif (other.dtype, other.shape) != (tensor.dtype, shape):
             problem = f"is {other.dtype.name} {list(other.shape)}, not {tensor.dtype.name} {list(shape)}"
+            if name in by_name and _is_left(after, plan, by_name[name]):
+                problem = f"takes the {plan.channels[0]} channels of the image too, and was not converted: it {problem}"
         elif edit and not equal_streams([edit.values().tobytes()], after.chunks(name)):
             problem = (
                 _kernel_difference(before, after, by_name[name], plan) if name in by_name else _part_difference(after, name, edit)
@@ -168,6 +184,17 @@ def _compare(before: TensorStore, after: TensorStore, plan: Plan) -> tuple[list[
     differences += [Difference(n, "its new bias is missing or wrong") for n in missing_biases(after, plan)]
     differences += [Difference(where, f"does not declare {plan.channels[1]}") for where in stale_declarations(after, plan)]
     return differences, identical
+
+
+def _is_left(after: TensorStore, plan: Plan, kernel: KernelChange) -> bool:
+    """Whether a kernel kept its shape where another one of the plan was converted."""
+    shapes = {
+        k.conv.tensor.name: (after.tensors[k.conv.tensor.name].shape, k)
+        for k in plan.kernels
+        if k.conv.tensor.name in after.tensors
+    }
+    is_kept = shapes[kernel.conv.tensor.name][0] == kernel.conv.tensor.shape
+    return is_kept and any(shape == k.shape != k.conv.tensor.shape for shape, k in shapes.values())
 
 
 def _part_difference(after: TensorStore, name: str, edit: TensorEdit) -> str:
@@ -213,18 +240,3 @@ def _known_rule(before: TensorStore, after: TensorStore, kernel: KernelChange) -
         if rule.apply(old, view, conv.tensor.dtype).tobytes() == written:
             return f": this is {rule.method}"
     return ""
-
-
-def equal_streams(a: Iterable[bytes], b: Iterable[bytes]) -> bool:
-    """Whether two streams of bytes are equal, however they are cut."""
-    rest_a, rest_b = b"", b""
-    pieces_a, pieces_b = iter(a), iter(b)
-    while True:
-        rest_a = rest_a or next(pieces_a, b"")
-        rest_b = rest_b or next(pieces_b, b"")
-        if not rest_a or not rest_b:
-            return not rest_a and not rest_b
-        size = min(len(rest_a), len(rest_b))
-        if rest_a[:size] != rest_b[:size]:
-            return False
-        rest_a, rest_b = rest_a[size:], rest_b[size:]

@@ -9,7 +9,7 @@ from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, Unsu
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery import layer_selector, opaque
-from chkpt_channels.discovery.law import search
+from chkpt_channels.discovery.law import after, search
 from chkpt_channels.discovery.law.places import OTHER_SENSES
 from chkpt_channels.discovery.law.replicas import flattened
 from chkpt_channels.discovery.like import compare as like
@@ -72,6 +72,23 @@ def _named_by_config(checkpoint: TensorStore, hints: ConfigHints) -> tuple[First
         why = "config.json names it"
         convs.append(checkpoint.graph.with_groups(FirstConv(tensor, layout, hints.channels, "sidecar", why)))
     return tuple(convs)
+
+
+def unexplained(checkpoint: TensorStore, stems: Sequence[FirstConv]) -> tuple[after.Unexplained, ...]:
+    """The kernels that take as many channels as these stems, are none of them, and that no layers explain; none in a file whose
+    graph shows which kernels the image reaches."""
+    if checkpoint.graph.first_convs():
+        return ()
+    if view := checkpoint.search_view():
+        shown = {name: tensor for tensor, name in view.items()}
+        seen = [conv._replace(tensor=shown[conv.tensor.name]) for conv in stems if conv.tensor.name in shown]
+        left = after.unexplained(view, seen, ordered=checkpoint.ordered, torch=checkpoint.ordered)
+        kernels = tuple(kernel._replace(tensor=checkpoint.tensors[view[kernel.tensor]]) for kernel in left)
+        return tuple(kernel for kernel in kernels if not checkpoint.graph.is_depthwise(kernel.tensor.name))
+    among = opaque.searched(checkpoint)
+    left = after.unexplained(among.tensors, stems, ordered=checkpoint.ordered, torch=checkpoint.torch)
+    names = {name: weight.name for name, weight in among.opaque.items()}
+    return tuple(k._replace(tensor=k.tensor._replace(name=names.get(k.tensor.name, k.tensor.name))) for k in left)
 
 
 def select_first_convs(checkpoint: TensorStore, request: SearchRequest) -> search.Finding:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice
+from chkpt_channels.discovery.find import unexplained
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import kernels, parametrizations
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.options import Options
+
+SEARCHED = ("graph", "shapes", "names")
+"""How first convs are found that leave no kernel unexplained."""
 
 
 def of_file(checkpoint: TensorStore, first_convs: Sequence[FirstConv]) -> tuple[Notice, ...]:
@@ -65,6 +69,23 @@ def of_hyper_parameters(left: Sequence[Declaration]) -> list[Notice]:
     counts = listing([f"{d.where} = {d.channels}" for d in left])
     message = f"{counts} stays, and a script may build the network from it: --set-hparams sets it"
     return [Notice("hyper_parameters", message)]
+
+
+def of_unexplained(checkpoint: TensorStore, changing: Sequence[FirstConv], convs: Sequence[FirstConv]) -> list[Notice]:
+    """The warning about kernels that take the image's channels too, as far as names and shapes tell, and stay as they are. The
+    first convs that the search finds leave none: it is asked where the user, LIKE or a configuration names them."""
+    if all(conv.found_by in SEARCHED for conv in convs):
+        return []
+    widths = {conv.in_channels for conv in changing}
+    left = [kernel for kernel in unexplained(checkpoint, convs) if kernel.channels in widths]
+    if not left:
+        return []
+    if len(left) == 1:
+        message = f"{left[0].tensor.name} {left[0].what}, and stays as it is: {left[0].why}"
+    else:
+        verb, names = "could take" if any(k.is_open for k in left) else "take", listing([k.tensor.name for k in left])
+        message = f"{names} {verb} the {left[0].channels} channels of the image too, and stay as they are"
+    return [Notice("unexplained", message)]
 
 
 def of_mixing(mixing: Mixing, method: str) -> list[Notice]:

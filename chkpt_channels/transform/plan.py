@@ -96,6 +96,7 @@ def _planned(checkpoint: TensorStore, options: Options) -> Plan:
     edits = edits._replace(tensors={**edits.tensors, **shapes}, numbers=numbers, channels=to, method=method)
     found_notices = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rules[changing[0].tensor.name], method)]
     found_notices += [*notices.of_kernels(checkpoint, changed, options), *notices.of_hyper_parameters(left)]
+    found_notices += notices.of_unexplained(checkpoint, changing, convs)
     if finding.input_vectors and not method:
         found_notices += preprocessing.notices(kept, chosen, checkpoint.tensors)
     return Plan(

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chkpt_channels import convert, verify
+from chkpt_channels.api.left_out import equal_streams
 from chkpt_channels.api.output import check as output_check
-from chkpt_channels.api.verify import equal_streams
 from chkpt_channels.formats.torch.zip_file import TorchZip
 from tests.support.builders import conv, entry, floats, safetensors, storage, tensor, torch_zip
 from tests.support.files import FIXTURES

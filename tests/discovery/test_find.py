@@ -12,8 +12,8 @@ import pytest
 from chkpt_channels import AmbiguousError, UnsupportedError, UsageError
 from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery.find import compare_with_like, find_first_convs, select_first_convs
+from chkpt_channels.core.tensors import FirstConv, OpaqueTensor, Tensor
+from chkpt_channels.discovery.find import compare_with_like, find_first_convs, select_first_convs, unexplained
 from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.discovery.request import LIKE_HINT, ConfigHints, Like, LikeGroup, LikeTensor, SearchRequest
 from chkpt_channels.formats.graph import ModelGraph
@@ -436,3 +436,58 @@ def test_hints_of_a_configuration_are_those_of_the_request():
     assert shown(select_first_convs(Memory({"": OPEN}), hinted("image.b", channels=3))) == [
         ("image.b.weight", "OIHW", 3, "sidecar")
     ]
+
+
+def left(checkpoint: Memory, *names: str) -> list[str]:
+    """The names of what is unexplained where these are the first convs."""
+    stems = [FirstConv(checkpoint.tensors[n], Layout("OIHW"), checkpoint.tensors[n].shape[1], "user") for n in names]
+    return [kernel.tensor.name for kernel in unexplained(checkpoint, stems)]
+
+
+def test_what_is_left_beside_first_convs():
+    both = {**NET, "side.a.weight": SECOND, "side.b.weight": kernel(8, 8, 3, 3)}
+    assert left(Memory({"": both}), "conv1.weight") == ["side.a.weight"]
+    assert left(Memory({"": both}), "conv1.weight", "side.a.weight") == []
+    assert left(Graphed({"": both}), "conv1.weight") == []  # the graph knows what the image reaches
+    assert left(Memory({"": NET}).optimizer("optimizer", {"0": {"exp_avg.weight": SECOND}}), "conv1.weight") == []
+
+
+def test_what_is_left_may_be_no_dense_tensor():
+    checkpoint = Memory({"": {**NET, "side.b.weight": kernel(8, 8, 3, 3)}})
+    checkpoint.opaque = (OpaqueTensor("side.a.weight", (8, 3, 5, 5), "is a sparse tensor", follows=4),)
+    assert left(checkpoint, "conv1.weight") == ["side.a.weight"]
+
+
+class Viewed(Memory):
+    """A checkpoint whose names and axis orders are not PyTorch's, and a view that has these."""
+
+    ordered = False
+
+    def search_view(self) -> Mapping[Tensor, str]:
+        shown = {"conv1/kernel": ("conv1.weight", (8, 3, 7, 7)), "conv2/kernel": ("conv2.weight", (8, 8, 3, 3))}
+        shown |= {"side/kernel": ("side.weight", (4, 3, 5, 5)), "mix/kernel": ("mix.weight", (5, 12, 1, 1))}
+        shapes = {name: self.tensors[name] for name in shown}
+        return {Tensor(key, shapes[name].dtype, shape): name for name, (key, shape) in shown.items()}
+
+
+class Depthwise(ModelGraph):
+    """A graph that says of one kernel that it is depthwise."""
+
+    def is_depthwise(self, name: str) -> bool:
+        return name == "side/kernel"
+
+
+def test_what_is_left_in_a_view_has_its_own_name():
+    checkpoint = Viewed({"": {n: kernel(*s) for n, s in HWIO_SHAPES.items()}})
+    stems = [FirstConv(checkpoint.tensors["conv1/kernel"], Layout("HWIO"), 3, "user")]
+    assert [k.tensor for k in unexplained(checkpoint, stems)] == [checkpoint.tensors["side/kernel"]]
+    checkpoint.graph = Depthwise()
+    assert unexplained(checkpoint, stems) == ()
+
+
+HWIO_SHAPES = {
+    "conv1/kernel": (7, 7, 3, 8),
+    "conv2/kernel": (3, 3, 8, 8),
+    "side/kernel": (5, 5, 3, 4),
+    "mix/kernel": (1, 1, 12, 5),
+}

@@ -56,6 +56,50 @@ def test_the_response_is_that_of_equal_channels():
     assert "0.25 times what it was" in notice.message
 
 
+UNET = {
+    STEM: kernel(8, 3, 7, 7),
+    "conv2.weight": kernel(8, 8, 3, 3),
+    "side.a.weight": kernel(4, 3, 5, 5),
+    "side.b.weight": kernel(4, 4, 3, 3),
+}
+
+
+@pytest.mark.parametrize("found_by", ["user", "like", "sidecar"])
+def test_kernels_beside_the_first_convs_that_were_named(found_by: str):
+    store = Memory({"": UNET})
+    conv = FirstConv(store.tensors[STEM], Layout("OIHW"), 3, found_by)
+    (notice,) = notices.of_unexplained(store, [conv], [conv])
+    assert notice.code == "unexplained"
+    assert notice.message == (
+        "side.a.weight takes the 3 channels of the image too, and stays as it is: no layer is known to make these"
+    )
+    both = [conv, FirstConv(store.tensors["side.a.weight"], Layout("OIHW"), 3, found_by)]
+    assert notices.of_unexplained(store, both, both) == []
+
+
+def test_several_are_listed_in_one_warning():
+    store = Memory({"": UNET | {"other.a.weight": kernel(6, 3, 5, 5), "other.b.weight": kernel(6, 6, 3, 3)}})
+    conv = FirstConv(store.tensors[STEM], Layout("OIHW"), 3, "user")
+    (notice,) = notices.of_unexplained(store, [conv], [conv])
+    assert notice.message == "side.a.weight, other.a.weight take the 3 channels of the image too, and stay as they are"
+
+
+def test_a_conv_that_does_not_change_leaves_none():
+    """Beside a kernel of one channel that becomes three, those of three channels are right as they are."""
+    store = Memory({"": UNET | {"depth.a.weight": kernel(6, 1, 5, 5), "depth.b.weight": kernel(6, 6, 3, 3)}})
+    named = FirstConv(store.tensors[STEM], Layout("OIHW"), 3, "user")
+    depth = FirstConv(store.tensors["depth.a.weight"], Layout("OIHW"), 1, "user")
+    assert notices.of_unexplained(store, [depth], [named, depth]) == []
+    assert codes(notices.of_unexplained(store, [named], [named, depth])) == ["unexplained"]
+
+
+@pytest.mark.parametrize("found_by", ["shapes", "names", "graph"])
+def test_the_search_and_the_graph_leave_none(found_by: str):
+    store = Memory({"": UNET})
+    conv = FirstConv(store.tensors[STEM], Layout("OIHW"), 3, found_by)
+    assert notices.of_unexplained(store, [conv], [conv]) == []
+
+
 def test_hyper_parameters_that_stay():
     assert notices.of_hyper_parameters([]) == []
     (notice,) = notices.of_hyper_parameters([Declaration("hyper_parameters/in_chans", 3)])

@@ -10,10 +10,13 @@ from chkpt_channels.api.report import Parity
 from chkpt_channels.core.dtypes import rounded
 from chkpt_channels.core.errors import DamagedError
 from chkpt_channels.discovery import bias_target
+from chkpt_channels.discovery.find import unexplained
+from chkpt_channels.folders.planning import PlannedModel
 from chkpt_channels.formats.base import Checkpoint, TensorStore
 from chkpt_channels.storage.source import Source
 from chkpt_channels.transform import kernels, quantization
 from chkpt_channels.transform.kernels import KernelChange
+from chkpt_channels.transform.notices import SEARCHED
 from chkpt_channels.transform.parametrizations import PLAIN
 from chkpt_channels.transform.plan import Plan
 
@@ -45,6 +48,18 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
         if os.path.isdir("/proc/self/fd"):  # the file has no name yet, and the libraries open names
             _validate(before, after, f"/proc/self/fd/{fd}")
         return source.size
+
+
+def check_stems(planned: PlannedModel) -> None:
+    """Raise RuntimeError where kernels that see the image were left as they are, and the search named the others: that is a bug
+    of this package. Of first convs that were named otherwise the plan warns."""
+    for part, plan in planned.parts:
+        convs = [kernel.conv for kernel in plan.kernels]
+        if not plan.edits.tensors or any(conv.found_by not in SEARCHED for conv in convs):
+            continue
+        for left in unexplained(part.store, convs):
+            where = part.store.location.at(left.tensor.name)
+            raise RuntimeError(f"{where.file}: {where.where}: {left.what}, and was not converted: {left.why}")
 
 
 def _validate(before: Checkpoint, after: Checkpoint, path: str) -> None:

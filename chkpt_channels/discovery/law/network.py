@@ -89,7 +89,8 @@ class Network:
         self.ordered = ordered
         weights = [t for t in tensors if is_weight(t)]
         self.layouts, self.is_ambiguous = orientation(weights, torch=torch)
-        biases = {layer_of(t.key): t.shape[0] for t in tensors if len(t.shape) == 1 and t.key.endswith("bias")}
+        shapes = {t.key: t.shape for t in tensors}
+        biases = {layer_of(key): shape[0] for key, shape in shapes.items() if len(shape) == 1 and key.endswith("bias")}
         kernels = [_kernel(t, self.layouts, biases) for t in weights]
         if not ordered:
             kernels.sort(key=lambda k: k.pieces)
@@ -97,7 +98,7 @@ class Network:
         self.convs = [k for k in self.kernels if k.window and not is_no_kernel(k)]
         self.by_layer = {k.layer: k for k in self.kernels}
         self.trunk = common_words([k.key for k in self.kernels])
-        self.widths = _widths(tensors, self.by_layer)
+        self.widths = _widths(shapes, self.by_layer)
         self.grouped: dict[int, bool] = {}
         self.makers: defaultdict[int, list[LayerWeight]] = defaultdict(list)
         self.series: defaultdict[str, list[LayerWeight]] = defaultdict(list)
@@ -233,14 +234,14 @@ def is_color_shift(kernel: LayerWeight) -> bool:
     return kernel.filters == kernel.channels == 3 and bool(kernel.window) and not kernel.is_wide
 
 
-def _widths(tensors: Sequence[Tensor], layers: Mapping[str, LayerWeight]) -> dict[str, int]:
+def _widths(shapes: Mapping[str, tuple[int, ...]], layers: Mapping[str, LayerWeight]) -> dict[str, int]:
     widths: dict[str, int] = {}
-    for tensor in tensors:
-        module = layer_of(tensor.key)
+    for key, shape in shapes.items():
+        module = layer_of(key)
         if module not in widths and module in layers:
             widths[module] = layers[module].channels
-        elif module not in widths and len(tensor.shape) == 1 and tensor.shape[0] > 1:
-            widths[module] = tensor.shape[0]
+        elif module not in widths and len(shape) == 1 and shape[0] > 1:
+            widths[module] = shape[0]
     return widths
 
 

@@ -160,10 +160,11 @@ def input_vectors(network: Network, channels: int, tensors: Sequence[Tensor]) ->
     modules = {k.key.rpartition(".")[0] for k in network.kernels}
     shifts = {k.key.rpartition(".")[0] for k in network.kernels if is_color_shift(k) and not _AFTER_STEM.search(k.key)}
     for tensor in tensors:
-        module = tensor.key.rpartition(".")[0]
+        is_vector = max(tensor.shape, default=0) == channels == prod(tensor.shape)
+        module = tensor.key.rpartition(".")[0] if is_vector or shifts else ""
         if module in shifts:
             yield tensor
-        elif max(tensor.shape, default=0) == channels == prod(tensor.shape) and module not in modules:
+        elif is_vector and module not in modules:
             names = tensor.key.replace("running", "")
             if _BEFORE_STEM.search(names) and not _AFTER_STEM.search(names):
                 yield tensor

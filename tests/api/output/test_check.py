@@ -6,16 +6,22 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from chkpt_channels import DamagedError
-from chkpt_channels.api.output.check import check, missing_biases, parity, stale_declarations
+from chkpt_channels import DamagedError, convert
+from chkpt_channels.api.output.check import check, check_stems, missing_biases, parity, stale_declarations
 from chkpt_channels.core.tensors import TensorEdit
+from chkpt_channels.discovery import find
+from chkpt_channels.folders.model import ModelFile
+from chkpt_channels.folders.planning import plan_model
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.transform.options import build_options
 from chkpt_channels.transform.plan import Plan, build_plan
+from tests.api.test_verify import write
+from tests.discovery.law.test_after import AUTOENCODER
 from tests.support.files import FIXTURES, opened
 from tests.support.memory import Memory, kernel
 
@@ -90,3 +96,36 @@ def test_parity_is_of_the_kernels_that_change():
     mean = parity(store, build_plan(store, build_options("gray", method="mean")))
     assert mean is not None  # against the mean's own formula: a right kernel, if a weaker response
     assert mean.max_abs < 1e-5
+
+
+TWO_STEMS = {
+    "stem.a.weight": kernel(48, 3, 3, 3),
+    "stem.b.weight": kernel(48, 3, 1, 1),
+    "s.0.a.weight": kernel(48, 48, 3, 3),
+    "s.0.b.weight": kernel(48, 48, 1, 1),
+}
+
+
+def test_a_search_that_forgets_a_kernel_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The check asks the law once more, whatever the plan was made of."""
+    source, real = write(tmp_path / "a.safetensors", TWO_STEMS), find.search.find
+    with ModelFile(source) as model:
+        planned = plan_model(model, build_options("gray"))
+        check_stems(planned)
+        assert len(planned.first.kernels) == 2
+
+    def forgetful(*args: Any, **words: Any) -> find.search.Finding:
+        finding = real(*args, **words)
+        return finding._replace(first_convs=finding.first_convs[:1])
+
+    monkeypatch.setattr(find.search, "find", forgetful)
+    with pytest.raises(RuntimeError, match=r"stem.b.weight: takes the 3 channels of the image too, and was not converted"):
+        convert(source, tmp_path / "b.safetensors", "gray")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_kernels_that_the_user_names_are_not_judged(tmp_path: Path):
+    """Of these the plan warns."""
+    source = write(tmp_path / "a.safetensors", {name: kernel(*shape) for name, shape in AUTOENCODER.items()})
+    report = convert(source, tmp_path / "b.safetensors", "gray", layers=["encoder.conv_in"])
+    assert (report.status, [notice.code for notice in report.warnings]) == ("converted", ["unexplained"])

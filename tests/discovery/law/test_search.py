@@ -42,6 +42,15 @@ GRAY_DEPTHWISE: Named = {
     "blocks.1.dw.weight": (32, 1, 3, 3),
     "blocks.1.pw.weight": (64, 32, 1, 1),
 }
+# its shortcut and the first convolution of its branch have equal shapes in every level, and are two layers
+DLA: Named = {"base_layer.0.weight": (16, 3, 7, 7), "level1.0.weight": (32, 16, 3, 3)}
+for _level, _before in ((2, 32), (3, 64), (4, 128)):
+    DLA |= {
+        f"level{_level}.project.0.weight": (2 * _before, _before, 1, 1),
+        f"level{_level}.tree1.conv1.weight": (2 * _before, _before, 1, 1),
+        f"level{_level}.tree1.conv2.weight": (2 * _before, 4, 3, 3),
+        f"level{_level}.tree1.conv3.weight": (2 * _before, 2 * _before, 1, 1),
+    }
 SEGMENTATION: Named = {**NET, "head.weight": (3, 24, 1, 1)}
 
 # (tensors in module order, what sees the image); each is found without the order too
@@ -66,6 +75,7 @@ BOTH: dict[str, tuple[Named, dict[str, tuple[str, int]]]] = {
         },
         {"enc.0.weight": ("OIHW", 3)},
     ),
+    "shortcuts that look like their branches": (DLA, {"base_layer.0.weight": ("OIHW", 3)}),
     "head of three classes": (SEGMENTATION, {"conv1.weight": ("OIHW", 3)}),
     "Linear over three numbers": ({"coords.weight": (64, 3), **NET}, {"conv1.weight": ("OIHW", 3)}),
     "transposed convolution to three": ({**NET, "up.weight": (24, 3, 2, 2)}, {"conv1.weight": ("OIHW", 3)}),
