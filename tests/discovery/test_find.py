@@ -19,6 +19,8 @@ from chkpt_channels.discovery.request import LIKE_HINT, ConfigHints, Like, LikeG
 from chkpt_channels.formats.graph import ModelGraph
 from tests.support.memory import NET, Memory, kernel
 
+SECOND = kernel(8, 3, 5, 5)
+
 
 class Naming(ModelGraph):
     """A graph that names its first convs; it remembers which inputs the user named."""

@@ -141,9 +141,10 @@ class Network:
 
 def is_weight(tensor: Tensor) -> bool:
     """Whether this may be the weight of a convolution or a Linear layer: neither a vector nor a table of positions."""
-    shape, key, dtype = tensor.shape, tensor.key, tensor.dtype
+    shape, dtype = tensor.shape, tensor.dtype
     if not 2 <= len(shape) <= 5 or 0 in shape or not (dtype.floating or dtype.name in ("QI8", "QU8")):
         return False
+    key = tensor.key
     if not (key.endswith(".weight") or _WEIGHT.search(key)):
         return False
     is_patch = len(shape) > 3 and shape[1] in (1, 3) and key.endswith("proj.weight")

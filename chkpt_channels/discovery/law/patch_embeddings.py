@@ -91,6 +91,8 @@ def space_to_depth(places: Places) -> LayerWeight | None:
     """The first convolution, where it takes a block of pixels: the first in the order, or the only one of its name."""
     network = places.network
     likely = network.convs[:1] if network.ordered else [k for k in network.convs if places.is_named_stem(k)]
+    if not network.ordered and not any(k.channels in SPACE_TO_DEPTH and k.is_wide for k in likely):
+        likely += [k for k in network.convs if places.may_be_named(k) and k not in likely]
     wide = [k for k in likely if k.channels in SPACE_TO_DEPTH and k.is_wide]
     if len(wide) != 1 or (not network.ordered and any(k.channels in (1, 3) and k.is_wide for k in likely)):
         return None

@@ -118,9 +118,15 @@ class Places:
         trunk = self.network.trunk
         for module in modules(kernel)[trunk + 1 : trunk + 3]:
             inside = self.inside[module]
-            if len(inside) >= FEWEST_PART_LAYERS and kernel in _leading(inside):
+            if len(inside) >= FEWEST_PART_LAYERS and (kernel in _leading(inside) or self._is_stem_of(kernel, module)):
                 return module
         return ""
+
+    def _is_stem_of(self, kernel: LayerWeight, module: str) -> bool:
+        """Whether it is the one layer of a module that is called as stems are, where the order does not tell the first."""
+        if self.network.ordered or not _STEM.search(kernel.layer[len(module) :]) or ENDS.search(kernel.key):
+            return False
+        return sum(bool(_STEM.search(k.layer[len(module) :])) for k in self.inside[module]) == 1
 
     def begins_tower(self, kernel: LayerWeight) -> bool:
         """Whether it is the first of what its name has below what all names share."""
@@ -150,6 +156,10 @@ class Places:
             return True
         match = _TOP.search(kernel.key)
         return match is not None and kernel.key[: match.start() + 1].count(".") <= self.network.trunk + 1
+
+    def may_be_named(self, kernel: LayerWeight) -> bool:
+        """Whether it is called as stems are, wherever it stands, and not as the ends of networks are too."""
+        return bool(_STEM.search(kernel.key) or _TOP.search(kernel.key)) and not ENDS.search(kernel.key)
 
     def is_named_stem(self, kernel: LayerWeight) -> bool:
         """Whether it is called as stems are, and not as the ends of networks are too."""

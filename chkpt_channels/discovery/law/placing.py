@@ -67,8 +67,8 @@ class Placing:
         """Whether it stands behind a stem, or where inner layers do."""
         if kernel.is_point and any(self.judged.verdicts[k.at].state is State.INSIDE for k in self._windows_beside(kernel)):
             return True
-        if kernel.channels != 1:
-            return False
+        if kernel.channels != 1:  # what a layer behind the last one takes, it makes again
+            return self.judged.verdicts[kernel.at].is_fed and kernel.filters == kernel.channels
         if self.judged.verdicts[kernel.at].by_place:
             return False
         if self._is_right_behind(kernel, stems):
