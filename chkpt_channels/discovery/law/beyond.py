@@ -28,7 +28,7 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
         return f"{kernel.layer} filters the one channel, and of several channels it would be depthwise"
     for stem in stems:
         is_filter = channels == 1 and stem.filters <= MOST_EXTRA and stem.is_wide and _is_mixed(network, stem)
-        is_adapter = stem.filters == channels and any(k.channels == channels for k in network.kernels if k not in stems)
+        is_adapter = stem.filters == channels and any(k.channels == channels for k in network.kernels if k is not stem)
         if is_adapter or is_filter:
             return f"{stem.layer} makes {stem.filters} channels, as few as an image has"
         for module, width, between in _behind(places, stem):

@@ -202,7 +202,8 @@ class _Search:
         verdict = self.judged.verdicts[kernel.at]
         if kernel.channels in (2 * width, 3 * width, width + 1) and begins:
             makers = self.network.makers.get(kernel.channels, ())
-            return all(k is kernel or ENDS.search(k.key) for k in makers)
+            before = self.network.made_before(kernel, kernel.channels) if self.network.ordered else makers
+            return not any(k is not kernel and k.is_wide and not ENDS.search(k.key) for k in before)
         return verdict.state is State.FREE and not is_composed(self.network, kernel, is_named=self.places.is_named(kernel))
 
     def _why_latent(self, stems: Sequence[LayerWeight], width: int) -> str:
