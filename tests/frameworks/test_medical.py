@@ -181,8 +181,8 @@ def check(name: str, form: Form, direction: Direction, classes: int, folder: Pat
 
 
 REFUSED = {
-    *((f"{name}", 4) for name in CASES if name not in ("SwinUNETR", "UNETR", "PlainConvUNet", "ResidualEncoderUNet")),
-    *(("DynUNet", 3), ("DynUNet of residual blocks", 3)),
+    *(("DynUNet", 3), ("DynUNet", 4), ("DynUNet of residual blocks", 3), ("DynUNet of residual blocks", 4)),
+    *(("UNet of residual units", 4), ("UNet of residual units in 2D", 4), ("Unet of segmentation-models", 4)),
 }
 """The networks of as many classes as channels, and their number, that may be refused without --like."""
 
