@@ -20,6 +20,8 @@ MOST_TOGETHER = 6
 """Stems that a hint names together; more are seldom all stems."""
 MOST_OPTIONS = 3
 """Choices of layers in a hint."""
+FOUND_BY_SEARCH = frozenset({"shapes", "names"})
+"""What says of a first conv that nothing but names and shapes found it."""
 _ANY = SearchRequest()
 
 
@@ -178,6 +180,22 @@ def _check_tied(checkpoint: TensorStore, convs: Sequence[FirstConv]) -> None:
     name, first = next(iter(tied.items()))
     what = f"shares its memory with {first}, and is not known to see the image"
     raise AmbiguousError(what, file=checkpoint.location.file, where=name, candidates=candidates, hint=_hint(candidates))
+
+
+def check_one_width(location: Location, convs: Sequence[FirstConv], target: int) -> None:
+    """Raise AmbiguousError where names and shapes find first convs of several widths, the target's aside: a generator beside a
+    discriminator, which takes two images. One conversion of the image cannot be that of both."""
+    widths = sorted({conv.in_channels for conv in convs if conv.found_by in FOUND_BY_SEARCH} - {target})
+    if len(widths) < 2:
+        return
+    candidates = [Candidate(c.tensor.name, c.tensor.shape, f"takes {c.in_channels} channels") for c in convs]
+    alike = [[f"--layer {c.tensor.name}" for c in convs if c.in_channels == width] for width in widths]
+    raise AmbiguousError(
+        f"its first convolutions take {' and '.join(map(str, widths))} channels",
+        file=location.file,
+        candidates=candidates,
+        hint="   or   ".join(" ".join(layers) for layers in alike),
+    )
 
 
 def _hint(candidates: Sequence[Candidate]) -> str:

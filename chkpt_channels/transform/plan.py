@@ -12,7 +12,7 @@ from chkpt_channels.core.errors import Candidate, Location, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, Notice, PreprocessingOp, Tensor, TensorEdit
 from chkpt_channels.discovery import bias_target, preprocessing
-from chkpt_channels.discovery.find import compare_with_like, select_first_convs
+from chkpt_channels.discovery.find import check_one_width, compare_with_like, select_first_convs
 from chkpt_channels.discovery.law import patch_embeddings
 from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.discovery.like import compare as like
@@ -74,6 +74,7 @@ def _planned(checkpoint: TensorStore, options: Options) -> Plan:
     to = options.to
     finding = select_first_convs(checkpoint, options.search)
     convs = finding.first_convs
+    check_one_width(checkpoint.location, convs, to)
     rules = {conv.tensor.name: _rule(checkpoint.location, conv, options) for conv in convs}
     changing = [conv for conv in convs if not rules[conv.tensor.name].is_identity]
     if not changing:

@@ -60,7 +60,7 @@ def _smp_unet(channels: int, classes: int) -> nn.Module:
 _UNET = {"channels": (16, 32, 64), "strides": (2, 2), "num_res_units": 2}
 _DYNUNET = {"spatial_dims": 3, "kernel_size": (3, 3, 3), "strides": (1, 2, 2), "upsample_kernel_size": (2, 2)}
 _DYNUNET |= {"filters": (16, 32, 64)}
-_UNETR = {"img_size": (32, 16, 16), "feature_size": 8, "hidden_size": 24, "mlp_dim": 48, "num_heads": 2}
+_UNETR = {"img_size": (32, 16, 16), "feature_size": 16, "hidden_size": 24, "mlp_dim": 48, "num_heads": 2}
 CASES: Mapping[str, Case] = {
     "SwinUNETR": Case(_monai("SwinUNETR", feature_size=12, depths=(1, 1, 1, 1), num_heads=(2, 2, 2, 2)), (64, 32, 32)),
     "UNETR": Case(_monai("UNETR", **_UNETR), (32, 16, 16)),
@@ -68,7 +68,7 @@ CASES: Mapping[str, Case] = {
     "UNet of residual units in 2D": Case(_monai("UNet", spatial_dims=2, **_UNET), (32, 32)),
     "DynUNet": Case(_monai("DynUNet", **_DYNUNET), (16, 16, 16)),
     "DynUNet of residual blocks": Case(_monai("DynUNet", res_block=True, **_DYNUNET), (16, 16, 16)),
-    "SegResNet": Case(_monai("SegResNet", blocks_down=(1, 1, 1), blocks_up=(1, 1)), (16, 16, 16)),
+    "SegResNet": Case(_monai("SegResNet", init_filters=16, blocks_down=(1, 1, 1), blocks_up=(1, 1)), (16, 16, 16)),
     "PlainConvUNet": Case(_nnunet("PlainConvUNet", n_conv_per_stage=(2, 2, 2)), (16, 16, 16)),
     "ResidualEncoderUNet": Case(_nnunet("ResidualEncoderUNet", n_blocks_per_stage=(1, 1, 1)), (16, 16, 16)),
     "Unet of segmentation-models": Case(_smp_unet, (64, 64)),
@@ -181,8 +181,8 @@ def check(name: str, form: Form, direction: Direction, classes: int, folder: Pat
 
 
 REFUSED = {
-    *((f"{name}", 4) for name in CASES if name not in ("SwinUNETR", "PlainConvUNet", "ResidualEncoderUNet")),
-    *(("DynUNet", 3), ("DynUNet of residual blocks", 3)),
+    *(("DynUNet", 3), ("DynUNet", 4), ("DynUNet of residual blocks", 3), ("DynUNet of residual blocks", 4)),
+    *(("UNet of residual units", 4), ("UNet of residual units in 2D", 4), ("Unet of segmentation-models", 4)),
 }
 """The networks of as many classes as channels, and their number, that may be refused without --like."""
 

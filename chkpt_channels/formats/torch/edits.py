@@ -112,12 +112,15 @@ class TorchEdits:
 
     def _check_alone(self, name: str, view: View, others: Mapping[str, View]) -> None:
         start, stop = view.span
-        for other, shared in others.items():
-            if shared.span[0] < stop and start < shared.span[1]:
-                raise self._location.at(name).unsupported(
-                    f"shares its memory with {other}, which would keep the old values",
-                    hint=f"name both with --layer if both see the image: --layer {name} --layer {other}",
-                )
+        sharing = [other for other, shared in others.items() if shared.span[0] < stop and start < shared.span[1]]
+        if not sharing:
+            return
+        what = f"shares its memory with {sharing[0]}" + (f" and {len(sharing) - 1} more" if len(sharing) > 1 else "")
+        layers = " ".join(f"--layer {each}" for each in (name, *sharing))
+        raise self._location.at(name).unsupported(
+            f"{what}, which would keep the old values",
+            hint=f"name {'all' if len(sharing) > 1 else 'both'} with --layer if they see the image: {layers}",
+        )
 
 
 def _payload(edit: TensorEdit, order: tuple[int, ...]) -> bytes:
