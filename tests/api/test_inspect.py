@@ -31,7 +31,7 @@ def test_optimizer_state_is_listed():
 
 def test_ambiguity_is_no_error(tmp_path: Path):
     path = tmp_path / "unet.safetensors"
-    named = {"conv_in.weight": np.ones((8, 4, 3, 3), np.float32), "conv_out.weight": np.ones((4, 8, 3, 3), np.float32)}
+    named = {"conv_in.weight": np.ones((32, 4, 3, 3), np.float32), "conv_out.weight": np.ones((4, 32, 3, 3), np.float32)}
     safetensors.numpy.save_file(named, path)
     found = inspect(path)
     assert found.first_convs == ()
