@@ -32,6 +32,7 @@ from chkpt_channels.folders.library_tables import (
     NORMALIZATION_KEYS,
     PREPROCESSORS,
     SIZE_KEYS,
+    TIMM_WRAPPERS,
     VISION,
     WIDTH_KEYS,
 )
@@ -169,14 +170,23 @@ def _count_edits(config: ConfigFile, old: int, new: int) -> dict[Keys, Any]:
     if Path(config.name).name != CONFIG:
         return changed
     home = _vision(document)
-    if not changed and _is_transformers(document, home) and not any(path[: len(home)] == home for path, _ in counts(document)):
-        changed[*home, _key(document, home)] = new
-    root = document.root.value
-    if isinstance(root, dict) and "pretrained_cfg" in root and ("pretrained_cfg", "input_size", 0) in changed:
-        # timm reads input_size, which in_chans overrides; transformers' wrapper of timm reads model_args alone
-        arguments = root["model_args"].value if "model_args" in root else None
-        changed |= {("model_args", "in_chans"): new} if isinstance(arguments, dict) else {("model_args",): {"in_chans": new}}
-    return changed
+    part = document.at(home).value
+    is_transformers = isinstance(part, dict) and "model_type" in part
+    if not changed and is_transformers and not any(path[: len(home)] == home for path, _ in counts(document)):
+        changed |= _default_edit(document, home, new)
+    return changed | (_timm_edit(document, (), new) if ("pretrained_cfg", "input_size", 0) in changed else {})
+
+
+def _default_edit(document: Json, home: Keys, new: int) -> dict[Keys, Any]:
+    kind = document.at((*home, "model_type")).value
+    key = next((key for key, kinds in CHANNEL_KEYS.items() if kind in kinds), "num_channels")
+    return _timm_edit(document, home, new) if kind in TIMM_WRAPPERS else {(*home, key): new}
+
+
+def _timm_edit(document: Json, home: Keys, new: int) -> dict[Keys, Any]:
+    """timm reads input_size, which in_chans overrides; transformers' wrapper of timm reads model_args alone."""
+    path, arguments = (*home, "model_args"), document.at(home).value.get("model_args")
+    return {(*path, "in_chans"): new} if arguments and isinstance(arguments.value, dict) else {path: {"in_chans": new}}
 
 
 def _check_built(document: Json) -> None:
@@ -223,16 +233,6 @@ def _vision(document: Json) -> Keys:
     return next(
         ((name,) for name in VISION if isinstance(root, dict) and name in root and isinstance(root[name].value, dict)), ()
     )
-
-
-def _is_transformers(document: Json, path: Keys) -> bool:
-    value = document.at(path).value
-    return isinstance(value, dict) and "model_type" in value
-
-
-def _key(document: Json, path: Keys) -> str:
-    kind = document.at((*path, "model_type")).value
-    return next((key for key, kinds in CHANNEL_KEYS.items() if kind in kinds), "num_channels")
 
 
 def _dotted(path: Keys) -> str:

@@ -41,6 +41,8 @@ CHANNEL_KEYS = {
     "stem_num_channels": frozenset({"textnet"}),
 }  # fmt: skip
 """transformers' models by the key of their input channels, where it is not num_channels."""
+TIMM_WRAPPERS = frozenset({"timm_wrapper", "gemma3n_vision"})
+"""transformers' models that timm builds, by the in_chans of their model_args."""
 WIDTH_KEYS = {"stem_channels": frozenset({"hgnet_v2", "pp_lcnet_v4"})}
 """Lists of widths that begin with the image's channels, by the models in which they do."""
 _FIXED = "transformers builds this model for one number of channels, whatever its configuration says"

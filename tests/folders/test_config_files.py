@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from chkpt_channels import ChkptChannelsError, DamagedError, UnsupportedError, UsageError, convert, verify
 from chkpt_channels.core.errors import Location
@@ -17,6 +18,7 @@ from chkpt_channels.folders.config_files import ConfigReader, options_in_report,
 from chkpt_channels.transform.options import Options, as_keywords, build_options
 from tests.api.test_verify import write
 from tests.discovery.test_bias_target import TAKEN
+from tests.support.memory import NET
 
 MEAN, STD = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
 IMAGES = {"image_mean": MEAN, "image_std": STD}
@@ -189,3 +191,25 @@ def test_verify_re_derives_every_part(part: str, tmp_path: Path):
     assert [d.key for d in found.differences] == [part]
     name = {"conv0.bias": "bias", "bn_data.running_mean": "statistics", "stem.gain": "gain"}[part]
     assert f"the {name} differs from what the conversion writes: largest difference 1" in found.differences[0].message
+
+
+@pytest.mark.parametrize(
+    ("config", "where", "expected"),
+    [
+        ({"model_type": "timm_wrapper", "architecture": "resnet18"}, (), {"in_chans": 1}),
+        ({"model_type": "timm_wrapper", "model_args": None}, (), {"in_chans": 1}),
+        ({"model_type": "timm_wrapper", "model_args": {"depth": 2}}, (), {"depth": 2, "in_chans": 1}),
+        ({"model_type": "gemma3n", "vision_config": {"model_type": "gemma3n_vision"}}, ("vision_config",), {"in_chans": 1}),
+    ],
+    ids=["none", "null", "others", "a part"],
+)
+def test_transformers_wrapper_of_timm(config: dict[str, Any], where: tuple[str, ...], expected: dict[str, int], tmp_path: Path):
+    """It hands its model_args to timm and reads no num_channels."""
+    (tmp_path / "a").mkdir()
+    safetensors.numpy.save_file(NET, beside(tmp_path / "a", {CONFIG: config}))
+    convert(tmp_path / "a", tmp_path / "b", to="gray")
+    made = json.loads((tmp_path / "b" / CONFIG).read_text())
+    for step in where:
+        made = made[step]
+    assert made["model_args"] == expected
+    assert "num_channels" not in made

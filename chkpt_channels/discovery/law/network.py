@@ -34,6 +34,8 @@ _NO_KERNEL = re.compile(
 _UPSAMPLING = re.compile(r"up|deconv|transp|tconv|convt")
 _NUMBERS = re.compile(r"(\d+)")
 
+MOST_ODD_SIDE = 31
+"""Of a window, where its layout is not PyTorch's or its sides are not equal: 32 × 32 filters and channels are no window."""
 MOST_FOREIGN_SIDE = 11
 """Of the windows of another framework's kernels in a file of PyTorch: AlexNet's."""
 
@@ -155,9 +157,10 @@ def orientation(weights: Sequence[Tensor], *, torch: bool) -> tuple[Layouts, boo
     """The layouts of the file's kernels, and whether they are ambiguous.
 
     Each kernel votes for the one layout in which its window is square and smaller than its other axes; the majority wins, unless
-    more than half as many votes are against it. What PyTorch wrote has PyTorch's layouts: not every window is a square, and
-    kraken's nn.C_3.co.weight [32, 32, 3, 13] reads as HWIO with a window of 32 × 32. Only where all kernels have the same small
-    window in another layout, and none in PyTorch's, was the file filled with another framework's numbers."""
+    more than half as many votes are against it. A layout that makes a window of an axis of filters is none: kraken's
+    nn.C_3.co.weight [32, 32, 3, 13] is no HWIO with a window of 32 × 32. What PyTorch wrote has PyTorch's layouts, unless all
+    kernels have the same small window in another layout, and none in PyTorch's: then the file was filled with another framework's
+    numbers."""
     kernels = {t.shape for t in weights if len(t.shape) > 3}
     allowed = [_readings(shape) for shape in kernels]
     if torch:
@@ -165,9 +168,18 @@ def orientation(weights: Sequence[Tensor], *, torch: bool) -> tuple[Layouts, boo
             i for i, layouts in enumerate(LAYOUTS) if i and kernels and all(_has_small_window(k, layouts) for k in kernels)
         ]
         return LAYOUTS[foreign[0] if len(foreign) == 1 and all(0 not in readings for readings in allowed) else 0], False
-    counts = [allowed.count([reading]) for reading in range(len(LAYOUTS))]
+    possible = [i for i, layouts in enumerate(LAYOUTS) if all(_has_window(k, layouts) for k in kernels)]
+    counts = [allowed.count([reading]) if reading in possible else 0 for reading in range(len(LAYOUTS))]
+    if not any(counts):
+        return LAYOUTS[0], bool(kernels) and possible != [0]
     best = max(range(len(LAYOUTS)), key=lambda reading: counts[reading])
-    return LAYOUTS[best], 2 * (sum(counts) - counts[best]) > counts[best] if any(counts) else bool(kernels)
+    return LAYOUTS[best], 2 * (sum(counts) - counts[best]) > counts[best]
+
+
+def _has_window(shape: tuple[int, ...], layouts: Layouts) -> bool:
+    """Whether a kernel can have the window of a layout: PyTorch's patches of 32 × 32 are the only large ones."""
+    sides = [shape[axis] for axis in _axes(layouts[len(shape)])[2:]]
+    return max(sides) <= MOST_ODD_SIDE or (layouts is OIHW and sides[-1] == sides[-2])
 
 
 def _has_small_window(shape: tuple[int, ...], layouts: Layouts) -> bool:
