@@ -19,6 +19,8 @@ MOST_BANDS = 32
 NEAREST = 3
 """Layers before a kernel that can feed it: a block with branches puts others in between."""
 
+MOST_CLASSES = 4
+"""Channels that a Linear layer makes as scores: it feeds no convolution with them."""
 MOST_OF_STEM = 4
 """Layers of a block in which one that makes a width feeds the one that takes it."""
 
@@ -111,7 +113,8 @@ class Evidence:
     def _made_somewhere(self, kernel: LayerWeight) -> LayerWeight | None:
         """A layer that makes its width and may come before it. Heads as wide as the image say nothing of other parts."""
         for maker in self.network.makers.get(kernel.channels, ()):
-            is_other = maker is not kernel and maker.channels != kernel.channels and not maker.follows(kernel)
+            is_conv = bool(maker.window) or kernel.channels > MOST_CLASSES
+            is_other = maker is not kernel and maker.channels != kernel.channels and not maker.follows(kernel) and is_conv
             if is_other and (ENDS.search(kernel.key) or not ENDS.search(maker.key)):
                 return maker
         return None
