@@ -212,6 +212,8 @@ class _Search:
         many channels as it takes beside an image (ConvLSTM)."""
         if width <= 3:
             return ""
+        if stems and not any(k.is_wide for k in stems):
+            return "it takes single pixels of features, as far as can be told"
         ends = [k for w in (3, 4, 8, 16) if width >= w for k in self.network.makers.get(w, ())]
         if any(k.is_wide and k.channels >= 4 * k.filters for k in ends):
             return "the network outputs an image or a latent: this input could be a latent too"
@@ -268,4 +270,4 @@ def _takes_its_own_patches(network: Network, stem: LayerWeight) -> bool:
     variance: DiT's proj_out_2 makes 2 · 4 · 2 · 2 = 32."""
     patch = stem.channels * prod(stem.window)
     ends = (k for size in (patch, 2 * patch) for k in network.makers.get(size, ()))
-    return any(not k.window and k.channels == stem.filters for k in ends)
+    return stem.is_wide and any(not k.window and k.channels == stem.filters for k in ends)
