@@ -12,6 +12,7 @@ its place beside a stem or behind one; then each first conv must stand where ste
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from math import prod
@@ -35,6 +36,9 @@ MOST_CANDIDATES = 40
 """In a report; messages show ten."""
 FEWEST_FILTERS = 8
 """Of a network's first convolution; gates and attention maps have fewer."""
+
+_PATCHES_OUT = re.compile(r"proj_?out|final|unpatch|to_pixels|decod")
+"""Names of what makes patches again."""
 
 
 class Finding(NamedTuple):
@@ -270,4 +274,4 @@ def _takes_its_own_patches(network: Network, stem: LayerWeight) -> bool:
     variance: DiT's proj_out_2 makes 2 · 4 · 2 · 2 = 32."""
     patch = stem.channels * prod(stem.window)
     ends = (k for size in (patch, 2 * patch) for k in network.makers.get(size, ()))
-    return stem.is_wide and any(not k.window and k.channels == stem.filters for k in ends)
+    return stem.is_wide and any(not k.window and k.channels == stem.filters and _PATCHES_OUT.search(k.key) for k in ends)
