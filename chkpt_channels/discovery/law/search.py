@@ -214,6 +214,9 @@ class _Search:
         """Why a network could take a latent or a state, not an image alone: it takes neither one nor three channels, and ends in
         an image or in as few channels as it takes (a diffusion U-Net takes 4, a VAE decoder outputs 3), or makes the gates of as
         many channels as it takes beside an image (ConvLSTM)."""
+        is_lone = bool(stems) and not any(k.is_wide or self.places.is_named_stem(k) for k in stems)
+        if is_lone and not self.network.ordered:
+            return "it looks at single pixels, and the order of layers is not known"
         if width <= 3:
             return ""
         if stems and not any(k.is_wide for k in stems):
