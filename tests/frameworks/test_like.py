@@ -310,7 +310,7 @@ def test_a_transposed_last_layer_is_no_first_one(tmp_path: Path):
     as_state_dict(tmp_path / "like.pth", Generator(1))
     report = convert(tmp_path / "net.pth", like=tmp_path / "like.pth")
     assert report.changed == ("down.weight",)
-    assert [w.code for w in report.warnings] == ["head_left"]
+    assert "head_left" in [w.code for w in report.warnings]
     save_file(net.state_dict(), tmp_path / "net.safetensors")
     with pytest.raises(AmbiguousError, match=r"last\.weight could take the image or, transposed, make it"):
         convert(tmp_path / "net.safetensors", like=tmp_path / "like.pth")

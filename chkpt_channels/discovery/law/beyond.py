@@ -6,6 +6,7 @@ EDANet's 12 + 3 = 15, 64 + 3 = 67. No edit of kernels is right then, for the wid
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from chkpt_channels.discovery.law.evidence import NEAREST
@@ -18,6 +19,9 @@ MOST_EXTRA = 4
 """Channels that an image can have where its kernels were made for another number: pooled copies, alpha."""
 MOST_PIECES = 8
 """Of equal width that a layer takes joined, as DenseNet's and HRNet's do."""
+
+_NORM = re.compile(r"norm|bn|act|relu")
+"""Names of what takes a width and makes the same."""
 
 
 def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str:
@@ -34,7 +38,8 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
         for module, width, between in _behind(places, stem):
             extra, is_next = width - stem.filters, f".{module}".startswith(f".{stem.layer}".rpartition(".")[0] + ".")
             is_joined = extra == channels or (is_next and 0 < extra <= MOST_EXTRA)
-            if (is_joined and width not in between) or (0 < extra <= MOST_EXTRA and width not in network.makers):
+            takes = network.by_layer[module].window if module in network.by_layer else _NORM.search(module)
+            if (is_joined and width not in between) or (takes and 0 < extra <= MOST_EXTRA and width not in network.makers):
                 return f"{module} takes {width} channels, the {stem.filters} of {stem.layer} and {extra} of the image"
     for kernel in network.kernels:
         if kernel.window and _takes_image(network, kernel, channels):

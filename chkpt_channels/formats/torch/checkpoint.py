@@ -59,7 +59,9 @@ class TorchCheckpoint(Checkpoint):
     def chunks(self, name: str) -> Iterator[bytes]:
         part, torch_object = next((part, o) for part, o in self.objects.items() if name in o.groups)
         if name in torch_object.views and torch_object.views[name].storage.absent:
-            raise self.location.at(name).unsupported("is on the meta device: it has a shape and no values")
+            raise self.location.at(name).unsupported(
+                "is on the meta device: it has a shape and no values", hint="load the weights into the model before torch.save"
+            )
         yield from _chunks_of(torch_object, name, partial(self.read_storage, part))
 
     def memory(self, name: str) -> Hashable:

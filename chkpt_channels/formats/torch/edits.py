@@ -104,7 +104,9 @@ class TorchEdits:
         if view.quantizer is not None and quantization_of(self._object, name) is None:
             raise location.unsupported("is quantized by a scheme that is not converted")
         if view.storage.absent:
-            raise location.unsupported("is on the meta device: it has a shape and no values")
+            raise location.unsupported(
+                "is on the meta device: it has a shape and no values", hint="load the weights into the model before torch.save"
+            )
         if view.storage.has_view:
             raise location.unsupported("its storage is a view into another one (torch before 0.2), which is not converted")
         if any(stride == 0 and size > 1 for size, stride in zip(view.shape, view.stride, strict=True)):

@@ -96,7 +96,7 @@ class OpaqueReader:
             self._left -= 1
             if node.kind is Kind.PERSID or _is_bytes(node):
                 return True
-            if node.kind is Kind.TEXT and node.value == "_modules":
+            if node.kind is Kind.TEXT and node.value in _NO_VALUES:
                 return False
             todo += reversed(list(islice(_inside(node), _MOST_ARGUMENTS)))
         return False
@@ -165,6 +165,8 @@ def _unknown(name: str, shape: Shape | None = None) -> Opaque:
     return Opaque(f"is of the class {name}, which alone can read its values", _PLAIN, shape)
 
 
+_NO_VALUES = frozenset({"_modules", "step", "exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "sum"})
+"""Keys of a module, and of an optimizer's state of a parameter by its name."""
 _KNOWN: dict[str, Callable[[PickleNode, Sequence[PickleNode]], Opaque]] = {
     "_rebuild_sparse_tensor": _sparse,
     "_rebuild_sparse_csr_tensor": _sparse,
