@@ -36,7 +36,8 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
         if is_adapter or is_filter:
             return f"{stem.layer} makes {stem.filters} channels, as few as an image has"
         for module, width, between in _behind(places, stem):
-            extra, is_next = width - stem.filters, f".{module}".startswith(f".{stem.layer}".rpartition(".")[0] + ".")
+            extra, block = width - stem.filters, stem.layer.rpartition(".")[0]
+            is_next = bool(block) and module.startswith(f"{block}.")
             is_joined = extra == channels or (is_next and 0 < extra <= MOST_EXTRA)
             takes = network.by_layer[module].window if module in network.by_layer else _NORM.search(module)
             if (is_joined and width not in between) or (takes and 0 < extra <= MOST_EXTRA and width not in network.makers):
