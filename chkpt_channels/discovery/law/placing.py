@@ -68,7 +68,10 @@ class Placing:
         if kernel.is_point and any(self.judged.verdicts[k.at].state is State.INSIDE for k in self._windows_beside(kernel)):
             return True
         if kernel.channels != 1:  # what a layer behind the last one takes, it makes again
-            return self.judged.verdicts[kernel.at].is_fed and kernel.filters == kernel.channels
+            verdict = self.judged.verdicts[kernel.at]
+            if not verdict.is_fed and any(self.judged.state(k) is State.INSIDE for k in self.places.kin(kernel)):
+                return True  # grouped, as far as can be told, where other blocks have inner layers
+            return verdict.is_fed and kernel.filters == kernel.channels
         if self.judged.verdicts[kernel.at].by_place:
             return False
         if self._is_right_behind(kernel, stems):
@@ -108,7 +111,7 @@ class Placing:
         root = self.judged.first if self.judged.first in stems else next(iter(named or stems), None)
         # beside a stem that stands alone at the top another one that begins a part may see another input: ControlNet's latent
         in_parts = root is None or self.places.part(root)
-        placed = [k for k in stems if k is root or (in_parts and k.is_wide and self.places.begins_network(k))]
+        placed = [k for k in stems if k is root or (in_parts and k.is_wide and self._begins(k, stems))]
         if mirrored := next((k for k in stems if self._may_be_transposed(k, stems)), None):
             return f"{mirrored.key} may be transposed: then it makes {mirrored.channels} channels and takes {mirrored.filters}"
         count = 0
@@ -130,6 +133,16 @@ class Placing:
                 if other not in stems and other.channels == kernel.channels and self.places.take_same_input(kernel, other):
                     return f"{other.key} stands where it takes the same input as {kernel.key}, and seems to be inside"
         return ""
+
+    def _begins(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
+        """Whether it begins a network: a part that none of its series precedes, or that one does which begins with a stem too."""
+        if self.places.begins_network(kernel):
+            return True
+        part = self.places.part(kernel)
+        series = part.rstrip("0123456789")
+        return kernel.channels > 1 and any(
+            k is not kernel and (other := self.places.part(k)) != part and other.rstrip("0123456789") == series for k in stems if part
+        )
 
     def _in_a_row(self, stems: Sequence[LayerWeight]) -> tuple[LayerWeight, LayerWeight] | None:
         """In a file without order two kernels of one channel in one block, whose filters a pointwise layer of it takes."""

@@ -221,7 +221,7 @@ class _Search:
             return ""
         if stems and not any(k.is_wide for k in stems):
             return "it takes single pixels of features, as far as can be told"
-        ends = [k for w in (3, 4, 8, 16) if width >= w for k in self.network.makers.get(w, ())]
+        ends = [k for w in (3, 4, 8, 16) if width >= w for k in self.network.makers.get(w, ()) if k not in stems]
         if any(k.is_wide and k.channels >= 4 * k.filters for k in ends):
             return "the network outputs an image or a latent: this input could be a latent too"
         if any(_takes_its_own_patches(self.network, k) for k in stems):
