@@ -229,7 +229,8 @@ class Depthwise:
         follows: a second stem looks so."""
         series = [k for k in self.network.series[kernel.pattern] if k.channels == 1]
         is_alone = kernel.layer.count(".") <= self.network.trunk
-        if self.places.begins_tower(kernel) and (self.first in series or is_alone or self.places.begins_network(kernel)):
+        begins = self.places.begins_network(kernel) or (self.first and self.places.begin_series(kernel, self.first))
+        if self.places.begins_tower(kernel) and (self.first in series or is_alone or begins):
             return self.first in series or not self.has_point_behind(kernel)
         if any(k.is_wide and k.channels == kernel.filters for k in self.network.following(kernel, 1)):
             return True  # a pointwise layer mixes what a depthwise one filters

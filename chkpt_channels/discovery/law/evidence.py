@@ -106,7 +106,7 @@ class Evidence:
     def _in_series(self, kernel: LayerWeight) -> bool:
         """Whether three or more of its name have this width and several numbers of filters, and none stands where stems do."""
         series = [k for k in self.network.series[kernel.pattern] if k.channels == kernel.channels]
-        if len(series) < 3 or len({k.filters for k in series}) < 2:
+        if len(series) < 3 or len({k.filters for k in series}) < 2 or len({self.places.home(k) for k in series}) < 2:
             return False
         return not any(self.places.is_named(k) or self.places.inside[self.places.home(k)][0] is k for k in series)
 

@@ -143,6 +143,11 @@ class Places:
         before = range(int(name[len(word) :]))
         return not any(f"{parent}.{word}{n}".lstrip(".") in self.inside for n in before)
 
+    def begin_series(self, a: LayerWeight, b: LayerWeight) -> bool:
+        """Whether both begin parts of one series, like `encoder1` and `encoder2`."""
+        first, second = self.part(a), self.part(b)
+        return first != second and bool(first) and first.rstrip("0123456789") == second.rstrip("0123456789")
+
     def begins_named_module(self, kernel: LayerWeight) -> bool:
         """Whether it is the first of the smallest module around it that holds more and is not numbered."""
         for module in reversed(modules(kernel)[1:]):

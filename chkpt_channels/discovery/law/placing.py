@@ -135,14 +135,10 @@ class Placing:
         return ""
 
     def _begins(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
-        """Whether it begins a network: a part that none of its series precedes, or that one does which begins with a stem too."""
+        """Whether it begins a network; also behind one of its series that begins with a stem too: `encoder1`, `encoder2`."""
         if self.places.begins_network(kernel):
             return True
-        part = self.places.part(kernel)
-        series = part.rstrip("0123456789")
-        return kernel.channels > 1 and any(
-            k is not kernel and (other := self.places.part(k)) != part and other.rstrip("0123456789") == series for k in stems if part
-        )
+        return kernel.channels > 1 and any(self.places.begin_series(kernel, k) for k in stems if k is not kernel)
 
     def _in_a_row(self, stems: Sequence[LayerWeight]) -> tuple[LayerWeight, LayerWeight] | None:
         """In a file without order two kernels of one channel in one block, whose filters a pointwise layer of it takes."""

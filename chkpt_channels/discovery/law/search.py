@@ -205,6 +205,8 @@ class _Search:
             return self.places.is_named_stem(kernel) or width > 3
         verdict = self.judged.verdicts[kernel.at]
         if kernel.channels in (2 * width, 3 * width, width + 1) and begins:
+            if self.places.is_named_stem(kernel):
+                return True
             makers = self.network.makers.get(kernel.channels, ())
             before = self.network.made_before(kernel, kernel.channels) if self.network.ordered else makers
             return not any(k is not kernel and k.is_wide and not ENDS.search(k.key) for k in before)

@@ -125,8 +125,9 @@ def judge(net: Net, truth: Truth, ordered: bool) -> Verdict:
     finding = find(tensors_of(net, ordered), ordered=ordered, torch=True)
     found = {conv.tensor.name: conv for conv in finding.first_convs}
     # a shift of the colors in front is composed into the kernel behind it where its numbers are diagonal, and refused elsewhere
-    in_front = {tensor.name for tensor in finding.input_vectors}
-    if found.keys() in truth.accepted or (truth.stems and truth.stems.keys() <= in_front):
+    shifts = truth.stems.keys() & {tensor.name for tensor in finding.input_vectors}
+    is_behind = bool(shifts) and truth.stems.keys() - shifts <= found.keys() and len(found) == len(truth.stems)
+    if found.keys() in truth.accepted or is_behind:
         return Verdict("right", finding)
     if not found:
         return Verdict("refused", finding)
