@@ -42,8 +42,9 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
             takes = network.by_layer[module].window if module in network.by_layer else _NORM.search(module)
             if (is_joined and width not in between) or (takes and 0 < extra <= MOST_EXTRA and width not in network.makers):
                 return f"{module} takes {width} channels, the {stem.filters} of {stem.layer} and {extra} of the image"
+    filters = {stem.filters for stem in stems}
     for kernel in network.kernels:
-        if kernel.window and _takes_image(network, kernel, channels):
+        if kernel.window and _takes_image(network, kernel, channels, filters):
             return f"{kernel.layer} takes {kernel.channels} channels, {channels} more than any layers make"
     return ""
 
@@ -85,16 +86,20 @@ def _behind(places: Places, stem: LayerWeight) -> Iterator[tuple[str, int, set[i
         yield from ((m, w, made) for m, w in inside if m.count(".") <= stem.layer.count(".") + 1)
 
 
-def _takes_image(network: Network, kernel: LayerWeight, channels: int) -> bool:
-    """Whether a layer takes a width that no layers make, and that some layers and the image make together."""
+def _takes_image(network: Network, kernel: LayerWeight, channels: int, filters: set[int]) -> bool:
+    """Whether a layer takes a width that no layers make, and that some layers and the image make together. `filters` are those of
+    stems: what they and the image make is no sum of others."""
     width, made = kernel.channels, network.makers
     if kernel.filters == 1 and width - channels <= MOST_EXTRA:  # CBAM's gate takes a mean and a maximum
         return False
-    if width <= channels or width in made or 2 * width in made or width - channels not in made:
+    if width <= channels or width in made or width - channels not in made:
+        return False
+    is_joined = kernel.is_wide and width - channels in filters
+    if 2 * width in made and not is_joined:
         return False
     if any(m > MOST_EXTRA and width % m == 0 and width // m <= MOST_PIECES for m in made if m < width):
         return False
-    if any(width - m in made for m in made if m < width and channels not in (m, width - m)):
+    if not is_joined and any(width - m in made for m in made if m < width and channels not in (m, width - m)):
         return False
     before = network.preceding(kernel, NEAREST)
     return not any(k.filters % width == 0 and kernel.filters % (k.filters // width) == 0 for k in before)

@@ -229,9 +229,10 @@ class Depthwise:
         follows: a second stem looks so."""
         series = [k for k in self.network.series[kernel.pattern] if k.channels == 1]
         is_alone = kernel.layer.count(".") <= self.network.trunk
-        begins = self.places.begins_network(kernel) or (self.first and self.places.begin_series(kernel, self.first))
-        if self.places.begins_tower(kernel) and (self.first in series or is_alone or begins):
+        if self.places.begins_tower(kernel) and (self.first in series or is_alone or self.places.begins_network(kernel)):
             return self.first in series or not self.has_point_behind(kernel)
+        if self.first and self.places.is_named_stem(kernel) and self.places.begin_series(kernel, self.first):
+            return True
         if any(k.is_wide and k.channels == kernel.filters for k in self.network.following(kernel, 1)):
             return True  # a pointwise layer mixes what a depthwise one filters
         home = self.places.home(kernel)
@@ -244,8 +245,9 @@ class Depthwise:
         return self.first is None or kernel.at - self.first.at > NEAR
 
     def has_point_behind(self, kernel: LayerWeight) -> bool:
-        """Whether a layer that mixes its channels pixel by pixel follows."""
-        return any(k.channels == kernel.filters and k.is_point for k in self.network.following(kernel, NEAREST))
+        """Whether the next layer that takes its channels mixes them pixel by pixel."""
+        takes = (k for k in self.network.following(kernel, NEAREST) if k.channels == kernel.filters)
+        return (taker := next(takes, None)) is not None and taker.is_point
 
     def _is_bottleneck(self, kernel: LayerWeight) -> bool:
         """Whether a pointwise layer makes its channels and another one takes them."""

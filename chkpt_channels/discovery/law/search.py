@@ -131,9 +131,7 @@ class _Search:
         stems, unsure = self.placing.settled([k for k in free if k.channels == width], [k for k in unsure if k.channels == width])
         if unsure or not (stems or patches):
             return self._refused([*stems, *unsure], "several convs could see the image")
-        if others := [
-            k for k in (*free, *self.judged.of(State.OPEN, self.channels)) if k.channels != width and self._may_be_image(k, width)
-        ]:
+        if others := [k for k in self.judged.narrow if self._is_rival(k, width)]:
             return self._refused([*stems, *others], "kernels with other channel counts could be the first too")
         if why := self.placing.why_misplaced(stems, patches):
             return self._refused(stems, why)
@@ -149,7 +147,7 @@ class _Search:
     def _block(self, free: Sequence[LayerWeight]) -> FirstConv | None:
         """A space-to-depth stem, where there is one and nothing else could see the image. `channels` are the image's."""
         block = patch_embeddings.space_to_depth(self.places)
-        if block is None or any(k is not block and k.channels == 3 for k in free) or self.channels == block.channels:
+        if block is None or any(k is not block and k.channels in (3, block.channels // 4) for k in free) or self.channels == block.channels:
             return None
         return patch_embeddings.block_conv(block, self.channels) if block.channels % (self.channels or 1) == 0 else None
 
@@ -191,6 +189,18 @@ class _Search:
             if width and kernel.channels % width == 0 and patch_embeddings.is_square(kernel.channels // width)
             if by == "names" or not free
         ]
+
+    def _is_rival(self, kernel: LayerWeight, width: int) -> bool:
+        """Whether a kernel of another width could see an image too. One that is inside by a width that is made elsewhere does where
+        it begins a network as stems are called: a pose network takes two images, or three."""
+        if kernel.channels == width or self.channels not in (None, kernel.channels):
+            return False
+        if self.judged.state(kernel) is State.INSIDE:
+            makers, home = self.network.makers.get(kernel.channels, ()), self.places.home(kernel)
+            is_fed = any(k is not kernel and self.places.home(k) == home for k in makers)
+            if is_fed or kernel.channels not in (2 * width, 3 * width) or not self.places.is_named_stem(kernel):
+                return False
+        return self._may_be_image(kernel, width)
 
     def _may_be_image(self, kernel: LayerWeight, width: int = 0) -> bool:
         """Whether a kernel of another width than the image's `width` could begin a network too, as a second one in the same file
