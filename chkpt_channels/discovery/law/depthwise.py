@@ -75,6 +75,8 @@ class Depthwise:
         doubts -= self._overruled(kernel, proofs, doubts)
         if kernel is self.first and (doubts or For.MADE not in proofs):
             return Verdict(State.FREE)
+        if not proofs and Against.UNMADE in doubts and kernel.is_wide and self.places.is_named_stem(kernel):
+            return Verdict(State.FREE, Against.UNMADE.value)
         why = "; ".join(reason.value for reason in (*sorted(proofs, key=_rank), *sorted(doubts, key=_rank)))
         if proofs and doubts:
             return Verdict(State.OPEN, why, by_place=bool(doubts & PLACES))
@@ -164,7 +166,10 @@ class Depthwise:
     def _is_made(self, kernel: LayerWeight) -> bool:
         """Whether one of the layers before it makes its channels out of several; a gated one twice as many, two that are joined
         together as many, or a series that is joined."""
-        filters, before = kernel.filters, self.network.preceding(kernel, NEAR)
+        filters, dimensions = kernel.filters, len(kernel.window)
+        before = [k for k in self.network.preceding(kernel, NEAR) if len(k.window) in (0, dimensions)]
+        if not before:
+            return False
         if any(k.filters == filters and k.channels != 1 for k in before):
             return True
         if any(k.filters == 2 * filters and k.channels != 1 for k in before[:2]):

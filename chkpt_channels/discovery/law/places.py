@@ -31,9 +31,9 @@ OTHER_SENSES = re.compile(_SENSES)
 ENDS = re.compile(rf"{_SENSES}|decod|heads?[._]|(^|[._])(neck|up|out|final|deconv|tail)")
 """These branches, and the ends of networks: decoders, heads, upsampling."""
 DEPTHWISE = re.compile(
-    r"(^|[._])(dw\w*|\w*_dw|lepe\w*|peg\w*|pos_conv\w*|token_conv)([._]|$)|dw_?conv|depth_?wise|conv_spatial|cpe"
+    r"(^|[._])(dw\w*|\w*_dw|lepe\w*|peg\w*|pos_conv\w*|token_conv)([._]|$)|dw_?conv|depth_?wise|conv_spatial|cpe|blur|pool\w*[._](kernel|filt\w*|weight)$"
 )
-"""Names of depthwise layers: dw and dwconv, lepe (CSWin), pos_conv (wav2vec 2.0)."""
+"""Names of depthwise layers: dw and dwconv, lepe (CSWin), pos_conv (wav2vec 2.0), filters that blur."""
 
 FEWEST_PART_LAYERS = 2
 """Of a part that is a network of its own."""

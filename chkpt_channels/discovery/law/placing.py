@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from chkpt_channels.discovery.law import patch_embeddings
-from chkpt_channels.discovery.law.evidence import State
+from chkpt_channels.discovery.law.evidence import NEAREST, State
 from chkpt_channels.discovery.law.judged import Judged
 from chkpt_channels.discovery.law.network import LayerWeight
 
@@ -26,11 +26,8 @@ class Placing:
         """The stems, with those of the unsure ones whose place says so, and what stays unsure."""
         behind = [k for k in stems if k.channels == 1 and k is not self.judged.first and not self.judged.verdicts[k.at].by_place]
         stems = [k for k in stems if k not in behind or not self._is_right_behind(k, stems)]  # nothing else makes what it takes
-        if not stems and not self.network.ordered:
-            named = [k for k in unsure if self.places.is_named_stem(k) and k.is_wide]
-            weak = [k for k in self.judged.narrow if self.judged.verdicts[k.at].is_weak]
-            is_sole = len(unsure) == 1 and unsure[0].is_wide and all(k.follows(unsure[0]) for k in weak)
-            stems = named[:1] or (unsure[:1] if is_sole else [])
+        if not stems:
+            stems = self._likeliest(unsure)
             unsure = [k for k in unsure if k not in stems]
         before = -1
         while before != len(unsure):
@@ -46,6 +43,18 @@ class Placing:
         ]
         stems += [k for k in weak if any(k.channels == s.channels and self.places.take_same_input(s, k) for s in stems)]
         return sorted(stems, key=lambda k: k.at), unsure
+
+    def _likeliest(self, unsure: Sequence[LayerWeight]) -> list[LayerWeight]:
+        """The first conv where none is certain: of a file without order one that is called so, or the only one, with branches of
+        single pixels; else the only one that begins a part, behind another part that makes its width."""
+        wide = [k for k in unsure if k.is_wide]
+        is_sole = len(wide) == 1 and all(wide[0] in self._windows_beside(k) for k in unsure if not k.is_wide)
+        if self.network.ordered:
+            return wide if is_sole and self.judged.verdicts[wide[0].at].is_fed and self.places.begins_network(wide[0]) else []
+        named = [k for k in wide if self.places.is_named_stem(k)]
+        weak = [k for k in self.judged.narrow if self.judged.verdicts[k.at].is_weak]
+        is_sole = is_sole and (all(k.follows(wide[0]) for k in weak) or wide[0].layer.count(".") <= self.network.trunk)
+        return named[:1] or (wide if is_sole else [])
 
     def _has_stems_place(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
         """Whether it stands where a stem stands: with one's input, at one's place in a like module, or as a branch of one that
@@ -87,19 +96,28 @@ class Placing:
         """The branches with a window beside one that looks at single pixels."""
         inside = self.places.inside[self.places.home(kernel)]
         like = [k for k in inside if k.is_wide and (k.filters, k.channels) == (kernel.filters, kernel.channels)]
-        return [k for k in like if abs(k.at - kernel.at) <= NEAR_BRANCHES and k.at in self.judged.verdicts]
+        near = [k for k in like if not self.network.ordered or abs(k.at - kernel.at) <= NEAR_BRANCHES]
+        return [k for k in near if k.at in self.judged.verdicts]
 
     def _is_right_behind(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
         """Whether it is depthwise over a stem's channels: behind it, no branch of it, and a pointwise layer takes them next."""
         places, home = self.places, self.places.home(kernel)
         near = self.network.preceding(kernel, NEAR_BRANCHES)
         has_point = self.judged.depthwise.has_point_behind(kernel)
+        if self._is_joined(kernel):
+            return False
         for stem in (s for s in stems if s.filters == kernel.filters and s in near):
             is_next = self.network.ordered and kernel.at - stem.at == 1 and kernel.follows(stem)
             is_behind = places.home(stem) != home or _is_later(kernel, stem)
             if (has_point or is_next) and is_behind and not places.take_same_input(stem, kernel):
                 return True
         return False
+
+    def _is_joined(self, kernel: LayerWeight) -> bool:
+        """Whether a layer behind its block takes as many channels as all that take one there make: branches, joined."""
+        inside = [k for k in self.places.inside[self.places.home(kernel)] if k.channels == 1]
+        total = sum(k.filters for k in inside)
+        return len(inside) > 1 and any(k.channels == total for k in self.network.following(inside[-1], NEAREST))
 
     def why_misplaced(self, stems: Sequence[LayerWeight], patches: Sequence[tuple[LayerWeight, str]]) -> str:
         """Why these cannot all be first convs, or not these alone; "" where they can."""
