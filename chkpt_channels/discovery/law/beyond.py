@@ -30,6 +30,8 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
     network = places.network
     if channels == 1 and (kernel := _image_filter(places, stems)):
         return f"{kernel.layer} filters the one channel, and of several channels it would be depthwise"
+    if kernel := _color_filter(network, stems, channels):
+        return f"{kernel.layer} filters the {channels} channels one by one"
     for stem in stems:
         is_filter = channels == 1 and stem.filters <= MOST_EXTRA and stem.is_wide and _is_mixed(network, stem)
         is_adapter = stem.filters == channels and any(k.channels == channels for k in network.kernels if k is not stem)
@@ -68,6 +70,18 @@ def _image_filter(places: Places, stems: Sequence[LayerWeight]) -> LayerWeight |
     return None
 
 
+def _color_filter(network: Network, stems: Sequence[LayerWeight], channels: int) -> LayerWeight | None:
+    """A depthwise layer over as many channels as the image has, which no layer makes: it takes the image beside the stems."""
+    if channels == 1 or not stems:
+        return None
+    makers = [k for k in network.makers.get(channels, ()) if k.channels != 1]
+    for kernel in network.makers.get(channels, ()):
+        if kernel.channels == 1 and kernel.is_wide and kernel not in stems:
+            if not (any(network.is_before(k, kernel) for k in makers) if network.ordered else makers):
+                return kernel
+    return None
+
+
 def _behind(places: Places, stem: LayerWeight) -> Iterator[tuple[str, int, set[int]]]:
     """The modules behind a stem, with the channels that each takes and those that layers before it make: the next modules in
     their order, or those of the same block."""
@@ -99,7 +113,9 @@ def _takes_image(network: Network, kernel: LayerWeight, channels: int, filters: 
         return False
     if any(m > MOST_EXTRA and width % m == 0 and width // m <= MOST_PIECES for m in made if m < width):
         return False
-    if not is_joined and any(width - m in made for m in made if m < width and channels not in (m, width - m)):
+    if is_joined:
+        return True
+    if any(width - m in made for m in made if m < width and channels not in (m, width - m)):
         return False
     before = network.preceding(kernel, NEAREST)
     return not any(k.filters % width == 0 and kernel.filters % (k.filters // width) == 0 for k in before)

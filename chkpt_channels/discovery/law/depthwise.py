@@ -73,6 +73,8 @@ class Depthwise:
         if self._sees_what_the_first_sees(kernel) and not proofs & {For.KIN, For.BLOCKS}:
             return Verdict(State.FREE, "takes the same input as the first convolution", by_place=True)
         doubts -= self._overruled(kernel, proofs, doubts)
+        if proofs == {For.MADE} and Against.BEGINS in doubts and kernel.is_wide and not self._is_fed_on(kernel):
+            return Verdict(State.FREE, Against.BEGINS.value, by_place=True)
         if kernel is self.first and (doubts or For.MADE not in proofs):
             return Verdict(State.FREE)
         if not proofs and Against.UNMADE in doubts and kernel.is_wide and self.places.is_named_stem(kernel):
@@ -177,6 +179,11 @@ class Depthwise:
         joined = [k for k in before if k.pattern == before[0].pattern]
         sums = (group for group in (before[:2], before[:3], joined) if len(group) > 1 and all(k.channels != 1 for k in group))
         return any(sum(k.filters for k in group) == filters for group in sums)
+
+    def _is_fed_on(self, kernel: LayerWeight) -> bool:
+        """Whether a part before it makes its channels last: it may go on there."""
+        before = self.network.preceding(kernel, 1)
+        return not before or before[0].filters == kernel.filters
 
     def _is_series(self, kernel: LayerWeight, series: Sequence[LayerWeight]) -> bool:
         fewest = FEWEST_OF_SERIES - bool(DEPTHWISE.search(kernel.key))

@@ -32,12 +32,16 @@ _NO_KERNEL = re.compile(
     r"pos_embed|position|rel_pos|bias_table|(cls|reg|mask|dist)\w*_token|token_type|anchor|running_|norm\d*[./]weight$"
 )
 _UPSAMPLING = re.compile(r"up|deconv|transp|tconv|convt")
+_SHIFT = re.compile(r"(sub|add)_mean|(mean|color)_?shift|normali[sz]e([._]|$)")
 _NUMBERS = re.compile(r"(\d+)")
 
 MOST_ODD_SIDE = 31
 """Of a window, where its layout is not PyTorch's or its sides are not equal: 32 × 32 filters and channels are no window."""
 MOST_FOREIGN_SIDE = 11
 """Of the windows of another framework's kernels in a file of PyTorch: AlexNet's."""
+
+MOST_SHIFTED = 4
+"""Channels of an image that a 1×1 convolution shifts."""
 
 
 class LayerWeight(NamedTuple):
@@ -243,8 +247,10 @@ def is_no_kernel(kernel: LayerWeight) -> bool:
 
 
 def is_color_shift(kernel: LayerWeight) -> bool:
-    """Whether it maps three channels to three, pixel by pixel."""
-    return kernel.filters == kernel.channels == 3 and bool(kernel.window) and not kernel.is_wide
+    """Whether it maps three channels to three, pixel by pixel; or another image's to as many, under the name of a shift."""
+    if kernel.filters != kernel.channels or not kernel.window or kernel.is_wide or kernel.channels > MOST_SHIFTED:
+        return False
+    return kernel.channels == 3 or bool(_SHIFT.search(kernel.key))
 
 
 def _widths(shapes: Mapping[str, tuple[int, ...]], layers: Mapping[str, LayerWeight]) -> dict[str, int]:

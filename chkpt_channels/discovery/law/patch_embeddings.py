@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from math import isqrt, prod
 
 from chkpt_channels.core.tensors import FirstConv, Tensor
@@ -23,6 +24,8 @@ LARGEST_BLOCK = 48
 """Of the widths that a stem's name need not confirm: larger ones are usual inside networks."""
 LEAST_EMBEDDING = 32
 """A Linear layer of fewer filters is a head or a gate."""
+FEWEST_OF_CHAIN = 2
+"""Linear layers that make a network of their own: MNIST's."""
 LEAST_PATCH_SIDE = 8
 """Smaller patches would make embeddings of many inner widths (12, 27, 48, 75); SigLIP has 14 (588 = 3 · 14²), ViT 16 (768). Where
 the name says that it is one, it may be smaller."""
@@ -63,6 +66,8 @@ def patches(places: Places, tensors: Sequence[Tensor]) -> list[tuple[LayerWeight
     named = [k for k in named if colors(k.channels, least_side=2) and not _is_made(network, k)]
     if named := [k for k in named if _PATCHES.search(k.key)] or named:
         return [(k, "names" if _PATCHES.search(k.key) else "shapes") for k in named]
+    if mlp := _unfolded(network):
+        return [(mlp, "shapes")]
     # without a telling name: the table of positions in the same module, or in the one around it, has the embedding's width
     tables = {(t.key.rpartition(".")[0], t.shape[-1]) for t in tensors if t.shape and _POSITIONS.search(t.key)}
     tables |= {(module.rpartition(".")[0], width) for module, width in tables}
@@ -101,6 +106,14 @@ def space_to_depth(places: Places) -> LayerWeight | None:
         return None
     makers = [k for k in network.makers.get(block.channels, ()) if k is not block and not ENDS.search(k.key)]
     return None if [k for k in makers if not network.ordered or network.is_before(k, block)] else block
+
+
+def _unfolded(network: Network) -> LayerWeight | None:
+    """The first of Linear layers that each take what the one before makes, where it takes whole images: a network of nothing else."""
+    layers = network.kernels
+    if len(layers) < FEWEST_OF_CHAIN or any(k.window for k in layers) or not colors(layers[0].channels):
+        return None
+    return layers[0] if all(a.filters == b.channels for a, b in pairwise(layers)) else None
 
 
 def _is_named(kernel: LayerWeight) -> bool:

@@ -173,7 +173,7 @@ class Placing:
         """Whether it could be the last layer of a generator or a decoder: layers before it have as many channels as its filters,
         and none behind it takes these. DCGAN ends in a transposed main.12.weight [64, 3, 4, 4] without a bias."""
         network, width = self.network, kernel.filters
-        if not kernel.window or kernel is self.judged.first or any(self.places.take_same_input(s, kernel) for s in stems):
+        if kernel.is_point or kernel is self.judged.first or any(self.places.take_same_input(s, kernel) for s in stems):
             return False
         others = [k for k in network.kernels if k not in stems]
         before = [k for k in others if network.is_before(k, kernel)]

@@ -36,6 +36,10 @@ MOST_CANDIDATES = 40
 """In a report; messages show ten."""
 FEWEST_FILTERS = 8
 """Of a network's first convolution; gates and attention maps have fewer."""
+MOST_BESIDE = 9
+"""Channels of an image with something beside it: a latent, the image's latent and a mask, as inpainting takes."""
+LEAST_OF_IMAGES = 7
+"""The side of a window that only images have: latents are small already."""
 
 _PATCHES_OUT = re.compile(r"proj_?out|final|unpatch|to_pixels|decod")
 """Names of what makes patches again."""
@@ -197,7 +201,7 @@ class _Search:
             return False
         if self.judged.state(kernel) is State.INSIDE:
             makers, home = self.network.makers.get(kernel.channels, ()), self.places.home(kernel)
-            is_fed = any(k is not kernel and self.places.home(k) == home for k in makers)
+            is_fed = any(k.channels != kernel.channels and self.places.home(k) == home for k in makers)
             if is_fed or kernel.channels not in (2 * width, 3 * width) or not self.places.is_named_stem(kernel):
                 return False
         return self._may_be_image(kernel, width)
@@ -234,19 +238,24 @@ class _Search:
         if stems and not any(k.is_wide for k in stems):
             return "it takes single pixels of features, as far as can be told"
         ends = [k for w in (3, 4, 8, 16) if width >= w for k in self.network.makers.get(w, ()) if k not in stems]
-        if any(k.is_wide and k.channels >= 4 * k.filters for k in ends):
+        is_latent = (width <= MOST_BESIDE or width % 4 == 0) and not all(min(k.window[-2:], default=0) >= LEAST_OF_IMAGES for k in stems)
+        if is_latent and any(k.is_wide and k.channels >= 4 * k.filters for k in ends):
             return "the network outputs an image or a latent: this input could be a latent too"
         if any(_takes_its_own_patches(self.network, k) for k in stems):
             return "the network outputs patches as it takes them: this input could be a latent too"
         states = {width - image for image in range(1, 5)}
         blocks = [k for state in states if state in patch_embeddings.SPACE_TO_DEPTH for k in self.network.makers.get(state, ())]
-        if any(k.is_wide for k in blocks):  # FFDNet takes 12 and the noise, and makes 12
+        if any(k.is_wide and not self._is_taken(k) for k in blocks):  # FFDNet takes 12 and the noise, and makes 12
             return "it could take blocks of pixels and something beside them"
         taken = {k.channels for k in self.network.kernels}  # gates are cut into pieces before any layer takes them
         gates = {number * state for number in (2, 3, 4) for state in states if state > 4} - taken
         if any(k.filters in gates for k in stems):
             return "it could take an image and a state of the network together"
         return ""
+
+    def _is_taken(self, maker: LayerWeight) -> bool:
+        """Whether another layer takes what this one makes."""
+        return any(k.channels == maker.filters for k in self.network.kernels if k is not maker)
 
     def _conv(self, kernel: LayerWeight) -> FirstConv:
         if self.channels is None and kernel.channels in patch_embeddings.SPACE_TO_DEPTH:
