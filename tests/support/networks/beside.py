@@ -54,6 +54,7 @@ def with_points(d: Draw) -> Net:
 def with_flow(d: Draw) -> Net:
     """Two streams: frames, and a stack of optical flow in a network of the same kind."""
     d.reach(Trap.FLOW_IMAGE)
+    d.refusable = True
     flow = d.pick(2, 10, 20)
     state = d.chance.getstate()
     first = trunk(d, 2)

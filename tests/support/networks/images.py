@@ -202,8 +202,9 @@ def conditional_gan(d: Draw) -> Net:
 
 
 def in_a_row(d: Draw) -> Net:
-    """The second takes only what the first has made: refiners, cascades, W-Net."""
+    """The second takes only what the first has made: refiners, cascades, W-Net. No shape tells it from two that read the image."""
     d.reach(Trap.NETS_IN_ROW, Trap.IMAGE_OUTPUT, Trap.INNER_THREE)
+    d.refusable = True
     make = d.pick(translator, plain_autoencoder, denoiser)
     first = make(d)
     channels, d.channels = d.channels, d.produced
@@ -241,6 +242,7 @@ def diffusion(d: Draw) -> Net:
 def control(d: Draw) -> Net:
     """Latents and the image that they are to follow, each by a kernel of its own; the latents have four channels."""
     d.reach(Trap.CONTROL, Trap.INNER_THREE)
+    d.refusable = True
     w = d.pick(32, 64)
     latent = conv(d, 4, w, bias=True)
     d.others.append((latent, 4))

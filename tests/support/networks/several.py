@@ -87,6 +87,7 @@ def pathways(d: Draw) -> Net:
 def other_image(d: Draw) -> Net:
     """A second image of one channel, by an encoder of its own: depth, thermal, elevation, a mask."""
     d.reach(Trap.OTHER_IMAGE)
+    d.refusable = True
     first = trunk(d, 2)
     channels, d.channels = d.channels, 1
     second = trunk(d, 2, lambda d, w: unit(d, 1, w, d.pick(3, 7), 2))

@@ -158,8 +158,10 @@ def spectral_normed(d: Draw, w: int) -> Net:
 
 
 def colored(d: Draw, w: int) -> Net:
-    """Some bands are made the three colors that a pretrained backbone takes."""
+    """Some bands are made the three colors that a pretrained backbone takes. Whether three colors that see their neighbours take
+    the image's place or are added to it, no shape tells."""
     window = d.pick(1, 3)
+    d.refusable |= window == d.channels == 3
     d.reach(Trap.INNER_THREE, Trap.COLOR_TRANSFORM if window == 1 else Trap.SQUARE_STEM)
     front, stem = conv(d, d.channels, 3, window, bias=True), single(d, w, 3)
     name = d.pick("adapter", "input_adapter", "conv_in", "inconv", "color_transform", "preprocess.0")

@@ -35,7 +35,8 @@ class Question(NamedTuple):
 
 class Truth(NamedTuple):
     """`stems` maps a kernel to its layout, and is empty where nothing can be converted. `vectors` have the image's channels too.
-    `accepted` are other sets of kernels that are as right, as far as a state dict can tell; the empty one is a refusal."""
+    `accepted` are other sets of kernels that are as right, as far as a state dict can tell; the empty one is a refusal that
+    names the stems."""
 
     stems: dict[str, str]
     vectors: frozenset[str]
@@ -120,6 +121,12 @@ def fits(found: Layout | None, true: str, shape: tuple[int, ...]) -> bool:
     return found is None or str(found) == true or (Layout(true).folded and not found.folded and shape[1] == 4)
 
 
+def names_all(net: Net, truth: Truth, finding: Finding) -> bool:
+    """Whether a refusal names the stems: of copies and names of one kernel, which have its shape, one."""
+    shapes, named = net.state_dict(), {candidate.key for candidate in finding.candidates} & truth.stems.keys()
+    return {shapes[name].shape for name in truth.stems} == {shapes[name].shape for name in named}
+
+
 def judge(net: Net, truth: Truth, ordered: bool) -> Verdict:
     """What the search says. A layout may be left open, not be wrong."""
     finding = find(tensors_of(net, ordered), ordered=ordered, torch=True)
@@ -127,10 +134,10 @@ def judge(net: Net, truth: Truth, ordered: bool) -> Verdict:
     # a shift of the colors in front is composed into the kernel behind it where its numbers are diagonal, and refused elsewhere
     shifts = truth.stems.keys() & {tensor.name for tensor in finding.input_vectors}
     is_behind = bool(shifts) and truth.stems.keys() - shifts <= found.keys() and len(found) == len(truth.stems)
+    if not found:
+        return Verdict("right" if frozenset() in truth.accepted and names_all(net, truth, finding) else "refused", finding)
     if found.keys() in truth.accepted or is_behind:
         return Verdict("right", finding)
-    if not found:
-        return Verdict("refused", finding)
     same = found.keys() == truth.stems.keys()
     right = same and all(fits(conv.layout, truth.stems[name], conv.tensor.shape) for name, conv in found.items())
     return Verdict("right" if right else "wrong", finding)
