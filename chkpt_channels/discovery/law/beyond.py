@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from chkpt_channels.discovery.law.evidence import NEAREST
-from chkpt_channels.discovery.law.network import LayerWeight, Network
+from chkpt_channels.discovery.law.network import LayerWeight, Network, is_color_shift
 from chkpt_channels.discovery.law.places import Places, modules
 
 LAYERS_BEHIND = 12
@@ -58,14 +58,14 @@ def _is_mixed(network: Network, kernel: LayerWeight) -> bool:
 
 
 def _image_filter(places: Places, stems: Sequence[LayerWeight]) -> LayerWeight | None:
-    """A layer that filters one channel right before a stem, or beside one where there is no order."""
+    """A layer that filters one channel right before a stem, or beside one where there is no order; or a shift of this channel."""
     network = places.network
     for kernel in network.kernels:
         if kernel.filters == kernel.channels == 1 < len(kernel.window) and len({*kernel.window[-2:]}) == 1:
             after = network.kernels[kernel.at + 1 : kernel.at + 2]
             home = places.home(kernel)
             near = after if network.ordered else [k for k in places.inside[home] if home]
-            if any(stem in near for stem in stems):
+            if is_color_shift(kernel) or any(stem in near for stem in stems):
                 return kernel
     return None
 
@@ -75,11 +75,8 @@ def _color_filter(network: Network, stems: Sequence[LayerWeight], channels: int)
     if channels == 1 or not stems:
         return None
     makers = [k for k in network.makers.get(channels, ()) if k.channels != 1]
-    for kernel in network.makers.get(channels, ()):
-        if kernel.channels == 1 and kernel.is_wide and kernel not in stems:
-            if not (any(network.is_before(k, kernel) for k in makers) if network.ordered else makers):
-                return kernel
-    return None
+    filters = (k for k in network.makers.get(channels, ()) if k.channels == 1 and k.is_wide and k not in stems)
+    return next((k for k in filters if not any(not network.ordered or network.is_before(m, k) for m in makers)), None)
 
 
 def _behind(places: Places, stem: LayerWeight) -> Iterator[tuple[str, int, set[int]]]:

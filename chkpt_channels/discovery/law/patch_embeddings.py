@@ -109,7 +109,7 @@ def space_to_depth(places: Places) -> LayerWeight | None:
 
 
 def _unfolded(network: Network) -> LayerWeight | None:
-    """The first of Linear layers that each take what the one before makes, where it takes whole images: a network of nothing else."""
+    """The first of Linear layers that each take what the one before makes, where it takes whole images and there is nothing else."""
     layers = network.kernels
     if len(layers) < FEWEST_OF_CHAIN or any(k.window for k in layers) or not colors(layers[0].channels):
         return None

@@ -125,7 +125,7 @@ class _Search:
     def answer(self) -> _Answer:
         """The first convs, or the candidates."""
         free, unsure = (self.judged.of(state, self.channels) for state in (State.FREE, State.OPEN))
-        if block := self._block(free):
+        if block := self._block([*free, *(k for k in unsure if self.places.is_named(k))]):
             rejected = self._rejected([block.tensor], "the network has a space-to-depth stem")
             return self._found([block], rejected)
         width = self._width(free, unsure)
@@ -148,10 +148,14 @@ class _Search:
         convs = [*(patch_embeddings.patch_conv(k, width, by) for k, by in patches), *(self._conv(k) for k in stems)]
         return self._found(convs, self._rejected([c.tensor for c in convs], "another kernel is more likely"))
 
-    def _block(self, free: Sequence[LayerWeight]) -> FirstConv | None:
-        """A space-to-depth stem, where there is one and nothing else could see the image. `channels` are the image's."""
+    def _block(self, others: Sequence[LayerWeight]) -> FirstConv | None:
+        """A space-to-depth stem, where there is one and none of the others could see the image. `channels` are the image's."""
         block = patch_embeddings.space_to_depth(self.places)
-        if block is None or any(k is not block and k.channels in (3, block.channels // 4) for k in free) or self.channels == block.channels:
+        if (
+            block is None
+            or any(k is not block and k.channels in (3, block.channels // 4) for k in others)
+            or self.channels == block.channels
+        ):
             return None
         return patch_embeddings.block_conv(block, self.channels) if block.channels % (self.channels or 1) == 0 else None
 
@@ -195,8 +199,8 @@ class _Search:
         ]
 
     def _is_rival(self, kernel: LayerWeight, width: int) -> bool:
-        """Whether a kernel of another width could see an image too. One that is inside by a width that is made elsewhere does where
-        it begins a network as stems are called: a pose network takes two images, or three."""
+        """Whether a kernel of another width could see an image too. One that is inside by a width that is made elsewhere does
+        where it begins a network as stems are called: a pose network takes two images, or three."""
         if kernel.channels == width or self.channels not in (None, kernel.channels):
             return False
         if self.judged.state(kernel) is State.INSIDE:
@@ -238,7 +242,9 @@ class _Search:
         if stems and not any(k.is_wide for k in stems):
             return "it takes single pixels of features, as far as can be told"
         ends = [k for w in (3, 4, 8, 16) if width >= w for k in self.network.makers.get(w, ()) if k not in stems]
-        is_latent = (width <= MOST_BESIDE or width % 4 == 0) and not all(min(k.window[-2:], default=0) >= LEAST_OF_IMAGES for k in stems)
+        is_latent = (width <= MOST_BESIDE or width % 4 == 0) and not all(
+            min(k.window[-2:], default=0) >= LEAST_OF_IMAGES for k in stems
+        )
         if is_latent and any(k.is_wide and k.channels >= 4 * k.filters for k in ends):
             return "the network outputs an image or a latent: this input could be a latent too"
         if any(_takes_its_own_patches(self.network, k) for k in stems):

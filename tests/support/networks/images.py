@@ -202,7 +202,7 @@ def conditional_gan(d: Draw) -> Net:
 
 
 def in_a_row(d: Draw) -> Net:
-    """The second takes only what the first has made: refiners, cascades, W-Net. No shape tells it from two that read the image."""
+    """The second takes only what the first has made: refiners, cascades, W-Net. No shape tells it from one of its own image."""
     d.reach(Trap.NETS_IN_ROW, Trap.IMAGE_OUTPUT, Trap.INNER_THREE)
     d.refusable = True
     make = d.pick(translator, plain_autoencoder, denoiser)

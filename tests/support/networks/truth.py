@@ -123,7 +123,8 @@ def fits(found: Layout | None, true: str, shape: tuple[int, ...]) -> bool:
 
 def names_all(net: Net, truth: Truth, finding: Finding) -> bool:
     """Whether a refusal names the stems: of copies and names of one kernel, which have its shape, one."""
-    shapes, named = net.state_dict(), {candidate.key for candidate in finding.candidates} & truth.stems.keys()
+    shapes, said = net.state_dict(), {candidate.key for candidate in finding.candidates}
+    named = {name for name in truth.stems if name in said or name.removesuffix(".weight") in finding.why_not}
     return {shapes[name].shape for name in truth.stems} == {shapes[name].shape for name in named}
 
 
