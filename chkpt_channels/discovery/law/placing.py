@@ -12,6 +12,8 @@ from chkpt_channels.discovery.law.network import LayerWeight
 
 NEAR_BRANCHES = 8
 """Layers on either side of a kernel in which its parallel branches are looked for: MobileOne has five in a block."""
+MOST_UNNAMED = 4
+"""Channels of an image whose first conv nothing but its width shows, in a file without order."""
 _LAST = re.compile(r"(^|[._])(heads?|final|out|neck|tail)([._\d]|_conv)")
 """Names of what stands at the end of networks."""
 
@@ -132,6 +134,8 @@ class Placing:
         placed = [k for k in stems if k is root or (in_parts and k.is_wide and self._begins(k, stems))]
         if mirrored := next((k for k in stems if self._may_be_transposed(k, stems)), None):
             return f"{mirrored.key} may be transposed: then it makes {mirrored.channels} channels and takes {mirrored.filters}"
+        if likelier := self._likelier(stems):
+            return f"{likelier.key} is where first convs are, and {stems[0].key} is not"
         count = 0
         while count != len(placed):  # a branch of a placed one is placed too
             count = len(placed)
@@ -151,6 +155,16 @@ class Placing:
                 if other not in stems and other.channels == kernel.channels and self.places.take_same_input(kernel, other):
                     return f"{other.key} stands where it takes the same input as {kernel.key}, and seems to be inside"
         return ""
+
+    def _likelier(self, stems: Sequence[LayerWeight]) -> LayerWeight | None:
+        """In a file without order another kernel that is called as stems are, or filters one channel, where only their width
+        speaks for these."""
+        if self.network.ordered or not stems or stems[0].channels <= MOST_UNNAMED:
+            return None
+        if any(self.places.is_named_stem(k) or self.places.begins_network(k) for k in stems):
+            return None
+        others = (k for k in self.network.kernels if k.is_wide and k not in stems)
+        return next((k for k in others if k.filters == k.channels == 1 or self.places.is_named_stem(k)), None)
 
     def _begins(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
         """Whether it begins a network; also behind one of its series that begins with a stem too: `encoder1`, `encoder2`."""

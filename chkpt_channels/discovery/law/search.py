@@ -23,19 +23,18 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.law import beyond, patch_embeddings
 from chkpt_channels.discovery.law.aliases import Aliases
-from chkpt_channels.discovery.law.evidence import MOST_BANDS, State, is_composed
+from chkpt_channels.discovery.law.evidence import MOST_BANDS, State
 from chkpt_channels.discovery.law.judged import Judged
 from chkpt_channels.discovery.law.network import OIHW, LayerWeight, Layouts, Network, is_weight, orientation
 from chkpt_channels.discovery.law.places import ENDS
 from chkpt_channels.discovery.law.placing import Placing
 from chkpt_channels.discovery.law.replicas import Replicas
+from chkpt_channels.discovery.law.rivals import Rivals
 
 __all__ = ["MOST_BANDS", "Finding", "find", "layout_of", "layouts_of"]
 
 MOST_CANDIDATES = 40
 """In a report; messages show ten."""
-FEWEST_FILTERS = 8
-"""Of a network's first convolution; gates and attention maps have fewer."""
 MOST_BESIDE = 9
 """Channels of an image with something beside it: a latent, the image's latent and a mask, as inpainting takes."""
 LEAST_OF_IMAGES = 7
@@ -121,13 +120,16 @@ class _Search:
         self.network, self.tensors, self.channels = network, tensors, channels
         self.judged = Judged(network, tensors)
         self.places, self.placing = self.judged.places, Placing(self.judged)
+        self.rivals = Rivals(self.judged, channels)
 
     def answer(self) -> _Answer:
         """The first convs, or the candidates."""
         free, unsure = (self.judged.of(state, self.channels) for state in (State.FREE, State.OPEN))
         if block := self._block([*free, *(k for k in unsure if self.places.is_named(k))]):
-            rejected = self._rejected([block.tensor], "the network has a space-to-depth stem")
-            return self._found([block], rejected)
+            if why := self._why_no_block(block):
+                return self._refused([block], why)
+            conv = patch_embeddings.block_conv(block, self.channels)
+            return self._found([conv], self._rejected([block.tensor], "the network has a space-to-depth stem"))
         width = self._width(free, unsure)
         patches = self._patches(free, width)
         if not width:
@@ -135,7 +137,7 @@ class _Search:
         stems, unsure = self.placing.settled([k for k in free if k.channels == width], [k for k in unsure if k.channels == width])
         if unsure or not (stems or patches):
             return self._refused([*stems, *unsure], "several convs could see the image")
-        if others := [k for k in self.judged.narrow if self._is_rival(k, width)]:
+        if others := self.rivals.of(stems, width):
             return self._refused([*stems, *others], "kernels with other channel counts could be the first too")
         if why := self.placing.why_misplaced(stems, patches):
             return self._refused(stems, why)
@@ -148,16 +150,22 @@ class _Search:
         convs = [*(patch_embeddings.patch_conv(k, width, by) for k, by in patches), *(self._conv(k) for k in stems)]
         return self._found(convs, self._rejected([c.tensor for c in convs], "another kernel is more likely"))
 
-    def _block(self, others: Sequence[LayerWeight]) -> FirstConv | None:
-        """A space-to-depth stem, where there is one and none of the others could see the image. `channels` are the image's."""
+    def _block(self, others: Sequence[LayerWeight]) -> LayerWeight | None:
+        """A space-to-depth stem, where there is one and none of the others could see the image."""
         block = patch_embeddings.space_to_depth(self.places)
-        if (
-            block is None
-            or any(k is not block and k.channels in (3, block.channels // 4) for k in others)
-            or self.channels == block.channels
-        ):
+        if block is None or block.channels % (self.channels or 1) or self.channels == block.channels:
             return None
-        return patch_embeddings.block_conv(block, self.channels) if block.channels % (self.channels or 1) == 0 else None
+        for kernel in others:
+            is_larger = kernel.window > block.window and kernel.filters >= kernel.channels != 1
+            if kernel is not block and (kernel.channels in (3, block.channels // 4) or is_larger):
+                return None
+        return block
+
+    def _why_no_block(self, block: LayerWeight) -> str:
+        """Why a space-to-depth stem could see something beside the pixels, or others see the image beside it."""
+        if why := self._why_beside_blocks(block.channels):
+            return why
+        return beyond.why_past(self.places, [block], 1 if block.channels % 3 else 3)
 
     def _width(self, free: Sequence[LayerWeight], unsure: Sequence[LayerWeight]) -> int:
         """The width of the image: that of the first convolution if it is one or three, else three, one, that of the first, the
@@ -168,7 +176,7 @@ class _Search:
         is_free = first is not None and self.judged.state(first) is not State.INSIDE
         if first and is_free and first.channels in (1, 3) and self.channels in (None, first.channels):
             return first.channels
-        likely = [k for k in free if k.channels in (1, 3) or k is first or self._may_be_image(k)]
+        likely = [k for k in free if k.channels in (1, 3) or k is first or self.rivals.may_be_image(k)]
         likely = likely or [k for k in unsure if k.channels in (1, 3)] or [*free] or [*unsure]
         if not self.network.ordered:
             usual = [k for k in (*free, *unsure) if k.channels in (1, 3) and not ENDS.search(k.key)]
@@ -198,38 +206,6 @@ class _Search:
             if by == "names" or not free
         ]
 
-    def _is_rival(self, kernel: LayerWeight, width: int) -> bool:
-        """Whether a kernel of another width could see an image too. One that is inside by a width that is made elsewhere does
-        where it begins a network as stems are called: a pose network takes two images, or three."""
-        if kernel.channels == width or self.channels not in (None, kernel.channels):
-            return False
-        if self.judged.state(kernel) is State.INSIDE:
-            makers, home = self.network.makers.get(kernel.channels, ()), self.places.home(kernel)
-            is_fed = any(k.channels != kernel.channels and self.places.home(k) == home for k in makers)
-            if is_fed or kernel.channels not in (2 * width, 3 * width) or not self.places.is_named_stem(kernel):
-                return False
-        return self._may_be_image(kernel, width)
-
-    def _may_be_image(self, kernel: LayerWeight, width: int = 0) -> bool:
-        """Whether a kernel of another width than the image's `width` could begin a network too, as a second one in the same file
-        does: with two images, or an image beside a latent."""
-        begins = self.places.begins_network(kernel)
-        if kernel.filters < (FEWEST_FILTERS // 2 if begins else FEWEST_FILTERS) or kernel.is_point:
-            return False
-        is_alone = kernel.layer.count(".") <= self.network.trunk + 1 and self.places.is_named(kernel)
-        if not is_alone and not begins:
-            return False
-        if kernel.channels == 1:
-            return self.places.is_named_stem(kernel) or width > 3
-        verdict = self.judged.verdicts[kernel.at]
-        if kernel.channels in (2 * width, 3 * width, width + 1) and begins:
-            if self.places.is_named_stem(kernel):
-                return True
-            makers = self.network.makers.get(kernel.channels, ())
-            before = self.network.made_before(kernel, kernel.channels) if self.network.ordered else makers
-            return not any(k is not kernel and k.is_wide and not ENDS.search(k.key) for k in before)
-        return verdict.state is State.FREE and not is_composed(self.network, kernel, is_named=self.places.is_named(kernel))
-
     def _why_latent(self, stems: Sequence[LayerWeight], width: int) -> str:
         """Why a network could take a latent or a state, not an image alone: it takes neither one nor three channels, and ends in
         an image or in as few channels as it takes (a diffusion U-Net takes 4, a VAE decoder outputs 3), or makes the gates of as
@@ -249,15 +225,21 @@ class _Search:
             return "the network outputs an image or a latent: this input could be a latent too"
         if any(_takes_its_own_patches(self.network, k) for k in stems):
             return "the network outputs patches as it takes them: this input could be a latent too"
+        if why := self._why_beside_blocks(width):
+            return why
         states = {width - image for image in range(1, 5)}
-        blocks = [k for state in states if state in patch_embeddings.SPACE_TO_DEPTH for k in self.network.makers.get(state, ())]
-        if any(k.is_wide and not self._is_taken(k) for k in blocks):  # FFDNet takes 12 and the noise, and makes 12
-            return "it could take blocks of pixels and something beside them"
         taken = {k.channels for k in self.network.kernels}  # gates are cut into pieces before any layer takes them
         gates = {number * state for number in (2, 3, 4) for state in states if state > 4} - taken
         if any(k.filters in gates for k in stems):
             return "it could take an image and a state of the network together"
         return ""
+
+    def _why_beside_blocks(self, width: int) -> str:
+        """Why a kernel could take blocks of pixels and something beside them: FFDNet takes 12 and the noise, and makes 12."""
+        blocks = {width - image for image in range(1, 5)} & {*patch_embeddings.SPACE_TO_DEPTH}
+        makers = [k for block in blocks for k in self.network.makers.get(block, ())]
+        is_made = any(k.is_wide and not self._is_taken(k) for k in makers)
+        return "it could take blocks of pixels and something beside them" if is_made else ""
 
     def _is_taken(self, maker: LayerWeight) -> bool:
         """Whether another layer takes what this one makes."""

@@ -1,0 +1,106 @@
+"""What else may see an image: kernels beside the stems of an answer that no layers explain, or not well enough.
+
+The law asks of every kernel as narrow as an image that it is a stem or that something makes its channels. Here the whole answer is
+held against it: one rival, and the file is refused with all of them named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chkpt_channels.discovery.law.evidence import State, is_composed
+from chkpt_channels.discovery.law.judged import Judged
+from chkpt_channels.discovery.law.network import LayerWeight
+from chkpt_channels.discovery.law.places import DEPTHWISE, ENDS
+
+FEWEST_FILTERS = 8
+"""Of a network's first convolution; gates and attention maps have fewer."""
+MOST_OF_SECOND = 16
+"""Channels of a second image in a file: two images of several bands, blocks of 4 × 4 pixels."""
+MOST_FILTERED = 4
+"""Channels of an image that a depthwise layer filters one by one, in front of everything."""
+BLOCKS = (4, 16)
+"""Pixels in the blocks that a second network may take."""
+
+
+class Rivals:
+    """The rivals in a network; `channels` is the image's number of them where that is known."""
+
+    def __init__(self, judged: Judged, channels: int | None) -> None:
+        self.judged, self.channels = judged, channels
+        self.network, self.places = judged.network, judged.places
+
+    def of(self, stems: Sequence[LayerWeight], width: int) -> list[LayerWeight]:
+        """The kernels that may see an image beside these stems, which take `width` channels."""
+        others = (k for k in self.judged.narrow if k not in stems)
+        return [k for k in others if self._is_of_width(k, stems) or self._is_of_another(k, stems, width)]
+
+    def _is_of_width(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
+        """Whether a kernel of the stems' width may be one of them: it begins a network as stems are called, or is a branch of
+        a stem by its window."""
+        if not stems or kernel.channels != stems[0].channels:
+            return False
+        if self.judged.state(kernel) is State.INSIDE:
+            return kernel.channels > 1 and self.places.is_named_stem(kernel) and self.places.begins_network(kernel)
+        home = self.places.home(kernel)
+        beside = [k for k in stems if self.places.home(k) == home]
+        if kernel.is_point:
+            return kernel.channels == 1 and bool(beside)
+        return bool(beside) and all(k.is_point for k in beside)
+
+    def _is_of_another(self, kernel: LayerWeight, stems: Sequence[LayerWeight], width: int) -> bool:
+        """Whether a kernel of another width may see an image too."""
+        if self._filters_image(kernel):
+            return width != kernel.filters
+        if kernel.channels == width or self.channels not in (None, kernel.channels):
+            return False
+        state, is_named = self.judged.state(kernel), self.places.is_named_stem(kernel)
+        if state is State.INSIDE:
+            return self._is_pair(kernel, width) and self.may_be_image(kernel, width)
+        if is_named and kernel.filters != kernel.channels <= MOST_OF_SECOND:
+            is_made = any(k.filters == kernel.channels for k in stems)
+            if self.places.begins_network(kernel) and not is_made:
+                return True
+            branches = {self.network.branch(k) for k in stems}
+            if (
+                state is State.FREE
+                and kernel.channels in (n * width for n in BLOCKS)
+                and self.network.branch(kernel) not in branches
+            ):
+                return True
+        return self.may_be_image(kernel, width)
+
+    def _filters_image(self, kernel: LayerWeight) -> bool:
+        """Whether it is depthwise over as few channels as an image has, which no other layer makes, where a network begins."""
+        if not 1 == kernel.channels < kernel.filters <= MOST_FILTERED or not kernel.is_wide:
+            return False
+        makers = self.network.makers.get(kernel.filters, ())
+        is_first = self.places.begins_network(kernel) or self.places.is_named_stem(kernel)
+        return is_first and bool(DEPTHWISE.search(kernel.key)) and all(k is kernel or ENDS.search(k.key) for k in makers)
+
+    def _is_pair(self, kernel: LayerWeight, width: int) -> bool:
+        """Whether a kernel inside by a width that is made elsewhere takes two images or three as stems are called: a pose
+        network."""
+        makers, home = self.network.makers.get(kernel.channels, ()), self.places.home(kernel)
+        is_fed = any(k.channels != kernel.channels and self.places.home(k) == home for k in makers)
+        return not is_fed and kernel.channels in (2 * width, 3 * width) and self.places.is_named_stem(kernel)
+
+    def may_be_image(self, kernel: LayerWeight, width: int = 0) -> bool:
+        """Whether a kernel of another width than the image's `width` could begin a network too, as a second one in the same file
+        does: with two images, or an image beside a latent."""
+        begins = self.places.begins_network(kernel)
+        if kernel.filters < (FEWEST_FILTERS // 2 if begins else FEWEST_FILTERS) or kernel.is_point:
+            return False
+        is_alone = kernel.layer.count(".") <= self.network.trunk + 1 and self.places.is_named(kernel)
+        if not is_alone and not begins:
+            return False
+        if kernel.channels == 1:
+            return self.places.is_named_stem(kernel) or width > 3
+        verdict = self.judged.verdicts[kernel.at]
+        if kernel.channels in (2 * width, 3 * width, width + 1) and begins:
+            if self.places.is_named_stem(kernel):
+                return True
+            makers = self.network.makers.get(kernel.channels, ())
+            before = self.network.made_before(kernel, kernel.channels) if self.network.ordered else makers
+            return not any(k is not kernel and k.is_wide and not ENDS.search(k.key) for k in before)
+        return verdict.state is State.FREE and not is_composed(self.network, kernel, is_named=self.places.is_named(kernel))
