@@ -10,8 +10,8 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery import layer_selector, opaque
 from chkpt_channels.discovery.law import after, search
+from chkpt_channels.discovery.law.copies import flattened
 from chkpt_channels.discovery.law.places import OTHER_SENSES
-from chkpt_channels.discovery.law.replicas import flattened
 from chkpt_channels.discovery.like import compare as like
 from chkpt_channels.discovery.request import LIKE_HINT, ConfigHints, SearchRequest
 from chkpt_channels.formats.base import TensorStore

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery.law.aliases import Aliases
+from chkpt_channels.discovery.law.copies import Aliases, Replicas
 from chkpt_channels.discovery.law.evidence import State
 from chkpt_channels.discovery.law.judged import Judged
 from chkpt_channels.discovery.law.network import LayerWeight, Network
 from chkpt_channels.discovery.law.placing import Placing
-from chkpt_channels.discovery.law.replicas import Replicas
 
 NOT_MADE = "no layer is known to make these"
 PLACED = "it stands where first convolutions stand"

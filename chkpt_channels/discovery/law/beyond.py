@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from chkpt_channels.discovery.law.evidence import NEAREST
 from chkpt_channels.discovery.law.network import LayerWeight, Network, is_color_shift
-from chkpt_channels.discovery.law.places import Places, modules
+from chkpt_channels.discovery.law.places import DEPTHWISE, Places, modules
 
 LAYERS_BEHIND = 12
 """Modules behind a stem in which the joined image is looked for: the whole of a first stage."""
@@ -44,11 +44,17 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
             takes = network.by_layer[module].window if module in network.by_layer else _NORM.search(module)
             if (is_joined and width not in between) or (takes and 0 < extra <= MOST_EXTRA and width not in network.makers):
                 return f"{module} takes {width} channels, the {stem.filters} of {stem.layer} and {extra} of the image"
-    filters = {stem.filters for stem in stems}
+    filters = {stem.filters for stem in stems} | {sum(k.filters for k in group) for group in _branches(places, stems)}
     for kernel in network.kernels:
         if kernel.window and _takes_image(network, kernel, channels, filters):
             return f"{kernel.layer} takes {kernel.channels} channels, {channels} more than any layers make"
     return ""
+
+
+def _branches(places: Places, stems: Sequence[LayerWeight]) -> list[list[LayerWeight]]:
+    """The stems that stand together, whose outputs may be joined."""
+    homes = {places.home(stem) for stem in stems}
+    return [[stem for stem in stems if places.home(stem) == home] for home in homes]
 
 
 def _is_mixed(network: Network, kernel: LayerWeight) -> bool:
@@ -65,7 +71,9 @@ def _image_filter(places: Places, stems: Sequence[LayerWeight]) -> LayerWeight |
             after = network.kernels[kernel.at + 1 : kernel.at + 2]
             home = places.home(kernel)
             near = after if network.ordered else [k for k in places.inside[home] if home]
-            if is_color_shift(kernel) or any(stem in near for stem in stems):
+            is_filter = bool(DEPTHWISE.search(kernel.key)) or is_color_shift(kernel)
+            may_be_first = not network.ordered or any(network.is_before(kernel, stem) for stem in stems)
+            if (is_filter and may_be_first) or places.is_named_stem(kernel) or any(stem in near for stem in stems):
                 return kernel
     return None
 
@@ -103,15 +111,13 @@ def _takes_image(network: Network, kernel: LayerWeight, channels: int, filters: 
     width, made = kernel.channels, network.makers
     if kernel.filters == 1 and width - channels <= MOST_EXTRA:  # CBAM's gate takes a mean and a maximum
         return False
-    if width <= channels or width in made or width - channels not in made:
-        return False
     is_joined = kernel.is_wide and width - channels in filters
-    if 2 * width in made and not is_joined:
-        return False
-    if any(m > MOST_EXTRA and width % m == 0 and width // m <= MOST_PIECES for m in made if m < width):
+    if width <= channels or width in made or not (is_joined or width - channels in made):
         return False
     if is_joined:
         return True
+    if 2 * width in made or any(m > MOST_EXTRA and width % m == 0 and width // m <= MOST_PIECES for m in made if m < width):
+        return False
     if any(width - m in made for m in made if m < width and channels not in (m, width - m)):
         return False
     before = network.preceding(kernel, NEAREST)

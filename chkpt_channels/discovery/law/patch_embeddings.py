@@ -109,9 +109,11 @@ def space_to_depth(places: Places) -> LayerWeight | None:
 
 
 def _unfolded(network: Network) -> LayerWeight | None:
-    """The first of Linear layers that each take what the one before makes, where it takes whole images and there is nothing else."""
+    """The first of Linear layers that each take what the one before makes, where it takes images and there is nothing else."""
     layers = network.kernels
-    if len(layers) < FEWEST_OF_CHAIN or any(k.window for k in layers) or not colors(layers[0].channels):
+    if len(layers) < FEWEST_OF_CHAIN or any(k.window or OTHER_SENSES.search(k.key) for k in layers):
+        return None
+    if not colors(layers[0].channels):
         return None
     return layers[0] if all(a.filters == b.channels for a, b in pairwise(layers)) else None
 

@@ -9,6 +9,7 @@ from chkpt_channels.discovery.law import patch_embeddings
 from chkpt_channels.discovery.law.evidence import NEAREST, State
 from chkpt_channels.discovery.law.judged import Judged
 from chkpt_channels.discovery.law.network import LayerWeight
+from chkpt_channels.discovery.law.places import ENDS
 
 NEAR_BRANCHES = 8
 """Layers on either side of a kernel in which its parallel branches are looked for: MobileOne has five in a block."""
@@ -148,6 +149,8 @@ class Placing:
         for maker in (k for made in passed for k in self.network.makers.get(made, ())):
             if maker.is_wide and maker.channels > maker.filters and self.network.branch(maker) in parts:
                 return f"{maker.key} makes what one of several networks may take"
+        if fed := next((k for k in stems if k is not root and self._may_take_scores(k)), None):
+            return f"{fed.key} could take what the network ends in"
         if pair := self._in_a_row(stems):
             return f"{pair[0].key} and {pair[1].key} may be a convolution and a depthwise one behind it"
         for kernel in stems:
@@ -171,6 +174,15 @@ class Placing:
         if self.places.begins_network(kernel):
             return True
         return kernel.channels > 1 and any(self.places.begin_series(kernel, k) for k in stems if k is not kernel)
+
+    def _may_take_scores(self, kernel: LayerWeight) -> bool:
+        """Whether it mixes what the end of a network makes, in a file without order: hourglasses that take their own heatmaps."""
+        if self.network.ordered or not kernel.is_point or self.places.is_named(kernel):
+            return False
+        if any(self.places.are_beside(kernel, k) for k in self._windows_beside(kernel)):
+            return False
+        makers = self.network.makers.get(kernel.channels, ())
+        return any(k.channels > k.filters and k.window and ENDS.search(k.key) for k in makers)
 
     def _in_a_row(self, stems: Sequence[LayerWeight]) -> tuple[LayerWeight, LayerWeight] | None:
         """In a file without order two kernels of one channel in one block, whose filters a pointwise layer of it takes."""

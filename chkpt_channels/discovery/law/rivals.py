@@ -1,7 +1,7 @@
 """What else may see an image: kernels beside the stems of an answer that no layers explain, or not well enough.
 
-The law asks of every kernel as narrow as an image that it is a stem or that something makes its channels. Here the whole answer is
-held against it: one rival, and the file is refused with all of them named.
+The law asks of every kernel as narrow as an image that it is a stem or that something makes its channels. Here the whole answer
+is held against it: one rival, and the file is refused with all of them named.
 """
 
 from __future__ import annotations
@@ -32,16 +32,20 @@ class Rivals:
 
     def of(self, stems: Sequence[LayerWeight], width: int) -> list[LayerWeight]:
         """The kernels that may see an image beside these stems, which take `width` channels."""
-        others = (k for k in self.judged.narrow if k not in stems)
+        others = [k for k in self.network.convs if k not in stems]
         return [k for k in others if self._is_of_width(k, stems) or self._is_of_another(k, stems, width)]
 
     def _is_of_width(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
-        """Whether a kernel of the stems' width may be one of them: it begins a network as stems are called, or is a branch of
-        a stem by its window."""
+        """Whether a kernel of the stems' width may be one of them: it begins a network as stems are called, as no depthwise layer
+        does, or as what only mixes the colors does; or it is a branch of a stem by its window."""
         if not stems or kernel.channels != stems[0].channels:
             return False
-        if self.judged.state(kernel) is State.INSIDE:
-            return kernel.channels > 1 and self.places.is_named_stem(kernel) and self.places.begins_network(kernel)
+        state, begins = self.judged.state(kernel), self.places.begins_network(kernel)
+        if state is State.INSIDE:
+            return kernel.channels > 1 and begins and self.places.is_named_stem(kernel)
+        if begins and kernel.is_wide:
+            is_even = not any(side % 2 for side in kernel.window)  # depthwise layers keep the size: their windows are odd
+            return is_even or (state is State.OPEN and kernel.filters == kernel.channels)
         home = self.places.home(kernel)
         beside = [k for k in stems if self.places.home(k) == home]
         if kernel.is_point:
@@ -54,29 +58,50 @@ class Rivals:
             return width != kernel.filters
         if kernel.channels == width or self.channels not in (None, kernel.channels):
             return False
-        state, is_named = self.judged.state(kernel), self.places.is_named_stem(kernel)
+        if kernel.at not in self.judged.verdicts:
+            series = {k.channels for k in self.network.series[kernel.pattern]}
+            return self._takes_blocks(kernel, stems, width) and len(series) == 1 and kernel.channels not in self.network.makers
+        state = self.judged.state(kernel)
         if state is State.INSIDE:
             return self._is_pair(kernel, width) and self.may_be_image(kernel, width)
-        if is_named and kernel.filters != kernel.channels <= MOST_OF_SECOND:
+        if kernel.filters != kernel.channels <= MOST_OF_SECOND and kernel.channels > 1:
             is_made = any(k.filters == kernel.channels for k in stems)
-            if self.places.begins_network(kernel) and not is_made:
+            if self.places.begins_network(kernel) and self.places.is_named_stem(kernel) and not is_made:
                 return True
-            branches = {self.network.branch(k) for k in stems}
-            if (
-                state is State.FREE
-                and kernel.channels in (n * width for n in BLOCKS)
-                and self.network.branch(kernel) not in branches
-            ):
+            if state is State.FREE and (self._takes_blocks(kernel, stems, width) or self._is_likelier(kernel, stems, width)):
                 return True
         return self.may_be_image(kernel, width)
 
+    def _takes_blocks(self, kernel: LayerWeight, stems: Sequence[LayerWeight], width: int) -> bool:
+        """Whether it takes blocks of the same image's pixels: called as stems are, or beginning one more of several networks."""
+        branches = {self.network.branch(k) for k in stems}
+        if not stems or kernel.channels not in (n * width for n in BLOCKS) or self.network.branch(kernel) in branches:
+            return False
+        return self.places.is_named_stem(kernel) or (len(branches) > 1 and self.places.begins_network(kernel))
+
+    def _is_likelier(self, kernel: LayerWeight, stems: Sequence[LayerWeight], width: int) -> bool:
+        """Whether the stems are less likely than this kernel: they take two or three of its images; they are depthwise over what
+        it makes, as far as can be told; or they begin a decoder, with smaller windows."""
+        if not kernel.is_wide or not stems:
+            return False
+        if width in (2 * kernel.channels, 3 * kernel.channels):
+            return True
+        is_open = width == 1 and not any(self.judged.state(k) is State.FREE for k in stems)
+        if is_open and not self.network.ordered and all(k.filters == kernel.filters for k in stems):
+            return True
+        return not ENDS.search(kernel.key) and all(ENDS.search(k.key) and k.window < kernel.window for k in stems)
+
     def _filters_image(self, kernel: LayerWeight) -> bool:
-        """Whether it is depthwise over as few channels as an image has, which no other layer makes, where a network begins."""
+        """Whether it begins a network, depthwise over as few channels as an image has, which no other convolution makes."""
         if not 1 == kernel.channels < kernel.filters <= MOST_FILTERED or not kernel.is_wide:
             return False
         makers = self.network.makers.get(kernel.filters, ())
         is_first = self.places.begins_network(kernel) or self.places.is_named_stem(kernel)
-        return is_first and bool(DEPTHWISE.search(kernel.key)) and all(k is kernel or ENDS.search(k.key) for k in makers)
+        return (
+            is_first
+            and bool(DEPTHWISE.search(kernel.key))
+            and all(k is kernel or not k.window or ENDS.search(k.key) for k in makers)
+        )
 
     def _is_pair(self, kernel: LayerWeight, width: int) -> bool:
         """Whether a kernel inside by a width that is made elsewhere takes two images or three as stems are called: a pose

@@ -22,13 +22,12 @@ from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.law import beyond, patch_embeddings
-from chkpt_channels.discovery.law.aliases import Aliases
+from chkpt_channels.discovery.law.copies import Aliases, Replicas
 from chkpt_channels.discovery.law.evidence import MOST_BANDS, State
 from chkpt_channels.discovery.law.judged import Judged
 from chkpt_channels.discovery.law.network import OIHW, LayerWeight, Layouts, Network, is_weight, orientation
 from chkpt_channels.discovery.law.places import ENDS
 from chkpt_channels.discovery.law.placing import Placing
-from chkpt_channels.discovery.law.replicas import Replicas
 from chkpt_channels.discovery.law.rivals import Rivals
 
 __all__ = ["MOST_BANDS", "Finding", "find", "layout_of", "layouts_of"]
@@ -157,7 +156,7 @@ class _Search:
             return None
         for kernel in others:
             is_larger = kernel.window > block.window and kernel.filters >= kernel.channels != 1
-            if kernel is not block and (kernel.channels in (3, block.channels // 4) or is_larger):
+            if kernel is not block and (kernel.channels in (3, block.channels // 4, block.channels // 16) or is_larger):
                 return None
         return block
 

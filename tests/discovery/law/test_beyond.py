@@ -111,6 +111,26 @@ def test_one_channel_that_is_filtered_first_would_be_filtered_each():
     assert why({**net, "blur": (1, 1, 5, 5)}, "conv1", channels=1) == ""
 
 
+def test_a_filter_named_so_counts_wherever_it_stands_in_no_order():
+    net: Named = {"net.stem.conv": (16, 1, 3, 3), "net.layer.conv": (16, 16, 3, 3), "rgb.depthwise": (1, 1, 3, 3), "fc": (10, 16)}
+    assert "rgb.depthwise filters the one channel" in why(net, "net.stem.conv", channels=1, ordered=False)
+    assert why(net, "net.stem.conv", channels=1) == ""
+    shifted = {"sub_mean": (1, 1, 1, 1), **net}
+    assert "sub_mean filters the one channel" in why(shifted, "net.stem.conv", channels=1)
+
+
+def test_branches_of_a_stem_and_the_image_are_joined_further_on():
+    net: Named = {
+        "net.stem.scale1": (16, 3, 1, 1),
+        "net.stem.scale2": (16, 3, 3, 3),
+        "net.layer.conv": (72, 32, 3, 3),
+        "net.up.conv": (32, 35, 3, 3),
+        "net.out": (19, 32, 1, 1),
+    }
+    said = "net.up.conv takes 35 channels, 3 more than any layers make"
+    assert why(net, "net.stem.scale1", "net.stem.scale2") == said
+
+
 def test_a_gate_over_a_mean_and_a_maximum_takes_no_image():
     net: Named = {"conv1": (64, 1, 7, 7), "gate.squeeze": (1, 64, 1, 1), "gate.conv": (1, 2, 7, 7), "layer1.conv": (64, 64, 3, 3)}
     assert why(net, "conv1", channels=1) == ""

@@ -97,7 +97,7 @@ PATCHES: dict[str, tuple[Named, list[tuple[str, str]]]] = {
     ),
     "of two frames": ({"patch_embed.proj.weight": (192, 1536), "fc.weight": (192, 192)}, [("patch_embed.proj", "names")]),
     "of gray": ({"patch_embed.proj.weight": (192, 256), "fc.weight": (192, 192)}, [("patch_embed.proj", "names")]),
-    "in a numbered block": ({"blocks.0.patch_embed.proj.weight": (192, 768), "fc.weight": (192, 192)}, []),
+    "in a numbered block": ({"blocks.0.patch_embed.proj.weight": (192, 768), "fc.weight": (192, 96)}, []),
     "of text": ({"text_model.patch_embed.weight": (192, 768), "fc.weight": (192, 192)}, []),
     "of no square": ({"patch_embed.proj.weight": (192, 500), "fc.weight": (192, 192)}, []),
     "of few filters": ({"patch_embed.proj.weight": (16, 768), "fc.weight": (192, 192)}, []),
@@ -110,11 +110,16 @@ PATCHES: dict[str, tuple[Named, list[tuple[str, str]]]] = {
         [("embeddings.proj", "shapes")],
     ),
     "beside positions of another width": (
-        {"tokens.pos_embed": (1, 196, 100), "tokens.linear.weight": (192, 768), "fc.weight": (192, 192)},
+        {"tokens.pos_embed": (1, 196, 100), "tokens.linear.weight": (192, 768), "fc.weight": (192, 96)},
         [],
     ),
+    "first of a chain": (
+        {"layers.0.weight": (64, 3072), "layers.2.weight": (32, 64), "layers.4.weight": (10, 32)},
+        [("layers.0", "shapes")],
+    ),
+    "first of no chain": ({"a.weight": (64, 3072), "b.weight": (32, 128), "c.weight": (10, 32)}, []),
     "beside other layers in its module": (
-        {"vit.pos_embed": (1, 196, 192), "vit.linear.weight": (192, 768), "vit.blocks.0.fc.weight": (192, 192)},
+        {"vit.pos_embed": (1, 196, 192), "vit.linear.weight": (192, 768), "vit.blocks.0.fc.weight": (192, 96)},
         [],
     ),
 }
