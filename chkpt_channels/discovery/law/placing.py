@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from chkpt_channels.discovery.law import patch_embeddings
-from chkpt_channels.discovery.law.evidence import NEAREST, State
+from chkpt_channels.discovery.law.evidence import NEAREST, State, looks_grouped
 from chkpt_channels.discovery.law.judged import Judged
 from chkpt_channels.discovery.law.network import LayerWeight
 from chkpt_channels.discovery.law.places import ENDS
@@ -135,6 +135,8 @@ class Placing:
         placed = [k for k in stems if k is root or (in_parts and k.is_wide and self._begins(k, stems))]
         if mirrored := next((k for k in stems if self._may_be_transposed(k, stems)), None):
             return f"{mirrored.key} may be transposed: then it makes {mirrored.channels} channels and takes {mirrored.filters}"
+        if why := self._why_unlikely(stems):
+            return why
         if likelier := self._likelier(stems):
             return f"{likelier.key} is where first convs are, and {stems[0].key} is not"
         count = 0
@@ -157,6 +159,15 @@ class Placing:
             for other in self.judged.narrow:
                 if other not in stems and other.channels == kernel.channels and self.places.take_same_input(kernel, other):
                     return f"{other.key} stands where it takes the same input as {kernel.key}, and seems to be inside"
+        return ""
+
+    def _why_unlikely(self, stems: Sequence[LayerWeight]) -> str:
+        """Why one of these is none as far as can be told: its width is that of a group, or it stands at the network's end."""
+        for kernel in (k for k in stems if k.is_wide and not self.places.is_named(k) and not self.places.begins_network(k)):
+            if self.judged.state(kernel) is State.OPEN and looks_grouped(self.network, kernel):
+                return f"{kernel.key} may be a grouped convolution over {kernel.filters} channels"
+        if not self.network.ordered and stems and stems[0].channels > MOST_UNNAMED and all(ENDS.search(k.key) for k in stems):
+            return f"{stems[0].key} is called as the ends of networks are"
         return ""
 
     def _likelier(self, stems: Sequence[LayerWeight]) -> LayerWeight | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chkpt_channels.discovery.law.evidence import State, is_composed
+from chkpt_channels.discovery.law.evidence import State, is_composed, looks_grouped
 from chkpt_channels.discovery.law.judged import Judged
 from chkpt_channels.discovery.law.network import LayerWeight
 from chkpt_channels.discovery.law.places import DEPTHWISE, ENDS
@@ -17,8 +17,8 @@ FEWEST_FILTERS = 8
 """Of a network's first convolution; gates and attention maps have fewer."""
 MOST_OF_SECOND = 16
 """Channels of a second image in a file: two images of several bands, blocks of 4 × 4 pixels."""
-MOST_FILTERED = 4
-"""Channels of an image that a depthwise layer filters one by one, in front of everything."""
+MOST_FILTERED = 6
+"""Channels of an image, or of two, that a depthwise layer filters one by one, in front of everything."""
 BLOCKS = (4, 16)
 """Pixels in the blocks that a second network may take."""
 
@@ -36,13 +36,13 @@ class Rivals:
         return [k for k in others if self._is_of_width(k, stems) or self._is_of_another(k, stems, width)]
 
     def _is_of_width(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
-        """Whether a kernel of the stems' width may be one of them: it begins a network as stems are called, as no depthwise layer
-        does, or as what only mixes the colors does; or it is a branch of a stem by its window."""
+        """Whether a kernel of the stems' width may be one of them: it is called as stems are; it begins a network, as no
+        depthwise layer does, or as what only mixes the colors does; or it is a branch of a stem by its window."""
         if not stems or kernel.channels != stems[0].channels:
             return False
         state, begins = self.judged.state(kernel), self.places.begins_network(kernel)
         if state is State.INSIDE:
-            return kernel.channels > 1 and begins and self.places.is_named_stem(kernel)
+            return kernel.channels > 1 and self.places.is_named_stem(kernel)
         if begins and kernel.is_wide:
             is_even = not any(side % 2 for side in kernel.window)  # depthwise layers keep the size: their windows are odd
             return is_even or (state is State.OPEN and kernel.filters == kernel.channels)
@@ -64,20 +64,34 @@ class Rivals:
         state = self.judged.state(kernel)
         if state is State.INSIDE:
             return self._is_pair(kernel, width) and self.may_be_image(kernel, width)
-        if kernel.filters != kernel.channels <= MOST_OF_SECOND and kernel.channels > 1:
-            is_made = any(k.filters == kernel.channels for k in stems)
-            if self.places.begins_network(kernel) and self.places.is_named_stem(kernel) and not is_made:
+        if 1 < kernel.channels <= MOST_OF_SECOND and kernel.channels != kernel.filters:
+            if self.places.is_named_stem(kernel) and self._is_stem(kernel, stems, width):
                 return True
             if state is State.FREE and (self._takes_blocks(kernel, stems, width) or self._is_likelier(kernel, stems, width)):
                 return True
         return self.may_be_image(kernel, width)
 
+    def _is_stem(self, kernel: LayerWeight, stems: Sequence[LayerWeight], width: int) -> bool:
+        """Whether what is called a stem is one as far as can be told: it begins a network, and none of the stems makes its
+        width; no other layer of its block makes it, and it is that of two images; or none of the stems is called so."""
+        if self.places.begins_network(kernel):
+            return not any(k.filters == kernel.channels for k in stems)
+        if kernel.channels in (2 * width, 3 * width):
+            makers = self.network.makers.get(kernel.channels, ())
+            return not any(k.channels != kernel.channels and self.places.home(k) == self.places.home(kernel) for k in makers)
+        is_open = not self.network.ordered and self.judged.state(kernel) is State.OPEN
+        return is_open and not any(self.places.is_named_stem(k) or k.filters == kernel.channels for k in stems)
+
     def _takes_blocks(self, kernel: LayerWeight, stems: Sequence[LayerWeight], width: int) -> bool:
-        """Whether it takes blocks of the same image's pixels: called as stems are, or beginning one more of several networks."""
+        """Whether it takes blocks of the same image's pixels: called as stems are, or beginning one more of several networks, or
+        one with as many filters as a stem has."""
         branches = {self.network.branch(k) for k in stems}
         if not stems or kernel.channels not in (n * width for n in BLOCKS) or self.network.branch(kernel) in branches:
             return False
-        return self.places.is_named_stem(kernel) or (len(branches) > 1 and self.places.begins_network(kernel))
+        if self.places.is_named_stem(kernel):
+            return True
+        is_twin = not looks_grouped(self.network, kernel) and any(k.filters == kernel.filters != kernel.channels for k in stems)
+        return (len(branches) > 1 or is_twin) and self.places.begins_network(kernel)
 
     def _is_likelier(self, kernel: LayerWeight, stems: Sequence[LayerWeight], width: int) -> bool:
         """Whether the stems are less likely than this kernel: they take two or three of its images; they are depthwise over what
