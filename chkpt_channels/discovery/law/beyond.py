@@ -33,6 +33,8 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
     if kernel := _color_filter(network, stems, channels):
         return f"{kernel.layer} filters the {channels} channels one by one"
     for stem in stems:
+        if joined := _joined(network, stem, stems, channels):
+            return f"{joined.layer} takes {joined.channels} channels, and none takes the {stem.filters} of {stem.layer}"
         is_filter = channels == 1 and stem.filters <= MOST_EXTRA and stem.is_wide and _is_mixed(network, stem)
         is_adapter = stem.filters == channels and any(k.channels == channels for k in network.kernels if k is not stem)
         if is_adapter or is_filter:
@@ -49,6 +51,16 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
         if kernel.window and _takes_image(network, kernel, channels, filters):
             return f"{kernel.layer} takes {kernel.channels} channels, {channels} more than any layers make"
     return ""
+
+
+def _joined(network: Network, stem: LayerWeight, stems: Sequence[LayerWeight], channels: int) -> LayerWeight | None:
+    """A layer that takes the image's channels more than a stem makes, where none takes what it makes alone or with the others."""
+    others = [k for k in network.kernels if k is not stem]
+    if network.ordered or not stem.is_wide or len(stems) > 1:
+        return None
+    if any(stem.filters in (k.channels, k.filters) or (k.channels % stem.filters == 0) for k in others):
+        return None
+    return next((k for k in others if k.window and k.channels == stem.filters + channels), None)
 
 
 def _branches(places: Places, stems: Sequence[LayerWeight]) -> list[list[LayerWeight]]:

@@ -88,7 +88,7 @@ class Evidence:
         """A layer that makes the mean and the variance of as many channels, as VAE encoders end."""
         width = kernel.channels
         for maker in self.network.makers.get(2 * width, ()):
-            is_last = maker.channels != width and (maker.channels >= 2 * maker.filters or maker.is_point)
+            is_last = maker.window and maker.channels != width and (maker.channels >= 2 * maker.filters or maker.is_point)
             if is_last and (ENDS.search(kernel.key) or maker in self.network.preceding(kernel, NEAREST)):
                 return maker
         return None

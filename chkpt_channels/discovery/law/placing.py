@@ -13,6 +13,8 @@ from chkpt_channels.discovery.law.places import ENDS
 
 NEAR_BRANCHES = 8
 """Layers on either side of a kernel in which its parallel branches are looked for: MobileOne has five in a block."""
+MOST_OF_SECOND = 16
+"""Channels that another network may make for one, and an image may have."""
 MOST_UNNAMED = 4
 """Channels of an image whose first conv nothing but its width shows, in a file without order."""
 _LAST = re.compile(r"(^|[._])(heads?|final|out|neck|tail)([._\d]|_conv)")
@@ -168,6 +170,10 @@ class Placing:
                 return f"{kernel.key} may be a grouped convolution over {kernel.filters} channels"
         if not self.network.ordered and stems and stems[0].channels > MOST_UNNAMED and all(ENDS.search(k.key) for k in stems):
             return f"{stems[0].key} is called as the ends of networks are"
+        for kernel in stems if not self.network.ordered else ():
+            verdict = self.judged.verdicts[kernel.at]
+            if verdict.is_fed and kernel.channels > MOST_OF_SECOND and not self.places.is_named(kernel):
+                return verdict.why
         return ""
 
     def _likelier(self, stems: Sequence[LayerWeight]) -> LayerWeight | None:

@@ -38,11 +38,16 @@ class Rivals:
     def _is_of_width(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
         """Whether a kernel of the stems' width may be one of them: it is called as stems are; it begins a network, as no
         depthwise layer does, or as what only mixes the colors does; or it is a branch of a stem by its window."""
-        if not stems or kernel.channels != stems[0].channels:
+        if not stems or kernel.channels != stems[0].channels or kernel.at not in self.judged.verdicts:
             return False
         state, begins = self.judged.state(kernel), self.places.begins_network(kernel)
         if state is State.INSIDE:
+            is_weak = self.judged.verdicts[kernel.at].is_weak and begins
+            if is_weak and any(self.places.begin_series(kernel, k) for k in stems):
+                return True
             return kernel.channels > 1 and self.places.is_named_stem(kernel)
+        if state is State.FREE and begins and self.places.is_named_stem(kernel):
+            return True
         if begins and kernel.is_wide:
             is_even = not any(side % 2 for side in kernel.window)  # depthwise layers keep the size: their windows are odd
             return is_even or (state is State.OPEN and kernel.filters == kernel.channels)
@@ -64,10 +69,13 @@ class Rivals:
         state = self.judged.state(kernel)
         if state is State.INSIDE:
             return self._is_pair(kernel, width) and self.may_be_image(kernel, width)
-        if 1 < kernel.channels <= MOST_OF_SECOND and kernel.channels != kernel.filters:
-            if self.places.is_named_stem(kernel) and self._is_stem(kernel, stems, width):
+        if 1 < kernel.channels <= MOST_OF_SECOND:
+            is_inner = kernel.channels == kernel.filters
+            if self.places.is_named_stem(kernel) and not is_inner and self._is_stem(kernel, stems, width):
                 return True
-            if state is State.FREE and (self._takes_blocks(kernel, stems, width) or self._is_likelier(kernel, stems, width)):
+            if state is State.FREE and self._takes_blocks(kernel, stems, width):
+                return True
+            if state is State.FREE and not is_inner and self._is_likelier(kernel, stems, width):
                 return True
         return self.may_be_image(kernel, width)
 
@@ -94,11 +102,12 @@ class Rivals:
         return (len(branches) > 1 or is_twin) and self.places.begins_network(kernel)
 
     def _is_likelier(self, kernel: LayerWeight, stems: Sequence[LayerWeight], width: int) -> bool:
-        """Whether the stems are less likely than this kernel: they take two or three of its images; they are depthwise over what
+        """Whether the stems are less likely than this kernel: they take two or three of its images,
+        or blocks of its pixels; they are depthwise over what
         it makes, as far as can be told; or they begin a decoder, with smaller windows."""
         if not kernel.is_wide or not stems:
             return False
-        if width in (2 * kernel.channels, 3 * kernel.channels):
+        if width in (n * kernel.channels for n in (2, 3, *BLOCKS)):
             return True
         is_open = width == 1 and not any(self.judged.state(k) is State.FREE for k in stems)
         if is_open and not self.network.ordered and all(k.filters == kernel.filters for k in stems):

@@ -125,6 +125,8 @@ class _Search:
         """The first convs, or the candidates."""
         free, unsure = (self.judged.of(state, self.channels) for state in (State.FREE, State.OPEN))
         if block := self._block([*free, *(k for k in unsure if self.places.is_named(k))]):
+            if others := self.rivals.of([block], block.channels // 4):
+                return self._refused([block, *others], "kernels with other channel counts could be the first too")
             if why := self._why_no_block(block):
                 return self._refused([block], why)
             conv = patch_embeddings.block_conv(block, self.channels)
