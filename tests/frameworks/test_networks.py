@@ -13,10 +13,8 @@ from tests.support.networks.report import Tally
 from tests.support.networks.truth import verdicts
 
 SEEDS = range(400)
-MOST_WRONG = 20
-"""Of 1,600 answers, as many as there are today: the aim is none."""
-LEAST_RIGHT = 0.78
-"""The share that is found today; the aim is 0.9."""
+LEAST_RIGHT = 0.9
+"""The share that is found, or where no shape tells refused with all stems named."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +28,7 @@ def judged() -> Tally:
 
 
 def test_nothing_is_found_wrongly(judged: Tally):
-    assert len(judged.wrong) <= MOST_WRONG, "\n".join([*judged.wrong, str(judged)])
+    assert not judged.wrong, "\n".join([*judged.wrong, str(judged)])
 
 
 def test_most_are_found(judged: Tally):

@@ -33,8 +33,6 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
     if kernel := _color_filter(network, stems, channels):
         return f"{kernel.layer} filters the {channels} channels one by one"
     for stem in stems:
-        if joined := _joined(network, stem, stems, channels):
-            return f"{joined.layer} takes {joined.channels} channels, and none takes the {stem.filters} of {stem.layer}"
         is_filter = channels == 1 and stem.filters <= MOST_EXTRA and stem.is_wide and _is_mixed(network, stem)
         is_adapter = stem.filters == channels and any(k.channels == channels for k in network.kernels if k is not stem)
         if is_adapter or is_filter:
@@ -46,6 +44,8 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
             takes = network.by_layer[module].window if module in network.by_layer else _NORM.search(module)
             if (is_joined and width not in between) or (takes and 0 < extra <= MOST_EXTRA and width not in network.makers):
                 return f"{module} takes {width} channels, the {stem.filters} of {stem.layer} and {extra} of the image"
+        if joined := _joined(network, stem, stems, channels):
+            return f"{joined.layer} takes {joined.channels} channels, and none takes the {stem.filters} of {stem.layer}"
     filters = {stem.filters for stem in stems} | {sum(k.filters for k in group) for group in _branches(places, stems)}
     for kernel in network.kernels:
         if kernel.window and _takes_image(network, kernel, channels, filters):

@@ -131,6 +131,11 @@ def test_branches_of_a_stem_and_the_image_are_joined_further_on():
     assert why(net, "net.stem.scale1", "net.stem.scale2") == said
 
 
+def test_what_a_stem_makes_is_taken_by_some_layer():
+    net: Named = {"initial": (13, 3, 3, 3), "regular.0": (16, 16, 3, 3), "regular.1": (16, 16, 3, 3), "fc": (10, 16)}
+    assert why(net, "initial", ordered=False) == "regular.0 takes 16 channels, and none takes the 13 of initial"
+
+
 def test_a_gate_over_a_mean_and_a_maximum_takes_no_image():
     net: Named = {"conv1": (64, 1, 7, 7), "gate.squeeze": (1, 64, 1, 1), "gate.conv": (1, 2, 7, 7), "layer1.conv": (64, 64, 3, 3)}
     assert why(net, "conv1", channels=1) == ""

@@ -75,6 +75,13 @@ KINDS: dict[str, tuple[Named, bool, str, State, str]] = {
         "begins a part of the network behind gen.1.weight, which makes 3 channels",
     ),
     "inside a network behind one": (GAN, True, "disc.1", State.INSIDE, "an earlier layer makes 16 channels"),
+    "behind a Linear layer, which makes no pixels": (
+        {"encoder.a": (32, 3, 3, 3), "fc_loc.2": (6, 32), "net.conv1": (32, 3, 7, 7), "net.conv2": (64, 32, 3, 3)},
+        True,
+        "net.conv1",
+        State.FREE,
+        "",
+    ),
     "the input of a decoder behind a mean and a variance": (
         {"encoder.a": (32, 3, 3, 3), "encoder.conv_out": (8, 32, 3, 3), "decoder.conv_in": (32, 4, 3, 3)},
         False,
