@@ -81,13 +81,14 @@ class FirstConv(NamedTuple):
 class PreprocessingOp(NamedTuple):
     """A per-channel operation between the image and the first convs: y_i = scale_i · x_i + shift_i. `scale` and `shift` have one
     number, or one for each channel, and are None for an operation that is not of this form. `where` names it, `kind` is its
-    type; `tensors` hold its constants, (name, axis of the channels)."""
+    type; `tensors` hold its constants, (name, axis of the channels); `hint` says what to do where it is in the way of an edit."""
 
     where: str
     kind: str
     scale: tuple[float, ...] | None = None
     shift: tuple[float, ...] | None = None
     tensors: tuple[tuple[str, int], ...] = ()
+    hint: str = ""
 
     @property
     def uniform(self) -> bool:

@@ -276,7 +276,8 @@ def _composed(location: Location, operations: Sequence[PreprocessingOp], channel
     for op in operations:
         if op.scale is None or op.shift is None or len(op.scale) not in (1, channels):
             raise location.at(op.where).unsupported(
-                f"this {op.kind} precedes the kernel and mixes, selects or counts channels: no kernel edit is exact"
+                f"this {op.kind} precedes the kernel and mixes, selects or counts channels: no kernel edit is exact",
+                hint=op.hint,
             )
         if not all(isfinite(s) and s for s in op.scale) or not all(map(isfinite, op.shift)):
             raise location.at(op.where).unsupported(

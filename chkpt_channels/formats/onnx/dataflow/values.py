@@ -5,7 +5,8 @@ Source: onnx/docs/Operators.md.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import PreprocessingOp
@@ -13,23 +14,33 @@ from chkpt_channels.formats.onnx.dataflow.axes import Axes
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 LAYOUTS = {"Conv": {3: "OIW", 4: "OIHW", 5: "OIDHW"}, "ConvTranspose": {3: "IOW", 4: "IOHW", 5: "IODHW"}}
 
 
 class Flow(NamedTuple):
-    """A value that comes from the image. `axes` are its axes in terms of the image's, None where its channels were mixed; `wide`
-    that per-channel constants would have broadcast one channel to all by then; `operations` the constants applied to it;
-    `padded` that zeros were padded around it after them."""
+    """A value that comes from the image. `axes` are its axes in terms of the image's, None where that is not known; `mixed` that
+    its channels are no longer the image's own; `wide` that per-channel constants would have broadcast one channel to all by then;
+    `operations` the constants applied to it; `padded` that zeros were padded around it after them."""
 
     axes: Axes | None
     wide: bool = False
     operations: tuple[PreprocessingOp, ...] = ()
     padded: bool = False
+    mixed: bool = False
+
+    @property
+    def own(self) -> Axes | None:
+        """The axes where the channels are the image's own."""
+        return None if self.mixed else self.axes
 
 
 class ReachedConv(NamedTuple):
     """A convolution or product that sees the image. `layout` is that of its kernel and `channels` how many it takes, where its
-    channels are the image's; else None and 0. `sizes` are those of the axes after the channels, `padded` is as in Flow."""
+    channels are the image's; else None and 0. `sizes` are those of the axes after the channels, `padded` and `axes` as in
+    Flow."""
 
     node: Node
     kernel: Weight | None
@@ -38,6 +49,7 @@ class ReachedConv(NamedTuple):
     operations: tuple[PreprocessingOp, ...] = ()
     sizes: tuple[int, ...] = ()
     padded: bool = False
+    axes: Axes | None = None
 
 
 class LocatedOp(NamedTuple):
@@ -95,6 +107,13 @@ def affine(op: str, index: int, values: list[float]) -> tuple[tuple[float, ...],
     if op == "Div" and index == 1 and all(values):
         return tuple(1 / v for v in values), zeros
     return None
+
+
+def normalizing(node: Node, numbers: Sequence[NDArray[Any]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(scale, shift) of a BatchNormalization with this scale, bias, mean and variance."""
+    gamma, beta, mean, variance = numbers
+    scale = gamma / (variance + node.real("epsilon", 1e-5)) ** 0.5
+    return tuple(map(float, scale)), tuple(map(float, beta - scale * mean))
 
 
 def after_nonlinear(flow: Flow, node: Node) -> Flow:
