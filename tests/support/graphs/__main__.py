@@ -1,4 +1,7 @@
-"""`python -m tests.support.graphs SEED`: a drawn graph in onnx's own words, and its verdicts; with --count N the tally of so many seeds."""
+"""`python -m tests.support.graphs SEED`: a drawn graph in onnx's own words, and its verdicts.
+
+With --count N only the wrong verdicts of so many seeds, and the tally.
+"""
 
 from __future__ import annotations
 

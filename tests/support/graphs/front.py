@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from onnx import helper
 
 from tests.support.graphs.draw import FRAMES, KINDS, SIDE, Graph
 
@@ -195,16 +196,9 @@ def unsqueezed(g: Graph) -> None:
     g.features.add("no batch axis")
     if g.opset < 13:
         g.step("Unsqueeze", axes="N" + g.axes)
-        g.nodes[-1].attribute.append(attribute("axes", [0]))
+        g.nodes[-1].attribute.append(helper.make_attribute("axes", [0]))  # a name of `step`, too
     else:
         g.step("Unsqueeze", g.ints(0), axes="N" + g.axes)
-
-
-def attribute(name: str, value: list[int]):
-    """`axes` is a name of `Graph.step`, too."""
-    from onnx import helper
-
-    return helper.make_attribute(name, value)
 
 
 def moved(g: Graph, axes: str) -> None:

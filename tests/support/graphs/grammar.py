@@ -13,7 +13,9 @@ from tests.support.graphs.wrap import unsorted, wrapped
 
 FLAT = {"NCHW": 10, "NHWC": 4, "CHW": 1, "HWC": 1.2, "N(CHW)": 0.4, "N(HWC)": 0.3, "NTCHW": 0.7, "(TC)HW": 0.3}
 VIDEO = {"NCTHW": 0.7, "NTCHW": 0.7, "NTHWC": 0.4, "N(TC)HW": 0.3}
-LAYOUTS = [(layout, "NCHW", share) for layout, share in FLAT.items()] + [(layout, "NCTHW", share) for layout, share in VIDEO.items()]
+LAYOUTS = [(layout, "NCHW", share) for layout, share in FLAT.items()] + [
+    (layout, "NCTHW", share) for layout, share in VIDEO.items()
+]
 NAMES = ("image", "input", "images", "x", "pixel_values", "input_1:0")
 
 
@@ -59,14 +61,19 @@ def several(g: Graph, channels: int) -> None:
             joined(g, parts)
         case "depth":
             g.features.add("images of two counts")
-            joined(g, [branch(g, "NCHW", "NCHW", count) for count in g.chance.choice(((channels, 1), (1, channels), (channels, 2)))])
+            joined(
+                g, [branch(g, "NCHW", "NCHW", count) for count in g.chance.choice(((channels, 1), (1, channels), (channels, 2)))]
+            )
         case _:
             g.features.add("numbers beside the image")
             g.others["meta"] = g.noise(1, 5)
             g.inputs.append(helper.make_tensor_value_info("meta", KINDS["f4"], [1, 5]))
             beside = g.node("MatMul", ["meta", g.stored(g.noise(5, MADE), plain=True)])
             made = branch(g, "NCHW", "NCHW", channels)
-            g.outputs = {g.node("Add", [g.node("GlobalAveragePool", [made]), g.node("Reshape", [beside, g.ints(1, MADE, 1, 1)])]): 0, made: 2}
+            g.outputs = {
+                g.node("Add", [g.node("GlobalAveragePool", [made]), g.node("Reshape", [beside, g.ints(1, MADE, 1, 1)])]): 0,
+                made: 2,
+            }
 
 
 def branch_end(g: Graph) -> str:
@@ -100,7 +107,7 @@ def drawn(seed: int, *, dtype: str = "") -> Graph:
     if g.maybe(0.15):
         several(g, channels)
     else:
-        layout, goal = [row[:2] for row in chance.choices(LAYOUTS, [share for *_, share in LAYOUTS])][0]
+        ((layout, goal, _),) = chance.choices(LAYOUTS, [share for *_, share in LAYOUTS])
         branch(g, layout, goal, channels)
         trunk(g, len(goal) - 2)
     unsorted(g)

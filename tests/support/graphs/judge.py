@@ -45,7 +45,14 @@ class Verdict(NamedTuple):
     old: int
 
 
-TO_GRAY = (({}, 5), ({"method": "sum"}, 1), ({"method": "stack"}, 1), ({"method": "broadcast"}, 0.5), ({"method": "mean"}, 0.5), ({"method": "luma"}, 0.5))
+TO_GRAY = (
+    ({}, 5),
+    ({"method": "sum"}, 1),
+    ({"method": "stack"}, 1),
+    ({"method": "broadcast"}, 0.5),
+    ({"method": "mean"}, 0.5),
+    ({"method": "luma"}, 0.5),
+)
 TO_MORE = (({}, 3), ({"method": "zero"}, 1), ({"method": "repeat"}, 0.5))
 
 
@@ -61,7 +68,11 @@ def options(to: str | int, channels: int, chance: Random) -> dict[str, Any]:
         return {}
     if to == 2 or (to == "rgb" and channels == 4):
         columns = chance.sample(range(channels), 2 if to == 2 else 3)
-        return {"select": ",".join(map(str, columns))} if chance.random() < 0.7 else {"matrix": noise_matrix(channels, len(columns), chance)}
+        return (
+            {"select": ",".join(map(str, columns))}
+            if chance.random() < 0.7
+            else {"matrix": noise_matrix(channels, len(columns), chance)}
+        )
     rows = [row for row in (TO_GRAY if to == "gray" else TO_MORE) if channels == 3 or row[0].get("method") != "luma"]
     if count(to) < channels and to != "gray":
         rows = [({}, 1)]
@@ -177,7 +188,13 @@ def outputs_differ(graph: Graph, question: Question, report: Report, matrix: np.
     codes = {warning.code for warning in report.warnings}
     plain = set(np.unique(matrix)) <= {0, 1} and (matrix.sum(1) <= 1).all()
     loose = graph.quantized and ("requantised" in codes or not plain)
-    tolerance = 0.08 if loose else 2e-2 if any(image.dtype == "f2" for image in graph.images) or "cast" in graph.features else 2e-4
+    tolerance = (
+        0.08
+        if loose
+        else 2e-2
+        if any(image.dtype == "f2" for image in graph.images) or graph.features & {"cast", "kernel: cast"}
+        else 2e-4
+    )
     for chosen in [True, False] if graph.others.get("chosen") is not None else [True]:
         others = graph.others | {"chosen": np.array(chosen)}
         pairs = zip(run(reference.model().SerializeToString(), old | others), run(out.read_bytes(), new | others), strict=True)
@@ -208,5 +225,3 @@ def verdicts(seed: int) -> list[tuple[Question, Verdict]]:
         for k, question in enumerate(questions(seed, channels)):
             answers.append((question, judged(question, graph, source, Path(folder, f"{k}.onnx"))))
     return answers
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.graphs.draw import KINDS, Graph
 
@@ -64,7 +64,7 @@ def dequantized(g: Graph, value: np.ndarray) -> str:
 
 KERNELS: dict[str, tuple[Callable[[Graph, np.ndarray], str], float]] = {
     "stored": (lambda g, value: g.stored(value, plain=True), 6),
-    "a constant node": (lambda g, value: g.node("Constant", [], value=proto(value)), 0.7),
+    "a constant node": (lambda g, value: g.node("Constant", [], value=numpy_helper.from_array(value)), 0.7),
     "transposed": (transposed, 0.8),
     "reshaped": (reshaped, 0.8),
     "scaled": (scaled, 0.6),
@@ -72,12 +72,6 @@ KERNELS: dict[str, tuple[Callable[[Graph, np.ndarray], str], float]] = {
     "identity": (named_again, 0.5),
     "dequantized": (dequantized, 0.7),
 }
-
-
-def proto(value: np.ndarray):
-    from onnx import numpy_helper
-
-    return numpy_helper.from_array(value)
 
 
 def window(g: Graph) -> tuple[list[int], dict]:
@@ -134,7 +128,11 @@ def patches(g: Graph) -> None:
     g.features.add("patches")
     side = 4
     rows = [-1, g.channels, 5, side, 5, side]
-    value = g.node("Transpose", [g.node("Reshape", [g.value, g.ints(*rows)])], perm=[0, 2, 4, 3, 5, 1] if g.maybe(0.5) else [0, 2, 4, 1, 3, 5])
+    value = g.node(
+        "Transpose",
+        [g.node("Reshape", [g.value, g.ints(*rows)])],
+        perm=[0, 2, 4, 3, 5, 1] if g.maybe(0.5) else [0, 2, 4, 1, 3, 5],
+    )
     flat = g.node("Reshape", [value, g.ints(-1, 25, g.channels * side * side)])
     made = g.node("MatMul", [flat, g.stored(g.noise(g.channels * side * side, MADE), plain=True)])
     g.value = g.node("Reshape", [g.node("Transpose", [made], perm=[0, 2, 1]), g.ints(-1, MADE, 5, 5)])
@@ -148,7 +146,9 @@ def deep(g: Graph) -> None:
     else:
         step, end = g.ints(2, 2), np.iinfo(np.int64).max
         corners = [(y, x) for x in (0, 1) for y in (0, 1)]
-        g.value = g.node("Concat", [g.node("Slice", [g.value, g.ints(*yx), g.ints(end, end), g.ints(2, 3), step]) for yx in corners], axis=1)
+        g.value = g.node(
+            "Concat", [g.node("Slice", [g.value, g.ints(*yx), g.ints(end, end), g.ints(2, 3), step]) for yx in corners], axis=1
+        )
     g.value = g.node("Conv", [g.value, kernel(g, g.noise(MADE, 4 * g.channels, 3, 3))], pads=[1] * 4)
 
 
@@ -157,15 +157,15 @@ def in_integers(g: Graph) -> None:
     g.features.add("ConvInteger")
     g.quantized = True
     x, y, z = (g.name("v") for _ in range(3))
-    from onnx import helper
-
     g.nodes.append(helper.make_node("DynamicQuantizeLinear", [g.value], [x, y, z]))
     whole = g.stored(np.clip(np.round(g.noise(MADE, g.channels, 3, 3) * 40 + 121), 0, 255).astype(np.uint8), plain=True)
     zero, scale = g.stored(np.array(121, np.uint8), plain=True), g.stored(np.array(0.025, np.float32), plain=True)
     summed = g.node("ConvInteger", [x, whole, z, zero], pads=[1] * 4)
     both = g.node("Mul", [y, scale])
     if g.maybe(0.4):  # the older way: the bias is quantized in the graph, with a scale of its own Mul
-        bias = g.node("Cast", [g.node("Floor", [g.node("Div", [g.stored(g.noise(1, MADE, 1, 1), plain=True), both])])], to=TensorProto.INT32)
+        bias = g.node(
+            "Cast", [g.node("Floor", [g.node("Div", [g.stored(g.noise(1, MADE, 1, 1), plain=True), both])])], to=TensorProto.INT32
+        )
         summed, both = g.node("Add", [summed, bias]), g.node("Mul", [scale, y])
     g.value = g.node("Mul", [g.node("Cast", [summed], to=TensorProto.FLOAT), both])
 
