@@ -13,7 +13,7 @@ from chkpt_channels.formats.onnx.dataflow import padding
 from chkpt_channels.formats.onnx.dataflow.image_inputs import image_traces
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
-from chkpt_channels.formats.onnx.dataflow.values import ReachedConv
+from chkpt_channels.formats.onnx.dataflow.values import ReachedConv, count_edits
 from chkpt_channels.formats.onnx.model import OnnxModel
 from chkpt_channels.formats.onnx.quantization import quantization
 
@@ -79,7 +79,7 @@ class OnnxGraph(ModelGraph):
         why = f"the image {path.image.name!r} reaches it" + (f" through {_listed(path)}" if path.operations else "")
         tensor, channels = self._tensors[reached.kernel.name], reached.channels or path.image.dims[path.channel] or 0
         groups = reached.node.integer("group", 1) if reached.layout else 1
-        return FirstConv(tensor, reached.layout, channels, "graph", why, groups)
+        return FirstConv(tensor, reached.stored, channels, "graph", why, groups)
 
     def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
         operations = [op for conv in first_convs for op in self._before(conv)]
@@ -93,10 +93,16 @@ class OnnxGraph(ModelGraph):
         return [path for path in self.paths if path.image.name in inputs] if all(c.inputs for c in first_convs) else self.paths
 
     def _before(self, conv: FirstConv) -> list[PreprocessingOp]:
-        """The operations between the images and a kernel. Where several values meet it they must have passed the same ones."""
-        ways = list(dict.fromkeys(reached.operations for reached in self._users(conv)))
+        """The operations between the images and a kernel. Where several values meet it they must have passed the same ones, and
+        nothing else may read what nodes make of it."""
+        users = self._users(conv)
+        made = [maker.node for reached in users if reached.source for maker in reached.source.makers]
+        readers = [node for maker in made for node, _ in self.model.consumers.get(maker.outputs[0], ())]
+        if any(node not in made and all(node is not reached.node for reached in users) for node in readers):
+            return [PreprocessingOp(conv.tensor.name, "kernel", why="is computed for other layers too")]
+        ways = list(dict.fromkeys(reached.operations for reached in users))
         if len({tuple((op.scale, op.shift) for op in way) for way in ways}) > 1:
-            return [PreprocessingOp(conv.tensor.name, "kernel of several convolutions with different constants before them")]
+            return [PreprocessingOp(conv.tensor.name, "kernel", why="meets several values, with different constants before them")]
         return [
             alike[0]._replace(tensors=tuple(dict.fromkeys(tensor for op in alike for tensor in op.tensors)))
             for alike in zip(*ways, strict=True)
@@ -129,7 +135,7 @@ class OnnxGraph(ModelGraph):
 
     def shape_edits(self, first_convs: Sequence[FirstConv], channels: int) -> dict[str, TensorEdit]:
         counts = [count for path in self._toward(first_convs) for count in path.counts]
-        return onnx_edits.count_edits(counts, channels, self._load)
+        return count_edits(counts, channels, self._load)
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         declarations = []

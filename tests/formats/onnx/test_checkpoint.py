@@ -154,7 +154,7 @@ CONVS: dict[str, tuple[Sequence[NodeProto], Weights, Dims, list[tuple[str, str |
         RGB,
         [("second", "OIHW", 3, 1, "the image 'image' reaches it through Softmax")],
     ),
-    "computed": ([node("Mul", ["kernel", "g"], ["k"]), conv(kernel="k")], {**KERNEL, "g": noise(5, 1, 1, 1)}, RGB, []),
+    "computed": ([node("Softmax", ["kernel"], ["k"]), conv(kernel="k")], KERNEL, RGB, []),
     "none": ([node("Relu", ["image"], ["out"])], KERNEL, RGB, []),
 }
 

@@ -14,7 +14,8 @@ from chkpt_channels import UnsupportedError
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.onnx import FORMATS
 from chkpt_channels.formats.onnx.checkpoint import Onnx
-from chkpt_channels.formats.onnx.edits import bias_target, count_edits
+from chkpt_channels.formats.onnx.dataflow.values import count_edits
+from chkpt_channels.formats.onnx.edits import bias_target
 from chkpt_channels.storage.source import Source
 from tests.support.onnx_models import (
     RGB,

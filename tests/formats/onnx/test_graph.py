@@ -123,7 +123,7 @@ def test_one_kernel_of_two_images(tmp_path: Path):
     )
     np.testing.assert_allclose(new, old, atol=1e-5)
     nodes[1] = node("Mul", ["other", "m"], ["y"])
-    with pytest.raises(UnsupportedError, match="kernel of several convolutions with different constants before them"):
+    with pytest.raises(UnsupportedError, match="this kernel meets several values, with different"):
         convert(saved(tmp_path / "apart.onnx", model(nodes, weights, inputs=more)), tmp_path / "4.onnx", 4)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import PreprocessingOp
 from chkpt_channels.formats.onnx.dataflow.axes import NEW, Axes, Piece, around, holder, image_axes, resized, size
+from chkpt_channels.formats.onnx.dataflow.kernel_source import kernel_source
 from chkpt_channels.formats.onnx.dataflow.shape_ops import MOVES
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load, Numbers
 from chkpt_channels.formats.onnx.dataflow.values import (
@@ -27,14 +28,15 @@ from chkpt_channels.formats.onnx.dataflow.values import (
     after_constants,
     after_nonlinear,
     kernel_layout,
-    kernel_of,
     product_layout,
 )
 from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
 
-CONVOLUTIONS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3)}
+CONVOLUTIONS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3), "FusedConv": (0, 1)}
 """Operation → (input that is the image, input that is the kernel)."""
+FUSED = ("com.microsoft", "FusedConv")
+"""A Conv with its activation, as onnxruntime's optimizer saves it. Source: onnxruntime/docs/ContribOperators.md."""
 PRODUCTS = frozenset(("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"))
 LINEAR = frozenset(("Identity", "Cast", "CastLike", "Dropout"))
 """What treats every channel alike, keeps the axes as they are, and is linear."""
@@ -76,7 +78,7 @@ class ImageTrace:
 
     def _through(self, node: Node) -> None:
         """Follow the image through one node."""
-        op = node.op if node.domain in ("", "ai.onnx") else ""
+        op = node.op if (node.domain, node.op) == FUSED or not node.domain else ""
         flow = self.values.get(node.given(0))
         if op in CONVOLUTIONS and flow:
             self._reach(node, flow, CONVOLUTIONS[op][1])
@@ -86,6 +88,9 @@ class ImageTrace:
             self._binary(node)
         elif op == "Concat":
             self._concat(node)
+        elif node.domain and node.op.endswith("Conv") and flow:
+            # with a kernel in blocks of channels (NCHWc), or with the channels last: onnxruntime's own
+            self._arrive(ReachedConv(node, self.model.stored(node.given(1)), None), flow, ())
         elif flow is None or flow.axes is None:
             self._mix(node)
         elif op in SHAPES:
@@ -167,8 +172,8 @@ class ImageTrace:
         return scale is None or max(scale.shape, default=1) > 1
 
     def _reach(self, node: Node, flow: Flow, index: int) -> None:
-        kernel, _ = kernel_of(self.model, node.given(index))
-        axes = flow.axes or ()
+        source, axes = kernel_source(self.model, node.given(index), self._load), flow.axes or ()
+        kernel = source.weight if source else None
         layout: Layout | None = None
         channels = 0
         if kernel and holder(axes, self.channel) == 1:
@@ -178,7 +183,7 @@ class ImageTrace:
             channels = self._takes(width, slower * faster)
             if width and not channels and not self.operations and slower == faster == 1:
                 self.widths.append(width)
-        self._arrive(ReachedConv(node, kernel, layout, channels), flow, axes[2:])
+        self._arrive(ReachedConv(node, kernel, layout, channels, source=source), flow, axes[2:])
 
     def _takes(self, width: int, fold: int) -> int:
         """The channels that a kernel of this width takes; 0 where they are not those that the image declares."""
@@ -190,16 +195,15 @@ class ImageTrace:
         """A matrix product over folded patches; over plain pixels it mixes the channels itself."""
         index = next(i for i, name in enumerate(node.inputs) if name in self.values)
         flow = self.values[node.inputs[index]]
-        kernel, is_transposed = kernel_of(self.model, node.given(1 - index)) if index < 2 else (None, False)
-        axes = flow.axes or ()
+        source, axes = kernel_source(self.model, node.given(1 - index), self._load) if index < 2 else None, flow.axes or ()
+        kernel = source.weight if source else None
         layout: Layout | None = None
         channels = 0
         if index == 0 and kernel and axes and holder(axes, self.channel) == len(axes) - 1:
             slower, faster = around(axes[-1], self.channel)
-            is_transposed ^= bool(node.integer("transB", 0))
-            layout = product_layout(node, kernel, slower, faster, is_transposed)
+            layout = product_layout(node, kernel, slower, faster, bool(node.integer("transB", 0)))
             channels = self._takes(kernel.shape[layout.channel_axis] if layout else 0, slower * faster)
-        self._arrive(ReachedConv(node, kernel, layout, channels), flow, ())
+        self._arrive(ReachedConv(node, kernel, layout, channels, source=source), flow, ())
 
     def _arrive(self, reached: ReachedConv, flow: Flow, spatial: Axes) -> None:
         """Remember a convolution; one that does not take the image's channels as they are, without a layout."""
@@ -207,7 +211,13 @@ class ImageTrace:
         # a folded tap covers both padded and unpadded pixels, so no constant fits
         shifted = any(any(operation.shift or ()) for operation in flow.operations)
         is_inexact = reached.layout and reached.layout.folded and flow.padded and shifted
-        if not reached.channels or is_inexact:
+        is_inexact = is_inexact or (shifted and reached.source and reached.source.is_computed)
+        is_grouped = reached.node.integer("group", 1) > 1 and reached.stored != reached.layout
+        if reached.channels and reached.stored and reached.source and reached.layout and not (is_inexact or is_grouped):
+            self.counts += [
+                Count(*count) for count in reached.source.counts(reached.layout.channel_axis, reached.width, self._load)
+            ]
+        else:
             reached = reached._replace(layout=None)
             if flow.axes is not None:
                 self._block(reached.node)
