@@ -68,7 +68,8 @@ class Declaration(NamedTuple):
 
 class FirstConv(NamedTuple):
     """A kernel that the image reaches. `found_by` is one of user, like, graph, sidecar, shapes, names; `why` is the evidence in
-    words. Its channel axis holds `in_channels` / `groups` channels."""
+    words. Its channel axis holds `in_channels` / `groups` channels. `inputs` are the graph's inputs that reach it, where the file
+    tells them apart."""
 
     tensor: Tensor
     layout: Layout | None
@@ -76,18 +77,26 @@ class FirstConv(NamedTuple):
     found_by: str
     why: str = ""
     groups: int = 1
+    inputs: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> Sequence[object]:
+        """What it sees: inputs of a graph, or the image of so many channels of its state dict."""
+        return self.inputs or [(self.tensor.group, self.in_channels)]
 
 
 class PreprocessingOp(NamedTuple):
     """A per-channel operation between the image and the first convs: y_i = scale_i · x_i + shift_i. `scale` and `shift` have one
     number, or one for each channel, and are None for an operation that is not of this form. `where` names it, `kind` is its
-    type; `tensors` hold its constants, (name, axis of the channels); `hint` says what to do where it is in the way of an edit."""
+    type; `tensors` hold its constants, (name, axis of the channels). `why` says in words why no kernel edit gets past it, and
+    `hint` what to do then."""
 
     where: str
     kind: str
     scale: tuple[float, ...] | None = None
     shift: tuple[float, ...] | None = None
     tensors: tuple[tuple[str, int], ...] = ()
+    why: str = "precedes the kernel and mixes, selects or counts channels"
     hint: str = ""
 
     @property
@@ -142,6 +151,7 @@ class Edits(NamedTuple):
     numbers   plain integers, by `where` (declarations, an optimizer's step)
     dropped   optimizer entries to leave out, by `where`
     channels  the input channels that the graph's inputs declare afterwards; 0 where nothing changes
+    inputs    the graph's inputs that these channels are of, by name; none where they are all images of this count
     method    "" for edited kernels; "broadcast" or "stack" where the graph itself makes the old channels of the new one
     constants  for each PreprocessingOp, by `where`, the old channel whose constants each new channel takes, where these are no
               tensors
@@ -153,6 +163,7 @@ class Edits(NamedTuple):
     numbers: Mapping[str, int] = {}
     dropped: Sequence[str] = ()
     channels: int = 0
+    inputs: Sequence[str] = ()
     method: str = ""
     constants: Mapping[str, tuple[int, ...]] = {}
     biases: Mapping[str, TensorEdit] = {}

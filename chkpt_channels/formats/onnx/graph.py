@@ -14,7 +14,7 @@ from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, OPEN, Place, hold
 from chkpt_channels.formats.onnx.dataflow.image_inputs import MOST_CHANNELS, Images, images
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
-from chkpt_channels.formats.onnx.dataflow.values import ReachedConv
+from chkpt_channels.formats.onnx.dataflow.values import ReachedConv, count_edits
 from chkpt_channels.formats.onnx.model import OnnxModel
 from chkpt_channels.formats.onnx.nodes import Node
 from chkpt_channels.formats.onnx.quantization import quantization
@@ -102,7 +102,9 @@ class OnnxGraph(ModelGraph):
         for path in self.paths:
             for reached in path.reached:
                 if conv := self._first_conv(path, reached):
-                    convs.setdefault(conv.tensor.name, conv)
+                    known = convs.setdefault(conv.tensor.name, conv)
+                    inputs = tuple(dict.fromkeys((*known.inputs, path.image.name)))
+                    convs[conv.tensor.name] = known._replace(inputs=inputs)
         direct = [conv for conv in convs.values() if conv.layout]
         return direct or list(convs.values())
 
@@ -112,20 +114,43 @@ class OnnxGraph(ModelGraph):
         why = f"the image {path.image.name!r} reaches it" + (f" through {_listed(path)}" if path.operations else "")
         tensor, channels = self._tensors[reached.kernel.name], reached.channels or path.count
         groups = reached.node.integer("group", 1) if reached.layout else 1
-        return FirstConv(tensor, reached.layout, channels, "graph", why, groups)
+        return FirstConv(tensor, reached.stored, channels, "graph", why, groups)
 
     def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
-        operations = [op for conv in first_convs for reached in self._users(conv) for op in reached.operations]
+        operations = [op for conv in first_convs for op in self._before(conv)]
         # what mixes channels anywhere between the image and a kernel makes every kernel edit wrong
-        operations += [c.operation for path in self.paths for c in path.operations if c.operation.scale is None]
-        bare = [path.image.name for path in self.paths if path.channel == NOWHERE]
+        paths = self._toward(first_convs)
+        operations += [c.operation for path in paths for c in path.operations if c.operation.scale is None]
+        bare = [path.image.name for path in paths if path.channel == NOWHERE]
         operations += [PreprocessingOp(name, "input without an axis of channels") for name in bare]
         return list(dict.fromkeys(operations))
 
+    def _toward(self, first_convs: Sequence[FirstConv]) -> Sequence[ImageTrace]:
+        """The paths of the images that reach these kernels; all where a kernel is not known to be reached."""
+        inputs = {name for conv in first_convs for name in conv.inputs}
+        return [path for path in self.paths if path.image.name in inputs] if all(c.inputs for c in first_convs) else self.paths
+
+    def _before(self, conv: FirstConv) -> list[PreprocessingOp]:
+        """The operations between the images and a kernel. Where several values meet it they must have passed the same ones, and
+        nothing else may read what nodes make of it."""
+        users = self._users(conv)
+        made = [maker.node for reached in users if reached.source for maker in reached.source.makers]
+        readers = [node for maker in made for node, _ in self.model.consumers.get(maker.outputs[0], ())]
+        if any(node not in made and all(node is not reached.node for reached in users) for node in readers):
+            return [PreprocessingOp(conv.tensor.name, "kernel", why="is computed for other layers too")]
+        ways = list(dict.fromkeys(reached.operations for reached in users))
+        if len({tuple((op.scale, op.shift) for op in way) for way in ways}) > 1:
+            return [PreprocessingOp(conv.tensor.name, "kernel", why="meets several values, with different constants before them")]
+        return [
+            alike[0]._replace(tensors=tuple(dict.fromkeys(tensor for op in alike for tensor in op.tensors)))
+            for alike in zip(*ways, strict=True)
+        ]
+
     def graph_methods(self, first_convs: Sequence[FirstConv]) -> Sequence[str]:
-        if any(path.channel == NOWHERE or (path.place and path.place.slower > 1) for path in self.paths):
+        paths = self._toward(first_convs)
+        if any(path.channel == NOWHERE or (path.place and path.place.slower > 1) for path in paths):
             return ()  # a Concat along such an axis would not repeat channel by channel
-        broadcasts = self.model.opset >= FIRST_BROADCAST_OPSET and all(path.broadcasts and path.operations for path in self.paths)
+        broadcasts = self.model.opset >= FIRST_BROADCAST_OPSET and all(path.broadcasts and path.operations for path in paths)
         return ("broadcast", "stack") if broadcasts else ("stack",)
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
@@ -152,12 +177,13 @@ class OnnxGraph(ModelGraph):
         shape = conv.tensor.shape
         return shape if channels == 1 else (shape[0], channels, *shape[2:])
 
-    def shape_edits(self, channels: int) -> dict[str, TensorEdit]:
-        counts = [count for path in self.paths if path.count != channels for count in path.counts]
-        return onnx_edits.count_edits(counts, channels, self._load)
+    def shape_edits(self, first_convs: Sequence[FirstConv], channels: int) -> dict[str, TensorEdit]:
+        counts = [count for path in self._toward(first_convs) if path.count != channels for count in path.counts]
+        return count_edits(counts, channels, self._load)
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
-        return [Declaration(f"graph.input {path.image.name}", path.count) for path in self.paths if _declares(path)]
+        paths = self._toward(first_convs)
+        return [Declaration(f"graph.input {path.image.name}", path.count) for path in paths if _declares(path)]
 
     def contradictions(self, first_convs: Sequence[FirstConv]) -> Sequence[tuple[Declaration, int]]:
         paths = self.paths

@@ -154,7 +154,7 @@ CONVS: dict[str, tuple[Sequence[NodeProto], Weights, Dims, list[tuple[str, str |
         RGB,
         [("second", "OIHW", 3, 1, "the image 'image' reaches it through Softmax")],
     ),
-    "computed": ([node("Mul", ["kernel", "g"], ["k"]), conv(kernel="k")], {**KERNEL, "g": noise(5, 1, 1, 1)}, RGB, []),
+    "computed": ([node("Softmax", ["kernel"], ["k"]), conv(kernel="k")], KERNEL, RGB, []),
     "none": ([node("Relu", ["image"], ["out"])], KERNEL, RGB, []),
 }
 
@@ -167,7 +167,7 @@ def test_the_graph_says_which_kernels_see_the_image(name: str, source: Open):
         made.graph.input[0].name = "v0"
     checkpoint = opened(source, made)
     assert checkpoint.graph.first_convs() == [
-        FirstConv(checkpoint.tensors[kernel], layout, channels, "graph", why, groups)
+        FirstConv(checkpoint.tensors[kernel], layout, channels, "graph", why, groups, (made.graph.input[0].name,))
         for kernel, layout, channels, groups, why in expected
     ]
 

@@ -19,6 +19,7 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import PreprocessingOp
 from chkpt_channels.formats.onnx.dataflow import operators
 from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, Axes, Piece, Place, around, holder, image_axes, resized, size
+from chkpt_channels.formats.onnx.dataflow.kernel_source import kernel_source
 from chkpt_channels.formats.onnx.dataflow.selections import MIXED, merged
 from chkpt_channels.formats.onnx.dataflow.shape_ops import MOVES
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load, Numbers
@@ -31,7 +32,6 @@ from chkpt_channels.formats.onnx.dataflow.values import (
     after_constants,
     after_nonlinear,
     kernel_layout,
-    kernel_of,
     normalizing,
     product_layout,
 )
@@ -72,7 +72,7 @@ class ImageTrace:
 
     def _through(self, node: Node) -> None:
         """Follow the image through one node."""
-        op, flow = node.op if not node.domain else "", self.values.get(node.given(0))
+        op, flow = operators.kind(node), self.values.get(node.given(0))
         self._enter(node)
         if op in operators.CONVOLUTIONS and flow:
             self._reach(node, flow, operators.CONVOLUTIONS[op][1])
@@ -82,6 +82,8 @@ class ImageTrace:
             self._binary(node)
         elif op == "Concat":
             self._concat(node)
+        elif operators.is_in_blocks(node) and flow:
+            self._arrive(ReachedConv(node, self.model.stored(node.given(1)), None), flow, ())
         elif flow is None or flow.axes is None:
             self._mix(node)
         elif op in operators.SHAPES:
@@ -172,20 +174,16 @@ class ImageTrace:
         self._give(node, flow._replace(axes=axes))
 
     def _elementwise(self, node: Node, flow: Flow) -> None:
-        if node.op in ("QuantizeLinear", "DequantizeLinear") and self._is_per_channel(node):
+        scale = self.model.stored(node.given(1))
+        if node.op in ("QuantizeLinear", "DequantizeLinear") and (scale is None or max(scale.shape, default=1) > 1):
             self._mix(node)
             return
-        self._give(
-            node._replace(outputs=node.outputs[:1]), after_nonlinear(flow, node)
-        )  # the scale of DynamicQuantizeLinear is no image
-
-    def _is_per_channel(self, node: Node) -> bool:
-        scale = self.model.stored(node.given(1))
-        return scale is None or max(scale.shape, default=1) > 1
+        # the scale of DynamicQuantizeLinear is no image
+        self._give(node._replace(outputs=node.outputs[:1]), after_nonlinear(flow, node))
 
     def _reach(self, node: Node, flow: Flow, index: int) -> None:
-        kernel, _ = kernel_of(self.model, node.given(index))
-        axes = flow.own or ()
+        source, axes = kernel_source(self.model, node.given(index), self._load), flow.own or ()
+        kernel = source.weight if source else None
         layout: Layout | None = None
         channels = 0
         if kernel and holder(axes, self.channel) == 1 and len(axes) == len(kernel.shape):
@@ -195,7 +193,7 @@ class ImageTrace:
             channels = self._takes(width, slower * faster)
             if width and not channels and not self.operations and slower == faster == 1:
                 self.widths.append(width)
-        self._arrive(ReachedConv(node, kernel, layout, channels), flow, axes[2:])
+        self._arrive(ReachedConv(node, kernel, layout, channels, source=source), flow, axes[2:])
 
     def _takes(self, width: int, fold: int) -> int:
         """The channels that a kernel of this width takes; 0 where they are not those that the image declares."""
@@ -207,16 +205,15 @@ class ImageTrace:
         """A matrix product over folded patches; over plain pixels it mixes the channels itself."""
         index = next(i for i, name in enumerate(node.inputs) if name in self.values)
         flow = self.values[node.inputs[index]]
-        kernel, is_transposed = kernel_of(self.model, node.given(1 - index)) if index < 2 else (None, False)
-        axes = flow.own or ()
+        source, axes = kernel_source(self.model, node.given(1 - index), self._load) if index < 2 else None, flow.own or ()
+        kernel = source.weight if source else None
         layout: Layout | None = None
         channels = 0
         if index == 0 and kernel and axes and holder(axes, self.channel) == len(axes) - 1:
             slower, faster = around(axes[-1], self.channel)
-            is_transposed ^= bool(node.integer("transB", 0))
-            layout = product_layout(node, kernel, slower, faster, is_transposed)
+            layout = product_layout(node, kernel, slower, faster, bool(node.integer("transB", 0)))
             channels = self._takes(kernel.shape[layout.channel_axis] if layout else 0, slower * faster)
-        self._arrive(ReachedConv(node, kernel, layout, channels), flow, ())
+        self._arrive(ReachedConv(node, kernel, layout, channels, source=source), flow, ())
 
     def _arrive(self, reached: ReachedConv, flow: Flow, spatial: Axes) -> None:
         """Remember a convolution; one that does not take the image's channels as they are, without a layout."""
@@ -224,7 +221,13 @@ class ImageTrace:
         # a folded tap covers both padded and unpadded pixels, so no constant fits
         shifted = any(any(operation.shift or ()) for operation in flow.operations)
         is_inexact = reached.layout and reached.layout.folded and flow.padded and shifted
-        if not reached.channels or is_inexact:
+        is_inexact = is_inexact or (shifted and reached.source and reached.source.is_computed)
+        is_grouped = reached.node.integer("group", 1) > 1 and reached.stored != reached.layout
+        if reached.channels and reached.stored and reached.source and reached.layout and not (is_inexact or is_grouped):
+            self.counts += [
+                Count(*count) for count in reached.source.counts(reached.layout.channel_axis, reached.width, self._load)
+            ]
+        else:
             reached = reached._replace(layout=None)
             if not flow.mixed:
                 self._block(reached.node)
