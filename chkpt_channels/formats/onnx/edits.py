@@ -191,7 +191,7 @@ class OnnxEdits:
         producers = [
             self._model.producers.get(conv.inputs[i]) for conv in reached for i in HOLD_WEIGHTS[conv.op] if i < len(conv.inputs)
         ]
-        scaling = [output_scale(self._model, conv)[1] for conv in reached if conv.op == "ConvInteger"]
+        scaling = [reader for conv in reached if conv.op == "ConvInteger" for reader in output_scale(self._model, conv)[1]]
         if any(node is reader for reader in (*makers, *operations, *counting, *producers, *scaling)):
             return True
         return node.op in ("BatchNormalization", "Add") and any(conv.outputs[0] in node.inputs for conv in reached)

@@ -264,7 +264,7 @@ class ImageTrace:
         is_per_channel = all(n == 1 for i, n in enumerate(weight.shape) if i != axis)
         terms = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)]) if is_per_channel else None
         scale, shift = terms or (None, None)
-        operation = PreprocessingOp(node.label, node.op, scale, shift, ((weight.name, axis),))
+        operation = PreprocessingOp(node.label, node.op, scale, shift, ((weight.name, axis),), apart=True)
         self.operations.append(LocatedOp(operation, node))
         self._give(node, after_constants(flow, operation)._replace(wide=True))
 
