@@ -84,7 +84,8 @@ class PreprocessingOp(NamedTuple):
     """A per-channel operation between the image and the first convs: y_i = scale_i · x_i + shift_i. `scale` and `shift` have one
     number, or one for each channel, and are None for an operation that is not of this form. `where` names it, `kind` is its
     type; `tensors` hold its constants, (name, axis of the channels). `apart` says of one without that form that it treats each
-    channel by itself, and alike but for these constants; `why` says in words why no kernel edit gets past it."""
+    channel by itself, and alike but for these constants; `why` says in words why no kernel edit gets past it, and `hint` what to
+    do then."""
 
     where: str
     kind: str
@@ -93,6 +94,7 @@ class PreprocessingOp(NamedTuple):
     tensors: tuple[tuple[str, int], ...] = ()
     apart: bool = False
     why: str = "precedes the kernel and mixes, selects or counts channels"
+    hint: str = ""
 
     @property
     def uniform(self) -> bool:

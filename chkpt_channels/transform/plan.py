@@ -277,7 +277,7 @@ def _composed(location: Location, operations: Sequence[PreprocessingOp], channel
     scale, shift = [1.0] * channels, [0.0] * channels
     for op in operations:
         if op.scale is None or op.shift is None or len(op.scale) not in (1, channels):
-            raise location.at(op.where).unsupported(f"this {op.kind} {op.why}: no kernel edit is exact")
+            raise location.at(op.where).unsupported(f"this {op.kind} {op.why}: no kernel edit is exact", hint=op.hint)
         if not all(isfinite(s) and s for s in op.scale) or not all(map(isfinite, op.shift)):
             raise location.at(op.where).unsupported(
                 f"this {op.kind} multiplies a channel by zero or no number, and composing it into the kernel divides by that"

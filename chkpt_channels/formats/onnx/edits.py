@@ -101,7 +101,7 @@ class OnnxEdits:
     def _stack(self, path: ImageTrace) -> None:
         """Insert a Concat before the first node that repeats the channel; every reader of the image reads that instead."""
         name, stacked = path.image.name, self._unused_name(path.image.name + "_stacked")
-        count = path.image.dims[path.channel] or self._old_channels(path)
+        count = path.count or self._old_channels(path)
         axis = bytes_field(1, b"axis") + number_field(ATTRIBUTE_I, path.channel) + number_field(20, ATTRIBUTE_TYPE_INT)
         node = b"".join(bytes_field(NODE_INPUTS, name.encode()) for _ in range(count))
         node += bytes_field(2, stacked.encode()) + bytes_field(3, stacked.encode()) + bytes_field(4, b"Concat")

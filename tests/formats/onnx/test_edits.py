@@ -537,7 +537,6 @@ def test_channels_that_nobody_declares_cannot_be_stacked(source: Open):
         checkpoint.splices(Edits(channels=1, method="stack"))
 
 
-@pytest.mark.xfail(strict=True, reason="the width of a small image is taken for the channels, which are open, and is stacked")
 def test_the_width_of_a_small_image_is_not_stacked(source: Open):
     checkpoint = opened(source, undeclared(32))
     with pytest.raises(UnsupportedError, match=REFUSAL):

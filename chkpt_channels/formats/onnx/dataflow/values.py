@@ -24,20 +24,26 @@ LAYOUTS = {"Conv": {3: "OIW", 4: "OIHW", 5: "OIDHW"}, "ConvTranspose": {3: "IOW"
 
 
 class Flow(NamedTuple):
-    """A value that comes from the image. `axes` are its axes in terms of the image's, None where its channels were mixed; `wide`
-    that per-channel constants would have broadcast one channel to all by then; `operations` the constants applied to it;
-    `padded` that zeros were padded around it after them."""
+    """A value that comes from the image. `axes` are its axes in terms of the image's, None where that is not known; `mixed` that
+    its channels are no longer the image's own; `wide` that per-channel constants would have broadcast one channel to all by then;
+    `operations` the constants applied to it; `padded` that zeros were padded around it after them."""
 
     axes: Axes | None
     wide: bool = False
     operations: tuple[PreprocessingOp, ...] = ()
     padded: bool = False
+    mixed: bool = False
+
+    @property
+    def own(self) -> Axes | None:
+        """The axes where the channels are the image's own."""
+        return None if self.mixed else self.axes
 
 
 class ReachedConv(NamedTuple):
     """A convolution or product that sees the image. `kernel` has the shape that it takes, `layout` its axes and `channels` their
     number, where the channels are the image's and the kernel can be edited; else None and 0. `sizes` are those of the axes after
-    the channels, `padded` is as in Flow; `source` says what the kernel is made of."""
+    the channels, `padded` and `axes` are as in Flow; `source` says what the kernel is made of."""
 
     node: Node
     kernel: Weight | None
@@ -46,6 +52,7 @@ class ReachedConv(NamedTuple):
     operations: tuple[PreprocessingOp, ...] = ()
     sizes: tuple[int, ...] = ()
     padded: bool = False
+    axes: Axes | None = None
     source: KernelSource | None = None
 
     @property
@@ -114,6 +121,13 @@ def affine(op: str, index: int, values: list[float]) -> tuple[tuple[float, ...],
     if op == "Div" and index == 1 and all(values):
         return tuple(1 / v for v in values), zeros
     return None
+
+
+def normalizing(node: Node, numbers: Sequence[NDArray[Any]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(scale, shift) of a BatchNormalization with this scale, bias, mean and variance."""
+    gamma, beta, mean, variance = numbers
+    scale = gamma / (variance + node.real("epsilon", 1e-5)) ** 0.5
+    return tuple(map(float, scale)), tuple(map(float, beta - scale * mean))
 
 
 def after_nonlinear(flow: Flow, node: Node) -> Flow:
