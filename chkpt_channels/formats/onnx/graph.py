@@ -12,6 +12,7 @@ from chkpt_channels.formats.onnx import edits as onnx_edits
 from chkpt_channels.formats.onnx.dataflow import padding
 from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, OPEN, Place, holder, size
 from chkpt_channels.formats.onnx.dataflow.image_inputs import MOST_CHANNELS, Images, images
+from chkpt_channels.formats.onnx.dataflow.operators import CONVOLUTIONS
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.dataflow.values import ReachedConv, count_edits
@@ -106,7 +107,15 @@ class OnnxGraph(ModelGraph):
                     inputs = tuple(dict.fromkeys((*known.inputs, path.image.name)))
                     convs[conv.tensor.name] = known._replace(inputs=inputs)
         direct = [conv for conv in convs.values() if conv.layout]
-        return direct or list(convs.values())
+        return [*direct, *self._beside(direct, convs)] if direct else list(convs.values())
+
+    def _beside(self, direct: Sequence[FirstConv], convs: Mapping[str, FirstConv]) -> Iterator[FirstConv]:
+        """The kernels of images of the same count that reach none as they are: they change with the others, or nothing does."""
+        seen, counts = {name for conv in direct for name in conv.inputs}, {conv.in_channels for conv in direct}
+        for path in self.paths:
+            convolved = {r.kernel.name for r in path.reached if r.kernel and r.node.op in CONVOLUTIONS}
+            if path.image.name not in seen:
+                yield from (convs[name] for name in convolved if convs[name].in_channels in counts and not convs[name].layout)
 
     def _first_conv(self, path: ImageTrace, reached: ReachedConv) -> FirstConv | None:
         if reached.kernel is None or reached.kernel.name not in self._tensors:
@@ -140,7 +149,13 @@ class OnnxGraph(ModelGraph):
             return [PreprocessingOp(conv.tensor.name, "kernel", why="is computed for other layers too")]
         ways = list(dict.fromkeys(reached.operations for reached in users))
         if len({tuple((op.scale, op.shift) for op in way) for way in ways}) > 1:
-            return [PreprocessingOp(conv.tensor.name, "kernel", why="meets several values, with different constants before them")]
+            operations = [op for way in ways for op in way]
+            tensors = tuple(dict.fromkeys(tensor for op in operations for tensor in op.tensors))
+            why, apart = (
+                "meets several values, with different constants before them",
+                all(op.apart or op.scale for op in operations),
+            )
+            return [PreprocessingOp(conv.tensor.name, "kernel", tensors=tensors, apart=apart, why=why)]
         return [
             alike[0]._replace(tensors=tuple(dict.fromkeys(tensor for op in alike for tensor in op.tensors)))
             for alike in zip(*ways, strict=True)

@@ -56,6 +56,12 @@ class Mixing(NamedTuple):
             and all(value == (i == j) for i, row in enumerate(self.matrix) for j, value in enumerate(row))
         )
 
+    @property
+    def is_permutation(self) -> bool:
+        """Whether each new channel is one old channel, and each old one is one new channel."""
+        copied = {self.copied(j) for j in range(self.new)}
+        return self.old == self.new and copied == set(range(self.old)) and not any(self.offset)
+
     def copied(self, new: int) -> int | None:
         """The old channel whose bits the new channel number `new` copies; None where it is computed."""
         terms = [(i, row[new]) for i, row in enumerate(self.matrix) if row[new] != 0]

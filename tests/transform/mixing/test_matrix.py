@@ -114,6 +114,14 @@ def test_a_permutation_is_not_the_identity():
     assert not mixing.select(3, [2, 1, 0]).is_identity
 
 
+def test_a_permutation_copies_each_channel_once():
+    assert mixing.select(3, [2, 1, 0]).is_permutation
+    assert not mixing.select(3, [2, 1, 0])._replace(offset=(0.0, 0.0, 1.0)).is_permutation
+    assert not mixing.select(3, [0, 1, 1]).is_permutation
+    assert not mixing.select(3, [0, 1]).is_permutation
+    assert not mixing.zero(3, 4).is_permutation
+
+
 @pytest.mark.parametrize(
     ("old", "new", "names"),
     [

@@ -219,14 +219,11 @@ class ImageTrace:
         """Remember a convolution; one that does not take the image's channels as they are, without a layout."""
         self.broadcasts &= flow.wide
         # a folded tap covers both padded and unpadded pixels, so no constant fits
-        shifted = any(any(operation.shift or ()) for operation in flow.operations)
-        is_inexact = reached.layout and reached.layout.folded and flow.padded and shifted
-        is_inexact = is_inexact or (shifted and reached.source and reached.source.is_computed)
-        is_grouped = reached.node.integer("group", 1) > 1 and reached.stored != reached.layout
-        if reached.channels and reached.stored and reached.source and reached.layout and not (is_inexact or is_grouped):
-            self.counts += [
-                Count(*count) for count in reached.source.counts(reached.layout.channel_axis, reached.width, self._load)
-            ]
+        shifted, source, layout = any(any(op.shift or ()) for op in flow.operations), reached.source, reached.layout
+        is_inexact = shifted and source and layout and (source.is_computed or (layout.folded and flow.padded))
+        is_grouped = reached.node.integer("group", 1) > 1 and reached.stored != layout
+        if reached.channels and reached.stored and source and layout and not (is_inexact or is_grouped):
+            self.counts += [Count(*count) for count in source.counts(layout.channel_axis, reached.width, self._load)]
         else:
             reached = reached._replace(layout=None)
             if not flow.mixed:
@@ -239,11 +236,8 @@ class ImageTrace:
         tracked = [name for name in node.inputs if name in self.values]
         flow = self.values[tracked[0]]
         if len(tracked) == len(node.inputs):
-            flows = {(self.values[name].own, self.values[name].operations) for name in tracked}
-            if len(flows) == 1 and flow.own is not None:
-                self._give(node, after_nonlinear(flow, node))
-            else:
-                self._mix(node)
+            is_same = len({(self.values[name].own, self.values[name].operations) for name in tracked}) == 1
+            self._give(node, after_nonlinear(flow, node)) if is_same and flow.own is not None else self._mix(node)
             return
         index = next(i for i, name in enumerate(node.inputs) if name not in self.values)
         weight = self.model.stored(node.inputs[index]) if len(node.inputs) == 2 else None
@@ -275,7 +269,7 @@ class ImageTrace:
         is_per_channel = all(n == 1 for i, n in enumerate(weight.shape) if i != axis)
         terms = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)]) if is_per_channel else None
         scale, shift = terms or (None, None)
-        operation = PreprocessingOp(node.label, node.op, scale, shift, ((weight.name, axis),))
+        operation = PreprocessingOp(node.label, node.op, scale, shift, ((weight.name, axis),), apart=True)
         self.operations.append(LocatedOp(operation, node))
         self._give(node, after_constants(flow, operation)._replace(wide=True))
 

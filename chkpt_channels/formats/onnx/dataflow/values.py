@@ -131,8 +131,11 @@ def normalizing(node: Node, numbers: Sequence[NDArray[Any]]) -> tuple[tuple[floa
 
 
 def after_nonlinear(flow: Flow, node: Node) -> Flow:
-    """After an operation that is not linear, the constants before it can no longer be moved into a kernel."""
-    blocked = (op._replace(kind=f"{op.kind} before a {node.op}", scale=None, shift=None) for op in flow.operations)
+    """After an operation that is not linear, the constants before it can no longer be moved into a kernel; only reordered."""
+    blocked = (
+        op._replace(kind=f"{op.kind} before a {node.op}", scale=None, shift=None, apart=op.apart or op.scale is not None)
+        for op in flow.operations
+    )
     return flow._replace(operations=tuple(blocked))
 
 
