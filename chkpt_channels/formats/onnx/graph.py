@@ -93,10 +93,17 @@ class OnnxGraph(ModelGraph):
             if name not in known:
                 raise UsageError(f"no input is called {name!r}; it has {', '.join(known)}", file=self._location.file)
         self._named = tuple(names)
+        self._forget()
         return True
 
     def state_channels(self, count: int) -> None:
         self._stated = count
+        self._forget()
+
+    def _forget(self) -> None:
+        """What is known so far was found without what the user says now."""
+        for known in ("_images", "paths"):
+            self.__dict__.pop(known, None)
 
     def first_convs(self) -> Sequence[FirstConv]:
         convs: dict[str, FirstConv] = {}
@@ -118,10 +125,13 @@ class OnnxGraph(ModelGraph):
                 yield from (convs[name] for name in convolved if convs[name].in_channels in counts and not convs[name].layout)
 
     def _first_conv(self, path: ImageTrace, reached: ReachedConv) -> FirstConv | None:
-        if reached.kernel is None or reached.kernel.name not in self._tensors:
+        kernel = reached.kernel
+        if kernel is None:
             return None
         why = f"the image {path.image.name!r} reaches it" + (f" through {_listed(path)}" if path.operations else "")
-        tensor, channels = self._tensors[reached.kernel.name], reached.channels or path.count
+        # a constant of a function is no tensor of the file: it is not edited
+        tensor = self._tensors.get(kernel.name) or Tensor(kernel.name, kernel.dtype, kernel.shape)
+        channels = reached.channels or path.count
         groups = reached.node.integer("group", 1) if reached.layout else 1
         return FirstConv(tensor, reached.stored, channels, "graph", why, groups)
 
