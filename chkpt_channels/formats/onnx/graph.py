@@ -115,7 +115,8 @@ class OnnxGraph(ModelGraph):
         for path in self.paths:
             convolved = {r.kernel.name for r in path.reached if r.kernel and r.node.op in CONVOLUTIONS}
             if path.image.name not in seen:
-                yield from (convs[name] for name in convolved if convs[name].in_channels in counts and not convs[name].layout)
+                left = [conv for name, conv in convs.items() if name in convolved and not conv.layout]
+                yield from (conv for conv in left if conv.in_channels in counts)
 
     def _first_conv(self, path: ImageTrace, reached: ReachedConv) -> FirstConv | None:
         if reached.kernel is None or reached.kernel.name not in self._tensors:
@@ -181,7 +182,7 @@ class OnnxGraph(ModelGraph):
         return [r for r in reached if r.kernel and r.kernel.name == conv.tensor.name]
 
     def readers(self, kernel: str) -> frozenset[tuple[str, int]] | None:
-        reached = [r for path in self.paths for r in path.reached if r.kernel and r.kernel.name == kernel]
+        reached = [r for path in self.paths for r in path.reached if r.kernel and kernel in (r.kernel.name, *r.factors)]
         return frozenset((r.node.outputs[0], r.channels) for r in reached) if self.decides else None
 
     def quantization(self, conv: FirstConv) -> Quantization | None:
