@@ -104,7 +104,9 @@ class PreprocessingOp(NamedTuple):
     @property
     def uniform(self) -> bool:
         """Whether every channel gets the same: then it is right for one channel too, without an edit."""
-        return self.scale is not None and self.shift is not None and len({*zip(self.scale, self.shift, strict=True)}) == 1
+        if self.scale is None or self.shift is None:
+            return self.apart and not self.tensors
+        return len({*zip(self.scale, self.shift, strict=True)}) == 1
 
 
 class Quantization(NamedTuple):

@@ -122,7 +122,8 @@ class OnnxGraph(ModelGraph):
         for path in self.paths:
             convolved = {r.kernel.name for r in path.reached if r.kernel and r.node.op in CONVOLUTIONS}
             if path.image.name not in seen:
-                yield from (convs[name] for name in convolved if convs[name].in_channels in counts and not convs[name].layout)
+                left = [conv for name, conv in convs.items() if name in convolved and not conv.layout]
+                yield from (conv for conv in left if conv.in_channels in counts)
 
     def _first_conv(self, path: ImageTrace, reached: ReachedConv) -> FirstConv | None:
         kernel = reached.kernel
@@ -191,7 +192,7 @@ class OnnxGraph(ModelGraph):
         return [r for r in reached if r.kernel and r.kernel.name == conv.tensor.name]
 
     def readers(self, kernel: str) -> frozenset[tuple[str, int]] | None:
-        reached = [r for path in self.paths for r in path.reached if r.kernel and r.kernel.name == kernel]
+        reached = [r for path in self.paths for r in path.reached if r.kernel and kernel in (r.kernel.name, *r.factors)]
         return frozenset((r.node.outputs[0], r.channels) for r in reached) if self.decides else None
 
     def quantization(self, conv: FirstConv) -> Quantization | None:
@@ -217,19 +218,18 @@ class OnnxGraph(ModelGraph):
         return [*widths, *stale, *(pair for conv in first_convs for pair in self._unread(conv))]
 
     def _unread(self, conv: FirstConv) -> Iterator[tuple[Declaration, int]]:
-        """The stored tensors that differ from a first conv in the channels alone, and that no node reads: what a conversion left
-        that did not follow the graph."""
-        for name, tensor in self._tensors.items() if conv.layout else ():
-            axis = conv.layout.channel_axis if conv.layout else 0
-            shapes = [(*shape[:axis], *shape[axis + 1 :]) for shape in (tensor.shape, conv.tensor.shape)]
-            is_alike = len(tensor.shape) == len(conv.tensor.shape) > 2 and shapes[0] == shapes[1]
-            if (
-                is_alike
-                and tensor.shape != conv.tensor.shape
-                and name not in self.model.consumers
-                and name not in self.model.outputs
-            ):
-                yield Declaration(f"{name}, which no node reads", tensor.shape[axis]), conv.tensor.shape[axis]
+        """The stored tensors that differ from a first conv in the channels alone, that no node reads, and that are of no other
+        image: what a conversion left that did not follow the graph."""
+        if conv.layout is None:
+            return
+        axis, images = conv.layout.channel_axis, {path.count for path in self.paths}
+        read = {*self.model.consumers, *self.model.outputs}
+        for name, tensor in self._tensors.items():
+            shape, other = list(tensor.shape), list(conv.tensor.shape)
+            if name in read or len(shape) != len(other) or len(shape) < 3 or shape[axis] in images:
+                continue
+            if shape != other and [*shape[:axis], *shape[axis + 1 :]] == [*other[:axis], *other[axis + 1 :]]:
+                yield Declaration(f"{name}, which no node reads", shape[axis]), other[axis]
 
     def _stale_shapes(self, path: ImageTrace) -> Iterator[tuple[Declaration, int]]:
         """The declared shapes between the image and the kernels that have other channels than the walk shows."""
