@@ -71,13 +71,13 @@ def _plan_by_like(checkpoint: TensorStore, options: Options) -> Plan:
 
 
 def _planned(checkpoint: TensorStore, options: Options) -> Plan:
-    to = options.to
-    finding = select_first_convs(checkpoint, options.search)
+    to, finding = options.to, select_first_convs(checkpoint, options.search)
     convs = finding.first_convs
     check_one_width(checkpoint.location, convs, None if options.rule.explicit or options.rule.order else to)
     rules = {conv.tensor.name: _rule(checkpoint.location, conv, options) for conv in convs}
     changing = [conv for conv in convs if not rules[conv.tensor.name].is_identity]
     if not changing:
+        checkpoint.graph.check_reached(each=True)
         return _identity_plan(checkpoint, finding, to)
     old, inputs = changing[0].in_channels, tuple(dict.fromkeys(name for conv in changing for name in conv.inputs))
     operations = {conv.tensor.name: _operations_before(checkpoint, conv, finding.input_vectors) for conv in changing}
@@ -141,8 +141,11 @@ def _declared(
 
 def _rule(location: Location, conv: FirstConv, options: Options) -> Mixing:
     """The mixing that the options give this conv."""
-    if conv.in_channels < 1:
+    if 0 in conv.tensor.shape:
         raise location.at(conv.tensor.name).unsupported(f"has no input channels: its shape is {list(conv.tensor.shape)}")
+    if conv.in_channels < 1:
+        what = "how many channels its image has is not declared, and they are mixed before this kernel"
+        raise location.at(conv.tensor.name).unsupported(what, hint="--from, with their number")
     try:
         rule = options.rule.mixing(conv.in_channels)
         return normalization.fold_normalization(rule, options.norm, options.rule.orders) if options.norm else rule
