@@ -9,6 +9,7 @@ from chkpt_channels.core.errors import Location, UsageError
 from chkpt_channels.core.tensors import Declaration, FirstConv, PreprocessingOp, Quantization, Tensor, TensorEdit
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.onnx import edits as onnx_edits
+from chkpt_channels.formats.onnx import front
 from chkpt_channels.formats.onnx.dataflow import padding
 from chkpt_channels.formats.onnx.dataflow.image_inputs import image_traces
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
@@ -88,6 +89,10 @@ class OnnxGraph(ModelGraph):
     def graph_methods(self, first_convs: Sequence[FirstConv]) -> Sequence[str]:
         broadcasts = self.model.opset >= FIRST_BROADCAST_OPSET and all(path.broadcasts and path.operations for path in self.paths)
         return ("broadcast", "stack") if broadcasts else ("stack",)
+
+    def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
+        obstacles = (front.obstacle(self.model, path) for path in self.paths)
+        return next(filter(None, obstacles), "" if self.paths else "its graph shows no image")
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         users = self._users(conv)
