@@ -14,6 +14,7 @@ from chkpt_channels.core.tensors import FirstConv, Notice, TensorEdit
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import quantization
 from chkpt_channels.transform.mixing.matrix import Mixing
+from chkpt_channels.transform.mixing.rules import GRAPH_METHODS
 from chkpt_channels.transform.parametrizations import PLAIN, Parametrization
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ class KernelChange(NamedTuple):
 
     @property
     def changes(self) -> bool:
-        """Whether anything is to be done."""
-        return not self.mixing.is_identity
+        """Whether the kernel is edited: not where nothing changes, nor where the graph makes the old channels."""
+        return not self.mixing.is_identity and self.mixing.method not in GRAPH_METHODS
 
 
 def mixed_kernel(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfinite: bool = False) -> NDArray[Any]:

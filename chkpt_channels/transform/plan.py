@@ -74,27 +74,27 @@ def _planned(checkpoint: TensorStore, options: Options) -> Plan:
     to = options.to
     finding = select_first_convs(checkpoint, options.search)
     convs = finding.first_convs
-    check_one_width(checkpoint.location, convs, to)
+    check_one_width(checkpoint.location, convs, None if options.rule.explicit or options.rule.order else to)
     rules = {conv.tensor.name: _rule(checkpoint.location, conv, options) for conv in convs}
     changing = [conv for conv in convs if not rules[conv.tensor.name].is_identity]
     if not changing:
         return _identity_plan(checkpoint, finding, to)
-    old = changing[0].in_channels
-    operations = {conv.tensor.name: _operations_before(checkpoint, conv, finding.input_vectors) for conv in convs}
+    old, inputs = changing[0].in_channels, tuple(dict.fromkeys(name for conv in changing for name in conv.inputs))
+    operations = {conv.tensor.name: _operations_before(checkpoint, conv, finding.input_vectors) for conv in changing}
     all_operations = list(dict.fromkeys(op for each in operations.values() for op in each))
-    method, why = _graph_method(checkpoint, convs, all_operations, options) if old != to else ("", "")
-    pairs = [(rules[conv.tensor.name], operations[conv.tensor.name]) for conv in convs]
+    method, why = _graph_method(checkpoint, changing, all_operations, options) if old != to else ("", "")
+    pairs = [(rules[conv.tensor.name], operations.get(conv.tensor.name, ())) for conv in convs]
     changes = tuple(_kernel_change(checkpoint, conv, *pair, to, method) for conv, pair in zip(convs, pairs, strict=True))
     changed = [change for change in changes if change.changes]
     # where a conv has the target's channels already, its declarations are right
-    counted = [change.conv for change in (changes if method else changed) if change.conv.in_channels != to]
+    counted = [conv for conv in changing if conv.in_channels != to]
     declarations, left = _declared(checkpoint, counted, old, set_hparams=options.plain["set_hparams"])
     kept, chosen = [] if method else all_operations, changed[0].constants if changed else ()
     edits = _with_constants(checkpoint, _kernel_edits(checkpoint, changed, options), kept, chosen)
     edits = _with_state(checkpoint, edits, changed, options.plain["optimizer"])
-    shapes = {} if method else checkpoint.graph.shape_edits(to)
+    shapes = {} if method else checkpoint.graph.shape_edits(changing, to)
     numbers = {**{d.where: to for d in declarations}, **edits.numbers}
-    edits = edits._replace(tensors={**edits.tensors, **shapes}, numbers=numbers, channels=to, method=method)
+    edits = edits._replace(tensors={**edits.tensors, **shapes}, numbers=numbers, channels=to, inputs=inputs, method=method)
     found_notices = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rules[changing[0].tensor.name], method)]
     found_notices += [*notices.of_kernels(checkpoint, changed, options), *notices.of_hyper_parameters(left)]
     found_notices += notices.of_unexplained(checkpoint, changing, convs)
@@ -246,8 +246,8 @@ def _kernel_change(
 ) -> KernelChange:
     location = checkpoint.location.at(conv.tensor.name)
     if method or rule.is_identity:
-        same = mixing.identity(conv.in_channels)
-        return KernelChange(conv, conv.layout or Layout("OIHW"), same._replace(method=method or same.method), conv.tensor.shape)
+        made = rule if rule.is_identity else rule._replace(method=method)
+        return KernelChange(conv, conv.layout or Layout("OIHW"), made, conv.tensor.shape)
     scale, shift = _composed(checkpoint.location, operations, conv.in_channels)
     if conv.layout is None:
         raise location.unsupported("its axis order is ambiguous", hint=patch_embeddings.spellings(conv.tensor.shape))

@@ -66,6 +66,7 @@ class OnnxEdits:
     """The Edits of a graph, as splices."""
 
     def __init__(self, model: OnnxModel, paths: Sequence[ImageTrace], edits: Edits, location: Location, load: Load) -> None:
+        paths = [path for path in paths if not edits.inputs or path.image.name in edits.inputs]
         self._model, self._paths, self._edits, self._location, self._load = model, paths, edits, location, load
         self._wire = WireEdits()
         self._done: set[str] = set()
