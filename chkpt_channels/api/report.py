@@ -150,7 +150,7 @@ class Report(NamedTuple):
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
-        first = next((k for k in self.kernels if k.method != "identity"), self.kernels[0] if self.kernels else None)
+        first = _first_changed(self.kernels)
         return _result(
             self.status,
             self.input,
@@ -193,7 +193,7 @@ class Verification(NamedTuple):
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
-        first = self.kernels[0] if self.kernels else None
+        first = _first_changed(self.kernels)
         return _result(
             "identical" if self.ok else "different",
             self.input,
@@ -224,6 +224,11 @@ def document(command: str, exit_code: int, results: Sequence[dict[str, Any]], ve
     """The one JSON object that a command prints."""
     tool = {"name": "chkpt-channels", "version": version}
     return {"schema_version": SCHEMA_VERSION, "tool": tool, "command": command, "exit_code": exit_code, "results": list(results)}
+
+
+def _first_changed(kernels: Sequence[KernelReport]) -> KernelReport | None:
+    """The kernel whose method and matrix stand for all: of several images those that are converted."""
+    return next((k for k in kernels if k.method != "identity"), kernels[0] if kernels else None)
 
 
 def _result(status: str, file: FileInfo, **fields: Any) -> dict[str, Any]:

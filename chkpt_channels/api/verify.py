@@ -133,8 +133,9 @@ def _target(before: TensorStore, after: TensorStore, options: Options) -> int:
     if options.search.inputs:
         after.graph.select_inputs(options.search.inputs)
     declared = after.graph.declarations(find_first_convs(after).first_convs)
-    if declared:
-        return declared[0].channels
+    kept = before.graph.declarations(find_first_convs(before).first_convs)
+    if declared:  # of several inputs the one that changed
+        return next((d for d in declared if d not in kept), declared[0]).channels
     convs = select_first_convs(before, options.search).first_convs
     for conv in convs:
         tensor, layout = after.tensors.get(conv.tensor.name), conv.layout

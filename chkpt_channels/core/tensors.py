@@ -68,7 +68,8 @@ class Declaration(NamedTuple):
 
 class FirstConv(NamedTuple):
     """A kernel that the image reaches. `found_by` is one of user, like, graph, sidecar, shapes, names; `why` is the evidence in
-    words. Its channel axis holds `in_channels` / `groups` channels."""
+    words. Its channel axis holds `in_channels` / `groups` channels. `inputs` are the graph's inputs that reach it, where the file
+    tells them apart."""
 
     tensor: Tensor
     layout: Layout | None
@@ -76,6 +77,7 @@ class FirstConv(NamedTuple):
     found_by: str
     why: str = ""
     groups: int = 1
+    inputs: tuple[str, ...] = ()
 
 
 class PreprocessingOp(NamedTuple):
@@ -148,6 +150,7 @@ class Edits(NamedTuple):
     numbers   plain integers, by `where` (declarations, an optimizer's step)
     dropped   optimizer entries to leave out, by `where`
     channels  the input channels that the graph's inputs declare afterwards; 0 where nothing changes
+    inputs    the graph's inputs that these channels are of, by name; none where they are all images of this count
     method    "" for edited kernels; "broadcast", "stack" or "adapter" where the graph itself makes the old channels of the new
               ones
     adapter   with that method, what the 1×1 convolution in front of the network computes
@@ -161,6 +164,7 @@ class Edits(NamedTuple):
     numbers: Mapping[str, int] = {}
     dropped: Sequence[str] = ()
     channels: int = 0
+    inputs: Sequence[str] = ()
     method: str = ""
     adapter: ChannelMap | None = None
     constants: Mapping[str, tuple[int, ...]] = {}

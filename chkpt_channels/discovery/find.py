@@ -182,10 +182,11 @@ def _check_tied(checkpoint: TensorStore, convs: Sequence[FirstConv]) -> None:
     raise AmbiguousError(what, file=checkpoint.location.file, where=name, candidates=candidates, hint=_hint(candidates))
 
 
-def check_one_width(location: Location, convs: Sequence[FirstConv], target: int) -> None:
-    """Raise AmbiguousError where names and shapes find first convs of several widths, the target's aside: a generator beside a
-    discriminator, which takes two images. One conversion of the image cannot be that of both."""
-    widths = sorted({conv.in_channels for conv in convs if conv.found_by in FOUND_BY_SEARCH} - {target})
+def check_one_width(location: Location, convs: Sequence[FirstConv], target: int | None) -> None:
+    """Raise AmbiguousError where first convs of several widths are found, the target's aside: a generator beside a discriminator,
+    which takes two images, or an image and its depth. One conversion of the image cannot be that of both."""
+    asked = [conv for conv in convs if conv.found_by in (*FOUND_BY_SEARCH, "graph")]
+    widths = sorted({conv.in_channels for conv in asked} - {target})
     if len(widths) < 2:
         return
     candidates = [Candidate(c.tensor.name, c.tensor.shape, f"takes {c.in_channels} channels") for c in convs]
@@ -217,9 +218,9 @@ def _layers(candidates: Sequence[Candidate]) -> str:
 def _check_complete(location: Location, finding: search.Finding, named: Sequence[FirstConv]) -> None:
     """Raise AmbiguousError where --layer names some of the kernels that see one image, and leaves others of their model."""
     names = {conv.tensor.name for conv in named}
-    stems = [c for c in finding.first_convs if not OTHER_SENSES.search(c.tensor.key)]
-    seen = {(c.tensor.group, c.in_channels) for c in stems if c.tensor.name in names}
-    together = {c.tensor.name: c.tensor.shape for c in stems if (c.tensor.group, c.in_channels) in seen}
+    stems = [c for c in finding.first_convs if c.inputs or (c.found_by != "graph" and not OTHER_SENSES.search(c.tensor.key))]
+    seen = {image for c in stems if c.tensor.name in names for image in _images(c)}
+    together = {c.tensor.name: c.tensor.shape for c in stems if seen.intersection(_images(c))}
     if names & {c.key for c in finding.candidates if c.needed}:
         together |= {c.key: c.shape for c in finding.candidates if c.needed}
     left = [Candidate(name, shape, "--layer leaves it out") for name, shape in together.items() if name not in names]
@@ -228,6 +229,11 @@ def _check_complete(location: Location, finding: search.Finding, named: Sequence
         where = next(name for name in together if name in names)
         hint = " ".join(f"--layer {name}" for name in together)
         raise AmbiguousError(what, file=location.file, where=where, candidates=left, hint=hint)
+
+
+def _images(conv: FirstConv) -> Sequence[object]:
+    """What it sees: inputs of a graph, or the image of so many channels of its state dict."""
+    return conv.inputs or [(conv.tensor.group, conv.in_channels)]
 
 
 def _with_named(checkpoint: TensorStore, finding: search.Finding, request: SearchRequest) -> search.Finding:
@@ -247,8 +253,7 @@ def _with_named(checkpoint: TensorStore, finding: search.Finding, request: Searc
         conv = known.get(name) or _described_by_user(checkpoint, checkpoint.tensors[name], request)
         conv = conv._replace(found_by="user", why=why)
         convs.append(_with_layout(location, conv, request.layout) if request.layout else conv)
-    if all(conv.found_by != "graph" for conv in finding.first_convs):
-        _check_complete(location, finding, convs)
+    _check_complete(location, finding, convs)
     if any(conv.found_by == "graph" for conv in finding.first_convs):  # it knows the preprocessing itself
         return search.Finding(tuple(convs))
     searched = checkpoint.model_tensors()

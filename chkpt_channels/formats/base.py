@@ -169,6 +169,9 @@ class Checkpoint(TensorStore):
         """Files in the source's folder that must be copied beside the output `path`: old name → new name."""
         return {}
 
+    def read_companions_of(self, original: Checkpoint, companions: Mapping[str, str]) -> None:
+        """Take this file, an output that is not published yet, as one whose companions are those of the original."""
+
     @abstractmethod
     def splices(self, edits: Edits) -> list[Splice]:
         """The spans of the file that change. Raises UnsupportedError for edits the format cannot hold."""

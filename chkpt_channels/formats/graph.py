@@ -89,8 +89,9 @@ class ModelGraph:
         buffer that is not persistent. The network makes it by itself."""
         return False
 
-    def shape_edits(self, channels: int) -> dict[str, TensorEdit]:
-        """The stored tensors that hold the number of input channels, such as the shape that a graph gives the image."""
+    def shape_edits(self, first_convs: Sequence[FirstConv], channels: int) -> dict[str, TensorEdit]:
+        """The stored tensors that hold the number of channels that these first convs take, such as a shape that a graph gives the
+        image."""
         return {}
 
     def select_inputs(self, names: Sequence[str]) -> bool:

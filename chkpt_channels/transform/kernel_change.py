@@ -13,7 +13,6 @@ from chkpt_channels.discovery.law import patch_embeddings
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import parametrizations
 from chkpt_channels.transform.kernels import KernelChange
-from chkpt_channels.transform.mixing import matrix as mixing
 from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.patch_norm import NormedPatch
 
@@ -24,7 +23,7 @@ def kernel_change(
     """The change by `rule` toward `to` channels, or by the graph's `method`. Raises UnsupportedError where no edit is right."""
     location = checkpoint.location.at(conv.tensor.name)
     if method or rule.is_identity:
-        stays = rule._replace(method=method) if method else mixing.identity(conv.in_channels)
+        stays = rule if rule.is_identity else rule._replace(method=method)
         return KernelChange(conv, conv.layout or Layout("OIHW"), stays, conv.tensor.shape)
     scale, shift = _composed(checkpoint.location, operations, conv.in_channels)
     if conv.layout is None:

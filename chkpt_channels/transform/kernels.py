@@ -43,7 +43,7 @@ class KernelChange(NamedTuple):
 
     @property
     def changes(self) -> bool:
-        """Whether anything is to be done."""
+        """Whether the kernel is edited: not where nothing changes, nor where the graph makes the old channels."""
         return not self.mixing.is_identity and self.mixing.method not in GRAPH_METHODS
 
 

@@ -73,19 +73,20 @@ def _plan_by_like(checkpoint: TensorStore, options: Options) -> Plan:
 def _planned(checkpoint: TensorStore, options: Options) -> Plan:
     finding = select_first_convs(checkpoint, options.search)
     convs = finding.first_convs
-    check_one_width(checkpoint.location, convs, options.to)
+    check_one_width(checkpoint.location, convs, None if options.rule.explicit or options.rule.order else options.to)
     rules = [_rule(checkpoint.location, conv, options) for conv in convs]
-    if all(rule.is_identity for rule in rules):
+    changing = [conv for conv, rule in zip(convs, rules, strict=True) if not rule.is_identity]
+    if not changing:
         return _identity_plan(checkpoint, finding, options.to)
-    operations = [_operations_before(checkpoint, conv, finding.input_vectors) for conv in convs]
-    method, why = graph_methods.preferred(checkpoint, convs, list(chain(*operations)), options)
+    operations = [_operations_before(checkpoint, conv, finding.input_vectors) if conv in changing else [] for conv in convs]
+    method, why = graph_methods.preferred(checkpoint, changing, list(chain(*operations)), options)
     planned = partial(_plan_by, checkpoint, finding, rules, operations, options)
     if method:
         return planned(method, why)
     try:
         return planned("", "")
     except UnsupportedError as refusal:
-        if not (method := graph_methods.instead(checkpoint, convs, options)):
+        if not (method := graph_methods.instead(checkpoint, changing, options)):
             raise
         return planned(method, f"no kernel edit is right: {refusal.where}: {refusal.what}")
 
@@ -103,16 +104,17 @@ def _plan_by(
     to, convs = options.to, finding.first_convs
     changing = [(conv, rule) for conv, rule in zip(convs, rules, strict=True) if not rule.is_identity]
     old, rule = changing[0][0].in_channels, changing[0][1]
+    inputs = tuple(dict.fromkeys(name for conv, _ in changing for name in conv.inputs))
     changes = tuple(kernel_change(checkpoint, *each, to, method) for each in zip(convs, rules, operations, strict=True))
     changed = [change for change in changes if change.changes]
     # where a conv has the target's channels already, its declarations are right
-    counted = [change.conv for change in (changes if method else changed) if change.conv.in_channels != to]
+    counted = [conv for conv, _ in changing if conv.in_channels != to]
     declarations, left = _declared(checkpoint, counted, old, set_hparams=options.plain["set_hparams"])
     composed = list(dict.fromkeys(chain(*operations)))
     edits = _edits(checkpoint, changed, composed, options)
     numbers = {**{d.where: to for d in declarations}, **edits.numbers}
     adapter = ChannelMap(rule.matrix, rule.offset) if method == ADAPTER else None
-    edits = edits._replace(numbers=numbers, channels=to, method=method, adapter=adapter)
+    edits = edits._replace(numbers=numbers, channels=to, inputs=inputs, method=method, adapter=adapter)
     found_notices = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rule, method)]
     found_notices += [*notices.of_kernels(checkpoint, changed, options), *notices.of_hyper_parameters(left)]
     found_notices += notices.of_unexplained(checkpoint, [conv for conv, _ in changing], convs)
@@ -138,7 +140,9 @@ def _edits(
         return Edits()
     edits = _with_constants(checkpoint, _kernel_edits(checkpoint, changed, options), operations, changed[0].constants)
     edits = _with_state(checkpoint, edits, changed, options.plain["optimizer"])
-    return edits._replace(tensors={**edits.tensors, **checkpoint.graph.shape_edits(options.to)})
+    return edits._replace(
+        tensors={**edits.tensors, **checkpoint.graph.shape_edits([kernel.conv for kernel in changed], options.to)}
+    )
 
 
 def _identity_plan(checkpoint: TensorStore, finding: Finding, channels: int) -> Plan:

@@ -33,6 +33,7 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
             after = before.format.open(source)
         except DamagedError as error:
             raise RuntimeError(f"what was written cannot be read: {error}") from error
+        after.read_companions_of(before, plan.edits.companions)
         dropped = {t.name for e in before.optimizer_entries if e.where in plan.edits.dropped for t in e.tensors.values()}
         expected = {n: (t.dtype, t.shape) for n, t in before.tensors.items() if n not in dropped}
         expected |= {n: (before.tensors[n].dtype, edit.shape) for n, edit in plan.edits.tensors.items()}
@@ -89,7 +90,8 @@ def missing_biases(after: TensorStore, plan: Plan) -> list[str]:
 
 def adapter_differences(before: TensorStore, after: TensorStore, plan: Plan) -> list[tuple[str, str]]:
     """What contradicts that the planned adapter is in front of the network, as the file's graph shows it: (tensor, what)."""
-    adapter, kernels_before = plan.edits.adapter, [kernel.conv.tensor.name for kernel in plan.kernels]
+    adapter, changing = plan.edits.adapter, [kernel.conv for kernel in plan.kernels if not kernel.mixing.is_identity]
+    kernels_before = [conv.tensor.name for conv in changing]
     if adapter is None:
         return []
     convs = after.graph.first_convs()
@@ -135,7 +137,7 @@ def stale_declarations(after: TensorStore, plan: Plan) -> list[str]:
     convs = [
         k.conv._replace(tensor=after.tensors[k.conv.tensor.name], in_channels=k.mixing.new)
         for k in plan.kernels
-        if (k.changes or plan.edits.method) and k.conv.tensor.name in after.tensors
+        if not k.mixing.is_identity and k.conv.tensor.name in after.tensors
     ]
     declared = [*after.graph.declarations(convs), *after.graph.hyper_parameters(plan.channels[1])]
     if plan.edits.method:  # the node that was added to the graph may have moved the declaration

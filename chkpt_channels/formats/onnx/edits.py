@@ -49,7 +49,6 @@ from chkpt_channels.storage.splice import Splice
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FIRST_BARE_IR_VERSION = 4  # before it each initializer is an input too: onnx/docs/IR.md, "Graphs"
 IN_FRONT = ("stack", "adapter")
 """Methods that put nodes in front: nothing behind them changes."""
 HOLD_WEIGHTS = {
@@ -67,6 +66,7 @@ class OnnxEdits:
     """The Edits of a graph, as splices."""
 
     def __init__(self, model: OnnxModel, paths: Sequence[ImageTrace], edits: Edits, location: Location, load: Load) -> None:
+        paths = [path for path in paths if not edits.inputs or path.image.name in edits.inputs]
         self._model, self._paths, self._edits, self._location, self._load = model, paths, edits, location, load
         self._wire = WireEdits()
         self._done: set[str] = set()
@@ -229,7 +229,7 @@ class OnnxEdits:
         head += bytes_field(TENSOR_NAME, name.encode()) + varint(TENSOR_RAW << 3 | 2) + varint(size)
         tag = varint(GRAPH_INITIALIZERS << 3 | 2) + varint(len(head) + size)
         self._wire.add(self._model.graph, DeferredField(tag + head, size, lambda: edit.values().tobytes()))
-        if self._model.root.number(MODEL_IR_VERSION) < FIRST_BARE_IR_VERSION:
+        if self._model.root.number(MODEL_IR_VERSION) < 4:  # each initializer is an input too: onnx/docs/IR.md
             self._wire.add(self._model.graph, bytes_field(GRAPH_INPUTS, front.declared(name, dtype, edit.shape)))
 
     def _add_bias(self, kernel: str, edit: TensorEdit) -> None:

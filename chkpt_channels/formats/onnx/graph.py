@@ -68,7 +68,9 @@ class OnnxGraph(ModelGraph):
         for path in self.paths:
             for reached in path.reached:
                 if conv := self._first_conv(path, reached):
-                    convs.setdefault(conv.tensor.name, conv)
+                    known = convs.setdefault(conv.tensor.name, conv)
+                    inputs = tuple(dict.fromkeys((*known.inputs, path.image.name)))
+                    convs[conv.tensor.name] = known._replace(inputs=inputs)
         direct = [conv for conv in convs.values() if conv.layout]
         return direct or list(convs.values())
 
@@ -81,18 +83,38 @@ class OnnxGraph(ModelGraph):
         return FirstConv(tensor, reached.layout, channels, "graph", why, groups)
 
     def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
-        operations = [op for conv in first_convs for reached in self._users(conv) for op in reached.operations]
+        operations = [op for conv in first_convs for op in self._before(conv)]
         # what mixes channels anywhere between the image and a kernel makes every kernel edit wrong
-        operations += [c.operation for path in self.paths for c in path.operations if c.operation.scale is None]
+        operations += [c.operation for path in self._toward(first_convs) for c in path.operations if c.operation.scale is None]
         return list(dict.fromkeys(operations))
 
+    def _toward(self, first_convs: Sequence[FirstConv]) -> list[ImageTrace]:
+        """The paths of the images that reach these kernels; all where a kernel is not known to be reached."""
+        inputs = {name for conv in first_convs for name in conv.inputs}
+        return [path for path in self.paths if path.image.name in inputs] if all(c.inputs for c in first_convs) else self.paths
+
+    def _before(self, conv: FirstConv) -> list[PreprocessingOp]:
+        """The operations between the images and a kernel. Where several values meet it they must have passed the same ones."""
+        ways = list(dict.fromkeys(reached.operations for reached in self._users(conv)))
+        if len({tuple((op.scale, op.shift) for op in way) for way in ways}) > 1:
+            return [PreprocessingOp(conv.tensor.name, "kernel of several convolutions with different constants before them")]
+        return [
+            alike[0]._replace(tensors=tuple(dict.fromkeys(tensor for op in alike for tensor in op.tensors)))
+            for alike in zip(*ways, strict=True)
+        ]
+
     def graph_methods(self, first_convs: Sequence[FirstConv]) -> Sequence[str]:
-        broadcasts = self.model.opset >= FIRST_BROADCAST_OPSET and all(path.broadcasts and path.operations for path in self.paths)
+        paths = self._toward(first_convs)
+        broadcasts = self.model.opset >= FIRST_BROADCAST_OPSET and all(path.broadcasts and path.operations for path in paths)
         return ("broadcast", "stack") if broadcasts else ("stack",)
 
     def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
-        obstacles = (front.obstacle(self.model, path) for path in self.paths)
-        return next(filter(None, obstacles), "" if self.paths else "its graph shows no image")
+        paths = self._toward(first_convs)
+        if len(widths := sorted({conv.in_channels for conv in first_convs})) > 1:
+            return f"its first convolutions take {' and '.join(map(str, widths))} channels"
+        return next(
+            filter(None, (front.obstacle(self.model, path) for path in paths)), "" if paths else "its graph shows no image"
+        )
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         users = self._users(conv)
@@ -114,13 +136,13 @@ class OnnxGraph(ModelGraph):
         shape = conv.tensor.shape
         return shape if channels == 1 else (shape[0], channels, *shape[2:])
 
-    def shape_edits(self, channels: int) -> dict[str, TensorEdit]:
-        counts = [count for path in self.paths for count in path.counts]
+    def shape_edits(self, first_convs: Sequence[FirstConv], channels: int) -> dict[str, TensorEdit]:
+        counts = [count for path in self._toward(first_convs) for count in path.counts]
         return onnx_edits.count_edits(counts, channels, self._load)
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         declarations = []
-        for path in self.paths:
+        for path in self._toward(first_convs):
             channels = path.image.dims[path.channel]
             if channels is not None:
                 declarations.append(Declaration(f"graph.input {path.image.name}", channels))

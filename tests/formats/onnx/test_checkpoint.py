@@ -167,7 +167,7 @@ def test_the_graph_says_which_kernels_see_the_image(name: str, source: Open):
         made.graph.input[0].name = "v0"
     checkpoint = opened(source, made)
     assert checkpoint.graph.first_convs() == [
-        FirstConv(checkpoint.tensors[kernel], layout, channels, "graph", why, groups)
+        FirstConv(checkpoint.tensors[kernel], layout, channels, "graph", why, groups, (made.graph.input[0].name,))
         for kernel, layout, channels, groups, why in expected
     ]
 

@@ -46,7 +46,7 @@ def conv(image: str = "image", kernel: str = "kernel", out: str = "out", **attri
 
 def summed(checkpoint: Onnx, channels: int = 1, **more: object) -> Edits:
     """Every first kernel summed over its old channels, the sum shared out to the new ones; and what counts them."""
-    tensors = dict(checkpoint.graph.shape_edits(channels))
+    tensors = dict(checkpoint.graph.shape_edits(checkpoint.graph.first_convs(), channels))
     for found in checkpoint.graph.first_convs():
         name, layout, old = found.tensor.name, found.layout, found.in_channels
         pre, _, post = layout.view(found.tensor.shape, old)

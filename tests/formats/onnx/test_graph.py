@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-from onnx import NodeProto
+from pathlib import Path
 
-from chkpt_channels import UsageError
-from tests.support.onnx_models import Open, Weights, floats, model, node, noise, opened
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, NodeProto
+
+from chkpt_channels import AmbiguousError, UnsupportedError, UsageError, check, convert, inspect, verify
+from tests.support.onnx_models import Open, Weights, declared, floats, model, node, noise, opened, run
 
 KERNEL: Weights = {"kernel": noise(5, 3, 3, 3)}
 
@@ -50,3 +54,90 @@ def test_inputs_are_chosen_by_name(source: Open):
         graph.select_inputs(["pixels"])
     assert graph.select_inputs(["other"])
     assert not graph.first_convs()
+
+
+DEPTH = {"image": (1, 3, 8, 8), "depth": (1, 1, 8, 8)}
+SEEN = [
+    *(node("Conv", ["image", "kernel"], ["a"]), node("Conv", ["depth", "near"], ["b"])),
+    *(node("Conv", ["image", "wide"], ["c"]), node("Sum", ["a", "b", "c"], ["out"])),
+]
+TWO: Weights = {**KERNEL, "near": noise(5, 1, 3, 3, seed=1), "wide": noise(5, 3, 3, 3, seed=2)}
+
+
+@pytest.fixture
+def colors_and_depth(tmp_path: Path) -> Path:
+    return saved(tmp_path / "rgbd.onnx", model(SEEN, TWO, inputs={"depth": DEPTH["depth"]}))
+
+
+def saved(path: Path, made: ModelProto) -> Path:
+    onnx.save(made, path)
+    return path
+
+
+def test_several_images_are_told_apart(colors_and_depth: Path):
+    assert check(colors_and_depth).ok
+    assert [conv.inputs for conv in inspect(colors_and_depth).first_convs] == [("image",), ("image",), ("depth",)]
+
+
+@pytest.mark.parametrize("how", [{"inputs": ["image"]}, {"layers": ["kernel", "wide"]}])
+@pytest.mark.parametrize(("to", "method"), [(4, "zero"), ("gray", "auto"), ("gray", "stack"), ("bgr", "auto")])
+def test_one_of_several_images_is_converted(to, method, how, colors_and_depth: Path, tmp_path: Path):
+    out = tmp_path / "out.onnx"
+    report = convert(colors_and_depth, out, to, method=method, **how)
+    after = onnx.load(out)
+    matrix = np.array(report.result()["matrix"], np.float32)
+    assert declared(after)["depth"] == [1, 1, 8, 8]
+    image, depth = noise(1, matrix.shape[1], 8, 8, seed=3), noise(1, 1, 8, 8, seed=4)
+    (new,) = run(after, image, depth=depth)
+    (old,) = run(onnx.load(colors_and_depth), np.einsum("ij,bjhw->bihw", matrix, image), depth=depth)
+    np.testing.assert_allclose(new, old, atol=1e-5)
+    assert verify(colors_and_depth, out, to, method=method, **how).ok
+    assert check(out, to if to == 4 else None).ok
+
+
+def test_images_of_several_counts_are_converted_one_at_a_time(colors_and_depth: Path, tmp_path: Path):
+    for to in (4, "bgr"):
+        with pytest.raises(AmbiguousError, match="take 1 and 3 channels") as refusal:
+            convert(colors_and_depth, tmp_path / "out.onnx", to)
+        assert refusal.value.hint == "--layer near   or   --layer kernel --layer wide"
+    with pytest.raises(AmbiguousError, match="sees the image together with wide"):
+        convert(colors_and_depth, tmp_path / "out.onnx", 4, layers=["kernel"])
+    assert convert(colors_and_depth, tmp_path / "out.onnx", "gray").in_channels == (3, 1)
+    assert not check(tmp_path / "out.onnx", 3).ok
+
+
+def test_one_kernel_of_two_images(tmp_path: Path):
+    """The same constants are composed once; different ones leave no kernel that is right for both."""
+    more = {"other": (1, 3, 8, 8)}
+    nodes = [
+        *(node("Sub", ["image", "m"], ["x"]), node("Sub", ["other", "m"], ["y"]), node("Conv", ["x", "kernel"], ["a"])),
+        *(node("Conv", ["y", "kernel"], ["b"]), node("Add", ["a", "b"], ["out"])),
+    ]
+    weights = {**KERNEL, "m": floats(0.1, 0.2, 0.4).reshape(3, 1, 1)}
+    alike = saved(tmp_path / "alike.onnx", model(nodes, weights, inputs=more))
+    convert(alike, tmp_path / "bgr.onnx", "bgr")
+    left, right = noise(1, 3, 8, 8, seed=5), noise(1, 3, 8, 8, seed=6)
+    (old,), (new,) = (
+        run(onnx.load(alike), left[:, ::-1], other=right[:, ::-1]),
+        run(onnx.load(tmp_path / "bgr.onnx"), left, other=right),
+    )
+    np.testing.assert_allclose(new, old, atol=1e-5)
+    nodes[1] = node("Mul", ["other", "m"], ["y"])
+    apart = saved(tmp_path / "apart.onnx", model(nodes, weights, inputs=more))
+    with pytest.raises(UnsupportedError, match="kernel of several convolutions with different constants before them"):
+        convert(apart, tmp_path / "4.onnx", 4, method="repeat")
+    convert(apart, tmp_path / "4.onnx", select="2,1,0,0")
+    left, right = noise(1, 4, 8, 8, seed=5), noise(1, 4, 8, 8, seed=6)
+    swap = np.float32([[0, 0, 1, 1], [0, 1, 0, 0], [1, 0, 0, 0]])
+    mapped = [np.einsum("ij,njhw->nihw", swap, image) for image in (left, right)]
+    (old,) = run(onnx.load(apart), mapped[0], other=mapped[1])
+    (new,) = run(onnx.load(tmp_path / "4.onnx"), left, other=right)
+    np.testing.assert_allclose(new, old, atol=1e-5)
+    assert [n.op_type for n in onnx.load(tmp_path / "4.onnx").graph.node[:2]] == ["Conv", "Conv"]
+
+
+def test_the_matrix_of_a_graph_method_maps_images(tmp_path: Path):
+    made = saved(tmp_path / "in.onnx", model([conv()], KERNEL))
+    record = convert(made, tmp_path / "out.onnx", "gray", method="stack").result()
+    assert (record["method"], record["matrix"], record["in_channels"]) == ("stack", [[1.0]] * 3, {"before": 3, "after": 1})
+    assert verify(made, tmp_path / "out.onnx", "gray", method="stack").result()["matrix"] == [[1.0]] * 3
