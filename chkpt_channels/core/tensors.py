@@ -79,17 +79,25 @@ class FirstConv(NamedTuple):
     groups: int = 1
     inputs: tuple[str, ...] = ()
 
+    @property
+    def images(self) -> Sequence[object]:
+        """What it sees: inputs of a graph, or the image of so many channels of its state dict."""
+        return self.inputs or [(self.tensor.group, self.in_channels)]
+
 
 class PreprocessingOp(NamedTuple):
     """A per-channel operation between the image and the first convs: y_i = scale_i · x_i + shift_i. `scale` and `shift` have one
     number, or one for each channel, and are None for an operation that is not of this form. `where` names it, `kind` is its
-    type; `tensors` hold its constants, (name, axis of the channels)."""
+    type; `tensors` hold its constants, (name, axis of the channels). `why` says in words why no kernel edit gets past it, and
+    `hint` what to do then."""
 
     where: str
     kind: str
     scale: tuple[float, ...] | None = None
     shift: tuple[float, ...] | None = None
     tensors: tuple[tuple[str, int], ...] = ()
+    why: str = "precedes the kernel and mixes, selects or counts channels"
+    hint: str = ""
 
     @property
     def uniform(self) -> bool:

@@ -22,6 +22,15 @@ class ModelGraph:
     knows_outputs: ClassVar[bool] = False
     """Whether it knows what takes each conv's output: then a conv without a bias target has none."""
 
+    @property
+    def decides(self) -> bool:
+        """Whether it alone says which kernels see the image: then names and shapes never do."""
+        return False
+
+    def check_reached(self) -> None:
+        """Raise UnsupportedError, with the reason, where it decides and shows no first conv, or not where an image goes that the
+        user named."""
+
     def first_convs(self) -> Sequence[FirstConv]:
         """The convs that the image reaches in the graph; none where the file has no graph."""
         return ()
@@ -33,6 +42,11 @@ class ModelGraph:
     def is_depthwise(self, name: str) -> bool:
         """Whether each channel has its own filters in this kernel, as far as the file says."""
         return False
+
+    def readers(self, kernel: str) -> frozenset[tuple[str, int]] | None:
+        """The nodes that take the image with this kernel, each with the channels that it takes, 0 where these are not the image's
+        own; None where the file does not decide that."""
+        return None
 
     def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
         """The per-channel operations between the image and these first convs, from the image on."""
@@ -98,6 +112,9 @@ class ModelGraph:
         """Treat these inputs of the graph as the images. False where the graph's inputs have no names; raises UsageError where
         none has this one."""
         return False
+
+    def state_channels(self, count: int) -> None:
+        """Take the number of channels of the image from the user, where the graph leaves open which axis holds them."""
 
     def notices(self, first_convs: Sequence[FirstConv]) -> Sequence[Notice]:
         """What a user of these first convs should know about the graph."""

@@ -25,12 +25,14 @@ def kernel_change(
     if method or rule.is_identity:
         stays = rule if rule.is_identity else rule._replace(method=method)
         return KernelChange(conv, conv.layout or Layout("OIHW"), stays, conv.tensor.shape)
-    scale, shift = _composed(checkpoint.location, operations, conv.in_channels)
+    chosen = _chosen_constants(rule)
+    # a permutation is the same in front of what treats channels apart, and behind it
+    is_same = rule.is_permutation and all(op.apart or len(op.scale or ()) in (1, conv.in_channels) for op in operations)
+    if operations and not is_same:
+        scale, shift = _composed(checkpoint.location, operations, conv.in_channels)
+        rule = rule.compose((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
     if conv.layout is None:
         raise location.unsupported("its axis order is ambiguous", hint=patch_embeddings.spellings(conv.tensor.shape))
-    chosen = _chosen_constants(rule)
-    if operations:
-        rule = rule.compose((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
     parametrization = parametrizations.parametrization_of(checkpoint, conv)
     if norm := preprocessing.patch_norm(checkpoint, conv):
         parametrization = NormedPatch(checkpoint, conv, conv.layout, rule, norm)
@@ -52,9 +54,7 @@ def _composed(location: Location, operations: Sequence[PreprocessingOp], channel
     scale, shift = [1.0] * channels, [0.0] * channels
     for op in operations:
         if op.scale is None or op.shift is None or len(op.scale) not in (1, channels):
-            raise location.at(op.where).unsupported(
-                f"this {op.kind} precedes the kernel and mixes, selects or counts channels: no kernel edit is exact"
-            )
+            raise location.at(op.where).unsupported(f"this {op.kind} {op.why}: no kernel edit is exact", hint=op.hint)
         if not all(isfinite(s) and s for s in op.scale) or not all(map(isfinite, op.shift)):
             raise location.at(op.where).unsupported(
                 f"this {op.kind} multiplies a channel by zero or no number, and composing it into the kernel divides by that"

@@ -4,6 +4,7 @@ validator. Runs before publishing."""
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.api.report import Parity
@@ -50,6 +51,8 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
             raise RuntimeError(f"{name}: {tensor} {what}")
         if stale := stale_declarations(after, plan):
             raise RuntimeError(f"{name}: {stale[0]} does not declare {plan.channels[1]}")
+        for where, what in misread(before, after, plan):
+            raise RuntimeError(f"{name}: {where} {what}")
         if os.path.isdir("/proc/self/fd"):  # the file has no name yet, and the libraries open names
             _validate(before, after, f"/proc/self/fd/{fd}")
         return source.size
@@ -144,6 +147,25 @@ def stale_declarations(after: TensorStore, plan: Plan) -> list[str]:
         return [d.where for d in declared if d.channels != plan.channels[1]]
     updated = {d.where for d in declared if d.channels == plan.channels[1]}
     return [d.where for d in plan.declarations if d.where not in updated]
+
+
+def misread(before: TensorStore, after: TensorStore, plan: Plan) -> Iterator[tuple[str, str]]:
+    """(where, what is wrong) in the graph of the converted file: a new kernel is read by the nodes that read the old one, and the
+    shapes that are declared between the image and the kernels agree."""
+    if not plan.edits:
+        return
+    for kernel in (kernel for kernel in plan.kernels if kernel.changes):
+        name, new = kernel.conv.tensor.name, kernel.mixing.new
+        old, read = before.graph.readers(name), after.graph.readers(name)
+        if old is None or read is None:
+            continue
+        if {(node, new) for node, _ in old} != read:
+            yield name, f"is not read as the kernel of {new} channels of the image by the nodes that read it before"
+    convs = after.graph.first_convs()
+    known = {declaration.where for declaration, _ in before.graph.contradictions(before.graph.first_convs())}
+    for declaration, channels in after.graph.contradictions(convs):
+        if declaration.where not in known:
+            yield declaration.where, f"has {declaration.channels} channels, and {channels} are in the graph"
 
 
 def parity(checkpoint: TensorStore, plan: Plan) -> Parity | None:

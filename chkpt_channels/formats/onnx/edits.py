@@ -9,9 +9,7 @@ refused by onnxruntime. So every declaration of a changed value is edited.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.containers.protobuf import DeferredField, WireEdits, bytes_field, deferred_field, number_field, varint
 from chkpt_channels.core.dtypes import DType
@@ -21,7 +19,6 @@ from chkpt_channels.formats.onnx import external_data, front
 from chkpt_channels.formats.onnx.dataflow.axes import counted, holder
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
-from chkpt_channels.formats.onnx.dataflow.values import Count
 from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight, is_packed
 from chkpt_channels.formats.onnx.nodes import Node
 from chkpt_channels.formats.onnx.quantization import output_scale
@@ -46,20 +43,15 @@ from chkpt_channels.formats.onnx.schema import (
 )
 from chkpt_channels.storage.splice import Splice
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 IN_FRONT = ("stack", "adapter")
 """Methods that put nodes in front: nothing behind them changes."""
 HOLD_WEIGHTS = {
-    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm"), (1, 2)),
+    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "FusedConv"), (1, 2)),
     **dict.fromkeys(("ConvInteger", "MatMul"), (1,)),
     "QLinearConv": (3, 4, 8),
 }
 """Which inputs are the kernel, its scale and the bias."""
-DERIVES_WEIGHTS = ("Identity", "Cast", "DequantizeLinear", "Transpose")
-"""Between a stored weight and the convolution."""
-TAKE_A_BIAS = ("Conv", "ConvTranspose", "Gemm")
+TAKE_A_BIAS = ("Conv", "ConvTranspose", "Gemm", "FusedConv")
 
 
 class OnnxEdits:
@@ -113,7 +105,7 @@ class OnnxEdits:
         if channels := self._edits.adapter:
             made = front.adapter(self._model, path, channels, self._unused_name)
         else:
-            count = image.dims[path.channel] or self._old_channels(path)
+            count = path.count or self._old_channels(path)
             made = front.stacked(image.name, path.channel, count, self._unused_name)
         for name, edit in made.tensors.items():
             self._append(name, made.kind, edit)
@@ -146,6 +138,7 @@ class OnnxEdits:
             self._copy_for(weight, others)
         self._rewrite(weight, edit)
         self._declare_weight(name, edit.shape)
+        self._declare_made(name)
         for node, _ in changed:
             self._ungroup(node)
 
@@ -161,9 +154,19 @@ class OnnxEdits:
                     self._set_dim(info, axis, channels)
             for node, index in self._model.consumers.get(known, ()):
                 output = node.outputs[0]
-                if index == 0 and node.op in DERIVES_WEIGHTS and (node, index) not in self._inputs and output not in shapes:
-                    shapes[output] = shapes[known][::-1] if node.op == "Transpose" else shapes[known]
+                if node.op == "Identity" and not node.domain and (node, index) not in self._inputs and output not in shapes:
+                    shapes[output] = shapes[known]
                     names.append(output)
+
+    def _declare_made(self, name: str) -> None:
+        """Declare the new channels of what nodes make of a kernel before the convolution."""
+        reached = [r for path in self._paths for r in path.reached if r.layout and r.kernel and r.kernel.name == name]
+        held = {held for r in reached if r.source and r.layout for held in r.source.held(r.layout.channel_axis, r.width)}
+        for value, axis, each in held:
+            if value in self._model.outputs:
+                raise self._location.at(value).unsupported("changes shape, and is an output of the graph too")
+            for info in self._model.infos.get(value, ()):
+                self._set_dim(info, axis, each * self._edits.channels)
 
     def _readers(self, name: str) -> list[tuple[Node, int]]:
         """The readers of a stored tensor, through Identity too."""
@@ -180,7 +183,9 @@ class OnnxEdits:
     def _changes_with(self, node: Node, index: int, name: str) -> bool:
         """Whether a reader of an edited tensor takes the new elements: a first conv, an operation with constants per channel, a
         shape that counts the channels, or what follows a first conv and takes its bias."""
-        reached = [r.node for path in self._paths for r in path.reached if r.layout]
+        stems = [r for path in self._paths for r in path.reached if r.layout]
+        reached = [stem.node for stem in stems]
+        makers = [maker.node for stem in stems if stem.source for maker in stem.source.makers]
         if any(node is conv for conv in reached):
             return index in HOLD_WEIGHTS[node.op]
         operations = [c.node for path in self._paths for c in path.operations if any(n == name for n, _ in c.operation.tensors)]
@@ -188,8 +193,8 @@ class OnnxEdits:
         producers = [
             self._model.producers.get(conv.inputs[i]) for conv in reached for i in HOLD_WEIGHTS[conv.op] if i < len(conv.inputs)
         ]
-        scaling = [output_scale(self._model, conv)[1] for conv in reached if conv.op == "ConvInteger"]
-        if any(node is reader for reader in (*operations, *counting, *producers, *scaling)):
+        scaling = [reader for conv in reached if conv.op == "ConvInteger" for reader in output_scale(self._model, conv)[1]]
+        if any(node is reader for reader in (*makers, *operations, *counting, *producers, *scaling)):
             return True
         return node.op in ("BatchNormalization", "Add") and any(conv.outputs[0] in node.inputs for conv in reached)
 
@@ -281,20 +286,3 @@ def bias_target(model: OnnxModel, node: Node) -> tuple[str, int] | None:
         bias = model.stored(follower.inputs[1 - index])
         return (bias.name, 1) if bias and len(bias.shape) == 1 else None
     return None
-
-
-def count_edits(counts: Sequence[Count], channels: int, load: Load) -> dict[str, TensorEdit]:
-    """The stored shapes that hold the number of channels."""
-    by_weight: dict[str, list[Count]] = {}
-    for count in counts:
-        by_weight.setdefault(count.weight.name, []).append(count)
-    return {
-        name: TensorEdit(group[0].weight.shape, partial(_recounted, group, channels, load)) for name, group in by_weight.items()
-    }
-
-
-def _recounted(counts: Sequence[Count], channels: int, load: Load) -> NDArray[Any]:
-    values = load(counts[0].weight).copy()
-    for count in counts:
-        values.reshape(-1)[count.at] = count.each * channels
-    return values

@@ -46,19 +46,39 @@ def _record(
     return Quantization(scale.name, zero.name if zero else 0, 0, *names) if scale else None
 
 
-def output_scale(model: OnnxModel, node: Node) -> tuple[Weight | None, Node]:
-    """A ConvInteger's kernel scale and the node that reads it: its output is cast, then multiplied by that scale, or by the
-    product of that scale and the image's."""
-    _, cast = _only_reader(model, node.outputs[0])
+def output_scale(model: OnnxModel, node: Node) -> tuple[Weight | None, tuple[Node, ...]]:
+    """A ConvInteger's kernel scale and the nodes that read it: its output is cast, then multiplied by that scale, or by the
+    product of that scale and the image's. A bias that is added before the cast is divided by such a product itself."""
+    at, cast = _only_reader(model, node.outputs[0])
+    divided: tuple[tuple[Weight, Node] | None, ...] = ()
+    if cast and cast.op == "Add":
+        divided = (_product(model, _divisor(model, cast.given(1 - at))),)
+        _, cast = _only_reader(model, cast.outputs[0])
     at, times = _only_reader(model, cast.outputs[0]) if cast and cast.op == "Cast" else (0, None)
     if times is None or times.op != "Mul":
-        return None, node
-    other = times.inputs[1 - at]
-    inner = model.producers.get(other)
-    if model.stored(other) is None and inner is not None and inner.op == "Mul" and _only_reader(model, other)[1]:
-        stored = [weight for name in inner.inputs if (weight := model.stored(name))]
-        return (stored[0], inner) if len(stored) == 1 else (None, node)
-    return model.stored(other), times
+        return None, ()
+    scale = model.stored(times.inputs[1 - at])
+    read = (scale, times) if scale else _product(model, times.inputs[1 - at])
+    if read is None or any(found is None or found[0] is not read[0] for found in divided):
+        return None, ()
+    return read[0], (read[1], *(found[1] for found in divided if found))
+
+
+def _product(model: OnnxModel, name: str) -> tuple[Weight, Node] | None:
+    """The stored factor of a product and its node, where one of the two is stored and the product is read once."""
+    node = model.producers.get(name)
+    if node is None or node.op != "Mul" or not _only_reader(model, name)[1]:
+        return None
+    stored = [weight for factor in node.inputs if (weight := model.stored(factor))]
+    return (stored[0], node) if len(stored) == 1 else None
+
+
+def _divisor(model: OnnxModel, name: str) -> str:
+    """What a bias is divided by before it is rounded; empty where that is not what is done."""
+    node = model.producers.get(name)
+    while node is not None and node.op in ("Cast", "Floor", "Round"):
+        node = model.producers.get(node.given(0))
+    return node.given(1) if node is not None and node.op == "Div" and model.stored(node.given(0)) else ""
 
 
 def _only_reader(model: OnnxModel, name: str) -> tuple[int, Node | None]:

@@ -106,8 +106,34 @@ def test_a_convinteger(scale: str, product: bool, source: Open):
     found = opened(source, model(dynamic(scale, product=product), ON_THE_FLY)).model
     conv = found.nodes[1]
     assert quantization(found, conv, found.weights["q"]) == Quantization(scale, "zero")
-    weight, reader = output_scale(found, conv)
-    assert (weight and weight.name, reader) == (scale, found.nodes[3])
+    weight, readers = output_scale(found, conv)
+    assert (weight and weight.name, readers) == (scale, (found.nodes[3],))
+
+
+def biased(scale: str = "one") -> list[NodeProto]:
+    """As older versions of onnxruntime quantize on the fly: the bias is divided by a product of its own, and added before the
+    cast."""
+    return [
+        node("DynamicQuantizeLinear", ["image"], ["x", "xs", "xz"]),
+        node("Mul", ["one", "xs"], ["first"]),
+        node("Div", ["bias", "first"], ["parts"]),
+        node("Floor", ["parts"], ["whole"]),
+        node("Cast", ["whole"], ["added"], to=TensorProto.INT32),
+        node("ConvInteger", ["x", "q", "xz", "zero"], ["y"]),
+        node("Add", ["y", "added"], ["sum"]),
+        node("Cast", ["sum"], ["z"], to=TensorProto.FLOAT),
+        node("Mul", [scale, "xs"], ["second"]),
+        node("Mul", ["z", "second"], ["out"]),
+    ]
+
+
+def test_a_convinteger_with_a_bias(source: Open):
+    weights = {**ON_THE_FLY, "bias": noise(1, 5, 1, 1), "two": np.float32(0.04)}
+    found = opened(source, model(biased(), weights)).model
+    weight, readers = output_scale(found, found.nodes[5])
+    assert (weight and weight.name, readers) == ("one", (found.nodes[8], found.nodes[1]))
+    other = opened(source, model(biased("two"), weights)).model
+    assert output_scale(other, other.nodes[5]) == (None, ())
 
 
 NO_SCALE: dict[str, list[NodeProto]] = {
@@ -128,6 +154,12 @@ NO_SCALE: dict[str, list[NodeProto]] = {
         node("ConvInteger", ["image", "q"], ["y"]),
         node("Cast", ["y"], ["z"], to=1),
         node("Mul", ["z", "fed"], ["out"]),
+    ],
+    "a bias of unknown scale": [
+        node("ConvInteger", ["image", "q"], ["y"]),
+        node("Add", ["y", "fed"], ["x"]),
+        node("Cast", ["x"], ["z"], to=1),
+        node("Mul", ["z", "one"], ["out"]),
     ],
     "two scales": [
         node("ConvInteger", ["image", "q"], ["y"]),
@@ -167,6 +199,7 @@ EDITED: dict[str, tuple[Sequence[NodeProto], Weights, set[str]]] = {
     "QLinearConv, bias": (qlinear(bias=True), QLINEAR, {"q", "scale", "b"}),
     "ConvInteger": (dynamic("one", product=False), ON_THE_FLY, {"q", "one"}),
     "ConvInteger, each filter": (dynamic("each", product=True), ON_THE_FLY, {"q", "each"}),
+    "ConvInteger, bias": (biased(), {**ON_THE_FLY, "bias": noise(1, 5, 1, 1)}, {"q", "one"}),
 }
 
 

@@ -9,10 +9,11 @@ Source: onnx/docs/Operators.md (Shape, Gather, Concat, Slice, Reshape).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chkpt_channels.formats.onnx.dataflow.axes import Axes, Axis, counted, size
+from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, Axes, Axis, counted, size
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
 from chkpt_channels.formats.onnx.schema import ATTRIBUTE_FLOATS
@@ -52,6 +53,12 @@ class Numbers:
     def __init__(self, model: OnnxModel, channel: int, count: int, load: Load) -> None:
         self._model, self.channel, self.count, self._load = model, channel, count, load
         self.known: dict[str, list[Number]] = {}
+
+    def without_channels(self) -> Numbers:
+        """The same numbers, for a value whose channels are no longer the image's: its sizes do not follow them."""
+        other = copy(self)
+        other.channel = NOWHERE
+        return other
 
     def then(self, axis: Axis) -> int:
         """The steps of an axis with one channel more."""
