@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Unpack
 
 from chkpt_channels.api.left_out import equal_streams, left_out
-from chkpt_channels.api.output.check import adapter_differences, added_values, misread, missing_biases, stale_declarations
+from chkpt_channels.api.output.check import added_values, misread, missing_biases, tell
 from chkpt_channels.api.output.naming import Path_
 from chkpt_channels.api.report import Difference, FileInfo, Verification
 from chkpt_channels.api.report_builder import file_info, kernel_reports
@@ -182,10 +182,8 @@ def _compare(before: TensorStore, after: TensorStore, plan: Plan) -> tuple[list[
     new = [n for n in after.tensors if n not in before.tensors and not _is_added(before, after, plan, n)]
     differences += [Difference(n, "is not in the original") for n in new]
     differences += [Difference(n, "its new bias is missing or wrong") for n in missing_biases(after, plan)]
-    differences += [Difference(where, f"does not declare {plan.channels[1]}") for where in stale_declarations(after, plan)]
-    differences += [
-        Difference(where, what) for where, what in (*misread(before, after, plan), *adapter_differences(before, after, plan))
-    ]
+    tell(after, plan)
+    differences += [Difference(where, what) for where, what in misread(before, after, plan)]
     return differences, identical
 
 

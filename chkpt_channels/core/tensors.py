@@ -88,21 +88,25 @@ class FirstConv(NamedTuple):
 class PreprocessingOp(NamedTuple):
     """A per-channel operation between the image and the first convs: y_i = scale_i · x_i + shift_i. `scale` and `shift` have one
     number, or one for each channel, and are None for an operation that is not of this form. `where` names it, `kind` is its
-    type; `tensors` hold its constants, (name, axis of the channels). `why` says in words why no kernel edit gets past it, and
-    `hint` what to do then."""
+    type; `tensors` hold its constants, (name, axis of the channels). `apart` says of one without that form that it treats each
+    channel by itself, and alike but for these constants; `why` says in words why no kernel edit gets past it, and `hint` what to
+    do then."""
 
     where: str
     kind: str
     scale: tuple[float, ...] | None = None
     shift: tuple[float, ...] | None = None
     tensors: tuple[tuple[str, int], ...] = ()
+    apart: bool = False
     why: str = "precedes the kernel and mixes, selects or counts channels"
     hint: str = ""
 
     @property
     def uniform(self) -> bool:
         """Whether every channel gets the same: then it is right for one channel too, without an edit."""
-        return self.scale is not None and self.shift is not None and len({*zip(self.scale, self.shift, strict=True)}) == 1
+        if self.scale is None or self.shift is None:
+            return self.apart and not self.tensors
+        return len({*zip(self.scale, self.shift, strict=True)}) == 1
 
 
 class Quantization(NamedTuple):

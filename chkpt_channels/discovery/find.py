@@ -163,11 +163,9 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
     if not finding.candidates:
         hint = f"name it: --layer KEY --layout LAYOUT   or   {LIKE_HINT}"
         raise UnsupportedError("holds no convolution that could see an image", file=location.file, hint=hint)
-    many = len(finding.candidates)
-    what = "one tensor might" if many == 1 else f"{many} tensors could"
-    raise AmbiguousError(
-        f"{what} be the first convolution", file=location.file, candidates=finding.candidates, hint=_hint(finding.candidates)
-    )
+    many, hint = len(finding.candidates), _hint(finding.candidates)
+    what = f"{'one tensor might' if many == 1 else f'{many} tensors could'} be the first convolution"
+    raise AmbiguousError(what, file=location.file, candidates=finding.candidates, hint=hint)
 
 
 def _check_tied(checkpoint: TensorStore, convs: Sequence[FirstConv]) -> None:
@@ -189,8 +187,7 @@ def _check_tied(checkpoint: TensorStore, convs: Sequence[FirstConv]) -> None:
 def check_one_width(location: Location, convs: Sequence[FirstConv], target: int | None) -> None:
     """Raise AmbiguousError where first convs of several widths are found, the target's aside: a generator beside a discriminator,
     which takes two images, or an image and its depth. One conversion of the image cannot be that of both."""
-    asked = [conv for conv in convs if conv.found_by in (*FOUND_BY_SEARCH, "graph")]
-    widths = sorted({conv.in_channels for conv in asked} - {target})
+    widths = sorted({conv.in_channels for conv in convs if conv.found_by in (*FOUND_BY_SEARCH, "graph")} - {target})
     if len(widths) < 2:
         return
     candidates = [Candidate(c.tensor.name, c.tensor.shape, f"takes {c.in_channels} channels") for c in convs]

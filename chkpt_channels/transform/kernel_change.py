@@ -26,9 +26,7 @@ def kernel_change(
         stays = rule if rule.is_identity else rule._replace(method=method)
         return KernelChange(conv, conv.layout or Layout("OIHW"), stays, conv.tensor.shape)
     chosen = _chosen_constants(rule)
-    # a permutation is the same in front of what treats channels apart, and behind it
-    is_same = rule.is_permutation and all(op.apart or len(op.scale or ()) in (1, conv.in_channels) for op in operations)
-    if operations and not is_same:
+    if not rule.passes(operations):
         scale, shift = _composed(checkpoint.location, operations, conv.in_channels)
         rule = rule.compose((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
     if conv.layout is None:

@@ -13,6 +13,7 @@ from chkpt_channels.formats.onnx import front
 from chkpt_channels.formats.onnx.dataflow import padding
 from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, OPEN, Place, holder, size
 from chkpt_channels.formats.onnx.dataflow.image_inputs import MOST_CHANNELS, Images, images
+from chkpt_channels.formats.onnx.dataflow.operators import CONVOLUTIONS
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.dataflow.values import ReachedConv, count_edits
@@ -93,10 +94,17 @@ class OnnxGraph(ModelGraph):
             if name not in known:
                 raise UsageError(f"no input is called {name!r}; it has {', '.join(known)}", file=self._location.file)
         self._named = tuple(names)
+        self._forget()
         return True
 
     def state_channels(self, count: int) -> None:
         self._stated = count
+        self._forget()
+
+    def _forget(self) -> None:
+        """What is known so far was found without what the user says now."""
+        for known in ("_images", "paths"):
+            self.__dict__.pop(known, None)
 
     def first_convs(self) -> Sequence[FirstConv]:
         convs: dict[str, FirstConv] = {}
@@ -107,13 +115,25 @@ class OnnxGraph(ModelGraph):
                     inputs = tuple(dict.fromkeys((*known.inputs, path.image.name)))
                     convs[conv.tensor.name] = known._replace(inputs=inputs)
         direct = [conv for conv in convs.values() if conv.layout]
-        return direct or list(convs.values())
+        return [*direct, *self._beside(direct, convs)] if direct else list(convs.values())
+
+    def _beside(self, direct: Sequence[FirstConv], convs: Mapping[str, FirstConv]) -> Iterator[FirstConv]:
+        """The kernels of images of the same count that reach none as they are: they change with the others, or nothing does."""
+        seen, counts = {name for conv in direct for name in conv.inputs}, {conv.in_channels for conv in direct}
+        for path in self.paths:
+            convolved = {r.kernel.name for r in path.reached if r.kernel and r.node.op in CONVOLUTIONS}
+            if path.image.name not in seen:
+                left = [conv for name, conv in convs.items() if name in convolved and not conv.layout]
+                yield from (conv for conv in left if conv.in_channels in counts)
 
     def _first_conv(self, path: ImageTrace, reached: ReachedConv) -> FirstConv | None:
-        if reached.kernel is None or reached.kernel.name not in self._tensors:
+        kernel = reached.kernel
+        if kernel is None:
             return None
         why = f"the image {path.image.name!r} reaches it" + (f" through {_listed(path)}" if path.operations else "")
-        tensor, channels = self._tensors[reached.kernel.name], reached.channels or path.count
+        # a constant of a function is no tensor of the file: it is not edited
+        tensor = self._tensors.get(kernel.name) or Tensor(kernel.name, kernel.dtype, kernel.shape)
+        channels = reached.channels or path.count
         groups = reached.node.integer("group", 1) if reached.layout else 1
         return FirstConv(tensor, reached.stored, channels, "graph", why, groups)
 
@@ -141,7 +161,13 @@ class OnnxGraph(ModelGraph):
             return [PreprocessingOp(conv.tensor.name, "kernel", why="is computed for other layers too")]
         ways = list(dict.fromkeys(reached.operations for reached in users))
         if len({tuple((op.scale, op.shift) for op in way) for way in ways}) > 1:
-            return [PreprocessingOp(conv.tensor.name, "kernel", why="meets several values, with different constants before them")]
+            operations = [op for way in ways for op in way]
+            tensors = tuple(dict.fromkeys(tensor for op in operations for tensor in op.tensors))
+            why, apart = (
+                "meets several values, with different constants before them",
+                all(op.apart or op.scale for op in operations),
+            )
+            return [PreprocessingOp(conv.tensor.name, "kernel", tensors=tensors, apart=apart, why=why)]
         return [
             alike[0]._replace(tensors=tuple(dict.fromkeys(tensor for op in alike for tensor in op.tensors)))
             for alike in zip(*ways, strict=True)
@@ -175,7 +201,7 @@ class OnnxGraph(ModelGraph):
         return [r for r in reached if r.kernel and r.kernel.name == conv.tensor.name]
 
     def readers(self, kernel: str) -> frozenset[tuple[str, int]] | None:
-        reached = [r for path in self.paths for r in path.reached if r.kernel and r.kernel.name == kernel]
+        reached = [r for path in self.paths for r in path.reached if r.kernel and kernel in (r.kernel.name, *r.factors)]
         return frozenset((r.node.outputs[0], r.channels) for r in reached) if self.decides else None
 
     def quantization(self, conv: FirstConv) -> Quantization | None:
@@ -201,19 +227,18 @@ class OnnxGraph(ModelGraph):
         return [*widths, *stale, *(pair for conv in first_convs for pair in self._unread(conv))]
 
     def _unread(self, conv: FirstConv) -> Iterator[tuple[Declaration, int]]:
-        """The stored tensors that differ from a first conv in the channels alone, and that no node reads: what a conversion left
-        that did not follow the graph."""
-        for name, tensor in self._tensors.items() if conv.layout else ():
-            axis = conv.layout.channel_axis if conv.layout else 0
-            shapes = [(*shape[:axis], *shape[axis + 1 :]) for shape in (tensor.shape, conv.tensor.shape)]
-            is_alike = len(tensor.shape) == len(conv.tensor.shape) > 2 and shapes[0] == shapes[1]
-            if (
-                is_alike
-                and tensor.shape != conv.tensor.shape
-                and name not in self.model.consumers
-                and name not in self.model.outputs
-            ):
-                yield Declaration(f"{name}, which no node reads", tensor.shape[axis]), conv.tensor.shape[axis]
+        """The stored tensors that differ from a first conv in the channels alone, that no node reads, and that are of no other
+        image: what a conversion left that did not follow the graph."""
+        if conv.layout is None:
+            return
+        axis, images = conv.layout.channel_axis, {path.count for path in self.paths}
+        read = {*self.model.consumers, *self.model.outputs}
+        for name, tensor in self._tensors.items():
+            shape, other = list(tensor.shape), list(conv.tensor.shape)
+            if name in read or len(shape) != len(other) or len(shape) < 3 or shape[axis] in images:
+                continue
+            if shape != other and [*shape[:axis], *shape[axis + 1 :]] == [*other[:axis], *other[axis + 1 :]]:
+                yield Declaration(f"{name}, which no node reads", shape[axis]), other[axis]
 
     def _stale_shapes(self, path: ImageTrace) -> Iterator[tuple[Declaration, int]]:
         """The declared shapes between the image and the kernels that have other channels than the walk shows."""

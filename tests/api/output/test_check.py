@@ -12,14 +12,7 @@ import numpy as np
 import pytest
 
 from chkpt_channels import DamagedError, convert, verify
-from chkpt_channels.api.output.check import (
-    adapter_differences,
-    check,
-    check_stems,
-    missing_biases,
-    parity,
-    stale_declarations,
-)
+from chkpt_channels.api.output.check import adapter_differences, check, check_stems, misread, missing_biases, parity
 from chkpt_channels.core.tensors import TensorEdit
 from chkpt_channels.discovery import find
 from chkpt_channels.folders.model import ModelFile
@@ -83,7 +76,7 @@ def test_a_declaration_that_did_not_follow(tmp_path: Path):
         with pytest.raises(RuntimeError, match="does not declare 2"):
             check(checkpoint, plan._replace(channels=(3, 2)), fd, "out.pth")
         with opened(MODULE) as before:
-            assert stale_declarations(before, plan) == [d.where for d in plan.declarations]
+            assert list(misread(before, before, plan)) == [(d.where, "does not declare 1") for d in plan.declarations]
 
 
 def test_a_bias_that_is_missing():

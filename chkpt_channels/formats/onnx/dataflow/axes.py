@@ -20,16 +20,18 @@ are, and no constant of a graph equals it."""
 
 NEW, NOWHERE = -1, -2
 """The `of` of a piece that is of no axis of the image; the axis of the channels where it is still looked for."""
-WHOLE, RESIZED = 0, -1
-"""The `step` of a piece that is a whole axis of the image, and of one that was made of a whole axis and has another size."""
+WHOLE = 0
+"""The `step` of a piece that is a whole axis."""
 
 
 class Piece(NamedTuple):
-    """`size` steps along the image's axis `of`; a step of a part of that axis is `step` of the axis."""
+    """`size` steps along the image's axis `of`; a step of a part of that axis is `step` of the axis. A resized axis has another
+    size than the image's."""
 
     of: int
     size: int
     step: int = WHOLE
+    resized: bool = False
 
 
 Axis = tuple[Piece, ...]
@@ -57,8 +59,8 @@ def image_axes(dims: Sequence[int | None], place: Place | None = None) -> Axes:
 
 def place_of(piece: Piece, dims: Sequence[int | None]) -> Place:
     """Where the channels are if they are this piece of an image of these sizes."""
-    if piece.step <= WHOLE:
-        return Place(piece.of, dims[piece.of] or (piece.size if piece.size < OPEN and piece.step == WHOLE else 0))
+    if piece.step == WHOLE:
+        return Place(piece.of, dims[piece.of] or (piece.size if piece.size < OPEN and not piece.resized else 0))
     total = dims[piece.of] or opened(piece.of)
     return Place(piece.of, piece.size, total // (piece.size * piece.step), piece.step)
 
@@ -91,12 +93,12 @@ def around(axis: Axis, channel: int) -> tuple[int, int]:
 
 def resized(axes: Axes, k: int, new: int | None = None) -> Axes:
     """Axis k with another size, None where that is unknown."""
-    return (*axes[:k], (Piece(source(axes[k]), new or opened(k), RESIZED),), *axes[k + 1 :])
+    return (*axes[:k], (Piece(source(axes[k]), new or opened(k), resized=True),), *axes[k + 1 :])
 
 
 def source(axis: Axis) -> int:
     """The axis of the image that a whole axis is of, NEW for others."""
-    return axis[0].of if len(axis) == 1 and axis[0].step <= WHOLE else NEW
+    return axis[0].of if len(axis) == 1 and axis[0].step == WHOLE else NEW
 
 
 def reshaped(axes: Axes, shape: Sequence[int], channel: int) -> Axes | None:
@@ -108,12 +110,15 @@ def reshaped(axes: Axes, shape: Sequence[int], channel: int) -> Axes | None:
         whole += 1
     pieces = [piece for axis in axes[whole:] for piece in axis if piece.size != 1 or channel in (piece.of, NOWHERE)]
     new = list(axes[:whole])
-    for steps in shape[whole:]:
+    for k, steps in enumerate(shape[whole:], whole + 1):
         axis = _pop_axis(pieces, steps, channel)
         if axis is None:
             return None
-        new.append(axis)
-    if pieces and size(tuple(pieces)) == 1 and new:  # a single channel has one step: no axis took it
+        # a single channel has one step: it is folded with what stands before it, but where an axis is left to it, or where it
+        # stands before the pixels of a block
+        is_folded = steps > 1 and len(pieces) > 1 and pieces[0].size == 1 and shape[k:][:1] != [1] and pieces[1].step != 1
+        new.append((*axis, pieces.pop(0)) if is_folded else axis)
+    if pieces and size(tuple(pieces)) == 1 and new:  # no axis took it
         new[-1] = (*new[-1], *pieces)
         pieces = []
     return None if pieces else tuple(new)
@@ -138,7 +143,7 @@ def aligned(axes: Axes, shape: Sequence[int]) -> Axes | None:
 
 def is_open(axis: Axis) -> bool:
     """Whether it is a whole axis whose size the file leaves open."""
-    return len(axis) == 1 and axis[0].step <= WHOLE and axis[0].size >= OPEN
+    return len(axis) == 1 and axis[0].step == WHOLE and axis[0].size >= OPEN
 
 
 def is_guess(before: Axes, rest: Axis) -> bool:
@@ -161,9 +166,9 @@ def _pop_axis(pieces: list[Piece], steps: int, channel: int) -> Axis | None:
             axis.append(piece)
             steps //= piece.size
         elif piece.size % steps == 0 and piece.of != channel:
-            piece, step = (piece._replace(of=NEW) if piece.step == RESIZED else piece), max(piece.step, 1)
-            axis.append(piece._replace(size=steps, step=step * (piece.size // steps)))
-            pieces.insert(0, piece._replace(size=piece.size // steps, step=step))
+            rest, step = piece.size // steps, max(piece.step, 1)
+            axis.append(piece._replace(size=steps, step=step * rest))
+            pieces.insert(0, piece._replace(size=rest, step=step))
             steps = 1
         else:
             return None

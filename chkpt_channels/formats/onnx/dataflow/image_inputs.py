@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, RESIZED, Place, place_of, size
+from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, Place, place_of, size
 from chkpt_channels.formats.onnx.dataflow.operators import CONVOLUTIONS
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
@@ -119,13 +119,13 @@ def _places(reached: ReachedConv, info: Info) -> Iterator[Place]:
     """Where the channels of this convolution are in the image. If none of them are the image's own, they were mixed from the one
     axis that holds neither the batch nor rows or columns; [H,W] has none for its one channel."""
     batch, channels, *rest = reached.axes or ((), ())
-    pixels = {piece.of for axis in rest for piece in axis}
-    taken = [piece for piece in channels if piece.of != NEW]
+    pixels = {piece.of for axis in rest for piece in axis if piece.size > 1}
+    taken = [piece for piece in channels if piece.of != NEW and not (piece.resized and piece.step)]
     for piece in [piece for piece in taken if piece.of not in pixels] or taken:
         place = place_of(piece, info.dims)
         yield (
             place
-            if place.channels or piece.step == RESIZED
+            if place.channels or piece.resized
             else place._replace(channels=_width(reached) // (size(channels) // piece.size))
         )
     if not taken:

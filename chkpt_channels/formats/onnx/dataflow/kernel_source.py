@@ -39,6 +39,11 @@ class Maker(NamedTuple):
     made: Shape
     other: Weight | None = None
 
+    @property
+    def is_even(self) -> bool:
+        """Whether it multiplies two tensors of one size."""
+        return self.node.op in SCALING and self.other is not None and prod(self.other.shape) == prod(self.taken)
+
 
 class KernelSource(NamedTuple):
     """A kernel: `weight` is the stored tensor, in the shape that the convolution takes. `places` are those of each stored axis,

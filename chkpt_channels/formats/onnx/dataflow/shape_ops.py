@@ -27,11 +27,13 @@ from chkpt_channels.formats.onnx.nodes import Node
 
 
 class ReshapedAxes(NamedTuple):
-    """The new axes; the stored numbers that hold the channels, each with its multiple; whether zeros were padded."""
+    """The new axes; the stored numbers that hold the channels, each with its multiple; whether zeros were padded, or filled in
+    what is not zero."""
 
     axes: Axes
     counts: tuple[tuple[Number, int], ...] = ()
     zeros: bool = False
+    filled: bool = False
 
 
 def _transpose(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
@@ -107,10 +109,11 @@ def _squeeze(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
 
 
 def _pad(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
-    zeros = node.text("mode", "constant") == "constant"
+    filled = node.text("mode", "constant") == "constant" and _fills(node, numbers)
+    zeros = node.text("mode", "constant") == "constant" and not filled
     pads, at = numbers.plain(node, 1, "pads"), numbers.plain(node, 3, "")
     if not pads or at is None:  # computed from sizes (some 75 shape nodes in tf_efficientnet), never for the channels
-        return ReshapedAxes(_with_unknown_sizes(axes, (0, holder(axes, numbers.channel))), zeros=zeros)
+        return ReshapedAxes(_with_unknown_sizes(axes, (0, holder(axes, numbers.channel))), zeros=zeros, filled=filled)
     half = len(pads) // 2
     for k, before, after in zip(at or range(half), pads[:half], pads[half:], strict=False):
         k %= len(axes)
@@ -121,13 +124,22 @@ def _pad(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
             if steps + before + after < 1:
                 return None
             axes = resized(axes, k, steps + before + after if steps < OPEN else None)
-    return ReshapedAxes(axes, zeros=zeros and any(pads))
+    return ReshapedAxes(axes, zeros=zeros and any(pads), filled=filled and any(pads))
+
+
+def _fills(node: Node, numbers: Numbers) -> bool:
+    """Whether a Pad fills in what is not zero, or not known."""
+    value = numbers.reals(node, 2)
+    return (any(value) or not value) if node.given(2) else node.real("value", 0.0) != 0
 
 
 def _resize(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     moved = _resized_axes(node, axes, numbers)
     is_cropped = node.text("coordinate_transformation_mode", "") == "tf_crop_and_resize"
-    return moved._replace(zeros=True) if moved and is_cropped and not _is_inside(numbers.region(node)) else moved
+    if not moved or not is_cropped or _is_inside(numbers.region(node)):
+        return moved
+    filled = node.real("extrapolation_value", 0.0) != 0
+    return moved._replace(zeros=not filled, filled=filled)
 
 
 def _is_inside(region: Sequence[float]) -> bool:

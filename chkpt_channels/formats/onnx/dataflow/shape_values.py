@@ -87,13 +87,14 @@ class Numbers:
         attribute = node.attribute("scales")
         if attribute:
             return attribute.floats(ATTRIBUTE_FLOATS)
-        return self._reals(node, 2 if node.op == "Resize" and len(node.inputs) > 2 else 1)
+        return self.reals(node, 2 if node.op == "Resize" and len(node.inputs) > 2 else 1)
 
     def region(self, node: Node) -> list[float]:
         """The region of interest of a Resize, starts and then ends in parts of the axes; empty where it is not stored."""
-        return self._reals(node, 1)
+        return self.reals(node, 1)
 
-    def _reals(self, node: Node, index: int) -> list[float]:
+    def reals(self, node: Node, index: int) -> list[float]:
+        """The stored numbers of an input, empty where they are not stored."""
         weight = self._model.stored(node.given(index))
         return [float(n) for n in self._load(weight).reshape(-1)] if weight and weight.size <= 8 * MOST_NUMBERS else []
 

@@ -31,6 +31,8 @@ from chkpt_channels.formats.onnx.dataflow.values import (
     affine,
     after_constants,
     after_nonlinear,
+    after_pixels,
+    joined,
     kernel_layout,
     normalizing,
     product_layout,
@@ -159,7 +161,7 @@ class ImageTrace:
                 self.counts.append(Count(number.weight, number.at, each, number.reader))
                 self.broadcasts &= flow.wide
         flow = flow._replace(axes=moved.axes, padded=flow.padded or moved.zeros)
-        self._give(node, after_nonlinear(flow, node) if node.op in operators.NONLINEAR_POOLS else flow)
+        self._give(node, after_nonlinear(flow, node) if moved.filled or node.op in operators.NONLINEAR_POOLS else flow)
 
     def _concat(self, node: Node) -> None:
         """Parts with equal axes and operations: along the channels they become the slower steps (Focus is four slices)."""
@@ -175,11 +177,12 @@ class ImageTrace:
 
     def _elementwise(self, node: Node, flow: Flow) -> None:
         scale = self.model.stored(node.given(1))
-        if node.op in ("QuantizeLinear", "DequantizeLinear") and (scale is None or max(scale.shape, default=1) > 1):
+        is_per_channel = scale is None or max(scale.shape, default=1) > 1
+        if node.op in ("QuantizeLinear", "DequantizeLinear") and is_per_channel:
             self._mix(node)
             return
-        # the scale of DynamicQuantizeLinear is no image
-        self._give(node._replace(outputs=node.outputs[:1]), after_nonlinear(flow, node))
+        first = node._replace(outputs=node.outputs[:1])  # the scale of DynamicQuantizeLinear is no image
+        self._give(first, after_nonlinear(flow, node))
 
     def _reach(self, node: Node, flow: Flow, index: int) -> None:
         source, axes = kernel_source(self.model, node.given(index), self._load), flow.own or ()
@@ -219,14 +222,11 @@ class ImageTrace:
         """Remember a convolution; one that does not take the image's channels as they are, without a layout."""
         self.broadcasts &= flow.wide
         # a folded tap covers both padded and unpadded pixels, so no constant fits
-        shifted = any(any(operation.shift or ()) for operation in flow.operations)
-        is_inexact = reached.layout and reached.layout.folded and flow.padded and shifted
-        is_inexact = is_inexact or (shifted and reached.source and reached.source.is_computed)
-        is_grouped = reached.node.integer("group", 1) > 1 and reached.stored != reached.layout
-        if reached.channels and reached.stored and reached.source and reached.layout and not (is_inexact or is_grouped):
-            self.counts += [
-                Count(*count) for count in reached.source.counts(reached.layout.channel_axis, reached.width, self._load)
-            ]
+        shifted, source, layout = any(any(op.shift or ()) for op in flow.operations), reached.source, reached.layout
+        is_inexact = shifted and source and layout and (source.is_computed or (layout.folded and flow.padded))
+        is_grouped = reached.node.integer("group", 1) > 1 and reached.stored != layout
+        if reached.channels and reached.stored and source and layout and not (is_inexact or is_grouped):
+            self.counts += [Count(*count) for count in source.counts(layout.channel_axis, reached.width, self._load)]
         else:
             reached = reached._replace(layout=None)
             if not flow.mixed:
@@ -239,11 +239,8 @@ class ImageTrace:
         tracked = [name for name in node.inputs if name in self.values]
         flow = self.values[tracked[0]]
         if len(tracked) == len(node.inputs):
-            flows = {(self.values[name].own, self.values[name].operations) for name in tracked}
-            if len(flows) == 1 and flow.own is not None:
-                self._give(node, after_nonlinear(flow, node))
-            else:
-                self._mix(node)
+            both = joined([self.values[name] for name in tracked], node)
+            self._give(node, both) if both else self._mix(node)
             return
         index = next(i for i, name in enumerate(node.inputs) if name not in self.values)
         weight = self.model.stored(node.inputs[index]) if len(node.inputs) == 2 else None
@@ -262,7 +259,8 @@ class ImageTrace:
         elif all(n == 1 for n in weight.shape):
             self._scalar(node, flow, weight, index)
         else:
-            self._give(node, after_nonlinear(flow, node))
+            is_linear = node.op == "Mul" or (node.op == "Div" and index == 1)
+            self._give(node, after_pixels(flow, node) if is_linear else after_nonlinear(flow, node))
 
     def _scalar(self, node: Node, flow: Flow, weight: Weight, index: int) -> None:
         """A constant that all channels share: it is no obstacle, but it changes the zeros of earlier padding."""
@@ -275,7 +273,7 @@ class ImageTrace:
         is_per_channel = all(n == 1 for i, n in enumerate(weight.shape) if i != axis)
         terms = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)]) if is_per_channel else None
         scale, shift = terms or (None, None)
-        operation = PreprocessingOp(node.label, node.op, scale, shift, ((weight.name, axis),))
+        operation = PreprocessingOp(node.label, node.op, scale, shift, ((weight.name, axis),), apart=True)
         self.operations.append(LocatedOp(operation, node))
         self._give(node, after_constants(flow, operation)._replace(wide=True))
 

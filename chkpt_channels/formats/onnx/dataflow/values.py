@@ -13,6 +13,7 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import PreprocessingOp, TensorEdit
 from chkpt_channels.formats.onnx.dataflow.axes import Axes
 from chkpt_channels.formats.onnx.dataflow.kernel_source import KernelSource
+from chkpt_channels.formats.onnx.dataflow.operators import ROUNDING
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.model import Weight
 from chkpt_channels.formats.onnx.nodes import Node
@@ -59,6 +60,11 @@ class ReachedConv(NamedTuple):
     def width(self) -> int:
         """The channels that each filter takes."""
         return self.channels // self.node.integer("group", 1)
+
+    @property
+    def factors(self) -> Sequence[str]:
+        """The stored factors of the kernel that are as large as it is: which of them is the kernel does not show."""
+        return [maker.other.name for maker in self.source.makers if maker.is_even and maker.other] if self.source else []
 
     @property
     def stored(self) -> Layout | None:
@@ -130,10 +136,31 @@ def normalizing(node: Node, numbers: Sequence[NDArray[Any]]) -> tuple[tuple[floa
     return tuple(map(float, scale)), tuple(map(float, beta - scale * mean))
 
 
-def after_nonlinear(flow: Flow, node: Node) -> Flow:
-    """After an operation that is not linear, the constants before it can no longer be moved into a kernel."""
-    blocked = (op._replace(kind=f"{op.kind} before a {node.op}", scale=None, shift=None) for op in flow.operations)
+def after_pixels(flow: Flow, node: Node) -> Flow:
+    """After an operation that does the same to each channel, the constants before it can no longer be moved into a kernel; only
+    reordered."""
+    blocked = (
+        op._replace(kind=f"{op.kind} before a {node.op}", scale=None, shift=None, apart=op.apart or op.scale is not None)
+        for op in flow.operations
+    )
     return flow._replace(operations=tuple(blocked))
+
+
+def after_nonlinear(flow: Flow, node: Node) -> Flow:
+    """After an operation that is not linear too: channels that are mixed in front of it are not mixed alike behind it."""
+    operation = PreprocessingOp(node.label, node.op, apart=True, why="precedes the kernel and is not linear")
+    flow = after_pixels(flow, node)
+    return flow if node.op in ROUNDING else flow._replace(operations=(*flow.operations, operation))
+
+
+def joined(flows: Sequence[Flow], node: Node) -> Flow | None:
+    """After an operation on values with the same axes (a residual, a sum of branches); None where these differ."""
+    if flows[0].own is None or any(flow.own != flows[0].own for flow in flows):
+        return None
+    operations = tuple(dict.fromkeys(operation for flow in flows for operation in flow.operations))
+    wide, padded = any(flow.wide for flow in flows), any(flow.padded for flow in flows)
+    flow = flows[0]._replace(wide=wide, padded=padded, operations=operations)
+    return after_pixels(flow, node) if node.op in ("Add", "Sub") else after_nonlinear(flow, node)
 
 
 def count_edits(counts: Sequence[Count], channels: int, load: Load) -> dict[str, TensorEdit]:

@@ -75,6 +75,18 @@ def test_they_are_edited_or_left_alone(to: Any, method: str, name: str, tmp_path
     assert verify(path, out, to, method=method).ok
 
 
+def test_a_gain_that_is_as_large_as_the_new_kernel(tmp_path: Path):
+    """Which of the two is the kernel does not show in the result."""
+    path, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    nodes = [node("Mul", ["g", "k"], ["x"]), node("Conv", ["image", "x"], ["out"])]
+    onnx.save(model(nodes, {"k": noise(5, 3, 1, 1), "g": noise(5, 1, 1, 1)}), path)
+    assert convert(path, out, "gray").in_channels == (3, 1)
+    gray = noise(1, 1, 8, 8, seed=2)
+    (old,), (new,) = run(onnx.load(path), gray.repeat(3, 1)), run(onnx.load(out), gray)
+    np.testing.assert_allclose(new, old, atol=1e-5)
+    assert verify(path, out, "gray").ok
+
+
 def test_what_is_computed_for_other_layers_too_is_not_edited(tmp_path: Path):
     nodes = [
         *(node("Transpose", ["k"], ["x"], perm=[0, 3, 1, 2]), node("Conv", ["image", "x"], ["a"], pads=[1] * 4)),

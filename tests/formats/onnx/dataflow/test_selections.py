@@ -90,7 +90,7 @@ def test_branches_are_of_the_axes_that_all_of_them_are_of():
     both = merged([image, turned])
     assert both is not None
     assert [axis_source(axis) for axis in both] == [0, 1, NEW, NEW]
-    larger: Axes = (*image[:2], (Piece(2, 16, -1),), image[3])
+    larger: Axes = (*image[:2], (Piece(2, 16, resized=True),), image[3])
     assert [axis_source(axis) for axis in merged([image, larger]) or ()] == [0, 1, 2, 3]
     assert merged([image, image[:3]]) is None
     assert merged([image, None]) is None
