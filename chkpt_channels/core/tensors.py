@@ -148,6 +148,13 @@ class TensorEdit(NamedTuple):
     part: str = "kernel"
 
 
+class ChannelMap(NamedTuple):
+    """x_old = A · x_new + t: `matrix` is A, I_old rows of I_new numbers; `offset` is t, I_old numbers, or none for zero."""
+
+    matrix: tuple[tuple[float, ...], ...]
+    offset: tuple[float, ...] = ()
+
+
 class Edits(NamedTuple):
     """All that is to change, in terms that every format can carry out.
 
@@ -156,7 +163,9 @@ class Edits(NamedTuple):
     dropped   optimizer entries to leave out, by `where`
     channels  the input channels that the graph's inputs declare afterwards; 0 where nothing changes
     inputs    the graph's inputs that these channels are of, by name; none where they are all images of this count
-    method    "" for edited kernels; "broadcast" or "stack" where the graph itself makes the old channels of the new one
+    method    "" for edited kernels; "broadcast", "stack" or "adapter" where the graph itself makes the old channels of the new
+              ones
+    adapter   with that method, what the 1×1 convolution in front of the network computes
     constants  for each PreprocessingOp, by `where`, the old channel whose constants each new channel takes, where these are no
               tensors
     biases    Δb of kernels that have neither a bias nor a BatchNorm to take it, by the kernel's name
@@ -169,6 +178,7 @@ class Edits(NamedTuple):
     channels: int = 0
     inputs: Sequence[str] = ()
     method: str = ""
+    adapter: ChannelMap | None = None
     constants: Mapping[str, tuple[int, ...]] = {}
     biases: Mapping[str, TensorEdit] = {}
     companions: Mapping[str, str] = {}

@@ -57,6 +57,10 @@ class ModelGraph:
         tensor and costs nothing, "stack" inserts a layer that repeats the channel."""
         return ()
 
+    def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
+        """Why no 1×1 convolution can be put in front of what these see, in words that follow the file's name; "" where it can."""
+        return "holds no graph that a convolution could be put into"
+
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         """The tensor that can take a constant added to the conv's output, and its sign: the bias (+1) or the running mean of the
         BatchNorm that follows (-1)."""

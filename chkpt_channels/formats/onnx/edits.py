@@ -15,7 +15,7 @@ from chkpt_channels.containers.protobuf import DeferredField, WireEdits, bytes_f
 from chkpt_channels.core.dtypes import DType
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Edits, TensorEdit
-from chkpt_channels.formats.onnx import external_data
+from chkpt_channels.formats.onnx import external_data, front
 from chkpt_channels.formats.onnx.dataflow.axes import counted, holder
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
@@ -25,10 +25,10 @@ from chkpt_channels.formats.onnx.quantization import output_scale
 from chkpt_channels.formats.onnx.schema import (
     ATTRIBUTE_I,
     DIM_VALUE,
-    DTYPES,
     GRAPH_INITIALIZERS,
+    GRAPH_INPUTS,
     GRAPH_NODES,
-    NODE_ATTRIBUTES,
+    MODEL_IR_VERSION,
     NODE_INPUTS,
     SHAPE_DIMS,
     TENSOR_DIMS,
@@ -43,8 +43,8 @@ from chkpt_channels.formats.onnx.schema import (
 )
 from chkpt_channels.storage.splice import Splice
 
-_NUMBERS = {name: number for number, name in DTYPES.items()}
-ATTRIBUTE_TYPE_INT = 2
+IN_FRONT = ("stack", "adapter")
+"""Methods that put nodes in front: nothing behind them changes."""
 HOLD_WEIGHTS = {
     **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "FusedConv"), (1, 2)),
     **dict.fromkeys(("ConvInteger", "MatMul"), (1,)),
@@ -69,8 +69,8 @@ class OnnxEdits:
         edits = self._edits
         for path in self._paths:
             self._declare(path)
-            if edits.method == "stack":
-                self._stack(path)
+            if edits.method in IN_FRONT:
+                self._put_in_front(path)
         for name, edit in edits.tensors.items():
             self._edit_weight(name, edit)
         for name, edit in edits.biases.items():
@@ -85,7 +85,8 @@ class OnnxEdits:
         for name, flow in path.values.items():
             is_image = name == path.image.name
             axis = holder(flow.axes or (), path.channel)
-            if flow.axes is None or axis is None or (method == "stack" and not is_image) or (method == "broadcast" and flow.wide):
+            is_kept = (method in IN_FRONT and not is_image) or (method == "broadcast" and flow.wide)
+            if flow.axes is None or axis is None or is_kept:
                 continue
             for info in self._model.infos.get(name, ()):
                 self._set_dim(info, axis, counted(flow.axes[axis], path.channel, self._edits.channels))
@@ -98,18 +99,19 @@ class OnnxEdits:
         if field is not None and info.dims[axis] != channels:
             self._wire.replace(dim, field, number_field(DIM_VALUE, channels))
 
-    def _stack(self, path: ImageTrace) -> None:
-        """Insert a Concat before the first node that repeats the channel; every reader of the image reads that instead."""
-        name, stacked = path.image.name, self._unused_name(path.image.name + "_stacked")
-        count = path.count or self._old_channels(path)
-        axis = bytes_field(1, b"axis") + number_field(ATTRIBUTE_I, path.channel) + number_field(20, ATTRIBUTE_TYPE_INT)
-        node = b"".join(bytes_field(NODE_INPUTS, name.encode()) for _ in range(count))
-        node += bytes_field(2, stacked.encode()) + bytes_field(3, stacked.encode()) + bytes_field(4, b"Concat")
-        node += bytes_field(NODE_ATTRIBUTES, axis)
-        first = self._model.graph.fields[GRAPH_NODES][0]
-        self._wire.add(self._model.graph, bytes_field(GRAPH_NODES, node), at=first.start)
-        for reader in self._model.consumers[name]:
-            self._inputs[reader] = stacked
+    def _put_in_front(self, path: ImageTrace) -> None:
+        """Insert nodes before the first one; every reader of the image reads what they make."""
+        image, graph = path.image, self._model.graph
+        if channels := self._edits.adapter:
+            made = front.adapter(self._model, path, channels, self._unused_name)
+        else:
+            count = path.count or self._old_channels(path)
+            made = front.stacked(image.name, path.channel, count, self._unused_name)
+        for name, edit in made.tensors.items():
+            self._append(name, made.kind, edit)
+        front.declare_types(self._wire, self._model, made)
+        self._wire.add(graph, made.nodes, at=graph.fields[GRAPH_NODES][0].start)
+        self._inputs |= dict.fromkeys(self._model.consumers[image.name], made.output)
 
     def _old_channels(self, path: ImageTrace) -> int:
         channels = [reached.channels for reached in path.reached if reached.channels]
@@ -228,10 +230,12 @@ class OnnxEdits:
 
     def _append(self, name: str, dtype: DType, edit: TensorEdit) -> None:
         size = prod(edit.shape) * dtype.bits // 8
-        head = _dims(edit.shape, packed=False) + number_field(TENSOR_TYPE, _NUMBERS[dtype.name])
+        head = _dims(edit.shape, packed=False) + number_field(TENSOR_TYPE, front.NUMBERS[dtype.name])
         head += bytes_field(TENSOR_NAME, name.encode()) + varint(TENSOR_RAW << 3 | 2) + varint(size)
         tag = varint(GRAPH_INITIALIZERS << 3 | 2) + varint(len(head) + size)
         self._wire.add(self._model.graph, DeferredField(tag + head, size, lambda: edit.values().tobytes()))
+        if self._model.root.number(MODEL_IR_VERSION) < 4:  # each initializer is an input too: onnx/docs/IR.md
+            self._wire.add(self._model.graph, bytes_field(GRAPH_INPUTS, front.declared(name, dtype, edit.shape)))
 
     def _add_bias(self, kernel: str, edit: TensorEdit) -> None:
         """Give a convolution a bias: folded exports (Conv, then Clip) have neither one nor a BatchNormalization."""

@@ -9,6 +9,7 @@ from chkpt_channels.core.errors import Location, UnsupportedError, UsageError
 from chkpt_channels.core.tensors import Declaration, FirstConv, PreprocessingOp, Quantization, Tensor, TensorEdit
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.onnx import edits as onnx_edits
+from chkpt_channels.formats.onnx import front
 from chkpt_channels.formats.onnx.dataflow import padding
 from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, OPEN, Place, holder, size
 from chkpt_channels.formats.onnx.dataflow.image_inputs import MOST_CHANNELS, Images, images
@@ -178,6 +179,14 @@ class OnnxGraph(ModelGraph):
             return ()  # a Concat along such an axis would not repeat channel by channel
         broadcasts = self.model.opset >= FIRST_BROADCAST_OPSET and all(path.broadcasts and path.operations for path in paths)
         return ("broadcast", "stack") if broadcasts else ("stack",)
+
+    def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
+        paths = self._toward(first_convs)
+        if len(widths := sorted({conv.in_channels for conv in first_convs})) > 1:
+            return f"its first convolutions take {' and '.join(map(str, widths))} channels"
+        return next(
+            filter(None, (front.obstacle(self.model, path) for path in paths)), "" if paths else "its graph shows no image"
+        )
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         users = self._users(conv)

@@ -129,7 +129,15 @@ def test_one_kernel_of_two_images(tmp_path: Path):
     (new,) = run(onnx.load(tmp_path / "apart_bgr.onnx"), left, other=right)
     np.testing.assert_allclose(new, old, atol=1e-5)
     with pytest.raises(UnsupportedError, match="this kernel meets several values, with different"):
-        convert(apart, tmp_path / "4.onnx", 4)
+        convert(apart, tmp_path / "4.onnx", 4, method="repeat")
+    convert(apart, tmp_path / "4.onnx", select="2,1,0,0")
+    left, right = noise(1, 4, 8, 8, seed=5), noise(1, 4, 8, 8, seed=6)
+    swap = np.float32([[0, 0, 1, 1], [0, 1, 0, 0], [1, 0, 0, 0]])
+    mapped = [np.einsum("ij,njhw->nihw", swap, image) for image in (left, right)]
+    (old,) = run(onnx.load(apart), mapped[0], other=mapped[1])
+    (new,) = run(onnx.load(tmp_path / "4.onnx"), left, other=right)
+    np.testing.assert_allclose(new, old, atol=1e-5)
+    assert [n.op_type for n in onnx.load(tmp_path / "4.onnx").graph.node[:2]] == ["Conv", "Conv"]
 
 
 def test_an_image_of_the_same_count_that_reaches_no_kernel_as_it_is(tmp_path: Path):
@@ -141,7 +149,7 @@ def test_an_image_of_the_same_count_that_reaches_no_kernel_as_it_is(tmp_path: Pa
     source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
     saved(source, model(nodes, {**KERNEL, "wide": noise(5, 3, 1, 1)}, outputs=["sum"], inputs={"other": (1, 3, 8, 8)}))
     with pytest.raises(UnsupportedError, match="this Softmax precedes the kernel"):
-        convert(source, out, 4)
+        convert(source, out, 4, method="repeat")
     assert convert(source, out, "gray").result()["method"] == "stack"
     assert [declared(onnx.load(out))[name][1] for name in ("image", "other")] == [1, 1]
     assert convert(source, tmp_path / "named.onnx", 4, inputs=["image"]).in_channels == (3, 4)
@@ -203,7 +211,7 @@ def test_a_permutation_passes_what_treats_channels_apart(name: str, tmp_path: Pa
     np.testing.assert_allclose(new, old, atol=1e-5)
     assert verify(source, out, "bgr").ok
     with pytest.raises(UnsupportedError, match=r"no kernel edit is exact|a channel by zero"):
-        convert(source, tmp_path / "4.onnx", 4)
+        convert(source, tmp_path / "4.onnx", 4, method="repeat")
 
 
 def test_the_matrix_of_a_graph_method_maps_images(tmp_path: Path):
