@@ -27,9 +27,9 @@ class ModelGraph:
         """Whether it alone says which kernels see the image: then names and shapes never do."""
         return False
 
-    def check_reached(self) -> None:
+    def check_reached(self, *, each: bool = False) -> None:
         """Raise UnsupportedError, with the reason, where it decides and shows no first conv, or not where an image goes that the
-        user named."""
+        user named; with `each`, or any other."""
 
     def first_convs(self) -> Sequence[FirstConv]:
         """The convs that the image reaches in the graph; none where the file has no graph."""

@@ -77,6 +77,7 @@ def _planned(checkpoint: TensorStore, options: Options) -> Plan:
     rules = [_rule(checkpoint.location, conv, options) for conv in convs]
     changing = [conv for conv, rule in zip(convs, rules, strict=True) if not rule.is_identity]
     if not changing:
+        checkpoint.graph.check_reached(each=True)
         return _identity_plan(checkpoint, finding, options.to)
     operations = [_operations_before(checkpoint, conv, finding.input_vectors) if conv in changing else [] for conv in convs]
     method, why = graph_methods.preferred(checkpoint, changing, list(chain(*operations)), options)
@@ -174,8 +175,11 @@ def _declared(
 
 def _rule(location: Location, conv: FirstConv, options: Options) -> Mixing:
     """The mixing that the options give this conv."""
-    if conv.in_channels < 1:
+    if 0 in conv.tensor.shape:
         raise location.at(conv.tensor.name).unsupported(f"has no input channels: its shape is {list(conv.tensor.shape)}")
+    if conv.in_channels < 1:
+        what = "how many channels its image has is not declared, and they are mixed before this kernel"
+        raise location.at(conv.tensor.name).unsupported(what, hint="--from, with their number")
     try:
         rule = options.rule.mixing(conv.in_channels)
         return normalization.fold_normalization(rule, options.norm, options.rule.orders) if options.norm else rule

@@ -52,15 +52,17 @@ class OnnxGraph(ModelGraph):
     def decides(self) -> bool:
         return any(node.op != "Constant" for node in self.model.nodes)
 
-    def check_reached(self) -> None:
-        left = self._images.unfollowed
-        if left and (self._named or not self._images.traces):
+    def check_reached(self, *, each: bool = False) -> None:
+        left, known = self._images.unfollowed, self.first_convs()
+        if left and (each or self._named or not self._images.traces):
             image, node, places = left[0]
             raise self._unfollowed(image.name, node, places)
-        computed = [reached.node for path in self._images.traces for reached in path.reached if not reached.kernel]
-        if computed and not self.first_convs():
+        seen = {name for conv in known for name in conv.inputs}
+        paths = [path for path in self._images.traces if path.image.name not in seen] if each or not known else []
+        computed = [reached.node for path in paths for reached in path.reached if not reached.kernel]
+        if computed:
             raise self._location.at(computed[0].label).unsupported("its kernel is computed, and not stored in the file")
-        if not self.first_convs():
+        if not known:
             names = ", ".join(info.name for info in self.model.inputs)
             what = f"none of its inputs ({names}) reaches the kernel of a convolution in its graph"
             raise self._location.unsupported(what, hint="convert the file that it was exported from")
@@ -117,14 +119,12 @@ class OnnxGraph(ModelGraph):
         direct = [conv for conv in convs.values() if conv.layout]
         return [*direct, *self._beside(direct, convs)] if direct else list(convs.values())
 
-    def _beside(self, direct: Sequence[FirstConv], convs: Mapping[str, FirstConv]) -> Iterator[FirstConv]:
-        """The kernels of images of the same count that reach none as they are: they change with the others, or nothing does."""
-        seen, counts = {name for conv in direct for name in conv.inputs}, {conv.in_channels for conv in direct}
-        for path in self.paths:
-            convolved = {r.kernel.name for r in path.reached if r.kernel and r.node.op in CONVOLUTIONS}
-            if path.image.name not in seen:
-                left = [conv for name, conv in convs.items() if name in convolved and not conv.layout]
-                yield from (conv for conv in left if conv.in_channels in counts)
+    def _beside(self, direct: Sequence[FirstConv], convs: Mapping[str, FirstConv]) -> list[FirstConv]:
+        """The kernels of images that reach none as they are: they change with the others, or nothing does."""
+        seen = {name for conv in direct for name in conv.inputs}
+        reached = [r for path in self.paths if path.image.name not in seen for r in path.reached if r.node.op in CONVOLUTIONS]
+        left = {r.kernel.name for r in reached if r.kernel}
+        return [conv for name, conv in convs.items() if name in left and not conv.layout]
 
     def _first_conv(self, path: ImageTrace, reached: ReachedConv) -> FirstConv | None:
         kernel = reached.kernel

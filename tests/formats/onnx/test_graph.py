@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, NodeProto
 
 from chkpt_channels import AmbiguousError, UnsupportedError, UsageError, check, convert, inspect, verify
-from tests.support.onnx_models import Open, Weights, declared, floats, model, node, noise, opened, run
+from tests.support.onnx_models import Open, Weights, declared, floats, ints, model, node, noise, opened, run
 
 KERNEL: Weights = {"kernel": noise(5, 3, 3, 3)}
 
@@ -153,6 +153,34 @@ def test_an_image_of_the_same_count_that_reaches_no_kernel_as_it_is(tmp_path: Pa
     assert convert(source, out, "gray").result()["method"] == "stack"
     assert [declared(onnx.load(out))[name][1] for name in ("image", "other")] == [1, 1]
     assert convert(source, tmp_path / "named.onnx", 4, inputs=["image"]).in_channels == (3, 4)
+
+
+def test_nothing_is_right_already_where_another_image_is_not_followed(tmp_path: Path):
+    """Its kernel is computed: it can be neither edited nor called one of three channels."""
+    nodes = [
+        *(conv(), node("Softmax", ["wide"], ["k"]), node("Conv", ["other", "k"], ["b"])),
+        *(node("GlobalAveragePool", ["out"], ["c"]), node("GlobalAveragePool", ["b"], ["d"]), node("Add", ["c", "d"], ["sum"])),
+    ]
+    weights = {**KERNEL, "wide": noise(5, 1, 1, 1)}
+    source = saved(tmp_path / "in.onnx", model(nodes, weights, outputs=["sum"], inputs={"other": (1, 1, 8, 8)}))
+    with pytest.raises(UnsupportedError, match="b: its kernel is computed, and not stored in the file"):
+        convert(source, tmp_path / "out.onnx", "rgb")
+    assert convert(source, tmp_path / "out.onnx", "rgb", inputs=["image"]).status == "unchanged"
+
+
+def test_the_channels_of_an_image_that_declares_none(tmp_path: Path):
+    """A Resize to so many does not say how many there were before."""
+    resize = node("Resize", ["image", "", "", "sizes"], ["x"], mode="nearest")
+    source = saved(
+        tmp_path / "in.onnx", model([resize, conv("x")], {**KERNEL, "sizes": ints(1, 3, 16, 16)}, ("N", "C", "H", "W"))
+    )
+    with pytest.raises(UnsupportedError, match="how many channels its image has is not declared") as refusal:
+        convert(source, tmp_path / "out.onnx", "gray")
+    assert refusal.value.hint == "--from, with their number"
+    convert(source, tmp_path / "out.onnx", "gray", from_channels=3)
+    gray = noise(1, 1, 8, 8, seed=8)
+    (old,), (new,) = run(onnx.load(source), gray.repeat(3, 1)), run(onnx.load(tmp_path / "out.onnx"), gray)
+    np.testing.assert_allclose(new, old, atol=1e-5)
 
 
 IN_FRONT: dict[str, tuple[list[NodeProto], Weights]] = {

@@ -84,7 +84,8 @@ class _Input:
 
     def _from_one(self, info: Info, places: Sequence[Place]) -> ImageTrace | None:
         """The trace from the one place that a kernel takes as channels, or from the only one."""
-        traces = [ImageTrace(self._model, info, place, self._load) for place in places]
+        known = [place._replace(channels=place.channels or self._channels or 0) for place in places]
+        traces = [ImageTrace(self._model, info, place, self._load) for place in known]
         direct = [path for path in traces if any(reached.layout for reached in path.reached)] or traces
         return direct[0] if len(direct) == 1 else None
 
