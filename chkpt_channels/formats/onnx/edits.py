@@ -43,7 +43,7 @@ from chkpt_channels.formats.onnx.schema import (
 )
 from chkpt_channels.storage.splice import Splice
 
-IN_FRONT = ("stack", "adapter")
+IN_FRONT = ("stack", "adapter", "gather")
 """Methods that put nodes in front: nothing behind them changes."""
 HOLD_WEIGHTS = {
     **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "FusedConv"), (1, 2)),
@@ -102,7 +102,9 @@ class OnnxEdits:
     def _put_in_front(self, path: ImageTrace) -> None:
         """Insert nodes before the first one; every reader of the image reads what they make."""
         image, graph = path.image, self._model.graph
-        if channels := self._edits.adapter:
+        if image.name in self._edits.orders:
+            made = front.gathered(image.name, *self._edits.orders[image.name], self._unused_name)
+        elif channels := self._edits.adapter:
             made = front.adapter(self._model, path, channels, self._unused_name)
         else:
             count = path.count or self._old_channels(path)

@@ -180,6 +180,19 @@ class OnnxGraph(ModelGraph):
         broadcasts = self.model.opset >= FIRST_BROADCAST_OPSET and all(path.broadcasts and path.operations for path in paths)
         return ("broadcast", "stack") if broadcasts else ("stack",)
 
+    def gathers(self, first_convs: Sequence[FirstConv], places: tuple[int, ...]) -> Mapping[str, tuple[int, tuple[int, ...]]]:
+        paths = self._toward(first_convs)
+        alone = [path.place is not None and path.place[1:] == (len(places), 1, 1) for path in paths]
+        is_read_alone = not any(path.image.name in self.model.outputs for path in paths)
+        return {path.image.name: (path.channel, places) for path in paths} if all(alone) and is_read_alone else {}
+
+    def gathered(self, image: str) -> tuple[int, tuple[int, ...]] | None:
+        readers = self.model.consumers.get(image, ())
+        if len(readers) != 1 or (readers[0][0].op, readers[0][0].domain, readers[0][1]) != ("Gather", "", 0):
+            return None
+        order = self.model.stored(readers[0][0].given(1))
+        return (readers[0][0].integer("axis", 0), tuple(map(int, self._load(order).reshape(-1)))) if order else None
+
     def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
         paths = self._toward(first_convs)
         if len(widths := sorted({conv.in_channels for conv in first_convs})) > 1:

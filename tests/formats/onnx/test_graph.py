@@ -183,6 +183,25 @@ def test_the_channels_of_an_image_that_declares_none(tmp_path: Path):
     np.testing.assert_allclose(new, old, atol=1e-5)
 
 
+@pytest.mark.parametrize(("shape", "turned"), [((1, 3, 8, 8), False), ((1, 8, 8, 3), True)], ids=["first", "last"])
+def test_channels_are_put_in_order_in_front_of_what_mixes_them(shape: tuple[int, ...], turned: bool, tmp_path: Path):
+    turn = [node("Transpose", ["x"], ["y"], perm=[0, 3, 1, 2])] if turned else [node("Identity", ["x"], ["y"])]
+    swap = node("Gather", ["image", "order"], ["x"], axis=3 if turned else 1)
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    saved(source, model([swap, *turn, conv("y")], {**KERNEL, "order": ints(1, 2, 0)}, shape))
+    report = convert(source, out, "bgr")
+    assert (report.result()["method"], report.result()["matrix"]) == ("gather", [[0, 0, 1], [0, 1, 0], [1, 0, 0]])
+    image = noise(*shape, seed=9)
+    (old,), (new,) = run(onnx.load(source), np.flip(image, 3 if turned else 1)), run(onnx.load(out), image)
+    np.testing.assert_array_equal(new, old)
+    assert verify(source, out, "bgr").ok
+    assert check(out, 3).ok
+    assert not verify(source, source, "bgr").ok
+    convert(out, tmp_path / "back.onnx", "bgr")
+    (back,), (first,) = run(onnx.load(tmp_path / "back.onnx"), image), run(onnx.load(source), image)
+    np.testing.assert_array_equal(back, first)
+
+
 IN_FRONT: dict[str, tuple[list[NodeProto], Weights]] = {
     "a mean, then Clip": (
         [node("Sub", ["image", "m"], ["a"]), node("Clip", ["a", "low", "high"], ["x"])],

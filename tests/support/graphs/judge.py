@@ -22,7 +22,7 @@ LUMA = (0.2126, 0.7152, 0.0722)
 NOT_DECLARED = "--from, with their number"
 """A hint that is followed."""
 BORDER = {"border_error", "black_padding"}
-GRAPH_METHODS = ("broadcast", "stack", "adapter")
+GRAPH_METHODS = ("broadcast", "stack", "adapter", "gather")
 TOGETHER = 3
 """Conversions of one graph."""
 ort.set_default_logger_severity(4)
