@@ -118,9 +118,8 @@ class OnnxEdits:
     def _old_channels(self, path: ImageTrace) -> int:
         channels = [reached.channels for reached in path.reached if reached.channels]
         if not channels:
-            raise self._location.at(path.image.name).unsupported(
-                "its number of channels is not declared, so it cannot be stacked"
-            )
+            what = "its number of channels is not declared, so it cannot be stacked"
+            raise self._location.at(path.image.name).unsupported(what, hint="--from, with their number")
         return channels[0]
 
     def _unused_name(self, name: str) -> str:
