@@ -74,7 +74,7 @@ class _Input:
             stated = [Place(k, n) for k, n in enumerate(self._info.dims) if n and n == self._channels]
             return self._from_one(self._info, stated) or Unfollowed(self._info, lost)
         is_product = any(reached.node.op not in CONVOLUTIONS for scout in scouts for reached in scout.reached)
-        return self._of_products() if is_product else None
+        return self._of_products(scouts) if is_product else None
 
     def _of_convolutions(self, scout: ImageTrace) -> ImageTrace | Unfollowed:
         info = scout.image
@@ -94,18 +94,29 @@ class _Input:
             return place.channels == self._channels
         return place.channels <= MOST_CHANNELS or self._named
 
-    def _of_products(self) -> ImageTrace | None:
-        """Where no convolution is reached: an image of four axes or more, whose channels are the shortest axis."""
+    def _of_products(self, scouts: Sequence[ImageTrace]) -> ImageTrace | None:
+        """Where no convolution is reached: an image of four axes or more, whose channels are the axis that a product takes whole,
+        or else the shortest one."""
         dims = self._info.dims
         if len(dims) < 2 or (not self._named and len(dims) not in (4, 5)):
             return None
-        places = [Place(axis, dims[axis] or 0) for axis in dict.fromkeys((1, len(dims) - 1))]
+        whole = {place for scout in scouts for reached in scout.reached for place in _whole(reached, dims)}
+        if len(whole) == 1 and (path := self._from_one(self._info, [place for place in whole if self._may_be(place)])):
+            return path
+        places = [Place(axis, dims[axis] or self._channels or 0) for axis in dict.fromkeys((1, len(dims) - 1))]
         traces = [ImageTrace(self._model, self._info, place, self._load) for place in places]
         direct = [path for path in traces if any(reached.layout for reached in path.reached)]
         shortest = min((n for n in dims[1:] if n is not None), default=0)
         traces = [path for path in direct if path.count in (0, shortest)] or ([] if direct else traces)
         likely = [path for path in traces if path.reached and self._may_be(Place(0, path.count))]
         return min(likely, key=lambda path: path.count or MOST_CHANNELS + 1, default=None)
+
+
+def _whole(reached: ReachedConv, dims: Sequence[int | None]) -> Iterator[Place]:
+    """The axes of the image that a product of patches takes whole; of rows and columns it takes parts."""
+    *others, last = reached.axes or ((),)
+    parts = {piece.of for axis in others for piece in axis if piece.size > 1}
+    yield from (place_of(piece, dims) for piece in last if piece.of != NEW and piece.of not in parts)
 
 
 def _slides(reached: ReachedConv) -> bool:
@@ -134,7 +145,7 @@ def _places(reached: ReachedConv, info: Info) -> Iterator[Place]:
         left = [k for k in range(len(info.dims)) if k not in seen]
         longer = [k for k in left if info.dims[k] != 1]
         yield from (Place(k, info.dims[k] or 0) for k in (longer if len(longer) == 1 else [] if longer else left))
-        if not left:
+        if not left and len(pixels) == len(rest):  # one axis for the rows and columns may hold channels as well
             yield Place(NOWHERE, 1)
 
 
