@@ -20,7 +20,7 @@ from tests.support.graphs.grammar import drawn
 Feeds = dict[str, np.ndarray]
 LUMA = (0.2126, 0.7152, 0.0722)
 BORDER = {"border_error", "black_padding"}
-GRAPH_METHODS = ("broadcast", "stack")
+GRAPH_METHODS = ("broadcast", "stack", "adapter")
 TOGETHER = 3
 """Conversions of one graph."""
 ort.set_default_logger_severity(4)
@@ -53,8 +53,9 @@ TO_GRAY = (
     ({"method": "broadcast"}, 0.5),
     ({"method": "mean"}, 0.5),
     ({"method": "luma"}, 0.5),
+    ({"method": "adapter"}, 1),
 )
-TO_MORE = (({}, 3), ({"method": "zero"}, 1), ({"method": "repeat"}, 0.5))
+TO_MORE = (({}, 3), ({"method": "zero"}, 1), ({"method": "repeat"}, 0.5), ({"method": "adapter"}, 1))
 
 
 def questions(seed: int, channels: int) -> list[Question]:
@@ -97,7 +98,7 @@ def mixing(old: int, question: Question) -> np.ndarray:
         return np.eye(old)[:, [int(k) for k in said["select"].split(",")]]
     if question.to == "bgr":
         return np.eye(3)[::-1]
-    method = said.get("method", "auto")
+    method = said.get("method", "auto").replace("adapter", "auto")
     if new == 1 and method in ("auto", "sum", "stack", "broadcast"):
         return np.ones((old, 1))
     if method == "mean":
