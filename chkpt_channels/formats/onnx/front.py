@@ -134,19 +134,19 @@ def _float_type(model: OnnxModel, image: Info) -> tuple[str, list[str]]:
     if (own := element_type(image.message)) in FLOATS:
         return own, []
     integers, kinds = [image.name], set[str]()
-    outputs = model.outputs.union(*(sub.outputs for subs in model.subgraphs.values() for sub in subs))
-    for name in integers:
-        for node, _ in model.consumers.get(name, ()):
-            data = node.inputs if node.op == "Concat" else node.inputs[:1]
-            if node.domain or name in outputs or (node.op in MOVES and not all(part in integers for part in data)):
-                return "", []
-            if node.op == "Cast":
-                kinds.add(DTYPES.get(node.integer("to", 0), ""))
-            elif node.op in MOVES:
-                integers += [output for output in node.outputs if output and output not in integers]
-            elif node.op not in COUNTS:
-                return "", []
-    return (kinds.pop(), integers) if len(kinds) == 1 and kinds <= FLOATS else ("", [])
+    for node in model.computed.nodes:
+        if not any(name in integers for name in node.inputs) or (node.op in COUNTS and not node.domain):
+            continue
+        data = node.inputs if node.op == "Concat" else node.inputs[:1]
+        if node.domain or node.op not in (*MOVES, "Cast") or not all(name in integers for name in data):
+            return "", []
+        if node.op == "Cast":
+            kinds.add(DTYPES.get(node.integer("to", 0), ""))
+        else:
+            integers += filter(None, node.outputs)
+    outputs = model.outputs.union(*(sub.outputs for subs in model.computed.subgraphs.values() for sub in subs))
+    is_float = len(kinds) == 1 and kinds <= FLOATS and outputs.isdisjoint(integers)
+    return (kinds.pop(), integers) if is_float else ("", [])
 
 
 def element_type(info: Message) -> str:

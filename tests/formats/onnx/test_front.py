@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from chkpt_channels.core.tensors import ChannelMap, Edits
 from chkpt_channels.formats.onnx.front import element_type, obstacle, stacked
@@ -90,6 +90,28 @@ def test_bytes_are_cast_first(source: Open):
     kinds = {info.name: info.type.tensor_type.elem_type for info in (*after.graph.input, *after.graph.value_info)}
     assert kinds["image"] == TensorProto.UINT8
     assert kinds["turned"] == kinds["swapped"] == TensorProto.FLOAT
+
+
+def test_bytes_are_followed_into_functions(source: Open):
+    turn = helper.make_node("Transpose", ["x"], ["y"], perm=[0, 3, 1, 2])
+    before = model(
+        [
+            node("Turn", ["image"], ["turned"], domain="own"),
+            node("Cast", ["turned"], ["cast"], to=TensorProto.FLOAT),
+            conv("cast"),
+        ],
+        {"kernel": KERNEL},
+        (1, 8, 8, 3),
+        kind=TensorProto.UINT8,
+    )
+    before.functions.append(helper.make_function("own", "Turn", ["x"], ["y"], [turn], [helper.make_opsetid("", 17)]))
+    before.opset_import.append(helper.make_opsetid("own", 1))
+    image = np.random.default_rng(0).integers(0, 50, (1, 8, 8, 4)).astype(np.uint8)
+    old = np.eye(3, 4)
+    after = edited(
+        opened(source, before), Edits(channels=4, method="adapter", adapter=ChannelMap(tuple(map(tuple, old.tolist()))))
+    )
+    assert np.allclose(run(after, image), run(before, image[..., :3]), rtol=1e-5)
 
 
 def test_it_has_the_type_of_the_graph(source: Open):
