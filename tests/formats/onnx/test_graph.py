@@ -183,6 +183,30 @@ def test_the_channels_of_an_image_that_declares_none(tmp_path: Path):
     np.testing.assert_allclose(new, old, atol=1e-5)
 
 
+def test_a_kernel_of_an_image_that_is_not_followed_stays(tmp_path: Path):
+    """An input without a shape takes the same kernel: an edit would be wrong for it, and a copy would leave it behind."""
+    nodes = [
+        *(conv(), node("Mul", ["other", "m"], ["x"]), node("Conv", ["x", "kernel"], ["b"])),
+        *(node("GlobalAveragePool", ["out"], ["c"]), node("GlobalAveragePool", ["b"], ["d"]), node("Add", ["c", "d"], ["sum"])),
+    ]
+    weights = {**KERNEL, "m": noise(1, 3, 1, 1)}
+    source = saved(tmp_path / "in.onnx", model(nodes, weights, outputs=["sum"], inputs={"other": None}))
+    with pytest.raises(UnsupportedError, match="other: which of its axes holds the channels is not known"):
+        convert(source, tmp_path / "out.onnx", 4)
+    assert convert(source, tmp_path / "out.onnx", 4, inputs=["image"]).in_channels == (3, 4)
+
+
+def test_an_image_of_its_own_that_is_not_followed_is_named(tmp_path: Path):
+    nodes = [
+        *(conv(), node("Mul", ["other", "m"], ["x"]), node("Conv", ["x", "wide"], ["b"])),
+        *(node("GlobalAveragePool", ["out"], ["c"]), node("GlobalAveragePool", ["b"], ["d"]), node("Add", ["c", "d"], ["sum"])),
+    ]
+    weights = {**KERNEL, "wide": noise(5, 2, 1, 1), "m": noise(1, 2, 1, 1)}
+    source = saved(tmp_path / "in.onnx", model(nodes, weights, outputs=["sum"], inputs={"other": None}))
+    (warning,) = convert(source, tmp_path / "out.onnx", 4).warnings
+    assert (warning.code, warning.message[:43]) == ("image_left", "the input 'other' reaches convolutions too,")
+
+
 @pytest.mark.parametrize(("shape", "turned"), [((1, 3, 8, 8), False), ((1, 8, 8, 3), True)], ids=["first", "last"])
 def test_channels_are_put_in_order_in_front_of_what_mixes_them(shape: tuple[int, ...], turned: bool, tmp_path: Path):
     turn = [node("Transpose", ["x"], ["y"], perm=[0, 3, 1, 2])] if turned else [node("Identity", ["x"], ["y"])]
