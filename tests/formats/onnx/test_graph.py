@@ -196,6 +196,13 @@ def test_a_kernel_of_an_image_that_is_not_followed_stays(tmp_path: Path):
     assert convert(source, tmp_path / "out.onnx", 4, inputs=["image"]).in_channels == (3, 4)
 
 
+def test_a_factor_is_no_image(tmp_path: Path):
+    """It reaches the kernel by the sizes of the image, which it changes."""
+    resize = node("Resize", ["image", "", "factors"], ["x"], mode="nearest")
+    made = model([resize, conv("x")], KERNEL, inputs={"factors": [4]})
+    assert not convert(saved(tmp_path / "in.onnx", made), tmp_path / "out.onnx", 4).warnings
+
+
 def test_an_image_of_its_own_that_is_not_followed_is_named(tmp_path: Path):
     nodes = [
         *(conv(), node("Mul", ["other", "m"], ["x"]), node("Conv", ["x", "wide"], ["b"])),

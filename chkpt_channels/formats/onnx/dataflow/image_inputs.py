@@ -28,7 +28,7 @@ RANKS = (3, 4, 5)
 
 class Unfollowed(NamedTuple):
     """An input that reaches a convolution, and whose channels are not known: `node` is in the way, None where there are several
-    places that they could be in. `kernels` are those that it reaches."""
+    places that they could be in. `kernels` are those that slide over it."""
 
     image: Info
     node: Node | None
@@ -65,6 +65,8 @@ class _Input:
 
     def trace(self) -> ImageTrace | Unfollowed | None:
         """From the channels on; None for what is no image."""
+        if self._info.shape and len(self._info.dims) < 2:
+            return None  # a condition, a factor
         shapes = [self._info] if self._info.shape else [self._info._replace(dims=(None,) * n) for n in range(1, MOST_AXES + 1)]
         scouts = [ImageTrace(self._model, info, None, self._load) for info in shapes]
         slid = [scout for scout in scouts if any(_slides(reached) for reached in scout.reached)]
@@ -115,7 +117,7 @@ class _Input:
 
 
 def _kernels(scouts: Sequence[ImageTrace]) -> frozenset[str]:
-    return frozenset(reached.kernel.name for scout in scouts for reached in scout.reached if reached.kernel)
+    return frozenset(reached.kernel.name for scout in scouts for reached in scout.reached if reached.kernel and _slides(reached))
 
 
 def _whole(reached: ReachedConv, dims: Sequence[int | None]) -> Iterator[Place]:
