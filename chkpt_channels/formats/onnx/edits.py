@@ -241,12 +241,13 @@ class OnnxEdits:
         """Give a convolution a bias: folded exports (Conv, then Clip) have neither one nor a BatchNormalization."""
         from chkpt_channels.core.dtypes import rounded
 
-        weight = self._model.weights[kernel]
-        users = [r.node for path in self._paths for r in path.reached if r.layout and r.kernel and r.kernel.name == kernel]
-        if not weight.dtype.floating or any(u.op not in TAKE_A_BIAS or len(u.inputs) != 2 for u in users):
+        reached = [r for path in self._paths for r in path.reached if r.layout and r.kernel and r.kernel.name == kernel]
+        users, dtypes = [r.node for r in reached], {r.source.dtype for r in reached if r.source}
+        dtype = dtypes.pop() if len(dtypes) == 1 else self._model.weights[kernel].dtype
+        if dtypes or not dtype.floating or any(u.op not in TAKE_A_BIAS or len(u.inputs) != 2 for u in users):
             raise self._location.at(kernel).unsupported("has no bias to take the constant of its preprocessing")
         name = self._unused_name(f"{kernel}_bias")
-        self._append(name, weight.dtype, TensorEdit(edit.shape, lambda: rounded(edit.values(), weight.dtype)))
+        self._append(name, dtype, TensorEdit(edit.shape, lambda: rounded(edit.values(), dtype)))
         for user in users:
             last = user.message.fields[NODE_INPUTS][-1]
             self._wire.add(user.message, bytes_field(NODE_INPUTS, name.encode()), at=last.stop)
