@@ -24,7 +24,7 @@ from chkpt_channels.transform.mixing import matrix as mixing
 from chkpt_channels.transform.mixing import normalization
 from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.mixing.normalization import Normalization
-from chkpt_channels.transform.mixing.rules import ADAPTER
+from chkpt_channels.transform.mixing.rules import ADAPTER, GATHER
 from chkpt_channels.transform.optimizer_state import OptimizerEdits
 from chkpt_channels.transform.options import Options
 
@@ -115,7 +115,8 @@ def _plan_by(
     edits = _edits(checkpoint, changed, composed, options)
     numbers = {**{d.where: to for d in declarations}, **edits.numbers}
     adapter = ChannelMap(rule.matrix, rule.offset) if method == ADAPTER else None
-    edits = edits._replace(numbers=numbers, channels=to, inputs=inputs, method=method, adapter=adapter)
+    orders = checkpoint.graph.gathers([conv for conv, _ in changing], rule.places) if method == GATHER else {}
+    edits = edits._replace(numbers=numbers, channels=to, inputs=inputs, method=method, adapter=adapter, orders=orders)
     found_notices = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rule, method)]
     found_notices += [*notices.of_kernels(checkpoint, changed, options), *notices.of_hyper_parameters(left)]
     found_notices += notices.of_unexplained(checkpoint, [conv for conv, _ in changing], convs)

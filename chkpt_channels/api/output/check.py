@@ -105,6 +105,9 @@ def misread(before: TensorStore, after: TensorStore, plan: Plan) -> Iterator[tup
         return
     yield from ((where, f"does not declare {plan.channels[1]}") for where in _stale_declarations(after, plan))
     yield from adapter_differences(before, after, plan)
+    for image, order in plan.edits.orders.items():
+        if after.graph.gathered(image) != order:
+            yield image, f"is not gathered in the order {', '.join(map(str, order[1]))} before anything else reads it"
     for kernel in (kernel for kernel in plan.kernels if kernel.changes):
         name, new = kernel.conv.tensor.name, kernel.mixing.new
         old, read = before.graph.readers(name), after.graph.readers(name)
@@ -154,6 +157,8 @@ def added_values(plan: Plan, dtype: DType) -> list[bytes]:
     import numpy as np
 
     adapter = plan.edits.adapter or ChannelMap(())
+    if dtype.name == "I64":
+        return [np.array(order, np.int64).tobytes() for _, order in plan.edits.orders.values()]
     arrays = [*(edit.values() for edit in plan.edits.biases.values()), *(np.array(part) for part in adapter if part)]
     return [rounded(values.astype(np.float64), dtype).tobytes() for values in arrays]
 

@@ -183,6 +183,49 @@ def test_the_channels_of_an_image_that_declares_none(tmp_path: Path):
     np.testing.assert_allclose(new, old, atol=1e-5)
 
 
+def test_a_kernel_of_an_image_that_is_not_followed_stays(tmp_path: Path):
+    """Another input takes the same kernel: an edit would be wrong for it, and a copy would leave it behind."""
+    nodes = [
+        *(conv(), node("Expand", ["other", "to"], ["x"]), node("Conv", ["x", "kernel"], ["b"])),
+        *(node("GlobalAveragePool", ["out"], ["c"]), node("GlobalAveragePool", ["b"], ["d"]), node("Add", ["c", "d"], ["sum"])),
+    ]
+    weights = {**KERNEL, "to": ints(1, 3, 8, 8)}
+    source = saved(tmp_path / "in.onnx", model(nodes, weights, outputs=["sum"], inputs={"other": None}))
+    with pytest.raises(UnsupportedError, match="x: the image 'other' is not followed through this Expand"):
+        convert(source, tmp_path / "out.onnx", 4)
+    assert convert(source, tmp_path / "out.onnx", 4, inputs=["image"]).in_channels == (3, 4)
+
+
+def test_an_image_of_its_own_that_is_not_followed_is_named(tmp_path: Path):
+    nodes = [
+        *(conv(), node("Expand", ["other", "to"], ["x"]), node("Conv", ["x", "wide"], ["b"])),
+        *(node("GlobalAveragePool", ["out"], ["c"]), node("GlobalAveragePool", ["b"], ["d"]), node("Add", ["c", "d"], ["sum"])),
+    ]
+    weights = {**KERNEL, "wide": noise(5, 2, 1, 1), "to": ints(1, 2, 8, 8)}
+    source = saved(tmp_path / "in.onnx", model(nodes, weights, outputs=["sum"], inputs={"other": None}))
+    (warning,) = convert(source, tmp_path / "out.onnx", 4).warnings
+    assert (warning.code, warning.message[:43]) == ("image_left", "the input 'other' reaches convolutions too,")
+
+
+@pytest.mark.parametrize(("shape", "turned"), [((1, 3, 8, 8), False), ((1, 8, 8, 3), True)], ids=["first", "last"])
+def test_channels_are_put_in_order_in_front_of_what_mixes_them(shape: tuple[int, ...], turned: bool, tmp_path: Path):
+    turn = [node("Transpose", ["x"], ["y"], perm=[0, 3, 1, 2])] if turned else [node("Identity", ["x"], ["y"])]
+    swap = node("Gather", ["image", "order"], ["x"], axis=3 if turned else 1)
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    saved(source, model([swap, *turn, conv("y")], {**KERNEL, "order": ints(1, 2, 0)}, shape))
+    report = convert(source, out, "bgr")
+    assert (report.result()["method"], report.result()["matrix"]) == ("gather", [[0, 0, 1], [0, 1, 0], [1, 0, 0]])
+    image = noise(*shape, seed=9)
+    (old,), (new,) = run(onnx.load(source), np.flip(image, 3 if turned else 1)), run(onnx.load(out), image)
+    np.testing.assert_array_equal(new, old)
+    assert verify(source, out, "bgr").ok
+    assert check(out, 3).ok
+    assert not verify(source, source, "bgr").ok
+    convert(out, tmp_path / "back.onnx", "bgr")
+    (back,), (first,) = run(onnx.load(tmp_path / "back.onnx"), image), run(onnx.load(source), image)
+    np.testing.assert_array_equal(back, first)
+
+
 IN_FRONT: dict[str, tuple[list[NodeProto], Weights]] = {
     "a mean, then Clip": (
         [node("Sub", ["image", "m"], ["a"]), node("Clip", ["a", "low", "high"], ["x"])],

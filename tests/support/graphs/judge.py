@@ -22,7 +22,7 @@ LUMA = (0.2126, 0.7152, 0.0722)
 NOT_DECLARED = "--from, with their number"
 """A hint that is followed."""
 BORDER = {"border_error", "black_padding"}
-GRAPH_METHODS = ("broadcast", "stack", "adapter")
+GRAPH_METHODS = ("broadcast", "stack", "adapter", "gather")
 TOGETHER = 3
 """Conversions of one graph."""
 ort.set_default_logger_severity(4)
@@ -155,7 +155,7 @@ def judged(question: Question, graph: Graph, source: Path, out: Path) -> Verdict
     try:
         report = convert(source, out, question.to, **question.options)
     except (UnsupportedError, UsageError) as refusal:
-        if refusal.hint == NOT_DECLARED and "from_channels" not in question.options:
+        if refusal.hint == NOT_DECLARED and "from_channels" not in question.options and len(graph.images) == 1:
             stated = question._replace(options={**question.options, "from_channels": old})
             return judged(stated, graph, source, out)
         return verdict("wrong", "refused, and written") if out.exists() else verdict("refused", str(refusal))
@@ -193,7 +193,9 @@ def differs(question: Question, graph: Graph, report: Report, source: Path, out:
 def outputs_differ(graph: Graph, question: Question, report: Report, matrix: np.ndarray, out: Path) -> str:
     """The old graph on the mapped image, and the new file on the image."""
     before = report.in_channels[0]
-    converted = [image for image in graph.images if image.channels == before]
+    left = [w.message for w in report.warnings if w.code == "image_left"]
+    images = [image for image in graph.images if not any(repr(image.name) in message for message in left)]
+    converted = [image for image in images if image.channels == before]
     new = fed(graph, {image.name: matrix.shape[1] if image in converted else image.channels for image in graph.images})
     old = new | {image.name: mapped(image, new[image.name], matrix) for image in converted}
     whole = all(np.array_equal(value, np.round(value)) for name, value in old.items())

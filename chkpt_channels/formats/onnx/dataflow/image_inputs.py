@@ -28,11 +28,12 @@ RANKS = (3, 4, 5)
 
 class Unfollowed(NamedTuple):
     """An input that reaches a convolution, and whose channels are not known: `node` is in the way, None where there are several
-    places that they could be in."""
+    places that they could be in. `kernels` are those that it reaches."""
 
     image: Info
     node: Node | None
     places: tuple[Place, ...] = ()
+    kernels: frozenset[str] = frozenset()
 
 
 class Images(NamedTuple):
@@ -72,7 +73,7 @@ class _Input:
         if any(r.node.op in CONVOLUTIONS and r.axes is None for scout in scouts for r in scout.reached):
             lost = next((node for scout in scouts for node in scout.lost), None)
             stated = [Place(k, n) for k, n in enumerate(self._info.dims) if n and n == self._channels]
-            return self._from_one(self._info, stated) or Unfollowed(self._info, lost)
+            return self._from_one(self._info, stated) or Unfollowed(self._info, lost, kernels=_kernels(scouts))
         is_product = any(reached.node.op not in CONVOLUTIONS for scout in scouts for reached in scout.reached)
         return self._of_products(scouts) if is_product else None
 
@@ -82,7 +83,7 @@ class _Input:
             dict.fromkeys(place for reached in scout.reached if _slides(reached) for place in self._places(reached, info.dims))
         )
         likely = [place for place in places if self._may_be(place)]
-        return self._from_one(info, likely) or Unfollowed(info, next(iter(scout.lost), None), tuple(places))
+        return self._from_one(info, likely) or Unfollowed(info, next(iter(scout.lost), None), tuple(places), _kernels([scout]))
 
     def _from_one(self, info: Info, places: Sequence[Place]) -> ImageTrace | None:
         """The trace from the one place that a kernel takes as channels, or from the only one."""
@@ -130,9 +131,14 @@ class _Input:
         traces = [ImageTrace(self._model, self._info, place, self._load) for place in places]
         direct = [path for path in traces if any(reached.layout for reached in path.reached)]
         shortest = min((n for n in dims[1:] if n is not None), default=0)
-        traces = [path for path in direct if path.count in (0, shortest)] or ([] if direct else traces)
+        counted = [path for path in traces if path.count]
+        traces = [path for path in direct if path.count in (0, shortest)] or ([] if direct else counted)
         likely = [path for path in traces if path.reached and self._may_be(Place(0, path.count))]
         return min(likely, key=lambda path: path.count or MOST_CHANNELS + 1, default=None)
+
+
+def _kernels(scouts: Sequence[ImageTrace]) -> frozenset[str]:
+    return frozenset(reached.kernel.name for scout in scouts for reached in scout.reached if reached.kernel)
 
 
 def _whole(reached: ReachedConv, dims: Sequence[int | None]) -> Iterator[Place]:

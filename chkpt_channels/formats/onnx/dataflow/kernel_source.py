@@ -61,8 +61,8 @@ class KernelSource(NamedTuple):
         return any(maker.node.op in ("Reshape", *SCALING) for maker in self.makers)
 
     @property
-    def dtype(self) -> DType:
-        """The element type that the convolution takes."""
+    def kind(self) -> DType:
+        """The element type of the kernel that the convolution takes."""
         casts = [maker.node.integer("to", 0) for maker in self.makers if maker.node.op == "Cast"]
         return BY_NAME[DTYPES[casts[-1]]] if casts and casts[-1] in DTYPES else self.weight.dtype
 
