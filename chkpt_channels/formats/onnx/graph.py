@@ -213,8 +213,12 @@ class OnnxGraph(ModelGraph):
         return [r for r in reached if r.kernel and r.kernel.name == conv.tensor.name]
 
     def readers(self, kernel: str) -> frozenset[tuple[str, int]] | None:
-        reached = [r for path in self.paths for r in path.reached if r.kernel and kernel in (r.kernel.name, *r.factors)]
-        return frozenset((r.node.outputs[0], r.channels) for r in reached) if self.decides else None
+        found: set[tuple[str, int]] = set()
+        for path in self.paths:
+            readers = [r for r in path.reached if r.kernel and kernel in (r.kernel.name, *r.factors)]
+            # one channel may have no axis of its own
+            found |= {(r.node.outputs[0], r.channels or (path.count if path.channel == NOWHERE else 0)) for r in readers}
+        return frozenset(found) if self.decides else None
 
     def quantization(self, conv: FirstConv) -> Quantization | None:
         users = [] if conv.tensor.dtype.floating else self._users(conv)

@@ -184,14 +184,14 @@ def test_the_channels_of_an_image_that_declares_none(tmp_path: Path):
 
 
 def test_a_kernel_of_an_image_that_is_not_followed_stays(tmp_path: Path):
-    """An input without a shape takes the same kernel: an edit would be wrong for it, and a copy would leave it behind."""
+    """Another input takes the same kernel: an edit would be wrong for it, and a copy would leave it behind."""
     nodes = [
-        *(conv(), node("Mul", ["other", "m"], ["x"]), node("Conv", ["x", "kernel"], ["b"])),
+        *(conv(), node("Expand", ["other", "to"], ["x"]), node("Conv", ["x", "kernel"], ["b"])),
         *(node("GlobalAveragePool", ["out"], ["c"]), node("GlobalAveragePool", ["b"], ["d"]), node("Add", ["c", "d"], ["sum"])),
     ]
-    weights = {**KERNEL, "m": noise(1, 3, 1, 1)}
+    weights = {**KERNEL, "to": ints(1, 3, 8, 8)}
     source = saved(tmp_path / "in.onnx", model(nodes, weights, outputs=["sum"], inputs={"other": None}))
-    with pytest.raises(UnsupportedError, match="other: which of its axes holds the channels is not known"):
+    with pytest.raises(UnsupportedError, match="x: the image 'other' is not followed through this Expand"):
         convert(source, tmp_path / "out.onnx", 4)
     assert convert(source, tmp_path / "out.onnx", 4, inputs=["image"]).in_channels == (3, 4)
 
@@ -205,10 +205,10 @@ def test_a_factor_is_no_image(tmp_path: Path):
 
 def test_an_image_of_its_own_that_is_not_followed_is_named(tmp_path: Path):
     nodes = [
-        *(conv(), node("Mul", ["other", "m"], ["x"]), node("Conv", ["x", "wide"], ["b"])),
+        *(conv(), node("Expand", ["other", "to"], ["x"]), node("Conv", ["x", "wide"], ["b"])),
         *(node("GlobalAveragePool", ["out"], ["c"]), node("GlobalAveragePool", ["b"], ["d"]), node("Add", ["c", "d"], ["sum"])),
     ]
-    weights = {**KERNEL, "wide": noise(5, 2, 1, 1), "m": noise(1, 2, 1, 1)}
+    weights = {**KERNEL, "wide": noise(5, 2, 1, 1), "to": ints(1, 2, 8, 8)}
     source = saved(tmp_path / "in.onnx", model(nodes, weights, outputs=["sum"], inputs={"other": None}))
     (warning,) = convert(source, tmp_path / "out.onnx", 4).warnings
     assert (warning.code, warning.message[:43]) == ("image_left", "the input 'other' reaches convolutions too,")

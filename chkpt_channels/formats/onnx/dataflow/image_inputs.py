@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, WHOLE, Place, place_of, size
+from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, WHOLE, Axes, Place, place_of, size
 from chkpt_channels.formats.onnx.dataflow.operators import CONVOLUTIONS
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
@@ -70,9 +70,9 @@ class _Input:
         shapes = [self._info] if self._info.shape else [self._info._replace(dims=(None,) * n) for n in range(1, MOST_AXES + 1)]
         scouts = [ImageTrace(self._model, info, None, self._load) for info in shapes]
         slid = [scout for scout in scouts if any(_slides(reached) for reached in scout.reached)]
-        if len(slid) == 1:
-            return self._of_convolutions(slid[0])
-        if slid or any(r.node.op in CONVOLUTIONS and r.axes is None for scout in scouts for r in scout.reached):
+        if slid:  # an image with fewer axes would get them from constants that are broadcast
+            return self._of_convolutions(slid[-1])
+        if any(r.node.op in CONVOLUTIONS and r.axes is None for scout in scouts for r in scout.reached):
             lost = next((node for scout in scouts for node in scout.lost), None)
             stated = [Place(k, n) for k, n in enumerate(self._info.dims) if n and n == self._channels]
             return self._from_one(self._info, stated) or Unfollowed(self._info, lost, kernels=_kernels(scouts))
@@ -81,7 +81,9 @@ class _Input:
 
     def _of_convolutions(self, scout: ImageTrace) -> ImageTrace | Unfollowed:
         info = scout.image
-        places = list(dict.fromkeys(place for reached in scout.reached if _slides(reached) for place in _places(reached, info)))
+        places = list(
+            dict.fromkeys(place for reached in scout.reached if _slides(reached) for place in self._places(reached, info.dims))
+        )
         likely = [place for place in places if self._may_be(place)]
         return self._from_one(info, likely) or Unfollowed(info, next(iter(scout.lost), None), tuple(places), _kernels([scout]))
 
@@ -96,6 +98,27 @@ class _Input:
         if self._channels is not None and place.channels:
             return place.channels == self._channels
         return place.channels <= MOST_CHANNELS or self._named
+
+    def _places(self, reached: ReachedConv, dims: Sequence[int | None]) -> Iterator[Place]:
+        """Where the channels of this convolution are in the image. If none of them are the image's own, they were mixed from the
+        one axis that holds neither the batch nor rows or columns; [H,W] has none for its one channel."""
+        batch, channels, *rest = reached.axes or ((), ())
+        pixels = {piece.of for axis in rest for piece in axis if piece.size > 1}
+        taken = [piece for piece in channels if piece.of != NEW and not (piece.resized and piece.step)]
+        for piece in [piece for piece in taken if piece.of not in pixels] or taken:
+            place = place_of(piece, dims)
+            yield (
+                place
+                if place.channels or piece.resized
+                else place._replace(channels=_width(reached) // (size(channels) // piece.size))
+            )
+        if not taken:
+            seen = pixels | {piece.of for piece in batch}
+            left = [k for k in range(len(dims)) if k not in seen]
+            longer = [k for k in left if dims[k] != 1]
+            yield from (Place(k, dims[k] or 0) for k in (longer if len(longer) == 1 else [] if longer else left))
+            if not left and (self._channels == 1 or all(_is_covered(k, n, (batch, *rest)) for k, n in enumerate(dims))):
+                yield Place(NOWHERE, 1)
 
     def _of_products(self, scouts: Sequence[ImageTrace]) -> ImageTrace | None:
         """Where no convolution is reached: an image of four axes or more, whose channels are the axis that a product takes whole,
@@ -135,27 +158,10 @@ def _slides(reached: ReachedConv) -> bool:
     return is_conv and any(piece.of != NEW and piece.size > 1 for axis in axes[2:] for piece in axis)
 
 
-def _places(reached: ReachedConv, info: Info) -> Iterator[Place]:
-    """Where the channels of this convolution are in the image. If none of them are the image's own, they were mixed from the one
-    axis that holds neither the batch nor rows or columns; [H,W] has none for its one channel."""
-    batch, channels, *rest = reached.axes or ((), ())
-    pixels = {piece.of for axis in rest for piece in axis if piece.size > 1}
-    taken = [piece for piece in channels if piece.of != NEW and not (piece.resized and piece.step)]
-    for piece in [piece for piece in taken if piece.of not in pixels] or taken:
-        place = place_of(piece, info.dims)
-        yield (
-            place
-            if place.channels or piece.resized
-            else place._replace(channels=_width(reached) // (size(channels) // piece.size))
-        )
-    if not taken:
-        seen = pixels | {piece.of for piece in batch}
-        left = [k for k in range(len(info.dims)) if k not in seen]
-        longer = [k for k in left if info.dims[k] != 1]
-        yield from (Place(k, info.dims[k] or 0) for k in (longer if len(longer) == 1 else [] if longer else left))
-        are_whole = all(piece.step == WHOLE for axis in (batch, *rest) for piece in axis if piece.of != NEW)
-        if not left and are_whole:  # an axis that is cut for pixels may hold the channels as well
-            yield Place(NOWHERE, 1)
+def _is_covered(k: int, steps: int | None, axes: Axes) -> bool:
+    """Whether these axes hold all of an image's axis: one that is only cut for rows and columns may hold channels as well."""
+    pieces = [piece for axis in axes for piece in axis if piece.of == k]
+    return any(piece.step == WHOLE or piece.resized for piece in pieces) or size(tuple(pieces)) == steps
 
 
 def _width(reached: ReachedConv) -> int:
