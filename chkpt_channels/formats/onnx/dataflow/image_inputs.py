@@ -28,7 +28,7 @@ RANKS = (3, 4, 5)
 
 class Unfollowed(NamedTuple):
     """An input that reaches a convolution, and whose channels are not known: `node` is in the way, None where there are several
-    places that they could be in. `kernels` are those that slide over it."""
+    places that they could be in. `kernels` are those that slide over it, or may."""
 
     image: Info
     node: Node | None
@@ -140,7 +140,8 @@ class _Input:
 
 
 def _kernels(scouts: Sequence[ImageTrace]) -> frozenset[str]:
-    return frozenset(reached.kernel.name for scout in scouts for reached in scout.reached if reached.kernel and _slides(reached))
+    reached = [one for scout in scouts for one in scout.reached if one.axes is None or _slides(one)]
+    return frozenset(one.kernel.name for one in reached if one.kernel)
 
 
 def _whole(reached: ReachedConv, dims: Sequence[int | None]) -> Iterator[Place]:
