@@ -140,7 +140,9 @@ class _Input:
 
 
 def _kernels(scouts: Sequence[ImageTrace]) -> frozenset[str]:
-    return frozenset(reached.kernel.name for scout in scouts for reached in scout.reached if reached.kernel and _slides(reached))
+    """Those that an image reaches; pixels in a row, only where a convolution slides over them."""
+    reached = [r for scout in scouts for r in scout.reached if len(scout.image.dims) > 2 or _slides(r)]
+    return frozenset(r.kernel.name for r in reached if r.kernel)
 
 
 def _whole(reached: ReachedConv, dims: Sequence[int | None]) -> Iterator[Place]:
