@@ -83,13 +83,15 @@ class FirstConv(NamedTuple):
 class PreprocessingOp(NamedTuple):
     """A per-channel operation between the image and the first convs: y_i = scale_i · x_i + shift_i. `scale` and `shift` have one
     number, or one for each channel, and are None for an operation that is not of this form. `where` names it, `kind` is its
-    type; `tensors` hold its constants, (name, axis of the channels)."""
+    type; `tensors` hold its constants, (name, axis of the channels). One that `bends` does the same to all channels, and is not
+    linear: what takes its place in front of it is each old channel whole."""
 
     where: str
     kind: str
     scale: tuple[float, ...] | None = None
     shift: tuple[float, ...] | None = None
     tensors: tuple[tuple[str, int], ...] = ()
+    bends: bool = False
 
     @property
     def uniform(self) -> bool:

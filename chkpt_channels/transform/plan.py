@@ -249,6 +249,9 @@ def _kernel_change(
         made = rule if rule.is_identity else rule._replace(method=method)
         return KernelChange(conv, conv.layout or Layout("OIHW"), made, conv.tensor.shape)
     scale, shift = _composed(checkpoint.location, operations, conv.in_channels)
+    if (bent := next((op for op in operations if op.bends), None)) and not rule.chooses:
+        what = f"this {bent.kind} precedes the kernel and is not linear: a mix of channels does not pass it"
+        raise checkpoint.location.at(bent.where).unsupported(what)
     if conv.layout is None:
         raise location.unsupported("its axis order is ambiguous", hint=patch_embeddings.spellings(conv.tensor.shape))
     chosen = _chosen_constants(rule)

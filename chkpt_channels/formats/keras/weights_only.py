@@ -9,9 +9,9 @@ from typing import NamedTuple
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Notice, PreprocessingOp, Tensor
 from chkpt_channels.formats.graph import ModelGraph
+from chkpt_channels.formats.keras.dataflow.constants import EPSILON
 from chkpt_channels.formats.keras.graph import one_channel_shape
 from chkpt_channels.formats.keras.layers import CONVS, UNTRAINED, WEIGHT_NAMES, snake_case
-from chkpt_channels.formats.keras.preprocessing import EPSILON
 from chkpt_channels.formats.keras.weights import NamedWeights
 
 HWIO = {3: Layout("WIO"), 4: Layout("HWIO"), 5: Layout("DHWIO")}

@@ -56,6 +56,12 @@ class Mixing(NamedTuple):
             and all(value == (i == j) for i, row in enumerate(self.matrix) for j, value in enumerate(row))
         )
 
+    @property
+    def chooses(self) -> bool:
+        """Whether every old channel is one of the new, as it is: then what is done to each channel alike, linear or not, can be
+        done to the new ones."""
+        return not any(self.offset) and all(sorted(row)[-1:] == [1] and sum(map(bool, row)) == 1 for row in self.matrix)
+
     def copied(self, new: int) -> int | None:
         """The old channel whose bits the new channel number `new` copies; None where it is computed."""
         terms = [(i, row[new]) for i, row in enumerate(self.matrix) if row[new] != 0]
