@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -19,6 +20,8 @@ from chkpt_channels.formats.keras.dataflow.trace import ChannelOp, InputTrace, R
 from chkpt_channels.formats.keras.layers import CONVS
 from chkpt_channels.formats.keras.weights import NamedWeights
 
+TapSpans = tuple[tuple[int, int], ...]
+"""The taps [start, stop) of a window that are on pixels, along each axis."""
 Arrival = tuple[InputTrace, ReachedLayer]
 """An image at a convolution that it reaches."""
 COLORS = 3
@@ -37,13 +40,16 @@ class KerasGraph(ModelGraph):
 
     @cached_property
     def _arrivals(self) -> Mapping[str, list[Arrival]]:
-        """Every first kernel and how images reach it: those reached channel by channel, else all."""
+        """Every first kernel and how images reach it: those reached channel by channel, else all. Of images of other counts at
+        one kernel those with three channels, or those like the first."""
         arrivals = [(trace, reached) for trace in self._traces for reached in trace.reached]
         by_kernel: defaultdict[str, list[Arrival]] = defaultdict(list)
         for trace, reached in [arrival for arrival in arrivals if arrival[1].blocked is None] or arrivals:
             for name in self._kernels(reached.layer):
                 by_kernel[name].append((trace, reached))
-        return by_kernel
+        counts = {name: [trace.image.channels for trace, _ in at_kernel] for name, at_kernel in by_kernel.items()}
+        meant = {name: COLORS if COLORS in found else found[0] for name, found in counts.items()}
+        return {name: [a for a in by_kernel[name] if a[0].image.channels == count] for name, count in meant.items()}
 
     def _kernels(self, layer: Layer) -> Sequence[str]:
         """The kernel of a layer; and its copy, where SpectralNormalization around the layer keeps one."""
@@ -153,9 +159,10 @@ class KerasGraph(ModelGraph):
         return ("stack",) if images and all(map(config_edits.can_stack, images)) else ()
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
-        """The bias (+1), or the moving mean of the BatchNormalization that alone takes the layer's output (-1)."""
+        """The bias (+1), or the moving mean of the BatchNormalization that alone takes the layer's output (-1). None for a
+        separable convolution: its bias takes what its pointwise kernel makes of a constant."""
         arrivals = self._arrivals.get(conv.tensor.name)
-        if not arrivals:
+        if not arrivals or "pointwise_kernel" in CONVS[arrivals[0][1].layer.kind].weights:
             return None
         layer = arrivals[0][1].layer
         if bias := self._weights.of(layer).get("bias"):
@@ -163,6 +170,19 @@ class KerasGraph(ModelGraph):
         norm = _following_norm(layer)
         mean = self._weights.of(norm).get("moving_mean") if norm else None
         return (mean, -1) if mean else None
+
+    def padding(self, conv: FirstConv) -> Sequence[TapSpans]:
+        """By the layers that pad in front of it, which may be wider than its window, and by its own `padding`."""
+        letters = conv.layout.axes if conv.layout else ""
+        taps = [size for size, letter in zip(conv.tensor.shape, letters, strict=False) if letter in "DHW"]
+        spans: dict[TapSpans, None] = {}
+        for _, reached in self._arrivals.get(conv.tensor.name, ()):
+            config = reached.layer.config
+            is_same = config.get("padding", config.get("border_mode")) != "valid"
+            most = [n if reached.is_padded else n // 2 if is_same else 0 for n in taps]
+            overlaps = [[(max(0, i), min(n, n + i)) for i in range(-k, k + 1)] for n, k in zip(taps, most, strict=True)]
+            spans |= dict.fromkeys(product(*overlaps))
+        return list(spans)
 
     def is_depthwise(self, name: str) -> bool:
         """Whether each channel has its own filters in this kernel."""

@@ -34,13 +34,13 @@ def grouped(d: Draw, f: Flow) -> Any:
 
 
 def depthwise(d: Draw, f: Flow) -> Any:
-    if f.dims == 3:
+    if f.dims == 3 or d.plain:  # toward gray its multiplier is another, and that is in the code
         return conv(d, f)
     return of_dims("DepthwiseConv#D", f)(depth_multiplier=d.pick(1, 2), **settings(d, f))
 
 
 def separable(d: Draw, f: Flow) -> Any:
-    if f.dims == 3:
+    if f.dims == 3 or d.plain:
         return conv(d, f)
     return of_dims("SeparableConv#D", f)(6, depth_multiplier=d.pick(1, 1, 2), **settings(d, f))
 

@@ -28,6 +28,8 @@ _BENDING = frozenset(
     }
 )
 """Operations on each value alone, with one constant at most."""
+_LAST = frozenset({"ZeroPadding1D", "Cropping1D", "UpSampling1D"})
+"""Classes that take axis 1 for the pixels, with no word of it in their configuration."""
 _PADDING = ("constant", "edge", "reflect", "symmetric", "wrap")
 """Modes that fill with pixels of the same channel, or with a constant."""
 
@@ -55,7 +57,7 @@ def effect(layer: Layer, call: int, image: Image) -> str:
     them by the same constants, or "scales" each by its own; is a "conv" over them; or "mixes" them, which is the answer for
     everything unknown too."""
     config = layer.config if isinstance(layer.config, dict) else {}
-    formatted = data_format(config) == image.data_format
+    formatted = image.axis == (1 if data_format(config) == "channels_first" else image.rank - 1)
     if layer.kind in ("Permute", "Reshape", "Transpose", "Moveaxis", "Swapaxes", "ExpandDims", "Squeeze"):
         return "keeps" if moved(layer, image) else "mixes"
     if layer.is_function:
@@ -64,7 +66,7 @@ def effect(layer: Layer, call: int, image: Image) -> str:
         return "conv" if _takes(layer, image) else "mixes"
     if layer.kind in CHANNELWISE:
         soft = layer.kind == "Activation" and "softmax" in str(config.get("activation"))
-        if soft or ("data_format" in config and not formatted):
+        if soft or (("data_format" in config or layer.kind in _LAST) and not formatted):
             return "mixes"
         filled = config.get("pad_to_aspect_ratio") and config.get("fill_value")
         return "bends" if filled or (layer.kind in NONLINEAR and config.get("activation") != "linear") else "keeps"
@@ -187,6 +189,11 @@ def _effect_of_pad(layer: Layer, call: int, image: Image) -> str:
         return "mixes"
     value = layer.entry["inbound_nodes"][call].get("kwargs", {}).get("constant_values")
     return "bends" if value else "keeps"
+
+
+def pads(layer: Layer) -> bool:
+    """Whether a layer may put zeros around an image."""
+    return layer.kind.startswith(("ZeroPadding", "Pad")) or bool(layer.config.get("pad_to_aspect_ratio"))
 
 
 def _is_alone(layer: Layer, call: int) -> bool:

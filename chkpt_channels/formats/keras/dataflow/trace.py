@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from chkpt_channels.formats.keras.config import OUTSIDE, KerasModel, Layer, Path, Ref, all_layers, at
-from chkpt_channels.formats.keras.dataflow.effects import Image, effect, moved
+from chkpt_channels.formats.keras.dataflow.effects import Image, effect, moved, pads
 from chkpt_channels.formats.keras.layers import CONVS, data_format, is_pointwise
 
 MOST_STEPS = 200_000
@@ -32,12 +32,13 @@ class ChannelOp(NamedTuple):
 
 class ReachedLayer(NamedTuple):
     """A convolution that the image reaches, through which operations and layers; `blocked` is the first layer that mixed channels
-    before it, None where none did."""
+    before it, None where none did. `is_padded` says that a layer on the way puts zeros around the image."""
 
     layer: Layer
     operations: tuple[ChannelOp, ...]
     steps: tuple[str, ...]
     blocked: Layer | None
+    is_padded: bool = False
 
 
 class _State(NamedTuple):
@@ -45,6 +46,7 @@ class _State(NamedTuple):
     operations: tuple[ChannelOp, ...] = ()
     steps: tuple[str, ...] = ()
     blocked: Layer | None = None
+    is_padded: bool = False
 
 
 class _Frame(NamedTuple):
@@ -70,9 +72,17 @@ def traces(top: KerasModel) -> list[InputTrace]:
         images = _images(top, ref, number, first=formats == {"channels_first"})
         candidates = [trace for image in images if (trace := InputTrace(top, image)).reached]
         clear = [trace for trace in candidates if trace.shows_channels]
-        outer = [trace for trace in candidates if trace.image.axis in (1, trace.image.rank - 1)]
-        chosen += (clear or [trace for trace in outer if trace.image.channels <= MOST_COLORS])[:1]
+        chosen += clear[:1] or _as_short_as_colors(candidates, first=formats == {"channels_first"})
     return chosen
+
+
+def _as_short_as_colors(candidates: list[InputTrace], *, first: bool) -> list[InputTrace]:
+    """The one whose axis is as short as colors are, and stands where the model's convolutions have the channels; none where time
+    or another axis is as short."""
+    short = [trace for trace in candidates if trace.image.channels <= MOST_COLORS]
+    if not first and short and short[0].image.axis == short[0].image.rank - 1:
+        return short[:1]
+    return short if len(short) == 1 and (first or short[0].image.rank < 5) else []
 
 
 def _images(top: KerasModel, ref: Ref, number: int, *, first: bool) -> list[Image]:
@@ -158,6 +168,8 @@ class InputTrace:
     def _outwards(self, frame: int, ref: Ref, state: _State) -> Iterator[tuple[int, Ref, _State]]:
         """The tensors outside of a nested model, where this one is one of its outputs."""
         model, outer, layer, call = self._frames[frame]
+        if model.wrapper == "TimeDistributed":
+            state = state._replace(image=state.image._replace(axis=state.image.axis + 1, rank=state.image.rank + 1))
         for number, output in enumerate(model.outputs):
             if output == ref and layer is not None:
                 yield outer, (layer.name, call, number), state
@@ -172,11 +184,11 @@ class InputTrace:
             yield from self._into(frame, layer, call, position, state)
             return
         what, image = effect(layer, call, state.image) if state.blocked is None else "mixes", state.image
-        if layer.kind in CONVS and (what == "conv" or state.blocked is not None or not is_pointwise(layer.kind)):
+        if layer.kind in CONVS and (what == "conv" or not is_pointwise(layer.kind)):
             if what != "conv" and state.blocked is None:
                 self.blocks.append(layer)
                 state = state._replace(blocked=layer)
-            self.reached.append(ReachedLayer(layer, state.operations, state.steps, state.blocked))
+            self.reached.append(ReachedLayer(layer, *state[1:]))
             return
         # constants that differ by channel cannot be moved across a nonlinear layer into the kernel
         stops = what == "bends" and any(operation.effect == "scales" for operation in state.operations)
@@ -191,7 +203,7 @@ class InputTrace:
             state = state._replace(image=after)
             if layer.kind == "Reshape":
                 self._note_target(layer, after)
-        state = state._replace(steps=(*state.steps, layer.name))
+        state = state._replace(steps=(*state.steps, layer.name), is_padded=state.is_padded or pads(layer))
         for ref in self._frames[frame].model.produced.get((layer.name, call), ()):
             yield frame, ref, state
 
