@@ -116,9 +116,12 @@ class KerasCheckpoint(Checkpoint):
     def _layouts(self) -> dict[str, Layout]:
         """The layout of every kernel of the configuration's convolutions, by dataset."""
         layouts: dict[str, Layout] = {}
-        for layer in all_layers(self.model) if self.model else ():
-            if layer.kind in CONVS and self.weights:
-                for weight, path in self.weights.find(layer).items():
+        if self.model is None or self.weights is None:
+            return layouts
+        for layer in all_layers(self.model):
+            around = layer.parent.around if layer.parent.wrapper else None  # SpectralNormalization has a copy
+            for holder in (layer, around or layer) if layer.kind in CONVS else ():
+                for weight, path in self.weights.find(holder).items():
                     if weight.endswith("kernel") and (layout := self._layout(layer, self.file.datasets[path].shape)):
                         layouts[path] = layout
         return layouts

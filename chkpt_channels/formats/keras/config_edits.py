@@ -14,7 +14,8 @@ from typing import Any
 
 from chkpt_channels.core.errors import Location
 from chkpt_channels.formats.keras.config import Path, at, is_reference
-from chkpt_channels.formats.keras.preprocessing import Image, select_channels
+from chkpt_channels.formats.keras.dataflow.constants import select_channels
+from chkpt_channels.formats.keras.dataflow.effects import Image
 
 # how json.dumps was called: Keras itself uses its defaults, other writers these
 _STYLES: tuple[Mapping[str, Any], ...] = (
@@ -85,7 +86,12 @@ def _redirect(value: Any, old: str, new: str) -> None:
 
 def _joining(name: str, image: Image, input_: Mapping[str, Any]) -> dict[str, Any]:
     """Concatenate(axis)([image] * channels), as this file encodes layers."""
-    config = {"name": name, "trainable": True, "dtype": _dtype(input_), "axis": -1 if image.axis == image.rank - 1 else 1}
+    config = {
+        "name": name,
+        "trainable": True,
+        "dtype": _dtype(input_),
+        "axis": -1 if image.axis == image.rank - 1 else image.axis,
+    }
     shape = list(input_["config"][image.path[-1]])
     if image.path[-1] == "batch_shape":
         dtype = input_["config"].get("dtype", "float32")
@@ -106,8 +112,9 @@ def _repeating(name: str, image: Image, layers: Sequence[Mapping[str, Any]]) -> 
     """The UpSampling whose last spatial axis, or first, is the axis of the channels."""
     first = layers[image.layer.number]
     spatial = image.rank - 2
-    last = image.axis == image.rank - 1
-    size = [1] * (spatial - 1) + [image.channels] if last else [image.channels] + [1] * (spatial - 1)
+    last = image.axis > 1  # behind an axis that then holds the channels for the layer
+    size = [1] * spatial
+    size[image.axis - 1 - last] = image.channels
     config: dict[str, Any] = {"name": name, "trainable": True, "dtype": _dtype(first)}
     if image.layer.kind != "InputLayer":  # the first layer states the input shape: now the new one does
         config[str(image.path[-1])] = first["config"].pop(image.path[-1])

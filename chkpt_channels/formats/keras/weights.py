@@ -18,7 +18,7 @@ from chkpt_channels.containers.hdf5.reader import AttributeFilter, Hdf5
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.formats.keras.config import KerasModel, Layer, all_layers
-from chkpt_channels.formats.keras.layers import UNTRAINED, WEIGHT_NAMES, snake_case, weight_names
+from chkpt_channels.formats.keras.layers import CONVS, UNTRAINED, WEIGHT_NAMES, WRAPPERS, snake_case, weight_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -140,6 +140,8 @@ def _likeness(path: str, layer: Layer, weight: str) -> int:
     if parts[-1] not in names:  # Keras 1: conv_W, conv_b
         old = re.fullmatch(r"(.+)_([A-Za-z]+?)(_\d+)?", parts[-1])
         return len(layer.trail) + 1 if old and old[1] == layer.name and old[2] in names else 0
+    if layer.kind in CONVS and CONVS[layer.kind].recurrent and parts[-2:-1] and parts[-2].startswith("conv_lstm_cell"):
+        del parts[-2]
     ends = 0
     for part, name in zip(reversed(parts[:-1]), reversed(layer.trail), strict=False):
         if part != name:
@@ -169,13 +171,15 @@ class Stored(Weights):
         while waiting:
             model, prefix = waiting.pop()
             used: dict[str, int] = {}
+            attributes = iter(WRAPPERS.get(model.wrapper, ()))
             for layer in model.layers.values():
                 if (layer.kind == "InputLayer" and model.is_sequential) or layer.is_function:
                     continue
                 name = snake_case(layer.kind)
                 used[name] = used.get(name, -1) + 1
-                path = f"{prefix}{self._layers}/{name}" + (f"_{used[name]}" if used[name] else "")
-                prefixes[layer.trail] = path
+                numbered = f"{self._layers}/{name}" + (f"_{used[name]}" if used[name] else "")
+                path = prefix + (next(attributes)[1] if model.wrapper else numbered)
+                prefixes[layer.trail] = path + "/cell" * (layer.kind in CONVS and CONVS[layer.kind].recurrent)
                 if layer.inner:
                     waiting.append((layer.inner, f"{path}/"))
         return {layer.trail: prefixes[layer.trail] for layer in all_layers(top) if layer.trail in prefixes}
@@ -194,7 +198,9 @@ class Stored(Weights):
             if layer.trail[:-1] in frozen or (isinstance(layer.config, dict) and layer.config.get("trainable") is False):
                 frozen.add(layer.trail)
                 continue
-            names = weight_names(layer.kind, layer.config) if layer.inner is None else ()
+            if layer.inner is not None:  # what is its own, as vector_u of SpectralNormalization, is not trained
+                continue
+            names = weight_names(layer.kind, layer.config)
             for i, path in enumerate(self._by_trail.get(layer.trail, ())):
                 if not (i < len(names) and names[i] in UNTRAINED) and "int" not in self._file.datasets[path].dtype:
                     yield path

@@ -30,17 +30,19 @@ def conv(d: Draw, f: Flow) -> Any:
 
 
 def grouped(d: Draw, f: Flow) -> Any:
+    if d.plain:  # its filters are as many as the image has channels
+        return conv(d, f)
     return of_dims("Conv#D", f)(2 * f.channels, groups=f.channels, **settings(d, f) | {"dilation_rate": 1})
 
 
 def depthwise(d: Draw, f: Flow) -> Any:
-    if f.dims == 3:
+    if f.dims == 3 or d.plain:  # toward gray its multiplier is another, and that is in the code
         return conv(d, f)
     return of_dims("DepthwiseConv#D", f)(depth_multiplier=d.pick(1, 2), **settings(d, f))
 
 
 def separable(d: Draw, f: Flow) -> Any:
-    if f.dims == 3:
+    if f.dims == 3 or d.plain:
         return conv(d, f)
     return of_dims("SeparableConv#D", f)(6, depth_multiplier=d.pick(1, 1, 2), **settings(d, f))
 
@@ -117,7 +119,7 @@ def video(d: Draw, f: Flow) -> Any:
     layer = d.one_of({conv: 6, depthwise: 1, separable: 1}, frame)
     if kind == "td":
         return L.TimeDistributed(layer)
-    before = [L.Rescaling(1 / 127.5, offset=-1.0)] if d.often(0.5) else []
+    before = [L.Rescaling(1 / 127.5, offset=0.0 if d.plain else -1.0)] if d.often(0.5) else []
     if kind == "td_sequential":
         return L.TimeDistributed(keras.Sequential([keras.Input(shape), *before, layer, L.Activation("tanh")]))
     x = frame.x
