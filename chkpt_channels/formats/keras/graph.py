@@ -13,7 +13,8 @@ from typing import Any
 
 from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, PreprocessingOp
 from chkpt_channels.formats.graph import ModelGraph
-from chkpt_channels.formats.keras import config_edits
+from chkpt_channels.formats.keras import adapter, config_edits
+from chkpt_channels.formats.keras.adapter import AddedLayer
 from chkpt_channels.formats.keras.config import KerasModel, Layer, Path, at
 from chkpt_channels.formats.keras.dataflow.constants import ChannelConstants, constants
 from chkpt_channels.formats.keras.dataflow.trace import ChannelOp, InputTrace, ReachedLayer, traces
@@ -158,6 +159,12 @@ class KerasGraph(ModelGraph):
         images = [trace.image for trace, _ in self._arrivals_at(first_convs)]
         return ("stack",) if images and all(map(config_edits.can_stack, images)) else ()
 
+    def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
+        """Why no layer can be put in front of the images of these."""
+        images = {trace.image.ref: trace.image for trace, _ in self._arrivals_at(first_convs)}
+        has_state = any(tensor.group and tensor.shape for tensor in self._weights.tensors.values())
+        return adapter.obstacle(self._model, list(images.values()), has_state)
+
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         """The bias (+1), or the moving mean of the BatchNormalization that alone takes the layer's output (-1). None for a
         separable convolution: its bias takes what its pointwise kernel makes of a constant."""
@@ -202,8 +209,8 @@ class KerasGraph(ModelGraph):
                 declarations[name] = Declaration(name, trace.image.channels)
         return list(declarations.values())
 
-    def edited(self, edits: Edits) -> str | None:
-        """The configuration's text after the edits; None where it stays."""
+    def edited(self, edits: Edits) -> tuple[str | None, AddedLayer | None]:
+        """The configuration's text after the edits, None where it stays, and the layer that they add."""
         document = json.loads(self._text)
         encode = config_edits.encoder(self._text, document, self._location.at(self._document))
         for stale in (trace.stale[0] for trace in self._traces if trace.stale):
@@ -220,10 +227,14 @@ class KerasGraph(ModelGraph):
         for name, arrivals in self._arrivals.items():
             if name in edits.tensors:
                 _ungroup(document, arrivals[0][1].layer, edits.tensors[name].shape)
+        added = None
         for trace in self._entered(edits) if edits.method else ():
-            config_edits.stack(document, trace.image)
+            if edits.adapter:
+                added = adapter.put_in_front(document, self._model, trace.image, edits.adapter)
+            else:
+                config_edits.stack(document, trace.image)
         text = encode(document)
-        return text if text != self._text else None
+        return text if text != self._text else None, added
 
     def _choose(self, document: Any, edits: Edits) -> None:
         """Keep the constants of the chosen channels in the lists of the configuration."""

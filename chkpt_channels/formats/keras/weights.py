@@ -86,6 +86,13 @@ class NamedWeights(NamedTuple):
     load: Callable[[str], NDArray[Any]]
 
 
+class Placed(NamedTuple):
+    """The datasets of a new layer's weights, and the lists that name it: attributes by (path of the object, name)."""
+
+    paths: Sequence[str]
+    lists: Mapping[tuple[str, str], Sequence[str]] = {}
+
+
 class Weights:
     """The weights of a file. `order` are the model's datasets in the order of its layers, or as near to it as the file shows."""
 
@@ -99,12 +106,16 @@ class Weights:
         """The datasets of a layer of the configuration by the names of its weights, as far as it has them."""
         return {}
 
+    def place(self, kind: str, name: str, weights: Sequence[str]) -> Placed:
+        """Where the weights of a new first layer of the top model go, in the order of its class."""
+        raise NotImplementedError
+
 
 class Legacy(Weights):
     """Groups of the top model's layers below `prefix`, each with the names of its weights."""
 
     def __init__(self, file: Hdf5, prefix: str) -> None:
-        self._file = file
+        self._file, self._prefix = file, prefix
         inside = f"{prefix}/" if prefix else ""
         self._by_layer: defaultdict[str, list[str]] = defaultdict(list)
         for path in file.datasets:
@@ -131,6 +142,17 @@ class Legacy(Weights):
             if best and len(named) == 1:
                 datasets[name] = named[0]
         return datasets
+
+    def place(self, kind: str, name: str, weights: Sequence[str]) -> Placed:
+        """In a group of its name, which is the first of those that the file lists."""
+        group = f"{self._prefix}/{name}"
+        colon = ":0" if any(path.endswith(":0") for path in self.order) else ""  # as Keras 2 names its variables
+        names = [f"{name}/{weight}{colon}" for weight in weights]
+        attributes = self._file.texts[self._prefix]
+        lists: dict[tuple[str, str], Sequence[str]] = {(group, "weight_names"): names}
+        for listed in [each for each in ("layer_names", "layer_names0") if each in attributes]:
+            lists[self._prefix, listed] = [name, *(joined({"": attributes[listed]}, "") or ())]
+        return Placed([f"{group}/{weight}" for weight in names], lists)
 
 
 def _likeness(path: str, layer: Layer, weight: str) -> int:
@@ -190,6 +212,10 @@ class Stored(Weights):
         paths = {name: f"{prefix}/vars/{i}" for i, name in enumerate(names)}
         paths = {name: self._file.aliases.get(path, path) for name, path in paths.items()}  # hard links
         return {name: path for name, path in paths.items() if path in self._file.datasets}
+
+    def place(self, kind: str, name: str, weights: Sequence[str]) -> Placed:
+        """In the group of its class, of which it is the only layer."""
+        return Placed([f"{self._layers}/{snake_case(kind)}/vars/{i}" for i in range(len(weights))])
 
     def trained(self, top: KerasModel) -> Iterator[str]:
         """The datasets of the weights that an optimizer trains, in its order."""
