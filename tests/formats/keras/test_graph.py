@@ -59,7 +59,7 @@ def test_stack_puts_one_layer_after_the_input():
     with opened(FIXTURES / "keras_zip" / "functional.keras") as checkpoint:
         graph = checkpoint.graph
         numbers = {d.where: 1 for d in graph.declarations(graph.first_convs())}
-        text = graph.edited(Edits(numbers=numbers, channels=1, method="stack"))
+        text, _ = graph.edited(Edits(numbers=numbers, channels=1, method="stack"))
         assert text is not None
         before = json.loads(checkpoint._text)["config"]["layers"]
         after = json.loads(text)["config"]["layers"]

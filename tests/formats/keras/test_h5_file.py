@@ -138,7 +138,8 @@ def test_what_is_not_linear_is_passed_by_whole_channels(entry: Entry, tmp_path: 
     assert (found(path), fronts(path)) == (["conv"], [("x", entry["class_name"], True)])
     for to in ("gray", "bgr"):
         assert {k.method for k in convert(path, tmp_path / f"{to}.h5", to=to).kernels} <= {"sum", "bgr"}
-    for words in ({"to": 4}, {"to": 1, "method": "mean"}):
+    assert convert(path, tmp_path / "4.h5", to=4).kernels[0].method == "adapter"
+    for words in ({"to": 4, "method": "repeat"}, {"to": 1, "method": "mean"}):
         with pytest.raises(UnsupportedError, match=f"x: this {entry['class_name']} precedes the kernel and is not linear"):
             convert(path, tmp_path / "c.h5", **words)
 
@@ -149,11 +150,12 @@ def test_constants_in_front_are_fronts(entry: Entry, tmp_path: Path):
 
 
 @pytest.mark.parametrize("entry", MIXED, ids=lambda e: e["class_name"])
-def test_what_mixes_channels_leaves_stack_or_a_refusal(entry: Entry, tmp_path: Path):
+def test_what_mixes_channels_leaves_what_stands_in_front(entry: Entry, tmp_path: Path):
     path = one(tmp_path, image(), entry, conv("conv", "x"))
     assert fronts(path) == [("x", entry["class_name"], False)]
     assert {k.method for k in convert(path, tmp_path / "b.h5", to="gray").kernels} == {"stack"}
-    for options in ({"to": "gray", "method": "sum"}, {"to": 4}):
+    assert convert(path, tmp_path / "4.h5", to=4).kernels[0].method == "adapter"
+    for options in ({"to": "gray", "method": "sum"}, {"to": 4, "method": "repeat"}):
         with pytest.raises(UnsupportedError, match=rf"x: this {entry['class_name']} "):
             convert(path, tmp_path / "c.h5", **options)
 
@@ -184,8 +186,9 @@ def test_what_else_takes_the_image_matters(case: str, tmp_path: Path):
     path = write(tmp_path / "a.h5", model(image(), *layers), {name: weights() for name in ("conv/conv", "stem/stem")})
     assert any(not folded for _, _, folded in fronts(path))
     with pytest.raises(UnsupportedError):
-        convert(path, tmp_path / "b.h5", to=4)
-    assert convert(path, tmp_path / "b.h5", to="gray").kernels[0].method == "stack"
+        convert(path, tmp_path / "b.h5", to=4, method="repeat")
+    assert convert(path, tmp_path / "b.h5", to=4).kernels[0].method == "adapter"
+    assert convert(path, tmp_path / "c.h5", to="gray").kernels[0].method == "stack"
 
 
 def test_a_model_that_gives_its_image_back(tmp_path: Path):
@@ -276,9 +279,9 @@ def test_depthwise_filters_are_read_again_for_one_channel(tmp_path: Path):
     assert configuration(out)["config"]["layers"][1]["config"]["depth_multiplier"] == 6
     assert verify(source, out).ok
     with pytest.raises(UnsupportedError, match="in 3 groups"):
-        convert(source, tmp_path / "c.h5", to=4)
+        convert(source, tmp_path / "c.h5", to=4, method="repeat")
     with pytest.raises(UnsupportedError, match="DepthwiseConv2D"):
-        convert(out, tmp_path / "c.h5", to="rgb")
+        convert(out, tmp_path / "c.h5", to="rgb", method="repeat")
 
 
 def of_layer(path: Path, name: str) -> dict[str, np.ndarray]:
@@ -346,7 +349,7 @@ def test_stack_changes_nothing_but_the_configuration(name: str, tmp_path: Path):
     assert json.dumps(rest) == json.dumps(before["layers"][1:]).replace('"image"', '"image_stack"')
     assert inspect(tmp_path / "b.h5").first_convs[0].in_channels == 1
     with pytest.raises(UnsupportedError, match="image_stack: this Concatenate"):
-        convert(tmp_path / "b.h5", tmp_path / "c.h5", to="rgb")
+        convert(tmp_path / "b.h5", tmp_path / "c.h5", to="rgb", method="repeat")
 
 
 def test_a_sequential_model_is_stacked_by_an_upsampling(tmp_path: Path):
@@ -370,7 +373,8 @@ def test_a_signal_in_a_sequential_model_has_no_stack(tmp_path: Path):
     sequential = {"class_name": "Sequential", "config": {"name": "s", "layers": layers}}
     path = write(tmp_path / "a.h5", sequential, {"conv/conv": weights((3, 3, 4))})
     with pytest.raises(UnsupportedError, match="x: this Lambda"):
-        convert(path, tmp_path / "b.h5", to="gray")
+        convert(path, tmp_path / "b.h5", to="gray", method="sum")
+    assert convert(path, tmp_path / "b.h5", to="gray").kernels[0].method == "adapter"
 
 
 def test_a_sequential_model_without_an_input_layer(tmp_path: Path):
