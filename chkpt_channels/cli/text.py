@@ -93,8 +93,11 @@ def explanation_lines(report: Report) -> Iterator[str]:
             yield "  W' = W: no weight changes"
             continue
         yield "  x_old[i] = Σ_j A[i, j] · x_new[j]" + (" + t[i]" if kernel.offset else "")
-        yield "  W'[j] = Σ_i W[i] · A[i, j]   for every filter and tap, in float64, rounded once to " + dtype(tensor)
-        if kernel.offset:
+        if kernel.method == "adapter":
+            yield "  W' = W: a 1×1 convolution in front holds A" + (" and t" if kernel.offset else "")
+        else:
+            yield "  W'[j] = Σ_i W[i] · A[i, j]   for every filter and tap, in float64, rounded once to " + dtype(tensor)
+        if kernel.offset and kernel.method != "adapter":
             yield "  b' = b + Σ_i t[i] · Σ_taps W[i]"
         yield from _matrix_rows(kernel)
     if report.why:
@@ -132,8 +135,9 @@ def _preprocessing_notes(report: Report) -> Iterator[str]:
         else:
             formula = "(raw - mean) / std" if top == 1 else f"(raw - {top:g} · mean) / std, raw in 0..{top:g}"
             yield f"feed it {formula}: --new-mean {mean} --new-std {std}"
-    elif method in ("broadcast", "stack"):
-        yield f"{method}: no weight changed; the graph makes the {before} old channels of the new one, exact everywhere"
+    elif method in ("broadcast", "stack", "adapter"):
+        new = "the new one" if after == 1 else f"{after} new ones"
+        yield f"{method}: no weight changed; the graph makes the {before} old channels of {new}, exact everywhere"
     elif before == after:
         yield "preprocessing must give the channels, their means and stds in the new order"
     elif after == 1:

@@ -30,8 +30,9 @@ pads, ConvNeXt's does not. Larger even windows are those of patch embeddings, wh
 
 
 class KernelChange(NamedTuple):
-    """One first conv, its mixing, and its new shape; with the identity nothing changes. `constants` has, for each new channel,
-    the old one whose numbers it takes in preprocessing that precedes the conv; `parametrization` is how the kernel is stored."""
+    """One first conv, its mixing, and its new shape; nothing changes with the identity, nor where the graph mixes. `constants`
+    has, for each new channel, the old one whose numbers it takes in preprocessing that precedes the conv; `parametrization` is
+    how the kernel is stored."""
 
     conv: FirstConv
     layout: Layout

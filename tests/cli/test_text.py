@@ -201,6 +201,16 @@ def test_where_no_weight_changes_nothing_is_explained(method: str):
     ]
 
 
+def test_an_adapter_is_explained_with_its_matrix():
+    kernel = KernelReport(CONV, None, "adapter", ((1.0, 0.5),), (0.25,))
+    assert list(explanation_lines(told(kernels=(kernel,)))) == [
+        "conv1.weight   OIHW  64×3×7×7 → 64×3×7×7   adapter",
+        "  x_old[i] = Σ_j A[i, j] · x_new[j] + t[i]",
+        "  W' = W: a 1×1 convolution in front holds A and t",
+        "  A = [   1  0.5 ]   t = 0.25",
+    ]
+
+
 # Notes
 
 
@@ -221,6 +231,10 @@ NOTES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "stack": (
         {"kernels": (SUM._replace(method="stack"),)},
         ["note: stack: no weight changed; the graph makes the 3 old channels of the new one, exact everywhere"],
+    ),
+    "adapter": (
+        {"kernels": (SUM._replace(method="adapter"),), "in_channels": (3, 4)},
+        ["note: adapter: no weight changed; the graph makes the 3 old channels of 4 new ones, exact everywhere"],
     ),
     "a pipeline": ({"pipeline": IMAGENET}, ["note: feed it (raw - mean) / std: --new-mean 0.5 --new-std 0.25"]),
     "a pipeline for bytes": (

@@ -32,6 +32,7 @@ class KerasGraph(ModelGraph):
     """The graph of a configuration, traced from every image."""
 
     knows_outputs = True
+    decides = True
 
     def __init__(self, weights: NamedWeights, model: KerasModel, text: str) -> None:
         self._weights, self._model, self._text = weights, model, text
@@ -40,16 +41,13 @@ class KerasGraph(ModelGraph):
 
     @cached_property
     def _arrivals(self) -> Mapping[str, list[Arrival]]:
-        """Every first kernel and how images reach it: those reached channel by channel, else all. Of images of other counts at
-        one kernel those with three channels, or those like the first."""
-        arrivals = [(trace, reached) for trace in self._traces for reached in trace.reached]
+        """Every first kernel and how images reach it: of each image those that it reaches channel by channel, else all."""
         by_kernel: defaultdict[str, list[Arrival]] = defaultdict(list)
-        for trace, reached in [arrival for arrival in arrivals if arrival[1].blocked is None] or arrivals:
-            for name in self._kernels(reached.layer):
-                by_kernel[name].append((trace, reached))
-        counts = {name: [trace.image.channels for trace, _ in at_kernel] for name, at_kernel in by_kernel.items()}
-        meant = {name: COLORS if COLORS in found else found[0] for name, found in counts.items()}
-        return {name: [a for a in by_kernel[name] if a[0].image.channels == count] for name, count in meant.items()}
+        for trace in self._traces:
+            for reached in [reached for reached in trace.reached if reached.blocked is None] or trace.reached:
+                for name in self._kernels(reached.layer):
+                    by_kernel[name].append((trace, reached))
+        return {name: _of_one_count(arrivals) for name, arrivals in by_kernel.items()}
 
     def _kernels(self, layer: Layer) -> Sequence[str]:
         """The kernel of a layer; and its copy, where SpectralNormalization around the layer keeps one."""
@@ -100,10 +98,8 @@ class KerasGraph(ModelGraph):
         ways = list(dict.fromkeys(tuple(map(self._operation, reached.operations)) for _, reached in arrivals))
         if len(ways) < 2:
             return ways[0] if ways else ()
-        operations, layer = [operation for way in ways for operation in way], arrivals[0][1].layer
-        if not all(operation.uniform for operation in operations):
-            return [PreprocessingOp(layer.where, f"{layer.kind}, which takes the image in several ways,")]
-        return [PreprocessingOp(layer.where, f"{layer.kind}, which takes the image in several ways,", (1.0,), (0.0,), bends=True)]
+        layer, alike = arrivals[0][1].layer, all(operation.uniform for way in ways for operation in way)
+        return [PreprocessingOp(layer.where, layer.kind, apart=alike, why="takes the image in several ways")]
 
     def _blocks(self, arrivals: Sequence[Arrival]) -> Iterator[PreprocessingOp]:
         """What makes an edit of the kernels wrong: layers that mix channels, and layers that are called on other tensors too."""
@@ -118,7 +114,7 @@ class KerasGraph(ModelGraph):
             id(layer): layer for r in clear for layer in (r.layer, *(operation.layer for operation in r.operations))
         }.values():
             if sum(len(trace.calls[layer.trail]) for trace in self._traces) != self._count_calls(layer):
-                yield PreprocessingOp(layer.where, f"{layer.kind}, which takes other tensors too,")
+                yield PreprocessingOp(layer.where, layer.kind, why="takes other tensors too")
 
     def _count_calls(self, layer: Layer) -> int:
         """How often a layer is called, the calls of the models around it counted."""
@@ -133,7 +129,7 @@ class KerasGraph(ModelGraph):
         layer = operation.layer
         where = _name(layer, operation.call)
         if operation.effect == "bends":
-            return PreprocessingOp(where, layer.kind, (1.0,), (0.0,), bends=True)
+            return PreprocessingOp(where, layer.kind, apart=True, why="precedes the kernel and is not linear")
         values = self._constants(operation)
         if values is None:
             return PreprocessingOp(where, layer.kind)
@@ -253,6 +249,15 @@ class KerasGraph(ModelGraph):
         """The images whose channels change, the last input first: an inserted layer moves those after it."""
         chosen = [t for t in self._traces if any(f"{self._document}: {where}" in edits.numbers for where in t.entrance)]
         return sorted(chosen, key=lambda trace: trace.image.layer.path, reverse=True)
+
+
+def _of_one_count(arrivals: list[Arrival]) -> list[Arrival]:
+    """Of images of several counts at one kernel those with three channels, or those like the first, whose channels it takes."""
+    clear = [arrival for arrival in arrivals if arrival[1].blocked is None]
+    arrivals = [*clear, *(arrival for arrival in arrivals if arrival not in clear)]
+    counts = [trace.image.channels for trace, _ in clear or arrivals]
+    count = COLORS if COLORS in counts else counts[0]
+    return [arrival for arrival in arrivals if arrival[0].image.channels == count]
 
 
 def one_channel_shape(conv: FirstConv, *, depthwise: bool) -> tuple[int, ...]:

@@ -50,8 +50,10 @@ class Onnx(Checkpoint):
         return OnnxGraph(self.model, self.tensors, self.load_weight, self.location)
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        weight = self.model.weights[name]
-        source, start, stop = self._span(self._payloads[name])
+        return self._elements(self.model.weights[name], self._payloads[name])
+
+    def _elements(self, weight: Weight, payload: tensor_data.Payload) -> Iterator[bytes]:
+        source, start, stop = self._span(payload)
         if source is None:
             yield tensor_data.typed_elements(weight)
             return
@@ -79,8 +81,11 @@ class Onnx(Checkpoint):
             check_link(self.location, path, self._folder, f"its data file {path.name} is")
 
     def load_weight(self, weight: Weight) -> NDArray[Any]:
-        """A stored tensor as an array."""
-        return self.load(weight.name)
+        """A stored tensor as an array, a constant of a function too."""
+        if weight.name in self.tensors:
+            return self.load(weight.name)
+        payload = tensor_data.payload(weight, self.location, self._folder)
+        return self.array(Tensor(weight.name, weight.dtype, weight.shape), self._elements(weight, payload))
 
     def load_line(self, path: str) -> str:
         return f"session = onnxruntime.InferenceSession({path!r})"

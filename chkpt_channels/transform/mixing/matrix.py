@@ -11,6 +11,7 @@ from math import fsum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.core.dtypes import DType, rounded
+from chkpt_channels.core.tensors import PreprocessingOp
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,10 +58,18 @@ class Mixing(NamedTuple):
         )
 
     @property
-    def chooses(self) -> bool:
-        """Whether every old channel is one of the new, as it is: then what is done to each channel alike, linear or not, can be
-        done to the new ones."""
-        return not any(self.offset) and all(sorted(row)[-1:] == [1] and sum(map(bool, row)) == 1 for row in self.matrix)
+    def places(self) -> tuple[int, ...]:
+        """For each old channel the new one that it is; empty where one of them is none: x_old = A · x_new only gathers, then."""
+        rows = [[(j, value) for j, value in enumerate(row) if value] for row in self.matrix]
+        is_gathered = all(len(row) == 1 and row[0][1] == 1 for row in rows) and not any(self.offset)
+        return tuple(row[0][0] for row in rows) if is_gathered else ()
+
+    def passes(self, operations: Sequence[PreprocessingOp]) -> bool:
+        """Whether it is the same behind these operations as in front of them: there are none, or it only gathers channels, and
+        each of these is treated by itself, alike or with constants that go with it."""
+        are_apart = len(set(self.places)) == self.old
+        apart = [op.uniform or (are_apart and (op.apart or len(op.scale or ()) in (1, self.old))) for op in operations]
+        return not operations or (bool(self.places) and all(apart))
 
     def copied(self, new: int) -> int | None:
         """The old channel whose bits the new channel number `new` copies; None where it is computed."""

@@ -104,7 +104,7 @@ def test_a_normalization_in_front_is_what_its_numbers_say(tmp_path: Path):
     [
         (
             [("bn", {"gamma": (3,), "beta": (3,), "moving_mean": (3,), "moving_variance": (3,)}), STEM],
-            [PreprocessingOp("bn/bn", "normalization, whose configuration is not in the file,")],
+            [PreprocessingOp("bn/bn", "normalization", why="precedes the kernel, and its configuration is not in the file")],
         ),
         ([("bn", {"gamma": (4,), "beta": (4,)}), STEM], []),
         ([STEM, ("bn", {"gamma": (3,), "beta": (3,)})], []),

@@ -123,8 +123,67 @@ def test_one_kernel_of_two_images(tmp_path: Path):
     )
     np.testing.assert_allclose(new, old, atol=1e-5)
     nodes[1] = node("Mul", ["other", "m"], ["y"])
-    with pytest.raises(UnsupportedError, match="kernel of several convolutions with different constants before them"):
-        convert(saved(tmp_path / "apart.onnx", model(nodes, weights, inputs=more)), tmp_path / "4.onnx", 4)
+    apart = saved(tmp_path / "apart.onnx", model(nodes, weights, inputs=more))
+    convert(apart, tmp_path / "apart_bgr.onnx", "bgr")
+    (old,) = run(onnx.load(apart), left[:, ::-1], other=right[:, ::-1])
+    (new,) = run(onnx.load(tmp_path / "apart_bgr.onnx"), left, other=right)
+    np.testing.assert_allclose(new, old, atol=1e-5)
+    with pytest.raises(UnsupportedError, match="this kernel meets several values, with different"):
+        convert(apart, tmp_path / "4.onnx", 4, method="repeat")
+    convert(apart, tmp_path / "4.onnx", select="2,1,0,0")
+    left, right = noise(1, 4, 8, 8, seed=5), noise(1, 4, 8, 8, seed=6)
+    swap = np.float32([[0, 0, 1, 1], [0, 1, 0, 0], [1, 0, 0, 0]])
+    mapped = [np.einsum("ij,njhw->nihw", swap, image) for image in (left, right)]
+    (old,) = run(onnx.load(apart), mapped[0], other=mapped[1])
+    (new,) = run(onnx.load(tmp_path / "4.onnx"), left, other=right)
+    np.testing.assert_allclose(new, old, atol=1e-5)
+    assert [n.op_type for n in onnx.load(tmp_path / "4.onnx").graph.node[:2]] == ["Conv", "Conv"]
+
+
+def test_an_image_of_the_same_count_that_reaches_no_kernel_as_it_is(tmp_path: Path):
+    """It is not left behind: `stack` converts both, an edit of the other's kernel alone would not."""
+    nodes = [
+        *(conv(), node("Softmax", ["other"], ["x"], axis=1), node("Conv", ["x", "wide"], ["b"])),
+        *(node("GlobalAveragePool", ["out"], ["c"]), node("GlobalAveragePool", ["b"], ["d"]), node("Add", ["c", "d"], ["sum"])),
+    ]
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    saved(source, model(nodes, {**KERNEL, "wide": noise(5, 3, 1, 1)}, outputs=["sum"], inputs={"other": (1, 3, 8, 8)}))
+    with pytest.raises(UnsupportedError, match="this Softmax precedes the kernel"):
+        convert(source, out, 4, method="repeat")
+    assert convert(source, out, "gray").result()["method"] == "stack"
+    assert [declared(onnx.load(out))[name][1] for name in ("image", "other")] == [1, 1]
+    assert convert(source, tmp_path / "named.onnx", 4, inputs=["image"]).in_channels == (3, 4)
+
+
+IN_FRONT: dict[str, tuple[list[NodeProto], Weights]] = {
+    "a mean, then Clip": (
+        [node("Sub", ["image", "m"], ["a"]), node("Clip", ["a", "low", "high"], ["x"])],
+        {"m": noise(3, 1, 1), "low": np.float32(-0.5), "high": np.float32(0.5)},
+    ),
+    "a mean, quantized": (
+        [
+            *(node("Sub", ["image", "m"], ["a"]), node("QuantizeLinear", ["a", "s", "z"], ["b"])),
+            node("DequantizeLinear", ["b", "s", "z"], ["x"]),
+        ],
+        {"m": noise(3, 1, 1), "s": np.float32(0.02), "z": np.array(128, np.uint8)},
+    ),
+    "an image of means": ([node("Sub", ["image", "m"], ["x"])], {"m": noise(3, 8, 8)}),
+    "powers": ([node("Pow", ["image", "m"], ["x"])], {"m": np.abs(noise(3, 1, 1))}),
+    "a channel times zero": ([node("Mul", ["image", "m"], ["x"])], {"m": floats(0, 1, 2).reshape(3, 1, 1)}),
+}
+
+
+@pytest.mark.parametrize("name", IN_FRONT)
+def test_a_permutation_passes_what_treats_channels_apart(name: str, tmp_path: Path):
+    nodes, weights = IN_FRONT[name]
+    source, out = saved(tmp_path / "in.onnx", model([*nodes, conv("x")], {**KERNEL, **weights}, opset=19)), tmp_path / "out.onnx"
+    assert convert(source, out, "bgr").in_channels == (3, 3)
+    image = np.abs(noise(1, 3, 8, 8, seed=7))
+    (old,), (new,) = run(onnx.load(source), image[:, ::-1]), run(onnx.load(out), image)
+    np.testing.assert_allclose(new, old, atol=1e-5)
+    assert verify(source, out, "bgr").ok
+    with pytest.raises(UnsupportedError, match=r"no kernel edit is exact|a channel by zero"):
+        convert(source, tmp_path / "4.onnx", 4, method="repeat")
 
 
 def test_the_matrix_of_a_graph_method_maps_images(tmp_path: Path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from random import Random
 from typing import Any, NamedTuple
@@ -137,10 +137,19 @@ class Graph:
         made = [helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in self.outputs]
         for value in made:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
-        stored = [numpy_helper.from_array(value, name) for name, value in self.weights.items()]
+        read = set(names_read(self.nodes))
+        stored = [numpy_helper.from_array(value, name) for name, value in self.weights.items() if name in read]
         graph = helper.make_graph(self.nodes, "g", self.inputs, made, stored)
         return helper.make_model(graph, opset_imports=self.opsets(), ir_version=8, functions=self.functions)
 
     def opsets(self) -> list[onnx.OperatorSetIdProto]:
         domains = {"": self.opset, "com.microsoft": 1} | ({"local": 1} if self.functions else {})
         return [helper.make_opsetid(domain, version) for domain, version in domains.items()]
+
+
+def names_read(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    """What nodes and the branches in them read."""
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from names_read(attribute.g.node)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 from onnx import ModelProto, NodeProto
 
-from chkpt_channels.formats.onnx.dataflow.image_inputs import MOST_CHANNELS, image_traces
+from chkpt_channels.formats.onnx.dataflow.image_inputs import MOST_CHANNELS
+from chkpt_channels.formats.onnx.dataflow.image_inputs import images as images_of
 from tests.support.onnx_models import Dims, Open, ints, model, node, noise, opened
 
 CONV = node("Conv", ["image", "kernel"], ["out"])
@@ -18,7 +19,7 @@ FLAT = [node("Flatten", ["image"], ["x"]), node("MatMul", ["x", "kernel"], ["out
 def images(source: Open, made: ModelProto, named: Sequence[str] = ()) -> list[tuple[str, int]]:
     """Each image, and its axis of the channels."""
     checkpoint = opened(source, made)
-    return [(path.image.name, path.channel) for path in image_traces(checkpoint.model, checkpoint.load_weight, named)]
+    return [(path.image.name, path.channel) for path in images_of(checkpoint.model, checkpoint.load_weight, named).traces]
 
 
 SHAPES: dict[str, tuple[list[NodeProto], tuple[int, ...], Dims, int | None]] = {
@@ -31,7 +32,7 @@ SHAPES: dict[str, tuple[list[NodeProto], tuple[int, ...], Dims, int | None]] = {
     "as many channels as the most": ([CONV], (5, MOST_CHANNELS, 3, 3), (1, MOST_CHANNELS, 64, 64), 1),
     "too many channels": ([CONV], (5, MOST_CHANNELS + 1, 3, 3), (1, MOST_CHANNELS + 1, 64, 64), None),
     "a volume": ([CONV], (5, 1, 3, 3, 3), (1, 1, 8, 8, 8), 1),
-    "a line": ([CONV], (5, 3, 3), (1, 3, 8), None),
+    "a line": ([CONV], (5, 3, 3), (1, 3, 8), 1),
     "a list": ([node("MatMul", ["image", "kernel"], ["out"])], (3, 5), (1, 3), None),
     "six axes": ([CONV], (5, 3, 3, 3, 3, 3), (1, 3, 4, 4, 4, 4), None),
     "no convolution": ([node("Relu", ["image"], ["out"])], (5, 3, 3, 3), (1, 3, 8, 8), None),
@@ -99,5 +100,5 @@ def test_channels_that_are_not_where_a_kernel_takes_them_are_still_an_image(sour
     """Gathered ones: nothing is edited there, but one channel can be stacked."""
     nodes = [node("Gather", ["image", "order"], ["x"], axis=1), node("Conv", ["x", "kernel"], ["out"])]
     checkpoint = opened(source, model(nodes, {"order": ints(2, 1, 0), "kernel": noise(5, 3, 3, 3)}))
-    (path,) = image_traces(checkpoint.model, checkpoint.load_weight)
+    (path,) = images_of(checkpoint.model, checkpoint.load_weight).traces
     assert (path.channel, [reached.layout for reached in path.reached]) == (1, [None])
