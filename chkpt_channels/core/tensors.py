@@ -90,8 +90,7 @@ class PreprocessingOp(NamedTuple):
     number, or one for each channel, and are None for an operation that is not of this form. `where` names it, `kind` is its
     type; `tensors` hold its constants, (name, axis of the channels). `apart` says of one without that form that it treats each
     channel by itself, and alike but for these constants; `why` says in words why no kernel edit gets past it, and `hint` what to
-    do then. One that `bends` does the same to all channels, and is not linear: what takes its place in front of it is each old
-    channel whole."""
+    do then."""
 
     where: str
     kind: str
@@ -101,7 +100,6 @@ class PreprocessingOp(NamedTuple):
     apart: bool = False
     why: str = "precedes the kernel and mixes, selects or counts channels"
     hint: str = ""
-    bends: bool = False
 
     @property
     def uniform(self) -> bool:

@@ -26,9 +26,6 @@ def kernel_change(
         stays = rule if rule.is_identity else rule._replace(method=method)
         return KernelChange(conv, conv.layout or Layout("OIHW"), stays, conv.tensor.shape)
     chosen = _chosen_constants(rule)
-    if (bent := next((op for op in operations if op.bends), None)) and not rule.places:
-        what = f"this {bent.kind} precedes the kernel and is not linear: a mix of channels does not pass it"
-        raise checkpoint.location.at(bent.where).unsupported(what)
     if not rule.passes(operations):
         scale, shift = _composed(checkpoint.location, operations, conv.in_channels)
         rule = rule.compose((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))

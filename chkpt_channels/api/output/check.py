@@ -90,6 +90,32 @@ def missing_biases(after: TensorStore, plan: Plan) -> list[str]:
     return missing
 
 
+def tell(after: TensorStore, plan: Plan) -> None:
+    """Which inputs of a graph the conversion was of, and to how many channels: as the user named them for the original."""
+    if plan.edits.inputs:
+        after.graph.select_inputs(plan.edits.inputs)
+        after.graph.state_channels(plan.channels[1])
+
+
+def misread(before: TensorStore, after: TensorStore, plan: Plan) -> Iterator[tuple[str, str]]:
+    """(where, what is wrong) of what the converted file says of itself: each declaration has the planned number of channels; in a
+    graph an adapter is in front, a new kernel is read by the nodes that read the old one, and the shapes between the image and
+    the kernels agree."""
+    if not plan.edits:
+        return
+    yield from ((where, f"does not declare {plan.channels[1]}") for where in _stale_declarations(after, plan))
+    yield from adapter_differences(before, after, plan)
+    for kernel in (kernel for kernel in plan.kernels if kernel.changes):
+        name, new = kernel.conv.tensor.name, kernel.mixing.new
+        old, read = before.graph.readers(name), after.graph.readers(name)
+        if old is not None and read is not None and {(node, new) for node, _ in old} != read:
+            yield name, f"is not read as the kernel of {new} channels of the image by the nodes that read it before"
+    known = {declaration.where for declaration, _ in before.graph.contradictions(before.graph.first_convs())}
+    for declaration, channels in after.graph.contradictions(after.graph.first_convs()):
+        if declaration.where not in known:
+            yield declaration.where, f"has {declaration.channels} channels, and {channels} are in the graph"
+
+
 def adapter_differences(before: TensorStore, after: TensorStore, plan: Plan) -> list[tuple[str, str]]:
     """What contradicts that the planned adapter is in front of the network, as the file's graph shows it: (tensor, what)."""
     adapter, changing = plan.edits.adapter, [kernel.conv for kernel in plan.kernels if not kernel.mixing.is_identity]
@@ -130,31 +156,6 @@ def added_values(plan: Plan, dtype: DType) -> list[bytes]:
     matrix, offset = (np.array(part) for part in plan.edits.adapter or ChannelMap(()))
     arrays = [*(edit.values() for edit in plan.edits.biases.values()), matrix, matrix.T, offset]  # kernels are OI or IO
     return [rounded(values.astype(np.float64), dtype).tobytes() for values in arrays]
-
-
-def tell(after: TensorStore, plan: Plan) -> None:
-    """Which inputs of a graph the conversion was of, and to how many channels: as the user named them for the original."""
-    if plan.edits.inputs:
-        after.graph.select_inputs(plan.edits.inputs)
-        after.graph.state_channels(plan.channels[1])
-
-
-def misread(before: TensorStore, after: TensorStore, plan: Plan) -> Iterator[tuple[str, str]]:
-    """(where, what is wrong) of what the converted file says of itself: each declaration has the planned number of channels; in a
-    graph a new kernel is read by the nodes that read the old one, and the shapes between the image and the kernels agree."""
-    if not plan.edits:
-        return
-    yield from ((where, f"does not declare {plan.channels[1]}") for where in _stale_declarations(after, plan))
-    yield from adapter_differences(before, after, plan)
-    for kernel in (kernel for kernel in plan.kernels if kernel.changes):
-        name, new = kernel.conv.tensor.name, kernel.mixing.new
-        old, read = before.graph.readers(name), after.graph.readers(name)
-        if old is not None and read is not None and {(node, new) for node, _ in old} != read:
-            yield name, f"is not read as the kernel of {new} channels of the image by the nodes that read it before"
-    known = {declaration.where for declaration, _ in before.graph.contradictions(before.graph.first_convs())}
-    for declaration, channels in after.graph.contradictions(after.graph.first_convs()):
-        if declaration.where not in known:
-            yield declaration.where, f"has {declaration.channels} channels, and {channels} are in the graph"
 
 
 def _stale_declarations(after: TensorStore, plan: Plan) -> list[str]:

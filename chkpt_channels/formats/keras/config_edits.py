@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from chkpt_channels.core.errors import Location
-from chkpt_channels.formats.keras.config import Path, at, is_reference
+from chkpt_channels.formats.keras.config import Layer, Path, at, is_reference
 from chkpt_channels.formats.keras.dataflow.constants import select_channels
 from chkpt_channels.formats.keras.dataflow.effects import Image
+from chkpt_channels.formats.keras.layers import CONVS
 
 Entry = Callable[[str, Image, Mapping[str, Any]], dict[str, Any]]
 # how json.dumps was called: Keras itself uses its defaults, other writers these
@@ -46,6 +47,16 @@ def set_at(document: Any, path: Path, value: Any) -> None:
 def choose(document: Any, path: Path, channels: Sequence[int]) -> None:
     """Keep the constants of these channels."""
     set_at(document, path, select_channels(document, path, channels))
+
+
+def ungroup(document: Any, layer: Layer, shape: tuple[int, ...]) -> None:
+    """Make a grouped convolution one over its only channel. A depthwise kernel [h, w, 3, m] has the same bytes as [h, w, 1, 3m],
+    with depth_multiplier 3m."""
+    settings = at(document, (*layer.path, "config"))
+    if CONVS[layer.kind].depthwise:
+        settings["depth_multiplier"] = shape[-1]
+    elif "groups" in settings:
+        settings["groups"] = 1
 
 
 def can_stack(image: Image) -> bool:

@@ -15,7 +15,7 @@ from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, Preproces
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.keras import adapter, config_edits
 from chkpt_channels.formats.keras.adapter import AddedLayer
-from chkpt_channels.formats.keras.config import KerasModel, Layer, Path, at
+from chkpt_channels.formats.keras.config import KerasModel, Layer, Path
 from chkpt_channels.formats.keras.dataflow.constants import ChannelConstants, constants
 from chkpt_channels.formats.keras.dataflow.trace import ChannelOp, InputTrace, ReachedLayer, traces
 from chkpt_channels.formats.keras.layers import CONVS
@@ -33,6 +33,7 @@ class KerasGraph(ModelGraph):
     """The graph of a configuration, traced from every image."""
 
     knows_outputs = True
+    decides = True
 
     def __init__(self, weights: NamedWeights, model: KerasModel, text: str) -> None:
         self._weights, self._model, self._text = weights, model, text
@@ -41,16 +42,13 @@ class KerasGraph(ModelGraph):
 
     @cached_property
     def _arrivals(self) -> Mapping[str, list[Arrival]]:
-        """Every first kernel and how images reach it: those reached channel by channel, else all. Of images of other counts at
-        one kernel those with three channels, or those like the first."""
-        arrivals = [(trace, reached) for trace in self._traces for reached in trace.reached]
+        """Every first kernel and how images reach it: of each image those that it reaches channel by channel, else all."""
         by_kernel: defaultdict[str, list[Arrival]] = defaultdict(list)
-        for trace, reached in [arrival for arrival in arrivals if arrival[1].blocked is None] or arrivals:
-            for name in self._kernels(reached.layer):
-                by_kernel[name].append((trace, reached))
-        counts = {name: [trace.image.channels for trace, _ in at_kernel] for name, at_kernel in by_kernel.items()}
-        meant = {name: COLORS if COLORS in found else found[0] for name, found in counts.items()}
-        return {name: [a for a in by_kernel[name] if a[0].image.channels == count] for name, count in meant.items()}
+        for trace in self._traces:
+            for reached in [reached for reached in trace.reached if reached.blocked is None] or trace.reached:
+                for name in self._kernels(reached.layer):
+                    by_kernel[name].append((trace, reached))
+        return {name: _of_one_count(arrivals) for name, arrivals in by_kernel.items()}
 
     def _kernels(self, layer: Layer) -> Sequence[str]:
         """The kernel of a layer; and its copy, where SpectralNormalization around the layer keeps one."""
@@ -101,10 +99,8 @@ class KerasGraph(ModelGraph):
         ways = list(dict.fromkeys(tuple(map(self._operation, reached.operations)) for _, reached in arrivals))
         if len(ways) < 2:
             return ways[0] if ways else ()
-        operations, layer = [operation for way in ways for operation in way], arrivals[0][1].layer
-        if not all(operation.uniform for operation in operations):
-            return [PreprocessingOp(layer.where, f"{layer.kind}, which takes the image in several ways,")]
-        return [PreprocessingOp(layer.where, f"{layer.kind}, which takes the image in several ways,", (1.0,), (0.0,), bends=True)]
+        layer, alike = arrivals[0][1].layer, all(operation.uniform for way in ways for operation in way)
+        return [PreprocessingOp(layer.where, layer.kind, apart=alike, why="takes the image in several ways")]
 
     def _blocks(self, arrivals: Sequence[Arrival]) -> Iterator[PreprocessingOp]:
         """What makes an edit of the kernels wrong: layers that mix channels, and layers that are called on other tensors too."""
@@ -119,7 +115,7 @@ class KerasGraph(ModelGraph):
             id(layer): layer for r in clear for layer in (r.layer, *(operation.layer for operation in r.operations))
         }.values():
             if sum(len(trace.calls[layer.trail]) for trace in self._traces) != self._count_calls(layer):
-                yield PreprocessingOp(layer.where, f"{layer.kind}, which takes other tensors too,")
+                yield PreprocessingOp(layer.where, layer.kind, why="takes other tensors too")
 
     def _count_calls(self, layer: Layer) -> int:
         """How often a layer is called, the calls of the models around it counted."""
@@ -134,7 +130,7 @@ class KerasGraph(ModelGraph):
         layer = operation.layer
         where = _name(layer, operation.call)
         if operation.effect == "bends":
-            return PreprocessingOp(where, layer.kind, (1.0,), (0.0,), bends=True)
+            return PreprocessingOp(where, layer.kind, apart=True, why="precedes the kernel and is not linear")
         values = self._constants(operation)
         if values is None:
             return PreprocessingOp(where, layer.kind)
@@ -210,7 +206,7 @@ class KerasGraph(ModelGraph):
         return list(declarations.values())
 
     def edited(self, edits: Edits) -> tuple[str | None, AddedLayer | None]:
-        """The configuration's text after the edits, None where it stays, and the layer that they add."""
+        """The configuration's text after the edits, None where it stays; and the layer that they add."""
         document = json.loads(self._text)
         encode = config_edits.encoder(self._text, document, self._location.at(self._document))
         for stale in (trace.stale[0] for trace in self._traces if trace.stale):
@@ -226,7 +222,7 @@ class KerasGraph(ModelGraph):
         self._choose(document, edits)  # also where channels change places, and their number stays
         for name, arrivals in self._arrivals.items():
             if name in edits.tensors:
-                _ungroup(document, arrivals[0][1].layer, edits.tensors[name].shape)
+                config_edits.ungroup(document, arrivals[0][1].layer, edits.tensors[name].shape)
         added = None
         for trace in self._entered(edits) if edits.method else ():
             if edits.adapter:
@@ -266,6 +262,15 @@ class KerasGraph(ModelGraph):
         return sorted(chosen, key=lambda trace: trace.image.layer.path, reverse=True)
 
 
+def _of_one_count(arrivals: list[Arrival]) -> list[Arrival]:
+    """Of images of several counts at one kernel those with three channels, or those like the first, whose channels it takes."""
+    clear = [arrival for arrival in arrivals if arrival[1].blocked is None]
+    arrivals = [*clear, *(arrival for arrival in arrivals if arrival not in clear)]
+    counts = [trace.image.channels for trace, _ in clear or arrivals]
+    count = COLORS if COLORS in counts else counts[0]
+    return [arrival for arrival in arrivals if arrival[0].image.channels == count]
+
+
 def one_channel_shape(conv: FirstConv, *, depthwise: bool) -> tuple[int, ...]:
     """The shape in which a kernel's bytes serve one channel: [H, W, I, multiplier] becomes [H, W, 1, I · multiplier]."""
     shape = conv.tensor.shape
@@ -287,13 +292,3 @@ def _following_norm(layer: Layer) -> Layer | None:
     if len(distinct) != 1 or norm is None or norm.kind != "BatchNormalization" or set(calls) & set(layer.parent.outputs):
         return None
     return norm if len(norm.nodes) == len(takers) == len(calls) else None
-
-
-def _ungroup(document: Any, layer: Layer, shape: tuple[int, ...]) -> None:
-    """Make a grouped convolution one over its only channel. A depthwise kernel [h, w, 3, m] has the same bytes as [h, w, 1, 3m],
-    with depth_multiplier 3m."""
-    settings = at(document, (*layer.path, "config"))
-    if CONVS[layer.kind].depthwise:
-        settings["depth_multiplier"] = shape[-1]
-    elif "groups" in settings:
-        settings["groups"] = 1

@@ -131,11 +131,11 @@ class WeightsOnlyGraph(ModelGraph):
 
     def _preprocessing_of(self, conv: FirstConv) -> Sequence[PreprocessingOp]:
         index = next((i for i, group in enumerate(self._groups) if conv.tensor.name in group.weights.values()), 0)
-        operations = [PreprocessingOp(where, "layer") for where in self._makers(conv, index)]
+        operations = [PreprocessingOp(where, "layer", why="makes the kernel's channels") for where in self._makers(conv, index)]
         if conv.in_channels == 1 and self.is_depthwise(conv.tensor.name):  # each filter serves one channel of the image
             operations.append(PreprocessingOp(conv.tensor.name, self._groups[index].kind))
         if "spectral_normalization" in conv.tensor.name:
-            operations.append(PreprocessingOp(conv.tensor.name, "SpectralNormalization, which keeps a copy of it,"))
+            operations.append(PreprocessingOp(conv.tensor.name, "SpectralNormalization", why="keeps a copy of the kernel"))
         for group in self._groups[:index]:
             shapes = {self._weights.tensors[name].shape for name in group.weights.values()} - {()}
             constants = [group.weights[key] for key in ("mean", "variance") if key in group.weights]
@@ -146,7 +146,9 @@ class WeightsOnlyGraph(ModelGraph):
             if group.kind == "Normalization" and sizes in ([(conv.in_channels,)] * 2, [(), ()]):
                 operations.append(self._normalization(where, group))
             else:
-                operations.append(PreprocessingOp(where, "normalization, whose configuration is not in the file,"))
+                operations.append(
+                    PreprocessingOp(where, "normalization", why="precedes the kernel, and its configuration is not in the file")
+                )
         return operations
 
     def _makers(self, conv: FirstConv, index: int) -> Iterator[str]:

@@ -150,7 +150,6 @@ def test_an_image_of_the_same_count_that_reaches_no_kernel_as_it_is(tmp_path: Pa
     saved(source, model(nodes, {**KERNEL, "wide": noise(5, 3, 1, 1)}, outputs=["sum"], inputs={"other": (1, 3, 8, 8)}))
     with pytest.raises(UnsupportedError, match="this Softmax precedes the kernel"):
         convert(source, out, 4, method="repeat")
-    assert convert(source, tmp_path / "4.onnx", 4).result()["method"] == "adapter"
     assert convert(source, out, "gray").result()["method"] == "stack"
     assert [declared(onnx.load(out))[name][1] for name in ("image", "other")] == [1, 1]
     assert convert(source, tmp_path / "named.onnx", 4, inputs=["image"]).in_channels == (3, 4)

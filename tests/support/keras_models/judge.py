@@ -137,7 +137,7 @@ def disturbed(array: np.ndarray, axis: int, video: bool, seed: int, border: bool
         slice(None) if k in (0, axis) or (video and k == 1) else slice(min(RING, n // 3), -min(RING, n // 3))
         for k, n in enumerate(array.shape)
     )
-    other = np.random.default_rng(seed).random(array.shape, "float32") + 1
+    other = np.random.default_rng(seed).normal(size=array.shape).astype("float32") * 10**seed  # activations may saturate
     outer, inner = (other, array) if border else (array, other)
     made = outer.copy()
     made[inside] = inner[inside]

@@ -11,13 +11,14 @@ from tests.support.keras_models.draw import Draw, Flow, L, size_of
 
 
 def settings(d: Draw, f: Flow) -> dict[str, Any]:
-    """What any convolution may say. Dilated ones do not stride."""
+    """What any convolution may say. Dilated ones do not stride. Weights alone do not tell whether an activation is between a
+    kernel and the norm that takes its constants: there is none, then."""
     strides = d.pick(1, 1, 2)
     dilation = d.pick(1, 1, 1, 2) if strides == 1 else 1
     return {
         "kernel_size": d.pick(1, 3, 3, 3, 5), "strides": strides, "dilation_rate": dilation,
-        "padding": d.pick("same", "same", "valid"), "use_bias": d.often(0.7),
-        "activation": d.activation() if d.often(0.3) else None, "data_format": f.format,
+        "padding": d.pick("same", "same", "valid"), "use_bias": (bias := d.often(0.7)),
+        "activation": d.activation() if d.often(0.3) and not (d.plain and not bias) else None, "data_format": f.format,
     }  # fmt: skip
 
 

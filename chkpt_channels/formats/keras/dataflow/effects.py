@@ -196,6 +196,21 @@ def pads(layer: Layer) -> bool:
     return layer.kind.startswith(("ZeroPadding", "Pad")) or bool(layer.config.get("pad_to_aspect_ratio"))
 
 
+def repeats(layer: Layer, call: int, image: Image) -> bool:
+    """Whether a layer repeats the only channel of an image, which shows that axis: Concatenate of the same tensor several times,
+    or an UpSampling that takes this axis for pixels."""
+    if layer.kind == "Concatenate":
+        refs = [inbound.ref for inbound in layer.nodes[call].inbound]
+        along = axes_of(layer.config.get("axis", -1), image.rank) == [image.axis]
+        return image.channels == 1 and along and len(refs) > 1 and len(set(refs)) == 1
+    size = layer.config.get("size")
+    first = data_format(layer.config) == "channels_first"
+    if not layer.kind.startswith("UpSampling") or not isinstance(size, list) or len(size) != image.rank - 2:
+        return False
+    pixels = [axis for axis in range(1, image.rank) if axis != (1 if first else image.rank - 1)]
+    return image.channels == 1 and all((n > 1) == (axis == image.axis) for axis, n in zip(pixels, size, strict=True))
+
+
 def _is_alone(layer: Layer, call: int) -> bool:
     """Whether an operation takes one tensor, and beside it one number at most."""
     value = layer.entry["inbound_nodes"][call]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from chkpt_channels.formats.keras.config import OUTSIDE, KerasModel, Layer, Path, Ref, all_layers, at
-from chkpt_channels.formats.keras.dataflow.effects import Image, effect, moved, pads
+from chkpt_channels.formats.keras.dataflow.effects import Image, effect, moved, pads, repeats
 from chkpt_channels.formats.keras.layers import CONVS, data_format, is_pointwise
 
 MOST_STEPS = 200_000
@@ -110,7 +110,7 @@ class InputTrace:
 
     `reached` are convolutions, `blocks` layers that mix its channels (None: the model's own output), `calls` the calls of
     each layer that take it with its channels apart, `numbers` the paths that repeat its channel count, `stale` those that
-    contradict it.
+    contradict it. `is_repeated` says that a layer repeats its only channel.
     """
 
     def __init__(self, top: KerasModel, image: Image) -> None:
@@ -120,6 +120,7 @@ class InputTrace:
         self.calls: defaultdict[tuple[str, ...], set[tuple[int, int]]] = defaultdict(set)
         self.numbers: dict[str, Path] = {}
         self.stale: list[str] = []
+        self.is_repeated = False
         self._frames = [_Frame(top, -1, None, 0)]
         self._known: dict[tuple[int, tuple[str, ...], int], int] = {}
         self._note(f"layers/{image.layer.where}/{image.path[-1]}", image.path, image)
@@ -128,10 +129,10 @@ class InputTrace:
 
     @property
     def shows_channels(self) -> bool:
-        """Whether a kernel that takes the axis as it comes, unmixed, shows that it holds the channels: one with a window, or one
-        of single pixels along the shortest axis."""
+        """Whether the axis holds the channels for sure: a kernel takes it as it comes, unmixed, one with a window or one of
+        single pixels along the shortest axis; or it is repeated."""
         shape = [n for n in at(self._document, self.image.path)[1:] if n is not None]
-        return any(
+        return self.is_repeated or any(
             reached.blocked is None and (not is_pointwise(reached.layer.kind) or self.image.channels == min(shape))
             for reached in self.reached
         )
@@ -193,6 +194,7 @@ class InputTrace:
         # constants that differ by channel cannot be moved across a nonlinear layer into the kernel
         stops = what == "bends" and any(operation.effect == "scales" for operation in state.operations)
         if (what == "mixes" or stops) and state.blocked is None:
+            self.is_repeated |= repeats(layer, call, image)
             self.blocks.append(layer)
             state = state._replace(blocked=layer)
         elif what == "bends":  # constants that all channels share can stay where they are

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from chkpt_channels.formats.keras.config import Layer, parse
-from chkpt_channels.formats.keras.dataflow.effects import Image, effect, moved
+from chkpt_channels.formats.keras.dataflow.effects import Image, effect, moved, pads, repeats
 from chkpt_channels.formats.keras.dataflow.trace import traces
-from tests.formats.keras.test_h5_file import Entry, conv, image, layer, model
+from tests.formats.keras.test_h5_file import Entry, conv, image, layer, model, tensor
 
 MEAN, VARIANCE = [0.5, -1.0, 2.0], [4.0, 0.25, 1.0]
 
@@ -137,3 +137,42 @@ def test_where_the_channels_are_after_axes_are_moved(name: str):
     found, source = of(entry)
     after = moved(found, source._replace(axis=3, channels=3))
     assert (after and (after.axis, after.rank)) == expected
+
+
+def test_layers_take_their_own_axis_for_the_channels():
+    """Of a video with channels in the middle, and of a signal with channels first, pixels would be padded that are none."""
+    for kind, axis, rank, expected in (
+        ("ZeroPadding3D", 1, 5, "keeps"),
+        ("ZeroPadding3D", 2, 5, "mixes"),
+        ("MaxPooling3D", 2, 5, "mixes"),
+    ):
+        found, source = of(layer(kind, "x", "image", data_format="channels_first"))
+        assert effect(found, 0, source._replace(axis=axis, rank=rank)) == expected, kind
+    for kind in ("ZeroPadding1D", "Cropping1D", "UpSampling1D"):
+        found, source = of(layer(kind, "x", "image"))
+        assert [effect(found, 0, source._replace(axis=axis, rank=3)) for axis in (1, 2)] == ["mixes", "keeps"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "axis", "expected"),
+    [
+        (layer("Concatenate", "x", [[tensor("image"), tensor("image")]], axis=-1), 3, True),
+        (layer("Concatenate", "x", [[tensor("image"), tensor("image")]], axis=-1), 1, False),
+        (layer("Concatenate", "x", [[tensor("image"), tensor("other")]], axis=-1), 3, False),
+        (layer("UpSampling2D", "x", "image", size=[1, 3], data_format="channels_first"), 3, True),
+        (layer("UpSampling2D", "x", "image", size=[3, 1], data_format="channels_last"), 1, True),
+        (layer("UpSampling2D", "x", "image", size=[3, 3], data_format="channels_last"), 1, False),
+        (layer("UpSampling2D", "x", "image", size=[2, 2], data_format="channels_last"), 3, False),
+        (layer("Dropout", "x", "image"), 3, False),
+    ],
+)
+def test_what_repeats_the_only_channel_shows_its_axis(entry: Entry, axis: int, expected: bool):
+    top = parse(model(image(), image("other"), entry, conv("conv", "x"), inputs=["image", "other"]))
+    source = Image(("image", 0, 0), 0, top.layers["image"], (), 1, axis, 4)
+    assert repeats(top.layers["x"], 0, source) is expected
+    assert not repeats(top.layers["x"], 0, source._replace(channels=3))
+
+
+def test_what_puts_zeros_around_an_image():
+    made = {"ZeroPadding2D": {}, "Pad": {}, "Resizing": {"pad_to_aspect_ratio": True}, "Dropout": {}, "Cropping2D": {}}
+    assert [pads(of(layer(kind, "x", "image", **config))[0]) for kind, config in made.items()] == [True] * 3 + [False] * 2

@@ -281,3 +281,35 @@ def test_where_axes_are_moved_the_channels_are_followed():
     trace = traced(model(shaped(8, 8, 3), layer("Permute", "move", "image", dims=[3, 1, 2]), built(last, 3, 8, 8)))
     assert (reached(trace), trace.image.axis) == ([("conv", [], ["move"], None)], 3)
     assert trace.numbers["layers/conv/build_config/input_shape"][-1] == 1
+
+
+def test_behind_time_distributed_the_axes_are_those_of_the_video():
+    scaled = layer("Rescaling", "scaled", "around", scale=[[[1.0]], [[2.0]], [[3.0]]], offset=0.0)
+    stem = layer("TimeDistributed", "stem", "scaled", layer=conv("conv", data_format="channels_first"))
+    inner = layer("Rescaling", "half", scale=0.5, offset=0.0)
+    trace = traced(model(shaped(3, 3, 8, 8), around("TimeDistributed", layer=inner), scaled, stem))
+    assert (trace.image.axis, reached(trace)) == (2, [("stem/conv", ["half", "scaled"], ["half", "scaled"], None)])
+
+
+@pytest.mark.parametrize(
+    ("shape", "first", "expected"),
+    [
+        ((8, 8, 3), False, 3),
+        ((3, 8, 8), True, 1),
+        ((3, 8, 8), False, 1),
+        ((3, 8, 8, 3), False, 4),
+        ((3, 3, 8, 8), True, None),
+        ((4, 8, 8, 9), False, None),
+        ((16, 3, 8, 8), True, 2),
+    ],
+)
+def test_behind_what_mixes_the_axis_is_not_guessed(shape: tuple[int, ...], first: bool, expected: int | None):
+    last = conv("conv", "mix", data_format="channels_first" if first else "channels_last")
+    found = traces(parse(model(shaped(*shape), layer("Lambda", "mix", "image"), last)))
+    assert [trace.image.axis for trace in found] == ([expected] if expected else [])
+
+
+def test_zeros_around_the_image_are_noted():
+    pad = layer("ZeroPadding2D", "pad", "image", data_format="channels_last")
+    assert [one.is_padded for one in traced(model(image(), pad, conv("conv", "pad"))).reached] == [True]
+    assert [one.is_padded for one in traced(model(image(), conv("conv", "image"))).reached] == [False]
