@@ -71,4 +71,4 @@ def _is_pointwise(store: TensorStore, conv: FirstConv) -> bool:
         return False
     window = [conv.tensor.shape[axis] for axis, letter in enumerate(conv.layout.axes) if letter in "DHW"]
     spans = store.graph.padding(conv)
-    return bool(window) and prod(window) == 1 and all(span == (0, 1) for each in spans or () for span in each)
+    return prod(window) == 1 and all(span == (0, 1) for each in spans or () for span in each)

@@ -2,7 +2,7 @@
 
 Where atheris is installed it steers hypothesis's choices by the code that they reach; elsewhere chance alone does.
 `--format networks` draws networks instead of files, asks which kernels see the image, and needs torch; `--format graphs` draws
-ONNX graphs, converts them, and needs onnxruntime.
+ONNX graphs, converts them, and needs onnxruntime; `--format models` draws Keras models, and needs Keras.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -100,7 +101,24 @@ def by_graphs(seconds: float, first: int) -> int:
     return len(tally.wrong)
 
 
-DRAWN = {"networks": by_networks, "graphs": by_graphs}
+def by_models(seconds: float, first: int) -> int:
+    """Seeds of Keras models until the time is over: conversions that are wrong are printed, and counted."""
+    from tests.support.keras_models.judge import verdicts
+    from tests.support.keras_models.report import Tally
+
+    tally, end, seed = Tally(), time.monotonic() + seconds, first
+    with tempfile.TemporaryDirectory() as folder:
+        while time.monotonic() < end:
+            known = len(tally.wrong)
+            for answer in verdicts(seed, Path(folder)):
+                tally.add(answer)
+            print(*tally.wrong[known:], sep="\n", end="\n" if tally.wrong[known:] else "", flush=True)
+            seed += 1
+    print(f"seeds {first} to {seed - 1}", tally, sep="\n")
+    return len(tally.wrong)
+
+
+DRAWN = {"networks": by_networks, "graphs": by_graphs, "models": by_models}
 
 
 def main() -> None:

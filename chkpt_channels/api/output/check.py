@@ -156,10 +156,10 @@ def added_values(plan: Plan, dtype: DType) -> list[bytes]:
     """What tensors that the conversion adds to a graph hold, in this dtype: biases, an adapter's matrix and constant."""
     import numpy as np
 
-    adapter = plan.edits.adapter or ChannelMap(())
     if dtype.name == "I64":
         return [np.array(order, np.int64).tobytes() for _, order in plan.edits.orders.values()]
-    arrays = [*(edit.values() for edit in plan.edits.biases.values()), *(np.array(part) for part in adapter if part)]
+    matrix, offset = (np.array(part) for part in plan.edits.adapter or ChannelMap(()))
+    arrays = [*(edit.values() for edit in plan.edits.biases.values()), matrix, matrix.T, offset]  # kernels are OI or IO
     return [rounded(values.astype(np.float64), dtype).tobytes() for values in arrays]
 
 

@@ -11,13 +11,14 @@ from tests.support.keras_models.draw import Draw, Flow, L, size_of
 
 
 def settings(d: Draw, f: Flow) -> dict[str, Any]:
-    """What any convolution may say. Dilated ones do not stride."""
+    """What any convolution may say. Dilated ones do not stride. Weights alone do not tell whether an activation is between a
+    kernel and the norm that takes its constants: there is none, then."""
     strides = d.pick(1, 1, 2)
     dilation = d.pick(1, 1, 1, 2) if strides == 1 else 1
     return {
         "kernel_size": d.pick(1, 3, 3, 3, 5), "strides": strides, "dilation_rate": dilation,
-        "padding": d.pick("same", "same", "valid"), "use_bias": d.often(0.7),
-        "activation": d.activation() if d.often(0.3) else None, "data_format": f.format,
+        "padding": d.pick("same", "same", "valid"), "use_bias": (bias := d.often(0.7)),
+        "activation": d.activation() if d.often(0.3) and not (d.plain and not bias) else None, "data_format": f.format,
     }  # fmt: skip
 
 
@@ -30,17 +31,19 @@ def conv(d: Draw, f: Flow) -> Any:
 
 
 def grouped(d: Draw, f: Flow) -> Any:
+    if d.plain:  # its filters are as many as the image has channels
+        return conv(d, f)
     return of_dims("Conv#D", f)(2 * f.channels, groups=f.channels, **settings(d, f) | {"dilation_rate": 1})
 
 
 def depthwise(d: Draw, f: Flow) -> Any:
-    if f.dims == 3:
+    if f.dims == 3 or d.plain:  # toward gray its multiplier is another, and that is in the code
         return conv(d, f)
     return of_dims("DepthwiseConv#D", f)(depth_multiplier=d.pick(1, 2), **settings(d, f))
 
 
 def separable(d: Draw, f: Flow) -> Any:
-    if f.dims == 3:
+    if f.dims == 3 or d.plain:
         return conv(d, f)
     return of_dims("SeparableConv#D", f)(6, depth_multiplier=d.pick(1, 1, 2), **settings(d, f))
 
@@ -117,7 +120,7 @@ def video(d: Draw, f: Flow) -> Any:
     layer = d.one_of({conv: 6, depthwise: 1, separable: 1}, frame)
     if kind == "td":
         return L.TimeDistributed(layer)
-    before = [L.Rescaling(1 / 127.5, offset=-1.0)] if d.often(0.5) else []
+    before = [L.Rescaling(1 / 127.5, offset=0.0 if d.plain else -1.0)] if d.often(0.5) else []
     if kind == "td_sequential":
         return L.TimeDistributed(keras.Sequential([keras.Input(shape), *before, layer, L.Activation("tanh")]))
     x = frame.x
