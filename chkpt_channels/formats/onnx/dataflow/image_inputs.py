@@ -28,7 +28,7 @@ RANKS = (3, 4, 5)
 
 class Unfollowed(NamedTuple):
     """An input that reaches a convolution, and whose channels are not known: `node` is in the way, None where there are several
-    places that they could be in. `kernels` are those that slide over it."""
+    places that they could be in. `kernels` are those that slide over it, or may."""
 
     image: Info
     node: Node | None
@@ -140,9 +140,8 @@ class _Input:
 
 
 def _kernels(scouts: Sequence[ImageTrace]) -> frozenset[str]:
-    """Those that an image reaches; pixels in a row, only where a convolution slides over them."""
-    reached = [r for scout in scouts for r in scout.reached if len(scout.image.dims) > 2 or _slides(r)]
-    return frozenset(r.kernel.name for r in reached if r.kernel)
+    reached = [one for scout in scouts for one in scout.reached if one.axes is None or _slides(one)]
+    return frozenset(one.kernel.name for one in reached if one.kernel)
 
 
 def _whole(reached: ReachedConv, dims: Sequence[int | None]) -> Iterator[Place]:
