@@ -142,6 +142,8 @@ def _target(before: TensorStore, after: TensorStore, options: Options) -> int:
         if tensor is not None and layout is not None and len(tensor.shape) == len(layout.axes):
             axis = layout.channel_axis
             return max(tensor.shape[axis] * conv.in_channels // conv.tensor.shape[axis], 1)
+    if after.graph.decides:
+        raise after.location.unsupported("its graph does not show how many channels the image has now", hint="--to COUNT")
     return convs[0].in_channels
 
 

@@ -93,8 +93,9 @@ def explanation_lines(report: Report) -> Iterator[str]:
             yield "  W' = W: no weight changes"
             continue
         yield "  x_old[i] = Σ_j A[i, j] · x_new[j]" + (" + t[i]" if kernel.offset else "")
-        if kernel.method == "adapter":
-            yield "  W' = W: a 1×1 convolution in front holds A" + (" and t" if kernel.offset else "")
+        if kernel.method in ("adapter", "gather"):
+            node = "1×1 convolution" if kernel.method == "adapter" else "Gather"
+            yield f"  W' = W: a {node} in front holds A" + (" and t" if kernel.offset else "")
         else:
             yield "  W'[j] = Σ_i W[i] · A[i, j]   for every filter and tap, in float64, rounded once to " + dtype(tensor)
         if kernel.offset and kernel.method != "adapter":
@@ -135,7 +136,7 @@ def _preprocessing_notes(report: Report) -> Iterator[str]:
         else:
             formula = "(raw - mean) / std" if top == 1 else f"(raw - {top:g} · mean) / std, raw in 0..{top:g}"
             yield f"feed it {formula}: --new-mean {mean} --new-std {std}"
-    elif method in ("broadcast", "stack", "adapter"):
+    elif method in ("broadcast", "stack", "adapter", "gather"):
         new = "the new one" if after == 1 else f"{after} new ones"
         yield f"{method}: no weight changed; the graph makes the {before} old channels of {new}, exact everywhere"
     elif before == after:

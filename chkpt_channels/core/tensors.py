@@ -163,9 +163,10 @@ class Edits(NamedTuple):
     dropped   optimizer entries to leave out, by `where`
     channels  the input channels that the graph's inputs declare afterwards; 0 where nothing changes
     inputs    the graph's inputs that these channels are of, by name; none where they are all images of this count
-    method    "" for edited kernels; "broadcast", "stack" or "adapter" where the graph itself makes the old channels of the new
-              ones
+    method    "" for edited kernels; "broadcast", "stack", "adapter" or "gather" where the graph itself makes the old channels of
+              the new ones
     adapter   with that method, what the 1×1 convolution in front of the network computes
+    orders    with "gather", for each image the axis of its channels, and for each old channel the new one that it is
     constants  for each PreprocessingOp, by `where`, the old channel whose constants each new channel takes, where these are no
               tensors
     biases    Δb of kernels that have neither a bias nor a BatchNorm to take it, by the kernel's name
@@ -179,6 +180,7 @@ class Edits(NamedTuple):
     inputs: Sequence[str] = ()
     method: str = ""
     adapter: ChannelMap | None = None
+    orders: Mapping[str, tuple[int, tuple[int, ...]]] = {}
     constants: Mapping[str, tuple[int, ...]] = {}
     biases: Mapping[str, TensorEdit] = {}
     companions: Mapping[str, str] = {}

@@ -3,7 +3,7 @@ with them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from chkpt_channels.core.tensors import (
@@ -27,9 +27,9 @@ class ModelGraph:
         """Whether it alone says which kernels see the image: then names and shapes never do."""
         return False
 
-    def check_reached(self) -> None:
+    def check_reached(self, *, each: bool = False) -> None:
         """Raise UnsupportedError, with the reason, where it decides and shows no first conv, or not where an image goes that the
-        user named."""
+        user named; with `each`, or any other."""
 
     def first_convs(self) -> Sequence[FirstConv]:
         """The convs that the image reaches in the graph; none where the file has no graph."""
@@ -56,6 +56,15 @@ class ModelGraph:
         """Which of "broadcast" and "stack" the graph allows toward one channel, the better one first: "broadcast" changes no
         tensor and costs nothing, "stack" inserts a layer that repeats the channel."""
         return ()
+
+    def gathers(self, first_convs: Sequence[FirstConv], places: tuple[int, ...]) -> Mapping[str, tuple[int, tuple[int, ...]]]:
+        """For each image that these see the axis along which a node in front of it would gather the channels, and these `places`;
+        empty where none can be put there."""
+        return {}
+
+    def gathered(self, image: str) -> tuple[int, tuple[int, ...]] | None:
+        """How the one node that reads an image gathers along an axis of it; None where it does not."""
+        return None
 
     def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
         """Why no 1×1 convolution can be put in front of what these see, in words that follow the file's name; "" where it can."""

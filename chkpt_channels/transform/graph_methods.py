@@ -1,7 +1,8 @@
 """Whether the graph makes the old channels of the new ones, and no kernel changes: asked for, better, or all that is left.
 
 broadcast, stack   toward one channel, where an edit of kernels would be inexact
-adapter            for any count, where an edit of kernels would be refused
+gather             for another order of the channels, where an edit of kernels would be refused
+adapter            for any count, where an edit of kernels would be refused, and neither stack nor gather would do
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from math import prod
 from chkpt_channels.core.tensors import FirstConv, PreprocessingOp
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import notices
-from chkpt_channels.transform.mixing.rules import ADAPTER, REPEATING
+from chkpt_channels.transform.mixing.rules import ADAPTER, GATHER, REPEATING
 from chkpt_channels.transform.options import Options
 
 
@@ -51,6 +52,9 @@ def instead(store: TensorStore, convs: Sequence[FirstConv], options: Options) ->
         return ""
     if _may_repeat(convs, options) and (allowed := store.graph.graph_methods(convs)):
         return allowed[0]
+    places = options.rule.mixing(convs[0].in_channels).places
+    if places and not options.norm and store.graph.gathers(convs, places):
+        return GATHER
     return "" if store.graph.adapter_obstacle(convs) else ADAPTER
 
 

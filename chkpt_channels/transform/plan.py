@@ -24,7 +24,7 @@ from chkpt_channels.transform.mixing import matrix as mixing
 from chkpt_channels.transform.mixing import normalization
 from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.mixing.normalization import Normalization
-from chkpt_channels.transform.mixing.rules import ADAPTER
+from chkpt_channels.transform.mixing.rules import ADAPTER, GATHER
 from chkpt_channels.transform.optimizer_state import OptimizerEdits
 from chkpt_channels.transform.options import Options
 
@@ -77,6 +77,7 @@ def _planned(checkpoint: TensorStore, options: Options) -> Plan:
     rules = [_rule(checkpoint.location, conv, options) for conv in convs]
     changing = [conv for conv, rule in zip(convs, rules, strict=True) if not rule.is_identity]
     if not changing:
+        checkpoint.graph.check_reached(each=True)
         return _identity_plan(checkpoint, finding, options.to)
     operations = [_operations_before(checkpoint, conv, finding.input_vectors) if conv in changing else [] for conv in convs]
     method, why = graph_methods.preferred(checkpoint, changing, list(chain(*operations)), options)
@@ -114,7 +115,8 @@ def _plan_by(
     edits = _edits(checkpoint, changed, composed, options)
     numbers = {**{d.where: to for d in declarations}, **edits.numbers}
     adapter = ChannelMap(rule.matrix, rule.offset) if method == ADAPTER else None
-    edits = edits._replace(numbers=numbers, channels=to, inputs=inputs, method=method, adapter=adapter)
+    orders = checkpoint.graph.gathers([conv for conv, _ in changing], rule.places) if method == GATHER else {}
+    edits = edits._replace(numbers=numbers, channels=to, inputs=inputs, method=method, adapter=adapter, orders=orders)
     found_notices = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rule, method)]
     found_notices += [*notices.of_kernels(checkpoint, changed, options), *notices.of_hyper_parameters(left)]
     found_notices += notices.of_unexplained(checkpoint, [conv for conv, _ in changing], convs)
@@ -174,8 +176,11 @@ def _declared(
 
 def _rule(location: Location, conv: FirstConv, options: Options) -> Mixing:
     """The mixing that the options give this conv."""
-    if conv.in_channels < 1:
+    if 0 in conv.tensor.shape:
         raise location.at(conv.tensor.name).unsupported(f"has no input channels: its shape is {list(conv.tensor.shape)}")
+    if conv.in_channels < 1:
+        what = "how many channels its image has is not declared, and they are mixed before this kernel"
+        raise location.at(conv.tensor.name).unsupported(what, hint="--from, with their number")
     try:
         rule = options.rule.mixing(conv.in_channels)
         return normalization.fold_normalization(rule, options.norm, options.rule.orders) if options.norm else rule

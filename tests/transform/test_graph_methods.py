@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -24,8 +24,11 @@ class Fronted(ModelGraph):
 
     knows_outputs = True
 
-    def __init__(self, conv: FirstConv, operations: Sequence[PreprocessingOp], methods: Sequence[str], obstacle: str) -> None:
+    def __init__(
+        self, conv: FirstConv, operations: Sequence[PreprocessingOp], methods: Sequence[str], obstacle: str, *, gathers: bool
+    ) -> None:
         self._conv, self._operations, self._methods, self._obstacle = conv, operations, methods, obstacle
+        self._gathers = gathers
 
     def first_convs(self) -> Sequence[FirstConv]:
         return [self._conv]
@@ -39,16 +42,24 @@ class Fronted(ModelGraph):
     def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
         return self._obstacle
 
+    def gathers(self, first_convs: Sequence[FirstConv], places: tuple[int, ...]) -> Mapping[str, tuple[int, tuple[int, ...]]]:
+        return {"image": (1, places)} if self._gathers else {}
+
     def padding(self, conv: FirstConv) -> Sequence[tuple[tuple[int, int], ...]]:
         return [((0, 1), (0, 1))]
 
 
 def store(
-    size: int = 3, *operations: PreprocessingOp, methods: Sequence[str] = ("stack",), obstacle: str = "", groups: int = 1
+    size: int = 3,
+    *operations: PreprocessingOp,
+    methods: Sequence[str] = ("stack",),
+    obstacle: str = "",
+    groups: int = 1,
+    gathers: bool = False,
 ) -> Memory:
     made = Memory({"": {"w": kernel(6, 3 // groups, size, size)}})
     conv = FirstConv(made.tensors["w"], Layout("OIHW"), 3, "graph", groups=groups)
-    made.graph = Fronted(conv, operations, methods, obstacle)
+    made.graph = Fronted(conv, operations, methods, obstacle, gathers=gathers)
     return made
 
 
@@ -58,6 +69,8 @@ CASES: dict[str, tuple[Memory, dict[str, Any], str]] = {
     "what swaps is stacked before": (store(3, SWAP), {"to": 1}, "stack"),
     "and adapted for other counts": (store(3, SWAP), {"to": 4}, "adapter"),
     "or where only the colors change": (store(3, SWAP), {"to": "bgr"}, "adapter"),
+    "which a node in front gathers": (store(3, SWAP, gathers=True), {"to": "bgr"}, "gather"),
+    "and no others": (store(3, SWAP, gathers=True), {"select": "0,1"}, "adapter"),
     "or for one channel of the old ones": (store(3, SWAP), {"select": "0"}, "adapter"),
     "or with a normalization": (store(3, SWAP), {"to": 1, "norm": "imagenet"}, "adapter"),
     "or where nothing can be stacked": (store(3, SWAP, methods=()), {"to": 1}, "adapter"),
@@ -75,11 +88,12 @@ def test_the_method(case: str):
     plan = build_plan(made, build_options(**{"to": None, **words}))
     assert plan.edits.method == method
     assert (plan.edits.adapter is not None) == (method == "adapter")
+    assert plan.edits.orders == ({"image": (1, (2, 1, 0))} if method == "gather" else {})
     assert bool(plan.edits.tensors) == (not method)
     if method:
         assert [change.mixing.method for change in plan.kernels] == [method]
         assert len(plan.kernels[0].mixing.matrix[0]) == plan.channels[1]
-        assert ("no kernel edit is right: " in plan.why) == (method == "adapter" and "method" not in words)
+        assert ("no kernel edit is right: " in plan.why) == (method in ("adapter", "gather") and "method" not in words)
 
 
 def test_what_the_adapter_computes():

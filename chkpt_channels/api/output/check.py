@@ -105,6 +105,9 @@ def misread(before: TensorStore, after: TensorStore, plan: Plan) -> Iterator[tup
         return
     yield from ((where, f"does not declare {plan.channels[1]}") for where in _stale_declarations(after, plan))
     yield from adapter_differences(before, after, plan)
+    for image, order in plan.edits.orders.items():
+        if after.graph.gathered(image) != order:
+            yield image, f"is not gathered in the order {', '.join(map(str, order[1]))} before anything else reads it"
     for kernel in (kernel for kernel in plan.kernels if kernel.changes):
         name, new = kernel.conv.tensor.name, kernel.mixing.new
         old, read = before.graph.readers(name), after.graph.readers(name)
@@ -153,6 +156,8 @@ def added_values(plan: Plan, dtype: DType) -> list[bytes]:
     """What tensors that the conversion adds to a graph hold, in this dtype: biases, an adapter's matrix and constant."""
     import numpy as np
 
+    if dtype.name == "I64":
+        return [np.array(order, np.int64).tobytes() for _, order in plan.edits.orders.values()]
     matrix, offset = (np.array(part) for part in plan.edits.adapter or ChannelMap(()))
     arrays = [*(edit.values() for edit in plan.edits.biases.values()), matrix, matrix.T, offset]  # kernels are OI or IO
     return [rounded(values.astype(np.float64), dtype).tobytes() for values in arrays]

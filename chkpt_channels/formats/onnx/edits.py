@@ -43,7 +43,7 @@ from chkpt_channels.formats.onnx.schema import (
 )
 from chkpt_channels.storage.splice import Splice
 
-IN_FRONT = ("stack", "adapter")
+IN_FRONT = ("stack", "adapter", "gather")
 """Methods that put nodes in front: nothing behind them changes."""
 HOLD_WEIGHTS = {
     **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "FusedConv"), (1, 2)),
@@ -102,7 +102,9 @@ class OnnxEdits:
     def _put_in_front(self, path: ImageTrace) -> None:
         """Insert nodes before the first one; every reader of the image reads what they make."""
         image, graph = path.image, self._model.graph
-        if channels := self._edits.adapter:
+        if image.name in self._edits.orders:
+            made = front.gathered(image.name, *self._edits.orders[image.name], self._unused_name)
+        elif channels := self._edits.adapter:
             made = front.adapter(self._model, path, channels, self._unused_name)
         else:
             count = path.count or self._old_channels(path)
@@ -116,9 +118,8 @@ class OnnxEdits:
     def _old_channels(self, path: ImageTrace) -> int:
         channels = [reached.channels for reached in path.reached if reached.channels]
         if not channels:
-            raise self._location.at(path.image.name).unsupported(
-                "its number of channels is not declared, so it cannot be stacked"
-            )
+            what = "its number of channels is not declared, so it cannot be stacked"
+            raise self._location.at(path.image.name).unsupported(what, hint="--from, with their number")
         return channels[0]
 
     def _unused_name(self, name: str) -> str:
@@ -241,13 +242,14 @@ class OnnxEdits:
         """Give a convolution a bias: folded exports (Conv, then Clip) have neither one nor a BatchNormalization."""
         from chkpt_channels.core.dtypes import rounded
 
-        weight = self._model.weights[kernel]
-        users = [r.node for path in self._paths for r in path.reached if r.layout and r.kernel and r.kernel.name == kernel]
-        if not weight.dtype.floating or any(u.op not in TAKE_A_BIAS or len(u.inputs) != 2 for u in users):
+        users = [r for path in self._paths for r in path.reached if r.layout and r.kernel and r.kernel.name == kernel]
+        kinds = {r.source.kind if r.source else self._model.weights[kernel].dtype for r in users}
+        dtype = kinds.pop() if len(kinds) == 1 else None
+        if not dtype or not dtype.floating or any(r.node.op not in TAKE_A_BIAS or len(r.node.inputs) != 2 for r in users):
             raise self._location.at(kernel).unsupported("has no bias to take the constant of its preprocessing")
         name = self._unused_name(f"{kernel}_bias")
-        self._append(name, weight.dtype, TensorEdit(edit.shape, lambda: rounded(edit.values(), weight.dtype)))
-        for user in users:
+        self._append(name, dtype, TensorEdit(edit.shape, lambda: rounded(edit.values(), dtype)))
+        for user in (r.node for r in users):
             last = user.message.fields[NODE_INPUTS][-1]
             self._wire.add(user.message, bytes_field(NODE_INPUTS, name.encode()), at=last.stop)
 

@@ -2,6 +2,7 @@
 
     stack     Concat(image, image, image)
     adapter   [Cast] [Transpose] Conv 1×1 [Transpose]
+    gather    Gather(image, order)
 
 The convolution holds A as its kernel [I_old, I_new, 1, 1] and t as its bias. It takes floating-point images with the channels on
 axis 1: Transposes around it bring them there, and cancel with a Transpose that the graph has itself. A Cast in front of it makes
@@ -78,6 +79,13 @@ def stacked(image: str, axis: int, count: int, unused: Callable[[str], str]) -> 
     """A Concat of the image with itself; `unused` makes a name that is not in use."""
     output = unused(f"{image}_stacked")
     return Front(_node("Concat", [image] * count, output, _number("axis", axis)), output)
+
+
+def gathered(image: str, axis: int, order: Sequence[int], unused: Callable[[str], str]) -> Front:
+    """A Gather of the image's channels in another order."""
+    output, name = unused(f"{image}_gathered"), unused(f"{image}_order")
+    tensors = {name: TensorEdit((len(order),), partial(_whole, order), "order")}
+    return Front(_node("Gather", [image, name], output, _number("axis", axis)), output, BY_NAME["I64"], tensors)
 
 
 def adapter(model: OnnxModel, path: ImageTrace, channels: ChannelMap, unused: Callable[[str], str]) -> Front:
@@ -167,6 +175,12 @@ def _rounded(numbers: Sequence[Any], dtype: DType) -> NDArray[Any]:
     import numpy as np
 
     return rounded(np.array(numbers, dtype=np.float64), dtype)
+
+
+def _whole(numbers: Sequence[int]) -> NDArray[Any]:
+    import numpy as np
+
+    return np.array(numbers, dtype=np.int64)
 
 
 def _node(op: str, inputs: Sequence[str], output: str, *attributes: bytes) -> bytes:

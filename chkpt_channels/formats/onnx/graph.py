@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 from chkpt_channels.core.errors import Location, UnsupportedError, UsageError
-from chkpt_channels.core.tensors import Declaration, FirstConv, PreprocessingOp, Quantization, Tensor, TensorEdit
+from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, PreprocessingOp, Quantization, Tensor, TensorEdit
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.onnx import edits as onnx_edits
 from chkpt_channels.formats.onnx import front
 from chkpt_channels.formats.onnx.dataflow import padding
 from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, OPEN, Place, holder, size
 from chkpt_channels.formats.onnx.dataflow.image_inputs import MOST_CHANNELS, Images, images
-from chkpt_channels.formats.onnx.dataflow.operators import CONVOLUTIONS
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.dataflow.values import ReachedConv, count_edits
@@ -52,15 +51,17 @@ class OnnxGraph(ModelGraph):
     def decides(self) -> bool:
         return any(node.op != "Constant" for node in self.model.nodes)
 
-    def check_reached(self) -> None:
-        left = self._images.unfollowed
-        if left and (self._named or not self._images.traces):
-            image, node, places = left[0]
-            raise self._unfollowed(image.name, node, places)
-        computed = [reached.node for path in self._images.traces for reached in path.reached if not reached.kernel]
-        if computed and not self.first_convs():
+    def check_reached(self, *, each: bool = False) -> None:
+        known, is_strict = self.first_convs(), each or self._named or not self._images.traces
+        kernels = {conv.tensor.name for conv in known}
+        if left := [one for one in self._images.unfollowed if is_strict or one.kernels & kernels]:
+            raise self._unfollowed(left[0].image.name, left[0].node, left[0].places)
+        seen = {name for conv in known for name in conv.inputs}
+        paths = [path for path in self._images.traces if path.image.name not in seen] if each or not known else []
+        computed = [reached.node for path in paths for reached in path.reached if not reached.kernel]
+        if computed:
             raise self._location.at(computed[0].label).unsupported("its kernel is computed, and not stored in the file")
-        if not self.first_convs():
+        if not known:
             names = ", ".join(info.name for info in self.model.inputs)
             what = f"none of its inputs ({names}) reaches the kernel of a convolution in its graph"
             raise self._location.unsupported(what, hint="convert the file that it was exported from")
@@ -117,14 +118,12 @@ class OnnxGraph(ModelGraph):
         direct = [conv for conv in convs.values() if conv.layout]
         return [*direct, *self._beside(direct, convs)] if direct else list(convs.values())
 
-    def _beside(self, direct: Sequence[FirstConv], convs: Mapping[str, FirstConv]) -> Iterator[FirstConv]:
-        """The kernels of images of the same count that reach none as they are: they change with the others, or nothing does."""
-        seen, counts = {name for conv in direct for name in conv.inputs}, {conv.in_channels for conv in direct}
-        for path in self.paths:
-            convolved = {r.kernel.name for r in path.reached if r.kernel and r.node.op in CONVOLUTIONS}
-            if path.image.name not in seen:
-                left = [conv for name, conv in convs.items() if name in convolved and not conv.layout]
-                yield from (conv for conv in left if conv.in_channels in counts)
+    def _beside(self, direct: Sequence[FirstConv], convs: Mapping[str, FirstConv]) -> list[FirstConv]:
+        """The kernels of images that reach none as they are: they change with the others, or nothing does."""
+        seen = {name for conv in direct for name in conv.inputs}
+        others = [path for path in self.paths if path.image.name not in seen and path.count]
+        left = {r.kernel.name for path in others for r in path.reached if r.kernel}
+        return [conv for name, conv in convs.items() if name in left and not conv.layout]
 
     def _first_conv(self, path: ImageTrace, reached: ReachedConv) -> FirstConv | None:
         kernel = reached.kernel
@@ -180,6 +179,19 @@ class OnnxGraph(ModelGraph):
         broadcasts = self.model.opset >= FIRST_BROADCAST_OPSET and all(path.broadcasts and path.operations for path in paths)
         return ("broadcast", "stack") if broadcasts else ("stack",)
 
+    def gathers(self, first_convs: Sequence[FirstConv], places: tuple[int, ...]) -> Mapping[str, tuple[int, tuple[int, ...]]]:
+        paths = self._toward(first_convs)
+        alone = [path.place is not None and path.place[1:] == (len(places), 1, 1) for path in paths]
+        is_read_alone = not any(path.image.name in self.model.outputs for path in paths)
+        return {path.image.name: (path.channel, places) for path in paths} if all(alone) and is_read_alone else {}
+
+    def gathered(self, image: str) -> tuple[int, tuple[int, ...]] | None:
+        readers = self.model.consumers.get(image, ())
+        if len(readers) != 1 or (readers[0][0].op, readers[0][0].domain, readers[0][1]) != ("Gather", "", 0):
+            return None
+        order = self.model.stored(readers[0][0].given(1))
+        return (readers[0][0].integer("axis", 0), tuple(map(int, self._load(order).reshape(-1)))) if order else None
+
     def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
         paths = self._toward(first_convs)
         if len(widths := sorted({conv.in_channels for conv in first_convs})) > 1:
@@ -201,8 +213,12 @@ class OnnxGraph(ModelGraph):
         return [r for r in reached if r.kernel and r.kernel.name == conv.tensor.name]
 
     def readers(self, kernel: str) -> frozenset[tuple[str, int]] | None:
-        reached = [r for path in self.paths for r in path.reached if r.kernel and kernel in (r.kernel.name, *r.factors)]
-        return frozenset((r.node.outputs[0], r.channels) for r in reached) if self.decides else None
+        found: set[tuple[str, int]] = set()
+        for path in self.paths:
+            readers = [r for r in path.reached if r.kernel and kernel in (r.kernel.name, *r.factors)]
+            # one channel may have no axis of its own
+            found |= {(r.node.outputs[0], r.channels or (path.count if path.channel == NOWHERE else 0)) for r in readers}
+        return frozenset(found) if self.decides else None
 
     def quantization(self, conv: FirstConv) -> Quantization | None:
         users = [] if conv.tensor.dtype.floating else self._users(conv)
@@ -219,6 +235,13 @@ class OnnxGraph(ModelGraph):
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         paths = self._toward(first_convs)
         return [Declaration(f"graph.input {path.image.name}", path.count) for path in paths if _declares(path)]
+
+    def notices(self, first_convs: Sequence[FirstConv]) -> Sequence[Notice]:
+        seen = {name for conv in first_convs for name in conv.inputs}
+        left = [one.image.name for one in self._images.unfollowed if not any(place.channels for place in one.places)]
+        left += [path.image.name for path in self.paths if path.image.name not in seen and not path.count]
+        what = "reaches convolutions too, and is left as it is: how many channels it has is not known"
+        return [Notice("image_left", f"the input {name!r} {what}") for name in left]
 
     def contradictions(self, first_convs: Sequence[FirstConv]) -> Sequence[tuple[Declaration, int]]:
         paths = self.paths

@@ -16,8 +16,10 @@ REPEATING = ("broadcast", "stack")
 """Ways to one channel that leave kernels alone: the file's own graph repeats the new channel as the old ones."""
 ADAPTER = "adapter"
 """A way to any number of channels that leaves kernels alone: a 1×1 convolution in front makes the old ones by the matrix A."""
-GRAPH_METHODS = (*REPEATING, ADAPTER)
-METHODS = ("auto", "sum", "mean", "luma", "repeat", "zero", *GRAPH_METHODS)
+GATHER = "gather"
+"""A way that leaves kernels alone and is not asked for: a node in front picks the old channels out of the new ones."""
+GRAPH_METHODS = (*REPEATING, ADAPTER, GATHER)
+METHODS = ("auto", "sum", "mean", "luma", "repeat", "zero", *REPEATING, ADAPTER)
 
 Matrix = tuple[tuple[float, ...], ...]
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, NodeProto
 
 from chkpt_channels import AmbiguousError, UnsupportedError, UsageError, check, convert, inspect, verify
-from tests.support.onnx_models import Open, Weights, declared, floats, model, node, noise, opened, run
+from tests.support.onnx_models import Open, Weights, declared, floats, ints, model, node, noise, opened, run
 
 KERNEL: Weights = {"kernel": noise(5, 3, 3, 3)}
 
@@ -153,6 +153,84 @@ def test_an_image_of_the_same_count_that_reaches_no_kernel_as_it_is(tmp_path: Pa
     assert convert(source, out, "gray").result()["method"] == "stack"
     assert [declared(onnx.load(out))[name][1] for name in ("image", "other")] == [1, 1]
     assert convert(source, tmp_path / "named.onnx", 4, inputs=["image"]).in_channels == (3, 4)
+
+
+def test_nothing_is_right_already_where_another_image_is_not_followed(tmp_path: Path):
+    """Its kernel is computed: it can be neither edited nor called one of three channels."""
+    nodes = [
+        *(conv(), node("Softmax", ["wide"], ["k"]), node("Conv", ["other", "k"], ["b"])),
+        *(node("GlobalAveragePool", ["out"], ["c"]), node("GlobalAveragePool", ["b"], ["d"]), node("Add", ["c", "d"], ["sum"])),
+    ]
+    weights = {**KERNEL, "wide": noise(5, 1, 1, 1)}
+    source = saved(tmp_path / "in.onnx", model(nodes, weights, outputs=["sum"], inputs={"other": (1, 1, 8, 8)}))
+    with pytest.raises(UnsupportedError, match="b: its kernel is computed, and not stored in the file"):
+        convert(source, tmp_path / "out.onnx", "rgb")
+    assert convert(source, tmp_path / "out.onnx", "rgb", inputs=["image"]).status == "unchanged"
+
+
+def test_the_channels_of_an_image_that_declares_none(tmp_path: Path):
+    """A Resize to so many does not say how many there were before."""
+    resize = node("Resize", ["image", "", "", "sizes"], ["x"], mode="nearest")
+    source = saved(
+        tmp_path / "in.onnx", model([resize, conv("x")], {**KERNEL, "sizes": ints(1, 3, 16, 16)}, ("N", "C", "H", "W"))
+    )
+    with pytest.raises(UnsupportedError, match="how many channels its image has is not declared") as refusal:
+        convert(source, tmp_path / "out.onnx", "gray")
+    assert refusal.value.hint == "--from, with their number"
+    convert(source, tmp_path / "out.onnx", "gray", from_channels=3)
+    gray = noise(1, 1, 8, 8, seed=8)
+    (old,), (new,) = run(onnx.load(source), gray.repeat(3, 1)), run(onnx.load(tmp_path / "out.onnx"), gray)
+    np.testing.assert_allclose(new, old, atol=1e-5)
+
+
+def test_a_kernel_of_an_image_that_is_not_followed_stays(tmp_path: Path):
+    """Another input takes the same kernel: an edit would be wrong for it, and a copy would leave it behind."""
+    nodes = [
+        *(conv(), node("Expand", ["other", "to"], ["x"]), node("Conv", ["x", "kernel"], ["b"])),
+        *(node("GlobalAveragePool", ["out"], ["c"]), node("GlobalAveragePool", ["b"], ["d"]), node("Add", ["c", "d"], ["sum"])),
+    ]
+    weights = {**KERNEL, "to": ints(1, 3, 8, 8)}
+    source = saved(tmp_path / "in.onnx", model(nodes, weights, outputs=["sum"], inputs={"other": None}))
+    with pytest.raises(UnsupportedError, match="x: the image 'other' is not followed through this Expand"):
+        convert(source, tmp_path / "out.onnx", 4)
+    assert convert(source, tmp_path / "out.onnx", 4, inputs=["image"]).in_channels == (3, 4)
+
+
+def test_a_factor_is_no_image(tmp_path: Path):
+    """It reaches the kernel by the sizes of the image, which it changes."""
+    resize = node("Resize", ["image", "", "factors"], ["x"], mode="nearest")
+    made = model([resize, conv("x")], KERNEL, inputs={"factors": [4]})
+    assert not convert(saved(tmp_path / "in.onnx", made), tmp_path / "out.onnx", 4).warnings
+
+
+def test_an_image_of_its_own_that_is_not_followed_is_named(tmp_path: Path):
+    nodes = [
+        *(conv(), node("Expand", ["other", "to"], ["x"]), node("Conv", ["x", "wide"], ["b"])),
+        *(node("GlobalAveragePool", ["out"], ["c"]), node("GlobalAveragePool", ["b"], ["d"]), node("Add", ["c", "d"], ["sum"])),
+    ]
+    weights = {**KERNEL, "wide": noise(5, 2, 1, 1), "to": ints(1, 2, 8, 8)}
+    source = saved(tmp_path / "in.onnx", model(nodes, weights, outputs=["sum"], inputs={"other": None}))
+    (warning,) = convert(source, tmp_path / "out.onnx", 4).warnings
+    assert (warning.code, warning.message[:43]) == ("image_left", "the input 'other' reaches convolutions too,")
+
+
+@pytest.mark.parametrize(("shape", "turned"), [((1, 3, 8, 8), False), ((1, 8, 8, 3), True)], ids=["first", "last"])
+def test_channels_are_put_in_order_in_front_of_what_mixes_them(shape: tuple[int, ...], turned: bool, tmp_path: Path):
+    turn = [node("Transpose", ["x"], ["y"], perm=[0, 3, 1, 2])] if turned else [node("Identity", ["x"], ["y"])]
+    swap = node("Gather", ["image", "order"], ["x"], axis=3 if turned else 1)
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    saved(source, model([swap, *turn, conv("y")], {**KERNEL, "order": ints(1, 2, 0)}, shape))
+    report = convert(source, out, "bgr")
+    assert (report.result()["method"], report.result()["matrix"]) == ("gather", [[0, 0, 1], [0, 1, 0], [1, 0, 0]])
+    image = noise(*shape, seed=9)
+    (old,), (new,) = run(onnx.load(source), np.flip(image, 3 if turned else 1)), run(onnx.load(out), image)
+    np.testing.assert_array_equal(new, old)
+    assert verify(source, out, "bgr").ok
+    assert check(out, 3).ok
+    assert not verify(source, source, "bgr").ok
+    convert(out, tmp_path / "back.onnx", "bgr")
+    (back,), (first,) = run(onnx.load(tmp_path / "back.onnx"), image), run(onnx.load(source), image)
+    np.testing.assert_array_equal(back, first)
 
 
 IN_FRONT: dict[str, tuple[list[NodeProto], Weights]] = {

@@ -18,6 +18,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 SIDE = 20
+BARE = frozenset(("NCHW", "NHWC", "CHW", "HWC"))
+"""Layouts of images that may declare no sizes."""
 FRAMES = 4
 KINDS = {"f4": TensorProto.FLOAT, "f2": TensorProto.FLOAT16, "f8": TensorProto.DOUBLE, "u1": TensorProto.UINT8}
 
@@ -118,8 +120,10 @@ class Graph:
         return self.stored(np.array(numbers, np.int64), plain=True)
 
     def declare(self, image: Image) -> None:
-        """An input of the graph, with its sizes declared, some of them, or none."""
-        name, how = image.name, self.chance.choice(("all", "all", "all", "pixels free", "symbols", "none"))
+        """An input of the graph, with its sizes declared, some of them, or none: where nothing says how pixels in a row are to be
+        read, they are not drawn without sizes."""
+        ways = ("all", "all", "all", "pixels free", "symbols", "none")
+        name, how = image.name, self.chance.choice(ways if image.layout in BARE else ways[:4])
         dims: list[int | str] | None = list(image.shape(image.channels))
         if how == "pixels free":
             dims = [n if "C" in letters else letters for n, letters in zip(dims, image.groups, strict=True)]

@@ -150,9 +150,11 @@ def pooled(g: Graph) -> None:
 
 
 def quantized(g: Graph) -> None:
+    """A calibrated scale: it holds the pixels, whatever stands before it."""
     g.features.add("QDQ in front")
     g.quantized = True
-    scale, zero = g.stored(np.array(2.0**-6, np.float32), plain=True), g.stored(np.array(64, np.uint8), plain=True)
+    step = 1.0 if g.images[-1].dtype == "u1" else 2.0**-5
+    scale, zero = g.stored(np.array(step, np.float32), plain=True), g.stored(np.array(64, np.uint8), plain=True)
     g.step("QuantizeLinear", scale, zero)
     g.step("DequantizeLinear", scale, zero)
 

@@ -179,10 +179,11 @@ def fused(g: Graph) -> None:
 
 
 def stem(g: Graph) -> None:
-    """One of them; of video the plain ones."""
-    flat = len(g.axes) == 4
+    """One of them; of video the plain ones. Patches are of images that declare their sizes: a Reshape alone does not say what it
+    cuts."""
+    flat, is_declared = len(g.axes) == 4, not g.features & {"shape: none", "shape: symbols"}
     ways = [(conv, 8), (two_branches, 1.2), (grouped, 0.6)]
-    ways += [(from_behind, 0.3), (patches, 0.7), (deep, 0.6), (in_integers, 0.7), (fused, 0.4)] if flat else []
+    ways += [(from_behind, 0.3), (patches, 0.7 * is_declared), (deep, 0.6), (in_integers, 0.7), (fused, 0.4)] if flat else []
     (way,) = g.chance.choices([way for way, _ in ways], [weight for _, weight in ways])
     way(g)
     g.axes, g.channels = "", MADE

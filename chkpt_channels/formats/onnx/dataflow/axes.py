@@ -150,7 +150,8 @@ def is_guess(before: Axes, rest: Axis) -> bool:
     """Whether the axis that takes the rest of a Reshape cuts a size that the file leaves open, and has taken others: what follows
     need not be of the axes that it seems to be of."""
     whole = {piece for axis in before for piece in axis}
-    return sum(piece.size > 1 for piece in rest) > 1 and any(piece.size >= OPEN and piece not in whole for piece in rest)
+    left_open = {piece.of for piece in whole if piece.size >= OPEN}
+    return sum(piece.size > 1 for piece in rest) > 1 and any(piece.of in left_open and piece not in whole for piece in rest)
 
 
 def _pop_axis(pieces: list[Piece], steps: int, channel: int) -> Axis | None:

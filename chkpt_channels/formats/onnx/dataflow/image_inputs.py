@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, Place, place_of, size
+from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, WHOLE, Axes, Place, place_of, size
 from chkpt_channels.formats.onnx.dataflow.operators import CONVOLUTIONS
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
@@ -28,11 +28,12 @@ RANKS = (3, 4, 5)
 
 class Unfollowed(NamedTuple):
     """An input that reaches a convolution, and whose channels are not known: `node` is in the way, None where there are several
-    places that they could be in."""
+    places that they could be in. `kernels` are those that slide over it, or may."""
 
     image: Info
     node: Node | None
     places: tuple[Place, ...] = ()
+    kernels: frozenset[str] = frozenset()
 
 
 class Images(NamedTuple):
@@ -64,27 +65,32 @@ class _Input:
 
     def trace(self) -> ImageTrace | Unfollowed | None:
         """From the channels on; None for what is no image."""
+        if self._info.shape and len(self._info.dims) < 2:
+            return None  # a condition, a factor
         shapes = [self._info] if self._info.shape else [self._info._replace(dims=(None,) * n) for n in range(1, MOST_AXES + 1)]
         scouts = [ImageTrace(self._model, info, None, self._load) for info in shapes]
         slid = [scout for scout in scouts if any(_slides(reached) for reached in scout.reached)]
-        if len(slid) == 1:
-            return self._of_convolutions(slid[0])
-        if slid or any(r.node.op in CONVOLUTIONS and r.axes is None for scout in scouts for r in scout.reached):
+        if slid:  # an image with fewer axes would get them from constants that are broadcast
+            return self._of_convolutions(slid[-1])
+        if any(r.node.op in CONVOLUTIONS and r.axes is None for scout in scouts for r in scout.reached):
             lost = next((node for scout in scouts for node in scout.lost), None)
             stated = [Place(k, n) for k, n in enumerate(self._info.dims) if n and n == self._channels]
-            return self._from_one(self._info, stated) or Unfollowed(self._info, lost)
+            return self._from_one(self._info, stated) or Unfollowed(self._info, lost, kernels=_kernels(scouts))
         is_product = any(reached.node.op not in CONVOLUTIONS for scout in scouts for reached in scout.reached)
-        return self._of_products() if is_product else None
+        return self._of_products(scouts) if is_product else None
 
     def _of_convolutions(self, scout: ImageTrace) -> ImageTrace | Unfollowed:
         info = scout.image
-        places = list(dict.fromkeys(place for reached in scout.reached if _slides(reached) for place in _places(reached, info)))
+        places = list(
+            dict.fromkeys(place for reached in scout.reached if _slides(reached) for place in self._places(reached, info.dims))
+        )
         likely = [place for place in places if self._may_be(place)]
-        return self._from_one(info, likely) or Unfollowed(info, next(iter(scout.lost), None), tuple(places))
+        return self._from_one(info, likely) or Unfollowed(info, next(iter(scout.lost), None), tuple(places), _kernels([scout]))
 
     def _from_one(self, info: Info, places: Sequence[Place]) -> ImageTrace | None:
         """The trace from the one place that a kernel takes as channels, or from the only one."""
-        traces = [ImageTrace(self._model, info, place, self._load) for place in places]
+        known = [place._replace(channels=place.channels or self._channels or 0) for place in places]
+        traces = [ImageTrace(self._model, info, place, self._load) for place in known]
         direct = [path for path in traces if any(reached.layout for reached in path.reached)] or traces
         return direct[0] if len(direct) == 1 else None
 
@@ -93,18 +99,56 @@ class _Input:
             return place.channels == self._channels
         return place.channels <= MOST_CHANNELS or self._named
 
-    def _of_products(self) -> ImageTrace | None:
-        """Where no convolution is reached: an image of four axes or more, whose channels are the shortest axis."""
+    def _places(self, reached: ReachedConv, dims: Sequence[int | None]) -> Iterator[Place]:
+        """Where the channels of this convolution are in the image. If none of them are the image's own, they were mixed from the
+        one axis that holds neither the batch nor rows or columns; [H,W] has none for its one channel."""
+        batch, channels, *rest = reached.axes or ((), ())
+        pixels = {piece.of for axis in rest for piece in axis if piece.size > 1}
+        taken = [piece for piece in channels if piece.of != NEW and not (piece.resized and piece.step)]
+        for piece in [piece for piece in taken if piece.of not in pixels] or taken:
+            place = place_of(piece, dims)
+            yield (
+                place
+                if place.channels or piece.resized
+                else place._replace(channels=_width(reached) // (size(channels) // piece.size))
+            )
+        if not taken:
+            seen = pixels | {piece.of for piece in batch}
+            left = [k for k in range(len(dims)) if k not in seen]
+            longer = [k for k in left if dims[k] != 1]
+            yield from (Place(k, dims[k] or 0) for k in (longer if len(longer) == 1 else [] if longer else left))
+            if not left and (self._channels == 1 or all(_is_covered(k, n, (batch, *rest)) for k, n in enumerate(dims))):
+                yield Place(NOWHERE, 1)
+
+    def _of_products(self, scouts: Sequence[ImageTrace]) -> ImageTrace | None:
+        """Where no convolution is reached: an image of four axes or more, whose channels are the axis that a product takes whole,
+        or else the shortest one."""
         dims = self._info.dims
         if len(dims) < 2 or (not self._named and len(dims) not in (4, 5)):
             return None
-        places = [Place(axis, dims[axis] or 0) for axis in dict.fromkeys((1, len(dims) - 1))]
+        whole = {place for scout in scouts for reached in scout.reached for place in _whole(reached, dims)}
+        if len(whole) == 1 and (path := self._from_one(self._info, [place for place in whole if self._may_be(place)])):
+            return path
+        places = [Place(axis, dims[axis] or self._channels or 0) for axis in dict.fromkeys((1, len(dims) - 1))]
         traces = [ImageTrace(self._model, self._info, place, self._load) for place in places]
         direct = [path for path in traces if any(reached.layout for reached in path.reached)]
         shortest = min((n for n in dims[1:] if n is not None), default=0)
-        traces = [path for path in direct if path.count in (0, shortest)] or ([] if direct else traces)
+        counted = [path for path in traces if path.count]
+        traces = [path for path in direct if path.count in (0, shortest)] or ([] if direct else counted)
         likely = [path for path in traces if path.reached and self._may_be(Place(0, path.count))]
         return min(likely, key=lambda path: path.count or MOST_CHANNELS + 1, default=None)
+
+
+def _kernels(scouts: Sequence[ImageTrace]) -> frozenset[str]:
+    reached = [one for scout in scouts for one in scout.reached if one.axes is None or _slides(one)]
+    return frozenset(one.kernel.name for one in reached if one.kernel)
+
+
+def _whole(reached: ReachedConv, dims: Sequence[int | None]) -> Iterator[Place]:
+    """The axes of the image that a product of patches takes whole; of rows and columns it takes parts."""
+    *others, last = reached.axes or ((),)
+    parts = {piece.of for axis in others for piece in axis if piece.size > 1}
+    yield from (place_of(piece, dims) for piece in last if piece.of != NEW and piece.of not in parts)
 
 
 def _slides(reached: ReachedConv) -> bool:
@@ -115,26 +159,10 @@ def _slides(reached: ReachedConv) -> bool:
     return is_conv and any(piece.of != NEW and piece.size > 1 for axis in axes[2:] for piece in axis)
 
 
-def _places(reached: ReachedConv, info: Info) -> Iterator[Place]:
-    """Where the channels of this convolution are in the image. If none of them are the image's own, they were mixed from the one
-    axis that holds neither the batch nor rows or columns; [H,W] has none for its one channel."""
-    batch, channels, *rest = reached.axes or ((), ())
-    pixels = {piece.of for axis in rest for piece in axis if piece.size > 1}
-    taken = [piece for piece in channels if piece.of != NEW and not (piece.resized and piece.step)]
-    for piece in [piece for piece in taken if piece.of not in pixels] or taken:
-        place = place_of(piece, info.dims)
-        yield (
-            place
-            if place.channels or piece.resized
-            else place._replace(channels=_width(reached) // (size(channels) // piece.size))
-        )
-    if not taken:
-        seen = pixels | {piece.of for piece in batch}
-        left = [k for k in range(len(info.dims)) if k not in seen]
-        longer = [k for k in left if info.dims[k] != 1]
-        yield from (Place(k, info.dims[k] or 0) for k in (longer if len(longer) == 1 else [] if longer else left))
-        if not left:
-            yield Place(NOWHERE, 1)
+def _is_covered(k: int, steps: int | None, axes: Axes) -> bool:
+    """Whether these axes hold all of an image's axis: one that is only cut for rows and columns may hold channels as well."""
+    pieces = [piece for axis in axes for piece in axis if piece.of == k]
+    return any(piece.step == WHOLE or piece.resized for piece in pieces) or size(tuple(pieces)) == steps
 
 
 def _width(reached: ReachedConv) -> int:

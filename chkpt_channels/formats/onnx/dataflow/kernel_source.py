@@ -16,10 +16,12 @@ from collections.abc import Iterator, Sequence
 from math import prod
 from typing import NamedTuple
 
+from chkpt_channels.core.dtypes import BY_NAME, DType
 from chkpt_channels.core.layout import KNOWN, Layout
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
+from chkpt_channels.formats.onnx.schema import DTYPES
 
 MOST_MAKERS = 16
 """In a row before a kernel; a circle of them ends here."""
@@ -57,6 +59,12 @@ class KernelSource(NamedTuple):
     def is_computed(self) -> bool:
         """Whether its taps or values are not those that are stored: then no constant can be folded."""
         return any(maker.node.op in ("Reshape", *SCALING) for maker in self.makers)
+
+    @property
+    def kind(self) -> DType:
+        """The element type of the kernel that the convolution takes."""
+        casts = [maker.node.integer("to", 0) for maker in self.makers if maker.node.op == "Cast"]
+        return BY_NAME[DTYPES[casts[-1]]] if casts and casts[-1] in DTYPES else self.weight.dtype
 
     def layout(self, taken: Layout) -> Layout | None:
         """The layout of the stored tensor where the convolution takes `taken`; None where there is none, or where the channels

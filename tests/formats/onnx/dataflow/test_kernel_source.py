@@ -13,7 +13,7 @@ from onnx import NodeProto
 from chkpt_channels import UnsupportedError, convert, verify
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.formats.onnx.dataflow.kernel_source import kernel_source
-from tests.support.onnx_models import Open, floats, ints, model, node, noise, opened, run
+from tests.support.onnx_models import Open, floats, initializers, ints, model, node, noise, opened, run
 
 KERNEL = noise(5, 3, 2, 2)
 LAST = [node("Conv", ["image", "x"], ["out"], pads=[1] * 4)]
@@ -107,6 +107,18 @@ def test_constants_before_a_computed_kernel_are_not_folded_into_it(tmp_path: Pat
     with pytest.raises(UnsupportedError, match="no kernel edit is exact"):
         convert(path, tmp_path / "4.onnx", 4, method="repeat")
     assert convert(path, tmp_path / "gray.onnx", "gray").result()["method"] == "broadcast"
+
+
+def test_a_bias_is_of_the_type_that_the_convolution_takes(tmp_path: Path):
+    """The kernel is stored in half of the bits, and cast."""
+    nodes = [node("Sub", ["image", "m"], ["y"]), node("Cast", ["k"], ["x"], to=1), node("Conv", ["y", "x"], ["out"])]
+    path, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    onnx.save(model(nodes, {"k": KERNEL.astype("f2"), "m": noise(3, 1, 1)}), path)
+    convert(path, out, 4)
+    assert {name: value.dtype for name, value in initializers(onnx.load(out)).items()}["k_bias"] == np.float32
+    matrix, image = np.array([[0.75, 0, 0, 0.75], [0, 0.75, 0, 0], [0, 0, 0.75, 0]], np.float32), noise(1, 4, 8, 8, seed=3)
+    (old,), (new,) = run(onnx.load(path), np.einsum("ij,bjhw->bihw", matrix, image)), run(onnx.load(out), image)
+    np.testing.assert_allclose(new, old, atol=2e-2)
 
 
 UNKNOWN: dict[str, list[NodeProto]] = {
