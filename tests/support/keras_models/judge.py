@@ -92,7 +92,7 @@ def ways(old: int, chance: Random) -> list[Way]:
         options += [(Way({"to": "rgb"}, LUMA), 3), (Way({"to": 3, "method": "mean"}, np.ones((1, 3)) / 1), 0.7)]
     for new, weight in ((2, 0.7), (3, 1), (4, 2), (7, 0.4)):
         if new != old and (old, new) != (1, 3):
-            options.append((Way({"to": new}, repeat[new]), weight))
+            options += [(Way({"to": new}, repeat[new]), weight), (Way({"to": new, "method": "adapter"}, repeat[new]), 0.4)]
         if new > old:
             options.append((Way({"to": new, "method": "zero"}, np.eye(old, new)), 0.6))
     first = chance.choices(options, [weight for _, weight in options])[0]

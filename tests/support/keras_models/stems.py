@@ -135,7 +135,9 @@ def features(d: Draw, f: Flow) -> Flow:
         d.names.append("video")
         return f._replace(x=video(d, f)(f.x))
     even = f.dims == 2 and not f.first and all(n is not None and n % 2 == 0 for n in size_of(f))
-    kind = d.weighted({"one": 16, "branches": 2, "shared": 1, "past": 1.5, "pooled": 1, "unrolled": 1.2, "rows": 0.4})
+    # of weights alone, a Dense layer over the means of the image is one over as many other numbers
+    pooled = {} if d.plain else {"pooled": 1}
+    kind = d.weighted({"one": 16, "branches": 2, "shared": 1, "past": 1.5, **pooled, "unrolled": 1.2, "rows": 0.4})
     d.names.append(kind)
     if kind in ("unrolled", "rows") and even:
         return f._replace(x=(unrolled if kind == "unrolled" else lstm_over_rows)(d, f))
