@@ -28,8 +28,8 @@ test: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.support.option_docs
 
-# hours of other files than `make test` tries: make fuzz SECONDS=36000 FORMAT=onnx; FORMAT=networks needs torch
-FUZZED := $(if $(filter networks,$(FORMAT)),$(FRAMEWORKS)/.installed,$(VENV)/.dev)
+# hours of other files than `make test` tries: make fuzz SECONDS=36000 FORMAT=onnx; networks, graphs and models need the frameworks
+FUZZED := $(if $(filter networks graphs models,$(FORMAT)),$(FRAMEWORKS)/.installed,$(VENV)/.dev)
 fuzz: $(FUZZED)
 	$(dir $(FUZZED))bin/python -m tests.support.fuzz --seconds $(or $(SECONDS),3600) $(if $(FORMAT),--format $(FORMAT))
 

@@ -81,10 +81,12 @@ def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_
             return Check(info, (), tuple(mismatches), "" if mismatches else what)
         mismatches += _declared_mismatches(checkpoint, finding.first_convs)
         mismatches += [m for config in configs for m in _configured_mismatches(config, Path(path).parent, finding.first_convs)]
+        # of several images, such as colors and depth, one has to have the count
+        met = {image for conv in finding.first_convs if conv.in_channels == count for image in conv.inputs}
         mismatches += [
             Mismatch(name, conv.tensor.name, conv.in_channels, count)
             for conv in finding.first_convs
-            if count is not None and conv.in_channels != count
+            if count is not None and conv.in_channels != count and (not met or met.intersection(conv.inputs))
         ]
         return Check(info, finding.first_convs, tuple(mismatches))
 
@@ -92,11 +94,12 @@ def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_
 def _declared_mismatches(checkpoint: Checkpoint, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
     """Contradictions within the file: of a graph's declarations, and of first convs with different input channels."""
     file = checkpoint.source.name
-    counts = {conv.in_channels for conv in convs}
-    if len(counts) > 1:
-        first = convs[0]
-        other = next(conv for conv in convs if conv.in_channels != first.in_channels)
-        yield Mismatch(file, other.tensor.name, other.in_channels, first.in_channels)
+    by_image: dict[str, FirstConv] = {}
+    for conv in convs:
+        firsts = [by_image.setdefault(image, conv) for image in conv.inputs or [""]]
+        if other := next((first for first in firsts if first.in_channels != conv.in_channels), None):
+            yield Mismatch(file, conv.tensor.name, conv.in_channels, other.in_channels)
+            break
     for declaration, channels in checkpoint.graph.contradictions(convs):
         yield Mismatch(file, declaration.where, declaration.channels, channels)
 

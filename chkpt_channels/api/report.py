@@ -150,7 +150,7 @@ class Report(NamedTuple):
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
-        first = next((k for k in self.kernels if k.method != "identity"), self.kernels[0] if self.kernels else None)
+        first = _first_changed(self.kernels)
         return _result(
             self.status,
             self.input,
@@ -175,7 +175,7 @@ class Report(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """Whether a file is the conversion of another. `differences` is empty where it is."""
+    """Whether a file is the conversion of another. `differences` is empty where it is; `pipeline` is as in Report."""
 
     input: FileInfo
     output: FileInfo
@@ -185,6 +185,7 @@ class Verification(NamedTuple):
     tensors_total: int
     differences: tuple[Difference, ...]
     warnings: tuple[Notice, ...]
+    pipeline: Normalization | None = None
 
     @property
     def ok(self) -> bool:
@@ -193,7 +194,7 @@ class Verification(NamedTuple):
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
-        first = self.kernels[0] if self.kernels else None
+        first = _first_changed(self.kernels)
         return _result(
             "identical" if self.ok else "different",
             self.input,
@@ -204,6 +205,7 @@ class Verification(NamedTuple):
             offset=list(first.offset) or None if first else None,
             first_convs=[_conv_record(kernel) for kernel in self.kernels],
             tensors={"total": self.tensors_total, "changed": self.tensors_total - self.identical},
+            pipeline=_pipeline_record(self.pipeline),
             differences=[{"key": d.key, "message": d.message} for d in self.differences],
             warnings=_warning_records(self.warnings),
         )
@@ -224,6 +226,11 @@ def document(command: str, exit_code: int, results: Sequence[dict[str, Any]], ve
     """The one JSON object that a command prints."""
     tool = {"name": "chkpt-channels", "version": version}
     return {"schema_version": SCHEMA_VERSION, "tool": tool, "command": command, "exit_code": exit_code, "results": list(results)}
+
+
+def _first_changed(kernels: Sequence[KernelReport]) -> KernelReport | None:
+    """The kernel whose method and matrix stand for all: of several images those that are converted."""
+    return next((k for k in kernels if k.method != "identity"), kernels[0] if kernels else None)
 
 
 def _result(status: str, file: FileInfo, **fields: Any) -> dict[str, Any]:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Unpack
 
 from chkpt_channels.api.left_out import equal_streams, left_out
-from chkpt_channels.api.output.check import missing_biases, stale_declarations
+from chkpt_channels.api.output.check import added_values, misread, missing_biases, tell
 from chkpt_channels.api.output.naming import Path_
 from chkpt_channels.api.report import Difference, FileInfo, Verification
 from chkpt_channels.api.report_builder import file_info, kernel_reports
-from chkpt_channels.core.dtypes import rounded
 from chkpt_channels.core.errors import AmbiguousError
 from chkpt_channels.core.tensors import TensorEdit
 from chkpt_channels.discovery.find import find_first_convs, select_first_convs
@@ -78,6 +77,7 @@ def _compared(first: Model, second: Model, afters: Mapping[str, TensorStore], op
         tensors_total=sum(len(part.store.tensors) for part, _ in planned.parts),
         differences=tuple(differences),
         warnings=planned.notices,
+        pipeline=planned.first.pipeline,
     )
 
 
@@ -134,14 +134,17 @@ def _target(before: TensorStore, after: TensorStore, options: Options) -> int:
     if options.search.inputs:
         after.graph.select_inputs(options.search.inputs)
     declared = after.graph.declarations(find_first_convs(after).first_convs)
-    if declared:
-        return declared[0].channels
+    kept = before.graph.declarations(find_first_convs(before).first_convs)
+    if declared:  # of several inputs the one that changed
+        return next((d for d in declared if d not in kept), declared[0]).channels
     convs = select_first_convs(before, options.search).first_convs
     for conv in convs:
         tensor, layout = after.tensors.get(conv.tensor.name), conv.layout
         if tensor is not None and layout is not None and len(tensor.shape) == len(layout.axes):
             axis = layout.channel_axis
             return max(tensor.shape[axis] * conv.in_channels // conv.tensor.shape[axis], 1)
+    if after.graph.decides:
+        raise after.location.unsupported("its graph does not show how many channels the image has now", hint="--to COUNT")
     return convs[0].in_channels
 
 
@@ -182,7 +185,8 @@ def _compare(before: TensorStore, after: TensorStore, plan: Plan) -> tuple[list[
     new = [n for n in after.tensors if n not in before.tensors and not _is_added(before, after, plan, n)]
     differences += [Difference(n, "is not in the original") for n in new]
     differences += [Difference(n, "its new bias is missing or wrong") for n in missing_biases(after, plan)]
-    differences += [Difference(where, f"does not declare {plan.channels[1]}") for where in stale_declarations(after, plan)]
+    tell(after, plan)
+    differences += [Difference(where, what) for where, what in misread(before, after, plan)]
     return differences, identical
 
 
@@ -207,14 +211,13 @@ def _part_difference(after: TensorStore, name: str, edit: TensorEdit) -> str:
 
 
 def _is_added(before: TensorStore, after: TensorStore, plan: Plan, name: str) -> bool:
-    """Whether a conversion adds such a tensor: a bias, or the old values of a shared tensor for its other users (ONNX exporters
-    merge equal initializers: one stem bias had 9 users)."""
-    if not before.adds_tensors:
+    """Whether a conversion adds such a tensor: a bias, an adapter's, or the old values of a shared tensor for its other users
+    (ONNX exporters merge equal initializers: one stem bias had 9 users)."""
+    if not before.adds_tensors and plan.edits.adapter is None:
         return False
     values, dtype = b"".join(after.chunks(name)), after.tensors[name].dtype
     kept = (b"".join(before.chunks(edited)) for edited in plan.edits.tensors)
-    biases = (rounded(edit.values(), dtype).tobytes() for edit in plan.edits.biases.values())
-    return any(values == expected for expected in (*kept, *biases))
+    return any(values == expected for expected in (*kept, *added_values(plan, dtype)))
 
 
 def _kernel_difference(before: TensorStore, after: TensorStore, kernel: KernelChange, plan: Plan) -> str:

@@ -14,7 +14,7 @@ from typing import Self
 KNOWN = (
     *("OIHW", "OIW", "OIDHW", "OI"),
     *("IOHW", "IOW", "IODHW"),
-    *("HWIO", "WIO", "DHWIO"),
+    *("HWIO", "WIO", "DHWIO", "IO"),
     *("HWOI", "WOI", "DHWOI"),
     *("OHWI", "OWI", "ODHWI"),
     # Space-to-depth and Linear patch embeddings: the order of colors and pixels is in the network's code, not in the shape.
@@ -54,7 +54,7 @@ class Layout(str):
     @property
     def transposed(self) -> bool:
         """Whether it is that of transposed convolutions."""
-        return self.startswith("IO") or self in ("HWOI", "WOI", "DHWOI")
+        return self in ("IOHW", "IOW", "IODHW", "HWOI", "WOI", "DHWOI")
 
     def view(self, shape: tuple[int, ...], channels: int) -> tuple[int, int, int]:
         """(pre, I, post) with pre * I * post = the number of elements.

@@ -68,7 +68,8 @@ class Declaration(NamedTuple):
 
 class FirstConv(NamedTuple):
     """A kernel that the image reaches. `found_by` is one of user, like, graph, sidecar, shapes, names; `why` is the evidence in
-    words. Its channel axis holds `in_channels` / `groups` channels."""
+    words. Its channel axis holds `in_channels` / `groups` channels. `inputs` are the graph's inputs that reach it, where the file
+    tells them apart."""
 
     tensor: Tensor
     layout: Layout | None
@@ -76,23 +77,36 @@ class FirstConv(NamedTuple):
     found_by: str
     why: str = ""
     groups: int = 1
+    inputs: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> Sequence[object]:
+        """What it sees: inputs of a graph, or the image of so many channels of its state dict."""
+        return self.inputs or [(self.tensor.group, self.in_channels)]
 
 
 class PreprocessingOp(NamedTuple):
     """A per-channel operation between the image and the first convs: y_i = scale_i · x_i + shift_i. `scale` and `shift` have one
     number, or one for each channel, and are None for an operation that is not of this form. `where` names it, `kind` is its
-    type; `tensors` hold its constants, (name, axis of the channels)."""
+    type; `tensors` hold its constants, (name, axis of the channels). `apart` says of one without that form that it treats each
+    channel by itself, and alike but for these constants; `why` says in words why no kernel edit gets past it, and `hint` what to
+    do then."""
 
     where: str
     kind: str
     scale: tuple[float, ...] | None = None
     shift: tuple[float, ...] | None = None
     tensors: tuple[tuple[str, int], ...] = ()
+    apart: bool = False
+    why: str = "precedes the kernel and mixes, selects or counts channels"
+    hint: str = ""
 
     @property
     def uniform(self) -> bool:
         """Whether every channel gets the same: then it is right for one channel too, without an edit."""
-        return self.scale is not None and self.shift is not None and len({*zip(self.scale, self.shift, strict=True)}) == 1
+        if self.scale is None or self.shift is None:
+            return self.apart and not self.tensors
+        return len({*zip(self.scale, self.shift, strict=True)}) == 1
 
 
 class Quantization(NamedTuple):
@@ -134,6 +148,13 @@ class TensorEdit(NamedTuple):
     part: str = "kernel"
 
 
+class ChannelMap(NamedTuple):
+    """x_old = A · x_new + t: `matrix` is A, I_old rows of I_new numbers; `offset` is t, I_old numbers, or none for zero."""
+
+    matrix: tuple[tuple[float, ...], ...]
+    offset: tuple[float, ...] = ()
+
+
 class Edits(NamedTuple):
     """All that is to change, in terms that every format can carry out.
 
@@ -141,7 +162,11 @@ class Edits(NamedTuple):
     numbers   plain integers, by `where` (declarations, an optimizer's step)
     dropped   optimizer entries to leave out, by `where`
     channels  the input channels that the graph's inputs declare afterwards; 0 where nothing changes
-    method    "" for edited kernels; "broadcast" or "stack" where the graph itself makes the old channels of the new one
+    inputs    the graph's inputs that these channels are of, by name; none where they are all images of this count
+    method    "" for edited kernels; "broadcast", "stack", "adapter" or "gather" where the graph itself makes the old channels of
+              the new ones
+    adapter   with that method, what the 1×1 convolution in front of the network computes
+    orders    with "gather", for each image the axis of its channels, and for each old channel the new one that it is
     constants  for each PreprocessingOp, by `where`, the old channel whose constants each new channel takes, where these are no
               tensors
     biases    Δb of kernels that have neither a bias nor a BatchNorm to take it, by the kernel's name
@@ -152,7 +177,10 @@ class Edits(NamedTuple):
     numbers: Mapping[str, int] = {}
     dropped: Sequence[str] = ()
     channels: int = 0
+    inputs: Sequence[str] = ()
     method: str = ""
+    adapter: ChannelMap | None = None
+    orders: Mapping[str, tuple[int, tuple[int, ...]]] = {}
     constants: Mapping[str, tuple[int, ...]] = {}
     biases: Mapping[str, TensorEdit] = {}
     companions: Mapping[str, str] = {}

@@ -29,7 +29,8 @@ def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _ANY) -> 
     """The first convs by the strongest evidence there is: the graph, a configuration beside the file, names and shapes. Of the
     request it takes the number of channels and the hints; `select_first_convs` takes the rest."""
     hints = request.hints
-    if by_graph := tuple(checkpoint.graph.first_convs()):
+    by_graph = tuple(checkpoint.graph.first_convs())
+    if by_graph or checkpoint.graph.decides:
         return search.Finding(by_graph)
     if by_view := _by_search_view(checkpoint):
         return search.Finding(by_view)
@@ -79,7 +80,7 @@ def _named_by_config(checkpoint: TensorStore, hints: ConfigHints) -> tuple[First
 def unexplained(checkpoint: TensorStore, stems: Sequence[FirstConv]) -> tuple[after.Unexplained, ...]:
     """The kernels that take as many channels as these stems, are none of them, and that no layers explain; none in a file whose
     graph shows which kernels the image reaches."""
-    if checkpoint.graph.first_convs():
+    if checkpoint.graph.decides or checkpoint.graph.first_convs():
         return ()
     if view := checkpoint.search_view():
         shown = {name: tensor for tensor, name in view.items()}
@@ -141,11 +142,14 @@ def _select_inputs(checkpoint: TensorStore, request: SearchRequest) -> None:
     if request.inputs and not checkpoint.graph.select_inputs(request.inputs):
         what = f"--input names an input of an ONNX graph, and this is {checkpoint.title}"
         raise UsageError(what, file=checkpoint.location.file)
+    if request.from_channels is not None:
+        checkpoint.graph.state_channels(request.from_channels)
 
 
 def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layout | None) -> search.Finding:
     """The finding with the user's layout. Raises as `select_first_convs` does where it has no first conv."""
     location = checkpoint.location
+    checkpoint.graph.check_reached()
     if finding.first_convs:
         _check_tied(checkpoint, finding.first_convs)
         convs = tuple(_with_layout(location, conv, layout) if layout else conv for conv in finding.first_convs)
@@ -159,11 +163,9 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
     if not finding.candidates:
         hint = f"name it: --layer KEY --layout LAYOUT   or   {LIKE_HINT}"
         raise UnsupportedError("holds no convolution that could see an image", file=location.file, hint=hint)
-    many = len(finding.candidates)
-    what = "one tensor might" if many == 1 else f"{many} tensors could"
-    raise AmbiguousError(
-        f"{what} be the first convolution", file=location.file, candidates=finding.candidates, hint=_hint(finding.candidates)
-    )
+    many, hint = len(finding.candidates), _hint(finding.candidates)
+    what = f"{'one tensor might' if many == 1 else f'{many} tensors could'} be the first convolution"
+    raise AmbiguousError(what, file=location.file, candidates=finding.candidates, hint=hint)
 
 
 def _check_tied(checkpoint: TensorStore, convs: Sequence[FirstConv]) -> None:
@@ -182,10 +184,10 @@ def _check_tied(checkpoint: TensorStore, convs: Sequence[FirstConv]) -> None:
     raise AmbiguousError(what, file=checkpoint.location.file, where=name, candidates=candidates, hint=_hint(candidates))
 
 
-def check_one_width(location: Location, convs: Sequence[FirstConv], target: int) -> None:
-    """Raise AmbiguousError where names and shapes find first convs of several widths, the target's aside: a generator beside a
-    discriminator, which takes two images. One conversion of the image cannot be that of both."""
-    widths = sorted({conv.in_channels for conv in convs if conv.found_by in FOUND_BY_SEARCH} - {target})
+def check_one_width(location: Location, convs: Sequence[FirstConv], target: int | None) -> None:
+    """Raise AmbiguousError where first convs of several widths are found, the target's aside: a generator beside a discriminator,
+    which takes two images, or an image and its depth. One conversion of the image cannot be that of both."""
+    widths = sorted({conv.in_channels for conv in convs if conv.found_by in (*FOUND_BY_SEARCH, "graph")} - {target})
     if len(widths) < 2:
         return
     candidates = [Candidate(c.tensor.name, c.tensor.shape, f"takes {c.in_channels} channels") for c in convs]
@@ -217,9 +219,9 @@ def _layers(candidates: Sequence[Candidate]) -> str:
 def _check_complete(location: Location, finding: search.Finding, named: Sequence[FirstConv]) -> None:
     """Raise AmbiguousError where --layer names some of the kernels that see one image, and leaves others of their model."""
     names = {conv.tensor.name for conv in named}
-    stems = [c for c in finding.first_convs if not OTHER_SENSES.search(c.tensor.key)]
-    seen = {(c.tensor.group, c.in_channels) for c in stems if c.tensor.name in names}
-    together = {c.tensor.name: c.tensor.shape for c in stems if (c.tensor.group, c.in_channels) in seen}
+    stems = [c for c in finding.first_convs if c.inputs or (c.found_by != "graph" and not OTHER_SENSES.search(c.tensor.key))]
+    seen = {image for c in stems if c.tensor.name in names for image in c.images}
+    together = {c.tensor.name: c.tensor.shape for c in stems if seen.intersection(c.images)}
     if names & {c.key for c in finding.candidates if c.needed}:
         together |= {c.key: c.shape for c in finding.candidates if c.needed}
     left = [Candidate(name, shape, "--layer leaves it out") for name, shape in together.items() if name not in names]
@@ -244,16 +246,24 @@ def _with_named(checkpoint: TensorStore, finding: search.Finding, request: Searc
     for name, why in names.items():
         if name in unread:
             raise location.at(name).unsupported(unread[name].what, hint=unread[name].hint)
+        _check_read(checkpoint, name, finding)
         conv = known.get(name) or _described_by_user(checkpoint, checkpoint.tensors[name], request)
         conv = conv._replace(found_by="user", why=why)
         convs.append(_with_layout(location, conv, request.layout) if request.layout else conv)
-    if all(conv.found_by != "graph" for conv in finding.first_convs):
-        _check_complete(location, finding, convs)
+    _check_complete(location, finding, convs)
     if any(conv.found_by == "graph" for conv in finding.first_convs):  # it knows the preprocessing itself
         return search.Finding(tuple(convs))
     searched = checkpoint.model_tensors()
     vectors = (t for conv in convs for t in search.input_vectors(searched, conv, torch=checkpoint.torch))
     return search.Finding(tuple(convs), input_vectors=tuple(dict.fromkeys(vectors)))
+
+
+def _check_read(checkpoint: TensorStore, name: str, finding: search.Finding) -> None:
+    """Raise UnsupportedError where the graph shows that no image reaches a kernel that the user names."""
+    if checkpoint.graph.readers(name) == frozenset():
+        checkpoint.graph.check_reached()
+        hint = " ".join(f"--layer {conv.tensor.name}" for conv in finding.first_convs[:MOST_TOGETHER])
+        raise checkpoint.location.at(name).unsupported("no image reaches this kernel in the model's graph", hint=hint)
 
 
 def _described_by_user(checkpoint: TensorStore, tensor: Tensor, request: SearchRequest) -> FirstConv:

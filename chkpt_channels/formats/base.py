@@ -111,15 +111,19 @@ class TensorStore(ABC):
 
     def load(self, name: str) -> NDArray[Any]:
         """One tensor as an array in its stored dtype and logical shape."""
+        return self.array(self.tensors[name], self.chunks(name))
+
+    def array(self, tensor: Tensor, chunks: Iterator[bytes]) -> NDArray[Any]:
+        """The elements of a tensor as an array. Raises UnsupportedError for a dtype that numpy has not."""
         import numpy as np
 
         from chkpt_channels.core.dtypes import numpy_dtype
 
-        tensor = self.tensors[name]
+        location = self.location.at(tensor.name)
         if not tensor.dtype.numpy:
-            raise self.location.at(name).unsupported(f"its {tensor.dtype.name} numbers cannot be computed with")
-        self.location.at(name).check_limit("bytes in one tensor", tensor.size, LIMITS.edited_tensor_bytes)
-        return np.frombuffer(b"".join(self.chunks(name)), numpy_dtype(tensor.dtype)).reshape(tensor.shape)
+            raise location.unsupported(f"its {tensor.dtype.name} numbers cannot be computed with")
+        location.check_limit("bytes in one tensor", tensor.size, LIMITS.edited_tensor_bytes)
+        return np.frombuffer(b"".join(chunks), numpy_dtype(tensor.dtype)).reshape(tensor.shape)
 
     def load_kernel(self, name: str) -> NDArray[Any]:
         """The same for the kernel of a first conv, which several steps need: a small one is loaded once."""
@@ -168,6 +172,9 @@ class Checkpoint(TensorStore):
     def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
         """Files in the source's folder that must be copied beside the output `path`: old name → new name."""
         return {}
+
+    def read_companions_of(self, original: Checkpoint, companions: Mapping[str, str]) -> None:
+        """Take this file, an output that is not published yet, as one whose companions are those of the original."""
 
     @abstractmethod
     def splices(self, edits: Edits) -> list[Splice]:

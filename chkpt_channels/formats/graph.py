@@ -3,7 +3,7 @@ with them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from chkpt_channels.core.tensors import (
@@ -22,6 +22,15 @@ class ModelGraph:
     knows_outputs: ClassVar[bool] = False
     """Whether it knows what takes each conv's output: then a conv without a bias target has none."""
 
+    @property
+    def decides(self) -> bool:
+        """Whether it alone says which kernels see the image: then names and shapes never do."""
+        return False
+
+    def check_reached(self, *, each: bool = False) -> None:
+        """Raise UnsupportedError, with the reason, where it decides and shows no first conv, or not where an image goes that the
+        user named; with `each`, or any other."""
+
     def first_convs(self) -> Sequence[FirstConv]:
         """The convs that the image reaches in the graph; none where the file has no graph."""
         return ()
@@ -34,6 +43,11 @@ class ModelGraph:
         """Whether each channel has its own filters in this kernel, as far as the file says."""
         return False
 
+    def readers(self, kernel: str) -> frozenset[tuple[str, int]] | None:
+        """The nodes that take the image with this kernel, each with the channels that it takes, 0 where these are not the image's
+        own; None where the file does not decide that."""
+        return None
+
     def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
         """The per-channel operations between the image and these first convs, from the image on."""
         return ()
@@ -42,6 +56,19 @@ class ModelGraph:
         """Which of "broadcast" and "stack" the graph allows toward one channel, the better one first: "broadcast" changes no
         tensor and costs nothing, "stack" inserts a layer that repeats the channel."""
         return ()
+
+    def gathers(self, first_convs: Sequence[FirstConv], places: tuple[int, ...]) -> Mapping[str, tuple[int, tuple[int, ...]]]:
+        """For each image that these see the axis along which a node in front of it would gather the channels, and these `places`;
+        empty where none can be put there."""
+        return {}
+
+    def gathered(self, image: str) -> tuple[int, tuple[int, ...]] | None:
+        """How the one node that reads an image gathers along an axis of it; None where it does not."""
+        return None
+
+    def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
+        """Why no 1×1 convolution can be put in front of what these see, in words that follow the file's name; "" where it can."""
+        return "holds no graph that a convolution could be put into"
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         """The tensor that can take a constant added to the conv's output, and its sign: the bias (+1) or the running mean of the
@@ -85,14 +112,18 @@ class ModelGraph:
         buffer that is not persistent. The network makes it by itself."""
         return False
 
-    def shape_edits(self, channels: int) -> dict[str, TensorEdit]:
-        """The stored tensors that hold the number of input channels, such as the shape that a graph gives the image."""
+    def shape_edits(self, first_convs: Sequence[FirstConv], channels: int) -> dict[str, TensorEdit]:
+        """The stored tensors that hold the number of channels that these first convs take, such as a shape that a graph gives the
+        image."""
         return {}
 
     def select_inputs(self, names: Sequence[str]) -> bool:
         """Treat these inputs of the graph as the images. False where the graph's inputs have no names; raises UsageError where
         none has this one."""
         return False
+
+    def state_channels(self, count: int) -> None:
+        """Take the number of channels of the image from the user, where the graph leaves open which axis holds them."""
 
     def notices(self, first_convs: Sequence[FirstConv]) -> Sequence[Notice]:
         """What a user of these first convs should know about the graph."""

@@ -14,6 +14,7 @@ from chkpt_channels.core.tensors import FirstConv, Notice, TensorEdit
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import quantization
 from chkpt_channels.transform.mixing.matrix import Mixing
+from chkpt_channels.transform.mixing.rules import GRAPH_METHODS
 from chkpt_channels.transform.parametrizations import PLAIN, Parametrization
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ pads, ConvNeXt's does not. Larger even windows are those of patch embeddings, wh
 
 
 class KernelChange(NamedTuple):
-    """One first conv, its mixing, and its new shape; with the identity nothing changes. `constants` has, for each new channel,
-    the old one whose numbers it takes in preprocessing that precedes the conv; `parametrization` is how the kernel is stored."""
+    """One first conv, its mixing, and its new shape; nothing changes with the identity, nor where the graph mixes. `constants`
+    has, for each new channel, the old one whose numbers it takes in preprocessing that precedes the conv; `parametrization` is
+    how the kernel is stored."""
 
     conv: FirstConv
     layout: Layout
@@ -41,8 +43,8 @@ class KernelChange(NamedTuple):
 
     @property
     def changes(self) -> bool:
-        """Whether anything is to be done."""
-        return not self.mixing.is_identity
+        """Whether the kernel is edited: not where nothing changes, nor where the graph makes the old channels."""
+        return not self.mixing.is_identity and self.mixing.method not in GRAPH_METHODS
 
 
 def mixed_kernel(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfinite: bool = False) -> NDArray[Any]:

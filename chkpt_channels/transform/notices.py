@@ -10,6 +10,7 @@ from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import kernels, parametrizations
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing.matrix import Mixing
+from chkpt_channels.transform.mixing.rules import ADAPTER, REPEATING
 from chkpt_channels.transform.options import Options
 
 SEARCHED = ("graph", "shapes", "names")
@@ -92,14 +93,17 @@ def of_mixing(mixing: Mixing, method: str) -> list[Notice]:
     """The warnings about effects of the rule that a user may not expect."""
     notices = []
     dropped = [i for i, row in enumerate(mixing.matrix) if not any(row)]
-    if dropped and mixing.method in ("repeat", "bands") and not method:
+    if dropped and mixing.method in ("repeat", "bands") and method not in REPEATING:
         which = listing([str(i) for i in dropped])
         message = f"{mixing.method} to {mixing.new} channels leaves out old channel {which}; --select chooses which of them stay"
         notices.append(Notice("dropped_channels", message))
     response = sum(value for row in mixing.matrix for value in row) / mixing.old
-    if mixing.method in ("mean", "luma") and abs(response - 1) > 1e-6 and not method:
+    if mixing.method in ("mean", "luma") and abs(response - 1) > 1e-6 and method not in REPEATING:
         message = f"{mixing.method} with these weights makes the response to equal channels {response:.3g} times what it was"
         notices.append(Notice("response", message))
+    if method == ADAPTER:
+        message = f"a 1×1 convolution in front makes the {mixing.old} old channels of the new input"
+        notices.append(Notice("adapter", f"{message}: the kernel is as large as before"))
     return notices
 
 

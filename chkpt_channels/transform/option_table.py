@@ -21,11 +21,13 @@ class ConvertOptions(TypedDict, total=False):
         str,
         Option(
             "--method",
-            metavar="auto|sum|mean|luma|repeat|zero|broadcast|stack",
+            metavar="auto|sum|mean|luma|repeat|zero|broadcast|stack|adapter",
             default="auto",
             help="How new channels are made; auto is exact where anything is.",
             doc="how the new channels are made; `auto` is exact where anything is, and the report names its choice. `broadcast`"
-            " and `stack` leave the kernels alone and let the file's own graph make the old channels of one new channel",
+            " and `stack` leave the kernels alone and let the file's own graph make the old channels of one new channel;"
+            " `adapter` puts a 1×1 convolution in front that makes them of any new ones, and goes with every other rule"
+            " ([methods.md](methods.md))",
         ),
     ]
     luma: Annotated[

@@ -12,7 +12,7 @@ from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.transform.mixing import rules
 from chkpt_channels.transform.mixing.matrix_file import parse_matrix
 from chkpt_channels.transform.mixing.normalization import NormalizationSpec
-from chkpt_channels.transform.mixing.rules import GRAPH_METHODS, ChannelRule
+from chkpt_channels.transform.mixing.rules import REPEATING, ChannelRule
 from chkpt_channels.transform.option_spec import Option
 from chkpt_channels.transform.option_table import OPTIONS, ConvertOptions
 
@@ -39,7 +39,7 @@ class Options(NamedTuple):
             raise UsageError(f"--optimizer is reset or drop, not {self.plain['optimizer']!r}")
         if self.search.from_channels is not None and self.search.from_channels < 1:
             raise UsageError(f"--from is the number of channels now, not {self.search.from_channels}")
-        if self.norm and self.rule.method in GRAPH_METHODS:
+        if self.norm and self.rule.method in REPEATING:
             raise UsageError(f"--method {self.rule.method} edits no kernel, so that no normalization can be folded")
         if self.plain["like"] is not None and self.search.layers:
             raise UsageError("--like shows the first convs, and --layer names them: give one of the two")

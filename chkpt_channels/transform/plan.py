@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache, partial
-from math import isfinite, prod
+from itertools import chain
+from math import prod
 from typing import NamedTuple
 
-from chkpt_channels.core.errors import Candidate, Location, UsageError
+from chkpt_channels.core.errors import Candidate, Location, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, Notice, PreprocessingOp, Tensor, TensorEdit
+from chkpt_channels.core.tensors import ChannelMap, Declaration, Edits, FirstConv, Notice, PreprocessingOp, Tensor, TensorEdit
 from chkpt_channels.discovery import bias_target, preprocessing
 from chkpt_channels.discovery.find import check_one_width, compare_with_like, select_first_convs
-from chkpt_channels.discovery.law import patch_embeddings
 from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.discovery.like import compare as like
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.transform import kernels, notices, parametrizations, quantization
+from chkpt_channels.transform import graph_methods, kernels, notices, quantization
+from chkpt_channels.transform.kernel_change import kernel_change
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix as mixing
 from chkpt_channels.transform.mixing import normalization
 from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.mixing.normalization import Normalization
-from chkpt_channels.transform.mixing.rules import GRAPH_METHODS
+from chkpt_channels.transform.mixing.rules import ADAPTER, GATHER
 from chkpt_channels.transform.optimizer_state import OptimizerEdits
 from chkpt_channels.transform.options import Options
-from chkpt_channels.transform.patch_norm import NormedPatch
 
 
 class Plan(NamedTuple):
@@ -71,35 +71,57 @@ def _plan_by_like(checkpoint: TensorStore, options: Options) -> Plan:
 
 
 def _planned(checkpoint: TensorStore, options: Options) -> Plan:
-    to = options.to
     finding = select_first_convs(checkpoint, options.search)
     convs = finding.first_convs
-    check_one_width(checkpoint.location, convs, to)
-    rules = {conv.tensor.name: _rule(checkpoint.location, conv, options) for conv in convs}
-    changing = [conv for conv in convs if not rules[conv.tensor.name].is_identity]
+    check_one_width(checkpoint.location, convs, None if options.rule.explicit or options.rule.order else options.to)
+    rules = [_rule(checkpoint.location, conv, options) for conv in convs]
+    changing = [conv for conv, rule in zip(convs, rules, strict=True) if not rule.is_identity]
     if not changing:
-        return _identity_plan(checkpoint, finding, to)
-    old = changing[0].in_channels
-    operations = {conv.tensor.name: _operations_before(checkpoint, conv, finding.input_vectors) for conv in convs}
-    all_operations = list(dict.fromkeys(op for each in operations.values() for op in each))
-    method, why = _graph_method(checkpoint, convs, all_operations, options) if old != to else ("", "")
-    pairs = [(rules[conv.tensor.name], operations[conv.tensor.name]) for conv in convs]
-    changes = tuple(_kernel_change(checkpoint, conv, *pair, to, method) for conv, pair in zip(convs, pairs, strict=True))
+        checkpoint.graph.check_reached(each=True)
+        return _identity_plan(checkpoint, finding, options.to)
+    operations = [_operations_before(checkpoint, conv, finding.input_vectors) if conv in changing else [] for conv in convs]
+    method, why = graph_methods.preferred(checkpoint, changing, list(chain(*operations)), options)
+    planned = partial(_plan_by, checkpoint, finding, rules, operations, options)
+    if method:
+        return planned(method, why)
+    try:
+        return planned("", "")
+    except UnsupportedError as refusal:
+        if not (method := graph_methods.instead(checkpoint, changing, options)):
+            raise
+        return planned(method, f"no kernel edit is right: {refusal.where}: {refusal.what}")
+
+
+def _plan_by(
+    checkpoint: TensorStore,
+    finding: Finding,
+    rules: Sequence[Mixing],
+    operations: Sequence[Sequence[PreprocessingOp]],
+    options: Options,
+    method: str,
+    why: str,
+) -> Plan:
+    """The plan by one method of the graph, or by edits of kernels where it is empty."""
+    to, convs = options.to, finding.first_convs
+    changing = [(conv, rule) for conv, rule in zip(convs, rules, strict=True) if not rule.is_identity]
+    old, rule = changing[0][0].in_channels, changing[0][1]
+    inputs = tuple(dict.fromkeys(name for conv, _ in changing for name in conv.inputs))
+    changes = tuple(kernel_change(checkpoint, *each, to, method) for each in zip(convs, rules, operations, strict=True))
     changed = [change for change in changes if change.changes]
     # where a conv has the target's channels already, its declarations are right
-    counted = [change.conv for change in (changes if method else changed) if change.conv.in_channels != to]
+    counted = [conv for conv, _ in changing if conv.in_channels != to]
     declarations, left = _declared(checkpoint, counted, old, set_hparams=options.plain["set_hparams"])
-    kept, chosen = [] if method else all_operations, changed[0].constants if changed else ()
-    edits = _with_constants(checkpoint, _kernel_edits(checkpoint, changed, options), kept, chosen)
-    edits = _with_state(checkpoint, edits, changed, options.plain["optimizer"])
-    shapes = {} if method else checkpoint.graph.shape_edits(to)
+    composed = list(dict.fromkeys(chain(*operations)))
+    edits = _edits(checkpoint, changed, composed, options)
     numbers = {**{d.where: to for d in declarations}, **edits.numbers}
-    edits = edits._replace(tensors={**edits.tensors, **shapes}, numbers=numbers, channels=to, method=method)
-    found_notices = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rules[changing[0].tensor.name], method)]
+    adapter = ChannelMap(rule.matrix, rule.offset) if method == ADAPTER else None
+    orders = checkpoint.graph.gathers([conv for conv, _ in changing], rule.places) if method == GATHER else {}
+    edits = edits._replace(numbers=numbers, channels=to, inputs=inputs, method=method, adapter=adapter, orders=orders)
+    found_notices = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rule, method)]
     found_notices += [*notices.of_kernels(checkpoint, changed, options), *notices.of_hyper_parameters(left)]
-    found_notices += notices.of_unexplained(checkpoint, changing, convs)
-    if finding.input_vectors and not method:
-        found_notices += preprocessing.notices(kept, chosen, checkpoint.tensors)
+    found_notices += notices.of_unexplained(checkpoint, [conv for conv, _ in changing], convs)
+    if finding.input_vectors and changed:
+        found_notices += preprocessing.notices(composed, changed[0].constants, checkpoint.tensors)
     return Plan(
         kernels=changes,
         edits=edits,
@@ -109,6 +131,19 @@ def _planned(checkpoint: TensorStore, options: Options) -> Plan:
         why=why or options.rule.why(old),
         candidates=finding.candidates,
         pipeline=options.norm.new(options.rule.mixing(old), options.rule.orders) if options.norm else None,
+    )
+
+
+def _edits(
+    checkpoint: TensorStore, changed: Sequence[KernelChange], operations: Sequence[PreprocessingOp], options: Options
+) -> Edits:
+    """The edits of tensors: kernels and what follows them. Where the graph makes the old channels there are none."""
+    if not changed:
+        return Edits()
+    edits = _with_constants(checkpoint, _kernel_edits(checkpoint, changed, options), operations, changed[0].constants)
+    edits = _with_state(checkpoint, edits, changed, options.plain["optimizer"])
+    return edits._replace(
+        tensors={**edits.tensors, **checkpoint.graph.shape_edits([kernel.conv for kernel in changed], options.to)}
     )
 
 
@@ -141,8 +176,11 @@ def _declared(
 
 def _rule(location: Location, conv: FirstConv, options: Options) -> Mixing:
     """The mixing that the options give this conv."""
-    if conv.in_channels < 1:
+    if 0 in conv.tensor.shape:
         raise location.at(conv.tensor.name).unsupported(f"has no input channels: its shape is {list(conv.tensor.shape)}")
+    if conv.in_channels < 1:
+        what = "how many channels its image has is not declared, and they are mixed before this kernel"
+        raise location.at(conv.tensor.name).unsupported(what, hint="--from, with their number")
     try:
         rule = options.rule.mixing(conv.in_channels)
         return normalization.fold_normalization(rule, options.norm, options.rule.orders) if options.norm else rule
@@ -217,79 +255,3 @@ def _with_state(checkpoint: TensorStore, edits: Edits, changed: Sequence[KernelC
     return edits._replace(
         tensors={**edits.tensors, **state.tensors}, numbers={**edits.numbers, **state.numbers}, dropped=tuple(state.dropped)
     )
-
-
-def _graph_method(
-    checkpoint: TensorStore, convs: Sequence[FirstConv], operations: Sequence[PreprocessingOp], options: Options
-) -> tuple[str, str]:
-    """(method, reason) of a conversion to one channel by the graph itself, without an edit of kernels: where the user asks for
-    it, or where per-channel preprocessing, a quantized kernel or an ambiguous layout would make an edit inexact."""
-    method = options.rule.method
-    if options.to != 1 or options.rule.explicit or options.rule.luma or method not in ("auto", *GRAPH_METHODS):
-        return "", ""
-    if options.norm:  # a normalization can only be folded into a kernel
-        return "", ""
-    allowed = checkpoint.graph.graph_methods(convs)
-    if method != "auto":
-        if method not in allowed:
-            able = f"{' and '.join(allowed)} would do" if allowed else "kernels are edited instead: --method sum"
-            raise checkpoint.location.unsupported(f"its graph does not allow --method {method}; {able}")
-        return method, ""
-    obstacles = [f"{op.kind} {op.where}".strip() for op in operations if not op.uniform]
-    obstacles += [f"the kernel {c.tensor.name} in {c.tensor.dtype.name}" for c in convs if not c.tensor.dtype.floating]
-    obstacles += [f"the ambiguous layout of {c.tensor.name}" for c in convs if not c.layout]
-    return (allowed[0], f"exact everywhere, despite {notices.listing(obstacles)}") if allowed and obstacles else ("", "")
-
-
-def _kernel_change(
-    checkpoint: TensorStore, conv: FirstConv, rule: Mixing, operations: Sequence[PreprocessingOp], to: int, method: str
-) -> KernelChange:
-    location = checkpoint.location.at(conv.tensor.name)
-    if method or rule.is_identity:
-        same = mixing.identity(conv.in_channels)
-        return KernelChange(conv, conv.layout or Layout("OIHW"), same._replace(method=method or same.method), conv.tensor.shape)
-    scale, shift = _composed(checkpoint.location, operations, conv.in_channels)
-    if conv.layout is None:
-        raise location.unsupported("its axis order is ambiguous", hint=patch_embeddings.spellings(conv.tensor.shape))
-    chosen = _chosen_constants(rule)
-    if operations:
-        rule = rule.compose((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
-    parametrization = parametrizations.parametrization_of(checkpoint, conv)
-    if norm := preprocessing.patch_norm(checkpoint, conv):
-        parametrization = NormedPatch(checkpoint, conv, conv.layout, rule, norm)
-    if conv.groups == 1:
-        # the usual case: one channel axis grows or shrinks
-        shape = conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to)
-        return KernelChange(conv, conv.layout, rule, shape, chosen, parametrization)
-    # toward one channel a depthwise kernel keeps its bytes: every filter reads the one channel that is left (Keras'
-    # DepthwiseConv2D (h, w, 3, m) is (h, w, 1, 3m), ONNX' group 3 becomes 1)
-    grouped = checkpoint.graph.dense_shape(conv, to)
-    if grouped is None or (to == 1 and conv.groups != conv.in_channels):
-        raise location.unsupported(f"is a convolution in {conv.groups} groups, which is only converted to one channel")
-    return KernelChange(conv, conv.layout, rule, grouped, chosen, parametrization)
-
-
-def _composed(location: Location, operations: Sequence[PreprocessingOp], channels: int) -> tuple[list[float], list[float]]:
-    """All operations as one y = scale · x + shift. Raises UnsupportedError for one that is not affine in each channel, or that
-    cannot be inverted, as composing it needs."""
-    scale, shift = [1.0] * channels, [0.0] * channels
-    for op in operations:
-        if op.scale is None or op.shift is None or len(op.scale) not in (1, channels):
-            raise location.at(op.where).unsupported(
-                f"this {op.kind} precedes the kernel and mixes, selects or counts channels: no kernel edit is exact"
-            )
-        if not all(isfinite(s) and s for s in op.scale) or not all(map(isfinite, op.shift)):
-            raise location.at(op.where).unsupported(
-                f"this {op.kind} multiplies a channel by zero or no number, and composing it into the kernel divides by that"
-            )
-        times, plus = (c * channels if len(c) == 1 else c for c in (op.scale, op.shift))
-        scale = [a * s for a, s in zip(times, scale, strict=True)]
-        shift = [a * b + c for a, b, c in zip(times, shift, plus, strict=True)]
-    return scale, shift
-
-
-def _chosen_constants(rule: Mixing) -> tuple[int, ...]:
-    """For each new channel the old one whose per-channel constants it takes: the one with the largest coefficient. A sum of means
-    would be nonsense: the mixing accounts for the difference."""
-    sizes = [[abs(value) for value in column] for column in zip(*rule.matrix, strict=True)]
-    return tuple(column.index(max(column)) for column in sizes)

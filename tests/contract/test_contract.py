@@ -45,7 +45,7 @@ def edits_kernels(truth: Truth) -> bool:
     with opened(truth.path) as checkpoint:
         convs = find_first_convs(checkpoint).first_convs
         plain = all(conv.layout and conv.groups == 1 and conv.tensor.dtype.floating for conv in convs)
-        return plain and not checkpoint.graph.preprocessing(convs) and not checkpoint.graph.shape_edits(1)
+        return plain and not checkpoint.graph.preprocessing(convs) and not checkpoint.graph.shape_edits(convs, 1)
 
 
 def companions(path: Path, out: Path) -> set[str]:

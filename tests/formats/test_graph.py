@@ -23,7 +23,7 @@ def test_nothing_is_known_of_the_network():
     assert not NO_GRAPH.knows_outputs
     assert not NO_GRAPH.first_convs()
     assert not NO_GRAPH.hyper_parameters(3)
-    assert NO_GRAPH.shape_edits(1) == {}
+    assert NO_GRAPH.shape_edits([], 1) == {}
     assert not NO_GRAPH.is_beside_state_dict("conv1.weight")
     assert not NO_GRAPH.select_inputs(["image"])
 

@@ -259,33 +259,41 @@ UNFIT: dict[str, tuple[Nodes, Weights, int]] = {
         {"two": noise(1, 1, 1, 1)},
         3,
     ),
-    "Reshape that cuts": ([node("Reshape", ["image", "s"], ["x"])], {"s": ints(1, 2, SIZE // 2 * 3, SIZE)}, 2),
     "Resize of the channels": (
         [node("Resize", ["image", "", "scales"], ["x"])],
         {"scales": np.array([1, 2, 1, 1], np.float32)},
         6,
     ),
-    "a kernel that is computed": (
-        [node("Mul", ["v", "g"], ["k"]), node("Conv", ["image", "k"], ["other"]), node("Identity", ["image"], ["x"])],
-        {"v": noise(5, 3, 3, 3), "g": noise(5, 1, 1, 1)},
-        3,
-    ),
 }
 
 
 @pytest.mark.parametrize("name", UNFIT)
-def test_what_reaches_into_the_channels_is_stacked_or_refused(name, tmp_path):
+def test_before_what_reaches_into_the_channels_they_are_made(name, tmp_path):
     nodes, weights, channels = UNFIT[name]
     weights = {**weights, "kernel": noise(5, channels, 3, 3)}
-    outputs = ("out", "other") if any("other" in n.output for n in nodes) else ("out",)
-    source = save(tmp_path / "in.onnx", [*nodes, *PLAIN], weights, [1, 3, SIZE, SIZE], outputs=outputs)
-    report = convert(source, tmp_path / "out.onnx", to="gray")
-    assert {kernel.method for kernel in report.kernels} == {"stack"}
-    assert agrees(source, tmp_path / "out.onnx", 3, 1, tolerance=0)
-    for to, method in (("4", "auto"), ("gray", "sum")):
+    source = save(tmp_path / "in.onnx", [*nodes, *PLAIN], weights, [1, 3, SIZE, SIZE])
+    are_made(source, tmp_path)
+
+
+def are_made(source: Path, folder: Path, **options: object) -> None:
+    """No kernel is edited: the old channels are stacked, or an adapter makes them."""
+    for to, method, tolerance in (("gray", "stack", 0), (4, "adapter", 1e-5)):
+        report = convert(source, folder / "out.onnx", to=to, force=True, **options)
+        assert {kernel.method for kernel in report.kernels} == {method}
+        assert agrees(source, folder / "out.onnx", 3, report.in_channels[1], tolerance=tolerance)
+    for to, method in ((4, "repeat"), ("gray", "sum")):
         with pytest.raises(UnsupportedError, match=r"no kernel edit is exact"):
-            convert(source, tmp_path / "no.onnx", to=to, method=method)
-    assert not (tmp_path / "no.onnx").exists()
+            convert(source, folder / "no.onnx", to=to, method=method, **options)
+    assert not (folder / "no.onnx").exists()
+
+
+def test_channels_that_are_not_followed_must_be_stated(tmp_path):
+    nodes, weights = [node("Reshape", ["image", "s"], ["x"]), *PLAIN], {"s": ints(1, 2, SIZE // 2 * 3, SIZE)}
+    source = save(tmp_path / "in.onnx", nodes, {**weights, "kernel": noise(5, 2, 3, 3)}, [1, 3, SIZE, SIZE])
+    with pytest.raises(UnsupportedError, match="x: the image 'image' is not followed through this Reshape") as refused:
+        convert(source, tmp_path / "no.onnx", to="gray")
+    assert refused.value.hint == "--from 3, if these are its channels"
+    are_made(source, tmp_path, from_channels=3)
 
 
 def test_a_padded_image_is_edited_where_only_pixels_are_padded(tmp_path):
@@ -308,7 +316,7 @@ def test_the_channel_count_that_the_graph_computes_with_is_stacked(tmp_path):
     assert {kernel.method for kernel in report.kernels} == {"stack"}
     assert agrees(source, tmp_path / "out.onnx", 3, 1, tolerance=0)
     with pytest.raises(UnsupportedError, match="this Reshape precedes the kernel"):
-        convert(source, tmp_path / "no.onnx", to=4)
+        convert(source, tmp_path / "no.onnx", to=4, method="repeat")
 
 
 def test_a_computed_shape_that_serves_others_too_is_not_edited(tmp_path):
@@ -327,7 +335,7 @@ def test_a_computed_shape_that_serves_others_too_is_not_edited(tmp_path):
     assert {kernel.method for kernel in report.kernels} == {"stack"}
     assert agrees(source, tmp_path / "out.onnx", 3, 1, tolerance=0)
     with pytest.raises(UnsupportedError, match="this Reshape precedes the kernel"):
-        convert(source, tmp_path / "no.onnx", to=4)
+        convert(source, tmp_path / "no.onnx", to=4, method="repeat")
 
 
 def test_zeros_padded_behind_constants_into_patches_are_stacked(tmp_path):
@@ -404,7 +412,7 @@ def test_a_convolution_in_a_branch_with_a_kernel_from_outside(to, method, tmp_pa
 def test_kernels_that_branches_keep_themselves_are_refused_by_name(to, tmp_path):
     branches = [branch(n, [node("Conv", ["image", "k"], ["z"], name=f"conv_{n}")], {"k": noise(5, 3, 3, 3)}) for n in ("a", "b")]
     source = save(tmp_path / "in.onnx", [chosen(*branches)], {}, [1, 3, SIZE, SIZE])
-    with pytest.raises(UnsupportedError, match="conv_a: its weights are in a subgraph of choice") as refused:
+    with pytest.raises(UnsupportedError, match=r"conv_[ab]: its weights are in a subgraph of choice") as refused:
         convert(source, tmp_path / "out.onnx", to=to)
     assert refused.value.exit_code == 4
     assert not (tmp_path / "out.onnx").exists()
@@ -425,7 +433,7 @@ def test_an_image_changed_in_a_branch_is_stacked(tmp_path):
         before = run(source, gray.repeat(3, 1), chosen=np.array(which))[0]
         assert np.array_equal(before, run(tmp_path / "out.onnx", gray, chosen=np.array(which))[0])
     with pytest.raises(UnsupportedError, match="choice: this If precedes the kernel"):
-        convert(source, tmp_path / "no.onnx", to=4)
+        convert(source, tmp_path / "no.onnx", to=4, method="repeat")
 
 
 def test_the_image_can_be_named(tmp_path):

@@ -1,7 +1,8 @@
 """Fuzz for as long as asked: `python -m tests.support.fuzz --seconds 3600 --format onnx`; findings are kept with their story.
 
 Where atheris is installed it steers hypothesis's choices by the code that they reach; elsewhere chance alone does.
-`--format networks` draws networks instead of files, asks which kernels see the image, and needs torch.
+`--format networks` draws networks instead of files, asks which kernels see the image, and needs torch; `--format graphs` draws
+ONNX graphs, converts them, and needs onnxruntime; `--format models` draws Keras models, and needs Keras.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -83,14 +85,50 @@ def by_networks(seconds: float, first: int) -> int:
     return tally.total["wrong"]
 
 
+def by_graphs(seconds: float, first: int) -> int:
+    """Seeds of ONNX graphs until the time is over: conversions that are wrong are printed, and counted."""
+    from tests.support.graphs.judge import verdicts
+    from tests.support.graphs.report import Tally
+
+    tally, end, seed = Tally(), time.monotonic() + seconds, first
+    while time.monotonic() < end:
+        known = len(tally.wrong)
+        for answer in verdicts(seed):
+            tally.add(*answer)
+        print(*tally.wrong[known:], sep="\n", end="\n" if tally.wrong[known:] else "", flush=True)
+        seed += 1
+    print(f"seeds {first} to {seed - 1}", tally, sep="\n")
+    return len(tally.wrong)
+
+
+def by_models(seconds: float, first: int) -> int:
+    """Seeds of Keras models until the time is over: conversions that are wrong are printed, and counted."""
+    from tests.support.keras_models.judge import verdicts
+    from tests.support.keras_models.report import Tally
+
+    tally, end, seed = Tally(), time.monotonic() + seconds, first
+    with tempfile.TemporaryDirectory() as folder:
+        while time.monotonic() < end:
+            known = len(tally.wrong)
+            for answer in verdicts(seed, Path(folder)):
+                tally.add(answer)
+            print(*tally.wrong[known:], sep="\n", end="\n" if tally.wrong[known:] else "", flush=True)
+            seed += 1
+    print(f"seeds {first} to {seed - 1}", tally, sep="\n")
+    return len(tally.wrong)
+
+
+DRAWN = {"networks": by_networks, "graphs": by_graphs, "models": by_models}
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--seconds", type=float, default=3600)
-    asked.add_argument("--format", choices=[*MUTATE, "networks"])
+    asked.add_argument("--format", choices=[*MUTATE, *DRAWN])
     asked.add_argument("--first", type=int, default=time.time_ns() >> 20, help="the first seed")
     options = asked.parse_args()
-    if options.format == "networks":
-        sys.exit(by_networks(options.seconds, options.first) > 0)
+    if options.format in DRAWN:
+        sys.exit(DRAWN[options.format](options.seconds, options.first) > 0)
     if options.format and importlib.util.find_spec("atheris"):
         by_coverage(options.format, options.seconds)
         return

@@ -12,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from chkpt_channels.core.tensors import Edits
 from chkpt_channels.formats.onnx import FORMATS
 from chkpt_channels.formats.onnx.checkpoint import Onnx
+from chkpt_channels.formats.onnx.dataflow.axes import Place
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice, streamed
@@ -82,7 +83,8 @@ def opened(source: Open, made: ModelProto) -> Onnx:
 def traced(source: Open, made: ModelProto, channel: int = 1) -> ImageTrace:
     """What becomes of the first input of a model, if that axis holds the channels."""
     checkpoint = opened(source, made)
-    return ImageTrace(checkpoint.model, checkpoint.model.inputs[0], channel, checkpoint.load_weight)
+    image = checkpoint.model.inputs[0]
+    return ImageTrace(checkpoint.model, image, Place(channel, image.dims[channel] or 0), checkpoint.load_weight)
 
 
 def rewritten(checkpoint: Onnx, splices: Sequence[Splice]) -> ModelProto:

@@ -40,6 +40,7 @@ def test_globals_of_a_pickle_are_named():
         (matrix.sum_(3), "", []),
         (matrix.mean(3), "", ["response"]),
         (matrix.mean(3), "broadcast", []),
+        (matrix.repeat(3, 2), "adapter", ["dropped_channels", "adapter"]),
         (matrix.weighted((0.5, 0.3, 0.2)), "", ["response"]),
         (matrix.luma((0.2, 0.7, 0.1)), "", []),
         (matrix.repeat(3, 2), "", ["dropped_channels"]),

@@ -4,11 +4,13 @@ validator. Runs before publishing."""
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.api.report import Parity
-from chkpt_channels.core.dtypes import rounded
+from chkpt_channels.core.dtypes import DType, rounded
 from chkpt_channels.core.errors import DamagedError
+from chkpt_channels.core.tensors import ChannelMap, FirstConv
 from chkpt_channels.discovery import bias_target
 from chkpt_channels.discovery.find import unexplained
 from chkpt_channels.folders.planning import PlannedModel
@@ -32,10 +34,13 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
             after = before.format.open(source)
         except DamagedError as error:
             raise RuntimeError(f"what was written cannot be read: {error}") from error
+        after.read_companions_of(before, plan.edits.companions)
+        tell(after, plan)
         dropped = {t.name for e in before.optimizer_entries if e.where in plan.edits.dropped for t in e.tensors.values()}
         expected = {n: (t.dtype, t.shape) for n, t in before.tensors.items() if n not in dropped}
         expected |= {n: (before.tensors[n].dtype, edit.shape) for n, edit in plan.edits.tensors.items()}
-        actual = {n: (t.dtype, t.shape) for n, t in after.tensors.items() if n in expected or not after.adds_tensors}
+        adds = after.adds_tensors or plan.edits.adapter is not None
+        actual = {n: (t.dtype, t.shape) for n, t in after.tensors.items() if n in expected or not adds}
         if actual != expected:
             raise RuntimeError(f"{name}: the written file has other tensors than planned")
         for tensor, edit in plan.edits.tensors.items():
@@ -43,8 +48,10 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
                 raise RuntimeError(f"{name}: {tensor} does not read back as it was written")
         if missing := missing_biases(after, plan):
             raise RuntimeError(f"{name}: the new bias of {missing[0]} does not read back as it was written")
-        if stale := stale_declarations(after, plan):
-            raise RuntimeError(f"{name}: {stale[0]} does not declare {plan.channels[1]}")
+        for where, what in misread(before, after, plan):
+            if after.graph.decides:  # an edit that it does not show to be right is not published
+                raise before.location.at(where).unsupported(f"{what}: the graph does not show that an edit is right")
+            raise RuntimeError(f"{name}: {where} {what}")
         if os.path.isdir("/proc/self/fd"):  # the file has no name yet, and the libraries open names
             _validate(before, after, f"/proc/self/fd/{fd}")
         return source.size
@@ -83,14 +90,87 @@ def missing_biases(after: TensorStore, plan: Plan) -> list[str]:
     return missing
 
 
-def stale_declarations(after: TensorStore, plan: Plan) -> list[str]:
+def tell(after: TensorStore, plan: Plan) -> None:
+    """Which inputs of a graph the conversion was of, and to how many channels: as the user named them for the original."""
+    if plan.edits.inputs:
+        after.graph.select_inputs(plan.edits.inputs)
+        after.graph.state_channels(plan.channels[1])
+
+
+def misread(before: TensorStore, after: TensorStore, plan: Plan) -> Iterator[tuple[str, str]]:
+    """(where, what is wrong) of what the converted file says of itself: each declaration has the planned number of channels; in a
+    graph an adapter is in front, a new kernel is read by the nodes that read the old one, and the shapes between the image and
+    the kernels agree."""
+    if not plan.edits:
+        return
+    yield from ((where, f"does not declare {plan.channels[1]}") for where in _stale_declarations(after, plan))
+    yield from adapter_differences(before, after, plan)
+    for image, order in plan.edits.orders.items():
+        if after.graph.gathered(image) != order:
+            yield image, f"is not gathered in the order {', '.join(map(str, order[1]))} before anything else reads it"
+    for kernel in (kernel for kernel in plan.kernels if kernel.changes):
+        name, new = kernel.conv.tensor.name, kernel.mixing.new
+        old, read = before.graph.readers(name), after.graph.readers(name)
+        if old is not None and read is not None and {(node, new) for node, _ in old} != read:
+            yield name, f"is not read as the kernel of {new} channels of the image by the nodes that read it before"
+    known = {declaration.where for declaration, _ in before.graph.contradictions(before.graph.first_convs())}
+    for declaration, channels in after.graph.contradictions(after.graph.first_convs()):
+        if declaration.where not in known:
+            yield declaration.where, f"has {declaration.channels} channels, and {channels} are in the graph"
+
+
+def adapter_differences(before: TensorStore, after: TensorStore, plan: Plan) -> list[tuple[str, str]]:
+    """What contradicts that the planned adapter is in front of the network, as the file's graph shows it: (tensor, what)."""
+    adapter, changing = plan.edits.adapter, [kernel.conv for kernel in plan.kernels if not kernel.mixing.is_identity]
+    kernels_before = [conv.tensor.name for conv in changing]
+    if adapter is None:
+        return []
+    convs = after.graph.first_convs()
+    bare = [conv.tensor.name for conv in convs if conv.tensor.name in kernels_before]
+    added = [conv for conv in convs if conv.tensor.name not in before.tensors]
+    wrong = [conv.tensor.name for conv in added if not _computes(after, conv, adapter)]
+    differences = [
+        (name, "sees the image without a 1×1 convolution in front") for name in bare or ([] if added else kernels_before)
+    ]
+    return differences + [(name, "is not the 1×1 convolution that the conversion puts in front") for name in wrong]
+
+
+def _computes(store: TensorStore, conv: FirstConv, adapter: ChannelMap) -> bool:
+    """Whether a convolution is 1×1 and holds the map, to the last bit."""
+    import numpy as np
+
+    if conv.layout is None or conv.layout.folded or conv.groups != 1:
+        return False
+    kernel, dtype = store.load(conv.tensor.name), conv.tensor.dtype
+    matrix = np.moveaxis(kernel, [conv.layout.axes.index(letter) for letter in "OI"], (0, 1)).reshape(kernel.shape)
+    target = store.graph.bias_target(conv)
+    bias = store.load(target[0]) if target and target[1] > 0 else np.zeros(len(adapter.matrix), matrix.dtype)
+    wanted = (np.array(values, np.float64) for values in (adapter.matrix, adapter.offset or (0.0,) * len(adapter.matrix)))
+    return all(
+        rounded(w, dtype).tobytes() == np.ascontiguousarray(actual).tobytes()
+        for w, actual in zip(wanted, (matrix, bias), strict=True)
+    )
+
+
+def added_values(plan: Plan, dtype: DType) -> list[bytes]:
+    """What tensors that the conversion adds to a graph hold, in this dtype: biases, an adapter's matrix and constant."""
+    import numpy as np
+
+    if dtype.name == "I64":
+        return [np.array(order, np.int64).tobytes() for _, order in plan.edits.orders.values()]
+    matrix, offset = (np.array(part) for part in plan.edits.adapter or ChannelMap(()))
+    arrays = [*(edit.values() for edit in plan.edits.biases.values()), matrix, matrix.T, offset]  # kernels are OI or IO
+    return [rounded(values.astype(np.float64), dtype).tobytes() for values in arrays]
+
+
+def _stale_declarations(after: TensorStore, plan: Plan) -> list[str]:
     """The places in the converted file that do not declare the planned number of channels."""
-    if not plan.edits or not plan.declarations:
+    if not plan.declarations:
         return []
     convs = [
         k.conv._replace(tensor=after.tensors[k.conv.tensor.name], in_channels=k.mixing.new)
         for k in plan.kernels
-        if (k.changes or plan.edits.method) and k.conv.tensor.name in after.tensors
+        if not k.mixing.is_identity and k.conv.tensor.name in after.tensors
     ]
     declared = [*after.graph.declarations(convs), *after.graph.hyper_parameters(plan.channels[1])]
     if plan.edits.method:  # the node that was added to the graph may have moved the declaration

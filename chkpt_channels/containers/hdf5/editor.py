@@ -1,4 +1,4 @@
-"""Edits of HDF5 files as splices: datasets get new content, text attributes new text.
+"""Edits of HDF5 files as splices: datasets get new content or are added, text attributes get new text.
 
 The library edits an OverlayFile: it appends the new objects, unlinks the old ones and updates its own tables. The same edits give
 the same bytes every time.
@@ -29,9 +29,14 @@ class NewDataset(NamedTuple):
     values: NDArray[Any]
 
 
-def splices(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Mapping[tuple[str, str], str]) -> list[Splice]:
-    """The splices, counted from the HDF5 file's first byte, that give datasets new content, and attributes, by (path of the
-    object, name), new text. Stored dtypes, creation properties, attributes and all links stay."""
+Texts = Mapping[tuple[str, str], str | Sequence[str]]
+"""Attributes by (path of the object, name), and what each becomes."""
+
+
+def splices(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Texts) -> list[Splice]:
+    """The splices, counted from the HDF5 file's first byte, that give datasets new content, and attributes new text or lists of
+    it. Stored dtypes, creation properties, attributes and all links stay. Datasets that the file does not hold are added, in
+    the dtype of their values, with the groups that they are in."""
     if not datasets and not texts:
         return []
     answer = run_isolated(lambda: _edited(file, datasets, texts), file.location)
@@ -39,19 +44,37 @@ def splices(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Mapping[tuple
     return [Splice.of(start, stop, data) for (start, stop), data in zip(spans, list(answer), strict=True)]
 
 
-def _edited(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Mapping[tuple[str, str], str]) -> Iterator[bytes]:
+def _edited(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Texts) -> Iterator[bytes]:
     """The spans that change, and what each becomes."""
     names = {path: [path, *(alias for alias, of in file.aliases.items() if of == path)] for path in datasets}
     with file.opened(writable=True) as (root, overlay):
         for path, new in datasets.items():
+            if path not in file.datasets:
+                _add(root, path.encode(), new)
+                continue
             check_filters(object_at(root, path), file.location.at(path))
             _replace(root, [name.encode("utf-8", "surrogateescape") for name in names[path]], new)
         for (path, name), text in texts.items():
-            _set_text(object_at(root, path), name.encode(), text.encode())
+            if isinstance(text, str):
+                _set_text(object_at(root, path), name.encode(), text.encode())
+            else:
+                _set_list(object_at(root, path), name, text)
         del root
     edits = overlay.splices()
     yield json.dumps([(splice.start, splice.stop) for splice in edits]).encode()
     yield from (splice.data() for splice in edits)
+
+
+def _add(root: Any, name: bytes, new: NewDataset) -> None:
+    """Put a dataset where there is none."""
+    import h5py
+
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_obj_track_times(False)
+    kind = h5py.h5t.py_create(new.values.dtype, logical=True)
+    _write(h5py.h5d.create(root, name, kind, space_of(new.shape), properties, lcpl=links), kind, new)
 
 
 def _replace(root: Any, names: Sequence[bytes], new: NewDataset) -> None:
@@ -131,3 +154,13 @@ def _set_text(owner: Any, name: bytes, text: bytes) -> None:
     del attribute
     h5py.h5a.delete(owner, name)
     h5py.h5a.create(owner, name, kind, space).write(np.array(text, dtype=f"S{len(text) + 1}"))
+
+
+def _set_list(owner: Any, name: str, texts: Sequence[str]) -> None:
+    """Give an object an attribute that is a list of texts, in the place of the one that it has."""
+    import h5py
+
+    attributes = h5py.AttributeManager(h5py.Group(owner))
+    if name in attributes:
+        del attributes[name]
+    attributes.create(name, list(texts), dtype=h5py.string_dtype())

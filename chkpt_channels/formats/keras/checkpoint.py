@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
-from chkpt_channels.containers.hdf5.editor import NewDataset
+from chkpt_channels.containers.hdf5.editor import NewDataset, Texts
 from chkpt_channels.containers.hdf5.reader import Hdf5
 from chkpt_channels.containers.json import reader as json_reader
 from chkpt_channels.core.dtypes import BY_NAME
@@ -116,9 +116,12 @@ class KerasCheckpoint(Checkpoint):
     def _layouts(self) -> dict[str, Layout]:
         """The layout of every kernel of the configuration's convolutions, by dataset."""
         layouts: dict[str, Layout] = {}
-        for layer in all_layers(self.model) if self.model else ():
-            if layer.kind in CONVS and self.weights:
-                for weight, path in self.weights.find(layer).items():
+        if self.model is None or self.weights is None:
+            return layouts
+        for layer in all_layers(self.model):
+            around = layer.parent.around if layer.parent.wrapper else None  # SpectralNormalization has a copy
+            for holder in (layer, around or layer) if layer.kind in CONVS else ():
+                for weight, path in self.weights.find(holder).items():
                     if weight.endswith("kernel") and (layout := self._layout(layer, self.file.datasets[path].shape)):
                         layouts[path] = layout
         return layouts
@@ -175,15 +178,17 @@ class KerasCheckpoint(Checkpoint):
         self._check_factored(edits)
         datasets = {self._paths[name]: NewDataset(edit.shape, edit.values()) for name, edit in edits.tensors.items()}
         self.file.check_copied(datasets)
-        return self.composed(datasets, self._edited_text(edits))
-
-    def _edited_text(self, edits: Edits) -> str | None:
-        """The configuration after the edits; None where it stays."""
-        return self.graph.edited(edits) if edits and isinstance(self.graph, KerasGraph) else None
+        text, layer = self.graph.edited(edits) if edits and isinstance(self.graph, KerasGraph) else (None, None)
+        lists: Texts = {}
+        if layer and self.weights:
+            placed = self.weights.place(layer.kind, layer.name, list(layer.weights))
+            lists = placed.lists
+            datasets |= {p: NewDataset(v.shape, v) for p, v in zip(placed.paths, layer.weights.values(), strict=True)}
+        return self.composed(datasets, text, lists)
 
     @abstractmethod
-    def composed(self, datasets: Mapping[str, NewDataset], text: str | None) -> list[Splice]:
-        """The splices that give datasets new content and put `text` as the configuration."""
+    def composed(self, datasets: Mapping[str, NewDataset], text: str | None, lists: Texts) -> list[Splice]:
+        """The splices that give datasets new content or add them, put `text` as the configuration, and the lists of names."""
 
     def _check_factored(self, edits: Edits) -> None:
         """Raise UnsupportedError for an optimizer that keeps its state for a kernel in parts, as Adafactor does: rows and columns

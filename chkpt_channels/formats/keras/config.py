@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from chkpt_channels.formats.keras.layers import WRAPPERS
+
 Ref = tuple[str, int, int]
 """A tensor: the name of the layer that produces it, the index of the call, the index of the output."""
 
@@ -45,7 +47,7 @@ class Layer:
     around it and its own."""
 
     def __init__(self, entry: Mapping[str, Any], path: Path, number: int, parent: KerasModel) -> None:
-        self.entry, self.path, self.number, self.parent = entry, (*path, number), number, parent
+        self.entry, self.path, self.number, self.parent = entry, path, number, parent
         self.kind = str(entry["class_name"])
         self.config: Any = entry["config"]
         named = self.config if isinstance(self.config, dict) else {}
@@ -66,10 +68,13 @@ class Layer:
 
 
 class KerasModel:
-    """A model: its layers by name in the order of the configuration, its input and output tensors."""
+    """A model: its layers by name in the order of the configuration, its input and output tensors. A layer around others is one
+    too: each of them takes its input, or with TimeDistributed a part of it; `wrapper` is its class, "" for a model.
+    `around` is the layer that it is, None for the top model."""
 
-    def __init__(self, entry: Mapping[str, Any], path: Path, trail: tuple[str, ...]) -> None:
-        self.entry, self.path, self.trail = entry, path, trail
+    def __init__(self, entry: Mapping[str, Any], path: Path, trail: tuple[str, ...], around: Layer | None = None) -> None:
+        self.entry, self.path, self.trail, self.around = entry, path, trail, around
+        self.wrapper = str(entry["class_name"]) if entry.get("class_name") in WRAPPERS else ""
         self.layers: dict[str, Layer] = {}
         self.inputs: list[Ref] = []
         self.outputs: list[Ref] = []
@@ -122,7 +127,7 @@ def parse(entry: Mapping[str, Any]) -> KerasModel | None:
                 raise ValueError(f"two layers are named {layer.name}")
             model.layers[layer.name] = layer
             if _entries(inner) is not None:
-                layer.inner = KerasModel(inner, layer.path, layer.trail)
+                layer.inner = KerasModel(inner, layer.path, layer.trail, layer)
                 waiting.append(layer.inner)
             elif not isinstance(layer.config, dict):
                 raise ValueError(f"the config of layer {layer.name} is not a JSON object")
@@ -141,13 +146,17 @@ def all_layers(top: KerasModel) -> Iterator[Layer]:
 
 
 def _entries(entry: Mapping[str, Any]) -> list[tuple[Path, Mapping[str, Any]]] | None:
-    """The entries of a model's layers and the steps to their list; None for what is not a model."""
-    config = entry["config"]
-    listed = config.get("layers") if isinstance(config, dict) else config if entry.get("class_name") == "Sequential" else None
-    if not isinstance(listed, list) or not all(isinstance(inner, dict) and "class_name" in inner for inner in listed):
-        return None
-    steps: Path = ("config", "layers") if isinstance(config, dict) else ("config",)
-    return [(steps, inner) for inner in listed]
+    """The entries of a model's layers, or of those in a wrapper, and the steps to each; None for what is neither."""
+    config, kind = entry["config"], str(entry.get("class_name"))
+    if kind in WRAPPERS and isinstance(config, dict):
+        found: list[tuple[Path, Any]] = [(("config", key), config.get(key)) for key, _ in WRAPPERS[kind]]
+    else:
+        listed = config.get("layers") if isinstance(config, dict) else config if kind == "Sequential" else None
+        if not isinstance(listed, list):
+            return None
+        steps: Path = ("config", "layers") if isinstance(config, dict) else ("config",)
+        found = [((*steps, number), inner) for number, inner in enumerate(listed)]
+    return found if all(isinstance(inner, dict) and "class_name" in inner for _, inner in found) else None
 
 
 def _connect(model: KerasModel) -> None:
@@ -160,8 +169,13 @@ def _connect(model: KerasModel) -> None:
         model.inputs, model.outputs = ([t.ref for t in _inbound(config[key], ())] for key in ("input_layers", "output_layers"))
         _renumber(model)
         return
-    model.is_sequential = True
     before = OUTSIDE
+    if model.wrapper:
+        for layer in model.layers.values():
+            layer.nodes = [LayerCall(layer.path, (Inbound((before, 0, 0), None),))]
+        model.inputs, model.outputs = [(before, 0, 0)], [(name, 0, 0) for name in model.layers]
+        return
+    model.is_sequential = True
     for layer in model.layers.values():
         if layer.kind != "InputLayer":
             layer.nodes = [LayerCall(layer.path, (Inbound((before, 0, 0), None),))]

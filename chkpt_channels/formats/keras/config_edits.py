@@ -1,4 +1,4 @@
-"""Edits of a configuration: numbers set, constants chosen, and a layer that repeats the new channel as the old ones.
+"""Edits of a configuration: numbers set, constants chosen, and a layer after the input that makes the old channels.
 
 Keras cannot broadcast a channel: a one-channel input before a Normalization of three fails to load, in every format of Keras 2
 and 3. So `stack` puts a layer without weights after the input. In a functional model that is Concatenate of the same tensor
@@ -13,9 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from chkpt_channels.core.errors import Location
-from chkpt_channels.formats.keras.config import Path, at, is_reference
-from chkpt_channels.formats.keras.preprocessing import Image, select_channels
+from chkpt_channels.formats.keras.config import Layer, Path, at, is_reference
+from chkpt_channels.formats.keras.dataflow.constants import select_channels
+from chkpt_channels.formats.keras.dataflow.effects import Image
+from chkpt_channels.formats.keras.layers import CONVS
 
+Entry = Callable[[str, Image, Mapping[str, Any]], dict[str, Any]]
 # how json.dumps was called: Keras itself uses its defaults, other writers these
 _STYLES: tuple[Mapping[str, Any], ...] = (
     {},
@@ -46,6 +49,16 @@ def choose(document: Any, path: Path, channels: Sequence[int]) -> None:
     set_at(document, path, select_channels(document, path, channels))
 
 
+def ungroup(document: Any, layer: Layer, shape: tuple[int, ...]) -> None:
+    """Make a grouped convolution one over its only channel. A depthwise kernel [h, w, 3, m] has the same bytes as [h, w, 1, 3m],
+    with depth_multiplier 3m."""
+    settings = at(document, (*layer.path, "config"))
+    if CONVS[layer.kind].depthwise:
+        settings["depth_multiplier"] = shape[-1]
+    elif "groups" in settings:
+        settings["groups"] = 1
+
+
 def can_stack(image: Image) -> bool:
     """Whether a layer can repeat this image's channel: in a Sequential none does for (batch, steps, channels), as UpSampling1D
     has no data_format."""
@@ -54,21 +67,26 @@ def can_stack(image: Image) -> bool:
 
 def stack(document: Any, image: Image) -> None:
     """Give the image one channel, and insert a layer after its input that repeats it as the old ones."""
-    set_at(document, (*image.path, image.axis), 1)
-    home = image.layer.parent
-    layers = at(document, image.layer.path[:-1])
+    insert(document, image, 1, "stack", _repeating if image.layer.parent.is_sequential else _joining)
+
+
+def insert(document: Any, image: Image, channels: int, suffix: str, entry: Entry) -> str:
+    """Give the image so many channels, and insert a layer after its input of which all of its takers take what they took; the
+    name of that layer, the input's with a suffix. `entry` makes it of its name, the image, and the entry of the input."""
+    set_at(document, (*image.path, image.axis), channels)
+    home, layers = image.layer.parent, at(document, image.layer.path[:-1])
     names = {layer.name for layer in home.layers.values()}
-    name = next(n for i in range(len(names) + 1) if (n := f"{image.layer.name}_stack{i or ''}") not in names)
+    name = next(n for i in range(len(names) + 1) if (n := f"{image.layer.name}_{suffix}{i or ''}") not in names)
+    first = layers[image.layer.number]
     if home.is_sequential:
-        entry = _repeating(name, image, layers)
-        inside = image.layer.kind == "InputLayer"
-        layers.insert(image.layer.number + inside, entry)
-        return
+        layers.insert(image.layer.number + (image.layer.kind == "InputLayer"), entry(name, image, first))
+        return name
     model = at(document, home.path)["config"]
     for other in layers:
         _redirect(other.get("inbound_nodes"), image.layer.name, name)
     _redirect(model.get("output_layers"), image.layer.name, name)
-    layers.insert(image.layer.number + 1, _joining(name, image, layers[image.layer.number]))
+    layers.insert(image.layer.number + 1, entry(name, image, first))
+    return name
 
 
 def _redirect(value: Any, old: str, new: str) -> None:
@@ -87,37 +105,51 @@ def _joining(name: str, image: Image, input_: Mapping[str, Any]) -> dict[str, An
     """Concatenate(axis)([image] * channels), as this file encodes layers."""
     config = {"name": name, "trainable": True, "dtype": _dtype(input_), "axis": -1 if image.axis == image.rank - 1 else 1}
     shape = list(input_["config"][image.path[-1]])
-    if image.path[-1] == "batch_shape":
-        dtype = input_["config"].get("dtype", "float32")
-        tensor = {
-            "class_name": "__keras_tensor__",
-            "config": {"shape": shape, "dtype": dtype, "keras_history": [image.layer.name, 0, 0]},
-        }
-        nodes: list[Any] = [{"args": [[json.loads(json.dumps(tensor)) for _ in range(image.channels)]], "kwargs": {}}]
-    else:
-        nodes = [[[image.layer.name, 0, 0, {}] for _ in range(image.channels)]]
-    return _entry("Concatenate", config, input_, [list(shape) for _ in range(image.channels)]) | {
-        "name": name,
-        "inbound_nodes": nodes,
+    node = _node(image, input_, image.channels)
+    return _entry("Concatenate", config, input_, [list(shape) for _ in range(image.channels)]) | {"name": name, **node}
+
+
+def following(kind: str, config: dict[str, Any], image: Image, input_: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry of a layer that takes the image as it is."""
+    if image.layer.parent.is_sequential:
+        return _entry(kind, config, input_, _entered(config, image, input_))
+    return _entry(kind, config, input_, list(input_["config"][image.path[-1]])) | {
+        "name": config["name"],
+        **_node(image, input_, 1),
     }
 
 
-def _repeating(name: str, image: Image, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _node(image: Image, input_: Mapping[str, Any], times: int) -> dict[str, Any]:
+    """The call of a layer with the image, so many times in a list, or alone."""
+    if image.path[-1] != "batch_shape":
+        return {"inbound_nodes": [[[image.layer.name, 0, 0, {}] for _ in range(times)]]}
+    shape, dtype = list(input_["config"]["batch_shape"]), input_["config"].get("dtype", "float32")
+    history = [image.layer.name, 0, 0]
+    tensor = {"class_name": "__keras_tensor__", "config": {"shape": shape, "dtype": dtype, "keras_history": history}}
+    tensors = [json.loads(json.dumps(tensor)) for _ in range(times)]
+    return {"inbound_nodes": [{"args": tensors if times == 1 else [tensors], "kwargs": {}}]}
+
+
+def _entered(config: dict[str, Any], image: Image, first: Mapping[str, Any]) -> list[Any]:
+    """The shape of the image, which a layer states that comes first in a Sequential without an InputLayer."""
+    if image.layer.kind != "InputLayer":
+        config[str(image.path[-1])] = first["config"].pop(image.path[-1])
+    return list(at(first, ("config", image.path[-1])) or config[str(image.path[-1])])
+
+
+def _repeating(name: str, image: Image, first: Mapping[str, Any]) -> dict[str, Any]:
     """The UpSampling whose last spatial axis, or first, is the axis of the channels."""
-    first = layers[image.layer.number]
     spatial = image.rank - 2
     last = image.axis == image.rank - 1
     size = [1] * (spatial - 1) + [image.channels] if last else [image.channels] + [1] * (spatial - 1)
     config: dict[str, Any] = {"name": name, "trainable": True, "dtype": _dtype(first)}
-    if image.layer.kind != "InputLayer":  # the first layer states the input shape: now the new one does
-        config[str(image.path[-1])] = first["config"].pop(image.path[-1])
+    shape = _entered(config, image, first)
     if spatial == 1:
         config["size"] = image.channels
     else:
         config |= {"size": size, "data_format": "channels_first" if last else "channels_last"}
     if spatial == 2:
         config["interpolation"] = "nearest"
-    shape = list(at(first, ("config", image.path[-1])) or config[str(image.path[-1])])
     return _entry(f"UpSampling{spatial}D", config, first, shape)
 
 

@@ -7,26 +7,33 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import product
 from math import prod
 from typing import Any
 
 from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, PreprocessingOp
 from chkpt_channels.formats.graph import ModelGraph
-from chkpt_channels.formats.keras import config_edits
-from chkpt_channels.formats.keras.config import KerasModel, Layer, Path, at
-from chkpt_channels.formats.keras.dataflow import InputTrace, ReachedLayer, traces
+from chkpt_channels.formats.keras import adapter, config_edits
+from chkpt_channels.formats.keras.adapter import AddedLayer
+from chkpt_channels.formats.keras.config import KerasModel, Layer, Path
+from chkpt_channels.formats.keras.dataflow.constants import ChannelConstants, constants
+from chkpt_channels.formats.keras.dataflow.trace import ChannelOp, InputTrace, ReachedLayer, traces
 from chkpt_channels.formats.keras.layers import CONVS
-from chkpt_channels.formats.keras.preprocessing import ChannelConstants, constants
 from chkpt_channels.formats.keras.weights import NamedWeights
 
+TapSpans = tuple[tuple[int, int], ...]
+"""The taps [start, stop) of a window that are on pixels, along each axis."""
 Arrival = tuple[InputTrace, ReachedLayer]
 """An image at a convolution that it reaches."""
+COLORS = 3
+"""Channels of the image that is meant where others are beside it."""
 
 
 class KerasGraph(ModelGraph):
     """The graph of a configuration, traced from every image."""
 
     knows_outputs = True
+    decides = True
 
     def __init__(self, weights: NamedWeights, model: KerasModel, text: str) -> None:
         self._weights, self._model, self._text = weights, model, text
@@ -35,26 +42,28 @@ class KerasGraph(ModelGraph):
 
     @cached_property
     def _arrivals(self) -> Mapping[str, list[Arrival]]:
-        """Every first kernel and how images reach it: those reached channel by channel, else all; of inputs that differ in
-        their channels, those with three (a mask or a depth map has one)."""
-        arrivals = [(trace, reached) for trace in self._traces for reached in trace.reached]
-        arrivals = [(trace, reached) for trace, reached in arrivals if reached.blocked is None] or arrivals
-        if len({trace.image.channels for trace, _ in arrivals}) > 1:
-            arrivals = [(trace, reached) for trace, reached in arrivals if trace.image.channels == 3] or arrivals
+        """Every first kernel and how images reach it: of each image those that it reaches channel by channel, else all."""
         by_kernel: defaultdict[str, list[Arrival]] = defaultdict(list)
-        for trace, reached in arrivals:
-            by_kernel[self._kernel(reached.layer)].append((trace, reached))
-        return by_kernel
+        for trace in self._traces:
+            for reached in [reached for reached in trace.reached if reached.blocked is None] or trace.reached:
+                for name in self._kernels(reached.layer):
+                    by_kernel[name].append((trace, reached))
+        return {name: _of_one_count(arrivals) for name, arrivals in by_kernel.items()}
 
-    def _kernel(self, layer: Layer) -> str:
+    def _kernels(self, layer: Layer) -> Sequence[str]:
+        """The kernel of a layer; and its copy, where SpectralNormalization around the layer keeps one."""
         name = self._weights.of(layer).get(CONVS[layer.kind].weights[0])
         if name is None:
             raise self._location.at(layer.where).unsupported("the kernel of this layer is not where Keras puts it")
-        return name
+        around = layer.parent.around if layer.parent.wrapper == "SpectralNormalization" else None
+        copy = self._weights.of(around).get("kernel", name) if around else name
+        return (name,) if copy == name else (name, copy)
 
     def first_convs(self) -> Sequence[FirstConv]:
-        """The convolutions that images reach."""
-        return [self._first_conv(name, *arrivals[0]) for name, arrivals in self._arrivals.items()]
+        """The convolutions that images reach; of images of other counts those with three channels, for a mask or a depth map has
+        one."""
+        convs = [self._first_conv(name, *arrivals[0]) for name, arrivals in self._arrivals.items()]
+        return [conv for conv in convs if conv.in_channels == COLORS] or convs
 
     def _first_conv(self, name: str, trace: InputTrace, reached: ReachedLayer) -> FirstConv:
         tensor, layer, channels = self._weights.tensors[name], reached.layer, trace.image.channels
@@ -70,7 +79,8 @@ class KerasGraph(ModelGraph):
             raise location.damaged(f"shape {list(tensor.shape)} does not take the {channels} channels of the image")
         steps = [step for step in reached.steps if step != trace.image.layer.name]
         why = f"the image reaches it through {', '.join(steps)}" if steps else "the image reaches it"
-        return FirstConv(tensor, tensor.layout, channels, "graph", why, groups if channels > 1 else 1)
+        inputs = tuple(dict.fromkeys(trace.image.layer.where for trace, _ in self._arrivals[name]))
+        return FirstConv(tensor, tensor.layout, channels, "graph", why, groups if channels > 1 else 1, inputs)
 
     def _arrivals_at(self, first_convs: Sequence[FirstConv]) -> list[Arrival]:
         return [arrival for conv in first_convs for arrival in self._arrivals.get(conv.tensor.name, ())]
@@ -81,13 +91,16 @@ class KerasGraph(ModelGraph):
         for conv in first_convs:
             if conv.tensor.name not in self._arrivals:
                 raise self._location.at(conv.tensor.name).unsupported("no image reaches this kernel in the model's graph")
-        operations = {
-            (operation.layer.trail, operation.call): (operation, trace)
-            for trace, reached in arrivals
-            for operation in reached.operations
-        }
-        blocks = dict.fromkeys(self._blocks(arrivals))
-        return [*blocks, *(self._operation(operation.layer, operation.call, trace) for operation, trace in operations.values())]
+        return [*dict.fromkeys(self._blocks(arrivals)), *self._operations(arrivals)]
+
+    def _operations(self, arrivals: Sequence[Arrival]) -> Sequence[PreprocessingOp]:
+        """What the image goes through before these kernels. Where it goes several ways, and what is on them differs, mixes of
+        channels would leave another constant on each."""
+        ways = list(dict.fromkeys(tuple(map(self._operation, reached.operations)) for _, reached in arrivals))
+        if len(ways) < 2:
+            return ways[0] if ways else ()
+        layer, alike = arrivals[0][1].layer, all(operation.uniform for way in ways for operation in way)
+        return [PreprocessingOp(layer.where, layer.kind, apart=alike, why="takes the image in several ways")]
 
     def _blocks(self, arrivals: Sequence[Arrival]) -> Iterator[PreprocessingOp]:
         """What makes an edit of the kernels wrong: layers that mix channels, and layers that are called on other tensors too."""
@@ -102,7 +115,7 @@ class KerasGraph(ModelGraph):
             id(layer): layer for r in clear for layer in (r.layer, *(operation.layer for operation in r.operations))
         }.values():
             if sum(len(trace.calls[layer.trail]) for trace in self._traces) != self._count_calls(layer):
-                yield PreprocessingOp(layer.where, f"{layer.kind}, which takes other tensors too,")
+                yield PreprocessingOp(layer.where, layer.kind, why="takes other tensors too")
 
     def _count_calls(self, layer: Layer) -> int:
         """How often a layer is called, the calls of the models around it counted."""
@@ -113,21 +126,27 @@ class KerasGraph(ModelGraph):
             model = around.inner or model
         return prod(counts)
 
-    def _operation(self, layer: Layer, call: int, trace: InputTrace) -> PreprocessingOp:
-        where, values = _name(layer, call), self._constants(layer, call, trace)
+    def _operation(self, operation: ChannelOp) -> PreprocessingOp:
+        layer = operation.layer
+        where = _name(layer, operation.call)
+        if operation.effect == "bends":
+            return PreprocessingOp(where, layer.kind, apart=True, why="precedes the kernel and is not linear")
+        values = self._constants(operation)
         if values is None:
             return PreprocessingOp(where, layer.kind)
         names = self._weights.of(layer)
         tensors = tuple((names[weight], 0) for weight in values.tensors)
         return PreprocessingOp(where, layer.kind, values.scale, values.shift, tensors)
 
-    def _constants(self, layer: Layer, call: int, trace: InputTrace) -> ChannelConstants | None:
+    def _constants(self, operation: ChannelOp) -> ChannelConstants | None:
+        layer = operation.layer
+
         def weight(name: str) -> Sequence[float] | None:
             tensor = self._weights.of(layer).get(name)
             return [float(x) for x in self._weights.load(tensor).reshape(-1)] if tensor else None
 
         try:
-            return constants(layer, call, trace.image, weight)
+            return constants(layer, operation.call, operation.image, weight)
         except (TypeError, ValueError, ZeroDivisionError, OverflowError):
             return None
 
@@ -136,10 +155,17 @@ class KerasGraph(ModelGraph):
         images = [trace.image for trace, _ in self._arrivals_at(first_convs)]
         return ("stack",) if images and all(map(config_edits.can_stack, images)) else ()
 
+    def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
+        """Why no layer can be put in front of the images of these."""
+        images = {trace.image.ref: trace.image for trace, _ in self._arrivals_at(first_convs)}
+        has_state = any(tensor.group and tensor.shape for tensor in self._weights.tensors.values())
+        return adapter.obstacle(self._model, list(images.values()), has_state)
+
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
-        """The bias (+1), or the moving mean of the BatchNormalization that alone takes the layer's output (-1)."""
+        """The bias (+1), or the moving mean of the BatchNormalization that alone takes the layer's output (-1). None for a
+        separable convolution: its bias takes what its pointwise kernel makes of a constant."""
         arrivals = self._arrivals.get(conv.tensor.name)
-        if not arrivals:
+        if not arrivals or "pointwise_kernel" in CONVS[arrivals[0][1].layer.kind].weights:
             return None
         layer = arrivals[0][1].layer
         if bias := self._weights.of(layer).get("bias"):
@@ -147,6 +173,19 @@ class KerasGraph(ModelGraph):
         norm = _following_norm(layer)
         mean = self._weights.of(norm).get("moving_mean") if norm else None
         return (mean, -1) if mean else None
+
+    def padding(self, conv: FirstConv) -> Sequence[TapSpans]:
+        """By the layers that pad in front of it, which may be wider than its window, and by its own `padding`."""
+        letters = conv.layout.axes if conv.layout else ""
+        taps = [size for size, letter in zip(conv.tensor.shape, letters, strict=False) if letter in "DHW"]
+        spans: dict[TapSpans, None] = {}
+        for _, reached in self._arrivals.get(conv.tensor.name, ()):
+            config = reached.layer.config
+            is_same = config.get("padding", config.get("border_mode")) != "valid"
+            most = [n if reached.is_padded else n // 2 if is_same else 0 for n in taps]
+            overlaps = [[(max(0, i), min(n, n + i)) for i in range(-k, k + 1)] for n, k in zip(taps, most, strict=True)]
+            spans |= dict.fromkeys(product(*overlaps))
+        return list(spans)
 
     def is_depthwise(self, name: str) -> bool:
         """Whether each channel has its own filters in this kernel."""
@@ -166,14 +205,14 @@ class KerasGraph(ModelGraph):
                 declarations[name] = Declaration(name, trace.image.channels)
         return list(declarations.values())
 
-    def edited(self, edits: Edits) -> str | None:
-        """The configuration's text after the edits; None where it stays."""
+    def edited(self, edits: Edits) -> tuple[str | None, AddedLayer | None]:
+        """The configuration's text after the edits, None where it stays; and the layer that they add."""
         document = json.loads(self._text)
         encode = config_edits.encoder(self._text, document, self._location.at(self._document))
         for stale in (trace.stale[0] for trace in self._traces if trace.stale):
             raise self._location.at(self._document).unsupported(f"{stale} contradicts the channels of the image")
         for trace in self._entered(edits):
-            for name in {self._kernel(reached.layer) for reached in trace.reached} if not edits.method else ():
+            for name in {n for reached in trace.reached for n in self._kernels(reached.layer)} if not edits.method else ():
                 if name not in edits.tensors:
                     hint = "   ".join(f"--layer {kernel}" for kernel in self._arrivals)
                     raise self._location.at(name).unsupported("sees the same image, and would keep its channels", hint=hint)
@@ -183,20 +222,23 @@ class KerasGraph(ModelGraph):
         self._choose(document, edits)  # also where channels change places, and their number stays
         for name, arrivals in self._arrivals.items():
             if name in edits.tensors:
-                _ungroup(document, arrivals[0][1].layer, edits.tensors[name].shape)
+                config_edits.ungroup(document, arrivals[0][1].layer, edits.tensors[name].shape)
+        added = None
         for trace in self._entered(edits) if edits.method else ():
-            config_edits.stack(document, trace.image)
+            if edits.adapter:
+                added = adapter.put_in_front(document, self._model, trace.image, edits.adapter)
+            else:
+                config_edits.stack(document, trace.image)
         text = encode(document)
-        return text if text != self._text else None
+        return text if text != self._text else None, added
 
     def _choose(self, document: Any, edits: Edits) -> None:
         """Keep the constants of the chosen channels in the lists of the configuration."""
         done: set[Path] = set()
         arrivals = self._arrivals_at([conv for conv in self.first_convs() if conv.tensor.name in edits.tensors])
-        operations = ((operation, trace) for trace, reached in arrivals for operation in reached.operations)
-        for operation, trace in operations:
-            channels = edits.constants.get(_name(operation.layer, operation.call))
-            values = self._constants(operation.layer, operation.call, trace) if channels else None
+        for operation in (operation for _, reached in arrivals for operation in reached.operations):
+            channels = edits.constants.get(_name(operation.layer, operation.call)) if operation.effect != "bends" else None
+            values = self._constants(operation) if channels else None
             for path in values.lists if values and channels else ():
                 if path not in done:
                     config_edits.choose(document, path, channels or ())
@@ -220,6 +262,15 @@ class KerasGraph(ModelGraph):
         return sorted(chosen, key=lambda trace: trace.image.layer.path, reverse=True)
 
 
+def _of_one_count(arrivals: list[Arrival]) -> list[Arrival]:
+    """Of images of several counts at one kernel those with three channels, or those like the first, whose channels it takes."""
+    clear = [arrival for arrival in arrivals if arrival[1].blocked is None]
+    arrivals = [*clear, *(arrival for arrival in arrivals if arrival not in clear)]
+    counts = [trace.image.channels for trace, _ in clear or arrivals]
+    count = COLORS if COLORS in counts else counts[0]
+    return [arrival for arrival in arrivals if arrival[0].image.channels == count]
+
+
 def one_channel_shape(conv: FirstConv, *, depthwise: bool) -> tuple[int, ...]:
     """The shape in which a kernel's bytes serve one channel: [H, W, I, multiplier] becomes [H, W, 1, I · multiplier]."""
     shape = conv.tensor.shape
@@ -241,13 +292,3 @@ def _following_norm(layer: Layer) -> Layer | None:
     if len(distinct) != 1 or norm is None or norm.kind != "BatchNormalization" or set(calls) & set(layer.parent.outputs):
         return None
     return norm if len(norm.nodes) == len(takers) == len(calls) else None
-
-
-def _ungroup(document: Any, layer: Layer, shape: tuple[int, ...]) -> None:
-    """Make a grouped convolution one over its only channel. A depthwise kernel [h, w, 3, m] has the same bytes as [h, w, 1, 3m],
-    with depth_multiplier 3m."""
-    settings = at(document, (*layer.path, "config"))
-    if CONVS[layer.kind].depthwise:
-        settings["depth_multiplier"] = shape[-1]
-    elif "groups" in settings:
-        settings["groups"] = 1

@@ -71,9 +71,9 @@ class KerasH5(KerasCheckpoint):
     def load_line(self, path: str) -> str:
         return f"model = keras.models.load_model({path!r})" if self._pieces else f"model.load_weights({path!r})"
 
-    def composed(self, datasets: Mapping[str, editor.NewDataset], text: str | None) -> list[Splice]:
+    def composed(self, datasets: Mapping[str, editor.NewDataset], text: str | None, lists: editor.Texts) -> list[Splice]:
         texts = {("", name): piece for name, piece in zip(self._pieces, self._cut(text), strict=True)} if text is not None else {}
-        return editor.splices(self.file, datasets, texts)
+        return editor.splices(self.file, datasets, {**texts, **lists})
 
     def _cut(self, text: str) -> list[str]:
         """The text in as many pieces as there are attributes, all but the last as long as before."""

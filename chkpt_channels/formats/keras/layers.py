@@ -13,13 +13,16 @@ from chkpt_channels.core.layout import Layout
 
 
 class ConvKind(NamedTuple):
-    """A class of convolutions: the layout of its kernel, the names of its weights, whether each channel has its own filters."""
+    """A class of convolutions: the layout of its kernel, the names of its weights, whether each channel has its own filters, and
+    whether it goes through time, with the weights in its cell."""
 
     layout: Layout
     weights: tuple[str, ...]
     depthwise: bool = False
+    recurrent: bool = False
 
 
+_RECURRENT = ("kernel", "recurrent_kernel", "bias")
 _PLAIN, _DEPTH, _SEPARABLE = ("kernel", "bias"), ("depthwise_kernel", "bias"), ("depthwise_kernel", "pointwise_kernel", "bias")
 
 CONVS = {
@@ -33,9 +36,21 @@ CONVS = {
     "DepthwiseConv2D": ConvKind(Layout("HWIO"), _DEPTH, True),
     "SeparableConv1D": ConvKind(Layout("WIO"), _SEPARABLE, True),
     "SeparableConv2D": ConvKind(Layout("HWIO"), _SEPARABLE, True),
+    "ConvLSTM1D": ConvKind(Layout("WIO"), _RECURRENT, recurrent=True),
+    "ConvLSTM2D": ConvKind(Layout("HWIO"), _RECURRENT, recurrent=True),
+    "ConvLSTM3D": ConvKind(Layout("DHWIO"), _RECURRENT, recurrent=True),
+    "Dense": ConvKind(Layout("IO"), _PLAIN),
+    "EinsumDense": ConvKind(Layout("IO"), _PLAIN),
 }
 CONVS |= {f"{'Separable' * separable}Convolution{rank}D": CONVS[f"{'Separable' * separable}Conv{rank}D"]
           for separable, rank in ((0, 1), (0, 2), (0, 3), (1, 1), (1, 2))}  # fmt: skip
+
+WRAPPERS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "TimeDistributed": (("layer", "layer"),),
+    "SpectralNormalization": (("layer", "layer"),),
+    "Bidirectional": (("layer", "forward_layer"), ("backward_layer", "backward_layer")),
+}
+"""Layers around others: the keys of these in the configuration, and their names in the tree of weights."""
 
 WEIGHT_NAMES: Mapping[str, tuple[str, ...]] = {
     "kernel": ("kernel", "W"),
@@ -73,20 +88,28 @@ NONLINEAR = frozenset(
 )
 """Those of them that are not linear: constants before one cannot be moved to the kernel after it."""
 
-UNTRAINED = frozenset({"moving_mean", "moving_variance", "mean", "variance", "count"})
+UNTRAINED = frozenset({"moving_mean", "moving_variance", "mean", "variance", "count", "vector_u"})
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 def weight_names(kind: str, config: Mapping[str, Any]) -> tuple[str, ...]:
     """The weights of a layer in the order in which they are saved; none for classes that are not in the tables."""
     if conv := CONVS.get(kind):
-        return conv.weights if config.get("use_bias", config.get("bias", True)) else conv.weights[:-1]
+        has_bias = config.get("bias_axes") if kind == "EinsumDense" else config.get("use_bias", config.get("bias", True))
+        return conv.weights if has_bias else conv.weights[:-1]
+    if kind == "SpectralNormalization":
+        return "kernel", "vector_u"
     if kind == "BatchNormalization":
         absent = {"gamma": not config.get("scale", True), "beta": not config.get("center", True)}
         return tuple(name for name in _NORM if not absent.get(name))
     if kind == "Normalization" and config.get("mean") is None:
         return ("mean", "variance", "count")
     return ()
+
+
+def is_pointwise(kind: str) -> bool:
+    """Whether a class of CONVS takes single pixels, of an image of any rank."""
+    return len(CONVS[kind].layout.axes) == 2
 
 
 def data_format(config: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from chkpt_channels.containers.hdf5.reader import AttributeFilter, Hdf5
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.formats.keras.config import KerasModel, Layer, all_layers
-from chkpt_channels.formats.keras.layers import UNTRAINED, WEIGHT_NAMES, snake_case, weight_names
+from chkpt_channels.formats.keras.layers import CONVS, UNTRAINED, WEIGHT_NAMES, WRAPPERS, snake_case, weight_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,6 +86,13 @@ class NamedWeights(NamedTuple):
     load: Callable[[str], NDArray[Any]]
 
 
+class Placed(NamedTuple):
+    """The datasets of a new layer's weights, and the lists that name it: attributes by (path of the object, name)."""
+
+    paths: Sequence[str]
+    lists: Mapping[tuple[str, str], Sequence[str]] = {}
+
+
 class Weights:
     """The weights of a file. `order` are the model's datasets in the order of its layers, or as near to it as the file shows."""
 
@@ -99,12 +106,16 @@ class Weights:
         """The datasets of a layer of the configuration by the names of its weights, as far as it has them."""
         return {}
 
+    def place(self, kind: str, name: str, weights: Sequence[str]) -> Placed:
+        """Where the weights of a new first layer of the top model go, in the order of its class."""
+        raise NotImplementedError
+
 
 class Legacy(Weights):
     """Groups of the top model's layers below `prefix`, each with the names of its weights."""
 
     def __init__(self, file: Hdf5, prefix: str) -> None:
-        self._file = file
+        self._file, self._prefix = file, prefix
         inside = f"{prefix}/" if prefix else ""
         self._by_layer: defaultdict[str, list[str]] = defaultdict(list)
         for path in file.datasets:
@@ -132,6 +143,17 @@ class Legacy(Weights):
                 datasets[name] = named[0]
         return datasets
 
+    def place(self, kind: str, name: str, weights: Sequence[str]) -> Placed:
+        """In a group of its name, which is the first of those that the file lists."""
+        group = f"{self._prefix}/{name}"
+        colon = ":0" if any(path.endswith(":0") for path in self.order) else ""  # as Keras 2 names its variables
+        names = [f"{name}/{weight}{colon}" for weight in weights]
+        attributes = self._file.texts[self._prefix]
+        lists: dict[tuple[str, str], Sequence[str]] = {(group, "weight_names"): names}
+        for listed in [each for each in ("layer_names", "layer_names0") if each in attributes]:
+            lists[self._prefix, listed] = [name, *(joined({"": attributes[listed]}, "") or ())]
+        return Placed([f"{group}/{weight}" for weight in names], lists)
+
 
 def _likeness(path: str, layer: Layer, weight: str) -> int:
     """How well a dataset's path names a weight of a layer: how many names of `trail` it ends in, plus 1; 0 for not at all."""
@@ -140,6 +162,8 @@ def _likeness(path: str, layer: Layer, weight: str) -> int:
     if parts[-1] not in names:  # Keras 1: conv_W, conv_b
         old = re.fullmatch(r"(.+)_([A-Za-z]+?)(_\d+)?", parts[-1])
         return len(layer.trail) + 1 if old and old[1] == layer.name and old[2] in names else 0
+    if layer.kind in CONVS and CONVS[layer.kind].recurrent and parts[-2:-1] and parts[-2].startswith("conv_lstm_cell"):
+        del parts[-2]
     ends = 0
     for part, name in zip(reversed(parts[:-1]), reversed(layer.trail), strict=False):
         if part != name:
@@ -169,13 +193,15 @@ class Stored(Weights):
         while waiting:
             model, prefix = waiting.pop()
             used: dict[str, int] = {}
+            attributes = iter(WRAPPERS.get(model.wrapper, ()))
             for layer in model.layers.values():
                 if (layer.kind == "InputLayer" and model.is_sequential) or layer.is_function:
                     continue
                 name = snake_case(layer.kind)
                 used[name] = used.get(name, -1) + 1
-                path = f"{prefix}{self._layers}/{name}" + (f"_{used[name]}" if used[name] else "")
-                prefixes[layer.trail] = path
+                numbered = f"{self._layers}/{name}" + (f"_{used[name]}" if used[name] else "")
+                path = prefix + (next(attributes)[1] if model.wrapper else numbered)
+                prefixes[layer.trail] = path + "/cell" * (layer.kind in CONVS and CONVS[layer.kind].recurrent)
                 if layer.inner:
                     waiting.append((layer.inner, f"{path}/"))
         return {layer.trail: prefixes[layer.trail] for layer in all_layers(top) if layer.trail in prefixes}
@@ -187,6 +213,10 @@ class Stored(Weights):
         paths = {name: self._file.aliases.get(path, path) for name, path in paths.items()}  # hard links
         return {name: path for name, path in paths.items() if path in self._file.datasets}
 
+    def place(self, kind: str, name: str, weights: Sequence[str]) -> Placed:
+        """In the group of its class, of which it is the only layer."""
+        return Placed([f"{self._layers}/{snake_case(kind)}/vars/{i}" for i in range(len(weights))])
+
     def trained(self, top: KerasModel) -> Iterator[str]:
         """The datasets of the weights that an optimizer trains, in its order."""
         frozen: set[tuple[str, ...]] = set()
@@ -194,7 +224,9 @@ class Stored(Weights):
             if layer.trail[:-1] in frozen or (isinstance(layer.config, dict) and layer.config.get("trainable") is False):
                 frozen.add(layer.trail)
                 continue
-            names = weight_names(layer.kind, layer.config) if layer.inner is None else ()
+            if layer.inner is not None:  # what is its own, as vector_u of SpectralNormalization, is not trained
+                continue
+            names = weight_names(layer.kind, layer.config)
             for i, path in enumerate(self._by_trail.get(layer.trail, ())):
                 if not (i < len(names) and names[i] in UNTRAINED) and "int" not in self._file.datasets[path].dtype:
                     yield path

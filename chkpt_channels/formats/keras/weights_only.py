@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Notice, PreprocessingOp, Tensor
 from chkpt_channels.formats.graph import ModelGraph
+from chkpt_channels.formats.keras.dataflow.constants import EPSILON
 from chkpt_channels.formats.keras.graph import one_channel_shape
 from chkpt_channels.formats.keras.layers import CONVS, UNTRAINED, WEIGHT_NAMES, snake_case
-from chkpt_channels.formats.keras.preprocessing import EPSILON
 from chkpt_channels.formats.keras.weights import NamedWeights
 
 HWIO = {3: Layout("WIO"), 4: Layout("HWIO"), 5: Layout("DHWIO")}
@@ -20,6 +20,7 @@ MOST_COLORS = 4
 """Of an image, where a depthwise first layer leaves the count to its kernel."""
 _CLASSES = {snake_case(kind): kind for kind in CONVS}
 _STORED = {
+    **dict.fromkeys(("layer", "forward_layer", "backward_layer", "cell"), ("kernel",)),  # of a class that is not in the file
     "normalization": ("mean", "variance", "count"),
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
 }
@@ -130,25 +131,41 @@ class WeightsOnlyGraph(ModelGraph):
 
     def _preprocessing_of(self, conv: FirstConv) -> Sequence[PreprocessingOp]:
         index = next((i for i, group in enumerate(self._groups) if conv.tensor.name in group.weights.values()), 0)
-        operations = []
+        operations = [PreprocessingOp(where, "layer", why="makes the kernel's channels") for where in self._makers(conv, index)]
+        if conv.in_channels == 1 and self.is_depthwise(conv.tensor.name):  # each filter serves one channel of the image
+            operations.append(PreprocessingOp(conv.tensor.name, self._groups[index].kind))
+        if "spectral_normalization" in conv.tensor.name:
+            operations.append(PreprocessingOp(conv.tensor.name, "SpectralNormalization", why="keeps a copy of the kernel"))
         for group in self._groups[:index]:
             shapes = {self._weights.tensors[name].shape for name in group.weights.values()} - {()}
-            if shapes != {(conv.in_channels,)}:
-                continue
-            where = next(iter(group.weights.values())).rpartition("/")[0]
             constants = [group.weights[key] for key in ("mean", "variance") if key in group.weights]
             sizes = [self._weights.tensors[name].shape for name in constants]
-            if group.kind == "Normalization" and sizes == [(conv.in_channels,)] * 2:
+            if shapes != {(conv.in_channels,)} and sizes != [(), ()]:
+                continue
+            where = next(iter(group.weights.values())).rpartition("/")[0]
+            if group.kind == "Normalization" and sizes in ([(conv.in_channels,)] * 2, [(), ()]):
                 operations.append(self._normalization(where, group))
             else:
-                operations.append(PreprocessingOp(where, "normalization, whose configuration is not in the file,"))
+                operations.append(
+                    PreprocessingOp(where, "normalization", why="precedes the kernel, and its configuration is not in the file")
+                )
         return operations
+
+    def _makers(self, conv: FirstConv, index: int) -> Iterator[str]:
+        """The layer of single pixels directly before, if it makes as many channels as this kernel takes."""
+        before = [(weight, name) for group in self._groups[:index] for weight, name in group.weights.items()]
+        for _, name in [(weight, name) for weight, name in before if weight.endswith("kernel")][-1:]:
+            shape = self._weights.tensors[name].shape
+            if shape[-1] == conv.in_channels and set(shape[:-2]) <= {1} and self._ordered:
+                yield name.rpartition("/vars")[0] or name
 
     def _normalization(self, where: str, group: Group) -> PreprocessingOp:
         mean, variance = (self._weights.load(group.weights[key]).reshape(-1).tolist() for key in ("mean", "variance"))
         deviation = [max(max(v, 0.0) ** 0.5, EPSILON) for v in variance]
         scale, shift = tuple(1 / d for d in deviation), tuple(-m / d for m, d in zip(mean, deviation, strict=True))
-        tensors = tuple((group.weights[key], 0) for key in ("mean", "variance"))
+        tensors = tuple(
+            (group.weights[key], 0) for key in ("mean", "variance") if self._weights.tensors[group.weights[key]].shape
+        )
         return PreprocessingOp(where, "Normalization", scale, shift, tensors)
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
@@ -157,6 +174,8 @@ class WeightsOnlyGraph(ModelGraph):
         if index is None or conv.layout is None:
             return None
         group, following = self._groups[index], self._groups[index + 1 : index + 2]
+        if "pointwise_kernel" in group.weights:
+            return None
         if "bias" in group.weights:
             return group.weights["bias"], 1
         mean = following[0].weights.get("moving_mean") if following else None

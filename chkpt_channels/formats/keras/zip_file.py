@@ -71,11 +71,13 @@ class KerasZip(KerasCheckpoint):
     def load_line(self, path: str) -> str:
         return f"model = keras.models.load_model({path!r})"
 
-    def composed(self, datasets: Mapping[str, hdf5_editor.NewDataset], text: str | None) -> list[Splice]:
+    def composed(
+        self, datasets: Mapping[str, hdf5_editor.NewDataset], text: str | None, lists: hdf5_editor.Texts
+    ) -> list[Splice]:
         changes = {}
         if text is not None:
             changes[self.document] = zip_editor.MemberEdit.of(text.encode())
-        if inner := hdf5_editor.splices(self.file, datasets, {}):
+        if inner := hdf5_editor.splices(self.file, datasets, lists):
             changes[WEIGHTS] = zip_editor.MemberEdit.patch(self._member, inner)
         return zip_editor.splices(self._archive, changes)
 

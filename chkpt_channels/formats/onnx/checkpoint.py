@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ class Onnx(Checkpoint):
         self._folder = Path(source.name).parent
         self._payloads: dict[str, tensor_data.Payload] = {}
         self._others: dict[Path, Source] = {}
+        self._original: dict[Path, tuple[Onnx, Path]] = {}
         for weight in self.model.weights.values():
             self._payloads[weight.name] = tensor_data.payload(weight, source.location, self._folder)
             self.tensors[weight.name] = Tensor(weight.name, weight.dtype, weight.shape)
@@ -49,8 +50,10 @@ class Onnx(Checkpoint):
         return OnnxGraph(self.model, self.tensors, self.load_weight, self.location)
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        weight = self.model.weights[name]
-        source, start, stop = self._span(self._payloads[name])
+        return self._elements(self.model.weights[name], self._payloads[name])
+
+    def _elements(self, weight: Weight, payload: tensor_data.Payload) -> Iterator[bytes]:
+        source, start, stop = self._span(payload)
         if source is None:
             yield tensor_data.typed_elements(weight)
             return
@@ -65,6 +68,9 @@ class Onnx(Checkpoint):
         return None, 0, 0
 
     def _external(self, path: Path) -> Source:
+        if path in self._original:
+            before, other = self._original[path]
+            return before._external(other)
         if path not in self._others:
             self._check_link(path)
             self._others[path] = self.source.keep(Source(path))
@@ -75,8 +81,11 @@ class Onnx(Checkpoint):
             check_link(self.location, path, self._folder, f"its data file {path.name} is")
 
     def load_weight(self, weight: Weight) -> NDArray[Any]:
-        """A stored tensor as an array."""
-        return self.load(weight.name)
+        """A stored tensor as an array, a constant of a function too."""
+        if weight.name in self.tensors:
+            return self.load(weight.name)
+        payload = tensor_data.payload(weight, self.location, self._folder)
+        return self.array(Tensor(weight.name, weight.dtype, weight.shape), self._elements(weight, payload))
 
     def load_line(self, path: str) -> str:
         return f"session = onnxruntime.InferenceSession({path!r})"
@@ -104,6 +113,12 @@ class Onnx(Checkpoint):
             candidates = (f"{path.name}.{number}{Path(name).name}" for number in ("", *(f"{i}." for i in range(1, len(names)))))
             new[name] = next(candidate for candidate in candidates if candidate not in new.values())
         return new
+
+    def read_companions_of(self, original: Checkpoint, companions: Mapping[str, str]) -> None:
+        if isinstance(original, Onnx):
+            names = external_data.locations(original.model)
+            folder = original._folder
+            self._original = {self._folder / companions.get(name, name): (original, folder / name) for name in names}
 
     def preload_validator(self) -> None:
         onnx_schema()

@@ -9,29 +9,26 @@ refused by onnxruntime. So every declaration of a changed value is edited.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.containers.protobuf import DeferredField, WireEdits, bytes_field, deferred_field, number_field, varint
 from chkpt_channels.core.dtypes import DType
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Edits, TensorEdit
-from chkpt_channels.formats.onnx import external_data
+from chkpt_channels.formats.onnx import external_data, front
 from chkpt_channels.formats.onnx.dataflow.axes import counted, holder
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
-from chkpt_channels.formats.onnx.dataflow.values import Count
 from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight, is_packed
 from chkpt_channels.formats.onnx.nodes import Node
 from chkpt_channels.formats.onnx.quantization import output_scale
 from chkpt_channels.formats.onnx.schema import (
     ATTRIBUTE_I,
     DIM_VALUE,
-    DTYPES,
     GRAPH_INITIALIZERS,
+    GRAPH_INPUTS,
     GRAPH_NODES,
-    NODE_ATTRIBUTES,
+    MODEL_IR_VERSION,
     NODE_INPUTS,
     SHAPE_DIMS,
     TENSOR_DIMS,
@@ -46,26 +43,22 @@ from chkpt_channels.formats.onnx.schema import (
 )
 from chkpt_channels.storage.splice import Splice
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-_NUMBERS = {name: number for number, name in DTYPES.items()}
-ATTRIBUTE_TYPE_INT = 2
+IN_FRONT = ("stack", "adapter", "gather")
+"""Methods that put nodes in front: nothing behind them changes."""
 HOLD_WEIGHTS = {
-    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm"), (1, 2)),
+    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "FusedConv"), (1, 2)),
     **dict.fromkeys(("ConvInteger", "MatMul"), (1,)),
     "QLinearConv": (3, 4, 8),
 }
 """Which inputs are the kernel, its scale and the bias."""
-DERIVES_WEIGHTS = ("Identity", "Cast", "DequantizeLinear", "Transpose")
-"""Between a stored weight and the convolution."""
-TAKE_A_BIAS = ("Conv", "ConvTranspose", "Gemm")
+TAKE_A_BIAS = ("Conv", "ConvTranspose", "Gemm", "FusedConv")
 
 
 class OnnxEdits:
     """The Edits of a graph, as splices."""
 
     def __init__(self, model: OnnxModel, paths: Sequence[ImageTrace], edits: Edits, location: Location, load: Load) -> None:
+        paths = [path for path in paths if not edits.inputs or path.image.name in edits.inputs]
         self._model, self._paths, self._edits, self._location, self._load = model, paths, edits, location, load
         self._wire = WireEdits()
         self._done: set[str] = set()
@@ -76,8 +69,8 @@ class OnnxEdits:
         edits = self._edits
         for path in self._paths:
             self._declare(path)
-            if edits.method == "stack":
-                self._stack(path)
+            if edits.method in IN_FRONT:
+                self._put_in_front(path)
         for name, edit in edits.tensors.items():
             self._edit_weight(name, edit)
         for name, edit in edits.biases.items():
@@ -92,7 +85,8 @@ class OnnxEdits:
         for name, flow in path.values.items():
             is_image = name == path.image.name
             axis = holder(flow.axes or (), path.channel)
-            if flow.axes is None or axis is None or (method == "stack" and not is_image) or (method == "broadcast" and flow.wide):
+            is_kept = (method in IN_FRONT and not is_image) or (method == "broadcast" and flow.wide)
+            if flow.axes is None or axis is None or is_kept:
                 continue
             for info in self._model.infos.get(name, ()):
                 self._set_dim(info, axis, counted(flow.axes[axis], path.channel, self._edits.channels))
@@ -105,25 +99,27 @@ class OnnxEdits:
         if field is not None and info.dims[axis] != channels:
             self._wire.replace(dim, field, number_field(DIM_VALUE, channels))
 
-    def _stack(self, path: ImageTrace) -> None:
-        """Insert a Concat before the first node that repeats the channel; every reader of the image reads that instead."""
-        name, stacked = path.image.name, self._unused_name(path.image.name + "_stacked")
-        count = path.image.dims[path.channel] or self._old_channels(path)
-        axis = bytes_field(1, b"axis") + number_field(ATTRIBUTE_I, path.channel) + number_field(20, ATTRIBUTE_TYPE_INT)
-        node = b"".join(bytes_field(NODE_INPUTS, name.encode()) for _ in range(count))
-        node += bytes_field(2, stacked.encode()) + bytes_field(3, stacked.encode()) + bytes_field(4, b"Concat")
-        node += bytes_field(NODE_ATTRIBUTES, axis)
-        first = self._model.graph.fields[GRAPH_NODES][0]
-        self._wire.add(self._model.graph, bytes_field(GRAPH_NODES, node), at=first.start)
-        for reader in self._model.consumers[name]:
-            self._inputs[reader] = stacked
+    def _put_in_front(self, path: ImageTrace) -> None:
+        """Insert nodes before the first one; every reader of the image reads what they make."""
+        image, graph = path.image, self._model.graph
+        if image.name in self._edits.orders:
+            made = front.gathered(image.name, *self._edits.orders[image.name], self._unused_name)
+        elif channels := self._edits.adapter:
+            made = front.adapter(self._model, path, channels, self._unused_name)
+        else:
+            count = path.count or self._old_channels(path)
+            made = front.stacked(image.name, path.channel, count, self._unused_name)
+        for name, edit in made.tensors.items():
+            self._append(name, made.kind, edit)
+        front.declare_types(self._wire, self._model, made)
+        self._wire.add(graph, made.nodes, at=graph.fields[GRAPH_NODES][0].start)
+        self._inputs |= dict.fromkeys(self._model.consumers[image.name], made.output)
 
     def _old_channels(self, path: ImageTrace) -> int:
         channels = [reached.channels for reached in path.reached if reached.channels]
         if not channels:
-            raise self._location.at(path.image.name).unsupported(
-                "its number of channels is not declared, so it cannot be stacked"
-            )
+            what = "its number of channels is not declared, so it cannot be stacked"
+            raise self._location.at(path.image.name).unsupported(what, hint="--from, with their number")
         return channels[0]
 
     def _unused_name(self, name: str) -> str:
@@ -143,6 +139,7 @@ class OnnxEdits:
             self._copy_for(weight, others)
         self._rewrite(weight, edit)
         self._declare_weight(name, edit.shape)
+        self._declare_made(name)
         for node, _ in changed:
             self._ungroup(node)
 
@@ -158,9 +155,19 @@ class OnnxEdits:
                     self._set_dim(info, axis, channels)
             for node, index in self._model.consumers.get(known, ()):
                 output = node.outputs[0]
-                if index == 0 and node.op in DERIVES_WEIGHTS and (node, index) not in self._inputs and output not in shapes:
-                    shapes[output] = shapes[known][::-1] if node.op == "Transpose" else shapes[known]
+                if node.op == "Identity" and not node.domain and (node, index) not in self._inputs and output not in shapes:
+                    shapes[output] = shapes[known]
                     names.append(output)
+
+    def _declare_made(self, name: str) -> None:
+        """Declare the new channels of what nodes make of a kernel before the convolution."""
+        reached = [r for path in self._paths for r in path.reached if r.layout and r.kernel and r.kernel.name == name]
+        held = {held for r in reached if r.source and r.layout for held in r.source.held(r.layout.channel_axis, r.width)}
+        for value, axis, each in held:
+            if value in self._model.outputs:
+                raise self._location.at(value).unsupported("changes shape, and is an output of the graph too")
+            for info in self._model.infos.get(value, ()):
+                self._set_dim(info, axis, each * self._edits.channels)
 
     def _readers(self, name: str) -> list[tuple[Node, int]]:
         """The readers of a stored tensor, through Identity too."""
@@ -177,7 +184,9 @@ class OnnxEdits:
     def _changes_with(self, node: Node, index: int, name: str) -> bool:
         """Whether a reader of an edited tensor takes the new elements: a first conv, an operation with constants per channel, a
         shape that counts the channels, or what follows a first conv and takes its bias."""
-        reached = [r.node for path in self._paths for r in path.reached if r.layout]
+        stems = [r for path in self._paths for r in path.reached if r.layout]
+        reached = [stem.node for stem in stems]
+        makers = [maker.node for stem in stems if stem.source for maker in stem.source.makers]
         if any(node is conv for conv in reached):
             return index in HOLD_WEIGHTS[node.op]
         operations = [c.node for path in self._paths for c in path.operations if any(n == name for n, _ in c.operation.tensors)]
@@ -185,8 +194,8 @@ class OnnxEdits:
         producers = [
             self._model.producers.get(conv.inputs[i]) for conv in reached for i in HOLD_WEIGHTS[conv.op] if i < len(conv.inputs)
         ]
-        scaling = [output_scale(self._model, conv)[1] for conv in reached if conv.op == "ConvInteger"]
-        if any(node is reader for reader in (*operations, *counting, *producers, *scaling)):
+        scaling = [reader for conv in reached if conv.op == "ConvInteger" for reader in output_scale(self._model, conv)[1]]
+        if any(node is reader for reader in (*makers, *operations, *counting, *producers, *scaling)):
             return True
         return node.op in ("BatchNormalization", "Add") and any(conv.outputs[0] in node.inputs for conv in reached)
 
@@ -222,22 +231,25 @@ class OnnxEdits:
 
     def _append(self, name: str, dtype: DType, edit: TensorEdit) -> None:
         size = prod(edit.shape) * dtype.bits // 8
-        head = _dims(edit.shape, packed=False) + number_field(TENSOR_TYPE, _NUMBERS[dtype.name])
+        head = _dims(edit.shape, packed=False) + number_field(TENSOR_TYPE, front.NUMBERS[dtype.name])
         head += bytes_field(TENSOR_NAME, name.encode()) + varint(TENSOR_RAW << 3 | 2) + varint(size)
         tag = varint(GRAPH_INITIALIZERS << 3 | 2) + varint(len(head) + size)
         self._wire.add(self._model.graph, DeferredField(tag + head, size, lambda: edit.values().tobytes()))
+        if self._model.root.number(MODEL_IR_VERSION) < 4:  # each initializer is an input too: onnx/docs/IR.md
+            self._wire.add(self._model.graph, bytes_field(GRAPH_INPUTS, front.declared(name, dtype, edit.shape)))
 
     def _add_bias(self, kernel: str, edit: TensorEdit) -> None:
         """Give a convolution a bias: folded exports (Conv, then Clip) have neither one nor a BatchNormalization."""
         from chkpt_channels.core.dtypes import rounded
 
-        weight = self._model.weights[kernel]
-        users = [r.node for path in self._paths for r in path.reached if r.layout and r.kernel and r.kernel.name == kernel]
-        if not weight.dtype.floating or any(u.op not in TAKE_A_BIAS or len(u.inputs) != 2 for u in users):
+        users = [r for path in self._paths for r in path.reached if r.layout and r.kernel and r.kernel.name == kernel]
+        kinds = {r.source.kind if r.source else self._model.weights[kernel].dtype for r in users}
+        dtype = kinds.pop() if len(kinds) == 1 else None
+        if not dtype or not dtype.floating or any(r.node.op not in TAKE_A_BIAS or len(r.node.inputs) != 2 for r in users):
             raise self._location.at(kernel).unsupported("has no bias to take the constant of its preprocessing")
         name = self._unused_name(f"{kernel}_bias")
-        self._append(name, weight.dtype, TensorEdit(edit.shape, lambda: rounded(edit.values(), weight.dtype)))
-        for user in users:
+        self._append(name, dtype, TensorEdit(edit.shape, lambda: rounded(edit.values(), dtype)))
+        for user in (r.node for r in users):
             last = user.message.fields[NODE_INPUTS][-1]
             self._wire.add(user.message, bytes_field(NODE_INPUTS, name.encode()), at=last.stop)
 
@@ -276,20 +288,3 @@ def bias_target(model: OnnxModel, node: Node) -> tuple[str, int] | None:
         bias = model.stored(follower.inputs[1 - index])
         return (bias.name, 1) if bias and len(bias.shape) == 1 else None
     return None
-
-
-def count_edits(counts: Sequence[Count], channels: int, load: Load) -> dict[str, TensorEdit]:
-    """The stored shapes that hold the number of channels."""
-    by_weight: dict[str, list[Count]] = {}
-    for count in counts:
-        by_weight.setdefault(count.weight.name, []).append(count)
-    return {
-        name: TensorEdit(group[0].weight.shape, partial(_recounted, group, channels, load)) for name, group in by_weight.items()
-    }
-
-
-def _recounted(counts: Sequence[Count], channels: int, load: Load) -> NDArray[Any]:
-    values = load(counts[0].weight).copy()
-    for count in counts:
-        values.reshape(-1)[count.at] = count.each * channels
-    return values

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
-from chkpt_channels.core.errors import Location, UsageError
-from chkpt_channels.core.tensors import Declaration, FirstConv, PreprocessingOp, Quantization, Tensor, TensorEdit
+from chkpt_channels.core.errors import Location, UnsupportedError, UsageError
+from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, PreprocessingOp, Quantization, Tensor, TensorEdit
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.onnx import edits as onnx_edits
+from chkpt_channels.formats.onnx import front
 from chkpt_channels.formats.onnx.dataflow import padding
-from chkpt_channels.formats.onnx.dataflow.image_inputs import image_traces
+from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, OPEN, Place, holder, size
+from chkpt_channels.formats.onnx.dataflow.image_inputs import MOST_CHANNELS, Images, images
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
-from chkpt_channels.formats.onnx.dataflow.values import ReachedConv
+from chkpt_channels.formats.onnx.dataflow.values import ReachedConv, count_edits
 from chkpt_channels.formats.onnx.model import OnnxModel
+from chkpt_channels.formats.onnx.nodes import Node
 from chkpt_channels.formats.onnx.quantization import quantization
 
 NAMED_OPS = 4
@@ -31,26 +34,58 @@ class OnnxGraph(ModelGraph):
     def __init__(self, model: OnnxModel, tensors: Mapping[str, Tensor], load: Load, location: Location) -> None:
         self.model, self._tensors, self._load, self._location = model, tensors, load, location
         self._named: tuple[str, ...] = ()
+        self._stated: int | None = None
 
     @cached_property
-    def paths(self) -> list[ImageTrace]:
-        """From each image input on. Raises UnsupportedError where it runs into one of the model's own functions."""
-        paths = image_traces(self.model, self._load, self._named)
-        for path in paths:
+    def _images(self) -> Images:
+        return images(self.model, self._load, self._named, self._stated)
+
+    @cached_property
+    def paths(self) -> Sequence[ImageTrace]:
+        """From each image input on. Raises UnsupportedError where it runs into a kernel that a subgraph stores."""
+        for path in self._images.traces:
             self._refuse_inner_kernels(path)
-            for constants in path.operations:
-                node = constants.node
-                if (node.domain, node.op) in self.model.functions:
-                    raise self._location.at(node.label).unsupported(
-                        f"the image reaches the model-local function {node.op}, which is not followed"
-                    )
-        return paths
+        return self._images.traces
+
+    @property
+    def decides(self) -> bool:
+        return any(node.op != "Constant" for node in self.model.nodes)
+
+    def check_reached(self, *, each: bool = False) -> None:
+        known, is_strict = self.first_convs(), each or self._named or not self._images.traces
+        kernels = {conv.tensor.name for conv in known}
+        if left := [one for one in self._images.unfollowed if is_strict or one.kernels & kernels]:
+            raise self._unfollowed(left[0].image.name, left[0].node, left[0].places)
+        seen = {name for conv in known for name in conv.inputs}
+        paths = [path for path in self._images.traces if path.image.name not in seen] if each or not known else []
+        computed = [reached.node for path in paths for reached in path.reached if not reached.kernel]
+        if computed:
+            raise self._location.at(computed[0].label).unsupported("its kernel is computed, and not stored in the file")
+        if not known:
+            names = ", ".join(info.name for info in self.model.inputs)
+            what = f"none of its inputs ({names}) reaches the kernel of a convolution in its graph"
+            raise self._location.unsupported(what, hint="convert the file that it was exported from")
+
+    def _unfollowed(self, image: str, node: Node | None, places: Sequence[Place]) -> UnsupportedError:
+        location, counts = self._location.at(image), [place.channels for place in places if place.channels]
+        if len(counts) == 1:
+            return location.unsupported(f"has {counts[0]} channels, more than images have", hint=f"--input {image}")
+        if counts:
+            what = f"a convolution takes {' and '.join(map(str, counts))} steps of its axes together: which are the channels?"
+            return location.unsupported(what, hint="   or   ".join(f"--from {count}" for count in dict.fromkeys(counts)))
+        dims = next(info.dims for info in self.model.inputs if info.name == image)
+        once = [n for n in dims if n and n <= MOST_CHANNELS and dims.count(n) == 1 and n > 1]
+        hint = f"--from {once[0]}, if these are its channels" if once else ""
+        if node is None:
+            return location.unsupported("which of its axes holds the channels is not known", hint=hint)
+        what = f"the image {image!r} is not followed through this {node.op}: which of its axes holds the channels is not known"
+        return self._location.at(node.label).unsupported(what, hint=hint)
 
     def _refuse_inner_kernels(self, path: ImageTrace) -> None:
         """Raise UnsupportedError where the image reaches a kernel that a subgraph stores."""
         for reached in path.reached:
             name = next((name for name in reached.node.inputs if name in self.model.inner), None)
-            if name and reached.kernel is None:
+            if name and reached.kernel is None and not reached.node.call:
                 what = f"its weights are in a subgraph of {self.model.inner[name]}; only those of the main graph are edited"
                 raise self._location.at(reached.node.label).unsupported(what)
 
@@ -60,34 +95,110 @@ class OnnxGraph(ModelGraph):
             if name not in known:
                 raise UsageError(f"no input is called {name!r}; it has {', '.join(known)}", file=self._location.file)
         self._named = tuple(names)
+        self._forget()
         return True
+
+    def state_channels(self, count: int) -> None:
+        self._stated = count
+        self._forget()
+
+    def _forget(self) -> None:
+        """What is known so far was found without what the user says now."""
+        for known in ("_images", "paths"):
+            self.__dict__.pop(known, None)
 
     def first_convs(self) -> Sequence[FirstConv]:
         convs: dict[str, FirstConv] = {}
         for path in self.paths:
             for reached in path.reached:
                 if conv := self._first_conv(path, reached):
-                    convs.setdefault(conv.tensor.name, conv)
+                    known = convs.setdefault(conv.tensor.name, conv)
+                    inputs = tuple(dict.fromkeys((*known.inputs, path.image.name)))
+                    convs[conv.tensor.name] = known._replace(inputs=inputs)
         direct = [conv for conv in convs.values() if conv.layout]
-        return direct or list(convs.values())
+        return [*direct, *self._beside(direct, convs)] if direct else list(convs.values())
+
+    def _beside(self, direct: Sequence[FirstConv], convs: Mapping[str, FirstConv]) -> list[FirstConv]:
+        """The kernels of images that reach none as they are: they change with the others, or nothing does."""
+        seen = {name for conv in direct for name in conv.inputs}
+        others = [path for path in self.paths if path.image.name not in seen and path.count]
+        left = {r.kernel.name for path in others for r in path.reached if r.kernel}
+        return [conv for name, conv in convs.items() if name in left and not conv.layout]
 
     def _first_conv(self, path: ImageTrace, reached: ReachedConv) -> FirstConv | None:
-        if reached.kernel is None:
+        kernel = reached.kernel
+        if kernel is None:
             return None
         why = f"the image {path.image.name!r} reaches it" + (f" through {_listed(path)}" if path.operations else "")
-        tensor, channels = self._tensors[reached.kernel.name], reached.channels or path.image.dims[path.channel] or 0
+        # a constant of a function is no tensor of the file: it is not edited
+        tensor = self._tensors.get(kernel.name) or Tensor(kernel.name, kernel.dtype, kernel.shape)
+        channels = reached.channels or path.count
         groups = reached.node.integer("group", 1) if reached.layout else 1
-        return FirstConv(tensor, reached.layout, channels, "graph", why, groups)
+        return FirstConv(tensor, reached.stored, channels, "graph", why, groups)
 
     def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
-        operations = [op for conv in first_convs for reached in self._users(conv) for op in reached.operations]
+        operations = [op for conv in first_convs for op in self._before(conv)]
         # what mixes channels anywhere between the image and a kernel makes every kernel edit wrong
-        operations += [c.operation for path in self.paths for c in path.operations if c.operation.scale is None]
+        paths = self._toward(first_convs)
+        operations += [c.operation for path in paths for c in path.operations if c.operation.scale is None]
+        bare = [path.image.name for path in paths if path.channel == NOWHERE]
+        operations += [PreprocessingOp(name, "input without an axis of channels") for name in bare]
         return list(dict.fromkeys(operations))
 
+    def _toward(self, first_convs: Sequence[FirstConv]) -> Sequence[ImageTrace]:
+        """The paths of the images that reach these kernels; all where a kernel is not known to be reached."""
+        inputs = {name for conv in first_convs for name in conv.inputs}
+        return [path for path in self.paths if path.image.name in inputs] if all(c.inputs for c in first_convs) else self.paths
+
+    def _before(self, conv: FirstConv) -> list[PreprocessingOp]:
+        """The operations between the images and a kernel. Where several values meet it they must have passed the same ones, and
+        nothing else may read what nodes make of it."""
+        users = self._users(conv)
+        made = [maker.node for reached in users if reached.source for maker in reached.source.makers]
+        readers = [node for maker in made for node, _ in self.model.consumers.get(maker.outputs[0], ())]
+        if any(node not in made and all(node is not reached.node for reached in users) for node in readers):
+            return [PreprocessingOp(conv.tensor.name, "kernel", why="is computed for other layers too")]
+        ways = list(dict.fromkeys(reached.operations for reached in users))
+        if len({tuple((op.scale, op.shift) for op in way) for way in ways}) > 1:
+            operations = [op for way in ways for op in way]
+            tensors = tuple(dict.fromkeys(tensor for op in operations for tensor in op.tensors))
+            why, apart = (
+                "meets several values, with different constants before them",
+                all(op.apart or op.scale for op in operations),
+            )
+            return [PreprocessingOp(conv.tensor.name, "kernel", tensors=tensors, apart=apart, why=why)]
+        return [
+            alike[0]._replace(tensors=tuple(dict.fromkeys(tensor for op in alike for tensor in op.tensors)))
+            for alike in zip(*ways, strict=True)
+        ]
+
     def graph_methods(self, first_convs: Sequence[FirstConv]) -> Sequence[str]:
-        broadcasts = self.model.opset >= FIRST_BROADCAST_OPSET and all(path.broadcasts and path.operations for path in self.paths)
+        paths = self._toward(first_convs)
+        if any(path.channel == NOWHERE or (path.place and path.place.slower > 1) for path in paths):
+            return ()  # a Concat along such an axis would not repeat channel by channel
+        broadcasts = self.model.opset >= FIRST_BROADCAST_OPSET and all(path.broadcasts and path.operations for path in paths)
         return ("broadcast", "stack") if broadcasts else ("stack",)
+
+    def gathers(self, first_convs: Sequence[FirstConv], places: tuple[int, ...]) -> Mapping[str, tuple[int, tuple[int, ...]]]:
+        paths = self._toward(first_convs)
+        alone = [path.place is not None and path.place[1:] == (len(places), 1, 1) for path in paths]
+        is_read_alone = not any(path.image.name in self.model.outputs for path in paths)
+        return {path.image.name: (path.channel, places) for path in paths} if all(alone) and is_read_alone else {}
+
+    def gathered(self, image: str) -> tuple[int, tuple[int, ...]] | None:
+        readers = self.model.consumers.get(image, ())
+        if len(readers) != 1 or (readers[0][0].op, readers[0][0].domain, readers[0][1]) != ("Gather", "", 0):
+            return None
+        order = self.model.stored(readers[0][0].given(1))
+        return (readers[0][0].integer("axis", 0), tuple(map(int, self._load(order).reshape(-1)))) if order else None
+
+    def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
+        paths = self._toward(first_convs)
+        if len(widths := sorted({conv.in_channels for conv in first_convs})) > 1:
+            return f"its first convolutions take {' and '.join(map(str, widths))} channels"
+        return next(
+            filter(None, (front.obstacle(self.model, path) for path in paths)), "" if paths else "its graph shows no image"
+        )
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         users = self._users(conv)
@@ -101,6 +212,14 @@ class OnnxGraph(ModelGraph):
         reached = [r for path in self.paths for r in path.reached if r.layout and r.kernel]
         return [r for r in reached if r.kernel and r.kernel.name == conv.tensor.name]
 
+    def readers(self, kernel: str) -> frozenset[tuple[str, int]] | None:
+        found: set[tuple[str, int]] = set()
+        for path in self.paths:
+            readers = [r for r in path.reached if r.kernel and kernel in (r.kernel.name, *r.factors)]
+            # one channel may have no axis of its own
+            found |= {(r.node.outputs[0], r.channels or (path.count if path.channel == NOWHERE else 0)) for r in readers}
+        return frozenset(found) if self.decides else None
+
     def quantization(self, conv: FirstConv) -> Quantization | None:
         users = [] if conv.tensor.dtype.floating else self._users(conv)
         return quantization(self.model, users[0].node, self.model.weights[conv.tensor.name]) if users else None
@@ -109,25 +228,58 @@ class OnnxGraph(ModelGraph):
         shape = conv.tensor.shape
         return shape if channels == 1 else (shape[0], channels, *shape[2:])
 
-    def shape_edits(self, channels: int) -> dict[str, TensorEdit]:
-        counts = [count for path in self.paths for count in path.counts]
-        return onnx_edits.count_edits(counts, channels, self._load)
+    def shape_edits(self, first_convs: Sequence[FirstConv], channels: int) -> dict[str, TensorEdit]:
+        counts = [count for path in self._toward(first_convs) if path.count != channels for count in path.counts]
+        return count_edits(counts, channels, self._load)
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
-        declarations = []
-        for path in self.paths:
-            channels = path.image.dims[path.channel]
-            if channels is not None:
-                declarations.append(Declaration(f"graph.input {path.image.name}", channels))
-        return declarations
+        paths = self._toward(first_convs)
+        return [Declaration(f"graph.input {path.image.name}", path.count) for path in paths if _declares(path)]
+
+    def notices(self, first_convs: Sequence[FirstConv]) -> Sequence[Notice]:
+        seen = {name for conv in first_convs for name in conv.inputs}
+        left = [one.image.name for one in self._images.unfollowed if all(p.channels <= MOST_CHANNELS for p in one.places)]
+        left += [path.image.name for path in self.paths if path.image.name not in seen and not path.count]
+        what = "reaches convolutions too, and is left as it is: where its channels are, or how many, is not known"
+        return [Notice("image_left", f"the input {name!r} {what}") for name in left]
 
     def contradictions(self, first_convs: Sequence[FirstConv]) -> Sequence[tuple[Declaration, int]]:
-        return [
-            (Declaration(f"graph.input {path.image.name}", channels), width)
-            for path in self.paths
-            for width in path.widths
-            if (channels := path.image.dims[path.channel]) is not None
-        ]
+        paths = self.paths
+        widths = [(Declaration(f"graph.input {path.image.name}", path.count), width) for path in paths for width in path.widths]
+        stale = (pair for path in paths for pair in self._stale_shapes(path))
+        return [*widths, *stale, *(pair for conv in first_convs for pair in self._unread(conv))]
+
+    def _unread(self, conv: FirstConv) -> Iterator[tuple[Declaration, int]]:
+        """The stored tensors that differ from a first conv in the channels alone, that no node reads, and that are of no other
+        image: what a conversion left that did not follow the graph."""
+        if conv.layout is None:
+            return
+        axis, images = conv.layout.channel_axis, {path.count for path in self.paths}
+        read = {*self.model.consumers, *self.model.outputs}
+        for name, tensor in self._tensors.items():
+            shape, other = list(tensor.shape), list(conv.tensor.shape)
+            if name in read or len(shape) != len(other) or len(shape) < 3 or shape[axis] in images:
+                continue
+            if shape != other and [*shape[:axis], *shape[axis + 1 :]] == [*other[:axis], *other[axis + 1 :]]:
+                yield Declaration(f"{name}, which no node reads", shape[axis]), other[axis]
+
+    def _stale_shapes(self, path: ImageTrace) -> Iterator[tuple[Declaration, int]]:
+        """The declared shapes between the image and the kernels that have other channels than the walk shows."""
+        for name, flow in path.values.items():
+            axes = () if flow.mixed or flow.wide or name == path.image.name else flow.axes or ()
+            axis = holder(axes, path.channel)
+            if axis is None:
+                continue
+            actual = size(axes[axis])
+            for info in self.model.infos.get(name, ()):
+                declared = info.dims[axis] if axis < len(info.dims) else None
+                if declared is not None and declared != actual < OPEN:
+                    yield Declaration(f"graph.value_info {name}", declared), actual
+
+
+def _declares(path: ImageTrace) -> bool:
+    """Whether an input has a number of channels: of its axis, or one where it has no axis for them."""
+    return path.channel == NOWHERE or (bool(path.image.dims) and path.image.dims[path.channel] is not None)
 
 
 def _listed(path: ImageTrace) -> str:

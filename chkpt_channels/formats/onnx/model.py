@@ -13,7 +13,8 @@ from typing import NamedTuple
 from chkpt_channels.containers.protobuf import BYTES, Message, Reader
 from chkpt_channels.core.dtypes import BY_NAME, DType
 from chkpt_channels.core.errors import Location
-from chkpt_channels.formats.onnx.nodes import Node, Subgraph, read_nodes, subgraph
+from chkpt_channels.formats.onnx.expansion import Expansion, Functions, functions
+from chkpt_channels.formats.onnx.nodes import Node, Subgraph, nodes_of
 from chkpt_channels.formats.onnx.schema import (
     ATTRIBUTE_T,
     DIM_VALUE,
@@ -24,7 +25,6 @@ from chkpt_channels.formats.onnx.schema import (
     GRAPH_VALUE_INFOS,
     INFO_NAME,
     INFO_TYPE,
-    MODEL_FUNCTIONS,
     MODEL_GRAPH,
     MODEL_IR_VERSION,
     MODEL_OPSETS,
@@ -91,7 +91,7 @@ class OnnxModel:
         if self.root.number(MODEL_IR_VERSION) >= 3 and not self.root.fields.get(MODEL_OPSETS):
             raise self.location.damaged("has no opset_import: it is cut off after its graph", at=source.size)
         self.graph = self.root.message(graphs[0])
-        self.nodes = read_nodes(self.graph)
+        self.nodes = nodes_of(self.graph)
         self.weights: dict[str, Weight] = {}
         for message in self.graph.messages(GRAPH_INITIALIZERS):
             self._add(_weight(message, message.text(TENSOR_NAME), self.location))
@@ -154,17 +154,32 @@ class OnnxModel:
         return {message.text(INFO_NAME) for message in self.graph.messages(GRAPH_OUTPUTS)}
 
     @cached_property
+    def _expansion(self) -> Expansion:
+        return Expansion(self.nodes, {})
+
+    @property
     def subgraphs(self) -> dict[Node, list[Subgraph]]:
         """The bodies and branches of each node that has any (If, Loop, Scan), in subgraphs too."""
-        subgraphs: dict[Node, list[Subgraph]] = {}
-        todo = [(node, dict[str, str]()) for node in self.nodes]
-        while todo:
-            node, scope = todo.pop()
-            for i, graph in enumerate(node.subgraphs()):
-                sub = subgraph(graph, f"{node.label}@{node.message.start}[{i}]", scope)
-                subgraphs.setdefault(node, []).append(sub)
-                todo += [(inner, sub.names) for inner in sub.nodes]
-        return subgraphs
+        return self._expansion.subgraphs
+
+    @property
+    def everywhere(self) -> list[Node]:
+        """All nodes, those of subgraphs before the node that has them: each after what it reads, whatever the file's order is."""
+        return self._expansion.nodes
+
+    @cached_property
+    def computed(self) -> Expansion:
+        """The same with the model's own functions replaced by their nodes: what is computed, for the walk. Edits are made of the
+        nodes that are in the graph."""
+        return Expansion(self.nodes, self.functions) if self.functions else self._expansion
+
+    @cached_property
+    def function_constants(self) -> dict[str, Weight]:
+        """The constants inside of functions."""
+        inside = [node for node in self.computed.nodes if node.call and node.op == "Constant" and not node.domain]
+        pairs = ((node, value) for node in inside if (value := node.attribute("value")) and value.last(ATTRIBUTE_T))
+        weights = (_weight(v.messages(ATTRIBUTE_T)[-1], node.outputs[0], self.location, node) for node, v in pairs)
+        return {weight.name: weight for weight in weights if weight}
 
     @cached_property
     def inner(self) -> dict[str, str]:
@@ -177,21 +192,6 @@ class OnnxModel:
         return inner_names
 
     @cached_property
-    def everywhere(self) -> list[Node]:
-        """All nodes, those of subgraphs before the node that has them: each after what it reads."""
-        nodes: list[Node] = []
-        todo = self.nodes[::-1]
-        opened: set[Node] = set()
-        while todo:
-            node = todo.pop()
-            if node in opened or node not in self.subgraphs:
-                nodes.append(node)
-                continue
-            opened.add(node)
-            todo += [node, *(inner for sub in self.subgraphs[node] for inner in sub.nodes[::-1])]
-        return nodes
-
-    @cached_property
     def consumers(self) -> dict[str, list[tuple[Node, int]]]:
         """The readers of each value: (node, index of its input)."""
         consumers: dict[str, list[tuple[Node, int]]] = defaultdict(list)
@@ -202,13 +202,13 @@ class OnnxModel:
 
     @cached_property
     def producers(self) -> dict[str, Node]:
-        """The node that produces each value."""
-        return {name: node for node in self.everywhere for name in node.outputs}
+        """The node that produces each value; a value that a function gives out, the node inside."""
+        return {name: node for node in self.computed.nodes for name in node.outputs}
 
     @cached_property
-    def functions(self) -> set[tuple[str, str]]:
-        """(domain, name) of the model's own functions."""
-        return {(m.text(10), m.text(1)) for m in self.root.messages(MODEL_FUNCTIONS)}
+    def functions(self) -> Functions:
+        """The model's own functions."""
+        return functions(self.root)
 
     @cached_property
     def opset(self) -> int:
@@ -219,8 +219,8 @@ class OnnxModel:
     def stored(self, name: str) -> Weight | None:
         """The weight of a name, through Identity nodes: the TorchScript exporter merges equal weights that way."""
         for _ in range(MOST_IDENTITIES):
-            if name in self.weights:
-                return self.weights[name]
+            if weight := self.weights.get(name) or self.function_constants.get(name):
+                return weight
             node = self.producers.get(name)
             if node is None or node.op != "Identity" or node.domain:
                 return None

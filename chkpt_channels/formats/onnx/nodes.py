@@ -16,6 +16,7 @@ from chkpt_channels.formats.onnx.schema import (
     ATTRIBUTE_I,
     ATTRIBUTE_INTS,
     ATTRIBUTE_NAME,
+    ATTRIBUTE_REFERENCE,
     ATTRIBUTE_S,
     GRAPH_INITIALIZERS,
     GRAPH_INPUTS,
@@ -42,7 +43,8 @@ HAVE_SUBGRAPHS = frozenset(("If", "Loop", "Scan", "SequenceMap"))
 
 
 class Node(NamedTuple):
-    """One operation. Inputs may be empty names (left out)."""
+    """One operation. Inputs may be empty names (left out). In the body of one of the model's own functions, `call` is the node of
+    the graph that calls it, and `given_attributes` are those that the body may refer to."""
 
     message: Message
     op: str
@@ -50,6 +52,8 @@ class Node(NamedTuple):
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    call: Node | None = None
+    given_attributes: tuple[tuple[str, Message], ...] = ()
 
     @property
     def label(self) -> str:
@@ -61,8 +65,11 @@ class Node(NamedTuple):
         return self.inputs[index] if index < len(self.inputs) else ""
 
     def attribute(self, name: str) -> Message | None:
-        """An attribute by name."""
-        return next((a for a in self.message.messages(NODE_ATTRIBUTES) if a.text(ATTRIBUTE_NAME) == name), None)
+        """An attribute by name; None too where it refers to one of its function that is not given."""
+        own = next((a for a in self.message.messages(NODE_ATTRIBUTES) if a.text(ATTRIBUTE_NAME) == name), None)
+        if own and self.call and (reference := own.text(ATTRIBUTE_REFERENCE)):
+            return next((a for other, a in self.given_attributes if other == reference), None)
+        return own
 
     def integer(self, name: str, default: int) -> int:
         """An integer attribute."""
@@ -104,9 +111,9 @@ class Subgraph(NamedTuple):
     stored: tuple[str, ...]
 
 
-def read_nodes(graph: Message) -> list[Node]:
-    """The nodes of a graph in order, but for those without outputs."""
-    return [node for node in map(_node, graph.messages(GRAPH_NODES)) if node.outputs]
+def nodes_of(graph: Message, number: int = GRAPH_NODES) -> list[Node]:
+    """The nodes of a graph, or those in another field of a message, in the file's order; but for those without outputs."""
+    return [node for node in map(_node, graph.messages(number)) if node.outputs]
 
 
 def _node(message: Message) -> Node:
@@ -121,7 +128,7 @@ def _node(message: Message) -> Node:
 
 def subgraph(graph: Message, label: str, scope: dict[str, str]) -> Subgraph:
     """The nodes of a node's own graph, and the names that it takes from the graphs around it, renamed by `scope`."""
-    nodes = read_nodes(graph)
+    nodes = nodes_of(graph)
     stored = [message.text(TENSOR_NAME) for message in graph.messages(GRAPH_INITIALIZERS)]
     own = {name for node in nodes for name in node.outputs if name}.union(
         stored, (message.text(INFO_NAME) for message in graph.messages(GRAPH_INPUTS))

@@ -9,6 +9,8 @@ Source: onnx/docs/Operators.md (DequantizeLinear, QLinearConv, ConvInteger).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from chkpt_channels.core.tensors import Quantization
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
@@ -46,19 +48,44 @@ def _record(
     return Quantization(scale.name, zero.name if zero else 0, 0, *names) if scale else None
 
 
-def output_scale(model: OnnxModel, node: Node) -> tuple[Weight | None, Node]:
-    """A ConvInteger's kernel scale and the node that reads it: its output is cast, then multiplied by that scale, or by the
-    product of that scale and the image's."""
-    _, cast = _only_reader(model, node.outputs[0])
+def output_scale(model: OnnxModel, node: Node) -> tuple[Weight | None, Sequence[Node]]:
+    """A ConvInteger's kernel scale and the nodes that read it: its output is cast, then multiplied by that scale, or by the
+    product of that scale and the image's. A bias that is added before the cast is divided by the same product."""
+    value, division = node.outputs[0], None
+    _, reader = _only_reader(model, value)
+    if reader is not None and reader.op == "Add":
+        division = _bias_division(model, reader, value)
+        value = reader.outputs[0] if division else ""
+    _, cast = _only_reader(model, value)
     at, times = _only_reader(model, cast.outputs[0]) if cast and cast.op == "Cast" else (0, None)
     if times is None or times.op != "Mul":
-        return None, node
-    other = times.inputs[1 - at]
-    inner = model.producers.get(other)
-    if model.stored(other) is None and inner is not None and inner.op == "Mul" and _only_reader(model, other)[1]:
-        stored = [weight for name in inner.inputs if (weight := model.stored(name))]
-        return (stored[0], inner) if len(stored) == 1 else (None, node)
-    return model.stored(other), times
+        return None, ()
+    ends = [(times, times.inputs[1 - at]), *([(division, division.inputs[1])] if division else [])]
+    found = [_scale_in(model, product, end, [end for end, _ in ends]) for end, product in ends]
+    names = {scale.name if scale else "" for scale, _ in found}
+    return (found[0][0], [reader for _, reader in found]) if len(names) == 1 else (None, ())
+
+
+def _bias_division(model: OnnxModel, add: Node, value: str) -> Node | None:
+    """The division of a stored bias by the scales, which is rounded, cast and added: as onnxruntime quantized until 1.6."""
+    steps: list[Node | None] = [model.producers.get(next((name for name in add.inputs if name != value), ""))]
+    for _ in range(2):
+        steps.append(model.producers.get(steps[-1].inputs[0]) if steps[-1] else None)
+    cast, rounded, division = steps
+    is_bias = cast and rounded and division and (cast.op, division.op) == ("Cast", "Div") and rounded.op in ("Floor", "Round")
+    return division if is_bias and division and model.stored(division.inputs[0]) else None
+
+
+def _scale_in(model: OnnxModel, product: str, reader: Node, readers: Sequence[Node]) -> tuple[Weight | None, Node]:
+    """(scale, its reader) of a stored factor, or of one that is multiplied by the scale of the image for these readers alone."""
+    inner = model.producers.get(product)
+    if scale := model.stored(product):
+        return scale, reader
+    others = [node for node, _ in model.consumers.get(product, ()) if not any(node is one for one in readers)]
+    if inner is None or inner.op != "Mul" or others or product in model.outputs:
+        return None, reader
+    stored = [weight for name in inner.inputs if (weight := model.stored(name))]
+    return (stored[0], inner) if len(stored) == 1 else (None, reader)
 
 
 def _only_reader(model: OnnxModel, name: str) -> tuple[int, Node | None]:

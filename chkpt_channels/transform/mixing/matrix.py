@@ -11,6 +11,7 @@ from math import fsum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.core.dtypes import DType, rounded
+from chkpt_channels.core.tensors import PreprocessingOp
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +56,20 @@ class Mixing(NamedTuple):
             and self.old == self.new
             and all(value == (i == j) for i, row in enumerate(self.matrix) for j, value in enumerate(row))
         )
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """For each old channel the new one that it is; empty where one of them is none: x_old = A · x_new only gathers, then."""
+        rows = [[(j, value) for j, value in enumerate(row) if value] for row in self.matrix]
+        is_gathered = all(len(row) == 1 and row[0][1] == 1 for row in rows) and not any(self.offset)
+        return tuple(row[0][0] for row in rows) if is_gathered else ()
+
+    def passes(self, operations: Sequence[PreprocessingOp]) -> bool:
+        """Whether it is the same behind these operations as in front of them: there are none, or it only gathers channels, and
+        each of these is treated by itself, alike or with constants that go with it."""
+        are_apart = len(set(self.places)) == self.old
+        apart = [op.uniform or (are_apart and (op.apart or len(op.scale or ()) in (1, self.old))) for op in operations]
+        return not operations or (bool(self.places) and all(apart))
 
     def copied(self, new: int) -> int | None:
         """The old channel whose bits the new channel number `new` copies; None where it is computed."""

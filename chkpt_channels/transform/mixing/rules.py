@@ -12,9 +12,14 @@ from chkpt_channels.transform.mixing.matrix import LUMA, Mixing
 TARGETS = {"gray": 1, "grey": 1, "grayscale": 1, "l": 1, "rgb": 3, "bgr": 3, "rgba": 4}
 NAMES = {1: "gray", 3: "rgb"}
 ORDERS = ("rgb", "bgr")
-GRAPH_METHODS = ("broadcast", "stack")
-"""Ways to one channel that leave kernels alone: the file's own graph makes the old channels of the new one."""
-METHODS = ("auto", "sum", "mean", "luma", "repeat", "zero", *GRAPH_METHODS)
+REPEATING = ("broadcast", "stack")
+"""Ways to one channel that leave kernels alone: the file's own graph repeats the new channel as the old ones."""
+ADAPTER = "adapter"
+"""A way to any number of channels that leaves kernels alone: a 1×1 convolution in front makes the old ones by the matrix A."""
+GATHER = "gather"
+"""A way that leaves kernels alone and is not asked for: a node in front picks the old channels out of the new ones."""
+GRAPH_METHODS = (*REPEATING, ADAPTER, GATHER)
+METHODS = ("auto", "sum", "mean", "luma", "repeat", "zero", *REPEATING, ADAPTER)
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -65,17 +70,18 @@ class ChannelRule(NamedTuple):
         """The same rule. Raises UsageError where it contradicts itself, whatever the file holds."""
         given = [name for name in ("chosen", "bands", "matrix") if getattr(self, name)]
         flags = [{"chosen": "select"}.get(name, name) for name in given]
-        if len(flags) > 1 or (flags and (self.luma or self.method != "auto")):
-            others = ["--luma"] * bool(self.luma) + [f"--method {self.method}"] * (self.method != "auto")
+        is_rule = self.method not in ("auto", ADAPTER)
+        if len(flags) > 1 or (flags and (self.luma or is_rule)):
+            others = ["--luma"] * bool(self.luma) + [f"--method {self.method}"] * is_rule
             raise UsageError(f"{' and '.join([*('--' + w for w in flags), *others])} are different rules: give one of them")
         counts = {"chosen": len(self.chosen), "bands": len(self.bands), "matrix": len(next(iter(self.matrix), ()))}
         if given and self.to not in (None, counts[given[0]]):
             raise UsageError(f"--{flags[0]} makes {counts[given[0]]} channels, and --to asks for {self.to}")
         if self.method not in METHODS:
             raise UsageError(f"--method is one of {', '.join(METHODS)}, not {self.method!r}")
-        if self.method in ("sum", *GRAPH_METHODS) and self.to not in (1, None):
+        if self.method in ("sum", *REPEATING) and self.to not in (1, None):
             raise UsageError(f"--method {self.method} makes one channel; the target has {self.to}")
-        if self.luma and self.method not in ("auto", "luma"):
+        if self.luma and self.method not in ("auto", "luma", ADAPTER):
             raise UsageError(f"--luma gives weights, which --method {self.method} does not use")
         if self.luma and self.to not in (None, 1, len(self.luma)):
             raise UsageError(f"--luma has {len(self.luma)} weights for {self.to} channels")

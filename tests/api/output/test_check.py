@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
-from chkpt_channels import DamagedError, convert
-from chkpt_channels.api.output.check import check, check_stems, missing_biases, parity, stale_declarations
+from chkpt_channels import DamagedError, convert, verify
+from chkpt_channels import check as check_file
+from chkpt_channels.api.output.check import adapter_differences, check, check_stems, misread, missing_biases, parity
 from chkpt_channels.core.tensors import TensorEdit
 from chkpt_channels.discovery import find
 from chkpt_channels.folders.model import ModelFile
@@ -24,6 +26,7 @@ from tests.api.test_verify import write
 from tests.discovery.law.test_after import AUTOENCODER
 from tests.support.files import FIXTURES, opened
 from tests.support.memory import Memory, kernel
+from tests.support.onnx_models import model, node, noise
 
 MODULE = FIXTURES / "torch_zip" / "module.pth"
 
@@ -75,7 +78,7 @@ def test_a_declaration_that_did_not_follow(tmp_path: Path):
         with pytest.raises(RuntimeError, match="does not declare 2"):
             check(checkpoint, plan._replace(channels=(3, 2)), fd, "out.pth")
         with opened(MODULE) as before:
-            assert stale_declarations(before, plan) == [d.where for d in plan.declarations]
+            assert list(misread(before, before, plan)) == [(d.where, "does not declare 1") for d in plan.declarations]
 
 
 def test_a_bias_that_is_missing():
@@ -129,3 +132,73 @@ def test_kernels_that_the_user_names_are_not_judged(tmp_path: Path):
     source = write(tmp_path / "a.safetensors", {name: kernel(*shape) for name, shape in AUTOENCODER.items()})
     report = convert(source, tmp_path / "b.safetensors", "gray", layers=["encoder.conv_in"])
     assert (report.status, [notice.code for notice in report.warnings]) == ("converted", ["unexplained"])
+
+
+def adapter_file(path: Path, weights: dict[str, np.ndarray], *, adapted: bool = True) -> Path:
+    """A stem, with an adapter in front or without."""
+    stem = node("Conv", ["a" if adapted else "image", "kernel"], ["out"])
+    nodes = [node("Conv", ["image", *list(weights)[1:]], ["a"]), stem] if adapted else [stem]
+    path.write_bytes(model(nodes, weights, (1, 4 if adapted else 3, 8, 8)).SerializeToString())
+    return path
+
+
+def test_an_adapter_that_is_not_as_planned(tmp_path: Path):
+    """The graph is asked: what the image reaches must be the matrix, and what it reached before is behind it."""
+    stem, right = {"kernel": noise(5, 3, 3, 3)}, np.float32([[[0.5]], [[1]], [[0]], [[0]]] * 3).reshape(3, 4, 1, 1)
+    before = adapter_file(tmp_path / "a.onnx", stem, adapted=False)
+    cases = {
+        "right": ({**stem, "w": right}, True, []),
+        "zeros as a constant": ({**stem, "w": right, "b": np.zeros(3, np.float32)}, True, []),
+        "wrong": ({**stem, "w": right + 1}, True, [("w", "is not the 1×1 convolution that the conversion puts in front")]),
+        "a constant": (
+            {**stem, "w": right, "b": np.ones(3, np.float32)},
+            True,
+            [("w", "is not the 1×1 convolution that the conversion puts in front")],
+        ),
+        "missing": (stem, False, [("kernel", "sees the image without a 1×1 convolution in front")]),
+    }
+    options = build_options(None, matrix=right.reshape(3, 4).tolist(), method="adapter")
+    for name, (weights, adapted, differences) in cases.items():
+        path = adapter_file(tmp_path / f"{name}.onnx", weights, adapted=adapted)
+        with opened(before) as first, opened(path) as second:
+            plan = build_plan(first, options)
+            assert adapter_differences(first, second, plan) == differences, name
+        verification = verify(before, path, matrix=right.reshape(3, 4).tolist(), method="adapter")
+        assert verification.ok == (name == "right")
+
+
+def converted_by(path: Path, name: str) -> Path:
+    """A conversion of `a.onnx` that someone made: as it should be, or with what a graph shows to be wrong in it."""
+    stem, second, old = noise(5, 3, 3, 3), noise(4, 5, 1, 1), {}
+    weights = {"kernel": stem.astype("f8").sum(1, keepdims=True).astype("f4"), "second": second}
+    channels, reads, shape = 1, "kernel", [1, 5, 6, 6]
+    if name == "no node reads it":
+        channels, reads, old = 3, "before", {"before": stem}
+    elif name == "the input says 3":
+        channels = 3
+    elif name == "a shape on the way":
+        shape = [1, 3, 8, 8]
+    nodes = [node("Relu", ["image"], ["x"]), node("Conv", ["x", reads], ["y"]), node("Conv", ["y", "second"], ["out"])]
+    made = model(nodes, {**weights, **old}, (1, channels, 8, 8))
+    made.graph.value_info.append(helper.make_tensor_value_info("x" if shape[1] == 3 else "y", TensorProto.FLOAT, shape))
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+JUDGED = {
+    "right": ([], []),
+    "no node reads it": (["graph.input image", "kernel"], ["kernel, which no node reads"]),
+    "the input says 3": (["graph.input image", "kernel"], ["graph.input image"]),
+    "a shape on the way": (["graph.value_info x"], ["graph.value_info x"]),
+}
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_a_result_is_judged_by_its_graph(name: str, tmp_path: Path):
+    """By `verify`, which knows the original, and by `check`, which sees this file alone."""
+    nodes = [node("Relu", ["image"], ["x"]), node("Conv", ["x", "kernel"], ["y"]), node("Conv", ["y", "second"], ["out"])]
+    before, (different, mismatched) = tmp_path / "a.onnx", JUDGED[name]
+    before.write_bytes(model(nodes, {"kernel": noise(5, 3, 3, 3), "second": noise(4, 5, 1, 1)}).SerializeToString())
+    after = converted_by(tmp_path / "b.onnx", name)
+    assert sorted({difference.key for difference in verify(before, after, "gray").differences}) == different
+    assert [mismatch.where for mismatch in check_file(after).mismatches] == mismatched

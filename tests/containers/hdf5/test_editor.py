@@ -19,7 +19,7 @@ from chkpt_channels.storage.splice import spliced
 from tests.containers.hdf5.test_reader import CUBE, KINDS, RANDOM, compact, made, opened, unknown_filter
 
 
-def edited(path: Path, datasets: dict[str, NewDataset], texts: dict[tuple[str, str], str] | None = None) -> Path:
+def edited(path: Path, datasets: dict[str, NewDataset], texts: dict[tuple[str, str], Any] | None = None) -> Path:
     out, splices = path.with_name("out.h5"), editor.splices(opened(path), datasets, texts or {})
     out.write_bytes(spliced(path.read_bytes(), [(s.start, s.stop, s.data()) for s in splices]))
     return out
@@ -108,6 +108,23 @@ def test_texts_are_replaced_and_keep_their_kind(old: Any, text: str, tmp_path: P
         assert (found.decode() if isinstance(found, bytes) else found) == text
         assert type(found) is type(before.attrs["t"])
         assert list(file.attrs["other"]) == [1, 2]
+
+
+@pytest.mark.parametrize("options", [{}, {"libver": "latest"}, {"track_order": True}], ids=str)
+def test_a_dataset_and_a_list_are_added_and_nothing_else_changes(options: dict[str, Any], tmp_path: Path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", **options) as file:
+        furnished(file)
+    new = NewDataset((2, 3), np.arange(6, dtype="float32").reshape(2, 3))
+    out = edited(path, {"new/inner/d": new}, {("g", "texts"): ["x", "é", "long" * 9], ("new", "names"): ["d"]})
+    before, after = objects(path), objects(out)
+    with h5py.File(out) as file:
+        assert np.array_equal(file["new/inner/d"], new.values)
+        assert file["new/inner/d"].dtype == np.float32
+        assert list(file["g"].attrs["texts"]) == ["x", "é", "long" * 9]
+        assert list(file["new"].attrs["names"]) == ["d"]
+    assert {name: after[name] for name in before if name != "g"} == {name: before[name] for name in before if name != "g"}
+    assert after.keys() - before.keys() == {"new", "new/inner", "new/inner/d"}
 
 
 def test_the_same_edit_gives_the_same_bytes_at_another_time(tmp_path: Path):

@@ -13,8 +13,8 @@ from chkpt_channels import UnsupportedError
 from chkpt_channels.core.errors import Location
 from chkpt_channels.formats.keras.config import at, parse
 from chkpt_channels.formats.keras.config_edits import can_stack, choose, encoder, set_at, stack
-from chkpt_channels.formats.keras.dataflow import traces
-from chkpt_channels.formats.keras.preprocessing import Image
+from chkpt_channels.formats.keras.dataflow.effects import Image
+from chkpt_channels.formats.keras.dataflow.trace import traces
 from tests.formats.keras.test_config import old, old_model, sequential
 from tests.formats.keras.test_h5_file import Entry, conv, image, layer, model, tensor
 

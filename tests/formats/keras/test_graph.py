@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from chkpt_channels import UnsupportedError
@@ -11,9 +14,13 @@ from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Edits, FirstConv, Tensor
 from chkpt_channels.formats.keras.graph import one_channel_shape
+from tests.formats.keras.test_h5_file import conv, image, layer, model, tensor, weights, write
 from tests.support.files import FIXTURES, opened
 
 F32 = BY_NAME["F32"]
+ENDS = ((0, 2), (0, 3), (1, 3))
+ALL = ((0, 0), (0, 1), *ENDS, (2, 3), (3, 3))
+"""The taps of a window of three that are on pixels."""
 
 
 @pytest.mark.parametrize("name", ["keras_h5/functional.h5", "keras_zip/functional.keras", "keras_h5/keras2.h5"])
@@ -52,14 +59,14 @@ def test_the_bytes_of_a_depthwise_kernel_serve_one_channel():
 
 def test_no_edit_leaves_the_text_as_it_is():
     with opened(FIXTURES / "keras_zip" / "functional.keras") as checkpoint:
-        assert checkpoint.graph.edited(Edits()) is None
+        assert checkpoint.graph.edited(Edits()) == (None, None)
 
 
 def test_stack_puts_one_layer_after_the_input():
     with opened(FIXTURES / "keras_zip" / "functional.keras") as checkpoint:
         graph = checkpoint.graph
         numbers = {d.where: 1 for d in graph.declarations(graph.first_convs())}
-        text = graph.edited(Edits(numbers=numbers, channels=1, method="stack"))
+        text, _ = graph.edited(Edits(numbers=numbers, channels=1, method="stack"))
         assert text is not None
         before = json.loads(checkpoint._text)["config"]["layers"]
         after = json.loads(text)["config"]["layers"]
@@ -72,3 +79,42 @@ def test_a_kernel_that_no_image_reaches_is_refused():
         other = FirstConv(Tensor("elsewhere/kernel", F32, (3, 3, 3, 4)), Layout("HWIO"), 3, "user")
         with pytest.raises(UnsupportedError, match="elsewhere/kernel: no image reaches this kernel in the model's graph"):
             checkpoint.graph.preprocessing([other])
+
+
+def padded(kind: str = "Conv2D", *before: Any, **config: Any) -> Any:
+    last = conv("conv", "pad" if before else "image", kind=kind, **config)
+    return model(image(), *before, last)
+
+
+PAD = layer("ZeroPadding2D", "pad", "image", data_format="channels_last")
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (padded(padding="valid"), {((0, 3), (0, 3))}),
+        (padded(padding="same"), {((i, j), (k, m)) for i, j in ENDS for k, m in ENDS}),
+        (padded("Conv2D", PAD, padding="valid"), {((i, j), (k, m)) for i, j in ALL for k, m in ALL}),
+    ],
+    ids=["valid", "same", "by a layer in front"],
+)
+def test_taps_lie_on_zeros_as_the_configuration_pads(entry: Any, expected: set[Any], tmp_path: Path):
+    with opened(write(tmp_path / "a.h5", entry, {"conv/conv": weights((3, 3, 3, 4))})) as checkpoint:
+        (stem,) = checkpoint.graph.first_convs()
+        assert set(checkpoint.graph.padding(stem)) == expected
+
+
+def test_a_constant_passes_no_separable_convolution(tmp_path: Path):
+    shapes = {"depthwise_kernel": (3, 3, 3, 1), "pointwise_kernel": (1, 1, 3, 3), "bias": (3,)}
+    stored = {name: np.ones(shape, "float32") for name, shape in shapes.items()}
+    with opened(write(tmp_path / "a.h5", padded("SeparableConv2D"), {"conv/conv": stored})) as checkpoint:
+        (stem,) = checkpoint.graph.first_convs()
+        assert checkpoint.graph.bias_target(stem) is None
+
+
+def test_of_images_of_several_counts_at_one_kernel_the_colors_are_meant(tmp_path: Path):
+    both = layer("Concatenate", "both", [[tensor("depth"), tensor("image")]], axis=-1)
+    entry = model(image("depth", 1), image(), both, conv("conv", "both"), inputs=["depth", "image"])
+    with opened(write(tmp_path / "a.h5", entry, {"conv/conv": weights((3, 3, 4, 4))})) as checkpoint:
+        (stem,) = checkpoint.graph.first_convs()
+        assert (stem.in_channels, stem.inputs) == (3, ("image",))

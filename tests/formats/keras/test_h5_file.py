@@ -91,11 +91,15 @@ def configuration(path: Path) -> Any:
 
 KEPT = [
     layer("ZeroPadding2D", "x", "image", data_format="channels_last"),
-    layer("MaxPooling2D", "x", "image", data_format="channels_last"),
-    layer("Activation", "x", "image", activation="relu"),
+    layer("Permute", "x", "image", dims=[2, 1, 3]),
     layer("RandomFlip", "x", "image"),
     layer("Resizing", "x", "image", data_format="channels_last"),
     layer("Dropout", "x", "image"),
+]
+BENT = [
+    layer("MaxPooling2D", "x", "image", data_format="channels_last"),
+    layer("Activation", "x", "image", activation="relu"),
+    layer("TrueDivide", "x", [255.0, "image"], module="keras.src.ops.numpy"),
 ]
 FOLDED = [
     layer("Rescaling", "x", "image", scale=2.0, offset=-1.0),
@@ -110,13 +114,11 @@ FOLDED = [
 ]
 MIXED = [
     layer("Lambda", "x", "image"),
-    layer("Permute", "x", "image", dims=[2, 1, 3]),
     layer("UpSampling2D", "x", "image", size=[1, 3], data_format="channels_first"),
     layer("Activation", "x", "image", activation="softmax"),
     layer("Normalization", "x", "image", axis=[1, 2, 3], mean=None, variance=None),
     layer("Normalization", "x", "image", axis=[-1], mean=[1.0, 2.0], variance=[1.0, 2.0]),
     layer("Rescaling", "x", "image", scale=[[1.0], [2.0], [3.0]], offset=0.0),
-    layer("TrueDivide", "x", [255.0, "image"], module="keras.src.ops.numpy"),
     layer("GetItem", "x", ["image", 2], module="keras.src.ops.numpy"),
     layer("LayerNormalization", "x", "image"),
     layer("SomebodysLayer", "x", "image"),
@@ -130,17 +132,30 @@ def test_what_treats_all_channels_alike_is_passed(entry: Entry, tmp_path: Path):
     assert inspect(path).first_convs[0].why == "the image reaches it through x"
 
 
+@pytest.mark.parametrize("entry", BENT, ids=lambda e: e["class_name"])
+def test_what_is_not_linear_is_passed_by_whole_channels(entry: Entry, tmp_path: Path):
+    path = one(tmp_path, image(), entry, conv("conv", "x"))
+    assert (found(path), fronts(path)) == (["conv"], [("x", entry["class_name"], False)])
+    for to in ("gray", "bgr"):
+        assert {k.method for k in convert(path, tmp_path / f"{to}.h5", to=to).kernels} <= {"sum", "bgr"}
+    assert convert(path, tmp_path / "4.h5", to=4).kernels[0].method == "adapter"
+    for words in ({"to": 4, "method": "repeat"}, {"to": 1, "method": "mean"}):
+        with pytest.raises(UnsupportedError, match=f"x: this {entry['class_name']} precedes the kernel and is not linear"):
+            convert(path, tmp_path / "c.h5", **words)
+
+
 @pytest.mark.parametrize("entry", FOLDED, ids=lambda e: e["class_name"])
 def test_constants_in_front_are_fronts(entry: Entry, tmp_path: Path):
     assert fronts(one(tmp_path, image(), entry, conv("conv", "x"))) == [("x", entry["class_name"], True)]
 
 
 @pytest.mark.parametrize("entry", MIXED, ids=lambda e: e["class_name"])
-def test_what_mixes_channels_leaves_stack_or_a_refusal(entry: Entry, tmp_path: Path):
+def test_what_mixes_channels_leaves_what_stands_in_front(entry: Entry, tmp_path: Path):
     path = one(tmp_path, image(), entry, conv("conv", "x"))
     assert fronts(path) == [("x", entry["class_name"], False)]
     assert {k.method for k in convert(path, tmp_path / "b.h5", to="gray").kernels} == {"stack"}
-    for options in ({"to": "gray", "method": "sum"}, {"to": 4}):
+    assert convert(path, tmp_path / "4.h5", to=4).kernels[0].method == "adapter"
+    for options in ({"to": "gray", "method": "sum"}, {"to": 4, "method": "repeat"}):
         with pytest.raises(UnsupportedError, match=rf"x: this {entry['class_name']} "):
             convert(path, tmp_path / "c.h5", **options)
 
@@ -151,7 +166,7 @@ def test_a_bend_behind_constants_of_single_channels_cannot_be_folded(tmp_path: P
         ("pool", "MaxPooling2D", False),
         ("x", "Rescaling", True),
     ]
-    assert fronts(one(tmp_path, image(), FOLDED[0], pool, conv("conv", "pool"))) == []
+    assert fronts(one(tmp_path, image(), FOLDED[0], pool, conv("conv", "pool"))) == [("pool", "MaxPooling2D", False)]
 
 
 ELSEWHERE = {
@@ -171,8 +186,9 @@ def test_what_else_takes_the_image_matters(case: str, tmp_path: Path):
     path = write(tmp_path / "a.h5", model(image(), *layers), {name: weights() for name in ("conv/conv", "stem/stem")})
     assert any(not folded for _, _, folded in fronts(path))
     with pytest.raises(UnsupportedError):
-        convert(path, tmp_path / "b.h5", to=4)
-    assert convert(path, tmp_path / "b.h5", to="gray").kernels[0].method == "stack"
+        convert(path, tmp_path / "b.h5", to=4, method="repeat")
+    assert convert(path, tmp_path / "b.h5", to=4).kernels[0].method == "adapter"
+    assert convert(path, tmp_path / "c.h5", to="gray").kernels[0].method == "stack"
 
 
 def test_a_model_that_gives_its_image_back(tmp_path: Path):
@@ -195,9 +211,12 @@ def test_inner_models_called_twice_and_shared(tmp_path: Path):
 
 def test_an_inner_model_that_one_image_and_features_enter(tmp_path: Path):
     inner = model(image("in"), conv("conv", "in"), name="inner", inputs=["in"], calls=["image", "other"])
-    outer = model(image(), layer("Dense", "other", "image"), inner)
+    outer = model(image(), layer("Lambda", "other", "image"), inner)
     path = write(tmp_path / "a.h5", outer, {"inner/conv": weights()})
-    assert {front[:2] for front in fronts(path)} == {("other", "Dense"), ("inner/conv", "Conv2D, which takes other tensors too,")}
+    assert {front[:2] for front in fronts(path)} == {
+        ("other", "Lambda"),
+        ("inner/conv", "Conv2D"),
+    }
 
 
 def test_of_images_with_different_channels_those_with_three_are_converted(tmp_path: Path):
@@ -210,7 +229,7 @@ def test_of_images_with_different_channels_those_with_three_are_converted(tmp_pa
 
 
 def test_one_of_two_stems_cannot_be_converted_alone(tmp_path: Path):
-    with pytest.raises(UnsupportedError, match="sees the same image") as caught:
+    with pytest.raises(UnsupportedError, match="sees the image together with") as caught:
         convert(FOLDER / "two_stems.h5", tmp_path / "b.h5", layers=["conv1_wide/conv1_wide/kernel"])
     assert "--layer conv1_narrow/conv1_narrow/kernel" in caught.value.hint
 
@@ -260,9 +279,9 @@ def test_depthwise_filters_are_read_again_for_one_channel(tmp_path: Path):
     assert configuration(out)["config"]["layers"][1]["config"]["depth_multiplier"] == 6
     assert verify(source, out).ok
     with pytest.raises(UnsupportedError, match="in 3 groups"):
-        convert(source, tmp_path / "c.h5", to=4)
+        convert(source, tmp_path / "c.h5", to=4, method="repeat")
     with pytest.raises(UnsupportedError, match="DepthwiseConv2D"):
-        convert(out, tmp_path / "c.h5", to="rgb")
+        convert(out, tmp_path / "c.h5", to="rgb", method="repeat")
 
 
 def of_layer(path: Path, name: str) -> dict[str, np.ndarray]:
@@ -330,7 +349,7 @@ def test_stack_changes_nothing_but_the_configuration(name: str, tmp_path: Path):
     assert json.dumps(rest) == json.dumps(before["layers"][1:]).replace('"image"', '"image_stack"')
     assert inspect(tmp_path / "b.h5").first_convs[0].in_channels == 1
     with pytest.raises(UnsupportedError, match="image_stack: this Concatenate"):
-        convert(tmp_path / "b.h5", tmp_path / "c.h5", to="rgb")
+        convert(tmp_path / "b.h5", tmp_path / "c.h5", to="rgb", method="repeat")
 
 
 def test_a_sequential_model_is_stacked_by_an_upsampling(tmp_path: Path):
@@ -354,7 +373,8 @@ def test_a_signal_in_a_sequential_model_has_no_stack(tmp_path: Path):
     sequential = {"class_name": "Sequential", "config": {"name": "s", "layers": layers}}
     path = write(tmp_path / "a.h5", sequential, {"conv/conv": weights((3, 3, 4))})
     with pytest.raises(UnsupportedError, match="x: this Lambda"):
-        convert(path, tmp_path / "b.h5", to="gray")
+        convert(path, tmp_path / "b.h5", to="gray", method="sum")
+    assert convert(path, tmp_path / "b.h5", to="gray").kernels[0].method == "adapter"
 
 
 def test_a_sequential_model_without_an_input_layer(tmp_path: Path):

@@ -53,7 +53,9 @@ WEIGHTS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("BatchNormalization", {"scale": False, "center": False}, ("moving_mean", "moving_variance")),
     ("Normalization", {"mean": None}, ("mean", "variance", "count")),
     ("Normalization", {"mean": [1.0], "variance": [2.0]}, ()),
-    ("Dense", {}, ()),
+    ("Dense", {}, ("kernel", "bias")),
+    ("EinsumDense", {"bias_axes": None}, ("kernel",)),
+    ("SpectralNormalization", {}, ("kernel", "vector_u")),
     ("SomebodysLayer", {}, ()),
 ]
 

@@ -104,7 +104,7 @@ def test_a_normalization_in_front_is_what_its_numbers_say(tmp_path: Path):
     [
         (
             [("bn", {"gamma": (3,), "beta": (3,), "moving_mean": (3,), "moving_variance": (3,)}), STEM],
-            [PreprocessingOp("bn/bn", "normalization, whose configuration is not in the file,")],
+            [PreprocessingOp("bn/bn", "normalization", why="precedes the kernel, and its configuration is not in the file")],
         ),
         ([("bn", {"gamma": (4,), "beta": (4,)}), STEM], []),
         ([STEM, ("bn", {"gamma": (3,), "beta": (3,)})], []),
@@ -186,3 +186,53 @@ def test_layouts_by_class_and_by_rank(layer: str, shape: tuple[int, ...], theano
 )
 def test_windows_behind_are_theanos(shapes: list[tuple[int, ...]], expected: bool):
     assert looks_like_theano(shapes) == expected
+
+
+REFUSED = {
+    "a layer of single pixels makes the channels": (
+        numbered(("einsum_dense", [(3, 6)]), ("conv2d", [(3, 3, 6, 8), (8,)]), ("conv2d_1", [(3, 3, 8, 8)])),
+        "makes the kernel's channels",
+    ),
+    "a copy that SpectralNormalization keeps": (
+        numbered(
+            ("spectral_normalization", [(3, 3, 3, 8), (1, 8)]),
+            ("spectral_normalization/layer", [(3, 3, 3, 8), (8,)]),
+            ("conv2d", [(3, 3, 8, 8)]),
+        ),
+        "keeps a copy of the kernel",
+    ),
+    "filters of one channel": (
+        numbered(("depthwise_conv2d", [(3, 3, 1, 2), (2,)]), ("conv2d", [(3, 3, 2, 8)])),
+        "precedes the kernel",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_names_and_shapes_do_not_show_is_no_guess(case: str, tmp_path: Path):
+    shapes, why = REFUSED[case]
+    with bare(tmp_path, shapes) as checkpoint:
+        operations = checkpoint.graph.preprocessing(find_first_convs(checkpoint).first_convs)
+        assert [op.why for op in operations if op.scale is None and why in op.why]
+
+
+def test_one_mean_of_all_channels_is_folded_and_stays(tmp_path: Path):
+    layers = numbered(("normalization", [(), (), ()]), ("conv2d", [(3, 3, 3, 8), (8,)]), ("conv2d_1", [(3, 3, 8, 8)]))
+    with bare(tmp_path, layers) as checkpoint:
+        (front,) = checkpoint.graph.preprocessing(find_first_convs(checkpoint).first_convs)
+    assert (front.uniform, len(front.scale or ()), front.tensors) == (True, 1, ())
+
+
+def test_kernels_in_wrappers_and_cells_are_kernels(tmp_path: Path):
+    wrapped = numbered(("time_distributed/layer", [(3, 3, 3, 8), (8,)]), ("conv3d", [(1, 1, 1, 8, 5), (5,)]))
+    cell = numbered(("conv_lstm2d/cell", [(3, 3, 3, 16), (3, 3, 4, 16), (16,)]), ("conv3d", [(1, 1, 1, 4, 5)]))
+    for name, shapes in {"layers/time_distributed/layer": wrapped, "layers/conv_lstm2d/cell": cell}.items():
+        with bare(tmp_path, shapes) as checkpoint:
+            assert stems(checkpoint) == [(f"{name}/vars/0", "HWIO", 3, 1)]
+
+
+def test_the_bias_of_a_separable_convolution_takes_no_constant(tmp_path: Path):
+    layers = numbered(("separable_conv2d", [(3, 3, 3, 1), (1, 1, 3, 3), (3,)]), ("conv2d", [(3, 3, 3, 8)]))
+    with bare(tmp_path, layers) as checkpoint:
+        (conv,) = find_first_convs(checkpoint).first_convs
+        assert checkpoint.graph.bias_target(conv) is None

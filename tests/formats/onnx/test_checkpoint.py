@@ -154,7 +154,7 @@ CONVS: dict[str, tuple[Sequence[NodeProto], Weights, Dims, list[tuple[str, str |
         RGB,
         [("second", "OIHW", 3, 1, "the image 'image' reaches it through Softmax")],
     ),
-    "computed": ([node("Mul", ["kernel", "g"], ["k"]), conv(kernel="k")], {**KERNEL, "g": noise(5, 1, 1, 1)}, RGB, []),
+    "computed": ([node("Softmax", ["kernel"], ["k"]), conv(kernel="k")], KERNEL, RGB, []),
     "none": ([node("Relu", ["image"], ["out"])], KERNEL, RGB, []),
 }
 
@@ -167,7 +167,7 @@ def test_the_graph_says_which_kernels_see_the_image(name: str, source: Open):
         made.graph.input[0].name = "v0"
     checkpoint = opened(source, made)
     assert checkpoint.graph.first_convs() == [
-        FirstConv(checkpoint.tensors[kernel], layout, channels, "graph", why, groups)
+        FirstConv(checkpoint.tensors[kernel], layout, channels, "graph", why, groups, (made.graph.input[0].name,))
         for kernel, layout, channels, groups, why in expected
     ]
 
@@ -262,19 +262,22 @@ def test_an_input_that_is_not_there_is_refused(source: Open):
         checkpoint.graph.select_inputs(["image", "picture"])
 
 
-def test_an_image_in_one_of_the_models_own_functions_is_refused(source: Open):
+def test_an_image_goes_through_the_models_own_functions(source: Open):
+    """They are followed, and not edited: what a call does may not change with the channels."""
     nodes = [node("prepare", ["image"], ["x"], domain="local", name="first"), conv("x")]
     made = model(nodes, KERNEL)
     made.functions.append(helper.make_function("local", "prepare", ["a"], ["b"], [node("Relu", ["a"], ["b"])], made.opset_import))
     made.opset_import.append(helper.make_opsetid("local", 1))
-    with pytest.raises(
-        UnsupportedError, match=r"^a\.onnx: first: the image reaches the model-local function prepare, which is not followed$"
-    ):
-        opened(source, made).graph.first_convs()
+    graph = opened(source, made).graph
+    (found,) = graph.first_convs()
+    assert (found.tensor.name, found.layout, found.in_channels) == ("kernel", None, 3)
+    (operation,) = graph.preprocessing([found])
+    assert (operation.where, operation.kind, operation.scale) == ("first", "call of the model's function prepare", None)
+    assert "inline_local_functions" in operation.hint
     nodes = [conv(out="x"), node("prepare", ["x"], ["out"], domain="local")]
     after_constants = model(nodes, KERNEL)
     after_constants.functions.extend(made.functions)
-    assert len(opened(source, after_constants).graph.first_convs()) == 1
+    assert [conv.layout for conv in opened(source, after_constants).graph.first_convs()] == ["OIHW"]
 
 
 def test_a_kernel_that_a_branch_keeps_itself_is_refused(source: Open):

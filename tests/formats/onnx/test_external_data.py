@@ -13,13 +13,13 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from chkpt_channels import DamagedError, FileSystemError
+from chkpt_channels import DamagedError, FileSystemError, convert, verify
 from chkpt_channels.core.tensors import Edits
 from chkpt_channels.formats.onnx import FORMATS, external_data
 from chkpt_channels.formats.onnx.checkpoint import Onnx
 from chkpt_channels.formats.onnx.external_data import check_sums, locations, renamed
 from chkpt_channels.storage.source import Source
-from tests.support.onnx_models import model, node, noise, rewritten
+from tests.support.onnx_models import model, node, noise, rewritten, run
 
 WEIGHTS = {"kernel": noise(5, 3, 3, 3), "bias": noise(5, seed=1)}
 DATA = "a.data"
@@ -210,3 +210,26 @@ def test_a_copy_names_the_new_files(saved: Callable[..., Path]):
         assert {e.value for t in after.graph.initializer for e in t.external_data if e.key == "location"} == {NEW_NAME}
         assert [s.start for s in checkpoint.splices(Edits(companions={DATA: NEW_NAME}))] == [s.start for s in splices]
         assert renamed(checkpoint.model, {DATA: DATA, "other": "b"}) == []
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["one file", "a file for each tensor"])
+@pytest.mark.parametrize("method", ["auto", "broadcast", "stack", "sum"])
+def test_constants_beside_the_model_are_read_where_they_are(method: str, apart: bool, tmp_path: Path):
+    """The written model is checked before its data files have their new names; in a folder they come later, too."""
+    weights = {**WEIGHTS, "mean": np.array([0.1, 0.2, 0.4], np.float32).reshape(3, 1, 1)}
+    nodes = [node("Sub", ["image", "mean"], ["x"]), node("Conv", ["x", "kernel", "bias"], ["out"])]
+    home = tmp_path / "home"
+    home.mkdir()
+    location = None if apart else "weights.data"
+    onnx.save_model(
+        model(nodes, weights), home / "a.onnx", save_as_external_data=True, all_tensors_to_one_file=not apart,
+        location=location, size_threshold=0,
+    )  # fmt: skip
+    pairs = [(home / "a.onnx", tmp_path / "b.onnx"), (home, tmp_path / "whole")]
+    image = noise(1, 1, 8, 8)
+    (old,) = run(onnx.load(home / "a.onnx"), image.repeat(3, 1))
+    for source, out in pairs:
+        convert(source, out, "gray", method=method)
+        (new,) = run(onnx.load(out / "a.onnx" if out.is_dir() else out), image)
+        np.testing.assert_allclose(new, old, atol=1e-5)
+        assert verify(source, out, "gray", method=method).ok

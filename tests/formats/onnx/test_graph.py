@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-from onnx import NodeProto
+from pathlib import Path
 
-from chkpt_channels import UsageError
-from tests.support.onnx_models import Open, Weights, floats, model, node, noise, opened
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, NodeProto
+
+from chkpt_channels import AmbiguousError, UnsupportedError, UsageError, check, convert, inspect, verify
+from tests.support.onnx_models import Open, Weights, declared, floats, ints, model, node, noise, opened, run
 
 KERNEL: Weights = {"kernel": noise(5, 3, 3, 3)}
 
@@ -50,3 +54,218 @@ def test_inputs_are_chosen_by_name(source: Open):
         graph.select_inputs(["pixels"])
     assert graph.select_inputs(["other"])
     assert not graph.first_convs()
+
+
+DEPTH = {"image": (1, 3, 8, 8), "depth": (1, 1, 8, 8)}
+SEEN = [
+    *(node("Conv", ["image", "kernel"], ["a"]), node("Conv", ["depth", "near"], ["b"])),
+    *(node("Conv", ["image", "wide"], ["c"]), node("Sum", ["a", "b", "c"], ["out"])),
+]
+TWO: Weights = {**KERNEL, "near": noise(5, 1, 3, 3, seed=1), "wide": noise(5, 3, 3, 3, seed=2)}
+
+
+@pytest.fixture
+def colors_and_depth(tmp_path: Path) -> Path:
+    return saved(tmp_path / "rgbd.onnx", model(SEEN, TWO, inputs={"depth": DEPTH["depth"]}))
+
+
+def saved(path: Path, made: ModelProto) -> Path:
+    onnx.save(made, path)
+    return path
+
+
+def test_several_images_are_told_apart(colors_and_depth: Path):
+    assert check(colors_and_depth).ok
+    assert [conv.inputs for conv in inspect(colors_and_depth).first_convs] == [("image",), ("image",), ("depth",)]
+
+
+@pytest.mark.parametrize("how", [{"inputs": ["image"]}, {"layers": ["kernel", "wide"]}])
+@pytest.mark.parametrize(("to", "method"), [(4, "zero"), ("gray", "auto"), ("gray", "stack"), ("bgr", "auto")])
+def test_one_of_several_images_is_converted(to, method, how, colors_and_depth: Path, tmp_path: Path):
+    out = tmp_path / "out.onnx"
+    report = convert(colors_and_depth, out, to, method=method, **how)
+    after = onnx.load(out)
+    matrix = np.array(report.result()["matrix"], np.float32)
+    assert declared(after)["depth"] == [1, 1, 8, 8]
+    image, depth = noise(1, matrix.shape[1], 8, 8, seed=3), noise(1, 1, 8, 8, seed=4)
+    (new,) = run(after, image, depth=depth)
+    (old,) = run(onnx.load(colors_and_depth), np.einsum("ij,bjhw->bihw", matrix, image), depth=depth)
+    np.testing.assert_allclose(new, old, atol=1e-5)
+    assert verify(colors_and_depth, out, to, method=method, **how).ok
+    assert check(out, to if to == 4 else None).ok
+
+
+def test_images_of_several_counts_are_converted_one_at_a_time(colors_and_depth: Path, tmp_path: Path):
+    for to in (4, "bgr"):
+        with pytest.raises(AmbiguousError, match="take 1 and 3 channels") as refusal:
+            convert(colors_and_depth, tmp_path / "out.onnx", to)
+        assert refusal.value.hint == "--layer near   or   --layer kernel --layer wide"
+    with pytest.raises(AmbiguousError, match="sees the image together with wide"):
+        convert(colors_and_depth, tmp_path / "out.onnx", 4, layers=["kernel"])
+    assert convert(colors_and_depth, tmp_path / "out.onnx", "gray").in_channels == (3, 1)
+    assert not check(tmp_path / "out.onnx", 3).ok
+
+
+def test_one_kernel_of_two_images(tmp_path: Path):
+    """The same constants are composed once; different ones leave no kernel that is right for both."""
+    more = {"other": (1, 3, 8, 8)}
+    nodes = [
+        *(node("Sub", ["image", "m"], ["x"]), node("Sub", ["other", "m"], ["y"]), node("Conv", ["x", "kernel"], ["a"])),
+        *(node("Conv", ["y", "kernel"], ["b"]), node("Add", ["a", "b"], ["out"])),
+    ]
+    weights = {**KERNEL, "m": floats(0.1, 0.2, 0.4).reshape(3, 1, 1)}
+    alike = saved(tmp_path / "alike.onnx", model(nodes, weights, inputs=more))
+    convert(alike, tmp_path / "bgr.onnx", "bgr")
+    left, right = noise(1, 3, 8, 8, seed=5), noise(1, 3, 8, 8, seed=6)
+    (old,), (new,) = (
+        run(onnx.load(alike), left[:, ::-1], other=right[:, ::-1]),
+        run(onnx.load(tmp_path / "bgr.onnx"), left, other=right),
+    )
+    np.testing.assert_allclose(new, old, atol=1e-5)
+    nodes[1] = node("Mul", ["other", "m"], ["y"])
+    apart = saved(tmp_path / "apart.onnx", model(nodes, weights, inputs=more))
+    convert(apart, tmp_path / "apart_bgr.onnx", "bgr")
+    (old,) = run(onnx.load(apart), left[:, ::-1], other=right[:, ::-1])
+    (new,) = run(onnx.load(tmp_path / "apart_bgr.onnx"), left, other=right)
+    np.testing.assert_allclose(new, old, atol=1e-5)
+    with pytest.raises(UnsupportedError, match="this kernel meets several values, with different"):
+        convert(apart, tmp_path / "4.onnx", 4, method="repeat")
+    convert(apart, tmp_path / "4.onnx", select="2,1,0,0")
+    left, right = noise(1, 4, 8, 8, seed=5), noise(1, 4, 8, 8, seed=6)
+    swap = np.float32([[0, 0, 1, 1], [0, 1, 0, 0], [1, 0, 0, 0]])
+    mapped = [np.einsum("ij,njhw->nihw", swap, image) for image in (left, right)]
+    (old,) = run(onnx.load(apart), mapped[0], other=mapped[1])
+    (new,) = run(onnx.load(tmp_path / "4.onnx"), left, other=right)
+    np.testing.assert_allclose(new, old, atol=1e-5)
+    assert [n.op_type for n in onnx.load(tmp_path / "4.onnx").graph.node[:2]] == ["Conv", "Conv"]
+
+
+def test_an_image_of_the_same_count_that_reaches_no_kernel_as_it_is(tmp_path: Path):
+    """It is not left behind: `stack` converts both, an edit of the other's kernel alone would not."""
+    nodes = [
+        *(conv(), node("Softmax", ["other"], ["x"], axis=1), node("Conv", ["x", "wide"], ["b"])),
+        *(node("GlobalAveragePool", ["out"], ["c"]), node("GlobalAveragePool", ["b"], ["d"]), node("Add", ["c", "d"], ["sum"])),
+    ]
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    saved(source, model(nodes, {**KERNEL, "wide": noise(5, 3, 1, 1)}, outputs=["sum"], inputs={"other": (1, 3, 8, 8)}))
+    with pytest.raises(UnsupportedError, match="this Softmax precedes the kernel"):
+        convert(source, out, 4, method="repeat")
+    assert convert(source, out, "gray").result()["method"] == "stack"
+    assert [declared(onnx.load(out))[name][1] for name in ("image", "other")] == [1, 1]
+    assert convert(source, tmp_path / "named.onnx", 4, inputs=["image"]).in_channels == (3, 4)
+
+
+def test_nothing_is_right_already_where_another_image_is_not_followed(tmp_path: Path):
+    """Its kernel is computed: it can be neither edited nor called one of three channels."""
+    nodes = [
+        *(conv(), node("Softmax", ["wide"], ["k"]), node("Conv", ["other", "k"], ["b"])),
+        *(node("GlobalAveragePool", ["out"], ["c"]), node("GlobalAveragePool", ["b"], ["d"]), node("Add", ["c", "d"], ["sum"])),
+    ]
+    weights = {**KERNEL, "wide": noise(5, 1, 1, 1)}
+    source = saved(tmp_path / "in.onnx", model(nodes, weights, outputs=["sum"], inputs={"other": (1, 1, 8, 8)}))
+    with pytest.raises(UnsupportedError, match="b: its kernel is computed, and not stored in the file"):
+        convert(source, tmp_path / "out.onnx", "rgb")
+    assert convert(source, tmp_path / "out.onnx", "rgb", inputs=["image"]).status == "unchanged"
+
+
+def test_the_channels_of_an_image_that_declares_none(tmp_path: Path):
+    """A Resize to so many does not say how many there were before."""
+    resize = node("Resize", ["image", "", "", "sizes"], ["x"], mode="nearest")
+    source = saved(
+        tmp_path / "in.onnx", model([resize, conv("x")], {**KERNEL, "sizes": ints(1, 3, 16, 16)}, ("N", "C", "H", "W"))
+    )
+    with pytest.raises(UnsupportedError, match="how many channels its image has is not declared") as refusal:
+        convert(source, tmp_path / "out.onnx", "gray")
+    assert refusal.value.hint == "--from, with their number"
+    convert(source, tmp_path / "out.onnx", "gray", from_channels=3)
+    gray = noise(1, 1, 8, 8, seed=8)
+    (old,), (new,) = run(onnx.load(source), gray.repeat(3, 1)), run(onnx.load(tmp_path / "out.onnx"), gray)
+    np.testing.assert_allclose(new, old, atol=1e-5)
+
+
+def test_a_kernel_of_an_image_that_is_not_followed_stays(tmp_path: Path):
+    """Another input takes the same kernel: an edit would be wrong for it, and a copy would leave it behind."""
+    nodes = [
+        *(conv(), node("Expand", ["other", "to"], ["x"]), node("Conv", ["x", "kernel"], ["b"])),
+        *(node("GlobalAveragePool", ["out"], ["c"]), node("GlobalAveragePool", ["b"], ["d"]), node("Add", ["c", "d"], ["sum"])),
+    ]
+    weights = {**KERNEL, "to": ints(1, 3, 8, 8)}
+    source = saved(tmp_path / "in.onnx", model(nodes, weights, outputs=["sum"], inputs={"other": None}))
+    with pytest.raises(UnsupportedError, match="x: the image 'other' is not followed through this Expand"):
+        convert(source, tmp_path / "out.onnx", 4)
+    assert convert(source, tmp_path / "out.onnx", 4, inputs=["image"]).in_channels == (3, 4)
+
+
+def test_a_factor_is_no_image(tmp_path: Path):
+    """It reaches the kernel by the sizes of the image, which it changes."""
+    resize = node("Resize", ["image", "", "factors"], ["x"], mode="nearest")
+    made = model([resize, conv("x")], KERNEL, inputs={"factors": [4]})
+    assert not convert(saved(tmp_path / "in.onnx", made), tmp_path / "out.onnx", 4).warnings
+
+
+def test_an_image_of_its_own_that_is_not_followed_is_named(tmp_path: Path):
+    nodes = [
+        *(conv(), node("Expand", ["other", "to"], ["x"]), node("Conv", ["x", "wide"], ["b"])),
+        *(node("GlobalAveragePool", ["out"], ["c"]), node("GlobalAveragePool", ["b"], ["d"]), node("Add", ["c", "d"], ["sum"])),
+    ]
+    weights = {**KERNEL, "wide": noise(5, 2, 1, 1), "to": ints(1, 2, 8, 8)}
+    source = saved(tmp_path / "in.onnx", model(nodes, weights, outputs=["sum"], inputs={"other": None}))
+    (warning,) = convert(source, tmp_path / "out.onnx", 4).warnings
+    assert (warning.code, warning.message[:43]) == ("image_left", "the input 'other' reaches convolutions too,")
+
+
+@pytest.mark.parametrize(("shape", "turned"), [((1, 3, 8, 8), False), ((1, 8, 8, 3), True)], ids=["first", "last"])
+def test_channels_are_put_in_order_in_front_of_what_mixes_them(shape: tuple[int, ...], turned: bool, tmp_path: Path):
+    turn = [node("Transpose", ["x"], ["y"], perm=[0, 3, 1, 2])] if turned else [node("Identity", ["x"], ["y"])]
+    swap = node("Gather", ["image", "order"], ["x"], axis=3 if turned else 1)
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    saved(source, model([swap, *turn, conv("y")], {**KERNEL, "order": ints(1, 2, 0)}, shape))
+    report = convert(source, out, "bgr")
+    assert (report.result()["method"], report.result()["matrix"]) == ("gather", [[0, 0, 1], [0, 1, 0], [1, 0, 0]])
+    image = noise(*shape, seed=9)
+    (old,), (new,) = run(onnx.load(source), np.flip(image, 3 if turned else 1)), run(onnx.load(out), image)
+    np.testing.assert_array_equal(new, old)
+    assert verify(source, out, "bgr").ok
+    assert check(out, 3).ok
+    assert not verify(source, source, "bgr").ok
+    convert(out, tmp_path / "back.onnx", "bgr")
+    (back,), (first,) = run(onnx.load(tmp_path / "back.onnx"), image), run(onnx.load(source), image)
+    np.testing.assert_array_equal(back, first)
+
+
+IN_FRONT: dict[str, tuple[list[NodeProto], Weights]] = {
+    "a mean, then Clip": (
+        [node("Sub", ["image", "m"], ["a"]), node("Clip", ["a", "low", "high"], ["x"])],
+        {"m": noise(3, 1, 1), "low": np.float32(-0.5), "high": np.float32(0.5)},
+    ),
+    "a mean, quantized": (
+        [
+            *(node("Sub", ["image", "m"], ["a"]), node("QuantizeLinear", ["a", "s", "z"], ["b"])),
+            node("DequantizeLinear", ["b", "s", "z"], ["x"]),
+        ],
+        {"m": noise(3, 1, 1), "s": np.float32(0.02), "z": np.array(128, np.uint8)},
+    ),
+    "an image of means": ([node("Sub", ["image", "m"], ["x"])], {"m": noise(3, 8, 8)}),
+    "powers": ([node("Pow", ["image", "m"], ["x"])], {"m": np.abs(noise(3, 1, 1))}),
+    "a channel times zero": ([node("Mul", ["image", "m"], ["x"])], {"m": floats(0, 1, 2).reshape(3, 1, 1)}),
+}
+
+
+@pytest.mark.parametrize("name", IN_FRONT)
+def test_a_permutation_passes_what_treats_channels_apart(name: str, tmp_path: Path):
+    nodes, weights = IN_FRONT[name]
+    source, out = saved(tmp_path / "in.onnx", model([*nodes, conv("x")], {**KERNEL, **weights}, opset=19)), tmp_path / "out.onnx"
+    assert convert(source, out, "bgr").in_channels == (3, 3)
+    image = np.abs(noise(1, 3, 8, 8, seed=7))
+    (old,), (new,) = run(onnx.load(source), image[:, ::-1]), run(onnx.load(out), image)
+    np.testing.assert_allclose(new, old, atol=1e-5)
+    assert verify(source, out, "bgr").ok
+    with pytest.raises(UnsupportedError, match=r"no kernel edit is exact|a channel by zero"):
+        convert(source, tmp_path / "4.onnx", 4, method="repeat")
+
+
+def test_the_matrix_of_a_graph_method_maps_images(tmp_path: Path):
+    made = saved(tmp_path / "in.onnx", model([conv()], KERNEL))
+    record = convert(made, tmp_path / "out.onnx", "gray", method="stack").result()
+    assert (record["method"], record["matrix"], record["in_channels"]) == ("stack", [[1.0]] * 3, {"before": 3, "after": 1})
+    assert verify(made, tmp_path / "out.onnx", "gray", method="stack").result()["matrix"] == [[1.0]] * 3

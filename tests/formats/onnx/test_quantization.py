@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto
 
+from chkpt_channels import convert, verify
 from chkpt_channels.core.tensors import Edits, Quantization, TensorEdit
 from chkpt_channels.formats.onnx.checkpoint import Onnx
 from chkpt_channels.formats.onnx.quantization import output_scale, quantization
@@ -106,8 +110,32 @@ def test_a_convinteger(scale: str, product: bool, source: Open):
     found = opened(source, model(dynamic(scale, product=product), ON_THE_FLY)).model
     conv = found.nodes[1]
     assert quantization(found, conv, found.weights["q"]) == Quantization(scale, "zero")
-    weight, reader = output_scale(found, conv)
-    assert (weight and weight.name, reader) == (scale, found.nodes[3])
+    weight, readers = output_scale(found, conv)
+    assert (weight and weight.name, readers) == (scale, [found.nodes[3]])
+
+
+def with_bias(*, shared: bool) -> list[NodeProto]:
+    """As onnxruntime quantized until 1.6: the bias is divided by the scales in the graph."""
+    first, second = node("Mul", ["one", "xs"], ["s1"]), node("Mul", ["xs", "one"], ["s2"])
+    return [
+        *(node("DynamicQuantizeLinear", ["image"], ["x", "xs", "xz"]), first, *([] if shared else [second])),
+        *(node("Div", ["bias", "s1"], ["b1"]), node("Floor", ["b1"], ["b2"]), node("Cast", ["b2"], ["b3"], to=6)),
+        *(node("ConvInteger", ["x", "q", "xz", "zero"], ["y"]), node("Add", ["y", "b3"], ["w"])),
+        *(node("Cast", ["w"], ["z"], to=1), node("Mul", ["z", "s1" if shared else "s2"], ["out"])),
+    ]
+
+
+@pytest.mark.parametrize(("to", "method"), [(4, "auto"), (4, "zero"), ("bgr", "auto"), ("gray", "sum")])
+@pytest.mark.parametrize("shared", [False, True], ids=["two products", "one product"])
+def test_a_convinteger_whose_bias_is_quantized_in_the_graph(shared: bool, to: Any, method: str, tmp_path: Path):
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    onnx.save(model(with_bias(shared=shared), {**ON_THE_FLY, "bias": noise(1, 5, 1, 1)}), source)
+    report = convert(source, out, to, method=method)
+    matrix = np.array(report.result()["matrix"], np.float32)
+    image = noise(1, matrix.shape[1], 8, 8, seed=2)
+    (old,), (new,) = run(onnx.load(source), np.einsum("ij,bjhw->bihw", matrix, image)), run(onnx.load(out), image)
+    np.testing.assert_allclose(new, old, atol=(1e-6 if to == "bgr" else 0.05) * np.abs(old).max())
+    assert verify(source, out, to, method=method).ok
 
 
 NO_SCALE: dict[str, list[NodeProto]] = {

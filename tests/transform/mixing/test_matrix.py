@@ -114,6 +114,15 @@ def test_a_permutation_is_not_the_identity():
     assert not mixing.select(3, [2, 1, 0]).is_identity
 
 
+def test_each_old_channel_is_a_new_one_where_they_are_only_gathered():
+    assert mixing.select(3, [2, 0, 1]).places == (1, 2, 0)
+    assert mixing.zero(3, 4).places == (0, 1, 2)
+    assert mixing.Mixing("sum", ((1.0,), (1.0,))).places == (0, 0)
+    for other in (mixing.select(3, [0, 1]), mixing.select(3, [0, 1, 1]), mixing.repeat(3, 4), mixing.repeat(3, 2)):
+        assert not other.places
+    assert not mixing.select(3, [2, 1, 0])._replace(offset=(0.0, 0.0, 1.0)).places
+
+
 @pytest.mark.parametrize(
     ("old", "new", "names"),
     [

@@ -104,6 +104,9 @@ MATRICES = {
     "three stay three": (3, {"to": 3, "channel_order": "bgr"}, np.eye(3).tolist()),
     "four to RGB": (4, {"to": "rgb"}, [[4 / 3, 0, 0], [0, 4 / 3, 0], [0, 0, 4 / 3], [0, 0, 0]]),
     "matrix": (2, {"matrix": [[1, 2, 3], [4, 5, 6]]}, [[1, 2, 3], [4, 5, 6]]),
+    "adapter": (3, {"to": 2, "method": "adapter"}, [[1.5, 0], [0, 1.5], [0, 0]]),
+    "adapter and luma": (3, {"to": 1, "method": "adapter", "luma": "bt709"}, [[w] for w in LUMA]),
+    "adapter and select": (3, {"select": "2,0", "method": "adapter"}, [[0, 1], [0, 0], [1, 0]]),
     "one column": (3, {"matrix": [[1], [0], [-1]], "to": "gray"}, [[1], [0], [-1]]),
 }
 

@@ -1,47 +1,171 @@
-"""The inputs of an ONNX graph that are images.
+"""The inputs of an ONNX graph that are images, and which of their axes holds the channels.
 
-The layout may be NCHW or NHWC (tf2onnx): both axes are traced, and the convolution that is reached decides.
+An image is what a convolution slides over: its rows and columns are of the input. The channels are what the convolution takes as
+such, followed back to the input; the place of an axis says nothing: [N,3,H,W] or [N,H,W,3] (tf2onnx), [3,H,W] or [H,W,3] without
+a batch (torchvision's detectors, SAM), [B,T,3,H,W], [B,3,T,H,W] or [T·3,H,W] (video), pixels in a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, WHOLE, Axes, Place, place_of, size
+from chkpt_channels.formats.onnx.dataflow.operators import CONVOLUTIONS
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
-from chkpt_channels.formats.onnx.dataflow.trace import CONVOLUTIONS, ImageTrace
+from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
+from chkpt_channels.formats.onnx.dataflow.values import ReachedConv, kernel_layout
 from chkpt_channels.formats.onnx.model import Info, OnnxModel
+from chkpt_channels.formats.onnx.nodes import Node
 
 MOST_CHANNELS = 32
-"""Of an image, as in discovery: the widest public pretrained input has 13 bands."""
+"""Of an image that is not named, as in discovery: the widest public pretrained input has 13 bands."""
+MOST_AXES = 6
+"""Of an image whose shape is not declared."""
+RANKS = (3, 4, 5)
+"""Of what a convolution takes."""
 
 
-def image_traces(model: OnnxModel, load: Load, named: Sequence[str] = ()) -> list[ImageTrace]:
-    """One trace for each input that looks like an image and reaches a convolution as data, or that is `named`."""
-    traces, several = [], len(model.inputs) > 1
+class Unfollowed(NamedTuple):
+    """An input that reaches a convolution, and whose channels are not known: `node` is in the way, None where there are several
+    places that they could be in. `kernels` are those that slide over it, or may."""
+
+    image: Info
+    node: Node | None
+    places: tuple[Place, ...] = ()
+    kernels: frozenset[str] = frozenset()
+
+
+class Images(NamedTuple):
+    """A trace for each image, and the other inputs that reach a convolution."""
+
+    traces: tuple[ImageTrace, ...]
+    unfollowed: tuple[Unfollowed, ...]
+
+
+def images(model: OnnxModel, load: Load, named: Sequence[str] = (), channels: int | None = None) -> Images:
+    """The images among the inputs, or those that are `named`. `channels` is their number where the user states it."""
+    traces, unfollowed = [], []
     for info in model.inputs:
         if named and info.name not in named:
             continue
-        if len(info.dims) < 2 or (not named and (len(info.dims) not in (4, 5) or (several and _is_constant_like(info)))):
-            continue
-        candidates = [ImageTrace(model, info, axis, load) for axis in dict.fromkeys((1, len(info.dims) - 1))]
-        candidates = [path for path in candidates if path.reached and _may_be_channels(path)]
-        direct = [path for path in candidates if any(reached.layout for reached in path.reached)]
-        if direct or candidates:
-            traces.append((direct or sorted(candidates, key=lambda p: info.dims[p.channel] or MOST_CHANNELS + 1))[0])
-    return traces
+        made = _Input(model, info, load, channels, is_named=bool(named)).trace()
+        if isinstance(made, ImageTrace):
+            traces.append(made)
+        elif made:
+            unfollowed.append(made)
+    return Images(tuple(traces), tuple(unfollowed))
 
 
-def _is_constant_like(info: Info) -> bool:
-    """Whether an input is not an image: tf2onnx leaks the constants of Keras 3's Normalization as required inputs [1, 1, 1, 3],
-    and an image is larger than one pixel."""
-    return sum(n is None or n > 1 for n in info.dims[1:]) < 2
+class _Input:
+    """One input of a graph, and what is known of it."""
+
+    def __init__(self, model: OnnxModel, info: Info, load: Load, channels: int | None, *, is_named: bool) -> None:
+        self._model, self._info, self._load, self._channels, self._named = model, info, load, channels, is_named
+
+    def trace(self) -> ImageTrace | Unfollowed | None:
+        """From the channels on; None for what is no image."""
+        if self._info.shape and len(self._info.dims) < 2:
+            return None  # a condition, a factor
+        shapes = [self._info] if self._info.shape else [self._info._replace(dims=(None,) * n) for n in range(1, MOST_AXES + 1)]
+        scouts = [ImageTrace(self._model, info, None, self._load) for info in shapes]
+        slid = [scout for scout in scouts if any(_slides(reached) for reached in scout.reached)]
+        if slid:  # an image with fewer axes would get them from constants that are broadcast
+            return self._of_convolutions(slid[-1])
+        if any(r.node.op in CONVOLUTIONS and r.axes is None for scout in scouts for r in scout.reached):
+            lost = next((node for scout in scouts for node in scout.lost), None)
+            stated = [Place(k, n) for k, n in enumerate(self._info.dims) if n and n == self._channels]
+            return self._from_one(self._info, stated) or Unfollowed(self._info, lost, kernels=_kernels(scouts))
+        is_product = any(reached.node.op not in CONVOLUTIONS for scout in scouts for reached in scout.reached)
+        return self._of_products(scouts) if is_product else None
+
+    def _of_convolutions(self, scout: ImageTrace) -> ImageTrace | Unfollowed:
+        info = scout.image
+        places = list(
+            dict.fromkeys(place for reached in scout.reached if _slides(reached) for place in self._places(reached, info.dims))
+        )
+        likely = [place for place in places if self._may_be(place)]
+        return self._from_one(info, likely) or Unfollowed(info, next(iter(scout.lost), None), tuple(places), _kernels([scout]))
+
+    def _from_one(self, info: Info, places: Sequence[Place]) -> ImageTrace | None:
+        """The trace from the one place that a kernel takes as channels, or from the only one."""
+        known = [place._replace(channels=place.channels or self._channels or 0) for place in places]
+        traces = [ImageTrace(self._model, info, place, self._load) for place in known]
+        direct = [path for path in traces if any(reached.layout for reached in path.reached)] or traces
+        return direct[0] if len(direct) == 1 else None
+
+    def _may_be(self, place: Place) -> bool:
+        if self._channels is not None and place.channels:
+            return place.channels == self._channels
+        return place.channels <= MOST_CHANNELS or self._named
+
+    def _places(self, reached: ReachedConv, dims: Sequence[int | None]) -> Iterator[Place]:
+        """Where the channels of this convolution are in the image. If none of them are the image's own, they were mixed from the
+        one axis that holds neither the batch nor rows or columns; [H,W] has none for its one channel."""
+        batch, channels, *rest = reached.axes or ((), ())
+        pixels = {piece.of for axis in rest for piece in axis if piece.size > 1}
+        taken = [piece for piece in channels if piece.of != NEW and not (piece.resized and piece.step)]
+        for piece in [piece for piece in taken if piece.of not in pixels] or taken:
+            place = place_of(piece, dims)
+            yield (
+                place
+                if place.channels or piece.resized
+                else place._replace(channels=_width(reached) // (size(channels) // piece.size))
+            )
+        if not taken:
+            seen = pixels | {piece.of for piece in batch}
+            left = [k for k in range(len(dims)) if k not in seen]
+            longer = [k for k in left if dims[k] != 1]
+            yield from (Place(k, dims[k] or 0) for k in (longer if len(longer) == 1 else [] if longer else left))
+            if not left and (self._channels == 1 or all(_is_covered(k, n, (batch, *rest)) for k, n in enumerate(dims))):
+                yield Place(NOWHERE, 1)
+
+    def _of_products(self, scouts: Sequence[ImageTrace]) -> ImageTrace | None:
+        """Where no convolution is reached: an image of four axes or more, whose channels are the axis that a product takes whole,
+        or else the shortest one."""
+        dims = self._info.dims
+        if len(dims) < 2 or (not self._named and len(dims) not in (4, 5)):
+            return None
+        whole = {place for scout in scouts for reached in scout.reached for place in _whole(reached, dims)}
+        if len(whole) == 1 and (path := self._from_one(self._info, [place for place in whole if self._may_be(place)])):
+            return path
+        places = [Place(axis, dims[axis] or self._channels or 0) for axis in dict.fromkeys((1, len(dims) - 1))]
+        traces = [ImageTrace(self._model, self._info, place, self._load) for place in places]
+        direct = [path for path in traces if any(reached.layout for reached in path.reached)]
+        shortest = min((n for n in dims[1:] if n is not None), default=0)
+        counted = [path for path in traces if path.count and len(dims) < 5]  # of video it could be the frames
+        traces = [path for path in direct if path.count in (0, shortest)] or ([] if direct else counted)
+        likely = [path for path in traces if path.reached and self._may_be(Place(0, path.count))]
+        return min(likely, key=lambda path: path.count or MOST_CHANNELS + 1, default=None)
 
 
-def _may_be_channels(path: ImageTrace) -> bool:
-    """Whether the axis could hold channels. A convolution shows which axis does; where only products are reached, the
-    shortest."""
-    channels, layouts = path.image.dims[path.channel], {r.node.op for r in path.reached if r.layout}
-    if channels is None:
-        return True
-    shortest = min(n for n in path.image.dims[1:] if n is not None)
-    return 1 <= channels <= MOST_CHANNELS and (channels == shortest or not layouts or bool(layouts & CONVOLUTIONS.keys()))
+def _kernels(scouts: Sequence[ImageTrace]) -> frozenset[str]:
+    reached = [one for scout in scouts for one in scout.reached if one.axes is None or _slides(one)]
+    return frozenset(one.kernel.name for one in reached if one.kernel)
+
+
+def _whole(reached: ReachedConv, dims: Sequence[int | None]) -> Iterator[Place]:
+    """The axes of the image that a product of patches takes whole; of rows and columns it takes parts."""
+    *others, last = reached.axes or ((),)
+    parts = {piece.of for axis in others for piece in axis if piece.size > 1}
+    yield from (place_of(piece, dims) for piece in last if piece.of != NEW and piece.of not in parts)
+
+
+def _slides(reached: ReachedConv) -> bool:
+    """Whether a convolution slides over axes of the image."""
+    axes, spatial = reached.axes or (), len(reached.node.integers("kernel_shape"))
+    rank = len(reached.kernel.shape) if reached.kernel else spatial + 2 if spatial else len(axes)
+    is_conv = reached.node.op in CONVOLUTIONS and len(axes) == rank in RANKS
+    return is_conv and any(piece.of != NEW and piece.size > 1 for axis in axes[2:] for piece in axis)
+
+
+def _is_covered(k: int, steps: int | None, axes: Axes) -> bool:
+    """Whether these axes hold all of an image's axis: one that is only cut for rows and columns may hold channels as well."""
+    pieces = [piece for axis in axes for piece in axis if piece.of == k]
+    return any(piece.step == WHOLE or piece.resized for piece in pieces) or size(tuple(pieces)) == steps
+
+
+def _width(reached: ReachedConv) -> int:
+    """How many channels a convolution takes, 0 where its kernel is not stored."""
+    layout = kernel_layout(reached.node, reached.kernel, 1, 1) if reached.kernel else None
+    return reached.kernel.shape[layout.channel_axis] * reached.node.integer("group", 1) if layout and reached.kernel else 0

@@ -10,17 +10,30 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import NamedTuple
 
-from chkpt_channels.formats.onnx.dataflow.axes import OPEN, Axes, holder, reshaped, resized, size
+from chkpt_channels.formats.onnx.dataflow.axes import (
+    NOWHERE,
+    OPEN,
+    Axes,
+    aligned,
+    holder,
+    is_guess,
+    is_open,
+    reshaped,
+    resized,
+    size,
+)
 from chkpt_channels.formats.onnx.dataflow.shape_values import Number, Numbers
 from chkpt_channels.formats.onnx.nodes import Node
 
 
 class ReshapedAxes(NamedTuple):
-    """The new axes; the stored numbers that hold the channels, each with its multiple; whether zeros were padded."""
+    """The new axes; the stored numbers that hold the channels, each with its multiple; whether zeros were padded, or filled in
+    what is not zero."""
 
     axes: Axes
     counts: tuple[tuple[Number, int], ...] = ()
     zeros: bool = False
+    filled: bool = False
 
 
 def _transpose(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
@@ -30,27 +43,32 @@ def _transpose(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
 
 def _reshape(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     target = numbers.of(node, 1)
-    shape = _resolved(axes, [number.now for number in target], zeros=bool(node.integer("allowzero", 0))) if target else None
-    new = reshaped(axes, shape, numbers.channel) if shape else None
-    return _counting(axes, new, target, numbers) if new and target else None
-
-
-def _resolved(axes: Axes, target: Sequence[int], *, zeros: bool) -> list[int] | None:
-    """The shape with 0 (as before) and -1 (what is left) filled in."""
-    if any(n == 0 and (zeros or k >= len(axes)) for k, n in enumerate(target)):
+    now = [number.now for number in target or ()]
+    if not target or any(n == 0 and (node.integer("allowzero", 0) or k >= len(axes)) for k, n in enumerate(now)):
         return None
-    shape = [n or size(axes[k]) for k, n in enumerate(target)]
-    if -1 in shape:
-        total, others = prod(size(axis) for axis in axes), prod(n for n in shape if n != -1)
-        if others < 1 or total % others:
-            return None
-        shape[shape.index(-1)] = total // others
-    return shape if all(n > 0 for n in shape) else None
+    shape = [n or size(axes[k]) for k, n in enumerate(now)]  # 0 is as before
+    if any(n < 1 and n != -1 for n in shape) or shape.count(-1) > 1:
+        return None
+    filled = _filled(axes, shape)
+    new = reshaped(axes, filled, numbers.channel) if filled else None
+    if new is None or (-1 in shape and is_guess(axes, new[shape.index(-1)])):
+        new = aligned(axes, shape)
+    return _counting(axes, new, target, numbers) if new else None
+
+
+def _filled(axes: Axes, shape: Sequence[int]) -> list[int] | None:
+    """The shape with -1, which is what is left."""
+    total, others = prod(size(axis) for axis in axes), prod(n for n in shape if n != -1)
+    if -1 not in shape:
+        return list(shape)
+    return [total // others if n == -1 else n for n in shape] if total % others == 0 else None
 
 
 def _counting(before: Axes, axes: Axes, target: Sequence[Number], numbers: Numbers) -> ReshapedAxes | None:
     """The numbers of the target shape that an edit must change with the channels; None where one cannot be edited. Computed
     numbers follow by themselves, so do 0 (as before) and -1 (the rest)."""
+    if numbers.channel == NOWHERE:
+        return ReshapedAxes(axes)
     edits: list[tuple[Number, int]] = []
     kept: list[Number] = []
     for k, (number, axis) in enumerate(zip(target, axes, strict=True)):
@@ -85,16 +103,17 @@ def _unsqueeze(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
 
 def _squeeze(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     at = {k % len(axes) for k in numbers.plain(node, 1, "axes") or ()}
-    if not at or any(size(axes[k]) != 1 or k == holder(axes, numbers.channel) for k in at):
+    if not at or any((size(axes[k]) != 1 and not is_open(axes[k])) or k == holder(axes, numbers.channel) for k in at):
         return None
     return ReshapedAxes(tuple(axis for k, axis in enumerate(axes) if k not in at))
 
 
 def _pad(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
-    zeros = node.text("mode", "constant") == "constant"
+    filled = node.text("mode", "constant") == "constant" and _fills(node, numbers)
+    zeros = node.text("mode", "constant") == "constant" and not filled
     pads, at = numbers.plain(node, 1, "pads"), numbers.plain(node, 3, "")
     if not pads or at is None:  # computed from sizes (some 75 shape nodes in tf_efficientnet), never for the channels
-        return ReshapedAxes(_with_unknown_sizes(axes, numbers.channel), zeros=zeros)
+        return ReshapedAxes(_with_unknown_sizes(axes, (0, holder(axes, numbers.channel))), zeros=zeros, filled=filled)
     half = len(pads) // 2
     for k, before, after in zip(at or range(half), pads[:half], pads[half:], strict=False):
         k %= len(axes)
@@ -105,13 +124,22 @@ def _pad(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
             if steps + before + after < 1:
                 return None
             axes = resized(axes, k, steps + before + after if steps < OPEN else None)
-    return ReshapedAxes(axes, zeros=zeros and any(pads))
+    return ReshapedAxes(axes, zeros=zeros and any(pads), filled=filled and any(pads))
+
+
+def _fills(node: Node, numbers: Numbers) -> bool:
+    """Whether a Pad fills in what is not zero, or not known."""
+    value = numbers.reals(node, 2)
+    return (any(value) or not value) if node.given(2) else node.real("value", 0.0) != 0
 
 
 def _resize(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     moved = _resized_axes(node, axes, numbers)
     is_cropped = node.text("coordinate_transformation_mode", "") == "tf_crop_and_resize"
-    return moved._replace(zeros=True) if moved and is_cropped and not _is_inside(numbers.region(node)) else moved
+    if not moved or not is_cropped or _is_inside(numbers.region(node)):
+        return moved
+    filled = node.real("extrapolation_value", 0.0) != 0
+    return moved._replace(zeros=not filled, filled=filled)
 
 
 def _is_inside(region: Sequence[float]) -> bool:
@@ -165,24 +193,23 @@ def _slice(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
 def _space_to_depth(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     """Depth is (rows of the block, its columns, the channels): the channels vary fastest. Source: onnx/docs/Operators.md."""
     block = node.integer("blocksize", 0)
-    if len(axes) != 4 or holder(axes, numbers.channel) != 1 or block < 1:
+    if len(axes) != 4 or holder(axes, numbers.channel) not in (None, 1) or block < 1:
         return None
     rows, columns = (reshaped((axes[k],), [size(axes[k]) // block, block], numbers.channel) for k in (2, 3))
     return ReshapedAxes((axes[0], (*rows[1], *columns[1], *axes[1]), rows[0], columns[0])) if rows and columns else None
 
 
 def _pool(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
-    if holder(axes, numbers.channel) not in (0, 1):
+    if holder(axes, numbers.channel) not in (None, 0, 1):
         return None
     is_padded = any(node.integers("pads")) or node.text("auto_pad", "NOTSET").startswith("SAME")
-    return ReshapedAxes(
-        _with_unknown_sizes(axes, numbers.channel), zeros=is_padded and bool(node.integer("count_include_pad", 0))
-    )
+    zeros = is_padded and bool(node.integer("count_include_pad", 0))
+    return ReshapedAxes(_with_unknown_sizes(axes, (0, 1)), zeros=zeros)
 
 
-def _with_unknown_sizes(axes: Axes, channel: int) -> Axes:
+def _with_unknown_sizes(axes: Axes, known: Sequence[int | None]) -> Axes:
     for k in range(len(axes)):
-        axes = axes if k in (0, holder(axes, channel)) else resized(axes, k)
+        axes = axes if k in known else resized(axes, k)
     return axes
 
 

@@ -9,10 +9,11 @@ Source: onnx/docs/Operators.md (Shape, Gather, Concat, Slice, Reshape).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chkpt_channels.formats.onnx.dataflow.axes import Axes, Axis, counted, size
+from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, Axes, Axis, counted, size
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
 from chkpt_channels.formats.onnx.schema import ATTRIBUTE_FLOATS
@@ -53,6 +54,12 @@ class Numbers:
         self._model, self.channel, self.count, self._load = model, channel, count, load
         self.known: dict[str, list[Number]] = {}
 
+    def without_channels(self) -> Numbers:
+        """The same numbers, for a value whose channels are no longer the image's: its sizes do not follow them."""
+        other = copy(self)
+        other.channel = NOWHERE
+        return other
+
     def then(self, axis: Axis) -> int:
         """The steps of an axis with one channel more."""
         return counted(axis, self.channel, self.count + 1)
@@ -80,13 +87,14 @@ class Numbers:
         attribute = node.attribute("scales")
         if attribute:
             return attribute.floats(ATTRIBUTE_FLOATS)
-        return self._reals(node, 2 if node.op == "Resize" and len(node.inputs) > 2 else 1)
+        return self.reals(node, 2 if node.op == "Resize" and len(node.inputs) > 2 else 1)
 
     def region(self, node: Node) -> list[float]:
         """The region of interest of a Resize, starts and then ends in parts of the axes; empty where it is not stored."""
-        return self._reals(node, 1)
+        return self.reals(node, 1)
 
-    def _reals(self, node: Node, index: int) -> list[float]:
+    def reals(self, node: Node, index: int) -> list[float]:
+        """The stored numbers of an input, empty where they are not stored."""
         weight = self._model.stored(node.given(index))
         return [float(n) for n in self._load(weight).reshape(-1)] if weight and weight.size <= 8 * MOST_NUMBERS else []
 

@@ -2,8 +2,8 @@
 
 Each value that comes from the image has its axes in terms of the image's. An operation keeps the channels apart; or it applies
 constants of their own to them (recorded with scale and shift); or it mixes, selects or cuts them (recorded without): then only
-`stack` is right. The axis that a convolution takes as channels shows which axis of the image they are, and in which order they
-are folded with pixels.
+`stack` is right. The same walk without a place of the channels shows which axis of the image a convolution takes as channels
+(image_inputs.py), and in which order they are folded with pixels.
 
 Seen between image and stem: nothing (most exports); Sub, Div by [1,3,1,1] or [3,1,1]; Transpose, Cast, Div (uint8 NHWC); three
 Gather, Mul, Add and a Concat (torchvision's transform_input); a Pad computed by some 75 shape nodes (tf_efficientnet); Reshape,
@@ -13,9 +13,14 @@ Transpose (Keras).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import PreprocessingOp
-from chkpt_channels.formats.onnx.dataflow.axes import NEW, Axes, Piece, around, holder, image_axes, resized, size
+from chkpt_channels.formats.onnx.dataflow import operators
+from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, Axes, Piece, Place, around, holder, image_axes, resized, size
+from chkpt_channels.formats.onnx.dataflow.kernel_source import kernel_source
+from chkpt_channels.formats.onnx.dataflow.selections import MIXED, merged
 from chkpt_channels.formats.onnx.dataflow.shape_ops import MOVES
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load, Numbers
 from chkpt_channels.formats.onnx.dataflow.values import (
@@ -26,47 +31,40 @@ from chkpt_channels.formats.onnx.dataflow.values import (
     affine,
     after_constants,
     after_nonlinear,
+    after_pixels,
+    joined,
     kernel_layout,
-    kernel_of,
+    normalizing,
     product_layout,
 )
 from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
 
-CONVOLUTIONS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3)}
-"""Operation → (input that is the image, input that is the kernel)."""
-PRODUCTS = frozenset(("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"))
-LINEAR = frozenset(("Identity", "Cast", "CastLike", "Dropout"))
-"""What treats every channel alike, keeps the axes as they are, and is linear."""
-NONLINEAR_POOLS = frozenset(("MaxPool", "LpPool", "GlobalMaxPool"))
-"""What moves pixels and is not linear."""
-ELEMENTWISE = frozenset(
-    (
-        *("Relu", "LeakyRelu", "ThresholdedRelu", "Sigmoid", "Tanh", "Clip", "Abs", "Neg", "Sqrt", "Reciprocal", "Exp", "Log"),
-        *("Floor", "Ceil", "Round", "Erf", "Sign", "HardSwish", "HardSigmoid", "Elu", "Selu", "Celu", "Gelu", "Mish"),
-        *("Softplus", "Softsign", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
-    )
-)
-"""What treats every number alike, but is not linear: constants before it cannot be moved to a kernel after it."""
-BINARY = frozenset(("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mod"))
-SHAPES = frozenset(("Shape", "Size"))
+INLINER = "onnx.inliner.inline_local_functions, and convert what it gives"
+"""What to do where a kernel edit is wanted and a function is in its way."""
 
 
 class ImageTrace:
-    """Everything that follows one graph input, if its axis `channel` holds the channels."""
+    """Everything that follows one graph input whose channels are at `place`; with None, the axes alone are followed."""
 
-    def __init__(self, model: OnnxModel, image: Info, channel: int, load: Load) -> None:
-        self.model, self.image, self.channel, self._load = model, image, channel, load
+    def __init__(self, model: OnnxModel, image: Info, place: Place | None, load: Load) -> None:
+        self.model, self.image, self.place, self._load = model, image, place, load
+        self.channel = place.axis if place else NOWHERE
+        self.count = place.channels if place else 0  # of the image's channels, 0 where it is not known
         self.reached: list[ReachedConv] = []
         self.widths: list[int] = []  # of kernels that directly follow the image and contradict its channels
         self.operations: list[LocatedOp] = []
         self.counts: list[Count] = []
-        axes = image_axes(image.dims)
-        self.values: dict[str, Flow] = {image.name: Flow(axes)}
+        self.lost: list[Node] = []  # behind which nothing is known of the axes
+        axes = image_axes(image.dims, place)
+        self.values: dict[str, Flow] = {image.name: Flow(axes, mixed=self.channel == NOWHERE)}
         self.broadcasts = True
-        self._numbers = Numbers(model, channel, size(axes[channel]), load)
-        for node in model.everywhere:
-            if node in model.subgraphs:
+        channels = size(tuple(piece for axis in axes for piece in axis if piece.of == self.channel))
+        self._numbers = Numbers(model, self.channel, channels, load)
+        self._sizes = self._numbers.without_channels()
+        self._calls: set[str] = set()
+        for node in model.computed.nodes:
+            if node in model.computed.subgraphs:
                 self._subgraphs(node)
             elif any(name in self.values for name in node.inputs):
                 self._through(node)
@@ -76,53 +74,76 @@ class ImageTrace:
 
     def _through(self, node: Node) -> None:
         """Follow the image through one node."""
-        op = node.op if node.domain in ("", "ai.onnx") else ""
-        flow = self.values.get(node.given(0))
-        if op in CONVOLUTIONS and flow:
-            self._reach(node, flow, CONVOLUTIONS[op][1])
-        elif op in PRODUCTS:
+        op, flow = operators.kind(node), self.values.get(node.given(0))
+        self._enter(node)
+        if op in operators.CONVOLUTIONS and flow:
+            self._reach(node, flow, operators.CONVOLUTIONS[op][1])
+        elif op in operators.PRODUCTS:
             self._product(node)
-        elif op in BINARY:
+        elif op in operators.BINARY:
             self._binary(node)
         elif op == "Concat":
             self._concat(node)
+        elif operators.is_in_blocks(node) and flow:
+            self._arrive(ReachedConv(node, self.model.stored(node.given(1)), None), flow, ())
         elif flow is None or flow.axes is None:
             self._mix(node)
-        elif op in SHAPES:
-            self._numbers.shape_of(node, flow.axes)
+        elif op in operators.SHAPES:
+            (self._sizes if flow.mixed else self._numbers).shape_of(node, flow.axes)
         elif op in MOVES:
             self._move(node, flow, flow.axes)
-        elif op in LINEAR:
+        elif op in operators.LINEAR:
             self._give(node, flow)
-        elif op in ELEMENTWISE:
+        elif op in operators.ELEMENTWISE:
             self._elementwise(node, flow)
         elif op == "BatchNormalization":
             self._batch_normalization(node, flow)
         else:
             self._mix(node)
 
+    def _enter(self, node: Node) -> None:
+        """The nodes of a function are followed, but they serve every call of it, and are not edited."""
+        if node.call and node.call.label not in self._calls:
+            self._calls.add(node.call.label)
+            operation = PreprocessingOp(node.call.label, f"call of the model's function {node.call.op}", hint=INLINER)
+            self.operations.append(LocatedOp(operation, node))
+
     def _give(self, node: Node, flow: Flow) -> None:
         for name in node.outputs:
             if name:
-                self.values[name] = flow
+                self.values[name] = flow._replace(mixed=flow.mixed or node.call is not None)
 
     def _mix(self, node: Node) -> None:
         """An operation that may select, mix or cut channels: what follows is reached, but without channels of its own."""
         flows = [self.values[name] for name in node.inputs if name in self.values]
-        if all(flow.axes is not None for flow in flows):
+        follow = MIXED.get(node.op) if not node.domain else None
+        axes = [self.values[name].axes if name in self.values else None for name in node.inputs]
+        self._spread(node, flows, follow(node, axes, self.model, self._sizes) if follow else None)
+
+    def _spread(self, node: Node, flows: Sequence[Flow], axes: Axes | None) -> None:
+        """Give out a value whose channels are no longer the image's own."""
+        if any(not flow.mixed for flow in flows):
             self._block(node)
+        if axes is None and any(flow.axes is not None for flow in flows):
+            self.lost.append(node)
         wide = bool(flows) and all(flow.wide for flow in flows)
         self.broadcasts &= wide
-        self._give(node, Flow(None, wide))
+        self._give(node, Flow(axes, wide, mixed=True))
 
     def _block(self, node: Node) -> None:
         self.operations.append(LocatedOp(PreprocessingOp(node.label, node.op), node))
 
     def _subgraphs(self, node: Node) -> None:
         """A node with subgraphs, which may capture the image. Their own inputs (Loop, Scan) are not followed."""
-        inner = any(name in self.values for sub in self.model.subgraphs[node] for name in sub.outputs)
-        if inner or any(name in self.values or name in self._numbers.known for name in node.inputs):
-            self._mix(node)
+        subs = self.model.computed.subgraphs[node]
+        inner = [[self.values.get(name) for name in sub.outputs] for sub in subs]
+        captured = any(name in self.values or name in self._numbers.known for name in node.inputs)
+        if not captured and not any(flow for flows in inner for flow in flows):
+            return
+        flows = [flow for flows in inner for flow in flows if flow]
+        flows += [self.values[name] for name in node.inputs if name in self.values]
+        branches = [flows[0].axes if len(flows) == 1 and flows[0] else None for flows in inner] if node.op == "If" else []
+        self._spread(node, flows or [Flow(None)], merged(branches))
 
     def _count(self, node: Node) -> None:
         """A node that computes with sizes: a result that depends on the number of channels may only be another size."""
@@ -131,7 +152,7 @@ class ImageTrace:
             self.broadcasts = False
 
     def _move(self, node: Node, flow: Flow, axes: Axes) -> None:
-        moved = MOVES[node.op](node, axes, self._numbers)
+        moved = MOVES[node.op](node, axes, self._sizes if flow.mixed else self._numbers)
         if moved is None:
             self._mix(node)
             return
@@ -140,7 +161,7 @@ class ImageTrace:
                 self.counts.append(Count(number.weight, number.at, each, number.reader))
                 self.broadcasts &= flow.wide
         flow = flow._replace(axes=moved.axes, padded=flow.padded or moved.zeros)
-        self._give(node, after_nonlinear(flow, node) if node.op in NONLINEAR_POOLS else flow)
+        self._give(node, after_nonlinear(flow, node) if moved.filled or node.op in operators.NONLINEAR_POOLS else flow)
 
     def _concat(self, node: Node) -> None:
         """Parts with equal axes and operations: along the channels they become the slower steps (Focus is four slices)."""
@@ -150,98 +171,96 @@ class ImageTrace:
             self._mix(node)
             return
         axes, k, parts = flow.axes, node.integer("axis", 1) % len(flow.axes), len(node.inputs)
-        is_folded = k == holder(axes, self.channel)
+        is_folded = flow.mixed or k == holder(axes, self.channel)
         axes = (*axes[:k], (Piece(NEW, parts), *axes[k]), *axes[k + 1 :]) if is_folded else resized(axes, k)
         self._give(node, flow._replace(axes=axes))
 
     def _elementwise(self, node: Node, flow: Flow) -> None:
-        if node.op in ("QuantizeLinear", "DequantizeLinear") and self._is_per_channel(node):
+        scale = self.model.stored(node.given(1))
+        is_per_channel = scale is None or max(scale.shape, default=1) > 1
+        if node.op in ("QuantizeLinear", "DequantizeLinear") and is_per_channel:
             self._mix(node)
             return
-        self._give(
-            node._replace(outputs=node.outputs[:1]), after_nonlinear(flow, node)
-        )  # the scale of DynamicQuantizeLinear is no image
-
-    def _is_per_channel(self, node: Node) -> bool:
-        scale = self.model.stored(node.given(1))
-        return scale is None or max(scale.shape, default=1) > 1
+        first = node._replace(outputs=node.outputs[:1])  # the scale of DynamicQuantizeLinear is no image
+        self._give(first, after_nonlinear(flow, node))
 
     def _reach(self, node: Node, flow: Flow, index: int) -> None:
-        kernel, _ = kernel_of(self.model, node.given(index))
-        axes = flow.axes or ()
+        source, axes = kernel_source(self.model, node.given(index), self._load), flow.own or ()
+        kernel = source.weight if source else None
         layout: Layout | None = None
         channels = 0
-        if kernel and holder(axes, self.channel) == 1:
+        if kernel and holder(axes, self.channel) == 1 and len(axes) == len(kernel.shape):
             slower, faster = around(axes[1], self.channel)
             layout = kernel_layout(node, kernel, slower, faster)
             width = kernel.shape[layout.channel_axis] * node.integer("group", 1) if layout else 0
             channels = self._takes(width, slower * faster)
             if width and not channels and not self.operations and slower == faster == 1:
                 self.widths.append(width)
-        self._arrive(ReachedConv(node, kernel, layout, channels), flow, axes[2:])
+        self._arrive(ReachedConv(node, kernel, layout, channels, source=source), flow, axes[2:])
 
     def _takes(self, width: int, fold: int) -> int:
         """The channels that a kernel of this width takes; 0 where they are not those that the image declares."""
         channels, rest = divmod(width, fold)
-        fits = channels > 0 and not rest and self.image.dims[self.channel] in (None, channels)
+        fits = channels > 0 and not rest and self.count in (0, channels)
         return channels if fits else 0
 
     def _product(self, node: Node) -> None:
         """A matrix product over folded patches; over plain pixels it mixes the channels itself."""
         index = next(i for i, name in enumerate(node.inputs) if name in self.values)
         flow = self.values[node.inputs[index]]
-        kernel, is_transposed = kernel_of(self.model, node.given(1 - index)) if index < 2 else (None, False)
-        axes = flow.axes or ()
+        source, axes = kernel_source(self.model, node.given(1 - index), self._load) if index < 2 else None, flow.own or ()
+        kernel = source.weight if source else None
         layout: Layout | None = None
         channels = 0
         if index == 0 and kernel and axes and holder(axes, self.channel) == len(axes) - 1:
             slower, faster = around(axes[-1], self.channel)
-            is_transposed ^= bool(node.integer("transB", 0))
-            layout = product_layout(node, kernel, slower, faster, is_transposed)
+            layout = product_layout(node, kernel, slower, faster, bool(node.integer("transB", 0)))
             channels = self._takes(kernel.shape[layout.channel_axis] if layout else 0, slower * faster)
-        self._arrive(ReachedConv(node, kernel, layout, channels), flow, ())
+        self._arrive(ReachedConv(node, kernel, layout, channels, source=source), flow, ())
 
     def _arrive(self, reached: ReachedConv, flow: Flow, spatial: Axes) -> None:
         """Remember a convolution; one that does not take the image's channels as they are, without a layout."""
         self.broadcasts &= flow.wide
         # a folded tap covers both padded and unpadded pixels, so no constant fits
-        shifted = any(any(operation.shift or ()) for operation in flow.operations)
-        is_inexact = reached.layout and reached.layout.folded and flow.padded and shifted
-        if not reached.channels or is_inexact:
+        shifted, source, layout = any(any(op.shift or ()) for op in flow.operations), reached.source, reached.layout
+        is_inexact = shifted and source and layout and (source.is_computed or (layout.folded and flow.padded))
+        is_grouped = reached.node.integer("group", 1) > 1 and reached.stored != layout
+        if reached.channels and reached.stored and source and layout and not (is_inexact or is_grouped):
+            self.counts += [Count(*count) for count in source.counts(layout.channel_axis, reached.width, self._load)]
+        else:
             reached = reached._replace(layout=None)
-            if flow.axes is not None:
+            if not flow.mixed:
                 self._block(reached.node)
         sizes = tuple(size(axis) for axis in spatial)
-        self.reached.append(reached._replace(operations=flow.operations, sizes=sizes, padded=flow.padded))
+        self.reached.append(reached._replace(operations=flow.operations, sizes=sizes, padded=flow.padded, axes=flow.axes))
 
     def _binary(self, node: Node) -> None:
         """An operation on the image and a constant, or on two values that come from it (a residual, a sum of branches)."""
         tracked = [name for name in node.inputs if name in self.values]
         flow = self.values[tracked[0]]
         if len(tracked) == len(node.inputs):
-            is_same = all(
-                (self.values[name].axes, self.values[name].operations) == (flow.axes, flow.operations) for name in tracked
-            )
-            if is_same and flow.axes is not None:
-                self._give(node, after_nonlinear(flow, node))
-            else:
-                self._mix(node)
+            both = joined([self.values[name] for name in tracked], node)
+            self._give(node, both) if both else self._mix(node)
             return
         index = next(i for i, name in enumerate(node.inputs) if name not in self.values)
         weight = self.model.stored(node.inputs[index]) if len(node.inputs) == 2 else None
-        channel_axis = holder(flow.axes, self.channel) if flow.axes else None
-        if weight is None or flow.axes is None or channel_axis is None or len(weight.shape) > len(flow.axes):
+        more = max(len(weight.shape) - len(flow.own), 0) if weight and flow.own else 0  # [1,3,1,1] makes a batch of [3,H,W]
+        axes = (*((),) * more, *(flow.own or ()))
+        channel_axis = holder(axes, self.channel)
+        if weight is None or channel_axis is None or any(n > 1 for n in weight.shape[:more]):
             self._mix(node)
             return
-        axis = channel_axis - len(flow.axes) + len(weight.shape)  # numpy broadcasting aligns the last axes
-        if axis >= 0 and weight.shape[axis] > 1 and len(flow.axes[channel_axis]) > 1:
+        flow = flow._replace(axes=axes)
+        axis = channel_axis - len(axes) + len(weight.shape)  # numpy broadcasting aligns the last axes
+        if axis >= 0 and weight.shape[axis] > 1 and len(axes[channel_axis]) > 1:
             self._mix(node)  # one constant for each folded pixel too
         elif axis >= 0 and weight.shape[axis] > 1:
             self._constant(node, flow, weight, axis, index)
         elif all(n == 1 for n in weight.shape):
             self._scalar(node, flow, weight, index)
         else:
-            self._give(node, after_nonlinear(flow, node))
+            is_linear = node.op == "Mul" or (node.op == "Div" and index == 1)
+            self._give(node, after_pixels(flow, node) if is_linear else after_nonlinear(flow, node))
 
     def _scalar(self, node: Node, flow: Flow, weight: Weight, index: int) -> None:
         """A constant that all channels share: it is no obstacle, but it changes the zeros of earlier padding."""
@@ -254,7 +273,7 @@ class ImageTrace:
         is_per_channel = all(n == 1 for i, n in enumerate(weight.shape) if i != axis)
         terms = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)]) if is_per_channel else None
         scale, shift = terms or (None, None)
-        operation = PreprocessingOp(node.label, node.op, scale, shift, ((weight.name, axis),))
+        operation = PreprocessingOp(node.label, node.op, scale, shift, ((weight.name, axis),), apart=True)
         self.operations.append(LocatedOp(operation, node))
         self._give(node, after_constants(flow, operation)._replace(wide=True))
 
@@ -267,20 +286,13 @@ class ImageTrace:
             len(stored) != 4
             or len(sizes) != 1
             or node.integer("training_mode", 0)  # by the statistics of the batch, which are not stored
-            or flow.axes is None
-            or holder(flow.axes, self.channel) != 1
-            or len(flow.axes[1]) > 1
+            or not flow.own
+            or holder(flow.own, self.channel) != 1
+            or len(flow.own[1]) > 1
         ):
             self._mix(node)
             return
-        gamma, beta, mean, variance = (self._load(w).astype("float64").reshape(-1) for w in stored)
-        scale = gamma / (variance + node.real("epsilon", 1e-5)) ** 0.5
-        operation = PreprocessingOp(
-            node.label,
-            node.op,
-            tuple(map(float, scale)),
-            tuple(map(float, beta - scale * mean)),
-            tuple((w.name, 0) for w in stored),
-        )
+        scale, shift = normalizing(node, [self._load(w).astype("float64").reshape(-1) for w in stored])
+        operation = PreprocessingOp(node.label, node.op, scale, shift, tuple((w.name, 0) for w in stored))
         self.operations.append(LocatedOp(operation, node))
         self._give(node, after_constants(flow, operation))

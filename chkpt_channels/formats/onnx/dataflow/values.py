@@ -5,31 +5,46 @@ Source: onnx/docs/Operators.md.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import PreprocessingOp
+from chkpt_channels.core.tensors import PreprocessingOp, TensorEdit
 from chkpt_channels.formats.onnx.dataflow.axes import Axes
-from chkpt_channels.formats.onnx.model import OnnxModel, Weight
+from chkpt_channels.formats.onnx.dataflow.kernel_source import KernelSource
+from chkpt_channels.formats.onnx.dataflow.operators import ROUNDING
+from chkpt_channels.formats.onnx.dataflow.shape_values import Load
+from chkpt_channels.formats.onnx.model import Weight
 from chkpt_channels.formats.onnx.nodes import Node
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 LAYOUTS = {"Conv": {3: "OIW", 4: "OIHW", 5: "OIDHW"}, "ConvTranspose": {3: "IOW", 4: "IOHW", 5: "IODHW"}}
 
 
 class Flow(NamedTuple):
-    """A value that comes from the image. `axes` are its axes in terms of the image's, None where its channels were mixed; `wide`
-    that per-channel constants would have broadcast one channel to all by then; `operations` the constants applied to it;
-    `padded` that zeros were padded around it after them."""
+    """A value that comes from the image. `axes` are its axes in terms of the image's, None where that is not known; `mixed` that
+    its channels are no longer the image's own; `wide` that per-channel constants would have broadcast one channel to all by then;
+    `operations` the constants applied to it; `padded` that zeros were padded around it after them."""
 
     axes: Axes | None
     wide: bool = False
     operations: tuple[PreprocessingOp, ...] = ()
     padded: bool = False
+    mixed: bool = False
+
+    @property
+    def own(self) -> Axes | None:
+        """The axes where the channels are the image's own."""
+        return None if self.mixed else self.axes
 
 
 class ReachedConv(NamedTuple):
-    """A convolution or product that sees the image. `layout` is that of its kernel and `channels` how many it takes, where its
-    channels are the image's; else None and 0. `sizes` are those of the axes after the channels, `padded` is as in Flow."""
+    """A convolution or product that sees the image. `kernel` has the shape that it takes, `layout` its axes and `channels` their
+    number, where the channels are the image's and the kernel can be edited; else None and 0. `sizes` are those of the axes after
+    the channels, `padded` and `axes` are as in Flow; `source` says what the kernel is made of."""
 
     node: Node
     kernel: Weight | None
@@ -38,6 +53,23 @@ class ReachedConv(NamedTuple):
     operations: tuple[PreprocessingOp, ...] = ()
     sizes: tuple[int, ...] = ()
     padded: bool = False
+    axes: Axes | None = None
+    source: KernelSource | None = None
+
+    @property
+    def width(self) -> int:
+        """The channels that each filter takes."""
+        return self.channels // self.node.integer("group", 1)
+
+    @property
+    def factors(self) -> Sequence[str]:
+        """The stored factors of the kernel that are as large as it is: which of them is the kernel does not show."""
+        return [maker.other.name for maker in self.source.makers if maker.is_even and maker.other] if self.source else []
+
+    @property
+    def stored(self) -> Layout | None:
+        """The layout of the stored kernel."""
+        return self.source.layout(self.layout) if self.source and self.layout else self.layout
 
 
 class LocatedOp(NamedTuple):
@@ -97,20 +129,52 @@ def affine(op: str, index: int, values: list[float]) -> tuple[tuple[float, ...],
     return None
 
 
-def after_nonlinear(flow: Flow, node: Node) -> Flow:
-    """After an operation that is not linear, the constants before it can no longer be moved into a kernel."""
-    blocked = (op._replace(kind=f"{op.kind} before a {node.op}", scale=None, shift=None) for op in flow.operations)
+def normalizing(node: Node, numbers: Sequence[NDArray[Any]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(scale, shift) of a BatchNormalization with this scale, bias, mean and variance."""
+    gamma, beta, mean, variance = numbers
+    scale = gamma / (variance + node.real("epsilon", 1e-5)) ** 0.5
+    return tuple(map(float, scale)), tuple(map(float, beta - scale * mean))
+
+
+def after_pixels(flow: Flow, node: Node) -> Flow:
+    """After an operation that does the same to each channel, the constants before it can no longer be moved into a kernel; only
+    reordered."""
+    blocked = (
+        op._replace(kind=f"{op.kind} before a {node.op}", scale=None, shift=None, apart=op.apart or op.scale is not None)
+        for op in flow.operations
+    )
     return flow._replace(operations=tuple(blocked))
 
 
-def kernel_of(model: OnnxModel, name: str) -> tuple[Weight | None, bool]:
-    """The stored kernel of an input, through DequantizeLinear and Cast; whether a Transpose swaps its two axes."""
-    producer, is_transposed = model.producers.get(name), False
-    if producer is not None and producer.inputs and producer.op == "Transpose" and model.stored(name) is None:
-        is_transposed, name = producer.integers("perm") in ([], [1, 0]), producer.inputs[0]
-        if not is_transposed:
-            return None, False
-        producer = model.producers.get(name)
-    if producer is not None and producer.inputs and producer.op in ("DequantizeLinear", "Cast") and model.stored(name) is None:
-        name = producer.inputs[0]
-    return model.stored(name), is_transposed
+def after_nonlinear(flow: Flow, node: Node) -> Flow:
+    """After an operation that is not linear too: channels that are mixed in front of it are not mixed alike behind it."""
+    operation = PreprocessingOp(node.label, node.op, apart=True, why="precedes the kernel and is not linear")
+    flow = after_pixels(flow, node)
+    return flow if node.op in ROUNDING else flow._replace(operations=(*flow.operations, operation))
+
+
+def joined(flows: Sequence[Flow], node: Node) -> Flow | None:
+    """After an operation on values with the same axes (a residual, a sum of branches); None where these differ."""
+    if flows[0].own is None or any(flow.own != flows[0].own for flow in flows):
+        return None
+    operations = tuple(dict.fromkeys(operation for flow in flows for operation in flow.operations))
+    wide, padded = any(flow.wide for flow in flows), any(flow.padded for flow in flows)
+    flow = flows[0]._replace(wide=wide, padded=padded, operations=operations)
+    return after_pixels(flow, node) if node.op in ("Add", "Sub") else after_nonlinear(flow, node)
+
+
+def count_edits(counts: Sequence[Count], channels: int, load: Load) -> dict[str, TensorEdit]:
+    """The stored shapes that hold the number of channels."""
+    by_weight: dict[str, list[Count]] = {}
+    for count in counts:
+        by_weight.setdefault(count.weight.name, []).append(count)
+    return {
+        name: TensorEdit(group[0].weight.shape, partial(_recounted, group, channels, load)) for name, group in by_weight.items()
+    }
+
+
+def _recounted(counts: Sequence[Count], channels: int, load: Load) -> NDArray[Any]:
+    values = load(counts[0].weight).copy()
+    for count in counts:
+        values.reshape(-1)[count.at] = count.each * channels
+    return values

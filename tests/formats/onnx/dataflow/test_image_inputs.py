@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 from onnx import ModelProto, NodeProto
 
-from chkpt_channels.formats.onnx.dataflow.image_inputs import MOST_CHANNELS, image_traces
+from chkpt_channels.formats.onnx.dataflow.image_inputs import MOST_CHANNELS
+from chkpt_channels.formats.onnx.dataflow.image_inputs import images as images_of
 from tests.support.onnx_models import Dims, Open, ints, model, node, noise, opened
 
 CONV = node("Conv", ["image", "kernel"], ["out"])
@@ -18,7 +19,7 @@ FLAT = [node("Flatten", ["image"], ["x"]), node("MatMul", ["x", "kernel"], ["out
 def images(source: Open, made: ModelProto, named: Sequence[str] = ()) -> list[tuple[str, int]]:
     """Each image, and its axis of the channels."""
     checkpoint = opened(source, made)
-    return [(path.image.name, path.channel) for path in image_traces(checkpoint.model, checkpoint.load_weight, named)]
+    return [(path.image.name, path.channel) for path in images_of(checkpoint.model, checkpoint.load_weight, named).traces]
 
 
 SHAPES: dict[str, tuple[list[NodeProto], tuple[int, ...], Dims, int | None]] = {
@@ -31,7 +32,7 @@ SHAPES: dict[str, tuple[list[NodeProto], tuple[int, ...], Dims, int | None]] = {
     "as many channels as the most": ([CONV], (5, MOST_CHANNELS, 3, 3), (1, MOST_CHANNELS, 64, 64), 1),
     "too many channels": ([CONV], (5, MOST_CHANNELS + 1, 3, 3), (1, MOST_CHANNELS + 1, 64, 64), None),
     "a volume": ([CONV], (5, 1, 3, 3, 3), (1, 1, 8, 8, 8), 1),
-    "a line": ([CONV], (5, 3, 3), (1, 3, 8), None),
+    "a line": ([CONV], (5, 3, 3), (1, 3, 8), 1),
     "a list": ([node("MatMul", ["image", "kernel"], ["out"])], (3, 5), (1, 3), None),
     "six axes": ([CONV], (5, 3, 3, 3, 3, 3), (1, 3, 4, 4, 4, 4), None),
     "no convolution": ([node("Relu", ["image"], ["out"])], (5, 3, 3, 3), (1, 3, 8, 8), None),
@@ -99,5 +100,51 @@ def test_channels_that_are_not_where_a_kernel_takes_them_are_still_an_image(sour
     """Gathered ones: nothing is edited there, but one channel can be stacked."""
     nodes = [node("Gather", ["image", "order"], ["x"], axis=1), node("Conv", ["x", "kernel"], ["out"])]
     checkpoint = opened(source, model(nodes, {"order": ints(2, 1, 0), "kernel": noise(5, 3, 3, 3)}))
-    (path,) = image_traces(checkpoint.model, checkpoint.load_weight)
+    (path,) = images_of(checkpoint.model, checkpoint.load_weight).traces
     assert (path.channel, [reached.layout for reached in path.reached]) == (1, [None])
+
+
+def test_a_product_of_patches_takes_the_channels_whole(source: Open):
+    """Four frames of three channels: the place of an axis does not say which it is."""
+    steps = [
+        *(node("Reshape", ["image", "flat"], ["f"]), node("Reshape", ["f", "rows"], ["r"])),
+        *(node("Transpose", ["r"], ["t"], perm=[0, 2, 4, 3, 5, 1]), node("Reshape", ["t", "patches"], ["p"])),
+        node("MatMul", ["p", "kernel"], ["out"]),
+    ]
+    sizes = {"flat": ints(-1, 3, 8, 8), "rows": ints(-1, 3, 2, 4, 2, 4), "patches": ints(-1, 4, 48)}
+    assert images(source, model(steps, {**sizes, "kernel": noise(48, 5)}, (1, 4, 3, 8, 8))) == [("image", 2)]
+
+
+def test_of_a_video_behind_what_mixes_the_shortest_axis_may_be_the_frames(source: Open):
+    nodes = [node("Softmax", ["image"], ["s"], axis=2), node("Flatten", ["s"], ["x"]), node("MatMul", ["x", "kernel"], ["out"])]
+    assert images(source, model(nodes, {"kernel": noise(4 * 5 * 64, 5)}, (1, 4, 5, 8, 8))) == []
+    assert images(source, model(nodes, {"kernel": noise(5 * 64, 5)}, (1, 5, 8, 8))) == [("image", 1)]
+
+
+def test_pixels_in_a_row_with_channels_that_are_mixed_are_not_known(source: Open):
+    """[1, 192] is no image of one channel: its rows and columns are of one axis, which holds the channels too."""
+    nodes = [
+        *(node("Reshape", ["image", "sizes"], ["r"]), node("Gather", ["r", "order"], ["g"], axis=3)),
+        *(node("Transpose", ["g"], ["x"], perm=[0, 3, 1, 2]), node("Conv", ["x", "kernel"], ["out"])),
+    ]
+    weights = {"sizes": ints(-1, 8, 8, 3), "order": ints(2, 1, 0), "kernel": noise(5, 3, 3, 3)}
+    assert images(source, model(nodes, weights, (1, 192))) == []
+    nodes = [
+        node("Reshape", ["image", "sizes"], ["r"]),
+        node("Gather", ["r", "order"], ["x"], axis=1),
+        node("Conv", ["x", "kernel"], ["out"]),
+    ]
+    assert images(source, model(nodes, {**weights, "sizes": ints(-1, 3, 8, 8)}, (12, 8, 8))) == []
+
+
+def test_frames_of_no_declared_number_are_no_part_of_the_columns(source: Open):
+    """[N, T, 3, H, W] to [-1, 3, 8, 8]: sizes that are open are what the Reshape says, and are not cut."""
+    nodes = [node("Reshape", ["image", "sizes"], ["x"]), node("Conv", ["x", "kernel"], ["out"])]
+    weights = {"sizes": ints(-1, 3, 8, 8), "kernel": noise(5, 3, 3, 3)}
+    assert images(source, model(nodes, weights, ("n", "t", 3, "h", "w"))) == [("image", 2)]
+
+
+def test_a_product_behind_what_is_not_followed_does_not_say_where_channels_are_that_are_open(source: Open):
+    nodes = [node("Reshape", ["image", "rows"], ["x"]), node("MatMul", ["x", "kernel"], ["out"])]
+    weights = {"rows": ints(-1, 48), "kernel": noise(48, 5)}
+    assert images(source, model(nodes, weights, ("n", "h", "w", "c"))) == []

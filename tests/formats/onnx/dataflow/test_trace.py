@@ -9,6 +9,7 @@ import pytest
 from onnx import NodeProto, TensorProto, helper
 
 from chkpt_channels.formats.onnx.dataflow.axes import holder
+from chkpt_channels.formats.onnx.dataflow.operators import LINEAR, ROUNDING
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from tests.support.onnx_models import (
     RGB,
@@ -35,7 +36,7 @@ def conv(image: str = "image", kernel: str = "kernel", out: str = "out", **attri
 
 def reached(path: ImageTrace) -> list[tuple[str, str | None, int]]:
     """(operation, layout, channels) of each kernel that sees the image."""
-    return [(one.node.op, one.layout, one.channels) for one in path.reached]
+    return [(one.node.op, one.stored, one.channels) for one in path.reached]
 
 
 def blocks(path: ImageTrace) -> list[tuple[str, str]]:
@@ -91,7 +92,8 @@ def test_what_treats_every_number_alike_hands_the_image_on(op: str, source: Open
     made = node(op, ["image", "kernel"] if op == "CastLike" else ["image"], ["x"], **attributes)
     path = traced(source, model([made, conv("x")], KERNEL))
     assert reached(path) == [("Conv", "OIHW", 3)]
-    assert path.reached[0].operations == ()
+    assert [operation.kind for operation in path.reached[0].operations] == ([] if op in LINEAR | ROUNDING else [op])
+    assert all(operation.uniform and operation.scale is None for operation in path.reached[0].operations)
     assert path.operations == []
 
 
@@ -115,8 +117,8 @@ def test_an_operator_of_another_domain_is_not_followed(source: Open):
 
 
 def test_a_kernel_that_is_computed_is_reached_and_blocks(source: Open):
-    nodes = [node("Mul", ["kernel", "g"], ["k"]), conv(kernel="k")]
-    path = traced(source, model(nodes, {**KERNEL, "g": noise(5, 1, 1, 1)}))
+    nodes = [node("Softmax", ["kernel"], ["k"]), conv(kernel="k")]
+    path = traced(source, model(nodes, KERNEL))
     assert [(one.node.op, one.kernel, one.layout) for one in path.reached] == [("Conv", None, None)]
     assert blocks(path) == [("out", "Conv")]
 
@@ -293,7 +295,33 @@ def test_behind_what_is_not_linear_constants_cannot_be_moved(op: str, source: Op
     attributes = {"kernel_shape": [2, 2]} if op == "MaxPool" else {}
     nodes = [node("Sub", ["image", "a"], ["p"]), node(op, ["p"], ["x"], **attributes), conv("x")]
     path = traced(source, model(nodes, {**KERNEL, "a": noise(3, 1, 1)}))
-    assert [(operation.kind, operation.scale) for operation in path.reached[0].operations] == [(f"Sub before a {op}", None)]
+    found = [(operation.kind, operation.scale, operation.apart) for operation in path.reached[0].operations]
+    assert found == [(f"Sub before a {op}", None, True), (op, None, True)]
+
+
+JOINED: dict[str, tuple[list[NodeProto], Weights, list[str]]] = {
+    "a residual": ([node("Mul", ["image", "a"], ["y"]), node("Add", ["image", "y"], ["x"])], {}, ["Mul before a Add"]),
+    "twice": ([node("Add", ["image", "image"], ["x"])], {}, []),
+    "a square": ([node("Mul", ["image", "image"], ["x"])], {}, ["Mul"]),
+    "a map of gains": ([node("Mul", ["image", "map"], ["x"])], {"map": noise(1, 1, SIZE, SIZE)}, []),
+    "a map of means": ([node("Sub", ["image", "map"], ["x"])], {"map": noise(1, 1, SIZE, SIZE)}, ["Sub"]),
+    "a border of ones": (
+        [node("Pad", ["image", "pads", "one"], ["x"])],
+        {"pads": ints(*[0, 0, 1, 1] * 2), "one": np.float32(1)},
+        ["Pad"],
+    ),
+    "a border of zeros": ([node("Pad", ["image", "pads"], ["x"])], {"pads": ints(*[0, 0, 1, 1] * 2)}, []),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_what_treats_channels_apart_and_is_no_map_of_them(name: str, source: Open):
+    nodes, weights, expected = JOINED[name]
+    path = traced(source, model([*nodes, conv("x")], {**KERNEL, **weights, "a": noise(3, 1, 1)}))
+    assert reached(path) == [("Conv", "OIHW", 3)]
+    operations = path.reached[0].operations
+    assert [operation.kind for operation in operations] == expected
+    assert all(operation.apart and operation.scale is None for operation in operations)
 
 
 def test_what_the_constants_of_one_kernel_are_is_not_those_of_another(source: Open):
@@ -312,10 +340,6 @@ MIXED: dict[str, tuple[list[NodeProto], Weights]] = {
     "BatchNormalization of another size": (
         [node("BatchNormalization", ["image", "g", "g", "g", "h"], ["x"])],
         {"g": noise(3), "h": noise(4)},
-    ),
-    "the image and itself, differently": (
-        [node("Mul", ["image", "half"], ["y"]), node("Add", ["image", "y"], ["x"])],
-        {"half": floats(0.5)},
     ),
     "Concat with itself, differently": (
         [node("Mul", ["image", "half"], ["y"]), node("Concat", ["image", "y"], ["x"], axis=1)],

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from chkpt_channels.formats.keras.config import at, parse
-from chkpt_channels.formats.keras.dataflow import InputTrace, traces
+from chkpt_channels.formats.keras.dataflow import trace as trace_module
+from chkpt_channels.formats.keras.dataflow.trace import InputTrace, traces
 from tests.formats.keras.test_config import sequential
 from tests.formats.keras.test_h5_file import Entry, conv, image, layer, model, tensor
 
@@ -50,10 +51,29 @@ def shaped(*shape: Any) -> Entry:
         (shaped(4, 8, 8, 1), conv("conv", "image", kind="Conv3D"), ("channels_last", 4, 1)),
         (shaped(8, 8, None), conv("conv", "image"), None),
         (shaped(8), conv("conv", "image"), None),
-        (shaped(8, 8, 3), layer("Dense", "dense", "image"), None),
+        (shaped(8, 8, 3), layer("Dense", "dense", "image"), ("channels_last", 3, 3)),
+        (shaped(3, 8, 8), layer("Dense", "dense", "image"), None),
+        (shaped(4, 8, 8, 3), layer("ConvLSTM2D", "lstm", "image", data_format="channels_last"), ("channels_last", 4, 3)),
+        (shaped(4, 3, 8, 8), layer("ConvLSTM2D", "lstm", "image", data_format="channels_first"), ("channels_first", 2, 3)),
+        (shaped(8, 8, 3), layer("Lambda", "own", "image"), None),
         (layer("InputLayer", "image"), conv("conv", "image"), None),
     ],
-    ids=["last", "first", "open", "many", "signal", "volume", "open channels", "a vector", "no convolution", "no shape"],
+    ids=[
+        "last",
+        "first",
+        "open",
+        "many",
+        "signal",
+        "volume",
+        "open channels",
+        "a vector",
+        "Dense",
+        "rows",
+        "video",
+        "first in time",
+        "no convolution",
+        "no shape",
+    ],
 )
 def test_an_image_has_a_shape_and_reaches_a_convolution(source: Entry, last: Entry, expected: tuple[str, int, int] | None):
     found = traces(parse(model(source, last)))
@@ -102,13 +122,13 @@ def test_layers_that_keep_channels_apart_are_steps():
 def test_constants_of_single_channels_are_gates():
     trace = traced(model(image(), SCALES, layer("BatchNormalization", "norm", "scale"), conv("conv", "norm")))
     assert reached(trace) == [("conv", ["scale", "norm"], ["scale", "norm"], None)]
-    assert [operation.alike for operation in trace.reached[0].operations] == [False, False]
+    assert [operation.effect for operation in trace.reached[0].operations] == ["scales", "scales"]
 
 
 @pytest.mark.parametrize(
     ("entry", "operations", "blocked"),
     [
-        (layer("Rescaling", "scale", "image", scale=2.0, offset=0.5), [], None),
+        (layer("Rescaling", "scale", "image", scale=2.0, offset=0.5), ["relu"], None),
         (SCALES, ["scale"], "relu"),
     ],
     ids=["alike", "each its own"],
@@ -221,9 +241,75 @@ def test_behind_what_mixes_channels_shapes_are_others():
 
 
 def test_models_that_call_each_other_too_often_are_refused(monkeypatch: pytest.MonkeyPatch):
-    from chkpt_channels.formats.keras import dataflow
-
-    monkeypatch.setattr(dataflow, "MOST_STEPS", 5)
+    monkeypatch.setattr(trace_module, "MOST_STEPS", 5)
     steps = [layer("Dropout", f"d{k}", "image" if not k else f"d{k - 1}") for k in range(9)]
     with pytest.raises(ValueError, match="its nested models takes more than 5 steps"):
         traces(parse(model(image(), *steps, conv("conv", "d8"))))
+
+
+# Layers around others
+
+
+def around(kind: str, **inner: Entry) -> Entry:
+    return layer(
+        kind, "around", "image", **{key: {k: v for k, v in entry.items() if k != "inbound_nodes"} for key, entry in inner.items()}
+    )
+
+
+def test_time_distributed_takes_one_frame_at_a_time():
+    inner = {**conv("conv"), "build_config": {"input_shape": [None, 8, 8, 3]}}
+    trace = traced(model(shaped(4, 8, 8, 3), around("TimeDistributed", layer=inner)))
+    assert (reached(trace), trace.image.axis) == ([("around/conv", [], ["around"][:0], None)], 4)
+    assert trace.numbers["layers/around/conv/build_config/input_shape"][-1] == 3
+
+
+def test_of_a_video_with_channels_before_the_pixels_time_is_left_alone():
+    trace = traced(model(shaped(3, 3, 8, 8), around("TimeDistributed", layer=conv("conv", data_format="channels_first"))))
+    assert (trace.image.axis, reached(trace)[0][0]) == (2, "around/conv")
+
+
+def test_both_directions_take_the_video():
+    ways = {
+        key: layer("ConvLSTM2D", name, data_format="channels_last") for key, name in (("layer", "a"), ("backward_layer", "b"))
+    }
+    trace = traced(model(shaped(4, 8, 8, 3), around("Bidirectional", **ways)))
+    assert [where for where, *_ in reached(trace)] == ["around/a", "around/b"]
+
+
+def test_where_axes_are_moved_the_channels_are_followed():
+    last = conv("conv", "move", data_format="channels_first")
+    trace = traced(model(shaped(8, 8, 3), layer("Permute", "move", "image", dims=[3, 1, 2]), built(last, 3, 8, 8)))
+    assert (reached(trace), trace.image.axis) == ([("conv", [], ["move"], None)], 3)
+    assert trace.numbers["layers/conv/build_config/input_shape"][-1] == 1
+
+
+def test_behind_time_distributed_the_axes_are_those_of_the_video():
+    scaled = layer("Rescaling", "scaled", "around", scale=[[[1.0]], [[2.0]], [[3.0]]], offset=0.0)
+    stem = layer("TimeDistributed", "stem", "scaled", layer=conv("conv", data_format="channels_first"))
+    inner = layer("Rescaling", "half", scale=0.5, offset=0.0)
+    trace = traced(model(shaped(3, 3, 8, 8), around("TimeDistributed", layer=inner), scaled, stem))
+    assert (trace.image.axis, reached(trace)) == (2, [("stem/conv", ["half", "scaled"], ["half", "scaled"], None)])
+
+
+@pytest.mark.parametrize(
+    ("shape", "first", "expected"),
+    [
+        ((8, 8, 3), False, 3),
+        ((3, 8, 8), True, 1),
+        ((3, 8, 8), False, 1),
+        ((3, 8, 8, 3), False, 4),
+        ((3, 3, 8, 8), True, None),
+        ((4, 8, 8, 9), False, None),
+        ((16, 3, 8, 8), True, 2),
+    ],
+)
+def test_behind_what_mixes_the_axis_is_not_guessed(shape: tuple[int, ...], first: bool, expected: int | None):
+    last = conv("conv", "mix", data_format="channels_first" if first else "channels_last")
+    found = traces(parse(model(shaped(*shape), layer("Lambda", "mix", "image"), last)))
+    assert [trace.image.axis for trace in found] == ([expected] if expected else [])
+
+
+def test_zeros_around_the_image_are_noted():
+    pad = layer("ZeroPadding2D", "pad", "image", data_format="channels_last")
+    assert [one.is_padded for one in traced(model(image(), pad, conv("conv", "pad"))).reached] == [True]
+    assert [one.is_padded for one in traced(model(image(), conv("conv", "image"))).reached] == [False]

@@ -1,4 +1,4 @@
-"""What layers in front of a convolution do to each channel: by their formulas, on numbers."""
+"""The numbers of what layers in front of a convolution do to each channel: by their formulas, on numbers."""
 
 from __future__ import annotations
 
@@ -8,90 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chkpt_channels.formats.keras.config import Layer, parse
-from chkpt_channels.formats.keras.dataflow import traces
-from chkpt_channels.formats.keras.preprocessing import Image, constants, effect, operands, select_channels
+from chkpt_channels.formats.keras.config import parse
+from chkpt_channels.formats.keras.dataflow.constants import constants, select_channels
+from chkpt_channels.formats.keras.dataflow.effects import operands
+from chkpt_channels.formats.keras.dataflow.trace import traces
+from tests.formats.keras.dataflow.test_effects import ALONG, MEAN, VARIANCE, of
 from tests.formats.keras.test_config import old, old_model
-from tests.formats.keras.test_h5_file import Entry, conv, image, layer, model
+from tests.formats.keras.test_h5_file import Entry, layer
 
 X = np.random.default_rng(0).normal(size=(2, 4, 4, 3))
-MEAN, VARIANCE = [0.5, -1.0, 2.0], [4.0, 0.25, 1.0]
-
-
-def of(entry: Entry, *, first: bool = False) -> tuple[Layer, Image]:
-    """The layer and the image in front of it."""
-    source = image()
-    if first:
-        source["config"]["batch_shape"] = [None, 3, 8, 8]
-    last = conv("conv", entry["name"], data_format="channels_first" if first else "channels_last")
-    top = parse(model(source, entry, last))
-    (trace,) = traces(top)
-    return top.layers[entry["name"]], trace.image
 
 
 def nothing(_: str) -> None:
     return None
-
-
-ALONG = [[[MEAN]]]
-SERIALISED = {"class_name": "__numpy__", "config": {"value": MEAN, "dtype": "float32"}}
-FIRST = [[[MEAN[0]]], [[MEAN[1]]], [[MEAN[2]]]]
-
-EFFECTS: dict[str, tuple[Entry, str]] = {
-    "Dropout": (layer("Dropout", "x", "image"), "keeps"),
-    "Identity": (layer("Identity", "x", "image"), "keeps"),
-    "ZeroPadding2D": (layer("ZeroPadding2D", "x", "image", data_format="channels_last"), "keeps"),
-    "ZeroPadding2D elsewhere": (layer("ZeroPadding2D", "x", "image", data_format="channels_first"), "mixes"),
-    "AveragePooling2D": (layer("AveragePooling2D", "x", "image", data_format="channels_last"), "keeps"),
-    "MaxPooling2D": (layer("MaxPooling2D", "x", "image", data_format="channels_last"), "bends"),
-    "ReLU": (layer("ReLU", "x", "image"), "bends"),
-    "Activation": (layer("Activation", "x", "image", activation="tanh"), "bends"),
-    "Activation, linear": (layer("Activation", "x", "image", activation="linear"), "keeps"),
-    "Activation, softmax": (layer("Activation", "x", "image", activation="log_softmax"), "mixes"),
-    "Rescaling by one": (layer("Rescaling", "x", "image", scale=2.0, offset=-1.0), "shifts"),
-    "Rescaling by default": (layer("Rescaling", "x", "image"), "shifts"),
-    "Rescaling by each": (layer("Rescaling", "x", "image", scale=MEAN, offset=0.0), "scales"),
-    "Rescaling, nested": (layer("Rescaling", "x", "image", scale=ALONG, offset=0.0), "scales"),
-    "Rescaling, serialized": (layer("Rescaling", "x", "image", scale=1.0, offset=SERIALISED), "scales"),
-    "Rescaling by two": (layer("Rescaling", "x", "image", scale=[1.0, 2.0], offset=0.0), "mixes"),
-    "Rescaling along another axis": (layer("Rescaling", "x", "image", scale=FIRST, offset=0.0), "mixes"),
-    "Rescaling by words": (layer("Rescaling", "x", "image", scale="half", offset=0.0), "mixes"),
-    "Normalization": (layer("Normalization", "x", "image", axis=[-1], mean=MEAN, variance=VARIANCE), "scales"),
-    "Normalization of all": (layer("Normalization", "x", "image", axis=None, mean=1.0, variance=2.0), "shifts"),
-    "Normalization of rows": (layer("Normalization", "x", "image", axis=[1], mean=MEAN, variance=VARIANCE), "mixes"),
-    "Normalization of pixels": (layer("Normalization", "x", "image", axis=[1, 2, 3], mean=None, variance=None), "mixes"),
-    "Normalization, adapted": (layer("Normalization", "x", "image", axis=3, mean=None, variance=None), "scales"),
-    "Normalization, strange": (layer("Normalization", "x", "image", axis="last", mean=MEAN, variance=VARIANCE), "mixes"),
-    "BatchNormalization": (layer("BatchNormalization", "x", "image", axis=[3]), "scales"),
-    "BatchNormalization by default": (layer("BatchNormalization", "x", "image"), "scales"),
-    "BatchNormalization of rows": (layer("BatchNormalization", "x", "image", axis=1), "mixes"),
-    "LayerNormalization": (layer("LayerNormalization", "x", "image"), "mixes"),
-    "Conv2D": (conv("x", "image"), "conv"),
-    "Conv2D elsewhere": (conv("x", "image", data_format="channels_first"), "mixes"),
-    "Conv1D": (conv("x", "image", kind="Conv1D"), "mixes"),
-    "a layer of the user's own": (layer("Mine", "x", "image"), "mixes"),
-    "multiply": (layer("Multiply", "x", ["image", MEAN], module="keras.src.ops.numpy"), "scales"),
-    "multiply by one": (layer("Multiply", "x", ["image", 2.0], module="keras.src.ops.numpy"), "shifts"),
-    "divide": (layer("TrueDivide", "x", ["image", MEAN], module="keras.src.ops.numpy"), "scales"),
-    "divide into": (layer("TrueDivide", "x", [1.0, "image"], module="keras.src.ops.numpy"), "mixes"),
-    "subtract from": (layer("Subtract", "x", [MEAN, "image"], module="keras.src.ops.numpy"), "scales"),
-    "add itself": (layer("Add", "x", ["image", "image"], module="keras.src.ops.numpy"), "mixes"),
-    "cast": (layer("Cast", "x", "image", module="keras.src.ops.core"), "keeps"),
-    "another function": (layer("Power", "x", ["image", 2.0], module="keras.src.ops.numpy"), "mixes"),
-}
-
-
-@pytest.mark.parametrize("name", EFFECTS)
-def test_what_a_layer_does_to_an_image(name: str):
-    entry, expected = EFFECTS[name]
-    found, source = of(entry)
-    assert effect(found, 0, source) == expected
-
-
-def test_constants_along_the_channels_stand_where_the_channels_do():
-    for scale, expected in ((FIRST, "scales"), (MEAN, "mixes"), ([FIRST], "scales"), (2.0, "shifts")):
-        found, source = of(layer("Rescaling", "x", "image", scale=scale, offset=0.0), first=True)
-        assert effect(found, 0, source) == expected
 
 
 STATISTICS: Mapping[str, Sequence[float]] = {
@@ -128,6 +57,7 @@ NUMBERS: dict[str, tuple[Entry, Callable[[np.ndarray], np.ndarray], int, tuple[s
     "add": (layer("Add", "x", ["image", MEAN], module="keras.src.ops.numpy"), lambda x: x + MEAN, 1, ()),
     "subtract": (layer("Subtract", "x", ["image", MEAN], module="keras.src.ops.numpy"), lambda x: x - MEAN, 1, ()),
     "subtract from": (layer("Subtract", "x", [MEAN, "image"], module="keras.src.ops.numpy"), lambda x: MEAN - x, 1, ()),
+    "negative": (layer("Negative", "x", "image", module="keras.src.ops.numpy"), lambda x: -x, 0, ()),
     "divide by one": (layer("TrueDivide", "x", ["image", 255.0], module="keras.src.ops.numpy"), lambda x: x / 255, 0, ()),
 }
 
@@ -210,6 +140,9 @@ def test_constants_of_chosen_channels_are_nested_as_before(document: Any, path: 
     assert select_channels(document, path, [2, 0]) == expected
 
 
-def test_an_image_knows_how_keras_names_its_axes():
-    for first, expected in ((True, "channels_first"), (False, "channels_last")):
-        assert of(layer("Dropout", "x", "image"), first=first)[1].data_format == expected
+def test_an_adapted_normalization_of_one_channel_has_a_place_for_each():
+    found, source = of(layer("Normalization", "x", "image", axis=[-1], mean=None, variance=None))
+    one = constants(found, 0, source._replace(channels=1), {"mean": [0.5], "variance": [4.0]}.get)
+    assert (one.scale, one.shift, one.tensors) == ((0.5,), (-0.25,), ("mean", "variance"))
+    found, source = of(layer("Normalization", "x", "image", axis=None, mean=None, variance=None))
+    assert constants(found, 0, source, {"mean": [0.5], "variance": [4.0]}.get).tensors == ()

@@ -1,0 +1,105 @@
+"""A 1×1 convolution in front of a Keras model that makes the image's old channels of its new ones: its layer, and its weights.
+
+A new Conv2D would renumber the groups of all others in a .keras file: Keras sorts the layers by depth when it loads, wherever the
+configuration lists them. So the layer is of a class that the model does not hold: a Conv2DTranspose, which computes the same
+where its window is one pixel, or a Dense. In an .h5 the weights are read in the order of the layers, and those of the adapter
+come first: it is put in front of models of one input alone. Source: keras/src/saving/saving_lib.py and
+keras/src/legacy/saving/legacy_h5_format.py of Keras 3.15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.tensors import ChannelMap
+from chkpt_channels.formats.keras import config_edits
+from chkpt_channels.formats.keras.config import KerasModel
+from chkpt_channels.formats.keras.dataflow.effects import Image
+from chkpt_channels.formats.keras.layers import CONVS, snake_case
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FLOATS = ("float16", "float32", "float64", "bfloat16")
+"""Images that a convolution takes."""
+RANKS = range(3, 6)
+"""Of images with one to three axes of pixels."""
+
+
+class AddedLayer(NamedTuple):
+    """A layer that a conversion adds: its class, its name, and its weights by their names, the order that of its class."""
+
+    kind: str
+    name: str
+    weights: Mapping[str, NDArray[Any]]
+
+
+def obstacle(model: KerasModel, images: Sequence[Image], has_state: bool) -> str:
+    """Why no layer can be put in front of these images, in words that follow the file's name; "" where one can. `has_state` says
+    that the file holds an optimizer's state of weights."""
+    if len(images) != 1 or len(model.inputs) != 1:
+        return f"takes {len(model.inputs)} inputs, and the order of its layers' weights would change"
+    image = images[0]
+    if image.layer.parent is not model or (image.layer.kind != "InputLayer" and not model.is_sequential):
+        return f"has its input {image.layer.where} inside of another model"
+    if image.rank not in RANKS or image.axis not in (1, image.rank - 1):
+        return f"takes {image.layer.where} with the channels on axis {image.axis} of {image.rank}"
+    if (dtype := _dtype(image)) not in FLOATS:
+        return f"takes {image.layer.where} as {dtype}, and a convolution takes floating-point numbers"
+    if has_state:
+        return "holds an optimizer's state, which does not fit one more layer"
+    return "" if _kind(model, image) else "holds layers of each class that could stand in front, and their weights are numbered"
+
+
+def put_in_front(document: Any, model: KerasModel, image: Image, channels: ChannelMap) -> AddedLayer:
+    """Put the layer into a configuration without an `obstacle`."""
+    import numpy as np
+
+    kind, dtype = _kind(model, image), "float64" if _dtype(image) == "float64" else "float32"
+    names = CONVS[kind].weights if channels.offset else CONVS[kind].weights[:1]
+    new = len(channels.matrix[0])
+    name = config_edits.insert(
+        document, image, new, "adapter", partial(_entry, kind, len(channels.matrix), dtype, len(names) > 1)
+    )
+    weights = (_stored(channels.matrix, CONVS[kind].layout, dtype), np.array(channels.offset).astype(dtype))
+    return AddedLayer(kind, name, dict(zip(names, weights, strict=False)))
+
+
+def _kind(model: KerasModel, image: Image) -> str:
+    """A class that maps channels pixel by pixel and that the model does not hold, "" where there is none."""
+    held = {snake_case(layer.kind) for layer in model.layers.values()}
+    kinds = [f"Conv{image.rank - 2}DTranspose", *["Dense"] * (image.data_format == "channels_last")]
+    return next((kind for kind in kinds if snake_case(kind) not in held), "")
+
+
+def _dtype(image: Image) -> str:
+    """The dtype of an image; layers that are no InputLayer take it as they compute."""
+    dtype = image.layer.config.get("dtype") or "float32"
+    return dtype if isinstance(dtype, str) and image.layer.kind == "InputLayer" else "float32"
+
+
+def _entry(
+    kind: str, filters: int, dtype: str, has_bias: bool, name: str, image: Image, first: Mapping[str, Any]
+) -> dict[str, Any]:
+    config: dict[str, Any] = {"name": name, "trainable": True, "dtype": dtype}
+    if kind == "Dense":
+        config |= {"units": filters}
+    else:
+        ones = [1] * (image.rank - 2)
+        config |= {"filters": filters, "kernel_size": ones, "strides": ones, "padding": "valid", "data_format": image.data_format}
+    config |= {"activation": "linear", "use_bias": has_bias}
+    return config_edits.following(kind, config, image, first)
+
+
+def _stored(matrix: Sequence[Sequence[float]], layout: Layout, dtype: str) -> NDArray[Any]:
+    """A [I_old, I_new] as the kernel of such a layout: its outputs are the old channels."""
+    import numpy as np
+
+    order = [axis for axis in layout.axes if axis in "OI"]
+    values = np.array(matrix, np.float64).astype(dtype)
+    ones = (1,) * (len(layout.axes) - 2)
+    turned = values if order == ["O", "I"] else values.T
+    return turned.reshape((*ones, *turned.shape))

@@ -1,0 +1,1 @@
+"""What becomes of the image on its way through a Keras model."""

@@ -1,0 +1,137 @@
+"""The axes of a value after an operation that selects or mixes channels: which axis of the image each is still of.
+
+No kernel edit is right behind these operations; but that the convolution slides over the rows and columns, and which axis its
+channels came from, is known as long as every operation between is.
+Source: onnx/docs/Operators.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from chkpt_channels.formats.onnx.dataflow.axes import NEW, OPEN, Axes, Axis, Piece, resized, size, source
+from chkpt_channels.formats.onnx.dataflow.shape_values import Numbers
+from chkpt_channels.formats.onnx.model import OnnxModel
+from chkpt_channels.formats.onnx.nodes import Node
+
+Inputs = Sequence[Axes | None]
+"""The axes of each input of a node, None for one that is not of the image or is not followed."""
+
+
+def _same(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
+    return inputs[0]
+
+
+def _along_axis(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
+    axes = inputs[0]
+    return resized(axes, node.integer("axis", 0) % len(axes)) if axes else None
+
+
+def _all_resized(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
+    axes = inputs[0]
+    for k in range(len(axes or ())):
+        axes = resized(axes, k) if axes else None
+    return axes
+
+
+def _gather(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
+    axes, indices = inputs[0], model.stored(node.given(1))
+    if not axes or indices is None:
+        return None
+    k = node.integer("axis", 0) % len(axes)
+    if len(indices.shape) == 1:
+        return resized(axes, k, indices.shape[0] or None)
+    return (*axes[:k], *((Piece(NEW, n),) for n in indices.shape), *axes[k + 1 :])
+
+
+def _gather_nd(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
+    axes, indices = inputs[0], model.stored(node.given(1))
+    if not axes or indices is None or not indices.shape or node.integer("batch_dims", 0):
+        return None
+    taken = indices.shape[-1]
+    if taken == 1 and len(indices.shape) == 2:
+        return resized(axes, 0, indices.shape[0] or None)
+    return (*((Piece(NEW, n),) for n in indices.shape[:-1]), *axes[taken:])
+
+
+def _sliced(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
+    axes, at = inputs[0], numbers.plain(node, 3, "axes")
+    for k in at or range(len(axes or ())):
+        axes = resized(axes, k % len(axes)) if axes and at is not None else None
+    return axes
+
+
+def _joined(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
+    parts = [axes for axes in inputs if axes]
+    if not parts or len({len(axes) for axes in parts}) > 1:
+        return None
+    first, k = parts[0], node.integer("axis", 1) % len(parts[0])
+    is_one = len({source(axes[k]) for axes in parts}) == 1
+    return resized(first if is_one else (*first[:k], (), *first[k + 1 :]), k)
+
+
+def _broadcast(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
+    """Numpy's rule: the last axes are aligned, and those of one step repeat. An operand that is not known has no more axes than
+    the image, or else no convolution takes the result; what repeats along it is of unknown size."""
+    known = [axes for axes in inputs if axes is not None]
+    if not known:
+        return None
+    weights = [model.stored(name) for name, axes in zip(node.inputs, inputs, strict=True) if axes is None]
+    known += [tuple((Piece(NEW, n),) for n in weight.shape) for weight in weights if weight]
+    rank = max(len(axes) for axes in known)
+    if None in weights:
+        known.append(tuple((Piece(NEW, OPEN),) for _ in range(rank)))
+    padded = [((),) * (rank - len(axes)) + axes for axes in known]
+    return tuple(max(column, key=_rank) for column in zip(*padded, strict=True))
+
+
+def _rank(axis: Axis) -> tuple[bool, bool]:
+    """Of axes that are one, a longer one counts, and of those the image's."""
+    return size(axis) > 1, any(piece.of != NEW for piece in axis)
+
+
+def _reduced(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
+    axes, at = inputs[0], numbers.plain(node, 1, "axes")
+    if not axes or at is None:
+        return None
+    gone = {k % len(axes) for k in at or range(len(axes))}
+    one: tuple[Axis, ...] = ((),) if node.integer("keepdims", 1) else ()
+    return tuple(axis for k, old in enumerate(axes) for axis in (one if k in gone else (old,)))
+
+
+SAME = (
+    *("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "LRN", "LpNormalization"),
+    *("MeanVarianceNormalization", "Softmax", "LogSoftmax", "CumSum", "Trilu", "ScatterND", "ScatterElements", "PRelu"),
+    *("QuantizeLinear", "DequantizeLinear", "ReverseSequence", "GatherElements"),
+)
+BROADCAST = ("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mod", "Sum", "Mean", "Where")
+REDUCED = tuple(f"Reduce{kind}" for kind in ("Mean", "Sum", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare"))
+MIXED: dict[str, Callable[[Node, Inputs, OnnxModel, Numbers], Axes | None]] = {
+    "Gather": _gather,
+    "GatherND": _gather_nd,
+    "Split": _along_axis,
+    "Concat": _joined,
+    "Slice": _sliced,
+    **dict.fromkeys(SAME, _same),
+    **dict.fromkeys(("Pad", "Resize", "Upsample", "Tile", "GridSample", "DepthToSpace", "CenterCropPad"), _all_resized),
+    **dict.fromkeys(BROADCAST, _broadcast),
+    **dict.fromkeys(REDUCED, _reduced),
+}
+"""Operation → its function of the axes of its inputs: the new axes, None where they are not followed."""
+
+
+def merged(branches: Inputs) -> Axes | None:
+    """The axes of a value that is one of several: those of the image that all of them are of."""
+    first = branches[0] if branches else None
+    if first is None or any(axes is None or len(axes) != len(first) for axes in branches):
+        return None
+    columns = [tuple(axes[k] for axes in branches if axes) for k in range(len(first))]
+    return tuple(
+        column[0] if len(set(column)) == 1 else (Piece(_one(map(source, column)), OPEN * (k + 1)),)
+        for k, column in enumerate(columns)
+    )
+
+
+def _one(sources: Sequence[int] | map[int]) -> int:
+    different = set(sources)
+    return different.pop() if len(different) == 1 else NEW

@@ -1,0 +1,129 @@
+"""All nodes of a model in the order in which they are computed: those of subgraphs and of the model's own functions too.
+
+A file may keep its nodes in any order: onnxruntime sorts them, and its FP16 conversion appends the Cast of the input as the last
+one. A function is one node for its readers; its body has names of its own, and takes its attributes from the node that calls it.
+Source: onnx/onnx.proto (FunctionProto), docs/IR.md of onnx 1.23.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from chkpt_channels.containers.protobuf import Message
+from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.formats.onnx.nodes import Node, Subgraph, nodes_of, subgraph
+from chkpt_channels.formats.onnx.schema import (
+    ATTRIBUTE_NAME,
+    FUNCTION_ATTRIBUTES,
+    FUNCTION_DOMAIN,
+    FUNCTION_INPUTS,
+    FUNCTION_NAME,
+    FUNCTION_NODES,
+    FUNCTION_OUTPUTS,
+    MODEL_FUNCTIONS,
+    NODE_ATTRIBUTES,
+)
+
+
+class Function(NamedTuple):
+    """A model's own operation: its formal inputs and outputs, its nodes, and the attributes that a call need not give."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    defaults: tuple[tuple[str, Message], ...]
+
+    def names(self, call: Node) -> dict[str, str]:
+        """The names inside the function → unique ones: those of the call, or with its output in front."""
+        own = {name: f"{_unique(call)}/{name}" for node in self.nodes for name in node.outputs if name}
+        given = {name: call.given(i) for i, name in enumerate(self.inputs)}
+        return own | given | {name: call.outputs[i] for i, name in enumerate(self.outputs) if i < len(call.outputs)}
+
+    def called(self, call: Node, names: Mapping[str, str]) -> list[Node]:
+        """Its nodes as those of the graph that calls it."""
+        attributes = dict(self.defaults)
+        for message in call.message.messages(NODE_ATTRIBUTES):
+            name = message.text(ATTRIBUTE_NAME)
+            attributes[name] = call.attribute(name) or message
+        return [
+            node._replace(
+                name=f"{_unique(call)}/{node.label}",
+                inputs=tuple(names.get(name, name) for name in node.inputs),
+                outputs=tuple(names.get(name, name) for name in node.outputs),
+                call=call.call or call,
+                given_attributes=tuple(attributes.items()),
+            )
+            for node in self.nodes
+        ]
+
+
+def _unique(call: Node) -> str:
+    """A name that no other node has: names of nodes need not be unique, those of values are."""
+    return next(filter(None, call.outputs), call.label)
+
+
+Functions = Mapping[tuple[str, str], Function]
+
+
+def functions(root: Message) -> dict[tuple[str, str], Function]:
+    """A model's own functions by domain and name."""
+    return {
+        (message.text(FUNCTION_DOMAIN), message.text(FUNCTION_NAME)): Function(
+            tuple(message.texts(FUNCTION_INPUTS)),
+            tuple(message.texts(FUNCTION_OUTPUTS)),
+            tuple(nodes_of(message, FUNCTION_NODES)),
+            tuple((each.text(ATTRIBUTE_NAME), each) for each in message.messages(FUNCTION_ATTRIBUTES)),
+        )
+        for message in root.messages(MODEL_FUNCTIONS)
+    }
+
+
+class Expansion:
+    """The nodes of a graph, each after what it reads and after those of its subgraphs; calls of `functions` are replaced by the
+    nodes of these. `subgraphs` are the bodies and branches of each node that has any (If, Loop, Scan)."""
+
+    def __init__(self, nodes: Sequence[Node], functions: Functions) -> None:
+        self._functions, self.subgraphs = functions, dict[Node, list[Subgraph]]()
+        self._count = 0
+        self.nodes = _in_order(list(self._flat(nodes, {}, 0)), self.subgraphs)
+
+    def _flat(self, nodes: Sequence[Node], scope: dict[str, str], depth: int) -> Iterator[Node]:
+        for node in nodes:
+            location = node.message.reader.location.at(node.label)
+            self._count += 1
+            location.check_limit("nodes with those of its functions", self._count, LIMITS.protobuf_fields)
+            location.check_limit("functions inside one another", depth, LIMITS.protobuf_depth)
+            if function := self._functions.get((node.domain, node.op)):
+                names = function.names(node)
+                yield from self._flat(function.called(node, names), names, depth + 1)
+                continue
+            for i, graph in enumerate(node.subgraphs()):
+                sub = subgraph(graph, f"{node.label}@{node.message.start}[{i}]", scope)
+                inner = [each._replace(call=node.call, given_attributes=node.given_attributes) for each in sub.nodes]
+                self.subgraphs.setdefault(node, []).append(sub._replace(nodes=inner))
+                yield from self._flat(inner, sub.names, depth)
+            yield node
+
+
+def _in_order(nodes: Sequence[Node], subgraphs: Mapping[Node, Sequence[Subgraph]]) -> list[Node]:
+    """The same nodes, each after those that it needs and otherwise as they are. Nodes of a circle, which no runtime takes, are in
+    some order."""
+    producers = {name: node for node in nodes for name in node.outputs if name}
+    ordered: dict[Node, None] = {}
+    opened: set[Node] = set()
+    for first in nodes:
+        todo = [first]
+        while todo:
+            node = todo.pop()
+            if node in ordered:
+                continue
+            inner = [each for sub in subgraphs.get(node, ()) for each in sub.nodes]
+            needed = [producers[name] for name in node.inputs if name in producers]
+            left = [] if node in opened else [each for each in (*needed, *inner) if each not in ordered]
+            if left:
+                opened.add(node)
+                todo += [node, *reversed(left)]
+            else:
+                ordered[node] = None
+    return list(ordered)

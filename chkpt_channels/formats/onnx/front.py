@@ -1,0 +1,200 @@
+"""Nodes in front of an ONNX graph that make the image's old channels of its new ones: readers of the image read these instead.
+
+    stack     Concat(image, image, image)
+    adapter   [Cast] [Transpose] Conv 1×1 [Transpose]
+    gather    Gather(image, order)
+
+The convolution holds A as its kernel [I_old, I_new, 1, 1] and t as its bias. It takes floating-point images with the channels on
+axis 1: Transposes around it bring them there, and cancel with a Transpose that the graph has itself. A Cast in front of it makes
+an image of integers float where the graph only moves its pixels before it casts them: what moves them moves floats as well.
+Source: onnx/docs/Operators.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from chkpt_channels.containers.protobuf import Message, WireEdits, bytes_field, number_field
+from chkpt_channels.core.dtypes import BY_NAME, DType, rounded
+from chkpt_channels.core.tensors import ChannelMap, TensorEdit
+from chkpt_channels.formats.onnx.dataflow.axes import holder
+from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
+from chkpt_channels.formats.onnx.model import Info, OnnxModel
+from chkpt_channels.formats.onnx.schema import (
+    ATTRIBUTE_I,
+    ATTRIBUTE_INTS,
+    ATTRIBUTE_NAME,
+    ATTRIBUTE_TYPE,
+    DIM_VALUE,
+    DTYPES,
+    GRAPH_NODES,
+    INFO_NAME,
+    INFO_TYPE,
+    NODE_ATTRIBUTES,
+    NODE_INPUTS,
+    NODE_NAME,
+    NODE_OP,
+    NODE_OUTPUTS,
+    SHAPE_DIMS,
+    TENSOR_TYPE_SHAPE,
+    TYPE_ELEMENT,
+    TYPE_TENSOR,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NUMBERS = {name: number for number, name in DTYPES.items()}
+"""Element type → its number in onnx.proto."""
+FLOATS = frozenset(("F16", "F32", "BF16"))
+"""What onnxruntime's Conv takes: doubles are missing from it."""
+MOVES = frozenset(
+    (
+        *("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "GatherND"),
+        *("Split", "Concat", "Expand", "Tile", "SpaceToDepth", "DepthToSpace"),
+    )
+)
+"""What moves numbers of any type as they are."""
+COUNTS = frozenset(("Shape", "Size"))
+RANKS = range(3, 6)
+"""Of images that a Conv takes: batch, channels, and one to three axes of pixels."""
+_INT, _INTS = 2, 7
+"""Kinds of attributes in onnx.proto."""
+
+
+class Front(NamedTuple):
+    """The new nodes as fields of the graph, and the value that readers of the image read instead. `tensors` are what the nodes
+    hold, by name, in the type `kind`; `retyped` are values that become of that type."""
+
+    nodes: bytes
+    output: str
+    kind: DType = BY_NAME["F32"]
+    tensors: Mapping[str, TensorEdit] = {}
+    retyped: Sequence[str] = ()
+
+
+def stacked(image: str, axis: int, count: int, unused: Callable[[str], str]) -> Front:
+    """A Concat of the image with itself; `unused` makes a name that is not in use."""
+    output = unused(f"{image}_stacked")
+    return Front(_node("Concat", [image] * count, output, _number("axis", axis)), output)
+
+
+def gathered(image: str, axis: int, order: Sequence[int], unused: Callable[[str], str]) -> Front:
+    """A Gather of the image's channels in another order."""
+    output, name = unused(f"{image}_gathered"), unused(f"{image}_order")
+    tensors = {name: TensorEdit((len(order),), partial(_whole, order), "order")}
+    return Front(_node("Gather", [image, name], output, _number("axis", axis)), output, BY_NAME["I64"], tensors)
+
+
+def adapter(model: OnnxModel, path: ImageTrace, channels: ChannelMap, unused: Callable[[str], str]) -> Front:
+    """The 1×1 convolution that makes the old channels of an image without an `obstacle`."""
+    image, axis, rank = path.image.name, path.channel, len(path.image.dims)
+    kind, integers = _float_type(model, path.image)
+    dtype, ones = BY_NAME[kind], (1,) * (rank - 2)
+    shape = (len(channels.matrix), len(channels.matrix[0]), *ones)
+    tensors = {unused(f"{image}_adapter.weight"): TensorEdit(shape, partial(_rounded, channels.matrix, dtype))}
+    if channels.offset:
+        bias = TensorEdit((len(channels.offset),), partial(_rounded, channels.offset, dtype), "bias")
+        tensors[unused(f"{image}_adapter.bias")] = bias
+    order = [k for k in range(rank) if k != axis]
+    order.insert(1, axis)
+    back = [order.index(k) for k in range(rank)]
+    steps = [("Cast", f"{image}_float", _number("to", NUMBERS[kind]))] if integers else []
+    steps += [("Transpose", f"{image}_channels_first", _numbers("perm", order))] if axis != 1 else []
+    steps += [("Conv", f"{image}_adapted", _numbers("kernel_shape", ones))]
+    steps += [("Transpose", f"{image}_adapted_channels_last", _numbers("perm", back))] if axis != 1 else []
+    nodes, value = b"", image
+    for op, name, attribute in steps:
+        output = unused(name)
+        nodes += _node(op, [value, *tensors] if op == "Conv" else [value], output, attribute)
+        value = output
+    return Front(nodes, value, dtype, tensors, integers[1:])
+
+
+def obstacle(model: OnnxModel, path: ImageTrace) -> str:
+    """Why no 1×1 convolution can be put in front of an image, "" where it can."""
+    image = path.image
+    axes = path.values[image.name].axes or ()
+    if (axis := holder(axes, path.channel)) is None or len(axes[axis]) > 1:
+        return f"{image.name} has no axis for its channels alone"
+    if len(image.dims) not in RANKS:
+        return f"{image.name} has {len(image.dims)} axes, and a convolution takes 3 to 5"
+    if image.name in model.outputs:
+        return f"{image.name} is an output too"
+    if not _float_type(model, image)[0]:
+        return f"{image.name} is {element_type(image.message) or 'of no type'}, and computed with before it is cast to float"
+    return ""
+
+
+def _float_type(model: OnnxModel, image: Info) -> tuple[str, list[str]]:
+    """The floating-point type in which the graph computes with an image, and the values that are integers until then, the image
+    first. The type is "" where it computes with integers, or in several types."""
+    if (own := element_type(image.message)) in FLOATS:
+        return own, []
+    integers, kinds = [image.name], set[str]()
+    for node in model.computed.nodes:
+        if not any(name in integers for name in node.inputs) or (node.op in COUNTS and not node.domain):
+            continue
+        data = node.inputs if node.op == "Concat" else node.inputs[:1]
+        if node.domain or node.op not in (*MOVES, "Cast") or not all(name in integers for name in data):
+            return "", []
+        if node.op == "Cast":
+            kinds.add(DTYPES.get(node.integer("to", 0), ""))
+        else:
+            integers += filter(None, node.outputs)
+    outputs = model.outputs.union(*(sub.outputs for subs in model.computed.subgraphs.values() for sub in subs))
+    is_float = len(kinds) == 1 and kinds <= FLOATS and outputs.isdisjoint(integers)
+    return (kinds.pop(), integers) if is_float else ("", [])
+
+
+def element_type(info: Message) -> str:
+    """The element type of a declared value, "" where none is declared."""
+    numbers = [tensor.number(TYPE_ELEMENT) for kind in info.messages(INFO_TYPE) for tensor in kind.messages(TYPE_TENSOR)]
+    return DTYPES.get(numbers[-1], "") if numbers else ""
+
+
+def declared(name: str, dtype: DType, shape: Sequence[int]) -> bytes:
+    """What declares a value, as the graph's inputs and value_infos are."""
+    dims = b"".join(bytes_field(SHAPE_DIMS, number_field(DIM_VALUE, n)) for n in shape)
+    tensor = number_field(TYPE_ELEMENT, NUMBERS[dtype.name]) + bytes_field(TENSOR_TYPE_SHAPE, dims)
+    return bytes_field(INFO_NAME, name.encode()) + bytes_field(INFO_TYPE, bytes_field(TYPE_TENSOR, tensor))
+
+
+def declare_types(wire: WireEdits, model: OnnxModel, front: Front) -> None:
+    """Declare the new type of the values that have one."""
+    messages = (info.message for name in front.retyped for info in model.infos.get(name, ()))
+    tensors = (tensor for info in messages for kind in info.messages(INFO_TYPE) for tensor in kind.messages(TYPE_TENSOR))
+    for tensor in tensors:
+        if field := tensor.last(TYPE_ELEMENT):
+            wire.replace(tensor, field, number_field(TYPE_ELEMENT, NUMBERS[front.kind.name]))
+
+
+def _rounded(numbers: Sequence[Any], dtype: DType) -> NDArray[Any]:
+    import numpy as np
+
+    return rounded(np.array(numbers, dtype=np.float64), dtype)
+
+
+def _whole(numbers: Sequence[int]) -> NDArray[Any]:
+    import numpy as np
+
+    return np.array(numbers, dtype=np.int64)
+
+
+def _node(op: str, inputs: Sequence[str], output: str, *attributes: bytes) -> bytes:
+    """A node, named as what it makes, as a field of its graph."""
+    fields = [bytes_field(NODE_INPUTS, name.encode()) for name in inputs]
+    fields += [bytes_field(NODE_OUTPUTS, output.encode()), bytes_field(NODE_NAME, output.encode())]
+    fields += [bytes_field(NODE_OP, op.encode()), *(bytes_field(NODE_ATTRIBUTES, attribute) for attribute in attributes)]
+    return bytes_field(GRAPH_NODES, b"".join(fields))
+
+
+def _number(name: str, value: int) -> bytes:
+    return bytes_field(ATTRIBUTE_NAME, name.encode()) + number_field(ATTRIBUTE_I, value) + number_field(ATTRIBUTE_TYPE, _INT)
+
+
+def _numbers(name: str, values: Sequence[int]) -> bytes:
+    listed = b"".join(number_field(ATTRIBUTE_INTS, value) for value in values)
+    return bytes_field(ATTRIBUTE_NAME, name.encode()) + listed + number_field(ATTRIBUTE_TYPE, _INTS)

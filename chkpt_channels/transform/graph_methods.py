@@ -1,0 +1,74 @@
+"""Whether the graph makes the old channels of the new ones, and no kernel changes: asked for, better, or all that is left.
+
+broadcast, stack   toward one channel, where an edit of kernels would be inexact
+gather             for another order of the channels, where an edit of kernels would be refused
+adapter            for any count, where an edit of kernels would be refused, and neither stack nor gather would do
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from chkpt_channels.core.tensors import FirstConv, PreprocessingOp
+from chkpt_channels.formats.base import TensorStore
+from chkpt_channels.transform import notices
+from chkpt_channels.transform.mixing.rules import ADAPTER, GATHER, REPEATING
+from chkpt_channels.transform.options import Options
+
+
+def preferred(
+    store: TensorStore, convs: Sequence[FirstConv], operations: Sequence[PreprocessingOp], options: Options
+) -> tuple[str, str]:
+    """(method, reason) of a conversion by the graph, where the user asks for it, or where per-channel preprocessing, a quantized
+    kernel or an ambiguous layout would make an edit toward one channel inexact. ("", "") where kernels are to be edited. Raises
+    UnsupportedError where the graph does not allow what the user asks for."""
+    method = options.rule.method
+    if method == ADAPTER:
+        if all(_is_pointwise(store, conv) for conv in convs) and not operations:
+            return "", ""  # such a convolution is in front already, and two of them are one
+        if obstacle := store.graph.adapter_obstacle(convs):
+            hint = "leave --method out, and the kernel is edited"
+            raise store.location.unsupported(f"{obstacle}: --method adapter puts none in front", hint=hint)
+        return method, ""
+    if not _may_repeat(convs, options):
+        return "", ""
+    allowed = store.graph.graph_methods(convs)
+    if method != "auto":
+        if method not in allowed:
+            able = f"{' and '.join(allowed)} would do" if allowed else "kernels are edited instead: --method sum"
+            raise store.location.unsupported(f"its graph does not allow --method {method}; {able}")
+        return method, ""
+    obstacles = [f"{op.kind} {op.where}".strip() for op in operations if not op.uniform]
+    obstacles += [f"the kernel {c.tensor.name} in {c.tensor.dtype.name}" for c in convs if not c.tensor.dtype.floating]
+    obstacles += [f"the ambiguous layout of {c.tensor.name}" for c in convs if not c.layout]
+    return (allowed[0], f"exact everywhere, despite {notices.listing(obstacles)}") if allowed and obstacles else ("", "")
+
+
+def instead(store: TensorStore, convs: Sequence[FirstConv], options: Options) -> str:
+    """The method by which the graph makes the old channels where no kernel can be edited; "" where none is allowed, or the user
+    chose an edit of kernels."""
+    if options.rule.method != "auto":
+        return ""
+    if _may_repeat(convs, options) and (allowed := store.graph.graph_methods(convs)):
+        return allowed[0]
+    places = options.rule.mixing(convs[0].in_channels).places
+    if places and not options.norm and store.graph.gathers(convs, places):
+        return GATHER
+    return "" if store.graph.adapter_obstacle(convs) else ADAPTER
+
+
+def _may_repeat(convs: Sequence[FirstConv], options: Options) -> bool:
+    """Whether one new channel is to be each old one, as it is: a normalization can only be folded into a convolution."""
+    rule = options.rule
+    is_asked = rule.to == 1 and rule.method in ("auto", *REPEATING) and not (rule.explicit or rule.luma or options.norm)
+    return is_asked and any(conv.in_channels != 1 for conv in convs)
+
+
+def _is_pointwise(store: TensorStore, conv: FirstConv) -> bool:
+    """Whether a first conv is 1×1 over the image's own channels, and pads nothing: an adapter could be composed into it."""
+    if conv.layout is None or conv.layout.folded or conv.groups > 1 or not conv.tensor.dtype.floating:
+        return False
+    window = [conv.tensor.shape[axis] for axis, letter in enumerate(conv.layout.axes) if letter in "DHW"]
+    spans = store.graph.padding(conv)
+    return prod(window) == 1 and all(span == (0, 1) for each in spans or () for span in each)

@@ -1,0 +1,70 @@
+"""How one first conv changes: its mixing, seen through what precedes it in the file, and its new shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+
+from chkpt_channels.core.errors import Location
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.tensors import FirstConv, PreprocessingOp
+from chkpt_channels.discovery import preprocessing
+from chkpt_channels.discovery.law import patch_embeddings
+from chkpt_channels.formats.base import TensorStore
+from chkpt_channels.transform import parametrizations
+from chkpt_channels.transform.kernels import KernelChange
+from chkpt_channels.transform.mixing.matrix import Mixing
+from chkpt_channels.transform.patch_norm import NormedPatch
+
+
+def kernel_change(
+    checkpoint: TensorStore, conv: FirstConv, rule: Mixing, operations: Sequence[PreprocessingOp], to: int, method: str
+) -> KernelChange:
+    """The change by `rule` toward `to` channels, or by the graph's `method`. Raises UnsupportedError where no edit is right."""
+    location = checkpoint.location.at(conv.tensor.name)
+    if method or rule.is_identity:
+        stays = rule if rule.is_identity else rule._replace(method=method)
+        return KernelChange(conv, conv.layout or Layout("OIHW"), stays, conv.tensor.shape)
+    chosen = _chosen_constants(rule)
+    if not rule.passes(operations):
+        scale, shift = _composed(checkpoint.location, operations, conv.in_channels)
+        rule = rule.compose((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
+    if conv.layout is None:
+        raise location.unsupported("its axis order is ambiguous", hint=patch_embeddings.spellings(conv.tensor.shape))
+    parametrization = parametrizations.parametrization_of(checkpoint, conv)
+    if norm := preprocessing.patch_norm(checkpoint, conv):
+        parametrization = NormedPatch(checkpoint, conv, conv.layout, rule, norm)
+    if conv.groups == 1:
+        # the usual case: one channel axis grows or shrinks
+        shape = conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to)
+        return KernelChange(conv, conv.layout, rule, shape, chosen, parametrization)
+    # toward one channel a depthwise kernel keeps its bytes: every filter reads the one channel that is left (Keras'
+    # DepthwiseConv2D (h, w, 3, m) is (h, w, 1, 3m), ONNX' group 3 becomes 1)
+    grouped = checkpoint.graph.dense_shape(conv, to)
+    if grouped is None or (to == 1 and conv.groups != conv.in_channels):
+        raise location.unsupported(f"is a convolution in {conv.groups} groups, which is only converted to one channel")
+    return KernelChange(conv, conv.layout, rule, grouped, chosen, parametrization)
+
+
+def _composed(location: Location, operations: Sequence[PreprocessingOp], channels: int) -> tuple[list[float], list[float]]:
+    """All operations as one y = scale · x + shift. Raises UnsupportedError for one that is not affine in each channel, or that
+    cannot be inverted, as composing it needs."""
+    scale, shift = [1.0] * channels, [0.0] * channels
+    for op in operations:
+        if op.scale is None or op.shift is None or len(op.scale) not in (1, channels):
+            raise location.at(op.where).unsupported(f"this {op.kind} {op.why}: no kernel edit is exact", hint=op.hint)
+        if not all(isfinite(s) and s for s in op.scale) or not all(map(isfinite, op.shift)):
+            raise location.at(op.where).unsupported(
+                f"this {op.kind} multiplies a channel by zero or no number, and composing it into the kernel divides by that"
+            )
+        times, plus = (c * channels if len(c) == 1 else c for c in (op.scale, op.shift))
+        scale = [a * s for a, s in zip(times, scale, strict=True)]
+        shift = [a * b + c for a, b, c in zip(times, shift, plus, strict=True)]
+    return scale, shift
+
+
+def _chosen_constants(rule: Mixing) -> tuple[int, ...]:
+    """For each new channel the old one whose per-channel constants it takes: the one with the largest coefficient. A sum of means
+    would be nonsense: the mixing accounts for the difference."""
+    sizes = [[abs(value) for value in column] for column in zip(*rule.matrix, strict=True)]
+    return tuple(column.index(max(column)) for column in sizes)
