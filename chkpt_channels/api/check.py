@@ -14,8 +14,9 @@ from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.tensors import FirstConv
 from chkpt_channels.discovery.find import find_first_convs
 from chkpt_channels.discovery.request import SearchRequest
-from chkpt_channels.folders import config_files
+from chkpt_channels.folders.channel_counts import image_counts, search_hints
 from chkpt_channels.folders.config_files import ConfigFile, ConfigReader
+from chkpt_channels.folders.config_normalization import normalization_keys
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
 from chkpt_channels.folders.model_folder import SKIPPED_FOLDERS
 from chkpt_channels.formats import LFS_POINTER, open_checkpoint, weights_suffixes
@@ -66,7 +67,7 @@ def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_
             return Check(FileInfo(name, "", source.size), (), (), "a Git-LFS pointer; its content is not downloaded")
         checkpoint = open_checkpoint(source)
         configs = ConfigReader().read(Path(path).parent, strict=False)
-        finding = find_first_convs(checkpoint, SearchRequest(hints=config_files.search_hints(configs)))
+        finding = find_first_convs(checkpoint, SearchRequest(hints=search_hints(configs)))
         info = FileInfo(name, checkpoint.format.name, source.size, checkpoint.title)
         mismatches = list(_hash_mismatches(source, Path(path)))
         if not finding.first_convs:
@@ -104,10 +105,10 @@ def _declared_mismatches(checkpoint: Checkpoint, convs: tuple[FirstConv, ...]) -
 def _configured_mismatches(config: ConfigFile, folder: Path, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
     """Contradictions of a configuration beside the file."""
     counts, file = {conv.in_channels for conv in convs}, str(folder / config.name)
-    for where, count in config_files.image_counts(config.document):
+    for where, count in image_counts(config.document):
         if count not in counts:
             yield Mismatch(file, where, count, convs[0].in_channels)
-    for mean, std in config_files.normalization_keys(config.document):
+    for mean, std in normalization_keys(config.document):
         for path in (mean, std):
             numbers = config.document.at(path).plain
             if isinstance(numbers, list) and len(numbers) not in {1, *counts}:

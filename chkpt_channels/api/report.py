@@ -127,7 +127,7 @@ class Report(NamedTuple):
     """The result of `convert`. `status` is converted, unchanged or would_convert; `target` is the path of the output, which
     `output` describes if it was written; `why` is the reason for the method where the user did not choose it; `candidates` are
     tensors that were rejected as first convs; `pipeline` is the normalization that the output expects, where the user stated
-    one; `options` are the options that were given."""
+    one; `options` are the options that were given; `beside` are the files that were written beside the output."""
 
     status: str
     input: FileInfo
@@ -147,6 +147,7 @@ class Report(NamedTuple):
     candidates: tuple[Candidate, ...] = ()
     pipeline: Normalization | None = None
     options: Mapping[str, Any] = {}
+    beside: tuple[str, ...] = ()
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
@@ -155,6 +156,7 @@ class Report(NamedTuple):
             self.status,
             self.input,
             output=_output_record(self.output),
+            beside=list(self.beside),
             in_channels=_channels_record(self.in_channels),
             method=first.method if first else "identity",
             options=dict(self.options),
@@ -228,7 +230,7 @@ def document(command: str, exit_code: int, results: Sequence[dict[str, Any]], ve
 
 def _result(status: str, file: FileInfo, **fields: Any) -> dict[str, Any]:
     empty: dict[str, Any] = {
-        "output": None, "in_channels": None, "method": None, "method_why": None, "matrix": None, "offset": None,
+        "output": None, "beside": [], "in_channels": None, "method": None, "method_why": None, "matrix": None, "offset": None,
         "pipeline": None, "options": {},
         "first_convs": [], "candidates": [], "declarations": [], "tensors": None, "parity": None, "differences": [],
         "warnings": [], "error": None,

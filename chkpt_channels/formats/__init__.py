@@ -12,10 +12,10 @@ from functools import cache
 
 from chkpt_channels.core.errors import UnknownFormatError
 from chkpt_channels.formats.base import Checkpoint, Format
-from chkpt_channels.formats.unknown import FOREIGN_SUFFIXES, LFS_POINTER, describe
+from chkpt_channels.formats.unknown import FOREIGN_SUFFIXES, LFS_POINTER, describe, foreign_weights
 from chkpt_channels.storage.source import Source
 
-__all__ = ["FOREIGN_SUFFIXES", "LFS_POINTER", "detect", "known", "open_checkpoint", "weights_suffixes"]
+__all__ = ["FOREIGN_SUFFIXES", "LFS_POINTER", "contents_of", "detect", "known", "open_checkpoint", "weights_suffixes"]
 
 
 @cache
@@ -41,6 +41,12 @@ def detect(source: Source) -> Format:
         raise UnknownFormatError(f"matches several formats: {names}", file=source.name)
     families = sorted({form.title.partition(" (")[0] for form in known()}, key=str.lower)
     raise describe(source, families, weights_suffixes())
+
+
+def contents_of(source: Source) -> tuple[bool, str]:
+    """Whether a format claims the file; and, where none does and it holds weights all the same, what it is."""
+    is_claimed = any(form.sniff(source) for form in known())
+    return is_claimed, "" if is_claimed else foreign_weights(source, weights_suffixes() | FOREIGN_SUFFIXES)
 
 
 def open_checkpoint(source: Source) -> Checkpoint:
