@@ -74,6 +74,7 @@ class Check(NamedTuple):
     first_convs: tuple[FirstConv, ...]
     mismatches: tuple[Mismatch, ...]
     skipped: str = ""
+    notices: tuple[Notice, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -91,7 +92,7 @@ class Check(NamedTuple):
             differences=[
                 {"key": f"{m.file}: {m.where}", "message": f"found {m.found}, expected {m.expected}"} for m in self.mismatches
             ],
-            warnings=[{"code": "skipped", "message": self.skipped}] if self.skipped else [],
+            warnings=_warning_records((*([Notice("skipped", self.skipped)] if self.skipped else []), *self.notices)),
         )
 
 

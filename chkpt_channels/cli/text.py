@@ -220,6 +220,7 @@ def check_lines(check: Check) -> Iterator[str]:
     name = printable(check.input.path)
     if check.skipped:
         yield f"{name}: skipped: {check.skipped}"
+    yield from (f"{name}: {printable(notice.message, 1000)}" for notice in check.notices)
     for mismatch in check.mismatches:
         yield f"{printable(mismatch.file)}: {printable(mismatch.where)}: found {mismatch.found}, expected {mismatch.expected}"
 

@@ -18,20 +18,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chkpt_channels.core.errors import Location, UnknownFormatError, UnsupportedError, UsageError, reason
-from chkpt_channels.folders import config_files
 from chkpt_channels.folders.channel_counts import reconstructs
 from chkpt_channels.folders.config_files import ConfigFile
 from chkpt_channels.folders.describing import Description, described
 from chkpt_channels.folders.library_tables import CONFIG, PIPELINE
 from chkpt_channels.folders.model import Model, ModelFile, Part
-from chkpt_channels.folders.shards import Shards
-from chkpt_channels.formats import FOREIGN_SUFFIXES, contents_of, open_checkpoint, weights_suffixes
+from chkpt_channels.folders.shards import Shards, is_index, shard_names
+from chkpt_channels.formats import FOREIGN_SUFFIXES, foreign_weights, is_claimed, open_checkpoint, weights_suffixes
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage.source import STDIO, Source, check_link
 from chkpt_channels.transform.mixing.normalization import AUTO
 from chkpt_channels.transform.options import Options
 
-INDEX = ".index.json"
 SKIPPED_FOLDERS = frozenset({".git", ".cache", "__pycache__"})
 """Folders of version control and of caches; .cache is that of a download by huggingface_hub."""
 _FOREIGN = FOREIGN_SUFFIXES | {".ot", ".mlmodel", ".mlpackage", ".engine", ".params"}
@@ -66,10 +64,10 @@ class ModelFolder(Model):
         # a link that leaves the folder would copy any file of the user's into an output that is then uploaded
         for name in () if follow_links else self.files:
             check_link(self.location.at(name), self.path / name, self.path, "is")
-        contents = {name: _contents(self.path / name) for name in self.files}
-        weights = [name for name, (is_claimed, _) in contents.items() if is_claimed]
+        contents = {name: _other_weights(self.path / name) for name in self.files}
+        weights = [name for name, what in contents.items() if what is None]
         # trap: libraries prefer one of several weights files (timm model.safetensors) and load a stale one without a word
-        rest = {name: what for name, (is_claimed, what) in contents.items() if not is_claimed}
+        rest = {name: what for name, what in contents.items() if what is not None}
         self._foreign = {name: what for name, what in rest.items() if what or Path(name).suffix.lower() in _FOREIGN}
         self._unread = [n for n in rest if Path(n).suffix.lower() in weights_suffixes() and n not in self._foreign]
         if not weights:
@@ -89,13 +87,13 @@ class ModelFolder(Model):
         gone = {file for file in self.files if file == name or file.startswith(name + os.sep)}
         if not gone:
             raise UsageError(f"--leave-out names no file of it: {name!r}", file=self.location.file)
-        if name.endswith(INDEX):
-            gone |= set(self._shards(ConfigFile(name, config_files.read(self.path / name))).files)
+        if is_index(name):
+            gone |= set(shard_names(self.path, name, self.files)[1])
         self.files = [file for file in self.files if file not in gone]
 
     def _parts_of(self, weights: list[str]) -> list[_PartFiles]:
-        indexes = [ConfigFile(name, config_files.read(self.path / name)) for name in self.files if name.endswith(INDEX)]
-        sharded = [self._shards(index) for index in indexes]
+        found = [shard_names(self.path, name, self.files) for name in self.files if is_index(name)]
+        sharded = [_PartFiles(names, index) for index, names in found]
         in_shards = {name for part in sharded for name in part.files}
         return [*sharded, *(_PartFiles((name,)) for name in weights if name not in in_shards)]
 
@@ -178,31 +176,16 @@ class ModelFolder(Model):
             return f"model = transformers.{name}.from_pretrained({path!r})"
         return ""
 
-    def _shards(self, index: ConfigFile) -> _PartFiles:
-        """The shards that an index lists."""
-        location = Location(str(self.path / index.name))
-        document = index.document.root.plain
-        weight_map = document.get("weight_map") if isinstance(document, dict) else None
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()) or not weight_map:
-            raise location.damaged("is not an index: weight_map must map tensors to files")
-        parent = Path(index.name).parent
-        for name in dict.fromkeys(weight_map.values()):
-            # an index may name any path, "../../x" too
-            if name != os.path.basename(name) or name in ("", ".", "..") or "\0" in name:
-                raise location.at(name).damaged("its shard is not a file beside the index")
-            if str(parent / name) not in self.files:
-                raise location.at(name).damaged("its shard is missing", hint="download the whole folder")
-        return _PartFiles(tuple(str(parent / name) for name in sorted(set(weight_map.values()))), index)
-
 
 def leaving_out(name: str) -> str:
     """The option that leaves a file of a folder out."""
     return f"--leave-out {shlex.quote(name)}"
 
 
-def _contents(path: Path) -> tuple[bool, str]:
+def _other_weights(path: Path) -> str | None:
+    """What a file is that holds weights of a format that is not converted; "" for anything else, None for those that are."""
     with Source(path) as source:
-        return contents_of(source)
+        return None if is_claimed(source) else foreign_weights(source)
 
 
 def open_model(path: str | os.PathLike[str], options: Options | None = None, *, with_sidecars: bool = False) -> Model:

@@ -11,11 +11,14 @@ import pkgutil
 from functools import cache
 
 from chkpt_channels.core.errors import UnknownFormatError
+from chkpt_channels.formats import unknown
 from chkpt_channels.formats.base import Checkpoint, Format
-from chkpt_channels.formats.unknown import FOREIGN_SUFFIXES, LFS_POINTER, describe, foreign_weights
+from chkpt_channels.formats.unknown import FOREIGN_SUFFIXES, LFS_POINTER, describe
 from chkpt_channels.storage.source import Source
 
-__all__ = ["FOREIGN_SUFFIXES", "LFS_POINTER", "contents_of", "detect", "known", "open_checkpoint", "weights_suffixes"]
+__all__ = [
+    "FOREIGN_SUFFIXES", "LFS_POINTER", "detect", "foreign_weights", "is_claimed", "known", "open_checkpoint", "weights_suffixes",
+]  # fmt: skip
 
 
 @cache
@@ -43,10 +46,14 @@ def detect(source: Source) -> Format:
     raise describe(source, families, weights_suffixes())
 
 
-def contents_of(source: Source) -> tuple[bool, str]:
-    """Whether a format claims the file; and, where none does and it holds weights all the same, what it is."""
-    is_claimed = any(form.sniff(source) for form in known())
-    return is_claimed, "" if is_claimed else foreign_weights(source, weights_suffixes() | FOREIGN_SUFFIXES)
+def is_claimed(source: Source) -> bool:
+    """Whether a format claims the file."""
+    return any(form.sniff(source) for form in known())
+
+
+def foreign_weights(source: Source) -> str:
+    """What a file that no format claims is, where it holds weights all the same; "" for anything else."""
+    return unknown.foreign_weights(source, weights_suffixes() | FOREIGN_SUFFIXES)
 
 
 def open_checkpoint(source: Source) -> Checkpoint:
