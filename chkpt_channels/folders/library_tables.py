@@ -84,7 +84,19 @@ FIRST_CONV = {
         name: {"conv_in": "in_channels"}
         for name in ("UNet2DModel", "UNet2DConditionModel", "UNet3DConditionModel", "UNetSpatioTemporalConditionModel")
     },
-    "AutoencoderKL": {"encoder.conv_in": "in_channels"},
+    **{
+        name: {"encoder.conv_in": "in_channels"}
+        for name in (
+            "AutoencoderKL",
+            "AsymmetricAutoencoderKL",
+            "AutoencoderKLTemporalDecoder",
+            "AutoencoderKLWan",
+            "AutoencoderKLQwenImage",
+            "AutoencoderDC",
+            "VQModel",
+        )
+    },
+    "AutoencoderTiny": {"encoder.layers.0": "in_channels"},
     "ControlNetModel": _CONDITIONED,
     "ControlNetUnionModel": _CONDITIONED,
     "ControlNetXSAdapter": {"controlnet_cond_embedding.conv_in": "conditioning_channels"},

@@ -86,7 +86,8 @@ def plan_model(model: Model, options: Options) -> PlannedModel:
         reason = "LIKE shows no other input channels" if options.search.like else "no convolution that could see an image"
         notices.append(Notice("copied", f"{', '.join(without_network)}: {reason}, copied"))
         notices += _stale_state_notices(model, without_network, parts)
-    notices += _reconstruction_notices([config for part, _ in parts for config in model.described(part).configs], old, new)
+    edited = [part for part, plan in parts if plan.edits]
+    notices += _reconstruction_notices([config for part in edited for config in model.described(part).configs], old, new)
     all_notices = [notice for _, plan in parts for notice in plan.notices] + notices
     return PlannedModel(tuple(parts), documents, (old, new), tuple(dict.fromkeys(all_notices)))
 
@@ -134,16 +135,18 @@ def _stale_state_notices(model: Model, copied: Sequence[str], parts: Sequence[Pl
 
 
 def _channels(model: Model, parts: Sequence[PlannedPart], options: Options) -> tuple[int, int]:
-    """The input channels before and after. Raises UnsupportedError where the parts disagree: of a pipeline of diffusers each
-    component takes its own."""
+    """The input channels before and after. Raises UnsupportedError where the parts disagree, and for a pipeline of diffusers with
+    several networks: each takes its own, and that a latent has as many as the image says nothing."""
     olds = {plan.channels[0] for _, plan in parts}
-    if len(olds) == 1:
+    components = {str(Path(part.name).parent): plan.channels[0] for part, plan in parts}
+    home = model.home or Path()
+    is_pipeline = model.is_folder and (home / PIPELINE).is_file() and len(components) > 1
+    if len(olds) == 1 and not is_pipeline:
         return parts[0].plan.channels
-    if model.home and (model.home / PIPELINE).is_file():
-        components = {str(Path(part.name).parent): plan.channels[0] for part, plan in parts}
+    if is_pipeline:
         to = options.rule.order or options.to
-        hints = [f"chkpt-channels convert {shlex.quote(str(model.home / name))} --to {to}" for name in components]
-        what = "is a pipeline whose components disagree"
+        hints = [f"chkpt-channels convert {shlex.quote(str(home / name))} --to {to}" for name in components]
+        what = "is a pipeline, and each of its components takes its own"
     else:
         components = {part.name: plan.channels[0] for part, plan in parts}
         hints = [" ".join(leaving_out(name) for name, count in components.items() if count != old) for old in sorted(olds)]
@@ -210,11 +213,15 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _reconstruction_notices(configs: Sequence[ConfigFile], old: int, new: int) -> Iterator[Notice]:
+    """The warnings of an edited network that its output is still that of the old input."""
     for root in (config.document.root.plain for config in configs):
-        if old != new and reconstructs(root):
-            message = "this network reconstructs the image"
-            if "_class_name" in root:
-                message += f", and its output keeps {old} channels"
-            else:
-                message += ", and num_channels sets both the encoder input and the decoder output: the decoder no longer fits"
-            yield Notice("reconstructs", message)
+        if not reconstructs(root):
+            continue
+        message = "this network reconstructs the image, and "
+        if old == new:
+            message += "its output stays as it was"
+        elif "_class_name" in root:
+            message += f"its output keeps {old} channels"
+        else:
+            message += "num_channels sets both the encoder input and the decoder output: the decoder no longer fits"
+        yield Notice("reconstructs", message)

@@ -27,7 +27,7 @@ def weights(channels: int) -> dict[str, np.ndarray]:
     }
 
 
-def planned(folder: Path, files: dict[str, Any], to: int = 1, **options: Any) -> PlannedModel:
+def planned(folder: Path, files: dict[str, Any], to: Any = 1, **options: Any) -> PlannedModel:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if name.endswith(".safetensors"):
@@ -99,3 +99,34 @@ def test_warnings_about_counts_and_reconstruction(tmp_path: Path):
     config = {"model_type": "vit", "num_channels": 5, "architectures": ["ViTForMaskedImageModeling"]}
     plan = planned(tmp_path, {"model.safetensors": weights(3), "config.json": config})
     assert codes(plan) == ["count_kept", "reconstructs"]
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "ending"),
+    [
+        (1, "AutoencoderKL", "its output keeps 3 channels"),
+        ("bgr", "AutoencoderKL", "its output stays as it was"),
+        (3, "AutoencoderKL", None),
+        ("bgr", "UNet2DConditionModel", None),
+    ],
+)
+def test_the_output_of_a_network_that_reconstructs_stays(tmp_path: Path, to: Any, name: str, ending: str | None):
+    config = {"_class_name": name, "in_channels": 3, "out_channels": 3}
+    plan = planned(tmp_path, {"diffusion_pytorch_model.safetensors": weights(3), "config.json": config}, to)
+    messages = [notice.message for notice in plan.notices if notice.code == "reconstructs"]
+    assert messages == ([f"this network reconstructs the image, and {ending}"] if ending else [])
+
+
+@pytest.mark.parametrize("latent", [3, 4])
+def test_a_pipeline_of_several_networks_is_converted_by_components(tmp_path: Path, latent: int):
+    """An image of three channels does not tell which of two networks takes a latent of three."""
+    files = {
+        "model_index.json": {"unet": ["diffusers", "UNet2DModel"], "vqvae": ["diffusers", "VQModel"]},
+        "unet/diffusion_pytorch_model.safetensors": weights(latent),
+        "vqvae/diffusion_pytorch_model.safetensors": weights(3),
+    }
+    with pytest.raises(UnsupportedError, match=f"each of its components takes its own: unet takes {latent}, vqvae") as raised:
+        planned(tmp_path, files)
+    assert raised.value.hint == "   or   ".join(f"chkpt-channels convert {tmp_path / n} --to 1" for n in ("unet", "vqvae"))
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert planned(tmp_path, {}).channels == (3, 1)
