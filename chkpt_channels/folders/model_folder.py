@@ -13,11 +13,12 @@ import errno
 import os
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from chkpt_channels.core.errors import Location, UnknownFormatError, UnsupportedError, UsageError, reason
+from chkpt_channels.core.errors import DamagedError, Location, UnsupportedError, UsageError, reason
 from chkpt_channels.folders.channel_counts import reconstructs
 from chkpt_channels.folders.config_files import ConfigFile
 from chkpt_channels.folders.describing import Description, described
@@ -32,7 +33,9 @@ from chkpt_channels.transform.options import Options
 
 SKIPPED_FOLDERS = frozenset({".git", ".cache", "__pycache__"})
 """Folders of version control and of caches; .cache is that of a download by huggingface_hub."""
-_FOREIGN = FOREIGN_SUFFIXES | {".ot", ".mlmodel", ".mlpackage", ".engine", ".params"}
+_FOREIGN = FOREIGN_SUFFIXES | {
+    ".ot", ".mlmodel", ".mlpackage", ".engine", ".trt", ".params", ".pdiparams", ".caffemodel", ".weights", ".mnn", ".rknn",
+}  # fmt: skip
 """Endings of weights that are not converted, some of which begin with nothing that tells them."""
 
 
@@ -114,12 +117,8 @@ class ModelFolder(Model):
 
     def _refuse_unread(self, names: Sequence[str]) -> None:
         for name in names:
-            try:
-                with Source(self.path / name) as source:
-                    open_checkpoint(source)
-            except (UnknownFormatError, UnsupportedError) as error:
-                error.hint = "   or   ".join(filter(None, (error.hint, leaving_out(name))))
-                raise
+            with or_leave_out(name), Source(self.path / name) as source:
+                open_checkpoint(source)
 
     @property
     def size(self) -> int:
@@ -144,7 +143,8 @@ class ModelFolder(Model):
         return tuple(Part(part.name, part.files, self._opened(part)) for part in self._part_files)
 
     def _opened(self, part: _PartFiles) -> Checkpoint | Shards:
-        shards = [open_checkpoint(self._stack.enter_context(Source(self.path / name))) for name in part.files]
+        with or_leave_out(part.name) if len(self._part_files) > 1 else nullcontext():
+            shards = [open_checkpoint(self._stack.enter_context(Source(self.path / name))) for name in part.files]
         return Shards(shards, part.listing, self.location) if part.listing else shards[0]
 
     def described(self, part: Part, *, strict: bool = False) -> Description:
@@ -180,6 +180,16 @@ class ModelFolder(Model):
 def leaving_out(name: str) -> str:
     """The option that leaves a file of a folder out."""
     return f"--leave-out {shlex.quote(name)}"
+
+
+@contextmanager
+def or_leave_out(name: str) -> Iterator[None]:
+    """Offer to leave a file out where it cannot be read or planned."""
+    try:
+        yield
+    except (DamagedError, UnsupportedError) as error:
+        error.hint = "   or   ".join(filter(None, (error.hint, leaving_out(name))))
+        raise
 
 
 def _other_weights(path: Path) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from chkpt_channels.folders.channel_counts import image_counts, reconstructs, se
 from chkpt_channels.folders.config_files import ConfigFile
 from chkpt_channels.folders.library_tables import PIPELINE
 from chkpt_channels.folders.model import Model, Part
-from chkpt_channels.folders.model_folder import leaving_out
+from chkpt_channels.folders.model_folder import leaving_out, or_leave_out
 from chkpt_channels.folders.shards import Shards
 from chkpt_channels.formats.base import Checkpoint, TensorStore
 from chkpt_channels.transform.mixing.normalization import Normalization, NormalizationSpec
@@ -98,7 +99,8 @@ def _plan_parts(model: Model, options: Options) -> tuple[list[PlannedPart], list
     without_network: list[str] = []
     for part in model.parts:
         try:
-            parts.append(PlannedPart(part, build_plan(part.store, _with_hints(model, part, options))))
+            with or_leave_out(part.name) if len(model.parts) > 1 else nullcontext():
+                parts.append(PlannedPart(part, build_plan(part.store, _with_hints(model, part, options))))
         except AmbiguousError:  # a part that may have a first conv is not copied
             raise
         except OtherNetworkError:  # LIKE holds another part of the folder

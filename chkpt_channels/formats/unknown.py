@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import re
 import shlex
+import zlib
 from collections.abc import Container, Sequence
 
 from chkpt_channels.core.errors import ChkptChannelsError, DamagedError, UnknownFormatError, UnsupportedError
@@ -24,6 +26,9 @@ _TF_INDEX_END = bytes.fromhex("57fb808b247547db")
 _WEIGHTS = (
     (rb"GGUF", "is a GGUF file"),
     (rb"(?s).{4}TFL3", "is a TFLite model"),
+    (rb"(?s).{4}ORTM", "is a model in onnxruntime's own format"),
+    (rb"(?s).{4}ET\d\d", "is an ExecuTorch program"),
+    (rb"(?s)\x93NUMPY.{,6}\{'descr': '.?f\d'.{,80}\((\d+, ){3,4}\d+\)", "is a numpy array in the shape of a kernel"),
     # a map whose arrays are an extension around [shape, dtype, bytes]; source: flax/serialization.py
     (
         rb"(?s)[\x81-\x8f\xde\xdf].*\x93[\x90-\x9f].{,64}(\xa7float(32|16)|\xa8bfloat16)[\xc4-\xc6]",
@@ -31,6 +36,8 @@ _WEIGHTS = (
     ),
 )
 """Patterns of the first bytes of weights that are not converted."""
+_INSIDE = re.compile(rb"(?s)PK\x03\x04|\x80[\x02-\x05]|\x89HDF|.{8}\{\"|.{257}ustar")
+"""The first bytes of checkpoints and of archives, in a compressed file."""
 _KERNEL_SHAPE = re.compile(rb"(?s)\((K.|M..|J.{4}){4,5}t|\((I\d+\n){4,5}t")
 """A tuple of four or five integers in a pickle, as numpy's arrays have their shape."""
 
@@ -107,9 +114,19 @@ def foreign_weights(source: Source, suffixes: Container[str]) -> str:
     """What a file that no format claims is, where it holds weights all the same; "" for anything else. Raises FileSystemError."""
     if error := _other_weights(source, suffixes):
         return error.what
-    if _ARRAYS.match(source.head) and any(_KERNEL_SHAPE.search(piece) for piece in source.chunks()):
+    if source.head.startswith(b"\x1f\x8b") and _INSIDE.match(_inflated(source.head)):
+        return "is a gzip file around a checkpoint or an archive"
+    pickled = _ARRAYS.match(source.head) or re.match(rb"\x93NUMPY.{,6}\{'descr': '\|O'", source.head, re.DOTALL)
+    if pickled and any(_KERNEL_SHAPE.search(piece) for piece in source.chunks()):
         return "is a Python pickle of numpy arrays"
     return ""
+
+
+def _inflated(head: bytes) -> bytes:
+    """What a gzip file begins with; nothing where it is damaged."""
+    with contextlib.suppress(zlib.error):
+        return zlib.decompressobj(wbits=31).decompress(head, HEAD_BYTES)
+    return b""
 
 
 def _zip_of_weights(source: Source, suffixes: Container[str]) -> UnsupportedError | None:
