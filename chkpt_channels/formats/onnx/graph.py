@@ -9,6 +9,7 @@ from chkpt_channels.core.errors import Location, UsageError
 from chkpt_channels.core.tensors import Declaration, FirstConv, PreprocessingOp, Quantization, Tensor, TensorEdit
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.onnx import edits as onnx_edits
+from chkpt_channels.formats.onnx import metadata
 from chkpt_channels.formats.onnx.dataflow import padding
 from chkpt_channels.formats.onnx.dataflow.image_inputs import image_traces
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
@@ -114,6 +115,10 @@ class OnnxGraph(ModelGraph):
         return onnx_edits.count_edits(counts, channels, self._load)
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
+        inputs = self._declared_inputs()
+        return [*inputs, *metadata.declarations(self.model.root, _counts(inputs, first_convs))]
+
+    def _declared_inputs(self) -> list[Declaration]:
         declarations = []
         for path in self.paths:
             channels = path.image.dims[path.channel]
@@ -122,12 +127,18 @@ class OnnxGraph(ModelGraph):
         return declarations
 
     def contradictions(self, first_convs: Sequence[FirstConv]) -> Sequence[tuple[Declaration, int]]:
-        return [
+        inputs = [
             (Declaration(f"graph.input {path.image.name}", channels), width)
             for path in self.paths
             for width in path.widths
             if (channels := path.image.dims[path.channel]) is not None
         ]
+        return [*inputs, *metadata.contradictions(self.model.root, _counts(self._declared_inputs(), first_convs))]
+
+
+def _counts(declarations: Sequence[Declaration], first_convs: Sequence[FirstConv]) -> set[int]:
+    """The channels of the images: as they are declared, or as the kernels take them."""
+    return {declaration.channels for declaration in declarations} or {conv.in_channels for conv in first_convs}
 
 
 def _listed(path: ImageTrace) -> str:
