@@ -75,6 +75,8 @@ FIXED_CHANNELS = {
     "swin2sr": "transformers subtracts a mean in this model where it takes three channels, and none otherwise",
 }  # fmt: skip
 """Models that would not load, or not compute the same, with another number of channels, and why."""
+PASSED_ON = {"vitmatte": "the last of decoder.fusion_blocks takes the image beside features, and its kernel is not edited"}
+"""Models in which a layer behind the first convs takes the image too, and why they are refused."""
 RECONSTRUCTS = r"For(PreTraining|MaskedImageModeling)$|^UNet[12]DModel$|^(Asymmetric)?Autoencoder|^VQModel$"
 """Class names of networks that give the image back: the number of channels sets the input of the encoder, and in transformers
 the output of the decoder too."""
