@@ -25,6 +25,7 @@ _LOOKS_LIKE_CHANNELS = re.compile(r"chan|(^|_)n?ch(s|_|$)|(^|_)(in|input)_(nc|di
 _OF_SOMETHING_ELSE = re.compile(
     r"out|hidden|latent|embed|block|dec|mid|class|attn|model|head|audio|text|time|cross|skip|base|inter|proj|lateral|fpn|mask"
 )
+_LOOKS_LIKE_SHAPE = re.compile(r"(input|image|img)_?(shape|size|dims?)$")
 """Names of numbers that could be those of the image's channels, but for names of others."""
 
 
@@ -66,13 +67,23 @@ def image_counts(document: Json) -> Iterator[tuple[str, int]]:
             yield dotted(path), count
 
 
-def unknown_counts(document: Json, number: int, known: Collection[Keys]) -> Iterator[str]:
-    """The places of this number under names that look like channels, and that no library is known to give the image's."""
+def unknown_counts(document: Json, number: int, known: Collection[Keys], names: Collection[str] = COUNTS) -> Iterator[str]:
+    """The places of this number under names that look like channels, and at the ends of lists that look like shapes of the image,
+    but for those that are `known`, and for `names` whose numbers are looked after otherwise."""
     for path, value in document.walk():
         key = str(path[-1]).lower() if path else ""
-        looks = _LOOKS_LIKE_CHANNELS.search(key) and not _OF_SOMETHING_ELSE.search(key) and key not in COUNTS
-        if looks and type(value.value) is int and value.value == number and path not in known:
-            yield dotted(path)
+        if isinstance(value.value, list):
+            ends = (0, len(value.value) - 1) if _LOOKS_LIKE_SHAPE.search(key) and len(value.value) > 2 else ()
+            places = [(*path, end) for end in ends]
+        else:
+            looks = _LOOKS_LIKE_CHANNELS.search(key) and not _OF_SOMETHING_ELSE.search(key)
+            places = [path] if looks and key not in names else []
+        yield from (dotted(place) for place in places if place not in known and _is_number(document, place, number))
+
+
+def _is_number(document: Json, place: Keys, number: int) -> bool:
+    found = document.at(place).value
+    return type(found) is int and found == number
 
 
 def search_hints(configs: Sequence[ConfigFile]) -> ConfigHints:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -61,6 +61,11 @@ class Model(ABC):
     @abstractmethod
     def configs(self) -> Sequence[ConfigFile]:
         """The configurations that are edited with its weights."""
+
+    @property
+    def other_documents(self) -> Iterator[ConfigFile]:
+        """Other JSON files beside its weights, which may be configurations, and are not edited."""
+        yield from ()
 
     @property
     @abstractmethod

@@ -13,16 +13,16 @@ import errno
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from chkpt_channels.core.errors import DamagedError, Location, UnsupportedError, UsageError, reason
+from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, UnsupportedError, UsageError, reason
 from chkpt_channels.folders.channel_counts import reconstructs
-from chkpt_channels.folders.config_files import ConfigFile
+from chkpt_channels.folders.config_files import ConfigFile, read
 from chkpt_channels.folders.describing import Description, described
-from chkpt_channels.folders.library_tables import CONFIG, PIPELINE
+from chkpt_channels.folders.library_tables import CONFIG, PIPELINE, PREPROCESSORS
 from chkpt_channels.folders.model import Model, ModelFile, Part
 from chkpt_channels.folders.shards import Shards, is_index, shard_names
 from chkpt_channels.formats import FOREIGN_SUFFIXES, foreign_weights, is_claimed, open_checkpoint, weights_suffixes
@@ -33,6 +33,8 @@ from chkpt_channels.transform.options import Options
 
 SKIPPED_FOLDERS = frozenset({".git", ".cache", "__pycache__"})
 """Folders of version control and of caches; .cache is that of a download by huggingface_hub."""
+MOST_BYTES = 65536
+"""Of a configuration: larger ones are vocabularies and indexes."""
 _FOREIGN = FOREIGN_SUFFIXES | {
     ".ot", ".mlmodel", ".mlpackage", ".engine", ".trt", ".params", ".pdiparams", ".caffemodel", ".weights", ".mnn", ".rknn",
 }  # fmt: skip
@@ -130,6 +132,15 @@ class ModelFolder(Model):
         return self._configs
 
     @property
+    def other_documents(self) -> Iterator[ConfigFile]:
+        homes = {Path(name).parent for part in self._part_files for name in part.files}
+        for path in map(Path, self.files):
+            is_other = path.name not in (CONFIG, *PREPROCESSORS) and not is_index(path.name)
+            if path.suffix == ".json" and path.parent in homes and is_other and _is_small(self.path / path):
+                with suppress(DamagedError, FileSystemError):  # called JSON, and none
+                    yield ConfigFile(str(path), read(self.path / path))
+
+    @property
     def title(self) -> str:
         return f"model folder ({super().title})"
 
@@ -175,6 +186,10 @@ class ModelFolder(Model):
             name = "AutoModel" if reconstructs(config) else architectures[0]
             return f"model = transformers.{name}.from_pretrained({path!r})"
         return ""
+
+
+def _is_small(path: Path) -> bool:
+    return path.stat().st_size <= MOST_BYTES
 
 
 def leaving_out(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from chkpt_channels.discovery.like.names import OtherNetworkError
 from chkpt_channels.folders import config_edits, config_normalization
 from chkpt_channels.folders.channel_counts import image_counts, reconstructs, search_hints, unknown_counts
 from chkpt_channels.folders.config_files import ConfigFile
-from chkpt_channels.folders.library_tables import PIPELINE
+from chkpt_channels.folders.library_tables import COUNTS, PIPELINE
 from chkpt_channels.folders.model import Model, Part
 from chkpt_channels.folders.model_folder import leaving_out, or_leave_out
 from chkpt_channels.folders.shards import Shards
@@ -82,6 +82,8 @@ def plan_model(model: Model, options: Options) -> PlannedModel:
         if changes := edited_config(config, parts, options):
             documents[config.name] = config, changes
         notices += [*_normalization_notices(config, changes, parts[0], options), *_count_notices(config, changes, old, new)]
+    for config in model.other_documents if old != new else ():
+        notices += _unknown_counts(config, old, (), ())
     for part, plan in parts:
         if isinstance(part.store, Shards) and (changes := part.store.index_edits(plan.edits)):
             documents[part.name] = part.store.index, changes
@@ -207,7 +209,11 @@ def _count_notices(config: ConfigFile, changes: dict[Keys, Any], old: int, new: 
         if count not in (old, new):
             message = f"{config.name}: {where} says {count}, and the weights take {old}: it stays as it is"
             yield Notice("count_kept", message)
-    for where in unknown_counts(config.document, old, changes.keys()):
+    yield from _unknown_counts(config, old, changes.keys(), COUNTS)
+
+
+def _unknown_counts(config: ConfigFile, old: int, known: Collection[Keys], names: Collection[str]) -> Iterator[Notice]:
+    for where in unknown_counts(config.document, old, known, names):
         message = f"{config.name}: {where} says {old}, as the weights did, and whether it is the image's is not known: it stays"
         yield Notice("count_unknown", message)
 

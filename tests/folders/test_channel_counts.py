@@ -27,6 +27,8 @@ def document(content: Any) -> Json:
         ({"a": {"input_nc": 3}}, ["a.input_nc"]),
         ({"num_channels": 3, "in_channels": 3}, []),
         ({"out_channels": 3, "n_channel_out": 3, "latent_channels": 3, "decoder_channels": 3, "audio_channels": 3}, []),
+        ({"input_shape": [8, 8, 3], "a": {"img_size": [3, 8, 9]}}, ["input_shape.2", "a.img_size.0"]),
+        ({"input_shape": [3, 3], "image_size": 3, "img_shape": [8, 3, 8], "input_dims": [1, 2, 3.0]}, []),
         ({"in_ch": 4, "in_ch_text": "3", "num_labels": 3, "patch_size": 3, "nc": 3}, []),
     ],
 )
@@ -36,6 +38,11 @@ def test_what_looks_like_channels_and_is_not_known(content: Any, expected: list[
 
 def test_a_number_that_follows_is_known():
     assert not list(unknown_counts(document({"in_ch": 3}), 3, [("in_ch",)]))
+    assert not list(unknown_counts(document({"input_shape": [8, 8, 3]}), 3, [("input_shape", 2)]))
+
+
+def test_in_a_file_that_nobody_looks_after_every_name_is_unknown():
+    assert list(unknown_counts(document({"num_channels": 3, "in_chans": 4}), 3, (), ())) == ["num_channels"]
 
 
 def test_the_image_of_a_controlnet_is_its_condition():

@@ -130,3 +130,27 @@ def test_a_pipeline_of_several_networks_is_converted_by_components(tmp_path: Pat
     assert raised.value.hint == "   or   ".join(f"chkpt-channels convert {tmp_path / n} --to 1" for n in ("unet", "vqvae"))
     (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     assert planned(tmp_path, {}).channels == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "places"),
+    [
+        ("config.json", {"model_type": "resnet", "num_channels": 3, "n_bands": 3}, ["n_bands"]),
+        ("config.json", {"model_type": "resnet", "num_channels": 3, "input_shape": [3, 8, 8]}, ["input_shape.0"]),
+        ("args.json", {"num_channels": 3, "net": {"in_ch": 3}, "depth": 3}, ["num_channels", "net.in_ch"]),
+        ("vocabulary.json", {"in_ch": 3, "x": "y" * 70000}, []),
+        ("model.safetensors.index.json.bak", {"in_ch": 3}, []),
+        ("logs/args.json", {"in_ch": 3}, []),
+    ],
+)
+def test_numbers_that_look_like_channels_are_reported(tmp_path: Path, name: str, content: Any, places: list[str]):
+    plan = planned(tmp_path, {"model.safetensors": weights(3), name: content})
+    what = "as the weights did, and whether it is the image's is not known: it stays"
+    messages = [notice.message for notice in plan.notices if notice.code == "count_unknown"]
+    assert messages == [f"{name}: {place} says 3, {what}" for place in places]
+    assert not [notice for notice in planned(tmp_path, {}, "bgr").notices if notice.code == "count_unknown"]
+
+
+def test_what_is_called_json_and_is_none_is_copied(tmp_path: Path):
+    (tmp_path / "notes.json").write_text("no JSON")
+    assert planned(tmp_path, {"model.safetensors": weights(3)}).changed

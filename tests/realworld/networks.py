@@ -94,6 +94,7 @@ def transnet(path: Path, _: int = 3) -> Run:
     spec.loader.exec_module(module)
     with redirect_stdout(StringIO()):
         model = loaded(module.TransNetV2(device="cpu"), path)
+    torch.use_deterministic_algorithms(False)  # which its constructor switches on for all of torch
 
     @torch.no_grad()
     def run(images: np.ndarray) -> list[np.ndarray]:
@@ -113,7 +114,8 @@ def onnx(axes: str, path: Path, _: int = 3) -> Run:
     bits = {other.name: (np.arange(32, dtype=np.float32) % 2)[None] for other in others}
 
     def run(images: np.ndarray) -> list[np.ndarray]:
-        stored = {"NHWC": images, "NCHW": images.transpose(0, 3, 1, 2), "NCTHW": images.transpose(3, 0, 1, 2)[None]}[axes]
+        first = images.transpose(0, 3, 1, 2)
+        stored = {"NHWC": images, "NCHW": first, "NCTHW": first[:, :, None]}[axes]
         batches = np.split(np.ascontiguousarray(stored), len(stored))
         found = [session.run(None, {image.name: batch, **bits}) for batch in batches]
         return [np.concatenate(each) for each in zip(*found, strict=True)]
