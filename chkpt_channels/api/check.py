@@ -20,10 +20,10 @@ from chkpt_channels.folders.config_files import ConfigFile, ConfigReader, read
 from chkpt_channels.folders.config_normalization import normalization_keys
 from chkpt_channels.folders.describing import described
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
-from chkpt_channels.folders.model_folder import SKIPPED_FOLDERS
+from chkpt_channels.folders.model_folder import SKIPPED_FOLDERS, weights_in
 from chkpt_channels.folders.planning import is_no_network
 from chkpt_channels.folders.shards import Shards, is_index, listed_shards, shard_names
-from chkpt_channels.formats import LFS_POINTER, is_claimed, open_checkpoint, weights_suffixes
+from chkpt_channels.formats import LFS_POINTER, open_checkpoint
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.storage.source import Source
 from chkpt_channels.transform.mixing import rules
@@ -44,7 +44,7 @@ def models(paths: Iterable[str | os.PathLike[str]]) -> dict[Path, bool]:
     found: dict[Path, bool] = {}
     for path in map(Path, paths):
         is_configuration = path.name in (CONFIG, *PREPROCESSORS) and path.is_file()
-        for file in sorted(_weights(path)) if path.is_dir() else _beside(path.parent) if is_configuration else [path]:
+        for file in sorted(_weights(path)) if path.is_dir() else weights_in(path.parent) if is_configuration else [path]:
             model = model_of(file)
             found[model] = found.get(model, False) or file == path
     return found
@@ -63,21 +63,7 @@ def model_of(file: Path) -> Path:
 def _weights(root: Path) -> Iterator[Path]:
     for folder, folders, _ in os.walk(root):
         folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
-        yield from _beside(Path(folder))
-
-
-def _beside(folder: Path) -> list[Path]:
-    """The weights in a folder, by what their bytes are or by their ending."""
-    names = next(os.walk(folder), ("", [], []))[2]
-    return sorted(file for name in names if (file := folder / name).is_file() and _is_weights(file))
-
-
-def _is_weights(file: Path) -> bool:
-    if file.suffix.lower() in weights_suffixes():
-        return True
-    with suppress(FileSystemError), Source(file) as source:
-        return is_claimed(source)
-    return False
+        yield from weights_in(Path(folder))
 
 
 def check(

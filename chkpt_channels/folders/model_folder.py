@@ -192,6 +192,20 @@ def _is_small(path: Path) -> bool:
     return path.stat().st_size <= MOST_BYTES
 
 
+def weights_in(folder: Path) -> list[Path]:
+    """The weights right in a folder, by what their bytes are or by their ending."""
+    names = next(os.walk(folder), ("", [], []))[2]
+    return sorted(file for name in names if (file := folder / name).is_file() and _is_weights(file))
+
+
+def _is_weights(file: Path) -> bool:
+    if file.suffix.lower() in weights_suffixes():
+        return True
+    with suppress(FileSystemError), Source(file) as source:
+        return is_claimed(source)
+    return False
+
+
 def leaving_out(name: str) -> str:
     """The option that leaves a file of a folder out."""
     return f"--leave-out {shlex.quote(name)}"

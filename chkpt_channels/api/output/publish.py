@@ -18,7 +18,7 @@ from chkpt_channels.core.tensors import Notice
 from chkpt_channels.folders.config_edits import without_channels
 from chkpt_channels.folders.config_files import ConfigFile, read
 from chkpt_channels.folders.model import ModelFile
-from chkpt_channels.folders.model_folder import is_folder
+from chkpt_channels.folders.model_folder import is_folder, weights_in
 from chkpt_channels.folders.planning import PlannedModel
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage.atomic import Output, StandardOutput
@@ -141,22 +141,28 @@ class FileTarget:
         home, folder = Path(self._model.source.name).parent, self.path.parent
         if resolved(folder) == resolved(home):
             raise UsageError("--sidecars would replace the configurations of the source: -o names an output in another folder")
+        edited = planned.edited_documents()
+        documents = {config.name: edited.get(config.name) or config.document.edited({}) for config in self._model.configs}
         for config in self._model.configs:
             if not self._options.plain["follow_links"]:
                 check_link(Location(str(home / config.name)), home / config.name, home, "is")
-            if os.path.lexists(folder / config.name) and not _is_of_this_model(folder / config.name, config):
-                what, hint = "is the configuration of another model, and is not replaced", "-o names an output in another folder"
-                raise OutputExistsError(what, file=str(folder / config.name), hint=hint)
-        edited = planned.edited_documents()
-        return {config.name: edited.get(config.name) or config.document.edited({}) for config in self._model.configs}
+            there = folder / config.name
+            if os.path.lexists(there) and (owner := self._owner(there, config, documents[config.name])):
+                what, hint = f"is the configuration of {owner}, and is not replaced", "-o names an output in another folder"
+                raise OutputExistsError(what, file=str(there), hint=hint)
+        return documents
 
-
-def _is_of_this_model(path: Path, config: ConfigFile) -> bool:
-    """Whether a file is this configuration, but for what a conversion changes."""
-    try:
-        return bool(without_channels(read(path).root.plain) == without_channels(config.document.root.plain))
-    except DamagedError:
-        return False
+    def _owner(self, there: Path, config: ConfigFile, new: bytes) -> str:
+        """Whose configuration an existing file is, where not that of the output alone: another model's, or that of weights beside
+        it, which take other channels; "" where it may be replaced."""
+        try:
+            document = read(there)
+        except DamagedError:
+            return "another model"
+        if without_channels(document.root.plain) != without_channels(config.document.root.plain):
+            return "another model"
+        others = [] if document.edited({}) == new else [file.name for file in weights_in(there.parent)]
+        return next((name for name in others if name != self.path.name), "")
 
 
 def _renamed(companions: Mapping[str, str]) -> tuple[Notice, ...]:

@@ -94,6 +94,23 @@ def test_the_configuration_of_another_model_is_never_replaced(other: str, force:
     assert {path.name: path.read_text() for path in out.iterdir()} == {"config.json": other}
 
 
+def test_the_configuration_of_weights_beside_the_output_is_not_replaced(tmp_path: Path):
+    """They take the channels that it states; by itself the output may be replaced, and its configuration with it."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    shutil.copy(RGB, source / "net.pth")
+    (source / "config.json").write_text(json.dumps({"model_type": "resnet", "num_channels": 3}))
+    convert(source / "net.pth", out / "gray.pth", with_sidecars=True)
+    convert(source / "net.pth", out / "again.pth", with_sidecars=True, force=True)
+    with pytest.raises(OutputExistsError, match=r"config\.json: is the configuration of again\.pth, and is not replaced"):
+        convert(source / "net.pth", out / "gray.pth", 4, with_sidecars=True, force=True)
+    assert json.loads((out / "config.json").read_text())["num_channels"] == 1
+    (out / "again.pth").unlink()
+    convert(source / "net.pth", out / "gray.pth", 4, with_sidecars=True, force=True)
+    assert json.loads((out / "config.json").read_text())["num_channels"] == 4
+
+
 def test_a_configuration_that_does_not_describe_the_source_stays_behind(tmp_path: Path):
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
