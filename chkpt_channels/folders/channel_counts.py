@@ -14,6 +14,7 @@ from chkpt_channels.folders.config_files import ConfigFile
 from chkpt_channels.folders.library_tables import (
     COUNTS,
     FIRST_CONV,
+    JOINED,
     RECONSTRUCTS,
     SHAPE_KEYS,
     SIZE_KEYS,
@@ -91,6 +92,7 @@ def search_hints(configs: Sequence[ConfigFile]) -> ConfigHints:
     where all state the same."""
     channels: set[int] = set()
     names: tuple[str, ...] = ()
+    joined: tuple[str, ...] = ()
     for config in configs:
         channels |= {count for _, count in counts(config.document)}
         for path, value in config.document.walk():
@@ -99,7 +101,11 @@ def search_hints(configs: Sequence[ConfigFile]) -> ConfigHints:
                 names = tuple(name for name in listed if isinstance(name, str))
             if path == ("_class_name",) and value.value in FIRST_CONV:
                 names = (next(iter(FIRST_CONV[value.value])),)
-    return ConfigHints(names, channels.pop() if len(channels) == 1 else 0)
+            if path == ("model_type",) and value.value in JOINED:
+                names, (layer, key, usual) = JOINED[value.value]
+                layers = _root(config.document).get(key)
+                joined = (layer.format((len(layers) if isinstance(layers, list) else usual) - 1),)
+    return ConfigHints(names, channels.pop() if len(channels) == 1 else 0, joined)
 
 
 def declarations(config: ConfigFile) -> list[Declaration]:

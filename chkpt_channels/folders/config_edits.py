@@ -18,7 +18,6 @@ from chkpt_channels.folders.library_tables import (
     FIRST_CONV,
     FIXED_CHANNELS,
     NORMALIZATION_KEYS,
-    PASSED_ON,
     PREPROCESSORS,
     SCALING_KEYS,
     SHAPE_KEYS,
@@ -47,14 +46,6 @@ def edits(config: ConfigFile, old: int, new: int, pipeline: Normalization | None
         if old != new != 3 and isinstance(value.value, dict) and _converts_to_rgb(config.name, value.value):
             changed[*path, "do_convert_rgb"] = False
     return {path: value for path, value in changed.items() if not _has_value(document, path, value)}
-
-
-def check_edited_whole(config: ConfigFile) -> None:
-    """Raise UnsupportedError for models in which edits of first convs are not all that has to change."""
-    root = config.document.root.plain
-    kind = root.get("model_type") if isinstance(root, dict) else None
-    if isinstance(kind, str) and kind in PASSED_ON:
-        raise config.document.location.at("model_type").unsupported(f"{kind}: {PASSED_ON[kind]}")
 
 
 def without_channels(value: Any) -> Any:

@@ -75,8 +75,14 @@ FIXED_CHANNELS = {
     "swin2sr": "transformers subtracts a mean in this model where it takes three channels, and none otherwise",
 }  # fmt: skip
 """Models that would not load, or not compute the same, with another number of channels, and why."""
-PASSED_ON = {"vitmatte": "the last of decoder.fusion_blocks takes the image beside features, and its kernel is not edited"}
-"""Models in which a layer behind the first convs takes the image too, and why they are refused."""
+JOINED: dict[str, tuple[tuple[str, ...], tuple[str, str, int]]] = {
+    "vitmatte": (
+        ("backbone.embeddings.projection", "decoder.convstream.convs.0.conv"),
+        ("decoder.fusion_blocks.{}.conv.conv", "fusion_hidden_sizes", 4),
+    )
+}
+"""Models whose last layer of several takes the image joined to features: the first convs, and the layer's name with the list that
+counts the layers, or their usual number."""
 RECONSTRUCTS = r"For(PreTraining|MaskedImageModeling)$|^UNet[12]DModel$|^(Asymmetric)?Autoencoder|^VQModel$"
 """Class names of networks that give the image back: the number of channels sets the input of the encoder, and in transformers
 the output of the decoder too."""

@@ -72,8 +72,6 @@ class PlannedModel(NamedTuple):
 def plan_model(model: Model, options: Options) -> PlannedModel:
     """The plan. Raises what `build_plan` raises; UnsupportedError where the parts have different input channels."""
     model.check_rest()
-    for config in model.configs:
-        config_edits.check_edited_whole(config)
     parts, without_network = _plan_parts(model, options)
     old, new = _channels(model, parts, options)
     documents: dict[str, tuple[ConfigFile, dict[Keys, Any]]] = {}

@@ -17,7 +17,7 @@ from chkpt_channels.discovery.law import patch_embeddings
 from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.discovery.like import compare as like
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.transform import kernels, notices, parametrizations, quantization
+from chkpt_channels.transform import joining, kernels, notices, parametrizations, quantization
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix as mixing
 from chkpt_channels.transform.mixing import normalization
@@ -83,23 +83,23 @@ def _planned(checkpoint: TensorStore, options: Options) -> Plan:
     operations = {conv.tensor.name: _operations_before(checkpoint, conv, finding.input_vectors) for conv in convs}
     all_operations = list(dict.fromkeys(op for each in operations.values() for op in each))
     method, why = _graph_method(checkpoint, convs, all_operations, options) if old != to else ("", "")
-    pairs = [(rules[conv.tensor.name], operations[conv.tensor.name]) for conv in convs]
-    changes = tuple(_kernel_change(checkpoint, conv, *pair, to, method) for conv, pair in zip(convs, pairs, strict=True))
+    pairs = ((conv, rules[conv.tensor.name], operations[conv.tensor.name]) for conv in convs)
+    changes = tuple(_kernel_change(checkpoint, *each, to, method) for each in pairs)
     changed = [change for change in changes if change.changes]
     # where a conv has the target's channels already, its declarations are right
     counted = [change.conv for change in (changes if method else changed) if change.conv.in_channels != to]
     declarations, left = _declared(checkpoint, counted, old, set_hparams=options.plain["set_hparams"])
     kept, chosen = [] if method else all_operations, changed[0].constants if changed else ()
-    edits = _with_constants(checkpoint, _kernel_edits(checkpoint, changed, options), kept, chosen)
-    edits = _with_state(checkpoint, edits, changed, options.plain["optimizer"])
+    joined = joining.changes(checkpoint, () if method else options.search.hints.joined, rules[changing[0].tensor.name])
+    edits = _with_constants(checkpoint, _kernel_edits(checkpoint, [*changed, *joined], options), kept, chosen)
+    edits = _with_state(checkpoint, edits, [*changed, *joined], options.plain["optimizer"])
     shapes = {} if method else checkpoint.graph.shape_edits(to)
     numbers = {**{d.where: to for d in declarations}, **edits.numbers}
     edits = edits._replace(tensors={**edits.tensors, **shapes}, numbers=numbers, channels=to, method=method)
     found_notices = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rules[changing[0].tensor.name], method)]
     found_notices += [*notices.of_kernels(checkpoint, changed, options), *notices.of_hyper_parameters(left)]
-    found_notices += notices.of_unexplained(checkpoint, changing, convs)
-    if finding.input_vectors and not method:
-        found_notices += preprocessing.notices(kept, chosen, checkpoint.tensors)
+    found_notices += [*notices.of_unexplained(checkpoint, changing, convs), *joining.notices(joined, old)]
+    found_notices += preprocessing.notices(kept, chosen, checkpoint.tensors) if finding.input_vectors and not method else []
     return Plan(
         kernels=changes,
         edits=edits,

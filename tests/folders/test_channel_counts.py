@@ -53,6 +53,14 @@ def test_the_image_of_a_controlnet_is_its_condition():
     assert (hints.first_conv, hints.channels) == (("controlnet_cond_embedding.conv_in",), 3)
 
 
+@pytest.mark.parametrize(("listed", "last"), [({}, 3), ({"fusion_hidden_sizes": [16, 8, 8]}, 2)])
+def test_the_last_fusion_of_vitmatte_takes_the_image_too(listed: Any, last: int):
+    content = document({"model_type": "vitmatte", "backbone_config": {"num_channels": 4}, **listed})
+    hints = search_hints([ConfigFile("config.json", content)])
+    assert hints.first_conv == ("backbone.embeddings.projection", "decoder.convstream.convs.0.conv")
+    assert (hints.channels, hints.joined) == (4, (f"decoder.fusion_blocks.{last}.conv.conv",))
+
+
 def test_a_shape_of_the_image_counts_wherever_it_stands():
     nested = {"config": {"backbone": {"config": {"image_shape": [None, None, 3], "num_channels": 7}}}}
     assert dict(image_counts(document(nested))) == {"config.backbone.config.image_shape.2": 3}

@@ -63,15 +63,6 @@ def test_a_network_that_adds_the_image_to_its_output():
         changed({"unet_residual": True, "n_channel_in": 3, "n_channel_out": 3})
 
 
-@pytest.mark.parametrize("to", ["gray", "bgr"])
-def test_a_network_whose_decoder_takes_the_image_too(to: str, tmp_path: Path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / CONFIG).write_text(json.dumps({"model_type": "vitmatte", "backbone_config": {"num_channels": 3}}))
-    safetensors.numpy.save_file(NET, tmp_path / "a" / "model.safetensors")
-    with pytest.raises(UnsupportedError, match=r"model_type: vitmatte: the last of decoder\.fusion_blocks takes the image"):
-        convert(tmp_path / "a", tmp_path / "b", to=to)
-
-
 def test_what_no_conversion_changes_tells_one_model_from_another():
     resnet = {"model_type": "resnet", "num_channels": 3, "depths": [1, 2], "p": [{"image_mean": [0.5] * 3, "size": 8}]}
     gray = {"model_type": "resnet", "num_channels": 1, "depths": [1, 2], "p": [{"image_mean": [0.4], "size": 8}]}
