@@ -6,7 +6,7 @@ KERAS2 := .venv-keras2
 BIN := $(VENV)/bin
 FIXTURE := fixtures/torch_zip/state_dict.pth
 
-.PHONY: demo test docs fuzz lint types test-frameworks test-keras2 bench bench-exactness fixtures clean
+.PHONY: demo test docs fuzz lint types test-frameworks test-realworld test-keras2 bench bench-exactness fixtures clean
 
 demo: $(VENV)/.installed
 	@rm -rf demo && mkdir demo && cp $(FIXTURE) demo/rgb.pth
@@ -41,6 +41,10 @@ types: $(VENV)/.dev
 
 test-frameworks: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python -m pytest tests/frameworks
+
+# wheels of 280 MB, once, into ~/.cache/chkpt-channels-realworld or the folder in CHKPT_CHANNELS_REALWORLD
+test-realworld: $(FRAMEWORKS)/.installed
+	$(FRAMEWORKS)/bin/python -m pytest tests/realworld
 
 test-keras2: $(KERAS2)/.installed
 	$(KERAS2)/bin/python -m pytest --noconftest tests/frameworks/test_keras2.py

@@ -1,25 +1,30 @@
-"""Consistency of files: kernels against declared counts, an expectation, and a hash in the name."""
+"""Consistency of models, each a file or shards: kernels against declared counts, an expectation, and a hash in the name."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from chkpt_channels.api.output.naming import stated_hash
 from chkpt_channels.api.output.publish import sha256_of
 from chkpt_channels.api.report import Check, FileInfo, Mismatch
-from chkpt_channels.core.errors import AmbiguousError, UsageError
+from chkpt_channels.core.errors import AmbiguousError, DamagedError, FileSystemError, Location, UsageError
 from chkpt_channels.core.gc_pause import gc_paused
-from chkpt_channels.core.tensors import FirstConv
+from chkpt_channels.core.tensors import FirstConv, Notice
 from chkpt_channels.discovery.find import find_first_convs
 from chkpt_channels.discovery.request import SearchRequest
-from chkpt_channels.folders import config_files
-from chkpt_channels.folders.config_files import ConfigFile, ConfigReader
+from chkpt_channels.folders.channel_counts import image_counts, search_hints
+from chkpt_channels.folders.config_files import ConfigFile, ConfigReader, read
+from chkpt_channels.folders.config_normalization import normalization_keys
+from chkpt_channels.folders.describing import described
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
-from chkpt_channels.folders.model_folder import SKIPPED_FOLDERS
-from chkpt_channels.formats import LFS_POINTER, open_checkpoint, weights_suffixes
-from chkpt_channels.formats.base import Checkpoint
+from chkpt_channels.folders.model_folder import SKIPPED_FOLDERS, weights_in
+from chkpt_channels.folders.planning import is_no_network
+from chkpt_channels.folders.shards import Shards, is_index, listed_shards, shard_names
+from chkpt_channels.formats import LFS_POINTER, open_checkpoint
+from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.storage.source import Source
 from chkpt_channels.transform.mixing import rules
 
@@ -33,84 +38,108 @@ def expected_channels(expect: str | int | None, lfs_pointers: str) -> int | None
     return rules.target(expect)[0] if expect is not None else None
 
 
-def weights_files(path: str | os.PathLike[str]) -> list[Path]:
-    """The weights files of a path: those in a folder, those beside a configuration, or the file itself."""
-    root = Path(path)
-    if root.is_dir():
-        return sorted(_weights(root))
-    if root.name in (CONFIG, *PREPROCESSORS) and root.is_file():
-        return sorted(file for file in root.parent.iterdir() if _is_weights(file))
-    return [root]
+def models(paths: Iterable[str | os.PathLike[str]]) -> dict[Path, bool]:
+    """What is to be checked of some paths: weights files, and for shards their index; each with whether a path names it, or a
+    search found it: in a folder, or beside a configuration."""
+    found: dict[Path, bool] = {}
+    for path in map(Path, paths):
+        is_configuration = path.name in (CONFIG, *PREPROCESSORS) and path.is_file()
+        for file in sorted(_weights(path)) if path.is_dir() else weights_in(path.parent) if is_configuration else [path]:
+            model = model_of(file)
+            found[model] = found.get(model, False) or file == path
+    return found
+
+
+def model_of(file: Path) -> Path:
+    """The index of the shards that a file is one of, or the file itself."""
+    with suppress(OSError):  # a folder that is not there: opening says so
+        for index in sorted(name for name in os.listdir(file.parent) if is_index(name)):
+            with suppress(DamagedError, FileSystemError):  # called like an index, and none
+                if file.name in listed_shards(read(file.parent / index)):
+                    return file.parent / index
+    return file
 
 
 def _weights(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
+    for folder, folders, _ in os.walk(root):
         folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
-        yield from (file for name in names if _is_weights(file := Path(folder, name)))
+        yield from weights_in(Path(folder))
 
 
-def _is_weights(file: Path) -> bool:
-    return file.suffix.lower() in weights_suffixes() and file.is_file()
+def check(
+    path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_pointers: str = "skip", is_named: bool = True
+) -> Check:
+    """Whether one file agrees with its configuration, with `expect` ("gray", "rgb" or a number), and with a hash in its name. A
+    shard or an index stands for the whole model.
 
-
-def check(path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_pointers: str = "skip") -> Check:
-    """Whether one file agrees with its configuration, with `expect` ("gray", "rgb" or a number), and with a hash in its name.
-
-    A Git-LFS pointer is skipped, or an error. Raises what opening raises; AmbiguousError where something is expected and the
-    first conv is not certain.
+    A Git-LFS pointer is skipped, or an error. So is a file without a kernel where something is expected: skipped unless
+    `is_named`. Raises what opening raises; AmbiguousError where something is expected and the first conv is not certain.
     """
-    count = expected_channels(expect, lfs_pointers)
-    with Source(path) as source, gc_paused():
-        name = os.fspath(path)
-        if lfs_pointers == "skip" and source.head.startswith(LFS_POINTER):
-            return Check(FileInfo(name, "", source.size), (), (), "a Git-LFS pointer; its content is not downloaded")
-        checkpoint = open_checkpoint(source)
-        configs = ConfigReader().read(Path(path).parent, strict=False)
-        finding = find_first_convs(checkpoint, SearchRequest(hints=config_files.search_hints(configs)))
-        info = FileInfo(name, checkpoint.format.name, source.size, checkpoint.title)
-        mismatches = list(_hash_mismatches(source, Path(path)))
-        if not finding.first_convs:
-            what = (
-                "its first convolution is ambiguous" if finding.candidates else "it holds no convolution that could see an image"
+    count, model = expected_channels(expect, lfs_pointers), model_of(Path(path))
+    name = os.fspath(path) if model == Path(path) else str(model)
+    with ExitStack() as stack, gc_paused():
+        index, files = shard_names(model.parent, model.name, os.listdir(model.parent)) if is_index(name) else (None, (name,))
+        sources = [stack.enter_context(Source(model.parent / file if index else file)) for file in files]
+        size = sum(source.size for source in sources)
+        if lfs_pointers == "skip" and any(source.head.startswith(LFS_POINTER) for source in sources):
+            return Check(FileInfo(name, "", size), (), (), "a Git-LFS pointer; its content is not downloaded")
+        checkpoints = [open_checkpoint(source) for source in sources]
+        store = Shards(checkpoints, index, Location(str(model.parent))) if index else checkpoints[0]
+        info = FileInfo(name, checkpoints[0].format.name, size, store.title)
+        mismatches = [] if index else list(_hash_mismatches(sources[0], model))
+        return _checked(store, info, model, mismatches, count, is_named=is_named)
+
+
+def _checked(
+    store: TensorStore, info: FileInfo, model: Path, mismatches: list[Mismatch], count: int | None, *, is_named: bool
+) -> Check:
+    """The check of an open model; `mismatches` are those of its name."""
+    found = ConfigReader().read(model.parent, strict=False)
+    configs, why = described(found, model.name, os.listdir(model.parent) if found else (), store)
+    finding = find_first_convs(store, SearchRequest(hints=search_hints(configs)))
+    if not finding.first_convs:
+        what = "its first convolution is ambiguous" if finding.candidates else "it holds no convolution that could see an image"
+        if count is not None and (is_named or not is_no_network(store)):
+            raise AmbiguousError(
+                f"{what}, so that --expect cannot be checked",
+                file=info.path,
+                candidates=finding.candidates,
+                hint="inspect lists the candidates",
             )
-            if count is not None:
-                hint = "inspect lists the candidates"
-                raise AmbiguousError(
-                    f"{what}, so that --expect cannot be checked", file=name, candidates=finding.candidates, hint=hint
-                )
-            return Check(info, (), tuple(mismatches), "" if mismatches else what)
-        mismatches += _declared_mismatches(checkpoint, finding.first_convs)
-        mismatches += [m for config in configs for m in _configured_mismatches(config, Path(path).parent, finding.first_convs)]
-        # of several images, such as colors and depth, one has to have the count
-        met = {image for conv in finding.first_convs if conv.in_channels == count for image in conv.inputs}
-        mismatches += [
-            Mismatch(name, conv.tensor.name, conv.in_channels, count)
-            for conv in finding.first_convs
-            if count is not None and conv.in_channels != count and (not met or met.intersection(conv.inputs))
-        ]
-        return Check(info, finding.first_convs, tuple(mismatches))
+        return Check(info, (), tuple(mismatches), "" if mismatches else what)
+    convs, file = finding.first_convs, info.path
+    mismatches += _declared_mismatches(store, file, convs)
+    mismatches += [mismatch for config in configs for mismatch in _configured_mismatches(config, model.parent, convs)]
+    # of several images, such as colors and depth, one has to have the count
+    met = {image for conv in convs if conv.in_channels == count for image in conv.inputs}
+    mismatches += [
+        Mismatch(file, conv.tensor.name, conv.in_channels, count)
+        for conv in convs
+        if count is not None and conv.in_channels != count and (not met or met.intersection(conv.inputs))
+    ]
+    notices = (Notice("other_configuration", f"the configuration beside it {why}: it is not compared"),) if why else ()
+    return Check(info, convs, tuple(mismatches), notices=notices)
 
 
-def _declared_mismatches(checkpoint: Checkpoint, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
+def _declared_mismatches(store: TensorStore, file: str, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
     """Contradictions within the file: of a graph's declarations, and of first convs with different input channels."""
-    file = checkpoint.source.name
     by_image: dict[str, FirstConv] = {}
     for conv in convs:
         firsts = [by_image.setdefault(image, conv) for image in conv.inputs or [""]]
         if other := next((first for first in firsts if first.in_channels != conv.in_channels), None):
             yield Mismatch(file, conv.tensor.name, conv.in_channels, other.in_channels)
             break
-    for declaration, channels in checkpoint.graph.contradictions(convs):
+    for declaration, channels in store.graph.contradictions(convs):
         yield Mismatch(file, declaration.where, declaration.channels, channels)
 
 
 def _configured_mismatches(config: ConfigFile, folder: Path, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
     """Contradictions of a configuration beside the file."""
     counts, file = {conv.in_channels for conv in convs}, str(folder / config.name)
-    for where, count in config_files.image_counts(config.document):
+    for where, count in image_counts(config.document):
         if count not in counts:
             yield Mismatch(file, where, count, convs[0].in_channels)
-    for mean, std in config_files.normalization_keys(config.document):
+    for mean, std in normalization_keys(config.document):
         for path in (mean, std):
             numbers = config.document.at(path).plain
             if isinstance(numbers, list) and len(numbers) not in {1, *counts}:

@@ -56,7 +56,7 @@ def convert(
         state_dict=state_dict,
     ).validated(src, dst)
     parsed = options_toward(to, options)
-    with open_model(src, parsed) as model:
+    with open_model(src, parsed, with_sidecars=with_sidecars) as model:
         parsed = with_like(model, model.resolved(parsed))
         with _target(model, dst, parsed, settings, progress) as target:
             planned = plan_model(model, parsed)
@@ -91,6 +91,7 @@ def _published_report(report: Report, written: Written) -> Report:
         target=written.output.path,
         output=written.output,
         load_line=written.load_line,
+        beside=written.beside,
         warnings=report.warnings + written.notices,
     )
 

@@ -9,7 +9,8 @@ from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
 from chkpt_channels.discovery.find import find_first_convs
 from chkpt_channels.discovery.request import SearchRequest
-from chkpt_channels.folders import config_files
+from chkpt_channels.folders.channel_counts import declarations as config_declarations
+from chkpt_channels.folders.channel_counts import search_hints
 from chkpt_channels.folders.model_folder import open_model
 from chkpt_channels.transform import notices
 
@@ -19,7 +20,6 @@ def inspect(path: Path_) -> Inspection:
     `first_convs` is empty then. `candidates` are the tensors that were rejected as first convs. Raises DamagedError,
     UnsupportedError for foreign formats, FileSystemError."""
     with open_model(path) as model:
-        request = SearchRequest(hints=config_files.search_hints(model.configs_at_hand()))
         convs: list[FirstConv] = []
         candidates: list[Candidate] = []
         declarations: list[Declaration] = []
@@ -28,7 +28,7 @@ def inspect(path: Path_) -> Inspection:
         warnings: list[Notice] = []
         for part in model.parts:
             store, prefix = part.store, model.prefix(part)
-            finding = find_first_convs(store, request)
+            finding = find_first_convs(store, SearchRequest(hints=search_hints(model.described(part).configs)))
             convs += [c._replace(tensor=c.tensor._replace(name=prefix + c.tensor.name)) for c in finding.first_convs]
             candidates += [c._replace(key=prefix + c.key) for c in finding.candidates]
             declarations += [d._replace(where=prefix + d.where) for d in store.graph.declarations(finding.first_convs)]
@@ -36,7 +36,7 @@ def inspect(path: Path_) -> Inspection:
             entries += [entry._replace(where=prefix + entry.where) for entry in store.optimizer_entries]
             warnings += notices.of_file(store, finding.first_convs)
         for config in model.configs:
-            declarations += [d._replace(where=f"{config.name}: {d.where}") for d in config_files.declarations(config)]
+            declarations += [d._replace(where=f"{config.name}: {d.where}") for d in config_declarations(config)]
         return Inspection(
             input=file_info(model),
             first_convs=tuple(convs),

@@ -74,6 +74,7 @@ class Check(NamedTuple):
     first_convs: tuple[FirstConv, ...]
     mismatches: tuple[Mismatch, ...]
     skipped: str = ""
+    notices: tuple[Notice, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -91,7 +92,7 @@ class Check(NamedTuple):
             differences=[
                 {"key": f"{m.file}: {m.where}", "message": f"found {m.found}, expected {m.expected}"} for m in self.mismatches
             ],
-            warnings=[{"code": "skipped", "message": self.skipped}] if self.skipped else [],
+            warnings=_warning_records((*([Notice("skipped", self.skipped)] if self.skipped else []), *self.notices)),
         )
 
 
@@ -127,7 +128,7 @@ class Report(NamedTuple):
     """The result of `convert`. `status` is converted, unchanged or would_convert; `target` is the path of the output, which
     `output` describes if it was written; `why` is the reason for the method where the user did not choose it; `candidates` are
     tensors that were rejected as first convs; `pipeline` is the normalization that the output expects, where the user stated
-    one; `options` are the options that were given."""
+    one; `options` are the options that were given; `beside` are the files that were written beside the output."""
 
     status: str
     input: FileInfo
@@ -147,6 +148,7 @@ class Report(NamedTuple):
     candidates: tuple[Candidate, ...] = ()
     pipeline: Normalization | None = None
     options: Mapping[str, Any] = {}
+    beside: tuple[str, ...] = ()
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
@@ -155,6 +157,7 @@ class Report(NamedTuple):
             self.status,
             self.input,
             output=_output_record(self.output),
+            beside=list(self.beside),
             in_channels=_channels_record(self.in_channels),
             method=first.method if first else "identity",
             options=dict(self.options),
@@ -235,7 +238,7 @@ def _first_changed(kernels: Sequence[KernelReport]) -> KernelReport | None:
 
 def _result(status: str, file: FileInfo, **fields: Any) -> dict[str, Any]:
     empty: dict[str, Any] = {
-        "output": None, "in_channels": None, "method": None, "method_why": None, "matrix": None, "offset": None,
+        "output": None, "beside": [], "in_channels": None, "method": None, "method_why": None, "matrix": None, "offset": None,
         "pipeline": None, "options": {},
         "first_convs": [], "candidates": [], "declarations": [], "tensors": None, "parity": None, "differences": [],
         "warnings": [], "error": None,

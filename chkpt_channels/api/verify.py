@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -18,7 +18,7 @@ from chkpt_channels.core.tensors import TensorEdit
 from chkpt_channels.discovery.find import find_first_convs, select_first_convs
 from chkpt_channels.folders.like_file import with_like
 from chkpt_channels.folders.model import Model, ModelFile
-from chkpt_channels.folders.model_folder import ModelFolder, is_folder
+from chkpt_channels.folders.model_folder import ModelFolder, check_no_folder_options, is_folder
 from chkpt_channels.folders.planning import PlannedModel, plan_model
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.storage.source import Source
@@ -35,7 +35,7 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **opt
     kind = ModelFolder if is_folder(original) and is_folder(converted) else ModelFile
     parsed = build_options(to, **options)
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(_open(original, kind))
+        first = stack.enter_context(_open(original, kind, parsed.plain["leave_out"]))
         parsed = with_like(
             first, first.resolved(parsed)
         )  # before the other is opened: it may be missing, and this is wrong whatever is there
@@ -81,8 +81,11 @@ def _compared(first: Model, second: Model, afters: Mapping[str, TensorStore], op
     )
 
 
-def _open(path: Path_, kind: type[ModelFolder | ModelFile]) -> Model:
-    return ModelFolder(path, follow_links=True) if kind is ModelFolder else ModelFile(path)
+def _open(path: Path_, kind: type[ModelFolder | ModelFile], leave_out: Sequence[str] = ()) -> Model:
+    if kind is ModelFolder:
+        return ModelFolder(path, follow_links=True, leave_out=leave_out)
+    check_no_folder_options(path, leave_out)
+    return ModelFile(path)
 
 
 def _counterparts(first: Model, second: Model) -> dict[str, TensorStore]:

@@ -218,13 +218,13 @@ def check(
 ) -> None:
     """Check kernels against every declared channel count, an expectation, and a hash in the name."""
     from chkpt_channels import check as library
-    from chkpt_channels.api.check import weights_files
+    from chkpt_channels.api.check import models
     from chkpt_channels.cli import text
 
     with session("check", output_format, as_json=as_json) as console:
-        for file in dict.fromkeys(str(file) for given_path in path for file in weights_files(given_path)):
-            with console.file(file):
-                result = library(file, expect, lfs_pointers=lfs_pointers)
+        for file, is_named in models(path).items():
+            with console.file(str(file)):
+                result = library(file, expect, lfs_pointers=lfs_pointers, is_named=is_named)
                 console.add(result.result(), [] if quiet and result.ok else text.check_lines(result))
                 console.exit_code = max(console.exit_code, 0 if result.ok else 1)
     raise typer.Exit(console.exit_code)

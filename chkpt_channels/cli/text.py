@@ -42,6 +42,8 @@ def conversion_lines(report: Report, *, verbose: bool = False) -> Iterator[str]:
     yield f"{source} → {target}   {report.input.title} · {size(report.input.bytes)} · {done}"
     width = max((len(printable(k.conv.tensor.name)) for k in report.kernels), default=0)
     yield from (f"  {line}" for k in report.kernels for line in _kernel_lines(k, width, verbose=verbose))
+    if report.beside:
+        yield f"  written beside it: {', '.join(printable(os.path.basename(path)) for path in report.beside)}"
     if report.status == "unchanged":
         already = f"{_count(report.in_channels[1], 'input channel')} already" if report.kernels else "no shape differs from LIKE"
         yield f"  unchanged: {already}" + (
@@ -50,8 +52,9 @@ def conversion_lines(report: Report, *, verbose: bool = False) -> Iterator[str]:
         return
     if report.why:
         yield f"  {_method_of(report)} is the default here: {printable(report.why, 1000)}"
+    home = report.input.path if report.input.format == "folder" else os.path.dirname(report.input.path)
     for declaration in report.declarations:
-        file = f"{printable(os.path.relpath(declaration.file, report.input.path))}: " if declaration.file else ""
+        file = f"{printable(os.path.relpath(declaration.file, home))}: " if declaration.file else ""
         yield f"  {file}{printable(declaration.where)}: {_short(declaration.before)} → {_short(declaration.after)}"
     others = [name for name in report.changed if name not in {k.conv.tensor.name for k in report.kernels}]
     if others:
@@ -227,6 +230,7 @@ def check_lines(check: Check) -> Iterator[str]:
     name = printable(check.input.path)
     if check.skipped:
         yield f"{name}: skipped: {check.skipped}"
+    yield from (f"{name}: {printable(notice.message, 1000)}" for notice in check.notices)
     for mismatch in check.mismatches:
         yield f"{printable(mismatch.file)}: {printable(mismatch.where)}: found {mismatch.found}, expected {mismatch.expected}"
 

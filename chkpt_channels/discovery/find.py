@@ -36,7 +36,7 @@ def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _ANY) -> 
         return search.Finding(by_view)
     finding = _by_shapes(checkpoint, request.from_channels)
     named = _named_by_config(checkpoint, hints)
-    if not finding.first_convs and named:
+    if named and (hints.joined or not finding.first_convs):
         return finding._replace(first_convs=named, candidates=())
     if not finding.first_convs and request.from_channels is None and hints.channels:
         hinted = _by_shapes(checkpoint, hints.channels)

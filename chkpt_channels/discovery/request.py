@@ -13,10 +13,12 @@ LIKE_HINT = '--like LIKE.pth, made by torch.save(Net(in_channels=1).state_dict()
 
 class ConfigHints(NamedTuple):
     """What configuration files beside a checkpoint say: the modules of the first convs (timm, diffusers), and the number of
-    input channels, 0 where they say none or several."""
+    input channels, 0 where they say none or several. Modules that are `joined` take the image's channels and, behind them,
+    features: where there are any, the first convs are those that are named."""
 
     first_conv: tuple[str, ...] = ()
     channels: int = 0
+    joined: tuple[str, ...] = ()
 
 
 class LikeTensor(NamedTuple):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 from chkpt_channels.core.errors import Location
-from chkpt_channels.folders.config_files import ConfigFile, ConfigReader, search_hints, with_normalization
+from chkpt_channels.folders.channel_counts import search_hints
+from chkpt_channels.folders.config_files import ConfigFile, ConfigReader
+from chkpt_channels.folders.config_normalization import with_normalization
+from chkpt_channels.folders.describing import Description, described
 from chkpt_channels.folders.shards import Shards
 from chkpt_channels.formats import detect
 from chkpt_channels.formats.base import Checkpoint, Format
@@ -18,7 +23,6 @@ from chkpt_channels.transform.mixing.normalization import AUTO
 from chkpt_channels.transform.options import Options
 
 if TYPE_CHECKING:
-    import os
     from types import TracebackType
 
 
@@ -31,13 +35,12 @@ class Part(NamedTuple):
 
 
 class Model(ABC):
-    """An open model. `configs` are the configurations that are edited with its weights, `home` is the folder that these and the
-    files beside the weights are in, None for standard input."""
+    """An open model. `home` is the folder that its configurations and the files beside the weights are in, None for standard
+    input."""
 
     is_folder: ClassVar[bool]
     location: Location
     home: Path | None
-    configs: list[ConfigFile]
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -56,6 +59,16 @@ class Model(ABC):
 
     @property
     @abstractmethod
+    def configs(self) -> Sequence[ConfigFile]:
+        """The configurations that are edited with its weights."""
+
+    @property
+    def other_documents(self) -> Iterator[ConfigFile]:
+        """Other JSON files beside its weights, which may be configurations, and are not edited."""
+        yield from ()
+
+    @property
+    @abstractmethod
     def size(self) -> int:
         """The bytes of all its files."""
 
@@ -63,6 +76,10 @@ class Model(ABC):
     def title(self) -> str:
         """What it is called for people."""
         return ", ".join(dict.fromkeys(part.store.title for part in self.parts))
+
+    @abstractmethod
+    def check_rest(self) -> None:
+        """Raise UnsupportedError, or DamagedError, where it has weights beside its parts that would keep the old channels."""
 
     def prefix(self, part: Part) -> str:
         """The prefix of a part's tensors in reports: its name where there are several parts."""
@@ -72,15 +89,15 @@ class Model(ABC):
     def load_line(self, path: str) -> str:
         """The line of Python that loads such a model at `path`."""
 
-    def configs_at_hand(self, *, strict: bool = False) -> list[ConfigFile]:
-        """The configurations in its home, as far as they can be read; `strict` raises DamagedError for those that cannot."""
-        return self._reader.read(self.home, strict=strict) if self.home is not None else []
+    @abstractmethod
+    def described(self, part: Part, *, strict: bool = False) -> Description:
+        """The configurations that describe a part, as far as they can be read; `strict` raises DamagedError for others."""
 
     def resolved(self, options: Options) -> Options:
         """The options completed from its configurations: hints for the search, and mean and std for `--norm auto`. Raises
         UnsupportedError where no configuration states these."""
         wants_normalization = options.norm.name == AUTO
-        configs = self.configs_at_hand(strict=wants_normalization)
+        configs = self.described(self.parts[0], strict=wants_normalization).configs
         options = options._replace(search=options.search._replace(hints=search_hints(configs)))
         return with_normalization(options, configs, self.location) if wants_normalization else options
 
@@ -90,10 +107,10 @@ class ModelFile(Model):
 
     is_folder = False
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, with_sidecars: bool = False) -> None:
         super().__init__()
         self.source: Source = self._stack.enter_context(open_source(path))
-        self.location, self.configs = self.source.location, []
+        self.location, self._with_sidecars = self.source.location, with_sidecars
         self.home = None if str(path) == STDIO else Path(self.source.name).parent
 
     @cached_property
@@ -109,6 +126,20 @@ class ModelFile(Model):
     @property
     def parts(self) -> tuple[Part, ...]:
         return (Part("", (), self.checkpoint),)
+
+    @property
+    def configs(self) -> Sequence[ConfigFile]:
+        """Those that go with it, if they are to."""
+        return self.described(self.parts[0]).configs if self._with_sidecars else ()
+
+    def check_rest(self) -> None:
+        """It has none."""
+
+    def described(self, part: Part, *, strict: bool = False) -> Description:
+        if self.home is None:
+            return Description(())
+        configs = self._reader.read(self.home, strict=strict)
+        return described(configs, Path(self.source.name).name, os.listdir(self.home) if configs else (), part.store)
 
     @property
     def size(self) -> int:

@@ -1,6 +1,6 @@
-"""Model folders: weights in one or more files, their index, configurations, and any other file.
+"""Model folders: weights in one or more files, their index, configurations, and any other file. What a file is, its bytes say.
 
-    model.safetensors, pytorch_model.bin, onnx/model.onnx …      each a checkpoint of one of the other formats
+    model.safetensors, pytorch_model.bin, onnx/model.onnx …      each a checkpoint of one of the other formats, under any name
     model-00001-of-00003.safetensors, …, *.index.json            shards of one, {"weight_map": {tensor: file}, "metadata": {…}}
     config.json, preprocessor_config.json                        see config_files
 
@@ -11,27 +11,34 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from chkpt_channels.core.errors import Location, UsageError, reason
-from chkpt_channels.folders import config_files
-from chkpt_channels.folders.config_files import ConfigFile
-from chkpt_channels.folders.library_tables import CONFIG, RECONSTRUCTS
+from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, UnsupportedError, UsageError, reason
+from chkpt_channels.folders.channel_counts import reconstructs
+from chkpt_channels.folders.config_files import ConfigFile, read
+from chkpt_channels.folders.describing import Description, described
+from chkpt_channels.folders.library_tables import CONFIG, PIPELINE, PREPROCESSORS
 from chkpt_channels.folders.model import Model, ModelFile, Part
-from chkpt_channels.folders.shards import Shards
-from chkpt_channels.formats import FOREIGN_SUFFIXES, open_checkpoint, weights_suffixes
+from chkpt_channels.folders.shards import Shards, is_index, shard_names
+from chkpt_channels.formats import FOREIGN_SUFFIXES, foreign_weights, is_claimed, open_checkpoint, weights_suffixes
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage.source import STDIO, Source, check_link
 from chkpt_channels.transform.mixing.normalization import AUTO
 from chkpt_channels.transform.options import Options
 
-INDEX = ".index.json"
 SKIPPED_FOLDERS = frozenset({".git", ".cache", "__pycache__"})
 """Folders of version control and of caches; .cache is that of a download by huggingface_hub."""
-_FOREIGN = FOREIGN_SUFFIXES | {".ot", ".mlmodel", ".mlpackage", ".engine", ".params"}
+MOST_BYTES = 65536
+"""Of a configuration: larger ones are vocabularies and indexes."""
+_FOREIGN = FOREIGN_SUFFIXES | {
+    ".ot", ".mlmodel", ".mlpackage", ".engine", ".trt", ".params", ".pdiparams", ".caffemodel", ".weights", ".mnn", ".rknn",
+}  # fmt: skip
+"""Endings of weights that are not converted, some of which begin with nothing that tells them."""
 
 
 class _PartFiles(NamedTuple):
@@ -52,43 +59,86 @@ class ModelFolder(Model):
 
     is_folder = True
 
-    def __init__(self, path: str | os.PathLike[str], *, follow_links: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, follow_links: bool = False, leave_out: Sequence[str] = ()) -> None:
         super().__init__()
         self.path = self.home = Path(path)
         self.location = Location(os.fsdecode(path))
         self.files = sorted(_walk(self.path, self.location))
+        for name in leave_out:
+            self._leave_out(os.path.normpath(name))
         # a link that leaves the folder would copy any file of the user's into an output that is then uploaded
         for name in () if follow_links else self.files:
             check_link(self.location.at(name), self.path / name, self.path, "is")
-        weights = [name for name in self.files if Path(name).suffix.lower() in weights_suffixes()]
+        contents = {name: _other_weights(self.path / name) for name in self.files}
+        weights = [name for name, what in contents.items() if what is None]
+        # trap: libraries prefer one of several weights files (timm model.safetensors) and load a stale one without a word
+        rest = {name: what for name, what in contents.items() if what is not None}
+        self._foreign = {name: what for name, what in rest.items() if what or Path(name).suffix.lower() in _FOREIGN}
+        self._unread = [n for n in rest if Path(n).suffix.lower() in weights_suffixes() and n not in self._foreign]
         if not weights:
+            self._refuse_unread(self._unread)
             raise self.location.damaged("is not a model folder: it holds no weights of a known format")
         self._part_files = self._parts_of(weights)
-        # trap: libraries prefer one of several weights files (timm model.safetensors) and load a stale one without a word
-        foreign = [name for name in self.files if Path(name).suffix.lower() in _FOREIGN]
-        if foreign:
-            raise self.location.at(foreign[0]).unsupported(
-                "holds weights in a format that is not converted, and would keep the old channels",
-                hint="move it out of the folder",
-            )
         homes = {Path(name).parent for name in weights}
-        self.configs = [
+        self._configs = [
             config._replace(name=str(parent / config.name))
             for parent in dict.fromkeys(Path(name).parent for name in self.files)
             # beside weights every configuration must be read: one that stays as it is would contradict them
             for config in self._reader.read(self.path / parent, strict=parent in homes)
         ]
 
+    def _leave_out(self, name: str) -> None:
+        """Forget a file, all files of a folder, or an index with its shards. Raises UsageError where there is no such."""
+        gone = {file for file in self.files if file == name or file.startswith(name + os.sep)}
+        if not gone:
+            raise UsageError(f"--leave-out names no file of it: {name!r}", file=self.location.file)
+        if is_index(name):
+            gone |= set(shard_names(self.path, name, self.files)[1])
+        self.files = [file for file in self.files if file not in gone]
+
     def _parts_of(self, weights: list[str]) -> list[_PartFiles]:
-        indexes = [ConfigFile(name, config_files.read(self.path / name)) for name in self.files if name.endswith(INDEX)]
-        sharded = [self._shards(index) for index in indexes]
+        found = [shard_names(self.path, name, self.files) for name in self.files if is_index(name)]
+        sharded = [_PartFiles(names, index) for index, names in found]
         in_shards = {name for part in sharded for name in part.files}
         return [*sharded, *(_PartFiles((name,)) for name in weights if name not in in_shards)]
+
+    def check_rest(self) -> None:
+        """Its other weights would keep the old channels: those of formats that are not converted, and those that cannot be read,
+        but for the data files of its parts."""
+        if self._foreign:
+            name, what = next(iter(self._foreign.items()))
+            what = f"{what or 'holds weights in another format'}, which is not converted and would keep the old channels"
+            raise self.location.at(name).unsupported(what, hint=" ".join(map(leaving_out, self._foreign)))
+        stores = {part.files[0]: part.store for part in self.parts if isinstance(part.store, Checkpoint)}
+        data = {
+            os.path.normpath(Path(name).parent / old)
+            for name, store in (stores.items() if self._unread else ())
+            for old in store.companions(self.path / name, edited=True)
+        }
+        self._refuse_unread([name for name in self._unread if name not in data])
+
+    def _refuse_unread(self, names: Sequence[str]) -> None:
+        for name in names:
+            with or_leave_out(name), Source(self.path / name) as source:
+                open_checkpoint(source)
 
     @property
     def size(self) -> int:
         with self.location.wrapping_os_errors("cannot be read"):
             return sum((self.path / name).stat().st_size for name in self.files)
+
+    @property
+    def configs(self) -> Sequence[ConfigFile]:
+        return self._configs
+
+    @property
+    def other_documents(self) -> Iterator[ConfigFile]:
+        homes = {Path(name).parent for part in self._part_files for name in part.files}
+        for path in map(Path, self.files):
+            is_other = path.name not in (CONFIG, *PREPROCESSORS) and not is_index(path.name)
+            if path.suffix == ".json" and path.parent in homes and is_other and _is_small(self.path / path):
+                with suppress(DamagedError, FileSystemError):  # called JSON, and none
+                    yield ConfigFile(str(path), read(self.path / path))
 
     @property
     def title(self) -> str:
@@ -104,13 +154,26 @@ class ModelFolder(Model):
         return tuple(Part(part.name, part.files, self._opened(part)) for part in self._part_files)
 
     def _opened(self, part: _PartFiles) -> Checkpoint | Shards:
-        shards = [open_checkpoint(self._stack.enter_context(Source(self.path / name))) for name in part.files]
+        with or_leave_out(part.name) if len(self._part_files) > 1 else nullcontext():
+            shards = [open_checkpoint(self._stack.enter_context(Source(self.path / name))) for name in part.files]
         return Shards(shards, part.listing, self.location) if part.listing else shards[0]
+
+    def described(self, part: Part, *, strict: bool = False) -> Description:
+        """Those in its own folder, or where there are none, of the whole folder."""
+        for home in dict.fromkeys((Path(part.name).parent, Path())):
+            if configs := [config for config in self.configs if Path(config.name).parent == home]:
+                beside = [Path(name).name for name in self.files if Path(name).parent == home]
+                return described(configs, Path(part.name).name, beside, part.store)
+        return Description(())
 
     def load_line(self, path: str) -> str:
         config = next((s.document.root.plain for s in self.configs if s.name == CONFIG), None)
+        if PIPELINE in self.files:
+            return f"pipeline = diffusers.DiffusionPipeline.from_pretrained({path!r})"
         if not isinstance(config, dict):
             return ""
+        if str(config.get("registered_name")).startswith("keras_hub>"):
+            return f"model = keras_hub.models.Backbone.from_preset({path!r})"
         if "pretrained_cfg" in config or ("architecture" in config and "model_type" not in config):
             return f"model = timm.create_model('local-dir:{path}', pretrained=True)"
         if "_model_class" in config and "encoder_name" in config:
@@ -124,39 +187,64 @@ class ModelFolder(Model):
             return f"model = transformers.{name}.from_pretrained({path!r})"
         return ""
 
-    def _shards(self, index: ConfigFile) -> _PartFiles:
-        """The shards that an index lists."""
-        location = Location(str(self.path / index.name))
-        document = index.document.root.plain
-        weight_map = document.get("weight_map") if isinstance(document, dict) else None
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()) or not weight_map:
-            raise location.damaged("is not an index: weight_map must map tensors to files")
-        parent = Path(index.name).parent
-        for name in dict.fromkeys(weight_map.values()):
-            # an index may name any path, "../../x" too
-            if name != os.path.basename(name) or name in ("", ".", "..") or "\0" in name:
-                raise location.at(name).damaged("its shard is not a file beside the index")
-            if str(parent / name) not in self.files:
-                raise location.at(name).damaged("its shard is missing", hint="download the whole folder")
-        return _PartFiles(tuple(str(parent / name) for name in sorted(set(weight_map.values()))), index)
+
+def _is_small(path: Path) -> bool:
+    return path.stat().st_size <= MOST_BYTES
 
 
-def reconstructs(config: Any) -> bool:
-    """Whether a configuration describes a network that reconstructs the image."""
-    names = config.get("architectures") if isinstance(config, dict) else None
-    listed = names if isinstance(names, list) else [names]
-    return any(isinstance(name, str) and name.endswith(RECONSTRUCTS) for name in listed)
+def weights_in(folder: Path) -> list[Path]:
+    """The weights right in a folder, by what their bytes are or by their ending."""
+    names = next(os.walk(folder), ("", [], []))[2]
+    return sorted(file for name in names if (file := folder / name).is_file() and _is_weights(file))
 
 
-def open_model(path: str | os.PathLike[str], options: Options | None = None) -> Model:
-    """A model folder, a single file, or standard input for "-"; without options it is only inspected, through any link. Raises
-    UsageError for options that standard input cannot satisfy."""
+def _is_weights(file: Path) -> bool:
+    if file.suffix.lower() in weights_suffixes():
+        return True
+    with suppress(FileSystemError), Source(file) as source:
+        return is_claimed(source)
+    return False
+
+
+def leaving_out(name: str) -> str:
+    """The option that leaves a file of a folder out."""
+    return f"--leave-out {shlex.quote(name)}"
+
+
+@contextmanager
+def or_leave_out(name: str) -> Iterator[None]:
+    """Offer to leave a file out where it cannot be read or planned."""
+    try:
+        yield
+    except (DamagedError, UnsupportedError) as error:
+        error.hint = "   or   ".join(filter(None, (error.hint, leaving_out(name))))
+        raise
+
+
+def _other_weights(path: Path) -> str | None:
+    """What a file is that holds weights of a format that is not converted; "" for anything else, None for those that are."""
+    with Source(path) as source:
+        return None if is_claimed(source) else foreign_weights(source)
+
+
+def open_model(path: str | os.PathLike[str], options: Options | None = None, *, with_sidecars: bool = False) -> Model:
+    """A model folder, a single file, or standard input for "-"; without options it is only inspected, through any link. A file's
+    configurations are edited too if `with_sidecars`. Raises UsageError for options that standard input cannot satisfy."""
     if os.fspath(path) == STDIO and options and options.norm.name == AUTO:
         what = "--norm auto reads the configurations in the file's folder, and standard input has none"
         raise UsageError(what, hint="--norm imagenet")
-    if is_folder(path):
-        return ModelFolder(path, follow_links=options is None or options.plain["follow_links"])
-    return ModelFile(path)
+    if not is_folder(path):
+        check_no_folder_options(path, options.plain["leave_out"] if options else ())
+        return ModelFile(path, with_sidecars=with_sidecars)
+    if options is None:
+        return ModelFolder(path, follow_links=True)
+    return ModelFolder(path, follow_links=options.plain["follow_links"], leave_out=options.plain["leave_out"])
+
+
+def check_no_folder_options(path: str | os.PathLike[str], leave_out: Sequence[str]) -> None:
+    """Raise UsageError where options of folders are given for a file."""
+    if leave_out:
+        raise UsageError("--leave-out names files of a model folder, and this is none", file=os.fsdecode(path))
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from chkpt_channels.containers.json.editor import Path as Keys
@@ -10,10 +13,12 @@ from chkpt_channels.core.errors import AmbiguousError, UnsupportedError
 from chkpt_channels.core.tensors import Notice
 from chkpt_channels.discovery import bias_target
 from chkpt_channels.discovery.like.names import OtherNetworkError
-from chkpt_channels.folders import config_files
+from chkpt_channels.folders import config_edits, config_normalization
+from chkpt_channels.folders.channel_counts import image_counts, reconstructs, search_hints, unknown_counts
 from chkpt_channels.folders.config_files import ConfigFile
+from chkpt_channels.folders.library_tables import COUNTS, PIPELINE
 from chkpt_channels.folders.model import Model, Part
-from chkpt_channels.folders.model_folder import reconstructs
+from chkpt_channels.folders.model_folder import leaving_out, or_leave_out
 from chkpt_channels.folders.shards import Shards
 from chkpt_channels.formats.base import Checkpoint, TensorStore
 from chkpt_channels.transform.mixing.normalization import Normalization, NormalizationSpec
@@ -66,21 +71,26 @@ class PlannedModel(NamedTuple):
 
 def plan_model(model: Model, options: Options) -> PlannedModel:
     """The plan. Raises what `build_plan` raises; UnsupportedError where the parts have different input channels."""
+    model.check_rest()
     parts, without_network = _plan_parts(model, options)
-    old, new = _channels(model, parts)
+    old, new = _channels(model, parts, options)
     documents: dict[str, tuple[ConfigFile, dict[Keys, Any]]] = {}
     notices: list[Notice] = []
     for config in model.configs:
-        if changes := config_edits(config, parts[0].plan, options):
+        if changes := edited_config(config, parts, options):
             documents[config.name] = config, changes
-        notices += [*_normalization_notices(config, changes, parts[0], options), *_count_notices(config, old, new)]
+        notices += [*_normalization_notices(config, changes, parts[0], options), *_count_notices(config, changes, old, new)]
+    for config in model.other_documents if old != new else ():
+        notices += _unknown_counts(config, old, (), ())
     for part, plan in parts:
         if isinstance(part.store, Shards) and (changes := part.store.index_edits(plan.edits)):
             documents[part.name] = part.store.index, changes
     if without_network:
         reason = "LIKE shows no other input channels" if options.search.like else "no convolution that could see an image"
         notices.append(Notice("copied", f"{', '.join(without_network)}: {reason}, copied"))
-    notices += _reconstruction_notices(model.configs, old, new)
+        notices += _stale_state_notices(model, without_network, parts)
+    edited = [part for part, plan in parts if plan.edits]
+    notices += _reconstruction_notices([config for part in edited for config in model.described(part).configs], old, new)
     all_notices = [notice for _, plan in parts for notice in plan.notices] + notices
     return PlannedModel(tuple(parts), documents, (old, new), tuple(dict.fromkeys(all_notices)))
 
@@ -91,21 +101,16 @@ def _plan_parts(model: Model, options: Options) -> tuple[list[PlannedPart], list
     without_network: list[str] = []
     for part in model.parts:
         try:
-            parts.append(PlannedPart(part, build_plan(part.store, options)))
+            with or_leave_out(part.name) if len(model.parts) > 1 else nullcontext():
+                parts.append(PlannedPart(part, build_plan(part.store, _with_hints(model, part, options))))
         except AmbiguousError:  # a part that may have a first conv is not copied
             raise
         except OtherNetworkError:  # LIKE holds another part of the folder
-            if not model.is_folder or part.store.optimizer_entries:
+            if not model.is_folder:
                 raise
             without_network.append(part.name)
         except UnsupportedError as error:
-            if not model.is_folder:
-                raise
-            if part.store.optimizer_entries:  # optimizer.pt of transformers' Trainer
-                what = "holds optimizer state without its model, so that it cannot follow the kernel"
-                hint = f"move {part.name} out of the folder, and train on with a new optimizer"
-                raise part.store.location.unsupported(what, hint=hint) from error
-            if error.candidates or not _is_no_network(part.store):
+            if not model.is_folder or error.candidates or not is_no_network(part.store):
                 raise
             without_network.append(part.name)
     if options.search.like and any(plan.edits for _, plan in parts):  # the others need not have as many channels
@@ -116,32 +121,61 @@ def _plan_parts(model: Model, options: Options) -> tuple[list[PlannedPart], list
     return parts, without_network
 
 
-def _is_no_network(store: TensorStore) -> bool:
-    """Whether a file holds no kernel at all, as training_args.bin and the states of random number generators."""
-    shapes = [*(tensor.shape for tensor in store.tensors.values()), *(weight.shape for weight in store.opaque)]
+def is_no_network(store: TensorStore) -> bool:
+    """Whether a file holds no kernel at all but in optimizer state: optimizer.pt, scheduler.pt, training_args.bin, the states of
+    random number generators."""
+    shapes = [*(tensor.shape for tensor in store.model_tensors()), *(weight.shape for weight in store.opaque)]
     return not any(shape is None or len(shape) > 2 for shape in shapes)
 
 
-def _channels(model: Model, parts: Sequence[PlannedPart]) -> tuple[int, int]:
-    """The input channels before and after. Raises UnsupportedError where the parts disagree."""
+def _stale_state_notices(model: Model, copied: Sequence[str], parts: Sequence[PlannedPart]) -> Iterator[Notice]:
+    """The warnings about optimizer state apart from its model: which is the kernel's is not known, and all stays as it is."""
+    shapes = {part.store.tensors[name].shape: name for part, plan in parts for name in plan.edits.tensors}
+    for part in (part for part in model.parts if part.name in copied):
+        kept = (tensor.shape for entry in part.store.optimizer_entries for tensor in entry.tensors.values())
+        if name := next((shapes[shape] for shape in kept if shape in shapes), None):
+            message = f"{part.name}: holds optimizer state of the shape that {name} had: train on with a new optimizer"
+            yield Notice("stale_optimizer", message)
+
+
+def _channels(model: Model, parts: Sequence[PlannedPart], options: Options) -> tuple[int, int]:
+    """The input channels before and after. Raises UnsupportedError where the parts disagree, and for a pipeline of diffusers with
+    several networks: each takes its own, and that a latent has as many as the image says nothing."""
     olds = {plan.channels[0] for _, plan in parts}
-    if len(olds) > 1:
-        message = ", ".join(f"{part.name} takes {plan.channels[0]}" for part, plan in parts)
-        raise model.location.unsupported(
-            f"its weights disagree: {message} channels", hint="move the stale ones out of the folder"
-        )
-    return parts[0].plan.channels
+    components = {str(Path(part.name).parent): plan.channels[0] for part, plan in parts}
+    home = model.home or Path()
+    is_pipeline = model.is_folder and (home / PIPELINE).is_file() and len(components) > 1
+    if len(olds) == 1 and not is_pipeline:
+        return parts[0].plan.channels
+    if is_pipeline:
+        to = options.rule.order or options.to
+        hints = [f"chkpt-channels convert {shlex.quote(str(home / name))} --to {to}" for name in components]
+        what = "is a pipeline, and each of its components takes its own"
+    else:
+        components = {part.name: plan.channels[0] for part, plan in parts}
+        hints = [" ".join(leaving_out(name) for name, count in components.items() if count != old) for old in sorted(olds)]
+        what = "its weights disagree"
+    listed = ", ".join(f"{name} takes {count}" for name, count in components.items())
+    raise model.location.unsupported(f"{what}: {listed} channels", hint="   or   ".join(hints))
 
 
-def config_edits(config: ConfigFile, plan: Plan, options: Options) -> dict[Keys, Any]:
+def _with_hints(model: Model, part: Part, options: Options) -> Options:
+    """The options with what the configurations of this part say."""
+    return options._replace(search=options.search._replace(hints=search_hints(model.described(part).configs)))
+
+
+def edited_config(config: ConfigFile, parts: Sequence[PlannedPart], options: Options) -> dict[Keys, Any]:
     """The edits of a configuration beside converted weights."""
-    return config_files.edits(config, *plan.channels, plan.pipeline or _averaged_normalization(config, plan, options))
+    plan = parts[0].plan
+    convs = {kernel.conv.tensor.key.removesuffix(".weight") for part in parts for kernel in part.plan.kernels}
+    pipeline = plan.pipeline or _averaged_normalization(config, plan, options)
+    return config_edits.edits(config, *plan.channels, pipeline, convs)
 
 
 def _averaged_normalization(config: ConfigFile, plan: Plan, options: Options) -> Normalization | None:
     """The normalization of a configuration, averaged to the new number of channels; None where it does not fit the old one."""
     rule = options.rule.mixing(plan.channels[0])
-    pair = next(config_files.normalizations(config, strict=False), None)
+    pair = next(config_normalization.normalizations(config, strict=False), None)
     if pair is None or len(pair[0]) not in (1, rule.old) or rule.is_identity:
         return None
     return NormalizationSpec(mean=pair[0], std=pair[1]).new(rule, options.rule.orders)
@@ -152,10 +186,11 @@ def _normalization_notices(
 ) -> Iterator[Notice]:
     """The warnings that mean and std were averaged and the kernel does not compensate, or have another number of channels."""
     store, plan = planned.part.store, planned.plan
-    for path, _ in config_files.normalization_keys(config.document):
+    for path, _ in config_normalization.normalization_keys(config.document):
         numbers = _as_list(config.document.at(path).plain)
         if path in changes and len(set(numbers)) > 1 and not options.norm:
-            message = f"{config.name}: {path[-1]} and its std become their means, and the kernel does not follow"
+            what = "its mean and std" if path[-1] == "offset" else f"{path[-1]} and its std"
+            message = f"{config.name}: {what} become their means, and the kernel does not follow"
             if all(store.adds_tensors or bias_target.find(store, kernel.conv) for kernel in plan.kernels):
                 message += ": --norm auto folds the difference into the weights"
             yield Notice("pipeline_averaged", message)
@@ -164,11 +199,21 @@ def _normalization_notices(
             yield Notice("pipeline_kept", message)
 
 
-def _count_notices(config: ConfigFile, old: int, new: int) -> Iterator[Notice]:
-    for where, count in config_files.image_counts(config.document):
-        if old != new and count not in (old, new):
+def _count_notices(config: ConfigFile, changes: dict[Keys, Any], old: int, new: int) -> Iterator[Notice]:
+    """The warnings about numbers of channels that stay: other ones, and those whose names no library is known to use."""
+    if old == new:
+        return
+    for where, count in image_counts(config.document):
+        if count not in (old, new):
             message = f"{config.name}: {where} says {count}, and the weights take {old}: it stays as it is"
             yield Notice("count_kept", message)
+    yield from _unknown_counts(config, old, changes.keys(), COUNTS)
+
+
+def _unknown_counts(config: ConfigFile, old: int, known: Collection[Keys], names: Collection[str]) -> Iterator[Notice]:
+    for where in unknown_counts(config.document, old, known, names):
+        message = f"{config.name}: {where} says {old}, as the weights did, and whether it is the image's is not known: it stays"
+        yield Notice("count_unknown", message)
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -176,6 +221,15 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _reconstruction_notices(configs: Sequence[ConfigFile], old: int, new: int) -> Iterator[Notice]:
-    if old != new and any(reconstructs(config.document.root.plain) for config in configs):
-        message = "this network reconstructs the image, and num_channels sets both the encoder input and the decoder output"
-        yield Notice("reconstructs", f"{message}: the decoder no longer fits")
+    """The warnings of an edited network that its output is still that of the old input."""
+    for root in (config.document.root.plain for config in configs):
+        if not reconstructs(root):
+            continue
+        message = "this network reconstructs the image, and "
+        if old == new:
+            message += "its output stays as it was"
+        elif "_class_name" in root:
+            message += f"its output keeps {old} channels"
+        else:
+            message += "num_channels sets both the encoder input and the decoder output: the decoder no longer fits"
+        yield Notice("reconstructs", message)

@@ -3,19 +3,55 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator, Sequence
+import re
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from functools import cached_property
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chkpt_channels.containers.json.editor import Json
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, OptimizerEntry, Quantization
-from chkpt_channels.folders.config_files import ConfigFile
+from chkpt_channels.folders.config_files import ConfigFile, read
 from chkpt_channels.formats.base import Checkpoint, TensorStore
 from chkpt_channels.formats.graph import ModelGraph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+_INDEX = re.compile(r".+\.index(\.\w+)?\.json")
+"""model.safetensors.index.json; diffusers' and transformers' variants have a word before the ending."""
+
+
+def is_index(name: str) -> bool:
+    """Whether a file is called like the index of shards."""
+    return bool(_INDEX.fullmatch(os.path.basename(name)))
+
+
+def listed_shards(index: Json) -> list[str]:
+    """The files that an index maps tensors to, sorted; none where it is no index."""
+    document = index.root.plain
+    weight_map = document.get("weight_map") if isinstance(document, dict) else None
+    files = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    return sorted(set(files)) if all(isinstance(file, str) for file in files) else []
+
+
+def shard_names(home: Path, name: str, files: Collection[str]) -> tuple[ConfigFile, tuple[str, ...]]:
+    """An index of a folder, and the names of its shards among its `files`. Raises DamagedError for one that does not fit them."""
+    index = ConfigFile(name, read(home / name))
+    location, listed = index.document.location, listed_shards(index.document)
+    if not listed:
+        raise location.damaged("is not an index: weight_map must map tensors to files")
+    parent = Path(name).parent
+    for shard in listed:
+        # an index may name any path, "../../x" too
+        if shard != os.path.basename(shard) or shard in ("", ".", "..") or "\0" in shard:
+            raise location.at(shard).damaged("its shard is not a file beside the index")
+        if str(parent / shard) not in files:
+            raise location.at(shard).damaged("its shard is missing", hint="download the whole folder")
+    return index, tuple(str(parent / shard) for shard in listed)
 
 
 class Shards(TensorStore):

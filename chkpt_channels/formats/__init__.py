@@ -11,11 +11,14 @@ import pkgutil
 from functools import cache
 
 from chkpt_channels.core.errors import UnknownFormatError
+from chkpt_channels.formats import unknown
 from chkpt_channels.formats.base import Checkpoint, Format
 from chkpt_channels.formats.unknown import FOREIGN_SUFFIXES, LFS_POINTER, describe
 from chkpt_channels.storage.source import Source
 
-__all__ = ["FOREIGN_SUFFIXES", "LFS_POINTER", "detect", "known", "open_checkpoint", "weights_suffixes"]
+__all__ = [
+    "FOREIGN_SUFFIXES", "LFS_POINTER", "detect", "foreign_weights", "is_claimed", "known", "open_checkpoint", "weights_suffixes",
+]  # fmt: skip
 
 
 @cache
@@ -41,6 +44,16 @@ def detect(source: Source) -> Format:
         raise UnknownFormatError(f"matches several formats: {names}", file=source.name)
     families = sorted({form.title.partition(" (")[0] for form in known()}, key=str.lower)
     raise describe(source, families, weights_suffixes())
+
+
+def is_claimed(source: Source) -> bool:
+    """Whether a format claims the file."""
+    return any(form.sniff(source) for form in known())
+
+
+def foreign_weights(source: Source) -> str:
+    """What a file that no format claims is, where it holds weights all the same; "" for anything else."""
+    return unknown.foreign_weights(source, weights_suffixes() | FOREIGN_SUFFIXES)
 
 
 def open_checkpoint(source: Source) -> Checkpoint:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import re
 import shlex
+import zlib
 from collections.abc import Container, Sequence
 
 from chkpt_channels.core.errors import ChkptChannelsError, DamagedError, UnknownFormatError, UnsupportedError
@@ -19,6 +21,25 @@ FOREIGN_SUFFIXES = frozenset({".npz", ".gguf", ".tflite", ".pb", ".msgpack"})
 """Extensions of formats that are not written here: no output may have one."""
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
+_TF_INDEX_END = bytes.fromhex("57fb808b247547db")
+"""The last bytes of a LevelDB table. Source: tensorflow/core/lib/io/format.h, kTableMagicNumber."""
+_WEIGHTS = (
+    (rb"GGUF", "is a GGUF file"),
+    (rb"(?s).{4}TFL3", "is a TFLite model"),
+    (rb"(?s).{4}ORTM", "is a model in onnxruntime's own format"),
+    (rb"(?s).{4}ET\d\d", "is an ExecuTorch program"),
+    (rb"(?s)\x93NUMPY.{,6}\{'descr': '.?f\d'.{,80}\((\d+, ){3,4}\d+\)", "is a numpy array in the shape of a kernel"),
+    # a map whose arrays are an extension around [shape, dtype, bytes]; source: flax/serialization.py
+    (
+        rb"(?s)[\x81-\x8f\xde\xdf].*\x93[\x90-\x9f].{,64}(\xa7float(32|16)|\xa8bfloat16)[\xc4-\xc6]",
+        "is a Flax checkpoint (msgpack)",
+    ),
+)
+"""Patterns of the first bytes of weights that are not converted."""
+_INSIDE = re.compile(rb"(?s)PK\x03\x04|\x80[\x02-\x05]|\x89HDF|.{8}\{\"|.{257}ustar")
+"""The first bytes of checkpoints and of archives, in a compressed file."""
+_KERNEL_SHAPE = re.compile(rb"(?s)\((K.|M..|J.{4}){4,5}t|\((I\d+\n){4,5}t")
+"""A tuple of four or five integers in a pickle, as numpy's arrays have their shape."""
 
 # (pattern of the first bytes, name, whether it is a sound file of another format, hint)
 _ROWS: tuple[tuple[bytes, str, bool, str], ...] = (
@@ -28,8 +49,6 @@ _ROWS: tuple[tuple[bytes, str, bool, str], ...] = (
      "load it in an old torch and save it again, or unpack it"),
     (rb"\x1f\x8b", "a gzip file", True, "unpack it first: gunzip"),
     (rb"\xfd7zXZ|BZh|\x28\xb5\x2f\xfd|7z\xbc\xaf", "a compressed file", True, "unpack it first"),
-    (rb"GGUF", "a GGUF file", True, ""),
-    (rb"(?s).{4}TFL3", "a TFLite model", True, ""),
     (rb"\x93NUMPY", "a numpy array", True, ""),
     (rb"\s*[\[{]", "a JSON file", True, ""),
     (rb"PK\x03\x04", "a zip archive, but not a checkpoint (no data.pkl in it)", True, ""),
@@ -62,7 +81,7 @@ def describe(source: Source, families: Sequence[str], suffixes: Container[str] =
         )
     if re.match(rb"\x80[\x02-\x05]", head) and source.size < SHORTEST_PICKLE_BYTES:
         return UnknownFormatError("is cut off: no checkpoint is that short", file=source.name, hint="download it again")
-    if head.startswith(b"PK\x03\x04") and (error := _zip_of_weights(source, suffixes)):
+    if error := _other_weights(source, suffixes):
         return error
     if _ARRAYS.match(source.head):
         return UnsupportedError(
@@ -81,6 +100,35 @@ def describe(source: Source, families: Sequence[str], suffixes: Container[str] =
     )
 
 
+def _other_weights(source: Source, suffixes: Container[str]) -> UnsupportedError | None:
+    """The error for weights that are not converted, by what their bytes are; None for anything else."""
+    if source.head.startswith(b"PK\x03\x04"):
+        return _zip_of_weights(source, suffixes)
+    what = next((what for looks, what in _WEIGHTS if re.match(looks, source.head)), "")
+    if source.tail.endswith(_TF_INDEX_END):
+        what = "is the index of a TensorFlow checkpoint"
+    return UnsupportedError(what, file=source.name) if what else None
+
+
+def foreign_weights(source: Source, suffixes: Container[str]) -> str:
+    """What a file that no format claims is, where it holds weights all the same; "" for anything else. Raises FileSystemError."""
+    if error := _other_weights(source, suffixes):
+        return error.what
+    if source.head.startswith(b"\x1f\x8b") and _INSIDE.match(_inflated(source.head)):
+        return "is a gzip file around a checkpoint or an archive"
+    pickled = _ARRAYS.match(source.head) or re.match(rb"\x93NUMPY.{,6}\{'descr': '\|O'", source.head, re.DOTALL)
+    if pickled and any(_KERNEL_SHAPE.search(piece) for piece in source.chunks()):
+        return "is a Python pickle of numpy arrays"
+    return ""
+
+
+def _inflated(head: bytes) -> bytes:
+    """What a gzip file begins with; nothing where it is damaged."""
+    with contextlib.suppress(zlib.error):
+        return zlib.decompressobj(wbits=31).decompress(head, HEAD_BYTES)
+    return b""
+
+
 def _zip_of_weights(source: Source, suffixes: Container[str]) -> UnsupportedError | None:
     """The error for a sound zip archive around weights files; None for another."""
     from chkpt_channels.containers.zip.directory import central_entries, find_directory
@@ -92,6 +140,8 @@ def _zip_of_weights(source: Source, suffixes: Container[str]) -> UnsupportedErro
     if any(name.rpartition("/")[2] in _EXPORTED for name in names):
         hint = f"torch.save(torch.export.load({source.name!r}).state_dict, FILE)"
         return UnsupportedError("is a torch.export archive: a program, with its weights inside", file=source.name, hint=hint)
+    if any(name.endswith(".npy") for name in names):
+        return UnsupportedError("is a numpy archive (.npz)", file=source.name)
     weights = [name for name in names if posixpath.splitext(name)[1].lower() in suffixes]
     if not weights:
         return None

@@ -235,6 +235,18 @@ class ConvertOptions(TypedDict, total=False):
             doc="passes NaN and infinity through, bit by bit, where channels are copied; elsewhere they are refused all the same",
         ),
     ]
+    leave_out: Annotated[
+        Sequence[str],
+        Option(
+            "--leave-out",
+            metavar="NAME",
+            hidden=True,
+            default=(),
+            help="A file of a model folder that does not go with it; repeatable.",
+            doc="names a file of a model folder, a folder in it, or the index of shards, that is not written to the new folder:"
+            " weights of a format that is not converted, or stale ones; repeatable",
+        ),
+    ]
     follow_links: Annotated[
         bool,
         Option(

@@ -17,7 +17,7 @@ from chkpt_channels.discovery.find import check_one_width, compare_with_like, se
 from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.discovery.like import compare as like
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.transform import graph_methods, kernels, notices, quantization
+from chkpt_channels.transform import graph_methods, joining, kernels, notices, quantization
 from chkpt_channels.transform.kernel_change import kernel_change
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix as mixing
@@ -112,7 +112,8 @@ def _plan_by(
     counted = [conv for conv, _ in changing if conv.in_channels != to]
     declarations, left = _declared(checkpoint, counted, old, set_hparams=options.plain["set_hparams"])
     composed = list(dict.fromkeys(chain(*operations)))
-    edits = _edits(checkpoint, changed, composed, options)
+    joined = joining.changes(checkpoint, () if method else options.search.hints.joined, rule)
+    edits = _edits(checkpoint, changed, joined, composed, options)
     numbers = {**{d.where: to for d in declarations}, **edits.numbers}
     adapter = ChannelMap(rule.matrix, rule.offset) if method == ADAPTER else None
     orders = checkpoint.graph.gathers([conv for conv, _ in changing], rule.places) if method == GATHER else {}
@@ -120,6 +121,7 @@ def _plan_by(
     found_notices = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rule, method)]
     found_notices += [*notices.of_kernels(checkpoint, changed, options), *notices.of_hyper_parameters(left)]
     found_notices += notices.of_unexplained(checkpoint, [conv for conv, _ in changing], convs)
+    found_notices += joining.notices(joined, old)
     if finding.input_vectors and changed:
         found_notices += preprocessing.notices(composed, changed[0].constants, checkpoint.tensors)
     return Plan(
@@ -135,13 +137,19 @@ def _plan_by(
 
 
 def _edits(
-    checkpoint: TensorStore, changed: Sequence[KernelChange], operations: Sequence[PreprocessingOp], options: Options
+    checkpoint: TensorStore,
+    changed: Sequence[KernelChange],
+    joined: Sequence[KernelChange],
+    operations: Sequence[PreprocessingOp],
+    options: Options,
 ) -> Edits:
-    """The edits of tensors: kernels and what follows them. Where the graph makes the old channels there are none."""
+    """The edits of tensors: kernels, those that take the image joined to features, and what follows them. Where the graph makes
+    the old channels there are none."""
     if not changed:
         return Edits()
-    edits = _with_constants(checkpoint, _kernel_edits(checkpoint, changed, options), operations, changed[0].constants)
-    edits = _with_state(checkpoint, edits, changed, options.plain["optimizer"])
+    every = [*changed, *joined]
+    edits = _with_constants(checkpoint, _kernel_edits(checkpoint, every, options), operations, changed[0].constants)
+    edits = _with_state(checkpoint, edits, every, options.plain["optimizer"])
     return edits._replace(
         tensors={**edits.tensors, **checkpoint.graph.shape_edits([kernel.conv for kernel in changed], options.to)}
     )

@@ -232,6 +232,93 @@ def test_the_highest_code_wins(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run(["check", str(tmp_path / "nowhere.pth")]) == 5
 
 
+def sharded(folder: Path, channels: int = 3) -> Path:
+    """A transformers folder in two shards: the second one alone looks like a network of eight channels."""
+    folder.mkdir()
+    chance, places = np.random.default_rng(0), {}
+    shapes = [{"conv1.weight": (8, channels, 3, 3)}, {"conv2.weight": (16, 8, 3, 3), "fc.weight": (2, 16)}]
+    for number, named in enumerate(shapes, 1):
+        name = f"model-0000{number}-of-00002.safetensors"
+        arrays = {key: chance.standard_normal(shape).astype("float32") for key, shape in named.items()}
+        safetensors.numpy.save_file(arrays, folder / name)
+        places |= dict.fromkeys(named, name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    configure(folder / "x", model_type="resnet", num_channels=channels)
+    return folder
+
+
+NAMES = [
+    "",
+    "config.json",
+    "model.safetensors.index.json",
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shards_are_one_model(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Whichever file of it is named, as a pre-commit hook names those that changed."""
+    root = sharded(tmp_path / "a")
+    assert run(["check", str(root / name)]) == 0
+    assert capsys.readouterr().out == ""
+    assert run(["check", str(root / name), "--expect", "gray"]) == 1
+    assert capsys.readouterr().out == f"{root / NAMES[2]}: conv1.weight: found 3, expected 1\n"
+    configure(root / "x", model_type="resnet", num_channels=1)
+    assert run(["check", str(root / name)]) == 1
+    assert capsys.readouterr().out == f"{root / 'config.json'}: num_channels: found 1, expected 3\n"
+
+
+def test_converted_shards_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    convert(sharded(tmp_path / "a"), tmp_path / "b", to="gray")
+    for name in NAMES:
+        assert run(["check", str(tmp_path / "b" / name), "--expect", "gray"]) == 0
+    assert run(["check", *(str(tmp_path / "b" / name) for name in NAMES), "--expect", "rgb"]) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_a_missing_shard(tmp_path: Path):
+    root = sharded(tmp_path / "a")
+    (root / NAMES[4]).unlink()
+    with pytest.raises(DamagedError, match="its shard is missing"):
+        check(root / NAMES[3])
+    (root / NAMES[4]).write_bytes(POINTER)
+    assert "Git-LFS pointer" in check(root / NAMES[3]).skipped
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "no JSON", '{"weight_map": {"a": 1}}', '{"weight_map": []}'])
+def test_what_is_only_called_an_index(rgb: Path, text: str):
+    (rgb.parent / "faiss.index.json").write_text(text)
+    assert check(rgb).ok
+
+
+def test_weights_of_any_name_are_found_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("b", "b.weights", "b.dat"):
+        shutil.copy(RGB, tmp_path / name)
+    (tmp_path / "notes").write_text("words")
+    safetensors.numpy.save_file({"scale": np.ones(3, np.float32)}, tmp_path / "scaler")
+    assert run(["check", str(tmp_path), "--expect", "gray"]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in told] == [str(tmp_path / n) for n in ("b", "b.dat", "b.weights", "scaler")]
+    assert run(["check", str(tmp_path), "--expect", "rgb"]) == 0
+    assert run(["check", str(tmp_path / "scaler"), "--expect", "rgb"]) == 4
+
+
+def test_a_configuration_is_believed_where_it_describes_the_file(rgb: Path, capsys: pytest.CaptureFixture[str]):
+    configure(rgb, model_type="vit", num_channels=1, hidden_size=768)
+    configure(rgb, "preprocessor_config.json", image_mean=[0.5], image_std=[0.5])
+    assert run(["check", str(rgb)]) == 0
+    assert capsys.readouterr().out == (
+        f"{rgb}: the configuration beside it states hidden_size 768, and no tensor is that wide: it is not compared\n"
+    )
+    configure(rgb, model_type="resnet", num_channels=1)
+    assert not check(rgb).ok
+    shutil.copy(FIXTURES / "safetensors" / "model.safetensors", rgb.parent)
+    assert [notice.code for notice in check(rgb).notices] == ["other_configuration"]
+    assert check(rgb).ok
+    assert not check(rgb.parent / "model.safetensors").ok
+
+
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     root = tree(tmp_path / "a")
     assert run(["check", str(root), "--json"]) == 1

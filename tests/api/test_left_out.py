@@ -125,7 +125,6 @@ def test_the_parts_of_a_folder_are_named(tmp_path: Path):
         for part in ("one", "two"):
             (tmp_path / name / part).mkdir(parents=True)
             write(tmp_path / name / part / "model.safetensors", values)
-        (tmp_path / name / "model_index.json").write_text('{"one": ["diffusers", "X"], "two": ["diffusers", "X"]}')
     found = verify(tmp_path / "a", tmp_path / "b")
     keys = {f"{part}/model.safetensors/{name}" for part in ("one", "two") for name in (POINT, PATCH)}
     assert {d.key for d in found.differences} == keys

@@ -13,7 +13,7 @@ from tests.support.files import FIXTURES
 TRAINING = FIXTURES / "torch_zip" / "training.ckpt"
 MODULE = FIXTURES / "torch_zip" / "module.pth"
 KEYS = {
-    "status", "input", "output", "in_channels", "method", "method_why", "matrix", "offset", "first_convs", "candidates",
+    "status", "input", "output", "beside", "in_channels", "method", "method_why", "matrix", "offset", "first_convs", "candidates",
     "declarations", "tensors", "pipeline", "options", "parity", "differences", "warnings", "error",
 }  # fmt: skip
 STATUSES = {

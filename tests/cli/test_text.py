@@ -110,12 +110,13 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "declared elsewhere": (
         {"declarations": (DeclarationChange("image_mean", [0.4850001, 0.5], None, "models/config.json"),)},
-        "  ../config.json: image_mean: [0.485, 0.5] → none",
+        "  config.json: image_mean: [0.485, 0.5] → none",
     ),
     "a switch": (
-        {"declarations": (DeclarationChange("do_rescale", True, False, "models/rgb.pth/config.json"),)},
-        "  config.json: do_rescale: true → false",
+        {"declarations": (DeclarationChange("do_rescale", True, False, "models/vae/config.json"),)},
+        "  vae/config.json: do_rescale: true → false",
     ),
+    "beside it": ({"beside": ("out/config.json", "out/a.data")}, "  written beside it: config.json, a.data"),
     "RGB": ({"in_channels": (1, 3)}, "  parity on a random RGB image: max |Δ| 1.2e-07 (1.5 ulp)"),
     "bands": ({"in_channels": (3, 13)}, "  parity on a random 13-channel image: max |Δ| 1.2e-07 (1.5 ulp)"),
     "an odd name": ({"target": "models/a\nb.pth"}, "rgb.pth → a\\nb.pth   PyTorch (zip) · 100.0 MiB · 0.1 s"),

@@ -8,7 +8,7 @@ from chkpt_channels.discovery.request import ConfigHints, Like, SearchRequest
 def test_an_empty_request_presumes_nothing():
     request = SearchRequest()
     assert (request.layers, request.layout, request.from_channels, request.inputs) == ((), None, None, ())
-    assert request.hints == ConfigHints() == ((), 0)
+    assert request.hints == ConfigHints() == ((), 0, ())
     assert request.like is None
 
 

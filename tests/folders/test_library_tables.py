@@ -14,6 +14,8 @@ from chkpt_channels.folders.library_tables import (
     FIXED_CHANNELS,
     NORMALIZATION_KEYS,
     PREPROCESSORS,
+    SCALING_KEYS,
+    SHAPE_KEYS,
     SIZE_KEYS,
     WIDTH_KEYS,
 )
@@ -32,8 +34,10 @@ def test_a_model_has_one_name_for_its_channels():
 
 def test_a_key_is_read_in_one_way():
     assert not COUNTS & SIZE_KEYS
-    assert not (COUNTS | SIZE_KEYS) & WIDTH_KEYS.keys()
-    assert not {key for pair in NORMALIZATION_KEYS for key in pair} & (COUNTS | SIZE_KEYS | WIDTH_KEYS.keys())
+    assert not SHAPE_KEYS & (COUNTS | SIZE_KEYS)
+    assert not (COUNTS | SIZE_KEYS | SHAPE_KEYS) & WIDTH_KEYS.keys()
+    pairs = (*NORMALIZATION_KEYS, SCALING_KEYS)
+    assert not {key for pair in pairs for key in pair} & (COUNTS | SIZE_KEYS | SHAPE_KEYS | WIDTH_KEYS.keys())
 
 
 def test_a_file_is_a_configuration_or_a_preprocessors():
@@ -49,4 +53,6 @@ def test_why_a_model_stays_as_it_is_is_said_in_words_that_go_into_a_message(mode
 
 
 def test_first_convs_are_named_as_modules():
-    assert all(not name.endswith(".weight") and name.replace(".", "_").isidentifier() for name in FIRST_CONV.values())
+    names = [name for convs in FIRST_CONV.values() for name in convs]
+    assert all(not name.endswith(".weight") and name.replace(".", "_").isidentifier() for name in names)
+    assert {key for convs in FIRST_CONV.values() for key in convs.values()} <= COUNTS

@@ -145,7 +145,7 @@ def test_a_part_that_does_not_differ_is_copied(folder: Path, kind: str):
     safetensors.numpy.save_file(ONE_CHANNEL, like / "unet" / "model.safetensors")
     given = like if kind == "a folder" else like / "unet" / "model.safetensors"
     report = convert(folder, like=given)
-    assert (report.in_channels, report.changed) == ((3, 1), ("conv1.weight",))
+    assert (report.in_channels, report.changed) == ((3, 1), ("unet/model.safetensors/conv1.weight",))
     assert ("copied", "vae/model.safetensors: LIKE shows no other input channels, copied") in report.warnings
     out = folder.parent / "model_gray"
     vae = Path("vae", "model.safetensors")

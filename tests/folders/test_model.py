@@ -38,7 +38,7 @@ def test_a_file_is_a_model_of_one_part(copied: Path):
 def test_standard_input_has_no_home(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(RGB.read_bytes())))
     with ModelFile("-") as model:
-        assert (model.home, model.configs_at_hand(strict=True)) == (None, [])
+        assert (model.home, model.described(model.parts[0], strict=True).configs) == (None, ())
         assert "conv1.weight" in model.checkpoint.tensors
 
 

@@ -27,7 +27,7 @@ def weights(channels: int) -> dict[str, np.ndarray]:
     }
 
 
-def planned(folder: Path, files: dict[str, Any], to: int = 1, **options: Any) -> PlannedModel:
+def planned(folder: Path, files: dict[str, Any], to: Any = 1, **options: Any) -> PlannedModel:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if name.endswith(".safetensors"):
@@ -99,3 +99,58 @@ def test_warnings_about_counts_and_reconstruction(tmp_path: Path):
     config = {"model_type": "vit", "num_channels": 5, "architectures": ["ViTForMaskedImageModeling"]}
     plan = planned(tmp_path, {"model.safetensors": weights(3), "config.json": config})
     assert codes(plan) == ["count_kept", "reconstructs"]
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "ending"),
+    [
+        (1, "AutoencoderKL", "its output keeps 3 channels"),
+        ("bgr", "AutoencoderKL", "its output stays as it was"),
+        (3, "AutoencoderKL", None),
+        ("bgr", "UNet2DConditionModel", None),
+    ],
+)
+def test_the_output_of_a_network_that_reconstructs_stays(tmp_path: Path, to: Any, name: str, ending: str | None):
+    config = {"_class_name": name, "in_channels": 3, "out_channels": 3}
+    plan = planned(tmp_path, {"diffusion_pytorch_model.safetensors": weights(3), "config.json": config}, to)
+    messages = [notice.message for notice in plan.notices if notice.code == "reconstructs"]
+    assert messages == ([f"this network reconstructs the image, and {ending}"] if ending else [])
+
+
+@pytest.mark.parametrize("latent", [3, 4])
+def test_a_pipeline_of_several_networks_is_converted_by_components(tmp_path: Path, latent: int):
+    """An image of three channels does not tell which of two networks takes a latent of three."""
+    files = {
+        "model_index.json": {"unet": ["diffusers", "UNet2DModel"], "vqvae": ["diffusers", "VQModel"]},
+        "unet/diffusion_pytorch_model.safetensors": weights(latent),
+        "vqvae/diffusion_pytorch_model.safetensors": weights(3),
+    }
+    with pytest.raises(UnsupportedError, match=f"each of its components takes its own: unet takes {latent}, vqvae") as raised:
+        planned(tmp_path, files)
+    assert raised.value.hint == "   or   ".join(f"chkpt-channels convert {tmp_path / n} --to 1" for n in ("unet", "vqvae"))
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert planned(tmp_path, {}).channels == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "places"),
+    [
+        ("config.json", {"model_type": "resnet", "num_channels": 3, "n_bands": 3}, ["n_bands"]),
+        ("config.json", {"model_type": "resnet", "num_channels": 3, "input_shape": [3, 8, 8]}, ["input_shape.0"]),
+        ("args.json", {"num_channels": 3, "net": {"in_ch": 3}, "depth": 3}, ["num_channels", "net.in_ch"]),
+        ("vocabulary.json", {"in_ch": 3, "x": "y" * 70000}, []),
+        ("model.safetensors.index.json.bak", {"in_ch": 3}, []),
+        ("logs/args.json", {"in_ch": 3}, []),
+    ],
+)
+def test_numbers_that_look_like_channels_are_reported(tmp_path: Path, name: str, content: Any, places: list[str]):
+    plan = planned(tmp_path, {"model.safetensors": weights(3), name: content})
+    what = "as the weights did, and whether it is the image's is not known: it stays"
+    messages = [notice.message for notice in plan.notices if notice.code == "count_unknown"]
+    assert messages == [f"{name}: {place} says 3, {what}" for place in places]
+    assert not [notice for notice in planned(tmp_path, {}, "bgr").notices if notice.code == "count_unknown"]
+
+
+def test_what_is_called_json_and_is_none_is_copied(tmp_path: Path):
+    (tmp_path / "notes.json").write_text("no JSON")
+    assert planned(tmp_path, {"model.safetensors": weights(3)}).changed

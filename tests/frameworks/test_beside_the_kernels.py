@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from chkpt_channels import AmbiguousError, UnsupportedError, convert, verify
+from chkpt_channels import AmbiguousError, UnsupportedError, check, convert, verify
 from tests.frameworks.oracle import LEGACY, ZIP, as_old, load, relative_error
 
 
@@ -259,12 +259,11 @@ def test_the_dict_that_a_module_is_built_from(old, to, key, form, tmp_path):
     torch.manual_seed(0)
     model = YamlModel(old, key).half().eval()
     path = form.save({"epoch": -1, "model": None, "ema": model, "train_args": {"task": "detect"}}, tmp_path / "a.pt")
-    left = convert(path, tmp_path / "left.pt", to)
-    (told,) = [n.message for n in left.warnings if n.code == "hyper_parameters"]
-    assert f"ema/yaml/{key} = {old} stays" in told
-    assert "--set-hparams" in told
-    report = convert(path, tmp_path / "b.pt", to, set_hparams=True)
-    assert verify(path, tmp_path / "b.pt", to, set_hparams=True).ok
+    assert check(path).ok
+    report = convert(path, tmp_path / "b.pt", to)
+    assert "hyper_parameters" not in {notice.code for notice in report.warnings}
+    assert verify(path, tmp_path / "b.pt", to).ok
+    assert check(tmp_path / "b.pt", to).ok
     names = {"torch": torch}
     exec(report.load_line, names)
     new = names["model"]
@@ -272,6 +271,9 @@ def test_the_dict_that_a_module_is_built_from(old, to, key, form, tmp_path):
     image = torch.rand(2, to, 16, 16)
     expected = model.model.float()(as_old(image, old))
     assert relative_error(new.float()(image), expected) < 2e-3
+    new.yaml[key] = old
+    stale = check(form.save({"epoch": -1, "model": new}, tmp_path / "stale.pt"))
+    assert [(m.where, m.found, m.expected) for m in stale.mismatches] == [(f"model/yaml/{key}", old, to)]
 
 
 # A norm over whole patches

@@ -320,3 +320,26 @@ def test_the_encoder_of_a_network_that_gives_the_image_back(tmp_path):
     with torch.no_grad():
         old = model.vit(pixels.expand(-1, 3, -1, -1)).last_hidden_state
         assert (old - new.eval()(pixels).last_hidden_state).abs().max() < 3e-6 * old.abs().max()
+
+
+@pytest.mark.parametrize(("before", "to"), [(4, 1), (4, 6), (3, "bgr"), (3, 1)])
+@pytest.mark.parametrize("widths", [((8, 16, 24), (32, 16, 8, 8)), ((48, 96, 192), (256, 128, 64, 32))], ids=["narrow", "usual"])
+def test_the_decoder_of_vitmatte_takes_the_image_too(widths, before, to, tmp_path):
+    """Beside the patches and the stream of convolutions, the last fusion takes it joined to features."""
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "pretrain_image_size": 32}
+    backbone = transformers.VitDetConfig(**size, num_channels=before, patch_size=16, out_features=["stage1"])
+    config = transformers.VitMatteConfig(
+        backbone_config=backbone, hidden_size=32, convstream_hidden_sizes=list(widths[0]), fusion_hidden_sizes=list(widths[1])
+    )
+    model = realistic(transformers.VitMatteForImageMatting(config))
+    model.save_pretrained(tmp_path / "a")
+    report = convert(tmp_path / "a", tmp_path / "b", to=to, **({"method": "zero"} if to == 6 else {}))
+    assert [notice.code for notice in report.warnings] == ["joined"]
+    new = loaded(model, tmp_path / "b")
+    assert verify(tmp_path / "a", tmp_path / "b", to=to, **({"method": "zero"} if to == 6 else {})).ok
+    pixels = torch.rand(2, 3 if to == "bgr" else to, 32, 32)
+    old = pixels.expand(-1, before, -1, -1) if to == 1 else pixels.flip(1) if to == "bgr" else pixels[:, :before]
+    with torch.no_grad():
+        expected, found = (network(x).alphas for network, x in ((model, old), (new, pixels)))
+    assert (expected[0] - expected[1]).abs().max() > 1e-3
+    assert (expected - found).abs().max() < 1e-6

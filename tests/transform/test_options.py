@@ -87,7 +87,7 @@ def test_what_is_not_given_is_at_its_default():
     options = build_options(None)
     assert (options.rule, options.norm, options.search) == (ChannelRule(to=None), NormalizationSpec(), SearchRequest())
     switches = [row.name for row in OPTIONS if row.kind is bool]
-    assert options.plain == {"optimizer": "reset", "like": None, **dict.fromkeys(switches, False)}
+    assert options.plain == {"optimizer": "reset", "like": None, "leave_out": (), **dict.fromkeys(switches, False)}
     assert as_keywords(options) == {}
     assert build_options(None, **dict.fromkeys(row.name for row in OPTIONS)) == options
 

@@ -13,11 +13,13 @@ from typing import NamedTuple, Self
 from chkpt_channels.api.output.check import check
 from chkpt_channels.api.output.naming import Path_, Progress, other_container, output_path, with_hash
 from chkpt_channels.api.report import FileInfo
-from chkpt_channels.core.errors import Location, UsageError
+from chkpt_channels.core.errors import DamagedError, Location, OutputExistsError, UsageError
 from chkpt_channels.core.tensors import Notice
+from chkpt_channels.folders.config_edits import without_channels
+from chkpt_channels.folders.config_files import ConfigFile, read
 from chkpt_channels.folders.model import ModelFile
-from chkpt_channels.folders.model_folder import is_folder
-from chkpt_channels.folders.planning import PlannedModel, config_edits
+from chkpt_channels.folders.model_folder import is_folder, weights_in
+from chkpt_channels.folders.planning import PlannedModel
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.storage.atomic import Output, StandardOutput
 from chkpt_channels.storage.source import STDIO, Source, check_link, resolved
@@ -55,12 +57,14 @@ class Settings(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A published output: its record, the line that loads it, whether anything changed, and warnings."""
+    """A published output: its record, the line that loads it, whether anything changed, warnings, and the files that were
+    written beside it."""
 
     output: FileInfo
     load_line: str
     changed: bool
     notices: tuple[Notice, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 class FileTarget:
@@ -97,7 +101,7 @@ class FileTarget:
     def fill(self, planned: PlannedModel) -> None:
         """Write and check it; it has no name yet."""
         checkpoint, plan, source = self._model.checkpoint, planned.first, self._model.source
-        self._documents = self._edited_configs(plan) if self._settings.with_sidecars else {}
+        self._documents = self._sidecars(planned) if self._settings.with_sidecars else {}
         self._companions = checkpoint.companions(self.path, edited=bool(plan.edits))
         plan = plan._replace(edits=plan.edits._replace(companions=self._companions))
         out, progress = self._open(), self._progress
@@ -126,19 +130,39 @@ class FileTarget:
         publish(out, home, self._companions, self._documents, force=self._settings.force)
         info = FileInfo(str(self.path), self._after.format.name, size, sha256=digest)
         notices = () if edits else _renamed(self._companions)
-        return Written(info, self._after.load_line(info.path), bool(edits or self._other), notices)
+        if self._settings.with_sidecars and (why := self._model.described(self._model.parts[0]).why):
+            notices = (*notices, Notice("sidecar_kept", f"the configuration beside it {why}: it is not written"))
+        beside = tuple(str(self.path.parent / name) for name in (*self._companions.values(), *self._documents))
+        return Written(info, self._after.load_line(info.path), bool(edits or self._other), notices, beside)
 
-    def _edited_configs(self, plan: Plan) -> dict[str, bytes]:
-        """The configurations beside the source, edited for the output. Raises UsageError where they would replace those."""
-        home = Path(self._model.source.name).parent
-        if resolved(self.path.parent) == resolved(home):
+    def _sidecars(self, planned: PlannedModel) -> dict[str, bytes]:
+        """The configurations beside the source, as they are to be beside the output. Raises UsageError where they would replace
+        those of the source, OutputExistsError where they would replace another model's."""
+        home, folder = Path(self._model.source.name).parent, self.path.parent
+        if resolved(folder) == resolved(home):
             raise UsageError("--sidecars would replace the configurations of the source: -o names an output in another folder")
-        documents = {}
-        for config in self._model.configs_at_hand():
+        edited = planned.edited_documents()
+        documents = {config.name: edited.get(config.name) or config.document.edited({}) for config in self._model.configs}
+        for config in self._model.configs:
             if not self._options.plain["follow_links"]:
                 check_link(Location(str(home / config.name)), home / config.name, home, "is")
-            documents[config.name] = config.document.edited(config_edits(config, plan, self._options))
+            there = folder / config.name
+            if os.path.lexists(there) and (owner := self._owner(there, config, documents[config.name])):
+                what, hint = f"is the configuration of {owner}, and is not replaced", "-o names an output in another folder"
+                raise OutputExistsError(what, file=str(there), hint=hint)
         return documents
+
+    def _owner(self, there: Path, config: ConfigFile, new: bytes) -> str:
+        """Whose configuration an existing file is, where not that of the output alone: another model's, or that of weights beside
+        it, which take other channels; "" where it may be replaced."""
+        try:
+            document = read(there)
+        except DamagedError:
+            return "another model"
+        if without_channels(document.root.plain) != without_channels(config.document.root.plain):
+            return "another model"
+        others = [] if document.edited({}) == new else [file.name for file in weights_in(there.parent)]
+        return next((name for name in others if name != self.path.name), "")
 
 
 def _renamed(companions: Mapping[str, str]) -> tuple[Notice, ...]:

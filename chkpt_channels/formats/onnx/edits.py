@@ -15,7 +15,7 @@ from chkpt_channels.containers.protobuf import DeferredField, WireEdits, bytes_f
 from chkpt_channels.core.dtypes import DType
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Edits, TensorEdit
-from chkpt_channels.formats.onnx import external_data, front
+from chkpt_channels.formats.onnx import external_data, front, metadata
 from chkpt_channels.formats.onnx.dataflow.axes import counted, holder
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
@@ -76,6 +76,7 @@ class OnnxEdits:
         for name, edit in edits.biases.items():
             self._add_bias(name, edit)
         self._rename_inputs()
+        metadata.edit(self._wire, self._model.root, edits.numbers)
         external_data.rename(self._wire, self._model, edits.companions, self._done)
         return self._wire.splices()
 

@@ -9,7 +9,7 @@ from chkpt_channels.core.errors import Location, UnsupportedError, UsageError
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, PreprocessingOp, Quantization, Tensor, TensorEdit
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.onnx import edits as onnx_edits
-from chkpt_channels.formats.onnx import front
+from chkpt_channels.formats.onnx import front, metadata
 from chkpt_channels.formats.onnx.dataflow import padding
 from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, OPEN, Place, holder, size
 from chkpt_channels.formats.onnx.dataflow.image_inputs import MOST_CHANNELS, Images, images
@@ -234,7 +234,13 @@ class OnnxGraph(ModelGraph):
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         paths = self._toward(first_convs)
-        return [Declaration(f"graph.input {path.image.name}", path.count) for path in paths if _declares(path)]
+        inputs = [Declaration(f"graph.input {path.image.name}", path.count) for path in paths if _declares(path)]
+        return [*inputs, *metadata.declarations(self.model.root, self._counts(first_convs))]
+
+    def _counts(self, first_convs: Sequence[FirstConv]) -> set[int]:
+        """The channels of the images: as they are declared, or as the kernels take them."""
+        declared = {path.count for path in self._toward(first_convs) if _declares(path)}
+        return declared or {conv.in_channels for conv in first_convs}
 
     def notices(self, first_convs: Sequence[FirstConv]) -> Sequence[Notice]:
         seen = {name for conv in first_convs for name in conv.inputs}
@@ -247,7 +253,9 @@ class OnnxGraph(ModelGraph):
         paths = self.paths
         widths = [(Declaration(f"graph.input {path.image.name}", path.count), width) for path in paths for width in path.widths]
         stale = (pair for path in paths for pair in self._stale_shapes(path))
-        return [*widths, *stale, *(pair for conv in first_convs for pair in self._unread(conv))]
+        unread = (pair for conv in first_convs for pair in self._unread(conv))
+        stated = metadata.contradictions(self.model.root, self._counts(first_convs))
+        return [*widths, *stale, *unread, *stated]
 
     def _unread(self, conv: FirstConv) -> Iterator[tuple[Declaration, int]]:
         """The stored tensors that differ from a first conv in the channels alone, that no node reads, and that are of no other

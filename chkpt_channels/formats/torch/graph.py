@@ -40,7 +40,7 @@ class TorchGraph(ModelGraph):
             link = link.parent if link else None
             while link is not None:
                 where, _ = link.path()
-                counts = list(_channel_counts(link, where))
+                counts = [*_channel_counts(link, where), *self._own_dict(link)]
                 if conv.groups > 1 and (module := _conv_numbers(link)):
                     counts.append((f"{where}.groups".removeprefix("."), module["groups"]))
                 for name, node in counts:
@@ -51,19 +51,30 @@ class TorchGraph(ModelGraph):
         return list(declarations.values())
 
     def contradictions(self, first_convs: Sequence[FirstConv]) -> Sequence[tuple[Declaration, int]]:
-        """The in_channels of the modules that own these kernels, where the kernels take others."""
+        """The in_channels of the modules that own these kernels, and those that a YOLO was built with, where the kernels take
+        others."""
         contradictions = []
         for conv in first_convs:
-            link = self._main.links.get(conv.tensor.name)
-            while link is not None and not (numbers := _conv_numbers(link)):
+            link, stated = self._main.links.get(conv.tensor.name), list[tuple[str, PickleNode]]()
+            owned = False
+            while link is not None:
+                numbers = _conv_numbers(link)
+                if numbers and not owned:
+                    stated.append((f"{link.path()[0]}.in_channels".removeprefix("."), numbers["in_channels"]))
+                owned = owned or bool(numbers)
+                stated += self._own_dict(link)
                 link = link.parent
-            if link is None:
-                continue
-            channels = plain(numbers["in_channels"])
-            if isinstance(channels, int) and channels != conv.in_channels:
-                declaration = Declaration(f"{link.path()[0]}.in_channels".removeprefix("."), channels)
-                contradictions.append((declaration, conv.in_channels))
+            found = [Declaration(where, plain(node)) for where, node in stated if isinstance(plain(node), int)]
+            contradictions += [(d, conv.in_channels) for d in found if d.channels != conv.in_channels]
         return contradictions
+
+    def _own_dict(self, module: Link) -> list[tuple[str, PickleNode]]:
+        """The counts in the dict that a module was built from and keeps. Source: ultralytics/nn/tasks.py, BaseModel.yaml."""
+        return [
+            (where, count.node)
+            for where, count in self._main.counts.items()
+            if (home := count.parent) and home.segment == "yaml" and home.parent and home.parent.node.target is module.node.target
+        ]
 
     def is_in_module(self, name: str) -> bool:
         """A module has attributes, and is no dict; a state dict is one, and may have attributes too."""

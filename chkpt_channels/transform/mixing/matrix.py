@@ -76,6 +76,12 @@ class Mixing(NamedTuple):
         terms = [(i, row[new]) for i, row in enumerate(self.matrix) if row[new] != 0]
         return terms[0][0] if len(terms) == 1 and terms[0][1] == 1 else None
 
+    def beside(self, others: int) -> Mixing:
+        """The same mixing where `others` channels, which stay as they are, stand behind the image's."""
+        rows = [(*row, *(0.0,) * others) for row in self.matrix]
+        rows += [(*(0.0,) * self.new, *(float(i == j) for j in range(others))) for i in range(others)]
+        return Mixing(self.method, tuple(rows), (*self.offset, *(0.0,) * others) if self.offset else ())
+
     def apply(self, kernel: NDArray[Any], view: tuple[int, int, int], dtype: DType) -> NDArray[Any]:
         """The new kernel [pre, I_new, post] in the dtype of `kernel`, from the old one viewed as [pre, I_old, post].
 

@@ -73,6 +73,58 @@ def test_configurations_are_published_with_the_weights(tmp_path: Path):
     with pytest.raises(OutputExistsError):  # the configuration is there
         convert(source / "net.pth", out / "gray.pth", with_sidecars=True)
     assert [path.name for path in out.iterdir()] == ["config.json"]
+    report = convert(source / "net.pth", out / "gray.pth", with_sidecars=True, force=True)
+    assert report.result()["beside"] == [str(out / "config.json")]
+    assert [(d.file, d.where, d.before, d.after) for d in report.declarations] == [
+        (str(source / "config.json"), "num_channels", 3, 1)
+    ]
+
+
+@pytest.mark.parametrize("other", ['{"model_type": "vit", "num_channels": 3}', "no JSON", "[]"])
+@pytest.mark.parametrize("force", [True, False])
+def test_the_configuration_of_another_model_is_never_replaced(other: str, force: bool, tmp_path: Path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    shutil.copy(RGB, source / "net.pth")
+    (source / "config.json").write_text(json.dumps({"model_type": "resnet", "num_channels": 3}))
+    (out / "config.json").write_text(other)
+    with pytest.raises(OutputExistsError, match=r"config\.json: is the configuration of another model"):
+        convert(source / "net.pth", out / "gray.pth", with_sidecars=True, force=force)
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"config.json": other}
+
+
+def test_the_configuration_of_weights_beside_the_output_is_not_replaced(tmp_path: Path):
+    """They take the channels that it states; by itself the output may be replaced, and its configuration with it."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    shutil.copy(RGB, source / "net.pth")
+    (source / "config.json").write_text(json.dumps({"model_type": "resnet", "num_channels": 3}))
+    convert(source / "net.pth", out / "gray.pth", with_sidecars=True)
+    convert(source / "net.pth", out / "again.pth", with_sidecars=True, force=True)
+    with pytest.raises(OutputExistsError, match=r"config\.json: is the configuration of again\.pth, and is not replaced"):
+        convert(source / "net.pth", out / "gray.pth", 4, with_sidecars=True, force=True)
+    assert json.loads((out / "config.json").read_text())["num_channels"] == 1
+    (out / "again.pth").unlink()
+    convert(source / "net.pth", out / "gray.pth", 4, with_sidecars=True, force=True)
+    assert json.loads((out / "config.json").read_text())["num_channels"] == 4
+
+
+def test_a_configuration_that_does_not_describe_the_source_stays_behind(tmp_path: Path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    shutil.copy(RGB, source / "net.pth")
+    (source / "config.json").write_text(json.dumps({"model_type": "vit", "num_channels": 3, "hidden_size": 768}))
+    report = convert(source / "net.pth", out / "gray.pth", with_sidecars=True)
+    assert [path.name for path in out.iterdir()] == ["gray.pth"]
+    assert report.beside == ()
+    told = {notice.code: notice.message for notice in report.warnings}
+    assert (
+        told["sidecar_kept"]
+        == "the configuration beside it states hidden_size 768, and no tensor is that wide: it is not written"
+    )
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="Path.resolve leaves loops as they are")

@@ -1,0 +1,58 @@
+"""Which configurations describe a file of weights: a folder may hold several models, and a configuration of one of them alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from chkpt_channels.containers.json.editor import Json
+from chkpt_channels.folders.channel_counts import dotted, vision
+from chkpt_channels.folders.config_files import ConfigFile
+from chkpt_channels.folders.library_tables import CONFIG
+from chkpt_channels.formats.base import TensorStore
+
+_LIBRARY_NAME = re.compile(
+    r"(open_clip_)?((diffusion_)?(pytorch|tf|flax)_)?model([.-].*)?\.(safetensors|bin|h5|msgpack|onnx)(\.index(\.\w+)?\.json)?"
+)
+"""What transformers, diffusers, timm, open_clip and keras-hub call the weights that a configuration beside them is for."""
+_WIDTHS = ("hidden_size", "hidden_sizes", "embed_dim", "block_out_channels", "num_features")
+"""Keys of widths that the layers of a described network have."""
+
+
+class Description(NamedTuple):
+    """The configurations that describe a file; where others stand beside it, `why` they do not."""
+
+    configs: tuple[ConfigFile, ...]
+    why: str = ""
+
+
+def described(configs: Sequence[ConfigFile], name: str, beside: Collection[str], store: TensorStore) -> Description:
+    """What describes the weights file, or index, `name`, among all the configurations of its folder, whose files are `beside` it.
+    Configurations of one folder belong together."""
+    others = [] if _LIBRARY_NAME.fullmatch(name) else [file for file in sorted(beside) if _LIBRARY_NAME.fullmatch(file)]
+    if configs and others:
+        return Description((), f"is that of {others[0]}")
+    for config in configs:
+        if Path(config.name).name == CONFIG and (missing := _missing_width(config.document, store)):
+            return Description((), f"states {missing}, and no tensor is that wide")
+    return Description(tuple(configs))
+
+
+def _missing_width(document: Json, store: TensorStore) -> str:
+    """A width that a configuration states and no tensor has; "" where there is none."""
+    home = vision(document)
+    part = document.at(home).plain
+    if not isinstance(part, dict):
+        return ""
+    stated = [(key, number) for key in _WIDTHS for number in _integers(part.get(key))]
+    if not stated:
+        return ""
+    sizes = {size for tensor in store.tensors.values() for size in tensor.shape}
+    sizes |= {size for weight in store.opaque for size in weight.shape or ()}
+    return next((f"{dotted((*home, key))} {number}" for key, number in stated if number not in sizes), "")
+
+
+def _integers(value: object) -> list[int]:
+    return [number for number in (value if isinstance(value, list) else [value]) if type(number) is int]

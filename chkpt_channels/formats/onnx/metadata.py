@@ -1,0 +1,51 @@
+"""The number of channels in an ONNX model's metadata, where the program that exported it reads it back: ultralytics makes images
+of that many `channels`. Source: ultralytics/engine/exporter.py and nn/autobackend.py of 8.4."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from chkpt_channels.containers.protobuf import Message, WireEdits, bytes_field
+from chkpt_channels.core.tensors import Declaration
+from chkpt_channels.formats.onnx.schema import ENTRY_KEY, ENTRY_VALUE, MODEL_METADATA
+
+COUNT, SIZE = "channels", "imgsz"
+MOST_DIGITS = 9
+
+
+class _Stated(NamedTuple):
+    where: str
+    channels: int
+    entry: Message
+
+
+def _stated(root: Message) -> Iterator[_Stated]:
+    for entry in root.messages(MODEL_METADATA):
+        if entry.text(ENTRY_KEY) == COUNT:
+            value = entry.text(ENTRY_VALUE)
+            if value.isascii() and value.isdigit() and len(value) <= MOST_DIGITS:
+                yield _Stated(f"metadata_props {COUNT}", int(value), entry)
+
+
+def declarations(root: Message, counts: Collection[int]) -> list[Declaration]:
+    """The stated numbers that are one of the image's `counts`."""
+    return [Declaration(stated.where, stated.channels) for stated in _stated(root) if stated.channels in counts]
+
+
+def contradictions(root: Message, counts: Collection[int]) -> list[tuple[Declaration, int]]:
+    """The stated numbers that are none of the image's `counts`, in a model whose metadata has the size of the image too: under
+    the same name others state something else."""
+    if not counts or all(entry.text(ENTRY_KEY) != SIZE for entry in root.messages(MODEL_METADATA)):
+        return []
+    return [
+        (Declaration(stated.where, stated.channels), min(counts)) for stated in _stated(root) if stated.channels not in counts
+    ]
+
+
+def edit(wire: WireEdits, root: Message, numbers: Mapping[str, int]) -> None:
+    """Write the new numbers, by `where`."""
+    for stated in _stated(root):
+        field = stated.entry.last(ENTRY_VALUE)
+        if stated.where in numbers and field is not None:
+            wire.replace(stated.entry, field, bytes_field(ENTRY_VALUE, str(numbers[stated.where]).encode()))
