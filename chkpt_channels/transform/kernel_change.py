@@ -1,4 +1,4 @@
-"""How one first conv changes: its mixing, seen through what precedes it in the file, and its new shape."""
+"""How one kernel changes: its mixing, seen through what precedes it in the file, and its new shape."""
 
 from __future__ import annotations
 
@@ -44,6 +44,22 @@ def kernel_change(
     if grouped is None or (to == 1 and conv.groups != conv.in_channels):
         raise location.unsupported(f"is a convolution in {conv.groups} groups, which is only converted to one channel")
     return KernelChange(conv, conv.layout, rule, grouped, chosen, parametrization)
+
+
+def joined_changes(checkpoint: TensorStore, modules: Sequence[str], rule: Mixing) -> list[KernelChange]:
+    """The changes of kernels [O, I_old + features, H, W] that take the image joined to features, as ViTMatte's last fusion does:
+    the image's channels come first and change by its mixing, those of the features stay. Raises UnsupportedError for modules
+    without such a kernel. Source: transformers/models/vitmatte/modeling_vitmatte.py of 5.23, VitMatteFusionBlock."""
+    found = []
+    for module in modules:
+        tensor = checkpoint.tensors.get(f"{module}.weight")
+        if tensor is None or len(tensor.shape) != 4 or tensor.shape[1] <= rule.old:
+            raise checkpoint.location.at(f"{module}.weight").unsupported("should take the image joined to features")
+        filters, channels, *window = tensor.shape
+        whole, layout = rule.beside(channels - rule.old), Layout("OIHW")
+        shape = (filters, whole.new, *window)
+        found.append(KernelChange(FirstConv(tensor, layout, channels, "sidecar"), layout, whole, shape))
+    return found
 
 
 def _composed(location: Location, operations: Sequence[PreprocessingOp], channels: int) -> tuple[list[float], list[float]]:

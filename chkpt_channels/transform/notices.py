@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice
 from chkpt_channels.discovery.find import unexplained
@@ -110,3 +110,11 @@ def of_mixing(mixing: Mixing, method: str) -> list[Notice]:
 def listing(names: Sequence[str], most: int = 5) -> str:
     """The first of many names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def of_joined(joined: Sequence[KernelChange], old: int) -> Iterator[Notice]:
+    """What is said of kernels that take the image joined to features: they are no first convs."""
+    for kernel in joined:
+        shapes = " → ".join("×".join(map(str, shape)) for shape in (kernel.conv.tensor.shape, kernel.shape))
+        message = f"{kernel.conv.tensor.name}: takes the image joined to features, and its first {old} channels changed: {shapes}"
+        yield Notice("joined", message)

@@ -17,8 +17,8 @@ from chkpt_channels.discovery.find import check_one_width, compare_with_like, se
 from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.discovery.like import compare as like
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.transform import graph_methods, joining, kernels, notices, quantization
-from chkpt_channels.transform.kernel_change import kernel_change
+from chkpt_channels.transform import graph_methods, kernels, notices, quantization
+from chkpt_channels.transform.kernel_change import joined_changes, kernel_change
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix as mixing
 from chkpt_channels.transform.mixing import normalization
@@ -105,35 +105,40 @@ def _plan_by(
     to, convs = options.to, finding.first_convs
     changing = [(conv, rule) for conv, rule in zip(convs, rules, strict=True) if not rule.is_identity]
     old, rule = changing[0][0].in_channels, changing[0][1]
-    inputs = tuple(dict.fromkeys(name for conv, _ in changing for name in conv.inputs))
     changes = tuple(kernel_change(checkpoint, *each, to, method) for each in zip(convs, rules, operations, strict=True))
     changed = [change for change in changes if change.changes]
-    # where a conv has the target's channels already, its declarations are right
-    counted = [conv for conv, _ in changing if conv.in_channels != to]
-    declarations, left = _declared(checkpoint, counted, old, set_hparams=options.plain["set_hparams"])
+    declarations, left = _declared(
+        checkpoint, [conv for conv, _ in changing], (old, to), set_hparams=options.plain["set_hparams"]
+    )
     composed = list(dict.fromkeys(chain(*operations)))
-    joined = joining.changes(checkpoint, () if method else options.search.hints.joined, rule)
+    joined = joined_changes(checkpoint, () if method else options.search.hints.joined, rule)
     edits = _edits(checkpoint, changed, joined, composed, options)
-    numbers = {**{d.where: to for d in declarations}, **edits.numbers}
-    adapter = ChannelMap(rule.matrix, rule.offset) if method == ADAPTER else None
-    orders = checkpoint.graph.gathers([conv for conv, _ in changing], rule.places) if method == GATHER else {}
-    edits = edits._replace(numbers=numbers, channels=to, inputs=inputs, method=method, adapter=adapter, orders=orders)
-    found_notices = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rule, method)]
-    found_notices += [*notices.of_kernels(checkpoint, changed, options), *notices.of_hyper_parameters(left)]
-    found_notices += notices.of_unexplained(checkpoint, [conv for conv, _ in changing], convs)
-    found_notices += joining.notices(joined, old)
+    edits = edits._replace(numbers={**{d.where: to for d in declarations}, **edits.numbers}, channels=to)
+    edits = _by_graph(checkpoint, edits, changing, method)
+    said = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rule, method), *notices.of_hyper_parameters(left)]
+    said += [*notices.of_kernels(checkpoint, changed, options), *notices.of_joined(joined, old)]
+    said += notices.of_unexplained(checkpoint, [conv for conv, _ in changing], convs)
     if finding.input_vectors and changed:
-        found_notices += preprocessing.notices(composed, changed[0].constants, checkpoint.tensors)
+        said += preprocessing.notices(composed, changed[0].constants, checkpoint.tensors)
     return Plan(
         kernels=changes,
         edits=edits,
         channels=(old, to),
         declarations=declarations,
-        notices=tuple(found_notices),
+        notices=tuple(said),
         why=why or options.rule.why(old),
         candidates=finding.candidates,
         pipeline=options.norm.new(options.rule.mixing(old), options.rule.orders) if options.norm else None,
     )
+
+
+def _by_graph(checkpoint: TensorStore, edits: Edits, changing: Sequence[tuple[FirstConv, Mixing]], method: str) -> Edits:
+    """The edits, and what the graph's method puts in front of the kernels."""
+    convs, rule = [conv for conv, _ in changing], changing[0][1]
+    edits = edits._replace(inputs=tuple(dict.fromkeys(name for conv in convs for name in conv.inputs)), method=method)
+    if method == ADAPTER:
+        return edits._replace(adapter=ChannelMap(rule.matrix, rule.offset))
+    return edits._replace(orders=checkpoint.graph.gathers(convs, rule.places)) if method == GATHER else edits
 
 
 def _edits(
@@ -174,9 +179,12 @@ def _operations_before(checkpoint: TensorStore, conv: FirstConv, vectors: Sequen
 
 
 def _declared(
-    checkpoint: TensorStore, counted: Sequence[FirstConv], old: int, *, set_hparams: bool
+    checkpoint: TensorStore, convs: Sequence[FirstConv], channels: tuple[int, int], *, set_hparams: bool
 ) -> tuple[tuple[Declaration, ...], list[Declaration]]:
-    """The channel counts that follow these kernels, and the hyper-parameters that stay as they are."""
+    """The channel counts that follow these kernels from the old to the new channels, and the hyper-parameters that stay as they
+    are. Where a conv has the new ones already, its declarations are right."""
+    old, to = channels
+    counted = [conv for conv in convs if conv.in_channels != to]
     declarations = tuple(checkpoint.graph.declarations(counted)) if counted else ()
     hyper_parameters = [d for d in checkpoint.graph.hyper_parameters(old) if d not in declarations] if counted else []
     return ((*declarations, *hyper_parameters), []) if set_hparams else (declarations, hyper_parameters)
