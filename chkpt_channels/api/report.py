@@ -175,7 +175,7 @@ class Report(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """Whether a file is the conversion of another. `differences` is empty where it is."""
+    """Whether a file is the conversion of another. `differences` is empty where it is; `pipeline` is as in Report."""
 
     input: FileInfo
     output: FileInfo
@@ -185,6 +185,7 @@ class Verification(NamedTuple):
     tensors_total: int
     differences: tuple[Difference, ...]
     warnings: tuple[Notice, ...]
+    pipeline: Normalization | None = None
 
     @property
     def ok(self) -> bool:
@@ -204,6 +205,7 @@ class Verification(NamedTuple):
             offset=list(first.offset) or None if first else None,
             first_convs=[_conv_record(kernel) for kernel in self.kernels],
             tensors={"total": self.tensors_total, "changed": self.tensors_total - self.identical},
+            pipeline=_pipeline_record(self.pipeline),
             differences=[{"key": d.key, "message": d.message} for d in self.differences],
             warnings=_warning_records(self.warnings),
         )

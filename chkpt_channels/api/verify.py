@@ -77,6 +77,7 @@ def _compared(first: Model, second: Model, afters: Mapping[str, TensorStore], op
         tensors_total=sum(len(part.store.tensors) for part, _ in planned.parts),
         differences=tuple(differences),
         warnings=planned.notices,
+        pipeline=planned.first.pipeline,
     )
 
 

@@ -11,6 +11,7 @@ from chkpt_channels.api.report import Check, Inspection, KernelReport, Report, V
 from chkpt_channels.core.errors import Candidate, printable
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.storage.source import STDIO
+from chkpt_channels.transform.mixing.normalization import Normalization
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
@@ -129,13 +130,7 @@ def _preprocessing_notes(report: Report) -> Iterator[str]:
     before, after = report.in_channels
     method = _method_of(report)
     if report.pipeline:
-        mean, std = (",".join(f"{value:.6g}" for value in values) for values in report.pipeline[:2])
-        top = report.pipeline.input_range
-        if not any(report.pipeline.mean) and set(report.pipeline.std) == {1}:
-            yield f"feed it images in 0..{top:g} as they are"
-        else:
-            formula = "(raw - mean) / std" if top == 1 else f"(raw - {top:g} · mean) / std, raw in 0..{top:g}"
-            yield f"feed it {formula}: --new-mean {mean} --new-std {std}"
+        yield _fed(report.pipeline)
     elif method in ("broadcast", "stack", "adapter", "gather"):
         new = "the new one" if after == 1 else f"{after} new ones"
         yield f"{method}: no weight changed; the graph makes the {before} old channels of {new}, exact everywhere"
@@ -145,6 +140,16 @@ def _preprocessing_notes(report: Report) -> Iterator[str]:
         yield "sum is exact where preprocessing had three equal means and stds; --norm imagenet folds in unequal ones"
     else:
         yield f"preprocessing now needs {_count(after, 'mean')} and {_count(after, 'std')}; --norm folds in the old ones"
+
+
+def _fed(pipeline: Normalization) -> str:
+    """What an output with a normalization expects."""
+    mean, std = (",".join(f"{value:.6g}" for value in values) for values in pipeline[:2])
+    top = pipeline.input_range
+    if not any(pipeline.mean) and set(pipeline.std) == {1}:
+        return f"feed it images in 0..{top:g} as they are"
+    formula = "(raw - mean) / std" if top == 1 else f"(raw - {top:g} · mean) / std, raw in 0..{top:g}"
+    return f"feed it {formula}: --new-mean {mean} --new-std {std}"
 
 
 def _image(channels: int) -> str:
@@ -232,6 +237,7 @@ def verification_lines(verification: Verification, most: int = 10) -> Iterator[s
     if verification.ok:
         rules = "; ".join(f"{printable(k.conv.tensor.name)} is {_rule_of(k)}, to the last bit" for k in verification.kernels)
         yield f"identical: {verification.identical} of {total} tensors" + (f" · {rules}" if rules else "")
+        yield from _input_lines(verification)
         return
     first = f"{printable(verification.input.path)} and {printable(verification.output.path)}"
     count = _count(len(verification.differences), "difference")
@@ -240,6 +246,18 @@ def verification_lines(verification: Verification, most: int = 10) -> Iterator[s
         yield f"  {printable(difference.key)}: {printable(difference.message)}"
     if len(verification.differences) > most:
         yield f"  and {len(verification.differences) - most} more"
+
+
+def _input_lines(verification: Verification) -> Iterator[str]:
+    """What the input of a conversion takes; nothing where it takes what it took."""
+    before, after = verification.in_channels
+    changed = [kernel for kernel in verification.kernels if kernel.method != "identity"]
+    columns = list(zip(*(changed[0].matrix or ()), strict=True)) if changed else []
+    copied = [str(column.index(1)) for column in columns if sorted(column) == [*[0] * (len(column) - 1), 1]]
+    if changed:
+        which = f", the old ones {', '.join(copied)}," if len(copied) == len(columns) > 0 else ""
+        fed = f"; {_fed(verification.pipeline)}" if verification.pipeline else ""
+        yield f"the input takes {_count(after, 'channel')}{which} where it took {before}{fed}"
 
 
 def _rule_of(kernel: KernelReport) -> str:

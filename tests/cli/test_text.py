@@ -352,7 +352,27 @@ VERIFIED = Verification(SOURCE, TARGET, (3, 1), (SUM,), 9, 10, (), ())
     ids=["sum", "pipelines", "mean", "luma", "identity"],
 )
 def test_a_file_that_is_the_conversion_is_told_by_its_rule(kernel: KernelReport, expected: str):
-    assert list(verification_lines(VERIFIED._replace(kernels=(kernel,)))) == [f"identical: 9 of 10 tensors · {expected}"]
+    assert next(verification_lines(VERIFIED._replace(kernels=(kernel,)))) == f"identical: 9 of 10 tensors · {expected}"
+
+
+SWAPPED = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ["the input takes 1 channel where it took 3"]),
+        ({"kernels": (SAME,)}, []),
+        ({"in_channels": (3, 3), "kernels": (SUM._replace(method="bgr", matrix=SWAPPED),)},
+         ["the input takes 3 channels, the old ones 2, 1, 0, where it took 3"]),
+        ({"pipeline": Normalization((0.5,), (0.25,), 1.0)},
+         ["the input takes 1 channel where it took 3; feed it (raw - mean) / std: --new-mean 0.5 --new-std 0.25"]),
+        ({"differences": (Difference("layer", "differs"),)}, ["  layer: differs"]),
+    ],
+    ids=["gray", "unchanged", "bgr", "a normalization", "different"],
+)  # fmt: skip
+def test_what_the_input_of_a_conversion_takes(changes: dict[str, Any], expected: list[str]):
+    assert list(verification_lines(VERIFIED._replace(**changes)))[1:] == expected
 
 
 def test_differences_are_told_up_to_a_number():

@@ -238,9 +238,9 @@ class OnnxGraph(ModelGraph):
 
     def notices(self, first_convs: Sequence[FirstConv]) -> Sequence[Notice]:
         seen = {name for conv in first_convs for name in conv.inputs}
-        left = [one.image.name for one in self._images.unfollowed if not any(place.channels for place in one.places)]
+        left = [one.image.name for one in self._images.unfollowed if all(p.channels <= MOST_CHANNELS for p in one.places)]
         left += [path.image.name for path in self.paths if path.image.name not in seen and not path.count]
-        what = "reaches convolutions too, and is left as it is: how many channels it has is not known"
+        what = "reaches convolutions too, and is left as it is: where its channels are, or how many, is not known"
         return [Notice("image_left", f"the input {name!r} {what}") for name in left]
 
     def contradictions(self, first_convs: Sequence[FirstConv]) -> Sequence[tuple[Declaration, int]]:

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from chkpt_channels import DamagedError, convert, verify
+from chkpt_channels import check as check_file
 from chkpt_channels.api.output.check import adapter_differences, check, check_stems, misread, missing_biases, parity
 from chkpt_channels.core.tensors import TensorEdit
 from chkpt_channels.discovery import find
@@ -163,3 +165,40 @@ def test_an_adapter_that_is_not_as_planned(tmp_path: Path):
             assert adapter_differences(first, second, plan) == differences, name
         verification = verify(before, path, matrix=right.reshape(3, 4).tolist(), method="adapter")
         assert verification.ok == (name == "right")
+
+
+def converted_by(path: Path, name: str) -> Path:
+    """A conversion of `a.onnx` that someone made: as it should be, or with what a graph shows to be wrong in it."""
+    stem, second, old = noise(5, 3, 3, 3), noise(4, 5, 1, 1), {}
+    weights = {"kernel": stem.astype("f8").sum(1, keepdims=True).astype("f4"), "second": second}
+    channels, reads, shape = 1, "kernel", [1, 5, 6, 6]
+    if name == "no node reads it":
+        channels, reads, old = 3, "before", {"before": stem}
+    elif name == "the input says 3":
+        channels = 3
+    elif name == "a shape on the way":
+        shape = [1, 3, 8, 8]
+    nodes = [node("Relu", ["image"], ["x"]), node("Conv", ["x", reads], ["y"]), node("Conv", ["y", "second"], ["out"])]
+    made = model(nodes, {**weights, **old}, (1, channels, 8, 8))
+    made.graph.value_info.append(helper.make_tensor_value_info("x" if shape[1] == 3 else "y", TensorProto.FLOAT, shape))
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+JUDGED = {
+    "right": ([], []),
+    "no node reads it": (["graph.input image", "kernel"], ["kernel, which no node reads"]),
+    "the input says 3": (["graph.input image", "kernel"], ["graph.input image"]),
+    "a shape on the way": (["graph.value_info x"], ["graph.value_info x"]),
+}
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_a_result_is_judged_by_its_graph(name: str, tmp_path: Path):
+    """By `verify`, which knows the original, and by `check`, which sees this file alone."""
+    nodes = [node("Relu", ["image"], ["x"]), node("Conv", ["x", "kernel"], ["y"]), node("Conv", ["y", "second"], ["out"])]
+    before, (different, mismatched) = tmp_path / "a.onnx", JUDGED[name]
+    before.write_bytes(model(nodes, {"kernel": noise(5, 3, 3, 3), "second": noise(4, 5, 1, 1)}).SerializeToString())
+    after = converted_by(tmp_path / "b.onnx", name)
+    assert sorted({difference.key for difference in verify(before, after, "gray").differences}) == different
+    assert [mismatch.where for mismatch in check_file(after).mismatches] == mismatched

@@ -204,7 +204,7 @@ def outputs_differ(graph: Graph, question: Question, report: Report, matrix: np.
     plain = set(np.unique(matrix)) <= {0, 1} and (matrix.sum(1) <= 1).all()
     loose = graph.quantized and ("requantised" in codes or not plain)
     tolerance = (
-        0.08
+        0.12
         if loose
         else 2e-2
         if any(image.dtype == "f2" for image in graph.images) or graph.features & {"cast", "kernel: cast"}

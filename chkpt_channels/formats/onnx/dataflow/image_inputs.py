@@ -133,7 +133,7 @@ class _Input:
         traces = [ImageTrace(self._model, self._info, place, self._load) for place in places]
         direct = [path for path in traces if any(reached.layout for reached in path.reached)]
         shortest = min((n for n in dims[1:] if n is not None), default=0)
-        counted = [path for path in traces if path.count]
+        counted = [path for path in traces if path.count and len(dims) < 5]  # of video it could be the frames
         traces = [path for path in direct if path.count in (0, shortest)] or ([] if direct else counted)
         likely = [path for path in traces if path.reached and self._may_be(Place(0, path.count))]
         return min(likely, key=lambda path: path.count or MOST_CHANNELS + 1, default=None)

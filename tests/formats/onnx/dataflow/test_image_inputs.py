@@ -115,6 +115,12 @@ def test_a_product_of_patches_takes_the_channels_whole(source: Open):
     assert images(source, model(steps, {**sizes, "kernel": noise(48, 5)}, (1, 4, 3, 8, 8))) == [("image", 2)]
 
 
+def test_of_a_video_behind_what_mixes_the_shortest_axis_may_be_the_frames(source: Open):
+    nodes = [node("Softmax", ["image"], ["s"], axis=2), node("Flatten", ["s"], ["x"]), node("MatMul", ["x", "kernel"], ["out"])]
+    assert images(source, model(nodes, {"kernel": noise(4 * 5 * 64, 5)}, (1, 4, 5, 8, 8))) == []
+    assert images(source, model(nodes, {"kernel": noise(5 * 64, 5)}, (1, 5, 8, 8))) == [("image", 1)]
+
+
 def test_pixels_in_a_row_with_channels_that_are_mixed_are_not_known(source: Open):
     """[1, 192] is no image of one channel: its rows and columns are of one axis, which holds the channels too."""
     nodes = [
