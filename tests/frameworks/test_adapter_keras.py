@@ -188,6 +188,26 @@ def of_everything() -> Any:
     return keras.Model(image, L.Dense(2)(L.Conv2DTranspose(2, 3)(L.Conv2D(5, 3)(image))))
 
 
+def beside_a_mask() -> Any:
+    image, mask = keras.Input((16, 16, 3), name="image"), keras.Input((16, 16, 1), name="mask")
+    x = L.Conv2D(5, 3, padding="same")(L.Conv2D(4, 3, padding="same")(mask))
+    return keras.Model([mask, image], L.Add()([L.Conv2D(5, 3, padding="same")(image), x]))
+
+
+def test_an_image_beside_another_input(tmp_path: Path):
+    """Groups of a .keras file are numbered by class, whatever the order; an .h5 is read in the order of the layers."""
+    before, after, old = tmp_path / "a.keras", tmp_path / "b.keras", built(beside_a_mask, tmp_path / "a.keras")
+    assert convert(before, after, to=4, method="adapter").kernels[0].method == "adapter"
+    new, rng = keras.models.load_model(after, compile=False), np.random.default_rng(0)
+    image, mask = rng.random((2, 16, 16, 4)).astype("float32"), rng.random((2, 16, 16, 1)).astype("float32")
+    fed = mapped(image, 3, TO_4).astype("float32")
+    assert np.allclose(old.predict([mask, fed], verbose=0), new.predict([mask, image], verbose=0), atol=1e-5)
+    assert verify(before, after, to=4, method="adapter").ok
+    old.save(tmp_path / "a.h5")
+    with pytest.raises(UnsupportedError, match="takes 2 inputs, and the order of its layers' weights would change"):
+        convert(tmp_path / "a.h5", tmp_path / "b.h5", to=4, method="adapter")
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "trained": (trained, "holds an optimizer's state, which does not fit one more layer"),
     "two images": (of_two, "takes 2 inputs, and the order of its layers' weights would change"),

@@ -3,7 +3,7 @@
 A new Conv2D would renumber the groups of all others in a .keras file: Keras sorts the layers by depth when it loads, wherever the
 configuration lists them. So the layer is of a class that the model does not hold: a Conv2DTranspose, which computes the same
 where its window is one pixel, or a Dense. In an .h5 the weights are read in the order of the layers, and those of the adapter
-come first: it is put in front of models of one input alone. Source: keras/src/saving/saving_lib.py and
+come first: there it is put in front of models of one input alone. Source: keras/src/saving/saving_lib.py and
 keras/src/legacy/saving/legacy_h5_format.py of Keras 3.15.
 """
 
@@ -14,11 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import ChannelMap
+from chkpt_channels.core.tensors import ChannelMap, Tensor
 from chkpt_channels.formats.keras import config_edits
 from chkpt_channels.formats.keras.config import KerasModel
 from chkpt_channels.formats.keras.dataflow.effects import Image
 from chkpt_channels.formats.keras.layers import CONVS, snake_case
+from chkpt_channels.formats.keras.weights import is_stored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,10 +38,9 @@ class AddedLayer(NamedTuple):
     weights: Mapping[str, NDArray[Any]]
 
 
-def obstacle(model: KerasModel, images: Sequence[Image], has_state: bool) -> str:
-    """Why no layer can be put in front of these images, in words that follow the file's name; "" where one can. `has_state` says
-    that the file holds an optimizer's state of weights."""
-    if len(images) != 1 or len(model.inputs) != 1:
+def obstacle(model: KerasModel, images: Sequence[Image], tensors: Mapping[str, Tensor]) -> str:
+    """Why no layer can be put in front of these images, in words that follow the file's name; "" where one can."""
+    if len(images) != 1 or (len(model.inputs) != 1 and not any(map(is_stored, tensors))):
         return f"takes {len(model.inputs)} inputs, and the order of its layers' weights would change"
     image = images[0]
     if image.layer.parent is not model or (image.layer.kind != "InputLayer" and not model.is_sequential):
@@ -49,7 +49,7 @@ def obstacle(model: KerasModel, images: Sequence[Image], has_state: bool) -> str
         return f"takes {image.layer.where} with the channels on axis {image.axis} of {image.rank}"
     if (dtype := _dtype(image)) not in FLOATS:
         return f"takes {image.layer.where} as {dtype}, and a convolution takes floating-point numbers"
-    if has_state:
+    if any(tensor.group and tensor.shape for tensor in tensors.values()):
         return "holds an optimizer's state, which does not fit one more layer"
     return "" if _kind(model, image) else "holds layers of each class that could stand in front, and their weights are numbered"
 

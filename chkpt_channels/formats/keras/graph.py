@@ -158,8 +158,7 @@ class KerasGraph(ModelGraph):
     def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
         """Why no layer can be put in front of the images of these."""
         images = {trace.image.ref: trace.image for trace, _ in self._arrivals_at(first_convs)}
-        has_state = any(tensor.group and tensor.shape for tensor in self._weights.tensors.values())
-        return adapter.obstacle(self._model, list(images.values()), has_state)
+        return adapter.obstacle(self._model, list(images.values()), self._weights.tensors)
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         """The bias (+1), or the moving mean of the BatchNormalization that alone takes the layer's output (-1). None for a

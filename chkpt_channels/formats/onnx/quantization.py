@@ -32,20 +32,23 @@ def quantization(model: OnnxModel, node: Node, kernel: Weight) -> Quantization |
     if source is None or source.op != "DequantizeLinear":
         return None
     scale, zero = _scale_of(model, source)
-    if scale is None or (max(scale.shape, default=1) > 1 and source.integer("axis", 1) % len(kernel.shape)):
+    filters = 1 if node.op == "ConvTranspose" else 0
+    per_filter = scale and max(scale.shape, default=1) > 1
+    if scale is None or (per_filter and source.integer("axis", 1) % len(kernel.shape) != filters):
         return None
+    axis = filters if per_filter else 0
     source_of_bias = model.producers.get(node.inputs[2]) if len(node.inputs) > 2 else None
     if source_of_bias is not None and source_of_bias.op == "DequantizeLinear":
         bias_scale, _ = _scale_of(model, source_of_bias)
-        return _record(scale, zero, model.stored(source_of_bias.inputs[0]), bias_scale)
-    return _record(scale, zero)
+        return _record(scale, zero, model.stored(source_of_bias.inputs[0]), bias_scale, axis=axis)
+    return _record(scale, zero, axis=axis)
 
 
 def _record(
-    scale: Weight | None, zero: Weight | None, bias: Weight | None = None, bias_scale: Weight | None = None
+    scale: Weight | None, zero: Weight | None, bias: Weight | None = None, bias_scale: Weight | None = None, *, axis: int = 0
 ) -> Quantization | None:
     names = (weight.name if weight else "" for weight in (bias, bias_scale))
-    return Quantization(scale.name, zero.name if zero else 0, 0, *names) if scale else None
+    return Quantization(scale.name, zero.name if zero else 0, axis, *names) if scale else None
 
 
 def output_scale(model: OnnxModel, node: Node) -> tuple[Weight | None, Sequence[Node]]:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from chkpt_channels import convert, verify
-from chkpt_channels.core.tensors import ChannelMap
+from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.core.tensors import ChannelMap, Tensor
 from chkpt_channels.formats.keras.adapter import obstacle, put_in_front
 from chkpt_channels.formats.keras.config import parse
 from chkpt_channels.formats.keras.dataflow.trace import traces
@@ -26,7 +27,7 @@ def put(entry: Entry, offset: tuple[float, ...] = T) -> tuple[Entry, Any]:
     document, top = deepcopy(entry), parse(entry)
     assert top
     images = [trace.image for trace in traces(top)]
-    assert not obstacle(top, images, has_state=False)
+    assert not obstacle(top, images, {})
     return document, put_in_front(document, top, images[0], ChannelMap(A, offset))
 
 
@@ -82,6 +83,7 @@ def test_as_keras_2_writes_it():
     assert "module" not in layers[1]
 
 
+SLOT = {"optimizer/vars/2": Tensor("optimizer/vars/2", BY_NAME["F32"], (3, 3, 3, 4), "optimizer")}
 OBSTACLES: dict[str, tuple[Entry, bool, str]] = {
     "two inputs": (model(image(), image("mask", 1), conv("a", "image"), inputs=["image", "mask"]), False, "takes 2 inputs"),
     "bytes": (
@@ -105,10 +107,10 @@ OBSTACLES: dict[str, tuple[Entry, bool, str]] = {
 
 @pytest.mark.parametrize("what", OBSTACLES)
 def test_where_none_may_stand(what: str):
-    entry, has_state, message = OBSTACLES[what]
+    entry, is_trained, message = OBSTACLES[what]
     top = parse(entry)
     assert top
-    assert message in obstacle(top, [trace.image for trace in traces(top)], has_state)
+    assert message in obstacle(top, [trace.image for trace in traces(top)], SLOT if is_trained else {})
 
 
 def test_its_weights_are_the_first_that_an_h5_lists(tmp_path: Path):

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto
 
-from chkpt_channels import convert, verify
+from chkpt_channels import UnsupportedError, convert, verify
 from chkpt_channels.core.tensors import Edits, Quantization, TensorEdit
 from chkpt_channels.formats.onnx.checkpoint import Onnx
 from chkpt_channels.formats.onnx.quantization import output_scale, quantization
@@ -65,6 +65,26 @@ def test_a_kernel_behind_dequantizelinear(name: str, source: Open):
     (nodes, weights), expected = FORMS[name]
     found = opened(source, model(nodes, weights, inputs={"fed": []})).model
     assert quantization(found, found.nodes[-1], found.weights["q"]) == expected
+
+
+@pytest.mark.parametrize("to", [4, "bgr"])
+def test_a_transposed_kernel_has_its_filters_second(to: Any, tmp_path: Path):
+    """A scale for each input channel is no scale of filters."""
+    weights = {"q": WHOLE[:3], "scale": FILTERS[:3], "zero": np.zeros(3, np.int8)}
+    nodes = [
+        node("DequantizeLinear", ["q", "scale", "zero"], ["kernel"], axis=1),
+        node("ConvTranspose", ["image", "kernel"], ["out"]),
+    ]
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    onnx.save(model(nodes, weights, opset=19), source)
+    matrix = np.array(convert(source, out, to).result()["matrix"], np.float32)
+    image = noise(1, matrix.shape[1], 8, 8, seed=2)
+    (old,), (new,) = run(onnx.load(source), np.einsum("ij,bjhw->bihw", matrix, image)), run(onnx.load(out), image)
+    np.testing.assert_allclose(new, old, atol=(0.02 if to == 4 else 1e-6) * np.abs(old).max())
+    nodes[0] = node("DequantizeLinear", ["q", "scale", "zero"], ["kernel"], axis=0)
+    onnx.save(model(nodes, weights, opset=19), source)
+    with pytest.raises(UnsupportedError, match="holds I8 numbers without a known scale"):
+        convert(source, tmp_path / "refused.onnx", to, method="zero" if to == 4 else "auto")
 
 
 QLINEAR = {

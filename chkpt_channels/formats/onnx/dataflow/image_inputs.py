@@ -116,9 +116,10 @@ class _Input:
             seen = pixels | {piece.of for piece in batch}
             left = [k for k in range(len(dims)) if k not in seen]
             longer = [k for k in left if dims[k] != 1]
-            yield from (Place(k, dims[k] or 0) for k in (longer if len(longer) == 1 else [] if longer else left))
-            if not left and (self._channels == 1 or all(_is_covered(k, n, (batch, *rest)) for k, n in enumerate(dims))):
-                yield Place(NOWHERE, 1)
+            # an axis that is cut for pixels may hold the channels as well
+            if self._channels == 1 or all(_is_covered(k, n, (batch, *rest)) for k, n in enumerate(dims) if k in seen):
+                yield from (Place(k, dims[k] or 0) for k in (longer if len(longer) == 1 else [] if longer else left))
+                yield from [] if left else [Place(NOWHERE, 1)]
 
     def _of_products(self, scouts: Sequence[ImageTrace]) -> ImageTrace | None:
         """Where no convolution is reached: an image of four axes or more, whose channels are the axis that a product takes whole,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from onnx import ModelProto, NodeProto
 
 from chkpt_channels.formats.onnx.dataflow.image_inputs import MOST_CHANNELS
 from chkpt_channels.formats.onnx.dataflow.image_inputs import images as images_of
-from tests.support.onnx_models import Dims, Open, ints, model, node, noise, opened
+from tests.support.onnx_models import Dims, Open, branch, ints, model, node, noise, opened
 
 CONV = node("Conv", ["image", "kernel"], ["out"])
 TURNED = [node("Transpose", ["image"], ["x"], perm=[0, 3, 1, 2]), node("Conv", ["x", "kernel"], ["out"])]
@@ -113,6 +114,19 @@ def test_a_product_of_patches_takes_the_channels_whole(source: Open):
     ]
     sizes = {"flat": ints(-1, 3, 8, 8), "rows": ints(-1, 3, 2, 4, 2, 4), "patches": ints(-1, 4, 48)}
     assert images(source, model(steps, {**sizes, "kernel": noise(48, 5)}, (1, 4, 3, 8, 8))) == [("image", 2)]
+
+
+def test_an_axis_of_one_is_not_the_channels_of_an_axis_that_is_cut(source: Open):
+    """[1, 12, 8, 8] holds four frames of three channels, which are selected one by one and mixed."""
+    then, other = branch("then", [node("Div", ["g", "half"], ["a"])]), branch("else", [node("Identity", ["g"], ["b"])])
+    nodes = [
+        *(node("Reshape", ["image", "sizes"], ["r"]), node("Transpose", ["r"], ["t"], perm=[0, 2, 1, 3, 4])),
+        *(node("Gather", ["t", "order"], ["g"], axis=1), node("Mul", ["two", "two"], ["half"])),
+        *(node("If", ["yes"], ["x"], then_branch=then, else_branch=other), node("Conv", ["x", "kernel"], ["out"])),
+    ]
+    weights = {"sizes": ints(-1, 4, 3, 8, 8), "order": ints(2, 1, 0), "kernel": noise(5, 3, 3, 3, 3)}
+    weights |= {"yes": np.array(True), "two": noise(1, 3, 1, 1, 1)}
+    assert images(source, model(nodes, weights, (1, 12, 8, 8))) == []
 
 
 def test_of_a_video_behind_what_mixes_the_shortest_axis_may_be_the_frames(source: Open):
