@@ -103,7 +103,8 @@ def _redirect(value: Any, old: str, new: str) -> None:
 
 def _joining(name: str, image: Image, input_: Mapping[str, Any]) -> dict[str, Any]:
     """Concatenate(axis)([image] * channels), as this file encodes layers."""
-    config = {"name": name, "trainable": True, "dtype": _dtype(input_), "axis": -1 if image.axis == image.rank - 1 else 1}
+    axis = -1 if image.axis == image.rank - 1 else image.axis
+    config = {"name": name, "trainable": True, "dtype": _dtype(input_), "axis": axis}
     shape = list(input_["config"][image.path[-1]])
     node = _node(image, input_, image.channels)
     return _entry("Concatenate", config, input_, [list(shape) for _ in range(image.channels)]) | {"name": name, **node}
@@ -138,16 +139,16 @@ def _entered(config: dict[str, Any], image: Image, first: Mapping[str, Any]) -> 
 
 
 def _repeating(name: str, image: Image, first: Mapping[str, Any]) -> dict[str, Any]:
-    """The UpSampling whose last spatial axis, or first, is the axis of the channels."""
-    spatial = image.rank - 2
-    last = image.axis == image.rank - 1
-    size = [1] * (spatial - 1) + [image.channels] if last else [image.channels] + [1] * (spatial - 1)
+    """The UpSampling that takes the axis of the channels for pixels: its own channels are those before, or the last."""
+    spatial, is_behind = image.rank - 2, image.axis > 1
+    size = [1] * spatial
+    size[image.axis - 1 - is_behind] = image.channels
     config: dict[str, Any] = {"name": name, "trainable": True, "dtype": _dtype(first)}
     shape = _entered(config, image, first)
     if spatial == 1:
         config["size"] = image.channels
     else:
-        config |= {"size": size, "data_format": "channels_first" if last else "channels_last"}
+        config |= {"size": size, "data_format": "channels_first" if is_behind else "channels_last"}
     if spatial == 2:
         config["interpolation"] = "nearest"
     return _entry(f"UpSampling{spatial}D", config, first, shape)

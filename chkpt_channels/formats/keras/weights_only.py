@@ -140,9 +140,16 @@ class WeightsOnlyGraph(ModelGraph):
             shapes = {self._weights.tensors[name].shape for name in group.weights.values()} - {()}
             constants = [group.weights[key] for key in ("mean", "variance") if key in group.weights]
             sizes = [self._weights.tensors[name].shape for name in constants]
+            where = next(iter(group.weights.values())).rpartition("/")[0]
+            if (
+                group.kind == "Normalization"
+                and sizes
+                and sizes[0] not in ((), (conv.in_channels,))
+                and not self._taken(sizes[0])
+            ):
+                operations.append(PreprocessingOp(where, group.kind, why="has channels that no kernel takes"))
             if shapes != {(conv.in_channels,)} and sizes != [(), ()]:
                 continue
-            where = next(iter(group.weights.values())).rpartition("/")[0]
             if group.kind == "Normalization" and sizes in ([(conv.in_channels,)] * 2, [(), ()]):
                 operations.append(self._normalization(where, group))
             else:
@@ -150,6 +157,10 @@ class WeightsOnlyGraph(ModelGraph):
                     PreprocessingOp(where, "normalization", why="precedes the kernel, and its configuration is not in the file")
                 )
         return operations
+
+    def _taken(self, size: tuple[int, ...]) -> bool:
+        """Whether a kernel takes as many channels as a Normalization has."""
+        return any(self._weights.tensors[name].shape[-2:-1] == size for name in self._kernels())
 
     def _makers(self, conv: FirstConv, index: int) -> Iterator[str]:
         """The layer of single pixels directly before, if it makes as many channels as this kernel takes."""

@@ -207,3 +207,17 @@ def test_nothing_else_of_a_configuration_changes():
     layers[1]["inbound_nodes"][0]["args"][0]["config"]["keras_history"][0] = "image"
     assert document == entry
     assert at(document, ("config", "layers", 2)) == entry["config"]["layers"][2]
+
+
+@pytest.mark.parametrize("is_sequential", [True, False])
+def test_of_a_video_with_channels_before_the_pixels_not_time_is_repeated(is_sequential: bool):
+    source = layer("InputLayer", "image", batch_shape=[None, 5, 3, 8, 8])
+    frames = layer("TimeDistributed", "frames", "image", layer=conv("conv", data_format="channels_first"))
+    document = stacked(sequential(source, frames) if is_sequential else model(source, frames))
+    entry, made = document["config"]["layers"][:2]
+    assert entry["config"]["batch_shape"] == [None, 5, 1, 8, 8]
+    if not is_sequential:
+        assert made["config"]["axis"] == 2
+        return
+    x = np.random.default_rng(0).normal(size=[2, 5, 1, 8, 8])
+    assert np.array_equal(upsampled(made["config"], x), x.repeat(3, 2))

@@ -201,6 +201,12 @@ REFUSED = {
         ),
         "keeps a copy of the kernel",
     ),
+    "a Normalization of other channels": (
+        numbered(
+            ("normalization", [(3,), (3,), ()]), ("lstm/lstm_cell", [(90, 24), (6, 24), (24,)]), ("conv2d", [(3, 3, 6, 8), (8,)])
+        ),
+        "has channels that no kernel takes",
+    ),
     "filters of one channel": (
         numbered(("depthwise_conv2d", [(3, 3, 1, 2), (2,)]), ("conv2d", [(3, 3, 2, 8)])),
         "precedes the kernel",
@@ -214,6 +220,13 @@ def test_what_names_and_shapes_do_not_show_is_no_guess(case: str, tmp_path: Path
     with bare(tmp_path, shapes) as checkpoint:
         operations = checkpoint.graph.preprocessing(find_first_convs(checkpoint).first_convs)
         assert [op.why for op in operations if op.scale is None and why in op.why]
+
+
+def test_a_normalization_that_another_layer_takes_is_no_matter(tmp_path: Path):
+    dense = ("dense", [(5, 8), (8,)])
+    layers = numbered(("normalization", [(5,), (5,), ()]), ("conv2d", [(3, 3, 3, 8), (8,)]), ("conv2d_1", [(3, 3, 8, 8)]), dense)
+    with bare(tmp_path, layers) as checkpoint:
+        assert not checkpoint.graph.preprocessing(find_first_convs(checkpoint).first_convs)
 
 
 def test_one_mean_of_all_channels_is_folded_and_stays(tmp_path: Path):

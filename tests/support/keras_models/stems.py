@@ -120,7 +120,7 @@ def video(d: Draw, f: Flow) -> Any:
     layer = d.one_of({conv: 6, depthwise: 1, separable: 1}, frame)
     if kind == "td":
         return L.TimeDistributed(layer)
-    before = [L.Rescaling(1 / 127.5, offset=0.0 if d.plain else -1.0)] if d.often(0.5) else []
+    before = [L.Rescaling(1 / 127.5, offset=-1.0)] if d.often(0.5) and not d.plain else []
     if kind == "td_sequential":
         return L.TimeDistributed(keras.Sequential([keras.Input(shape), *before, layer, L.Activation("tanh")]))
     x = frame.x
