@@ -287,3 +287,12 @@ def test_a_constant_goes_into_no_bias_of_a_kernel_that_nodes_make(source: Open, 
     image = noise(1, 1, 8, 8)
     mapped = np.einsum("ij,njhw->nihw", report.kernels[0].matrix, image) + np.reshape(report.kernels[0].offset, (1, 3, 1, 1))
     assert np.allclose(run(onnx.load(report.target), image)[0], run(before, mapped.astype(np.float32))[0], atol=1e-4)
+
+
+def test_a_sign_before_the_kernel_turns_the_constant(tmp_path: Path):
+    nodes = [node("Neg", ["image"], ["n"]), node("Conv", ["n", "kernel", "bias"], ["out"])]
+    onnx.save(model(nodes, {**KERNEL, "bias": noise(5)}), tmp_path / "a.onnx")
+    folded = convert(tmp_path / "a.onnx", tmp_path / "folded.onnx", method="sum", norm="imagenet").target
+    exact = convert(tmp_path / "a.onnx", tmp_path / "exact.onnx", method="adapter", norm="imagenet").target
+    image = noise(1, 1, 8, 8)
+    assert np.allclose(run(onnx.load(folded), image)[0], run(onnx.load(exact), image)[0], atol=1e-4)
