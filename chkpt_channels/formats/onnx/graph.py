@@ -12,7 +12,7 @@ from chkpt_channels.formats.onnx import edits as onnx_edits
 from chkpt_channels.formats.onnx import front, metadata
 from chkpt_channels.formats.onnx.dataflow import padding
 from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, OPEN, Place, holder, size
-from chkpt_channels.formats.onnx.dataflow.image_inputs import MOST_CHANNELS, Images, images
+from chkpt_channels.formats.onnx.dataflow.image_inputs import COLORS, MOST_CHANNELS, Images, images
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.dataflow.values import ReachedConv, count_edits
@@ -109,7 +109,8 @@ class OnnxGraph(ModelGraph):
 
     def first_convs(self) -> Sequence[FirstConv]:
         convs: dict[str, FirstConv] = {}
-        for path in self.paths:
+        # of several that one kernel takes joined the colors come first, and a mask or a depth map of one channel last
+        for path in sorted(self.paths, key=lambda path: (path.count != COLORS, path.count == 1)):
             for reached in path.reached:
                 if conv := self._first_conv(path, reached):
                     known = convs.setdefault(conv.tensor.name, conv)
@@ -194,8 +195,8 @@ class OnnxGraph(ModelGraph):
 
     def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
         paths = self._toward(first_convs)
-        if len(widths := sorted({conv.in_channels for conv in first_convs})) > 1:
-            return f"its first convolutions take {' and '.join(map(str, widths))} channels"
+        if len(widths := sorted({path.count for path in paths})) > 1:
+            return f"images of {' and '.join(map(str, widths))} channels reach its first convolutions (--input names one)"
         return next(
             filter(None, (front.obstacle(self.model, path) for path in paths)), "" if paths else "its graph shows no image"
         )

@@ -296,3 +296,30 @@ def test_a_sign_before_the_kernel_turns_the_constant(tmp_path: Path):
     exact = convert(tmp_path / "a.onnx", tmp_path / "exact.onnx", method="adapter", norm="imagenet").target
     image = noise(1, 1, 8, 8)
     assert np.allclose(run(onnx.load(folded), image)[0], run(onnx.load(exact), image)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("names", [("image", "depth"), ("depth", "image")])
+def test_images_of_two_counts_that_one_kernel_takes_joined(names: tuple[str, str], tmp_path: Path):
+    """Toward gray both have one channel then; nothing else could be one conversion of both, and --input says of which."""
+    nodes = [node("Concat", ["image", "depth"], ["x"], axis=1), node("Conv", ["x", "kernel"], ["out"])]
+    made = model(nodes, {"kernel": noise(5, 4, 3, 3)}, inputs={"depth": ("n", 1, 8, 8)})
+    ordered = sorted(made.graph.input, key=lambda info: names.index(info.name))
+    del made.graph.input[:]
+    made.graph.input.extend(ordered)
+    onnx.save(made, tmp_path / "a.onnx")
+    for to in (5, "bgr"):
+        with pytest.raises(UnsupportedError, match="mixes, selects or counts channels"):
+            convert(tmp_path / "a.onnx", tmp_path / "out.onnx", to)
+    with pytest.raises(UnsupportedError, match="images of 1 and 3 channels"):
+        convert(tmp_path / "a.onnx", tmp_path / "out.onnx", 5, method="adapter")
+    image, depth = noise(1, 3, 8, 8), noise(1, 1, 8, 8)
+    gray = image[:, :1]
+    old = run(onnx.load(tmp_path / "a.onnx"), gray.repeat(3, 1), depth=depth)[0]
+    report = convert(tmp_path / "a.onnx", tmp_path / "gray.onnx")
+    assert report.status == "converted"
+    assert np.allclose(run(onnx.load(tmp_path / "gray.onnx"), gray, depth=depth)[0], old, atol=1e-5)
+    report = convert(tmp_path / "a.onnx", tmp_path / "five.onnx", 5, inputs=["image"])
+    five = noise(1, 5, 8, 8)
+    mapped = np.einsum("ij,njhw->nihw", report.kernels[0].matrix, five).astype(np.float32)
+    old = run(onnx.load(tmp_path / "a.onnx"), mapped, depth=depth)[0]
+    assert np.allclose(run(onnx.load(tmp_path / "five.onnx"), five, depth=depth)[0], old, atol=1e-4)

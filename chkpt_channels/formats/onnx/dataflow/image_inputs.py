@@ -18,6 +18,7 @@ from chkpt_channels.formats.onnx.dataflow.values import ReachedConv, kernel_layo
 from chkpt_channels.formats.onnx.model import Info, OnnxModel
 from chkpt_channels.formats.onnx.nodes import Node
 
+COLORS = 3
 MOST_CHANNELS = 32
 """Of an image that is not named, as in discovery: the widest public pretrained input has 13 bands."""
 MOST_AXES = 6
