@@ -95,8 +95,7 @@ class Rivals:
         if self.places.begins_network(kernel):
             return not any(k.filters == kernel.channels for k in stems)
         if kernel.channels in (2 * width, 3 * width):
-            makers = self.network.makers.get(kernel.channels, ())
-            return not any(k.channels != kernel.channels and self.places.home(k) == self.places.home(kernel) for k in makers)
+            return self._is_pair(kernel, width)
         is_open = not self.network.ordered and self.judged.state(kernel) is State.OPEN
         return is_open and not any(self.places.is_named_stem(k) or k.filters == kernel.channels for k in stems)
 
@@ -112,10 +111,9 @@ class Rivals:
         return (len(branches) > 1 or is_twin) and self.places.begins_network(kernel)
 
     def _is_likelier(self, kernel: LayerWeight, stems: Sequence[LayerWeight], width: int) -> bool:
-        """Whether the stems are less likely than this kernel: they take two or three of its images,
-        or blocks of its pixels; a point in front of them makes what they take; they take more channels, and nothing else speaks
-        for them; they are depthwise over what
-        it makes, as far as can be told; or they begin a decoder, with smaller windows."""
+        """Whether the stems are less likely than this kernel: it is a point in front of them and makes what they take; they take
+        two or three of its images, or blocks of its pixels; they take more channels, and nothing else speaks for them; they are
+        depthwise over what it makes, as far as can be told; or they begin a decoder, with smaller windows."""
         if not stems:
             return False
         if kernel.is_point:
@@ -144,7 +142,7 @@ class Rivals:
         )
 
     def _is_pair(self, kernel: LayerWeight, width: int) -> bool:
-        """Whether a kernel inside by a width that is made elsewhere takes two images or three as stems are called: a pose
+        """Whether a kernel whose width no other layer of its block makes takes two images or three as stems are called: a pose
         network."""
         makers, home = self.network.makers.get(kernel.channels, ()), self.places.home(kernel)
         is_fed = any(k.channels != kernel.channels and self.places.home(k) == home for k in makers)
