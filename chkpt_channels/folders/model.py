@@ -136,12 +136,18 @@ class ModelFile(Model):
         """It has none."""
 
     def described(self, part: Part, *, strict: bool = False) -> Description:
+        if strict and self.home:
+            self._reader.read(self.home, strict=True)
+        return self._described
+
+    @cached_property
+    def _described(self) -> Description:
         if self.home is None:
             return Description(())
-        configs = self._reader.read(self.home, strict=strict)
+        configs = self._reader.read(self.home, strict=False)
         with Location(str(self.home)).wrapping_os_errors("cannot be read"):
             names = os.listdir(self.home) if configs else []
-        return described(configs, Path(self.source.name).name, names, part.store)
+        return described(configs, Path(self.source.name).name, names, self.checkpoint)
 
     @property
     def size(self) -> int:

@@ -68,7 +68,7 @@ UNET = {
 
 def test_diffusers_inpainting(tmp_path):
     """From four latent channels to nine, of which the new five count for nothing yet."""
-    diffusers = pytest.importorskip("diffusers")
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not in this environment")
     model = realistic(diffusers.UNet2DConditionModel(**UNET))
     model.save_pretrained(tmp_path / "a")
     report = convert(tmp_path / "a", tmp_path / "b", to=9, method="zero")
@@ -83,7 +83,7 @@ def test_diffusers_inpainting(tmp_path):
 
 
 def test_diffusers_autoencoder(tmp_path):
-    diffusers = pytest.importorskip("diffusers")
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not in this environment")
     model = realistic(diffusers.AutoencoderKL(block_out_channels=(16,), norm_num_groups=4))
     model.save_pretrained(tmp_path / "a")
     convert(tmp_path / "a", tmp_path / "b", to="gray")
@@ -108,7 +108,7 @@ def autoencoders(diffusers):
 @pytest.mark.parametrize("name", ["AutoencoderKL", "VQModel", "AutoencoderTiny"])
 def test_diffusers_networks_that_reconstruct(name, to, count, tmp_path):
     """The encoder takes the new image, whatever the latent looks like, and the output stays, with a warning."""
-    diffusers = pytest.importorskip("diffusers")
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not in this environment")
     model = realistic(autoencoders(diffusers)[name])
     model.save_pretrained(tmp_path / "a")
     report = convert(tmp_path / "a", tmp_path / "b", to=to)
@@ -128,7 +128,7 @@ def test_diffusers_networks_that_reconstruct(name, to, count, tmp_path):
 
 def test_diffusers_pipelines_are_converted_by_components(tmp_path):
     """Image and latent have three channels, and only the autoencoder sees the image."""
-    diffusers = pytest.importorskip("diffusers")
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not in this environment")
     blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (16,)}
     unet = diffusers.UNet2DModel(sample_size=8, layers_per_block=1, norm_num_groups=4, **blocks)
     pipeline = diffusers.LDMPipeline(autoencoders(diffusers)["VQModel"], unet, diffusers.DDIMScheduler())
@@ -146,7 +146,7 @@ def test_diffusers_pipelines_are_converted_by_components(tmp_path):
 @pytest.mark.parametrize(("to", "options"), [(1, {}), (6, {"method": "zero"})])
 def test_diffusers_controlnet(to, options, tmp_path):
     """The image is the condition; the latent stays."""
-    diffusers = pytest.importorskip("diffusers")
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not in this environment")
     size = {"block_out_channels": (16,), "down_block_types": ("DownBlock2D",), "layers_per_block": 1, "norm_num_groups": 4}
     model = diffusers.ControlNetModel(**size, cross_attention_dim=8, attention_head_dim=4)
     realistic(model).save_pretrained(tmp_path / "a")
@@ -164,8 +164,8 @@ def test_diffusers_controlnet(to, options, tmp_path):
 def test_keras_hub(to, count, tmp_path):
     """A backbone and its image converter: what from_preset builds takes the new image."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
-    keras_hub = pytest.importorskip("keras_hub")
-    keras = pytest.importorskip("keras")
+    keras_hub = pytest.importorskip("keras_hub", reason="keras_hub is not in this environment")
+    keras = pytest.importorskip("keras", reason="Keras is not in this environment")
     keras.utils.set_random_seed(0)
     widths = {"input_conv_filters": [64], "input_conv_kernel_sizes": [7], "stackwise_num_filters": [64, 64]}
     blocks = {"stackwise_num_blocks": [1, 1], "stackwise_num_strides": [1, 2], "block_type": "basic_block"}

@@ -395,7 +395,7 @@ def test_a_graph_must_agree(tmp_path: Path):
 
 def test_keras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("KERAS_BACKEND", "torch")
-    keras = pytest.importorskip("keras")
+    keras = pytest.importorskip("keras", reason="Keras is not in this environment")
 
     def network(channels: int, classes: int = 5):
         image = keras.Input((SIZE, SIZE, channels), name="image")
