@@ -17,6 +17,7 @@ from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.onnx import external_data, front, metadata
 from chkpt_channels.formats.onnx.dataflow.axes import counted, holder
+from chkpt_channels.formats.onnx.dataflow.operators import CONVOLUTIONS
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight, is_packed
@@ -141,8 +142,9 @@ class OnnxEdits:
         self._rewrite(weight, edit)
         self._declare_weight(name, edit.shape)
         self._declare_made(name)
-        for node, _ in changed:
-            self._ungroup(node)
+        for node, i in changed:
+            if node.op in CONVOLUTIONS and i == CONVOLUTIONS[node.op][1]:  # its bias may change too
+                self._ungroup(node)
 
     def _declare_weight(self, name: str, shape: Sequence[int]) -> None:
         """Declare the new shape, also of what is derived from the tensor before the convolution."""

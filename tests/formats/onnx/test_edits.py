@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from chkpt_channels import UnsupportedError
+from chkpt_channels import UnsupportedError, convert
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.onnx import FORMATS
 from chkpt_channels.formats.onnx.checkpoint import Onnx
@@ -606,3 +606,18 @@ def test_a_uniform_constant_needs_no_edit(source: Open):
     after = edited(checkpoint, summed(checkpoint))
     assert initializers(after)["top"].tolist() == [255]
     assert agrees(before, after)
+
+
+@pytest.mark.parametrize("to", [1, 3, 4])
+def test_a_depthwise_kernel_and_its_bias_change_together(to: int, tmp_path: Path):
+    """The groups are taken away once, though both tensors are read by one node."""
+    made = model(
+        [node("Conv", ["image", "kernel", "bias"], ["out"], group=3)],
+        {"kernel": noise(6, 1, 3, 3), "bias": noise(6)},
+    )
+    onnx.save(made, tmp_path / "a.onnx")
+    new = {1: "gray", 3: "bgr", 4: 4}[to]
+    folded = convert(tmp_path / "a.onnx", tmp_path / "b.onnx", new, norm="imagenet")
+    exact = convert(tmp_path / "a.onnx", tmp_path / "c.onnx", new, norm="imagenet", method="adapter")
+    image = noise(1, to, 8, 8)
+    assert np.allclose(run(onnx.load(folded.target), image)[0], run(onnx.load(exact.target), image)[0], atol=1e-4)
