@@ -59,12 +59,19 @@ def test_a_hash_of_the_content():
         assert sha256_of(source) == hashlib.sha256(RGB.read_bytes()).hexdigest()
 
 
-def test_configurations_are_published_with_the_weights(tmp_path: Path):
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """One with weights and their configuration, and an empty one."""
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     out.mkdir()
     shutil.copy(RGB, source / "net.pth")
     (source / "config.json").write_text(json.dumps({"model_type": "resnet", "num_channels": 3}))
+    return source, out
+
+
+def test_configurations_are_published_with_the_weights(folders: tuple[Path, Path]):
+    source, out = folders
     with pytest.raises(UsageError, match="would replace the configurations"):
         convert(source / "net.pth", source / "gray.pth", with_sidecars=True)
     convert(source / "net.pth", out / "gray.pth", with_sidecars=True)
@@ -82,25 +89,17 @@ def test_configurations_are_published_with_the_weights(tmp_path: Path):
 
 @pytest.mark.parametrize("other", ['{"model_type": "vit", "num_channels": 3}', "no JSON", "[]"])
 @pytest.mark.parametrize("force", [True, False])
-def test_the_configuration_of_another_model_is_never_replaced(other: str, force: bool, tmp_path: Path):
-    source, out = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
-    out.mkdir()
-    shutil.copy(RGB, source / "net.pth")
-    (source / "config.json").write_text(json.dumps({"model_type": "resnet", "num_channels": 3}))
+def test_the_configuration_of_another_model_is_never_replaced(other: str, force: bool, folders: tuple[Path, Path]):
+    source, out = folders
     (out / "config.json").write_text(other)
     with pytest.raises(OutputExistsError, match=r"config\.json: is the configuration of another model"):
         convert(source / "net.pth", out / "gray.pth", with_sidecars=True, force=force)
     assert {path.name: path.read_text() for path in out.iterdir()} == {"config.json": other}
 
 
-def test_the_configuration_of_weights_beside_the_output_is_not_replaced(tmp_path: Path):
+def test_the_configuration_of_weights_beside_the_output_is_not_replaced(folders: tuple[Path, Path]):
     """They take the channels that it states; by itself the output may be replaced, and its configuration with it."""
-    source, out = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
-    out.mkdir()
-    shutil.copy(RGB, source / "net.pth")
-    (source / "config.json").write_text(json.dumps({"model_type": "resnet", "num_channels": 3}))
+    source, out = folders
     convert(source / "net.pth", out / "gray.pth", with_sidecars=True)
     convert(source / "net.pth", out / "again.pth", with_sidecars=True, force=True)
     with pytest.raises(OutputExistsError, match=r"config\.json: is the configuration of again\.pth, and is not replaced"):
