@@ -53,7 +53,7 @@ def models(paths: Iterable[str | os.PathLike[str]]) -> dict[Path, bool]:
 def model_of(file: Path) -> Path:
     """The index of the shards that a file is one of, or the file itself."""
     with suppress(OSError):  # a folder that is not there: opening says so
-        for index in sorted(name for name in os.listdir(file.parent) if is_index(name)):
+        for index in sorted(name for name in os.listdir(file.parent) if is_index(file.parent / name)):
             with suppress(DamagedError, FileSystemError):  # called like an index, and none
                 if file.name in listed_shards(read(file.parent / index)):
                     return file.parent / index
@@ -78,7 +78,7 @@ def check(
     count, model = expected_channels(expect, lfs_pointers), model_of(Path(path))
     name = os.fspath(path) if model == Path(path) else str(model)
     with ExitStack() as stack, gc_paused():
-        index, files = shard_names(model.parent, model.name, os.listdir(model.parent)) if is_index(name) else (None, (name,))
+        index, files = shard_names(model.parent, model.name, os.listdir(model.parent)) if is_index(model) else (None, (name,))
         sources = [stack.enter_context(Source(model.parent / file if index else file)) for file in files]
         size = sum(source.size for source in sources)
         if lfs_pointers == "skip" and any(source.head.startswith(LFS_POINTER) for source in sources):

@@ -56,7 +56,7 @@ def _by_shapes(checkpoint: TensorStore, channels: int | None) -> search.Finding:
 def _by_search_view(checkpoint: TensorStore) -> tuple[FirstConv, ...]:
     """The first convs of a file whose kernels are not PyTorch's, searched under PyTorch's names and shapes. A depthwise kernel
     has one channel there, whatever it takes: an answer that holds one is dropped."""
-    view = checkpoint.search_view()
+    view = checkpoint.graph.search_view()
     in_view = search.find(view, ordered=checkpoint.ordered).first_convs if view else ()
     pairs = [(conv, checkpoint.tensors[view[conv.tensor]]) for conv in in_view]
     convs = tuple(conv._replace(tensor=tensor, layout=tensor.layout) for conv, tensor in pairs)
@@ -82,7 +82,7 @@ def unexplained(checkpoint: TensorStore, stems: Sequence[FirstConv]) -> tuple[af
     graph shows which kernels the image reaches."""
     if checkpoint.graph.decides or checkpoint.graph.first_convs():
         return ()
-    if view := checkpoint.search_view():
+    if view := checkpoint.graph.search_view():
         shown = {name: tensor for tensor, name in view.items()}
         seen = [conv._replace(tensor=shown[conv.tensor.name]) for conv in stems if conv.tensor.name in shown]
         left = after.unexplained(view, seen, ordered=checkpoint.ordered, torch=checkpoint.ordered)

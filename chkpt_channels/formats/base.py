@@ -144,10 +144,12 @@ class TensorStore(ABC):
         others.update(part for tensor in self.opaque for part in tensor.parts)
         return [t for t in self.tensors.values() if t.name not in others]
 
-    def search_view(self) -> Mapping[Tensor, str]:
-        """The model's kernels with PyTorch-style names and axis order, each with its own name; empty where they have these
-        already, or where they show nothing. Discovery searches here first."""
-        return {}
+
+class Joined(NamedTuple):
+    """What shards, each in the order of its modules, say as one checkpoint."""
+
+    graph: ModelGraph
+    optimizer_entries: tuple[OptimizerEntry, ...]
 
 
 class Checkpoint(TensorStore):
@@ -163,6 +165,10 @@ class Checkpoint(TensorStore):
 
     def shared(self, names: Sequence[str]) -> tuple[str, str] | None:
         """Two of these tensors that share memory, None where each has its own."""
+        return None
+
+    def joined(self, shards: TensorStore, *, ordered: bool) -> Joined | None:
+        """What the shards of which this is the first say together; None where each says all about its own tensors."""
         return None
 
     def load_line(self, path: str) -> str:

@@ -12,6 +12,7 @@ from chkpt_channels.core.tensors import (
     Notice,
     PreprocessingOp,
     Quantization,
+    Tensor,
     TensorEdit,
 )
 
@@ -34,6 +35,11 @@ class ModelGraph:
     def first_convs(self) -> Sequence[FirstConv]:
         """The convs that the image reaches in the graph; none where the file has no graph."""
         return ()
+
+    def search_view(self) -> Mapping[Tensor, str]:
+        """The model's kernels with PyTorch-style names and axis order, each with its own name; empty where they have these
+        already, or where they show nothing. Discovery searches here first."""
+        return {}
 
     def with_groups(self, conv: FirstConv) -> FirstConv:
         """A first conv that names and shapes gave, with the groups that the file states."""

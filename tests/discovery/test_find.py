@@ -481,30 +481,31 @@ def test_what_is_left_may_be_no_dense_tensor():
     assert left(checkpoint, "conv1.weight") == ["side.a.weight"]
 
 
-class Viewed(Memory):
-    """A checkpoint whose names and axis orders are not PyTorch's, and a view that has these."""
+class Viewed(ModelGraph):
+    """The graph of a checkpoint whose names and axis orders are not PyTorch's, with a view that has these."""
 
-    ordered = False
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
 
     def search_view(self) -> Mapping[Tensor, str]:
         shown = {"conv1/kernel": ("conv1.weight", (8, 3, 7, 7)), "conv2/kernel": ("conv2.weight", (8, 8, 3, 3))}
         shown |= {"side/kernel": ("side.weight", (4, 3, 5, 5)), "mix/kernel": ("mix.weight", (5, 12, 1, 1))}
-        shapes = {name: self.tensors[name] for name in shown}
-        return {Tensor(key, shapes[name].dtype, shape): name for name, (key, shape) in shown.items()}
+        return {Tensor(key, self._tensors[name].dtype, shape): name for name, (key, shape) in shown.items()}
 
 
-class Depthwise(ModelGraph):
-    """A graph that says of one kernel that it is depthwise."""
+class Depthwise(Viewed):
+    """One that says of one kernel that it is depthwise."""
 
     def is_depthwise(self, name: str) -> bool:
         return name == "side/kernel"
 
 
 def test_what_is_left_in_a_view_has_its_own_name():
-    checkpoint = Viewed({"": {n: kernel(*s) for n, s in HWIO_SHAPES.items()}})
+    checkpoint = Memory({"": {n: kernel(*s) for n, s in HWIO_SHAPES.items()}})
+    checkpoint.ordered, checkpoint.graph = False, Viewed(checkpoint.tensors)  # type: ignore[assignment] # another graph
     stems = [FirstConv(checkpoint.tensors["conv1/kernel"], Layout("HWIO"), 3, "user")]
     assert [k.tensor for k in unexplained(checkpoint, stems)] == [checkpoint.tensors["side/kernel"]]
-    checkpoint.graph = Depthwise()
+    checkpoint.graph = Depthwise(checkpoint.tensors)
     assert unexplained(checkpoint, stems) == ()
 
 
