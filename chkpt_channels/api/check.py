@@ -10,7 +10,7 @@ from pathlib import Path
 from chkpt_channels.api.output.naming import stated_hash
 from chkpt_channels.api.output.publish import sha256_of
 from chkpt_channels.api.report import Check, FileInfo, Mismatch
-from chkpt_channels.core.errors import AmbiguousError, DamagedError, FileSystemError, Location, UsageError
+from chkpt_channels.core.errors import AmbiguousError, DamagedError, FileSystemError, Location, UnsupportedError, UsageError
 from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.tensors import FirstConv, Notice
 from chkpt_channels.discovery.find import find_first_convs
@@ -98,13 +98,13 @@ def _checked(
     configs, why = described(found, model.name, os.listdir(model.parent) if found else (), store)
     finding = find_first_convs(store, SearchRequest(hints=search_hints(configs)))
     if not finding.first_convs:
-        what = "its first convolution is ambiguous" if finding.candidates else "it holds no convolution that could see an image"
+        what = "its first convolution is ambiguous" if finding.candidates else _why_none(store)
         if count is not None and (is_named or not is_no_network(store)):
             raise AmbiguousError(
                 f"{what}, so that --expect cannot be checked",
                 file=info.path,
                 candidates=finding.candidates,
-                hint="inspect lists the candidates",
+                hint="inspect lists the candidates" if finding.candidates else "",
             )
         return Check(info, (), tuple(mismatches), "" if mismatches else what)
     convs, file = finding.first_convs, info.path
@@ -119,6 +119,15 @@ def _checked(
     ]
     notices = (Notice("other_configuration", f"the configuration beside it {why}: it is not compared"),) if why else ()
     return Check(info, convs, tuple(mismatches), notices=notices)
+
+
+def _why_none(store: TensorStore) -> str:
+    """Why a file has no first conv, which its graph may know better."""
+    try:
+        store.graph.check_reached()
+    except UnsupportedError as error:
+        return f"{error.where}: {error.what}" if error.where else error.what
+    return "it holds no convolution that could see an image"
 
 
 def _declared_mismatches(store: TensorStore, file: str, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:

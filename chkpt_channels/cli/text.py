@@ -229,7 +229,7 @@ def check_lines(check: Check) -> Iterator[str]:
     """The lines about one file that was checked: nothing where it agrees."""
     name = printable(check.input.path)
     if check.skipped:
-        yield f"{name}: skipped: {check.skipped}"
+        yield f"{name}: skipped: {printable(check.skipped, 1000)}"
     yield from (f"{name}: {printable(notice.message, 1000)}" for notice in check.notices)
     for mismatch in check.mismatches:
         yield f"{printable(mismatch.file)}: {printable(mismatch.where)}: found {mismatch.found}, expected {mismatch.expected}"
