@@ -155,6 +155,9 @@ class Joined(NamedTuple):
 class Checkpoint(TensorStore):
     """One open file, as an index: names, shapes, dtypes, spans. One subclass a format."""
 
+    endings: tuple[str, ...] = ()
+    """The ends of names under which its framework reads the file, the usual one first; none where it reads any."""
+
     def __init__(self, source: Source, form: Format) -> None:
         super().__init__(source.location)
         self.source, self.format, self.title = source, form, form.title
