@@ -13,7 +13,7 @@ from chkpt_channels.discovery.law import after, search
 from chkpt_channels.discovery.law.copies import flattened
 from chkpt_channels.discovery.law.places import OTHER_SENSES
 from chkpt_channels.discovery.like import compare as like
-from chkpt_channels.discovery.request import LIKE_HINT, ConfigHints, SearchRequest
+from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.formats.base import TensorStore
 
 MOST_TOGETHER = 6
@@ -159,11 +159,11 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
         raise location.at(weight.name).unsupported(weight.what, hint=weight.hint)
     if finding.why_not:  # one of the kernels alone would give a network that does not load
         what = f"no edit of first convolutions is right: {finding.why_not}"
-        raise AmbiguousError(what, file=location.file, candidates=finding.candidates, hint=LIKE_HINT)
+        raise AmbiguousError(what, file=location.file, candidates=finding.candidates, hint=checkpoint.like_hint)
     if not finding.candidates:
-        hint = f"name it: --layer KEY --layout LAYOUT   or   {LIKE_HINT}"
+        hint = f"name it: --layer KEY --layout LAYOUT   or   {checkpoint.like_hint}"
         raise UnsupportedError("holds no convolution that could see an image", file=location.file, hint=hint)
-    many, hint = len(finding.candidates), _hint(finding.candidates)
+    many, hint = len(finding.candidates), _hint(checkpoint, finding.candidates)
     what = f"{'one tensor might' if many == 1 else f'{many} tensors could'} be the first convolution"
     raise AmbiguousError(what, file=location.file, candidates=finding.candidates, hint=hint)
 
@@ -181,7 +181,9 @@ def _check_tied(checkpoint: TensorStore, convs: Sequence[FirstConv]) -> None:
     candidates += [Candidate(t.name, t.shape, f"is {tied[t.name]} too", needed=True) for t in others if t.name in tied]
     name, first = next(iter(tied.items()))
     what = f"shares its memory with {first}, and is not known to see the image"
-    raise AmbiguousError(what, file=checkpoint.location.file, where=name, candidates=candidates, hint=_hint(candidates))
+    raise AmbiguousError(
+        what, file=checkpoint.location.file, where=name, candidates=candidates, hint=_hint(checkpoint, candidates)
+    )
 
 
 def check_one_width(location: Location, convs: Sequence[FirstConv], target: int | None) -> None:
@@ -200,16 +202,16 @@ def check_one_width(location: Location, convs: Sequence[FirstConv], target: int 
     )
 
 
-def _hint(candidates: Sequence[Candidate]) -> str:
+def _hint(checkpoint: TensorStore, candidates: Sequence[Candidate]) -> str:
     """The options that name these candidates: all that are needed together; or those of one width and one reason against them,
     which may see the image together or one of them alone."""
     if needed := [c for c in candidates if c.needed]:
-        return f"{_layers(needed)}   or   {LIKE_HINT}"
+        return f"{_layers(needed)}   or   {checkpoint.like_hint}"
     first = candidates[0]
     alike = [c for c in candidates if (c.why_not, c.shape[1:2]) == (first.why_not, first.shape[1:2])]
     together = [alike] if 1 < len(alike) <= MOST_TOGETHER else []
     alone = [[c] for c in candidates[: MOST_OPTIONS - len(together)]]
-    return "   or   ".join([*map(_layers, [*together, *alone]), LIKE_HINT])
+    return "   or   ".join([*map(_layers, [*together, *alone]), checkpoint.like_hint])
 
 
 def _layers(candidates: Sequence[Candidate]) -> str:
@@ -238,7 +240,7 @@ def _with_named(checkpoint: TensorStore, finding: search.Finding, request: Searc
     tensors = [t for t in checkpoint.model_tensors() if len(t.shape) >= 2]
     unread = {weight.name: weight for weight in checkpoint.opaque}
     tensors += [Tensor(weight.name, BY_NAME["F32"], weight.shape or (), weight.group) for weight in checkpoint.opaque]
-    matches = [t for layer in request.layers for t in layer_selector.match(location, tensors, layer)]
+    matches = [t for layer in request.layers for t in layer_selector.match(location, tensors, layer, checkpoint.like_hint)]
     names = dict.fromkeys((t.name for t in matches), "named by --layer")
     names |= {copy.name: f"a copy of {t.key}" for t in matches for copy in flattened(t, tensors) if copy.name not in names}
     known = {conv.tensor.name: conv for conv in finding.first_convs}

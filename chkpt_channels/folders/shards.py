@@ -77,7 +77,7 @@ class Shards(TensorStore):
         self.shards, self.index = list(shards), index
         super().__init__(shards[0].location)
         self.title = f"{shards[0].title}, {len(shards)} shards"
-        location = Location(os.path.join(folder.file, index.name))
+        self.like_hint, location = shards[0].like_hint, Location(os.path.join(folder.file, index.name))
         for shard in shards:
             if shard.format is not shards[0].format:
                 raise location.damaged("its shards are not of one format")

@@ -81,6 +81,8 @@ class TensorStore(ABC):
     title: str
     ordered: bool
     """Whether the order of `tensors` is the order of the modules."""
+    like_hint = '--like LIKE.pth, made by torch.save(Net(in_channels=1).state_dict(), "LIKE.pth")'
+    """What settles which kernels see the image, whatever the network: for the hint of a refusal."""
     adds_tensors: bool = False
     """Whether an edit may add tensors: a private copy of one that others share, a bias where there was none."""
 

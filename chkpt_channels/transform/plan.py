@@ -87,9 +87,20 @@ def _planned(checkpoint: TensorStore, options: Options) -> Plan:
     try:
         return planned("", "")
     except UnsupportedError as refusal:
+        if options.rule.method != "auto" and not refusal.hint:
+            refusal.hint = _hint_of_auto(checkpoint, options)
         if not (method := graph_methods.instead(checkpoint, changing, options)):
             raise
         return planned(method, f"no kernel edit is right: {refusal.where}: {refusal.what}")
+
+
+def _hint_of_auto(checkpoint: TensorStore, options: Options) -> str:
+    """What to do where the user's method is refused: leave it out, if then there is a plan."""
+    try:
+        _planned(checkpoint, options._replace(rule=options.rule._replace(method="auto")))
+    except (UnsupportedError, UsageError):
+        return ""
+    return "leave --method out"
 
 
 def _plan_by(

@@ -21,7 +21,7 @@ from chkpt_channels.discovery.find import (
     unexplained,
 )
 from chkpt_channels.discovery.law.search import Finding
-from chkpt_channels.discovery.request import LIKE_HINT, ConfigHints, Like, LikeGroup, LikeTensor, SearchRequest
+from chkpt_channels.discovery.request import ConfigHints, Like, LikeGroup, LikeTensor, SearchRequest
 from chkpt_channels.formats.graph import ModelGraph
 from tests.support.memory import NET, Memory, kernel
 
@@ -165,7 +165,7 @@ def test_a_first_conv_under_a_name_that_is_not_found_is_refused_with_all_names()
     with pytest.raises(AmbiguousError, match=r"leave\.weight: shares its memory with enter\.weight, and is not") as refused:
         select(asked())
     assert [(c.key, c.needed) for c in refused.value.candidates] == [("enter.weight", True), ("leave.weight", True)]
-    assert refused.value.hint == f"--layer enter.weight --layer leave.weight   or   {LIKE_HINT}"
+    assert refused.value.hint == f"--layer enter.weight --layer leave.weight   or   {Memory.like_hint}"
     named = select(asked(layers=("enter.weight", "leave.weight")))
     assert [name for name, *_ in shown(named)] == ["enter.weight", "leave.weight"]
 
@@ -221,7 +221,7 @@ def test_every_refusal_for_ambiguity_names_like():
     for net in (OPEN, LATENT, {"fc.weight": kernel(5, 8)}):
         with pytest.raises(UnsupportedError) as refused:
             select_first_convs(Memory({"": net}), asked())
-        assert refused.value.hint.endswith(f"   or   {LIKE_HINT}")
+        assert refused.value.hint.endswith(f"   or   {Memory.like_hint}")
 
 
 PAST = {
@@ -239,7 +239,7 @@ def test_where_the_image_goes_past_the_stem_no_layer_is_offered():
     why = "no edit of first convolutions is right: layers.0.bn takes 15 channels, the 12 of layers.0.conv and 3 of the image"
     assert str(refused.value).startswith(f"a.pth: {why}")
     assert refused.value.candidates[0].key == "layers.0.conv.weight"
-    assert refused.value.hint == LIKE_HINT
+    assert refused.value.hint == Memory.like_hint
 
 
 def like(net: Mapping[str, np.ndarray], **words: Any) -> SearchRequest:
@@ -309,7 +309,7 @@ def test_candidates_that_are_needed_together_are_named_together(monkeypatch: pyt
     with pytest.raises(AmbiguousError) as refused:
         select_first_convs(Memory({"": NET}), asked(layers=layers))
     together = "--layer conv1.weight --layer conv2.weight"
-    assert refused.value.hint == (together if layers else f"{together}   or   {LIKE_HINT}")
+    assert refused.value.hint == (together if layers else f"{together}   or   {Memory.like_hint}")
     assert len(select_first_convs(Memory({"": NET}), asked(layers=["conv1", "conv2"])).first_convs) == 2
 
 

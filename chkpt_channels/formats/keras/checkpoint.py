@@ -33,6 +33,7 @@ class KerasCheckpoint(Checkpoint):
     """A configuration, or none, and an HDF5 file of weights. A subclass opens them, then calls `index`."""
 
     ordered = True
+    like_hint = '--like LIKE.weights.h5, made by net(channels=1).save_weights("LIKE.weights.h5")'
     document: str
     """The name of the configuration; declarations begin with it."""
 
