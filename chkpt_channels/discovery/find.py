@@ -8,7 +8,7 @@ from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery import layer_selector, opaque
+from chkpt_channels.discovery import counts, layer_selector, opaque
 from chkpt_channels.discovery.law import after, search
 from chkpt_channels.discovery.law.copies import flattened
 from chkpt_channels.discovery.law.places import OTHER_SENSES
@@ -20,8 +20,6 @@ MOST_TOGETHER = 6
 """Stems that a hint names together; more are seldom all stems."""
 MOST_OPTIONS = 3
 """Choices of layers in a hint."""
-FOUND_BY_SEARCH = frozenset({"shapes", "names"})
-"""What says of a first conv that nothing but names and shapes found it."""
 _ANY = SearchRequest()
 
 
@@ -99,11 +97,7 @@ def select_first_convs(checkpoint: TensorStore, request: SearchRequest) -> searc
     layers that do not exist or have other channels than --from says."""
     _select_inputs(checkpoint, request)
     finding = _by_like(checkpoint, request) if request.like else _selected(checkpoint, request)
-    location = checkpoint.location
-    if other := next((c for c in finding.first_convs if request.from_channels not in (None, c.in_channels)), None):
-        what = f"--from says {request.from_channels} channels, the kernel has {other.in_channels}"
-        raise UsageError(what, file=location.file, where=other.tensor.name)
-    return finding
+    return finding if request.from_channels is None else counts.of_count(checkpoint.location, finding, request.from_channels)
 
 
 def _selected(checkpoint: TensorStore, request: SearchRequest) -> search.Finding:
@@ -183,22 +177,6 @@ def _check_tied(checkpoint: TensorStore, convs: Sequence[FirstConv]) -> None:
     what = f"shares its memory with {first}, and is not known to see the image"
     raise AmbiguousError(
         what, file=checkpoint.location.file, where=name, candidates=candidates, hint=_hint(checkpoint, candidates)
-    )
-
-
-def check_one_width(location: Location, convs: Sequence[FirstConv], target: int | None) -> None:
-    """Raise AmbiguousError where first convs of several widths are found, the target's aside: a generator beside a discriminator,
-    which takes two images, or an image and its depth. One conversion of the image cannot be that of both."""
-    widths = sorted({conv.in_channels for conv in convs if conv.found_by in (*FOUND_BY_SEARCH, "graph")} - {target})
-    if len(widths) < 2:
-        return
-    candidates = [Candidate(c.tensor.name, c.tensor.shape, f"takes {c.in_channels} channels") for c in convs]
-    alike = [[f"--layer {c.tensor.name}" for c in convs if c.in_channels == width] for width in widths]
-    raise AmbiguousError(
-        f"its first convolutions take {' and '.join(map(str, widths))} channels",
-        file=location.file,
-        candidates=candidates,
-        hint="   or   ".join(" ".join(layers) for layers in alike),
     )
 
 

@@ -45,6 +45,10 @@ class ModelGraph:
         """A first conv that names and shapes gave, with the groups that the file states."""
         return conv
 
+    def counts(self, conv: FirstConv) -> frozenset[int]:
+        """How many channels the images have that reach a first conv: several where it takes them joined."""
+        return frozenset({conv.in_channels})
+
     def is_depthwise(self, name: str) -> bool:
         """Whether each channel has its own filters in this kernel, as far as the file says."""
         return False

@@ -13,7 +13,8 @@ from chkpt_channels.core.errors import Candidate, Location, UnsupportedError, Us
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import ChannelMap, Declaration, Edits, FirstConv, Notice, PreprocessingOp, Tensor, TensorEdit
 from chkpt_channels.discovery import bias_target, preprocessing
-from chkpt_channels.discovery.find import check_one_width, compare_with_like, select_first_convs
+from chkpt_channels.discovery.counts import check_one_width
+from chkpt_channels.discovery.find import compare_with_like, select_first_convs
 from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.discovery.like import compare as like
 from chkpt_channels.formats.base import TensorStore
@@ -73,7 +74,7 @@ def _plan_by_like(checkpoint: TensorStore, options: Options) -> Plan:
 def _planned(checkpoint: TensorStore, options: Options) -> Plan:
     finding = select_first_convs(checkpoint, options.search)
     convs = finding.first_convs
-    check_one_width(checkpoint.location, convs, None if options.rule.explicit or options.rule.order else options.to)
+    check_one_width(checkpoint, convs, None if options.rule.explicit or options.rule.order else options.to)
     rules = [_rule(checkpoint.location, conv, options) for conv in convs]
     changing = [conv for conv, rule in zip(convs, rules, strict=True) if not rule.is_identity]
     if not changing:

@@ -14,7 +14,6 @@ from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, OpaqueTensor, Tensor
 from chkpt_channels.discovery.find import (
-    check_one_width,
     compare_with_like,
     find_first_convs,
     select_first_convs,
@@ -125,21 +124,6 @@ def test_a_number_of_channels_in_a_configuration_settles_a_width():
     assert found.first_convs[0].why == "config.json says 6 channels"
     assert shown(find_first_convs(checkpoint, asked(from_channels=6))) == [("b.stem.weight", "OIHW", 6, "names")]
     assert find_first_convs(checkpoint, hinted(channels=7)).first_convs == ()
-
-
-def test_two_widths_have_no_conversion_in_common():
-    end = {"end.weight": kernel(5, 16)}
-    generator, discriminator = ({f"{name}.weight": kernel(16, n, 3, 3), **end} for name, n in (("g", 3), ("d", 6)))
-    store = Memory({"netG": generator, "netD": discriminator})
-    convs = find_first_convs(store).first_convs
-    assert [conv.in_channels for conv in convs] == [3, 6]
-    with pytest.raises(AmbiguousError, match=r"^a\.pth: its first convolutions take 3 and 6 channels$") as refused:
-        check_one_width(store.location, convs, 1)
-    assert refused.value.hint == "--layer netG/g.weight   or   --layer netD/d.weight"
-    assert [c.why_not for c in refused.value.candidates] == ["takes 3 channels", "takes 6 channels"]
-    check_one_width(store.location, convs, 6)
-    check_one_width(store.location, convs[:1], 1)
-    check_one_width(store.location, [conv._replace(found_by="user") for conv in convs], 1)
 
 
 # What is selected

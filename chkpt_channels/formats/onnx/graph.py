@@ -12,7 +12,7 @@ from chkpt_channels.formats.onnx import edits as onnx_edits
 from chkpt_channels.formats.onnx import front, metadata
 from chkpt_channels.formats.onnx.dataflow import padding
 from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, OPEN, Place, holder, size
-from chkpt_channels.formats.onnx.dataflow.image_inputs import MOST_CHANNELS, Images, images
+from chkpt_channels.formats.onnx.dataflow.image_inputs import COLORS, MOST_CHANNELS, Images, images
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.dataflow.values import ReachedConv, count_edits
@@ -103,20 +103,25 @@ class OnnxGraph(ModelGraph):
         self._forget()
 
     def _forget(self) -> None:
-        """What is known so far was found without what the user says now."""
-        for known in ("_images", "paths"):
-            self.__dict__.pop(known, None)
+        self.__dict__.pop("_images", None)  # what is known so far was found without what the user says now
+        self.__dict__.pop("paths", None)
 
     def first_convs(self) -> Sequence[FirstConv]:
         convs: dict[str, FirstConv] = {}
-        for path in self.paths:
+        meant = self._stated or COLORS  # of images that one kernel takes joined; a mask or a depth map has one channel
+        for path in sorted(self.paths, key=lambda path: (path.count != meant, path.count == 1)):
             for reached in path.reached:
-                if conv := self._first_conv(path, reached):
-                    known = convs.setdefault(conv.tensor.name, conv)
+                conv = self._first_conv(path, reached)
+                if conv and (known := convs.setdefault(conv.tensor.name, conv)).in_channels == conv.in_channels:
                     inputs = tuple(dict.fromkeys((*known.inputs, path.image.name)))
                     convs[conv.tensor.name] = known._replace(inputs=inputs)
         direct = [conv for conv in convs.values() if conv.layout]
         return [*direct, *self._beside(direct, convs)] if direct else list(convs.values())
+
+    def counts(self, conv: FirstConv) -> frozenset[int]:
+        at = [path for path in self.paths if any(r.kernel and r.kernel.name == conv.tensor.name for r in path.reached)]
+        joined = frozenset(path.count for path in at if path.count) if self._stated is None else frozenset()
+        return joined or frozenset({conv.in_channels})
 
     def _beside(self, direct: Sequence[FirstConv], convs: Mapping[str, FirstConv]) -> list[FirstConv]:
         """The kernels of images that reach none as they are: they change with the others, or nothing does."""
