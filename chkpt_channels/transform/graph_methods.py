@@ -3,6 +3,8 @@
 broadcast, stack   toward one channel, where an edit of kernels would be inexact
 gather             for another order of the channels, where an edit of kernels would be refused
 adapter            for any count, where an edit of kernels would be refused, and neither stack nor gather would do
+
+Or the reverse: a 1×1 convolution that a user trained in front of the network is folded into its kernels.
 """
 
 from __future__ import annotations
@@ -10,11 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from chkpt_channels.core.tensors import FirstConv, PreprocessingOp
+from chkpt_channels.core.errors import AmbiguousError, Candidate
+from chkpt_channels.core.tensors import Adapter, FirstConv, Notice, PreprocessingOp
+from chkpt_channels.discovery import layer_selector
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.transform import notices
+from chkpt_channels.transform import kernels, notices
+from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.mixing.rules import ADAPTER, GATHER, REPEATING
 from chkpt_channels.transform.options import Options
+
+FOLDED = "fold-adapter"
 
 
 def preferred(
@@ -56,6 +63,46 @@ def instead(store: TensorStore, convs: Sequence[FirstConv], options: Options) ->
     if places and not options.norm and store.graph.gathers(convs, places):
         return GATHER
     return "" if store.graph.adapter_obstacle(convs) else ADAPTER
+
+
+def trained_adapter(store: TensorStore, convs: Sequence[FirstConv], layers: Sequence[str]) -> FirstConv:
+    """The one of the first convs that is a 1×1 convolution in front of a network, or that the user names. Raises AmbiguousError
+    with candidates for several, UnsupportedError where it is none."""
+    named = {tensor.name for layer in layers for tensor in layer_selector.match(store.location, store.model_tensors(), layer)}
+    asked = [conv for conv in convs if conv.tensor.name in named or not named]
+    pointwise = [conv for conv in asked if _is_pointwise(store, conv)]
+    if len(pointwise) > 1:
+        candidates = [Candidate(conv.tensor.name, conv.tensor.shape, "is a 1×1 convolution of the image") for conv in pointwise]
+        hint = "   or   ".join(f"--layer {conv.tensor.name}" for conv in pointwise)
+        what = f"{len(pointwise)} convolutions could be the adapter"
+        raise AmbiguousError(what, file=store.location.file, candidates=candidates, hint=hint)
+    if not pointwise:
+        where = min(named) if named else asked[0].tensor.name if asked else ""
+        what = "is no 1×1 convolution of the image that pads nothing: there is no adapter to fold"
+        raise store.location.at(where).unsupported(what)
+    return pointwise[0]
+
+
+def folding(store: TensorStore, conv: FirstConv, adapter: Adapter) -> Mixing:
+    """What a 1×1 convolution computes: its kernel is A [I_old, I_new], as its outputs are the old channels, and its bias is t."""
+    import numpy as np
+
+    if conv.layout is None:
+        raise TypeError(f"{conv.tensor.name} has no layout, and is no 1×1 convolution")
+    axes = conv.layout.axes.index("O"), conv.layout.channel_axis
+    matrix = np.moveaxis(kernels.values(store, conv).astype(np.float64), axes, (0, 1)).reshape(-1, conv.in_channels)
+    offset = store.load(adapter.bias).astype(np.float64).reshape(-1) if adapter.bias else np.zeros(len(matrix))
+    if not (np.isfinite(matrix).all() and np.isfinite(offset).all()):
+        raise store.location.at(conv.tensor.name).unsupported("holds NaN or infinity, or its bias does: it is not folded")
+    return Mixing(FOLDED, tuple(map(tuple, matrix.tolist())), tuple(offset.tolist()) if offset.any() else ())
+
+
+def folded_notice(conv: FirstConv, adapter: Adapter, into: Sequence[FirstConv]) -> Notice:
+    """What became of the adapter."""
+    names = notices.listing([each.tensor.name for each in into])
+    gone = f"{notices.listing(adapter.tensors)} {'is' if len(adapter.tensors) == 1 else 'are'} gone"
+    rest = gone if adapter.tensors else "its tensors stay, as others read them"
+    return Notice("folded", f"the convolution of {conv.tensor.name} is folded into {names}: {rest}")
 
 
 def _may_repeat(convs: Sequence[FirstConv], options: Options) -> bool:

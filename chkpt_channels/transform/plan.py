@@ -54,6 +54,8 @@ def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
     """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError where an option does not fit the file."""
     checkpoint.follows_links = options.plain["follow_links"]
     _check_globals(checkpoint, strict=options.plain["strict"])
+    if options.plain["fold_adapter"]:
+        return _folded(checkpoint, options)
     return _plan_by_like(checkpoint, options) if options.search.like else _planned(checkpoint, options)
 
 
@@ -68,6 +70,27 @@ def _plan_by_like(checkpoint: TensorStore, options: Options) -> Plan:
     if comparison.channels and not plan.edits.method:
         like.check_edits(checkpoint, comparison, plan.edits)
     return plan._replace(notices=(*plan.notices, *like.notices(comparison)))
+
+
+def _folded(checkpoint: TensorStore, options: Options) -> Plan:
+    """The plan that folds a 1×1 convolution into the kernels that take what it gives: there is its matrix the rule."""
+    if not checkpoint.graph.folds:
+        raise checkpoint.location.unsupported("--fold-adapter edits the graph of an ONNX file, and this is none")
+    finding = select_first_convs(checkpoint, options.search._replace(layers=()))
+    conv = graph_methods.trained_adapter(checkpoint, finding.first_convs, options.search.layers)
+    adapter = checkpoint.graph.fold(conv)
+    rule = graph_methods.folding(checkpoint, conv, adapter)
+    convs = tuple(checkpoint.graph.first_convs())
+    if not convs:
+        raise checkpoint.location.at(conv.tensor.name).unsupported("is followed by no convolution that it could be folded into")
+    if rule.is_identity:
+        plan = _identity_plan(checkpoint, Finding(convs), rule.new)
+    else:
+        options = options._replace(rule=options.rule._replace(to=rule.new))
+        operations = [_operations_before(checkpoint, each, ()) for each in convs]
+        plan = _plan_by(checkpoint, Finding(convs), [rule] * len(convs), operations, options, "", "")._replace(why="")
+    edits = plan.edits._replace(inputs=conv.inputs, channels=rule.new, folded=adapter.output, removed=adapter.tensors)
+    return plan._replace(edits=edits, notices=(*plan.notices, graph_methods.folded_notice(conv, adapter, convs)))
 
 
 def _planned(checkpoint: TensorStore, options: Options) -> Plan:

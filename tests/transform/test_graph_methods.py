@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
-from chkpt_channels import UnsupportedError
+from chkpt_channels import AmbiguousError, UnsupportedError
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import ChannelMap, FirstConv, PreprocessingOp
+from chkpt_channels.core.tensors import Adapter, ChannelMap, FirstConv, PreprocessingOp
 from chkpt_channels.formats.graph import ModelGraph
-from chkpt_channels.transform.graph_methods import instead, preferred
+from chkpt_channels.transform.graph_methods import folded_notice, folding, instead, preferred, trained_adapter
 from chkpt_channels.transform.options import build_options
 from chkpt_channels.transform.plan import build_plan
 from tests.support.memory import Memory, kernel
@@ -122,3 +123,31 @@ def test_asked_alone():
     convs = made.graph.first_convs()
     assert instead(made, convs, build_options(4)) == ""
     assert preferred(made, convs, [SWAP], build_options(1)) == ("", "")
+
+
+def test_the_adapter_that_is_folded():
+    """The one that is 1×1, or that the user names; its outputs are the old channels."""
+    made = Memory({"": {"front.weight": kernel(3, 4, 1, 1), "front.bias": kernel(3), "other.weight": kernel(2, 4, 1, 1)}})
+    front, other = (FirstConv(made.tensors[name], Layout("OIHW"), 4, "graph") for name in ("front.weight", "other.weight"))
+    made.graph = Fronted(front, (), (), "", gathers=False)
+    assert trained_adapter(made, [front], ()) is front
+    assert trained_adapter(made, [front, other], ["other"]) is other
+    with pytest.raises(AmbiguousError, match="2 convolutions could be the adapter") as caught:
+        trained_adapter(made, [front, other], ())
+    assert caught.value.hint == "--layer front.weight   or   --layer other.weight"
+    assert [candidate.key for candidate in caught.value.candidates] == ["front.weight", "other.weight"]
+    rule = folding(made, front, Adapter("x", "front.bias", ()))
+    assert (rule.method, rule.old, rule.new) == ("fold-adapter", 3, 4)
+    assert np.array_equal(rule.matrix, made.load("front.weight")[:, :, 0, 0])
+    assert np.array_equal(rule.offset, made.load("front.bias"))
+    assert folding(made, front, Adapter("x", "", ())).offset == ()
+    notice = folded_notice(front, Adapter("x", "front.bias", ("front.weight", "front.bias")), [other])
+    assert notice.message.endswith("is folded into other.weight: front.weight, front.bias are gone")
+
+
+def test_what_is_no_adapter():
+    made = store(3)
+    with pytest.raises(UnsupportedError, match="w: is no 1×1 convolution of the image that pads nothing"):
+        trained_adapter(made, made.graph.first_convs(), ())
+    with pytest.raises(UnsupportedError, match="--fold-adapter edits the graph of an ONNX file, and this is none"):
+        build_plan(made, build_options(None, fold_adapter=True))

@@ -176,6 +176,8 @@ class ImageTrace:
         self._give(node, flow._replace(axes=axes))
 
     def _elementwise(self, node: Node, flow: Flow) -> None:
+        if node.op == "Neg":
+            return self._give(node, after_constants(flow, PreprocessingOp(node.label, node.op, (-1.0,), (0.0,))))
         scale = self.model.stored(node.given(1))
         is_per_channel = scale is None or max(scale.shape, default=1) > 1
         if node.op in ("QuantizeLinear", "DequantizeLinear") and is_per_channel:
