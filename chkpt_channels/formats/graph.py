@@ -81,7 +81,7 @@ class ModelGraph:
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         """The tensor that can take a constant added to the conv's output, and its sign: the bias (+1) or the running mean of the
-        BatchNorm that follows (-1)."""
+        BatchNorm that follows (-1). Raises UnsupportedError where the kernel does not show what the constant becomes."""
         return None
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:

@@ -379,6 +379,11 @@ REFUSED: dict[str, tuple[Nodes, Weights, str]] = {
         {},
         "i: this Cast rounds what the adapter gives",
     ),
+    "a scaled kernel behind it": (
+        [node("Conv", ["image", "a", "t"], ["x"]), node("Mul", ["w", "s"], ["k"]), node("Conv", ["x", "k"], ["out"])],
+        {"s": np.float32([2])},
+        "w: is scaled, reshaped or of padded blocks",
+    ),
     "NaN": (
         [node("Conv", ["image", "n"], ["x"]), STEM],
         {"n": np.full((3, 4, 1, 1), np.nan, np.float32)},

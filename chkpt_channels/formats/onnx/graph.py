@@ -201,6 +201,9 @@ class OnnxGraph(ModelGraph):
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         users = self._users(conv)
+        if not all(user.keeps_constants for user in users):
+            what = "is scaled, reshaped or of padded blocks: no constant can be folded into what follows it"
+            raise self._location.at(conv.tensor.name).unsupported(what)
         return onnx_edits.bias_target(self.model, users[0].node) if len(users) == 1 else None
 
     def padding(self, conv: FirstConv) -> Sequence[tuple[tuple[int, int], ...]]:
