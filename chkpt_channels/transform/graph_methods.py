@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import NamedTuple
 
 from chkpt_channels.core.errors import AmbiguousError, Candidate
 from chkpt_channels.core.tensors import Adapter, FirstConv, Notice, PreprocessingOp
 from chkpt_channels.discovery import layer_selector
+from chkpt_channels.discovery.find import select_first_convs
+from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import kernels, notices
 from chkpt_channels.transform.mixing.matrix import Mixing
@@ -65,22 +68,78 @@ def instead(store: TensorStore, convs: Sequence[FirstConv], options: Options) ->
     return "" if store.graph.adapter_obstacle(convs) else ADAPTER
 
 
-def trained_adapter(store: TensorStore, convs: Sequence[FirstConv], layers: Sequence[str]) -> FirstConv:
-    """The one of the first convs that is a 1×1 convolution in front of a network, or that the user names. Raises AmbiguousError
-    with candidates for several, UnsupportedError where it is none."""
-    named = {tensor.name for layer in layers for tensor in layer_selector.match(store.location, store.model_tensors(), layer)}
+class Folding(NamedTuple):
+    """A 1×1 convolution that a user trained in front of a network, and the first convs of that network."""
+
+    conv: FirstConv
+    adapter: Adapter
+    behind: tuple[FirstConv, ...]
+
+
+def trained_adapter(store: TensorStore, request: SearchRequest) -> Folding:
+    """The 1×1 convolution of the image that is to be folded: the graph shows what is behind it, or the user names both. Raises
+    AmbiguousError with candidates where several could be it, UnsupportedError where none is."""
+    if not store.graph.folds:
+        return _named_adapter(store, request)
+    named = {
+        tensor.name for layer in request.layers for tensor in layer_selector.match(store.location, store.model_tensors(), layer)
+    }
+    convs = select_first_convs(store, request._replace(layers=())).first_convs
     asked = [conv for conv in convs if conv.tensor.name in named or not named]
     pointwise = [conv for conv in asked if _is_pointwise(store, conv)]
     if len(pointwise) > 1:
-        candidates = [Candidate(conv.tensor.name, conv.tensor.shape, "is a 1×1 convolution of the image") for conv in pointwise]
-        hint = "   or   ".join(f"--layer {conv.tensor.name}" for conv in pointwise)
-        what = f"{len(pointwise)} convolutions could be the adapter"
-        raise AmbiguousError(what, file=store.location.file, candidates=candidates, hint=hint)
+        raise _several(store, pointwise, "   or   ".join(f"--layer {conv.tensor.name}" for conv in pointwise))
     if not pointwise:
         where = min(named) if named else asked[0].tensor.name if asked else ""
         what = "is no 1×1 convolution of the image that pads nothing: there is no adapter to fold"
         raise store.location.at(where).unsupported(what)
-    return pointwise[0]
+    adapter = store.graph.fold(pointwise[0])
+    behind = tuple(store.graph.first_convs())
+    if not behind:
+        what = "is followed by no convolution that it could be folded into"
+        raise store.location.at(pointwise[0].tensor.name).unsupported(what)
+    return Folding(pointwise[0], adapter, behind)
+
+
+def _named_adapter(store: TensorStore, request: SearchRequest) -> Folding:
+    """By the layers that the user names: the adapter is the one of which the others take the channels. A state dict does not say
+    what is between them: naming both says that nothing is."""
+    if not store.takes_out or store.optimizer_entries:
+        holds = "its optimizer numbers the parameters" if store.takes_out else "its tensors cannot be taken out"
+        raise store.location.unsupported(f"{holds}: --fold-adapter takes ONNX files and plain state dicts")
+    if len(request.layers) < 2:
+        what = "does not show what takes what an adapter gives: --fold-adapter needs both by name"
+        raise store.location.unsupported(what, hint="--layer ADAPTER --layer STEM")
+    finding = select_first_convs(store, request)
+    convs = finding.first_convs
+    fitting = [
+        conv for conv in convs if _is_pointwise(store, conv) and _gives(conv, [each for each in convs if each is not conv])
+    ]
+    if len(fitting) > 1:
+        raise _several(store, fitting, "--layer, with no other 1×1 convolution")
+    if not fitting:
+        listed = ", ".join(f"{conv.tensor.name} {list(conv.tensor.shape)}" for conv in convs)
+        raise store.location.unsupported(f"no 1×1 convolution among {listed} gives the channels that the others take")
+    module = fitting[0].tensor.name.removesuffix("weight")
+    own = tuple(name for name in store.tensors if name.startswith(module) and name != module)
+    if finding.input_vectors or module == fitting[0].tensor.name or {*own} - {f"{module}weight", f"{module}bias"}:
+        others = [*(vector.name for vector in finding.input_vectors), *own]
+        raise store.location.at(fitting[0].tensor.name).unsupported(f"is no plain convolution alone: {notices.listing(others)}")
+    bias = f"{module}bias" if f"{module}bias" in own else ""
+    return Folding(fitting[0], Adapter("", bias, own), tuple(conv for conv in convs if conv is not fitting[0]))
+
+
+def _gives(conv: FirstConv, others: Sequence[FirstConv]) -> bool:
+    """Whether these kernels take as many channels as that one has filters."""
+    filters = conv.tensor.shape[conv.layout.axes.index("O")] if conv.layout else 0
+    return len(conv.tensor.shape) > 2 and bool(others) and all(other.in_channels == filters for other in others)
+
+
+def _several(store: TensorStore, convs: Sequence[FirstConv], hint: str) -> AmbiguousError:
+    candidates = [Candidate(conv.tensor.name, conv.tensor.shape, "is a 1×1 convolution of the image") for conv in convs]
+    return AmbiguousError(
+        f"{len(convs)} convolutions could be the adapter", file=store.location.file, candidates=candidates, hint=hint
+    )
 
 
 def folding(store: TensorStore, conv: FirstConv, adapter: Adapter) -> Mixing:

@@ -46,7 +46,7 @@ class Options(NamedTuple):
             raise UsageError(f"--from is the number of channels now, not {self.search.from_channels}")
         if self.norm and self.rule.method in REPEATING:
             raise UsageError(f"--method {self.rule.method} edits no kernel, so that no normalization can be folded")
-        others = self.rule != ChannelRule(to=None) or self.norm or self.plain["like"] is not None or self.search.layout
+        others = self.rule != ChannelRule(to=None) or self.norm or self.plain["like"] is not None
         if self.plain["fold_adapter"] and others:
             raise UsageError(
                 "--fold-adapter takes the channels from the convolution that it folds: no target or rule goes with it"

@@ -73,24 +73,21 @@ def _plan_by_like(checkpoint: TensorStore, options: Options) -> Plan:
 
 
 def _folded(checkpoint: TensorStore, options: Options) -> Plan:
-    """The plan that folds a 1×1 convolution into the kernels that take what it gives: there is its matrix the rule."""
-    if not checkpoint.graph.folds:
-        raise checkpoint.location.unsupported("--fold-adapter edits the graph of an ONNX file, and this is none")
-    finding = select_first_convs(checkpoint, options.search._replace(layers=()))
-    conv = graph_methods.trained_adapter(checkpoint, finding.first_convs, options.search.layers)
-    adapter = checkpoint.graph.fold(conv)
+    """The plan that folds a 1×1 convolution into the kernels that take what it gives: its matrix is the rule."""
+    conv, adapter, behind = graph_methods.trained_adapter(checkpoint, options.search)
     rule = graph_methods.folding(checkpoint, conv, adapter)
-    convs = tuple(checkpoint.graph.first_convs())
-    if not convs:
-        raise checkpoint.location.at(conv.tensor.name).unsupported("is followed by no convolution that it could be folded into")
     if rule.is_identity:
-        plan = _identity_plan(checkpoint, Finding(convs), rule.new)
+        plan = _identity_plan(checkpoint, Finding(behind), rule.new)
     else:
         options = options._replace(rule=options.rule._replace(to=rule.new))
-        operations = [_operations_before(checkpoint, each, ()) for each in convs]
-        plan = _plan_by(checkpoint, Finding(convs), [rule] * len(convs), operations, options, "", "")._replace(why="")
+        operations = [_operations_before(checkpoint, each, ()) for each in behind]
+        known, rules = Finding((conv, *behind)), [mixing.identity(rule.new), *[rule] * len(behind)]
+        plan = _plan_by(checkpoint, known, rules, [(), *operations], options, "", "")._replace(why="")
     edits = plan.edits._replace(inputs=conv.inputs, channels=rule.new, folded=adapter.output, removed=adapter.tensors)
-    return plan._replace(edits=edits, notices=(*plan.notices, graph_methods.folded_notice(conv, adapter, convs)))
+    kernels = tuple(kernel for kernel in plan.kernels if kernel.conv is not conv)
+    return plan._replace(
+        kernels=kernels, edits=edits, notices=(*plan.notices, graph_methods.folded_notice(conv, adapter, behind))
+    )
 
 
 def _planned(checkpoint: TensorStore, options: Options) -> Plan:
@@ -261,8 +258,8 @@ def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], opti
             )
         else:
             raise checkpoint.location.at(kernel.conv.tensor.name).unsupported(
-                "has no bias, and no BatchNorm is known to follow it: nothing can take the constant that channels with "
-                "different means leave",
+                "has no bias, and no BatchNorm is known to follow it: nothing can take the constant that different "
+                "means, or an adapter's bias, leave",
                 hint="leave --norm out, and keep the preprocessing" if options.norm else "",
             )
     return Edits(tensors, biases=biases)

@@ -7,6 +7,7 @@ between, else inside of the border, and at the border within what the report ann
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ ort = pytest.importorskip("onnxruntime", reason="the framework environment insta
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402 # behind importorskip
 
-from chkpt_channels import AmbiguousError, UnsupportedError, check, convert, verify  # noqa: E402 # behind importorskip
+from chkpt_channels import AmbiguousError, UnsupportedError, check, convert, convert_state_dict, verify  # noqa: E402 # behind importorskip
 from chkpt_channels.api import manifest  # noqa: E402 # behind importorskip
 from tests.frameworks.test_adapter import REPEAT, Nodes, Weights, noise, plain, run, save  # noqa: E402 # behind importorskip
 
@@ -473,3 +474,90 @@ def test_channels_that_the_input_leaves_open(tmp_path):
     for a, b in zip(run(onnx.load(path), image), run(onnx.load(out), image), strict=True):
         assert np.abs(a - b).max() <= 2e-6 * np.abs(a).max()
     assert verify(path, out, fold_adapter=True).ok
+
+
+def trained(torch: Any, *, bias: bool = True) -> tuple[Any, Any]:
+    """A network with an adapter, and the same one with a stem for its images."""
+
+    class Net(torch.nn.Module):
+        def __init__(self, channels: int, *, adapted: bool) -> None:
+            super().__init__()
+            if adapted:
+                self.adapter = torch.nn.Conv2d(6, channels, 1, bias=bias)
+            self.conv1 = torch.nn.Conv2d(channels, 8, 3, bias=False)
+            self.bn1 = torch.nn.BatchNorm2d(8)
+            self.more = torch.nn.Conv2d(8, 8, 3)
+            self.head = torch.nn.Linear(8, 5)
+
+        def forward(self, x: Any) -> Any:
+            x = self.adapter(x) if hasattr(self, "adapter") else x
+            x = torch.relu(self.more(torch.relu(self.bn1(self.conv1(x)))))
+            return self.head(x.mean((2, 3)))
+
+    torch.manual_seed(4)
+    net = Net(3, adapted=True)
+    for _ in range(3):
+        net(torch.rand(4, 6, 16, 16) * 2 + 1)
+    return net.eval(), Net(6, adapted=False).eval()
+
+
+LAYERS = ["adapter", "conv1"]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_state_dicts(tmp_path, bias: bool):
+    """safetensors, a state dict in memory, and a PyTorch file to safetensors: what is left fits a network without the adapter."""
+    torch = pytest.importorskip("torch", reason="the framework environment installs it")
+    safetensors = pytest.importorskip("safetensors.torch", reason="the framework environment installs it")
+    net, folded = trained(torch, bias=bias)
+    image = torch.rand(2, 6, 16, 16)
+    safetensors.save_file(net.state_dict(), tmp_path / "a.safetensors")
+    torch.save(net.state_dict(), tmp_path / "a.pth")
+    out = [tmp_path / "a_folded.safetensors", tmp_path / "b.safetensors"]
+    assert convert(tmp_path / "a.safetensors", fold_adapter=True, layers=LAYERS).target == str(out[0])
+    convert(tmp_path / "a.pth", out[1], fold_adapter=True, layers=LAYERS)
+    in_memory = convert_state_dict(net.state_dict(), fold_adapter=True, layers=LAYERS)
+    for weights in (*map(safetensors.load_file, out), in_memory):
+        folded.load_state_dict(weights)
+        with torch.no_grad():
+            before, after = net(image), folded(image)
+        assert float((before - after).abs().max()) <= 1e-5 * float(before.abs().max())
+    for source in ("a.safetensors", "a.pth"):
+        for path in out:
+            assert verify(tmp_path / source, path, fold_adapter=True, layers=LAYERS).ok
+        assert not verify(tmp_path / source, tmp_path / source, fold_adapter=True, layers=LAYERS).ok
+    assert check(out[0]).ok
+
+
+def test_a_pickle_stays_as_it_is(tmp_path):
+    """The adapter's storage is the first one as a rule, from which torch computes offsets."""
+    torch = pytest.importorskip("torch", reason="the framework environment installs it")
+    net, _ = trained(torch)
+    torch.save(net.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(UnsupportedError, match=r"adapter\.weight: is taken out by --fold-adapter") as caught:
+        convert(tmp_path / "a.pth", fold_adapter=True, layers=LAYERS)
+    assert caught.value.hint == "-o NAME.safetensors"
+    torch.save(torch.nn.Sequential(*net.children()), tmp_path / "b.pth")
+    with pytest.raises(UnsupportedError):
+        convert(tmp_path / "b.pth", tmp_path / "b.safetensors", fold_adapter=True, layers=["0", "1"])
+    state = {"state_dict": net.state_dict(), "optimizer": torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9).state_dict()}
+    state["optimizer"]["state"] = {0: {"momentum_buffer": torch.zeros(3, 6, 1, 1)}}
+    torch.save(state, tmp_path / "c.pth")
+    with pytest.raises(UnsupportedError, match="its optimizer numbers the parameters"):
+        convert(tmp_path / "c.pth", tmp_path / "c.safetensors", fold_adapter=True, layers=LAYERS)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.pth", "b.pth", "c.pth"}
+
+
+def test_keras_files_are_refused_by_name(tmp_path):
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras", reason="the framework environment installs it")
+    layers = keras.layers
+    net = keras.Sequential(
+        [layers.Input((16, 16, 4)), layers.Conv2D(3, 1), layers.Conv2D(8, 3), layers.Flatten(), layers.Dense(2)]
+    )
+    for name in ("a.keras", "a.h5"):
+        net.save(tmp_path / name)
+    net.save_weights(tmp_path / "a.weights.h5")
+    for name in ("a.keras", "a.h5", "a.weights.h5"):
+        with pytest.raises(UnsupportedError, match=f"{name}: its tensors cannot be taken out: --fold-adapter takes ONNX files"):
+            convert(tmp_path / name, fold_adapter=True)

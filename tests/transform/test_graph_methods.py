@@ -12,8 +12,8 @@ from chkpt_channels import AmbiguousError, UnsupportedError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Adapter, ChannelMap, FirstConv, PreprocessingOp
 from chkpt_channels.formats.graph import ModelGraph
-from chkpt_channels.transform.graph_methods import folded_notice, folding, instead, preferred, trained_adapter
-from chkpt_channels.transform.options import build_options
+from chkpt_channels.transform.graph_methods import folded_notice, folding, instead, preferred
+from chkpt_channels.transform.options import Options, build_options
 from chkpt_channels.transform.plan import build_plan
 from tests.support.memory import Memory, kernel
 
@@ -125,29 +125,72 @@ def test_asked_alone():
     assert preferred(made, convs, [SWAP], build_options(1)) == ("", "")
 
 
-def test_the_adapter_that_is_folded():
-    """The one that is 1×1, or that the user names; its outputs are the old channels."""
-    made = Memory({"": {"front.weight": kernel(3, 4, 1, 1), "front.bias": kernel(3), "other.weight": kernel(2, 4, 1, 1)}})
-    front, other = (FirstConv(made.tensors[name], Layout("OIHW"), 4, "graph") for name in ("front.weight", "other.weight"))
-    made.graph = Fronted(front, (), (), "", gathers=False)
-    assert trained_adapter(made, [front], ()) is front
-    assert trained_adapter(made, [front, other], ["other"]) is other
+def with_adapter(**others: tuple[int, ...]) -> Memory:
+    named = {"front.weight": (3, 4, 1, 1), "front.bias": (3,), "stem.weight": (8, 3, 3, 3), "stem.bias": (8,)}
+    made = Memory(
+        {"": {name: kernel(*shape) for name, shape in (named | {k.replace("__", "."): v for k, v in others.items()}).items()}}
+    )
+    made.takes_out = True
+    return made
+
+
+def words(*layers: str) -> Options:
+    return build_options(None, fold_adapter=True, layers=layers)
+
+
+def test_an_adapter_that_is_named():
+    """Of the kernels that the user names the one that gives the channels of the others; its matrix and bias are the rule."""
+    made = with_adapter()
+    plan = build_plan(made, words("stem", "front"))
+    assert plan.channels == (3, 4)
+    assert [change.conv.tensor.name for change in plan.kernels] == ["stem.weight"]
+    assert (plan.edits.folded, plan.edits.removed) == ("", ("front.weight", "front.bias"))
+    matrix, bias, old = made.load("front.weight")[:, :, 0, 0], made.load("front.bias"), made.load("stem.weight")
+    new = plan.edits.tensors["stem.weight"].values()
+    assert np.allclose(new, np.einsum("oihw,ij->ojhw", old, matrix), atol=1e-5)
+    shift = plan.edits.tensors["stem.bias"].values() - made.load("stem.bias")
+    assert np.allclose(shift, np.einsum("oihw,i->o", old, bias), atol=1e-5)
+    codes = {notice.code: notice.message for notice in plan.notices}
+    assert codes.keys() == {"folded", "border_error"}
+    assert codes["folded"].endswith("front.weight is folded into stem.weight: front.weight, front.bias are gone")
+    assert "if it is padded as usual" in codes["border_error"]
+
+
+NOT_NAMED: dict[str, tuple[Memory, Options, str]] = {
+    "one name": (with_adapter(), words("front"), "--fold-adapter needs both by name"),
+    "no name": (with_adapter(), words(), "--fold-adapter needs both by name"),
+    "no adapter": (with_adapter(other__weight=(8, 3, 3, 3)), words("stem", "other"), "no 1×1 convolution among stem.weight"),
+    "other channels": (
+        with_adapter(other__weight=(8, 4, 3, 3)),
+        words("front", "other"),
+        "no 1×1 convolution among front.weight",
+    ),
+    "another parameter": (with_adapter(front__gain=(3,)), words("front", "stem"), "front.weight: is no plain convolution alone"),
+    "no room": (store(3), words(), "its tensors cannot be taken out: --fold-adapter takes ONNX files and plain state dicts"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_NAMED)
+def test_an_adapter_that_is_not_clear(case: str):
+    made, options, message = NOT_NAMED[case]
+    with pytest.raises(UnsupportedError, match=message):
+        build_plan(made, options)
+
+
+def test_two_that_could_be_the_adapter():
+    made = with_adapter(front__weight=(3, 3, 1, 1), stem__weight=(3, 3, 1, 1), stem__bias=(3,))
     with pytest.raises(AmbiguousError, match="2 convolutions could be the adapter") as caught:
-        trained_adapter(made, [front, other], ())
-    assert caught.value.hint == "--layer front.weight   or   --layer other.weight"
-    assert [candidate.key for candidate in caught.value.candidates] == ["front.weight", "other.weight"]
-    rule = folding(made, front, Adapter("x", "front.bias", ()))
+        build_plan(made, words("front", "stem"))
+    assert [candidate.key for candidate in caught.value.candidates] == ["front.weight", "stem.weight"]
+
+
+def test_what_an_adapter_computes():
+    made = with_adapter()
+    conv = FirstConv(made.tensors["front.weight"], Layout("OIHW"), 4, "user")
+    rule = folding(made, conv, Adapter("x", "front.bias", ()))
     assert (rule.method, rule.old, rule.new) == ("fold-adapter", 3, 4)
     assert np.array_equal(rule.matrix, made.load("front.weight")[:, :, 0, 0])
     assert np.array_equal(rule.offset, made.load("front.bias"))
-    assert folding(made, front, Adapter("x", "", ())).offset == ()
-    notice = folded_notice(front, Adapter("x", "front.bias", ("front.weight", "front.bias")), [other])
-    assert notice.message.endswith("is folded into other.weight: front.weight, front.bias are gone")
-
-
-def test_what_is_no_adapter():
-    made = store(3)
-    with pytest.raises(UnsupportedError, match="w: is no 1×1 convolution of the image that pads nothing"):
-        trained_adapter(made, made.graph.first_convs(), ())
-    with pytest.raises(UnsupportedError, match="--fold-adapter edits the graph of an ONNX file, and this is none"):
-        build_plan(made, build_options(None, fold_adapter=True))
+    assert folding(made, conv, Adapter("x", "", ())).offset == ()
+    notice = folded_notice(conv, Adapter("x", "front.bias", ()), [conv])
+    assert notice.message.endswith("into front.weight: its tensors stay, as others read them")
