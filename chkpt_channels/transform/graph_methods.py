@@ -120,11 +120,12 @@ def _named_adapter(store: TensorStore, request: SearchRequest) -> Folding:
     if not fitting:
         listed = ", ".join(f"{conv.tensor.name} {list(conv.tensor.shape)}" for conv in convs)
         raise store.location.unsupported(f"no 1×1 convolution among {listed} gives the channels that the others take")
-    module = fitting[0].tensor.name.removesuffix("weight")
-    own = tuple(name for name in store.tensors if name.startswith(module) and name != module)
-    if finding.input_vectors or module == fitting[0].tensor.name or {*own} - {f"{module}weight", f"{module}bias"}:
-        others = [*(vector.name for vector in finding.input_vectors), *own]
-        raise store.location.at(fitting[0].tensor.name).unsupported(f"is no plain convolution alone: {notices.listing(others)}")
+    name = fitting[0].tensor.name
+    module = name.removesuffix("weight")
+    own = tuple(each for each in store.tensors if each.startswith(module))
+    plain = {name, f"{module}bias"} if module != name else {name}
+    if others := [each for each in (*own, *(vector.name for vector in finding.input_vectors)) if each not in plain]:
+        raise store.location.at(name).unsupported(f"is no plain convolution alone: {notices.listing(others)}")
     bias = f"{module}bias" if f"{module}bias" in own else ""
     return Folding(fitting[0], Adapter("", bias, own), tuple(conv for conv in convs if conv is not fitting[0]))
 

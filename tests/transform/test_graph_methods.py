@@ -177,6 +177,17 @@ def test_an_adapter_that_is_not_clear(case: str):
         build_plan(made, options)
 
 
+def test_an_adapter_of_as_many_channels():
+    """Its bias has one number for each channel, and is no normalization in front of the stem."""
+    plan = build_plan(with_adapter(front__weight=(3, 3, 1, 1)), words("front", "stem"))
+    assert [change.mixing.method for change in plan.kernels] == ["fold-adapter"]
+    made = with_adapter(front__weight=(3, 3, 1, 1))
+    made.load = {"front.weight": np.eye(3, dtype="f4").reshape(3, 3, 1, 1), "front.bias": np.zeros(3, "f4")}.__getitem__
+    plan = build_plan(made, words("front", "stem"))
+    assert (dict(plan.edits.tensors), plan.edits.removed) == ({}, ("front.weight", "front.bias"))
+    assert plan.edits
+
+
 def test_two_that_could_be_the_adapter():
     made = with_adapter(front__weight=(3, 3, 1, 1), stem__weight=(3, 3, 1, 1), stem__bias=(3,))
     with pytest.raises(AmbiguousError, match="2 convolutions could be the adapter") as caught:
