@@ -139,7 +139,9 @@ class ModelFile(Model):
         if self.home is None:
             return Description(())
         configs = self._reader.read(self.home, strict=strict)
-        return described(configs, Path(self.source.name).name, os.listdir(self.home) if configs else (), part.store)
+        with Location(str(self.home)).wrapping_os_errors("cannot be read"):
+            names = os.listdir(self.home) if configs else []
+        return described(configs, Path(self.source.name).name, names, part.store)
 
     @property
     def size(self) -> int:

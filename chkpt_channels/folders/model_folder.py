@@ -189,13 +189,15 @@ class ModelFolder(Model):
 
 
 def _is_small(path: Path) -> bool:
-    return path.stat().st_size <= MOST_BYTES
+    with Location(str(path)).wrapping_os_errors("cannot be read"):
+        return path.stat().st_size <= MOST_BYTES
 
 
 def weights_in(folder: Path) -> list[Path]:
     """The weights right in a folder, by what their bytes are or by their ending."""
-    names = next(os.walk(folder), ("", [], []))[2]
-    return sorted(file for name in names if (file := folder / name).is_file() and _is_weights(file))
+    with Location(str(folder)).wrapping_os_errors("cannot be read"):
+        names = next(os.walk(folder), ("", [], []))[2]
+        return sorted(file for name in names if (file := folder / name).is_file() and _is_weights(file))
 
 
 def _is_weights(file: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chkpt_channels.containers.json.editor import Path as Keys
-from chkpt_channels.core.errors import AmbiguousError, UnsupportedError
+from chkpt_channels.core.errors import AmbiguousError, Location, UnsupportedError
 from chkpt_channels.core.tensors import Notice
 from chkpt_channels.discovery import bias_target
 from chkpt_channels.discovery.like.names import OtherNetworkError
@@ -144,7 +144,8 @@ def _channels(model: Model, parts: Sequence[PlannedPart], options: Options) -> t
     olds = {plan.channels[0] for _, plan in parts}
     components = {str(Path(part.name).parent): plan.channels[0] for part, plan in parts}
     home = model.home or Path()
-    is_pipeline = model.is_folder and (home / PIPELINE).is_file() and len(components) > 1
+    with Location(str(home)).wrapping_os_errors("cannot be read"):
+        is_pipeline = model.is_folder and len(components) > 1 and (home / PIPELINE).is_file()
     if len(olds) == 1 and not is_pipeline:
         return parts[0].plan.channels
     if is_pipeline:

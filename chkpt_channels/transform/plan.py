@@ -213,7 +213,7 @@ def _declared(
 def _rule(location: Location, conv: FirstConv, options: Options) -> Mixing:
     """The mixing that the options give this conv."""
     if 0 in conv.tensor.shape:
-        raise location.at(conv.tensor.name).unsupported(f"has no input channels: its shape is {list(conv.tensor.shape)}")
+        raise location.at(conv.tensor.name).unsupported(f"has no elements: its shape is {list(conv.tensor.shape)}")
     if conv.in_channels < 1:
         what = "how many channels its image has is not declared, and they are mixed before this kernel"
         raise location.at(conv.tensor.name).unsupported(what, hint="--from, with their number")

@@ -145,7 +145,7 @@ def channel_axis(model: Any) -> int:
 WHOLE = [
     f for f in make_keras.FIXTURES if f.channels and f.save in (make_keras.save, make_keras.save_deflated, make_keras.save_packed)
 ]
-REFUSED = {"depthwise", "separable", "permuted"}  # toward more channels: Keras has no kernel that would do
+ADAPTED = {"depthwise", "separable"}  # toward more channels: Keras has no kernel that would do
 LOADABLE = [f for f in WHOLE if not f.keras2 or f.file == "keras_h5/keras2.h5"]  # the others only Keras 2 reads: test_keras2.py
 
 
@@ -153,11 +153,8 @@ LOADABLE = [f for f in WHOLE if not f.keras2 or f.file == "keras_h5/keras2.h5"] 
 @pytest.mark.parametrize("fixture", LOADABLE, ids=lambda f: f.file)
 def test_every_fixture_loads_and_agrees(fixture: make_keras.Fixture, to: int, tmp_path: Path):
     source, target = FIXTURES / fixture.file, tmp_path / f"new{Path(fixture.file).suffix}"
-    if to > fixture.channels and source.stem in REFUSED:
-        with pytest.raises(chkpt_channels.UnsupportedError):
-            chkpt_channels.convert(source, target, to=to)
-        return
     method = chkpt_channels.convert(source, target, to=to).kernels[0].method
+    assert (method == "adapter") == (to > fixture.channels and source.stem in ADAPTED)
     before, after = load(source), load(target)
     new = images(after, to)
     old = [as_old(image, fixture.channels, channel_axis(after)) for image in new]
@@ -182,7 +179,7 @@ def test_more_channels_of_real_networks(name: str, channels: int, to: int, suffi
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_a_depthwise_first_layer_takes_one_channel_and_no_more(suffix: str, tmp_path: Path):
-    """Toward gray its bytes are read anew; Keras has no layer that gives four channels to three filters."""
+    """Toward gray its bytes are read anew; Keras has no layer that gives four channels to three filters: one in front does."""
     image = L.Input((16, 16, 3))
     x = L.DepthwiseConv2D(3, depth_multiplier=2, strides=2, name="first")(image)
     model = keras.Model(image, L.GlobalAveragePooling2D()(L.Conv2D(8, 1)(x)))
@@ -190,8 +187,12 @@ def test_a_depthwise_first_layer_takes_one_channel_and_no_more(suffix: str, tmp_
     model.save(source)
     for to in (2, 4):
         with pytest.raises(chkpt_channels.UnsupportedError, match="first"):
-            chkpt_channels.convert(source, target, to=to)
+            chkpt_channels.convert(source, target, to=to, method="repeat")
         assert not target.exists()
+        assert chkpt_channels.convert(source, target, to=to).kernels[0].method == "adapter"
+        image = np.random.default_rng(3).uniform(0, 1, (2, 16, 16, to)).astype("float32")
+        assert_close(load(target).predict(image, verbose=0), model.predict(as_old(image, 3), verbose=0))
+        target.unlink()
     chkpt_channels.convert(source, target, to="gray")
     gray = gray_images(16)
     assert_close(load(target).predict(gray, verbose=0), model.predict(np.repeat(gray, 3, -1), verbose=0))

@@ -193,7 +193,7 @@ def test_foreign_globals_are_told_and_refused_on_request():
 
 def test_a_kernel_without_input_channels():
     checkpoint = Memory({"": {**NET, "x.weight": kernel(8, 0, 3, 3)}})
-    with pytest.raises(UnsupportedError, match=r"x\.weight: has no input channels: its shape is \[8, 0, 3, 3\]"):
+    with pytest.raises(UnsupportedError, match=r"x\.weight: has no elements: its shape is \[8, 0, 3, 3\]"):
         build_plan(checkpoint, asked(layers=("x",)))
 
 

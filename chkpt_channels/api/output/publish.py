@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -82,6 +82,7 @@ class FileTarget:
         self._out: Output | StandardOutput | None = None
         self._companions: Mapping[str, str] = {}
         self._documents: Mapping[str, bytes] = {}
+        self._kept: tuple[Notice, ...] = ()
         self._after: Checkpoint
 
     def __enter__(self) -> Self:
@@ -102,6 +103,7 @@ class FileTarget:
         """Write and check it; it has no name yet."""
         checkpoint, plan, source = self._model.checkpoint, planned.first, self._model.source
         self._documents = self._sidecars(planned) if self._settings.with_sidecars else {}
+        self._kept = tuple(self._kept_sidecars())
         self._companions = checkpoint.companions(self.path, edited=bool(plan.edits))
         plan = plan._replace(edits=plan.edits._replace(companions=self._companions))
         out, progress = self._open(), self._progress
@@ -129,11 +131,14 @@ class FileTarget:
         home = Path(self._model.source.name).parent
         publish(out, home, self._companions, self._documents, force=self._settings.force)
         info = FileInfo(str(self.path), self._after.format.name, size, sha256=digest)
-        notices = () if edits else _renamed(self._companions)
-        if self._settings.with_sidecars and (why := self._model.described(self._model.parts[0]).why):
-            notices = (*notices, Notice("sidecar_kept", f"the configuration beside it {why}: it is not written"))
+        notices = (*(() if edits else _renamed(self._companions)), *self._kept)
         beside = tuple(str(self.path.parent / name) for name in (*self._companions.values(), *self._documents))
         return Written(info, self._after.load_line(info.path), bool(edits or self._other), notices, beside)
+
+    def _kept_sidecars(self) -> Iterator[Notice]:
+        """The warning that a configuration is another model's."""
+        if self._settings.with_sidecars and (why := self._model.described(self._model.parts[0]).why):
+            yield Notice("sidecar_kept", f"the configuration beside it {why}: it is not written")
 
     def _sidecars(self, planned: PlannedModel) -> dict[str, bytes]:
         """The configurations beside the source, as they are to be beside the output. Raises UsageError where they would replace

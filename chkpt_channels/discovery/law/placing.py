@@ -10,13 +10,10 @@ from chkpt_channels.discovery.law.evidence import NEAREST, State, looks_grouped
 from chkpt_channels.discovery.law.judged import Judged
 from chkpt_channels.discovery.law.network import LayerWeight
 from chkpt_channels.discovery.law.places import ENDS
+from chkpt_channels.discovery.law.rivals import MOST_OF_SECOND, MOST_UNNAMED
 
 NEAR_BRANCHES = 8
 """Layers on either side of a kernel in which its parallel branches are looked for: MobileOne has five in a block."""
-MOST_OF_SECOND = 16
-"""Channels that another network may make for one, and an image may have."""
-MOST_UNNAMED = 4
-"""Channels of an image whose first conv nothing but its width shows, in a file without order."""
 _LAST = re.compile(r"(^|[._])(heads?|final|out|neck|tail)([._\d]|_conv)")
 """Names of what stands at the end of networks."""
 
@@ -172,8 +169,9 @@ class Placing:
             return f"{stems[0].key} is called as the ends of networks are"
         for kernel in stems if not self.network.ordered else ():
             verdict = self.judged.verdicts[kernel.at]
-            if verdict.is_fed and kernel.channels > MOST_OF_SECOND and not self.places.is_named(kernel):
-                return verdict.why
+            is_sure = self.places.is_named(kernel) or (self.places.begins_network(kernel) and not verdict.is_fed)
+            if kernel.channels > MOST_OF_SECOND and not is_sure:
+                return verdict.why or f"only its width speaks for {kernel.key}"
         return ""
 
     def _likelier(self, stems: Sequence[LayerWeight]) -> LayerWeight | None:

@@ -19,6 +19,8 @@ MOST_OF_SECOND = 16
 """Channels of a second image in a file: two images of several bands, blocks of 4 × 4 pixels."""
 MOST_FILTERED = 6
 """Channels of an image, or of two, that a depthwise layer filters one by one, in front of everything."""
+MOST_UNNAMED = 4
+"""Channels of an image whose first conv nothing but its width shows, in a file without order."""
 BLOCKS = (4, 16)
 """Pixels in the blocks that a second network may take."""
 
@@ -42,10 +44,11 @@ class Rivals:
             return False
         state, begins = self.judged.state(kernel), self.places.begins_network(kernel)
         if state is State.INSIDE:
-            is_weak = self.judged.verdicts[kernel.at].is_weak and begins
-            if is_weak and any(self.places.begin_series(kernel, k) for k in stems):
+            is_weak = self.judged.verdicts[kernel.at].is_weak and kernel.is_wide
+            is_series = begins and any(self.places.begin_series(kernel, k) for k in stems)
+            if is_weak and (is_series or self.places.is_named_stem(kernel)):
                 return True
-            return kernel.channels > 1 and self.places.is_named_stem(kernel)
+            return kernel.channels > 1 and (self.places.is_named_stem(kernel) or (begins and self._begins_apart(kernel)))
         if state is State.FREE and begins and self.places.is_named_stem(kernel):
             return True
         if begins and kernel.is_wide:
@@ -56,6 +59,13 @@ class Rivals:
         if kernel.is_point:
             return kernel.channels == 1 and bool(beside)
         return bool(beside) and all(k.is_point for k in beside)
+
+    def _begins_apart(self, kernel: LayerWeight) -> bool:
+        """Whether only other parts of the network make the width of a kernel that begins one: they may end in as many classes."""
+        if not kernel.is_wide or ENDS.search(kernel.key):
+            return False
+        makers = (k for k in self.network.makers.get(kernel.channels, ()) if k.channels != kernel.channels)
+        return not any(self.network.branch(k) == self.network.branch(kernel) for k in makers)
 
     def _is_of_another(self, kernel: LayerWeight, stems: Sequence[LayerWeight], width: int) -> bool:
         """Whether a kernel of another width may see an image too."""
@@ -103,11 +113,18 @@ class Rivals:
 
     def _is_likelier(self, kernel: LayerWeight, stems: Sequence[LayerWeight], width: int) -> bool:
         """Whether the stems are less likely than this kernel: they take two or three of its images,
-        or blocks of its pixels; they are depthwise over what
+        or blocks of its pixels; a point in front of them makes what they take; they take more channels, and nothing else speaks
+        for them; they are depthwise over what
         it makes, as far as can be told; or they begin a decoder, with smaller windows."""
-        if not kernel.is_wide or not stems:
+        if not stems:
             return False
+        if kernel.is_point:
+            homes = {self.places.home(k) for k in stems if self.judged.verdicts[k.at].is_fed}
+            return not self.network.ordered and kernel.filters == width and self.places.home(kernel) in homes
         if width in (n * kernel.channels for n in (2, 3, *BLOCKS)):
+            return True
+        is_named = any(self.places.is_named(k) for k in stems)
+        if not self.network.ordered and not is_named and 3 <= kernel.channels < width > MOST_UNNAMED:
             return True
         is_open = width == 1 and not any(self.judged.state(k) is State.FREE for k in stems)
         if is_open and not self.network.ordered and all(k.filters == kernel.filters for k in stems):

@@ -51,6 +51,14 @@ DEPTHWISE: Named = {
 }
 MADE: Named = {**DEPTHWISE, "rgb.reduce": (3, 16, 1, 1)}
 
+APART: Named = {
+    "net.stem": (8, 4, 7, 7),
+    **body("net", 8),
+    "net.head": (4, 16, 1, 1),
+    "loc.0": (8, 4, 7, 7),
+    "loc.3": (10, 8, 5, 5),
+}
+
 KINDS: dict[str, tuple[Named, tuple[str, ...], set[str]]] = {
     "two images beside one": (DEPTH, ("depth.stem.conv",), {"pose.stem.conv"}),
     "one image beside two": (DEPTH, ("pose.stem.conv",), {"depth.stem.conv"}),
@@ -58,6 +66,7 @@ KINDS: dict[str, tuple[Named, tuple[str, ...], set[str]]] = {
     "blocks of 4 × 4 pixels beside them": (LARGE, ("skip.conv",), {"patch_embed.conv"}),
     "what joins the levels of a pyramid is none": (PYRAMID, ("stem.conv",), set()),
     "a second network behind a head as wide": (SECOND, ("p.conv_in",), {"r.conv_in"}),
+    "what begins a part behind another part's classes": (APART, ("net.stem",), {"loc.0"}),
     "an even window, which is not depthwise": (EVEN, ("p.conv_in",), {"r.base.conv"}),
     "an odd one may be": (ODD, ("p.conv_in",), set()),
     "the window beside a stem of single pixels": (BRANCHES, ("stem.conv1",), {"stem.conv2"}),
@@ -94,3 +103,23 @@ def test_a_decoder_is_less_likely_than_a_larger_window_elsewhere():
         "decoder.conv": (40, 40, 3, 3),
     }
     assert rivals(net, "decoder.conv_in", ordered=False) == {"encoder.down.projection"}
+
+
+def test_a_point_in_front_makes_the_colors_that_a_named_stem_takes():
+    net: Named = {
+        "net.adapter": (3, 13, 1, 1),
+        "net.conv_stem": (48, 3, 7, 7),
+        **body("net", 48),
+        "net.layer2.conv": (96, 96, 3, 3),
+    }
+    assert rivals(net, "net.conv_stem", ordered=False) == {"net.adapter"}
+
+
+def test_of_two_that_only_their_width_speaks_for_the_narrow_one_is_as_likely():
+    net: Named = {
+        "scale1": (10, 4, 3, 3),
+        "scale2": (12, 4, 5, 5),
+        "blocks.0.0.0": (53, 32, 3, 3),
+        "blocks.0.0.1": (53, 53, 3, 3),
+    }
+    assert rivals(net, "blocks.0.0.0", ordered=False) == {"scale1", "scale2"}
