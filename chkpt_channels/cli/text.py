@@ -132,7 +132,9 @@ def _preprocessing_notes(report: Report) -> Iterator[str]:
     """What the preprocessing of the output has to do."""
     before, after = report.in_channels
     method = _method_of(report)
-    if report.pipeline:
+    if report.options.get("fold_adapter"):
+        yield "the images stay as they are"
+    elif report.pipeline:
         yield _fed(report.pipeline)
     elif method in ("broadcast", "stack", "adapter", "gather"):
         new = "the new one" if after == 1 else f"{after} new ones"

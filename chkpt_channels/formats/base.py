@@ -86,6 +86,9 @@ class TensorStore(ABC):
     adds_tensors: bool = False
     """Whether an edit may add tensors: a private copy of one that others share, a bias where there was none."""
 
+    takes_out: bool = False
+    """Whether an output without some of its tensors can be written."""
+
     def __init__(self, location: Location) -> None:
         self.location = location
         self.tensors: dict[str, Tensor] = {}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from chkpt_channels.core.tensors import (
+    Adapter,
     Declaration,
     FirstConv,
     Notice,
@@ -22,6 +23,9 @@ class ModelGraph:
 
     knows_outputs: ClassVar[bool] = False
     """Whether it knows what takes each conv's output: then a conv without a bias target has none."""
+
+    folds: ClassVar[bool] = False
+    """Whether it can `fold` a convolution."""
 
     @property
     def decides(self) -> bool:
@@ -80,9 +84,14 @@ class ModelGraph:
         """Why no 1×1 convolution can be put in front of what these see, in words that follow the file's name; "" where it can."""
         return "holds no graph that a convolution could be put into"
 
+    def fold(self, adapter: FirstConv) -> Adapter:
+        """Take what this 1×1 convolution of the image gives for the image from now on. Raises UnsupportedError where the node
+        cannot be taken out of the graph."""
+        raise NotImplementedError
+
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         """The tensor that can take a constant added to the conv's output, and its sign: the bias (+1) or the running mean of the
-        BatchNorm that follows (-1)."""
+        BatchNorm that follows (-1). Raises UnsupportedError where the kernel does not show what the constant becomes."""
         return None
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:

@@ -55,6 +55,8 @@ def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
     """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError where an option does not fit the file."""
     checkpoint.follows_links = options.plain["follow_links"]
     _check_globals(checkpoint, strict=options.plain["strict"])
+    if options.plain["fold_adapter"]:
+        return _folded(checkpoint, options)
     return _plan_by_like(checkpoint, options) if options.search.like else _planned(checkpoint, options)
 
 
@@ -69,6 +71,24 @@ def _plan_by_like(checkpoint: TensorStore, options: Options) -> Plan:
     if comparison.channels and not plan.edits.method:
         like.check_edits(checkpoint, comparison, plan.edits)
     return plan._replace(notices=(*plan.notices, *like.notices(comparison)))
+
+
+def _folded(checkpoint: TensorStore, options: Options) -> Plan:
+    """The plan that folds a 1×1 convolution into the kernels that take what it gives: its matrix is the rule."""
+    conv, adapter, behind = graph_methods.trained_adapter(checkpoint, options.search)
+    rule = graph_methods.folding(checkpoint, conv, adapter)
+    if rule.is_identity:
+        plan = _identity_plan(checkpoint, Finding(behind), rule.new)
+    else:
+        options = options._replace(rule=options.rule._replace(to=rule.new))
+        operations = [_operations_before(checkpoint, each, ()) for each in behind]
+        known, rules = Finding((conv, *behind)), [mixing.identity(rule.new), *[rule] * len(behind)]
+        plan = _plan_by(checkpoint, known, rules, [(), *operations], options, "", "")._replace(why="")
+    edits = plan.edits._replace(inputs=conv.inputs, channels=rule.new, folded=adapter.output, removed=adapter.tensors)
+    kernels = tuple(kernel for kernel in plan.kernels if kernel.conv is not conv)
+    return plan._replace(
+        kernels=kernels, edits=edits, notices=(*plan.notices, graph_methods.folded_notice(conv, adapter, behind))
+    )
 
 
 def _planned(checkpoint: TensorStore, options: Options) -> Plan:
@@ -250,8 +270,8 @@ def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], opti
             )
         else:
             raise checkpoint.location.at(kernel.conv.tensor.name).unsupported(
-                "has no bias, and no BatchNorm is known to follow it: nothing can take the constant that channels with "
-                "different means leave",
+                "has no bias, and no BatchNorm is known to follow it: nothing can take the constant that different "
+                "means, or an adapter's bias, leave",
                 hint="leave --norm out, and keep the preprocessing" if options.norm else "",
             )
     return Edits(tensors, biases=biases)

@@ -43,7 +43,7 @@ def output_path(model: ModelFile, dst: Path_ | None, options: Options) -> Path:
     if dst is None:
         if model.home is None:
             raise UsageError("standard input has no file name to derive one from: -o names the output")
-        return default_output(Path(source.name), options.rule.word)
+        return default_output(Path(source.name), options.word)
     path = Path(dst)
     if os.fspath(dst) == STDIO or other_container(form, path):
         return path
@@ -71,7 +71,7 @@ def derived_path(src: Path_, to: str | int | None, options: ConvertOptions) -> P
     if parsed.rule.to is None and parsed.plain["like"] is not None:
         with open_model(src, parsed) as model:
             parsed = with_like(model, model.resolved(parsed))
-    return default_output(Path(src), parsed.rule.word)
+    return default_output(Path(src), parsed.word)
 
 
 def default_output(path: Path, word: str) -> Path:

@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
-from chkpt_channels.core.errors import Location, UnsupportedError, UsageError
-from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, PreprocessingOp, Quantization, Tensor, TensorEdit
+from chkpt_channels.core.errors import Location, UsageError
+from chkpt_channels.core.tensors import (
+    Adapter,
+    Declaration,
+    FirstConv,
+    Notice,
+    PreprocessingOp,
+    Quantization,
+    Tensor,
+    TensorEdit,
+)
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.onnx import edits as onnx_edits
 from chkpt_channels.formats.onnx import front, metadata
-from chkpt_channels.formats.onnx.dataflow import padding
-from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, OPEN, Place, holder, size
-from chkpt_channels.formats.onnx.dataflow.image_inputs import COLORS, MOST_CHANNELS, Images, images
+from chkpt_channels.formats.onnx.dataflow import folding, padding
+from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, OPEN, holder, size
+from chkpt_channels.formats.onnx.dataflow.image_inputs import COLORS, MOST_CHANNELS, Images, images, refusal
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.dataflow.values import ReachedConv, count_edits
 from chkpt_channels.formats.onnx.model import OnnxModel
-from chkpt_channels.formats.onnx.nodes import Node
 from chkpt_channels.formats.onnx.quantization import quantization
 
 NAMED_OPS = 4
@@ -29,7 +37,7 @@ FIRST_BROADCAST_OPSET = 7
 class OnnxGraph(ModelGraph):
     """The main graph of a model; `tensors` are its stored ones."""
 
-    knows_outputs = True
+    knows_outputs = folds = True
 
     def __init__(self, model: OnnxModel, tensors: Mapping[str, Tensor], load: Load, location: Location) -> None:
         self.model, self._tensors, self._load, self._location = model, tensors, load, location
@@ -55,7 +63,7 @@ class OnnxGraph(ModelGraph):
         known, is_strict = self.first_convs(), each or self._named or not self._images.traces
         kernels = {conv.tensor.name for conv in known}
         if left := [one for one in self._images.unfollowed if is_strict or one.kernels & kernels]:
-            raise self._unfollowed(left[0].image.name, left[0].node, left[0].places)
+            raise refusal(left[0], self._location)
         seen = {name for conv in known for name in conv.inputs}
         paths = [path for path in self._images.traces if path.image.name not in seen] if each or not known else []
         computed = [reached.node for path in paths for reached in path.reached if not reached.kernel]
@@ -65,21 +73,6 @@ class OnnxGraph(ModelGraph):
             names = ", ".join(info.name for info in self.model.inputs)
             what = f"none of its inputs ({names}) reaches the kernel of a convolution in its graph"
             raise self._location.unsupported(what, hint="convert the file that it was exported from")
-
-    def _unfollowed(self, image: str, node: Node | None, places: Sequence[Place]) -> UnsupportedError:
-        location, counts = self._location.at(image), [place.channels for place in places if place.channels]
-        if len(counts) == 1:
-            return location.unsupported(f"has {counts[0]} channels, more than images have", hint=f"--input {image}")
-        if counts:
-            what = f"a convolution takes {' and '.join(map(str, counts))} steps of its axes together: which are the channels?"
-            return location.unsupported(what, hint="   or   ".join(f"--from {count}" for count in dict.fromkeys(counts)))
-        dims = next(info.dims for info in self.model.inputs if info.name == image)
-        once = [n for n in dims if n and n <= MOST_CHANNELS and dims.count(n) == 1 and n > 1]
-        hint = f"--from {once[0]}, if these are its channels" if once else ""
-        if node is None:
-            return location.unsupported("which of its axes holds the channels is not known", hint=hint)
-        what = f"the image {image!r} is not followed through this {node.op}: which of its axes holds the channels is not known"
-        return self._location.at(node.label).unsupported(what, hint=hint)
 
     def _refuse_inner_kernels(self, path: ImageTrace) -> None:
         """Raise UnsupportedError where the image reaches a kernel that a subgraph stores."""
@@ -205,8 +198,17 @@ class OnnxGraph(ModelGraph):
             filter(None, (front.obstacle(self.model, path) for path in paths)), "" if paths else "its graph shows no image"
         )
 
+    def fold(self, adapter: FirstConv) -> Adapter:
+        taken_out, behind = folding.fold(self.model, self._users(adapter), self._location.at(adapter.tensor.name), self._load)
+        self._forget()
+        self._images = Images((behind,), ())
+        return taken_out
+
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         users = self._users(conv)
+        if not all(user.keeps_constants for user in users):
+            what = "is scaled, reshaped or of padded blocks: no constant can be folded into what follows it"
+            raise self._location.at(conv.tensor.name).unsupported(what)
         return onnx_edits.bias_target(self.model, users[0].node) if len(users) == 1 else None
 
     def padding(self, conv: FirstConv) -> Sequence[tuple[tuple[int, int], ...]]:
@@ -292,7 +294,8 @@ class OnnxGraph(ModelGraph):
 
 def _declares(path: ImageTrace) -> bool:
     """Whether an input has a number of channels: of its axis, or one where it has no axis for them."""
-    return path.channel == NOWHERE or (bool(path.image.dims) and path.image.dims[path.channel] is not None)
+    is_input = any(info.name == path.image.name for info in path.model.inputs)
+    return is_input and (path.channel == NOWHERE or (bool(path.image.dims) and path.image.dims[path.channel] is not None))
 
 
 def _listed(path: ImageTrace) -> str:

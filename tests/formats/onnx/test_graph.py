@@ -320,3 +320,21 @@ def test_the_matrix_of_a_graph_method_maps_images(tmp_path: Path):
     record = convert(made, tmp_path / "out.onnx", "gray", method="stack").result()
     assert (record["method"], record["matrix"], record["in_channels"]) == ("stack", [[1.0]] * 3, {"before": 3, "after": 1})
     assert verify(made, tmp_path / "out.onnx", "gray", method="stack").result()["matrix"] == [[1.0]] * 3
+
+
+def test_a_constant_goes_into_no_bias_of_a_kernel_that_nodes_make(source: Open, tmp_path: Path):
+    """That of the stored kernel would be another one: the adapter holds it instead."""
+    nodes = [node("Mul", ["kernel", "gain"], ["k"]), node("Conv", ["image", "k", "bias"], ["out"])]
+    before = model(nodes, {**KERNEL, "gain": floats(2), "bias": noise(5)})
+    graph = opened(source, before).graph
+    (conv,) = graph.first_convs()
+    with pytest.raises(UnsupportedError, match="kernel: is scaled, reshaped or of padded blocks"):
+        graph.bias_target(conv)
+    onnx.save(before, tmp_path / "a.onnx")
+    with pytest.raises(UnsupportedError, match="no constant can be folded"):
+        convert(tmp_path / "a.onnx", method="sum", norm="imagenet")
+    report = convert(tmp_path / "a.onnx", norm="imagenet")
+    assert report.kernels[0].method == "adapter"
+    image = noise(1, 1, 8, 8)
+    mapped = np.einsum("ij,njhw->nihw", report.kernels[0].matrix, image) + np.reshape(report.kernels[0].offset, (1, 3, 1, 1))
+    assert np.allclose(run(onnx.load(report.target), image)[0], run(before, mapped.astype(np.float32))[0], atol=1e-4)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from chkpt_channels.core.errors import Location, UnsupportedError
 from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, WHOLE, Axes, Place, place_of, size
 from chkpt_channels.formats.onnx.dataflow.operators import CONVOLUTIONS
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
@@ -35,6 +36,24 @@ class Unfollowed(NamedTuple):
     node: Node | None
     places: tuple[Place, ...] = ()
     kernels: frozenset[str] = frozenset()
+
+
+def refusal(one: Unfollowed, location: Location) -> UnsupportedError:
+    """Why such an image is refused, and what settles it."""
+    image, where, counts = one.image, location.at(one.image.name), [place.channels for place in one.places if place.channels]
+    if len(counts) == 1:
+        return where.unsupported(f"has {counts[0]} channels, more than images have", hint=f"--input {image.name}")
+    if counts:
+        what = f"a convolution takes {' and '.join(map(str, counts))} steps of its axes together: which are the channels?"
+        return where.unsupported(what, hint="   or   ".join(f"--from {count}" for count in dict.fromkeys(counts)))
+    once = [n for n in image.dims if n and n <= MOST_CHANNELS and image.dims.count(n) == 1 and n > 1]
+    hint = f"--from {once[0]}, if these are its channels" if once else ""
+    if one.node is None:
+        return where.unsupported("which of its axes holds the channels is not known", hint=hint)
+    what = (
+        f"the image {image.name!r} is not followed through this {one.node.op}: which of its axes holds the channels is not known"
+    )
+    return location.at(one.node.label).unsupported(what, hint=hint)
 
 
 class Images(NamedTuple):

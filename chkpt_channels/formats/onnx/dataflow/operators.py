@@ -24,7 +24,7 @@ ELEMENTWISE = frozenset(
     )
 )
 """What treats every number alike, but is not linear: constants before it cannot be moved to a kernel after it."""
-ROUNDING = frozenset(("Neg", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
+ROUNDING = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
 """Of these what is linear but for rounding."""
 BINARY = frozenset(("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mod"))
 SHAPES = frozenset(("Shape", "Size"))

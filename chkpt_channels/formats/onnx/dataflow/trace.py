@@ -176,6 +176,8 @@ class ImageTrace:
         self._give(node, flow._replace(axes=axes))
 
     def _elementwise(self, node: Node, flow: Flow) -> None:
+        if node.op == "Neg":
+            return self._give(node, after_constants(flow, PreprocessingOp(node.label, node.op, (-1.0,), (0.0,))))
         scale = self.model.stored(node.given(1))
         is_per_channel = scale is None or max(scale.shape, default=1) > 1
         if node.op in ("QuantizeLinear", "DequantizeLinear") and is_per_channel:
@@ -221,9 +223,10 @@ class ImageTrace:
     def _arrive(self, reached: ReachedConv, flow: Flow, spatial: Axes) -> None:
         """Remember a convolution; one that does not take the image's channels as they are, without a layout."""
         self.broadcasts &= flow.wide
-        # a folded tap covers both padded and unpadded pixels, so no constant fits
-        shifted, source, layout = any(any(op.shift or ()) for op in flow.operations), reached.source, reached.layout
-        is_inexact = shifted and source and layout and (source.is_computed or (layout.folded and flow.padded))
+        sizes = tuple(size(axis) for axis in spatial)
+        reached = reached._replace(operations=flow.operations, sizes=sizes, padded=flow.padded, axes=flow.axes)
+        source, layout = reached.source, reached.layout
+        is_inexact = any(any(op.shift or ()) for op in flow.operations) and not reached.keeps_constants
         is_grouped = reached.node.integer("group", 1) > 1 and reached.stored != layout
         if reached.channels and reached.stored and source and layout and not (is_inexact or is_grouped):
             self.counts += [Count(*count) for count in source.counts(layout.channel_axis, reached.width, self._load)]
@@ -231,8 +234,7 @@ class ImageTrace:
             reached = reached._replace(layout=None)
             if not flow.mixed:
                 self._block(reached.node)
-        sizes = tuple(size(axis) for axis in spatial)
-        self.reached.append(reached._replace(operations=flow.operations, sizes=sizes, padded=flow.padded, axes=flow.axes))
+        self.reached.append(reached)
 
     def _binary(self, node: Node) -> None:
         """An operation on the image and a constant, or on two values that come from it (a residual, a sum of branches)."""

@@ -62,6 +62,13 @@ class ReachedConv(NamedTuple):
         return self.channels // self.node.integer("group", 1)
 
     @property
+    def keeps_constants(self) -> bool:
+        """Whether a constant in what it takes is one in what it gives, by the kernel as it is stored: not where nodes compute the
+        kernel, nor where a folded tap covers both padded and unpadded pixels."""
+        is_cut = self.padded and self.layout is not None and self.layout.folded
+        return not (is_cut or (self.source is not None and self.source.is_computed))
+
+    @property
     def factors(self) -> Sequence[str]:
         """The stored factors of the kernel that are as large as it is: which of them is the kernel does not show."""
         return [maker.other.name for maker in self.source.makers if maker.is_even and maker.other] if self.source else []
