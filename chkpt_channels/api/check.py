@@ -10,7 +10,7 @@ from pathlib import Path
 from chkpt_channels.api.output.naming import stated_hash
 from chkpt_channels.api.output.publish import sha256_of
 from chkpt_channels.api.report import Check, FileInfo, Mismatch
-from chkpt_channels.core.errors import AmbiguousError, DamagedError, FileSystemError, Location, UsageError
+from chkpt_channels.core.errors import AmbiguousError, DamagedError, FileSystemError, Location, UnsupportedError, UsageError
 from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.tensors import FirstConv, Notice
 from chkpt_channels.discovery.find import find_first_convs
@@ -53,7 +53,7 @@ def models(paths: Iterable[str | os.PathLike[str]]) -> dict[Path, bool]:
 def model_of(file: Path) -> Path:
     """The index of the shards that a file is one of, or the file itself."""
     with suppress(OSError):  # a folder that is not there: opening says so
-        for index in sorted(name for name in os.listdir(file.parent) if is_index(name)):
+        for index in sorted(name for name in os.listdir(file.parent) if is_index(file.parent / name)):
             with suppress(DamagedError, FileSystemError):  # called like an index, and none
                 if file.name in listed_shards(read(file.parent / index)):
                     return file.parent / index
@@ -78,7 +78,7 @@ def check(
     count, model = expected_channels(expect, lfs_pointers), model_of(Path(path))
     name = os.fspath(path) if model == Path(path) else str(model)
     with ExitStack() as stack, gc_paused():
-        index, files = shard_names(model.parent, model.name, os.listdir(model.parent)) if is_index(name) else (None, (name,))
+        index, files = shard_names(model.parent, model.name, os.listdir(model.parent)) if is_index(model) else (None, (name,))
         sources = [stack.enter_context(Source(model.parent / file if index else file)) for file in files]
         size = sum(source.size for source in sources)
         if lfs_pointers == "skip" and any(source.head.startswith(LFS_POINTER) for source in sources):
@@ -98,13 +98,13 @@ def _checked(
     configs, why = described(found, model.name, os.listdir(model.parent) if found else (), store)
     finding = find_first_convs(store, SearchRequest(hints=search_hints(configs)))
     if not finding.first_convs:
-        what = "its first convolution is ambiguous" if finding.candidates else "it holds no convolution that could see an image"
+        what = "its first convolution is ambiguous" if finding.candidates else _why_none(store)
         if count is not None and (is_named or not is_no_network(store)):
             raise AmbiguousError(
                 f"{what}, so that --expect cannot be checked",
                 file=info.path,
                 candidates=finding.candidates,
-                hint="inspect lists the candidates",
+                hint="inspect lists the candidates" if finding.candidates else "",
             )
         return Check(info, (), tuple(mismatches), "" if mismatches else what)
     convs, file = finding.first_convs, info.path
@@ -119,6 +119,15 @@ def _checked(
     ]
     notices = (Notice("other_configuration", f"the configuration beside it {why}: it is not compared"),) if why else ()
     return Check(info, convs, tuple(mismatches), notices=notices)
+
+
+def _why_none(store: TensorStore) -> str:
+    """Why a file has no first conv, which its graph may know better."""
+    try:
+        store.graph.check_reached()
+    except UnsupportedError as error:
+        return f"{error.where}: {error.what}" if error.where else error.what
+    return "it holds no convolution that could see an image"
 
 
 def _declared_mismatches(store: TensorStore, file: str, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:

@@ -41,7 +41,9 @@ def conversion_report(model: Model, planned: PlannedModel, options: Options, par
         kernels=kernel_reports(model, planned),
         declarations=tuple(_declaration_changes(model, planned)),
         tensors_total=sum(len(part.store.tensors) for part, _ in planned.parts),
-        changed=tuple(model.prefix(part) + name for part, plan in planned.parts for name in plan.edits.tensors),
+        changed=tuple(
+            model.prefix(part) + name for part, plan in planned.parts for name in (*plan.edits.tensors, *plan.edits.removed)
+        ),
         parameters_fewer=sum(plan.fewer_parameters for _, plan in planned.parts),
         parity=parity,
         warnings=planned.notices,

@@ -26,6 +26,7 @@ class StateDict(TensorStore):
 
     title = NAME
     ordered = True
+    takes_out = True
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
         super().__init__(Location(NAME))
@@ -76,7 +77,7 @@ def convert_state_dict(
     changed = _heads(checkpoint, parsed, heads) | {
         name: _like(state_dict[name], edit.values(), checkpoint.tensors[name].dtype) for name, edit in plan.edits.tensors.items()
     }
-    return {name: changed.get(name, array) for name, array in state_dict.items()}
+    return {name: changed.get(name, array) for name, array in state_dict.items() if name not in plan.edits.removed}
 
 
 def _heads(checkpoint: StateDict, options: Options, choice: str | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Unpack
 
 from chkpt_channels.api.left_out import equal_streams, left_out
-from chkpt_channels.api.output.check import added_values, misread, missing_biases, tell
+from chkpt_channels.api.output.check import added_values, gone, misread, missing_biases, tell
 from chkpt_channels.api.output.naming import Path_
 from chkpt_channels.api.report import Difference, FileInfo, Verification
 from chkpt_channels.api.report_builder import file_info, kernel_reports
@@ -45,7 +45,8 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **opt
             return _compared(first, second, afters, parsed)
         except AmbiguousError:
             # the kernels that were converted show which were meant, unless the user named them
-            left = None if parsed.search.layers or parsed.search.like else left_out(first, second, afters)
+            is_asked = parsed.search.layers or parsed.search.like or parsed.plain["fold_adapter"]
+            left = None if is_asked else left_out(first, second, afters)
             if left is None:
                 raise
             return left
@@ -53,7 +54,7 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **opt
 
 def _compared(first: Model, second: Model, afters: Mapping[str, TensorStore], options: Options) -> Verification:
     """The comparison with the plan. Raises what planning raises."""
-    if options.rule.to is None and options.search.like is None:
+    if options.rule.to is None and options.search.like is None and not options.plain["fold_adapter"]:
         part = next(part for part in first.parts if part.name in afters)
         target = _target(part.store, afters[part.name], options)
         options = options._replace(rule=options.rule._replace(to=target).validated())
@@ -155,7 +156,7 @@ def _compare(before: TensorStore, after: TensorStore, plan: Plan) -> tuple[list[
     differences: list[Difference] = []
     identical = 0
     by_name = {k.conv.tensor.name: k for k in plan.kernels}
-    dropped = {t.name for e in before.optimizer_entries if e.where in plan.edits.dropped for t in e.tensors.values()}
+    dropped = gone(before, plan)
     for name, tensor in before.tensors.items():
         edit = plan.edits.tensors.get(name)
         shape = edit.shape if edit else tensor.shape

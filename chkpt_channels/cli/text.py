@@ -132,7 +132,9 @@ def _preprocessing_notes(report: Report) -> Iterator[str]:
     """What the preprocessing of the output has to do."""
     before, after = report.in_channels
     method = _method_of(report)
-    if report.pipeline:
+    if report.options.get("fold_adapter"):
+        yield "the images stay as they are"
+    elif report.pipeline:
         yield _fed(report.pipeline)
     elif method in ("broadcast", "stack", "adapter", "gather"):
         new = "the new one" if after == 1 else f"{after} new ones"
@@ -229,7 +231,7 @@ def check_lines(check: Check) -> Iterator[str]:
     """The lines about one file that was checked: nothing where it agrees."""
     name = printable(check.input.path)
     if check.skipped:
-        yield f"{name}: skipped: {check.skipped}"
+        yield f"{name}: skipped: {printable(check.skipped, 1000)}"
     yield from (f"{name}: {printable(notice.message, 1000)}" for notice in check.notices)
     for mismatch in check.mismatches:
         yield f"{printable(mismatch.file)}: {printable(mismatch.where)}: found {mismatch.found}, expected {mismatch.expected}"

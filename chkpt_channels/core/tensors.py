@@ -155,6 +155,15 @@ class ChannelMap(NamedTuple):
     offset: tuple[float, ...] = ()
 
 
+class Adapter(NamedTuple):
+    """A 1×1 convolution that precedes a network's first convs: the value that it gives, the name of its stored bias, "" for none,
+    and the tensors that nothing else reads."""
+
+    output: str
+    bias: str
+    tensors: tuple[str, ...]
+
+
 class Edits(NamedTuple):
     """All that is to change, in terms that every format can carry out.
 
@@ -166,6 +175,8 @@ class Edits(NamedTuple):
     method    "" for edited kernels; "broadcast", "stack", "adapter" or "gather" where the graph itself makes the old channels of
               the new ones
     adapter   with that method, what the 1×1 convolution in front of the network computes
+    folded    the value that a 1×1 convolution gives that is taken out, its input from then on; "" where none is
+    removed   the tensors that go with it, by name
     orders    with "gather", for each image the axis of its channels, and for each old channel the new one that it is
     constants  for each PreprocessingOp, by `where`, the old channel whose constants each new channel takes, where these are no
               tensors
@@ -180,6 +191,8 @@ class Edits(NamedTuple):
     inputs: Sequence[str] = ()
     method: str = ""
     adapter: ChannelMap | None = None
+    folded: str = ""
+    removed: Sequence[str] = ()
     orders: Mapping[str, tuple[int, tuple[int, ...]]] = {}
     constants: Mapping[str, tuple[int, ...]] = {}
     biases: Mapping[str, TensorEdit] = {}

@@ -8,20 +8,18 @@ from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery import layer_selector, opaque
+from chkpt_channels.discovery import counts, layer_selector, opaque
 from chkpt_channels.discovery.law import after, search
 from chkpt_channels.discovery.law.copies import flattened
 from chkpt_channels.discovery.law.places import OTHER_SENSES
 from chkpt_channels.discovery.like import compare as like
-from chkpt_channels.discovery.request import LIKE_HINT, ConfigHints, SearchRequest
+from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.formats.base import TensorStore
 
 MOST_TOGETHER = 6
 """Stems that a hint names together; more are seldom all stems."""
 MOST_OPTIONS = 3
 """Choices of layers in a hint."""
-FOUND_BY_SEARCH = frozenset({"shapes", "names"})
-"""What says of a first conv that nothing but names and shapes found it."""
 _ANY = SearchRequest()
 
 
@@ -56,7 +54,7 @@ def _by_shapes(checkpoint: TensorStore, channels: int | None) -> search.Finding:
 def _by_search_view(checkpoint: TensorStore) -> tuple[FirstConv, ...]:
     """The first convs of a file whose kernels are not PyTorch's, searched under PyTorch's names and shapes. A depthwise kernel
     has one channel there, whatever it takes: an answer that holds one is dropped."""
-    view = checkpoint.search_view()
+    view = checkpoint.graph.search_view()
     in_view = search.find(view, ordered=checkpoint.ordered).first_convs if view else ()
     pairs = [(conv, checkpoint.tensors[view[conv.tensor]]) for conv in in_view]
     convs = tuple(conv._replace(tensor=tensor, layout=tensor.layout) for conv, tensor in pairs)
@@ -82,7 +80,7 @@ def unexplained(checkpoint: TensorStore, stems: Sequence[FirstConv]) -> tuple[af
     graph shows which kernels the image reaches."""
     if checkpoint.graph.decides or checkpoint.graph.first_convs():
         return ()
-    if view := checkpoint.search_view():
+    if view := checkpoint.graph.search_view():
         shown = {name: tensor for tensor, name in view.items()}
         seen = [conv._replace(tensor=shown[conv.tensor.name]) for conv in stems if conv.tensor.name in shown]
         left = after.unexplained(view, seen, ordered=checkpoint.ordered, torch=checkpoint.ordered)
@@ -99,11 +97,7 @@ def select_first_convs(checkpoint: TensorStore, request: SearchRequest) -> searc
     layers that do not exist or have other channels than --from says."""
     _select_inputs(checkpoint, request)
     finding = _by_like(checkpoint, request) if request.like else _selected(checkpoint, request)
-    location = checkpoint.location
-    if other := next((c for c in finding.first_convs if request.from_channels not in (None, c.in_channels)), None):
-        what = f"--from says {request.from_channels} channels, the kernel has {other.in_channels}"
-        raise UsageError(what, file=location.file, where=other.tensor.name)
-    return finding
+    return finding if request.from_channels is None else counts.of_count(checkpoint.location, finding, request.from_channels)
 
 
 def _selected(checkpoint: TensorStore, request: SearchRequest) -> search.Finding:
@@ -159,11 +153,11 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
         raise location.at(weight.name).unsupported(weight.what, hint=weight.hint)
     if finding.why_not:  # one of the kernels alone would give a network that does not load
         what = f"no edit of first convolutions is right: {finding.why_not}"
-        raise AmbiguousError(what, file=location.file, candidates=finding.candidates, hint=LIKE_HINT)
+        raise AmbiguousError(what, file=location.file, candidates=finding.candidates, hint=checkpoint.like_hint)
     if not finding.candidates:
-        hint = f"name it: --layer KEY --layout LAYOUT   or   {LIKE_HINT}"
+        hint = f"name it: --layer KEY --layout LAYOUT   or   {checkpoint.like_hint}"
         raise UnsupportedError("holds no convolution that could see an image", file=location.file, hint=hint)
-    many, hint = len(finding.candidates), _hint(finding.candidates)
+    many, hint = len(finding.candidates), _hint(checkpoint, finding.candidates)
     what = f"{'one tensor might' if many == 1 else f'{many} tensors could'} be the first convolution"
     raise AmbiguousError(what, file=location.file, candidates=finding.candidates, hint=hint)
 
@@ -181,35 +175,21 @@ def _check_tied(checkpoint: TensorStore, convs: Sequence[FirstConv]) -> None:
     candidates += [Candidate(t.name, t.shape, f"is {tied[t.name]} too", needed=True) for t in others if t.name in tied]
     name, first = next(iter(tied.items()))
     what = f"shares its memory with {first}, and is not known to see the image"
-    raise AmbiguousError(what, file=checkpoint.location.file, where=name, candidates=candidates, hint=_hint(candidates))
-
-
-def check_one_width(location: Location, convs: Sequence[FirstConv], target: int | None) -> None:
-    """Raise AmbiguousError where first convs of several widths are found, the target's aside: a generator beside a discriminator,
-    which takes two images, or an image and its depth. One conversion of the image cannot be that of both."""
-    widths = sorted({conv.in_channels for conv in convs if conv.found_by in (*FOUND_BY_SEARCH, "graph")} - {target})
-    if len(widths) < 2:
-        return
-    candidates = [Candidate(c.tensor.name, c.tensor.shape, f"takes {c.in_channels} channels") for c in convs]
-    alike = [[f"--layer {c.tensor.name}" for c in convs if c.in_channels == width] for width in widths]
     raise AmbiguousError(
-        f"its first convolutions take {' and '.join(map(str, widths))} channels",
-        file=location.file,
-        candidates=candidates,
-        hint="   or   ".join(" ".join(layers) for layers in alike),
+        what, file=checkpoint.location.file, where=name, candidates=candidates, hint=_hint(checkpoint, candidates)
     )
 
 
-def _hint(candidates: Sequence[Candidate]) -> str:
+def _hint(checkpoint: TensorStore, candidates: Sequence[Candidate]) -> str:
     """The options that name these candidates: all that are needed together; or those of one width and one reason against them,
     which may see the image together or one of them alone."""
     if needed := [c for c in candidates if c.needed]:
-        return f"{_layers(needed)}   or   {LIKE_HINT}"
+        return f"{_layers(needed)}   or   {checkpoint.like_hint}"
     first = candidates[0]
     alike = [c for c in candidates if (c.why_not, c.shape[1:2]) == (first.why_not, first.shape[1:2])]
     together = [alike] if 1 < len(alike) <= MOST_TOGETHER else []
     alone = [[c] for c in candidates[: MOST_OPTIONS - len(together)]]
-    return "   or   ".join([*map(_layers, [*together, *alone]), LIKE_HINT])
+    return "   or   ".join([*map(_layers, [*together, *alone]), checkpoint.like_hint])
 
 
 def _layers(candidates: Sequence[Candidate]) -> str:
@@ -238,7 +218,7 @@ def _with_named(checkpoint: TensorStore, finding: search.Finding, request: Searc
     tensors = [t for t in checkpoint.model_tensors() if len(t.shape) >= 2]
     unread = {weight.name: weight for weight in checkpoint.opaque}
     tensors += [Tensor(weight.name, BY_NAME["F32"], weight.shape or (), weight.group) for weight in checkpoint.opaque]
-    matches = [t for layer in request.layers for t in layer_selector.match(location, tensors, layer)]
+    matches = [t for layer in request.layers for t in layer_selector.match(location, tensors, layer, checkpoint.like_hint)]
     names = dict.fromkeys((t.name for t in matches), "named by --layer")
     names |= {copy.name: f"a copy of {t.key}" for t in matches for copy in flattened(t, tensors) if copy.name not in names}
     known = {conv.tensor.name: conv for conv in finding.first_convs}

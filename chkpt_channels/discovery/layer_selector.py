@@ -9,13 +9,12 @@ from collections.abc import Callable, Sequence
 
 from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UsageError
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.request import LIKE_HINT
 
 _WEIGHTS = (".weight", ".kernel", "/weight", "/kernel", ".weight_v", ".parametrizations.weight.original1")
 _PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
 
 
-def match(location: Location, tensors: Sequence[Tensor], layer: str) -> list[Tensor]:
+def match(location: Location, tensors: Sequence[Tensor], layer: str, like_hint: str) -> list[Tensor]:
     """The tensors that a --layer names: the full key; the key without container and wrapper prefixes; a dotted suffix that
     is unique in each copy of the model; a glob. The ".weight" may be left out.
 
@@ -42,7 +41,7 @@ def match(location: Location, tensors: Sequence[Tensor], layer: str) -> list[Ten
                 f"--layer {layer} fits {len(matches)} tensors",
                 file=location.file,
                 candidates=candidates,
-                hint=f"--layer {matches[0].name}   or   {LIKE_HINT}",
+                hint=f"--layer {matches[0].name}   or   {like_hint}",
             )
         return matches
     import difflib

@@ -7,9 +7,6 @@ from typing import NamedTuple
 
 from chkpt_channels.core.layout import Layout
 
-LIKE_HINT = '--like LIKE.pth, made by torch.save(Net(in_channels=1).state_dict(), "LIKE.pth")'
-"""What settles which kernels see the image, whatever the network: for the hint of a refusal."""
-
 
 class ConfigHints(NamedTuple):
     """What configuration files beside a checkpoint say: the modules of the first convs (timm, diffusers), and the number of

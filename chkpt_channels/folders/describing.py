@@ -15,6 +15,7 @@ from chkpt_channels.formats.base import TensorStore
 
 _LIBRARY_NAME = re.compile(
     r"(open_clip_)?((diffusion_)?(pytorch|tf|flax)_)?model([.-].*)?\.(safetensors|bin|h5|msgpack|onnx)(\.index(\.\w+)?\.json)?"
+    r"|model\.weights\.json"
 )
 """What transformers, diffusers, timm, open_clip and keras-hub call the weights that a configuration beside them is for."""
 _WIDTHS = ("hidden_size", "hidden_sizes", "embed_dim", "block_out_channels", "num_features")

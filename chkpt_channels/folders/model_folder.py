@@ -2,6 +2,7 @@
 
     model.safetensors, pytorch_model.bin, onnx/model.onnx …      each a checkpoint of one of the other formats, under any name
     model-00001-of-00003.safetensors, …, *.index.json            shards of one, {"weight_map": {tensor: file}, "metadata": {…}}
+    model_00000.weights.h5, …, *.weights.json                    the same of Keras, {"weight_map": {"/layer/vars": [file, …]}}
     config.json, preprocessor_config.json                        see config_files
 
 Source: transformers/modeling_utils.py of 5.23, huggingface_hub/serialization/_base.py, diffusers/models/modeling_utils.py.
@@ -92,12 +93,12 @@ class ModelFolder(Model):
         gone = {file for file in self.files if file == name or file.startswith(name + os.sep)}
         if not gone:
             raise UsageError(f"--leave-out names no file of it: {name!r}", file=self.location.file)
-        if is_index(name):
+        if is_index(self.path / name):
             gone |= set(shard_names(self.path, name, self.files)[1])
         self.files = [file for file in self.files if file not in gone]
 
     def _parts_of(self, weights: list[str]) -> list[_PartFiles]:
-        found = [shard_names(self.path, name, self.files) for name in self.files if is_index(name)]
+        found = [shard_names(self.path, name, self.files) for name in self.files if is_index(self.path / name)]
         sharded = [_PartFiles(names, index) for index, names in found]
         in_shards = {name for part in sharded for name in part.files}
         return [*sharded, *(_PartFiles((name,)) for name in weights if name not in in_shards)]
@@ -135,7 +136,7 @@ class ModelFolder(Model):
     def other_documents(self) -> Iterator[ConfigFile]:
         homes = {Path(name).parent for part in self._part_files for name in part.files}
         for path in map(Path, self.files):
-            is_other = path.name not in (CONFIG, *PREPROCESSORS) and not is_index(path.name)
+            is_other = path.name not in (CONFIG, *PREPROCESSORS) and not is_index(self.path / path)
             if path.suffix == ".json" and path.parent in homes and is_other and _is_small(self.path / path):
                 with suppress(DamagedError, FileSystemError):  # called JSON, and none
                     yield ConfigFile(str(path), read(self.path / path))

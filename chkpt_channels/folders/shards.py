@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Hashable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.containers.json.editor import Json
-from chkpt_channels.core.errors import Location
+from chkpt_channels.core.errors import DamagedError, FileSystemError, Location
 from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, OptimizerEntry, Quantization
 from chkpt_channels.folders.config_files import ConfigFile, read
 from chkpt_channels.formats.base import Checkpoint, TensorStore
@@ -23,19 +24,32 @@ if TYPE_CHECKING:
 
 _INDEX = re.compile(r".+\.index(\.\w+)?\.json")
 """model.safetensors.index.json; diffusers' and transformers' variants have a word before the ending."""
+_KERAS_INDEX = ".weights.json"
 
 
-def is_index(name: str) -> bool:
-    """Whether a file is called like the index of shards."""
-    return bool(_INDEX.fullmatch(os.path.basename(name)))
+def is_index(path: Path) -> bool:
+    """Whether a file is called like the index of shards; where only Keras calls an index so, whether it lists any."""
+    if _INDEX.fullmatch(path.name):
+        return True
+    with suppress(DamagedError, FileSystemError):  # class.weights.json may hold anything
+        return path.name.endswith(_KERAS_INDEX) and bool(listed_shards(read(path)))
+    return False
 
 
 def listed_shards(index: Json) -> list[str]:
     """The files that an index maps tensors to, sorted; none where it is no index."""
+    return sorted({file for files in _weight_map(index).values() for file in files})
+
+
+def _weight_map(index: Json) -> dict[str, list[str]]:
+    """The files of each tensor, or of each group of them, whose name begins with a slash: Keras may cut through a layer. Empty
+    where it is no index."""
     document = index.root.plain
-    weight_map = document.get("weight_map") if isinstance(document, dict) else None
-    files = list(weight_map.values()) if isinstance(weight_map, dict) else []
-    return sorted(set(files)) if all(isinstance(file, str) for file in files) else []
+    listed = document.get("weight_map") if isinstance(document, dict) else None
+    if not isinstance(listed, dict):
+        return {}
+    files = {name: where if isinstance(where, list) else [where] for name, where in listed.items()}
+    return files if all(isinstance(file, str) for where in files.values() for file in where) else {}
 
 
 def shard_names(home: Path, name: str, files: Collection[str]) -> tuple[ConfigFile, tuple[str, ...]]:
@@ -63,7 +77,7 @@ class Shards(TensorStore):
         self.shards, self.index = list(shards), index
         super().__init__(shards[0].location)
         self.title = f"{shards[0].title}, {len(shards)} shards"
-        location = Location(os.path.join(folder.file, index.name))
+        self.like_hint, location = shards[0].like_hint, Location(os.path.join(folder.file, index.name))
         for shard in shards:
             if shard.format is not shards[0].format:
                 raise location.damaged("its shards are not of one format")
@@ -76,10 +90,17 @@ class Shards(TensorStore):
             self.optimizer_entries: tuple[OptimizerEntry, ...] = (*self.optimizer_entries, *shard.optimizer_entries)
             self.warnings += shard.warnings
             self.globals = (*self.globals, *shard.globals)
-        listed = index.document.root.plain["weight_map"]
+        listed = _weight_map(index.document)
         held = self.tensors.keys() | {weight.name for weight in self.opaque}
+        held |= {f"/{name.rpartition('/')[0]}" for name in self.tensors}
         if missing := next((name for name in listed if name not in held), None):
-            raise location.at(missing).damaged(f"is not in {listed[missing]}, where the index says it is")
+            raise location.at(missing).damaged(f"is not in {', '.join(listed[missing])}, where the index says it is")
+        ordered = all(shard.ordered for shard in shards)
+        self._joined = shards[0].joined(self, ordered=ordered)
+        if self._joined:
+            self.ordered, self.optimizer_entries = ordered, self._joined.optimizer_entries
+            for shard in shards:  # a slot may be in another shard than its kernel
+                shard.optimizer_entries = self.optimizer_entries
 
     @property
     def torch(self) -> bool:
@@ -88,8 +109,8 @@ class Shards(TensorStore):
 
     @cached_property
     def graph(self) -> ModelGraph:
-        """As the shards."""
-        return _ShardsGraph(self.shards)
+        """Theirs together, or each its own."""
+        return self._joined.graph if self._joined else _ShardsGraph(self.shards)
 
     def _home(self, name: str) -> Checkpoint:
         return next(shard for shard in self.shards if name in shard.tensors)
@@ -121,10 +142,10 @@ class Shards(TensorStore):
         for name, edit in edits.tensors.items():
             tensor = self.tensors[name]
             count = prod(edit.shape) - prod(tensor.shape)
-            grown["total_size"] += count * tensor.dtype.bits // 8  # bytes of tensors, without headers, as transformers writes it
+            grown["total_size"] += count * tensor.dtype.bits // 8  # bytes of tensors, without headers; a float in Keras
             grown["total_parameters"] += count
         old = {key: metadata.value[key].value for key in grown if key in metadata.value}
-        return {("metadata", key): value + grown[key] for key, value in old.items() if type(value) is int and grown[key]}
+        return {("metadata", key): value + grown[key] for key, value in old.items() if type(value) in (int, float) and grown[key]}
 
 
 class _ShardsGraph(ModelGraph):

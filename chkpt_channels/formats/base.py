@@ -81,8 +81,13 @@ class TensorStore(ABC):
     title: str
     ordered: bool
     """Whether the order of `tensors` is the order of the modules."""
+    like_hint = '--like LIKE.pth, made by torch.save(Net(in_channels=1).state_dict(), "LIKE.pth")'
+    """What settles which kernels see the image, whatever the network: for the hint of a refusal."""
     adds_tensors: bool = False
     """Whether an edit may add tensors: a private copy of one that others share, a bias where there was none."""
+
+    takes_out: bool = False
+    """Whether an output without some of its tensors can be written."""
 
     def __init__(self, location: Location) -> None:
         self.location = location
@@ -144,14 +149,19 @@ class TensorStore(ABC):
         others.update(part for tensor in self.opaque for part in tensor.parts)
         return [t for t in self.tensors.values() if t.name not in others]
 
-    def search_view(self) -> Mapping[Tensor, str]:
-        """The model's kernels with PyTorch-style names and axis order, each with its own name; empty where they have these
-        already, or where they show nothing. Discovery searches here first."""
-        return {}
+
+class Joined(NamedTuple):
+    """What shards, each in the order of its modules, say as one checkpoint."""
+
+    graph: ModelGraph
+    optimizer_entries: tuple[OptimizerEntry, ...]
 
 
 class Checkpoint(TensorStore):
     """One open file, as an index: names, shapes, dtypes, spans. One subclass a format."""
+
+    endings: tuple[str, ...] = ()
+    """The ends of names under which its framework reads the file, the usual one first; none where it reads any."""
 
     def __init__(self, source: Source, form: Format) -> None:
         super().__init__(source.location)
@@ -163,6 +173,10 @@ class Checkpoint(TensorStore):
 
     def shared(self, names: Sequence[str]) -> tuple[str, str] | None:
         """Two of these tensors that share memory, None where each has its own."""
+        return None
+
+    def joined(self, shards: TensorStore, *, ordered: bool) -> Joined | None:
+        """What the shards of which this is the first say together; None where each says all about its own tensors."""
         return None
 
     def load_line(self, path: str) -> str:

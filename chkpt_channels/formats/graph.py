@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from chkpt_channels.core.tensors import (
+    Adapter,
     Declaration,
     FirstConv,
     Notice,
     PreprocessingOp,
     Quantization,
+    Tensor,
     TensorEdit,
 )
 
@@ -21,6 +23,9 @@ class ModelGraph:
 
     knows_outputs: ClassVar[bool] = False
     """Whether it knows what takes each conv's output: then a conv without a bias target has none."""
+
+    folds: ClassVar[bool] = False
+    """Whether it can `fold` a convolution."""
 
     @property
     def decides(self) -> bool:
@@ -35,9 +40,18 @@ class ModelGraph:
         """The convs that the image reaches in the graph; none where the file has no graph."""
         return ()
 
+    def search_view(self) -> Mapping[Tensor, str]:
+        """The model's kernels with PyTorch-style names and axis order, each with its own name; empty where they have these
+        already, or where they show nothing. Discovery searches here first."""
+        return {}
+
     def with_groups(self, conv: FirstConv) -> FirstConv:
         """A first conv that names and shapes gave, with the groups that the file states."""
         return conv
+
+    def counts(self, conv: FirstConv) -> frozenset[int]:
+        """How many channels the images have that reach a first conv: several where it takes them joined."""
+        return frozenset({conv.in_channels})
 
     def is_depthwise(self, name: str) -> bool:
         """Whether each channel has its own filters in this kernel, as far as the file says."""
@@ -69,6 +83,11 @@ class ModelGraph:
     def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
         """Why no 1×1 convolution can be put in front of what these see, in words that follow the file's name; "" where it can."""
         return "holds no graph that a convolution could be put into"
+
+    def fold(self, adapter: FirstConv) -> Adapter:
+        """Take what this 1×1 convolution of the image gives for the image from now on. Raises UnsupportedError where the node
+        cannot be taken out of the graph."""
+        raise NotImplementedError
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         """The tensor that can take a constant added to the conv's output, and its sign: the bias (+1) or the running mean of the

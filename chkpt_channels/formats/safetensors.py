@@ -48,6 +48,7 @@ class Safetensors(Checkpoint):
     """One safetensors file. `metadata` is its `__metadata__`."""
 
     ordered = False
+    takes_out = True
 
     @property
     def torch(self) -> bool:
@@ -92,13 +93,18 @@ class Safetensors(Checkpoint):
         return f"model.load_state_dict(safetensors.torch.load_file({path!r}))"
 
     def splices(self, edits: Edits) -> list[Splice]:
-        if not edits.tensors:
+        if not (edits.tensors or edits.removed):
             return []
         with gc_paused():
             header: dict[str, Any] = json.loads(self._header)
         splices, shift = [], 0
         for name, (begin, end) in sorted(self._spans.items(), key=lambda item: item[1]):
             edit, size = edits.tensors.get(name), end - begin
+            if name in edits.removed:
+                del header[name]
+                splices.append(Splice.of(self._begin + begin, self._begin + end, b""))
+                shift -= size
+                continue
             if edit:
                 size = prod(edit.shape) * self.tensors[name].dtype.bits // 8
                 header[name]["shape"] = list(edit.shape)

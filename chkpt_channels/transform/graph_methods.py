@@ -3,18 +3,28 @@
 broadcast, stack   toward one channel, where an edit of kernels would be inexact
 gather             for another order of the channels, where an edit of kernels would be refused
 adapter            for any count, where an edit of kernels would be refused, and neither stack nor gather would do
+
+Or the reverse: a 1×1 convolution that a user trained in front of the network is folded into its kernels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import NamedTuple
 
-from chkpt_channels.core.tensors import FirstConv, PreprocessingOp
+from chkpt_channels.core.errors import AmbiguousError, Candidate
+from chkpt_channels.core.tensors import Adapter, FirstConv, Notice, PreprocessingOp
+from chkpt_channels.discovery import layer_selector
+from chkpt_channels.discovery.find import select_first_convs
+from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.transform import notices
+from chkpt_channels.transform import kernels, notices
+from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.mixing.rules import ADAPTER, GATHER, REPEATING
 from chkpt_channels.transform.options import Options
+
+FOLDED = "fold-adapter"
 
 
 def preferred(
@@ -56,6 +66,103 @@ def instead(store: TensorStore, convs: Sequence[FirstConv], options: Options) ->
     if places and not options.norm and store.graph.gathers(convs, places):
         return GATHER
     return "" if store.graph.adapter_obstacle(convs) else ADAPTER
+
+
+class Folding(NamedTuple):
+    """A 1×1 convolution that a user trained in front of a network, and the first convs of that network."""
+
+    conv: FirstConv
+    adapter: Adapter
+    behind: tuple[FirstConv, ...]
+
+
+def trained_adapter(store: TensorStore, request: SearchRequest) -> Folding:
+    """The 1×1 convolution of the image that is to be folded: the graph shows what is behind it, or the user names both. Raises
+    AmbiguousError with candidates where several could be it, UnsupportedError where none is."""
+    if not store.graph.folds:
+        return _named_adapter(store, request)
+    tensors, hint = store.model_tensors(), store.like_hint
+    matches = (layer_selector.match(store.location, tensors, layer, hint) for layer in request.layers)
+    named = {tensor.name for found in matches for tensor in found}
+    convs = select_first_convs(store, request._replace(layers=())).first_convs
+    asked = [conv for conv in convs if conv.tensor.name in named or not named]
+    pointwise = [conv for conv in asked if _is_pointwise(store, conv)]
+    if len(pointwise) > 1:
+        raise _several(store, pointwise, "   or   ".join(f"--layer {conv.tensor.name}" for conv in pointwise))
+    if not pointwise:
+        where = min(named) if named else asked[0].tensor.name if asked else ""
+        what = "is no 1×1 convolution of the image that pads nothing: there is no adapter to fold"
+        raise store.location.at(where).unsupported(what)
+    adapter = store.graph.fold(pointwise[0])
+    behind = tuple(store.graph.first_convs())
+    if not behind:
+        what = "is followed by no convolution that it could be folded into"
+        raise store.location.at(pointwise[0].tensor.name).unsupported(what)
+    return Folding(pointwise[0], adapter, behind)
+
+
+def _named_adapter(store: TensorStore, request: SearchRequest) -> Folding:
+    """By the layers that the user names: the adapter is the one of which the others take the channels. A state dict does not say
+    what is between them: naming both says that nothing is."""
+    if not store.takes_out or store.optimizer_entries:
+        holds = "its optimizer numbers the parameters" if store.takes_out else "its tensors cannot be taken out"
+        raise store.location.unsupported(f"{holds}: --fold-adapter takes ONNX files and plain state dicts")
+    if len(request.layers) < 2:
+        what = "does not show what takes what an adapter gives: --fold-adapter needs both by name"
+        raise store.location.unsupported(what, hint="--layer ADAPTER --layer STEM")
+    finding = select_first_convs(store, request)
+    convs = finding.first_convs
+    fitting = [
+        conv for conv in convs if _is_pointwise(store, conv) and _gives(conv, [each for each in convs if each is not conv])
+    ]
+    if len(fitting) > 1:
+        raise _several(store, fitting, "--layer, with no other 1×1 convolution")
+    if not fitting:
+        listed = ", ".join(f"{conv.tensor.name} {list(conv.tensor.shape)}" for conv in convs)
+        raise store.location.unsupported(f"no 1×1 convolution among {listed} gives the channels that the others take")
+    name = fitting[0].tensor.name
+    module = name.removesuffix("weight")
+    own = tuple(each for each in store.tensors if each.startswith(module))
+    plain = {name, f"{module}bias"} if module != name else {name}
+    if others := [each for each in (*own, *(vector.name for vector in finding.input_vectors)) if each not in plain]:
+        raise store.location.at(name).unsupported(f"is no plain convolution alone: {notices.listing(others)}")
+    bias = f"{module}bias" if f"{module}bias" in own else ""
+    return Folding(fitting[0], Adapter("", bias, own), tuple(conv for conv in convs if conv is not fitting[0]))
+
+
+def _gives(conv: FirstConv, others: Sequence[FirstConv]) -> bool:
+    """Whether these kernels take as many channels as that one has filters."""
+    filters = conv.tensor.shape[conv.layout.axes.index("O")] if conv.layout else 0
+    return len(conv.tensor.shape) > 2 and bool(others) and all(other.in_channels == filters for other in others)
+
+
+def _several(store: TensorStore, convs: Sequence[FirstConv], hint: str) -> AmbiguousError:
+    candidates = [Candidate(conv.tensor.name, conv.tensor.shape, "is a 1×1 convolution of the image") for conv in convs]
+    return AmbiguousError(
+        f"{len(convs)} convolutions could be the adapter", file=store.location.file, candidates=candidates, hint=hint
+    )
+
+
+def folding(store: TensorStore, conv: FirstConv, adapter: Adapter) -> Mixing:
+    """What a 1×1 convolution computes: its kernel is A [I_old, I_new], as its outputs are the old channels, and its bias is t."""
+    import numpy as np
+
+    if conv.layout is None:
+        raise TypeError(f"{conv.tensor.name} has no layout, and is no 1×1 convolution")
+    axes = conv.layout.axes.index("O"), conv.layout.channel_axis
+    matrix = np.moveaxis(kernels.values(store, conv).astype(np.float64), axes, (0, 1)).reshape(-1, conv.in_channels)
+    offset = store.load(adapter.bias).astype(np.float64).reshape(-1) if adapter.bias else np.zeros(len(matrix))
+    if not (np.isfinite(matrix).all() and np.isfinite(offset).all()):
+        raise store.location.at(conv.tensor.name).unsupported("holds NaN or infinity, or its bias does: it is not folded")
+    return Mixing(FOLDED, tuple(map(tuple, matrix.tolist())), tuple(offset.tolist()) if offset.any() else ())
+
+
+def folded_notice(conv: FirstConv, adapter: Adapter, into: Sequence[FirstConv]) -> Notice:
+    """What became of the adapter."""
+    names = notices.listing([each.tensor.name for each in into])
+    gone = f"{notices.listing(adapter.tensors)} {'is' if len(adapter.tensors) == 1 else 'are'} gone"
+    rest = gone if adapter.tensors else "its tensors stay, as others read them"
+    return Notice("folded", f"the convolution of {conv.tensor.name} is folded into {names}: {rest}")
 
 
 def _may_repeat(convs: Sequence[FirstConv], options: Options) -> bool:

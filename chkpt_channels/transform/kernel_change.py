@@ -1,19 +1,23 @@
-"""How one kernel changes: its mixing, seen through what precedes it in the file, and its new shape."""
+"""How a kernel changes: its mixing, seen through what precedes it in the file, its new shape, and the edits that follow."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache, partial
 from math import isfinite
 
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import FirstConv, PreprocessingOp
-from chkpt_channels.discovery import preprocessing
+from chkpt_channels.core.tensors import Edits, FirstConv, PreprocessingOp, TensorEdit
+from chkpt_channels.discovery import bias_target, preprocessing
 from chkpt_channels.discovery.law import patch_embeddings
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.transform import parametrizations
+from chkpt_channels.transform import kernels, parametrizations, quantization
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing.matrix import Mixing
+from chkpt_channels.transform.optimizer_state import OptimizerEdits
+from chkpt_channels.transform.options import Options
 from chkpt_channels.transform.patch_norm import NormedPatch
 
 
@@ -84,3 +88,91 @@ def _chosen_constants(rule: Mixing) -> tuple[int, ...]:
     would be nonsense: the mixing accounts for the difference."""
     sizes = [[abs(value) for value in column] for column in zip(*rule.matrix, strict=True)]
     return tuple(column.index(max(column)) for column in sizes)
+
+
+def tensor_edits(
+    checkpoint: TensorStore,
+    changed: Sequence[KernelChange],
+    joined: Sequence[KernelChange],
+    operations: Sequence[PreprocessingOp],
+    options: Options,
+) -> Edits:
+    """The edits of tensors: kernels, those that take the image joined to features, and what follows them. Where the graph makes
+    the old channels there are none."""
+    if not changed:
+        return Edits()
+    every = [*changed, *joined]
+    edits = _with_constants(checkpoint, _kernel_edits(checkpoint, every, options), operations, changed[0].constants)
+    edits = _with_state(checkpoint, edits, every, options.plain["optimizer"])
+    return edits._replace(
+        tensors={**edits.tensors, **checkpoint.graph.shape_edits([kernel.conv for kernel in changed], options.to)}
+    )
+
+
+def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Options) -> Edits:
+    """The edits that follow from the kernels alone: their values, and the constants for their biases."""
+    tensors: dict[str, TensorEdit] = {}
+    biases: dict[str, TensorEdit] = {}
+    targets: set[str] = set()
+    for kernel in changed:
+        values = cache(partial(kernels.mixed_kernel, checkpoint, kernel, allow_nonfinite=options.plain["allow_nonfinite"]))
+        edit = TensorEdit(kernel.shape, values)
+        tensors |= quantization.kernel_edits(checkpoint, kernel.conv, edit)
+        tensors |= kernel.parametrization.edits(edit)
+    for kernel in changed:
+        if not kernel.mixing.offset:
+            continue
+        if (
+            kernel.layout.transposed
+        ):  # the windows of a transposed convolution overlap unevenly: Σ W · t differs from pixel to pixel
+            raise checkpoint.location.at(kernel.conv.tensor.name).unsupported(
+                "is a transposed convolution: a constant in its input is not a constant in its output, and no bias takes it"
+            )
+        filters = kernel.shape[kernel.layout.axes.index("O")]
+        if bias := bias_target.find(checkpoint, kernel.conv):
+            if bias[0] in targets:  # exporters merge equal initializers, and tied stems share a bias
+                raise checkpoint.location.at(bias[0]).unsupported(
+                    "is the bias target of two first convs, and each adds a constant"
+                )
+            targets.add(bias[0])
+            values = cache(partial(kernels.shifted_bias, checkpoint, kernel, bias, tensors.get(bias[0])))
+            tensors[bias[0]] = TensorEdit((filters,), values, "bias" if bias[1] > 0 else "running mean")
+        elif checkpoint.adds_tensors:
+            biases[kernel.conv.tensor.name] = TensorEdit(
+                (filters,), cache(partial(kernels.bias_shift, checkpoint, kernel)), "bias"
+            )
+        else:
+            raise checkpoint.location.at(kernel.conv.tensor.name).unsupported(
+                "has no bias, and no BatchNorm is known to follow it: nothing can take the constant that different "
+                "means, or an adapter's bias, leave",
+                hint="leave --norm out, and keep the preprocessing" if options.norm else "",
+            )
+    return Edits(tensors, biases=biases)
+
+
+def _with_constants(
+    checkpoint: TensorStore, edits: Edits, operations: Sequence[PreprocessingOp], chosen: tuple[int, ...]
+) -> Edits:
+    """The edits, and those of the constants that precede the kernels with one number for each channel: each new channel takes
+    the numbers of the old one that it replaces."""
+    axes: defaultdict[str, list[int]] = defaultdict(list)
+    for name, axis in dict.fromkeys(pair for op in operations for pair in op.tensors):
+        axes[name].append(axis)
+    constants = {}
+    for name, channel_axes in axes.items():
+        shape = tuple(len(chosen) if axis in channel_axes else size for axis, size in enumerate(checkpoint.tensors[name].shape))
+        constants[name] = TensorEdit(
+            shape, cache(partial(kernels.select_positions, checkpoint, name, channel_axes, chosen)), "statistics"
+        )
+    places = {operation.where: chosen for operation in operations}
+    return edits._replace(tensors={**edits.tensors, **constants}, constants=places)
+
+
+def _with_state(checkpoint: TensorStore, edits: Edits, changed: Sequence[KernelChange], how: str) -> Edits:
+    """The edits, and those of the optimizer's state for the kernels and for whatever else changes its shape."""
+    shapes = {k.conv.tensor.name: k.shape for k in changed}
+    shapes |= {name: e.shape for name, e in edits.tensors.items() if e.shape != checkpoint.tensors[name].shape}
+    state = OptimizerEdits(checkpoint, shapes, how)
+    return edits._replace(
+        tensors={**edits.tensors, **state.tensors}, numbers={**edits.numbers, **state.numbers}, dropped=tuple(state.dropped)
+    )

@@ -30,6 +30,18 @@ class ConvertOptions(TypedDict, total=False):
             " ([methods.md](methods.md))",
         ),
     ]
+    fold_adapter: Annotated[
+        bool,
+        Option(
+            "--fold-adapter",
+            hidden=True,
+            help="Fold a 1×1 convolution in front of the stem into it.",
+            doc="folds a trained 1×1 convolution without activation, which takes the image and precedes the network, into the"
+            " kernels behind it, and takes it out. In ONNX `--layer` names it where several could be meant, in a state dict it"
+            " names both, adapter and stem. There is no `--to`: the image stays as it is"
+            " ([methods.md](methods.md#folding-an-adapter))",
+        ),
+    ]
     luma: Annotated[
         str | Sequence[float] | None,
         Option(

@@ -33,6 +33,11 @@ class Options(NamedTuple):
             raise UsageError("a target is needed: --to gray, rgb, bgr, rgba or a number of channels")
         return self.rule.to
 
+    @property
+    def word(self) -> str:
+        """What default output names call the result."""
+        return "folded" if self.plain["fold_adapter"] else self.rule.word
+
     def validated(self) -> Options:
         """The same options. Raises UsageError where they contradict each other."""
         if self.plain["optimizer"] not in ("reset", "drop"):
@@ -41,6 +46,11 @@ class Options(NamedTuple):
             raise UsageError(f"--from is the number of channels now, not {self.search.from_channels}")
         if self.norm and self.rule.method in REPEATING:
             raise UsageError(f"--method {self.rule.method} edits no kernel, so that no normalization can be folded")
+        others = self.rule != ChannelRule(to=None) or self.norm or self.plain["like"] is not None
+        if self.plain["fold_adapter"] and others:
+            raise UsageError(
+                "--fold-adapter takes the channels from the convolution that it folds: no target or rule goes with it"
+            )
         if self.plain["like"] is not None and self.search.layers:
             raise UsageError("--like shows the first convs, and --layer names them: give one of the two")
         return self._replace(rule=self.rule.validated(), norm=self.norm.validated())
@@ -61,7 +71,7 @@ def build_options(to: str | int | None, table: Sequence[Option] = OPTIONS, **giv
 
 def sets_channels(given: ConvertOptions) -> bool:
     """Whether one of the options determines the number of new channels, so that no target is needed."""
-    return any(given.get(rule) is not None for rule in ("select", "bands", "matrix", "like"))
+    return any(given.get(rule) is not None for rule in ("select", "bands", "matrix", "like")) or bool(given.get("fold_adapter"))
 
 
 def options_toward(to: str | int | None, given: ConvertOptions) -> Options:

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from itertools import chain
 from math import prod
 from typing import NamedTuple
 
 from chkpt_channels.core.errors import Candidate, Location, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import ChannelMap, Declaration, Edits, FirstConv, Notice, PreprocessingOp, Tensor, TensorEdit
-from chkpt_channels.discovery import bias_target, preprocessing
-from chkpt_channels.discovery.find import check_one_width, compare_with_like, select_first_convs
+from chkpt_channels.core.tensors import ChannelMap, Declaration, Edits, FirstConv, Notice, PreprocessingOp, Tensor
+from chkpt_channels.discovery import preprocessing
+from chkpt_channels.discovery.counts import check_one_width
+from chkpt_channels.discovery.find import compare_with_like, select_first_convs
 from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.discovery.like import compare as like
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.transform import graph_methods, kernels, notices, quantization
-from chkpt_channels.transform.kernel_change import joined_changes, kernel_change
+from chkpt_channels.transform import graph_methods, notices
+from chkpt_channels.transform.kernel_change import joined_changes, kernel_change, tensor_edits
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix as mixing
 from chkpt_channels.transform.mixing import normalization
 from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.mixing.normalization import Normalization
 from chkpt_channels.transform.mixing.rules import ADAPTER, GATHER
-from chkpt_channels.transform.optimizer_state import OptimizerEdits
 from chkpt_channels.transform.options import Options
 
 
@@ -54,6 +53,8 @@ def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
     """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError where an option does not fit the file."""
     checkpoint.follows_links = options.plain["follow_links"]
     _check_globals(checkpoint, strict=options.plain["strict"])
+    if options.plain["fold_adapter"]:
+        return _folded(checkpoint, options)
     return _plan_by_like(checkpoint, options) if options.search.like else _planned(checkpoint, options)
 
 
@@ -70,10 +71,28 @@ def _plan_by_like(checkpoint: TensorStore, options: Options) -> Plan:
     return plan._replace(notices=(*plan.notices, *like.notices(comparison)))
 
 
+def _folded(checkpoint: TensorStore, options: Options) -> Plan:
+    """The plan that folds a 1×1 convolution into the kernels that take what it gives: its matrix is the rule."""
+    conv, adapter, behind = graph_methods.trained_adapter(checkpoint, options.search)
+    rule = graph_methods.folding(checkpoint, conv, adapter)
+    if rule.is_identity:
+        plan = _identity_plan(checkpoint, Finding(behind), rule.new)
+    else:
+        options = options._replace(rule=options.rule._replace(to=rule.new))
+        operations = [_operations_before(checkpoint, each, ()) for each in behind]
+        known, rules = Finding((conv, *behind)), [mixing.identity(rule.new), *[rule] * len(behind)]
+        plan = _plan_by(checkpoint, known, rules, [(), *operations], options, "", "")._replace(why="")
+    edits = plan.edits._replace(inputs=conv.inputs, channels=rule.new, folded=adapter.output, removed=adapter.tensors)
+    kernels = tuple(kernel for kernel in plan.kernels if kernel.conv is not conv)
+    return plan._replace(
+        kernels=kernels, edits=edits, notices=(*plan.notices, graph_methods.folded_notice(conv, adapter, behind))
+    )
+
+
 def _planned(checkpoint: TensorStore, options: Options) -> Plan:
     finding = select_first_convs(checkpoint, options.search)
     convs = finding.first_convs
-    check_one_width(checkpoint.location, convs, None if options.rule.explicit or options.rule.order else options.to)
+    check_one_width(checkpoint, convs, None if options.rule.explicit or options.rule.order else options.to)
     rules = [_rule(checkpoint.location, conv, options) for conv in convs]
     changing = [conv for conv, rule in zip(convs, rules, strict=True) if not rule.is_identity]
     if not changing:
@@ -87,9 +106,20 @@ def _planned(checkpoint: TensorStore, options: Options) -> Plan:
     try:
         return planned("", "")
     except UnsupportedError as refusal:
+        if options.rule.method != "auto" and not refusal.hint:
+            refusal.hint = _hint_of_auto(checkpoint, options)
         if not (method := graph_methods.instead(checkpoint, changing, options)):
             raise
         return planned(method, f"no kernel edit is right: {refusal.where}: {refusal.what}")
+
+
+def _hint_of_auto(checkpoint: TensorStore, options: Options) -> str:
+    """What to do where the user's method is refused: leave it out, if then there is a plan."""
+    try:
+        _planned(checkpoint, options._replace(rule=options.rule._replace(method="auto")))
+    except (UnsupportedError, UsageError):
+        return ""
+    return "leave --method out"
 
 
 def _plan_by(
@@ -112,7 +142,7 @@ def _plan_by(
     )
     composed = list(dict.fromkeys(chain(*operations)))
     joined = joined_changes(checkpoint, () if method else options.search.hints.joined, rule)
-    edits = _edits(checkpoint, changed, joined, composed, options)
+    edits = tensor_edits(checkpoint, changed, joined, composed, options)
     edits = edits._replace(numbers={**{d.where: to for d in declarations}, **edits.numbers}, channels=to)
     edits = _by_graph(checkpoint, edits, changing, method)
     said = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rule, method), *notices.of_hyper_parameters(left)]
@@ -139,25 +169,6 @@ def _by_graph(checkpoint: TensorStore, edits: Edits, changing: Sequence[tuple[Fi
     if method == ADAPTER:
         return edits._replace(adapter=ChannelMap(rule.matrix, rule.offset))
     return edits._replace(orders=checkpoint.graph.gathers(convs, rule.places)) if method == GATHER else edits
-
-
-def _edits(
-    checkpoint: TensorStore,
-    changed: Sequence[KernelChange],
-    joined: Sequence[KernelChange],
-    operations: Sequence[PreprocessingOp],
-    options: Options,
-) -> Edits:
-    """The edits of tensors: kernels, those that take the image joined to features, and what follows them. Where the graph makes
-    the old channels there are none."""
-    if not changed:
-        return Edits()
-    every = [*changed, *joined]
-    edits = _with_constants(checkpoint, _kernel_edits(checkpoint, every, options), operations, changed[0].constants)
-    edits = _with_state(checkpoint, edits, every, options.plain["optimizer"])
-    return edits._replace(
-        tensors={**edits.tensors, **checkpoint.graph.shape_edits([kernel.conv for kernel in changed], options.to)}
-    )
 
 
 def _identity_plan(checkpoint: TensorStore, finding: Finding, channels: int) -> Plan:
@@ -202,72 +213,3 @@ def _rule(location: Location, conv: FirstConv, options: Options) -> Mixing:
         return normalization.fold_normalization(rule, options.norm, options.rule.orders) if options.norm else rule
     except UsageError as error:
         raise UsageError(error.what, file=location.file, where=conv.tensor.name) from None
-
-
-def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Options) -> Edits:
-    """The edits that follow from the kernels alone: their values, and the constants for their biases."""
-    tensors: dict[str, TensorEdit] = {}
-    biases: dict[str, TensorEdit] = {}
-    targets: set[str] = set()
-    for kernel in changed:
-        values = cache(partial(kernels.mixed_kernel, checkpoint, kernel, allow_nonfinite=options.plain["allow_nonfinite"]))
-        edit = TensorEdit(kernel.shape, values)
-        tensors |= quantization.kernel_edits(checkpoint, kernel.conv, edit)
-        tensors |= kernel.parametrization.edits(edit)
-    for kernel in changed:
-        if not kernel.mixing.offset:
-            continue
-        if (
-            kernel.layout.transposed
-        ):  # the windows of a transposed convolution overlap unevenly: Σ W · t differs from pixel to pixel
-            raise checkpoint.location.at(kernel.conv.tensor.name).unsupported(
-                "is a transposed convolution: a constant in its input is not a constant in its output, and no bias takes it"
-            )
-        filters = kernel.shape[kernel.layout.axes.index("O")]
-        if bias := bias_target.find(checkpoint, kernel.conv):
-            if bias[0] in targets:  # exporters merge equal initializers, and tied stems share a bias
-                raise checkpoint.location.at(bias[0]).unsupported(
-                    "is the bias target of two first convs, and each adds a constant"
-                )
-            targets.add(bias[0])
-            values = cache(partial(kernels.shifted_bias, checkpoint, kernel, bias, tensors.get(bias[0])))
-            tensors[bias[0]] = TensorEdit((filters,), values, "bias" if bias[1] > 0 else "running mean")
-        elif checkpoint.adds_tensors:
-            biases[kernel.conv.tensor.name] = TensorEdit(
-                (filters,), cache(partial(kernels.bias_shift, checkpoint, kernel)), "bias"
-            )
-        else:
-            raise checkpoint.location.at(kernel.conv.tensor.name).unsupported(
-                "has no bias, and no BatchNorm is known to follow it: nothing can take the constant that channels with "
-                "different means leave",
-                hint="leave --norm out, and keep the preprocessing" if options.norm else "",
-            )
-    return Edits(tensors, biases=biases)
-
-
-def _with_constants(
-    checkpoint: TensorStore, edits: Edits, operations: Sequence[PreprocessingOp], chosen: tuple[int, ...]
-) -> Edits:
-    """The edits, and those of the constants that precede the kernels with one number for each channel: each new channel takes
-    the numbers of the old one that it replaces."""
-    axes: defaultdict[str, list[int]] = defaultdict(list)
-    for name, axis in dict.fromkeys(pair for op in operations for pair in op.tensors):
-        axes[name].append(axis)
-    constants = {}
-    for name, channel_axes in axes.items():
-        shape = tuple(len(chosen) if axis in channel_axes else size for axis, size in enumerate(checkpoint.tensors[name].shape))
-        constants[name] = TensorEdit(
-            shape, cache(partial(kernels.select_positions, checkpoint, name, channel_axes, chosen)), "statistics"
-        )
-    places = {operation.where: chosen for operation in operations}
-    return edits._replace(tensors={**edits.tensors, **constants}, constants=places)
-
-
-def _with_state(checkpoint: TensorStore, edits: Edits, changed: Sequence[KernelChange], how: str) -> Edits:
-    """The edits, and those of the optimizer's state for the kernels and for whatever else changes its shape."""
-    shapes = {k.conv.tensor.name: k.shape for k in changed}
-    shapes |= {name: e.shape for name, e in edits.tensors.items() if e.shape != checkpoint.tensors[name].shape}
-    state = OptimizerEdits(checkpoint, shapes, how)
-    return edits._replace(
-        tensors={**edits.tensors, **state.tensors}, numbers={**edits.numbers, **state.numbers}, dropped=tuple(state.dropped)
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import zipfile
 from contextlib import suppress
@@ -17,6 +18,7 @@ import safetensors.numpy
 
 from chkpt_channels import AmbiguousError, DamagedError, UnsupportedError, UsageError, check, convert
 from chkpt_channels.cli.app import run
+from tests.support import onnx_models
 from tests.support.files import FIXTURES, truths
 
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
@@ -175,6 +177,30 @@ def test_what_holds_no_kernel(tmp_path: Path):
     assert check(path).skipped == "it holds no convolution that could see an image"
     with pytest.raises(AmbiguousError):
         check(path, "gray")
+
+
+@pytest.mark.parametrize(
+    ("front", "reason"),
+    [
+        (
+            onnx_models.node("Expand", ["image", "shape"], ["x"], "grow"),
+            "grow: the image 'image' is not followed through this Expand",
+        ),
+        (onnx_models.node("Identity", ["k"], ["x"]), r"none of its inputs \(image\) reaches the kernel of a convolution"),
+    ],
+)
+def test_why_a_graph_shows_no_convolution(front: onnx.NodeProto, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path, weights = tmp_path / "net.onnx", {"k": onnx_models.noise(4, 3, 3, 3), "shape": onnx_models.ints(1, 3, 8, 8)}
+    conv = onnx_models.node("Conv", ["x", "k"], ["out"])
+    onnx.save(onnx_models.model([front, conv], weights, (None, None, None, None)), path)
+    assert re.match(reason, check(path).skipped)
+    assert run(["check", str(path)]) == 0
+    assert re.match(rf"{re.escape(str(path))}: skipped: {reason}", capsys.readouterr().out)
+    with pytest.raises(UnsupportedError, match=reason.rpartition(": ")[2]):
+        convert(path, tmp_path / "out.onnx", to="gray")
+    with pytest.raises(AmbiguousError, match=f"{reason}.*, so that --expect cannot be checked") as caught:
+        check(path, 3)
+    assert not caught.value.hint
 
 
 @pytest.mark.parametrize(("expect", "lfs"), [("blue", "skip"), (0, "skip"), (None, "ignore")])

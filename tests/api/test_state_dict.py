@@ -100,3 +100,12 @@ def test_heads_of_a_file_have_no_values_here(tmp_path: Path):
 def test_heads_is_one_of_two_words_and_goes_with_like(words: dict[str, Any]):
     with pytest.raises(UsageError, match="heads is 'like' or 'keep', and goes with like"):
         convert_state_dict(NET, **words)
+
+
+def test_an_adapter_is_folded():
+    """Its own arrays are left out, the others are the same objects."""
+    arrays = {"a.weight": np.full((3, 4, 1, 1), 2, "f4"), "stem.weight": np.ones((2, 3, 3, 3), "f4"), "z": np.zeros(1, "f4")}
+    after = convert_state_dict(arrays, fold_adapter=True, layers=["a", "stem"])
+    assert after.keys() == {"stem.weight", "z"}
+    assert after["z"] is arrays["z"]
+    assert np.array_equal(after["stem.weight"], np.full((2, 4, 3, 3), 6, "f4"))

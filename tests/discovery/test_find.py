@@ -14,14 +14,13 @@ from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, OpaqueTensor, Tensor
 from chkpt_channels.discovery.find import (
-    check_one_width,
     compare_with_like,
     find_first_convs,
     select_first_convs,
     unexplained,
 )
 from chkpt_channels.discovery.law.search import Finding
-from chkpt_channels.discovery.request import LIKE_HINT, ConfigHints, Like, LikeGroup, LikeTensor, SearchRequest
+from chkpt_channels.discovery.request import ConfigHints, Like, LikeGroup, LikeTensor, SearchRequest
 from chkpt_channels.formats.graph import ModelGraph
 from tests.support.memory import NET, Memory, kernel
 
@@ -127,21 +126,6 @@ def test_a_number_of_channels_in_a_configuration_settles_a_width():
     assert find_first_convs(checkpoint, hinted(channels=7)).first_convs == ()
 
 
-def test_two_widths_have_no_conversion_in_common():
-    end = {"end.weight": kernel(5, 16)}
-    generator, discriminator = ({f"{name}.weight": kernel(16, n, 3, 3), **end} for name, n in (("g", 3), ("d", 6)))
-    store = Memory({"netG": generator, "netD": discriminator})
-    convs = find_first_convs(store).first_convs
-    assert [conv.in_channels for conv in convs] == [3, 6]
-    with pytest.raises(AmbiguousError, match=r"^a\.pth: its first convolutions take 3 and 6 channels$") as refused:
-        check_one_width(store.location, convs, 1)
-    assert refused.value.hint == "--layer netG/g.weight   or   --layer netD/d.weight"
-    assert [c.why_not for c in refused.value.candidates] == ["takes 3 channels", "takes 6 channels"]
-    check_one_width(store.location, convs, 6)
-    check_one_width(store.location, convs[:1], 1)
-    check_one_width(store.location, [conv._replace(found_by="user") for conv in convs], 1)
-
-
 # What is selected
 
 
@@ -165,7 +149,7 @@ def test_a_first_conv_under_a_name_that_is_not_found_is_refused_with_all_names()
     with pytest.raises(AmbiguousError, match=r"leave\.weight: shares its memory with enter\.weight, and is not") as refused:
         select(asked())
     assert [(c.key, c.needed) for c in refused.value.candidates] == [("enter.weight", True), ("leave.weight", True)]
-    assert refused.value.hint == f"--layer enter.weight --layer leave.weight   or   {LIKE_HINT}"
+    assert refused.value.hint == f"--layer enter.weight --layer leave.weight   or   {Memory.like_hint}"
     named = select(asked(layers=("enter.weight", "leave.weight")))
     assert [name for name, *_ in shown(named)] == ["enter.weight", "leave.weight"]
 
@@ -221,7 +205,7 @@ def test_every_refusal_for_ambiguity_names_like():
     for net in (OPEN, LATENT, {"fc.weight": kernel(5, 8)}):
         with pytest.raises(UnsupportedError) as refused:
             select_first_convs(Memory({"": net}), asked())
-        assert refused.value.hint.endswith(f"   or   {LIKE_HINT}")
+        assert refused.value.hint.endswith(f"   or   {Memory.like_hint}")
 
 
 PAST = {
@@ -239,7 +223,7 @@ def test_where_the_image_goes_past_the_stem_no_layer_is_offered():
     why = "no edit of first convolutions is right: layers.0.bn takes 15 channels, the 12 of layers.0.conv and 3 of the image"
     assert str(refused.value).startswith(f"a.pth: {why}")
     assert refused.value.candidates[0].key == "layers.0.conv.weight"
-    assert refused.value.hint == LIKE_HINT
+    assert refused.value.hint == Memory.like_hint
 
 
 def like(net: Mapping[str, np.ndarray], **words: Any) -> SearchRequest:
@@ -309,7 +293,7 @@ def test_candidates_that_are_needed_together_are_named_together(monkeypatch: pyt
     with pytest.raises(AmbiguousError) as refused:
         select_first_convs(Memory({"": NET}), asked(layers=layers))
     together = "--layer conv1.weight --layer conv2.weight"
-    assert refused.value.hint == (together if layers else f"{together}   or   {LIKE_HINT}")
+    assert refused.value.hint == (together if layers else f"{together}   or   {Memory.like_hint}")
     assert len(select_first_convs(Memory({"": NET}), asked(layers=["conv1", "conv2"])).first_convs) == 2
 
 
@@ -481,30 +465,31 @@ def test_what_is_left_may_be_no_dense_tensor():
     assert left(checkpoint, "conv1.weight") == ["side.a.weight"]
 
 
-class Viewed(Memory):
-    """A checkpoint whose names and axis orders are not PyTorch's, and a view that has these."""
+class Viewed(ModelGraph):
+    """The graph of a checkpoint whose names and axis orders are not PyTorch's, with a view that has these."""
 
-    ordered = False
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
 
     def search_view(self) -> Mapping[Tensor, str]:
         shown = {"conv1/kernel": ("conv1.weight", (8, 3, 7, 7)), "conv2/kernel": ("conv2.weight", (8, 8, 3, 3))}
         shown |= {"side/kernel": ("side.weight", (4, 3, 5, 5)), "mix/kernel": ("mix.weight", (5, 12, 1, 1))}
-        shapes = {name: self.tensors[name] for name in shown}
-        return {Tensor(key, shapes[name].dtype, shape): name for name, (key, shape) in shown.items()}
+        return {Tensor(key, self._tensors[name].dtype, shape): name for name, (key, shape) in shown.items()}
 
 
-class Depthwise(ModelGraph):
-    """A graph that says of one kernel that it is depthwise."""
+class Depthwise(Viewed):
+    """One that says of one kernel that it is depthwise."""
 
     def is_depthwise(self, name: str) -> bool:
         return name == "side/kernel"
 
 
 def test_what_is_left_in_a_view_has_its_own_name():
-    checkpoint = Viewed({"": {n: kernel(*s) for n, s in HWIO_SHAPES.items()}})
+    checkpoint = Memory({"": {n: kernel(*s) for n, s in HWIO_SHAPES.items()}})
+    checkpoint.ordered, checkpoint.graph = False, Viewed(checkpoint.tensors)  # type: ignore[assignment] # another graph
     stems = [FirstConv(checkpoint.tensors["conv1/kernel"], Layout("HWIO"), 3, "user")]
     assert [k.tensor for k in unexplained(checkpoint, stems)] == [checkpoint.tensors["side/kernel"]]
-    checkpoint.graph = Depthwise()
+    checkpoint.graph = Depthwise(checkpoint.tensors)
     assert unexplained(checkpoint, stems) == ()
 
 

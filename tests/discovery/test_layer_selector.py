@@ -9,7 +9,7 @@ from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.layer_selector import match
-from chkpt_channels.discovery.request import LIKE_HINT
+from chkpt_channels.formats.base import TensorStore
 
 PLACE = Location("a.pth")
 
@@ -48,14 +48,14 @@ WRAPPED = [
     ],
 )
 def test_names(tensors: list[Tensor], layer: str, names: list[str]):
-    assert [found.name for found in match(PLACE, tensors, layer)] == names
+    assert [found.name for found in match(PLACE, tensors, layer, "")] == names
 
 
 def test_a_suffix_that_stands_twice_in_a_model():
     with pytest.raises(AmbiguousError, match=r"a.pth: --layer conv1 fits 2 tensors") as caught:
-        match(PLACE, FLAT[1:], "conv1")
+        match(PLACE, FLAT[1:], "conv1", TensorStore.like_hint)
     assert [candidate.key for candidate in caught.value.candidates] == ["layer1.conv1.weight", "layer2.conv1.weight"]
-    assert caught.value.hint == f"--layer layer1.conv1.weight   or   {LIKE_HINT}"
+    assert caught.value.hint == f"--layer layer1.conv1.weight   or   {TensorStore.like_hint}"
 
 
 @pytest.mark.parametrize(
@@ -63,5 +63,5 @@ def test_a_suffix_that_stands_twice_in_a_model():
 )
 def test_a_name_that_is_not_there(layer: str, hint: str):
     with pytest.raises(UsageError, match=f"no tensor is called '{layer}'") as caught:
-        match(PLACE, FLAT, layer)
+        match(PLACE, FLAT, layer, "")
     assert caught.value.hint == hint

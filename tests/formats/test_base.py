@@ -83,5 +83,5 @@ def test_a_store_without_a_graph_knows_nothing():
             base.TensorStore.__init__(self, Memory({}).location)
 
     assert Bare().graph is NO_GRAPH
-    assert Bare().search_view() == {}
+    assert Bare().graph.search_view() == {}
     assert Bare().torch is Bare.ordered

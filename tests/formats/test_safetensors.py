@@ -11,12 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chkpt_channels import ChkptChannelsError, DamagedError, FileSystemError, convert, inspect
+from chkpt_channels import ChkptChannelsError, DamagedError, FileSystemError, convert, inspect, verify
 from tests.support.builders import entry, floats
 from tests.support.builders import safetensors as file
 from tests.support.files import FIXTURES, snapshot, there_and_back, within
@@ -237,3 +238,20 @@ def test_metadata_says_nothing_of_the_spaces(separators: tuple[str, str], note: 
     written = data[8 : 8 + struct.unpack("<Q", data[:8])[0]].rstrip(b" ")
     expected = {**header, NAME: entry((4, 1, 3, 3))}
     assert written == json.dumps(expected, separators=separators).encode()
+
+
+def test_tensors_are_taken_out(tmp_path: Path):
+    """Their entries and their elements; the others move up, and the metadata stays."""
+    named = {"a.weight": np.arange(12, dtype="f4").reshape(3, 4, 1, 1), "a.bias": np.zeros(3, "f4")}
+    named |= {"stem.weight": np.ones((2, 3, 3, 3), "f4"), "stem.bias": np.zeros(2, "f4"), "z": np.arange(5, dtype="i8")}
+    path, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    safetensors.numpy.save_file(named, path, metadata={"format": "pt"})
+    report = convert(path, out, fold_adapter=True, layers=["a", "stem"])
+    after = safetensors.numpy.load_file(out)
+    assert after.keys() == {"stem.weight", "stem.bias", "z"}
+    assert after["stem.weight"][0, :, 0, 0].tolist() == [12, 15, 18, 21]
+    assert np.array_equal(after["z"], named["z"])
+    assert b'"__metadata__":{"format":"pt"}' in out.read_bytes()
+    assert {*report.changed} == {"stem.weight", "a.weight", "a.bias"}
+    assert verify(path, out, fold_adapter=True, layers=["a", "stem"]).ok
+    assert {d.key for d in verify(path, path, fold_adapter=True, layers=["a", "stem"]).differences} >= {"a.weight", "a.bias"}

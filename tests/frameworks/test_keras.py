@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -286,6 +288,41 @@ def test_weights_fit_the_model_of_one_channel(layout: str, tmp_path: Path):
         gray_model.load_weights(target)
     gray = gray_images(16)
     assert_close(gray_model.predict(gray, verbose=0), model.predict(np.repeat(gray, 3, -1), verbose=0))
+
+
+def sharded(kind: str, channels: int) -> Any:
+    """Networks of which Keras cuts the first layer in two where a shard holds no more than its kernel."""
+    keras.utils.set_random_seed(1)
+    depthwise = L.DepthwiseConv2D(9, depth_multiplier=8 if channels == 3 else 24)
+    first = {"depthwise": [depthwise], "normalized": [L.Normalization(), L.Conv2D(64, 3)]}
+    layers = [*first.get(kind, [L.Conv2D(64, 3)]), L.BatchNormalization(), L.ReLU(), L.Conv2D(8, 1), L.Conv2D(8, 3)]
+    model = keras.Sequential([keras.Input((16, 16, channels)), *layers, L.GlobalAveragePooling2D(), L.Dense(5)])
+    model = randomised(model) if channels == 3 else model
+    if kind == "trained":
+        model.compile("adam", "mse")
+        model.fit(np.ones((2, 16, 16, channels)), np.ones((2, 5)), verbose=0)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["plain", "depthwise", "normalized", "trained"])
+def test_shards_are_one_model(kind: str, tmp_path: Path):
+    model, gray_model = sharded(kind, 3), sharded(kind, 1)
+    source, target, index = tmp_path / "a", tmp_path / "b", "net.weights.json"
+    source.mkdir()
+    model.save_weights(source / index, max_shard_size=8000 / 1024**3)
+    assert len([*source.glob("net_0000*.weights.h5")]) > 1
+    (conv,) = chkpt_channels.inspect(source).first_convs
+    assert (conv.in_channels, conv.groups) == (3, 3 if kind == "depthwise" else 1)
+    chkpt_channels.convert(source, target, to="gray")
+    assert chkpt_channels.verify(source, target).ok
+    for shard in target.iterdir():
+        assert chkpt_channels.check(shard, expect="gray").ok
+    gray_model.load_weights(target / index)
+    gray = gray_images(16)
+    assert_close(gray_model.predict(gray, verbose=0), model.predict(np.repeat(gray, 3, -1), verbose=0))
+    slots = gray_model.optimizer.variables if kind == "trained" else []
+    size = json.loads((target / index).read_text())["metadata"]["total_size"]
+    assert size == sum(math.prod(v.shape) * 4 for v in (*gray_model.weights, *slots))
 
 
 @pytest.mark.parametrize("name", ["rgb.weights.h5", "rgb.h5", "rgb.keras"])

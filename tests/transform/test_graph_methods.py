@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
-from chkpt_channels import UnsupportedError
+from chkpt_channels import AmbiguousError, UnsupportedError
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import ChannelMap, FirstConv, PreprocessingOp
+from chkpt_channels.core.tensors import Adapter, ChannelMap, FirstConv, PreprocessingOp
 from chkpt_channels.formats.graph import ModelGraph
-from chkpt_channels.transform.graph_methods import instead, preferred
-from chkpt_channels.transform.options import build_options
+from chkpt_channels.transform.graph_methods import folded_notice, folding, instead, preferred
+from chkpt_channels.transform.options import Options, build_options
 from chkpt_channels.transform.plan import build_plan
 from tests.support.memory import Memory, kernel
 
@@ -122,3 +123,85 @@ def test_asked_alone():
     convs = made.graph.first_convs()
     assert instead(made, convs, build_options(4)) == ""
     assert preferred(made, convs, [SWAP], build_options(1)) == ("", "")
+
+
+def with_adapter(**others: tuple[int, ...]) -> Memory:
+    named = {"front.weight": (3, 4, 1, 1), "front.bias": (3,), "stem.weight": (8, 3, 3, 3), "stem.bias": (8,)}
+    made = Memory(
+        {"": {name: kernel(*shape) for name, shape in (named | {k.replace("__", "."): v for k, v in others.items()}).items()}}
+    )
+    made.takes_out = True
+    return made
+
+
+def words(*layers: str) -> Options:
+    return build_options(None, fold_adapter=True, layers=layers)
+
+
+def test_an_adapter_that_is_named():
+    """Of the kernels that the user names the one that gives the channels of the others; its matrix and bias are the rule."""
+    made = with_adapter()
+    plan = build_plan(made, words("stem", "front"))
+    assert plan.channels == (3, 4)
+    assert [change.conv.tensor.name for change in plan.kernels] == ["stem.weight"]
+    assert (plan.edits.folded, plan.edits.removed) == ("", ("front.weight", "front.bias"))
+    matrix, bias, old = made.load("front.weight")[:, :, 0, 0], made.load("front.bias"), made.load("stem.weight")
+    new = plan.edits.tensors["stem.weight"].values()
+    assert np.allclose(new, np.einsum("oihw,ij->ojhw", old, matrix), atol=1e-5)
+    shift = plan.edits.tensors["stem.bias"].values() - made.load("stem.bias")
+    assert np.allclose(shift, np.einsum("oihw,i->o", old, bias), atol=1e-5)
+    codes = {notice.code: notice.message for notice in plan.notices}
+    assert codes.keys() == {"folded", "border_error"}
+    assert codes["folded"].endswith("front.weight is folded into stem.weight: front.weight, front.bias are gone")
+    assert "if it is padded as usual" in codes["border_error"]
+
+
+NOT_NAMED: dict[str, tuple[Memory, Options, str]] = {
+    "one name": (with_adapter(), words("front"), "--fold-adapter needs both by name"),
+    "no name": (with_adapter(), words(), "--fold-adapter needs both by name"),
+    "no adapter": (with_adapter(other__weight=(8, 3, 3, 3)), words("stem", "other"), "no 1×1 convolution among stem.weight"),
+    "other channels": (
+        with_adapter(other__weight=(8, 4, 3, 3)),
+        words("front", "other"),
+        "no 1×1 convolution among front.weight",
+    ),
+    "another parameter": (with_adapter(front__gain=(3,)), words("front", "stem"), "front.weight: is no plain convolution alone"),
+    "no room": (store(3), words(), "its tensors cannot be taken out: --fold-adapter takes ONNX files and plain state dicts"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_NAMED)
+def test_an_adapter_that_is_not_clear(case: str):
+    made, options, message = NOT_NAMED[case]
+    with pytest.raises(UnsupportedError, match=message):
+        build_plan(made, options)
+
+
+def test_an_adapter_of_as_many_channels():
+    """Its bias has one number for each channel, and is no normalization in front of the stem."""
+    plan = build_plan(with_adapter(front__weight=(3, 3, 1, 1)), words("front", "stem"))
+    assert [change.mixing.method for change in plan.kernels] == ["fold-adapter"]
+    made = with_adapter(front__weight=(3, 3, 1, 1))
+    made.load = {"front.weight": np.eye(3, dtype="f4").reshape(3, 3, 1, 1), "front.bias": np.zeros(3, "f4")}.__getitem__
+    plan = build_plan(made, words("front", "stem"))
+    assert (dict(plan.edits.tensors), plan.edits.removed) == ({}, ("front.weight", "front.bias"))
+    assert plan.edits
+
+
+def test_two_that_could_be_the_adapter():
+    made = with_adapter(front__weight=(3, 3, 1, 1), stem__weight=(3, 3, 1, 1), stem__bias=(3,))
+    with pytest.raises(AmbiguousError, match="2 convolutions could be the adapter") as caught:
+        build_plan(made, words("front", "stem"))
+    assert [candidate.key for candidate in caught.value.candidates] == ["front.weight", "stem.weight"]
+
+
+def test_what_an_adapter_computes():
+    made = with_adapter()
+    conv = FirstConv(made.tensors["front.weight"], Layout("OIHW"), 4, "user")
+    rule = folding(made, conv, Adapter("x", "front.bias", ()))
+    assert (rule.method, rule.old, rule.new) == ("fold-adapter", 3, 4)
+    assert np.array_equal(rule.matrix, made.load("front.weight")[:, :, 0, 0])
+    assert np.array_equal(rule.offset, made.load("front.bias"))
+    assert folding(made, conv, Adapter("x", "", ())).offset == ()
+    notice = folded_notice(conv, Adapter("x", "front.bias", ()), [conv])
+    assert notice.message.endswith("into front.weight: its tensors stay, as others read them")

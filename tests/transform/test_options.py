@@ -165,3 +165,17 @@ def test_like_and_layers_are_two_answers():
         build_options("gray", like="like.pth", layers=["conv1"])
     assert as_keywords(build_options("gray", like=Path("like.pth"))) == {"to": 1, "like": "like.pth"}
     assert as_keywords(build_options("gray", like={"conv1.weight": [1]})) == {"to": 1}
+
+
+@pytest.mark.parametrize(
+    "more", [{"to": "gray"}, {"method": "adapter"}, {"select": "0"}, {"norm": "imagenet"}, {"like": "a.pth"}]
+)
+def test_folding_an_adapter_goes_with_no_rule(more: dict[str, Any]):
+    assert options_toward(None, {"fold_adapter": True, "layers": ["a"]}).rule.to is None
+    with pytest.raises(UsageError, match="--fold-adapter takes the channels from the convolution that it folds"):
+        build_options(**{"to": None, **more, "fold_adapter": True})
+
+
+def test_the_word_of_a_folded_file():
+    assert options_toward(None, {"fold_adapter": True}).word == "folded"
+    assert options_toward(None, {"fold_adapter": False}).word == "gray"

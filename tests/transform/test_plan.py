@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import inf, nan
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.transform.notices import of_file
 from chkpt_channels.transform.options import Options, build_options
 from chkpt_channels.transform.plan import build_plan
+from tests.formats.keras.test_weights_only import bare, numbered
+from tests.support.files import FIXTURES, opened
 from tests.support.memory import BF16, NET, Memory, kernel
 
 
@@ -270,3 +273,16 @@ def test_without_a_difference_nothing_changes():
     plan = build_plan(Memory({"": unknown}), like(unknown))
     assert (bool(plan.edits), plan.channels, plan.kernels) == (False, (0, 0), ())
     assert build_plan(Memory({"": NET}), like(NET, 3, select="2,1,0")).edits.tensors.keys() == {"conv1.weight"}
+
+
+def test_a_method_that_is_refused_is_left_out(tmp_path: Path):
+    """Where then there is a plan: not where there is no graph that could take a layer."""
+    with opened(FIXTURES / "keras_zip" / "depthwise.keras") as checkpoint:
+        with pytest.raises(UnsupportedError, match="only converted to one channel") as refused:
+            build_plan(checkpoint, asked(4, method="zero"))
+        assert refused.value.hint == "leave --method out"
+        assert build_plan(checkpoint, asked(4)).edits.method == "adapter"
+    layers = numbered(("depthwise_conv2d", [(3, 3, 3, 2), (6,)]), ("conv2d", [(3, 3, 6, 8)]))
+    with bare(tmp_path, layers) as checkpoint, pytest.raises(UnsupportedError, match="only converted to one channel") as refused:
+        build_plan(checkpoint, asked(4, method="zero"))
+    assert not refused.value.hint

@@ -36,7 +36,7 @@ def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
             raise RuntimeError(f"what was written cannot be read: {error}") from error
         after.read_companions_of(before, plan.edits.companions)
         tell(after, plan)
-        dropped = {t.name for e in before.optimizer_entries if e.where in plan.edits.dropped for t in e.tensors.values()}
+        dropped = gone(before, plan)
         expected = {n: (t.dtype, t.shape) for n, t in before.tensors.items() if n not in dropped}
         expected |= {n: (before.tensors[n].dtype, edit.shape) for n, edit in plan.edits.tensors.items()}
         adds = after.adds_tensors or plan.edits.adapter is not None
@@ -79,6 +79,12 @@ def _validate(before: Checkpoint, after: Checkpoint, path: str) -> None:
         raise
 
 
+def gone(before: TensorStore, plan: Plan) -> set[str]:
+    """The tensors that the converted file does not hold: those of optimizer entries, and of a convolution that is taken out."""
+    entries = (entry for entry in before.optimizer_entries if entry.where in plan.edits.dropped)
+    return {*plan.edits.removed, *(tensor.name for entry in entries for tensor in entry.tensors.values())}
+
+
 def missing_biases(after: TensorStore, plan: Plan) -> list[str]:
     """The kernels that were to get a bias, and have none of its values."""
     missing = []
@@ -108,7 +114,7 @@ def misread(before: TensorStore, after: TensorStore, plan: Plan) -> Iterator[tup
     for image, order in plan.edits.orders.items():
         if after.graph.gathered(image) != order:
             yield image, f"is not gathered in the order {', '.join(map(str, order[1]))} before anything else reads it"
-    for kernel in (kernel for kernel in plan.kernels if kernel.changes):
+    for kernel in (kernel for kernel in plan.kernels if kernel.changes or plan.edits.folded):
         name, new = kernel.conv.tensor.name, kernel.mixing.new
         old, read = before.graph.readers(name), after.graph.readers(name)
         if old is not None and read is not None and {(node, new) for node, _ in old} != read:

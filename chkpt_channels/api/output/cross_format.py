@@ -36,7 +36,8 @@ def write(
     if writer is None:
         raise TypeError(f"{form.title} has no writer")
     group = _group(checkpoint, state_dict)
-    entries = _entries(checkpoint, [t for t in checkpoint.tensors.values() if t.group == group], edits, writer)
+    kept = [t for t in checkpoint.tensors.values() if t.group == group and t.name not in edits.removed]
+    entries = _entries(checkpoint, kept, edits, writer)
 
     def read(name: str) -> Iterator[bytes]:
         for piece in entries[name].pieces():

@@ -31,7 +31,7 @@ class FolderTarget:
         self, model: ModelFolder, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
     ) -> None:
         self._model, self._progress, self._hard_link = model, progress, settings.hard_link
-        self.path = Path(dst) if dst is not None else default_output(model.path, options.rule.word)
+        self.path = Path(dst) if dst is not None else default_output(model.path, options.word)
         self._stack = contextlib.ExitStack()
         self._out: OutputFolder
         self._size = 0

@@ -37,12 +37,13 @@ def other_container(form: Format, path: Path) -> Format | None:
 
 
 def output_path(model: ModelFile, dst: Path_ | None, options: Options) -> Path:
-    """The path of an output file. Raises UsageError for a suffix of another format: libraries choose their reader by it."""
+    """The path of an output file. Raises UsageError for a suffix of another format, and for none of those without which the file
+    is not loaded: libraries choose their reader by it."""
     source, form = model.source, model.format
     if dst is None:
         if model.home is None:
             raise UsageError("standard input has no file name to derive one from: -o names the output")
-        return default_output(Path(source.name), options.rule.word)
+        return default_output(Path(source.name), options.word)
     path = Path(dst)
     if os.fspath(dst) == STDIO or other_container(form, path):
         return path
@@ -57,6 +58,9 @@ def output_path(model: ModelFile, dst: Path_ | None, options: Options) -> Path:
             f"the output {path.name} is named like another format, and the input is {form.title}",
             hint=f"name it {path.with_suffix(Path(source.name).suffix).name}",
         )
+    if path.suffix.lower() not in form.suffixes and (endings := model.checkpoint.endings):
+        what = f"the output {path.name} would not be loaded: {form.title} files are known by their ending"
+        raise UsageError(what, hint=f"name it {path.name}{endings[0]}")
     return path
 
 
@@ -67,7 +71,7 @@ def derived_path(src: Path_, to: str | int | None, options: ConvertOptions) -> P
     if parsed.rule.to is None and parsed.plain["like"] is not None:
         with open_model(src, parsed) as model:
             parsed = with_like(model, model.resolved(parsed))
-    return default_output(Path(src), parsed.rule.word)
+    return default_output(Path(src), parsed.word)
 
 
 def default_output(path: Path, word: str) -> Path:

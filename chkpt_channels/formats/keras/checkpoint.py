@@ -14,7 +14,7 @@ from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import DamagedError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Edits, Notice, Tensor
-from chkpt_channels.formats.base import Checkpoint, Format
+from chkpt_channels.formats.base import Checkpoint, Format, Joined, TensorStore
 from chkpt_channels.formats.keras import optimizer, weights_only
 from chkpt_channels.formats.keras import weights as keras_weights
 from chkpt_channels.formats.keras.config import KerasModel, Layer, all_layers, parse
@@ -33,6 +33,7 @@ class KerasCheckpoint(Checkpoint):
     """A configuration, or none, and an HDF5 file of weights. A subclass opens them, then calls `index`."""
 
     ordered = True
+    like_hint = '--like LIKE.weights.h5, made by net(channels=1).save_weights("LIKE.weights.h5")'
     document: str
     """The name of the configuration; declarations begin with it."""
 
@@ -81,7 +82,8 @@ class KerasCheckpoint(Checkpoint):
     def _lay_out_by_names(self) -> None:
         """The layouts of kernels without a configuration, from names and shapes."""
         kernels = {n: t for n, t in self.tensors.items() if len(t.shape) >= 3 and not t.group}
-        theano = weights_only.looks_like_theano([t.shape for t in kernels.values() if len(t.shape) == 4])
+        old = [t.shape for n, t in kernels.items() if len(t.shape) == 4 and not keras_weights.is_stored(n)]
+        theano = weights_only.looks_like_theano(old)
         for name, tensor in kernels.items():
             layer = re.sub(r"(^|/)vars/\d+$", "", name)
             self.tensors[name] = tensor._replace(layout=weights_only.layout_of(layer, tensor, theano=theano))
@@ -95,11 +97,10 @@ class KerasCheckpoint(Checkpoint):
         group = next(iter(slots.values())).group
         if group == "optimizer":
             if self.model and self.weights:
-                weights = {name: weights[name] for name in (self._names[path] for path in self.weights.trained(self.model))}
+                order = [self._names[path] for path in self.weights.trained(self.model)]
             else:
-                weights = {name: weights[name] for name in weights_only.trained(weights)}
-            shapes = {name: slots[name].shape for name in keras_weights.natural(slots)}
-            owners = optimizer.by_order(shapes, weights)
+                order = weights_only.trained(weights)
+            owners = _owners_by_number(slots, {name: weights[name] for name in order})
         else:
             keys = {tensor.key: name for name, tensor in slots.items()}
             named = optimizer.by_name(keys, optimizer.own_names(weights))
@@ -154,15 +155,22 @@ class KerasCheckpoint(Checkpoint):
         except _CONFIG_ERRORS as error:
             raise self._config_error(error) from error
 
-    def search_view(self) -> Mapping[Tensor, str]:
-        return self.graph.search_view() if isinstance(self.graph, WeightsOnlyGraph) else {}
-
     def validate(self, path: str) -> None:
         if isinstance(self.graph, KerasGraph):
             self.graph.validate()
 
     def source_fails_validation(self) -> bool:
         return isinstance(self.graph, KerasGraph) and self.graph.is_stale
+
+    def joined(self, shards: TensorStore, *, ordered: bool) -> Joined | None:
+        """Weights without a configuration, whose layers shards cut through; the slots of the optimizer come after all of them."""
+        if self.model is not None:
+            return None
+        named = NamedWeights(shards.location, self.document, shards.tensors, self.weights_of, shards.load)
+        slots = {name: tensor for name, tensor in shards.tensors.items() if tensor.group}
+        weights = {name: shards.tensors[name].shape for name in weights_only.trained(n for n in shards.tensors if n not in slots)}
+        entries = optimizer.entries("optimizer", _owners_by_number(slots, weights), slots)
+        return Joined(WeightsOnlyGraph(named, ordered=ordered, is_configured=False), entries)
 
     # Edits.
 
@@ -200,3 +208,8 @@ class KerasCheckpoint(Checkpoint):
                     "is a factored part of the optimizer's state for the kernel, which is not reset",
                     hint="save the model without its optimizer: include_optimizer=False",
                 )
+
+
+def _owners_by_number(slots: Mapping[str, Tensor], weights: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """The weight of each slot of Keras 3's tree, whose numbers follow the order of these weights."""
+    return optimizer.by_order({name: slots[name].shape for name in keras_weights.natural(slots)}, weights)

@@ -65,6 +65,10 @@ class KerasGraph(ModelGraph):
         convs = [self._first_conv(name, *arrivals[0]) for name, arrivals in self._arrivals.items()]
         return [conv for conv in convs if conv.in_channels == COLORS] or convs
 
+    def check_reached(self, *, each: bool = False) -> None:
+        if not self._arrivals:
+            raise self._location.unsupported("no image reaches a convolution in its graph")
+
     def _first_conv(self, name: str, trace: InputTrace, reached: ReachedLayer) -> FirstConv:
         tensor, layer, channels = self._weights.tensors[name], reached.layer, trace.image.channels
         location = self._location.at(name)
@@ -88,9 +92,9 @@ class KerasGraph(ModelGraph):
     def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
         """What precedes these, and what else takes their images and cannot take another number of channels."""
         arrivals = self._arrivals_at(first_convs)
-        for conv in first_convs:
-            if conv.tensor.name not in self._arrivals:
-                raise self._location.at(conv.tensor.name).unsupported("no image reaches this kernel in the model's graph")
+        if name := next((conv.tensor.name for conv in first_convs if conv.tensor.name not in self._arrivals), None):
+            hint = " ".join(f"--layer {kernel}" for kernel in self._arrivals)
+            raise self._location.at(name).unsupported("no image reaches this kernel in the model's graph", hint=hint)
         return [*dict.fromkeys(self._blocks(arrivals)), *self._operations(arrivals)]
 
     def _operations(self, arrivals: Sequence[Arrival]) -> Sequence[PreprocessingOp]:

@@ -36,6 +36,7 @@ class KerasH5(KerasCheckpoint):
     """One HDF5 file that Keras wrote."""
 
     document = "model_config"
+    endings: tuple[str, ...] = (".h5", ".hdf5")
 
     def __init__(self, source: Source, form: Format) -> None:
         super().__init__(source, form)
@@ -65,10 +66,12 @@ class KerasH5(KerasCheckpoint):
 
     def _open_numbered(self) -> None:
         weights = Numbered(self.file)
-        self.ordered = weights.is_ordered
+        self.ordered, self.endings = weights.is_ordered, (".weights.h5",)
         self.index(weights, weights.order)
 
     def load_line(self, path: str) -> str:
+        if not path.endswith(self.endings):
+            return ""
         return f"model = keras.models.load_model({path!r})" if self._pieces else f"model.load_weights({path!r})"
 
     def composed(self, datasets: Mapping[str, editor.NewDataset], text: str | None, lists: editor.Texts) -> list[Splice]:

@@ -28,7 +28,7 @@ from chkpt_channels.storage.splice import Checksum, Splice
 class KerasZip(KerasCheckpoint):
     """One .keras file."""
 
-    document = CONFIG
+    document, endings = CONFIG, (".keras",)
 
     def __init__(self, source: Source, form: Format) -> None:
         super().__init__(source, form)
@@ -69,7 +69,7 @@ class KerasZip(KerasCheckpoint):
             raise self.source.location.at(self.document).damaged("is not UTF-8") from error
 
     def load_line(self, path: str) -> str:
-        return f"model = keras.models.load_model({path!r})"
+        return f"model = keras.models.load_model({path!r})" if path.endswith(self.endings) else ""
 
     def composed(
         self, datasets: Mapping[str, hdf5_editor.NewDataset], text: str | None, lists: hdf5_editor.Texts

@@ -59,7 +59,7 @@ class OnnxEdits:
     """The Edits of a graph, as splices."""
 
     def __init__(self, model: OnnxModel, paths: Sequence[ImageTrace], edits: Edits, location: Location, load: Load) -> None:
-        paths = [path for path in paths if not edits.inputs or path.image.name in edits.inputs]
+        paths = [path for path in paths if edits.folded or not edits.inputs or path.image.name in edits.inputs]
         self._model, self._paths, self._edits, self._location, self._load = model, paths, edits, location, load
         self._wire = WireEdits()
         self._done: set[str] = set()
@@ -72,6 +72,9 @@ class OnnxEdits:
             self._declare(path)
             if edits.method in IN_FRONT:
                 self._put_in_front(path)
+        if edits.folded:
+            front.take_out(self._wire, self._model, edits.folded, edits.removed)
+            self._done |= {*edits.removed}
         for name, edit in edits.tensors.items():
             self._edit_weight(name, edit)
         for name, edit in edits.biases.items():
@@ -173,11 +176,13 @@ class OnnxEdits:
                 self._set_dim(info, axis, each * self._edits.channels)
 
     def _readers(self, name: str) -> list[tuple[Node, int]]:
-        """The readers of a stored tensor, through Identity too."""
+        """The readers of a stored tensor, through Identity too; a node that is taken out is none."""
         readers: list[tuple[Node, int]] = []
         names = [name]
         for known in names:
             for node, index in self._model.consumers.get(known, ()):
+                if self._edits.folded in node.outputs:
+                    continue
                 if node.op != "Identity" or node.domain:
                     readers.append((node, index))
                 elif node.outputs[0] not in names:

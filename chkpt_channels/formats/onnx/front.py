@@ -29,7 +29,10 @@ from chkpt_channels.formats.onnx.schema import (
     ATTRIBUTE_TYPE,
     DIM_VALUE,
     DTYPES,
+    GRAPH_INITIALIZERS,
+    GRAPH_INPUTS,
     GRAPH_NODES,
+    GRAPH_VALUE_INFOS,
     INFO_NAME,
     INFO_TYPE,
     NODE_ATTRIBUTES,
@@ -38,6 +41,7 @@ from chkpt_channels.formats.onnx.schema import (
     NODE_OP,
     NODE_OUTPUTS,
     SHAPE_DIMS,
+    TENSOR_NAME,
     TENSOR_TYPE_SHAPE,
     TYPE_ELEMENT,
     TYPE_TENSOR,
@@ -169,6 +173,25 @@ def declare_types(wire: WireEdits, model: OnnxModel, front: Front) -> None:
     for tensor in tensors:
         if field := tensor.last(TYPE_ELEMENT):
             wire.replace(tensor, field, number_field(TYPE_ELEMENT, NUMBERS[front.kind.name]))
+
+
+def take_out(wire: WireEdits, model: OnnxModel, output: str, tensors: Sequence[str]) -> None:
+    """Let the node that gives `output` pass its first input on, and leave out what stores these tensors."""
+    message, graph = model.producers[output].message, model.graph
+    for field in message.fields[NODE_OP]:
+        wire.replace(message, field, bytes_field(NODE_OP, b"Identity"))
+    for field in (*message.fields[NODE_INPUTS][1:], *message.fields.get(NODE_ATTRIBUTES, ())):
+        wire.replace(message, field, b"")
+    named = (
+        (GRAPH_INITIALIZERS, TENSOR_NAME),
+        (GRAPH_INPUTS, INFO_NAME),
+        (GRAPH_VALUE_INFOS, INFO_NAME),
+        (GRAPH_NODES, NODE_OUTPUTS),
+    )
+    for number, name in named:  # before IR version 4 an initializer is an input too; the node is a Constant
+        for field in graph.fields.get(number, ()):
+            if graph.message(field).text(name) in tensors:
+                wire.replace(graph, field, b"")
 
 
 def _rounded(numbers: Sequence[Any], dtype: DType) -> NDArray[Any]:

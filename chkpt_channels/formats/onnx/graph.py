@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from chkpt_channels.core.errors import Location, UnsupportedError, UsageError
-from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, PreprocessingOp, Quantization, Tensor, TensorEdit
+from chkpt_channels.core.errors import Location, UsageError
+from chkpt_channels.core.tensors import (
+    Adapter,
+    Declaration,
+    FirstConv,
+    Notice,
+    PreprocessingOp,
+    Quantization,
+    Tensor,
+    TensorEdit,
+)
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.onnx import edits as onnx_edits
 from chkpt_channels.formats.onnx import front, metadata
-from chkpt_channels.formats.onnx.dataflow import padding
-from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, OPEN, Place, holder, size
-from chkpt_channels.formats.onnx.dataflow.image_inputs import COLORS, MOST_CHANNELS, Images, images
+from chkpt_channels.formats.onnx.dataflow import contradictions, folding, padding
+from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE
+from chkpt_channels.formats.onnx.dataflow.image_inputs import COLORS, MOST_CHANNELS, Images, images, refusal
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.dataflow.values import ReachedConv, count_edits
 from chkpt_channels.formats.onnx.model import OnnxModel
-from chkpt_channels.formats.onnx.nodes import Node
 from chkpt_channels.formats.onnx.quantization import quantization
 
 NAMED_OPS = 4
@@ -29,7 +37,7 @@ FIRST_BROADCAST_OPSET = 7
 class OnnxGraph(ModelGraph):
     """The main graph of a model; `tensors` are its stored ones."""
 
-    knows_outputs = True
+    knows_outputs = folds = True
 
     def __init__(self, model: OnnxModel, tensors: Mapping[str, Tensor], load: Load, location: Location) -> None:
         self.model, self._tensors, self._load, self._location = model, tensors, load, location
@@ -55,7 +63,7 @@ class OnnxGraph(ModelGraph):
         known, is_strict = self.first_convs(), each or self._named or not self._images.traces
         kernels = {conv.tensor.name for conv in known}
         if left := [one for one in self._images.unfollowed if is_strict or one.kernels & kernels]:
-            raise self._unfollowed(left[0].image.name, left[0].node, left[0].places)
+            raise refusal(left[0], self._location)
         seen = {name for conv in known for name in conv.inputs}
         paths = [path for path in self._images.traces if path.image.name not in seen] if each or not known else []
         computed = [reached.node for path in paths for reached in path.reached if not reached.kernel]
@@ -65,21 +73,6 @@ class OnnxGraph(ModelGraph):
             names = ", ".join(info.name for info in self.model.inputs)
             what = f"none of its inputs ({names}) reaches the kernel of a convolution in its graph"
             raise self._location.unsupported(what, hint="convert the file that it was exported from")
-
-    def _unfollowed(self, image: str, node: Node | None, places: Sequence[Place]) -> UnsupportedError:
-        location, counts = self._location.at(image), [place.channels for place in places if place.channels]
-        if len(counts) == 1:
-            return location.unsupported(f"has {counts[0]} channels, more than images have", hint=f"--input {image}")
-        if counts:
-            what = f"a convolution takes {' and '.join(map(str, counts))} steps of its axes together: which are the channels?"
-            return location.unsupported(what, hint="   or   ".join(f"--from {count}" for count in dict.fromkeys(counts)))
-        dims = next(info.dims for info in self.model.inputs if info.name == image)
-        once = [n for n in dims if n and n <= MOST_CHANNELS and dims.count(n) == 1 and n > 1]
-        hint = f"--from {once[0]}, if these are its channels" if once else ""
-        if node is None:
-            return location.unsupported("which of its axes holds the channels is not known", hint=hint)
-        what = f"the image {image!r} is not followed through this {node.op}: which of its axes holds the channels is not known"
-        return self._location.at(node.label).unsupported(what, hint=hint)
 
     def _refuse_inner_kernels(self, path: ImageTrace) -> None:
         """Raise UnsupportedError where the image reaches a kernel that a subgraph stores."""
@@ -103,21 +96,25 @@ class OnnxGraph(ModelGraph):
         self._forget()
 
     def _forget(self) -> None:
-        """What is known so far was found without what the user says now."""
-        for known in ("_images", "paths"):
-            self.__dict__.pop(known, None)
+        self.__dict__.pop("_images", None)  # what is known so far was found without what the user says now
+        self.__dict__.pop("paths", None)
 
     def first_convs(self) -> Sequence[FirstConv]:
         convs: dict[str, FirstConv] = {}
-        # of several that one kernel takes joined the colors come first, and a mask or a depth map of one channel last
-        for path in sorted(self.paths, key=lambda path: (path.count != COLORS, path.count == 1)):
+        meant = self._stated or COLORS  # of images that one kernel takes joined; a mask or a depth map has one channel
+        for path in sorted(self.paths, key=lambda path: (path.count != meant, path.count == 1)):
             for reached in path.reached:
-                if conv := self._first_conv(path, reached):
-                    known = convs.setdefault(conv.tensor.name, conv)
+                conv = self._first_conv(path, reached)
+                if conv and (known := convs.setdefault(conv.tensor.name, conv)).in_channels == conv.in_channels:
                     inputs = tuple(dict.fromkeys((*known.inputs, path.image.name)))
                     convs[conv.tensor.name] = known._replace(inputs=inputs)
         direct = [conv for conv in convs.values() if conv.layout]
         return [*direct, *self._beside(direct, convs)] if direct else list(convs.values())
+
+    def counts(self, conv: FirstConv) -> frozenset[int]:
+        at = [path for path in self.paths if any(r.kernel and r.kernel.name == conv.tensor.name for r in path.reached)]
+        joined = frozenset(path.count for path in at if path.count) if self._stated is None else frozenset()
+        return joined or frozenset({conv.in_channels})
 
     def _beside(self, direct: Sequence[FirstConv], convs: Mapping[str, FirstConv]) -> list[FirstConv]:
         """The kernels of images that reach none as they are: they change with the others, or nothing does."""
@@ -163,10 +160,8 @@ class OnnxGraph(ModelGraph):
         if len({tuple((op.scale, op.shift) for op in way) for way in ways}) > 1:
             operations = [op for way in ways for op in way]
             tensors = tuple(dict.fromkeys(tensor for op in operations for tensor in op.tensors))
-            why, apart = (
-                "meets several values, with different constants before them",
-                all(op.apart or op.scale for op in operations),
-            )
+            why = "meets several values, with different constants before them"
+            apart = all(op.apart or op.scale for op in operations)
             return [PreprocessingOp(conv.tensor.name, "kernel", tensors=tensors, apart=apart, why=why)]
         return [
             alike[0]._replace(tensors=tuple(dict.fromkeys(tensor for op in alike for tensor in op.tensors)))
@@ -200,6 +195,12 @@ class OnnxGraph(ModelGraph):
         return next(
             filter(None, (front.obstacle(self.model, path) for path in paths)), "" if paths else "its graph shows no image"
         )
+
+    def fold(self, adapter: FirstConv) -> Adapter:
+        taken_out, behind = folding.fold(self.model, self._users(adapter), self._location.at(adapter.tensor.name), self._load)
+        self._forget()
+        self._images = Images((behind,), ())
+        return taken_out
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         users = self._users(conv)
@@ -254,44 +255,14 @@ class OnnxGraph(ModelGraph):
         return [Notice("image_left", f"the input {name!r} {what}") for name in left]
 
     def contradictions(self, first_convs: Sequence[FirstConv]) -> Sequence[tuple[Declaration, int]]:
-        paths = self.paths
-        widths = [(Declaration(f"graph.input {path.image.name}", path.count), width) for path in paths for width in path.widths]
-        stale = (pair for path in paths for pair in self._stale_shapes(path))
-        unread = (pair for conv in first_convs for pair in self._unread(conv))
         stated = metadata.contradictions(self.model.root, self._counts(first_convs))
-        return [*widths, *stale, *unread, *stated]
-
-    def _unread(self, conv: FirstConv) -> Iterator[tuple[Declaration, int]]:
-        """The stored tensors that differ from a first conv in the channels alone, that no node reads, and that are of no other
-        image: what a conversion left that did not follow the graph."""
-        if conv.layout is None:
-            return
-        axis, images = conv.layout.channel_axis, {path.count for path in self.paths}
-        read = {*self.model.consumers, *self.model.outputs}
-        for name, tensor in self._tensors.items():
-            shape, other = list(tensor.shape), list(conv.tensor.shape)
-            if name in read or len(shape) != len(other) or len(shape) < 3 or shape[axis] in images:
-                continue
-            if shape != other and [*shape[:axis], *shape[axis + 1 :]] == [*other[:axis], *other[axis + 1 :]]:
-                yield Declaration(f"{name}, which no node reads", shape[axis]), other[axis]
-
-    def _stale_shapes(self, path: ImageTrace) -> Iterator[tuple[Declaration, int]]:
-        """The declared shapes between the image and the kernels that have other channels than the walk shows."""
-        for name, flow in path.values.items():
-            axes = () if flow.mixed or flow.wide or name == path.image.name else flow.axes or ()
-            axis = holder(axes, path.channel)
-            if axis is None:
-                continue
-            actual = size(axes[axis])
-            for info in self.model.infos.get(name, ()):
-                declared = info.dims[axis] if axis < len(info.dims) else None
-                if declared is not None and declared != actual < OPEN:
-                    yield Declaration(f"graph.value_info {name}", declared), actual
+        return [*contradictions.of_graph(self.model, self.paths, first_convs, self._tensors), *stated]
 
 
 def _declares(path: ImageTrace) -> bool:
     """Whether an input has a number of channels: of its axis, or one where it has no axis for them."""
-    return path.channel == NOWHERE or (bool(path.image.dims) and path.image.dims[path.channel] is not None)
+    is_input = any(info.name == path.image.name for info in path.model.inputs)
+    return is_input and (path.channel == NOWHERE or (bool(path.image.dims) and path.image.dims[path.channel] is not None))
 
 
 def _listed(path: ImageTrace) -> str:

@@ -28,6 +28,7 @@ class TorchCheckpoint(Checkpoint):
     """A pickled object over storages. A subclass opens the container, then calls `index`."""
 
     ordered = True
+    takes_out = True
     objects: Mapping[str, TorchObject]
     """The pickles, by the name of their part; `MAIN` is there."""
     scripted = False

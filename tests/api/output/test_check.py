@@ -187,7 +187,7 @@ def converted_by(path: Path, name: str) -> Path:
 
 JUDGED = {
     "right": ([], []),
-    "no node reads it": (["graph.input image", "kernel"], ["kernel, which no node reads"]),
+    "no node reads it": (["graph.input image", "kernel", "kernel, which no node reads"], ["kernel, which no node reads"]),
     "the input says 3": (["graph.input image", "kernel"], ["graph.input image"]),
     "a shape on the way": (["graph.value_info x"], ["graph.value_info x"]),
 }

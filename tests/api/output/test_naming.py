@@ -97,6 +97,32 @@ def test_an_ending_by_which_a_library_knows_its_files():
     assert caught.value.hint == "name it x.weights.h5"
 
 
+@pytest.mark.parametrize(
+    ("source", "name", "hint"),
+    [
+        ("keras_zip/functional.keras", "x", "name it x.keras"),
+        ("keras_zip/functional.keras", "x.v2", "name it x.v2.keras"),
+        ("keras_h5/functional.h5", "x", "name it x.h5"),
+        ("keras_h5/legacy_weights.h5", "x", "name it x.h5"),
+        ("keras_h5/plain.weights.h5", "x", "name it x.weights.h5"),
+    ],
+)
+def test_a_name_under_which_keras_reads_no_file(source: str, name: str, hint: str):
+    with ModelFile(FIXTURES / source) as model:
+        with pytest.raises(UsageError, match=f"the output {name} would ") as caught:
+            output_path(model, name, GRAY)
+        assert caught.value.hint == hint
+        assert model.load_line(name) == ""
+        named = str(output_path(model, hint.removeprefix("name it "), GRAY))
+        assert named in model.load_line(named)
+
+
+@pytest.mark.parametrize("source", ["torch_zip/state_dict.pth", "onnx/plain_ts.onnx", "safetensors/model.safetensors"])
+def test_other_files_are_read_under_any_name(source: str):
+    with ModelFile(FIXTURES / source) as model:
+        assert output_path(model, "x", GRAY) == Path("x")
+
+
 def test_a_current_folder_that_is_gone_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")

@@ -23,7 +23,7 @@ from tests.support.files import FIXTURES, opened
 def test_the_graph_is_the_configurations_or_that_of_names(name: str, kind: type):
     with opened(FIXTURES / name) as checkpoint:
         assert isinstance(checkpoint.graph, kind)
-        assert bool(checkpoint.search_view()) == (kind is WeightsOnlyGraph)
+        assert bool(checkpoint.graph.search_view()) == (kind is WeightsOnlyGraph)
 
 
 @pytest.mark.parametrize("name", ["keras_h5/functional.h5", "keras_h5/channels_first.h5", "keras_zip/functional.keras"])

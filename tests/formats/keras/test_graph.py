@@ -13,6 +13,8 @@ from chkpt_channels import UnsupportedError
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Edits, FirstConv, Tensor
+from chkpt_channels.discovery.find import select_first_convs
+from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.formats.keras.graph import one_channel_shape
 from tests.formats.keras.test_h5_file import conv, image, layer, model, tensor, weights, write
 from tests.support.files import FIXTURES, opened
@@ -72,6 +74,14 @@ def test_stack_puts_one_layer_after_the_input():
         after = json.loads(text)["config"]["layers"]
         assert [layer["class_name"] for layer in after[:2]] == ["InputLayer", "Concatenate"]
         assert len(after) == len(before) + 1
+
+
+def test_no_image_reaches_a_convolution():
+    """No option makes its graph another."""
+    reason = pytest.raises(UnsupportedError, match="no image reaches a convolution in its graph")
+    with opened(FIXTURES / "keras_zip" / "no_conv.keras") as checkpoint, reason as refused:
+        select_first_convs(checkpoint, SearchRequest())
+    assert not refused.value.hint
 
 
 def test_a_kernel_that_no_image_reaches_is_refused():

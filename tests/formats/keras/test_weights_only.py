@@ -10,9 +10,11 @@ import h5py
 import numpy as np
 import pytest
 
+from chkpt_channels import UnsupportedError
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import PreprocessingOp, Tensor
-from chkpt_channels.discovery.find import find_first_convs
+from chkpt_channels.discovery.find import find_first_convs, select_first_convs
+from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.formats.keras.weights_only import layout_of, looks_like_theano, trained
 from tests.support.files import opened
@@ -234,6 +236,13 @@ def test_one_mean_of_all_channels_is_folded_and_stays(tmp_path: Path):
     with bare(tmp_path, layers) as checkpoint:
         (front,) = checkpoint.graph.preprocessing(find_first_convs(checkpoint).first_convs)
     assert (front.uniform, len(front.scale or ()), front.tensors) == (True, 1, ())
+
+
+def test_the_file_that_settles_it_is_one_that_keras_writes(tmp_path: Path):
+    reason = pytest.raises(UnsupportedError, match="holds no convolution that could see an image")
+    with bare(tmp_path, numbered(("dense", [(5, 8), (8,)]))) as checkpoint, reason as caught:
+        select_first_convs(checkpoint, SearchRequest())
+    assert caught.value.hint.endswith('--like LIKE.weights.h5, made by net(channels=1).save_weights("LIKE.weights.h5")')
 
 
 def test_kernels_in_wrappers_and_cells_are_kernels(tmp_path: Path):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from chkpt_channels.core.tensors import ChannelMap, Edits
+from chkpt_channels.core.tensors import ChannelMap, Edits, TensorEdit
 from chkpt_channels.formats.onnx.front import element_type, obstacle, stacked
 from tests.support.onnx_models import (
     Open,
@@ -183,3 +183,28 @@ def test_a_value_without_a_type_has_none(source: Open):
     made = model([conv("image")], {"kernel": KERNEL})
     made.graph.input[0].ClearField("type")
     assert element_type(opened(source, made).model.inputs[0].message) == ""
+
+
+def test_a_convolution_is_taken_out(source: Open):
+    """Its node passes the image on, and what nothing else reads is gone, as an input of an old file and as a Constant too."""
+    weights = {"a": noise(3, 4, 1, 1), "kernel": KERNEL}
+    bias = node("Constant", [], ["t"], value=numpy_helper.from_array(floats(1, 2, 3)))
+    before = model(
+        [bias, node("Conv", ["image", "a", "t"], ["x"], kernel_shape=[1, 1]), conv("x")], weights, (1, 4, 8, 8), inferred=True
+    )
+    before.ir_version = 3
+    before.graph.input.extend(helper.make_tensor_value_info(k, TensorProto.FLOAT, v.shape) for k, v in weights.items())
+    checkpoint = opened(source, before)
+    (front,) = checkpoint.graph.first_convs()
+    taken_out = checkpoint.graph.fold(front)
+    assert (taken_out.output, taken_out.bias, taken_out.tensors) == ("x", "t", ("a", "t"))
+    assert [first.tensor.name for first in checkpoint.graph.first_convs()] == ["kernel"]
+    assert not checkpoint.graph.declarations(checkpoint.graph.first_convs())
+    new = TensorEdit((5, 4, 3, 3), lambda: noise(5, 4, 3, 3, seed=1))
+    after = edited(checkpoint, Edits({"kernel": new}, channels=4, folded="x", removed=taken_out.tensors))
+    assert [(n.op_type, [*n.input], len(n.attribute)) for n in after.graph.node] == [
+        ("Identity", ["image"], 0),
+        ("Conv", ["x", "kernel"], 1),
+    ]
+    assert [each.name for each in (*after.graph.input, *after.graph.initializer)] == ["image", "kernel", "kernel"]
+    assert declared(after)["x"] == [1, 4, 8, 8]

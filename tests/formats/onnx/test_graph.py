@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, NodeProto
+from onnx.reference import ReferenceEvaluator
 
 from chkpt_channels import AmbiguousError, UnsupportedError, UsageError, check, convert, inspect, verify
 from tests.support.onnx_models import Open, Weights, declared, floats, ints, model, node, noise, opened, run
@@ -183,6 +185,55 @@ def test_the_channels_of_an_image_that_declares_none(tmp_path: Path):
     np.testing.assert_allclose(new, old, atol=1e-5)
 
 
+def beside(first: int, second: int) -> ModelProto:
+    """Two images, each with its own kernel."""
+    nodes = [node("Conv", ["image", "k"], ["a"]), node("Conv", ["other", "m"], ["b"]), node("Add", ["a", "b"], ["out"])]
+    weights = {"k": noise(4, first, 3, 3), "m": noise(4, second, 3, 3, seed=1)}
+    return model(nodes, weights, (1, first, 8, 8), inputs={"other": (1, second, 8, 8)})
+
+
+def joined(first: int, second: int) -> ModelProto:
+    """Two images that are joined in front of one kernel."""
+    nodes = [node("Concat", ["image", "other"], ["x"], axis=1), node("Conv", ["x", "k"], ["out"])]
+    return model(nodes, {"k": noise(4, first + second, 3, 3)}, (1, first, 8, 8), inputs={"other": (1, second, 8, 8)})
+
+
+@pytest.mark.parametrize("made", [beside, joined])
+@pytest.mark.parametrize(("counts", "meant"), [((3, 1), 3), ((1, 3), 3), ((3, 1), 1), ((4, 2), 4), ((4, 2), 2), ((3, 3), 3)])
+def test_of_several_images_those_are_meant_that_have_the_count(
+    made: Callable[[int, int], ModelProto], counts: tuple[int, int], meant: int, tmp_path: Path
+):
+    """The others are known, and stay: nothing is said of them."""
+    source, matrix = saved(tmp_path / "in.onnx", made(*counts)), noise(meant, 5)
+    report = convert(source, tmp_path / "out.onnx", matrix=matrix.tolist(), from_channels=meant)
+    assert report.in_channels == (meant, 5)
+    assert not [notice for notice in report.warnings if notice.code != "adapter"]
+    images = {"image": counts[0], "other": counts[1]}
+    new = {name: noise(1, 5 if count == meant else count, 8, 8, seed=count) for name, count in images.items()}
+    old = {name: new[name] if n != meant else np.einsum("ij,njhw->nihw", matrix, new[name]) for name, n in images.items()}
+    before, after = (ReferenceEvaluator(onnx.load(path)) for path in (source, tmp_path / "out.onnx"))
+    np.testing.assert_allclose(
+        after.run(None, new)[0], before.run(None, {n: x.astype("f4") for n, x in old.items()})[0], atol=1e-5
+    )
+
+
+def test_a_count_that_no_image_has(tmp_path: Path):
+    with pytest.raises(UsageError, match="k: --from says 9 channels, the kernel has 3"):
+        convert(saved(tmp_path / "in.onnx", beside(3, 1)), tmp_path / "out.onnx", 5, from_channels=9)
+
+
+def test_images_of_several_counts_at_one_kernel(tmp_path: Path):
+    """Those are meant whose count is not the target's; where that leaves several, the user says."""
+    colors = convert(saved(tmp_path / "a.onnx", joined(1, 3)), tmp_path / "b.onnx", "gray")
+    assert (colors.in_channels, [d.where for d in colors.declarations]) == ((3, 1), ["graph.input other"])
+    bands = convert(saved(tmp_path / "c.onnx", joined(1, 4)), tmp_path / "d.onnx", "gray")
+    assert (bands.in_channels, [d.where for d in bands.declarations]) == ((4, 1), ["graph.input other"])
+    for counts, to in [((4, 2), 1), ((3, 1), 5)]:
+        with pytest.raises(AmbiguousError, match="its first convolutions take") as refusal:
+            convert(saved(tmp_path / "e.onnx", joined(*counts)), tmp_path / "f.onnx", to)
+        assert refusal.value.hint == f"--from {counts[1]}   or   --from {counts[0]}"
+
+
 def test_a_kernel_of_an_image_that_is_not_followed_stays(tmp_path: Path):
     """Another input takes the same kernel: an edit would be wrong for it, and a copy would leave it behind."""
     nodes = [
@@ -308,10 +359,8 @@ def test_images_of_two_counts_that_one_kernel_takes_joined(names: tuple[str, str
     made.graph.input.extend(ordered)
     onnx.save(made, tmp_path / "a.onnx")
     for to in (5, "bgr"):
-        with pytest.raises(UnsupportedError, match="mixes, selects or counts channels"):
+        with pytest.raises(AmbiguousError, match="take 1 and 3 channels"):
             convert(tmp_path / "a.onnx", tmp_path / "out.onnx", to)
-    with pytest.raises(UnsupportedError, match="images of 1 and 3 channels"):
-        convert(tmp_path / "a.onnx", tmp_path / "out.onnx", 5, method="adapter")
     image, depth = noise(1, 3, 8, 8), noise(1, 1, 8, 8)
     gray = image[:, :1]
     old = run(onnx.load(tmp_path / "a.onnx"), gray.repeat(3, 1), depth=depth)[0]

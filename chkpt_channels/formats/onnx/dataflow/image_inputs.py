@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from chkpt_channels.core.errors import Location, UnsupportedError
 from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, WHOLE, Axes, Place, place_of, size
 from chkpt_channels.formats.onnx.dataflow.operators import CONVOLUTIONS
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
@@ -19,7 +20,6 @@ from chkpt_channels.formats.onnx.model import Info, OnnxModel
 from chkpt_channels.formats.onnx.nodes import Node
 
 COLORS = 3
-"""Channels of the image that is meant, where several are joined."""
 MOST_CHANNELS = 32
 """Of an image that is not named, as in discovery: the widest public pretrained input has 13 bands."""
 MOST_AXES = 6
@@ -36,6 +36,24 @@ class Unfollowed(NamedTuple):
     node: Node | None
     places: tuple[Place, ...] = ()
     kernels: frozenset[str] = frozenset()
+
+
+def refusal(one: Unfollowed, location: Location) -> UnsupportedError:
+    """Why such an image is refused, and what settles it."""
+    image, where, counts = one.image, location.at(one.image.name), [place.channels for place in one.places if place.channels]
+    if len(counts) == 1:
+        return where.unsupported(f"has {counts[0]} channels, more than images have", hint=f"--input {image.name}")
+    if counts:
+        what = f"a convolution takes {' and '.join(map(str, counts))} steps of its axes together: which are the channels?"
+        return where.unsupported(what, hint="   or   ".join(f"--from {count}" for count in dict.fromkeys(counts)))
+    once = [n for n in image.dims if n and n <= MOST_CHANNELS and image.dims.count(n) == 1 and n > 1]
+    hint = f"--from {once[0]}, if these are its channels" if once else ""
+    if one.node is None:
+        return where.unsupported("which of its axes holds the channels is not known", hint=hint)
+    what = (
+        f"the image {image.name!r} is not followed through this {one.node.op}: which of its axes holds the channels is not known"
+    )
+    return location.at(one.node.label).unsupported(what, hint=hint)
 
 
 class Images(NamedTuple):
@@ -86,7 +104,8 @@ class _Input:
         places = list(
             dict.fromkeys(place for reached in scout.reached if _slides(reached) for place in self._places(reached, info.dims))
         )
-        likely = [place for place in places if self._may_be(place)]
+        # where no place has the count that the user states, it is another image's
+        likely = [place for place in places if self._is_stated(place)] or [p for p in places if self._may_be(p)]
         return self._from_one(info, likely) or Unfollowed(info, next(iter(scout.lost), None), tuple(places), _kernels([scout]))
 
     def _from_one(self, info: Info, places: Sequence[Place]) -> ImageTrace | None:
@@ -96,10 +115,14 @@ class _Input:
         direct = [path for path in traces if any(reached.layout for reached in path.reached)] or traces
         return direct[0] if len(direct) == 1 else None
 
+    def _is_stated(self, place: Place) -> bool:
+        return self._channels is not None and place.channels in (0, self._channels)
+
     def _may_be(self, place: Place) -> bool:
-        if self._channels is not None and place.channels:
-            return place.channels == self._channels
         return place.channels <= MOST_CHANNELS or self._named
+
+    def _has_count(self, place: Place) -> bool:
+        return self._is_stated(place) if self._channels is not None else self._may_be(place)
 
     def _places(self, reached: ReachedConv, dims: Sequence[int | None]) -> Iterator[Place]:
         """Where the channels of this convolution are in the image. If none of them are the image's own, they were mixed from the
@@ -130,7 +153,7 @@ class _Input:
         if len(dims) < 2 or (not self._named and len(dims) not in (4, 5)):
             return None
         whole = {place for scout in scouts for reached in scout.reached for place in _whole(reached, dims)}
-        if len(whole) == 1 and (path := self._from_one(self._info, [place for place in whole if self._may_be(place)])):
+        if len(whole) == 1 and (path := self._from_one(self._info, [place for place in whole if self._has_count(place)])):
             return path
         places = [Place(axis, dims[axis] or self._channels or 0) for axis in dict.fromkeys((1, len(dims) - 1))]
         traces = [ImageTrace(self._model, self._info, place, self._load) for place in places]
@@ -138,7 +161,7 @@ class _Input:
         shortest = min((n for n in dims[1:] if n is not None), default=0)
         counted = [path for path in traces if path.count and len(dims) < 5]  # of video it could be the frames
         traces = [path for path in direct if path.count in (0, shortest)] or ([] if direct else counted)
-        likely = [path for path in traces if path.reached and self._may_be(Place(0, path.count))]
+        likely = [path for path in traces if path.reached and self._has_count(Place(0, path.count))]
         return min(likely, key=lambda path: path.count or MOST_CHANNELS + 1, default=None)
 
 

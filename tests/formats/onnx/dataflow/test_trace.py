@@ -221,6 +221,7 @@ FRONTS: dict[str, tuple[list[NodeProto], Weights, list[str]]] = {
     "Sub": ([node("Sub", ["image", "a"], ["x"])], {"a": noise(1, 3, 1, 1)}, ["Sub"]),
     "Sub from the left": ([node("Sub", ["a", "image"], ["x"])], {"a": noise(3, 1, 1)}, ["Sub"]),
     "Div": ([node("Div", ["image", "a"], ["x"])], {"a": noise(3, 1, 1) + 2}, ["Div"]),
+    "Neg": ([node("Neg", ["image"], ["x"])], {}, ["Neg"]),
     "by one number": ([node("Mul", ["image", "a"], ["x"])], {"a": floats(2).reshape(())}, ["Mul"]),
     "by one number that is a table": ([node("Add", ["image", "a"], ["x"])], {"a": floats(2).reshape(1, 1, 1, 1)}, ["Add"]),
     "one after another": (
