@@ -92,6 +92,16 @@ def others(network: Network, found: Sequence[LayerWeight]) -> Iterator[LayerWeig
                 yield kernel
 
 
+def unlikely(network: Network) -> Iterator[tuple[LayerWeight, str]]:
+    """What a refusal names too, with the reason: layers that are called patch embeddings, though their width is none of known
+    patches (several shifted images), and convolutions over as many channels as blocks have, which no layer makes."""
+    for kernel in network.kernels:
+        if kernel.is_point and kernel.filters >= LEAST_EMBEDDING and _PATCHES.search(kernel.key):
+            yield kernel, "is called a patch embedding"
+        elif kernel.is_wide and kernel.channels in SPACE_TO_DEPTH and not network.makers.get(kernel.channels):
+            yield kernel, f"no layer makes its {kernel.channels} channels"
+
+
 def space_to_depth(places: Places) -> LayerWeight | None:
     """The first convolution, where it takes a block of pixels: the first in the order, or the only one of its name."""
     network = places.network

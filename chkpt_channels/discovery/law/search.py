@@ -274,6 +274,8 @@ class _Search:
         reasons += [(k, f"{why}: a patch embedding") for k, _ in self.judged.patches if k not in likely]
         others = [k for k in self.judged.narrow if k not in likely and all(k is not patch for patch, _ in self.judged.patches)]
         reasons += [(k, self.judged.verdicts[k.at].why or why) for k in sorted(others, key=self._likeness)]
+        named = {k.at for k, _ in reasons}
+        reasons += [(k, why) for k, why in patch_embeddings.unlikely(self.network) if k.at not in named]
         candidates = tuple(Candidate(k.tensor.name, k.tensor.shape, reason) for k, reason in reasons[:MOST_CANDIDATES])
         return _Answer((), candidates, is_ambiguous=bool(likely or self.judged.patches), why_not=why_not)
 

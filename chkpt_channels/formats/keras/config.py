@@ -12,7 +12,7 @@ Source: keras/src/models/functional.py, keras/src/saving/serialization_lib.py of
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -131,8 +131,16 @@ def parse(entry: Mapping[str, Any]) -> KerasModel | None:
                 waiting.append(layer.inner)
             elif not isinstance(layer.config, dict):
                 raise ValueError(f"the config of layer {layer.name} is not a JSON object")
+            elif not all(size is None or type(size) is int for size in _input_shape(layer.config)):
+                raise ValueError(f"the shape of {layer.name} holds what is no number")
         _connect(model)
     return top
+
+
+def _input_shape(config: Mapping[str, Any]) -> Sequence[Any]:
+    """The shape that an InputLayer declares, none where there is none; of other layers too, which say it in a Sequential."""
+    shape = config.get("batch_shape", config.get("batch_input_shape"))
+    return shape if isinstance(shape, list) else ()
 
 
 def all_layers(top: KerasModel) -> Iterator[Layer]:

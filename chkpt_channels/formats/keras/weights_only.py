@@ -82,8 +82,8 @@ class WeightsOnlyGraph(ModelGraph):
 
     def _depthwise(self, name: str) -> list[FirstConv]:
         tensor = self._weights.tensors[name]
-        channels = tensor.shape[-2]
-        if channels > MOST_COLORS:
+        channels = tensor.shape[-2] if len(tensor.shape) > 2 else 0
+        if not 0 < channels <= MOST_COLORS:
             return []
         return [FirstConv(tensor, tensor.layout, channels, "shapes", "the first conv in module order, depthwise", channels)]
 

@@ -47,8 +47,10 @@ def quantization(model: OnnxModel, node: Node, kernel: Weight) -> Quantization |
 def _record(
     scale: Weight | None, zero: Weight | None, bias: Weight | None = None, bias_scale: Weight | None = None, *, axis: int = 0
 ) -> Quantization | None:
+    """None where an operand has a dtype that the operators do not take."""
     names = (weight.name if weight else "" for weight in (bias, bias_scale))
-    return Quantization(scale.name, zero.name if zero else 0, axis, *names) if scale else None
+    is_sound = scale and scale.dtype.floating and not (zero and zero.dtype.floating) and not (bias and bias.dtype.floating)
+    return Quantization(scale.name, zero.name if zero else 0, axis, *names) if scale and is_sound else None
 
 
 def output_scale(model: OnnxModel, node: Node) -> tuple[Weight | None, Sequence[Node]]:
