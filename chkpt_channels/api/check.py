@@ -16,7 +16,7 @@ from chkpt_channels.core.tensors import FirstConv, Notice
 from chkpt_channels.discovery.find import find_first_convs
 from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.folders.channel_counts import image_counts, search_hints
-from chkpt_channels.folders.config_files import ConfigFile, ConfigReader, read
+from chkpt_channels.folders.config_files import ConfigFile, ConfigReader, read_index
 from chkpt_channels.folders.config_normalization import normalization_keys
 from chkpt_channels.folders.describing import described
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
@@ -55,7 +55,7 @@ def model_of(file: Path) -> Path:
     with suppress(OSError):  # a folder that is not there: opening says so
         for index in sorted(name for name in os.listdir(file.parent) if is_index(file.parent / name)):
             with suppress(DamagedError, FileSystemError):  # called like an index, and none
-                if file.name in listed_shards(read(file.parent / index)):
+                if file.name in listed_shards(read_index(file.parent / index)):
                     return file.parent / index
     return file
 

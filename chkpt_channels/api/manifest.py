@@ -35,6 +35,8 @@ def read(path: str | Path) -> list[Job]:
         document = tomllib.loads(contents(file, LIMITS.sidecar_bytes).decode("utf-8"))
     except ValueError as error:
         raise UsageError(f"is not TOML: {str(error).splitlines()[0][:200]}", file=str(path)) from None
+    except RecursionError:
+        raise UsageError("is nested too deeply", file=str(path)) from None
     tables = document.get("convert")
     if set(document) != {"convert"} or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UsageError("must hold [[convert]] tables and nothing else", file=str(path))

@@ -11,7 +11,7 @@ import typer
 
 from chkpt_channels import __version__
 from chkpt_channels.cli import params
-from chkpt_channels.cli.session import DEBUG, Session, progress, session
+from chkpt_channels.cli.session import DEBUG, Session, progress, session, watching_stdout
 from chkpt_channels.core import interrupts
 from chkpt_channels.transform.option_table import ConvertOptions
 
@@ -258,22 +258,20 @@ def schema() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    with interrupts.listening():
+    with watching_stdout(), interrupts.listening():
         return _run(arguments)
 
 
 def _run(arguments: Sequence[str]) -> int:
     try:
         code = typer.main.get_command(app).main(args=list(arguments), prog_name="chkpt-channels", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except interrupts.Interrupted as stopped:
         return stopped.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        # the reader of the report went away (a pipe to head): without this Python reports it once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except MemoryError:
         print("error: there is too little memory; nothing was written", file=sys.stderr)
         return NO_ROOM
@@ -282,14 +280,16 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _stopped(error: Exception) -> int:
-    """Exit 2 for what the parser refuses; 70 for everything that should not have happened."""
+    """Exit 2 for what the parser refuses, 5 where standard output fails; 70 for everything that should not have happened."""
     show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
     if show and isinstance(code, int):
         show()
         return code
+    if isinstance(code, int):  # of standard output: a file's is reported with the file
+        print(f"error: {error}", file=sys.stderr)
+        return code
     if os.environ.get(DEBUG) == "1":
         raise error
-    own = getattr(error, "exit_code", BUG)
     print(f"error: a bug in chkpt-channels: {type(error).__name__}: {error}", file=sys.stderr)
     print(f"try: {DEBUG}=1 shows where; report it with what is printed then", file=sys.stderr)
-    return own if isinstance(own, int) else BUG
+    return BUG

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from chkpt_channels import __version__
 from chkpt_channels.core import interrupts
@@ -104,6 +105,55 @@ def session(command: str, output_format: str | None, *, as_json: bool, report_to
     opened = Session(command, output_format or ("json" if as_json else "human"), report_to or sys.stdout)
     yield opened
     opened.close()
+
+
+class Stdout:
+    """Standard output whose failures have exit codes: 141 where its reader went away (a pipe to head), 5 where it has no room."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self.failed = stream, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Raises Interrupted, PostPublishError."""
+        with self._failing():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        """Raises Interrupted, PostPublishError."""
+        with self._failing():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            from chkpt_channels.core.errors import PostPublishError, reason
+
+            self.failed = True
+            if isinstance(error, BrokenPipeError):
+                raise interrupts.Interrupted(signal.SIGPIPE) from None
+            raise PostPublishError(f"cannot be written: {reason(error)}", file="standard output") from error
+
+
+@contextlib.contextmanager
+def watching_stdout() -> Iterator[None]:
+    """`Stdout` in the place of standard output, and what is left in it written at the end."""
+    stdout = sys.stdout
+    if stdout is None:  # started with it closed
+        yield
+        return
+    watched = Stdout(stdout)
+    sys.stdout = cast("TextIO", watched)
+    try:
+        yield
+    finally:
+        sys.stdout = stdout
+        if watched.failed:  # or Python reports it once more at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
 
 def _as_system_error(error: MemoryError | ImportError, path: str) -> FileSystemError:

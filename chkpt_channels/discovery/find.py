@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery import counts, layer_selector, opaque
 from chkpt_channels.discovery.law import after, search
@@ -97,6 +98,7 @@ def select_first_convs(checkpoint: TensorStore, request: SearchRequest) -> searc
     layers that do not exist or have other channels than --from says."""
     _select_inputs(checkpoint, request)
     finding = _by_like(checkpoint, request) if request.like else _selected(checkpoint, request)
+    checkpoint.location.check_limit("first convolutions", len(finding.first_convs), LIMITS.first_convs)
     return finding if request.from_channels is None else counts.of_count(checkpoint.location, finding, request.from_channels)
 
 

@@ -47,7 +47,7 @@ def counts(document: Json, convs: Collection[str] = ()) -> Iterator[tuple[Keys, 
 def _channel_place(document: Json, path: Keys) -> int | None:
     """Where a list holds the image's channels: timm's [channels, height, width], a shape, or the widths of a network from the
     image on; None in others."""
-    key, numbers = str(path[-1]) if path else "", document.at(path).plain
+    key, numbers = str(path[-1]) if path else "", [child.value for child in document.at(path).value]
     if key in SIZE_KEYS and len(numbers) == 3:
         return 0
     if key in SHAPE_KEYS and len(numbers) >= 3:

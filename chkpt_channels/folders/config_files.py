@@ -35,8 +35,13 @@ class ConfigFile(NamedTuple):
 
 
 def read(path: Path) -> Json:
-    """A JSON document. Raises DamagedError, FileSystemError."""
+    """A configuration. Raises DamagedError, FileSystemError."""
     return Json(contents(path, LIMITS.sidecar_bytes), Location(str(path)))
+
+
+def read_index(path: Path) -> Json:
+    """The list of a model's shards, which names every tensor. Raises DamagedError, FileSystemError."""
+    return Json(contents(path, LIMITS.index_bytes), Location(str(path)), LIMITS.index_values)
 
 
 class ConfigReader:

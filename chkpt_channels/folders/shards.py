@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from chkpt_channels.containers.json.editor import Json
 from chkpt_channels.core.errors import DamagedError, FileSystemError, Location
 from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, OptimizerEntry, Quantization
-from chkpt_channels.folders.config_files import ConfigFile, read
+from chkpt_channels.folders.config_files import ConfigFile, read_index
 from chkpt_channels.formats.base import Checkpoint, TensorStore
 from chkpt_channels.formats.graph import ModelGraph
 
@@ -32,7 +32,7 @@ def is_index(path: Path) -> bool:
     if _INDEX.fullmatch(path.name):
         return True
     with suppress(DamagedError, FileSystemError):  # class.weights.json may hold anything
-        return path.name.endswith(_KERAS_INDEX) and bool(listed_shards(read(path)))
+        return path.name.endswith(_KERAS_INDEX) and bool(listed_shards(read_index(path)))
     return False
 
 
@@ -54,7 +54,7 @@ def _weight_map(index: Json) -> dict[str, list[str]]:
 
 def shard_names(home: Path, name: str, files: Collection[str]) -> tuple[ConfigFile, tuple[str, ...]]:
     """An index of a folder, and the names of its shards among its `files`. Raises DamagedError for one that does not fit them."""
-    index = ConfigFile(name, read(home / name))
+    index = ConfigFile(name, read_index(home / name))
     location, listed = index.document.location, listed_shards(index.document)
     if not listed:
         raise location.damaged("is not an index: weight_map must map tensors to files")

@@ -75,7 +75,7 @@ def test_what_is_asked_of_the_new_pipeline_stays(tmp_path: Path):
         ({PROCESSOR: '{"image_mean": 0, "image_std": 1, "rescale_factor": NaN}'}, DamagedError, "not a JSON number"),
         ({CONFIG: "{"}, DamagedError, "is not JSON"),
         ({CONFIG: "[" * 100_000}, DamagedError, "nested too deeply"),
-        ({CONFIG: " " * (LIMITS.sidecar_bytes + 1)}, DamagedError, "has 67108865 bytes"),
+        ({CONFIG: " " * (LIMITS.sidecar_bytes + 1)}, DamagedError, "has 8388609 bytes"),
     ],
 )
 def test_what_is_refused(documents: dict[str, Any], kind: type[ChkptChannelsError], words: str, tmp_path: Path):

@@ -76,6 +76,7 @@ class Hdf5:
         self.texts: dict[str, Texts] = {}
         self.attributes: list[str] = []
         self._dtypes: list[tuple[Any, tuple[str, bool]]] = []
+        self._name_bytes = 0
         import h5py  # noqa: F401 # here, so that forked workers need not import it
 
         index = json.loads(b"".join(self._isolated(partial(self._index, wanted), location)))
@@ -164,6 +165,8 @@ class Hdf5:
             )
         try:
             location.check_limit("groups around it", path.count("/"), LIMITS.name_depth)
+            self._name_bytes += len(path)
+            self.location.check_limit("bytes in its names", self._name_bytes, LIMITS.name_bytes)
             self.location.check_limit("objects", count, LIMITS.hdf5_objects)
         except DamagedError as error:
             return error

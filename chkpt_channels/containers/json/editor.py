@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from chkpt_channels.containers.json.reader import document
 from chkpt_channels.core.errors import Location
+from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.splice import spliced
 
 Path = tuple[str | int, ...]
@@ -41,10 +42,10 @@ class Value(NamedTuple):
 
 
 class Json:
-    """A document. Raises DamagedError for what is no strict JSON."""
+    """A document of at most `most` values. Raises DamagedError for what is no strict JSON."""
 
-    def __init__(self, raw: bytes, location: Location) -> None:
-        document(raw, location, 0)  # strict: the tokenizer below need not check anything again
+    def __init__(self, raw: bytes, location: Location, most: int = LIMITS.sidecar_values) -> None:
+        document(raw, location, 0, most)  # strict: the tokenizer below need not check anything again
         self.location, self.text, self._at = location, raw.decode("utf-8"), 0
         try:
             self.root = self._read()

@@ -20,9 +20,12 @@ _LONG_INTEGER = re.compile(rb"[0-9]{20}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def loads(raw: bytes, location: Location, base: int | None = None) -> Any:
-    """The document. Raises DamagedError about `location`; `base` is the document's offset in the file, None if it has none."""
-    location.check_limit("values in its JSON", raw.count(b",") + raw.count(b"[") + raw.count(b"{"), LIMITS.json_values, at=base)
+def loads(raw: bytes, location: Location, base: int | None = None, most: int | None = None) -> Any:
+    """The document of at most so many values. Raises DamagedError about `location`; `base` is the document's offset in the file,
+    None if it has none."""
+    location.check_limit(
+        "values in its JSON", raw.count(b",") + raw.count(b"[") + raw.count(b"{"), most or LIMITS.json_values, at=base
+    )
 
     def pairs(pair_list: list[tuple[str, Any]]) -> dict[str, Any]:
         entries = dict(pair_list)
@@ -57,9 +60,9 @@ def loads(raw: bytes, location: Location, base: int | None = None) -> Any:
     return value
 
 
-def document(raw: bytes, location: Location, base: int | None = None) -> Any:
+def document(raw: bytes, location: Location, base: int | None = None, most: int | None = None) -> Any:
     """The same, for a document of any format: its depth is checked too."""
-    value = loads(raw, location, base)
+    value = loads(raw, location, base, most)
     _check_depth(value, location, base)
     return value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.law import patch_embeddings
 from chkpt_channels.discovery.law.depthwise import Depthwise
@@ -19,20 +20,33 @@ class Judged:
 
     def __init__(self, network: Network, tensors: Sequence[Tensor]) -> None:
         self.network, self.places = network, Places(network)
-        self.patches = patch_embeddings.patches(self.places, tensors)
         convs = _image_convs(self.places)
+        self.narrow = [k for k in convs if k.channels <= MOST_BANDS]
+        self.is_crowded = len(self.narrow) > LIMITS.narrow_kernels
+        self.verdicts: dict[int, Verdict] = {}
+        self.patches: list[tuple[LayerWeight, str]] = []
+        self.first: LayerWeight | None = None
+        if not self.is_crowded:
+            self._judge(convs, tensors)
+
+    def _judge(self, convs: Sequence[LayerWeight], tensors: Sequence[Tensor]) -> None:
+        network = self.network
+        self.patches = patch_embeddings.patches(self.places, tensors)
         others = [*convs[1:], *(k for k, _ in self.patches)]
         is_first = convs and all(k is convs[0] or network.is_before(convs[0], k) for k in others)
         self.first = convs[0] if is_first else None
-        self.narrow = [k for k in convs if k.channels <= MOST_BANDS]
         self.depthwise = Depthwise(self.places, self.first, [k for k in self.narrow if k.channels == 1])
         evidence = Evidence(self.places, self.first)
         several = {k.at: evidence.verdict(k) for k in self.narrow if k.channels > 1}
-        self.verdicts: dict[int, Verdict] = self.depthwise.verdicts | several
+        self.verdicts = self.depthwise.verdicts | several
 
     def state(self, kernel: LayerWeight) -> State:
         """What is known of a narrow kernel's input; of a wider one that it is inside."""
         return self.verdicts[kernel.at].state if kernel.at in self.verdicts else State.INSIDE
+
+    def why(self, kernel: LayerWeight) -> str:
+        """The evidence on a narrow kernel, in words."""
+        return self.verdicts[kernel.at].why if kernel.at in self.verdicts else ""
 
     def of(self, state: State, channels: int | None = None) -> list[LayerWeight]:
         """The narrow kernels in a state, of this width where one is given."""

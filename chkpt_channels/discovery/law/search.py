@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.law import beyond, patch_embeddings
 from chkpt_channels.discovery.law.copies import Aliases, Replicas
@@ -124,6 +125,8 @@ class _Search:
     def answer(self) -> _Answer:
         """The first convs, or the candidates."""
         free, unsure = (self.judged.of(state, self.channels) for state in (State.FREE, State.OPEN))
+        if self.judged.is_crowded or len(free) + len(unsure) > LIMITS.likely_kernels:
+            return _Answer((), self._rejected([], "more kernels could see the image than are compared"), is_ambiguous=True)
         if block := self._block([*free, *(k for k in unsure if self.places.is_named(k))]):
             if others := self.rivals.of([block], block.channels // 4):
                 return self._refused([block, *others], "kernels with other channel counts could be the first too")
@@ -264,16 +267,14 @@ class _Search:
         """The narrow kernels that were not chosen, and the evidence against each."""
         others = [k for k in self.judged.narrow if not any(k.tensor is tensor for tensor in chosen)]
         others.sort(key=self._likeness)
-        return tuple(
-            Candidate(k.tensor.name, k.tensor.shape, self.judged.verdicts[k.at].why or why) for k in others[:MOST_CANDIDATES]
-        )
+        return tuple(Candidate(k.tensor.name, k.tensor.shape, self.judged.why(k) or why) for k in others[:MOST_CANDIDATES])
 
     def _refused(self, likely: Sequence[LayerWeight], why: str, why_not: str = "") -> _Answer:
         """No answer: the kernels in question, all others that are narrow, and patch embeddings that may be meant."""
         reasons = [(k, why) for k in sorted(likely, key=self._likeness)]
         reasons += [(k, f"{why}: a patch embedding") for k, _ in self.judged.patches if k not in likely]
         others = [k for k in self.judged.narrow if k not in likely and all(k is not patch for patch, _ in self.judged.patches)]
-        reasons += [(k, self.judged.verdicts[k.at].why or why) for k in sorted(others, key=self._likeness)]
+        reasons += [(k, self.judged.why(k) or why) for k in sorted(others, key=self._likeness)]
         named = {k.at for k, _ in reasons}
         reasons += [(k, why) for k, why in patch_embeddings.unlikely(self.network) if k.at not in named]
         candidates = tuple(Candidate(k.tensor.name, k.tensor.shape, reason) for k, reason in reasons[:MOST_CANDIDATES])

@@ -104,7 +104,16 @@ class TorchObject:
         self.numbers: dict[str, PickleNode] = {}  # the plain integers that edits may name, by path
         self.counts: dict[str, Link] = {}  # the integers named like a number of input channels, by path
         self.scales: dict[str, PickleNode] = {}  # the scales of tensors quantized as a whole, by name
+        self._name_bytes = 0
         self._walk()
+
+    def _path(self, link: Link) -> tuple[str, str]:
+        """A link's name and group. Raises DamagedError where the names are too long in all: each has its whole path."""
+        name, group = link.path()
+        self._name_bytes += len(name)
+        if self._name_bytes > LIMITS.name_bytes:
+            self.location.check_limit("bytes in its names", self._name_bytes, LIMITS.name_bytes)
+        return name, group
 
     def _walk(self) -> None:
         todo = [Link(None, "", False, self.tree.root)]
@@ -122,14 +131,14 @@ class TorchObject:
                 self._name(link, view)
                 continue
             if node.kind is Kind.INT and link.segment in (CHANNEL_NAMES if link.attribute else _NAMES_IN_DICTS):
-                self.counts.setdefault(link.path()[0], link)
+                self.counts.setdefault(self._path(link)[0], link)
             if link.parts is None and (reading := self._reader.read(node, link.segment)):
                 self._name_opaque(link, reading)
             if node in seen:
                 continue
             seen.add(node)
             if _is_whole_optimizer(node):  # its state is keyed by the parameters themselves, which are not names
-                self.optimizers.append(OptimizerNode(link.path()[0], "", {}, [], whole=True))
+                self.optimizers.append(OptimizerNode(self._path(link)[0], "", {}, [], whole=True))
                 continue
             try:
                 todo += reversed(list(_children(link, node)))
@@ -151,7 +160,7 @@ class TorchObject:
                 todo += node.inner
 
     def _name(self, link: Link, view: View) -> None:
-        name, group = link.path()
+        name, group = self._path(link)
         if name in self.views:
             raise self.location.at(name).unsupported("the name occurs twice in the file")
         self.views[name], self.groups[name], self.links[name] = view, group, link
@@ -162,7 +171,7 @@ class TorchObject:
 
     def _name_opaque(self, link: Link, reading: Opaque) -> None:
         link.parts = []
-        name, group = link.path()
+        name, group = self._path(link)
         weight = OpaqueTensor(name, reading.shape, reading.what, "", group, link.parts, len(self.views))
         self.opaque.append(weight._replace(hint=reading.hint.replace("KEY", repr(weight.key))))
 
@@ -184,7 +193,7 @@ class TorchObject:
             return
         if (state := node.lookup("state")) is None or not any(node.lookup(key) for key in ("param_groups", "hypers")):
             return
-        path, stops = link.path()[0], self.tree.pair_stops
+        path, stops = self._path(link)[0], self.tree.pair_stops
         if state.target.kind is Kind.LIST:
             for i, child in enumerate(state.target.children):
                 spans = [(key.start, stops[key]) for key, *_ in child.target.items or () if key in stops]

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import PreprocessingOp
 from chkpt_channels.formats.onnx.dataflow import operators
 from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, Axes, Piece, Place, around, holder, image_axes, resized, size
@@ -109,6 +110,7 @@ class ImageTrace:
             self.operations.append(LocatedOp(operation, node))
 
     def _give(self, node: Node, flow: Flow) -> None:
+        self.model.location.at(node.label).check_limit("operations before it", len(flow.operations), LIMITS.graph_operations)
         for name in node.outputs:
             if name:
                 self.values[name] = flow._replace(mixed=flow.mixed or node.call is not None)
@@ -280,13 +282,11 @@ class ImageTrace:
         self._give(node, after_constants(flow, operation)._replace(wide=True))
 
     def _batch_normalization(self, node: Node, flow: Flow) -> None:
-        weights = [self.model.stored(name) for name in node.inputs[1:5]]
-        stored = [w for w in weights if w is not None]
+        stored = [w for w in map(self.model.stored, node.inputs[1:5]) if w is not None]
         self.broadcasts &= flow.wide  # BatchNormalization does not broadcast one channel: only `stack` may precede it
         sizes = {w.shape for w in stored}
         if (
-            len(stored) != 4
-            or len(sizes) != 1
+            (len(stored), len(sizes)) != (4, 1)
             or node.integer("training_mode", 0)  # by the statistics of the batch, which are not stored
             or not flow.own
             or holder(flow.own, self.channel) != 1

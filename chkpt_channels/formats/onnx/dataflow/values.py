@@ -146,6 +146,8 @@ def normalizing(node: Node, numbers: Sequence[NDArray[Any]]) -> tuple[tuple[floa
 def after_pixels(flow: Flow, node: Node) -> Flow:
     """After an operation that does the same to each channel, the constants before it can no longer be moved into a kernel; only
     reordered."""
+    if all(op.scale is None for op in flow.operations):
+        return flow
     blocked = (
         op._replace(kind=f"{op.kind} before a {node.op}", scale=None, shift=None, apart=op.apart or op.scale is not None)
         for op in flow.operations
