@@ -41,7 +41,7 @@ def read(path: Path) -> Json:
 
 def read_index(path: Path) -> Json:
     """The list of a model's shards, which names every tensor. Raises DamagedError, FileSystemError."""
-    return Json(contents(path, LIMITS.index_bytes), Location(str(path)), LIMITS.index_values)
+    return Json(contents(path, LIMITS.index_bytes), Location(str(path)))
 
 
 class ConfigReader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import zipfile
@@ -284,6 +285,45 @@ def test_verify_says_what_holds_and_what_does_not(rgb, tmp_path):
     assert other.returncode == 1
     assert "conv1.weight: is F16" in other.stdout.decode()
     assert json.loads(run("verify", rgb, gray, "--json").stdout)["results"][0]["status"] == "identical"
+
+
+PRINTING = [
+    ["--help"],
+    ["convert", "--help-all"],
+    ["--version"],
+    ["schema"],
+    ["inspect", RGB],
+    ["inspect", RGB, "--json"],
+    ["verify", RGB, RGB],
+    ["check", RGB, "--expect", "gray"],
+    ["check", RGB, "--json"],
+    ["convert", RGB, "--to", "gray", "--dry-run", "-o", "out.pth"],
+]
+"""Commands that print something; the first `check` finds a difference."""
+
+
+def printed_to(stream: int, arguments: list, **more) -> tuple[int, str]:
+    """The exit code, and what stands on stderr."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "chkpt_channels", *map(str, arguments)]
+    done = subprocess.run(command, stdout=stream, stderr=subprocess.PIPE, env=environment, text=True, timeout=60, **more)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("arguments", PRINTING, ids=lambda words: " ".join(str(word) for word in words if word != RGB))
+def test_standard_output_that_fails_is_no_bug_and_no_difference(arguments, tmp_path):
+    def without_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+    with (tmp_path / "full").open("w") as full:
+        code, messages = printed_to(full.fileno(), arguments, preexec_fn=without_room, cwd=tmp_path)
+    assert code == 5
+    assert "error: standard output: cannot be written: file too large\n" in messages
+    reading, writing = os.pipe()
+    os.close(reading)
+    code, messages = printed_to(writing, arguments, cwd=tmp_path)
+    os.close(writing)
+    assert (code, "error" in messages) == (141, False)
 
 
 def test_quiet_prints_nothing(rgb):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from chkpt_channels import AmbiguousError, Candidate, DamagedError, PostPublishError, UsageError
-from chkpt_channels.cli.session import Session, progress, session
+from chkpt_channels.cli.session import Session, Stdout, progress, session, watching_stdout
+from chkpt_channels.core.interrupts import Interrupted
 
 RESULT = {"status": "converted"}
 
@@ -108,3 +112,35 @@ def test_no_progress_without_a_terminal():
         assert shown is None
     with progress(quiet=True) as shown:
         assert shown is None
+
+
+class Failing(io.StringIO):
+    """A stream that takes no more."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def flush(self) -> None:
+        raise OSError(self.number, os.strerror(self.number))
+
+
+def test_what_standard_output_cannot_take():
+    with pytest.raises(PostPublishError, match="standard output: cannot be written: no space left on device"):
+        Stdout(Failing(errno.ENOSPC)).flush()
+    with pytest.raises(Interrupted) as gone:
+        Stdout(Failing(errno.EPIPE)).flush()
+    assert gone.value.exit_code == 141
+
+
+def test_standard_output_is_itself_again_afterwards(monkeypatch: pytest.MonkeyPatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    with watching_stdout():
+        print("x")
+        assert isinstance(sys.stdout, Stdout)
+        assert sys.stdout.getvalue() == "x\n"
+    assert sys.stdout is stream
+    monkeypatch.setattr(sys, "stdout", None)  # closed when the command began
+    with watching_stdout():
+        assert sys.stdout is None

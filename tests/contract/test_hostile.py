@@ -41,7 +41,7 @@ def problems(case: Case, folder: Path, run: Run) -> list[str]:
 def after_success(case: Case, source: Path, out: Path, before: dict[str, Entry]) -> list[str]:
     """The output is the conversion, stands alone, and has the mode that it should have."""
     found = []
-    if any(not name.startswith(out.name) for name in entries(out.parent)):
+    if any(not name.startswith(out.name) for name in entries(out.parent).keys() - before.keys()):
         found.append(f"leftover: {sorted(entries(out.parent))}")
     mode = before[out.name][0] if out.name in before else stat.S_IFREG | 0o600
     if out.is_file() and out.lstat().st_mode != mode:

@@ -42,10 +42,12 @@ class Value(NamedTuple):
 
 
 class Json:
-    """A document of at most `most` values. Raises DamagedError for what is no strict JSON."""
+    """A document. Raises DamagedError for what is no strict JSON."""
 
-    def __init__(self, raw: bytes, location: Location, most: int = LIMITS.sidecar_values) -> None:
-        document(raw, location, 0, most)  # strict: the tokenizer below need not check anything again
+    def __init__(self, raw: bytes, location: Location) -> None:
+        document(
+            raw, location, 0, LIMITS.sidecar_values, LIMITS.sidecar_depth
+        )  # strict: the tokenizer below need not check anything again
         self.location, self.text, self._at = location, raw.decode("utf-8"), 0
         try:
             self.root = self._read()

@@ -60,10 +60,12 @@ def loads(raw: bytes, location: Location, base: int | None = None, most: int | N
     return value
 
 
-def document(raw: bytes, location: Location, base: int | None = None, most: int | None = None) -> Any:
+def document(
+    raw: bytes, location: Location, base: int | None = None, most: int | None = None, deepest: int = LIMITS.json_depth
+) -> Any:
     """The same, for a document of any format: its depth is checked too."""
     value = loads(raw, location, base, most)
-    _check_depth(value, location, base)
+    _check_depth(value, location, base, deepest)
     return value
 
 
@@ -71,13 +73,13 @@ def _at(base: int | None, offset: int) -> int | None:
     return None if base is None else base + offset
 
 
-def _check_depth(value: Any, location: Location, base: int | None) -> None:
+def _check_depth(value: Any, location: Location, base: int | None, deepest: int) -> None:
     """Raise DamagedError for a document that is nested too deeply. Python's own limit depends on how deep the call stack is: what
     could be read there might not be written elsewhere."""
     level, depth = [value], 0
     while level:
         depth += 1
-        location.check_limit("levels in its JSON", depth, LIMITS.json_depth, at=base)
+        location.check_limit("levels in its JSON", depth, deepest, at=base)
         level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]
 
 

@@ -138,11 +138,13 @@ class Placing:
             return why
         if likelier := self._likelier(stems):
             return f"{likelier.key} is where first convs are, and {stems[0].key} is not"
-        count = 0
-        while count != len(placed):  # a branch of a placed one is placed too
-            count = len(placed)
-            placed += [k for k in stems if k not in placed and any(self._is_beside(k, stem) for stem in placed)]
-        if misplaced := next((k for k in stems if k not in placed), None):
+        left, count = [k for k in stems if all(k is not one for one in placed)], -1
+        while count != len(left):  # a branch of a placed one is placed too
+            count = len(left)
+            beside = {k.at for k in left if any(self._is_beside(k, stem) for stem in placed)}
+            placed += [k for k in left if k.at in beside]
+            left = [k for k in left if k.at not in beside]
+        if misplaced := next(iter(left), None):
             return f"{misplaced.key} takes as many channels as an image has, and does not stand where first convs do"
         parts = {self.network.branch(k) for k in stems}
         width = stems[0].channels if len(parts) > 1 else 0
@@ -216,13 +218,14 @@ class Placing:
         network, width = self.network, kernel.filters
         if kernel.is_point or kernel is self.judged.first or any(self.places.take_same_input(s, kernel) for s in stems):
             return False
-        others = [k for k in network.kernels if k not in stems]
-        before = [k for k in others if network.is_before(k, kernel)]
-        if not any(width in (k.filters, k.channels) for k in before):
+        chosen = {k.at for k in stems}
+        others = [k for k in network.kernels if width in (k.filters, k.channels) and k.at not in chosen]
+        before = {k.at for k in others if network.is_before(k, kernel)}
+        if not before:
             return False
         branch = network.branch(kernel)
-        behind = (k for k in others if k not in before and (network.ordered or network.branch(k) == branch or k.follows(kernel)))
-        return not any(k.channels == width for k in behind)
+        behind = (k for k in others if k.channels == width and k.at not in before)
+        return not any(network.ordered or network.branch(k) == branch or k.follows(kernel) for k in behind)
 
     def _is_beside(self, kernel: LayerWeight, stem: LayerWeight) -> bool:
         return self._has_stems_place(kernel, [stem]) or self.places.are_beside(kernel, stem)

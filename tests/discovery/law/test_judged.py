@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import Tensor
+from chkpt_channels.discovery.law import judged as judged_module
 from chkpt_channels.discovery.law.evidence import MOST_BANDS, State
 from chkpt_channels.discovery.law.judged import Judged
 from chkpt_channels.discovery.law.network import LayerWeight, Network
@@ -96,3 +98,14 @@ def test_every_narrow_kernel_has_a_verdict():
 
 def test_patch_embeddings_are_found_beside_it():
     assert [(kernel.layer, by) for kernel, by in judged(VIT).patches] == [("patch_embed.proj", "names")]
+
+
+def test_of_a_crowd_nothing_is_compared(monkeypatch: pytest.MonkeyPatch):
+    crowd = {f"conv{i}": (8, 3, 3, 3) for i in range(4)}
+    assert len(judged(crowd).of(State.FREE)) == 4
+    monkeypatch.setattr(judged_module, "LIMITS", LIMITS._replace(narrow_kernels=3))
+    found = judged(crowd)
+    assert found.is_crowded
+    assert found.first is None
+    assert not found.of(State.FREE)
+    assert [found.why(kernel) for kernel in found.narrow] == [""] * 4
