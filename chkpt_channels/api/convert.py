@@ -60,10 +60,12 @@ def convert(
         parsed = with_like(model, model.resolved(parsed))
         with _target(model, dst, parsed, settings, progress) as target:
             planned = plan_model(model, parsed)
+            target.prepare(planned)
             if not dry_run:
                 target.fill(planned)
                 check_stems(planned)
             report = conversion_report(model, planned, parsed, _measure_parity(planned, complete=dry_run))
+            report = report._replace(beside=target.beside)
             # publishing is the last step: a failure after it would be reported as if there were no output
             report = _preview_report(report, model, target) if dry_run else _published_report(report, target.publish(planned))
     return report._replace(seconds=time.perf_counter() - began)
@@ -91,7 +93,6 @@ def _published_report(report: Report, written: Written) -> Report:
         target=written.output.path,
         output=written.output,
         load_line=written.load_line,
-        beside=written.beside,
         warnings=report.warnings + written.notices,
     )
 

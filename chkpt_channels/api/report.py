@@ -128,7 +128,7 @@ class Report(NamedTuple):
     """The result of `convert`. `status` is converted, unchanged or would_convert; `target` is the path of the output, which
     `output` describes if it was written; `why` is the reason for the method where the user did not choose it; `candidates` are
     tensors that were rejected as first convs; `pipeline` is the normalization that the output expects, where the user stated
-    one; `options` are the options that were given; `beside` are the files that were written beside the output."""
+    one; `options` are the options that were given; `beside` are the files that go with the output."""
 
     status: str
     input: FileInfo

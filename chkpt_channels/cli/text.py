@@ -43,7 +43,10 @@ def conversion_lines(report: Report, *, verbose: bool = False) -> Iterator[str]:
     width = max((len(printable(k.conv.tensor.name)) for k in report.kernels), default=0)
     yield from (f"  {line}" for k in report.kernels for line in _kernel_lines(k, width, verbose=verbose))
     if report.beside:
-        yield f"  written beside it: {', '.join(printable(os.path.basename(path)) for path in report.beside)}"
+        is_folder = report.input.format == "folder"
+        home = report.target if is_folder else os.path.dirname(report.target)
+        names = ", ".join(printable(os.path.relpath(path, home)) for path in report.beside)
+        yield f"  {'its files' if is_folder else 'beside it'}: {names}"
     if report.status == "unchanged":
         already = f"{_count(report.in_channels[1], 'input channel')} already" if report.kernels else "no shape differs from LIKE"
         yield f"  unchanged: {already}" + (

@@ -22,7 +22,7 @@ class Limits(NamedTuple):
     protobuf_depth: int = 64  # protobuf's own parsers refuse more than 100 levels
     edited_tensor_bytes: int = 1 << 30
     name_depth: int = 500
-    name_bytes: int = 64 << 20  # of the names of all tensors, each with its path
+    name_bytes: int = 32 << 20  # of the names of all tensors, each with its path
     narrow_kernels: int = 2_000  # of one model, of at most 32 channels: of 2,000 real ones the most have 255
     likely_kernels: int = 200  # that no layer explains: the most have 45
     first_convs: int = 500  # that one conversion changes

@@ -33,8 +33,9 @@ from chkpt_channels.transform.options import Options
 from chkpt_channels.transform.plan import Plan
 from tests.support.files import FIXTURES, Failing, Truth, contents, opened, snapshot, truths
 
-NO_FIXTURES = {"__pycache__", "generate"}
-"""What else stands in fixtures/: generate/ makes the fixtures, and the hostile files when they are needed."""
+NO_FIXTURES = {"__pycache__", "generate", "found"}
+"""What else stands in fixtures/: generate/ makes the fixtures, and the hostile files when they are needed; found/ is what fuzzing
+found."""
 EVERY = truths()
 CONVERTIBLE = [truth for truth in EVERY if truth.said["in_channels"]]
 LUMA = 0.2126, 0.7152, 0.0722
@@ -201,8 +202,19 @@ def test_a_dry_run_says_the_same_and_writes_nothing(truth: Truth, tmp_path: Path
     assert snapshot(tmp_path) == {}
     wet = convert(truth.path, output(tmp_path, truth), to=to)
     assert (dry.status, dry.output) == ("would_convert", None)
-    for name in ("in_channels", "kernels", "declarations", "tensors_total", "changed", "parity", "warnings", "load_line"):
+    for name in (
+        "in_channels",
+        "kernels",
+        "declarations",
+        "tensors_total",
+        "changed",
+        "parity",
+        "warnings",
+        "load_line",
+        "beside",
+    ):
         assert getattr(dry, name) == getattr(wet, name), name
+    assert {wet.target, *wet.beside} == {str(tmp_path / name) for name in snapshot(tmp_path)}
 
 
 def convert_otherwise(truth: Truth, to: int, out: Path, monkeypatch: pytest.MonkeyPatch, edit: Callable[..., np.ndarray]) -> None:

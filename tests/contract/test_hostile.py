@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from chkpt_channels import verify
+from chkpt_channels.core.errors import printable
 from fixtures.generate.hostile.make import CASES, Case
 from tests.support.sandbox import PEAK, Entry, Outcome, alone, broken, entries, forked
 
@@ -35,7 +37,19 @@ def problems(case: Case, folder: Path, run: Run) -> list[str]:
     if case.code or "--dry-run" in options:
         difference = set(before[1].items()) ^ set(entries(place).items())
         return found + ([f"leftover: {difference}"] if difference else [])
-    return found + (after_success(case, source, out, before[1]) if outcome.code == 0 else [])
+    return found + unlisted(outcome, out, before[1]) + (after_success(case, source, out, before[1]) if outcome.code == 0 else [])
+
+
+def unlisted(outcome: Outcome, out: Path, before: dict[str, Entry]) -> list[str]:
+    """What appeared that the report does not list, or what it lists and did not appear."""
+    (*_, listed) = re.findall(r"^  (?:beside it|its files): (.*)$", outcome.out, re.MULTILINE) or [""]
+    names = {*listed.split(", ")} - {""}
+    home = out if out.is_dir() else out.parent
+    files = {
+        name for name in entries(home) if (home / name).is_file() and (out.is_dir() or name not in before or name == out.name)
+    }
+    appeared = {printable(name) for name in files - ({out.name} if not out.is_dir() else set())}
+    return [f"listed: {names ^ appeared}"] if names != appeared else []
 
 
 def after_success(case: Case, source: Path, out: Path, before: dict[str, Entry]) -> list[str]:

@@ -42,6 +42,14 @@ class FolderTarget:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, trace)
 
+    def prepare(self, planned: PlannedModel) -> None:
+        """Every file of the model goes with it, and nothing else."""
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The files in it."""
+        return tuple(str(self.path / name) for name in self._model.files)
+
     def publish(self, planned: PlannedModel) -> Written:
         """Give the complete folder its name."""
         self._out.publish()

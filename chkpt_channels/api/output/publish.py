@@ -57,14 +57,12 @@ class Settings(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A published output: its record, the line that loads it, whether anything changed, warnings, and the files that were
-    written beside it."""
+    """A published output: its record, the line that loads it, whether anything changed, and warnings."""
 
     output: FileInfo
     load_line: str
     changed: bool
     notices: tuple[Notice, ...] = ()
-    beside: tuple[str, ...] = ()
 
 
 class FileTarget:
@@ -99,12 +97,20 @@ class FileTarget:
                 self._out = self._stack.enter_context(Output(self.path, self._model.source, force=self._settings.force))
         return self._out
 
+    def prepare(self, planned: PlannedModel) -> None:
+        """Decide on the files that go with it. Raises what `_sidecars` raises."""
+        self._documents = self._sidecars(planned) if self._settings.with_sidecars else {}
+        self._kept = tuple(self._kept_sidecars())
+        self._companions = self._model.checkpoint.companions(self.path, edited=bool(planned.first.edits))
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The files that go with it: named from its own name and its configurations', never by what a file holds."""
+        return tuple(str(self.path.parent / name) for name in (*self._companions.values(), *self._documents))
+
     def fill(self, planned: PlannedModel) -> None:
         """Write and check it; it has no name yet."""
         checkpoint, plan, source = self._model.checkpoint, planned.first, self._model.source
-        self._documents = self._sidecars(planned) if self._settings.with_sidecars else {}
-        self._kept = tuple(self._kept_sidecars())
-        self._companions = checkpoint.companions(self.path, edited=bool(plan.edits))
         plan = plan._replace(edits=plan.edits._replace(companions=self._companions))
         out, progress = self._open(), self._progress
         report = (lambda done: progress(done, source.size)) if progress else None
@@ -132,8 +138,7 @@ class FileTarget:
         publish(out, home, self._companions, self._documents, force=self._settings.force)
         info = FileInfo(str(self.path), self._after.format.name, size, sha256=digest)
         notices = (*(() if edits else _renamed(self._companions)), *self._kept)
-        beside = tuple(str(self.path.parent / name) for name in (*self._companions.values(), *self._documents))
-        return Written(info, self._after.load_line(info.path), bool(edits or self._other), notices, beside)
+        return Written(info, self._after.load_line(info.path), bool(edits or self._other), notices)
 
     def _kept_sidecars(self) -> Iterator[Notice]:
         """The warning that a configuration is another model's."""
