@@ -116,7 +116,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         {"declarations": (DeclarationChange("do_rescale", True, False, "models/vae/config.json"),)},
         "  vae/config.json: do_rescale: true → false",
     ),
-    "beside it": ({"beside": ("out/config.json", "out/a.data")}, "  beside it: config.json, a.data"),
+    "beside it": ({"beside": ("models/config.json", "models/a.data")}, "  beside it: config.json, a.data"),
     "RGB": ({"in_channels": (1, 3)}, "  parity on a random RGB image: max |Δ| 1.2e-07 (1.5 ulp)"),
     "bands": ({"in_channels": (3, 13)}, "  parity on a random 13-channel image: max |Δ| 1.2e-07 (1.5 ulp)"),
     "an odd name": ({"target": "models/a\nb.pth"}, "rgb.pth → a\\nb.pth   PyTorch (zip) · 100.0 MiB · 0.1 s"),

@@ -45,10 +45,8 @@ def unlisted(outcome: Outcome, out: Path, before: dict[str, Entry]) -> list[str]
     (*_, listed) = re.findall(r"^  (?:beside it|its files): (.*)$", outcome.out, re.MULTILINE) or [""]
     names = {*listed.split(", ")} - {""}
     home = out if out.is_dir() else out.parent
-    files = {
-        name for name in entries(home) if (home / name).is_file() and (out.is_dir() or name not in before or name == out.name)
-    }
-    appeared = {printable(name) for name in files - ({out.name} if not out.is_dir() else set())}
+    new = {name for name in entries(home) if (home / name).is_file() and (out.is_dir() or name not in before)}
+    appeared = {printable(name) for name in new if out.is_dir() or name != out.name}
     return [f"listed: {names ^ appeared}"] if names != appeared else []
 
 
