@@ -15,6 +15,7 @@ from chkpt_channels.discovery.law import patch_embeddings
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import kernels, parametrizations, quantization
 from chkpt_channels.transform.kernels import KernelChange
+from chkpt_channels.transform.mixing import window
 from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.optimizer_state import OptimizerEdits
 from chkpt_channels.transform.options import Options
@@ -40,14 +41,14 @@ def kernel_change(
         parametrization = NormedPatch(checkpoint, conv, conv.layout, rule, norm)
     if conv.groups == 1:
         # the usual case: one channel axis grows or shrinks
-        shape = conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to)
+        shape = window.grown(rule, conv.layout, conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to))
         return KernelChange(conv, conv.layout, rule, shape, chosen, parametrization)
     # toward one channel a depthwise kernel keeps its bytes: every filter reads the one channel that is left (Keras'
     # DepthwiseConv2D (h, w, 3, m) is (h, w, 1, 3m), ONNX' group 3 becomes 1)
     grouped = checkpoint.graph.dense_shape(conv, to)
     if grouped is None or (to == 1 and conv.groups != conv.in_channels):
         raise location.unsupported(f"is a convolution in {conv.groups} groups, which is only converted to one channel")
-    return KernelChange(conv, conv.layout, rule, grouped, chosen, parametrization)
+    return KernelChange(conv, conv.layout, rule, window.grown(rule, conv.layout, grouped), chosen, parametrization)
 
 
 def joined_changes(checkpoint: TensorStore, modules: Sequence[str], rule: Mixing) -> list[KernelChange]:
