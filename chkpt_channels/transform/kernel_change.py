@@ -33,7 +33,7 @@ def kernel_change(
     chosen = _chosen_constants(rule)
     if not rule.passes(operations):
         scale, shift = _composed(checkpoint.location, operations, conv.in_channels)
-        rule = rule.compose((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
+        rule = rule.compose((scale, shift), ([scale[c] for c in chosen], [0.0 if rule.window else shift[c] for c in chosen]))
     if conv.layout is None:
         raise location.unsupported("its axis order is ambiguous", hint=patch_embeddings.spellings(conv.tensor.shape))
     parametrization = parametrizations.parametrization_of(checkpoint, conv)
@@ -103,7 +103,7 @@ def tensor_edits(
     if not changed:
         return Edits()
     every = [*changed, *joined]
-    edits = _with_constants(checkpoint, _kernel_edits(checkpoint, every, options), operations, changed[0].constants)
+    edits = _with_constants(checkpoint, _kernel_edits(checkpoint, every, options), operations, changed[0])
     edits = _with_state(checkpoint, edits, every, options.plain["optimizer"])
     return edits._replace(
         tensors={**edits.tensors, **checkpoint.graph.shape_edits([kernel.conv for kernel in changed], options.to)}
@@ -151,20 +151,20 @@ def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], opti
     return Edits(tensors, biases=biases)
 
 
-def _with_constants(
-    checkpoint: TensorStore, edits: Edits, operations: Sequence[PreprocessingOp], chosen: tuple[int, ...]
-) -> Edits:
+def _with_constants(checkpoint: TensorStore, edits: Edits, operations: Sequence[PreprocessingOp], kernel: KernelChange) -> Edits:
     """The edits, and those of the constants that precede the kernels with one number for each channel: each new channel takes
-    the numbers of the old one that it replaces."""
+    the numbers of the old one that it replaces. Where a window has zeros around the image, zero is added to it: the constant
+    itself is in what follows the kernel."""
+    chosen = kernel.constants
+    zeros = {name for op in operations if kernel.mixing.window and any(op.shift or ()) for name, _ in op.tensors}
     axes: defaultdict[str, list[int]] = defaultdict(list)
     for name, axis in dict.fromkeys(pair for op in operations for pair in op.tensors):
         axes[name].append(axis)
     constants = {}
     for name, channel_axes in axes.items():
         shape = tuple(len(chosen) if axis in channel_axes else size for axis, size in enumerate(checkpoint.tensors[name].shape))
-        constants[name] = TensorEdit(
-            shape, cache(partial(kernels.select_positions, checkpoint, name, channel_axes, chosen)), "statistics"
-        )
+        values = partial(kernels.select_positions, checkpoint, name, channel_axes, chosen, as_zeros=name in zeros)
+        constants[name] = TensorEdit(shape, cache(values), "statistics")
     places = {operation.where: chosen for operation in operations}
     return edits._replace(tensors={**edits.tensors, **constants}, constants=places)
 

@@ -155,9 +155,10 @@ def border_notices(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> 
         tap_spans = checkpoint.graph.padding(kernel.conv)
         error, inside = border_error(checkpoint, kernel, usual_tap_spans(kernel) if tap_spans is None else tap_spans)
         if error:
-            share = f", {error / inside:.0%} of the largest constant inside" if inside else ""
-            share = f" for images in -1..1, in its outer {grows.border} pixels" if grows else share
+            share = f", {error / inside:.0%} of the largest {'' if grows else 'constant '}inside" if inside else ""
             if_ = " if it is padded as usual" if tap_spans is None else ""
+            if grows:
+                if_ = f", for inputs in -1..1, in its outer {grows.border} pixels"
             message = f"{kernel.conv.tensor.name}: at the zero-padded border its output is off by up to {error:.3g}{share}{if_}"
             yield Notice("border_error", message)
 
@@ -194,8 +195,8 @@ def border_error(checkpoint: TensorStore, kernel: KernelChange, tap_spans: Seque
         for spans in tap_spans
         if any(span != (0, taps) for span, taps in zip(spans, constants.shape[1:], strict=True))
     )
-    whole = constants.reshape(len(constants), -1).sum(axis=1)
-    return max((float(error.max()) for error in errors), default=0.0), float(abs(whole).max())
+    whole = abs(constants.reshape(len(constants), -1).sum(axis=1)) + answers.reshape(len(answers), -1).sum(axis=1)
+    return max((float(error.max()) for error in errors), default=0.0), float(whole.max())
 
 
 def shifted_bias(
@@ -207,8 +208,11 @@ def shifted_bias(
     return rounded(old.astype("float64") + sign * bias_shift(checkpoint, kernel), checkpoint.tensors[name].dtype)
 
 
-def select_positions(checkpoint: TensorStore, name: str, axes: Sequence[int], chosen: tuple[int, ...]) -> NDArray[Any]:
-    """The chosen positions along these axes of a stored tensor; of a diagonal one (two axes) the chosen diagonal."""
+def select_positions(
+    checkpoint: TensorStore, name: str, axes: Sequence[int], chosen: tuple[int, ...], *, as_zeros: bool
+) -> NDArray[Any]:
+    """The chosen positions along these axes of a stored tensor, or zeros in their place; of a diagonal one (two axes) the chosen
+    diagonal."""
     import numpy as np
 
     selected: NDArray[Any] = checkpoint.load(name)
@@ -217,7 +221,7 @@ def select_positions(checkpoint: TensorStore, name: str, axes: Sequence[int], ch
     if len(axes) > 1:  # a diagonal matrix: where one old channel is selected twice, the two new ones must not mix
         off = ~np.eye(len(chosen), dtype=bool)
         selected[off.reshape([len(chosen) if axis in axes else 1 for axis in range(selected.ndim)]).nonzero()] = 0
-    return np.ascontiguousarray(selected)
+    return np.zeros_like(selected, order="C") if as_zeros else np.ascontiguousarray(selected)
 
 
 def first_not_finite(kernel: NDArray[Any], layout: Layout) -> int | None:

@@ -66,9 +66,15 @@ def judge(path: Path, *, scale: float = 1.0, border: int = 0, tolerance: float =
 ADAPTER = {"a": noise(3, 4, 1, 1, seed=5), "t": noise(3, seed=6)}
 
 
-def fronted(path: Path, between: Nodes = (), weights: Weights | None = None, shape: Any = NCHW, **more: Any) -> Path:
+def fronted(
+    path: Path, between: Nodes = (), weights: Weights | None = None, shape: Any = NCHW, auto_pad: str = "NOTSET", **more: Any
+) -> Path:
     """An adapter from 4 to 3 channels, then these nodes from `x` to `y`, then a stem that pads nothing."""
-    nodes = [node("Conv", ["image", "a", "t"], ["x"]), *between, node("Conv", ["y" if between else "x", "w", "b"], ["c"])]
+    nodes = [
+        node("Conv", ["image", "a", "t"], ["x"], auto_pad=auto_pad),
+        *between,
+        node("Conv", ["y" if between else "x", "w", "b"], ["c"]),
+    ]
     stored = {**ADAPTER, "w": noise(6, 3, 3, 3), "b": noise(6, seed=2), **(weights or {})}
     return save(path, [*nodes, node("Relu", ["c"], ["out"])], stored, shape, **more)
 
@@ -77,9 +83,11 @@ def per_channel(*numbers: float) -> np.ndarray:
     return np.float32(numbers).reshape(1, -1, 1, 1)
 
 
-def with_normalization(path: Path) -> Path:
+def with_normalization(path: Path, adapter: np.ndarray | None = None) -> Path:
+    """A larger adapter pads zeros to the image itself."""
     between = [node("Sub", ["x", "mean"], ["s"]), node("Div", ["s", "std"], ["y"])]
-    return fronted(path, between, {"mean": per_channel(0.4, 0.5, 0.6), "std": per_channel(0.2, 0.3, 0.4)})
+    stored = {"mean": per_channel(0.4, 0.5, 0.6), "std": per_channel(0.2, 0.3, 0.4)}
+    return fronted(path, between, stored | ({} if adapter is None else {"a": adapter}), auto_pad="SAME_UPPER")
 
 
 def with_batch_norm(path: Path) -> Path:
@@ -240,6 +248,7 @@ FOLDED: dict[str, Callable[[Path], Path]] = {
     "a dilated window": lambda path: larger(path, noise(3, 4, 3, 3), dilations=[2, 2], pads=[2] * 4),
     "a window of SAME_LOWER": lambda path: larger(path, noise(3, 4, 2, 4), auto_pad="SAME_LOWER"),
     "a window before a quantized kernel": lambda path: quantized_stem(path, noise(3, 4, 3, 3)),
+    "a window before a normalization": lambda path: with_normalization(path, noise(3, 4, 3, 3)),
     "a window of an average": lambda path: larger(path, np.full((1, 1, 2, 2), 0.25, np.float32), channels=1),
 }
 
@@ -407,10 +416,15 @@ REFUSED: dict[str, tuple[Nodes, Weights, str]] = {
         {"q": np.ones((3, 4, 1, 1), np.int8), "s": np.float32(0.1)},
         "q: is no convolution of the image's channels in floating-point numbers",
     ),
-    "a normalization behind a larger one": (
+    "a constant of all channels behind a larger one": (
         [LARGER, node("Sub", ["r", "m"], ["x"]), STEM],
-        {**LARGE, "m": per_channel(1, 2, 3)},
+        {**LARGE, "m": np.float32(1)},
         "this Sub follows an adapter that is not 1×1, and does not do the same in front of it",
+    ),
+    "a BatchNorm behind a larger one": (
+        [LARGER, node("BatchNormalization", ["r", *"npqs"], ["x"]), STEM],
+        {**LARGE, **{name: noise(3, seed=i) + 1 for i, name in enumerate("npqs")}},
+        "this BatchNormalization follows an adapter that is not 1×1",
     ),
     "a mask behind a larger one": (
         [LARGER, node("Mul", ["r", "m"], ["x"]), STEM],

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+Matrix = tuple[tuple[float, ...], ...]
 Affine = tuple[Sequence[float], Sequence[float]]
 """y_i = scale_i · x_i + shift_i: (scale, shift), one number for each channel in both."""
 
@@ -36,7 +37,7 @@ class Mixing(NamedTuple):
     """
 
     method: str
-    matrix: tuple[tuple[float, ...], ...]
+    matrix: Matrix
     offset: tuple[float, ...] = ()
     window: Window | None = None
 
@@ -121,14 +122,19 @@ class Mixing(NamedTuple):
         """The mixing between y = a · x_old + b and y' = a' · x_new + b', where this one is between x_old and x_new: its matrix is
         diag(a) · A · diag(1/a'), and its offset a · t + b - diag(a) · A · diag(1/a') · b'."""
         (scale, shift), (new_scale, new_shift) = old, new
-        matrix = tuple(
-            tuple(value if a == c else a * value / c for value, c in zip(row, new_scale, strict=True))
-            for a, row in zip(scale, self.matrix, strict=True)
-        )
+
+        def scaled(matrix: Matrix) -> Matrix:
+            return tuple(
+                tuple(value if a == c else a * value / c for value, c in zip(row, new_scale, strict=True))
+                for a, row in zip(scale, matrix, strict=True)
+            )
+
+        matrix = scaled(self.matrix)
+        window = self.window and self.window._replace(matrices=tuple(map(scaled, self.window.matrices)))
         before = [a * t + b for a, t, b in zip(scale, self.offset or (0.0,) * self.old, shift, strict=True)]
         terms = [[-value * b for value, b in zip(row, new_shift, strict=True)] for row in matrix]
         offset = tuple(_sum([constant, *products]) for constant, products in zip(before, terms, strict=True))
-        return self._replace(matrix=matrix, offset=offset if any(offset) else ())
+        return self._replace(matrix=matrix, offset=offset if any(offset) else (), window=window)
 
 
 def _sum(terms: Sequence[float]) -> float:

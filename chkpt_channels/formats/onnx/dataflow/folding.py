@@ -24,6 +24,8 @@ from chkpt_channels.formats.onnx.model import Info, OnnxModel
 from chkpt_channels.formats.onnx.nodes import Node
 from chkpt_channels.formats.onnx.schema import DTYPES
 
+ORDERING = ("Cast", "Concat", "ConstantOfShape", "Identity", "Reshape", "Slice", "Transpose")
+"""What makes the pads of a Pad of stored ones."""
 QUANTIZING = ("QuantizeLinear", "DynamicQuantizeLinear")
 
 
@@ -128,19 +130,31 @@ def _between(model: OnnxModel, user: ReachedConv, path: ImageTrace) -> Iterator[
 
 def _padded(model: OnnxModel, node: Node, user: ReachedConv, location: Location, load: Load) -> int:
     """How many zeros a node puts at a side of what the adapter gives, at most. Raises UnsupportedError for one behind which a
-    window of several pixels is another than in front."""
+    window of several pixels is another than in front: in front of it the adapter's own zeros must stay zeros, so that a constant
+    that is added is one for each channel, which then becomes zero."""
     operation = next((op for op in user.operations if (op.where, op.kind) == (node.label, node.op)), None)
-    if operation and operation.uniform and operation.scale and not any(operation.shift or ()):
+    if operation and operation.scale and (not any(operation.shift or ()) or (operation.tensors and node.op in ("Add", "Sub"))):
         return 0
     if node.op == "Pad" and not operation and node.text("mode", "constant") == "constant":
-        stored = model.stored(node.given(1))
-        pads = [int(n) for n in load(stored).reshape(-1)] if stored else node.integers("pads")
+        pads = node.integers("pads") or _numbers(model, node.given(1), load)
         if pads and min(pads) >= 0:
             return max(pads)
     elif node.op in (*LINEAR, "Transpose") and not node.domain:
         return 0
     what = f"this {node.op} follows an adapter that is not 1×1, and does not do the same in front of it: it is not folded"
     raise location.at(node.label).unsupported(what)
+
+
+def _numbers(model: OnnxModel, name: str, load: Load) -> list[int]:
+    """The whole numbers of a value in any order, zeros left out or not; none where they are not stored. PyTorch puts the pads of
+    F.pad into order by nodes."""
+    if weight := model.stored(name):
+        return [int(n) for n in load(weight).reshape(-1)]
+    node = model.producers.get(name)
+    if node is None or node.domain or node.op not in ORDERING:
+        return []
+    parts = [_numbers(model, each, load) for each in (node.inputs if node.op == "Concat" else node.inputs[:1])]
+    return [0] if node.op == "ConstantOfShape" else [n for part in parts for n in part] if all(parts) else []
 
 
 def _composed(first: Sequence[Step], then: Sequence[Step], around: int) -> Window:

@@ -52,6 +52,18 @@ def test_zeros_between_are_part_of_the_border(source: Open):
     assert adapter.windows == {"w": Window((3, 3), (1, 1), (1, 1), settings, 3)}
 
 
+def test_pads_that_nodes_put_into_order(source: Open):
+    """As PyTorch exports F.pad."""
+    made = [node("ConstantOfShape", ["n"], ["z"]), node("Concat", ["p", "z"], ["c"], axis=0), node("Reshape", ["c", "s"], ["f"])]
+    made += [node("Transpose", ["f"], ["g"], perm=[1, 0]), node("Reshape", ["g", "one"], ["h"])]
+    nodes = [node("Conv", ["image", "k"], ["r"]), *made, node("Pad", ["r", "h"], ["x"]), STEM]
+    numbers = {"n": ints(4), "p": ints(2, 1, 0, 1), "s": ints(-1, 2), "one": ints(-1)}
+    assert folded(source, nodes, name="k", k=noise(3, 4, 3, 3), **numbers)[0].windows["w"].border == 2
+    nodes[1:2] = [node("Shape", ["image"], ["p_"]), node("Mul", ["p_", "n"], ["z"])]
+    with pytest.raises(UnsupportedError, match="this Pad follows an adapter that is not 1×1"):
+        folded(source, nodes, name="k", k=noise(3, 4, 3, 3), **numbers)
+
+
 def test_what_others_read_stays(source: Open):
     """A bias that an exporter merged with another one, and a kernel behind a node that makes it."""
     nodes = [FRONT, STEM, node("Conv", ["out", "v", "t"], ["more"])]
