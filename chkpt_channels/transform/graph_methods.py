@@ -107,7 +107,7 @@ def _named_adapter(store: TensorStore, request: SearchRequest) -> Folding:
     what is between them: naming both says that nothing is."""
     if not store.takes_out or store.optimizer_entries:
         holds = "its optimizer numbers the parameters" if store.takes_out else "its tensors cannot be taken out"
-        raise store.location.unsupported(f"{holds}: --fold-adapter takes ONNX files and plain state dicts")
+        raise store.location.unsupported(f"{holds}: --fold-adapter takes ONNX files, Keras models in .h5 and plain state dicts")
     if len(request.layers) < 2:
         what = "does not show what takes what an adapter gives: --fold-adapter needs both by name"
         raise store.location.unsupported(what, hint="--layer ADAPTER --layer STEM")

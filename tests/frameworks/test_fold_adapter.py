@@ -7,7 +7,6 @@ between, else inside of the border, and at the border within what the report ann
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -394,6 +393,32 @@ def test_one_trained_by_torch(tmp_path):
         assert check(out).ok
 
 
+@pytest.mark.parametrize("window", [1, 3])
+def test_a_trained_resnet50(tmp_path, window: int):
+    """As Keras exports it, the adapter's bias an Add and the zeros of its stem a Pad: off in the two outer pixels at most."""
+    pytest.importorskip("keras", reason="the framework environment installs it")
+    from tests.frameworks.test_fold_adapter_keras import trained_resnet50
+
+    path, out = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    trained_resnet50(window).export(str(path), format="onnx", verbose=False)
+    report = convert(path, out, fold_adapter=True)
+    assert report.kernels[0].shape_after == (64, 4, 6 + window, 6 + window)
+    (told,) = [w.message for w in report.warnings if w.code == "border_error"]
+    assert ("in its outer 2 pixels" in told) == (window > 1)
+    old, new = onnx.load(path), onnx.load(out)
+    stem = [n.output[0] for n in old.graph.node if n.op_type == "Conv"][1]
+    for made in (old, new):
+        made.graph.output.append(helper.make_tensor_value_info(stem, TensorProto.FLOAT, None))
+    image = np.random.default_rng(0).random((2, 32, 32, 4)).astype(np.float32)
+    (a, before), (b, after) = run(old, image), run(new, image)
+    difference = np.abs(before.astype(np.float64) - after)
+    assert difference[..., 2:-2, 2:-2].max() <= 1e-5 * np.abs(before).max()
+    assert difference.max() <= float(re.search(r"up to ([\d.e+-]+)", told)[1]) * 1.01
+    assert np.abs(a - b).max() <= 0.1
+    assert verify(path, out, fold_adapter=True).ok
+    assert check(out).ok
+
+
 def refused(path: Path, nodes: Nodes, weights: Weights, shape: Any = NCHW) -> Path:
     return save(path, nodes, {**ADAPTER, "w": noise(6, 3, 3, 3), **weights}, shape)
 
@@ -699,18 +724,3 @@ def test_a_pickle_stays_as_it_is(tmp_path):
     with pytest.raises(UnsupportedError, match="its optimizer numbers the parameters"):
         convert(tmp_path / "c.pth", tmp_path / "c.safetensors", fold_adapter=True, layers=LAYERS)
     assert {path.name for path in tmp_path.iterdir()} == {"a.pth", "b.pth", "c.pth"}
-
-
-def test_keras_files_are_refused_by_name(tmp_path):
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    keras = pytest.importorskip("keras", reason="the framework environment installs it")
-    layers = keras.layers
-    net = keras.Sequential(
-        [layers.Input((16, 16, 4)), layers.Conv2D(3, 1), layers.Conv2D(8, 3), layers.Flatten(), layers.Dense(2)]
-    )
-    for name in ("a.keras", "a.h5"):
-        net.save(tmp_path / name)
-    net.save_weights(tmp_path / "a.weights.h5")
-    for name in ("a.keras", "a.h5", "a.weights.h5"):
-        with pytest.raises(UnsupportedError, match=f"{name}: its tensors cannot be taken out: --fold-adapter takes ONNX files"):
-            convert(tmp_path / name, fold_adapter=True)

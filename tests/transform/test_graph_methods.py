@@ -166,7 +166,11 @@ NOT_NAMED: dict[str, tuple[Memory, Options, str]] = {
         "no 1×1 convolution among front.weight",
     ),
     "another parameter": (with_adapter(front__gain=(3,)), words("front", "stem"), "front.weight: is no plain convolution alone"),
-    "no room": (store(3), words(), "its tensors cannot be taken out: --fold-adapter takes ONNX files and plain state dicts"),
+    "no room": (
+        store(3),
+        words(),
+        "its tensors cannot be taken out: --fold-adapter takes ONNX files, Keras models in .h5 and plain state dicts",
+    ),
 }
 
 

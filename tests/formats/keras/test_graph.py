@@ -15,7 +15,6 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Edits, FirstConv, Tensor
 from chkpt_channels.discovery.find import select_first_convs
 from chkpt_channels.discovery.request import SearchRequest
-from chkpt_channels.formats.keras.graph import one_channel_shape
 from tests.formats.keras.test_h5_file import conv, image, layer, model, tensor, weights, write
 from tests.support.files import FIXTURES, opened
 
@@ -51,12 +50,6 @@ def test_a_depthwise_stem_has_a_group_for_each_channel():
         assert conv.groups == conv.in_channels == 3
         assert checkpoint.graph.is_depthwise(conv.tensor.name)
         assert checkpoint.graph.dense_shape(conv, 4) is None
-
-
-def test_the_bytes_of_a_depthwise_kernel_serve_one_channel():
-    conv = FirstConv(Tensor("k", F32, (3, 3, 3, 2)), Layout("HWIO"), 3, "graph")
-    assert one_channel_shape(conv, depthwise=True) == (3, 3, 1, 6)
-    assert one_channel_shape(conv, depthwise=False) == (3, 3, 3, 2)
 
 
 def test_no_edit_leaves_the_text_as_it_is():
