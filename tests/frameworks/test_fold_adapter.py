@@ -708,19 +708,35 @@ def test_state_dicts(tmp_path, bias: bool):
 
 
 def test_a_pickle_stays_as_it_is(tmp_path):
-    """The adapter's storage is the first one as a rule, from which torch computes offsets."""
+    """The adapter's storage is the first one as a rule, from which torch computes offsets, and a module is called by code. Each
+    hint is followed."""
     torch = pytest.importorskip("torch", reason="the framework environment installs it")
+    safetensors = pytest.importorskip("safetensors.torch", reason="the framework environment installs it")
     net, _ = trained(torch)
-    torch.save(net.state_dict(), tmp_path / "a.pth")
-    with pytest.raises(UnsupportedError, match=r"adapter\.weight: is taken out by --fold-adapter") as caught:
-        convert(tmp_path / "a.pth", fold_adapter=True, layers=LAYERS)
-    assert caught.value.hint == "-o NAME.safetensors"
-    torch.save(torch.nn.Sequential(*net.children()), tmp_path / "b.pth")
-    with pytest.raises(UnsupportedError):
-        convert(tmp_path / "b.pth", tmp_path / "b.safetensors", fold_adapter=True, layers=["0", "1"])
+    module = torch.nn.Sequential(net.adapter, torch.nn.Sequential(net.conv1, net.bn1, net.more))
+    kinds = {
+        "a": net.state_dict(),
+        "b": module,
+        "d": {"model": module, "epoch": 3},
+        "e": {"ema": module.state_dict(), "epoch": 3},
+    }
+    for name, saved in kinds.items():
+        path, out = tmp_path / f"{name}.pth", tmp_path / f"{name}.safetensors"
+        torch.save(saved, path)
+        layers = LAYERS if name == "a" else ["0", "1.0"]
+        with pytest.raises(UnsupportedError, match=r"(adapter|0)\.weight: is taken out by --fold-adapter") as caught:
+            convert(path, fold_adapter=True, layers=layers)
+        state_dict = {"a": None, "b": "", "d": "model", "e": "ema"}[name]
+        alone = "" if state_dict is None else f" --state-dict {state_dict or repr('')}"
+        assert caught.value.hint == f"-o NAME.safetensors{alone}"
+        convert(path, out, fold_adapter=True, layers=layers, state_dict=state_dict)
+        left = safetensors.load_file(out)
+        assert len(left) == len(net.state_dict() if name == "a" else module.state_dict()) - 2
+        assert next(tensor for key, tensor in left.items() if tensor.ndim == 4 and tensor.shape[1] == 6).shape == (8, 6, 3, 3)
+        out.unlink()
     state = {"state_dict": net.state_dict(), "optimizer": torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9).state_dict()}
     state["optimizer"]["state"] = {0: {"momentum_buffer": torch.zeros(3, 6, 1, 1)}}
     torch.save(state, tmp_path / "c.pth")
     with pytest.raises(UnsupportedError, match="its optimizer numbers the parameters"):
         convert(tmp_path / "c.pth", tmp_path / "c.safetensors", fold_adapter=True, layers=LAYERS)
-    assert {path.name for path in tmp_path.iterdir()} == {"a.pth", "b.pth", "c.pth"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.pth", "b.pth", "c.pth", "d.pth", "e.pth"}
