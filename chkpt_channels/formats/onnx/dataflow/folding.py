@@ -9,7 +9,7 @@ divide s·D and d. Source: onnx/docs/Operators.md (Conv).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import gcd
+from math import gcd, prod
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Location
@@ -26,6 +26,8 @@ from chkpt_channels.formats.onnx.schema import DTYPES
 
 ORDERING = ("Cast", "Concat", "ConstantOfShape", "Identity", "Reshape", "Slice", "Transpose")
 """What makes the pads of a Pad of stored ones."""
+MOST_TAPS = 4096
+"""Of an adapter that is not 1×1; each is a mixing of its own."""
 QUANTIZING = ("QuantizeLinear", "DynamicQuantizeLinear")
 
 
@@ -97,6 +99,8 @@ def _windows(
 ) -> Iterator[tuple[str, Window]]:
     """How such a convolution goes into each kernel behind it, by its name. Raises UnsupportedError where it does not."""
     is_same = all(stride == 1 and sum(pads) == dilation * (taps - 1) for taps, stride, dilation, pads in steps)
+    if (taps := prod(step[0] for step in steps)) > MOST_TAPS:
+        raise location.unsupported(f"is a convolution of {taps} pixels; {MOST_TAPS} are the most: it is not folded")
     own = {name for name, flow in path.values.items() if not flow.mixed}
     measuring = [node for node in model.computed.nodes if node.op in SHAPES and own.intersection(node.inputs)]
     if measuring and not is_same:

@@ -85,6 +85,10 @@ REFUSED: dict[str, tuple[list[NodeProto], str]] = {
         [node("Conv", ["image", "a"], ["r"], pads=[1] * 4), node("Transpose", ["r"], ["x"], perm=[0, 1, 3, 2]), STEM],
         "w: takes the pixels in another order than the adapter",
     ),
+    "too many taps": (
+        [node("Conv", ["image", "many"], ["x"], pads=[32] * 4), STEM],
+        "many: is a convolution of 4225 pixels; 4096 are the most",
+    ),
     "a residual": (
         [node("Conv", ["image", "a"], ["r"], pads=[1] * 4), node("Add", ["r", "r"], ["x"]), STEM],
         "this Add follows an adapter that is not 1×1",
@@ -112,4 +116,4 @@ REFUSED: dict[str, tuple[list[NodeProto], str]] = {
 def test_what_is_not_taken_out(source: Open, case: str):
     nodes, message = REFUSED[case]
     with pytest.raises(UnsupportedError, match=message):
-        folded(source, nodes, k=floats(2))
+        folded(source, nodes, k=floats(2), name="many" if "many" in message else "a", many=noise(3, 4, 65, 65))
