@@ -103,7 +103,7 @@ def tensor_edits(
     if not changed:
         return Edits()
     every = [*changed, *joined]
-    edits = _with_constants(checkpoint, _kernel_edits(checkpoint, every, options), operations, changed[0])
+    edits = _with_constants(checkpoint, _kernel_edits(checkpoint, every, options), operations, changed)
     edits = _with_state(checkpoint, edits, every, options.plain["optimizer"])
     return edits._replace(
         tensors={**edits.tensors, **checkpoint.graph.shape_edits([kernel.conv for kernel in changed], options.to)}
@@ -151,12 +151,13 @@ def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], opti
     return Edits(tensors, biases=biases)
 
 
-def _with_constants(checkpoint: TensorStore, edits: Edits, operations: Sequence[PreprocessingOp], kernel: KernelChange) -> Edits:
+def _with_constants(
+    checkpoint: TensorStore, edits: Edits, operations: Sequence[PreprocessingOp], changed: Sequence[KernelChange]
+) -> Edits:
     """The edits, and those of the constants that precede the kernels with one number for each channel: each new channel takes
-    the numbers of the old one that it replaces. Where a window has zeros around the image, zero is added to it: the constant
-    itself is in what follows the kernel."""
-    chosen = kernel.constants
-    zeros = {name for op in operations if kernel.mixing.window and any(op.shift or ()) for name, _ in op.tensors}
+    the numbers of the old one that it replaces, or zero, where the kernel has a window that moves them behind it."""
+    chosen = changed[0].constants
+    zeros = {name for kernel in changed if kernel.mixing.window for name in kernel.mixing.window.zeros}
     axes: defaultdict[str, list[int]] = defaultdict(list)
     for name, axis in dict.fromkeys(pair for op in operations for pair in op.tensors):
         axes[name].append(axis)

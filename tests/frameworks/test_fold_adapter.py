@@ -89,9 +89,9 @@ def with_normalization(path: Path, adapter: np.ndarray | None = None) -> Path:
     return fronted(path, between, stored | ({} if adapter is None else {"a": adapter}), auto_pad="SAME_UPPER")
 
 
-def with_batch_norm(path: Path) -> Path:
+def with_batch_norm(path: Path, adapter: np.ndarray = ADAPTER["a"]) -> Path:
     named = {f"n{i}": noise(3, seed=i) + 1 for i in range(4)}
-    return fronted(path, [node("BatchNormalization", ["x", *named], ["y"])], named)
+    return fronted(path, [node("BatchNormalization", ["x", *named], ["y"])], {**named, "a": adapter}, auto_pad="SAME_UPPER")
 
 
 def half(path: Path) -> Path:
@@ -248,6 +248,7 @@ FOLDED: dict[str, Callable[[Path], Path]] = {
     "a window of SAME_LOWER": lambda path: larger(path, noise(3, 4, 2, 4), auto_pad="SAME_LOWER"),
     "a window before a quantized kernel": lambda path: quantized_stem(path, noise(3, 4, 3, 3)),
     "a window before a normalization": lambda path: with_normalization(path, noise(3, 4, 3, 3)),
+    "a window before a BatchNorm": lambda path: with_batch_norm(path, noise(3, 4, 3, 3)),
     "a window of an average": lambda path: larger(path, np.full((1, 1, 2, 2), 0.25, np.float32), channels=1),
 }
 
@@ -446,10 +447,10 @@ REFUSED: dict[str, tuple[Nodes, Weights, str]] = {
         {**LARGE, "m": np.float32(1)},
         "this Sub follows an adapter that is not 1×1, and does not do the same in front of it",
     ),
-    "a BatchNorm behind a larger one": (
-        [LARGER, node("BatchNormalization", ["r", *"npqs"], ["x"]), STEM],
-        {**LARGE, **{name: noise(3, seed=i) + 1 for i, name in enumerate("npqs")}},
-        "this BatchNormalization follows an adapter that is not 1×1",
+    "a mean that is the deviation too": (
+        [LARGER, node("Sub", ["r", "m"], ["d"]), node("Div", ["d", "m"], ["x"]), STEM],
+        {**LARGE, "m": per_channel(0.5, 0.5, 0.5)},
+        "this Sub follows an adapter that is not 1×1",
     ),
     "a mask behind a larger one": (
         [LARGER, node("Mul", ["r", "m"], ["x"]), STEM],

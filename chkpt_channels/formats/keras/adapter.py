@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FLOATS = ("float16", "float32", "float64", "bfloat16")
 """Images that a convolution takes."""
+RESAVED = "model.save('NAME.h5', include_optimizer=False)"
+"""Layers have names there, in the place of numbers, and no state."""
 FOLDABLE = (*(f"Conv{n}D{kind}" for n in (1, 2, 3) for kind in ("", "Transpose")), "Convolution1D", "Convolution2D")
 """Classes that compute a sum over the channels of a pixel where their window is one."""
 RANKS = range(3, 6)
@@ -71,8 +73,19 @@ def put_in_front(document: Any, model: KerasModel, image: Image, channels: Chann
     return AddedLayer(kind, name, dict(zip(names, weights, strict=False)))
 
 
-def fold_obstacle(model: KerasModel, layer: Layer, conv: FirstConv, tensors: Mapping[str, Tensor]) -> str:
-    """Why a layer of the image cannot be taken out and folded into what follows it, in words that follow its name."""
+def fold_obstacle(model: KerasModel, layer: Layer, conv: FirstConv, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
+    """Why a layer of the image cannot be taken out and folded into what follows it, in words that follow its name, and what the
+    user can do; both "" where it can."""
+    if why := _misfit(model, layer, conv):
+        return why, ""
+    if any(map(is_stored, tensors)):
+        return "is one of the layers whose weights are numbered, and would change their numbers", RESAVED
+    if any(tensor.group and tensor.shape for tensor in tensors.values()):
+        return "has a part in the optimizer's state, which does not fit one layer less", RESAVED
+    return "", ""
+
+
+def _misfit(model: KerasModel, layer: Layer, conv: FirstConv) -> str:
     if layer.kind not in FOLDABLE or conv.layout is None:
         return f"is a {layer.kind}"
     window = [n for n, letter in zip(conv.tensor.shape, conv.layout.axes, strict=True) if letter in "DHW"]
@@ -81,10 +94,6 @@ def fold_obstacle(model: KerasModel, layer: Layer, conv: FirstConv, tensors: Map
         return "is no 1×1 convolution that takes every pixel"
     if not layer.is_linear:
         return f"has the activation {layer.config.get('activation')!r}"
-    if any(map(is_stored, tensors)):
-        return "is one of the layers whose weights are numbered in a .keras file, and would change their numbers (.h5 has names)"
-    if any(tensor.group and tensor.shape for tensor in tensors.values()):
-        return "has a part in the optimizer's state, which does not fit one layer less"
     if layer.parent is not model or len(layer.nodes) != 1:
         return "is inside of another model, or is called more than once"
     return "states the shape of the input" if "batch_input_shape" in layer.config else ""

@@ -166,8 +166,9 @@ class KerasGraph(ModelGraph):
 
     def fold(self, conv: FirstConv) -> Adapter:
         layer = self._arrivals[conv.tensor.name][0][1].layer
-        if why := adapter.fold_obstacle(self._model, layer, conv, self._weights.tensors):
-            raise self._location.at(layer.where).unsupported(f"{why}: it is not folded")
+        why, hint = adapter.fold_obstacle(self._model, layer, conv, self._weights.tensors)
+        if why:
+            raise self._location.at(layer.where).unsupported(f"{why}: it is not folded", hint=hint)
         self._folded, self._traces = layer, [adapter.behind(self._model, layer, conv)]
         del self._arrivals
         names = self._weights.of(layer)
@@ -182,8 +183,8 @@ class KerasGraph(ModelGraph):
         layer = arrivals[0][1].layer
         if bias := self._weights.of(layer).get("bias"):
             return bias, 1
-        norm = _following_norm(layer)
-        mean = self._weights.of(norm).get("moving_mean") if norm else None
+        norm = layer.only_taker if layer.is_linear else None
+        mean = self._weights.of(norm).get("moving_mean") if norm and norm.kind == "BatchNormalization" else None
         return (mean, -1) if mean else None
 
     def padding(self, conv: FirstConv) -> Sequence[TapSpans]:
@@ -292,9 +293,3 @@ def _of_one_count(arrivals: list[Arrival]) -> list[Arrival]:
 
 def _name(layer: Layer, call: int) -> str:
     return layer.where if len(layer.nodes) < 2 else f"{layer.where}/{call}"
-
-
-def _following_norm(layer: Layer) -> Layer | None:
-    """The BatchNormalization that takes every output of this layer and nothing else, where no activation is in between."""
-    norm = layer.only_taker if layer.is_linear else None
-    return norm if norm and norm.kind == "BatchNormalization" else None

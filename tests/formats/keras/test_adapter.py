@@ -173,9 +173,10 @@ def test_what_can_be_taken_out(what: str):
     entry, first, tensors, message = KEPT[what]
     top = parse(entry)
     assert top
-    why = fold_obstacle(top, top.layers["front"], first, tensors)
+    why, hint = fold_obstacle(top, top.layers["front"], first, tensors)
     assert message in why
     assert bool(message) == bool(why)
+    assert bool(hint) == bool(tensors)
 
 
 def test_what_follows_it_is_an_image_of_its_own():

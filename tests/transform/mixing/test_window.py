@@ -24,7 +24,7 @@ def mixing(kernel: np.ndarray, near: int, far: int, taps: int) -> Mixing:
     """One along a line, of a kernel [I_old, I_new, taps]."""
     matrices = tuple(tuple(map(tuple, kernel[:, :, a].tolist())) for a in range(kernel.shape[2]))
     size = near * (kernel.shape[2] - 1) + far * (taps - 1) + 1
-    window = Window((kernel.shape[2],), (near,), (far,), {"kernel_shape": (size,)}, 0, matrices)
+    window = Window((kernel.shape[2],), (near,), (far,), {"kernel_shape": (size,)}, 0, matrices=matrices)
     return Mixing("fold-adapter", tuple(map(tuple, kernel.sum(axis=2).tolist())), (), window)
 
 

@@ -8,12 +8,13 @@ divide s·D and d. Source: onnx/docs/Operators.md (Conv).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import gcd, prod
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Location
-from chkpt_channels.core.tensors import Adapter, Window
+from chkpt_channels.core.tensors import Adapter, PreprocessingOp, Window
 from chkpt_channels.formats.onnx.dataflow.axes import OPEN, Place, size
 from chkpt_channels.formats.onnx.dataflow.operators import LINEAR, SHAPES
 from chkpt_channels.formats.onnx.dataflow.padding import Span, along, pads_along
@@ -116,11 +117,12 @@ def _windows(
             raise place.unsupported("takes the pixels in another order than the adapter: it is not folded")
         around = 0
         for node in _between(model, user, path):
-            padded = _padded(model, node, user, location, load)
+            padded = _padded(model, node, user, path, location, load)
             if padded and any(stride > 1 for _, stride, _, _ in steps):
                 raise location.at(node.label).unsupported("this Pad follows an adapter that skips pixels: it is not folded")
             around += padded
-        yield user.kernel.name, _composed(steps, _steps(user, place), around)
+        zeros = tuple(name for operation in user.operations for name in _added(operation))
+        yield user.kernel.name, _composed(steps, _steps(user, place), around)._replace(zeros=zeros)
 
 
 def _between(model: OnnxModel, user: ReachedConv, path: ImageTrace) -> Iterator[Node]:
@@ -132,12 +134,20 @@ def _between(model: OnnxModel, user: ReachedConv, path: ImageTrace) -> Iterator[
         name = next(each for each in node.inputs if each in path.values)
 
 
-def _padded(model: OnnxModel, node: Node, user: ReachedConv, location: Location, load: Load) -> int:
+def _added(operation: PreprocessingOp) -> list[str]:
+    """The stored constants that an operation adds to the channels, one to each, where it adds something."""
+    where = {"Add": (0, 1), "Sub": (0, 1), "BatchNormalization": (1, 3)}.get(operation.kind, (0, 0))
+    return [name for name, _ in operation.tensors[slice(*where)]] if any(operation.shift or ()) else []
+
+
+def _padded(model: OnnxModel, node: Node, user: ReachedConv, path: ImageTrace, location: Location, load: Load) -> int:
     """How many zeros a node puts at a side of what the adapter gives, at most. Raises UnsupportedError for one behind which a
     window of several pixels is another than in front: in front of it the adapter's own zeros must stay zeros, so that a constant
-    that is added is one for each channel, which then becomes zero."""
+    that is added is one for each channel, which then becomes zero, and is nothing else."""
     operation = next((op for op in user.operations if (op.where, op.kind) == (node.label, node.op)), None)
-    if operation and operation.scale and (not any(operation.shift or ()) or (operation.tensors and node.op in ("Add", "Sub"))):
+    names = Counter(name for located in path.operations for name, _ in located.operation.tensors)
+    added = _added(operation) if operation else []
+    if operation and operation.scale and (added or not any(operation.shift or ())) and all(names[name] == 1 for name in added):
         return 0
     if node.op == "Pad" and not operation and node.text("mode", "constant") == "constant":
         pads = node.integers("pads") or _numbers(model, node.given(1), load)

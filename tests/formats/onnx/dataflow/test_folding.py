@@ -52,6 +52,14 @@ def test_zeros_between_are_part_of_the_border(source: Open):
     assert adapter.windows == {"w": Window((3, 3), (1, 1), (1, 1), settings, 3)}
 
 
+def test_constants_that_are_added_become_zero(source: Open):
+    norm = {name: floats(1, 2, 3) for name in "nbvs"}
+    nodes = [node("Conv", ["image", "k"], ["r"]), node("Sub", ["r", "m"], ["d"]), node("Mul", ["d", "f"], ["e"])]
+    nodes += [node("BatchNormalization", ["e", *"nbvs"], ["x"]), STEM]
+    adapter, _ = folded(source, nodes, name="k", k=noise(3, 4, 3, 3), f=noise(1, 3, 1, 1), **norm)
+    assert adapter.windows["w"].zeros == ("m", "b", "v")
+
+
 def test_pads_that_nodes_put_into_order(source: Open):
     """As PyTorch exports F.pad."""
     made = [node("ConstantOfShape", ["n"], ["z"]), node("Concat", ["p", "z"], ["c"], axis=0), node("Reshape", ["c", "s"], ["f"])]
