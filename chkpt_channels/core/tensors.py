@@ -162,6 +162,8 @@ class Window(NamedTuple):
     taps, near, far  how many it has along each axis, how far apart they are in the new kernel, and how far those of the old one
     settings         what the node of the kernel states from then on: kernel_shape, strides, dilations, pads
     border           how many outer pixels of the output are off, as zeros were padded to what the convolution gave
+    edges            for such pixels, along each axis (e, f): where the old taps [b, c) are on pixels, the new ones are not before
+                     far · (b - 1) + e for a b above 0, nor from far · c + near · (taps - 1) + f for a c below their number
     zeros            the constants that are added between the two, and that become zero
     matrices         A [I_old, I_new] for each of its taps, the last axis fastest
     """
@@ -171,6 +173,7 @@ class Window(NamedTuple):
     far: tuple[int, ...]
     settings: Mapping[str, tuple[int, ...]]
     border: int
+    edges: tuple[tuple[int, int], ...] = ()
     zeros: tuple[str, ...] = ()
     matrices: tuple[tuple[tuple[float, ...], ...], ...] = ()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -123,26 +124,24 @@ def dense(old: NDArray[Any], conv: FirstConv, layout: Layout) -> NDArray[Any]:
 
 def bias_shift(checkpoint: TensorStore, kernel: KernelChange) -> NDArray[Any]:
     """Δb_o = Σ over channels and taps of W[o, i, …] · t_i, in float64."""
-    constants, _ = _by_tap(checkpoint, kernel)
+    constants = _tap_constants(checkpoint, kernel)
     summed: NDArray[Any] = constants.sum(axis=tuple(range(1, constants.ndim)))
     return summed
 
 
-def _by_tap(checkpoint: TensorStore, kernel: KernelChange) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Σ over channels of W[o, i, …] · t_i, and the gains of a window, as [O, D, H, W], those of D, H and W that the layout has as
-    axes."""
+def _tap_constants(checkpoint: TensorStore, kernel: KernelChange) -> NDArray[Any]:
+    """Σ over channels of W[o, i, …] · t_i as [O, D, H, W], those of D, H and W that the layout has as axes."""
     import numpy as np
 
-    conv, layout = kernel.conv, kernel.layout
-    old = dense(kernel.parametrization.weight(values(checkpoint, conv)), conv, layout)
+    conv, layout, old = kernel.conv, kernel.layout, _dense_weight(checkpoint, kernel)
     shift = kernel.mixing.bias_shift(old, layout.view(old.shape, conv.in_channels))
+    folded = shift.reshape(layout.with_channels(old.shape, conv.in_channels, 1)).sum(axis=layout.channel_axis)
     letters = [axis for i, axis in enumerate(layout.axes) if i != layout.channel_axis]
+    return np.moveaxis(folded, letters.index("O"), 0)
 
-    def arranged(numbers: NDArray[Any]) -> NDArray[Any]:
-        folded = numbers.reshape(layout.with_channels(old.shape, conv.in_channels, 1)).sum(axis=layout.channel_axis)
-        return np.moveaxis(folded, letters.index("O"), 0)
 
-    return arranged(shift), arranged(window.gains(kernel.mixing, layout, old))
+def _dense_weight(checkpoint: TensorStore, kernel: KernelChange) -> NDArray[Any]:
+    return dense(kernel.parametrization.weight(values(checkpoint, kernel.conv)), kernel.conv, kernel.layout)
 
 
 def border_notices(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> Iterator[Notice]:
@@ -179,24 +178,18 @@ def usual_tap_spans(kernel: KernelChange) -> Sequence[TapSpans]:
 
 def border_error(checkpoint: TensorStore, kernel: KernelChange, tap_spans: Sequence[TapSpans]) -> tuple[float, float]:
     """(the largest Σ of W · t over channels and taps on the padding, the largest over all taps) of any filter. The old network
-    padded zeros after the constant was subtracted; the new bias adds it for these taps too. What a window takes of the image
-    around them is added to the error, each tap by itself: it is no more than that."""
+    padded zeros after the constant was subtracted; the new bias adds it for these taps too. A window sees pixels around them."""
     if not tap_spans:
         return 0.0, 0.0
-    constants, answers = _by_tap(checkpoint, kernel)
-
-    def outside(numbers: NDArray[Any], spans: TapSpans) -> NDArray[Any]:
-        inner = numbers[:, *(slice(*span) for span in spans)].reshape(len(numbers), -1).sum(axis=1)
-        left: NDArray[Any] = numbers.reshape(len(numbers), -1).sum(axis=1) - inner
-        return left
-
+    constants, layout = _tap_constants(checkpoint, kernel), kernel.layout
+    most = partial(window.largest, kernel.mixing, layout, _dense_weight(checkpoint, kernel))
+    whole = constants.reshape(len(constants), -1).sum(axis=1)
     errors = (
-        abs(outside(constants, spans)) + outside(answers, spans)
+        abs(whole - constants[:, *(slice(*span) for span in spans)].reshape(len(constants), -1).sum(axis=1)) + most(spans)
         for spans in tap_spans
         if any(span != (0, taps) for span, taps in zip(spans, constants.shape[1:], strict=True))
     )
-    whole = abs(constants.reshape(len(constants), -1).sum(axis=1)) + answers.reshape(len(answers), -1).sum(axis=1)
-    return max((float(error.max()) for error in errors), default=0.0), float(whole.max())
+    return max((float(error.max()) for error in errors), default=0.0), float((abs(whole) + most()).max())
 
 
 def shifted_bias(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -418,6 +419,31 @@ def test_a_trained_resnet50(tmp_path, window: int):
     assert np.abs(a - b).max() <= 0.1
     assert verify(path, out, fold_adapter=True).ok
     assert check(out).ok
+
+
+BORDERS: dict[str, tuple[list[int], dict[str, Any], list[int], dict[str, Any]]] = {
+    "a window before a wide stem": ([3], {"pads": [1, 1]}, [7], {"pads": [3, 3], "strides": [2]}),
+    "no zeros of its own": ([4], {}, [3], {"pads": [1, 2]}),
+    "strides": ([3], {"pads": [1, 0], "strides": [2]}, [3], {"pads": [1, 1]}),
+    "dilations": ([3], {"pads": [2, 2], "dilations": [2]}, [3], {"pads": [1, 1]}),
+    "two axes": ([2, 3], {"auto_pad": "SAME_LOWER"}, [3, 3], {"pads": [0, 1, 1, 0]}),
+}
+
+
+@pytest.mark.parametrize("case", BORDERS)
+def test_the_border_is_measured(tmp_path, case: str):
+    """What is announced is the difference that the worst image in -1..1 makes: each pixel alone tells its part."""
+    taps, front, behind, stem = BORDERS[case]
+    nodes = [node("Conv", ["image", "a", "t"], ["x"], **front), node("Conv", ["x", "w"], ["out"], **stem)]
+    shape = [2, *[11, 9][: len(taps)]]
+    stored = {"a": noise(3, 2, *taps), "t": noise(3, seed=6), "w": noise(5, 3, *behind, seed=2)}
+    path, out = save(tmp_path / "a.onnx", nodes, stored, ["N", *shape]), tmp_path / "b.onnx"
+    (told,) = [w.message for w in convert(path, out, fold_adapter=True).warnings if w.code == "border_error"]
+    images = np.eye(prod(shape), dtype=np.float32).reshape(-1, *shape)
+    old, new = onnx.load(path), onnx.load(out)
+    dark, each = (run(old, x)[0].astype(np.float64) - run(new, x)[0] for x in (0 * images[:1], images))
+    worst = (np.abs(dark)[0] + np.abs(each - dark).sum(axis=0)).max()
+    assert float(re.search(r"up to ([\d.e+-]+)", told)[1]) == pytest.approx(worst, rel=0.006)
 
 
 def refused(path: Path, nodes: Nodes, weights: Weights, shape: Any = NCHW) -> Path:

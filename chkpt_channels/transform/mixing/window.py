@@ -7,27 +7,35 @@ A kernel W behind it becomes larger, and each A_a is a mixing of its own:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.tensors import Window
 from chkpt_channels.transform.mixing.matrix import Mixing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
+Spans = Sequence[tuple[int, int]]
 Place = tuple[slice, ...] | EllipsisType
-"""Where in the new kernel the old one is."""
+"""A part of a kernel."""
 
 
 def grown(mixing: Mixing, layout: Layout, shape: Shape) -> Shape:
     """The shape of a kernel of `shape` with the taps that it gets."""
     taps = iter(mixing.window.settings["kernel_shape"] if mixing.window else ())
     return tuple(next(taps, n) if letter in "DHW" else n for n, letter in zip(shape, layout.axes, strict=True))
+
+
+def _place(layout: Layout, slices: Iterable[slice]) -> tuple[slice, ...]:
+    """All channels at these taps."""
+    along = iter(slices)
+    return tuple(next(along) if letter in "DHW" else slice(None) for letter in layout.axes)
 
 
 def parts(mixing: Mixing, layout: Layout, shape: Shape) -> Iterator[tuple[Mixing, Place]]:
@@ -39,10 +47,8 @@ def parts(mixing: Mixing, layout: Layout, shape: Shape) -> Iterator[tuple[Mixing
     counts = [n for n, letter in zip(shape, layout.axes, strict=True) if letter in "DHW"]
     for matrix, taps in zip(window.matrices, product(*map(range, window.taps)), strict=True):
         starts = [near * tap for near, tap in zip(window.near, taps, strict=True)]
-        slices = iter(
-            slice(start, start + far * (n - 1) + 1, far) for start, far, n in zip(starts, window.far, counts, strict=True)
-        )
-        yield Mixing(mixing.method, matrix), tuple(next(slices) if letter in "DHW" else slice(None) for letter in layout.axes)
+        reach = zip(starts, window.far, counts, strict=True)
+        yield Mixing(mixing.method, matrix), _place(layout, (slice(at, at + far * (n - 1) + 1, far) for at, far, n in reach))
 
 
 def composed(mixing: Mixing, layout: Layout, old: NDArray[Any]) -> NDArray[Any]:
@@ -57,12 +63,30 @@ def composed(mixing: Mixing, layout: Layout, old: NDArray[Any]) -> NDArray[Any]:
     return new
 
 
-def gains(mixing: Mixing, layout: Layout, old: NDArray[Any]) -> NDArray[Any]:
-    """By how much each tap of the old kernel answers to an image in -1..1 at most, viewed as [pre, post]; zero without taps."""
+def largest(mixing: Mixing, layout: Layout, old: NDArray[Any], spans: Spans = ()) -> NDArray[Any]:
+    """The most that an image in -1..1 makes of each filter, [O]; with `spans` by the old taps that are not within them: they were
+    on zeros, where a window takes pixels. Zero without a window."""
     import numpy as np
 
-    view = layout.view(old.shape, mixing.old)
-    total = np.zeros((view[0], view[2]))
-    for part, _ in parts(mixing, layout, old.shape) if mixing.window else ():
-        total += np.abs(part.apply(old.astype(np.float64), view, BY_NAME["F64"])).sum(axis=1)
-    return total
+    filters = layout.axes.index("O")
+    others = tuple(axis for axis in range(old.ndim) if axis != filters)
+    if mixing.window is None:
+        return np.zeros(len(np.moveaxis(old, filters, 0)))
+    if spans:
+        old = old.copy()
+        old[_place(layout, (slice(*span) for span in spans))] = 0
+    new = composed(mixing, layout, old)
+    summed: NDArray[Any] = np.abs(new[_place(layout, _on_pixels(mixing.window, spans, new, layout))]).sum(axis=others)
+    return summed
+
+
+def _on_pixels(window: Window, spans: Spans, new: NDArray[Any], layout: Layout) -> Iterator[slice]:
+    """The new taps that are on pixels where the old ones within `spans` are; all without them."""
+    sizes = [n for n, letter in zip(new.shape, layout.axes, strict=True) if letter in "DHW"]
+    yield from (slice(None) for _ in sizes if not spans)
+    each = zip(spans, sizes, window.taps, window.near, window.far, window.edges, strict=bool(spans))
+    for (start, stop), size, taps, near, far, (lead, trail) in each:
+        count = (size - 1 - near * (taps - 1)) // far + 1
+        first = far * (start - 1) + lead if start else 0
+        last = far * stop + near * (taps - 1) + trail if stop < count else size
+        yield slice(min(first, size), max(last, 0))

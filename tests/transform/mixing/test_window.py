@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Window
 from chkpt_channels.transform.mixing.matrix import Mixing
-from chkpt_channels.transform.mixing.window import composed, gains, grown, parts
+from chkpt_channels.transform.mixing.window import composed, grown, largest, parts
 
 LINES = [(3, 1, 1, 3), (2, 1, 2, 3), (3, 2, 1, 2), (1, 1, 3, 2), (4, 3, 2, 1)]
 """(taps of the adapter, how far apart they and those of the kernel are, taps of the kernel)"""
@@ -24,7 +22,7 @@ def mixing(kernel: np.ndarray, near: int, far: int, taps: int) -> Mixing:
     """One along a line, of a kernel [I_old, I_new, taps]."""
     matrices = tuple(tuple(map(tuple, kernel[:, :, a].tolist())) for a in range(kernel.shape[2]))
     size = near * (kernel.shape[2] - 1) + far * (taps - 1) + 1
-    window = Window((kernel.shape[2],), (near,), (far,), {"kernel_shape": (size,)}, 0, matrices=matrices)
+    window = Window((kernel.shape[2],), (near,), (far,), {"kernel_shape": (size,)}, 1, ((2, -1),), (), matrices)
     return Mixing("fold-adapter", tuple(map(tuple, kernel.sum(axis=2).tolist())), (), window)
 
 
@@ -47,20 +45,29 @@ def test_they_give_the_same(first: int, near: int, far: int, taps: int):
 
 
 @pytest.mark.parametrize(("first", "near", "far", "taps"), LINES)
-def test_no_image_gets_more_of_a_tap_than_its_gain(first: int, near: int, far: int, taps: int):
+def test_no_image_makes_more_of_a_filter(first: int, near: int, far: int, taps: int):
     kernel = noise(5, 3, taps)
     rule = mixing(noise(3, 4, first), near, far, taps)
-    for b in range(taps):
-        alone: Any = np.where(np.arange(taps) == b, kernel, 0)
-        most = np.abs(composed(rule, Layout("OIW"), alone)).sum(axis=(1, 2))
-        assert np.allclose(gains(rule, Layout("OIW"), kernel).reshape(5, taps)[:, b], most)
+    new = composed(rule, Layout("OIW"), kernel)
+    assert np.array_equal(largest(rule, Layout("OIW"), kernel), np.abs(new).sum(axis=(1, 2)))
+
+
+def test_at_a_border_only_taps_on_pixels_count():
+    """A SAME adapter of 3 taps before a kernel of 3 with 1 pad: the row before the image sees its first pixel by its last tap."""
+    adapter, kernel = noise(3, 4, 3), noise(5, 3, 3)
+    rule = mixing(adapter, 1, 1, 3)
+    before = np.abs(kernel[:, :, 0] @ adapter[:, :, 2]).sum(axis=1)
+    assert np.allclose(largest(rule, Layout("OIW"), kernel, [(1, 3)]), before)
+    behind = np.abs(kernel[:, :, 2] @ adapter[:, :, 0]).sum(axis=1)
+    assert np.allclose(largest(rule, Layout("OIW"), kernel, [(0, 2)]), behind)
+    assert not largest(rule, Layout("OIW"), kernel, [(0, 3)]).any()
 
 
 def test_without_a_window_nothing_grows():
     plain = Mixing("sum", ((1.0,), (1.0,)))
     assert grown(plain, Layout("OIHW"), (8, 1, 3, 3)) == (8, 1, 3, 3)
     assert list(parts(plain, Layout("OIHW"), (8, 2, 3, 3))) == [(plain, ...)]
-    assert not gains(plain, Layout("OIHW"), noise(8, 2, 3, 3)).any()
+    assert largest(plain, Layout("OIHW"), noise(8, 2, 3, 3), [(1, 3), (0, 3)]).tolist() == [0] * 8
 
 
 def test_an_average_is_no_identity():

@@ -27,7 +27,7 @@ from chkpt_channels.formats.onnx.schema import DTYPES
 
 ORDERING = ("Cast", "Concat", "ConstantOfShape", "Identity", "Reshape", "Slice", "Transpose")
 """What makes the pads of a Pad of stored ones."""
-MOST_TAPS = 4096
+MOST_TAPS = 256
 """Of an adapter that is not 1×1; each is a mixing of its own."""
 QUANTIZING = ("QuantizeLinear", "DynamicQuantizeLinear")
 
@@ -186,7 +186,8 @@ def _composed(first: Sequence[Step], then: Sequence[Step], around: int) -> Windo
         "pads": (*(pad[0] for pad in pads), *(pad[1] for pad in pads)),
     }
     border = max(-(-(max(step[3]) + around) // step[1]) for step in then)
-    return Window(tuple(step[0] for step in first), tuple(near), tuple(far), settings, border)
+    edges = tuple((-(-(step[3][0] + step[1]) // g), -(step[3][1] + 1) // g + 1) for step, g in zip(first, apart, strict=True))
+    return Window(tuple(step[0] for step in first), tuple(near), tuple(far), settings, border, edges)
 
 
 def _rounds(node: Node) -> bool:
