@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -181,15 +180,16 @@ def border_error(checkpoint: TensorStore, kernel: KernelChange, tap_spans: Seque
     padded zeros after the constant was subtracted; the new bias adds it for these taps too. A window sees pixels around them."""
     if not tap_spans:
         return 0.0, 0.0
-    constants, layout = _tap_constants(checkpoint, kernel), kernel.layout
-    most = partial(window.largest, kernel.mixing, layout, _dense_weight(checkpoint, kernel))
-    whole = constants.reshape(len(constants), -1).sum(axis=1)
-    errors = (
-        abs(whole - constants[:, *(slice(*span) for span in spans)].reshape(len(constants), -1).sum(axis=1)) + most(spans)
-        for spans in tap_spans
-        if any(span != (0, taps) for span, taps in zip(spans, constants.shape[1:], strict=True))
-    )
-    return max((float(error.max()) for error in errors), default=0.0), float((abs(whole) + most()).max())
+    constants = _tap_constants(checkpoint, kernel)
+    full = tuple((0, taps) for taps in constants.shape[1:])
+    borders = [(), *(spans for spans in tap_spans if tuple(spans) != full)]
+    summed = [constants[:, *(slice(*span) for span in spans)].reshape(len(constants), -1).sum(axis=1) for spans in borders]
+    errors = [abs(summed[0] if spans == () else summed[0] - each) for spans, each in zip(borders, summed, strict=True)]
+    if kernel.mixing.window:
+        seen = window.largest(kernel.mixing, kernel.layout, _dense_weight(checkpoint, kernel), borders)
+        errors = [error + most for error, most in zip(errors, seen, strict=True)]
+    inside, *outside = (float(error.max()) for error in errors)
+    return max(outside, default=0.0), inside
 
 
 def shifted_bias(

@@ -51,40 +51,48 @@ def parts(mixing: Mixing, layout: Layout, shape: Shape) -> Iterator[tuple[Mixing
         yield Mixing(mixing.method, matrix), _place(layout, (slice(at, at + far * (n - 1) + 1, far) for at, far, n in reach))
 
 
+def _mixed(mixing: Mixing, layout: Layout, old: NDArray[Any]) -> Iterator[tuple[NDArray[Any], Place]]:
+    """What each tap makes of a dense kernel, in float64, and where that is in the new one."""
+    import numpy as np
+
+    view, narrow = layout.view(old.shape, mixing.old), layout.with_channels(old.shape, mixing.old, mixing.new)
+    for part, place in parts(mixing, layout, old.shape):
+        yield part.apply(old.astype(np.float64), view, BY_NAME["F64"]).reshape(narrow), place
+
+
 def composed(mixing: Mixing, layout: Layout, old: NDArray[Any]) -> NDArray[Any]:
     """The new kernel in float64, from a dense one."""
     import numpy as np
 
-    view = layout.view(old.shape, mixing.old)
-    narrow = layout.with_channels(old.shape, mixing.old, mixing.new)
-    new = np.zeros(grown(mixing, layout, narrow))
-    for part, place in parts(mixing, layout, old.shape):
-        new[place] += part.apply(old.astype(np.float64), view, BY_NAME["F64"]).reshape(narrow)
+    new = np.zeros(grown(mixing, layout, layout.with_channels(old.shape, mixing.old, mixing.new)))
+    for mixed, place in _mixed(mixing, layout, old):
+        new[place] += mixed
     return new
 
 
-def largest(mixing: Mixing, layout: Layout, old: NDArray[Any], spans: Spans = ()) -> NDArray[Any]:
-    """The most that an image in -1..1 makes of each filter, [O]; with `spans` by the old taps that are not within them: they were
-    on zeros, where a window takes pixels. Zero without a window."""
+def largest(mixing: Mixing, layout: Layout, old: NDArray[Any], borders: Sequence[Spans]) -> Iterator[NDArray[Any]]:
+    """The most that an image in -1..1 makes of each filter, [O], for each of these borders: by the old taps that are not within
+    its spans. They were on zeros there, where a window takes pixels. Without spans by all."""
     import numpy as np
 
-    filters = layout.axes.index("O")
-    others = tuple(axis for axis in range(old.ndim) if axis != filters)
-    if mixing.window is None:
-        return np.zeros(len(np.moveaxis(old, filters, 0)))
-    if spans:
-        old = old.copy()
-        old[_place(layout, (slice(*span) for span in spans))] = 0
-    new = composed(mixing, layout, old)
-    summed: NDArray[Any] = np.abs(new[_place(layout, _on_pixels(mixing.window, spans, new, layout))]).sum(axis=others)
-    return summed
+    others = tuple(axis for axis, letter in enumerate(layout.axes) if letter != "O")
+    mixed = list(_mixed(mixing, layout, old))
+    shape = grown(mixing, layout, layout.with_channels(old.shape, mixing.old, mixing.new))
+    taps = [n if letter in "DHW" else 1 for n, letter in zip(old.shape, layout.axes, strict=True)]
+    for spans in borders:
+        new, outside = np.zeros(shape), np.ones(taps)
+        if spans:
+            outside[_place(layout, (slice(*span) for span in spans))] = 0
+        for values, place in mixed:
+            new[place] += values * outside
+        seen = _place(layout, _on_pixels(mixing.window, spans, shape, layout)) if spans and mixing.window else ...
+        yield np.abs(new[seen]).sum(axis=others)
 
 
-def _on_pixels(window: Window, spans: Spans, new: NDArray[Any], layout: Layout) -> Iterator[slice]:
-    """The new taps that are on pixels where the old ones within `spans` are; all without them."""
-    sizes = [n for n, letter in zip(new.shape, layout.axes, strict=True) if letter in "DHW"]
-    yield from (slice(None) for _ in sizes if not spans)
-    each = zip(spans, sizes, window.taps, window.near, window.far, window.edges, strict=bool(spans))
+def _on_pixels(window: Window, spans: Spans, shape: Shape, layout: Layout) -> Iterator[slice]:
+    """The new taps that are on pixels where the old ones within `spans` are."""
+    sizes = [n for n, letter in zip(shape, layout.axes, strict=True) if letter in "DHW"]
+    each = zip(spans, sizes, window.taps, window.near, window.far, window.edges, strict=True)
     for (start, stop), size, taps, near, far, (lead, trail) in each:
         count = (size - 1 - near * (taps - 1)) // far + 1
         first = far * (start - 1) + lead if start else 0
