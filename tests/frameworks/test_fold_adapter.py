@@ -398,8 +398,7 @@ def test_one_trained_by_torch(tmp_path):
 @pytest.mark.parametrize("window", [1, 3])
 def test_a_trained_resnet50(tmp_path, window: int):
     """As Keras exports it, the adapter's bias an Add and the zeros of its stem a Pad: off in the two outer pixels at most."""
-    pytest.importorskip("keras", reason="the framework environment installs it")
-    from tests.frameworks.test_fold_adapter_keras import trained_resnet50
+    from tests.frameworks.test_fold_adapter_keras import trained_resnet50  # skips where there is no Keras
 
     path, out = tmp_path / "a.onnx", tmp_path / "b.onnx"
     trained_resnet50(window).export(str(path), format="onnx", verbose=False)

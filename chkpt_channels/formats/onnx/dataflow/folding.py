@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import gcd, prod
 
+from chkpt_channels.containers.protobuf import Message
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Adapter, PreprocessingOp, Window
@@ -23,10 +24,12 @@ from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.dataflow.values import ReachedConv
 from chkpt_channels.formats.onnx.model import Info, OnnxModel
 from chkpt_channels.formats.onnx.nodes import Node
-from chkpt_channels.formats.onnx.schema import DTYPES
+from chkpt_channels.formats.onnx.schema import ATTRIBUTE_T, DTYPES, TENSOR_RAW, TENSOR_TYPED
 
 ORDERING = ("Cast", "Concat", "ConstantOfShape", "Identity", "Reshape", "Slice", "Transpose")
 """What makes the pads of a Pad of stored ones."""
+MOST_PADS = 64
+"""Numbers of one: two for each axis."""
 MOST_TAPS = 256
 """Of an adapter that is not 1×1; each is a mixing of its own."""
 QUANTIZING = ("QuantizeLinear", "DynamicQuantizeLinear")
@@ -52,14 +55,14 @@ def fold(model: OnnxModel, users: Sequence[ReachedConv], location: Location, loa
     return Adapter(node.outputs[0], bias.name if bias else "", tuple(dict.fromkeys(alone)), windows), path
 
 
-def _obstacle(model: OnnxModel, users: Sequence[ReachedConv]) -> str:
-    """Why no node can be taken out, in words that follow the kernel's name."""
+def _obstacle(model: OnnxModel, users: Sequence[ReachedConv], *more: str) -> str:
+    """Why the node of a kernel, a Conv or one of `more`, cannot be edited as a whole, in words that follow the kernel's name."""
     if len(users) != 1:
         return f"is the kernel of {len(users)} nodes"
     node = users[0].node
     if all(node is not own for own in model.nodes):
         return "is used inside of a function or a subgraph"
-    if node.op != "Conv":
+    if node.op not in ("Conv", *more):
         return f"is the kernel of a {node.op}"
     if users[0].source and users[0].source.is_computed:
         return "is scaled or reshaped before the convolution"
@@ -111,7 +114,7 @@ def _windows(
         if user.kernel is None or user.layout is None:
             continue
         place = location.at(user.kernel.name)
-        if why := _obstacle(model, [r for r in path.reached if r.kernel and r.kernel.name == user.kernel.name]):
+        if why := _obstacle(model, [r for r in path.reached if r.kernel and r.kernel.name == user.kernel.name], "FusedConv"):
             raise place.unsupported(f"{why}, and takes a convolution of several pixels: it is not folded")
         if [axis[0].of for axis in user.axes or () if len(axis) == 1] != [*range(len(steps) + 2)]:
             raise place.unsupported("takes the pixels in another order than the adapter: it is not folded")
@@ -160,15 +163,30 @@ def _padded(model: OnnxModel, node: Node, user: ReachedConv, path: ImageTrace, l
 
 
 def _numbers(model: OnnxModel, name: str, load: Load) -> list[int]:
-    """The whole numbers of a value in any order, zeros left out or not; none where they are not stored. PyTorch puts the pads of
-    F.pad into order by nodes."""
-    if weight := model.stored(name):
-        return [int(n) for n in load(weight).reshape(-1)]
-    node = model.producers.get(name)
-    if node is None or node.domain or node.op not in ORDERING:
-        return []
-    parts = [_numbers(model, each, load) for each in (node.inputs if node.op == "Concat" else node.inputs[:1])]
-    return [0] if node.op == "ConstantOfShape" else [n for part in parts for n in part] if all(parts) else []
+    """The whole numbers of a value in any order; none where they are not stored. PyTorch fills up the pads of F.pad with zeros,
+    and puts them into order, by nodes."""
+    numbers, waiting, seen = [0], [name], set[str]()
+    while waiting:
+        each = waiting.pop()
+        weight, node = model.stored(each), model.producers.get(each)
+        if weight and weight.dtype.name in ("I32", "I64") and prod(weight.shape) <= MOST_PADS:
+            numbers += [int(n) for n in load(weight).reshape(-1)]
+        elif node is None or node.domain or node.op not in ORDERING or each in seen:
+            return []
+        elif node.op != "ConstantOfShape":
+            waiting += node.inputs if node.op == "Concat" else node.inputs[:1]
+        elif (value := node.attribute("value")) and not _is_zero(value.messages(ATTRIBUTE_T)):
+            return []
+        seen.add(each)
+    return numbers
+
+
+def _is_zero(tensors: Sequence[Message]) -> bool:
+    """Whether the bytes of the elements are, however they are stored."""
+    stored = (
+        (tensor, field) for tensor in tensors for kind in (TENSOR_RAW, *TENSOR_TYPED) for field in tensor.fields.get(kind, ())
+    )
+    return not any(any(tensor.raw(field)) for tensor, field in stored)
 
 
 def _composed(first: Sequence[Step], then: Sequence[Step], around: int) -> Window:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import NodeProto
+from onnx import NodeProto, numpy_helper
 
 from chkpt_channels import UnsupportedError
 from chkpt_channels.core.tensors import Adapter, Window
@@ -67,9 +67,11 @@ def test_pads_that_nodes_put_into_order(source: Open):
     nodes = [node("Conv", ["image", "k"], ["r"]), *made, node("Pad", ["r", "h"], ["x"]), STEM]
     numbers = {"n": ints(4), "p": ints(2, 1, 0, 1), "s": ints(-1, 2), "one": ints(-1)}
     assert folded(source, nodes, name="k", k=noise(3, 4, 3, 3), **numbers)[0].windows["w"].border == 2
-    nodes[1:2] = [node("Shape", ["image"], ["p_"]), node("Mul", ["p_", "n"], ["z"])]
-    with pytest.raises(UnsupportedError, match="this Pad follows an adapter that is not 1×1"):
-        folded(source, nodes, name="k", k=noise(3, 4, 3, 3), **numbers)
+    ones = node("ConstantOfShape", ["n"], ["z"], value=numpy_helper.from_array(np.array([1])))
+    for other in (node("Range", ["p", "s", "n"], ["z"]), node("Cast", ["h"], ["z"], to=7), ones):
+        nodes[1] = other
+        with pytest.raises(UnsupportedError, match="this Pad follows an adapter that is not 1×1"):
+            folded(source, nodes, name="k", k=noise(3, 4, 3, 3), **numbers)
 
 
 def test_what_others_read_stays(source: Open):
