@@ -221,6 +221,16 @@ def larger(path: Path, kernel: np.ndarray, stem: dict[str, Any] | None = None, c
     return save(path, nodes, stored, ["N", kernel.shape[1], 16, 18])
 
 
+def fused(path: Path) -> Path:
+    """A stem with its activation, as onnxruntime's optimizer saves it."""
+    made = onnx.load(larger(path, noise(3, 4, 3, 3), pads=[1] * 4))
+    made.graph.node[1].MergeFrom(onnx.NodeProto(op_type="FusedConv", domain="com.microsoft"))
+    made.graph.node[1].attribute.append(helper.make_attribute("activation", "Relu"))
+    made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(made, path)
+    return path
+
+
 FOLDED: dict[str, Callable[[Path], Path]] = {
     "plain": fronted,
     "a normalization behind it": with_normalization,
@@ -250,6 +260,7 @@ FOLDED: dict[str, Callable[[Path], Path]] = {
     "a window before a quantized kernel": lambda path: quantized_stem(path, noise(3, 4, 3, 3)),
     "a window before a normalization": lambda path: with_normalization(path, noise(3, 4, 3, 3)),
     "a window before a BatchNorm": lambda path: with_batch_norm(path, noise(3, 4, 3, 3)),
+    "a window before a fused stem": fused,
     "a window of an average": lambda path: larger(path, np.full((1, 1, 2, 2), 0.25, np.float32), channels=1),
 }
 
