@@ -181,6 +181,7 @@ def border_error(checkpoint: TensorStore, kernel: KernelChange, tap_spans: Seque
     if not tap_spans:
         return 0.0, 0.0
     constants = _tap_constants(checkpoint, kernel)
+    constants = constants.reshape(len(constants), *(constants.shape[1:] or (1,)))  # a product of pixels has one tap
     full = tuple((0, taps) for taps in constants.shape[1:])
     borders = [(), *(spans for spans in tap_spans if tuple(spans) != full)]
     summed = [constants[:, *(slice(*span) for span in spans)].reshape(len(constants), -1).sum(axis=1) for spans in borders]

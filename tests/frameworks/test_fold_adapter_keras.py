@@ -67,6 +67,10 @@ def batch_norm(x: Any) -> Any:
     return y
 
 
+def pixels(between: Any) -> Any:
+    return keras.Sequential([keras.Input((16, 16, 4)), adapter(), between, L.Dense(5), L.ReLU()])
+
+
 def of_rank(rank: int) -> Any:
     image = keras.Input((*[8] * rank, 4))
     kind = getattr(L, f"Conv{rank}D")
@@ -93,8 +97,10 @@ FOLDED: dict[str, Callable[[], Any]] = {
     "channels first": first,
     "padded": lambda: functional(padding="same"),
     "padded by a layer": lambda: functional(lambda x: L.ZeroPadding2D(2)(x)),
+    "padded before single pixels": lambda: pixels(L.ZeroPadding2D()),
+    "single pixels": lambda: pixels(L.Identity()),
 }
-BORDERS = {"padded", "padded by a layer"}
+BORDERS = {"padded", "padded by a layer", "padded before single pixels"}
 
 
 def trained_resnet50(window: int) -> Any:

@@ -190,7 +190,7 @@ class KerasGraph(ModelGraph):
     def padding(self, conv: FirstConv) -> Sequence[TapSpans]:
         """By the layers that pad in front of it, which may be wider than its window, and by its own `padding`."""
         letters = conv.layout.axes if conv.layout else ""
-        taps = [size for size, letter in zip(conv.tensor.shape, letters, strict=False) if letter in "DHW"]
+        taps = [size for size, letter in zip(conv.tensor.shape, letters, strict=False) if letter in "DHW"] or [1]
         spans: dict[TapSpans, None] = {}
         for _, reached in self._arrivals.get(conv.tensor.name, ()):
             config = reached.layer.config
