@@ -98,11 +98,14 @@ PAD = layer("ZeroPadding2D", "pad", "image", data_format="channels_last")
         (padded(padding="valid"), {((0, 3), (0, 3))}),
         (padded(padding="same"), {((i, j), (k, m)) for i, j in ENDS for k, m in ENDS}),
         (padded("Conv2D", PAD, padding="valid"), {((i, j), (k, m)) for i, j in ALL for k, m in ALL}),
+        (padded("Dense", units=4), {((0, 1),)}),
+        (padded("Dense", PAD, units=4), {((0, 0),), ((0, 1),), ((1, 1),)}),
     ],
-    ids=["valid", "same", "by a layer in front"],
+    ids=["valid", "same", "by a layer in front", "single pixels", "single pixels by a layer in front"],
 )
 def test_taps_lie_on_zeros_as_the_configuration_pads(entry: Any, expected: set[Any], tmp_path: Path):
-    with opened(write(tmp_path / "a.h5", entry, {"conv/conv": weights((3, 3, 3, 4))})) as checkpoint:
+    shape = (3, 4) if entry["config"]["layers"][-1]["class_name"] == "Dense" else (3, 3, 3, 4)
+    with opened(write(tmp_path / "a.h5", entry, {"conv/conv": weights(shape)})) as checkpoint:
         (stem,) = checkpoint.graph.first_convs()
         assert set(checkpoint.graph.padding(stem)) == expected
 
