@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from math import gcd, prod
 
 from chkpt_channels.containers.protobuf import Message
@@ -30,8 +31,10 @@ ORDERING = ("Cast", "Concat", "ConstantOfShape", "Identity", "Reshape", "Slice",
 """What makes the pads of a Pad of stored ones."""
 MOST_PADS = 64
 """Numbers of one: two for each axis."""
-MOST_TAPS = 256
-"""Of an adapter that is not 1×1; each is a mixing of its own."""
+MOST_FOLDED, MOST_TAPS = 256, 4096
+"""The taps of an adapter, each of which is a mixing of its own; and those of the new kernel."""
+LARGEST = 1 << 16
+"""No stride, dilation or padding is larger."""
 QUANTIZING = ("QuantizeLinear", "DynamicQuantizeLinear")
 
 
@@ -103,8 +106,8 @@ def _windows(
 ) -> Iterator[tuple[str, Window]]:
     """How such a convolution goes into each kernel behind it, by its name. Raises UnsupportedError where it does not."""
     is_same = all(stride == 1 and sum(pads) == dilation * (taps - 1) for taps, stride, dilation, pads in steps)
-    if (taps := prod(step[0] for step in steps)) > MOST_TAPS:
-        raise location.unsupported(f"is a convolution of {taps} pixels; {MOST_TAPS} are the most: it is not folded")
+    if (taps := prod(step[0] for step in steps)) > MOST_FOLDED:
+        raise location.unsupported(f"is a convolution of {taps} pixels; {MOST_FOLDED} are the most: it is not folded")
     own = {name for name, flow in path.values.items() if not flow.mixed}
     measuring = [node for node in model.computed.nodes if node.op in SHAPES and own.intersection(node.inputs)]
     if measuring and not is_same:
@@ -125,7 +128,11 @@ def _windows(
                 raise location.at(node.label).unsupported("this Pad follows an adapter that skips pixels: it is not folded")
             around += padded
         zeros = tuple(name for operation in user.operations for name in _added(operation))
-        yield user.kernel.name, _composed(steps, _steps(user, place), around)._replace(zeros=zeros)
+        window = _composed(steps, _steps(user, place), around)._replace(zeros=zeros)
+        if prod(window.settings["kernel_shape"]) > MOST_TAPS or max(chain(*window.settings.values())) > LARGEST:
+            numbers = ", ".join(f"{name} {list(values)}" for name, values in window.settings.items())
+            raise place.unsupported(f"would need {numbers}: no convolution is that large: it is not folded")
+        yield user.kernel.name, window
 
 
 def _between(model: OnnxModel, user: ReachedConv, path: ImageTrace) -> Iterator[Node]:

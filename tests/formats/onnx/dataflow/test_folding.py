@@ -99,6 +99,14 @@ REFUSED: dict[str, tuple[list[NodeProto], str]] = {
         [node("Conv", ["image", "many"], ["x"], pads=[8] * 4), STEM],
         "many: is a convolution of 289 pixels; 256 are the most",
     ),
+    "too large a kernel": (
+        [node("Conv", ["image", "large"], ["x"]), node("Conv", ["x", "w"], ["out"], dilations=[50, 50])],
+        r"w: would need kernel_shape \[116, 116\], .*: no convolution is that large",
+    ),
+    "too much padding": (
+        [node("Conv", ["image", "a"], ["x"], pads=[1 << 40] * 4), STEM],
+        "w: would need .*: no convolution is that large",
+    ),
     "a residual": (
         [node("Conv", ["image", "a"], ["r"], pads=[1] * 4), node("Add", ["r", "r"], ["x"]), STEM],
         "this Add follows an adapter that is not 1×1",
@@ -125,5 +133,6 @@ REFUSED: dict[str, tuple[list[NodeProto], str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_taken_out(source: Open, case: str):
     nodes, message = REFUSED[case]
+    name = next((name for n in nodes for name in n.input if name in ("large", "many")), "a")
     with pytest.raises(UnsupportedError, match=message):
-        folded(source, nodes, k=floats(2), name="many" if "many" in message else "a", many=noise(3, 4, 17, 17))
+        folded(source, nodes, name=name, k=floats(2), large=noise(3, 4, 16, 16), many=noise(3, 4, 17, 17))
