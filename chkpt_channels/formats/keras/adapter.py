@@ -90,7 +90,7 @@ def _misfit(model: KerasModel, layer: Layer, conv: FirstConv) -> str:
         return f"is a {layer.kind}"
     window = [n for n, letter in zip(conv.tensor.shape, conv.layout.axes, strict=True) if letter in "DHW"]
     strides = layer.config.get("strides", layer.config.get("subsample")) or 1
-    if {*window, *(strides if isinstance(strides, list) else [strides])} != {1}:
+    if any(n != 1 for n in (*window, *(strides if isinstance(strides, list) else [strides]))):
         return "is no 1×1 convolution that takes every pixel"
     if not layer.is_linear:
         return f"has the activation {layer.config.get('activation')!r}"

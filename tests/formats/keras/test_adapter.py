@@ -139,6 +139,7 @@ KEPT: dict[str, tuple[Entry, FirstConv, dict[str, Tensor], str]] = {
     "none": (model(image(), FRONT), kernel(1, 1, 3, 4), {}, ""),
     "a window": (model(image(), FRONT), kernel(1, 3, 3, 4), {}, "is no 1×1 convolution that takes every pixel"),
     "strides": (model(image(), conv("front", "image", strides=[1, 2])), kernel(1, 1, 3, 4), {}, "is no 1×1 convolution that"),
+    "no strides": (model(image(), conv("front", "image", strides=[{}])), kernel(1, 1, 3, 4), {}, "is no 1×1 convolution that"),
     "an activation": (
         model(image(), conv("front", "image", activation="tanh")),
         kernel(1, 1, 3, 4),
