@@ -169,6 +169,7 @@ class KerasGraph(ModelGraph):
         why, hint = adapter.fold_obstacle(self._model, layer, conv, self._weights.tensors)
         if why:
             raise self._location.at(layer.where).unsupported(f"{why}: it is not folded", hint=hint)
+        self._check_shapes()  # those of the input, which is followed no more
         self._folded, self._traces = layer, [adapter.behind(self._model, layer, conv)]
         del self._arrivals
         names = self._weights.of(layer)
@@ -222,8 +223,7 @@ class KerasGraph(ModelGraph):
         """The configuration's text after the edits, None where it stays; and the layer that they add."""
         document = json.loads(self._text)
         encode = config_edits.encoder(self._text, document, self._location.at(self._document))
-        for stale in (trace.stale[0] for trace in self._traces if trace.stale):
-            raise self._location.at(self._document).unsupported(f"{stale} contradicts the channels of the image")
+        self._check_shapes()
         for trace in self._entered(edits):
             for name in (
                 {n for reached in trace.reached for n in self._kernels(reached.layer)}
@@ -250,6 +250,10 @@ class KerasGraph(ModelGraph):
             config_edits.take_out(document, self._folded)
         text = encode(document)
         return text if text != self._text else None, added
+
+    def _check_shapes(self) -> None:
+        for stale in (trace.stale[0] for trace in self._traces if trace.stale):
+            raise self._location.at(self._document).unsupported(f"{stale} contradicts the channels of the image")
 
     def _choose(self, document: Any, edits: Edits) -> None:
         """Keep the constants of the chosen channels in the lists of the configuration."""

@@ -164,6 +164,8 @@ class Legacy(Weights):
         attributes = self._file.texts[self._prefix]
         named = {key: joined({"": value}, "") or [] for key, value in attributes.items() if key.startswith("layer_names")}
         lists = {(self._prefix, key): [each for each in names if each != layer] for key, names in named.items() if layer in names}
+        if empty := next((key for (_, key), names in lists.items() if not names), None):
+            raise self._file.location.at(empty).unsupported(f"names {layer} alone: it is not taken out")
         return Placed([f"{self._prefix}/{layer}"], lists)
 
 

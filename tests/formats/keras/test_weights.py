@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from chkpt_channels import UnsupportedError
 from chkpt_channels.containers.hdf5.reader import Hdf5
 from chkpt_channels.formats.keras.config import KerasModel, all_layers, parse
 from chkpt_channels.formats.keras.weights import (
@@ -289,3 +290,5 @@ def test_what_goes_with_a_layer(read: Read):
     assert whole.without("b") == Placed([f"{top}/b"], {(top, "layer_names"): ["a", "c"]})
     split = Legacy(read(paths, {top: {"layer_names0": ["a"], "layer_names1": ["b", "c"]}}), top)
     assert split.without("b") == Placed([f"{top}/b"], {(top, "layer_names1"): ["c"]})
+    with pytest.raises(UnsupportedError, match="layer_names0: names a alone"):
+        split.without("a")
