@@ -34,6 +34,13 @@ class KernelReport(NamedTuple):
     matrix: tuple[tuple[float, ...], ...] | None = None
     offset: tuple[float, ...] = ()
 
+    @property
+    def grows(self) -> bool:
+        """Whether it gets more taps."""
+        letters = self.conv.layout.axes if self.conv.layout else ""
+        sizes = zip(letters, self.conv.tensor.shape, self.shape_after or (), strict=False)
+        return any(letter in "DHW" and after > before for letter, before, after in sizes)
+
 
 class DeclarationChange(NamedTuple):
     """A channel count outside tensors, before and after."""

@@ -99,12 +99,15 @@ def explanation_lines(report: Report) -> Iterator[str]:
         if kernel.method in ("broadcast", "stack", "identity"):
             yield "  W' = W: no weight changes"
             continue
-        yield "  x_old[i] = Σ_j A[i, j] · x_new[j]" + (" + t[i]" if kernel.offset else "")
+        mapped = "x_old[i, u] = Σ_a Σ_j A_a[i, j] · x_new[j, u + a]" if kernel.grows else "x_old[i] = Σ_j A[i, j] · x_new[j]"
+        yield f"  {mapped}" + (" + t[i]" if kernel.offset else "")
         if kernel.method in ("adapter", "gather"):
             node = "1×1 convolution" if kernel.method == "adapter" else "Gather"
             yield f"  W' = W: a {node} in front holds A" + (" and t" if kernel.offset else "")
         else:
-            yield "  W'[j] = Σ_i W[i] · A[i, j]   for every filter and tap, in float64, rounded once to " + dtype(tensor)
+            kept = "W'[j] = Σ_i W[i] · A[i, j]   for every filter and tap"
+            new = "W'[j, a + b] = Σ_i W[i, b] · A_a[i, j]   for every filter, A = Σ_a A_a" if kernel.grows else kept
+            yield f"  {new}, in float64, rounded once to {dtype(tensor)}"
         if kernel.offset and kernel.method != "adapter":
             yield "  b' = b + Σ_i t[i] · Σ_taps W[i]"
         yield from _matrix_rows(kernel)
@@ -273,7 +276,8 @@ def _rule_of(kernel: KernelReport) -> str:
     old, new = len(kernel.matrix or ()), len((kernel.matrix or ((),))[0])
     if kernel.method == "identity" and not kernel.offset:
         return "unchanged"
-    through = ", with both normalizations folded in" if kernel.offset else ""
+    constant = "its constant" if kernel.method == "fold-adapter" else "both normalizations"
+    through = f", with {constant} folded in" if kernel.offset else ""
     if kernel.method == "sum":
         return f"the sum over its {old} input channels{through}"
     return f"made by {kernel.method} from {_count(old, 'input channel')} to {new}{through}"

@@ -155,13 +155,37 @@ class ChannelMap(NamedTuple):
     offset: tuple[float, ...] = ()
 
 
+class Window(NamedTuple):
+    """How a convolution of several pixels goes into a kernel behind it: its tap a and tap s of that one meet in tap
+    near · a + far · s of the new one, along each axis.
+
+    taps, near, far  how many it has along each axis, how far apart they are in the new kernel, and how far those of the old one
+    settings         what the node of the kernel states from then on: kernel_shape, strides, dilations, pads
+    border           how many outer pixels of the output are off, as zeros were padded to what the convolution gave
+    edges            for such pixels, along each axis (e, f): where the old taps [b, c) are on pixels, the new ones are not before
+                     far · (b - 1) + e for a b above 0, nor from far · c + near · (taps - 1) + f for a c below their number
+    zeros            the constants that are added between the two, and that become zero
+    matrices         A [I_old, I_new] for each of its taps, the last axis fastest
+    """
+
+    taps: tuple[int, ...]
+    near: tuple[int, ...]
+    far: tuple[int, ...]
+    settings: Mapping[str, tuple[int, ...]]
+    border: int
+    edges: tuple[tuple[int, int], ...] = ()
+    zeros: tuple[str, ...] = ()
+    matrices: tuple[tuple[tuple[float, ...], ...], ...] = ()
+
+
 class Adapter(NamedTuple):
-    """A 1×1 convolution that precedes a network's first convs: the value that it gives, the name of its stored bias, "" for none,
-    and the tensors that nothing else reads."""
+    """A convolution that precedes a network's first convs: the value that it gives, the name of its stored bias, "" for none, and
+    the tensors that nothing else reads. Of one that is not 1×1, how it goes into each kernel, by name."""
 
     output: str
     bias: str
     tensors: tuple[str, ...]
+    windows: Mapping[str, Window] = {}
 
 
 class Edits(NamedTuple):
@@ -175,8 +199,9 @@ class Edits(NamedTuple):
     method    "" for edited kernels; "broadcast", "stack", "adapter" or "gather" where the graph itself makes the old channels of
               the new ones
     adapter   with that method, what the 1×1 convolution in front of the network computes
-    folded    the value that a 1×1 convolution gives that is taken out, its input from then on; "" where none is
+    folded    the value that a convolution gives that is taken out, its input from then on; "" where none is
     removed   the tensors that go with it, by name
+    windows   of one that is not 1×1, how it goes into each kernel, by name
     orders    with "gather", for each image the axis of its channels, and for each old channel the new one that it is
     constants  for each PreprocessingOp, by `where`, the old channel whose constants each new channel takes, where these are no
               tensors
@@ -193,6 +218,7 @@ class Edits(NamedTuple):
     adapter: ChannelMap | None = None
     folded: str = ""
     removed: Sequence[str] = ()
+    windows: Mapping[str, Window] = {}
     orders: Mapping[str, tuple[int, tuple[int, ...]]] = {}
     constants: Mapping[str, tuple[int, ...]] = {}
     biases: Mapping[str, TensorEdit] = {}

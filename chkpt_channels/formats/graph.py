@@ -85,8 +85,8 @@ class ModelGraph:
         return "holds no graph that a convolution could be put into"
 
     def fold(self, adapter: FirstConv) -> Adapter:
-        """Take what this 1×1 convolution of the image gives for the image from now on. Raises UnsupportedError where the node
-        cannot be taken out of the graph."""
+        """Take what this convolution of the image gives for the image from now on. Raises UnsupportedError where it cannot be
+        taken out of the graph."""
         raise NotImplementedError
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:

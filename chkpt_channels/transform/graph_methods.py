@@ -4,7 +4,7 @@ broadcast, stack   toward one channel, where an edit of kernels would be inexact
 gather             for another order of the channels, where an edit of kernels would be refused
 adapter            for any count, where an edit of kernels would be refused, and neither stack nor gather would do
 
-Or the reverse: a 1×1 convolution that a user trained in front of the network is folded into its kernels.
+Or the reverse: a convolution that a user trained in front of the network is folded into its kernels.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def instead(store: TensorStore, convs: Sequence[FirstConv], options: Options) ->
 
 
 class Folding(NamedTuple):
-    """A 1×1 convolution that a user trained in front of a network, and the first convs of that network."""
+    """A convolution that a user trained in front of a network, and the first convs of that network."""
 
     conv: FirstConv
     adapter: Adapter
@@ -77,8 +77,8 @@ class Folding(NamedTuple):
 
 
 def trained_adapter(store: TensorStore, request: SearchRequest) -> Folding:
-    """The 1×1 convolution of the image that is to be folded: the graph shows what is behind it, or the user names both. Raises
-    AmbiguousError with candidates where several could be it, UnsupportedError where none is."""
+    """The convolution of the image that is to be folded, a 1×1 one where there is one: the graph shows what is behind it, or the
+    user names both. Raises AmbiguousError with candidates where several could be it, UnsupportedError where none is."""
     if not store.graph.folds:
         return _named_adapter(store, request)
     tensors, hint = store.model_tensors(), store.like_hint
@@ -86,19 +86,20 @@ def trained_adapter(store: TensorStore, request: SearchRequest) -> Folding:
     named = {tensor.name for found in matches for tensor in found}
     convs = select_first_convs(store, request._replace(layers=())).first_convs
     asked = [conv for conv in convs if conv.tensor.name in named or not named]
-    pointwise = [conv for conv in asked if _is_pointwise(store, conv)]
-    if len(pointwise) > 1:
-        raise _several(store, pointwise, "   or   ".join(f"--layer {conv.tensor.name}" for conv in pointwise))
-    if not pointwise:
+    direct = [conv for conv in asked if conv.layout and not conv.layout.folded and conv.tensor.dtype.floating]
+    adapters = [conv for conv in direct if _is_pointwise(store, conv)] or direct
+    if len(adapters) > 1:
+        raise _several(store, adapters, "   or   ".join(f"--layer {conv.tensor.name}" for conv in adapters))
+    if not adapters:
         where = min(named) if named else asked[0].tensor.name if asked else ""
-        what = "is no 1×1 convolution of the image that pads nothing: there is no adapter to fold"
+        what = "is no convolution of the image's channels in floating-point numbers: there is no adapter to fold"
         raise store.location.at(where).unsupported(what)
-    adapter = store.graph.fold(pointwise[0])
+    adapter = store.graph.fold(adapters[0])
     behind = tuple(store.graph.first_convs())
     if not behind:
         what = "is followed by no convolution that it could be folded into"
-        raise store.location.at(pointwise[0].tensor.name).unsupported(what)
-    return Folding(pointwise[0], adapter, behind)
+        raise store.location.at(adapters[0].tensor.name).unsupported(what)
+    return Folding(adapters[0], adapter, behind)
 
 
 def _named_adapter(store: TensorStore, request: SearchRequest) -> Folding:
@@ -106,7 +107,7 @@ def _named_adapter(store: TensorStore, request: SearchRequest) -> Folding:
     what is between them: naming both says that nothing is."""
     if not store.takes_out or store.optimizer_entries:
         holds = "its optimizer numbers the parameters" if store.takes_out else "its tensors cannot be taken out"
-        raise store.location.unsupported(f"{holds}: --fold-adapter takes ONNX files and plain state dicts")
+        raise store.location.unsupported(f"{holds}: --fold-adapter takes ONNX files, Keras models in .h5 and plain state dicts")
     if len(request.layers) < 2:
         what = "does not show what takes what an adapter gives: --fold-adapter needs both by name"
         raise store.location.unsupported(what, hint="--layer ADAPTER --layer STEM")
@@ -137,24 +138,29 @@ def _gives(conv: FirstConv, others: Sequence[FirstConv]) -> bool:
 
 
 def _several(store: TensorStore, convs: Sequence[FirstConv], hint: str) -> AmbiguousError:
-    candidates = [Candidate(conv.tensor.name, conv.tensor.shape, "is a 1×1 convolution of the image") for conv in convs]
+    candidates = [Candidate(conv.tensor.name, conv.tensor.shape, "is a convolution of the image") for conv in convs]
     return AmbiguousError(
         f"{len(convs)} convolutions could be the adapter", file=store.location.file, candidates=candidates, hint=hint
     )
 
 
-def folding(store: TensorStore, conv: FirstConv, adapter: Adapter) -> Mixing:
-    """What a 1×1 convolution computes: its kernel is A [I_old, I_new], as its outputs are the old channels, and its bias is t."""
+def folding(store: TensorStore, conv: FirstConv, adapter: Adapter, into: str) -> Mixing:
+    """What an adapter in front of the kernel `into` computes: its kernel is A [I_old, I_new] for each of its taps, as its outputs
+    are the old channels, and its bias is t."""
     import numpy as np
 
     if conv.layout is None:
-        raise TypeError(f"{conv.tensor.name} has no layout, and is no 1×1 convolution")
+        raise TypeError(f"{conv.tensor.name} has no layout, and is no convolution of the image's channels")
     axes = conv.layout.axes.index("O"), conv.layout.channel_axis
-    matrix = np.moveaxis(kernels.values(store, conv).astype(np.float64), axes, (0, 1)).reshape(-1, conv.in_channels)
-    offset = store.load(adapter.bias).astype(np.float64).reshape(-1) if adapter.bias else np.zeros(len(matrix))
-    if not (np.isfinite(matrix).all() and np.isfinite(offset).all()):
+    kernel = np.moveaxis(kernels.dense(kernels.values(store, conv), conv, conv.layout), axes, (0, 1)).astype(np.float64)
+    taps = np.moveaxis(kernel.reshape(*kernel.shape[:2], -1), -1, 0)
+    offset = store.load(adapter.bias).astype(np.float64).reshape(-1) if adapter.bias else np.zeros(len(kernel))
+    if not (np.isfinite(kernel).all() and np.isfinite(offset).all()):
         raise store.location.at(conv.tensor.name).unsupported("holds NaN or infinity, or its bias does: it is not folded")
-    return Mixing(FOLDED, tuple(map(tuple, matrix.tolist())), tuple(offset.tolist()) if offset.any() else ())
+    matrix, *matrices = (tuple(map(tuple, numbers.tolist())) for numbers in (taps.sum(axis=0), *taps))
+    window = adapter.windows.get(into)
+    window = window and window._replace(matrices=tuple(matrices))
+    return Mixing(FOLDED, matrix, tuple(offset.tolist()) if offset.any() else (), window)
 
 
 def folded_notice(conv: FirstConv, adapter: Adapter, into: Sequence[FirstConv]) -> Notice:

@@ -15,6 +15,7 @@ from chkpt_channels.discovery.law import patch_embeddings
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import kernels, parametrizations, quantization
 from chkpt_channels.transform.kernels import KernelChange
+from chkpt_channels.transform.mixing import window
 from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.optimizer_state import OptimizerEdits
 from chkpt_channels.transform.options import Options
@@ -32,7 +33,7 @@ def kernel_change(
     chosen = _chosen_constants(rule)
     if not rule.passes(operations):
         scale, shift = _composed(checkpoint.location, operations, conv.in_channels)
-        rule = rule.compose((scale, shift), ([scale[c] for c in chosen], [shift[c] for c in chosen]))
+        rule = rule.compose((scale, shift), ([scale[c] for c in chosen], [0.0 if rule.window else shift[c] for c in chosen]))
     if conv.layout is None:
         raise location.unsupported("its axis order is ambiguous", hint=patch_embeddings.spellings(conv.tensor.shape))
     parametrization = parametrizations.parametrization_of(checkpoint, conv)
@@ -40,14 +41,14 @@ def kernel_change(
         parametrization = NormedPatch(checkpoint, conv, conv.layout, rule, norm)
     if conv.groups == 1:
         # the usual case: one channel axis grows or shrinks
-        shape = conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to)
+        shape = window.grown(rule, conv.layout, conv.layout.with_channels(conv.tensor.shape, conv.in_channels, to))
         return KernelChange(conv, conv.layout, rule, shape, chosen, parametrization)
     # toward one channel a depthwise kernel keeps its bytes: every filter reads the one channel that is left (Keras'
     # DepthwiseConv2D (h, w, 3, m) is (h, w, 1, 3m), ONNX' group 3 becomes 1)
     grouped = checkpoint.graph.dense_shape(conv, to)
     if grouped is None or (to == 1 and conv.groups != conv.in_channels):
         raise location.unsupported(f"is a convolution in {conv.groups} groups, which is only converted to one channel")
-    return KernelChange(conv, conv.layout, rule, grouped, chosen, parametrization)
+    return KernelChange(conv, conv.layout, rule, window.grown(rule, conv.layout, grouped), chosen, parametrization)
 
 
 def joined_changes(checkpoint: TensorStore, modules: Sequence[str], rule: Mixing) -> list[KernelChange]:
@@ -102,7 +103,7 @@ def tensor_edits(
     if not changed:
         return Edits()
     every = [*changed, *joined]
-    edits = _with_constants(checkpoint, _kernel_edits(checkpoint, every, options), operations, changed[0].constants)
+    edits = _with_constants(checkpoint, _kernel_edits(checkpoint, every, options), operations, changed)
     edits = _with_state(checkpoint, edits, every, options.plain["optimizer"])
     return edits._replace(
         tensors={**edits.tensors, **checkpoint.graph.shape_edits([kernel.conv for kernel in changed], options.to)}
@@ -151,19 +152,20 @@ def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], opti
 
 
 def _with_constants(
-    checkpoint: TensorStore, edits: Edits, operations: Sequence[PreprocessingOp], chosen: tuple[int, ...]
+    checkpoint: TensorStore, edits: Edits, operations: Sequence[PreprocessingOp], changed: Sequence[KernelChange]
 ) -> Edits:
     """The edits, and those of the constants that precede the kernels with one number for each channel: each new channel takes
-    the numbers of the old one that it replaces."""
+    the numbers of the old one that it replaces, or zero, where the kernel has a window that moves them behind it."""
+    chosen = changed[0].constants
+    zeros = {name for kernel in changed if kernel.mixing.window for name in kernel.mixing.window.zeros}
     axes: defaultdict[str, list[int]] = defaultdict(list)
     for name, axis in dict.fromkeys(pair for op in operations for pair in op.tensors):
         axes[name].append(axis)
     constants = {}
     for name, channel_axes in axes.items():
         shape = tuple(len(chosen) if axis in channel_axes else size for axis, size in enumerate(checkpoint.tensors[name].shape))
-        constants[name] = TensorEdit(
-            shape, cache(partial(kernels.select_positions, checkpoint, name, channel_axes, chosen)), "statistics"
-        )
+        values = partial(kernels.select_positions, checkpoint, name, channel_axes, chosen, as_zeros=name in zeros)
+        constants[name] = TensorEdit(shape, cache(values), "statistics")
     places = {operation.where: chosen for operation in operations}
     return edits._replace(tensors={**edits.tensors, **constants}, constants=places)
 

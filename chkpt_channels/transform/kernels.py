@@ -13,6 +13,7 @@ from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import FirstConv, Notice, TensorEdit
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import quantization
+from chkpt_channels.transform.mixing import window
 from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.mixing.rules import GRAPH_METHODS
 from chkpt_channels.transform.parametrizations import PLAIN, Parametrization
@@ -65,12 +66,16 @@ def mixed_kernel(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfini
         )
     if conv.groups > 1:
         # not dense yet: with a plain sum the stored bytes are the answer
-        if all(row == (1.0,) for row in mixing.matrix):
+        if all(row == (1.0,) for row in mixing.matrix) and not mixing.window:
             return old.reshape(kernel.shape)  # every filter sees one old channel: the same bytes see the new one
-        old = dense(old, kernel)
+        old = dense(old, conv, layout)
     # quantized kernels stay in float64 until they are quantized again
     dtype = conv.tensor.dtype if conv.tensor.dtype.floating else BY_NAME["F64"]
-    new = mixing.apply(kernel.parametrization.mixable(old), layout.view(old.shape, conv.in_channels), dtype)
+    mixable = kernel.parametrization.mixable(old)
+    if mixing.window:
+        new = window.composed(mixing, layout, mixable).reshape(layout.view(kernel.shape, mixing.new))
+    else:
+        new = mixing.apply(mixable, layout.view(old.shape, conv.in_channels), dtype)
     new = new if new.dtype == old.dtype else rounded(new, dtype)
     computed = new[:, [j for j in range(mixing.new) if mixing.copied(j) is None]] if bad_filter is not None else new
     if (filter_ := first_not_finite(computed.reshape(_shape(kernel, computed.shape[1])), layout)) is not None:
@@ -97,12 +102,11 @@ def values(checkpoint: TensorStore, conv: FirstConv) -> NDArray[Any]:
     return kernel
 
 
-def dense(old: NDArray[Any], kernel: KernelChange) -> NDArray[Any]:
+def dense(old: NDArray[Any], conv: FirstConv, layout: Layout) -> NDArray[Any]:
     """A grouped kernel as a dense one: every filter over all channels, zero outside its group. Keras stores depthwise kernels by
     channel, [H, W, I, multiplier]; in other formats a filter has the I / groups channels of its group."""
     import numpy as np
 
-    conv, layout = kernel.conv, kernel.layout
     if conv.groups == 1:
         return old
     channels, filters = layout.channel_axis, layout.axes.index("O")
@@ -128,24 +132,31 @@ def _tap_constants(checkpoint: TensorStore, kernel: KernelChange) -> NDArray[Any
     """Σ over channels of W[o, i, …] · t_i as [O, D, H, W], those of D, H and W that the layout has as axes."""
     import numpy as np
 
-    conv, layout = kernel.conv, kernel.layout
-    old = dense(kernel.parametrization.weight(values(checkpoint, conv)), kernel)
+    conv, layout, old = kernel.conv, kernel.layout, _dense_weight(checkpoint, kernel)
     shift = kernel.mixing.bias_shift(old, layout.view(old.shape, conv.in_channels))
     folded = shift.reshape(layout.with_channels(old.shape, conv.in_channels, 1)).sum(axis=layout.channel_axis)
     letters = [axis for i, axis in enumerate(layout.axes) if i != layout.channel_axis]
     return np.moveaxis(folded, letters.index("O"), 0)
 
 
+def _dense_weight(checkpoint: TensorStore, kernel: KernelChange) -> NDArray[Any]:
+    return dense(kernel.parametrization.weight(values(checkpoint, kernel.conv)), kernel.conv, kernel.layout)
+
+
 def border_notices(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> Iterator[Notice]:
-    """The error at zero-padded borders after a constant was folded into biases: padded zeros never had the constant."""
+    """The error at zero-padded borders after a constant, or a convolution of several pixels, was folded: padded zeros had neither
+    the constant nor the pixels around them."""
     for kernel in changed:
-        if not kernel.mixing.offset:
+        grows = kernel.mixing.window
+        if not kernel.mixing.offset and not grows:
             continue
         tap_spans = checkpoint.graph.padding(kernel.conv)
         error, inside = border_error(checkpoint, kernel, usual_tap_spans(kernel) if tap_spans is None else tap_spans)
         if error:
-            share = f", {error / inside:.0%} of the largest constant inside" if inside else ""
+            share = f", {error / inside:.0%} of the largest {'' if grows else 'constant '}inside" if inside else ""
             if_ = " if it is padded as usual" if tap_spans is None else ""
+            if grows:
+                if_ = f", for inputs in -1..1, in its outer {grows.border} pixels"
             message = f"{kernel.conv.tensor.name}: at the zero-padded border its output is off by up to {error:.3g}{share}{if_}"
             yield Notice("border_error", message)
 
@@ -166,17 +177,20 @@ def usual_tap_spans(kernel: KernelChange) -> Sequence[TapSpans]:
 
 def border_error(checkpoint: TensorStore, kernel: KernelChange, tap_spans: Sequence[TapSpans]) -> tuple[float, float]:
     """(the largest Σ of W · t over channels and taps on the padding, the largest over all taps) of any filter. The old network
-    padded zeros after the constant was subtracted; the new bias adds it for these taps too."""
-    constants = _tap_constants(checkpoint, kernel) if tap_spans else None
-    if constants is None:
+    padded zeros after the constant was subtracted; the new bias adds it for these taps too. A window sees pixels around them."""
+    if not tap_spans:
         return 0.0, 0.0
-    whole = constants.reshape(len(constants), -1).sum(axis=1)
-    errors = (
-        whole - constants[:, *(slice(*span) for span in spans)].reshape(len(constants), -1).sum(axis=1)
-        for spans in tap_spans
-        if any(span != (0, taps) for span, taps in zip(spans, constants.shape[1:], strict=True))
-    )
-    return max((float(abs(error).max()) for error in errors), default=0.0), float(abs(whole).max())
+    constants = _tap_constants(checkpoint, kernel)
+    constants = constants.reshape(len(constants), *(constants.shape[1:] or (1,)))  # a product of pixels has one tap
+    full = tuple((0, taps) for taps in constants.shape[1:])
+    borders = [(), *(spans for spans in tap_spans if tuple(spans) != full)]
+    summed = [constants[:, *(slice(*span) for span in spans)].reshape(len(constants), -1).sum(axis=1) for spans in borders]
+    errors = [abs(summed[0] if spans == () else summed[0] - each) for spans, each in zip(borders, summed, strict=True)]
+    if kernel.mixing.window:
+        seen = window.largest(kernel.mixing, kernel.layout, _dense_weight(checkpoint, kernel), borders)
+        errors = [error + most for error, most in zip(errors, seen, strict=True)]
+    inside, *outside = (float(error.max()) for error in errors)
+    return max(outside, default=0.0), inside
 
 
 def shifted_bias(
@@ -188,8 +202,11 @@ def shifted_bias(
     return rounded(old.astype("float64") + sign * bias_shift(checkpoint, kernel), checkpoint.tensors[name].dtype)
 
 
-def select_positions(checkpoint: TensorStore, name: str, axes: Sequence[int], chosen: tuple[int, ...]) -> NDArray[Any]:
-    """The chosen positions along these axes of a stored tensor; of a diagonal one (two axes) the chosen diagonal."""
+def select_positions(
+    checkpoint: TensorStore, name: str, axes: Sequence[int], chosen: tuple[int, ...], *, as_zeros: bool
+) -> NDArray[Any]:
+    """The chosen positions along these axes of a stored tensor, or zeros in their place; of a diagonal one (two axes) the chosen
+    diagonal."""
     import numpy as np
 
     selected: NDArray[Any] = checkpoint.load(name)
@@ -198,7 +215,7 @@ def select_positions(checkpoint: TensorStore, name: str, axes: Sequence[int], ch
     if len(axes) > 1:  # a diagonal matrix: where one old channel is selected twice, the two new ones must not mix
         off = ~np.eye(len(chosen), dtype=bool)
         selected[off.reshape([len(chosen) if axis in axes else 1 for axis in range(selected.ndim)]).nonzero()] = 0
-    return np.ascontiguousarray(selected)
+    return np.zeros_like(selected, order="C") if as_zeros else np.ascontiguousarray(selected)
 
 
 def first_not_finite(kernel: NDArray[Any], layout: Layout) -> int | None:
@@ -220,17 +237,17 @@ def parity(
     import numpy as np
 
     conv, layout, mixing = kernel.conv, kernel.layout, kernel.mixing
-    old = dense(kernel.parametrization.mixable(values(checkpoint, conv)), kernel)
+    old = dense(kernel.parametrization.mixable(values(checkpoint, conv)), conv, layout)
     filters = layout.axes.index("O")
-    shape = tuple(1 if axis == filters else n for axis, n in enumerate(new.shape))
-    view = layout.view(shape, mixing.new)
+    shape, wide = (tuple(1 if axis == filters else n for axis, n in enumerate(k.shape)) for k in (new, old))
+    view = layout.view(layout.with_channels(wide, mixing.old, mixing.new), mixing.new)
     # one patch of the window's size is enough: a convolution does the same at every place
-    image = _noise(prod(view)).reshape(view)
-    mapped = np.einsum("ij,pjq->piq", np.array(mixing.matrix), image)
+    image = _noise(prod(shape)).reshape(shape)
+    seen = ((part.matrix, image[place].reshape(view)) for part, place in window.parts(mixing, layout, wide))
+    mapped = sum(np.einsum("ij,pjq->piq", np.array(matrix), pixels) for matrix, pixels in seen)
     if constant is not None:
         mapped += np.array(mixing.offset).reshape(1, -1, 1)
-    wide = mapped.reshape(layout.with_channels(shape, mixing.new, mixing.old))
-    before, after = (_responses(k, x, filters) for k, x in ((old, wide), (new, image.reshape(shape))))
+    before, after = (_responses(k, x, filters) for k, x in ((old, mapped.reshape(wide)), (new, image)))
     after = after if constant is None else after + constant
     with np.errstate(invalid="ignore"):  # with --allow-nonfinite: NaN and infinity are copied, and take no part in the parity
         differences, sizes = (np.where(np.isfinite(x), x, 0) for x in (np.abs(before - after), np.abs(before)))

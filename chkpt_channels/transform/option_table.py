@@ -35,10 +35,11 @@ class ConvertOptions(TypedDict, total=False):
         Option(
             "--fold-adapter",
             hidden=True,
-            help="Fold a 1×1 convolution in front of the stem into it.",
+            help="Fold a convolution in front of the stem into it.",
             doc="folds a trained 1×1 convolution without activation, which takes the image and precedes the network, into the"
-            " kernels behind it, and takes it out. In ONNX `--layer` names it where several could be meant, in a state dict it"
-            " names both, adapter and stem. There is no `--to`: the image stays as it is"
+            " kernels behind it, and takes it out. In ONNX it may be a larger one, in Keras the file is a whole model in `.h5`;"
+            " `--layer` names it where several could be meant. In a state dict it names both, adapter and stem. There is no"
+            " `--to`: the image stays as it is"
             " ([methods.md](methods.md#folding-an-adapter))",
         ),
     ]

@@ -72,17 +72,19 @@ def _plan_by_like(checkpoint: TensorStore, options: Options) -> Plan:
 
 
 def _folded(checkpoint: TensorStore, options: Options) -> Plan:
-    """The plan that folds a 1×1 convolution into the kernels that take what it gives: its matrix is the rule."""
+    """The plan that folds a convolution into the kernels that take what it gives: its matrix is the rule."""
     conv, adapter, behind = graph_methods.trained_adapter(checkpoint, options.search)
-    rule = graph_methods.folding(checkpoint, conv, adapter)
+    folded = [graph_methods.folding(checkpoint, conv, adapter, each.tensor.name) for each in behind]
+    rule = folded[0]
     if rule.is_identity:
         plan = _identity_plan(checkpoint, Finding(behind), rule.new)
     else:
         options = options._replace(rule=options.rule._replace(to=rule.new))
         operations = [_operations_before(checkpoint, each, ()) for each in behind]
-        known, rules = Finding((conv, *behind)), [mixing.identity(rule.new), *[rule] * len(behind)]
+        known, rules = Finding((conv, *behind)), [mixing.identity(rule.new), *folded]
         plan = _plan_by(checkpoint, known, rules, [(), *operations], options, "", "")._replace(why="")
     edits = plan.edits._replace(inputs=conv.inputs, channels=rule.new, folded=adapter.output, removed=adapter.tensors)
+    edits = edits._replace(windows=adapter.windows)
     kernels = tuple(kernel for kernel in plan.kernels if kernel.conv is not conv)
     return plan._replace(
         kernels=kernels, edits=edits, notices=(*plan.notices, graph_methods.folded_notice(conv, adapter, behind))

@@ -212,6 +212,16 @@ def test_an_adapter_is_explained_with_its_matrix():
     ]
 
 
+def test_a_kernel_that_grows_is_explained_by_taps():
+    kernel = KernelReport(CONV, (64, 2, 9, 9), "fold-adapter", ((1.0, 0.5),))
+    assert list(explanation_lines(told(kernels=(kernel,)))) == [
+        "conv1.weight   OIHW  64×3×7×7 → 64×2×9×9   fold-adapter",
+        "  x_old[i, u] = Σ_a Σ_j A_a[i, j] · x_new[j, u + a]",
+        "  W'[j, a + b] = Σ_i W[i, b] · A_a[i, j]   for every filter, A = Σ_a A_a, in float64, rounded once to float32",
+        "  A = [   1  0.5 ]",
+    ]
+
+
 # Notes
 
 
@@ -343,6 +353,10 @@ VERIFIED = Verification(SOURCE, TARGET, (3, 1), (SUM,), 9, 10, (), ())
             SUM._replace(offset=(1.0,)),
             "conv1.weight is the sum over its 3 input channels, with both normalizations folded in, to the last bit",
         ),
+        (
+            SUM._replace(method="fold-adapter", offset=(1.0,)),
+            "conv1.weight is made by fold-adapter from 3 input channels to 1, with its constant folded in, to the last bit",
+        ),
         (SUM._replace(method="mean"), "conv1.weight is made by mean from 3 input channels to 1, to the last bit"),
         (
             SUM._replace(method="luma", matrix=((0.2, 0.7, 0.1),)),
@@ -350,7 +364,7 @@ VERIFIED = Verification(SOURCE, TARGET, (3, 1), (SUM,), 9, 10, (), ())
         ),
         (SAME, "conv1.weight is unchanged, to the last bit"),
     ],
-    ids=["sum", "pipelines", "mean", "luma", "identity"],
+    ids=["sum", "pipelines", "folded", "mean", "luma", "identity"],
 )
 def test_a_file_that_is_the_conversion_is_told_by_its_rule(kernel: KernelReport, expected: str):
     assert next(verification_lines(VERIFIED._replace(kernels=(kernel,)))) == f"identical: 9 of 10 tensors · {expected}"

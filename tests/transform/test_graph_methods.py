@@ -166,7 +166,11 @@ NOT_NAMED: dict[str, tuple[Memory, Options, str]] = {
         "no 1×1 convolution among front.weight",
     ),
     "another parameter": (with_adapter(front__gain=(3,)), words("front", "stem"), "front.weight: is no plain convolution alone"),
-    "no room": (store(3), words(), "its tensors cannot be taken out: --fold-adapter takes ONNX files and plain state dicts"),
+    "no room": (
+        store(3),
+        words(),
+        "its tensors cannot be taken out: --fold-adapter takes ONNX files, Keras models in .h5 and plain state dicts",
+    ),
 }
 
 
@@ -198,10 +202,10 @@ def test_two_that_could_be_the_adapter():
 def test_what_an_adapter_computes():
     made = with_adapter()
     conv = FirstConv(made.tensors["front.weight"], Layout("OIHW"), 4, "user")
-    rule = folding(made, conv, Adapter("x", "front.bias", ()))
+    rule = folding(made, conv, Adapter("x", "front.bias", ()), "stem")
     assert (rule.method, rule.old, rule.new) == ("fold-adapter", 3, 4)
     assert np.array_equal(rule.matrix, made.load("front.weight")[:, :, 0, 0])
     assert np.array_equal(rule.offset, made.load("front.bias"))
-    assert folding(made, conv, Adapter("x", "", ())).offset == ()
+    assert folding(made, conv, Adapter("x", "", ()), "stem").offset == ()
     notice = folded_notice(conv, Adapter("x", "front.bias", ()), [conv])
     assert notice.message.endswith("into front.weight: its tensors stay, as others read them")

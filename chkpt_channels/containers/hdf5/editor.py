@@ -29,14 +29,16 @@ class NewDataset(NamedTuple):
     values: NDArray[Any]
 
 
+Datasets = Mapping[str, NewDataset | None]
+"""What datasets become by their paths; None where they are left out, as groups can be."""
 Texts = Mapping[tuple[str, str], str | Sequence[str]]
 """Attributes by (path of the object, name), and what each becomes."""
 
 
-def splices(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Texts) -> list[Splice]:
-    """The splices, counted from the HDF5 file's first byte, that give datasets new content, and attributes new text or lists of
-    it. Stored dtypes, creation properties, attributes and all links stay. Datasets that the file does not hold are added, in
-    the dtype of their values, with the groups that they are in."""
+def splices(file: Hdf5, datasets: Datasets, texts: Texts) -> list[Splice]:
+    """The splices, counted from the HDF5 file's first byte, that give datasets new content or leave them out, and attributes new
+    text or lists of it. Stored dtypes, creation properties, attributes and all other links stay. Datasets that the file does not
+    hold are added, in the dtype of their values, with the groups that they are in."""
     if not datasets and not texts:
         return []
     answer = run_isolated(lambda: _edited(file, datasets, texts), file.location)
@@ -44,11 +46,14 @@ def splices(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Texts) -> lis
     return [Splice.of(start, stop, data) for (start, stop), data in zip(spans, list(answer), strict=True)]
 
 
-def _edited(file: Hdf5, datasets: Mapping[str, NewDataset], texts: Texts) -> Iterator[bytes]:
+def _edited(file: Hdf5, datasets: Datasets, texts: Texts) -> Iterator[bytes]:
     """The spans that change, and what each becomes."""
     names = {path: [path, *(alias for alias, of in file.aliases.items() if of == path)] for path in datasets}
     with file.opened(writable=True) as (root, overlay):
         for path, new in datasets.items():
+            if new is None:
+                root.unlink(path.encode("utf-8", "surrogateescape"))
+                continue
             if path not in file.datasets:
                 _add(root, path.encode(), new)
                 continue

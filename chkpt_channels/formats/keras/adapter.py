@@ -14,11 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import ChannelMap, Tensor
+from chkpt_channels.core.tensors import ChannelMap, FirstConv, Tensor
 from chkpt_channels.formats.keras import config_edits
-from chkpt_channels.formats.keras.config import KerasModel
+from chkpt_channels.formats.keras.config import KerasModel, Layer
 from chkpt_channels.formats.keras.dataflow.effects import Image
-from chkpt_channels.formats.keras.layers import CONVS, snake_case
+from chkpt_channels.formats.keras.dataflow.trace import InputTrace
+from chkpt_channels.formats.keras.layers import CONVS, data_format, snake_case
 from chkpt_channels.formats.keras.weights import is_stored
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 FLOATS = ("float16", "float32", "float64", "bfloat16")
 """Images that a convolution takes."""
+RESAVED = "model.save('NAME.h5', include_optimizer=False)"
+"""Layers have names there, in the place of numbers, and no state."""
+FOLDABLE = (*(f"Conv{n}D{kind}" for n in (1, 2, 3) for kind in ("", "Transpose")), "Convolution1D", "Convolution2D")
+"""Classes that compute a sum over the channels of a pixel where their window is one."""
 RANKS = range(3, 6)
 """Of images with one to three axes of pixels."""
 
@@ -66,6 +71,40 @@ def put_in_front(document: Any, model: KerasModel, image: Image, channels: Chann
     )
     weights = (_stored(channels.matrix, CONVS[kind].layout, dtype), np.array(channels.offset).astype(dtype))
     return AddedLayer(kind, name, dict(zip(names, weights, strict=False)))
+
+
+def fold_obstacle(model: KerasModel, layer: Layer, conv: FirstConv, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
+    """Why a layer of the image cannot be taken out and folded into what follows it, in words that follow its name, and what the
+    user can do; both "" where it can."""
+    if why := _misfit(model, layer, conv):
+        return why, ""
+    if any(map(is_stored, tensors)):
+        return "is one of the layers whose weights are numbered, and would change their numbers", RESAVED
+    if any(tensor.group and tensor.shape for tensor in tensors.values()):
+        return "has a part in the optimizer's state, which does not fit one layer less", RESAVED
+    return "", ""
+
+
+def _misfit(model: KerasModel, layer: Layer, conv: FirstConv) -> str:
+    if layer.kind not in FOLDABLE or conv.layout is None:
+        return f"is a {layer.kind}"
+    window = [n for n, letter in zip(conv.tensor.shape, conv.layout.axes, strict=True) if letter in "DHW"]
+    strides = layer.config.get("strides", layer.config.get("subsample")) or 1
+    if any(n != 1 for n in (*window, *(strides if isinstance(strides, list) else [strides]))):
+        return "is no 1×1 convolution that takes every pixel"
+    if not layer.is_linear:
+        return f"has the activation {layer.config.get('activation')!r}"
+    if layer.parent is not model or len(layer.nodes) != 1:
+        return "is inside of another model, or is called more than once"
+    return "states the shape of the input" if "batch_input_shape" in layer.config else ""
+
+
+def behind(model: KerasModel, layer: Layer, conv: FirstConv) -> InputTrace:
+    """What takes what a layer without a `fold_obstacle` gives: an image with a channel for each of its filters."""
+    rank = len(conv.tensor.shape)
+    axis = 1 if data_format(layer.config) == "channels_first" else rank - 1
+    filters = conv.tensor.shape[conv.layout.axes.index("O")] if conv.layout else 0
+    return InputTrace(model, Image((layer.name, 0, 0), 0, layer, (), filters, axis, rank))
 
 
 def _kind(model: KerasModel, image: Image) -> str:

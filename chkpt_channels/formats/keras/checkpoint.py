@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
-from chkpt_channels.containers.hdf5.editor import NewDataset, Texts
+from chkpt_channels.containers.hdf5.editor import Datasets, NewDataset, Texts
 from chkpt_channels.containers.hdf5.reader import Hdf5
 from chkpt_channels.containers.json import reader as json_reader
 from chkpt_channels.core.dtypes import BY_NAME
@@ -184,7 +184,8 @@ class KerasCheckpoint(Checkpoint):
                 "has neither a bias nor a following BatchNormalization to take the constant of its preprocessing"
             )
         self._check_factored(edits)
-        datasets = {self._paths[name]: NewDataset(edit.shape, edit.values()) for name, edit in edits.tensors.items()}
+        datasets: dict[str, NewDataset | None] = {}
+        datasets |= {self._paths[name]: NewDataset(edit.shape, edit.values()) for name, edit in edits.tensors.items()}
         self.file.check_copied(datasets)
         text, layer = self.graph.edited(edits) if edits and isinstance(self.graph, KerasGraph) else (None, None)
         lists: Texts = {}
@@ -192,11 +193,15 @@ class KerasCheckpoint(Checkpoint):
             placed = self.weights.place(layer.kind, layer.name, list(layer.weights))
             lists = placed.lists
             datasets |= {p: NewDataset(v.shape, v) for p, v in zip(placed.paths, layer.weights.values(), strict=True)}
+        if edits.folded and self.weights:
+            gone = self.weights.without(edits.folded)
+            datasets, lists = datasets | dict.fromkeys(gone.paths), gone.lists
         return self.composed(datasets, text, lists)
 
     @abstractmethod
-    def composed(self, datasets: Mapping[str, NewDataset], text: str | None, lists: Texts) -> list[Splice]:
-        """The splices that give datasets new content or add them, put `text` as the configuration, and the lists of names."""
+    def composed(self, datasets: Datasets, text: str | None, lists: Texts) -> list[Splice]:
+        """The splices that give datasets new content, add them or leave them out, put `text` as the configuration, and the lists
+        of names."""
 
     def _check_factored(self, edits: Edits) -> None:
         """Raise UnsupportedError for an optimizer that keeps its state for a kernel in parts, as Adafactor does: rows and columns

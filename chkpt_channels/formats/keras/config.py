@@ -62,6 +62,20 @@ class Layer:
         return "/".join(self.trail)
 
     @property
+    def is_linear(self) -> bool:
+        """Whether it has no activation."""
+        return self.config.get("activation") in (None, "linear")
+
+    @property
+    def only_taker(self) -> Layer | None:
+        """The layer that takes every output of this one and nothing else."""
+        calls = [(self.name, call, 0) for call in range(len(self.nodes))]
+        takers = [taker for ref in calls for taker in self.parent.takers.get(ref, ())]
+        taker = takers[0][0] if takers and not set(calls) & set(self.parent.outputs) else None
+        is_alone = taker and all(other is taker for other, _, _ in takers) and len(taker.nodes) == len(takers) == len(calls)
+        return taker if is_alone else None
+
+    @property
     def is_function(self) -> bool:
         """Whether it is an operation of a model's code, not a layer: Keras 2 wraps these in TFOpLambda."""
         return self.kind in ("TFOpLambda", "TensorFlowOpLayer") or str(self.entry.get("module")).startswith("keras.src.ops")

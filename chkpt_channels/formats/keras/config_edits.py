@@ -9,7 +9,7 @@ exactly the channel axis.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from chkpt_channels.core.errors import Location
@@ -82,21 +82,34 @@ def insert(document: Any, image: Image, channels: int, suffix: str, entry: Entry
         layers.insert(image.layer.number + (image.layer.kind == "InputLayer"), entry(name, image, first))
         return name
     model = at(document, home.path)["config"]
-    for other in layers:
-        _redirect(other.get("inbound_nodes"), image.layer.name, name)
-    _redirect(model.get("output_layers"), image.layer.name, name)
+    _redirect(model, image.layer.name, [name, 0, 0])
     layers.insert(image.layer.number + 1, entry(name, image, first))
     return name
 
 
-def _redirect(value: Any, old: str, new: str) -> None:
-    """Make everything that takes the tensors of `old` take those of `new`."""
+def take_out(document: Any, layer: Layer) -> None:
+    """Leave out a layer that takes one tensor, which all of its takers take from then on."""
+    layers = at(document, layer.path[:-1])
+    entry = layers.pop(layer.number)
+    if not layer.parent.is_sequential:
+        _redirect(at(document, layer.parent.path)["config"], layer.name, next(_references(entry["inbound_nodes"]))[:3])
+
+
+def _redirect(model: Any, old: str, new: Sequence[Any]) -> None:
+    """Make everything that takes the tensor of the layer `old` take the tensor `new`."""
+    for value in (*(layer.get("inbound_nodes") for layer in model["layers"]), model.get("output_layers")):
+        for reference in _references(value):
+            if reference[0] == old:
+                reference[:3] = new
+
+
+def _references(value: Any) -> Iterator[list[Any]]:
+    """The references to tensors in a value."""
     waiting = [value]
     while waiting:
         value = waiting.pop()
         if is_reference(value):
-            if value[0] == old:
-                value[0] = new
+            yield value
             value = value[3:]
         waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 

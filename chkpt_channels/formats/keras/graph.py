@@ -11,14 +11,14 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, PreprocessingOp
+from chkpt_channels.core.tensors import Adapter, Declaration, Edits, FirstConv, PreprocessingOp
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.keras import adapter, config_edits
 from chkpt_channels.formats.keras.adapter import AddedLayer
 from chkpt_channels.formats.keras.config import KerasModel, Layer, Path
 from chkpt_channels.formats.keras.dataflow.constants import ChannelConstants, constants
 from chkpt_channels.formats.keras.dataflow.trace import ChannelOp, InputTrace, ReachedLayer, traces
-from chkpt_channels.formats.keras.layers import CONVS
+from chkpt_channels.formats.keras.layers import CONVS, one_channel_shape
 from chkpt_channels.formats.keras.weights import NamedWeights
 
 TapSpans = tuple[tuple[int, int], ...]
@@ -32,13 +32,13 @@ COLORS = 3
 class KerasGraph(ModelGraph):
     """The graph of a configuration, traced from every image."""
 
-    knows_outputs = True
-    decides = True
+    knows_outputs = folds = decides = True
 
     def __init__(self, weights: NamedWeights, model: KerasModel, text: str) -> None:
         self._weights, self._model, self._text = weights, model, text
         self._location, self._document = weights.location, weights.document
         self._traces = traces(model)
+        self._folded: Layer | None = None
 
     @cached_property
     def _arrivals(self) -> Mapping[str, list[Arrival]]:
@@ -164,6 +164,17 @@ class KerasGraph(ModelGraph):
         images = {trace.image.ref: trace.image for trace, _ in self._arrivals_at(first_convs)}
         return adapter.obstacle(self._model, list(images.values()), self._weights.tensors)
 
+    def fold(self, conv: FirstConv) -> Adapter:
+        layer = self._arrivals[conv.tensor.name][0][1].layer
+        why, hint = adapter.fold_obstacle(self._model, layer, conv, self._weights.tensors)
+        if why:
+            raise self._location.at(layer.where).unsupported(f"{why}: it is not folded", hint=hint)
+        self._check_shapes()  # those of the input, which is followed no more
+        self._folded, self._traces = layer, [adapter.behind(self._model, layer, conv)]
+        del self._arrivals
+        names = self._weights.of(layer)
+        return Adapter(layer.where, names.get("bias", ""), tuple(names.values()))
+
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         """The bias (+1), or the moving mean of the BatchNormalization that alone takes the layer's output (-1). None for a
         separable convolution: its bias takes what its pointwise kernel makes of a constant."""
@@ -173,14 +184,14 @@ class KerasGraph(ModelGraph):
         layer = arrivals[0][1].layer
         if bias := self._weights.of(layer).get("bias"):
             return bias, 1
-        norm = _following_norm(layer)
-        mean = self._weights.of(norm).get("moving_mean") if norm else None
+        norm = layer.only_taker if layer.is_linear else None
+        mean = self._weights.of(norm).get("moving_mean") if norm and norm.kind == "BatchNormalization" else None
         return (mean, -1) if mean else None
 
     def padding(self, conv: FirstConv) -> Sequence[TapSpans]:
         """By the layers that pad in front of it, which may be wider than its window, and by its own `padding`."""
         letters = conv.layout.axes if conv.layout else ""
-        taps = [size for size, letter in zip(conv.tensor.shape, letters, strict=False) if letter in "DHW"]
+        taps = [size for size, letter in zip(conv.tensor.shape, letters, strict=False) if letter in "DHW"] or [1]
         spans: dict[TapSpans, None] = {}
         for _, reached in self._arrivals.get(conv.tensor.name, ()):
             config = reached.layer.config
@@ -196,7 +207,7 @@ class KerasGraph(ModelGraph):
 
     def dense_shape(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
         """Toward one channel only: then a depthwise kernel is one with as many filters."""
-        return one_channel_shape(conv, depthwise=self.is_depthwise(conv.tensor.name)) if channels == 1 else None
+        return one_channel_shape(conv.tensor.shape, depthwise=self.is_depthwise(conv.tensor.name)) if channels == 1 else None
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         """What the configuration says about these convolutions' images where they enter; edits change the shapes that
@@ -212,10 +223,13 @@ class KerasGraph(ModelGraph):
         """The configuration's text after the edits, None where it stays; and the layer that they add."""
         document = json.loads(self._text)
         encode = config_edits.encoder(self._text, document, self._location.at(self._document))
-        for stale in (trace.stale[0] for trace in self._traces if trace.stale):
-            raise self._location.at(self._document).unsupported(f"{stale} contradicts the channels of the image")
+        self._check_shapes()
         for trace in self._entered(edits):
-            for name in {n for reached in trace.reached for n in self._kernels(reached.layer)} if not edits.method else ():
+            for name in (
+                {n for reached in trace.reached for n in self._kernels(reached.layer)}
+                if not (edits.method or edits.folded)
+                else ()
+            ):
                 if name not in edits.tensors:
                     hint = "   ".join(f"--layer {kernel}" for kernel in self._arrivals)
                     raise self._location.at(name).unsupported("sees the same image, and would keep its channels", hint=hint)
@@ -232,8 +246,14 @@ class KerasGraph(ModelGraph):
                 added = adapter.put_in_front(document, self._model, trace.image, edits.adapter)
             else:
                 config_edits.stack(document, trace.image)
+        if self._folded and edits.folded:
+            config_edits.take_out(document, self._folded)
         text = encode(document)
         return text if text != self._text else None, added
+
+    def _check_shapes(self) -> None:
+        for stale in (trace.stale[0] for trace in self._traces if trace.stale):
+            raise self._location.at(self._document).unsupported(f"{stale} contradicts the channels of the image")
 
     def _choose(self, document: Any, edits: Edits) -> None:
         """Keep the constants of the chosen channels in the lists of the configuration."""
@@ -261,7 +281,8 @@ class KerasGraph(ModelGraph):
 
     def _entered(self, edits: Edits) -> list[InputTrace]:
         """The images whose channels change, the last input first: an inserted layer moves those after it."""
-        chosen = [t for t in self._traces if any(f"{self._document}: {where}" in edits.numbers for where in t.entrance)]
+        named = {where.removeprefix(f"{self._document}: ") for where in edits.numbers}
+        chosen = [trace for trace in self._traces if edits.folded or named.intersection(trace.entrance)]
         return sorted(chosen, key=lambda trace: trace.image.layer.path, reverse=True)
 
 
@@ -274,24 +295,5 @@ def _of_one_count(arrivals: list[Arrival]) -> list[Arrival]:
     return [arrival for arrival in arrivals if arrival[0].image.channels == count]
 
 
-def one_channel_shape(conv: FirstConv, *, depthwise: bool) -> tuple[int, ...]:
-    """The shape in which a kernel's bytes serve one channel: [H, W, I, multiplier] becomes [H, W, 1, I · multiplier]."""
-    shape = conv.tensor.shape
-    return (*shape[:-2], 1, shape[-2] * shape[-1]) if depthwise else shape
-
-
 def _name(layer: Layer, call: int) -> str:
     return layer.where if len(layer.nodes) < 2 else f"{layer.where}/{call}"
-
-
-def _following_norm(layer: Layer) -> Layer | None:
-    """The BatchNormalization that takes every output of this layer and nothing else, where no activation is in between."""
-    if layer.config.get("activation") not in (None, "linear"):
-        return None
-    calls = [(layer.name, call, 0) for call in range(len(layer.nodes))]
-    takers = [taker for ref in calls for taker in layer.parent.takers.get(ref, ())]
-    distinct = {id(taker): taker for taker, _, _ in takers}
-    norm = next(iter(distinct.values()), None)
-    if len(distinct) != 1 or norm is None or norm.kind != "BatchNormalization" or set(calls) & set(layer.parent.outputs):
-        return None
-    return norm if len(norm.nodes) == len(takers) == len(calls) else None

@@ -12,8 +12,6 @@ keras/src/legacy/saving/legacy_h5_format.py and keras/src/saving/saving_lib.py o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from chkpt_channels.containers.hdf5 import editor
 from chkpt_channels.containers.hdf5.reader import Hdf5
 from chkpt_channels.core.errors import UnsupportedError
@@ -74,7 +72,7 @@ class KerasH5(KerasCheckpoint):
             return ""
         return f"model = keras.models.load_model({path!r})" if self._pieces else f"model.load_weights({path!r})"
 
-    def composed(self, datasets: Mapping[str, editor.NewDataset], text: str | None, lists: editor.Texts) -> list[Splice]:
+    def composed(self, datasets: editor.Datasets, text: str | None, lists: editor.Texts) -> list[Splice]:
         texts = {("", name): piece for name, piece in zip(self._pieces, self._cut(text), strict=True)} if text is not None else {}
         return editor.splices(self.file, datasets, {**texts, **lists})
 

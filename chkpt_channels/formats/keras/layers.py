@@ -129,6 +129,11 @@ def kernel_size(config: Mapping[str, Any], rank: int) -> tuple[int, ...] | None:
     return tuple(size) if isinstance(size, list | tuple) and len(size) == rank else None
 
 
+def one_channel_shape(shape: tuple[int, ...], *, depthwise: bool) -> tuple[int, ...]:
+    """The shape in which a kernel's bytes serve one channel: [H, W, I, multiplier] becomes [H, W, 1, I · multiplier]."""
+    return (*shape[:-2], 1, shape[-2] * shape[-1]) if depthwise else shape
+
+
 def snake_case(name: str) -> str:
     """A class's name in the paths of weights files (keras/src/utils/naming.py, `to_snake_case`)."""
     name = re.sub(r"\W+", "", name)

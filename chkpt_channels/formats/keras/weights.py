@@ -87,7 +87,8 @@ class NamedWeights(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """The datasets of a new layer's weights, and the lists that name it: attributes by (path of the object, name)."""
+    """The datasets of a new layer's weights, or the groups of one that goes, and the lists that name it: attributes by (path of
+    the object, name)."""
 
     paths: Sequence[str]
     lists: Mapping[tuple[str, str], Sequence[str]] = {}
@@ -108,6 +109,10 @@ class Weights:
 
     def place(self, kind: str, name: str, weights: Sequence[str]) -> Placed:
         """Where the weights of a new first layer of the top model go, in the order of its class."""
+        raise NotImplementedError
+
+    def without(self, layer: str) -> Placed:
+        """What goes with a layer of the top model."""
         raise NotImplementedError
 
 
@@ -153,6 +158,15 @@ class Legacy(Weights):
         for listed in [each for each in ("layer_names", "layer_names0") if each in attributes]:
             lists[self._prefix, listed] = [name, *(joined({"": attributes[listed]}, "") or ())]
         return Placed([f"{group}/{weight}" for weight in names], lists)
+
+    def without(self, layer: str) -> Placed:
+        """Its group; the lists name the others."""
+        attributes = self._file.texts[self._prefix]
+        named = {key: joined({"": value}, "") or [] for key, value in attributes.items() if key.startswith("layer_names")}
+        lists = {(self._prefix, key): [each for each in names if each != layer] for key, names in named.items() if layer in names}
+        if empty := next((key for (_, key), names in lists.items() if not names), None):
+            raise self._file.location.at(empty).unsupported(f"names {layer} alone: it is not taken out")
+        return Placed([f"{self._prefix}/{layer}"], lists)
 
 
 def _likeness(path: str, layer: Layer, weight: str) -> int:

@@ -10,8 +10,7 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Notice, PreprocessingOp, Tensor
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.keras.dataflow.constants import EPSILON
-from chkpt_channels.formats.keras.graph import one_channel_shape
-from chkpt_channels.formats.keras.layers import CONVS, UNTRAINED, WEIGHT_NAMES, snake_case
+from chkpt_channels.formats.keras.layers import CONVS, UNTRAINED, WEIGHT_NAMES, one_channel_shape, snake_case
 from chkpt_channels.formats.keras.weights import NamedWeights
 
 HWIO = {3: Layout("WIO"), 4: Layout("HWIO"), 5: Layout("DHWIO")}
@@ -78,7 +77,7 @@ class WeightsOnlyGraph(ModelGraph):
 
     def dense_shape(self, conv: FirstConv, channels: int) -> tuple[int, ...] | None:
         """Toward one channel only: then a depthwise kernel is one with as many filters."""
-        return one_channel_shape(conv, depthwise=self.is_depthwise(conv.tensor.name)) if channels == 1 else None
+        return one_channel_shape(conv.tensor.shape, depthwise=self.is_depthwise(conv.tensor.name)) if channels == 1 else None
 
     def _depthwise(self, name: str) -> list[FirstConv]:
         tensor = self._weights.tensors[name]

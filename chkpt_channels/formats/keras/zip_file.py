@@ -10,7 +10,7 @@ edited in place, and the member's CRC and headers follow. Source: keras/src/savi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from chkpt_channels.containers.hdf5 import editor as hdf5_editor
 from chkpt_channels.containers.hdf5.reader import Hdf5
@@ -71,9 +71,7 @@ class KerasZip(KerasCheckpoint):
     def load_line(self, path: str) -> str:
         return f"model = keras.models.load_model({path!r})" if path.endswith(self.endings) else ""
 
-    def composed(
-        self, datasets: Mapping[str, hdf5_editor.NewDataset], text: str | None, lists: hdf5_editor.Texts
-    ) -> list[Splice]:
+    def composed(self, datasets: hdf5_editor.Datasets, text: str | None, lists: hdf5_editor.Texts) -> list[Splice]:
         changes = {}
         if text is not None:
             changes[self.document] = zip_editor.MemberEdit.of(text.encode())

@@ -63,17 +63,19 @@ class OnnxEdits:
         self._model, self._paths, self._edits, self._location, self._load = model, paths, edits, location, load
         self._wire = WireEdits()
         self._done: set[str] = set()
+        self._stale: set[str] = set()
         self._inputs: dict[tuple[Node, int], str] = {}
 
     def splices(self) -> list[Splice]:
         """All splices."""
         edits = self._edits
-        for path in self._paths:
+        for path in self._paths if not edits.windows else ():
             self._declare(path)
             if edits.method in IN_FRONT:
                 self._put_in_front(path)
         if edits.folded:
-            front.take_out(self._wire, self._model, edits.folded, edits.removed)
+            self._stale = {*front.regrow(self._wire, self._paths, edits.windows)} if edits.windows else set()
+            front.take_out(self._wire, self._model, edits.folded, edits.removed, self._stale)
             self._done |= {*edits.removed}
         for name, edit in edits.tensors.items():
             self._edit_weight(name, edit)
@@ -97,7 +99,7 @@ class OnnxEdits:
                 self._set_dim(info, axis, counted(flow.axes[axis], path.channel, self._edits.channels))
 
     def _set_dim(self, info: Info, axis: int, channels: int) -> None:
-        if info.shape is None or axis >= len(info.dims) or info.dims[axis] is None:
+        if info.shape is None or axis >= len(info.dims) or info.dims[axis] is None or info.name in self._stale:
             return
         dim = info.shape.messages(SHAPE_DIMS)[axis]
         field = dim.last(DIM_VALUE)

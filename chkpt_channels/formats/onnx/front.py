@@ -12,13 +12,13 @@ Source: onnx/docs/Operators.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.containers.protobuf import Message, WireEdits, bytes_field, number_field
 from chkpt_channels.core.dtypes import BY_NAME, DType, rounded
-from chkpt_channels.core.tensors import ChannelMap, TensorEdit
+from chkpt_channels.core.tensors import ChannelMap, TensorEdit, Window
 from chkpt_channels.formats.onnx.dataflow.axes import holder
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.model import Info, OnnxModel
@@ -175,8 +175,9 @@ def declare_types(wire: WireEdits, model: OnnxModel, front: Front) -> None:
             wire.replace(tensor, field, number_field(TYPE_ELEMENT, NUMBERS[front.kind.name]))
 
 
-def take_out(wire: WireEdits, model: OnnxModel, output: str, tensors: Sequence[str]) -> None:
-    """Let the node that gives `output` pass its first input on, and leave out what stores these tensors."""
+def take_out(wire: WireEdits, model: OnnxModel, output: str, tensors: Sequence[str], stale: Set[str]) -> None:
+    """Let the node that gives `output` pass its first input on, and leave out what stores these tensors, and what declares these
+    values."""
     message, graph = model.producers[output].message, model.graph
     for field in message.fields[NODE_OP]:
         wire.replace(message, field, bytes_field(NODE_OP, b"Identity"))
@@ -190,8 +191,21 @@ def take_out(wire: WireEdits, model: OnnxModel, output: str, tensors: Sequence[s
     )
     for number, name in named:  # before IR version 4 an initializer is an input too; the node is a Constant
         for field in graph.fields.get(number, ()):
-            if graph.message(field).text(name) in tensors:
+            if graph.message(field).text(name) in (*tensors, *(stale if number == GRAPH_VALUE_INFOS else ())):
                 wire.replace(graph, field, b"")
+
+
+def regrow(wire: WireEdits, paths: Sequence[ImageTrace], windows: Mapping[str, Window]) -> Iterator[str]:
+    """Let the nodes of kernels that grow state their new windows. The values in front of them, whose sizes may be others then."""
+    for reached in (reached for path in paths for reached in path.reached if reached.layout and reached.kernel):
+        message, window = reached.node.message, windows[reached.kernel.name if reached.kernel else ""]
+        for field in message.fields.get(NODE_ATTRIBUTES, ()):
+            if message.message(field).text(ATTRIBUTE_NAME) in (*window.settings, "auto_pad"):
+                wire.replace(message, field, b"")
+        for name, numbers in window.settings.items():
+            wire.add(message, bytes_field(NODE_ATTRIBUTES, _numbers(name, numbers)))
+        yield from (maker.node.outputs[0] for maker in (reached.source.makers if reached.source else ()))
+    yield from (name for path in paths for name, flow in path.values.items() if not flow.mixed)
 
 
 def _rounded(numbers: Sequence[Any], dtype: DType) -> NDArray[Any]:

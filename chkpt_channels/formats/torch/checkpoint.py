@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from chkpt_channels.containers.pickle.nodes import Kind
 from chkpt_channels.core.dtypes import BY_NAME
-from chkpt_channels.core.tensors import OptimizerEntry, Tensor
+from chkpt_channels.core.tensors import Edits, OptimizerEntry, Tensor
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.formats.torch.graph import TorchGraph
 from chkpt_channels.formats.torch.object_tree import OptimizerNode, TorchObject, attributes
@@ -64,6 +64,14 @@ class TorchCheckpoint(Checkpoint):
                 "is on the meta device: it has a shape and no values", hint="load the weights into the model before torch.save"
             )
         yield from _chunks_of(torch_object, name, partial(self.read_storage, part))
+
+    def check_kept(self, edits: Edits) -> None:
+        """Raise UnsupportedError for a tensor that is taken out: torch computes offsets from the first storage, which is the
+        adapter's as a rule; and a module that a pickle holds is called by code, and would have to be another class."""
+        for tensor in (self.tensors[name] for name in edits.removed[:1]):
+            alone = f" --state-dict {tensor.group or repr('')}" if self.others(tensor.group) else ""
+            what = "is taken out by --fold-adapter, and a pickle's storages and modules stay"
+            raise self.location.at(tensor.name).unsupported(what, hint=f"-o NAME.safetensors{alone}")
 
     def memory(self, name: str) -> Hashable:
         part, torch_object = next((part, o) for part, o in self.objects.items() if name in o.groups)
@@ -149,7 +157,7 @@ def _others(torch_object: TorchObject, group: str) -> list[str]:
     for step in [*group.split("/"), ""] if group else [""]:
         below = None
         if any(name == "_modules" for name, _ in attributes(node)):
-            return [*others, f"{prefix}a pickled module"]
+            return [*others, f"a pickled module{prefix and f' in {prefix[:-1]}'}"]
         for key, value in node.entries():
             name = f"{prefix}{key.value}"
             if step and key.value == step:

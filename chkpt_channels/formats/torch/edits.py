@@ -37,9 +37,6 @@ class TorchEdits:
 
     def __init__(self, torch_object: TorchObject, edits: Edits) -> None:
         self._object, self._location = torch_object, torch_object.location
-        if edits.removed:  # torch computes offsets from the first storage, which is the adapter's as a rule
-            what = "is taken out by --fold-adapter, and a pickle's storages stay"
-            raise self._location.at(edits.removed[0]).unsupported(what, hint="-o NAME.safetensors")
         numbers = torch_object.numbers
         self._values: dict[PickleNode, Any] = {
             numbers[where]: value for where, value in edits.numbers.items() if where in numbers

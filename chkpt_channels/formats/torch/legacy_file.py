@@ -91,6 +91,7 @@ class TorchLegacy(TorchCheckpoint):
         return self.source.chunks(begin + start, begin + stop)
 
     def splices(self, edits: Edits) -> list[Splice]:
+        self.check_kept(edits)
         if not self._little:
             raise self.source.location.unsupported("was written on a big-endian machine, which is not converted")
         torch_edits = TorchEdits(self.main, edits)

@@ -77,6 +77,7 @@ class TorchZip(TorchCheckpoint):
         return self._archive.chunks(self._member(part, storage), start, stop)
 
     def splices(self, edits: Edits) -> list[Splice]:
+        self.check_kept(edits)
         changes: dict[str, editor.MemberEdit] = {}
         removed: set[str] = set()
         self._check_byteorder()

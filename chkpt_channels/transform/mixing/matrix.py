@@ -11,12 +11,13 @@ from math import fsum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.core.dtypes import DType, rounded
-from chkpt_channels.core.tensors import PreprocessingOp
+from chkpt_channels.core.tensors import PreprocessingOp, Window
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+Matrix = tuple[tuple[float, ...], ...]
 Affine = tuple[Sequence[float], Sequence[float]]
 """y_i = scale_i · x_i + shift_i: (scale, shift), one number for each channel in both."""
 
@@ -29,14 +30,16 @@ class Mixing(NamedTuple):
     method    the rule that made the matrix, as reports name it
     matrix    A: I_old rows of I_new numbers, float64
     offset    t: I_old numbers, or none for zero
+    window    of what mixes several pixels too, its taps (window.py): A is their sum then, what becomes of an even image
 
     With a kernel viewed as W [pre, I_old, post], the new one is W'[p, j, q] = Σ_i W[p, i, q] · A[i, j], [pre, I_new, post], and
     the bias of output channel o grows by Σ over i and its taps of W · t_i. Source: docs/methods.md.
     """
 
     method: str
-    matrix: tuple[tuple[float, ...], ...]
+    matrix: Matrix
     offset: tuple[float, ...] = ()
+    window: Window | None = None
 
     @property
     def old(self) -> int:
@@ -53,6 +56,7 @@ class Mixing(NamedTuple):
         """Whether nothing changes: A is the identity and t is zero."""
         return (
             not any(self.offset)
+            and self.window is None
             and self.old == self.new
             and all(value == (i == j) for i, row in enumerate(self.matrix) for j, value in enumerate(row))
         )
@@ -61,7 +65,7 @@ class Mixing(NamedTuple):
     def places(self) -> tuple[int, ...]:
         """For each old channel the new one that it is; empty where one of them is none: x_old = A · x_new only gathers, then."""
         rows = [[(j, value) for j, value in enumerate(row) if value] for row in self.matrix]
-        is_gathered = all(len(row) == 1 and row[0][1] == 1 for row in rows) and not any(self.offset)
+        is_gathered = all(len(row) == 1 and row[0][1] == 1 for row in rows) and not (any(self.offset) or self.window)
         return tuple(row[0][0] for row in rows) if is_gathered else ()
 
     def passes(self, operations: Sequence[PreprocessingOp]) -> bool:
@@ -74,7 +78,7 @@ class Mixing(NamedTuple):
     def copied(self, new: int) -> int | None:
         """The old channel whose bits the new channel number `new` copies; None where it is computed."""
         terms = [(i, row[new]) for i, row in enumerate(self.matrix) if row[new] != 0]
-        return terms[0][0] if len(terms) == 1 and terms[0][1] == 1 else None
+        return terms[0][0] if len(terms) == 1 and terms[0][1] == 1 and not self.window else None
 
     def beside(self, others: int) -> Mixing:
         """The same mixing where `others` channels, which stay as they are, stand behind the image's."""
@@ -118,14 +122,19 @@ class Mixing(NamedTuple):
         """The mixing between y = a · x_old + b and y' = a' · x_new + b', where this one is between x_old and x_new: its matrix is
         diag(a) · A · diag(1/a'), and its offset a · t + b - diag(a) · A · diag(1/a') · b'."""
         (scale, shift), (new_scale, new_shift) = old, new
-        matrix = tuple(
-            tuple(value if a == c else a * value / c for value, c in zip(row, new_scale, strict=True))
-            for a, row in zip(scale, self.matrix, strict=True)
-        )
+
+        def scaled(matrix: Matrix) -> Matrix:
+            return tuple(
+                tuple(value if a == c else a * value / c for value, c in zip(row, new_scale, strict=True))
+                for a, row in zip(scale, matrix, strict=True)
+            )
+
+        matrix = scaled(self.matrix)
+        window = self.window and self.window._replace(matrices=tuple(map(scaled, self.window.matrices)))
         before = [a * t + b for a, t, b in zip(scale, self.offset or (0.0,) * self.old, shift, strict=True)]
         terms = [[-value * b for value, b in zip(row, new_shift, strict=True)] for row in matrix]
         offset = tuple(_sum([constant, *products]) for constant, products in zip(before, terms, strict=True))
-        return Mixing(self.method, matrix, offset if any(offset) else ())
+        return self._replace(matrix=matrix, offset=offset if any(offset) else (), window=window)
 
 
 def _sum(terms: Sequence[float]) -> float:

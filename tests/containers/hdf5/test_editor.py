@@ -19,7 +19,7 @@ from chkpt_channels.storage.splice import spliced
 from tests.containers.hdf5.test_reader import CUBE, KINDS, RANDOM, compact, made, opened, unknown_filter
 
 
-def edited(path: Path, datasets: dict[str, NewDataset], texts: dict[tuple[str, str], Any] | None = None) -> Path:
+def edited(path: Path, datasets: dict[str, NewDataset | None], texts: dict[tuple[str, str], Any] | None = None) -> Path:
     out, splices = path.with_name("out.h5"), editor.splices(opened(path), datasets, texts or {})
     out.write_bytes(spliced(path.read_bytes(), [(s.start, s.stop, s.data()) for s in splices]))
     return out
@@ -155,3 +155,14 @@ def test_a_file_inside_of_another_is_read_and_edited_in_place(tmp_path: Path):
     new = editor.splices(file, {"g/d": NewDataset((6, 5, 1), CUBE[:, :, :1])}, {})
     (tmp_path / "new.h5").write_bytes(spliced(inner, [(s.start, s.stop, s.data()) for s in new]))
     assert np.array_equal(h5py.File(tmp_path / "new.h5")["same"][()], CUBE[:, :, :1])
+
+
+def test_a_group_is_left_out_and_nothing_else_changes(tmp_path: Path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        furnished(file)
+        file["gone/inner/d"] = np.arange(6)
+    out = edited(path, {"gone": None})
+    before, after = objects(path), objects(out)
+    assert before.keys() - after.keys() == {"gone", "gone/inner", "gone/inner/d"}
+    assert after == {name: before[name] for name in after}

@@ -12,8 +12,9 @@ import pytest
 
 from chkpt_channels import convert, verify
 from chkpt_channels.core.dtypes import BY_NAME
-from chkpt_channels.core.tensors import ChannelMap, Tensor
-from chkpt_channels.formats.keras.adapter import obstacle, put_in_front
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.tensors import ChannelMap, FirstConv, Tensor
+from chkpt_channels.formats.keras.adapter import behind, fold_obstacle, obstacle, put_in_front
 from chkpt_channels.formats.keras.config import parse
 from chkpt_channels.formats.keras.dataflow.trace import traces
 from tests.formats.keras.test_config import old, old_model, sequential
@@ -127,3 +128,64 @@ def test_its_weights_are_the_first_that_an_h5_lists(tmp_path: Path):
     again = tmp_path / "c.h5"
     convert(before, again, to=4, method="adapter")
     assert again.read_bytes() == after.read_bytes()
+
+
+def kernel(*shape: int) -> FirstConv:
+    return FirstConv(Tensor("front/kernel", BY_NAME["F32"], shape), Layout("HWIO"), 3, "graph")
+
+
+FRONT = conv("front", "image")
+KEPT: dict[str, tuple[Entry, FirstConv, dict[str, Tensor], str]] = {
+    "none": (model(image(), FRONT), kernel(1, 1, 3, 4), {}, ""),
+    "a window": (model(image(), FRONT), kernel(1, 3, 3, 4), {}, "is no 1×1 convolution that takes every pixel"),
+    "strides": (model(image(), conv("front", "image", strides=[1, 2])), kernel(1, 1, 3, 4), {}, "is no 1×1 convolution that"),
+    "no strides": (model(image(), conv("front", "image", strides=[{}])), kernel(1, 1, 3, 4), {}, "is no 1×1 convolution that"),
+    "an activation": (
+        model(image(), conv("front", "image", activation="tanh")),
+        kernel(1, 1, 3, 4),
+        {},
+        "has the activation 'tanh'",
+    ),
+    "numbered": (
+        model(image(), FRONT),
+        kernel(1, 1, 3, 4),
+        {"layers/conv2d/vars/0": kernel(1, 1).tensor},
+        "is one of the layers",
+    ),
+    "trained": (model(image(), FRONT), kernel(1, 1, 3, 4), {"slot": next(iter(SLOT.values()))}, "has a part in"),
+    "another class": (model(image(), layer("Dense", "front", "image", units=3)), kernel(1, 1, 3, 4), {}, "is a Dense"),
+    "two calls": (
+        old_model(old("InputLayer", "image"), old("Conv2D", "front", [["image", 0, 0, {}]], [["image", 0, 0, {}]])),
+        kernel(1, 1, 3, 4),
+        {},
+        "is called more than once",
+    ),
+    "without an input": (
+        sequential(conv("front", batch_input_shape=[None, 8, 8, 3])),
+        kernel(1, 1, 3, 4),
+        {},
+        "states the shape of the input",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", KEPT)
+def test_what_can_be_taken_out(what: str):
+    entry, first, tensors, message = KEPT[what]
+    top = parse(entry)
+    assert top
+    why, hint = fold_obstacle(top, top.layers["front"], first, tensors)
+    assert message in why
+    assert bool(message) == bool(why)
+    assert bool(hint) == bool(tensors)
+
+
+def test_what_follows_it_is_an_image_of_its_own():
+    """Its channels are the filters; the shapes that repeat them are known, and the input's are none of them."""
+    top = parse(model(image(), FRONT, conv("a", "front")))
+    assert top
+    trace = behind(top, top.layers["front"], kernel(1, 1, 3, 4))
+    assert (trace.image.channels, trace.image.axis, trace.image.rank) == (4, 3, 4)
+    assert [reached.layer.name for reached in trace.reached] == ["a"]
+    assert trace.entrance == []
+    assert not any(where.startswith("layers/image") for where in trace.numbers)

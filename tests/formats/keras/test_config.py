@@ -239,3 +239,14 @@ def test_a_class_of_the_users_own_lists_no_layers():
 def test_what_is_no_configuration_is_refused(entry: Any, message: str):
     with pytest.raises((KeyError, TypeError, ValueError, AttributeError, IndexError), match=message):
         parse(entry)
+
+
+def test_the_layer_that_alone_takes_another():
+    branches = read(model(image(), conv("a", "image"), conv("b", "a"), layer("Add", "end", [[tensor("b"), tensor("b")]])))
+    assert [one.only_taker and one.only_taker.name for one in branches.layers.values()] == [None, "b", None, None]
+    assert read(model(image(), conv("a", "image"), conv("b", "a"), conv("c", "a"))).layers["a"].only_taker is None
+
+
+def test_what_has_an_activation_is_not_linear():
+    found = read(model(image(), conv("a", "image", activation="linear"), conv("b", "a", activation="relu")))
+    assert [found.layers[name].is_linear for name in ("image", "a", "b")] == [True, True, False]

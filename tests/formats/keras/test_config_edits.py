@@ -12,7 +12,7 @@ import pytest
 from chkpt_channels import UnsupportedError
 from chkpt_channels.core.errors import Location
 from chkpt_channels.formats.keras.config import at, parse
-from chkpt_channels.formats.keras.config_edits import can_stack, choose, encoder, set_at, stack
+from chkpt_channels.formats.keras.config_edits import can_stack, choose, encoder, set_at, stack, take_out
 from chkpt_channels.formats.keras.dataflow.effects import Image
 from chkpt_channels.formats.keras.dataflow.trace import traces
 from tests.formats.keras.test_config import old, old_model, sequential
@@ -221,3 +221,28 @@ def test_of_a_video_with_channels_before_the_pixels_not_time_is_repeated(is_sequ
         return
     x = np.random.default_rng(0).normal(size=[2, 5, 1, 8, 8])
     assert np.array_equal(upsampled(made["config"], x), x.repeat(3, 2))
+
+
+# A layer that goes
+
+
+def test_its_takers_take_what_it_took():
+    entry = model(image(), conv("a", "image"), conv("b", "a"), layer("Add", "end", [[tensor("a"), tensor("b")]]))
+    take_out(entry, parse(entry).layers["a"])
+    found = parse(entry)
+    assert list(found.layers) == ["image", "b", "end"]
+    assert [one.ref for node in found.layers["end"].nodes for one in node.inbound] == [("image", 0, 0), ("b", 0, 0)]
+    assert [one.ref for node in found.layers["b"].nodes for one in node.inbound] == [("image", 0, 0)]
+
+
+def test_a_layer_of_keras_2_and_of_a_sequential():
+    first, a = old("InputLayer", "image"), old("Conv2D", "a", [["image", 0, 0, {}]])
+    entry = old_model(
+        first, a, old("Dense", "b", [["a", 0, 0, {"y": ["a", 0, 0]}]]), inputs=[["image", 0, 0]], outputs=[["a", 0, 0]]
+    )
+    take_out(entry, parse(entry).layers["a"])
+    assert entry["config"]["layers"][1]["inbound_nodes"] == [[["image", 0, 0, {"y": ["image", 0, 0]}]]]
+    assert entry["config"]["output_layers"] == [["image", 0, 0]]
+    entry = sequential(first, a, old("Dense", "b"))
+    take_out(entry, parse(entry).layers["a"])
+    assert [each["config"]["name"] for each in entry["config"]["layers"]] == ["image", "b"]

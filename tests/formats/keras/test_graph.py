@@ -15,7 +15,6 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Edits, FirstConv, Tensor
 from chkpt_channels.discovery.find import select_first_convs
 from chkpt_channels.discovery.request import SearchRequest
-from chkpt_channels.formats.keras.graph import one_channel_shape
 from tests.formats.keras.test_h5_file import conv, image, layer, model, tensor, weights, write
 from tests.support.files import FIXTURES, opened
 
@@ -51,12 +50,6 @@ def test_a_depthwise_stem_has_a_group_for_each_channel():
         assert conv.groups == conv.in_channels == 3
         assert checkpoint.graph.is_depthwise(conv.tensor.name)
         assert checkpoint.graph.dense_shape(conv, 4) is None
-
-
-def test_the_bytes_of_a_depthwise_kernel_serve_one_channel():
-    conv = FirstConv(Tensor("k", F32, (3, 3, 3, 2)), Layout("HWIO"), 3, "graph")
-    assert one_channel_shape(conv, depthwise=True) == (3, 3, 1, 6)
-    assert one_channel_shape(conv, depthwise=False) == (3, 3, 3, 2)
 
 
 def test_no_edit_leaves_the_text_as_it_is():
@@ -105,11 +98,14 @@ PAD = layer("ZeroPadding2D", "pad", "image", data_format="channels_last")
         (padded(padding="valid"), {((0, 3), (0, 3))}),
         (padded(padding="same"), {((i, j), (k, m)) for i, j in ENDS for k, m in ENDS}),
         (padded("Conv2D", PAD, padding="valid"), {((i, j), (k, m)) for i, j in ALL for k, m in ALL}),
+        (padded("Dense", units=4), {((0, 1),)}),
+        (padded("Dense", PAD, units=4), {((0, 0),), ((0, 1),), ((1, 1),)}),
     ],
-    ids=["valid", "same", "by a layer in front"],
+    ids=["valid", "same", "by a layer in front", "single pixels", "single pixels by a layer in front"],
 )
 def test_taps_lie_on_zeros_as_the_configuration_pads(entry: Any, expected: set[Any], tmp_path: Path):
-    with opened(write(tmp_path / "a.h5", entry, {"conv/conv": weights((3, 3, 3, 4))})) as checkpoint:
+    shape = (3, 4) if entry["config"]["layers"][-1]["class_name"] == "Dense" else (3, 3, 3, 4)
+    with opened(write(tmp_path / "a.h5", entry, {"conv/conv": weights(shape)})) as checkpoint:
         (stem,) = checkpoint.graph.first_convs()
         assert set(checkpoint.graph.padding(stem)) == expected
 

@@ -14,6 +14,7 @@ from chkpt_channels.formats.keras.layers import (
     extents,
     flat,
     kernel_size,
+    one_channel_shape,
     snake_case,
     weight_names,
 )
@@ -144,3 +145,8 @@ SERIALISED = {"class_name": "__numpy__", "config": {"value": [[1.0, 2.0]], "dtyp
 def test_constants_are_numbers_in_nested_lists(value: Any, numbers: list[float] | None, lengths: tuple[int, ...]):
     assert flat(value) == numbers
     assert extents(value) == lengths
+
+
+def test_the_bytes_of_a_depthwise_kernel_serve_one_channel():
+    assert one_channel_shape((3, 3, 3, 2), depthwise=True) == (3, 3, 1, 6)
+    assert one_channel_shape((3, 3, 3, 2), depthwise=False) == (3, 3, 3, 2)

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from chkpt_channels import UnsupportedError
 from chkpt_channels.containers.hdf5.reader import Hdf5
 from chkpt_channels.formats.keras.config import KerasModel, all_layers, parse
 from chkpt_channels.formats.keras.weights import (
@@ -18,6 +19,7 @@ from chkpt_channels.formats.keras.weights import (
     WANTED,
     Legacy,
     Numbered,
+    Placed,
     Stored,
     is_stored,
     joined,
@@ -279,3 +281,14 @@ def test_numbers_of_a_class_tell_where_its_places_do_not(read: Read):
 def test_variables_of_a_layer_are_sorted_as_numbers(read: Read):
     paths = [f"vars/{i}" for i in range(12)]
     assert Numbered(read(paths)).order == paths
+
+
+def test_what_goes_with_a_layer(read: Read):
+    top = "model_weights"
+    paths = [f"{top}/{name}/{name}/kernel" for name in "abc"]
+    whole = Legacy(read(paths, {top: {"layer_names": ["a", "b", "c"]}}), top)
+    assert whole.without("b") == Placed([f"{top}/b"], {(top, "layer_names"): ["a", "c"]})
+    split = Legacy(read(paths, {top: {"layer_names0": ["a"], "layer_names1": ["b", "c"]}}), top)
+    assert split.without("b") == Placed([f"{top}/b"], {(top, "layer_names1"): ["c"]})
+    with pytest.raises(UnsupportedError, match="layer_names0: names a alone"):
+        split.without("a")

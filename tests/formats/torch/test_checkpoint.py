@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chkpt_channels import UnsupportedError
+from chkpt_channels.core.tensors import Edits
 from tests.support.builders import Call, Global, conv, floats, storage, tensor, torch_legacy, torch_zip
 from tests.support.files import FIXTURES, opened
 
@@ -79,3 +81,26 @@ def test_an_optimizers_state_has_entries_of_tensors_and_numbers(name: str):
         for entry in checkpoint.optimizer_entries:
             assert entry.tensors.keys() | entry.numbers.keys()
             assert {tensor.name for tensor in entry.tensors.values()} <= checkpoint.tensors.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "others", "hint"),
+    [
+        ("state_dict.pth", [], "-o NAME.safetensors"),
+        ("module.pth", ["a pickled module"], "-o NAME.safetensors --state-dict ''"),
+        ("scripted.pt", ["code"], "-o NAME.safetensors --state-dict ''"),
+    ],
+)
+def test_what_cannot_be_taken_out_is_written_elsewhere(name: str, others: list[str], hint: str):
+    with opened(FIXTURES / "torch_zip" / name) as checkpoint:
+        first = next(iter(checkpoint.tensors.values()))
+        assert checkpoint.others(first.group) == others
+        with pytest.raises(UnsupportedError, match="is taken out by --fold-adapter") as caught:
+            checkpoint.splices(Edits(removed=(first.name,)))
+        assert caught.value.hint == hint
+
+
+def test_a_module_inside_of_a_dict_is_named():
+    with opened(FIXTURES / "torch_zip" / "module_in_dict.pt") as checkpoint:
+        (group,) = {tensor.group for tensor in checkpoint.tensors.values()}
+        assert checkpoint.others(group)[-1] == f"a pickled module in {group}"

@@ -113,9 +113,3 @@ def test_of_two_names_for_one_tensor_both_must_be_edited():
     assert refused.value.hint.endswith("--layer conv1.weight --layer again")
     both = TorchEdits(tied, Edits({**EDITS.tensors, "again": EDITS.tensors["conv1.weight"]}))
     assert both.changes["0"].size == GRAY.nbytes
-
-
-def test_nothing_is_taken_out_of_a_pickle():
-    with pytest.raises(UnsupportedError, match=r"conv1\.weight: is taken out by --fold-adapter") as caught:
-        TorchEdits(read({"conv1.weight": kernel()}), Edits(removed=("conv1.weight",)))
-    assert caught.value.hint == "-o NAME.safetensors"

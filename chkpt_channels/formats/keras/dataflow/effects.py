@@ -36,7 +36,7 @@ _PADDING = ("constant", "edge", "reflect", "symmetric", "wrap")
 
 class Image(NamedTuple):
     """An image that a model takes: its tensor, its number among the inputs, the layer and the path that state its shape, and
-    the axis of that shape that holds the channels."""
+    the axis of that shape that holds the channels. What an adapter makes has no path."""
 
     ref: Ref
     number: int

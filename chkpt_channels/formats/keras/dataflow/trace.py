@@ -123,8 +123,9 @@ class InputTrace:
         self.is_repeated = False
         self._frames = [_Frame(top, -1, None, 0)]
         self._known: dict[tuple[int, tuple[str, ...], int], int] = {}
-        self._note(f"layers/{image.layer.where}/{image.path[-1]}", image.path, image)
-        self._note_model(top, image.number, image)
+        if image.path:  # of an input
+            self._note(f"layers/{image.layer.where}/{image.path[-1]}", image.path, image)
+            self._note_model(top, image.number, image)
         self._walk(image.ref)
 
     @property

@@ -30,10 +30,10 @@ def tap_spans(reached: ReachedConv) -> list[tuple[Span, ...]]:
 def _spans(reached: ReachedConv, i: int, taps: int) -> set[Span]:
     """The spans along spatial axis i, for each position of the kernel at a border."""
     node, steps = reached.node, reached.sizes[i] if i < len(reached.sizes) else OPEN
-    pads = _pads(node, i, taps, steps)
+    pads = pads_along(node, i, taps, steps)
     if reached.padded or node.op == "ConvTranspose" or pads is None:
         return {(m, taps) for m in range(taps + 1)} | {(0, taps - m) for m in range(taps + 1)}
-    stride, dilation = _along(node, "strides", i), _along(node, "dilations", i)
+    stride, dilation = along(node, "strides", i), along(node, "dilations", i)
     before, after = pads
     if steps >= OPEN:
         ends = {(0, taps - m) for m in range(min(taps, -(-after // dilation)) + 1)}
@@ -51,13 +51,13 @@ def _span(at: int, dilation: int, taps: int, steps: int) -> Span:
     return min(start, taps), max(min(stop, taps), min(start, taps))
 
 
-def _pads(node: Node, i: int, taps: int, steps: int) -> Span | None:
+def pads_along(node: Node, i: int, taps: int, steps: int) -> Span | None:
     """(before, after) along spatial axis i; None where SAME pads by a size that is unknown."""
     kind = node.text("auto_pad", "NOTSET")
     if kind in ("SAME_UPPER", "SAME_LOWER"):
-        if steps >= OPEN:
+        stride, dilation = along(node, "strides", i), along(node, "dilations", i)
+        if steps >= OPEN and stride > 1:
             return None
-        stride, dilation = _along(node, "strides", i), _along(node, "dilations", i)
         total = max((-(-steps // stride) - 1) * stride + dilation * (taps - 1) + 1 - steps, 0)
         less, more = total // 2, total - total // 2
         return (less, more) if kind == "SAME_UPPER" else (more, less)
@@ -66,7 +66,7 @@ def _pads(node: Node, i: int, taps: int, steps: int) -> Span | None:
     return (max(pads[i], 0), max(pads[half + i], 0)) if i < half and kind != "VALID" else (0, 0)
 
 
-def _along(node: Node, attribute: str, i: int) -> int:
+def along(node: Node, attribute: str, i: int) -> int:
     """The value of an attribute along spatial axis i, 1 by default."""
     values = node.integers(attribute)
     return max(values[i], 1) if i < len(values) else 1
