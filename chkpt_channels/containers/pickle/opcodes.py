@@ -152,18 +152,22 @@ def _inst(m: Machine, start: int) -> None:
     begin, arguments = m.popped_to_mark()
     _global(m, start)
     called = m.pop()
-    m.push(Kind.CALL, begin, (called, PickleNode(Kind.TUPLE, begin, start, arguments)))
+    m.read_by_call(made := PickleNode(Kind.TUPLE, begin, start, arguments))
+    m.push(Kind.CALL, begin, (called, made))
 
 
 def _obj(m: Machine, start: int) -> None:
     begin, nodes = m.popped_to_mark()
-    m.push(Kind.CALL, begin, (nodes[0], PickleNode(Kind.TUPLE, begin, start, nodes[1:])))
+    m.read_by_call(made := PickleNode(Kind.TUPLE, begin, start, nodes[1:]))
+    m.push(Kind.CALL, begin, (nodes[0], made))
 
 
 def _call(count: int) -> _Operation:
     def operation(m: Machine, start: int) -> None:
         parts = [m.pop() for _ in range(count)][::-1]
         called = m.pop()
+        for part in parts:
+            m.read_by_call(part)
         m.push(Kind.CALL, called.start, (called, *parts))
 
     return operation
@@ -178,6 +182,11 @@ def _persid(m: Machine, start: int) -> None:
 def _build(m: Machine, start: int) -> None:
     state = m.pop()
     node = m.top()
+    if node.state is not None:
+        raise m.location.unsupported("an object in its pickle is given a state twice")
+    if node.kind is Kind.GLOBAL:  # a function's defaults, a class's methods: what it then does, its name does not say
+        m.globals[node.value[0], f"{node.value[1]}.__setstate__"] = None
+    m.read_by_call(state)
     node.state = state
 
 
@@ -194,7 +203,7 @@ def _appends(m: Machine, start: int) -> None:
 def _setitem(m: Machine, start: int) -> None:
     value, key = m.pop(), m.pop()
     m.pair_stops[key] = m.at
-    m.extend(m.top(), [(key, value)])
+    m.extend(_dict_like(m), [(key, value)])
 
 
 def _setitems(m: Machine, start: int) -> None:
@@ -202,7 +211,14 @@ def _setitems(m: Machine, start: int) -> None:
     pairs = m.pairs(nodes, start)
     stops = [*(key.start for key, _ in pairs[1:]), start]
     m.pair_stops.update(zip((key for key, _ in pairs), stops, strict=False))
-    m.extend(m.top(), pairs)
+    m.extend(_dict_like(m), pairs)
+
+
+def _dict_like(m: Machine) -> PickleNode:
+    """The top of the stack, which takes entries. Python sets those of lists too, and torch those of storages and tensors."""
+    if (node := m.top()).kind not in (Kind.DICT, Kind.CALL):
+        raise m.location.unsupported("entries are set in something in its pickle that is no dict")
+    return node
 
 
 def _pop(m: Machine, start: int) -> None:
@@ -280,4 +296,5 @@ def run(machine: Machine) -> PickleNode:
         machine.location.check_limit("opcodes, or more", most + 1, most, at=machine.at)
     if len(machine.stack) != 1 or machine.marks:
         raise machine.damaged("the pickle ends with more or fewer values than one", start)
+    machine.check_read()
     return machine.stack[0]
