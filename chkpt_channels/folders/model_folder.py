@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
@@ -79,6 +80,7 @@ class ModelFolder(Model):
         if not weights:
             self._refuse_unread(self._unread)
             raise self.location.damaged("is not a model folder: it holds no weights of a known format")
+        self._check_twins(weights)
         self._part_files = self._parts_of(weights)
         homes = {Path(name).parent for name in weights}
         self._configs = [
@@ -87,6 +89,19 @@ class ModelFolder(Model):
             # beside weights every configuration must be read: one that stays as it is would contradict them
             for config in self._reader.read(self.path / parent, strict=parent in homes)
         ]
+
+    def _check_twins(self, weights: Sequence[str]) -> None:
+        """Where letter case does not count, one of two such files replaces the other: refused of those that a library reads."""
+        twins = defaultdict[str, list[str]](list)
+        for name in self.files:
+            twins[name.casefold()].append(name)
+        for name in self.files:
+            others = [other for other in twins[name.casefold()] if other != name]
+            if others and (
+                name in weights or Path(name).name in (CONFIG, PIPELINE, *PREPROCESSORS) or is_index(self.path / name)
+            ):
+                what = f"differs from {others[0]} by the case of its letters alone"
+                raise self.location.at(name).unsupported(what, hint=leaving_out(others[0]))
 
     def _leave_out(self, name: str) -> None:
         """Forget a file, all files of a folder, or an index with its shards. Raises UsageError where there is no such."""
