@@ -80,7 +80,6 @@ class ModelFolder(Model):
         if not weights:
             self._refuse_unread(self._unread)
             raise self.location.damaged("is not a model folder: it holds no weights of a known format")
-        self._check_twins(weights)
         self._part_files = self._parts_of(weights)
         homes = {Path(name).parent for name in weights}
         self._configs = [
@@ -90,9 +89,9 @@ class ModelFolder(Model):
             for config in self._reader.read(self.path / parent, strict=parent in homes)
         ]
 
-    def _check_twins(self, weights: Sequence[str]) -> None:
+    def _check_twins(self) -> None:
         """Where letter case does not count, one of two such files replaces the other: refused of those that a library reads."""
-        twins = defaultdict[str, list[str]](list)
+        twins, weights = defaultdict[str, list[str]](list), {name for part in self._part_files for name in part.files}
         for name in self.files:
             twins[name.casefold()].append(name)
         for name in self.files:
@@ -125,6 +124,7 @@ class ModelFolder(Model):
             name, what = next(iter(self._foreign.items()))
             what = f"{what or 'holds weights in another format'}, which is not converted and would keep the old channels"
             raise self.location.at(name).unsupported(what, hint=" ".join(map(leaving_out, self._foreign)))
+        self._check_twins()
         stores = {part.files[0]: part.store for part in self.parts if isinstance(part.store, Checkpoint)}
         data = {
             os.path.normpath(Path(name).parent / old)

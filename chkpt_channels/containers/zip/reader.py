@@ -82,15 +82,14 @@ class Archive:
         entries = sorted(listed, key=lambda entry: entry[0])
         self.members: dict[str, Member] = {}
         stops = [*(start for start, _, _ in entries), self._directory[0]][1:]
-        at, taken = 0, set[bytes]()
+        at, folded = 0, dict[bytes, str]()
         if entries and entries[0][0]:
             raise source.location.damaged(f"{entries[0][0]} bytes precede the first member", at=0)
         for (start, name, central), limit in zip(entries, stops, strict=True):
-            if (folded := central_name(central).lower()) in taken or name in self.members:
-                raise self.location.at(name).damaged(
-                    "occurs twice in the archive, in the same letters or in their other case", at=start
-                )
-            taken.add(folded)
+            if name in self.members:
+                raise self.location.at(name).damaged("occurs twice in the archive", at=start)
+            if (other := folded.setdefault(central_name(central).lower(), name)) != name:
+                raise self.location.at(name).damaged(f"is {other} in letters of another case: readers take either", at=start)
             if start != at:
                 _check_padding(source, at, start)
             self.members[name] = member = _member(source, start, name, central, limit)

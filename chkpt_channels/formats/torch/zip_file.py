@@ -54,7 +54,7 @@ class TorchZip(TorchCheckpoint):
         for name in self._archive.members:
             known = name.lower().removeprefix(self._top.lower())
             if known in _KNOWN and name != self._top + known:
-                raise self.source.location.at(name).damaged(f"has other letters than {known}, for which torch takes it")
+                raise self.source.location.at(name).damaged(f"is {known} in letters of another case, which torch reads as it")
 
     def _check_version(self) -> None:
         """torch refuses an archive without a version, and looks for it in both places."""
