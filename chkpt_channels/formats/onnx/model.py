@@ -37,6 +37,7 @@ from chkpt_channels.formats.onnx.schema import (
     TENSOR_EXTERNAL,
     TENSOR_LOCATION,
     TENSOR_NAME,
+    TENSOR_SEGMENT,
     TENSOR_TYPE,
     TENSOR_TYPE_SHAPE,
     TYPE_TENSOR,
@@ -246,6 +247,8 @@ def _weight(message: Message, name: str, location: Location, node: Node | None =
         return None
     if kind not in DTYPES:
         raise location.at(name).unsupported(f"has the unknown element type {kind}")
+    if message.fields.get(TENSOR_SEGMENT):
+        raise location.at(name).unsupported("is one segment of a tensor, which no runtime reads")
     if any(n < 0 for n in shape) or prod(shape) >= 1 << 60:
         raise location.at(name).damaged(
             f"dims {list(shape)} must be non-negative and of fewer than 2^60 elements", at=message.start

@@ -40,8 +40,8 @@ _REBUILDS: dict[tuple[str, str], tuple[int, ...]] = {
 """The functions and classes that return a tensor, and how many arguments they take; none for those that wrap another call."""
 _METADATA = {"_rebuild_tensor_v2": 6, "_rebuild_tensor_v3": 7}
 """Which argument holds the bits: a dict, in which a key sets its bit whatever its value is."""
-_ALTERING = frozenset({"data", "real", "imag"})
-"""The attributes of a tensor through which torch changes its elements; any other that a state sets is only kept."""
+_ALTERING = frozenset({"data", "real", "imag", "grad"})
+"""The attributes of a tensor through which torch changes its elements, or that must have its shape; any other is only kept."""
 _MOST_WRAPPERS = 8
 """A parameter wraps a tensor, a subclass wraps a call: torch itself nests two."""
 
@@ -161,7 +161,7 @@ class Tensors:
             if (call := _rebuilding(*parts)) is None:
                 return None
             if changed or _alters(call):
-                raise _RefusedError("is given other elements by a state, which is not read")
+                raise _RefusedError("is changed by a state, which is not read")
             if counts := _REBUILDS[call.name]:
                 if len(call.nodes) not in counts:
                     raise self.location.damaged(f"a tensor is rebuilt from {len(call.nodes)} arguments", at=node.start)

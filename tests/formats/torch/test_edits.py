@@ -13,7 +13,7 @@ from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.torch.edits import TorchEdits
 from chkpt_channels.formats.torch.object_tree import TorchObject
-from tests.support.builders import pickled, spelled, storage, tensor
+from tests.support.builders import Call, Global, pickled, spelled, storage, tensor
 
 PLACE = Location("a.pth")
 GRAY = np.arange(36, dtype="f4").reshape(4, 1, 3, 3)
@@ -119,3 +119,24 @@ def test_nothing_is_taken_out_of_a_pickle():
     with pytest.raises(UnsupportedError, match=r"conv1\.weight: is taken out by --fold-adapter") as caught:
         TorchEdits(read({"conv1.weight": kernel()}), Edits(removed=("conv1.weight",)))
     assert caught.value.hint == "-o NAME.safetensors"
+
+
+def test_a_tensor_without_a_name_keeps_its_storage():
+    """Of an attribute of a parameter: it has no name here, and torch rebuilds it."""
+    alias = Call(Global("torch._utils", "_rebuild_parameter_with_state"), (kernel(), True, {}, {"alias": kernel()}))
+    edits = TorchEdits(read({"conv1.weight": alias}), EDITS)
+    assert (edits.changes["0"].keep, edits.changes["0"].size) == (432, 144)
+
+
+def test_a_negated_kernel_stays_negated():
+    negated = Call(kernel().function, (*kernel().arguments, {"neg": True}))
+    edits = TorchEdits(read({"conv1.weight": negated}), EDITS)
+    assert edits.changes["0"].data() == (-GRAY).tobytes()
+    assert after(edits).views["conv1.weight"].signs == b"\0\0\0\x80"
+
+
+def test_a_kernel_and_its_negative_share_memory():
+    negated = Call(kernel().function, (*kernel().arguments, {"neg": True}))
+    both = Edits({**EDITS.tensors, "other": EDITS.tensors["conv1.weight"]})
+    with pytest.raises(UnsupportedError, match="shares its memory with"):
+        TorchEdits(read({"conv1.weight": kernel(), "other": negated}), both)
