@@ -26,7 +26,10 @@ DRAWN = {"tensors of torch": 400, "tensors of old torch": 400, "zip names": 300,
 FINE = ("agreed", "read", "refused", "unread")
 ENDLESS = "memo bomb|holds itself"
 """Seeds through which the test cannot walk, as this package does."""
-CALLS = "object is not callable|list must be a tuple|_rebuild_qtensor|unhashable type|required positional|not enough values"
+CALLS = (
+    "object is not callable|list must be a tuple|_rebuild_qtensor|unhashable type|positional argument|not enough values|"
+    "more than 1 value|expected at most|tuple index out of range"
+)
 COPIED = {
     "is not allowed here": "a global that is not a tensor's: copied with a warning, its call is the reader's",
     r"^\w+ refused: MemoryError": "an index into the memo near 2^32, for which Python alone makes a table of that length",
@@ -35,6 +38,9 @@ COPIED = {
     "can't assign a|expected string or bytes-like": "the state that is given to an object",
     "invalid literal for int": "the alignment that torch notes beside the tensors",
     "requires_grad must be a bool": "whether a tensor is trained",
+    "resize storage": "a tensor without a name, in an attribute of another, that leaves its storage",
+    "Can't get attribute '_utils": "a function under a divided name, which torch's reader of weights alone finds",
+    "is not in a subdirectory": "a member that is no part of the archive",
     "Unknown type name|expected int|not in the map|name.empty|torch_mangle": "a TorchScript module's own code",
 }
 """Where torch refuses what is copied unread, and why that says nothing about the tensors. Other formats have no such reason."""

@@ -253,12 +253,13 @@ def _alters(call: Call) -> bool:
     at = 3 if call.name in _SUBCLASS or call.name[1] == "_rebuild_parameter_with_state" else len(call.nodes)
     if at >= len(call.nodes):
         return False
-    state, known = call.nodes[at].target, call.name not in _SUBCLASS or call.nodes[1].target.value[0].startswith("torch")
+    state, kind = call.nodes[at].target, call.nodes[1].target
+    foreign = call.name in _SUBCLASS and kind.kind is Kind.GLOBAL and not kind.value[0].startswith("torch")
     for part in [child.target for child in state.children] if state.kind is Kind.TUPLE else [state]:
         keys = [key for key, _ in part.entries()]
         if any(key.kind is not Kind.TEXT or key.value in _ALTERING for key in keys):
             return True
-        if known and part.kind is not Kind.DICT and not (part.kind is Kind.CONST and part.value is None):
+        if not foreign and part.kind is not Kind.DICT and not (part.kind is Kind.CONST and part.value is None):
             return True
     return False
 

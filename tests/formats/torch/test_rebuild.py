@@ -116,7 +116,7 @@ def in_state(state: Any) -> Call:
     return Call(Global("torch._utils", "_rebuild_parameter_with_state"), (KERNEL, True, {}, state))
 
 
-def typed(kind: Global, state: Any) -> Call:
+def typed(kind: Any, state: Any) -> Call:
     return Call(Global("torch._tensor", "_rebuild_from_type_v2"), (KERNEL.function, kind, KERNEL.arguments, state))
 
 
@@ -139,6 +139,7 @@ def test_what_changes_a_tensor_is_refused(state: Any):
 def test_only_a_class_of_another_library_may_keep_another_state():
     assert read(typed(Global("my.module", "Image"), "text"))[1] is not None
     assert read(typed(PARAMETER, "text"))[1] is None
+    assert read(typed(("no", "class"), {"data": 1}))[1] is None
 
 
 @pytest.mark.parametrize("made", [KERNEL, Call(PARAMETER, (KERNEL, True)), Call(Global("torch", "FloatTensor"), ())])
