@@ -134,6 +134,14 @@ class Drawing:
                 return {"state_dict": made} | ({"rest": late} if self.maybe(0.3) else {})
             case 2:
                 return {"state_dict": named, "epoch": 3}
+            case 5:
+                ghost = [("conv0.weight", Call(rows.V2, self.arguments()))]
+                made = (
+                    spelled(Global("collections", "OrderedDict"))
+                    + spelled((ghost,))
+                    + self.chance.choice((b"\x81", b"}\x92", b"R"))
+                )
+                return Raw(made + b"(" + b"".join(spelled(name) + spelled(value) for name, value in named.items()) + b"u")
             case 3 if self.maybe(0.5):
                 more = self.chance.choice((None, self.tensor()))
                 return Raw(spelled(named) + spelled(first) + spelled(more) + b"s")
