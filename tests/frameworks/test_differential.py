@@ -33,15 +33,16 @@ CALLS = (
 COPIED = {
     "is not allowed here": "a global that is not a tensor's: copied with a warning, its call is the reader's",
     r"^\w+ refused: MemoryError": "an index into the memo near 2^32, for which Python alone makes a table of that length",
-    "restore data location": "the device that a storage comes from, which torch's map_location overrules",
+    "restore data location|Invalid device string": "the device that a storage comes from, which torch's map_location overrules",
     CALLS: "a call that makes no tensor, a quantizer, or the sixth part of an old file's storage",
     "can't assign a|expected string or bytes-like": "the state that is given to an object",
+    "codec can't decode": "a name or a text that is no UTF-8",
     "invalid literal for int": "the alignment that torch notes beside the tensors",
     "requires_grad must be a bool": "whether a tensor is trained",
-    "resize storage": "a tensor without a name, in an attribute of another, that leaves its storage",
+    "resize storage|failed to unpack|Unknown saved id": "a tensor without a name, as one in an attribute of another",
     "Can't get attribute '_utils": "a function under a divided name, which torch's reader of weights alone finds",
     "is not in a subdirectory": "a member that is no part of the archive",
-    "Unknown type name|expected int|not in the map|name.empty|torch_mangle": "a TorchScript module's own code",
+    "Unknown type name|expected int|not in the map|name.empty|qualified name|torch_mangle": "a TorchScript module's own code",
 }
 """Where torch refuses what is copied unread, and why that says nothing about the tensors. Other formats have no such reason."""
 
