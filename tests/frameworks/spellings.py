@@ -80,8 +80,10 @@ class Drawing:
         elif self.maybe(0.1):
             given, name = given[:4], "_rebuild_tensor"
         function = Global("torch", f"_utils.{name}") if self.maybe(0.1) else Global("torch._utils", name)
-        if self.maybe(0.2):
-            made: Any = Call(TYPED, (function, self.chance.choice((TENSOR, PARAMETER)), given, self.state()))
+        if self.maybe(0.1):
+            made: Any = parameter(Call(function, given), {"data": Call(function, given), "blocksize": 64})
+        elif self.maybe(0.2):
+            made = Call(TYPED, (function, self.chance.choice((TENSOR, PARAMETER)), given, self.state()))
         else:
             made = Raw(spelled(function) + spelled([*given]) + b"R") if self.maybe(0.02) else Call(function, given)
         for _ in range(self.chance.choice((0, 0, 1, 1, 2))):

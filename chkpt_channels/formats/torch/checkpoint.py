@@ -15,8 +15,9 @@ from chkpt_channels.core.tensors import OptimizerEntry, Tensor
 from chkpt_channels.formats.base import Checkpoint
 from chkpt_channels.formats.torch.graph import TorchGraph
 from chkpt_channels.formats.torch.object_tree import OptimizerNode, TorchObject, attributes
-from chkpt_channels.formats.torch.rebuild import Storage, with_signs
+from chkpt_channels.formats.torch.rebuild import Storage
 from chkpt_channels.formats.torch.safe_globals import foreign
+from chkpt_channels.formats.torch.signs import with_signs
 
 ReadBytes = Callable[[Storage, int, int], Iterable[bytes]]
 _LISTS = (Kind.LIST, Kind.TUPLE)
@@ -68,9 +69,7 @@ class TorchCheckpoint(Checkpoint):
     def memory(self, name: str) -> Hashable:
         part, torch_object = next((part, o) for part, o in self.objects.items() if name in o.groups)
         view = torch_object.views.get(name)
-        if view is None:
-            return name
-        return part, view.storage.key, view.offset, view.dtype, view.shape, view.stride, view.signs
+        return (part, view.place) if view is not None else name
 
     def others(self, group: str) -> list[str]:
         return ["code"] if self.scripted else _others(self.main, group)

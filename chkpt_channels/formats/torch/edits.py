@@ -17,8 +17,9 @@ from chkpt_channels.containers.pickle.editor import edited
 from chkpt_channels.containers.pickle.reader import PickleNode
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.torch.graph import quantization_of
-from chkpt_channels.formats.torch.object_tree import TorchObject
-from chkpt_channels.formats.torch.rebuild import Storage, View, dense_strides, with_signs
+from chkpt_channels.formats.torch.object_tree import CLONED, TorchObject
+from chkpt_channels.formats.torch.rebuild import Storage, View, dense_strides
+from chkpt_channels.formats.torch.signs import with_signs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,8 +74,7 @@ class TorchEdits:
         # one tensor may be pickled twice, as two calls with the same geometry (tied weights)
         distinct: dict[tuple[object, ...], tuple[str, TensorEdit, list[View]]] = {}
         for view, (name, edit) in edited.items():
-            key = view.offset, view.shape, view.stride, view.signs
-            distinct.setdefault(key, (name, edit, []))[2].append(view)
+            distinct.setdefault(view.place, (name, edit, []))[2].append(view)
         for name, _, views in distinct.values():
             self._check_alone(name, views[0], {**others, **{n: w[0] for n, _, w in distinct.values() if n != name}})
         views = next(iter(distinct.values()))[2]
@@ -112,6 +112,8 @@ class TorchEdits:
             raise location.unsupported(
                 "is on the meta device: it has a shape and no values", hint="load the weights into the model before torch.save"
             )
+        if view.repeated:
+            raise location.unsupported("is given its elements once more by a state, which would keep the old ones", hint=CLONED)
         if view.storage.has_view:
             raise location.unsupported("its storage is a view into another one (torch before 0.2), which is not converted")
         if any(stride == 0 and size > 1 for size, stride in zip(view.shape, view.stride, strict=True)):

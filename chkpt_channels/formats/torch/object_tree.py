@@ -41,7 +41,7 @@ transformers num_channels, smp _in_channels)."""
 _NAMES_IN_DICTS = CHANNEL_NAMES | {"channels", "ch"}
 """The same for the keys of dicts, such as the `yaml` from which a YOLO is built (`ch`, later `channels`)."""
 
-_CLONED = "save it again with torch: state_dict = {name: tensor.detach().clone() for name, tensor in state_dict.items()}"
+CLONED = "save it again with torch: state_dict = {name: tensor.detach().clone() for name, tensor in state_dict.items()}"
 _MODULE_DICTS = ("_parameters", "_buffers", "_modules")
 
 
@@ -123,7 +123,7 @@ class TorchObject:
                 self._name(link, view)
                 continue
             if what := self._tensors.refused.get(node):
-                raise self.location.at(link.path()[0]).unsupported(what, hint=_CLONED)
+                raise self.location.at(link.path()[0]).unsupported(what, hint=CLONED)
             if node.kind is Kind.INT and link.segment in (CHANNEL_NAMES if link.attribute else _NAMES_IN_DICTS):
                 self.counts.setdefault(link.path()[0], link)
             if link.parts is None and (reading := self._reader.read(node, link.segment)):

@@ -17,9 +17,10 @@ from typing import Any, TypeGuard
 
 from chkpt_channels.containers.pickle.nodes import Call, Kind, PickleNode, call_of, elements
 from chkpt_channels.containers.pickle.reader import Tree
-from chkpt_channels.core.dtypes import BY_STORAGE, BY_TORCH, COMPLEX, DType
+from chkpt_channels.core.dtypes import BY_STORAGE, BY_TORCH, DType
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.formats.torch.signs import UnreadableError, turned_signs
 
 _SUBCLASS = {(f"torch.{module}", f"_rebuild_from_type{version}") for module in ("_tensor", "tensor") for version in ("", "_v2")}
 """Rebuild a tensor of a subclass: their arguments are a function, the class, that function's arguments, and a state. torch.load
@@ -40,7 +41,7 @@ _REBUILDS: dict[tuple[str, str], tuple[int, ...]] = {
 """The functions and classes that return a tensor, and how many arguments they take; none for those that wrap another call."""
 _METADATA = {"_rebuild_tensor_v2": 6, "_rebuild_tensor_v3": 7}
 """Which argument holds the bits: a dict, in which a key sets its bit whatever its value is."""
-_ALTERING = frozenset({"data", "real", "imag", "grad"})
+_DATA, _ALTERING = "data", frozenset({"real", "imag", "grad"})
 """The attributes of a tensor through which torch changes its elements, or that must have its shape; any other is only kept."""
 _MOST_WRAPPERS = 8
 """A parameter wraps a tensor, a subclass wraps a call: torch itself nests two."""
@@ -70,7 +71,8 @@ class Storage:
 @dataclass(eq=False, slots=True)
 class View:
     """A tensor's geometry over its storage, in elements, and the nodes that encode it. `signs` is what the bytes of each element
-    are to be combined with by exclusive or: its sign bits, where torch negates or conjugates what is stored; mostly none."""
+    are to be combined with by exclusive or: its sign bits, where torch negates or conjugates what is stored; mostly none.
+    `repeated` says that a state gives it the same elements once more, as bitsandbytes pickles its parameters."""
 
     storage: Storage
     dtype: DType
@@ -80,10 +82,16 @@ class View:
     nodes: tuple[PickleNode, PickleNode, PickleNode]
     quantizer: PickleNode | None = None
     signs: bytes = b""
+    repeated: bool = False
 
     @property
     def itemsize(self) -> int:
         return self.dtype.bits // 8
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What two tensors with the same elements have in common."""
+        return self.storage.key, self.dtype, self.offset, self.shape, self.stride, self.signs
 
     @property
     def span(self) -> tuple[int, int]:
@@ -151,21 +159,21 @@ class Tensors:
         if call not in self._views:
             try:
                 self._views[call] = self._read(call)
-            except _RefusedError as error:
+            except UnreadableError as error:
                 self._views[call], self.refused[call] = None, str(error)
         return self._views[call]
 
-    def _read(self, node: PickleNode) -> View | None:
-        parts, changed = node.value, _is_changed(node)
+    def _read(self, node: PickleNode, *, inner: bool = False) -> View | None:
+        parts, changed, states = node.value, _is_changed(node), list[PickleNode]()
         for _ in range(_MOST_WRAPPERS):
             if (call := _rebuilding(*parts)) is None:
                 return None
-            if changed or _alters(call):
-                raise _RefusedError("is changed by a state, which is not read")
+            if changed or _alters(call, states) or (states and inner):
+                raise UnreadableError("is changed by a state, which is not read")
             if counts := _REBUILDS[call.name]:
                 if len(call.nodes) not in counts:
                     raise self.location.damaged(f"a tensor is rebuilt from {len(call.nodes)} arguments", at=node.start)
-                return self._geometry(call)
+                return self._repeated(self._geometry(call), states)
             if call.name in _SUBCLASS and len(call.nodes) == 4:
                 parts, changed = (call.nodes[0], call.nodes[2]), False
                 continue
@@ -174,6 +182,15 @@ class Tensors:
                 return None
             parts, changed = wrapped.value, _is_changed(wrapped)
         return None
+
+    def _repeated(self, view: View, states: list[PickleNode]) -> View:
+        """The view, where what its states hold as its data is the same tensor."""
+        for data in states:
+            same = self._read(data, inner=True) if data.kind is Kind.CALL else None
+            if same is None or same.place != view.place:
+                raise UnreadableError("is changed by a state, which is not read")
+            view.repeated = True
+        return view
 
     def _geometry(self, call: Call) -> View:
         (_, function), nodes, values = call
@@ -188,7 +205,7 @@ class Tensors:
         dtype = _named_dtype(values[6]) if function == "_rebuild_tensor_v3" else storage.dtype
         view = self._view((storage, dtype), values[1:4], (nodes[1], nodes[2], nodes[3]))
         at = _METADATA.get(function, len(nodes))
-        view.signs = _signs(view.dtype, nodes[at].target) if at < len(nodes) else b""
+        view.signs = turned_signs(view.dtype, nodes[at].target) if at < len(nodes) else b""
         if function == "_rebuild_qtensor":
             view.quantizer = nodes[4].target
         return view
@@ -201,7 +218,7 @@ class Tensors:
         if dtype is None:
             raise self.location.unsupported("a tensor has an unknown element type")
         if any(isinstance(part, PickleNode) and part.kind is Kind.LIST for part in (shape, stride)):
-            raise _RefusedError("has its size or stride as a list, which is not read")
+            raise UnreadableError("has its size or stride as a list, which is not read")
         numbers = (offset, *shape, *stride) if isinstance(shape, tuple) and isinstance(stride, tuple) else (None,)
         if (
             not isinstance(offset, int)
@@ -229,16 +246,12 @@ def dense_strides(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]
     return tuple(strides)
 
 
-class _RefusedError(Exception):
-    """A tensor is made in a way that is not read."""
-
-
 def _rebuilding(function: PickleNode, arguments: PickleNode, *keywords: PickleNode) -> Call | None:
     """The call of a function or class that returns a tensor, None of any other."""
     call = call_of(_REBUILDS, function, arguments)
     odd = keywords or arguments.target.kind in (Kind.LIST, Kind.DICT, Kind.SET, Kind.CALL) if call is None else keywords
     if odd and function.target.kind is Kind.GLOBAL and function.target.value in _REBUILDS:
-        raise _RefusedError("is rebuilt from arguments that are no tuple")
+        raise UnreadableError("is rebuilt from arguments that are no tuple")
     return call
 
 
@@ -247,45 +260,22 @@ def _is_changed(call: PickleNode) -> bool:
     return call.state is not None or call.items is not None
 
 
-def _alters(call: Call) -> bool:
-    """Whether a call has a state that sets the elements of its tensor; a class of another library may make anything of another
-    state than attributes."""
+def _alters(call: Call, states: list[PickleNode]) -> bool:
+    """Whether a call has a state that changes its tensor; what it sets as the data goes to `states`. A class of another library
+    may make anything of another state than attributes."""
     at = 3 if call.name in _SUBCLASS or call.name[1] == "_rebuild_parameter_with_state" else len(call.nodes)
     if at >= len(call.nodes):
         return False
     state, kind = call.nodes[at].target, call.nodes[1].target
-    foreign = call.name in _SUBCLASS and kind.kind is Kind.GLOBAL and not kind.value[0].startswith("torch")
+    foreign = call.name in _SUBCLASS and kind.kind is Kind.GLOBAL and kind.value[0].partition(".")[0] != "torch"
     for part in [child.target for child in state.children] if state.kind is Kind.TUPLE else [state]:
         keys = [key for key, _ in part.entries()]
         if any(key.kind is not Kind.TEXT or key.value in _ALTERING for key in keys):
             return True
+        states += [value.target for key, value in part.entries() if key.value == _DATA]
         if not foreign and part.kind is not Kind.DICT and not (part.kind is Kind.CONST and part.value is None):
             return True
     return False
-
-
-def _signs(dtype: DType, metadata: PickleNode) -> bytes:
-    """The sign bits of an element that its `metadata` turns. Source: torch/csrc/jit/serialization/pickler.h."""
-    if metadata.kind is Kind.CONST and not metadata.value:
-        return b""
-    if metadata.kind is not Kind.DICT or any(key.kind is not Kind.TEXT for key, _ in metadata.entries()):
-        raise _RefusedError("has bits that are not read")
-    negated, conjugated = (metadata.lookup(bit) is not None for bit in ("neg", "conj"))
-    if not (negated or conjugated):
-        return b""
-    parts = [negated, negated != conjugated] if dtype.name in COMPLEX else [negated]
-    if not (dtype.floating or dtype.name in COMPLEX) or (conjugated and len(parts) == 1):
-        raise _RefusedError(f"is negated or conjugated by a bit, which {dtype.name} has no meaning for")
-    return b"".join(bytes(dtype.bits // 8 // len(parts) - 1) + (b"\x80" if turned else b"\0") for turned in parts)
-
-
-def with_signs(raw: bytes, signs: bytes) -> bytes:
-    """The elements with the sign bits turned that `signs` names: from what is stored to what torch reads, and back."""
-    if not signs:
-        return raw
-    import numpy as np
-
-    return (np.frombuffer(raw, np.uint8).reshape(-1, len(signs)) ^ np.frombuffer(signs, np.uint8)).tobytes()
 
 
 def _named_dtype(value: object) -> DType | None:

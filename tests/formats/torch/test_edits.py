@@ -140,3 +140,10 @@ def test_a_kernel_and_its_negative_share_memory():
     both = Edits({**EDITS.tensors, "other": EDITS.tensors["conv1.weight"]})
     with pytest.raises(UnsupportedError, match="shares its memory with"):
         TorchEdits(read({"conv1.weight": kernel(), "other": negated}), both)
+
+
+def test_a_kernel_that_a_state_gives_its_elements_once_more():
+    state = {"data": kernel()}
+    repeated = Call(Global("torch._utils", "_rebuild_parameter_with_state"), (kernel(), True, {}, state))
+    with pytest.raises(UnsupportedError, match=r"conv1\.weight: is given its elements once more by a state"):
+        TorchEdits(read({"conv1.weight": repeated}), EDITS)

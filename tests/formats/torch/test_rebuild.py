@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from chkpt_channels import DamagedError, UnsupportedError
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Location
-from chkpt_channels.formats.torch.rebuild import Storage, Tensors, View, dense_strides, with_signs
+from chkpt_channels.formats.torch.rebuild import Storage, Tensors, View, dense_strides
 from tests.support.builders import Call, Global, Raw, pickled, spelled, storage, tensor
 
 PLACE = Location("a.pth")
@@ -136,6 +135,19 @@ def test_what_changes_a_tensor_is_refused(state: Any):
         assert [*tensors.refused.values()] == ["is changed by a state, which is not read"]
 
 
+def test_the_same_data_once_more_leaves_a_tensor_as_it_is():
+    """As bitsandbytes pickles its parameters; what torch sets is then no other tensor."""
+    for value in (in_state({"data": KERNEL, "blocksize": 64}), typed(PARAMETER, (None, {"data": KERNEL}))):
+        tensors, found = read(value)
+        assert (found and found.repeated, tensors.refused) == (True, {})
+    for data in (
+        tensor(storage("0", 108), (4, 3, 3, 3), stride=(27, 1, 9, 3)),
+        in_state({"data": KERNEL}),
+        tensor(storage("1", 108), (4, 3, 3, 3)),
+    ):
+        assert read(in_state({"data": data}))[0].refused
+
+
 def test_only_a_class_of_another_library_may_keep_another_state():
     assert read(typed(Global("my.module", "Image"), "text"))[1] is not None
     assert read(typed(PARAMETER, "text"))[1] is None
@@ -171,14 +183,6 @@ def test_bits_turn_signs(kind: str, metadata: Any, signs: bytes | None):
     tensors, found = read(Call(Global("torch._utils", "_rebuild_tensor_v2"), (*given, metadata)))
     assert (found.signs if found else None) == signs
     assert len(tensors.refused) == (signs is None)
-
-
-def test_signs_are_turned_there_and_back():
-    raw = np.array([1.5, -0.0, np.nan], "<f4").tobytes()
-    turned = with_signs(raw, b"\0\0\0\x80")
-    assert turned == (-np.frombuffer(raw, "<f4")).tobytes()
-    assert with_signs(turned, b"\0\0\0\x80") == raw
-    assert with_signs(raw, b"") is raw
 
 
 def test_arguments_that_are_no_tuple():
