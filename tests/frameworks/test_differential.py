@@ -39,7 +39,7 @@ COPIED = {
     "codec can't decode": "a name or a text that is no UTF-8",
     "invalid literal for int": "the alignment that torch notes beside the tensors",
     "requires_grad must be a bool": "whether a tensor is trained",
-    "resize storage|wrong byte size|failed to unpack|Unknown saved id": "a tensor without a name, as one in an attribute of another",
+    "resize storage|wrong byte size|failed to unpack|Unknown saved id": "a tensor without a name, in an attribute of another",
     "Can't get attribute '_utils": "a function under a divided name, which torch's reader of weights alone finds",
     "is not in a subdirectory": "a member that is no part of the archive",
     "Unknown type name|expected int|not in the map|name.empty|qualified name|torch_mangle": "a TorchScript module's own code",
