@@ -61,6 +61,7 @@ _ROWS = (
     DType("QU2x4", 8, "uint8", "quint2x4", "QUInt2x4"),
 )
 
+COMPLEX = frozenset({"C32", "C64", "C128"})
 BY_NAME = {row.name: row for row in _ROWS}
 BY_TORCH = {row.torch: row for row in _ROWS if row.torch}
 BY_STORAGE = {row.storage + "Storage": row for row in _ROWS if row.storage}

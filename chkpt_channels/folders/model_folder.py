@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
@@ -88,6 +89,19 @@ class ModelFolder(Model):
             for config in self._reader.read(self.path / parent, strict=parent in homes)
         ]
 
+    def _check_twins(self) -> None:
+        """Where letter case does not count, one of two such files replaces the other: refused of those that a library reads."""
+        twins, weights = defaultdict[str, list[str]](list), {name for part in self._part_files for name in part.files}
+        for name in self.files:
+            twins[name.casefold()].append(name)
+        for name in self.files:
+            others = [other for other in twins[name.casefold()] if other != name]
+            if others and (
+                name in weights or Path(name).name in (CONFIG, PIPELINE, *PREPROCESSORS) or is_index(self.path / name)
+            ):
+                what = f"differs from {others[0]} by the case of its letters alone"
+                raise self.location.at(name).unsupported(what, hint=leaving_out(others[0]))
+
     def _leave_out(self, name: str) -> None:
         """Forget a file, all files of a folder, or an index with its shards. Raises UsageError where there is no such."""
         gone = {file for file in self.files if file == name or file.startswith(name + os.sep)}
@@ -110,6 +124,7 @@ class ModelFolder(Model):
             name, what = next(iter(self._foreign.items()))
             what = f"{what or 'holds weights in another format'}, which is not converted and would keep the old channels"
             raise self.location.at(name).unsupported(what, hint=" ".join(map(leaving_out, self._foreign)))
+        self._check_twins()
         stores = {part.files[0]: part.store for part in self.parts if isinstance(part.store, Checkpoint)}
         data = {
             os.path.normpath(Path(name).parent / old)

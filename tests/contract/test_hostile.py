@@ -11,6 +11,7 @@ import pytest
 
 from chkpt_channels import verify
 from chkpt_channels.core.errors import printable
+from fixtures.generate.hostile import readings
 from fixtures.generate.hostile.make import CASES, Case
 from tests.support.sandbox import PEAK, Entry, Outcome, alone, broken, entries, forked
 
@@ -78,6 +79,24 @@ ONE_EACH = list({(case.format, case.code): case for case in CASES if not case.me
 @pytest.mark.parametrize("case", ONE_EACH, ids=str)
 def test_row_as_a_user_starts_it(case: Case, tmp_path: Path):
     assert not problems(case, tmp_path, alone)
+
+
+ENDS = {0: {"inspect": (0,), "check": (0,), "verify": (0,)}, 3: {"inspect": (3,), "check": (3,), "verify": (3,)}}
+ENDS |= {4: {"inspect": (0, 4), "check": (0, 4), "verify": (0, 4)}}
+"""How other commands end, by the code of a conversion: damage is found by each."""
+
+
+@pytest.mark.parametrize("command", ["inspect", "check", "verify"])
+@pytest.mark.parametrize("case", [case for case in readings.CASES if not case.options], ids=str)
+def test_other_commands_read_it_alike(case: Case, command: str, tmp_path: Path):
+    home = tmp_path / "in"
+    home.mkdir()
+    source = case.made(home)
+    before = entries(home)
+    outcome = forked([command, str(source), *([str(source)] if command == "verify" else [])], tmp_path)
+    assert outcome.code in ENDS[case.code][command], outcome.err
+    assert "Traceback" not in outcome.err
+    assert entries(home) == before
 
 
 def test_the_names_are_unique():

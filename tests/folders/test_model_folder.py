@@ -643,3 +643,13 @@ def test_the_cache_of_the_hub(tmp_path: Path):
     assert not any(path.samefile(blob) for path in out.iterdir() for blob in blobs.iterdir())  # nobody writes into the cache
     assert loaded(out / "config.json")["num_channels"] == 1
     assert verify(snapshot_, out).ok
+
+
+def test_files_that_are_one_where_case_does_not_count(tmp_path: Path):
+    model = folder(tmp_path / "model")
+    (model / "Config.json").write_text("{}")
+    with pytest.raises(UnsupportedError, match=r"config\.json: differs from Config\.json by the case") as caught:
+        convert(model, tmp_path / "out", "gray")
+    assert caught.value.hint == "--leave-out Config.json"
+    convert(model, tmp_path / "out", "gray", leave_out=["Config.json"])
+    assert inspect(model).first_convs

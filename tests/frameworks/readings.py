@@ -24,6 +24,7 @@ from tests.support.files import brought, opened
 BY_NUMPY = {row.numpy: row.name for row in reversed(BY_TORCH.values()) if row.numpy}
 ALLOWED = (
     r"collections\.OrderedDict|torch\.(_utils\._rebuild_\w+|storage\.\w+|\w+Storage|Size|device|dtype|\w+int\w*|\w*float\w*|per_\w+_affine)|"
+    r"torch\.(_tensor\._rebuild_from_type_v2|nn\.parameter\.Parameter|\w*Tensor|_utils|_utils\._rebuild_\w+)|"
     r"torch\.serialization\._get_layout|_codecs\.encode|argparse\.Namespace|__builtin__\.set|torch\.nn\.modules\.\w+\.\w+|torch_networks\.\w+|torch_objects\.\w+"
 )
 
@@ -39,7 +40,7 @@ def ours(path):
 
 def of_torch(tensor):
     """A tensor of torch, and what belongs to it where it is quantized."""
-    dtype, tensor = BY_TORCH[str(tensor.dtype).removeprefix("torch.")].name, tensor.detach()
+    dtype, tensor = BY_TORCH[str(tensor.dtype).removeprefix("torch.")].name, tensor.detach().resolve_neg().resolve_conj()
     numbers = tensor.int_repr() if tensor.is_quantized else tensor
     raw = numbers.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if numbers.numel() else b""
     return dtype, tuple(tensor.shape), raw
@@ -94,7 +95,9 @@ def by_onnx(path):
     stored = [(tensor.name, tensor) for tensor in model.graph.initializer]
     for node in model.graph.node:
         if node.op_type == "Constant" and not node.domain:
-            stored += [(node.output[0], one.t) for one in node.attribute if one.name == "value" and one.HasField("t")]
+            stored += [
+                (node.output[0], one.t) for one in node.attribute if node.output and one.name == "value" and one.HasField("t")
+            ]
     return {name: of_numpy(numpy_helper.to_array(tensor)) for name, tensor in stored if tensor.data_type != TensorProto.STRING}
 
 

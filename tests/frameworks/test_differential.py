@@ -13,25 +13,36 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
-from chkpt_channels import ChkptChannelsError, convert
+from chkpt_channels import ChkptChannelsError, convert, verify
 from tests.frameworks.readings import THEIRS, ours
+from tests.frameworks.spellings import PAIRS
 from tests.support import mutations
 from tests.support.files import truths
 from tests.support.sandbox import aside
 
 COUNTS = {"torch_zip": 800, "torch_legacy": 800, "safetensors": 600, "onnx": 600, "keras_h5": 350, "keras_zip": 350}
 COUNTS |= dict.fromkeys(THEIRS.keys() - COUNTS.keys(), 350)
+DRAWN = {"tensors of torch": 400, "tensors of old torch": 400, "zip names": 300, "HDF5 addresses": 200, "ONNX names": 300}
+FINE = ("agreed", "read", "refused", "unread")
 ENDLESS = "memo bomb|holds itself"
 """Seeds through which the test cannot walk, as this package does."""
-CALLS = "object is not callable|list must be a tuple|_rebuild_qtensor|unhashable type|required positional|not enough values"
+CALLS = (
+    "object is not callable|list must be a tuple|_rebuild_qtensor|unhashable type|positional argument|not enough values|"
+    "more than 1 value|expected at most|tuple index out of range"
+)
 COPIED = {
     "is not allowed here": "a global that is not a tensor's: copied with a warning, its call is the reader's",
     r"^\w+ refused: MemoryError": "an index into the memo near 2^32, for which Python alone makes a table of that length",
-    "restore data location": "the device that a storage comes from, which torch's map_location overrules",
+    "restore data location|Invalid device string": "the device that a storage comes from, which torch's map_location overrules",
     CALLS: "a call that makes no tensor, a quantizer, or the sixth part of an old file's storage",
     "can't assign a|expected string or bytes-like": "the state that is given to an object",
+    "codec can't decode": "a name or a text that is no UTF-8",
     "invalid literal for int": "the alignment that torch notes beside the tensors",
-    "Unknown type name|expected int|not in the map|name.empty|torch_mangle": "a TorchScript module's own code",
+    "requires_grad must be a bool": "whether a tensor is trained",
+    "resize storage|wrong byte size|failed to unpack|Unknown saved id": "a tensor without a name, in an attribute of another",
+    "Can't get attribute '_utils": "a function under a divided name, which torch's reader of weights alone finds",
+    "is not in a subdirectory": "a member that is no part of the archive",
+    "Unknown type name|expected int|not in the map|name.empty|qualified name|torch_mangle": "a TorchScript module's own code",
 }
 """Where torch refuses what is copied unread, and why that says nothing about the tensors. Other formats have no such reason."""
 
@@ -95,6 +106,59 @@ def test_what_is_accepted_is_read_alike(form, record_property):
     assert not wrong
     assert counts["agreed"] > COUNTS[form] // 10
     assert counts["copied"] < counts["agreed"]
+
+
+def pair_verdict(pair, number):
+    """What becomes of a drawn file, or what is wrong: "refused" by this package, "unread" by the framework, "read" alike and
+    not converted, or "agreed": both read the output alike too."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"a{pair.suffix}"
+        path.write_bytes(pair.draw(Random(number)))
+        try:
+            pair.ours(path)
+        except ChkptChannelsError:
+            return "refused"
+        readers = [reader for reader in pair.theirs if tried(reader, path) is not None]
+        if wrong := next(filter(None, (difference(pair, reader, path) for reader in readers)), ""):
+            return wrong
+        out = path.with_name(f"out{pair.suffix}")
+        try:
+            convert(path, out, "gray")
+        except ChkptChannelsError:
+            return "read" if readers else "unread"
+        if not (verification := verify(path, out)).ok:
+            return f"verify: {verification.differences[:3]}"
+        wrong = next(filter(None, (difference(pair, reader, out) for reader in readers)), "")
+        return wrong or ("agreed" if readers else "unread")
+
+
+def tried(reader, path):
+    """What a reader of the framework makes of a file, None where it refuses it."""
+    try:
+        return reader(path)
+    except Exception:  # whatever a framework raises
+        return None
+
+
+def difference(pair, reader, path):
+    """What the two readings of a file do not have in common."""
+    expected, found = pair.ours(path), tried(reader, path)
+    if found is None:
+        return f"{path.name} is refused"
+    names = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+    return "".join(f"{path.name}: {name}: {expected.get(name)}, not {found.get(name)}"[:500] for name in names[:1])
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_spellings_are_read_alike(kind, record_property):
+    def work(number):
+        return aside(lambda tell: tell(json.dumps(pair_verdict(PAIRS[kind], number)).encode()))
+
+    found = [json.loads(work(number) or '"the process died"') for number in range(DRAWN[kind])]
+    counts = Counter(one if one in FINE else "wrong" for one in found)
+    record_property("differential", (kind, dict(counts)))
+    assert not {number: one for number, one in enumerate(found) if one not in FINE}
+    assert min(counts["agreed"], counts["refused"]) > DRAWN[kind] // 10
 
 
 def is_copied(form, said):

@@ -143,3 +143,22 @@ def test_the_border_is_as_far_off_as_is_said(window: int, stride: int, padding: 
     assert off.max() <= said * 1.01
     if stride == 1:
         assert off.max() >= said * 0.99
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_kernel_that_torch_negates_by_a_bit(zipped: bool, tmp_path: Path):
+    """As `z.conj().imag` is saved: what is folded into the running mean has the sign that torch reads."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)).double().eval()
+    state = {name: torch._neg_view(-tensor) if name == "0.weight" else tensor for name, tensor in model.state_dict().items()}
+    torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    report = convert(tmp_path / "a.pth", tmp_path / "b.pth", "gray", norm="imagenet")
+    assert verify(tmp_path / "a.pth", tmp_path / "b.pth", "gray", norm="imagenet").ok
+    new = nn.Sequential(nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8)).double().eval()
+    loaded = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert loaded["0.weight"].is_neg()
+    new.load_state_dict(loaded)
+    raw = torch.rand(2, 1, 9, 9, dtype=torch.float64)
+    assert torch.allclose(new(fed(raw, report)), model((raw - MEAN) / STD), atol=1e-9)
+    convert(tmp_path / "a.pth", tmp_path / "b.safetensors", "gray")
+    assert torch.allclose(load_file(tmp_path / "b.safetensors")["0.weight"], state["0.weight"].sum(1, keepdim=True))

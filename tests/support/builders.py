@@ -19,7 +19,8 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 @dataclass(frozen=True)
 class Zipped:
-    """A member of a zip archive; what is not None overrules the truth in one of its headers, or in both."""
+    """A member of a zip archive; what is not None overrules the truth in one of its headers, or in both. `extra` and `central`
+    are the extra fields of the local header and of the directory's entry."""
 
     name: str
     data: bytes = b""
@@ -30,6 +31,7 @@ class Zipped:
     packed: int | None = None
     offset: int | None = None
     extra: bytes = b""
+    central: bytes = b""
     local: Mapping[str, Any] | None = None
 
     def header(self, **fields: Any) -> tuple[int, int, int, int, int]:
@@ -63,8 +65,8 @@ def zipped(
         out += name + member.extra + member.data
         flags, method, crc, packed, size = member.header()
         name = member.name.encode()
-        fields = (20, 20, flags, method, 0, 33, crc, packed, size, len(name), 0, 0, 0, 0, 0, offset)
-        directory += struct.pack("<4s6H3I5H2I", b"PK\1\2", *fields) + name
+        fields = (20, 20, flags, method, 0, 33, crc, packed, size, len(name), len(member.central), 0, 0, 0, 0, offset)
+        directory += struct.pack("<4s6H3I5H2I", b"PK\1\2", *fields) + name + member.central
     out += gap
     fields = [0, 0, len(members), len(members), len(directory), len(out), len(comment)]
     for i, value in (end or {}).items():

@@ -10,16 +10,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chkpt_channels.containers.hdf5.objects import check_filters, object_at, space_of
+from chkpt_channels.containers.hdf5.objects import LARGEST_COMPACT_BYTES, check_attributes, check_filters, object_at, space_of
 from chkpt_channels.containers.hdf5.reader import Hdf5
 from chkpt_channels.storage.isolation import run_isolated
 from chkpt_channels.storage.splice import Splice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-LARGEST_COMPACT_BYTES = 60_000
-"""A compact dataset is stored in its object header, whose messages are shorter than 64 KiB."""
 
 
 class NewDataset(NamedTuple):
@@ -57,7 +54,8 @@ def _edited(file: Hdf5, datasets: Datasets, texts: Texts) -> Iterator[bytes]:
             if path not in file.datasets:
                 _add(root, path.encode(), new)
                 continue
-            check_filters(object_at(root, path), file.location.at(path))
+            for check in (check_filters, check_attributes):
+                check(object_at(root, path), file.location.at(path))
             _replace(root, [name.encode("utf-8", "surrogateescape") for name in names[path]], new)
         for (path, name), text in texts.items():
             if isinstance(text, str):

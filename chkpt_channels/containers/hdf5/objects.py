@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from math import prod
 from typing import Any
 
@@ -10,6 +10,8 @@ from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.source import CHUNK_BYTES
 
+LARGEST_COMPACT_BYTES = 60_000
+"""An object's header has messages of less than 64 KiB: attributes, and the elements of a compact dataset."""
 _KNOWN_FILTERS = frozenset({1, 2, 3, 5, 6, 32000})
 """deflate, shuffle, fletcher32, nbit, scaleoffset, lzf: all that h5py brings with it."""
 
@@ -95,6 +97,28 @@ def check_storage(opened: Any, location: Location) -> None:
         raise location.damaged("its content is in another file")
 
 
+def stored_spans(opened: Any, taken: Container[int]) -> list[tuple[int, int]]:
+    """(address, bytes) of a dataset's elements, or of its chunks up to the first whose address is `taken`: an index that many
+    datasets share would take forever."""
+    import h5py
+
+    if (address := opened.get_offset()) is not None:
+        return [(address, opened.get_storage_size())]
+    spans = list[tuple[int, int]]()
+    if opened.get_create_plist().get_layout() != h5py.h5d.CHUNKED:
+        return spans
+
+    def take(info: Any) -> bool | None:
+        spans.append((info.byte_offset, info.size))
+        return True if info.byte_offset in taken else None
+
+    if hasattr(opened, "chunk_iter"):
+        opened.chunk_iter(take)
+    else:  # HDF5 before 1.12.3: each look counts from the first chunk on
+        any(take(opened.get_chunk_info(index)) for index in range(opened.get_num_chunks()))
+    return spans
+
+
 def check_filters(opened: Any, location: Location) -> None:
     """Raise UnsupportedError for filters that are not built in, DamagedError for chunks that are too large to unpack."""
     import h5py
@@ -106,6 +130,19 @@ def check_filters(opened: Any, location: Location) -> None:
             raise location.unsupported(f"is packed by filter {code} ({name.decode('ascii', 'replace')}), which is not built in")
     chunk = properties.get_chunk() if properties.get_layout() == h5py.h5d.CHUNKED else ()
     location.check_limit("bytes in a chunk", prod(chunk) * opened.get_type().get_size(), LIMITS.hdf5_chunk_bytes)
+
+
+def check_attributes(opened: Any, location: Location) -> None:
+    """Raise UnsupportedError for an attribute that only the newest kind of object holds: it could not be written again."""
+    import h5py
+
+    for index in range(h5py.h5a.get_num_attrs(opened)):
+        attribute = h5py.h5a.open(opened, index=index)
+        size = prod(attribute.shape or ()) * attribute.get_type().get_size()
+        if attribute.shape is not None and size > LARGEST_COMPACT_BYTES:
+            name = attribute.name.decode("utf-8", "replace")
+            hint = f"del h5py.File(FILE, 'r+')[{location.where!r}].attrs[{name!r}]"
+            raise location.unsupported(f"has an attribute of {size} bytes, which is not written again", hint=hint)
 
 
 def elements(opened: Any, dtype: str, shape: tuple[int, ...], itemsize: int) -> Iterator[bytes]:

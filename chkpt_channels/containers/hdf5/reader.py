@@ -75,22 +75,29 @@ class Hdf5:
         self.aliases: dict[str, str] = {}
         self.texts: dict[str, Texts] = {}
         self.attributes: list[str] = []
-        self._dtypes: list[tuple[Any, tuple[str, bool]]] = []
-        self._name_bytes = 0
+        self._dtypes, self._name_bytes = list[tuple[Any, tuple[str, bool]]](), 0
+        self._spans: dict[int, tuple[int, str]] = {}  # of elements and chunks: size and dataset by address
         import h5py  # noqa: F401 # here, so that forked workers need not import it
 
         index = json.loads(b"".join(self._isolated(partial(self._index, wanted), location)))
         self.groups, self.others, self.aliases = index["groups"], index["others"], index["aliases"]
         self.texts, self.attributes = index["texts"], index["attributes"]
         self.datasets = {path: Dataset(row[0], row[1], tuple(row[2]), row[3]) for path, row in index["datasets"].items()}
-        self._check_overlaps()
+
+    def _take_spans(self, opened: Any, path: str) -> None:
+        """Remember where a dataset has its elements. Raises DamagedError where another one has them."""
+        for address, size in objects.stored_spans(opened, self._spans):
+            if size and self._spans.setdefault(address, (size, path))[1] != path:
+                raise self._overlap(self._spans[address][1], path, address)
 
     def _check_overlaps(self) -> None:
         """Raise DamagedError where two datasets share bytes: an edit of one would change the other."""
-        spans = sorted((d.offset, d.size, path) for path, d in self.datasets.items() if d.offset is not None and d.size)
-        for (start, size, path), (following, _, other) in pairwise(spans):
+        for (start, (size, path)), (following, (_, other)) in pairwise(sorted(self._spans.items())):
             if start + size > following:
-                raise self.location.at(other).damaged(f"its elements overlap those of {path}", at=self._start + following)
+                raise self._overlap(path, other, following)
+
+    def _overlap(self, path: str, other: str, address: int) -> DamagedError:
+        return self.location.at(other).damaged(f"its elements overlap those of {path}", at=self._start + address)
 
     def _isolated(self, work: Callable[[], Iterator[bytes]], location: Location) -> Iterator[bytes]:
         """Run `work` in a forked worker. A file that the library has just edited is read in place: it holds nothing that the
@@ -101,6 +108,8 @@ class Hdf5:
         """The index as JSON, which goes through a pipe."""
         with self.opened() as (root, _):
             self._walk(root)
+            self._check_overlaps()
+            self._spans.clear()
             self._dtypes.clear()  # handles of the library
             attributes = objects.attribute_names(root)
             owners, names = (wanted.owners(self), wanted.names) if wanted else ((), frozenset())
@@ -160,9 +169,8 @@ class Hdf5:
         """Why a link must not be followed."""
         location = self.location.at(path)
         if kind not in (_HARD, _SOFT):
-            return location.damaged(
-                "is a link into another file" if kind == _EXTERNAL else f"is a link of the unknown kind {kind}"
-            )
+            what = "is a link into another file" if kind == _EXTERNAL else f"is a link of the unknown kind {kind}"
+            return location.damaged(what)
         try:
             location.check_limit("groups around it", path.count("/"), LIMITS.name_depth)
             self._name_bytes += len(path)
@@ -191,6 +199,8 @@ class Hdf5:
         if isinstance(opened, h5py.h5g.GroupID):
             self.groups[path] = address
             return
+        if isinstance(opened, h5py.h5d.DatasetID):
+            self._take_spans(opened, path)
         dataset = self._dataset(opened, path) if isinstance(opened, h5py.h5d.DatasetID) else None
         if dataset is None:
             self.others.append(path)

@@ -37,6 +37,7 @@ class Machine:
         self.frames: list[tuple[int, int]] = []  # (offset of the FRAME, length of what it frames)
         self.memoize_opcodes: list[tuple[int, int]] = []  # (offset, memo index): MEMOIZE does not encode its index
         self.pair_stops: dict[PickleNode, int] = {}  # where a key and its value end, by key
+        self._read: dict[PickleNode, int] = {}  # what calls and BUILD have read, with the number of items that it had
 
     def damaged(self, what: str, at: int) -> Exception:
         """The error for what is wrong with the opcode at `at`."""
@@ -127,7 +128,10 @@ class Machine:
         self.stack.append(again)
 
     def name(self, module: str, name: str, begin: int) -> None:
-        """Push a global that is encoded from `begin` on, and remember its name; nothing is looked up."""
+        """Push a global that is encoded from `begin` on, and remember its name; nothing is looked up. torch finds its own by the
+        dotted name, wherever that is divided."""
+        if module == "torch" or module.startswith("torch."):
+            module, _, name = f"{module}.{name}".rpartition(".")
         self.globals[module, name] = None
         self.push(Kind.GLOBAL, begin, (module, name))
 
@@ -136,6 +140,22 @@ class Machine:
         if node.items is None:
             node.items = []
         node.items.extend(items)
+
+    def read_by_call(self, node: PickleNode) -> None:
+        """Remember the lists and dicts that a call, or BUILD, reads: what is made of them does not have what they get later."""
+        if node.kind is Kind.GET:
+            if (node := node.value) in self._read:
+                return
+            self._read[node] = len(node.items or ())
+        for part in node.value if node.kind is Kind.TUPLE else (node,):
+            part = part.value if part.kind is Kind.GET else part
+            if part.kind in (Kind.LIST, Kind.DICT):
+                self._read.setdefault(part, len(part.items or ()))
+
+    def check_read(self) -> None:
+        """Raise UnsupportedError where something grew after it was read: then the tree does not show what was made of it."""
+        if any(len(node.items or ()) != count for node, count in self._read.items()):
+            raise self.location.unsupported("a list or dict in its pickle gets more after a call has read it")
 
     def pairs(self, nodes: list[PickleNode], start: int) -> list[tuple[PickleNode, ...]]:
         """What was pushed since a MARK, as keys and values."""

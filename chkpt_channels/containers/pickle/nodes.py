@@ -69,7 +69,8 @@ class PickleNode:
 class Elements(NamedTuple):
     """The children of a node: `nodes`, the occurrences, by which edits name them, and their `values`.
 
-    A value is a text, an integer of up to 64 bits, a tuple of such integers, None, or the node of anything else.
+    A value is a text, an integer of up to 64 bits, a tuple of such integers, None, or the node of anything else, a list too,
+    which may have grown after it was read.
     """
 
     nodes: Sequence[PickleNode]
@@ -103,7 +104,7 @@ def _value(node: PickleNode) -> Any:
         node = node.value
     if node.kind is Kind.TEXT or (node.value is None and node.kind is Kind.CONST):
         return node.value
-    if node.kind in (Kind.INT, Kind.TUPLE, Kind.LIST) and (integers := plain(node)) is not None:
+    if node.kind in (Kind.INT, Kind.TUPLE) and (integers := plain(node)) is not None:
         return integers
     return node
 

@@ -126,10 +126,6 @@ def _protocol_0(m: Machine, start: int) -> None:
     )
 
 
-def _get_line(m: Machine, start: int) -> None:
-    m.get(m.decimal(m.line(start), start), start)
-
-
 def _put_line(m: Machine, start: int) -> None:
     m.put(m.decimal(m.line(start), start), start)
 
@@ -152,18 +148,24 @@ def _inst(m: Machine, start: int) -> None:
     begin, arguments = m.popped_to_mark()
     _global(m, start)
     called = m.pop()
-    m.push(Kind.CALL, begin, (called, PickleNode(Kind.TUPLE, begin, start, arguments)))
+    m.read_by_call(made := PickleNode(Kind.TUPLE, begin, start, arguments))
+    m.push(Kind.CALL, begin, (called, made))
 
 
 def _obj(m: Machine, start: int) -> None:
     begin, nodes = m.popped_to_mark()
-    m.push(Kind.CALL, begin, (nodes[0], PickleNode(Kind.TUPLE, begin, start, nodes[1:])))
+    m.read_by_call(made := PickleNode(Kind.TUPLE, begin, start, nodes[1:]))
+    m.push(Kind.CALL, begin, (nodes[0], made))
 
 
-def _call(count: int) -> _Operation:
+def _call(count: int, *, new: bool = False) -> _Operation:
     def operation(m: Machine, start: int) -> None:
         parts = [m.pop() for _ in range(count)][::-1]
         called = m.pop()
+        for part in parts:
+            m.read_by_call(part)
+        if new and called.is_global("collections", "OrderedDict", "Counter"):  # their __new__ reads no arguments
+            parts[0] = PickleNode(Kind.TUPLE, start, start, [])
         m.push(Kind.CALL, called.start, (called, *parts))
 
     return operation
@@ -178,6 +180,11 @@ def _persid(m: Machine, start: int) -> None:
 def _build(m: Machine, start: int) -> None:
     state = m.pop()
     node = m.top()
+    if node.state is not None:
+        raise m.location.unsupported("an object in its pickle is given a state twice")
+    if node.kind is Kind.GLOBAL:  # a function's defaults, a class's methods: what it then does, its name does not say
+        m.globals[node.value[0], f"{node.value[1]}.__setstate__"] = None
+    m.read_by_call(state)
     node.state = state
 
 
@@ -194,7 +201,7 @@ def _appends(m: Machine, start: int) -> None:
 def _setitem(m: Machine, start: int) -> None:
     value, key = m.pop(), m.pop()
     m.pair_stops[key] = m.at
-    m.extend(m.top(), [(key, value)])
+    m.extend(_dict_like(m), [(key, value)])
 
 
 def _setitems(m: Machine, start: int) -> None:
@@ -202,7 +209,14 @@ def _setitems(m: Machine, start: int) -> None:
     pairs = m.pairs(nodes, start)
     stops = [*(key.start for key, _ in pairs[1:]), start]
     m.pair_stops.update(zip((key for key, _ in pairs), stops, strict=False))
-    m.extend(m.top(), pairs)
+    m.extend(_dict_like(m), pairs)
+
+
+def _dict_like(m: Machine) -> PickleNode:
+    """The top of the stack, which takes entries. Python sets those of lists too, and torch those of storages and tensors."""
+    if (node := m.top()).kind not in (Kind.DICT, Kind.CALL):
+        raise m.location.unsupported("entries are set in something in its pickle that is no dict")
+    return node
 
 
 def _pop(m: Machine, start: int) -> None:
@@ -240,12 +254,12 @@ _BY_LETTER: dict[bytes, _Operation] = {
     b"X": _text(4), b"\x8c": _text(1), b"\x8d": _text(8),
     b"B": _bytes(4), b"C": _bytes(1), b"\x8e": _bytes(8), b"\x96": _bytes(8),
     b"c": _global, b"\x93": _stack_global, b"i": _inst, b"o": _obj,
-    b"R": _call(1), b"\x81": _call(1), b"\x92": _call(2), b"b": _build,
+    b"R": _call(1), b"\x81": _call(1, new=True), b"\x92": _call(2, new=True), b"b": _build,
     b"]": lambda m, start: m.push(Kind.LIST, start, None), b"l": _from_mark(Kind.LIST), b"a": _append, b"e": _appends,
     b"}": lambda m, start: m.push(Kind.DICT, start, None), b"d": _dict, b"s": _setitem, b"u": _setitems,
     b"\x8f": lambda m, start: m.push(Kind.SET, start, None), b"\x90": _appends, b"\x91": _from_mark(Kind.SET),
     b")": _tuple(0), b"\x85": _tuple(1), b"\x86": _tuple(2), b"\x87": _tuple(3), b"t": _from_mark(Kind.TUPLE),
-    b"g": _get_line, b"h": lambda m, start: m.get(m.byte(), start),
+    b"g": lambda m, start: m.get(m.decimal(m.line(start), start), start), b"h": lambda m, start: m.get(m.byte(), start),
     b"j": lambda m, start: m.get(m.number(4, start), start),
     b"p": _put_line, b"q": lambda m, start: m.put(m.byte(), start),
     b"r": lambda m, start: m.put(m.number(4, start), start), b"\x94": _memoize,
@@ -280,4 +294,5 @@ def run(machine: Machine) -> PickleNode:
         machine.location.check_limit("opcodes, or more", most + 1, most, at=machine.at)
     if len(machine.stack) != 1 or machine.marks:
         raise machine.damaged("the pickle ends with more or fewer values than one", start)
+    machine.check_read()
     return machine.stack[0]

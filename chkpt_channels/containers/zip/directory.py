@@ -22,6 +22,10 @@ MAX32, MAX16 = 0xFFFFFFFF, 0xFFFF
 """In a field: the value does not fit, and is in a zip64 record or extra field instead."""
 FLAG_UTF8 = 0x800
 """The name is UTF-8; without it code page 437 (APPNOTE, appendix D)."""
+UNICODE_PATH_TAG = 0x7075
+"""Of Info-ZIP's extra field that renames a member for those readers that know it (APPNOTE 4.6.9)."""
+UNICODE_PATH_HEAD_BYTES = 5
+"""A version, and the CRC-32 of the name that it replaces."""
 ZIP64_TAG = 1
 """Of the extra field that holds the sizes and the offset that do not fit into 32 bits."""
 CENTRAL_RECORD = struct.Struct("<4s6H3I5H2I")
@@ -90,6 +94,8 @@ def central_entries(source: Source, start: int, stop: int) -> Iterator[tuple[int
         if fields[13]:
             raise source.location.at(name).damaged("its directory entry names another disk", at=start + at)
         _, _, offset = central_sizes(source.location, name, entry, start + at)
+        extra_at = CENTRAL_RECORD.size + fields[10]
+        check_unicode_path(source.location, name, entry[extra_at : extra_at + fields[11]], start + at)
         yield offset, name, entry
         at += length
 
@@ -102,6 +108,13 @@ def _name(location: Location, encoded: bytes, flags: int, at: int) -> str:
     if "\0" in name or name.startswith("/") or ".." in re.split(r"[/\\]", name):
         raise location.at(name).damaged("the member's name is absolute, or has .. or NUL in it", at=at)
     return name
+
+
+def check_unicode_path(location: Location, name: str, extra: bytes, at: int) -> None:
+    """Raise DamagedError where an extra field gives a member another name than its header does."""
+    for tag, body in extra_fields(extra):
+        if tag == UNICODE_PATH_TAG and body[UNICODE_PATH_HEAD_BYTES:] != name.encode():
+            raise location.at(name).damaged("has another name in its Unicode Path field", at=at)
 
 
 def central_name(entry: bytes) -> bytes:

@@ -3,12 +3,13 @@
     [local header · name · extra] payload [data descriptor]   for each member, one after the other
     central directory and end records: see `directory`
 
-Source: PKWARE APPNOTE 6.3.10. Strict where readers differ: local and central headers must agree, names are unique, members
-do not overlap, only zero padding separates them, and nothing precedes or follows them. `editor` changes members.
+Source: PKWARE APPNOTE 6.3.10. Strict where readers differ: local and central headers must agree, names are unique whatever the
+case of their letters, members do not overlap, only zero padding separates them, and nothing precedes or follows them. `editor`
+changes members.
 """
 
 # Why strict: torch 2.13 loads two members data.pkl, headers that disagree, and two entries for one local header without a word,
-# the last as garbage. It checks no CRC: of 1500 single bit flips 1341 loaded.
+# the last as garbage. It checks no CRC: of 1500 single bit flips 1341 loaded. It finds members without regard to case.
 
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ from chkpt_channels.containers.zip.directory import (
     central_entries,
     central_name,
     central_sizes,
+    check_unicode_path,
     extra_fields,
     find_directory,
 )
@@ -80,12 +82,14 @@ class Archive:
         entries = sorted(listed, key=lambda entry: entry[0])
         self.members: dict[str, Member] = {}
         stops = [*(start for start, _, _ in entries), self._directory[0]][1:]
-        at = 0
+        at, folded = 0, dict[bytes, str]()
         if entries and entries[0][0]:
             raise source.location.damaged(f"{entries[0][0]} bytes precede the first member", at=0)
         for (start, name, central), limit in zip(entries, stops, strict=True):
             if name in self.members:
                 raise self.location.at(name).damaged("occurs twice in the archive", at=start)
+            if (other := folded.setdefault(central_name(central).lower(), name)) != name:
+                raise self.location.at(name).damaged(f"is {other} in letters of another case: readers take either", at=start)
             if start != at:
                 _check_padding(source, at, start)
             self.members[name] = member = _member(source, start, name, central, limit)
@@ -213,6 +217,7 @@ def _member(source: Source, start: int, name: str, central: bytes, limit: int) -
     local_name = local[LOCAL_RECORD.size : LOCAL_RECORD.size + name_bytes]
     if (local_flags, local_method, local_name) != (flags, method, central_name(central)):
         raise damaged("its local and central headers disagree")
+    check_unicode_path(source.location, name, local[LOCAL_RECORD.size + name_bytes :], start)
     if flags & ~(FLAG_DESCRIPTOR | FLAG_UTF8 | FLAG_DEFLATE_LEVEL):
         raise damaged(f"it is encrypted or patched (flags {flags:#x})")
     if method not in (STORED, DEFLATED):

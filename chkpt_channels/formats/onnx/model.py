@@ -6,6 +6,7 @@ Source: onnx/onnx.proto (field numbers) of onnx 1.23. Fields are read on demand;
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import cached_property
 from math import prod
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from chkpt_channels.formats.onnx.schema import (
     GRAPH_INITIALIZERS,
     GRAPH_INPUTS,
     GRAPH_OUTPUTS,
+    GRAPH_SPARSE,
     GRAPH_VALUE_INFOS,
     INFO_NAME,
     INFO_TYPE,
@@ -29,11 +31,13 @@ from chkpt_channels.formats.onnx.schema import (
     MODEL_IR_VERSION,
     MODEL_OPSETS,
     SHAPE_DIMS,
+    SPARSE_VALUES,
     STRING,
     TENSOR_DIMS,
     TENSOR_EXTERNAL,
     TENSOR_LOCATION,
     TENSOR_NAME,
+    TENSOR_SEGMENT,
     TENSOR_TYPE,
     TENSOR_TYPE_SHAPE,
     TYPE_TENSOR,
@@ -103,7 +107,11 @@ class OnnxModel:
 
     def _check_single_producers(self) -> None:
         """A name stands for one value: readers refuse a second one, or take either. Source: onnx/docs/IR.md, "Graphs"."""
-        given = {name for name, weight in self.weights.items() if weight.node is None}
+        given = set[str]()
+        for name, message in self._initializers():
+            if name in given:
+                raise self.location.at(name).damaged("is stored twice", at=message.start)
+            given.add(name)
         inputs = set[str]()
         for message in self.graph.messages(GRAPH_INPUTS):
             if (name := message.text(INFO_NAME)) in inputs:
@@ -120,12 +128,16 @@ class OnnxModel:
                     raise self.location.at(name).damaged(what, at=node.message.start)
                 produced.add(name)
 
+    def _initializers(self) -> Iterator[tuple[str, Message]]:
+        """All that are stored, by name: texts and sparse ones too, which are no weights here."""
+        for message in self.graph.messages(GRAPH_INITIALIZERS):
+            yield message.text(TENSOR_NAME), message
+        for sparse in self.graph.messages(GRAPH_SPARSE):
+            yield from ((values.text(TENSOR_NAME), sparse) for values in sparse.messages(SPARSE_VALUES)[-1:])
+
     def _add(self, weight: Weight | None) -> None:
-        if weight is None:
-            return
-        if weight.name in self.weights:
-            raise self.location.at(weight.name).damaged("is stored twice", at=weight.message.start)
-        self.weights[weight.name] = weight
+        if weight is not None:
+            self.weights[weight.name] = weight
 
     @cached_property
     def inputs(self) -> list[Info]:
@@ -235,6 +247,8 @@ def _weight(message: Message, name: str, location: Location, node: Node | None =
         return None
     if kind not in DTYPES:
         raise location.at(name).unsupported(f"has the unknown element type {kind}")
+    if message.fields.get(TENSOR_SEGMENT):
+        raise location.at(name).unsupported("is one segment of a tensor, which no runtime reads")
     if any(n < 0 for n in shape) or prod(shape) >= 1 << 60:
         raise location.at(name).damaged(
             f"dims {list(shape)} must be non-negative and of fewer than 2^60 elements", at=message.start

@@ -17,6 +17,7 @@ from chkpt_channels.formats.torch.graph import TorchGraph
 from chkpt_channels.formats.torch.object_tree import OptimizerNode, TorchObject, attributes
 from chkpt_channels.formats.torch.rebuild import Storage
 from chkpt_channels.formats.torch.safe_globals import foreign
+from chkpt_channels.formats.torch.signs import with_signs
 
 ReadBytes = Callable[[Storage, int, int], Iterable[bytes]]
 _LISTS = (Kind.LIST, Kind.TUPLE)
@@ -76,7 +77,7 @@ class TorchCheckpoint(Checkpoint):
     def memory(self, name: str) -> Hashable:
         part, torch_object = next((part, o) for part, o in self.objects.items() if name in o.groups)
         view = torch_object.views.get(name)
-        return (part, view.storage.key, view.offset, view.dtype, view.shape, view.stride) if view is not None else name
+        return (part, view.place) if view is not None else name
 
     def others(self, group: str) -> list[str]:
         return ["code"] if self.scripted else _others(self.main, group)
@@ -101,11 +102,12 @@ def _chunks_of(torch_object: TorchObject, name: str, read: ReadBytes) -> Iterabl
         return [struct.pack("<d", torch_object.scales[name].target.value)]
     view = torch_object.views[name]
     start, stop = view.span
-    if view.is_contiguous:
+    if view.is_contiguous and not view.signs:
         return read(view.storage, start, stop)
     import numpy as np
 
-    raw = np.frombuffer(b"".join(read(view.storage, start, stop)), f"V{view.itemsize}")
+    stored = with_signs(b"".join(read(view.storage, start, stop)), view.signs)
+    raw = np.frombuffer(stored, f"V{view.itemsize}")
     steps = [stride * view.itemsize for stride in view.stride]
     return [np.lib.stride_tricks.as_strided(raw, view.shape, steps, writeable=False).tobytes()]
 

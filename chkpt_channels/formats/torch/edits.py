@@ -17,8 +17,9 @@ from chkpt_channels.containers.pickle.editor import edited
 from chkpt_channels.containers.pickle.reader import PickleNode
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.torch.graph import quantization_of
-from chkpt_channels.formats.torch.object_tree import TorchObject
+from chkpt_channels.formats.torch.object_tree import CLONED, TorchObject
 from chkpt_channels.formats.torch.rebuild import Storage, View, dense_strides
+from chkpt_channels.formats.torch.signs import with_signs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,7 +44,7 @@ class TorchEdits:
         }
         self.changes: dict[str, StorageChange] = {}
         dropped = [node for node in torch_object.optimizers if node.where in set(edits.dropped)]
-        spans = [span for node in dropped for span in node.spans]
+        self._spans = spans = [span for node in dropped for span in node.spans]
         self.removed = _orphaned(torch_object, spans)
         # by name: of two names for one object, as a tied parameter has, one may be edited and the other not
         self._others = {
@@ -70,12 +71,13 @@ class TorchEdits:
         # one tensor may be pickled twice, as two calls with the same geometry (tied weights)
         distinct: dict[tuple[object, ...], tuple[str, TensorEdit, list[View]]] = {}
         for view, (name, edit) in edited.items():
-            key = view.offset, view.shape, view.stride
-            distinct.setdefault(key, (name, edit, []))[2].append(view)
+            distinct.setdefault(view.place, (name, edit, []))[2].append(view)
         for name, _, views in distinct.values():
             self._check_alone(name, views[0], {**others, **{n: w[0] for n, _, w in distinct.values() if n != name}})
-        first = next(iter(distinct.values()))[2][0]
-        whole = not others and len(distinct) == 1 and first.span == (0, storage.size)
+        views = next(iter(distinct.values()))[2]
+        uses = [use for use in storage.uses if not _is_within(use.start, self._spans)]
+        alone = not others and len(distinct) == 1 and len(uses) == len(views)
+        whole = alone and views[0].span == (0, storage.size)
         self._write_kernels(storage, list(distinct.values()), 0 if whole else storage.size)
 
     def _write_kernels(self, storage: Storage, edited: list[tuple[str, TensorEdit, list[View]]], keep: int) -> None:
@@ -93,7 +95,7 @@ class TorchEdits:
                 offset_node, shape_node, stride_node = view.nodes
                 stride = dense_strides(edit.shape, view.memory_order)
                 self._values |= {offset_node: end // itemsize, shape_node: edit.shape, stride_node: stride}
-            parts.append(partial(_payload, edit, views[0].memory_order))
+            parts.append(partial(_payload, edit, views[0]))
             end += prod(edit.shape) * itemsize
         for count in storage.counts:
             self._values[count] = end // storage.unit
@@ -107,6 +109,8 @@ class TorchEdits:
             raise location.unsupported(
                 "is on the meta device: it has a shape and no values", hint="load the weights into the model before torch.save"
             )
+        if view.repeated:
+            raise location.unsupported("is given its elements once more by a state, which would keep the old ones", hint=CLONED)
         if view.storage.has_view:
             raise location.unsupported("its storage is a view into another one (torch before 0.2), which is not converted")
         if any(stride == 0 and size > 1 for size, stride in zip(view.shape, view.stride, strict=True)):
@@ -125,9 +129,9 @@ class TorchEdits:
         )
 
 
-def _payload(edit: TensorEdit, order: tuple[int, ...]) -> bytes:
+def _payload(edit: TensorEdit, view: View) -> bytes:
     values: NDArray[Any] = edit.values()
-    return values.reshape(edit.shape).transpose(order).tobytes()
+    return with_signs(values.reshape(edit.shape).transpose(view.memory_order).tobytes(), view.signs)
 
 
 def _is_within(at: int, spans: Sequence[tuple[int, int]]) -> bool:

@@ -41,6 +41,7 @@ transformers num_channels, smp _in_channels)."""
 _NAMES_IN_DICTS = CHANNEL_NAMES | {"channels", "ch"}
 """The same for the keys of dicts, such as the `yaml` from which a YOLO is built (`ch`, later `channels`)."""
 
+CLONED = "save it again with torch: state_dict = {name: tensor.detach().clone() for name, tensor in state_dict.items()}"
 _MODULE_DICTS = ("_parameters", "_buffers", "_modules")
 
 
@@ -130,6 +131,8 @@ class TorchObject:
             if node.kind is Kind.CALL and (view := self._tensors.view(node)):
                 self._name(link, view)
                 continue
+            if what := self._tensors.refused.get(node):
+                raise self.location.at(link.path()[0]).unsupported(what, hint=CLONED)
             if node.kind is Kind.INT and link.segment in (CHANNEL_NAMES if link.attribute else _NAMES_IN_DICTS):
                 self.counts.setdefault(self._path(link)[0], link)
             if link.parts is None and (reading := self._reader.read(node, link.segment)):
@@ -151,7 +154,7 @@ class TorchObject:
         """Below the deepest names everything is copied, but a tensor there would have no name: refuse it."""
         while todo:
             node = todo.pop().target
-            if node.kind is Kind.CALL and self._tensors.view(node):
+            if node.kind is Kind.CALL and (self._tensors.view(node) or node in self._tensors.refused):
                 raise self.location.unsupported(
                     f"a tensor is nested more than {LIMITS.name_depth} levels deep, where none are read"
                 )
@@ -232,8 +235,9 @@ def pairs_of(node: PickleNode) -> Iterator[tuple[PickleNode, PickleNode]]:
         yield from _named_values(node)
     if node.kind is Kind.CALL and node.value[0].is_global("collections", "OrderedDict"):
         for argument in node.value[1].target.children:
+            yield from argument.target.entries()
             for pair in argument.target.children:
-                if len(pair.target.children) == 2:
+                if len(pair.target.children) >= 2:  # torch refuses more, but for those that came after the call
                     yield pair.target.children[0].target, pair.target.children[1]
 
 
@@ -253,12 +257,9 @@ def _named_values(node: PickleNode) -> list[tuple[PickleNode, PickleNode]]:
 
 
 def _children(link: Link, node: PickleNode) -> Iterator[Link]:
-    pairs = list(pairs_of(node))
-    keys = [_segment(key) for key, _ in pairs]
-    if len(set(keys)) != len(keys) and all(key.kind is Kind.TEXT for key, _ in pairs):
-        raise _DuplicateKey(Counter(keys).most_common(1)[0][0])
-    for key, (_, value) in zip(keys, pairs, strict=True):
-        yield Link(link, key, False, value)
+    pairs = _once(pairs_of(node))
+    for key, value in pairs:
+        yield Link(link, _segment(key), False, value)
     if node.kind in (Kind.TUPLE, Kind.LIST, Kind.SET) and not pairs:
         for i, child in enumerate(node.children):
             yield Link(link, str(i), False, child)
@@ -269,12 +270,23 @@ def _children(link: Link, node: PickleNode) -> Iterator[Link]:
 
 
 def _attribute_links(link: Link, node: PickleNode) -> Iterator[Link]:
+    if repeated := [name for name, times in Counter(name for name, _ in attributes(node)).items() if times > 1]:
+        raise _DuplicateKey(repeated[0])
     for name, value in attributes(node):
         if name in _MODULE_DICTS:
-            for key, child in pairs_of(value.target):
+            for key, child in _once(pairs_of(value.target)):
                 yield Link(link, _segment(key), True, child)
         else:
             yield Link(link, name, True, value)
+
+
+def _once(pairs: Iterator[tuple[PickleNode, PickleNode]]) -> list[tuple[PickleNode, PickleNode]]:
+    """The entries of a dict, of which a reader keeps the last one of each key. Raises _DuplicateKey where one occurs twice."""
+    found = list(pairs)
+    keys = Counter(key.value for key, _ in found if key.kind in (Kind.TEXT, Kind.INT, Kind.CONST, Kind.FLOAT))
+    if len(keys) < len(found) and keys and (most := keys.most_common(1)[0])[1] > 1:
+        raise _DuplicateKey(str(most[0]))
+    return found
 
 
 class _DuplicateKey(Exception):

@@ -3,7 +3,8 @@
 A tensor is a call of torch._utils._rebuild_tensor_v2(storage, offset, size, stride, …) or one of its kin; a storage is a
 persistent id ('storage', type, key, location, numel). Dtypes without a storage class (float8, uint16, complex32) are
 over an UntypedStorage, whose numel counts bytes: _rebuild_tensor_v3 then names the dtype. A tensor on the meta device has a
-shape and no storage: _rebuild_meta_tensor_no_storage(dtype, size, stride, …).
+shape and no storage: _rebuild_meta_tensor_no_storage(dtype, size, stride, …). What is done to a tensor after that, by bits, by a
+state or by BUILD, is read too, or refused.
 Source: torch/_utils.py, torch/_tensor.py and torch/serialization.py of torch 2.13.
 """
 
@@ -19,9 +20,11 @@ from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.dtypes import BY_STORAGE, BY_TORCH, DType
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.formats.torch.signs import UnreadableError, turned_signs
 
-_SUBCLASS = ("torch._tensor", "_rebuild_from_type_v2")
-"""Rebuilds a tensor of a subclass: its arguments are a function, the class, that function's arguments, and a state."""
+_SUBCLASS = {(f"torch.{module}", f"_rebuild_from_type{version}") for module in ("_tensor", "tensor") for version in ("", "_v2")}
+"""Rebuild a tensor of a subclass: their arguments are a function, the class, that function's arguments, and a state. torch.load
+takes the module torch.tensor of versions before 1.9 for torch._tensor."""
 _REBUILDS: dict[tuple[str, str], tuple[int, ...]] = {
     ("torch._utils", "_rebuild_tensor"): (4,),
     ("torch._utils", "_rebuild_tensor_v2"): (6, 7),
@@ -30,9 +33,16 @@ _REBUILDS: dict[tuple[str, str], tuple[int, ...]] = {
     ("torch._utils", "_rebuild_meta_tensor_no_storage"): (4,),
     ("torch._utils", "_rebuild_parameter"): (),
     ("torch._utils", "_rebuild_parameter_with_state"): (),
-    _SUBCLASS: (),
+    ("torch.nn.parameter", "Parameter"): (),
+    ("torch", "Tensor"): (),
+    **dict.fromkeys(_SUBCLASS, ()),
+    **{("torch", f"{storage.removesuffix('Storage')}Tensor"): () for storage in BY_STORAGE},
 }
-"""The functions that return a tensor, and how many arguments they take; none for those that wrap another call."""
+"""The functions and classes that return a tensor, and how many arguments they take; none for those that wrap another call."""
+_METADATA = {"_rebuild_tensor_v2": 6, "_rebuild_tensor_v3": 7}
+"""Which argument holds the bits: a dict, in which a key sets its bit whatever its value is."""
+_DATA, _ALTERING = "data", frozenset({"real", "imag", "grad"})
+"""The attributes of a tensor through which torch changes its elements, or that must have its shape; any other is only kept."""
 _MOST_WRAPPERS = 8
 """A parameter wraps a tensor, a subclass wraps a call: torch itself nests two."""
 
@@ -41,7 +51,7 @@ _MOST_WRAPPERS = 8
 class Storage:
     """The bytes that tensors share. `counts` are the nodes that encode how many elements of `unit` bytes it has: one a reference
     in Python's pickles, one in TorchScript's. `has_view` says that it is part of another storage (torch before 0.2), `absent`
-    that it is that of a meta tensor, which has no bytes."""
+    that it is that of a meta tensor, which has no bytes. `uses` is what takes it, for tensors without a name too."""
 
     key: str
     dtype: DType | None
@@ -50,6 +60,7 @@ class Storage:
     counts: list[PickleNode] = field(default_factory=list)
     has_view: bool = False
     absent: bool = False
+    uses: list[PickleNode] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -59,7 +70,9 @@ class Storage:
 
 @dataclass(eq=False, slots=True)
 class View:
-    """A tensor's geometry over its storage, in elements, and the nodes that encode it."""
+    """A tensor's geometry over its storage, in elements, and the nodes that encode it. `signs` is what the bytes of each element
+    are to be combined with by exclusive or: its sign bits, where torch negates or conjugates what is stored; mostly none.
+    `repeated` says that a state gives it the same elements once more, as bitsandbytes pickles its parameters."""
 
     storage: Storage
     dtype: DType
@@ -68,10 +81,17 @@ class View:
     stride: tuple[int, ...]
     nodes: tuple[PickleNode, PickleNode, PickleNode]
     quantizer: PickleNode | None = None
+    signs: bytes = b""
+    repeated: bool = False
 
     @property
     def itemsize(self) -> int:
         return self.dtype.bits // 8
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What two tensors with the same elements have in common."""
+        return self.storage.key, self.dtype, self.offset, self.shape, self.stride, self.signs
 
     @property
     def span(self) -> tuple[int, int]:
@@ -103,6 +123,8 @@ class Tensors:
         self.storages: dict[str, Storage] = {}
         self._by_persid: dict[PickleNode, Storage] = {}
         self._views: dict[PickleNode, View | None] = {}
+        self.refused: dict[PickleNode, str] = {}
+        """What keeps a tensor from being read, in words that follow its name."""
         for persid in tree.persids:
             self._storage(persid)
 
@@ -125,32 +147,50 @@ class Tensors:
             raise self.location.at(f"storage {key}").damaged(
                 f"element count {storage.count} in one place of the pickle, {count} in another"
             )
+        if persid.state is not None:  # torch would take another dtype, or other bytes, from it
+            raise self.location.at(f"storage {key}").unsupported("is given a state, which is not read")
         storage.counts.append(nodes[4])
+        storage.uses += [persid, *(persid.gets or ())]
         storage.has_view |= len(values) == 6 and values[5] is not None
         self._by_persid[persid] = storage
 
     def view(self, call: PickleNode) -> View | None:
-        """The tensor that this call returns; None if it returns something else. Raises as the class does."""
+        """The tensor that this call returns; None if it returns something else, or is `refused`. Raises as the class does."""
         if call not in self._views:
-            self._views[call] = self._read(call)
+            try:
+                self._views[call] = self._read(call)
+            except UnreadableError as error:
+                self._views[call], self.refused[call] = None, str(error)
         return self._views[call]
 
-    def _read(self, node: PickleNode) -> View | None:
+    def _read(self, node: PickleNode, *, inner: bool = False) -> View | None:
+        parts, changed, states = node.value, _is_changed(node), list[PickleNode]()
         for _ in range(_MOST_WRAPPERS):
-            call = call_of(_REBUILDS, *node.value) if len(node.value) == 2 else None
-            if call is not None and call.name == _SUBCLASS and len(call.nodes) == 4:
-                call = call_of(_REBUILDS, call.nodes[0], call.nodes[2])
-            if call is None:
+            if (call := _rebuilding(*parts)) is None:
                 return None
+            if changed or _alters(call, states) or (states and inner):
+                raise UnreadableError("is changed by a state, which is not read")
             if counts := _REBUILDS[call.name]:
                 if len(call.nodes) not in counts:
                     raise self.location.damaged(f"a tensor is rebuilt from {len(call.nodes)} arguments", at=node.start)
-                return self._geometry(call)
+                return self._repeated(self._geometry(call), states)
+            if call.name in _SUBCLASS and len(call.nodes) == 4:
+                parts, changed = (call.nodes[0], call.nodes[2]), False
+                continue
             wrapped = call.values[0] if call.values else None
             if not isinstance(wrapped, PickleNode) or wrapped.kind is not Kind.CALL:
                 return None
-            node = wrapped
+            parts, changed = wrapped.value, _is_changed(wrapped)
         return None
+
+    def _repeated(self, view: View, states: list[PickleNode]) -> View:
+        """The view, where what its states hold as its data is the same tensor."""
+        for data in states:
+            same = self._read(data, inner=True) if data.kind is Kind.CALL else None
+            if same is None or same.place != view.place:
+                raise UnreadableError("is changed by a state, which is not read")
+            view.repeated = True
+        return view
 
     def _geometry(self, call: Call) -> View:
         (_, function), nodes, values = call
@@ -164,6 +204,8 @@ class Tensors:
             raise self.location.damaged("a tensor has no storage", at=nodes[0].start)
         dtype = _named_dtype(values[6]) if function == "_rebuild_tensor_v3" else storage.dtype
         view = self._view((storage, dtype), values[1:4], (nodes[1], nodes[2], nodes[3]))
+        at = _METADATA.get(function, len(nodes))
+        view.signs = turned_signs(view.dtype, nodes[at].target) if at < len(nodes) else b""
         if function == "_rebuild_qtensor":
             view.quantizer = nodes[4].target
         return view
@@ -175,6 +217,8 @@ class Tensors:
         (storage, dtype), (offset, shape, stride) = where, geometry
         if dtype is None:
             raise self.location.unsupported("a tensor has an unknown element type")
+        if any(isinstance(part, PickleNode) and part.kind is Kind.LIST for part in (shape, stride)):
+            raise UnreadableError("has its size or stride as a list, which is not read")
         numbers = (offset, *shape, *stride) if isinstance(shape, tuple) and isinstance(stride, tuple) else (None,)
         if (
             not isinstance(offset, int)
@@ -200,6 +244,38 @@ def dense_strides(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]
         strides[axis] = step
         step *= max(shape[axis], 1)
     return tuple(strides)
+
+
+def _rebuilding(function: PickleNode, arguments: PickleNode, *keywords: PickleNode) -> Call | None:
+    """The call of a function or class that returns a tensor, None of any other."""
+    call = call_of(_REBUILDS, function, arguments)
+    odd = keywords or arguments.target.kind in (Kind.LIST, Kind.DICT, Kind.SET, Kind.CALL) if call is None else keywords
+    if odd and function.target.kind is Kind.GLOBAL and function.target.value in _REBUILDS:
+        raise UnreadableError("is rebuilt from arguments that are no tuple")
+    return call
+
+
+def _is_changed(call: PickleNode) -> bool:
+    """Whether BUILD or SETITEM is applied to what a call returns."""
+    return call.state is not None or call.items is not None
+
+
+def _alters(call: Call, states: list[PickleNode]) -> bool:
+    """Whether a call has a state that changes its tensor; what it sets as the data goes to `states`. A class of another library
+    may make anything of another state than attributes."""
+    at = 3 if call.name in _SUBCLASS or call.name[1] == "_rebuild_parameter_with_state" else len(call.nodes)
+    if at >= len(call.nodes):
+        return False
+    state, kind = call.nodes[at].target, call.nodes[1].target
+    foreign = call.name in _SUBCLASS and kind.kind is Kind.GLOBAL and kind.value[0].partition(".")[0] != "torch"
+    for part in [child.target for child in state.children] if state.kind is Kind.TUPLE else [state]:
+        keys = [key for key, _ in part.entries()]
+        if any(key.kind is not Kind.TEXT or key.value in _ALTERING for key in keys):
+            return True
+        states += [value.target for key, value in part.entries() if key.value == _DATA]
+        if not foreign and part.kind is not Kind.DICT and not (part.kind is Kind.CONST and part.value is None):
+            return True
+    return False
 
 
 def _named_dtype(value: object) -> DType | None:

@@ -25,6 +25,8 @@ from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Checksum, Splice
 
 SERIALIZATION_ID = ".data/serialization_id"
+_KNOWN = ("constants.pkl", "byteorder", "version", ".data/version", ".format_version", ".storage_alignment", SERIALIZATION_ID)
+"""What an archive may hold besides the pickle and the storages, which are missed where their case is another."""
 SERIALIZATION_ID_BYTES = 40
 """Two numbers of 20 digits: a hash of the members' names, and one of their CRCs."""
 
@@ -39,12 +41,20 @@ class TorchZip(TorchCheckpoint):
         if len(pickles) != 1:
             raise source.location.damaged(f"holds {len(pickles)} members named data.pkl instead of one")
         self._top = pickles[0].removesuffix("data.pkl")
+        self._check_case()
         self._check_version()
         self.scripted = self._top + "constants.pkl" in self._archive.members
         self.title = "TorchScript (zip)" if self.scripted else self.title
         self.index({part: self._parse(part) for part in ((MAIN, "constants") if self.scripted else (MAIN,))})
         if not self._archive.has_crcs:
             self.warnings.append(Notice("no_checksums", "the archive was written without checksums: damage in it cannot be seen"))
+
+    def _check_case(self) -> None:
+        """torch finds its members without regard to case: one that it would find, and that is not looked for here, is refused."""
+        for name in self._archive.members:
+            known = name.lower().removeprefix(self._top.lower())
+            if known in _KNOWN and name != self._top + known:
+                raise self.source.location.at(name).damaged(f"is {known} in letters of another case, which torch reads as it")
 
     def _check_version(self) -> None:
         """torch refuses an archive without a version, and looks for it in both places."""

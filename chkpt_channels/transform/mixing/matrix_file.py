@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from chkpt_channels.core.errors import UsageError
 from chkpt_channels.core.limits import LIMITS
@@ -17,14 +18,22 @@ def parse_matrix(matrix_or_path: str | os.PathLike[str] | Sequence[Sequence[floa
     rows = _read(matrix_or_path) if isinstance(matrix_or_path, str | os.PathLike) else matrix_or_path
     file = os.fspath(matrix_or_path) if isinstance(matrix_or_path, str | os.PathLike) else ""
     try:
-        matrix = tuple(tuple(float(value) for value in row) for row in rows)
-    except (TypeError, ValueError):
+        matrix = tuple(tuple(_number(value) for value in row) for row in rows)
+    except (TypeError, ValueError, OverflowError):
         raise UsageError("--matrix must be rows of numbers, [old channels, new channels]", file=file) from None
     if not matrix or not matrix[0] or len({len(row) for row in matrix}) != 1:
         raise UsageError("--matrix must have a row for each old channel, and a number for each new one in every row", file=file)
     if any(value != value or abs(value) == float("inf") for row in matrix for value in row):
         raise UsageError("--matrix takes finite numbers", file=file)
     return matrix
+
+
+def _number(value: Any) -> float:
+    """The number of a cell. Raises TypeError for texts and booleans, which Python would take for numbers."""
+    value = value.tolist() if hasattr(value, "tolist") else value  # numpy's as Python's
+    if isinstance(value, str | bytes | bool):
+        raise TypeError(value)
+    return float(value)
 
 
 def _read(path: str | os.PathLike[str]) -> Sequence[Sequence[float]]:

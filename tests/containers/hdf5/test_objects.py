@@ -95,3 +95,32 @@ def test_an_unknown_filter_is_unsupported_and_a_huge_chunk_damage(file: h5py.Fil
     strange = h5py.h5d.create(file.id, b"strange", h5py.h5t.NATIVE_DOUBLE, space, known)
     with pytest.raises(UnsupportedError, match="filter 40000"):
         objects.check_filters(strange, PLACE)
+
+
+def test_spans_are_those_of_elements_and_of_chunks(file: h5py.File):
+    file["plain"] = np.arange(6, dtype="u1")
+    file.create_dataset("packed", data=np.zeros((4, 2)), chunks=(2, 2), compression="gzip")
+    file.create_dataset("empty", (2,), "f4", chunks=(1,))
+    spans = {name: objects.stored_spans(file[name].id, ()) for name in file}
+    assert spans["plain"] == [(file["plain"].id.get_offset(), 6)]
+    chunks = [file["packed"].id.get_chunk_info(i) for i in range(2)]
+    assert sorted(spans["packed"]) == sorted((chunk.byte_offset, chunk.size) for chunk in chunks)
+    assert spans["empty"] == []
+
+
+def test_a_taken_chunk_is_the_last_that_is_looked_at(file: h5py.File):
+    dataset = file.create_dataset("d", data=np.zeros(100), chunks=(1,)).id
+    first, _ = objects.stored_spans(dataset, ())[0]
+    assert objects.stored_spans(dataset, {first}) == [(first, 8)]
+
+
+def test_attributes_that_no_header_holds(tmp_path: Path):
+    with h5py.File(tmp_path / "b.h5", "w", libver="latest") as file:
+        dataset = file.create_dataset("d", (2,), "f4")
+        dataset.attrs["none"], dataset.attrs["empty"] = np.zeros(0), h5py.Empty("f4")
+        dataset.attrs["small"] = np.zeros(60_000, "u1")
+        objects.check_attributes(dataset.id, PLACE)
+        dataset.attrs["large"] = np.zeros(70_000, "u1")
+        with pytest.raises(UnsupportedError, match="has an attribute of 70000 bytes") as caught:
+            objects.check_attributes(dataset.id, PLACE)
+    assert caught.value.hint == "del h5py.File(FILE, 'r+')['d'].attrs['large']"

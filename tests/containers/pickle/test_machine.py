@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from chkpt_channels import DamagedError
+from chkpt_channels import DamagedError, UnsupportedError
 from chkpt_channels.containers.pickle.machine import LONGEST_DECIMAL_DIGITS, Machine, OutOfData
-from chkpt_channels.containers.pickle.nodes import Kind
+from chkpt_channels.containers.pickle.nodes import Kind, PickleNode
 from chkpt_channels.core.errors import Location
 
 
@@ -68,3 +68,22 @@ def test_the_longest_decimal_is_read():
 def test_what_is_no_decimal(raw: bytes):
     with pytest.raises(DamagedError, match="a number is not written in decimal digits"):
         machine().decimal(raw, 0)
+
+
+def test_what_grows_after_a_call_has_read_it_is_seen():
+    m = machine()
+    m.push(Kind.LIST, 0, [])
+    m.put(0, 0)
+    m.read_by_call(PickleNode(Kind.TUPLE, 0, 0, [m.stack[-1]]))
+    m.check_read()
+    m.push(Kind.INT, 0, 1)
+    m.extend(m.memo[0], [(m.pop(),)])
+    with pytest.raises(UnsupportedError, match="gets more after a call has read it"):
+        m.check_read()
+
+
+def test_torchs_names_are_divided_at_their_last_dot():
+    m = machine()
+    for module, name in (("torch", "_utils._rebuild_tensor_v2"), ("torch._utils", "_rebuild_tensor_v2"), ("a", "B.C")):
+        m.name(module, name, 0)
+    assert [*m.globals] == [("torch._utils", "_rebuild_tensor_v2"), ("a", "B.C")]

@@ -110,3 +110,25 @@ def test_depth_costs_no_recursion(data: bytes):
     with within(10):
         tree = Tree.whole(data, PLACE)
         del tree
+
+
+AMBIGUOUS = {
+    "BUILD twice": (b"cm\nf\n)\x81}b}b.", "is given a state twice"),
+    "BUILD twice, by the memo": (b"cm\nf\n)\x81q\0}bh\0}b\x86.", "is given a state twice"),
+    "SETITEM in a list": (b"]K\0K\1s.", "entries are set in something in its pickle that is no dict"),
+    "SETITEMS in a persistent object": (b"K\0Q(K\0K\1u.", "entries are set in something in its pickle that is no dict"),
+    "an argument that grows": (b"]q\0cm\nf\nh\0\x85R\x86h\0K\1a\x86.", "gets more after a call has read it"),
+    "a state that grows": (b"cm\nf\n)\x81}q\0bh\0K\0K\1s\x86.", "gets more after a call has read it"),
+    "an argument of OBJ that grows": (b"(cm\nf\n]q\0oh\0K\1a\x86.", "gets more after a call has read it"),
+}
+
+
+@pytest.mark.parametrize(("opcodes", "words"), AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_what_objects_are_cannot_be_seen_from_what_they_become(opcodes: bytes, words: str):
+    with pytest.raises(UnsupportedError, match=words):
+        Tree(b"\x80\x02" + opcodes, PLACE)
+
+
+def test_a_function_that_is_given_a_state_is_named():
+    """torch's own functions have defaults that a state may set: the name tells that something was done to it."""
+    assert ("torch._utils", "f.__setstate__") in Tree(b"\x80\x02ctorch._utils\nf\n}b.", PLACE).globals

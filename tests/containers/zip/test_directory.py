@@ -19,6 +19,7 @@ from chkpt_channels.containers.zip.directory import (
     central_entries,
     central_name,
     central_sizes,
+    check_unicode_path,
     extra_fields,
     find_directory,
 )
@@ -99,3 +100,11 @@ def test_what_a_zip64_field_holds_is_read_in_its_order():
 
 def test_extra_fields():
     assert list(extra_fields(struct.pack("<2H", 5, 3) + b"abc" + struct.pack("<2H", 6, 0) + b"xy")) == [(5, b"abc"), (6, b"")]
+
+
+def test_a_second_name_must_be_the_first_one():
+    """Info-ZIP repeats a name as UTF-8; readers that know the field take the member for the one that it names."""
+    field = struct.pack("<2HBI", 0x7075, 8, 1, 0)
+    check_unicode_path(Location("a.zip"), "a/b", field + b"a/b" + b"\1\0", 7)
+    with pytest.raises(DamagedError, match=r"a\.zip: a/b: has another name in its Unicode Path field, at byte 7"):
+        check_unicode_path(Location("a.zip"), "a/b", b"\1\0\0\0" + field + b"a/c", 7)

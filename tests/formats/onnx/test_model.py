@@ -182,7 +182,7 @@ REFUSED: dict[str, tuple[ModelProto, type[Exception], str]] = {
     "stored and constant": (
         changed(lambda m: m.graph.node.append(node("Constant", [], ["kernel"], value=m.graph.initializer[0]))),
         DamagedError,
-        "kernel: is stored twice, at byte",
+        "kernel: is produced by a node, and is an input or initializer too, at byte",
     ),
     "produced twice": (
         changed(lambda m: m.graph.node.append(node("Relu", ["image"], ["out"]))),

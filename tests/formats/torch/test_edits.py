@@ -13,7 +13,7 @@ from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.torch.edits import TorchEdits
 from chkpt_channels.formats.torch.object_tree import TorchObject
-from tests.support.builders import pickled, spelled, storage, tensor
+from tests.support.builders import Call, Global, pickled, spelled, storage, tensor
 
 PLACE = Location("a.pth")
 GRAY = np.arange(36, dtype="f4").reshape(4, 1, 3, 3)
@@ -113,3 +113,31 @@ def test_of_two_names_for_one_tensor_both_must_be_edited():
     assert refused.value.hint.endswith("--layer conv1.weight --layer again")
     both = TorchEdits(tied, Edits({**EDITS.tensors, "again": EDITS.tensors["conv1.weight"]}))
     assert both.changes["0"].size == GRAY.nbytes
+
+
+def test_a_tensor_without_a_name_keeps_its_storage():
+    """Of an attribute of a parameter: it has no name here, and torch rebuilds it."""
+    alias = Call(Global("torch._utils", "_rebuild_parameter_with_state"), (kernel(), True, {}, {"alias": kernel()}))
+    edits = TorchEdits(read({"conv1.weight": alias}), EDITS)
+    assert (edits.changes["0"].keep, edits.changes["0"].size) == (432, 144)
+
+
+def test_a_negated_kernel_stays_negated():
+    negated = Call(kernel().function, (*kernel().arguments, {"neg": True}))
+    edits = TorchEdits(read({"conv1.weight": negated}), EDITS)
+    assert edits.changes["0"].data() == (-GRAY).tobytes()
+    assert after(edits).views["conv1.weight"].signs == b"\0\0\0\x80"
+
+
+def test_a_kernel_and_its_negative_share_memory():
+    negated = Call(kernel().function, (*kernel().arguments, {"neg": True}))
+    both = Edits({**EDITS.tensors, "other": EDITS.tensors["conv1.weight"]})
+    with pytest.raises(UnsupportedError, match="shares its memory with"):
+        TorchEdits(read({"conv1.weight": kernel(), "other": negated}), both)
+
+
+def test_a_kernel_that_a_state_gives_its_elements_once_more():
+    state = {"data": kernel()}
+    repeated = Call(Global("torch._utils", "_rebuild_parameter_with_state"), (kernel(), True, {}, state))
+    with pytest.raises(UnsupportedError, match=r"conv1\.weight: is given its elements once more by a state"):
+        TorchEdits(read({"conv1.weight": repeated}), EDITS)

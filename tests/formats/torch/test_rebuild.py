@@ -11,7 +11,7 @@ from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Location
 from chkpt_channels.formats.torch.rebuild import Storage, Tensors, View, dense_strides
-from tests.support.builders import Call, Global, pickled, storage, tensor
+from tests.support.builders import Call, Global, Raw, pickled, spelled, storage, tensor
 
 PLACE = Location("a.pth")
 F32 = BY_NAME["F32"]
@@ -105,3 +105,97 @@ def test_other_calls_are_no_tensors(value: Any):
 def test_what_is_refused(value: Any, kind: type[Exception], words: str):
     with pytest.raises(kind, match=words):
         read(value)
+
+
+KERNEL = tensor(storage("0", 108), (4, 3, 3, 3))
+PARAMETER = Global("torch.nn.parameter", "Parameter")
+
+
+def in_state(state: Any) -> Call:
+    return Call(Global("torch._utils", "_rebuild_parameter_with_state"), (KERNEL, True, {}, state))
+
+
+def typed(kind: Any, state: Any) -> Call:
+    return Call(Global("torch._tensor", "_rebuild_from_type_v2"), (KERNEL.function, kind, KERNEL.arguments, state))
+
+
+@pytest.mark.parametrize("state", [None, {}, {"note": 1, "_is_hf_initialized": True}, ({"note": 1}, None), (None, {})])
+def test_attributes_leave_a_tensor_as_it_is(state: Any):
+    for value in (in_state(state), typed(PARAMETER, state), typed(Global("my.module", "Image"), state)):
+        tensors, found = read(value)
+        assert found is not None
+        assert not tensors.refused
+
+
+@pytest.mark.parametrize("state", [{"data": 1}, {"real": 1}, {"grad": 1}, (None, {"data": 1}), {1: 2}])
+def test_what_changes_a_tensor_is_refused(state: Any):
+    for value in (in_state(state), typed(PARAMETER, state), typed(Global("my.module", "Image"), state)):
+        tensors, found = read(value)
+        assert found is None
+        assert [*tensors.refused.values()] == ["is changed by a state, which is not read"]
+
+
+def test_the_same_data_once_more_leaves_a_tensor_as_it_is():
+    """As bitsandbytes pickles its parameters; what torch sets is then no other tensor."""
+    for value in (in_state({"data": KERNEL, "blocksize": 64}), typed(PARAMETER, (None, {"data": KERNEL}))):
+        tensors, found = read(value)
+        assert (found and found.repeated, tensors.refused) == (True, {})
+    for data in (
+        tensor(storage("0", 108), (4, 3, 3, 3), stride=(27, 1, 9, 3)),
+        in_state({"data": KERNEL}),
+        tensor(storage("1", 108), (4, 3, 3, 3)),
+    ):
+        assert read(in_state({"data": data}))[0].refused
+
+
+def test_only_a_class_of_another_library_may_keep_another_state():
+    assert read(typed(Global("my.module", "Image"), "text"))[1] is not None
+    assert read(typed(PARAMETER, "text"))[1] is None
+    assert read(typed(("no", "class"), {"data": 1}))[1] is None
+
+
+@pytest.mark.parametrize("made", [KERNEL, Call(PARAMETER, (KERNEL, True)), Call(Global("torch", "FloatTensor"), ())])
+def test_nothing_may_be_built_on_a_tensor(made: Any):
+    for done in (spelled({}) + b"b", spelled(0) + spelled(1) + b"s"):
+        tensors, found = read(Raw(spelled(made) + done))
+        assert (found, list(tensors.refused.values())) == (None, ["is changed by a state, which is not read"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "metadata", "signs"),
+    [
+        ("Float", None, b""),
+        ("Float", {}, b""),
+        ("Float", {"other": True}, b""),
+        ("Float", {"neg": False}, b"\0\0\0\x80"),
+        ("Half", {"neg": True}, b"\0\x80"),
+        ("ComplexFloat", {"neg": True}, b"\0\0\0\x80" * 2),
+        ("ComplexFloat", {"conj": True}, bytes(7) + b"\x80"),
+        ("ComplexFloat", {"neg": True, "conj": True}, b"\0\0\0\x80" + bytes(4)),
+        ("Int", {"neg": True}, None),
+        ("Float", {"conj": True}, None),
+        ("Float", [("neg", True)], None),
+    ],
+)
+def test_bits_turn_signs(kind: str, metadata: Any, signs: bytes | None):
+    """torch sets a bit for its key, whatever the value is."""
+    given = tensor(storage("0", 4, kind), (4,)).arguments
+    tensors, found = read(Call(Global("torch._utils", "_rebuild_tensor_v2"), (*given, metadata)))
+    assert (found.signs if found else None) == signs
+    assert len(tensors.refused) == (signs is None)
+
+
+def test_arguments_that_are_no_tuple():
+    for arguments in ([*KERNEL.arguments], {"a": 1}):
+        tensors, _ = read(Raw(spelled(KERNEL.function) + spelled(arguments) + b"R"))
+        assert list(tensors.refused.values()) == ["is rebuilt from arguments that are no tuple"]
+    assert read(Raw(spelled(PARAMETER) + b")}\x92"))[0].refused
+
+
+def test_every_use_of_a_storage_is_counted():
+    store = Raw(spelled(storage("0", 108)) + b"q\x07")
+    raw = pickled([tensor(store, (4,)), tensor(Raw(b"h\x07"), (4,)), tensor(storage("0", 108), (4,))])
+    tensors = Tensors(Tree(raw, PLACE), PLACE)
+    assert len(tensors.storages["0"].uses) == 3
+    with pytest.raises(UnsupportedError, match="storage 0: is given a state"):
+        read(tensor(Raw(spelled(storage("0", 108)) + b"}b"), (4,)))
