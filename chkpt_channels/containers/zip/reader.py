@@ -226,6 +226,8 @@ def _member(source: Source, start: int, name: str, central: bytes, limit: int) -
         )
     if method == STORED and size != packed:
         raise damaged("it is stored, and its two sizes differ")
+    if not packed and (size or crc):
+        raise damaged("it has no bytes, and says that it holds some")
     expected, written = (crc, packed, size), tuple(local_values)
     if not flags & FLAG_DESCRIPTOR:
         if _wide_values(local, *local_values) != expected:
