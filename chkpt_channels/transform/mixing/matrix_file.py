@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 from chkpt_channels.core.errors import UsageError
@@ -53,6 +54,13 @@ def _npy(raw: bytes) -> Sequence[Sequence[float]]:
 
     import numpy as np
 
+    stream = io.BytesIO(raw)
+    header = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+        np.lib.format.read_magic(stream), np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = header(stream)
+    if prod(shape) * dtype.itemsize > len(raw):  # before an array of that size is made
+        raise ValueError(f"its header says {list(shape)}, and it holds {len(raw)} bytes")
     rows: Sequence[Sequence[float]] = np.load(io.BytesIO(raw), allow_pickle=False).tolist()
     return rows
 

@@ -98,3 +98,12 @@ def test_a_file_that_is_missing_or_too_large(tmp_path: Path):
         file.truncate((16 << 20) + 1)
     with pytest.raises(DamagedError, match="16777217 bytes; 16777216 are the most"):
         parse_matrix(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_a_length_is_compared_before_an_array_is_made(version: tuple[int, int], tmp_path: Path):
+    with (tmp_path / "a.npy").open("wb") as file:
+        write = np.lib.format.write_array_header_1_0 if version == (1, 0) else np.lib.format.write_array_header_2_0
+        write(file, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 3)})
+    with pytest.raises(UsageError, match=r"a\.npy: --matrix cannot be read as \.npy: its header says \[1000000000000, 3\]"):
+        parse_matrix(tmp_path / "a.npy")
