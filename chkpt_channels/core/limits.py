@@ -23,12 +23,13 @@ class Limits(NamedTuple):
     edited_tensor_bytes: int = 1 << 30
     name_depth: int = 500
     name_bytes: int = 32 << 20  # of the names of all tensors, each with its path
+    tensors: int = 250_000  # a model of 10^12 parameters has 140,000, in many shards
     narrow_kernels: int = 2_000  # of one model, of at most 32 channels: of 2,000 real ones the most have 255
     likely_kernels: int = 200  # that no layer explains: the most have 45
     first_convs: int = 500  # that one conversion changes
     graph_operations: int = 250  # between an image and a kernel
     axes: int = 64  # torch's and numpy's own limit
-    hdf5_objects: int = 1_000_000
+    hdf5_objects: int = 100_000
     hdf5_chunk_bytes: int = 1 << 30
     sidecar_bytes: int = 8 << 20  # a configuration with 21,000 names of classes, each described, has 3 MB and 90,000 values
     sidecar_values: int = 250_000

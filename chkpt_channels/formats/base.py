@@ -61,6 +61,7 @@ class Format(NamedTuple):
     def open(self, source: Source) -> Checkpoint:
         """The open file. Raises DamagedError, UnsupportedError for what this format holds and is not converted."""
         checkpoint: Checkpoint = _named(self.opener)(source, self)
+        source.location.check_limit("tensors", len(checkpoint.tensors), LIMITS.tensors)
         return checkpoint
 
     def flat_writer(self) -> FlatWriter | None:
