@@ -7,10 +7,11 @@ EDANet's 12 + 3 = 15, 64 + 3 = 67. No edit of kernels is right then, for the wid
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.law.evidence import NEAREST
-from chkpt_channels.discovery.law.network import LayerWeight, Network, is_color_shift
+from chkpt_channels.discovery.law.network import LayerWeight, Network, is_color_shift, is_weight
 from chkpt_channels.discovery.law.places import DEPTHWISE, Places, modules
 
 LAYERS_BEHIND = 12
@@ -22,6 +23,15 @@ MOST_PIECES = 8
 
 _NORM = re.compile(r"norm|bn|act|relu")
 """Names of what takes a width and makes the same."""
+
+
+def why_unnamed(places: Places, stems: Sequence[LayerWeight], channels: int, tensors: Iterable[Tensor]) -> str:
+    """Why stems could be too few: a tensor in the module of one has a kernel's shape over as many channels, and no weight's name
+    (the k0 of ECBSR). Over one channel each gain of a filter would have."""
+    homes = tuple(f"{home}." for home in {places.home(stem) for stem in stems} if home)
+    alike = (t for t in tensors if len(t.shape) > 3 and t.shape[1] == channels > 1 and t.shape[0] > 1)
+    unnamed = next((t.key for t in alike if t.key.startswith(homes) and not is_weight(t)), "")
+    return f"{unnamed} may take its {channels} channels too" if unnamed else ""
 
 
 def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str:

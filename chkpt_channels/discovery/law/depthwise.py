@@ -176,6 +176,8 @@ class Depthwise:
             return True
         if any(k.filters == 2 * filters and k.channels != 1 for k in before[:2]):
             return True
+        if 2 * before[0].filters == filters and before[0].channels > before[0].filters:  # two of each channel of an MLP
+            return True
         joined = [k for k in before if k.pattern == before[0].pattern]
         sums = (group for group in (before[:2], before[:3], joined) if len(group) > 1 and all(k.channels != 1 for k in group))
         return any(sum(k.filters for k in group) == filters for group in sums)

@@ -65,4 +65,4 @@ def _image_convs(places: Places) -> list[LayerWeight]:
     usual = max(ranks, key=lambda rank: ranks[rank], default=0)
     if not any(k.channels <= MOST_BANDS and len(k.window) == usual for k in convs):
         return convs
-    return [k for k in convs if len(k.window) == usual or k.channels != 1 or places.part(k)]
+    return [k for k in convs if len(k.window) == usual or k.channels != 1 or places.part(k) or places.is_named_stem(k)]

@@ -86,7 +86,7 @@ def others(network: Network, found: Sequence[LayerWeight]) -> Iterator[LayerWeig
             is_likely = not network.ordered and _is_named(kernel) and kernel.channels not in widths
             if is_likely and colors(kernel.channels, least_side=2) and _is_alone(network, kernel):
                 yield kernel
-        elif kernel.filters in filters and not _is_numbered(kernel) and any(kernel.channels % width == 0 for width in widths):
+        elif kernel.filters in filters and not _is_numbered(kernel) and any(_is_part(kernel.channels, width) for width in widths):
             makers = network.made_before(kernel, kernel.channels) if network.ordered else network.makers.get(kernel.channels)
             if not makers:
                 yield kernel
@@ -100,6 +100,11 @@ def unlikely(network: Network) -> Iterator[tuple[LayerWeight, str]]:
             yield kernel, "is called a patch embedding"
         elif kernel.is_wide and kernel.channels in SPACE_TO_DEPTH and not network.makers.get(kernel.channels):
             yield kernel, f"no layer makes its {kernel.channels} channels"
+
+
+def _is_part(channels: int, width: int) -> bool:
+    """Whether one is a multiple of the other: several patches, or half of the frequencies of one."""
+    return channels % width == 0 or (channels > 1 and width % channels == 0)
 
 
 def space_to_depth(places: Places) -> LayerWeight | None:

@@ -143,6 +143,8 @@ class _Search:
             return self._refused([*stems, *unsure], "several convs could see the image")
         if others := self.rivals.of(stems, width):
             return self._refused([*stems, *others], "kernels with other channel counts could be the first too")
+        if why := beyond.why_unnamed(self.places, stems, width, self.tensors):
+            return self._refused(stems, why)
         if why := self.placing.why_misplaced(stems, patches):
             return self._refused(stems, why)
         if why := self._why_latent(stems, width):

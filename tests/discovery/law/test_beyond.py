@@ -8,7 +8,7 @@ import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.law.beyond import why_past
+from chkpt_channels.discovery.law.beyond import why_past, why_unnamed
 from chkpt_channels.discovery.law.network import Network
 from chkpt_channels.discovery.law.places import Places
 
@@ -139,3 +139,24 @@ def test_what_a_stem_makes_is_taken_by_some_layer():
 def test_a_gate_over_a_mean_and_a_maximum_takes_no_image():
     net: Named = {"conv1": (64, 1, 7, 7), "gate.squeeze": (1, 64, 1, 1), "gate.conv": (1, 2, 7, 7), "layer1.conv": (64, 64, 3, 3)}
     assert why(net, "conv1", channels=1) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("head.0.conv_sobel.k0", (16, 3, 1, 1), "head.0.conv_sobel.k0 may take its 3 channels too"),
+        ("head.0.conv_sobel.mask", (16, 1, 3, 3), ""),
+        ("head.0.scale", (16, 3), ""),
+        ("body.conv_sobel.k0", (16, 3, 1, 1), ""),
+    ],
+    ids=["its channels", "one channel", "a matrix", "in another module"],
+)
+def test_a_kernel_without_a_weights_name_beside_a_stem(name: str, shape: tuple[int, ...], expected: str):
+    weights = [
+        Tensor("head.0.conv.weight", BY_NAME["F32"], (16, 3, 3, 3)),
+        Tensor("head.0.after.weight", BY_NAME["F32"], (16, 16, 1, 1)),
+        Tensor("body.conv.weight", BY_NAME["F32"], (16, 16, 3, 3)),
+    ]
+    network = Network(weights, ordered=True, torch=True)
+    tensors = [*weights, Tensor(name, BY_NAME["F32"], shape)]
+    assert why_unnamed(Places(network), [network.by_layer["head.0.conv"]], 3, tensors) == expected

@@ -97,6 +97,12 @@ WHY: dict[str, tuple[Named, bool, str, str]] = {
         "ffn.gate",
         "a layer before it makes its channels",
     ),
+    "two of each channel that an MLP makes": (
+        {"stem": (48, 3, 3, 3), "mlp.0": (96, 48), "mlp.2": (48, 96), "down.dw": (96, 1, 3, 3), "down.pw": (96, 96, 1, 1)},
+        True,
+        "down.dw",
+        "a layer before it makes its channels",
+    ),
     "two that are joined": (
         {"stem": (8, 3, 3, 3), "a.l": (10, 8, 1, 1), "a.r": (14, 8, 1, 1), "a.y": (24, 1, 3, 3), "a.z": (16, 24, 1, 1)},
         True,

@@ -100,6 +100,19 @@ def test_patch_embeddings_are_found_beside_it():
     assert [(kernel.layer, by) for kernel, by in judged(VIT).patches] == [("patch_embed.proj", "names")]
 
 
+def test_a_stem_of_another_rank_than_most_layers_is_judged():
+    """A video's first convolution in front of layers over single frames."""
+    named = {
+        "stem.conv": (16, 1, 7, 7, 7),
+        "other": (16, 1, 3, 3, 3),
+        "a": (16, 16, 3, 3),
+        "b": (16, 16, 3, 3),
+        "c": (16, 8, 3, 3),
+    }
+    assert "stem.conv" in layers(judged(named).narrow)
+    assert "other" not in layers(judged(named).narrow)
+
+
 def test_of_a_crowd_nothing_is_compared(monkeypatch: pytest.MonkeyPatch):
     crowd = {f"conv{i}": (8, 3, 3, 3) for i in range(4)}
     assert len(judged(crowd).of(State.FREE)) == 4

@@ -137,6 +137,11 @@ OTHERS: dict[str, tuple[Named, bool, list[str]]] = {
         True,
         ["query.proj"],
     ),
+    "as many filters over half of the frequencies": (
+        {"patch_embed.proj.weight": (192, 768), "frequencies.proj.weight": (192, 384), "fc.weight": (9, 192)},
+        True,
+        ["frequencies.proj"],
+    ),
     "whose width is made": (
         {"patch_embed.proj.weight": (192, 768), "a.weight": (1536, 192), "b.weight": (192, 1536)},
         True,
