@@ -32,7 +32,7 @@ _NO_KERNEL = re.compile(
     r"pos_embed|position|rel_pos|bias_table|(cls|reg|mask|dist)\w*_token|token_type|anchor|running_|norm\d*[./]weight$"
 )
 _UPSAMPLING = re.compile(r"up|deconv|transp|tconv|convt")
-_SHIFT = re.compile(r"(sub|add)_mean|(mean|color)_?shift|normali[sz]e([._]|$)")
+SHIFT = re.compile(r"(sub|add)_mean|(mean|color)_?shift|normali[sz]e([._]|$)")
 _NUMBERS = re.compile(r"(\d+)")
 
 MOST_ODD_SIDE = 31
@@ -250,7 +250,7 @@ def is_color_shift(kernel: LayerWeight) -> bool:
     """Whether it maps three channels to three, pixel by pixel; or another image's to as many, under the name of a shift."""
     if kernel.filters != kernel.channels or not kernel.window or kernel.is_wide or kernel.channels > MOST_SHIFTED:
         return False
-    return kernel.channels == 3 or bool(_SHIFT.search(kernel.key))
+    return kernel.channels == 3 or bool(SHIFT.search(kernel.key))
 
 
 def _widths(shapes: Mapping[str, tuple[int, ...]], layers: Mapping[str, LayerWeight]) -> dict[str, int]:

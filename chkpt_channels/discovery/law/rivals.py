@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from chkpt_channels.discovery.law.evidence import State, is_composed, looks_grouped
 from chkpt_channels.discovery.law.judged import Judged
-from chkpt_channels.discovery.law.network import LayerWeight
+from chkpt_channels.discovery.law.network import SHIFT, LayerWeight, is_color_shift
 from chkpt_channels.discovery.law.places import DEPTHWISE, ENDS
 
 FEWEST_FILTERS = 8
@@ -33,9 +33,11 @@ class Rivals:
         self.network, self.places = judged.network, judged.places
 
     def of(self, stems: Sequence[LayerWeight], width: int) -> list[LayerWeight]:
-        """The kernels that may see an image beside these stems, which take `width` channels."""
+        """The kernels that may see an image beside these stems, which take `width` channels: and what shifts the colors of an
+        image of others."""
         others = [k for k in self.network.convs if k not in stems]
-        return [k for k in others if self._is_of_width(k, stems) or self._is_of_another(k, stems, width)]
+        rivals = [k for k in others if self._is_of_width(k, stems) or self._is_of_another(k, stems, width)]
+        return rivals + [k for k in self.network.kernels if is_color_shift(k) and k.channels != width and SHIFT.search(k.key)]
 
     def _is_of_width(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
         """Whether a kernel of the stems' width may be one of them: it is called as stems are; it begins a network, as no

@@ -59,7 +59,17 @@ APART: Named = {
     "loc.3": (10, 8, 5, 5),
 }
 
+SHIFTED: Named = {"rgb.sub_mean": (3, 3, 1, 1), "rgb.conv": (16, 3, 3, 3), **body("rgb", 16)}
+LATENT: Named = {"stem.conv": (16, 1, 3, 3), **body("net", 16), "quant": (3, 3, 1, 1)}
+
 KINDS: dict[str, tuple[Named, tuple[str, ...], set[str]]] = {
+    "a shift of another image's colors": (
+        {"rgb.sub_mean": (3, 3, 1, 1), "depth.inc": (16, 1, 3, 3), **body("depth", 16)},
+        ("depth.inc",),
+        {"rgb.sub_mean"},
+    ),
+    "a shift of its own": (SHIFTED, ("rgb.conv",), set()),
+    "what mixes a latent": (LATENT, ("stem.conv",), set()),
     "two images beside one": (DEPTH, ("depth.stem.conv",), {"pose.stem.conv"}),
     "one image beside two": (DEPTH, ("pose.stem.conv",), {"depth.stem.conv"}),
     "blocks of 2 × 2 pixels beside them": (FOCUS, ("a.stem.conv",), {"b.stem.conv"}),
