@@ -11,7 +11,8 @@ from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery import counts, layer_selector, opaque
 from chkpt_channels.discovery.law import after, search
-from chkpt_channels.discovery.law.copies import flattened
+from chkpt_channels.discovery.law.copies import Flattened
+from chkpt_channels.discovery.law.network import Layouts
 from chkpt_channels.discovery.law.places import OTHER_SENSES
 from chkpt_channels.discovery.like import compare as like
 from chkpt_channels.discovery.request import ConfigHints, SearchRequest
@@ -217,27 +218,28 @@ def _check_complete(location: Location, finding: search.Finding, named: Sequence
 def _with_named(checkpoint: TensorStore, finding: search.Finding, request: SearchRequest) -> search.Finding:
     """The first convs that --layer names, each once."""
     location = checkpoint.location
-    tensors = [t for t in checkpoint.model_tensors() if len(t.shape) >= 2]
+    own = checkpoint.model_tensors()
+    tensors = [t for t in own if len(t.shape) >= 2]
     unread = {weight.name: weight for weight in checkpoint.opaque}
     tensors += [Tensor(weight.name, BY_NAME["F32"], weight.shape or (), weight.group) for weight in checkpoint.opaque]
     matches = [t for layer in request.layers for t in layer_selector.match(location, tensors, layer, checkpoint.like_hint)]
     names = dict.fromkeys((t.name for t in matches), "named by --layer")
-    names |= {copy.name: f"a copy of {t.key}" for t in matches for copy in flattened(t, tensors) if copy.name not in names}
-    known = {conv.tensor.name: conv for conv in finding.first_convs}
+    copies = Flattened(tensors)
+    names |= {copy.name: f"a copy of {t.key}" for t in matches for copy in copies.of(t) if copy.name not in names}
+    known, layouts = {conv.tensor.name: conv for conv in finding.first_convs}, search.layouts_of(own, torch=checkpoint.torch)
     convs = []
     for name, why in names.items():
         if name in unread:
             raise location.at(name).unsupported(unread[name].what, hint=unread[name].hint)
         _check_read(checkpoint, name, finding)
-        conv = known.get(name) or _described_by_user(checkpoint, checkpoint.tensors[name], request)
+        conv = known.get(name) or _described_by_user(checkpoint.location, checkpoint.tensors[name], request, layouts)
         conv = conv._replace(found_by="user", why=why)
         convs.append(_with_layout(location, conv, request.layout) if request.layout else conv)
     _check_complete(location, finding, convs)
     if any(conv.found_by == "graph" for conv in finding.first_convs):  # it knows the preprocessing itself
         return search.Finding(tuple(convs))
-    searched = checkpoint.model_tensors()
-    vectors = (t for conv in convs for t in search.input_vectors(searched, conv, torch=checkpoint.torch))
-    return search.Finding(tuple(convs), input_vectors=tuple(dict.fromkeys(vectors)))
+    vectors = dict.fromkeys(search.input_vectors(own, convs, torch=checkpoint.torch))
+    return search.Finding(tuple(convs), input_vectors=tuple(vectors))
 
 
 def _check_read(checkpoint: TensorStore, name: str, finding: search.Finding) -> None:
@@ -248,9 +250,8 @@ def _check_read(checkpoint: TensorStore, name: str, finding: search.Finding) -> 
         raise checkpoint.location.at(name).unsupported("no image reaches this kernel in the model's graph", hint=hint)
 
 
-def _described_by_user(checkpoint: TensorStore, tensor: Tensor, request: SearchRequest) -> FirstConv:
-    layouts = search.layouts_of(checkpoint.model_tensors(), torch=checkpoint.torch)
-    layout, location = request.layout or search.layout_of(tensor, layouts), checkpoint.location
+def _described_by_user(location: Location, tensor: Tensor, request: SearchRequest, layouts: Layouts) -> FirstConv:
+    layout = request.layout or search.layout_of(tensor, layouts)
     if layout is None or len(layout.axes) != len(tensor.shape):
         raise location.at(tensor.name).unsupported(
             f"its axis order is ambiguous: shape {list(tensor.shape)} does not show the input channels",

@@ -38,9 +38,13 @@ def _quantized(changed: Sequence[KernelChange]) -> list[Notice]:
 def _standardized(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> list[Notice]:
     """A network without BatchNorm and without biases may standardize its weights, as BiT does: standardizing undoes the scale of
     a sum, and the response becomes 0.33 to 0.59 times what it was."""
+    narrower = [k for k in changed if k.mixing.new < k.mixing.old and k.conv.layout == "OIHW" and k.conv.tensor.dtype.floating]
+    plain = [kernel for kernel in narrower if kernel.conv.tensor.name.endswith(".weight")]
+    groups = {kernel.conv.tensor.group for kernel in plain}
+    may_be = {group for group in groups if parametrizations.may_standardize(checkpoint, group)}
     notices = []
-    for kernel in changed:
-        if kernel.mixing.new < kernel.mixing.old and parametrizations.may_standardize(checkpoint, kernel.conv):
+    for kernel in plain:
+        if kernel.conv.tensor.group in may_be:
             new = kernels.mixed_kernel(checkpoint, kernel)
             least, most = parametrizations.shrinkage(kernels.values(checkpoint, kernel.conv), new)
             message = (

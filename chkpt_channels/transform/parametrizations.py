@@ -172,15 +172,14 @@ def shrinkage(stored: NDArray[Any], new: NDArray[Any]) -> tuple[float, float]:
     return float(factors.min()), float(factors.max())
 
 
-def may_standardize(checkpoint: TensorStore, conv: FirstConv) -> bool:
+def may_standardize(checkpoint: TensorStore, group: str) -> bool:
     """Whether a network's convolutions may standardize their weights, as far as its tensors show: none has a bias or a gain, and
     there is no BatchNorm, beside which nobody standardizes weights. BiT is such a network."""
-    own = [t for t in checkpoint.tensors.values() if t.group == conv.tensor.group]
+    own = [t for t in checkpoint.tensors.values() if t.group == group]
     modules = {t.name.removesuffix(".weight") for t in own if len(t.shape) == 4 and t.name.endswith(".weight")}
     norms = [t for t in own if len(t.shape) == 1 and t.name.endswith(".weight")]
     named = {t.name for t in own}
-    plain = conv.tensor.name.endswith(".weight") and conv.layout == "OIHW" and conv.tensor.dtype.floating
     biased = sum(f"{module}.bias" in named for module in modules)
     batch = any(name.endswith((".running_mean", ".gain")) for name in named)
     # BiT has GroupNorm, more than 8 convolutions, and a bias in its head alone
-    return plain and not batch and len(modules) > 8 and bool(norms) and biased <= 1
+    return not batch and len(modules) > 8 and bool(norms) and biased <= 1

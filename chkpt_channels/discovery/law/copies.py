@@ -7,7 +7,7 @@ Copies: EMA, teacher and student, query and key encoders. They are no rivals: a 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 from chkpt_channels.core.tensors import Tensor
@@ -117,7 +117,7 @@ class Replicas:
             weights = {key: t for key, t in weights.items() if not key.startswith(level[1])}
         others = tuple(prefix for _, prefixes in self._levels for prefix in prefixes)
         self.kept = [t for t in tensors if not others or not t.key.startswith(others)]
-        self._tensors = tensors
+        self._flattened = Flattened(tensors)
         self._by_key = {t.key: t for t in tensors} if self._levels else {}
 
     def of(self, tensor: Tensor) -> list[Tensor]:
@@ -126,17 +126,25 @@ class Replicas:
         for first, others in reversed(self._levels):
             keys += [other + key[len(first) :] for key in keys if key.startswith(first) for other in others]
         found = [tensor, *(self._by_key[key] for key in keys[1:] if key in self._by_key)]
-        return [*found, *(copy for t in found for copy in flattened(t, self._tensors))]
+        return [*found, *(copy for t in found for copy in self._flattened.of(t))]
 
 
-def flattened(tensor: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The copies of a tensor in its state dict under names without dots: latent diffusion's LitEma keeps the average of
+class Flattened:
+    """The copies of tensors in their state dict under names without dots: latent diffusion's LitEma keeps the average of
     `model.diffusion_model.input_blocks.0.0.weight` as the buffer `model_ema.diffusion_modelinput_blocks00weight`, because the
     name of a buffer has no dots. Others put "_" for them."""
-    words = tensor.key.split(".")
-    names = {joint.join(words[i:]) for i in range(len(words) - 1) for joint in ("", "_")}
-    alike = (t for t in tensors if t.shape == tensor.shape and t.group == tensor.group and t.name != tensor.name)
-    return [t for t in alike if t.key.rpartition(".")[2] in names]
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self._by_last: defaultdict[str, list[Tensor]] = defaultdict(list)
+        for tensor in tensors:
+            self._by_last[tensor.name.rpartition("/")[2].rpartition(".")[2]].append(tensor)
+
+    def of(self, tensor: Tensor) -> list[Tensor]:
+        """The copies of a tensor."""
+        words = tensor.key.split(".")
+        names = dict.fromkeys(joint.join(words[i:]) for i in range(len(words) - 1) for joint in ("", "_"))
+        alike = (t for name in names for t in self._by_last.get(name, ()))
+        return [t for t in alike if t.shape == tensor.shape and t.group == tensor.group and t.name != tensor.name]
 
 
 def _copies(shapes: Mapping[str, Shape]) -> tuple[str, tuple[str, ...]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -72,11 +72,12 @@ def find(tensors: Iterable[Tensor], *, ordered: bool, torch: bool = False, chann
     return Finding((), tuple(candidates[:MOST_CANDIDATES]), why_not=why_not)
 
 
-def input_vectors(tensors: Iterable[Tensor], conv: FirstConv, *, torch: bool) -> tuple[Tensor, ...]:
-    """The vectors that the image meets before a first conv that the user names."""
-    group = [t for t in tensors if t.group == conv.tensor.group]
-    network = Network([t for t in group if is_weight(t)], ordered=torch, torch=torch)
-    return tuple(patch_embeddings.input_vectors(network, conv.in_channels, group))
+def input_vectors(tensors: Sequence[Tensor], convs: Iterable[FirstConv], *, torch: bool) -> Iterator[Tensor]:
+    """The vectors that the image meets before first convs that the user names."""
+    for name, channels in dict.fromkeys((conv.tensor.group, conv.in_channels) for conv in convs):
+        group = [t for t in tensors if t.group == name]
+        network = Network([t for t in group if is_weight(t)], ordered=torch, torch=torch)
+        yield from patch_embeddings.input_vectors(network, channels, group)
 
 
 def layouts_of(tensors: Iterable[Tensor], *, torch: bool) -> Layouts:

@@ -8,7 +8,7 @@ import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.law.copies import Aliases, Replicas, flattened
+from chkpt_channels.discovery.law.copies import Aliases, Flattened, Replicas
 
 Named = Mapping[str, tuple[int, ...]]
 
@@ -212,7 +212,7 @@ def test_a_copy_whose_name_has_no_dots(name: str):
     named = {KERNEL: (8, 4, 3, 3), name: (8, 4, 3, 3), "model.unet.out.weight": (4, 8, 3, 3), **NO_COPIES}
     found, tensors = copies(named)
     assert [t.key for t in found.of(tensors[KERNEL])] == [KERNEL, name]
-    assert flattened(tensors[name], list(tensors.values())) == []
+    assert Flattened(tensors.values()).of(tensors[name]) == []
 
 
 def test_a_copy_without_dots_in_another_state_dict_is_another_models():
@@ -220,4 +220,4 @@ def test_a_copy_without_dots_in_another_state_dict_is_another_models():
         Tensor(f"{group}/{key}", BY_NAME["F32"], (8, 4, 3, 3), group)
         for group, key in zip("ab", (KERNEL, "x.00weight"), strict=True)
     ]
-    assert flattened(tensors[0], tensors) == []
+    assert Flattened(tensors).of(tensors[0]) == []
