@@ -42,21 +42,26 @@ def models(paths: Iterable[str | os.PathLike[str]]) -> dict[Path, bool]:
     """What is to be checked of some paths: weights files, and for shards their index; each with whether a path names it, or a
     search found it: in a folder, or beside a configuration."""
     found: dict[Path, bool] = {}
+    known: dict[Path, list[str]] = {}
     for path in map(Path, paths):
         is_configuration = path.name in (CONFIG, *PREPROCESSORS) and path.is_file()
         for file in sorted(_weights(path)) if path.is_dir() else weights_in(path.parent) if is_configuration else [path]:
-            model = model_of(file)
+            model = model_of(file, known)
             found[model] = found.get(model, False) or file == path
     return found
 
 
-def model_of(file: Path) -> Path:
-    """The index of the shards that a file is one of, or the file itself."""
+def model_of(file: Path, known: dict[Path, list[str]] | None = None) -> Path:
+    """The index of the shards that a file is one of, or the file itself. `known` is what indexes list, each read once."""
+    known = {} if known is None else known
     with suppress(OSError):  # a folder that is not there: opening says so
-        for index in sorted(name for name in os.listdir(file.parent) if is_index(file.parent / name)):
-            with suppress(DamagedError, FileSystemError):  # called like an index, and none
-                if file.name in listed_shards(read_index(file.parent / index)):
-                    return file.parent / index
+        for index in sorted(file.parent / name for name in os.listdir(file.parent)):
+            if index not in known and is_index(index):
+                known[index] = []
+                with suppress(DamagedError, FileSystemError):  # called like an index, and none
+                    known[index] = listed_shards(read_index(index))
+            if file.name in known.get(index, ()):
+                return index
     return file
 
 

@@ -45,9 +45,8 @@ class Json:
     """A document. Raises DamagedError for what is no strict JSON."""
 
     def __init__(self, raw: bytes, location: Location) -> None:
-        document(
-            raw, location, 0, LIMITS.sidecar_values, LIMITS.sidecar_depth
-        )  # strict: the tokenizer below need not check anything again
+        # strict: the tokenizer below need not check anything again
+        document(raw, location, 0, LIMITS.sidecar_values, LIMITS.sidecar_depth)
         self.location, self.text, self._at = location, raw.decode("utf-8"), 0
         try:
             self.root = self._read()

@@ -225,11 +225,8 @@ class KerasGraph(ModelGraph):
         encode = config_edits.encoder(self._text, document, self._location.at(self._document))
         self._check_shapes()
         for trace in self._entered(edits):
-            for name in (
-                {n for reached in trace.reached for n in self._kernels(reached.layer)}
-                if not (edits.method or edits.folded)
-                else ()
-            ):
+            kernels = {n for reached in trace.reached for n in self._kernels(reached.layer)}
+            for name in kernels if not (edits.method or edits.folded) else ():
                 if name not in edits.tensors:
                     hint = "   ".join(f"--layer {kernel}" for kernel in self._arrivals)
                     raise self._location.at(name).unsupported("sees the same image, and would keep its channels", hint=hint)

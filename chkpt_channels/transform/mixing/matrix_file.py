@@ -10,7 +10,7 @@ from typing import Any
 from chkpt_channels.core.errors import UsageError
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.source import contents
-from chkpt_channels.transform.mixing.rules import Matrix
+from chkpt_channels.transform.mixing.matrix import Matrix
 
 
 def parse_matrix(matrix_or_path: str | os.PathLike[str] | Sequence[Sequence[float]]) -> Matrix:
@@ -55,10 +55,8 @@ def _npy(raw: bytes) -> Sequence[Sequence[float]]:
     import numpy as np
 
     stream = io.BytesIO(raw)
-    header = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-        np.lib.format.read_magic(stream), np.lib.format.read_array_header_2_0
-    )
-    shape, _, dtype = header(stream)
+    is_first = np.lib.format.read_magic(stream) == (1, 0)
+    shape, _, dtype = (np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0)(stream)
     if prod(shape) * dtype.itemsize > len(raw):  # before an array of that size is made
         raise ValueError(f"its header says {list(shape)}, and it holds {len(raw)} bytes")
     rows: Sequence[Sequence[float]] = np.load(io.BytesIO(raw), allow_pickle=False).tolist()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from chkpt_channels.core.errors import UsageError
 from chkpt_channels.transform.mixing import matrix as mixing
-from chkpt_channels.transform.mixing.matrix import LUMA, Mixing
+from chkpt_channels.transform.mixing.matrix import LUMA, Matrix, Mixing
 
 TARGETS = {"gray": 1, "grey": 1, "grayscale": 1, "l": 1, "rgb": 3, "bgr": 3, "rgba": 4}
 NAMES = {1: "gray", 3: "rgb"}
@@ -20,8 +20,6 @@ GATHER = "gather"
 """A way that leaves kernels alone and is not asked for: a node in front picks the old channels out of the new ones."""
 GRAPH_METHODS = (*REPEATING, ADAPTER, GATHER)
 METHODS = ("auto", "sum", "mean", "luma", "repeat", "zero", *REPEATING, ADAPTER)
-
-Matrix = tuple[tuple[float, ...], ...]
 
 
 class ChannelRule(NamedTuple):

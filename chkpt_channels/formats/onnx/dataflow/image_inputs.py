@@ -20,6 +20,7 @@ from chkpt_channels.formats.onnx.model import Info, OnnxModel
 from chkpt_channels.formats.onnx.nodes import Node
 
 COLORS = 3
+"""Channels of the image that is meant, where several are joined."""
 MOST_CHANNELS = 32
 """Of an image that is not named, as in discovery: the widest public pretrained input has 13 bands."""
 MOST_AXES = 6
