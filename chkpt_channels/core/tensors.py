@@ -67,9 +67,9 @@ class Declaration(NamedTuple):
 
 
 class FirstConv(NamedTuple):
-    """A kernel that the image reaches. `found_by` is one of user, like, graph, sidecar, shapes, names; `why` is the evidence in
-    words. Its channel axis holds `in_channels` / `groups` channels. `inputs` are the graph's inputs that reach it, where the file
-    tells them apart."""
+    """A kernel that the image reaches. `found_by` is one of user, like, graph, sidecar, catalogue, shapes, names; `why` is the
+    evidence in words. Its channel axis holds `in_channels` / `groups` channels. `inputs` are the graph's inputs that reach it,
+    where the file tells them apart."""
 
     tensor: Tensor
     layout: Layout | None

@@ -9,7 +9,7 @@ from chkpt_channels.core.tensors import FirstConv
 from chkpt_channels.discovery.law import search
 from chkpt_channels.formats.base import TensorStore
 
-FOUND_BY_SEARCH = frozenset({"shapes", "names", "graph"})
+FOUND_BY_SEARCH = frozenset({"catalogue", "shapes", "names", "graph"})
 """What says of a first conv that neither the user nor a configuration named it."""
 
 

@@ -10,6 +10,7 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery import counts, layer_selector, opaque
+from chkpt_channels.discovery.catalogue.known import known_first_convs, listed_names
 from chkpt_channels.discovery.law import after, search
 from chkpt_channels.discovery.law.copies import Flattened
 from chkpt_channels.discovery.law.network import Layouts
@@ -26,16 +27,19 @@ _ANY = SearchRequest()
 
 
 def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _ANY) -> search.Finding:
-    """The first convs by the strongest evidence there is: the graph, a configuration beside the file, names and shapes. Of the
-    request it takes the number of channels and the hints; `select_first_convs` takes the rest."""
+    """The first convs by the strongest evidence there is: the graph, a configuration beside the file, a known architecture, names
+    and shapes. Of the request it takes the number of channels and the hints; `select_first_convs` takes the rest."""
     hints = request.hints
     by_graph = tuple(checkpoint.graph.first_convs())
     if by_graph or checkpoint.graph.decides:
         return search.Finding(by_graph)
     if by_view := _by_search_view(checkpoint):
         return search.Finding(by_view)
-    finding = _by_shapes(checkpoint, request.from_channels)
     named = _named_by_config(checkpoint, hints)
+    known = None if hints.joined else known_first_convs(checkpoint, request.from_channels)
+    if known and {conv.tensor.name for conv in named or known.first_convs} == {conv.tensor.name for conv in known.first_convs}:
+        return known
+    finding = _by_shapes(checkpoint, request.from_channels)
     if named and (hints.joined or not finding.first_convs):
         return finding._replace(first_convs=named, candidates=())
     if not finding.first_convs and request.from_channels is None and hints.channels:
@@ -90,7 +94,8 @@ def unexplained(checkpoint: TensorStore, stems: Sequence[FirstConv]) -> tuple[af
         return tuple(kernel for kernel in kernels if not checkpoint.graph.is_depthwise(kernel.tensor.name))
     among = opaque.searched(checkpoint)
     left = after.unexplained(among.tensors, stems, ordered=checkpoint.ordered, torch=checkpoint.torch)
-    names = {name: weight.name for name, weight in among.opaque.items()}
+    names, listed = {name: weight.name for name, weight in among.opaque.items()}, listed_names(checkpoint) if left else ()
+    left = tuple(kernel for kernel in left if kernel.tensor.name not in listed)
     return tuple(k._replace(tensor=k.tensor._replace(name=names.get(k.tensor.name, k.tensor.name))) for k in left)
 
 

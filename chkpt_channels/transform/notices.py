@@ -13,7 +13,7 @@ from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.mixing.rules import ADAPTER, REPEATING
 from chkpt_channels.transform.options import Options
 
-SEARCHED = ("graph", "shapes", "names")
+SEARCHED = ("graph", "catalogue", "shapes", "names")
 """How first convs are found that leave no kernel unexplained."""
 
 

@@ -102,13 +102,14 @@ def _left(tensors: list[Tensor], finding: Finding, *, ordered: bool, torch: bool
 
 
 @cache
-def _corpus(name: str) -> dict[str, dict[str, Any]]:
+def corpus(name: str) -> dict[str, dict[str, Any]]:
+    """The architectures of a corpus."""
     return load(DATA / f"corpus_{name}.json.gz")
 
 
 def judge_row(row: Row) -> dict[str, Verdict]:
     """The verdict on each model of a corpus that exists in this direction."""
-    asked = {n: m for n, m in _corpus(row.corpus).items() if row.direction in m.get("directions", ("gray", "rgb"))}
+    asked = {n: m for n, m in corpus(row.corpus).items() if row.direction in m.get("directions", ("gray", "rgb"))}
     gray, ordered = row.direction == "rgb", row.container == "pth"
     return {name: judge(model, gray=gray, ordered=ordered, torch=True) for name, model in asked.items()}
 

@@ -32,7 +32,7 @@ class KnownNorm(NamedTuple):
 class Architecture(NamedTuple):
     """A network of a library. `lines` build it, with {channels} where an argument counts them and {classes} where one counts
     classes; `classes` is then the tensor whose first axis is that count, and the default; `order` is "bgr" where pretrained
-    weights take colors so."""
+    weights take colors so; `within` is what all its names begin with."""
 
     library: str
     name: str
@@ -41,13 +41,14 @@ class Architecture(NamedTuple):
     classes: tuple[str, int] | None = None
     norms: tuple[KnownNorm, ...] = ()
     order: str = "rgb"
+    within: str = ""
 
 
 class Recognized(NamedTuple):
-    """The architectures whose names and shapes a state dict has, under a prefix: `prefix` is what stands before the architecture's
-    names ("module.", "model.backbone."), `group` the state dict in the checkpoint. `head` says whether the last child is there as
-    the architecture has it ("whole"), is missing ("cut"), or is another ("exchanged"). The first architecture is the one to
-    build; names and shapes do not tell which of them it is."""
+    """The architectures whose names and shapes a state dict has. `group` is the state dict in the checkpoint, `prefix` what
+    stands before the architecture's names ("module.", "model.backbone."). `head` says whether the last child is there as the
+    architecture has it ("whole"), is missing ("cut"), or is another ("exchanged"). The first architecture is the one to build;
+    names and shapes do not tell which of them it is."""
 
     group: str
     prefix: str

@@ -37,20 +37,26 @@ class Unexplained(NamedTuple):
         return f"{'could take' if self.is_open else 'takes'} the {self.channels} channels of the image too"
 
 
-def unexplained(tensors: Iterable[Tensor], stems: Sequence[FirstConv], *, ordered: bool, torch: bool) -> tuple[Unexplained, ...]:
-    """The kernels of every model in the file that take as many channels as one of the stems, are no stems, and that no layers
-    explain. `tensors` are those of the network that has the stems' channels; `ordered` and `torch` as in `search.find`."""
+def unexplained(
+    tensors: Iterable[Tensor], stems: Sequence[FirstConv], *, ordered: bool, torch: bool, widths: Sequence[int] = ()
+) -> tuple[Unexplained, ...]:
+    """The kernels of every model in the file that take as many channels as one of the stems, or as `widths` say, are no stems,
+    and that no layers explain. `tensors` are those of the network that has the stems' channels; `ordered` and `torch` as in
+    `search.find`."""
     groups: defaultdict[str, list[Tensor]] = defaultdict(list)
     for tensor in tensors:
         groups[tensor.group].append(tensor)
-    return tuple(left for group in groups.values() for left in _Group(group, stems, ordered, torch or ordered).left())
+    return tuple(left for group in groups.values() for left in _Group(group, stems, ordered, torch or ordered, widths).left())
 
 
 class _Group:
     """One state dict, and the stems of the file: by name the channels that each kernel takes, and their shapes."""
 
-    def __init__(self, tensors: Sequence[Tensor], stems: Sequence[FirstConv], ordered: bool, torch: bool) -> None:
+    def __init__(
+        self, tensors: Sequence[Tensor], stems: Sequence[FirstConv], ordered: bool, torch: bool, widths: Sequence[int]
+    ) -> None:
         self.stems = {conv.tensor.name: conv.in_channels // conv.groups for conv in stems}
+        self.widths = {*self.stems.values(), *widths}
         self.shapes = {conv.tensor.shape for conv in stems}
         self.replicas = Replicas(tensors)
         self.aliases = Aliases(self.replicas.kept)
@@ -67,7 +73,7 @@ class _Group:
                 stems.append(kernel)
                 others = (t for t in copies if t.name not in self.stems)
                 yield from (Unexplained(t, self.stems[known[0]], f"is a copy of {known[0]}") for t in others)
-        for width in sorted({*self.stems.values()}):
+        for width in sorted(self.widths):
             for kernel, why, is_open in self._beside(stems, width):
                 yield from (Unexplained(t, width, why, is_open) for t in self._copies(kernel))
 

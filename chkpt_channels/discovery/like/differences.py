@@ -21,7 +21,7 @@ Search = Callable[[], Sequence[FirstConv]]
 """The first convs without LIKE: by a configuration, names and shapes."""
 _NUMBERS = re.compile(r"(\d+)")
 Judge = Callable[[Change], KernelVerdict | None]
-BY_SHAPES = frozenset({"shapes", "names"})
+BY_SHAPES = frozenset({"catalogue", "shapes", "names"})
 OLD_OUTPUTS = "make LIKE with the old number of outputs"
 
 

@@ -1,0 +1,67 @@
+"""The first convs of known architectures, beside tensors that no architecture knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chkpt_channels.core.tensors import FirstConv, Tensor
+from chkpt_channels.discovery.catalogue.entry import Recognized
+from chkpt_channels.discovery.catalogue.match import Match, matches, recognized
+from chkpt_channels.discovery.law import after, search
+from chkpt_channels.formats.base import TensorStore
+
+IMAGES = (1, 3)
+"""Channels of images, and so of kernels that an added branch brings."""
+MOST_NAMED = 3
+"""Architectures in the words of the evidence."""
+
+
+def known_first_convs(checkpoint: TensorStore, channels: int | None = None) -> search.Finding | None:
+    """The first convs of the known architectures in a checkpoint. None where there is none, where copies take other numbers of
+    channels or other than `channels`, where kernels have another framework's layout, and where one that no architecture lists is
+    unexplained: then the law decides of all."""
+    tensors = checkpoint.model_tensors()
+    found = [] if checkpoint.opaque else matches(tensors)
+    convs = [conv for match in found for conv in _with_why(match)]
+    widths = {conv.in_channels for conv in convs}
+    if len(widths) != 1 or (channels and {channels} != widths) or not _are_torch(checkpoint, tensors, convs):
+        return None
+    listed = {tensor.name for match in found for tensor in match.tensors.values()}
+    beside = [t for t in tensors if t.name not in listed and len(t.shape) > 1]
+    if any(widths.union(IMAGES).intersection(t.shape) for t in beside):
+        left = after.unexplained(tensors, convs, ordered=checkpoint.ordered, torch=checkpoint.torch, widths=IMAGES)
+        if any(kernel.tensor.name not in listed for kernel in left):
+            return None
+    vectors = tuple(search.input_vectors(tensors, convs, torch=checkpoint.torch))
+    return search.Finding(tuple(checkpoint.graph.with_groups(conv) for conv in convs), input_vectors=vectors)
+
+
+def listed_names(checkpoint: TensorStore) -> frozenset[str]:
+    """The tensors that known architectures list: which of them see the image is known."""
+    return frozenset(t.name for match in matches(checkpoint.model_tensors()) for t in match.tensors.values())
+
+
+def recognize(checkpoint: TensorStore) -> Recognized | None:
+    """The architectures that a checkpoint's first known network could be; None where names or shapes are those of none."""
+    found = matches(checkpoint.model_tensors())
+    return recognized(found[0]) if found else None
+
+
+def _are_torch(checkpoint: TensorStore, tensors: Sequence[Tensor], convs: Sequence[FirstConv]) -> bool:
+    """Whether the kernels of a file that PyTorch may not have written have PyTorch's layouts: MLX keeps the names alone."""
+    if checkpoint.torch:
+        return True
+    layouts = search.layouts_of(tensors, torch=False)
+    return all(conv.layout in (None, layouts.get(len(conv.tensor.shape))) for conv in convs if not _is_folded(conv))
+
+
+def _is_folded(conv: FirstConv) -> bool:
+    return conv.layout is not None and conv.layout.folded
+
+
+def _with_why(match: Match) -> list[FirstConv]:
+    known = recognized(match)
+    names = [f"{a.library}'s {a.name}" for a in known.architectures] if known else []
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    what = " or ".join(names[:MOST_NAMED]) + more if names else "a known architecture"
+    return [conv._replace(why=f"the names are those of {what}") for conv in match.stems]

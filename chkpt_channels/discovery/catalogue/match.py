@@ -1,0 +1,141 @@
+"""Known architectures in a checkpoint, under any prefix, in several copies, with other heads.
+
+The names of a network tell its stems: among 2,734 architectures no two with the same names have others. So a subtree of modules
+is known whose names are those of a network, or become so without one child: a head that was exchanged, a branch that was added.
+What stands outside of the known names is judged by the law of discovery.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.tensors import FirstConv, Tensor
+from chkpt_channels.discovery.catalogue.entry import Architecture, Recognized
+from chkpt_channels.discovery.catalogue.table import (
+    FEWEST_OF_ALL,
+    KEY_MASK,
+    WHOLE,
+    Catalogue,
+    StemShape,
+    catalogue,
+    is_counted,
+    name_hash,
+    shape_hash,
+)
+
+SWITCH = "CHKPT_CHANNELS_CATALOGUE"
+"""The environment variable that switches the catalogue off."""
+
+DEEPEST = 10
+"""Modules in front of the names of a network that is looked for."""
+
+Named = Mapping[str, Tensor]
+
+
+class Match(NamedTuple):
+    """A subtree that is known: its tensors by their names in the architecture, the stems among them, and the child that is not
+    the architecture's own ("" where all are)."""
+
+    group: str
+    prefix: str
+    tensors: Named
+    stems: tuple[FirstConv, ...]
+    other_child: str
+    head: str
+
+
+def matches(tensors: Sequence[Tensor]) -> list[Match]:
+    """The known networks in a checkpoint, one for each copy; none where the catalogue is switched off."""
+    if os.environ.get(SWITCH) == "off":
+        return []
+    groups: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    for tensor in tensors:
+        if is_counted(tensor.name):
+            groups[tensor.group][tensor.key] = tensor
+    known = catalogue()
+    return [match for group, named in groups.items() for match in _within(known, group, "", named)]
+
+
+def _within(known: Catalogue, group: str, prefix: str, named: Named) -> Iterator[Match]:
+    """The known networks at a module and below it: the outermost."""
+    if len(named) < FEWEST_OF_ALL or prefix.count(".") > DEEPEST:
+        return
+    children = _children(named)
+    if len(children) > 1 and len(named) <= 2 * known.most_names and (match := _at(known, group, prefix, named, children)):
+        yield match
+        return
+    for child, inner in children.items():
+        if len(inner) > 1:
+            yield from _within(known, group, f"{prefix}{child}.", inner)
+
+
+def _children(named: Named) -> dict[str, dict[str, Tensor]]:
+    """The tensors below each child of a module, by their names there."""
+    children: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in named.items():
+        child, _, rest = name.partition(".")
+        children[child][rest] = tensor
+    return children
+
+
+def _at(known: Catalogue, group: str, prefix: str, named: Named, children: Mapping[str, Named]) -> Match | None:
+    """The network that a module is, with all its children or without one."""
+    sums = dict.fromkeys(children, 0)
+    for name in named:
+        sums[name.partition(".")[0]] += name_hash(name)
+    whole = sum(sums.values())
+    for other in ("", *children):
+        found = known.named((whole - (sums[other] if other else 0)) & KEY_MASK)
+        if found is None:
+            continue
+        kept = {name: tensor for name, tensor in named.items() if not other or name.partition(".")[0] != other}
+        for variant in found.variants:
+            if stems := _stems(kept, variant):
+                head = "whole" if found.forms & WHOLE else "exchanged" if other else "cut"
+                return Match(group, prefix, kept, stems, other, head)
+    return None
+
+
+def _stems(named: Named, variant: Sequence[StemShape]) -> tuple[FirstConv, ...]:
+    """The stems, where each has the layout and the window that are known, and all take as many channels; else none."""
+    convs = tuple(conv for stem in variant if (conv := _stem(named.get(stem.key), stem)))
+    return convs if len(convs) == len(variant) and len({conv.in_channels for conv in convs}) == 1 else ()
+
+
+def _stem(tensor: Tensor | None, stem: StemShape) -> FirstConv | None:
+    layout = Layout(stem.layout) if stem.layout else None
+    axes_as = layout or Layout("OI")
+    if tensor is None or len(tensor.shape) != len(axes_as.axes):
+        return None
+    width = tensor.shape[axes_as.channel_axis]
+    if window_of(tensor.shape, axes_as) != stem.window or width % stem.pixels or not width:
+        return None
+    return FirstConv(tensor, layout, width // stem.pixels, "catalogue")
+
+
+def window_of(shape: Sequence[int], layout: Layout) -> tuple[int, ...]:
+    """The sides of a kernel's window."""
+    return tuple(side for side, letters in zip(shape, layout.axes, strict=True) if letters != "O" and "I" not in letters)
+
+
+def architectures(match: Match) -> tuple[Architecture, ...]:
+    """The architectures whose shapes a match has too, but for its stems and the child that holds its head."""
+    stems, sums = {conv.tensor.name for conv in match.stems}, defaultdict[str, int](int)
+    for name, tensor in match.tensors.items():
+        sums[name.partition(".")[0]] += 0 if tensor.name in stems else shape_hash(name, tensor.shape)
+    whole = sum(sums.values())
+    keys = [whole] if match.head != "whole" else [whole - below for below in sums.values()] + [whole]
+    found = {a: None for key in keys for a in catalogue().shaped(key & KEY_MASK)}
+    return tuple(found)
+
+
+def recognized(match: Match) -> Recognized | None:
+    """The architectures of a match; None where its shapes are those of none."""
+    found = [a for a in architectures(match) if match.prefix.endswith(a.within)]
+    within = found[0].within if found else ""
+    alike = tuple(a for a in found if a.within == within)
+    return Recognized(match.group, match.prefix[: len(match.prefix) - len(within)], match.head, alike) if alike else None
