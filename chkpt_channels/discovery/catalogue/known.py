@@ -26,7 +26,7 @@ def known_first_convs(checkpoint: TensorStore, channels: int | None = None) -> s
     widths = {conv.in_channels for conv in convs}
     if len(widths) != 1 or (channels and {channels} != widths) or not _are_torch(checkpoint, tensors, convs):
         return None
-    listed = {tensor.name for match in found for tensor in match.tensors.values()}
+    listed = frozenset().union(*(match.listed for match in found))
     beside = [t for t in tensors if t.name not in listed and len(t.shape) > 1]
     if any(widths.union(IMAGES).intersection(t.shape) for t in beside):
         left = after.unexplained(tensors, convs, ordered=checkpoint.ordered, torch=checkpoint.torch, widths=IMAGES)
@@ -38,7 +38,7 @@ def known_first_convs(checkpoint: TensorStore, channels: int | None = None) -> s
 
 def listed_names(checkpoint: TensorStore) -> frozenset[str]:
     """The tensors that known architectures list: which of them see the image is known."""
-    return frozenset(t.name for match in matches(checkpoint.model_tensors()) for t in match.tensors.values())
+    return frozenset().union(*(match.listed for match in matches(checkpoint.model_tensors())))
 
 
 def recognize(checkpoint: TensorStore) -> Recognized | None:

@@ -17,6 +17,7 @@ from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.catalogue.entry import Architecture, Recognized
 from chkpt_channels.discovery.catalogue.table import (
     FEWEST_OF_ALL,
+    FRAME,
     KEY_MASK,
     WHOLE,
     Catalogue,
@@ -38,7 +39,7 @@ Named = Mapping[str, Tensor]
 
 class Match(NamedTuple):
     """A subtree that is known: its tensors by their names in the architecture, the stems among them, and the child that is not
-    the architecture's own ("" where all are)."""
+    the architecture's own ("" where all are). A known frame around it, such as a decoder, has a key and tensors of its own."""
 
     group: str
     prefix: str
@@ -46,6 +47,13 @@ class Match(NamedTuple):
     stems: tuple[FirstConv, ...]
     other_child: str
     head: str
+    frame: int = 0
+    around: tuple[Tensor, ...] = ()
+
+    @property
+    def listed(self) -> frozenset[str]:
+        """The full names of the tensors that the catalogue lists."""
+        return frozenset(tensor.name for tensor in (*self.tensors.values(), *self.around))
 
 
 def matches(tensors: Sequence[Tensor]) -> list[Match]:
@@ -65,9 +73,12 @@ def _within(known: Catalogue, group: str, prefix: str, named: Named) -> Iterator
     if len(named) < FEWEST_OF_ALL or prefix.count(".") > DEEPEST:
         return
     children = _children(named)
-    if len(children) > 1 and len(named) <= 2 * known.most_names and (match := _at(known, group, prefix, named, children)):
-        yield match
-        return
+    if len(children) > 1 and len(named) <= 2 * known.most_names:
+        sums = _sums(named)
+        match = _at(known, Match(group, prefix, named, (), "", ""), sums) or _framed(known, group, prefix, children, sums)
+        if match:
+            yield match
+            return
     for child, inner in children.items():
         if len(inner) > 1:
             yield from _within(known, group, f"{prefix}{child}.", inner)
@@ -82,21 +93,39 @@ def _children(named: Named) -> dict[str, dict[str, Tensor]]:
     return children
 
 
-def _at(known: Catalogue, group: str, prefix: str, named: Named, children: Mapping[str, Named]) -> Match | None:
-    """The network that a module is, with all its children or without one."""
-    sums = dict.fromkeys(children, 0)
+def _sums(named: Named) -> dict[str, int]:
+    """The sums of the hashes of names, for each child of a module."""
+    sums: defaultdict[str, int] = defaultdict(int)
     for name in named:
         sums[name.partition(".")[0]] += name_hash(name)
+    return sums
+
+
+def _at(known: Catalogue, module: Match, sums: Mapping[str, int]) -> Match | None:
+    """The network that a module is, with all its children or without one."""
     whole = sum(sums.values())
-    for other in ("", *children):
+    for other in ("", *sums):
         found = known.named((whole - (sums[other] if other else 0)) & KEY_MASK)
         if found is None:
             continue
-        kept = {name: tensor for name, tensor in named.items() if not other or name.partition(".")[0] != other}
+        kept = {name: tensor for name, tensor in module.tensors.items() if not other or name.partition(".")[0] != other}
         for variant in found.variants:
             if stems := _stems(kept, variant):
                 head = "whole" if found.forms & WHOLE else "exchanged" if other else "cut"
-                return Match(group, prefix, kept, stems, other, head)
+                return module._replace(tensors=kept, stems=stems, other_child=other, head=head)
+    return None
+
+
+def _framed(known: Catalogue, group: str, prefix: str, children: Mapping[str, Named], sums: Mapping[str, int]) -> Match | None:
+    """The network that one child is, where the others are a known frame around it."""
+    whole = sum(sums.values())
+    for child in children:
+        key = (whole - sums[child]) & KEY_MASK
+        found = known.named(key)
+        if found and found.forms & FRAME:
+            inner = next(_within(known, group, f"{prefix}{child}.", children[child]), None)
+            around = (tensor for other, below in children.items() if other != child for tensor in below.values())
+            return inner._replace(frame=key, around=tuple(around)) if inner else None
     return None
 
 
@@ -136,6 +165,20 @@ def architectures(match: Match) -> tuple[Architecture, ...]:
 def recognized(match: Match) -> Recognized | None:
     """The architectures of a match; None where its shapes are those of none."""
     found = [a for a in architectures(match) if match.prefix.endswith(a.within)]
+    if match.frame:
+        frames = catalogue().shaped(match.frame)
+        composed = tuple(_composed(frame, a) for frame in frames for a in found if a.library == frame.library)
+        outer = match.prefix.rstrip(".").rpartition(".")[0]
+        return Recognized(match.group, f"{outer}." if outer else "", "whole", composed) if composed else None
     within = found[0].within if found else ""
     alike = tuple(a for a in found if a.within == within)
     return Recognized(match.group, match.prefix[: len(match.prefix) - len(within)], match.head, alike) if alike else None
+
+
+def _composed(frame: Architecture, inner: Architecture) -> Architecture:
+    """The network that a frame and its child are: segmentation-models' Unet around its resnet34."""
+    stems = tuple(stem._replace(key=f"{frame.within}{stem.key}") for stem in inner.stems)
+    lines = tuple(line.replace("{inner}", inner.name) for line in frame.lines)
+    return frame._replace(
+        name=f"{frame.name}/{inner.name}", stems=stems, lines=lines, norms=inner.norms, order=inner.order, within=""
+    )

@@ -32,8 +32,9 @@ KEY_MASK = (1 << 8 * KEY_BYTES) - 1
 NAME_RECORD = struct.Struct(f"<{KEY_BYTES}sHB")
 SHAPE_RECORD = struct.Struct(f"<{KEY_BYTES}sH")
 
-WHOLE, BODY = 1, 2
-"""Forms: the names are those of a whole network, or of one without the child that holds its head."""
+WHOLE, BODY, FRAME = 1, 2, 4
+"""Forms: the names are those of a whole network, of one without the child that holds its head, or of what stands around a child
+that is a network: segmentation-models' decoders around their encoders."""
 FEWEST_NAMES = 24
 """Of a body: smaller ones are parts of many networks."""
 
@@ -71,7 +72,7 @@ class StemShape(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What a set of names tells: `forms` are WHOLE, BODY or both, `variants` the stems that networks with these names
+    """What a set of names tells: `forms` are some of WHOLE, BODY and FRAME, `variants` the stems that networks with these names
     have: in two dimensions, in three."""
 
     forms: int

@@ -22,13 +22,13 @@ from chkpt_channels.discovery.catalogue.table import (
     shape_hash,
 )
 from fixtures.catalogue.binary import encoded
-from fixtures.catalogue.entry import Entry, Stem
+from fixtures.catalogue.entry import Entry
 
 MOST_BYTES = 120_000
-STEM = Stem("conv1.weight", "OIHW", "Conv2d", (2, 2), (3, 3), (1, 1), False)
+STEM = KnownStem("conv1.weight", "OIHW", "Conv2d", (2, 2), (3, 3), (1, 1), False)
 
 
-def entry(name: str, *, filters: int = 64, rank: int = 2, stem: Stem = STEM, blocks: int = 20, prefix: str = "") -> Entry:
+def entry(name: str, *, filters: int = 64, rank: int = 2, stem: KnownStem = STEM, blocks: int = 20, prefix: str = "") -> Entry:
     """A network with one conv, blocks and a head."""
     layout = {2: "OIHW", 3: "OIDHW"}[rank]
     tensors = [(f"{prefix}{stem.key}", (filters, 3, *[7] * rank))]
@@ -36,7 +36,7 @@ def entry(name: str, *, filters: int = 64, rank: int = 2, stem: Stem = STEM, blo
     tensors += [(f"{prefix}fc.weight", (1000, filters))]
     lines = ("import zoo", f'model = zoo.make("{name}", in_chans={{channels}}, classes={{classes}})')
     stems = (stem._replace(key=prefix + stem.key, layout=layout),)
-    norms = (("v1", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 1.0),)
+    norms = (KnownNorm("v1", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),)
     return Entry("zoo", name, tuple(tensors), stems, lines, (f"{prefix}fc.weight", 1000), norms)
 
 
