@@ -163,10 +163,11 @@ def _with_constants(
         axes[name].append(axis)
     constants = {}
     for name, channel_axes in axes.items():
-        sizes = [checkpoint.tensors[name].shape[axis] for axis in channel_axes]
-        if min(sizes) <= max(chosen):
-            raise checkpoint.location.at(name).damaged(f"holds {min(sizes)} numbers, not one for each channel of the image")
-        shape = tuple(len(chosen) if axis in channel_axes else size for axis, size in enumerate(checkpoint.tensors[name].shape))
+        shape = checkpoint.tensors[name].shape
+        least = min(shape[axis] if axis < len(shape) else 1 for axis in channel_axes)
+        if least <= max(chosen) or max(channel_axes) >= len(shape):
+            raise checkpoint.location.at(name).damaged(f"holds {least} numbers, not one for each channel of the image")
+        shape = tuple(len(chosen) if axis in channel_axes else size for axis, size in enumerate(shape))
         values = partial(kernels.select_positions, checkpoint, name, channel_axes, chosen, as_zeros=name in zeros)
         constants[name] = TensorEdit(shape, cache(values), "statistics")
     places = {operation.where: chosen for operation in operations}
