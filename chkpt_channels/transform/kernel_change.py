@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache, partial
-from math import isfinite
+from math import isfinite, prod
 
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.layout import Layout
@@ -136,6 +136,9 @@ def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], opti
                     "is the bias target of two first convs, and each adds a constant"
                 )
             targets.add(bias[0])
+            if prod(held := checkpoint.tensors[bias[0]].shape) != filters:
+                what = f"has the shape {list(held)}, not one number for each of the {filters} filters"
+                raise checkpoint.location.at(bias[0]).damaged(what)
             values = cache(partial(kernels.shifted_bias, checkpoint, kernel, bias, tensors.get(bias[0])))
             tensors[bias[0]] = TensorEdit((filters,), values, "bias" if bias[1] > 0 else "running mean")
         elif checkpoint.adds_tensors:
