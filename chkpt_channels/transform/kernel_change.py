@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache, partial
-from math import isfinite
+from math import isfinite, prod
 
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.layout import Layout
@@ -136,6 +136,9 @@ def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], opti
                     "is the bias target of two first convs, and each adds a constant"
                 )
             targets.add(bias[0])
+            if prod(held := checkpoint.tensors[bias[0]].shape) != filters:
+                what = f"has the shape {list(held)}, not one number for each of the {filters} filters"
+                raise checkpoint.location.at(bias[0]).damaged(what)
             values = cache(partial(kernels.shifted_bias, checkpoint, kernel, bias, tensors.get(bias[0])))
             tensors[bias[0]] = TensorEdit((filters,), values, "bias" if bias[1] > 0 else "running mean")
         elif checkpoint.adds_tensors:
@@ -163,10 +166,11 @@ def _with_constants(
         axes[name].append(axis)
     constants = {}
     for name, channel_axes in axes.items():
-        sizes = [checkpoint.tensors[name].shape[axis] for axis in channel_axes]
-        if min(sizes) <= max(chosen):
-            raise checkpoint.location.at(name).damaged(f"holds {min(sizes)} numbers, not one for each channel of the image")
-        shape = tuple(len(chosen) if axis in channel_axes else size for axis, size in enumerate(checkpoint.tensors[name].shape))
+        shape = checkpoint.tensors[name].shape
+        least = min(shape[axis] if axis < len(shape) else 1 for axis in channel_axes)
+        if least <= max(chosen) or max(channel_axes) >= len(shape):
+            raise checkpoint.location.at(name).damaged(f"holds {least} numbers, not one for each channel of the image")
+        shape = tuple(len(chosen) if axis in channel_axes else size for axis, size in enumerate(shape))
         values = partial(kernels.select_positions, checkpoint, name, channel_axes, chosen, as_zeros=name in zeros)
         constants[name] = TensorEdit(shape, cache(values), "statistics")
     places = {operation.where: chosen for operation in operations}

@@ -10,7 +10,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chkpt_channels.containers.hdf5.objects import LARGEST_COMPACT_BYTES, check_attributes, check_filters, object_at, space_of
+from chkpt_channels.containers.hdf5.objects import (
+    LARGEST_COMPACT_BYTES,
+    check_attributes,
+    check_filters,
+    check_trees,
+    check_type,
+    object_at,
+    space_of,
+)
 from chkpt_channels.containers.hdf5.reader import Hdf5
 from chkpt_channels.storage.isolation import run_isolated
 from chkpt_channels.storage.splice import Splice
@@ -47,6 +55,7 @@ def _edited(file: Hdf5, datasets: Datasets, texts: Texts) -> Iterator[bytes]:
     """The spans that change, and what each becomes."""
     names = {path: [path, *(alias for alias, of in file.aliases.items() if of == path)] for path in datasets}
     with file.opened(writable=True) as (root, overlay):
+        check_trees(root, overlay, file.location)
         for path, new in datasets.items():
             if new is None:
                 root.unlink(path.encode("utf-8", "surrogateescape"))
@@ -54,7 +63,7 @@ def _edited(file: Hdf5, datasets: Datasets, texts: Texts) -> Iterator[bytes]:
             if path not in file.datasets:
                 _add(root, path.encode(), new)
                 continue
-            for check in (check_filters, check_attributes):
+            for check in (check_type, check_filters, check_attributes):
                 check(object_at(root, path), file.location.at(path))
             _replace(root, [name.encode("utf-8", "surrogateescape") for name in names[path]], new)
         for (path, name), text in texts.items():

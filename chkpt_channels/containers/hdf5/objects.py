@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Container, Iterator
 from math import prod
 from typing import Any
 
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.storage.overlay import OverlayFile
 from chkpt_channels.storage.source import CHUNK_BYTES
 
 LARGEST_COMPACT_BYTES = 60_000
 """An object's header has messages of less than 64 KiB: attributes, and the elements of a compact dataset."""
 _KNOWN_FILTERS = frozenset({1, 2, 3, 5, 6, 32000})
 """deflate, shuffle, fletcher32, nbit, scaleoffset, lzf: all that h5py brings with it."""
+
+_TREE_SIZES = 4, 16
+"""Half the entries of a leaf of a group's tree, and of another node: what the library takes where nothing else is asked of it."""
 
 
 def numpy_name(kind: Any) -> tuple[str, bool]:
@@ -117,6 +122,29 @@ def stored_spans(opened: Any, taken: Container[int]) -> list[tuple[int, int]]:
     else:  # HDF5 before 1.12.3: each look counts from the first chunk on
         any(take(opened.get_chunk_info(index)) for index in range(opened.get_num_chunks()))
     return spans
+
+
+def check_trees(root: Any, data: OverlayFile, location: Location) -> None:
+    """Raise UnsupportedError where the file states other sizes of its trees' nodes than HDF5's own: where they are not those that
+    the nodes have, an edit of the library would write over what stands behind them. Superblocks of version 0 and 1 state them, as
+    half the entries of a leaf and of another node, 16 bytes behind their begin."""
+    import h5py
+
+    data.seek(h5py.h5i.get_file_id(root).get_create_plist().get_userblock())
+    superblock = data.read(20)
+    leaf, inner = struct.unpack_from("<2H", superblock, 16)
+    if superblock[8] < 2 and (leaf, inner) != _TREE_SIZES:
+        hint = "h5repack FILE NEW writes it with HDF5's own"
+        raise location.unsupported(f"its groups' trees have nodes of {inner} and {leaf} entries and are not edited", hint=hint)
+
+
+def check_type(opened: Any, location: Location) -> None:
+    """Raise UnsupportedError for numbers in a form of their own: they would not read back as they were written."""
+    import h5py
+
+    kind = opened.get_type()
+    if kind.get_class() in (h5py.h5t.FLOAT, h5py.h5t.INTEGER) and not kind.equal(h5py.h5t.py_create(kind.dtype)):
+        raise location.unsupported("its numbers are stored in a form of their own, which is not written again")
 
 
 def check_filters(opened: Any, location: Location) -> None:

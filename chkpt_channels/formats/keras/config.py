@@ -189,6 +189,8 @@ def _connect(model: KerasModel) -> None:
                 _node(node, (*layer.path, "inbound_nodes", i)) for i, node in enumerate(layer.entry.get("inbound_nodes") or ())
             ]
         model.inputs, model.outputs = ([t.ref for t in _inbound(config[key], ())] for key in ("input_layers", "output_layers"))
+        if len({*model.inputs}) < len(model.inputs):
+            raise ValueError("it takes one input twice")
         _renumber(model)
         return
     before = OUTSIDE

@@ -166,7 +166,7 @@ class WeightsOnlyGraph(ModelGraph):
         before = [(weight, name) for group in self._groups[:index] for weight, name in group.weights.items()]
         for _, name in [(weight, name) for weight, name in before if weight.endswith("kernel")][-1:]:
             shape = self._weights.tensors[name].shape
-            if shape[-1] == conv.in_channels and set(shape[:-2]) <= {1} and self._ordered:
+            if shape[-1:] == (conv.in_channels,) and set(shape[:-2]) <= {1} and self._ordered:
                 yield name.rpartition("/vars")[0] or name
 
     def _normalization(self, where: str, group: Group) -> PreprocessingOp:

@@ -108,7 +108,7 @@ def _chunks_of(torch_object: TorchObject, name: str, read: ReadBytes) -> Iterabl
 
     stored = with_signs(b"".join(read(view.storage, start, stop)), view.signs)
     raw = np.frombuffer(stored, f"V{view.itemsize}")
-    steps = [stride * view.itemsize for stride in view.stride]
+    steps = [stride * view.itemsize if size > 1 else 0 for size, stride in zip(view.shape, view.stride, strict=True)]
     return [np.lib.stride_tricks.as_strided(raw, view.shape, steps, writeable=False).tobytes()]
 
 

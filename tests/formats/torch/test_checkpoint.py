@@ -27,6 +27,14 @@ def test_elements_come_in_c_order(build: Build, put: Callable[..., Path]):
 
 
 @BUILDERS
+def test_the_stride_of_an_axis_of_one_step_says_nothing(build: Build, put: Callable[..., Path]):
+    one = tensor(storage("0", 108), (1, 12, 3, 3), stride=(2**62, 1, 36, 12))
+    with opened(put(build({"conv1.weight": one}, {"0": RAW}))) as checkpoint:
+        stored = np.frombuffer(RAW, "f4").reshape(1, 3, 3, 12)
+        assert np.array_equal(checkpoint.load("conv1.weight"), stored.transpose(0, 3, 1, 2))
+
+
+@BUILDERS
 def test_tensors_on_the_same_bytes_share_them(build: Build, put: Callable[..., Path]):
     tied = {"a": conv(), "b": tensor(storage("0", 108), (27,)), "c": tensor(storage("0", 108), (81,), offset=27)}
     with opened(put(build(tied, {"0": RAW}))) as checkpoint:
