@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 FRAMEWORKS := .venv-frameworks
 KERAS2 := .venv-keras2
+CATALOGUE := .venv-catalogue
 BIN := $(VENV)/bin
 FIXTURE := fixtures/torch_zip/state_dict.pth
 
-.PHONY: demo test docs fuzz lint types test-frameworks test-realworld test-keras2 bench bench-exactness fixtures clean
+.PHONY: demo test docs fuzz lint types test-frameworks test-realworld test-keras2 bench bench-exactness fixtures catalogue clean
 
 demo: $(VENV)/.installed
 	@rm -rf demo && mkdir demo && cp $(FIXTURE) demo/rgb.pth
@@ -60,6 +61,9 @@ fixtures: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python -m fixtures.generate.onnx_files
 	$(FRAMEWORKS)/bin/python -m fixtures.generate.keras_files
 
+catalogue: $(CATALOGUE)/.installed
+	$(CATALOGUE)/bin/python -m fixtures.catalogue
+
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
@@ -80,5 +84,11 @@ $(KERAS2)/.installed: pyproject.toml
 	$(KERAS2)/bin/pip install --quiet --disable-pip-version-check -e '.[keras2]'
 	@touch $@
 
+$(CATALOGUE)/.installed: fixtures/catalogue/requirements.txt
+	$(PYTHON) -m venv $(CATALOGUE)
+	$(CATALOGUE)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(CATALOGUE)/bin/pip install --quiet --disable-pip-version-check -e . -r fixtures/catalogue/requirements.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(FRAMEWORKS) $(KERAS2) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FRAMEWORKS) $(KERAS2) $(CATALOGUE) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
