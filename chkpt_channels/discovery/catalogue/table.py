@@ -2,11 +2,11 @@
 
     magic "chkptcat", 6 × uint32: version, names, shapes, most names in a network, bytes of the head, of the heap
     head     JSON: the libraries whose facts these are, with version and licence
-    names    names × (key 6 bytes, stems uint16, forms uint8), sorted
-    shapes   shapes × (key 6 bytes, architectures uint16), sorted
+    names    names × (key 5 bytes, stems uint16, forms uint8), sorted
+    shapes   shapes × (key 5 bytes, architectures uint16), sorted
     heap     zlib: one JSON value a line, which records name by its number
 
-A key is a sum over a network's tensors modulo 2^48, of the hash of each name, or of each name and shape (`name_hash`,
+A key is a sum over a network's tensors modulo 2^40, of the hash of each name, or of each name and shape (`name_hash`,
 `shape_hash`): whatever their order, and what a child adds can be taken off. All integers are little-endian.
 """
 
@@ -27,7 +27,7 @@ FILE = Path(__file__).with_name("known.bin")
 MAGIC = b"chkptcat"
 VERSION = 1
 HEAD = struct.Struct("<8s6I")
-KEY_BYTES = 6
+KEY_BYTES = 5
 KEY_MASK = (1 << 8 * KEY_BYTES) - 1
 NAME_RECORD = struct.Struct(f"<{KEY_BYTES}sHB")
 SHAPE_RECORD = struct.Struct(f"<{KEY_BYTES}sH")
@@ -51,12 +51,12 @@ def is_counted(name: str) -> bool:
 
 
 def name_hash(name: str) -> int:
-    """48 bits of a name."""
+    """40 bits of a name."""
     return int.from_bytes(blake2b(name.encode("utf-8", "surrogateescape"), digest_size=KEY_BYTES).digest(), "little")
 
 
 def shape_hash(name: str, shape: Sequence[int]) -> int:
-    """48 bits of a name and a shape."""
+    """40 bits of a name and a shape."""
     return name_hash(f"{name} {'x'.join(map(str, shape))}")
 
 
@@ -115,7 +115,7 @@ class Catalogue:
             tuple(KnownStem(*map(_plain, stem)) for stem in stems),
             tuple(line.replace("{name}", name) for line in lines),
             (classes[0], classes[1]) if classes else None,
-            tuple(KnownNorm(tag, tuple(mean), tuple(std), top) for tag, mean, std, top in norms),
+            tuple(KnownNorm(tag, *map(_plain, self._value(numbers))) for tag, numbers in norms),
             order,
             within,
         )
