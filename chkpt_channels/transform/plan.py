@@ -147,7 +147,8 @@ def _plan_by(
     edits = tensor_edits(checkpoint, changed, joined, composed, options)
     edits = edits._replace(numbers={**{d.where: to for d in declarations}, **edits.numbers}, channels=to)
     edits = _by_graph(checkpoint, edits, changing, method)
-    said = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rule, method), *notices.of_hyper_parameters(left)]
+    plain = options.rule.mixing(old) if options.norm else rule  # a normalization scales the kernel, and is to
+    said = [*notices.of_file(checkpoint, convs), *notices.of_mixing(plain, method), *notices.of_hyper_parameters(left)]
     said += [*notices.of_kernels(checkpoint, changed, options), *notices.of_joined(joined, old)]
     said += notices.of_unexplained(checkpoint, [conv for conv, _ in changing], convs)
     if finding.input_vectors and changed:

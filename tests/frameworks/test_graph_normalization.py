@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from chkpt_channels import UnsupportedError, convert, verify
 from chkpt_channels.transform.mixing.normalization import NORMS
 
-MEAN, STD = (np.array(v).reshape(3, 1, 1) for v in NORMS["imagenet"])
+MEAN, STD = (np.array(v).reshape(3, 1, 1) for v in NORMS["imagenet"][:2])
 CHANCE = np.random.default_rng(0)
 
 

@@ -80,6 +80,11 @@ class Mixing(NamedTuple):
         terms = [(i, row[new]) for i, row in enumerate(self.matrix) if row[new] != 0]
         return terms[0][0] if len(terms) == 1 and terms[0][1] == 1 and not self.window else None
 
+    def source(self, new: int) -> int | None:
+        """The one old channel that the new channel number `new` replaces, at whatever weight; None for none or several."""
+        replaced = [i for i, row in enumerate(self.matrix) if row[new] != 0]
+        return replaced[0] if len(replaced) == 1 else None
+
     def beside(self, others: int) -> Mixing:
         """The same mixing where `others` channels, which stay as they are, stand behind the image's."""
         rows = [(*row, *(0.0,) * others) for row in self.matrix]
