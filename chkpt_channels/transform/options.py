@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Unpack, cast
 
 from chkpt_channels.core.errors import UsageError
@@ -89,6 +89,13 @@ def as_keywords(options: Options, table: Sequence[Option] = OPTIONS) -> dict[str
         ChannelRule(source=color_order(options.norm.name)), NormalizationSpec(), SearchRequest()
     )
     return {name: value for name, value in keywords.items() if value and value != defaults.get(name)}
+
+
+def spelled(keywords: Mapping[str, Any], table: Sequence[Option] = OPTIONS) -> str:
+    """Options of one value each as they are typed: "--norm imagenet --input-range 255"."""
+    flags = {"to": "--to"} | {option.name: option.flag for option in table}
+    numbers = {name: f"{value:g}" if isinstance(value, float) else value for name, value in keywords.items()}
+    return " ".join(f"{flags[name]} {value}" for name, value in numbers.items())
 
 
 def _like(given: Any) -> dict[str, Any]:

@@ -124,8 +124,7 @@ class NormalizationSpec(NamedTuple):
             return Normalization((0.0,) * rule.new, (1.0,) * rule.new)
         if self.name and rule.old == 1 and rule.new == 3:
             return self._preset(3, orders[1])
-        sources = [rule.source(j) for j in range(rule.new)]
-        mean, std = (tuple(_mean(v) if i is None else v[i] for i in sources) for v in (old.mean, old.std))
+        mean, std = (tuple(_mean(v) if i is None else v[i] for i in rule.sources) for v in (old.mean, old.std))
         return Normalization(mean, std)
 
     def _preset(self, channels: int, order: str) -> Normalization:
