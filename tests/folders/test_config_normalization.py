@@ -170,7 +170,8 @@ def test_verify_says_which_part_is_wrong(name: str, words: str, how: str, tmp_pa
     before, after = write(tmp_path / "a.safetensors", named), tmp_path / "b.safetensors"
     report = convert(before, after, norm="imagenet")
     assert verify(before, after, norm="imagenet").ok
-    assert not verify(before, after).ok
+    assert not verify(before, after, "gray").ok
+    assert verify(before, after).under == "--norm imagenet"
     right = {n: _load(after, n) for n in named}
     wrong = write(tmp_path / "c.safetensors", {**right, name: PARTS[how](right[name])})
     (tmp_path / "r.json").write_text(json.dumps({"results": [report.result()]}))
