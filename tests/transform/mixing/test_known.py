@@ -43,7 +43,7 @@ def asked(words: str, new: int) -> Options:
 def test_the_options_ask_for_the_rule(old: int, new: int):
     for rule in known_rules(old, new):
         words = asking(rule)
-        assert words or rule.method == "mean" and old == new > 1
+        assert words or (rule.method == "mean" and old == new > 1)
         assert not words or asked(words, new).rule.mixing(old).matrix == rule.matrix
 
 
