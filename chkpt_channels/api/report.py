@@ -135,7 +135,8 @@ class Report(NamedTuple):
     """The result of `convert`. `status` is converted, unchanged or would_convert; `target` is the path of the output, which
     `output` describes if it was written; `why` is the reason for the method where the user did not choose it; `candidates` are
     tensors that were rejected as first convs; `pipeline` is the normalization that the output expects, where the user stated
-    one; `options` are the options that were given; `beside` are the files that go with the output."""
+    one; `options` are the options that were given; `beside` are the files that go with the output; `advice` says what its input
+    takes."""
 
     status: str
     input: FileInfo
@@ -156,6 +157,7 @@ class Report(NamedTuple):
     pipeline: Normalization | None = None
     options: Mapping[str, Any] = {}
     beside: tuple[str, ...] = ()
+    advice: tuple[Notice, ...] = ()
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
@@ -185,7 +187,9 @@ class Report(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """Whether a file is the conversion of another. `differences` is empty where it is; `pipeline` is as in Report."""
+    """Whether a file is the conversion of another. `differences` is empty where it is; `pipeline` is as in Report. Where the user
+    states no rule, `under` has the options with which it is, as they are typed, and `options` the same as in Report; of one that
+    differs, `hint` has those that ask for the rule of its kernel."""
 
     input: FileInfo
     output: FileInfo
@@ -196,6 +200,9 @@ class Verification(NamedTuple):
     differences: tuple[Difference, ...]
     warnings: tuple[Notice, ...]
     pipeline: Normalization | None = None
+    under: str = ""
+    options: Mapping[str, Any] = {}
+    hint: str = ""
 
     @property
     def ok(self) -> bool:
@@ -210,6 +217,7 @@ class Verification(NamedTuple):
             self.input,
             output=_output_record(self.output),
             in_channels=_channels_record(self.in_channels),
+            options=dict(self.options),
             method=first.method if first else None,
             matrix=[list(row) for row in (first.matrix if first else None) or ()],
             offset=list(first.offset) or None if first else None,

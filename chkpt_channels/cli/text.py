@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from chkpt_channels.api.advice import normalize
 from chkpt_channels.api.report import Check, Inspection, KernelReport, Report, Verification
 from chkpt_channels.core.errors import Candidate, printable
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.storage.source import STDIO
-from chkpt_channels.transform.mixing.normalization import Normalization
+from chkpt_channels.transform.mixing.rules import GRAPH_METHODS
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
@@ -129,38 +130,9 @@ def note_lines(report: Report) -> Iterator[str]:
     yield from (f"warning: {printable(w.message, 1000)}" for w in report.warnings)
     if report.status == "unchanged":
         return
-    yield from (f"note: {line}" for line in _preprocessing_notes(report))
+    yield from (f"note: {printable(line.message, 1000)}" for line in report.advice)
     if report.output and report.output.path != STDIO and report.load_line:  # standard output has no name to load from
         yield f"next: {report.load_line}"
-
-
-def _preprocessing_notes(report: Report) -> Iterator[str]:
-    """What the preprocessing of the output has to do."""
-    before, after = report.in_channels
-    method = _method_of(report)
-    if report.options.get("fold_adapter"):
-        yield "the images stay as they are"
-    elif report.pipeline:
-        yield _fed(report.pipeline)
-    elif method in ("broadcast", "stack", "adapter", "gather"):
-        new = "the new one" if after == 1 else f"{after} new ones"
-        yield f"{method}: no weight changed; the graph makes the {before} old channels of {new}, exact everywhere"
-    elif before == after:
-        yield "preprocessing must give the channels, their means and stds in the new order"
-    elif after == 1:
-        yield "sum is exact where preprocessing had three equal means and stds; --norm imagenet folds in unequal ones"
-    else:
-        yield f"preprocessing now needs {_count(after, 'mean')} and {_count(after, 'std')}; --norm folds in the old ones"
-
-
-def _fed(pipeline: Normalization) -> str:
-    """What an output with a normalization expects."""
-    mean, std = (",".join(f"{value:.6g}" for value in values) for values in pipeline[:2])
-    top = pipeline.input_range
-    if not any(pipeline.mean) and set(pipeline.std) == {1}:
-        return f"feed it images in 0..{top:g} as they are"
-    formula = "(raw - mean) / std" if top == 1 else f"(raw - {top:g} · mean) / std, raw in 0..{top:g}"
-    return f"feed it {formula}: --new-mean {mean} --new-std {std}"
 
 
 def _image(channels: int) -> str:
@@ -248,7 +220,8 @@ def verification_lines(verification: Verification, most: int = 10) -> Iterator[s
     total = verification.tensors_total
     if verification.ok:
         rules = "; ".join(f"{printable(k.conv.tensor.name)} is {_rule_of(k)}, to the last bit" for k in verification.kernels)
-        yield f"identical: {verification.identical} of {total} tensors" + (f" · {rules}" if rules else "")
+        under = f" under {verification.under}" if verification.under else ""
+        yield f"identical{under}: {verification.identical} of {total} tensors" + (f" · {rules}" if rules else "")
         yield from _input_lines(verification)
         return
     first = f"{printable(verification.input.path)} and {printable(verification.output.path)}"
@@ -258,18 +231,24 @@ def verification_lines(verification: Verification, most: int = 10) -> Iterator[s
         yield f"  {printable(difference.key)}: {printable(difference.message)}"
     if len(verification.differences) > most:
         yield f"  and {len(verification.differences) - most} more"
+    if verification.hint:
+        yield f"try: {verification.hint}"
 
 
 def _input_lines(verification: Verification) -> Iterator[str]:
-    """What the input of a conversion takes; nothing where it takes what it took."""
+    """What the network takes after a conversion; nothing where it takes what it took."""
     before, after = verification.in_channels
     changed = [kernel for kernel in verification.kernels if kernel.method != "identity"]
     columns = list(zip(*(changed[0].matrix or ()), strict=True)) if changed else []
     copied = [str(column.index(1)) for column in columns if sorted(column) == [*[0] * (len(column) - 1), 1]]
     if changed:
         which = f", the old ones {', '.join(copied)}," if len(copied) == len(columns) > 0 else ""
-        fed = f"; {_fed(verification.pipeline)}" if verification.pipeline else ""
-        yield f"the input takes {_count(after, 'channel')}{which} where it took {before}{fed}"
+        fed = f"; feed it {normalize(verification.pipeline)}" if verification.pipeline else ""
+        if changed[0].method in GRAPH_METHODS:
+            which = f"; the graph makes {before} of {'it' if after == 1 else 'them'}"
+        else:
+            which += f" where it took {before}"
+        yield f"the network takes {_count(after, 'channel')}{which}{fed}"
 
 
 def _rule_of(kernel: KernelReport) -> str:

@@ -17,7 +17,7 @@ from chkpt_channels.discovery.find import compare_with_like, select_first_convs
 from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.discovery.like import compare as like
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.transform import graph_methods, notices
+from chkpt_channels.transform import graph_methods, kernels, notices
 from chkpt_channels.transform.kernel_change import joined_changes, kernel_change, tensor_edits
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix as mixing
@@ -26,12 +26,13 @@ from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.mixing.normalization import Normalization
 from chkpt_channels.transform.mixing.rules import ADAPTER, GATHER
 from chkpt_channels.transform.options import Options
+from chkpt_channels.transform.parametrizations import PLAIN
 
 
 class Plan(NamedTuple):
     """The edits of a checkpoint and what they were derived from. `channels` are the input channels before and after, `why` is the
     reason for the method where the user did not choose it, `candidates` are tensors that were rejected as first convs, `pipeline`
-    is the normalization of the output, where the user stated one."""
+    is the normalization of the output, where the user stated one, `operations` are those that precede the first convs."""
 
     kernels: tuple[KernelChange, ...]
     edits: Edits
@@ -41,6 +42,7 @@ class Plan(NamedTuple):
     why: str = ""
     candidates: tuple[Candidate, ...] = ()
     pipeline: Normalization | None = None
+    operations: tuple[PreprocessingOp, ...] = ()
 
     @property
     def fewer_parameters(self) -> int:
@@ -56,6 +58,25 @@ def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
     if options.plain["fold_adapter"]:
         return _folded(checkpoint, options)
     return _plan_by_like(checkpoint, options) if options.search.like else _planned(checkpoint, options)
+
+
+def may_have_made(options: Options, before: TensorStore, after: TensorStore, plan: Plan) -> bool:
+    """Whether the kernels in `after` could be those that these options give: a quick look, for which a plan with others is
+    enough. Of kernels that are not stored as they are mixed it says yes."""
+    for kernel in plan.kernels:
+        conv, name = kernel.conv, kernel.conv.tensor.name
+        is_plain = conv.layout and conv.groups == 1 and conv.tensor.dtype.floating and kernel.parametrization is PLAIN
+        if not is_plain or name not in after.tensors:
+            continue
+        rule = _rule(before.location, conv, options)
+        try:
+            change = kernel_change(before, conv, rule, plan.operations, options.to, "")
+            values = kernels.mixed_kernel(before, change, allow_nonfinite=True)
+        except UnsupportedError:  # the graph may do it instead
+            continue
+        if values.tobytes() != b"".join(after.chunks(name)):
+            return False
+    return True
 
 
 def _plan_by_like(checkpoint: TensorStore, options: Options) -> Plan:
@@ -147,7 +168,8 @@ def _plan_by(
     edits = tensor_edits(checkpoint, changed, joined, composed, options)
     edits = edits._replace(numbers={**{d.where: to for d in declarations}, **edits.numbers}, channels=to)
     edits = _by_graph(checkpoint, edits, changing, method)
-    said = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rule, method), *notices.of_hyper_parameters(left)]
+    plain = options.rule.mixing(old) if options.norm else rule  # a normalization scales the kernel, and is to
+    said = [*notices.of_file(checkpoint, convs), *notices.of_mixing(plain, method), *notices.of_hyper_parameters(left)]
     said += [*notices.of_kernels(checkpoint, changed, options), *notices.of_joined(joined, old)]
     said += notices.of_unexplained(checkpoint, [conv for conv, _ in changing], convs)
     if finding.input_vectors and changed:
@@ -160,7 +182,8 @@ def _plan_by(
         notices=tuple(said),
         why=why or options.rule.why(old),
         candidates=finding.candidates,
-        pipeline=options.norm.new(options.rule.mixing(old), options.rule.orders) if options.norm else None,
+        pipeline=options.norm.new(plain, options.rule.orders) if options.norm else None,
+        operations=tuple(composed),
     )
 
 

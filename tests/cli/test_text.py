@@ -225,43 +225,11 @@ def test_a_kernel_that_grows_is_explained_by_taps():
 # Notes
 
 
-IMAGENET = Normalization((0.5,), (0.25,))
-NOTES: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "gray": (
-        {},
-        ["note: sum is exact where preprocessing had three equal means and stds; --norm imagenet folds in unequal ones"],
-    ),
-    "more channels": (
-        {"in_channels": (3, 4)},
-        ["note: preprocessing now needs 4 means and 4 stds; --norm folds in the old ones"],
-    ),
-    "another order": (
-        {"in_channels": (3, 3)},
-        ["note: preprocessing must give the channels, their means and stds in the new order"],
-    ),
-    "stack": (
-        {"kernels": (SUM._replace(method="stack"),)},
-        ["note: stack: no weight changed; the graph makes the 3 old channels of the new one, exact everywhere"],
-    ),
-    "adapter": (
-        {"kernels": (SUM._replace(method="adapter"),), "in_channels": (3, 4)},
-        ["note: adapter: no weight changed; the graph makes the 3 old channels of 4 new ones, exact everywhere"],
-    ),
-    "a pipeline": ({"pipeline": IMAGENET}, ["note: feed it (raw - mean) / std: --new-mean 0.5 --new-std 0.25"]),
-    "a pipeline for bytes": (
-        {"pipeline": IMAGENET._replace(input_range=255.0)},
-        ["note: feed it (raw - 255 · mean) / std, raw in 0..255: --new-mean 0.5 --new-std 0.25"],
-    ),
-    "raw images": ({"pipeline": Normalization((0.0,), (1.0,))}, ["note: feed it images in 0..1 as they are"]),
-    "unchanged": ({"status": "unchanged"}, []),
-}
-
-
-@pytest.mark.parametrize("name", NOTES)
-def test_what_the_pipeline_has_to_do_is_noted(name: str):
-    changes, expected = NOTES[name]
-    following = [] if changes.get("status") == "unchanged" else ["next: model.load_state_dict(torch.load('gray.pth'))"]
-    assert list(note_lines(told(**changes))) == [*expected, *following]
+def test_advice_on_the_input_is_noted_before_the_line_that_loads_it():
+    advice = (Notice("input_feed", "feed it \x1b[2J"), Notice("input_range", "more"))
+    following = ["next: model.load_state_dict(torch.load('gray.pth'))"]
+    assert list(note_lines(told(advice=advice))) == ["note: feed it \\x1b[2J", "note: more", *following]
+    assert list(note_lines(told(status="unchanged", advice=advice))) == []
 
 
 def test_warnings_come_first_and_cannot_move_the_cursor():
@@ -376,15 +344,16 @@ SWAPPED = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, ["the input takes 1 channel where it took 3"]),
+        ({}, ["the network takes 1 channel where it took 3"]),
+        ({"kernels": (SUM._replace(method="stack"),)}, ["the network takes 1 channel; the graph makes 3 of it"]),
         ({"kernels": (SAME,)}, []),
         ({"in_channels": (3, 3), "kernels": (SUM._replace(method="bgr", matrix=SWAPPED),)},
-         ["the input takes 3 channels, the old ones 2, 1, 0, where it took 3"]),
+         ["the network takes 3 channels, the old ones 2, 1, 0, where it took 3"]),
         ({"pipeline": Normalization((0.5,), (0.25,), 1.0)},
-         ["the input takes 1 channel where it took 3; feed it (raw - mean) / std: --new-mean 0.5 --new-std 0.25"]),
+         ["the network takes 1 channel where it took 3; feed it Normalize(mean=[0.5], std=[0.25])"]),
         ({"differences": (Difference("layer", "differs"),)}, ["  layer: differs"]),
     ],
-    ids=["gray", "unchanged", "bgr", "a normalization", "different"],
+    ids=["gray", "stack", "unchanged", "bgr", "a normalization", "different"],
 )  # fmt: skip
 def test_what_the_input_of_a_conversion_takes(changes: dict[str, Any], expected: list[str]):
     assert list(verification_lines(VERIFIED._replace(**changes)))[1:] == expected

@@ -122,7 +122,7 @@ def _framed(known: Catalogue, group: str, prefix: str, children: Mapping[str, Na
     for child in children:
         key = (whole - sums[child]) & KEY_MASK
         found = known.named(key)
-        if found and found.forms & FRAME:
+        if found and found.forms == FRAME:
             inner = next(_within(known, group, f"{prefix}{child}.", children[child]), None)
             around = (tensor for other, below in children.items() if other != child for tensor in below.values())
             return inner._replace(frame=key, around=tuple(around)) if inner else None

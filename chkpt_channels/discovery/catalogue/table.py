@@ -2,7 +2,7 @@
 
     magic "chkptcat", 6 × uint32: version, names, shapes, most names in a network, bytes of the head, of the heap
     head     JSON: the libraries whose facts these are, with version and licence
-    names    names × (key 5 bytes, stems uint16, forms uint8), sorted
+    names    names × (key 5 bytes, uint16: line of the stems × 4 + forms), sorted
     shapes   shapes × (key 5 bytes, architectures uint16), sorted
     heap     zlib: one JSON value a line, which records name by its number
 
@@ -29,10 +29,10 @@ VERSION = 1
 HEAD = struct.Struct("<8s6I")
 KEY_BYTES = 5
 KEY_MASK = (1 << 8 * KEY_BYTES) - 1
-NAME_RECORD = struct.Struct(f"<{KEY_BYTES}sHB")
+NAME_RECORD = struct.Struct(f"<{KEY_BYTES}sH")
 SHAPE_RECORD = struct.Struct(f"<{KEY_BYTES}sH")
 
-WHOLE, BODY, FRAME = 1, 2, 4
+FRAME, WHOLE, BODY = 0, 1, 2
 """Forms: the names are those of a whole network, of one without the child that holds its head, or of what stands around a child
 that is a network: segmentation-models' decoders around their encoders."""
 FEWEST_NAMES = 24
@@ -72,7 +72,7 @@ class StemShape(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What a set of names tells: `forms` are some of WHOLE, BODY and FRAME, `variants` the stems that networks with these names
+    """What a set of names tells: `forms` are WHOLE, BODY or both, or FRAME, `variants` the stems that networks with these names
     have: in two dimensions, in three."""
 
     forms: int
@@ -97,7 +97,7 @@ class Catalogue:
         record = _record(self._names, NAME_RECORD, key)
         if record is None:
             return None
-        _, stems, forms = record
+        stems, forms = divmod(record[1], 4)
         variants = ((StemShape(k, layout, tuple(w), pixels) for k, layout, w, pixels in stems) for stems in self._value(stems))
         return Known(forms, tuple(tuple(variant) for variant in variants))
 
