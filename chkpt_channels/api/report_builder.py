@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from chkpt_channels.api.load_lines import load_lines
 from chkpt_channels.api.report import DeclarationChange, FileInfo, KernelReport, Parity, Report
+from chkpt_channels.discovery.catalogue.entry import Recognized
 from chkpt_channels.folders.model import Model
 from chkpt_channels.folders.planning import PlannedModel
-from chkpt_channels.formats.base import Checkpoint
+from chkpt_channels.formats.base import Checkpoint, Loading
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.options import Options, as_keywords
 
@@ -47,13 +49,22 @@ def conversion_report(model: Model, planned: PlannedModel, options: Options, par
         parameters_fewer=sum(plan.fewer_parameters for _, plan in planned.parts),
         parity=parity,
         warnings=planned.notices,
-        load_line="",
         seconds=0.0,
         why=planned.first.why,
         candidates=planned.first.candidates,
         pipeline=planned.first.pipeline,
         options=as_keywords(options),
     )
+
+
+def with_load_lines(
+    report: Report, model: Model, loading: Callable[[str | None], Loading], recognized: Recognized | None = None
+) -> Report:
+    """The report with the lines that load the output, which `loading` describes for a state dict of it."""
+    tensors = model.parts[0].store.tensors if len(model.parts) == 1 else {}
+    how = loading(recognized.group if recognized else None)
+    lines, network = load_lines(how, recognized, tensors, report.kernels, report.in_channels)
+    return report._replace(load_lines=lines, network=network)
 
 
 def _declaration_changes(model: Model, planned: PlannedModel) -> Iterator[DeclarationChange]:

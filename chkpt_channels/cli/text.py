@@ -130,8 +130,8 @@ def note_lines(report: Report) -> Iterator[str]:
     if report.status == "unchanged":
         return
     yield from (f"note: {line}" for line in _preprocessing_notes(report))
-    if report.output and report.output.path != STDIO and report.load_line:  # standard output has no name to load from
-        yield f"next: {report.load_line}"
+    if report.output and report.output.path != STDIO and report.load_lines:  # standard output has no name to load from
+        yield f"next: {'; '.join(report.load_lines)}"
 
 
 def _preprocessing_notes(report: Report) -> Iterator[str]:

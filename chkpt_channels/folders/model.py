@@ -17,7 +17,7 @@ from chkpt_channels.folders.config_normalization import with_normalization
 from chkpt_channels.folders.describing import Description, described
 from chkpt_channels.folders.shards import Shards
 from chkpt_channels.formats import detect
-from chkpt_channels.formats.base import Checkpoint, Format
+from chkpt_channels.formats.base import Checkpoint, Format, Loading
 from chkpt_channels.storage.source import STDIO, Source, open_source
 from chkpt_channels.transform.mixing.normalization import AUTO
 from chkpt_channels.transform.options import Options
@@ -86,8 +86,8 @@ class Model(ABC):
         return f"{part.name}/" if len(self.parts) > 1 else ""
 
     @abstractmethod
-    def load_line(self, path: str) -> str:
-        """The line of Python that loads such a model at `path`."""
+    def loading(self, path: str, group: str | None = None) -> Loading:
+        """How Python loads such a model at `path`, of several state dicts the one called `group`."""
 
     @abstractmethod
     def described(self, part: Part, *, strict: bool = False) -> Description:
@@ -153,5 +153,5 @@ class ModelFile(Model):
     def size(self) -> int:
         return self.source.size
 
-    def load_line(self, path: str) -> str:
-        return self.checkpoint.load_line(path)
+    def loading(self, path: str, group: str | None = None) -> Loading:
+        return self.checkpoint.loading(path, group)

@@ -54,8 +54,8 @@ REPORT = Report(
     parameters_fewer=6272,
     parity=Parity(1.2e-7, 1.5),
     warnings=(),
-    load_line="model.load_state_dict(torch.load('gray.pth'))",
     seconds=0.123,
+    load_lines=("import torch", "model.load_state_dict(torch.load('gray.pth'))"),
 )
 
 
@@ -260,7 +260,9 @@ NOTES: dict[str, tuple[dict[str, Any], list[str]]] = {
 @pytest.mark.parametrize("name", NOTES)
 def test_what_the_pipeline_has_to_do_is_noted(name: str):
     changes, expected = NOTES[name]
-    following = [] if changes.get("status") == "unchanged" else ["next: model.load_state_dict(torch.load('gray.pth'))"]
+    following = (
+        [] if changes.get("status") == "unchanged" else ["next: import torch; model.load_state_dict(torch.load('gray.pth'))"]
+    )
     assert list(note_lines(told(**changes))) == [*expected, *following]
 
 
