@@ -137,7 +137,7 @@ class Report(NamedTuple):
     `output` describes if it was written; `why` is the reason for the method where the user did not choose it; `candidates` are
     tensors that were rejected as first convs; `pipeline` is the normalization that the output expects, where the user stated
     one; `options` are the options that were given; `beside` are the files that go with the output; `load_lines` load it in
-    Python, and `network` is what they build, as far as it is known; `notes` say what it takes as input."""
+    Python, and `network` is what they build, as far as it is known; `advice` says what its input takes."""
 
     status: str
     input: FileInfo
@@ -159,7 +159,7 @@ class Report(NamedTuple):
     beside: tuple[str, ...] = ()
     load_lines: tuple[str, ...] = ()
     network: NamedNetwork | None = None
-    notes: tuple[Notice, ...] = ()
+    advice: tuple[Notice, ...] = ()
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
@@ -171,7 +171,7 @@ class Report(NamedTuple):
             beside=list(self.beside),
             next=list(self.load_lines),
             architecture={**self.network._asdict(), "names": list(self.network.names)} if self.network else None,
-            notes=_notice_records(self.notes),
+            notes=_notice_records(self.advice),
             in_channels=_channels_record(self.in_channels),
             method=first.method if first else "identity",
             options=dict(self.options),
