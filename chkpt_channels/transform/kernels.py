@@ -144,8 +144,7 @@ def _dense_weight(checkpoint: TensorStore, kernel: KernelChange) -> NDArray[Any]
 
 
 def border_notices(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> Iterator[Notice]:
-    """What is off at zero-padded borders after a constant, or a convolution of several pixels, was folded: padded zeros had neither
-    the constant nor the pixels around them."""
+    """What is off at zero-padded borders after a constant, or a convolution of several pixels, was folded: zeros had neither."""
     for kernel in changed:
         grows = kernel.mixing.window
         if not kernel.mixing.offset and not grows:

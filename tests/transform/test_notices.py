@@ -139,7 +139,8 @@ def test_a_border_is_told_in_pixels_with_its_share_and_what_is_exact():
     (notice,) = notices.of_kernels(store, [changed(store, shifted)], build_options(1, norm="imagenet"))
     assert notice.message == (
         "conv1.weight: exact inside; the outer 3 pixels differ in its feature map by up to 49.5, 34 % of the largest value "
-        "that normalized inputs in -1..1 give, if it is padded as usual; a second channel of ones is exact there too: docs/normalization.md"
+        "that normalized inputs in -1..1 give, if it is padded as usual; "
+        "a second channel of ones is exact there too: docs/normalization.md"
     )
 
 
