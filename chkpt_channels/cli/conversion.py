@@ -33,7 +33,7 @@ def conversion_lines(report: Report, *, verbose: bool = False) -> Iterator[str]:
         yield f"  from {printable(report.input.path)}: {report.input.title}, {words.size(report.input.bytes)}"
     width = max((len(printable(k.conv.tensor.name)) for k in report.kernels), default=0)
     changed = {*report.changed, *(k.conv.tensor.name for k in report.kernels)}
-    kept = "" if report.status == "unchanged" else _kept(report.tensors_total - len(report.changed))
+    kept = "" if report.status == "unchanged" else _kept(report.tensors_total - len(report.changed), len(report.changed))
     for kernel in report.kernels if report.status != "unchanged" or verbose else ():
         rest = f"; {kept}" if kept and len(changed) == 1 else ""
         yield from (f"  {line}" for line in _kernel_lines(kernel, width, rest, verbose=verbose))
@@ -67,9 +67,10 @@ def outcome_row(source: str, report: Report, width: int) -> str:
     return f"{printable(source):{width}}   {_outcome(report)}{method}   {took}"
 
 
-def _kept(count: int) -> str:
+def _kept(count: int, changed: int) -> str:
     """What is said of the tensors that did not change."""
-    return f"the other {words.count(count, 'tensor')} {'is' if count == 1 else 'are'} byte-identical" if count else ""
+    which = "the other" if changed else "all" if count > 1 else "its"
+    return f"{which} {words.count(count, 'tensor')} {'is' if count == 1 else 'are'} byte-identical" if count else ""
 
 
 def _declared_lines(report: Report) -> Iterator[str]:

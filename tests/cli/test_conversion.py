@@ -272,3 +272,11 @@ def test_the_lines_that_load_it_come_last_and_stand_as_they_are():
 def test_a_dry_run_and_standard_output_have_nothing_to_load():
     for output in (None, TARGET._replace(path="-")):
         assert "  Load" not in list(closing_lines(told(output=output)))
+
+
+def test_where_the_graph_changed_all_tensors_are_the_same():
+    stacked = SUM._replace(method="stack", shape_after=KERNEL.shape)
+    for total, words in ((9, "all 9 tensors are"), (1, "its 1 tensor is")):
+        lines = list(conversion_lines(told(kernels=(stacked,), changed=(), tensors_total=total, parity=None)))
+        expected = f"no weight changed; the graph makes the 3 old channels of the new one; {words} byte-identical"
+        assert lines[1] == f"  conv1.weight   64×3×7×7, {expected}"
