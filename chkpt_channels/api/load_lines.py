@@ -41,13 +41,18 @@ def load_lines(
 ) -> Loaded:
     """How the output is loaded whose file is loaded so. `tensors` are those of the source, by name, `kernels` its first convs
     with their new shapes, `channels` the counts before and after."""
+    if recognized:  # parts of other networks have no lines of their own
+        ordered = sorted(recognized.architectures, key=lambda architecture: not architecture.lines)
+        recognized = recognized._replace(architectures=tuple(ordered))
     network = loading.network or _network(recognized)
     if not loading.state:
         lines = [*loading.imports, *_comments(loading.remark)]
         if loading.needs_model:
             lines += _to_be_built(loading, kernels, channels)
         return Loaded((*lines, *filter(None, [loading.statement])), network)
-    if recognized is None:
+    if network and recognized and not recognized.architectures[0].lines:
+        loading = loading._replace(model=f"{network.library}'s {' or '.join(network.names[:MOST_NAMES])}")
+    if recognized is None or not recognized.architectures[0].lines:
         names = [tensor.key for tensor in tensors.values() if tensor.group == loading.group]
         lines = [*_to_be_built(loading, kernels, channels), *_into_model(loading, _wrapper(names), names)]
         return Loaded((*loading.imports, *_comments(loading.remark), *lines), network)
@@ -58,7 +63,7 @@ def load_lines(
     names = [tensor.key for tensor in tensors.values() if tensor.group == recognized.group]
     loads = _into_model(loading, recognized.prefix, names, head=_head_of(recognized))
     lines = [*(line for line in built if not _is_import(line)), *_others(first, others, builder)]
-    return Loaded((*imports, *lines, *loads), network)
+    return Loaded((*imports, *_comments(loading.remark), *lines, *loads), network)
 
 
 def _network(recognized: Recognized | None) -> NamedNetwork | None:

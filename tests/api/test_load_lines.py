@@ -208,3 +208,14 @@ def test_the_network_is_told_by_the_file_or_by_the_catalogue():
     own = NamedNetwork("ultralytics", ("DetectionModel",), "object")
     assert load_lines(Loading(statement="x", network=own), recognized(TIMM), {}, [], (3, 1)).network == own
     assert load_lines(STATE, None, {}, [], (3, 1)).network is None
+
+
+def test_a_part_of_networks_that_no_line_builds_is_named():
+    encoder = Architecture("segmentation_models_pytorch", "resnet34", (STEM,), ())
+    sentence = "# model: segmentation_models_pytorch's resnet34, built for 1 input channel in place of 3: "
+    assert lines(recognized(encoder))[1].startswith(sentence)
+    assert lines(recognized(encoder, TIMM))[2].startswith("model = timm.create_model('resnet50'")
+
+
+def test_what_else_loading_takes_is_said_of_known_networks_too():
+    assert lines(recognized(TIMM), STATE._replace(remark="mind the gap"))[2] == "# mind the gap"
