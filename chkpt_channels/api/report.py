@@ -134,10 +134,9 @@ class Inspection(NamedTuple):
 
 class Report(NamedTuple):
     """The result of `convert`. `status` is converted, unchanged or would_convert; `target` is the path of the output, which
-    `output` describes if it was written; `why` is the reason for the method where the user did not choose it; `candidates` are
-    tensors that were rejected as first convs; `pipeline` is the normalization that the output expects, where the user stated
-    one; `options` are the options that were given; `beside` are the files that go with the output; `load_lines` load it in
-    Python, and `network` is what they build, as far as it is known; `advice` says what its input takes."""
+    `output` describes if it was written; `why` is the reason for the method where the user did not choose it; `candidates` were
+    rejected as first convs; `pipeline` is the normalization that the output expects, where the user stated one; `options` were
+    given; `beside` goes with the output; `load_lines` load it, `network` is what they build; `advice` is what it is fed with."""
 
     status: str
     input: FileInfo
@@ -192,7 +191,9 @@ class Report(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """Whether a file is the conversion of another. `differences` is empty where it is; `pipeline` is as in Report."""
+    """Whether a file is the conversion of another. `differences` is empty where it is; `pipeline` is as in Report. Where the user
+    states no rule, `under` has the options with which it is, as they are typed, and `options` the same as in Report; of one that
+    differs, `hint` has those that ask for the rule of its kernel."""
 
     input: FileInfo
     output: FileInfo
@@ -203,6 +204,9 @@ class Verification(NamedTuple):
     differences: tuple[Difference, ...]
     warnings: tuple[Notice, ...]
     pipeline: Normalization | None = None
+    under: str = ""
+    options: Mapping[str, Any] = {}
+    hint: str = ""
 
     @property
     def ok(self) -> bool:
@@ -217,6 +221,7 @@ class Verification(NamedTuple):
             self.input,
             output=_output_record(self.output),
             in_channels=_channels_record(self.in_channels),
+            options=dict(self.options),
             method=first.method if first else None,
             matrix=[list(row) for row in (first.matrix if first else None) or ()],
             offset=list(first.offset) or None if first else None,
@@ -253,8 +258,7 @@ def _first_changed(kernels: Sequence[KernelReport]) -> KernelReport | None:
 def _result(status: str, file: FileInfo, **fields: Any) -> dict[str, Any]:
     empty: dict[str, Any] = {
         "output": None, "beside": [], "next": [], "architecture": None, "notes": [], "in_channels": None, "method": None,
-        "method_why": None, "matrix": None, "offset": None,
-        "pipeline": None, "options": {},
+        "method_why": None, "matrix": None, "offset": None, "pipeline": None, "options": {},
         "first_convs": [], "candidates": [], "declarations": [], "tensors": None, "parity": None, "differences": [],
         "warnings": [], "error": None,
     }  # fmt: skip
@@ -285,9 +289,7 @@ def _output_record(output: FileInfo | None) -> dict[str, Any] | None:
 
 
 def _pipeline_record(pipeline: Normalization | None) -> dict[str, Any] | None:
-    if pipeline is None:
-        return None
-    return {"mean": list(pipeline.mean), "std": list(pipeline.std), "input_range": pipeline.input_range}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in pipeline._asdict().items()} if pipeline else None
 
 
 def _candidate_record(candidate: Candidate) -> dict[str, Any]:

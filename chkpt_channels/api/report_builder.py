@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from chkpt_channels.api.load_lines import load_lines
+from chkpt_channels.api.advice import input_advice
+from chkpt_channels.api.output.load_lines import load_lines
 from chkpt_channels.api.report import DeclarationChange, FileInfo, KernelReport, Parity, Report
 from chkpt_channels.discovery.catalogue.entry import Recognized
 from chkpt_channels.folders.model import Model
@@ -32,7 +33,9 @@ def _kernel_report(kernel: KernelChange, prefix: str) -> KernelReport:
     return KernelReport(conv, kernel.shape, kernel.mixing.method, kernel.mixing.matrix, kernel.mixing.offset)
 
 
-def conversion_report(model: Model, planned: PlannedModel, options: Options, parity: Parity | None) -> Report:
+def conversion_report(
+    model: Model, planned: PlannedModel, options: Options, parity: Parity | None, recognized: Recognized | None = None
+) -> Report:
     """The report of a conversion, but for the output and the time it took."""
     return Report(
         status="converted" if planned.changed else "unchanged",
@@ -54,6 +57,7 @@ def conversion_report(model: Model, planned: PlannedModel, options: Options, par
         candidates=planned.first.candidates,
         pipeline=planned.first.pipeline,
         options=as_keywords(options),
+        advice=input_advice(model, planned, options, recognized),
     )
 
 

@@ -13,7 +13,7 @@ from chkpt_channels.api.output.check import added_values, gone, misread, missing
 from chkpt_channels.api.output.naming import Path_
 from chkpt_channels.api.report import Difference, FileInfo, Verification
 from chkpt_channels.api.report_builder import file_info, kernel_reports
-from chkpt_channels.core.errors import AmbiguousError
+from chkpt_channels.core.errors import AmbiguousError, UnsupportedError, UsageError
 from chkpt_channels.core.tensors import TensorEdit
 from chkpt_channels.discovery.find import find_first_convs, select_first_convs
 from chkpt_channels.folders.like_file import with_like
@@ -23,17 +23,24 @@ from chkpt_channels.folders.planning import PlannedModel, plan_model
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.storage.source import Source
 from chkpt_channels.transform.kernels import KernelChange
-from chkpt_channels.transform.mixing import matrix as mixing
+from chkpt_channels.transform.mixing import known
+from chkpt_channels.transform.mixing.matrix import Mixing
+from chkpt_channels.transform.mixing.rules import ChannelRule
 from chkpt_channels.transform.option_table import ConvertOptions
-from chkpt_channels.transform.options import Options, build_options
+from chkpt_channels.transform.options import Options, as_keywords, build_options, spelled
 from chkpt_channels.transform.plan import Plan
 
 
 def verify(original: Path_, converted: Path_, to: str | int | None = None, **options: Unpack[ConvertOptions]) -> Verification:
     """Whether `converted` is what converting `original` gives, with the same options; without `to` the number of channels is
-    read off `converted`. Both may be model folders. Raises what opening or planning raises; differences are no errors."""
+    read off `converted`, and where it is the conversion under options that are often given, it is identical `under` these. Both
+    may be model folders. Raises what opening or planning raises; differences are no errors."""
+    return _verify(original, converted, to, options, may_try=to is None)
+
+
+def _verify(original: Path_, converted: Path_, to: str | int | None, given: ConvertOptions, *, may_try: bool) -> Verification:
     kind = ModelFolder if is_folder(original) and is_folder(converted) else ModelFile
-    parsed = build_options(to, **options)
+    parsed = build_options(to, **given)
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(_open(original, kind, parsed.plain["leave_out"]))
         parsed = with_like(
@@ -42,7 +49,7 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **opt
         second = stack.enter_context(_open(converted, kind))
         afters = _counterparts(first, second)
         try:
-            return _compared(first, second, afters, parsed)
+            return _compared(first, second, afters, parsed, may_try=may_try)
         except AmbiguousError:
             # the kernels that were converted show which were meant, unless the user named them
             is_asked = parsed.search.layers or parsed.search.like or parsed.plain["fold_adapter"]
@@ -52,13 +59,57 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **opt
             return left
 
 
-def _compared(first: Model, second: Model, afters: Mapping[str, TensorStore], options: Options) -> Verification:
-    """The comparison with the plan. Raises what planning raises."""
+def _compared(first: Model, second: Model, afters: Mapping[str, TensorStore], options: Options, *, may_try: bool) -> Verification:
+    """The comparison with the plan, or, where the user states no rule, with that of a known conversion. Raises what planning
+    raises."""
+    is_plain = options.rule == ChannelRule(to=options.rule.to) and not options.norm
     if options.rule.to is None and options.search.like is None and not options.plain["fold_adapter"]:
         part = next(part for part in first.parts if part.name in afters)
         target = _target(part.store, afters[part.name], options)
         options = options._replace(rule=options.rule._replace(to=target).validated())
     planned = plan_model(first, options)
+    result = _result(first, second, afters, planned)
+    if result.ok or not is_plain or options.search.like or options.plain["fold_adapter"]:
+        return result
+    tried = _under_known(first, second, afters, options, planned) if may_try else None
+    return tried or result._replace(hint=_hint(afters, planned))
+
+
+def _under_known(
+    first: Model, second: Model, afters: Mapping[str, TensorStore], options: Options, plain: PlannedModel
+) -> Verification | None:
+    """The comparison with a known conversion that the other model is; None where it is none. Of most only the edited tensors are
+    compared: the kernels, and what takes a constant."""
+    for keywords in known.conversions(*plain.channels):
+        named = build_options(**{"to": options.rule.to, **keywords})
+        asked = options._replace(rule=named.rule, norm=named.norm)
+        with contextlib.suppress(UnsupportedError, UsageError):  # no bias takes its constant, or it is for three channels
+            planned = plan_model(first, asked, plain)
+            if all(_has_edits(afters[part.name], plan) for part, plan in planned.parts if part.name in afters):
+                result = _result(first, second, afters, planned)
+                if result.ok:
+                    return result._replace(under=spelled(keywords), options=as_keywords(asked))
+    return None
+
+
+def _has_edits(after: TensorStore, plan: Plan) -> bool:
+    """Whether every edited tensor that is there is as planned."""
+    there = ((name, edit) for name, edit in plan.edits.tensors.items() if name in after.tensors)
+    return all(equal_streams([edit.values().tobytes()], after.chunks(name)) for name, edit in there)
+
+
+def _hint(afters: Mapping[str, TensorStore], planned: PlannedModel) -> str:
+    """The options that ask for the known rule by which the kernels were made."""
+    for part, plan in planned.parts:
+        for kernel in plan.kernels if part.name in afters else ():
+            if kernel.conv.tensor.name in afters[part.name].tensors:
+                rule = _known_rule(part.store, afters[part.name], kernel)
+                return known.asking(rule) if rule and rule.matrix != kernel.mixing.matrix else ""
+    return ""
+
+
+def _result(first: Model, second: Model, afters: Mapping[str, TensorStore], planned: PlannedModel) -> Verification:
+    """The comparison with a plan."""
     differences, identical = [], 0
     for part, plan in planned.parts:
         if part.name not in afters:
@@ -97,9 +148,9 @@ def _counterparts(first: Model, second: Model) -> dict[str, TensorStore]:
 
 
 def is_current(original: Path_, converted: Path_, to: str | int | None = None, **options: Unpack[ConvertOptions]) -> Verification:
-    """As `verify`, for a derived file that may be missing: that is a difference too."""
+    """As `verify` with these options and no others, for a derived file that may be missing: that is a difference too."""
     if os.path.lexists(converted):
-        return verify(original, converted, to, **options)
+        return _verify(original, converted, to, options, may_try=False)
     return Verification(
         input=FileInfo(os.fspath(original), "", 0),
         output=FileInfo(os.fspath(converted), "", 0),
@@ -169,21 +220,14 @@ def _compare(before: TensorStore, after: TensorStore, plan: Plan) -> tuple[list[
             problem = f"is {other.dtype.name} {list(other.shape)}, not {tensor.dtype.name} {list(shape)}"
             if name in by_name and _is_left(after, plan, by_name[name]):
                 problem = f"takes the {plan.channels[0]} channels of the image too, and was not converted: it {problem}"
-        elif edit and not equal_streams([edit.values().tobytes()], after.chunks(name)):
-            problem = (
-                _kernel_difference(before, after, by_name[name], plan) if name in by_name else _part_difference(after, name, edit)
-            )
-        elif edit:
+        elif edit is None:
+            problem = _unedited_difference(before, after, name, by_name.get(name))
+            identical += not problem
+        elif equal_streams([edit.values().tobytes()], after.chunks(name)):
             problem = ""
         else:
-            problem = (
-                ""
-                if equal_streams(before.chunks(name), after.chunks(name))
-                else "differs, though the conversion does not change it"
-            )
-            if problem and name in by_name:
-                problem += _known_rule(before, after, by_name[name])
-            identical += not problem
+            kernel = by_name.get(name)
+            problem = _kernel_difference(before, after, kernel, plan) if kernel else _part_difference(after, name, edit)
         if problem:
             differences.append(Difference(name, problem))
     new = [n for n in after.tensors if n not in before.tensors and not _is_added(before, after, plan, n)]
@@ -203,6 +247,14 @@ def _is_left(after: TensorStore, plan: Plan, kernel: KernelChange) -> bool:
     }
     is_kept = shapes[kernel.conv.tensor.name][0] == kernel.conv.tensor.shape
     return is_kept and any(shape == k.shape != k.conv.tensor.shape for shape, k in shapes.values())
+
+
+def _unedited_difference(before: TensorStore, after: TensorStore, name: str, kernel: KernelChange | None) -> str:
+    """The difference of a tensor that does not change."""
+    if equal_streams(before.chunks(name), after.chunks(name)):
+        return ""
+    rule = _known_rule(before, after, kernel) if kernel else None
+    return "differs, though the conversion does not change it" + (f": this is {rule.method}" if rule else "")
 
 
 def _part_difference(after: TensorStore, name: str, edit: TensorEdit) -> str:
@@ -228,22 +280,20 @@ def _kernel_difference(before: TensorStore, after: TensorStore, kernel: KernelCh
     """The difference of a kernel: the known rule that it obeys instead, if any, otherwise the largest difference."""
     import numpy as np
 
-    if known := _known_rule(before, after, kernel):
-        return f"{known.removeprefix(': ')}, not {kernel.mixing.method}"
+    if rule := _known_rule(before, after, kernel):
+        return f"this is {rule.method}, not {kernel.mixing.method}"
     expected = plan.edits.tensors[kernel.conv.tensor.name].values().astype(np.float64)
     written = after.load(kernel.conv.tensor.name).astype(np.float64)
     worst = float(np.abs(expected - written.reshape(expected.shape)).max())
     return f"is not the {kernel.mixing.method} of the original: largest difference {worst:.3g}"
 
 
-def _known_rule(before: TensorStore, after: TensorStore, kernel: KernelChange) -> str:
-    """ ": this is mean" for a kernel that obeys a known rule, else nothing."""
+def _known_rule(before: TensorStore, after: TensorStore, kernel: KernelChange) -> Mixing | None:
+    """The known rule that a kernel obeys."""
     conv = kernel.conv
     if not conv.tensor.dtype.floating or conv.groups > 1:
-        return ""
+        return None
     old, written = before.load(conv.tensor.name), after.load(conv.tensor.name).tobytes()
     view = kernel.layout.view(conv.tensor.shape, conv.in_channels)
-    for rule in mixing.known_rules(kernel.mixing.old, kernel.mixing.new):
-        if rule.apply(old, view, conv.tensor.dtype).tobytes() == written:
-            return f": this is {rule.method}"
-    return ""
+    rules = known.known_rules(kernel.mixing.old, kernel.mixing.new)
+    return next((rule for rule in rules if rule.apply(old, view, conv.tensor.dtype).tobytes() == written), None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from chkpt_channels.api.report import KernelReport, Report
 from chkpt_channels.cli import words
-from chkpt_channels.cli.text import fed, rejected_lines
+from chkpt_channels.cli.text import rejected_lines
 from chkpt_channels.core.errors import printable
 from chkpt_channels.storage.source import STDIO
 
@@ -180,27 +180,7 @@ def closing_lines(report: Report) -> Iterator[str]:
     """What the output takes as input, and the lines that load it: these come last, and can be pasted as they stand."""
     if report.status == "unchanged":
         return
-    messages = [printable(note.message, 1000) for note in report.advice] or _preprocessing_notes(report)
-    yield from (f"  {'Input' if not i else '':5}  {message}" for i, message in enumerate(messages))
+    yield from (f"  {'Input' if not i else '':5}  {printable(note.message, 1000)}" for i, note in enumerate(report.advice))
     if report.output and report.output.path != STDIO and report.load_lines:  # standard output has no name to load from
         yield "  Load"
         yield from report.load_lines
-
-
-def _preprocessing_notes(report: Report) -> Iterator[str]:
-    """What the preprocessing of the output has to do."""
-    before, after = report.in_channels
-    method = _method_of(report)
-    if report.options.get("fold_adapter"):
-        yield "the images stay as they are"
-    elif report.pipeline:
-        yield fed(report.pipeline)
-    elif method in ("broadcast", "stack", "adapter", "gather"):
-        yield f"feed it {words.image(after)} images as before: {words.graph_change(method, (before, after))}, exact everywhere"
-    elif before == after:
-        yield "preprocessing must give the channels, their means and stds in the new order"
-    elif after == 1:
-        yield "sum is exact where preprocessing had three equal means and stds; --norm imagenet folds in unequal ones"
-    else:
-        numbers = f"{words.count(after, 'mean')} and {words.count(after, 'std')}"
-        yield f"preprocessing now needs {numbers}; --norm folds in the old ones"

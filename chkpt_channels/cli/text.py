@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from chkpt_channels.api.advice import normalize
 from chkpt_channels.api.report import Check, Inspection, KernelReport, Verification
 from chkpt_channels.cli import words
 from chkpt_channels.core.errors import Candidate, printable
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.transform.mixing.normalization import Normalization
+from chkpt_channels.transform.mixing.rules import GRAPH_METHODS
 
 
 def rejected_lines(candidates: Sequence[Candidate]) -> Iterator[str]:
@@ -16,16 +17,6 @@ def rejected_lines(candidates: Sequence[Candidate]) -> Iterator[str]:
     if candidates:
         yield "  rejected:"
         yield from (f"  {line}" for line in candidate_rows(candidates, len(candidates)))
-
-
-def fed(pipeline: Normalization) -> str:
-    """What an output with a normalization expects."""
-    mean, std = (",".join(f"{value:.6g}" for value in values) for values in pipeline[:2])
-    top = pipeline.input_range
-    if not any(pipeline.mean) and set(pipeline.std) == {1}:
-        return f"feed it images in 0..{top:g} as they are"
-    formula = "(raw - mean) / std" if top == 1 else f"(raw - {top:g} · mean) / std, raw in 0..{top:g}"
-    return f"feed it {formula}: --new-mean {mean} --new-std {std}"
 
 
 def inspection_lines(inspection: Inspection, *, everything: bool = False, verbose: bool = False) -> Iterator[str]:
@@ -86,7 +77,8 @@ def verification_lines(verification: Verification, most: int = 10) -> Iterator[s
     total = verification.tensors_total
     if verification.ok:
         rules = "; ".join(f"{printable(k.conv.tensor.name)} is {_rule_of(k)}, to the last bit" for k in verification.kernels)
-        yield f"identical: {verification.identical} of {total} tensors" + (f" · {rules}" if rules else "")
+        under = f" under {verification.under}" if verification.under else ""
+        yield f"identical{under}: {verification.identical} of {total} tensors" + (f" · {rules}" if rules else "")
         yield from _input_lines(verification)
         return
     first = f"{printable(verification.input.path)} and {printable(verification.output.path)}"
@@ -96,18 +88,24 @@ def verification_lines(verification: Verification, most: int = 10) -> Iterator[s
         yield f"  {printable(difference.key)}: {printable(difference.message)}"
     if len(verification.differences) > most:
         yield f"  and {len(verification.differences) - most} more"
+    if verification.hint:
+        yield f"try: {verification.hint}"
 
 
 def _input_lines(verification: Verification) -> Iterator[str]:
-    """What the input of a conversion takes; nothing where it takes what it took."""
+    """What the network takes after a conversion; nothing where it takes what it took."""
     before, after = verification.in_channels
     changed = [kernel for kernel in verification.kernels if kernel.method != "identity"]
     columns = list(zip(*(changed[0].matrix or ()), strict=True)) if changed else []
     copied = [str(column.index(1)) for column in columns if sorted(column) == [*[0] * (len(column) - 1), 1]]
     if changed:
         which = f", the old ones {', '.join(copied)}," if len(copied) == len(columns) > 0 else ""
-        feed = f"; {fed(verification.pipeline)}" if verification.pipeline else ""
-        yield f"the input takes {words.count(after, 'channel')}{which} where it took {before}{feed}"
+        fed = f"; feed it {normalize(verification.pipeline)}" if verification.pipeline else ""
+        if changed[0].method in GRAPH_METHODS:
+            which = f"; the graph makes {before} of {'it' if after == 1 else 'them'}"
+        else:
+            which += f" where it took {before}"
+        yield f"the network takes {words.count(after, 'channel')}{which}{fed}"
 
 
 def _rule_of(kernel: KernelReport) -> str:

@@ -46,7 +46,8 @@ def by_names(tensors: Mapping[str, Tensor], conv: FirstConv, *, ordered: bool) -
 
 def _next_module(group: Sequence[Tensor], module: str) -> str:
     """The module whose tensors directly follow those of `module`."""
-    indices = [i for i, tensor in enumerate(group) if tensor.key.startswith(f"{module}.")]
+    start = f"{group[0].group}/{module}." if group[0].group else f"{module}."
+    indices = [i for i, tensor in enumerate(group) if tensor.name.startswith(start)]
     return group[indices[-1] + 1].key.rpartition(".")[0] if indices and indices[-1] + 1 < len(group) else ""
 
 

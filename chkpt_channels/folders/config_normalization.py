@@ -1,16 +1,20 @@
-"""The normalization that configurations state: mean and std, or the scale and offset of keras-hub's image converters."""
+"""The normalization that a network was trained with, as it is stated beside its weights: by configurations, in mean and std or in
+the scale and offset of keras-hub's image converters, or by the catalogue, for pretrained weights of its architecture."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from chkpt_channels.containers.json.editor import Json
 from chkpt_channels.containers.json.editor import Path as Keys
 from chkpt_channels.core.errors import Location
+from chkpt_channels.discovery.catalogue.entry import Recognized
 from chkpt_channels.folders.config_files import ConfigFile
 from chkpt_channels.folders.library_tables import CONFIG, NORMALIZATION_KEYS, PREPROCESSORS, SCALING_KEYS
-from chkpt_channels.transform.mixing.normalization import Normalization
+from chkpt_channels.transform.mixing.normalization import LARGEST, Normalization, color_order, named
+from chkpt_channels.transform.notices import listing
 from chkpt_channels.transform.options import Options
 
 _WHITE = 255
@@ -65,19 +69,68 @@ def normalizations(config: ConfigFile, *, strict: bool = True) -> Iterator[tuple
             yield first, second
 
 
-def with_normalization(options: Options, configs: Sequence[ConfigFile], location: Location) -> Options:
-    """The options with the mean and std that configurations state, those of image processors first. Raises UnsupportedError where
-    none does."""
-    order = [*(s for s in configs if s.name != CONFIG), *(s for s in configs if s.name == CONFIG)]
-    pairs = ((config.document.location, pair) for config in order for pair in normalizations(config))
-    location, pair = next(pairs, (location, None))
-    if pair and min(pair[1]) <= 0:
-        raise location.unsupported("its std is not positive")
-    if pair is None:
+class Stated(NamedTuple):
+    """A normalization that a network was trained with: `by` is the configuration that states it, or names the pretrained weights;
+    `order` is that of the network's colors, and of the numbers."""
+
+    by: str
+    norm: Normalization
+    order: str = "rgb"
+
+
+def stated(configs: Sequence[ConfigFile], recognized: Recognized | None) -> tuple[Stated, ...]:
+    """What configurations state, those of image processors first; without any, each normalization of the pretrained weights of
+    the architectures that fit. Raises UnsupportedError where a configuration's is not plain, or not for images in 0..1."""
+    ordered = [*(s for s in configs if s.name != CONFIG), *(s for s in configs if s.name == CONFIG)]
+    for config, (mean, std) in ((one, pair) for one in ordered for pair in normalizations(one)):
+        if min(std) <= 0:
+            raise config.document.location.unsupported("its std is not positive")
+        if max(*mean, *std) > LARGEST:
+            raise config.document.location.unsupported(f"its mean or std is above {LARGEST}: that is not for images in 0..1")
+        return (Stated(config.name, Normalization(mean, std)),)
+    tags: defaultdict[tuple[Normalization, str], list[str]] = defaultdict(list)
+    for architecture in recognized.architectures if recognized else ():
+        for tag, mean, std, top in architecture.norms:
+            tags[Normalization(mean, std, top), architecture.order].append(f"{architecture.library} {architecture.name}.{tag}")
+    return tuple(Stated(listing(names, 2), *known) for known, names in tags.items())
+
+
+def with_normalization(
+    options: Options, configs: Sequence[ConfigFile], location: Location, recognized: Recognized | None = None
+) -> Options:
+    """The options with the mean and std that are stated. Raises UnsupportedError where none are, or pretrained weights of the
+    architecture differ in them."""
+    known = stated(configs, recognized)
+    if not known:
         raise location.unsupported(
             f"no {PREPROCESSORS[0]} or {CONFIG} beside it states mean and std", hint="--norm imagenet, or --mean and --std"
         )
-    return options._replace(norm=options.norm._replace(name="", mean=pair[0], std=pair[1]).validated())
+    if len(known) > 1:
+        listed = "; ".join(f"{_listed(one.norm.mean)} and {_listed(one.norm.std)} of {one.by}" for one in known)
+        hint = "   or   ".join(option(one) for one in known)
+        raise location.unsupported(f"pretrained weights of this architecture differ in mean and std: {listed}", hint=hint)
+    ((_, norm, order),) = known
+    if name := named(norm, order) if norm.input_range != 1 else "":
+        spec = options.norm._replace(name=name)
+    else:  # white is 1 in what is stated by numbers, so that std takes another range
+        spec = options.norm._replace(name="", mean=norm.mean, std=tuple(s / norm.input_range for s in norm.std))
+    rule = options.rule._replace(source="bgr") if order == "bgr" else options.rule
+    return options._replace(norm=spec.validated(), rule=rule)
+
+
+def option(known: Stated) -> str:
+    """The option that asks for this normalization; numbers are those of red, green and blue."""
+    name, turn = named(known.norm, known.order), -1 if known.order == "bgr" else 1
+    usual = color_order(name)
+    order = f" --channel-order {known.order}" if known.order != usual else ""
+    if name:
+        return f"--norm {name}{order}"
+    mean, std = known.norm.mean[::turn], [value / known.norm.input_range for value in known.norm.std[::turn]]
+    return f"--mean {_listed(mean)} --std {_listed(std)}{order}"
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ",".join(f"{number:.6g}" for number in numbers)
 
 
 def _check_plain(location: Location, part: Mapping[str, Any]) -> None:

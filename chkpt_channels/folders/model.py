@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 from chkpt_channels.core.errors import Location
+from chkpt_channels.discovery.catalogue.entry import Recognized
 from chkpt_channels.folders.channel_counts import search_hints
 from chkpt_channels.folders.config_files import ConfigFile, ConfigReader
 from chkpt_channels.folders.config_normalization import with_normalization
@@ -93,13 +94,13 @@ class Model(ABC):
     def described(self, part: Part, *, strict: bool = False) -> Description:
         """The configurations that describe a part, as far as they can be read; `strict` raises DamagedError for others."""
 
-    def resolved(self, options: Options) -> Options:
-        """The options completed from its configurations: hints for the search, and mean and std for `--norm auto`. Raises
-        UnsupportedError where no configuration states these."""
+    def resolved(self, options: Options, recognized: Recognized | None = None) -> Options:
+        """The options completed from its configurations: hints for the search, and mean and std for `--norm auto`, else those of
+        the architecture. Raises UnsupportedError where neither states these."""
         wants_normalization = options.norm.name == AUTO
         configs = self.described(self.parts[0], strict=wants_normalization).configs
         options = options._replace(search=options.search._replace(hints=search_hints(configs)))
-        return with_normalization(options, configs, self.location) if wants_normalization else options
+        return with_normalization(options, configs, self.location, recognized) if wants_normalization else options
 
 
 class ModelFile(Model):

@@ -61,7 +61,7 @@ def of_kernels(checkpoint: TensorStore, changed: Sequence[KernelChange], options
     """The warnings about numbers: quantization, zero padding, standardized weights."""
     border = list(kernels.border_notices(checkpoint, changed))
     notices = [*_quantized(changed), *border, *_standardized(checkpoint, changed)]
-    if border and options.norm.input_range != 1 and not options.norm.new_mean:
+    if border and options.norm.white != 1 and not options.norm.new_mean:
         mean = options.norm.old(changed[0].mixing.old, options.rule.source).mean
         gray = sum(mean) / len(mean)
         hint = f"--new-mean {gray:.3g}, which preprocessing then subtracts, makes the border error smaller"

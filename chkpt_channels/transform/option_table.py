@@ -82,25 +82,25 @@ class ConvertOptions(TypedDict, total=False):
         ),
     ]
     channel_order: Annotated[
-        str,
+        str | None,
         Option(
             "--channel-order",
             metavar="rgb|bgr",
-            default="rgb",
             help="Channel order of the side in color. [rgb]",
             doc="the channel order of the side that is in color: `bgr` for models trained in Caffe's or OpenCV's order (Keras'"
-            " ResNet and VGG weights)",
+            " ResNet and VGG weights); `rgb` without it, `bgr` with `--norm caffe`",
         ),
     ]
     norm: Annotated[
         str | None,
         Option(
             "--norm",
-            metavar="imagenet|clip|half|none|auto",
+            metavar="imagenet|half|clip|caffe|none|auto",
             help="Fold the training-time mean and std into the weights.",
-            doc="folds the normalization that the network was trained with into the weights, by name: `imagenet`, `clip`,"
-            " `openai-siglip`, `half` or `none`. `auto` reads it from the `preprocessor_config.json` or timm's `config.json`"
-            " beside the file",
+            doc="folds the normalization that the network was trained with into the weights, by name: `imagenet` (also `torch`),"
+            " `half` (also `tf`, `openai-siglip`), `clip`, `caffe` (BGR in 0..255 less 103.939, 116.779, 123.68) or `none`"
+            " ([normalization.md](normalization.md)). `auto` reads it from the `preprocessor_config.json` or timm's `config.json`"
+            " beside the file, or takes the one that all pretrained weights of this architecture have",
         ),
     ]
     mean: Annotated[
@@ -109,8 +109,9 @@ class ConvertOptions(TypedDict, total=False):
             "--mean",
             metavar="a,b,c",
             hidden=True,
-            help="The training-time mean in numbers, for images in 0..1.",
-            doc="instead of `--norm`, the training-time mean of each old channel, for images in 0..1; one number holds for all",
+            help="The training-time mean, of red, green, blue, for 0..1.",
+            doc="instead of `--norm`, the training-time mean of each old channel, for images in 0..1; one number holds for all."
+            " Three are those of red, green and blue, whatever `--channel-order` says",
         ),
     ]
     std: Annotated[
@@ -120,7 +121,7 @@ class ConvertOptions(TypedDict, total=False):
             metavar="a,b,c",
             hidden=True,
             help="Goes with --mean.",
-            doc="goes with `--mean`: the standard deviation of each old channel",
+            doc="goes with `--mean`, in the same order: the standard deviation of each old channel",
         ),
     ]
     new_mean: Annotated[
@@ -130,8 +131,8 @@ class ConvertOptions(TypedDict, total=False):
             metavar="m",
             hidden=True,
             help="The mean that the new input will be normalized with.",
-            doc="the mean that the new input will be normalized with; without it that of the old means (0 with `--input-range`),"
-            " which the report prints",
+            doc="the mean that the new input will be normalized with, for images in 0..1, in the order of the new channels;"
+            " without it that of the old means (0 with `--input-range` or `caffe`), which the report prints",
         ),
     ]
     new_std: Annotated[
@@ -142,7 +143,7 @@ class ConvertOptions(TypedDict, total=False):
             hidden=True,
             help="Goes with --new-mean.",
             doc="goes with `--new-mean`: the standard deviation of the new input; without it the mean of the old ones (1 with"
-            " `--input-range`)",
+            " `--input-range` or `caffe`)",
         ),
     ]
     input_range: Annotated[
@@ -151,7 +152,8 @@ class ConvertOptions(TypedDict, total=False):
             "--input-range",
             metavar="255",
             help="Maximum pixel value of the new input: 1 or 255.",
-            doc="the maximum pixel value of the new input: 255 where bytes are fed as they are, 1 without it",
+            doc="the maximum pixel value of the new input: 255 where bytes are fed as they are; without it 1, or 255 with"
+            " `caffe`",
         ),
     ]
     layers: Annotated[

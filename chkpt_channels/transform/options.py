@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Unpack, cast
 
 from chkpt_channels.core.errors import UsageError
@@ -11,7 +11,7 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.transform.mixing import rules
 from chkpt_channels.transform.mixing.matrix_file import parse_matrix
-from chkpt_channels.transform.mixing.normalization import NormalizationSpec
+from chkpt_channels.transform.mixing.normalization import NormalizationSpec, color_order
 from chkpt_channels.transform.mixing.rules import REPEATING, ChannelRule
 from chkpt_channels.transform.option_spec import Option
 from chkpt_channels.transform.option_table import OPTIONS, ConvertOptions
@@ -63,7 +63,8 @@ def build_options(to: str | int | None, table: Sequence[Option] = OPTIONS, **giv
     if unknown := given.keys() - defaults:
         raise TypeError(f"{min(unknown)!r} is not an option of a conversion")
     merged = cast("ConvertOptions", defaults | {name: value for name, value in given.items() if value is not None})
-    rule, norm, search = _rule(to, merged), _norm(merged), _search(merged)
+    rule, search = _rule(to, merged), _search(merged)
+    norm = _norm(merged, rule.source)
     parsed = _as_keywords(rule, norm, search)
     plain = cast("ConvertOptions", {name: value for name, value in merged.items() if name not in parsed})
     return Options(rule=rule, norm=norm, search=search, plain=plain).validated()
@@ -85,9 +86,16 @@ def as_keywords(options: Options, table: Sequence[Option] = OPTIONS) -> dict[str
     target = {"to": options.rule.order or options.rule.to}
     keywords = target | _as_keywords(options.rule, options.norm, options.search) | options.plain | _like(options.plain["like"])
     defaults = {option.name: option.default for option in table} | _as_keywords(
-        ChannelRule(), NormalizationSpec(), SearchRequest()
+        ChannelRule(source=color_order(options.norm.name)), NormalizationSpec(), SearchRequest()
     )
     return {name: value for name, value in keywords.items() if value and value != defaults.get(name)}
+
+
+def spelled(keywords: Mapping[str, Any], table: Sequence[Option] = OPTIONS) -> str:
+    """Options of one value each as they are typed: "--norm imagenet --input-range 255"."""
+    flags = {"to": "--to"} | {option.name: option.flag for option in table}
+    numbers = {name: f"{value:g}" if isinstance(value, float) else value for name, value in keywords.items()}
+    return " ".join(f"{flags[name]} {value}" for name, value in numbers.items())
 
 
 def _like(given: Any) -> dict[str, Any]:
@@ -102,7 +110,7 @@ def _rule(to: str | int | None, options: ConvertOptions) -> ChannelRule:
         to=channels,
         method=options["method"],
         order=order,
-        source=options["channel_order"],
+        source=options["channel_order"] or color_order(options["norm"]),
         luma=rules.luma_weights(luma) if luma is not None else (),
         chosen=rules.names(select) if select is not None else (),
         bands=rules.stand_ins(bands) if bands is not None else (),
@@ -112,16 +120,21 @@ def _rule(to: str | int | None, options: ConvertOptions) -> ChannelRule:
     return rule._replace(to=rule.to or listed or None)
 
 
-def _norm(options: ConvertOptions) -> NormalizationSpec:
+def _norm(options: ConvertOptions, order: str) -> NormalizationSpec:
     input_range = options["input_range"]
     return NormalizationSpec(
         name=options["norm"] or "",
-        mean=_numbers(options["mean"], "--mean"),
-        std=_numbers(options["std"], "--std"),
+        mean=_in_order(_numbers(options["mean"], "--mean"), order),
+        std=_in_order(_numbers(options["std"], "--std"), order),
         new_mean=_numbers(options["new_mean"], "--new-mean"),
         new_std=_numbers(options["new_std"], "--new-std"),
-        input_range=1.0 if input_range is None else _numbers([input_range], "--input-range")[0],
+        input_range=None if input_range is None else _numbers([input_range], "--input-range")[0],
     )
+
+
+def _in_order(numbers: tuple[float, ...], order: str) -> tuple[float, ...]:
+    """Numbers of red, green and blue in the order of the network's channels, or back."""
+    return numbers[::-1] if order == "bgr" and len(numbers) == 3 else numbers
 
 
 def _numbers(words: str | Sequence[float] | None, flag: str) -> tuple[float, ...]:
@@ -154,8 +167,8 @@ def _as_keywords(rule: ChannelRule, norm: NormalizationSpec, search: SearchReque
         "matrix": [list(row) for row in rule.matrix],
         "channel_order": rule.source,
         "norm": norm.name,
-        "mean": list(norm.mean),
-        "std": list(norm.std),
+        "mean": list(_in_order(norm.mean, rule.source)),
+        "std": list(_in_order(norm.std, rule.source)),
         "new_mean": list(norm.new_mean),
         "new_std": list(norm.new_std),
         "input_range": norm.input_range,

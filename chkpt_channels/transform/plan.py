@@ -30,8 +30,8 @@ from chkpt_channels.transform.options import Options
 
 class Plan(NamedTuple):
     """The edits of a checkpoint and what they were derived from. `channels` are the input channels before and after, `why` is the
-    reason for the method where the user did not choose it, `candidates` are tensors that were rejected as first convs, `pipeline`
-    is the normalization of the output, where the user stated one."""
+    reason for the method where the user did not choose it, `pipeline` is the normalization of the output, where the user stated
+    one, `finding` has the first convs, and `operations` are those that precede them in the file."""
 
     kernels: tuple[KernelChange, ...]
     edits: Edits
@@ -39,8 +39,14 @@ class Plan(NamedTuple):
     declarations: tuple[Declaration, ...] = ()
     notices: tuple[Notice, ...] = ()
     why: str = ""
-    candidates: tuple[Candidate, ...] = ()
     pipeline: Normalization | None = None
+    operations: tuple[PreprocessingOp, ...] = ()
+    finding: Finding | None = None
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Tensors that were rejected as first convs."""
+        return self.finding.candidates if self.finding else ()
 
     @property
     def fewer_parameters(self) -> int:
@@ -49,13 +55,14 @@ class Plan(NamedTuple):
         return sum(sizes.values())
 
 
-def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
-    """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError where an option does not fit the file."""
+def build_plan(checkpoint: TensorStore, options: Options, finding: Finding | None = None) -> Plan:
+    """The plan; `finding` is that of an earlier one, where the search is the same. Raises AmbiguousError with candidates,
+    UnsupportedError, or UsageError where an option does not fit the file."""
     checkpoint.follows_links = options.plain["follow_links"]
     _check_globals(checkpoint, strict=options.plain["strict"])
     if options.plain["fold_adapter"]:
         return _folded(checkpoint, options)
-    return _plan_by_like(checkpoint, options) if options.search.like else _planned(checkpoint, options)
+    return _plan_by_like(checkpoint, options) if options.search.like else _planned(checkpoint, options, finding)
 
 
 def _plan_by_like(checkpoint: TensorStore, options: Options) -> Plan:
@@ -91,8 +98,8 @@ def _folded(checkpoint: TensorStore, options: Options) -> Plan:
     )
 
 
-def _planned(checkpoint: TensorStore, options: Options) -> Plan:
-    finding = select_first_convs(checkpoint, options.search)
+def _planned(checkpoint: TensorStore, options: Options, finding: Finding | None = None) -> Plan:
+    finding = finding or select_first_convs(checkpoint, options.search)
     convs = finding.first_convs
     check_one_width(checkpoint, convs, None if options.rule.explicit or options.rule.order else options.to)
     rules = [_rule(checkpoint.location, conv, options) for conv in convs]
@@ -147,7 +154,8 @@ def _plan_by(
     edits = tensor_edits(checkpoint, changed, joined, composed, options)
     edits = edits._replace(numbers={**{d.where: to for d in declarations}, **edits.numbers}, channels=to)
     edits = _by_graph(checkpoint, edits, changing, method)
-    said = [*notices.of_file(checkpoint, convs), *notices.of_mixing(rule, method), *notices.of_hyper_parameters(left)]
+    plain = options.rule.mixing(old) if options.norm else rule  # a normalization scales the kernel, and is to
+    said = [*notices.of_file(checkpoint, convs), *notices.of_mixing(plain, method), *notices.of_hyper_parameters(left)]
     said += [*notices.of_kernels(checkpoint, changed, options), *notices.of_joined(joined, old)]
     said += notices.of_unexplained(checkpoint, [conv for conv, _ in changing], convs)
     if finding.input_vectors and changed:
@@ -159,8 +167,9 @@ def _plan_by(
         declarations=declarations,
         notices=tuple(said),
         why=why or options.rule.why(old),
-        candidates=finding.candidates,
-        pipeline=options.norm.new(options.rule.mixing(old), options.rule.orders) if options.norm else None,
+        pipeline=options.norm.new(plain, options.rule.orders) if options.norm else None,
+        operations=tuple(composed),
+        finding=finding,
     )
 
 
@@ -177,7 +186,7 @@ def _identity_plan(checkpoint: TensorStore, finding: Finding, channels: int) -> 
     convs, same = finding.first_convs, mixing.identity(channels)
     unchanged = tuple(KernelChange(c, c.layout or Layout("OIHW"), same, c.tensor.shape) for c in convs)
     known = notices.of_file(checkpoint, convs)
-    return Plan(unchanged, Edits(), (channels, channels), notices=known, candidates=finding.candidates)
+    return Plan(unchanged, Edits(), (channels, channels), notices=known, finding=finding)
 
 
 def _check_globals(checkpoint: TensorStore, *, strict: bool) -> None:

@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from chkpt_channels import convert, verify
 from chkpt_channels.api.left_out import equal_streams
 from chkpt_channels.api.output import check as output_check
+from chkpt_channels.api.verify import is_current
 from chkpt_channels.formats.torch.zip_file import TorchZip
+from chkpt_channels.transform import plan
+from tests.discovery.test_bias_target import TAKEN
 from tests.support.builders import conv, entry, floats, safetensors, storage, tensor, torch_zip
 from tests.support.files import FIXTURES
 
@@ -71,6 +75,63 @@ def test_differences(arrays: dict[str, np.ndarray], differences: dict[str, str],
     assert found.ok == (not differences)
     assert found.tensors_total == 2
     assert found.identical == sum(np.array_equal(NET[n], arrays[n]) for n in NET if n in arrays)
+
+
+def network() -> dict[str, np.ndarray]:
+    return TAKEN["conv1, bn1"][0]
+
+
+KNOWN: dict[str, dict[str, Any]] = {
+    "--norm imagenet": {"norm": "imagenet"},
+    "--norm imagenet --input-range 255": {"norm": "torch", "input_range": 255},
+    "--norm imagenet --channel-order bgr": {"norm": "imagenet", "channel_order": "bgr"},
+    "--norm half --input-range 255": {"norm": "tf", "input_range": 255},
+    "--norm clip": {"norm": "clip"},
+    "--norm caffe": {"norm": "caffe"},
+    "--norm caffe --channel-order rgb": {"norm": "caffe", "channel_order": "rgb"},
+    "--norm none --input-range 255": {"norm": "none", "input_range": 255},
+    "--to bgr": {"to": "bgr"},
+    "": {"norm": "half"},
+}
+
+
+@pytest.mark.parametrize(("under", "words"), KNOWN.items(), ids=KNOWN)
+def test_without_options_it_says_which_they_were(under: str, words: dict[str, Any], tmp_path: Path):
+    source = write(tmp_path / "a.safetensors", network())
+    convert(source, tmp_path / "b.safetensors", **{"to": 1} | words)
+    found = verify(source, tmp_path / "b.safetensors")
+    assert (found.ok, found.under, found.hint) == (True, under, "")
+    assert verify(source, tmp_path / "b.safetensors", **{"to": None} | found.options).ok
+    strict = is_current(source, tmp_path / "b.safetensors", found.in_channels[1])
+    assert strict.ok == (under == "")
+    assert found.result()["options"] == found.options
+
+
+def test_a_changed_tensor_is_no_known_conversion(tmp_path: Path):
+    source = write(tmp_path / "a.safetensors", network())
+    convert(source, tmp_path / "b.safetensors", to=1, norm="imagenet")
+    arrays = load_file(tmp_path / "b.safetensors")
+    for name in ("bn1.running_var", "bn1.running_mean", "conv1.weight"):
+        found = verify(source, write(tmp_path / "c.safetensors", {**arrays, name: arrays[name] + 1}))
+        assert name in {d.key for d in found.differences}
+        assert (found.ok, found.under, found.hint) == (False, "", "")
+
+
+def test_another_rule_is_asked_for(tmp_path: Path):
+    source = write(tmp_path / "a.safetensors", NET)
+    for name, hint in {"mean": "--method mean", "one channel": "--select 1", "luma": "--luma bt601", "no rule": ""}.items():
+        found = verify(source, write(tmp_path / "b.safetensors", CASES[name][0]), layers=["conv1"])
+        assert (found.ok, found.hint) == (False, hint)
+
+
+def test_the_search_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = write(tmp_path / "a.safetensors", network())
+    convert(source, tmp_path / "b.safetensors", to=1, norm="caffe", channel_order="rgb")
+    calls: list[Any] = []
+    real = plan.select_first_convs
+    monkeypatch.setattr(plan, "select_first_convs", lambda *given: calls.append(given) or real(*given))
+    assert verify(source, tmp_path / "b.safetensors").under
+    assert len(calls) == 1
 
 
 def test_the_same_tensors_in_another_format(put: Callable[..., Path], tmp_path: Path):

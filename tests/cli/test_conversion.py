@@ -12,7 +12,6 @@ from chkpt_channels.cli.conversion import closing_lines, conversion_lines, expla
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Notice, Tensor
-from chkpt_channels.transform.mixing.normalization import Normalization
 
 KERNEL = Tensor("conv1.weight", BY_NAME["F32"], (64, 3, 7, 7))
 CONV = FirstConv(KERNEL, Layout("OIHW"), 3, "shapes", "the first conv in module order")
@@ -210,49 +209,6 @@ def test_a_kernel_that_grows_is_explained_by_taps():
 
 
 # Input and Load
-
-
-IMAGENET = Normalization((0.5,), (0.25,))
-NOTES: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "gray": (
-        {},
-        ["sum is exact where preprocessing had three equal means and stds; --norm imagenet folds in unequal ones"],
-    ),
-    "more channels": (
-        {"in_channels": (3, 4)},
-        ["preprocessing now needs 4 means and 4 stds; --norm folds in the old ones"],
-    ),
-    "another order": (
-        {"in_channels": (3, 3)},
-        ["preprocessing must give the channels, their means and stds in the new order"],
-    ),
-    "stack": (
-        {"kernels": (SUM._replace(method="stack"),)},
-        ["feed it gray images as before: the graph makes the 3 old channels of the new one, exact everywhere"],
-    ),
-    "adapter": (
-        {"kernels": (SUM._replace(method="adapter"),), "in_channels": (3, 4)},
-        [
-            "feed it 4-channel images as before: "
-            + "a 1×1 convolution in front makes the 3 old channels of the 4 new ones, exact everywhere"
-        ],
-    ),
-    "a pipeline": ({"pipeline": IMAGENET}, ["feed it (raw - mean) / std: --new-mean 0.5 --new-std 0.25"]),
-    "a pipeline for bytes": (
-        {"pipeline": IMAGENET._replace(input_range=255.0)},
-        ["feed it (raw - 255 · mean) / std, raw in 0..255: --new-mean 0.5 --new-std 0.25"],
-    ),
-    "raw images": ({"pipeline": Normalization((0.0,), (1.0,))}, ["feed it images in 0..1 as they are"]),
-    "unchanged": ({"status": "unchanged"}, []),
-}
-
-
-@pytest.mark.parametrize("name", NOTES)
-def test_what_the_pipeline_has_to_do_is_noted(name: str):
-    changes, expected = NOTES[name]
-    following = [] if changes.get("status") == "unchanged" else ["  Load", *REPORT.load_lines]
-    inputs = [f"  {'' if i else 'Input':5}  {line}" for i, line in enumerate(expected)]
-    assert list(closing_lines(told(**changes))) == [*inputs, *following]
 
 
 def test_advice_stands_under_input():

@@ -126,15 +126,16 @@ SWAPPED = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, ["the input takes 1 channel where it took 3"]),
+        ({}, ["the network takes 1 channel where it took 3"]),
+        ({"kernels": (SUM._replace(method="stack"),)}, ["the network takes 1 channel; the graph makes 3 of it"]),
         ({"kernels": (SAME,)}, []),
         ({"in_channels": (3, 3), "kernels": (SUM._replace(method="bgr", matrix=SWAPPED),)},
-         ["the input takes 3 channels, the old ones 2, 1, 0, where it took 3"]),
+         ["the network takes 3 channels, the old ones 2, 1, 0, where it took 3"]),
         ({"pipeline": Normalization((0.5,), (0.25,), 1.0)},
-         ["the input takes 1 channel where it took 3; feed it (raw - mean) / std: --new-mean 0.5 --new-std 0.25"]),
+         ["the network takes 1 channel where it took 3; feed it Normalize(mean=[0.5], std=[0.25])"]),
         ({"differences": (Difference("layer", "differs"),)}, ["  layer: differs"]),
     ],
-    ids=["gray", "unchanged", "bgr", "a normalization", "different"],
+    ids=["gray", "stack", "unchanged", "bgr", "a normalization", "different"],
 )  # fmt: skip
 def test_what_the_input_of_a_conversion_takes(changes: dict[str, Any], expected: list[str]):
     assert list(verification_lines(VERIFIED._replace(**changes)))[1:] == expected

@@ -221,8 +221,8 @@ def convert_otherwise(truth: Truth, to: int, out: Path, monkeypatch: pytest.Monk
     """A conversion whose every kernel is replaced by another: planned, written and read back, and wrong."""
     real = planning.build_plan
 
-    def make(checkpoint: Checkpoint, options: Options) -> Plan:
-        made = real(checkpoint, options)
+    def make(checkpoint: Checkpoint, options: Options, *known: Any) -> Plan:
+        made = real(checkpoint, options, *known)
         tensors = dict(made.edits.tensors)
         for conv in (change.conv for change in made.kernels):
             values = edit(conv, checkpoint.load(conv.tensor.name), tensors[conv.tensor.name].values())
@@ -250,9 +250,10 @@ def test_bgr_and_back_is_the_same_file(truth: Truth, tmp_path: Path):
             axis = kernel["layout"].index("I")
             assert second.load(name).tobytes() == np.flip(first.load(name), axis).tobytes()
     assert verify(truth.path, there, to="bgr").ok
-    assert {d.message for d in verify(truth.path, there).differences} == {
-        "differs, though the conversion does not change it: this is bgr"
-    }
+    tried, strict = verify(truth.path, there), verify(truth.path, there, to=3)
+    assert (tried.ok, tried.under) == (True, "--to bgr")
+    assert {d.message for d in strict.differences} == {"differs, though the conversion does not change it: this is bgr"}
+    assert strict.hint == "--to bgr"
     convert(there, back, to="bgr")
     assert contents(back) == contents(truth.path)
     assert [d.channels for d in inspect(there).declarations] == [d.channels for d in inspect(truth.path).declarations]

@@ -15,8 +15,11 @@ from chkpt_channels.transform.options import as_keywords, build_options
 WORDS = [
     {"to": "gray"},
     {"to": "bgr", "norm": "clip", "input_range": 255, "layers": ["conv1"]},
-    {"to": 4, "luma": None, "method": "zero", "mean": "0.1,0.2,0.3", "std": [1, 2, 3], "optimizer": "drop", "strict": True},
-    {"to": None, "bands": "A=0,B=mean", "new_mean": "1,2", "norm": "half", "layout": "OIHW", "from_channels": 3},
+    {"to": "gray", "norm": "caffe"},
+    {"to": "gray", "norm": "caffe", "channel_order": "rgb", "input_range": 1},
+    {"to": "gray", "mean": "0.1,0.2,0.3", "channel_order": "bgr"},
+    {"to": 4, "luma": None, "method": "zero", "mean": "0.1,0.2,0.3", "std": [1, 1.2, 1.3], "optimizer": "drop", "strict": True},
+    {"to": None, "bands": "A=0,B=mean", "new_mean": "1,0.2", "norm": "half", "layout": "OIHW", "from_channels": 3},
     {"to": None, "matrix": [[1, 2], [3, 4], [5, 6]], "set_hparams": True, "allow_nonfinite": True, "inputs": ["x"]},
     {"to": None, "select": "R,1", "channel_order": "bgr"},
     {"to": 3, "luma": "bt601"},

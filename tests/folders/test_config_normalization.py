@@ -13,9 +13,11 @@ import pytest
 from chkpt_channels import ChkptChannelsError, DamagedError, UnsupportedError, UsageError, convert, verify
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.discovery.catalogue.entry import Architecture, KnownNorm, Recognized
 from chkpt_channels.folders.config_files import ConfigReader, options_in_report
 from chkpt_channels.folders.config_normalization import with_normalization
-from chkpt_channels.transform.options import Options, build_options
+from chkpt_channels.transform.mixing.normalization import NORMS
+from chkpt_channels.transform.options import Options, as_keywords, build_options
 from tests.api.test_verify import write
 from tests.discovery.test_bias_target import TAKEN
 
@@ -68,6 +70,7 @@ def test_what_is_asked_of_the_new_pipeline_stays(tmp_path: Path):
         ({CONFIG: '{"mean": [NaN, 0, 0], "std": [1, 1, 1]}'}, DamagedError, "not a JSON number"),
         ({CONFIG: {"mean": [10**400], "std": [1]}}, DamagedError, "not a JSON number"),
         ({CONFIG: {"mean": MEAN, "std": [0.1, 0, 0.1]}}, UnsupportedError, "std is not positive"),
+        ({CONFIG: {"mean": [123.7, 116.8, 103.9], "std": STD}}, UnsupportedError, "above 1.5: that is not for images in 0..1"),
         ({PROCESSOR: {**IMAGES, "do_normalize": False}}, UnsupportedError, "do_normalize is off"),
         ({PROCESSOR: {**IMAGES, "do_rescale": False}}, UnsupportedError, "do_rescale is off"),
         ({PROCESSOR: {**IMAGES, "do_flip_channel_order": True}}, UnsupportedError, "do_flip_channel_order is on"),
@@ -81,6 +84,51 @@ def test_what_is_asked_of_the_new_pipeline_stays(tmp_path: Path):
 def test_what_is_refused(documents: dict[str, Any], kind: type[ChkptChannelsError], words: str, tmp_path: Path):
     with pytest.raises(kind, match=words):
         resolved(AUTO, beside(tmp_path, documents))
+
+
+ARCHITECTURE = Architecture("timm", "resnet50", (), ())
+HALF, IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def recognized(*norms: KnownNorm, order: str = "rgb") -> Recognized:
+    """Two architectures that fit, the second without pretrained weights."""
+    return Recognized("", "", "whole", (ARCHITECTURE._replace(norms=norms, order=order), ARCHITECTURE))
+
+
+def from_weights(known: Recognized | None, **words: Any) -> Options:
+    return with_normalization(build_options(1, norm="auto", **words), [], Location("a.pth"), known)
+
+
+def test_pretrained_weights_that_agree_say_it():
+    options = from_weights(recognized(KnownNorm("a1", *IMAGENET), KnownNorm("a2", *IMAGENET)))
+    assert (options.norm.mean, options.norm.std, options.rule.source) == (*IMAGENET, "rgb")
+    caffe = NORMS["caffe"]
+    options = from_weights(recognized(KnownNorm("x", caffe.mean[::-1], caffe.std, 255.0), order="bgr"))
+    assert (options.norm.name, options.rule.source, options.norm.white) == ("caffe", "bgr", 255)
+    assert as_keywords(options) == {"to": 1, "norm": "caffe"}
+    options = from_weights(recognized(KnownNorm("x", (0.1, 0.2, 0.3), (51.0,) * 3, 255.0), order="bgr"))
+    assert (options.norm.mean, options.norm.std, options.rule.source) == ((0.1, 0.2, 0.3), (0.2,) * 3, "bgr")
+    assert as_keywords(options)["mean"] == [0.3, 0.2, 0.1]
+    assert build_options(**as_keywords(options)) == options
+
+
+def test_pretrained_weights_that_differ_are_listed():
+    known = recognized(KnownNorm("a1", *IMAGENET), KnownNorm("in21k", *HALF), KnownNorm("b", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
+    with pytest.raises(
+        UnsupportedError, match=r"differ in mean and std: 0.485,0.456,0.406 and 0.229.* timm resnet50.a1; "
+    ) as caught:
+        from_weights(known)
+    assert caught.value.hint == "--norm imagenet   or   --norm half   or   --mean 0.1,0.2,0.3 --std 0.4,0.5,0.6"
+    for nothing in (None, recognized()):
+        with pytest.raises(UnsupportedError, match="states mean and std"):
+            from_weights(nothing)
+
+
+def test_what_a_configuration_states_comes_before_the_catalogue(tmp_path: Path):
+    beside(tmp_path, {PROCESSOR: IMAGES})
+    configs = ConfigReader().read(tmp_path, strict=True)
+    options = with_normalization(AUTO, configs, Location("a.pth"), recognized(KnownNorm("a1", *IMAGENET)))
+    assert options.norm.mean == tuple(MEAN)
 
 
 def test_a_config_that_is_no_text(tmp_path: Path):
@@ -122,7 +170,8 @@ def test_verify_says_which_part_is_wrong(name: str, words: str, how: str, tmp_pa
     before, after = write(tmp_path / "a.safetensors", named), tmp_path / "b.safetensors"
     report = convert(before, after, norm="imagenet")
     assert verify(before, after, norm="imagenet").ok
-    assert not verify(before, after).ok
+    assert not verify(before, after, "gray").ok
+    assert verify(before, after).under == "--norm imagenet"
     right = {n: _load(after, n) for n in named}
     wrong = write(tmp_path / "c.safetensors", {**right, name: PARTS[how](right[name])})
     (tmp_path / "r.json").write_text(json.dumps({"results": [report.result()]}))

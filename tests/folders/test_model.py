@@ -44,12 +44,14 @@ def test_standard_input_has_no_home(monkeypatch: pytest.MonkeyPatch):
 
 def test_configurations_give_hints_and_the_normalization(copied: Path):
     (copied.parent / "config.json").write_text(json.dumps({"model_type": "x", "num_channels": 3}))
-    (copied.parent / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]}))
+    (copied.parent / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1.2, 1.3]})
+    )
     with ModelFile(copied) as model:
         plain, automatic = (model.resolved(build_options(1, norm=norm)) for norm in (None, "auto"))
     assert plain.search.hints.channels == automatic.search.hints.channels == 3
     assert not plain.norm
-    assert (automatic.norm.name, automatic.norm.mean, automatic.norm.std) == ("", (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    assert (automatic.norm.name, automatic.norm.mean, automatic.norm.std) == ("", (0.1, 0.2, 0.3), (1.0, 1.2, 1.3))
 
 
 def test_only_norm_auto_needs_readable_configurations(copied: Path):

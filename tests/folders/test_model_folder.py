@@ -118,7 +118,8 @@ def test_norm_auto_folds_what_the_configuration_says(tmp_path: Path):
     assert np.allclose(new["conv1.weight"], expected, atol=1e-6)
     assert new["bn1.running_mean"].any()
     assert verify(source, out, norm="auto").ok
-    assert not verify(source, out).ok
+    assert not verify(source, out, "gray").ok
+    assert verify(source, out).under == "--norm imagenet"
 
 
 def test_raw_bytes_need_no_rescaling(tmp_path: Path):

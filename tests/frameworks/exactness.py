@@ -17,7 +17,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 from chkpt_channels import Report, convert
 from chkpt_channels.transform.mixing.normalization import NORMS
 
-MEAN, STD = (torch.tensor(v, dtype=torch.float64).reshape(3, 1, 1) for v in NORMS["imagenet"])
+MEAN, STD = (torch.tensor(v, dtype=torch.float64).reshape(3, 1, 1) for v in NORMS["imagenet"][:2])
 SIDE = 224
 
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from chkpt_channels import UnsupportedError, convert, verify
 from chkpt_channels.transform.mixing.normalization import NORMS
 
-MEAN, STD = (np.array(v).reshape(3, 1, 1) for v in NORMS["imagenet"])
+MEAN, STD = (np.array(v).reshape(3, 1, 1) for v in NORMS["imagenet"][:2])
 CHANCE = np.random.default_rng(0)
 
 
@@ -128,3 +128,41 @@ def test_keras_agrees(bias: bool, suffix: str, tmp_path: Path):
     found = new.predict((raw - np.array(report.pipeline.mean)) / np.array(report.pipeline.std), verbose=0)
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
     assert verify(before, after, norm="imagenet").ok
+
+
+APPLICATIONS = {
+    "ResNet50": (keras.applications.ResNet50, keras.applications.resnet.preprocess_input, "conv2_block1_out", 3),
+    "VGG16": (keras.applications.VGG16, keras.applications.vgg16.preprocess_input, "block2_pool", 2),
+}
+"""Each with its preprocessing, a layer some layers in, and how many of its cells at the border see the padding."""
+
+
+def applied(name: str, channels: int) -> keras.Model:
+    return APPLICATIONS[name][0](weights=None, include_top=False, input_shape=(96, 96, channels))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_networks_of_caffe_take_bytes(name: str, suffix: str, tmp_path: Path):
+    """BGR in 0..255 less three means is folded in: plain gray bytes are what is left to feed."""
+    _, preprocess, layer, border = APPLICATIONS[name]
+    keras.utils.set_random_seed(0)
+    old, before, after = applied(name, 3), tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    (old.save if suffix == ".keras" else old.save_weights)(before)
+    report = convert(before, after, to="gray", norm="caffe")
+    assert report.advice[-1].message == "feed it images in 0..255 as they are"
+    if suffix == ".keras":
+        new = keras.models.load_model(after)
+    else:
+        new = applied(name, 1)
+        new.load_weights(after)
+    gray = CHANCE.integers(0, 256, (2, 96, 96, 1)).astype(np.float32)
+    images = preprocess(np.repeat(gray, 3, -1)), gray
+    expected, found = (
+        np.asarray(keras.Model(model.inputs, model.get_layer(layer).output).predict(image, verbose=0))[
+            :, border:-border, border:-border
+        ]
+        for model, image in zip((old, new), images, strict=True)
+    )
+    assert np.abs(found - expected).max() < 2e-5 * np.abs(expected).max()
+    assert verify(before, after).under == "--norm caffe"

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from chkpt_channels import convert
-from chkpt_channels.api.load_lines import load_lines
+from chkpt_channels.api.output.load_lines import load_lines
 from chkpt_channels.discovery.catalogue.entry import Architecture, KnownStem, Recognized
 from chkpt_channels.folders.model import ModelFile
 from fixtures.generate.torch_networks import resnet

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,3 +168,55 @@ def test_masks_of_text(options: dict[str, Any], prepared: Any, stated: tuple[int
         found.append(int((masks[0] != masks[1]).sum()))
     record_property("realworld", f"text masks {options}: {found} pixels differ, stated {stated}")
     assert all(abs(count - expected) <= max(20, expected // 4) for count, expected in zip(found, stated, strict=True))
+
+
+QUESTION = ["input_unknown", "input_if_equal", "input_if_unequal"]
+
+
+def advised(source: Path, tmp_path: Path, *numbers: np.ndarray) -> tuple[Path, list[str], Callable[[np.ndarray], np.ndarray]]:
+    """The output, and how its images are prepared, as the advice says it where a configuration beside the source states mean and
+    std: its lines are read as a user reads them. The codes of the first advice stand between."""
+    copied = Path(shutil.copy(source, tmp_path))
+    assert [line.code for line in convert(copied, to="gray", dry_run=True).advice] == QUESTION
+    mean, std = (value.astype(float).round(6).tolist() for value in numbers)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": mean, "image_std": std}))
+    out = tmp_path / f"gray{source.suffix}"
+    lines = (report := convert(copied, out, "gray")).advice
+    if option := re.search(r"--norm (\w+)", " ".join(line.message for line in lines)):
+        report = convert(copied, out, "gray", norm=option[1], force=True)
+    pasted = re.findall(r"Normalize\(mean=\[([\d.]+)\], std=\[([\d.]+)\]\)", report.advice[-1].message)[-1]
+    new_mean, new_std = map(np.float32, pasted)
+    return out, [line.code for line in lines], lambda image: (image - new_mean) / new_std
+
+
+def test_the_advice_on_the_shipped_network(photographs: Any, shipped_network: Path, tmp_path: Path, record_property: Any):
+    _, grays, labels = photographs
+    half = np.full(3, 0.5)
+    out, codes, prepared = advised(shipped_network, tmp_path, half, half)
+    reference = efficientnet(shipped_network)((gray(grays) - 0.5) / 0.5)[0]
+    logits = efficientnet(out)(np.float32(prepared(grays)))[0]
+    judged("as advised for 0.5 and 0.5", logits, reference, labels, Row(59, 15, 80), record_property)
+    assert codes == ["input_exact"]
+    assert (logits.argmax(1) == reference.argmax(1)).all()
+
+
+def test_the_advice_on_a_network_of_imagenet(photographs: Any, for_imagenet: Path, tmp_path: Path, record_property: Any):
+    _, grays, labels = photographs
+    out, codes, prepared = advised(for_imagenet, tmp_path, MEAN, STD)
+    reference = efficientnet(for_imagenet)((gray(grays) - MEAN) / STD)[0]
+    logits = efficientnet(out)(np.float32(prepared(grays)))[0]
+    judged("as advised for ImageNet's numbers", logits, reference, labels, Row(59, 15, 77), record_property)
+    assert codes == ["input_close", "input_fold"]
+    assert (logits.argmax(1) == reference.argmax(1)).sum() >= 76
+
+
+def test_the_advice_on_a_detector_of_text(tmp_path: Path, record_property: Any):
+    network = NETWORKS["PP-OCRv4 detector"]
+    out, codes, prepared = advised(network.file, tmp_path, MEAN, STD)
+    page = photograph("page.png", "L", network.size)[None]
+    runs = (network.opened(network.file, 3), (gray(page) - MEAN) / STD), (network.opened(out, 1), np.float32(prepared(page)))
+    masks = [run(image)[0] > 0.3 for run, image in runs]
+    found = int((masks[0] != masks[1]).sum())
+    record_property("realworld", f"text masks as advised: {found} pixels of page.png differ")
+    assert codes == ["input_close", "input_fold"]
+    assert found <= 60

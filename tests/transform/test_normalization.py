@@ -72,14 +72,17 @@ def test_the_command_line_from_report_to_verdict(tmp_path: Path):
     done = run("convert", "a.safetensors", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert b"also changed: bn1.running_mean" in done.stdout
-    assert b"  Input  feed it (raw - mean) / std: --new-mean 0.449 --new-std 0.226" in done.stdout
+    assert b"feed it Normalize(mean=[0.449], std=[0.226])\n" in done.stdout
     assert b"exact inside; the outer 1 pixel differs in its feature map by up to" in done.stderr
     report = json.loads((tmp_path / "r.json").read_text())
     (result,) = report["results"]
     assert result["options"] == {"to": 1, "norm": "imagenet"}
     assert result["pipeline"] == {"mean": [pytest.approx(0.449)], "std": [pytest.approx(0.226)], "input_range": 1.0}
     assert run("verify", "a.safetensors", "b.safetensors", "--report", "r.json", cwd=tmp_path).returncode == 0
-    assert run("verify", "a.safetensors", "b.safetensors", cwd=tmp_path).returncode == 1
+    assert run("verify", "a.safetensors", "b.safetensors", "--to", "gray", cwd=tmp_path).returncode == 1
+    done = run("verify", "a.safetensors", "b.safetensors", cwd=tmp_path)
+    assert (done.returncode, done.stdout.decode().partition(":")[0]) == (0, "identical under --norm imagenet")
+    assert run("convert", "a.safetensors", "--to", "gray", "--check", "-o", "b.safetensors", cwd=tmp_path).returncode == 1
     assert run("verify", "a.safetensors", "b.safetensors", "--report", "a.safetensors", cwd=tmp_path).returncode == 3
     (tmp_path / "r.json").write_text('{"results": [{"options": {"foo": 1}}]}')
     assert run("verify", "a.safetensors", "b.safetensors", "--report", "r.json", cwd=tmp_path).returncode == 2
@@ -88,11 +91,13 @@ def test_the_command_line_from_report_to_verdict(tmp_path: Path):
 @pytest.mark.parametrize(
     ("words", "note"),
     [
+        (("--norm", "imagenet"), "as the options have it, the network was trained on values of −2.1 to 2.6"),
+        (("--norm", "caffe"), "feed it images in 0..255 as they are"),
         (("--norm", "none"), "feed it images in 0..1 as they are"),
         (("--norm", "imagenet", "--input-range", "255"), "feed it images in 0..255 as they are"),
         (
             ("--norm", "imagenet", "--input-range", "255", "--new-mean", "0.5"),
-            "feed it (raw - 255 · mean) / std, raw in 0..255: --new-mean 0.5 --new-std 1",
+            "feed it Normalize(mean=[127.5], std=[1]) on images in 0..255",
         ),
     ],
 )
@@ -107,7 +112,7 @@ def test_what_is_to_feed_the_result(words: tuple[str, ...], note: str, tmp_path:
     [
         (("--norm", "auto"), 4, "beside it states mean and std"),
         (("--norm", "foo"), 2, "--norm is imagenet"),
-        (("--mean", "1,2"), 2, "--mean has 2 values"),
+        (("--mean", "1,0.5"), 2, "--mean has 2 values"),
         (("--norm", "imagenet", "--report", "r.txt"), 2, "--report must name a .json file"),
         (("--norm", "imagenet", "--report", "no/r.json"), 5, "no"),
     ],

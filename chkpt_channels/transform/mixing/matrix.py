@@ -80,6 +80,26 @@ class Mixing(NamedTuple):
         terms = [(i, row[new]) for i, row in enumerate(self.matrix) if row[new] != 0]
         return terms[0][0] if len(terms) == 1 and terms[0][1] == 1 and not self.window else None
 
+    @property
+    def sources(self) -> tuple[int | None, ...]:
+        """The `source` of each new channel."""
+        return tuple(self.source(j) for j in range(self.new))
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether each new channel replaces one old channel, or none."""
+        return all(sum(value != 0 for value in column) <= 1 for column in zip(*self.matrix, strict=True))
+
+    @property
+    def keeps_levels(self) -> bool:
+        """Whether equal channels stay as bright as they were."""
+        return all(abs(sum(row) - 1) < 1e-9 for row in self.matrix)
+
+    def source(self, new: int) -> int | None:
+        """The one old channel that the new channel number `new` replaces, at whatever weight; None for none or several."""
+        replaced = [i for i, row in enumerate(self.matrix) if row[new] != 0]
+        return replaced[0] if len(replaced) == 1 else None
+
     def beside(self, others: int) -> Mixing:
         """The same mixing where `others` channels, which stay as they are, stand behind the image's."""
         rows = [(*row, *(0.0,) * others) for row in self.matrix]
@@ -208,20 +228,3 @@ def between(old: int, new: int, weights: Sequence[float] = LUMA["bt709"]) -> Mix
     if old == 1 and new == len(weights):
         return luma(weights)
     return repeat(old, new)
-
-
-def known_rules(old: int, new: int) -> list[Mixing]:
-    """Every rule that public converters use from `old` to `new` channels: what `verify` names a kernel by."""
-    rules = [identity(old)] if old == new else []
-    colors = {f"luma ({name}{order})": ws[::step] for name, ws in LUMA.items() for order, step in (("", 1), (", bgr", -1))}
-    if new == 1:
-        rules += [sum_(old), mean(old), *(weighted(ws, name) for name, ws in colors.items() if old == 3)]
-        rules += [select(old, [i], f"channel {i} alone") for i in range(old)]
-    if old == 1:
-        rules += [luma(ws, name) for name, ws in colors.items() if new == 3]
-    if old == new == 3:
-        rules.append(select(3, [2, 1, 0], "bgr"))
-    rules += [zero(old, new)] if new > old else [select(old, range(new), f"the first {new} channels")]
-    rules += [repeat(old, new), select(old, [j % old for j in range(new)], "repeat, not scaled"), mean(old, new)]
-    # of rules with one matrix the first is kept, which has the more telling name
-    return list({rule.matrix: rule for rule in reversed(rules)}.values())[::-1]

@@ -121,25 +121,3 @@ def test_each_old_channel_is_a_new_one_where_they_are_only_gathered():
     for other in (mixing.select(3, [0, 1]), mixing.select(3, [0, 1, 1]), mixing.repeat(3, 4), mixing.repeat(3, 2)):
         assert not other.places
     assert not mixing.select(3, [2, 1, 0])._replace(offset=(0.0, 0.0, 1.0)).places
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "names"),
-    [
-        (
-            3,
-            1,
-            {"sum", "mean", "luma (bt709)", "luma (bt601)", "luma (bt709, bgr)", "repeat", "channel 0 alone", "channel 2 alone"},
-        ),
-        (1, 3, {"luma (bt709)", "luma (bt601)", "luma (bt601, bgr)", "repeat", "repeat, not scaled", "zero"}),
-        (3, 4, {"repeat", "repeat, not scaled", "zero", "mean"}),
-        (3, 3, {"identity", "bgr", "mean"}),
-        (4, 3, {"repeat", "the first 3 channels", "mean"}),
-    ],
-)
-def test_rules_to_recognize(old: int, new: int, names: set[str]):
-    rules = mixing.known_rules(old, new)
-    assert names <= {rule.method for rule in rules} | {"repeat, not scaled"}
-    assert all((rule.old, rule.new) == (old, new) for rule in rules)
-    assert len({rule.matrix for rule in rules}) == len(rules)
-    assert mixing.between(old, new).matrix in {rule.matrix for rule in rules}

@@ -16,7 +16,8 @@ from chkpt_channels.transform.options import build_options
 from chkpt_channels.transform.plan import Plan, build_plan
 from tests.support.memory import NET, Memory
 
-MEAN, STD = NORMS["imagenet"]
+MEAN, STD = NORMS["imagenet"][:2]
+CAFFE = NORMS["caffe"]
 
 
 def planned(to: Any, old: int = 3, window: tuple[int, int] = (3, 3), dtype: type = np.float64, **words: Any) -> Plan:
@@ -34,7 +35,17 @@ PIPELINES = [
     ("gray", 3, {"norm": "imagenet", "channel_order": "bgr"}, (np.mean(MEAN),), (np.mean(STD),)),
     ("gray", 3, {"norm": "half"}, (0.5,), (0.5,)),
     ("gray", 3, {"norm": "none"}, (0.0,), (1.0,)),
-    ("gray", 3, {"mean": "0.1,0.2,0.3", "std": "2"}, (0.2,), (2.0,)),
+    ("gray", 3, {"norm": "tf"}, (0.5,), (0.5,)),
+    ("gray", 3, {"norm": "torch"}, (np.mean(MEAN),), (np.mean(STD),)),
+    ("gray", 3, {"norm": "caffe"}, (0.0,), (1.0,)),
+    ("gray", 3, {"norm": "caffe", "new_mean": "0.45"}, (0.45,), (1.0,)),
+    ("gray", 3, {"norm": "caffe", "input_range": 1}, (np.mean(CAFFE.mean),), (1.0,)),
+    ("rgb", 3, {"norm": "caffe", "input_range": 1}, CAFFE.mean, (1.0,) * 3),
+    ("rgb", 3, {"mean": "0.1,0.2,0.3", "channel_order": "bgr"}, (0.1, 0.2, 0.3), (1.0,) * 3),
+    ("bgr", 3, {"mean": "0.1,0.2,0.3", "std": "0.4,0.5,0.6"}, (0.3, 0.2, 0.1), (0.6, 0.5, 0.4)),
+    (4, 3, {"norm": "imagenet"}, (*MEAN, MEAN[0]), (*STD, STD[0])),
+    (4, 3, {"norm": "imagenet", "bands": "R,G,B,NIR=R"}, (*MEAN, MEAN[0]), (*STD, STD[0])),
+    ("gray", 3, {"mean": "0.1,0.2,0.3", "std": "1.5"}, (0.2,), (1.5,)),
     ("gray", 3, {"mean": "0.5"}, (0.5,), (1.0,)),
     ("gray", 3, {"norm": "imagenet", "new_mean": "0.3"}, (0.3,), (np.mean(STD),)),
     ("gray", 3, {"norm": "imagenet", "input_range": 255}, (0.0,), (1.0,)),
@@ -55,13 +66,13 @@ def test_the_new_pipeline(to: Any, old: int, words: dict[str, Any], mean: tuple[
     pipeline = planned(to, old, **words).pipeline
     assert pipeline.mean == pytest.approx(mean, rel=1e-12)
     assert pipeline.std == pytest.approx(std, rel=1e-12)
-    assert pipeline.input_range == words.get("input_range", 1)
+    assert pipeline.input_range == words.get("input_range", 255 if words.get("norm") == "caffe" else 1)
 
 
 @pytest.mark.parametrize(
     ("old", "to", "words", "message"),
     [
-        (3, 1, {"norm": "imagnet"}, "--norm is imagenet, clip"),
+        (3, 1, {"norm": "imagnet"}, "--norm is imagenet, half, clip"),
         (3, 1, {"norm": "imagenet", "mean": "0.5"}, "give one of them"),
         (3, 1, {"new_mean": "0.5"}, "needs the old one that the network was trained with"),
         (3, 1, {"input_range": 255}, "needs the old one that the network was trained with"),
@@ -69,9 +80,13 @@ def test_the_new_pipeline(to: Any, old: int, words: dict[str, Any], mean: tuple[
         (3, 1, {"norm": "half", "new_std": "-1"}, "--new-std takes positive numbers"),
         (3, 1, {"norm": "half", "input_range": 0}, "--input-range takes positive numbers"),
         (3, 1, {"norm": "half", "input_range": float("inf")}, "--input-range takes finite numbers"),
+        (3, 1, {"mean": "123.675,116.28,103.53"}, "--mean is for images in 0..1, and 123.675 looks like one for 0..255"),
+        (3, 1, {"std": "58.4"}, "--std is for images in 0..1"),
+        (3, 1, {"norm": "half", "input_range": 255, "new_mean": "127.5"}, "--new-mean is for images in 0..1"),
+        (3, 1, {"norm": "half", "new_std": "127.5"}, "--new-std is for images in 0..1"),
         (3, 1, {"mean": "a,b"}, "--mean is numbers"),
         (3, 1, {"mean": "0.1,0.2"}, "--mean has 2 values for 3 old channels"),
-        (3, 1, {"norm": "half", "new_std": "1,2"}, "--new-std has 2 values for 1 new channels"),
+        (3, 1, {"norm": "half", "new_std": "1,0.5"}, "--new-std has 2 values for 1 new channels"),
         (4, 1, {"norm": "imagenet"}, "--norm imagenet is for three channels, and the kernel takes 4"),
         (3, 1, {"norm": "half", "method": "broadcast"}, "edits no kernel, so that no normalization can be folded"),
     ],
@@ -109,8 +124,8 @@ def convolved(kernel: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 CHANNELS = st.integers(1, 5)
-NUMBERS = st.floats(-2, 2, allow_subnormal=False)
-SPREADS = st.floats(0.05, 3)
+NUMBERS = st.floats(-2, 1.5, allow_subnormal=False)
+SPREADS = st.floats(0.05, 1.5)
 RULES = [
     *({"to": "gray", "method": method} for method in ("sum", "mean")),
     *({"to": 3, "method": method} for method in ("repeat", "mean", "auto")),
@@ -145,7 +160,8 @@ def test_one_convolution_proves_it(data: st.DataObject):
     assert white == (top or 1)
     raw = np.random.default_rng(2).random((rule.new, 6, 5))
     seen = np.einsum("ij,jyx->iyx", np.array(rule.matrix), raw)
-    through = (seen - np.reshape(pipelines["mean"], (-1, 1, 1))) / np.reshape(pipelines["std"], (-1, 1, 1))
+    turn = -1 if words.get("channel_order") == "bgr" and old == 3 else 1  # stated of red, green and blue
+    through = (seen - np.reshape(pipelines["mean"][::turn], (-1, 1, 1))) / np.reshape(pipelines["std"][::turn], (-1, 1, 1))
     fed = white * (raw - np.reshape(mean, (-1, 1, 1))) / np.reshape(std, (-1, 1, 1))
     values = {name: edit.values() for name, edit in plan.edits.tensors.items()}
     after = values.get("conv1.weight", stored["conv1.weight"]).transpose(np.argsort(ORDERS[layout]))

@@ -53,14 +53,14 @@ def load_lines(
     if network and recognized and not recognized.architectures[0].lines:
         loading = loading._replace(model=f"{network.library}'s {' or '.join(network.names[:MOST_NAMES])}")
     if recognized is None or not recognized.architectures[0].lines:
-        names = [tensor.key for tensor in tensors.values() if tensor.group == loading.group]
+        names = _names_in(loading.group, tensors)
         lines = [*_to_be_built(loading, kernels, channels), *_into_model(loading, _wrapper(names), names)]
         return Loaded((*loading.imports, *_comments(loading.remark), *lines), network)
     builder = _Builder(recognized, tensors, kernels, channels[1])
     first, *others = recognized.architectures
     built = builder.lines(first)
     imports = sorted({*loading.imports, *_imports(first, built)}, key=lambda line: (line.split()[1], line))
-    names = [tensor.key for tensor in tensors.values() if tensor.group == recognized.group]
+    names = _names_in(recognized.group, tensors)
     loads = _into_model(loading, recognized.prefix, names, head=_head_of(recognized))
     lines = [*(line for line in built if not _is_import(line)), *_others(first, others, builder)]
     return Loaded((*imports, *_comments(loading.remark), *lines, *loads), network)
@@ -73,6 +73,12 @@ def _network(recognized: Recognized | None) -> NamedNetwork | None:
     library = recognized.architectures[0].library
     names = [a.name if a.library == library else f"{a.library}.{a.name}" for a in recognized.architectures]
     return NamedNetwork(library, tuple(dict.fromkeys(names)), "catalogue")
+
+
+def _names_in(group: str, tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of the tensors of a state dict in it."""
+    start = len(group) + 1 if group else 0
+    return [tensor.name[start:] for tensor in tensors.values() if tensor.group == group]
 
 
 def _comments(*sentences: str) -> list[str]:

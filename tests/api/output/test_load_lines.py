@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chkpt_channels.api.load_lines import load_lines
+from chkpt_channels.api.output.load_lines import load_lines
 from chkpt_channels.api.report import KernelReport
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout

@@ -1,0 +1,63 @@
+"""Conversions that are known to be made: the rules by which `verify` names a kernel, and the options that it tries by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from chkpt_channels.transform.mixing import matrix
+from chkpt_channels.transform.mixing.matrix import LUMA, Mixing
+from chkpt_channels.transform.mixing.normalization import NORMS, Preset
+from chkpt_channels.transform.mixing.rules import ORDERS
+
+
+def known_rules(old: int, new: int) -> list[Mixing]:
+    """Every rule that public converters use from `old` to `new` channels: what `verify` names a kernel by."""
+    rules = [matrix.identity(old)] if old == new else []
+    colors = {f"luma ({name}{order})": ws[::step] for name, ws in LUMA.items() for order, step in (("", 1), (", bgr", -1))}
+    if new == 1:
+        rules += [matrix.sum_(old), matrix.mean(old), *(matrix.weighted(ws, name) for name, ws in colors.items() if old == 3)]
+        rules += [matrix.select(old, [i], f"channel {i} alone") for i in range(old)]
+    if old == 1:
+        rules += [matrix.luma(ws, name) for name, ws in colors.items() if new == 3]
+    if old == new == 3:
+        rules.append(matrix.select(3, [2, 1, 0], "bgr"))
+    rules += [matrix.zero(old, new)] if new > old else [matrix.select(old, range(new), f"the first {new} channels")]
+    rules += [
+        matrix.repeat(old, new),
+        matrix.select(old, [j % old for j in range(new)], "repeat, not scaled"),
+        matrix.mean(old, new),
+    ]
+    # of rules with one matrix the first is kept, which has the more telling name
+    return list({rule.matrix: rule for rule in reversed(rules)}.values())[::-1]
+
+
+def asking(rule: Mixing) -> str:
+    """The options that ask for such a rule; "" where none do."""
+    name, *order = rule.method.removesuffix(")").partition(" (")[::2]
+    if name == "luma":
+        preset, _, turned = order[0].partition(", ")
+        return f"--luma {preset}" + (f" --channel-order {turned}" if turned else "")
+    if rule.method == "bgr":
+        return "--to bgr"
+    if rule.old == rule.new and None in rule.sources:
+        return ""  # of as many channels only the identity is asked for by a method
+    copied = [rule.copied(j) for j in range(rule.new)]
+    return f"--method {name}" if None in copied else f"--select {','.join(map(str, copied))}"
+
+
+def conversions(old: int, new: int) -> Iterator[dict[str, Any]]:
+    """The options of conversions from `old` to `new` channels that are made often, but for the plain one: colors turned, and each
+    preset, with bytes as they are and without, of networks that take BGR too."""
+    if new == len("bgr") and old in (1, new):
+        yield {"to": "bgr"}
+    seen: set[Preset] = set()
+    for name, preset in NORMS.items():
+        if preset in seen:
+            continue
+        seen.add(preset)
+        is_turned = preset.mean != preset.mean[::-1] or preset.std != preset.std[::-1]
+        for order in ORDERS if is_turned else ("",):
+            turned = {"channel_order": order} if order not in ("", preset.order) else {}
+            for top in ({}, {"input_range": 255.0}) if preset.input_range == 1 else ({},):
+                yield {"norm": name, **top, **turned}

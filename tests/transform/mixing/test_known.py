@@ -1,0 +1,64 @@
+"""Known conversions: their names, and the options that ask for them."""
+
+from __future__ import annotations
+
+import pytest
+
+from chkpt_channels.transform.mixing.known import asking, conversions, known_rules
+from chkpt_channels.transform.mixing.matrix import between
+from chkpt_channels.transform.mixing.normalization import fold_normalization
+from chkpt_channels.transform.options import Options, build_options, spelled
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        (
+            3,
+            1,
+            {"sum", "mean", "luma (bt709)", "luma (bt601)", "luma (bt709, bgr)", "repeat", "channel 0 alone", "channel 2 alone"},
+        ),
+        (1, 3, {"luma (bt709)", "luma (bt601)", "luma (bt601, bgr)", "repeat", "repeat, not scaled", "zero"}),
+        (3, 4, {"repeat", "repeat, not scaled", "zero", "mean"}),
+        (3, 3, {"identity", "bgr", "mean"}),
+        (4, 3, {"repeat", "the first 3 channels", "mean"}),
+    ],
+)
+def test_rules_to_recognize(old: int, new: int, names: set[str]):
+    rules = known_rules(old, new)
+    assert names <= {rule.method for rule in rules} | {"repeat, not scaled"}
+    assert all((rule.old, rule.new) == (old, new) for rule in rules)
+    assert len({rule.matrix for rule in rules}) == len(rules)
+    assert between(old, new).matrix in {rule.matrix for rule in rules}
+
+
+def asked(words: str, new: int) -> Options:
+    """The options that are typed so."""
+    flags = words.split()
+    names = (flag.removeprefix("--").replace("-", "_") for flag in flags[::2])
+    return build_options(**{"to": new} | dict(zip(names, flags[1::2], strict=True)))
+
+
+@pytest.mark.parametrize(("old", "new"), [(3, 1), (1, 3), (3, 4), (4, 3), (3, 3), (1, 1), (4, 1), (13, 3)])
+def test_the_options_ask_for_the_rule(old: int, new: int):
+    for rule in known_rules(old, new):
+        words = asking(rule)
+        assert words or (rule.method == "mean" and old == new > 1)
+        assert not words or asked(words, new).rule.mixing(old).matrix == rule.matrix
+
+
+@pytest.mark.parametrize(("old", "new"), [(3, 1), (1, 3), (3, 3), (3, 4)])
+def test_each_conversion_is_another_one(old: int, new: int):
+    words = [spelled(keywords) for keywords in conversions(old, new)]
+    options = [build_options(**{"to": new, **keywords}) for keywords in conversions(old, new)]
+    folded = [
+        fold_normalization(each.rule.mixing(old), each.norm, each.rule.orders) if each.norm else each.rule.mixing(old)
+        for each in options
+    ]
+    assert len(set(words)) == len(words)
+    assert {"--norm imagenet", "--norm imagenet --input-range 255", "--norm half --input-range 255", "--norm caffe"} <= {*words}
+    assert {"--norm imagenet --channel-order bgr", "--norm caffe --channel-order rgb"} <= {*words}
+    assert ("--to bgr" in words) == (new == 3)
+    if (old, new) == (3, 1):  # none but those that change nothing is another's
+        changing = [(rule.matrix, rule.offset) for rule in folded if (rule.matrix, rule.offset) != (((1.0,),) * 3, ())]
+        assert len(set(changing)) == len(changing) >= 12
