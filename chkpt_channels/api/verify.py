@@ -28,7 +28,7 @@ from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.mixing.rules import ChannelRule
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import Options, as_keywords, build_options, spelled
-from chkpt_channels.transform.plan import Plan
+from chkpt_channels.transform.plan import Plan, may_have_made
 
 
 def verify(original: Path_, converted: Path_, to: str | int | None = None, **options: Unpack[ConvertOptions]) -> Verification:
@@ -78,13 +78,16 @@ def _compared(first: Model, second: Model, afters: Mapping[str, TensorStore], op
 def _under_known(
     first: Model, second: Model, afters: Mapping[str, TensorStore], options: Options, plain: PlannedModel
 ) -> Verification | None:
-    """The comparison with a known conversion that the other model is; None where it is none. Of most only the edited tensors are
-    compared: the kernels, and what takes a constant."""
+    """The comparison with a known conversion that the other model is; None where it is none. Of most only the kernels, and
+    what takes a constant, are compared."""
+    there = [planned for planned in plain.parts if planned.part.name in afters]
     for keywords in known.conversions(*plain.channels):
         named = build_options(**{"to": options.rule.to, **keywords})
         asked = options._replace(rule=named.rule, norm=named.norm)
         with contextlib.suppress(UnsupportedError, UsageError):  # no bias takes its constant, or it is for three channels
-            planned = plan_model(first, asked, plain)
+            if not all(may_have_made(asked, part.store, afters[part.name], plan) for part, plan in there):
+                continue
+            planned = plan_model(first, asked)
             if all(_has_edits(afters[part.name], plan) for part, plan in planned.parts if part.name in afters):
                 result = _result(first, second, afters, planned)
                 if result.ok:
@@ -100,12 +103,10 @@ def _has_edits(after: TensorStore, plan: Plan) -> bool:
 
 def _hint(afters: Mapping[str, TensorStore], planned: PlannedModel) -> str:
     """The options that ask for the known rule by which the kernels were made."""
-    for part, plan in planned.parts:
-        for kernel in plan.kernels if part.name in afters else ():
-            if kernel.conv.tensor.name in afters[part.name].tensors:
-                rule = _known_rule(part.store, afters[part.name], kernel)
-                return known.asking(rule) if rule and rule.matrix != kernel.mixing.matrix else ""
-    return ""
+    kernels = ((part, kernel) for part, plan in planned.parts if part.name in afters for kernel in plan.kernels)
+    there = ((part, kernel) for part, kernel in kernels if kernel.conv.tensor.name in afters[part.name].tensors)
+    rules = ((_known_rule(part.store, afters[part.name], kernel), kernel) for part, kernel in there)
+    return next((known.asking(rule) for rule, kernel in rules if rule and rule.matrix != kernel.mixing.matrix), "")
 
 
 def _result(first: Model, second: Model, afters: Mapping[str, TensorStore], planned: PlannedModel) -> Verification:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,6 @@ from chkpt_channels.containers.json.editor import Path as Keys
 from chkpt_channels.core.errors import AmbiguousError, Location, UnsupportedError
 from chkpt_channels.core.tensors import Notice
 from chkpt_channels.discovery import bias_target
-from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.discovery.like.names import OtherNetworkError
 from chkpt_channels.folders import config_edits, config_normalization
 from chkpt_channels.folders.channel_counts import image_counts, reconstructs, search_hints, unknown_counts
@@ -70,12 +69,10 @@ class PlannedModel(NamedTuple):
         return {name: config.document.edited(changes) for name, (config, changes) in self.documents.items()}
 
 
-def plan_model(model: Model, options: Options, earlier: PlannedModel | None = None) -> PlannedModel:
-    """The plan; an `earlier` one, with the same search, spares it. Raises what `build_plan` raises; UnsupportedError where the
-    parts have different input channels."""
+def plan_model(model: Model, options: Options) -> PlannedModel:
+    """The plan. Raises what `build_plan` raises; UnsupportedError where the parts have different input channels."""
     model.check_rest()
-    findings = {part.name: plan.finding for part, plan in earlier.parts} if earlier else {}
-    parts, without_network = _plan_parts(model, options, findings)
+    parts, without_network = _plan_parts(model, options)
     old, new = _channels(model, parts, options)
     documents: dict[str, tuple[ConfigFile, dict[Keys, Any]]] = {}
     notices: list[Notice] = []
@@ -98,15 +95,14 @@ def plan_model(model: Model, options: Options, earlier: PlannedModel | None = No
     return PlannedModel(tuple(parts), documents, (old, new), tuple(dict.fromkeys(all_notices)))
 
 
-def _plan_parts(model: Model, options: Options, findings: Mapping[str, Finding | None]) -> tuple[list[PlannedPart], list[str]]:
+def _plan_parts(model: Model, options: Options) -> tuple[list[PlannedPart], list[str]]:
     """The parts that hold a network, planned, and the names of those that hold none."""
     parts: list[PlannedPart] = []
     without_network: list[str] = []
     for part in model.parts:
         try:
             with or_leave_out(part.name) if len(model.parts) > 1 else nullcontext():
-                plan = build_plan(part.store, _with_hints(model, part, options), findings.get(part.name))
-            parts.append(PlannedPart(part, plan))
+                parts.append(PlannedPart(part, build_plan(part.store, _with_hints(model, part, options))))
         except AmbiguousError:  # a part that may have a first conv is not copied
             raise
         except OtherNetworkError:  # LIKE holds another part of the folder

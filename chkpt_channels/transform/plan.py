@@ -17,7 +17,7 @@ from chkpt_channels.discovery.find import compare_with_like, select_first_convs
 from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.discovery.like import compare as like
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.transform import graph_methods, notices
+from chkpt_channels.transform import graph_methods, kernels, notices
 from chkpt_channels.transform.kernel_change import joined_changes, kernel_change, tensor_edits
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix as mixing
@@ -26,12 +26,13 @@ from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.mixing.normalization import Normalization
 from chkpt_channels.transform.mixing.rules import ADAPTER, GATHER
 from chkpt_channels.transform.options import Options
+from chkpt_channels.transform.parametrizations import PLAIN
 
 
 class Plan(NamedTuple):
     """The edits of a checkpoint and what they were derived from. `channels` are the input channels before and after, `why` is the
-    reason for the method where the user did not choose it, `pipeline` is the normalization of the output, where the user stated
-    one, `finding` has the first convs, and `operations` are those that precede them in the file."""
+    reason for the method where the user did not choose it, `candidates` are tensors that were rejected as first convs, `pipeline`
+    is the normalization of the output, where the user stated one, `operations` are those that precede the first convs."""
 
     kernels: tuple[KernelChange, ...]
     edits: Edits
@@ -39,14 +40,9 @@ class Plan(NamedTuple):
     declarations: tuple[Declaration, ...] = ()
     notices: tuple[Notice, ...] = ()
     why: str = ""
+    candidates: tuple[Candidate, ...] = ()
     pipeline: Normalization | None = None
     operations: tuple[PreprocessingOp, ...] = ()
-    finding: Finding | None = None
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """Tensors that were rejected as first convs."""
-        return self.finding.candidates if self.finding else ()
 
     @property
     def fewer_parameters(self) -> int:
@@ -55,14 +51,32 @@ class Plan(NamedTuple):
         return sum(sizes.values())
 
 
-def build_plan(checkpoint: TensorStore, options: Options, finding: Finding | None = None) -> Plan:
-    """The plan; `finding` is that of an earlier one, where the search is the same. Raises AmbiguousError with candidates,
-    UnsupportedError, or UsageError where an option does not fit the file."""
+def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
+    """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError where an option does not fit the file."""
     checkpoint.follows_links = options.plain["follow_links"]
     _check_globals(checkpoint, strict=options.plain["strict"])
     if options.plain["fold_adapter"]:
         return _folded(checkpoint, options)
-    return _plan_by_like(checkpoint, options) if options.search.like else _planned(checkpoint, options, finding)
+    return _plan_by_like(checkpoint, options) if options.search.like else _planned(checkpoint, options)
+
+
+def may_have_made(options: Options, before: TensorStore, after: TensorStore, plan: Plan) -> bool:
+    """Whether the kernels in `after` could be those that these options give: a quick look, for which a plan with others is
+    enough. Of kernels that are not stored as they are mixed it says yes."""
+    for kernel in plan.kernels:
+        conv, name = kernel.conv, kernel.conv.tensor.name
+        is_plain = conv.layout and conv.groups == 1 and conv.tensor.dtype.floating and kernel.parametrization is PLAIN
+        if not is_plain or name not in after.tensors:
+            continue
+        rule = _rule(before.location, conv, options)
+        try:
+            change = kernel_change(before, conv, rule, plan.operations, options.to, "")
+            values = kernels.mixed_kernel(before, change, allow_nonfinite=True)
+        except UnsupportedError:  # the graph may do it instead
+            continue
+        if values.tobytes() != b"".join(after.chunks(name)):
+            return False
+    return True
 
 
 def _plan_by_like(checkpoint: TensorStore, options: Options) -> Plan:
@@ -98,8 +112,8 @@ def _folded(checkpoint: TensorStore, options: Options) -> Plan:
     )
 
 
-def _planned(checkpoint: TensorStore, options: Options, finding: Finding | None = None) -> Plan:
-    finding = finding or select_first_convs(checkpoint, options.search)
+def _planned(checkpoint: TensorStore, options: Options) -> Plan:
+    finding = select_first_convs(checkpoint, options.search)
     convs = finding.first_convs
     check_one_width(checkpoint, convs, None if options.rule.explicit or options.rule.order else options.to)
     rules = [_rule(checkpoint.location, conv, options) for conv in convs]
@@ -167,9 +181,9 @@ def _plan_by(
         declarations=declarations,
         notices=tuple(said),
         why=why or options.rule.why(old),
+        candidates=finding.candidates,
         pipeline=options.norm.new(plain, options.rule.orders) if options.norm else None,
         operations=tuple(composed),
-        finding=finding,
     )
 
 
@@ -186,7 +200,7 @@ def _identity_plan(checkpoint: TensorStore, finding: Finding, channels: int) -> 
     convs, same = finding.first_convs, mixing.identity(channels)
     unchanged = tuple(KernelChange(c, c.layout or Layout("OIHW"), same, c.tensor.shape) for c in convs)
     known = notices.of_file(checkpoint, convs)
-    return Plan(unchanged, Edits(), (channels, channels), notices=known, finding=finding)
+    return Plan(unchanged, Edits(), (channels, channels), notices=known, candidates=finding.candidates)
 
 
 def _check_globals(checkpoint: TensorStore, *, strict: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +18,8 @@ from chkpt_channels import convert, verify
 from chkpt_channels.api.left_out import equal_streams
 from chkpt_channels.api.output import check as output_check
 from chkpt_channels.api.verify import is_current
+from chkpt_channels.folders.planning import plan_model
 from chkpt_channels.formats.torch.zip_file import TorchZip
-from chkpt_channels.transform import plan
 from tests.discovery.test_bias_target import TAKEN
 from tests.support.builders import conv, entry, floats, safetensors, storage, tensor, torch_zip
 from tests.support.files import FIXTURES
@@ -124,14 +125,16 @@ def test_another_rule_is_asked_for(tmp_path: Path):
         assert (found.ok, found.hint) == (False, hint)
 
 
-def test_the_search_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_most_known_conversions_are_not_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Their kernels differ, which is seen at once."""
     source = write(tmp_path / "a.safetensors", network())
-    convert(source, tmp_path / "b.safetensors", to=1, norm="caffe", channel_order="rgb")
+    convert(source, tmp_path / "b.safetensors", to=1, norm="clip", channel_order="bgr", input_range=255)
     calls: list[Any] = []
-    real = plan.select_first_convs
-    monkeypatch.setattr(plan, "select_first_convs", lambda *given: calls.append(given) or real(*given))
-    assert verify(source, tmp_path / "b.safetensors").under
-    assert len(calls) == 1
+    monkeypatch.setattr(
+        sys.modules[is_current.__module__], "plan_model", lambda *given: calls.append(given) or plan_model(*given)
+    )
+    assert verify(source, tmp_path / "b.safetensors").under == "--norm clip --input-range 255 --channel-order bgr"
+    assert len(calls) == 2
 
 
 def test_the_same_tensors_in_another_format(put: Callable[..., Path], tmp_path: Path):

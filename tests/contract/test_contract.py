@@ -221,8 +221,8 @@ def convert_otherwise(truth: Truth, to: int, out: Path, monkeypatch: pytest.Monk
     """A conversion whose every kernel is replaced by another: planned, written and read back, and wrong."""
     real = planning.build_plan
 
-    def make(checkpoint: Checkpoint, options: Options, *known: Any) -> Plan:
-        made = real(checkpoint, options, *known)
+    def make(checkpoint: Checkpoint, options: Options) -> Plan:
+        made = real(checkpoint, options)
         tensors = dict(made.edits.tensors)
         for conv in (change.conv for change in made.kernels):
             values = edit(conv, checkpoint.load(conv.tensor.name), tensors[conv.tensor.name].values())

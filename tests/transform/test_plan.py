@@ -16,7 +16,7 @@ from chkpt_channels.discovery.request import Like, LikeGroup, LikeTensor
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.transform.notices import of_file
 from chkpt_channels.transform.options import Options, build_options
-from chkpt_channels.transform.plan import build_plan
+from chkpt_channels.transform.plan import build_plan, may_have_made
 from tests.formats.keras.test_weights_only import bare, numbered
 from tests.support.files import FIXTURES, opened
 from tests.support.memory import BF16, NET, Memory, kernel
@@ -286,3 +286,17 @@ def test_a_method_that_is_refused_is_left_out(tmp_path: Path):
     with bare(tmp_path, layers) as checkpoint, pytest.raises(UnsupportedError, match="only converted to one channel") as refused:
         build_plan(checkpoint, asked(4, method="zero"))
     assert not refused.value.hint
+
+
+def test_a_quick_look_at_kernels_tells_most_conversions_apart():
+    network = {**NET, "conv1.bias": np.zeros(len(NET["conv1.weight"]), "f4")}
+    before = Memory({"": network})
+    plain = build_plan(before, asked())
+    for words, like in [({}, {}), ({"norm": "imagenet"}, {"norm": "imagenet"}), ({"norm": "caffe"}, {"norm": "caffe"})]:
+        edits = build_plan(before, asked(**words)).edits.tensors
+        after = Memory({"": {**network, "conv1.weight": edits["conv1.weight"].values()}})
+        assert may_have_made(asked(**like), before, after, plain)
+        assert not may_have_made(asked(norm="clip"), before, after, plain)
+    assert not may_have_made(asked(norm="imagenet"), before, Memory({"": NET}), plain)
+    without = Memory({"": {name: array for name, array in NET.items() if name != "conv1.weight"}})
+    assert may_have_made(asked(norm="imagenet"), before, without, plain)
