@@ -32,7 +32,7 @@ LONGER: dict[str, str] = {
     "api/convert.py:convert": "a keyword for each setting, and what they do",
 }
 """Files and functions ("file:function") that may be longer, each with the reason."""
-PRINTING = {"cli/app.py", "cli/session.py", "cli/text.py", "cli/progress.py", "__main__.py"}
+PRINTING = {"cli/app.py", "cli/session.py", "cli/progress.py", "__main__.py"}
 
 modules = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 

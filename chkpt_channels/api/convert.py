@@ -10,7 +10,7 @@ from chkpt_channels.api.output.folder import FolderTarget
 from chkpt_channels.api.output.naming import Path_, Progress
 from chkpt_channels.api.output.publish import FileTarget, Settings, Written
 from chkpt_channels.api.report import Parity, Report
-from chkpt_channels.api.report_builder import conversion_report
+from chkpt_channels.api.report_builder import conversion_report, with_load_lines
 from chkpt_channels.folders.like_file import with_like
 from chkpt_channels.folders.model import Model, ModelFile
 from chkpt_channels.folders.model_folder import ModelFolder, open_model
@@ -67,7 +67,8 @@ def convert(
             report = conversion_report(model, planned, parsed, _measure_parity(planned, complete=dry_run))
             report = report._replace(beside=target.beside)
             # publishing is the last step: a failure after it would be reported as if there were no output
-            report = _preview_report(report, model, target) if dry_run else _published_report(report, target.publish(planned))
+            report = _preview_report(report, target) if dry_run else _published_report(report, target.publish(planned))
+            report = with_load_lines(report, model, target.loading)
     return report._replace(seconds=time.perf_counter() - began)
 
 
@@ -81,10 +82,9 @@ def _target(
     raise TypeError(f"{type(model).__name__} is not a model that can be written")
 
 
-def _preview_report(report: Report, model: Model, target: FileTarget | FolderTarget) -> Report:
-    path = str(target.path)
+def _preview_report(report: Report, target: FileTarget | FolderTarget) -> Report:
     status = "would_convert" if report.status == "converted" else report.status
-    return report._replace(status=status, target=path, load_line=model.load_line(path))
+    return report._replace(status=status, target=str(target.path))
 
 
 def _published_report(report: Report, written: Written) -> Report:
@@ -92,7 +92,6 @@ def _published_report(report: Report, written: Written) -> Report:
         status="converted" if written.changed else "unchanged",
         target=written.output.path,
         output=written.output,
-        load_line=written.load_line,
         warnings=report.warnings + written.notices,
     )
 

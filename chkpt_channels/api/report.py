@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from chkpt_channels.core.errors import Candidate, ChkptChannelsError
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
+from chkpt_channels.formats.base import NamedNetwork
 from chkpt_channels.transform.mixing.normalization import Normalization
 
 SCHEMA_VERSION = "1.1"
@@ -99,7 +100,7 @@ class Check(NamedTuple):
             differences=[
                 {"key": f"{m.file}: {m.where}", "message": f"found {m.found}, expected {m.expected}"} for m in self.mismatches
             ],
-            warnings=_warning_records((*([Notice("skipped", self.skipped)] if self.skipped else []), *self.notices)),
+            warnings=_notice_records((*([Notice("skipped", self.skipped)] if self.skipped else []), *self.notices)),
         )
 
 
@@ -127,16 +128,15 @@ class Inspection(NamedTuple):
                 {"file": self.input.path, "where": d.where, "before": d.channels, "after": None} for d in self.declarations
             ],
             tensors={"total": len(self.tensors), "changed": 0},
-            warnings=_warning_records(self.warnings),
+            warnings=_notice_records(self.warnings),
         )
 
 
 class Report(NamedTuple):
     """The result of `convert`. `status` is converted, unchanged or would_convert; `target` is the path of the output, which
-    `output` describes if it was written; `why` is the reason for the method where the user did not choose it; `candidates` are
-    tensors that were rejected as first convs; `pipeline` is the normalization that the output expects, where the user stated
-    one; `options` are the options that were given; `beside` are the files that go with the output; `advice` says what its input
-    takes."""
+    `output` describes if it was written; `why` is the reason for the method where the user did not choose it; `candidates` were
+    rejected as first convs; `pipeline` is the normalization that the output expects, where the user stated one; `options` were
+    given; `beside` goes with the output; `load_lines` load it, `network` is what they build; `advice` is what it is fed with."""
 
     status: str
     input: FileInfo
@@ -150,13 +150,14 @@ class Report(NamedTuple):
     parameters_fewer: int
     parity: Parity | None
     warnings: tuple[Notice, ...]
-    load_line: str
     seconds: float
     why: str = ""
     candidates: tuple[Candidate, ...] = ()
     pipeline: Normalization | None = None
     options: Mapping[str, Any] = {}
     beside: tuple[str, ...] = ()
+    load_lines: tuple[str, ...] = ()
+    network: NamedNetwork | None = None
     advice: tuple[Notice, ...] = ()
 
     def result(self) -> dict[str, Any]:
@@ -167,6 +168,9 @@ class Report(NamedTuple):
             self.input,
             output=_output_record(self.output),
             beside=list(self.beside),
+            next=list(self.load_lines),
+            architecture={**self.network._asdict(), "names": list(self.network.names)} if self.network else None,
+            notes=_notice_records(self.advice),
             in_channels=_channels_record(self.in_channels),
             method=first.method if first else "identity",
             options=dict(self.options),
@@ -182,7 +186,7 @@ class Report(NamedTuple):
             ],
             tensors={"total": self.tensors_total, "changed": len(self.changed)},
             parity={"max_abs": self.parity.max_abs, "max_ulp": self.parity.max_ulp} if self.parity else None,
-            warnings=_warning_records(self.warnings),
+            warnings=_notice_records(self.warnings),
         )
 
 
@@ -225,7 +229,7 @@ class Verification(NamedTuple):
             tensors={"total": self.tensors_total, "changed": self.tensors_total - self.identical},
             pipeline=_pipeline_record(self.pipeline),
             differences=[{"key": d.key, "message": d.message} for d in self.differences],
-            warnings=_warning_records(self.warnings),
+            warnings=_notice_records(self.warnings),
         )
 
 
@@ -253,8 +257,8 @@ def _first_changed(kernels: Sequence[KernelReport]) -> KernelReport | None:
 
 def _result(status: str, file: FileInfo, **fields: Any) -> dict[str, Any]:
     empty: dict[str, Any] = {
-        "output": None, "beside": [], "in_channels": None, "method": None, "method_why": None, "matrix": None, "offset": None,
-        "pipeline": None, "options": {},
+        "output": None, "beside": [], "next": [], "architecture": None, "notes": [], "in_channels": None, "method": None,
+        "method_why": None, "matrix": None, "offset": None, "pipeline": None, "options": {},
         "first_convs": [], "candidates": [], "declarations": [], "tensors": None, "parity": None, "differences": [],
         "warnings": [], "error": None,
     }  # fmt: skip
@@ -285,14 +289,12 @@ def _output_record(output: FileInfo | None) -> dict[str, Any] | None:
 
 
 def _pipeline_record(pipeline: Normalization | None) -> dict[str, Any] | None:
-    if pipeline is None:
-        return None
-    return {"mean": list(pipeline.mean), "std": list(pipeline.std), "input_range": pipeline.input_range}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in pipeline._asdict().items()} if pipeline else None
 
 
 def _candidate_record(candidate: Candidate) -> dict[str, Any]:
     return {"key": candidate.key, "shape": list(candidate.shape), "why_not": candidate.why_not}
 
 
-def _warning_records(warnings: Sequence[Notice]) -> list[dict[str, str]]:
-    return [{"code": w.code, "message": w.message} for w in warnings]
+def _notice_records(notices: Sequence[Notice]) -> list[dict[str, str]]:
+    return [{"code": notice.code, "message": notice.message} for notice in notices]

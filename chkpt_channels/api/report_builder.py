@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from chkpt_channels.api.advice import input_advice
+from chkpt_channels.api.output.load_lines import load_lines
 from chkpt_channels.api.report import DeclarationChange, FileInfo, KernelReport, Parity, Report
-from chkpt_channels.discovery.catalogue.entry import Recognized
 from chkpt_channels.folders.model import Model
 from chkpt_channels.folders.planning import PlannedModel
-from chkpt_channels.formats.base import Checkpoint
+from chkpt_channels.formats.base import Checkpoint, Loading
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.options import Options, as_keywords
 
@@ -32,9 +32,7 @@ def _kernel_report(kernel: KernelChange, prefix: str) -> KernelReport:
     return KernelReport(conv, kernel.shape, kernel.mixing.method, kernel.mixing.matrix, kernel.mixing.offset)
 
 
-def conversion_report(
-    model: Model, planned: PlannedModel, options: Options, parity: Parity | None, recognized: Recognized | None = None
-) -> Report:
+def conversion_report(model: Model, planned: PlannedModel, options: Options, parity: Parity | None) -> Report:
     """The report of a conversion, but for the output and the time it took."""
     return Report(
         status="converted" if planned.changed else "unchanged",
@@ -51,14 +49,21 @@ def conversion_report(
         parameters_fewer=sum(plan.fewer_parameters for _, plan in planned.parts),
         parity=parity,
         warnings=planned.notices,
-        load_line="",
         seconds=0.0,
         why=planned.first.why,
         candidates=planned.first.candidates,
         pipeline=planned.first.pipeline,
         options=as_keywords(options),
-        advice=input_advice(model, planned, options, recognized),
+        advice=input_advice(model, planned, options, model.recognized),
     )
+
+
+def with_load_lines(report: Report, model: Model, loading: Callable[[str | None], Loading]) -> Report:
+    """The report with the lines that load the output, which `loading` describes for a state dict of it."""
+    tensors = model.parts[0].store.tensors if len(model.parts) == 1 else {}
+    how = loading(model.recognized.group if model.recognized else None)
+    lines, network = load_lines(how, model.recognized, tensors, report.kernels, report.in_channels)
+    return report._replace(load_lines=lines, network=network)
 
 
 def _declaration_changes(model: Model, planned: PlannedModel) -> Iterator[DeclarationChange]:

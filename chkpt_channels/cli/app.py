@@ -75,7 +75,7 @@ def convert(
     """Write SRC with its first convs changed to other input channels."""
     from chkpt_channels.api import batch
     from chkpt_channels.api.output.publish import Settings
-    from chkpt_channels.cli import text
+    from chkpt_channels.cli import conversion
 
     sources = src or []
     with (
@@ -97,12 +97,16 @@ def convert(
             hash_name=hash_name,
             state_dict=state_dict,
         )
+        # of many, one line each: the details are a -v away
+        width = max(len(job.src) for job in all_jobs) if len(all_jobs) > 1 and not (explain or verbose or check) else 0
         with progress(quiet) as bar:
             for job, outcome in () if check else zip(all_jobs, batch.run(all_jobs, settings, jobs, bar), strict=True):
                 with console.file(job.src):
                     report = outcome()
-                    lines = text.explanation_lines(report) if explain else text.conversion_lines(report, verbose=verbose)
-                    console.add(report.result(), [] if quiet else lines, [] if quiet or explain else text.note_lines(report))
+                    parts = conversion.parts(report, job.src, width, explain=explain, verbose=verbose)
+                    console.add(report.result(), *([()] if quiet else parts))
+        if width and not quiet:
+            console.summarize()
     raise typer.Exit(console.exit_code)
 
 

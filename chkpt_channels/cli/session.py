@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -28,12 +29,22 @@ class Session:
         self._command, self._format, self._to = command, output_format, report_to
         self._results: list[dict[str, Any]] = []
 
-    def add(self, result: dict[str, Any], lines: Iterable[str], messages: Iterable[str] = ()) -> None:
-        """One file's result, the lines about it, and messages for people."""
+    def add(
+        self, result: dict[str, Any], lines: Iterable[str], messages: Iterable[str] = (), closing: Iterable[str] = ()
+    ) -> None:
+        """One file's result, the lines about it, messages for people, and the lines that come last."""
         self._keep(result)
         if self._format == "human":
             _print(lines, self._to)
             _print(messages, sys.stderr)
+            _print(closing, self._to)
+
+    def summarize(self) -> None:
+        """One line that counts the results of many files, and names the exit code where it is not 0."""
+        statuses = Counter(str(result["status"]).replace("_", " ") for result in self._results)
+        code = f" (exit {self.exit_code})" if self.exit_code else ""
+        if self._format == "human":
+            _print([", ".join(f"{number} {status}" for status, number in statuses.items()) + code], self._to)
 
     def _keep(self, result: dict[str, Any]) -> None:
         self._results.append(result)

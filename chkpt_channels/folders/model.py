@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 from chkpt_channels.core.errors import Location
 from chkpt_channels.discovery.catalogue.entry import Recognized
+from chkpt_channels.discovery.catalogue.known import recognize
 from chkpt_channels.folders.channel_counts import search_hints
 from chkpt_channels.folders.config_files import ConfigFile, ConfigReader
 from chkpt_channels.folders.config_normalization import with_normalization
 from chkpt_channels.folders.describing import Description, described
 from chkpt_channels.folders.shards import Shards
 from chkpt_channels.formats import detect
-from chkpt_channels.formats.base import Checkpoint, Format
+from chkpt_channels.formats.base import Checkpoint, Format, Loading
 from chkpt_channels.storage.source import STDIO, Source, open_source
 from chkpt_channels.transform.mixing.normalization import AUTO
 from chkpt_channels.transform.options import Options
@@ -87,20 +88,26 @@ class Model(ABC):
         return f"{part.name}/" if len(self.parts) > 1 else ""
 
     @abstractmethod
-    def load_line(self, path: str) -> str:
-        """The line of Python that loads such a model at `path`."""
+    def loading(self, path: str, group: str | None = None) -> Loading:
+        """How Python loads such a model at `path`, of several state dicts the one called `group`."""
 
     @abstractmethod
     def described(self, part: Part, *, strict: bool = False) -> Description:
         """The configurations that describe a part, as far as they can be read; `strict` raises DamagedError for others."""
 
-    def resolved(self, options: Options, recognized: Recognized | None = None) -> Options:
+    @cached_property
+    def recognized(self) -> Recognized | None:
+        """The known architectures that its first part could be, where no graph says what it is."""
+        store = self.parts[0].store
+        return None if store.graph.decides else recognize(store)
+
+    def resolved(self, options: Options) -> Options:
         """The options completed from its configurations: hints for the search, and mean and std for `--norm auto`, else those of
         the architecture. Raises UnsupportedError where neither states these."""
         wants_normalization = options.norm.name == AUTO
         configs = self.described(self.parts[0], strict=wants_normalization).configs
         options = options._replace(search=options.search._replace(hints=search_hints(configs)))
-        return with_normalization(options, configs, self.location, recognized) if wants_normalization else options
+        return with_normalization(options, configs, self.location, self.recognized) if wants_normalization else options
 
 
 class ModelFile(Model):
@@ -154,5 +161,5 @@ class ModelFile(Model):
     def size(self) -> int:
         return self.source.size
 
-    def load_line(self, path: str) -> str:
-        return self.checkpoint.load_line(path)
+    def loading(self, path: str, group: str | None = None) -> Loading:
+        return self.checkpoint.loading(path, group)

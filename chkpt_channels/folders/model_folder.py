@@ -18,17 +18,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, UnsupportedError, UsageError, reason
-from chkpt_channels.folders.channel_counts import reconstructs
 from chkpt_channels.folders.config_files import ConfigFile, read
 from chkpt_channels.folders.describing import Description, described
 from chkpt_channels.folders.library_tables import CONFIG, PIPELINE, PREPROCESSORS
+from chkpt_channels.folders.loading import ADAPTER, OPEN_CLIP, by_library
 from chkpt_channels.folders.model import Model, ModelFile, Part
 from chkpt_channels.folders.shards import Shards, is_index, shard_names
 from chkpt_channels.formats import FOREIGN_SUFFIXES, foreign_weights, is_claimed, open_checkpoint, weights_suffixes
-from chkpt_channels.formats.base import Checkpoint
+from chkpt_channels.formats.base import Checkpoint, Loading
 from chkpt_channels.storage.source import STDIO, Source, check_link
 from chkpt_channels.transform.mixing.normalization import AUTO
 from chkpt_channels.transform.options import Options
@@ -182,26 +182,21 @@ class ModelFolder(Model):
                 return described(configs, Path(part.name).name, beside, part.store)
         return Description(())
 
-    def load_line(self, path: str) -> str:
-        config = next((s.document.root.plain for s in self.configs if s.name == CONFIG), None)
-        if PIPELINE in self.files:
-            return f"pipeline = diffusers.DiffusionPipeline.from_pretrained({path!r})"
-        if not isinstance(config, dict):
-            return ""
-        if str(config.get("registered_name")).startswith("keras_hub>"):
-            return f"model = keras_hub.models.Backbone.from_preset({path!r})"
-        if "pretrained_cfg" in config or ("architecture" in config and "model_type" not in config):
-            return f"model = timm.create_model('local-dir:{path}', pretrained=True)"
-        if "_model_class" in config and "encoder_name" in config:
-            return f"model = segmentation_models_pytorch.from_pretrained({path!r})"
-        if "_class_name" in config:
-            return f"model = diffusers.{config['_class_name']}.from_pretrained({path!r})"
-        architectures = config.get("architectures")
-        if "model_type" in config and isinstance(architectures, list) and architectures:
-            # the class that reconstructs no longer fits: its decoder has the old channels
-            name = "AutoModel" if reconstructs(config) else architectures[0]
-            return f"model = transformers.{name}.from_pretrained({path!r})"
-        return ""
+    def loading(self, path: str, group: str | None = None) -> Loading:
+        config, adapter = (self._document(name) for name in (CONFIG, ADAPTER))
+        if known := by_library(path, self.files, config, adapter):
+            return known
+        part = self.parts[0]
+        if len(self._part_files) > 1 or not isinstance(part.store, Checkpoint):
+            return Loading(remark="the folder names no library, and its files are loaded one by one")
+        loading = part.store.loading(str(Path(path) / part.files[0]), group)
+        return loading._replace(model="the network that open_clip_config.json states") if OPEN_CLIP in self.files else loading
+
+    def _document(self, name: str) -> dict[str, Any]:
+        """The object in a JSON file of the folder; an empty one where there is none."""
+        documents = (*self.configs, *(self.other_documents if name in self.files else ()))
+        plain = next((config.document.root.plain for config in documents if config.name == name), None)
+        return plain if isinstance(plain, dict) else {}
 
 
 def _is_small(path: Path) -> bool:

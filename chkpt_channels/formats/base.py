@@ -151,6 +151,37 @@ class TensorStore(ABC):
         return [t for t in self.tensors.values() if t.name not in others]
 
 
+class NamedNetwork(NamedTuple):
+    """What a network is called: its library, the names there that fit, and what says so ("catalogue", "configuration",
+    "object")."""
+
+    library: str
+    names: tuple[str, ...]
+    how: str
+
+
+class Loading(NamedTuple):
+    """How Python loads a file.
+
+    imports    the statements that come first
+    statement  a statement that loads it; for the network `model`, which is built before it, where `needs_model`
+    state      instead of it: an expression that is a state dict for such a network
+    group      which of the file's state dicts that is
+    model      what that network is, in words
+    remark     what else loading takes, in a sentence
+    network    what the file itself calls its network
+    """
+
+    imports: tuple[str, ...] = ()
+    statement: str = ""
+    needs_model: bool = False
+    state: str = ""
+    group: str = ""
+    model: str = "the network that was trained"
+    remark: str = ""
+    network: NamedNetwork | None = None
+
+
 class Joined(NamedTuple):
     """What shards, each in the order of its modules, say as one checkpoint."""
 
@@ -180,9 +211,9 @@ class Checkpoint(TensorStore):
         """What the shards of which this is the first say together; None where each says all about its own tensors."""
         return None
 
-    def load_line(self, path: str) -> str:
-        """The line of Python that loads the file at `path`."""
-        return ""
+    def loading(self, path: str, group: str | None = None) -> Loading:
+        """How Python loads the file at `path`, of several state dicts the one called `group`."""
+        return Loading()
 
     def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
         """Files in the source's folder that must be copied beside the output `path`: old name → new name."""

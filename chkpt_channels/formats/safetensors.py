@@ -24,7 +24,7 @@ from chkpt_channels.core.errors import Location
 from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import Edits, Tensor, TensorEdit
-from chkpt_channels.formats.base import Checkpoint, FlatWriter, Format
+from chkpt_channels.formats.base import Checkpoint, FlatWriter, Format, Loading
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
 
@@ -89,8 +89,8 @@ class Safetensors(Checkpoint):
         begin, end = self._spans[name]
         return self.source.chunks(self._begin + begin, self._begin + end)
 
-    def load_line(self, path: str) -> str:
-        return f"model.load_state_dict(safetensors.torch.load_file({path!r}))"
+    def loading(self, path: str, group: str | None = None) -> Loading:
+        return Loading(("import safetensors.torch",), state=f"safetensors.torch.load_file({path!r})")
 
     def splices(self, edits: Edits) -> list[Splice]:
         if not (edits.tensors or edits.removed):

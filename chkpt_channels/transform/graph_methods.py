@@ -21,10 +21,8 @@ from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import kernels, notices
 from chkpt_channels.transform.mixing.matrix import Mixing
-from chkpt_channels.transform.mixing.rules import ADAPTER, GATHER, REPEATING
+from chkpt_channels.transform.mixing.rules import ADAPTER, FOLDED, GATHER, REPEATING
 from chkpt_channels.transform.options import Options
-
-FOLDED = "fold-adapter"
 
 
 def preferred(

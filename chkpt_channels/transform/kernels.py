@@ -15,7 +15,7 @@ from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import quantization
 from chkpt_channels.transform.mixing import window
 from chkpt_channels.transform.mixing.matrix import Mixing
-from chkpt_channels.transform.mixing.rules import GRAPH_METHODS
+from chkpt_channels.transform.mixing.rules import FOLDED, GRAPH_METHODS
 from chkpt_channels.transform.parametrizations import PLAIN, Parametrization
 
 if TYPE_CHECKING:
@@ -144,21 +144,39 @@ def _dense_weight(checkpoint: TensorStore, kernel: KernelChange) -> NDArray[Any]
 
 
 def border_notices(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> Iterator[Notice]:
-    """The error at zero-padded borders after a constant, or a convolution of several pixels, was folded: padded zeros had neither
-    the constant nor the pixels around them."""
+    """What is off at zero-padded borders after a constant, or a convolution of several pixels, was folded: zeros had neither."""
     for kernel in changed:
         grows = kernel.mixing.window
         if not kernel.mixing.offset and not grows:
             continue
-        tap_spans = checkpoint.graph.padding(kernel.conv)
-        error, inside = border_error(checkpoint, kernel, usual_tap_spans(kernel) if tap_spans is None else tap_spans)
+        stated = checkpoint.graph.padding(kernel.conv)
+        tap_spans = usual_tap_spans(kernel) if stated is None else stated
+        error, largest = border_error(checkpoint, kernel, tap_spans)
         if error:
-            share = f", {error / inside:.0%} of the largest {'' if grows else 'constant '}inside" if inside else ""
-            if_ = " if it is padded as usual" if tap_spans is None else ""
-            if grows:
-                if_ = f", for inputs in -1..1, in its outer {grows.border} pixels"
-            message = f"{kernel.conv.tensor.name}: at the zero-padded border its output is off by up to {error:.3g}{share}{if_}"
-            yield Notice("border_error", message)
+            count = grows.border if grows else _border_pixels(kernel, tap_spans)
+            inputs = f"{'' if kernel.mixing.method == FOLDED else 'normalized '}inputs"
+            share = f", {100 * error / largest:.2g} % of the largest value that {inputs} in -1..1 give" if largest else ""
+            if_ = ", if it is padded as usual" if stated is None else ""
+            where = f"the outer {count} pixel{'s differ' if count > 1 else ' differs'} in its feature map"
+            message = f"{kernel.conv.tensor.name}: exact inside; {where} by up to {error:.3g}{share}{if_}"
+            yield Notice("border_error", f"{message}; {_exact_instead(checkpoint, kernel)}")
+
+
+def _border_pixels(kernel: KernelChange, tap_spans: Sequence[TapSpans]) -> int:
+    """How many outputs, at the most, overlap the padding on one side of an axis: each in a way of its own."""
+    window = [n for n, letter in zip(kernel.conv.tensor.shape, kernel.layout.axes, strict=True) if letter in "DHW"] or [1]
+    before = [{spans[axis] for spans in tap_spans if spans[axis][0] > 0} for axis in range(len(window))]
+    after = [{spans[axis] for spans in tap_spans if spans[axis][1] < taps} for axis, taps in enumerate(window)]
+    return max(map(len, [*before, *after]))
+
+
+def _exact_instead(checkpoint: TensorStore, kernel: KernelChange) -> str:
+    """What is exact at the border too."""
+    if kernel.mixing.method == FOLDED:
+        return "without --fold-adapter nothing differs"
+    if not checkpoint.graph.adapter_obstacle([kernel.conv]):
+        return "--method adapter is exact there too"
+    return "a second channel of ones is exact there too: docs/normalization.md"
 
 
 def usual_tap_spans(kernel: KernelChange) -> Sequence[TapSpans]:
@@ -176,21 +194,25 @@ def usual_tap_spans(kernel: KernelChange) -> Sequence[TapSpans]:
 
 
 def border_error(checkpoint: TensorStore, kernel: KernelChange, tap_spans: Sequence[TapSpans]) -> tuple[float, float]:
-    """(the largest Σ of W · t over channels and taps on the padding, the largest over all taps) of any filter. The old network
-    padded zeros after the constant was subtracted; the new bias adds it for these taps too. A window sees pixels around them."""
+    """(the largest Σ of W · t over channels and taps on the padding, the largest response to inputs in -1..1, which are those
+    that the old kernel saw where normalizations are folded) of any filter. The old network padded zeros after the constant was
+    subtracted; the new bias adds it for these taps too. A window sees pixels around them."""
     if not tap_spans:
         return 0.0, 0.0
     constants = _tap_constants(checkpoint, kernel)
-    constants = constants.reshape(len(constants), *(constants.shape[1:] or (1,)))  # a product of pixels has one tap
+    constants = constants.reshape(len(constants), *(constants.shape[1:] or (1,)))  # a product has one tap
     full = tuple((0, taps) for taps in constants.shape[1:])
-    borders = [(), *(spans for spans in tap_spans if tuple(spans) != full)]
-    summed = [constants[:, *(slice(*span) for span in spans)].reshape(len(constants), -1).sum(axis=1) for spans in borders]
-    errors = [abs(summed[0] if spans == () else summed[0] - each) for spans, each in zip(borders, summed, strict=True)]
+    borders = [spans for spans in tap_spans if tuple(spans) != full]
+    whole, *parts = (
+        constants[:, *(slice(*span) for span in spans)].reshape(len(constants), -1).sum(axis=1) for spans in ((), *borders)
+    )
+    old = _dense_weight(checkpoint, kernel)
+    inside, *seen = window.largest(kernel.mixing, kernel.layout, old, [(), *(borders if kernel.mixing.window else ())])
+    errors = [abs(whole - part) for part in parts]
     if kernel.mixing.window:
-        seen = window.largest(kernel.mixing, kernel.layout, _dense_weight(checkpoint, kernel), borders)
         errors = [error + most for error, most in zip(errors, seen, strict=True)]
-    inside, *outside = (float(error.max()) for error in errors)
-    return max(outside, default=0.0), inside
+    scale = 1.0 if kernel.mixing.method == FOLDED else max(abs(value) for row in kernel.mixing.matrix for value in row)
+    return max((float(error.max()) for error in errors), default=0.0), float(inside.max()) / (scale or 1.0)
 
 
 def shifted_bias(

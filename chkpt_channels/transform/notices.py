@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice
@@ -13,6 +14,8 @@ from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.mixing.rules import ADAPTER, REPEATING
 from chkpt_channels.transform.options import Options
 
+_OF_TORCH = re.compile(r"torch\.(nn|optim)(\.\w+)*\.[A-Z]\w*|torch\.torch_version\.TorchVersion")
+"""Classes of torch's modules and optimizers, which a pickled network of torch names."""
 SEARCHED = ("graph", "catalogue", "shapes", "names")
 """How first convs are found that leave no kernel unexplained."""
 
@@ -20,9 +23,9 @@ SEARCHED = ("graph", "catalogue", "shapes", "names")
 def of_file(checkpoint: TensorStore, first_convs: Sequence[FirstConv]) -> tuple[Notice, ...]:
     """The warnings about a file, whatever is done with it."""
     known = (*checkpoint.warnings, *checkpoint.graph.notices(first_convs))
-    if not checkpoint.globals:
+    names = listing([name for name in checkpoint.globals if not _OF_TORCH.fullmatch(name)])
+    if not names:
         return known
-    names = listing(checkpoint.globals)
     message = f"its pickle names {names}, which is copied and not run; loading the file resolves it"
     return (*known, Notice("foreign_globals", message))
 

@@ -167,7 +167,7 @@ def test_the_hash_is_that_of_the_file(suffix: str, tmp_path: Path):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert path.name == f"x-{digest[:8]}{suffix}"
     assert (report.output.path, report.output.sha256) == (str(path), digest)
-    assert path.name in report.load_line
+    assert path.name in report.load_lines[-1]
     assert convert(RGB, tmp_path / f"y{suffix}", sha256=True).output.sha256 == digest
     assert run(["check", str(path), "--expect", "gray"]) == 0
 

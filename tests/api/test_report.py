@@ -13,7 +13,8 @@ from tests.support.files import FIXTURES
 TRAINING = FIXTURES / "torch_zip" / "training.ckpt"
 MODULE = FIXTURES / "torch_zip" / "module.pth"
 KEYS = {
-    "status", "input", "output", "beside", "in_channels", "method", "method_why", "matrix", "offset", "first_convs", "candidates",
+    "status", "input", "output", "beside", "next", "architecture", "notes", "in_channels", "method",
+    "method_why", "matrix", "offset", "first_convs", "candidates",
     "declarations", "tensors", "pipeline", "options", "parity", "differences", "warnings", "error",
 }  # fmt: skip
 STATUSES = {
@@ -46,6 +47,8 @@ def test_every_record_has_the_same_shape(tmp_path: Path):
         assert record["in_channels"] is None or record["in_channels"].keys() == {"before", "after"}
         assert record["tensors"] is None or record["tensors"].keys() == {"total", "changed"}
         assert record["parity"] is None or record["parity"].keys() == {"max_abs", "max_ulp"}
+        assert record["architecture"] is None or record["architecture"].keys() == {"library", "names", "how"}
+        assert all(isinstance(line, str) for line in record["next"])
         for conv in record["first_convs"]:
             assert conv.keys() == {"key", "layout", "dtype", "shape_before", "shape_after", "found_by", "why"}
             assert conv["found_by"] in {"user", "graph", "sidecar", "shapes", "names"}
@@ -54,6 +57,7 @@ def test_every_record_has_the_same_shape(tmp_path: Path):
             ("declarations", {"file", "where", "before", "after"}),
             ("differences", {"key", "message"}),
             ("warnings", {"code", "message"}),
+            ("notes", {"code", "message"}),
         ]:
             assert all(row.keys() == keys for row in record[rows])
 

@@ -25,6 +25,24 @@ def test_lines_and_messages_for_people(capsys: pytest.CaptureFixture[str]):
     assert (shown.out, shown.err) == ("a report\n", "note: a message\n")
 
 
+def test_what_comes_last_comes_last():
+    out = io.StringIO()
+    with session("convert", None, as_json=False, report_to=out) as console:
+        console.add(RESULT, ["a report"], (), ["the end"])
+    assert out.getvalue() == "a report\nthe end\n"
+
+
+def test_many_are_counted(capsys: pytest.CaptureFixture[str]):
+    for form, expected in ((None, "2 converted, 1 would convert (exit 3)\n"), ("jsonl", "")):
+        with session("convert", form, as_json=False) as console:
+            for status in ("converted", "would_convert", "converted"):
+                console.add({"status": status}, [])
+            console.exit_code = 3
+            capsys.readouterr()
+            console.summarize()
+            assert capsys.readouterr().out == expected
+
+
 def test_one_json_object_at_the_end(capsys: pytest.CaptureFixture[str]):
     with session("convert", None, as_json=True) as console:
         console.add(RESULT, ["a report"], ["note: a message"])

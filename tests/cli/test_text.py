@@ -1,4 +1,4 @@
-"""The reports for people, line by line."""
+"""The reports of inspect, check and verify for people, line by line."""
 
 from __future__ import annotations
 
@@ -7,30 +7,8 @@ from typing import Any
 import pytest
 
 from chkpt_channels import Candidate
-from chkpt_channels.api.report import (
-    Check,
-    DeclarationChange,
-    Difference,
-    FileInfo,
-    Inspection,
-    KernelReport,
-    Mismatch,
-    Parity,
-    Report,
-    Verification,
-)
-from chkpt_channels.cli.text import (
-    candidate_rows,
-    check_lines,
-    conversion_lines,
-    dtype,
-    explanation_lines,
-    inspection_lines,
-    note_lines,
-    shape,
-    size,
-    verification_lines,
-)
+from chkpt_channels.api.report import Check, Difference, FileInfo, Inspection, KernelReport, Mismatch, Verification
+from chkpt_channels.cli.text import candidate_rows, check_lines, inspection_lines, verification_lines
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
@@ -41,204 +19,7 @@ CONV = FirstConv(KERNEL, Layout("OIHW"), 3, "shapes", "the first conv in module 
 SUM = KernelReport(CONV, (64, 1, 7, 7), "sum", ((1.0,), (1.0,), (1.0,)))
 SOURCE = FileInfo("models/rgb.pth", "torch_zip", 100 << 20, "PyTorch (zip)")
 TARGET = FileInfo("models/gray.pth", "torch_zip", 99 << 20)
-REPORT = Report(
-    status="converted",
-    input=SOURCE,
-    target="models/gray.pth",
-    output=TARGET,
-    in_channels=(3, 1),
-    kernels=(SUM,),
-    declarations=(),
-    tensors_total=10,
-    changed=("conv1.weight",),
-    parameters_fewer=6272,
-    parity=Parity(1.2e-7, 1.5),
-    warnings=(),
-    load_line="model.load_state_dict(torch.load('gray.pth'))",
-    seconds=0.123,
-)
-
-
-def told(**changes: Any) -> Report:
-    return REPORT._replace(**changes)
-
-
-@pytest.mark.parametrize(
-    ("count", "expected"),
-    [
-        (0, "0 bytes"),
-        (1023, "1023 bytes"),
-        (1024, "1.0 KiB"),
-        (102_550_733, "97.8 MiB"),
-        ((1 << 30) * 3 // 2, "1.5 GiB"),
-        (5 << 40, "5.0 TiB"),
-        (5000 << 40, "5000.0 TiB"),
-    ],
-)
-def test_bytes_are_told_in_units(count: int, expected: str):
-    assert size(count) == expected
-
-
-@pytest.mark.parametrize(("dimensions", "expected"), [((64, 3, 7, 7), "64×3×7×7"), ((5,), "5"), ((), "scalar")], ids=str)
-def test_shapes_are_told_with_crosses(dimensions: tuple[int, ...], expected: str):
-    assert shape(dimensions) == expected
-
-
-@pytest.mark.parametrize(("name", "expected"), [("F32", "float32"), ("BF16", "bfloat16"), ("QI8", "qint8"), ("I4", "I4")])
-def test_element_types_are_told_in_torchs_words_if_it_has_any(name: str, expected: str):
-    assert dtype(Tensor("k", BY_NAME[name], ())) == expected
-
-
-def test_a_conversion_is_told_in_a_few_lines():
-    assert list(conversion_lines(REPORT)) == [
-        "rgb.pth → gray.pth   PyTorch (zip) · 100.0 MiB · 0.1 s",
-        "  conv1.weight   OIHW  64×3×7×7 → 64×1×7×7   float32   sum   found by shapes: the first conv in module order",
-        "  9 other tensors: identical bytes · 6,272 parameters fewer",
-        "  parity on a random gray image: max |Δ| 1.2e-07 (1.5 ulp)",
-    ]
-
-
-CHANGES: dict[str, tuple[dict[str, Any], str]] = {
-    "dry run": ({"output": None}, "rgb.pth → gray.pth   PyTorch (zip) · 100.0 MiB · dry run, nothing was written"),
-    "why": ({"why": "exact everywhere"}, "  sum is the default here: exact everywhere"),
-    "more parameters": ({"parameters_fewer": -1}, "  9 other tensors: identical bytes · 1 parameter more"),
-    "one other": ({"tensors_total": 2}, "  1 other tensor: identical bytes · 6,272 parameters fewer"),
-    "also changed": ({"changed": ("conv1.weight", "bn.running_mean", "b")}, "  also changed: bn.running_mean, b"),
-    "declared": (
-        {"declarations": (DeclarationChange("model.conv1.in_channels", 3, 1),)},
-        "  model.conv1.in_channels: 3 → 1",
-    ),
-    "declared elsewhere": (
-        {"declarations": (DeclarationChange("image_mean", [0.4850001, 0.5], None, "models/config.json"),)},
-        "  config.json: image_mean: [0.485, 0.5] → none",
-    ),
-    "a switch": (
-        {"declarations": (DeclarationChange("do_rescale", True, False, "models/vae/config.json"),)},
-        "  vae/config.json: do_rescale: true → false",
-    ),
-    "beside it": ({"beside": ("models/config.json", "models/a.data")}, "  beside it: config.json, a.data"),
-    "RGB": ({"in_channels": (1, 3)}, "  parity on a random RGB image: max |Δ| 1.2e-07 (1.5 ulp)"),
-    "bands": ({"in_channels": (3, 13)}, "  parity on a random 13-channel image: max |Δ| 1.2e-07 (1.5 ulp)"),
-    "an odd name": ({"target": "models/a\nb.pth"}, "rgb.pth → a\\nb.pth   PyTorch (zip) · 100.0 MiB · 0.1 s"),
-}
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_what_a_conversion_did_has_its_line(name: str):
-    changes, expected = CHANGES[name]
-    assert expected in list(conversion_lines(told(**changes)))
-    assert expected not in list(conversion_lines(REPORT))
-
-
 SAME = KernelReport(CONV, (64, 3, 7, 7), "identity", ((1.0, 0.0), (0.0, 1.0)))
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, "  unchanged: 3 input channels already; every byte copied"),
-        ({"in_channels": (1, 1)}, "  unchanged: 1 input channel already; every byte copied"),
-        ({"output": None}, "  unchanged: 3 input channels already"),
-        ({"warnings": (Notice("renamed_data", "…"),)}, "  unchanged: 3 input channels already"),
-    ],
-    ids=["copied", "one", "dry run", "renamed"],
-)
-def test_what_is_as_asked_already_is_told_and_no_more(changes: dict[str, Any], expected: str):
-    lines = list(
-        conversion_lines(told(**{"status": "unchanged", "kernels": (SAME,), "in_channels": (3, 3), "changed": (), **changes}))
-    )
-    assert lines[1:] == [
-        "  conv1.weight   OIHW  64×3×7×7   float32   found by shapes: the first conv in module order",
-        expected,
-    ]
-
-
-def test_everything_is_told_if_asked_for():
-    lines = list(conversion_lines(told(candidates=(Candidate("conv2.weight", (8, 3, 3, 3), "fed"),)), verbose=True))
-    assert "                 old = A · new, A = [1; 1; 1]" in lines
-    assert lines[-3:-1] == ["  rejected:", "    conv2.weight   8×3×3×3   fed"]
-
-
-def test_names_of_several_kernels_are_aligned():
-    other = SUM._replace(conv=CONV._replace(tensor=KERNEL._replace(name="a")))
-    first, second = list(conversion_lines(told(kernels=(SUM, other))))[1:3]
-    assert first.index("OIHW") == second.index("OIHW")
-
-
-# Explained
-
-
-def test_a_matrix_is_explained():
-    luma = KernelReport(CONV, (64, 2, 7, 7), "matrix", ((1.0, 0.25), (0.5, 0.123456789), (0.0, 10.0)))
-    assert list(explanation_lines(told(kernels=(luma,)))) == [
-        "conv1.weight   OIHW  64×3×7×7 → 64×2×7×7   matrix",
-        "  x_old[i] = Σ_j A[i, j] · x_new[j]",
-        "  W'[j] = Σ_i W[i] · A[i, j]   for every filter and tap, in float64, rounded once to float32",
-        "  A = [        1      0.25 ]",
-        "      [      0.5  0.123457 ]",
-        "      [        0        10 ]",
-    ]
-
-
-def test_a_shift_is_explained_with_it():
-    lines = list(explanation_lines(told(kernels=(SUM._replace(offset=(0.5, 0.0, -1.0)),), why="of the pipelines")))
-    assert lines[1:] == [
-        "  x_old[i] = Σ_j A[i, j] · x_new[j] + t[i]",
-        "  W'[j] = Σ_i W[i] · A[i, j]   for every filter and tap, in float64, rounded once to float32",
-        "  b' = b + Σ_i t[i] · Σ_taps W[i]",
-        "  A = [ 1 ]   t = 0.5",
-        "      [ 1 ]   t = 0",
-        "      [ 1 ]   t = -1",
-        "sum is the default here: of the pipelines",
-    ]
-
-
-@pytest.mark.parametrize("method", ["broadcast", "stack", "identity"])
-def test_where_no_weight_changes_nothing_is_explained(method: str):
-    kernel = KernelReport(CONV._replace(layout=None), None, method, ((1.0,),))
-    assert list(explanation_lines(told(kernels=(kernel,)))) == [
-        f"conv1.weight   layout ambiguous  64×3×7×7 → 64×3×7×7   {method}",
-        "  W' = W: no weight changes",
-    ]
-
-
-def test_an_adapter_is_explained_with_its_matrix():
-    kernel = KernelReport(CONV, None, "adapter", ((1.0, 0.5),), (0.25,))
-    assert list(explanation_lines(told(kernels=(kernel,)))) == [
-        "conv1.weight   OIHW  64×3×7×7 → 64×3×7×7   adapter",
-        "  x_old[i] = Σ_j A[i, j] · x_new[j] + t[i]",
-        "  W' = W: a 1×1 convolution in front holds A and t",
-        "  A = [   1  0.5 ]   t = 0.25",
-    ]
-
-
-def test_a_kernel_that_grows_is_explained_by_taps():
-    kernel = KernelReport(CONV, (64, 2, 9, 9), "fold-adapter", ((1.0, 0.5),))
-    assert list(explanation_lines(told(kernels=(kernel,)))) == [
-        "conv1.weight   OIHW  64×3×7×7 → 64×2×9×9   fold-adapter",
-        "  x_old[i, u] = Σ_a Σ_j A_a[i, j] · x_new[j, u + a]",
-        "  W'[j, a + b] = Σ_i W[i, b] · A_a[i, j]   for every filter, A = Σ_a A_a, in float64, rounded once to float32",
-        "  A = [   1  0.5 ]",
-    ]
-
-
-# Notes
-
-
-def test_advice_on_the_input_is_noted_before_the_line_that_loads_it():
-    advice = (Notice("input_feed", "feed it \x1b[2J"), Notice("input_range", "more"))
-    following = ["next: model.load_state_dict(torch.load('gray.pth'))"]
-    assert list(note_lines(told(advice=advice))) == ["note: feed it \\x1b[2J", "note: more", *following]
-    assert list(note_lines(told(status="unchanged", advice=advice))) == []
-
-
-def test_warnings_come_first_and_cannot_move_the_cursor():
-    lines = list(note_lines(told(warnings=(Notice("a", "one\x1b[2J"), Notice("b", "two")))))
-    assert lines[:2] == ["warning: one\\x1b[2J", "warning: two"]
-
-
-def test_a_dry_run_has_nothing_to_load():
-    assert not any(line.startswith("next:") for line in note_lines(told(output=None)))
 
 
 # Inspected
@@ -316,23 +97,24 @@ VERIFIED = Verification(SOURCE, TARGET, (3, 1), (SUM,), 9, 10, (), ())
 @pytest.mark.parametrize(
     ("kernel", "expected"),
     [
-        (SUM, "conv1.weight is the sum over its 3 input channels, to the last bit"),
+        (SUM, "conv1.weight is the sum of R, G and B, to the last bit"),
         (
             SUM._replace(offset=(1.0,)),
-            "conv1.weight is the sum over its 3 input channels, with both normalizations folded in, to the last bit",
+            "conv1.weight is the sum of R, G and B, both normalizations folded in, to the last bit",
         ),
         (
             SUM._replace(method="fold-adapter", offset=(1.0,)),
-            "conv1.weight is made by fold-adapter from 3 input channels to 1, with its constant folded in, to the last bit",
+            "conv1.weight is composed with the convolution in front of it, and its constant, to the last bit",
         ),
-        (SUM._replace(method="mean"), "conv1.weight is made by mean from 3 input channels to 1, to the last bit"),
+        (SUM._replace(method="mean"), "conv1.weight is the mean of R, G and B, to the last bit"),
         (
             SUM._replace(method="luma", matrix=((0.2, 0.7, 0.1),)),
-            "conv1.weight is made by luma from 1 input channel to 3, to the last bit",
+            "conv1.weight is split over R, G and B by 0.2, 0.7, 0.1, to the last bit",
         ),
+        (SUM._replace(method="stack"), "conv1.weight is unchanged, to the last bit"),
         (SAME, "conv1.weight is unchanged, to the last bit"),
     ],
-    ids=["sum", "pipelines", "folded", "mean", "luma", "identity"],
+    ids=["sum", "pipelines", "folded", "mean", "luma", "stack", "identity"],
 )
 def test_a_file_that_is_the_conversion_is_told_by_its_rule(kernel: KernelReport, expected: str):
     assert next(verification_lines(VERIFIED._replace(kernels=(kernel,)))) == f"identical: 9 of 10 tensors · {expected}"
@@ -367,10 +149,3 @@ def test_differences_are_told_up_to_a_number():
     assert (len(lines), lines[-1]) == (12, "  and 2 more")
     one = next(verification_lines(VERIFIED._replace(differences=differences[:1])))
     assert one.endswith("1 difference; 9 of 10 tensors are identical")
-
-
-def test_where_nothing_differs_from_like_no_kernel_need_be_known():
-    report = told(status="unchanged", kernels=(), in_channels=(0, 0), changed=(), parity=None, why="")
-    assert list(conversion_lines(report))[1:] == ["  unchanged: no shape differs from LIKE; every byte copied"]
-    assert report.result()["in_channels"] is None
-    assert report.result()["method"] == "identity"

@@ -210,7 +210,7 @@ def test_a_dry_run_says_the_same_and_writes_nothing(truth: Truth, tmp_path: Path
         "changed",
         "parity",
         "warnings",
-        "load_line",
+        "load_lines",
         "beside",
     ):
         assert getattr(dry, name) == getattr(wet, name), name

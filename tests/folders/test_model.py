@@ -31,7 +31,7 @@ def test_a_file_is_a_model_of_one_part(copied: Path):
         assert part.store is model.checkpoint
         assert model.prefix(part) == ""
         assert model.title == model.checkpoint.title
-        assert model.load_line("x.pth") == "model.load_state_dict(torch.load('x.pth'))"
+        assert model.loading("x.pth").state == "torch.load('x.pth', weights_only=True)"
     assert model.source.fd == -1
 
 

@@ -265,7 +265,7 @@ def test_the_dict_that_a_module_is_built_from(old, to, key, form, tmp_path):
     assert verify(path, tmp_path / "b.pt", to).ok
     assert check(tmp_path / "b.pt", to).ok
     names = {"torch": torch}
-    exec(report.load_line, names)
+    exec("\n".join(report.load_lines), names)
     new = names["model"]
     assert (new.yaml[key], new.yaml["nc"], new.model[0].in_channels) == (to, 3, to)
     image = torch.rand(2, to, 16, 16)

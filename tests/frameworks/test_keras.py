@@ -333,7 +333,7 @@ def test_under_its_usual_name_it_loads(name: str, tmp_path: Path):
     save(tmp_path / name)
     report = chkpt_channels.convert(tmp_path / name, to="gray")
     scope = {"keras": keras, "model": gray_model}
-    exec(report.load_line, scope)
+    exec("\n".join(report.load_lines), scope)
     gray = gray_images(16)
     assert_close(scope["model"].predict(gray, verbose=0), model.predict(np.repeat(gray, 3, -1), verbose=0))
 

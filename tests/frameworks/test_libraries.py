@@ -30,7 +30,7 @@ def test_timm(name, exact, with_arguments, tmp_path):
         (tmp_path / "a" / "config.json").write_text(json.dumps(config))
     report = convert(tmp_path / "a", tmp_path / "b", to="gray", norm="auto")
     scope = {"timm": timm}
-    exec(report.load_line, scope)
+    exec("\n".join(report.load_lines), scope)
     new = scope["model"].eval()
     assert new.pretrained_cfg["input_size"][0] == 1
     side = new.pretrained_cfg["input_size"][-1]
@@ -52,7 +52,7 @@ def test_segmentation_models(tmp_path):
     report = convert(tmp_path / "a", tmp_path / "b", to="gray")
     assert [d.where for d in report.declarations] == ["in_channels"]
     scope = {"smp": smp}
-    exec(report.load_line.replace("segmentation_models_pytorch", "smp"), scope)
+    exec("\n".join(report.load_lines), scope)
     new, raw = scope["model"].eval(), torch.rand(2, 1, 64, 64)
     with torch.no_grad():
         old, found = model(raw.expand(-1, 3, -1, -1)), new(raw)
@@ -74,7 +74,7 @@ def test_diffusers_inpainting(tmp_path):
     report = convert(tmp_path / "a", tmp_path / "b", to=9, method="zero")
     assert [k.conv.tensor.name for k in report.kernels] == ["conv_in.weight"]
     scope = {"diffusers": diffusers}
-    exec(report.load_line, scope)
+    exec("\n".join(report.load_lines), scope)
     new, latent, text = scope["model"].eval(), torch.randn(1, 9, 8, 8), torch.randn(1, 3, 8)
     assert (new.config.in_channels, new.config.out_channels) == (9, 4)
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_diffusers_pipelines_are_converted_by_components(tmp_path):
     diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(tmp_path / "one")
     report = convert(tmp_path / "one", tmp_path / "c", to="gray")
     scope = {"diffusers": diffusers}
-    exec(report.load_line, scope)
+    exec("\n".join(report.load_lines), scope)
     assert scope["pipeline"].unet.config.in_channels == 1
 
 

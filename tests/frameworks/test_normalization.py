@@ -133,7 +133,7 @@ def test_the_border_is_as_far_off_as_is_said(window: int, stride: int, padding: 
     save_file({k: v.detach() for k, v in layers.items()}, tmp_path / "a.safetensors", {"format": "pt"})
     report = convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", norm="imagenet", layers=["conv1"])
     (told,) = [n.message for n in report.warnings if n.code == "border_error"]
-    said = float(re.search(r"off by up to (\S+),", told)[1])
+    said = float(re.search(r"by up to (\S+),", told)[1])
     new, raw = load_file(tmp_path / "b.safetensors"), torch.rand(1, 1, 21, 20, dtype=torch.float64)
     with torch.no_grad():
         expected = old((raw.expand(-1, 3, -1, -1) - MEAN) / STD)

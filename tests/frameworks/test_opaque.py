@@ -115,7 +115,7 @@ def test_a_list_of_names_and_tensors_is_read(tmp_path, items):
     found = load(tmp_path / "new.pth")
     assert [name for name, _ in found] == [name for name, _ in pairs]
     if items == "state_dict":
-        exec(report.load_line, {"torch": torch, "model": network(first=nn.Conv2d(1, 16, 3))})
+        exec("\n".join(report.load_lines), {"torch": torch, "model": network(first=nn.Conv2d(1, 16, 3))})
     torch.testing.assert_close(dict(found)[FIRST], dict(pairs)[FIRST].sum(1, keepdim=True))
 
 

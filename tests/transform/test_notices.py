@@ -34,6 +34,17 @@ def test_globals_of_a_pickle_are_named():
     assert "os.system" in notice.message
 
 
+def test_torchs_own_classes_are_no_warning():
+    store = Memory({"": {STEM: kernel(8, 3, 7, 7)}})
+    own = ("torch.nn.modules.conv.Conv2d", "torch.optim.adamw.AdamW", "torch.torch_version.TorchVersion")
+    store.globals = own
+    assert notices.of_file(store, ()) == ()
+    others = ("torch.hub.load", "torch.nn.init.normal_", "torch.utils.data.DataLoader", "torchx.nn.Net")
+    store.globals = (*own, *others)
+    (notice,) = notices.of_file(store, ())
+    assert f"its pickle names {', '.join(others)}, which" in notice.message
+
+
 @pytest.mark.parametrize(
     ("mixing", "method", "expected"),
     [
@@ -119,6 +130,18 @@ def test_a_border_error_and_black_padding():
     assert codes(
         notices.of_kernels(store, [changed(store, shifted)], build_options(1, norm="imagenet", input_range=255, new_mean="0.4"))
     ) == ["border_error"]
+
+
+def test_a_border_is_told_in_pixels_with_its_share_and_what_is_exact():
+    """A kernel of ones: 7 rows of 7 taps, 147 in all. Of the 4 that are left in the corner 33 lie on zeros."""
+    store = Memory({"": {STEM: np.ones((8, 3, 7, 7), np.float32)}})
+    shifted = matrix.sum_(3)._replace(offset=(0.5, 0.5, 0.5))
+    (notice,) = notices.of_kernels(store, [changed(store, shifted)], build_options(1, norm="imagenet"))
+    assert notice.message == (
+        "conv1.weight: exact inside; the outer 3 pixels differ in its feature map by up to 49.5, 34 % of the largest value "
+        "that normalized inputs in -1..1 give, if it is padded as usual; "
+        "a second channel of ones is exact there too: docs/normalization.md"
+    )
 
 
 def test_a_listing_is_cut():

@@ -15,6 +15,7 @@ from chkpt_channels.api.report import FileInfo
 from chkpt_channels.core.errors import Location
 from chkpt_channels.folders.model_folder import ModelFolder
 from chkpt_channels.folders.planning import PlannedModel
+from chkpt_channels.formats.base import Loading
 from chkpt_channels.storage.atomic import OutputFolder
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.stream_copy import apply
@@ -53,8 +54,11 @@ class FolderTarget:
     def publish(self, planned: PlannedModel) -> Written:
         """Give the complete folder its name."""
         self._out.publish()
-        path = str(self.path)
-        return Written(FileInfo(path, "folder", self._size), self._model.load_line(path), planned.changed)
+        return Written(FileInfo(str(self.path), "folder", self._size), planned.changed)
+
+    def loading(self, group: str | None) -> Loading:
+        """How the output is loaded."""
+        return self._model.loading(str(self.path), group)
 
     def fill(self, planned: PlannedModel) -> None:
         """Write and check every file; the folder has no name yet. Raises FileSystemError, and what a check raises."""

@@ -20,7 +20,7 @@ from chkpt_channels.folders.config_files import ConfigFile, read
 from chkpt_channels.folders.model import ModelFile
 from chkpt_channels.folders.model_folder import is_folder, weights_in
 from chkpt_channels.folders.planning import PlannedModel
-from chkpt_channels.formats.base import Checkpoint
+from chkpt_channels.formats.base import Checkpoint, Loading
 from chkpt_channels.storage.atomic import Output, StandardOutput
 from chkpt_channels.storage.source import STDIO, Source, check_link, resolved
 from chkpt_channels.storage.stream_copy import apply, write_at
@@ -57,10 +57,9 @@ class Settings(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A published output: its record, the line that loads it, whether anything changed, and warnings."""
+    """A published output: its record, whether anything changed, and warnings."""
 
     output: FileInfo
-    load_line: str
     changed: bool
     notices: tuple[Notice, ...] = ()
 
@@ -81,7 +80,7 @@ class FileTarget:
         self._companions: Mapping[str, str] = {}
         self._documents: Mapping[str, bytes] = {}
         self._kept: tuple[Notice, ...] = ()
-        self._after: Checkpoint
+        self._converted: Checkpoint | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -118,9 +117,8 @@ class FileTarget:
             from chkpt_channels.api.output import cross_format
 
             key = self._settings.state_dict
-            self._after = cross_format.write(checkpoint, plan.edits, key, self._other, out.fd, out.location, report)
+            self._converted = cross_format.write(checkpoint, plan.edits, key, self._other, out.fd, out.location, report)
         else:
-            self._after = checkpoint
             write_checked(checkpoint, plan, out.fd, out.location, report)
 
     def publish(self, planned: PlannedModel) -> Written:
@@ -136,9 +134,15 @@ class FileTarget:
             out.rename(self.path)
         home = Path(self._model.source.name).parent
         publish(out, home, self._companions, self._documents, force=self._settings.force)
-        info = FileInfo(str(self.path), self._after.format.name, size, sha256=digest)
+        info = FileInfo(str(self.path), (self._other or self._model.format).name, size, sha256=digest)
         notices = (*(() if edits else _renamed(self._companions)), *self._kept)
-        return Written(info, self._after.load_line(info.path), bool(edits or self._other), notices)
+        return Written(info, bool(edits or self._other), notices)
+
+    def loading(self, group: str | None) -> Loading:
+        """How the output is loaded, of several state dicts the one called so; in another format there is only one."""
+        if self._other:
+            return self._converted.loading(str(self.path)) if self._converted else Loading()
+        return self._model.loading(str(self.path), group)
 
     def _kept_sidecars(self) -> Iterator[Notice]:
         """The warning that a configuration is another model's."""

@@ -63,7 +63,7 @@ def matches(tensors: Sequence[Tensor]) -> list[Match]:
     groups: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for tensor in tensors:
         if is_counted(tensor.name):
-            groups[tensor.group][tensor.key] = tensor
+            groups[tensor.group][tensor.name[len(tensor.group) + 1 if tensor.group else 0 :]] = tensor
     known = catalogue()
     return [match for group, named in groups.items() for match in _within(known, group, "", named)]
 

@@ -14,7 +14,7 @@ from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import DamagedError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Edits, Notice, Tensor
-from chkpt_channels.formats.base import Checkpoint, Format, Joined, TensorStore
+from chkpt_channels.formats.base import Checkpoint, Format, Joined, Loading, TensorStore
 from chkpt_channels.formats.keras import optimizer, weights_only
 from chkpt_channels.formats.keras import weights as keras_weights
 from chkpt_channels.formats.keras.config import KerasModel, Layer, all_layers, parse
@@ -108,6 +108,26 @@ class KerasCheckpoint(Checkpoint):
             if not owners:
                 owners = optimizer.by_order({name: tensor.shape for name, tensor in slots.items()}, weights)
         self.optimizer_entries = optimizer.entries(group, owners, slots)
+
+    def whole(self, path: str) -> Loading:
+        """How Keras loads a model that is in the file with its configuration."""
+        remark = self._ending_remark(path)
+        if any(warning.code == "lambda" for warning in self.warnings):
+            remark = remark or "Keras wants safe_mode=False for its Lambda layers, and runs the code in them then"
+        statement = "" if self._ending_remark(path) else f"model = keras.models.load_model({path!r})"
+        return Loading(("import keras",) if statement else (), statement, remark=remark)
+
+    def weights_for_model(self, path: str) -> Loading:
+        """How Keras loads weights into a model that is built before."""
+        remark = self._ending_remark(path)
+        statement = "" if remark else f"model.load_weights({path!r})"
+        return Loading((), statement, needs_model=bool(statement), model="the network of these weights", remark=remark)
+
+    def _ending_remark(self, path: str) -> str:
+        """What is to be said of a name under which Keras reads no such file."""
+        if path.endswith(self.endings):
+            return ""
+        return f"Keras 3 loads such a file only under a name that ends in {' or '.join(self.endings)}: rename it"
 
     def weights_of(self, layer: Layer) -> Mapping[str, str]:
         """The tensors of a layer, by the names of its weights."""

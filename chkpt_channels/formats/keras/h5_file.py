@@ -15,7 +15,7 @@ from __future__ import annotations
 from chkpt_channels.containers.hdf5 import editor
 from chkpt_channels.containers.hdf5.reader import Hdf5
 from chkpt_channels.core.errors import UnsupportedError
-from chkpt_channels.formats.base import Format
+from chkpt_channels.formats.base import Format, Loading
 from chkpt_channels.formats.keras.checkpoint import KerasCheckpoint
 from chkpt_channels.formats.keras.weights import WANTED, Legacy, Numbered, is_stored, split_names
 from chkpt_channels.storage.source import Source
@@ -67,10 +67,8 @@ class KerasH5(KerasCheckpoint):
         self.ordered, self.endings = weights.is_ordered, (".weights.h5",)
         self.index(weights, weights.order)
 
-    def load_line(self, path: str) -> str:
-        if not path.endswith(self.endings):
-            return ""
-        return f"model = keras.models.load_model({path!r})" if self._pieces else f"model.load_weights({path!r})"
+    def loading(self, path: str, group: str | None = None) -> Loading:
+        return self.whole(path) if self._pieces else self.weights_for_model(path)
 
     def composed(self, datasets: editor.Datasets, text: str | None, lists: editor.Texts) -> list[Splice]:
         texts = {("", name): piece for name, piece in zip(self._pieces, self._cut(text), strict=True)} if text is not None else {}

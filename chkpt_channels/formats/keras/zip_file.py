@@ -17,7 +17,7 @@ from chkpt_channels.containers.hdf5.reader import Hdf5
 from chkpt_channels.containers.zip import editor as zip_editor
 from chkpt_channels.containers.zip.reader import STORED, Archive
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.formats.base import Format
+from chkpt_channels.formats.base import Format, Loading
 from chkpt_channels.formats.keras import CONFIG, WEIGHTS
 from chkpt_channels.formats.keras.checkpoint import KerasCheckpoint
 from chkpt_channels.formats.keras.weights import Numbered, Stored
@@ -68,8 +68,8 @@ class KerasZip(KerasCheckpoint):
         except UnicodeDecodeError as error:
             raise self.source.location.at(self.document).damaged("is not UTF-8") from error
 
-    def load_line(self, path: str) -> str:
-        return f"model = keras.models.load_model({path!r})" if path.endswith(self.endings) else ""
+    def loading(self, path: str, group: str | None = None) -> Loading:
+        return self.whole(path)
 
     def composed(self, datasets: hdf5_editor.Datasets, text: str | None, lists: hdf5_editor.Texts) -> list[Splice]:
         changes = {}

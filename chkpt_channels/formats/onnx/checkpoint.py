@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core.tensors import Edits, Notice, Tensor
-from chkpt_channels.formats.base import Checkpoint, Format
+from chkpt_channels.formats.base import Checkpoint, Format, Loading
 from chkpt_channels.formats.onnx import edits as onnx_edits
 from chkpt_channels.formats.onnx import external_data, tensor_data
 from chkpt_channels.formats.onnx.graph import OnnxGraph
@@ -87,8 +87,8 @@ class Onnx(Checkpoint):
         payload = tensor_data.payload(weight, self.location, self._folder)
         return self.array(Tensor(weight.name, weight.dtype, weight.shape), self._elements(weight, payload))
 
-    def load_line(self, path: str) -> str:
-        return f"session = onnxruntime.InferenceSession({path!r})"
+    def loading(self, path: str, group: str | None = None) -> Loading:
+        return Loading(("import onnxruntime",), f"session = onnxruntime.InferenceSession({path!r})")
 
     def splices(self, edits: Edits) -> list[Splice]:
         if edits:

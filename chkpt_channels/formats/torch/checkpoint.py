@@ -1,4 +1,4 @@
-"""What the two containers of PyTorch share: the named tensors of a pickled object, and the line that loads it."""
+"""What the two containers of PyTorch share: the named tensors of a pickled object."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from functools import cached_property, partial
 from itertools import pairwise
 
-from chkpt_channels.containers.pickle.nodes import Kind
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import Edits, OptimizerEntry, Tensor
-from chkpt_channels.formats.base import Checkpoint
+from chkpt_channels.formats.base import Checkpoint, Loading
+from chkpt_channels.formats.torch import loading
 from chkpt_channels.formats.torch.graph import TorchGraph
 from chkpt_channels.formats.torch.object_tree import OptimizerNode, TorchObject, attributes
 from chkpt_channels.formats.torch.rebuild import Storage
@@ -20,7 +20,6 @@ from chkpt_channels.formats.torch.safe_globals import foreign
 from chkpt_channels.formats.torch.signs import with_signs
 
 ReadBytes = Callable[[Storage, int, int], Iterable[bytes]]
-_LISTS = (Kind.LIST, Kind.TUPLE)
 MAIN = "data"
 """The name of the part that is the saved object; TorchScript has another, "constants", where frozen models keep all weights."""
 
@@ -85,8 +84,8 @@ class TorchCheckpoint(Checkpoint):
     def shared(self, names: Sequence[str]) -> tuple[str, str] | None:
         return _shared(self.main, names)
 
-    def load_line(self, path: str) -> str:
-        return f"model = torch.jit.load({path!r})" if self.scripted else _load_line(self.main, path, safe=not self.globals)
+    def loading(self, path: str, group: str | None = None) -> Loading:
+        return loading.of_script(self.main, path) if self.scripted else loading.of_object(self.main, path, group, self.globals)
 
 
 def _tensors_of(torch_object: TorchObject) -> dict[str, Tensor]:
@@ -112,36 +111,12 @@ def _chunks_of(torch_object: TorchObject, name: str, read: ReadBytes) -> Iterabl
     return [np.lib.stride_tricks.as_strided(raw, view.shape, steps, writeable=False).tobytes()]
 
 
-def _load_line(torch_object: TorchObject, path: str, *, safe: bool) -> str:
-    """The line of Python that loads the file: a state dict, one inside a checkpoint, or a whole module."""
-    loaded = f"torch.load({path!r})" if safe else f"torch.load({path!r}, weights_only=False)"
-    root = torch_object.tree.root.target
-    if root.state is not None and root.items is None:
-        return f"model = {loaded}"
-    within_optimizers = {node.where[:at] for node in torch_object.optimizers for at in _ends(node.where)}
-    models = [group for group in dict.fromkeys(torch_object.groups.values()) if group not in within_optimizers]
-    steps = models[0].split("/") if models and models[0] else []
-    keys = "".join(f"[{key!r}]" for key in steps)
-    for step in steps:
-        root = node.target if (node := root.lookup(step)) else root
-    if any(name == "_modules" for name, _ in attributes(root)):
-        return f"model = {loaded}{keys}"
-    return f"model.load_state_dict(dict({loaded}{keys}))" if root.kind in _LISTS else f"model.load_state_dict({loaded}{keys})"
-
-
-def _ends(where: str) -> Iterator[int]:
-    """The indices at which the steps of a path end, that of the empty path first."""
-    yield 0
-    yield from (i for i, letter in enumerate(where) if letter == "/")
-    yield len(where)
-
-
 def _optimizer_entries(torch_object: TorchObject, tensors: Mapping[str, Tensor]) -> tuple[OptimizerEntry, ...]:
     """Every optimizer's entries, with their tensors and plain integers by slot; the tensors of a list have a slot each."""
     slots: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     wheres = {node.where for node in torch_object.optimizers}
     for name, tensor in tensors.items() if wheres else ():
-        if where := next((name[:at] for at in _ends(name) if name[:at] in wheres), ""):
+        if where := next((name[:at] for at in loading.ends(name) if name[:at] in wheres), ""):
             slots[where][name[len(where) + 1 :]] = tensor
     return tuple(_entry(torch_object, node, slots[node.where]) for node in torch_object.optimizers)
 

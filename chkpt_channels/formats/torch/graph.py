@@ -7,10 +7,11 @@ groups are plain integers of the same BUILD state; wrappers keep more (smp `_in_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from chkpt_channels.containers.pickle.reader import Kind, PickleNode, plain
-from chkpt_channels.core.tensors import Declaration, FirstConv, Quantization
+from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, Quantization
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.torch.object_tree import CHANNEL_NAMES, Link, TorchObject, attributes, pairs_of
 
@@ -99,6 +100,17 @@ class TorchGraph(ModelGraph):
                 self._main.numbers[where] = link.node
                 declarations.append(Declaration(where, channels))
         return declarations
+
+    def notices(self, first_convs: Sequence[FirstConv]) -> Sequence[Notice]:
+        """What the configuration says that mmengine keeps as a text, meta.cfg, and builds the network from."""
+        meta = self._main.tree.root.target.lookup("meta")
+        text = meta.target.lookup("cfg") if meta else None
+        if text is None or text.target.kind is not Kind.TEXT:
+            return ()
+        counts = "|".join(sorted({str(conv.in_channels) for conv in first_convs})) or "0"
+        stated = re.search(rf"\b(in_channels|in_chans|input_channels)\s*=\s*({counts})\b", text.target.value)
+        message = "meta/cfg is the text that the network is built from: {}={} is copied as it stands there"
+        return [Notice("config_text", message.format(*stated.groups()))] if stated else ()
 
     def quantization(self, conv: FirstConv) -> Quantization | None:
         name = conv.tensor.name

@@ -51,7 +51,8 @@ _MOST_WRAPPERS = 8
 class Storage:
     """The bytes that tensors share. `counts` are the nodes that encode how many elements of `unit` bytes it has: one a reference
     in Python's pickles, one in TorchScript's. `has_view` says that it is part of another storage (torch before 0.2), `absent`
-    that it is that of a meta tensor, which has no bytes. `uses` is what takes it, for tensors without a name too."""
+    that it is that of a meta tensor, which has no bytes, `location` on which device it was ("cuda:0"). `uses` is what takes it,
+    for tensors without a name too."""
 
     key: str
     dtype: DType | None
@@ -60,6 +61,7 @@ class Storage:
     counts: list[PickleNode] = field(default_factory=list)
     has_view: bool = False
     absent: bool = False
+    location: str = "cpu"
     uses: list[PickleNode] = field(default_factory=list)
 
     @property
@@ -142,7 +144,8 @@ class Tensors:
         if not isinstance(count, int) or count < 0:
             raise self.location.at(f"storage {key}").damaged("element count must be a non-negative integer")
         unit = dtype.bits // 8 if dtype else 1
-        storage = self.storages.setdefault(key, Storage(key, dtype, unit, count))
+        device = values[3] if isinstance(values[3], str) else ""
+        storage = self.storages.setdefault(key, Storage(key, dtype, unit, count, location=device))
         if (storage.count, storage.dtype) != (count, dtype):
             raise self.location.at(f"storage {key}").damaged(
                 f"element count {storage.count} in one place of the pickle, {count} in another"

@@ -18,6 +18,8 @@ ADAPTER = "adapter"
 """A way to any number of channels that leaves kernels alone: a 1×1 convolution in front makes the old ones by the matrix A."""
 GATHER = "gather"
 """A way that leaves kernels alone and is not asked for: a node in front picks the old channels out of the new ones."""
+FOLDED = "fold-adapter"
+"""The rule that a trained convolution is, which goes into the kernels behind it."""
 GRAPH_METHODS = (*REPEATING, ADAPTER, GATHER)
 METHODS = ("auto", "sum", "mean", "luma", "repeat", "zero", *REPEATING, ADAPTER)
 

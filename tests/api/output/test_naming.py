@@ -112,9 +112,9 @@ def test_a_name_under_which_keras_reads_no_file(source: str, name: str, hint: st
         with pytest.raises(UsageError, match=f"the output {name} would ") as caught:
             output_path(model, name, GRAY)
         assert caught.value.hint == hint
-        assert model.load_line(name) == ""
+        assert (model.loading(name).statement, "rename it" in model.loading(name).remark) == ("", True)
         named = str(output_path(model, hint.removeprefix("name it "), GRAY))
-        assert named in model.load_line(named)
+        assert named in model.loading(named).statement
 
 
 @pytest.mark.parametrize("source", ["torch_zip/state_dict.pth", "onnx/plain_ts.onnx", "safetensors/model.safetensors"])

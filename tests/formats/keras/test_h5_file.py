@@ -324,7 +324,7 @@ def test_keras_goes_by_the_name(source: str, name: str, better: str, tmp_path: P
     with pytest.raises(UsageError, match="another kind of Keras") as caught:
         convert(FOLDER / source, tmp_path / name, to="gray")
     assert caught.value.hint == f"name it {better}"
-    assert convert(FOLDER / source, tmp_path / better, to="gray").load_line.endswith(f"{better}')")
+    assert convert(FOLDER / source, tmp_path / better, to="gray").load_lines[-1].endswith(f"{better}')")
 
 
 def test_a_normalization_in_weights_alone_is_folded_and_said(tmp_path: Path):

@@ -92,7 +92,7 @@ def test_tensors_are_the_stored_ones_in_order(source: Open):
         Tensor("n", BY_NAME["I64"], (1,)),
     ]
     assert np.array_equal(checkpoint.load("kernel"), KERNEL["kernel"])
-    assert checkpoint.load_line("b.onnx") == "session = onnxruntime.InferenceSession('b.onnx')"
+    assert checkpoint.loading("b.onnx").statement == "session = onnxruntime.InferenceSession('b.onnx')"
 
 
 def test_sparse_tensors_are_told(source: Open):

@@ -46,11 +46,11 @@ def test_tensors_on_the_same_bytes_share_them(build: Build, put: Callable[..., P
 @pytest.mark.parametrize(
     ("value", "group", "others", "line"),
     [
-        ({"conv1.weight": conv()}, "", [], "model.load_state_dict(torch.load('x.pth'))"),
-        ((("w", conv()),), "", [], "model.load_state_dict(dict(torch.load('x.pth')))"),
-        ([("w", conv())], "", [], "model.load_state_dict(dict(torch.load('x.pth')))"),
-        ({"model": {"w": conv()}, "epoch": 3}, "model", ["epoch"], "model.load_state_dict(torch.load('x.pth')['model'])"),
-        ({"a": {"b": {"w": conv()}}, "c": 1}, "a/b", ["c"], "model.load_state_dict(torch.load('x.pth')['a']['b'])"),
+        ({"conv1.weight": conv()}, "", [], "torch.load('x.pth', weights_only=True)"),
+        ((("w", conv()),), "", [], "dict(torch.load('x.pth', weights_only=True))"),
+        ([("w", conv())], "", [], "dict(torch.load('x.pth', weights_only=True))"),
+        ({"model": {"w": conv()}, "epoch": 3}, "model", ["epoch"], "torch.load('x.pth', weights_only=True)['model']"),
+        ({"a": {"b": {"w": conv()}}, "c": 1}, "a/b", ["c"], "torch.load('x.pth', weights_only=True)['a']['b']"),
     ],
 )
 def test_what_is_beside_a_state_dict(
@@ -58,7 +58,7 @@ def test_what_is_beside_a_state_dict(
 ):
     with opened(put(build(value, {"0": RAW}))) as checkpoint:
         assert checkpoint.others(group) == others
-        assert checkpoint.load_line("x.pth") == line
+        assert checkpoint.loading("x.pth").state == line
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_what_is_beside_a_state_dict(
 )
 def test_modules_are_loaded_whole(name: str, line: str):
     with opened(FIXTURES / name) as checkpoint:
-        assert checkpoint.load_line("x.pt") == line
+        assert checkpoint.loading("x.pt").statement == line
 
 
 @BUILDERS
@@ -79,7 +79,7 @@ def test_a_module_in_a_dict_is_loaded_whole(build: Build, put: Callable[..., Pat
     layer = Call(Global("torch.nn", "Conv2d"), (), {"_modules": {}, "_parameters": {"weight": conv()}})
     value = {"epoch": 3, "ema": Call(Global("models", "Net"), (), {"_modules": {"conv1": layer}})}
     with opened(put(build(value, {"0": RAW}))) as checkpoint:
-        assert checkpoint.load_line("x.pt") == "model = torch.load('x.pt', weights_only=False)['ema']"
+        assert checkpoint.loading("x.pt").statement == "model = torch.load('x.pt', weights_only=False)['ema']"
 
 
 @pytest.mark.parametrize("name", ["torch_zip/training.ckpt", "torch_legacy/training.pth"])

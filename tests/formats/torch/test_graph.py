@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -98,3 +98,20 @@ def test_scales_and_zero_points_are_named(name: str, axis: int):
         assert record.axis == axis
         assert record.scale in checkpoint.tensors
         assert isinstance(record.zero, int) or record.zero in checkpoint.tensors
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("backbone=dict(type='ResNet', in_channels = 3),\nneck=dict(in_channels=[256])", "in_channels=3"),
+        ("backbone=dict(type='ResNet')", ""),
+        ("neck=dict(in_channels=32)", ""),
+        (5, ""),
+    ],
+)
+def test_a_count_in_the_text_that_mmengine_builds_the_network_from(text: object, told: str, put: Callable[..., Path]):
+    root = {"meta": {"cfg": text, "epoch": 1}, "state_dict": {"conv1.weight": conv(), "conv2.weight": conv("1", (8, 4, 3, 3))}}
+    with opened(put(torch_zip(root, {"0": floats(108), "1": floats(288)}))) as checkpoint:
+        notices = checkpoint.graph.notices(find_first_convs(checkpoint).first_convs)
+        assert [notice.code for notice in notices] == (["config_text"] if told else [])
+        assert all(told in notice.message for notice in notices)

@@ -505,16 +505,16 @@ def test_without_checksums_it_is_said_and_kept(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("state_dict.pth", "model.load_state_dict(torch.load('out'))"),
-        ("training.ckpt", "model.load_state_dict(torch.load('out', weights_only=False)['model'])"),
-        ("lightning.ckpt", "model.load_state_dict(torch.load('out')['state_dict'])"),
+        ("state_dict.pth", "model.load_state_dict(torch.load('out', weights_only=True))"),
+        ("training.ckpt", "state = torch.load('out', weights_only=False)['model']"),
+        ("lightning.ckpt", "model.load_state_dict(torch.load('out', weights_only=True)['state_dict'])"),
         ("module.pth", "model = torch.load('out', weights_only=False)"),
         ("scripted.pt", "model = torch.jit.load('out')"),
     ],
 )
 def test_the_line_that_loads_it(name: str, line: str, tmp_path: Path):
     report = convert(TORCH / name, tmp_path / "out", dry_run=True)
-    assert report.load_line.replace(str(tmp_path / "out"), "out") == line
+    assert line in [each.replace(str(tmp_path / "out"), "out") for each in report.load_lines]
 
 
 @pytest.mark.parametrize("name", ["training.ckpt", "lightning.ckpt"])

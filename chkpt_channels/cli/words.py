@@ -1,0 +1,108 @@
+"""What things are called for people: sizes, shapes, types, and what was done to a kernel: "the sum of R, G and B"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chkpt_channels.api.report import KernelReport
+from chkpt_channels.core.tensors import FirstConv, Tensor
+from chkpt_channels.transform.mixing.rules import ADAPTER, FOLDED, GATHER, REPEATING
+
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+
+
+def size(number: float) -> str:
+    """A number of bytes for people: "97.8 MiB"."""
+    for unit in _UNITS:
+        if number < 1024 or unit == _UNITS[-1]:
+            break
+        number /= 1024
+    return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+
+
+def shape(dimensions: Sequence[int]) -> str:
+    """64×3×7×7."""
+    return "×".join(map(str, dimensions)) or "scalar"
+
+
+def dtype(tensor: Tensor) -> str:
+    """float32."""
+    return tensor.dtype.torch or tensor.dtype.name
+
+
+def image(channels: int) -> str:
+    """Gray, RGB, 4-channel."""
+    return {1: "gray", 3: "RGB"}.get(channels, f"{channels}-channel")
+
+
+def count(number: int, word: str) -> str:
+    """1 tensor, 2 tensors."""
+    return f"{number:,} {word}" + ("" if number == 1 else "s")
+
+
+def layout(conv: FirstConv) -> str:
+    """The axis order of a kernel."""
+    return str(conv.layout) if conv.layout else "layout ambiguous"
+
+
+def evidence(conv: FirstConv) -> str:
+    """How a first conv was found, and why it is one."""
+    return f"found by {conv.found_by}" + (f": {conv.why}" if conv.why else "")
+
+
+def change(kernel: KernelReport) -> str:
+    """How the new kernel is made of the old one, as what follows its shape."""
+    matrix = kernel.matrix or ()
+    old, new = len(matrix), len(next(iter(matrix), ()))
+    graph = graph_change(kernel.method, (old, new))
+    if graph:
+        return f"no weight changed; {graph}"
+    if kernel.method == "identity":
+        return "unchanged"
+    if kernel.method == FOLDED:
+        return f"composed with the convolution in front of it{', and its constant' if kernel.offset else ''}"
+    folded = bool(kernel.offset) or (kernel.method == "sum" and any(row != (1.0,) for row in matrix))
+    return _mixture(kernel.method or "", matrix, plain=not folded) + (", both normalizations folded in" if folded else "")
+
+
+def graph_change(method: str | None, channels: tuple[int, int]) -> str:
+    """What the graph does in place of the kernels; "" where it does nothing."""
+    old, new = channels
+    from_new = "the new one" if new == 1 else f"the {new} new ones"
+    if method in REPEATING:
+        return f"the graph makes the {old} old channels of {from_new}"
+    if method == ADAPTER:
+        return f"a 1×1 convolution in front makes the {old} old channels of {from_new}"
+    return "a node in front puts the channels into the old order" if method == GATHER else ""
+
+
+def _mixture(method: str, matrix: Sequence[Sequence[float]], *, plain: bool) -> str:
+    """The mixture that A [I_old, I_new] is; `plain` where no normalization scales it."""
+    old, new = len(matrix), len(matrix[0])
+    columns = list(zip(*matrix, strict=True))
+    if method in ("sum", "mean"):
+        return f"{'each ' if new > 1 else ''}the {method} of {_channels(old)}"
+    if method == "luma" and 1 in (old, new) and plain:
+        weights = ", ".join(f"{value:.4g}" for value in (matrix[0] if old == 1 else columns[0]))
+        return f"split over {_channels(new)} by {weights}" if old == 1 else f"{_channels(old)} weighted by {weights}"
+    if not plain:
+        return f"made by {method} from {count(old, 'channel')}"
+    sources = [_copied(column) for column in columns]
+    kept = [source for source in sources if source is not None]
+    empty = sum(not any(column) for column in columns)
+    if len(kept) == new:
+        return f"its channel{'s' if new > 1 else ''} {', '.join(map(str, kept))}, bit by bit"
+    if kept == list(range(old)) and empty == new - old:
+        return f"its {count(old, 'channel')}, and {empty} more that begin{'s' if empty == 1 else ''} at zero"
+    if method == "repeat":
+        return f"its {count(old, 'channel')} in turn, times {old / new:.4g}"
+    return f"a weighted sum of {_channels(old)} for each new channel"
+
+
+def _copied(column: Sequence[float]) -> int | None:
+    """The old channel that a new one copies; None where it is computed."""
+    return list(column).index(1) if sorted(column) == [*[0] * (len(column) - 1), 1] else None
+
+
+def _channels(number: int) -> str:
+    return "R, G and B" if number == 3 else f"its {count(number, 'channel')}"
