@@ -189,8 +189,8 @@ def tried(known: Known, ending: str, to: str, folder: Path) -> str:
     if report.returncode:
         return f"exit {report.returncode}: {report.stderr[-300:]}"
     found = convert(path, folder / f"again{ending}", to, dry_run=True)
-    named = found.architecture.names if found.architecture else ()
-    own = known.name if found.architecture and found.architecture.library == known.library else f"{known.library}.{known.name}"
+    named = found.network.names if found.network else ()
+    own = known.name if found.network and found.network.library == known.library else f"{known.library}.{known.name}"
     if own not in named:
         return f"{own} is not among {named}"
     image = torch.randn(2, int(to) if to.isdigit() else 1, known.side, known.side, generator=torch.Generator().manual_seed(2))

@@ -149,7 +149,7 @@ def _others(first: Architecture, others: Sequence[Architecture], builder: _Build
     """The comments on the other networks of these names and shapes."""
     twin = next((a for a in others if a.library == TWIN != first.library), None)
     if twin:
-        yield f"# or {TWIN}'s: {'; '.join([f'import {TWIN}', *builder.lines(twin)])}"
+        yield f"# or {TWIN}'s: {'; '.join(dict.fromkeys([f'import {TWIN}', *builder.lines(twin)]))}"
     rest = [a.name if a.library == first.library else f"{a.library}'s {a.name}" for a in others if a is not twin]
     names = [name for name in dict.fromkeys(rest) if name != first.name]
     if names:
