@@ -101,8 +101,8 @@ class OnnxModel:
             self._add(_weight(message, message.text(TENSOR_NAME), self.location))
         for node in self.nodes:
             value = node.attribute("value") if node.op == "Constant" and not node.domain else None
-            if value and value.last(ATTRIBUTE_T):
-                self._add(_weight(value.messages(ATTRIBUTE_T)[-1], node.outputs[0], self.location, node))
+            if value and (tensor := value.only(ATTRIBUTE_T)):
+                self._add(_weight(tensor, node.outputs[0], self.location, node))
         self._check_single_producers()
 
     def _check_single_producers(self) -> None:
@@ -133,7 +133,8 @@ class OnnxModel:
         for message in self.graph.messages(GRAPH_INITIALIZERS):
             yield message.text(TENSOR_NAME), message
         for sparse in self.graph.messages(GRAPH_SPARSE):
-            yield from ((values.text(TENSOR_NAME), sparse) for values in sparse.messages(SPARSE_VALUES)[-1:])
+            if values := sparse.only(SPARSE_VALUES):
+                yield values.text(TENSOR_NAME), sparse
 
     def _add(self, weight: Weight | None) -> None:
         if weight is not None:
@@ -189,8 +190,9 @@ class OnnxModel:
     def function_constants(self) -> dict[str, Weight]:
         """The constants inside of functions."""
         inside = [node for node in self.computed.nodes if node.call and node.op == "Constant" and not node.domain]
-        pairs = ((node, value) for node in inside if (value := node.attribute("value")) and value.last(ATTRIBUTE_T))
-        weights = (_weight(v.messages(ATTRIBUTE_T)[-1], node.outputs[0], self.location, node) for node, v in pairs)
+        values = ((node, value) for node in inside if (value := node.attribute("value")))
+        pairs = ((node, tensor) for node, value in values if (tensor := value.only(ATTRIBUTE_T)))
+        weights = (_weight(tensor, node.outputs[0], self.location, node) for node, tensor in pairs)
         return {weight.name: weight for weight in weights if weight}
 
     @cached_property
@@ -249,6 +251,8 @@ def _weight(message: Message, name: str, location: Location, node: Node | None =
         raise location.at(name).unsupported(f"has the unknown element type {kind}")
     if message.fields.get(TENSOR_SEGMENT):
         raise location.at(name).unsupported("is one segment of a tensor, which no runtime reads")
+    if (place := message.number(TENSOR_LOCATION)) not in (0, 1) or len(message.fields.get(TENSOR_LOCATION, ())) > 1:
+        raise location.at(name).damaged(f"its data_location is {place}, or occurs twice", at=message.start)
     if any(n < 0 for n in shape) or prod(shape) >= 1 << 60:
         raise location.at(name).damaged(
             f"dims {list(shape)} must be non-negative and of fewer than 2^60 elements", at=message.start
@@ -256,12 +260,15 @@ def _weight(message: Message, name: str, location: Location, node: Node | None =
     return Weight(name, message, BY_NAME[DTYPES[kind]], shape, node)
 
 
+def type_of(info: Message) -> Message | None:
+    """The element type and shape that a declared value has as a tensor."""
+    kind = info.only(INFO_TYPE)
+    return kind.only(TYPE_TENSOR) if kind else None
+
+
 def _info(message: Message) -> Info:
-    shape: Message | None = None
-    for kind in message.messages(INFO_TYPE)[-1:]:
-        for tensor in kind.messages(TYPE_TENSOR)[-1:]:
-            for last in tensor.messages(TENSOR_TYPE_SHAPE)[-1:]:  # of a field that occurs twice protobuf takes the last
-                shape = last
+    tensor = type_of(message)
+    shape = tensor.only(TENSOR_TYPE_SHAPE) if tensor else None
     sizes = [dim.number(DIM_VALUE, -1) for dim in shape.messages(SHAPE_DIMS)] if shape else []
     dims = tuple(size if size >= 0 else None for size in sizes)
     return Info(message.text(INFO_NAME), message, shape, dims)
