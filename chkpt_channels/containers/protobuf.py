@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
@@ -71,11 +70,13 @@ class Field(NamedTuple):
 class Message:
     """The content span of a message; its fields are read when they are first needed. It fills `field` of the message `outer`."""
 
+    __slots__ = ("_fields", "_messages", "depth", "field", "outer", "reader", "start", "stop")
+
     def __init__(self, reader: Reader, start: int, stop: int, outer: Message | None = None, field: Field | None = None) -> None:
         self.reader, self.start, self.stop, self.outer, self.field = reader, start, stop, outer, field
         self.depth: int = outer.depth + 1 if outer else 0
         self._fields: dict[int, list[Field]] | None = None
-        self._messages: dict[Field, Message] = {}
+        self._messages: dict[int, Message] | None = None
         reader.location.check_limit("messages inside one another", self.depth, LIMITS.protobuf_depth, at=start)
 
     @property
@@ -97,9 +98,10 @@ class Message:
         """The message that fills a field."""
         if field.wire != BYTES:
             raise self.reader.location.damaged("a number takes the place of a message", at=field.start)
-        if field not in self._messages:
-            self._messages[field] = Message(self.reader, field.value, field.stop, self, field)
-        return self._messages[field]
+        self._messages = {} if self._messages is None else self._messages
+        if field.start not in self._messages:
+            self._messages[field.start] = Message(self.reader, field.value, field.stop, self, field)
+        return self._messages[field.start]
 
     def messages(self, number: int) -> list[Message]:
         """The messages in all fields of this number."""
@@ -174,8 +176,7 @@ def _fields(reader: Reader, at: int, stop: int) -> Iterator[Field]:
     while at < stop:
         start = at
         tag, at = reader.varint(at, stop)
-        number, wire, width = tag >> 3, tag & 7, at - start
-        value = at
+        number, wire, width, value = tag >> 3, tag & 7, at - start, at
         if wire == VARINT:
             _, at = reader.varint(at, stop)
         elif wire in (FIXED64, FIXED32):
@@ -268,21 +269,22 @@ class WireEdits:
         for (message, at), parts in sorted(self._added.items(), key=lambda item: -item[0][0].depth):
             self._put(message, at, at, DeferredField(b"", sum(part.length for part in parts), partial(_joined, parts)))
         self._added.clear()
-        delta = dict(self._delta)
+        by_depth: defaultdict[int, dict[Message, int]] = defaultdict(dict)
+        for message in self._delta:
+            by_depth[message.depth][message] = self._delta[message]
         lengths = []
-        # from the innermost message outward: a length that grows from one byte to two makes the message around it grow as well
-        while delta:
-            message = max(delta, key=lambda m: m.depth)
-            change = delta.pop(message)
-            if message.outer is None or message.field is None:
-                continue
-            field = message.field
-            tag_stop = message.reader.varint(field.start, field.stop)[1]
-            new = varint(field.stop - field.value + change)
-            if change:
-                lengths.append(Splice.of(tag_stop, field.value, new))
-                change += len(new) - (field.value - tag_stop)
-            delta[message.outer] = delta.get(message.outer, 0) + change
+        # from the innermost messages outward: a length that grows from one byte to two makes the message around it grow as well
+        for depth in range(max(by_depth, default=0), 0, -1):
+            for message, change in by_depth[depth].items():
+                if message.outer is None or (field := message.field) is None:
+                    continue
+                tag_stop = message.reader.varint(field.start, field.stop)[1]
+                new = varint(field.stop - field.value + change)
+                if change:
+                    lengths.append(Splice.of(tag_stop, field.value, new))
+                    change += len(new) - (field.value - tag_stop)
+                around = by_depth[depth - 1]
+                around[message.outer] = around.get(message.outer, 0) + change
         return [*self._splices, *lengths]
 
 
@@ -292,9 +294,3 @@ def _joined(parts: list[DeferredField]) -> bytes:
 
 def _as_deferred(new: bytes | DeferredField) -> DeferredField:
     return new if isinstance(new, DeferredField) else DeferredField(new, 0, bytes)
-
-
-def check_length(location: Location, field: Field, expected: int) -> None:
-    """Raise DamagedError unless a field's content has `expected` bytes."""
-    if field.stop - field.value != expected:
-        raise location.damaged(f"holds {field.stop - field.value} bytes; {expected} are needed", at=field.value)

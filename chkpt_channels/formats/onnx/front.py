@@ -168,7 +168,7 @@ def declared(name: str, dtype: DType, shape: Sequence[int]) -> bytes:
 
 def declare_types(wire: WireEdits, model: OnnxModel, front: Front) -> None:
     """Declare the new type of the values that have one."""
-    for info in (info for name in front.retyped for info in model.infos.get(name, ())):
+    for info in (info for name in front.retyped for info in model.infos(name)):
         tensor = type_of(info.message)
         if tensor and (field := tensor.last(TYPE_ELEMENT)):
             wire.replace(tensor, field, number_field(TYPE_ELEMENT, NUMBERS[front.kind.name]))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from chkpt_channels.containers.protobuf import BYTES, Message, Reader
 from chkpt_channels.core.dtypes import BY_NAME, DType
 from chkpt_channels.core.errors import Location
+from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.formats.onnx.expansion import Expansion, Functions, functions
 from chkpt_channels.formats.onnx.nodes import Node, Subgraph, nodes_of
 from chkpt_channels.formats.onnx.schema import (
@@ -97,6 +98,7 @@ class OnnxModel:
         self.graph = self.root.message(graphs[0])
         self.nodes = nodes_of(self.graph)
         self.weights: dict[str, Weight] = {}
+        self.steps = 0  # of all walks through its nodes
         for message in self.graph.messages(GRAPH_INITIALIZERS):
             self._add(_weight(message, message.text(TENSOR_NAME), self.location))
         for node in self.nodes:
@@ -148,18 +150,27 @@ class OnnxModel:
         return [info for m in self.graph.messages(GRAPH_INPUTS) if (info := _info(m)).name not in stored]
 
     @cached_property
-    def infos(self) -> dict[str, list[Info]]:
-        """Every declaration of a value's shape, by name: inputs, outputs, value_infos, those of subgraphs too."""
-        infos: dict[str, list[Info]] = defaultdict(list)
+    def input_names(self) -> set[str]:
+        """The names of the inputs."""
+        return {info.name for info in self.inputs}
+
+    def infos(self, name: str) -> list[Info]:
+        """Every declaration of a value's shape."""
+        return [_info(message) for message in self.declared.get(name, ())]
+
+    @cached_property
+    def declared(self) -> dict[str, list[Message]]:
+        """What declares the shapes of values, by name: inputs, outputs, value_infos, those of subgraphs too."""
+        declared: dict[str, list[Message]] = defaultdict(list)
         for graph, names in [
             (self.graph, dict[str, str]()),
             *((sub.graph, sub.names) for subs in self.subgraphs.values() for sub in subs),
         ]:
             for number in (GRAPH_INPUTS, GRAPH_OUTPUTS, GRAPH_VALUE_INFOS):
                 for message in graph.messages(number):
-                    info = _info(message)
-                    infos[names.get(info.name, info.name)].append(info)
-        return infos
+                    name = message.text(INFO_NAME)
+                    declared[names.get(name, name)].append(message)
+        return declared
 
     @cached_property
     def outputs(self) -> set[str]:
@@ -229,6 +240,12 @@ class OnnxModel:
         """The version of the standard operators."""
         versions = [m.number(2) for m in self.root.messages(MODEL_OPSETS) if m.text(1) in ("", "ai.onnx")]
         return max(versions, default=1)
+
+    def step(self, node: Node, count: int) -> None:
+        """Count what a walk does at a node. Raises DamagedError where all walks together do too much."""
+        self.steps += count
+        if self.steps > LIMITS.graph_steps:
+            self.location.at(node.label).check_limit("steps from its images to it", self.steps, LIMITS.graph_steps)
 
     def stored(self, name: str) -> Weight | None:
         """The weight of a name, through Identity nodes: the TorchScript exporter merges equal weights that way."""
