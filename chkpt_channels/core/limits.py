@@ -37,7 +37,7 @@ class Limits(NamedTuple):
     sidecar_values: int = 250_000
     sidecar_depth: int = 64
     index_bytes: int = 64 << 20  # the shards of 10^12 parameters hold 140,000 tensors
-    matrix_bytes: int = 16 << 20
+    matrix_bytes: int = 4 << 20
     apart_seconds: int = 8  # of processor time for one piece of work in a forked worker: a verdict is due within 10 s
 
 

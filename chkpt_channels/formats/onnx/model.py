@@ -98,7 +98,7 @@ class OnnxModel:
         self.graph = self.root.message(graphs[0])
         self.nodes = nodes_of(self.graph)
         self.weights: dict[str, Weight] = {}
-        self.steps = 0  # of all walks through its nodes
+        self.steps = 0  # of the walks from all images
         for message in self.graph.messages(GRAPH_INITIALIZERS):
             self._add(_weight(message, message.text(TENSOR_NAME), self.location))
         for node in self.nodes:

@@ -67,7 +67,7 @@ class Images(NamedTuple):
 
 def images(model: OnnxModel, load: Load, named: Sequence[str] = (), channels: int | None = None) -> Images:
     """The images among the inputs, or those that are `named`. `channels` is their number where the user states it."""
-    traces, unfollowed = [], []
+    traces, unfollowed, model.steps = [], [], 0
     for info in model.inputs:
         if named and info.name not in named:
             continue
