@@ -10,7 +10,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chkpt_channels.containers.hdf5.objects import LARGEST_COMPACT_BYTES, check_attributes, check_filters, object_at, space_of
+from chkpt_channels.containers.hdf5.objects import (
+    LARGEST_COMPACT_BYTES,
+    check_attributes,
+    check_exact,
+    check_filters,
+    object_at,
+    space_of,
+)
 from chkpt_channels.containers.hdf5.reader import Hdf5
 from chkpt_channels.storage.isolation import run_isolated
 from chkpt_channels.storage.splice import Splice
@@ -54,7 +61,7 @@ def _edited(file: Hdf5, datasets: Datasets, texts: Texts) -> Iterator[bytes]:
             if path not in file.datasets:
                 _add(root, path.encode(), new)
                 continue
-            for check in (check_filters, check_attributes):
+            for check in (check_filters, check_exact, check_attributes):
                 check(object_at(root, path), file.location.at(path))
             _replace(root, [name.encode("utf-8", "surrogateescape") for name in names[path]], new)
         for (path, name), text in texts.items():

@@ -14,6 +14,7 @@ LARGEST_COMPACT_BYTES = 60_000
 """An object's header has messages of less than 64 KiB: attributes, and the elements of a compact dataset."""
 _KNOWN_FILTERS = frozenset({1, 2, 3, 5, 6, 32000})
 """deflate, shuffle, fletcher32, nbit, scaleoffset, lzf: all that h5py brings with it."""
+_SCALEOFFSET = 6
 
 
 def numpy_name(kind: Any) -> tuple[str, bool]:
@@ -117,6 +118,14 @@ def stored_spans(opened: Any, taken: Container[int]) -> list[tuple[int, int]]:
     else:  # HDF5 before 1.12.3: each look counts from the first chunk on
         any(take(opened.get_chunk_info(index)) for index in range(opened.get_num_chunks()))
     return spans
+
+
+def check_exact(opened: Any, location: Location) -> None:
+    """Raise UnsupportedError for a filter that rounds: what is written does not read back."""
+    properties = opened.get_create_plist()
+    if _SCALEOFFSET in [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]:
+        what = f"is packed by filter {_SCALEOFFSET} (scaleoffset), which rounds what is written"
+        raise location.unsupported(what, hint="h5repack -f NONE FILE OTHER, and convert OTHER")
 
 
 def check_filters(opened: Any, location: Location) -> None:
