@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 
 from chkpt_channels.core import gc_pause
 
@@ -19,6 +20,8 @@ def main() -> None:
     sys.setswitchinterval(5e-4)
     # numpy's OpenBLAS starts threads that spin, and no matrix product is computed here
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if not sys.warnoptions:  # numpy's, of numbers that overflow: what comes of them is refused in words
+        warnings.simplefilter("ignore")
     from chkpt_channels.cli.app import run
 
     code = run(sys.argv[1:])

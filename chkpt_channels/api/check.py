@@ -99,7 +99,7 @@ def _checked(
     store: TensorStore, info: FileInfo, model: Path, mismatches: list[Mismatch], count: int | None, *, is_named: bool
 ) -> Check:
     """The check of an open model; `mismatches` are those of its name."""
-    found = ConfigReader().read(model.parent, strict=False)
+    found = (reader := ConfigReader()).read(model.parent, strict=False)
     configs, why = described(found, model.name, os.listdir(model.parent) if found else (), store)
     finding = find_first_convs(store, SearchRequest(hints=search_hints(configs)))
     if not finding.first_convs:
@@ -122,8 +122,10 @@ def _checked(
         for conv in convs
         if count is not None and conv.in_channels != count and (not met or met.intersection(conv.inputs))
     ]
-    notices = (Notice("other_configuration", f"the configuration beside it {why}: it is not compared"),) if why else ()
-    return Check(info, convs, tuple(mismatches), notices=notices)
+    notices = [Notice("other_configuration", f"the configuration beside it {why}: it is not compared")] if why else []
+    unread = (f"{Path(error.file).name} {error.what}: it is not compared" for error in reader.unread)
+    notices += [Notice("unread_configuration", what) for what in unread]
+    return Check(info, convs, tuple(mismatches), notices=tuple(notices))
 
 
 def _why_none(store: TensorStore) -> str:

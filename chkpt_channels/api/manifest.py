@@ -15,6 +15,8 @@ from chkpt_channels.transform.option_table import OPTIONS, ConvertOptions
 NAME = "chkpt-channels.toml"
 _OWN = ("src", "dst", "to")
 _KNOWN = by_long_name(OPTIONS)
+_MOST_DOTS = 1000
+"""In a line: Python takes quadratic time to read keys with so many parts."""
 
 
 class Job(NamedTuple):
@@ -31,8 +33,11 @@ def read(path: str | Path) -> list[Job]:
     import tomllib
 
     file = Path(path)
+    raw = contents(file, LIMITS.sidecar_bytes)
+    if any(line.count(b".") > _MOST_DOTS for line in raw.split(b"\n")):
+        raise UsageError("is nested too deeply", file=str(path))
     try:
-        document = tomllib.loads(contents(file, LIMITS.sidecar_bytes).decode("utf-8"))
+        document = tomllib.loads(raw.decode("utf-8"))
     except ValueError as error:
         raise UsageError(f"is not TOML: {str(error).splitlines()[0][:200]}", file=str(path)) from None
     except RecursionError:

@@ -107,7 +107,7 @@ _LAZY = "is not initialized: its lazy module never ran"
 def _opaque(array: Any) -> str:
     """What a tensor is that has no dense values of its own; "" for one that has."""
     if not _is_torch(array):
-        return ""
+        return "is a masked array, of which some numbers do not count" if type(array).__module__ == "numpy.ma" else ""
     if type(array).__name__ in ("UninitializedParameter", "UninitializedBuffer"):
         return _LAZY
     if str(array.layout) != "torch.strided":
@@ -134,7 +134,7 @@ def _raw(array: Any) -> bytes:
 
         return np.ascontiguousarray(array).tobytes()
     torch = sys.modules["torch"]  # whoever made the tensor has imported it
-    plain = array.detach().cpu().contiguous().reshape(-1)
+    plain = array.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
     raw: bytes = plain.view(torch.uint8).numpy().tobytes()  # as bytes: numpy knows neither bfloat16 nor FP8
     return raw
 

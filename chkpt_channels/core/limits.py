@@ -28,6 +28,8 @@ class Limits(NamedTuple):
     likely_kernels: int = 200  # that no layer explains: the most have 45
     first_convs: int = 500  # that one conversion changes
     graph_operations: int = 250  # between an image and a kernel
+    graph_steps: int = 300_000  # that all images of a graph take together, each with the operations before it
+    function_nodes: int = 100_000  # of a graph's own functions, in all calls
     axes: int = 64  # torch's and numpy's own limit
     hdf5_objects: int = 100_000
     hdf5_chunk_bytes: int = 1 << 30
@@ -35,7 +37,7 @@ class Limits(NamedTuple):
     sidecar_values: int = 250_000
     sidecar_depth: int = 64
     index_bytes: int = 64 << 20  # the shards of 10^12 parameters hold 140,000 tensors
-    matrix_bytes: int = 16 << 20
+    matrix_bytes: int = 4 << 20
     apart_seconds: int = 8  # of processor time for one piece of work in a forked worker: a verdict is due within 10 s
 
 

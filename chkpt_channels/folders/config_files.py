@@ -62,6 +62,11 @@ class ConfigReader:
                 raise document
         return configs
 
+    @property
+    def unread(self) -> list[DamagedError]:
+        """Why files that were passed over are no configurations."""
+        return [document for document in self._documents.values() if isinstance(document, DamagedError)]
+
     def _document(self, path: Path) -> Json | DamagedError:
         if path not in self._documents:
             try:

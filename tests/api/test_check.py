@@ -330,6 +330,17 @@ def test_weights_of_any_name_are_found_in_a_folder(tmp_path: Path, capsys: pytes
     assert run(["check", str(tmp_path / "scaler"), "--expect", "rgb"]) == 4
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [('{"num_channels": 5,', "is not JSON: "), ('{"a": "' + "x" * (8 << 20) + '"}', "has 8388617 bytes; 8388608 are the most")],
+)
+def test_a_configuration_that_is_not_read_is_told(text: str, why: str, rgb: Path, capsys: pytest.CaptureFixture[str]):
+    (rgb.parent / "config.json").write_text(text)
+    assert [notice.code for notice in check(rgb).notices] == ["unread_configuration"]
+    assert run(["check", str(rgb)]) == 0
+    assert capsys.readouterr().out.startswith(f"{rgb}: config.json {why}")
+
+
 def test_a_configuration_is_believed_where_it_describes_the_file(rgb: Path, capsys: pytest.CaptureFixture[str]):
     configure(rgb, model_type="vit", num_channels=1, hidden_size=768)
     configure(rgb, "preprocessor_config.json", image_mean=[0.5], image_std=[0.5])

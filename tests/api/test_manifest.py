@@ -179,7 +179,15 @@ def test_every_option_by_its_long_name(option: Option, tmp_path: Path):
         assert list(job.options) == [option.name]
 
 
-@pytest.mark.parametrize("text", ["a = " + "[" * 5000 + "]" * 5000, "a = " + "{b=" * 5000 + "1" + "}" * 5000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 5000 + "]" * 5000,
+        "a = " + "{b=" * 5000 + "1" + "}" * 5000,
+        "[" + "a." * 50_000 + "a]",
+        "a." * 50_000 + "a = 1",
+    ],
+)
 def test_a_manifest_that_is_nested_too_deeply(text: str, tmp_path: Path):
     with pytest.raises(UsageError, match="is nested too deeply"):
         read(written(tmp_path, text))

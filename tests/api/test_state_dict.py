@@ -109,3 +109,9 @@ def test_an_adapter_is_folded():
     assert after.keys() == {"stem.weight", "z"}
     assert after["z"] is arrays["z"]
     assert np.array_equal(after["stem.weight"], np.full((2, 4, 3, 3), 6, "f4"))
+
+
+def test_a_masked_array_is_refused():
+    masked = np.ma.masked_array(np.ones((4, 3, 3, 3), "f4"), mask=True)
+    with pytest.raises(UnsupportedError, match=r"conv1\.weight: is a masked array"):
+        convert_state_dict({"conv1.weight": masked})

@@ -28,7 +28,7 @@ def problems(case: Case, folder: Path, run: Run) -> list[str]:
     case.place(out, source) if case.place else out.write_bytes(b"old content")
     before = entries(home), entries(place)
     force = () if "--no-force" in case.options else ("--force",)
-    options = [option for option in case.options if option != "--no-force"]
+    options = [option.replace("{home}", str(home)) for option in case.options if option != "--no-force"]
     outcome = run(["convert", str(source), "--to", "gray", "-o", str(out), *force, *options], folder, case.prepare)
     found = broken(case.code, case.says, outcome, folder, allowed=PEAK + (case.megabytes << 20))
     if (home / "marker").exists():

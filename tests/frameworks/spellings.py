@@ -144,6 +144,14 @@ class Drawing:
                     + self.chance.choice((b"\x81", b"}\x92", b"R"))
                 )
                 return Raw(made + b"(" + b"".join(spelled(name) + spelled(value) for name, value in named.items()) + b"u")
+            case 6:
+                inner: Any = Call(Global("collections", "OrderedDict"), ([*named.items()],))
+                return Raw(
+                    spelled(Call(Global("collections", "OrderedDict"), (inner,)))
+                    + spelled("late")
+                    + spelled(self.tensor())
+                    + b"s"
+                )
             case 3 if self.maybe(0.5):
                 more = self.chance.choice((None, self.tensor()))
                 return Raw(spelled(named) + spelled(first) + spelled(more) + b"s")
@@ -151,6 +159,10 @@ class Drawing:
                 weights = {"weight": self.tensor(), "bias": None}
                 state = {"training": False, "_parameters": weights, "_buffers": {}, "_modules": {}, "in_channels": 3, "groups": 1}
                 states = [state, {"_parameters": {"weight": self.tensor()}}][: 1 + self.maybe(0.3)]
+                if self.maybe(0.3):
+                    states[0] = self.chance.choice(
+                        (Call(Global("collections", "OrderedDict"), ([*state.items()],)), (*state.items(),))
+                    )
                 return {"m": built(Call(Global("torch.nn.modules.conv", "Conv2d"), (3, 4, 3)), *states)} | named
             case _:
                 return named

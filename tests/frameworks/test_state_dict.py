@@ -56,3 +56,10 @@ def test_a_subclass_with_a_storage_is_a_tensor():
     weight = torch.rand(8, 3, 3, 3)
     found = convert_state_dict({"conv.weight": weight.as_subclass(Image)}, to="gray")
     assert torch.allclose(found["conv.weight"], weight.sum(1, keepdim=True))
+
+
+def test_a_bit_that_negates_is_read():
+    plain = torch.arange(108.0).reshape(4, 3, 3, 3)
+    for negated in (torch._neg_view(plain), torch.complex(plain, plain).conj().imag):
+        assert negated.is_neg()
+        assert torch.equal(convert_state_dict({"conv1.weight": negated}, to="gray")["conv1.weight"], -plain.sum(1, keepdim=True))

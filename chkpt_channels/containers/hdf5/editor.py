@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from chkpt_channels.containers.hdf5.objects import (
     LARGEST_COMPACT_BYTES,
     check_attributes,
+    check_exact,
     check_filters,
     check_trees,
     check_type,
@@ -63,7 +64,7 @@ def _edited(file: Hdf5, datasets: Datasets, texts: Texts) -> Iterator[bytes]:
             if path not in file.datasets:
                 _add(root, path.encode(), new)
                 continue
-            for check in (check_type, check_filters, check_attributes):
+            for check in (check_type, check_filters, check_exact, check_attributes):
                 check(object_at(root, path), file.location.at(path))
             _replace(root, [name.encode("utf-8", "surrogateescape") for name in names[path]], new)
         for (path, name), text in texts.items():

@@ -16,6 +16,7 @@ LARGEST_COMPACT_BYTES = 60_000
 """An object's header has messages of less than 64 KiB: attributes, and the elements of a compact dataset."""
 _KNOWN_FILTERS = frozenset({1, 2, 3, 5, 6, 32000})
 """deflate, shuffle, fletcher32, nbit, scaleoffset, lzf: all that h5py brings with it."""
+_SCALEOFFSET = 6
 
 _TREE_SIZES = 4, 16
 """Half the entries of a leaf of a group's tree, and of another node: what the library takes where nothing else is asked of it."""
@@ -145,6 +146,14 @@ def check_type(opened: Any, location: Location) -> None:
     kind = opened.get_type()
     if kind.get_class() in (h5py.h5t.FLOAT, h5py.h5t.INTEGER) and not kind.equal(h5py.h5t.py_create(kind.dtype)):
         raise location.unsupported("its numbers are stored in a form of their own, which is not written again")
+
+
+def check_exact(opened: Any, location: Location) -> None:
+    """Raise UnsupportedError for a filter that rounds: what is written does not read back."""
+    properties = opened.get_create_plist()
+    if _SCALEOFFSET in [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]:
+        what = f"is packed by filter {_SCALEOFFSET} (scaleoffset), which rounds what is written"
+        raise location.unsupported(what, hint="h5repack -f NONE FILE OTHER, and convert OTHER")
 
 
 def check_filters(opened: Any, location: Location) -> None:

@@ -149,7 +149,7 @@ class Machine:
             self._read[node] = len(node.items or ())
         for part in node.value if node.kind is Kind.TUPLE else (node,):
             part = part.value if part.kind is Kind.GET else part
-            if part.kind in (Kind.LIST, Kind.DICT):
+            if part.kind in (Kind.LIST, Kind.DICT, Kind.SET) or (part.kind is Kind.CALL and part.items is not None):
                 self._read.setdefault(part, len(part.items or ()))
 
     def check_read(self) -> None:

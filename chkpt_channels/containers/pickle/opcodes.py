@@ -13,6 +13,8 @@ from chkpt_channels.containers.pickle.nodes import Kind, PickleNode
 from chkpt_channels.core.limits import LIMITS
 
 STOP = 0x2E
+_ARGUMENTS_UNREAD = {("collections", "OrderedDict"), ("collections", "Counter"), ("__builtin__", "set"), ("builtins", "set")}
+"""Classes whose __new__ reads no arguments."""
 
 _Operation = Callable[[Machine, int], None]
 
@@ -29,6 +31,8 @@ def _int_line(m: Machine, start: int) -> None:
     raw = m.line(start)
     if raw in (b"00", b"01"):  # trap: protocols 0 and 1 have no opcode for booleans and write I00 and I01
         m.push(Kind.CONST, start, raw == b"01")
+    elif raw.removeprefix(b"-").startswith(b"0") and raw != b"0":  # Python reads it as octal
+        raise m.damaged("a number has a leading zero", start)
     else:
         m.push(Kind.INT, start, m.decimal(raw, start))
 
@@ -66,11 +70,10 @@ def _bytes(size: int) -> _Operation:
 
 
 def _string(size: int) -> _Operation:
-    """STRING of Python 2: bytes that torch decodes as text."""
+    """BINSTRING of Python 2: bytes that torch decodes as text."""
 
     def operation(m: Machine, start: int) -> None:
-        raw = m.line(start)[1:-1] if size == 0 else m.take(m.number(size, start), start)
-        m.push(Kind.TEXT, start, raw.decode("utf-8", "backslashreplace"))
+        m.push(Kind.TEXT, start, m.take(m.number(size, start), start).decode("utf-8", "backslashreplace"))
 
     return operation
 
@@ -164,7 +167,7 @@ def _call(count: int, *, new: bool = False) -> _Operation:
         called = m.pop()
         for part in parts:
             m.read_by_call(part)
-        if new and called.is_global("collections", "OrderedDict", "Counter"):  # their __new__ reads no arguments
+        if new and called.target.value in _ARGUMENTS_UNREAD:
             parts[0] = PickleNode(Kind.TUPLE, start, start, [])
         m.push(Kind.CALL, called.start, (called, *parts))
 
@@ -249,8 +252,7 @@ _BY_LETTER: dict[bytes, _Operation] = {
     b"K": lambda m, start: m.push(Kind.INT, start, m.byte()), b"M": _unsigned(2), b"\x8a": _long(1), b"\x8b": _long(4),
     b"L": lambda m, start: m.push(Kind.INT, start, m.decimal(m.line(start), start)),
     b"N": _const(None), b"\x88": _const(True), b"\x89": _const(False),
-    b"P": _protocol_0, b"V": _protocol_0, b"Q": _persid,
-    b"S": _string(0), b"T": _string(4), b"U": _string(1),
+    b"P": _protocol_0, b"S": _protocol_0, b"V": _protocol_0, b"Q": _persid, b"T": _string(4), b"U": _string(1),
     b"X": _text(4), b"\x8c": _text(1), b"\x8d": _text(8),
     b"B": _bytes(4), b"C": _bytes(1), b"\x8e": _bytes(8), b"\x96": _bytes(8),
     b"c": _global, b"\x93": _stack_global, b"i": _inst, b"o": _obj,

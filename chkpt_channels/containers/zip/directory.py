@@ -143,3 +143,13 @@ def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
         tag, size = struct.unpack_from("<2H", extra, at)
         yield tag, extra[at + 4 : at + 4 + size]
         at += 4 + size
+
+
+def extra_offset(extra: bytes, tag: int) -> int:
+    """Where the body of the first field with this tag begins."""
+    at = 0
+    for other, body in extra_fields(extra):
+        if other == tag:
+            break
+        at += 4 + len(body)
+    return at + 4

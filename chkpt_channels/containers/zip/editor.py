@@ -27,6 +27,7 @@ from chkpt_channels.containers.zip.directory import (
     MAX32,
     ZIP64_TAG,
     extra_fields,
+    extra_offset,
 )
 from chkpt_channels.containers.zip.reader import (
     DEFLATED,
@@ -148,7 +149,7 @@ class _Rewrite:
             self._starts[member.name] = start
             new = self._changes.get(member.name)
             local = self._local(member, start, new)
-            if local != member.local or (new and not self._has_descriptor(member)):
+            if local != member.local or (new and _is_sized(member)):
                 yield Splice(member.start, member.data, len(local), self._with_crc(local, member, new))
             if new and new.inner:
                 yield from (s._replace(start=member.data + s.start, stop=member.data + s.stop) for s in new.inner)
@@ -161,17 +162,11 @@ class _Rewrite:
             shift = start + length - member.stop
         yield self._directory(shift)
 
-    @staticmethod
-    def _has_descriptor(member: Member) -> bool:
-        return bool(LOCAL_RECORD.unpack_from(member.local)[2] & FLAG_DESCRIPTOR)
-
     def _local(self, member: Member, start: int, new: _StoredEdit | None) -> bytes:
         size = new.size if new else member.size
         if align := self._align.get(member.name, 0):
             return _miniz_again(member, size, start, align)
-        if new is None or self._has_descriptor(member):
-            return member.local
-        return self._sized(member, new)
+        return self._sized(member, new) if new and _is_sized(member) else member.local
 
     def _sized(self, member: Member, new: _StoredEdit) -> bytes:
         """A local header that carries its sizes, with the new ones; its CRC follows in `_with_crc`."""
@@ -179,7 +174,7 @@ class _Rewrite:
         tail = member.local[LOCAL_RECORD.size :]
         if MAX32 in fields[7:9]:
             wide = b"".join(struct.pack("<Q", v) for v, f in ((new.size, fields[8]), (new.packed, fields[7])) if f == MAX32)
-            at = tail.index(struct.pack("<H", ZIP64_TAG), fields[9]) + 4
+            at = fields[9] + extra_offset(tail[fields[9] :], ZIP64_TAG)
             tail = tail[:at] + wide + tail[at + len(wide) :]
         elif max(new.size, new.packed) >= MAX32:
             raise self._archive.location.at(member.name).unsupported("would grow beyond 4 GiB, for which its header has no room")
@@ -188,7 +183,7 @@ class _Rewrite:
         return LOCAL_RECORD.pack(*fields) + tail
 
     def _with_crc(self, local: bytes, member: Member, new: _StoredEdit | None) -> Callable[[], bytes]:
-        if new is None or self._has_descriptor(member):
+        if new is None or not _is_sized(member):
             return lambda: local
         return lambda: local[:14] + struct.pack("<I", new.crc()) + local[18:]
 
@@ -256,6 +251,12 @@ class _StoredEdit(NamedTuple):
     keep: int
     data: Callable[[], bytes]
     inner: tuple[Splice, ...] = ()
+
+
+def _is_sized(member: Member) -> bool:
+    """Whether the local header has CRC and sizes: some writers put them there too, beside a data descriptor."""
+    fields = LOCAL_RECORD.unpack_from(member.local)
+    return not fields[2] & FLAG_DESCRIPTOR or not {0, MAX32}.issuperset(fields[6:9])
 
 
 def _end_records(location: Location, old: bytes, count: int, start: int, size: int) -> bytes:

@@ -16,8 +16,10 @@ _USER_BLOCK_BYTES = 512
 
 def sniff_h5(source: Source) -> bool:
     """HDF5's magic, at the beginning or after a user block of 512, 1024, … bytes."""
-    if source.head.startswith((_HDF5_MAGIC, b"PK\x03\x04")):
-        return source.head.startswith(_HDF5_MAGIC)
+    if source.head.startswith(_HDF5_MAGIC):
+        return True
+    if source.head.startswith(b"PK\x03\x04") and not str(source.name).lower().endswith((".h5", ".hdf5")):
+        return False  # a .keras archive, whose member may begin at such a place
     at = _USER_BLOCK_BYTES
     while at + len(_HDF5_MAGIC) <= source.size:
         if source.read(at, at + len(_HDF5_MAGIC)) == _HDF5_MAGIC:

@@ -65,6 +65,15 @@ class OnnxEdits:
         self._done: set[str] = set()
         self._stale: set[str] = set()
         self._inputs: dict[tuple[Node, int], str] = {}
+        stems = [r for path in paths for r in path.reached if r.layout]
+        reached = [stem.node for stem in stems]
+        self._stems, self._made = {id(conv) for conv in reached}, {conv.outputs[0] for conv in reached}
+        makers = [maker.node for stem in stems if stem.source for maker in stem.source.makers]
+        held = [conv.inputs[i] for conv in reached for i in HOLD_WEIGHTS[conv.op] if i < len(conv.inputs)]
+        scaling = [reader for conv in reached if conv.op == "ConvInteger" for reader in output_scale(model, conv)[1]]
+        self._helpers = {id(node) for node in (*makers, *map(model.producers.get, held), *scaling) if node}
+        self._by_name = {(id(c.node), n) for path in paths for c in path.operations for n, _ in c.operation.tensors}
+        self._by_name |= {(id(c.reader), c.weight.name) for path in paths for c in path.counts}
 
     def splices(self) -> list[Splice]:
         """All splices."""
@@ -95,7 +104,7 @@ class OnnxEdits:
             is_kept = (method in IN_FRONT and not is_image) or (method == "broadcast" and flow.wide)
             if flow.axes is None or axis is None or is_kept:
                 continue
-            for info in self._model.infos.get(name, ()):
+            for info in self._model.infos(name):
                 self._set_dim(info, axis, counted(flow.axes[axis], path.channel, self._edits.channels))
 
     def _set_dim(self, info: Info, axis: int, channels: int) -> None:
@@ -130,7 +139,7 @@ class OnnxEdits:
         return channels[0]
 
     def _unused_name(self, name: str) -> str:
-        used = {*self._model.weights, *self._model.producers, *self._model.infos, *self._done}
+        used = {*self._model.weights, *self._model.producers, *self._model.declared, *self._done}
         while name in used:
             name += "_"
         self._done.add(name)
@@ -158,7 +167,7 @@ class OnnxEdits:
         for known in names:
             if known in self._model.outputs:
                 raise self._location.at(known).unsupported("changes shape, and is an output of the graph too")
-            for info in self._model.infos.get(known, ()):
+            for info in self._model.infos(known):
                 for axis, channels in enumerate(shapes[known]):
                     self._set_dim(info, axis, channels)
             for node, index in self._model.consumers.get(known, ()):
@@ -174,7 +183,7 @@ class OnnxEdits:
         for value, axis, each in held:
             if value in self._model.outputs:
                 raise self._location.at(value).unsupported("changes shape, and is an output of the graph too")
-            for info in self._model.infos.get(value, ()):
+            for info in self._model.infos(value):
                 self._set_dim(info, axis, each * self._edits.channels)
 
     def _readers(self, name: str) -> list[tuple[Node, int]]:
@@ -194,20 +203,11 @@ class OnnxEdits:
     def _changes_with(self, node: Node, index: int, name: str) -> bool:
         """Whether a reader of an edited tensor takes the new elements: a first conv, an operation with constants per channel, a
         shape that counts the channels, or what follows a first conv and takes its bias."""
-        stems = [r for path in self._paths for r in path.reached if r.layout]
-        reached = [stem.node for stem in stems]
-        makers = [maker.node for stem in stems if stem.source for maker in stem.source.makers]
-        if any(node is conv for conv in reached):
+        if id(node) in self._stems:
             return index in HOLD_WEIGHTS[node.op]
-        operations = [c.node for path in self._paths for c in path.operations if any(n == name for n, _ in c.operation.tensors)]
-        counting = [c.reader for path in self._paths for c in path.counts if c.weight.name == name]
-        producers = [
-            self._model.producers.get(conv.inputs[i]) for conv in reached for i in HOLD_WEIGHTS[conv.op] if i < len(conv.inputs)
-        ]
-        scaling = [reader for conv in reached if conv.op == "ConvInteger" for reader in output_scale(self._model, conv)[1]]
-        if any(node is reader for reader in (*makers, *operations, *counting, *producers, *scaling)):
+        if id(node) in self._helpers or (id(node), name) in self._by_name:
             return True
-        return node.op in ("BatchNormalization", "Add") and any(conv.outputs[0] in node.inputs for conv in reached)
+        return node.op in ("BatchNormalization", "Add") and not self._made.isdisjoint(node.inputs)
 
     def _rewrite(self, weight: Weight, edit: TensorEdit) -> None:
         message, wire = weight.message, self._wire

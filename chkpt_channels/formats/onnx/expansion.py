@@ -7,7 +7,9 @@ Source: onnx/onnx.proto (FunctionProto), docs/IR.md of onnx 1.23.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 from chkpt_channels.containers.protobuf import Message
@@ -88,11 +90,34 @@ class Expansion:
         self._count = 0
         self.nodes = _in_order(list(self._flat(nodes, {}, 0)), self.subgraphs)
 
+    @cached_property
+    def readers(self) -> dict[str, list[int]]:
+        """Which nodes read each value, or give it out from a subgraph, by their places in `nodes`."""
+        readers: dict[str, list[int]] = {}
+        for at, node in enumerate(self.nodes):
+            inner = (name for sub in self.subgraphs.get(node, ()) for name in sub.outputs)
+            for name in dict.fromkeys((*node.inputs, *inner)):
+                readers.setdefault(name, []).append(at)
+        return readers
+
+    def behind(self, name: str, knows: Callable[[str], bool]) -> Iterator[Node]:
+        """The nodes that read a value, and those that read what these make of it, where `knows` says so of that then: each after
+        those before it. Others cost nothing."""
+        todo, last = [*self.readers.get(name, ())], -1
+        while todo:
+            if (at := heappop(todo)) == last:
+                continue
+            last = at
+            yield self.nodes[at]
+            for made in filter(knows, self.nodes[at].outputs):
+                for reader in self.readers.get(made, ()):
+                    heappush(todo, reader)
+
     def _flat(self, nodes: Sequence[Node], scope: dict[str, str], depth: int) -> Iterator[Node]:
         for node in nodes:
             location = node.message.reader.location.at(node.label)
-            self._count += 1
-            location.check_limit("nodes with those of its functions", self._count, LIMITS.protobuf_fields)
+            self._count += node.call is not None
+            location.check_limit("nodes in calls of its functions", self._count, LIMITS.function_nodes)
             location.check_limit("functions inside one another", depth, LIMITS.protobuf_depth)
             if function := self._functions.get((node.domain, node.op)):
                 names = function.names(node)

@@ -21,7 +21,7 @@ from chkpt_channels.core.dtypes import BY_NAME, DType, rounded
 from chkpt_channels.core.tensors import ChannelMap, TensorEdit, Window
 from chkpt_channels.formats.onnx.dataflow.axes import holder
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
-from chkpt_channels.formats.onnx.model import Info, OnnxModel
+from chkpt_channels.formats.onnx.model import Info, OnnxModel, type_of
 from chkpt_channels.formats.onnx.schema import (
     ATTRIBUTE_I,
     ATTRIBUTE_INTS,
@@ -155,8 +155,8 @@ def _float_type(model: OnnxModel, image: Info) -> tuple[str, list[str]]:
 
 def element_type(info: Message) -> str:
     """The element type of a declared value, "" where none is declared."""
-    numbers = [tensor.number(TYPE_ELEMENT) for kind in info.messages(INFO_TYPE) for tensor in kind.messages(TYPE_TENSOR)]
-    return DTYPES.get(numbers[-1], "") if numbers else ""
+    tensor = type_of(info)
+    return DTYPES.get(tensor.number(TYPE_ELEMENT), "") if tensor else ""
 
 
 def declared(name: str, dtype: DType, shape: Sequence[int]) -> bytes:
@@ -168,10 +168,9 @@ def declared(name: str, dtype: DType, shape: Sequence[int]) -> bytes:
 
 def declare_types(wire: WireEdits, model: OnnxModel, front: Front) -> None:
     """Declare the new type of the values that have one."""
-    messages = (info.message for name in front.retyped for info in model.infos.get(name, ()))
-    tensors = (tensor for info in messages for kind in info.messages(INFO_TYPE) for tensor in kind.messages(TYPE_TENSOR))
-    for tensor in tensors:
-        if field := tensor.last(TYPE_ELEMENT):
+    for info in (info for name in front.retyped for info in model.infos(name)):
+        tensor = type_of(info.message)
+        if tensor and (field := tensor.last(TYPE_ELEMENT)):
             wire.replace(tensor, field, number_field(TYPE_ELEMENT, NUMBERS[front.kind.name]))
 
 

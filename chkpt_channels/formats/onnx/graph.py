@@ -261,7 +261,7 @@ class OnnxGraph(ModelGraph):
 
 def _declares(path: ImageTrace) -> bool:
     """Whether an input has a number of channels: of its axis, or one where it has no axis for them."""
-    is_input = any(info.name == path.image.name for info in path.model.inputs)
+    is_input = path.image.name in path.model.input_names
     return is_input and (path.channel == NOWHERE or (bool(path.image.dims) and path.image.dims[path.channel] is not None))
 
 

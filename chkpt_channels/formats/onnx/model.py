@@ -14,6 +14,7 @@ from typing import NamedTuple
 from chkpt_channels.containers.protobuf import BYTES, Message, Reader
 from chkpt_channels.core.dtypes import BY_NAME, DType
 from chkpt_channels.core.errors import Location
+from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.formats.onnx.expansion import Expansion, Functions, functions
 from chkpt_channels.formats.onnx.nodes import Node, Subgraph, nodes_of
 from chkpt_channels.formats.onnx.schema import (
@@ -97,12 +98,13 @@ class OnnxModel:
         self.graph = self.root.message(graphs[0])
         self.nodes = nodes_of(self.graph)
         self.weights: dict[str, Weight] = {}
+        self.steps = 0  # of the walks from all images
         for message in self.graph.messages(GRAPH_INITIALIZERS):
             self._add(_weight(message, message.text(TENSOR_NAME), self.location))
         for node in self.nodes:
             value = node.attribute("value") if node.op == "Constant" and not node.domain else None
-            if value and value.last(ATTRIBUTE_T):
-                self._add(_weight(value.messages(ATTRIBUTE_T)[-1], node.outputs[0], self.location, node))
+            if value and (tensor := value.only(ATTRIBUTE_T)):
+                self._add(_weight(tensor, node.outputs[0], self.location, node))
         self._check_single_producers()
 
     def _check_single_producers(self) -> None:
@@ -133,7 +135,8 @@ class OnnxModel:
         for message in self.graph.messages(GRAPH_INITIALIZERS):
             yield message.text(TENSOR_NAME), message
         for sparse in self.graph.messages(GRAPH_SPARSE):
-            yield from ((values.text(TENSOR_NAME), sparse) for values in sparse.messages(SPARSE_VALUES)[-1:])
+            if values := sparse.only(SPARSE_VALUES):
+                yield values.text(TENSOR_NAME), sparse
 
     def _add(self, weight: Weight | None) -> None:
         if weight is not None:
@@ -147,18 +150,27 @@ class OnnxModel:
         return [info for m in self.graph.messages(GRAPH_INPUTS) if (info := _info(m)).name not in stored]
 
     @cached_property
-    def infos(self) -> dict[str, list[Info]]:
-        """Every declaration of a value's shape, by name: inputs, outputs, value_infos, those of subgraphs too."""
-        infos: dict[str, list[Info]] = defaultdict(list)
+    def input_names(self) -> set[str]:
+        """The names of the inputs."""
+        return {info.name for info in self.inputs}
+
+    def infos(self, name: str) -> list[Info]:
+        """Every declaration of a value's shape."""
+        return [_info(message) for message in self.declared.get(name, ())]
+
+    @cached_property
+    def declared(self) -> dict[str, list[Message]]:
+        """What declares the shapes of values, by name: inputs, outputs, value_infos, those of subgraphs too."""
+        declared: dict[str, list[Message]] = defaultdict(list)
         for graph, names in [
             (self.graph, dict[str, str]()),
             *((sub.graph, sub.names) for subs in self.subgraphs.values() for sub in subs),
         ]:
             for number in (GRAPH_INPUTS, GRAPH_OUTPUTS, GRAPH_VALUE_INFOS):
                 for message in graph.messages(number):
-                    info = _info(message)
-                    infos[names.get(info.name, info.name)].append(info)
-        return infos
+                    name = message.text(INFO_NAME)
+                    declared[names.get(name, name)].append(message)
+        return declared
 
     @cached_property
     def outputs(self) -> set[str]:
@@ -189,8 +201,9 @@ class OnnxModel:
     def function_constants(self) -> dict[str, Weight]:
         """The constants inside of functions."""
         inside = [node for node in self.computed.nodes if node.call and node.op == "Constant" and not node.domain]
-        pairs = ((node, value) for node in inside if (value := node.attribute("value")) and value.last(ATTRIBUTE_T))
-        weights = (_weight(v.messages(ATTRIBUTE_T)[-1], node.outputs[0], self.location, node) for node, v in pairs)
+        values = ((node, value) for node in inside if (value := node.attribute("value")))
+        pairs = ((node, tensor) for node, value in values if (tensor := value.only(ATTRIBUTE_T)))
+        weights = (_weight(tensor, node.outputs[0], self.location, node) for node, tensor in pairs)
         return {weight.name: weight for weight in weights if weight}
 
     @cached_property
@@ -228,6 +241,12 @@ class OnnxModel:
         versions = [m.number(2) for m in self.root.messages(MODEL_OPSETS) if m.text(1) in ("", "ai.onnx")]
         return max(versions, default=1)
 
+    def step(self, node: Node, count: int) -> None:
+        """Count what a walk does at a node. Raises DamagedError where all walks together do too much."""
+        self.steps += count
+        if self.steps > LIMITS.graph_steps:
+            self.location.at(node.label).check_limit("steps from its images to it", self.steps, LIMITS.graph_steps)
+
     def stored(self, name: str) -> Weight | None:
         """The weight of a name, through Identity nodes: the TorchScript exporter merges equal weights that way."""
         for _ in range(MOST_IDENTITIES):
@@ -249,6 +268,8 @@ def _weight(message: Message, name: str, location: Location, node: Node | None =
         raise location.at(name).unsupported(f"has the unknown element type {kind}")
     if message.fields.get(TENSOR_SEGMENT):
         raise location.at(name).unsupported("is one segment of a tensor, which no runtime reads")
+    if (place := message.number(TENSOR_LOCATION)) not in (0, 1) or len(message.fields.get(TENSOR_LOCATION, ())) > 1:
+        raise location.at(name).damaged(f"its data_location is {place}, or occurs twice", at=message.start)
     if any(n < 0 for n in shape) or prod(shape) >= 1 << 60:
         raise location.at(name).damaged(
             f"dims {list(shape)} must be non-negative and of fewer than 2^60 elements", at=message.start
@@ -256,12 +277,15 @@ def _weight(message: Message, name: str, location: Location, node: Node | None =
     return Weight(name, message, BY_NAME[DTYPES[kind]], shape, node)
 
 
+def type_of(info: Message) -> Message | None:
+    """The element type and shape that a declared value has as a tensor."""
+    kind = info.only(INFO_TYPE)
+    return kind.only(TYPE_TENSOR) if kind else None
+
+
 def _info(message: Message) -> Info:
-    shape: Message | None = None
-    for kind in message.messages(INFO_TYPE)[-1:]:
-        for tensor in kind.messages(TYPE_TENSOR)[-1:]:
-            for last in tensor.messages(TENSOR_TYPE_SHAPE)[-1:]:  # of a field that occurs twice protobuf takes the last
-                shape = last
+    tensor = type_of(message)
+    shape = tensor.only(TENSOR_TYPE_SHAPE) if tensor else None
     sizes = [dim.number(DIM_VALUE, -1) for dim in shape.messages(SHAPE_DIMS)] if shape else []
     dims = tuple(size if size >= 0 else None for size in sizes)
     return Info(message.text(INFO_NAME), message, shape, dims)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from chkpt_channels.containers.protobuf import Message
+from chkpt_channels.containers.protobuf import FIXED32, Message
 from chkpt_channels.formats.onnx.schema import (
     ATTRIBUTE_F,
     ATTRIBUTE_G,
@@ -74,7 +74,7 @@ class Node(NamedTuple):
     def integer(self, name: str, default: int) -> int:
         """An integer attribute."""
         attribute = self.attribute(name)
-        return attribute.number(ATTRIBUTE_I, default) if attribute else default
+        return attribute.number(ATTRIBUTE_I) if attribute else default  # some writers leave zeros out
 
     def integers(self, name: str) -> list[int]:
         """A list of integers, empty where it is missing."""
@@ -84,7 +84,7 @@ class Node(NamedTuple):
     def real(self, name: str, default: float) -> float:
         """A float attribute."""
         attribute = self.attribute(name)
-        return (attribute.floats(ATTRIBUTE_F) or [default])[0] if attribute else default
+        return (attribute.floats(ATTRIBUTE_F, FIXED32) or [0.0])[-1] if attribute else default
 
     def text(self, name: str, default: str) -> str:
         """A string attribute."""
@@ -96,7 +96,8 @@ class Node(NamedTuple):
         if not self.domain and self.op not in HAVE_SUBGRAPHS:
             return
         for attribute in self.message.messages(NODE_ATTRIBUTES):
-            yield from attribute.messages(ATTRIBUTE_G)
+            if graph := attribute.only(ATTRIBUTE_G):
+                yield graph
             yield from attribute.messages(ATTRIBUTE_GRAPHS)
 
 

@@ -13,8 +13,9 @@ from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import Edits, OptimizerEntry, Tensor
 from chkpt_channels.formats.base import Checkpoint, Loading
 from chkpt_channels.formats.torch import loading
+from chkpt_channels.formats.torch.entries import attributes
 from chkpt_channels.formats.torch.graph import TorchGraph
-from chkpt_channels.formats.torch.object_tree import OptimizerNode, TorchObject, attributes
+from chkpt_channels.formats.torch.object_tree import OptimizerNode, TorchObject
 from chkpt_channels.formats.torch.rebuild import Storage
 from chkpt_channels.formats.torch.safe_globals import foreign
 from chkpt_channels.formats.torch.signs import with_signs

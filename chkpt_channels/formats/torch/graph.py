@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from chkpt_channels.containers.pickle.reader import Kind, PickleNode, plain
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, Quantization
 from chkpt_channels.formats.graph import ModelGraph
-from chkpt_channels.formats.torch.object_tree import CHANNEL_NAMES, Link, TorchObject, attributes, pairs_of
+from chkpt_channels.formats.torch.entries import attributes, pairs_of
+from chkpt_channels.formats.torch.object_tree import CHANNEL_NAMES, Link, TorchObject
 
 
 class TorchGraph(ModelGraph):

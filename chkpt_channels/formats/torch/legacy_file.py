@@ -33,11 +33,24 @@ COUNT_BYTES = 8
 """The int64 element count before each storage's elements."""
 
 
+def _is_tar(source: Source) -> bool:
+    """Whether the first block is a tar header, which torch looks for before anything else: text in a pickle can be one."""
+    import tarfile
+
+    try:
+        tarfile.TarInfo.frombuf(source.read(0, min(tarfile.BLOCKSIZE, source.size)), "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
 class TorchLegacy(TorchCheckpoint):
     """Five pickles, then the storages."""
 
     def __init__(self, source: Source, form: Format) -> None:
         super().__init__(source, form)
+        if _is_tar(source):
+            raise source.location.unsupported("is a tar archive too, and torch would read that")
         magic, version, system, self._tree, keys = self._pickles()
         if magic.root.target.value != LEGACY_MAGIC or plain(version.root) != VERSION:
             raise source.location.damaged(f"is not a torch file of protocol {VERSION}", at=0)

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode
 from chkpt_channels.core.errors import printable
 from chkpt_channels.formats.base import Loading, NamedNetwork
-from chkpt_channels.formats.torch.object_tree import TorchObject, attributes
+from chkpt_channels.formats.torch.entries import attributes
+from chkpt_channels.formats.torch.object_tree import TorchObject
 
 LISTS = (Kind.LIST, Kind.TUPLE)
 _TORCH = ("import torch",)

@@ -18,6 +18,7 @@ from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import OpaqueTensor
+from chkpt_channels.formats.torch.entries import DuplicateKey, attributes, is_ordered_dict, once, pairs_of, read_pairs, states
 from chkpt_channels.formats.torch.opaque import Opaque, OpaqueReader
 from chkpt_channels.formats.torch.rebuild import Tensors, View
 
@@ -42,6 +43,8 @@ _NAMES_IN_DICTS = CHANNEL_NAMES | {"channels", "ch"}
 """The same for the keys of dicts, such as the `yaml` from which a YOLO is built (`ch`, later `channels`)."""
 
 CLONED = "save it again with torch: state_dict = {name: tensor.detach().clone() for name, tensor in state_dict.items()}"
+_MOST_SHARED = 200_000
+"""Entries that are read once more for another object; torch's own files have none."""
 _MODULE_DICTS = ("_parameters", "_buffers", "_modules")
 
 
@@ -105,7 +108,7 @@ class TorchObject:
         self.numbers: dict[str, PickleNode] = {}  # the plain integers that edits may name, by path
         self.counts: dict[str, Link] = {}  # the integers named like a number of input channels, by path
         self.scales: dict[str, PickleNode] = {}  # the scales of tensors quantized as a whole, by name
-        self._name_bytes = 0
+        self._name_bytes = self._links = 0
         self._walk()
 
     def _path(self, link: Link) -> tuple[str, str]:
@@ -144,11 +147,18 @@ class TorchObject:
                 self.optimizers.append(OptimizerNode(self._path(link)[0], "", {}, [], whole=True))
                 continue
             try:
-                todo += reversed(list(_children(link, node)))
-            except _DuplicateKey as error:
+                todo += reversed(children := list(_children(link, node)))
+            except DuplicateKey as error:
                 raise self.location.at(str(error)).unsupported("the name occurs twice in the file") from None
+            self._check_shared(len(children))
             self._find_optimizer(link, node)
         self._refuse_tensors(deep, seen)
+
+    def _check_shared(self, count: int) -> None:
+        """Raise DamagedError where objects have far more entries than the pickle encodes: many share a state, or pairs."""
+        self._links += count
+        if self._links > (size := self.tree.stop - self.tree.start) + _MOST_SHARED:
+            raise self.location.damaged(f"its objects share their entries: {self._links} in {size} bytes of pickle")
 
     def _refuse_tensors(self, todo: list[PickleNode], seen: set[PickleNode]) -> None:
         """Below the deepest names everything is copied, but a tensor there would have no name: refuse it."""
@@ -212,85 +222,35 @@ class TorchObject:
         self.optimizers.append(OptimizerNode(where, parameter, slots, spans))
 
 
-def attributes(node: PickleNode) -> Iterator[tuple[str, PickleNode]]:
-    """The instance attributes of an object, from the state that BUILD gave it."""
-    states = [node.state.target] if node.state is not None else []
-    if states and states[0].kind is Kind.TUPLE:
-        states = [child.target for child in states[0].children]
-    for state in states:
-        for key, value in state.entries():
-            if key.kind is Kind.TEXT:
-                yield key.value, value
-
-
 def _is_whole_optimizer(node: PickleNode) -> bool:
     return node.state is not None and {"state", "param_groups"} <= {name for name, _ in attributes(node)}
 
 
-def pairs_of(node: PickleNode) -> Iterator[tuple[PickleNode, PickleNode]]:
-    """The entries of a dict-like object; Python 2 pickled an OrderedDict as a call with a list of pairs. A list of pairs, as
-    list(state_dict.items()) is, is read like a dict."""
-    yield from node.entries()
-    if node.kind in (Kind.LIST, Kind.TUPLE):
-        yield from _named_values(node)
-    if node.kind is Kind.CALL and node.value[0].is_global("collections", "OrderedDict"):
-        for argument in node.value[1].target.children:
-            yield from argument.target.entries()
-            for pair in argument.target.children:
-                if len(pair.target.children) >= 2:  # torch refuses more, but for those that came after the call
-                    yield pair.target.children[0].target, pair.target.children[1]
-
-
-def _named_values(node: PickleNode) -> list[tuple[PickleNode, PickleNode]]:
-    """The (name, value) pairs of a list that holds nothing else, each name once; none of another list."""
-    pairs = []
-    for child in node.children:
-        pair = child.target
-        # lengths first: many lists may hold one long list, and children are copied
-        if pair.kind not in (Kind.LIST, Kind.TUPLE) or len(pair.value or ()) + len(pair.items or ()) != 2:
-            return []
-        key, value = pair.children
-        if key.target.kind is not Kind.TEXT:
-            return []
-        pairs.append((key.target, value))
-    return pairs if len({key.value for key, _ in pairs}) == len(pairs) else []
-
-
 def _children(link: Link, node: PickleNode) -> Iterator[Link]:
-    pairs = _once(pairs_of(node))
-    for key, value in pairs:
-        yield Link(link, _segment(key), False, value)
-    if node.kind in (Kind.TUPLE, Kind.LIST, Kind.SET) and not pairs:
-        for i, child in enumerate(node.children):
-            yield Link(link, str(i), False, child)
-    elif node.kind is Kind.CALL:
-        if not pairs:
-            yield Link(link, "args", False, node.value[1])
-        yield from _attribute_links(link, node)
-
-
-def _attribute_links(link: Link, node: PickleNode) -> Iterator[Link]:
+    yield from _parts(link, node, attribute=False)
     if repeated := [name for name, times in Counter(name for name, _ in attributes(node)).items() if times > 1]:
-        raise _DuplicateKey(repeated[0])
+        raise DuplicateKey(repeated[0])
     for name, value in attributes(node):
         if name in _MODULE_DICTS:
-            for key, child in _once(pairs_of(value.target)):
-                yield Link(link, _segment(key), True, child)
+            yield from _parts(link, value.target, attribute=True)
         else:
             yield Link(link, name, True, value)
+    for state in states(node):  # of another class, or for a __setstate__ that takes no attributes
+        if state.kind in (Kind.CALL, Kind.LIST, Kind.SET) and not any(pairs_of(state)):
+            yield Link(link, "state", False, state)
 
 
-def _once(pairs: Iterator[tuple[PickleNode, PickleNode]]) -> list[tuple[PickleNode, PickleNode]]:
-    """The entries of a dict, of which a reader keeps the last one of each key. Raises _DuplicateKey where one occurs twice."""
-    found = list(pairs)
-    keys = Counter(key.value for key, _ in found if key.kind in (Kind.TEXT, Kind.INT, Kind.CONST, Kind.FLOAT))
-    if len(keys) < len(found) and keys and (most := keys.most_common(1)[0])[1] > 1:
-        raise _DuplicateKey(str(most[0]))
-    return found
-
-
-class _DuplicateKey(Exception):
-    """A key that occurs twice in one dict."""
+def _parts(link: Link, node: PickleNode, *, attribute: bool) -> Iterator[Link]:
+    """The entries or elements of a node, and what a call that returns none of them is made of."""
+    pairs = once(pairs_of(node))
+    for key, value in pairs:
+        yield Link(link, _segment(key), attribute, value)
+    if node.kind in (Kind.TUPLE, Kind.LIST, Kind.SET) and not pairs:
+        for i, child in enumerate(node.children):
+            yield Link(link, str(i), attribute, child)
+    elif node.kind is Kind.CALL:
+        for part in read_pairs(node)[1] if is_ordered_dict(node) else node.value[1:]:
+            yield Link(link, "args", False, part)
 
 
 def _segment(key: PickleNode) -> str:

@@ -66,7 +66,11 @@ def _npy(raw: bytes) -> Sequence[Sequence[float]]:
 def _csv(raw: bytes) -> Sequence[Sequence[float]]:
     import csv
 
-    return [[float(cell) for cell in row] for row in csv.reader(raw.decode("utf-8-sig").splitlines()) if row]
+    try:
+        rows = [row for row in csv.reader(raw.decode("utf-8-sig").splitlines()) if row]
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    return [[float(cell) for cell in row] for row in rows]
 
 
 def _json(raw: bytes) -> Sequence[Sequence[float]]:

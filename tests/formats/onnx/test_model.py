@@ -84,11 +84,11 @@ def test_declarations_are_found_by_name_in_subgraphs_too(source: Open):
     branches = {"then_branch": branch("a", [node("Relu", ["x"], ["z"])], outputs=[given]), "else_branch": branch("b", [CONV])}
     nodes = [node("Relu", ["image"], ["x"]), node("If", ["chosen"], ["out"], name="choice", **branches)]
     found = read(source, model(nodes, inputs={"chosen": []}, inferred=True))
-    assert [info.dims for info in found.infos["image"]] == [(1, 3, 8, 8)]
-    assert [info.dims for info in found.infos["x"]] == [(1, 3, 8, 8)]
-    inner = next(name for name in found.infos if name.endswith("/z"))
+    assert [info.dims for info in found.infos("image")] == [(1, 3, 8, 8)]
+    assert [info.dims for info in found.infos("x")] == [(1, 3, 8, 8)]
+    inner = next(name for name in found.declared if name.endswith("/z"))
     assert inner.startswith("choice@")
-    assert [info.dims for info in found.infos[inner]] == [(1, 2)]
+    assert [info.dims for info in found.infos(inner)] == [(1, 2)]
 
 
 def test_who_makes_and_who_reads_a_value(source: Open):

@@ -17,25 +17,24 @@ def of_graph(
     for path in paths:
         yield from ((Declaration(f"graph.input {path.image.name}", path.count), width) for width in path.widths)
         yield from _stale_shapes(path)
-    images = {path.count for path in paths}
+    images, read = {path.count for path in paths}, {*model.consumers, *model.outputs}
+    unread = [tensor for name, tensor in tensors.items() if name not in read and len(tensor.shape) >= 3]
     for conv in first_convs:
-        yield from _unread(model, conv, tensors, images)
+        yield from _unread(conv, unread, images)
 
 
-def _unread(
-    model: OnnxModel, conv: FirstConv, tensors: Mapping[str, Tensor], images: set[int]
-) -> Iterator[tuple[Declaration, int]]:
+def _unread(conv: FirstConv, unread: Sequence[Tensor], images: set[int]) -> Iterator[tuple[Declaration, int]]:
     """The stored tensors that differ from a first conv in the channels alone, that no node reads, and that are of no other
     image."""
     if conv.layout is None:
         return
-    axis, read = conv.layout.channel_axis, {*model.consumers, *model.outputs}
-    for name, tensor in tensors.items():
+    axis = conv.layout.channel_axis
+    for tensor in unread:
         shape, other = list(tensor.shape), list(conv.tensor.shape)
-        if name in read or len(shape) != len(other) or len(shape) < 3 or shape[axis] in images:
+        if len(shape) != len(other) or shape[axis] in images:
             continue
         if shape != other and [*shape[:axis], *shape[axis + 1 :]] == [*other[:axis], *other[axis + 1 :]]:
-            yield Declaration(f"{name}, which no node reads", shape[axis]), other[axis]
+            yield Declaration(f"{tensor.name}, which no node reads", shape[axis]), other[axis]
 
 
 def _stale_shapes(path: ImageTrace) -> Iterator[tuple[Declaration, int]]:
@@ -46,7 +45,7 @@ def _stale_shapes(path: ImageTrace) -> Iterator[tuple[Declaration, int]]:
         if axis is None:
             continue
         actual = size(axes[axis])
-        for info in path.model.infos.get(name, ()):
+        for info in path.model.infos(name):
             declared = info.dims[axis] if axis < len(info.dims) else None
             if declared is not None and declared != actual < OPEN:
                 yield Declaration(f"graph.value_info {name}", declared), actual

@@ -182,18 +182,16 @@ def _numbers(model: OnnxModel, name: str, load: Load) -> list[int]:
             return []
         elif node.op != "ConstantOfShape":
             waiting += node.inputs if node.op == "Concat" else node.inputs[:1]
-        elif (value := node.attribute("value")) and not _is_zero(value.messages(ATTRIBUTE_T)):
+        elif (value := node.attribute("value")) and not _is_zero(value.only(ATTRIBUTE_T)):
             return []
         seen.add(each)
     return numbers
 
 
-def _is_zero(tensors: Sequence[Message]) -> bool:
+def _is_zero(tensor: Message | None) -> bool:
     """Whether the bytes of the elements are, however they are stored."""
-    stored = (
-        (tensor, field) for tensor in tensors for kind in (TENSOR_RAW, *TENSOR_TYPED) for field in tensor.fields.get(kind, ())
-    )
-    return not any(any(tensor.raw(field)) for tensor, field in stored)
+    kinds = (TENSOR_RAW, *TENSOR_TYPED)
+    return tensor is None or not any(any(tensor.raw(field)) for kind in kinds for field in tensor.fields.get(kind, ()))
 
 
 def _composed(first: Sequence[Step], then: Sequence[Step], around: int) -> Window:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from chkpt_channels.core.errors import Location, UnsupportedError
+from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, WHOLE, Axes, Place, place_of, size
 from chkpt_channels.formats.onnx.dataflow.operators import CONVOLUTIONS
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
@@ -66,13 +67,14 @@ class Images(NamedTuple):
 
 def images(model: OnnxModel, load: Load, named: Sequence[str] = (), channels: int | None = None) -> Images:
     """The images among the inputs, or those that are `named`. `channels` is their number where the user states it."""
-    traces, unfollowed = [], []
+    traces, unfollowed, model.steps = [], [], 0
     for info in model.inputs:
         if named and info.name not in named:
             continue
         made = _Input(model, info, load, channels, is_named=bool(named)).trace()
         if isinstance(made, ImageTrace):
             traces.append(made)
+            model.location.check_limit("images that reach convolutions", len(traces), LIMITS.first_convs)
         elif made:
             unfollowed.append(made)
     return Images(tuple(traces), tuple(unfollowed))
@@ -86,8 +88,8 @@ class _Input:
 
     def trace(self) -> ImageTrace | Unfollowed | None:
         """From the channels on; None for what is no image."""
-        if self._info.shape and len(self._info.dims) < 2:
-            return None  # a condition, a factor
+        if (self._info.shape and len(self._info.dims) < 2) or self._info.name not in self._model.computed.readers:
+            return None  # a condition, a factor, or not used
         shapes = [self._info] if self._info.shape else [self._info._replace(dims=(None,) * n) for n in range(1, MOST_AXES + 1)]
         scouts = [ImageTrace(self._model, info, None, self._load) for info in shapes]
         slid = [scout for scout in scouts if any(_slides(reached) for reached in scout.reached)]

@@ -50,8 +50,7 @@ class ImageTrace:
 
     def __init__(self, model: OnnxModel, image: Info, place: Place | None, load: Load) -> None:
         self.model, self.image, self.place, self._load = model, image, place, load
-        self.channel = place.axis if place else NOWHERE
-        self.count = place.channels if place else 0  # of the image's channels, 0 where it is not known
+        self.channel, self.count = (place.axis, place.channels) if place else (NOWHERE, 0)  # 0 where it is not known
         self.reached: list[ReachedConv] = []
         self.widths: list[int] = []  # of kernels that directly follow the image and contradict its channels
         self.operations: list[LocatedOp] = []
@@ -64,12 +63,13 @@ class ImageTrace:
         self._numbers = Numbers(model, self.channel, channels, load)
         self._sizes = self._numbers.without_channels()
         self._calls: set[str] = set()
-        for node in model.computed.nodes:
+        for node in model.computed.behind(image.name, lambda name: name in self.values or name in self._numbers.known):
+            model.step(node, len(node.inputs))
             if node in model.computed.subgraphs:
                 self._subgraphs(node)
             elif any(name in self.values for name in node.inputs):
                 self._through(node)
-            elif any(name in self._numbers.known for name in node.inputs):
+            else:
                 self._count(node)
         self.broadcasts &= not any(not flow.wide for name, flow in self.values.items() if name in model.outputs)
 
@@ -111,9 +111,9 @@ class ImageTrace:
 
     def _give(self, node: Node, flow: Flow) -> None:
         self.model.location.at(node.label).check_limit("operations before it", len(flow.operations), LIMITS.graph_operations)
-        for name in node.outputs:
-            if name:
-                self.values[name] = flow._replace(mixed=flow.mixed or node.call is not None)
+        self.model.step(node, len(flow.operations))
+        given = flow._replace(mixed=flow.mixed or node.call is not None)
+        self.values |= dict.fromkeys(filter(None, node.outputs), given)
 
     def _mix(self, node: Node) -> None:
         """An operation that may select, mix or cut channels: what follows is reached, but without channels of its own."""
