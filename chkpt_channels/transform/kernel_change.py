@@ -113,13 +113,22 @@ def tensor_edits(
 def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Options) -> Edits:
     """The edits that follow from the kernels alone: their values, and the constants for their biases."""
     tensors: dict[str, TensorEdit] = {}
-    biases: dict[str, TensorEdit] = {}
-    targets: set[str] = set()
     for kernel in changed:
         values = cache(partial(kernels.mixed_kernel, checkpoint, kernel, allow_nonfinite=options.plain["allow_nonfinite"]))
         edit = TensorEdit(kernel.shape, values)
         tensors |= quantization.kernel_edits(checkpoint, kernel.conv, edit)
         tensors |= kernel.parametrization.edits(edit)
+    biases = _constants(checkpoint, changed, tensors, options)
+    return Edits(tensors, biases=biases)
+
+
+def _constants(
+    checkpoint: TensorStore, changed: Sequence[KernelChange], tensors: dict[str, TensorEdit], options: Options
+) -> dict[str, TensorEdit]:
+    """The constants that kernels leave, put into their bias targets among the edits, or as new biases, which are returned. Raises
+    UnsupportedError where nothing can take one, DamagedError for a target of another size."""
+    biases: dict[str, TensorEdit] = {}
+    targets: set[str] = set()
     for kernel in changed:
         if not kernel.mixing.offset:
             continue
@@ -151,7 +160,7 @@ def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], opti
                 "means, or an adapter's bias, leave",
                 hint="leave --norm out, and keep the preprocessing" if options.norm else "",
             )
-    return Edits(tensors, biases=biases)
+    return biases
 
 
 def _with_constants(

@@ -69,7 +69,7 @@ def patches(places: Places, tensors: Sequence[Tensor]) -> list[tuple[LayerWeight
     if mlp := _unfolded(network):
         return [(mlp, "shapes")]
     # without a telling name: the table of positions in the same module, or in the one around it, has the embedding's width
-    tables = {(t.key.rpartition(".")[0], t.shape[-1]) for t in tensors if t.shape and _POSITIONS.search(t.key)}
+    tables = {(t.key.rpartition(".")[0], t.shape[-1]) for t in tensors if t.shape and _POSITIONS.search(t.name)}
     tables |= {(module.rpartition(".")[0], width) for module, width in tables}
     likely = [k for k in network.kernels if not k.window and k.filters >= LEAST_EMBEDDING and colors(k.channels)]
     return [(k, "shapes") for k in likely if (_module(k), k.filters) in tables and _is_alone(network, k)]

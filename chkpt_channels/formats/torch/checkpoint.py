@@ -17,7 +17,6 @@ from chkpt_channels.formats.torch.entries import attributes
 from chkpt_channels.formats.torch.graph import TorchGraph
 from chkpt_channels.formats.torch.object_tree import OptimizerNode, TorchObject
 from chkpt_channels.formats.torch.rebuild import Storage
-from chkpt_channels.formats.torch.safe_globals import foreign
 from chkpt_channels.formats.torch.signs import with_signs
 
 ReadBytes = Callable[[Storage, int, int], Iterable[bytes]]
@@ -43,7 +42,7 @@ class TorchCheckpoint(Checkpoint):
             self.opaque += tuple(tensor._replace(follows=before + tensor.follows) for tensor in torch_object.opaque)
             self.tensors |= _tensors_of(torch_object)
         self.optimizer_entries = _optimizer_entries(self.main, self.tensors)
-        self.globals = foreign((g for o in objects.values() for g in o.tree.globals), scripted=self.scripted)
+        self.globals = loading.foreign((g for o in objects.values() for g in o.tree.globals), scripted=self.scripted)
 
     @property
     def main(self) -> TorchObject:

@@ -1,12 +1,14 @@
 """How Python loads what torch.save wrote: a whole network, a state dict, or one of those that a training checkpoint holds.
 
-Source: torch/serialization.py of torch 2.13; Model._load of ultralytics/engine/model.py, which takes a file only under .pt.
+Source: torch/serialization.py and `_get_allowed_globals()` of torch/_weights_only_unpickler.py of torch 2.13; Model._load of
+ultralytics/engine/model.py, which takes a file only under .pt.
 """
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode
 from chkpt_channels.core.errors import printable
@@ -14,6 +16,22 @@ from chkpt_channels.formats.base import Loading, NamedNetwork
 from chkpt_channels.formats.torch.entries import attributes
 from chkpt_channels.formats.torch.object_tree import TorchObject
 
+_WEIGHTS_ONLY = re.compile(
+    r"""
+    torch\.(cuda\.)?(sparse\.)?[A-Z][A-Za-z0-9]*(Tensor|Storage)      # typed tensors and storages
+  | torch\.(Size|Tensor|device|nn\.parameter\.Parameter)
+  | torch\.storage\.(Untyped|Typed)Storage | torch\.UntypedStorage
+  | torch\.(bool|bfloat16|u?int\d+|float\d+(_\w+)?|complex\d+|bits\w+|q?u?int\dx\d|qint\d+|quint\w+|per_(channel|tensor)_\w+)
+  | torch\._utils\._rebuild_(parameter(_with_state)?|tensor(_v[23])?|qtensor|sparse_tensor|nested_tensor|meta_tensor_no_storage
+      |wrapper_subclass|device_tensor_from_(numpy|cpu_tensor))
+  | torch\._tensor\._rebuild_from_type_v2 | torch\.serialization\._get_layout
+  | collections\.(OrderedDict|Counter) | _codecs\.encode
+  | (builtins|__builtin__)\.(set|bytearray|complex)
+    """,
+    re.VERBOSE,
+)
+_SCRIPT = re.compile(r"(__torch__|torch\.jit\._pickle)\b.*")
+"""TorchScript's classes are code inside the archive, not imports."""
 LISTS = (Kind.LIST, Kind.TUPLE)
 _TORCH = ("import torch",)
 _HERE = frozenset({"cpu", "meta"})
@@ -108,3 +126,9 @@ def _trainer(root: PickleNode) -> str:
     if meta and any(meta.target.lookup(key) for key in ("cfg", "mmengine_version", "mmcv_version")):
         return "mmengine wrote it: meta.cfg is the text of the configuration that builds its network"
     return ""
+
+
+def foreign(names: Iterable[tuple[str, str]], *, scripted: bool) -> tuple[str, ...]:
+    """The (module, name) pairs that weights-only loading would refuse, as dotted names."""
+    dotted = {f"{module}.{name}" for module, name in names}
+    return tuple(sorted(n for n in dotted if not _WEIGHTS_ONLY.fullmatch(n) and not (scripted and _SCRIPT.fullmatch(n))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chkpt_channels.formats.torch.safe_globals import foreign
+from chkpt_channels.formats.torch.loading import foreign
 
 SAFE = [
     ("torch._utils", "_rebuild_tensor_v2"),
