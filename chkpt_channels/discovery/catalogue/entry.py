@@ -32,7 +32,8 @@ class KnownNorm(NamedTuple):
 class Architecture(NamedTuple):
     """A network of a library. `lines` build it, with {channels} where an argument counts them and {classes} where one counts
     classes; `classes` is then the tensor whose first axis is that count, and the default; `order` is "bgr" where pretrained
-    weights take colors so; `within` is what all its names begin with."""
+    weights take colors so; `within` is what all its names begin with, `head` a tensor of the child that holds its head, ""
+    where that is not set apart."""
 
     library: str
     name: str
@@ -42,6 +43,7 @@ class Architecture(NamedTuple):
     norms: tuple[KnownNorm, ...] = ()
     order: str = "rgb"
     within: str = ""
+    head: str = ""
 
 
 class Recognized(NamedTuple):

@@ -24,7 +24,8 @@ def known_first_convs(checkpoint: TensorStore, channels: int | None = None) -> s
     found = [] if checkpoint.opaque else matches(tensors)
     convs = [conv for match in found for conv in _with_why(match)]
     widths = {conv.in_channels for conv in convs}
-    if len(widths) != 1 or (channels and {channels} != widths) or not _are_torch(checkpoint, tensors, convs):
+    expected = {channels} if channels else {*IMAGES}  # latents are no image, and bands may be anything
+    if len(widths) != 1 or not widths <= expected or not _are_torch(checkpoint, tensors, convs):
         return None
     listed = frozenset().union(*(match.listed for match in found))
     beside = [t for t in tensors if t.name not in listed and len(t.shape) > 1]

@@ -171,8 +171,11 @@ def recognized(match: Match) -> Recognized | None:
         outer = match.prefix.rstrip(".").rpartition(".")[0]
         return Recognized(match.group, f"{outer}." if outer else "", "whole", composed) if composed else None
     within = found[0].within if found else ""
-    alike = tuple(a for a in found if a.within == within)
-    return Recognized(match.group, match.prefix[: len(match.prefix) - len(within)], match.head, alike) if alike else None
+    alike = [a for a in found if a.within == within and a.lines]
+    with_head = [a for a in alike if not a.head or a.head in match.tensors]  # a body may be another network's whole
+    head = match.head if match.head != "whole" or with_head else "exchanged" if match.other_child else "cut"
+    told = tuple(with_head if head == "whole" else alike)
+    return Recognized(match.group, match.prefix[: len(match.prefix) - len(within)], head, told) if told else None
 
 
 def _composed(frame: Architecture, inner: Architecture) -> Architecture:

@@ -108,7 +108,7 @@ class Catalogue:
 
     def _architecture(self, name: str, facts: int) -> Architecture:
         """An architecture: those of a family differ by their names."""
-        library, lines, classes, norms, order, within, stems = (self._value(number) for number in self._value(facts))
+        library, lines, classes, norms, order, within, stems, head = (self._value(number) for number in self._value(facts))
         return Architecture(
             library,
             name,
@@ -118,6 +118,7 @@ class Catalogue:
             tuple(KnownNorm(tag, *map(_plain, self._value(numbers))) for tag, numbers in norms),
             order,
             within,
+            head,
         )
 
     @cached_property

@@ -41,7 +41,7 @@ def test_counts_that_versions_do_not_write_are_not_missed():
 
 def test_a_head_that_is_cut_or_exchanged_is_said():
     by_dress = {what: matches(tensors) for what, tensors, _ in dressed(RESNET, {"conv1.weight": "OIHW"})}
-    heads = {what: [(m.prefix, m.head, m.other_child) for m in found] for what, found in by_dress.items()}
+    heads = {what: [(m.prefix, recognized(m).head, m.other_child) for m in found] for what, found in by_dress.items()}
     assert heads == {
         "head cut": [("", "cut", "")],
         "head exchanged": [("", "exchanged", "my_head")],

@@ -12,7 +12,10 @@ from chkpt_channels.discovery.catalogue.table import (
     BODY,
     FEWEST_NAMES,
     FILE,
+    KEY_BYTES,
     KEY_MASK,
+    NAME_RECORD,
+    SHAPE_RECORD,
     WHOLE,
     Catalogue,
     StemShape,
@@ -120,8 +123,8 @@ def test_the_one_of_this_package_is_small_sorted_and_names_its_libraries():
     libraries = json.loads(known.about)
     assert {"timm", "torchvision", "transformers"} <= libraries.keys()
     assert all(version and licence for version, licence in libraries.values())
-    for table, record in ((known._names, 9), (known._shapes, 8)):
-        rows = [table[i : i + 6] for i in range(0, len(table), record)]
+    for table, record in ((known._names, NAME_RECORD.size), (known._shapes, SHAPE_RECORD.size)):
+        rows = [table[i : i + KEY_BYTES] for i in range(0, len(table), record)]
         assert len(rows) > 1000
         assert all(a < b for a, b in pairwise(rows))
 
