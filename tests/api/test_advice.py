@@ -293,7 +293,8 @@ def test_ranges_are_short():
 def told(path: Path, known: Recognized | None = None, **words: Any) -> list[str]:
     """The codes for a file, with what the catalogue knows of it."""
     with ModelFile(path) as model:
-        options = model.resolved(build_options(**{"to": 1} | words), known)
+        vars(model)["recognized"] = known
+        options = model.resolved(build_options(**{"to": 1} | words))
         return codes(input_advice(model, plan_model(model, options), options, known))
 
 

@@ -5,6 +5,8 @@ import random
 
 import pytest
 
+from chkpt_channels.discovery.catalogue.table import catalogue
+from fixtures.catalogue.binary import Network
 from fixtures.catalogue.build import network
 from fixtures.catalogue.libraries import MODULES, versions
 from fixtures.catalogue.measure import measured, shapes
@@ -34,6 +36,12 @@ def drawn():
     return found + [pytest.param(library, id=f"{library}/missing") for library in missing]
 
 
+def is_in_the_catalogue(made: Network) -> bool:
+    """Whether its names tell its stems there; networks that no conversion of stems alone makes are in none."""
+    known = [catalogue().named(key) for key, _ in made.name_keys()]
+    return not made.is_plain or all(found and made.shapes in found.variants for found in known)
+
+
 @pytest.mark.parametrize("recipe", drawn())
 def test_stems_are_what_changes(recipe):
     if isinstance(recipe, str):
@@ -50,6 +58,7 @@ def test_stems_are_what_changes(recipe):
             assert five[key] == (*three[:axis], three[axis] // 3 * FIVE, *three[axis + 1 :])
         else:
             assert (five[key] == three) == (key not in entry.others)
+    assert is_in_the_catalogue(Network(entry))
 
 
 def test_versions_name_their_licenses():
