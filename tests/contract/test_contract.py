@@ -33,9 +33,9 @@ from chkpt_channels.transform.options import Options
 from chkpt_channels.transform.plan import Plan
 from tests.support.files import FIXTURES, Failing, Truth, contents, opened, snapshot, truths
 
-NO_FIXTURES = {"__pycache__", "generate", "found"}
+NO_FIXTURES = {"__pycache__", "generate", "found", "catalogue"}
 """What else stands in fixtures/: generate/ makes the fixtures, and the hostile files when they are needed; found/ is what fuzzing
-found."""
+found; catalogue/ makes the catalogue of known architectures."""
 EVERY = truths()
 CONVERTIBLE = [truth for truth in EVERY if truth.said["in_channels"]]
 LUMA = 0.2126, 0.7152, 0.0722

@@ -3,29 +3,11 @@
 Run with `python -m pytest tests/frameworks`; `-m "not slow"` leaves out the files beyond 4 GiB.
 """
 
-import importlib
-
 import pytest
-import torch
 
+from fixtures.catalogue.libraries import torchvision_operators
 
-def _torchvision():
-    """torchvision, which timm and others import where it is installed. Its compiled operators fit one build of torch: where they
-    do not load, those that it describes to torch on import are declared, and never called."""
-    try:
-        importlib.import_module("torchvision")
-    except ModuleNotFoundError:
-        return None
-    except RuntimeError:
-        declared = torch.library.Library("torchvision", "DEF")
-        for operator in ("nms", "qnms"):
-            declared.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        importlib.import_module("torchvision")
-        return declared
-    return None
-
-
-TORCHVISION = _torchvision()
+TORCHVISION = torchvision_operators()
 
 
 def pytest_configure(config):
