@@ -4,6 +4,7 @@ Run with `python -m pytest tests/frameworks`; `-m "not slow"` leaves out the fil
 """
 
 import pytest
+import torch
 
 from fixtures.catalogue.libraries import torchvision_operators
 
