@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -286,11 +287,9 @@ def _run(arguments: Sequence[str]) -> int:
 def _stopped(error: Exception) -> int:
     """Exit 2 for what the parser refuses, 5 where standard output fails; 70 for everything that should not have happened."""
     show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
-    if show and isinstance(code, int):
-        show()
-        return code
     if isinstance(code, int):  # of standard output: a file's is reported with the file
-        print(f"error: {error}", file=sys.stderr)
+        with suppress(OSError):  # standard error may have no room either
+            show() if show else print(f"error: {error}", file=sys.stderr)
         return code
     if os.environ.get(DEBUG) == "1":
         raise error

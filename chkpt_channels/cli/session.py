@@ -182,13 +182,13 @@ def _as_system_error(error: MemoryError | ImportError, path: str) -> FileSystemE
 
 def _error_lines(error: ChkptChannelsError, command: str, rows: Callable[..., Iterable[str]]) -> Iterator[str]:
     """The one-line message, at most ten candidates, and what to try."""
-    from chkpt_channels.core.errors import PostPublishError
+    from chkpt_channels.core.errors import LONGEST_MESSAGE, PostPublishError, printable
 
     ending = "; nothing was written" if command == "convert" and not isinstance(error, PostPublishError) else ""
     yield f"error: {error}{ending}"
     yield from rows(error.candidates)
     if error.hint:
-        yield f"try: {error.hint}"
+        yield f"try: {printable(error.hint, LONGEST_MESSAGE)}"
 
 
 def _print(lines: Iterable[str], stream: Any) -> None:

@@ -29,7 +29,7 @@ from chkpt_channels.folders.model import Model, ModelFile, Part
 from chkpt_channels.folders.shards import Shards, is_index, shard_names
 from chkpt_channels.formats import FOREIGN_SUFFIXES, foreign_weights, is_claimed, open_checkpoint, weights_suffixes
 from chkpt_channels.formats.base import Checkpoint, Loading
-from chkpt_channels.storage.source import STDIO, Source, check_link
+from chkpt_channels.storage.source import STDIO, Source, check_link, open_listed, status
 from chkpt_channels.transform.mixing.normalization import AUTO
 from chkpt_channels.transform.options import Options
 
@@ -68,6 +68,7 @@ class ModelFolder(Model):
         self.files = sorted(_walk(self.path, self.location))
         for name in leave_out:
             self._leave_out(os.path.normpath(name))
+        self._listed = {name: status(self.path / name) for name in self.files}
         # a link that leaves the folder would copy any file of the user's into an output that is then uploaded
         for name in () if follow_links else self.files:
             check_link(self.location.at(name), self.path / name, self.path, "is")
@@ -135,8 +136,12 @@ class ModelFolder(Model):
 
     def _refuse_unread(self, names: Sequence[str]) -> None:
         for name in names:
-            with or_leave_out(name), Source(self.path / name) as source:
+            with or_leave_out(name), self.source(name) as source:
                 open_checkpoint(source)
+
+    def source(self, name: str) -> Source:
+        """A file of the folder, open. Raises FileSystemError where another one, or a link, is in its place now."""
+        return open_listed(self.path / name, self._listed[name])
 
     @property
     def size(self) -> int:
@@ -171,7 +176,7 @@ class ModelFolder(Model):
 
     def _opened(self, part: _PartFiles) -> Checkpoint | Shards:
         with or_leave_out(part.name) if len(self._part_files) > 1 else nullcontext():
-            shards = [open_checkpoint(self._stack.enter_context(Source(self.path / name))) for name in part.files]
+            shards = [open_checkpoint(self._stack.enter_context(self.source(name))) for name in part.files]
         return Shards(shards, part.listing, self.location) if part.listing else shards[0]
 
     def described(self, part: Part, *, strict: bool = False) -> Description:

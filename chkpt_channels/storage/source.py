@@ -22,6 +22,9 @@ END_BYTES = 1 << 16
 """The size of `head` and `tail`: an archive's end record is in the tail, unless its comment is longer."""
 
 
+REPLACED = "was replaced while the folder was read"
+
+
 class Source:
     """An open regular file.
 
@@ -159,6 +162,21 @@ class Source:
     def is_same_file(self, other: os.stat_result) -> bool:
         """Whether `other` describes this very file, by whatever name."""
         return os.path.samestat(self._stat, other)
+
+
+def status(path: Path) -> os.stat_result:
+    """What a name in a folder stands for: of a link, the file behind it. Raises FileSystemError."""
+    with Location(str(path)).wrapping_os_errors("cannot be read"):
+        return path.stat() if path.is_symlink() else path.lstat()
+
+
+def open_listed(path: Path, listed: os.stat_result) -> Source:
+    """The file that had this `status`. Raises FileSystemError where another one, or a link, is in its place now."""
+    source = Source(path)
+    if not source.is_same_file(listed):
+        source.close()
+        raise source.location.system(REPLACED)
+    return source
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:

@@ -327,6 +327,16 @@ def test_standard_output_that_fails_is_no_bug_and_no_difference(arguments, tmp_p
     assert (code, "error" in messages) == (141, False)
 
 
+@pytest.mark.parametrize("arguments", PRINTING, ids=lambda words: " ".join(str(word) for word in words if word != RGB))
+def test_standard_output_and_error_that_fail(arguments, tmp_path):
+    with (tmp_path / "full").open("w") as full:
+        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))  # noqa: E731
+        command = [sys.executable, "-m", "chkpt_channels", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, stdout=full, stderr=full, env=environment, timeout=60, preexec_fn=limit, cwd=tmp_path)
+    assert done.returncode == 5
+
+
 def test_quiet_prints_nothing(rgb):
     done = run("convert", rgb, "--to", "gray", "-q")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

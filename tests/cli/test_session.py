@@ -91,6 +91,12 @@ def test_candidates_and_a_hint_follow(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().err.splitlines() == ["error: a.pth: two fit", "  k   8×3   fed", "try: --layer k"]
 
 
+def test_a_hint_is_safe_to_print(capsys: pytest.CaptureFixture[str]):
+    with Session("inspect", "human", None).file("a.pth"):
+        raise AmbiguousError("two fit", file="a.pth", hint="--layer \x1b[31m\u202ek\n")
+    assert capsys.readouterr().err.splitlines()[1:] == [r"try: --layer \x1b[31m\u202ek\n"]
+
+
 def test_the_message_of_the_json_has_no_prefix(capsys: pytest.CaptureFixture[str]):
     with session("convert", "json", as_json=False) as console, console.file("a.pth"):
         raise DamagedError("is cut off", file="a.pth")

@@ -14,7 +14,7 @@ import pytest
 from chkpt_channels import DamagedError, FileSystemError
 from chkpt_channels.core.errors import Location
 from chkpt_channels.storage import source as source_module
-from chkpt_channels.storage.source import Source, check_link, open_source, resolved
+from chkpt_channels.storage.source import Source, check_link, open_listed, open_source, resolved, status
 from tests.support.files import Failing
 
 
@@ -157,3 +157,18 @@ def test_what_is_kept_with_it_is_closed_and_checked_with_it(tmp_path: Path):
         with pytest.raises(FileSystemError, match="b: was changed while it was read"):
             source.check_unchanged()
     assert other.fd == -1
+
+
+def test_what_took_the_place_of_a_file_is_not_opened(tmp_path: Path):
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(b"a")
+    other.write_bytes(b"b")
+    listed = status(path)
+    with open_listed(path, listed) as source:
+        assert source.read(0, 1) == b"a"
+    path.unlink()
+    path.symlink_to(other)
+    with pytest.raises(FileSystemError, match=f"^{path}: was replaced while the folder was read$"):
+        open_listed(path, listed)
+    with open_listed(path, status(path)) as source:
+        assert source.read(0, 1) == b"b"

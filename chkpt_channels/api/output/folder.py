@@ -17,7 +17,7 @@ from chkpt_channels.folders.model_folder import ModelFolder
 from chkpt_channels.folders.planning import PlannedModel
 from chkpt_channels.formats.base import Loading
 from chkpt_channels.storage.atomic import OutputFolder
-from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.source import REPLACED, Source
 from chkpt_channels.storage.stream_copy import apply
 from chkpt_channels.transform.options import Options
 
@@ -70,17 +70,26 @@ class FolderTarget:
             location, untouched = Location(str(target)), name not in edits and name not in documents
             with location.wrapping_os_errors("cannot be written"):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if not (untouched and self._hard_link and _hard_link_to(source, target)):
+                if not (untouched and self._hard_link and self._linked(name, target)):
                     with _new_file(target) as fd:
                         if name in edits:
                             write_checked(*edits[name], fd, location, (lambda more: progress(more, total)) if progress else None)
                         elif name in documents:
                             write_bytes(fd, documents[name], location)
                         else:
-                            _copy(source, fd, target)
+                            _copy(self._model.source(name), fd, target)
                 self._size += target.stat().st_size
             if progress and name not in edits:
                 progress(source.stat().st_size, total)
+
+    def _linked(self, name: str, target: Path) -> bool:
+        """Whether a file has become a hard link. Raises FileSystemError where another file was in its place by then."""
+        with self._model.source(name) as opened:
+            if not _hard_link_to(self._model.path / name, target):
+                return False
+            if not opened.is_same_file(target.lstat()):
+                raise opened.location.system(REPLACED)
+            return True
 
 
 @contextlib.contextmanager
@@ -104,9 +113,9 @@ def _hard_link_to(source: Path, target: Path) -> bool:
         return False
 
 
-def _copy(source: Path, fd: int, target: Path) -> None:
+def _copy(source: Source, fd: int, target: Path) -> None:
     """The same bytes, in shared blocks where the file system can do that."""
-    with Source(source) as opened:
+    with source as opened:
         if not _reflink(opened.fd, fd):
             apply(opened, [], fd, Location(str(target)))
         opened.check_unchanged()

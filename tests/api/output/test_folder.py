@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from chkpt_channels import FileSystemError
 from chkpt_channels.api.output.folder import FolderTarget
 from chkpt_channels.api.output.publish import Settings
 from chkpt_channels.folders.model_folder import ModelFolder
@@ -69,3 +70,17 @@ def test_files_that_do_not_change_can_be_linked(folder: Path, tmp_path: Path, ha
     same = os.path.samefile(folder / "sub" / "notes.txt", tmp_path / "out" / "sub" / "notes.txt")
     assert same is hard_link
     assert not os.path.samefile(folder / "config.json", tmp_path / "out" / "config.json")
+
+
+@pytest.mark.parametrize("hard_link", [True, False])
+def test_a_file_that_becomes_a_link_is_not_followed(folder: Path, tmp_path: Path, hard_link: bool):
+    secret, notes = tmp_path / "secret", folder / "sub" / "notes.txt"
+    secret.write_text("secret")
+    settings = Settings(hard_link=hard_link)
+    with ModelFolder(folder) as model, FolderTarget(model, tmp_path / "out", GRAY, settings, None) as target:
+        planned = plan_model(model, GRAY)
+        notes.unlink()
+        notes.symlink_to(secret)
+        with pytest.raises(FileSystemError, match=r"notes\.txt: was replaced while the folder was read"):
+            target.fill(planned)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "secret"]
