@@ -219,6 +219,10 @@ class Checkpoint(TensorStore):
         """Files in the source's folder that must be copied beside the output `path`: old name → new name."""
         return {}
 
+    def companion(self, path: Path) -> Source:
+        """One of these files, open: the caller closes it. Raises FileSystemError, and UnsupportedError for a link elsewhere."""
+        return Source(path)
+
     def read_companions_of(self, original: Checkpoint, companions: Mapping[str, str]) -> None:
         """Take this file, an output that is not published yet, as one whose companions are those of the original."""
 

@@ -166,8 +166,10 @@ class Source:
 
 def status(path: Path) -> os.stat_result:
     """What a name in a folder stands for: of a link, the file behind it. Raises FileSystemError."""
-    with Location(str(path)).wrapping_os_errors("cannot be read"):
+    try:
         return path.stat() if path.is_symlink() else path.lstat()
+    except OSError as error:
+        raise Location(str(path)).system(reason(error)) from error
 
 
 def open_listed(path: Path, listed: os.stat_result) -> Source:

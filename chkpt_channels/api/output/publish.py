@@ -133,7 +133,8 @@ class FileTarget:
             self.path = with_hash(self.path, digest)
             out.rename(self.path)
         home = Path(self._model.source.name).parent
-        publish(out, home, self._companions, self._documents, force=self._settings.force)
+        opened = self._model.checkpoint.companion
+        publish(out, home, self._companions, self._documents, force=self._settings.force, opened=opened)
         info = FileInfo(str(self.path), (self._other or self._model.format).name, size, sha256=digest)
         notices = (*(() if edits else _renamed(self._companions)), *self._kept)
         return Written(info, bool(edits or self._other), notices)
@@ -213,15 +214,16 @@ def publish(
     documents: Mapping[str, bytes],
     *,
     force: bool,
+    opened: Callable[[Path], Source] = Source,
 ) -> None:
-    """Give the output its name. Copies of its data files in `folder`, under their new `names`, and the `documents` are published
-    before it, and rolled back if it fails."""
+    """Give the output its name. Copies of its data files in `folder`, which are `opened`, under their new `names`, and the
+    `documents` are published before it, and rolled back if it fails."""
     if names and isinstance(out, StandardOutput):
         raise UsageError(
             f"its data files {', '.join(names)} cannot go to standard output: -o names an output beside which they can"
         )
     with contextlib.ExitStack() as stack:
-        others = [_copy(folder / old, out.path.parent / new, stack, force=force) for old, new in names.items()]
+        others = [_copy(opened(folder / old), out.path.parent / new, stack, force=force) for old, new in names.items()]
         for name, content in documents.items():
             others.append(stack.enter_context(Output(out.path.parent / name, None, force=force)))
             write_bytes(others[-1].fd, content, others[-1].location)
@@ -237,8 +239,8 @@ def publish(
             raise
 
 
-def _copy(path: Path, new: Path, stack: contextlib.ExitStack, *, force: bool) -> Output:
-    with Source(path) as source:
+def _copy(opened: Source, new: Path, stack: contextlib.ExitStack, *, force: bool) -> Output:
+    with opened as source:
         out = stack.enter_context(Output(new, source, force=force))
         apply(source, [], out.fd, out.location)
         source.check_unchanged()

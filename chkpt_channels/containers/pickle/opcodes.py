@@ -167,7 +167,7 @@ def _call(count: int, *, new: bool = False) -> _Operation:
         called = m.pop()
         for part in parts:
             m.read_by_call(part)
-        if new and called.target.value in _ARGUMENTS_UNREAD:
+        if new and called.target.kind is Kind.GLOBAL and called.target.value in _ARGUMENTS_UNREAD:
             parts[0] = PickleNode(Kind.TUPLE, start, start, [])
         m.push(Kind.CALL, called.start, (called, *parts))
 

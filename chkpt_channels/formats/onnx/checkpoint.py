@@ -17,7 +17,7 @@ from chkpt_channels.formats.onnx import external_data, tensor_data
 from chkpt_channels.formats.onnx.graph import OnnxGraph
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.schema import GRAPH_INITIALIZERS, GRAPH_SPARSE, TENSOR_RAW
-from chkpt_channels.storage.source import Source, check_link, resolved
+from chkpt_channels.storage.source import Source, check_link, open_listed, resolved, status
 from chkpt_channels.storage.splice import Splice
 
 if TYPE_CHECKING:
@@ -72,8 +72,9 @@ class Onnx(Checkpoint):
             before, other = self._original[path]
             return before._external(other)
         if path not in self._others:
+            listed = status(path)
             self._check_link(path)
-            self._others[path] = self.source.keep(Source(path))
+            self._others[path] = self.source.keep(open_listed(path, listed))
         return self._others[path]
 
     def _check_link(self, path: Path) -> None:
@@ -113,6 +114,9 @@ class Onnx(Checkpoint):
             candidates = (f"{path.name}.{number}{Path(name).name}" for number in ("", *(f"{i}." for i in range(1, len(names)))))
             new[name] = next(candidate for candidate in candidates if candidate not in new.values())
         return new
+
+    def companion(self, path: Path) -> Source:
+        return Source.of_descriptor(self._external(path).fd, str(path))
 
     def read_companions_of(self, original: Checkpoint, companions: Mapping[str, str]) -> None:
         if isinstance(original, Onnx):
