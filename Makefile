@@ -88,7 +88,8 @@ $(KERAS2)/.installed: pyproject.toml
 $(CATALOGUE)/.installed: fixtures/catalogue/requirements.txt
 	$(PYTHON) -m venv $(CATALOGUE)
 	$(CATALOGUE)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(CATALOGUE)/bin/pip install --quiet --disable-pip-version-check -e . -r fixtures/catalogue/requirements.txt
+	$(CATALOGUE)/bin/pip install --quiet --disable-pip-version-check -e '.[frameworks]'
+	$(CATALOGUE)/bin/pip install --quiet --disable-pip-version-check --no-deps -r fixtures/catalogue/requirements.txt
 	@touch $@
 
 clean:
