@@ -40,9 +40,11 @@ COPIED = {
     "invalid literal for int": "the alignment that torch notes beside the tensors",
     "requires_grad must be a bool": "whether a tensor is trained",
     "resize storage|wrong byte size|failed to unpack|Unknown saved id": "a tensor without a name, in an attribute of another",
+    r"Unknown typename|unequal size length|Invalid serialized state|set_\(\) received": "the same, in a list, or as a state",
     "Can't get attribute '_utils": "a function under a divided name, which torch's reader of weights alone finds",
     "is not in a subdirectory": "a member that is no part of the archive",
     "Unknown type name|expected int|not in the map|name.empty|qualified name|torch_mangle": "a TorchScript module's own code",
+    r"isObject\(\)|isGenericDict\(\)|TupleElements|a valid token|PROTO opcode": "what TorchScript keeps beside the tensors",
 }
 """Where torch refuses what is copied unread, and why that says nothing about the tensors. Other formats have no such reason."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.catalogue.entry import Recognized
@@ -16,12 +17,22 @@ MOST_NAMED = 3
 """Architectures in the words of the evidence."""
 
 
+_KNOWN: WeakKeyDictionary[TensorStore, list[Match]] = WeakKeyDictionary()
+
+
+def _matches(checkpoint: TensorStore) -> list[Match]:
+    """The known networks in a checkpoint, which several steps ask for: its tensors do not change."""
+    if checkpoint not in _KNOWN:
+        _KNOWN[checkpoint] = matches(checkpoint.model_tensors())
+    return _KNOWN[checkpoint]
+
+
 def known_first_convs(checkpoint: TensorStore, channels: int | None = None) -> search.Finding | None:
     """The first convs of the known architectures in a checkpoint. None where there is none, where copies take other numbers of
     channels or other than `channels`, where kernels have another framework's layout, and where one that no architecture lists is
     unexplained: then the law decides of all."""
     tensors = checkpoint.model_tensors()
-    found = [] if checkpoint.opaque else matches(tensors)
+    found = [] if checkpoint.opaque else _matches(checkpoint)
     convs = [conv for match in found for conv in _with_why(match)]
     widths = {conv.in_channels for conv in convs}
     expected = {channels} if channels else {*IMAGES}  # latents are no image, and bands may be anything
@@ -39,12 +50,12 @@ def known_first_convs(checkpoint: TensorStore, channels: int | None = None) -> s
 
 def listed_names(checkpoint: TensorStore) -> frozenset[str]:
     """The tensors that known architectures list: which of them see the image is known."""
-    return frozenset().union(*(match.listed for match in matches(checkpoint.model_tensors())))
+    return frozenset().union(*(match.listed for match in _matches(checkpoint)))
 
 
 def recognize(checkpoint: TensorStore) -> Recognized | None:
     """The architectures that a checkpoint's first known network could be; None where names or shapes are those of none."""
-    found = matches(checkpoint.model_tensors())
+    found = _matches(checkpoint)
     return recognized(found[0]) if found else None
 
 

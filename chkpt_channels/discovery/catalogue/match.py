@@ -8,7 +8,7 @@ What stands outside of the known names is judged by the law of discovery.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -72,24 +72,25 @@ def _within(known: Catalogue, group: str, prefix: str, named: Named) -> Iterator
     """The known networks at a module and below it: the outermost."""
     if len(named) < FEWEST_OF_ALL or prefix.count(".") > DEEPEST:
         return
-    children = _children(named)
-    if len(children) > 1 and len(named) <= 2 * known.most_names:
-        sums = _sums(named)
-        match = _at(known, Match(group, prefix, named, (), "", ""), sums) or _framed(known, group, prefix, children, sums)
+    children = _large_children(named)
+    if len(named) <= 2 * known.most_names and len(sums := _sums(named)) > 1:
+        module = Match(group, prefix, named, (), "", "")
+        match = _at(known, module, sums) or _framed(known, module, children, sums)
         if match:
             yield match
             return
     for child, inner in children.items():
-        if len(inner) > 1:
-            yield from _within(known, group, f"{prefix}{child}.", inner)
+        yield from _within(known, group, f"{prefix}{child}.", inner)
 
 
-def _children(named: Named) -> dict[str, dict[str, Tensor]]:
-    """The tensors below each child of a module, by their names there."""
-    children: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
-    for name, tensor in named.items():
+def _large_children(named: Named) -> dict[str, dict[str, Tensor]]:
+    """The tensors below each child of a module that could be a network, by their names there."""
+    counts = Counter(name.partition(".")[0] for name in named)
+    children: dict[str, dict[str, Tensor]] = {child: {} for child, count in counts.items() if count >= FEWEST_OF_ALL}
+    for name, tensor in named.items() if children else ():
         child, _, rest = name.partition(".")
-        children[child][rest] = tensor
+        if child in children:
+            children[child][rest] = tensor
     return children
 
 
@@ -116,15 +117,15 @@ def _at(known: Catalogue, module: Match, sums: Mapping[str, int]) -> Match | Non
     return None
 
 
-def _framed(known: Catalogue, group: str, prefix: str, children: Mapping[str, Named], sums: Mapping[str, int]) -> Match | None:
+def _framed(known: Catalogue, module: Match, children: Mapping[str, Named], sums: Mapping[str, int]) -> Match | None:
     """The network that one child is, where the others are a known frame around it."""
     whole = sum(sums.values())
     for child in children:
         key = (whole - sums[child]) & KEY_MASK
         found = known.named(key)
         if found and found.forms == FRAME:
-            inner = next(_within(known, group, f"{prefix}{child}.", children[child]), None)
-            around = (tensor for other, below in children.items() if other != child for tensor in below.values())
+            inner = next(_within(known, module.group, f"{module.prefix}{child}.", children[child]), None)
+            around = (tensor for name, tensor in module.tensors.items() if name.partition(".")[0] != child)
             return inner._replace(frame=key, around=tuple(around)) if inner else None
     return None
 
