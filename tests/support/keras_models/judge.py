@@ -229,7 +229,7 @@ def judged(question: Question, drawn: Drawn, source: Path, old: Any) -> Answer:
     if report.status != "converted":
         return answer("wrong", f"status {report.status}")
     try:
-        new = loaded(question, target, "\n".join(report.load_lines))
+        new = loaded(question, target, report.load_lines[-1])
     except Exception as error:
         return answer("wrong", f"does not load: {error!r}"[:700])
     border = any(notice.code == "border_error" for notice in report.warnings)
