@@ -162,7 +162,7 @@ def made(recipe: Recipe, channels: int) -> nn.Module:
 def answer(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
     """The first tensor that it answers with, whatever its library wraps around it."""
     with torch.no_grad():
-        if hasattr(model, "encode"):
+        if hasattr(model, "encode") and type(model).__module__.startswith("diffusers"):
             found: Any = model.encode(image)
             found = getattr(found, "latent_dist", found)
             return found.mode() if hasattr(found, "mode") else found.latents
