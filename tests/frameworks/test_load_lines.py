@@ -129,7 +129,7 @@ def test_the_lines_of_a_folder_of_transformers(tmp_path: Path):
     net.save_pretrained(tmp_path / "a")
     torch.save(IMAGE, tmp_path / "gray.pt")
     lines = printed(tmp_path, "a", "-o", "it's b")
-    found = fresh(f"{lines}\nmodel.eval()\n{ANSWERS.replace(').flatten', ').logits.flatten')}", tmp_path)
+    found = fresh(f"{OPERATORS}\n{lines}\nmodel.eval()\n{ANSWERS.replace(').flatten', ').logits.flatten')}", tmp_path)
     assert found == pytest.approx(net(IMAGE.repeat(1, 3, 1, 1)).logits.flatten().tolist(), abs=1e-4)
 
 
