@@ -36,7 +36,7 @@ def drawn():
     return found + [pytest.param(library, id=f"{library}/missing") for library in missing]
 
 
-WHOLE = ("timm", "torchvision", "monai", "vit_pytorch")
+WHOLE = ("timm", "torchvision", "monai", "vit_pytorch", "dynamic_network_architectures")
 """Libraries of which all is in the catalogue."""
 
 

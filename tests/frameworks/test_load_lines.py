@@ -146,9 +146,8 @@ class Known(NamedTuple):
     classes: str
 
     def architecture(self, net: nn.Module) -> Architecture:
-        return Architecture(
-            self.library, self.name, tuple(_stem(net, key) for key in self.stems), self.lines, (self.classes, 1000)
-        )
+        stems = tuple(_stem(net, key) for key in self.stems)
+        return Architecture(self.library, self.name, stems, self.lines, (self.classes, 1000), head=self.classes)
 
 
 def _stem(net: nn.Module, key: str) -> KnownStem:
@@ -227,6 +226,16 @@ def test_a_head_that_is_missing_or_another_keeps_the_rest(head: str, tmp_path: P
     assert fresh(f"{OPERATORS}\n{lines}{check}", tmp_path) == pytest.approx(
         [*state["layer4.1.bn2.running_var"].tolist(), 1000, 512]
     )
+
+
+def test_a_branch_that_was_added_is_left_out(tmp_path: Path):
+    known = NETS[0]
+    net = built(known, 7)
+    state = net.state_dict() | {"ms.conv1.weight": torch.rand(8, 4, 3, 3), "ms.conv2.weight": torch.rand(8, 8, 3, 3)}
+    torch.save(state, tmp_path / "a.pth")
+    lines = loaded(tmp_path / "a.pth", tmp_path / "b.pth", Recognized("", "", "whole", (known.architecture(net),), "ms"))
+    check = "\nprint('answer', *model.conv1.weight.shape)"
+    assert fresh(f"{OPERATORS}\n{lines}{check}", tmp_path) == [64, 1, 7, 7]
 
 
 def test_the_twin_of_torchvision_is_code_too(tmp_path: Path):

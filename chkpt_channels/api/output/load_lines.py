@@ -41,18 +41,13 @@ def load_lines(
 ) -> Loaded:
     """How the output is loaded whose file is loaded so. `tensors` are those of the source, by name, `kernels` its first convs
     with their new shapes, `channels` the counts before and after."""
-    if recognized:  # parts of other networks have no lines of their own
-        ordered = sorted(recognized.architectures, key=lambda architecture: not architecture.lines)
-        recognized = recognized._replace(architectures=tuple(ordered))
     network = loading.network or _network(recognized)
     if not loading.state:
         lines = [*loading.imports, *_comments(loading.remark)]
         if loading.needs_model:
             lines += _to_be_built(loading, kernels, channels)
         return Loaded((*lines, *filter(None, [loading.statement])), network)
-    if network and recognized and not recognized.architectures[0].lines:
-        loading = loading._replace(model=f"{network.library}'s {' or '.join(network.names[:MOST_NAMES])}")
-    if recognized is None or not recognized.architectures[0].lines:
+    if recognized is None:
         names = _names_in(loading.group, tensors)
         lines = [*_to_be_built(loading, kernels, channels), *_into_model(loading, _wrapper(names), names)]
         return Loaded((*loading.imports, *_comments(loading.remark), *lines), network)
@@ -61,7 +56,7 @@ def load_lines(
     built = builder.lines(first)
     imports = sorted({*loading.imports, *_imports(first, built)}, key=lambda line: (line.split()[1], line))
     names = _names_in(recognized.group, tensors)
-    loads = _into_model(loading, recognized.prefix, names, head=_head_of(recognized))
+    loads = _into_model(loading, recognized.prefix, names, recognized)
     lines = [*(line for line in built if not _is_import(line)), *_others(first, others, builder)]
     return Loaded((*imports, *_comments(loading.remark), *lines, *loads), network)
 
@@ -106,33 +101,29 @@ def _wrapper(names: Sequence[str]) -> str:
     return prefix
 
 
-def _into_model(loading: Loading, prefix: str, names: Sequence[str], head: tuple[str, str] = ("", "")) -> list[str]:
-    """The lines that load the state dict into `model`, without a prefix of its names, and without a last layer, whose name and
-    state are `head`, that is another one."""
-    layer, state = head
-    if not prefix and state in ("", "whole"):
+def _into_model(loading: Loading, prefix: str, names: Sequence[str], known: Recognized | None = None) -> list[str]:
+    """The lines that load the state dict into `model`, without a prefix of its names, and without a child that the known network
+    has not, or a last layer that is another one."""
+    head, layer = (known.head, known.architectures[0].head.partition(".")[0]) if known else ("whole", "")
+    left = (known.other_child if head == "whole" else layer if head == "exchanged" else "") if known else ""
+    if not prefix and not left and head == "whole":
         return [f"model.load_state_dict({loading.state})"]
     lines = [f"state = {loading.state}"]
     if prefix:
         others = "" if all(name.startswith(prefix) for name in names) else f" if key.startswith({prefix!r})"
         lines.append(f"state = {{key.removeprefix({prefix!r}): value for key, value in state.items(){others}}}")
-    if state == "exchanged" and layer:
-        lines.append(f"state = {{key: value for key, value in state.items() if not key.startswith({layer + '.'!r})}}")
-    if state in ("", "whole"):
-        return [*lines, "model.load_state_dict(state)"]
-    known = f", {layer}," if layer else ""
-    what = "has no last layer" if state == "cut" else "has another last layer"
+    if left:
+        lines.append(f"state = {{key: value for key, value in state.items() if key.partition('.')[0] != {left!r}}}")
+    if head == "whole":
+        remark = [f"# the file holds {printable(left)} too, which this network has not"] if left else []
+        return [*lines, *remark, "model.load_state_dict(state)"]
+    named = f", {layer}," if layer else ""
+    what = "has no last layer" if head == "cut" else "has another last layer"
     return [
         *lines,
-        f"# the file {what}: that of model{known} keeps its random weights",
+        f"# the file {what}: that of model{named} keeps its random weights",
         "model.load_state_dict(state, strict=False)",
     ]
-
-
-def _head_of(recognized: Recognized) -> tuple[str, str]:
-    """The name of the last layer, "" where it is not known, and what became of it."""
-    classes = recognized.architectures[0].classes
-    return (classes[0].partition(".")[0] if classes else ""), recognized.head
 
 
 def _is_import(line: str) -> bool:

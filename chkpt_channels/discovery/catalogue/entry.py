@@ -49,10 +49,11 @@ class Architecture(NamedTuple):
 class Recognized(NamedTuple):
     """The architectures whose names and shapes a state dict has. `group` is the state dict in the checkpoint, `prefix` what
     stands before the architecture's names ("module.", "model.backbone."). `head` says whether the last child is there as the
-    architecture has it ("whole"), is missing ("cut"), or is another ("exchanged"). The first architecture is the one to build;
-    names and shapes do not tell which of them it is."""
+    architecture has it ("whole"), is missing ("cut"), or is another ("exchanged"); `other_child` is a child that the architecture
+    has not: another head, a branch. The first architecture is the one to build; names and shapes do not tell which it is."""
 
     group: str
     prefix: str
     head: str
     architectures: tuple[Architecture, ...]
+    other_child: str = ""

@@ -40,12 +40,23 @@ def known_first_convs(checkpoint: TensorStore, channels: int | None = None) -> s
         return None
     listed = frozenset().union(*(match.listed for match in found))
     beside = [t for t in tensors if t.name not in listed and len(t.shape) > 1]
-    if any(widths.union(IMAGES).intersection(t.shape) for t in beside):
-        left = after.unexplained(tensors, convs, ordered=checkpoint.ordered, torch=checkpoint.torch, widths=IMAGES)
-        if any(kernel.tensor.name not in listed for kernel in left):
-            return None
+    if beside and _may_see_the_image(checkpoint, tensors, beside, convs):
+        return None
     vectors = tuple(search.input_vectors(tensors, convs, torch=checkpoint.torch))
     return search.Finding(tuple(checkpoint.graph.with_groups(conv) for conv in convs), input_vectors=vectors)
+
+
+def _may_see_the_image(
+    checkpoint: TensorStore, tensors: Sequence[Tensor], beside: Sequence[Tensor], convs: Sequence[FirstConv]
+) -> bool:
+    """Whether one of the tensors that no architecture lists could be a first conv too: it has the shape of a stem, as a stem has
+    under another name, or the law names it, or cannot explain it."""
+    if {t.shape for t in beside} & {conv.tensor.shape for conv in convs}:
+        return True
+    ordered, torch, names = checkpoint.ordered, checkpoint.torch, {t.name for t in beside}
+    left = after.unexplained(tensors, convs, ordered=ordered, torch=torch, widths=IMAGES)
+    found = search.find(tensors, ordered=ordered, torch=torch).first_convs
+    return not names.isdisjoint([*(kernel.tensor.name for kernel in left), *(conv.tensor.name for conv in found)])
 
 
 def listed_names(checkpoint: TensorStore) -> frozenset[str]:

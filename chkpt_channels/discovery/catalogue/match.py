@@ -176,7 +176,8 @@ def recognized(match: Match) -> Recognized | None:
     with_head = [a for a in alike if not a.head or a.head in match.tensors]  # a body may be another network's whole
     head = match.head if match.head != "whole" or with_head else "exchanged" if match.other_child else "cut"
     told = tuple(with_head if head == "whole" else alike)
-    return Recognized(match.group, match.prefix[: len(match.prefix) - len(within)], head, told) if told else None
+    prefix = match.prefix[: len(match.prefix) - len(within)]
+    return Recognized(match.group, prefix, head, told, match.other_child) if told else None
 
 
 def _composed(frame: Architecture, inner: Architecture) -> Architecture:

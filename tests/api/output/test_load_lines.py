@@ -19,10 +19,10 @@ STEM = KnownStem("conv1.weight", "OIHW", "Conv2d", (2, 2), (3, 3), (1, 1))
 TIMM = Architecture(
     "timm", "resnet50", (STEM,), ("model = timm.create_model('resnet50', in_chans={channels}, num_classes={classes})",)
 )
-TIMM = TIMM._replace(classes=("fc.weight", 1000))
+TIMM = TIMM._replace(classes=("fc.weight", 1000), head="fc.weight")
 BLUR = TIMM._replace(name="resnetblur50")
 VISION = Architecture("torchvision", "resnet50", (STEM,), ("model = torchvision.models.resnet50(num_classes={classes})",))
-VISION = VISION._replace(classes=("fc.weight", 1000))
+VISION = VISION._replace(classes=("fc.weight", 1000), head="fc.weight")
 CONV1 = "model.conv1 = torch.nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)"
 STATE = Loading(("import torch",), state="torch.load('x.pth', weights_only=True)")
 
@@ -109,11 +109,21 @@ def test_a_head_that_is_not_the_architectures_is_left(head: str, words: str):
         f"# the file {words}: that of model, fc, keeps its random weights",
         "model.load_state_dict(state, strict=False)",
     ]
-    assert ("state = {key: value for key, value in state.items() if not key.startswith('fc.')}" in found) == (head == "exchanged")
+    left = "state = {key: value for key, value in state.items() if key.partition('.')[0] != 'fc'}"
+    assert (left in found) == (head == "exchanged")
+
+
+def test_a_branch_that_the_architecture_has_not_is_left_out():
+    assert lines(recognized(TIMM)._replace(other_child="ms\n"))[-4:] == [
+        "state = torch.load('x.pth', weights_only=True)",
+        "state = {key: value for key, value in state.items() if key.partition('.')[0] != 'ms\\n'}",
+        "# the file holds ms\\n too, which this network has not",
+        "model.load_state_dict(state)",
+    ]
 
 
 def test_a_head_whose_name_is_not_known():
-    found = lines(recognized(TIMM._replace(classes=None, lines=("model = timm.f({channels})",)), head="exchanged"))
+    found = lines(recognized(TIMM._replace(classes=None, head="", lines=("model = timm.f({channels})",)), head="exchanged"))
     assert found[-2:] == [
         "# the file has another last layer: that of model keeps its random weights",
         "model.load_state_dict(state, strict=False)",
@@ -208,13 +218,6 @@ def test_the_network_is_told_by_the_file_or_by_the_catalogue():
     own = NamedNetwork("ultralytics", ("DetectionModel",), "object")
     assert load_lines(Loading(statement="x", network=own), recognized(TIMM), {}, [], (3, 1)).network == own
     assert load_lines(STATE, None, {}, [], (3, 1)).network is None
-
-
-def test_a_part_of_networks_that_no_line_builds_is_named():
-    encoder = Architecture("segmentation_models_pytorch", "resnet34", (STEM,), ())
-    sentence = "# model: segmentation_models_pytorch's resnet34, built for 1 input channel in place of 3: "
-    assert lines(recognized(encoder))[1].startswith(sentence)
-    assert lines(recognized(encoder, TIMM))[2].startswith("model = timm.create_model('resnet50'")
 
 
 def test_what_else_loading_takes_is_said_of_known_networks_too():

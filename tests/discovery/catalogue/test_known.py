@@ -63,6 +63,13 @@ def test_kernels_of_a_decoder_are_explained():
     assert named(known_first_convs(Listed(tensors))) == {"encoder.conv1.weight": "catalogue"}
 
 
+def test_a_stem_under_another_name_is_for_the_law():
+    """vit_pytorch's MAE holds its encoder's patch embedding once more, as patch_to_emb: a Linear layer is no narrow kernel."""
+    stem = next(t for t in RESNET if t.name == "conv1.weight")
+    store = Listed([*below("encoder.", RESNET), stem._replace(name="patch_to_emb.1.weight")])
+    assert known_first_convs(store) is None
+
+
 def test_copies_of_other_counts_are_for_the_law():
     assert known_first_convs(Listed(below("rgb.", RESNET) + below("depth.", GRAY))) is None
 
