@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-from chkpt_channels.containers.protobuf import BYTES, Field, Message, bytes_field
+from chkpt_channels.containers.protobuf import BYTES, FIXED32, FIXED64, VARINT, Field, Message, bytes_field
 from chkpt_channels.core.errors import Location
 from chkpt_channels.formats.onnx.model import Weight
 from chkpt_channels.formats.onnx.schema import (
@@ -24,6 +24,8 @@ from chkpt_channels.formats.onnx.schema import (
 )
 from chkpt_channels.storage.source import CHUNK_BYTES
 
+_WIRES = {TENSOR_RAW: BYTES, TENSOR_FLOATS: FIXED32, TENSOR_DOUBLES: FIXED64}
+"""The wire types of elements that are no varints; of all but raw ones many may be packed as bytes."""
 _REALS = {"F32": TENSOR_FLOATS, "C64": TENSOR_FLOATS, "F64": TENSOR_DOUBLES, "C128": TENSOR_DOUBLES}
 """The field of each type whose numbers are stored as such; all others are in fields of integers."""
 CONTINUED = bytes(range(128, 256))
@@ -46,6 +48,8 @@ def payload(weight: Weight, location: Location, folder: Path) -> Payload:
     A model may name any file: one outside its own folder is refused, as the conversion would copy it."""
     location = location.at(weight.name)
     fields = [f for n in (TENSOR_RAW, *TENSOR_TYPED) for f in weight.message.fields.get(n, ())]
+    if foreign := [f for f in fields if f.wire not in (_WIRES.get(f.number, VARINT), BYTES)]:
+        raise location.damaged(f"a field has the wire type {foreign[0].wire} instead of {BYTES}", at=foreign[0].start)
     if weight.is_external:
         if any(f.stop > f.value for f in fields):
             raise location.damaged("holds elements, but says that they are in another file", at=fields[0].start)

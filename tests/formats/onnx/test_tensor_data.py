@@ -197,3 +197,13 @@ def test_payloads_in_subgraphs_are_left_out_too(where: str, source: Open):
     large = next(a for a in expected.graph.node[0].attribute if a.name == where)
     large.g.initializer[0].ClearField("raw_data")
     assert bare(made, source) == expected
+
+
+def test_elements_of_another_wire_type_are_damage(source: Open):
+    """When the file is opened: they stay as they are in a conversion, and only who reads them would see it."""
+    typed = TensorProto(name="t", dims=[1], data_type=TensorProto.INT64, int64_data=[1 << 48])
+    raw = holding(typed).SerializeToString()
+    packed, fixed = b"\x3a\x07" + b"\x80" * 6 + b"\x40", b"\x39" + bytes(8)
+    assert raw.count(packed) == 1
+    with pytest.raises(DamagedError, match="a field has the wire type 1 instead of 2"):
+        FORMATS[0].open(source(raw.replace(packed, fixed), "a.onnx"))
