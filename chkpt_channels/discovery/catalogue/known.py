@@ -75,11 +75,8 @@ def _are_torch(checkpoint: TensorStore, tensors: Sequence[Tensor], convs: Sequen
     if checkpoint.torch:
         return True
     layouts = search.layouts_of(tensors, torch=False)
-    return all(conv.layout in (None, layouts.get(len(conv.tensor.shape))) for conv in convs if not _is_folded(conv))
-
-
-def _is_folded(conv: FirstConv) -> bool:
-    return conv.layout is not None and conv.layout.folded
+    plain = (conv for conv in convs if conv.layout and not conv.layout.folded)
+    return all(conv.layout == layouts.get(len(conv.tensor.shape)) for conv in plain)
 
 
 def _with_why(match: Match) -> list[FirstConv]:

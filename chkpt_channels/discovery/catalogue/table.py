@@ -35,8 +35,6 @@ SHAPE_RECORD = struct.Struct(f"<{KEY_BYTES}sH")
 FRAME, WHOLE, BODY = 0, 1, 2
 """Forms: the names are those of a whole network, of one without the child that holds its head, or of what stands around a child
 that is a network: segmentation-models' decoders around their encoders."""
-FEWEST_NAMES = 24
-"""Of a body: smaller ones are parts of many networks."""
 
 FEWEST_OF_ALL = 12
 """Of a whole network."""

@@ -12,12 +12,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from chkpt_channels.core.tensors import OptimizerEntry, Tensor
-
-FACTORED = frozenset({"adafactor"})
-"""Optimizers whose state for a kernel has other shapes than the kernel."""
 
 
 def entries(where: str, owners: Mapping[str, str], slots: Mapping[str, Tensor]) -> tuple[OptimizerEntry, ...]:
@@ -71,8 +68,3 @@ def own_names(paths: Iterable[str]) -> dict[str, str]:
         inner = path.partition("/")[2]
         names[re.sub(r":\d+$", "", inner)] = path
     return names
-
-
-def is_factored(names: Sequence[str]) -> str | None:
-    """The name of an optimizer whose state cannot be reset, if one of these is."""
-    return next((name for name in names if name.lower() in FACTORED), None)

@@ -129,3 +129,21 @@ def test_no_dress_of_a_known_network_is_answered_wrongly(name):
         for what, tensors, expected in dressed(tensors_of(TIMM[name], gray=gray, ordered=True), stems):
             found = named(known_first_convs(Listed(tensors)))
             assert found is None or found.keys() == expected.keys(), what
+
+
+@pytest.mark.parametrize(("name", "least"), [("timm", 0.98), ("transformers", 0.98), ("others", 0.65)])
+@pytest.mark.parametrize("gray", [False, True], ids=["rgb", "gray"])
+def test_what_is_known_of_a_corpus_is_right(name, least, gray):
+    """The corpora hold networks that no library of the catalogue builds, or builds in this way: these are for the law."""
+    known = asked = 0
+    for model in corpus(name).values():
+        if ("rgb" if gray else "gray") not in model.get("directions", ("gray", "rgb")) or model.get("refuse"):
+            continue
+        asked += 1
+        found = known_first_convs(Listed(tensors_of(model, gray=gray, ordered=True)))
+        if found:
+            known += 1
+            layouts = {key: layout for key, _, _, layout in model["stems"]}
+            assert named(found).keys() == layouts.keys()
+            assert all(str(c.layout) == layouts[c.tensor.name] for c in found.first_convs if c.layout and layouts[c.tensor.name])
+    assert known / asked >= least

@@ -10,7 +10,6 @@ import pytest
 from chkpt_channels.discovery.catalogue.entry import KnownNorm, KnownStem
 from chkpt_channels.discovery.catalogue.table import (
     BODY,
-    FEWEST_NAMES,
     FILE,
     KEY_BYTES,
     KEY_MASK,
@@ -24,7 +23,7 @@ from chkpt_channels.discovery.catalogue.table import (
     name_hash,
     shape_hash,
 )
-from fixtures.catalogue.binary import encoded
+from fixtures.catalogue.binary import FEWEST_NAMES, encoded
 from fixtures.catalogue.entry import Entry
 
 MOST_BYTES = 120_000

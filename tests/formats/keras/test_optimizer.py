@@ -6,7 +6,7 @@ import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import OptimizerEntry, Tensor
-from chkpt_channels.formats.keras.optimizer import by_name, by_order, entries, is_factored, own_names
+from chkpt_channels.formats.keras.optimizer import by_name, by_order, entries, own_names
 
 WEIGHTS = {"stem/kernel": "stem/stem/kernel:0", "stem/bias": "stem/stem/bias:0", "block_a/conv_1/kernel": "k"}
 
@@ -82,8 +82,3 @@ def test_every_slot_belongs_to_an_entry():
         OptimizerEntry("optimizer/iter", "", {"iter": made["iter"]}, {}),
         OptimizerEntry("optimizer/a.b", "", {"a/b": made["a/b"]}, {}),
     )
-
-
-def test_an_optimizer_with_factors_is_known_by_its_name():
-    assert is_factored(["optimizer", "Adafactor"]) == "Adafactor"
-    assert is_factored(["adam", "sgd"]) is None
