@@ -24,6 +24,9 @@ KNOWN = (
     *("O(HWI)", "O(IHW)", "(HWI)O", "(IHW)O"),
 )
 
+_AXES = {text: tuple(group or letter for group, letter in re.findall(r"\((\w+)\)|(\w)", text)) for text in KNOWN}
+_CHANNEL_AXES = {text: next(i for i, letters in enumerate(axes) if "I" in letters) for text, axes in _AXES.items()}
+
 
 class Layout(str):
     """A layout as it is written. Raises ValueError for what is not in KNOWN."""
@@ -39,12 +42,12 @@ class Layout(str):
     @property
     def axes(self) -> tuple[str, ...]:
         """The letters of each stored axis: ("O", "GI", "H", "W")."""
-        return tuple(group or letter for group, letter in re.findall(r"\((\w+)\)|(\w)", self))
+        return _AXES[self]
 
     @property
     def channel_axis(self) -> int:
         """The stored axis that holds I."""
-        return next(i for i, letters in enumerate(self.axes) if "I" in letters)
+        return _CHANNEL_AXES[self]
 
     @property
     def folded(self) -> bool:

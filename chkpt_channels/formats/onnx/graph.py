@@ -154,7 +154,8 @@ class OnnxGraph(ModelGraph):
         users = self._users(conv)
         made = [maker.node for reached in users if reached.source for maker in reached.source.makers]
         readers = [node for maker in made for node, _ in self.model.consumers.get(maker.outputs[0], ())]
-        if any(node not in made and all(node is not reached.node for reached in users) for node in readers):
+        known = {id(node) for node in (*made, *(reached.node for reached in users))}
+        if any(id(node) not in known for node in readers):
             return [PreprocessingOp(conv.tensor.name, "kernel", why="is computed for other layers too")]
         ways = list(dict.fromkeys(reached.operations for reached in users))
         if len({tuple((op.scale, op.shift) for op in way) for way in ways}) > 1:

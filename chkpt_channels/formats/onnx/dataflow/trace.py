@@ -43,6 +43,8 @@ from chkpt_channels.formats.onnx.nodes import Node
 
 INLINER = "onnx.inliner.inline_local_functions, and convert what it gives"
 """What to do where a kernel edit is wanted and a function is in its way."""
+STEPS_OF_REACHED = 25
+"""What a convolution costs that an image reaches, in steps from node to node: its source, its padding, what is declared of it."""
 
 
 class ImageTrace:
@@ -224,6 +226,7 @@ class ImageTrace:
 
     def _arrive(self, reached: ReachedConv, flow: Flow, spatial: Axes) -> None:
         """Remember a convolution; one that does not take the image's channels as they are, without a layout."""
+        self.model.step(reached.node, STEPS_OF_REACHED)
         self.broadcasts &= flow.wide
         sizes = tuple(size(axis) for axis in spatial)
         reached = reached._replace(operations=flow.operations, sizes=sizes, padded=flow.padded, axes=flow.axes)
