@@ -29,6 +29,7 @@ CONTRACT = {"formats", "formats.base", "formats.graph"}
 MOST_LINES, MOST_FUNCTION_LINES, MOST_FILES = 300, 40, 13
 LONGER: dict[str, str] = {
     "cli/app.py:convert": "a parameter for each option of the command alone",
+    "transform/option_table.py": "a row for each option",
     "api/convert.py:convert": "a keyword for each setting, and what they do",
 }
 """Files and functions ("file:function") that may be longer, each with the reason."""

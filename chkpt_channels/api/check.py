@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from chkpt_channels.api.output.naming import stated_hash
 from chkpt_channels.api.output.publish import sha256_of
 from chkpt_channels.api.report import Check, FileInfo, Mismatch
-from chkpt_channels.core.errors import AmbiguousError, DamagedError, FileSystemError, Location, UnsupportedError, UsageError
+from chkpt_channels.core.errors import AmbiguousError, DamagedError, FileSystemError, Location, UnsupportedError, unlisted
 from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.tensors import FirstConv, Notice
 from chkpt_channels.discovery.find import find_first_convs
@@ -34,7 +34,7 @@ LFS_CHOICES = ("skip", "error")
 def expected_channels(expect: str | int | None, lfs_pointers: str) -> int | None:
     """The number of channels of an --expect. Raises UsageError for words that are not understood."""
     if lfs_pointers not in LFS_CHOICES:
-        raise UsageError(f"--lfs-pointers is skip or error, not {lfs_pointers!r}")
+        raise unlisted("--lfs-pointers", lfs_pointers, LFS_CHOICES)
     return rules.target(expect)[0] if expect is not None else None
 
 
@@ -125,7 +125,22 @@ def _checked(
     notices = [Notice("other_configuration", f"the configuration beside it {why}: it is not compared")] if why else []
     unread = (f"{Path(error.file).name} {error.what}: it is not compared" for error in reader.unread)
     notices += [Notice("unread_configuration", what) for what in unread]
-    return Check(info, convs, tuple(mismatches), notices=tuple(notices))
+    return Check(
+        info, convs, tuple(mismatches), notices=tuple(notices), against=tuple(_compared(store, model, configs, convs, count))
+    )
+
+
+def _compared(
+    store: TensorStore, model: Path, configs: Sequence[ConfigFile], convs: tuple[FirstConv, ...], count: int | None
+) -> Iterator[str]:
+    """What a file is compared with."""
+    if store.graph.declarations(convs):
+        yield "what it declares itself"
+    yield from (config.name for config in configs if image_counts(config.document) or normalization_keys(config.document))
+    if stated_hash(model):
+        yield "the hash in its name"
+    if count is not None:
+        yield f"--expect {count}"
 
 
 def _why_none(store: TensorStore) -> str:

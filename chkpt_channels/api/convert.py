@@ -42,7 +42,8 @@ def convert(
     beside a file beside `dst` too. `sha256` reports the hash of the output, `hash_name` puts its beginning into the name as
     torch.hub does. `progress(more, total)` is called with bytes.
 
-    A conversion that is the identity copies the file, and the report's status is "unchanged". Raises a ChkptChannelsError, and
+    A conversion that is the identity copies the file, and the report's status is "unchanged"; it is "current", and nothing is
+    written, where `dst` already is what the conversion gives. Raises a ChkptChannelsError, and
     then nothing was written, except after PostPublishError.
     """
     began = time.perf_counter()
@@ -89,7 +90,7 @@ def _preview_report(report: Report, target: FileTarget | FolderTarget) -> Report
 
 def _published_report(report: Report, written: Written) -> Report:
     return report._replace(
-        status="converted" if written.changed else "unchanged",
+        status=written.status,
         target=written.output.path,
         output=written.output,
         warnings=report.warnings + written.notices,

@@ -1,12 +1,14 @@
-"""A list of conversions in a TOML file: [[convert]] tables with src, dst, to and any option by its long name."""
+"""Conversions in a TOML file: [[convert]] tables of src, dst, to and options by their long names; src may be a glob."""
 
 from __future__ import annotations
 
-import difflib
+import glob
+import os
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from chkpt_channels.core.errors import UsageError
+from chkpt_channels.api.output.naming import derived_path
+from chkpt_channels.core.errors import UsageError, did_you_mean
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.source import contents
 from chkpt_channels.transform.option_spec import by_long_name
@@ -45,7 +47,23 @@ def read(path: str | Path) -> list[Job]:
     tables = document.get("convert")
     if set(document) != {"convert"} or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UsageError("must hold [[convert]] tables and nothing else", file=str(path))
-    return [_job(table, file, i) for i, table in enumerate(tables)]
+    return [job for i, table in enumerate(tables) for job in _each(_job(table, file, i), str(file), f"[[convert]] {i + 1}")]
+
+
+def _each(job: Job, file: str, where: str) -> list[Job]:
+    """A conversion of each file that a pattern means; the conversion itself where its source is a name. Raises UsageError where a
+    pattern means none, or where its outputs could not have names of their own."""
+    if not glob.has_magic(job.src) or os.path.lexists(job.src):
+        return [job]
+    found = sorted(glob.glob(job.src, recursive=True))
+    if not found:
+        raise UsageError(f"no file is called like src, {job.src}", file=file, where=where)
+    if job.dst is None:
+        return [job._replace(src=src) for src in found]
+    if not job.dst.endswith(os.sep):
+        hint = f'dst = "{os.path.basename(job.dst)}/" is the folder for them'
+        raise UsageError(f"src means {len(found)} files, and dst names one", file=file, where=where, hint=hint)
+    return [job._replace(src=src, dst=os.path.join(job.dst, derived_path(src, job.to, job.options).name)) for src in found]
 
 
 def _job(table: dict[str, Any], file: Path, number: int) -> Job:
@@ -54,7 +72,7 @@ def _job(table: dict[str, Any], file: Path, number: int) -> Job:
         raise UsageError("src and dst must be paths", file=str(file), where=where)
     values = dict(_option(key, value, file, where) for key, value in table.items() if key not in _OWN)
     values |= {name: str(file.parent / values[name]) for name in ("matrix", "like") if isinstance(values.get(name), str)}
-    dst = str(file.parent / table["dst"]) if "dst" in table else None
+    dst = os.path.join(file.parent, table["dst"]) if "dst" in table else None  # which keeps the / at the end of a folder
     options = cast("ConvertOptions", values)
     return Job(src=str(file.parent / table["src"]), dst=dst, to=table.get("to"), options=options)
 
@@ -63,8 +81,7 @@ def _option(key: str, value: Any, file: Path, where: str) -> tuple[str, Any]:
     """The library's keyword, and its value, for a key of a table."""
     option = _KNOWN.get(key.replace("_", "-"))
     if option is None:
-        close = difflib.get_close_matches(key, [*_KNOWN, *_OWN], 1)
-        raise UsageError(f"{key!r} is not an option", file=str(file), where=where, hint=close[0] if close else "")
+        raise UsageError(f"{key!r} is not an option", file=str(file), where=where, hint=did_you_mean(key, [*_KNOWN, *_OWN]))
     listed = option.as_listed(value)
     if not option.takes(listed):
         raise UsageError(f"{key} does not take {listed!r}", file=str(file), where=where)

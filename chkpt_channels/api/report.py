@@ -13,7 +13,7 @@ from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, Optimize
 from chkpt_channels.formats.base import NamedNetwork
 from chkpt_channels.transform.mixing.normalization import Normalization
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 
 class FileInfo(NamedTuple):
@@ -53,7 +53,7 @@ class DeclarationChange(NamedTuple):
 
 
 class Parity(NamedTuple):
-    """The largest difference of first-layer activations on a random image, absolute and in units in the last place."""
+    """The largest difference of first-layer activations on a random image, absolute and in ulps."""
 
     max_abs: float
     max_ulp: float
@@ -67,7 +67,7 @@ class Difference(NamedTuple):
 
 
 class Mismatch(NamedTuple):
-    """A contradiction that `check` found: the file, the place in it, the value there, and the expected one."""
+    """What `check` found wrong: the file, the place in it, the value there, and the expected one."""
 
     file: str
     where: str
@@ -76,13 +76,14 @@ class Mismatch(NamedTuple):
 
 
 class Check(NamedTuple):
-    """The result of `check`: mismatches, none where the file is consistent. `skipped` is the reason why it was not examined."""
+    """The result of `check`. `skipped` is the reason why a file was not examined, `against` what it was compared with."""
 
     input: FileInfo
     first_convs: tuple[FirstConv, ...]
     mismatches: tuple[Mismatch, ...]
     skipped: str = ""
     notices: tuple[Notice, ...] = ()
+    against: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -100,6 +101,7 @@ class Check(NamedTuple):
             differences=[
                 {"key": f"{m.file}: {m.where}", "message": f"found {m.found}, expected {m.expected}"} for m in self.mismatches
             ],
+            notes=_notice_records([Notice("compared_with", what) for what in self.against]),
             warnings=_notice_records((*([Notice("skipped", self.skipped)] if self.skipped else []), *self.notices)),
         )
 
@@ -133,10 +135,9 @@ class Inspection(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The result of `convert`. `status` is converted, unchanged or would_convert; `target` is the path of the output, which
-    `output` describes if it was written; `why` is the reason for the method where the user did not choose it; `candidates` were
-    rejected as first convs; `pipeline` is the normalization that the output expects, where the user stated one; `options` were
-    given; `beside` goes with the output; `load_lines` load it, `network` is what they build; `advice` is what it is fed with."""
+    """The result of `convert`. `status` is converted, unchanged, current or would_convert; `target` is the path of the output,
+    which `output` describes if it is there; `why` is the reason for a default method; `candidates` were rejected; `pipeline` is
+    the normalization that the output expects; `beside` goes with it; `load_lines` load it, `network` is what they build."""
 
     status: str
     input: FileInfo
@@ -191,9 +192,8 @@ class Report(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """Whether a file is the conversion of another. `differences` is empty where it is; `pipeline` is as in Report. Where the user
-    states no rule, `under` has the options with which it is, as they are typed, and `options` the same as in Report; of one that
-    differs, `hint` has those that ask for the rule of its kernel."""
+    """Whether a file is the conversion of another; `pipeline` is as in Report. Where the user states no rule, `under` has the
+    options with which it is, as typed, and `options` as in Report; of one that differs, `hint` has those of its kernel's rule."""
 
     input: FileInfo
     output: FileInfo
@@ -239,7 +239,7 @@ def failure_record(path: str, error: ChkptChannelsError) -> dict[str, Any]:
     return _result(
         "failed",
         FileInfo(path, "", 0),
-        error={"code": error.code, "message": str(error), "candidates": candidates},
+        error={"code": error.code, "message": str(error), "hint": error.hint or None, "candidates": candidates},
         candidates=candidates,
     )
 

@@ -6,18 +6,16 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
 from chkpt_channels import __version__
 from chkpt_channels.cli import params
-from chkpt_channels.cli.session import DEBUG, Session, progress, session, watching_stdout
+from chkpt_channels.cli.commands import GroupedCommand, refusal
+from chkpt_channels.cli.session import DEBUG, progress, report_error, session, watching_stdout
 from chkpt_channels.core import interrupts
 from chkpt_channels.transform.option_table import ConvertOptions
-
-if TYPE_CHECKING:
-    from chkpt_channels.api.manifest import Job
 
 INTERRUPTED = 130
 NO_ROOM = 5
@@ -42,13 +40,15 @@ def _version(console: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
 
-@app.command(epilog="Example: chkpt-channels convert resnet50.pth --to gray -o resnet50_gray.pth")
-@params.takes_options
+@app.command(cls=GroupedCommand, epilog="Example: chkpt-channels convert resnet50.pth --to gray -o resnet50_gray.pth")
+@params.shared
 def convert(
     src: params.Sources = None,
     *,
@@ -77,6 +77,7 @@ def convert(
     from chkpt_channels.api import batch
     from chkpt_channels.api.output.publish import Settings
     from chkpt_channels.cli import conversion
+    from chkpt_channels.cli import jobs as listing
 
     sources = src or []
     with (
@@ -84,11 +85,14 @@ def convert(
         console.file((sources or [manifest or ""])[0]),
         console.saving_report(report_to, force=force),
     ):
-        all_jobs = _jobs(sources, output, to, options, manifest)
-        all_jobs = batch.with_output_dir(output_dir, all_jobs) if output_dir is not None else all_jobs
+        all_jobs = (
+            listing.of_sources(sources, output, output_dir, to, options)
+            if manifest is None
+            else listing.of_manifest(manifest, sources, output, to, options)
+        )
         for job in all_jobs if check else ():
             with console.file(job.src):
-                _check_one(console, job, quiet=quiet)
+                listing.check(console, job, quiet=quiet)
         settings = Settings(
             force=force,
             dry_run=dry_run or explain,
@@ -99,6 +103,7 @@ def convert(
             state_dict=state_dict,
         )
         # of many, one line each: the details are a -v away
+        console.is_brief = len(all_jobs) > 1 and not verbose
         width = max(len(job.src) for job in all_jobs) if len(all_jobs) > 1 and not (explain or verbose or check) else 0
         with progress(quiet) as bar:
             for job, outcome in () if check else zip(all_jobs, batch.run(all_jobs, settings, jobs, bar), strict=True):
@@ -111,38 +116,8 @@ def convert(
     raise typer.Exit(console.exit_code)
 
 
-def _jobs(src: list[str], output: str | None, to: str | None, options: ConvertOptions, manifest: str | None) -> list[Job]:
-    """What is to be converted: the sources of the command line, or those of the manifest."""
-    from chkpt_channels.api import manifest as manifest_files
-    from chkpt_channels.core.errors import UsageError
-    from chkpt_channels.transform.options import sets_channels
-
-    if manifest is not None:
-        if src or output or to or options:
-            raise UsageError("--manifest lists sources, targets and options: give none of them beside it", file=manifest)
-        return manifest_files.read(manifest)
-    if not src:
-        raise UsageError("a source is needed", hint="chkpt-channels convert SRC --to gray, or --manifest FILE")
-    if to is None and not sets_channels(options):
-        raise UsageError("a target is needed", hint="--to gray, rgb, bgr, rgba or a number of channels")
-    if len(src) > 1 and output:
-        raise UsageError(f"{len(src)} sources cannot become one output", hint="--output-dir DIR")
-    return [manifest_files.Job(src=name, dst=output, to=to, options=options) for name in src]
-
-
-def _check_one(console: Session, job: Job, *, quiet: bool) -> None:
-    """Whether a derived file is what converting its source gives now."""
-    from chkpt_channels.api.output.naming import derived_path
-    from chkpt_channels.api.verify import is_current
-    from chkpt_channels.cli import text
-
-    result = is_current(job.src, job.dst or derived_path(job.src, job.to, job.options), job.to, **job.options)
-    console.add(result.result(), [] if quiet and result.ok else text.verification_lines(result))
-    if not result.ok:
-        console.exit_code = max(console.exit_code, 1)
-
-
-@app.command(epilog="Example: chkpt-channels inspect epoch_12.ckpt --all")
+@app.command(cls=GroupedCommand, epilog="Example: chkpt-channels inspect epoch_12.ckpt --all")
+@params.shared
 def inspect(
     src: Annotated[list[str], typer.Argument(metavar="SRC…", help="Checkpoints; - is standard input.")],
     everything: Annotated[bool, typer.Option("--all", help="List every tensor."), params.Doc("lists every tensor")] = False,
@@ -168,8 +143,8 @@ def inspect(
     raise typer.Exit(console.exit_code)
 
 
-@app.command(epilog="Example: chkpt-channels verify resnet50.pth resnet50_gray.pth")
-@params.takes_options
+@app.command(cls=GroupedCommand, epilog="Example: chkpt-channels verify resnet50.pth resnet50_gray.pth")
+@params.shared
 def verify(
     original: Annotated[str, typer.Argument(metavar="ORIGINAL", help="The checkpoint before.")],
     converted: Annotated[str, typer.Argument(metavar="CONVERTED", help="The checkpoint after.")],
@@ -204,7 +179,8 @@ def verify(
     raise typer.Exit(console.exit_code)
 
 
-@app.command(epilog="Example: chkpt-channels check models/ --expect gray")
+@app.command(cls=GroupedCommand, epilog="Example: chkpt-channels check models/ --expect gray")
+@params.shared
 def check(
     path: Annotated[list[str], typer.Argument(metavar="PATH…", help="Checkpoints, configurations or folders of them.")],
     expect: Annotated[
@@ -214,7 +190,9 @@ def check(
     ] = None,
     lfs_pointers: Annotated[
         str,
-        typer.Option("--lfs-pointers", metavar="skip|error", help="Skip or refuse Git-LFS pointers. [skip]", show_default=False),
+        typer.Option(
+            "--lfs-pointers", **params.one_of("skip", "error"), help="Skip or refuse Git-LFS pointers. [skip]", show_default=False
+        ),
         params.Doc("Git-LFS pointers are skipped, with a line that says so (`skip`), or are damaged input, exit 3 (`error`)"),
     ] = "skip",
     output_format: params.Format = None,
@@ -227,15 +205,18 @@ def check(
     from chkpt_channels.cli import text
 
     with session("check", output_format, as_json=as_json) as console:
-        for file, is_named in models(path).items():
+        for file, is_named in (files := models(path)).items():
             with console.file(str(file)):
                 result = library(file, expect, lfs_pointers=lfs_pointers, is_named=is_named)
                 console.add(result.result(), [] if quiet and result.ok else text.check_lines(result))
                 console.exit_code = max(console.exit_code, 0 if result.ok else 1)
+        if len(files) > 1 and not quiet:
+            console.summarize()
     raise typer.Exit(console.exit_code)
 
 
-@app.command(epilog="Example: chkpt-channels plot resnet50.pth resnet50_gray.pth -o kernels.png")
+@app.command(cls=GroupedCommand, epilog="Example: chkpt-channels plot resnet50.pth resnet50_gray.pth -o kernels.png")
+@params.shared
 def plot(
     before: Annotated[str, typer.Argument(metavar="A", help="A checkpoint.")],
     after: Annotated[str | None, typer.Argument(metavar="B", help="Another one, beside it.")] = None,
@@ -253,7 +234,7 @@ def plot(
     raise typer.Exit(console.exit_code)
 
 
-@app.command(epilog="Example: chkpt-channels schema > report.schema.json")
+@app.command(cls=GroupedCommand, epilog="Example: chkpt-channels schema > report.schema.json")
 def schema() -> None:
     """Print the JSON Schema of the reports."""
     from importlib.resources import files
@@ -268,8 +249,11 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    commands = cast("Any", typer.main.get_command(app))
     try:
-        code = typer.main.get_command(app).main(args=list(arguments), prog_name="chkpt-channels", standalone_mode=False)
+        code = commands.main(args=list(arguments), prog_name="chkpt-channels", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -281,15 +265,18 @@ def _run(arguments: Sequence[str]) -> int:
         print("error: there is too little memory; nothing was written", file=sys.stderr)
         return NO_ROOM
     except Exception as error:
-        return interrupts.exit_code() or _stopped(error)
+        return interrupts.exit_code() or _stopped(error, arguments, list(commands.commands))
 
 
-def _stopped(error: Exception) -> int:
+def _stopped(error: Exception, arguments: Sequence[str], names: Sequence[str]) -> int:
     """Exit 2 for what the parser refuses, 5 where standard output fails; 70 for everything that should not have happened."""
     show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
     if isinstance(code, int):  # of standard output: a file's is reported with the file
         with suppress(OSError):  # standard error may have no room either
-            show() if show else print(f"error: {error}", file=sys.stderr)
+            if show and not arguments:
+                show()  # the help
+            else:
+                report_error(refusal(error, arguments, names) if show else error)
         return code
     if os.environ.get(DEBUG) == "1":
         raise error

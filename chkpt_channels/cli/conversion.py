@@ -27,7 +27,8 @@ def parts(report: Report, source: str, width: int, *, explain: bool, verbose: bo
 
 def conversion_lines(report: Report, *, verbose: bool = False) -> Iterator[str]:
     """The lines about one conversion: the outcome, what became of each kernel, what goes with it, the check."""
-    took = f"{words.size(report.output.bytes)}   {report.seconds:.1f} s" if report.output else "dry run, nothing was written"
+    written = f"{words.size(report.output.bytes)}   {report.seconds:.1f} s" if report.output else "dry run, nothing was written"
+    took = "up to date, nothing was written" if report.status == "current" else written
     yield f"{_outcome(report)}   {took}"
     if verbose:
         yield f"  from {printable(report.input.path)}: {report.input.title}, {words.size(report.input.bytes)}"
@@ -50,20 +51,21 @@ def conversion_lines(report: Report, *, verbose: bool = False) -> Iterator[str]:
 
 
 def _outcome(report: Report) -> str:
-    """✓ where it was written, = where nothing had to change."""
+    """✓ where it was written, = where nothing had to change or to be written."""
     (before, after), target = report.in_channels, printable(report.target, 1000)
     if report.status == "unchanged":
         already = f"{words.count(after, 'input channel')} already" if report.kernels else "no shape differs from LIKE"
         renamed = any(w.code == "renamed_data" for w in report.warnings)
         return f"= {target}   unchanged: {already}" + ("; every byte copied" if report.output and not renamed else "")
     counts = f"{before} → {after} channels" if before != after else words.count(after, "channel")
-    return f"{'✓ ' if report.output else ''}{target}   {counts}"
+    sign = "= " if report.status == "current" else "✓ " if report.output else ""
+    return f"{sign}{target}   {counts}"
 
 
 def outcome_row(source: str, report: Report, width: int) -> str:
     """The one line about one of many conversions."""
     method = "" if report.status == "unchanged" else f"   {_method_of(report)}"
-    took = f"{report.seconds:.1f} s" if report.output else "dry run"
+    took = "up to date" if report.status == "current" else f"{report.seconds:.1f} s" if report.output else "dry run"
     return f"{printable(source):{width}}   {_outcome(report)}{method}   {took}"
 
 

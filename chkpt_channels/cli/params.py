@@ -1,7 +1,7 @@
 """The parameters of the commands: those that several share or that are long, and the options of a conversion."""
 
 # How `--strict` and its like get onto the command line: each is a row of `ConvertOptions` (transform/option_table.py). A command
-# that is decorated with `takes_options` and has a parameter `options: ConvertOptions` is given to typer with one parameter for
+# that is decorated with `shared` and has a parameter `options: ConvertOptions` is given to typer with one parameter for
 # each row in that place; when it is called, the values that the user gave are handed to it as one ConvertOptions. So a new row is
 # a new option of `convert` and `verify`, and nothing here or in app.py changes.
 
@@ -13,7 +13,11 @@ from typing import Annotated, Any, NamedTuple, is_typeddict
 
 import typer
 
+from chkpt_channels.cli import style
+from chkpt_channels.core.errors import unlisted
+from chkpt_channels.transform.mixing.rules import TARGETS
 from chkpt_channels.transform.option_spec import Option, options_of
+from chkpt_channels.transform.option_table import CHANNELS
 
 
 class Doc(NamedTuple):
@@ -22,19 +26,42 @@ class Doc(NamedTuple):
     doc: str
 
 
-FORMATS = ("human", "json", "jsonl")
+FORMATS = ("human", "json", "jsonl", "github")
+PLACE, REPORT = "Where it goes", "Report"
+"""Groups of --help, beside those of the options of a conversion."""
 
 
-def _known_format(name: str | None) -> str | None:
-    if name is not None and name not in FORMATS:
-        raise typer.BadParameter(f"{name!r} is none of {', '.join(FORMATS)}")
-    return name
+def one_of(*words: str) -> dict[str, Any]:
+    """What typer needs for an option that takes one of these words: a shell completes them, and others are refused."""
+
+    def checked(parameter: typer.CallbackParam, word: str | None) -> str | None:
+        if word is not None and word not in words:
+            raise unlisted(parameter.opts[-1], word, words)
+        return word
+
+    return {"metavar": "|".join(words), "callback": checked, "autocompletion": completed(*words)}
+
+
+def completed(*words: str) -> Callable[[str], list[str]]:
+    """The words that a shell offers for the beginning of one."""
+
+    def matching(incomplete: str) -> list[str]:
+        return [word for word in words if word.lower().startswith(incomplete.lower())]
+
+    return matching
 
 
 Sources = Annotated[list[str] | None, typer.Argument(metavar="SRC…", help="Checkpoints or model folders; - is stdin.")]
 To = Annotated[
     str | None,
-    typer.Option("--to", metavar="gray|rgb|bgr|rgba|N", help="The new input channels.", show_default=False),
+    typer.Option(
+        "--to",
+        metavar="gray|rgb|bgr|rgba|N",
+        help="The new input channels.",
+        show_default=False,
+        autocompletion=completed(*TARGETS),
+        rich_help_panel=CHANNELS,
+    ),
     Doc(
         "the new input channels. `gray` is also written `grey`, `grayscale`, `L`, `1`; `rgba` is 4; `bgr` swaps the channels of"
         " a color model, and splits a gray one in that order"
@@ -42,7 +69,9 @@ To = Annotated[
 ]
 Output = Annotated[
     str | None,
-    typer.Option("-o", "--output", metavar="DST", help="The result; - is standard output. [<stem>_<to><ext>]"),
+    typer.Option(
+        "-o", "--output", metavar="DST", help="The result; - is standard output. [<stem>_<to><ext>]", rich_help_panel=PLACE
+    ),
     Doc(
         "the result; `-` is standard output, and the report then goes to stderr. Without it the result is `<stem>_<to><ext>`"
         " beside the source"
@@ -50,17 +79,19 @@ Output = Annotated[
 ]
 OutputDir = Annotated[
     str | None,
-    typer.Option("--output-dir", metavar="DIR", help="Where the results go, under their usual names."),
+    typer.Option("--output-dir", metavar="DIR", help="Where the results go, under their usual names.", rich_help_panel=PLACE),
     Doc("where the results of several sources go, under their usual names"),
 ]
 Jobs = Annotated[
     int,
-    typer.Option("-j", "--jobs", metavar="N", help="How many to convert at once. [1]", show_default=False),
+    typer.Option("-j", "--jobs", metavar="N", help="How many to convert at once. [1]", show_default=False, rich_help_panel=PLACE),
     Doc("how many to convert at once, each in a process of its own"),
 ]
 Manifest = Annotated[
     str | None,
-    typer.Option("--manifest", metavar="FILE", help="Read the conversions from a TOML manifest."),
+    typer.Option(
+        "--manifest", metavar="FILE", help="Read the conversions from a TOML manifest.", hidden=True, rich_help_panel=PLACE
+    ),
     Doc(
         "reads the conversions from a TOML manifest: `[[convert]]` tables with `src`, `dst`, `to` and any option by its long"
         " name, paths relative to the file"
@@ -68,7 +99,9 @@ Manifest = Annotated[
 ]
 Sidecars = Annotated[
     bool,
-    typer.Option("--sidecars", help="Write the configuration files beside SRC beside DST too."),
+    typer.Option(
+        "--sidecars", help="Write the configuration files beside SRC beside DST too.", hidden=True, rich_help_panel=PLACE
+    ),
     Doc(
         "the configuration files beside a single weights file (`config.json`, `preprocessor_config.json`) are written beside DST"
         " too, with the new counts"
@@ -76,17 +109,22 @@ Sidecars = Annotated[
 ]
 HardLink = Annotated[
     bool,
-    typer.Option("--hard-link", help="In a folder, hard-link the files that do not change.", hidden=True),
+    typer.Option("--hard-link", help="In a folder, hard-link the files that do not change.", hidden=True, rich_help_panel=PLACE),
     Doc("in a model folder, files that do not change become hard links to the same files"),
 ]
 Sha256 = Annotated[
     bool,
-    typer.Option("--sha256", help="Report the SHA-256 of the result.", hidden=True),
+    typer.Option("--sha256", help="Report the SHA-256 of the result.", hidden=True, rich_help_panel=REPORT),
     Doc("reports the SHA-256 of the result"),
 ]
 HashName = Annotated[
     bool,
-    typer.Option("--hash-name", help="Put the first 8 digits of its SHA-256 into the name, as torch.hub does.", hidden=True),
+    typer.Option(
+        "--hash-name",
+        help="Put the first 8 digits of its SHA-256 into the name, as torch.hub does.",
+        hidden=True,
+        rich_help_panel=PLACE,
+    ),
     Doc(
         "puts the first eight digits of its SHA-256 into the name, as torch.hub does: `resnet50_gray-3f9a01bc.pth`, in the place"
         " of an old one"
@@ -94,51 +132,80 @@ HashName = Annotated[
 ]
 StateDict = Annotated[
     str | None,
-    typer.Option("--state-dict", metavar="KEY", help="The state dict to write where DST is another container.", hidden=True),
+    typer.Option(
+        "--state-dict",
+        metavar="KEY",
+        help="The state dict to write where DST is another container.",
+        hidden=True,
+        rich_help_panel=PLACE,
+    ),
     Doc("the state dict to write where the output is another container (`-o x.safetensors` from `x.ckpt`, or back)"),
 ]
 Force = Annotated[
     bool,
-    typer.Option("--force", help="Replace an existing output."),
+    typer.Option("--force", help="Replace an existing output.", rich_help_panel=PLACE),
     Doc("replaces an existing output file; a folder is never replaced"),
 ]
 CheckOnly = Annotated[
     bool,
-    typer.Option("--check", help="Check that DST is what converting SRC gives now; write nothing."),
+    typer.Option("--check", help="Check that DST is what converting SRC gives now; write nothing.", rich_help_panel=REPORT),
     Doc("checks that DST is what converting SRC gives now, and writes nothing: exit 1 where it is not"),
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Report what would be done; write nothing."),
+    typer.Option("--dry-run", help="Report what would be done; write nothing.", rich_help_panel=REPORT),
     Doc("reports what would be done and writes nothing"),
 ]
 Explain = Annotated[
     bool,
-    typer.Option("--explain", help="Print the matrix and the formula in use; write nothing."),
+    typer.Option(
+        "--explain", help="Print the matrix and the formula in use; write nothing.", hidden=True, rich_help_panel=REPORT
+    ),
     Doc("prints the matrix and the formula in use and writes nothing"),
 ]
 ReportTo = Annotated[
     str | None,
-    typer.Option("--report", metavar="FILE", help="Write the JSON report to FILE too.", hidden=True),
+    typer.Option("--report", metavar="FILE", help="Write the JSON report to FILE too.", hidden=True, rich_help_panel=REPORT),
     Doc("writes the JSON report to FILE too, from which `verify --report FILE` reads the options"),
 ]
 Format = Annotated[
     str | None,
     typer.Option(
-        "--output-format", metavar="human|json|jsonl", callback=_known_format, help="Format of the report; --json is json."
+        "--output-format", **one_of(*FORMATS), hidden=True, help="Format of the report; --json is json.", rich_help_panel=REPORT
     ),
-    Doc("text; one JSON object; or one line of JSON for each source as it is done"),
+    Doc(
+        "text (`human`); one JSON object (`json`); one line of JSON for each source as it is done (`jsonl`); or annotations that"
+        " GitHub shows beside the file (`github`)"
+    ),
 ]
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Print one JSON object instead of text."),
+    typer.Option("--json", help="Print one JSON object instead of text.", rich_help_panel=REPORT),
     Doc("prints one JSON object instead of text"),
 ]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors."), Doc("prints nothing but errors")]
+Quiet = Annotated[
+    bool,
+    typer.Option("-q", "--quiet", help="Print nothing but errors.", rich_help_panel=REPORT),
+    Doc("prints nothing but errors"),
+]
 Verbose = Annotated[
     bool,
-    typer.Option("-v", "--verbose", help="Print the matrix too, and the tensors that were rejected."),
+    typer.Option("-v", "--verbose", help="Print the matrix too, and the tensors that were rejected.", rich_help_panel=REPORT),
     Doc("prints the matrix too, and every tensor that was rejected as a first conv, with the reason"),
+]
+
+
+Color = Annotated[
+    str,
+    typer.Option(
+        "--color",
+        **one_of(*style.CHOICES),
+        hidden=True,
+        help="Colour messages. [auto]",
+        show_default=False,
+        rich_help_panel=REPORT,
+    ),
+    Doc("colours the beginning of messages: on a terminal (`auto`, with NO_COLOR and FORCE_COLOR), `always` or `never`"),
 ]
 
 
@@ -157,22 +224,24 @@ HelpAll = Annotated[
 ]
 
 
-def takes_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with a parameter for each row of the table in the place of its parameter `options`, and with --help-all."""
+def shared(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with what every command takes, --color, and with a parameter for each row of the table in the place of its
+    parameter `options`, where it has one, and then with --help-all."""
     declared = inspect.signature(command, eval_str=True).parameters
-    (location,) = (name for name, parameter in declared.items() if is_typeddict(parameter.annotation))
-    rows = options_of(declared[location].annotation)
+    location = next((name for name, parameter in declared.items() if is_typeddict(parameter.annotation)), None)
+    rows = options_of(declared[location].annotation) if location else ()
 
-    def called(*, help_all: bool, **arguments: Any) -> None:
+    def called(*, color: str, help_all: bool = False, **arguments: Any) -> None:
+        style.choose(color)
         values = {row.name: arguments.pop(row.name) for row in rows}
-        command(
-            **arguments, **{location: {name: value for name, value in values.items() if value is not None and value is not False}}
-        )
+        given = {name: value for name, value in values.items() if value is not None and value is not False}
+        command(**arguments, **{location: given} if location else {})
 
     parameters: list[inspect.Parameter] = []
     for name, parameter in declared.items():
         parameters += map(parameter_of, rows) if name == location else [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
-    parameters.append(_parameter("help_all", False, HelpAll))
+    parameters.append(_parameter("color", "auto", Color))
+    parameters += [_parameter("help_all", False, HelpAll)] if location else []
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -181,7 +250,10 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def parameter_of(row: Option) -> inspect.Parameter:
     """A row as typer's parameter: a switch, one value, or a list of texts where it takes only lists."""
-    info = typer.Option(row.flag, metavar=row.metavar, help=row.help, hidden=row.hidden)
+    completion = completed(*row.choices) if row.choices else None
+    info = typer.Option(
+        row.flag, metavar=row.metavar, help=row.help, hidden=row.hidden, rich_help_panel=row.group, autocompletion=completion
+    )
     if row.kind is bool:
         return _parameter(row.name, False, Annotated[bool, info, row])
     value: Any = row.scalars[0] if row.scalars else list[str]

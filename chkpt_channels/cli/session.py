@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from chkpt_channels import __version__
+from chkpt_channels.cli import style
 from chkpt_channels.core import interrupts
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from chkpt_channels.core.errors import ChkptChannelsError, FileSystemError
 
 DEBUG = "CHKPT_CHANNELS_DEBUG"
+_STATUSES = {"current": "up to date", "agrees": "agree", "disagrees": "disagree"}
 
 
 class Session:
@@ -26,6 +28,8 @@ class Session:
 
     def __init__(self, command: str, output_format: str, report_to: Any) -> None:
         self.exit_code = 0
+        self.is_brief = False
+        """Whether a file gets one line."""
         self._command, self._format, self._to = command, output_format, report_to
         self._results: list[dict[str, Any]] = []
 
@@ -41,13 +45,17 @@ class Session:
 
     def summarize(self) -> None:
         """One line that counts the results of many files, and names the exit code where it is not 0."""
-        statuses = Counter(str(result["status"]).replace("_", " ") for result in self._results)
+        statuses = Counter(_STATUSES.get(result["status"], str(result["status"]).replace("_", " ")) for result in self._results)
         code = f" (exit {self.exit_code})" if self.exit_code else ""
         if self._format == "human":
             _print([", ".join(f"{number} {status}" for status, number in statuses.items()) + code], self._to)
 
     def _keep(self, result: dict[str, Any]) -> None:
         self._results.append(result)
+        if self._format == "github":
+            from chkpt_channels.cli import annotations
+
+            _print(annotations.lines(result), self._to)
         if self._format == "jsonl":
             _print([json.dumps(result)], self._to)
             if self._to is not None:
@@ -70,9 +78,16 @@ class Session:
         from chkpt_channels.api.report import failure_record
         from chkpt_channels.cli import text
 
+        if error.file == path and not error.hint and not os.path.lexists(path):
+            from chkpt_channels.cli import guesses
+
+            error.hint = guesses.fetched(path)
+        if isinstance(error.__cause__, BrokenPipeError):  # of a result on standard output: nobody is there to be told
+            raise interrupts.Interrupted(signal.SIGPIPE)
         self.exit_code = max(self.exit_code, error.exit_code)
         self._keep(failure_record(path, error))
-        _print(_error_lines(error, self._command, text.candidate_rows), sys.stderr)
+        rows = (lambda _: ()) if self.is_brief else text.candidate_rows
+        _print(_error_lines(error, self._command, rows), sys.stderr)
 
     @contextlib.contextmanager
     def saving_report(self, path: str | None, *, force: bool) -> Iterator[None]:
@@ -113,16 +128,20 @@ class Session:
 @contextlib.contextmanager
 def session(command: str, output_format: str | None, *, as_json: bool, report_to: Any = None) -> Iterator[Session]:
     """A command's output in a format, for as long as it works."""
+    if isinstance(sys.stdout, Stdout):
+        sys.stdout.ends_work = command != "convert"  # what converts is done, and its exit code is its own
     opened = Session(command, output_format or ("json" if as_json else "human"), report_to or sys.stdout)
     yield opened
     opened.close()
 
 
 class Stdout:
-    """Standard output whose failures have exit codes: 141 where its reader went away (a pipe to head), 5 where it has no room."""
+    """Standard output whose failures have exit codes: 141 where its reader went away (a pipe to head), 5 where it has no room.
+    Unless `ends_work` a reader that went away ends nothing: the rest of the report is dropped."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream, self.failed = stream, False
+        self._stream, self.failed, self._is_unread = stream, False, False
+        self.ends_work = True
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -130,12 +149,14 @@ class Stdout:
     def write(self, text: str) -> int:
         """Raises Interrupted, PostPublishError."""
         with self._failing():
-            return self._stream.write(text)
+            return len(text) if self._is_unread else self._stream.write(text)
+        return len(text)
 
     def flush(self) -> None:
         """Raises Interrupted, PostPublishError."""
         with self._failing():
-            self._stream.flush()
+            if not self._is_unread:
+                self._stream.flush()
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
@@ -146,7 +167,10 @@ class Stdout:
 
             self.failed = True
             if isinstance(error, BrokenPipeError):
-                raise interrupts.Interrupted(signal.SIGPIPE) from None
+                if self.ends_work:
+                    raise interrupts.Interrupted(signal.SIGPIPE) from None
+                self._is_unread = True
+                return
             raise PostPublishError(f"cannot be written: {reason(error)}", file="standard output") from error
 
 
@@ -180,6 +204,13 @@ def _as_system_error(error: MemoryError | ImportError, path: str) -> FileSystemE
     return FileSystemError(message, file=path, hint="free memory, or reinstall chkpt-channels")
 
 
+def report_error(error: Exception) -> None:
+    """Print an error of no file."""
+    from chkpt_channels.core.errors import ChkptChannelsError
+
+    _print(_error_lines(error, "", tuple) if isinstance(error, ChkptChannelsError) else [f"error: {error}"], sys.stderr)
+
+
 def _error_lines(error: ChkptChannelsError, command: str, rows: Callable[..., Iterable[str]]) -> Iterator[str]:
     """The one-line message, at most ten candidates, and what to try."""
     from chkpt_channels.core.errors import LONGEST_MESSAGE, PostPublishError, printable
@@ -194,7 +225,7 @@ def _error_lines(error: ChkptChannelsError, command: str, rows: Callable[..., It
 def _print(lines: Iterable[str], stream: Any) -> None:
     for line in lines:
         try:
-            print(line, file=stream)
+            print(style.colored(line, stream), file=stream)
         except UnicodeEncodeError:
             print(line.encode("ascii", "backslashreplace").decode(), file=stream)
         except (OSError, ValueError):  # a closed stderr must not change the exit code

@@ -63,8 +63,14 @@ def candidate_rows(candidates: Sequence[Candidate], most: int = 10) -> Iterator[
 
 
 def check_lines(check: Check) -> Iterator[str]:
-    """The lines about one file that was checked: nothing where it agrees."""
+    """The lines about one file that was checked: what is wrong, or what was compared with what."""
     name = printable(check.input.path)
+    if check.ok and not check.skipped:
+        counts = sorted({conv.in_channels for conv in check.first_convs})
+        places = ", ".join(printable(conv.tensor.name) for conv in check.first_convs[:3]) + ("…" if check.first_convs[3:] else "")
+        said = " and ".join(map(printable, check.against))
+        compared = f"in agreement with {said}" if said else "and nothing that declares another number"
+        yield f"✓ {name}: {' and '.join(map(str, counts))} input channel{'' if counts == [1] else 's'} ({places}), {compared}"
     if check.skipped:
         yield f"{name}: skipped: {printable(check.skipped, 1000)}"
     yield from (f"{name}: {printable(notice.message, 1000)}" for notice in check.notices)

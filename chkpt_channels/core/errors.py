@@ -5,7 +5,7 @@ A message is one line, `FILE: WHERE: what is wrong, at byte N`; candidates and a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
@@ -83,6 +83,13 @@ class UsageError(ChkptChannelsError):
     """The call does not make sense, whatever the file holds."""
 
     code, exit_code = "usage", 2
+
+
+def unlisted(flag: str, word: str, known: Sequence[str]) -> UsageError:
+    """The error for a word that is none of an option's; the hint is the one it is most like."""
+    close = did_you_mean(word, known)
+    what = f"{flag} is one of {', '.join(known)}, not {word[:40]!r}"
+    return UsageError(what, hint=f"{flag} {close}" if close else "")
 
 
 class DamagedError(ChkptChannelsError):
@@ -165,6 +172,13 @@ class Location(NamedTuple):
             yield
         except OSError as error:
             raise self.system(f"{what}: {reason(error)}") from error
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The hint that names the known word which is most like this one; "" where none is."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word.lower()[:40], list(known), 1, 0.5)), "")
 
 
 def reason(error: OSError | RuntimeError | ValueError) -> str:

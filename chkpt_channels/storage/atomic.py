@@ -14,13 +14,12 @@ import os
 import re
 import shutil
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from chkpt_channels.core import interrupts
-from chkpt_channels.core.errors import Location, OutputExistsError, PostPublishError, UsageError, reason
-from chkpt_channels.storage.source import CHUNK_BYTES, Source, resolved
+from chkpt_channels.core.errors import Location, OutputExistsError, PostPublishError, reason
+from chkpt_channels.storage.source import Source, is_same_content, resolved
 
 _LEFTOVER = re.compile(r"\.chkpt-channels-[0-9a-f]{16}\.tmp")
 """Names of files beside an output while it is replaced: 64 random bits, so that two runs never collide."""
@@ -33,13 +32,15 @@ class Output:
     """A new file for `path`: write to `fd`, then `publish()`. Used as a context, it vanishes unless published.
 
     Raises OutputExistsError where the name is taken and `force` is not given, or is that of `source` or of anything but a regular
-    file; FileSystemError where the folder is missing or may not be written to.
+    file; FileSystemError where the folder is missing or may not be written to. With `or_same` a file of that name is judged when
+    this one is complete: it stays where it has the same content.
     """
 
-    def __init__(self, path: Path, source: Source | None, *, force: bool = False) -> None:
-        self.path, self.location, self._force = path, Location(str(path)), force
+    def __init__(self, path: Path, source: Source | None, *, force: bool = False, or_same: bool = False) -> None:
+        self.path, self.location, self._force, self._or_same = path, Location(str(path)), force, or_same
         self._folder = path.parent
-        self._old = _replaced_file(path, source, force=force, location=self.location)
+        old = _replaced_file(path, source, force=force or or_same, location=self.location)
+        self._old = old if force else None
         self._temporary: Path | None = None
         self._backup: Path | None = None
         self.fd = -1
@@ -82,16 +83,23 @@ class Output:
 
     def rename(self, path: Path) -> None:
         """Take another name in the same folder."""
-        self._old = _replaced_file(path, None, force=self._force, location=Location(str(path)))
+        old = _replaced_file(path, None, force=self._force or self._or_same, location=Location(str(path)))
+        self._old = old if self._force else None
         self.path, self.location = path, Location(str(path))
 
-    def publish(self, *, first: bool = False) -> None:
-        """Give the complete, synced file its name, and sync the folder. Raises PostPublishError where the folder cannot be
-        synced: the name shows the file then. Where it is the `first` of several the last one syncs the folder, and until then
-        `roll_back` undoes it."""
+    def publish(self, *, first: bool = False) -> bool:
+        """Give the complete, synced file its name, and sync the folder; False where the name shows the same content already.
+        Raises PostPublishError where the folder cannot be synced: the name shows the file then. Where it is the `first` of
+        several the last one syncs the folder, and until then `roll_back` undoes it."""
         interrupts.check()
+        is_new = self._publish(keep_old=first)
+        if not first:
+            _sync_after_publish(self.path)
+        return is_new
+
+    def _publish(self, *, keep_old: bool) -> bool:
         try:
-            if first and self._old:
+            if keep_old and self._old:
                 self._keep_old()
             if not self._old:
                 self._link(self.path)
@@ -106,11 +114,12 @@ class Output:
                 os.replace(self._temporary, self.path)
                 self._temporary = None
         except FileExistsError as error:
-            raise _exists_error(self.location) from error
+            if self._or_same and is_same_content(self.fd, self.path):
+                return False
+            raise _exists_error(self.location, "is not what this conversion gives" if self._or_same else "") from error
         except OSError as error:
             raise self.location.system(f"cannot be published: {reason(error)}") from error
-        if not first:
-            _sync_after_publish(self.path)
+        return True
 
     def is_shown(self) -> bool:
         """Whether the name shows this file."""
@@ -159,7 +168,8 @@ def _replaced_file(path: Path, source: Source | None, *, force: bool, location: 
     # through a link, or into a device, the output would land elsewhere than its name says
     kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFREG: ""}
     if kind := kinds.get(stat.S_IFMT(old.st_mode), "a device"):
-        raise OutputExistsError(f"is {kind}, and only regular files are written", file=location.file)
+        hint = f"-o {location.file}/ or --output-dir {location.file}" if stat.S_ISDIR(old.st_mode) else ""
+        raise OutputExistsError(f"is {kind}, and only regular files are written", file=location.file, hint=hint)
     if not force:
         raise _exists_error(location)
     return old
@@ -170,8 +180,9 @@ def _followed(path: Path) -> Iterator[os.stat_result]:
         yield os.stat(path)
 
 
-def _exists_error(location: Location) -> OutputExistsError:
-    return OutputExistsError("exists already", file=location.file, hint="--force replaces it, -o names another output")
+def _exists_error(location: Location, why: str = "") -> OutputExistsError:
+    what = "exists already" + (f", and {why}" if why else "")
+    return OutputExistsError(what, file=location.file, hint="--force replaces it, -o names another output")
 
 
 def sweep(folder: Path) -> None:
@@ -262,39 +273,3 @@ class OutputFolder:
                 raise _exists_error(self.location) from error
             raise self.location.system(f"cannot be published: {reason(error)}") from error
         _sync_after_publish(self.path)
-
-
-class StandardOutput:
-    """The same for `-o -`: an unnamed temporary file, copied to standard output when it is complete and checked."""
-
-    def __init__(self) -> None:
-        self.path, self.location = Path("-"), Location("standard output")
-        if sys.stdout is None:
-            raise self.location.system("is closed")
-        if sys.stdout.isatty():
-            raise UsageError("-o - would write binary to the terminal: redirect it, or name a file")
-        import tempfile
-
-        with self.location.wrapping_os_errors("cannot be buffered in a temporary file"):
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 # closed by __exit__
-        self.fd = self._file.fileno()
-
-    def __enter__(self) -> StandardOutput:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def is_shown(self) -> bool:
-        """It has no name."""
-        return False
-
-    def publish(self) -> None:
-        """Write the whole file to standard output. Raises PostPublishError where it takes a part only."""
-        interrupts.check()
-        try:
-            self._file.seek(0)
-            shutil.copyfileobj(self._file, sys.stdout.buffer, CHUNK_BYTES)
-            sys.stdout.buffer.flush()
-        except OSError as error:
-            raise PostPublishError(f"cannot be written completely: {reason(error)}", file=self.location.file) from error

@@ -164,6 +164,12 @@ class Source:
         return os.path.samestat(self._stat, other)
 
 
+def is_same_content(fd: int, path: Path) -> bool:
+    """Whether a file of this package's own, open as `fd`, and the one called `path` hold the same bytes."""
+    with Source.of_descriptor(fd, str(path), made_here=True) as new, Source(path) as old:
+        return new.size == old.size and all(a == b for a, b in zip(new.chunks(), old.chunks(), strict=True))
+
+
 def status(path: Path) -> os.stat_result:
     """What a name in a folder stands for: of a link, the file behind it. Raises FileSystemError."""
     try:

@@ -15,6 +15,8 @@ class Option(NamedTuple):
     doc       the same in full, for docs/options.md
     metavar   the placeholder of its value in --help
     hidden    few need it: only --help-all shows it
+    group     the section of --help
+    choices   the words that it takes, all or among others: a shell completes them
     default   what holds where it is not given; False for a switch
     name      the keyword of the library, and the key in reports: that of the row (`options_of`)
     kind      its type: that of the row
@@ -25,6 +27,8 @@ class Option(NamedTuple):
     doc: str
     metavar: str | None = None
     hidden: bool = False
+    group: str = ""
+    choices: tuple[str, ...] = ()
     default: Any = None
     name: str = ""
     kind: Any = None

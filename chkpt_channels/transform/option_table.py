@@ -11,7 +11,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypedDict
 
+from chkpt_channels.core.layout import KNOWN
+from chkpt_channels.transform.mixing.matrix import LUMA
+from chkpt_channels.transform.mixing.normalization import AUTO, NORMS
+from chkpt_channels.transform.mixing.rules import METHODS, ORDERS
 from chkpt_channels.transform.option_spec import Option, options_of
+
+CHANNELS, NORMALIZATION, KERNELS, PASSENGERS = "The new channels", "Normalization", "Which kernel", "What goes with it"
+"""The groups of --help."""
+OPTIMIZER = ("reset", "drop")
 
 
 class ConvertOptions(TypedDict, total=False):
@@ -21,9 +29,11 @@ class ConvertOptions(TypedDict, total=False):
         str,
         Option(
             "--method",
-            metavar="auto|sum|mean|luma|repeat|zero|broadcast|stack|adapter",
+            group=CHANNELS,
+            choices=METHODS,
+            metavar="RULE",
             default="auto",
-            help="How new channels are made; auto is exact where anything is.",
+            help="How new channels are made: auto, sum, mean, luma, repeat, zero, …",
             doc="how the new channels are made; `auto` is exact where anything is, and the report names its choice. `broadcast`"
             " and `stack` leave the kernels alone and let the file's own graph make the old channels of one new channel;"
             " `adapter` puts a 1×1 convolution in front that makes them of any new ones, and goes with every other rule"
@@ -34,6 +44,7 @@ class ConvertOptions(TypedDict, total=False):
         bool,
         Option(
             "--fold-adapter",
+            group=KERNELS,
             hidden=True,
             help="Fold a convolution in front of the stem into it.",
             doc="folds a trained 1×1 convolution without activation, which takes the image and precedes the network, into the"
@@ -47,6 +58,9 @@ class ConvertOptions(TypedDict, total=False):
         str | Sequence[float] | None,
         Option(
             "--luma",
+            group=CHANNELS,
+            choices=tuple(LUMA),
+            hidden=True,
             metavar="bt709|bt601|a,b,c",
             help="Weights between gray and colors. [bt709]",
             doc="the weights of the method `luma`; BT.709 without it",
@@ -56,6 +70,7 @@ class ConvertOptions(TypedDict, total=False):
         str | Sequence[str | int] | None,
         Option(
             "--select",
+            group=CHANNELS,
             metavar="0,2|R,B",
             help="Build the new input from these old channels.",
             doc="builds the new input from these old channels, by number or name, their bits copied",
@@ -65,16 +80,30 @@ class ConvertOptions(TypedDict, total=False):
         str | Sequence[str] | None,
         Option(
             "--bands",
+            group=CHANNELS,
             metavar="B,G,R,NIR=R",
             help="New channels, each with the old one it replaces.",
             doc="the new channels by name: each replaces the old channel of its name, another one (`NIR=R`), or the"
             " mean of all (`D=mean`)",
         ),
     ]
+    bands_from: Annotated[
+        str | Sequence[str] | None,
+        Option(
+            "--bands-from",
+            group=CHANNELS,
+            hidden=True,
+            metavar="B,G,R,NIR,…",
+            help="What the old channels are called, for --bands and --select.",
+            doc="names the old channels in their order, for `--bands` and `--select`: `--bands-from B,G,R,NIR,SWIR1,SWIR2 --bands"
+            " R,G,B`. It also says how many there are, as `--from` does",
+        ),
+    ]
     matrix: Annotated[
         str | os.PathLike[str] | Sequence[Sequence[float]] | None,
         Option(
             "--matrix",
+            group=CHANNELS,
             metavar="FILE",
             hidden=True,
             help="The mixing matrix [old, new] itself: .npy, .csv or .json.",
@@ -85,6 +114,9 @@ class ConvertOptions(TypedDict, total=False):
         str | None,
         Option(
             "--channel-order",
+            group=CHANNELS,
+            choices=ORDERS,
+            hidden=True,
             metavar="rgb|bgr",
             help="Channel order of the side in color. [rgb]",
             doc="the channel order of the side that is in color: `bgr` for models trained in Caffe's or OpenCV's order (Keras'"
@@ -95,8 +127,10 @@ class ConvertOptions(TypedDict, total=False):
         str | None,
         Option(
             "--norm",
-            metavar="imagenet|half|clip|caffe|none|auto",
-            help="Fold the training-time mean and std into the weights.",
+            group=NORMALIZATION,
+            choices=(*NORMS, AUTO),
+            metavar="NAME",
+            help="Fold the training-time mean and std in: imagenet, half, clip, caffe, auto.",
             doc="folds the normalization that the network was trained with into the weights, by name: `imagenet` (also `torch`),"
             " `half` (also `tf`, `openai-siglip`), `clip`, `caffe` (BGR in 0..255 less 103.939, 116.779, 123.68) or `none`"
             " ([normalization.md](normalization.md)). `auto` reads it from the `preprocessor_config.json` or timm's `config.json`"
@@ -107,6 +141,7 @@ class ConvertOptions(TypedDict, total=False):
         str | Sequence[float] | None,
         Option(
             "--mean",
+            group=NORMALIZATION,
             metavar="a,b,c",
             hidden=True,
             help="The training-time mean, of red, green, blue, for 0..1.",
@@ -118,6 +153,7 @@ class ConvertOptions(TypedDict, total=False):
         str | Sequence[float] | None,
         Option(
             "--std",
+            group=NORMALIZATION,
             metavar="a,b,c",
             hidden=True,
             help="Goes with --mean.",
@@ -128,6 +164,7 @@ class ConvertOptions(TypedDict, total=False):
         str | Sequence[float] | None,
         Option(
             "--new-mean",
+            group=NORMALIZATION,
             metavar="m",
             hidden=True,
             help="The mean that the new input will be normalized with.",
@@ -139,6 +176,7 @@ class ConvertOptions(TypedDict, total=False):
         str | Sequence[float] | None,
         Option(
             "--new-std",
+            group=NORMALIZATION,
             metavar="s",
             hidden=True,
             help="Goes with --new-mean.",
@@ -150,6 +188,8 @@ class ConvertOptions(TypedDict, total=False):
         float | None,
         Option(
             "--input-range",
+            group=NORMALIZATION,
+            hidden=True,
             metavar="255",
             help="Maximum pixel value of the new input: 1 or 255.",
             doc="the maximum pixel value of the new input: 255 where bytes are fed as they are; without it 1, or 255 with"
@@ -160,6 +200,7 @@ class ConvertOptions(TypedDict, total=False):
         Sequence[str],
         Option(
             "--layer",
+            group=KERNELS,
             metavar="KEY",
             default=(),
             help="A first conv: key, suffix or glob; repeatable.",
@@ -172,6 +213,7 @@ class ConvertOptions(TypedDict, total=False):
         str | os.PathLike[str] | Mapping[str, Any] | None,
         Option(
             "--like",
+            group=KERNELS,
             metavar="FILE",
             help="A checkpoint of the same network with the wanted channels.",
             doc="a checkpoint of the same architecture with the wanted channels and any weights, of which names and shapes are"
@@ -183,6 +225,9 @@ class ConvertOptions(TypedDict, total=False):
         str | None,
         Option(
             "--layout",
+            group=KERNELS,
+            choices=KNOWN,
+            hidden=True,
             metavar="L",
             help="Axis order of the kernel: OIHW, HWIO, O(HWI), …",
             doc="the axis order of the kernel where the file does not say it: `OIHW`, `HWIO`, `OHWI`, `IOHW`, `O(HWI)`, `O(IHW)`,"
@@ -193,6 +238,7 @@ class ConvertOptions(TypedDict, total=False):
         int | None,
         Option(
             "--from",
+            group=KERNELS,
             metavar="N",
             help="Number of input channels now, where the file is ambiguous.",
             doc="the number of input channels now, where the file is ambiguous (12 bands, or blocks of 2 × 2 colors?)",
@@ -202,6 +248,7 @@ class ConvertOptions(TypedDict, total=False):
         Sequence[str],
         Option(
             "--input",
+            group=KERNELS,
             metavar="NAME",
             hidden=True,
             default=(),
@@ -214,6 +261,8 @@ class ConvertOptions(TypedDict, total=False):
         str,
         Option(
             "--optimizer",
+            group=PASSENGERS,
+            choices=OPTIMIZER,
             metavar="reset|drop",
             hidden=True,
             default="reset",
@@ -226,6 +275,7 @@ class ConvertOptions(TypedDict, total=False):
         bool,
         Option(
             "--strict",
+            group=PASSENGERS,
             hidden=True,
             help="Refuse pickles that torch's weights-only loading would refuse.",
             doc="refuses pickles that name anything `torch.load(weights_only=True)` does not resolve, instead of warning",
@@ -235,6 +285,7 @@ class ConvertOptions(TypedDict, total=False):
         bool,
         Option(
             "--set-hparams",
+            group=PASSENGERS,
             hidden=True,
             help="Set the channels in a training script's hyperparameters too.",
             doc="sets the number of channels in a training script's hyperparameters too (Lightning's `hyper_parameters`, an"
@@ -245,6 +296,7 @@ class ConvertOptions(TypedDict, total=False):
         bool,
         Option(
             "--allow-nonfinite",
+            group=PASSENGERS,
             hidden=True,
             help="Pass NaN and infinity through where channels are copied.",
             doc="passes NaN and infinity through, bit by bit, where channels are copied; elsewhere they are refused all the same",
@@ -254,6 +306,7 @@ class ConvertOptions(TypedDict, total=False):
         Sequence[str],
         Option(
             "--leave-out",
+            group=PASSENGERS,
             metavar="NAME",
             hidden=True,
             default=(),
@@ -266,6 +319,7 @@ class ConvertOptions(TypedDict, total=False):
         bool,
         Option(
             "--follow-links",
+            group=PASSENGERS,
             hidden=True,
             help="Read files through links that leave the model's folder.",
             doc="reads files of a model (ONNX data files, files in a model folder) through links that leave its folder, which are"

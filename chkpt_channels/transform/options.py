@@ -6,15 +6,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Unpack, cast
 
-from chkpt_channels.core.errors import UsageError
-from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.errors import UsageError, unlisted
+from chkpt_channels.core.layout import KNOWN, Layout
 from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.transform.mixing import rules
 from chkpt_channels.transform.mixing.matrix_file import parse_matrix
 from chkpt_channels.transform.mixing.normalization import NormalizationSpec, color_order
 from chkpt_channels.transform.mixing.rules import REPEATING, ChannelRule
 from chkpt_channels.transform.option_spec import Option
-from chkpt_channels.transform.option_table import OPTIONS, ConvertOptions
+from chkpt_channels.transform.option_table import OPTIMIZER, OPTIONS, ConvertOptions
 
 
 class Options(NamedTuple):
@@ -40,8 +40,8 @@ class Options(NamedTuple):
 
     def validated(self) -> Options:
         """The same options. Raises UsageError where they contradict each other."""
-        if self.plain["optimizer"] not in ("reset", "drop"):
-            raise UsageError(f"--optimizer is reset or drop, not {self.plain['optimizer']!r}")
+        if self.plain["optimizer"] not in OPTIMIZER:
+            raise unlisted("--optimizer", self.plain["optimizer"], OPTIMIZER)
         if self.search.from_channels is not None and self.search.from_channels < 1:
             raise UsageError(f"--from is the number of channels now, not {self.search.from_channels}")
         if self.norm and self.rule.method in REPEATING:
@@ -115,6 +115,7 @@ def _rule(to: str | int | None, options: ConvertOptions) -> ChannelRule:
         chosen=rules.names(select) if select is not None else (),
         bands=rules.stand_ins(bands) if bands is not None else (),
         matrix=parse_matrix(matrix) if matrix is not None else (),
+        named=rules.names(options["bands_from"], "--bands-from") if options["bands_from"] is not None else (),
     )
     listed = len(rule.chosen or rule.bands or (rule.matrix[0] if rule.matrix else ()))
     return rule._replace(to=rule.to or listed or None)
@@ -145,16 +146,21 @@ def _search(options: ConvertOptions) -> SearchRequest:
     return SearchRequest(
         layers=tuple(options["layers"]),
         layout=_layout(options["layout"]),
-        from_channels=options["from_channels"],
+        from_channels=_count(options),
         inputs=tuple(options["inputs"]),
     )
 
 
+def _count(options: ConvertOptions) -> int | None:
+    """The number of channels now: as stated, or as many as are named."""
+    stated, named = options["from_channels"], options["bands_from"]
+    return len(rules.names(named, "--bands-from")) if stated is None and named is not None else stated
+
+
 def _layout(written: str | None) -> Layout | None:
-    try:
-        return Layout(written) if written else None
-    except ValueError as error:
-        raise UsageError(f"--layout: {error}") from None
+    if written and written not in KNOWN:
+        raise unlisted("--layout", written, KNOWN)
+    return Layout(written) if written else None
 
 
 def _as_keywords(rule: ChannelRule, norm: NormalizationSpec, search: SearchRequest) -> dict[str, Any]:
@@ -165,6 +171,7 @@ def _as_keywords(rule: ChannelRule, norm: NormalizationSpec, search: SearchReque
         "select": list(rule.chosen),
         "bands": [f"{name}={of}" for name, of in rule.bands],
         "matrix": [list(row) for row in rule.matrix],
+        "bands_from": list(rule.named),
         "channel_order": rule.source,
         "norm": norm.name,
         "mean": list(_in_order(norm.mean, rule.source)),

@@ -237,4 +237,4 @@ def _rule(location: Location, conv: FirstConv, options: Options) -> Mixing:
         rule = options.rule.mixing(conv.in_channels)
         return normalization.fold_normalization(rule, options.norm, options.rule.orders) if options.norm else rule
     except UsageError as error:
-        raise UsageError(error.what, file=location.file, where=conv.tensor.name) from None
+        raise UsageError(error.what, file=location.file, where=conv.tensor.name, hint=error.hint) from None

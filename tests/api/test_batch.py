@@ -79,7 +79,7 @@ def test_lines_of_json_as_they_come(zoo: Path, tmp_path: Path, capsys: pytest.Ca
     [
         (["-o", "x.pth"], "cannot become one output"),
         (["--output-dir", "o", "-j", "0"], "-j takes a number of processes from 1 on, not 0"),
-        (["--output-format", "xml"], "none of human, json, jsonl"),
+        (["--output-format", "xml"], "one of human, json, jsonl"),
         (["--manifest", "m.toml"], "--manifest lists sources, targets and options"),
     ],
 )

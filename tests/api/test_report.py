@@ -100,7 +100,7 @@ def test_a_failure():
     error = AmbiguousError("many", file="a.pth", candidates=[Candidate("k", (1, 2))])
     record = report.failure_record("a.pth", error)
     candidates = [{"key": "k", "shape": [1, 2], "why_not": ""}]
-    assert record["error"] == {"code": "ambiguous", "message": "a.pth: many", "candidates": candidates}
+    assert record["error"] == {"code": "ambiguous", "message": "a.pth: many", "hint": None, "candidates": candidates}
     assert record["candidates"] == candidates
     assert record["input"] == {"path": "a.pth", "format": None, "bytes": None}
 
@@ -108,7 +108,7 @@ def test_a_failure():
 def test_the_document_around_the_records():
     document = report.document("convert", 3, [{"status": "failed"}], "1.2.3")
     assert document == {
-        "schema_version": "1.1",
+        "schema_version": "1.2",
         "tool": {"name": "chkpt-channels", "version": "1.2.3"},
         "command": "convert",
         "exit_code": 3,

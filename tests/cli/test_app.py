@@ -324,7 +324,8 @@ def test_standard_output_that_fails_is_no_bug_and_no_difference(arguments, tmp_p
     os.close(reading)
     code, messages = printed_to(writing, arguments, cwd=tmp_path)
     os.close(writing)
-    assert (code, "error" in messages) == (141, False)
+    # what converts is done all the same, and its exit code is its own
+    assert (code, "error" in messages) == (0 if arguments[0] == "convert" and "--help-all" not in arguments else 141, False)
 
 
 @pytest.mark.parametrize("arguments", PRINTING, ids=lambda words: " ".join(str(word) for word in words if word != RGB))

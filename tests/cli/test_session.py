@@ -155,6 +155,10 @@ def test_what_standard_output_cannot_take():
     with pytest.raises(Interrupted) as gone:
         Stdout(Failing(errno.EPIPE)).flush()
     assert gone.value.exit_code == 141
+    converting = Stdout(Failing(errno.EPIPE))
+    converting.ends_work = False
+    converting.flush()
+    assert converting.write("more") == 4
 
 
 def test_standard_output_is_itself_again_afterwards(monkeypatch: pytest.MonkeyPatch):

@@ -85,7 +85,10 @@ def test_no_candidates_are_no_rows():
 
 
 def test_a_check_tells_what_disagrees_and_nothing_else():
-    assert list(check_lines(Check(SOURCE, (CONV,), ()))) == []
+    (line,) = check_lines(Check(SOURCE, (CONV,), ()))
+    assert line == "✓ models/rgb.pth: 3 input channels (conv1.weight), and nothing that declares another number"
+    (line,) = check_lines(Check(SOURCE, (CONV,), (), against=("config.json", "--expect 3")))
+    assert line == "✓ models/rgb.pth: 3 input channels (conv1.weight), in agreement with config.json and --expect 3"
     assert list(check_lines(Check(SOURCE, (), (), "no checkpoint"))) == ["models/rgb.pth: skipped: no checkpoint"]
     mismatch = Mismatch("config.json", "num_channels", 3, 1)
     assert list(check_lines(Check(SOURCE, (CONV,), (mismatch,)))) == ["config.json: num_channels: found 3, expected 1"]

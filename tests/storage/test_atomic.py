@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import io
 import os
 import socket
 import stat
@@ -12,14 +11,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from chkpt_channels import FileSystemError, OutputExistsError, UsageError
+from chkpt_channels import FileSystemError, OutputExistsError
 from chkpt_channels.storage import atomic
-from chkpt_channels.storage.atomic import Output, OutputFolder, StandardOutput, sweep
+from chkpt_channels.storage.atomic import Output, OutputFolder, sweep
 from chkpt_channels.storage.source import Source
 from tests.support.files import FIXTURES, Failing, snapshot
 
@@ -257,29 +255,40 @@ def test_killed_it_leaves_no_litter(tmp_path: Path, src: Source):
     assert snapshot(tmp_path).keys() == {"out"}
 
 
-def stream(*, terminal: bool) -> SimpleNamespace:
-    return SimpleNamespace(buffer=io.BytesIO(), isatty=lambda: terminal)
-
-
-def test_standard_output_gets_the_whole_file_or_nothing(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys, "stdout", fake := stream(terminal=False))
-    with StandardOutput() as out:
-        os.write(out.fd, b"unpublished")
-    assert fake.buffer.getvalue() == b""
-    with StandardOutput() as out:
-        os.write(out.fd, b"x" * 3_000_000)
-        out.publish()
-    assert fake.buffer.getvalue() == b"x" * 3_000_000
-
-
-def test_no_binary_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys, "stdout", stream(terminal=True))
-    with pytest.raises(UsageError, match="terminal"):
-        StandardOutput()
-
-
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="Path.resolve leaves loops as they are")
 def test_a_folder_behind_a_loop_of_links(tmp_path: Path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(FileSystemError, match="loop"):
         OutputFolder(tmp_path / "loop" / "out", tmp_path / "in")
+
+
+def test_what_is_there_already_stays_and_what_differs_is_never_replaced(tmp_path: Path):
+    there = tmp_path / "out"
+    for old, is_new in ((None, True), (b"new", False)):
+        if old is not None:
+            there.write_bytes(old)
+        before = there.stat().st_ino if old is not None else None
+        with Output(there, None, or_same=True) as out:
+            os.write(out.fd, b"new")
+            assert out.publish() is is_new
+        assert there.read_bytes() == b"new"
+        assert before in (None, there.stat().st_ino)
+    there.write_bytes(b"odd")
+    with Output(there, None, or_same=True) as out:
+        os.write(out.fd, b"new")
+        with pytest.raises(OutputExistsError, match="is not what this conversion gives"):
+            out.publish()
+    assert there.read_bytes() == b"odd"
+
+
+def test_a_name_that_is_taken_in_the_meantime(tmp_path: Path):
+    with Output(tmp_path / "out", None, or_same=True) as out:
+        os.write(out.fd, b"new")
+        (tmp_path / "out").write_bytes(b"new")
+        assert out.publish() is False
+    with Output(tmp_path / "two", None, or_same=True) as out:
+        os.write(out.fd, b"new")
+        (tmp_path / "two").write_bytes(b"other")
+        with pytest.raises(OutputExistsError):
+            out.publish()
+    assert (tmp_path / "two").read_bytes() == b"other"

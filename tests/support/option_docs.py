@@ -57,7 +57,13 @@ def _docs(command: Any) -> dict[str, str]:
     """What is to be said of each option, by the name of its parameter."""
     (callback,) = (row.callback for row in app.registered_commands if row.callback.__name__ == command.name)
     parameters = inspect.signature(callback, eval_str=True).parameters.values()
-    return {p.name: m.doc for p in parameters for m in get_args(p.annotation) if isinstance(m, Option | params.Doc)}
+    return {p.name: _told(m) for p in parameters for m in get_args(p.annotation) if isinstance(m, Option | params.Doc)}
+
+
+def _told(option: Option | params.Doc) -> str:
+    """The text, and the words of a closed list."""
+    words = option.choices if isinstance(option, Option) and "|" not in (option.metavar or "") else ()
+    return option.doc + (f". One of {', '.join(f'`{word}`' for word in words)}" if words else "")
 
 
 def _spelled(option: Any) -> str:

@@ -111,7 +111,7 @@ def test_what_is_to_feed_the_result(words: tuple[str, ...], note: str, tmp_path:
     ("words", "code", "message"),
     [
         (("--norm", "auto"), 4, "beside it states mean and std"),
-        (("--norm", "foo"), 2, "--norm is imagenet"),
+        (("--norm", "foo"), 2, "--norm is one of imagenet"),
         (("--mean", "1,0.5"), 2, "--mean has 2 values"),
         (("--norm", "imagenet", "--report", "r.txt"), 2, "--report must name a .json file"),
         (("--norm", "imagenet", "--report", "no/r.json"), 5, "no"),

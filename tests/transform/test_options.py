@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from chkpt_channels import UsageError, convert
 from chkpt_channels.cli.app import app
-from chkpt_channels.cli.params import takes_options
+from chkpt_channels.cli.params import shared
 from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.transform.mixing.normalization import NormalizationSpec
 from chkpt_channels.transform.mixing.rules import ChannelRule
@@ -42,7 +42,7 @@ def test_a_new_row_is_an_option_of_the_command_line():
     other = typer.Typer(rich_markup_mode=None, add_completion=False)
 
     @other.command()
-    @takes_options
+    @shared
     def work(src: str, *, options: MoreOptions, quiet: bool = False) -> None:
         """Work."""
         seen.append((src, options, quiet))
@@ -56,7 +56,7 @@ def test_a_new_row_is_an_option_of_the_command_line():
     assert "--brand-new" in shown
     assert "Do the new thing." in shown
     parameters = typer.main.get_command(other).params
-    assert [p.name for p in parameters] == ["src", *(row.name for row in MORE), "quiet", "help_all"]
+    assert [p.name for p in parameters] == ["src", *(row.name for row in MORE), "quiet", "color", "help_all"]
 
 
 def test_a_new_row_is_a_name_of_manifests():

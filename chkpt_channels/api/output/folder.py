@@ -10,14 +10,14 @@ from types import TracebackType
 from typing import Self
 
 from chkpt_channels.api.output.naming import Path_, Progress, default_output
-from chkpt_channels.api.output.publish import Settings, Written, write_bytes, write_checked
+from chkpt_channels.api.output.publish import Settings, Written, status_of, write_bytes, write_checked
 from chkpt_channels.api.report import FileInfo
 from chkpt_channels.core.errors import Location
 from chkpt_channels.folders.model_folder import ModelFolder
 from chkpt_channels.folders.planning import PlannedModel
 from chkpt_channels.formats.base import Loading
 from chkpt_channels.storage.atomic import OutputFolder
-from chkpt_channels.storage.source import REPLACED, Source
+from chkpt_channels.storage.source import REPLACED, Source, is_same_content
 from chkpt_channels.storage.stream_copy import apply
 from chkpt_channels.transform.options import Options
 
@@ -34,7 +34,7 @@ class FolderTarget:
         self._model, self._progress, self._hard_link = model, progress, settings.hard_link
         self.path = Path(dst) if dst is not None else default_output(model.path, options.word)
         self._stack = contextlib.ExitStack()
-        self._out: OutputFolder
+        self._out: OutputFolder | None = None
         self._size = 0
 
     def __enter__(self) -> Self:
@@ -53,8 +53,10 @@ class FolderTarget:
 
     def publish(self, planned: PlannedModel) -> Written:
         """Give the complete folder its name."""
-        self._out.publish()
-        return Written(FileInfo(str(self.path), "folder", self._size), planned.changed)
+        if self._out:
+            self._out.publish()
+        status = status_of(is_new=self._out is not None, is_changed=planned.changed)
+        return Written(FileInfo(str(self.path), "folder", self._size), status)
 
     def loading(self, group: str | None) -> Loading:
         """How the output is loaded."""
@@ -62,6 +64,8 @@ class FolderTarget:
 
     def fill(self, planned: PlannedModel) -> None:
         """Write and check every file; the folder has no name yet. Raises FileSystemError, and what a check raises."""
+        if self.path.is_dir() and not self.path.is_symlink() and self._is_current(planned):
+            return
         self._out = self._stack.enter_context(OutputFolder(self.path, self._model.path))
         edits, documents, progress = dict(planned.edited_files()), planned.edited_documents(), self._progress
         total = self._model.size
@@ -81,6 +85,29 @@ class FolderTarget:
                 self._size += target.stat().st_size
             if progress and name not in edits:
                 progress(source.stat().st_size, total)
+
+    def _is_current(self, planned: PlannedModel) -> bool:
+        """Whether the folder is there, with the files that this conversion gives and no other."""
+        import tempfile
+
+        edits, documents = dict(planned.edited_files()), planned.edited_documents()
+        there = {str(path.relative_to(self.path)) for path in self.path.rglob("*") if not path.is_dir()}
+        if there != set(self._model.files):
+            return False
+        for name in sorted(there, key=lambda name: (name in edits, name not in documents)):
+            location = Location(str(self.path / name))
+            with contextlib.ExitStack() as stack, location.wrapping_os_errors("cannot be compared"):
+                fd = stack.enter_context(tempfile.TemporaryFile(dir=self.path.parent)).fileno()
+                if name in edits:
+                    write_checked(*edits[name], fd, location, None)
+                elif name in documents:
+                    write_bytes(fd, documents[name], location)
+                else:
+                    fd = stack.enter_context(self._model.source(name)).fd
+                if not is_same_content(fd, self.path / name):
+                    return False
+                self._size += (self.path / name).stat().st_size
+        return True
 
     def _linked(self, name: str, target: Path) -> bool:
         """Whether a file has become a hard link. Raises FileSystemError where another file was in its place by then."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +44,12 @@ def output_path(model: ModelFile, dst: Path_ | None, options: Options) -> Path:
     if dst is None:
         if model.home is None:
             raise UsageError("standard input has no file name to derive one from: -o names the output")
-        return default_output(Path(source.name), options.word)
+        path = default_output(Path(source.name), options.word)
+        if model.described(model.parts[0]).configs and not model.configs:  # which --sidecars would replace, and that is said
+            what = f"the output {path.name} would lie in a model folder, whose configuration states other channels"
+            hint = f"chkpt-channels convert {shlex.quote(str(path.parent))}, which converts the folder, or -o another place"
+            raise UsageError(what, file=source.name, hint=hint)
+        return path
     path = Path(dst)
     if os.fspath(dst) == STDIO or other_container(form, path):
         return path

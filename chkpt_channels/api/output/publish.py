@@ -21,8 +21,9 @@ from chkpt_channels.folders.model import ModelFile
 from chkpt_channels.folders.model_folder import is_folder, weights_in
 from chkpt_channels.folders.planning import PlannedModel
 from chkpt_channels.formats.base import Checkpoint, Loading
-from chkpt_channels.storage.atomic import Output, StandardOutput
+from chkpt_channels.storage.atomic import Output
 from chkpt_channels.storage.source import STDIO, Source, check_link, resolved
+from chkpt_channels.storage.standard_output import StandardOutput
 from chkpt_channels.storage.stream_copy import apply, write_at
 from chkpt_channels.transform.options import Options
 from chkpt_channels.transform.plan import Plan
@@ -57,10 +58,10 @@ class Settings(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A published output: its record, whether anything changed, and warnings."""
+    """An output: its record, its status (converted, unchanged, or current where it was there already), and warnings."""
 
     output: FileInfo
-    changed: bool
+    status: str
     notices: tuple[Notice, ...] = ()
 
 
@@ -93,7 +94,8 @@ class FileTarget:
             if os.fspath(self.path) == STDIO:
                 self._out = self._stack.enter_context(StandardOutput())
             else:
-                self._out = self._stack.enter_context(Output(self.path, self._model.source, force=self._settings.force))
+                out = Output(self.path, self._model.source, force=self._settings.force, or_same=True)
+                self._out = self._stack.enter_context(out)
         return self._out
 
     def prepare(self, planned: PlannedModel) -> None:
@@ -134,10 +136,10 @@ class FileTarget:
             out.rename(self.path)
         home = Path(self._model.source.name).parent
         opened = self._model.checkpoint.companion
-        publish(out, home, self._companions, self._documents, force=self._settings.force, opened=opened)
+        is_new = publish(out, home, self._companions, self._documents, force=self._settings.force, opened=opened)
         info = FileInfo(str(self.path), (self._other or self._model.format).name, size, sha256=digest)
         notices = (*(() if edits else _renamed(self._companions)), *self._kept)
-        return Written(info, bool(edits or self._other), notices)
+        return Written(info, status_of(is_new=is_new, is_changed=bool(edits or self._other)), notices)
 
     def loading(self, group: str | None) -> Loading:
         """How the output is loaded, of several state dicts the one called so; in another format there is only one."""
@@ -180,6 +182,11 @@ class FileTarget:
         return next((name for name in others if name != self.path.name), "")
 
 
+def status_of(*, is_new: bool, is_changed: bool) -> str:
+    """The status of a report: "current" where every file of the output was there already, as it was to be written."""
+    return "current" if not is_new else "converted" if is_changed else "unchanged"
+
+
 def _renamed(companions: Mapping[str, str]) -> tuple[Notice, ...]:
     """The warnings that an unchanged copy has data files of other names."""
     changed = {old: new for old, new in companions.items() if old != new}
@@ -215,9 +222,10 @@ def publish(
     *,
     force: bool,
     opened: Callable[[Path], Source] = Source,
-) -> None:
-    """Give the output its name. Copies of its data files in `folder`, which are `opened`, under their new `names`, and the
-    `documents` are published before it, and rolled back if it fails."""
+) -> bool:
+    """Give the output its name; False where all files were there already, with the same content. Copies of its data files in
+    `folder`, which are `opened`, under their new `names`, and the `documents` are published before it, and rolled back if it
+    fails."""
     if names and isinstance(out, StandardOutput):
         raise UsageError(
             f"its data files {', '.join(names)} cannot go to standard output: -o names an output beside which they can"
@@ -225,13 +233,12 @@ def publish(
     with contextlib.ExitStack() as stack:
         others = [_copy(opened(folder / old), out.path.parent / new, stack, force=force) for old, new in names.items()]
         for name, content in documents.items():
-            others.append(stack.enter_context(Output(out.path.parent / name, None, force=force)))
+            others.append(stack.enter_context(Output(out.path.parent / name, None, force=force, or_same=True)))
             write_bytes(others[-1].fd, content, others[-1].location)
         try:
             # the output comes last: whoever sees it finds its data files too
-            for other in others:
-                other.publish(first=True)
-            out.publish()
+            new = [other.publish(first=True) for other in others]
+            return any([out.publish(), *new])
         except BaseException:  # an interrupt too
             if not out.is_shown():  # with its name given, the others belong to it
                 for other in reversed(others):
@@ -241,7 +248,7 @@ def publish(
 
 def _copy(opened: Source, new: Path, stack: contextlib.ExitStack, *, force: bool) -> Output:
     with opened as source:
-        out = stack.enter_context(Output(new, source, force=force))
+        out = stack.enter_context(Output(new, source, force=force, or_same=True))
         apply(source, [], out.fd, out.location)
         source.check_unchanged()
     return out

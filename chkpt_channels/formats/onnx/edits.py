@@ -149,10 +149,8 @@ class OnnxEdits:
         """Give a stored tensor new elements. Readers for which they are wrong get a copy of the old ones: the TorchScript
         exporter merges equal initializers, directly or through Identity (one stem bias had 9 readers)."""
         weight, readers = self._model.weights[name], self._readers(name)
-        changed: list[tuple[Node, int]] = []
-        others: list[tuple[Node, int]] = []
-        for node, i in readers:
-            (changed if self._changes_with(node, i, name) else others).append((node, i))
+        judged = [(reader, self._changes_with(*reader, name)) for reader in readers]
+        changed, others = ([reader for reader, changes in judged if changes is side] for side in (True, False))
         if others:
             self._copy_for(weight, others)
         self._rewrite(weight, edit)

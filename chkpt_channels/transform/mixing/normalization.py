@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from chkpt_channels.core.errors import UsageError
+from chkpt_channels.core.errors import UsageError, unlisted
 from chkpt_channels.transform.mixing.matrix import Mixing
 
 Numbers = tuple[float, ...]
@@ -83,7 +83,7 @@ class NormalizationSpec(NamedTuple):
     def validated(self) -> NormalizationSpec:
         """The same. Raises UsageError for contradictions that do not depend on the file."""
         if self.name and self.name != AUTO and self.name not in NORMS:
-            raise UsageError(f"--norm is {', '.join(NORMS)} or {AUTO}, not {self.name!r}")
+            raise unlisted("--norm", self.name, (*NORMS, AUTO))
         if self.name and (self.mean or self.std):
             raise UsageError("--norm and --mean, --std state the same normalization: give one of them")
         if self and not (self.name or self.mean or self.std):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from chkpt_channels.core.errors import UsageError
+from chkpt_channels.core.errors import UsageError, did_you_mean, unlisted
 from chkpt_channels.transform.mixing import matrix as mixing
 from chkpt_channels.transform.mixing.matrix import LUMA, Matrix, Mixing
 
@@ -33,6 +33,7 @@ class ChannelRule(NamedTuple):
     luma      the weights of `luma`; empty for BT.709
     chosen    for each new channel the old channel that it copies, by name or number
     bands     for each new channel its name and the old channel that it replaces, or "mean"
+    named     what the old channels are called; empty where gray and RGB say it
     matrix    the user's own: I_old rows of I_new numbers
     """
 
@@ -44,6 +45,7 @@ class ChannelRule(NamedTuple):
     chosen: tuple[str, ...] = ()
     bands: tuple[tuple[str, str], ...] = ()
     matrix: Matrix = ()
+    named: tuple[str, ...] = ()
 
     @property
     def explicit(self) -> bool:
@@ -77,8 +79,10 @@ class ChannelRule(NamedTuple):
         counts = {"chosen": len(self.chosen), "bands": len(self.bands), "matrix": len(next(iter(self.matrix), ()))}
         if given and self.to not in (None, counts[given[0]]):
             raise UsageError(f"--{flags[0]} makes {counts[given[0]]} channels, and --to asks for {self.to}")
+        if self.named and not (self.chosen or self.bands):
+            raise UsageError("--bands-from names the old channels for --bands or --select: give one of them too")
         if self.method not in METHODS:
-            raise UsageError(f"--method is one of {', '.join(METHODS)}, not {self.method!r}")
+            raise unlisted("--method", self.method, METHODS)
         if self.method in ("sum", *REPEATING) and self.to not in (1, None):
             raise UsageError(f"--method {self.method} makes one channel; the target has {self.to}")
         if self.luma and self.method not in ("auto", "luma", ADAPTER):
@@ -86,11 +90,13 @@ class ChannelRule(NamedTuple):
         if self.luma and self.to not in (None, 1, len(self.luma)):
             raise UsageError(f"--luma has {len(self.luma)} weights for {self.to} channels")
         if self.source not in ORDERS:
-            raise UsageError(f"--channel-order is rgb or bgr, not {self.source!r}")
+            raise unlisted("--channel-order", self.source, ORDERS)
         return self
 
     def mixing(self, old: int) -> Mixing:
         """The matrix for `old` channels. Raises UsageError where the rule does not apply to so many."""
+        if self.named and len(self.named) != old:
+            raise UsageError(f"--bands-from names {len(self.named)} channels, and the kernel takes {old}")
         if self.matrix:
             if len(self.matrix) != old:
                 raise UsageError(f"--matrix has {len(self.matrix)} rows, one for each old channel, and the kernel takes {old}")
@@ -142,13 +148,17 @@ class ChannelRule(NamedTuple):
 
     def _channel(self, word: str, old: int) -> int:
         """The number of the old channel that is called so."""
-        names = {1: ("gray", "l", "y"), 3: tuple(self.source)}.get(old, ())
+        names = [name.lower() for name in self.named] or {1: ["gray", "l", "y"], 3: list(self.source)}.get(old, [])
         if word.lower() in names:
-            return 0 if old == 1 else names.index(word.lower())
+            return 0 if old == 1 and not self.named else names.index(word.lower())
         if word.isdecimal() and len(word) < 6 and int(word) < old:
             return int(word)
-        known = f"{', '.join(name.upper() for name in names)} or " if old == 3 else ""
-        raise UsageError(f"{word[:40]!r} is not one of the kernel's {old} channels: {known}0 to {old - 1}")
+        known = list(self.named) or [name.upper() for name in names if old == 3]
+        listed = f"{', '.join(known)} or " if known else ""
+        hint = "--bands-from names the old channels in their order"
+        if (word, word) in self.bands:  # a band that is new
+            hint = f"{word[:40]}={(known or ['0'])[0]} begins as that channel, --from N says how many there are now, {hint}"
+        raise UsageError(f"{word[:40]!r} is not one of the kernel's {old} channels: {listed}0 to {old - 1}", hint=hint)
 
 
 _MAKERS: dict[str, Callable[[ChannelRule, int, int], Mixing]] = {
@@ -171,7 +181,8 @@ def target(to: str | int) -> tuple[int, str]:
     # fewer than 6 digits: int() takes quadratic time for endless ones
     channels = TARGETS.get(text) or (int(text) if text.isdecimal() and len(text) < 6 else 0)
     if not channels:
-        raise UsageError(f"--to {text[:40]!r} is not a target: gray, rgb, bgr, rgba or a number of channels")
+        hint = f"--to {close}" if (close := did_you_mean(text, ("gray", "rgb", "bgr", "rgba"))) else ""
+        raise UsageError(f"--to {text[:40]!r} is not a target: gray, rgb, bgr, rgba or a number of channels", hint=hint)
     return channels, text if text in ORDERS else ""
 
 
@@ -197,11 +208,11 @@ def numbers(words: str | Sequence[float], option: str, others: str = "") -> tupl
     return values
 
 
-def names(words: str | Sequence[str | int]) -> tuple[str, ...]:
-    """Channel names or numbers from "R,G" or from a sequence."""
+def names(words: str | Sequence[str | int], option: str = "--select") -> tuple[str, ...]:
+    """Channel names or numbers from "R,G" or from a sequence. Raises UsageError that names the option."""
     parts = words.split(",") if isinstance(words, str) else [str(word) for word in words]
     if not all(part.strip() for part in parts):
-        raise UsageError(f"--select is channels separated by commas, not {words!r}")
+        raise UsageError(f"{option} is channels separated by commas, not {words!r}")
     return tuple(part.strip() for part in parts)
 
 

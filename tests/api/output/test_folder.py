@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from chkpt_channels import FileSystemError
+from chkpt_channels import FileSystemError, convert
 from chkpt_channels.api.output.folder import FolderTarget
 from chkpt_channels.api.output.publish import Settings
+from chkpt_channels.core.errors import OutputExistsError
 from chkpt_channels.folders.model_folder import ModelFolder
 from chkpt_channels.folders.planning import plan_model
 from chkpt_channels.transform.options import build_options
@@ -49,7 +50,7 @@ def test_it_appears_whole_and_counts_its_bytes(folder: Path):
     assert files(out).keys() == files(folder).keys()
     assert files(out)["sub/notes.txt"] == b"notes"
     assert json.loads(files(out)["config.json"])["num_channels"] == 1
-    assert (written.changed, written.output.bytes) == (True, sum(map(len, files(out).values())))
+    assert (written.status == "converted", written.output.bytes) == (True, sum(map(len, files(out).values())))
     assert {total for _, total in counts} == {sum(map(len, files(folder).values()))}
 
 
@@ -84,3 +85,20 @@ def test_a_file_that_becomes_a_link_is_not_followed(folder: Path, tmp_path: Path
         with pytest.raises(FileSystemError, match=r"notes\.txt: was replaced while the folder was read"):
             target.fill(planned)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "secret"]
+
+
+def test_a_folder_that_is_there_already_is_compared_and_never_replaced(folder: Path):
+    out = folder.parent / "out"
+    convert(folder, out, "gray")
+    before = files(out)
+    assert convert(folder, out, "gray").status == "current"
+    assert files(out) == before
+    assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
+    for change in ("model.safetensors", "config.json", "sub/notes.txt"):
+        (out / change).write_bytes(before[change][:-1] + b"?")
+        with pytest.raises(OutputExistsError, match="exists already"):
+            convert(folder, out, "gray")
+        (out / change).write_bytes(before[change])
+    (out / "more.txt").write_text("of somebody")
+    with pytest.raises(OutputExistsError, match="exists already"):
+        convert(folder, out, "gray")

@@ -77,9 +77,14 @@ def test_configurations_are_published_with_the_weights(folders: tuple[Path, Path
     convert(source / "net.pth", out / "gray.pth", with_sidecars=True)
     assert json.loads((out / "config.json").read_text())["num_channels"] == 1
     (out / "gray.pth").unlink()
-    with pytest.raises(OutputExistsError):  # the configuration is there
+    written = (out / "config.json").read_bytes()
+    (out / "config.json").write_bytes(written + b" ")
+    with pytest.raises(OutputExistsError):  # another configuration is there
         convert(source / "net.pth", out / "gray.pth", with_sidecars=True)
     assert [path.name for path in out.iterdir()] == ["config.json"]
+    (out / "config.json").write_bytes(written)
+    assert convert(source / "net.pth", out / "gray.pth", with_sidecars=True).status == "converted"
+    assert convert(source / "net.pth", out / "gray.pth", with_sidecars=True).status == "current"
     report = convert(source / "net.pth", out / "gray.pth", with_sidecars=True, force=True)
     assert report.result()["beside"] == [str(out / "config.json")]
     assert [(d.file, d.where, d.before, d.after) for d in report.declarations] == [

@@ -72,7 +72,7 @@ def test_the_new_pipeline(to: Any, old: int, words: dict[str, Any], mean: tuple[
 @pytest.mark.parametrize(
     ("old", "to", "words", "message"),
     [
-        (3, 1, {"norm": "imagnet"}, "--norm is imagenet, half, clip"),
+        (3, 1, {"norm": "imagnet"}, "--norm is one of imagenet, half, clip"),
         (3, 1, {"norm": "imagenet", "mean": "0.5"}, "give one of them"),
         (3, 1, {"new_mean": "0.5"}, "needs the old one that the network was trained with"),
         (3, 1, {"input_range": 255}, "needs the old one that the network was trained with"),

@@ -139,7 +139,7 @@ def test_matrices(case: str):
         (3, {"bands": "R,N=R=G"}, "--bands is NAME or NAME=CHANNEL"),
         (3, {"bands": "R,N=R,N=G"}, "--bands names a band twice"),
         (3, {"bands": ""}, "--bands is NAME or NAME=CHANNEL"),
-        (3, {"to": 3, "channel_order": "gbr"}, "--channel-order is rgb or bgr"),
+        (3, {"to": 3, "channel_order": "gbr"}, "--channel-order is one of rgb, bgr"),
         (2, {"matrix": [[1, 0, 0]] * 3}, "--matrix has 3 rows, one for each old channel, and the kernel takes 2"),
         (2, {"matrix": [[1, 0], [1]]}, "a number for each new one in every row"),
         (2, {"matrix": [[1, "x"], [1, 2]]}, "--matrix must be rows of numbers"),

@@ -41,10 +41,7 @@ from chkpt_channels.formats.onnx.dataflow.values import (
 from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
 
-INLINER = "onnx.inliner.inline_local_functions, and convert what it gives"
-"""What to do where a kernel edit is wanted and a function is in its way."""
-STEPS_OF_REACHED = 25
-"""What a convolution costs that an image reaches, in steps from node to node: its source, its padding, what is declared of it."""
+INLINER = "onnx.inliner.inline_local_functions, and convert what it gives"  # where a function is in the way of an edit
 
 
 class ImageTrace:
@@ -226,9 +223,9 @@ class ImageTrace:
 
     def _arrive(self, reached: ReachedConv, flow: Flow, spatial: Axes) -> None:
         """Remember a convolution; one that does not take the image's channels as they are, without a layout."""
-        self.model.step(reached.node, STEPS_OF_REACHED)
+        self.model.step(reached.node, 25)  # its source, its padding, what is declared of it
         self.broadcasts &= flow.wide
-        sizes = tuple(size(axis) for axis in spatial)
+        sizes = tuple(map(size, spatial))
         reached = reached._replace(operations=flow.operations, sizes=sizes, padded=flow.padded, axes=flow.axes)
         source, layout = reached.source, reached.layout
         is_inexact = any(any(op.shift or ()) for op in flow.operations) and not reached.keeps_constants

@@ -1,0 +1,65 @@
+"""What was probably meant by a command line that cannot be meant as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from chkpt_channels.core.errors import UsageError, did_you_mean
+from chkpt_channels.folders.model_folder import is_folder, weights_in
+from chkpt_channels.storage.source import STDIO
+
+_FETCHED_BY = {"s3": "aws s3 cp {} .", "gs": "gcloud storage cp {} .", "http": "curl -LO {}", "https": "curl -LO {}"}
+"""What fetches the file of a URL."""
+_HUB_ID = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)(?:@[\w.-]+)?(/.*)?")
+
+
+def is_output_folder(sources: Sequence[str], output: str) -> bool:
+    """Whether an output names the folder that the results go into: it ends like one, and the sources are files."""
+    return output.endswith(os.sep) and not any(is_folder(source) for source in sources)
+
+
+def check_sources(sources: Sequence[str], *, names_output: bool) -> None:
+    """Raise UsageError where the last of several sources is meant as the output, as in `cp`."""
+    *others, last = sources
+    if not others or names_output or last == STDIO or not os.path.exists(others[-1]):
+        return
+    first = shlex.quote(others[0])
+    if Path(last).is_dir():
+        if not weights_in(Path(last)):
+            hint = f"chkpt-channels convert {first} … --output-dir {shlex.quote(last)}"
+            raise UsageError("is a folder without a model, and each argument is a source", file=last, hint=hint)
+    elif not os.path.lexists(last) and (len(others) == 1 or last.endswith(os.sep)):
+        option = "--output-dir" if last.endswith(os.sep) else "-o"
+        hint = f"chkpt-channels convert {first} {option} {shlex.quote(last)}"
+        raise UsageError("does not exist, and each argument is a source", file=last, hint=hint)
+
+
+def fetched(source: str) -> str:
+    """The hint for a source that is no file here: what fetches it, or the file that is called almost so; "" where none is."""
+    scheme, separator, _ = source.partition("://")
+    if separator and scheme in _FETCHED_BY:
+        return f"{_FETCHED_BY[scheme].format(shlex.quote(source))}   and convert the file"
+    path = Path(source)
+    hub = _HUB_ID.fullmatch(source)
+    if hub and (separator or not path.parent.exists()):
+        file = f" {shlex.quote(hub[2][1:])}" if hub[2] else ""
+        return (
+            f"hf download {shlex.quote(hub[1])}{file} --local-dir {shlex.quote(Path(hub[1]).name)}   and convert what it fetched"
+        )
+    try:
+        names = os.listdir(path.parent)
+    except OSError:
+        return ""
+    close = did_you_mean(path.name, names[:10_000])
+    return str(path.with_name(close)) if close else ""
+
+
+def command(word: str) -> str:
+    """The hint for a word in the place of a command: a file without one."""
+    if os.path.exists(word) or Path(word).suffix:
+        return f"chkpt-channels convert {shlex.quote(word)} --to gray   or   chkpt-channels inspect {shlex.quote(word)}"
+    return ""

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chkpt_channels.cli import guesses
+from chkpt_channels.core.errors import UsageError
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("resnet18.pth", "b.pth"):
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("sources", "hint"),
+    [
+        (["b.pth", "out.pth"], "chkpt-channels convert b.pth -o out.pth"),
+        (["b.pth", "resnet18.pth", "out/"], "chkpt-channels convert b.pth --output-dir out/"),
+        (["b.pth", "resnet18.pth", "empty"], "chkpt-channels convert b.pth … --output-dir empty"),
+    ],
+)
+def test_the_last_source_is_the_output(sources: list[str], hint: str, here: Path):
+    with pytest.raises(UsageError) as refused:
+        guesses.check_sources(sources, names_output=False)
+    assert refused.value.hint == hint
+    guesses.check_sources(sources, names_output=True)
+
+
+MEANT = (
+    ["b.pth"],
+    ["missing.pth"],
+    ["b.pth", "resnet18.pth"],
+    ["gone.pth", "out.pth"],
+    ["b.pth", "-"],
+    ["b.pth", "resnet18.pth", "gone.pth"],
+)
+
+
+@pytest.mark.parametrize("sources", MEANT)
+def test_sources_that_are_meant(sources: list[str], here: Path):
+    guesses.check_sources(sources, names_output=False)
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("https://a.org/x y.pth", "curl -LO 'https://a.org/x y.pth'   and convert the file"),
+        ("s3://zoo/a.pth", "aws s3 cp s3://zoo/a.pth .   and convert the file"),
+        ("timm/resnet50.a1_in1k", "hf download timm/resnet50.a1_in1k --local-dir resnet50.a1_in1k   and convert what it fetched"),
+        ("hf://a/b/model.safetensors", "hf download a/b model.safetensors --local-dir b   and convert what it fetched"),
+        ("resnet50.pth", "resnet18.pth"),
+        ("resnet18.pht", "resnet18.pth"),
+        ("empty/x.pth", ""),
+        ("quite_another.onnx", ""),
+        ("ftp://a/b", ""),
+    ],
+)
+def test_what_fetches_a_source_that_is_not_here(source: str, hint: str, here: Path):
+    assert guesses.fetched(source) == hint
+
+
+def test_a_word_in_the_place_of_a_command(here: Path):
+    assert guesses.command("resnet18.pth").startswith("chkpt-channels convert resnet18.pth --to gray")
+    assert guesses.command("empty") != ""
+    assert guesses.command("convrt") == ""
+
+
+def test_an_output_that_is_a_folder(here: Path):
+    assert guesses.is_output_folder(["b.pth"], "out/")
+    assert not guesses.is_output_folder(["b.pth"], "out")
+    assert not guesses.is_output_folder(["empty"], "out/")
