@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,12 @@ def test_the_readme_is_short():
     assert len(DOCUMENTS["README.md"].encode()) <= 8 * 1024
 
 
+def test_the_readme_installs_what_is_built():
+    """The wheel by its name; the project is on no index, so that nothing is installed by the project's."""
+    installed = re.findall(r"pip(?:x)? install (\S+)", DOCUMENTS["README.md"])
+    assert set(installed) == {".", f"chkpt_channels-{chkpt_channels.__version__}-py3-none-any.whl", "'.[plot]'`"}
+
+
 @pytest.mark.parametrize("name", LINKING)
 def test_no_link_is_dead(name: str):
     """Those to files, by their path, and to headings, by their anchor."""
@@ -100,17 +107,12 @@ def test_every_format_is_described():
 
 
 def test_every_exit_code_is_explained():
-    """Those of errors and of signals, and what is no error: 0, a difference, a reader who went away."""
+    """Those of errors, of signals and of a pipe without a reader, and what is no error: done, and a difference."""
     errors = {getattr(chkpt_channels, name) for name in chkpt_channels.__all__ if name.endswith("Error")}
-    codes = {error.exit_code for error in errors} | {Interrupted(number).exit_code for number in ENDING}
+    signals = {Interrupted(number).exit_code for number in (*ENDING, signal.SIGPIPE)}
+    codes = {0, 1, command_line.BUG} | signals | {error.exit_code for error in errors}
     table = DOCUMENTS["docs/json.md"].partition("| exit | meaning |\n|---|---|\n")[2].partition("\n\n")[0]
-    assert {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for code in row.split(", ")} == codes | {
-        0,
-        1,
-        command_line.INTERRUPTED,
-        command_line.BUG,
-        141,
-    }
+    assert {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for code in row.split(", ")} == codes
 
 
 def words(schema: Any) -> Iterator[str]:
