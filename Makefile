@@ -25,10 +25,11 @@ demo: $(VENV)/.installed
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto
 
-# docs/options.md is made of the options themselves, docs/reports.md of real runs
+# docs/options.md is made of the options themselves, docs/reports.md of real runs, the contents list of each page of its headings
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.support.option_docs
 	$(BIN)/python -m tests.support.report_docs
+	$(BIN)/python -m tests.support.contents
 
 # hours of other files than `make test` tries: make fuzz SECONDS=36000 FORMAT=onnx; networks, graphs and models need the frameworks
 FUZZED := $(if $(filter networks graphs models,$(FORMAT)),$(FRAMEWORKS)/.installed,$(VENV)/.dev)

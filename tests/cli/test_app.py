@@ -16,7 +16,7 @@ import typer
 
 from chkpt_channels import __version__
 from chkpt_channels.cli.app import app
-from tests.support.documents import DOCUMENTS, TEXT
+from tests.support.documents import TEXT
 from tests.support.files import FIXTURES
 
 ROOT = FIXTURES.parent
@@ -402,24 +402,8 @@ def test_all_options_are_shown_on_request(command):
     assert all(option in text for parameter in COMMANDS[command].params for option in parameter.opts if option.startswith("--"))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_documents_name_every_command_and_option(command):
-    assert f"chkpt-channels {command}" in DOCUMENTS["README.md"]
-    for parameter in COMMANDS[command].params:
-        for option in (o for o in parameter.opts if o.startswith("--")):
-            assert f"`{option}" in TEXT or f"[{option}]" in TEXT or f"{option}]" in TEXT, option
-
-
 def test_the_documents_invent_no_option():
     known = {o for command in COMMANDS.values() for p in command.params for o in p.opts}
     known |= {"--help", "--version", "--install-completion", "--show-completion"}
     mentioned = set(re.findall(r"`(--[a-z0-9-]+)", TEXT)) | set(re.findall(r"chkpt-channels [^\n`]*?(--[a-z0-9-]+)", TEXT))
     assert mentioned <= known
-
-
-def test_the_exit_codes_are_those_of_the_errors():
-    from chkpt_channels.core import errors
-
-    codes = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
-    rows = re.findall(r"^\| ([\d, ]+) \|", DOCUMENTS["docs/json.md"], re.M)
-    assert codes <= {int(number) for row in rows for number in row.split(",")}

@@ -72,7 +72,7 @@ TIMM = (
         "vgg11_bn",
         "xception41",
     ),
-    *("nf_resnet26", "cs3darknet_focus_s", "hgnetv2_b0", "inception_v3"),
+    *("resnetblur50", "cs3darknet_focus_s", "hgnetv2_b0", "inception_v3"),
 )
 TIMM_224 = (
     "vit_tiny_patch16_224",
@@ -97,7 +97,7 @@ TORCHVISION = (
         "squeezenet1_0",
         "squeezenet1_1",
         "shufflenet_v2_x0_5",
-        "mnasnet0_5",
+        "resnet34",
         "efficientnet_b0",
         "regnet_y_400mf",
         "regnet_x_400mf",
@@ -113,7 +113,7 @@ TRANSFORMERS = (
     ),
     *("MobileNetV2ForImageClassification", "SwinForImageClassification", "PvtForImageClassification"),
 )
-SMP = ("Unet/resnet18", "FPN/efficientnet-b0", "DeepLabV3Plus/mobilenet_v2", "Linknet/timm-mobilenetv3_small_100")
+SMP = ("Unet/resnet18", "FPN/efficientnet-b0", "DeepLabV3Plus/mobilenet_v2", "MAnet/resnet18")
 MONAI = ("UNet/4_res2_instance/2d", "DenseNet121/2d", "SegResNet/2d", "BasicUNet/2d")
 DIFFUSERS = ("AutoencoderKL/2", "AutoencoderTiny", "UNet2DModel/ddpm")
 ALL = (
@@ -156,6 +156,9 @@ def made(recipe: Recipe, channels: int) -> nn.Module:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
             module.running_mean.normal_(0, 0.1, generator=chance)
             module.running_var.uniform_(0.5, 2, generator=chance)
+    for parameter in model.parameters():
+        if not parameter.any():  # a head that begins at zero answers with zeros, whatever it is asked
+            nn.init.normal_(parameter, 0, 0.02, generator=chance)
     return model.eval()
 
 
@@ -182,8 +185,10 @@ def tried(known: Known, ending: str, to: str, folder: Path) -> str:
     recipe = recipe_of(known)
     model = made(recipe, 3)
     path, new = folder / f"net{ending}", folder / f"new{ending}"
-    state = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
-    save_file(state, path) if ending == ".safetensors" else torch.save(state, path)
+    if ending == ".safetensors":
+        save_file({name: value.contiguous().clone() for name, value in model.state_dict().items()}, path)
+    else:
+        torch.save(model.state_dict(), path)
     command = [sys.executable, "-m", "chkpt_channels", "convert", str(path), "--to", to, "-o", str(new)]
     report = subprocess.run(command, capture_output=True, text=True)
     if report.returncode:

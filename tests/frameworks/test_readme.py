@@ -1,5 +1,5 @@
-"""The table of the README: what it says to run is run, the Python that it says loads the result is executed, and the model that
-this gives makes of a gray image what the original makes of the image in three channels."""
+"""The report in the README and the table of docs/loading.md: what they say to run is run, the Python that loads the result is
+executed, and the model that this gives makes of a gray image what the original makes of the image in three channels."""
 
 import os
 import re
@@ -16,15 +16,17 @@ from safetensors.torch import save_file
 from chkpt_channels.cli.app import run
 from fixtures.generate.torch_networks import resnet
 from tests.frameworks.test_folders import CASES, realistic
-from tests.support.documents import DOCUMENTS
+from tests.support.documents import DOCUMENTS, blocks
+from tests.support.report_docs import without_rounding
 
 SIDE = 64
+SECONDS = re.compile(r"\d+\.\d s\b")
 
 
 def rows() -> dict[str, tuple[str, str]]:
     """What one has: the command, and the lines of Python."""
-    table = DOCUMENTS["README.md"].partition("| you have | you run | you load with |\n|---|---|---|\n")[2].partition("\n\n")[0]
-    cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in table.splitlines()]
+    table = DOCUMENTS["docs/loading.md"].partition("| you have | you run | you load with |\n|---|---|---|\n")[2]
+    cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in table.partition("\n\n")[0].splitlines()]
     return {have: (command.strip("`"), "\n".join(re.findall("`([^`]+)`", lines))) for have, command, lines in cells}
 
 
@@ -136,6 +138,16 @@ def output(model, pixels):
     return getattr(found, "logits", found)
 
 
+def answers_as(original, lines, scope):
+    """What the lines load makes of gray images what the original makes of them stacked."""
+    exec(lines, scope)
+    pixels = torch.rand(2, 1, SIDE, SIDE)
+    old = output(original, pixels.expand(-1, 3, -1, -1))
+    assert (old[0] - old[1]).abs().max() > 1e-3 * old.abs().max()
+    found = output(scope.get("model") or scope["session"], pixels)
+    assert (old - found).abs().max() < 1e-5 * old.abs().max()
+
+
 def test_every_row_is_known():
     assert rows().keys() == MAKERS.keys()
 
@@ -149,9 +161,23 @@ def test_the_lines_of_the_table(have, tmp_path, monkeypatch):
     assert program == "chkpt-channels"
     assert run(arguments) == 0
     scope["torch"] = torch
-    exec(lines, scope)
-    pixels = torch.rand(2, 1, SIDE, SIDE)
-    old = output(original, pixels.expand(-1, 3, -1, -1))
-    assert (old[0] - old[1]).abs().max() > 1e-3 * old.abs().max()
-    found = output(scope.get("model") or scope["session"], pixels)
-    assert (old - found).abs().max() < 1e-5 * old.abs().max()
+    answers_as(original, lines, scope)
+
+
+def test_the_report_of_the_readme(tmp_path, monkeypatch, capsys):
+    """Of the ResNet-50 that torchvision saves. timm is what the report builds; torchvision's own line is a comment in it."""
+    torchvision = pytest.importorskip("torchvision")
+    pytest.importorskip("timm")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    [report] = [block.text for block in blocks(DOCUMENTS["README.md"]) if block.language == "console" and "✓" in block.text]
+    command, _, shown = report.partition("\n")
+    original = realistic(torchvision.models.resnet50())
+    torch.save(original.state_dict(), "resnet50.pth")
+    assert run(shlex.split(command)[2:]) == 0
+    printed, shown = (SECONDS.sub("s", without_rounding(text)) for text in (capsys.readouterr().out, shown))
+    assert printed == shown
+    lines = shown.partition("  Load\n")[2]
+    answers_as(original, lines, {})
+    [twin] = re.findall(r"^# or torchvision's: (.+)$", lines, re.MULTILINE)
+    answers_as(original, f"import torch\n{twin}\n{lines.splitlines()[-1]}", {})

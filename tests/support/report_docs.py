@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chkpt_channels.cli.app import run
+from tests.support.contents import with_contents
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = ROOT / "docs" / "reports.md"
@@ -85,7 +86,7 @@ CASES = (
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([HEAD, *(section for case in CASES for section in _section(case))])
+    return with_contents("\n".join([HEAD, *(section for case in CASES for section in _section(case))]))
 
 
 def _section(case: Case) -> Iterator[str]:
