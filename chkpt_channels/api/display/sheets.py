@@ -107,12 +107,15 @@ def scale_of(kernels: Sequence[Filters]) -> float:
     return max(float(np.quantile(np.abs(kernel.weights), 0.998)) for kernel in kernels)
 
 
-def png(weights: NDArray[Any], largest: float) -> bytes:
-    """A sheet as a PNG file. Raises ImportError where matplotlib is missing."""
+def png(sheets: Sequence[NDArray[Any]]) -> bytes:
+    """Sheets side by side as a PNG file. Raises ImportError where matplotlib is missing."""
     import io
 
+    import numpy as np
     from matplotlib.image import imsave
 
+    height = max(len(pixels) for pixels in sheets)
+    padded = [np.pad(pixels, ((0, height - len(pixels)), (0, TILE_PIXELS // 2), (0, 0))) for pixels in sheets]
     file = io.BytesIO()
-    imsave(file, sheet(weights, largest), format="png")
+    imsave(file, np.concatenate(padded, axis=1), format="png")
     return file.getvalue()

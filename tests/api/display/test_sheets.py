@@ -96,8 +96,14 @@ def test_the_scale_is_that_of_all_kernels():
     assert scale_of([small]) < 5
 
 
-def test_a_sheet_as_a_file():
+def test_sheets_as_a_file():
     image = pytest.importorskip("matplotlib.image")
-    weights = filters(4, 3, 1, 7, 7).weights[:, :, 0]
-    read = image.imread(io.BytesIO(png(weights, 1.0)))
-    assert np.array_equal((read * 255).round().astype(np.uint8), sheet(weights, 1.0))
+    drawn = [sheet(filters(count, 3, 1, 7, 7).weights[:, :, 0], 1.0) for count in (4, 32)]
+    read = (image.imread(io.BytesIO(png(drawn))) * 255).round().astype(np.uint8)
+    left = 0
+    for pixels in drawn:
+        height, width, _ = pixels.shape
+        assert np.array_equal(read[:height, left : left + width], pixels)
+        assert not read[height:, left : left + width].any()
+        left += width + 28
+    assert read.shape == (max(map(len, drawn)), left, 4)
