@@ -128,6 +128,10 @@ def _titles(blocks: Sequence[picture.Block], mixing: Mixing | None) -> tuple[str
     if len(blocks) == 1:
         return blocks[0].title, picture.about(blocks[0])
     if mixing is None:
-        return "Two kernels, each on its own scale", "neither is a conversion of the other"
-    shapes = dict.fromkeys(words.shape(conv.tensor.shape) for conv in convs)
-    return f"{convs[-1].tensor.name}: {words.change(mixing.method, mixing.matrix)}", " → ".join(shapes)
+        return "Two kernels, each on its own scale", "neither is a mixture of the other's channels"
+    shapes = dict.fromkeys(f"{words.shape(conv.tensor.shape)} {words.dtype(conv.tensor)}" for conv in convs)
+    method = mixing.method.partition(" (")[0]  # of "luma (bt601)" the matrix has the rest
+    done = words.change(method, mixing.matrix).removesuffix(", bit by bit")  # that is for verify to say
+    if mixing.is_identity and (blocks[0].filters.weights != blocks[-1].filters.weights).any():
+        done = "unchanged, up to rounding"
+    return f"{convs[-1].tensor.name}: {done}", " → ".join(shapes)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.numpy
 
@@ -46,9 +47,11 @@ def titles(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     ("options", "title"),
     [
         ({"to": "gray"}, "conv1.weight: the sum of R, G and B"),
-        ({"to": "bgr"}, "conv1.weight: its channels 2, 1, 0, bit by bit"),
+        ({"to": "bgr"}, "conv1.weight: its channels 2, 1, 0"),
         ({"to": 4, "method": "zero"}, "conv1.weight: its 3 channels, and 1 more that begins at zero"),
         ({"to": 3}, "conv1.weight: unchanged"),
+        ({"to": "gray", "method": "luma", "luma": "bt601"}, "conv1.weight: R, G and B weighted by 0.299, 0.587, 0.114"),
+        ({"to": "gray", "norm": "imagenet"}, "conv1.weight: a weighted sum of R, G and B"),
     ],
 )
 def test_the_title_says_what_was_done(options: dict[str, Any], title: str, titles: list[tuple[Any, ...]], tmp_path: Path):
@@ -56,8 +59,19 @@ def test_the_title_says_what_was_done(options: dict[str, Any], title: str, title
     plot(RGB, tmp_path / "b.pth", tmp_path / "a.png")
     ((found, subtitle, blocks, related),) = titles
     assert (found, related) == (title, True)
-    assert subtitle.startswith("8×3×7×7")
+    assert subtitle.startswith("8×3×7×7 float32")
     assert [block.role for block in blocks] == ["before", "after"]
+
+
+def test_what_was_only_rounded_is_told(titles: list[tuple[Any, ...]], tmp_path: Path):
+    for name, factor in (("a", 1.0), ("b", 1.0), ("c", 1.02)):
+        dtype = np.float32 if name == "a" else np.float16
+        weights = (NET["conv1.weight"] * factor).astype(dtype)
+        safetensors.numpy.save_file({**NET, "conv1.weight": weights}, tmp_path / f"{name}.safetensors")
+    for name in "bc":
+        plot(tmp_path / "a.safetensors", tmp_path / f"{name}.safetensors", tmp_path / f"{name}.png")
+    assert titles[0][:2] == ("conv1.weight: unchanged, up to rounding", "8×3×7×7 float32 → 8×3×7×7 float16")
+    assert "unchanged" not in titles[1][0]
 
 
 def test_bands_have_their_names(titles: list[tuple[Any, ...]], tmp_path: Path):

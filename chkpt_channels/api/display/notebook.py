@@ -6,9 +6,7 @@ The results are those of report.py, which imports this module. Every word from a
 from __future__ import annotations
 
 import contextlib
-import html
 import os
-from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -114,6 +112,8 @@ def inspection_html(inspection: Any) -> str:
 
 def _safe(text: str | Sequence[str]) -> str:
     """Text, or lines, as HTML."""
+    import html
+
     lines = [text] if isinstance(text, str) else text
     return "\n".join(html.escape(printable(line, 1000)) for line in lines)
 
@@ -153,9 +153,11 @@ def _table(title: str, rows: Sequence[tuple[str, str]], picture: str) -> str:
 def _picture(files: Sequence[str], convs: Sequence[Any]) -> str:
     """The first kernel in each file, as one inline picture; "" without matplotlib, and where a file is not there any more or
     holds another network by now."""
-    if not convs or not all(os.path.exists(file) for file in files):
+    if not convs or not all(os.path.isfile(file) or os.path.isdir(file) for file in files):  # reading a pipe would wait
         return ""
     with contextlib.suppress(ImportError, DamagedError, FileSystemError, UnsupportedError, UsageError):
+        from base64 import b64encode
+
         from chkpt_channels.api.display import sheets
         from chkpt_channels.api.display.filters import load_filters
 

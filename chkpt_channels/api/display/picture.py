@@ -218,8 +218,9 @@ def _text(
 
 def _color(block: Block, channel: int) -> str:
     """By the name of the channel, or of the one channel that it is made of."""
-    name, made_of = block.names[channel].lower(), block.made_of[channel].lower().split(" ")[-1]
-    return NAMED.get(name) or NAMED.get(made_of) or OTHERS[channel % len(OTHERS)]
+    factor, _, source = block.made_of[channel].lower().rpartition(" ")
+    known = NAMED.get(block.names[channel].lower()) or (None if " " in factor else NAMED.get(source))
+    return known or OTHERS[channel % len(OTHERS)]
 
 
 def _short(text: str, most: int) -> str:

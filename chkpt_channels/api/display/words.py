@@ -95,7 +95,7 @@ def _mixture(method: str, matrix: Sequence[Sequence[float]], *, plain: bool) -> 
         return f"its {count(old, 'channel')}, and {empty} more that begin{'s' if empty == 1 else ''} at zero"
     if method == "repeat":
         return f"its {count(old, 'channel')} in turn, times {old / new:.4g}"
-    return f"a weighted sum of {_channels(old)} for each new channel"
+    return f"a weighted sum of {_channels(old)}" + (" for each new channel" if new > 1 else "")
 
 
 def _copied(column: Sequence[float]) -> int | None:

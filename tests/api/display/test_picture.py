@@ -53,8 +53,8 @@ def test_each_channel_has_its_bar_in_its_color():
 def test_a_numbered_channel_has_the_color_of_what_it_is_made_of():
     from matplotlib.colors import to_hex
 
-    found = bars(drawn(block((8, 4, 1, 3, 3), made_of=("0.75 R", "0.75 G", "0.75 B", "0.75 R"))))
-    assert [to_hex(bar.get_facecolor()) for bar in found] == [picture.NAMED[name] for name in "rgbr"]
+    found = bars(drawn(block((8, 4, 1, 3, 3), made_of=("0.75 R", "0.75 G", "B", "R + B"))))
+    assert [to_hex(bar.get_facecolor()) for bar in found] == [*(picture.NAMED[name] for name in "rgb"), picture.OTHERS[3]]
 
 
 def test_of_two_models_each_has_its_head_scale_and_shares():
