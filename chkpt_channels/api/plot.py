@@ -106,8 +106,8 @@ def _blocks(kernels: Sequence[Filters], bands: Sequence[str], mixing: Mixing | N
     paths = [Path(kernel.file) for kernel in kernels]
     alike = len(paths) > 1 and len({path.name for path in paths}) == 1
     titles = [str(Path(*path.parts[-2:])) if alike else path.name for path in paths]
-    names = [sheets.channel_names(kernel.channels, bands) for kernel in kernels]
-    apart = any(kernel.channels not in (1, 3) for kernel in kernels)
+    names = [sheets.channel_names(kernel, bands) for kernel in kernels]
+    apart = any(kernel.apart for kernel in kernels)
     return [
         picture.Block(
             titles[i],

@@ -43,6 +43,12 @@ class Filters(NamedTuple):
         return "slice" if "D" in str(self.conv.layout) else "pixel"
 
     @property
+    def apart(self) -> bool:
+        """Whether its channels are no gray and no colors, so that each is drawn by itself: others than 1 or 3, or a signal's."""
+        letters = str(self.conv.layout)
+        return self.channels not in (1, 3) or ("W" in letters and "H" not in letters)
+
+    @property
     def channels(self) -> int:
         """I."""
         return int(self.weights.shape[1])

@@ -164,7 +164,7 @@ def _picture(files: Sequence[str], convs: Sequence[Any]) -> str:
         kernels = [load_filters(file, beside=convs[0].tensor.name) for file in files]
         scale, drawn = sheets.scale_of(kernels), []
         for kernel in kernels:
-            panels = sheets.panels(kernel, sheets.channel_names(kernel.channels), apart=kernel.channels not in (1, 3))
+            panels = sheets.panels(kernel, sheets.channel_names(kernel), apart=kernel.apart)
             drawn += [sheets.sheet(panel.weights[:MOST_TILES], scale) for panel in panels[:MOST_SHEETS]]
         picture = b64encode(sheets.png(drawn)).decode()
         looks = "alt='filters of the first convolution' style='max-width:100%;max-height:160px;margin-top:8px'"

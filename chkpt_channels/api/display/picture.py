@@ -21,7 +21,7 @@ INK, SOFT, FAINT, ACCENT = "#1b2330", "#667080", "#d5dae1", "#2f6fdb"
 NAMED = {"r": "#d64a4a", "g": "#3c9d62", "b": "#3f6fd1", "gray": "#8a94a2", "nir": "#8d4fb5", "a": "#b4a04c", "red": "#d64a4a"}
 NAMED |= {"green": "#3c9d62", "blue": "#3f6fd1", "alpha": "#b4a04c", "depth": "#2f9aa0", "d": "#2f9aa0"}
 OTHERS = ("#4f8fba", "#e08e45", "#6aa84f", "#b8577d", "#7a6fc0", "#5aa9a3", "#a5793f", "#c7a93a")
-MARGIN, GUTTER, MOST_IN_A_ROW = 0.5, 0.3, 5
+MARGIN, GUTTER, MOST_IN_A_ROW, MOST_SLICES = 0.5, 0.3, 5, 8
 CHART, LEGEND, TALLEST = 1.55, 1.95, 2.5
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -86,7 +86,10 @@ def _layout(blocks: Sequence[Block], width: float, *, side_by_side: bool) -> tup
     """Where the head of each block stands, each of its sheets, and where all of them end."""
     room = width - 2 * MARGIN
     most = max(len(block.panels) for block in blocks)
+    slices = max(block.filters.weights.shape[2] for block in blocks)
     in_a_row = len(blocks) if side_by_side else ceil(most / ceil(most / MOST_IN_A_ROW))
+    if most > slices > 1 and slices <= MOST_SLICES:
+        in_a_row = slices  # a row is a channel
     each = (room - GUTTER * (in_a_row - 1)) / in_a_row
     heads: list[_Spot] = []
     spots: list[_Spot] = []

@@ -31,11 +31,13 @@ class Panel(NamedTuple):
     weights: NDArray[Any]
 
 
-def channel_names(channels: int, given: Sequence[str] = ()) -> list[str]:
-    """What the channels of an image are called: those that the user named, gray, colors, or numbers."""
-    if len(given) == channels:
+def channel_names(filters: Filters, given: Sequence[str] = ()) -> list[str]:
+    """What the channels of a kernel are called: as the user named them, gray, colors, or numbers."""
+    if len(given) == filters.channels:
         return list(given)
-    return {1: ["gray"], 3: ["R", "G", "B"]}.get(channels, [f"channel {i}" for i in range(channels)])
+    if filters.apart:
+        return [f"channel {i}" for i in range(filters.channels)]
+    return ["gray"] if filters.channels == 1 else ["R", "G", "B"]
 
 
 def panels(filters: Filters, names: Sequence[str], *, apart: bool) -> list[Panel]:

@@ -18,8 +18,8 @@ def block(shape: tuple[int, ...], bands: tuple[str, ...] = (), made_of: tuple[st
     weights = np.random.default_rng(0).normal(size=shape)
     conv = FirstConv(Tensor(words.pop("name", "conv1.weight"), BY_NAME["F32"], shape), Layout("OIDHW"), shape[1], "user")
     kernel = Filters("a.pth", conv, weights)
-    names = sheets.channel_names(shape[1], bands)
-    found = sheets.panels(kernel, names, apart=shape[1] not in (1, 3))
+    names = sheets.channel_names(kernel, bands)
+    found = sheets.panels(kernel, names, apart=kernel.apart)
     facts = {"title": "a.pth", "role": "before"} | words
     return picture.Block(
         filters=kernel, names=names, made_of=made_of or [""] * shape[1], panels=found, scale=sheets.scale_of([kernel]), **facts
@@ -76,6 +76,12 @@ def test_sheets_do_not_overlap_and_stay_in_the_picture():
         assert 0 < box.x0 < box.x1 < 1
         assert 0 < box.y0 < box.y1 < 1
         assert not any(box.x0 < other.x1 and other.x0 < box.x1 and box.y0 < other.y1 and other.y0 < box.y1 for other in boxes[:i])
+
+
+def test_each_row_of_slices_is_a_channel():
+    boxes = [axes.get_position() for axes in drawn(block((8, 4, 3, 7, 7))).axes][1:13]
+    assert [len({round(box.y0, 6) for box in boxes[at : at + 3]}) for at in range(0, 12, 3)] == [1] * 4
+    assert len({round(box.y0, 6) for box in boxes}) == 4
 
 
 def test_a_kernel_that_is_a_tower_makes_no_endless_picture():

@@ -56,37 +56,45 @@ def test_rows_are_full_where_they_can_be(count: int, columns: int):
 
 
 def test_each_channel_of_more_than_three_has_its_own_sheet():
-    names = channel_names(4, ["B", "G", "R", "NIR"])
+    names = channel_names(filters(8, 4, 1, 3, 3), ["B", "G", "R", "NIR"])
     found = panels(filters(8, 4, 1, 3, 3), names, apart=True)
     assert [panel.label for panel in found] == names
     assert [panel.channels for panel in found] == [(0,), (1,), (2,), (3,)]
     kernel = filters(8, 3, 1, 3, 3)
-    (colors,) = panels(kernel, channel_names(3), apart=False)
+    (colors,) = panels(kernel, channel_names(kernel), apart=False)
     assert (colors.label, colors.channels) == ("R, G, B as colors", (0, 1, 2))
     assert np.array_equal(colors.weights, kernel.weights[:, :, 0])
 
 
 def test_each_slice_of_a_volume_has_its_own_sheet():
     kernel = filters(8, 1, 3, 5, 5)
-    found = panels(kernel, channel_names(1), apart=False)
+    found = panels(kernel, channel_names(kernel), apart=False)
     assert [panel.label for panel in found] == [f"gray · slice {i} of 3" for i in (1, 2, 3)]
     assert all(np.array_equal(panel.weights, kernel.weights[:, :, i]) for i, panel in enumerate(found))
-    assert len(panels(filters(8, 2, 3, 5, 5), channel_names(2), apart=True)) == 6
+    assert len(panels(filters(8, 2, 3, 5, 5), ["a", "b"], apart=True)) == 6
 
 
 def test_what_has_no_room_is_left_out():
     assert len(panels(filters(2000, 1, 1, 3, 3), ["gray"], apart=False)[0].weights) == 1024
-    many = panels(filters(100, 70, 1, 1, 1), channel_names(70), apart=True)
+    many = panels(filters(100, 70, 1, 1, 1), ["name"] * 70, apart=True)
     assert (len(many), len(many[0].weights)) == (64, 64)
     assert len(panels(filters(3, 1, 1, 1024, 1024), ["gray"], apart=False)[0].weights) == 1
 
 
 def test_channels_have_names():
-    assert channel_names(1) == ["gray"]
-    assert channel_names(3) == ["R", "G", "B"]
-    assert channel_names(2) == ["channel 0", "channel 1"]
-    assert channel_names(3, ["B", "G", "R"]) == ["B", "G", "R"]
-    assert channel_names(1, ["B", "G", "R"]) == ["gray"]
+    one, two, three = (filters(8, channels, 1, 3, 3) for channels in (1, 2, 3))
+    assert channel_names(one) == ["gray"]
+    assert channel_names(three) == ["R", "G", "B"]
+    assert channel_names(two) == ["channel 0", "channel 1"]
+    assert channel_names(three, ["B", "G", "R"]) == ["B", "G", "R"]
+    assert channel_names(one, ["B", "G", "R"]) == ["gray"]
+
+
+def test_the_channels_of_a_signal_are_no_colors():
+    kernel = filters(8, 3, 1, 1, 9)
+    signal = kernel._replace(conv=kernel.conv._replace(layout=Layout("OIW")))
+    assert (kernel.apart, signal.apart) == (False, True)
+    assert channel_names(signal) == ["channel 0", "channel 1", "channel 2"]
 
 
 def test_the_scale_is_that_of_all_kernels():
