@@ -117,8 +117,11 @@ def about(block: Block) -> str:
     drawn = len(block.panels[0].weights)
     of = f"the first {drawn} of {count:,} filters" if drawn < count else words.count(count, "filter")
     needed = (1 if len(block.panels[0].channels) == 3 else channels) * depth
+    order = f", {block.filters.depth} by {block.filters.depth}" if depth > 1 else ""
     left_out = f", the first {len(block.panels)} of {needed:,} sheets" if len(block.panels) < needed else ""
-    return f"{printable(block.filters.conv.tensor.name)} · {of} of {window} over {words.count(channels, 'channel')}{left_out}"
+    return (
+        f"{printable(block.filters.conv.tensor.name)} · {of} of {window} over {words.count(channels, 'channel')}{order}{left_out}"
+    )
 
 
 def _panel(figure: Figure, block: Block, panel: Panel, spot: _Spot) -> None:
@@ -130,8 +133,10 @@ def _panel(figure: Figure, block: Block, panel: Panel, spot: _Spot) -> None:
         figure.add_artist(_dot(figure, left + 0.05, spot.top - 0.105, _color(block, channel)))
         left += 0.13
     made_of = block.made_of[panel.channels[0]] if len(panel.channels) == 1 else ""
-    text = panel.label + (f" = {made_of}" if made_of else "")
-    _text(figure, left + 0.02, spot.top - 0.07, text, spot.left + max(spot.width, 1.0) - left, size=8)
+    room = spot.left + max(spot.width, 1.0) - left
+    text = f"{panel.label} = {made_of}"
+    text = text if made_of and len(text) <= _letters(room, 8) else panel.label
+    _text(figure, left + 0.02, spot.top - 0.07, text, room, size=8)
 
 
 def _dot(figure: Figure, left: float, top: float, color: str) -> Any:
@@ -213,17 +218,23 @@ def _axes(figure: Figure, spot: _Spot) -> Any:
 def _text(
     figure: Figure, left: float, top: float, text: str, room: float, *, size: float, color: str = INK, **looks: Any
 ) -> None:
-    """A line of text that keeps to `room` inches: a letter is about 0.56 of its size wide, a bold one 0.66."""
+    """A line of text that keeps to `room` inches."""
     width, height = figure.get_size_inches()
-    most = int(room * 72 / (size * (0.66 if looks.get("weight") else 0.56)))
+    most = _letters(room, size * (1.18 if looks.get("weight") else 1))
     figure.text(left / width, 1 - top / height, _short(text, most), fontsize=size, color=color, va="baseline", **looks)
 
 
+def _letters(room: float, size: float) -> int:
+    """How many letters have room: one is about 0.56 of its size wide."""
+    return int(room * 72 / (size * 0.56))
+
+
 def _color(block: Block, channel: int) -> str:
-    """By the name of the channel, or of the one channel that it is made of."""
+    """By the name of the channel; of one that has only a number, by the one channel that it is made of."""
+    name = block.names[channel].lower()
     factor, _, source = block.made_of[channel].lower().rpartition(" ")
-    known = NAMED.get(block.names[channel].lower()) or (None if " " in factor else NAMED.get(source))
-    return known or OTHERS[channel % len(OTHERS)]
+    is_named = not name.startswith("channel ") or " " in factor
+    return NAMED.get(name) or (None if is_named else NAMED.get(source)) or OTHERS[channel % len(OTHERS)]
 
 
 def _short(text: str, most: int) -> str:

@@ -51,7 +51,7 @@ def panels(filters: Filters, names: Sequence[str], *, apart: bool) -> list[Panel
     for channels in sheets:
         name = ", ".join(names[i] for i in channels) + (" as colors" if together else "")
         for at in range(depth):
-            where = f" · {filters.depth} {at + 1} of {depth}" if depth > 1 else ""
+            where = f" · {at + 1}/{depth}" if depth > 1 else ""
             found.append(Panel(channels, name + where, shown[:, list(channels), at]))
     return found[:MOST_SHEETS]
 

@@ -57,6 +57,19 @@ def test_a_numbered_channel_has_the_color_of_what_it_is_made_of():
     assert [to_hex(bar.get_facecolor()) for bar in found] == [*(picture.NAMED[name] for name in "rgb"), picture.OTHERS[3]]
 
 
+def test_a_named_channel_has_a_color_of_its_own():
+    from matplotlib.colors import to_hex
+
+    found = bars(drawn(block((8, 4, 1, 3, 3), ("T1", "T1c", "T2", "FLAIR"), made_of=("0.25 gray",) * 4)))
+    assert [to_hex(bar.get_facecolor()) for bar in found] == list(picture.OTHERS[:4])
+
+
+def test_what_a_channel_is_made_of_stands_above_it_where_it_has_room():
+    made_of = ("0.25 gray", "0.25 gray")
+    assert "a = 0.25 gray" in texts(drawn(block((8, 2, 1, 7, 7), ("a", "b"), made_of=made_of)))
+    assert "a · 1/7" in texts(drawn(block((8, 2, 7, 7, 7), ("a", "b"), made_of=made_of)))
+
+
 def test_of_two_models_each_has_its_head_scale_and_shares():
     figure = drawn(block((8, 3, 1, 7, 7), title="first"), block((16, 1, 1, 3, 3), title="second", role="other"), related=False)
     assert {"first", "second", "the title", "the subtitle"} <= {*texts(figure)}
@@ -91,7 +104,7 @@ def test_a_kernel_that_is_a_tower_makes_no_endless_picture():
 
 def test_what_is_left_out_is_said():
     assert picture.about(block((8, 3, 1, 7, 7))) == "conv1.weight · 8 filters of 7×7 over 3 channels"
-    assert picture.about(block((8, 1, 5, 7, 7))).endswith("8 filters of 5×7×7 over 1 channel")
+    assert picture.about(block((8, 1, 5, 7, 7))).endswith("8 filters of 5×7×7 over 1 channel, slice by slice")
     assert "the first 64 of 100 filters" in picture.about(block((100, 70, 1, 1, 1)))
     assert picture.about(block((100, 70, 1, 1, 1))).endswith(", the first 64 of 70 sheets")
 

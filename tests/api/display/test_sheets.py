@@ -69,7 +69,7 @@ def test_each_channel_of_more_than_three_has_its_own_sheet():
 def test_each_slice_of_a_volume_has_its_own_sheet():
     kernel = filters(8, 1, 3, 5, 5)
     found = panels(kernel, channel_names(kernel), apart=False)
-    assert [panel.label for panel in found] == [f"gray · slice {i} of 3" for i in (1, 2, 3)]
+    assert [panel.label for panel in found] == [f"gray · {i}/3" for i in (1, 2, 3)]
     assert all(np.array_equal(panel.weights, kernel.weights[:, :, i]) for i, panel in enumerate(found))
     assert len(panels(filters(8, 2, 3, 5, 5), ["a", "b"], apart=True)) == 6
 
