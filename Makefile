@@ -7,7 +7,7 @@ CATALOGUE := .venv-catalogue
 BIN := $(VENV)/bin
 FIXTURE := fixtures/torch_zip/state_dict.pth
 
-.PHONY: demo test docs fuzz lint types test-frameworks test-realworld test-keras2 bench bench-exactness fixtures catalogue clean
+.PHONY: demo test docs picture fuzz lint types test-frameworks test-realworld test-keras2 bench bench-exactness fixtures catalogue clean
 
 demo: $(VENV)/.installed
 	@rm -rf demo && mkdir demo && cp $(FIXTURE) demo/rgb.pth
@@ -30,6 +30,10 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m tests.support.option_docs
 	$(BIN)/python -m tests.support.report_docs
 	$(BIN)/python -m tests.support.contents
+
+# docs/kernels.png, of a trained network in a package of 17 MB, which is downloaded once
+picture: $(VENV)/.dev
+	$(BIN)/python -m tests.support.kernels_picture
 
 # hours of other files than `make test` tries: make fuzz SECONDS=36000 FORMAT=onnx; networks, graphs and models need the frameworks
 FUZZED := $(if $(filter networks graphs models,$(FORMAT)),$(FRAMEWORKS)/.installed,$(VENV)/.dev)

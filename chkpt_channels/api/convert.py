@@ -11,10 +11,12 @@ from chkpt_channels.api.output.naming import Path_, Progress
 from chkpt_channels.api.output.publish import FileTarget, Settings, Written
 from chkpt_channels.api.report import Parity, Report
 from chkpt_channels.api.report_builder import conversion_report, with_load_lines
+from chkpt_channels.core.errors import UsageError
 from chkpt_channels.folders.like_file import with_like
 from chkpt_channels.folders.model import Model, ModelFile
 from chkpt_channels.folders.model_folder import ModelFolder, open_model
 from chkpt_channels.folders.planning import PlannedModel, plan_model
+from chkpt_channels.transform.mixing.rules import TARGETS
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import Options, options_toward
 
@@ -56,6 +58,8 @@ def convert(
         hash_name=hash_name,
         state_dict=state_dict,
     ).validated(src, dst)
+    if to is None and isinstance(dst, str) and dst.lower() in TARGETS:
+        raise UsageError(f"the second argument is the output, and {dst!r} is a target", hint=f"convert(path, to={dst!r})")
     parsed = options_toward(to, options)
     with open_model(src, parsed, with_sidecars=with_sidecars) as model:
         parsed = with_like(model, model.resolved(parsed))

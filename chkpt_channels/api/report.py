@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from chkpt_channels.api.display import notebook
 from chkpt_channels.core.errors import Candidate, ChkptChannelsError
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
 from chkpt_channels.formats.base import NamedNetwork
@@ -75,6 +76,7 @@ class Mismatch(NamedTuple):
     expected: Any
 
 
+@notebook.shown(notebook.check_line)
 class Check(NamedTuple):
     """The result of `check`. `skipped` is the reason why a file was not examined, `against` what it was compared with."""
 
@@ -92,12 +94,10 @@ class Check(NamedTuple):
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
-        counts = {conv.in_channels for conv in self.first_convs}
         return _result(
             "skipped" if self.skipped else "agrees" if self.ok else "disagrees",
             self.input,
-            in_channels={"before": counts.pop(), "after": None} if len(counts) == 1 else None,
-            first_convs=[_conv_record(KernelReport(conv)) for conv in self.first_convs],
+            **_found_fields(self.first_convs),
             differences=[
                 {"key": f"{m.file}: {m.where}", "message": f"found {m.found}, expected {m.expected}"} for m in self.mismatches
             ],
@@ -106,6 +106,7 @@ class Check(NamedTuple):
         )
 
 
+@notebook.shown(notebook.inspection_line, notebook.inspection_html)
 class Inspection(NamedTuple):
     """The content of a file. `first_convs` is empty where it is ambiguous; `candidates` are tensors that were rejected."""
 
@@ -119,12 +120,10 @@ class Inspection(NamedTuple):
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
-        counts = {conv.in_channels for conv in self.first_convs}
         return _result(
             "inspected",
             self.input,
-            in_channels={"before": counts.pop(), "after": None} if len(counts) == 1 else None,
-            first_convs=[_conv_record(KernelReport(conv)) for conv in self.first_convs],
+            **_found_fields(self.first_convs),
             candidates=[_candidate_record(c) for c in self.candidates],
             declarations=[
                 {"file": self.input.path, "where": d.where, "before": d.channels, "after": None} for d in self.declarations
@@ -134,6 +133,7 @@ class Inspection(NamedTuple):
         )
 
 
+@notebook.shown(notebook.report_line, notebook.report_html)
 class Report(NamedTuple):
     """The result of `convert`. `status` is converted, unchanged, current or would_convert; `target` is the path of the output,
     which `output` describes if it is there; `why` is the reason for a default method; `candidates` were rejected; `pipeline` is
@@ -163,7 +163,6 @@ class Report(NamedTuple):
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
-        first = _first_changed(self.kernels)
         return _result(
             self.status,
             self.input,
@@ -173,24 +172,22 @@ class Report(NamedTuple):
             architecture={**self.network._asdict(), "names": list(self.network.names)} if self.network else None,
             notes=_notice_records(self.advice),
             in_channels=_channels_record(self.in_channels),
-            method=first.method if first else "identity",
+            **_kernel_fields(self.kernels, method="identity"),
             options=dict(self.options),
             method_why=self.why or None,
             pipeline=_pipeline_record(self.pipeline),
-            matrix=[list(row) for row in (first.matrix if first else None) or ()],
-            offset=list(first.offset) or None if first else None,
-            first_convs=[_conv_record(kernel) for kernel in self.kernels],
             candidates=[_candidate_record(c) for c in self.candidates],
             declarations=[
                 {"file": d.file or self.input.path, "where": d.where, "before": d.before, "after": d.after}
                 for d in self.declarations
             ],
             tensors={"total": self.tensors_total, "changed": len(self.changed)},
-            parity={"max_abs": self.parity.max_abs, "max_ulp": self.parity.max_ulp} if self.parity else None,
+            parity=self.parity._asdict() if self.parity else None,
             warnings=_notice_records(self.warnings),
         )
 
 
+@notebook.shown(notebook.verification_line)
 class Verification(NamedTuple):
     """Whether a file is the conversion of another; `pipeline` is as in Report. Where the user states no rule, `under` has the
     options with which it is, as typed, and `options` as in Report; of one that differs, `hint` has those of its kernel's rule."""
@@ -215,17 +212,13 @@ class Verification(NamedTuple):
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
-        first = _first_changed(self.kernels)
         return _result(
             "identical" if self.ok else "different",
             self.input,
             output=_output_record(self.output),
             in_channels=_channels_record(self.in_channels),
             options=dict(self.options),
-            method=first.method if first else None,
-            matrix=[list(row) for row in (first.matrix if first else None) or ()],
-            offset=list(first.offset) or None if first else None,
-            first_convs=[_conv_record(kernel) for kernel in self.kernels],
+            **_kernel_fields(self.kernels),
             tensors={"total": self.tensors_total, "changed": self.tensors_total - self.identical},
             pipeline=_pipeline_record(self.pipeline),
             differences=[{"key": d.key, "message": d.message} for d in self.differences],
@@ -236,12 +229,8 @@ class Verification(NamedTuple):
 def failure_record(path: str, error: ChkptChannelsError) -> dict[str, Any]:
     """The JSON record of a file that was refused."""
     candidates = [_candidate_record(c) for c in error.candidates]
-    return _result(
-        "failed",
-        FileInfo(path, "", 0),
-        error={"code": error.code, "message": str(error), "hint": error.hint or None, "candidates": candidates},
-        candidates=candidates,
-    )
+    about = {"code": error.code, "message": str(error), "hint": error.hint or None, "candidates": candidates}
+    return _result("failed", FileInfo(path, "", 0), error=about, candidates=candidates)
 
 
 def document(command: str, exit_code: int, results: Sequence[dict[str, Any]], version: str) -> dict[str, Any]:
@@ -250,9 +239,19 @@ def document(command: str, exit_code: int, results: Sequence[dict[str, Any]], ve
     return {"schema_version": SCHEMA_VERSION, "tool": tool, "command": command, "exit_code": exit_code, "results": list(results)}
 
 
-def _first_changed(kernels: Sequence[KernelReport]) -> KernelReport | None:
-    """The kernel whose method and matrix stand for all: of several images those that are converted."""
-    return next((k for k in kernels if k.method != "identity"), kernels[0] if kernels else None)
+def _kernel_fields(kernels: Sequence[KernelReport], method: str | None = None) -> dict[str, Any]:
+    """The fields of kernels. The method and the matrix of one stand for all: of several images, of those that are converted."""
+    first = next((k for k in kernels if k.method != "identity"), kernels[0] if kernels else None)
+    matrix = [list(row) for row in (first.matrix if first else None) or ()]
+    offset = list(first.offset) or None if first else None
+    convs = [_conv_record(kernel) for kernel in kernels]
+    return {"method": first.method if first else method, "matrix": matrix, "offset": offset, "first_convs": convs}
+
+
+def _found_fields(convs: Sequence[FirstConv]) -> dict[str, Any]:
+    counts = {conv.in_channels for conv in convs}
+    channels = {"before": counts.pop(), "after": None} if len(counts) == 1 else None
+    return {"in_channels": channels, "first_convs": [_conv_record(KernelReport(conv)) for conv in convs]}
 
 
 def _result(status: str, file: FileInfo, **fields: Any) -> dict[str, Any]:

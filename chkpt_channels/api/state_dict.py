@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Hashable, Iterator, Mapping
-from typing import Any, Unpack
+from typing import Any, Protocol, Unpack
 
 from chkpt_channels.core.dtypes import BY_NAME, BY_TORCH, DType, numpy_dtype
 from chkpt_channels.core.errors import Location, UsageError
 from chkpt_channels.core.tensors import OpaqueTensor, Tensor
 from chkpt_channels.discovery.find import compare_with_like
-from chkpt_channels.folders.like_file import memory_of, open_like, settled
+from chkpt_channels.folders.like_file import memory_of, open_like, settled, state_dict_of
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import Options, options_toward
@@ -55,8 +56,19 @@ class StateDict(TensorStore):
         return memory_of(name, self.arrays[name])
 
 
+class HasStateDict(Protocol):
+    """A module, as those of torch are: its state dict is what is converted."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Its tensors by name."""
+
+
 def convert_state_dict(
-    state_dict: Mapping[str, Any], to: str | int | None = None, *, heads: str | None = None, **options: Unpack[ConvertOptions]
+    state_dict: Mapping[str, Any] | HasStateDict,
+    to: str | int | None = None,
+    *,
+    heads: str | None = None,
+    **options: Unpack[ConvertOptions],
 ) -> dict[str, Any]:
     """A new dict with the first convs changed to `to` input channels ("gray" without it, as in `convert`) and the options of
     `ConvertOptions`. What does not change is the very same object; what does is an array, or a tensor on the same device.
@@ -64,8 +76,11 @@ def convert_state_dict(
     With `like=model.state_dict()` the result is for `model.load_state_dict`. That raises on a head of another shape, also with
     strict=False: so does this function, unless `heads` is "like" (the head becomes that of `like`) or "keep" (it stays).
 
-    Raises UsageError, AmbiguousError, UnsupportedError as `convert` does.
+    A module stands for its state dict, here and as `like`. Raises UsageError, AmbiguousError, UnsupportedError as `convert` does.
     """
+    state_dict = _mapping(state_dict)
+    if "like" in options:
+        options["like"] = state_dict_of(options["like"])
     checkpoint = StateDict(state_dict)
     parsed = options_toward(to, options)
     given = parsed.plain["like"]
@@ -78,6 +93,16 @@ def convert_state_dict(
         name: _like(state_dict[name], edit.values(), checkpoint.tensors[name].dtype) for name, edit in plan.edits.tensors.items()
     }
     return {name: changed.get(name, array) for name, array in state_dict.items() if name not in plan.edits.removed}
+
+
+def _mapping(given: Any) -> Mapping[str, Any]:
+    """The state dict that is meant. Raises UsageError for what has none."""
+    found = state_dict_of(given)
+    if isinstance(found, Mapping):
+        return found
+    hint = "chkpt_channels.convert(path)" if isinstance(given, str | os.PathLike) else "pass model.state_dict()"
+    what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+    raise UsageError(f"is {what}, not a mapping of names to arrays", file=NAME, hint=hint)
 
 
 def _heads(checkpoint: StateDict, options: Options, choice: str | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from chkpt_channels import __version__
-from chkpt_channels.cli import params
+from chkpt_channels.cli import params, pictures
 from chkpt_channels.cli.commands import GroupedCommand, refusal
 from chkpt_channels.cli.session import DEBUG, progress, report_error, session, watching_stdout
 from chkpt_channels.core import interrupts
@@ -215,23 +215,9 @@ def check(
     raise typer.Exit(console.exit_code)
 
 
-@app.command(cls=GroupedCommand, epilog="Example: chkpt-channels plot resnet50.pth resnet50_gray.pth -o kernels.png")
-@params.shared
-def plot(
-    before: Annotated[str, typer.Argument(metavar="A", help="A checkpoint.")],
-    after: Annotated[str | None, typer.Argument(metavar="B", help="Another one, beside it.")] = None,
-    output: Annotated[
-        str,
-        typer.Option("-o", "--output", metavar="FILE", help="The picture: .png, .svg or .pdf."),
-        params.Doc("the picture, by its suffix a PNG, SVG or PDF; `kernels.png` without it"),
-    ] = "kernels.png",
-) -> None:
-    """Draw the filters of the first conv, before and after, with their norms and the energy of each channel."""
-    from chkpt_channels import plot as library
-
-    with session("plot", None, as_json=False) as console, console.file(before):
-        print(library(before, after, output))
-    raise typer.Exit(console.exit_code)
+app.command(cls=GroupedCommand, epilog="Example: chkpt-channels plot resnet50.pth resnet50_gray.pth -o kernels.png")(
+    params.shared(pictures.plot)
+)
 
 
 @app.command(cls=GroupedCommand, epilog="Example: chkpt-channels schema > report.schema.json")

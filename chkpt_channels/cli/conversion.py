@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from chkpt_channels.api.display import words
 from chkpt_channels.api.report import KernelReport, Report
-from chkpt_channels.cli import words
 from chkpt_channels.cli.text import rejected_lines
 from chkpt_channels.core.errors import printable
 from chkpt_channels.storage.source import STDIO
@@ -120,7 +120,8 @@ def _verbose_lines(report: Report) -> Iterator[str]:
 def _kernel_lines(kernel: KernelReport, width: int, rest: str, *, verbose: bool) -> Iterator[str]:
     tensor = kernel.conv.tensor
     after = f" → {words.shape(kernel.shape_after)}" if kernel.shape_after not in (None, tensor.shape) else ""
-    yield f"{printable(tensor.name):{width}}   {words.shape(tensor.shape)}{after}, {words.change(kernel)}{rest}"
+    change = words.change(kernel.method, kernel.matrix, kernel.offset)
+    yield f"{printable(tensor.name):{width}}   {words.shape(tensor.shape)}{after}, {change}{rest}"
     if verbose:
         yield f"{'':{width}}   {words.layout(kernel.conv)}, {words.dtype(tensor)}, {words.evidence(kernel.conv)}"
     if verbose and kernel.matrix and kernel.method != "identity":

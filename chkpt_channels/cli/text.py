@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from chkpt_channels.api.advice import normalize
+from chkpt_channels.api.display import words
 from chkpt_channels.api.report import Check, Inspection, KernelReport, Verification
-from chkpt_channels.cli import words
 from chkpt_channels.core.errors import Candidate, printable
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.transform.mixing.rules import GRAPH_METHODS
@@ -115,4 +115,4 @@ def _input_lines(verification: Verification) -> Iterator[str]:
 
 
 def _rule_of(kernel: KernelReport) -> str:
-    return "unchanged" if words.graph_change(kernel.method, (0, 0)) else words.change(kernel)
+    return "unchanged" if words.graph_change(kernel.method, (0, 0)) else words.change(kernel.method, kernel.matrix, kernel.offset)

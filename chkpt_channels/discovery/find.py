@@ -247,6 +247,17 @@ def _with_named(checkpoint: TensorStore, finding: search.Finding, request: Searc
     return search.Finding(tuple(convs), input_vectors=tuple(vectors))
 
 
+def named(checkpoint: TensorStore, layer: str, request: SearchRequest) -> FirstConv:
+    """The kernel that one --layer names, whether others see the image with it or not: to look at it, not to convert it. Raises
+    UsageError, AmbiguousError where it names none, or several of one copy; UnsupportedError where it cannot be read."""
+    tensors = [tensor for tensor in checkpoint.model_tensors() if len(tensor.shape) >= 2]
+    tensor = layer_selector.match(checkpoint.location, tensors, layer, "a glob")[0]
+    known = {conv.tensor.name: conv for conv in find_first_convs(checkpoint, request).first_convs}
+    layouts = search.layouts_of(tensors, torch=checkpoint.torch)
+    conv = known.get(tensor.name) or _described_by_user(checkpoint.location, tensor, request, layouts)
+    return _with_layout(checkpoint.location, conv, request.layout) if request.layout else conv
+
+
 def _check_read(checkpoint: TensorStore, name: str, finding: search.Finding) -> None:
     """Raise UnsupportedError where the graph shows that no image reaches a kernel that the user names."""
     if checkpoint.graph.readers(name) == frozenset():

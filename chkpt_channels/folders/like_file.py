@@ -50,9 +50,16 @@ def settled(options: Options, like: Like, stores: Sequence[TensorStore], locatio
     return options._replace(search=search, rule=options.rule._replace(to=pair[1]).validated())
 
 
+def state_dict_of(given: Any) -> Any:
+    """The state dict of a module, which is whatever has a method `state_dict`, as torch's have; all else as it is given."""
+    method = None if isinstance(given, type | Mapping) else getattr(given, "state_dict", None)
+    return method() if callable(method) else given
+
+
 def open_like(given: str | os.PathLike[str] | Mapping[str, Any]) -> Like:
-    """The names and shapes of LIKE: no value is read, and no dtype. Raises what opening raises; UsageError for standard input and
-    for a mapping of something else than arrays."""
+    """The names and shapes of LIKE, of a module too: no value is read, and no dtype. Raises what opening raises; UsageError for
+    standard input and for a mapping of something else than arrays."""
+    given = state_dict_of(given)
     if isinstance(given, Mapping):
         tensors = tuple(_in_memory(name, array) for name, array in given.items())
         return Like(IN_MEMORY, (LikeGroup("", "", tensors),))

@@ -61,13 +61,54 @@ def build_options(to: str | int | None, table: Sequence[Option] = OPTIONS, **giv
     UsageError for values that are not understood, FileSystemError for a matrix that cannot be read."""
     defaults = {option.name: option.default for option in table}
     if unknown := given.keys() - defaults:
-        raise TypeError(f"{min(unknown)!r} is not an option of a conversion")
+        name = min(unknown)
+        raise TypeError(f"{name!r} is not an option of a conversion{_meant(name, given[name], table)}")  # type: ignore[literal-required] # it is none
     merged = cast("ConvertOptions", defaults | {name: value for name, value in given.items() if value is not None})
     rule, search = _rule(to, merged), _search(merged)
     norm = _norm(merged, rule.source)
     parsed = _as_keywords(rule, norm, search)
     plain = cast("ConvertOptions", {name: value for name, value in merged.items() if name not in parsed})
     return Options(rule=rule, norm=norm, search=search, plain=plain).validated()
+
+
+_TARGET = (
+    "target",
+    "channels",
+    "in_channels",
+    "in_chans",
+    "input_channels",
+    "num_channels",
+    "n_channels",
+    "out_channels",
+    "mode",
+)
+_CALLED = dict.fromkeys(_TARGET, "to") | dict.fromkeys(("output", "out", "destination", "path"), "dst")
+_CALLED |= {"overwrite": "force", "sidecars": "with_sidecars", "rule": "method", "normalization": "norm", "input_layer": "layers"}
+"""What people call keywords of `convert`, beside the flags of the command line."""
+_SETTINGS = (
+    "to",
+    "dst",
+    "force",
+    "dry_run",
+    "hard_link",
+    "with_sidecars",
+    "sha256",
+    "hash_name",
+    "state_dict",
+    "progress",
+    "heads",
+)
+
+
+def _meant(name: str, value: object, table: Sequence[Option]) -> str:
+    """The keyword that was meant, as it is written; else where all of them are."""
+    import difflib
+
+    names = _CALLED | {option.long_name.replace("-", "_"): option.name for option in table}
+    close = difflib.get_close_matches(name, [*_SETTINGS, *names, *(option.name for option in table)], 1, 0.6)
+    meant = next((names.get(word, word) for word in (name, *close) if word in names or word != name), "")
+    written = repr(value) if len(repr(value)) <= 60 else "…"
+    return f"; did you mean {meant}={written}?" if meant else "; docs/options.md lists them, and help(chkpt_channels.convert)"
 
 
 def sets_channels(given: ConvertOptions) -> bool:

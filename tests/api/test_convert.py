@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -281,3 +282,11 @@ def test_what_a_conversion_gives_shows_it_as_like(truth: Truth, to: str | int, t
     assert out.read_bytes() == like.read_bytes()
     if expected.status == "converted":
         assert (report.in_channels, {kernel.conv.found_by for kernel in report.kernels}) == (expected.in_channels, {"like"})
+
+
+def test_a_target_in_the_place_of_the_output(tmp_path: Path):
+    path = tmp_path / "a.pth"
+    shutil.copy(FIXTURES / "torch_zip" / "state_dict.pth", path)
+    with pytest.raises(UsageError, match="the second argument is the output") as refused:
+        convert(path, "gray")
+    assert refused.value.hint == "convert(path, to='gray')"

@@ -55,6 +55,46 @@ def test_what_is_no_state_dict(named: dict[str, Any], words: str):
         convert_state_dict(named)
 
 
+class Module:
+    """A module as torch's are, for whoever does not look at its class."""
+
+    def __init__(self, tensors: dict[str, Any]) -> None:
+        self.tensors = tensors
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.tensors
+
+
+def test_a_module_stands_for_its_state_dict():
+    expected = convert_state_dict(NET, "gray")
+    wanted = Module({**NET, "conv1.weight": np.zeros((8, 1, 7, 7), np.float32), "fc.weight": kernel(9, 8)})
+    for found in (convert_state_dict(Module(NET), "gray"), convert_state_dict(NET, like=wanted, heads="keep")):
+        assert {name: array.tobytes() for name, array in found.items()} == {n: a.tobytes() for n, a in expected.items()}
+    assert convert_state_dict(Module(NET), like=wanted, heads="like")["fc.weight"] is wanted.tensors["fc.weight"]
+
+
+def test_a_module_is_like_a_file_is(tmp_path: Path):
+    safetensors.numpy.save_file(NET, tmp_path / "a.safetensors")
+    like = Module({**NET, "conv1.weight": np.zeros((8, 1, 7, 7), np.float32)})
+    report = convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", like=like)
+    assert report.in_channels == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "hint"),
+    [
+        ("a.pth", "is a str, not a mapping", "chkpt_channels.convert(path)"),
+        (Path("a.pth"), "is a PosixPath, not a mapping", "chkpt_channels.convert(path)"),
+        ([1], "is a list, not a mapping", "pass model.state_dict()"),
+        (Module, "is the class Module, not a mapping", "pass model.state_dict()"),
+    ],
+)
+def test_what_has_no_state_dict(given: Any, words: str, hint: str):
+    with pytest.raises(UsageError, match=words) as caught:
+        convert_state_dict(given, "gray")
+    assert caught.value.hint == hint
+
+
 def test_what_is_ambiguous():
     with pytest.raises(AmbiguousError):
         convert_state_dict({"a.weight": kernel(8, 300, 3, 3), "b.weight": kernel(8, 3, 3, 3), "c.weight": kernel(9, 3, 5, 5)})

@@ -30,6 +30,18 @@ def test_the_next_line_loads_it():
     assert convert_state_dict(parameters, to=4)["0.weight"].shape == (8, 4, 3, 3)
 
 
+def test_a_module_stands_for_its_state_dict():
+    """Its parameters and its buffers, also behind a wrapper; as `like` too."""
+    rgb = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3))
+    gray = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3))
+    expected = convert_state_dict(rgb.state_dict(), to="gray")
+    for found in (convert_state_dict(rgb, to="gray"), convert_state_dict(rgb, like=gray)):
+        assert list(found) == list(expected)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    gray.load_state_dict(convert_state_dict(rgb, to="gray"))
+    assert "module.0.weight" in convert_state_dict(nn.DataParallel(rgb), to="gray")
+
+
 OPAQUE = {
     "sparse": (torch.Tensor.to_sparse, "of the layout torch.sparse_coo"),
     "meta": (lambda tensor: tensor.to("meta"), "on the meta device"),

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from chkpt_channels import UsageError, convert
+from chkpt_channels import UsageError, convert, convert_state_dict, verify
 from chkpt_channels.cli.app import app
 from chkpt_channels.cli.params import shared
 from chkpt_channels.discovery.request import SearchRequest
@@ -107,6 +107,33 @@ def test_a_keyword_that_is_no_option_is_a_mistake_of_the_program():
         build_options(1, **wrong)
     with pytest.raises(TypeError, match="'metod' is not an option"):
         convert("a.pth", **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ({"target": "gray"}, "did you mean to='gray'"),
+        ({"in_channels": 1}, "did you mean to=1"),
+        ({"channels": 1}, "did you mean to=1"),
+        ({"layer": ["conv1"]}, r"did you mean layers=\['conv1'\]\?"),
+        ({"from": 3}, "did you mean from_channels=3"),
+        ({"metod": "sum"}, "did you mean method='sum'"),
+        ({"overwrite": True}, "did you mean force=True"),
+        ({"out_dir": "x" * 100}, "is not an option of a conversion"),
+        ({"xyzzy": 1}, r"; docs/options.md lists them, and help\(chkpt_channels.convert\)"),
+    ],
+)
+def test_the_keyword_that_was_meant_is_named(wrong: dict[str, Any], meant: str):
+    with pytest.raises(TypeError, match=meant):
+        convert("a.pth", **wrong)
+    with pytest.raises(TypeError, match=meant):
+        convert_state_dict({}, **wrong)
+
+
+def test_the_keyword_of_another_function_is_not_suggested_again():
+    with pytest.raises(TypeError, match=r"^'force' is not an option of a conversion; docs") as caught:
+        verify("a.pth", "b.pth", **{"force": True})
+    assert "force=True" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

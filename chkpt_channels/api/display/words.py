@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chkpt_channels.api.report import KernelReport
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.transform.mixing.rules import ADAPTER, FOLDED, GATHER, REPEATING
 
@@ -50,19 +49,19 @@ def evidence(conv: FirstConv) -> str:
     return f"found by {conv.found_by}" + (f": {conv.why}" if conv.why else "")
 
 
-def change(kernel: KernelReport) -> str:
-    """How the new kernel is made of the old one, as what follows its shape."""
-    matrix = kernel.matrix or ()
+def change(method: str | None, matrix: Sequence[Sequence[float]] | None, offset: Sequence[float] = ()) -> str:
+    """How the new kernel is made of the old one, by its method, A [I_old, I_new] and t [I_old], as what follows its shape."""
+    matrix = matrix or ()
     old, new = len(matrix), len(next(iter(matrix), ()))
-    graph = graph_change(kernel.method, (old, new))
+    graph = graph_change(method, (old, new))
     if graph:
         return f"no weight changed; {graph}"
-    if kernel.method == "identity":
+    if method == "identity":
         return "unchanged"
-    if kernel.method == FOLDED:
-        return f"composed with the convolution in front of it{', and its constant' if kernel.offset else ''}"
-    folded = bool(kernel.offset) or (kernel.method == "sum" and any(row != (1.0,) for row in matrix))
-    return _mixture(kernel.method or "", matrix, plain=not folded) + (", both normalizations folded in" if folded else "")
+    if method == FOLDED:
+        return f"composed with the convolution in front of it{', and its constant' if offset else ''}"
+    folded = bool(offset) or (method == "sum" and any(row != (1.0,) for row in matrix))
+    return _mixture(method or "", matrix, plain=not folded) + (", both normalizations folded in" if folded else "")
 
 
 def graph_change(method: str | None, channels: tuple[int, int]) -> str:
@@ -96,7 +95,7 @@ def _mixture(method: str, matrix: Sequence[Sequence[float]], *, plain: bool) -> 
         return f"its {count(old, 'channel')}, and {empty} more that begin{'s' if empty == 1 else ''} at zero"
     if method == "repeat":
         return f"its {count(old, 'channel')} in turn, times {old / new:.4g}"
-    return f"a weighted sum of {_channels(old)} for each new channel"
+    return f"a weighted sum of {_channels(old)}" + (" for each new channel" if new > 1 else "")
 
 
 def _copied(column: Sequence[float]) -> int | None:
