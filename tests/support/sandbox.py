@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import resource
@@ -11,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -84,12 +86,14 @@ def forked(arguments: Sequence[str], folder: Path, prepare: Callable[[], object]
 
 def aside(work: Callable[[Callable[[bytes], object]], object]) -> bytes:
     """What `work` tells from a fork of this process, which needs no further ones, as far as it comes: libraries crash on such
-    files."""
+    files, or never end."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         try:
             isolation._may_fork = lambda: False
+            used = math.ceil(time.process_time())
+            resource.setrlimit(resource.RLIMIT_CPU, (used + 2 * SECONDS, used + 2 * SECONDS))
             work(lambda told: os.write(writing, told))
         finally:
             os._exit(0)

@@ -324,3 +324,9 @@ def test_the_case_of_letters_does_not_tell_members_apart(source: Callable[..., S
     with pytest.raises(DamagedError, match="a/B: is A/b in letters of another case"):
         Archive(source(zipped(Zipped("A/b", b"1"), Zipped("a/B", b"2"))))
     assert list(Archive(source(zipped(Zipped("é", b"1", flags=0x800), Zipped("É", b"2", flags=0x800)))).members) == ["é", "É"]
+
+
+def test_a_deflated_member_without_bytes_holds_nothing(source: Callable[..., Source]):
+    archive = Archive(source(zipped(deflated(b"", 0, crc=0))))
+    assert archive.read("a") == b""
+    assert list(archive.chunks("a")) == []
