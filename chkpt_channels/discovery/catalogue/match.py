@@ -39,7 +39,8 @@ Named = Mapping[str, Tensor]
 
 class Match(NamedTuple):
     """A subtree that is known: its tensors by their names in the architecture, the stems among them, and the child that is not
-    the architecture's own ("" where all are). A known frame around it, such as a decoder, has a key and tensors of its own."""
+    the architecture's own ("" where all are). A known frame around it, such as a decoder, has a key, a prefix, and tensors of its
+    own."""
 
     group: str
     prefix: str
@@ -48,6 +49,7 @@ class Match(NamedTuple):
     other_child: str
     head: str
     frame: int = 0
+    outer: str = ""
     around: tuple[Tensor, ...] = ()
 
     @property
@@ -126,7 +128,7 @@ def _framed(known: Catalogue, module: Match, children: Mapping[str, Named], sums
         if found and found.forms == FRAME:
             inner = next(_within(known, module.group, f"{module.prefix}{child}.", children[child]), None)
             around = (tensor for name, tensor in module.tensors.items() if name.partition(".")[0] != child)
-            return inner._replace(frame=key, around=tuple(around)) if inner else None
+            return inner._replace(frame=key, outer=module.prefix, around=tuple(around)) if inner else None
     return None
 
 
@@ -168,9 +170,9 @@ def recognized(match: Match) -> Recognized | None:
     found = [a for a in architectures(match) if match.prefix.endswith(a.within)]
     if match.frame:
         frames = catalogue().shaped(match.frame)
-        composed = tuple(_composed(frame, a) for frame in frames for a in found if a.library == frame.library)
-        outer = match.prefix.rstrip(".").rpartition(".")[0]
-        return Recognized(match.group, f"{outer}." if outer else "", "whole", composed) if composed else None
+        below = match.prefix[len(match.outer) :]
+        composed = tuple(_composed(frame, a, below) for frame in frames for a in found if a.library == frame.library)
+        return Recognized(match.group, match.outer, "whole", composed) if composed else None
     within = found[0].within if found else ""
     alike = [a for a in found if a.within == within and a.lines]
     with_head = [a for a in alike if not a.head or a.head in match.tensors]  # a body may be another network's whole
@@ -180,9 +182,9 @@ def recognized(match: Match) -> Recognized | None:
     return Recognized(match.group, prefix, head, told, match.other_child) if told else None
 
 
-def _composed(frame: Architecture, inner: Architecture) -> Architecture:
-    """The network that a frame and its child are: segmentation-models' Unet around its resnet34."""
-    stems = tuple(stem._replace(key=f"{frame.within}{stem.key}") for stem in inner.stems)
+def _composed(frame: Architecture, inner: Architecture, below: str) -> Architecture:
+    """The network that a frame is with what stands `below` in it: segmentation-models' Unet around its resnet34."""
+    stems = tuple(stem._replace(key=f"{below.removesuffix(inner.within)}{stem.key}") for stem in inner.stems)
     lines = tuple(line.replace("{inner}", inner.name) for line in frame.lines)
     return frame._replace(
         name=f"{frame.name}/{inner.name}", stems=stems, lines=lines, norms=inner.norms, order=inner.order, within=""
