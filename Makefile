@@ -4,10 +4,14 @@ VENV := .venv
 FRAMEWORKS := .venv-frameworks
 KERAS2 := .venv-keras2
 CATALOGUE := .venv-catalogue
+LOWEST := .venv-lowest
 BIN := $(VENV)/bin
+INSTALL := -m pip install --quiet --disable-pip-version-check
+# the first pip that reads dependency groups
+GROUPS_PIP := 'pip>=25.1'
 FIXTURE := fixtures/torch_zip/state_dict.pth
 
-.PHONY: demo test docs picture fuzz lint types test-frameworks test-realworld test-keras2 bench bench-exactness fixtures catalogue clean
+.PHONY: demo test test-lowest test-resolve test-beside docs picture fuzz lint types test-frameworks test-realworld test-keras2 bench bench-exactness fixtures catalogue clean
 
 demo: $(VENV)/.installed
 	@rm -rf demo && mkdir demo && cp $(FIXTURE) demo/rgb.pth
@@ -24,6 +28,17 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto
+
+# the same with the lowest versions that pyproject.toml allows, on the lowest Python; TESTS names less than all
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest -n auto $(TESTS)
+
+# a dry run: pip finds versions of everything that go together; nothing is installed
+test-resolve: $(VENV)/.installed
+	$(BIN)/python $(INSTALL) --dry-run --ignore-installed . torch==2.13.0 tensorflow-cpu transformers timm ultralytics
+
+test-beside:
+	$(PYTHON) -m tests.support.beside
 
 # docs/options.md is made of the options themselves, docs/reports.md of real runs, the contents list of each page of its headings
 docs: $(VENV)/.dev
@@ -72,30 +87,39 @@ catalogue: $(CATALOGUE)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python $(INSTALL) -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python $(INSTALL) $(GROUPS_PIP)
+	$(BIN)/python $(INSTALL) -e '.[plot]' --group dev
+	@touch $@
+
+$(LOWEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m tests.support.lowest > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python $(INSTALL) $(GROUPS_PIP)
+	$(LOWEST)/bin/python $(INSTALL) -c $(LOWEST)/constraints.txt -e '.[plot]' --group dev
 	@touch $@
 
 $(FRAMEWORKS)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(FRAMEWORKS)
-	$(FRAMEWORKS)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(FRAMEWORKS)/bin/pip install --quiet --disable-pip-version-check -e '.[frameworks]'
+	$(FRAMEWORKS)/bin/python $(INSTALL) $(GROUPS_PIP) torch==2.13.0
+	$(FRAMEWORKS)/bin/python $(INSTALL) -e . --group frameworks
 	@touch $@
 
 $(KERAS2)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(KERAS2)
-	$(KERAS2)/bin/pip install --quiet --disable-pip-version-check -e '.[keras2]'
+	$(KERAS2)/bin/python $(INSTALL) $(GROUPS_PIP)
+	$(KERAS2)/bin/python $(INSTALL) -e . --group keras2
 	@touch $@
 
 $(CATALOGUE)/.installed: fixtures/catalogue/requirements.txt
 	$(PYTHON) -m venv $(CATALOGUE)
-	$(CATALOGUE)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(CATALOGUE)/bin/pip install --quiet --disable-pip-version-check -e '.[frameworks]'
-	$(CATALOGUE)/bin/pip install --quiet --disable-pip-version-check --no-deps -r fixtures/catalogue/requirements.txt
+	$(CATALOGUE)/bin/python $(INSTALL) $(GROUPS_PIP) torch==2.13.0
+	$(CATALOGUE)/bin/python $(INSTALL) -e . --group frameworks
+	$(CATALOGUE)/bin/python $(INSTALL) --no-deps -r fixtures/catalogue/requirements.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(FRAMEWORKS) $(KERAS2) $(CATALOGUE) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FRAMEWORKS) $(KERAS2) $(CATALOGUE) $(LOWEST) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,6 +8,7 @@ convert("resnet50.pth", "resnet50_gray.pth", to="gray")
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
         UsageError,
     )
     from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, Tensor
+
+if sys.platform == "win32":  # files are locked, published and isolated by what POSIX has
+    raise ImportError("chkpt-channels runs on Linux and macOS; on Windows install it inside WSL, which `wsl --install` sets up")
 
 __version__ = "0.1.0"
 

@@ -3,6 +3,7 @@
     make bench                              # all of it: about 15 GB of disk, some minutes
     python -m tests.support.bench.conversions --only small      # the 100 MB part
     python -m tests.support.bench.conversions --only scale      # how work grows with what a file holds many of
+    python -m tests.support.bench.conversions --only startup    # the start of the command, with each typer
 
 The commands of a pair run in turn, A B A B …; the figure is the median of the ratios. This process imports nothing large: a
 child's peak memory counts what its parent held when it forked.
@@ -21,6 +22,7 @@ import time
 from pathlib import Path
 
 from tests.support.bench.scale import scale
+from tests.support.bench.startup import startup
 
 PYTHON = sys.executable
 OURS = [PYTHON, "-m", "chkpt_channels"]
@@ -290,7 +292,7 @@ def external(folder: Path, runs: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["small", "large", "many", "scale"])
+    parser.add_argument("--only", choices=["small", "large", "many", "scale", "startup"])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where the files are made and removed [the system's temporary folder]")
     arguments = parser.parse_args()
@@ -301,6 +303,8 @@ def main() -> None:
             repository(folder, arguments.runs)
         if arguments.only in (None, "scale"):
             scale(folder)
+        if arguments.only in (None, "startup"):
+            startup(folder, arguments.runs, run)
         if arguments.only in (None, "many"):
             many(folder, max(2, arguments.runs // 2))
             shutil.rmtree(folder / "zoo")
