@@ -8,7 +8,6 @@ from typing import Any
 
 import typer
 
-from chkpt_channels.cli import guesses
 from chkpt_channels.core.errors import UsageError, did_you_mean
 
 OTHER = "Options"
@@ -33,6 +32,8 @@ class GroupedCommand(typer.core.TyperCommand):
 def refusal(error: Any, arguments: Sequence[str], names: Sequence[str]) -> UsageError:
     """What the parser refuses, as an error of this package: of a word that is no command, or of an option that is none, with what
     was probably meant."""
+    from chkpt_channels.cli import guesses
+
     possible = getattr(error, "possibilities", None)
     word = arguments[0] if arguments else ""
     command = word if word in names else ""

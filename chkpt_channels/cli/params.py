@@ -8,16 +8,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, NamedTuple, is_typeddict
 
 import typer
 
 from chkpt_channels.cli import style
 from chkpt_channels.core.errors import unlisted
-from chkpt_channels.transform.mixing.rules import TARGETS
 from chkpt_channels.transform.option_spec import Option, options_of
-from chkpt_channels.transform.option_table import CHANNELS
+from chkpt_channels.transform.option_table import CHANNELS, words
 
 
 class Doc(NamedTuple):
@@ -31,22 +31,22 @@ PLACE, REPORT = "Where it goes", "Report"
 """Groups of --help, beside those of the options of a conversion."""
 
 
-def one_of(*words: str) -> dict[str, Any]:
+def one_of(*known: str) -> dict[str, Any]:
     """What typer needs for an option that takes one of these words: a shell completes them, and others are refused."""
 
     def checked(parameter: typer.CallbackParam, word: str | None) -> str | None:
-        if word is not None and word not in words:
-            raise unlisted(parameter.opts[-1], word, words)
+        if word is not None and word not in known:
+            raise unlisted(parameter.opts[-1], word, known)
         return word
 
-    return {"metavar": "|".join(words), "callback": checked, "autocompletion": completed(*words)}
+    return {"metavar": "|".join(known), "callback": checked, "autocompletion": completed(lambda: known)}
 
 
-def completed(*words: str) -> Callable[[str], list[str]]:
+def completed(known: Callable[[], Sequence[str]]) -> Callable[[str], list[str]]:
     """The words that a shell offers for the beginning of one."""
 
     def matching(incomplete: str) -> list[str]:
-        return [word for word in words if word.lower().startswith(incomplete.lower())]
+        return [word for word in known() if word.lower().startswith(incomplete.lower())]
 
     return matching
 
@@ -59,7 +59,7 @@ To = Annotated[
         metavar="gray|rgb|bgr|rgba|N",
         help="The new input channels.",
         show_default=False,
-        autocompletion=completed(*TARGETS),
+        autocompletion=completed(partial(words, "to")),
         rich_help_panel=CHANNELS,
     ),
     Doc(
@@ -250,7 +250,7 @@ def shared(command: Callable[..., None]) -> Callable[..., None]:
 
 def parameter_of(row: Option) -> inspect.Parameter:
     """A row as typer's parameter: a switch, one value, or a list of texts where it takes only lists."""
-    completion = completed(*row.choices) if row.choices else None
+    completion = completed(partial(words, row.name)) if row.closed else None
     info = typer.Option(
         row.flag, metavar=row.metavar, help=row.help, hidden=row.hidden, rich_help_panel=row.group, autocompletion=completion
     )

@@ -16,7 +16,7 @@ class Option(NamedTuple):
     metavar   the placeholder of its value in --help
     hidden    few need it: only --help-all shows it
     group     the section of --help
-    choices   the words that it takes, all or among others: a shell completes them
+    closed    there is a list of the words that it takes, all or among others: a shell completes them
     default   what holds where it is not given; False for a switch
     name      the keyword of the library, and the key in reports: that of the row (`options_of`)
     kind      its type: that of the row
@@ -28,7 +28,7 @@ class Option(NamedTuple):
     metavar: str | None = None
     hidden: bool = False
     group: str = ""
-    choices: tuple[str, ...] = ()
+    closed: bool = False
     default: Any = None
     name: str = ""
     kind: Any = None

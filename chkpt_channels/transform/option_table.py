@@ -11,10 +11,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypedDict
 
-from chkpt_channels.core.layout import KNOWN
-from chkpt_channels.transform.mixing.matrix import LUMA
-from chkpt_channels.transform.mixing.normalization import AUTO, NORMS
-from chkpt_channels.transform.mixing.rules import METHODS, ORDERS
 from chkpt_channels.transform.option_spec import Option, options_of
 
 CHANNELS, NORMALIZATION, KERNELS, PASSENGERS = "The new channels", "Normalization", "Which kernel", "What goes with it"
@@ -30,7 +26,7 @@ class ConvertOptions(TypedDict, total=False):
         Option(
             "--method",
             group=CHANNELS,
-            choices=METHODS,
+            closed=True,
             metavar="RULE",
             default="auto",
             help="How new channels are made: auto, sum, mean, luma, repeat, zero, …",
@@ -59,7 +55,7 @@ class ConvertOptions(TypedDict, total=False):
         Option(
             "--luma",
             group=CHANNELS,
-            choices=tuple(LUMA),
+            closed=True,
             hidden=True,
             metavar="bt709|bt601|a,b,c",
             help="Weights between gray and colors. [bt709]",
@@ -115,7 +111,7 @@ class ConvertOptions(TypedDict, total=False):
         Option(
             "--channel-order",
             group=CHANNELS,
-            choices=ORDERS,
+            closed=True,
             hidden=True,
             metavar="rgb|bgr",
             help="Channel order of the side in color. [rgb]",
@@ -128,7 +124,7 @@ class ConvertOptions(TypedDict, total=False):
         Option(
             "--norm",
             group=NORMALIZATION,
-            choices=(*NORMS, AUTO),
+            closed=True,
             metavar="NAME",
             help="Fold the training-time mean and std in: imagenet, half, clip, caffe, auto.",
             doc="folds the normalization that the network was trained with into the weights, by name: `imagenet` (also `torch`),"
@@ -226,7 +222,7 @@ class ConvertOptions(TypedDict, total=False):
         Option(
             "--layout",
             group=KERNELS,
-            choices=KNOWN,
+            closed=True,
             hidden=True,
             metavar="L",
             help="Axis order of the kernel: OIHW, HWIO, O(HWI), …",
@@ -262,7 +258,7 @@ class ConvertOptions(TypedDict, total=False):
         Option(
             "--optimizer",
             group=PASSENGERS,
-            choices=OPTIMIZER,
+            closed=True,
             metavar="reset|drop",
             hidden=True,
             default="reset",
@@ -329,3 +325,14 @@ class ConvertOptions(TypedDict, total=False):
 
 
 OPTIONS = options_of(ConvertOptions)
+
+
+def words(name: str) -> tuple[str, ...]:
+    """The words that a row with a closed list takes, all or among others. Imports what knows them: not for --help."""
+    from chkpt_channels.core.layout import KNOWN
+    from chkpt_channels.transform.mixing.matrix import LUMA
+    from chkpt_channels.transform.mixing.normalization import AUTO, NORMS
+    from chkpt_channels.transform.mixing.rules import METHODS, ORDERS, TARGETS
+
+    lists = {"method": METHODS, "luma": LUMA, "channel_order": ORDERS, "norm": (*NORMS, AUTO), "layout": KNOWN}
+    return tuple((lists | {"optimizer": OPTIMIZER, "to": TARGETS})[name])

@@ -12,7 +12,7 @@ import typer
 from chkpt_channels.cli import params
 from chkpt_channels.cli.app import app
 from chkpt_channels.transform.option_spec import Option
-from chkpt_channels.transform.option_table import OPTIONS
+from chkpt_channels.transform.option_table import OPTIONS, words
 from tests.support.contents import with_contents
 
 PATH = Path(__file__).resolve().parents[2] / "docs" / "options.md"
@@ -63,8 +63,8 @@ def _docs(command: Any) -> dict[str, str]:
 
 def _told(option: Option | params.Doc) -> str:
     """The text, and the words of a closed list."""
-    words = option.choices if isinstance(option, Option) and "|" not in (option.metavar or "") else ()
-    return option.doc + (f". One of {', '.join(f'`{word}`' for word in words)}" if words else "")
+    listed = words(option.name) if isinstance(option, Option) and option.closed and "|" not in (option.metavar or "") else ()
+    return option.doc + (f". One of {', '.join(f'`{word}`' for word in listed)}" if listed else "")
 
 
 def _spelled(option: Any) -> str:
