@@ -1,7 +1,7 @@
 """How long the command takes to start, with the lowest typer, with 0.28 and with the newest.
 
-From 0.29 on typer requires pydantic and imports it in every parse. Each typer has an environment of its own, into which the package
-is installed as users install it.
+From 0.29 on typer requires pydantic and imports it in every parse. Each typer has an environment of its own, into which the
+package is installed as users install it.
 """
 
 from __future__ import annotations
