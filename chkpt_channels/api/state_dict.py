@@ -132,7 +132,8 @@ _LAZY = "is not initialized: its lazy module never ran"
 def _opaque(array: Any) -> str:
     """What a tensor is that has no dense values of its own; "" for one that has."""
     if not _is_torch(array):
-        return "is a masked array, of which some numbers do not count" if type(array).__module__ == "numpy.ma" else ""
+        masked = type(array).__module__ in ("numpy.ma", "numpy.ma.core")  # the second in older numpy
+        return "is a masked array, of which some numbers do not count" if masked else ""
     if type(array).__name__ in ("UninitializedParameter", "UninitializedBuffer"):
         return _LAZY
     if str(array.layout) != "torch.strided":

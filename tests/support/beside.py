@@ -1,5 +1,8 @@
-"""The wheel beside what people have: installed into a fresh environment with current TensorFlow, torch, transformers and timm,
-where no version may change, it converts every Keras fixture there: make test-beside. A download of 500 MB and more."""
+"""The wheel beside what people have: make test-beside.
+
+It goes into a fresh environment with current TensorFlow, torch, transformers and timm, where no version may change, and converts
+every Keras fixture there. A download of 500 MB and more, some minutes.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from chkpt_channels import DamagedError, UnsupportedError
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.formats.onnx.model import OnnxModel, is_packed
 from chkpt_channels.formats.onnx.schema import DTYPES, TENSOR_DIMS, TENSOR_FLOATS
-from tests.support.onnx_models import Open, branch, floats, ints, knows_every_type, model, node, noise
+from tests.support.onnx_models import Open, branch, floats, ints, model, newer_onnx, node, noise
 
 CONV = node("Conv", ["image", "kernel"], ["out"])
 KERNEL = {"kernel": noise(5, 3, 3, 3)}
@@ -58,7 +58,7 @@ def test_a_size_counts_bits(bits: str, count: int, size: int, source: Open):
     assert read(source, made).weights["x"].size == size
 
 
-@knows_every_type
+@newer_onnx
 def test_every_element_type_up_to_the_newest_known_one_is_known_but_texts():
     assert DTYPES.keys() == {*range(1, max(DTYPES) + 1)} - {TensorProto.STRING}
     bits = {number: BY_NAME[name].bits for number, name in DTYPES.items() if BY_NAME[name].bits >= 8}

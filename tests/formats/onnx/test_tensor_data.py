@@ -14,7 +14,7 @@ from chkpt_channels.formats.onnx import FORMATS
 from chkpt_channels.formats.onnx.model import OnnxModel
 from chkpt_channels.formats.onnx.schema import DTYPES, GRAPH_INITIALIZERS, MODEL_GRAPH, TENSOR_RAW
 from chkpt_channels.formats.onnx.tensor_data import Payload, payload, skeleton, typed_elements
-from tests.support.onnx_models import Open, knows_every_type, model, node, noise, opened
+from tests.support.onnx_models import Open, model, newer_onnx, node, noise, opened
 
 CONV = node("Conv", ["image", "kernel"], ["out"])
 TYPES = {name: number for name, number in TensorProto.DataType.items() if number in DTYPES}
@@ -27,7 +27,7 @@ def holding(tensor: TensorProto) -> ModelProto:
     return made
 
 
-@knows_every_type
+@newer_onnx
 @pytest.mark.parametrize("raw", [False, True], ids=["typed", "raw"])
 @pytest.mark.parametrize("name", TYPES)
 def test_elements_are_those_that_onnx_reads(name: str, raw: bool, source: Open):

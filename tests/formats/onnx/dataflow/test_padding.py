@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from chkpt_channels.formats.onnx.dataflow.padding import tap_spans
-from tests.support.onnx_models import Dims, Open, ints, model, node, noise, run, traced
+from tests.support.onnx_models import Dims, Open, ints, model, newer_onnx, node, noise, run, traced
 
 Taps = frozenset[int]
 
@@ -54,13 +54,18 @@ LINES: dict[str, tuple[int, int, dict[str, object]]] = {
 }
 
 
-@pytest.mark.parametrize("name", LINES)
+def judged(*names: str) -> list[object]:
+    """Older onnx itself takes other taps in two of these."""
+    return [pytest.param(one, marks=newer_onnx) if one in ("VALID", "SAME_UPPER with strides") else one for one in names]
+
+
+@pytest.mark.parametrize("name", judged(*LINES))
 def test_taps_inside_are_those_that_are_added_up(name: str, source: Open):
     size, taps, attributes = LINES[name]
     assert told(source, (1, 3, size), [taps], **attributes) == {(each,) for each in occurring(size, taps, **attributes)}
 
 
-@pytest.mark.parametrize("name", [name for name in LINES if not name.startswith("SAME")])
+@pytest.mark.parametrize("name", judged(*(name for name in LINES if not name.startswith("SAME"))))
 def test_what_could_be_where_the_size_is_open_is_told(name: str, source: Open):
     _, taps, attributes = LINES[name]
     found = told(source, (1, 3, "w"), [taps], **attributes)
