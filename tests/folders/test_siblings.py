@@ -95,7 +95,7 @@ FOREIGN = {
     "gguf": ("w", b"GGUF" + bytes(99), "is a GGUF file"),
     "ort": ("w.bin", b"\x28\0\0\0ORTM" + bytes(99), "is a model in onnxruntime's own format"),
     "executorch": ("w.pte", b"\x28\0\0\0ET12" + bytes(99), "is an ExecuTorch program"),
-    "darknet": ("yolo.weights", bytes(16) + b"\x01\x02\x03" * 999, "holds weights in another format"),
+    "darknet": ("yolo.weights", bytes(16) + b"\x01\x02\x03" * 999, "holds weights of Darknet"),
     "flax": ("flax_model.msgpack", b"x", "holds weights in another format"),
     "unknown": ("w.bin", bytes(range(1, 99)), "is not a checkpoint of a known format"),
     "pointer": ("w.h5", b"version https://git-lfs.github.com/spec/v1\nsize 9\n", "is a Git-LFS pointer"),
