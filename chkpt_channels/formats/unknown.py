@@ -10,7 +10,7 @@ from collections.abc import Container, Sequence
 
 from chkpt_channels.core.errors import ChkptChannelsError, DamagedError, UnknownFormatError, UnsupportedError
 from chkpt_channels.formats.foreign import foreign, inflated
-from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.source import END_BYTES, Source
 
 HEAD_BYTES = 1024
 """A Git-LFS pointer is shorter, and every magic number is in it."""
@@ -59,27 +59,15 @@ _EXPORTED_WEIGHTS = "import sys, torch; torch.save(torch.export.load(sys.argv[1]
 
 def describe(source: Source, families: Sequence[str], suffixes: Container[str] = ()) -> ChkptChannelsError:
     """The error for a file that no format claims; `families` are those that this package reads, `suffixes` their extensions."""
+    if error := _not_downloaded(source):
+        return error
     head = source.head[:HEAD_BYTES]
-    if not head:
-        return UnknownFormatError("is empty (0 bytes)", file=source.name, hint="download it again")
-    if head.startswith(LFS_POINTER):
-        size = re.search(rb"size (\d{1,18})", head)
-        content = f"{int(size[1]):,} bytes" if size else "content"
-        return UnknownFormatError(
-            f"is a Git-LFS pointer to {content} that are not downloaded",
-            file=source.name,
-            hint=f"git lfs pull --include={source.name}",
-        )
-    if head.startswith(b"PK\x03\x04") and b"PK\x05\x06" not in source.tail:
-        return UnknownFormatError(
-            "its end is missing: a zip archive ends in a central directory", file=source.name, hint="download it again"
-        )
-    if re.match(rb"\x80[\x02-\x05]", head) and source.size < SHORTEST_PICKLE_BYTES:
-        return UnknownFormatError("is cut off: no checkpoint is that short", file=source.name, hint="download it again")
     if found := foreign(source):
         return found[0]
     if error := _other_weights(source, suffixes):
         return error
+    if cut := _cut_pickle(source):
+        return cut
     if _ARRAYS.match(source.head):
         return UnsupportedError(
             "is a Python pickle that torch.save did not write, and its weights are numpy arrays", file=source.name, hint=_TENSORS
@@ -97,6 +85,42 @@ def describe(source: Source, families: Sequence[str], suffixes: Container[str] =
         file=source.name,
         hint=f"chkpt-channels reads {', '.join(families[:-1])} and {families[-1]} files",
     )
+
+
+def _not_downloaded(source: Source) -> UnknownFormatError | None:
+    """The error for a file whose content, or whose end, is not there; None for any other."""
+    head = source.head[:HEAD_BYTES]
+    if not head:
+        return UnknownFormatError("is empty (0 bytes)", file=source.name, hint="download it again")
+    if head.startswith(LFS_POINTER):
+        size = re.search(rb"size (\d{1,18})", head)
+        content = f"{int(size[1]):,} bytes" if size else "content"
+        return UnknownFormatError(
+            f"is a Git-LFS pointer to {content} that are not downloaded",
+            file=source.name,
+            hint=f"git lfs pull --include={source.name}",
+        )
+    if head.startswith(b"PK\x03\x04") and b"PK\x05\x06" not in source.tail:
+        return UnknownFormatError(
+            "its end is missing: a zip archive ends in a central directory", file=source.name, hint="download it again"
+        )
+    if re.match(rb"\x80[\x02-\x05]", head) and source.size < SHORTEST_PICKLE_BYTES:
+        return UnknownFormatError("is cut off: no checkpoint is that short", file=source.name, hint="download it again")
+    return None
+
+
+def _cut_pickle(source: Source) -> DamagedError | None:
+    """The error for a small pickle that is cut off: it may look like one of something else."""
+    if re.match(rb"\x80[\x02-\x05]", source.head) and source.size <= END_BYTES:
+        from chkpt_channels.containers.pickle.reader import OutOfData, Tree
+
+        try:
+            Tree(source.head, source.location)
+        except OutOfData:
+            return source.location.damaged("is cut off: its pickle does not end", at=source.size, hint="download it again")
+        except (DamagedError, UnsupportedError):
+            return None
+    return None
 
 
 def _other_weights(source: Source, suffixes: Container[str]) -> UnsupportedError | None:
