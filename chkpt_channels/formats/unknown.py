@@ -59,8 +59,8 @@ _EXPORTED_WEIGHTS = "import sys, torch; torch.save(torch.export.load(sys.argv[1]
 
 def describe(source: Source, families: Sequence[str], suffixes: Container[str] = ()) -> ChkptChannelsError:
     """The error for a file that no format claims; `families` are those that this package reads, `suffixes` their extensions."""
-    if error := _not_downloaded(source):
-        return error
+    if missing := _not_downloaded(source):
+        return missing
     head = source.head[:HEAD_BYTES]
     if found := foreign(source):
         return found[0]

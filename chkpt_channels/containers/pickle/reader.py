@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from chkpt_channels.containers.pickle.machine import FRAME_HEAD_BYTES, Machine, OutOfData, PickleBytes
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
 from chkpt_channels.containers.pickle.opcodes import run
-from chkpt_channels.containers.pickle.window import SkippingMachine, FileBytes
+from chkpt_channels.containers.pickle.window import FileBytes, SkippingMachine
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.gc_pause import gc_paused
 

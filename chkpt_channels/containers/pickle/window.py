@@ -51,7 +51,7 @@ class FileBytes:
 
 
 class SkippingMachine(Machine):
-    """The machine over a FileBytes. What is longer than KEPT_BYTES becomes a node of the kind BYTES without a value, and `longs` has
+    """The machine over a file. What is longer than KEPT_BYTES becomes a node of the kind BYTES without a value, and `longs` has
     its (start, first byte, stop). `starts` are the offsets at which values begin: where a pickler may end a frame."""
 
     def __init__(self, data: FileBytes, location: Location, at: int) -> None:
