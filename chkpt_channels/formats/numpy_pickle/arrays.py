@@ -21,6 +21,7 @@ _NUMBERS = {
     "c16": BY_NAME["C128"],
 }
 _EXTENDED = {dtype.numpy: dtype for dtype in BY_NAME.values() if dtype.extended}
+_ORDERS = {False: "C", True: "F", "C": "C", "F": "F"}
 _MOST_ARGUMENTS = 16
 """The state of a dtype has up to nine."""
 _NO_NUMBERS = "SUMmT"
@@ -82,42 +83,55 @@ class LatinText:
 
 
 def array_of(node: PickleNode, location: Location) -> Array | NoNumbers | None:
-    """The array that a call makes, None for anything else. Raises DamagedError for a shape that is none."""
+    """The array that a call makes, None for anything else. Raises DamagedError for arguments that numpy refuses."""
     parts = _parts(node)
     if parts is None:
         return None
-    shape_node, dtype_node, order, payload = parts
+    flag = parts[2].target if len(parts) == 4 else node
+    order = _ORDERS.get(flag.value) if flag.kind in (Kind.CONST, Kind.INT, Kind.TEXT) else None
+    if order is None:
+        raise location.damaged("an array is made of what numpy makes none of", at=node.start)
+    shape_node, dtype_node, _, payload = parts
     sides = shape_node.target.value if shape_node.target.kind is Kind.TUPLE else ()
     location.check_limit("axes", len(sides), LIMITS.axes, at=shape_node.start)
     shape = plain(shape_node) if shape_node.target.kind is Kind.TUPLE else None
     if not isinstance(shape, tuple) or any(side < 0 for side in shape):
         raise location.damaged("an array's shape must be a tuple of non-negative integers", at=shape_node.start)
-    dtype = _dtype(dtype_node)
+    dtype = _dtype(dtype_node.target)
+    if dtype is None:
+        raise location.damaged("an array's dtype is none of numpy's", at=dtype_node.start)
     if isinstance(dtype, str):
         return NoNumbers(shape, dtype, "array.astype('float32')" if dtype else "")
+    if payload.target.kind is Kind.CONST:
+        return NoNumbers(shape, "has its elements outside of the file", "pickle.dump it without buffer_callback")
     encoded = _payload(payload.target)
-    if encoded is None or order is None:
-        what = "has its elements outside of the file, or as objects"
-        return NoNumbers(shape, what, "pickle.dump it without buffer_callback, as an array of numbers")
-    return Array(dtype, shape, order, shape_node, *encoded)
+    if encoded is None:
+        raise location.damaged("an array's elements are no bytes", at=payload.start)
+    return Array(dtype, shape, order == "F", shape_node, *encoded)
 
 
-def _parts(node: PickleNode) -> tuple[PickleNode, PickleNode, bool | None, PickleNode] | None:
-    """(shape, dtype, whether in Fortran order, elements) of the call of one of both functions."""
-    if node.kind is not Kind.CALL or len(node.value) != 2 or node.items is not None:
-        return None
-    function, arguments = node.value[0], _few(node.value[1])
+def _parts(node: PickleNode) -> Sequence[PickleNode] | None:
+    """(shape, dtype, order, elements) of the call of one of both functions, none of a call that is none of theirs."""
+    function, arguments = (node.value[0], _few(node.value[1])) if node.kind is Kind.CALL else (node, ())
     if any(function.is_global(f"{module}.numeric", "_frombuffer") for module in _MODULES):
-        if len(arguments) != 4 or node.state is not None:
-            return None
-        return arguments[2], arguments[1], {"C": False, "F": True}.get(str(arguments[3].target.value)), arguments[0]
+        whole = len(arguments) == 4 and node.state is None and node.items is None
+        return (arguments[2], arguments[1], arguments[3], arguments[0]) if whole else ()
     if not any(function.is_global(f"{module}.multiarray", "_reconstruct") for module in _MODULES):
-        return None
+        return () if function.is_global("numpy", "ndarray") and node.kind is Kind.CALL else None
+    if arguments and arguments[0].target.kind is Kind.GLOBAL and not arguments[0].is_global("numpy", "ndarray"):
+        return None  # of a subclass
+    empty = len(arguments) == 3 and arguments[0].target.kind is Kind.GLOBAL and plain(arguments[1]) == (0,)
     state = _few(node.state)
-    if not arguments or not arguments[0].is_global("numpy", "ndarray") or len(state) != 5:
-        return None
-    order = state[3].target.value
-    return state[1], state[2], bool(order) if order in (False, True) else None, state[4]
+    whole = empty and _is_letter(arguments[2]) and node.items is None and len(state) == 5 and plain(state[0]) == 1
+    return state[1:] if whole else ()
+
+
+def _is_letter(node: PickleNode) -> bool:
+    """Whether that is b"b", the dtype with which an array is made before it has its own."""
+    node = node.target
+    if node.kind is Kind.CALL and (found := _payload(node)) is not None and found[0] is not None:
+        node = found[0]
+    return node.kind in (Kind.BYTES, Kind.TEXT) and node.value in (b"b", "b")
 
 
 def _few(node: PickleNode | None) -> Sequence[PickleNode]:
@@ -126,29 +140,36 @@ def _few(node: PickleNode | None) -> Sequence[PickleNode]:
     return node.value if node is not None and node.kind is Kind.TUPLE and len(node.value) <= _MOST_ARGUMENTS else ()
 
 
-def _dtype(node: PickleNode) -> DType | str:
-    """A type of numbers, or why it is none."""
-    node = node.target
-    if node.kind is not Kind.CALL or not node.value[0].is_global("numpy", "dtype"):
-        return "has no dtype of numpy's"
-    name = next(iter(_few(node.value[1])), node).target
-    state = _few(node.state)
-    if name.kind is Kind.GLOBAL and name.value[0] == "ml_dtypes" and name.value[1] in _EXTENDED:
-        return _EXTENDED[name.value[1]]
-    text = str(name.value)
-    if len(state) > 1 and state[1].target.value == ">" and text[1:] != "1":
+def _dtype(node: PickleNode) -> DType | str | None:
+    """A type of numbers, or why it is of none; None where numpy makes no dtype of it."""
+    arguments = [child.target for child in _few(node.value[1])] if node.kind is Kind.CALL else []
+    state = [child.target.value for child in _few(node.state)]
+    if len(arguments) != 3 or not node.value[0].is_global("numpy", "dtype") or len(state) < 8 or node.items is not None:
+        return None
+    name = arguments[0]
+    if name.kind is Kind.GLOBAL:
+        dtype = _EXTENDED.get(name.value[1]) if name.value[0] == "ml_dtypes" else None
+    else:
+        dtype = _NUMBERS.get(str(name.value))
+    if dtype is None:
+        text = str(name.value)
+        return "" if text[:1] in _NO_NUMBERS else f"has elements of the dtype {text}, and no numbers"
+    if state[1] == ">" and dtype.bits > 8:
         return "is big-endian, which is not converted"
-    return _NUMBERS.get(text) or ("" if text[:1] in _NO_NUMBERS else f"has elements of the dtype {text}, and no numbers")
+    flags = [child.value for child in arguments[1:]]
+    return (
+        dtype if flags == [False, True] and state[0] == 3 and state[1] in ("<", "|", "=") and state[2:5] == [None] * 3 else None
+    )
 
 
 def _payload(node: PickleNode) -> tuple[PickleNode | None, bool] | None:
     """(the node that encodes the elements, whether as text); None where nothing does."""
     if node.kind in (Kind.BYTES, Kind.TEXT):
         return node, False
-    if node.kind is not Kind.CALL:
+    if node.kind is not Kind.CALL or node.state is not None or node.items is not None:
         return None
     arguments = _few(node.value[1])
     if node.value[0].is_global("_codecs", "encode") and len(arguments) == 2 and arguments[1].target.value == "latin1":
         return arguments[0].target, True
-    empty = not arguments and any(node.value[0].is_global(module, "bytes") for module in ("__builtin__", "builtins"))
-    return (None, False) if empty else None
+    made = any(node.value[0].is_global(module, "bytes") for module in ("__builtin__", "builtins"))
+    return (None, False) if made and node.value[1].target.kind is Kind.TUPLE and not node.value[1].target.value else None

@@ -20,6 +20,7 @@ from chkpt_channels.storage.splice import Checksum, Splice
 
 _HEADS = {b"U": 2, b"T": 5, b"X": 5, b"\x8c": 2, b"\x8d": 9, b"C": 2, b"B": 5, b"\x8e": 9, b"\x96": 9}
 """The bytes before a text or byte string: its opcode and its length."""
+_TEXTS = (b"X", b"\x8c", b"\x8d")
 _FAMILIES = (((b"U", 8), (b"T", 32)), ((b"X", 32),), ((b"C", 8), (b"B", 32), (b"\x8e", 64)), ((b"\x96", 64),))
 """The opcodes of one meaning with the bits of their lengths: strings of Python 2, texts of protocol 2, bytes, bytearrays."""
 _SLOT = re.compile(
@@ -63,6 +64,8 @@ class NumpyPickle(Checkpoint):
     def _check_size(self, name: str, array: Array) -> None:
         """Raise DamagedError for elements that cannot be so many; as text each byte takes one byte or two."""
         begin, stop = self._span(array)
+        if array.payload is not None and (self._opcode(array.payload) in _TEXTS) is not array.latin1:
+            raise self.location.at(name).damaged("its elements are encoded as no array's are", at=begin)
         if not array.size <= stop - begin <= array.size * (2 if array.latin1 else 1):
             what = f"its elements have {stop - begin} bytes; {list(array.shape)} of {array.dtype.name} need {array.size}"
             raise self.location.at(name).damaged(what, at=begin)

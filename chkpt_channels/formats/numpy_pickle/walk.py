@@ -62,6 +62,7 @@ class Walk:
                 self._name(step, node, array)
             elif node not in seen and node.kind in _HOLDING:
                 seen.add(node)
+                self._check_made(node)
                 if step.depth > LIMITS.name_depth:
                     raise location.unsupported(f"is nested more than {LIMITS.name_depth} levels deep")
                 todo += reversed(list(self._below(step, node)))
@@ -82,6 +83,15 @@ class Walk:
         if node not in self._read:
             self._read[node] = array_of(node, self._location)
         return self._read[node]
+
+    def _check_made(self, node: PickleNode) -> None:
+        """Raise DamagedError for what Python does not make: a call of what is no function, a state of what takes none."""
+        if node.kind is not Kind.CALL:
+            wrong = node.state is not None
+        else:
+            wrong = node.value[0].target.kind is not Kind.GLOBAL or node.value[1].target.kind is not Kind.TUPLE
+        if wrong or any(key.kind in (Kind.LIST, Kind.DICT, Kind.SET) for key, _ in node.entries()):
+            raise self._location.damaged("its pickle makes something that Python makes not", at=node.start)
 
     def _name(self, step: _Step, call: PickleNode, array: Array | NoNumbers) -> None:
         name = step.name or "array"

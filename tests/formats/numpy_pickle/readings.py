@@ -19,7 +19,8 @@ class Unpickler(pickle.Unpickler):
     """Resolves the names that arrays need."""
 
     def find_class(self, module: str, name: str) -> Any:
-        assert module.partition(".")[0] in ALLOWED, module
+        if module.partition(".")[0] not in ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed here")
         return super().find_class(module, name)
 
 
@@ -39,7 +40,7 @@ def theirs(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], np.ndarray):  # a Tensor of Paddle's
             value = value[1]
         if isinstance(value, np.ndarray):
-            found[name] = NAMES[value.dtype.name], value.shape, value.tobytes()
+            found[name or "array"] = NAMES[value.dtype.name], value.shape, value.tobytes()
         elif isinstance(value, dict):
             todo += [(f"{name}/{key}" if name else str(key), child) for key, child in value.items()]
     return found
