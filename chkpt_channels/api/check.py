@@ -20,7 +20,7 @@ from chkpt_channels.folders.config_files import ConfigFile, ConfigReader, read_i
 from chkpt_channels.folders.config_normalization import normalization_keys
 from chkpt_channels.folders.describing import described
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
-from chkpt_channels.folders.model_folder import SKIPPED_FOLDERS, weights_in
+from chkpt_channels.folders.model_folder import SKIPPED_FOLDERS, is_foreign, weights_in
 from chkpt_channels.folders.planning import is_no_network
 from chkpt_channels.folders.shards import Shards, is_index, listed_shards, shard_names
 from chkpt_channels.formats import LFS_POINTER, open_checkpoint
@@ -45,9 +45,12 @@ def models(paths: Iterable[str | os.PathLike[str]]) -> dict[Path, bool]:
     known: dict[Path, list[str]] = {}
     for path in map(Path, paths):
         is_configuration = path.name in (CONFIG, *PREPROCESSORS) and path.is_file()
-        for file in sorted(_weights(path)) if path.is_dir() else weights_in(path.parent) if is_configuration else [path]:
+        files = sorted(_weights(path)) if path.is_dir() else weights_in(path.parent) if is_configuration else [path]
+        # a folder of another format is named by its first file: that nothing is checked must not look like agreement
+        named = files[0] if path.is_dir() and files and all(map(is_foreign, files)) else path
+        for file in files if named is path else [named]:
             model = model_of(file, known)
-            found[model] = found.get(model, False) or file == path
+            found[model] = found.get(model, False) or file == named
     return found
 
 
@@ -68,7 +71,7 @@ def model_of(file: Path, known: dict[Path, list[str]] | None = None) -> Path:
 def _weights(root: Path) -> Iterator[Path]:
     for folder, folders, _ in os.walk(root):
         folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
-        yield from weights_in(Path(folder))
+        yield from weights_in(Path(folder), foreign=True)
 
 
 def check(
@@ -88,6 +91,8 @@ def check(
         size = sum(source.size for source in sources)
         if lfs_pointers == "skip" and any(source.head.startswith(LFS_POINTER) for source in sources):
             return Check(FileInfo(name, "", size), (), (), "a Git-LFS pointer; its content is not downloaded")
+        if count is None and not is_named and is_foreign(Path(name)):
+            return Check(FileInfo(name, "", size), (), (), "holds weights of a format that is not converted")
         checkpoints = [open_checkpoint(source) for source in sources]
         store = Shards(checkpoints, index, Location(str(model.parent))) if index else checkpoints[0]
         info = FileInfo(name, checkpoints[0].format.name, size, store.title)

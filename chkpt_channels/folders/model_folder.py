@@ -27,7 +27,7 @@ from chkpt_channels.folders.library_tables import CONFIG, PIPELINE, PREPROCESSOR
 from chkpt_channels.folders.loading import ADAPTER, OPEN_CLIP, by_library
 from chkpt_channels.folders.model import Model, ModelFile, Part
 from chkpt_channels.folders.shards import Shards, is_index, shard_names
-from chkpt_channels.formats import FOREIGN_SUFFIXES, foreign_weights, is_claimed, open_checkpoint, weights_suffixes
+from chkpt_channels.formats import LFS_POINTER, foreign_weights, is_claimed, open_checkpoint, weights_suffixes
 from chkpt_channels.formats.base import Checkpoint, Loading
 from chkpt_channels.storage.source import STDIO, Source, check_link, open_listed, status
 from chkpt_channels.transform.mixing.normalization import AUTO
@@ -37,10 +37,6 @@ SKIPPED_FOLDERS = frozenset({".git", ".cache", "__pycache__"})
 """Folders of version control and of caches; .cache is that of a download by huggingface_hub."""
 MOST_BYTES = 65536
 """Of a configuration: larger ones are vocabularies and indexes."""
-_FOREIGN = FOREIGN_SUFFIXES | {
-    ".ot", ".mlmodel", ".mlpackage", ".engine", ".trt", ".params", ".pdiparams", ".caffemodel", ".weights", ".mnn", ".rknn",
-}  # fmt: skip
-"""Endings of weights that are not converted, some of which begin with nothing that tells them."""
 
 
 class _PartFiles(NamedTuple):
@@ -73,12 +69,13 @@ class ModelFolder(Model):
         for name in () if follow_links else self.files:
             check_link(self.location.at(name), self.path / name, self.path, "is")
         contents = {name: _other_weights(self.path / name) for name in self.files}
-        weights = [name for name, what in contents.items() if what is None]
+        weights = [name for name, other in contents.items() if other is True]
         # trap: libraries prefer one of several weights files (timm model.safetensors) and load a stale one without a word
-        rest = {name: what for name, what in contents.items() if what is not None}
-        self._foreign = {name: what for name, what in rest.items() if what or Path(name).suffix.lower() in _FOREIGN}
-        self._unread = [n for n in rest if Path(n).suffix.lower() in weights_suffixes() and n not in self._foreign]
+        self._foreign = {name: other for name, other in contents.items() if isinstance(other, UnsupportedError)}
+        self._unread = [n for n, other in contents.items() if other is None and Path(n).suffix.lower() in weights_suffixes()]
         if not weights:
+            for name, error in self._foreign.items():
+                raise self.location.at(name).unsupported(error.what, hint=error.hint)
             self._refuse_unread(self._unread)
             raise self.location.damaged("is not a model folder: it holds no weights of a known format")
         self._part_files = self._parts_of(weights)
@@ -122,8 +119,8 @@ class ModelFolder(Model):
         """Its other weights would keep the old channels: those of formats that are not converted, and those that cannot be read,
         but for the data files of its parts."""
         if self._foreign:
-            name, what = next(iter(self._foreign.items()))
-            what = f"{what or 'holds weights in another format'}, which is not converted and would keep the old channels"
+            name, error = next(iter(self._foreign.items()))
+            what = f"{error.what}, which is not converted and would keep the old channels"
             raise self.location.at(name).unsupported(what, hint=" ".join(map(leaving_out, self._foreign)))
         self._check_twins()
         stores = {part.files[0]: part.store for part in self.parts if isinstance(part.store, Checkpoint)}
@@ -209,11 +206,11 @@ def _is_small(path: Path) -> bool:
         return path.stat().st_size <= MOST_BYTES
 
 
-def weights_in(folder: Path) -> list[Path]:
-    """The weights right in a folder, by what their bytes are or by their ending."""
+def weights_in(folder: Path, *, foreign: bool = False) -> list[Path]:
+    """The weights right in a folder, by what their bytes are or by their ending; with `foreign` others too."""
     with Location(str(folder)).wrapping_os_errors("cannot be read"):
-        names = next(os.walk(folder), ("", [], []))[2]
-        return sorted(file for name in names if (file := folder / name).is_file() and _is_weights(file))
+        files = [folder / name for name in next(os.walk(folder), ("", [], []))[2]]
+        return sorted(file for file in files if file.is_file() and (_is_weights(file) or (foreign and is_foreign(file))))
 
 
 def _is_weights(file: Path) -> bool:
@@ -221,6 +218,13 @@ def _is_weights(file: Path) -> bool:
         return True
     with suppress(FileSystemError), Source(file) as source:
         return is_claimed(source)
+    return False
+
+
+def is_foreign(file: Path) -> bool:
+    """Whether a file holds weights of a format that is not converted."""
+    with suppress(FileSystemError), Source(file) as source:
+        return not is_claimed(source) and not source.head.startswith(LFS_POINTER) and foreign_weights(source) is not None
     return False
 
 
@@ -239,10 +243,11 @@ def or_leave_out(name: str) -> Iterator[None]:
         raise
 
 
-def _other_weights(path: Path) -> str | None:
-    """What a file is that holds weights of a format that is not converted; "" for anything else, None for those that are."""
+def _other_weights(path: Path) -> UnsupportedError | bool | None:
+    """The error for a file that holds weights of a format that is not converted; True for weights that are, None for anything
+    else."""
     with Source(path) as source:
-        return None if is_claimed(source) else foreign_weights(source)
+        return is_claimed(source) or foreign_weights(source)
 
 
 def open_model(path: str | os.PathLike[str], options: Options | None = None, *, with_sidecars: bool = False) -> Model:

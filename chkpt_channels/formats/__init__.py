@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from functools import cache
 
-from chkpt_channels.core.errors import UnknownFormatError
+from chkpt_channels.core.errors import UnknownFormatError, UnsupportedError
 from chkpt_channels.formats import unknown
 from chkpt_channels.formats.base import Checkpoint, Format
 from chkpt_channels.formats.unknown import FOREIGN_SUFFIXES, LFS_POINTER, describe
@@ -51,8 +51,8 @@ def is_claimed(source: Source) -> bool:
     return any(form.sniff(source) for form in known())
 
 
-def foreign_weights(source: Source) -> str:
-    """What a file that no format claims is, where it holds weights all the same; "" for anything else."""
+def foreign_weights(source: Source) -> UnsupportedError | None:
+    """The error for a file that no format claims, where it holds weights all the same; None for anything else."""
     return unknown.foreign_weights(source, weights_suffixes() | FOREIGN_SUFFIXES)
 
 

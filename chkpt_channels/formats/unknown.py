@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import posixpath
 import re
 import shlex
-import zlib
 from collections.abc import Container, Sequence
 
 from chkpt_channels.core.errors import ChkptChannelsError, DamagedError, UnknownFormatError, UnsupportedError
-from chkpt_channels.storage.source import Source
+from chkpt_channels.formats.foreign import foreign, inflated
+from chkpt_channels.storage.source import END_BYTES, Source
 
 HEAD_BYTES = 1024
 """A Git-LFS pointer is shorter, and every magic number is in it."""
@@ -21,13 +21,7 @@ FOREIGN_SUFFIXES = frozenset({".npz", ".gguf", ".tflite", ".pb", ".msgpack"})
 """Extensions of formats that are not written here: no output may have one."""
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
-_TF_INDEX_END = bytes.fromhex("57fb808b247547db")
-"""The last bytes of a LevelDB table. Source: tensorflow/core/lib/io/format.h, kTableMagicNumber."""
 _WEIGHTS = (
-    (rb"GGUF", "is a GGUF file"),
-    (rb"(?s).{4}TFL3", "is a TFLite model"),
-    (rb"(?s).{4}ORTM", "is a model in onnxruntime's own format"),
-    (rb"(?s).{4}ET\d\d", "is an ExecuTorch program"),
     (rb"(?s)\x93NUMPY.{,6}\{'descr': '.?f\d'.{,80}\((\d+, ){3,4}\d+\)", "is a numpy array in the shape of a kernel"),
     # a map whose arrays are an extension around [shape, dtype, bytes]; source: flax/serialization.py
     (
@@ -35,7 +29,7 @@ _WEIGHTS = (
         "is a Flax checkpoint (msgpack)",
     ),
 )
-"""Patterns of the first bytes of weights that are not converted."""
+"""Patterns of the first bytes of further weights that are not converted."""
 _INSIDE = re.compile(rb"(?s)PK\x03\x04|\x80[\x02-\x05]|\x89HDF|.{8}\{\"|.{257}ustar")
 """The first bytes of checkpoints and of archives, in a compressed file."""
 _KERNEL_SHAPE = re.compile(rb"(?s)\((K.|M..|J.{4}){4,5}t|\((I\d+\n){4,5}t")
@@ -55,15 +49,46 @@ _ROWS: tuple[tuple[bytes, str, bool, str], ...] = (
     (rb"\x80[\x02-\x05]", "a Python pickle, but not one that torch.save wrote", True, ""),
 )  # fmt: skip
 
-_ARRAYS = re.compile(rb"(?s)(\x80[\x02-\x05]|\(dp|[}\]]q).*numpy[\w.]*\.(multiarray|numeric)")
-"""A pickle of protocol 0 to 5 that names what makes numpy's arrays."""
+_ARRAYS = re.compile(rb"(?s)(\x80[\x02-\x05]|\(dp|[}\]]q).*(numpy[\w.]*\.(multiarray|numeric)|joblib\.numpy_pickle)")
+"""A pickle of protocol 0 to 5 that names what makes numpy's arrays, or joblib's."""
 _TENSORS = "load it, and torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, FILE)"
 _EXPORTED = ("archive_format", "serialized_exported_program.json")
 """Members of torch.export's archives. Source: torch/export/pt2_archive/constants.py of torch 2.13, torch/export of 2.5."""
+_EXPORTED_WEIGHTS = "import sys, torch; torch.save(torch.export.load(sys.argv[1]).state_dict, sys.argv[2])"
 
 
 def describe(source: Source, families: Sequence[str], suffixes: Container[str] = ()) -> ChkptChannelsError:
     """The error for a file that no format claims; `families` are those that this package reads, `suffixes` their extensions."""
+    if missing := _not_downloaded(source):
+        return missing
+    head = source.head[:HEAD_BYTES]
+    if found := foreign(source):
+        return found[0]
+    if error := _other_weights(source, suffixes):
+        return error
+    if cut := _cut_pickle(source):
+        return cut
+    if _ARRAYS.match(source.head):
+        return UnsupportedError(
+            "is a Python pickle that torch.save did not write, and its weights are numpy arrays", file=source.name, hint=_TENSORS
+        )
+    for looks, name, sound, hint in _ROWS:
+        if re.match(looks, head):
+            kind = UnsupportedError if sound else UnknownFormatError
+            return kind(f"is {name}", file=source.name, hint=hint)
+    if not head.strip(b"\0"):
+        return UnknownFormatError("begins with nothing but zeros: its content was never written", file=source.name)
+    if found := foreign(source, named=True):
+        return found[0]
+    return UnknownFormatError(
+        "is not a checkpoint of a known format",
+        file=source.name,
+        hint=f"chkpt-channels reads {', '.join(families[:-1])} and {families[-1]} files",
+    )
+
+
+def _not_downloaded(source: Source) -> UnknownFormatError | None:
+    """The error for a file whose content, or whose end, is not there; None for any other."""
     head = source.head[:HEAD_BYTES]
     if not head:
         return UnknownFormatError("is empty (0 bytes)", file=source.name, hint="download it again")
@@ -81,23 +106,21 @@ def describe(source: Source, families: Sequence[str], suffixes: Container[str] =
         )
     if re.match(rb"\x80[\x02-\x05]", head) and source.size < SHORTEST_PICKLE_BYTES:
         return UnknownFormatError("is cut off: no checkpoint is that short", file=source.name, hint="download it again")
-    if error := _other_weights(source, suffixes):
-        return error
-    if _ARRAYS.match(source.head):
-        return UnsupportedError(
-            "is a Python pickle that torch.save did not write, and its weights are numpy arrays", file=source.name, hint=_TENSORS
-        )
-    for looks, name, sound, hint in _ROWS:
-        if re.match(looks, head):
-            kind = UnsupportedError if sound else UnknownFormatError
-            return kind(f"is {name}", file=source.name, hint=hint)
-    if not head.strip(b"\0"):
-        return UnknownFormatError("begins with nothing but zeros: its content was never written", file=source.name)
-    return UnknownFormatError(
-        "is not a checkpoint of a known format",
-        file=source.name,
-        hint=f"chkpt-channels reads {', '.join(families[:-1])} and {families[-1]} files",
-    )
+    return None
+
+
+def _cut_pickle(source: Source) -> DamagedError | None:
+    """The error for a small pickle that is cut off: it may look like one of something else."""
+    if re.match(rb"\x80[\x02-\x05]", source.head) and source.size <= END_BYTES:
+        from chkpt_channels.containers.pickle.reader import OutOfData, Tree
+
+        try:
+            Tree(source.head, source.location)
+        except OutOfData:
+            return source.location.damaged("is cut off: its pickle does not end", at=source.size, hint="download it again")
+        except (DamagedError, UnsupportedError):
+            return None
+    return None
 
 
 def _other_weights(source: Source, suffixes: Container[str]) -> UnsupportedError | None:
@@ -105,28 +128,27 @@ def _other_weights(source: Source, suffixes: Container[str]) -> UnsupportedError
     if source.head.startswith(b"PK\x03\x04"):
         return _zip_of_weights(source, suffixes)
     what = next((what for looks, what in _WEIGHTS if re.match(looks, source.head)), "")
-    if source.tail.endswith(_TF_INDEX_END):
-        what = "is the index of a TensorFlow checkpoint"
     return UnsupportedError(what, file=source.name) if what else None
 
 
-def foreign_weights(source: Source, suffixes: Container[str]) -> str:
-    """What a file that no format claims is, where it holds weights all the same; "" for anything else. Raises FileSystemError."""
+def foreign_weights(source: Source, suffixes: Container[str]) -> UnsupportedError | None:
+    """The error for a file that no format claims, where it holds weights all the same; None for anything else. Raises
+    FileSystemError."""
+    found = foreign(source) or foreign(source, named=True)
+    if found and found[1]:
+        return found[0]
     if error := _other_weights(source, suffixes):
-        return error.what
-    if source.head.startswith(b"\x1f\x8b") and _INSIDE.match(_inflated(source.head)):
-        return "is a gzip file around a checkpoint or an archive"
+        return error
+    if source.head.startswith(b"\x1f\x8b") and _INSIDE.match(inflated(source.head)):
+        return UnsupportedError(
+            "is a gzip file around a checkpoint or an archive", file=source.name, hint="unpack it first: gunzip"
+        )
     pickled = _ARRAYS.match(source.head) or re.match(rb"\x93NUMPY.{,6}\{'descr': '\|O'", source.head, re.DOTALL)
     if pickled and any(_KERNEL_SHAPE.search(piece) for piece in source.chunks()):
-        return "is a Python pickle of numpy arrays"
-    return ""
-
-
-def _inflated(head: bytes) -> bytes:
-    """What a gzip file begins with; nothing where it is damaged."""
-    with contextlib.suppress(zlib.error):
-        return zlib.decompressobj(wbits=31).decompress(head, HEAD_BYTES)
-    return b""
+        return UnsupportedError("is a Python pickle of numpy arrays", file=source.name)
+    if os.path.splitext(source.name)[1].lower() in FOREIGN_SUFFIXES:
+        return UnsupportedError("holds weights in another format", file=source.name)
+    return None
 
 
 def _zip_of_weights(source: Source, suffixes: Container[str]) -> UnsupportedError | None:
@@ -138,7 +160,7 @@ def _zip_of_weights(source: Source, suffixes: Container[str]) -> UnsupportedErro
     except DamagedError:
         return None
     if any(name.rpartition("/")[2] in _EXPORTED for name in names):
-        hint = f"torch.save(torch.export.load({source.name!r}).state_dict, FILE)"
+        hint = f"python -c {shlex.quote(_EXPORTED_WEIGHTS)} {shlex.quote(source.name)} net.pth, and convert net.pth"
         return UnsupportedError("is a torch.export archive: a program, with its weights inside", file=source.name, hint=hint)
     if any(name.endswith(".npy") for name in names):
         return UnsupportedError("is a numpy archive (.npz)", file=source.name)

@@ -33,7 +33,7 @@ from chkpt_channels.transform.options import Options
 from chkpt_channels.transform.plan import Plan
 from tests.support.files import FIXTURES, Failing, Truth, contents, opened, snapshot, truths
 
-NO_FIXTURES = {"__pycache__", "generate", "found", "catalogue"}
+NO_FIXTURES = {"__pycache__", "generate", "found", "catalogue", "foreign"}
 """What else stands in fixtures/: generate/ makes the fixtures, and the hostile files when they are needed; found/ is what fuzzing
 found; catalogue/ makes the catalogue of known architectures."""
 EVERY = truths()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chkpt_channels import ChkptChannelsError, UnknownFormatError, UnsupportedError, convert, inspect
+from chkpt_channels import ChkptChannelsError, DamagedError, UnknownFormatError, UnsupportedError, convert, inspect
 from tests.support.files import FIXTURES, snapshot
 
 RGB = (FIXTURES / "torch_zip" / "state_dict.pth").read_bytes()
@@ -65,7 +65,7 @@ LOOKS: dict[str, tuple[bytes, type[ChkptChannelsError], str, str]] = {
         bytes(range(7, 250)) * 9,
         UnknownFormatError,
         "is not a checkpoint of a known format",
-        "reads Keras, ONNX, PyTorch and safetensors files",
+        "reads Keras, NumPy, ONNX, PyTorch and safetensors files",
     ),
     "text": (b"Not found\n", UnknownFormatError, "is not a checkpoint of a known format", ""),
     "one byte": (b"P", UnknownFormatError, "is not a checkpoint of a known format", ""),
@@ -84,9 +84,13 @@ LOOKS: dict[str, tuple[bytes, type[ChkptChannelsError], str, str]] = {
     "two of them": (zipped("a.pth", "b.pt", "c.txt"), UnsupportedError, "around a.pth and 1 more", "unzip "),
     "torch.export": (zipped("net/archive_format", "net/w.pt"), UnsupportedError, "torch.export archive", "torch.export.load("),
     "torch.export, older": (zipped("serialized_exported_program.json"), UnsupportedError, "torch.export archive", ""),
-    "arrays": (pickle.dumps({"w": np.ones(99)}, 2), UnsupportedError, "its weights are numpy arrays", "torch.from_numpy"),
     "arrays of protocol 0": (pickle.dumps({"w": np.ones(99)}, 0), UnsupportedError, "its weights are numpy arrays", ""),
-    "arrays of protocol 5": (pickle.dumps({"w": np.ones(99)}, 5), UnsupportedError, "its weights are numpy arrays", ""),
+    "a cut pickle": (
+        pickle.dumps({"w": "numpy." * 99, "v": 1}, 2)[:80],
+        DamagedError,
+        "is cut off: its pickle does not end",
+        "download it again",
+    ),
     "pickle": (pickle.dumps({f"key {i}": i for i in range(999)}, 4), UnsupportedError, "is a Python pickle", ""),
 }
 

@@ -13,10 +13,10 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from chkpt_channels.containers.pickle.machine import FRAME_HEAD_BYTES
+from chkpt_channels.containers.pickle import framing
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode
 from chkpt_channels.containers.pickle.reader import Tree
-from chkpt_channels.storage.splice import spliced
+from chkpt_channels.storage.splice import Splice, spliced
 
 
 def edited(tree: Tree, values: Mapping[PickleNode, Any], removed: Iterable[tuple[int, int]] = ()) -> bytes:
@@ -24,26 +24,20 @@ def edited(tree: Tree, values: Mapping[PickleNode, Any], removed: Iterable[tuple
 
     Raises UnsupportedError where what is removed is needed elsewhere and cannot be encoded there.
     """
+    edits = [(s.start, s.stop, s.data()) for s in splices(tree, values, removed)]
+    size = tree.stop - tree.start + sum(len(new) - (stop - start) for start, stop, new in edits)
+    return spliced(tree.data[0 : tree.stop], edits)[tree.start : tree.start + size]
+
+
+def splices(
+    tree: Tree, values: Mapping[PickleNode, Any], removed: Iterable[tuple[int, int]] = (), others: Sequence[Splice] = ()
+) -> list[Splice]:
+    """The same as splices, in order, with `others`, which replace whole nodes. Raises as `edited`."""
     rewriting = _Rewriting(tree)
     for node, value in values.items():
         rewriting.want(node, value)
-    edits = rewriting.edits(list(removed))
-    edits += _frame_edits(tree, edits)
-    return spliced(tree.data, edits)[tree.start : tree.stop + sum(len(new) - (b - a) for a, b, new in edits)]
-
-
-def _frame_edits(tree: Tree, edits: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
-    """New lengths for the frames in which something changes; what is left of a frame whose head goes needs no frame."""
-    lengths = []
-    for at, length in tree.frames:
-        begin, end = at + FRAME_HEAD_BYTES, at + FRAME_HEAD_BYTES + length
-        if any(start <= at < stop for start, stop, _ in edits):
-            continue
-        added = sum(len(new) for start, _, new in edits if begin <= start < end)
-        removed = sum(max(0, min(stop, end) - max(start, begin)) for start, stop, _ in edits)
-        if added != removed:
-            lengths.append((at + 1, begin, struct.pack("<Q", length + added - removed)))
-    return lengths
+    changes = sorted([*others, *(Splice.of(*edit) for edit in rewriting.edits(list(removed)))], key=lambda s: (s.start, s.stop))
+    return sorted([*changes, *framing.splices(tree, changes)], key=lambda s: (s.start, s.stop))
 
 
 def encode(value: Any) -> bytes:

@@ -6,7 +6,7 @@ Source: CPython's Modules/_pickle.c. `opcodes` has the operation of each opcode.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol, SupportsIndex, overload
 
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode
 from chkpt_channels.core.errors import Location
@@ -19,6 +19,20 @@ LONGEST_DECIMAL_DIGITS = 400
 """Of numbers written as text: Python takes quadratic time to read them, and sizes and counts have 20 digits."""
 
 
+class PickleBytes(Protocol):
+    """What a pickle is read from: bytes, or a window of a file."""
+
+    def __len__(self) -> int: ...
+
+    @overload
+    def __getitem__(self, key: SupportsIndex, /) -> int: ...
+    @overload
+    def __getitem__(self, key: slice, /) -> bytes: ...
+
+    def find(self, byte: bytes, start: int, /) -> int:
+        """Where `byte` comes next, -1 for nowhere."""
+
+
 class OutOfData(Exception):
     """The pickle continues after the end of the bytes at hand."""
 
@@ -26,7 +40,7 @@ class OutOfData(Exception):
 class Machine:
     """The pickle machine, on nodes instead of objects."""
 
-    def __init__(self, data: bytes, location: Location, at: int) -> None:
+    def __init__(self, data: PickleBytes, location: Location, at: int) -> None:
         self.data, self.location, self.at = data, location, at
         self.stack: list[PickleNode] = []
         self.marks: list[tuple[int, int]] = []  # (depth of the stack, offset of the MARK)
@@ -77,12 +91,20 @@ class Machine:
         """Push a new value, encoded from `start` up to here."""
         self.stack.append(PickleNode(kind, start, self.at, value))
 
-    def text(self, raw: bytes, start: int) -> None:
-        """Push a text. Python pickles lone surrogates, so they pass."""
+    def text(self, count: int, start: int) -> None:
+        """Push a text of so many bytes. Python pickles lone surrogates, so they pass."""
         try:
-            self.push(Kind.TEXT, start, raw.decode("utf-8", "surrogatepass"))
+            self.push(Kind.TEXT, start, self.take(count, start).decode("utf-8", "surrogatepass"))
         except UnicodeDecodeError:
             raise self.damaged("a text is not UTF-8", start) from None
+
+    def string(self, count: int, start: int) -> None:
+        """Push a string of Python 2: bytes that are read as text."""
+        self.push(Kind.TEXT, start, self.take(count, start).decode("utf-8", "backslashreplace"))
+
+    def raw(self, count: int, start: int) -> None:
+        """Push a byte string."""
+        self.push(Kind.BYTES, start, self.take(count, start))
 
     def pop(self) -> PickleNode:
         """Take the top of the stack. IndexError where the last MARK would be passed."""

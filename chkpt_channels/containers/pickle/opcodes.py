@@ -62,20 +62,15 @@ def _float_line(m: Machine, start: int) -> None:
 
 
 def _text(size: int) -> _Operation:
-    return lambda m, start: m.text(m.take(m.number(size, start), start), start)
+    return lambda m, start: m.text(m.number(size, start), start)
 
 
 def _bytes(size: int) -> _Operation:
-    return lambda m, start: m.push(Kind.BYTES, start, m.take(m.number(size, start), start))
+    return lambda m, start: m.raw(m.number(size, start), start)
 
 
 def _string(size: int) -> _Operation:
-    """BINSTRING of Python 2: bytes that torch decodes as text."""
-
-    def operation(m: Machine, start: int) -> None:
-        m.push(Kind.TEXT, start, m.take(m.number(size, start), start).decode("utf-8", "backslashreplace"))
-
-    return operation
+    return lambda m, start: m.string(m.number(size, start), start)
 
 
 def _tuple(size: int) -> _Operation:

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
-from chkpt_channels.containers.pickle.machine import FRAME_HEAD_BYTES, Machine, OutOfData
+from collections.abc import Sequence
+
+from chkpt_channels.containers.pickle.machine import FRAME_HEAD_BYTES, Machine, OutOfData, PickleBytes
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
 from chkpt_channels.containers.pickle.opcodes import run
+from chkpt_channels.containers.pickle.window import FileBytes, SkippingMachine
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.gc_pause import gc_paused
 
@@ -15,24 +18,26 @@ __all__ = ["Kind", "OutOfData", "PickleNode", "Tree", "plain"]
 
 
 class Tree:
-    """One parsed pickle: bytes [start, stop) of `data`."""
+    """One parsed pickle: bytes [start, stop) of `data`; where that is a FileBytes, long texts and byte strings are skipped."""
 
-    def __init__(self, data: bytes, location: Location, *, start: int = 0) -> None:
+    def __init__(self, data: PickleBytes, location: Location, *, start: int = 0) -> None:
         """Parse. Raises DamagedError with the opcode's offset, UnsupportedError for protocol 0, OutOfData if cut off."""
         self.data, self.location, self.start = data, location, start
-        machine = Machine(data, location, start)
+        machine = SkippingMachine(data, location, start) if isinstance(data, FileBytes) else Machine(data, location, start)
         with gc_paused():  # 20,000 tensors: 1.2 s instead of 2.7
             self.root = run(machine)
         self.stop = machine.at
         for at, length in machine.frames[-1:]:
             if at + FRAME_HEAD_BYTES + length > self.stop:
                 raise machine.damaged("a FRAME extends beyond the pickle", at)
+        self.starts: Sequence[int] = machine.starts if isinstance(machine, SkippingMachine) else ()
+        self.longs = machine.longs if isinstance(machine, SkippingMachine) else []
         self.persids, self.globals = machine.persids, machine.globals
         self.frames, self.pair_stops = machine.frames, machine.pair_stops
         self.memoize_opcodes, self.memoized = machine.memoize_opcodes, machine.memoized
 
     @classmethod
-    def whole(cls, data: bytes, location: Location) -> Tree:
+    def whole(cls, data: PickleBytes, location: Location) -> Tree:
         """The one pickle that fills `data`. Raises DamagedError where it is cut off or bytes follow it."""
         try:
             tree = cls(data, location)

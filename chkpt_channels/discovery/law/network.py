@@ -23,9 +23,9 @@ Layouts = Mapping[int, Layout]
 LAYOUTS: tuple[Layouts, ...] = (OIHW, HWIO, OHWI)
 
 # the last word of a weight: PyTorch weight, Keras kernel, MLX and Flax w, weight_norm weight_v and original1 (original0 is
-# its length), spectral_norm weight_orig, Keras 1 conv_W_1; frozen TorchScript numbers its constants
+# its length), spectral_norm weight_orig, Keras 1 conv_W_1, Detectron conv1_w; frozen TorchScript numbers its constants
 _WEIGHT = re.compile(
-    r"(^|[./])(weight|((depth|point)wise_)?kernel|w|filters?|original1?|weight_(v|orig)|\w+_W(_\d+)?|\d+)(:\d+)?$"
+    r"(^|[./])(weight|((depth|point)wise_)?kernel|w|filters?|original1?|weight_(v|orig)|\w+_[wW](_\d+)?|\d+)(:\d+)?$"
 )
 # tensors of rank 2 to 5 that are no weights: 42 timm models have a 4-D pos_embed before their first convolution
 _NO_KERNEL = re.compile(

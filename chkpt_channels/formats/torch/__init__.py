@@ -19,8 +19,9 @@ _PICKLE = re.compile(rb"([^/\0]*/)?data\.pkl")
 
 
 def sniff_zip(source: Source) -> bool:
-    """A zip with a data.pkl, which torch writes first, and re-zipped files have anywhere."""
-    if not source.head.startswith(b"PK\x03\x04"):
+    """A zip with a data.pkl, which torch writes first, and re-zipped files have anywhere; no shard of a distributed checkpoint,
+    which is such an archive for each tensor, one behind another. Source: torch/distributed/checkpoint/filesystem.py."""
+    if not source.head.startswith(b"PK\x03\x04") or source.name.endswith(".distcp"):
         return False
     if _PICKLE.match(source.head, _LOCAL_HEADER_BYTES):
         return True

@@ -1,0 +1,188 @@
+"""An open pickle of numpy arrays: its index, the elements where they are in the file, and edits of shape and elements."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from chkpt_channels.containers.pickle import editor
+from chkpt_channels.containers.pickle.nodes import PickleNode
+from chkpt_channels.containers.pickle.reader import Tree
+from chkpt_channels.containers.pickle.window import FileBytes
+from chkpt_channels.core.tensors import Edits, OptimizerEntry, Tensor, TensorEdit
+from chkpt_channels.formats.base import Checkpoint, Format, Loading
+from chkpt_channels.formats.numpy_pickle.arrays import Array, LatinText
+from chkpt_channels.formats.numpy_pickle.walk import PARAMETER_NAMES, Walk
+from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.splice import Checksum, Splice
+
+_HEADS = {b"U": 2, b"T": 5, b"X": 5, b"\x8c": 2, b"\x8d": 9, b"C": 2, b"B": 5, b"\x8e": 9, b"\x96": 9}
+"""The bytes before a text or byte string: its opcode and its length."""
+_TEXTS = (b"X", b"\x8c", b"\x8d")
+_FAMILIES = (((b"U", 8), (b"T", 32)), ((b"X", 32),), ((b"C", 8), (b"B", 32), (b"\x8e", 64)), ((b"\x96", 64),))
+"""The opcodes of one meaning with the bits of their lengths: strings of Python 2, texts of protocol 2, bytes, bytearrays."""
+_SLOT = re.compile(
+    r"(?P<parameter>.+)_(?P<slot>moment[12]?(_max)?|beta[12]_pow_acc|velocity|inf_norm|momentum|mean_square|mean_grad"
+    r"|_avg_squared_(grad|update))(_\d+)?"
+)
+"""Optimizer state by name: Paddle's conv2d_0.w_0_moment1_0, Detectron's conv1_w_momentum. Source: paddle/optimizer of 3.3."""
+_KNOWN = re.compile(r"numpy\..*|ml_dtypes\..*|_codecs\.encode|(builtins|__builtin__)\.(bytes|set|tuple)|collections\.\w+")
+
+
+class NumpyPickle(Checkpoint):
+    """One pickle of arrays. A dict keeps the order of the modules, but in Python 2."""
+
+    def __init__(self, source: Source, form: Format) -> None:
+        super().__init__(source, form)
+        self._tree = Tree.whole(FileBytes(source), self.location)
+        walk = Walk(self._tree, self.location)
+        self._arrays, self._marks, self.opaque = walk.arrays, walk.marks, tuple(walk.opaque)
+        for name, named in walk.arrays.items():
+            self._check_size(name, named.array)
+            self.tensors[name] = Tensor(name, named.array.dtype, named.array.shape, named.group)
+        self.globals = tuple(sorted(n for n in map(".".join, self._tree.globals) if not _KNOWN.fullmatch(n)))
+        self._python2 = any(self._opcode(named.array.payload) in (b"U", b"T") for named in walk.arrays.values())
+        self.ordered = not self._python2
+        self._slots = dict(_slots(walk))
+        self.optimizer_entries = self._optimizer_entries()
+
+    @property
+    def torch(self) -> bool:
+        return bool(self._marks)
+
+    def _opcode(self, node: PickleNode | None) -> bytes:
+        return self.source.read(node.start, node.start + 1) if node is not None else b""
+
+    def _span(self, array: Array) -> tuple[int, int]:
+        """The bytes that encode an array's elements."""
+        if array.payload is None:
+            return 0, 0
+        return array.payload.start + _HEADS.get(self._opcode(array.payload), 0), array.payload.stop
+
+    def _check_size(self, name: str, array: Array) -> None:
+        """Raise DamagedError for elements that cannot be so many; as text each byte takes one byte or two."""
+        begin, stop = self._span(array)
+        if array.payload is not None and (self._opcode(array.payload) in _TEXTS) is not array.latin1:
+            raise self.location.at(name).damaged("its elements are encoded as no array's are", at=begin)
+        if not array.size <= stop - begin <= array.size * (2 if array.latin1 else 1):
+            what = f"its elements have {stop - begin} bytes; {list(array.shape)} of {array.dtype.name} need {array.size}"
+            raise self.location.at(name).damaged(what, at=begin)
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        array = self._arrays[name].array
+        pieces = self._stored(name, array)
+        if not array.fortran or len(array.shape) < 2:
+            yield from pieces
+            return
+        import numpy as np
+
+        stored = np.frombuffer(b"".join(pieces), f"V{array.dtype.bits // 8}")
+        yield stored.reshape(array.shape, order="F").tobytes()
+
+    def _stored(self, name: str, array: Array) -> Iterator[bytes]:
+        """An array's elements in the order of the file."""
+        pieces = self.source.chunks(*self._span(array))
+        if not array.latin1:
+            yield from pieces
+            return
+        text = LatinText(self.location.at(name), self._span(array), array.size)
+        yield from map(text.taken, pieces)
+        text.finish()
+
+    def checks(self) -> Sequence[Checksum]:
+        texts = ((self._span(n.array), n.array.size, name) for name, n in self._arrays.items() if n.array.latin1)
+        spans = {span: LatinText(self.location.at(name), span, size) for span, size, name in sorted(texts)}
+        return list(spans.values())
+
+    def memory(self, name: str) -> Hashable:
+        return self._arrays[name].call.start
+
+    def shared(self, names: Sequence[str]) -> tuple[str, str] | None:
+        first: dict[Hashable, str] = {}
+        return next(((first[m], n) for n in names if first.setdefault(m := self.memory(n), n) != n), None)
+
+    def loading(self, path: str, group: str | None = None) -> Loading:
+        group = next((tensor.group for tensor in self.model_tensors()), "") if group is None else group
+        steps = group.split("/") if group else ()
+        keys = "".join(f"[{int(step) if step.isdecimal() else step!r}]" for step in steps)
+        if PARAMETER_NAMES in self._marks:
+            return Loading(("import paddle",), f"model.set_state_dict(paddle.load({path!r}){keys})", needs_model=True)
+        encoding = ", encoding='latin1'" if self._python2 else ""
+        return Loading(("import pickle",), f"arrays = pickle.load(open({path!r}, 'rb'){encoding}){keys}")
+
+    def splices(self, edits: Edits) -> list[Splice]:
+        by_call: defaultdict[PickleNode, dict[str, TensorEdit]] = defaultdict(dict)
+        for name, edit in edits.tensors.items():
+            by_call[self._arrays[name].call][name] = edit
+        shapes: dict[PickleNode, Any] = {}
+        payloads = []
+        for call, edited in by_call.items():
+            name, edit = next(iter(edited.items()))
+            self._check_alone(name, call, edited)
+            array = self._arrays[name].array
+            shapes[array.shape_node] = edit.shape
+            if array.payload is not None:
+                payloads.append(self._payload(array, array.payload, edit))
+        spans = [
+            named.span
+            for name, named in self._arrays.items()
+            if named.span and self._slots.get(name, _NONE).where in edits.dropped
+        ]
+        return editor.splices(self._tree, shapes, spans, payloads)
+
+    def _check_alone(self, name: str, call: PickleNode, edited: Mapping[str, TensorEdit]) -> None:
+        """Raise UnsupportedError where another name has the same elements, and would keep or lose them."""
+        payload = self._arrays[name].array.payload
+        sharing = [n for n, other in self._arrays.items() if n not in edited and other.array.payload is payload is not None]
+        if sharing:
+            layers = " ".join(f"--layer {each}" for each in (*edited, *sharing))
+            raise self.location.at(name).unsupported(f"shares its elements with {sharing[0]}, which would change", hint=layers)
+
+    def _payload(self, array: Array, node: PickleNode, edit: TensorEdit) -> Splice:
+        """The new elements, in the order and the kind of opcode of the old ones."""
+
+        def encoded() -> bytes:
+            raw = edit.values().tobytes("F" if array.fortran else "C")
+            return raw.decode("latin-1").encode() if array.latin1 else raw
+
+        family = next(f for f in _FAMILIES if any(self._opcode(node) == opcode for opcode, _ in f))
+        if array.latin1:  # how long the text is only its values show
+            text = encoded()
+            return Splice.of(node.start, node.stop, _head(family, len(text)) + text)
+        size = array._replace(shape=edit.shape).size
+        head = _head(family, size)
+        return Splice(node.start, node.stop, len(head) + size, lambda: head + encoded())
+
+    def _optimizer_entries(self) -> tuple[OptimizerEntry, ...]:
+        slots: defaultdict[tuple[str, str], dict[str, Tensor]] = defaultdict(dict)
+        for name, slot in self._slots.items():
+            slots[slot.where, slot.parameter][slot.slot] = self.tensors[name]
+        return tuple(OptimizerEntry(where, parameter, tensors, {}) for (where, parameter), tensors in slots.items())
+
+
+class _Slot(NamedTuple):
+    where: str
+    parameter: str
+    slot: str
+
+
+_NONE = _Slot("", "", "")
+
+
+def _slots(walk: Walk) -> Iterator[tuple[str, _Slot]]:
+    """The arrays that an optimizer keeps, each with its entry. The parameter is called as in the state dict, where that is
+    known."""
+    for name, named in walk.arrays.items():
+        prefix = f"{named.group}/" if named.group else ""
+        if match := _SLOT.fullmatch(name.removeprefix(prefix)):
+            where = prefix + match["parameter"]
+            known = walk.parameters.get(match["parameter"], where)
+            if known in walk.arrays or match[4] or PARAMETER_NAMES in walk.marks:
+                yield name, _Slot(where, known, match["slot"])
+
+
+def _head(family: Sequence[tuple[bytes, int]], size: int) -> bytes:
+    opcode, bits = next((opcode, bits) for opcode, bits in family if size >> bits == 0)
+    return opcode + size.to_bytes(bits // 8, "little")

@@ -1,0 +1,100 @@
+"""Which calls of a pickle are arrays: those of numpy, of every protocol and version; and what is refused of them."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from chkpt_channels import DamagedError
+from chkpt_channels.containers.pickle.reader import Tree
+from chkpt_channels.core.errors import Location
+from chkpt_channels.formats.numpy_pickle.arrays import Array, LatinText, NoNumbers, array_of
+
+HERE = Location("a.pkl")
+
+
+def read(data: bytes) -> Array | NoNumbers | None:
+    return array_of(Tree.whole(data, HERE).root, HERE)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("core", [b"numpy._core.", b"numpy.core."])
+@pytest.mark.parametrize("name", ["float64", "float32", "float16", "bfloat16", "int64", "int8", "uint16", "bool", "complex64"])
+def test_every_dtype(protocol: int, core: bytes, name: str):
+    dtype = getattr(ml_dtypes, name, name)
+    data = pickle.dumps(np.ones((2, 3), dtype), protocol)
+    if core not in data:
+        data = data.replace(b"\x16numpy._core", b"\x15numpy.core").replace(b"\x13numpy._core", b"\x12numpy.core")
+        data = data.replace(b"numpy._core.", core) if protocol < 4 else data[:2] + data[11:]
+    array = read(data)
+    assert isinstance(array, Array)
+    assert (array.dtype.numpy, array.shape, array.latin1, array.fortran) == (name, (2, 3), protocol == 2, False)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_fortran_order(protocol: int):
+    array = read(pickle.dumps(np.asfortranarray(np.ones((2, 3))), protocol))
+    assert isinstance(array, Array)
+    assert array.fortran
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.array([{}, None], object), "has elements of the dtype O8"),
+        (np.ones(3, ">f4"), "is big-endian"),
+        (np.zeros(3, "V2"), "has elements of the dtype V2"),
+        (np.zeros(3, [("a", "f4")]), "has elements of the dtype V4"),
+        (np.array(["a"]), ""),
+        (np.zeros(3, "M8[s]"), ""),
+    ],
+)
+def test_arrays_of_no_numbers(value: Any, words: str):
+    found = read(pickle.dumps(value, 4))
+    assert isinstance(found, NoNumbers)
+    assert found.what.startswith(words)
+    assert bool(words) == bool(found.what)
+    assert found.shape == value.shape
+
+
+def test_elements_out_of_band():
+    data = pickle.dumps(np.ones(3), 5, buffer_callback=[].append)
+    found = read(data)
+    assert isinstance(found, NoNumbers)
+    assert "outside of the file" in found.what
+
+
+@pytest.mark.parametrize("value", [np.float32(1), np.dtype("f4"), {"a": 1}, np.ma.array([1.0]), slice(1)])
+def test_what_is_no_array(value: Any):
+    assert read(pickle.dumps(value, 4)) is None
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"K\x02K\x03\x86", b"K\x02J\xff\xff\xff\xff\x86"), (b"K\x02K\x03\x86", b"K\x02N\x86")])
+def test_shapes_that_are_none(old: bytes, new: bytes):
+    data = pickle.dumps(np.ones((2, 3)), 2)
+    with pytest.raises(DamagedError, match="non-negative integers"):
+        read(data.replace(old, new))
+
+
+def test_a_shape_of_too_many_axes():
+    with pytest.raises(DamagedError, match="has 65 axes; 64 are the most"):
+        read(pickle.dumps(np.ones((2, 3)), 2).replace(b"K\x02K\x03\x86", b"(" + b"K\1" * 65 + b"t"))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"), [(b"a\xc4\x80", "no text of latin-1"), (b"a\xff", "no text"), (b"abc", "have 3 bytes")]
+)
+def test_a_text_that_is_none(data: bytes, words: str):
+    text = LatinText(HERE, (0, 9), 2)
+    with pytest.raises(DamagedError, match=words):
+        list(map(text.update, [memoryview(data)])) and text.finish()
+
+
+def test_a_text_in_pieces():
+    text = LatinText(HERE, (0, 9), 3)
+    assert [text.taken(piece) for piece in (b"a\xc3", b"\xbf", b"b")] == [b"a", b"\xff", b"b"]
+    text.finish()

@@ -1,0 +1,210 @@
+"""Pickles of arrays: what is written is what pickle itself writes; every way in which one can lie; memory does not grow."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chkpt_channels import DamagedError, UnsupportedError, check, convert, inspect, verify
+from chkpt_channels.formats.numpy_pickle import FORMATS, sniff
+from chkpt_channels.storage.source import Source
+from tests.formats.numpy_pickle.readings import loaded, theirs
+from tests.support.files import FIXTURES
+
+HOME = FIXTURES / "numpy_pickle"
+
+
+def network(channels: int, order: str = "C", filters: int = 8) -> dict[str, Any]:
+    chance = np.random.default_rng(0)
+    shapes = {
+        "conv1.weight": (filters, channels, 3, 3),
+        "conv1.bias": (filters,),
+        "conv2.weight": (16, filters, 3, 3),
+        "fc.weight": (5, 16),
+    }
+    return {k: np.asarray(chance.random(shape).astype(np.float32), order=order) for k, shape in shapes.items()}  # type: ignore[call-overload] # "C" or "F"
+
+
+def summed(arrays: dict[str, Any]) -> dict[str, Any]:
+    """What convert --to gray makes of them, by numpy."""
+    kernel = arrays["conv1.weight"].astype(np.float64)
+    gray = ((kernel[:, :1] + kernel[:, 1:2]) + kernel[:, 2:]).astype(np.float32)
+    order = "F" if arrays["conv1.weight"].flags.f_contiguous else "C"
+    return arrays | {"conv1.weight": np.asarray(gray, order=order)}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("filters", [8, 150, 900])
+@pytest.mark.parametrize("layout", ["plain", "detectron2"])
+def test_the_output_is_what_pickle_dumps(
+    protocol: int, order: str, filters: int, layout: str, put: Callable[..., Path], tmp_path: Path
+):
+    """Of kernels within one frame, over several, and too long for any."""
+    arrays = network(3, order, filters)
+    gray = summed(arrays)
+    if layout == "detectron2":
+        arrays, gray = ({"model": each, "__author__": "x", "matching_heuristics": True} for each in (arrays, gray))
+    path = put(pickle.dumps(arrays, protocol), "a.pkl")
+    convert(path, tmp_path / "gray.pkl", to="gray")
+    assert (tmp_path / "gray.pkl").read_bytes() == pickle.dumps(gray, protocol)
+    assert verify(path, tmp_path / "gray.pkl").ok
+    convert(tmp_path / "gray.pkl", tmp_path / "rgb.pkl", to="rgb")
+    assert (tmp_path / "rgb.pkl").read_bytes() == pickle.dumps(loaded(tmp_path / "rgb.pkl"), protocol)
+
+
+def test_an_array_that_has_two_names_changes_under_both(put: Callable[..., Path], tmp_path: Path):
+    arrays = network(3)
+    ema = {"model": arrays, "ema": {**arrays}}
+    path = put(pickle.dumps(ema, 4), "a.pkl")
+    convert(path, tmp_path / "b.pkl", to="gray")
+    gray = summed(arrays)
+    assert (tmp_path / "b.pkl").read_bytes() == pickle.dumps({"model": gray, "ema": {**gray}}, 4)
+    with pytest.raises(UnsupportedError, match=r"shares its elements with ema/conv1\.weight") as caught:
+        convert(path, tmp_path / "c.pkl", to="gray", layers=["model/conv1.weight"])
+    assert caught.value.hint == "--layer model/conv1.weight --layer ema/conv1.weight"
+
+
+def test_state_of_adam_is_dropped_and_its_powers_are_not_reset(put: Callable[..., Path], tmp_path: Path):
+    """Adam's powers of beta begin with beta, which the file does not say."""
+    state = {f"conv.w_0_{slot}_0": np.ones((8, 3, 3, 3), np.float32) for slot in ("moment1", "moment2")}
+    state["conv.w_0_beta1_pow_acc_0"] = np.ones(1, np.float32)
+    names = {"StructuredToParameterName@@": {"conv1.weight": "conv.w_0"}}
+    path = put(pickle.dumps({"model": network(3) | names, "opt": state}, 4), "a.pdparams")
+    with pytest.raises(UnsupportedError, match="which cannot be reset") as caught:
+        convert(path, tmp_path / "b.pdparams", to="gray")
+    assert "--optimizer drop" in caught.value.hint
+    with pytest.raises(UnsupportedError):  # the first array of all encodes the dtype of the others
+        convert(
+            put(pickle.dumps({"opt": state, "model": network(3) | names}, 4), "c.pdparams"),
+            tmp_path / "d",
+            to="gray",
+            optimizer="drop",
+        )
+    convert(path, tmp_path / "b.pdparams", to="gray", optimizer="drop")
+    assert loaded(tmp_path / "b.pdparams")["opt"] == {}
+
+
+def test_a_pickle_of_optimizer_state_alone_is_no_network(tmp_path: Path):
+    assert len(inspect(HOME / "net.pdopt").optimizer) > 0
+    with pytest.raises(UnsupportedError, match="holds no convolution"):
+        convert(HOME / "net.pdopt", tmp_path / "out.pdopt", to="gray")
+
+
+def test_beside_its_weights_such_a_file_is_copied_with_a_warning(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    for name in ("net.pdparams", "net.pdopt"):
+        (tmp_path / "a" / name).write_bytes((HOME / name).read_bytes())
+    report = convert(tmp_path / "a", tmp_path / "b", to="gray")
+    assert "stale_optimizer" in {warning.code for warning in report.warnings}
+    assert (tmp_path / "b" / "net.pdopt").read_bytes() == (HOME / "net.pdopt").read_bytes()
+
+
+GOOD = pickle.dumps(network(3), 4)
+LIES = {
+    "one more side": (
+        b"K\x08K\x03K\x03K\x03t",
+        b"K\x08K\x03K\x03K\x04t",
+        "its elements have 864 bytes; [8, 3, 3, 4] of F32 need 1152",
+    ),
+    "10^18 elements": (b"(K\x08K\x03K\x03K\x03t", b"(\x8a\x08" + b"\1" * 8 + b"K\x03K\x03K\x03t", "its elements have 864 bytes"),
+    "a longer dtype": (b"\x8c\2f4", b"\x8c\2f8", "its elements have 864 bytes"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "message"), LIES.values(), ids=LIES)
+def test_a_lie_is_damage(old: bytes, new: bytes, message: str, put: Callable[..., Path]):
+    assert old in GOOD
+    data = GOOD[:2] + GOOD[11:]  # without its frame, whose length would be another
+    with pytest.raises(DamagedError, match=re.escape(message)):
+        inspect(put(data.replace(old, new, 1), "a.pkl"))
+
+
+def test_a_payload_of_protocol_2_is_checked_while_it_is_copied(put: Callable[..., Path], tmp_path: Path):
+    data = pickle.dumps(network(3), 2)
+    at = data.index(b"X", data.index(b"conv2.weight") + 300)
+    at = next(i for i in range(at, len(data)) if data[i] == 0xC2)
+    path = put(data[: at + 1] + b"a" + data[at + 2 :], "a.pkl")
+    with pytest.raises(DamagedError, match="its elements are no text of latin-1"):
+        convert(path, tmp_path / "out.pkl", to="gray")
+
+
+@pytest.mark.parametrize(
+    ("data", "claimed"),
+    [
+        (pickle.dumps({"a": np.ones(2)}, 5), True),
+        (pickle.dumps([np.ones(2)], 2), True),
+        (pickle.dumps({"a": [1, 2]}, 4), False),
+        (pickle.dumps({"a": np.ones(2)}, 0), False),
+        (b"", False),
+    ],
+)
+def test_what_is_claimed(data: bytes, claimed: bool, put: Callable[..., Path]):
+    with Source(put(data)) as source:
+        assert sniff(source) is claimed
+
+
+def test_no_name_is_resolved(put: Callable[..., Path], tmp_path: Path):
+    marker = tmp_path / "marker"
+    call = b"cos\nmkdir\nX" + len(str(marker)).to_bytes(4, "little") + str(marker).encode() + b"\x85R"
+    data = pickle.dumps(network(3), 2)[:-2] + b"X\4\0\0\0evil" + call + b"u."
+    path = put(data, "a.pkl")
+    report = convert(path, tmp_path / "out.pkl", to="gray")
+    assert not marker.exists()
+    assert "foreign_globals" in {warning.code for warning in report.warnings}
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("detectron2.pkl", "import pickle\narrays = pickle.load(open('{}', 'rb'))['model']"),
+        ("detectron.pkl", "import pickle\narrays = pickle.load(open('{}', 'rb'), encoding='latin1')['blobs']"),
+        ("net.pdparams", "model.set_state_dict(paddle.load('{}'))"),
+    ],
+)
+def test_the_lines_that_load_it(name: str, lines: str, tmp_path: Path):
+    out = tmp_path / name
+    report = convert(HOME / name, out, to="gray")
+    text = "\n".join(report.load_lines)
+    assert lines.format(out) in text
+    if "paddle" not in text:
+        done = subprocess.run([sys.executable, "-c", text + "\nassert len(arrays) > 3"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_large_file_is_not_read(tmp_path: Path):
+    """Holes, so that the disk has it in no time; in memory there would be 200 MB."""
+    array = pickle.dumps({"big": np.zeros(1 << 18, np.float32)} | network(3), 4)
+    size = 200 << 20
+    head = array.index(b"B" + (1 << 20).to_bytes(4, "little"))
+    shape = array.index(b"J" + (1 << 18).to_bytes(4, "little"))
+    front = array[:shape] + b"J" + (size // 4).to_bytes(4, "little") + array[shape + 5 : head] + b"B" + size.to_bytes(4, "little")
+    path = tmp_path / "a.pkl"
+    with path.open("wb") as file:
+        file.write(front)
+        file.seek(size, 1)
+        file.write(array[head + 5 + (1 << 20) :])
+    tracemalloc.start()
+    convert(path, tmp_path / "b.pkl", to="gray")
+    assert check(tmp_path / "b.pkl", "gray").ok
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60 << 20
+    assert (tmp_path / "b.pkl").stat().st_size < path.stat().st_size
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in HOME.glob("*.p*")))
+def test_python_reads_what_is_read_here(name: str, tmp_path: Path):
+    with Source(HOME / name) as source:
+        store = FORMATS[0].open(source)
+        ours = {key: (t.dtype.name, t.shape, b"".join(store.chunks(key))) for key, t in store.tensors.items()}
+    assert ours == theirs(HOME / name)
