@@ -33,8 +33,8 @@ def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _ANY) -> 
     by_graph = tuple(checkpoint.graph.first_convs())
     if by_graph or checkpoint.graph.decides:
         return search.Finding(by_graph)
-    if by_view := _by_search_view(checkpoint):
-        return search.Finding(by_view)
+    if by_view := _by_search_view(checkpoint, request.from_channels):
+        return by_view
     named = _named_by_config(checkpoint, hints)
     known = None if hints.joined else known_first_convs(checkpoint, request.from_channels)
     if known and {conv.tensor.name for conv in named or known.first_convs} == {conv.tensor.name for conv in known.first_convs}:
@@ -57,14 +57,31 @@ def _by_shapes(checkpoint: TensorStore, channels: int | None) -> search.Finding:
     return finding._replace(first_convs=tuple(checkpoint.graph.with_groups(conv) for conv in finding.first_convs))
 
 
-def _by_search_view(checkpoint: TensorStore) -> tuple[FirstConv, ...]:
-    """The first convs of a file whose kernels are not PyTorch's, searched under PyTorch's names and shapes. A depthwise kernel
-    has one channel there, whatever it takes: an answer that holds one is dropped."""
+def _by_search_view(checkpoint: TensorStore, channels: int | None) -> search.Finding | None:
+    """What is found in a file whose kernels are not PyTorch's, searched under PyTorch's names and shapes; None where these
+    do not tell. A depthwise kernel has one channel there, whatever it takes: an answer that holds one is dropped."""
     view = checkpoint.graph.search_view()
-    in_view = search.find(view, ordered=checkpoint.ordered).first_convs if view else ()
-    pairs = [(conv, checkpoint.tensors[view[conv.tensor]]) for conv in in_view]
-    convs = tuple(conv._replace(tensor=tensor, layout=tensor.layout) for conv, tensor in pairs)
-    return () if any(checkpoint.graph.is_depthwise(conv.tensor.name) for conv in convs) else convs
+    if not view:
+        return None
+    finding = search.find(view, ordered=checkpoint.ordered, torch=True, channels=channels)
+    if not finding.first_convs and not checkpoint.graph.shows_all:
+        return None
+    stored = _stored(checkpoint)
+    names = {tensor.name: stored[name] for tensor, name in view.items()}
+    candidates = tuple(c._replace(key=names[c.key].name, shape=names[c.key].shape) for c in finding.candidates)
+    found = [names[conv.tensor.name] for conv in finding.first_convs]
+    if unread := [w for w in checkpoint.opaque if any(tensor.name == w.name for tensor in found)]:
+        return search.Finding((), (Candidate(unread[0].name, unread[0].shape or (), unread[0].what), *candidates))
+    convs = tuple(c._replace(tensor=t, layout=t.layout) for c, t in zip(finding.first_convs, found, strict=True))
+    if any(checkpoint.graph.is_depthwise(tensor.name) for tensor in found):
+        return None
+    vectors = tuple(names[vector.name] for vector in finding.input_vectors)
+    return finding._replace(first_convs=convs, candidates=candidates, input_vectors=vectors)
+
+
+def _stored(checkpoint: TensorStore) -> dict[str, Tensor]:
+    """The tensors by name, and what stands for those that cannot be read."""
+    return {w.name: Tensor(w.name, BY_NAME["F32"], w.shape or ()) for w in checkpoint.opaque} | checkpoint.tensors
 
 
 def _named_by_config(checkpoint: TensorStore, hints: ConfigHints) -> tuple[FirstConv, ...]:
@@ -89,8 +106,8 @@ def unexplained(checkpoint: TensorStore, stems: Sequence[FirstConv]) -> tuple[af
     if view := checkpoint.graph.search_view():
         shown = {name: tensor for tensor, name in view.items()}
         seen = [conv._replace(tensor=shown[conv.tensor.name]) for conv in stems if conv.tensor.name in shown]
-        left = after.unexplained(view, seen, ordered=checkpoint.ordered, torch=checkpoint.ordered)
-        kernels = tuple(kernel._replace(tensor=checkpoint.tensors[view[kernel.tensor]]) for kernel in left)
+        left = after.unexplained(view, seen, ordered=checkpoint.ordered, torch=True)
+        kernels = tuple(kernel._replace(tensor=_stored(checkpoint)[view[kernel.tensor]]) for kernel in left)
         return tuple(kernel for kernel in kernels if not checkpoint.graph.is_depthwise(kernel.tensor.name))
     among = opaque.searched(checkpoint)
     left = after.unexplained(among.tensors, stems, ordered=checkpoint.ordered, torch=checkpoint.torch)
