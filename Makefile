@@ -61,6 +61,7 @@ fixtures: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python -m fixtures.generate.torch_files
 	$(FRAMEWORKS)/bin/python -m fixtures.generate.onnx_files
 	$(FRAMEWORKS)/bin/python -m fixtures.generate.keras_files
+	$(FRAMEWORKS)/bin/python -m fixtures.generate.jax_files
 
 catalogue: $(CATALOGUE)/.installed
 	$(CATALOGUE)/bin/python -m fixtures.catalogue
