@@ -29,6 +29,6 @@ def theirs(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
 
 
 def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         name = f"{path}/{key}" if path else key
-        yield from _leaves(value, name) if isinstance(value, dict) else [(name, value)]
+        yield from _leaves(value, name) if isinstance(value, dict | list) else [(name, value)]
