@@ -81,6 +81,7 @@ fixtures: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python -m fixtures.generate.torch_files
 	$(FRAMEWORKS)/bin/python -m fixtures.generate.onnx_files
 	$(FRAMEWORKS)/bin/python -m fixtures.generate.keras_files
+	$(FRAMEWORKS)/bin/python -m fixtures.generate.jax_files
 # fixtures.generate.numpy_pickle_files and fixtures.generate.foreign_files need environments of their own: their docstrings say which
 
 catalogue: $(CATALOGUE)/.installed

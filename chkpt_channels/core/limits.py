@@ -17,6 +17,7 @@ class Limits(NamedTuple):
     zip_members: int = 500_000
     zip_gap_bytes: int = 1 << 16  # zero padding between members
     inflated_bytes: int = 256 << 20  # of an HDF5 file that is deflated inside a .keras
+    msgpack_values: int = 1_000_000
     protobuf_fields: int = 4_000_000
     protobuf_text_bytes: int = 1 << 20
     protobuf_depth: int = 64  # protobuf's own parsers refuse more than 100 levels

@@ -16,9 +16,14 @@ _WRAPPED = re.compile(r"(.+)\.(bn|norm|batch_?norm|conv|conv2d)$")
 
 def find(store: TensorStore, conv: FirstConv) -> tuple[str, int] | None:
     """(name, sign) of the tensor that takes the constant: from the graph, or from names and shapes where the graph does not know
-    its outputs. None where there is none, or where it is ambiguous."""
+    its outputs, in PyTorch's words where it shows these. None where there is none, or where it is ambiguous."""
     if store.graph.knows_outputs:
         return store.graph.bias_target(conv)
+    view = store.graph.search_view()
+    if shown := next((tensor for tensor, name in view.items() if name == conv.tensor.name), None):
+        named = {tensor.name: tensor for tensor in view}
+        target = by_names(named, conv._replace(tensor=shown, layout=shown.layout), ordered=store.ordered)
+        return (view[named[target[0]]], target[1]) if target else None
     return by_names(store.tensors, conv, ordered=store.ordered)
 
 

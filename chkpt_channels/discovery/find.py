@@ -9,11 +9,10 @@ from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, Unsu
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery import counts, layer_selector, opaque
+from chkpt_channels.discovery import by_user, counts, layer_selector, opaque
 from chkpt_channels.discovery.catalogue.known import known_first_convs, listed_names
 from chkpt_channels.discovery.law import after, search
 from chkpt_channels.discovery.law.copies import Flattened
-from chkpt_channels.discovery.law.network import Layouts
 from chkpt_channels.discovery.law.places import OTHER_SENSES
 from chkpt_channels.discovery.like import compare as like
 from chkpt_channels.discovery.request import ConfigHints, SearchRequest
@@ -33,8 +32,8 @@ def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _ANY) -> 
     by_graph = tuple(checkpoint.graph.first_convs())
     if by_graph or checkpoint.graph.decides:
         return search.Finding(by_graph)
-    if by_view := _by_search_view(checkpoint):
-        return search.Finding(by_view)
+    if by_view := _by_search_view(checkpoint, request.from_channels):
+        return by_view
     named = _named_by_config(checkpoint, hints)
     known = None if hints.joined else known_first_convs(checkpoint, request.from_channels)
     if known and {conv.tensor.name for conv in named or known.first_convs} == {conv.tensor.name for conv in known.first_convs}:
@@ -57,14 +56,31 @@ def _by_shapes(checkpoint: TensorStore, channels: int | None) -> search.Finding:
     return finding._replace(first_convs=tuple(checkpoint.graph.with_groups(conv) for conv in finding.first_convs))
 
 
-def _by_search_view(checkpoint: TensorStore) -> tuple[FirstConv, ...]:
-    """The first convs of a file whose kernels are not PyTorch's, searched under PyTorch's names and shapes. A depthwise kernel
-    has one channel there, whatever it takes: an answer that holds one is dropped."""
+def _by_search_view(checkpoint: TensorStore, channels: int | None) -> search.Finding | None:
+    """What is found in a file whose kernels are not PyTorch's, searched under PyTorch's names and shapes; None where these
+    do not tell. A depthwise kernel has one channel there, whatever it takes: an answer that holds one is dropped."""
     view = checkpoint.graph.search_view()
-    in_view = search.find(view, ordered=checkpoint.ordered).first_convs if view else ()
-    pairs = [(conv, checkpoint.tensors[view[conv.tensor]]) for conv in in_view]
-    convs = tuple(conv._replace(tensor=tensor, layout=tensor.layout) for conv, tensor in pairs)
-    return () if any(checkpoint.graph.is_depthwise(conv.tensor.name) for conv in convs) else convs
+    if not view:
+        return None
+    finding = search.find(view, ordered=checkpoint.ordered, torch=True, channels=channels)
+    if not finding.first_convs and not checkpoint.graph.shows_all:
+        return None
+    stored = _stored(checkpoint)
+    names = {tensor.name: stored[name] for tensor, name in view.items()}
+    candidates = tuple(c._replace(key=names[c.key].name, shape=names[c.key].shape) for c in finding.candidates)
+    found = [names[conv.tensor.name] for conv in finding.first_convs]
+    if unread := [w for w in checkpoint.opaque if any(tensor.name == w.name for tensor in found)]:
+        return search.Finding((), (Candidate(unread[0].name, unread[0].shape or (), unread[0].what), *candidates))
+    convs = tuple(c._replace(tensor=t, layout=t.layout) for c, t in zip(finding.first_convs, found, strict=True))
+    if any(checkpoint.graph.is_depthwise(tensor.name) for tensor in found):
+        return None
+    vectors = tuple(names[vector.name] for vector in finding.input_vectors)
+    return finding._replace(first_convs=convs, candidates=candidates, input_vectors=vectors)
+
+
+def _stored(checkpoint: TensorStore) -> dict[str, Tensor]:
+    """The tensors by name, and what stands for those that cannot be read."""
+    return {w.name: Tensor(w.name, BY_NAME["F32"], w.shape or ()) for w in checkpoint.opaque} | checkpoint.tensors
 
 
 def _named_by_config(checkpoint: TensorStore, hints: ConfigHints) -> tuple[FirstConv, ...]:
@@ -74,7 +90,7 @@ def _named_by_config(checkpoint: TensorStore, hints: ConfigHints) -> tuple[First
     for module in hints.first_conv:
         tensor = checkpoint.tensors.get(f"{module}.weight")
         layout = search.layout_of(tensor, layouts) if tensor else None
-        if tensor is None or layout is None or _channels(tensor, layout, 0) != hints.channels:
+        if tensor is None or layout is None or by_user.channels_of(tensor, layout, 0) != hints.channels:
             return ()
         why = "config.json names it"
         convs.append(checkpoint.graph.with_groups(FirstConv(tensor, layout, hints.channels, "sidecar", why)))
@@ -89,8 +105,8 @@ def unexplained(checkpoint: TensorStore, stems: Sequence[FirstConv]) -> tuple[af
     if view := checkpoint.graph.search_view():
         shown = {name: tensor for tensor, name in view.items()}
         seen = [conv._replace(tensor=shown[conv.tensor.name]) for conv in stems if conv.tensor.name in shown]
-        left = after.unexplained(view, seen, ordered=checkpoint.ordered, torch=checkpoint.ordered)
-        kernels = tuple(kernel._replace(tensor=checkpoint.tensors[view[kernel.tensor]]) for kernel in left)
+        left = after.unexplained(view, seen, ordered=checkpoint.ordered, torch=True)
+        kernels = tuple(kernel._replace(tensor=_stored(checkpoint)[view[kernel.tensor]]) for kernel in left)
         return tuple(kernel for kernel in kernels if not checkpoint.graph.is_depthwise(kernel.tensor.name))
     among = opaque.searched(checkpoint)
     left = after.unexplained(among.tensors, stems, ordered=checkpoint.ordered, torch=checkpoint.torch)
@@ -154,7 +170,7 @@ def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layou
     checkpoint.graph.check_reached()
     if finding.first_convs:
         _check_tied(checkpoint, finding.first_convs)
-        convs = tuple(_with_layout(location, conv, layout) if layout else conv for conv in finding.first_convs)
+        convs = tuple(by_user.with_layout(location, conv, layout) if layout else conv for conv in finding.first_convs)
         return finding._replace(first_convs=convs)
     weight, _ = opaque.candidates_among(checkpoint, finding)
     if weight:
@@ -237,9 +253,9 @@ def _with_named(checkpoint: TensorStore, finding: search.Finding, request: Searc
         if name in unread:
             raise location.at(name).unsupported(unread[name].what, hint=unread[name].hint)
         _check_read(checkpoint, name, finding)
-        conv = known.get(name) or _described_by_user(checkpoint.location, checkpoint.tensors[name], request, layouts)
+        conv = known.get(name) or by_user.described(checkpoint.location, checkpoint.tensors[name], request, layouts)
         conv = conv._replace(found_by="user", why=why)
-        convs.append(_with_layout(location, conv, request.layout) if request.layout else conv)
+        convs.append(by_user.with_layout(location, conv, request.layout) if request.layout else conv)
     _check_complete(location, finding, convs)
     if any(conv.found_by == "graph" for conv in finding.first_convs):  # it knows the preprocessing itself
         return search.Finding(tuple(convs))
@@ -254,8 +270,8 @@ def named(checkpoint: TensorStore, layer: str, request: SearchRequest) -> FirstC
     tensor = layer_selector.match(checkpoint.location, tensors, layer, "a glob")[0]
     known = {conv.tensor.name: conv for conv in find_first_convs(checkpoint, request).first_convs}
     layouts = search.layouts_of(tensors, torch=checkpoint.torch)
-    conv = known.get(tensor.name) or _described_by_user(checkpoint.location, tensor, request, layouts)
-    return _with_layout(checkpoint.location, conv, request.layout) if request.layout else conv
+    conv = known.get(tensor.name) or by_user.described(checkpoint.location, tensor, request, layouts)
+    return by_user.with_layout(checkpoint.location, conv, request.layout) if request.layout else conv
 
 
 def _check_read(checkpoint: TensorStore, name: str, finding: search.Finding) -> None:
@@ -264,31 +280,3 @@ def _check_read(checkpoint: TensorStore, name: str, finding: search.Finding) -> 
         checkpoint.graph.check_reached()
         hint = " ".join(f"--layer {conv.tensor.name}" for conv in finding.first_convs[:MOST_TOGETHER])
         raise checkpoint.location.at(name).unsupported("no image reaches this kernel in the model's graph", hint=hint)
-
-
-def _described_by_user(location: Location, tensor: Tensor, request: SearchRequest, layouts: Layouts) -> FirstConv:
-    layout = request.layout or search.layout_of(tensor, layouts)
-    if layout is None or len(layout.axes) != len(tensor.shape):
-        raise location.at(tensor.name).unsupported(
-            f"its axis order is ambiguous: shape {list(tensor.shape)} does not show the input channels",
-            hint="--layout OI, O(HWI) or O(IHW)" if len(tensor.shape) == 2 else "--layout OIHW, HWIO or OHWI",
-        )
-    return FirstConv(tensor, layout, _channels(tensor, layout, request.from_channels or 0), "user")
-
-
-def _with_layout(location: Location, conv: FirstConv, layout: Layout) -> FirstConv:
-    shape = conv.tensor.shape
-    if len(layout.axes) != len(shape):
-        what = f"--layout {layout} has {len(layout.axes)} axes, the shape {list(shape)} has {len(shape)}"
-        raise UsageError(what, file=location.file, where=conv.tensor.name)
-    return conv._replace(layout=layout, in_channels=_channels(conv.tensor, layout, conv.in_channels))
-
-
-def _channels(tensor: Tensor, layout: Layout, known: int) -> int:
-    """The input channels of a kernel in a layout. A folded axis holds three colors if it can and nothing says otherwise."""
-    width = tensor.shape[layout.channel_axis]
-    if not layout.folded:
-        return width
-    if 0 < known < width and width % known == 0:
-        return known
-    return 3 if width % 3 == 0 else 1

@@ -98,6 +98,8 @@ class TensorStore(ABC):
         self.optimizer_entries: tuple[OptimizerEntry, ...] = ()
         self.warnings: list[Notice] = []
         self.globals: tuple[str, ...] = ()
+        self.untyped: frozenset[str] = frozenset()
+        """The tensors whose dtype the file does not name, and that are read as the likeliest."""
         self.follows_links = False
         """Whether files that go with this one may be reached through links that leave its folder."""
 

@@ -24,6 +24,9 @@ class ModelGraph:
     knows_outputs: ClassVar[bool] = False
     """Whether it knows what takes each conv's output: then a conv without a bias target has none."""
 
+    shows_all: ClassVar[bool] = False
+    """Whether its `search_view`, where it has one, holds all that names and shapes tell: then only that is searched."""
+
     folds: ClassVar[bool] = False
     """Whether it can `fold` a convolution."""
 

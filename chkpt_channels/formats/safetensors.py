@@ -39,9 +39,10 @@ _NOT_KEPT = frozenset({"C32", "C128", "QI8", "QU8", "QI32", "QU4x2", "QU2x4", "U
 
 
 def sniff(source: Source) -> bool:
-    """A brace after eight bytes that are not text: the length of a header is never eight letters, and has a zero below 100 MB."""
-    head = source.head[:9]
-    return (head[8:] == b"{" and not head[:8].isascii() | head[:8].isalnum()) or (head[8:] == b"{" and 0 in head[:8])
+    """A brace after eight bytes that are not text: the length of a header is never eight letters, and has a zero below 100 MB. In
+    msgpack the brace may be the number 123, before a key."""
+    length, opening = source.head[:8], source.head[8:10]
+    return opening[:1] == b"{" and opening.isascii() and (0 in length or not (length.isascii() or length.isalnum()))
 
 
 class Safetensors(Checkpoint):

@@ -17,18 +17,11 @@ HEAD_BYTES = 1024
 SHORTEST_PICKLE_BYTES = 64
 """torch.save of an empty dict has more, in every format."""
 
-FOREIGN_SUFFIXES = frozenset({".npz", ".gguf", ".tflite", ".pb", ".msgpack"})
+FOREIGN_SUFFIXES = frozenset({".gguf", ".tflite", ".pb"})
 """Extensions of formats that are not written here: no output may have one."""
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
-_WEIGHTS = (
-    (rb"(?s)\x93NUMPY.{,6}\{'descr': '.?f\d'.{,80}\((\d+, ){3,4}\d+\)", "is a numpy array in the shape of a kernel"),
-    # a map whose arrays are an extension around [shape, dtype, bytes]; source: flax/serialization.py
-    (
-        rb"(?s)[\x81-\x8f\xde\xdf].*\x93[\x90-\x9f].{,64}(\xa7float(32|16)|\xa8bfloat16)[\xc4-\xc6]",
-        "is a Flax checkpoint (msgpack)",
-    ),
-)
+_WEIGHTS = ((rb"(?s)\x93NUMPY.{,6}\{'descr': '.?f\d'.{,80}\((\d+, ){3,4}\d+\)", "is a numpy array in the shape of a kernel"),)
 """Patterns of the first bytes of further weights that are not converted."""
 _INSIDE = re.compile(rb"(?s)PK\x03\x04|\x80[\x02-\x05]|\x89HDF|.{8}\{\"|.{257}ustar")
 """The first bytes of checkpoints and of archives, in a compressed file."""
@@ -162,8 +155,6 @@ def _zip_of_weights(source: Source, suffixes: Container[str]) -> UnsupportedErro
     if any(name.rpartition("/")[2] in _EXPORTED for name in names):
         hint = f"python -c {shlex.quote(_EXPORTED_WEIGHTS)} {shlex.quote(source.name)} net.pth, and convert net.pth"
         return UnsupportedError("is a torch.export archive: a program, with its weights inside", file=source.name, hint=hint)
-    if any(name.endswith(".npy") for name in names):
-        return UnsupportedError("is a numpy archive (.npz)", file=source.name)
     weights = [name for name in names if posixpath.splitext(name)[1].lower() in suffixes]
     if not weights:
         return None

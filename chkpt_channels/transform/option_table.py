@@ -298,6 +298,16 @@ class ConvertOptions(TypedDict, total=False):
             doc="passes NaN and infinity through, bit by bit, where channels are copied; elsewhere they are refused all the same",
         ),
     ]
+    bfloat16: Annotated[
+        bool,
+        Option(
+            "--bfloat16",
+            hidden=True,
+            help="Kernels of two bytes without a type (V2, in .npz) are bfloat16.",
+            doc="says that kernels whose elements have two bytes and no type (`V2`, as numpy saves JAX's bfloat16 in `.npz`) are"
+            " bfloat16; they are refused otherwise",
+        ),
+    ]
     leave_out: Annotated[
         Sequence[str],
         Option(

@@ -57,7 +57,11 @@ def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
     _check_globals(checkpoint, strict=options.plain["strict"])
     if options.plain["fold_adapter"]:
         return _folded(checkpoint, options)
-    return _plan_by_like(checkpoint, options) if options.search.like else _planned(checkpoint, options)
+    plan = _plan_by_like(checkpoint, options) if options.search.like else _planned(checkpoint, options)
+    if not options.plain["bfloat16"] and (untyped := next((n for n in plan.edits.tensors if n in checkpoint.untyped), None)):
+        what = "has two bytes an element and no type (V2), as numpy saves JAX's bfloat16"
+        raise checkpoint.location.at(untyped).unsupported(what, hint="--bfloat16")
+    return plan
 
 
 def may_have_made(options: Options, before: TensorStore, after: TensorStore, plan: Plan) -> bool:

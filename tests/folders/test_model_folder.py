@@ -261,7 +261,7 @@ def test_what_is_no_network_is_copied(tmp_path: Path):
 
 def test_foreign_weights_would_be_stale(tmp_path: Path):
     source = folder(tmp_path / "a")
-    (source / "flax_model.msgpack").write_bytes(b"x")
+    (source / "model.gguf").write_bytes(b"x")
     with pytest.raises(UnsupportedError, match="would keep the old channels"):
         convert(source, tmp_path / "b", to="gray")
 

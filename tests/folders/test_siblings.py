@@ -47,12 +47,6 @@ def saved(array: Any) -> bytes:
     return out.getvalue()
 
 
-def npz() -> bytes:
-    out = io.BytesIO()
-    np.savez(out, **ARRAYS)
-    return out.getvalue()
-
-
 def zipped(name: str, content: bytes) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -85,7 +79,6 @@ def test_weights_of_any_name_are_converted(name: str, content: bytes, tmp_path: 
 
 
 FOREIGN = {
-    "npz": ("w.dat", npz(), "is a numpy archive"),
     "npy": ("conv1", saved(np.ones((8, 3, 3, 3), np.float32)), "is a numpy array in the shape of a kernel"),
     "a dict in npy": ("w.npy", saved(ARRAYS), "is a Python pickle of numpy arrays"),
     "pickle of protocol 0": ("w", pickle.dumps(ARRAYS, 0), "is a Python pickle of numpy arrays"),
@@ -96,7 +89,7 @@ FOREIGN = {
     "ort": ("w.bin", b"\x28\0\0\0ORTM" + bytes(99), "is a model in onnxruntime's own format"),
     "executorch": ("w.pte", b"\x28\0\0\0ET12" + bytes(99), "is an ExecuTorch program"),
     "darknet": ("yolo.weights", bytes(16) + b"\x01\x02\x03" * 999, "holds weights of Darknet"),
-    "flax": ("flax_model.msgpack", b"x", "holds weights in another format"),
+    "flax": ("flax_model.msgpack", b"x", "is not a checkpoint of a known format"),
     "unknown": ("w.bin", bytes(range(1, 99)), "is not a checkpoint of a known format"),
     "pointer": ("w.h5", b"version https://git-lfs.github.com/spec/v1\nsize 9\n", "is a Git-LFS pointer"),
     "cut": ("w", RGB[:-200], "its end is missing"),
@@ -151,10 +144,10 @@ def test_the_report_counts_all_files(tmp_path: Path):
 def test_a_folder_and_shards_are_left_out_whole(tmp_path: Path):
     source, out = folder(tmp_path / "a", "README.md", b"words"), tmp_path / "b"
     (source / "flax" / "deep").mkdir(parents=True)
-    (source / "flax" / "deep" / "w.msgpack").write_bytes(b"x")
+    (source / "flax" / "deep" / "w.gguf").write_bytes(b"x")
     safetensors.numpy.save_file({"x": np.ones((2, 7, 8, 8), np.float32)}, source / "x-1.safetensors")
     (source / "x.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "x-1.safetensors"}}))
-    with pytest.raises(UnsupportedError, match=r"w\.msgpack"):
+    with pytest.raises(UnsupportedError, match=r"w\.gguf"):
         convert(source, out, to="gray", leave_out=["x.safetensors.index.json"])
     with pytest.raises(UnsupportedError, match="holds no convolution") as raised:
         convert(source, out, to="gray", leave_out=["flax"])

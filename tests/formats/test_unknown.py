@@ -65,7 +65,7 @@ LOOKS: dict[str, tuple[bytes, type[ChkptChannelsError], str, str]] = {
         bytes(range(7, 250)) * 9,
         UnknownFormatError,
         "is not a checkpoint of a known format",
-        "reads Keras, NumPy, ONNX, PyTorch and safetensors files",
+        "reads Flax, Keras, NumPy, ONNX, PyTorch and safetensors files",
     ),
     "text": (b"Not found\n", UnknownFormatError, "is not a checkpoint of a known format", ""),
     "one byte": (b"P", UnknownFormatError, "is not a checkpoint of a known format", ""),

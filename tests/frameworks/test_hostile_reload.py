@@ -16,6 +16,7 @@ import torch
 from chkpt_channels import convert, verify
 from fixtures.generate.hostile.make import CASES
 from tests.frameworks.oracle import load
+from tests.frameworks.readings import THEIRS
 
 READ = [case for case in CASES if case.code == 0 and case.reloads]
 
@@ -72,6 +73,9 @@ READERS = {
     "keras_zip": keras_shapes,
     "onnx": onnx_shapes,
     "folder": folder_shapes,
+}
+READERS |= {
+    form: lambda path, form=form: {n: r[1] for n, r in THEIRS[form](path).items()} for form in THEIRS.keys() - READERS.keys()
 }
 BY_SUFFIX = {".pth": torch_names, ".safetensors": safetensors_shapes}
 

@@ -20,7 +20,7 @@ def test_names_are_unique():
 
 @each
 def test_a_row_is_complete(option: Option):
-    assert re.fullmatch(r"--[a-z]+(-[a-z]+)*", option.flag)
+    assert re.fullmatch(r"--[a-z]+[0-9]*(-[a-z]+)*", option.flag)
     assert option.help[0].isupper()
     assert option.help.endswith((".", "]", "…"))
     assert option.doc[0].islower() or option.doc[0] == "`"

@@ -1,0 +1,107 @@
+"""What names and shapes say in JAX's libraries, seen as PyTorch's: `Conv_0/kernel` HWIO is `Conv_0.weight` OIHW.
+
+A `kernel` of rank 2 is [I, O]; one of rank 3 to 5 is a convolution's, with the filters last. Two kinds look like one and are not:
+those of attention, [E, heads, dim] for `query`, `key` and `value` and [heads, dim, E] for `out` (a ViT-Ti has three heads); and
+the layers of `nn.scan`, stacked along a first axis. Their biases and their names tell.
+Source: flax/linen/linear.py, attention.py and transforms.py of flax 0.12; big_vision, vision_transformer and BiT name alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import NamedTuple
+
+from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.tensors import OpaqueTensor, Tensor
+from chkpt_channels.formats.base import TensorStore
+from chkpt_channels.formats.graph import ModelGraph
+
+HWIO = {3: Layout("WIO"), 4: Layout("HWIO"), 5: Layout("DHWIO")}
+_OIHW = {2: Layout("OI"), 3: Layout("OIW"), 4: Layout("OIHW"), 5: Layout("OIDHW")}
+_WORDS = {
+    "scale": "weight",
+    "gamma": "weight",
+    "embedding": "weight",
+    "beta": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+_COLLECTIONS = ("params", "batch_stats", "target")
+"""What holds the variables of a module, whose names are the same in each."""
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+
+
+class _Seen(NamedTuple):
+    """The shape of a kernel as PyTorch has it, and whether it is a convolution's."""
+
+    shape: Shape
+    is_conv: bool = False
+
+
+def layout_of(name: str, shapes: Shapes) -> Layout | None:
+    """The layout of a tensor by its name and the shapes of those beside it; None where it is no convolution's kernel."""
+    seen = _kernel(name, shapes[name], shapes) if _is_kernel(name) else None
+    return HWIO[len(shapes[name])] if seen and seen.is_conv else None
+
+
+class NamedArrays(ModelGraph):
+    """The arrays of a file as a state dict of PyTorch, where some are kernels by JAX's names."""
+
+    shows_all = True
+
+    def __init__(self, store: TensorStore) -> None:
+        self._store = store
+
+    def search_view(self) -> Mapping[Tensor, str]:
+        """Every array of the models, an opaque one by its shape."""
+        arrays: list[Tensor | OpaqueTensor] = [*self._store.model_tensors(), *self._store.opaque]
+        shapes = {array.name: array.shape for array in arrays if array.shape is not None}
+        if not any(layout_of(name, shapes) for name in shapes):
+            return {}
+        views: dict[str, Tensor] = {}
+        named: dict[Tensor, str] = {}
+        for name, shape in shapes.items():
+            tensor = self._store.tensors.get(name) or Tensor(name, BY_NAME["F32"], shape)
+            view = _view(tensor, shapes)
+            view = view._replace(name=name.replace("/", ".")) if view.name in views else view
+            views[view.name] = view
+            named[view] = name
+        return named
+
+
+def _view(tensor: Tensor, shapes: Shapes) -> Tensor:
+    words = tensor.name.split("/")
+    while len(words) > 1 and words[0] in _COLLECTIONS:
+        words = words[1:]
+    seen = _kernel(tensor.name, tensor.shape, shapes) if _is_kernel(tensor.name) else None
+    last = "weight" if seen else _WORDS.get(words[-1], words[-1])
+    shape = seen.shape if seen else tensor.shape
+    return tensor._replace(
+        name=".".join([*words[:-1], last]), shape=shape, group="", layout=_OIHW.get(len(shape)) if seen else None
+    )
+
+
+def _is_kernel(name: str) -> bool:
+    return name.rpartition("/")[2] == "kernel"
+
+
+def _kernel(name: str, shape: Shape, shapes: Shapes) -> _Seen:
+    module = name.rpartition("/")[0]
+    bias = shapes.get(f"{module}/bias")
+    if bias and len(bias) > 1 and bias[0] == shape[0] and bias[1:] == shape[-len(bias) + 1 :]:
+        shape, bias = shape[1:], bias[1:]  # nn.scan's layers are alike: one stands for all
+    parent, _, role = module.rpartition("/")
+    query = shapes.get(f"{parent}/query/kernel", ())
+    if bias and len(bias) > 1 and bias == shape[-len(bias) :]:
+        return _Seen((prod(bias), prod(shape[: -len(bias)])))
+    if len(query) > 2 and len(shape) > 2 and role in ("query", "key", "value"):
+        return _Seen((prod(shape[-2:]), shape[-3]))
+    if len(query) > 2 and len(shape) > 2 and role == "out":
+        return _Seen((shape[-1], prod(shape[-3:-1])))
+    if not 2 <= len(shape) <= 5 or (bias and bias != shape[-1:]):
+        return _Seen((shape[-1], prod(shape[:-1])) if shape else shape)
+    *window, channels, filters = shape
+    return _Seen((filters, channels, *window), bool(window))
