@@ -103,10 +103,10 @@ def unexplained(checkpoint: TensorStore, stems: Sequence[FirstConv]) -> tuple[af
     if checkpoint.graph.decides or checkpoint.graph.first_convs():
         return ()
     if view := checkpoint.graph.search_view():
-        shown = {name: tensor for tensor, name in view.items()}
+        shown, stored = {name: tensor for tensor, name in view.items()}, _stored(checkpoint)
         seen = [conv._replace(tensor=shown[conv.tensor.name]) for conv in stems if conv.tensor.name in shown]
         left = after.unexplained(view, seen, ordered=checkpoint.ordered, torch=True)
-        kernels = tuple(kernel._replace(tensor=_stored(checkpoint)[view[kernel.tensor]]) for kernel in left)
+        kernels = tuple(kernel._replace(tensor=stored[view[kernel.tensor]]) for kernel in left)
         return tuple(kernel for kernel in kernels if not checkpoint.graph.is_depthwise(kernel.tensor.name))
     among = opaque.searched(checkpoint)
     left = after.unexplained(among.tensors, stems, ordered=checkpoint.ordered, torch=checkpoint.torch)
