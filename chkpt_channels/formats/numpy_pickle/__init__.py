@@ -8,6 +8,7 @@ An array is a call, one of
 in numpy 2 of numpy._core. Elements are a byte string, without a checksum: BINBYTES and its kin, BYTEARRAY8 where the array is
 writable (5), `_codecs.encode(text, "latin1")` (2 of Python 3: a byte from 128 on takes two), BINSTRING (Python 2). A dtype is
 numpy.dtype("f4", False, True), BUILD (3, byte order, None, None, None, …), and of bfloat16 numpy.dtype(ml_dtypes.bfloat16, …).
+An array of JAX is jax._src.array._reconstruct_array(_reconstruct, (ndarray, …), (1, shape, …), {…}), with the same parts.
 No name is resolved; elements are skipped until they are asked for.
 Source: numpy/_core/src/multiarray/methods.c (array_reduce, array_reduce_ex_picklebuffer) and descriptor.c of numpy 2.4,
 paddle/framework/io.py of Paddle 3.3, detectron2/checkpoint/detection_checkpoint.py.

@@ -112,16 +112,19 @@ def array_of(node: PickleNode, location: Location) -> Array | NoNumbers | None:
 
 def _parts(node: PickleNode) -> Sequence[PickleNode] | None:
     """(shape, dtype, order, elements) of the call of one of both functions, none of a call that is none of theirs."""
-    function, arguments = (node.value[0], _few(node.value[1])) if node.kind is Kind.CALL else (node, ())
+    function, arguments, built = (node.value[0], _few(node.value[1]), node.state) if node.kind is Kind.CALL else (node, (), None)
+    made = function.target.value if function.target.kind is Kind.GLOBAL else ("", "")
+    if made[0].startswith("jax.") and made[1] == "_reconstruct_array" and len(arguments) == 4 and built is None:
+        function, arguments, built = arguments[0], _few(arguments[1]), arguments[2]
     if any(function.is_global(f"{module}.numeric", "_frombuffer") for module in _MODULES):
-        whole = len(arguments) == 4 and node.state is None and node.items is None
+        whole = len(arguments) == 4 and built is None and node.items is None
         return (arguments[2], arguments[1], arguments[3], arguments[0]) if whole else ()
     if not any(function.is_global(f"{module}.multiarray", "_reconstruct") for module in _MODULES):
         return () if function.is_global("numpy", "ndarray") and node.kind is Kind.CALL else None
     if arguments and arguments[0].target.kind is Kind.GLOBAL and not arguments[0].is_global("numpy", "ndarray"):
         return None  # of a subclass
     empty = len(arguments) == 3 and arguments[0].target.kind is Kind.GLOBAL and plain(arguments[1]) == (0,)
-    state = _few(node.state)
+    state = _few(built)
     whole = empty and _is_letter(arguments[2]) and node.items is None and len(state) == 5 and plain(state[0]) == 1
     return state[1:] if whole else ()
 

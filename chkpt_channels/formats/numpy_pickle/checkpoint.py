@@ -28,11 +28,14 @@ _SLOT = re.compile(
     r"|_avg_squared_(grad|update))(_\d+)?"
 )
 """Optimizer state by name: Paddle's conv2d_0.w_0_moment1_0, Detectron's conv1_w_momentum. Source: paddle/optimizer of 3.3."""
-_KNOWN = re.compile(r"numpy\..*|ml_dtypes\..*|_codecs\.encode|(builtins|__builtin__)\.(bytes|set|tuple)|collections\.\w+")
+_KNOWN = re.compile(
+    r"numpy\..*|jax\..*\._reconstruct_array|ml_dtypes\..*|_codecs\.encode|(builtins|__builtin__)\.(bytes|set|tuple)|collections\.\w+"
+)
 
 
 class NumpyPickle(Checkpoint):
-    """One pickle of arrays. A dict keeps the order of the modules, but in Python 2."""
+    """One pickle of arrays. The dict of a framework that is known keeps the order of the modules, but in Python 2; JAX sorts its
+    own by name."""
 
     def __init__(self, source: Source, form: Format) -> None:
         super().__init__(source, form)
@@ -44,7 +47,7 @@ class NumpyPickle(Checkpoint):
             self.tensors[name] = Tensor(name, named.array.dtype, named.array.shape, named.group)
         self.globals = tuple(sorted(n for n in map(".".join, self._tree.globals) if not _KNOWN.fullmatch(n)))
         self._python2 = any(self._opcode(named.array.payload) in (b"U", b"T") for named in walk.arrays.values())
-        self.ordered = not self._python2
+        self.ordered = self.torch and not self._python2
         self._slots = dict(_slots(walk))
         self.optimizer_entries = self._optimizer_entries()
 

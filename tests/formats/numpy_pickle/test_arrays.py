@@ -98,3 +98,16 @@ def test_a_text_in_pieces():
     text = LatinText(HERE, (0, 9), 3)
     assert [text.taken(piece) for piece in (b"a\xc3", b"\xbf", b"b")] == [b"a", b"\xff", b"b"]
     text.finish()
+
+
+def of_jax(array: Any) -> bytes:
+    """As jax.Array.__reduce__ makes it, by opcodes. Source: jax/_src/array.py of jax 0.10."""
+    function, arguments, state = array.__reduce__()
+    parts = b"".join(pickle.dumps(part, 4)[11:-1] for part in (function, arguments, state, {"weak_type": False}))
+    return b"\x80\4cjax._src.array\n_reconstruct_array\n(" + parts + b"tR."
+
+
+def test_an_array_of_jax():
+    array = read(of_jax(np.ones((2, 3), np.float32)))
+    assert isinstance(array, Array)
+    assert (array.dtype.name, array.shape) == ("F32", (2, 3))

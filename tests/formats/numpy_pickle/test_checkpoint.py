@@ -208,3 +208,18 @@ def test_python_reads_what_is_read_here(name: str, tmp_path: Path):
         store = FORMATS[0].open(source)
         ours = {key: (t.dtype.name, t.shape, b"".join(store.chunks(key))) for key, t in store.tensors.items()}
     assert ours == theirs(HOME / name)
+
+
+SHAPES = {
+    "HWIO": {"Dense_0/kernel": (8, 4), "block/conv/kernel": (3, 3, 8, 8), "conv_init/kernel": (3, 3, 3, 8)},
+    "HWIO, patches": {"embedding/kernel": (16, 16, 3, 192), "encoder/query/kernel": (192, 192), "head/kernel": (192, 10)},
+    "OIHW": {"conv1.weight": (64, 3, 7, 7), "layer1.0.conv1.weight": (64, 64, 3, 3), "fc.weight": (10, 64)},
+}
+
+
+@pytest.mark.parametrize("layout", SHAPES)
+def test_an_unknown_framework_is_one_whose_order_says_nothing(layout: str, put: Callable[..., Path]):
+    """As JAX pickles its trees, sorted by name."""
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in SHAPES[layout].items()}
+    (conv,) = inspect(put(pickle.dumps(arrays, 4), "a.pkl")).first_convs
+    assert (conv.in_channels, str(conv.layout)) == (3, layout[:4])
