@@ -11,7 +11,7 @@ from chkpt_channels.discovery.request import SearchRequest
 
 
 def described(location: Location, tensor: Tensor, request: SearchRequest, layouts: Layouts) -> FirstConv:
-    """A kernel that the search did not find, as the user describes it. Raises UnsupportedError where its axis order is not known."""
+    """A kernel that the search did not find, as the user describes it. Raises UnsupportedError where the axes are not known."""
     layout = request.layout or search.layout_of(tensor, layouts)
     if layout is None or len(layout.axes) != len(tensor.shape):
         raise location.at(tensor.name).unsupported(

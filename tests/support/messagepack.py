@@ -67,7 +67,7 @@ def _integer(value: int) -> bytes:
     if -32 <= value < 128:
         return struct.pack(">b", value)
     codes = (0xCC, 0xCD, 0xCE, 0xCF) if value >= 0 else (0xD0, 0xD1, 0xD2, 0xD3)
-    bits = value.bit_length() + (value < 0)
+    bits = value.bit_length() if value >= 0 else (~value).bit_length() + 1
     code = next(code for i, code in enumerate(codes) if bits <= 8 << i)
     return bytes([code]) + struct.pack(_NUMBERS[code], value)
 
