@@ -10,7 +10,15 @@ from pathlib import Path
 from chkpt_channels.api.output.naming import stated_hash
 from chkpt_channels.api.output.publish import sha256_of
 from chkpt_channels.api.report import Check, FileInfo, Mismatch
-from chkpt_channels.core.errors import AmbiguousError, DamagedError, FileSystemError, Location, UnsupportedError, unlisted
+from chkpt_channels.core.errors import (
+    AmbiguousError,
+    DamagedError,
+    FileSystemError,
+    Location,
+    UnsupportedError,
+    UsageError,
+    unlisted,
+)
 from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.tensors import FirstConv, Notice
 from chkpt_channels.discovery.find import find_first_convs
@@ -35,7 +43,12 @@ def expected_channels(expect: str | int | None, lfs_pointers: str) -> int | None
     """The number of channels of an --expect. Raises UsageError for words that are not understood."""
     if lfs_pointers not in LFS_CHOICES:
         raise unlisted("--lfs-pointers", lfs_pointers, LFS_CHOICES)
-    return rules.target(expect)[0] if expect is not None else None
+    if expect is None:
+        return None
+    count, order = rules.target(expect, "--expect")
+    if order == "bgr":
+        raise UsageError("--expect is a number of channels: no file tells their order", hint="--expect rgb")
+    return count
 
 
 def models(paths: Iterable[str | os.PathLike[str]]) -> dict[Path, bool]:

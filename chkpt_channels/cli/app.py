@@ -210,6 +210,8 @@ def check(
                 result = library(file, expect, lfs_pointers=lfs_pointers, is_named=is_named)
                 console.add(result.result(), [] if quiet and result.ok else text.check_lines(result))
                 console.exit_code = max(console.exit_code, 0 if result.ok else 1)
+        if not files:
+            console.note(f"no weights are in {', '.join(path)}: nothing was checked")
         if len(files) > 1 and not quiet:
             console.summarize()
     raise typer.Exit(console.exit_code)

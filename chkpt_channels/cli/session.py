@@ -43,6 +43,12 @@ class Session:
             _print(messages, sys.stderr)
             _print(closing, self._to)
 
+    def note(self, message: str) -> None:
+        """Tell people what no result says."""
+        from chkpt_channels.core.errors import LONGEST_MESSAGE, printable
+
+        _print([f"warning: {printable(message, LONGEST_MESSAGE)}"], sys.stderr)
+
     def summarize(self) -> None:
         """One line that counts the results of many files, and names the exit code where it is not 0."""
         statuses = Counter(_STATUSES.get(result["status"], str(result["status"]).replace("_", " ")) for result in self._results)

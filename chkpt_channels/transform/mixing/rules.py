@@ -175,14 +175,16 @@ _REASONS = {
 }
 
 
-def target(to: str | int) -> tuple[int, str]:
-    """(number of channels, color order or "") of a target word: gray, grey, grayscale, L, rgb, bgr, rgba, or a number."""
+def target(to: str | int, option: str = "--to") -> tuple[int, str]:
+    """(number of channels, color order or "") of a target word: gray, grey, grayscale, L, rgb, bgr, rgba, or a number. Raises
+    UsageError that names the option."""
     text = str(to).strip().lower()
     # fewer than 6 digits: int() takes quadratic time for endless ones
     channels = TARGETS.get(text) or (int(text) if text.isdecimal() and len(text) < 6 else 0)
     if not channels:
-        hint = f"--to {close}" if (close := did_you_mean(text, ("gray", "rgb", "bgr", "rgba"))) else ""
-        raise UsageError(f"--to {text[:40]!r} is not a target: gray, rgb, bgr, rgba or a number of channels", hint=hint)
+        hint = f"{option} {close}" if (close := did_you_mean(text, ("gray", "rgb", "bgr", "rgba"))) else ""
+        known = "gray, rgb, bgr, rgba or a number of channels from 1 to 99999"
+        raise UsageError(f"{option} {text[:40]!r} is not a target: {known}", hint=hint)
     return channels, text if text in ORDERS else ""
 
 
