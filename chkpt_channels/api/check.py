@@ -16,7 +16,6 @@ from chkpt_channels.core.errors import (
     FileSystemError,
     Location,
     UnsupportedError,
-    UsageError,
     unlisted,
 )
 from chkpt_channels.core.gc_pause import gc_paused
@@ -43,12 +42,7 @@ def expected_channels(expect: str | int | None, lfs_pointers: str) -> int | None
     """The number of channels of an --expect. Raises UsageError for words that are not understood."""
     if lfs_pointers not in LFS_CHOICES:
         raise unlisted("--lfs-pointers", lfs_pointers, LFS_CHOICES)
-    if expect is None:
-        return None
-    count, order = rules.target(expect, "--expect")
-    if order == "bgr":
-        raise UsageError("--expect is a number of channels: no file tells their order", hint="--expect rgb")
-    return count
+    return rules.target(expect, "--expect")[0] if expect is not None else None
 
 
 def models(paths: Iterable[str | os.PathLike[str]]) -> dict[Path, bool]:

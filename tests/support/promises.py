@@ -40,7 +40,7 @@ def kept(form: str, seed: Seed, data: bytes, to: str | int = "gray") -> bool:
         path = seed.put(folder, data)
         if not form.startswith("keras") or sys.platform != "linux":
             return held(path, to)
-        answer = aside(lambda tell: tell(ACCEPTED if held(path, to) else REFUSED))
+        answer = aside(lambda tell: tell(ACCEPTED if held(path, to) else REFUSED), 2 * SECONDS)
         if answer in (ACCEPTED, REFUSED):
             return answer == ACCEPTED
         for one in (folder / "out").iterdir():

@@ -84,16 +84,17 @@ def forked(arguments: Sequence[str], folder: Path, prepare: Callable[[], object]
     return _outcome(status, usage, out, err, began)
 
 
-def aside(work: Callable[[Callable[[bytes], object]], object]) -> bytes:
+def aside(work: Callable[[Callable[[bytes], object]], object], seconds: int = 0) -> bytes:
     """What `work` tells from a fork of this process, which needs no further ones, as far as it comes: libraries crash on such
-    files, or never end."""
+    files, or never end, for which the processor's `seconds` are limited."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         try:
             isolation._may_fork = lambda: False
-            used = math.ceil(time.process_time())
-            resource.setrlimit(resource.RLIMIT_CPU, (used + 2 * SECONDS, used + 2 * SECONDS))
+            if seconds:
+                most = math.ceil(time.process_time()) + seconds
+                resource.setrlimit(resource.RLIMIT_CPU, (most, most))
             work(lambda told: os.write(writing, told))
         finally:
             os._exit(0)
