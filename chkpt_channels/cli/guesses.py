@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from chkpt_channels.core.errors import UsageError, did_you_mean
+from chkpt_channels.folders.library_tables import CONFIG
 from chkpt_channels.folders.model_folder import is_folder, weights_in
 from chkpt_channels.storage.source import STDIO
 
@@ -56,6 +58,17 @@ def fetched(source: str) -> str:
         return ""
     close = did_you_mean(path.name, names[:10_000])
     return str(path.with_name(close)) if close else ""
+
+
+def each_a_model(folder: str) -> str:
+    """What to try where a folder was taken for one model, and its weights do not belong together; "" where it is one."""
+    weights = [] if Path(folder, CONFIG).exists() else weights_in(Path(folder))
+    suffixes = Counter(path.suffix for path in weights)
+    if len(weights) < 2:
+        return ""
+    (suffix, _), *_ = suffixes.most_common(1)
+    pattern = f"{shlex.quote(folder.rstrip(os.sep))}/*{suffix}"
+    return f"   or, where each is a model of its own, chkpt-channels convert {pattern} --output-dir DIR"
 
 
 def command(word: str) -> str:

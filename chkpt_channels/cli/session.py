@@ -88,6 +88,10 @@ class Session:
             from chkpt_channels.cli import guesses
 
             error.hint = guesses.fetched(path)
+        elif error.hint.startswith("--leave-out") and os.path.isdir(path):
+            from chkpt_channels.cli import guesses
+
+            error.hint += guesses.each_a_model(path)
         if isinstance(error.__cause__, BrokenPipeError):  # of a result on standard output: nobody is there to be told
             raise interrupts.Interrupted(signal.SIGPIPE)
         self.exit_code = max(self.exit_code, error.exit_code)

@@ -100,6 +100,15 @@ class OverlayFile:
     def flush(self) -> None:
         """Nothing is kept back."""
 
+    def is_changed(self, start: int, stop: int) -> bool:
+        """Whether bytes of [start, stop), in the old file, are no longer what they were."""
+        for number, page in self._pages.items():
+            at = number * PAGE_BYTES
+            first, last = max(start, at), min(stop, at + len(page))
+            if first < last and page[first - at : last - at] != self._source.read(self._start + first, self._start + last):
+                return True
+        return False
+
     def splices(self) -> list[Splice]:
         """The edits of the span as splices that count from its first byte: of each page the first changed byte to the last."""
         changed_runs: list[tuple[int, bytearray]] = []

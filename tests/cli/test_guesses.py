@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from chkpt_channels.cli import guesses
+from chkpt_channels.cli.app import run
 from chkpt_channels.core.errors import UsageError
 
 
@@ -75,3 +78,16 @@ def test_an_output_that_is_a_folder(here: Path):
     assert guesses.is_output_folder(["b.pth"], "out/")
     assert not guesses.is_output_folder(["b.pth"], "out")
     assert not guesses.is_output_folder(["empty"], "out/")
+
+
+def test_a_folder_of_models(tmp_path: Path, capsys):
+    for name, channels in (("a.safetensors", 3), ("b.safetensors", 1)):
+        shapes = {"conv1.weight": (8, channels, 7, 7), "conv2.weight": (8, 8, 3, 3)}
+        save_file({name: np.ones(shape, np.float32) for name, shape in shapes.items()}, tmp_path / name)
+    assert run(["convert", str(tmp_path), "--to", "gray", "-o", str(tmp_path.parent / "out")]) == 4
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("try:"))
+    assert line.endswith(
+        f"or, where each is a model of its own, chkpt-channels convert {tmp_path}/*.safetensors --output-dir DIR"
+    )
+    (tmp_path / "config.json").write_text("{}")
+    assert guesses.each_a_model(str(tmp_path)) == ""

@@ -22,6 +22,7 @@ from chkpt_channels.containers.hdf5.objects import (
 )
 from chkpt_channels.containers.hdf5.reader import Hdf5
 from chkpt_channels.storage.isolation import run_isolated
+from chkpt_channels.storage.overlay import OverlayFile
 from chkpt_channels.storage.splice import Splice
 
 if TYPE_CHECKING:
@@ -74,8 +75,16 @@ def _edited(file: Hdf5, datasets: Datasets, texts: Texts) -> Iterator[bytes]:
                 _set_list(object_at(root, path), name, text)
         del root
     edits = overlay.splices()
+    _check_kept(file, datasets, overlay)
     yield json.dumps([(splice.start, splice.stop) for splice in edits]).encode()
     yield from (splice.data() for splice in edits)
+
+
+def _check_kept(file: Hdf5, datasets: Datasets, overlay: OverlayFile) -> None:
+    """Raise DamagedError where the library has written over elements that are not edited: they lie over the file's structure."""
+    for start, size, path in file.spans:
+        if file.aliases.get(path, path) not in datasets and overlay.is_changed(start, start + size):
+            raise file.location.at(path).damaged("its elements lie over the file's own structure", at=start)
 
 
 def _add(root: Any, name: bytes, new: NewDataset) -> None:

@@ -59,9 +59,9 @@ class AttributeFilter(NamedTuple):
 class Hdf5:
     """The index of the HDF5 file that is `size` bytes of `source` from `start` on.
 
-    `datasets` are the arrays of numbers by path, each under the innermost of its names; `aliases` its further names; `groups` the
-    addresses of the groups; `others` everything else; `attributes` the names of the file's own; `texts` the wanted ones
-    by owner ("" is the file), as far as they are text. Raises DamagedError where the file contradicts itself or leaves itself.
+    `datasets` are the arrays of numbers by path, each under the innermost of its names, `spans` (start, bytes, path) of their
+    elements; `aliases` further names; `groups` addresses of groups; `others` all else; `attributes` the names of the file's own;
+    `texts` the wanted ones by owner, as far as they are text. Raises DamagedError where the file contradicts or leaves itself.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Hdf5:
         import h5py  # noqa: F401 # here, so that forked workers need not import it
 
         index = json.loads(b"".join(self._isolated(partial(self._index, wanted), location)))
-        self.groups, self.others, self.aliases = index["groups"], index["others"], index["aliases"]
+        self.groups, self.others, self.aliases, self.spans = (index[name] for name in ("groups", "others", "aliases", "spans"))
         self.texts, self.attributes = index["texts"], index["attributes"]
         self.datasets = {path: Dataset(row[0], row[1], tuple(row[2]), row[3]) for path, row in index["datasets"].items()}
 
@@ -109,13 +109,13 @@ class Hdf5:
         with self.opened() as (root, _):
             self._walk(root)
             self._check_overlaps()
-            self._spans.clear()
             self._dtypes.clear()  # handles of the library
             attributes = objects.attribute_names(root)
             owners, names = (wanted.owners(self), wanted.names) if wanted else ((), frozenset())
             texts = {path: dict(objects.texts(objects.object_at(root, path), names)) for path in owners}
         index = {"datasets": self.datasets, "groups": self.groups, "others": self.others, "aliases": self.aliases}
-        yield json.dumps({**index, "texts": texts, "attributes": attributes}).encode()
+        spans = [(start, *span) for start, span in sorted(self._spans.items())]
+        yield json.dumps({**index, "texts": texts, "attributes": attributes, "spans": spans}).encode()
 
     @contextmanager
     def opened(self, path: str = "", *, writable: bool = False) -> Iterator[tuple[Any, OverlayFile]]:

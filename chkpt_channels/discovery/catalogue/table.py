@@ -50,7 +50,7 @@ def is_counted(name: str) -> bool:
 
 def name_hash(name: str) -> int:
     """40 bits of a name."""
-    return int.from_bytes(blake2b(name.encode("utf-8", "surrogateescape"), digest_size=KEY_BYTES).digest(), "little")
+    return int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest(), "little")
 
 
 def shape_hash(name: str, shape: Sequence[int]) -> int:

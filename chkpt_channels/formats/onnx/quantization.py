@@ -10,6 +10,7 @@ Source: onnx/docs/Operators.md (DequantizeLinear, QLinearConv, ConvInteger).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from chkpt_channels.core.tensors import Quantization
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
@@ -21,13 +22,13 @@ def quantization(model: OnnxModel, node: Node, kernel: Weight) -> Quantization |
     if node.op == "QLinearConv":
         scale, zero = (model.stored(name) for name in node.inputs[4:6])
         bias = model.stored(node.inputs[8]) if len(node.inputs) > 8 else None
-        return _record(scale, zero, bias)
+        return _record(kernel, scale, zero, bias)
     if node.op == "ConvInteger":
         scale, _ = output_scale(model, node)
         zero = model.stored(node.inputs[3]) if len(node.inputs) > 3 else None
         per_filter = scale and max(scale.shape, default=1) > 1
         aligned = scale and scale.shape[-len(kernel.shape) + 1 :][:1] == kernel.shape[:1]
-        return _record(scale, zero) if aligned or not per_filter else None
+        return _record(kernel, scale, zero) if aligned or not per_filter else None
     source = model.producers.get(node.inputs[1])
     if source is None or source.op != "DequantizeLinear":
         return None
@@ -40,17 +41,25 @@ def quantization(model: OnnxModel, node: Node, kernel: Weight) -> Quantization |
     source_of_bias = model.producers.get(node.inputs[2]) if len(node.inputs) > 2 else None
     if source_of_bias is not None and source_of_bias.op == "DequantizeLinear":
         bias_scale, _ = _scale_of(model, source_of_bias)
-        return _record(scale, zero, model.stored(source_of_bias.inputs[0]), bias_scale, axis=axis)
-    return _record(scale, zero, axis=axis)
+        return _record(kernel, scale, zero, model.stored(source_of_bias.inputs[0]), bias_scale, axis=axis)
+    return _record(kernel, scale, zero, axis=axis)
 
 
 def _record(
-    scale: Weight | None, zero: Weight | None, bias: Weight | None = None, bias_scale: Weight | None = None, *, axis: int = 0
+    kernel: Weight,
+    scale: Weight | None,
+    zero: Weight | None,
+    bias: Weight | None = None,
+    bias_scale: Weight | None = None,
+    *,
+    axis: int = 0,
 ) -> Quantization | None:
-    """None where an operand has a dtype that the operators do not take."""
+    """None where an operand has a dtype, or a number of elements, that the operators do not take."""
     names = (weight.name if weight else "" for weight in (bias, bias_scale))
     is_sound = scale and scale.dtype.floating and not (zero and zero.dtype.floating) and not (bias and bias.dtype.floating)
-    return Quantization(scale.name, zero.name if zero else 0, axis, *names) if scale and is_sound else None
+    if not scale or not is_sound or any(prod(w.shape) not in (1, kernel.shape[axis]) for w in (scale, zero) if w):
+        return None
+    return Quantization(scale.name, zero.name if zero else 0, axis, *names)
 
 
 def output_scale(model: OnnxModel, node: Node) -> tuple[Weight | None, Sequence[Node]]:

@@ -132,3 +132,7 @@ def test_the_one_of_this_package_is_small_sorted_and_names_its_libraries():
 def test_what_versions_of_a_library_leave_out_is_not_counted(name):
     assert not is_counted(name)
     assert is_counted("bn1.running_mean")
+
+
+def test_names_of_any_characters_have_a_hash():
+    assert len({name_hash(name) for name in ("conv\ud800", "conv\udc80", "conv")}) == 3
