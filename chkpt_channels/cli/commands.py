@@ -37,7 +37,7 @@ def refusal(error: Any, arguments: Sequence[str], names: Sequence[str]) -> Usage
     possible = getattr(error, "possibilities", None)
     word = arguments[0] if arguments else ""
     command = word if word in names else ""
-    if possible is None and not command and not word.startswith("-"):
+    if not command and not word.startswith("-"):
         what = f"{word!r} is no command" if word else str(error)
         return UsageError(what, hint=guesses.command(word) or did_you_mean(word, names) or "chkpt-channels --help")
     what = error.message if possible is not None else error.format_message()
