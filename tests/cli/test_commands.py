@@ -14,7 +14,7 @@ from chkpt_channels.cli.app import run
         (["xyz"], ["error: 'xyz' is no command", "try: chkpt-channels --help"]),
         (["convert", "a.pth", "--metod", "sum"], ["error: no such option", "try: --method"]),
         (["verify", "a.pth"], ["error: missing argument 'CONVERTED'", "try: chkpt-channels verify --help"]),
-        (["convert", "a.pth", "--from", "three"], ["error: invalid value for '--from': 'three' is not a valid int", "try: "]),
+        (["convert", "a.pth", "--from", "three"], ["error: invalid value for '--from'", "try: "]),
         (["convert", "a.pth", "--to", "gary"], ["error: --to 'gary' is not a target", "try: --to gray"]),
         (["convert", "a.pth", "--to", "gray", "--norm", "imagnet"], ["error: --norm is one of", "try: --norm imagenet"]),
         (["convert", "a.pth", "--to", "gray", "--color", "blue"], ["error: --color is one of auto, always, never, not 'blue'"]),

@@ -64,7 +64,7 @@ class FolderTarget:
 
     def fill(self, planned: PlannedModel) -> None:
         """Write and check every file; the folder has no name yet. Raises FileSystemError, and what a check raises."""
-        if self.path.is_dir() and not self.path.is_symlink() and self._is_current(planned):
+        if os.path.isdir(self.path) and not os.path.islink(self.path) and self._is_current(planned):
             return
         self._out = self._stack.enter_context(OutputFolder(self.path, self._model.path))
         edits, documents, progress = dict(planned.edited_files()), planned.edited_documents(), self._progress
@@ -91,7 +91,8 @@ class FolderTarget:
         import tempfile
 
         edits, documents = dict(planned.edited_files()), planned.edited_documents()
-        there = {str(path.relative_to(self.path)) for path in self.path.rglob("*") if not path.is_dir()}
+        with Location(str(self.path)).wrapping_os_errors("cannot be compared"):
+            there = {str(path.relative_to(self.path)) for path in self.path.rglob("*") if not path.is_dir()}
         if there != set(self._model.files):
             return False
         for name in sorted(there, key=lambda name: (name in edits, name not in documents)):
