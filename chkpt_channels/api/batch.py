@@ -38,9 +38,7 @@ def with_output_dir(folder: str, jobs: Sequence[Job]) -> list[Job]:
         if path in sources:
             raise UsageError(f"{sources[path]} and {job.src} would both become {path}", hint="-o names each, or a manifest does")
         sources[path] = job.src
-    with Location(folder).wrapping_os_errors("cannot be created"):
-        os.makedirs(folder, exist_ok=True)
-    return [job._replace(dst=str(path)) for job, path in zip(jobs, sources, strict=True)]
+    return [job._replace(dst=str(path), makes_folder=True) for job, path in zip(jobs, sources, strict=True)]
 
 
 def run(jobs: Sequence[Job], settings: Settings, workers: int, progress: Progress | None) -> Iterator[Callable[[], Report]]:
@@ -50,12 +48,20 @@ def run(jobs: Sequence[Job], settings: Settings, workers: int, progress: Progres
         raise UsageError(f"-j takes a number of processes from 1 on, not {workers}")
     if len(jobs) > 1:
         gc_pause.collect_again()
+    if not settings.dry_run:
+        _make_folders(jobs)
     total = sum(_size(job.src) for job in jobs) if progress else 0
     advance = (lambda count, _: progress(count, total)) if progress else None
     if workers == 1 or len(jobs) < 2:
         yield from (partial(_convert, job, settings, advance) for job in jobs)
     else:
         yield from _in_processes(jobs, settings, min(workers, len(jobs)), advance)
+
+
+def _make_folders(jobs: Sequence[Job]) -> None:
+    for folder in {os.path.dirname(job.dst) for job in jobs if job.dst and job.makes_folder} - {""}:
+        with Location(folder).wrapping_os_errors("cannot be created"):
+            os.makedirs(folder, exist_ok=True)
 
 
 def _convert(job: Job, settings: Settings, progress: Progress | None) -> Report:

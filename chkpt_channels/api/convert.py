@@ -45,8 +45,8 @@ def convert(
     torch.hub does. `progress(more, total)` is called with bytes.
 
     A conversion that is the identity copies the file, and the report's status is "unchanged"; it is "current", and nothing is
-    written, where `dst` already is what the conversion gives. Raises a ChkptChannelsError, and
-    then nothing was written, except after PostPublishError.
+    written, where `dst` already is what the conversion gives. Raises a ChkptChannelsError, and then nothing was written, except
+    after PostPublishError.
     """
     began = time.perf_counter()
     settings = Settings(

@@ -28,6 +28,8 @@ class Job(NamedTuple):
     dst: str | None
     to: str | int | None
     options: ConvertOptions
+    makes_folder: bool = False
+    """Whether the folder of the output is made where it is missing."""
 
 
 def read(path: str | Path) -> list[Job]:
@@ -63,7 +65,9 @@ def _each(job: Job, file: str, where: str) -> list[Job]:
     if not job.dst.endswith(os.sep):
         hint = f'dst = "{os.path.basename(job.dst)}/" is the folder for them'
         raise UsageError(f"src means {len(found)} files, and dst names one", file=file, where=where, hint=hint)
-    return [job._replace(src=src, dst=os.path.join(job.dst, derived_path(src, job.to, job.options).name)) for src in found]
+    home = job.dst
+    named = ((src, os.path.join(home, derived_path(src, job.to, job.options).name)) for src in found)
+    return [job._replace(src=src, dst=dst, makes_folder=True) for src, dst in named]
 
 
 def _job(table: dict[str, Any], file: Path, number: int) -> Job:

@@ -51,7 +51,7 @@ def plot(
     try:
         import matplotlib.style as _  # noqa: F401 # before anything is read
     except ImportError:
-        raise UnsupportedError("drawing needs matplotlib", hint="pip install 'chkpt-channels[plot]'") from None
+        raise UnsupportedError("drawing needs matplotlib", hint="pip install matplotlib") from None
     with Output(path, None, force=force) as out:
         kernels = _kernels(before, after, [layers] if isinstance(layers, str) else layers, layout, from_channels)
         content = _drawn(kernels, _named_bands(bands, kernels), path.suffix.lower())

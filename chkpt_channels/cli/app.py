@@ -88,7 +88,7 @@ def convert(
         all_jobs = (
             listing.of_sources(sources, output, output_dir, to, options)
             if manifest is None
-            else listing.of_manifest(manifest, sources, output, to, options)
+            else listing.of_manifest(manifest, sources, output, output_dir, to, options)
         )
         for job in all_jobs if check else ():
             with console.file(job.src):
@@ -210,7 +210,7 @@ def check(
                 result = library(file, expect, lfs_pointers=lfs_pointers, is_named=is_named)
                 console.add(result.result(), [] if quiet and result.ok else text.check_lines(result))
                 console.exit_code = max(console.exit_code, 0 if result.ok else 1)
-        if not files:
+        if not files and not quiet:
             console.note(f"no weights are in {', '.join(path)}: nothing was checked")
         if len(files) > 1 and not quiet:
             console.summarize()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from chkpt_channels.api import batch
@@ -12,20 +11,19 @@ from chkpt_channels.api.output.naming import derived_path
 from chkpt_channels.api.verify import is_current
 from chkpt_channels.cli import guesses, text
 from chkpt_channels.cli.session import Session
-from chkpt_channels.core.errors import Location, UsageError
+from chkpt_channels.core.errors import UsageError
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import sets_channels
 
 
-def of_manifest(path: str, names: Sequence[str], output: str | None, to: str | None, options: ConvertOptions) -> list[Job]:
+def of_manifest(
+    path: str, names: Sequence[str], output: str | None, output_dir: str | None, to: str | None, options: ConvertOptions
+) -> list[Job]:
     """The conversions that a manifest lists. Raises UsageError where the command line states others."""
     if names or output or to or options:
         raise UsageError("--manifest lists sources, targets and options: give none of them beside it", file=path)
     jobs = manifest_files.read(path)
-    for folder in {os.path.dirname(job.dst) for job in jobs if job.dst is not None} - {""}:
-        with Location(folder).wrapping_os_errors("cannot be created"):
-            os.makedirs(folder, exist_ok=True)
-    return jobs
+    return batch.with_output_dir(output_dir, jobs) if output_dir is not None else jobs
 
 
 def of_sources(

@@ -178,7 +178,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The hint that names the known word which is most like this one; "" where none is."""
     import difflib
 
-    return next(iter(difflib.get_close_matches(word.lower()[:40], list(known), 1, 0.5)), "")
+    by_lower = {name.lower(): name for name in known}
+    return next((by_lower[close] for close in difflib.get_close_matches(word.lower()[:40], by_lower, 1, 0.5)), "")
 
 
 def reason(error: OSError | RuntimeError | ValueError) -> str:

@@ -157,3 +157,22 @@ def test_no_default_output_in_a_model_folder(tmp_path: Path, capsys):
     assert "would lie in a model folder" in capsys.readouterr().err
     assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
     assert run(["convert", str(folder / "model.safetensors"), "--to", "gray", "-o", str(tmp_path / "x.safetensors")]) == 0
+
+
+def test_a_manifest_into_another_folder_which_a_dry_run_does_not_make(zoo: Path, tmp_path: Path):
+    manifest = tmp_path / "m.toml"
+    manifest.write_text(
+        '[[convert]]\nsrc = "zoo/m00.safetensors"\nto = "gray"\n[[convert]]\nsrc = "zoo/m1*"\ndst = "x/"\nto = 4\n'
+    )
+    command = ["convert", "--manifest", str(manifest)]
+    for words in ([*command, "--dry-run"], [*command, "--output-dir", str(tmp_path / "out"), "--dry-run"]):
+        assert run(words) == 0
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["m.toml", "zoo"]
+    assert run([*command, "--output-dir", str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 11
+    assert not (tmp_path / "x").exists()
+
+
+def test_words_of_any_case_are_understood(zoo: Path, capsys):
+    assert run(["convert", str(zoo / "m00.safetensors"), "--to", "gray", "--layout", "hwio"]) == 2
+    assert "try: --layout HWIO" in capsys.readouterr().err

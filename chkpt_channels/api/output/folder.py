@@ -98,7 +98,8 @@ class FolderTarget:
         for name in sorted(there, key=lambda name: (name in edits, name not in documents)):
             location = Location(str(self.path / name))
             with contextlib.ExitStack() as stack, location.wrapping_os_errors("cannot be compared"):
-                fd = stack.enter_context(tempfile.TemporaryFile(dir=self.path.parent)).fileno()
+                if name in edits or name in documents:
+                    fd = stack.enter_context(tempfile.TemporaryFile(dir=self.path.parent)).fileno()
                 if name in edits:
                     write_checked(*edits[name], fd, location, None)
                 elif name in documents:
