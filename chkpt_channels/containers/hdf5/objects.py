@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from math import prod
 from typing import Any
 
@@ -101,6 +101,17 @@ def check_storage(opened: Any, location: Location) -> None:
         raise location.damaged("is a virtual dataset: its content is in other files")
     if layout == h5py.h5d.CONTIGUOUS and properties.get_external_count():
         raise location.damaged("its content is in another file")
+
+
+def joined(spans: Mapping[int, tuple[int, str]]) -> list[list[Any]]:
+    """(address, bytes, dataset) in the order of addresses, the chunks of a dataset that follow one another as one."""
+    found: list[list[Any]] = []
+    for start, (size, path) in sorted(spans.items()):
+        if found and found[-1][2] == path and found[-1][0] + found[-1][1] == start:
+            found[-1][1] += size
+        else:
+            found.append([start, size, path])
+    return found
 
 
 def stored_spans(opened: Any, taken: Container[int]) -> list[tuple[int, int]]:

@@ -114,8 +114,7 @@ class Hdf5:
             owners, names = (wanted.owners(self), wanted.names) if wanted else ((), frozenset())
             texts = {path: dict(objects.texts(objects.object_at(root, path), names)) for path in owners}
         index = {"datasets": self.datasets, "groups": self.groups, "others": self.others, "aliases": self.aliases}
-        spans = [(start, *span) for start, span in sorted(self._spans.items())]
-        yield json.dumps({**index, "texts": texts, "attributes": attributes, "spans": spans}).encode()
+        yield json.dumps({**index, "texts": texts, "attributes": attributes, "spans": objects.joined(self._spans)}).encode()
 
     @contextmanager
     def opened(self, path: str = "", *, writable: bool = False) -> Iterator[tuple[Any, OverlayFile]]:

@@ -124,3 +124,8 @@ def test_attributes_that_no_header_holds(tmp_path: Path):
         with pytest.raises(UnsupportedError, match="has an attribute of 70000 bytes") as caught:
             objects.check_attributes(dataset.id, PLACE)
     assert caught.value.hint == "del h5py.File(FILE, 'r+')['d'].attrs['large']"
+
+
+def test_chunks_that_follow_one_another_are_one_span():
+    spans = {100: (50, "a"), 150: (50, "a"), 200: (10, "b"), 300: (5, "a"), 90: (10, "a")}
+    assert objects.joined(spans) == [[90, 110, "a"], [200, 10, "b"], [300, 5, "a"]]
