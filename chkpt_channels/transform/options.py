@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Unpack, cast
 
-from chkpt_channels.core.errors import UsageError, unlisted
+from chkpt_channels.core.errors import UsageError, did_you_mean, unlisted
 from chkpt_channels.core.layout import KNOWN, Layout
 from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.transform.mixing import rules
@@ -102,11 +102,9 @@ _SETTINGS = (
 
 def _meant(name: str, value: object, table: Sequence[Option]) -> str:
     """The keyword that was meant, as it is written; else where all of them are."""
-    import difflib
-
     names = _CALLED | {option.long_name.replace("-", "_"): option.name for option in table}
-    close = difflib.get_close_matches(name, [*_SETTINGS, *names, *(option.name for option in table)], 1, 0.6)
-    meant = next((names.get(word, word) for word in (name, *close) if word in names or word != name), "")
+    close = did_you_mean(name, [*_SETTINGS, *names, *(option.name for option in table)])
+    meant = next((names.get(word, word) for word in (name, close) if word in names or word not in ("", name)), "")
     written = repr(value) if len(repr(value)) <= 60 else "…"
     return f"; did you mean {meant}={written}?" if meant else "; docs/options.md lists them, and help(chkpt_channels.convert)"
 
