@@ -104,7 +104,7 @@ def test_the_lines_of_an_onnx_file(tmp_path: Path):
     assert found == pytest.approx(net(IMAGE.repeat(1, 3, 1, 1)).flatten().tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize("file", ["a.keras", "a.h5", "a.weights.h5"])
+@pytest.mark.parametrize("file", ["a.keras", "a.h5", "compiled.h5", "compiled.keras", "a.weights.h5"])
 def test_the_lines_of_a_file_of_keras(file: str, tmp_path: Path):
     if not importlib.util.find_spec("keras"):
         pytest.skip("keras is not in this environment")
@@ -115,7 +115,8 @@ def test_the_lines_of_a_file_of_keras(file: str, tmp_path: Path):
     save = "save_weights" if file.endswith(".weights.h5") else "save"
     stacked = "import numpy as np; image = np.linspace(0, 1, 256, dtype='f4').reshape(1, 16, 16, 1)"
     answer = "print('answer', *np.asarray(model.predict({}, verbose=0)).ravel()[:50])"
-    first = f"{build}; {stacked}; model = model(3); model.{save}({file!r})\n{answer.format('image.repeat(3, 3)')}"
+    compiled = "model.compile('adam', 'mse'); " if "compiled" in file else ""
+    first = f"{build}; {stacked}; model = model(3); {compiled}model.{save}({file!r})\n{answer.format('image.repeat(3, 3)')}"
     expected = fresh(first, tmp_path)
     lines = printed(tmp_path, file)
     prelude = f"{build}; model = model(1)\n" if "# model: " in lines else ""

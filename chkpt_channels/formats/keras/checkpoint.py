@@ -109,12 +109,12 @@ class KerasCheckpoint(Checkpoint):
                 owners = optimizer.by_order({name: tensor.shape for name, tensor in slots.items()}, weights)
         self.optimizer_entries = optimizer.entries(group, owners, slots)
 
-    def whole(self, path: str) -> Loading:
+    def whole(self, path: str, arguments: str = "") -> Loading:
         """How Keras loads a model that is in the file with its configuration."""
         remark = self._ending_remark(path)
         if any(warning.code == "lambda" for warning in self.warnings):
             remark = remark or "Keras wants safe_mode=False for its Lambda layers, and runs the code in them then"
-        statement = "" if self._ending_remark(path) else f"model = keras.models.load_model({path!r})"
+        statement = "" if self._ending_remark(path) else f"model = keras.models.load_model({path!r}{arguments})"
         return Loading(("import keras",) if statement else (), statement, remark=remark)
 
     def weights_for_model(self, path: str) -> Loading:

@@ -68,7 +68,9 @@ class KerasH5(KerasCheckpoint):
         self.index(weights, weights.order)
 
     def loading(self, path: str, group: str | None = None) -> Loading:
-        return self.whole(path) if self._pieces else self.weights_for_model(path)
+        # trap: Keras 3 does not find the losses and metrics of a compiled .h5 by their short names, converted or not
+        compiled = ", compile=False" if "training_config" in self.file.attributes else ""
+        return self.whole(path, compiled) if self._pieces else self.weights_for_model(path)
 
     def composed(self, datasets: editor.Datasets, text: str | None, lists: editor.Texts) -> list[Splice]:
         texts = {("", name): piece for name, piece in zip(self._pieces, self._cut(text), strict=True)} if text is not None else {}

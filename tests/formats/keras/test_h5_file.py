@@ -547,3 +547,12 @@ def test_numbered_slots_belong_to_weights_by_their_shapes(order: str):
     assert optimizer.by_order(slots, shapes) == {f"{i + 2}": name for i, name in enumerate(names)}
     slots["9"] = (7, 7)  # one that fits nowhere: only shapes that no second weight has tell
     assert set(optimizer.by_order(slots, shapes).values()) == {"b", "d"}
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"), [("functional.h5", ", compile=False)"), ("keras2.h5", ", compile=False)"), ("sequential.h5", "new.h5')")]
+)
+def test_a_compiled_model_is_loaded_without_its_losses(name: str, ending: str, tmp_path: Path):
+    lines = convert(FOLDER / name, tmp_path / "new.h5", "gray").load_lines
+    assert lines[-1].startswith("model = keras.models.load_model(")
+    assert lines[-1].endswith(ending)
