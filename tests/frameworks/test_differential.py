@@ -32,7 +32,8 @@ CALLS = (
 )
 COPIED = {
     "is not allowed here": "a global that is not a tensor's: copied with a warning, its call is the reader's",
-    r"^\w+ refused: MemoryError": "an index into the memo near 2^32, for which Python alone makes a table of that length",
+    r"^\w+ refused: MemoryError|to memo_table_": "an index into the memo, for which Python makes a table of that length, and"
+    " TorchScript none",
     "restore data location|Invalid device string": "the device that a storage comes from, which torch's map_location overrules",
     CALLS: "a call that makes no tensor, a quantizer, or the sixth part of an old file's storage",
     "can't assign a|expected string or bytes-like": "the state that is given to an object",

@@ -25,7 +25,14 @@ TASKS = (
     "IMAGE_TO_IMAGE", "VIDEO_CLASSIFICATION", "ZERO_SHOT_IMAGE_CLASSIFICATION", "IMAGE_TEXT_TO_TEXT", "KEYPOINT_DETECTION",
     "BACKBONE", "IMAGE",
 )  # fmt: skip
-DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL", torch.bfloat16: "BF16", torch.float16: "F16"}
+DTYPES = {
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.bool: "BOOL",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+}
 
 
 def models() -> dict[str, str]:

@@ -82,8 +82,9 @@ def _edited(file: Hdf5, datasets: Datasets, texts: Texts) -> Iterator[bytes]:
 
 def _check_kept(file: Hdf5, datasets: Datasets, overlay: OverlayFile) -> None:
     """Raise DamagedError where the library has written over elements that are not edited: they lie over the file's structure."""
+    edited = tuple(f"{path}/" for path in datasets)  # a group that is left out takes all in it along
     for start, size, path in file.spans:
-        if file.aliases.get(path, path) not in datasets and overlay.is_changed(start, start + size):
+        if not f"{file.aliases.get(path, path)}/".startswith(edited) and overlay.is_changed(start, start + size):
             raise file.location.at(path).damaged("its elements lie over the file's own structure", at=start)
 
 

@@ -178,6 +178,8 @@ class Tensors:
                     raise self.location.damaged(f"a tensor is rebuilt from {len(call.nodes)} arguments", at=node.start)
                 return self._repeated(self._geometry(call), states)
             if call.name in _SUBCLASS and len(call.nodes) == 4:
+                if _is_global(kind := call.nodes[1].target) and kind.value[1] in BY_STORAGE:
+                    raise UnreadableError("is made a tensor of the class of storages")  # which is no class for torch
                 parts, changed = (call.nodes[0], call.nodes[2]), False
                 continue
             wrapped = call.values[0] if call.values else None

@@ -166,3 +166,14 @@ def test_a_group_is_left_out_and_nothing_else_changes(tmp_path: Path):
     before, after = objects(path), objects(out)
     assert before.keys() - after.keys() == {"gone", "gone/inner", "gone/inner/d"}
     assert after == {name: before[name] for name in after}
+
+
+def test_what_is_put_in_the_place_of_a_group_that_goes(tmp_path: Path):
+    path, new = tmp_path / "a.h5", np.arange(20_000, dtype="f4")
+    with h5py.File(path, "w") as file:
+        file["g/deep/big"], file["kept"], file["k"] = np.ones(50_000, "f4"), np.arange(1000), np.zeros(3, "f4")
+    with h5py.File(edited(path, {"g": None, "k": NewDataset(new.shape, new)})) as file:
+        assert sorted(file) == ["k", "kept"]
+        np.testing.assert_array_equal(file["k"][()], new)
+        np.testing.assert_array_equal(file["kept"][()], np.arange(1000))
+    assert (tmp_path / "out.h5").stat().st_size <= path.stat().st_size  # in its very place

@@ -127,6 +127,12 @@ def test_attributes_leave_a_tensor_as_it_is(state: Any):
         assert not tensors.refused
 
 
+def test_the_class_of_storages_is_no_class_of_tensors():
+    tensors, found = read(typed(Global("torch", "FloatStorage"), None))
+    assert found is None
+    assert list(tensors.refused.values()) == ["is made a tensor of the class of storages"]
+
+
 @pytest.mark.parametrize("state", [{"data": 1}, {"real": 1}, {"grad": 1}, (None, {"data": 1}), {1: 2}])
 def test_what_changes_a_tensor_is_refused(state: Any):
     for value in (in_state(state), typed(PARAMETER, state), typed(Global("my.module", "Image"), state)):
