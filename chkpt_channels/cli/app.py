@@ -232,8 +232,11 @@ def schema() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    with watching_stdout(), interrupts.listening():
-        return _run(arguments)
+    try:
+        with watching_stdout(), interrupts.listening():
+            return _run(arguments)
+    except interrupts.Interrupted as stopped:  # the command had ended, its handlers were still there
+        return stopped.exit_code
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import zipfile
@@ -15,6 +16,7 @@ import pytest
 import typer
 
 from chkpt_channels import __version__
+from chkpt_channels.cli import app as module
 from chkpt_channels.cli.app import app
 from tests.support.documents import TEXT
 from tests.support.files import FIXTURES
@@ -363,6 +365,33 @@ def test_a_closed_stderr_changes_nothing(rgb, tmp_path):
     done = subprocess.run(["sh", "-c", command], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False, capture_output=True)
     assert done.returncode == 0
     assert (tmp_path / "o.pth").exists()
+
+
+def interrupted_at(moment: int) -> tuple[int, bool]:
+    """(exit code, whether it came to that) of a command that gets SIGINT at a line, by its count, after all its work is done."""
+    lines, ended = 0, False
+
+    def traced(frame, event, _):
+        nonlocal lines, ended
+        ended |= event == "return" and frame.f_code is module._run.__code__
+        lines += ended and event == "line"
+        if ended and event == "line" and lines == moment:
+            os.kill(os.getpid(), signal.SIGINT)
+        return traced
+
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    sys.settrace(traced)
+    try:
+        return module.run(["--version"]), lines >= moment
+    finally:
+        sys.settrace(None)
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_between_the_work_and_the_end_has_its_code():
+    codes = [code for code, reached in map(interrupted_at, range(1, 60)) if reached]
+    assert codes.count(130) > 5
+    assert set(codes) == {0, 130}
 
 
 @pytest.mark.parametrize("option", ["--from", "--input-range"])
