@@ -60,9 +60,10 @@ class OnnxGraph(ModelGraph):
         return any(node.op != "Constant" for node in self.model.nodes)
 
     def check_reached(self, *, each: bool = False) -> None:
-        known, is_strict = self.first_convs(), each or self._named or not self._images.traces
+        known, is_strict = self.first_convs(), self._named or not self._images.traces
         kernels = {conv.tensor.name for conv in known}
-        if left := [one for one in self._images.unfollowed if is_strict or one.kernels & kernels]:
+        unfollowed = self._images.unfollowed
+        if left := [one for one in unfollowed if is_strict or one.kernels & kernels or (each and not one.is_vector)]:
             raise refusal(left[0], self._location)
         seen = {name for conv in known for name in conv.inputs}
         paths = [path for path in self._images.traces if path.image.name not in seen] if each or not known else []

@@ -265,6 +265,29 @@ def test_an_image_of_its_own_that_is_not_followed_is_named(tmp_path: Path):
     assert (warning.code, warning.message[:43]) == ("image_left", "the input 'other' reaches convolutions too,")
 
 
+@pytest.mark.parametrize(("dims", "code"), [((None, None), "unchanged"), (None, "other"), ((1, None, 8, 8), "other")])
+def test_nothing_is_right_already_where_an_image_is_not_followed_but_for_a_vector(
+    dims: tuple[int | None, ...] | None, code: str, tmp_path: Path
+):
+    """A message of bits is laid over the pixels by sizes that are computed (RivaGAN's encoder); it is no image."""
+    sizes = [
+        node("Shape", ["image"], ["s"]),
+        node("Gather", ["s", "rows"], ["hw"]),
+        node("Concat", ["one", "hw"], ["to"], axis=0),
+    ]
+    nodes = [
+        *(conv(), *sizes, node("Reshape", ["other", "flat"], ["f"]), node("Expand", ["f", "to"], ["x"])),
+        *(node("Conv", ["x", "wide"], ["b"]), node("Add", ["out", "b"], ["sum"])),
+    ]
+    weights = {**KERNEL, "wide": noise(5, 2, 3, 3), "rows": ints(2, 3), "one": ints(1, 2), "flat": ints(1, 2, 1, 1)}
+    source = saved(tmp_path / "in.onnx", model(nodes, weights, outputs=["sum"], inputs={"other": dims}))
+    if code == "unchanged":
+        assert convert(source, tmp_path / "out.onnx", "rgb").status == code
+    else:
+        with pytest.raises(UnsupportedError, match="the image 'other' is not followed"):
+            convert(source, tmp_path / "out.onnx", "rgb")
+
+
 @pytest.mark.parametrize(("shape", "turned"), [((1, 3, 8, 8), False), ((1, 8, 8, 3), True)], ids=["first", "last"])
 def test_channels_are_put_in_order_in_front_of_what_mixes_them(shape: tuple[int, ...], turned: bool, tmp_path: Path):
     turn = [node("Transpose", ["x"], ["y"], perm=[0, 3, 1, 2])] if turned else [node("Identity", ["x"], ["y"])]

@@ -39,6 +39,11 @@ class Unfollowed(NamedTuple):
     places: tuple[Place, ...] = ()
     kernels: frozenset[str] = frozenset()
 
+    @property
+    def is_vector(self) -> bool:
+        """Whether it has one row of numbers for each image of a batch: a message, a style, a pose; rarely pixels."""
+        return bool(self.image.shape) and len(self.image.dims) == 2
+
 
 def refusal(one: Unfollowed, location: Location) -> UnsupportedError:
     """Why such an image is refused, and what settles it."""
