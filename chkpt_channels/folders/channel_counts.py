@@ -10,17 +10,8 @@ from chkpt_channels.containers.json.editor import Json
 from chkpt_channels.containers.json.editor import Path as Keys
 from chkpt_channels.core.tensors import Declaration
 from chkpt_channels.discovery.request import ConfigHints
+from chkpt_channels.folders import library_tables as tables
 from chkpt_channels.folders.config_files import ConfigFile
-from chkpt_channels.folders.library_tables import (
-    COUNTS,
-    FIRST_CONV,
-    JOINED,
-    RECONSTRUCTS,
-    SHAPE_KEYS,
-    SIZE_KEYS,
-    VISION,
-    WIDTH_KEYS,
-)
 
 _LOOKS_LIKE_CHANNELS = re.compile(r"chan|(^|_)n?ch(s|_|$)|(^|_)(in|input)_(nc|dims?|planes|depth|features)$|bands|colou?rs?(_|$)")
 _OF_SOMETHING_ELSE = re.compile(
@@ -33,11 +24,11 @@ _LOOKS_LIKE_SHAPE = re.compile(r"(input|image|img)_?(shape|size|dims?)$")
 def counts(document: Json, convs: Collection[str] = ()) -> Iterator[tuple[Keys, int]]:
     """The input channels that a configuration states: (path, count). Of a network that takes several images or latents, those of
     the first convs `convs`, without them those of the image."""
-    by_conv = FIRST_CONV.get(str(_root(document).get("_class_name")), {})
+    by_conv = tables.FIRST_CONV.get(str(_root(document).get("_class_name")), {})
     keys = [key for conv, key in by_conv.items() if conv in convs] or [*by_conv.values()][:1]
     for path, value in document.walk():
         key = path[-1] if path else ""
-        if type(value.value) is int and (path in [(k,) for k in keys] if keys else key in COUNTS):
+        if type(value.value) is int and (path in [(k,) for k in keys] if keys else key in tables.COUNTS):
             yield path, value.value
         at = _channel_place(document, path) if isinstance(value.value, list) else None
         if at is not None and type(value.value[at].value) is int:
@@ -48,15 +39,15 @@ def _channel_place(document: Json, path: Keys) -> int | None:
     """Where a list holds the image's channels: timm's [channels, height, width], a shape, or the widths of a network from the
     image on; None in others."""
     key, numbers = str(path[-1]) if path else "", [child.value for child in document.at(path).value]
-    if key in SIZE_KEYS and len(numbers) == 3:
+    if key in tables.SIZE_KEYS and len(numbers) == 3:
         return 0
-    if key in SHAPE_KEYS and len(numbers) >= 3:
+    if key in tables.SHAPE_KEYS and len(numbers) >= 3:
         # channels stand last, or first: at the end that has a number, the smaller one
         ends = [(number, at) for number, at in ((numbers[-1], len(numbers) - 1), (numbers[0], 0)) if type(number) is int]
         return min(ends, key=lambda end: end[0])[1] if ends else None
     home = document.at(path[:-1]).value if path else None
     kind = home.get("model_type") if isinstance(home, dict) else None
-    return 0 if kind is not None and kind.value in WIDTH_KEYS.get(key, ()) and numbers else None
+    return 0 if kind is not None and kind.value in tables.WIDTH_KEYS.get(key, ()) and numbers else None
 
 
 def image_counts(document: Json) -> Iterator[tuple[str, int]]:
@@ -64,11 +55,11 @@ def image_counts(document: Json) -> Iterator[tuple[str, int]]:
     homes = {(), vision(document), ("pretrained_cfg",), ("model_args",)}
     for path, count in counts(document):
         home, key = (path[:-2], path[-2]) if isinstance(path[-1], int) else (path[:-1], path[-1])
-        if home in homes or key in SHAPE_KEYS:
+        if home in homes or key in tables.SHAPE_KEYS:
             yield dotted(path), count
 
 
-def unknown_counts(document: Json, number: int, known: Collection[Keys], names: Collection[str] = COUNTS) -> Iterator[str]:
+def unknown_counts(document: Json, number: int, known: Collection[Keys], names: Collection[str] = tables.COUNTS) -> Iterator[str]:
     """The places of this number under names that look like channels, and at the ends of lists that look like shapes of the image,
     but for those that are `known`, and for `names` whose numbers are looked after otherwise."""
     for path, value in document.walk():
@@ -99,10 +90,10 @@ def search_hints(configs: Sequence[ConfigFile]) -> ConfigHints:
             if path and path[-1] == "first_conv" and value.plain:
                 listed = value.plain if isinstance(value.plain, list) else [value.plain]
                 names = tuple(name for name in listed if isinstance(name, str))
-            if path == ("_class_name",) and value.value in FIRST_CONV:
-                names = (next(iter(FIRST_CONV[value.value])),)
-            if path == ("model_type",) and value.value in JOINED:
-                names, (layer, key, usual) = JOINED[value.value]
+            if path == ("_class_name",) and value.value in tables.FIRST_CONV:
+                names = (next(iter(tables.FIRST_CONV[value.value])),)
+            if path == ("model_type",) and value.value in tables.JOINED:
+                names, (layer, key, usual) = tables.JOINED[value.value]
                 layers = _root(config.document).get(key)
                 joined = (layer.format((len(layers) if isinstance(layers, list) else usual) - 1),)
     return ConfigHints(names, channels.pop() if len(channels) == 1 else 0, joined)
@@ -119,7 +110,7 @@ def reconstructs(config: Any) -> bool:
         return False
     listed = config.get("architectures")
     names = [*(listed if isinstance(listed, list) else [listed]), config.get("_class_name")]
-    return any(isinstance(name, str) and re.search(RECONSTRUCTS, name) for name in names)
+    return any(isinstance(name, str) and re.search(tables.RECONSTRUCTS, name) for name in names)
 
 
 def _root(document: Json) -> dict[str, Any]:
@@ -131,7 +122,7 @@ def vision(document: Json) -> Keys:
     """The path of the part that takes the image; () where there is none of its own."""
     root = document.root.value
     return next(
-        ((name,) for name in VISION if isinstance(root, dict) and name in root and isinstance(root[name].value, dict)), ()
+        ((name,) for name in tables.VISION if isinstance(root, dict) and name in root and isinstance(root[name].value, dict)), ()
     )
 
 

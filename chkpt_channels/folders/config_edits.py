@@ -8,28 +8,15 @@ from typing import Any
 
 from chkpt_channels.containers.json.editor import Json, Value
 from chkpt_channels.containers.json.editor import Path as Keys
+from chkpt_channels.folders import library_tables as tables
 from chkpt_channels.folders.channel_counts import counts, dotted, vision
 from chkpt_channels.folders.config_files import ConfigFile
 from chkpt_channels.folders.config_normalization import normalization_edits, normalization_keys
-from chkpt_channels.folders.library_tables import (
-    CHANNEL_KEYS,
-    CONFIG,
-    COUNTS,
-    FIRST_CONV,
-    FIXED_CHANNELS,
-    NORMALIZATION_KEYS,
-    PREPROCESSORS,
-    SCALING_KEYS,
-    SHAPE_KEYS,
-    SIZE_KEYS,
-    TIMM_WRAPPERS,
-    WIDTH_KEYS,
-)
 from chkpt_channels.transform.mixing.normalization import Normalization
 
 _EDITED = {
-    *COUNTS, *SIZE_KEYS, *SHAPE_KEYS, *WIDTH_KEYS, *SCALING_KEYS, *(key for pair in NORMALIZATION_KEYS for key in pair),
-    "model_args", "do_convert_rgb", "do_rescale",
+    *tables.COUNTS, *tables.SIZE_KEYS, *tables.SHAPE_KEYS, *tables.WIDTH_KEYS, *tables.SCALING_KEYS,
+    *(key for pair in tables.NORMALIZATION_KEYS for key in pair), "model_args", "do_convert_rgb", "do_rescale",
 }  # fmt: skip
 """Keys of what `edits` changes, or adds."""
 
@@ -63,9 +50,9 @@ def _count_edits(config: ConfigFile, old: int, new: int, convs: Collection[str])
     _check_built(document)
     changed: dict[Keys, Any] = {path: new for path, count in counts(document, convs) if count == old}
     root = document.root.plain
-    if Path(config.name).name != CONFIG or not isinstance(root, dict):
+    if Path(config.name).name != tables.CONFIG or not isinstance(root, dict):
         return changed
-    by_conv = FIRST_CONV.get(str(root.get("_class_name")), {})
+    by_conv = tables.FIRST_CONV.get(str(root.get("_class_name")), {})
     changed |= {(key,): new for conv, key in by_conv.items() if conv in convs and key not in root}
     home = vision(document)
     part = document.at(home).value
@@ -77,8 +64,8 @@ def _count_edits(config: ConfigFile, old: int, new: int, convs: Collection[str])
 
 def _default_edit(document: Json, home: Keys, new: int) -> dict[Keys, Any]:
     kind = document.at((*home, "model_type")).value
-    key = next((key for key, kinds in CHANNEL_KEYS.items() if kind in kinds), "num_channels")
-    return _timm_edit(document, home, new) if kind in TIMM_WRAPPERS else {(*home, key): new}
+    key = next((key for key, kinds in tables.CHANNEL_KEYS.items() if kind in kinds), "num_channels")
+    return _timm_edit(document, home, new) if kind in tables.TIMM_WRAPPERS else {(*home, key): new}
 
 
 def _timm_edit(document: Json, home: Keys, new: int) -> dict[Keys, Any]:
@@ -91,8 +78,10 @@ def _check_built(document: Json) -> None:
     """Raise UnsupportedError for models that their library does not build with other channel counts."""
     hint = "the weights file alone converts, for code of your own"
     for path, value in document.walk():
-        if path and path[-1] == "model_type" and value.value in FIXED_CHANNELS:
-            raise document.location.at(dotted(path)).unsupported(f"{FIXED_CHANNELS[value.value]} ({value.value})", hint=hint)
+        if path and path[-1] == "model_type" and value.value in tables.FIXED_CHANNELS:
+            raise document.location.at(dotted(path)).unsupported(
+                f"{tables.FIXED_CHANNELS[value.value]} ({value.value})", hint=hint
+            )
         if path == ("unet_residual",) and value.value is True:  # CSBDeep
             raise document.location.at(dotted(path)).unsupported("the network adds the image to its output", hint=hint)
 
@@ -102,7 +91,7 @@ def _converts_to_rgb(name: str, part: Mapping[str, Value]) -> bool:
     stated = part["do_convert_rgb"].value if "do_convert_rgb" in part else None
     if stated is not None:
         return stated is True
-    return Path(name).name in PREPROCESSORS and "image_mean" in part
+    return Path(name).name in tables.PREPROCESSORS and "image_mean" in part
 
 
 def _has_value(document: Json, path: Keys, value: Any) -> bool:

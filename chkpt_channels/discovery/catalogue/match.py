@@ -14,19 +14,8 @@ from typing import NamedTuple
 
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
+from chkpt_channels.discovery.catalogue import table
 from chkpt_channels.discovery.catalogue.entry import Architecture, Recognized
-from chkpt_channels.discovery.catalogue.table import (
-    FEWEST_OF_ALL,
-    FRAME,
-    KEY_MASK,
-    WHOLE,
-    Catalogue,
-    StemShape,
-    catalogue,
-    is_counted,
-    name_hash,
-    shape_hash,
-)
 
 SWITCH = "CHKPT_CHANNELS_CATALOGUE"
 """The environment variable that switches the catalogue off."""
@@ -64,15 +53,15 @@ def matches(tensors: Sequence[Tensor]) -> list[Match]:
         return []
     groups: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for tensor in tensors:
-        if is_counted(tensor.name):
+        if table.is_counted(tensor.name):
             groups[tensor.group][tensor.name[len(tensor.group) + 1 if tensor.group else 0 :]] = tensor
-    known = catalogue()
+    known = table.catalogue()
     return [match for group, named in groups.items() for match in _within(known, group, "", named)]
 
 
-def _within(known: Catalogue, group: str, prefix: str, named: Named) -> Iterator[Match]:
+def _within(known: table.Catalogue, group: str, prefix: str, named: Named) -> Iterator[Match]:
     """The known networks at a module and below it: the outermost."""
-    if len(named) < FEWEST_OF_ALL or prefix.count(".") > DEEPEST:
+    if len(named) < table.FEWEST_OF_ALL or prefix.count(".") > DEEPEST:
         return
     children = _large_children(named)
     if len(named) <= 2 * known.most_names and len(sums := _sums(named)) > 1:
@@ -88,7 +77,7 @@ def _within(known: Catalogue, group: str, prefix: str, named: Named) -> Iterator
 def _large_children(named: Named) -> dict[str, dict[str, Tensor]]:
     """The tensors below each child of a module that could be a network, by their names there."""
     counts = Counter(name.partition(".")[0] for name in named)
-    children: dict[str, dict[str, Tensor]] = {child: {} for child, count in counts.items() if count >= FEWEST_OF_ALL}
+    children: dict[str, dict[str, Tensor]] = {child: {} for child, count in counts.items() if count >= table.FEWEST_OF_ALL}
     for name, tensor in named.items() if children else ():
         child, _, rest = name.partition(".")
         if child in children:
@@ -100,45 +89,45 @@ def _sums(named: Named) -> dict[str, int]:
     """The sums of the hashes of names, for each child of a module."""
     sums: defaultdict[str, int] = defaultdict(int)
     for name in named:
-        sums[name.partition(".")[0]] += name_hash(name)
+        sums[name.partition(".")[0]] += table.name_hash(name)
     return sums
 
 
-def _at(known: Catalogue, module: Match, sums: Mapping[str, int]) -> Match | None:
+def _at(known: table.Catalogue, module: Match, sums: Mapping[str, int]) -> Match | None:
     """The network that a module is, with all its children or without one."""
     whole = sum(sums.values())
     for other in ("", *sums):
-        found = known.named((whole - (sums[other] if other else 0)) & KEY_MASK)
+        found = known.named((whole - (sums[other] if other else 0)) & table.KEY_MASK)
         if found is None:
             continue
         kept = {name: tensor for name, tensor in module.tensors.items() if not other or name.partition(".")[0] != other}
         for variant in found.variants:
             if stems := _stems(kept, variant):
-                head = "whole" if found.forms & WHOLE else "exchanged" if other else "cut"
+                head = "whole" if found.forms & table.WHOLE else "exchanged" if other else "cut"
                 return module._replace(tensors=kept, stems=stems, other_child=other, head=head)
     return None
 
 
-def _framed(known: Catalogue, module: Match, children: Mapping[str, Named], sums: Mapping[str, int]) -> Match | None:
+def _framed(known: table.Catalogue, module: Match, children: Mapping[str, Named], sums: Mapping[str, int]) -> Match | None:
     """The network that one child is, where the others are a known frame around it."""
     whole = sum(sums.values())
     for child in children:
-        key = (whole - sums[child]) & KEY_MASK
+        key = (whole - sums[child]) & table.KEY_MASK
         found = known.named(key)
-        if found and found.forms == FRAME:
+        if found and found.forms == table.FRAME:
             inner = next(_within(known, module.group, f"{module.prefix}{child}.", children[child]), None)
             around = (tensor for name, tensor in module.tensors.items() if name.partition(".")[0] != child)
             return inner._replace(frame=key, outer=module.prefix, around=tuple(around)) if inner else None
     return None
 
 
-def _stems(named: Named, variant: Sequence[StemShape]) -> tuple[FirstConv, ...]:
+def _stems(named: Named, variant: Sequence[table.StemShape]) -> tuple[FirstConv, ...]:
     """The stems, where each has the layout and the window that are known, and all take as many channels; else none."""
     convs = tuple(conv for stem in variant if (conv := _stem(named.get(stem.key), stem)))
     return convs if len(convs) == len(variant) and len({conv.in_channels for conv in convs}) == 1 else ()
 
 
-def _stem(tensor: Tensor | None, stem: StemShape) -> FirstConv | None:
+def _stem(tensor: Tensor | None, stem: table.StemShape) -> FirstConv | None:
     layout = Layout(stem.layout) if stem.layout else None
     axes_as = layout or Layout("OI")
     if tensor is None or len(tensor.shape) != len(axes_as.axes):
@@ -158,10 +147,10 @@ def architectures(match: Match) -> tuple[Architecture, ...]:
     """The architectures whose shapes a match has too, but for its stems and the child that holds its head."""
     stems, sums = {conv.tensor.name for conv in match.stems}, defaultdict[str, int](int)
     for name, tensor in match.tensors.items():
-        sums[name.partition(".")[0]] += 0 if tensor.name in stems else shape_hash(name, tensor.shape)
+        sums[name.partition(".")[0]] += 0 if tensor.name in stems else table.shape_hash(name, tensor.shape)
     whole = sum(sums.values())
     keys = [whole] if match.head != "whole" else [whole - below for below in sums.values()] + [whole]
-    found = {a: None for key in keys for a in catalogue().shaped(key & KEY_MASK)}
+    found = {a: None for key in keys for a in table.catalogue().shaped(key & table.KEY_MASK)}
     return tuple(found)
 
 
@@ -169,7 +158,7 @@ def recognized(match: Match) -> Recognized | None:
     """The architectures of a match; None where its shapes are those of none."""
     found = [a for a in architectures(match) if match.prefix.endswith(a.within)]
     if match.frame:
-        frames = catalogue().shaped(match.frame)
+        frames = table.catalogue().shaped(match.frame)
         below = match.prefix[len(match.outer) :]
         composed = tuple(_composed(frame, a, below) for frame in frames for a in found if a.library == frame.library)
         return Recognized(match.group, match.outer, "whole", composed) if composed else None

@@ -15,7 +15,7 @@ from chkpt_channels.containers.protobuf import DeferredField, WireEdits, bytes_f
 from chkpt_channels.core.dtypes import DType
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Edits, TensorEdit
-from chkpt_channels.formats.onnx import external_data, front, metadata
+from chkpt_channels.formats.onnx import external_data, front, metadata, schema
 from chkpt_channels.formats.onnx.dataflow.axes import counted, holder
 from chkpt_channels.formats.onnx.dataflow.operators import CONVOLUTIONS
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
@@ -23,25 +23,6 @@ from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight, is_packed
 from chkpt_channels.formats.onnx.nodes import Node
 from chkpt_channels.formats.onnx.quantization import output_scale
-from chkpt_channels.formats.onnx.schema import (
-    ATTRIBUTE_I,
-    DIM_VALUE,
-    GRAPH_INITIALIZERS,
-    GRAPH_INPUTS,
-    GRAPH_NODES,
-    MODEL_IR_VERSION,
-    NODE_INPUTS,
-    SHAPE_DIMS,
-    TENSOR_DIMS,
-    TENSOR_DOUBLES,
-    TENSOR_EXTERNAL,
-    TENSOR_FLOATS,
-    TENSOR_LOCATION,
-    TENSOR_NAME,
-    TENSOR_RAW,
-    TENSOR_TYPE,
-    TENSOR_TYPED,
-)
 from chkpt_channels.storage.splice import Splice
 
 IN_FRONT = ("stack", "adapter", "gather")
@@ -110,10 +91,10 @@ class OnnxEdits:
     def _set_dim(self, info: Info, axis: int, channels: int) -> None:
         if info.shape is None or axis >= len(info.dims) or info.dims[axis] is None or info.name in self._stale:
             return
-        dim = info.shape.messages(SHAPE_DIMS)[axis]
-        field = dim.last(DIM_VALUE)
+        dim = info.shape.messages(schema.SHAPE_DIMS)[axis]
+        field = dim.last(schema.DIM_VALUE)
         if field is not None and info.dims[axis] != channels:
-            self._wire.replace(dim, field, number_field(DIM_VALUE, channels))
+            self._wire.replace(dim, field, number_field(schema.DIM_VALUE, channels))
 
     def _put_in_front(self, path: ImageTrace) -> None:
         """Insert nodes before the first one; every reader of the image reads what they make."""
@@ -128,7 +109,7 @@ class OnnxEdits:
         for name, edit in made.tensors.items():
             self._append(name, made.kind, edit)
         front.declare_types(self._wire, self._model, made)
-        self._wire.add(graph, made.nodes, at=graph.fields[GRAPH_NODES][0].start)
+        self._wire.add(graph, made.nodes, at=graph.fields[schema.GRAPH_NODES][0].start)
         self._inputs |= dict.fromkeys(self._model.consumers[image.name], made.output)
 
     def _old_channels(self, path: ImageTrace) -> int:
@@ -214,19 +195,19 @@ class OnnxEdits:
         size = (prod(edit.shape) * weight.dtype.bits + 7) // 8
         fields = message.fields
         if tuple(edit.shape) != weight.shape:
-            dims = _dims(edit.shape, packed=is_packed(message, TENSOR_DIMS))
-            for i, field in enumerate(fields.get(TENSOR_DIMS, ())):
+            dims = _dims(edit.shape, packed=is_packed(message, schema.TENSOR_DIMS))
+            for i, field in enumerate(fields.get(schema.TENSOR_DIMS, ())):
                 wire.replace(message, field, dims if i == 0 else b"")
-        number = TENSOR_RAW
-        payload = [f for n in (TENSOR_RAW, *TENSOR_TYPED) for f in fields.get(n, ())]
+        number = schema.TENSOR_RAW
+        payload = [f for n in schema.TENSOR_ELEMENTS for f in fields.get(n, ())]
         # typed integers are varints, whose length depends on the values: raw bytes are as valid
-        if payload and payload[0].number in (TENSOR_FLOATS, TENSOR_DOUBLES):
+        if payload and payload[0].number in (schema.TENSOR_FLOATS, schema.TENSOR_DOUBLES):
             number = payload[0].number
         new = deferred_field(number, size, lambda: edit.values().tobytes())
         for i, field in enumerate(payload):
             wire.replace(message, field, new if i == 0 else b"")
         if weight.is_external:
-            for field in (*fields.get(TENSOR_EXTERNAL, ()), *fields.get(TENSOR_LOCATION, ())):
+            for field in (*fields.get(schema.TENSOR_EXTERNAL, ()), *fields.get(schema.TENSOR_LOCATION, ())):
                 wire.replace(message, field, b"")
         if not payload:  # it was external: the new elements are inline, and the data file is copied unchanged
             wire.add(message, new)
@@ -241,12 +222,12 @@ class OnnxEdits:
 
     def _append(self, name: str, dtype: DType, edit: TensorEdit) -> None:
         size = prod(edit.shape) * dtype.bits // 8
-        head = _dims(edit.shape, packed=False) + number_field(TENSOR_TYPE, front.NUMBERS[dtype.name])
-        head += bytes_field(TENSOR_NAME, name.encode()) + varint(TENSOR_RAW << 3 | 2) + varint(size)
-        tag = varint(GRAPH_INITIALIZERS << 3 | 2) + varint(len(head) + size)
+        head = _dims(edit.shape, packed=False) + number_field(schema.TENSOR_TYPE, front.NUMBERS[dtype.name])
+        head += bytes_field(schema.TENSOR_NAME, name.encode()) + varint(schema.TENSOR_RAW << 3 | 2) + varint(size)
+        tag = varint(schema.GRAPH_INITIALIZERS << 3 | 2) + varint(len(head) + size)
         self._wire.add(self._model.graph, DeferredField(tag + head, size, lambda: edit.values().tobytes()))
-        if self._model.root.number(MODEL_IR_VERSION) < 4:  # each initializer is an input too: onnx/docs/IR.md
-            self._wire.add(self._model.graph, bytes_field(GRAPH_INPUTS, front.declared(name, dtype, edit.shape)))
+        if self._model.root.number(schema.MODEL_IR_VERSION) < 4:  # each initializer is an input too: onnx/docs/IR.md
+            self._wire.add(self._model.graph, bytes_field(schema.GRAPH_INPUTS, front.declared(name, dtype, edit.shape)))
 
     def _add_bias(self, kernel: str, edit: TensorEdit) -> None:
         """Give a convolution a bias: folded exports (Conv, then Clip) have neither one nor a BatchNormalization."""
@@ -260,26 +241,26 @@ class OnnxEdits:
         name = self._unused_name(f"{kernel}_bias")
         self._append(name, dtype, TensorEdit(edit.shape, lambda: rounded(edit.values(), dtype)))
         for user in (r.node for r in users):
-            last = user.message.fields[NODE_INPUTS][-1]
-            self._wire.add(user.message, bytes_field(NODE_INPUTS, name.encode()), at=last.stop)
+            last = user.message.fields[schema.NODE_INPUTS][-1]
+            self._wire.add(user.message, bytes_field(schema.NODE_INPUTS, name.encode()), at=last.stop)
 
     def _ungroup(self, node: Node) -> None:
         group = node.attribute("group")
         if group is not None and node.integer("group", 1) > 1:
-            field = group.last(ATTRIBUTE_I)
+            field = group.last(schema.ATTRIBUTE_I)
             if field is not None:
-                self._wire.replace(group, field, number_field(ATTRIBUTE_I, 1))
+                self._wire.replace(group, field, number_field(schema.ATTRIBUTE_I, 1))
 
     def _rename_inputs(self) -> None:
         for (node, index), name in self._inputs.items():
             message = node.message
-            self._wire.replace(message, message.fields[NODE_INPUTS][index], bytes_field(NODE_INPUTS, name.encode()))
+            self._wire.replace(message, message.fields[schema.NODE_INPUTS][index], bytes_field(schema.NODE_INPUTS, name.encode()))
 
 
 def _dims(shape: Sequence[int], *, packed: bool) -> bytes:
     if packed:
-        return bytes_field(TENSOR_DIMS, b"".join(varint(n) for n in shape))
-    return b"".join(number_field(TENSOR_DIMS, n) for n in shape)
+        return bytes_field(schema.TENSOR_DIMS, b"".join(varint(n) for n in shape))
+    return b"".join(number_field(schema.TENSOR_DIMS, n) for n in shape)
 
 
 def bias_target(model: OnnxModel, node: Node) -> tuple[str, int] | None:

@@ -14,18 +14,8 @@ from typing import NamedTuple
 
 from chkpt_channels.containers.protobuf import Message
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.formats.onnx import schema
 from chkpt_channels.formats.onnx.nodes import Node, Subgraph, nodes_of, subgraph
-from chkpt_channels.formats.onnx.schema import (
-    ATTRIBUTE_NAME,
-    FUNCTION_ATTRIBUTES,
-    FUNCTION_DOMAIN,
-    FUNCTION_INPUTS,
-    FUNCTION_NAME,
-    FUNCTION_NODES,
-    FUNCTION_OUTPUTS,
-    MODEL_FUNCTIONS,
-    NODE_ATTRIBUTES,
-)
 
 
 class Function(NamedTuple):
@@ -45,8 +35,8 @@ class Function(NamedTuple):
     def called(self, call: Node, names: Mapping[str, str]) -> list[Node]:
         """Its nodes as those of the graph that calls it."""
         attributes = dict(self.defaults)
-        for message in call.message.messages(NODE_ATTRIBUTES):
-            name = message.text(ATTRIBUTE_NAME)
+        for message in call.message.messages(schema.NODE_ATTRIBUTES):
+            name = message.text(schema.ATTRIBUTE_NAME)
             attributes[name] = call.attribute(name) or message
         return [
             node._replace(
@@ -71,13 +61,13 @@ Functions = Mapping[tuple[str, str], Function]
 def functions(root: Message) -> dict[tuple[str, str], Function]:
     """A model's own functions by domain and name."""
     return {
-        (message.text(FUNCTION_DOMAIN), message.text(FUNCTION_NAME)): Function(
-            tuple(message.texts(FUNCTION_INPUTS)),
-            tuple(message.texts(FUNCTION_OUTPUTS)),
-            tuple(nodes_of(message, FUNCTION_NODES)),
-            tuple((each.text(ATTRIBUTE_NAME), each) for each in message.messages(FUNCTION_ATTRIBUTES)),
+        (message.text(schema.FUNCTION_DOMAIN), message.text(schema.FUNCTION_NAME)): Function(
+            tuple(message.texts(schema.FUNCTION_INPUTS)),
+            tuple(message.texts(schema.FUNCTION_OUTPUTS)),
+            tuple(nodes_of(message, schema.FUNCTION_NODES)),
+            tuple((each.text(schema.ATTRIBUTE_NAME), each) for each in message.messages(schema.FUNCTION_ATTRIBUTES)),
         )
-        for message in root.messages(MODEL_FUNCTIONS)
+        for message in root.messages(schema.MODEL_FUNCTIONS)
     }
 
 

@@ -19,38 +19,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from chkpt_channels.containers.protobuf import Message, WireEdits, bytes_field, number_field
 from chkpt_channels.core.dtypes import BY_NAME, DType, rounded
 from chkpt_channels.core.tensors import ChannelMap, TensorEdit, Window
+from chkpt_channels.formats.onnx import schema
 from chkpt_channels.formats.onnx.dataflow.axes import holder
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.model import Info, OnnxModel, type_of
-from chkpt_channels.formats.onnx.schema import (
-    ATTRIBUTE_I,
-    ATTRIBUTE_INTS,
-    ATTRIBUTE_NAME,
-    ATTRIBUTE_TYPE,
-    DIM_VALUE,
-    DTYPES,
-    GRAPH_INITIALIZERS,
-    GRAPH_INPUTS,
-    GRAPH_NODES,
-    GRAPH_VALUE_INFOS,
-    INFO_NAME,
-    INFO_TYPE,
-    NODE_ATTRIBUTES,
-    NODE_INPUTS,
-    NODE_NAME,
-    NODE_OP,
-    NODE_OUTPUTS,
-    SHAPE_DIMS,
-    TENSOR_NAME,
-    TENSOR_TYPE_SHAPE,
-    TYPE_ELEMENT,
-    TYPE_TENSOR,
-)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NUMBERS = {name: number for number, name in DTYPES.items()}
+NUMBERS = {name: number for number, name in schema.DTYPES.items()}
 """Element type → its number in onnx.proto."""
 FLOATS = frozenset(("F16", "F32", "BF16"))
 """What onnxruntime's Conv takes: doubles are missing from it."""
@@ -145,7 +122,7 @@ def _float_type(model: OnnxModel, image: Info) -> tuple[str, list[str]]:
         if node.domain or node.op not in (*MOVES, "Cast") or not all(name in integers for name in data):
             return "", []
         if node.op == "Cast":
-            kinds.add(DTYPES.get(node.integer("to", 0), ""))
+            kinds.add(schema.DTYPES.get(node.integer("to", 0), ""))
         else:
             integers += filter(None, node.outputs)
     outputs = model.outputs.union(*(sub.outputs for subs in model.computed.subgraphs.values() for sub in subs))
@@ -156,41 +133,41 @@ def _float_type(model: OnnxModel, image: Info) -> tuple[str, list[str]]:
 def element_type(info: Message) -> str:
     """The element type of a declared value, "" where none is declared."""
     tensor = type_of(info)
-    return DTYPES.get(tensor.number(TYPE_ELEMENT), "") if tensor else ""
+    return schema.DTYPES.get(tensor.number(schema.TYPE_ELEMENT), "") if tensor else ""
 
 
 def declared(name: str, dtype: DType, shape: Sequence[int]) -> bytes:
     """What declares a value, as the graph's inputs and value_infos are."""
-    dims = b"".join(bytes_field(SHAPE_DIMS, number_field(DIM_VALUE, n)) for n in shape)
-    tensor = number_field(TYPE_ELEMENT, NUMBERS[dtype.name]) + bytes_field(TENSOR_TYPE_SHAPE, dims)
-    return bytes_field(INFO_NAME, name.encode()) + bytes_field(INFO_TYPE, bytes_field(TYPE_TENSOR, tensor))
+    dims = b"".join(bytes_field(schema.SHAPE_DIMS, number_field(schema.DIM_VALUE, n)) for n in shape)
+    tensor = number_field(schema.TYPE_ELEMENT, NUMBERS[dtype.name]) + bytes_field(schema.TENSOR_TYPE_SHAPE, dims)
+    return bytes_field(schema.INFO_NAME, name.encode()) + bytes_field(schema.INFO_TYPE, bytes_field(schema.TYPE_TENSOR, tensor))
 
 
 def declare_types(wire: WireEdits, model: OnnxModel, front: Front) -> None:
     """Declare the new type of the values that have one."""
     for info in (info for name in front.retyped for info in model.infos(name)):
         tensor = type_of(info.message)
-        if tensor and (field := tensor.last(TYPE_ELEMENT)):
-            wire.replace(tensor, field, number_field(TYPE_ELEMENT, NUMBERS[front.kind.name]))
+        if tensor and (field := tensor.last(schema.TYPE_ELEMENT)):
+            wire.replace(tensor, field, number_field(schema.TYPE_ELEMENT, NUMBERS[front.kind.name]))
 
 
 def take_out(wire: WireEdits, model: OnnxModel, output: str, tensors: Sequence[str], stale: Set[str]) -> None:
     """Let the node that gives `output` pass its first input on, and leave out what stores these tensors, and what declares these
     values."""
     message, graph = model.producers[output].message, model.graph
-    for field in message.fields[NODE_OP]:
-        wire.replace(message, field, bytes_field(NODE_OP, b"Identity"))
-    for field in (*message.fields[NODE_INPUTS][1:], *message.fields.get(NODE_ATTRIBUTES, ())):
+    for field in message.fields[schema.NODE_OP]:
+        wire.replace(message, field, bytes_field(schema.NODE_OP, b"Identity"))
+    for field in (*message.fields[schema.NODE_INPUTS][1:], *message.fields.get(schema.NODE_ATTRIBUTES, ())):
         wire.replace(message, field, b"")
     named = (
-        (GRAPH_INITIALIZERS, TENSOR_NAME),
-        (GRAPH_INPUTS, INFO_NAME),
-        (GRAPH_VALUE_INFOS, INFO_NAME),
-        (GRAPH_NODES, NODE_OUTPUTS),
+        (schema.GRAPH_INITIALIZERS, schema.TENSOR_NAME),
+        (schema.GRAPH_INPUTS, schema.INFO_NAME),
+        (schema.GRAPH_VALUE_INFOS, schema.INFO_NAME),
+        (schema.GRAPH_NODES, schema.NODE_OUTPUTS),
     )
     for number, name in named:  # before IR version 4 an initializer is an input too; the node is a Constant
         for field in graph.fields.get(number, ()):
-            if graph.message(field).text(name) in (*tensors, *(stale if number == GRAPH_VALUE_INFOS else ())):
+            if graph.message(field).text(name) in (*tensors, *(stale if number == schema.GRAPH_VALUE_INFOS else ())):
                 wire.replace(graph, field, b"")
 
 
@@ -198,11 +175,11 @@ def regrow(wire: WireEdits, paths: Sequence[ImageTrace], windows: Mapping[str, W
     """Let the nodes of kernels that grow state their new windows. The values in front of them, whose sizes may be others then."""
     for reached in (reached for path in paths for reached in path.reached if reached.layout and reached.kernel):
         message, window = reached.node.message, windows[reached.kernel.name if reached.kernel else ""]
-        for field in message.fields.get(NODE_ATTRIBUTES, ()):
-            if message.message(field).text(ATTRIBUTE_NAME) in (*window.settings, "auto_pad"):
+        for field in message.fields.get(schema.NODE_ATTRIBUTES, ()):
+            if message.message(field).text(schema.ATTRIBUTE_NAME) in (*window.settings, "auto_pad"):
                 wire.replace(message, field, b"")
         for name, numbers in window.settings.items():
-            wire.add(message, bytes_field(NODE_ATTRIBUTES, _numbers(name, numbers)))
+            wire.add(message, bytes_field(schema.NODE_ATTRIBUTES, _numbers(name, numbers)))
         yield from (maker.node.outputs[0] for maker in (reached.source.makers if reached.source else ()))
     yield from (name for path in paths for name, flow in path.values.items() if not flow.mixed)
 
@@ -221,16 +198,18 @@ def _whole(numbers: Sequence[int]) -> NDArray[Any]:
 
 def _node(op: str, inputs: Sequence[str], output: str, *attributes: bytes) -> bytes:
     """A node, named as what it makes, as a field of its graph."""
-    fields = [bytes_field(NODE_INPUTS, name.encode()) for name in inputs]
-    fields += [bytes_field(NODE_OUTPUTS, output.encode()), bytes_field(NODE_NAME, output.encode())]
-    fields += [bytes_field(NODE_OP, op.encode()), *(bytes_field(NODE_ATTRIBUTES, attribute) for attribute in attributes)]
-    return bytes_field(GRAPH_NODES, b"".join(fields))
+    fields = [bytes_field(schema.NODE_INPUTS, name.encode()) for name in inputs]
+    fields += [bytes_field(schema.NODE_OUTPUTS, output.encode()), bytes_field(schema.NODE_NAME, output.encode())]
+    fields += [bytes_field(schema.NODE_OP, op.encode())]
+    fields += [bytes_field(schema.NODE_ATTRIBUTES, attribute) for attribute in attributes]
+    return bytes_field(schema.GRAPH_NODES, b"".join(fields))
 
 
 def _number(name: str, value: int) -> bytes:
-    return bytes_field(ATTRIBUTE_NAME, name.encode()) + number_field(ATTRIBUTE_I, value) + number_field(ATTRIBUTE_TYPE, _INT)
+    number = number_field(schema.ATTRIBUTE_I, value)
+    return bytes_field(schema.ATTRIBUTE_NAME, name.encode()) + number + number_field(schema.ATTRIBUTE_TYPE, _INT)
 
 
 def _numbers(name: str, values: Sequence[int]) -> bytes:
-    listed = b"".join(number_field(ATTRIBUTE_INTS, value) for value in values)
-    return bytes_field(ATTRIBUTE_NAME, name.encode()) + listed + number_field(ATTRIBUTE_TYPE, _INTS)
+    listed = b"".join(number_field(schema.ATTRIBUTE_INTS, value) for value in values)
+    return bytes_field(schema.ATTRIBUTE_NAME, name.encode()) + listed + number_field(schema.ATTRIBUTE_TYPE, _INTS)

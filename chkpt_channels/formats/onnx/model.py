@@ -15,34 +15,9 @@ from chkpt_channels.containers.protobuf import BYTES, Message, Reader
 from chkpt_channels.core.dtypes import BY_NAME, DType
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.formats.onnx import schema
 from chkpt_channels.formats.onnx.expansion import Expansion, Functions, functions
 from chkpt_channels.formats.onnx.nodes import Node, Subgraph, nodes_of
-from chkpt_channels.formats.onnx.schema import (
-    ATTRIBUTE_T,
-    DIM_VALUE,
-    DTYPES,
-    GRAPH_INITIALIZERS,
-    GRAPH_INPUTS,
-    GRAPH_OUTPUTS,
-    GRAPH_SPARSE,
-    GRAPH_VALUE_INFOS,
-    INFO_NAME,
-    INFO_TYPE,
-    MODEL_GRAPH,
-    MODEL_IR_VERSION,
-    MODEL_OPSETS,
-    SHAPE_DIMS,
-    SPARSE_VALUES,
-    STRING,
-    TENSOR_DIMS,
-    TENSOR_EXTERNAL,
-    TENSOR_LOCATION,
-    TENSOR_NAME,
-    TENSOR_SEGMENT,
-    TENSOR_TYPE,
-    TENSOR_TYPE_SHAPE,
-    TYPE_TENSOR,
-)
 from chkpt_channels.storage.source import Source
 
 MOST_IDENTITIES = 8
@@ -66,11 +41,11 @@ class Weight(NamedTuple):
     @property
     def is_external(self) -> bool:
         """Whether the elements are in another file."""
-        return self.message.number(TENSOR_LOCATION) == 1
+        return self.message.number(schema.TENSOR_LOCATION) == 1
 
     def external(self) -> dict[str, str]:
         """The external location's entries."""
-        pairs = [(e.text(1), e.text(2)) for e in self.message.messages(TENSOR_EXTERNAL)]
+        pairs = [(e.text(1), e.text(2)) for e in self.message.messages(schema.TENSOR_EXTERNAL)]
         return dict(pairs)
 
 
@@ -90,20 +65,20 @@ class OnnxModel:
     def __init__(self, source: Source) -> None:
         self.source, self.location = source, source.location
         self.root = Message(Reader(source), 0, source.size)
-        graphs = self.root.fields.get(MODEL_GRAPH, ())
+        graphs = self.root.fields.get(schema.MODEL_GRAPH, ())
         if len(graphs) != 1:
             raise self.location.damaged(f"holds {len(graphs)} graphs instead of one", at=0)
-        if self.root.number(MODEL_IR_VERSION) >= 3 and not self.root.fields.get(MODEL_OPSETS):
+        if self.root.number(schema.MODEL_IR_VERSION) >= 3 and not self.root.fields.get(schema.MODEL_OPSETS):
             raise self.location.damaged("has no opset_import: it is cut off after its graph", at=source.size)
         self.graph = self.root.message(graphs[0])
         self.nodes = nodes_of(self.graph)
         self.weights: dict[str, Weight] = {}
         self.steps = 0  # of the walks from all images
-        for message in self.graph.messages(GRAPH_INITIALIZERS):
-            self._add(_weight(message, message.text(TENSOR_NAME), self.location))
+        for message in self.graph.messages(schema.GRAPH_INITIALIZERS):
+            self._add(_weight(message, message.text(schema.TENSOR_NAME), self.location))
         for node in self.nodes:
             value = node.attribute("value") if node.op == "Constant" and not node.domain else None
-            if value and (tensor := value.only(ATTRIBUTE_T)):
+            if value and (tensor := value.only(schema.ATTRIBUTE_T)):
                 self._add(_weight(tensor, node.outputs[0], self.location, node))
         self._check_single_producers()
 
@@ -115,8 +90,8 @@ class OnnxModel:
                 raise self.location.at(name).damaged("is stored twice", at=message.start)
             given.add(name)
         inputs = set[str]()
-        for message in self.graph.messages(GRAPH_INPUTS):
-            if (name := message.text(INFO_NAME)) in inputs:
+        for message in self.graph.messages(schema.GRAPH_INPUTS):
+            if (name := message.text(schema.INFO_NAME)) in inputs:
                 raise self.location.at(name).damaged("is declared as an input twice", at=message.start)
             inputs.add(name)
         given |= inputs
@@ -132,11 +107,11 @@ class OnnxModel:
 
     def _initializers(self) -> Iterator[tuple[str, Message]]:
         """All that are stored, by name: texts and sparse ones too, which are no weights here."""
-        for message in self.graph.messages(GRAPH_INITIALIZERS):
-            yield message.text(TENSOR_NAME), message
-        for sparse in self.graph.messages(GRAPH_SPARSE):
-            if values := sparse.only(SPARSE_VALUES):
-                yield values.text(TENSOR_NAME), sparse
+        for message in self.graph.messages(schema.GRAPH_INITIALIZERS):
+            yield message.text(schema.TENSOR_NAME), message
+        for sparse in self.graph.messages(schema.GRAPH_SPARSE):
+            if values := sparse.only(schema.SPARSE_VALUES):
+                yield values.text(schema.TENSOR_NAME), sparse
 
     def _add(self, weight: Weight | None) -> None:
         if weight is not None:
@@ -147,7 +122,7 @@ class OnnxModel:
         """The graph's inputs without those that are initializers: before IR version 4 each of these is an input too. An exporter
         may leak constants as inputs, and then the image need not be the first."""
         stored = {name for name, weight in self.weights.items() if weight.node is None}
-        return [info for m in self.graph.messages(GRAPH_INPUTS) if (info := _info(m)).name not in stored]
+        return [info for m in self.graph.messages(schema.GRAPH_INPUTS) if (info := _info(m)).name not in stored]
 
     @cached_property
     def input_names(self) -> set[str]:
@@ -166,16 +141,16 @@ class OnnxModel:
             (self.graph, dict[str, str]()),
             *((sub.graph, sub.names) for subs in self.subgraphs.values() for sub in subs),
         ]:
-            for number in (GRAPH_INPUTS, GRAPH_OUTPUTS, GRAPH_VALUE_INFOS):
+            for number in (schema.GRAPH_INPUTS, schema.GRAPH_OUTPUTS, schema.GRAPH_VALUE_INFOS):
                 for message in graph.messages(number):
-                    name = message.text(INFO_NAME)
+                    name = message.text(schema.INFO_NAME)
                     declared[names.get(name, name)].append(message)
         return declared
 
     @cached_property
     def outputs(self) -> set[str]:
         """The names of the graph's outputs."""
-        return {message.text(INFO_NAME) for message in self.graph.messages(GRAPH_OUTPUTS)}
+        return {message.text(schema.INFO_NAME) for message in self.graph.messages(schema.GRAPH_OUTPUTS)}
 
     @cached_property
     def _expansion(self) -> Expansion:
@@ -202,7 +177,7 @@ class OnnxModel:
         """The constants inside of functions."""
         inside = [node for node in self.computed.nodes if node.call and node.op == "Constant" and not node.domain]
         values = ((node, value) for node in inside if (value := node.attribute("value")))
-        pairs = ((node, tensor) for node, value in values if (tensor := value.only(ATTRIBUTE_T)))
+        pairs = ((node, tensor) for node, value in values if (tensor := value.only(schema.ATTRIBUTE_T)))
         weights = (_weight(tensor, node.outputs[0], self.location, node) for node, tensor in pairs)
         return {weight.name: weight for weight in weights if weight}
 
@@ -238,7 +213,7 @@ class OnnxModel:
     @cached_property
     def opset(self) -> int:
         """The version of the standard operators."""
-        versions = [m.number(2) for m in self.root.messages(MODEL_OPSETS) if m.text(1) in ("", "ai.onnx")]
+        versions = [m.number(2) for m in self.root.messages(schema.MODEL_OPSETS) if m.text(1) in ("", "ai.onnx")]
         return max(versions, default=1)
 
     def step(self, node: Node, count: int) -> None:
@@ -260,35 +235,35 @@ class OnnxModel:
 
 
 def _weight(message: Message, name: str, location: Location, node: Node | None = None) -> Weight | None:
-    kind = message.number(TENSOR_TYPE)
-    shape = tuple(message.numbers(TENSOR_DIMS))
-    if kind == STRING:
+    kind = message.number(schema.TENSOR_TYPE)
+    shape = tuple(message.numbers(schema.TENSOR_DIMS))
+    if kind == schema.STRING:
         return None
-    if kind not in DTYPES:
+    if kind not in schema.DTYPES:
         raise location.at(name).unsupported(f"has the unknown element type {kind}")
-    if message.fields.get(TENSOR_SEGMENT):
+    if message.fields.get(schema.TENSOR_SEGMENT):
         raise location.at(name).unsupported("is one segment of a tensor, which no runtime reads")
-    if (place := message.number(TENSOR_LOCATION)) not in (0, 1) or len(message.fields.get(TENSOR_LOCATION, ())) > 1:
+    if (place := message.number(schema.TENSOR_LOCATION)) not in (0, 1) or len(message.fields.get(schema.TENSOR_LOCATION, ())) > 1:
         raise location.at(name).damaged(f"its data_location is {place}, or occurs twice", at=message.start)
     if any(n < 0 for n in shape) or prod(shape) >= 1 << 60:
         raise location.at(name).damaged(
             f"dims {list(shape)} must be non-negative and of fewer than 2^60 elements", at=message.start
         )
-    return Weight(name, message, BY_NAME[DTYPES[kind]], shape, node)
+    return Weight(name, message, BY_NAME[schema.DTYPES[kind]], shape, node)
 
 
 def type_of(info: Message) -> Message | None:
     """The element type and shape that a declared value has as a tensor."""
-    kind = info.only(INFO_TYPE)
-    return kind.only(TYPE_TENSOR) if kind else None
+    kind = info.only(schema.INFO_TYPE)
+    return kind.only(schema.TYPE_TENSOR) if kind else None
 
 
 def _info(message: Message) -> Info:
     tensor = type_of(message)
-    shape = tensor.only(TENSOR_TYPE_SHAPE) if tensor else None
-    sizes = [dim.number(DIM_VALUE, -1) for dim in shape.messages(SHAPE_DIMS)] if shape else []
+    shape = tensor.only(schema.TENSOR_TYPE_SHAPE) if tensor else None
+    sizes = [dim.number(schema.DIM_VALUE, -1) for dim in shape.messages(schema.SHAPE_DIMS)] if shape else []
     dims = tuple(size if size >= 0 else None for size in sizes)
-    return Info(message.text(INFO_NAME), message, shape, dims)
+    return Info(message.text(schema.INFO_NAME), message, shape, dims)
 
 
 def is_packed(message: Message, number: int) -> bool:

@@ -9,28 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from chkpt_channels.containers.protobuf import FIXED32, Message
-from chkpt_channels.formats.onnx.schema import (
-    ATTRIBUTE_F,
-    ATTRIBUTE_G,
-    ATTRIBUTE_GRAPHS,
-    ATTRIBUTE_I,
-    ATTRIBUTE_INTS,
-    ATTRIBUTE_NAME,
-    ATTRIBUTE_REFERENCE,
-    ATTRIBUTE_S,
-    GRAPH_INITIALIZERS,
-    GRAPH_INPUTS,
-    GRAPH_NODES,
-    GRAPH_OUTPUTS,
-    INFO_NAME,
-    NODE_ATTRIBUTES,
-    NODE_DOMAIN,
-    NODE_INPUTS,
-    NODE_NAME,
-    NODE_OP,
-    NODE_OUTPUTS,
-    TENSOR_NAME,
-)
+from chkpt_channels.formats.onnx import schema
 
 LEAST_INPUTS = {
     **dict.fromkeys(("Identity", "Cast", "Transpose", "Shape", "Size", "Reshape"), 1),
@@ -66,39 +45,39 @@ class Node(NamedTuple):
 
     def attribute(self, name: str) -> Message | None:
         """An attribute by name; None too where it refers to one of its function that is not given."""
-        own = next((a for a in self.message.messages(NODE_ATTRIBUTES) if a.text(ATTRIBUTE_NAME) == name), None)
-        if own and self.call and (reference := own.text(ATTRIBUTE_REFERENCE)):
+        own = next((a for a in self.message.messages(schema.NODE_ATTRIBUTES) if a.text(schema.ATTRIBUTE_NAME) == name), None)
+        if own and self.call and (reference := own.text(schema.ATTRIBUTE_REFERENCE)):
             return next((a for other, a in self.given_attributes if other == reference), None)
         return own
 
     def integer(self, name: str, default: int) -> int:
         """An integer attribute."""
         attribute = self.attribute(name)
-        return attribute.number(ATTRIBUTE_I) if attribute else default  # some writers leave zeros out
+        return attribute.number(schema.ATTRIBUTE_I) if attribute else default  # some writers leave zeros out
 
     def integers(self, name: str) -> list[int]:
         """A list of integers, empty where it is missing."""
         attribute = self.attribute(name)
-        return attribute.numbers(ATTRIBUTE_INTS) if attribute else []
+        return attribute.numbers(schema.ATTRIBUTE_INTS) if attribute else []
 
     def real(self, name: str, default: float) -> float:
         """A float attribute."""
         attribute = self.attribute(name)
-        return (attribute.floats(ATTRIBUTE_F, FIXED32) or [0.0])[-1] if attribute else default
+        return (attribute.floats(schema.ATTRIBUTE_F, FIXED32) or [0.0])[-1] if attribute else default
 
     def text(self, name: str, default: str) -> str:
         """A string attribute."""
         attribute = self.attribute(name)
-        return attribute.text(ATTRIBUTE_S) if attribute else default
+        return attribute.text(schema.ATTRIBUTE_S) if attribute else default
 
     def subgraphs(self) -> Iterator[Message]:
         """The graphs in its attributes."""
         if not self.domain and self.op not in HAVE_SUBGRAPHS:
             return
-        for attribute in self.message.messages(NODE_ATTRIBUTES):
-            if graph := attribute.only(ATTRIBUTE_G):
+        for attribute in self.message.messages(schema.NODE_ATTRIBUTES):
+            if graph := attribute.only(schema.ATTRIBUTE_G):
                 yield graph
-            yield from attribute.messages(ATTRIBUTE_GRAPHS)
+            yield from attribute.messages(schema.ATTRIBUTE_GRAPHS)
 
 
 class Subgraph(NamedTuple):
@@ -112,15 +91,15 @@ class Subgraph(NamedTuple):
     stored: tuple[str, ...]
 
 
-def nodes_of(graph: Message, number: int = GRAPH_NODES) -> list[Node]:
+def nodes_of(graph: Message, number: int = schema.GRAPH_NODES) -> list[Node]:
     """The nodes of a graph, or those in another field of a message, in the file's order; but for those without outputs."""
     return [node for node in map(_node, graph.messages(number)) if node.outputs]
 
 
 def _node(message: Message) -> Node:
-    op, domain = message.text(NODE_OP), message.text(NODE_DOMAIN)
-    inputs, outputs = tuple(message.texts(NODE_INPUTS)), tuple(message.texts(NODE_OUTPUTS))
-    node = Node(message, op, "" if domain == "ai.onnx" else domain, message.text(NODE_NAME), inputs, outputs)
+    op, domain = message.text(schema.NODE_OP), message.text(schema.NODE_DOMAIN)
+    inputs, outputs = tuple(message.texts(schema.NODE_INPUTS)), tuple(message.texts(schema.NODE_OUTPUTS))
+    node = Node(message, op, "" if domain == "ai.onnx" else domain, message.text(schema.NODE_NAME), inputs, outputs)
     if not node.domain and len(inputs) < LEAST_INPUTS.get(op, 0):
         what = f"has {len(inputs)} inputs; {op} takes at least {LEAST_INPUTS[op]}"
         raise message.reader.location.at(node.label).damaged(what, at=message.start)
@@ -130,9 +109,9 @@ def _node(message: Message) -> Node:
 def subgraph(graph: Message, label: str, scope: dict[str, str]) -> Subgraph:
     """The nodes of a node's own graph, and the names that it takes from the graphs around it, renamed by `scope`."""
     nodes = nodes_of(graph)
-    stored = [message.text(TENSOR_NAME) for message in graph.messages(GRAPH_INITIALIZERS)]
+    stored = [message.text(schema.TENSOR_NAME) for message in graph.messages(schema.GRAPH_INITIALIZERS)]
     own = {name for node in nodes for name in node.outputs if name}.union(
-        stored, (message.text(INFO_NAME) for message in graph.messages(GRAPH_INPUTS))
+        stored, (message.text(schema.INFO_NAME) for message in graph.messages(schema.GRAPH_INPUTS))
     )
     names = scope | {name: f"{label}/{name}" for name in own}
     nodes = [
@@ -142,5 +121,5 @@ def subgraph(graph: Message, label: str, scope: dict[str, str]) -> Subgraph:
         )
         for node in nodes
     ]
-    outputs = [message.text(INFO_NAME) for message in graph.messages(GRAPH_OUTPUTS)]
+    outputs = [message.text(schema.INFO_NAME) for message in graph.messages(schema.GRAPH_OUTPUTS)]
     return Subgraph(graph, nodes, names, tuple(names.get(name, name) for name in outputs), tuple(names[n] for n in stored))

@@ -11,22 +11,13 @@ from typing import NamedTuple
 
 from chkpt_channels.containers.protobuf import BYTES, FIXED32, FIXED64, VARINT, Field, Message, bytes_field
 from chkpt_channels.core.errors import Location
+from chkpt_channels.formats.onnx import schema
 from chkpt_channels.formats.onnx.model import Weight
-from chkpt_channels.formats.onnx.schema import (
-    TENSOR_DOUBLES,
-    TENSOR_EXTERNAL,
-    TENSOR_FLOATS,
-    TENSOR_INT32S,
-    TENSOR_INT64S,
-    TENSOR_RAW,
-    TENSOR_TYPED,
-    TENSOR_UINT64S,
-)
 from chkpt_channels.storage.source import CHUNK_BYTES
 
-_WIRES = {TENSOR_RAW: BYTES, TENSOR_FLOATS: FIXED32, TENSOR_DOUBLES: FIXED64}
+_WIRES = {schema.TENSOR_RAW: BYTES, schema.TENSOR_FLOATS: FIXED32, schema.TENSOR_DOUBLES: FIXED64}
 """The wire types of elements that are no varints; of all but raw ones many may be packed as bytes."""
-_REALS = {"F32": TENSOR_FLOATS, "C64": TENSOR_FLOATS, "F64": TENSOR_DOUBLES, "C128": TENSOR_DOUBLES}
+_REALS = {"F32": schema.TENSOR_FLOATS, "C64": schema.TENSOR_FLOATS, "F64": schema.TENSOR_DOUBLES, "C128": schema.TENSOR_DOUBLES}
 """The field of each type whose numbers are stored as such; all others are in fields of integers."""
 CONTINUED = bytes(range(128, 256))
 """The bytes of a varint but its last."""
@@ -47,14 +38,14 @@ def payload(weight: Weight, location: Location, folder: Path) -> Payload:
 
     A model may name any file: one outside its own folder is refused, as the conversion would copy it."""
     location = location.at(weight.name)
-    fields = [f for n in (TENSOR_RAW, *TENSOR_TYPED) for f in weight.message.fields.get(n, ())]
+    fields = [f for n in schema.TENSOR_ELEMENTS for f in weight.message.fields.get(n, ())]
     if foreign := [f for f in fields if f.wire not in (_WIRES.get(f.number, VARINT), BYTES)]:
         raise location.damaged(f"a field has the wire type {foreign[0].wire} instead of {BYTES}", at=foreign[0].start)
     if weight.is_external:
         if any(f.stop > f.value for f in fields):
             raise location.damaged("holds elements, but says that they are in another file", at=fields[0].start)
         return _external(weight, location, folder)
-    raw = [f for f in fields if f.number == TENSOR_RAW]
+    raw = [f for f in fields if f.number == schema.TENSOR_RAW]
     if raw and len(raw) != len(fields):
         raise location.damaged("holds both raw and typed elements", at=raw[0].start)
     if raw:
@@ -85,7 +76,7 @@ def _count(message: Message, field: Field) -> int:
 
 
 def _external(weight: Weight, location: Location, folder: Path) -> Payload:
-    entries = weight.message.messages(TENSOR_EXTERNAL)
+    entries = weight.message.messages(schema.TENSOR_EXTERNAL)
     keys = [entry.text(1) for entry in entries]
     if len(set(keys)) != len(keys):
         raise location.damaged("its external location is given twice", at=weight.message.start)
@@ -111,10 +102,10 @@ def typed_elements(weight: Weight) -> bytes:
     import numpy as np
 
     message = weight.message
-    for number in (TENSOR_FLOATS, TENSOR_DOUBLES):
+    for number in (schema.TENSOR_FLOATS, schema.TENSOR_DOUBLES):
         if message.fields.get(number):
             return b"".join(message.raw(f) for f in message.fields[number])
-    for number in (TENSOR_INT32S, TENSOR_INT64S, TENSOR_UINT64S):
+    for number in (schema.TENSOR_INT32S, schema.TENSOR_INT64S, schema.TENSOR_UINT64S):
         if message.fields.get(number):
             values = np.array(message.numbers(number), np.int64)
             return values.astype(f"<u{max(1, weight.dtype.bits // 8)}" if weight.dtype.bits >= 8 else "<u1").tobytes()
@@ -136,9 +127,10 @@ def skeleton(message: Message, kind: str = "model") -> bytes:
     out = []
     for field in message.in_order():
         inner = _INNER.get(kind, {}).get(field.number)
-        if kind == "tensor" and field.number in (TENSOR_RAW, *TENSOR_TYPED) and field.stop - field.value > SMALL_BYTES // 2:
+        size = field.stop - field.value
+        if kind == "tensor" and field.number in schema.TENSOR_ELEMENTS and size > SMALL_BYTES // 2:
             continue
-        if inner and field.stop - field.value > SMALL_BYTES:
+        if inner and size > SMALL_BYTES:
             out.append(bytes_field(field.number, skeleton(message.message(field), inner)))
         else:
             out.append(message.reader.source.read(field.start, field.stop))

@@ -25,7 +25,7 @@ from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.dataflow.values import ReachedConv
 from chkpt_channels.formats.onnx.model import Info, OnnxModel
 from chkpt_channels.formats.onnx.nodes import Node
-from chkpt_channels.formats.onnx.schema import ATTRIBUTE_T, DTYPES, TENSOR_RAW, TENSOR_TYPED
+from chkpt_channels.formats.onnx.schema import ATTRIBUTE_T, DTYPES, TENSOR_ELEMENTS
 
 ORDERING = ("Cast", "Concat", "ConstantOfShape", "Identity", "Reshape", "Slice", "Transpose")
 """What makes the pads of a Pad of stored ones."""
@@ -190,8 +190,7 @@ def _numbers(model: OnnxModel, name: str, load: Load) -> list[int]:
 
 def _is_zero(tensor: Message | None) -> bool:
     """Whether the bytes of the elements are, however they are stored."""
-    kinds = (TENSOR_RAW, *TENSOR_TYPED)
-    return tensor is None or not any(any(tensor.raw(field)) for kind in kinds for field in tensor.fields.get(kind, ()))
+    return tensor is None or not any(any(tensor.raw(field)) for kind in TENSOR_ELEMENTS for field in tensor.fields.get(kind, ()))
 
 
 def _composed(first: Sequence[Step], then: Sequence[Step], around: int) -> Window:

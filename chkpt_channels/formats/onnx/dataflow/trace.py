@@ -18,26 +18,13 @@ from collections.abc import Sequence
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import PreprocessingOp
-from chkpt_channels.formats.onnx.dataflow import operators
+from chkpt_channels.formats.onnx.dataflow import operators, values
 from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, Axes, Piece, Place, around, holder, image_axes, resized, size
 from chkpt_channels.formats.onnx.dataflow.kernel_source import kernel_source
 from chkpt_channels.formats.onnx.dataflow.selections import MIXED, merged
 from chkpt_channels.formats.onnx.dataflow.shape_ops import MOVES
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load, Numbers
-from chkpt_channels.formats.onnx.dataflow.values import (
-    Count,
-    Flow,
-    LocatedOp,
-    ReachedConv,
-    affine,
-    after_constants,
-    after_nonlinear,
-    after_pixels,
-    joined,
-    kernel_layout,
-    normalizing,
-    product_layout,
-)
+from chkpt_channels.formats.onnx.dataflow.values import Count, Flow, LocatedOp, ReachedConv
 from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
 
@@ -162,7 +149,7 @@ class ImageTrace:
                 self.counts.append(Count(number.weight, number.at, each, number.reader))
                 self.broadcasts &= flow.wide
         flow = flow._replace(axes=moved.axes, padded=flow.padded or moved.zeros)
-        self._give(node, after_nonlinear(flow, node) if moved.filled or node.op in operators.NONLINEAR_POOLS else flow)
+        self._give(node, values.after_nonlinear(flow, node) if moved.filled or node.op in operators.NONLINEAR_POOLS else flow)
 
     def _concat(self, node: Node) -> None:
         """Parts with equal axes and operations: along the channels they become the slower steps (Focus is four slices)."""
@@ -178,14 +165,14 @@ class ImageTrace:
 
     def _elementwise(self, node: Node, flow: Flow) -> None:
         if node.op == "Neg":
-            return self._give(node, after_constants(flow, PreprocessingOp(node.label, node.op, (-1.0,), (0.0,))))
+            return self._give(node, values.after_constants(flow, PreprocessingOp(node.label, node.op, (-1.0,), (0.0,))))
         scale = self.model.stored(node.given(1))
         is_per_channel = scale is None or max(scale.shape, default=1) > 1
         if node.op in ("QuantizeLinear", "DequantizeLinear") and is_per_channel:
             self._mix(node)
             return
         first = node._replace(outputs=node.outputs[:1])  # the scale of DynamicQuantizeLinear is no image
-        self._give(first, after_nonlinear(flow, node))
+        self._give(first, values.after_nonlinear(flow, node))
 
     def _reach(self, node: Node, flow: Flow, index: int) -> None:
         source, axes = kernel_source(self.model, node.given(index), self._load), flow.own or ()
@@ -194,7 +181,7 @@ class ImageTrace:
         channels = 0
         if kernel and holder(axes, self.channel) == 1 and len(axes) == len(kernel.shape):
             slower, faster = around(axes[1], self.channel)
-            layout = kernel_layout(node, kernel, slower, faster)
+            layout = values.kernel_layout(node, kernel, slower, faster)
             width = kernel.shape[layout.channel_axis] * node.integer("group", 1) if layout else 0
             channels = self._takes(width, slower * faster)
             if width and not channels and not self.operations and slower == faster == 1:
@@ -217,7 +204,7 @@ class ImageTrace:
         channels = 0
         if index == 0 and kernel and axes and holder(axes, self.channel) == len(axes) - 1:
             slower, faster = around(axes[-1], self.channel)
-            layout = product_layout(node, kernel, slower, faster, bool(node.integer("transB", 0)))
+            layout = values.product_layout(node, kernel, slower, faster, bool(node.integer("transB", 0)))
             channels = self._takes(kernel.shape[layout.channel_axis] if layout else 0, slower * faster)
         self._arrive(ReachedConv(node, kernel, layout, channels, source=source), flow, ())
 
@@ -243,7 +230,7 @@ class ImageTrace:
         tracked = [name for name in node.inputs if name in self.values]
         flow = self.values[tracked[0]]
         if len(tracked) == len(node.inputs):
-            both = joined([self.values[name] for name in tracked], node)
+            both = values.joined([self.values[name] for name in tracked], node)
             self._give(node, both) if both else self._mix(node)
             return
         index = next(i for i, name in enumerate(node.inputs) if name not in self.values)
@@ -264,22 +251,22 @@ class ImageTrace:
             self._scalar(node, flow, weight, index)
         else:
             is_linear = node.op == "Mul" or (node.op == "Div" and index == 1)
-            self._give(node, after_pixels(flow, node) if is_linear else after_nonlinear(flow, node))
+            self._give(node, values.after_pixels(flow, node) if is_linear else values.after_nonlinear(flow, node))
 
     def _scalar(self, node: Node, flow: Flow, weight: Weight, index: int) -> None:
         """A constant that all channels share: it is no obstacle, but it changes the zeros of earlier padding."""
-        terms = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)])
+        terms = values.affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)])
         operation = PreprocessingOp(node.label, node.op, *terms) if terms else None
-        self._give(node, after_constants(flow, operation) if operation else after_nonlinear(flow, node))
+        self._give(node, values.after_constants(flow, operation) if operation else values.after_nonlinear(flow, node))
 
     def _constant(self, node: Node, flow: Flow, weight: Weight, axis: int, index: int) -> None:
         """x ∘ constant or constant ∘ x, with one constant per channel."""
         is_per_channel = all(n == 1 for i, n in enumerate(weight.shape) if i != axis)
-        terms = affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)]) if is_per_channel else None
+        terms = values.affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)]) if is_per_channel else None
         scale, shift = terms or (None, None)
         operation = PreprocessingOp(node.label, node.op, scale, shift, ((weight.name, axis),), apart=True)
         self.operations.append(LocatedOp(operation, node))
-        self._give(node, after_constants(flow, operation)._replace(wide=True))
+        self._give(node, values.after_constants(flow, operation)._replace(wide=True))
 
     def _batch_normalization(self, node: Node, flow: Flow) -> None:
         stored = [w for w in map(self.model.stored, node.inputs[1:5]) if w is not None]
@@ -294,7 +281,7 @@ class ImageTrace:
         ):
             self._mix(node)
             return
-        scale, shift = normalizing(node, [self._load(w).astype("float64").reshape(-1) for w in stored])
+        scale, shift = values.normalizing(node, [self._load(w).astype("float64").reshape(-1) for w in stored])
         operation = PreprocessingOp(node.label, node.op, scale, shift, tuple((w.name, 0) for w in stored))
         self.operations.append(LocatedOp(operation, node))
-        self._give(node, after_constants(flow, operation))
+        self._give(node, values.after_constants(flow, operation))
