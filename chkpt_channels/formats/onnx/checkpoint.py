@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chkpt_channels.containers.protobuf import WireEdits
 from chkpt_channels.core.tensors import Edits, Notice, Tensor
 from chkpt_channels.formats.base import Checkpoint, Format, Loading
 from chkpt_channels.formats.onnx import edits as onnx_edits
@@ -94,7 +95,9 @@ class Onnx(Checkpoint):
     def splices(self, edits: Edits) -> list[Splice]:
         if edits:
             return onnx_edits.OnnxEdits(self.model, self.graph.paths, edits, self.location, self.load_weight).splices()
-        return external_data.renamed(self.model, edits.companions)  # a copy refers to the copies of its data files
+        wire = WireEdits()
+        external_data.rename(wire, self.model, edits.companions)  # a copy refers to the copies of its data files
+        return wire.splices()
 
     def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
         names = list(external_data.locations(self.model))

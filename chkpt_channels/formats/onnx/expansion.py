@@ -38,14 +38,9 @@ class Function(NamedTuple):
         for message in call.message.messages(schema.NODE_ATTRIBUTES):
             name = message.text(schema.ATTRIBUTE_NAME)
             attributes[name] = call.attribute(name) or message
+        given, around = tuple(attributes.items()), call.call or call
         return [
-            node._replace(
-                name=f"{_unique(call)}/{node.label}",
-                inputs=tuple(names.get(name, name) for name in node.inputs),
-                outputs=tuple(names.get(name, name) for name in node.outputs),
-                call=call.call or call,
-                given_attributes=tuple(attributes.items()),
-            )
+            node.renamed(names)._replace(name=f"{_unique(call)}/{node.label}", call=around, given_attributes=given)
             for node in self.nodes
         ]
 

@@ -17,7 +17,6 @@ from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.schema import TENSOR_EXTERNAL
 from chkpt_channels.formats.onnx.tensor_data import Payload
 from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.splice import Splice
 
 _ENTRY_VALUE = 2
 """The field of a StringStringEntryProto that holds the value."""
@@ -79,13 +78,6 @@ def _sha1(path: Path) -> str:
 def locations(model: OnnxModel) -> Mapping[str, None]:
     """The files of external data that the model names, in file order."""
     return dict.fromkeys(w.external().get("location", "") for w in model.weights.values() if w.is_external)
-
-
-def renamed(model: OnnxModel, companions: Mapping[str, str]) -> list[Splice]:
-    """The splices of a copied model whose external data gets new names."""
-    wire = WireEdits()
-    rename(wire, model, companions)
-    return wire.splices()
 
 
 def rename(wire: WireEdits, model: OnnxModel, companions: Mapping[str, str], done: Collection[str] = ()) -> None:

@@ -6,7 +6,7 @@ Source: onnx/onnx.proto (field numbers) of onnx 1.23. Fields are read on demand;
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from functools import cached_property
 from math import prod
 from typing import NamedTuple
@@ -84,26 +84,21 @@ class OnnxModel:
 
     def _check_single_producers(self) -> None:
         """A name stands for one value: readers refuse a second one, or take either. Source: onnx/docs/IR.md, "Graphs"."""
-        given = set[str]()
-        for name, message in self._initializers():
-            if name in given:
-                raise self.location.at(name).damaged("is stored twice", at=message.start)
-            given.add(name)
-        inputs = set[str]()
-        for message in self.graph.messages(schema.GRAPH_INPUTS):
-            if (name := message.text(schema.INFO_NAME)) in inputs:
-                raise self.location.at(name).damaged("is declared as an input twice", at=message.start)
-            inputs.add(name)
-        given |= inputs
-        produced = set[str]()
-        for node in self.nodes:
-            for name in filter(None, node.outputs):
-                if name in produced:
-                    raise self.location.at(name).damaged("is produced by two nodes", at=node.message.start)
-                if name in given:
-                    what = "is produced by a node, and is an input or initializer too"
-                    raise self.location.at(name).damaged(what, at=node.message.start)
-                produced.add(name)
+        inputs = ((message.text(schema.INFO_NAME), message) for message in self.graph.messages(schema.GRAPH_INPUTS))
+        stored = self._check_once(self._initializers(), "is stored twice")
+        given = stored | self._check_once(inputs, "is declared as an input twice")
+        made = [(name, node.message) for node in self.nodes for name in node.outputs if name]
+        self._check_once(made, "is produced by two nodes", given)
+
+    def _check_once(self, named: Iterable[tuple[str, Message]], twice: str, given: Set[str] = frozenset()) -> set[str]:
+        """The names. Raises DamagedError, with `twice` where one occurs again, and where one is `given` already."""
+        names = set[str]()
+        for name, message in named:
+            if name in names or name in given:
+                what = twice if name in names else "is produced by a node, and is an input or initializer too"
+                raise self.location.at(name).damaged(what, at=message.start)
+            names.add(name)
+        return names
 
     def _initializers(self) -> Iterator[tuple[str, Message]]:
         """All that are stored, by name: texts and sparse ones too, which are no weights here."""

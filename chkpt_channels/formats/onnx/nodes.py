@@ -5,7 +5,7 @@ Source: onnx/onnx.proto and docs/IR.md of onnx 1.23.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from chkpt_channels.containers.protobuf import FIXED32, Message
@@ -38,6 +38,11 @@ class Node(NamedTuple):
     def label(self) -> str:
         """The name, or the first output where there is none."""
         return self.name or (self.outputs[0] if self.outputs else self.op)
+
+    def renamed(self, names: Mapping[str, str]) -> Node:
+        """The node in a graph that has these names for its values."""
+        inputs, outputs = (tuple(names.get(name, name) for name in each) for each in (self.inputs, self.outputs))
+        return self._replace(inputs=inputs, outputs=outputs)
 
     def given(self, index: int) -> str:
         """An input, empty where it is left out."""
@@ -114,12 +119,6 @@ def subgraph(graph: Message, label: str, scope: dict[str, str]) -> Subgraph:
         stored, (message.text(schema.INFO_NAME) for message in graph.messages(schema.GRAPH_INPUTS))
     )
     names = scope | {name: f"{label}/{name}" for name in own}
-    nodes = [
-        node._replace(
-            inputs=tuple(names.get(name, name) for name in node.inputs),
-            outputs=tuple(names.get(name, name) for name in node.outputs),
-        )
-        for node in nodes
-    ]
-    outputs = [message.text(schema.INFO_NAME) for message in graph.messages(schema.GRAPH_OUTPUTS)]
-    return Subgraph(graph, nodes, names, tuple(names.get(name, name) for name in outputs), tuple(names[n] for n in stored))
+    outputs = (message.text(schema.INFO_NAME) for message in graph.messages(schema.GRAPH_OUTPUTS))
+    given = tuple(names.get(name, name) for name in outputs)
+    return Subgraph(graph, [node.renamed(names) for node in nodes], names, given, tuple(names[name] for name in stored))

@@ -17,7 +17,7 @@ from chkpt_channels import DamagedError, FileSystemError, convert, verify
 from chkpt_channels.core.tensors import Edits
 from chkpt_channels.formats.onnx import FORMATS, external_data
 from chkpt_channels.formats.onnx.checkpoint import Onnx
-from chkpt_channels.formats.onnx.external_data import check_sums, locations, renamed
+from chkpt_channels.formats.onnx.external_data import check_sums, locations
 from chkpt_channels.storage.source import Source
 from tests.support.onnx_models import model, node, noise, rewritten, run
 
@@ -205,11 +205,11 @@ def test_a_copy_names_the_new_files(saved: Callable[..., Path]):
         checkpoint = FORMATS[0].open(source)
         assert isinstance(checkpoint, Onnx)
         assert list(locations(checkpoint.model)) == [DATA]
-        splices = renamed(checkpoint.model, {DATA: NEW_NAME})
+        splices = checkpoint.splices(Edits(companions={DATA: NEW_NAME}))
         after = rewritten(checkpoint, splices)
         assert {e.value for t in after.graph.initializer for e in t.external_data if e.key == "location"} == {NEW_NAME}
         assert [s.start for s in checkpoint.splices(Edits(companions={DATA: NEW_NAME}))] == [s.start for s in splices]
-        assert renamed(checkpoint.model, {DATA: DATA, "other": "b"}) == []
+        assert checkpoint.splices(Edits(companions={DATA: DATA, "other": "b"})) == []
 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["one file", "a file for each tensor"])

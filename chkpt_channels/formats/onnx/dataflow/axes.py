@@ -9,7 +9,7 @@ are folded, which no shape does. The channels themselves may be a piece of the i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -94,6 +94,13 @@ def around(axis: Axis, channel: int) -> tuple[int, int]:
 def resized(axes: Axes, k: int, new: int | None = None) -> Axes:
     """Axis k with another size, None where that is unknown."""
     return (*axes[:k], (Piece(source(axes[k]), new or opened(k), resized=True),), *axes[k + 1 :])
+
+
+def unsized(axes: Axes, which: Iterable[int]) -> Axes:
+    """These axes with sizes that are unknown."""
+    for k in which:
+        axes = resized(axes, k % len(axes))
+    return axes
 
 
 def source(axis: Axis) -> int:

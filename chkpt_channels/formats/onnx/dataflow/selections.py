@@ -7,9 +7,9 @@ Source: onnx/docs/Operators.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from chkpt_channels.formats.onnx.dataflow.axes import NEW, OPEN, Axes, Axis, Piece, resized, size, source
+from chkpt_channels.formats.onnx.dataflow.axes import NEW, OPEN, Axes, Axis, Piece, resized, size, source, unsized
 from chkpt_channels.formats.onnx.dataflow.shape_values import Numbers
 from chkpt_channels.formats.onnx.model import OnnxModel
 from chkpt_channels.formats.onnx.nodes import Node
@@ -18,51 +18,39 @@ Inputs = Sequence[Axes | None]
 """The axes of each input of a node, None for one that is not of the image or is not followed."""
 
 
-def _same(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
-    return inputs[0]
-
-
-def _along_axis(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
+def followed(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
+    """The axes of what a node of the standard operators makes, None where they are not followed."""
+    if node.op in BROADCAST:
+        return _broadcast(node, inputs, model)
+    if node.op == "Concat":
+        return _joined(node, [axes for axes in inputs if axes])
     axes = inputs[0]
-    return resized(axes, node.integer("axis", 0) % len(axes)) if axes else None
+    if node.op in SAME or not axes:
+        return axes if node.op in SAME else None
+    if node.op in ("Gather", "GatherND"):
+        indices = model.stored(node.given(1))
+        return _gathered(node, axes, indices.shape) if indices else None
+    if node.op in REDUCED:
+        return _reduced(node, axes, numbers)
+    if node.op == "Split":
+        return unsized(axes, [node.integer("axis", 0)])
+    at = numbers.plain(node, 3, "axes") if node.op == "Slice" else [] if node.op in RESIZED else None
+    return None if at is None else unsized(axes, at or range(len(axes)))
 
 
-def _all_resized(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
-    axes = inputs[0]
-    for k in range(len(axes or ())):
-        axes = resized(axes, k) if axes else None
-    return axes
-
-
-def _gather(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
-    axes, indices = inputs[0], model.stored(node.given(1))
-    if not axes or indices is None:
+def _gathered(node: Node, axes: Axes, indices: Sequence[int]) -> Axes | None:
+    if node.op == "Gather":
+        start, taken, made = node.integer("axis", 0) % len(axes), 1, indices
+    elif not indices or node.integer("batch_dims", 0):
         return None
-    k = node.integer("axis", 0) % len(axes)
-    if len(indices.shape) == 1:
-        return resized(axes, k, indices.shape[0] or None)
-    return (*axes[:k], *((Piece(NEW, n),) for n in indices.shape), *axes[k + 1 :])
+    else:
+        start, taken, made = 0, indices[-1], indices[:-1]
+    if len(made) == taken == 1:
+        return resized(axes, start, made[0] or None)
+    return (*axes[:start], *((Piece(NEW, n),) for n in made), *axes[start + taken :])
 
 
-def _gather_nd(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
-    axes, indices = inputs[0], model.stored(node.given(1))
-    if not axes or indices is None or not indices.shape or node.integer("batch_dims", 0):
-        return None
-    taken = indices.shape[-1]
-    if taken == 1 and len(indices.shape) == 2:
-        return resized(axes, 0, indices.shape[0] or None)
-    return (*((Piece(NEW, n),) for n in indices.shape[:-1]), *axes[taken:])
-
-
-def _sliced(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
-    axes, at = inputs[0], numbers.plain(node, 3, "axes")
-    for k in at or range(len(axes or ())):
-        axes = resized(axes, k % len(axes)) if axes and at is not None else None
-    return axes
-
-
-def _joined(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
-    parts = [axes for axes in inputs if axes]
+def _joined(node: Node, parts: Sequence[Axes]) -> Axes | None:
     if not parts or len({len(axes) for axes in parts}) > 1:
         return None
     first, k = parts[0], node.integer("axis", 1) % len(parts[0])
@@ -70,7 +58,7 @@ def _joined(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> A
     return resized(first if is_one else (*first[:k], (), *first[k + 1 :]), k)
 
 
-def _broadcast(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
+def _broadcast(node: Node, inputs: Inputs, model: OnnxModel) -> Axes | None:
     """Numpy's rule: the last axes are aligned, and those of one step repeat. An operand that is not known has no more axes than
     the image, or else no convolution takes the result; what repeats along it is of unknown size."""
     known = [axes for axes in inputs if axes is not None]
@@ -90,9 +78,9 @@ def _rank(axis: Axis) -> tuple[bool, bool]:
     return size(axis) > 1, any(piece.of != NEW for piece in axis)
 
 
-def _reduced(node: Node, inputs: Inputs, model: OnnxModel, numbers: Numbers) -> Axes | None:
-    axes, at = inputs[0], numbers.plain(node, 1, "axes")
-    if not axes or at is None:
+def _reduced(node: Node, axes: Axes, numbers: Numbers) -> Axes | None:
+    at = numbers.plain(node, 1, "axes")
+    if at is None:
         return None
     gone = {k % len(axes) for k in at or range(len(axes))}
     one: tuple[Axis, ...] = ((),) if node.integer("keepdims", 1) else ()
@@ -106,18 +94,7 @@ SAME = (
 )
 BROADCAST = ("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mod", "Sum", "Mean", "Where")
 REDUCED = tuple(f"Reduce{kind}" for kind in ("Mean", "Sum", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare"))
-MIXED: dict[str, Callable[[Node, Inputs, OnnxModel, Numbers], Axes | None]] = {
-    "Gather": _gather,
-    "GatherND": _gather_nd,
-    "Split": _along_axis,
-    "Concat": _joined,
-    "Slice": _sliced,
-    **dict.fromkeys(SAME, _same),
-    **dict.fromkeys(("Pad", "Resize", "Upsample", "Tile", "GridSample", "DepthToSpace", "CenterCropPad"), _all_resized),
-    **dict.fromkeys(BROADCAST, _broadcast),
-    **dict.fromkeys(REDUCED, _reduced),
-}
-"""Operation → its function of the axes of its inputs: the new axes, None where they are not followed."""
+RESIZED = ("Pad", "Resize", "Upsample", "Tile", "GridSample", "DepthToSpace", "CenterCropPad")
 
 
 def merged(branches: Inputs) -> Axes | None:

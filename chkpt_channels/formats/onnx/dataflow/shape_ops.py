@@ -21,6 +21,7 @@ from chkpt_channels.formats.onnx.dataflow.axes import (
     reshaped,
     resized,
     size,
+    unsized,
 )
 from chkpt_channels.formats.onnx.dataflow.shape_values import Number, Numbers
 from chkpt_channels.formats.onnx.nodes import Node
@@ -113,7 +114,8 @@ def _pad(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     zeros = node.text("mode", "constant") == "constant" and not filled
     pads, at = numbers.plain(node, 1, "pads"), numbers.plain(node, 3, "")
     if not pads or at is None:  # computed from sizes (some 75 shape nodes in tf_efficientnet), never for the channels
-        return ReshapedAxes(_with_unknown_sizes(axes, (0, holder(axes, numbers.channel))), zeros=zeros, filled=filled)
+        sized = {0, holder(axes, numbers.channel)}
+        return ReshapedAxes(unsized(axes, {*range(len(axes))} - sized), zeros=zeros, filled=filled)
     half = len(pads) // 2
     for k, before, after in zip(at or range(half), pads[:half], pads[half:], strict=False):
         k %= len(axes)
@@ -157,9 +159,7 @@ def _resized_axes(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | No
     scales = dict(zip(at, numbers.scales(node), strict=False))
     if scales.get(held or 0, 1) != 1:
         return None
-    for k in at:
-        axes = axes if k == held or scales.get(k) == 1 else resized(axes, k)
-    return ReshapedAxes(axes)
+    return ReshapedAxes(unsized(axes, [k for k in at if k != held and scales.get(k) != 1]))
 
 
 def _resized_to(axes: Axes, at: Sequence[int], sizes: Sequence[Number], numbers: Numbers) -> ReshapedAxes | None:
@@ -204,13 +204,7 @@ def _pool(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
         return None
     is_padded = any(node.integers("pads")) or node.text("auto_pad", "NOTSET").startswith("SAME")
     zeros = is_padded and bool(node.integer("count_include_pad", 0))
-    return ReshapedAxes(_with_unknown_sizes(axes, (0, 1)), zeros=zeros)
-
-
-def _with_unknown_sizes(axes: Axes, known: Sequence[int | None]) -> Axes:
-    for k in range(len(axes)):
-        axes = axes if k in known else resized(axes, k)
-    return axes
+    return ReshapedAxes(unsized(axes, range(2, len(axes))), zeros=zeros)
 
 
 POOLING = ("AveragePool", "GlobalAveragePool", "MaxPool", "LpPool", "GlobalMaxPool")

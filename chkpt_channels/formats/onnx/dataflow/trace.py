@@ -21,7 +21,7 @@ from chkpt_channels.core.tensors import PreprocessingOp
 from chkpt_channels.formats.onnx.dataflow import operators, values
 from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, Axes, Piece, Place, around, holder, image_axes, resized, size
 from chkpt_channels.formats.onnx.dataflow.kernel_source import kernel_source
-from chkpt_channels.formats.onnx.dataflow.selections import MIXED, merged
+from chkpt_channels.formats.onnx.dataflow.selections import followed, merged
 from chkpt_channels.formats.onnx.dataflow.shape_ops import MOVES
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load, Numbers
 from chkpt_channels.formats.onnx.dataflow.values import Count, Flow, LocatedOp, ReachedConv
@@ -104,9 +104,8 @@ class ImageTrace:
     def _mix(self, node: Node) -> None:
         """An operation that may select, mix or cut channels: what follows is reached, but without channels of its own."""
         flows = [self.values[name] for name in node.inputs if name in self.values]
-        follow = MIXED.get(node.op) if not node.domain else None
         axes = [self.values[name].axes if name in self.values else None for name in node.inputs]
-        self._spread(node, flows, follow(node, axes, self.model, self._sizes) if follow else None)
+        self._spread(node, flows, None if node.domain else followed(node, axes, self.model, self._sizes))
 
     def _spread(self, node: Node, flows: Sequence[Flow], axes: Axes | None) -> None:
         """Give out a value whose channels are no longer the image's own."""
