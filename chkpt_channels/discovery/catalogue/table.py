@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache, cached_property
 from hashlib import blake2b
@@ -133,14 +134,10 @@ def _plain(value: Any) -> Any:
 
 def _record(table: bytes, record: struct.Struct, key: int) -> tuple[Any, ...] | None:
     """The record with a key, by halving."""
-    wanted, low, high = key.to_bytes(KEY_BYTES, "big"), 0, len(table) // record.size
-    while low < high:
-        middle = (low + high) // 2
-        found = table[middle * record.size : middle * record.size + KEY_BYTES]
-        if found == wanted:
-            return record.unpack_from(table, middle * record.size)
-        low, high = (middle + 1, high) if found < wanted else (low, middle)
-    return None
+    wanted, starts = key.to_bytes(KEY_BYTES, "big"), range(0, len(table), record.size)
+    at = bisect_left(starts, wanted, key=lambda start: table[start : start + KEY_BYTES])
+    found = record.unpack_from(table, starts[at]) if at < len(starts) else None
+    return found if found and found[0] == wanted else None
 
 
 @cache

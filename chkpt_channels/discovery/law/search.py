@@ -62,14 +62,13 @@ def find(tensors: Iterable[Tensor], *, ordered: bool, torch: bool = False, chann
     for tensor in tensors:
         groups[tensor.group].append(tensor)
     answers = [_in_group(group, ordered, torch or ordered, channels) for group in groups.values()]
-    convs = tuple(conv for answer in answers for conv in answer.first_convs)
-    if convs and not any(answer.is_ambiguous for answer in answers):  # to convert one of two models would leave a broken file
-        rejected = tuple(c for answer in answers for c in answer.candidates)
-        return Finding(convs, rejected[:MOST_CANDIDATES], tuple(t for answer in answers for t in answer.input_vectors))
-    candidates = [c for answer in answers for c in answer.candidates]
-    candidates += [Candidate(c.tensor.name, c.tensor.shape, "another model in the file is ambiguous") for c in convs]
-    why_not = next((answer.why_not for answer in answers if answer.why_not), "")
-    return Finding((), tuple(candidates[:MOST_CANDIDATES]), why_not=why_not)
+    convs = tuple(conv for answer, _ in answers for conv in answer.first_convs)
+    candidates = tuple(c for answer, _ in answers for c in answer.candidates)
+    if convs and not any(is_ambiguous for _, is_ambiguous in answers):  # one of two models converted would leave a broken file
+        return Finding(convs, candidates[:MOST_CANDIDATES], tuple(t for answer, _ in answers for t in answer.input_vectors))
+    candidates += tuple(Candidate(c.tensor.name, c.tensor.shape, "another model in the file is ambiguous") for c in convs)
+    why_not = next((answer.why_not for answer, _ in answers if answer.why_not), "")
+    return Finding((), candidates[:MOST_CANDIDATES], why_not=why_not)
 
 
 def input_vectors(tensors: Sequence[Tensor], convs: Iterable[FirstConv], *, torch: bool) -> Iterator[Tensor]:
@@ -91,27 +90,21 @@ def layout_of(tensor: Tensor, layouts: Layouts = OIHW) -> Layout | None:
     return tensor.layout or (layouts.get(len(tensor.shape)) if len(tensor.shape) > 2 else None)
 
 
-class _Answer(NamedTuple):
-    """The result for one state dict; `is_ambiguous` where several of its kernels could be the first."""
-
-    first_convs: tuple[FirstConv, ...] = ()
-    candidates: tuple[Candidate, ...] = ()
-    input_vectors: tuple[Tensor, ...] = ()
-    is_ambiguous: bool = False
-    why_not: str = ""
+_Answer = tuple[Finding, bool]
+"""The result for one state dict, and whether several of its kernels could be the first."""
 
 
 def _in_group(tensors: Sequence[Tensor], ordered: bool, torch: bool, channels: int | None) -> _Answer:
     replicas = Replicas(tensors)
     aliases = Aliases(replicas.kept)
-    answer = _Search(Network(aliases.kept, ordered=ordered, torch=torch), tensors, channels).answer()
-    every = {t: [r for alias in aliases.of(t) for r in replicas.of(alias)] for t in _tensors_of(answer)}
-    convs = tuple(conv._replace(tensor=t) for conv in answer.first_convs for t in every[conv.tensor])
-    return answer._replace(first_convs=convs, input_vectors=tuple(t for v in answer.input_vectors for t in every[v]))
+    answer, is_ambiguous = _Search(Network(aliases.kept, ordered=ordered, torch=torch), tensors, channels).answer()
 
+    def every(tensor: Tensor) -> list[Tensor]:
+        return [copy for alias in aliases.of(tensor) for copy in replicas.of(alias)]
 
-def _tensors_of(answer: _Answer) -> list[Tensor]:
-    return [*(conv.tensor for conv in answer.first_convs), *answer.input_vectors]
+    convs = tuple(conv._replace(tensor=t) for conv in answer.first_convs for t in every(conv.tensor))
+    vectors = tuple(t for vector in answer.input_vectors for t in every(vector))
+    return answer._replace(first_convs=convs, input_vectors=vectors), is_ambiguous
 
 
 class _Search:
@@ -127,7 +120,7 @@ class _Search:
         """The first convs, or the candidates."""
         free, unsure = (self.judged.of(state, self.channels) for state in (State.FREE, State.OPEN))
         if self.judged.is_crowded or len(free) + len(unsure) > LIMITS.likely_kernels:
-            return _Answer((), self._rejected([], "more kernels could see the image than are compared"), is_ambiguous=True)
+            return Finding((), self._rejected([], "more kernels could see the image than are compared")), True
         if block := self._block([*free, *(k for k in unsure if self.places.is_named(k))]):
             if others := self.rivals.of([block], block.channels // 4):
                 return self._refused([block, *others], "kernels with other channel counts could be the first too")
@@ -264,7 +257,7 @@ class _Search:
     def _found(self, convs: Sequence[FirstConv], rejected: tuple[Candidate, ...]) -> _Answer:
         channels = convs[0].in_channels
         vectors = patch_embeddings.input_vectors(self.network, channels, self.tensors)
-        return _Answer(tuple(convs), rejected, tuple(vectors))
+        return Finding(tuple(convs), rejected, tuple(vectors)), False
 
     def _rejected(self, chosen: Sequence[Tensor], why: str) -> tuple[Candidate, ...]:
         """The narrow kernels that were not chosen, and the evidence against each."""
@@ -281,7 +274,7 @@ class _Search:
         named = {k.at for k, _ in reasons}
         reasons += [(k, why) for k, why in patch_embeddings.unlikely(self.network) if k.at not in named]
         candidates = tuple(Candidate(k.tensor.name, k.tensor.shape, reason) for k, reason in reasons[:MOST_CANDIDATES])
-        return _Answer((), candidates, is_ambiguous=bool(likely or self.judged.patches), why_not=why_not)
+        return Finding((), candidates, why_not=why_not), bool(likely or self.judged.patches)
 
     def _likeness(self, kernel: LayerWeight) -> tuple[bool, bool, int]:
         """Sort key: likely stems first, for people who have to choose."""

@@ -176,11 +176,12 @@ class KerasCheckpoint(Checkpoint):
             raise self._config_error(error) from error
 
     def validate(self, path: str) -> None:
-        if isinstance(self.graph, KerasGraph):
-            self.graph.validate()
+        """Keras loads a file with a contradiction and fails, or builds another model."""
+        if isinstance(self.graph, KerasGraph) and (stale := self.graph.contradiction):
+            raise RuntimeError(f"{self.document}: {stale}")
 
     def source_fails_validation(self) -> bool:
-        return isinstance(self.graph, KerasGraph) and self.graph.is_stale
+        return isinstance(self.graph, KerasGraph) and bool(self.graph.contradiction)
 
     def joined(self, shards: TensorStore, *, ordered: bool) -> Joined | None:
         """Weights without a configuration, whose layers shards cut through; the slots of the optimizer come after all of them."""

@@ -249,8 +249,8 @@ class KerasGraph(ModelGraph):
         return text if text != self._text else None, added
 
     def _check_shapes(self) -> None:
-        for stale in (trace.stale[0] for trace in self._traces if trace.stale):
-            raise self._location.at(self._document).unsupported(f"{stale} contradicts the channels of the image")
+        if self.contradiction:
+            raise self._location.at(self._document).unsupported(self.contradiction)
 
     def _choose(self, document: Any, edits: Edits) -> None:
         """Keep the constants of the chosen channels in the lists of the configuration."""
@@ -265,16 +265,10 @@ class KerasGraph(ModelGraph):
                     done.add(path)
 
     @property
-    def is_stale(self) -> bool:
-        """Whether some shape on the images' paths contradicts their channels."""
-        return any(trace.stale for trace in self._traces)
-
-    def validate(self) -> None:
-        """Raise RuntimeError unless all shapes on the images' paths agree: Keras loads such a file and fails, or builds another
-        model."""
-        for trace in self._traces:
-            if trace.stale:
-                raise RuntimeError(f"{self._document}: {trace.stale[0]} contradicts the channels of the image")
+    def contradiction(self) -> str:
+        """The first shape on the images' paths that contradicts their channels, in words; "" where all agree."""
+        stale = next((where for trace in self._traces for where in trace.stale), "")
+        return stale and f"{stale} contradicts the channels of the image"
 
     def _entered(self, edits: Edits) -> list[InputTrace]:
         """The images whose channels change, the last input first: an inserted layer moves those after it."""

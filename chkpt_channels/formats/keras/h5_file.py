@@ -44,7 +44,8 @@ class KerasH5(KerasCheckpoint):
         if self._pieces and "model_weights" in self.file.groups:
             self._open_model()
         elif "layer_names" in self._root or "layer_names0" in self._root:
-            self._open_weights()
+            weights = Legacy(self.file, "")
+            self.index(weights, weights.order)
         elif any(is_stored(path) for path in self.file.datasets):
             self._open_numbered()
         else:
@@ -57,10 +58,6 @@ class KerasH5(KerasCheckpoint):
         self.is_theano = attributes.get("backend") == "theano" and str(attributes.get("keras_version", "1")).startswith("1")
         weights = Legacy(self.file, "model_weights")
         self.index(weights, weights.order, "model_weights")
-
-    def _open_weights(self) -> None:
-        weights = Legacy(self.file, "")
-        self.index(weights, weights.order)
 
     def _open_numbered(self) -> None:
         weights = Numbered(self.file)

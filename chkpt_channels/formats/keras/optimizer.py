@@ -63,8 +63,4 @@ def by_order(slots: Mapping[str, tuple[int, ...]], weights: Mapping[str, tuple[i
 
 def own_names(paths: Iterable[str]) -> dict[str, str]:
     """The variables' own names, for the datasets of an .h5 file: stem/stem/kernel:0 is stem/kernel."""
-    names = {}
-    for path in paths:
-        inner = path.partition("/")[2]
-        names[re.sub(r":\d+$", "", inner)] = path
-    return names
+    return {re.sub(r":\d+$", "", path.partition("/")[2]): path for path in paths}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.containers.hdf5.reader import AttributeFilter, Hdf5
@@ -28,9 +29,6 @@ MOST_WEIGHTS = 8
 model."""
 OLD_LAYERS = "_layer_checkpoint_dependencies"
 """The name of `layers` in files of Keras 2.12 and 2.13."""
-
-MOST_PARTS = 1_000_000
-"""Of one split attribute: a hostile file could go on."""
 
 _STORED = re.compile(r"(^|/)vars/\d+$")
 
@@ -52,27 +50,19 @@ def is_stored(path: str) -> bool:
     return bool(_STORED.search(path))
 
 
-def joined(attributes: Mapping[str, str | list[str]], name: str) -> list[str] | None:
-    """A list attribute, which Keras splits over name0, name1, … where one attribute cannot hold it."""
-    if (whole := attributes.get(name)) is not None:
-        return [whole] if isinstance(whole, str) else whole
-    parts: list[str] = []
-    while (part := attributes.get(f"{name}{len(parts)}")) is not None:
-        parts.append("")
-        parts[-1:] = [part] if isinstance(part, str) else part
-        if len(parts) > MOST_PARTS:
-            break
-    return parts or None
+def joined(attributes: Mapping[str, str | list[str]], name: str) -> list[str]:
+    """A list attribute, which Keras splits over name0, name1, … where one attribute cannot hold it; empty where it is missing."""
+    return [part for each in split_names(attributes, name) for part in _listed(attributes[each])]
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
 
 
 def split_names(attributes: Mapping[str, str | list[str]], name: str) -> list[str]:
-    """The names of the attributes that hold a text: its own, or name0, name1, …"""
-    if name in attributes:
-        return [name]
-    names: list[str] = []
-    while f"{name}{len(names)}" in attributes:
-        names.append(f"{name}{len(names)}")
-    return names
+    """The names of the attributes that hold a text or a list: its own, or name0, name1, …"""
+    numbered = takewhile(attributes.__contains__, (f"{name}{i}" for i in count()))
+    return [name] if name in attributes else [*numbered]
 
 
 class NamedWeights(NamedTuple):
@@ -126,10 +116,10 @@ class Legacy(Weights):
         for path in file.datasets:
             if path.startswith(inside):
                 self._by_layer[path.removeprefix(inside).partition("/")[0]].append(path)
-        names = joined(file.texts.get(prefix, {}), "layer_names") or ()
+        names = joined(file.texts.get(prefix, {}), "layer_names")
         layers = list(dict.fromkeys([*(name for name in names if name in self._by_layer), *self._by_layer]))
         for name in layers:
-            listed = joined(file.texts.get(inside + name, {}), "weight_names") or ()
+            listed = joined(file.texts.get(inside + name, {}), "weight_names")
             self._sort(name, [file.aliases.get(path, path) for path in (f"{inside}{name}/{weight}" for weight in listed)])
         self.order = [path for name in layers for path in self._by_layer[name]]
 
@@ -156,13 +146,13 @@ class Legacy(Weights):
         attributes = self._file.texts[self._prefix]
         lists: dict[tuple[str, str], Sequence[str]] = {(group, "weight_names"): names}
         for listed in [each for each in ("layer_names", "layer_names0") if each in attributes]:
-            lists[self._prefix, listed] = [name, *(joined({"": attributes[listed]}, "") or ())]
+            lists[self._prefix, listed] = [name, *_listed(attributes[listed])]
         return Placed([f"{group}/{weight}" for weight in names], lists)
 
     def without(self, layer: str) -> Placed:
         """Its group; the lists name the others."""
         attributes = self._file.texts[self._prefix]
-        named = {key: joined({"": value}, "") or [] for key, value in attributes.items() if key.startswith("layer_names")}
+        named = {key: _listed(value) for key, value in attributes.items() if key.startswith("layer_names")}
         lists = {(self._prefix, key): [each for each in names if each != layer] for key, names in named.items() if layer in names}
         if empty := next((key for (_, key), names in lists.items() if not names), None):
             raise self._file.location.at(empty).unsupported(f"names {layer} alone: it is not taken out")

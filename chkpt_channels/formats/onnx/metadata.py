@@ -4,7 +4,6 @@ of that many `channels`. Source: ultralytics/engine/exporter.py and nn/autobacke
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import NamedTuple
 
 from chkpt_channels.containers.protobuf import Message, WireEdits, bytes_field
 from chkpt_channels.core.tensors import Declaration
@@ -14,23 +13,18 @@ COUNT, SIZE = "channels", "imgsz"
 MOST_DIGITS = 9
 
 
-class _Stated(NamedTuple):
-    where: str
-    channels: int
-    entry: Message
-
-
-def _stated(root: Message) -> Iterator[_Stated]:
+def _stated(root: Message) -> Iterator[tuple[Declaration, Message]]:
+    """The numbers that are stated, and the entries that state them."""
     for entry in root.messages(MODEL_METADATA):
         if entry.text(ENTRY_KEY) == COUNT:
             value = entry.text(ENTRY_VALUE)
             if value.isascii() and value.isdigit() and len(value) <= MOST_DIGITS:
-                yield _Stated(f"metadata_props {COUNT}", int(value), entry)
+                yield Declaration(f"metadata_props {COUNT}", int(value)), entry
 
 
 def declarations(root: Message, counts: Collection[int]) -> list[Declaration]:
     """The stated numbers that are one of the image's `counts`."""
-    return [Declaration(stated.where, stated.channels) for stated in _stated(root) if stated.channels in counts]
+    return [stated for stated, _ in _stated(root) if stated.channels in counts]
 
 
 def contradictions(root: Message, counts: Collection[int]) -> list[tuple[Declaration, int]]:
@@ -38,14 +32,12 @@ def contradictions(root: Message, counts: Collection[int]) -> list[tuple[Declara
     the same name others state something else."""
     if not counts or all(entry.text(ENTRY_KEY) != SIZE for entry in root.messages(MODEL_METADATA)):
         return []
-    return [
-        (Declaration(stated.where, stated.channels), min(counts)) for stated in _stated(root) if stated.channels not in counts
-    ]
+    return [(stated, min(counts)) for stated, _ in _stated(root) if stated.channels not in counts]
 
 
 def edit(wire: WireEdits, root: Message, numbers: Mapping[str, int]) -> None:
     """Write the new numbers, by `where`."""
-    for stated in _stated(root):
-        field = stated.entry.last(ENTRY_VALUE)
+    for stated, entry in _stated(root):
+        field = entry.last(ENTRY_VALUE)
         if stated.where in numbers and field is not None:
-            wire.replace(stated.entry, field, bytes_field(ENTRY_VALUE, str(numbers[stated.where]).encode()))
+            wire.replace(entry, field, bytes_field(ENTRY_VALUE, str(numbers[stated.where]).encode()))

@@ -8,7 +8,7 @@ groups are plain integers of the same BUILD state; wrappers keep more (smp `_in_
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from chkpt_channels.containers.pickle.reader import Kind, PickleNode, plain
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, Quantization
@@ -38,9 +38,7 @@ class TorchGraph(ModelGraph):
         """The integers in the modules around each kernel that count its channels. The object remembers their nodes for edits."""
         declarations: dict[str, Declaration] = {}
         for conv in first_convs:
-            link = self._main.links.get(conv.tensor.name)
-            link = link.parent if link else None
-            while link is not None:
+            for link in self._around(conv):
                 where, _ = link.path()
                 counts = [*_channel_counts(link, where), *self._own_dict(link)]
                 if conv.groups > 1 and (module := _conv_numbers(link)):
@@ -49,23 +47,22 @@ class TorchGraph(ModelGraph):
                     if plain(node) == conv.in_channels:
                         declarations[name] = Declaration(name, conv.in_channels)
                         self._main.numbers[name] = node
-                link = link.parent
         return list(declarations.values())
+
+    def _around(self, conv: FirstConv) -> Iterator[Link]:
+        """The modules around a kernel, its own first."""
+        link = self._main.links.get(conv.tensor.name)
+        while link and (link := link.parent):
+            yield link
 
     def contradictions(self, first_convs: Sequence[FirstConv]) -> Sequence[tuple[Declaration, int]]:
         """The in_channels of the modules that own these kernels, and those that a YOLO was built with, where the kernels take
         others."""
         contradictions = []
         for conv in first_convs:
-            link, stated = self._main.links.get(conv.tensor.name), list[tuple[str, PickleNode]]()
-            owned = False
-            while link is not None:
-                numbers = _conv_numbers(link)
-                if numbers and not owned:
-                    stated.append((f"{link.path()[0]}.in_channels".removeprefix("."), numbers["in_channels"]))
-                owned = owned or bool(numbers)
-                stated += self._own_dict(link)
-                link = link.parent
+            owners = [(link, numbers["in_channels"]) for link in self._around(conv) if (numbers := _conv_numbers(link))]
+            stated = [(f"{link.path()[0]}.in_channels".removeprefix("."), node) for link, node in owners[:1]]
+            stated += [count for link in self._around(conv) for count in self._own_dict(link)]
             found = [Declaration(where, plain(node)) for where, node in stated if isinstance(plain(node), int)]
             contradictions += [(d, conv.in_channels) for d in found if d.channels != conv.in_channels]
         return contradictions

@@ -22,21 +22,18 @@ from chkpt_channels.formats.torch.entries import DuplicateKey, attributes, is_or
 from chkpt_channels.formats.torch.opaque import Opaque, OpaqueReader
 from chkpt_channels.formats.torch.rebuild import Tensors, View
 
-CHANNEL_NAMES = frozenset(
-    prefix + name
-    for prefix in ("", "_")
-    for name in (
-        "in_channels",
-        "in_chans",
-        "in_chan",
-        "in_ch",
-        "num_channels",
-        "input_channels",
-        "in_dim",
-        "img_channels",
-        "image_channels",
-    )
+_COUNTS = (
+    "in_channels",
+    "in_chans",
+    "in_chan",
+    "in_ch",
+    "num_channels",
+    "input_channels",
+    "in_dim",
+    "img_channels",
+    "image_channels",
 )
+CHANNEL_NAMES = frozenset(prefix + name for prefix in ("", "_") for name in _COUNTS)
 """Names of the number of input channels in modules, their configurations and training scripts (torch in_channels, timm in_chans,
 transformers num_channels, smp _in_channels)."""
 _NAMES_IN_DICTS = CHANNEL_NAMES | {"channels", "ch"}

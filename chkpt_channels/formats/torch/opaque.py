@@ -8,7 +8,7 @@ numpy 2.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -63,10 +63,10 @@ class OpaqueReader:
             (module, function), arguments = node.value[0].target.value, _elements(node.value[1])
             if (module, function) == ("torch._tensor", "_rebuild_from_type_v2") and len(arguments) == 4:
                 rebuild, kind = arguments[0], arguments[1]
-                known = _KNOWN.get(rebuild.value[1]) if rebuild.kind is Kind.GLOBAL else None
-                return known(node, _elements(arguments[2])) if known else _unknown(_dotted(kind))
-            if module.startswith(("torch.", "numpy.")) and (known := _KNOWN.get(function)):
-                return known(node, arguments)
+                made_by = rebuild.value[1] if rebuild.kind is Kind.GLOBAL else ""
+                return _known(made_by, node, _elements(arguments[2])) or _unknown(_dotted(kind))
+            if module.startswith(("torch.", "numpy.")) and (known := _known(function, node, arguments)):
+                return known
             if node.items is not None or _is_bytes(node):
                 return self._container(node, name)
             if not function.startswith("_rebuild_parameter") or not arguments:
@@ -117,7 +117,7 @@ _PLAIN = "convert the checkpoint of plain tensors that it was made from"
 _DENSE = "state_dict[KEY] = state_dict[KEY].to_dense(), before torch.save"
 
 
-def _sparse(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
+def _sparse(arguments: Sequence[PickleNode]) -> Opaque:
     """(layout, (indices, values, size, …)), with one tensor of indices or with two."""
     sizes = [_size(part) for part in _elements(arguments[1])] if len(arguments) == 2 else []
     return Opaque("is a sparse tensor, and only dense ones are converted", _DENSE, next(filter(None, sizes), None))
@@ -130,35 +130,12 @@ def _size(node: PickleNode) -> Shape | None:
     return _shape(node)
 
 
-def _wrapper(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
+def _wrapper(arguments: Sequence[PickleNode]) -> Opaque:
     """(class, dtype, size, stride, …): a subclass without a storage of its own."""
     name, shape = _dotted(arguments[0]) if arguments else "", _shape(arguments[2]) if len(arguments) > 2 else None
     if name.rpartition(".")[2] == "DTensor":
         return Opaque("is a DTensor, of which each process saves its own part", _FULL, shape)
     return _unknown(name, shape)
-
-
-def _uninitialized(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
-    return Opaque("is not initialized: its lazy module never ran", "run the model once before torch.save")
-
-
-def _elsewhere(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
-    return Opaque("was saved from a device that keeps no storages", "move the model to the CPU before torch.save: model.cpu()")
-
-
-def _nested(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
-    return Opaque("is a nested tensor, and only dense ones are converted", _PLAIN)
-
-
-def _array(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
-    """numpy's _reconstruct, whose state is (version, shape, dtype, order, bytes)."""
-    state = _elements(node.state) if node.state is not None else []
-    return Opaque("is a numpy array, and no tensor", _ARRAY, _shape(state[1]) if len(state) > 1 else None)
-
-
-def _buffer(node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque:
-    """numpy's _frombuffer of pickle protocol 5: (bytes, dtype, shape, order)."""
-    return Opaque("is a numpy array, and no tensor", _ARRAY, _shape(arguments[2]) if len(arguments) > 2 else None)
 
 
 def _unknown(name: str, shape: Shape | None = None) -> Opaque:
@@ -167,17 +144,29 @@ def _unknown(name: str, shape: Shape | None = None) -> Opaque:
 
 _NO_VALUES = frozenset({"_modules", "step", "exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "sum"})
 """Keys of a module, and of an optimizer's state of a parameter by its name."""
-_KNOWN: dict[str, Callable[[PickleNode, Sequence[PickleNode]], Opaque]] = {
-    "_rebuild_sparse_tensor": _sparse,
-    "_rebuild_sparse_csr_tensor": _sparse,
-    "_rebuild_wrapper_subclass": _wrapper,
-    "_rebuild_nested_tensor": _nested,
-    "_rebuild_device_tensor_from_numpy": _elsewhere,
-    "_rebuild_device_tensor_from_cpu_tensor": _elsewhere,
-    "UninitializedParameter": _uninitialized,
-    "_reconstruct": _array,
-    "_frombuffer": _buffer,
+_ELSEWHERE = "was saved from a device that keeps no storages", "move the model to the CPU before torch.save: model.cpu()"
+_PLAIN_KINDS = {
+    "_rebuild_nested_tensor": ("is a nested tensor, and only dense ones are converted", _PLAIN),
+    "_rebuild_device_tensor_from_numpy": _ELSEWHERE,
+    "_rebuild_device_tensor_from_cpu_tensor": _ELSEWHERE,
+    "UninitializedParameter": ("is not initialized: its lazy module never ran", "run the model once before torch.save"),
+    "_reconstruct": ("is a numpy array, and no tensor", _ARRAY),
+    "_frombuffer": ("is a numpy array, and no tensor", _ARRAY),
 }
+"""What the functions return that say no more of it than their names: what it is, and what to do about it."""
+
+
+def _known(function: str, node: PickleNode, arguments: Sequence[PickleNode]) -> Opaque | None:
+    """What a function of torch or numpy returns. The state of numpy's _reconstruct is (version, shape, dtype, order, bytes), and
+    _frombuffer of pickle protocol 5 takes (bytes, dtype, shape, order)."""
+    if function in ("_rebuild_sparse_tensor", "_rebuild_sparse_csr_tensor"):
+        return _sparse(arguments)
+    if function == "_rebuild_wrapper_subclass":
+        return _wrapper(arguments)
+    if function not in _PLAIN_KINDS:
+        return None
+    shaped = {"_reconstruct": _elements(node.state)[1:2] if node.state is not None else [], "_frombuffer": arguments[2:3]}
+    return Opaque(*_PLAIN_KINDS[function], next(map(_shape, shaped.get(function, ())), None))
 
 
 def _dotted(node: PickleNode) -> str:

@@ -32,7 +32,7 @@ def test_a_plain_stem(name: str):
         assert conv.why.startswith("the image reaches it")
         assert checkpoint.graph.graph_methods([conv]) == ("stack",)
         assert {d.channels for d in checkpoint.graph.declarations([conv])} == {3}
-        assert not checkpoint.graph.is_stale
+        assert not checkpoint.graph.contradiction
 
 
 @pytest.mark.parametrize("name", ["keras_h5/normalised.h5", "keras_zip/normalised.keras"])

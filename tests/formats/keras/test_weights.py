@@ -88,12 +88,14 @@ def test_variables_of_keras_3_are_numbered(path: str, expected: bool):
         ({"names": "a"}, ["a"], ["names"]),
         ({"names0": ["a"], "names1": ["b", "c"]}, ["a", "b", "c"], ["names0", "names1"]),
         ({"names0": ["a"], "names2": ["c"]}, ["a"], ["names0"]),
-        ({"other": ["a"]}, None, []),
-        ({}, None, []),
+        ({"names0": ["a", "b"], "names1": ["c"]}, ["a", "b", "c"], ["names0", "names1"]),
+        ({"names0": [], "names1": ["c"]}, ["c"], ["names0", "names1"]),
+        ({"other": ["a"]}, [], []),
+        ({}, [], []),
     ],
     ids=str,
 )
-def test_lists_that_keras_splits_are_put_together(attributes: dict[str, Any], whole: list[str] | None, parts: list[str]):
+def test_lists_that_keras_splits_are_put_together(attributes: dict[str, Any], whole: list[str], parts: list[str]):
     assert joined(attributes, "names") == whole
     assert split_names(attributes, "names") == parts
 
