@@ -18,6 +18,8 @@ LAYERS_BEHIND = 12
 """Modules behind a stem in which the joined image is looked for: the whole of a first stage."""
 MOST_EXTRA = 4
 """Channels that an image can have where its kernels were made for another number: pooled copies, alpha."""
+MOST_PIECES = 8
+"""Of equal width that a layer takes joined, as DenseNet's and HRNet's do."""
 
 _NORM = re.compile(r"norm|bn|act|relu")
 """Names of what takes a width and makes the same."""
@@ -136,7 +138,9 @@ def _takes_image(network: Network, kernel: LayerWeight, channels: int, filters: 
         return False
     if is_joined:
         return True
-    if 2 * width in made:
+    if 2 * width in made or any(m > MOST_EXTRA and width % m == 0 and width // m <= MOST_PIECES for m in made if m < width):
+        return False
+    if any(width - m in made for m in made if m < width and channels not in (m, width - m)):
         return False
     before = network.preceding(kernel, NEAREST)
     return not any(k.filters % width == 0 and kernel.filters % (k.filters // width) == 0 for k in before)

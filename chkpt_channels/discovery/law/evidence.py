@@ -138,8 +138,8 @@ def is_full(network: Network, kernel: LayerWeight) -> bool:
 
 
 def is_composed(network: Network, kernel: LayerWeight, *, is_named: bool) -> bool:
-    """Whether its width may come from others by splitting or joining them: a multiple of a width that layers make, or a part of
-    one, right before it where the order is known."""
+    """Whether its width may come from others by splitting or joining them: a multiple or a sum of widths that layers make, or a
+    group or a part of one right before it."""
     width, made = kernel.channels, [w for w in network.makers if w > 1]
     if any(3 < m < width and width % m == 0 for m in made):
         return True
@@ -147,4 +147,8 @@ def is_composed(network: Network, kernel: LayerWeight, *, is_named: bool) -> boo
         return False
     if not network.ordered and any(m > width and m % width == 0 and kernel.filters % (m // width) == 0 for m in made):
         return True
-    return any(k.filters % width == 0 for k in network.preceding(kernel, NEAREST))
+    if any(k.filters % width == 0 for k in network.preceding(kernel, NEAREST)):
+        return True
+    if any(k.channels > width and k.channels % width == 0 for k in network.preceding(kernel, NEAREST - 1)):
+        return True
+    return any(width - m in network.makers for m in made if 3 < m < width - 3)

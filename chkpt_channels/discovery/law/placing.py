@@ -38,15 +38,21 @@ class Placing:
                 if self._has_stems_place(kernel, stems):
                     stems = [*stems, kernel]
             unsure = [k for k in unsure if k not in stems and not self._has_inner_place(k, stems)]
+        weak = [
+            k
+            for k in self.judged.narrow
+            if self.judged.verdicts[k.at].is_weak and self.judged.verdicts[k.at].state is State.INSIDE
+        ]
+        stems += [k for k in weak if any(k.channels == s.channels and self.places.take_same_input(s, k) for s in stems)]
         return sorted(stems, key=lambda k: k.at), unsure
 
     def _likeliest(self, unsure: Sequence[LayerWeight]) -> list[LayerWeight]:
-        """The first conv where none is certain: in a file without order one that is called so, or the only one, with branches of
-        single pixels."""
-        if self.network.ordered:
-            return []
+        """The first conv where none is certain: of a file without order one that is called so, or the only one, with branches of
+        single pixels; else the only one that begins a part, behind another part that makes its width."""
         wide = [k for k in unsure if k.is_wide]
         is_sole = len(wide) == 1 and all(wide[0] in self._windows_beside(k) for k in unsure if not k.is_wide)
+        if self.network.ordered:
+            return wide if is_sole and self.judged.verdicts[wide[0].at].is_fed and self.places.begins_network(wide[0]) else []
         named = [k for k in wide if self.places.is_named_stem(k)]
         weak = [k for k in self.judged.narrow if self.judged.verdicts[k.at].is_weak]
         is_sole = is_sole and (all(k.follows(wide[0]) for k in weak) or wide[0].layer.count(".") <= self.network.trunk)
@@ -70,8 +76,13 @@ class Placing:
 
     def _has_inner_place(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
         """Whether it stands behind a stem, or where inner layers do."""
+        if kernel.is_point and any(self.judged.verdicts[k.at].state is State.INSIDE for k in self._windows_beside(kernel)):
+            return True
         if kernel.channels != 1:  # what a layer behind the last one takes, it makes again
-            return self.judged.verdicts[kernel.at].is_fed and kernel.filters == kernel.channels
+            verdict = self.judged.verdicts[kernel.at]
+            if not verdict.is_fed and any(self.judged.state(k) is State.INSIDE for k in self.places.kin(kernel)):
+                return True  # grouped, as far as can be told, where other blocks have inner layers
+            return verdict.is_fed and kernel.filters == kernel.channels
         if self.judged.verdicts[kernel.at].by_place:
             return False
         if self._is_right_behind(kernel, stems):
