@@ -119,7 +119,8 @@ class Rivals:
         if not stems:
             return False
         if kernel.is_point:
-            homes = {self.places.home(k) for k in stems if self.judged.verdicts[k.at].is_fed}
+            judged = (k for k in stems if k.at in self.judged.verdicts)  # a stem of blocks is wider than what is judged
+            homes = {self.places.home(k) for k in judged if self.judged.verdicts[k.at].is_fed}
             return not self.network.ordered and kernel.filters == width and self.places.home(kernel) in homes
         if width in (n * kernel.channels for n in (2, 3, *BLOCKS)):
             return True

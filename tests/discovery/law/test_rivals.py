@@ -133,3 +133,10 @@ def test_of_two_that_only_their_width_speaks_for_the_narrow_one_is_as_likely():
         "blocks.0.0.1": (53, 53, 3, 3),
     }
     assert rivals(net, "blocks.0.0.0", ordered=False) == {"scale1", "scale2"}
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_stem_of_blocks_is_wider_than_what_is_judged(ordered: bool):
+    """Beside it a layer of single pixels, whose channels nothing makes, is compared with it all the same."""
+    named: Named = {"stem.conv": (32, 48, 3, 3), **body("net", 32), "aux.proj": (16, 5, 1, 1)}
+    assert rivals(named, "stem.conv", ordered=ordered) == set()
