@@ -142,20 +142,22 @@ class OnnxEdits:
                 self._ungroup(node)
 
     def _declare_weight(self, name: str, shape: Sequence[int]) -> None:
-        """Declare the new shape, also of what is derived from the tensor before the convolution."""
-        shapes = {name: shape}
-        names = [name]
-        for known in names:
+        """Declare the new shape, also of what Identity nodes make of the tensor."""
+        for known in self._same_as(name):
             if known in self._model.outputs:
                 raise self._location.at(known).unsupported("changes shape, and is an output of the graph too")
             for info in self._model.infos(known):
-                for axis, channels in enumerate(shapes[known]):
+                for axis, channels in enumerate(shape):
                     self._set_dim(info, axis, channels)
-            for node, index in self._model.consumers.get(known, ()):
-                output = node.outputs[0]
-                if node.op == "Identity" and not node.domain and (node, index) not in self._inputs and output not in shapes:
-                    shapes[output] = shapes[known]
-                    names.append(output)
+
+    def _same_as(self, name: str) -> list[str]:
+        """A stored tensor, and what Identity nodes make of it."""
+        names = [name]
+        for known in names:
+            readers = self._model.consumers.get(known, ())
+            same = (node for node, i in readers if node.op == "Identity" and not node.domain and (node, i) not in self._inputs)
+            names += [node.outputs[0] for node in same if node.outputs[0] not in names]
+        return names
 
     def _declare_made(self, name: str) -> None:
         """Declare the new channels of what nodes make of a kernel before the convolution."""
@@ -169,17 +171,9 @@ class OnnxEdits:
 
     def _readers(self, name: str) -> list[tuple[Node, int]]:
         """The readers of a stored tensor, through Identity too; a node that is taken out is none."""
-        readers: list[tuple[Node, int]] = []
-        names = [name]
-        for known in names:
-            for node, index in self._model.consumers.get(known, ()):
-                if self._edits.folded in node.outputs:
-                    continue
-                if node.op != "Identity" or node.domain:
-                    readers.append((node, index))
-                elif node.outputs[0] not in names:
-                    names.append(node.outputs[0])
-        return readers
+        readers = [reader for known in self._same_as(name) for reader in self._model.consumers.get(known, ())]
+        others = [(node, i) for node, i in readers if self._edits.folded not in node.outputs]
+        return [(node, i) for node, i in others if node.op != "Identity" or node.domain]
 
     def _changes_with(self, node: Node, index: int, name: str) -> bool:
         """Whether a reader of an edited tensor takes the new elements: a first conv, an operation with constants per channel, a

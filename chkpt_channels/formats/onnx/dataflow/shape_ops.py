@@ -138,15 +138,15 @@ def _fills(node: Node, numbers: Numbers) -> bool:
 def _resize(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     moved = _resized_axes(node, axes, numbers)
     is_cropped = node.text("coordinate_transformation_mode", "") == "tf_crop_and_resize"
-    if not moved or not is_cropped or _is_inside(numbers.region(node)):
+    if not moved or not is_cropped or _is_inside(numbers.reals(node, 1)):
         return moved
     filled = node.real("extrapolation_value", 0.0) != 0
     return moved._replace(zeros=not filled, filled=filled)
 
 
 def _is_inside(region: Sequence[float]) -> bool:
-    """Whether a region of interest, known and in parts of the image, does not leave it: beyond it extrapolation_value is taken,
-    zero if not given."""
+    """Whether a region of interest, known, starts and then ends in parts of the axes, does not leave the image: beyond it
+    extrapolation_value is taken, zero if not given."""
     return bool(region) and all(0 <= part <= 1 for part in region)
 
 

@@ -89,10 +89,6 @@ class Numbers:
             return attribute.floats(ATTRIBUTE_FLOATS)
         return self.reals(node, 2 if node.op == "Resize" and len(node.inputs) > 2 else 1)
 
-    def region(self, node: Node) -> list[float]:
-        """The region of interest of a Resize, starts and then ends in parts of the axes; empty where it is not stored."""
-        return self.reals(node, 1)
-
     def reals(self, node: Node, index: int) -> list[float]:
         """The stored numbers of an input, empty where they are not stored."""
         weight = self._model.stored(node.given(index))
