@@ -7,12 +7,11 @@ were named for another reason may.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery.law.copies import Aliases, Replicas
+from chkpt_channels.discovery.law.copies import Copies, by_group
 from chkpt_channels.discovery.law.evidence import State
 from chkpt_channels.discovery.law.judged import Judged
 from chkpt_channels.discovery.law.network import LayerWeight, Network
@@ -43,10 +42,8 @@ def unexplained(
     """The kernels of every model in the file that take as many channels as one of the stems, or as `widths` say, are no stems,
     and that no layers explain. `tensors` are those of the network that has the stems' channels; `ordered` and `torch` as in
     `search.find`."""
-    groups: defaultdict[str, list[Tensor]] = defaultdict(list)
-    for tensor in tensors:
-        groups[tensor.group].append(tensor)
-    return tuple(left for group in groups.values() for left in _Group(group, stems, ordered, torch or ordered, widths).left())
+    groups = by_group(tensors)
+    return tuple(left for group in groups for left in _Group(group, stems, ordered, torch or ordered, widths).left())
 
 
 class _Group:
@@ -58,16 +55,15 @@ class _Group:
         self.stems = {conv.tensor.name: conv.in_channels // conv.groups for conv in stems}
         self.widths = {*self.stems.values(), *widths}
         self.shapes = {conv.tensor.shape for conv in stems}
-        self.replicas = Replicas(tensors)
-        self.aliases = Aliases(self.replicas.kept)
-        self.network = Network(self.aliases.kept, ordered=ordered, torch=torch)
+        self.copies = Copies(tensors)
+        self.network = Network(self.copies.kept, ordered=ordered, torch=torch)
         self.judged = Judged(self.network, tensors)
 
     def left(self) -> Iterator[Unexplained]:
         """The kernels that are left: copies of stems, and what may see the image beside them."""
         stems = []
         for kernel in (k for k in self.network.kernels if k.tensor.shape in self.shapes):
-            copies = self._copies(kernel)
+            copies = self.copies.of(kernel.tensor)
             known = [t.name for t in copies if t.name in self.stems]
             if known:
                 stems.append(kernel)
@@ -75,7 +71,7 @@ class _Group:
                 yield from (Unexplained(t, self.stems[known[0]], f"is a copy of {known[0]}") for t in others)
         for width in sorted(self.widths):
             for kernel, why, is_open in self._beside(stems, width):
-                yield from (Unexplained(t, width, why, is_open) for t in self._copies(kernel))
+                yield from (Unexplained(t, width, why, is_open) for t in self.copies.of(kernel.tensor))
 
     def _beside(self, stems: Sequence[LayerWeight], width: int) -> Iterator[tuple[LayerWeight, str, bool]]:
         """The kernels of a width that are no stems, and that neither layers nor their places put inside, each with the evidence
@@ -90,7 +86,3 @@ class _Group:
                 yield kernel, verdict.why or NOT_MADE, True
             elif kernel not in judged:
                 yield kernel, verdict.why or NOT_MADE if kernel in free else PLACED, False
-
-    def _copies(self, kernel: LayerWeight) -> list[Tensor]:
-        """The tensor under all its names, in all copies of the model."""
-        return [copy for alias in self.aliases.of(kernel.tensor) for copy in self.replicas.of(alias)]

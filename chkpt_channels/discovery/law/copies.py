@@ -27,6 +27,27 @@ COVERED_SHARE = 0.7
 """The share of all layers that the copies must hold together: repeated blocks of one model hold less."""
 
 
+class Copies:
+    """The tensors of one state dict, each once (`kept`): of one of its copies, and under one of its names there."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._replicas = Replicas(tensors)
+        self._aliases = Aliases(self._replicas.kept)
+        self.kept = self._aliases.kept
+
+    def of(self, tensor: Tensor) -> list[Tensor]:
+        """A tensor under all its names, in all copies of the model."""
+        return [copy for alias in self._aliases.of(tensor) for copy in self._replicas.of(alias)]
+
+
+def by_group(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """The tensors of each state dict."""
+    groups: defaultdict[str, list[Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        groups[tensor.group].append(tensor)
+    return [*groups.values()]
+
+
 class Aliases:
     """The tensors under one of their names (`kept`); `of` finds a tensor under all of them."""
 

@@ -13,7 +13,6 @@ its place beside a stem or behind one; then each first conv must stand where ste
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import NamedTuple
@@ -23,7 +22,7 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.law import beyond, patch_embeddings
-from chkpt_channels.discovery.law.copies import Aliases, Replicas
+from chkpt_channels.discovery.law.copies import Copies, by_group
 from chkpt_channels.discovery.law.evidence import MOST_BANDS, State
 from chkpt_channels.discovery.law.judged import Judged
 from chkpt_channels.discovery.law.network import OIHW, LayerWeight, Layouts, Network, is_weight, orientation
@@ -58,10 +57,7 @@ class Finding(NamedTuple):
 def find(tensors: Iterable[Tensor], *, ordered: bool, torch: bool = False, channels: int | None = None) -> Finding:
     """The first convs of every model in the file. `ordered` says that the tensors are in module order, `torch` that PyTorch wrote
     them, which an order implies; `channels` is their number of input channels, where that is known."""
-    groups: defaultdict[str, list[Tensor]] = defaultdict(list)
-    for tensor in tensors:
-        groups[tensor.group].append(tensor)
-    answers = [_in_group(group, ordered, torch or ordered, channels) for group in groups.values()]
+    answers = [_in_group(group, ordered, torch or ordered, channels) for group in by_group(tensors)]
     convs = tuple(conv for answer, _ in answers for conv in answer.first_convs)
     candidates = tuple(c for answer, _ in answers for c in answer.candidates)
     if convs and not any(is_ambiguous for _, is_ambiguous in answers):  # one of two models converted would leave a broken file
@@ -95,15 +91,10 @@ _Answer = tuple[Finding, bool]
 
 
 def _in_group(tensors: Sequence[Tensor], ordered: bool, torch: bool, channels: int | None) -> _Answer:
-    replicas = Replicas(tensors)
-    aliases = Aliases(replicas.kept)
-    answer, is_ambiguous = _Search(Network(aliases.kept, ordered=ordered, torch=torch), tensors, channels).answer()
-
-    def every(tensor: Tensor) -> list[Tensor]:
-        return [copy for alias in aliases.of(tensor) for copy in replicas.of(alias)]
-
-    convs = tuple(conv._replace(tensor=t) for conv in answer.first_convs for t in every(conv.tensor))
-    vectors = tuple(t for vector in answer.input_vectors for t in every(vector))
+    copies = Copies(tensors)
+    answer, is_ambiguous = _Search(Network(copies.kept, ordered=ordered, torch=torch), tensors, channels).answer()
+    convs = tuple(conv._replace(tensor=t) for conv in answer.first_convs for t in copies.of(conv.tensor))
+    vectors = tuple(t for vector in answer.input_vectors for t in copies.of(vector))
     return answer._replace(first_convs=convs, input_vectors=vectors), is_ambiguous
 
 

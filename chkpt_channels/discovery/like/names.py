@@ -6,12 +6,13 @@ the attribute of a training script (`model.`), the copy (`ema.`, `teacher.`). Al
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from chkpt_channels.core.errors import UnsupportedError
 from chkpt_channels.core.tensors import Tensor
+from chkpt_channels.discovery.law.copies import by_group
 from chkpt_channels.discovery.request import Like, LikeGroup, LikeTensor
 from chkpt_channels.formats.base import TensorStore
 
@@ -64,14 +65,11 @@ class _Placed(NamedTuple):
 
 def match(store: TensorStore, like: Like) -> Matching:
     """The tensors of every copy with those of LIKE. Raises OtherNetworkError where LIKE has none of their names."""
-    groups: defaultdict[str, list[Tensor]] = defaultdict(list)
-    for tensor in store.model_tensors():
-        groups[tensor.group].append(tensor)
     copies: list[Copy] = []
     outside: list[Tensor] = []
-    for group, tensors in groups.items():
+    for tensors in by_group(store.model_tensors()):
         known = _by_words(tensors)
-        placed = _best(store.location.file, group, known, like)
+        placed = _best(store.location.file, tensors[0].group, known, like)
         taken = {id(tensor) for copy in placed for tensor in copy.own.values()}
         extras: list[list[Tensor]] = [[] for _ in placed]
         begins = [_wrapped_prefix(copy) for copy in placed]
