@@ -79,7 +79,7 @@ class Depthwise:
             return Verdict(State.FREE)
         if not proofs and Against.UNMADE in doubts and kernel.is_wide and self.places.is_named_stem(kernel):
             return Verdict(State.FREE, Against.UNMADE.value)
-        why = "; ".join(reason.value for reason in (*sorted(proofs, key=_rank), *sorted(doubts, key=_rank)))
+        why = "; ".join(reason.value for reason in (*For, *Against) if reason in (proofs | doubts))
         if proofs and doubts:
             return Verdict(State.OPEN, why, by_place=bool(doubts & PLACES))
         if proofs:
@@ -103,22 +103,17 @@ class Depthwise:
         return overruled
 
     def _proofs(self, kernel: LayerWeight) -> set[For]:
-        places, proofs = self.places, set()
         series = [k for k in self.network.series[kernel.pattern] if k.channels == 1]
-        like = [k for k in places.kin(kernel) if k.channels == 1]
-        if kernel.at in self._made:
-            proofs.add(For.MADE)
-        if any(k.at in self._made and not self._stands_like_a_stem(k) for k in like):
-            proofs.add(For.KIN)
-        if self._is_series(kernel, series):
-            proofs.add(For.SERIES)
-        if self._is_in_blocks(kernel, like):
-            proofs.add(For.BLOCKS)
-        if DEPTHWISE.search(kernel.key):
-            proofs.add(For.NAME)
-        if self._shares(kernel):
-            proofs.add(For.SHARE)
-        return proofs
+        like = [k for k in self.places.kin(kernel) if k.channels == 1]
+        holds = {
+            For.MADE: kernel.at in self._made,
+            For.KIN: any(k.at in self._made and not self._stands_like_a_stem(k) for k in like),
+            For.SERIES: self._is_series(kernel, series),
+            For.BLOCKS: self._is_in_blocks(kernel, like),
+            For.NAME: DEPTHWISE.search(kernel.key),
+            For.SHARE: self._shares(kernel),
+        }
+        return {reason for reason, so in holds.items() if so}
 
     def _is_in_blocks(self, kernel: LayerWeight, like: Sequence[LayerWeight]) -> bool:
         """Whether it is in one of several blocks with a full layer, none of which the first convolution is in."""
@@ -134,22 +129,16 @@ class Depthwise:
         return self._full_homes[home]
 
     def _doubts(self, kernel: LayerWeight) -> set[Against]:
-        places, doubts = self.places, set()
-        if self._has_full_place(kernel):
-            doubts.add(Against.PLACE)
-        if kernel.is_patch:
-            doubts.add(Against.PATCH)
-        makers = self.network.makers.get(kernel.filters, ())
-        if not any(k is not kernel and (k.channels != 1 or k.at in self._inside) for k in makers):
-            doubts.add(Against.UNMADE)
-        if places.is_named_stem(kernel):
-            if places.begins_network(kernel):
-                doubts.add(Against.BEGINS)
-            if not self.network.ordered and self._is_rare(kernel):
-                doubts.add(Against.NAME)
-        if kernel.is_point:
-            doubts.add(Against.POINT)
-        return doubts
+        makers, is_named = self.network.makers.get(kernel.filters, ()), self.places.is_named_stem(kernel)
+        holds = {
+            Against.PLACE: self._has_full_place(kernel),
+            Against.PATCH: kernel.is_patch,
+            Against.UNMADE: not any(k is not kernel and (k.channels != 1 or k.at in self._inside) for k in makers),
+            Against.BEGINS: is_named and self.places.begins_network(kernel),
+            Against.NAME: is_named and not self.network.ordered and self._is_rare(kernel),
+            Against.POINT: kernel.is_point,
+        }
+        return {reason for reason, so in holds.items() if so}
 
     def _is_behind_one(self, kernel: LayerWeight) -> bool:
         """Whether the layer right before it in its block makes one channel: a squeeze of one."""
@@ -289,7 +278,3 @@ class Depthwise:
                 like = (kernel, *places.kin(kernel))
                 return beside and any(k.follows(o) for k in like for o in self.network.kernels)
         return False
-
-
-def _rank(reason: For | Against) -> int:
-    return list(type(reason)).index(reason)

@@ -128,11 +128,8 @@ class _Search:
             return self._refused([*stems, *unsure], "several convs could see the image")
         if others := self.rivals.of(stems, width):
             return self._refused([*stems, *others], "kernels with other channel counts could be the first too")
-        if why := beyond.why_unnamed(self.places, stems, width, self.tensors):
-            return self._refused(stems, why)
-        if why := self.placing.why_misplaced(stems, patches):
-            return self._refused(stems, why)
-        if why := self._why_latent(stems, width):
+        why = beyond.why_unnamed(self.places, stems, width, self.tensors) or self.placing.why_misplaced(stems, patches)
+        if why := why or self._why_latent(stems, width):
             return self._refused(stems, why)
         if why := beyond.why_past(self.places, stems, width):
             return self._refused(stems, f"the image goes past the first convs: {why}", why)
@@ -154,9 +151,7 @@ class _Search:
 
     def _why_no_block(self, block: LayerWeight) -> str:
         """Why a space-to-depth stem could see something beside the pixels, or others see the image beside it."""
-        if why := self._why_beside_blocks(block.channels):
-            return why
-        return beyond.why_past(self.places, [block], 1 if block.channels % 3 else 3)
+        return self._why_beside_blocks(block.channels) or beyond.why_past(self.places, [block], 1 if block.channels % 3 else 3)
 
     def _width(self, free: Sequence[LayerWeight], unsure: Sequence[LayerWeight]) -> int:
         """The width of the image: that of the first convolution if it is one or three, else three, one, that of the first, the
