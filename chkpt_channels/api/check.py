@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -21,11 +21,11 @@ from chkpt_channels.core.errors import (
 from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.tensors import FirstConv, Notice
 from chkpt_channels.discovery.find import find_first_convs
-from chkpt_channels.discovery.request import SearchRequest
+from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.folders.channel_counts import image_counts, search_hints
 from chkpt_channels.folders.config_files import ConfigFile, ConfigReader, read_index
 from chkpt_channels.folders.config_normalization import normalization_keys
-from chkpt_channels.folders.describing import described
+from chkpt_channels.folders.describing import copies, described
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
 from chkpt_channels.folders.model_folder import SKIPPED_FOLDERS, is_foreign, weights_in
 from chkpt_channels.folders.planning import is_no_network
@@ -93,18 +93,29 @@ def check(
     count, model = expected_channels(expect, lfs_pointers), model_of(Path(path))
     name = os.fspath(path) if model == Path(path) else str(model)
     with ExitStack() as stack, gc_paused():
-        index, files = shard_names(model.parent, model.name, os.listdir(model.parent)) if is_index(model) else (None, (name,))
-        sources = [stack.enter_context(Source(model.parent / file if index else file)) for file in files]
+        index, sources = _sources(stack, model, name)
         size = sum(source.size for source in sources)
         if lfs_pointers == "skip" and any(source.head.startswith(LFS_POINTER) for source in sources):
             return Check(FileInfo(name, "", size), (), (), "a Git-LFS pointer; its content is not downloaded")
         if count is None and not is_named and is_foreign(Path(name)):
             return Check(FileInfo(name, "", size), (), (), "holds weights of a format that is not converted")
-        checkpoints = [open_checkpoint(source) for source in sources]
-        store = Shards(checkpoints, index, Location(str(model.parent))) if index else checkpoints[0]
-        info = FileInfo(name, checkpoints[0].format.name, size, store.title)
+        store, form = _opened(index, sources)
+        info = FileInfo(name, form, size, store.title)
         mismatches = [] if index else list(_hash_mismatches(sources[0], model))
         return _checked(store, info, model, mismatches, count, is_named=is_named)
+
+
+def _sources(stack: ExitStack, model: Path, name: str) -> tuple[ConfigFile | None, list[Source]]:
+    """The index of a model, where it has one, and its open files."""
+    index, files = shard_names(model.parent, model.name, os.listdir(model.parent)) if is_index(model) else (None, (name,))
+    return index, [stack.enter_context(Source(model.parent / file if index else file)) for file in files]
+
+
+def _opened(index: ConfigFile | None, sources: Sequence[Source]) -> tuple[TensorStore, str]:
+    """The open model, and the name of its format."""
+    checkpoints = [open_checkpoint(source) for source in sources]
+    store = Shards(checkpoints, index, Location(os.path.dirname(sources[0].name))) if index else checkpoints[0]
+    return store, checkpoints[0].format.name
 
 
 def _checked(
@@ -127,6 +138,8 @@ def _checked(
     convs, file = finding.first_convs, info.path
     mismatches += _declared_mismatches(store, file, convs)
     mismatches += [mismatch for config in configs for mismatch in _configured_mismatches(config, model.parent, convs)]
+    compared = dict(_copies(model, search_hints(configs)))
+    mismatches += _copy_mismatches(file, convs, compared)
     # of several images, such as colors and depth, one has to have the count
     met = {image for conv in convs if conv.in_channels == count for image in conv.inputs}
     mismatches += [
@@ -137,15 +150,38 @@ def _checked(
     notices = [Notice("other_configuration", f"the configuration beside it {why}: it is not compared")] if why else []
     unread = (f"{Path(error.file).name} {error.what}: it is not compared" for error in reader.unread)
     notices += [Notice("unread_configuration", what) for what in unread]
-    return Check(
-        info, convs, tuple(mismatches), notices=tuple(notices), against=tuple(_compared(store, model, configs, convs, count))
-    )
+    against = (*_compared(store, model, configs, convs, count), *(os.path.relpath(copy, model.parent) for copy in compared))
+    return Check(info, convs, tuple(mismatches), notices=tuple(notices), against=against)
+
+
+def _copies(model: Path, hints: ConfigHints) -> Iterator[tuple[Path, tuple[FirstConv, ...]]]:
+    """What stands beside a model and is called like the same one in another format, with its first convs: in its folder, and
+    where that has no configuration, such as `onnx`, in the one around it. What cannot be read is told where it is checked."""
+    own = model.parent
+    homes = [own] if (own / CONFIG).exists() or not (own.parent / CONFIG).exists() else [own, own.parent]
+    known: dict[Path, list[str]] = {}
+    for path in dict.fromkeys(
+        model_of(home / name, known) for home in homes for name in copies(model.name, os.listdir(home or "."))
+    ):
+        with suppress(DamagedError, UnsupportedError, FileSystemError), ExitStack() as stack:
+            store, _ = _opened(*_sources(stack, path, str(path)))
+            convs = find_first_convs(store, SearchRequest(hints=hints)).first_convs
+            if convs and path != model:
+                yield path, convs
+
+
+def _copy_mismatches(file: str, convs: tuple[FirstConv, ...], others: Mapping[Path, tuple[FirstConv, ...]]) -> Iterator[Mismatch]:
+    """Contradictions of the same model in other formats: of several images, such as colors and depth, one has to be alike."""
+    counts = {conv.in_channels for conv in convs}
+    for path, found in others.items():
+        if counts.isdisjoint(conv.in_channels for conv in found):
+            yield Mismatch(file, convs[0].tensor.name, convs[0].in_channels, found[0].in_channels, str(path))
 
 
 def _compared(
     store: TensorStore, model: Path, configs: Sequence[ConfigFile], convs: tuple[FirstConv, ...], count: int | None
 ) -> Iterator[str]:
-    """What a file is compared with."""
+    """What a file is compared with, but for its copies."""
     if store.graph.declarations(convs):
         yield "what it declares itself"
     yield from (config.name for config in configs if image_counts(config.document) or normalization_keys(config.document))

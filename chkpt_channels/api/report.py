@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from chkpt_channels.api.display import notebook
+from chkpt_channels.api.display import notebook, words
 from chkpt_channels.core.errors import Candidate, ChkptChannelsError
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
 from chkpt_channels.formats.base import NamedNetwork
@@ -68,12 +68,13 @@ class Difference(NamedTuple):
 
 
 class Mismatch(NamedTuple):
-    """What `check` found wrong: the file, the place in it, the value there, and the expected one."""
+    """What `check` found wrong: the file, the place in it, the value there, the expected one, and the other file that has it."""
 
     file: str
     where: str
     found: Any
     expected: Any
+    beside: str = ""
 
 
 @notebook.shown(notebook.check_line)
@@ -98,9 +99,7 @@ class Check(NamedTuple):
             "skipped" if self.skipped else "agrees" if self.ok else "disagrees",
             self.input,
             **_found_fields(self.first_convs),
-            differences=[
-                {"key": f"{m.file}: {m.where}", "message": f"found {m.found}, expected {m.expected}"} for m in self.mismatches
-            ],
+            differences=[{"key": f"{m.file}: {m.where}", "message": words.contradiction(m)} for m in self.mismatches],
             notes=_notice_records([Notice("compared_with", what) for what in self.against]),
             warnings=_notice_records((*([Notice("skipped", self.skipped)] if self.skipped else []), *self.notices)),
         )

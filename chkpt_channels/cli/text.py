@@ -75,7 +75,7 @@ def check_lines(check: Check) -> Iterator[str]:
         yield f"{name}: skipped: {printable(check.skipped, 1000)}"
     yield from (f"{name}: {printable(notice.message, 1000)}" for notice in check.notices)
     for mismatch in check.mismatches:
-        yield f"{printable(mismatch.file)}: {printable(mismatch.where)}: found {mismatch.found}, expected {mismatch.expected}"
+        yield f"{printable(mismatch.file)}: {printable(mismatch.where)}: {printable(words.contradiction(mismatch), 1000)}"
 
 
 def verification_lines(verification: Verification, most: int = 10) -> Iterator[str]:

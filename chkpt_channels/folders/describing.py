@@ -1,7 +1,9 @@
-"""Which configurations describe a file of weights: a folder may hold several models, and a configuration of one of them alone."""
+"""Which configurations describe a file of weights, and which files are the same model in other formats: a folder may hold several
+models, and a configuration of one of them alone."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -14,7 +16,8 @@ from chkpt_channels.folders.library_tables import CONFIG
 from chkpt_channels.formats.base import TensorStore
 
 _LIBRARY_NAME = re.compile(
-    r"(open_clip_)?((diffusion_)?(pytorch|tf|flax)_)?model([.-].*)?\.(safetensors|bin|h5|msgpack|onnx)(\.index(\.\w+)?\.json)?"
+    r"(open_clip_)?((diffusion_)?(pytorch|tf|flax)_)?(?P<model>model(-[^.]*)?)(\..*)?"
+    r"(?<=\.)(safetensors|bin|h5|msgpack|onnx)(\.index(\.\w+)?\.json)?"
     r"|model\.weights\.json"
 )
 """What transformers, diffusers, timm, open_clip and keras-hub call the weights that a configuration beside them is for."""
@@ -39,6 +42,20 @@ def described(configs: Sequence[ConfigFile], name: str, beside: Collection[str],
         if Path(config.name).name == CONFIG and (missing := _missing_width(config.document, store)):
             return Description((), f"states {missing}, and no tensor is that wide")
     return Description(tuple(configs))
+
+
+def copies(name: str, beside: Collection[str]) -> list[str]:
+    """The files beside the weights file, or index, `name` whose names say that they are the same model: model.safetensors and
+    flax_model.msgpack, net.pth and net.onnx."""
+    return [file for file in sorted(beside) if file != name and _model_name(file) == _model_name(name)]
+
+
+def _model_name(name: str) -> str:
+    """What a model is called by the name of its file, whatever the format: of libraries' names the word "model"."""
+    match = _LIBRARY_NAME.fullmatch(name)
+    if match and match["model"]:
+        return match["model"]
+    return os.path.splitext(re.sub(r"(\.index(\.\w+)?|\.weights)\.json\Z", "", name))[0].removesuffix(".weights")
 
 
 def _missing_width(document: Json, store: TensorStore) -> str:

@@ -393,3 +393,59 @@ def test_what_convert_wrote_agrees(tmp_path: Path):
     assert check(tmp_path / "out" / "net.pth", "gray").ok
     shutil.copy(tmp_path / "config.json", tmp_path / "out")
     assert not check(tmp_path / "out" / "net.pth").ok
+
+
+def copies(home: Path, *names: str, gray: str = "") -> Path:
+    """The same network under each of these names, with one channel under `gray`."""
+    for name in names:
+        fixture = {".msgpack": "flax", ".npz": "npz", ".safetensors": "safetensors"}.get(Path(name).suffix, "torch_zip")
+        files = {"torch_zip": ("state_dict.pth", "state_dict_gray.pth"), "safetensors": ("model.safetensors", "gray.safetensors")}
+        stem = files.get(fixture, (f"rgb{Path(name).suffix}", f"gray{Path(name).suffix}"))[name == gray]
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(FIXTURES / fixture / stem, home / name)
+    return home
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("model.safetensors", "flax_model.msgpack"),
+        ("pytorch_model.bin", "model.safetensors"),
+        ("diffusion_pytorch_model.fp16.safetensors", "diffusion_flax_model.msgpack"),
+        ("net.pth", "net.npz"),
+    ],
+)
+@pytest.mark.parametrize("ways", [1, -1])
+def test_one_model_in_several_formats(one: str, other: str, ways: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """By names alone: a network and its gray one often stand side by side."""
+    one, other = (one, other)[::ways]
+    assert run(["check", str(copies(tmp_path / "a", one, other, "net_gray.pth", gray="net_gray.pth"))]) == 0
+    assert set(check(tmp_path / "a" / one).against) == {other}
+    assert run(["check", str(copies(tmp_path / "b", one, other, gray=other))]) == 1
+    lines = [line for line in told(capsys) if line.startswith(str(tmp_path / "b" / other))]
+    assert len(lines) == 1
+    assert lines[0].endswith(f": found 1, expected 3, as {tmp_path / 'b' / one} has")
+    for name in (one, other):
+        assert run(["check", str(tmp_path / "b" / name)]) == 1
+    with pytest.raises(UnsupportedError, match="its weights disagree"):
+        convert(tmp_path / "b", tmp_path / "c", to=4)
+
+
+def test_a_copy_in_a_folder_of_its_own(tmp_path: Path):
+    """Where it has no configuration, it is the same model; with one it is another."""
+    home = copies(tmp_path, "model.safetensors", "flax/flax_model.msgpack", gray="flax/flax_model.msgpack")
+    copy = home / "flax" / "flax_model.msgpack"
+    assert check(copy).ok
+    configure(home / "x", model_type="resnet")
+    assert [m.beside for m in check(copy).mismatches] == [str(home / "model.safetensors")]
+    configure(copy, model_type="resnet")
+    assert check(copy).ok
+
+
+def test_a_copy_that_cannot_be_read_is_told_where_it_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    home = copies(tmp_path, "model.safetensors", "flax_model.msgpack", "pytorch_model.bin")
+    (home / "pytorch_model.bin").write_bytes(POINTER)
+    (home / "model.onnx").write_bytes((home / "flax_model.msgpack").read_bytes()[:-9])
+    assert check(home / "model.safetensors").against == ("flax_model.msgpack",)
+    assert run(["check", str(home)]) == 3
+    assert "model.onnx: is cut off" in capsys.readouterr().err

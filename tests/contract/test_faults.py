@@ -246,6 +246,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "overwritten": (overwritten, "was changed"),
 }
 CHANGING = ["torch_zip", "torchscript", "torch_legacy", "safetensors", "safetensors, by blocks", "onnx", "keras_h5", "keras_zip"]
+CHANGING += [form.name for form in known() if form.name not in CHANGING]
 
 
 @pytest.mark.parametrize("name", CHANGING)

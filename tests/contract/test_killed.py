@@ -24,6 +24,7 @@ from chkpt_channels import convert, verify
 from chkpt_channels.cli.app import run
 from chkpt_channels.storage import atomic
 from chkpt_channels.storage.atomic import Output
+from tests.support import big_files
 from tests.support.builders import conv, floats, pickled, storage, tensor
 from tests.support.files import FIXTURES
 
@@ -189,17 +190,26 @@ def descendants(group: int) -> list[int]:
     return found
 
 
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+BIG = {"keras_h5": ("big.h5", big_h5, SIGNALS), "folder": ("big", folder, SIGNALS)}
+BIG |= {
+    suffix: (f"big.{suffix}", lambda path: big_files.big(path, 100), (number,))
+    for suffix, number in zip(("msgpack", "npz", "pkl"), SIGNALS, strict=True)
+}
+
+
 @linux
-@pytest.mark.parametrize("make", [big_h5, folder], ids=["keras_h5", "folder"])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_what_works_in_processes_and_in_folders(number: signal.Signals, make: object, tmp_path: Path):
-    """A folder appears as a whole; what a killed run left of one is swept by the next."""
-    suffix = ".h5" if make is big_h5 else ""
-    runs = Runs(make(tmp_path / f"big{suffix}"), tmp_path / "out")  # type: ignore[operator]
+@pytest.mark.parametrize(
+    ("name", "number"), [pytest.param(name, n, id=f"{name}-{n.name}") for name, row in BIG.items() for n in row[2]]
+)
+def test_every_other_kind(name: str, number: signal.Signals, tmp_path: Path):
+    """In processes, in folders, arrays by name. A folder appears as a whole; what a killed run left is swept by the next."""
+    file, make, _ = BIG[name]
+    runs = Runs(make(tmp_path / file), tmp_path / "out")
     for moment in moments(runs.seconds, 6, number):
         runs.ended(number, moment)
         left = runs.litter()
-        assert len(left) <= (not suffix and number == signal.SIGKILL), (moment, left)
+        assert len(left) <= (name == "folder" and number == signal.SIGKILL), (moment, left)
         runs.clear()
         convert(runs.source, runs.out, to="gray")
         assert runs.litter() == []

@@ -10,7 +10,7 @@ import pytest
 from chkpt_channels.containers.json.editor import Json
 from chkpt_channels.core.errors import Location
 from chkpt_channels.folders.config_files import ConfigFile
-from chkpt_channels.folders.describing import described
+from chkpt_channels.folders.describing import copies, described
 from tests.support.memory import NET, Memory
 
 STORE = Memory({"": NET})  # its widths are 3, 5, 7 and 8
@@ -54,3 +54,16 @@ def test_a_width_that_no_tensor_has_is_another_networks(content: Any, missing: s
 
 def test_nothing_beside_nothing():
     assert described([], "net.pth", ["model.safetensors"], STORE) == ((), "")
+
+
+@pytest.mark.parametrize(
+    ("name", "same", "others"),
+    [
+        ("model.safetensors", ["flax_model.msgpack", "pytorch_model.bin.index.json", "tf_model.h5"], ["model_gray.safetensors"]),
+        ("diffusion_flax_model.msgpack", ["diffusion_pytorch_model.fp16.bin"], ["net.msgpack"]),
+        ("model-a.safetensors", ["flax_model-a.msgpack"], ["model-b.safetensors", "model.safetensors"]),
+        ("net.pth", ["net.msgpack", "net.safetensors.index.json", "net.weights.h5"], ["nets.pth", "net.v2.pth"]),
+    ],
+)
+def test_names_of_one_model(name: str, same: list[str], others: list[str]):
+    assert copies(name, [name, *same, *others]) == same

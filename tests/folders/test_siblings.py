@@ -30,6 +30,10 @@ WEIGHTS = {
     "onnx": (FIXTURES / "onnx" / "plain_ts.onnx").read_bytes(),
     "keras": (FIXTURES / "keras_zip" / "sequential.keras").read_bytes(),
     "hdf5": (FIXTURES / "keras_h5" / "sequential.h5").read_bytes(),
+    "flax": (FIXTURES / "flax" / "vit.msgpack").read_bytes(),
+    "npz": (FIXTURES / "npz" / "packed.npz").read_bytes(),
+    "detectron2": (FIXTURES / "numpy_pickle" / "detectron2.pkl").read_bytes(),
+    "paddle": (FIXTURES / "numpy_pickle" / "net.pdparams").read_bytes(),
 }
 ARRAYS = dict(NET)
 

@@ -67,7 +67,7 @@ def check_line(check: Any) -> str:
     if check.ok:
         return f"{path}: agrees"
     first = check.mismatches[0]
-    found = f"{printable(first.where)}: found {first.found}, expected {first.expected}"
+    found = f"{printable(first.where)}: {printable(words.contradiction(first), 1000)}"
     return f"{path}: {len(check.mismatches)} {'mismatch' if len(check.mismatches) == 1 else 'mismatches'}; {found}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.transform.mixing.rules import ADAPTER, FOLDED, GATHER, REPEATING
@@ -37,6 +38,12 @@ def image(channels: int) -> str:
 def count(number: int, word: str) -> str:
     """1 tensor, 2 tensors."""
     return f"{number:,} {word}" + ("" if number == 1 else "s")
+
+
+def contradiction(mismatch: Any) -> str:
+    """ "found 3, expected 1": what `check` found wrong."""
+    beside = f", as {mismatch.beside} has" if mismatch.beside else ""
+    return f"found {mismatch.found}, expected {mismatch.expected}{beside}"
 
 
 def layout(conv: FirstConv) -> str:

@@ -12,7 +12,7 @@ from chkpt_channels.containers.msgpack import ARRAY, BYTES, EXT, FLOAT, INTEGER,
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import Edits, OpaqueTensor, Tensor, TensorEdit
-from chkpt_channels.formats.base import Checkpoint, Format, Loading
+from chkpt_channels.formats.base import Checkpoint, Format, Joined, Loading, TensorStore
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.jax import optimizer
 from chkpt_channels.formats.jax.names import NamedArrays, layout_of
@@ -152,6 +152,10 @@ class FlaxFile(Checkpoint):
     @cached_property
     def graph(self) -> ModelGraph:
         return NamedArrays(self)
+
+    def joined(self, shards: TensorStore, *, ordered: bool) -> Joined:
+        """The tree, which shards cut between any two arrays: a module's bias may be in another than its kernel."""
+        return Joined(NamedArrays(shards), optimizer.entries(shards.tensors))
 
     def chunks(self, name: str) -> Iterator[bytes]:
         return self.source.chunks(self._arrays[name].elements, self._arrays[name].stop)

@@ -149,6 +149,8 @@ class WeightsOnlyGraph(ModelGraph):
                 operations.append(PreprocessingOp(where, group.kind, why="has channels that no kernel takes"))
             if shapes != {(conv.in_channels,)} and sizes != [(), ()]:
                 continue
+            if conv.in_channels == 1 and conv.tensor.name.startswith(f"{where}/"):
+                continue  # a number of the model itself, as TFCLIPModel's logit_scale, and no layer
             if group.kind == "Normalization" and sizes in ([(conv.in_channels,)] * 2, [(), ()]):
                 operations.append(self._normalization(where, group))
             else:

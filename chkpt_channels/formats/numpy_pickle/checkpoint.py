@@ -42,11 +42,13 @@ class NumpyPickle(Checkpoint):
         self._tree = Tree.whole(FileBytes(source), self.location)
         walk = Walk(self._tree, self.location)
         self._arrays, self._marks, self.opaque = walk.arrays, walk.marks, tuple(walk.opaque)
+        nodes = [named.array.payload for named in walk.arrays.values() if named.array.payload is not None]
+        self._opcodes = {node: source.read(node.start, node.start + 1) for node in nodes}
         for name, named in walk.arrays.items():
             self._check_size(name, named.array)
             self.tensors[name] = Tensor(name, named.array.dtype, named.array.shape, named.group)
         self.globals = tuple(sorted(n for n in map(".".join, self._tree.globals) if not _KNOWN.fullmatch(n)))
-        self._python2 = any(self._opcode(named.array.payload) in (b"U", b"T") for named in walk.arrays.values())
+        self._python2 = any(opcode in (b"U", b"T") for opcode in self._opcodes.values())
         self.ordered = self.torch and not self._python2
         self._slots = dict(_slots(walk))
         self.optimizer_entries = self._optimizer_entries()
@@ -55,19 +57,16 @@ class NumpyPickle(Checkpoint):
     def torch(self) -> bool:
         return bool(self._marks)
 
-    def _opcode(self, node: PickleNode | None) -> bytes:
-        return self.source.read(node.start, node.start + 1) if node is not None else b""
-
     def _span(self, array: Array) -> tuple[int, int]:
         """The bytes that encode an array's elements."""
         if array.payload is None:
             return 0, 0
-        return array.payload.start + _HEADS.get(self._opcode(array.payload), 0), array.payload.stop
+        return array.payload.start + _HEADS.get(self._opcodes[array.payload], 0), array.payload.stop
 
     def _check_size(self, name: str, array: Array) -> None:
         """Raise DamagedError for elements that cannot be so many; as text each byte takes one byte or two."""
         begin, stop = self._span(array)
-        if array.payload is not None and (self._opcode(array.payload) in _TEXTS) is not array.latin1:
+        if array.payload is not None and (self._opcodes[array.payload] in _TEXTS) is not array.latin1:
             raise self.location.at(name).damaged("its elements are encoded as no array's are", at=begin)
         if not array.size <= stop - begin <= array.size * (2 if array.latin1 else 1):
             what = f"its elements have {stop - begin} bytes; {list(array.shape)} of {array.dtype.name} need {array.size}"
@@ -150,7 +149,7 @@ class NumpyPickle(Checkpoint):
             raw = edit.values().tobytes("F" if array.fortran else "C")
             return raw.decode("latin-1").encode() if array.latin1 else raw
 
-        family = next(f for f in _FAMILIES if any(self._opcode(node) == opcode for opcode, _ in f))
+        family = next(f for f in _FAMILIES if any(self._opcodes[node] == opcode for opcode, _ in f))
         if array.latin1:  # how long the text is only its values show
             text = encoded()
             return Splice.of(node.start, node.stop, _head(family, len(text)) + text)

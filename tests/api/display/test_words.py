@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from chkpt_channels.api.display.words import change, count, dtype, graph_change, image, shape, size
+from chkpt_channels.api.display.words import change, contradiction, count, dtype, graph_change, image, shape, size
+from chkpt_channels.api.report import Mismatch
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.transform.mixing import matrix
@@ -94,3 +95,8 @@ def test_what_the_graph_does_instead(method: str, expected: str):
 
 def test_what_the_graph_makes_of_several():
     assert graph_change("adapter", (3, 4)) == "a 1×1 convolution in front makes the 3 old channels of the 4 new ones"
+
+
+def test_a_contradiction_names_what_else_says_so():
+    assert contradiction(Mismatch("a.pth", "conv1.weight", 3, 1)) == "found 3, expected 1"
+    assert contradiction(Mismatch("a.pth", "conv1.weight", 3, 1, "b.npz")) == "found 3, expected 1, as b.npz has"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 
 from chkpt_channels import DamagedError, UnsupportedError, convert, inspect, verify
+from tests.support.big_files import big, peak
 from tests.support.files import FIXTURES, contents, there_and_back
 from tests.support.messagepack import Map, array, packed, unpacked
 
@@ -120,32 +118,5 @@ def test_every_cut_is_damage(put: Put):
             inspect(put(data[:cut], "a.msgpack"))
 
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from chkpt_channels import convert
-source = Path(sys.argv[1])
-convert(source, source.with_name("out" + source.suffix), to="gray")
-print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
-"""
-
-
-def peak(source: Path) -> int:
-    """The MiB of memory that a process takes at most that converts a file."""
-    if not os.path.exists("/proc/self/status"):
-        pytest.skip("the peak of one process alone is read from /proc")
-    command = [sys.executable, "-c", PROGRAM, str(source)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True, cwd=FIXTURES.parent).stdout) >> 10
-
-
 def test_memory_does_not_grow_with_the_file(tmp_path: Path):
-    """The head is a hole of 512 MiB."""
-    size = 512 << 20
-    path, head = tmp_path / "a.msgpack", array((size // 4,), "float32", b"")
-    inner = head.data[:-2] + b"\xc6" + size.to_bytes(4, "big")
-    stem = packed({"Conv_0": {"kernel": flax_array(KERNEL)}})[1:]
-    data = b"\x82" + stem + packed("head") + b"\xc9" + (len(inner) + size).to_bytes(4, "big") + b"\x01" + inner
-    with path.open("wb") as file:
-        file.write(data)
-        file.truncate(len(data) + size)
-    assert peak(path) <= 80
+    assert peak(big(tmp_path / "a.msgpack", 512)) <= 80

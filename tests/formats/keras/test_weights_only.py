@@ -231,6 +231,16 @@ def test_a_normalization_that_another_layer_takes_is_no_matter(tmp_path: Path):
         assert not checkpoint.graph.preprocessing(find_first_convs(checkpoint).first_convs)
 
 
+def test_a_number_of_the_whole_model_is_no_normalization_of_one_channel(tmp_path: Path):
+    """TFCLIPModel's logit_scale stands before its gray patch embedding."""
+    path, vision = "clip/tfclip_model/clip", "clip/tfclip_model/clip/vision"
+    shapes = {f"{path}/logit_scale:0": (1,), f"{vision}/patch/kernel:0": (8, 8, 1, 24), f"{vision}/fc/kernel:0": (24, 48)}
+    with bare(tmp_path, shapes) as checkpoint:
+        assert not checkpoint.graph.preprocessing(find_first_convs(checkpoint).first_convs)
+    with bare(tmp_path, {"scale/scale/a:0": (1,), **shapes}) as checkpoint:
+        assert len(checkpoint.graph.preprocessing(find_first_convs(checkpoint).first_convs)) == 1
+
+
 def test_one_mean_of_all_channels_is_folded_and_stays(tmp_path: Path):
     layers = numbered(("normalization", [(), (), ()]), ("conv2d", [(3, 3, 3, 8), (8,)]), ("conv2d_1", [(3, 3, 8, 8)]))
     with bare(tmp_path, layers) as checkpoint:

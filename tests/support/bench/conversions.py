@@ -211,6 +211,16 @@ def small(folder: Path, runs: int) -> None:
     pair("--help against an empty Python", [*OURS, "--help"], NOTHING, pth, folder, runs, "≤ 150 ms")
 
 
+def arrays(folder: Path) -> None:
+    """500 MB of arrays by name, mostly holes: Flax's, NumPy's and pickled ones. Their peak of memory is what counts."""
+    for name in ("arrays.msgpack", "arrays.npz", "arrays.pkl"):
+        source = folder / name
+        run([PYTHON, "-m", "tests.support.big_files", str(source), "500"])
+        seconds, peak = run([*convert(source, folder), "--force"])
+        print(f"{f'{source.suffix} of 500 MB':44}  {seconds:5.2f} s   peak {peak:4.0f} MiB (wanted ≤ 80)", flush=True)
+        source.unlink()
+
+
 def repository(folder: Path, runs: int) -> None:
     """check on a repository of 200 checkpoints of 120 MB, which are one hole each: only indexes are read."""
     run([PYTHON, "-c", MAKE_MANY, str(folder / "many")])
@@ -300,6 +310,7 @@ def main() -> None:
         folder = Path(name)
         if arguments.only in (None, "small"):
             small(folder, arguments.runs)
+            arrays(folder)
             repository(folder, arguments.runs)
         if arguments.only in (None, "scale"):
             scale(folder)
