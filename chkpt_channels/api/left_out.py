@@ -12,6 +12,8 @@ from chkpt_channels.discovery.find import unexplained
 from chkpt_channels.discovery.law import search
 from chkpt_channels.folders.model import Model
 from chkpt_channels.formats.base import TensorStore
+from chkpt_channels.transform.kernels import KernelChange
+from chkpt_channels.transform.plan import Plan
 
 
 def left_out(first: Model, second: Model, afters: Mapping[str, TensorStore]) -> Verification | None:
@@ -44,6 +46,17 @@ def left_out(first: Model, second: Model, afters: Mapping[str, TensorStore]) -> 
         differences=tuple(differences),
         warnings=(),
     )
+
+
+def is_left(after: TensorStore, plan: Plan, kernel: KernelChange) -> bool:
+    """Whether a kernel kept its shape where another one of the plan was converted."""
+    shapes = {
+        k.conv.tensor.name: (after.tensors[k.conv.tensor.name].shape, k)
+        for k in plan.kernels
+        if k.conv.tensor.name in after.tensors
+    }
+    is_kept = shapes[kernel.conv.tensor.name][0] == kernel.conv.tensor.shape
+    return is_kept and any(shape == k.shape != k.conv.tensor.shape for shape, k in shapes.values())
 
 
 def _converted(before: TensorStore, after: TensorStore) -> list[tuple[FirstConv, int]]:

@@ -30,6 +30,8 @@ class Job(NamedTuple):
     options: ConvertOptions
     makes_folder: bool = False
     """Whether the folder of the output is made where it is missing."""
+    stated: str = ""
+    """The file that states it, and the place in it; empty for the command line."""
 
 
 def read(path: str | Path) -> list[Job]:
@@ -78,7 +80,7 @@ def _job(table: dict[str, Any], file: Path, number: int) -> Job:
     values |= {name: str(file.parent / values[name]) for name in ("matrix", "like") if isinstance(values.get(name), str)}
     dst = os.path.join(file.parent, table["dst"]) if "dst" in table else None  # which keeps the / at the end of a folder
     options = cast("ConvertOptions", values)
-    return Job(src=str(file.parent / table["src"]), dst=dst, to=table.get("to"), options=options)
+    return Job(src=str(file.parent / table["src"]), dst=dst, to=table.get("to"), options=options, stated=f"{file}: {where}")
 
 
 def _option(key: str, value: Any, file: Path, where: str) -> tuple[str, Any]:

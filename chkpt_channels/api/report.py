@@ -189,7 +189,8 @@ class Report(NamedTuple):
 @notebook.shown(notebook.verification_line)
 class Verification(NamedTuple):
     """Whether a file is the conversion of another; `pipeline` is as in Report. Where the user states no rule, `under` has the
-    options with which it is, as typed, and `options` as in Report; of one that differs, `hint` has those of its kernel's rule."""
+    options with which it is, as typed, and `options` as in Report; of one that differs, `hint` has those of its kernel's rule, or
+    the command that compares them the other way round, where that is what was meant."""
 
     input: FileInfo
     output: FileInfo

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
-from chkpt_channels.api.left_out import equal_streams, left_out
+from chkpt_channels.api.left_out import equal_streams, is_left, left_out
 from chkpt_channels.api.output.check import added_values, gone, misread, missing_biases, tell
 from chkpt_channels.api.output.naming import Path_
 from chkpt_channels.api.report import Difference, FileInfo, Verification
@@ -35,7 +36,15 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **opt
     """Whether `converted` is what converting `original` gives, with the same options; without `to` the number of channels is
     read off `converted`, and where it is the conversion under options that are often given, it is identical `under` these. Both
     may be model folders. Raises what opening or planning raises; differences are no errors."""
-    return _verify(original, converted, to, options, may_try=to is None)
+    result = _verify(original, converted, to, options, may_try=to is None)
+    old, new = result.in_channels
+    if not (result.ok or result.hint or old == new or options):
+        with contextlib.suppress(UnsupportedError, UsageError):
+            back = _verify(converted, original, None, options, may_try=True)
+            if back.ok or back.hint:
+                names = shlex.join([os.fspath(converted), os.fspath(original)])
+                return result._replace(hint=f"chkpt-channels verify {names} {back.hint}".rstrip())
+    return result
 
 
 def _verify(original: Path_, converted: Path_, to: str | int | None, given: ConvertOptions, *, may_try: bool) -> Verification:
@@ -43,9 +52,8 @@ def _verify(original: Path_, converted: Path_, to: str | int | None, given: Conv
     parsed = build_options(to, **given)
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(_open(original, kind, parsed.plain["leave_out"]))
-        parsed = with_like(
-            first, first.resolved(parsed)
-        )  # before the other is opened: it may be missing, and this is wrong whatever is there
+        # before the other is opened: it may be missing, and this is wrong whatever is there
+        parsed = with_like(first, first.resolved(parsed))
         second = stack.enter_context(_open(converted, kind))
         afters = _counterparts(first, second)
         try:
@@ -219,7 +227,7 @@ def _compare(before: TensorStore, after: TensorStore, plan: Plan) -> tuple[list[
             problem = "is missing"
         elif (other.dtype, other.shape) != (tensor.dtype, shape):
             problem = f"is {other.dtype.name} {list(other.shape)}, not {tensor.dtype.name} {list(shape)}"
-            if name in by_name and _is_left(after, plan, by_name[name]):
+            if name in by_name and is_left(after, plan, by_name[name]):
                 problem = f"takes the {plan.channels[0]} channels of the image too, and was not converted: it {problem}"
         elif edit is None:
             problem = _unedited_difference(before, after, name, by_name.get(name))
@@ -237,17 +245,6 @@ def _compare(before: TensorStore, after: TensorStore, plan: Plan) -> tuple[list[
     tell(after, plan)
     differences += [Difference(where, what) for where, what in misread(before, after, plan)]
     return differences, identical
-
-
-def _is_left(after: TensorStore, plan: Plan, kernel: KernelChange) -> bool:
-    """Whether a kernel kept its shape where another one of the plan was converted."""
-    shapes = {
-        k.conv.tensor.name: (after.tensors[k.conv.tensor.name].shape, k)
-        for k in plan.kernels
-        if k.conv.tensor.name in after.tensors
-    }
-    is_kept = shapes[kernel.conv.tensor.name][0] == kernel.conv.tensor.shape
-    return is_kept and any(shape == k.shape != k.conv.tensor.shape for shape, k in shapes.values())
 
 
 def _unedited_difference(before: TensorStore, after: TensorStore, name: str, kernel: KernelChange | None) -> str:
@@ -292,9 +289,11 @@ def _kernel_difference(before: TensorStore, after: TensorStore, kernel: KernelCh
 def _known_rule(before: TensorStore, after: TensorStore, kernel: KernelChange) -> Mixing | None:
     """The known rule that a kernel obeys."""
     conv = kernel.conv
-    if not conv.tensor.dtype.floating or conv.groups > 1:
+    if not conv.tensor.dtype.floating or conv.groups > 1 or not kernel.layout.holds(conv.tensor.shape, conv.in_channels):
         return None
-    old, written = before.load(conv.tensor.name), after.load(conv.tensor.name).tobytes()
+    old, new = before.load(conv.tensor.name), after.load(conv.tensor.name)
     view = kernel.layout.view(conv.tensor.shape, conv.in_channels)
     rules = known.known_rules(kernel.mixing.old, kernel.mixing.new)
-    return next((rule for rule in rules if rule.apply(old, view, conv.tensor.dtype).tobytes() == written), None)
+    if new.shape == kernel.shape:
+        rules += known.read_off(old.reshape(view), new.reshape(view[0], kernel.mixing.new, view[2]))
+    return next((rule for rule in rules if rule.apply(old, view, conv.tensor.dtype).tobytes() == new.tobytes()), None)

@@ -91,7 +91,7 @@ def convert(
             else listing.of_manifest(manifest, sources, output, output_dir, to, options)
         )
         for job in all_jobs if check else ():
-            with console.file(job.src):
+            with console.file(job.src, job.stated):
                 listing.check(console, job, quiet=quiet)
         settings = Settings(
             force=force,
@@ -107,7 +107,7 @@ def convert(
         width = max(len(job.src) for job in all_jobs) if len(all_jobs) > 1 and not (explain or verbose or check) else 0
         with progress(quiet) as bar:
             for job, outcome in () if check else zip(all_jobs, batch.run(all_jobs, settings, jobs, bar), strict=True):
-                with console.file(job.src):
+                with console.file(job.src, job.stated):
                     report = outcome()
                     parts = conversion.parts(report, job.src, width, explain=explain, verbose=verbose)
                     console.add(report.result(), *([()] if quiet else parts))

@@ -68,15 +68,17 @@ class Session:
                 self._to.flush()
 
     @contextlib.contextmanager
-    def file(self, path: str) -> Iterator[None]:
-        """Report the error of one file, and continue with the next."""
+    def file(self, path: str, stated: str = "") -> Iterator[None]:
+        """Report the error of one file, and continue with the next; where it is none of a file, with where it was `stated`."""
         from chkpt_channels.core.errors import ChkptChannelsError
 
         try:
             yield
         except (ChkptChannelsError, MemoryError, ImportError) as error:
             interrupts.check()  # trap: numpy turns an interrupt during its import into an ImportError
-            self._report_error(path, error if isinstance(error, ChkptChannelsError) else _as_system_error(error, path))
+            known = error if isinstance(error, ChkptChannelsError) else _as_system_error(error, path)
+            known.file = known.file or stated
+            self._report_error(path, known)
             if os.environ.get(DEBUG) == "1":
                 raise
 

@@ -49,6 +49,8 @@ class ChkptChannelsError(Exception):
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 70
+    remedy: ClassVar[str] = ""
+    """The hint of all such errors that have none of their own."""
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class ChkptChannelsError(Exception):
     ) -> None:
         super().__init__(what)
         self.what, self.file, self.where, self.at = what, file, where, at
-        self.candidates, self.hint, self.excess = tuple(candidates), hint, excess
+        self.candidates, self.hint, self.excess = tuple(candidates), hint or ("" if excess else self.remedy), excess
 
     def __str__(self) -> str:
         limits = ((self.file, 4096), (self.where, LONGEST_NAME), (self.what, LONGEST_MESSAGE))
@@ -95,7 +97,7 @@ def unlisted(flag: str, word: str, known: Sequence[str]) -> UsageError:
 class DamagedError(ChkptChannelsError):
     """The input is damaged or hostile."""
 
-    code, exit_code = "damaged", 3
+    code, exit_code, remedy = "damaged", 3, "download or copy it again"
 
 
 class UnknownFormatError(DamagedError):

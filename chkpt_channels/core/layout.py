@@ -59,6 +59,11 @@ class Layout(str):
         """Whether it is that of transposed convolutions."""
         return self in ("IOHW", "IOW", "IODHW", "HWOI", "WOI", "DHWOI")
 
+    def holds(self, shape: tuple[int, ...], channels: int) -> bool:
+        """Whether the channel axis of `shape` has room for so many input channels, and for pixels only where it holds these."""
+        size = shape[self.channel_axis]
+        return channels > 0 and (size % channels == 0 if self.folded else size == channels)
+
     def view(self, shape: tuple[int, ...], channels: int) -> tuple[int, int, int]:
         """(pre, I, post) with pre * I * post = the number of elements.
 
@@ -68,7 +73,7 @@ class Layout(str):
             raise ValueError(f"{self} has {len(self.axes)} axes, the shape {list(shape)} has {len(shape)}")
         at = self.channel_axis
         letters = self.axes[at]
-        if channels < 1 or shape[at] % channels or (not self.folded and shape[at] != channels):
+        if not self.holds(shape, channels):
             raise ValueError(f"axis {at} of {list(shape)} does not hold {channels} input channels in {self}")
         folded = shape[at] // channels
         before, after = (folded, 1) if letters.endswith("I") else (1, folded)

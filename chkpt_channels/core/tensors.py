@@ -69,7 +69,8 @@ class Declaration(NamedTuple):
 class FirstConv(NamedTuple):
     """A kernel that the image reaches. `found_by` is one of user, like, graph, sidecar, catalogue, shapes, names; `why` is the
     evidence in words. Its channel axis holds `in_channels` / `groups` channels. `inputs` are the graph's inputs that reach it,
-    where the file tells them apart."""
+    where the file tells them apart. `may_be_depthwise` says that it has the shape of one over gray, and that it could filter R,
+    G and B one by one: a state dict does not hold the groups."""
 
     tensor: Tensor
     layout: Layout | None
@@ -78,6 +79,7 @@ class FirstConv(NamedTuple):
     why: str = ""
     groups: int = 1
     inputs: tuple[str, ...] = ()
+    may_be_depthwise: bool = False
 
     @property
     def images(self) -> Sequence[object]:

@@ -84,7 +84,7 @@ def _not_downloaded(source: Source) -> UnknownFormatError | None:
     """The error for a file whose content, or whose end, is not there; None for any other."""
     head = source.head[:HEAD_BYTES]
     if not head:
-        return UnknownFormatError("is empty (0 bytes)", file=source.name, hint="download it again")
+        return UnknownFormatError("is empty (0 bytes)", file=source.name)
     if head.startswith(LFS_POINTER):
         size = re.search(rb"size (\d{1,18})", head)
         content = f"{int(size[1]):,} bytes" if size else "content"
@@ -94,11 +94,9 @@ def _not_downloaded(source: Source) -> UnknownFormatError | None:
             hint=f"git lfs pull --include={source.name}",
         )
     if head.startswith(b"PK\x03\x04") and b"PK\x05\x06" not in source.tail:
-        return UnknownFormatError(
-            "its end is missing: a zip archive ends in a central directory", file=source.name, hint="download it again"
-        )
+        return UnknownFormatError("its end is missing: a zip archive ends in a central directory", file=source.name)
     if re.match(rb"\x80[\x02-\x05]", head) and source.size < SHORTEST_PICKLE_BYTES:
-        return UnknownFormatError("is cut off: no checkpoint is that short", file=source.name, hint="download it again")
+        return UnknownFormatError("is cut off: no checkpoint is that short", file=source.name)
     return None
 
 
@@ -110,7 +108,7 @@ def _cut_pickle(source: Source) -> DamagedError | None:
         try:
             Tree(source.head, source.location)
         except OutOfData:
-            return source.location.damaged("is cut off: its pickle does not end", at=source.size, hint="download it again")
+            return source.location.damaged("is cut off: its pickle does not end", at=source.size)
         except (DamagedError, UnsupportedError):
             return None
     return None

@@ -12,13 +12,14 @@ import errno
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from chkpt_channels.core import interrupts
-from chkpt_channels.core.errors import Location, OutputExistsError, PostPublishError, reason
+from chkpt_channels.core.errors import FileSystemError, Location, OutputExistsError, PostPublishError, reason
 from chkpt_channels.storage.source import Source, is_same_content, resolved
 
 _LEFTOVER = re.compile(r"\.chkpt-channels-[0-9a-f]{16}\.tmp")
@@ -53,7 +54,7 @@ class Output:
                 os.fchmod(self.fd, stat.S_IMODE(self._old.st_mode))  # a new file has 0666 & ~umask
         except OSError as error:
             self.__exit__()
-            raise self.location.system(f"cannot be written: {reason(error)}") from error
+            raise _unwritable(self.location, self._folder, error) from error
 
     def __enter__(self) -> Output:
         return self
@@ -185,6 +186,12 @@ def _exists_error(location: Location, why: str = "") -> OutputExistsError:
     return OutputExistsError(what, file=location.file, hint="--force replaces it, -o names another output")
 
 
+def _unwritable(location: Location, folder: Path, error: OSError) -> FileSystemError:
+    """The error for an output that cannot be begun in `folder`, which may be missing."""
+    hint = f"mkdir -p {shlex.quote(str(folder))}" if not os.path.lexists(folder) else ""
+    return location.system(f"cannot be written: {reason(error)}", hint=hint)
+
+
 def sweep(folder: Path) -> None:
     """Remove what a killed run left in `folder`: files and folders of our name that no process holds locked."""
     with os.scandir(folder) as entries:
@@ -251,7 +258,7 @@ class OutputFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         except OSError as error:
             self.__exit__()
-            raise self.location.system(f"cannot be written: {reason(error)}") from error
+            raise _unwritable(self.location, path.parent, error) from error
 
     def __enter__(self) -> OutputFolder:
         return self

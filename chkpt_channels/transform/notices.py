@@ -11,7 +11,7 @@ from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import kernels, parametrizations
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing.matrix import Mixing
-from chkpt_channels.transform.mixing.rules import ADAPTER, REPEATING
+from chkpt_channels.transform.mixing.rules import ADAPTER, REPEATING, RGBA, ChannelRule
 from chkpt_channels.transform.options import Options
 
 _OF_TORCH = re.compile(r"torch\.(nn|optim)(\.\w+)*\.[A-Z]\w*|torch\.torch_version\.TorchVersion")
@@ -22,12 +22,21 @@ SEARCHED = ("graph", "catalogue", "shapes", "names")
 
 def of_file(checkpoint: TensorStore, first_convs: Sequence[FirstConv]) -> tuple[Notice, ...]:
     """The warnings about a file, whatever is done with it."""
-    known = (*checkpoint.warnings, *checkpoint.graph.notices(first_convs))
+    known = (*checkpoint.warnings, *checkpoint.graph.notices(first_convs), *_depthwise(first_convs))
     names = listing([name for name in checkpoint.globals if not _OF_TORCH.fullmatch(name)])
     if not names:
         return known
     message = f"its pickle names {names}, which is copied and not run; loading the file resolves it"
     return (*known, Notice("foreign_globals", message))
+
+
+def _depthwise(first_convs: Sequence[FirstConv]) -> list[Notice]:
+    """The warning about kernels that a gray image and colors one by one explain alike."""
+    names = [conv.tensor.name for conv in first_convs if conv.may_be_depthwise]
+    if not names:
+        return []
+    message = f"{listing(names)} takes gray, or filters R, G and B one by one (groups=3): a state dict does not say which"
+    return [Notice("may_be_depthwise", f"{message}; in the second case --to gray alone is right, and changes no byte")]
 
 
 def _quantized(changed: Sequence[KernelChange]) -> list[Notice]:
@@ -96,9 +105,13 @@ def of_unexplained(checkpoint: TensorStore, changing: Sequence[FirstConv], convs
     return [Notice("unexplained", message)]
 
 
-def of_mixing(mixing: Mixing, method: str) -> list[Notice]:
+def of_mixing(mixing: Mixing, method: str, rule: ChannelRule) -> list[Notice]:
     """The warnings about effects of the rule that a user may not expect."""
     notices = []
+    alpha = [row[-1] for row in mixing.matrix] if rule.order == RGBA and rule.method in ("auto", ADAPTER) else []
+    if any(alpha) and not rule.explicit:
+        begun = f"alpha begins as {max(alpha):.3g} times the kernel of {'R' if mixing.old == len('rgb') else 'channel 0'}"
+        notices.append(Notice("alpha", f"{begun}, as the fourth of any four channels: --method zero starts it at zero"))
     dropped = [i for i, row in enumerate(mixing.matrix) if not any(row)]
     if dropped and mixing.method in ("repeat", "bands") and method not in REPEATING:
         which = listing([str(i) for i in dropped])

@@ -79,8 +79,8 @@ class ConvertOptions(TypedDict, total=False):
             group=CHANNELS,
             metavar="B,G,R,NIR=R",
             help="New channels, each with the old one it replaces.",
-            doc="the new channels by name: each replaces the old channel of its name, another one (`NIR=R`), or the"
-            " mean of all (`D=mean`)",
+            doc="the new channels by name: each replaces the old channel of its name, another one (`NIR=R`), the mean of all"
+            " (`D=mean`), or none of them and starts at zero (`D=zero`, also `D=none`; `D=0` is old channel 0)",
         ),
     ]
     bands_from: Annotated[

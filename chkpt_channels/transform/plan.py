@@ -24,7 +24,7 @@ from chkpt_channels.transform.mixing import matrix as mixing
 from chkpt_channels.transform.mixing import normalization
 from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.mixing.normalization import Normalization
-from chkpt_channels.transform.mixing.rules import ADAPTER, GATHER
+from chkpt_channels.transform.mixing.rules import ADAPTER, GATHER, ORDERS
 from chkpt_channels.transform.options import Options
 from chkpt_channels.transform.parametrizations import PLAIN
 
@@ -119,7 +119,7 @@ def _folded(checkpoint: TensorStore, options: Options) -> Plan:
 def _planned(checkpoint: TensorStore, options: Options) -> Plan:
     finding = select_first_convs(checkpoint, options.search)
     convs = finding.first_convs
-    check_one_width(checkpoint, convs, None if options.rule.explicit or options.rule.order else options.to)
+    check_one_width(checkpoint, convs, None if options.rule.explicit or options.rule.order in ORDERS else options.to)
     rules = [_rule(checkpoint.location, conv, options) for conv in convs]
     changing = [conv for conv, rule in zip(convs, rules, strict=True) if not rule.is_identity]
     if not changing:
@@ -173,9 +173,9 @@ def _plan_by(
     edits = edits._replace(numbers={**{d.where: to for d in declarations}, **edits.numbers}, channels=to)
     edits = _by_graph(checkpoint, edits, changing, method)
     plain = options.rule.mixing(old) if options.norm else rule  # a normalization scales the kernel, and is to
-    said = [*notices.of_file(checkpoint, convs), *notices.of_mixing(plain, method), *notices.of_hyper_parameters(left)]
-    said += [*notices.of_kernels(checkpoint, changed, options), *notices.of_joined(joined, old)]
-    said += notices.of_unexplained(checkpoint, [conv for conv, _ in changing], convs)
+    said = [*notices.of_file(checkpoint, convs), *notices.of_mixing(plain, method, options.rule)]
+    said += [*notices.of_hyper_parameters(left), *notices.of_kernels(checkpoint, changed, options)]
+    said += chain(notices.of_joined(joined, old), notices.of_unexplained(checkpoint, [conv for conv, _ in changing], convs))
     if finding.input_vectors and changed:
         said += preprocessing.notices(composed, changed[0].constants, checkpoint.tensors)
     return Plan(

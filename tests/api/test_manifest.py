@@ -53,8 +53,11 @@ def test_what_it_says(tmp_path: Path):
         "new_mean": [0.45],
         "matrix": str(tmp_path / "m.csv"),
     }
-    assert first == Job(str(tmp_path / "a.pth"), str(tmp_path / "sub" / "b.pth"), "gray", words)  # type: ignore[arg-type]
-    assert second == Job(str(tmp_path / "a.pth"), None, 4, {"layers": ["x", "y"], "set_hparams": True})
+    source, output = str(tmp_path / "a.pth"), str(tmp_path / "sub" / "b.pth")
+    file = tmp_path / "chkpt-channels.toml"
+    assert first == Job(source, output, "gray", words, stated=f"{file}: [[convert]] 1")  # type: ignore[arg-type]
+    options = {"layers": ["x", "y"], "set_hparams": True}
+    assert second == Job(source, None, 4, options, stated=f"{file}: [[convert]] 2")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -153,6 +156,16 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert run(check) == 1
     assert run([*check, "--to", "gray"]) == 2
     assert run([*check, str(RGB)]) == 2
+
+
+def test_what_is_wrong_in_a_table_is_told_with_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copy(RGB, tmp_path / "a.pth")
+    tables = ("to = 'gry'", "to = 0", "to = 4\nmethod = 'sum'", "to = 1\nnorm = 'imagnet'", "to = 'gray'\nluma = 'x'")
+    path = str(written(tmp_path, "".join(f"[[convert]]\nsrc = 'a.pth'\n{table}\n" for table in tables)))
+    for command in (["convert", "--manifest", path], ["convert", "--check", "--manifest", path]):
+        assert run(command) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert [line.startswith(f"error: {path}: [[convert]] {i}: --") for i, line in enumerate(lines, 1)] == [True] * len(tables)
 
 
 def test_without_an_output_it_is_beside_the_source(tmp_path: Path):

@@ -125,6 +125,17 @@ def test_another_rule_is_asked_for(tmp_path: Path):
         assert (found.ok, found.hint) == (False, hint)
 
 
+def test_bands_are_asked_for_and_files_the_other_way_round(tmp_path: Path):
+    source = write(tmp_path / "a.safetensors", network())
+    gray, four = tmp_path / "gray.safetensors", tmp_path / "4 ch.safetensors"
+    convert(source, gray, to=1)
+    convert(source, four, bands="R,G,B,NIR=zero,X=G")
+    assert verify(source, four).hint == "--bands R,G,B,band3=zero,band4=G"
+    assert verify(gray, source).hint == f"chkpt-channels verify {source} {gray}"
+    assert verify(four, source).hint == f"chkpt-channels verify {source} '{four}' --bands R,G,B,band3=zero,band4=G"
+    assert verify(gray, source, "rgb", layers=["conv1"]).hint == ""
+
+
 def test_most_known_conversions_are_not_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Their kernels differ, which is seen at once."""
     source = write(tmp_path / "a.safetensors", network())

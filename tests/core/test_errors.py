@@ -34,6 +34,16 @@ CLASSES = [
 ]
 
 
+def test_what_is_damaged_has_a_remedy_but_not_what_exceeds_a_limit():
+    here = Location("a.pth")
+    assert here.damaged("is cut off").hint == "download or copy it again"
+    assert here.damaged("is text", hint="gunzip").hint == "gunzip"
+    assert pickle.loads(pickle.dumps(here.damaged("is cut off"))).hint == "download or copy it again"
+    with pytest.raises(DamagedError) as caught:
+        here.check_limit("members", 2, 1)
+    assert (caught.value.hint, here.unsupported("is sound").hint) == ("", "")
+
+
 @pytest.mark.parametrize(("kind", "exit_code", "code"), CLASSES)
 def test_exit_codes(kind: type[ChkptChannelsError], exit_code: int, code: str):
     assert issubclass(kind, ChkptChannelsError)

@@ -49,7 +49,7 @@ def array() -> bytes:
 
 
 LOOKS: dict[str, tuple[bytes, type[ChkptChannelsError], str, str]] = {
-    "empty": (b"", UnknownFormatError, r"is empty \(0 bytes\)", "download it again"),
+    "empty": (b"", UnknownFormatError, r"is empty \(0 bytes\)", "download or copy it again"),
     "Git-LFS": (POINTER, UnknownFormatError, "is a Git-LFS pointer to 102,530,333 bytes", "git lfs pull --include="),
     "Git-LFS, cut": (POINTER[:60], UnknownFormatError, "is a Git-LFS pointer", "git lfs pull"),
     "HTML": (
@@ -89,7 +89,7 @@ LOOKS: dict[str, tuple[bytes, type[ChkptChannelsError], str, str]] = {
         pickle.dumps({"w": "numpy." * 99, "v": 1}, 2)[:80],
         DamagedError,
         "is cut off: its pickle does not end",
-        "download it again",
+        "download or copy it again",
     ),
     "pickle": (pickle.dumps({f"key {i}": i for i in range(999)}, 4), UnsupportedError, "is a Python pickle", ""),
 }

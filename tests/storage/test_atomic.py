@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shlex
 import socket
 import stat
 import subprocess
@@ -136,6 +137,13 @@ def test_a_folder_that_cannot_be_written_to(make: Callable[[Path], object], word
     make(tmp_path / "folder")
     with pytest.raises(FileSystemError, match=f"folder/out: cannot be written: {words}"):
         Output(tmp_path / "folder" / "out", src)
+
+
+def test_a_missing_folder_can_be_made(tmp_path: Path, src: Source):
+    for make in (lambda: Output(tmp_path / "a b" / "out", src), lambda: OutputFolder(tmp_path / "a b" / "out", tmp_path / "c")):
+        with pytest.raises(FileSystemError, match="cannot be written: no such file") as caught:
+            make()
+        assert shlex.split(caught.value.hint) == ["mkdir", "-p", str(tmp_path / "a b")]
 
 
 def test_a_file_system_that_takes_no_files(src: Source):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import Declaration, FirstConv
+from chkpt_channels.core.tensors import Declaration, FirstConv, Tensor
 from chkpt_channels.transform import notices
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix
+from chkpt_channels.transform.mixing.rules import ChannelRule
 from chkpt_channels.transform.options import build_options
 from tests.support.memory import Memory, kernel
 
@@ -60,12 +64,39 @@ def test_torchs_own_classes_are_no_warning():
     ],
 )
 def test_effects_of_a_rule(mixing: matrix.Mixing, method: str, expected: list[str]):
-    assert codes(notices.of_mixing(mixing, method)) == expected
+    assert codes(notices.of_mixing(mixing, method, ChannelRule())) == expected
 
 
 def test_the_response_is_that_of_equal_channels():
-    (notice,) = notices.of_mixing(matrix.mean(4), "")
+    (notice,) = notices.of_mixing(matrix.mean(4), "", ChannelRule())
     assert "0.25 times what it was" in notice.message
+
+
+@pytest.mark.parametrize(
+    ("old", "words", "begins"),
+    [
+        (3, {"to": "rgba"}, "alpha begins as 0.75 times the kernel of R"),
+        (1, {"to": "rgba"}, "alpha begins as 0.25 times the kernel of channel 0"),
+        (3, {"to": "rgba", "method": "adapter"}, "alpha begins as 0.75 times the kernel of R"),
+        (3, {"to": 4}, ""),
+        (3, {"to": "rgba", "method": "zero"}, ""),
+        (3, {"to": "rgba", "method": "repeat"}, ""),
+        (3, {"to": "rgba", "bands": "R,G,B,A=R"}, ""),
+    ],
+)
+def test_alpha_that_begins_as_a_color_is_told(old: int, words: dict[str, Any], begins: str):
+    rule = build_options(**words).rule
+    told = [notice for notice in notices.of_mixing(rule.mixing(old), "", rule) if notice.code == "alpha"]
+    assert [notice.message.startswith(begins) and "--method zero" in notice.message for notice in told] == [True] * bool(begins)
+
+
+def test_a_kernel_that_may_filter_colors_one_by_one_is_told():
+    conv = FirstConv(Tensor("dw.weight", BY_NAME["F32"], (24, 1, 3, 3)), Layout("OIHW"), 1, "shapes")
+    store = Memory({})
+    assert notices.of_file(store, [conv]) == ()
+    (notice,) = notices.of_file(store, [conv._replace(may_be_depthwise=True)])
+    assert notice.code == "may_be_depthwise"
+    assert "dw.weight takes gray, or filters R, G and B one by one (groups=3)" in notice.message
 
 
 UNET = {

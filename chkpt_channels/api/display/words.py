@@ -8,6 +8,8 @@ from typing import Any
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.transform.mixing.rules import ADAPTER, FOLDED, GATHER, REPEATING
 
+MOST_LISTED = 16
+"""New channels of which a line says what each is made of."""
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -100,6 +102,8 @@ def _mixture(method: str, matrix: Sequence[Sequence[float]], *, plain: bool) -> 
         return f"its channel{'s' if new > 1 else ''} {', '.join(map(str, kept))}, bit by bit"
     if kept == list(range(old)) and empty == new - old:
         return f"its {count(old, 'channel')}, and {empty} more that begin{'s' if empty == 1 else ''} at zero"
+    if method == "bands" and new <= MOST_LISTED and all(sum(value != 0 for value in column) <= 1 for column in columns):
+        return f"its channels {', '.join(_share(column) for column in columns)}"
     if method == "repeat":
         return f"its {count(old, 'channel')} in turn, times {old / new:.4g}"
     return f"a weighted sum of {_channels(old)}" + (" for each new channel" if new > 1 else "")
@@ -108,6 +112,13 @@ def _mixture(method: str, matrix: Sequence[Sequence[float]], *, plain: bool) -> 
 def _copied(column: Sequence[float]) -> int | None:
     """The old channel that a new one copies; None where it is computed."""
     return list(column).index(1) if sorted(column) == [*[0] * (len(column) - 1), 1] else None
+
+
+def _share(column: Sequence[float]) -> str:
+    """The old channel that a new one replaces, with its weight: "0 × 0.5"; "zero" for none."""
+    weight = sum(column)
+    number = str([*column].index(weight)) if weight else "zero"
+    return f"{number} × {weight:.4g}" if weight not in (0, 1) else number
 
 
 def _channels(number: int) -> str:

@@ -72,9 +72,7 @@ def _no_end(source: Source) -> DamagedError:
     tail = source.read(max(0, source.size - MAX16 - END_RECORD.size), source.size)
     at = tail.rfind(END)
     if at < 0 or at + END_RECORD.size > len(tail):
-        return source.location.damaged(
-            "its end is missing: a zip archive ends in a central directory", at=source.size, hint="download it again"
-        )
+        return source.location.damaged("its end is missing: a zip archive ends in a central directory", at=source.size)
     return source.location.damaged("bytes follow the end of the archive", at=source.size - len(tail) + at + END_RECORD.size)
 
 

@@ -79,8 +79,13 @@ def _branches(places: Places, stems: Sequence[LayerWeight]) -> list[list[LayerWe
     return [[stem for stem in stems if places.home(stem) == home] for home in homes]
 
 
+def may_be_depthwise(network: Network, kernel: LayerWeight) -> bool:
+    """Whether a stem of one channel has filters for each of three colors, and the next layer mixes what they make."""
+    return kernel.channels == 1 and kernel.is_wide and kernel.filters % len("rgb") == 0 and _is_mixed(network, kernel)
+
+
 def _is_mixed(network: Network, kernel: LayerWeight) -> bool:
-    """Whether a pointwise layer comes next and takes its channels: it may be depthwise over an image of as many."""
+    """Whether a pointwise layer comes next and takes its channels: then it may be depthwise over an image."""
     behind = network.following(kernel, 1)
     return any(k.is_point and k.channels == kernel.filters for k in behind)
 

@@ -116,10 +116,12 @@ class Placing:
         return False
 
     def _is_joined(self, kernel: LayerWeight) -> bool:
-        """Whether a layer behind its block takes as many channels as all that take one there make: branches, joined."""
+        """Whether a layer behind its block takes as many channels as all that take one there make, and none between makes so
+        many: branches, joined. The 32 and 32 of MobileNet's first two layers are no branches: the third makes 64 of 32."""
         inside = [k for k in self.places.inside[self.places.home(kernel)] if k.channels == 1]
-        total = sum(k.filters for k in inside)
-        return len(inside) > 1 and any(k.channels == total for k in self.network.following(inside[-1], NEAREST))
+        total, behind = sum(k.filters for k in inside), [*self.network.following(inside[-1], NEAREST)] if inside else []
+        taker = next((at for at, k in enumerate(behind) if k.channels == total), None)
+        return len(inside) > 1 and taker is not None and all(k.filters != total for k in behind[:taker])
 
     def why_misplaced(self, stems: Sequence[LayerWeight], patches: Sequence[tuple[LayerWeight, str]]) -> str:
         """Why these cannot all be first convs, or not these alone; "" where they can."""
@@ -202,13 +204,17 @@ class Placing:
         return any(k.channels > k.filters and k.window and ENDS.search(k.key) for k in makers)
 
     def _in_a_row(self, stems: Sequence[LayerWeight]) -> tuple[LayerWeight, LayerWeight] | None:
-        """In a file without order two kernels of one channel in one block, whose filters a pointwise layer of it takes."""
+        """In a file without order two kernels of one channel in one block, whose filters a pointwise layer of it takes, or of
+        another one where the two are in a list, with a norm between."""
         ones = [k for k in stems if k.channels == 1 and k.is_wide] if not self.network.ordered else []
         for i, kernel in enumerate(ones):
             home = self.places.home(kernel)
             like = [k for k in ones[i + 1 :] if self.places.home(k) == home and k.filters == kernel.filters]
-            points = (k for k in self.places.inside[home] if k.is_point and k.channels == kernel.filters)
-            if home and like and next(points, None):
+            if not home or not like:
+                continue
+            in_list = like[0].layer.rpartition(".")[2].isdigit() and _is_later(like[0], kernel)
+            points = self.network.kernels if in_list else self.places.inside[home]
+            if any(k.is_point and k.channels == kernel.filters for k in points):
                 return kernel, like[0]
         return None
 

@@ -238,7 +238,9 @@ class _Search:
         if kernel.transposed and layout:
             layout = Layout(layout.replace("OI", "IO"))
         why = self.judged.verdicts[kernel.at].why or "only the image explains its channels"
-        return FirstConv(kernel.tensor, layout, kernel.channels, "shapes" if self.network.ordered else "names", why)
+        by = "shapes" if self.network.ordered else "names"
+        is_open = self.channels is None and beyond.may_be_depthwise(self.network, kernel)
+        return FirstConv(kernel.tensor, layout, kernel.channels, by, why, may_be_depthwise=is_open)
 
     def _found(self, convs: Sequence[FirstConv], rejected: tuple[Candidate, ...]) -> _Answer:
         channels = convs[0].in_channels

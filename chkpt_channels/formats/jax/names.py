@@ -91,7 +91,7 @@ def _is_kernel(name: str) -> bool:
 def _kernel(name: str, shape: Shape, shapes: Shapes) -> _Seen:
     module = name.rpartition("/")[0]
     bias = shapes.get(f"{module}/bias")
-    if bias and len(bias) > 1 and bias[0] == shape[0] and bias[1:] == shape[-len(bias) + 1 :]:
+    if bias and len(bias) > 1 and bias[:1] == shape[:1] and bias[1:] == shape[-len(bias) + 1 :]:
         shape, bias = shape[1:], bias[1:]  # nn.scan's layers are alike: one stands for all
     parent, _, role = module.rpartition("/")
     query = shapes.get(f"{parent}/query/kernel", ())

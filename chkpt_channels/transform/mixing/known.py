@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.transform.mixing import matrix
 from chkpt_channels.transform.mixing.matrix import LUMA, Mixing
 from chkpt_channels.transform.mixing.normalization import NORMS, Preset
 from chkpt_channels.transform.mixing.rules import ORDERS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def known_rules(old: int, new: int) -> list[Mixing]:
@@ -32,8 +35,25 @@ def known_rules(old: int, new: int) -> list[Mixing]:
     return list({rule.matrix: rule for rule in reversed(rules)}.values())[::-1]
 
 
+def read_off(old: NDArray[Any], new: NDArray[Any]) -> list[Mixing]:
+    """Rules by which the kernel `new` [pre, I_new, post] could be made of `old` [pre, I_old, post]: each of its channels replaces
+    the one that it is most like, or their mean, or none where it is zero."""
+    import numpy as np
+
+    first, second = (np.moveaxis(kernel.astype(np.float64), 1, 0).reshape(kernel.shape[1], -1) for kernel in (old, new))
+    count = len(first)
+    with np.errstate(all="ignore"):  # kernels of another file may hold anything
+        first = np.concatenate([first, first.mean(axis=0, keepdims=True)])
+        likeness = np.abs(second @ first.T) / np.maximum(np.linalg.norm(first, axis=1), np.finfo(np.float64).tiny)
+    best = [int(row.argmax()) if row.any() else -1 for row in likeness]
+    selected = [matrix.select(count, best)] if all(0 <= i < count for i in best) else []
+    return [*selected, matrix.bands(count, [i if 0 <= i < count else matrix.ZERO if i < 0 else matrix.MEAN for i in best])]
+
+
 def asking(rule: Mixing) -> str:
     """The options that ask for such a rule; "" where none do."""
+    if rule.method == "bands":
+        return f"--bands {','.join(_bands(rule))}"
     name, *order = rule.method.removesuffix(")").partition(" (")[::2]
     if name == "luma":
         preset, _, turned = order[0].partition(", ")
@@ -44,6 +64,16 @@ def asking(rule: Mixing) -> str:
         return ""  # of as many channels only the identity is asked for by a method
     copied = [rule.copied(j) for j in range(rule.new)]
     return f"--method {name}" if None in copied else f"--select {','.join(map(str, copied))}"
+
+
+def _bands(rule: Mixing) -> Iterator[str]:
+    """Names for the bands of such a rule, each with what it replaces: those of the old channels, once, and band3=R."""
+    letters, seen = "RGB" if rule.old == len("RGB") else [str(i) for i in range(rule.old)], set[str]()
+    for j, column in enumerate(zip(*rule.matrix, strict=True)):
+        source = rule.source(j)
+        of = letters[source] if source is not None else matrix.MEAN if any(column) else matrix.ZERO
+        yield of if source is not None and of not in seen else f"band{j}={of}"
+        seen.add(of)
 
 
 def conversions(old: int, new: int) -> Iterator[dict[str, Any]]:

@@ -21,6 +21,8 @@ Matrix = tuple[tuple[float, ...], ...]
 Affine = tuple[Sequence[float], Sequence[float]]
 """y_i = scale_i · x_i + shift_i: (scale, shift), one number for each channel in both."""
 
+MEAN, ZERO = "mean", "zero"
+"""What a band may stand in for beside an old channel."""
 LUMA = {"bt709": (0.2126, 0.7152, 0.0722), "bt601": (0.299, 0.587, 0.114)}
 
 
@@ -212,10 +214,12 @@ def select(old: int, chosen: Sequence[int], name: str = "select") -> Mixing:
     return Mixing(name, tuple(tuple(float(c == i) for c in chosen) for i in range(old)))
 
 
-def bands(old: int, stand_ins: Sequence[int | None]) -> Mixing:
-    """N → len(stand_ins): new channel j replaces old channel stand_ins[j], or with None their mean. Each row of A is divided by
-    its sum, so that an old channel gets a weighted mean of those that replace it, and the response does not grow."""
-    rows = [[1.0 / old if old_channel is None else float(old_channel == i) for old_channel in stand_ins] for i in range(old)]
+def bands(old: int, stand_ins: Sequence[int | str]) -> Mixing:
+    """N → len(stand_ins): new channel j replaces old channel stand_ins[j], their MEAN, or none of them and starts at ZERO. Each
+    row of A is divided by its sum, so that an old channel gets a weighted mean of those that replace it, and the response does
+    not grow."""
+    shares = {MEAN: 1.0 / old, ZERO: 0.0}
+    rows = [[shares[of] if isinstance(of, str) else float(of == i) for of in stand_ins] for i in range(old)]
     return Mixing("bands", tuple(tuple(value / (sum(row) or 1.0) for value in row) for row in rows))
 
 

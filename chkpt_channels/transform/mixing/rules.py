@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from chkpt_channels.core.errors import UsageError, did_you_mean, unlisted
 from chkpt_channels.transform.mixing import matrix as mixing
-from chkpt_channels.transform.mixing.matrix import LUMA, Matrix, Mixing
+from chkpt_channels.transform.mixing.matrix import LUMA, MEAN, ZERO, Matrix, Mixing
 
 TARGETS = {"gray": 1, "grey": 1, "grayscale": 1, "l": 1, "rgb": 3, "bgr": 3, "rgba": 4}
 NAMES = {1: "gray", 3: "rgb"}
-ORDERS = ("rgb", "bgr")
+ORDERS, RGBA = ("rgb", "bgr"), "rgba"
 REPEATING = ("broadcast", "stack")
 """Ways to one channel that leave kernels alone: the file's own graph repeats the new channel as the old ones."""
 ADAPTER = "adapter"
@@ -28,11 +29,11 @@ class ChannelRule(NamedTuple):
     """How new channels make up the old ones, x_old = A · x_new; `mixing(I_old)` is the matrix A [I_old, I_new], by the formulas
     of `matrix` (docs/methods.md). `to` is I_new, None where it is read off a second file.
 
-    order     the color order of a target of three: "rgb", "bgr", or "" for the source's own
+    order     the color order of the target: "rgb", "bgr", "rgba", or "" for the source's own
     source    the color order of the side that is in color: "rgb" or "bgr"
     luma      the weights of `luma`; empty for BT.709
     chosen    for each new channel the old channel that it copies, by name or number
-    bands     for each new channel its name and the old channel that it replaces, or "mean"
+    bands     for each new channel its name and the old channel that it replaces, "mean", or "zero"
     named     what the old channels are called; empty where gray and RGB say it
     matrix    the user's own: I_old rows of I_new numbers
     """
@@ -104,7 +105,7 @@ class ChannelRule(NamedTuple):
         if self.chosen:
             return mixing.select(old, [self._channel(word, old) for word in self.chosen])
         if self.bands:
-            return mixing.bands(old, [None if of == "mean" else self._channel(of, old) for _, of in self.bands])
+            return mixing.bands(old, [of if of in _NO_CHANNEL else self._channel(of, old) for _, of in self.bands])
         new = self.to or old
         if new == old:
             return mixing.select(3, [2, 1, 0], "bgr") if self._swaps(old) else mixing.identity(old)
@@ -124,7 +125,7 @@ class ChannelRule(NamedTuple):
         return _REASONS[self.default(old)].format(old=old, new=self.to)
 
     def _swaps(self, old: int) -> bool:
-        return old == 3 and bool(self.order) and self.order != self.source
+        return old == 3 and self.order in ORDERS and self.order != self.source
 
     @property
     def _weights(self) -> tuple[float, ...]:
@@ -157,10 +158,13 @@ class ChannelRule(NamedTuple):
         listed = f"{', '.join(known)} or " if known else ""
         hint = "--bands-from names the old channels in their order"
         if (word, word) in self.bands:  # a band that is new
-            hint = f"{word[:40]}={(known or ['0'])[0]} begins as that channel, --from N says how many there are now, {hint}"
+            begun = f"{word[:40]}={(known or ['0'])[0]} begins as that channel, {word[:40]}=zero at zero"
+            hint = f"{begun}, --from N says how many there are now, {hint}"
         raise UsageError(f"{word[:40]!r} is not one of the kernel's {old} channels: {listed}0 to {old - 1}", hint=hint)
 
 
+_NO_CHANNEL = {MEAN: MEAN, ZERO: ZERO, "none": ZERO}
+"""What a band may replace that is no old channel, as it is written and as it is meant."""
 _MAKERS: dict[str, Callable[[ChannelRule, int, int], Mixing]] = {
     "sum": lambda rule, old, new: mixing.sum_(old),
     "mean": lambda rule, old, new: mixing.mean(old, new),
@@ -168,6 +172,9 @@ _MAKERS: dict[str, Callable[[ChannelRule, int, int], Mixing]] = {
     "repeat": lambda rule, old, new: mixing.repeat(old, new),
     "zero": ChannelRule._zero,
 }
+_CALLED = dict.fromkeys(("mono", "monochrome", "greyscale", "bw", "luminance"), "gray")
+_CALLED |= dict.fromkeys(("color", "colour"), "rgb")
+"""What people call targets."""
 _REASONS = {
     "sum": "exact for a gray image stacked {old} times",
     "luma": "exact for a network trained on luma",
@@ -182,10 +189,21 @@ def target(to: str | int, option: str = "--to") -> tuple[int, str]:
     # fewer than 6 digits: int() takes quadratic time for endless ones
     channels = TARGETS.get(text) or (int(text) if text.isdecimal() and len(text) < 6 else 0)
     if not channels:
-        hint = f"{option} {close}" if (close := did_you_mean(text, ("gray", "rgb", "bgr", "rgba"))) else ""
         known = "gray, rgb, bgr, rgba or a number of channels from 1 to 99999"
-        raise UsageError(f"{option} {text[:40]!r} is not a target: {known}", hint=hint)
-    return channels, text if text in ORDERS else ""
+        raise UsageError(f"{option} {text[:40]!r} is not a target: {known}", hint=_meant(text, option))
+    return channels, text if text in (*ORDERS, RGBA) else ""
+
+
+def _meant(word: str, option: str) -> str:
+    """The target that was probably meant: "4ch" is a number, "rgbn" colors and bands that have names; "" where none is."""
+    if counted := re.fullmatch(r"(\d{1,5})\s*[-_]?\s*(c|ch|channels?|bands?)", word):
+        return f"{option} {counted[1]}"
+    if option == "--to" and (banded := re.fullmatch(r"(rgb|bgr)[+_-]?([a-z]{1,8})", word)):
+        colors, band = ",".join(banded[1].upper()), banded[2].upper()
+        return f"--bands {colors},{band}=R, where {band} begins as red, or {band}=zero"
+    known = dict.fromkeys(("gray", "rgb", "bgr", RGBA)) | _CALLED
+    close = did_you_mean(word, known)
+    return f"{option} {known[close] or close}" if close else ""
 
 
 def target_word(channels: int) -> str:
@@ -219,12 +237,12 @@ def names(words: str | Sequence[str | int], option: str = "--select") -> tuple[s
 
 
 def stand_ins(words: str | Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """("NIR", "R") for each "NIR=R"; a lone "R" replaces itself."""
+    """("NIR", "R") for each "NIR=R"; a lone "R" replaces itself; none is another word for zero."""
     parts = words.split(",") if isinstance(words, str) else words
     pairs = [tuple(side.strip() for side in part.split("=")) for part in parts]
     if not all(1 <= len(pair) <= 2 and all(pair) for pair in pairs):
         raise UsageError(f"--bands is NAME or NAME=CHANNEL, separated by commas, not {words!r}")
-    named = tuple((pair[0], pair[-1]) for pair in pairs)
+    named = tuple((pair[0], _NO_CHANNEL.get(pair[-1].lower(), pair[-1])) for pair in pairs)
     if len({name for name, _ in named}) != len(named):
         raise UsageError("--bands names a band twice")
     return named

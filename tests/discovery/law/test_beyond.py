@@ -8,7 +8,7 @@ import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.law.beyond import why_past, why_unnamed
+from chkpt_channels.discovery.law.beyond import may_be_depthwise, why_past, why_unnamed
 from chkpt_channels.discovery.law.network import Network
 from chkpt_channels.discovery.law.places import Places
 
@@ -160,3 +160,20 @@ def test_a_kernel_without_a_weights_name_beside_a_stem(name: str, shape: tuple[i
     network = Network(weights, ordered=True, torch=True)
     tensors = [*weights, Tensor(name, BY_NAME["F32"], shape)]
     assert why_unnamed(Places(network), [network.by_layer["head.0.conv"]], 3, tensors) == expected
+
+
+@pytest.mark.parametrize(
+    ("stem", "second", "expected"),
+    [
+        ((24, 1, 3, 3), (48, 24, 1, 1), True),
+        ((24, 1, 3, 3), (48, 24, 3, 3), False),
+        ((32, 1, 3, 3), (64, 32, 1, 1), False),
+        ((24, 3, 3, 3), (48, 24, 1, 1), False),
+        ((24, 1, 1, 1), (48, 24, 1, 1), False),
+    ],
+    ids=["three times eight, mixed", "no mixing", "no three", "three channels", "pixels"],
+)
+def test_a_stem_that_may_filter_colors_one_by_one(stem: tuple[int, ...], second: tuple[int, ...], expected: bool):
+    tensors = [Tensor(f"{name}.weight", BY_NAME["F32"], shape) for name, shape in (("stem", stem), ("body", second))]
+    network = Network(tensors, ordered=True, torch=True)
+    assert may_be_depthwise(network, network.by_layer["stem"]) == expected

@@ -55,6 +55,13 @@ MOBILENET: Named = {
     "features.2.conv.1.0": (96, 1, 3, 3),
     "features.2.conv.2": (24, 96, 1, 1),
 }
+MOBILENET_IN_ONE_BLOCK: Named = {
+    "stem.0": (32, 1, 3, 3),
+    "stem.3": (32, 1, 3, 3),
+    "stem.6": (64, 32, 1, 1),
+    "body.0": (64, 1, 3, 3),
+    "body.3": (128, 64, 1, 1),
+}
 GAN: Named = {
     "netG.conv_in": (32, 3, 3, 3),
     "netG.body": (32, 32, 3, 3),
@@ -82,6 +89,11 @@ SETTLED: dict[str, tuple[Named, int, set[str]]] = {
 def test_what_is_open_is_settled_by_its_place(name: str, ordered: bool):
     named, width, expected = SETTLED[name]
     assert settled(named, width, ordered=ordered) == (expected, set())
+
+
+def test_two_layers_of_a_block_whose_widths_sum_to_one_that_is_made_are_no_branches():
+    assert settled(MOBILENET_IN_ONE_BLOCK, 1, ordered=True) == ({"stem.0"}, set())
+    assert settled(MOBILENET_IN_ONE_BLOCK, 1, ordered=False)[0] == {"stem.0"}
 
 
 def test_depthwise_branches_behind_a_gray_stem_need_the_order():
@@ -122,6 +134,14 @@ PLACED: dict[str, tuple[Named, tuple[str, ...]]] = {
 def test_branches_and_the_beginnings_of_towers_are_in_their_place(name: str):
     named, stems = PLACED[name]
     assert misplaced(named, *stems) == ""
+
+
+def test_a_list_whose_two_layers_another_block_takes_is_a_row():
+    named = {"stem.0": (24, 1, 3, 3), "stem.2": (24, 1, 3, 3), "body.0": (48, 24, 1, 1), "fc": (5, 48)}
+    why = "stem.0.weight and stem.2.weight may be a convolution and a depthwise one behind it"
+    assert misplaced(named, "stem.0", "stem.2", ordered=False) == why
+    branches = {name.replace("stem.2", "stem.b").replace("stem.0", "stem.a"): shape for name, shape in named.items()}
+    assert misplaced(branches, "stem.a", "stem.b", ordered=False) != why.replace(".0", ".a").replace(".2", ".b")
 
 
 MISPLACED: dict[str, tuple[Named, tuple[str, ...], str]] = {

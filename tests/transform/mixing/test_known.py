@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from chkpt_channels.transform.mixing.known import asking, conversions, known_rules
+from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.transform.mixing.known import asking, conversions, known_rules, read_off
 from chkpt_channels.transform.mixing.matrix import between
 from chkpt_channels.transform.mixing.normalization import fold_normalization
 from chkpt_channels.transform.options import Options, build_options, spelled
@@ -45,6 +47,32 @@ def test_the_options_ask_for_the_rule(old: int, new: int):
         words = asking(rule)
         assert words or (rule.method == "mean" and old == new > 1)
         assert not words or asked(words, new).rule.mixing(old).matrix == rule.matrix
+
+
+@pytest.mark.parametrize(
+    ("old", "words", "asks"),
+    [
+        (3, {"bands": "R,G,B,NIR=R"}, "--bands R,G,B,band3=R"),
+        (3, {"bands": "B,G,R,NIR=R,SWIR=zero"}, "--bands B,G,R,band3=R,band4=zero"),
+        (3, {"bands": "R,G,B,D=mean"}, "--bands R,G,B,band3=mean"),
+        (4, {"bands": "0,1,2,3,x=3,y=none"}, "--bands 0,1,2,3,band4=3,band5=zero"),
+        (1, {"bands": "gray,x=gray"}, "--bands 0,band1=0"),
+        (3, {"select": "2,0,0,1"}, "--select 2,0,0,1"),
+    ],
+)
+def test_a_rule_is_read_off_the_kernels(old: int, words: dict[str, str], asks: str):
+    kernel, dtype = np.random.default_rng(0).standard_normal((8, old, 9)).astype(np.float32), BY_NAME["F32"]
+    rule = build_options(None, **words).rule.mixing(old)
+    new = rule.apply(kernel, (8, old, 9), dtype)
+    fitting = [one for one in read_off(kernel, new) if one.apply(kernel, (8, old, 9), dtype).tobytes() == new.tobytes()]
+    assert [asking(one) for one in fitting][:1] == [asks]
+    flag, value = asks.split(" ")
+    assert build_options(None, **{flag.removeprefix("--"): value}).rule.mixing(old).matrix == rule.matrix
+
+
+def test_kernels_of_anything_are_compared():
+    kernel = np.full((2, 3, 4), np.inf, dtype=np.float32)
+    assert all((rule.old, rule.new) == (3, 2) for rule in read_off(kernel, np.full((2, 2, 4), np.nan, dtype=np.float32)))
 
 
 @pytest.mark.parametrize(("old", "new"), [(3, 1), (1, 3), (3, 3), (3, 4)])

@@ -39,7 +39,7 @@ def matrix(old: int, to: str | int | None = None, **words: Any) -> list[list[flo
         *((to, 3, "rgb", "rgb") for to in ("rgb", "RGB")),
         *((to, 3, "", "rgb") for to in ("3", 3)),
         ("bgr", 3, "bgr", "bgr"),
-        ("rgba", 4, "", "4ch"),
+        ("rgba", 4, "rgba", "4ch"),
         ("4", 4, "", "4ch"),
         (13, 13, "", "13ch"),
         ("004", 4, "", "4ch"),
@@ -55,6 +55,36 @@ def test_words_that_are_no_target(to: str | int):
     with pytest.raises(UsageError, match="is not a target") as caught:
         rules.target(to)
     assert len(str(caught.value)) < 150
+
+
+MEANT = {
+    "4ch": "--to 4",
+    "13-bands": "--to 13",
+    "6 channels": "--to 6",
+    "greyscale": "--to gray",
+    "mono": "--to gray",
+    "gry": "--to gray",
+    "colour": "--to rgb",
+    "rgbn": "--bands R,G,B,N=R, where N begins as red, or N=zero",
+    "bgr+nir": "--bands B,G,R,NIR=R, where NIR begins as red, or NIR=zero",
+    "mauve": "",
+}
+
+
+@pytest.mark.parametrize(("word", "hint"), MEANT.items())
+def test_what_was_probably_meant(word: str, hint: str):
+    with pytest.raises(UsageError, match="is not a target") as caught:
+        rules.target(word)
+    assert caught.value.hint == hint
+    if hint:
+        flag, meant = hint.split(", where")[0].split(" ")
+        assert build_options(**{"to": None, flag.removeprefix("--"): meant}).rule.to
+
+
+def test_another_option_is_named():
+    with pytest.raises(UsageError, match="--expect '4ch' is not a target") as caught:
+        rules.target("4ch", "--expect")
+    assert caught.value.hint == "--expect 4"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +126,8 @@ MATRICES = {
     "select as numbers": (4, {"select": [3]}, [[0], [0], [0], [1]]),
     "bands": (3, {"bands": "B,G,R,NIR=R"}, [[0, 0, 0.5, 0.5], [0, 1, 0, 0], [1, 0, 0, 0]]),
     "bands and their mean": (3, {"bands": RGB_D}, [[0.75, 0, 0, 0.25], [0, 0.75, 0, 0.25], [0, 0, 0.75, 0.25]]),
+    "a band of nothing": (3, {"bands": "R,G,B,D=zero"}, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]),
+    "none is nothing too": (3, {"bands": "R,G,B,D=None"}, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]),
     "bands by number": (2, {"bands": "a=0,b=0,c=1"}, [[0.5, 0.5, 0], [0, 0, 1]]),
     "bands that leave one out": (3, {"bands": "G,B"}, [[0, 0], [1, 0], [0, 1]]),
     "bgr": (3, {"to": "bgr"}, SWAP),
@@ -260,7 +292,7 @@ def asked_for(draw: st.DrawFn) -> tuple[int, dict[str, Any]]:
         {"to": new, "method": "mean"},
         {"to": new, "method": "repeat"},
         {"select": draw(st.lists(st.integers(0, old - 1), min_size=1, max_size=4))},
-        {"bands": [f"n{i}={draw(st.sampled_from([*map(str, range(old)), 'mean']))}" for i in range(new)]},
+        {"bands": [f"n{i}={draw(st.sampled_from([*map(str, range(old)), 'mean', 'zero']))}" for i in range(new)]},
         {"matrix": [[draw(number) for _ in range(new)] for _ in range(old)]},
     ]
     choices += [{"to": 1, "method": "sum"}] if old > 1 else [{"to": "rgb", "luma": draw(st.sampled_from(["bt709", "bt601"]))}]
