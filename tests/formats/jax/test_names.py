@@ -85,3 +85,8 @@ def test_candidates_have_the_names_and_shapes_of_the_file():
 def test_names_of_pytorch_are_left_alone():
     memory = Memory({"": {"conv1.weight": kernel(8, 3, 7, 7), "conv2.weight": kernel(8, 8, 3, 3)}})
     assert NamedArrays(memory).search_view() == {}
+
+
+def test_a_kernel_without_axes_is_none():
+    """Its bias has two: not one of several layers that are alike."""
+    assert layout_of("stem/kernel", {"stem/kernel": (), "stem/bias": (3, 4)}) is None
