@@ -138,7 +138,7 @@ def _checked(
     convs, file = finding.first_convs, info.path
     mismatches += _declared_mismatches(store, file, convs)
     mismatches += [mismatch for config in configs for mismatch in _configured_mismatches(config, model.parent, convs)]
-    compared = dict(_copies(model, search_hints(configs)))
+    compared = dict(_copies(model, search_hints(configs), by_stem=not is_named))
     mismatches += _copy_mismatches(file, convs, compared)
     # of several images, such as colors and depth, one has to have the count
     met = {image for conv in convs if conv.in_channels == count for image in conv.inputs}
@@ -154,14 +154,14 @@ def _checked(
     return Check(info, convs, tuple(mismatches), notices=tuple(notices), against=against)
 
 
-def _copies(model: Path, hints: ConfigHints) -> Iterator[tuple[Path, tuple[FirstConv, ...]]]:
+def _copies(model: Path, hints: ConfigHints, *, by_stem: bool) -> Iterator[tuple[Path, tuple[FirstConv, ...]]]:
     """What stands beside a model and is called like the same one in another format, with its first convs: in its folder, and
     where that has no configuration, such as `onnx`, in the one around it. What cannot be read is told where it is checked."""
     own = model.parent
     homes = [own] if (own / CONFIG).exists() or not (own.parent / CONFIG).exists() else [own, own.parent]
     known: dict[Path, list[str]] = {}
     for path in dict.fromkeys(
-        model_of(home / name, known) for home in homes for name in copies(model.name, os.listdir(home or "."))
+        model_of(home / name, known) for home in homes for name in copies(model.name, os.listdir(home or "."), by_stem=by_stem)
     ):
         with suppress(DamagedError, UnsupportedError, FileSystemError), ExitStack() as stack:
             store, _ = _opened(*_sources(stack, path, str(path)))

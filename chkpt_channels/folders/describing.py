@@ -44,18 +44,20 @@ def described(configs: Sequence[ConfigFile], name: str, beside: Collection[str],
     return Description(tuple(configs))
 
 
-def copies(name: str, beside: Collection[str]) -> list[str]:
+def copies(name: str, beside: Collection[str], *, by_stem: bool) -> list[str]:
     """The files beside the weights file, or index, `name` whose names say that they are the same model: model.safetensors and
-    flax_model.msgpack, net.pth and net.onnx."""
-    return [file for file in sorted(beside) if file != name and _model_name(file) == _model_name(name)]
+    flax_model.msgpack; with `by_stem` also net.pth and net.onnx, as in the folder of one model."""
+    model = _model_name(name, by_stem=by_stem)
+    return [file for file in sorted(beside) if model and file != name and _model_name(file, by_stem=by_stem) == model]
 
 
-def _model_name(name: str) -> str:
+def _model_name(name: str, *, by_stem: bool) -> str:
     """What a model is called by the name of its file, whatever the format: of libraries' names the word "model"."""
     match = _LIBRARY_NAME.fullmatch(name)
     if match and match["model"]:
         return match["model"]
-    return os.path.splitext(re.sub(r"(\.index(\.\w+)?|\.weights)\.json\Z", "", name))[0].removesuffix(".weights")
+    stem = os.path.splitext(re.sub(r"(\.index(\.\w+)?|\.weights)\.json\Z", "", name))[0].removesuffix(".weights")
+    return stem if by_stem else ""
 
 
 def _missing_width(document: Json, store: TensorStore) -> str:

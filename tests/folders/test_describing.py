@@ -66,4 +66,5 @@ def test_nothing_beside_nothing():
     ],
 )
 def test_names_of_one_model(name: str, same: list[str], others: list[str]):
-    assert copies(name, [name, *same, *others]) == same
+    assert copies(name, [name, *same, *others], by_stem=True) == same
+    assert copies(name, [name, *same, *others], by_stem=False) == ([] if name == "net.pth" else same)

@@ -80,14 +80,16 @@ def _branches(places: Places, stems: Sequence[LayerWeight]) -> list[list[LayerWe
 
 
 def may_be_depthwise(network: Network, kernel: LayerWeight) -> bool:
-    """Whether a stem of one channel has filters for each of three colors, and the next layer mixes what they make."""
-    return kernel.channels == 1 and kernel.is_wide and kernel.filters % len("rgb") == 0 and _is_mixed(network, kernel)
+    """Whether a stem of one channel has filters for each of three colors, and the next layer mixes what they make. Volumes have
+    no colors."""
+    is_image = len(kernel.window) == 2 and kernel.is_wide
+    return is_image and kernel.channels == 1 and kernel.filters % len("rgb") == 0 and _is_mixed(network, kernel)
 
 
 def _is_mixed(network: Network, kernel: LayerWeight) -> bool:
-    """Whether a pointwise layer comes next and takes its channels: then it may be depthwise over an image."""
+    """Whether a pointwise convolution comes next and takes its channels: then it may be depthwise over an image."""
     behind = network.following(kernel, 1)
-    return any(k.is_point and k.channels == kernel.filters for k in behind)
+    return any(k.is_point and k.channels == kernel.filters and len(k.window) == len(kernel.window) for k in behind)
 
 
 def _image_filter(places: Places, stems: Sequence[LayerWeight]) -> LayerWeight | None:
