@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import lru_cache
 from pathlib import Path
 
 from chkpt_channels.api.output.naming import stated_hash
@@ -25,7 +26,7 @@ from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.folders.channel_counts import image_counts, search_hints
 from chkpt_channels.folders.config_files import ConfigFile, ConfigReader, read_index
 from chkpt_channels.folders.config_normalization import normalization_keys
-from chkpt_channels.folders.describing import copies, described
+from chkpt_channels.folders.describing import copies, described, named_models
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
 from chkpt_channels.folders.model_folder import SKIPPED_FOLDERS, is_foreign, weights_in
 from chkpt_channels.folders.planning import is_no_network
@@ -161,13 +162,21 @@ def _copies(model: Path, hints: ConfigHints, *, by_stem: bool) -> Iterator[tuple
     homes = [own] if (own / CONFIG).exists() or not (own.parent / CONFIG).exists() else [own, own.parent]
     known: dict[Path, list[str]] = {}
     for path in dict.fromkeys(
-        model_of(home / name, known) for home in homes for name in copies(model.name, os.listdir(home or "."), by_stem=by_stem)
+        model_of(home / name, known)
+        for home in homes
+        for name in copies(model.name, _models(home, home.stat().st_mtime_ns, by_stem=by_stem), by_stem=by_stem)
     ):
         with suppress(DamagedError, UnsupportedError, FileSystemError), ExitStack() as stack:
             store, _ = _opened(*_sources(stack, path, str(path)))
             convs = find_first_convs(store, SearchRequest(hints=hints)).first_convs
             if convs and path != model:
                 yield path, convs
+
+
+@lru_cache(maxsize=4)
+def _models(folder: Path, _: int, *, by_stem: bool) -> dict[str, list[str]]:
+    """The models of a folder, listed once for all its files; the time of its last change is asked with it."""
+    return named_models(os.listdir(folder), by_stem=by_stem)
 
 
 def _copy_mismatches(file: str, convs: tuple[FirstConv, ...], others: Mapping[Path, tuple[FirstConv, ...]]) -> Iterator[Mismatch]:

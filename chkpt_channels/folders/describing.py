@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,11 +44,19 @@ def described(configs: Sequence[ConfigFile], name: str, beside: Collection[str],
     return Description(tuple(configs))
 
 
-def copies(name: str, beside: Collection[str], *, by_stem: bool) -> list[str]:
-    """The files beside the weights file, or index, `name` whose names say that they are the same model: model.safetensors and
-    flax_model.msgpack; with `by_stem` also net.pth and net.onnx, as in the folder of one model."""
-    model = _model_name(name, by_stem=by_stem)
-    return [file for file in sorted(beside) if model and file != name and _model_name(file, by_stem=by_stem) == model]
+def named_models(beside: Collection[str], *, by_stem: bool) -> dict[str, list[str]]:
+    """The files, or indexes, of a folder by the model that their names say: model.safetensors and flax_model.msgpack are one;
+    with `by_stem` also net.pth and net.onnx, as in the folder of one model."""
+    named: dict[str, list[str]] = {}
+    for file in sorted(beside):
+        if model := _model_name(file, by_stem=by_stem):
+            named.setdefault(model, []).append(file)
+    return named
+
+
+def copies(name: str, named: Mapping[str, Sequence[str]], *, by_stem: bool) -> list[str]:
+    """The other files of the model that `name` is, among the `named_models` of a folder."""
+    return [file for file in named.get(_model_name(name, by_stem=by_stem), ()) if file != name]
 
 
 def _model_name(name: str, *, by_stem: bool) -> str:

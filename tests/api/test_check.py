@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -430,6 +431,14 @@ def test_one_model_in_several_formats(one: str, other: str, ways: int, tmp_path:
         assert run(["check", str(tmp_path / "b" / name)]) == is_library  # of one's own names only where the folder is asked
     with pytest.raises(UnsupportedError, match="its weights disagree"):
         convert(tmp_path / "b", tmp_path / "c", to=4)
+
+
+def test_a_folder_is_listed_once_for_its_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Once for each of thousands of files would be quadratic."""
+    module, listed = sys.modules["chkpt_channels.api.check"], []
+    monkeypatch.setattr(module, "named_models", lambda names, *, by_stem: listed.append(by_stem) or {})
+    assert run(["check", str(copies(tmp_path / "a", *(f"net{i}.pth" for i in range(5))))]) == 0
+    assert listed == [True]
 
 
 def test_a_copy_in_a_folder_of_its_own(tmp_path: Path):

@@ -10,7 +10,7 @@ import pytest
 from chkpt_channels.containers.json.editor import Json
 from chkpt_channels.core.errors import Location
 from chkpt_channels.folders.config_files import ConfigFile
-from chkpt_channels.folders.describing import copies, described
+from chkpt_channels.folders.describing import copies, described, named_models
 from tests.support.memory import NET, Memory
 
 STORE = Memory({"": NET})  # its widths are 3, 5, 7 and 8
@@ -66,5 +66,6 @@ def test_nothing_beside_nothing():
     ],
 )
 def test_names_of_one_model(name: str, same: list[str], others: list[str]):
-    assert copies(name, [name, *same, *others], by_stem=True) == same
-    assert copies(name, [name, *same, *others], by_stem=False) == ([] if name == "net.pth" else same)
+    files = [name, *same, *others]
+    assert copies(name, named_models(files, by_stem=True), by_stem=True) == same
+    assert copies(name, named_models(files, by_stem=False), by_stem=False) == ([] if name == "net.pth" else same)
