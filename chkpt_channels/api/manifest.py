@@ -83,11 +83,16 @@ def _job(table: dict[str, Any], file: Path, number: int) -> Job:
     return Job(src=str(file.parent / table["src"]), dst=dst, to=table.get("to"), options=options, stated=f"{file}: {where}")
 
 
+def _meant(key: str) -> str:
+    """The key that was meant: the command line calls `dst` otherwise."""
+    return 'dst = "FILE", or "FOLDER/"' if key.startswith("output") else did_you_mean(key, [*_KNOWN, *_OWN])
+
+
 def _option(key: str, value: Any, file: Path, where: str) -> tuple[str, Any]:
     """The library's keyword, and its value, for a key of a table."""
     option = _KNOWN.get(key.replace("_", "-"))
     if option is None:
-        raise UsageError(f"{key!r} is not an option", file=str(file), where=where, hint=did_you_mean(key, [*_KNOWN, *_OWN]))
+        raise UsageError(f"{key!r} is not an option", file=str(file), where=where, hint=_meant(key))
     listed = option.as_listed(value)
     if not option.takes(listed):
         raise UsageError(f"{key} does not take {listed!r}", file=str(file), where=where)

@@ -39,7 +39,7 @@ class StateDict(TensorStore):
                 continue
             if not isinstance(name, str) or not hasattr(array, "shape") or not hasattr(array, "dtype"):
                 hint = f"pass state_dict[{name!r}]" if isinstance(array, Mapping) else ""
-                raise UsageError(f"{name!r} is a {type(array).__name__}, not an array", file=NAME, hint=hint)
+                raise UsageError(f"{name!r} is of type {type(array).__name__}, not an array", file=NAME, hint=hint)
             self.tensors[name] = Tensor(name, _dtype(array, name), tuple(int(size) for size in array.shape))
 
     @property

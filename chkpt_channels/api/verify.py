@@ -252,15 +252,15 @@ def _unedited_difference(before: TensorStore, after: TensorStore, name: str, ker
     if equal_streams(before.chunks(name), after.chunks(name)):
         return ""
     rule = _known_rule(before, after, kernel) if kernel else None
-    return "differs, though the conversion does not change it" + (f": this is {rule.method}" if rule else "")
+    named = f": this is {rule.method}" if rule and kernel and rule.matrix != kernel.mixing.matrix else ""
+    return f"differs, though the conversion does not change it{named}"
 
 
 def _part_difference(after: TensorStore, name: str, edit: TensorEdit) -> str:
     """The difference of a tensor that follows the kernel."""
     if edit.part == "optimizer state":
         return "was not reset"
-    expected, written = edit.values().astype("float64"), after.load(name).astype("float64")
-    worst = float(abs(expected - written.reshape(expected.shape)).max())
+    worst = known.largest_difference(edit.values(), after.load(name))
     return f"the {edit.part} differs from what the conversion writes: largest difference {worst:.3g}"
 
 
@@ -276,14 +276,14 @@ def _is_added(before: TensorStore, after: TensorStore, plan: Plan, name: str) ->
 
 def _kernel_difference(before: TensorStore, after: TensorStore, kernel: KernelChange, plan: Plan) -> str:
     """The difference of a kernel: the known rule that it obeys instead, if any, otherwise the largest difference."""
-    import numpy as np
-
-    if rule := _known_rule(before, after, kernel):
-        return f"this is {rule.method}, not {kernel.mixing.method}"
-    expected = plan.edits.tensors[kernel.conv.tensor.name].values().astype(np.float64)
-    written = after.load(kernel.conv.tensor.name).astype(np.float64)
-    worst = float(np.abs(expected - written.reshape(expected.shape)).max())
-    return f"is not the {kernel.mixing.method} of the original: largest difference {worst:.3g}"
+    tensor, method = kernel.conv.tensor, kernel.mixing.method
+    rule = _known_rule(before, after, kernel)
+    if rule and rule.matrix != kernel.mixing.matrix:
+        return f"this is {rule.method}, not {method}"
+    expected, written = plan.edits.tensors[tensor.name].values(), after.load(tensor.name)
+    is_near = known.is_rounded(expected, written, tensor.dtype)
+    words = f"is the {method} of the original, rounded otherwise" if is_near else f"is not the {method} of the original"
+    return f"{words}: largest difference {known.largest_difference(expected, written):.3g}"
 
 
 def _known_rule(before: TensorStore, after: TensorStore, kernel: KernelChange) -> Mixing | None:
@@ -296,4 +296,4 @@ def _known_rule(before: TensorStore, after: TensorStore, kernel: KernelChange) -
     rules = known.known_rules(kernel.mixing.old, kernel.mixing.new)
     if new.shape == kernel.shape:
         rules += known.read_off(old.reshape(view), new.reshape(view[0], kernel.mixing.new, view[2]))
-    return next((rule for rule in rules if rule.apply(old, view, conv.tensor.dtype).tobytes() == new.tobytes()), None)
+    return known.obeyed([(rule, rule.apply(old, view, conv.tensor.dtype)) for rule in rules], new, conv.tensor.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shlex
@@ -16,7 +17,7 @@ from chkpt_channels.storage.source import STDIO
 
 _FETCHED_BY = {"s3": "aws s3 cp {} .", "gs": "gcloud storage cp {} .", "http": "curl -LO {}", "https": "curl -LO {}"}
 """What fetches the file of a URL."""
-_HUB_ID = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)(?:@[\w.-]+)?(/.*)?")
+_HUB_ID = re.compile(r"(?:hf://|hf[-_]hub:)?([\w.-]+/[\w.-]+)(?:@[\w.-]+)?(/.*)?")
 
 
 def is_output_folder(sources: Sequence[str], output: str) -> bool:
@@ -41,7 +42,8 @@ def check_sources(sources: Sequence[str], *, names_output: bool) -> None:
 
 
 def fetched(source: str) -> str:
-    """The hint for a source that is no file here: what fetches it, or the file that is called almost so; "" where none is."""
+    """The hint for a source that is no file here: what fetches it, the pattern without its quotes, or the file that is called
+    almost so; "" where none is."""
     scheme, separator, _ = source.partition("://")
     if separator and scheme in _FETCHED_BY:
         return f"{_FETCHED_BY[scheme].format(shlex.quote(source))}   and convert the file"
@@ -52,6 +54,9 @@ def fetched(source: str) -> str:
         return (
             f"hf download {shlex.quote(hub[1])}{file} --local-dir {shlex.quote(Path(hub[1]).name)}   and convert what it fetched"
         )
+    if len(source) < len(glob.escape(source)):
+        fitting = next(glob.iglob(source), "")
+        return f"{source} without quotes, for which the shell puts {shlex.quote(fitting)} and its like" if fitting else ""
     try:
         names = os.listdir(path.parent)
     except OSError:

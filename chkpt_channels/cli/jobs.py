@@ -34,8 +34,10 @@ def of_sources(
         raise UsageError("a source is needed", hint="chkpt-channels convert SRC --to gray, or --manifest FILE")
     if to is None and not sets_channels(options):
         raise UsageError("a target is needed", hint="--to gray, rgb, bgr, rgba or a number of channels")
+    if output and output_dir:
+        raise UsageError("-o and --output-dir both say where the result goes: give one of them")
     if output and guesses.is_output_folder(names, output):
-        output, output_dir = None, output_dir or output
+        output, output_dir = None, output
     if len(names) > 1 and output:
         raise UsageError(f"{len(names)} sources cannot become one output", hint="--output-dir DIR")
     guesses.check_sources(names, names_output=bool(output or output_dir))

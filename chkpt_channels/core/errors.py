@@ -87,11 +87,11 @@ class UsageError(ChkptChannelsError):
     code, exit_code = "usage", 2
 
 
-def unlisted(flag: str, word: str, known: Sequence[str]) -> UsageError:
-    """The error for a word that is none of an option's; the hint is the one it is most like."""
+def unlisted(flag: str, word: str, known: Sequence[str], otherwise: str = "") -> UsageError:
+    """The error for a word that is none of an option's; the hint is the one it is most like, or `otherwise`."""
     close = did_you_mean(word, known)
     what = f"{flag} is one of {', '.join(known)}, not {word[:40]!r}"
-    return UsageError(what, hint=f"{flag} {close}" if close else "")
+    return UsageError(what, hint=f"{flag} {close}" if close else otherwise)
 
 
 class DamagedError(ChkptChannelsError):

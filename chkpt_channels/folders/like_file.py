@@ -91,7 +91,7 @@ def _graph_channels(store: TensorStore) -> set[int]:
 def _in_memory(name: Any, array: Any) -> LikeTensor:
     if not isinstance(name, str) or not hasattr(array, "shape"):
         hint = f"like=like[{name!r}]" if isinstance(array, Mapping) else "like=model.state_dict()"
-        raise UsageError(f"{name!r} is a {type(array).__name__}, not an array", file=IN_MEMORY, hint=hint)
+        raise UsageError(f"{name!r} is of type {type(array).__name__}, not an array", file=IN_MEMORY, hint=hint)
     return LikeTensor(name, tuple(int(size) for size in array.shape), memory_of(name, array))
 
 

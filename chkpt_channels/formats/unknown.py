@@ -37,7 +37,7 @@ _ROWS: tuple[tuple[bytes, str, bool, str], ...] = (
     (rb"\x1f\x8b", "a gzip file", True, "unpack it first: gunzip"),
     (rb"\xfd7zXZ|BZh|\x28\xb5\x2f\xfd|7z\xbc\xaf", "a compressed file", True, "unpack it first"),
     (rb"\x93NUMPY", "a numpy array", True, ""),
-    (rb"\s*[\[{]", "a JSON file", True, ""),
+    (rb"\s*[\[{]", "a JSON file", True, "convert the weights that it describes, or the folder of both"),
     (rb"PK\x03\x04", "a zip archive, but not a checkpoint (no data.pkl in it)", True, ""),
     (rb"\x80[\x02-\x05]", "a Python pickle, but not one that torch.save wrote", True, ""),
 )  # fmt: skip

@@ -80,10 +80,14 @@ def test_what_it_does_not_understand(tmp_path: Path, text: str, told: str):
         read(written(tmp_path, text))
 
 
-def test_a_word_that_is_nearly_one(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("input_rage", "input-range"), ("output_dir", 'dst = "FILE", or "FOLDER/"'), ("output", 'dst = "FILE", or "FOLDER/"')],
+)
+def test_a_word_that_is_nearly_one(tmp_path: Path, key: str, meant: str):
     with pytest.raises(UsageError) as caught:
-        read(written(tmp_path, "[[convert]]\nsrc = 'a'\ninput_rage = 1"))
-    assert caught.value.hint in ("input-range", "input_range")
+        read(written(tmp_path, f"[[convert]]\nsrc = 'a'\n{key} = 1"))
+    assert caught.value.hint == meant
 
 
 def test_bytes_that_are_no_text(tmp_path: Path):

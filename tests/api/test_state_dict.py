@@ -45,8 +45,8 @@ def test_the_original_stays():
 @pytest.mark.parametrize(
     ("named", "words"),
     [
-        ({"model": NET}, "'model' is a dict, not an array"),
-        ({"epoch": 3}, "'epoch' is a int, not an array"),
+        ({"model": NET}, "'model' is of type dict, not an array"),
+        ({"epoch": 3}, "'epoch' is of type int, not an array"),
         ({"names": np.array(["a"])}, "which is not known"),
     ],
 )

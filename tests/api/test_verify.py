@@ -61,6 +61,14 @@ CASES: dict[str, tuple[dict[str, np.ndarray], dict[str, str]]] = {
     "mean": ({**GRAY, "conv1.weight": mixed(1 / 3, 1 / 3, 1 / 3)}, {"conv1.weight": "this is mean, not sum"}),
     "one channel": ({**GRAY, "conv1.weight": mixed(0, 1, 0)}, {"conv1.weight": "this is channel 1 alone, not sum"}),
     "luma": ({**GRAY, "conv1.weight": mixed(0.299, 0.587, 0.114)}, {"conv1.weight": "this is luma (bt601), not sum"}),
+    "sum in float32": (
+        {**GRAY, "conv1.weight": np.nextafter(GRAY["conv1.weight"], np.float32(9))},
+        {"conv1.weight": "is the sum of the original, rounded otherwise: largest difference 2.38e-07"},
+    ),
+    "mean in float32": (
+        {**GRAY, "conv1.weight": np.nextafter(mixed(1 / 3, 1 / 3, 1 / 3), np.float32(9))},
+        {"conv1.weight": "this is mean, not sum"},
+    ),
     "no rule": ({**GRAY, "conv1.weight": GRAY["conv1.weight"] + 1}, {"conv1.weight": SUM}),
     "three at once": (
         {"conv1.weight": GRAY["conv1.weight"] + 1, "x": NET["fc.weight"]},

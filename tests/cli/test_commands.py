@@ -13,10 +13,14 @@ from chkpt_channels.cli.app import run
         (["inspekt"], ["error: 'inspekt' is no command", "try: inspect"]),
         (["xyz"], ["error: 'xyz' is no command", "try: chkpt-channels --help"]),
         (["convert", "a.pth", "--metod", "sum"], ["error: no such option", "try: --method"]),
+        (["convert", "a.pth", "-to", "gray"], ["error: no such option: -t", "try: --to"]),
+        (["-version"], ["error: no such option: -v", "try: --version"]),
         (["verify", "a.pth"], ["error: missing argument 'CONVERTED'", "try: chkpt-channels verify --help"]),
         (["convert", "a.pth", "--from", "three"], ["error: invalid value for '--from'", "try: "]),
         (["convert", "a.pth", "--to", "gary"], ["error: --to 'gary' is not a target", "try: --to gray"]),
         (["convert", "a.pth", "--to", "gray", "--norm", "imagnet"], ["error: --norm is one of", "try: --norm imagenet"]),
+        (["convert", "a.pth", "--to", "gray", "--norm", "0.5,0.5"], ["error: --norm is one of", "try: --mean a,b,c --std a,b,c"]),
+        (["convert", "a.pth", "--to", "gray", "-o", "b.pth", "--output-dir", "c"], ["error: -o and --output-dir both say where"]),
         (["convert", "a.pth", "--to", "gray", "--color", "blue"], ["error: --color is one of auto, always, never, not 'blue'"]),
     ],
 )  # fmt: skip
@@ -48,6 +52,8 @@ def test_options_are_in_groups(capsys):
     shown = capsys.readouterr().out
     titles = [line.rstrip(":") for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert titles[0] == "Arguments"
+    assert shown.startswith("Usage: chkpt-channels convert [SRC…] [OPTION]…\n")
+    assert "\n  SRC…  Checkpoints or model folders; - is stdin.\n" in shown
     assert titles[-1] == "Options"
     assert {"The new channels", "Where it goes", "Normalization", "Which kernel", "What goes with it", "Report"} == {
         *titles[1:-1]

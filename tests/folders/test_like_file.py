@@ -69,8 +69,8 @@ def test_arrays_without_elements_or_an_address_are_no_aliases():
     [
         ("-", UsageError, "--like names a file"),
         ("nothing.pth", FileSystemError, "nothing.pth: no such file"),
-        ({"state_dict": {}}, UsageError, "'state_dict' is a dict, not an array"),
-        ({"epoch": 3}, UsageError, "'epoch' is a int, not an array"),
+        ({"state_dict": {}}, UsageError, "'state_dict' is of type dict, not an array"),
+        ({"epoch": 3}, UsageError, "'epoch' is of type int, not an array"),
     ],
 )
 def test_what_is_no_like(given: Any, error: type[Exception], message: str):

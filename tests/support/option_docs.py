@@ -11,6 +11,7 @@ import typer
 
 from chkpt_channels.cli import params
 from chkpt_channels.cli.app import app
+from chkpt_channels.cli.commands import argument_names
 from chkpt_channels.transform.option_spec import Option
 from chkpt_channels.transform.option_table import OPTIONS, words
 from tests.support.contents import with_contents
@@ -39,9 +40,8 @@ def page() -> str:
 def _section(command: Any) -> Iterator[str]:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option"]
-    metavars = [p.metavar if p.required else f"[{p.metavar}]" for p in arguments]
     yield f"## {command.name}\n"
-    yield "`" + " ".join(["chkpt-channels", command.name, *metavars, *(["[OPTION]…"] if options else [])]) + "`\n"
+    yield "`" + " ".join(["chkpt-channels", command.name, *argument_names(command), *(["[OPTION]…"] if options else [])]) + "`\n"
     yield f"{command.help.strip()}\n"
     if arguments:
         yield from (f"- `{p.metavar}`: {p.help[0].lower()}{p.help[1:].removesuffix('.')}" for p in arguments)

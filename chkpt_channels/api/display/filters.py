@@ -6,7 +6,6 @@ import os
 from math import isqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chkpt_channels.core.dtypes import DType, numpy_dtype
 from chkpt_channels.core.errors import AmbiguousError, UnsupportedError
 from chkpt_channels.core.layout import KNOWN, Layout
 from chkpt_channels.core.tensors import FirstConv
@@ -17,7 +16,7 @@ from chkpt_channels.folders.channel_counts import search_hints
 from chkpt_channels.folders.model import Model, Part
 from chkpt_channels.folders.model_folder import open_model
 from chkpt_channels.transform.kernels import dense, values
-from chkpt_channels.transform.mixing.known import known_rules
+from chkpt_channels.transform.mixing.known import known_rules, rounding
 from chkpt_channels.transform.mixing.matrix import Mixing
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def conversion_between(before: Filters, after: Filters) -> Mixing | None:
         return None
     first = np.moveaxis(before.weights, 1, -1).reshape(-1, old)
     second = np.moveaxis(after.weights, 1, -1).reshape(-1, new)
-    step = max(_rounding(conv.tensor.dtype) for conv in (before.conv, after.conv))
+    step = max(rounding(conv.tensor.dtype) for conv in (before.conv, after.conv))
     most = 2 * step * float(np.abs(second).max(initial=0))
 
     def error(mixing: Mixing) -> float:
@@ -158,12 +157,3 @@ def conversion_between(before: Filters, after: Filters) -> Mixing | None:
     fits = rank == old and len(first) >= 2 * old and float(np.abs(first @ solved - second).max(initial=0)) <= most
     # rounded: what least squares leave of a zero is no zero
     return Mixing("", tuple(tuple(round(float(value), 5) + 0.0 for value in row) for row in solved)) if fits else None
-
-
-def _rounding(dtype: DType) -> float:
-    """How far rounding moves a weight, as a part of the largest; never less than what sums in float64 lose."""
-    import ml_dtypes
-
-    if not dtype.floating:
-        return 1 / 64
-    return max(float(ml_dtypes.finfo(numpy_dtype(dtype)).eps), 1e-9)  # type: ignore[no-untyped-call] # it has no types

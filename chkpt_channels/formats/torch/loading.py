@@ -34,6 +34,7 @@ _SCRIPT = re.compile(r"(__torch__|torch\.jit\._pickle)\b.*")
 """TorchScript's classes are code inside the archive, not imports."""
 LISTS = (Kind.LIST, Kind.TUPLE)
 _TORCH = ("import torch",)
+TRUST = "loading runs what its pickle names: only for a file that you trust"
 _HERE = frozenset({"cpu", "meta"})
 """Where a storage is that every machine can load."""
 _ALWAYS_THERE = frozenset({"torch", "numpy", "__builtin__", "copy_reg"}) | sys.stdlib_module_names
@@ -57,7 +58,7 @@ def of_object(main: TorchObject, path: str, group: str | None, foreign: Sequence
             root = _child(root, step) or root
     loaded = f"torch.load({path!r}{_mapped(main)}, weights_only={not foreign}){keys}"
     if not _is_module(root) and (root.state is None or root.items is not None):
-        remark = _remark(foreign) or _trainer(main.tree.root.target)
+        remark = "; ".join(filter(None, (_trainer(main.tree.root.target), _remark(foreign))))
         state = f"dict({loaded})" if root.kind in LISTS else loaded
         return Loading(_TORCH, state=state, group=group, remark=remark)
     module, name = _class_of(root)
@@ -65,7 +66,7 @@ def of_object(main: TorchObject, path: str, group: str | None, foreign: Sequence
     network = NamedNetwork(library, (name,), "object") if library not in (*_ALWAYS_THERE, "__main__", "") else None
     if module.startswith("ultralytics.nn.") and path.endswith(".pt"):
         loader = _YOLO.get(name, "YOLO")
-        return Loading((f"from ultralytics import {loader}",), f"model = {loader}({path!r})", network=network)
+        return Loading((f"from ultralytics import {loader}",), f"model = {loader}({path!r})", remark=TRUST, network=network)
     return Loading(_TORCH, f"model = {loaded}", remark=_remark(foreign), network=network)
 
 
@@ -110,12 +111,13 @@ def _mapped(main: TorchObject) -> str:
 
 
 def _remark(foreign: Sequence[str]) -> str:
-    """Whose code loading takes: packages to install, classes that a script defined."""
+    """What loading runs, and whose code it takes: packages to install, classes that a script defined."""
     own = sorted(name.removeprefix("__main__.") for name in foreign if name.startswith("__main__."))
     if own:
-        return f"torch.load looks for {printable(', '.join(own))} in __main__: define it first, as where the file was saved"
+        where = "in __main__: define it first, as where the file was saved"
+        return f"torch.load looks for {printable(', '.join(own))} {where}; {TRUST}"
     packages = sorted({name.partition(".")[0] for name in foreign} - _ALWAYS_THERE)
-    return f"torch.load imports {printable(', '.join(packages))} for what the pickle names" if packages else ""
+    return f"torch.load imports {printable(', '.join(packages))}; {TRUST}" if packages else TRUST if foreign else ""
 
 
 def _trainer(root: PickleNode) -> str:

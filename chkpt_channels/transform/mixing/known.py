@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from chkpt_channels.core.dtypes import DType, numpy_dtype
 from chkpt_channels.transform.mixing import matrix
 from chkpt_channels.transform.mixing.matrix import LUMA, Mixing
 from chkpt_channels.transform.mixing.normalization import NORMS, Preset
@@ -48,6 +49,34 @@ def read_off(old: NDArray[Any], new: NDArray[Any]) -> list[Mixing]:
     best = [int(row.argmax()) if row.any() else -1 for row in likeness]
     selected = [matrix.select(count, best)] if all(0 <= i < count for i in best) else []
     return [*selected, matrix.bands(count, [i if 0 <= i < count else matrix.ZERO if i < 0 else matrix.MEAN for i in best])]
+
+
+def obeyed(made: Sequence[tuple[Mixing, NDArray[Any]]], kernel: NDArray[Any], dtype: DType) -> Mixing | None:
+    """The rule of those, with what they make, that made a kernel: to the last bit, or else but for the rounding."""
+    exact = (rule for rule, one in made if one.tobytes() == kernel.tobytes())
+    near = (rule for rule, one in made if is_rounded(one, kernel, dtype))
+    return next(exact, None) or next(near, None)
+
+
+def largest_difference(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Between two tensors of as many elements."""
+    return float(abs(one.astype("float64").ravel() - other.astype("float64").ravel()).max(initial=0))
+
+
+def is_rounded(kernel: NDArray[Any], other: NDArray[Any], dtype: DType) -> bool:
+    """Whether two kernels are the same but for the rounding: sums in another order or precision move a weight by two units in the
+    last place of the largest. Types of less than two bytes are too coarse to tell that from another rule."""
+    most = 2 * rounding(dtype) * float(abs(kernel.astype("float64")).max(initial=0))
+    return kernel.size == other.size and dtype.floating and dtype.bits >= 16 and largest_difference(kernel, other) <= most
+
+
+def rounding(dtype: DType) -> float:
+    """How far rounding moves a weight, as a part of the largest; never less than what sums in float64 lose."""
+    import ml_dtypes
+
+    if not dtype.floating:
+        return 1 / 64
+    return max(float(ml_dtypes.finfo(numpy_dtype(dtype)).eps), 1e-9)  # type: ignore[no-untyped-call] # it has no types
 
 
 def asking(rule: Mixing) -> str:

@@ -83,7 +83,7 @@ class NormalizationSpec(NamedTuple):
     def validated(self) -> NormalizationSpec:
         """The same. Raises UsageError for contradictions that do not depend on the file."""
         if self.name and self.name != AUTO and self.name not in NORMS:
-            raise unlisted("--norm", self.name, (*NORMS, AUTO))
+            raise unlisted("--norm", self.name, (*NORMS, AUTO), otherwise="--mean a,b,c --std a,b,c, which take numbers")
         if self.name and (self.mean or self.std):
             raise UsageError("--norm and --mean, --std state the same normalization: give one of them")
         if self and not (self.name or self.mean or self.std):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from chkpt_channels.formats.base import Loading, NamedNetwork
+from chkpt_channels.formats.torch.loading import TRUST
 from tests.formats.torch.test_checkpoint import BUILDERS, RAW, Build, conv, opened
 from tests.support.builders import Call, Global, Persistent, tensor
 from tests.support.files import FIXTURES
@@ -51,25 +52,26 @@ def test_ultralytics_loads_its_own(build: Build, put: Callable[..., Path], name:
     found = loading(build, put, {"epoch": 3, "ema": network("ultralytics.nn.tasks", name)}, path)
     assert found.statement == statement
     assert found.network == NamedNetwork("ultralytics", (name,), "object")
+    assert found.remark.endswith(TRUST)
     assert (found.imports[0].startswith("from ultralytics import")) == ("torch" not in statement)
 
 
 @BUILDERS
 def test_whose_code_it_takes_is_said(build: Build, put: Callable[..., Path]):
     installed = loading(build, put, network("timm.models.resnet", "ResNet"))
-    assert installed.remark == "torch.load imports timm for what the pickle names"
+    assert installed.remark == f"torch.load imports timm; {TRUST}"
     assert installed.network == NamedNetwork("timm", ("ResNet",), "object")
     own = loading(build, put, network("__main__", "Net\x1b"))
-    assert own.remark == "torch.load looks for Net\\x1b in __main__: define it first, as where the file was saved"
+    assert own.remark == f"torch.load looks for Net\\x1b in __main__: define it first, as where the file was saved; {TRUST}"
     assert own.network is None
-    assert loading(build, put, LAYER).remark == ""
+    assert loading(build, put, LAYER).remark == TRUST
 
 
 @pytest.mark.parametrize("name", ["torch_zip/training.ckpt", "torch_zip/module.pth", "torch_legacy/module.pth"])
-def test_what_comes_with_torch_or_python_is_not_said(name: str):
+def test_of_what_comes_with_torch_or_python_only_the_danger_is_said(name: str):
     with opened(FIXTURES / name) as checkpoint:
         assert "weights_only=False" in (checkpoint.loading("x").state or checkpoint.loading("x").statement)
-        assert checkpoint.loading("x").remark == ""
+        assert checkpoint.loading("x").remark == TRUST
 
 
 @BUILDERS

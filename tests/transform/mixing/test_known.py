@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chkpt_channels.core.dtypes import BY_NAME
-from chkpt_channels.transform.mixing.known import asking, conversions, known_rules, read_off
+from chkpt_channels.core.dtypes import BY_NAME, numpy_dtype
+from chkpt_channels.transform.mixing.known import asking, conversions, is_rounded, known_rules, read_off
 from chkpt_channels.transform.mixing.matrix import between
 from chkpt_channels.transform.mixing.normalization import fold_normalization
 from chkpt_channels.transform.options import Options, build_options, spelled
@@ -90,3 +90,13 @@ def test_each_conversion_is_another_one(old: int, new: int):
     if (old, new) == (3, 1):  # none but those that change nothing is another's
         changing = [(rule.matrix, rule.offset) for rule in folded if (rule.matrix, rule.offset) != (((1.0,),) * 3, ())]
         assert len(set(changing)) == len(changing) >= 12
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "expected"), [("F32", 1, True), ("F32", 9, False), ("F64", 1, True), ("F8_E5M2", 1, False)]
+)
+def test_rounding_moves_a_weight_by_little(name: str, steps: int, expected: bool):
+    dtype = BY_NAME[name]
+    kernel = np.linspace(0.5, 1, 48).astype(numpy_dtype(dtype))
+    width = f"u{kernel.itemsize}"
+    assert is_rounded(kernel, (kernel.view(width) - np.array(steps, width)).view(kernel.dtype), dtype) == expected
