@@ -46,16 +46,16 @@ def refusal(error: Any, arguments: Sequence[str], names: Sequence[str]) -> Usage
     was probably meant."""
     from chkpt_channels.cli import guesses
 
-    possible = getattr(error, "possibilities", None)
     word = arguments[0] if arguments else ""
     command = word if word in names else ""
     if not command and not word.startswith("-"):
         what = f"{word!r} is no command" if word else str(error)
         return UsageError(what, hint=guesses.command(word) or did_you_mean(word, names) or "chkpt-channels --help")
-    what = error.message if possible is not None else error.format_message()
-    option = getattr(error, "option_name", "")
-    if option and not possible:  # -to is read as -t
-        option = next((word for word in arguments if word.startswith(option)), option)
-        possible = [flag for parameter in error.ctx.command.params for flag in parameter.opts]
-    hint = did_you_mean(option, possible or ()) or f"{f'chkpt-channels {command}'.strip()} --help"
+    what = error.message if hasattr(error, "possibilities") else error.format_message()
+    hint = ""
+    if option := getattr(error, "option_name", ""):
+        option = next((word for word in arguments if word.startswith(option)), option)  # -to is read as -t
+        flags = [flag for parameter in error.ctx.command.params for flag in parameter.opts]
+        hint = guesses.option(option.partition("=")[0].lstrip("-"), flags)
+    hint = hint or f"{f'chkpt-channels {command}'.strip()} --help"
     return UsageError(what[:1].lower() + what[1:].rstrip("."), hint=hint)

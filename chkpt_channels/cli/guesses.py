@@ -17,6 +17,13 @@ from chkpt_channels.storage.source import STDIO
 
 _FETCHED_BY = {"s3": "aws s3 cp {} .", "gs": "gcloud storage cp {} .", "http": "curl -LO {}", "https": "curl -LO {}"}
 """What fetches the file of a URL."""
+_CALLED = {
+    "--to N": ("channels", "in-channels", "in_channels", "in-chans", "in_chans", "num-channels", "target"),
+    "--to gray": ("gray", "grey", "grayscale", "mono"),
+    "--to rgb": ("rgb", "color", "colour"),
+    "--force": ("overwrite", "yes", "f"),
+}
+"""What other tools call an option."""
 _HUB_ID = re.compile(r"(?:hf://|hf[-_]hub:)?([\w.-]+/[\w.-]+)(?:@[\w.-]+)?(/.*)?")
 
 
@@ -74,6 +81,13 @@ def each_a_model(folder: str) -> str:
     (suffix, _), *_ = suffixes.most_common(1)
     pattern = f"{shlex.quote(folder.rstrip(os.sep))}/*{suffix}"
     return f"   or, where each is a model of its own, chkpt-channels convert {pattern} --output-dir DIR"
+
+
+def option(word: str, flags: Sequence[str]) -> str:
+    """The option of a command that a word without its dashes was meant as; "" where none is like it."""
+    known = {flag.lstrip("-"): flag for flag in flags}
+    meant = next((flag for flag, words in _CALLED.items() if word.lower() in words and flag.split()[0] in flags), "")
+    return meant or known.get(did_you_mean(word, known), "")
 
 
 def command(word: str) -> str:

@@ -35,6 +35,22 @@ def test_the_last_source_is_the_output(sources: list[str], hint: str, here: Path
     guesses.check_sources(sources, names_output=True)
 
 
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("to", "--to"),
+        ("layers", "--layer"),
+        ("in-channels", "--to N"),
+        ("gray", "--to gray"),
+        ("overwrite", "--force"),
+        ("x", ""),
+    ],
+)
+def test_an_option_that_is_called_otherwise(word: str, hint: str):
+    assert guesses.option(word, ["--to", "-o", "--output", "--layer", "--force", "--verbose", "--channel-order"]) == hint
+    assert guesses.option(word, []) == ""
+
+
 MEANT = (
     ["b.pth"],
     ["missing.pth"],

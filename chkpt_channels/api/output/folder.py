@@ -12,9 +12,10 @@ from typing import Self
 from chkpt_channels.api.output.naming import Path_, Progress, default_output
 from chkpt_channels.api.output.publish import Settings, Written, status_of, write_bytes, write_checked
 from chkpt_channels.api.report import FileInfo
-from chkpt_channels.core.errors import Location
+from chkpt_channels.core.errors import Location, UsageError
 from chkpt_channels.folders.model_folder import ModelFolder
 from chkpt_channels.folders.planning import PlannedModel
+from chkpt_channels.formats import weights_suffixes
 from chkpt_channels.formats.base import Loading
 from chkpt_channels.storage.atomic import OutputFolder
 from chkpt_channels.storage.source import REPLACED, Source, is_same_content
@@ -26,13 +27,17 @@ FICLONE = 0x40049409
 
 
 class FolderTarget:
-    """The output of a model folder, which must not exist yet. A context: on exit an unpublished draft is removed."""
+    """The output of a model folder, which must not exist yet. A context: on exit an unpublished draft is removed. Raises
+    UsageError where it is named like a file of weights."""
 
     def __init__(
         self, model: ModelFolder, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
     ) -> None:
         self._model, self._progress, self._hard_link = model, progress, settings.hard_link
         self.path = Path(dst) if dst is not None else default_output(model.path, options.word)
+        if dst is not None and self.path.suffix.lower() in weights_suffixes():
+            what = f"the output {self.path.name} is named like a file, and the input is a folder, which becomes a new one"
+            raise UsageError(what, hint=f"name it {self.path.stem}, or convert one of the files in {model.path}")
         self._stack = contextlib.ExitStack()
         self._out: OutputFolder | None = None
         self._size = 0

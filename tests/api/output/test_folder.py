@@ -13,7 +13,7 @@ import safetensors.numpy
 from chkpt_channels import FileSystemError, convert
 from chkpt_channels.api.output.folder import FolderTarget
 from chkpt_channels.api.output.publish import Settings
-from chkpt_channels.core.errors import OutputExistsError
+from chkpt_channels.core.errors import OutputExistsError, UsageError
 from chkpt_channels.folders.model_folder import ModelFolder
 from chkpt_channels.folders.planning import plan_model
 from chkpt_channels.transform.options import build_options
@@ -52,6 +52,13 @@ def test_it_appears_whole_and_counts_its_bytes(folder: Path):
     assert json.loads(files(out)["config.json"])["num_channels"] == 1
     assert (written.status == "converted", written.output.bytes) == (True, sum(map(len, files(out).values())))
     assert {total for _, total in counts} == {sum(map(len, files(folder).values()))}
+
+
+def test_it_is_not_named_like_a_file(folder: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="named like a file") as refused:
+        convert(folder, tmp_path / "out.safetensors", "gray")
+    assert refused.value.hint == f"name it out, or convert one of the files in {folder}"
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_an_unpublished_draft_is_removed(folder: Path, tmp_path: Path):
