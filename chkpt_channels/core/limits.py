@@ -30,7 +30,7 @@ class Limits(NamedTuple):
     first_convs: int = 500  # that one conversion changes
     graph_operations: int = 250  # between an image and a kernel
     graph_steps: int = 300_000  # that all images of a graph take together, each with the operations before it
-    function_nodes: int = 100_000  # of a graph's own functions, in all calls
+    function_nodes: int = 50_000  # of a graph's own functions, in all calls
     axes: int = 64  # torch's and numpy's own limit
     hdf5_objects: int = 100_000
     hdf5_chunk_bytes: int = 1 << 30
