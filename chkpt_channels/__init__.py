@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from chkpt_channels.api.check import check
     from chkpt_channels.api.convert import convert
     from chkpt_channels.api.inspect import inspect
+    from chkpt_channels.api.output.patch import Patch, patch
     from chkpt_channels.api.plot import plot
     from chkpt_channels.api.report import Check, Inspection, Report, Verification
     from chkpt_channels.api.state_dict import convert_state_dict
@@ -50,6 +51,7 @@ __all__ = [
     "Inspection",
     "Notice",
     "OutputExistsError",
+    "Patch",
     "PostPublishError",
     "Report",
     "Tensor",
@@ -61,6 +63,7 @@ __all__ = [
     "convert",
     "convert_state_dict",
     "inspect",
+    "patch",
     "plot",
     "verify",
 ]
@@ -68,6 +71,7 @@ __all__ = [
 # no module has the name of a public function: importing a submodule would put it in the function's place
 _HOMES = {"convert": "api.convert", "inspect": "api.inspect", "verify": "api.verify", "check": "api.check"}
 _HOMES |= {"convert_state_dict": "api.state_dict", "plot": "api.plot"}
+_HOMES |= dict.fromkeys(("Patch", "patch"), "api.output.patch")
 _HOMES |= dict.fromkeys(("Declaration", "FirstConv", "Notice", "Tensor"), "core.tensors")
 _HOMES |= dict.fromkeys(("Check", "Inspection", "Report", "Verification"), "api.report")
 

@@ -10,7 +10,7 @@ from chkpt_channels.api.output.folder import FolderTarget
 from chkpt_channels.api.output.naming import Path_, Progress
 from chkpt_channels.api.output.publish import FileTarget, Settings, Written
 from chkpt_channels.api.report import Parity, Report
-from chkpt_channels.api.report_builder import conversion_report, with_load_lines
+from chkpt_channels.api.report_builder import conversion_report, preview_report, with_load_lines
 from chkpt_channels.core.errors import UsageError
 from chkpt_channels.folders.like_file import with_like
 from chkpt_channels.folders.model import Model, ModelFile
@@ -72,7 +72,7 @@ def convert(
             report = conversion_report(model, planned, parsed, _measure_parity(planned, complete=dry_run))
             report = report._replace(beside=target.beside)
             # publishing is the last step: a failure after it would be reported as if there were no output
-            report = _preview_report(report, target) if dry_run else _published_report(report, target.publish(planned))
+            report = preview_report(report, target.path) if dry_run else _published_report(report, target.publish(planned))
             report = with_load_lines(report, model, target.loading)
     return report._replace(seconds=time.perf_counter() - began)
 
@@ -85,11 +85,6 @@ def _target(
     if isinstance(model, ModelFile):
         return FileTarget(model, dst, options, settings, progress)
     raise TypeError(f"{type(model).__name__} is not a model that can be written")
-
-
-def _preview_report(report: Report, target: FileTarget | FolderTarget) -> Report:
-    status = "would_convert" if report.status == "converted" else report.status
-    return report._replace(status=status, target=str(target.path))
 
 
 def _published_report(report: Report, written: Written) -> Report:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from chkpt_channels.api.output.naming import Path_
 from chkpt_channels.api.report import Inspection
 from chkpt_channels.api.report_builder import file_info
 from chkpt_channels.core.errors import Candidate
@@ -12,13 +11,14 @@ from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.folders.channel_counts import declarations as config_declarations
 from chkpt_channels.folders.channel_counts import search_hints
 from chkpt_channels.folders.model_folder import open_model
+from chkpt_channels.storage.source import Readable
 from chkpt_channels.transform import notices
 
 
-def inspect(path: Path_) -> Inspection:
-    """The content of a file or a model folder: format, first convs with layout and evidence, tensors. Ambiguity is no error:
-    `first_convs` is empty then. `candidates` are the tensors that were rejected as first convs. Raises DamagedError,
-    UnsupportedError for foreign formats, FileSystemError."""
+def inspect(path: Readable) -> Inspection:
+    """The content of a file, a model folder or an object that is read by position: format, first convs with layout and evidence,
+    tensors. Ambiguity is no error: `first_convs` is empty then. `candidates` are the tensors that were rejected as first convs.
+    Raises DamagedError, UnsupportedError for foreign formats, FileSystemError."""
     with open_model(path) as model:
         convs: list[FirstConv] = []
         candidates: list[Candidate] = []

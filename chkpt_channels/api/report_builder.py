@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from chkpt_channels.api.advice import input_advice
 from chkpt_channels.api.output.load_lines import load_lines
@@ -56,6 +57,12 @@ def conversion_report(model: Model, planned: PlannedModel, options: Options, par
         options=as_keywords(options),
         advice=input_advice(model, planned, options, model.recognized),
     )
+
+
+def preview_report(report: Report, target: Path) -> Report:
+    """The report of an output that is not written."""
+    status = "would_convert" if report.status == "converted" else report.status
+    return report._replace(status=status, target=str(target))
 
 
 def with_load_lines(report: Report, model: Model, loading: Callable[[str | None], Loading]) -> Report:

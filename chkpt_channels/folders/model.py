@@ -20,7 +20,7 @@ from chkpt_channels.folders.describing import Description, described
 from chkpt_channels.folders.shards import Shards
 from chkpt_channels.formats import detect
 from chkpt_channels.formats.base import Checkpoint, Format, Loading
-from chkpt_channels.storage.source import STDIO, Source, open_source
+from chkpt_channels.storage.source import STDIO, Readable, Source, open_source
 from chkpt_channels.transform.mixing.normalization import AUTO
 from chkpt_channels.transform.options import Options
 
@@ -37,8 +37,8 @@ class Part(NamedTuple):
 
 
 class Model(ABC):
-    """An open model. `home` is the folder that its configurations and the files beside the weights are in, None for standard
-    input."""
+    """An open model. `home` is the folder that its configurations and the files beside the weights are in, None where
+    nothing can be beside it."""
 
     is_folder: ClassVar[bool]
     location: Location
@@ -111,15 +111,15 @@ class Model(ABC):
 
 
 class ModelFile(Model):
-    """One file, or standard input."""
+    """One file, standard input, or an object that is read by position."""
 
     is_folder = False
 
-    def __init__(self, path: str | os.PathLike[str], *, with_sidecars: bool = False) -> None:
+    def __init__(self, path: Readable, *, with_sidecars: bool = False) -> None:
         super().__init__()
         self.source: Source = self._stack.enter_context(open_source(path))
         self.location, self._with_sidecars = self.source.location, with_sidecars
-        self.home = None if str(path) == STDIO else Path(self.source.name).parent
+        self.home = None if self.source.is_alone or str(path) == STDIO else Path(self.source.name).parent
 
     @cached_property
     def format(self) -> Format:

@@ -29,7 +29,7 @@ from chkpt_channels.folders.model import Model, ModelFile, Part
 from chkpt_channels.folders.shards import Shards, is_index, shard_names
 from chkpt_channels.formats import LFS_POINTER, foreign_weights, is_claimed, open_checkpoint, weights_suffixes
 from chkpt_channels.formats.base import Checkpoint, Loading
-from chkpt_channels.storage.source import STDIO, Source, check_link, open_listed, status
+from chkpt_channels.storage.source import STDIO, Readable, Source, check_link, open_listed, status
 from chkpt_channels.transform.mixing.normalization import AUTO
 from chkpt_channels.transform.options import Options
 
@@ -250,9 +250,12 @@ def _other_weights(path: Path) -> UnsupportedError | bool | None:
         return is_claimed(source) or foreign_weights(source)
 
 
-def open_model(path: str | os.PathLike[str], options: Options | None = None, *, with_sidecars: bool = False) -> Model:
-    """A model folder, a single file, or standard input for "-"; without options it is only inspected, through any link. A file's
-    configurations are edited too if `with_sidecars`. Raises UsageError for options that standard input cannot satisfy."""
+def open_model(path: Readable, options: Options | None = None, *, with_sidecars: bool = False) -> Model:
+    """A model folder, a single file or object, or standard input for "-"; without options it is only inspected, through any link.
+    A file's configurations are edited too if `with_sidecars`. Raises UsageError for options that these cannot satisfy."""
+    if not isinstance(path, str | os.PathLike):
+        check_no_folder_options(path.name, options.plain["leave_out"] if options else ())
+        return ModelFile(path)
     if os.fspath(path) == STDIO and options and options.norm.name == AUTO:
         what = "--norm auto reads the configurations in the file's folder, and standard input has none"
         raise UsageError(what, hint="--norm imagenet")

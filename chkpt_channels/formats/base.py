@@ -250,4 +250,5 @@ class Checkpoint(TensorStore):
         return False
 
     def validate(self, path: str) -> None:  # most formats have no light library to ask
-        """Open the written file at `path` with the format's own library, where that is light to import."""
+        """Open the written file at `path` with the format's own library, where that is light to import; "" is one that is in no
+        file, of which a library that opens files is not asked."""

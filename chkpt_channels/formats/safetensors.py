@@ -119,6 +119,8 @@ class Safetensors(Checkpoint):
         import safetensors  # noqa: F401 # for validate
 
     def validate(self, path: str) -> None:
+        if not path:
+            return
         from safetensors import SafetensorError, safe_open
 
         try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Protocol, Self
 
 from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, reason
 
@@ -25,6 +25,24 @@ END_BYTES = 1 << 16
 REPLACED = "was replaced while the folder was read"
 
 
+class RandomAccess(Protocol):
+    """Bytes that are read by position, of an object that is no file of this machine: a Blob of a browser, an object of a store.
+
+    `name` begins the messages, `size` is in bytes. `readinto` fills the buffer from `offset` on, at least in part, and returns
+    how many bytes that were. It raises OSError where it cannot, and where they are no longer what they were.
+    """
+
+    name: str
+    size: int
+
+    def readinto(self, buffer: memoryview, offset: int, /) -> int:
+        """As above."""
+
+
+Readable = str | os.PathLike[str] | RandomAccess
+"""What a source is opened of."""
+
+
 class Source:
     """An open regular file.
 
@@ -33,6 +51,8 @@ class Source:
     """
 
     _kept: tuple[Source, ...] = ()
+    is_alone = False
+    """Whether no other file can be beside it."""
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         self.name = name if name is not None else os.fsdecode(path)
@@ -143,12 +163,15 @@ class Source:
         done = 0
         while done < len(buffer):
             try:
-                count = os.preadv(self.fd, [buffer[done:]], start + done)
+                count = self._read_some(buffer[done:], start + done)
             except OSError as error:
                 raise self.location.system(reason(error)) from error
             if count == 0:
                 raise self.location.system("was cut short while it was read")
             done += count
+
+    def _read_some(self, buffer: memoryview, start: int) -> int:
+        return os.preadv(self.fd, [buffer], start)
 
     def check_unchanged(self) -> None:
         """Raise FileSystemError if the file, or one that is kept with it, was written to since it was opened."""
@@ -162,6 +185,24 @@ class Source:
     def is_same_file(self, other: os.stat_result) -> bool:
         """Whether `other` describes this very file, by whatever name."""
         return os.path.samestat(self._stat, other)
+
+
+class RangeSource(Source):
+    """The same of an object that is read by position, which sees to it that it does not change; `made_here` as of a file."""
+
+    is_alone = True
+
+    def __init__(self, opened: RandomAccess, *, made_here: bool = False) -> None:
+        self.name, self.size, self.fd, self._opened = opened.name, opened.size, -1, opened
+        self.location, self.made_here = Location(opened.name), made_here
+
+    def _read_some(self, buffer: memoryview, start: int) -> int:
+        return self._opened.readinto(buffer, start)
+
+    def check_unchanged(self) -> None:
+        """As of a file, of those that are kept with it."""
+        for other in self._kept:
+            other.check_unchanged()
 
 
 def is_same_content(fd: int, path: Path) -> bool:
@@ -187,8 +228,10 @@ def open_listed(path: Path, listed: os.stat_result) -> Source:
     return source
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
-    """The file, or standard input for "-"."""
+def open_source(path: Readable) -> Source:
+    """The file, the object, or standard input for "-"."""
+    if not isinstance(path, str | os.PathLike):
+        return RangeSource(path)
     if os.fspath(path) == STDIO:
         if sys.stdin is None:
             raise Location("standard input").system("is closed")

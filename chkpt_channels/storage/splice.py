@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
-from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.source import CHUNK_BYTES, Source
 
 Progress = Callable[[int], None]
 
@@ -23,6 +25,13 @@ class Splice(NamedTuple):
     def of(cls, start: int, stop: int, data: bytes) -> Splice:
         """A splice whose bytes are known already."""
         return cls(start, stop, len(data), lambda: data)
+
+    def made(self) -> bytes:
+        """Its bytes."""
+        data = self.data()
+        if len(data) != self.size:
+            raise ValueError(f"a splice at {self.start} promised {self.size} bytes and made {len(data)}")
+        return data
 
 
 class Checksum(Protocol):
@@ -44,6 +53,37 @@ class Move(NamedTuple):
     start: int
     size: int
     at: int
+
+
+class OutputPiece(NamedTuple):
+    """Of an output: `size` bytes of the source from `start` on, or `data`, which are new."""
+
+    start: int
+    size: int
+    data: bytes | None = None
+
+
+class Composed:
+    """The output that is made of pieces, read by position (a `RandomAccess`)."""
+
+    def __init__(self, source: Source, pieces: tuple[OutputPiece, ...], name: str) -> None:
+        self.name, self.pieces, self._source = name, pieces, source
+        self._ends = list(accumulate(piece.size for piece in pieces))
+        self.size = self._ends[-1] if pieces else 0
+
+    def readinto(self, buffer: memoryview, offset: int, /) -> int:
+        """Fill the buffer from one piece."""
+        number = bisect_right(self._ends, offset)
+        if number == len(self._ends):
+            return 0
+        piece = self.pieces[number]
+        within = offset - (self._ends[number] - piece.size)
+        view = buffer[: piece.size - within]
+        if piece.data is None:
+            self._source.readinto(view, piece.start + within)
+        else:
+            view[:] = piece.data[within : within + len(view)]
+        return len(view)
 
 
 def spliced(data: bytes, edits: Sequence[tuple[int, int, bytes]]) -> bytes:
@@ -102,6 +142,14 @@ def moves_around(size: int, splices: Sequence[Splice]) -> tuple[list[Move], list
     return moves, targets
 
 
+def pieces(size: int, splices: Sequence[Splice]) -> tuple[OutputPiece, ...]:
+    """The output of a source of `size` bytes, with `splices` in order, whose bytes are made here."""
+    moves, targets = moves_around(size, splices)
+    placed = [(at, OutputPiece(s.start, s.size, s.made())) for s, at in zip(splices, targets, strict=True) if s.size]
+    placed += [(move.at, OutputPiece(move.start, move.size)) for move in moves]
+    return tuple(piece for _, piece in sorted(placed, key=lambda item: item[0]))
+
+
 def passing_checks(checks: Sequence[Checksum], splices: Sequence[Splice]) -> list[Checksum]:
     """The checks whose bytes all pass by; what a splice replaces was checked when it was loaded."""
     replaced = deque((s.start, s.stop) for s in splices if s.start < s.stop)
@@ -112,3 +160,15 @@ def passing_checks(checks: Sequence[Checksum], splices: Sequence[Splice]) -> lis
         if not replaced or check.stop <= replaced[0][0]:
             kept.append(check)
     return kept
+
+
+def read_through(source: Source, checks: Sequence[Checksum]) -> Iterator[int]:
+    """Read what the checks are of, and yield how many bytes that were each time; raises what a check raises."""
+    buffer = memoryview(bytearray(min(CHUNK_BYTES, max((check.stop - check.start for check in checks), default=0))))
+    for check in checks:
+        for at in range(check.start, check.stop, CHUNK_BYTES):
+            view = buffer[: check.stop - at]
+            source.readinto(view, at)
+            check.update(view)
+            yield len(view)
+        check.finish()

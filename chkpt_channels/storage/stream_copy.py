@@ -19,7 +19,16 @@ from typing import ParamSpec, TypeVar
 
 from chkpt_channels.core.errors import Location
 from chkpt_channels.storage.source import CHUNK_BYTES, Source
-from chkpt_channels.storage.splice import Checksum, Move, Progress, Splice, moves_around, output_size, passing_checks
+from chkpt_channels.storage.splice import (
+    Checksum,
+    Move,
+    Progress,
+    Splice,
+    moves_around,
+    output_size,
+    passing_checks,
+    read_through,
+)
 
 BLOCK_BYTES = CHUNK_BYTES
 """The size of a buffer and of one O_DIRECT write, a multiple of the sector. Other sizes were measurably no faster."""
@@ -60,16 +69,14 @@ def apply(
             os.posix_fallocate(out, 0, total)  # takes no time, and a full disk shows before the first byte
         copying = _Copy(source, moves, out, total, passing_checks(checks, ordered), progress)
         try:
-            contents = [splice.data() for splice in ordered]
+            contents = [splice.made() for splice in ordered]
             if meanwhile:
                 meanwhile()
         except BaseException:
             copying.stop()
             raise
         copying.join()
-        for splice, at, data in zip(ordered, targets, contents, strict=True):
-            if len(data) != splice.size:
-                raise ValueError(f"a splice at {splice.start} promised {splice.size} bytes and made {len(data)}")
+        for at, data in zip(targets, contents, strict=True):
             write_at(out, memoryview(data), at)
         os.fsync(out)
 
@@ -198,14 +205,11 @@ class _Copy:
                 self._progress(count)
 
     def _check(self) -> None:
-        buffer = memoryview(bytearray(min(BLOCK_BYTES, max((c.stop - c.start for c in self._checker.waiting), default=0))))
-        for check in list(self._checker.waiting):
-            for at in range(check.start, check.stop, BLOCK_BYTES):
-                if self._stopped.is_set():
-                    return
-                view = buffer[: min(BLOCK_BYTES, check.stop - at)]
-                self._source.readinto(view, at)
-                self._checker.feed(view, at)
+        checks = list(self._checker.waiting)
+        self._checker.waiting.clear()
+        for _ in read_through(self._source, checks):
+            if self._stopped.is_set():
+                return
 
     def _by_blocks(self, direct: bool) -> None:
         """Large files, past the page cache where it can be: each byte is read once, into buffers that one thread writes from

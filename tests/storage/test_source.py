@@ -23,6 +23,42 @@ def test_reads_by_position(source: Callable[..., Source]):
     assert (opened.size, opened.read(3, 7), opened.read(10, 10)) == (10, b"3456", b"")
 
 
+class Halves:
+    """Bytes of an object, of which a read gives about half."""
+
+    name = "s3"
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.size = content, len(content)
+
+    def readinto(self, buffer: memoryview, offset: int) -> int:
+        data = self.content[offset : offset + (len(buffer) + 1) // 2]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def test_an_object_is_read_by_position():
+    with open_source(Halves(b"0123456789")) as opened:
+        assert (opened.name, opened.size, opened.read(2, 9), opened.is_alone, opened.made_here) == (
+            "s3", 10, b"2345678", True, False,
+        )  # fmt: skip
+        opened.check_unchanged()
+    short = Halves(b"0123")
+    short.size = 9
+    with open_source(short) as opened, pytest.raises(FileSystemError, match="s3: was cut short while it was read"):
+        opened.read(2, 9)
+
+
+def test_what_is_kept_with_an_object_must_not_change(put: Callable[..., Path]):
+    path = put(b"0123")
+    with open_source(Halves(b"0")) as opened:
+        opened.keep(Source(path))
+        opened.check_unchanged()
+        path.write_bytes(b"012345")
+        with pytest.raises(FileSystemError, match="was changed while it was read"):
+            opened.check_unchanged()
+
+
 @pytest.mark.parametrize(
     ("span", "pieces"),
     [((), [b"0123", b"4567", b"89"]), ((2,), [b"2345", b"6789"]), ((3, 9), [b"3456", b"78"]), ((5, 5), [])],

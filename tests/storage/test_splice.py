@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chkpt_channels.storage.splice import Move, Splice, moves_around, passing_checks, spliced, streamed
+from chkpt_channels.storage.source import RandomAccess, RangeSource
+from chkpt_channels.storage.splice import (
+    Composed,
+    Move,
+    Splice,
+    moves_around,
+    passing_checks,
+    pieces,
+    read_through,
+    spliced,
+    streamed,
+)
 
 Changes = list[tuple[int, int, bytes]]
 
@@ -44,6 +55,62 @@ def test_a_stream_in_pieces_becomes_the_same(drawn: tuple[bytes, Changes], data:
     cuts = [0, *sorted(data.draw(st.sets(st.integers(0, len(whole)), max_size=6))), len(whole)]
     pieces = [whole[start:stop] for start, stop in pairwise(cuts)]
     assert b"".join(streamed(pieces, [Splice.of(*change) for change in changes])) == spliced(whole, changes)
+
+
+@given(edits(), st.integers(0, 900), st.integers(0, 900))
+def test_pieces_are_the_same_and_are_read_by_position(drawn: tuple[bytes, Changes], first: int, second: int):
+    whole, changes = drawn
+    expected = spliced(whole, changes)
+    made = pieces(len(whole), [Splice.of(*change) for change in changes])
+    assert b"".join(whole[p.start : p.start + p.size] if p.data is None else p.data for p in made) == expected
+    output = RangeSource(Composed(RangeSource(Held(whole)), made, "b"))
+    start, stop = sorted(min(at, len(expected)) for at in (first, second))
+    assert (output.name, output.size, output.read(start, stop)) == ("b", len(expected), expected[start:stop])
+
+
+class Held:
+    """Bytes, read by position."""
+
+    name = "a"
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.size = content, len(content)
+
+    def readinto(self, buffer: memoryview, offset: int) -> int:
+        data = self.content[offset : offset + len(buffer)]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def test_nothing_is_read_behind_the_last_piece():
+    held: RandomAccess = Composed(RangeSource(Held(b"ab")), pieces(2, []), "b")
+    assert held.readinto(memoryview(bytearray(4)), 2) == 0
+
+
+def test_a_splice_that_makes_another_number_of_bytes_is_a_bug():
+    with pytest.raises(ValueError, match="a splice at 1 promised 3 bytes and made 2"):
+        pieces(4, [Splice(1, 2, 3, lambda: b"ab")])
+
+
+class Summed:
+    """A checksum that remembers what it was fed."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.start, self.stop, self.seen, self.finished = start, stop, b"", False
+
+    def update(self, data: memoryview) -> None:
+        self.seen += bytes(data)
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+def test_checks_are_fed_what_they_are_of_in_pieces(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("chkpt_channels.storage.splice.CHUNK_BYTES", 4)
+    checks = [Summed(1, 8), Summed(8, 8), Summed(9, 10)]
+    assert list(read_through(RangeSource(Held(b"0123456789")), checks)) == [4, 3, 1]
+    assert [(check.seen, check.finished) for check in checks] == [(b"1234567", True), (b"", True), (b"9", True)]
+    assert list(read_through(RangeSource(Held(b"")), [])) == []
 
 
 @given(edits())

@@ -27,34 +27,40 @@ if TYPE_CHECKING:
 
 
 def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
-    """Reopen the file: its index is as planned, its edits read back, the format's own library accepts it. Returns its size.
-    Raises RuntimeError otherwise: that is a bug of this package, and nothing is published."""
+    """Reopen the file `fd` and `check_source` it. Returns its size."""
     with Source.of_descriptor(fd, name, made_here=True) as source:
-        try:
-            after = before.format.open(source)
-        except DamagedError as error:
-            raise RuntimeError(f"what was written cannot be read: {error}") from error
-        after.read_companions_of(before, plan.edits.companions)
-        tell(after, plan)
-        dropped = gone(before, plan)
-        expected = {n: (t.dtype, t.shape) for n, t in before.tensors.items() if n not in dropped}
-        expected |= {n: (before.tensors[n].dtype, edit.shape) for n, edit in plan.edits.tensors.items()}
-        adds = after.adds_tensors or plan.edits.adapter is not None
-        actual = {n: (t.dtype, t.shape) for n, t in after.tensors.items() if n in expected or not adds}
-        if actual != expected:
-            raise RuntimeError(f"{name}: the written file has other tensors than planned")
-        for tensor, edit in plan.edits.tensors.items():
-            if b"".join(after.chunks(tensor)) != edit.values().tobytes():
-                raise RuntimeError(f"{name}: {tensor} does not read back as it was written")
-        if missing := missing_biases(after, plan):
-            raise RuntimeError(f"{name}: the new bias of {missing[0]} does not read back as it was written")
-        for where, what in misread(before, after, plan):
-            if after.graph.decides:  # an edit that it does not show to be right is not published
-                raise before.location.at(where).unsupported(f"{what}: the graph does not show that an edit is right")
-            raise RuntimeError(f"{name}: {where} {what}")
-        if os.path.isdir("/proc/self/fd"):  # the file has no name yet, and the libraries open names
-            _validate(before, after, f"/proc/self/fd/{fd}")
+        # the file has no name yet, and the libraries open names
+        check_source(before, plan, source, f"/proc/self/fd/{fd}" if os.path.isdir("/proc/self/fd") else "")
         return source.size
+
+
+def check_source(before: Checkpoint, plan: Plan, source: Source, path: str = "") -> None:
+    """Open an output: its index is as planned, its edits read back, the format's own library accepts it, by `path` where it
+    reads files. Raises RuntimeError otherwise: that is a bug of this package, and nothing is published."""
+    name = source.name
+    try:
+        after = before.format.open(source)
+    except DamagedError as error:
+        raise RuntimeError(f"what was written cannot be read: {error}") from error
+    after.read_companions_of(before, plan.edits.companions)
+    tell(after, plan)
+    dropped = gone(before, plan)
+    expected = {n: (t.dtype, t.shape) for n, t in before.tensors.items() if n not in dropped}
+    expected |= {n: (before.tensors[n].dtype, edit.shape) for n, edit in plan.edits.tensors.items()}
+    adds = after.adds_tensors or plan.edits.adapter is not None
+    actual = {n: (t.dtype, t.shape) for n, t in after.tensors.items() if n in expected or not adds}
+    if actual != expected:
+        raise RuntimeError(f"{name}: the written file has other tensors than planned")
+    for tensor, edit in plan.edits.tensors.items():
+        if b"".join(after.chunks(tensor)) != edit.values().tobytes():
+            raise RuntimeError(f"{name}: {tensor} does not read back as it was written")
+    if missing := missing_biases(after, plan):
+        raise RuntimeError(f"{name}: the new bias of {missing[0]} does not read back as it was written")
+    for where, what in misread(before, after, plan):
+        if after.graph.decides:  # an edit that it does not show to be right is not published
+            raise before.location.at(where).unsupported(f"{what}: the graph does not show that an edit is right")
+        raise RuntimeError(f"{name}: {where} {what}")
+    _validate(before, after, path)
 
 
 def check_stems(planned: PlannedModel) -> None:

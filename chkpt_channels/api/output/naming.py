@@ -85,6 +85,11 @@ def default_output(path: Path, word: str) -> Path:
     if path.is_dir():
         path = path if path.name not in ("", "..") else resolved(path)
         return path.with_name(f"{path.name}_{word}")
+    return file_output(path, word)
+
+
+def file_output(path: Path, word: str) -> Path:
+    """The same of what is no folder."""
     suffix = _suffix(path)
     return path.with_name(f"{path.name.removesuffix(suffix)}_{word}{suffix}")
 

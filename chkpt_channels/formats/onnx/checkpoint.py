@@ -42,7 +42,7 @@ class Onnx(Checkpoint):
             self._payloads[weight.name] = tensor_data.payload(weight, source.location, self._folder)
             self.tensors[weight.name] = Tensor(weight.name, weight.dtype, weight.shape)
         if not source.made_here:  # an output's external data is published with it, after this check
-            external_data.check(self.model.weights, self._payloads)
+            external_data.check(self.model.weights, self._payloads, source)
         if self.model.graph.fields.get(GRAPH_SPARSE):
             self.warnings.append(Notice("sparse", "sparse initializers are copied as they are"))
 

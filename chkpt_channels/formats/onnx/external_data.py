@@ -22,12 +22,16 @@ _ENTRY_VALUE = 2
 """The field of a StringStringEntryProto that holds the value."""
 
 
-def check(weights: Mapping[str, Weight], payloads: Mapping[str, Payload]) -> None:
-    """Raise DamagedError where a tensor's span is not in its file. A missing file is an error only when it is read."""
+def check(weights: Mapping[str, Weight], payloads: Mapping[str, Payload], source: Source) -> None:
+    """Raise DamagedError where a tensor's span is not in its file, UnsupportedError where no file can be beside the source. A
+    missing one is an error only when it is read."""
     sizes: dict[Path, int | None] = {}
     for name, payload in payloads.items():
         if payload.path is None:
             continue
+        if source.is_alone:
+            what = f"its elements are in the data file {payload.path.name}, and the model was given without it"
+            raise source.location.at(name).unsupported(what, hint="convert the files with the command line")
         if payload.path not in sizes:
             sizes[payload.path] = _size(payload.path)
         size = sizes[payload.path]
