@@ -99,7 +99,7 @@ class Session:
         self.exit_code = max(self.exit_code, error.exit_code)
         self._keep(failure_record(path, error))
         rows = (lambda _: ()) if self.is_brief else text.candidate_rows
-        _print(_error_lines(error, self._command, rows), sys.stderr)
+        _print(error_lines(error, self._command, rows), sys.stderr)
 
     @contextlib.contextmanager
     def saving_report(self, path: str | None, *, force: bool) -> Iterator[None]:
@@ -220,10 +220,10 @@ def report_error(error: Exception) -> None:
     """Print an error of no file."""
     from chkpt_channels.core.errors import ChkptChannelsError
 
-    _print(_error_lines(error, "", tuple) if isinstance(error, ChkptChannelsError) else [f"error: {error}"], sys.stderr)
+    _print(error_lines(error, "", tuple) if isinstance(error, ChkptChannelsError) else [f"error: {error}"], sys.stderr)
 
 
-def _error_lines(error: ChkptChannelsError, command: str, rows: Callable[..., Iterable[str]]) -> Iterator[str]:
+def error_lines(error: ChkptChannelsError, command: str, rows: Callable[..., Iterable[str]]) -> Iterator[str]:
     """The one-line message, at most ten candidates, and what to try."""
     from chkpt_channels.core.errors import LONGEST_MESSAGE, PostPublishError, printable
 

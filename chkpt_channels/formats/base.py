@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -240,7 +241,11 @@ class Checkpoint(TensorStore):
         """Write the edited file to the empty file `out` and fsync it; `location` names the output in messages."""
         from chkpt_channels.storage.stream_copy import apply
 
-        apply(self.source, self.splices(edits), out, location, self.checks(), progress, self.preload_validator)
+        def preload() -> None:
+            with suppress(ModuleNotFoundError):  # told when it is needed
+                self.preload_validator()
+
+        apply(self.source, self.splices(edits), out, location, self.checks(), progress, preload)
 
     def preload_validator(self) -> None:  # most formats have no light library to ask
         """Import what `validate` needs."""

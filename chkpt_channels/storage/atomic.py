@@ -15,12 +15,13 @@ import re
 import shlex
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from chkpt_channels.core import interrupts
 from chkpt_channels.core.errors import FileSystemError, Location, OutputExistsError, PostPublishError, reason
-from chkpt_channels.storage.source import Source, is_same_content, resolved
+from chkpt_channels.storage.source import BROWSER, Source, is_same_content, resolved
 
 _LEFTOVER = re.compile(r"\.chkpt-channels-[0-9a-f]{16}\.tmp")
 """Names of files beside an output while it is replaced: 64 random bits, so that two runs never collide."""
@@ -131,7 +132,7 @@ class Output:
     def _keep_old(self) -> None:
         """Give the old file a second name, where the file system knows such."""
         kept = self._new_name()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):  # AttributeError: a browser has no hard links
             os.link(self.path, kept, follow_symlinks=False)
             self._backup = kept
 
@@ -146,7 +147,12 @@ class Output:
     def _link(self, name: Path) -> None:
         """Give the file this name. FileExistsError if the name is taken, even if only since it was checked."""
         if self._temporary:
-            os.link(self._temporary, name, follow_symlinks=False)
+            if sys.platform != BROWSER:
+                os.link(self._temporary, name, follow_symlinks=False)
+                return
+            if os.path.lexists(name):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            os.rename(self._temporary, name)  # there are no hard links, and nobody else writes
             return
         # through /proc, because AT_EMPTY_PATH needs a capability; os.link follows the symlink only with a src_dir_fd
         proc = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)

@@ -15,6 +15,8 @@ from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, 
 
 STDIO = "-"
 """Names standard input and standard output."""
+BROWSER = "emscripten"
+"""The platform of Python in a browser, which has no threads, processes or hard links. Source: PEP 776."""
 CHUNK_BYTES = 4 << 20
 """How much of a long span is read, checked or written at once: large enough for any disk, small beside any memory."""
 
@@ -171,7 +173,11 @@ class Source:
             done += count
 
     def _read_some(self, buffer: memoryview, start: int) -> int:
-        return os.preadv(self.fd, [buffer], start)
+        if hasattr(os, "preadv"):
+            return os.preadv(self.fd, [buffer], start)
+        data = os.pread(self.fd, len(buffer), start)  # Python in a browser has no preadv
+        buffer[: len(data)] = data
+        return len(data)
 
     def check_unchanged(self) -> None:
         """Raise FileSystemError if the file, or one that is kept with it, was written to since it was opened."""

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import mmap
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from chkpt_channels.core.errors import Location
-from chkpt_channels.storage.source import CHUNK_BYTES, Source
+from chkpt_channels.storage.source import BROWSER, CHUNK_BYTES, Source
 from chkpt_channels.storage.splice import (
     Checksum,
     Move,
@@ -97,8 +98,12 @@ def write_at(out: int, data: memoryview, at: int) -> None:
 def submit(
     pool: ThreadPoolExecutor, work: Callable[Arguments, Result], *args: Arguments.args, **more: Arguments.kwargs
 ) -> Future[Result]:
-    """`work` in a thread. Raises OSError where the system cannot start one: the pool raises RuntimeError, which would look like a
-    bug."""
+    """`work` in a thread; in a browser, which has none, here and now. Raises OSError where the system cannot start one: the pool
+    raises RuntimeError, which would look like a bug."""
+    if sys.platform == BROWSER:
+        done: Future[Result] = Future()
+        done.set_result(work(*args, **more))
+        return done
     try:
         return pool.submit(work, *args, **more)
     except RuntimeError as error:

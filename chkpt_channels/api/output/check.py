@@ -4,6 +4,7 @@ validator. Runs before publishing."""
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from chkpt_channels.discovery import bias_target
 from chkpt_channels.discovery.find import unexplained
 from chkpt_channels.folders.planning import PlannedModel
 from chkpt_channels.formats.base import Checkpoint, TensorStore
-from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.source import BROWSER, Source
 from chkpt_channels.transform import kernels, quantization
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.notices import SEARCHED
@@ -79,6 +80,9 @@ def _validate(before: Checkpoint, after: Checkpoint, path: str) -> None:
     """Run the validator of the format's own library. Raises DamagedError where it refuses the source as well."""
     try:
         after.validate(path)
+    except ModuleNotFoundError:
+        if sys.platform != BROWSER:  # there this package's own reader has accepted it, and no library is there to ask
+            raise
     except Exception as error:
         if before.source_fails_validation():  # asked last: it takes as long as the validation itself
             raise before.location.damaged(f"{before.title}'s own library cannot read it: {error}") from error

@@ -154,7 +154,7 @@ def onnx_schema() -> Any:
     folder = Path(next(iter(package.submodule_search_locations or ()))) if package else Path()
     spec = importlib.util.spec_from_file_location("onnx.onnx_ml_pb2", folder / "onnx_ml_pb2.py")
     if spec is None or spec.loader is None:
-        raise ImportError("onnx is not installed")
+        raise ModuleNotFoundError("onnx is not installed", name="onnx")
     module = importlib.util.module_from_spec(spec)
     sys.modules["onnx.onnx_ml_pb2"] = module  # a later `import onnx` shares these classes
     spec.loader.exec_module(module)
