@@ -5,13 +5,18 @@ FRAMEWORKS := .venv-frameworks
 KERAS2 := .venv-keras2
 CATALOGUE := .venv-catalogue
 LOWEST := .venv-lowest
+PAGE := .venv-page
 BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check
 # the first pip that reads dependency groups
 GROUPS_PIP := 'pip>=25.1'
 FIXTURE := fixtures/torch_zip/state_dict.pth
+# Python for browsers, of the npm registry
+PYODIDE := pyodide-314.0.7
+PYODIDE_FILES := pyodide.mjs pyodide.asm.mjs pyodide.asm.wasm python_stdlib.zip pyodide-lock.json
+PYODIDE_SHA256 := 66b7949e5a0cba2250b586d7e368bf12fb482800748d182c4618254b685ffaa0
 
-.PHONY: demo test test-lowest test-resolve test-beside docs picture fuzz lint types test-frameworks test-realworld test-keras2 bench bench-exactness fixtures catalogue clean
+.PHONY: demo test test-lowest test-resolve test-beside docs picture fuzz lint types test-frameworks test-realworld test-keras2 bench bench-exactness fixtures catalogue page test-page clean
 
 demo: $(VENV)/.installed
 	@rm -rf demo && mkdir demo && cp $(FIXTURE) demo/rgb.pth
@@ -87,6 +92,27 @@ fixtures: $(FRAMEWORKS)/.installed
 catalogue: $(CATALOGUE)/.installed
 	$(CATALOGUE)/bin/python -m fixtures.catalogue
 
+# the page that converts in a browser, in build/page; WHEELS=DIR puts the wheels in it beside the page (numpy, h5py, ml_dtypes)
+page: $(VENV)/.installed build/$(PYODIDE).tgz
+	@rm -rf build/page && mkdir -p build/page/pyodide build/page/wheels
+	tar -xzf build/$(PYODIDE).tgz -C build/page/pyodide --strip-components=1 $(PYODIDE_FILES:%=package/%)
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/page .
+	cp web/* build/page
+	$(if $(WHEELS),cp $(WHEELS)/*.whl build/page/wheels)
+	@cd build/page && $(abspath $(BIN))/python -c "import glob, json; print(json.dumps({'package': glob.glob('*.whl')[0], \
+	    'wheels': sorted(glob.glob('*.whl', root_dir='wheels'))}))" > files.json
+	@du -sh build/page
+
+build/$(PYODIDE).tgz:
+	@mkdir -p build
+	cd build && npm pack --silent $(subst pyodide-,pyodide@,$(PYODIDE))
+	@$(PYTHON) -c "import hashlib, sys; sys.exit(hashlib.sha256(open('$@', 'rb').read()).hexdigest() != '$(PYODIDE_SHA256)' \
+	    and '$@ is another file than the one that was pinned')" || (rm $@ && false)
+
+# in the Chromium of the system, without a network
+test-page: page $(PAGE)/.installed
+	$(PAGE)/bin/python -m pytest -p no:cacheprovider tests/page
+
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) -e .
@@ -116,6 +142,12 @@ $(KERAS2)/.installed: pyproject.toml
 	$(KERAS2)/bin/python $(INSTALL) -e . --group keras2
 	@touch $@
 
+$(PAGE)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(PAGE)
+	$(PAGE)/bin/python $(INSTALL) $(GROUPS_PIP)
+	$(PAGE)/bin/python $(INSTALL) -e . --group page
+	@touch $@
+
 $(CATALOGUE)/.installed: fixtures/catalogue/requirements.txt
 	$(PYTHON) -m venv $(CATALOGUE)
 	$(CATALOGUE)/bin/python $(INSTALL) $(GROUPS_PIP) torch==2.13.0
@@ -124,4 +156,4 @@ $(CATALOGUE)/.installed: fixtures/catalogue/requirements.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(FRAMEWORKS) $(KERAS2) $(CATALOGUE) $(LOWEST) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FRAMEWORKS) $(KERAS2) $(CATALOGUE) $(LOWEST) $(PAGE) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,10 +1,10 @@
 // Pyodide and the package in a worker. It is started from a blob, so that the page's Content-Security-Policy holds for it: one with
 // an address of its own would be free to connect anywhere.
-let python, glue, base, wheels;
+let glue, base, wheels;
 
 async function load() {
   const { loadPyodide } = await import(`${base}pyodide/pyodide.mjs`);
-  python = await loadPyodide({ indexURL: `${base}pyodide/` });
+  self.python = await loadPyodide({ indexURL: `${base}pyodide/` });
   const listed = await (await fetch(`${base}files.json`)).json();
   wheels = listed.wheels;
   python.unpackArchive(await (await fetch(`${base}${listed.package}`)).arrayBuffer(), "wheel");
@@ -48,7 +48,7 @@ async function convert({ file, options }) {
     result.blob = new Blob(parts, { type: "application/octet-stream" });
     delete result.pieces;
   }
-  postMessage({ kind: "done", heap: python._module.HEAPU8.length, ...result });
+  postMessage({ kind: "done", ...result });
 }
 
 onmessage = async ({ data }) => {

@@ -151,8 +151,8 @@ def onnx_schema() -> Any:
     if "onnx.onnx_ml_pb2" in sys.modules or "onnx" in sys.modules:
         return importlib.import_module("onnx.onnx_ml_pb2")
     package = importlib.util.find_spec("onnx")
-    folder = Path(next(iter(package.submodule_search_locations or ()))) if package else Path()
-    spec = importlib.util.spec_from_file_location("onnx.onnx_ml_pb2", folder / "onnx_ml_pb2.py")
+    folder = next(iter((package.submodule_search_locations if package else None) or ()), None)
+    spec = importlib.util.spec_from_file_location("onnx.onnx_ml_pb2", Path(folder, "onnx_ml_pb2.py")) if folder else None
     if spec is None or spec.loader is None:
         raise ModuleNotFoundError("onnx is not installed", name="onnx")
     module = importlib.util.module_from_spec(spec)
