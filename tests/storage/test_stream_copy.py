@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -87,6 +88,21 @@ def test_streamed_past_the_page_cache_is_spliced(
     if refused:
         monkeypatch.setattr(os, "pwrite", Failing(os.pwrite, 0, errno.EINVAL))
     assert copied(DATA, [Splice.of(*change) for change in changes]) == expected
+
+
+def test_several_blocks_are_written_at_once(monkeypatch: pytest.MonkeyPatch):
+    """Each of the first writes waits until as many others are under way."""
+    monkeypatch.setattr(stream_copy, "BLOCK_BYTES", 8192)
+    monkeypatch.setattr(stream_copy, "DIRECT_FROM_BYTES", 0)
+    together, real, left = threading.Barrier(3), os.pwrite, iter(range(3))
+
+    def pwrite(fd: int, data: memoryview, at: int) -> int:
+        if next(left, None) is not None:
+            together.wait(timeout=60)
+        return real(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    assert copied(DATA, []) == DATA
 
 
 def test_nothing_is_written_for_nothing():

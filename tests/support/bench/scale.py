@@ -2,18 +2,23 @@
 
     python -m tests.support.bench.conversions --only scale
 
-A row is one kind, and its columns are counts: processor time and peak memory of `convert`, and what each doubling multiplies the
-time by: 2 where it grows with the count, 4 where with its square.
+A row is one kind, and its columns are counts, with processor time and peak memory. First sizes that people have: 10 to 200,000
+tensors, 1 MB to 100 GB, shards, files in a folder, and with which power of the count time grows. Then what a limit is set to, in
+`convert`, and what each doubling multiplies the time by: 2 where it grows with the count, 4 where with its square.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
+import math
+import shutil
+import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from chkpt_channels.core.limits import LIMITS
+from tests.support.bench import programs
+from tests.support.bench.measure import OURS, TINY, load, run
 
 STEPS = (8, 4, 2, 1, 0.5)
 """A limit divided by these."""
@@ -45,14 +50,40 @@ path.write_bytes(content) if isinstance(content, bytes) else content(path.parent
 """In a process of its own: a child's peak counts what its parent holds."""
 
 
-def figures(path: Path) -> tuple[float, float, int]:
-    """(processor seconds, peak MiB, exit code) of one conversion."""
-    out = path.with_name(f"out{path.suffix}")
-    command = [sys.executable, "-m", "chkpt_channels", "convert", str(path), "--to", "gray", "-o", str(out), "-q", "--force"]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, child.returncode
+SIZES = {
+    "tensors in one file": ("model", (10, 1_000, 10_000, 100_000, 200_000), "1 {0} {0}", 1.0),
+    "MB of one file, sparse": ("model", (1, 100, 1_000, 10_000, 100_000), "1 322 {}250000", 0.0),
+    "shards of 322 tensors, 1 GB each, sparse": ("model", (1, 10, 40, 163), "{} 322 250000000", 1.0),
+    "files of 20 kB in check": ("files", (100, 1_000, 10_000), "{}", 1.0),
+}
+"""By what there is more and more of: what makes it, the counts, its arguments, and the power of the count with which time may
+grow: 1 in proportion, 0 not at all."""
+
+
+def of_size(name: str, folder: Path) -> str:
+    """The row of one kind: plans, for which only indexes are read, so that 100 GB of holes need no disk."""
+    kind, counts, arguments, power = SIZES[name]
+    cells, points = [], []
+    for count in counts:
+        home = folder / f"{name} {count}"
+        words = arguments.format(count).split()
+        if kind == "model":
+            run([sys.executable, "-c", programs.MAKE_SPARSE, str(home), *words])
+            source = home if (home / "model.safetensors.index.json").exists() else home / "model.safetensors"
+            command = ["convert", str(source), "--to", "gray", "--dry-run", "-q"]
+        else:
+            run([sys.executable, "-c", programs.MAKE_FILES, str(home), str(TINY), *words])
+            command = ["check", str(home), "--expect", "rgb", "-q"]
+        figure = run([*OURS, *command])
+        shutil.rmtree(home)
+        points.append((count, figure.processor))
+        cells.append(f"{count}: {figure.processor:.2f} s, {figure.peak:.0f} MiB")
+    return f"{name:40} {'   '.join(cells)}   grows with the power {slope(points[-3:]):.2f} (wanted ≤ {power + 0.1:.1f})"
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """The power of x with which y grows: the line through the logarithms, by least squares."""
+    return statistics.linear_regression(*zip(*((math.log(x), math.log(y)) for x, y in points), strict=True)).slope
 
 
 def curve(name: str, folder: Path) -> str:
@@ -61,15 +92,18 @@ def curve(name: str, folder: Path) -> str:
     for step in STEPS:
         count, home = int(most / step), folder / f"{name} {step}"
         home.mkdir()
-        subprocess.run([sys.executable, "-c", MAKE, str(home / file), call.format(count)], check=True)
-        seconds, peak, code = figures(home / file)
-        growth = f" ×{seconds / before:.1f}" if before else ""
-        cells.append(f"{count}: {seconds:.2f} s{growth}, {peak:.0f} MiB, exit {code}")
-        before = seconds
+        run([sys.executable, "-c", MAKE, str(home / file), call.format(count)])
+        out = (home / file).with_name(f"out{Path(file).suffix}")
+        figure = run([*OURS, "convert", str(home / file), "--to", "gray", "-o", str(out), "-q", "--force"], codes=range(6))
+        growth = f" ×{figure.processor / before:.1f}" if before else ""
+        cells.append(f"{count}: {figure.processor:.2f} s{growth}, {figure.peak:.0f} MiB, exit {figure.code}")
+        before = figure.processor
     return f"{name:38} {'   '.join(cells)}"
 
 
 def scale(folder: Path) -> None:
     """Print the curve of each kind."""
+    for name in SIZES:
+        print(of_size(name, folder), load(), flush=True)
     for name in KINDS:
         print(curve(name, folder), flush=True)

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
+from tests.support.bench.measure import TINY, run
 from tests.support.lowest import ROOT, lowest
 
-SMALL = ROOT / "fixtures" / "safetensors" / "model.safetensors"
-Run = Callable[[list[str]], tuple[float, float]]
 
-
-def startup(folder: Path, runs: int, run: Run) -> None:
+def startup(folder: Path, runs: int) -> None:
     """One row for each typer: milliseconds of `--help` and of a conversion of some kilobytes, the median of runs in turn."""
     pythons = {}
     for name, wanted in {"lowest": f"typer=={lowest()['typer']}", "0.28": "typer==0.28.*", "newest": "typer"}.items():
@@ -29,13 +26,13 @@ def startup(folder: Path, runs: int, run: Run) -> None:
     words = {
         "empty Python": ["-c", "pass"],
         "--help": ["-P", "-m", "chkpt_channels", "--help"],
-        "convert": ["-P", "-m", "chkpt_channels", "convert", str(SMALL), "--to", "gray", "-o", str(output), "--quiet"],
+        "convert": ["-P", "-m", "chkpt_channels", "convert", str(TINY), "--to", "gray", "-o", str(output), "--quiet"],
     }
     figures: dict[tuple[str, str], list[float]] = {(name, what): [] for name in pythons for what in words}
     for _ in range(runs + 1):
         for name, what in figures:
             output.unlink(missing_ok=True)
-            figures[name, what].append(run([pythons[name], *words[what]])[0])
+            figures[name, what].append(run([pythons[name], *words[what]]).wall)
     for name in pythons:
         row = (f"{what} {1000 * statistics.median(figures[name, what][1:]):4.0f} ms" for what in words)
         print(f"start-up, {name:34}  {', '.join(row)}", flush=True)
