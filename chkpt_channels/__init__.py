@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from chkpt_channels.api import fleet
     from chkpt_channels.api.check import check
     from chkpt_channels.api.convert import convert
     from chkpt_channels.api.inspect import inspect
@@ -62,6 +63,7 @@ __all__ = [
     "check",
     "convert",
     "convert_state_dict",
+    "fleet",
     "inspect",
     "patch",
     "plot",
@@ -70,7 +72,7 @@ __all__ = [
 
 # no module has the name of a public function: importing a submodule would put it in the function's place
 _HOMES = {"convert": "api.convert", "inspect": "api.inspect", "verify": "api.verify", "check": "api.check"}
-_HOMES |= {"convert_state_dict": "api.state_dict", "plot": "api.plot"}
+_HOMES |= {"convert_state_dict": "api.state_dict", "plot": "api.plot", "fleet": "api.fleet"}
 _HOMES |= dict.fromkeys(("Patch", "patch"), "api.output.patch")
 _HOMES |= dict.fromkeys(("Declaration", "FirstConv", "Notice", "Tensor"), "core.tensors")
 _HOMES |= dict.fromkeys(("Check", "Inspection", "Report", "Verification"), "api.report")
@@ -80,7 +82,8 @@ def __getattr__(name: str) -> object:
     """Public names are loaded when they are first used: `chkpt-channels --help` needs none of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'core.errors')}"), name)
+    home = importlib.import_module(f"{__name__}.{_HOMES.get(name, 'core.errors')}")
+    value = home if name == "fleet" else getattr(home, name)
     globals()[name] = value
     return value
 

@@ -51,6 +51,18 @@ def test_it_holds(case: str, schema: dict[str, object], tmp_path: Path, capsys: 
     assert [line["status"] for line in lines] == [result["status"] for result in document["results"]]
 
 
+def test_a_ledger_holds_it_too(schema: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    ledger = str(tmp_path / "l.jsonl")
+    command = ["convert", RGB, TRAINING, AMBIGUOUS, "--to", "gray", "--output-dir", str(tmp_path), "--ledger", ledger, "--json"]
+    run(command)
+    capsys.readouterr()
+    for arguments, statuses in (([*command, "--resume"], ["skipped"] * 2), (["status", ledger, "--json"], ["converted"] * 2)):
+        run(arguments)
+        document = json.loads(capsys.readouterr().out)
+        jsonschema.validate(document, schema)
+        assert [result["status"] for result in document["results"]] == [*statuses, "failed"]
+
+
 def test_the_command_prints_it(schema: dict[str, object], capsys: pytest.CaptureFixture[str]):
     assert run(["schema"]) == 0
     assert json.loads(capsys.readouterr().out) == schema

@@ -14,7 +14,7 @@ from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, Optimize
 from chkpt_channels.formats.base import NamedNetwork
 from chkpt_channels.transform.mixing.normalization import Normalization
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 
 
 class FileInfo(NamedTuple):
@@ -95,7 +95,7 @@ class Check(NamedTuple):
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
-        return _result(
+        return record(
             "skipped" if self.skipped else "agrees" if self.ok else "disagrees",
             self.input,
             **_found_fields(self.first_convs),
@@ -119,7 +119,7 @@ class Inspection(NamedTuple):
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
-        return _result(
+        return record(
             "inspected",
             self.input,
             **_found_fields(self.first_convs),
@@ -162,7 +162,7 @@ class Report(NamedTuple):
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
-        return _result(
+        return record(
             self.status,
             self.input,
             output=_output_record(self.output),
@@ -212,7 +212,7 @@ class Verification(NamedTuple):
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
-        return _result(
+        return record(
             "identical" if self.ok else "different",
             self.input,
             output=_output_record(self.output),
@@ -230,7 +230,7 @@ def failure_record(path: str, error: ChkptChannelsError) -> dict[str, Any]:
     """The JSON record of a file that was refused."""
     candidates = [_candidate_record(c) for c in error.candidates]
     about = {"code": error.code, "message": str(error), "hint": error.hint or None, "candidates": candidates}
-    return _result("failed", FileInfo(path, "", 0), error=about, candidates=candidates)
+    return record("failed", FileInfo(path, "", 0), error=about, candidates=candidates)
 
 
 def document(command: str, exit_code: int, results: Sequence[dict[str, Any]], version: str) -> dict[str, Any]:
@@ -254,7 +254,8 @@ def _found_fields(convs: Sequence[FirstConv]) -> dict[str, Any]:
     return {"in_channels": channels, "first_convs": [_conv_record(KernelReport(conv)) for conv in convs]}
 
 
-def _result(status: str, file: FileInfo, **fields: Any) -> dict[str, Any]:
+def record(status: str, file: FileInfo, **fields: Any) -> dict[str, Any]:
+    """The JSON record of a file: null or empty but for these fields."""
     empty: dict[str, Any] = {
         "output": None, "beside": [], "next": [], "architecture": None, "notes": [], "in_channels": None, "method": None,
         "method_why": None, "matrix": None, "offset": None, "pipeline": None, "options": {},

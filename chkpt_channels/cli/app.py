@@ -58,6 +58,9 @@ def convert(
     output_dir: params.OutputDir = None,
     jobs: params.Jobs = 1,
     manifest: params.Manifest = None,
+    ledger: params.Ledger = None,
+    resume: params.Resume = False,
+    shard: params.Shard = None,
     sidecar_files: params.Sidecars = False,
     hard_link: params.HardLink = False,
     sha256: params.Sha256 = False,
@@ -74,8 +77,7 @@ def convert(
     verbose: params.Verbose = False,
 ) -> None:
     """Write SRC with its first convs changed to other input channels."""
-    from chkpt_channels.api import batch
-    from chkpt_channels.api.output.publish import Settings
+    from chkpt_channels.api import fleet
     from chkpt_channels.cli import conversion
     from chkpt_channels.cli import jobs as listing
 
@@ -85,32 +87,34 @@ def convert(
         console.file((sources or [manifest or ""])[0]),
         console.saving_report(report_to, force=force),
     ):
-        all_jobs = (
-            listing.of_sources(sources, output, output_dir, to, options)
-            if manifest is None
-            else listing.of_manifest(manifest, sources, output, output_dir, to, options)
-        )
-        for job in all_jobs if check else ():
-            with console.file(job.src, job.stated):
-                listing.check(console, job, quiet=quiet)
-        settings = Settings(
-            force=force,
-            dry_run=dry_run or explain,
-            hard_link=hard_link,
-            with_sidecars=sidecar_files,
-            sha256=sha256,
-            hash_name=hash_name,
-            state_dict=state_dict,
-        )
+        all_jobs = listing.all_of(sources, manifest, output, output_dir, to, options, shard)
         # of many, one line each: the details are a -v away
         console.is_brief = len(all_jobs) > 1 and not verbose
         width = max(len(job.src) for job in all_jobs) if len(all_jobs) > 1 and not (explain or verbose or check) else 0
         with progress(quiet) as bar:
-            for job, outcome in () if check else zip(all_jobs, batch.run(all_jobs, settings, jobs, bar), strict=True):
-                with console.file(job.src, job.stated):
-                    report = outcome()
-                    parts = conversion.parts(report, job.src, width, explain=explain, verbose=verbose)
+            outcomes = fleet.run(
+                () if check else all_jobs,
+                workers=jobs,
+                ledger=ledger,
+                resume=resume,
+                shard=shard,
+                progress=bar,
+                force=force,
+                dry_run=dry_run or explain or check,
+                hard_link=hard_link,
+                with_sidecars=sidecar_files,
+                sha256=sha256,
+                hash_name=hash_name,
+                state_dict=state_dict,
+            )
+            for outcome in outcomes:
+                with console.file(outcome.job.src, outcome.job.stated):
+                    report = outcome.get()
+                    parts = conversion.parts(report, outcome.job.src, width, explain=explain, verbose=verbose)
                     console.add(report.result(), *([()] if quiet else parts))
+        for job in all_jobs if check else ():
+            with console.file(job.src, job.stated):
+                listing.check(console, job, quiet=quiet)
         if width and not quiet:
             console.summarize()
     raise typer.Exit(console.exit_code)
@@ -220,6 +224,22 @@ def check(
 app.command(cls=GroupedCommand, epilog="Example: chkpt-channels plot resnet50.pth resnet50_gray.pth -o kernels.png")(
     params.shared(pictures.plot)
 )
+
+
+@app.command(cls=GroupedCommand, epilog="Example: chkpt-channels status zoo.jsonl")
+@params.shared
+def status(
+    ledger: Annotated[list[str], typer.Argument(metavar="LEDGER…", help="Ledgers of convert --ledger.")],
+    output_format: params.Format = None,
+    as_json: params.Json = False,
+    quiet: params.Quiet = False,
+) -> None:
+    """Sum up ledgers: how many rows are done, failed and left."""
+    from chkpt_channels.cli import jobs as listing
+
+    with session("status", output_format, as_json=as_json) as console, console.file(ledger[0]):
+        listing.sum_up(console, ledger, quiet=quiet)
+    raise typer.Exit(console.exit_code)
 
 
 @app.command(cls=GroupedCommand, epilog="Example: chkpt-channels schema > report.schema.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.api.display import words
 from chkpt_channels.api.report import KernelReport, Report
@@ -12,12 +12,17 @@ from chkpt_channels.cli.text import rejected_lines
 from chkpt_channels.core.errors import printable
 from chkpt_channels.storage.source import STDIO
 
+if TYPE_CHECKING:
+    from chkpt_channels.api.fleet.ledger import Line
+
 Parts = tuple[Iterable[str], Iterable[str], Iterable[str]]
 """The lines of a report, the messages beside it, and the lines that come last."""
 
 
-def parts(report: Report, source: str, width: int, *, explain: bool, verbose: bool) -> Parts:
+def parts(report: Report | Line, source: str, width: int, *, explain: bool, verbose: bool) -> Parts:
     """All about one conversion; of many, whose names are as long as `width`, one line and the warnings."""
+    if not isinstance(report, Report):
+        return [f"{printable(source):{width}}   = {printable(report.dst or '', 1000)}   done before"], (), ()
     if explain:
         return explanation_lines(report), (), ()
     if width:

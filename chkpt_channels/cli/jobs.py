@@ -1,32 +1,51 @@
-"""What one `convert` is to convert, and the same as a question: is the output what the conversion gives?"""
+"""What one `convert` is to convert, the same as a question (is the output what it would be now?), and what became of many."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
-from chkpt_channels.api import batch
 from chkpt_channels.api import manifest as manifest_files
+from chkpt_channels.api.fleet.ledger import Line, merged
+from chkpt_channels.api.fleet.row import shard, with_output_dir
 from chkpt_channels.api.manifest import Job
 from chkpt_channels.api.output.naming import derived_path
 from chkpt_channels.api.verify import is_current
 from chkpt_channels.cli import guesses, text
 from chkpt_channels.cli.session import Session
-from chkpt_channels.core.errors import UsageError
+from chkpt_channels.core.errors import LONGEST_MESSAGE, MOST_CANDIDATES, UsageError, printable
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import sets_channels
 
 
-def of_manifest(
+def all_of(
+    names: Sequence[str],
+    manifest: str | None,
+    output: str | None,
+    output_dir: str | None,
+    to: str | None,
+    options: ConvertOptions,
+    part: str | None,
+) -> list[Job]:
+    """The conversions of a command line, of a shard its share. Raises UsageError where it is not clear what is meant."""
+    if manifest is None:
+        jobs = _of_sources(names, output, output_dir, to, options)
+    else:
+        jobs = _of_manifest(manifest, names, output, output_dir, to, options)
+    return shard(jobs, part) if part is not None else jobs
+
+
+def _of_manifest(
     path: str, names: Sequence[str], output: str | None, output_dir: str | None, to: str | None, options: ConvertOptions
 ) -> list[Job]:
     """The conversions that a manifest lists. Raises UsageError where the command line states others."""
     if names or output or to or options:
         raise UsageError("--manifest lists sources, targets and options: give none of them beside it", file=path)
     jobs = manifest_files.read(path)
-    return batch.with_output_dir(output_dir, jobs) if output_dir is not None else jobs
+    return with_output_dir(output_dir, jobs) if output_dir is not None else jobs
 
 
-def of_sources(
+def _of_sources(
     names: Sequence[str], output: str | None, output_dir: str | None, to: str | None, options: ConvertOptions
 ) -> list[Job]:
     """The sources of a command line, each with its output. Raises UsageError where that is not clear."""
@@ -42,7 +61,7 @@ def of_sources(
         raise UsageError(f"{len(names)} sources cannot become one output", hint="--output-dir DIR")
     guesses.check_sources(names, names_output=bool(output or output_dir))
     jobs = [Job(src=name, dst=output, to=to, options=options) for name in names]
-    return batch.with_output_dir(output_dir, jobs) if output_dir is not None else jobs
+    return with_output_dir(output_dir, jobs) if output_dir is not None else jobs
 
 
 def check(console: Session, job: Job, *, quiet: bool) -> None:
@@ -51,3 +70,26 @@ def check(console: Session, job: Job, *, quiet: bool) -> None:
     console.add(result.result(), [] if quiet and result.ok else text.verification_lines(result))
     if not result.ok:
         console.exit_code = max(console.exit_code, 1)
+
+
+def sum_up(console: Session, paths: Sequence[str], *, quiet: bool) -> None:
+    """How many rows of some ledgers are done, failed and left, with the failures first."""
+    rows, missing = merged(paths)
+    for row in rows:
+        console.add(row.result(), [])
+    if missing:
+        console.note(f"no ledger of the shards {', '.join(missing)} is given")
+    console.add_lines([] if quiet else _summary(rows))
+    console.exit_code = max(console.exit_code, 1 if missing or any(row.exit or row.status == "left" for row in rows) else 0)
+
+
+def _summary(rows: Sequence[Line]) -> Iterator[str]:
+    failed = [row for row in rows if row.exit]
+    for row in failed[:MOST_CANDIDATES]:
+        yield f"  {printable(str(row.failure()), LONGEST_MESSAGE)} (exit {row.exit})"
+    if len(failed) > MOST_CANDIDATES:
+        yield f"  and {len(failed) - MOST_CANDIDATES} more: --json has all"
+    left = sum(row.status == "left" for row in rows)
+    codes = Counter(row.exit for row in failed)
+    counts = [f"{len(rows) - len(failed) - left} done", *(f"{codes[code]} failed (exit {code})" for code in sorted(codes))]
+    yield ", ".join([*counts, f"{left} left"])

@@ -97,6 +97,27 @@ Manifest = Annotated[
         " name, paths relative to the file"
     ),
 ]
+Ledger = Annotated[
+    str | None,
+    typer.Option("--ledger", metavar="FILE", help="Remember each result in FILE.", hidden=True, rich_help_panel=PLACE),
+    Doc(
+        "remembers each result in a file of JSON lines, from which `--resume` goes on and which `status` sums up"
+        " ([fleets.md](fleets.md))"
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with the ledger: skip what is done.", hidden=True, rich_help_panel=PLACE),
+    Doc(
+        "goes on with the ledger, if it is there: skips rows that are final in it and whose source and output are unchanged"
+        " since; with `--force` it tries failures again"
+    ),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="i/n", help="Convert one of n shares of the sources.", hidden=True, rich_help_panel=PLACE),
+    Doc("converts one of n shares of the sources, i from 1 to n: each source is in one of them, whichever machine asks"),
+]
 Sidecars = Annotated[
     bool,
     typer.Option(

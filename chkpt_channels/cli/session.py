@@ -43,6 +43,11 @@ class Session:
             _print(messages, sys.stderr)
             _print(closing, self._to)
 
+    def add_lines(self, lines: Iterable[str]) -> None:
+        """Lines about all files together."""
+        if self._format == "human":
+            _print(lines, self._to)
+
     def note(self, message: str) -> None:
         """Tell people what no result says."""
         from chkpt_channels.core.errors import LONGEST_MESSAGE, printable
@@ -53,8 +58,7 @@ class Session:
         """One line that counts the results of many files, and names the exit code where it is not 0."""
         statuses = Counter(_STATUSES.get(result["status"], str(result["status"]).replace("_", " ")) for result in self._results)
         code = f" (exit {self.exit_code})" if self.exit_code else ""
-        if self._format == "human":
-            _print([", ".join(f"{number} {status}" for status, number in statuses.items()) + code], self._to)
+        self.add_lines([", ".join(f"{number} {status}" for status, number in statuses.items()) + code])
 
     def _keep(self, result: dict[str, Any]) -> None:
         self._results.append(result)

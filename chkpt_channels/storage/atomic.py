@@ -226,13 +226,14 @@ def _may_be_ours(entry: os.DirEntry[str]) -> bool:
 def _sync_after_publish(path: Path) -> None:
     """Sync the folder that shows `path` now. The old file is gone, so a failure here is reported, not rolled back."""
     try:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         message = "is complete, but its folder cannot be synced: a power failure may lose its name"
         raise PostPublishError(f"{message}: {reason(error)}", file=str(path)) from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -279,7 +280,7 @@ class OutputFolder:
         interrupts.check()
         try:
             for folder, _, _ in os.walk(self.draft):
-                _sync_folder(Path(folder))
+                sync_folder(Path(folder))
             os.rename(self.draft, self.path)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):

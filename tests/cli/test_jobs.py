@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from chkpt_channels.api import batch
-from chkpt_channels.api.output.publish import Settings
+from chkpt_channels import fleet
+from chkpt_channels.api.fleet.row import with_output_dir
 from chkpt_channels.cli.app import run
 from tests.support.files import FIXTURES
 
@@ -37,9 +37,9 @@ def zoo(tmp_path: Path) -> Path:
     return folder
 
 
-def jobs(zoo: Path, out: Path) -> list[batch.Job]:
+def jobs(zoo: Path, out: Path) -> list[fleet.Job]:
     names = sorted(path.name for path in zoo.iterdir())
-    return batch.with_output_dir(str(out), [batch.Job(str(zoo / name), None, "gray", {}) for name in names])
+    return with_output_dir(str(out), [fleet.Job(str(zoo / name), None, "gray", {}) for name in names])
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -49,8 +49,8 @@ def hashes(folder: Path) -> dict[str, str]:
 @pytest.fixture
 def expected(zoo: Path, tmp_path: Path) -> dict[str, str]:
     """The hashes that one process gives."""
-    for outcome in batch.run(jobs(zoo, tmp_path / "one"), Settings(), 1, None):
-        outcome()
+    for outcome in fleet.run(jobs(zoo, tmp_path / "one")):
+        outcome.get()
     return hashes(tmp_path / "one")
 
 
@@ -58,11 +58,14 @@ def test_workers_that_are_killed_behind_any_result(zoo: Path, expected: dict[str
     for kill_at in range(1, COUNT, 6):
         out = tmp_path / f"killed{kill_at}"
         statuses = []
-        for i, outcome in enumerate(batch.run(jobs(zoo, out), Settings(), 2, None), 1):
-            statuses.append(outcome().status)
+        for i, outcome in enumerate(fleet.run(jobs(zoo, out), workers=2), 1):
+            statuses.append(outcome.get().status)
             if i == kill_at:
                 active_children()[0].kill()
-        assert statuses == ["converted"] * COUNT, kill_at
+        # killed behind its publishing and before its answer, a conversion is found to be up to date by the next
+        assert len(statuses) == COUNT, kill_at
+        assert statuses.count("converted") >= COUNT - 1, kill_at
+        assert set(statuses) <= {"converted", "current"}, kill_at
         assert hashes(out) == expected
 
 

@@ -7,22 +7,17 @@ import json
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
-from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from chkpt_channels import UsageError, convert
-from chkpt_channels.api import batch
-from chkpt_channels.api.manifest import Job, read
+from chkpt_channels.api.manifest import read
 from chkpt_channels.api.output.naming import with_hash
-from chkpt_channels.api.output.publish import Settings
 from chkpt_channels.cli.app import run
 from tests.support.files import FIXTURES, snapshot
 
@@ -228,27 +223,6 @@ def test_a_worker_that_is_killed_takes_nothing_with_it(times: int, number: int, 
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"{Path(name).stem}_gray{Path(name).suffix}" for name in results if name not in failed
     }
-
-
-def test_a_worker_that_died_before_it_got_a_job(tmp_path: Path):
-    jobs = [Job(src=str(RGB), dst=str(tmp_path / f"{i}.pth"), to="gray", options={}) for i in range(3)]
-    crew = batch._Crew(jobs, Settings(), 2, None)
-    first = crew._workers[0].process
-    assert first.pid is not None
-    os.kill(first.pid, signal.SIGKILL)
-    first.join()
-    assert [crew.outcome(i)().target for i in range(3)] == [job.dst for job in jobs]
-    crew.end(at_once=False)
-
-
-@pytest.mark.parametrize("answer", [b"", struct.pack("!i", 100) + b"cut off"], ids=["nothing", "half an answer"])
-def test_a_worker_that_died_over_its_answer(answer: bytes):
-    ours, other = get_context("spawn").Pipe()
-    os.write(other.fileno(), answer)
-    other.close()
-    worker = batch._Worker.__new__(batch._Worker)
-    worker.connection, worker.process = ours, SimpleNamespace(join=lambda: None)  # type: ignore[assignment]
-    assert worker.result() is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,0 +1,9 @@
+"""Many conversions: rows, what does them (this process, several, a cluster), and the ledger that remembers them."""
+
+from __future__ import annotations
+
+from chkpt_channels.api.fleet.driver import Outcome, run
+from chkpt_channels.api.fleet.row import rows, shard
+from chkpt_channels.api.manifest import Job
+
+__all__ = ["Job", "Outcome", "rows", "run", "shard"]

@@ -1,0 +1,62 @@
+"""Processes of this machine: one that dies fails its own call alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import wait
+from multiprocessing import active_children
+
+import pytest
+
+from chkpt_channels.api.fleet.pool import Pool, ProcessDied, count_bytes
+
+
+@pytest.fixture
+def pool():
+    with Pool(2) as made:
+        yield made
+
+
+def test_a_process_that_dies_fails_its_own_call(pool: Pool):
+    dying = [pool.submit(os._exit, 7), pool.submit(os.abort)]
+    others = [pool.submit(abs, -n) for n in range(20)]
+    assert [future.result() for future in others] == list(range(20))
+    codes = []
+    for future in dying:
+        with pytest.raises(ProcessDied) as died:
+            future.result()
+        codes.append(died.value.exit_code)
+    assert codes == [7, -signal.SIGABRT]
+
+
+def test_one_that_dies_while_it_has_nothing_to_do_fails_the_next_call(pool: Pool):
+    assert pool.submit(abs, -1).result() == 1
+    for process in active_children():
+        process.kill()
+        process.join()
+    calls = [pool.submit(abs, -n) for n in range(6)]
+    wait(calls)
+    failed = [future.exception() for future in calls if future.exception()]
+    assert len(failed) == 2
+    assert {error.exit_code for error in failed if isinstance(error, ProcessDied)} == {-signal.SIGKILL}
+
+
+def test_bytes_are_counted_over_all_processes_and_their_successors(pool: Pool):
+    for _ in range(2):
+        wait([pool.submit(count_bytes, 1000, 0) for _ in range(10)])
+        wait([pool.submit(os._exit, 1)])
+    assert pool.bytes_done == 20_000
+
+
+def test_a_pool_that_is_ended_at_once_leaves_no_process():
+    before = set(active_children())
+    pool = Pool(2)
+    calls = [pool.submit(signal.pause) for _ in range(6)]
+    pool.shutdown(cancel_futures=True)
+    assert set(active_children()) == before
+    assert all(future.cancelled() or isinstance(future.exception(), ProcessDied) for future in calls)
+
+
+def test_outside_of_a_pool_nothing_is_counted():
+    count_bytes(1, 1)
