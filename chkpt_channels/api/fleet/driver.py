@@ -124,7 +124,7 @@ class _Crew(NamedTuple):
     when a row is done."""
 
     executor: Executor
-    call: Callable[[Job], Answer]
+    call: Callable[[Job, str], Answer]
     ahead: int
     tick: Callable[[], None] | None = None
     told: Callable[[Job], None] | None = None
@@ -198,7 +198,7 @@ def _launch(
     number: int, jobs: Mapping[int, Job], crew: _Crew, flying: dict[Future[Answer], int], done: SimpleQueue[Future[Answer]]
 ) -> None:
     try:
-        future = crew.executor.submit(crew.call, jobs[number])
+        future = crew.executor.submit(crew.call, jobs[number], os.urandom(8).hex())
     except Exception as error:
         what = f"was not begun: the executor takes no more work: {first_line(error)}"
         raise PostPublishError(what, file=jobs[number].src, hint="--resume, which does what is left") from error

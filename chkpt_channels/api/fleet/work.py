@@ -31,8 +31,9 @@ class Answer(NamedTuple):
     version: str
 
 
-def task(job: Job, settings: Settings, progress: Progress | None = None) -> Answer:
-    """One conversion, as a worker does it. Every error is an answer: what is raised here is the end of the worker."""
+def task(job: Job, call: str, settings: Settings, progress: Progress | None = None) -> Answer:
+    """One conversion, as a worker does it. Every error is an answer: what is raised here is the end of the worker. No two calls
+    have the same name, `call`: Dask answers equal ones from memory, though the output may be gone by now."""
     began, before = time.time(), stamp(job.src)
     result: Report | Exception
     try:

@@ -23,7 +23,7 @@ EXTERNAL = FIXTURES / "onnx" / "external.onnx"
 
 def test_an_answer_has_the_stamps_of_before_and_after(tmp_path: Path):
     job = Job(str(RGB), str(tmp_path / "x.pth"), "gray", {})
-    answer = work.task(job, Settings())
+    answer = work.task(job, "1", Settings())
     assert isinstance(answer.result, Report)
     assert (answer.source_stamp, answer.target_stamp) == (stamp(RGB), stamp(tmp_path / "x.pth"))
     line = work.line_of("id", job, answer)
@@ -39,7 +39,7 @@ def test_an_answer_has_the_stamps_of_before_and_after(tmp_path: Path):
 def test_a_refusal_is_kept_with_its_place(tmp_path: Path):
     (tmp_path / "bad.pth").touch()
     job = Job(str(tmp_path / "bad.pth"), None, "gray", {})
-    line = work.line_of("id", job, work.task(job, Settings()))
+    line = work.line_of("id", job, work.task(job, "1", Settings()))
     assert (line.status, line.exit, line.dst) == ("failed", 3, str(tmp_path / "bad_gray.pth"))
     assert line.holds(force=False)
     shutil.copy(RGB, tmp_path / "bad.pth")
@@ -58,7 +58,7 @@ def test_what_is_no_error_of_this_package(
 
     monkeypatch.setattr(work, "convert", fails)
     job = Job(str(RGB), str(tmp_path / "x.pth"), "gray", {})
-    answer = work.task(job, Settings())
+    answer = work.task(job, "1", Settings())
     assert answer.result is raised
     line = work.line_of("id", job, answer)
     assert line.error is not None
@@ -79,7 +79,7 @@ def test_a_result_that_hangs_on_more_than_the_source_is_not_relied_on(tmp_path: 
         "auto": (Job(str(home / "pytorch_model.bin"), str(tmp_path / "x.bin"), "gray", {"norm": "auto"}), Settings()),
         "folder": (Job(str(home), str(tmp_path / "whole"), "gray", {"norm": "auto"}), Settings()),
     }
-    relied = {name: work.line_of("id", job, work.task(job, how)).holds(force=False) for name, (job, how) in jobs.items()}
+    relied = {name: work.line_of("id", job, work.task(job, "1", how)).holds(force=False) for name, (job, how) in jobs.items()}
     assert relied == {"data": False, "auto": False, "folder": True}
 
 
