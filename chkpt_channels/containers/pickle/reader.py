@@ -16,6 +16,9 @@ from chkpt_channels.core.gc_pause import gc_paused
 
 __all__ = ["Kind", "OutOfData", "PickleNode", "Tree", "plain"]
 
+PROTOCOL = b"\x80"
+"""The opcode that a pickle of protocol 2 to 5 begins with."""
+
 
 class Tree:
     """One parsed pickle: bytes [start, stop) of `data`; where that is a FileBytes, long texts and byte strings are skipped."""
@@ -38,11 +41,15 @@ class Tree:
 
     @classmethod
     def whole(cls, data: PickleBytes, location: Location) -> Tree:
-        """The one pickle that fills `data`. Raises DamagedError where it is cut off or bytes follow it."""
+        """The one pickle that fills `data`. Raises DamagedError where it is cut off or bytes follow it, UnsupportedError where
+        these are another pickle: Python reads them one by one."""
         try:
             tree = cls(data, location)
         except OutOfData:
             raise location.damaged("the pickle is cut off", at=len(data)) from None
+        if bytes(data[tree.stop : tree.stop + 1]) == PROTOCOL:
+            hint = "pickle.dump each object to a file of its own"
+            raise location.unsupported(f"holds a second pickle behind the first, at byte {tree.stop}", hint=hint)
         if tree.stop != len(data):
             raise location.damaged("bytes follow the end of the pickle", at=tree.stop)
         return tree

@@ -13,6 +13,8 @@ from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 
 _MODULES = ("numpy.core", "numpy._core")
+_CLASSES = ("numpy.ndarray", "numpy.memmap")
+"""The classes of plain arrays: in a pickle one that was mapped from a file is like others."""
 _NUMBERS = {
     **{f"f{bits // 8}": BY_NAME[f"F{bits}"] for bits in (16, 32, 64)},
     **{f"{sign.lower()}{bits // 8}": BY_NAME[f"{sign}{bits}"] for sign in "IU" for bits in (8, 16, 32, 64)},
@@ -22,6 +24,9 @@ _NUMBERS = {
 }
 _EXTENDED = {dtype.numpy: dtype for dtype in BY_NAME.values() if dtype.extended}
 _ORDERS = {False: "C", True: "F", "C": "C", "F": "F"}
+_OF_TEXT = "_convert_to_stringdtype_kwargs"
+"""What makes the dtype of texts of any length."""
+_NO_ARRAY = "an array is made of what numpy makes none of"
 _MOST_ARGUMENTS = 16
 """The state of a dtype has up to nine."""
 _NO_NUMBERS = "SUMmT"
@@ -29,12 +34,14 @@ _NO_NUMBERS = "SUMmT"
 
 
 class Array(NamedTuple):
-    """An array of numbers. `shape_node` is the occurrence of its shape, `payload` the node that encodes its elements, none of an
-    empty one of protocol 2; `latin1` says that they are a text, `fortran` that the first axis is the fastest."""
+    """An array of numbers. `axes` are its axes in the order of its elements, the slowest first. `shape_node` is the occurrence of
+    its shape, which is that of its buffer where it is `transposed`; `payload` is the node that encodes its elements, none of an
+    empty one of protocol 2; `latin1` says that they are a text."""
 
     dtype: DType
     shape: tuple[int, ...]
-    fortran: bool
+    axes: tuple[int, ...]
+    transposed: bool
     shape_node: PickleNode
     payload: PickleNode | None
     latin1: bool
@@ -43,6 +50,15 @@ class Array(NamedTuple):
     def size(self) -> int:
         """The bytes of its elements."""
         return prod(self.shape) * self.dtype.bits // 8
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the last axis is the fastest."""
+        return [*self.axes] == sorted(self.axes)
+
+    def listed(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What stands in the place of its shape where it has another one."""
+        return tuple(shape[axis] for axis in self.axes) if self.transposed else shape
 
 
 class NoNumbers(NamedTuple):
@@ -82,51 +98,83 @@ class LatinText:
             raise self._location.damaged(what, at=self.start)
 
 
+class _Parts(NamedTuple):
+    """What an array is made of, each by the node of its occurrence; `axes` where the order is K. `kind` is its class."""
+
+    kind: str
+    shape: PickleNode
+    dtype: PickleNode
+    order: PickleNode
+    elements: PickleNode
+    axes: PickleNode | None = None
+
+
 def array_of(node: PickleNode, location: Location) -> Array | NoNumbers | None:
     """The array that a call makes, None for anything else. Raises DamagedError for arguments that numpy refuses."""
-    parts = _parts(node)
+    parts = _parts(node, location)
     if parts is None:
         return None
-    flag = parts[2].target if len(parts) == 4 else node
-    order = _ORDERS.get(flag.value) if flag.kind in (Kind.CONST, Kind.INT, Kind.TEXT) else None
-    if order is None:
-        raise location.damaged("an array is made of what numpy makes none of", at=node.start)
-    shape_node, dtype_node, _, payload = parts
-    sides = shape_node.target.value if shape_node.target.kind is Kind.TUPLE else ()
-    location.check_limit("axes", len(sides), LIMITS.axes, at=shape_node.start)
-    shape = plain(shape_node) if shape_node.target.kind is Kind.TUPLE else None
-    if not isinstance(shape, tuple) or any(side < 0 for side in shape):
-        raise location.damaged("an array's shape must be a tuple of non-negative integers", at=shape_node.start)
-    dtype = _dtype(dtype_node.target)
+    sides = parts.shape.target.value if parts.shape.target.kind is Kind.TUPLE else ()
+    location.check_limit("axes", len(sides), LIMITS.axes, at=parts.shape.start)
+    listed = plain(parts.shape) if parts.shape.target.kind is Kind.TUPLE else None
+    if not isinstance(listed, tuple) or any(side < 0 for side in listed):
+        raise location.damaged("an array's shape must be a tuple of non-negative integers", at=parts.shape.start)
+    axes = _axes(parts, len(listed))
+    if axes is None:
+        raise location.damaged("an array's elements are in no order that numpy has", at=node.start)
+    shape = listed if parts.axes is None else tuple(listed[axes.index(axis)] for axis in range(len(axes)))
+    dtype = _dtype(parts.dtype.target)
     if dtype is None:
-        raise location.damaged("an array's dtype is none of numpy's", at=dtype_node.start)
+        raise location.damaged("an array's dtype is none of numpy's", at=parts.dtype.start)
     if isinstance(dtype, str):
         return NoNumbers(shape, dtype, "array.astype('float32')" if dtype else "")
-    if payload.target.kind is Kind.CONST:
+    if parts.kind not in _CLASSES:
+        return NoNumbers(shape, f"is an array of the class {parts.kind}", "numpy.asarray(array)")
+    if parts.elements.target.kind is Kind.CONST:
         return NoNumbers(shape, "has its elements outside of the file", "pickle.dump it without buffer_callback")
-    encoded = _payload(payload.target)
+    encoded = _payload(parts.elements.target)
     if encoded is None:
-        raise location.damaged("an array's elements are no bytes", at=payload.start)
-    return Array(dtype, shape, order == "F", shape_node, *encoded)
+        raise location.damaged("an array's elements are no bytes", at=parts.elements.start)
+    return Array(dtype, shape, axes, parts.axes is not None, parts.shape, *encoded)
 
 
-def _parts(node: PickleNode) -> Sequence[PickleNode] | None:
-    """(shape, dtype, order, elements) of the call of one of both functions, none of a call that is none of theirs."""
+def _axes(parts: _Parts, count: int) -> tuple[int, ...] | None:
+    """The axes as the elements have them, the slowest first; None where that is no order. In order K axis i of the array is axis
+    `axes[i]` of its buffer."""
+    inner, flag = tuple(range(count)), parts.order.target
+    if parts.axes is not None:
+        order = plain(parts.axes)
+        whole = flag.value == "K" and isinstance(order, tuple) and sorted(order) == [*inner]
+        return tuple(order.index(axis) for axis in inner) if whole else None
+    if flag.kind not in (Kind.CONST, Kind.INT, Kind.TEXT) or flag.value not in _ORDERS:
+        return None
+    return inner[::-1] if _ORDERS[flag.value] == "F" else inner
+
+
+def _parts(node: PickleNode, location: Location) -> _Parts | None:
+    """What a call makes an array of, None for a call of another function. Raises DamagedError for arguments of which numpy
+    makes none."""
     function, arguments, built = (node.value[0], _few(node.value[1]), node.state) if node.kind is Kind.CALL else (node, (), None)
     made = function.target.value if function.target.kind is Kind.GLOBAL else ("", "")
     if made[0].startswith("jax.") and made[1] == "_reconstruct_array" and len(arguments) == 4 and built is None:
         function, arguments, built = arguments[0], _few(arguments[1]), arguments[2]
     if any(function.is_global(f"{module}.numeric", "_frombuffer") for module in _MODULES):
-        whole = len(arguments) == 4 and built is None and node.items is None
-        return (arguments[2], arguments[1], arguments[3], arguments[0]) if whole else ()
-    if not any(function.is_global(f"{module}.multiarray", "_reconstruct") for module in _MODULES):
-        return () if function.is_global("numpy", "ndarray") and node.kind is Kind.CALL else None
-    if arguments and arguments[0].target.kind is Kind.GLOBAL and not arguments[0].is_global("numpy", "ndarray"):
-        return None  # of a subclass
-    empty = len(arguments) == 3 and arguments[0].target.kind is Kind.GLOBAL and plain(arguments[1]) == (0,)
-    state = _few(built)
-    whole = empty and _is_letter(arguments[2]) and node.items is None and len(state) == 5 and plain(state[0]) == 1
-    return state[1:] if whole else ()
+        if len(arguments) in (4, 5) and built is None and node.items is None:
+            return _Parts(_CLASSES[0], arguments[2], arguments[1], arguments[3], arguments[0], *arguments[4:])
+        raise location.damaged(_NO_ARRAY, at=node.start)
+    masked = function.is_global("numpy.ma.core", "_mareconstruct")
+    if not masked and not any(function.is_global(f"{module}.multiarray", "_reconstruct") for module in _MODULES):
+        if node.kind is Kind.CALL and function.is_global("numpy", "ndarray"):
+            raise location.damaged(_NO_ARRAY, at=node.start)
+        return None
+    kind = ".".join(arguments[0].target.value) if arguments and arguments[0].target.kind is Kind.GLOBAL else ""
+    empty, state = arguments[masked:], _few(built)
+    whole = kind and len(empty) == 3 and plain(empty[1]) == (0,) and _is_letter(empty[2]) and node.items is None
+    if whole and len(state) == (7 if masked else 5) and plain(state[0]) == 1:
+        return _Parts(kind, *state[1:5])
+    if kind and kind not in _CLASSES:
+        return None  # a subclass, whose state has what its author likes
+    raise location.damaged(_NO_ARRAY, at=node.start)
 
 
 def _is_letter(node: PickleNode) -> bool:
@@ -146,6 +194,10 @@ def _few(node: PickleNode | None) -> Sequence[PickleNode]:
 def _dtype(node: PickleNode) -> DType | str | None:
     """A type of numbers, or why it is of none; None where numpy makes no dtype of it."""
     arguments = [child.target for child in _few(node.value[1])] if node.kind is Kind.CALL else []
+    if any(
+        node.kind is Kind.CALL and node.value[0].is_global(f"{m}._internal", "_convert_to_stringdtype_kwargs") for m in _MODULES
+    ):
+        return ""
     state = [child.target.value for child in _few(node.state)]
     if len(arguments) != 3 or not node.value[0].is_global("numpy", "dtype") or len(state) < 8 or node.items is not None:
         return None
@@ -160,9 +212,8 @@ def _dtype(node: PickleNode) -> DType | str | None:
     if state[1] == ">" and dtype.bits > 8:
         return "is big-endian, which is not converted"
     flags = [child.value for child in arguments[1:]]
-    return (
-        dtype if flags == [False, True] and state[0] == 3 and state[1] in ("<", "|", "=") and state[2:5] == [None] * 3 else None
-    )
+    whole = state[0] in (3, 4) and state[1] in ("<", "|", "=") and state[2:5] == [None] * 3
+    return dtype if flags == [False, True] and whole else None
 
 
 def _payload(node: PickleNode) -> tuple[PickleNode | None, bool] | None:

@@ -21,8 +21,15 @@ from chkpt_channels.storage.splice import Checksum, Splice
 _HEADS = {b"U": 2, b"T": 5, b"X": 5, b"\x8c": 2, b"\x8d": 9, b"C": 2, b"B": 5, b"\x8e": 9, b"\x96": 9}
 """The bytes before a text or byte string: its opcode and its length."""
 _TEXTS = (b"X", b"\x8c", b"\x8d")
-_FAMILIES = (((b"U", 8), (b"T", 32)), ((b"X", 32),), ((b"C", 8), (b"B", 32), (b"\x8e", 64)), ((b"\x96", 64),))
-"""The opcodes of one meaning with the bits of their lengths: strings of Python 2, texts of protocol 2, bytes, bytearrays."""
+_FAMILIES = (
+    ((b"U", 8), (b"T", 31)),
+    ((b"X", 32), (b"\x8d", 64)),
+    ((b"\x8c", 8), (b"X", 32), (b"\x8d", 64)),
+    ((b"C", 8), (b"B", 32), (b"\x8e", 64)),
+    ((b"\x96", 64),),
+)
+"""The opcodes of one meaning with the bits of their lengths: strings of Python 2, texts of protocol 2 and of 4, bytes,
+bytearrays."""
 _SLOT = re.compile(
     r"(?P<parameter>.+)_(?P<slot>moment[12]?(_max)?|beta[12]_pow_acc|velocity|inf_norm|momentum|mean_square|mean_grad"
     r"|_avg_squared_(grad|update))(_\d+)?"
@@ -75,13 +82,13 @@ class NumpyPickle(Checkpoint):
     def chunks(self, name: str) -> Iterator[bytes]:
         array = self._arrays[name].array
         pieces = self._stored(name, array)
-        if not array.fortran or len(array.shape) < 2:
+        if array.in_order:
             yield from pieces
             return
         import numpy as np
 
-        stored = np.frombuffer(b"".join(pieces), f"V{array.dtype.bits // 8}")
-        yield stored.reshape(array.shape, order="F").tobytes()
+        stored = np.frombuffer(b"".join(pieces), f"V{array.dtype.bits // 8}").reshape([array.shape[axis] for axis in array.axes])
+        yield stored.transpose([array.axes.index(axis) for axis in range(stored.ndim)]).tobytes()
 
     def _stored(self, name: str, array: Array) -> Iterator[bytes]:
         """An array's elements in the order of the file."""
@@ -124,7 +131,7 @@ class NumpyPickle(Checkpoint):
             name, edit = next(iter(edited.items()))
             self._check_alone(name, call, edited)
             array = self._arrays[name].array
-            shapes[array.shape_node] = edit.shape
+            shapes[array.shape_node] = array.listed(edit.shape)
             if array.payload is not None:
                 payloads.append(self._payload(array, array.payload, edit))
         spans = [
@@ -146,16 +153,23 @@ class NumpyPickle(Checkpoint):
         """The new elements, in the order and the kind of opcode of the old ones."""
 
         def encoded() -> bytes:
-            raw = edit.values().tobytes("F" if array.fortran else "C")
+            raw = edit.values().transpose(array.axes).tobytes()
             return raw.decode("latin-1").encode() if array.latin1 else raw
 
-        family = next(f for f in _FAMILIES if any(self._opcodes[node] == opcode for opcode, _ in f))
         if array.latin1:  # how long the text is only its values show
             text = encoded()
-            return Splice.of(node.start, node.stop, _head(family, len(text)) + text)
+            return Splice.of(node.start, node.stop, self._head(node, len(text)) + text)
         size = array._replace(shape=edit.shape).size
-        head = _head(family, size)
+        head = self._head(node, size)
         return Splice(node.start, node.stop, len(head) + size, lambda: head + encoded())
+
+    def _head(self, node: PickleNode, size: int) -> bytes:
+        """The shortest opcode of the same meaning for so many bytes. Raises UnsupportedError where there is none."""
+        family = next((f for f in _FAMILIES if any(self._opcodes[node] == opcode for opcode, _ in f)), ())
+        found = next(((opcode, bits) for opcode, bits in family if size >> bits == 0), None)
+        if found is None:
+            raise self.location.unsupported(f"a string of Python 2 cannot hold {size} bytes", hint="pickle it anew in Python 3")
+        return found[0] + size.to_bytes(-(-found[1] // 8), "little")
 
     def _optimizer_entries(self) -> tuple[OptimizerEntry, ...]:
         slots: defaultdict[tuple[str, str], dict[str, Tensor]] = defaultdict(dict)
@@ -183,8 +197,3 @@ def _slots(walk: Walk) -> Iterator[tuple[str, _Slot]]:
             known = walk.parameters.get(match["parameter"], where)
             if known in walk.arrays or match[4] or PARAMETER_NAMES in walk.marks:
                 yield name, _Slot(where, known, match["slot"])
-
-
-def _head(family: Sequence[tuple[bytes, int]], size: int) -> bytes:
-    opcode, bits = next((opcode, bits) for opcode, bits in family if size >> bits == 0)
-    return opcode + size.to_bytes(bits // 8, "little")

@@ -106,8 +106,10 @@ def test_one_pickle_behind_the_other():
     while not trees or trees[-1].stop < len(data):
         trees.append(Tree(data, PLACE, start=trees[-1].stop if trees else 0))
     assert [rebuilt(tree.root) for tree in trees] == [1, [2, 3], "x"]
-    with pytest.raises(DamagedError, match="bytes follow the end of the pickle"):
+    with pytest.raises(UnsupportedError, match=f"holds a second pickle behind the first, at byte {trees[0].stop}"):
         Tree.whole(data, PLACE)
+    with pytest.raises(DamagedError, match="bytes follow the end of the pickle"):
+        Tree.whole(data[: trees[0].stop] + b"\0", PLACE)
 
 
 @given(objects, st.sampled_from(PROTOCOLS), st.data())

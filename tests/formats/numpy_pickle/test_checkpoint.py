@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from chkpt_channels import DamagedError, UnsupportedError, convert, inspect, verify
-from chkpt_channels.formats.numpy_pickle import FORMATS, sniff
+from chkpt_channels.formats.numpy_pickle import FORMATS, checkpoint, sniff
 from chkpt_channels.storage.source import Source
 from tests.formats.numpy_pickle.readings import loaded, theirs
 from tests.support.big_files import big, peak
@@ -61,6 +61,60 @@ def test_the_output_is_what_pickle_dumps(
     assert verify(path, tmp_path / "gray.pkl").ok
     convert(tmp_path / "gray.pkl", tmp_path / "rgb.pkl", to="rgb")
     assert (tmp_path / "rgb.pkl").read_bytes() == pickle.dumps(loaded(tmp_path / "rgb.pkl"), protocol)
+
+
+TRANSPOSED = pickle.dumps(np.ones((2, 3, 4)).transpose(1, 0, 2), 5)
+
+
+@pytest.mark.skipif(b"_frombuffer" not in TRANSPOSED, reason="this numpy copies what is transposed")
+def test_transposed_arrays_are_what_pickle_dumps(put: Callable[..., Path], tmp_path: Path):
+    """As where a network of JAX was made one of PyTorch. numpy orders the strides otherwise around an axis of one element."""
+    arrays = network(3)
+    gray = summed(arrays)
+    arrays["conv1.weight"] = np.ascontiguousarray(arrays["conv1.weight"].transpose(2, 3, 1, 0)).transpose(3, 2, 0, 1)
+    path = put(pickle.dumps(arrays, 5), "a.pkl")
+    convert(path, tmp_path / "gray.pkl", to="gray")
+    assert np.array_equal(loaded(tmp_path / "gray.pkl")["conv1.weight"], gray["conv1.weight"])
+    convert(path, tmp_path / "b.pkl", to=4)
+    assert (tmp_path / "b.pkl").read_bytes() == pickle.dumps(loaded(tmp_path / "b.pkl"), 5)
+    assert verify(path, tmp_path / "b.pkl").ok
+
+
+@pytest.mark.parametrize("opcode", [b"\x8c", b"\x8d"])
+def test_texts_of_every_length_are_written(opcode: bytes, put: Callable[..., Path], tmp_path: Path):
+    """Elements as a text, in the opcodes of protocol 4: Python reads them, whoever wrote them."""
+    arrays = {"conv1.weight": np.ones((1, 3, 3, 3), np.float32), "conv2.weight": np.ones((8, 1, 3, 3), np.float32)}
+    data, width = pickle.dumps(arrays, 2), {b"\x8c": 1, b"\x8d": 8}[opcode]
+    for at in [match.start() for match in re.finditer(rb"X(?=[^\0]\0{3}.{4}\?)", data, re.DOTALL)][::-1]:
+        size = int.from_bytes(data[at + 1 : at + 5], "little")
+        data = data[:at] + opcode + size.to_bytes(width, "little") + data[at + 5 :] if size >> 8 * width == 0 else data
+    assert opcode in data
+    path = put(data, "a.pkl")
+    convert(path, tmp_path / "b.pkl", to=30, layers=["conv1.weight"])
+    assert np.array_equal(loaded(tmp_path / "b.pkl")["conv1.weight"], np.full((1, 30, 3, 3), 0.1, np.float32))
+
+
+def test_a_string_of_python_2_has_a_longest_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoint, "_FAMILIES", (((b"U", 8), (b"T", 13)),))
+    with pytest.raises(UnsupportedError, match="a string of Python 2 cannot hold 15680 bytes"):
+        convert(HOME / "detectron.pkl", tmp_path / "a.pkl", to=10)
+
+
+@pytest.mark.parametrize("kind", ["masked", "own"])
+def test_a_first_kernel_of_another_class_is_refused_by_name(kind: str, put: Callable[..., Path], tmp_path: Path):
+    arrays = network(3)
+    kernel = arrays["conv1.weight"]
+    arrays["conv1.weight"] = np.ma.array(kernel, mask=kernel > 0.5) if kind == "masked" else kernel.view(np.recarray)
+    arrays["depth.weight"] = np.ones((8, 3, 3, 3), np.float32)
+    with pytest.raises(UnsupportedError, match=r"conv1\.weight: is an array of the class numpy\.\w"):
+        convert(put(pickle.dumps(arrays, 4), "a.pkl"), tmp_path / "b.pkl", to="gray")
+
+
+def test_a_second_pickle_is_refused_and_no_damage(put: Callable[..., Path]):
+    """Python reads one after the other, and says nothing of what it leaves."""
+    data = pickle.dumps(network(3), 4)
+    with pytest.raises(UnsupportedError, match=f"holds a second pickle behind the first, at byte {len(data)}"):
+        inspect(put(data + pickle.dumps({"epoch": 3}, 4), "a.pkl"))
 
 
 def test_an_array_that_has_two_names_changes_under_both(put: Callable[..., Path], tmp_path: Path):
