@@ -101,6 +101,6 @@ def _measure_parity(planned: PlannedModel, *, complete: bool) -> Parity | None:
     would."""
     for plan in (plan for _, plan in planned.parts if complete):
         for edit in plan.edits.tensors.values():
-            edit.values()
+            edit.computed()
     measured = [parity(part.store, plan) for part, plan in planned.parts]
     return max(filter(None, measured), default=None)

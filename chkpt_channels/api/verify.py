@@ -106,7 +106,7 @@ def _under_known(
 def _has_edits(after: TensorStore, plan: Plan) -> bool:
     """Whether every edited tensor that is there is as planned."""
     there = ((name, edit) for name, edit in plan.edits.tensors.items() if name in after.tensors)
-    return all(equal_streams([edit.values().tobytes()], after.chunks(name)) for name, edit in there)
+    return all(equal_streams([edit.tobytes()], after.chunks(name)) for name, edit in there)
 
 
 def _hint(afters: Mapping[str, TensorStore], planned: PlannedModel) -> str:
@@ -232,7 +232,7 @@ def _compare(before: TensorStore, after: TensorStore, plan: Plan) -> tuple[list[
         elif edit is None:
             problem = _unedited_difference(before, after, name, by_name.get(name))
             identical += not problem
-        elif equal_streams([edit.values().tobytes()], after.chunks(name)):
+        elif equal_streams([edit.tobytes()], after.chunks(name)):
             problem = ""
         else:
             kernel = by_name.get(name)

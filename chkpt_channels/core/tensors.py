@@ -13,6 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.core.dtypes import DType
+from chkpt_channels.core.elements import SmallTensor
 from chkpt_channels.core.layout import Layout
 
 if TYPE_CHECKING:
@@ -146,8 +147,17 @@ class TensorEdit(NamedTuple):
     conversion: "kernel", "bias", "running mean", "gain", "length", "statistics", "optimizer state"."""
 
     shape: tuple[int, ...]
-    values: Callable[[], NDArray[Any]]
+    computed: Callable[[], NDArray[Any] | SmallTensor]
     part: str = "kernel"
+
+    def values(self) -> NDArray[Any]:
+        """The new values."""
+        new = self.computed()
+        return new.array() if isinstance(new, SmallTensor) else new
+
+    def tobytes(self) -> bytes:
+        """The new values in C order, without numpy where they were computed so."""
+        return self.computed().tobytes()
 
 
 class ChannelMap(NamedTuple):

@@ -182,7 +182,7 @@ class _ChannelModule:
         return PreprocessingOp(self._where or kind, kind, scale, shift, tuple((tensor.name, axis) for tensor, axis in axes))
 
     def _numbers(self, tensor: Tensor) -> Numbers:
-        numbers = tuple(float(value) for value in self._checkpoint.load(tensor.name).astype("float64").reshape(-1))
+        numbers = tuple(self._checkpoint.numbers(tensor.name))
         if not all(map(isfinite, numbers)):
             raise self._checkpoint.location.at(tensor.name).unsupported("holds NaN or infinity")
         return numbers

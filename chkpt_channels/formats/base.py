@@ -10,9 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from chkpt_channels.core import elements
+from chkpt_channels.core.elements import SmallTensor
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import Edits, Notice, OpaqueTensor, OptimizerEntry, Tensor
@@ -95,7 +98,7 @@ class TensorStore(ABC):
         self.location = location
         self.tensors: dict[str, Tensor] = {}
         self.opaque: tuple[OpaqueTensor, ...] = ()
-        self._kernels: dict[str, NDArray[Any]] = {}
+        self._kernels: dict[str, bytes] = {}
         self.optimizer_entries: tuple[OptimizerEntry, ...] = ()
         self.warnings: list[Notice] = []
         self.globals: tuple[str, ...] = ()
@@ -134,14 +137,24 @@ class TensorStore(ABC):
         location.check_limit("bytes in one tensor", tensor.size, LIMITS.edited_tensor_bytes)
         return np.frombuffer(b"".join(chunks), numpy_dtype(tensor.dtype)).reshape(tensor.shape)
 
-    def load_kernel(self, name: str) -> NDArray[Any]:
-        """The same for the kernel of a first conv, which several steps need: a small one is loaded once."""
-        if name not in self._kernels:
-            kernel = self.load(name)
-            if kernel.nbytes > KEPT_KERNEL_BYTES:
-                return kernel
+    def numbers(self, name: str) -> list[float]:
+        """The numbers of a tensor: of a small one without numpy."""
+        tensor = self.tensors[name]
+        if tensor.dtype.name in elements.PLAIN and prod(tensor.shape) <= elements.MOST:
+            return SmallTensor(b"".join(self.chunks(name)), tensor.dtype, tensor.shape).values()
+        numbers: list[float] = self.load(name).astype("float64").reshape(-1).tolist()
+        return numbers
+
+    def kernel_bytes(self, name: str) -> bytes:
+        """The elements of the kernel of a first conv, which several steps need: those of a small one are read once."""
+        kernel = self._kernels.get(name) or b"".join(self.chunks(name))
+        if len(kernel) <= KEPT_KERNEL_BYTES:
             self._kernels[name] = kernel
-        return self._kernels[name]
+        return kernel
+
+    def load_kernel(self, name: str) -> NDArray[Any]:
+        """The same as an array."""
+        return self.array(self.tensors[name], (self.kernel_bytes(name) for _ in range(1)))
 
     def memory(self, name: str) -> Hashable:
         """What tells a tensor's memory: names with the same answer are one tensor, such as tied weights."""

@@ -7,13 +7,15 @@ from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from chkpt_channels.core import elements
 from chkpt_channels.core.dtypes import BY_NAME, rounded
+from chkpt_channels.core.elements import SmallTensor
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import FirstConv, Notice, TensorEdit
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import quantization
-from chkpt_channels.transform.mixing import window
+from chkpt_channels.transform.mixing import responses, window
 from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.mixing.rules import FOLDED, GRAPH_METHODS
 from chkpt_channels.transform.parametrizations import PLAIN, Parametrization
@@ -48,13 +50,13 @@ class KernelChange(NamedTuple):
         return not self.mixing.is_identity and self.mixing.method not in GRAPH_METHODS
 
 
-def mixed_kernel(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfinite: bool = False) -> NDArray[Any]:
+def mixed_kernel(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfinite: bool = False) -> NDArray[Any] | SmallTensor:
     """The new kernel, in the old one's layout. Raises UnsupportedError where the new one would overflow, or the old one is not
     finite; with `allow_nonfinite` only where a channel that is not finite would be mixed and not copied."""
     conv, layout, mixing = kernel.conv, kernel.layout, kernel.mixing
     location = checkpoint.location.at(conv.tensor.name)
-    old = values(checkpoint, conv)
-    if not old.size:
+    old = stored(checkpoint, kernel)
+    if not prod(old.shape):
         raise location.unsupported(f"has no elements: its shape is {list(conv.tensor.shape)}")
     size = prod(kernel.shape) * conv.tensor.dtype.bits // 8
     if size > LIMITS.edited_tensor_bytes:
@@ -64,21 +66,12 @@ def mixed_kernel(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfini
         raise location.unsupported(
             f"filter {bad_filter} holds NaN or infinity", hint="--allow-nonfinite passes them through in channels that are copied"
         )
-    if conv.groups > 1:
-        # not dense yet: with a plain sum the stored bytes are the answer
-        if all(row == (1.0,) for row in mixing.matrix) and not mixing.window:
-            return old.reshape(kernel.shape)  # every filter sees one old channel: the same bytes see the new one
-        old = dense(old, conv, layout)
-    # quantized kernels stay in float64 until they are quantized again
-    dtype = conv.tensor.dtype if conv.tensor.dtype.floating else BY_NAME["F64"]
-    mixable = kernel.parametrization.mixable(old)
-    if mixing.window:
-        new = window.composed(mixing, layout, mixable).reshape(layout.view(kernel.shape, mixing.new))
-    else:
-        new = mixing.apply(mixable, layout.view(old.shape, conv.in_channels), dtype)
-    new = new if new.dtype == old.dtype else rounded(new, dtype)
-    computed = new[:, [j for j in range(mixing.new) if mixing.copied(j) is None]] if bad_filter is not None else new
-    if (filter_ := first_not_finite(computed.reshape(_shape(kernel, computed.shape[1])), layout)) is not None:
+    if conv.groups > 1 and all(row == (1.0,) for row in mixing.matrix) and not mixing.window:
+        return old.reshape(kernel.shape)  # every filter sees one old channel: the same bytes see the new one
+    new = _mixed(kernel, old)
+    computed = [j for j in range(mixing.new) if mixing.copied(j) is None or bad_filter is None]
+    chosen = new.chosen(computed) if isinstance(new, SmallTensor) else new[:, computed]
+    if (filter_ := first_not_finite(chosen.reshape(_shape(kernel, len(computed))), layout)) is not None:
         what = (
             f"would overflow {conv.tensor.dtype.name}"
             if bad_filter is None
@@ -88,9 +81,33 @@ def mixed_kernel(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfini
     return new.reshape(kernel.shape)
 
 
+def _mixed(kernel: KernelChange, old: NDArray[Any] | SmallTensor) -> NDArray[Any] | SmallTensor:
+    """The new kernel as [pre, I_new, post], in the dtype that it is stored in, or in float64 where it is quantized again."""
+    conv, layout, mixing = kernel.conv, kernel.layout, kernel.mixing
+    if isinstance(old, SmallTensor):
+        return mixing.apply_plainly(old, layout.view(old.shape, mixing.old))
+    dtype = conv.tensor.dtype if conv.tensor.dtype.floating else BY_NAME["F64"]
+    old = dense(old, conv, layout)
+    mixable = kernel.parametrization.mixable(old)
+    if mixing.window:
+        new = window.composed(mixing, layout, mixable).reshape(layout.view(kernel.shape, mixing.new))
+    else:
+        new = mixing.apply(mixable, layout.view(old.shape, conv.in_channels), dtype)
+    return new if new.dtype == old.dtype else rounded(new, dtype)
+
+
 def _shape(kernel: KernelChange, channels: int) -> tuple[int, ...]:
     """The new kernel's shape with another number of channels."""
     return kernel.layout.with_channels(kernel.shape, kernel.mixing.new, channels)
+
+
+def stored(checkpoint: TensorStore, kernel: KernelChange) -> NDArray[Any] | SmallTensor:
+    """The kernel as it is mixed: without numpy where that is easy, and sooner done."""
+    conv, tensor = kernel.conv, kernel.conv.tensor
+    is_easy = conv.groups == 1 and kernel.parametrization is PLAIN and not (kernel.mixing.window or kernel.mixing.offset)
+    if is_easy and tensor.dtype.name in elements.PLAIN and max(prod(tensor.shape), prod(kernel.shape)) <= elements.MOST:
+        return SmallTensor(checkpoint.kernel_bytes(tensor.name), tensor.dtype, tensor.shape)
+    return values(checkpoint, conv)
 
 
 def values(checkpoint: TensorStore, conv: FirstConv) -> NDArray[Any]:
@@ -240,61 +257,42 @@ def select_positions(
     return np.zeros_like(selected, order="C") if as_zeros else np.ascontiguousarray(selected)
 
 
-def first_not_finite(kernel: NDArray[Any], layout: Layout) -> int | None:
+def first_not_finite(kernel: NDArray[Any] | SmallTensor, layout: Layout) -> int | None:
     """The first output channel that holds a NaN or an infinity, None where there is none."""
+    axis = next(i for i, letters in enumerate(layout.axes) if "O" in letters)
+    if isinstance(kernel, SmallTensor):
+        return kernel.not_finite((prod(kernel.shape[:axis]), kernel.shape[axis], prod(kernel.shape[axis + 1 :])))
     import numpy as np
 
-    axis = next(i for i, letters in enumerate(layout.axes) if "O" in letters)
     bad = ~np.isfinite(kernel.astype(np.float32) if kernel.dtype.itemsize < 4 else kernel)
     filters = np.flatnonzero(np.moveaxis(bad, axis, 0).reshape(kernel.shape[axis], -1).any(axis=1))
     return int(filters[0]) if filters.size else None
 
 
 def parity(
-    checkpoint: TensorStore, kernel: KernelChange, new: NDArray[Any], constant: NDArray[Any] | None
+    checkpoint: TensorStore, kernel: KernelChange, new: NDArray[Any] | SmallTensor, constant: NDArray[Any] | None
 ) -> tuple[float, float]:
     """The largest difference, absolute and in ulp of the largest response, between the old kernel on a random 8-bit patch
     mapped to the old channels and the `new` one on the patch itself, both summed in float64. `constant` is what the new bias
     adds to each filter; without it constants are left out."""
-    import numpy as np
-
     conv, layout, mixing = kernel.conv, kernel.layout, kernel.mixing
-    old = dense(kernel.parametrization.mixable(values(checkpoint, conv)), conv, layout)
+    old = stored(checkpoint, kernel)
+    if not isinstance(old, SmallTensor):
+        old = dense(kernel.parametrization.mixable(old), conv, layout)
     filters = layout.axes.index("O")
     shape, wide = (tuple(1 if axis == filters else n for axis, n in enumerate(k.shape)) for k in (new, old))
     view = layout.view(layout.with_channels(wide, mixing.old, mixing.new), mixing.new)
     # one patch of the window's size is enough: a convolution does the same at every place
-    image = _noise(prod(shape)).reshape(shape)
-    seen = ((part.matrix, image[place].reshape(view)) for part, place in window.parts(mixing, layout, wide))
-    mapped = sum(np.einsum("ij,pjq->piq", np.array(matrix), pixels) for matrix, pixels in seen)
+    image: Any = responses.noise(shape)
+    if isinstance(old, SmallTensor):
+        mapped: Any = mixing.transposed.apply_plainly(image, view)
+    else:
+        image = image.array()
+        seen = ((part.transposed, image[place].reshape(view)) for part, place in window.parts(mixing, layout, wide))
+        mapped = sum(part.apply(pixels, view, BY_NAME["F64"]) for part, pixels in seen)
+        if constant is not None:
+            mapped += [[offset] for offset in mixing.offset]
+    before, after = (responses.of_filters(k, x, filters) for k, x in ((old, mapped.reshape(wide)), (new, image)))
     if constant is not None:
-        mapped += np.array(mixing.offset).reshape(1, -1, 1)
-    before, after = (_responses(k, x, filters) for k, x in ((old, mapped.reshape(wide)), (new, image)))
-    after = after if constant is None else after + constant
-    with np.errstate(invalid="ignore"):  # with --allow-nonfinite: NaN and infinity are copied, and take no part in the parity
-        differences, sizes = (np.where(np.isfinite(x), x, 0) for x in (np.abs(before - after), np.abs(before)))
-    difference, largest = float(differences.max()), float(sizes.max())
-    # bits of the mantissa; other floating types are FP8 with 3 at most, and quantized kernels have 7 bits beside the sign
-    bits = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}.get(conv.tensor.dtype.name, 3 if conv.tensor.dtype.floating else 7)
-    unit = 2.0 ** (np.floor(np.log2(largest)) - bits) if largest > 0 else 1.0
-    return difference, difference / float(unit)
-
-
-def _noise(count: int) -> NDArray[Any]:
-    """The same `count` random 8-bit values in 0..1 every time: SplitMix64, because numpy.random takes 15 ms to import.
-    (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014.)"""
-    import numpy as np
-
-    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (z >> np.uint64(56)) / 255
-
-
-def _responses(kernel: NDArray[Any], patch: NDArray[Any], filters: int) -> NDArray[Any]:
-    """One activation a filter, in float64."""
-    import numpy as np
-
-    axes = tuple(axis for axis in range(kernel.ndim) if axis != filters)
-    responses: NDArray[Any] = (kernel.astype(np.float64) * patch).sum(axis=axes)
-    return responses
+        after = [answer + float(added) for answer, added in zip(after, constant, strict=True)]
+    return responses.difference(before, after, conv.tensor.dtype)

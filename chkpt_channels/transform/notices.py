@@ -58,7 +58,7 @@ def _standardized(checkpoint: TensorStore, changed: Sequence[KernelChange]) -> l
     for kernel in plain:
         if kernel.conv.tensor.group in may_be:
             new = kernels.mixed_kernel(checkpoint, kernel)
-            least, most = parametrizations.shrinkage(kernels.values(checkpoint, kernel.conv), new)
+            least, most = parametrizations.shrinkage(kernels.stored(checkpoint, kernel), new)
             message = (
                 f"if {kernel.conv.tensor.name} is weight-standardized (BiT), its response becomes {least:.2f} to {most:.2f} times"
             )

@@ -13,6 +13,7 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from chkpt_channels.core.elements import SmallTensor
 from chkpt_channels.core.errors import UnsupportedError
 from chkpt_channels.core.tensors import OptimizerEntry, Tensor, TensorEdit
 from chkpt_channels.formats.base import TensorStore
@@ -206,7 +207,9 @@ def _is_factored(entry: OptimizerEntry, shape: tuple[int, ...]) -> bool:
     return len(shape) > 1 and ({rows, columns} <= shapes or {(*rows, 1), (*shape[:-2], 1, shape[-1])} <= shapes)
 
 
-def _filled(shape: tuple[int, ...], tensor: Tensor, value: int) -> NDArray[Any]:
+def _filled(shape: tuple[int, ...], tensor: Tensor, value: int) -> NDArray[Any] | SmallTensor:
+    if not value:
+        return SmallTensor(bytes(tensor._replace(shape=shape).size), tensor.dtype, shape)
     import numpy as np
 
     from chkpt_channels.core.dtypes import numpy_dtype

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache, partial
-from math import prod, sqrt
+from math import fsum, prod, sqrt
 from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core.dtypes import rounded
+from chkpt_channels.core.elements import SmallTensor
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import FirstConv, Tensor, TensorEdit
 from chkpt_channels.formats.base import TensorStore
@@ -163,13 +164,21 @@ def _refuse_others(location: Location, name: str, tensors: Mapping[str, Tensor])
                 )
 
 
-def shrinkage(stored: NDArray[Any], new: NDArray[Any]) -> tuple[float, float]:
+def shrinkage(stored: NDArray[Any] | SmallTensor, new: NDArray[Any] | SmallTensor) -> tuple[float, float]:
     """(smallest, largest) factor over the filters by which the response changes if the convolution standardizes its weights,
     [O, I, …], without a gain: σ / σ'."""
-    _, before = _statistics(stored)
-    _, after = _statistics(new)
-    factors = before / after
-    return float(factors.min()), float(factors.max())
+    factors = [before / after for before, after in zip(_deviations(stored), _deviations(new), strict=True)]
+    return min(factors), max(factors)
+
+
+def _deviations(kernel: NDArray[Any] | SmallTensor) -> list[float]:
+    """√(σ² + eps) of each filter."""
+    if not isinstance(kernel, SmallTensor):
+        deviations: list[float] = _statistics(kernel)[1].reshape(-1).tolist()
+        return deviations
+    filters = [part.values() for part in kernel.parts((1, kernel.shape[0], prod(kernel.shape[1:])))]
+    means = [fsum(each) / len(each) for each in filters]
+    return [sqrt(fsum((x - mean) ** 2 for x in each) / len(each) + EPS) for each, mean in zip(filters, means, strict=True)]
 
 
 def may_standardize(checkpoint: TensorStore, group: str) -> bool:

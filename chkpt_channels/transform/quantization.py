@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from chkpt_channels.core.elements import SmallTensor
 from chkpt_channels.core.tensors import Edits, FirstConv, Quantization, TensorEdit
 from chkpt_channels.formats.base import TensorStore
 
@@ -52,13 +53,13 @@ def kernel_edits(store: TensorStore, conv: FirstConv, edit: TensorEdit) -> dict[
     }
 
 
-def edited_kernel(store: TensorStore, conv: FirstConv, edits: Edits) -> NDArray[Any]:
+def edited_kernel(store: TensorStore, conv: FirstConv, edits: Edits) -> NDArray[Any] | SmallTensor:
     """The kernel as it will be read back."""
-    numbers = edits.tensors[conv.tensor.name].values()
+    new = edits.tensors[conv.tensor.name]
     how = _quantization(store, conv)
     if how is None:
-        return numbers
-    return dequantized(numbers, edits.tensors[how.scale].values(), _zero(store, how), how.axis)
+        return new.computed()
+    return dequantized(new.values(), edits.tensors[how.scale].values(), _zero(store, how), how.axis)
 
 
 def _quantization(store: TensorStore, conv: FirstConv) -> Quantization | None:

@@ -61,8 +61,8 @@ def test_a_tensor_beyond_the_limit_is_not_loaded(monkeypatch: pytest.MonkeyPatch
 def test_a_small_kernel_is_loaded_once(kept: int, times: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(base, "KEPT_KERNEL_BYTES", kept)
     store, loads = Memory({"": {"conv1.weight": KERNEL}}), []
-    load = store.load
-    monkeypatch.setattr(store, "load", lambda name: loads.append(name) or load(name))
+    chunks = store.chunks
+    monkeypatch.setattr(store, "chunks", lambda name: loads.append(name) or chunks(name))
     for _ in range(3):
         assert np.array_equal(store.load_kernel("conv1.weight"), KERNEL)
     assert len(loads) == times

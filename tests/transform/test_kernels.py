@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from chkpt_channels.core.layout import Layout
+from chkpt_channels import UnsupportedError
+from chkpt_channels.core import elements
+from chkpt_channels.core.dtypes import BY_NAME, numpy_dtype
+from chkpt_channels.core.layout import KNOWN, Layout
 from chkpt_channels.core.tensors import FirstConv
-from chkpt_channels.transform.kernels import KernelChange, first_not_finite, mixed_kernel, parity
-from chkpt_channels.transform.mixing.matrix import Mixing, luma, mean, sum_
+from chkpt_channels.transform.kernels import KernelChange, first_not_finite, mixed_kernel, parity, stored
+from chkpt_channels.transform.mixing.matrix import Mixing, luma, mean, repeat, select, sum_, zero
+from chkpt_channels.transform.parametrizations import Parametrization
 from tests.support.memory import BF16, Memory, kernel
 
 
@@ -53,3 +61,46 @@ def test_the_wrong_kernel_is_far_away():
 def test_a_kernel_of_zeros_has_no_unit():
     checkpoint, right = change(np.zeros((8, 3, 5, 5), np.float32), sum_(3), "OIHW")
     assert parity(checkpoint, right, mixed_kernel(checkpoint, right), None) == (0, 0)
+
+
+NAMES = sorted(elements.PLAIN)
+RULES = [sum_(3), select(3, [2, 1, 0]), select(3, [0, 0, 2, 1]), repeat(3, 5), zero(3, 4), mean(3, 2), luma([0.3, 0.6, 0.1])]
+
+
+@given(
+    st.sampled_from(NAMES),
+    st.sampled_from(RULES),
+    st.sampled_from(KNOWN),
+    st.lists(st.integers(0, (1 << 64) - 1), min_size=1, max_size=40),
+    st.booleans(),
+)
+def test_small_kernels_are_mixed_to_the_bits_of_numpy(name: str, rule: Mixing, spelling: str, bits: list[int], allow: bool):
+    """Or refused for the same filter: of any bits, NaNs, infinities and subnormal numbers among them, in every layout."""
+    layout, dtype = Layout(spelling), BY_NAME[name]
+    sizes = {"O": 3, "I": rule.old, "H": 2, "W": 3, "D": 2, "G": 4}
+    shape = tuple(prod(sizes[letter] for letter in letters) for letters in layout.axes)
+    patterns = np.array(bits, "u8").astype(f"u{dtype.bits // 8}")
+    array = np.resize(patterns, shape).view(numpy_dtype(dtype))
+    answers = []
+    for most in (elements.MOST, 0):
+        checkpoint, right = change(array, rule, spelling)
+        with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
+            patch.setattr(elements, "MOST", most)
+            try:
+                new = mixed_kernel(checkpoint, right, allow_nonfinite=allow)
+                assert isinstance(new, elements.SmallTensor) == bool(most)
+                answers.append((new.tobytes(), new.shape, parity(checkpoint, right, new, None)))
+            except UnsupportedError as error:
+                answers.append(str(error))
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"mixing": luma([0.3, 0.6, 0.1])._replace(offset=(0.5,))}, {"parametrization": Parametrization()}, {"groups": 3}]
+)
+def test_what_else_depends_on_the_kernel_is_computed_with_numpy(changed: dict):
+    checkpoint, right = change(kernel(6, 1, 3, 3), luma([0.3, 0.6, 0.1]), "OIHW")
+    assert isinstance(stored(checkpoint, right), elements.SmallTensor)
+    conv = right.conv._replace(groups=changed.get("groups", 1))
+    others = {name: value for name, value in changed.items() if name != "groups"}
+    assert isinstance(stored(checkpoint, right._replace(conv=conv, **others)), np.ndarray)

@@ -53,7 +53,7 @@ def check_source(before: Checkpoint, plan: Plan, source: Source, path: str = "")
     if actual != expected:
         raise RuntimeError(f"{name}: the written file has other tensors than planned")
     for tensor, edit in plan.edits.tensors.items():
-        if b"".join(after.chunks(tensor)) != edit.values().tobytes():
+        if b"".join(after.chunks(tensor)) != edit.tobytes():
             raise RuntimeError(f"{name}: {tensor} does not read back as it was written")
     if missing := missing_biases(after, plan):
         raise RuntimeError(f"{name}: the new bias of {missing[0]} does not read back as it was written")

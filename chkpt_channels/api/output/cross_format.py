@@ -63,7 +63,7 @@ class _Entry(NamedTuple):
     def pieces(self) -> Iterator[bytes]:
         """Its bytes in the output."""
         edit = self.edits.tensors.get(self.old)
-        return iter([edit.values().tobytes()]) if edit else self.checkpoint.chunks(self.old)
+        return iter([edit.tobytes()]) if edit else self.checkpoint.chunks(self.old)
 
 
 def _group(checkpoint: Checkpoint, state_dict: str | None) -> str:

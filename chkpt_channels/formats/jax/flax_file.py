@@ -188,4 +188,4 @@ def _is_complex(walk: MsgpackWalk, ext: Token) -> bool:
 
 
 def _written(head: bytes, edit: TensorEdit) -> bytes:
-    return head + edit.values().tobytes()
+    return head + edit.tobytes()

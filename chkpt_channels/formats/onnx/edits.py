@@ -197,7 +197,7 @@ class OnnxEdits:
         # typed integers are varints, whose length depends on the values: raw bytes are as valid
         if payload and payload[0].number in (schema.TENSOR_FLOATS, schema.TENSOR_DOUBLES):
             number = payload[0].number
-        new = deferred_field(number, size, lambda: edit.values().tobytes())
+        new = deferred_field(number, size, lambda: edit.tobytes())
         for i, field in enumerate(payload):
             wire.replace(message, field, new if i == 0 else b"")
         if weight.is_external:
@@ -219,7 +219,7 @@ class OnnxEdits:
         head = _dims(edit.shape, packed=False) + number_field(schema.TENSOR_TYPE, front.NUMBERS[dtype.name])
         head += bytes_field(schema.TENSOR_NAME, name.encode()) + varint(schema.TENSOR_RAW << 3 | 2) + varint(size)
         tag = varint(schema.GRAPH_INITIALIZERS << 3 | 2) + varint(len(head) + size)
-        self._wire.add(self._model.graph, DeferredField(tag + head, size, lambda: edit.values().tobytes()))
+        self._wire.add(self._model.graph, DeferredField(tag + head, size, lambda: edit.tobytes()))
         if self._model.root.number(schema.MODEL_IR_VERSION) < 4:  # each initializer is an input too: onnx/docs/IR.md
             self._wire.add(self._model.graph, bytes_field(schema.GRAPH_INPUTS, front.declared(name, dtype, edit.shape)))
 

@@ -5,6 +5,7 @@ Source: onnx/onnx.proto (TensorProto) of onnx 1.23.
 
 from __future__ import annotations
 
+import struct
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -94,21 +95,23 @@ def _external(weight: Weight, location: Location, folder: Path) -> Payload:
     return Payload(None, folder / name, start, start + length)
 
 
+_UNSIGNED = {8: "B", 16: "H", 32: "I", 64: "Q"}
+
+
 def typed_elements(weight: Weight) -> bytes:
     """The elements of a weight stored as typed numbers, as raw little-endian bytes.
 
     float_data holds F32 and C64; int32_data holds all types of up to 32 bits but F32, the 16- and 8-bit floats as bits.
     """
-    import numpy as np
-
     message = weight.message
     for number in (schema.TENSOR_FLOATS, schema.TENSOR_DOUBLES):
         if message.fields.get(number):
             return b"".join(message.raw(f) for f in message.fields[number])
     for number in (schema.TENSOR_INT32S, schema.TENSOR_INT64S, schema.TENSOR_UINT64S):
         if message.fields.get(number):
-            values = np.array(message.numbers(number), np.int64)
-            return values.astype(f"<u{max(1, weight.dtype.bits // 8)}" if weight.dtype.bits >= 8 else "<u1").tobytes()
+            bits = max(8, weight.dtype.bits)
+            values = [value & (1 << bits) - 1 for value in message.numbers(number)]
+            return struct.pack(f"<{len(values)}{_UNSIGNED[bits]}", *values)
     return b""
 
 

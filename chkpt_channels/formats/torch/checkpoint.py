@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from itertools import pairwise
 
 from chkpt_channels.core.dtypes import BY_NAME
+from chkpt_channels.core.elements import strided
 from chkpt_channels.core.tensors import Edits, OptimizerEntry, Tensor
 from chkpt_channels.formats.base import Checkpoint, Loading
 from chkpt_channels.formats.torch import loading
@@ -103,12 +104,8 @@ def _chunks_of(torch_object: TorchObject, name: str, read: ReadBytes) -> Iterabl
     start, stop = view.span
     if view.is_contiguous and not view.signs:
         return read(view.storage, start, stop)
-    import numpy as np
-
     stored = with_signs(b"".join(read(view.storage, start, stop)), view.signs)
-    raw = np.frombuffer(stored, f"V{view.itemsize}")
-    steps = [stride * view.itemsize if size > 1 else 0 for size, stride in zip(view.shape, view.stride, strict=True)]
-    return [np.lib.stride_tricks.as_strided(raw, view.shape, steps, writeable=False).tobytes()]
+    return [strided(stored, view.itemsize, view.shape, view.stride)]
 
 
 def _optimizer_entries(torch_object: TorchObject, tensors: Mapping[str, Tensor]) -> tuple[OptimizerEntry, ...]:

@@ -11,18 +11,16 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from chkpt_channels.containers.pickle.editor import edited
 from chkpt_channels.containers.pickle.reader import PickleNode
+from chkpt_channels.core.elements import strided
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.torch.graph import quantization_of
 from chkpt_channels.formats.torch.object_tree import CLONED, TorchObject
 from chkpt_channels.formats.torch.rebuild import Storage, View, dense_strides
 from chkpt_channels.formats.torch.signs import with_signs
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 class StorageChange(NamedTuple):
@@ -130,8 +128,11 @@ class TorchEdits:
 
 
 def _payload(edit: TensorEdit, view: View) -> bytes:
-    values: NDArray[Any] = edit.values()
-    return with_signs(values.reshape(edit.shape).transpose(view.memory_order).tobytes(), view.signs)
+    new, order = edit.tobytes(), view.memory_order
+    if order != (*range(len(order)),):
+        steps = dense_strides(edit.shape, range(len(order)))
+        new = strided(new, view.itemsize, [edit.shape[axis] for axis in order], [steps[axis] for axis in order])
+    return with_signs(new, view.signs)
 
 
 def _is_within(at: int, spans: Sequence[tuple[int, int]]) -> bool:

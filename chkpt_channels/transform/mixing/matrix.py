@@ -6,11 +6,14 @@ where normalizations are folded in, a vector t [I_old]. Source of the luma weigh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from math import fsum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from chkpt_channels.core import elements
 from chkpt_channels.core.dtypes import DType, rounded
+from chkpt_channels.core.elements import SmallTensor, Terms, View
 from chkpt_channels.core.tensors import PreprocessingOp, Window
 
 if TYPE_CHECKING:
@@ -108,7 +111,12 @@ class Mixing(NamedTuple):
         rows += [(*(0.0,) * self.new, *(float(i == j) for j in range(others))) for i in range(others)]
         return Mixing(self.method, tuple(rows), (*self.offset, *(0.0,) * others) if self.offset else ())
 
-    def apply(self, kernel: NDArray[Any], view: tuple[int, int, int], dtype: DType) -> NDArray[Any]:
+    @property
+    def transposed(self) -> Mixing:
+        """What maps an image as this one mixes a kernel: x_old = A · x_new, without t."""
+        return Mixing(self.method, tuple(zip(*self.matrix, strict=True)))
+
+    def apply(self, kernel: NDArray[Any], view: View, dtype: DType) -> NDArray[Any]:
         """The new kernel [pre, I_new, post] in the dtype of `kernel`, from the old one viewed as [pre, I_old, post].
 
         Float64 in a fixed order over i, rounded once to `dtype`; a column that selects one channel copies its bits.
@@ -118,19 +126,28 @@ class Mixing(NamedTuple):
         pre, _, post = view
         old = kernel.reshape(view)
         new = np.empty((pre, self.new, post), dtype=old.dtype)
-        for j in range(self.new):
+        for j, column in enumerate(zip(*self.matrix, strict=True)):
             if (copied := self.copied(j)) is not None:
                 _bits(new)[:, j] = _bits(old)[:, copied]
-                continue
-            # zero coefficients are skipped: 0 · inf is NaN
-            parts = (row[j] * old[:, i].astype(np.float64) for i, row in enumerate(self.matrix) if row[j] != 0)
-            total = next(parts, np.zeros((pre, post)))  # not 0 + the first part: 0 + -0 is 0, and -0 is to stay
-            for part in parts:
-                total += part
-            new[:, j] = rounded(total, dtype)
+            else:
+                total = linear(column, lambda i: old[:, i].astype(np.float64))
+                new[:, j] = 0 if total is None else rounded(total, dtype)
         return new
 
-    def bias_shift(self, kernel: NDArray[Any], view: tuple[int, int, int]) -> NDArray[np.float64]:
+    def apply_plainly(self, kernel: SmallTensor, view: View) -> SmallTensor:
+        """The same without numpy, in the same bits."""
+        old = kernel.parts(view)
+        plain = cache(lambda i: Terms(old[i].values()))
+        new = []
+        for j, column in enumerate(zip(*self.matrix, strict=True)):
+            if (copied := self.copied(j)) is not None:
+                new.append(old[copied])
+            else:
+                total = linear(column, plain) or Terms([0.0] * (view[0] * view[2]))
+                new.append(elements.rounded(total, kernel.dtype, old[0].shape))
+        return elements.joined(new, kernel.dtype, (view[0], self.new, view[2]))
+
+    def bias_shift(self, kernel: NDArray[Any], view: View) -> NDArray[np.float64]:
         """Σ_i W[p, i, q] · t_i as [pre, post]: what t adds to the output, still to be summed over the taps in p and q."""
         import numpy as np
 
@@ -157,6 +174,16 @@ class Mixing(NamedTuple):
         terms = [[-value * b for value, b in zip(row, new_shift, strict=True)] for row in matrix]
         offset = tuple(_sum([constant, *products]) for constant, products in zip(before, terms, strict=True))
         return self._replace(matrix=matrix, offset=offset if any(offset) else (), window=window)
+
+
+def linear(coefficients: Sequence[float], part: Callable[[int], Any]) -> Any:
+    """Σ_i of coefficient i times part i, in the order of i. Zeros are skipped, as 0 · inf is NaN; None where there are no others.
+    Parts are arrays, or whatever else is multiplied by numbers and added."""
+    parts = (value * part(i) for i, value in enumerate(coefficients) if value != 0)
+    total = next(parts, None)  # not 0 + the first part: 0 + -0 is 0, and -0 is to stay
+    for each in parts:
+        total = total + each
+    return total
 
 
 def _sum(terms: Sequence[float]) -> float:
