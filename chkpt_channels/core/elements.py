@@ -89,6 +89,10 @@ class SmallTensor:
             found.append(SmallTensor(part.tobytes(), self.dtype, (pre, post)))
         return found
 
+    def rows(self, view: View) -> list[list[float]]:
+        """The numbers of each of them."""
+        return [part.values() for part in self.parts(view)]
+
     def chosen(self, positions: Sequence[int]) -> SmallTensor:
         """These positions of the middle of three axes."""
         pre, count, post = self.shape

@@ -176,7 +176,7 @@ def _deviations(kernel: NDArray[Any] | SmallTensor) -> list[float]:
     if not isinstance(kernel, SmallTensor):
         deviations: list[float] = _statistics(kernel)[1].reshape(-1).tolist()
         return deviations
-    filters = [part.values() for part in kernel.parts((1, kernel.shape[0], prod(kernel.shape[1:])))]
+    filters = kernel.rows((1, kernel.shape[0], prod(kernel.shape[1:])))
     means = [fsum(each) / len(each) for each in filters]
     return [sqrt(fsum((x - mean) ** 2 for x in each) / len(each) + EPS) for each, mean in zip(filters, means, strict=True)]
 

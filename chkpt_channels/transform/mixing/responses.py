@@ -38,8 +38,7 @@ def of_filters(kernel: NDArray[Any] | SmallTensor, image: NDArray[Any] | SmallTe
     before, count, behind = prod(kernel.shape[:axis]), kernel.shape[axis], prod(kernel.shape[axis + 1 :])
     if isinstance(kernel, SmallTensor) and isinstance(image, SmallTensor):
         pixels = image.values()
-        filters = (part.values() for part in kernel.parts((before, count, behind)))
-        return [[*accumulate(map(mul, each, pixels))][-1] for each in filters]
+        return [[*accumulate(map(mul, each, pixels))][-1] for each in kernel.rows((before, count, behind))]
     import numpy as np
 
     kernel, image = (each.array() if isinstance(each, SmallTensor) else each for each in (kernel, image))
