@@ -64,10 +64,10 @@ def test_tensors_that_are_not_as_planned(tmp_path: Path):
     with written(tmp_path) as (checkpoint, plan, fd):
         name = next(iter(plan.edits.tensors))
         edit = plan.edits.tensors[name]
-        other = plan._replace(edits=plan.edits._replace(tensors={name: edit._replace(values=lambda: edit.values() + 1)}))
+        other = plan._replace(edits=plan.edits._replace(tensors={name: edit._replace(computed=lambda: edit.values() + 1)}))
         with pytest.raises(RuntimeError, match="does not read back as it was written"):
             check(checkpoint, other, fd, "out.pth")
-        wider = plan._replace(edits=plan.edits._replace(tensors={name: TensorEdit((1,), edit.values)}))
+        wider = plan._replace(edits=plan.edits._replace(tensors={name: TensorEdit((1,), edit.computed)}))
         with pytest.raises(RuntimeError, match="other tensors than planned"):
             check(checkpoint, wider, fd, "out.pth")
 
