@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 FRAMEWORKS := .venv-frameworks
 KERAS2 := .venv-keras2
+PADDLE := .venv-paddle
 CATALOGUE := .venv-catalogue
 LOWEST := .venv-lowest
 PAGE := .venv-page
@@ -16,7 +17,7 @@ PYODIDE := pyodide-314.0.7
 PYODIDE_FILES := pyodide.mjs pyodide.asm.mjs pyodide.asm.wasm python_stdlib.zip pyodide-lock.json
 PYODIDE_SHA256 := 66b7949e5a0cba2250b586d7e368bf12fb482800748d182c4618254b685ffaa0
 
-.PHONY: demo test test-lowest test-resolve test-beside docs picture fuzz lint types test-frameworks test-realworld test-keras2 bench bench-exactness fixtures catalogue page test-page clean
+.PHONY: demo test test-lowest test-resolve test-beside docs picture fuzz lint types test-frameworks test-realworld test-keras2 test-paddle bench bench-exactness fixtures catalogue page test-page clean
 
 demo: $(VENV)/.installed
 	@rm -rf demo && mkdir demo && cp $(FIXTURE) demo/rgb.pth
@@ -76,6 +77,9 @@ test-realworld: $(FRAMEWORKS)/.installed
 test-keras2: $(KERAS2)/.installed
 	$(KERAS2)/bin/python -m pytest --noconftest tests/frameworks/test_keras2.py
 
+test-paddle: $(PADDLE)/.installed
+	$(PADDLE)/bin/python -m pytest --noconftest tests/frameworks/test_paddle.py
+
 bench: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python -m tests.support.bench.conversions
 
@@ -87,7 +91,7 @@ fixtures: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python -m fixtures.generate.onnx_files
 	$(FRAMEWORKS)/bin/python -m fixtures.generate.keras_files
 	$(FRAMEWORKS)/bin/python -m fixtures.generate.jax_files
-# fixtures.generate.numpy_pickle_files and fixtures.generate.foreign_files need environments of their own: their docstrings say which
+# fixtures.generate.numpy_pickle_files, .foreign_files and .array_keys need environments of their own: their docstrings say which
 
 catalogue: $(CATALOGUE)/.installed
 	$(CATALOGUE)/bin/python -m fixtures.catalogue
@@ -148,6 +152,12 @@ $(PAGE)/.installed: pyproject.toml
 	$(PAGE)/bin/python $(INSTALL) -e . --group page
 	@touch $@
 
+$(PADDLE)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(PADDLE)
+	$(PADDLE)/bin/python $(INSTALL) $(GROUPS_PIP)
+	$(PADDLE)/bin/python $(INSTALL) -e . --group paddle
+	@touch $@
+
 $(CATALOGUE)/.installed: fixtures/catalogue/requirements.txt
 	$(PYTHON) -m venv $(CATALOGUE)
 	$(CATALOGUE)/bin/python $(INSTALL) $(GROUPS_PIP) torch==2.13.0
@@ -156,4 +166,4 @@ $(CATALOGUE)/.installed: fixtures/catalogue/requirements.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(FRAMEWORKS) $(KERAS2) $(CATALOGUE) $(LOWEST) $(PAGE) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FRAMEWORKS) $(KERAS2) $(PADDLE) $(CATALOGUE) $(LOWEST) $(PAGE) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -177,10 +177,10 @@ def _endings(name: str) -> Iterator[str]:
 
 
 def _parameters_of(tensor: Tensor, names: set[str]) -> set[str]:
-    """Those of an optimizer's parameter names that mean this tensor: its key, or else one that ends like it (a wrapper puts
-    `module.` before one of the two)."""
-    if tensor.key in names:
-        return {tensor.key}
+    """Those of an optimizer's parameter names that mean this tensor: its name or key, or else one that ends like it (a wrapper
+    puts `module.` before one of the two)."""
+    if exact := {tensor.name} & names or {tensor.key} & names:
+        return exact
     return {n for n in names if n and not n.isdecimal() and (tensor.key.endswith(f".{n}") or n.endswith(f".{tensor.key}"))}
 
 

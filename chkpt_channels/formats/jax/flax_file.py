@@ -12,10 +12,10 @@ from chkpt_channels.containers.msgpack import ARRAY, BYTES, EXT, FLOAT, INTEGER,
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import Edits, OpaqueTensor, Tensor, TensorEdit
+from chkpt_channels.formats import jax_optimizer as optimizer
 from chkpt_channels.formats.base import Checkpoint, Format, Joined, Loading, TensorStore
 from chkpt_channels.formats.graph import ModelGraph
-from chkpt_channels.formats.jax import optimizer
-from chkpt_channels.formats.jax.names import NamedArrays, layout_of
+from chkpt_channels.formats.jax_names import NamedArrays, layout_of
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
 

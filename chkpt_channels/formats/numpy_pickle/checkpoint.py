@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 from chkpt_channels.containers.pickle import editor
 from chkpt_channels.containers.pickle.nodes import PickleNode
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.containers.pickle.window import FileBytes
 from chkpt_channels.core.tensors import Edits, OptimizerEntry, Tensor, TensorEdit
+from chkpt_channels.formats import jax_optimizer
 from chkpt_channels.formats.base import Checkpoint, Format, Loading
+from chkpt_channels.formats.graph import ModelGraph
+from chkpt_channels.formats.jax_names import NamedArrays, layout_of
 from chkpt_channels.formats.numpy_pickle.arrays import Array, LatinText
 from chkpt_channels.formats.numpy_pickle.walk import PARAMETER_NAMES, Walk
 from chkpt_channels.storage.source import Source
@@ -35,6 +39,8 @@ _SLOT = re.compile(
     r"|_avg_squared_(grad|update))(_\d+)?"
 )
 """Optimizer state by name: Paddle's conv2d_0.w_0_moment1_0, Detectron's conv1_w_momentum. Source: paddle/optimizer of 3.3."""
+_MODULES_OWN = re.compile(r"(?:^|/)(?:kernel|w)\Z")
+"""What modules of Flax and Haiku call their kernels: such a dict is no state dict but a module, and the file a tree of them."""
 _KNOWN = re.compile(
     r"numpy\..*|jax\..*\._reconstruct_array|ml_dtypes\..*|_codecs\.encode|(builtins|__builtin__)\.(bytes|set|tuple)|collections\.\w+"
 )
@@ -42,7 +48,7 @@ _KNOWN = re.compile(
 
 class NumpyPickle(Checkpoint):
     """One pickle of arrays. The dict of a framework that is known keeps the order of the modules, but in Python 2; JAX sorts its
-    own by name."""
+    own by name, and is a tree of modules, one network."""
 
     def __init__(self, source: Source, form: Format) -> None:
         super().__init__(source, form)
@@ -51,14 +57,20 @@ class NumpyPickle(Checkpoint):
         self._arrays, self._marks, self.opaque = walk.arrays, walk.marks, tuple(walk.opaque)
         nodes = [named.array.payload for named in walk.arrays.values() if named.array.payload is not None]
         self._opcodes = {node: source.read(node.start, node.start + 1) for node in nodes}
+        shapes = {name: named.array.shape for name, named in walk.arrays.items()}
+        is_tree = not walk.marks and any(_MODULES_OWN.search(name) for name, shape in shapes.items() if len(shape) > 2)
         for name, named in walk.arrays.items():
             self._check_size(name, named.array)
-            self.tensors[name] = Tensor(name, named.array.dtype, named.array.shape, named.group)
+            group, layout = ("", layout_of(name, shapes)) if is_tree else (named.group, None)
+            self.tensors[name] = Tensor(name, named.array.dtype, named.array.shape, group, layout=layout)
         self.globals = tuple(sorted(n for n in map(".".join, self._tree.globals) if not _KNOWN.fullmatch(n)))
         self._python2 = any(opcode in (b"U", b"T") for opcode in self._opcodes.values())
         self.ordered = self.torch and not self._python2
-        self._slots = dict(_slots(walk))
-        self.optimizer_entries = self._optimizer_entries()
+        self.optimizer_entries = jax_optimizer.entries(self.tensors) if is_tree else _entries(walk, self.tensors)
+
+    @cached_property
+    def graph(self) -> ModelGraph:
+        return NamedArrays(self)
 
     @property
     def torch(self) -> bool:
@@ -134,11 +146,8 @@ class NumpyPickle(Checkpoint):
             shapes[array.shape_node] = array.listed(edit.shape)
             if array.payload is not None:
                 payloads.append(self._payload(array, array.payload, edit))
-        spans = [
-            named.span
-            for name, named in self._arrays.items()
-            if named.span and self._slots.get(name, _NONE).where in edits.dropped
-        ]
+        dropped = {t.name for e in self.optimizer_entries if e.where in edits.dropped for t in e.tensors.values()}
+        spans = [named.span for name, named in self._arrays.items() if named.span and name in dropped]
         return editor.splices(self._tree, shapes, spans, payloads)
 
     def _check_alone(self, name: str, call: PickleNode, edited: Mapping[str, TensorEdit]) -> None:
@@ -171,29 +180,15 @@ class NumpyPickle(Checkpoint):
             raise self.location.unsupported(f"a string of Python 2 cannot hold {size} bytes", hint="pickle it anew in Python 3")
         return found[0] + size.to_bytes(-(-found[1] // 8), "little")
 
-    def _optimizer_entries(self) -> tuple[OptimizerEntry, ...]:
-        slots: defaultdict[tuple[str, str], dict[str, Tensor]] = defaultdict(dict)
-        for name, slot in self._slots.items():
-            slots[slot.where, slot.parameter][slot.slot] = self.tensors[name]
-        return tuple(OptimizerEntry(where, parameter, tensors, {}) for (where, parameter), tensors in slots.items())
 
-
-class _Slot(NamedTuple):
-    where: str
-    parameter: str
-    slot: str
-
-
-_NONE = _Slot("", "", "")
-
-
-def _slots(walk: Walk) -> Iterator[tuple[str, _Slot]]:
-    """The arrays that an optimizer keeps, each with its entry. The parameter is called as in the state dict, where that is
-    known."""
+def _entries(walk: Walk, tensors: Mapping[str, Tensor]) -> tuple[OptimizerEntry, ...]:
+    """The arrays that an optimizer keeps. The parameter is called as in the state dict, where that is known."""
+    slots: defaultdict[tuple[str, str], dict[str, Tensor]] = defaultdict(dict)
     for name, named in walk.arrays.items():
         prefix = f"{named.group}/" if named.group else ""
         if match := _SLOT.fullmatch(name.removeprefix(prefix)):
             where = prefix + match["parameter"]
             known = walk.parameters.get(match["parameter"], where)
             if known in walk.arrays or match[4] or PARAMETER_NAMES in walk.marks:
-                yield name, _Slot(where, known, match["slot"])
+                slots[where, known][match["slot"]] = tensors[name]
+    return tuple(OptimizerEntry(where, parameter, kept, {}) for (where, parameter), kept in slots.items())

@@ -264,3 +264,46 @@ def test_an_unknown_framework_is_one_whose_order_says_nothing(layout: str, put: 
     arrays = {name: np.zeros(shape, np.float32) for name, shape in SHAPES[layout].items()}
     (conv,) = inspect(put(pickle.dumps(arrays, 4), "a.pkl")).first_convs
     assert (conv.in_channels, str(conv.layout)) == (3, layout[:4])
+
+
+TREE = {"Conv_0": (3, 3, 3, 8), "Conv_1": (3, 3, 8, 8), "Conv_2": (3, 3, 8, 16)}
+
+
+@pytest.mark.parametrize("word", ["kernel", "w"])
+@pytest.mark.parametrize("home", ["", "params"])
+def test_a_tree_of_modules_is_one_network(word: str, home: str, put: Callable[..., Path], tmp_path: Path):
+    """As Flax and Haiku have them: each module's dict is no state dict of its own."""
+    tree: dict[str, Any] = {name: {word: np.ones(shape, np.float32)} for name, shape in TREE.items()}
+    path = put(pickle.dumps({home: tree} if home else tree, 4), "a.pkl")
+    report = convert(path, tmp_path / "b.pkl", to="gray")
+    (kernel,) = report.kernels
+    assert (kernel.conv.tensor.name.split("/")[-2:], str(kernel.conv.layout)) == (["Conv_0", word], "HWIO")
+    assert verify(path, tmp_path / "b.pkl").ok
+
+
+def test_moments_in_a_tree_are_reset(put: Callable[..., Path], tmp_path: Path):
+    def tree() -> dict[str, Any]:
+        return {name: {"kernel": np.ones(shape, np.float32)} for name, shape in TREE.items()}
+
+    path = put(pickle.dumps({"params": tree(), "opt_state": {"mu": tree(), "nu": tree()}}, 4), "a.pkl")
+    convert(path, tmp_path / "b.pkl", to="gray")
+    for slot in loaded(tmp_path / "b.pkl")["opt_state"].values():
+        assert slot["Conv_0"]["kernel"].shape == (3, 3, 1, 8)
+        assert not slot["Conv_0"]["kernel"].any()
+        assert slot["Conv_1"]["kernel"].all()
+
+
+@pytest.mark.parametrize("option", ["reset", "drop"])
+def test_state_of_a_kernel_that_is_called_alike_stays(option: str, put: Callable[..., Path], tmp_path: Path):
+    """As Paddle's ResNet-18 has them: each block has a conv1."""
+    shapes = {"conv1.weight": (8, 3, 7, 7), "layer1.0.conv1.weight": (16, 8, 3, 3), "fc.weight": (5, 16)}
+    model = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    called = {name: f"conv2d_{i}.w_0" for i, name in enumerate(shapes)}
+    velocities = {f"{called[name]}_velocity_0": np.ones(shape, np.float32) for name, shape in shapes.items()}
+    state = {"model": model | {"StructuredToParameterName@@": called}, "optimizer": velocities}
+    convert(put(pickle.dumps(state, 4), "a.pdparams"), tmp_path / "b.pdparams", to="gray", optimizer=option)
+    after = loaded(tmp_path / "b.pdparams")["optimizer"]
+    first = after.pop("conv2d_0.w_0_velocity_0", None)
+    assert (first is None) if option == "drop" else (first.shape == (8, 1, 7, 7) and not first.any())
+    assert len(after) == 2
+    assert all(velocity.all() for velocity in after.values())

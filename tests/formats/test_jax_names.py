@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chkpt_channels.discovery.find import find_first_convs
-from chkpt_channels.formats.jax.names import NamedArrays, layout_of
+from chkpt_channels.formats.jax_names import NamedArrays, layout_of
 from tests.support.memory import Memory, kernel
 
 Shape = tuple[int, ...]

@@ -6,7 +6,7 @@ import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.formats.jax.optimizer import entries
+from chkpt_channels.formats.jax_optimizer import entries
 
 Shape = tuple[int, ...]
 
