@@ -115,7 +115,8 @@ def of_mixing(mixing: Mixing, method: str, rule: ChannelRule) -> list[Notice]:
     dropped = [i for i, row in enumerate(mixing.matrix) if not any(row)]
     if dropped and mixing.method in ("repeat", "bands") and method not in REPEATING:
         which = listing([str(i) for i in dropped])
-        message = f"{mixing.method} to {mixing.new} channels leaves out old channel {which}; --select chooses which of them stay"
+        choice = "; --select chooses which of them stay" if mixing.method == "repeat" else ""  # bands were chosen
+        message = f"{mixing.method} to {mixing.new} channels leaves out old channel {which}{choice}"
         notices.append(Notice("dropped_channels", message))
     response = sum(value for row in mixing.matrix for value in row) / mixing.old
     if mixing.method in ("mean", "luma") and abs(response - 1) > 1e-6 and method not in REPEATING:

@@ -67,6 +67,12 @@ def test_effects_of_a_rule(mixing: matrix.Mixing, method: str, expected: list[st
     assert codes(notices.of_mixing(mixing, method, ChannelRule())) == expected
 
 
+@pytest.mark.parametrize(("mixing", "is_named"), [(matrix.repeat(3, 2), True), (matrix.bands(3, [0, 0]), False)])
+def test_the_option_that_chooses_is_named_where_nothing_was_chosen(mixing: matrix.Mixing, is_named: bool):
+    (notice,) = notices.of_mixing(mixing, "", ChannelRule())
+    assert ("--select" in notice.message) == is_named
+
+
 def test_the_response_is_that_of_equal_channels():
     (notice,) = notices.of_mixing(matrix.mean(4), "", ChannelRule())
     assert "0.25 times what it was" in notice.message
