@@ -16,6 +16,7 @@ async function load() {
 // what numpy, h5py and ml_dtypes are needed for, where the page has them
 async function unpackWheels() {
   for (const name of wheels.splice(0)) python.unpackArchive(await (await fetch(`${base}wheels/${name}`)).arrayBuffer(), "wheel");
+  python.pyimport("importlib").invalidate_caches();
 }
 
 function plain(proxy) {
