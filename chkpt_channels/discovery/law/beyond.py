@@ -43,7 +43,8 @@ def why_past(places: Places, stems: Sequence[LayerWeight], channels: int) -> str
     if kernel := _color_filter(network, stems, channels):
         return f"{kernel.layer} filters the {channels} channels one by one"
     for stem in stems:
-        is_filter = channels == 1 and stem.filters <= MOST_EXTRA and stem.is_wide and _is_mixed(network, stem)
+        is_filter = channels == 1 and stem.is_wide and _is_mixed(network, stem)
+        is_filter = is_filter and (stem.filters <= MOST_EXTRA or bool(DEPTHWISE.search(stem.key)))
         is_adapter = stem.filters == channels and any(k.channels == channels for k in network.kernels if k is not stem)
         if is_adapter or is_filter:
             return f"{stem.layer} makes {stem.filters} channels, as few as an image has"
@@ -141,7 +142,11 @@ def _takes_image(network: Network, kernel: LayerWeight, channels: int, filters: 
     if kernel.filters == 1 and width - channels <= MOST_EXTRA:  # CBAM's gate takes a mean and a maximum
         return False
     is_joined = kernel.is_wide and width - channels in filters
-    if width <= channels or width in made or not (is_joined or width - channels in made):
+    if width <= channels or not (is_joined or width - channels in made):
+        return False
+    if is_joined and network.ordered:  # grown widths may be the same: then a layer near it makes them
+        return not any(k.filters == width for k in network.preceding(kernel, NEAREST))
+    if width in made:
         return False
     if is_joined:
         return True

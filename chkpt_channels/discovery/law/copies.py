@@ -6,6 +6,7 @@ Copies: EMA, teacher and student, query and key encoders. They are no rivals: a 
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
@@ -26,6 +27,10 @@ FEWEST_LAYERS = 2
 COVERED_SHARE = 0.7
 """The share of all layers that the copies must hold together: repeated blocks of one model hold less."""
 
+_AVERAGED = re.compile(r"ema|avg|averag|swa|mean|shadow|target|moment|(_|^)(q|k|key|query)$|copy|old|best")
+"""Words in the names of copies that see the same image, and of those that one has alone: `net` and `net_ema`."""
+_IN_A_ROW = re.compile(r"coarse|refin|first|second")
+
 
 class Copies:
     """The tensors of one state dict, each once (`kept`): of one of its copies, and under one of its names there."""
@@ -34,6 +39,11 @@ class Copies:
         self._replicas = Replicas(tensors)
         self._aliases = Aliases(self._replicas.kept)
         self.kept = self._aliases.kept
+
+    @property
+    def may_be_in_a_row(self) -> bool:
+        """Whether the names of copies are those of two networks, one of which may take what the other makes: g_ab and g_ba."""
+        return self._replicas.may_be_in_a_row
 
     def of(self, tensor: Tensor) -> list[Tensor]:
         """A tensor under all its names, in all copies of the model."""
@@ -138,6 +148,7 @@ class Replicas:
             weights = {key: t for key, t in weights.items() if not key.startswith(level[1])}
         others = tuple(prefix for _, prefixes in self._levels for prefix in prefixes)
         self.kept = [t for t in tensors if not others or not t.key.startswith(others)]
+        self.may_be_in_a_row = any(_may_be_in_a_row(first, prefix) for first, prefixes in self._levels for prefix in prefixes)
         self._flattened = Flattened(tensors)
         self._by_key = {t.key: t for t in tensors} if self._levels else {}
 
@@ -185,6 +196,14 @@ def _copies(shapes: Mapping[str, Shape]) -> tuple[str, tuple[str, ...]]:
         if len(prefixes) > 1 and COVERED_SHARE * len(shapes) <= covered and _are_roots(prefixes, covered == len(shapes)):
             return prefixes[0], tuple(prefixes[1:])
     return "", ()
+
+
+def _may_be_in_a_row(first: str, other: str) -> bool:
+    """Whether two prefixes differ in one word, which begins alike in both and names no average, or says that one comes later."""
+    words = [(a, b) for a, b in zip(first.split("."), other.split("."), strict=False) if a != b]
+    if first.count(".") != other.count(".") or len(words) != 1 or any(_AVERAGED.search(word) for word in words[0]):
+        return False
+    return words[0][0][:2] == words[0][1][:2] or any(_IN_A_ROW.search(word) for word in words[0])
 
 
 def _prefixes(key: str) -> list[str]:

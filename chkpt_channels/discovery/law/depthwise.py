@@ -182,11 +182,21 @@ class Depthwise:
             return False
         if all(self.places.begins_tower(k) for k in series):
             return False
+        if self._is_parallel(series) and not DEPTHWISE.search(kernel.key):
+            return False
         if all(k.filters in self.network.mixed_widths for k in series):
             return True
         several = len({k.filters for k in series}) > 1 and len({self.places.home(k) for k in series}) > 1
         is_inner = len(series) >= FEWEST_OF_SERIES and several
         return is_inner and not any(k is self.first or self.places.is_named(k) for k in series)
+
+    def _is_parallel(self, series: Sequence[LayerWeight]) -> bool:
+        """Whether a series may be the branches of one stem: in one module, with about as many filters, where a network begins."""
+        homes, filters = {self.places.home(k) for k in series}, {k.filters for k in series}
+        if len(homes) > 1 or len(filters) > 2:  # the last branch has what is left of the width
+            return False
+        places = self.places
+        return any(k is self.first or places.is_named_stem(k) or places.begins_network(k) for k in series)
 
     def _shares(self, kernel: LayerWeight) -> bool:
         """Whether it is one of the numbered layers of a module that together have a width that is made or taken, or all but one

@@ -89,7 +89,9 @@ class Evidence:
         width = kernel.channels
         for maker in self.network.makers.get(2 * width, ()):
             is_last = maker.window and maker.channels != width and (maker.channels >= 2 * maker.filters or maker.is_point)
-            if is_last and (ENDS.search(kernel.key) or maker in self.network.preceding(kernel, NEAREST)):
+            is_near = maker in self.network.preceding(kernel, NEAREST)  # not in another network: a discriminator takes two images
+            is_near = is_near and self.network.branch(maker) == self.network.branch(kernel)
+            if is_last and (ENDS.search(kernel.key) or is_near):
                 return maker
         return None
 

@@ -48,6 +48,11 @@ class Judged:
         """The evidence on a narrow kernel, in words."""
         return self.verdicts[kernel.at].why if kernel.at in self.verdicts else ""
 
+    def may_begin(self, kernel: LayerWeight) -> bool:
+        """Whether a stem's name or its place speaks for a kernel."""
+        places = self.places
+        return places.is_named_stem(kernel) or places.begins_tower(kernel) or places.begins_network(kernel)
+
     def of(self, state: State, channels: int | None = None) -> list[LayerWeight]:
         """The narrow kernels in a state, of this width where one is given."""
         return [k for k in self.narrow if self.state(k) is state and channels in (None, k.channels)]
@@ -59,6 +64,7 @@ def _image_convs(places: Places) -> list[LayerWeight]:
     convs = places.network.convs
     flat = [k for k in convs if len(k.window) > 1]
     convs = flat if any(k.channels <= MOST_BANDS for k in flat) else convs
+    convs = [k for k in convs if len(k.window) > 1 or not (flat and OTHER_SENSES.search(k.key))]
     seen = [k for k in convs if k.channels > MOST_BANDS or not OTHER_SENSES.search(k.key)]
     convs = seen if any(k.channels <= MOST_BANDS for k in seen) else convs
     ranks = Counter(len(k.window) for k in convs if k.is_wide)

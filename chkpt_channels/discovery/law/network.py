@@ -40,7 +40,7 @@ MOST_ODD_SIDE = 31
 MOST_FOREIGN_SIDE = 11
 """Of the windows of another framework's kernels in a file of PyTorch: AlexNet's."""
 
-MOST_SHIFTED = 4
+MOST_SHIFTED = 32
 """Channels of an image that a 1×1 convolution shifts."""
 
 

@@ -174,9 +174,10 @@ class Places:
         """Whether two stand near each other, with as many filters or in one series: branches of one input."""
         start = _shared_length(a.layer, b.layer)
         depth = max(a.layer.count(".", start), b.layer.count(".", start)) + 1
-        deepest = DEEPEST_BESIDE if a.layer.count(".", 0, start) > self.network.trunk else DEEPEST_BESIDE - 1
+        is_inner = a.layer.count(".", 0, start) > self.network.trunk
+        deepest = DEEPEST_BESIDE if is_inner else DEEPEST_BESIDE - 1
         is_series = a.pattern == b.pattern
-        return depth <= deepest and (is_series or (a.filters == b.filters and bool(start)))
+        return depth <= deepest and (is_series or (a.filters == b.filters and is_inner))
 
     def _find_home(self, kernel: LayerWeight) -> tuple[str, str]:
         for module in reversed(modules(kernel)):

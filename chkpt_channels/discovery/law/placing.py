@@ -121,7 +121,7 @@ class Placing:
         inside = [k for k in self.places.inside[self.places.home(kernel)] if k.channels == 1]
         total, behind = sum(k.filters for k in inside), [*self.network.following(inside[-1], NEAREST)] if inside else []
         taker = next((at for at, k in enumerate(behind) if k.channels == total), None)
-        return len(inside) > 1 and taker is not None and all(k.filters != total for k in behind[:taker])
+        return len(inside) > 1 and taker is not None and all(k.filters != total or k.channels == 1 for k in behind[:taker])
 
     def why_misplaced(self, stems: Sequence[LayerWeight], patches: Sequence[tuple[LayerWeight, str]]) -> str:
         """Why these cannot all be first convs, or not these alone; "" where they can."""
@@ -171,7 +171,7 @@ class Placing:
                 return f"{kernel.key} may be a grouped convolution over {kernel.filters} channels"
         if not self.network.ordered and stems and stems[0].channels > MOST_UNNAMED and all(ENDS.search(k.key) for k in stems):
             return f"{stems[0].key} is called as the ends of networks are"
-        for kernel in stems if not self.network.ordered else ():
+        for kernel in (k for k in stems if k is not self.judged.first):
             verdict = self.judged.verdicts[kernel.at]
             is_sure = self.places.is_named(kernel) or (self.places.begins_network(kernel) and not verdict.is_fed)
             if kernel.channels > MOST_OF_SECOND and not is_sure:
@@ -181,10 +181,14 @@ class Placing:
     def _likelier(self, stems: Sequence[LayerWeight]) -> LayerWeight | None:
         """In a file without order another kernel that is called as stems are, or filters one channel, where only their width
         speaks for these."""
-        if self.network.ordered or not stems or stems[0].channels <= MOST_UNNAMED:
+        if self.network.ordered or not stems or 1 < stems[0].channels <= MOST_UNNAMED:
             return None
-        if any(self.places.is_named_stem(k) or self.places.begins_network(k) for k in stems):
+        is_gray = stems[0].channels == 1
+        if any(self.places.is_named_stem(k) or (self.places.begins_network(k) and not is_gray) for k in stems):
             return None
+        if is_gray:
+            likely = (k for k in self.judged.narrow if k.is_wide and k.filters == k.channels == stems[0].filters)
+            return next((k for k in likely if self.places.is_named_stem(k) and self.places.begins_network(k)), None)
         others = (k for k in self.network.kernels if k.is_wide and k not in stems)
         return next((k for k in others if k.filters == k.channels == 1 or self.places.is_named_stem(k)), None)
 
@@ -201,7 +205,7 @@ class Placing:
         if any(self.places.are_beside(kernel, k) for k in self._windows_beside(kernel)):
             return False
         makers = self.network.makers.get(kernel.channels, ())
-        return any(k.channels > k.filters and k.window and ENDS.search(k.key) for k in makers)
+        return any(k.channels > k.filters and k.window for k in makers)
 
     def _in_a_row(self, stems: Sequence[LayerWeight]) -> tuple[LayerWeight, LayerWeight] | None:
         """In a file without order two kernels of one channel in one block, whose filters a pointwise layer of it takes, or of

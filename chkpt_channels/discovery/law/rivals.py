@@ -6,12 +6,13 @@ is held against it: one rival, and the file is refused with all of them named.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
-from chkpt_channels.discovery.law.evidence import State, is_composed, looks_grouped
+from chkpt_channels.discovery.law.evidence import NEAREST, State, is_composed, looks_grouped
 from chkpt_channels.discovery.law.judged import Judged
 from chkpt_channels.discovery.law.network import SHIFT, LayerWeight, is_color_shift
-from chkpt_channels.discovery.law.places import DEPTHWISE, ENDS
+from chkpt_channels.discovery.law.places import DEPTHWISE, ENDS, FEWEST_PART_LAYERS
 
 FEWEST_FILTERS = 8
 """Of a network's first convolution; gates and attention maps have fewer."""
@@ -21,6 +22,8 @@ MOST_FILTERED = 6
 """Channels of an image, or of two, that a depthwise layer filters one by one, in front of everything."""
 MOST_UNNAMED = 4
 """Channels of an image whose first conv nothing but its width shows, in a file without order."""
+FEWEST_OF_NETWORK = 6
+"""Layers of a branch that is a network, not its stem."""
 BLOCKS = (4, 16)
 """Pixels in the blocks that a second network may take."""
 
@@ -37,7 +40,40 @@ class Rivals:
         image of others."""
         others = [k for k in self.network.convs if k not in stems]
         rivals = [k for k in others if self._is_of_width(k, stems) or self._is_of_another(k, stems, width)]
+        rivals += [k for k in self._of_networks(stems, width) if k not in rivals]
         return rivals + [k for k in self.network.kernels if is_color_shift(k) and k.channels != width and SHIFT.search(k.key)]
+
+    def _of_networks(self, stems: Sequence[LayerWeight], width: int) -> Iterator[LayerWeight]:
+        """The kernels that begin networks beside one that the stems begin whole: over the gray image, or over several images or
+        blocks of their pixels, where the layers before them do not make so many channels. The features of a network go on in its
+        stages, which are as many branches of its names as its stem; to another network a whole one hands over its end."""
+        branches, sizes = {self.network.branch(k) for k in stems}, Counter(self.network.branch(k) for k in self.network.kernels)
+        blocks = {images * block * width for images in (1, 2, 3) for block in (1, *BLOCKS)} - {width}
+        for first in self.network.convs[:1] if self.network.ordered else ():
+            is_apart = self.network.branch(first) not in branches and not ENDS.search(first.key)
+            if is_apart and first.is_wide and first.channels in blocks:
+                yield first
+        if not stems or min(sizes[branch] for branch in branches) < FEWEST_OF_NETWORK:
+            return
+        begun = set[str]()
+        for kernel in self.network.convs:
+            branch = self.network.branch(kernel)
+            is_first = branch not in begun
+            begun.add(branch)
+            if branch in branches or sizes[branch] < FEWEST_PART_LAYERS or ENDS.search(kernel.key):
+                continue
+            if is_first and width == kernel.channels == 1 < kernel.filters and not DEPTHWISE.search(kernel.key):
+                yield kernel
+            if kernel.channels not in blocks:
+                continue
+            if kernel.channels in (2 * width, 3 * width) and sizes[branch] < FEWEST_OF_NETWORK:
+                continue
+            if not self.network.ordered and sizes[branch] < FEWEST_OF_NETWORK:
+                continue
+            is_named = self.places.is_named_stem(kernel)
+            near = self.network.preceding(kernel, NEAREST) if self.network.ordered else ()
+            if is_named or (is_first and kernel.is_wide and not any(k.filters == kernel.channels for k in near)):
+                yield kernel
 
     def _is_of_width(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
         """Whether a kernel of the stems' width may be one of them: it is called as stems are; it begins a network, as no
@@ -45,6 +81,8 @@ class Rivals:
         if not stems or kernel.channels != stems[0].channels or kernel.at not in self.judged.verdicts:
             return False
         state, begins = self.judged.state(kernel), self.places.begins_network(kernel)
+        if kernel.channels == 1 and any(_may_be_alias(kernel, k) for k in stems):
+            return True
         if state is State.INSIDE:
             is_weak = self.judged.verdicts[kernel.at].is_weak and kernel.is_wide
             is_series = begins and any(self.places.begin_series(kernel, k) for k in stems)
@@ -78,9 +116,17 @@ class Rivals:
         if kernel.at not in self.judged.verdicts:
             series = {k.channels for k in self.network.series[kernel.pattern]}
             return self._takes_blocks(kernel, stems, width) and len(series) == 1 and kernel.channels not in self.network.makers
-        state = self.judged.state(kernel)
+        state, begins = self.judged.state(kernel), self.places.begins_network(kernel)
+        if begins and kernel.is_wide and self.places.is_named_stem(kernel) and self._takes_blocks(kernel, stems, width):
+            return True
+        is_apart = all(self.network.branch(k) != self.network.branch(kernel) for k in stems)
+        if begins and is_apart and state is State.FREE and kernel.channels in (2 * width, 3 * width, 4 * width):
+            return True
         if state is State.INSIDE:
             return self._is_pair(kernel, width) and self.may_be_image(kernel, width)
+        is_same = width == 1 and not self.network.ordered and all(k.filters == kernel.filters for k in stems)
+        if is_same and state is State.FREE and kernel.is_wide and self.places.is_named_stem(kernel):
+            return True
         if 1 < kernel.channels <= MOST_OF_SECOND:
             is_inner = kernel.channels == kernel.filters
             if self.places.is_named_stem(kernel) and not is_inner and self._is_stem(kernel, stems, width):
@@ -110,7 +156,9 @@ class Rivals:
         if self.places.is_named_stem(kernel):
             return True
         is_twin = not looks_grouped(self.network, kernel) and any(k.filters == kernel.filters != kernel.channels for k in stems)
-        return (len(branches) > 1 or is_twin) and self.places.begins_network(kernel)
+        is_unordered = not self.network.ordered and kernel.at in self.judged.verdicts and not ENDS.search(kernel.key)
+        begins = self.places.begins_network(kernel) or is_unordered
+        return (len(branches) > 1 or is_twin) and begins
 
     def _is_likelier(self, kernel: LayerWeight, stems: Sequence[LayerWeight], width: int) -> bool:
         """Whether the stems are less likely than this kernel: it is a point in front of them and makes what they take; they take
@@ -120,8 +168,10 @@ class Rivals:
             return False
         if kernel.is_point:
             judged = (k for k in stems if k.at in self.judged.verdicts)  # a stem of blocks is wider than what is judged
-            homes = {self.places.home(k) for k in judged if self.judged.verdicts[k.at].is_fed}
-            return not self.network.ordered and kernel.filters == width and self.places.home(kernel) in homes
+            fed = [k for k in judged if self.judged.verdicts[k.at].is_fed]
+            near = any(self.places.home(k) == self.places.home(kernel) for k in fed)
+            near = near or any(self.network.branch(k) == self.network.branch(kernel) for k in fed)
+            return not self.network.ordered and kernel.filters == width and near
         if width in (n * kernel.channels for n in (2, 3, *BLOCKS)):
             return True
         is_named = any(self.places.is_named(k) for k in stems)
@@ -170,3 +220,10 @@ class Rivals:
             before = self.network.made_before(kernel, kernel.channels) if self.network.ordered else makers
             return not any(k is not kernel and k.is_wide and not ENDS.search(k.key) for k in before)
         return verdict.state is State.FREE and not is_composed(self.network, kernel, is_named=self.places.is_named(kernel))
+
+
+def _may_be_alias(kernel: LayerWeight, stem: LayerWeight) -> bool:
+    """Whether it has a stem's shape and is in a list beside it: the same layer in a list of all, or a depthwise one behind it."""
+    words, others = kernel.layer.split("."), stem.layer.split(".")
+    is_listed = len(words) == len(others) + 1 and words[:-2] == others[:-1] and words[-1].isdigit() != others[-1].isdigit()
+    return is_listed and kernel.tensor.shape == stem.tensor.shape

@@ -28,7 +28,7 @@ from chkpt_channels.discovery.law.judged import Judged
 from chkpt_channels.discovery.law.network import OIHW, LayerWeight, Layouts, Network, is_weight, orientation
 from chkpt_channels.discovery.law.places import ENDS
 from chkpt_channels.discovery.law.placing import Placing
-from chkpt_channels.discovery.law.rivals import Rivals
+from chkpt_channels.discovery.law.rivals import MOST_OF_SECOND, Rivals
 
 __all__ = ["MOST_BANDS", "Finding", "find", "layout_of", "layouts_of"]
 
@@ -92,7 +92,10 @@ _Answer = tuple[Finding, bool]
 
 def _in_group(tensors: Sequence[Tensor], ordered: bool, torch: bool, channels: int | None) -> _Answer:
     copies = Copies(tensors)
-    answer, is_ambiguous = _Search(Network(copies.kept, ordered=ordered, torch=torch), tensors, channels).answer()
+    search = _Search(Network(copies.kept, ordered=ordered, torch=torch), tensors, channels)
+    answer, is_ambiguous = search.answer()
+    if copies.may_be_in_a_row and answer.first_convs:
+        answer, is_ambiguous = search.unless_in_a_row(answer)
     convs = tuple(conv._replace(tensor=t) for conv in answer.first_convs for t in copies.of(conv.tensor))
     vectors = tuple(t for vector in answer.input_vectors for t in copies.of(vector))
     return answer._replace(first_convs=convs, input_vectors=vectors), is_ambiguous
@@ -138,6 +141,15 @@ class _Search:
         convs = [*(patch_embeddings.patch_conv(k, width, by) for k, by in patches), *(self._conv(k) for k in stems)]
         return self._found(convs, self._rejected([c.tensor for c in convs], "another kernel is more likely"))
 
+    def unless_in_a_row(self, answer: Finding) -> _Answer:
+        """An answer that several equal networks share; or a refusal, where one makes what another may take."""
+        tensors = [conv.tensor for conv in answer.first_convs]
+        stems = [k for k in self.network.kernels if any(k.tensor is tensor for tensor in tensors)]
+        makers = (k for stem in stems for k in self.network.makers.get(stem.channels, ()))
+        if maker := next((k for k in makers if k.is_wide and k.channels > k.filters), None):
+            return self._refused(stems, f"{maker.key} makes what one of several equal networks may take")
+        return answer, False
+
     def _block(self, others: Sequence[LayerWeight]) -> LayerWeight | None:
         """A space-to-depth stem, where there is one and none of the others could see the image."""
         block = patch_embeddings.space_to_depth(self.places)
@@ -163,10 +175,11 @@ class _Search:
         if first and is_free and first.channels in (1, 3) and self.channels in (None, first.channels):
             return first.channels
         likely = [k for k in free if k.channels in (1, 3) or k is first or self.rivals.may_be_image(k)]
-        likely = likely or [k for k in unsure if k.channels in (1, 3)] or [*free] or [*unsure]
+        likely = likely or self._begun(free, unsure) or [*free] or [*unsure]
         if not self.network.ordered:
             usual = [k for k in (*free, *unsure) if k.channels in (1, 3) and not ENDS.search(k.key)]
-            if any(k.is_wide for k in usual) and not any(k in usual for k in likely):
+            is_usual = any(k.is_wide for k in usual) or (usual and min(k.channels for k in likely) > MOST_OF_SECOND)
+            if is_usual and not any(k in usual for k in likely):
                 return 0
             likely = [k for k in likely if not ENDS.search(k.key)] or likely
             likely = [k for k in likely if not self._is_fed_by(k, usual)] or likely
@@ -177,6 +190,14 @@ class _Search:
         widths = {k.channels for k in likely}
         preferred = (3, 1, first.channels if first else 0)
         return next((w for w in preferred if w in widths), min(widths, default=0))
+
+    def _begun(self, free: Sequence[LayerWeight], unsure: Sequence[LayerWeight]) -> list[LayerWeight]:
+        """The unsure kernels of one channel or three; where others are free, or they are of both widths, those alone that stand
+        where first convs do."""
+        usual = [k for k in unsure if k.channels in (1, 3)]
+        if len({k.channels for k in usual}) > 1:
+            usual = [k for k in usual if not k.is_wide or self.places.begins_network(k)] or usual
+        return [k for k in usual if not free or self.judged.may_begin(k) or free[0].channels > MOST_OF_SECOND]
 
     def _is_fed_by(self, kernel: LayerWeight, others: Sequence[LayerWeight]) -> bool:
         """Whether one of the others makes its width: the image comes to that one first."""
@@ -216,13 +237,15 @@ class _Search:
         states = {width - image for image in range(1, 5)}
         taken = {k.channels for k in self.network.kernels}  # gates are cut into pieces before any layer takes them
         gates = {number * state for number in (2, 3, 4) for state in states if state > 4} - taken
+        gates |= {4 * state for state in range(5, width) if len(stems) == 1} - taken  # of LSTMs, beside an image of any bands
         if any(k.filters in gates for k in stems):
             return "it could take an image and a state of the network together"
         return ""
 
     def _why_beside_blocks(self, width: int) -> str:
         """Why a kernel could take blocks of pixels and something beside them: FFDNet takes 12 and the noise, and makes 12."""
-        blocks = {width - image for image in range(1, 5)} & {*patch_embeddings.SPACE_TO_DEPTH}
+        beside = {*range(1, 5), *([width // 5] if width % 5 == 0 else ())}
+        blocks = {width - image for image in beside} & {*patch_embeddings.SPACE_TO_DEPTH}
         makers = [k for block in blocks for k in self.network.makers.get(block, ())]
         is_made = any(k.is_wide and not self._is_taken(k) for k in makers)
         return "it could take blocks of pixels and something beside them" if is_made else ""

@@ -452,3 +452,96 @@ def test_many_layers_take_no_time(ordered: bool):
     given = tensors(named)
     with within(2):
         find(given, ordered=ordered)
+
+
+def of(prefix: str, stem: tuple[int, ...], width: int = 32, name: str = "stem.conv") -> Named:
+    """A network of seven layers."""
+    inner = {f"layer{n}.{m}.conv": (width * n, width * max(n - (m == 0), 1), 3, 3) for n in (1, 2, 3) for m in (0, 1)}
+    return {f"{prefix}.{layer}.weight": shape for layer, shape in ({name: stem} | inner).items()}
+
+
+# what random networks showed: (tensors, what must be named); nothing is found where one is left out
+SECOND_NETWORKS: dict[str, tuple[Named, set[str]]] = {
+    "blocks of pixels, of which an inner layer makes as many": (
+        of("models.0", (32, 4, 3, 3)) | {"models.0.fc.weight": (1, 96)} | of("models.1", (64, 64, 3, 3), 64, "encoder.0"),
+        {"models.0.stem.conv", "models.1.encoder.0"},
+    ),
+    "a gray image, in a part that looks depthwise": (
+        of("net_a", (64, 1, 4, 4), 64) | of("net_b", (64, 1, 5, 7), 64, "0"),
+        {"net_a.stem.conv", "net_b.0"},
+    ),
+    "two images, behind a layer that makes twice as many": (
+        of("generator", (16, 4, 7, 7), 16)
+        | {
+            "generator.up.weight": (16, 48, 3, 3),
+            "generator.out.weight": (4, 16, 7, 7),
+            "discriminator.0.weight": (64, 8, 4, 4),
+            "discriminator.2.weight": (128, 64, 4, 4),
+            "discriminator.5.weight": (1, 128, 4, 4),
+        },
+        {"generator.stem.conv", "discriminator.0"},
+    ),
+    "another name of a gray stem in a list": (
+        {"stem.all_modules.0.weight": (64, 1, 3, 5), **of("stages", (32, 64, 3, 3)), "stem.conv.weight": (64, 1, 3, 5)},
+        {"stem.conv", "stem.all_modules.0"},
+    ),
+    "equal networks, one of which may take what the other makes": (
+        {
+            **of("g_ab", (32, 3, 7, 7)),
+            "g_ab.out.weight": (3, 96, 7, 7),
+            **of("g_ba", (32, 3, 7, 7)),
+            "g_ba.out.weight": (3, 96, 7, 7),
+        },
+        {"g_ab.stem.conv"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("named", "meant"), SECOND_NETWORKS.values(), ids=SECOND_NETWORKS)
+def test_a_second_network_of_a_file_is_not_left_out(named: Named, meant: set[str]):
+    finding = find(tensors(named), ordered=True)
+    found = {conv.tensor.name.removesuffix(".weight") for conv in finding.first_convs}
+    said = {candidate.key.removesuffix(".weight") for candidate in finding.candidates}
+    assert found == meant or (not found and meant <= said)
+
+
+def test_sound_is_no_image_where_the_image_is_taken_in_blocks():
+    sound = {"audio_encoder.0.weight": (32, 1, 10), "audio_encoder.1.weight": (64, 32, 3)}
+    assert not find(tensors(sound | of("video_encoder", (64, 64, 1, 1), 64)), ordered=True).first_convs
+
+
+@pytest.mark.parametrize("bands", [3, 13])
+def test_a_shift_of_many_bands_goes_with_the_kernel_behind_it(bands: int):
+    named = {
+        "sub_mean.weight": (bands, bands, 1, 1),
+        "sub_mean.bias": (bands,),
+        "conv_first.weight": (32, bands, 3, 3),
+        "body.0.weight": (32, 32, 3, 3),
+        "conv_last.weight": (bands, 32, 3, 3),
+    }
+    finding = find(sorted(tensors(named)), ordered=False, torch=True)
+    assert {t.name for t in finding.input_vectors} >= {"sub_mean.weight"} or not finding.first_convs
+
+
+def test_states_and_gates_beside_many_bands_are_no_image():
+    cells = {"cells.0.Gates.weight": (64, 29, 3, 3), "cells.1.Gates.weight": (64, 32, 3, 3), "out.weight": (2, 16, 1, 1)}
+    assert not find(tensors(cells), ordered=True).first_convs
+
+
+def test_grown_widths_do_not_hide_an_image_that_is_joined():
+    widths = [(67, 64), (67, 67), (8, 67), (70, 8), (70, 70)]
+    grown = {
+        "backbone.inc.conv1.weight": (64, 3, 3, 3),
+        **{f"backbone.down.{n}.weight": (o, i, 3, 3) for n, (o, i) in enumerate(widths)},
+        "refine.0.weight": (16, 67, 3, 3),
+        "out.weight": (10, 16, 3, 3),
+    }
+    finding = find(tensors(grown), ordered=True)
+    assert not finding.first_convs
+    assert "refine.0" in finding.why_not
+
+
+def test_branches_of_a_stem_are_joined_by_a_depthwise_layer():
+    stem = {f"stem.conv{n}.weight": (8, 1, 3, 3, 3) for n in (1, 2, 3, 4)}
+    body = {"blocks.0.conv_dw.weight": (32, 1, 7, 7, 7), "blocks.0.fc1.weight": (128, 32), "blocks.0.fc2.weight": (32, 128)}
+    assert stems(find(tensors(stem | body), ordered=True)).keys() == stem.keys()

@@ -88,7 +88,7 @@ def u_net(d: Draw) -> Net:
     )
     parts = {word.format(k): part for k in range(len(ups)) for word, part in zip(words, (ups[k], convs[k]), strict=True)}
     trunks = named(d, body, "", "", "encoder", "backbone")
-    if "encoder" in trunks and d.often(0.3 if not d.style.aliased else 1):
+    if trunks.get("encoder") is body and d.often(0.3 if not d.style.aliased else 1):
         d.reach(Trap.ALIASES)
         trunks["decoder.encoder"] = body
     return Net(
