@@ -26,7 +26,7 @@ def test_a_cap_is_found(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_extras_are_for_users_and_groups_for_developers():
-    assert PYPROJECT["project"]["optional-dependencies"].keys() == {"plot"}
+    assert PYPROJECT["project"]["optional-dependencies"].keys() == {"plot", "dask"}
     assert set(re.findall(r"--group (\w+)", MAKEFILE)) == PYPROJECT["dependency-groups"].keys()
     assert set(re.findall(r"'\.\[(\w+)\]'", MAKEFILE)) <= {"plot"}
 

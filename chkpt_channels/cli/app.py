@@ -61,6 +61,7 @@ def convert(
     ledger: params.Ledger = None,
     resume: params.Resume = False,
     shard: params.Shard = None,
+    on: params.On = None,
     sidecar_files: params.Sidecars = False,
     hard_link: params.HardLink = False,
     sha256: params.Sha256 = False,
@@ -91,9 +92,10 @@ def convert(
         # of many, one line each: the details are a -v away
         console.is_brief = len(all_jobs) > 1 and not verbose
         width = max(len(job.src) for job in all_jobs) if len(all_jobs) > 1 and not (explain or verbose or check) else 0
-        with progress(quiet) as bar:
+        with progress(quiet) as bar, fleet.executor_on(on) as executor:
             outcomes = fleet.run(
                 () if check else all_jobs,
+                executor,
                 workers=jobs,
                 ledger=ledger,
                 resume=resume,

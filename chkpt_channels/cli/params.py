@@ -118,6 +118,11 @@ Shard = Annotated[
     typer.Option("--shard", metavar="i/n", help="Convert one of n shares of the sources.", hidden=True, rich_help_panel=PLACE),
     Doc("converts one of n shares of the sources, i from 1 to n: each source is in one of them, whichever machine asks"),
 ]
+On = Annotated[
+    str | None,
+    typer.Option("--on", metavar="dask://HOST:PORT", help="Convert on a cluster.", hidden=True, rich_help_panel=PLACE),
+    Doc("converts on the workers of a Dask cluster, whose scheduler has this address ([fleets.md](fleets.md#dask))"),
+]
 Sidecars = Annotated[
     bool,
     typer.Option(

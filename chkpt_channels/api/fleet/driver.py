@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, closing
-from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
@@ -73,7 +72,7 @@ def run(
     keywords of `convert` that are no options. Raises UsageError, what opening the ledger raises, and PostPublishError where the
     executor ends: the rows that are left are not in the ledger."""
     how = Settings(**settings)
-    _check(how, workers, ledger, resume=resume)
+    _check(how, executor, workers, ledger, resume=resume)
     if len(rows) > 1:
         gc_pause.collect_again()
     with ExitStack() as stack:
@@ -96,9 +95,11 @@ def run(
             yield known.pop(number)
 
 
-def _check(settings: Settings, workers: int, ledger: str | None, *, resume: bool) -> None:
+def _check(settings: Settings, executor: Executor | None, workers: int, ledger: str | None, *, resume: bool) -> None:
     if workers < 1:
         raise UsageError(f"-j takes a number of processes from 1 on, not {workers}")
+    if executor and workers != 1:
+        raise UsageError("-j is for processes of this machine: a cluster has its own")
     if resume and ledger is None:
         raise UsageError("--resume goes on with a ledger", hint="--ledger FILE.jsonl")
     if ledger is not None and settings.dry_run:
@@ -120,11 +121,11 @@ def _make_folders(jobs: Iterable[Job]) -> None:
 
 
 class _Crew(NamedTuple):
-    """Who does the work: `call` in an executor, at most so many calls `ahead`; `tick` shows progress from time to time, `told`
-    when a row is done."""
+    """Who does the work: `task` in an executor, with these `words` behind the row, at most so many calls `ahead`; `tick` shows
+    progress from time to time, `told` when a row is done."""
 
     executor: Executor
-    call: Callable[[Job, str], Answer]
+    words: tuple[Any, ...]
     ahead: int
     tick: Callable[[], None] | None = None
     told: Callable[[Job], None] | None = None
@@ -142,13 +143,13 @@ class _Here(Executor):
 def _crew(
     jobs: Mapping[int, Job], settings: Settings, given: Executor | None, workers: int, progress: Progress | None, stack: ExitStack
 ) -> _Crew:
-    call, total = partial(task, settings=settings), sum(_size(job.src) for job in jobs.values()) if progress else 0
+    total = sum(_size(job.src) for job in jobs.values()) if progress else 0
     if given:
         told = (lambda job: progress(_size(job.src), total)) if progress else None
-        return _Crew(given, call, _MOST_AHEAD, told=told)
+        return _Crew(given, (settings,), _MOST_AHEAD, told=told)
     if workers == 1 or len(jobs) < 2:
         advance = (lambda more, _: progress(more, total)) if progress else None
-        return _Crew(_Here(), partial(call, progress=advance), 1)
+        return _Crew(_Here(), (settings, advance), 1)
     pool, shown = stack.enter_context(Pool(min(workers, len(jobs)))), 0
 
     def tick() -> None:
@@ -157,7 +158,7 @@ def _crew(
         if progress and shown > before:
             progress(shown - before, total)
 
-    return _Crew(pool, call, 2 * workers, tick if progress else None)
+    return _Crew(pool, (settings,), 2 * workers, tick if progress else None)
 
 
 def _answers(jobs: Mapping[int, Job], crew: _Crew) -> Generator[tuple[int, Answer], None, None]:
@@ -198,7 +199,7 @@ def _launch(
     number: int, jobs: Mapping[int, Job], crew: _Crew, flying: dict[Future[Answer], int], done: SimpleQueue[Future[Answer]]
 ) -> None:
     try:
-        future = crew.executor.submit(crew.call, jobs[number], os.urandom(8).hex())
+        future = crew.executor.submit(task, jobs[number], os.urandom(8).hex(), *crew.words)
     except Exception as error:
         what = f"was not begun: the executor takes no more work: {first_line(error)}"
         raise PostPublishError(what, file=jobs[number].src, hint="--resume, which does what is left") from error
