@@ -54,6 +54,7 @@ class Places:
             for module in modules(kernel):
                 self.inside[module].append(kernel)
         self._names: dict[str, frozenset[str]] = {}
+        self._leading: dict[str, frozenset[str]] = {}
         self._kin: dict[tuple[str, frozenset[str]], list[tuple[str, LayerWeight]]] = {}
         self._homes = [self._find_home(kernel) for kernel in network.kernels]
         self._by_rest: defaultdict[str, list[tuple[str, LayerWeight]]] = defaultdict(list)
@@ -118,9 +119,15 @@ class Places:
         trunk = self.network.trunk
         for module in modules(kernel)[trunk + 1 : trunk + 3]:
             inside = self.inside[module]
-            if len(inside) >= FEWEST_PART_LAYERS and (kernel in _leading(inside) or self._is_stem_of(kernel, module)):
+            if len(inside) >= FEWEST_PART_LAYERS and (kernel.key in self._begun(module) or self._is_stem_of(kernel, module)):
                 return module
         return ""
+
+    def _begun(self, module: str) -> frozenset[str]:
+        """The keys of the convolutions that a module begins with: looked for once, as each kernel in it asks."""
+        if module not in self._leading:
+            self._leading[module] = frozenset(kernel.key for kernel in _leading(self.inside[module]))
+        return self._leading[module]
 
     def _is_stem_of(self, kernel: LayerWeight, module: str) -> bool:
         """Whether it is the one layer of a module that is called as stems are, where the order does not tell the first."""
