@@ -127,7 +127,12 @@ class Machine:
 
     def put(self, index: int, start: int) -> None:
         """Memoize the top of the stack; only the first index under which a node is known is kept with it."""
-        node = self.top()
+        stack = self.stack  # as `top` does, for every second opcode
+        if self.marks and len(stack) <= self.marks[-1][0]:
+            raise IndexError
+        node = stack[-1]
+        if node.kind is Kind.GET:
+            node = node.value
         if self.memo.get(index) is not node:
             self.memo[index] = node
             if node.put is None:

@@ -197,9 +197,10 @@ class Rivals:
     def _is_pair(self, kernel: LayerWeight, width: int) -> bool:
         """Whether a kernel whose width no other layer of its block makes takes two images or three as stems are called: a pose
         network."""
+        if kernel.channels not in (2 * width, 3 * width) or not self.places.is_named_stem(kernel):
+            return False
         makers, home = self.network.makers.get(kernel.channels, ()), self.places.home(kernel)
-        is_fed = any(k.channels != kernel.channels and self.places.home(k) == home for k in makers)
-        return not is_fed and kernel.channels in (2 * width, 3 * width) and self.places.is_named_stem(kernel)
+        return not any(k.channels != kernel.channels and self.places.home(k) == home for k in makers)
 
     def may_be_image(self, kernel: LayerWeight, width: int = 0) -> bool:
         """Whether a kernel of another width than the image's `width` could begin a network too, as a second one in the same file
