@@ -189,6 +189,6 @@ def may_standardize(checkpoint: TensorStore, group: str) -> bool:
     norms = [t for t in own if len(t.shape) == 1 and t.name.endswith(".weight")]
     named = {t.name for t in own}
     biased = sum(f"{module}.bias" in named for module in modules)
-    batch = any(name.endswith((".running_mean", ".gain")) for name in named)
-    # BiT has GroupNorm, more than 8 convolutions, and a bias in its head alone
+    batch = any(name.endswith((".running_mean", "._mean", ".gain")) for name in named)
+    # `._mean` is Paddle's; BiT has GroupNorm, more than 8 convolutions, and a bias in its head alone
     return not batch and len(modules) > 8 and bool(norms) and biased <= 1

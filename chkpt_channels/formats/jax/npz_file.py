@@ -35,6 +35,7 @@ ALIGN_BYTES = (64, 16)
 GROWTH_DIGITS = 21
 """The digits for which numpy leaves room behind the first side, so that an array can grow in place. Source: numpy/lib/format.py,
 GROWTH_AXIS_MAX_DIGITS."""
+_KEYS = ("descr", "fortran_order", "shape")
 _HEADER = re.compile(
     r"\{'descr': (?P<descr>'[^']*'|\[.*\]), 'fortran_order': (?P<fortran>True|False), 'shape': \((?P<shape>[\d, L]*)\),? ?\} *\n",
     re.DOTALL,
@@ -101,6 +102,8 @@ class NpzArchive(Checkpoint):
         text = raw[begin : begin + length].decode("utf-8" if version == 3 else "latin-1", "replace")
         match = _HEADER.fullmatch(text)
         sides = re.findall(r"\d+", match["shape"]) if match else []
+        if match is None and all(re.search(rf"['\"]{key}['\"] *:", text) for key in _KEYS):
+            raise location.unsupported("its header is not written as numpy writes it", hint="load it, and numpy.savez it anew")
         if match is None or max(map(len, sides), default=0) > len(str(1 << 63)):
             raise location.damaged("its header must be descr, fortran_order and shape, as numpy writes them", at=member.data)
         location.check_limit("axes", len(sides), LIMITS.axes, at=member.data)
@@ -113,20 +116,26 @@ class NpzArchive(Checkpoint):
     def _take(self, name: str, array: _Array, layout: Layout | None) -> None:
         """Index an array, or what is known of one whose elements are no numbers of this machine."""
         location, match = self.location.at(name), _DESCR.fullmatch(array.descr)
-        if match is None:
-            raise location.unsupported(f"is of the type {array.descr}, which is not known")
+        what = f"is of the type {array.descr}, whose elements are not read"
+        if match is None:  # of fields, or as numpy spells none
+            self._hide(name, array, what)
+            return
         order, kind, width = match["order"], match["kind"], int(match["width"] or 0) * (4 if match["kind"] == "U" else 1)
         size = array.member.size - array.elements
         if kind != "O" and prod(array.shape) * width != size:
-            what = f"shape {list(array.shape)} of {array.descr} needs {prod(array.shape) * width} bytes, and {size} are there"
-            raise location.damaged(what, at=array.member.data)
+            needs = f"shape {list(array.shape)} of {array.descr} needs {prod(array.shape) * width} bytes, and {size} are there"
+            raise location.damaged(needs, at=array.member.data)
         if kind == "O":
             self.warnings.append(Notice("object_array", f"{name}: holds Python objects, copied unread"))
         if (dtype := _TYPES.get(f"{kind}{width}")) and order != ">":
             self.tensors[name] = Tensor(name, dtype, array.shape, layout=layout)
-        elif kind in "Ofiuc":  # else it is text, or a time: no weight
-            what, hint = f"is of the type {array.descr}, whose elements are not read", "numpy.savez of float32, little-endian"
-            self.opaque += (OpaqueTensor(name, array.shape, what, hint, follows=len(self.tensors)),)
+        elif kind in "OfiucV":  # else it is text, or a time: no weight
+            self._hide(name, array, what)
+
+    def _hide(self, name: str, array: _Array, what: str) -> None:
+        """Note an array that is copied, and refused where it could be the first convolution."""
+        hint = "numpy.savez of float32, little-endian"
+        self.opaque += (OpaqueTensor(name, array.shape, what, hint, follows=len(self.tensors)),)
 
     @cached_property
     def graph(self) -> ModelGraph:

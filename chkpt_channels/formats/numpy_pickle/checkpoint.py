@@ -50,6 +50,8 @@ class NumpyPickle(Checkpoint):
     """One pickle of arrays. The dict of a framework that is known keeps the order of the modules, but in Python 2; JAX sorts its
     own by name, and is a tree of modules, one network."""
 
+    like_hint = "--like LIKE.pkl, made by pickle.dump of the same network's arrays"
+
     def __init__(self, source: Source, form: Format) -> None:
         super().__init__(source, form)
         self._tree = Tree.whole(FileBytes(source), self.location)

@@ -77,6 +77,20 @@ def test_headers_of_old_numpy_stay_old(align: int, put: Put, tmp_path: Path):
     assert (tmp_path / "b.npz").read_bytes() == archive(header(text.replace("7, 7, 3, 8", "7, 7, 1, 8")), new)
 
 
+@pytest.mark.parametrize(
+    "text", ["{'shape': (3,), 'fortran_order': False, 'descr': '<f4'}", '{"descr": "<f4", "fortran_order": False, "shape": (3,)}']
+)
+def test_a_header_in_other_words_is_refused_and_no_damage(text: str, put: Put):
+    """numpy reads whatever Python does; other libraries write it as numpy does."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr("a.npy", b"\x93NUMPY\1\0" + (len(text) + 1).to_bytes(2, "little") + f"{text}\n".encode() + bytes(12))
+    with np.load(io.BytesIO(out.getvalue())) as arrays:
+        assert arrays["a"].shape == (3,)
+    with pytest.raises(UnsupportedError, match=r"a\.npy: its header is not written as numpy writes it"):
+        inspect(put(out.getvalue(), "a.npz"))
+
+
 def test_the_old_kernel_put_back_is_the_same_file(tmp_path: Path):
     for name in ("rgb", "packed", "fortran", "versions", "streamed", "adam", "oihw"):
         source = NPZ / f"{name}.npz"
@@ -120,7 +134,17 @@ def test_objects_are_copied_unread_with_a_notice(tmp_path: Path):
         assert before.read("labels.npy") == after.read("labels.npy")
 
 
-@pytest.mark.parametrize("kind", ["U3", "S3", "M8[s]", "m8[ns]", "V7"])
+@pytest.mark.parametrize("kind", ["V1", "V7", [("a", "f4"), ("b", "i4", (2,))]])
+def test_structures_are_copied_and_refused_as_the_stem(kind: Any, put: Put, tmp_path: Path):
+    path = put(saved({**NET, "rows": np.zeros(5, kind)}), "a.npz")
+    convert(path, tmp_path / "b.npz", to="gray")
+    with np.load(path) as before, np.load(tmp_path / "b.npz") as after:
+        assert before["rows"].tobytes() == after["rows"].tobytes()
+    with pytest.raises(UnsupportedError, match=r"conv/kernel: is of the type .*, whose elements are not read"):
+        convert(put(saved({**NET, "conv/kernel": np.zeros(KERNEL.shape, kind)}), "c.npz"), tmp_path / "d.npz", to="gray")
+
+
+@pytest.mark.parametrize("kind", ["U3", "S3", "M8[s]", "m8[ns]"])
 def test_text_and_times_are_no_weights(kind: str, put: Put, tmp_path: Path):
     path = put(saved({**NET, "labels": np.zeros(5, kind)}), "a.npz")
     assert [t.name for t in inspect(path).tensors] == list(NET)
