@@ -35,7 +35,8 @@ ALIGN_BYTES = (64, 16)
 GROWTH_DIGITS = 21
 """The digits for which numpy leaves room behind the first side, so that an array can grow in place. Source: numpy/lib/format.py,
 GROWTH_AXIS_MAX_DIGITS."""
-_KEYS = ("descr", "fortran_order", "shape")
+_OTHERWISE = re.compile(r"""(?s)(?=.*['"]descr['"])(?=.*['"]fortran_order['"])\{.*['"]shape['"] *: *\([\d, L]*\)""")
+"""A header that numpy reads, as it reads any dict of these, and would write otherwise."""
 _HEADER = re.compile(
     r"\{'descr': (?P<descr>'[^']*'|\[.*\]), 'fortran_order': (?P<fortran>True|False), 'shape': \((?P<shape>[\d, L]*)\),? ?\} *\n",
     re.DOTALL,
@@ -102,7 +103,7 @@ class NpzArchive(Checkpoint):
         text = raw[begin : begin + length].decode("utf-8" if version == 3 else "latin-1", "replace")
         match = _HEADER.fullmatch(text)
         sides = re.findall(r"\d+", match["shape"]) if match else []
-        if match is None and all(re.search(rf"['\"]{key}['\"] *:", text) for key in _KEYS):
+        if match is None and _OTHERWISE.match(text):
             raise location.unsupported("its header is not written as numpy writes it", hint="load it, and numpy.savez it anew")
         if match is None or max(map(len, sides), default=0) > len(str(1 << 63)):
             raise location.damaged("its header must be descr, fortran_order and shape, as numpy writes them", at=member.data)
