@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import safetensors.numpy
 distributed = pytest.importorskip("distributed", reason="Dask is not in this environment")
 dask = pytest.importorskip("dask")
 
-from chkpt_channels import FileSystemError, fleet  # noqa: E402
+from chkpt_channels import FileSystemError, PostPublishError, fleet  # noqa: E402
 from chkpt_channels.api.fleet.clusters import executor_on  # noqa: E402
 from chkpt_channels.api.fleet.row import with_output_dir  # noqa: E402
 from chkpt_channels.cli.app import run  # noqa: E402
@@ -146,6 +147,25 @@ def test_the_command_goes_on_where_a_row_killed_its_workers(
     assert run([*command, "--on", cluster.address]) == 0
     statuses = Counter(json.loads(line)["status"] for line in capsys.readouterr().out.splitlines())
     assert statuses == {"skipped": COUNT - 1, "converted": 1}
+    assert hashes(tmp_path / "out") == expected
+
+
+def test_a_scheduler_that_is_gone(cluster: Cluster, zoo: Path, expected: dict[str, str], tmp_path: Path):
+    """The run ends with an error of the system, and goes on elsewhere."""
+    ledger, found = str(tmp_path / "l.jsonl"), []
+
+    def until_it_ends(executor: Executor) -> None:
+        for outcome in fleet.run(rows(zoo, tmp_path / "out"), executor, ledger=ledger):
+            found.append(outcome.get().result()["status"])
+            if len(found) == 30:
+                cluster.scheduler.kill()
+
+    with dask.config.set({"distributed.comm.timeouts.connect": "2s"}), executor_on(cluster.address) as executor:
+        with pytest.raises(PostPublishError, match=r"its scheduler is gone|takes no more work"):
+            until_it_ends(executor)
+        assert 30 <= len(found) < COUNT
+    again = [outcome.get().result()["status"] for outcome in fleet.run(rows(zoo, tmp_path / "out"), ledger=ledger, resume=True)]
+    assert again.count("skipped") >= 30
     assert hashes(tmp_path / "out") == expected
 
 

@@ -122,7 +122,7 @@ def _make_folders(jobs: Iterable[Job]) -> None:
 
 class _Crew(NamedTuple):
     """Who does the work: `task` in an executor, with these `words` behind the row, at most so many calls `ahead`; `tick` shows
-    progress from time to time, `told` when a row is done."""
+    progress, or raises where nobody answers any more, `told` when a row is done."""
 
     executor: Executor
     words: tuple[Any, ...]
@@ -146,7 +146,7 @@ def _crew(
     total = sum(_size(job.src) for job in jobs.values()) if progress else 0
     if given:
         told = (lambda job: progress(_size(job.src), total)) if progress else None
-        return _Crew(given, (settings,), _MOST_AHEAD, told=told)
+        return _Crew(given, (settings,), _MOST_AHEAD, getattr(given, "check", None), told)
     if workers == 1 or len(jobs) < 2:
         advance = (lambda more, _: progress(more, total)) if progress else None
         return _Crew(_Here(), (settings, advance), 1)
