@@ -149,7 +149,12 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) addEventListe
 $("file").addEventListener("change", () => take($("file").files));
 $("form").addEventListener("submit", (event) => event.preventDefault());
 $("take").addEventListener("click", () => ask(new FormData($("form")).getAll("layer")));
-for (const id of ["number", "bands"]) $(id).addEventListener("focus", () => ($(id).closest("label").querySelector("[type=radio]").checked = true));
+for (const id of ["number", "bands"]) $(id).addEventListener("focus", () => {
+  const radio = $(id).closest("label").querySelector("[type=radio]");
+  if (radio.checked) return;
+  radio.checked = true;
+  ask();
+});
 for (const input of document.querySelectorAll("[name=to], #number, #bands")) input.addEventListener("change", () => ask());
 
 async function start() {
