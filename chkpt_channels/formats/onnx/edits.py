@@ -172,7 +172,8 @@ class OnnxEdits:
     def _readers(self, name: str) -> list[tuple[Node, int]]:
         """The readers of a stored tensor, through Identity too; a node that is taken out is none."""
         readers = [reader for known in self._same_as(name) for reader in self._model.consumers.get(known, ())]
-        others = [(node, i) for node, i in readers if self._edits.folded not in node.outputs]
+        folded = self._edits.folded  # an output that a node leaves out is called "" too
+        others = [(node, i) for node, i in readers if not folded or folded not in node.outputs]
         return [(node, i) for node, i in others if node.op != "Identity" or node.domain]
 
     def _changes_with(self, node: Node, index: int, name: str) -> bool:
