@@ -120,6 +120,7 @@ class Rivals:
         if begins and kernel.is_wide and self.places.is_named_stem(kernel) and self._takes_blocks(kernel, stems, width):
             return True
         is_apart = all(self.network.branch(k) != self.network.branch(kernel) for k in stems)
+        is_apart = is_apart and not self._is_grouped_behind(kernel, stems)
         if begins and is_apart and state is State.FREE and kernel.channels in (2 * width, 3 * width, 4 * width):
             return True
         if state is State.INSIDE:
@@ -159,6 +160,10 @@ class Rivals:
         is_unordered = not self.network.ordered and kernel.at in self.judged.verdicts and not ENDS.search(kernel.key)
         begins = self.places.begins_network(kernel) or is_unordered
         return (len(branches) > 1 or is_twin) and begins
+
+    def _is_grouped_behind(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:
+        """Whether the layer right before it is a stem, whose channels it may take in groups: 24 as 2·12."""
+        return any(k in stems and k.filters % kernel.channels == 0 for k in self.network.preceding(kernel, 1))
 
     def _is_likelier(self, kernel: LayerWeight, stems: Sequence[LayerWeight], width: int) -> bool:
         """Whether the stems are less likely than this kernel: it is a point in front of them and makes what they take; they take

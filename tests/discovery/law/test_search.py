@@ -545,3 +545,14 @@ def test_branches_of_a_stem_are_joined_by_a_depthwise_layer():
     stem = {f"stem.conv{n}.weight": (8, 1, 3, 3, 3) for n in (1, 2, 3, 4)}
     body = {"blocks.0.conv_dw.weight": (32, 1, 7, 7, 7), "blocks.0.fc1.weight": (128, 32), "blocks.0.fc2.weight": (32, 128)}
     assert stems(find(tensors(stem | body), ordered=True)).keys() == stem.keys()
+
+
+def test_groups_of_a_stems_channels_are_no_other_images():
+    """12 channels of the stem's 24, in a wider layer behind it: CPUBone."""
+    groups = {
+        "stem.0.conv.weight": (24, 3, 3, 3),
+        "stages.0.0.main.spatial_conv.conv.weight": (144, 12, 3, 3),
+        "stages.0.0.main.point_conv.conv.weight": (48, 144, 1, 1),
+    }
+    found = find(tensors(groups | {f"stages.1.{n}.conv.weight": (48, 48, 3, 3) for n in range(8)}), ordered=True).first_convs
+    assert [conv.tensor.name for conv in found] == ["stem.0.conv.weight"]
