@@ -1,7 +1,7 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 const STATES = { loading: "The converter is loading…", ready: "Ready.", working: "Reading…" };
-let worker, file, ready = false, busy = false, waiting = null, url = "";
+let worker, file, ready = false, busy = false, waiting = null, answered = "", url = "";
 
 // one conversion at a time: what is asked for meanwhile waits, and only the last of it counts
 function ask(layers = []) {
@@ -11,9 +11,15 @@ function ask(layers = []) {
   busy = true;
   const options = { ...chosen(), ...(layers.length ? { layers } : {}) };
   waiting = null;
+  answered = JSON.stringify(chosen());
   for (const id of ["found", "refused", "done", "candidates"]) $(id).hidden = true;
   state(`${STATES.working} ${file.name}`);
   worker.postMessage({ file, options });
+}
+
+// a change that changes nothing must not take a result away: a field tells of its change again when it is left
+function changed() {
+  if (busy || JSON.stringify(chosen()) !== answered) ask();
 }
 
 function chosen() {
@@ -149,13 +155,14 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) addEventListe
 $("file").addEventListener("change", () => take($("file").files));
 $("form").addEventListener("submit", (event) => event.preventDefault());
 $("take").addEventListener("click", () => ask(new FormData($("form")).getAll("layer")));
-for (const id of ["number", "bands"]) $(id).addEventListener("focus", () => {
+// a field that is clicked or typed in is what is meant; one that the keyboard only passes is not
+for (const id of ["number", "bands"]) for (const kind of ["click", "input"]) $(id).addEventListener(kind, () => {
   const radio = $(id).closest("label").querySelector("[type=radio]");
   if (radio.checked) return;
   radio.checked = true;
   ask();
 });
-for (const input of document.querySelectorAll("[name=to], #number, #bands")) input.addEventListener("change", () => ask());
+for (const input of document.querySelectorAll("[name=to], #number, #bands")) input.addEventListener("change", changed);
 
 async function start() {
   const source = await (await fetch("worker.js")).blob();

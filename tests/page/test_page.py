@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from chkpt_channels import convert, patch
 from tests.page.conftest import PAGE, ROOT, WAIT, Served, opened
-from tests.support.builders import entry, safetensors
+from tests.support.builders import entry, floats, safetensors
 from tests.support.files import FIXTURES, truths
 
 SHOTS = ROOT / "build" / "page-shots"
@@ -131,7 +131,8 @@ def test_it_says_what_the_command_line_says(page: Page, tmp_path: Path):
 def flipped(folder: Path) -> Path:
     """A bit of a weight that stays."""
     content = bytearray(RGB.read_bytes())
-    content[len(content) // 2] ^= 1
+    last = max((piece for piece in patch(RGB).pieces if piece.data is None), key=lambda piece: piece.size)
+    content[last.start + last.size // 2] ^= 1
     (folder / "damaged.pth").write_bytes(content)
     return folder / "damaged.pth"
 
@@ -175,7 +176,7 @@ def test_candidates_are_a_choice(page: Page, tmp_path: Path):
         header[name] = entry(shape, at)
         at = header[name]["data_offsets"][1]
     path = tmp_path / "two.safetensors"
-    path.write_bytes(safetensors(header, bytes(range(256)) * (at // 256) + bytes(at % 256)))
+    path.write_bytes(safetensors(header, floats(at // 4)))
     asked(page, path)
     assert page.locator("#refused pre").inner_text() == told("convert", path.name, "--to", "gray", cwd=tmp_path).stderr.rstrip()
     boxes = page.locator("#rows input")
