@@ -47,6 +47,8 @@ def read_off(old: NDArray[Any], new: NDArray[Any]) -> list[Mixing]:
         first = np.concatenate([first, first.mean(axis=0, keepdims=True)])
         likeness = np.abs(second @ first.T) / np.maximum(np.linalg.norm(first, axis=1), np.finfo(np.float64).tiny)
     best = [int(row.argmax()) if row.any() else -1 for row in likeness]
+    if max(best, default=-1) < 0:
+        return []  # a kernel of zeros is made of nothing
     selected = [matrix.select(count, best)] if all(0 <= i < count for i in best) else []
     return [*selected, matrix.bands(count, [i if 0 <= i < count else matrix.ZERO if i < 0 else matrix.MEAN for i in best])]
 
