@@ -89,7 +89,8 @@ class OptimizerEdits:
     def _owners(self, entries: Sequence[OptimizerEntry]) -> list[tuple[OptimizerEntry, str]]:
         """Which entry belongs to which tensor: by name, or by shape."""
         names = {entry.parameter for entry in entries}
-        named = [(e, name) for name, t in self._old.items() for e in entries if e.parameter in _parameters_of(t, names)]
+        meant = {name: _parameters_of(t, names) for name, t in self._old.items()}
+        named = [(e, name) for name, parameters in meant.items() for e in entries if e.parameter in parameters]
         if named:
             return named
         shapes = dict.fromkeys(t.shape for t in self._old.values())
