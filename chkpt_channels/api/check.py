@@ -82,6 +82,7 @@ def _weights(root: Path) -> Iterator[Path]:
         yield from weights_in(Path(folder), foreign=True)
 
 
+@gc_paused()
 def check(
     path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_pointers: str = "skip", is_named: bool = True
 ) -> Check:
@@ -93,7 +94,7 @@ def check(
     """
     count, model = expected_channels(expect, lfs_pointers), model_of(Path(path))
     name = os.fspath(path) if model == Path(path) else str(model)
-    with ExitStack() as stack, gc_paused():
+    with ExitStack() as stack:
         index, sources = _sources(stack, model, name)
         size = sum(source.size for source in sources)
         if lfs_pointers == "skip" and any(source.head.startswith(LFS_POINTER) for source in sources):

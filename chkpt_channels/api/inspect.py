@@ -5,6 +5,7 @@ from __future__ import annotations
 from chkpt_channels.api.report import Inspection
 from chkpt_channels.api.report_builder import file_info
 from chkpt_channels.core.errors import Candidate
+from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
 from chkpt_channels.discovery.find import find_first_convs
 from chkpt_channels.discovery.request import SearchRequest
@@ -15,6 +16,7 @@ from chkpt_channels.storage.source import Readable
 from chkpt_channels.transform import notices
 
 
+@gc_paused()
 def inspect(path: Readable) -> Inspection:
     """The content of a file, a model folder or an object that is read by position: format, first convs with layout and evidence,
     tensors. Ambiguity is no error: `first_convs` is empty then. `candidates` are the tensors that were rejected as first convs.

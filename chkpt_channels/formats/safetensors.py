@@ -21,7 +21,6 @@ from typing import Any
 from chkpt_channels.containers.json import reader as json_reader
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Location
-from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import Edits, Tensor, TensorEdit
 from chkpt_channels.formats.base import Checkpoint, FlatWriter, Format, Loading
@@ -67,11 +66,10 @@ class Safetensors(Checkpoint):
         self._header = source.read(8, 8 + length)
         self._begin = 8 + length
         self._spans: dict[str, tuple[int, int]] = {}
-        with gc_paused():
-            entries = _parse(self._header, location)
-            self.metadata: dict[str, str] = entries.pop(METADATA, None) or {}
-            for name, entry in entries.items():
-                self.tensors[name], self._spans[name] = _entry(name, entry, location)
+        entries = _parse(self._header, location)
+        self.metadata: dict[str, str] = entries.pop(METADATA, None) or {}
+        for name, entry in entries.items():
+            self.tensors[name], self._spans[name] = _entry(name, entry, location)
         self._check_spans()
 
     def _check_spans(self) -> None:
@@ -98,8 +96,7 @@ class Safetensors(Checkpoint):
     def splices(self, edits: Edits) -> list[Splice]:
         if not (edits.tensors or edits.removed):
             return []
-        with gc_paused():
-            header: dict[str, Any] = json.loads(self._header)
+        header: dict[str, Any] = json.loads(self._header)
         splices, shift = [], 0
         for name, (begin, end) in sorted(self._spans.items(), key=lambda item: item[1]):
             edit, size = edits.tensors.get(name), end - begin

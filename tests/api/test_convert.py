@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 from collections.abc import Callable
@@ -290,3 +291,15 @@ def test_a_target_in_the_place_of_the_output(tmp_path: Path):
     with pytest.raises(UsageError, match="the second argument is the output") as refused:
         convert(path, "gray")
     assert refused.value.hint == "convert(path, to='gray')"
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_no_collection_while_it_works(collects: bool, tmp_path: Path):
+    """Collecting doubles the time of a conversion; the caller's setting is back afterwards."""
+    during = set()
+    (gc.enable if collects else gc.disable)()
+    try:
+        convert(RGB, tmp_path / "out.pth", to="gray", progress=lambda *_: during.add(gc.isenabled()))
+        assert (during, gc.isenabled()) == ({False}, collects)
+    finally:
+        gc.enable()

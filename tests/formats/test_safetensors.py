@@ -152,13 +152,12 @@ def test_twenty_thousand_tensors(put: Callable[..., Path], tmp_path: Path):
         assert convert(path, tmp_path / "out.safetensors", layers=[NAME], layout="OIHW").tensors_total == 20_001
 
 
+sizes = st.sampled_from((0, 1, 2, 4))  # three numbers may be named "std", and are asked about
 names = st.text(max_size=8).filter(lambda name: name != "__metadata__")
 
 
 @settings(max_examples=30)
-@given(
-    st.dictionaries(names, st.integers(0, 4), max_size=5), st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=3)
-)
+@given(st.dictionaries(names, sizes, max_size=5), st.dictionaries(st.text(max_size=4), st.text(max_size=4), max_size=3))
 def test_what_the_library_writes_is_read_and_read_by_it(
     put: Callable[..., Path], tmp_path: Path, more: dict[str, int], metadata: dict[str, str]
 ):

@@ -75,8 +75,8 @@ class FolderTarget:
         edits, documents, progress = dict(planned.edited_files()), planned.edited_documents(), self._progress
         total = self._model.size
         for name in self._model.files:
-            source, target = self._model.path / name, self._out.draft / name
-            location, untouched = Location(str(target)), name not in edits and name not in documents
+            target, untouched = self._out.draft / name, name not in edits and name not in documents
+            location = Location(str(target))
             with location.wrapping_os_errors("cannot be written"):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if not (untouched and self._hard_link and self._linked(name, target)):
@@ -87,9 +87,10 @@ class FolderTarget:
                             write_bytes(fd, documents[name], location)
                         else:
                             _copy(self._model.source(name), fd, target)
-                self._size += target.stat().st_size
+                size = target.stat().st_size
+            self._size += size
             if progress and name not in edits:
-                progress(source.stat().st_size, total)
+                progress(size, total)
 
     def _is_current(self, planned: PlannedModel) -> bool:
         """Whether the folder is there, with the files that this conversion gives and no other."""
