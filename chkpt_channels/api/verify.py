@@ -220,24 +220,22 @@ def _compare(before: TensorStore, after: TensorStore, plan: Plan) -> tuple[list[
     by_name = {k.conv.tensor.name: k for k in plan.kernels}
     dropped = gone(before, plan)
     for name, tensor in before.tensors.items():
-        edit = plan.edits.tensors.get(name)
+        edit, other, kernel = plan.edits.tensors.get(name), after.tensors.get(name), by_name.get(name)
         shape = edit.shape if edit else tensor.shape
-        other = after.tensors.get(name)
         if name in dropped:
             problem = "is still there, though the conversion drops it" if other else ""
         elif other is None:
             problem = "is missing"
         elif (other.dtype, other.shape) != (tensor.dtype, shape):
             problem = f"is {other.dtype.name} {list(other.shape)}, not {tensor.dtype.name} {list(shape)}"
-            if name in by_name and is_left(after, plan, by_name[name]):
+            if kernel and is_left(after, plan, kernel):
                 problem = f"takes the {plan.channels[0]} channels of the image too, and was not converted: it {problem}"
         elif edit is None:
-            problem = _unedited_difference(before, after, name, by_name.get(name))
+            problem = _unedited_difference(before, after, name, kernel)
             identical += not problem
         elif equal_streams([edit.tobytes()], after.chunks(name)):
             problem = ""
         else:
-            kernel = by_name.get(name)
             problem = _kernel_difference(before, after, kernel, plan) if kernel else _part_difference(after, name, edit)
         if problem:
             differences.append(Difference(name, problem))

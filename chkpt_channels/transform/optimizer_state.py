@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _FLAT = re.compile(r"(?:^|.*?[./])state[./](?P<parameter>.+)[./](?P<slot>[^./]+)$")
 """One slot of one parameter in a single dict of all, as torch.distributed.checkpoint flattens it:
 optimizer.state.conv1.weight.exp_avg."""
-_OF_OPTIMIZER = re.compile(r"opt|optim|(opt|optim|optimizer)_?states?(_dict)?|optimizers?(_\w+)?")
-"""A step of a path that leads into an optimizer."""
+_OF_OPTIMIZER = re.compile(r"(^|[./])(opt|optim|(opt|optim|optimizer)_?states?(_dict)?|optimizers?(_\w+)?)[./]")
+"""A step of a path that leads into an optimizer: not its last one."""
 _BUFFER = re.compile(r"running_(mean|var)$|num_batches_tracked$")
 """Of BatchNorm: no optimizer steps them."""
 _NOT_FROM_ZERO = re.compile(r"slow|master|param|^(p0|step_size|eta)$")
@@ -76,10 +76,12 @@ class OptimizerEdits:
     def _refuse_strays(self) -> None:
         """Raise for a tensor of an optimizer that is in no entry, and is or may hold an old kernel: the master weights of mixed
         precision, in its shape or flat."""
-        shapes = {t.shape for t in self._model if not _leads_into_optimizer(t.name)}
+        strays = [t for t in self._model if _OF_OPTIMIZER.search(t.name)]
+        names = {t.name for t in strays}
+        shapes = {t.shape for t in self._model if t.name not in names} if strays else set()
         sizes = [prod(t.shape) for t in self._old.values()]
-        for tensor in self._model:
-            if tensor.name in self._changed or not _leads_into_optimizer(tensor.name):
+        for tensor in strays:
+            if tensor.name in self._changed:
                 continue
             is_flat = len(tensor.shape) == 1 and tensor.shape not in shapes and tensor.shape[0] >= min(sizes)
             if is_flat or any(tensor.shape == t.shape for t in self._old.values()):
@@ -183,10 +185,6 @@ def _parameters_of(tensor: Tensor, names: set[str]) -> set[str]:
     if exact := {tensor.name} & names or {tensor.key} & names:
         return exact
     return {n for n in names if n and not n.isdecimal() and (tensor.key.endswith(f".{n}") or n.endswith(f".{tensor.key}"))}
-
-
-def _leads_into_optimizer(name: str) -> bool:
-    return any(_OF_OPTIMIZER.fullmatch(step) for step in re.split(r"[./]", name)[:-1])
 
 
 def _shapes(entry: OptimizerEntry) -> set[tuple[int, ...]]:

@@ -23,9 +23,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 def loads(raw: bytes, location: Location, base: int | None = None, most: int | None = None) -> Any:
     """The document of at most so many values. Raises DamagedError about `location`; `base` is the document's offset in the file,
     None if it has none."""
-    location.check_limit(
-        "values in its JSON", raw.count(b",") + raw.count(b"[") + raw.count(b"{"), most or LIMITS.json_values, at=base
-    )
+    check_count(raw, location, base, most)
 
     def pairs(pair_list: list[tuple[str, Any]]) -> dict[str, Any]:
         entries = dict(pair_list)
@@ -58,6 +56,12 @@ def loads(raw: bytes, location: Location, base: int | None = None, most: int | N
     if _SURROGATE.search(raw):
         _check_surrogates(value, location, base)
     return value
+
+
+def check_count(raw: bytes, location: Location, base: int | None = None, most: int | None = None) -> None:
+    """Raise DamagedError for a document of more values."""
+    values = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+    location.check_limit("values in its JSON", values, most or LIMITS.json_values, at=base)
 
 
 def document(
