@@ -26,7 +26,7 @@ def counts(document: Json, convs: Collection[str] = ()) -> Iterator[tuple[Keys, 
     the first convs `convs`, without them those of the image."""
     by_conv = tables.FIRST_CONV.get(str(_root(document).get("_class_name")), {})
     keys = [key for conv, key in by_conv.items() if conv in convs] or [*by_conv.values()][:1]
-    for path, value in document.walk():
+    for path, value in document.values:
         key = path[-1] if path else ""
         if type(value.value) is int and (path in [(k,) for k in keys] if keys else key in tables.COUNTS):
             yield path, value.value
@@ -62,7 +62,7 @@ def image_counts(document: Json) -> Iterator[tuple[str, int]]:
 def unknown_counts(document: Json, number: int, known: Collection[Keys], names: Collection[str] = tables.COUNTS) -> Iterator[str]:
     """The places of this number under names that look like channels, and at the ends of lists that look like shapes of the image,
     but for those that are `known`, and for `names` whose numbers are looked after otherwise."""
-    for path, value in document.walk():
+    for path, value in document.values:
         key = str(path[-1]).lower() if path else ""
         if isinstance(value.value, list):
             ends = (0, len(value.value) - 1) if _LOOKS_LIKE_SHAPE.search(key) and len(value.value) > 2 else ()
@@ -86,7 +86,7 @@ def search_hints(configs: Sequence[ConfigFile]) -> ConfigHints:
     joined: tuple[str, ...] = ()
     for config in configs:
         channels |= {count for _, count in counts(config.document)}
-        for path, value in config.document.walk():
+        for path, value in config.document.values:
             if path and path[-1] == "first_conv" and value.plain:
                 listed = value.plain if isinstance(value.plain, list) else [value.plain]
                 names = tuple(name for name in listed if isinstance(name, str))
@@ -114,7 +114,7 @@ def reconstructs(config: Any) -> bool:
 
 
 def _root(document: Json) -> dict[str, Any]:
-    root = document.root.plain
+    root = document.plain
     return root if isinstance(root, dict) else {}
 
 

@@ -29,7 +29,7 @@ def edits(config: ConfigFile, old: int, new: int, pipeline: Normalization | None
     if pipeline:
         for mean, std in normalization_keys(document):
             changed |= normalization_edits(document, mean, std, pipeline)
-    for path, value in document.walk():
+    for path, value in document.values:
         if old != new != 3 and isinstance(value.value, dict) and _converts_to_rgb(config.name, value.value):
             changed[*path, "do_convert_rgb"] = False
     return {path: value for path, value in changed.items() if not _has_value(document, path, value)}
@@ -49,7 +49,7 @@ def _count_edits(config: ConfigFile, old: int, new: int, convs: Collection[str])
     document = config.document
     _check_built(document)
     changed: dict[Keys, Any] = {path: new for path, count in counts(document, convs) if count == old}
-    root = document.root.plain
+    root = document.plain
     if Path(config.name).name != tables.CONFIG or not isinstance(root, dict):
         return changed
     by_conv = tables.FIRST_CONV.get(str(root.get("_class_name")), {})
@@ -77,7 +77,7 @@ def _timm_edit(document: Json, home: Keys, new: int) -> dict[Keys, Any]:
 def _check_built(document: Json) -> None:
     """Raise UnsupportedError for models that their library does not build with other channel counts."""
     hint = "the weights file alone converts, for code of your own"
-    for path, value in document.walk():
+    for path, value in document.values:
         is_type = bool(path) and path[-1] == "model_type" and isinstance(value.value, str)
         if is_type and value.value in tables.FIXED_CHANNELS:
             raise document.location.at(dotted(path)).unsupported(

@@ -84,7 +84,7 @@ def names(folder: Path) -> list[str]:
 
 def options_in_report(path: Path) -> dict[str, Any]:
     """The options in the report of one conversion (`convert --report`). Raises UsageError for other files."""
-    document = read(path).root.plain
+    document = read(path).plain
     results = document.get("results") if isinstance(document, dict) else None
     conversions = [r.get("options") for r in results if isinstance(r, dict)] if isinstance(results, list) else []
     if len(conversions) != 1 or not isinstance(conversions[0], dict):

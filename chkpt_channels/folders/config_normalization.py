@@ -23,7 +23,7 @@ _WHITE = 255
 
 def normalization_keys(document: Json) -> Iterator[tuple[Keys, Keys]]:
     """The paths of mean and std, or of offset and scale, for each pair that a configuration states."""
-    for path, value in document.walk():
+    for path, value in document.values:
         if isinstance(value.value, dict):
             converter = document.at(path[:-1]).plain if path[-1:] == ("config",) else {}
             scales = str(converter.get("class_name")).endswith("ImageConverter") if isinstance(converter, dict) else False

@@ -197,7 +197,7 @@ class ModelFolder(Model):
     def _document(self, name: str) -> dict[str, Any]:
         """The object in a JSON file of the folder; an empty one where there is none."""
         documents = (*self.configs, *(self.other_documents if name in self.files else ()))
-        plain = next((config.document.root.plain for config in documents if config.name == name), None)
+        plain = next((config.document.plain for config in documents if config.name == name), None)
         return plain if isinstance(plain, dict) else {}
 
 

@@ -223,7 +223,7 @@ def _as_list(value: Any) -> list[Any]:
 
 def _reconstruction_notices(configs: Sequence[ConfigFile], old: int, new: int) -> Iterator[Notice]:
     """The warnings of an edited network that its output is still that of the old input."""
-    for root in (config.document.root.plain for config in configs):
+    for root in (config.document.plain for config in configs):
         if not reconstructs(root):
             continue
         message = "this network reconstructs the image, and "

@@ -44,7 +44,7 @@ def listed_shards(index: Json) -> list[str]:
 def _weight_map(index: Json) -> dict[str, list[str]]:
     """The files of each tensor, or of each group of them, whose name begins with a slash: Keras may cut through a layer. Empty
     where it is no index."""
-    document = index.root.plain
+    document = index.plain
     listed = document.get("weight_map") if isinstance(document, dict) else None
     if not isinstance(listed, dict):
         return {}

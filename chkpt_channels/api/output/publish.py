@@ -176,7 +176,7 @@ class FileTarget:
             document = read(there)
         except DamagedError:
             return "another model"
-        if without_channels(document.root.plain) != without_channels(config.document.root.plain):
+        if without_channels(document.plain) != without_channels(config.document.plain):
             return "another model"
         others = [] if document.edited({}) == new else [file.name for file in weights_in(there.parent)]
         return next((name for name in others if name != self.path.name), "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from chkpt_channels.containers.json.reader import document
@@ -42,11 +43,11 @@ class Value(NamedTuple):
 
 
 class Json:
-    """A document. Raises DamagedError for what is no strict JSON."""
+    """A document; `plain` is it without its places. Raises DamagedError for what is no strict JSON."""
 
     def __init__(self, raw: bytes, location: Location) -> None:
         # strict: the tokenizer below need not check anything again
-        document(raw, location, 0, LIMITS.sidecar_values, LIMITS.sidecar_depth)
+        self.plain = document(raw, location, 0, LIMITS.sidecar_values, LIMITS.sidecar_depth)
         self.location, self.text, self._at = location, raw.decode("utf-8"), 0
         try:
             self.root = self._read()
@@ -65,7 +66,7 @@ class Json:
     def _read(self) -> Value:
         kind, text, start = self._next()
         if kind != "mark":
-            return Value(json.loads(text), start, self._at)
+            return Value(_scalar(text), start, self._at)
         if text == "[":
             return Value(list(self._items()), start, self._at)
         pairs = list(self._pairs())
@@ -83,7 +84,7 @@ class Json:
             _, text, start = self._next()
             span = start, self._at
             self._next()  # the colon
-            yield json.loads(text), span, self._read()
+            yield _scalar(text), span, self._read()
             more = self._next()[1] == ","
 
     def _ends(self, closing: str) -> bool:
@@ -93,15 +94,18 @@ class Json:
         self._at = before
         return False
 
-    def walk(self) -> Iterator[tuple[Path, Value]]:
+    @cached_property
+    def values(self) -> list[tuple[Path, Value]]:
         """Every value with its path, from the outside in."""
+        found: list[tuple[Path, Value]] = []
         todo: list[tuple[Path, Value]] = [((), self.root)]
         while todo:
             path, value = todo.pop()
-            yield path, value
+            found.append((path, value))
             if isinstance(value.value, dict | list):
                 children = value.value.items() if isinstance(value.value, dict) else enumerate(value.value)
                 todo += [((*path, key), child) for key, child in children][::-1]
+        return found
 
     def at(self, path: Path) -> Value:
         """The value where `path` leads. KeyError or IndexError where it leads nowhere."""
@@ -146,3 +150,7 @@ class Json:
         colon = self.text[end : last.start]
         space = self.text[len(self.text[:begin].rstrip(_SPACE)) : begin] or colon.lstrip(_SPACE)[1:]
         return last.stop, last.stop, f",{space}{key}{colon}{new}"
+
+
+def _scalar(text: str) -> Any:
+    return text[1:-1] if text[0] == '"' and "\\" not in text else json.loads(text)

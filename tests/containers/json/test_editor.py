@@ -33,9 +33,9 @@ def test_it_reads_what_json_reads(value: Any, style: dict[str, Any]):
     except UnicodeEncodeError:
         return
     read = parsed(text)
-    assert read.root.plain == value
+    assert read.plain == value
     assert read.edited({}) == text
-    for path, found in read.walk():
+    for path, found in read.values:
         assert json.loads(read.text[found.start : found.stop]) == found.plain
         assert read.at(path) == found
 
