@@ -45,12 +45,7 @@ def check_source(before: Checkpoint, plan: Plan, source: Source, path: str = "")
         raise RuntimeError(f"what was written cannot be read: {error}") from error
     after.read_companions_of(before, plan.edits.companions)
     tell(after, plan)
-    dropped = gone(before, plan)
-    expected = {n: (t.dtype, t.shape) for n, t in before.tensors.items() if n not in dropped}
-    expected |= {n: (before.tensors[n].dtype, edit.shape) for n, edit in plan.edits.tensors.items()}
-    adds = after.adds_tensors or plan.edits.adapter is not None
-    actual = {n: (t.dtype, t.shape) for n, t in after.tensors.items() if n in expected or not adds}
-    if actual != expected:
+    if not _has_planned_tensors(before, plan, after):
         raise RuntimeError(f"{name}: the written file has other tensors than planned")
     for tensor, edit in plan.edits.tensors.items():
         if b"".join(after.chunks(tensor)) != edit.tobytes():
@@ -62,6 +57,19 @@ def check_source(before: Checkpoint, plan: Plan, source: Source, path: str = "")
             raise before.location.at(where).unsupported(f"{what}: the graph does not show that an edit is right")
         raise RuntimeError(f"{name}: {where} {what}")
     _validate(before, after, path)
+
+
+def _has_planned_tensors(before: Checkpoint, plan: Plan, after: Checkpoint) -> bool:
+    """Whether the file holds the tensors that are left, in their types and new shapes, and no others but those it may add."""
+    edited, expected = plan.edits.tensors, before.tensors.keys() - gone(before, plan)
+    adds = after.adds_tensors or plan.edits.adapter is not None
+    if not (expected <= after.tensors.keys() if adds else expected == after.tensors.keys()):
+        return False
+    pairs = ((before.tensors[name], after.tensors[name]) for name in expected)
+    return all(
+        one.dtype == two.dtype and (edited[one.name].shape if one.name in edited else one.shape) == two.shape
+        for one, two in pairs
+    )
 
 
 def check_stems(planned: PlannedModel) -> None:
