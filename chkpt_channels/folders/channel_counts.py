@@ -47,7 +47,7 @@ def _channel_place(document: Json, path: Keys) -> int | None:
         return min(ends, key=lambda end: end[0])[1] if ends else None
     home = document.at(path[:-1]).value if path else None
     kind = home.get("model_type") if isinstance(home, dict) else None
-    return 0 if kind is not None and kind.value in tables.WIDTH_KEYS.get(key, ()) and numbers else None
+    return 0 if kind is not None and kind.text in tables.WIDTH_KEYS.get(key, ()) and numbers else None
 
 
 def image_counts(document: Json) -> Iterator[tuple[str, int]]:
@@ -90,10 +90,10 @@ def search_hints(configs: Sequence[ConfigFile]) -> ConfigHints:
             if path and path[-1] == "first_conv" and value.plain:
                 listed = value.plain if isinstance(value.plain, list) else [value.plain]
                 names = tuple(name for name in listed if isinstance(name, str))
-            if path == ("_class_name",) and value.value in tables.FIRST_CONV:
-                names = (next(iter(tables.FIRST_CONV[value.value])),)
-            if path == ("model_type",) and value.value in tables.JOINED:
-                names, (layer, key, usual) = tables.JOINED[value.value]
+            if path == ("_class_name",) and value.text in tables.FIRST_CONV:
+                names = (next(iter(tables.FIRST_CONV[value.text])),)
+            if path == ("model_type",) and value.text in tables.JOINED:
+                names, (layer, key, usual) = tables.JOINED[value.text]
                 layers = _root(config.document).get(key)
                 joined = (layer.format((len(layers) if isinstance(layers, list) else usual) - 1),)
     return ConfigHints(names, channels.pop() if len(channels) == 1 else 0, joined)

@@ -56,7 +56,7 @@ def _count_edits(config: ConfigFile, old: int, new: int, convs: Collection[str])
     changed |= {(key,): new for conv, key in by_conv.items() if conv in convs and key not in root}
     home = vision(document)
     part = document.at(home).value
-    is_transformers = isinstance(part, dict) and "model_type" in part and isinstance(part["model_type"].value, str)
+    is_transformers = isinstance(part, dict) and "model_type" in part and part["model_type"].text
     if not changed and is_transformers and not any(path[: len(home)] == home for path, _ in counts(document)):
         changed |= _default_edit(document, home, new)
     return changed | (_timm_edit(document, (), new) if ("pretrained_cfg", "input_size", 0) in changed else {})
@@ -78,11 +78,8 @@ def _check_built(document: Json) -> None:
     """Raise UnsupportedError for models that their library does not build with other channel counts."""
     hint = "the weights file alone converts, for code of your own"
     for path, value in document.values:
-        is_type = bool(path) and path[-1] == "model_type" and isinstance(value.value, str)
-        if is_type and value.value in tables.FIXED_CHANNELS:
-            raise document.location.at(dotted(path)).unsupported(
-                f"{tables.FIXED_CHANNELS[value.value]} ({value.value})", hint=hint
-            )
+        if path and path[-1] == "model_type" and value.text in tables.FIXED_CHANNELS:
+            raise document.location.at(dotted(path)).unsupported(f"{tables.FIXED_CHANNELS[value.text]} ({value.text})", hint=hint)
         if path == ("unet_residual",) and value.value is True:  # CSBDeep
             raise document.location.at(dotted(path)).unsupported("the network adds the image to its output", hint=hint)
 

@@ -35,6 +35,11 @@ class Value(NamedTuple):
     keys: Mapping[str, tuple[int, int]] = {}
 
     @property
+    def text(self) -> str:
+        """The value where it is a text, "" where it is not: what tables are asked for."""
+        return self.value if isinstance(self.value, str) else ""
+
+    @property
     def plain(self) -> Any:
         """The value without its places."""
         if isinstance(self.value, dict):
