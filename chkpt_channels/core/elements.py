@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST = 250_000
-"""SmallTensor of a small tensor: some 50 ms. Of more numpy is faster, its import included."""
+"""The most elements that are mixed without numpy: some 50 ms. With more of them numpy is faster, its import included."""
 PLAIN = frozenset(("F64", "F32", "F16", "BF16"))
 """The types."""
 _BITS = {16: "H", 32: "I", 64: "Q"}
