@@ -12,7 +12,6 @@ from chkpt_channels.api.output.publish import FileTarget, Settings, Written
 from chkpt_channels.api.report import Parity, Report
 from chkpt_channels.api.report_builder import conversion_report, preview_report, with_load_lines
 from chkpt_channels.core.errors import UsageError
-from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.folders.like_file import with_like
 from chkpt_channels.folders.model import Model, ModelFile
 from chkpt_channels.folders.model_folder import ModelFolder, open_model
@@ -22,7 +21,6 @@ from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import Options, options_toward
 
 
-@gc_paused()
 def convert(
     src: Path_,
     dst: Path_ | None = None,

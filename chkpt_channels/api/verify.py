@@ -15,7 +15,6 @@ from chkpt_channels.api.output.naming import Path_
 from chkpt_channels.api.report import Difference, FileInfo, Verification
 from chkpt_channels.api.report_builder import file_info, kernel_reports
 from chkpt_channels.core.errors import AmbiguousError, UnsupportedError, UsageError
-from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.tensors import TensorEdit
 from chkpt_channels.discovery.find import find_first_convs, select_first_convs
 from chkpt_channels.folders.like_file import with_like
@@ -33,7 +32,6 @@ from chkpt_channels.transform.options import Options, as_keywords, build_options
 from chkpt_channels.transform.plan import Plan, may_have_made
 
 
-@gc_paused()
 def verify(original: Path_, converted: Path_, to: str | int | None = None, **options: Unpack[ConvertOptions]) -> Verification:
     """Whether `converted` is what converting `original` gives, with the same options; without `to` the number of channels is
     read off `converted`, and where it is the conversion under options that are often given, it is identical `under` these. Both

@@ -1,9 +1,9 @@
 """When Python's collector of cyclic garbage runs: not while many small objects are made, and not in a command with one file.
 
-A conversion makes many small objects and few cycles, and collecting doubles its time (a state dict of 10,000 tensors: 6.1 s
-instead of 2.2), so each function of the API pauses it. A command with one file does without to its end. The garbage of many
-conversions adds up, so a batch collects between them. A worker that was forked never collects: a collection writes to every
-page that it shares with its parent.
+Opening a file, the search and planning make many small objects and few cycles, and collecting doubles their time (a state dict
+of 10,000 tensors: 6.1 s instead of 2.2), so they pause it; copying, which may take minutes of a program, does not. A command
+with one file does without to its end. The garbage of many conversions adds up, so a batch collects between these. A worker that
+was forked never collects: a collection writes to every page that it shares with its parent.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from chkpt_channels.containers.json.editor import Path as Keys
 from chkpt_channels.core.errors import AmbiguousError, Location, UnsupportedError
+from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.tensors import Notice
 from chkpt_channels.discovery import bias_target
 from chkpt_channels.discovery.like.names import OtherNetworkError
@@ -69,6 +70,7 @@ class PlannedModel(NamedTuple):
         return {name: config.document.edited(changes) for name, (config, changes) in self.documents.items()}
 
 
+@gc_paused()
 def plan_model(model: Model, options: Options) -> PlannedModel:
     """The plan. Raises what `build_plan` raises; UnsupportedError where the parts have different input channels."""
     model.check_rest()

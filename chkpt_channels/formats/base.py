@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from chkpt_channels.core import elements
 from chkpt_channels.core.elements import SmallTensor
 from chkpt_channels.core.errors import Location
+from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import Edits, Notice, OpaqueTensor, OptimizerEntry, Tensor
 from chkpt_channels.formats.graph import NO_GRAPH, ModelGraph
@@ -62,6 +63,7 @@ class Format(NamedTuple):
     flat: bool = False
     writer: str = ""
 
+    @gc_paused()
     def open(self, source: Source) -> Checkpoint:
         """The open file. Raises DamagedError, UnsupportedError for what this format holds and is not converted."""
         checkpoint: Checkpoint = _named(self.opener)(source, self)

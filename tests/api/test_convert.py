@@ -294,12 +294,16 @@ def test_a_target_in_the_place_of_the_output(tmp_path: Path):
 
 
 @pytest.mark.parametrize("collects", [True, False])
-def test_no_collection_while_it_works(collects: bool, tmp_path: Path):
-    """Collecting doubles the time of a conversion; the caller's setting is back afterwards."""
-    during = set()
+def test_no_collection_but_while_it_copies(collects: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Collecting doubles the time of opening and planning; the caller's setting is back afterwards."""
+    during: dict[str, set[bool]] = {"plan": set(), "parse": set(), "copy": set()}
+    plan, walk = planning.build_plan, TorchZip.__init__
+    monkeypatch.setattr(planning, "build_plan", lambda *a: during["plan"].add(gc.isenabled()) or plan(*a))
+    monkeypatch.setattr(TorchZip, "__init__", lambda *a: during["parse"].add(gc.isenabled()) or walk(*a))
     (gc.enable if collects else gc.disable)()
     try:
-        convert(RGB, tmp_path / "out.pth", to="gray", progress=lambda *_: during.add(gc.isenabled()))
-        assert (during, gc.isenabled()) == ({False}, collects)
+        convert(RGB, tmp_path / "out.pth", to="gray", progress=lambda *_: during["copy"].add(gc.isenabled()))
+        assert during == {"plan": {False}, "parse": {False}, "copy": {collects}}
+        assert gc.isenabled() == collects
     finally:
         gc.enable()

@@ -12,7 +12,6 @@ from chkpt_channels.api.output.naming import Progress, file_output, other_contai
 from chkpt_channels.api.report import Report
 from chkpt_channels.api.report_builder import conversion_report, preview_report, with_load_lines
 from chkpt_channels.core.errors import UsageError
-from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.folders.like_file import with_like
 from chkpt_channels.folders.model import ModelFile
 from chkpt_channels.folders.model_folder import open_model
@@ -36,7 +35,6 @@ class Patch(NamedTuple):
     report: Report
 
 
-@gc_paused()
 def patch(
     src: Readable,
     to: str | int | None = None,

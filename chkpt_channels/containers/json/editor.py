@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from chkpt_channels.containers.json.reader import document
 from chkpt_channels.core.errors import Location
+from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.splice import spliced
 
@@ -50,6 +51,7 @@ class Value(NamedTuple):
 class Json:
     """A document; `plain` is it without its places. Raises DamagedError for what is no strict JSON."""
 
+    @gc_paused()
     def __init__(self, raw: bytes, location: Location) -> None:
         # strict: the tokenizer below need not check anything again
         self.plain = document(raw, location, 0, LIMITS.sidecar_values, LIMITS.sidecar_depth)
