@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UnsupportedError, UsageError
-from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import FirstConv, Tensor
@@ -26,7 +25,6 @@ MOST_OPTIONS = 3
 _ANY = SearchRequest()
 
 
-@gc_paused()
 def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _ANY) -> search.Finding:
     """The first convs by the strongest evidence there is: the graph, a configuration beside the file, a known architecture, names
     and shapes. Of the request it takes the number of channels and the hints; `select_first_convs` takes the rest."""
@@ -99,7 +97,6 @@ def _named_by_config(checkpoint: TensorStore, hints: ConfigHints) -> tuple[First
     return tuple(convs)
 
 
-@gc_paused()
 def unexplained(checkpoint: TensorStore, stems: Sequence[FirstConv]) -> tuple[after.Unexplained, ...]:
     """The kernels that take as many channels as these stems, are none of them, and that no layers explain; none in a file whose
     graph shows which kernels the image reaches."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from chkpt_channels.api.report import Parity
 from chkpt_channels.core.dtypes import DType, rounded
 from chkpt_channels.core.errors import DamagedError
+from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.tensors import ChannelMap, FirstConv
 from chkpt_channels.discovery import bias_target
 from chkpt_channels.discovery.find import unexplained
@@ -72,6 +73,7 @@ def _has_planned_tensors(before: Checkpoint, plan: Plan, after: Checkpoint) -> b
     )
 
 
+@gc_paused()
 def check_stems(planned: PlannedModel) -> None:
     """Raise RuntimeError where kernels that see the image were left as they are, and the search named the others: that is a bug
     of this package. Of first convs that were named otherwise the plan warns."""
