@@ -210,7 +210,7 @@ def _member(source: Source, start: int, name: str, central: bytes, limit: int) -
 
     size, packed, _ = central_sizes(source.location, name, central, start)
     _, _, _, flags, method, _, _, crc, *_ = CENTRAL_RECORD.unpack_from(central)
-    local = _local_header(source, start, limit, damaged)
+    local, near = _local_header(source, start, limit, damaged)
     _, _, local_flags, local_method, _, _, *local_values, name_bytes, _ = LOCAL_RECORD.unpack_from(local)
     data = start + len(local)
     stop = data + packed
@@ -238,14 +238,16 @@ def _member(source: Source, start: int, name: str, central: bytes, limit: int) -
     # a streaming writer does not know them yet: miniz, which torch uses, writes zeros, others mark the sizes as zip64
     if written not in ((0, 0, 0), (0, MAX32, MAX32), expected):
         raise damaged("its local and central headers disagree")
-    descriptor = _descriptor(source, stop, limit, expected)
+    last = min(stop + LONGEST_DESCRIPTOR_BYTES, limit)
+    is_near = last <= start + len(near)  # of a small member, such as a bias
+    descriptor = _descriptor(near[stop - start : last - start] if is_near else source.read(stop, last), expected, limit - stop)
     if not descriptor:
         raise source.location.at(name).damaged("its data descriptor disagrees with the central directory", at=stop)
     return Member(name, start, data, stop, stop + len(descriptor), size, crc, method, local, descriptor, central)
 
 
-def _local_header(source: Source, start: int, limit: int, damaged: Callable[[str], DamagedError]) -> bytes:
-    """The local header at `start`, its name and extra field included: mostly in one read."""
+def _local_header(source: Source, start: int, limit: int, damaged: Callable[[str], DamagedError]) -> tuple[bytes, bytes]:
+    """The local header at `start`, its name and extra field included, and what was read at once from there on: mostly more."""
     if start + LOCAL_RECORD.size > limit:
         raise damaged("its header overlaps what follows")
     near = source.read(start, min(start + NEAR_BYTES, limit))
@@ -255,7 +257,7 @@ def _local_header(source: Source, start: int, limit: int, damaged: Callable[[str
     size = LOCAL_RECORD.size + name_bytes + extra_bytes
     if start + size > limit:
         raise damaged("it overlaps what follows")
-    return near[:size] if size <= len(near) else source.read(start, start + size)
+    return near[:size] if size <= len(near) else source.read(start, start + size), near
 
 
 def _wide_values(local: bytes, crc: int, packed: int, size: int) -> tuple[int, int, int]:
@@ -269,15 +271,14 @@ def _wide_values(local: bytes, crc: int, packed: int, size: int) -> tuple[int, i
     return crc, packed, size
 
 
-def _descriptor(source: Source, at: int, limit: int, expected: tuple[int, int, int]) -> bytes:
-    """The data descriptor at `at`: with or without a signature, with sizes of 4 or 8 bytes. Empty where none repeats what is
-    expected."""
-    raw = source.read(at, min(at + LONGEST_DESCRIPTOR_BYTES, limit))
+def _descriptor(raw: bytes, expected: tuple[int, int, int], space: int) -> bytes:
+    """The data descriptor that `raw` begins with: with or without a signature, with sizes of 4 or 8 bytes. Empty where none
+    repeats what is expected. `space` is how many bytes there are up to the next member."""
     kinds = ((True, False), (True, True), (False, False), (False, True))
     descriptors = [make_descriptor(expected, signed=signed, wide=wide) for signed, wide in kinds]
     matching = [descriptor for descriptor in descriptors if descriptor and raw.startswith(descriptor)]
     # trap: the short descriptor of an empty member is the beginning of its long one; the offset of the next member decides
-    return next((descriptor for descriptor in matching if at + len(descriptor) == limit), matching[0] if matching else b"")
+    return next((descriptor for descriptor in matching if len(descriptor) == space), matching[0] if matching else b"")
 
 
 def make_descriptor(values: tuple[int, int, int], *, signed: bool, wide: bool) -> bytes:
