@@ -238,9 +238,7 @@ def _member(source: Source, start: int, name: str, central: bytes, limit: int) -
     # a streaming writer does not know them yet: miniz, which torch uses, writes zeros, others mark the sizes as zip64
     if written not in ((0, 0, 0), (0, MAX32, MAX32), expected):
         raise damaged("its local and central headers disagree")
-    last = min(stop + LONGEST_DESCRIPTOR_BYTES, limit)
-    is_near = last <= start + len(near)  # of a small member, such as a bias
-    descriptor = _descriptor(near[stop - start : last - start] if is_near else source.read(stop, last), expected, limit - stop)
+    descriptor = _descriptor(source, stop, limit, expected, near[packed + len(local) :])
     if not descriptor:
         raise source.location.at(name).damaged("its data descriptor disagrees with the central directory", at=stop)
     return Member(name, start, data, stop, stop + len(descriptor), size, crc, method, local, descriptor, central)
@@ -271,14 +269,16 @@ def _wide_values(local: bytes, crc: int, packed: int, size: int) -> tuple[int, i
     return crc, packed, size
 
 
-def _descriptor(raw: bytes, expected: tuple[int, int, int], space: int) -> bytes:
-    """The data descriptor that `raw` begins with: with or without a signature, with sizes of 4 or 8 bytes. Empty where none
-    repeats what is expected. `space` is how many bytes there are up to the next member."""
+def _descriptor(source: Source, at: int, limit: int, expected: tuple[int, int, int], near: bytes) -> bytes:
+    """The data descriptor at `at`: with or without a signature, with sizes of 4 or 8 bytes. Empty where none repeats what is
+    expected. `near` is what was read from there on with the header: of a small member, such as a bias, all of it."""
+    last = min(at + LONGEST_DESCRIPTOR_BYTES, limit)
+    raw = near if len(near) >= last - at else source.read(at, last)
     kinds = ((True, False), (True, True), (False, False), (False, True))
     descriptors = [make_descriptor(expected, signed=signed, wide=wide) for signed, wide in kinds]
     matching = [descriptor for descriptor in descriptors if descriptor and raw.startswith(descriptor)]
     # trap: the short descriptor of an empty member is the beginning of its long one; the offset of the next member decides
-    return next((descriptor for descriptor in matching if len(descriptor) == space), matching[0] if matching else b"")
+    return next((descriptor for descriptor in matching if at + len(descriptor) == limit), matching[0] if matching else b"")
 
 
 def make_descriptor(values: tuple[int, int, int], *, signed: bool, wide: bool) -> bytes:
