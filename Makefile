@@ -7,6 +7,7 @@ PADDLE := .venv-paddle
 CATALOGUE := .venv-catalogue
 LOWEST := .venv-lowest
 PAGE := .venv-page
+STORES := .venv-stores
 BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check
 # the first pip that reads dependency groups
@@ -17,7 +18,7 @@ PYODIDE := pyodide-314.0.7
 PYODIDE_FILES := pyodide.mjs pyodide.asm.mjs pyodide.asm.wasm python_stdlib.zip pyodide-lock.json
 PYODIDE_SHA256 := 66b7949e5a0cba2250b586d7e368bf12fb482800748d182c4618254b685ffaa0
 
-.PHONY: demo test test-lowest test-resolve test-beside docs picture fuzz lint types test-frameworks test-realworld test-keras2 test-paddle bench bench-exactness fixtures catalogue page test-page clean
+.PHONY: demo test test-lowest test-resolve test-beside docs picture fuzz lint types test-frameworks test-realworld test-keras2 test-paddle test-stores bench bench-exactness fixtures catalogue page test-page clean
 
 demo: $(VENV)/.installed
 	@rm -rf demo && mkdir demo && cp $(FIXTURE) demo/rgb.pth
@@ -79,6 +80,10 @@ test-keras2: $(KERAS2)/.installed
 
 test-paddle: $(PADDLE)/.installed
 	$(PADDLE)/bin/python -m pytest --noconftest tests/frameworks/test_paddle.py
+
+# against moto's server of S3, and web servers and a hub of the tests' own, behind a proxy that counts and lies
+test-stores: $(STORES)/.installed
+	$(STORES)/bin/python -m pytest tests/remote
 
 bench: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python -m tests.support.bench.conversions
@@ -158,6 +163,12 @@ $(PADDLE)/.installed: pyproject.toml
 	$(PADDLE)/bin/python $(INSTALL) -e . --group paddle
 	@touch $@
 
+$(STORES)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(STORES)
+	$(STORES)/bin/python $(INSTALL) $(GROUPS_PIP)
+	$(STORES)/bin/python $(INSTALL) -e '.[remote,hf]' --group stores
+	@touch $@
+
 $(CATALOGUE)/.installed: fixtures/catalogue/requirements.txt
 	$(PYTHON) -m venv $(CATALOGUE)
 	$(CATALOGUE)/bin/python $(INSTALL) $(GROUPS_PIP) torch==2.13.0
@@ -166,4 +177,4 @@ $(CATALOGUE)/.installed: fixtures/catalogue/requirements.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(FRAMEWORKS) $(KERAS2) $(PADDLE) $(CATALOGUE) $(LOWEST) $(PAGE) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FRAMEWORKS) $(KERAS2) $(PADDLE) $(CATALOGUE) $(LOWEST) $(PAGE) $(STORES) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

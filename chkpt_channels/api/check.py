@@ -33,7 +33,9 @@ from chkpt_channels.folders.planning import is_no_network
 from chkpt_channels.folders.shards import Shards, is_index, listed_shards, shard_names
 from chkpt_channels.formats import LFS_POINTER, open_checkpoint
 from chkpt_channels.formats.base import TensorStore
+from chkpt_channels.storage.opening import open_source
 from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.urls import file_name, is_url, shown
 from chkpt_channels.transform.mixing import rules
 
 LFS_CHOICES = ("skip", "error")
@@ -46,12 +48,16 @@ def expected_channels(expect: str | int | None, lfs_pointers: str) -> int | None
     return rules.target(expect, "--expect")[0] if expect is not None else None
 
 
-def models(paths: Iterable[str | os.PathLike[str]]) -> dict[Path, bool]:
+def models(paths: Iterable[str | os.PathLike[str]]) -> dict[Path | str, bool]:
     """What is to be checked of some paths: weights files, and for shards their index; each with whether a path names it, or a
-    search found it: in a folder, or beside a configuration."""
-    found: dict[Path, bool] = {}
+    search found it: in a folder, or beside a configuration. A URL stays one."""
+    found: dict[Path | str, bool] = {}
     known: dict[Path, list[str]] = {}
-    for path in map(Path, paths):
+    for given in paths:
+        if is_url(given):
+            found[os.fspath(given)] = True
+            continue
+        path = Path(given)
         is_configuration = path.name in (CONFIG, *PREPROCESSORS) and path.is_file()
         files = sorted(_weights(path)) if path.is_dir() else weights_in(path.parent) if is_configuration else [path]
         # a folder of another format is named by its first file: that nothing is checked must not look like agreement
@@ -87,15 +93,16 @@ def check(
     path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_pointers: str = "skip", is_named: bool = True
 ) -> Check:
     """Whether one file agrees with its configuration, with `expect` ("gray", "rgb" or a number), and with a hash in its name. A
-    shard or an index stands for the whole model.
+    shard or an index stands for the whole model; what a URL names is compared with itself, `expect` and its name alone.
 
     A Git-LFS pointer is skipped, or an error. So is a file without a kernel where something is expected: skipped unless
     `is_named`. Raises what opening raises; AmbiguousError where something is expected and the first conv is not certain.
     """
-    count, model = expected_channels(expect, lfs_pointers), model_of(Path(path))
-    name = os.fspath(path) if model == Path(path) else str(model)
+    count = expected_channels(expect, lfs_pointers)
+    model = Path(file_name(path)) if is_url(path) else model_of(Path(path))
+    name = shown(os.fspath(path)) if is_url(path) or model == Path(path) else str(model)
     with ExitStack() as stack:
-        index, sources = _sources(stack, model, name)
+        index, sources = (None, [stack.enter_context(open_source(path))]) if is_url(path) else _sources(stack, model, name)
         size = sum(source.size for source in sources)
         if lfs_pointers == "skip" and any(source.head.startswith(LFS_POINTER) for source in sources):
             return Check(FileInfo(name, "", size), (), (), "a Git-LFS pointer; its content is not downloaded")
@@ -124,7 +131,8 @@ def _checked(
     store: TensorStore, info: FileInfo, model: Path, mismatches: list[Mismatch], count: int | None, *, is_named: bool
 ) -> Check:
     """The check of an open model; `mismatches` are those of its name."""
-    found = (reader := ConfigReader()).read(model.parent, strict=False)
+    is_beside, reader = not is_url(info.path), ConfigReader()
+    found = reader.read(model.parent, strict=False) if is_beside else ()
     configs, why = described(found, model.name, os.listdir(model.parent) if found else (), store)
     finding = find_first_convs(store, SearchRequest(hints=search_hints(configs)))
     if not finding.first_convs:
@@ -140,7 +148,7 @@ def _checked(
     convs, file = finding.first_convs, info.path
     mismatches += _declared_mismatches(store, file, convs)
     mismatches += [mismatch for config in configs for mismatch in _configured_mismatches(config, model.parent, convs)]
-    compared = dict(_copies(model, search_hints(configs), by_stem=not is_named))
+    compared = dict(_copies(model, search_hints(configs), by_stem=not is_named)) if is_beside else {}
     mismatches += _copy_mismatches(file, convs, compared)
     # of several images, such as colors and depth, one has to have the count
     met = {image for conv in convs if conv.in_channels == count for image in conv.inputs}
@@ -237,4 +245,4 @@ def _configured_mismatches(config: ConfigFile, folder: Path, convs: tuple[FirstC
 
 def _hash_mismatches(source: Source, path: Path) -> Iterator[Mismatch]:
     if (stated := stated_hash(path)) and not (actual := sha256_of(source)).startswith(stated):
-        yield Mismatch(str(path), "SHA-256 in the name", stated, actual[: len(stated)])
+        yield Mismatch(source.name if source.is_remote else str(path), "SHA-256 in the name", stated, actual[: len(stated)])

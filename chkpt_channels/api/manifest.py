@@ -11,6 +11,7 @@ from chkpt_channels.api.output.naming import derived_path
 from chkpt_channels.core.errors import UsageError, did_you_mean
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.source import contents
+from chkpt_channels.storage.urls import is_url
 from chkpt_channels.transform.option_spec import by_long_name
 from chkpt_channels.transform.option_table import OPTIONS, ConvertOptions
 
@@ -57,7 +58,7 @@ def read(path: str | Path) -> list[Job]:
 def _each(job: Job, file: str, where: str) -> list[Job]:
     """A conversion of each file that a pattern means; the conversion itself where its source is a name. Raises UsageError where a
     pattern means none, or where its outputs could not have names of their own."""
-    if not glob.has_magic(job.src) or os.path.lexists(job.src):
+    if is_url(job.src) or not glob.has_magic(job.src) or os.path.lexists(job.src):
         return [job]
     found = sorted(glob.glob(job.src, recursive=True))
     if not found:
@@ -77,10 +78,15 @@ def _job(table: dict[str, Any], file: Path, number: int) -> Job:
     if not isinstance(table.get("src"), str) or not isinstance(table.get("dst", ""), str):
         raise UsageError("src and dst must be paths", file=str(file), where=where)
     values = dict(_option(key, value, file, where) for key, value in table.items() if key not in _OWN)
-    values |= {name: str(file.parent / values[name]) for name in ("matrix", "like") if isinstance(values.get(name), str)}
-    dst = os.path.join(file.parent, table["dst"]) if "dst" in table else None  # which keeps the / at the end of a folder
+    values |= {name: _placed(values[name], file) for name in ("matrix", "like") if isinstance(values.get(name), str)}
+    dst = _placed(table["dst"], file) if "dst" in table else None
     options = cast("ConvertOptions", values)
-    return Job(src=str(file.parent / table["src"]), dst=dst, to=table.get("to"), options=options, stated=f"{file}: {where}")
+    return Job(src=_placed(table["src"], file), dst=dst, to=table.get("to"), options=options, stated=f"{file}: {where}")
+
+
+def _placed(name: str, file: Path) -> str:
+    """A path as seen from the manifest, with the / at the end of a folder; a URL as it is."""
+    return name if is_url(name) else os.path.join(file.parent, name)
 
 
 def _meant(key: str) -> str:

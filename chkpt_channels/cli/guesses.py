@@ -14,9 +14,8 @@ from chkpt_channels.core.errors import UsageError, did_you_mean
 from chkpt_channels.folders.library_tables import CONFIG
 from chkpt_channels.folders.model_folder import is_folder, weights_in
 from chkpt_channels.storage.source import STDIO
+from chkpt_channels.storage.urls import is_url
 
-_FETCHED_BY = {"s3": "aws s3 cp {} .", "gs": "gcloud storage cp {} .", "http": "curl -LO {}", "https": "curl -LO {}"}
-"""What fetches the file of a URL."""
 _CALLED = {
     "--to N": ("channels", "in-channels", "in_channels", "in-chans", "in_chans", "num-channels", "target"),
     "--to gray": ("gray", "grey", "grayscale", "mono"),
@@ -24,7 +23,7 @@ _CALLED = {
     "--force": ("overwrite", "yes", "f"),
 }
 """What other tools call an option."""
-_HUB_ID = re.compile(r"(?:hf://|hf[-_]hub:)?([\w.-]+/[\w.-]+)(?:@[\w.-]+)?(/.*)?")
+_HUB_ID = re.compile(r"(?:hf[-_]hub:)?([\w.-]+/[\w.-]+)(?:@[\w.-]+)?(/.*)?")
 
 
 def is_output_folder(sources: Sequence[str], output: str) -> bool:
@@ -35,14 +34,14 @@ def is_output_folder(sources: Sequence[str], output: str) -> bool:
 def check_sources(sources: Sequence[str], *, names_output: bool) -> None:
     """Raise UsageError where the last of several sources is meant as the output, as in `cp`."""
     *others, last = sources
-    if not others or names_output or last == STDIO or not os.path.exists(others[-1]):
+    if not others or names_output or last == STDIO or not (is_url(others[-1]) or os.path.exists(others[-1])):
         return
     first = shlex.quote(others[0])
     if Path(last).is_dir():
         if not weights_in(Path(last)):
             hint = f"chkpt-channels convert {first} … --output-dir {shlex.quote(last)}"
             raise UsageError("is a folder without a model, and each argument is a source", file=last, hint=hint)
-    elif not os.path.lexists(last) and (len(others) == 1 or last.endswith(os.sep)):
+    elif not (is_url(last) or os.path.lexists(last)) and (len(others) == 1 or last.endswith(os.sep)):
         option = "--output-dir" if last.endswith(os.sep) else "-o"
         hint = f"chkpt-channels convert {first} {option} {shlex.quote(last)}"
         raise UsageError("does not exist, and each argument is a source", file=last, hint=hint)
@@ -51,12 +50,11 @@ def check_sources(sources: Sequence[str], *, names_output: bool) -> None:
 def fetched(source: str) -> str:
     """The hint for a source that is no file here: what fetches it, the pattern without its quotes, or the file that is called
     almost so; "" where none is."""
-    scheme, separator, _ = source.partition("://")
-    if separator and scheme in _FETCHED_BY:
-        return f"{_FETCHED_BY[scheme].format(shlex.quote(source))}   and convert the file"
+    if is_url(source):  # the store says what is wrong
+        return ""
     path = Path(source)
     hub = _HUB_ID.fullmatch(source)
-    if hub and (separator or not path.parent.exists()):
+    if hub and not path.parent.exists():
         file = f" {shlex.quote(hub[2][1:])}" if hub[2] else ""
         return (
             f"hf download {shlex.quote(hub[1])}{file} --local-dir {shlex.quote(Path(hub[1]).name)}   and convert what it fetched"

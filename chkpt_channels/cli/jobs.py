@@ -14,6 +14,7 @@ from chkpt_channels.api.verify import is_current
 from chkpt_channels.cli import guesses, text
 from chkpt_channels.cli.session import Session
 from chkpt_channels.core.errors import LONGEST_MESSAGE, MOST_CANDIDATES, UsageError, printable
+from chkpt_channels.storage.opening import check_local, check_named
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import sets_channels
 
@@ -59,6 +60,8 @@ def _of_sources(
         output, output_dir = None, output
     if len(names) > 1 and output:
         raise UsageError(f"{len(names)} sources cannot become one output", hint="--output-dir DIR")
+    if output_dir:
+        check_local(output_dir)
     guesses.check_sources(names, names_output=bool(output or output_dir))
     jobs = [Job(src=name, dst=output, to=to, options=options) for name in names]
     return with_output_dir(output_dir, jobs) if output_dir is not None else jobs
@@ -66,6 +69,7 @@ def _of_sources(
 
 def check(console: Session, job: Job, *, quiet: bool) -> None:
     """Whether a derived file is what converting its source gives now."""
+    check_named(job.src, job.dst)
     result = is_current(job.src, job.dst or derived_path(job.src, job.to, job.options), job.to, **job.options)
     console.add(result.result(), [] if quiet and result.ok else text.verification_lines(result))
     if not result.ok:

@@ -82,7 +82,9 @@ class Session:
             interrupts.check()  # trap: numpy turns an interrupt during its import into an ImportError
             known = error if isinstance(error, ChkptChannelsError) else _as_system_error(error, path)
             known.file = known.file or stated
-            self._report_error(path, known)
+            from chkpt_channels.storage.urls import shown
+
+            self._report_error(shown(path), known)
             if os.environ.get(DEBUG) == "1":
                 raise
 

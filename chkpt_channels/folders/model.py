@@ -20,7 +20,8 @@ from chkpt_channels.folders.describing import Description, described
 from chkpt_channels.folders.shards import Shards
 from chkpt_channels.formats import detect
 from chkpt_channels.formats.base import Checkpoint, Format, Loading
-from chkpt_channels.storage.source import STDIO, Readable, Source, open_source
+from chkpt_channels.storage.opening import open_source
+from chkpt_channels.storage.source import STDIO, Readable, Source
 from chkpt_channels.transform.mixing.normalization import AUTO
 from chkpt_channels.transform.options import Options
 

@@ -30,6 +30,7 @@ from chkpt_channels.folders.shards import Shards, is_index, shard_names
 from chkpt_channels.formats import LFS_POINTER, foreign_weights, is_claimed, open_checkpoint, weights_suffixes
 from chkpt_channels.formats.base import Checkpoint, Loading
 from chkpt_channels.storage.source import STDIO, Readable, Source, check_link, open_listed, status
+from chkpt_channels.storage.urls import is_url
 from chkpt_channels.transform.mixing.normalization import AUTO
 from chkpt_channels.transform.options import Options
 
@@ -256,15 +257,14 @@ def open_model(path: Readable, options: Options | None = None, *, with_sidecars:
     if not isinstance(path, str | os.PathLike):
         check_no_folder_options(path.name, options.plain["leave_out"] if options else ())
         return ModelFile(path)
-    if os.fspath(path) == STDIO and options and options.norm.name == AUTO:
-        what = "--norm auto reads the configurations in the file's folder, and standard input has none"
+    if options and options.norm.name == AUTO and (os.fspath(path) == STDIO or is_url(path)):
+        what = "--norm auto reads the configurations in the file's folder, and standard input and stores have none"
         raise UsageError(what, hint="--norm imagenet")
     if not is_folder(path):
         check_no_folder_options(path, options.plain["leave_out"] if options else ())
         return ModelFile(path, with_sidecars=with_sidecars)
-    if options is None:
-        return ModelFolder(path, follow_links=True)
-    return ModelFolder(path, follow_links=options.plain["follow_links"], leave_out=options.plain["leave_out"])
+    given = options.plain if options else {"follow_links": True, "leave_out": ()}
+    return ModelFolder(path, follow_links=given["follow_links"], leave_out=given["leave_out"])
 
 
 def check_no_folder_options(path: str | os.PathLike[str], leave_out: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from chkpt_channels.core.errors import (
     ChkptChannelsError,
@@ -29,50 +29,101 @@ from chkpt_channels.core.errors import (
 )
 from chkpt_channels.core.gc_pause import stop_collecting
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.storage.source import Source
+
+if TYPE_CHECKING:
+    from chkpt_channels.storage.stores.remote import RemoteSource
 
 FRAME = struct.Struct("<cQ")
 """A message in the pipe: its kind, the number of bytes that follow, and the bytes."""
-DATA, ERROR, END = b"D", b"E", b"."
+DATA, ERROR, END, ASK = b"D", b"E", b".", b"?"
+SPAN = struct.Struct("<QQ")
+"""A span [start, stop) of an object in a store: what a worker asks for, and what was fetched."""
 READ_BYTES = 1 << 20
 """Bytes of one read from the pipe: a child that a hostile file has taken over may announce any size, and gets no more memory than
 it fills."""
 NO_PROCESS = "no process can be started for it"
 
 
-def run_isolated(work: Callable[[], Iterator[bytes]], location: Location) -> Iterator[bytes]:
-    """What `work` yields. What it raises is raised here; DamagedError if it crashes, or takes too long for one piece."""
+def run_isolated(work: Callable[[], Iterator[bytes]], location: Location, source: Source | None = None) -> Iterator[bytes]:
+    """What `work`, which reads `source`, yields. What it raises is raised here; DamagedError if it crashes, or takes too long for
+    one piece."""
     if not _may_fork():
         yield from work()
         return
     with location.wrapping_os_errors(NO_PROCESS):
         reading, writing = os.pipe2(os.O_CLOEXEC)
+    answers = _Answers(cast("RemoteSource", source), location) if source and source.is_remote else None
     try:
         child = _fork(location)
         if not child:
+            if answers:
+                answers.begin_asking(writing)
             _serve(work, writing)
     except BaseException:
         os.close(reading)
+        if answers:
+            answers.close()
         raise
     finally:
         os.close(writing)
     try:
-        while True:
-            kind, size = FRAME.unpack(_read(reading, FRAME.size, location))
-            if kind == END:
-                return
-            content = _read(reading, size, location)
-            if kind == ERROR:
-                raise _decoded(content)
-            yield content
+        yield from _received(reading, location, answers)
     except OSError as error:
         raise location.system(f"its worker process cannot be read: {reason(error)}") from error
     finally:
         os.close(reading)
+        if answers:
+            answers.close()
         with contextlib.suppress(
             ProcessLookupError, ChildProcessError
         ):  # a host that ignores SIGCHLD has no child left to wait for
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
+
+
+def _received(reading: int, location: Location, answers: _Answers | None) -> Iterator[bytes]:
+    while True:
+        kind, size = FRAME.unpack(_read(reading, FRAME.size, location))
+        if kind == END:
+            return
+        content = _read(reading, size, location)
+        if kind == ERROR:
+            raise _decoded(content)
+        if kind == ASK and answers:
+            answers.answer(content)
+        else:
+            yield content
+
+
+class _Answers:
+    """What a worker asks its parent to fetch: the library that reads stores does not work in a forked process. What was fetched
+    is in a file that both have open."""
+
+    def __init__(self, source: RemoteSource, location: Location) -> None:
+        self._source, self._location = source, location
+        with location.wrapping_os_errors(NO_PROCESS):
+            self._reading, self._writing = os.pipe2(os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        os.close(self._reading)
+        os.close(self._writing)
+
+    def answer(self, asked: bytes) -> None:
+        """In the parent: fetch a span."""
+        os.write(self._writing, SPAN.pack(*self._source.fetch(*SPAN.unpack(asked))))
+
+    def begin_asking(self, writing: int) -> None:
+        """In the worker: fetch nothing from now on."""
+
+        def ask(start: int, stop: int) -> tuple[int, int]:
+            _send(writing, ASK, SPAN.pack(start, stop))
+            start, stop = SPAN.unpack(_read(self._reading, SPAN.size, self._location))
+            return start, stop
+
+        os.close(self._writing)  # or the end of the parent would not be seen
+        self._source.read_through(ask)
 
 
 def _may_fork() -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +51,8 @@ class Source:
     while it is open: a short read and `check_unchanged` raise FileSystemError.
     """
 
+    is_remote = False
+    """Whether it is an object of a store: it has no descriptor, and far reads cost a request each."""
     _kept: tuple[Source, ...] = ()
     is_alone = False
     """Whether no other file can be beside it."""
@@ -179,6 +180,9 @@ class Source:
         buffer[: len(data)] = data
         return len(data)
 
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Announce spans [start, stop) that will be read. For a file that is nothing to do."""
+
     def check_unchanged(self) -> None:
         """Raise FileSystemError if the file, or one that is kept with it, was written to since it was opened."""
         for other in self._kept:
@@ -232,17 +236,6 @@ def open_listed(path: Path, listed: os.stat_result) -> Source:
         source.close()
         raise source.location.system(REPLACED)
     return source
-
-
-def open_source(path: Readable) -> Source:
-    """The file, the object, or standard input for "-"."""
-    if not isinstance(path, str | os.PathLike):
-        return RangeSource(path)
-    if os.fspath(path) == STDIO:
-        if sys.stdin is None:
-            raise Location("standard input").system("is closed")
-        return Source.spooled(sys.stdin.buffer, "standard input")
-    return Source(path)
 
 
 def contents(path: str | os.PathLike[str], limit: int) -> bytes:

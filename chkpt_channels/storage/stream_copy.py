@@ -185,7 +185,7 @@ class _Copy:
     def _by_kernel(self) -> bool:
         """Small files: the kernel copies in a few calls, for which no thread waits for the interpreter that the caller keeps
         busy; another thread reads for the checks. False where the system cannot."""
-        if not hasattr(os, "copy_file_range"):
+        if self._source.is_remote or not hasattr(os, "copy_file_range"):
             return False
         checking = submit(self._checking, self._check)
         try:

@@ -14,7 +14,8 @@ import pytest
 from chkpt_channels import DamagedError, FileSystemError
 from chkpt_channels.core.errors import Location
 from chkpt_channels.storage import source as source_module
-from chkpt_channels.storage.source import Source, check_link, open_listed, open_source, resolved, status
+from chkpt_channels.storage.opening import open_source
+from chkpt_channels.storage.source import Source, check_link, open_listed, resolved, status
 from tests.support.files import Failing
 
 
@@ -168,12 +169,6 @@ def test_the_same_file_by_another_name(put: Callable[..., Path], tmp_path: Path)
 def test_a_stream_is_spooled():
     with Source.spooled(io.BytesIO(b"x" * 3_000_000), "standard input") as opened:
         assert (opened.name, opened.size, opened.read(2_999_999, 3_000_000)) == ("standard input", 3_000_000, b"x")
-
-
-def test_standard_input_may_be_closed(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(FileSystemError, match=r"^standard input: is closed$"):
-        open_source("-")
 
 
 def test_a_descriptor_stays_open(put: Callable[..., Path]):

@@ -17,6 +17,7 @@ from chkpt_channels.api.output.naming import derived_path
 from chkpt_channels.api.output.publish import Settings
 from chkpt_channels.core.errors import UsageError
 from chkpt_channels.storage.source import STDIO
+from chkpt_channels.storage.urls import is_url, shown
 
 _PATHS = ("like", "matrix")
 """The options that name files."""
@@ -59,6 +60,8 @@ def shard(jobs: Sequence[Job], part: str) -> list[Job]:
 def absolute(job: Job) -> Job:
     """The same conversion for a process that works in another folder. Raises UsageError for standard input or output, and for
     options that are no text or numbers: names alone leave this process."""
+    if is_url(job.src):
+        raise UsageError("a ledger and a cluster take files, and this is in a store", file=shown(job.src))
     if STDIO in (job.src, job.dst):
         raise UsageError("standard input and output are of this process alone: a ledger and a cluster take files", file=job.src)
     options = {name: _absolute(v) if name in _PATHS and isinstance(v, str) else v for name, v in job.options.items()}

@@ -14,7 +14,9 @@ from chkpt_channels.folders.model import ModelFile
 from chkpt_channels.folders.model_folder import open_model
 from chkpt_channels.formats import FOREIGN_SUFFIXES, known, weights_suffixes
 from chkpt_channels.formats.base import Format
+from chkpt_channels.storage.opening import check_named
 from chkpt_channels.storage.source import STDIO, resolved
+from chkpt_channels.storage.urls import file_name, is_url
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import Options, options_toward
 
@@ -42,6 +44,7 @@ def output_path(model: ModelFile, dst: Path_ | None, options: Options) -> Path:
     is not loaded: libraries choose their reader by it."""
     source, form = model.source, model.format
     if dst is None:
+        check_named(source.name, dst)
         if model.home is None:
             raise UsageError("standard input has no file name to derive one from: -o names the output")
         path = default_output(Path(source.name), options.word)
@@ -54,7 +57,8 @@ def output_path(model: ModelFile, dst: Path_ | None, options: Options) -> Path:
     if os.fspath(dst) == STDIO or other_container(form, path):
         return path
     others = (FOREIGN_SUFFIXES | weights_suffixes()) - form.suffixes
-    if model.home is not None and form.ending and _ends(path, form.ending) != _ends(Path(source.name), form.ending):
+    is_named = model.home is not None or source.is_remote
+    if is_named and form.ending and _ends(path, form.ending) != _ends(Path(source.name), form.ending):
         raise UsageError(
             f"the output {path.name} would be read as another kind of {form.title}: the ending {form.ending} tells them apart",
             hint=f"name it {path.name.removesuffix(_suffix(path))}{_suffix(Path(source.name))}",
@@ -71,13 +75,13 @@ def output_path(model: ModelFile, dst: Path_ | None, options: Options) -> Path:
 
 
 def derived_path(src: Path_, to: str | int | None, options: ConvertOptions) -> Path:
-    """The default output of a conversion. Where LIKE alone shows the target, both files are opened, and what that raises is
-    raised."""
+    """The default output of a conversion, for a URL its name alone. Where LIKE alone shows the target, both files are opened, and
+    what that raises is raised."""
     parsed = options_toward(to, options)
     if parsed.rule.to is None and parsed.plain["like"] is not None:
         with open_model(src, parsed) as model:
             parsed = with_like(model, model.resolved(parsed))
-    return default_output(Path(src), parsed.word)
+    return default_output(Path(file_name(src) if is_url(src) else src), parsed.word)
 
 
 def default_output(path: Path, word: str) -> Path:

@@ -22,9 +22,11 @@ from chkpt_channels.folders.model_folder import is_folder, weights_in
 from chkpt_channels.folders.planning import PlannedModel
 from chkpt_channels.formats.base import Checkpoint, Loading
 from chkpt_channels.storage.atomic import Output
+from chkpt_channels.storage.opening import check_named
 from chkpt_channels.storage.source import STDIO, Source, check_link, resolved
 from chkpt_channels.storage.standard_output import StandardOutput
 from chkpt_channels.storage.stream_copy import apply, write_at
+from chkpt_channels.storage.urls import is_url, shown
 from chkpt_channels.transform.options import Options
 from chkpt_channels.transform.plan import Plan
 
@@ -42,6 +44,11 @@ class Settings(NamedTuple):
 
     def validated(self, src: Path_, dst: Path_ | None) -> Settings:
         """The same settings. Raises UsageError where they do not apply to this source or this output."""
+        check_named(src, dst)
+        if self.with_sidecars and is_url(src):
+            raise UsageError(
+                "--sidecars reads the configurations in a file's folder, and not in a store", file=shown(os.fspath(src))
+            )
         named = dst is None or os.fspath(dst) != STDIO
         if not named and (self.hash_name or self.with_sidecars):
             raise UsageError("standard output has neither a name nor a folder: --hash-name and --sidecars need both")

@@ -48,7 +48,7 @@ def splices(file: Hdf5, datasets: Datasets, texts: Texts) -> list[Splice]:
     hold are added, in the dtype of their values, with the groups that they are in."""
     if not datasets and not texts:
         return []
-    answer = run_isolated(lambda: _edited(file, datasets, texts), file.location)
+    answer = run_isolated(lambda: _edited(file, datasets, texts), file.location, file.source)
     spans = json.loads(next(answer))
     return [Splice.of(start, stop, data) for (start, stop), data in zip(spans, list(answer), strict=True)]
 

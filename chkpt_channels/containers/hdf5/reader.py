@@ -102,7 +102,7 @@ class Hdf5:
     def _isolated(self, work: Callable[[], Iterator[bytes]], location: Location) -> Iterator[bytes]:
         """Run `work` in a forked worker. A file that the library has just edited is read in place: it holds nothing that the
         library has not seen, and a fork takes as long as an index."""
-        return work() if self.source.made_here else run_isolated(work, location)
+        return work() if self.source.made_here else run_isolated(work, location, self.source)
 
     def _index(self, wanted: AttributeFilter | None) -> Iterator[bytes]:
         """The index as JSON, which goes through a pipe."""

@@ -82,6 +82,8 @@ class Archive:
         entries = sorted(listed, key=lambda entry: entry[0])
         self.members: dict[str, Member] = {}
         stops = [*(start for start, _, _ in entries), self._directory[0]][1:]
+        if source.is_remote:  # with the descriptor of the member in front of each
+            source.expect([(start - LONGEST_DESCRIPTOR_BYTES, start + NEAR_BYTES) for start in stops])
         at, folded = 0, dict[bytes, str]()
         if entries and entries[0][0]:
             raise source.location.damaged(f"{entries[0][0]} bytes precede the first member", at=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chkpt_channels.formats.base import Format
-from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.source import END_BYTES, Source
 
 CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
@@ -21,7 +21,8 @@ def sniff_h5(source: Source) -> bool:
     if source.head.startswith(b"PK\x03\x04") and not str(source.name).lower().endswith((".h5", ".hdf5")):
         return False  # a .keras archive, whose member may begin at such a place
     at = _USER_BLOCK_BYTES
-    while at + len(_HDF5_MAGIC) <= source.size:
+    last = END_BYTES if source.is_remote else source.size  # each far look would be a request, and Keras writes no user block
+    while at + len(_HDF5_MAGIC) <= min(source.size, last):
         if source.read(at, at + len(_HDF5_MAGIC)) == _HDF5_MAGIC:
             return True
         at *= 2

@@ -1,0 +1,67 @@
+"""Files on Hugging Face's hub, or on the server that HF_ENDPOINT names: the address of one commit's file, and what lets one in.
+
+Source: huggingface_hub/file_download.py of 1.0 and 2.4.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import urlsplit
+
+from chkpt_channels.core.errors import Location, UsageError
+from chkpt_channels.storage.stores.address import Address, check_plain
+
+WORDS = {
+    "GatedRepoError": "is in a repository that asks for its conditions to be accepted",
+    "RepositoryNotFoundError": "no such repository, or it is private",
+    "RevisionNotFoundError": "no such revision of the repository",
+    "EntryNotFoundError": "no such file in the repository",
+    "LocalEntryNotFoundError": "its server cannot be reached",
+    "OfflineModeIsEnabled": "HF_HUB_OFFLINE forbids to read it",
+}
+SECONDS = 10
+
+
+def resolved(address: Address, location: Location) -> tuple[str, dict[str, str]]:
+    """The URL of the file in the commit that the revision means now, and the headers that its server wants. Raises
+    FileSystemError."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise location.system("reading the hub needs huggingface_hub", hint="pip install 'chkpt-channels[hf]'") from None
+    try:
+        # where it is asked for only at its import, whoever sets it later would read another server
+        endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+        url = huggingface_hub.hf_hub_url(address.home, address.name, revision=address.revision, endpoint=endpoint)
+        check_plain_url(url, location)
+        commit = huggingface_hub.get_hf_file_metadata(url, timeout=SECONDS, endpoint=endpoint).commit_hash
+        headers = huggingface_hub.utils.build_hf_headers(library_name="chkpt-channels")
+    except UsageError:
+        raise
+    except Exception as error:
+        name = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in WORDS), "")
+        if not name and not _is_of_the_web(error):
+            raise
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        what = WORDS.get(name) or (f"its server answers {status}" if status else "its server cannot be reached")
+        hint = (
+            "HF_TOKEN, or hf auth login" if name in ("GatedRepoError", "RepositoryNotFoundError") or status in (401, 403) else ""
+        )
+        raise location.system(what, hint=hint) from error
+    if not commit or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
+        raise location.system("its server does not say which commit the file is of")
+    wanted = {name.lower(): value for name, value in headers.items()}
+    return huggingface_hub.hf_hub_url(address.home, address.name, revision=commit, endpoint=endpoint), wanted
+
+
+def check_plain_url(url: str, location: Location) -> None:
+    """Raise UsageError where HF_ENDPOINT is a server that is read without encryption, and may not be."""
+    parts = urlsplit(url)
+    if parts.scheme == "http":
+        check_plain(parts.hostname or "", location)
+
+
+def _is_of_the_web(error: Exception) -> bool:
+    """Whether the hub's library, or the one that it makes requests with, raised it."""
+    return type(error).__module__.startswith(("huggingface_hub", "httpx", "httpcore", "requests", "urllib3"))

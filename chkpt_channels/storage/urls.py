@@ -1,0 +1,33 @@
+"""Names that are URLs of stores, told from paths: what they are called in messages, and the file's own name."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import PurePosixPath
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_READ = frozenset({"s3", "http", "https", "hf"})
+_FOREIGN = frozenset({"gs", "az", "abfs", "abfss", "wasb", "wasbs", "adl"})
+"""Stores that are not read: Google's and Azure's."""
+
+
+def is_url(name: str | os.PathLike[str]) -> bool:
+    """Whether a name is the URL of a store, not a path or standard input."""
+    match = _URL.match(os.fspath(name))
+    return match is not None and match[1].lower() in _READ | _FOREIGN
+
+
+def shown(name: str) -> str:
+    """A name as messages and reports show it: without credentials."""
+    if not is_url(name):
+        return name
+    has_user = name.lower().startswith(("http", "s3"))  # Azure's have a container there
+    user = r"[^/?#@]*@" if has_user else r"[^/?#@]*:[^/?#@]*@"
+    return re.sub(rf"(?<=://){user}|(?<=\?).*", "…", name, flags=re.DOTALL)
+
+
+def file_name(name: str | os.PathLike[str]) -> str:
+    """The last part of a path or of a URL."""
+    text = os.fspath(name)
+    return PurePosixPath(text.partition("?")[0]).name if is_url(text) else os.path.basename(text)
