@@ -140,7 +140,7 @@ def test_a_config_that_is_no_text(tmp_path: Path):
 def test_standard_input_stands_beside_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     beside(tmp_path, {CONFIG: {"mean": MEAN, "std": STD}})
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="standard input has none"):
+    with pytest.raises(UsageError, match="standard input and stores have none"):
         convert("-", "x.pth", norm="auto")
 
 

@@ -25,6 +25,7 @@ class For(Enum):
     """Evidence that a kernel is depthwise."""
 
     FED = "a layer right before it makes one channel"
+    FIRST = "the first convolution right before it makes its channels, and a pointwise layer takes them"
     MADE = "a layer before it makes its channels"
     KIN = "the same layer of another block is depthwise"
     SERIES = "is one of a series over widths that other layers make"
@@ -88,7 +89,16 @@ class Depthwise:
         one_made = self.network.ordered and any(k.filters == 1 and k.window for k in self.network.kernels[: kernel.at])
         if one_made or (doubts <= {Against.UNMADE, Against.POINT} and (doubts or not self.network.ordered)):
             return Verdict(State.OPEN, why, by_place=bool(doubts & PLACES), is_fed=one_made)
-        return Verdict(State.FREE, why, by_place=bool(doubts & PLACES))
+        by_place = bool(doubts & PLACES)
+        if self._is_separable_behind_first(kernel):
+            return Verdict(State.OPEN if by_place else State.INSIDE, why or For.FIRST.value, by_place=by_place)
+        return Verdict(State.FREE, why, by_place=by_place)
+
+    def _is_separable_behind_first(self, kernel: LayerWeight) -> bool:
+        """Whether the first convolution right before it makes its channels, and a pointwise layer takes them next."""
+        first = self.first
+        is_next = first is not None and kernel.at - first.at == 1 and first.filters == kernel.filters
+        return self.network.ordered and is_next and self.has_point_behind(kernel)
 
     def _overruled(self, kernel: LayerWeight, proofs: set[For], doubts: set[Against]) -> set[Against]:
         """The doubts that the proofs outweigh."""

@@ -17,9 +17,9 @@ from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.law.network import LayerWeight, Network, is_color_shift
 from chkpt_channels.discovery.law.places import ENDS, OTHER_SENSES, Places
 
-SPACE_TO_DEPTH = {12: 3, 27: 3, 48: 3, 192: 3, 768: 3, 16: 1, 64: 1, 256: 1}
-"""Input widths of space-to-depth stems, and the channels of their images: 2 × 2 (YOLOv5 Focus), 3 × 3, 4 × 4 (TResNet), 8 × 8
-(T2I-Adapter) and 16 × 16 pixels of three colors, 4 × 4 and more of gray. 4 is not here: it is that of RGBA and of latents."""
+SPACE_TO_DEPTH = {12: 3, 24: 6, 27: 3, 48: 3, 192: 3, 768: 3, 16: 1, 64: 1, 256: 1}
+"""Input widths of space-to-depth stems, and the channels of their images: 2 × 2 (YOLOv5 Focus, of six bands too), 3 × 3, 4 × 4
+(TResNet), 8 × 8 (T2I-Adapter) and 16 × 16 pixels of three colors, 4 × 4 and more of gray. 4 is that of RGBA and of latents."""
 LARGEST_BLOCK = 48
 """Of the widths that a stem's name need not confirm: larger ones are usual inside networks."""
 LEAST_EMBEDDING = 32

@@ -91,8 +91,16 @@ class Placing:
             return False
         if _LAST.search(kernel.key):
             return True
+        if any(self._is_of_twin(kernel, stem) for stem in stems):
+            return False
         begins = self.places.part(kernel) and self.places.begins_tower(kernel)
         return not begins and self.judged.depthwise.is_beside_full(kernel)
+
+    def _is_of_twin(self, kernel: LayerWeight, stem: LayerWeight) -> bool:
+        """Whether it is a layer of a part's own, and the part one of a series with a stem's: `encoder2.conv` by `encoder1`."""
+        branch, other = self.network.branch(kernel), self.network.branch(stem)
+        is_series = branch != other and branch.rstrip("0123456789") == other.rstrip("0123456789")
+        return is_series and kernel.is_wide and kernel.layer.count(".") == self.network.trunk + 1
 
     def _windows_beside(self, kernel: LayerWeight) -> list[LayerWeight]:
         """The branches with a window beside one that looks at single pixels."""
@@ -169,7 +177,8 @@ class Placing:
         for kernel in (k for k in stems if k.is_wide and not self.places.is_named(k) and not self.places.begins_network(k)):
             if self.judged.state(kernel) is State.OPEN and looks_grouped(self.network, kernel):
                 return f"{kernel.key} may be a grouped convolution over {kernel.filters} channels"
-        if not self.network.ordered and stems and stems[0].channels > MOST_UNNAMED and all(ENDS.search(k.key) for k in stems):
+        are_ends = bool(stems) and stems[0].channels > MOST_UNNAMED and all(ENDS.search(k.key) for k in stems)
+        if are_ends and not (self.network.ordered and 2 * stems[0].at < len(self.network.kernels)):
             return f"{stems[0].key} is called as the ends of networks are"
         for kernel in (k for k in stems if k is not self.judged.first):
             verdict = self.judged.verdicts[kernel.at]

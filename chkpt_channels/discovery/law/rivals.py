@@ -40,7 +40,7 @@ class Rivals:
         image of others."""
         others = [k for k in self.network.convs if k not in stems]
         rivals = [k for k in others if self._is_of_width(k, stems) or self._is_of_another(k, stems, width)]
-        rivals += [k for k in self._of_networks(stems, width) if k not in rivals]
+        rivals += [k for k in (*self._of_networks(stems, width), *self._unfed(stems, width)) if k not in rivals]
         return rivals + [k for k in self.network.kernels if is_color_shift(k) and k.channels != width and SHIFT.search(k.key)]
 
     def _of_networks(self, stems: Sequence[LayerWeight], width: int) -> Iterator[LayerWeight]:
@@ -73,6 +73,23 @@ class Rivals:
             is_named = self.places.is_named_stem(kernel)
             near = self.network.preceding(kernel, NEAREST) if self.network.ordered else ()
             if is_named or (is_first and kernel.is_wide and not any(k.filters == kernel.channels for k in near)):
+                yield kernel
+
+    def _unfed(self, stems: Sequence[LayerWeight], width: int) -> Iterator[LayerWeight]:
+        """The kernels over one channel that are the first of a branch, and whose width no layer before them makes: beside a stem
+        over gray they are second ones, as far as can be told."""
+        begun = {self.network.branch(k) for k in stems}
+        for kernel in self.network.kernels if width == 1 and self.network.ordered else ():
+            branch = self.network.branch(kernel)
+            is_first = branch not in begun
+            begun.add(branch)
+            if not is_first or not kernel.channels == 1 < kernel.filters or not kernel.is_wide:
+                continue
+            if DEPTHWISE.search(kernel.key) or ENDS.search(kernel.key) or not self.places.begins_network(kernel):
+                continue
+            verdict = self.judged.verdicts.get(kernel.at)
+            is_shown = verdict is not None and verdict.state is State.INSIDE and not verdict.is_weak
+            if not is_shown and not self.network.is_made_before(kernel, kernel.filters):
                 yield kernel
 
     def _is_of_width(self, kernel: LayerWeight, stems: Sequence[LayerWeight]) -> bool:

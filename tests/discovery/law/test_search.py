@@ -556,3 +556,85 @@ def test_groups_of_a_stems_channels_are_no_other_images():
     }
     found = find(tensors(groups | {f"stages.1.{n}.conv.weight": (48, 48, 3, 3) for n in range(8)}), ordered=True).first_convs
     assert [conv.tensor.name for conv in found] == ["stem.0.conv.weight"]
+
+
+def test_a_branch_over_one_channel_whose_width_nothing_makes_is_a_second_stem():
+    """BiSeNet's detail branch, and an encoder whose first filters no layer before it makes: over gray both see the image."""
+    net: Named = {
+        "detail_branch.0.conv.weight": (32, 1, 3, 3),
+        "detail_branch.1.conv.weight": (32, 32, 3, 3),
+        "encoder.encoder.0.projection.weight": (16, 1, 2, 2),
+        "encoder.encoder.1.0.conv1.weight": (6, 16, 1, 1),
+        "encoder.encoder.1.0.conv2.weight": (6, 6, 3, 3),
+        "encoder.encoder.1.0.conv3.weight": (24, 6, 1, 1),
+        "decoder.conv.weight": (32, 56, 3, 3),
+        "conv_last.weight": (1000, 32, 1, 1),
+    }
+    found = find(tensors(net), ordered=True)
+    assert not found.first_convs
+    assert {c.key for c in found.candidates} >= {"detail_branch.0.conv.weight", "encoder.encoder.0.projection.weight"}
+    made = {**net, "detail_branch.1.conv.weight": (16, 32, 3, 3)}  # then it may be depthwise over these, as before
+    assert stems(find(tensors(made), ordered=True)).keys() <= {"detail_branch.0.conv.weight"}
+
+
+def separable(full: Named) -> Named:
+    return {
+        "a.stem.conv.weight": (32, 1, 3, 3),
+        "a.stages.0.0.0.conv.weight": (32, 1, 3, 3),
+        "a.stages.0.0.1.conv.weight": (32, 32, 1, 1),
+        **full,
+        "head.weight": (5, 32, 1, 1),
+    }
+
+
+def test_right_behind_the_stem_a_separable_convolution_is_inside():
+    assert stems(find(tensors(separable({})), ordered=True)) == {"a.stem.conv.weight": ("OIHW", 1)}
+
+
+def test_where_another_part_has_a_full_convolution_in_its_place_it_is_left_open():
+    other: Named = {
+        "b.stem.conv.weight": (32, 1, 7, 7),
+        "b.stages.0.0.0.conv.weight": (32, 32, 3, 3),
+        "b.stages.0.0.1.conv.weight": (32, 32, 3, 3),
+    }
+    found = find(tensors(separable(other)), ordered=True)
+    assert not found.first_convs or found.first_convs[0].tensor.name != "a.stages.0.0.0.conv.weight"
+    assert "a.stages.0.0.0.conv.weight" not in stems(found)
+
+
+def test_a_layer_of_a_twin_parts_own_is_no_inner_one():
+    """In a file without order: `encoder2.conv` is to `encoder2` what the named stem is to `encoder1`, as far as can be told."""
+    net: Named = {
+        "encoder1.patch_embed.conv_stem.weight": (32, 1, 11, 11),
+        "encoder1.layers.0.0.conv1.weight": (32, 32, 3, 3),
+        "encoder1.layers.0.0.conv2.weight": (64, 32, 3, 3),
+        "encoder2.conv.weight": (32, 1, 5, 5),
+        "encoder2.blocks.0.0.branch1.0.weight": (16, 32, 1, 1),
+        "encoder2.blocks.0.0.branch2.0.0.weight": (8, 32, 1, 1),
+        "encoder2.blocks.0.0.branch2.1.0.weight": (8, 8, 3, 3),
+        "fusion.0.weight": (64, 96, 3, 3),
+    }
+    found = stems(find(sorted(tensors(net)), ordered=False))
+    assert not found or found.keys() == {"encoder1.patch_embed.conv_stem.weight", "encoder2.conv.weight"}
+
+
+def test_the_end_of_a_decoder_is_no_image_of_many_bands():
+    """Its 16 channels are eight of the upsampling and eight of the stem, which takes blocks of 13 bands."""
+    net: Named = {
+        "backbone.patch_embed.1.weight": (8, 208, 1, 1),
+        "backbone.layers.0.conv1.weight": (24, 8, 1, 1),
+        "backbone.layers.0.conv2.weight": (24, 24, 3, 3),
+        "backbone.layers.1.conv1.weight": (48, 24, 3, 3),
+        "upconv0.weight": (48, 24, 2, 2),
+        "decoder0.0.weight": (24, 48, 3, 3),
+        "upconv1.weight": (24, 8, 4, 4),
+        "decoder1.0.weight": (8, 16, 3, 3),
+        "decoder1.1.weight": (8, 8, 3, 3),
+        "out.weight": (1000, 8, 1, 1),
+    }
+    assert not find(tensors(net), ordered=True).first_convs
+
+
+def test_blocks_of_six_bands_have_the_shape_of_24():
+    found = find(tensors({"stem.conv.conv.weight": (32, 24, 3, 3), **NET, "conv1.weight": (16, 32, 3, 3)}), ordered=True)
+    assert stems(found) == {"stem.conv.conv.weight": ("None", 6)}
