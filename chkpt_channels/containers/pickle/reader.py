@@ -12,6 +12,7 @@ from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
 from chkpt_channels.containers.pickle.opcodes import run
 from chkpt_channels.containers.pickle.window import FileBytes, SkippingMachine
 from chkpt_channels.core.errors import Location
+from chkpt_channels.core.gc_pause import gc_paused
 
 __all__ = ["Kind", "OutOfData", "PickleNode", "Tree", "plain"]
 
@@ -26,7 +27,8 @@ class Tree:
         """Parse. Raises DamagedError with the opcode's offset, UnsupportedError for protocol 0, OutOfData if cut off."""
         self.data, self.location, self.start = data, location, start
         machine = SkippingMachine(data, location, start) if isinstance(data, FileBytes) else Machine(data, location, start)
-        self.root = run(machine)
+        with gc_paused():
+            self.root = run(machine)
         self.stop = machine.at
         for at, length in machine.frames[-1:]:
             if at + FRAME_HEAD_BYTES + length > self.stop:
