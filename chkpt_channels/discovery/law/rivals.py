@@ -72,8 +72,16 @@ class Rivals:
                 continue
             is_named = self.places.is_named_stem(kernel)
             near = self.network.preceding(kernel, NEAREST) if self.network.ordered else ()
-            if is_named or (is_first and kernel.is_wide and not any(k.filters == kernel.channels for k in near)):
+            begins = is_first or self._is_own_of(kernel, branch)
+            if is_named or (begins and kernel.is_wide and not any(k.filters == kernel.channels for k in near)):
                 yield kernel
+
+    def _is_own_of(self, kernel: LayerWeight, branch: str) -> bool:
+        """In a file without order, where a name says nothing of that: whether it is a layer of a branch's own, in none of its
+        blocks, and nothing in the branch makes its channels."""
+        if self.network.ordered or kernel.layer.count(".") > self.network.trunk + 2 or kernel.layer[-1].isdigit():
+            return False
+        return all(self.network.branch(k) != branch for k in self.network.makers.get(kernel.channels, ()))
 
     def _unfed(self, stems: Sequence[LayerWeight], width: int) -> Iterator[LayerWeight]:
         """The kernels over one channel that are the first of a branch, and whose width no layer before them makes: beside a stem

@@ -638,3 +638,26 @@ def test_the_end_of_a_decoder_is_no_image_of_many_bands():
 def test_blocks_of_six_bands_have_the_shape_of_24():
     found = find(tensors({"stem.conv.conv.weight": (32, 24, 3, 3), **NET, "conv1.weight": (16, 32, 3, 3)}), ordered=True)
     assert stems(found) == {"stem.conv.conv.weight": ("None", 6)}
+
+
+def test_a_layer_of_a_networks_own_begins_it_where_there_is_no_order():
+    """Its blocks come first by name; it takes two images, which nothing in its network makes."""
+    body = {
+        "blocks.0.conv1.weight": (32, 32, 3, 3),
+        "blocks.0.conv2.weight": (32, 32, 3, 3),
+        "blocks.1.conv1.weight": (64, 32, 3, 3),
+    }
+    more = {
+        "blocks.1.conv2.weight": (64, 64, 3, 3),
+        "blocks.2.conv1.weight": (64, 64, 3, 3),
+        "blocks.2.conv2.weight": (64, 64, 3, 3),
+    }
+    depth = under("depth.backbone", {"patch_embed.conv.weight": (32, 3, 3, 3), **body, **more})
+    pose = under("pose_encoder", {"conv.weight": (32, 6, 7, 7), **body, **more})
+    found = find(sorted(tensors({**depth, **pose})), ordered=False)
+    assert not found.first_convs
+    assert {c.key for c in found.candidates} >= {"depth.backbone.patch_embed.conv.weight", "pose_encoder.conv.weight"}
+    made = {**pose, "pose_encoder.blocks.0.squeeze.weight": (6, 32, 1, 1)}
+    assert stems(find(sorted(tensors({**depth, **made})), ordered=False)) == {
+        "depth.backbone.patch_embed.conv.weight": ("OIHW", 3)
+    }
