@@ -12,7 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,12 +64,17 @@ class Cluster:
 
     def _start(self, what: str, *words: str) -> subprocess.Popen[bytes]:
         program = [sys.executable, "-m", f"distributed.cli.dask_{what}", "--scheduler-file", str(self._file), "--no-dashboard"]
-        return subprocess.Popen([*program, *words], env=self._environment, stderr=subprocess.DEVNULL, cwd=self._folder)
+        settings: dict[str, Any] = {"env": self._environment, "stderr": subprocess.DEVNULL, "cwd": self._folder}
+        return subprocess.Popen([*program, *words], start_new_session=True, **settings)
 
     def end(self) -> None:
         for process in (*self.nannies, self.scheduler):
             process.terminate()
         for process in (*self.nannies, self.scheduler):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            with suppress(ProcessLookupError):  # a nanny whose scheduler is gone may wait for ever, and so its worker
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
