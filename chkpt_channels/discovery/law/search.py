@@ -237,7 +237,7 @@ class _Search:
         states = {width - image for image in range(1, 5)}
         taken = {k.channels for k in self.network.kernels}  # gates are cut into pieces before any layer takes them
         gates = {number * state for number in (2, 3, 4) for state in states if state > 4} - taken
-        gates |= {4 * state for state in range(5, width) if len(stems) == 1} - taken  # of LSTMs, beside an image of any bands
+        gates |= {4 * state for state in range(5, width) if len(stems) == 1 and state in taken} - taken  # LSTMs' beside any bands
         if any(k.filters in gates for k in stems):
             return "it could take an image and a state of the network together"
         return ""

@@ -661,3 +661,8 @@ def test_a_layer_of_a_networks_own_begins_it_where_there_is_no_order():
     assert stems(find(sorted(tensors({**depth, **made})), ordered=False)) == {
         "depth.backbone.patch_embed.conv.weight": ("OIHW", 3)
     }
+
+
+def test_a_lone_convolution_makes_no_gates():
+    """What would be the state is taken by none."""
+    assert stems(find(tensors({"conv1.weight": (64, 32, 7, 7)}), ordered=True)) == {"conv1.weight": ("OIHW", 32)}
