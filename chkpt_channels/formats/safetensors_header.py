@@ -1,6 +1,6 @@
 """The header of a safetensors file: JSON that names tensors, their types, shapes and spans of the data.
 
-There may be hundreds of thousands. A header as the library writes it is read and written by one expression, in a third of the
+There may be hundreds of thousands. A header as the library writes it is read and written by one expression, in half the
 time that JSON takes; any other, and a wrong one, by `json`.
 """
 
