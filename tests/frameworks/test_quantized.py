@@ -75,8 +75,9 @@ def test_torchs_own_quantized_convolution(tmp_path: Path):
     convert(tmp_path / "a.pth", tmp_path / "b.pth", to="gray")
     gray = nnq.Conv2d(1, 8, 3, padding=1)
     gray.load_state_dict({k.removeprefix("conv1."): v for k, v in torch.load(tmp_path / "b.pth", weights_only=False).items()})
-    image = torch.quantize_per_tensor(torch.rand(1, 1, 16, 16), 1 / 255, 0, torch.quint8)
-    stacked = torch.quantize_per_tensor(image.dequantize().repeat(1, 3, 1, 1), 1 / 255, 0, torch.quint8)
+    # seven bits: on processors without VNNI torch adds two products in 16 bits, and eight would overflow there
+    image = torch.quantize_per_tensor(torch.rand(1, 1, 16, 16), 1 / 127, 0, torch.quint8)
+    stacked = torch.quantize_per_tensor(image.dequantize().repeat(1, 3, 1, 1), 1 / 127, 0, torch.quint8)
     off = (gray(image).int_repr().int() - layer(stacked).int_repr().int()).abs()
     assert off.max() <= 1
     assert off.float().mean() < 0.2
