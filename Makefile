@@ -166,7 +166,7 @@ $(PADDLE)/.installed: pyproject.toml
 $(STORES)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(STORES)
 	$(STORES)/bin/python $(INSTALL) $(GROUPS_PIP)
-	$(STORES)/bin/python $(INSTALL) -e '.[remote,hf]' --group stores
+	$(STORES)/bin/python $(INSTALL) -e '.[s3,hf]' --group stores
 	@touch $@
 
 $(CATALOGUE)/.installed: fixtures/catalogue/requirements.txt

@@ -26,9 +26,9 @@ def test_a_cap_is_found(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_extras_are_for_users_and_groups_for_developers():
-    assert PYPROJECT["project"]["optional-dependencies"].keys() == {"plot", "dask", "remote", "hf"}
+    assert PYPROJECT["project"]["optional-dependencies"].keys() == {"plot", "dask", "remote", "s3", "hf"}
     assert set(re.findall(r"--group (\w+)", MAKEFILE)) == PYPROJECT["dependency-groups"].keys()
-    assert set(re.findall(r"'\.\[([\w,]+)\]'", MAKEFILE)) <= {"plot", "remote,hf"}
+    assert set(re.findall(r"'\.\[([\w,]+)\]'", MAKEFILE)) <= {"plot", "s3,hf"}
 
 
 def test_the_lowest_python_is_one_that_is_named():

@@ -26,7 +26,7 @@ from tests.support.files import FIXTURES
 
 COMMANDS = {name: list(commands(text)) for name, text in DOCUMENTS.items()}
 RUN = re.compile(r"(chkpt-channels|curl) ")
-IN_A_STORE = re.compile(r"chkpt-channels \S+ (s3|https|hf)://")
+IN_A_STORE = re.compile(r"chkpt-channels .*\b(s3|https|hf)://")
 """What `tests/remote/test_documents.py` runs, on servers of its own."""
 SET_UP = re.compile(r"(pipx|pip) install |make (\w+)")
 FORMULAS = re.compile(r"W'|[At] = ")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from chkpt_channels.api.output.check import check_stems, parity
 from chkpt_channels.api.output.folder import FolderTarget
 from chkpt_channels.api.output.naming import Path_, Progress
-from chkpt_channels.api.output.publish import FileTarget, Settings, Written
+from chkpt_channels.api.output.publish import FileTarget, Settings, Written, to_store
 from chkpt_channels.api.report import Parity, Report
 from chkpt_channels.api.report_builder import conversion_report, preview_report, with_load_lines
 from chkpt_channels.core.errors import UsageError
@@ -19,6 +19,9 @@ from chkpt_channels.folders.planning import PlannedModel, plan_model
 from chkpt_channels.transform.mixing.rules import TARGETS
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import Options, options_toward
+
+if TYPE_CHECKING:
+    from chkpt_channels.api.output.store import StoreTarget
 
 
 def convert(
@@ -79,10 +82,14 @@ def convert(
 
 def _target(
     model: Model, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
-) -> FileTarget | FolderTarget:
+) -> FileTarget | FolderTarget | StoreTarget:
     if isinstance(model, ModelFolder):
         return FolderTarget(model, dst, options, settings, progress)
     if isinstance(model, ModelFile):
+        if to_store(model.source.name, dst):
+            from chkpt_channels.api.output.store import StoreTarget
+
+            return StoreTarget(model, dst, options, settings, progress)
         return FileTarget(model, dst, options, settings, progress)
     raise TypeError(f"{type(model).__name__} is not a model that can be written")
 
@@ -93,6 +100,7 @@ def _published_report(report: Report, written: Written) -> Report:
         target=written.output.path,
         output=written.output,
         warnings=report.warnings + written.notices,
+        transfer=written.transfer,
     )
 
 

@@ -11,7 +11,7 @@ from chkpt_channels.api.output.naming import derived_path
 from chkpt_channels.core.errors import UsageError, did_you_mean
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.source import contents
-from chkpt_channels.storage.urls import is_url
+from chkpt_channels.storage.urls import file_name, is_url
 from chkpt_channels.transform.option_spec import by_long_name
 from chkpt_channels.transform.option_table import OPTIONS, ConvertOptions
 
@@ -69,7 +69,7 @@ def _each(job: Job, file: str, where: str) -> list[Job]:
         hint = f'dst = "{os.path.basename(job.dst)}/" is the folder for them'
         raise UsageError(f"src means {len(found)} files, and dst names one", file=file, where=where, hint=hint)
     home = job.dst
-    named = ((src, os.path.join(home, derived_path(src, job.to, job.options).name)) for src in found)
+    named = ((src, os.path.join(home, file_name(derived_path(src, job.to, job.options)))) for src in found)
     return [job._replace(src=src, dst=dst, makes_folder=True) for src, dst in named]
 
 

@@ -1,12 +1,9 @@
-"""The reports: one record for each command, printed as text or as JSON.
-
-Every command's JSON has the same shape; what does not apply is null or empty. schema.json describes it.
-"""
+"""The reports: one record for each command, printed as text or as JSON of one shape, which schema.json describes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.api.display import notebook, words
 from chkpt_channels.core.errors import Candidate, ChkptChannelsError
@@ -14,7 +11,10 @@ from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, Optimize
 from chkpt_channels.formats.base import NamedNetwork
 from chkpt_channels.transform.mixing.normalization import Normalization
 
-SCHEMA_VERSION = "1.3"
+if TYPE_CHECKING:
+    from chkpt_channels.storage.stores.parts import Transfer
+
+SCHEMA_VERSION = "1.4"
 
 
 class FileInfo(NamedTuple):
@@ -119,14 +119,13 @@ class Inspection(NamedTuple):
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
+        path = self.input.path
         return record(
             "inspected",
             self.input,
             **_found_fields(self.first_convs),
             candidates=[_candidate_record(c) for c in self.candidates],
-            declarations=[
-                {"file": self.input.path, "where": d.where, "before": d.channels, "after": None} for d in self.declarations
-            ],
+            declarations=[{"file": path, "where": d.where, "before": d.channels, "after": None} for d in self.declarations],
             tensors={"total": len(self.tensors), "changed": 0},
             warnings=_notice_records(self.warnings),
         )
@@ -159,6 +158,7 @@ class Report(NamedTuple):
     load_lines: tuple[str, ...] = ()
     network: NamedNetwork | None = None
     advice: tuple[Notice, ...] = ()
+    transfer: Transfer | None = None
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""
@@ -166,6 +166,7 @@ class Report(NamedTuple):
             self.status,
             self.input,
             output=_output_record(self.output),
+            transfer=self.transfer._asdict() if self.transfer else None,
             beside=list(self.beside),
             next=list(self.load_lines),
             architecture={**self.network._asdict(), "names": list(self.network.names)} if self.network else None,
@@ -256,14 +257,11 @@ def _found_fields(convs: Sequence[FirstConv]) -> dict[str, Any]:
 
 def record(status: str, file: FileInfo, **fields: Any) -> dict[str, Any]:
     """The JSON record of a file: null or empty but for these fields."""
-    empty: dict[str, Any] = {
-        "output": None, "beside": [], "next": [], "architecture": None, "notes": [], "in_channels": None, "method": None,
-        "method_why": None, "matrix": None, "offset": None, "pipeline": None, "options": {},
-        "first_convs": [], "candidates": [], "declarations": [], "tensors": None, "parity": None, "differences": [],
-        "warnings": [], "error": None,
-    }  # fmt: skip
+    nothing = ("output", "architecture", "in_channels", "method", "method_why", "matrix", "offset", "pipeline", "tensors")
+    lists = ("beside", "next", "notes", "first_convs", "candidates", "declarations", "differences", "warnings")
+    empty = dict.fromkeys((*nothing, "parity", "error", "transfer")) | {name: list[Any]() for name in lists}
     about = {"path": file.path, "format": file.format or None, "bytes": file.bytes if file.format else None}
-    return {"status": status, "input": about, **empty, **fields}
+    return {"status": status, "input": about, **empty, "options": {}, **fields}
 
 
 def _conv_record(kernel: KernelReport) -> dict[str, Any]:

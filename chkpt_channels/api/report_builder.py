@@ -59,7 +59,7 @@ def conversion_report(model: Model, planned: PlannedModel, options: Options, par
     )
 
 
-def preview_report(report: Report, target: Path) -> Report:
+def preview_report(report: Report, target: Path | str) -> Report:
     """The report of an output that is not written."""
     status = "would_convert" if report.status == "converted" else report.status
     return report._replace(status=status, target=str(target))

@@ -11,9 +11,11 @@ from chkpt_channels.api.report import KernelReport, Report
 from chkpt_channels.cli.text import rejected_lines
 from chkpt_channels.core.errors import printable
 from chkpt_channels.storage.source import STDIO
+from chkpt_channels.storage.urls import is_url
 
 if TYPE_CHECKING:
     from chkpt_channels.api.fleet.ledger import Line
+    from chkpt_channels.storage.stores.parts import Transfer
 
 Parts = tuple[Iterable[str], Iterable[str], Iterable[str]]
 """The lines of a report, the messages beside it, and the lines that come last."""
@@ -51,6 +53,8 @@ def conversion_lines(report: Report, *, verbose: bool = False) -> Iterator[str]:
     yield from _declared_lines(report)
     yield from _beside_lines(report)
     yield from _check_lines(report)
+    if report.transfer:
+        yield from _transfer_lines(report.transfer)
     if verbose:
         yield from _verbose_lines(report)
 
@@ -110,6 +114,17 @@ def _check_lines(report: Report) -> Iterator[str]:
         yield f"  {checked}: a random {words.image(after)} image gives in the first layer what {same} ({measured})"
     elif report.output:
         yield "  checked: read back as planned; where nothing was to change, no byte did"
+
+
+def _transfer_lines(transfer: Transfer) -> Iterator[str]:
+    """How the output came into the store, and what that leaves open."""
+    moved = f"{words.size(transfer.read_bytes)} read, {words.size(transfer.written_bytes)} sent"
+    copied = f"{words.size(transfer.copied_bytes)} copied there" if transfer.copied_bytes else "all of it streamed through here"
+    yield f"  store: {copied}; {moved}; {words.count(transfer.requests, 'request')}"
+    if transfer.unverified_bytes:
+        yield f"  store: {words.size(transfer.unverified_bytes)} of the source were compared with no checksum, here or there"
+    if transfer.overwrite_guard != "store":
+        yield "  store: that no other's new object was replaced shows a look right before the end, not the store itself"
 
 
 def _verbose_lines(report: Report) -> Iterator[str]:
@@ -190,5 +205,11 @@ def closing_lines(report: Report) -> Iterator[str]:
         return
     yield from (f"  {'Input' if not i else '':5}  {printable(note.message, 1000)}" for i, note in enumerate(report.advice))
     if report.output and report.output.path != STDIO and report.load_lines:  # standard output has no name to load from
-        yield "  Load"
+        yield f"  Load   once {_fetching(report.output.path)} has fetched it" if is_url(report.output.path) else "  Load"
         yield from report.load_lines
+
+
+def _fetching(url: str) -> str:
+    from chkpt_channels.storage.stores.address import fetching
+
+    return fetching(url)

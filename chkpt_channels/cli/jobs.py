@@ -14,7 +14,7 @@ from chkpt_channels.api.verify import is_current
 from chkpt_channels.cli import guesses, text
 from chkpt_channels.cli.session import Session
 from chkpt_channels.core.errors import LONGEST_MESSAGE, MOST_CANDIDATES, UsageError, printable
-from chkpt_channels.storage.opening import check_local, check_named
+from chkpt_channels.storage.opening import check_named, check_output
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import sets_channels
 
@@ -61,7 +61,7 @@ def _of_sources(
     if len(names) > 1 and output:
         raise UsageError(f"{len(names)} sources cannot become one output", hint="--output-dir DIR")
     if output_dir:
-        check_local(output_dir)
+        check_output(output_dir)
     guesses.check_sources(names, names_output=bool(output or output_dir))
     jobs = [Job(src=name, dst=output, to=to, options=options) for name in names]
     return with_output_dir(output_dir, jobs) if output_dir is not None else jobs

@@ -10,7 +10,7 @@ import sys
 
 from chkpt_channels.core.errors import Location, UnsupportedError, UsageError
 from chkpt_channels.storage.source import STDIO, RangeSource, Readable, Source
-from chkpt_channels.storage.urls import is_url, shown
+from chkpt_channels.storage.urls import is_bucket, is_url, shown
 
 
 def open_source(name: Readable) -> Source:
@@ -29,20 +29,23 @@ def open_source(name: Readable) -> Source:
     return Source(name)
 
 
-def check_local(name: str | os.PathLike[str]) -> None:
-    """Raise UnsupportedError where an output is in a store: outputs are files."""
-    if is_url(name):
+def check_output(name: str | os.PathLike[str]) -> None:
+    """Raise UnsupportedError where an output is in a store that is not written to."""
+    if is_url(name) and not is_bucket(name):
         from chkpt_channels.storage.stores.address import uploading
 
         text = os.fspath(name)
-        raise UnsupportedError("outputs are written to files, not to a store", file=shown(text), hint=uploading(text))
+        raise UnsupportedError(
+            "outputs are written to files and to s3://, not to this store", file=shown(text), hint=uploading(text)
+        )
 
 
 def check_named(source: str | os.PathLike[str], output: str | os.PathLike[str] | None) -> None:
-    """Raise UsageError where the output of a URL has no name, for beside its source it would be in the store; what `check_local`
-    raises of a name."""
+    """Raise UsageError where an output without a name would lie beside its source in a store that is not written to; what
+    `check_output` raises of a name."""
     if output is not None:
-        check_local(output)
-    elif is_url(source):
+        check_output(output)
+    elif is_url(source) and not is_bucket(source):
         hint = "-o FILE, or --output-dir DIR"
-        raise UsageError("its output would lie beside it, in the store: name a file", file=shown(os.fspath(source)), hint=hint)
+        what = "its output would lie beside it, in a store that is not written to: name a file"
+        raise UsageError(what, file=shown(os.fspath(source)), hint=hint)

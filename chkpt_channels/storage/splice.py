@@ -39,6 +39,8 @@ class Checksum(Protocol):
 
     start: int
     stop: int
+    stated_crc: int | None
+    """The CRC-32 of these bytes, where the file states it."""
 
     def update(self, data: memoryview) -> None:
         """Take the next bytes."""
@@ -71,13 +73,17 @@ class Composed:
         self._ends = list(accumulate(piece.size for piece in pieces))
         self.size = self._ends[-1] if pieces else 0
 
+    def at(self, offset: int) -> tuple[OutputPiece, int]:
+        """The piece that holds a byte of the output, and which of its bytes that is."""
+        number = bisect_right(self._ends, offset)
+        piece = self.pieces[number]
+        return piece, offset - (self._ends[number] - piece.size)
+
     def readinto(self, buffer: memoryview, offset: int, /) -> int:
         """Fill the buffer from one piece."""
-        number = bisect_right(self._ends, offset)
-        if number == len(self._ends):
+        if offset >= self.size:
             return 0
-        piece = self.pieces[number]
-        within = offset - (self._ends[number] - piece.size)
+        piece, within = self.at(offset)
         view = buffer[: piece.size - within]
         if piece.data is None:
             self._source.readinto(view, piece.start + within)

@@ -111,7 +111,7 @@ def submit(
         raise OSError(errno.EAGAIN, str(error)) from error
 
 
-class _Checker:
+class Checker:
     """Feeds passing bytes to the checks they belong to; runs in one thread."""
 
     def __init__(self, checks: Sequence[Checksum]) -> None:
@@ -156,7 +156,7 @@ class _Copy:
         progress: Progress | None,
     ) -> None:
         self._source, self._moves, self._out, self._total = source, moves, out, total
-        self._checker, self._progress = _Checker(checks), progress
+        self._checker, self._progress = Checker(checks), progress
         self._stopped = threading.Event()
         # threads do: reads, writes and CRC-32 (1.8 GB/s) release the interpreter
         self._reading, self._checking, self._writing = (ThreadPoolExecutor(count) for count in (1, 1, WRITERS))

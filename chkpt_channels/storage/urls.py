@@ -18,6 +18,11 @@ def is_url(name: str | os.PathLike[str]) -> bool:
     return match is not None and match[1].lower() in _READ | _FOREIGN
 
 
+def is_bucket(name: str | os.PathLike[str]) -> bool:
+    """Whether a name is the URL of an object of S3: the one store that is written to."""
+    return os.fspath(name).lower().startswith("s3://")
+
+
 def shown(name: str) -> str:
     """A name as messages and reports show it: without credentials."""
     if not is_url(name):

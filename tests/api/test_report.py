@@ -15,7 +15,7 @@ MODULE = FIXTURES / "torch_zip" / "module.pth"
 KEYS = {
     "status", "input", "output", "beside", "next", "architecture", "notes", "in_channels", "method",
     "method_why", "matrix", "offset", "first_convs", "candidates",
-    "declarations", "tensors", "pipeline", "options", "parity", "differences", "warnings", "error",
+    "declarations", "tensors", "pipeline", "options", "parity", "differences", "warnings", "error", "transfer",
 }  # fmt: skip
 STATUSES = {
     "converted", "unchanged", "would_convert", "inspected", "identical", "different", "agrees", "disagrees", "skipped", "failed",
@@ -108,7 +108,7 @@ def test_a_failure():
 def test_the_document_around_the_records():
     document = report.document("convert", 3, [{"status": "failed"}], "1.2.3")
     assert document == {
-        "schema_version": "1.3",
+        "schema_version": "1.4",
         "tool": {"name": "chkpt-channels", "version": "1.2.3"},
         "command": "convert",
         "exit_code": 3,

@@ -12,6 +12,7 @@ from chkpt_channels.cli.conversion import closing_lines, conversion_lines, expla
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Notice, Tensor
+from chkpt_channels.storage.stores.parts import Transfer
 
 KERNEL = Tensor("conv1.weight", BY_NAME["F32"], (64, 3, 7, 7))
 CONV = FirstConv(KERNEL, Layout("OIHW"), 3, "shapes", "the first conv in module order")
@@ -236,3 +237,19 @@ def test_where_the_graph_changed_all_tensors_are_the_same():
         lines = list(conversion_lines(told(kernels=(stacked,), changed=(), tensors_total=total, parity=None)))
         expected = f"no weight changed; the graph makes the 3 old channels of the new one; {words} byte-identical"
         assert lines[1] == f"  conv1.weight   64×3×7×7, {expected}"
+
+
+def test_how_an_output_came_into_a_store():
+    moved = Transfer("copied", 3 << 20, 5 << 20, 90 << 20, 31, "store", 95 << 20)
+    report = REPORT._replace(transfer=moved, output=TARGET._replace(path="s3://zoo/b.pth"))
+    said = [line for line in conversion_lines(report) if line.startswith("  store: ")]
+    assert said == [
+        "  store: 90.0 MiB copied there; 3.0 MiB read, 5.0 MiB sent; 31 requests",
+        "  store: 95.0 MiB of the source were compared with no checksum, here or there",
+    ]
+    assert "  Load   once aws s3 cp s3://zoo/b.pth . has fetched it" in list(closing_lines(report))
+    streamed = REPORT._replace(transfer=Transfer("streamed", 0, 5 << 20, 0, 9, "looked", 0))
+    assert [line for line in conversion_lines(streamed) if line.startswith("  store: ")] == [
+        "  store: all of it streamed through here; 0 bytes read, 5.0 MiB sent; 9 requests",
+        "  store: that no other's new object was replaced shows a look right before the end, not the store itself",
+    ]

@@ -23,6 +23,7 @@ from chkpt_channels import convert
 from fixtures.catalogue.build import filled, run
 from fixtures.catalogue.collect import recipes, torchvision_operators
 from fixtures.catalogue.entry import Recipe
+from tests.support import apart
 
 OPERATORS = torchvision_operators()
 TOLERANCE = 1e-4
@@ -227,11 +228,9 @@ def run_apart(code: str, folder: Path, image: torch.Tensor) -> tuple[torch.Tenso
     """The answer of the code in a process of its own, or what it says."""
     torch.save(image, folder / "image.pt")
     (folder / "answer.pt").unlink(missing_ok=True)
-    operators = "from fixtures.catalogue.collect import torchvision_operators\nOPERATORS = torchvision_operators()\n"
-    command = [sys.executable, "-c", operators + code, str(folder / "image.pt"), str(folder / "answer.pt")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        return None, done.stderr[-500:]
+    done = apart.run_apart(code, folder, [str(folder / "image.pt"), str(folder / "answer.pt")])
+    if done.code:
+        return None, done.err[-500:]
     return (torch.load(folder / "answer.pt") if (folder / "answer.pt").exists() else None), ""
 
 

@@ -21,7 +21,7 @@ from tests.support.files import truths
 from tests.support.sandbox import aside
 
 COUNTS = {"torch_zip": 800, "torch_legacy": 800, "safetensors": 600, "onnx": 600, "keras_h5": 350, "keras_zip": 350}
-COUNTS |= dict.fromkeys(THEIRS.keys() - COUNTS.keys(), 350)
+COUNTS = dict.fromkeys(THEIRS, 350) | COUNTS
 DRAWN = {"tensors of torch": 400, "tensors of old torch": 400, "zip names": 300, "HDF5 addresses": 200, "ONNX names": 300}
 FINE = ("agreed", "read", "refused", "unread")
 ENDLESS = "memo bomb|holds itself"
@@ -80,25 +80,28 @@ def mutant(form, number, folder):
     return seed.put(folder, mutations.mutated(form, seed.data, chance))
 
 
-def verdicts(form, first, stop):
-    """One for each number, from a process of its own as far as it comes: libraries crash on such files."""
+def told_of_each(count, tell_of, died):
+    """What `tell_of` says of each number, from forks of this process as far as they come: libraries crash on such files."""
+    found = []
 
     def work(tell):
-        torch.set_num_threads(1)
-        for number in range(first, stop):
-            with TemporaryDirectory() as folder:
-                tell(json.dumps(verdict(form, mutant(form, number, Path(folder)))).encode() + b"\n")
+        torch.set_num_threads(1)  # trap: a fork has none of OpenMP's other threads, and would wait for them
+        for number in range(len(found), count):
+            tell(json.dumps(tell_of(number)).encode() + b"\n")
 
-    return [json.loads(line) for line in aside(work).splitlines()]
-
-
-def every_verdict(form, count, first=0):
-    found = []
     while len(found) < count:
-        found += verdicts(form, first + len(found), first + count)
+        found += [json.loads(line) for line in aside(work).splitlines()]
         if len(found) < count:
-            found.append("original refused: the process died")
+            found.append(died)
     return found
+
+
+def every_verdict(form, count):
+    def told(number):
+        with TemporaryDirectory() as folder:
+            return verdict(form, mutant(form, number, Path(folder)))
+
+    return told_of_each(count, told, "original refused: the process died")
 
 
 @pytest.mark.parametrize("form", COUNTS)
@@ -155,14 +158,7 @@ def difference(pair, reader, path):
 
 @pytest.mark.parametrize("kind", PAIRS)
 def test_spellings_are_read_alike(kind, record_property):
-    def told(number):
-        def work(tell):
-            torch.set_num_threads(1)  # trap: a fork has none of OpenMP's other threads, and would wait for them
-            tell(json.dumps(pair_verdict(PAIRS[kind], number)).encode())
-
-        return json.loads(aside(work) or '"the process died"')
-
-    found = [told(number) for number in range(DRAWN[kind])]
+    found = told_of_each(DRAWN[kind], lambda number: pair_verdict(PAIRS[kind], number), "the process died")
     counts = Counter(one if one in FINE else "wrong" for one in found)
     record_property("differential", (kind, dict(counts)))
     assert not {number: one for number, one in enumerate(found) if one not in FINE}

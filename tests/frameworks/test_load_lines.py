@@ -21,25 +21,20 @@ from chkpt_channels.api.output.load_lines import load_lines
 from chkpt_channels.discovery.catalogue.entry import Architecture, KnownStem, Recognized
 from chkpt_channels.folders.model import ModelFile
 from fixtures.generate.torch_networks import resnet
-from tests.frameworks import conftest
+from tests.support.apart import run_apart
 
 ROOT = Path(__file__).resolve().parents[2]
 NET = "from fixtures.generate.torch_networks import resnet; model = resnet(1).eval()"
 """What a user has at hand: the network, built for the new count."""
 ANSWERS = "print('answer', *model(__import__('torch').load('gray.pt')).flatten().tolist())"
-OPERATORS = f"import {conftest.__name__}"
-"""Declares the operators of a torchvision that was built for another torch."""
 IMAGE = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def fresh(code: str, folder: Path) -> list[float]:
     """The numbers that code prints in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "torch"}
-    done = subprocess.run(
-        [sys.executable, "-"], input=code, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, f"{code}\n{done.stderr}"
-    return [float(number) for number in done.stdout.rpartition("answer ")[2].split()]
+    done = run_apart(code, folder)
+    assert done.code == 0, f"{code}\n{done.err}"
+    return [float(number) for number in done.out.rpartition("answer ")[2].split()]
 
 
 def printed(folder: Path, *words: str) -> str:
@@ -130,7 +125,7 @@ def test_the_lines_of_a_folder_of_transformers(tmp_path: Path):
     net.save_pretrained(tmp_path / "a")
     torch.save(IMAGE, tmp_path / "gray.pt")
     lines = printed(tmp_path, "a", "-o", "it's b")
-    found = fresh(f"{OPERATORS}\n{lines}\nmodel.eval()\n{ANSWERS.replace(').flatten', ').logits.flatten')}", tmp_path)
+    found = fresh(f"{lines}\nmodel.eval()\n{ANSWERS.replace(').flatten', ').logits.flatten')}", tmp_path)
     assert found == pytest.approx(net(IMAGE.repeat(1, 3, 1, 1)).logits.flatten().tolist(), abs=1e-4)
 
 
@@ -211,7 +206,7 @@ def test_a_known_network_is_built_and_loads_strictly(known: Known, wrapper: str,
     torch.save(image, tmp_path / "gray.pt")
     with torch.no_grad():
         expected = net(image.repeat(1, 3, 1, 1)).flatten().tolist()
-    assert fresh(f"{OPERATORS}\n{lines}\nmodel.eval()\n{ANSWERS}", tmp_path) == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert fresh(f"{lines}\nmodel.eval()\n{ANSWERS}", tmp_path) == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize("head", ["cut", "exchanged"])
@@ -224,9 +219,7 @@ def test_a_head_that_is_missing_or_another_keeps_the_rest(head: str, tmp_path: P
     torch.save(state, tmp_path / "a.pth")
     lines = loaded(tmp_path / "a.pth", tmp_path / "b.pth", Recognized("", "", head, (known.architecture(net),)), 4)
     check = "\nprint('answer', *model.state_dict()['layer4.1.bn2.running_var'].tolist(), *model.fc.weight.shape)"
-    assert fresh(f"{OPERATORS}\n{lines}{check}", tmp_path) == pytest.approx(
-        [*state["layer4.1.bn2.running_var"].tolist(), 1000, 512]
-    )
+    assert fresh(f"{lines}{check}", tmp_path) == pytest.approx([*state["layer4.1.bn2.running_var"].tolist(), 1000, 512])
 
 
 def test_a_branch_that_was_added_is_left_out(tmp_path: Path):
@@ -236,7 +229,7 @@ def test_a_branch_that_was_added_is_left_out(tmp_path: Path):
     torch.save(state, tmp_path / "a.pth")
     lines = loaded(tmp_path / "a.pth", tmp_path / "b.pth", Recognized("", "", "whole", (known.architecture(net),), "ms"))
     check = "\nprint('answer', *model.conv1.weight.shape)"
-    assert fresh(f"{OPERATORS}\n{lines}{check}", tmp_path) == [64, 1, 7, 7]
+    assert fresh(f"{lines}{check}", tmp_path) == [64, 1, 7, 7]
 
 
 def test_the_twin_of_torchvision_is_code_too(tmp_path: Path):
@@ -247,7 +240,6 @@ def test_the_twin_of_torchvision_is_code_too(tmp_path: Path):
     lines = loaded(tmp_path / "a.pth", tmp_path / "b.pth", Recognized("", "", "whole", fitting))
     (twin,) = [line for line in lines.splitlines() if line.startswith("# or torchvision's: ")]
     code = [
-        OPERATORS,
         "import torch",
         twin.partition(": ")[2],
         lines.splitlines()[-1],

@@ -96,3 +96,7 @@ def bucket(moto: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     with lying(behind(moto)) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         yield Bucket(server, client)
+    for entry in client.list_objects_v2(Bucket="zoo").get("Contents", ()):
+        client.delete_object(Bucket="zoo", Key=entry["Key"])
+    for entry in client.list_multipart_uploads(Bucket="zoo").get("Uploads", ()):
+        client.abort_multipart_upload(Bucket="zoo", Key=entry["Key"], UploadId=entry["UploadId"])

@@ -21,6 +21,7 @@ COMMANDS = [command for text in DOCUMENTS.values() for command in commands(text)
 def test_a_command_runs(command: str, bucket: Bucket, web: Zoo, hugging: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name, fixture in COPIES.items():
         if "/" not in name:
+            shutil.copy(FIXTURES / fixture, tmp_path / name)
             bucket.put(name, FIXTURES / fixture)
             for zoo in (web, hugging):
                 shutil.copy(FIXTURES / fixture, zoo.root / name)

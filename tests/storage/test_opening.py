@@ -24,15 +24,17 @@ def test_closed_standard_input(monkeypatch: pytest.MonkeyPatch):
         opening.open_source("-")
 
 
-def test_outputs_are_files():
-    opening.check_local("a/b.pth")
+def test_outputs_are_files_and_objects_of_s3():
+    opening.check_output("a/b.pth")
+    opening.check_output("s3://zoo/out.pth")
     with pytest.raises(UnsupportedError) as refused:
-        opening.check_local("s3://zoo/out.pth")
-    assert refused.value.hint == "-o FILE, and aws s3 cp FILE s3://zoo/out.pth"
+        opening.check_output("gs://zoo/out.pth")
+    assert refused.value.hint == "-o FILE, and gcloud storage cp FILE gs://zoo/out.pth"
 
 
 def test_the_output_of_a_url_is_named():
     opening.check_named("a.pth", None)
     opening.check_named("s3://zoo/a.pth", "a.pth")
-    with pytest.raises(UsageError, match="in the store: name a file"):
-        opening.check_named("s3://zoo/a.pth", None)
+    opening.check_named("s3://zoo/a.pth", None)
+    with pytest.raises(UsageError, match="not written to: name a file"):
+        opening.check_named("https://zoo.org/a.pth", None)

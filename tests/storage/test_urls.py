@@ -45,3 +45,9 @@ def test_no_credentials_are_shown(name: str, seen: str):
 def test_the_name_of_a_file():
     assert urls.file_name("https://a.org/b/c.pth?download=1") == "c.pth"
     assert urls.file_name(Path("a") / "c.pth") == "c.pth"
+
+
+def test_a_bucket_is_written_to():
+    assert urls.is_bucket("s3://zoo/a.pth")
+    assert urls.is_bucket("S3://zoo/a.pth")
+    assert not any(map(urls.is_bucket, ("https://zoo.org/a.pth", "hf://a/b/c", "gs://zoo/a", "s3/a.pth", Path("a"))))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import re
 import resource
 import signal
-import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from chkpt_channels.cli import app as cli
 from chkpt_channels.core.errors import printable
@@ -62,26 +64,40 @@ def _digest(entry: Path, size: int) -> str:
 
 
 def forked(arguments: Sequence[str], folder: Path, prepare: Callable[[], object] = bool) -> Outcome:
-    """The command in a fork of this process: nothing is imported again, a crash or a hang is no crash or hang of ours."""
-    reading, writing = os.pipe()
+    """The command in a fork, of this process where something is prepared in it: a crash or a hang is no crash or hang of ours."""
+    # a process that has done nothing but import these forks in 5 ms; the tests' own is large, and takes 150
+    multiprocessing.set_forkserver_preload([__name__, "tests.support.warmed_up"])
+    kind = multiprocessing.get_context("forkserver" if prepare is bool else "fork")
     out, err = folder / "stdout", folder / "stderr"
-    child = os.fork()
-    if not child:
-        try:
-            os.write(writing, struct.pack("<Q", _resident()))
-            _redirect(out, err)
-            prepare()
-            signal.alarm(6 * SECONDS)
-            code = cli.run(arguments)
-            sys.stdout.flush()
-            os._exit(code)
-        finally:
-            os._exit(99)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        (began,) = struct.unpack("<Q", pipe.read(8))
-    _, status, usage = os.wait4(child, 0)
-    return _outcome(status, usage, out, err, began)
+    reading, writing = kind.Pipe(duplex=False)
+    child = kind.Process(target=_run, args=(arguments, out, err, writing, prepare))
+    child.start()
+    writing.close()
+    try:
+        seconds, peak = reading.recv()
+    except EOFError:  # a signal ended it
+        seconds, peak = 0, 0
+    reading.close()
+    child.join()
+    return _outcome(child.exitcode, out, err, seconds, peak)
+
+
+def _run(arguments: Sequence[str], out: Path, err: Path, writing: Connection, prepare: Callable[[], object]) -> NoReturn:
+    """The child's whole life."""
+    began = _resident()
+    try:
+        redirect(out, err)
+        prepare()
+        signal.alarm(6 * SECONDS)
+        code = cli.run(arguments)
+        sys.stdout.flush()
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        peak = max(usage.ru_maxrss for usage in usages) << 10
+        with contextlib.suppress(MemoryError):  # where memory is what was prepared
+            writing.send((sum(usage.ru_utime + usage.ru_stime for usage in usages), max(0, peak - began)))
+        os._exit(code)
+    finally:
+        os._exit(99)
 
 
 def aside(work: Callable[[Callable[[bytes], object]], object], seconds: int = 0) -> bytes:
@@ -109,7 +125,8 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def _redirect(out: Path, err: Path) -> None:
+def redirect(out: Path, err: Path) -> None:
+    """Let standard output and error be these files."""
     for number, path in ((1, out), (2, err)):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(fd, number)
@@ -146,15 +163,15 @@ def alone(arguments: Sequence[str], folder: Path, prepare: Callable[[], object] 
         child.wait()
     status, *usage = json.loads(measured.read_text())
     measured.unlink()
-    return _outcome(status, resource.struct_rusage([*usage, *[0] * 13]), out, err, 0)
+    user, system, peak = usage
+    return _outcome(os.waitstatus_to_exitcode(status), out, err, user + system, peak << 10)
 
 
-def _outcome(status: int, usage: resource.struct_rusage, out: Path, err: Path, began: int) -> Outcome:
+def _outcome(code: int, out: Path, err: Path, seconds: float, peak: int) -> Outcome:
     texts = [path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else "" for path in (out, err)]
     for path in (out, err):
         path.unlink(missing_ok=True)
-    code = os.waitstatus_to_exitcode(status)
-    return Outcome(code, texts[0], texts[1], usage.ru_utime + usage.ru_stime, max(0, (usage.ru_maxrss << 10) - began))
+    return Outcome(code, texts[0], texts[1], seconds, peak)
 
 
 def broken(code: int, says: str, outcome: Outcome, root: Path, *, allowed: int = PEAK) -> list[str]:

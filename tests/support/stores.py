@@ -24,6 +24,7 @@ class Request(NamedTuple):
     span: str
     if_match: str
     sent: int
+    received: int = 0
 
 
 class Answer(NamedTuple):
@@ -32,6 +33,8 @@ class Answer(NamedTuple):
     body: bytes
 
 
+Store = Callable[[str, str, dict[str, str], bytes], Answer]
+"""The right answer to a request: its method, path, headers and body."""
 Lie = Callable[[int, str, Answer], Answer | None]
 """Called with the number of the request, its method and the right answer; None where the connection is to hang."""
 
@@ -45,9 +48,11 @@ class Lying(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, store: Callable[[str, str, dict[str, str]], Answer]) -> None:
+    def __init__(self, store: Store) -> None:
         super().__init__(("127.0.0.1", 0), _Passing)
         self.store, self.lie, self.log = store, honest, list[Request]()
+        self.before: Callable[[str, str], Answer | None] = lambda method, path: None
+        """What is answered in the place of the store, which then hears nothing of the request."""
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.hang, self.lock = threading.Event(), threading.Lock()
 
@@ -67,12 +72,13 @@ class _Passing(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        right = self.server.store(self.command, self.path, headers)
+        headers = {name.lower(): value for name, value in self.headers.items() if name.lower() != "expect"}
+        body = self.rfile.read(int(headers.get("content-length", 0)))
+        right = self.server.before(self.command, self.path) or self.server.store(self.command, self.path, headers, body)
         with self.server.lock:
             number = len(self.server.log)
             size = len(right.body) if self.command == "GET" else 0
-            request = Request(self.command, self.path, headers.get("range", ""), headers.get("if-match", ""), size)
+            request = Request(self.command, self.path, headers.get("range", ""), headers.get("if-match", ""), size, len(body))
             self.server.log.append(request)
         answer = self.server.lie(number, self.command, right)
         if answer is None:
@@ -85,16 +91,16 @@ class _Passing(http.server.BaseHTTPRequestHandler):
         if "content-length" not in answer.headers:
             self.send_header("content-length", str(len(answer.body)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(answer.body)
         if len(answer.body) != int(answer.headers.get("content-length", len(answer.body))):
             self.close_connection = True
 
-    do_HEAD = do_GET  # noqa: N815 # the library's name
+    do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 # the library's names
 
 
 @contextmanager
-def lying(store: Callable[[str, str, dict[str, str]], Answer]) -> Iterator[Lying]:
+def lying(store: Store) -> Iterator[Lying]:
     server = Lying(store)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
@@ -107,10 +113,10 @@ def lying(store: Callable[[str, str, dict[str, str]], Answer]) -> Iterator[Lying
         thread.join()
 
 
-def folder(root: Path) -> Callable[[str, str, dict[str, str]], Answer]:
+def folder(root: Path) -> Store:
     """A web server of a folder: ranges, strong ETags, If-Match."""
 
-    def store(method: str, path: str, headers: dict[str, str]) -> Answer:
+    def store(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
         file = root / unquote(urlsplit(path).path).lstrip("/")
         if not file.is_file():
             return Answer(404, {}, b"no such file")
@@ -137,15 +143,15 @@ def ranged(file: Path, span: str, headers: dict[str, str]) -> Answer:
     return Answer(206, {**headers, "content-range": f"bytes {first}-{last}/{size}"}, body)
 
 
-def behind(host: str) -> Callable[[str, str, dict[str, str]], Answer]:
+def behind(host: str) -> Store:
     """Another server, such as moto's."""
 
-    def store(method: str, path: str, headers: dict[str, str]) -> Answer:
+    def store(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
         connection = http.client.HTTPConnection(host, timeout=30)
         try:
-            connection.request(method, path, headers=headers)
+            connection.request(method, path, body or None, headers)
             answer = connection.getresponse()
-            kept = {name.lower(): value for name, value in answer.getheaders() if name.lower() not in _OF_THE_CONNECTION}
+            kept = {name.lower(): value for name, value in answer.getheaders() if name.lower() not in OF_THE_CONNECTION}
             return Answer(answer.status, kept, answer.read())
         finally:
             connection.close()
@@ -153,15 +159,15 @@ def behind(host: str) -> Callable[[str, str, dict[str, str]], Answer]:
     return store
 
 
-_OF_THE_CONNECTION = {"connection", "transfer-encoding", "server", "date"}
+OF_THE_CONNECTION = {"connection", "transfer-encoding", "server", "date"}
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def hub(root: Path) -> Callable[[str, str, dict[str, str]], Answer]:
+def hub(root: Path) -> Store:
     """A hub as HF_ENDPOINT names one: root/OWNER/REPO/FILE at /OWNER/REPO/resolve/REVISION/FILE, `main` being COMMIT."""
 
-    def store(method: str, path: str, headers: dict[str, str]) -> Answer:
+    def store(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
         owner, repository, _, revision, *parts = unquote(urlsplit(path).path).strip("/").split("/")
         file = root.joinpath(owner, repository, *parts)
         if not (root / owner / repository).is_dir():

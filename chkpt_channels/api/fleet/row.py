@@ -17,7 +17,7 @@ from chkpt_channels.api.output.naming import derived_path
 from chkpt_channels.api.output.publish import Settings
 from chkpt_channels.core.errors import UsageError
 from chkpt_channels.storage.source import STDIO
-from chkpt_channels.storage.urls import is_url, shown
+from chkpt_channels.storage.urls import file_name, is_url, shown
 
 _PATHS = ("like", "matrix")
 """The options that name files."""
@@ -34,15 +34,16 @@ def rows(path: str | os.PathLike[str], *, output_dir: str | None = None, part: s
 def with_output_dir(folder: str, jobs: Sequence[Job]) -> list[Job]:
     """The same conversions with outputs in one folder. Raises UsageError where two would get the same name, or where names need a
     target that only a look into each source gives."""
-    sources: dict[Path, str] = {}
+    sources: dict[str, str] = {}
     for job in jobs:
         if len(jobs) > 1 and job.dst is None and job.to is None and job.options.get("like") is not None:
             raise UsageError("--output-dir names outputs by their target: --to is needed beside --like", hint="--to gray")
-        path = Path(folder) / derived_path(job.src, job.to, job.options).name
+        name = file_name(derived_path(job.src, job.to, job.options))
+        path = f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(Path(folder) / name)
         if path in sources:
             raise UsageError(f"{sources[path]} and {job.src} would both become {path}", hint="-o names each, or a manifest does")
         sources[path] = job.src
-    return [job._replace(dst=str(path), makes_folder=True) for job, path in zip(jobs, sources, strict=True)]
+    return [job._replace(dst=path, makes_folder=not is_url(folder)) for job, path in zip(jobs, sources, strict=True)]
 
 
 def shard(jobs: Sequence[Job], part: str) -> list[Job]:
@@ -60,8 +61,8 @@ def shard(jobs: Sequence[Job], part: str) -> list[Job]:
 def absolute(job: Job) -> Job:
     """The same conversion for a process that works in another folder. Raises UsageError for standard input or output, and for
     options that are no text or numbers: names alone leave this process."""
-    if is_url(job.src):
-        raise UsageError("a ledger and a cluster take files, and this is in a store", file=shown(job.src))
+    if url := next((name for name in (job.src, job.dst) if name is not None and is_url(name)), ""):
+        raise UsageError("a ledger and a cluster take files, and this is in a store", file=shown(url))
     if STDIO in (job.src, job.dst):
         raise UsageError("standard input and output are of this process alone: a ledger and a cluster take files", file=job.src)
     options = {name: _absolute(v) if name in _PATHS and isinstance(v, str) else v for name, v in job.options.items()}
@@ -88,7 +89,7 @@ def output_of(job: Job) -> Path | None:
         return Path(job.dst)
     if job.to is None and job.options.get("like") is not None:
         return None
-    return derived_path(job.src, job.to, job.options)
+    return Path(derived_path(job.src, job.to, job.options))
 
 
 def _absolute(path: str) -> str:

@@ -14,9 +14,8 @@ from chkpt_channels.folders.model import ModelFile
 from chkpt_channels.folders.model_folder import open_model
 from chkpt_channels.formats import FOREIGN_SUFFIXES, known, weights_suffixes
 from chkpt_channels.formats.base import Format
-from chkpt_channels.storage.opening import check_named
 from chkpt_channels.storage.source import STDIO, resolved
-from chkpt_channels.storage.urls import file_name, is_url
+from chkpt_channels.storage.urls import file_name, is_bucket, is_url
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import Options, options_toward
 
@@ -44,7 +43,6 @@ def output_path(model: ModelFile, dst: Path_ | None, options: Options) -> Path:
     is not loaded: libraries choose their reader by it."""
     source, form = model.source, model.format
     if dst is None:
-        check_named(source.name, dst)
         if model.home is None:
             raise UsageError("standard input has no file name to derive one from: -o names the output")
         path = default_output(Path(source.name), options.word)
@@ -74,14 +72,21 @@ def output_path(model: ModelFile, dst: Path_ | None, options: Options) -> Path:
     return path
 
 
-def derived_path(src: Path_, to: str | int | None, options: ConvertOptions) -> Path:
-    """The default output of a conversion, for a URL its name alone. Where LIKE alone shows the target, both files are opened, and
-    what that raises is raised."""
+def derived_path(src: Path_, to: str | int | None, options: ConvertOptions) -> Path_:
+    """The default output of a conversion, of an object in a bucket beside it, of another URL its name alone. Where LIKE alone
+    shows the target, both files are opened, and what that raises is raised."""
     parsed = options_toward(to, options)
     if parsed.rule.to is None and parsed.plain["like"] is not None:
         with open_model(src, parsed) as model:
             parsed = with_like(model, model.resolved(parsed))
-    return default_output(Path(file_name(src) if is_url(src) else src), parsed.word)
+    if is_url(src):
+        return beside_source(src, parsed.word) if is_bucket(src) else file_output(Path(file_name(src)), parsed.word)
+    return default_output(Path(src), parsed.word)
+
+
+def beside_source(url: Path_, word: str) -> str:
+    """The default output of an object in a bucket: beside it."""
+    return f"{os.fspath(url).rpartition('/')[0]}/{file_output(Path(file_name(url)), word).name}"
 
 
 def default_output(path: Path, word: str) -> Path:

@@ -21,6 +21,7 @@ from chkpt_channels.storage.source import RangeSource, Readable
 from chkpt_channels.storage.splice import Composed, OutputPiece, Splice, passing_checks, pieces, read_through
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import Options, options_toward
+from chkpt_channels.transform.plan import Plan
 
 
 class Patch(NamedTuple):
@@ -61,9 +62,7 @@ def patch(
         planned = plan_model(model, parsed)
         companions = model.checkpoint.companions(path, edited=bool(planned.first.edits))
         plan = planned.first._replace(edits=planned.first.edits._replace(companions=companions))
-        splices = sorted(model.checkpoint.splices(plan.edits), key=lambda s: (s.start, s.stop))
-        output = Composed(model.source, pieces(model.size, splices), str(path))
-        check_source(model.checkpoint, plan, RangeSource(output, made_here=True))
+        output, splices = composed(model, plan, str(path))
         check_stems(planned)
         if checksums:
             _check_rest(model.checkpoint, splices, progress)
@@ -73,6 +72,14 @@ def patch(
     beside = tuple(str(path.parent / new) for new in companions.values())
     report = report._replace(beside=beside, seconds=time.perf_counter() - began)
     return Patch(output.name, output.size, output.pieces, companions, report)
+
+
+def composed(model: ModelFile, plan: Plan, name: str) -> tuple[Composed, list[Splice]]:
+    """The output of a plan, which is called so, and what makes it of the source. It was opened and compared with the plan."""
+    splices = sorted(model.checkpoint.splices(plan.edits), key=lambda s: (s.start, s.stop))
+    output = Composed(model.source, pieces(model.size, splices), name)
+    check_source(model.checkpoint, plan, RangeSource(output, made_here=True))
+    return output, splices
 
 
 def _output_path(model: ModelFile, name: str | None, options: Options) -> Path:

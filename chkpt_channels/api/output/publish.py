@@ -8,12 +8,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from chkpt_channels.api.output.check import check
 from chkpt_channels.api.output.naming import Path_, Progress, other_container, output_path, with_hash
 from chkpt_channels.api.report import FileInfo
-from chkpt_channels.core.errors import DamagedError, Location, OutputExistsError, UsageError
+from chkpt_channels.core.errors import DamagedError, Location, OutputExistsError, UnsupportedError, UsageError
 from chkpt_channels.core.tensors import Notice
 from chkpt_channels.folders.config_edits import without_channels
 from chkpt_channels.folders.config_files import ConfigFile, read
@@ -26,9 +26,17 @@ from chkpt_channels.storage.opening import check_named
 from chkpt_channels.storage.source import STDIO, Source, check_link, resolved
 from chkpt_channels.storage.standard_output import StandardOutput
 from chkpt_channels.storage.stream_copy import apply, write_at
-from chkpt_channels.storage.urls import is_url, shown
+from chkpt_channels.storage.urls import is_bucket, is_url, shown
 from chkpt_channels.transform.options import Options
 from chkpt_channels.transform.plan import Plan
+
+if TYPE_CHECKING:
+    from chkpt_channels.storage.stores.parts import Transfer
+
+
+def to_store(src: Path_, dst: Path_ | None) -> bool:
+    """Whether an output goes into a store: it is named so, or lies beside a source there."""
+    return is_bucket(dst if dst is not None else src)
 
 
 class Settings(NamedTuple):
@@ -49,6 +57,15 @@ class Settings(NamedTuple):
             raise UsageError(
                 "--sidecars reads the configurations in a file's folder, and not in a store", file=shown(os.fspath(src))
             )
+        if to_store(src, dst):
+            if self.sha256 or self.hash_name:
+                what = "--sha256 and --hash-name need the whole content, which the store copies unread"
+                raise UsageError(what, file=shown(os.fspath(dst or src)), hint="-o FILE, and aws s3 cp FILE s3://…")
+            if self.state_dict is not None:
+                raise UsageError("--state-dict needs an output in another format, and that is a file", hint="-o FILE.safetensors")
+            if is_folder(src):
+                hint = f"-o DIR, and aws s3 sync DIR {shown(os.fspath(dst or src))}"
+                raise UnsupportedError("a model folder is written to a folder, not to a store", file=os.fspath(src), hint=hint)
         named = dst is None or os.fspath(dst) != STDIO
         if not named and (self.hash_name or self.with_sidecars):
             raise UsageError("standard output has neither a name nor a folder: --hash-name and --sidecars need both")
@@ -70,6 +87,7 @@ class Written(NamedTuple):
     output: FileInfo
     status: str
     notices: tuple[Notice, ...] = ()
+    transfer: Transfer | None = None
 
 
 class FileTarget:

@@ -162,6 +162,7 @@ class _Content:
         self._location, self._member, self._has_crcs = location, member, has_crcs
         self._inflater = zlib.decompressobj(-15) if member.method == DEFLATED else None
         self.crc, self._size = 0, 0
+        self.stated_crc = member.crc if has_crcs and not self._inflater else None
 
     def inflate(self, packed: bytes) -> Iterator[bytes]:
         """The content of the compressed bytes `packed`, in bounded pieces, never more than the declared size."""

@@ -72,6 +72,8 @@ class NoNumbers(NamedTuple):
 class LatinText:
     """The elements of an array of protocol 2, a text in which each letter is a byte: a Checksum over the span that encodes it."""
 
+    stated_crc: int | None = None
+
     def __init__(self, location: Location, span: tuple[int, int], size: int) -> None:
         self.start, self.stop = span
         self._location, self._size, self._taken = location, size, 0

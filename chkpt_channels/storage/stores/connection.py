@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -24,9 +25,9 @@ SILENT_SECONDS = 10
 """After so long without a byte a request has failed."""
 STREAM_BYTES = 4 << 20
 """How much of a body is held at once."""
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-_CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket"
-_WORDS = {"s3": _CREDENTIALS, "hf": "HF_TOKEN, or hf auth login"}
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket"
+_WORDS = {"s3": CREDENTIALS, "hf": "HF_TOKEN, or hf auth login"}
 """What lets one in."""
 
 
@@ -38,7 +39,8 @@ class Pin(NamedTuple):
 
 
 class Connection:
-    """An object of a store. `is_fixed` where its address names one version that never changes."""
+    """An object of a store. `is_fixed` where its address names one version that never changes; `requests` and `read_bytes`
+    count."""
 
     def __init__(self, address: Address, location: Location) -> None:
         self.location, self._address, self.is_fixed = location, address, address.scheme == "hf"
@@ -47,12 +49,14 @@ class Connection:
         except ImportError:
             raise location.system("reading a store needs obstore", hint="pip install 'chkpt-channels[remote]'") from None
         self._library = obstore
+        self.requests, self.read_bytes, self._lock = 0, 0, threading.Lock()
         self._store, self._path = _opened(address, location)
 
     def first(self, size: int) -> tuple[Pin, bytes]:
         """The version of the object, and its first bytes, at most `size`. Raises FileSystemError, UnsupportedError for an object
         whose version cannot be told."""
         got = self._retried(lambda: self._answer(0, size, {}))
+        self._count(len(got[1]) if got else 0)
         if got is None:
             return Pin(0, ""), b""
         meta, body = got
@@ -87,6 +91,7 @@ class Connection:
 
     def _stream(self, start: int, stop: int, pin: Pin) -> Iterator[bytes]:
         condition = {} if self.is_fixed else {"if_match": pin.tag}
+        self._count(stop - start)
         answer = self._library.get(self._store, self._path, options={"range": (start, stop), **condition})
         meta = answer.meta
         if int(meta["size"]) != pin.size or (pin.tag and meta["e_tag"] != pin.tag):
@@ -99,6 +104,10 @@ class Connection:
             yield bytes(piece)
         if got != stop:
             raise ConnectionError("IncompleteBody")
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self.requests, self.read_bytes = self.requests + 1, self.read_bytes + size
 
     def _retried(self, work: Callable[[], Any]) -> Any:
         for attempt in range(RETRIES + 1):
@@ -124,7 +133,7 @@ def _opened(address: Address, location: Location) -> tuple[Any, str]:
 
     url, headers = address.url.partition("#")[0], dict[str, str]()
     if address.scheme == "s3":
-        url = next(filter(None, map(os.environ.get, _ENDPOINTS)), "")
+        url = next(filter(None, map(os.environ.get, ENDPOINTS)), "")
         endpoint = urlsplit(url)
         if endpoint.scheme == "http":
             check_plain(endpoint.hostname or "", location)

@@ -74,7 +74,8 @@ class RemoteSource(Source):
     def __init__(self, url: str) -> None:
         self.name, self.made_here, self.fd = shown(url), False, -1
         self.location = Location(self.name)
-        self._connection = Connection(parsed(url), self.location)
+        self.address = parsed(url)
+        self._connection = Connection(self.address, self.location)
         self._ask: Callable[[int, int], tuple[int, int]] = self._fetch_around
         self._spans, self._lock = Spans(), threading.Lock()
         self._jumps, self._length, self._last = 0, LEAST_BYTES, 0
@@ -83,6 +84,21 @@ class RemoteSource(Source):
         with self.location.wrapping_os_errors("cannot be buffered in a temporary file"):
             self._kept_bytes = tempfile.TemporaryFile()  # noqa: SIM115 # closed by close
         self._keep(0, head)
+
+    @property
+    def tag(self) -> str:
+        """The entity tag of the version that is read."""
+        return self._pin.tag
+
+    @property
+    def requests(self) -> int:
+        """How many GETs were sent."""
+        return self._connection.requests
+
+    @property
+    def read_bytes(self) -> int:
+        """How many bytes these asked for."""
+        return self._connection.read_bytes
 
     def close(self) -> None:
         """Give the temporary file back."""

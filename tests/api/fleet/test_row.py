@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chkpt_channels import UsageError, fleet
-from chkpt_channels.api.fleet.row import absolute, identity, output_of
+from chkpt_channels.api.fleet.row import absolute, identity, output_of, with_output_dir
 from chkpt_channels.api.manifest import Job
 from chkpt_channels.api.output.publish import Settings
 
@@ -75,6 +75,8 @@ def test_another_folder_gets_whole_paths(tmp_path: Path, monkeypatch: pytest.Mon
     [
         (Job("-", "b.pth", "gray", {}), "standard input and output"),
         (Job("a.pth", "-", "gray", {}), "standard input and output"),
+        (Job("s3://zoo/a.pth", "b.pth", "gray", {}), "this is in a store"),
+        (Job("a.pth", "s3://zoo/b.pth", "gray", {}), "this is in a store"),
         (Job("a.pth", None, None, {"like": {"conv1.weight": np.ones(1)}}), "options in words"),
     ],
 )
@@ -91,6 +93,11 @@ def test_rows_of_a_manifest(tmp_path: Path):
     assert [(Path(row.src).name, row.dst) for row in found] == [(f"{n}.pth", f"gray/{n}_gray.pth") for n in "abcd"]
     shares = [fleet.rows(tmp_path / "m.toml", output_dir="gray", part=f"{i}/3") for i in (1, 2, 3)]
     assert sorted(row for share in shares for row in share) == found
+
+
+def test_outputs_in_a_bucket():
+    (job,) = with_output_dir("s3://zoo/gray/", [Job("a/b.pth", None, "gray", {})])
+    assert (job.dst, job.makes_folder) == ("s3://zoo/gray/b_gray.pth", False)
 
 
 def test_the_output_of_a_row():

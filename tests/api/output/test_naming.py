@@ -50,6 +50,8 @@ def test_the_word_is_that_of_the_target():
     assert derived_path("a.pth", None, {}) == Path("a_gray.pth")
     assert derived_path("a.pth", None, {"select": "0,1"}) == Path("a_2ch.pth")
     assert derived_path("a.pth", "bgr", {}) == Path("a_bgr.pth")
+    assert derived_path("s3://zoo/b/a.pth.tar", "bgr", {}) == "s3://zoo/b/a_bgr.pth.tar"
+    assert derived_path("https://zoo.org/b/a.pth", "bgr", {}) == Path("a_bgr.pth")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""Output of one file in a store: it is planned, checked, assembled there, and published, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from chkpt_channels.api.output.naming import Path_, Progress, beside_source, other_container, output_path
+from chkpt_channels.api.output.patch import composed
+from chkpt_channels.api.output.publish import Settings, Written, status_of
+from chkpt_channels.api.report import FileInfo
+from chkpt_channels.core.errors import UnsupportedError, UsageError
+from chkpt_channels.folders.model import ModelFile
+from chkpt_channels.folders.planning import PlannedModel
+from chkpt_channels.formats.base import Loading
+from chkpt_channels.storage.splice import passing_checks
+from chkpt_channels.storage.stores.output import StoreOutput
+from chkpt_channels.storage.urls import file_name, shown
+from chkpt_channels.transform.options import Options
+
+
+class StoreTarget:
+    """The output of one file in a store, by default beside its source there. A context: on exit everything unpublished is
+    removed."""
+
+    beside: tuple[str, ...] = ()
+
+    def __init__(
+        self, model: ModelFile, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
+    ) -> None:
+        self._model, self._settings, self._progress = model, settings, progress
+        if dst is None:
+            self._url = beside_source(model.source.name, options.word)
+            name = file_name(self._url)
+        else:
+            self._url = os.fspath(dst)
+            name = output_path(model, file_name(dst), options).name
+        if other := other_container(model.format, Path(name)):
+            what = f"the output {name} is named like {other.title}, and a store gets files of the source's format"
+            raise UsageError(what, file=shown(self._url), hint=f"-o {name}, and aws s3 cp {name} {shlex.quote(shown(self._url))}")
+        self._out: StoreOutput | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._out:
+            self._out.__exit__(kind, error, trace)
+
+    @property
+    def path(self) -> str:
+        """The URL of the output, as reports show it."""
+        return shown(self._url)
+
+    def prepare(self, planned: PlannedModel) -> None:
+        """Raise UnsupportedError for a file that others go with."""
+        if names := self._model.checkpoint.companions(Path(file_name(self._url)), edited=bool(planned.first.edits)):
+            what = f"its data files {', '.join(names)} go beside it, which is not done in a store"
+            raise UnsupportedError(what, file=self._model.source.name, hint=f"-o FILE, and aws s3 cp for each: {self.path}")
+
+    def fill(self, planned: PlannedModel) -> None:
+        """Check it, and put its parts into the store; it has no name yet."""
+        model = self._model
+        output, splices = composed(model, planned.first, self.path)
+        self._out = StoreOutput(self._url, model.source, force=self._settings.force)
+        progress = self._progress
+        report = (lambda done: progress(done, output.size)) if progress else None
+        self._out.fill(output, passing_checks(model.checkpoint.checks(), splices), report)
+        model.source.check_unchanged()
+        self._size = output.size
+
+    def publish(self, planned: PlannedModel) -> Written:
+        """Give it its name."""
+        out = self._out
+        if out is None:
+            raise RuntimeError("nothing was put into the store")
+        out.publish()
+        info = FileInfo(self.path, self._model.format.name, self._size)
+        return Written(info, status_of(is_new=True, is_changed=bool(planned.first.edits)), transfer=out.transfer())
+
+    def loading(self, group: str | None) -> Loading:
+        """How the output is loaded, once it was fetched."""
+        return self._model.loading(file_name(self._url), group)

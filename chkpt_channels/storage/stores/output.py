@@ -1,0 +1,224 @@
+"""An output in a store: what stays is copied there by the store itself, only edits go through this machine.
+
+The name shows the old object or the complete new one: parts of an upload are no object until CompleteMultipartUpload.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import zlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
+
+from chkpt_channels.core import interrupts
+from chkpt_channels.core.errors import FileSystemError, Location, OutputExistsError, PostPublishError
+from chkpt_channels.storage.source import CHUNK_BYTES, RangeSource, Source
+from chkpt_channels.storage.splice import Checksum, Composed
+from chkpt_channels.storage.stores.address import parsed
+from chkpt_channels.storage.stores.connection import CHANGED
+from chkpt_channels.storage.stores.crc32 import predicted
+from chkpt_channels.storage.stores.parts import MOST_BYTES, Transfer, UploadPart, parts
+from chkpt_channels.storage.stores.remote import RemoteSource
+from chkpt_channels.storage.stores.upload import Client, NoCopies, Sent, Upload, taken
+from chkpt_channels.storage.stream_copy import Checker, submit
+from chkpt_channels.storage.urls import shown
+
+COPIES, SENDS = 16, 4
+"""So many parts are copied, or sent, at once: those that are sent are in memory."""
+SEAM_BYTES = 16
+"""On both sides of an edit and of a part: what is read back shows copies in the wrong place too."""
+
+
+class StoreOutput:
+    """A new object: `fill` it, then `publish()`. Used as a context, nothing of it stays unless published.
+    Raises OutputExistsError where the name is
+       taken and `force` is not given, or is the source's; FileSystemError."""
+
+    def __init__(self, url: str, source: Source, *, force: bool) -> None:
+        self.location, self._address, self._source = Location(shown(url)), parsed(url), source
+        self._origin = source if isinstance(source, RemoteSource) and source.address.scheme == "s3" else None
+        if self._origin and self._origin.address[2:4] == self._address[2:4]:
+            raise OutputExistsError("is the input itself", file=self.location.file, hint="-o names another output")
+        self._client = Client(self._address, self.location)
+        self._old = self._client.head()
+        if self._old and not force:
+            hint = "--force replaces it, -o names another output"
+            raise OutputExistsError("exists already", file=self.location.file, hint=hint)
+        self._upload: Upload | None = None
+        self._sent: list[Sent] = []
+        self._crc: int | None = None
+        self._read_again = (0, 0)
+        self._guard, self._copied, self._written, self._unverified = "looked", 0, 0, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._abort()
+
+    def transfer(self) -> Transfer:
+        """How the object came into the store, once it is there."""
+        stores = [self._source] if isinstance(self._source, RemoteSource) else []
+        requests = self._client.requests + sum(source.requests for source in stores) + self._read_again[0]
+        read = sum(source.read_bytes for source in stores) + self._read_again[1]
+        how = "copied" if self._copied else "streamed"
+        return Transfer(how, read, self._written, self._copied, requests, self._guard, self._unverified)
+
+    def fill(self, output: Composed, checks: Sequence[Checksum], progress: Callable[[int], None] | None) -> None:
+        """Put the parts of `output` into an upload. `checks` hold for what stays, and are fed where it passes by. Raises what
+        they raise."""
+        if output.size > MOST_BYTES:
+            raise self.location.unsupported(f"would have {output.size} bytes, and an object has at most {MOST_BYTES}")
+        self._output, about = output, self._check_source()
+        self._undisturbed(self._probe)
+        if self._origin:
+            self._crc = predicted(output.pieces, self._origin, checks)
+            try:
+                self._assemble(parts(output.pieces, may_copy=True), about, checks, progress)
+                return
+            except NoCopies:
+                self._abort()
+        self._assemble(parts(output.pieces, may_copy=False), about, checks, progress)
+
+    def _check_source(self) -> dict[str, Any]:
+        """What an upload takes over from the source. Raises FileSystemError where the source is another object now."""
+        if not self._origin:
+            return {}
+        head = self._client.head(self._origin.address.home, self._origin.address.name)
+        if head is None or head.tag != self._origin.tag:
+            raise self._origin.location.system(CHANGED)
+        self._client.check_class(head)
+        return dict(head.about)
+
+    def _probe(self) -> None:
+        # what is known is whether a new name is kept; that the old object is the one that is replaced, only the last look shows
+        self._guard = "store" if self._client.honours_conditions() and not self._old else "looked"
+
+    def _undisturbed(self, work: Callable[[], object]) -> None:
+        """Do something that has to end before a signal is heard: what is being made must be known to be removed."""
+        with ThreadPoolExecutor(1) as pool:
+            submit(pool, work).result()
+
+    def _assemble(
+        self, cut: Sequence[UploadPart], about: dict[str, Any], checks: Sequence[Checksum], progress: Callable[[int], None] | None
+    ) -> None:
+        copies = sum(part.size for part in cut if part.copied is not None)
+
+        def begin() -> None:
+            self._upload = self._client.begin(about, whole_crc=not copies or self._crc is not None)
+
+        self._undisturbed(begin)
+        upload, checker, pending, crc = self._upload, Checker([] if copies else checks), deque[Future[Sent]](), 0
+        if upload is None:
+            raise RuntimeError("no upload has begun")
+        self._sent, self._copied, self._written = [], copies, sum(part.size for part in cut) - copies
+        pool = ThreadPoolExecutor(COPIES)
+        try:
+            for number, part in enumerate(cut, 1):
+                while len(pending) >= (SENDS if part.copied is None else COPIES):
+                    self._sent.append(pending.popleft().result())
+                if part.copied is not None and self._origin:
+                    origin = self._origin
+                    pending.append(submit(pool, upload.copy, number, origin.address, origin.tag, part.copied, part.size))
+                else:
+                    data = self._read(part, checker)
+                    crc = zlib.crc32(data, crc)
+                    pending.append(submit(pool, upload.send, number, data))
+                if progress:
+                    progress(part.size)
+            self._sent += (job.result() for job in pending)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        old = sum(piece.size for piece in self._output.pieces if piece.data is None)
+        self._crc, self._unverified = (self._crc, old) if copies else (crc, 0)
+
+    def _read(self, part: UploadPart, checker: Checker) -> memoryview:
+        """The bytes of a part, those of the source checked."""
+        view, at = memoryview(bytearray(part.size)), 0
+        while at < part.size:
+            piece, within = self._output.at(part.start + at)
+            count = self._output.readinto(view[at:], part.start + at)
+            if piece.data is None:
+                checker.feed(view[at : at + count], piece.start + within)
+            at += count
+        return view
+
+    def publish(self) -> None:
+        """Give the object its name. Raises OutputExistsError where another took it meanwhile, FileSystemError where the source
+        was changed, PostPublishError where the object is there and does not read back as it was meant."""
+        interrupts.check()
+        upload = self._upload
+        if upload is None or upload.listed() != self._sent:
+            raise self.location.system("its server has other parts than it was sent")
+        self._check_source()
+        now = self._client.head()
+        if (now and now.tag) != (self._old and self._old.tag):
+            raise taken(self.location)
+        condition = {"IfMatch": self._old.tag} if self._old else {"IfNoneMatch": "*"}
+        self._undisturbed(lambda: self._complete(upload, condition if self._old or self._guard == "store" else {}))
+        self._read_back()
+
+    def _complete(self, upload: Upload, condition: dict[str, str]) -> None:
+        try:
+            answer = upload.complete(self._sent, condition, self._crc)
+        except OutputExistsError:
+            raise
+        except FileSystemError:  # it may have been done, and the answer was lost
+            there = self._client.head()
+            if there is None or there.size != self._output.size or there.tag != tag_of(self._sent):
+                raise
+            answer = {}
+        self._upload = None
+        if self._crc is not None and answer.get("ChecksumCRC32") == base64.b64encode(self._crc.to_bytes(4, "big")).decode():
+            self._unverified = 0
+
+    def _read_back(self) -> None:
+        """Compare what is new, and both sides of each seam, with what was meant."""
+        try:
+            with RemoteSource(self.location.file) as found:
+                self._compare(found)
+                self._read_again = (found.requests, found.read_bytes)
+        except PostPublishError:
+            raise
+        except FileSystemError as error:
+            what = f"is complete, but could not be read again: {error.what}"
+            raise PostPublishError(what, file=self.location.file) from error
+
+    def _compare(self, found: RemoteSource) -> None:
+        planned, seams, at = RangeSource(self._output, made_here=True), list[tuple[int, int]](), 0
+        for piece in self._output.pieces:
+            if piece.data is not None:
+                seams.append((at, at + piece.size))
+            at += piece.size
+        at = 0
+        for sent in self._sent[:-1]:
+            at += sent.size
+            seams.append((at, at))
+        ranges = [(max(start - SEAM_BYTES, 0), min(stop + SEAM_BYTES, planned.size)) for start, stop in seams]
+        is_same = found.size == planned.size
+        if is_same:
+            found.expect(ranges)
+        for start, stop in ranges if is_same else ():
+            for first in range(start, stop, CHUNK_BYTES):
+                last = min(first + CHUNK_BYTES, stop)
+                is_same = is_same and found.read(first, last) == planned.read(first, last)
+        if not is_same:
+            raise PostPublishError("does not read back as it was written: remove it", file=self.location.file)
+
+    def _abort(self) -> None:
+        upload, self._upload = self._upload, None
+        if upload:
+            self._undisturbed(upload.abort)
+
+
+def tag_of(sent: Sequence[Sent]) -> str:
+    """The entity tag of an object that was uploaded in parts, "" where the parts' are no MD5. Source: Amazon S3 User Guide,
+    "Checking object integrity"."""
+    tags = [part.tag.strip('"') for part in sent]
+    if not all(re.fullmatch("[0-9a-f]{32}", tag) for tag in tags):
+        return ""
+    return f'"{hashlib.md5(bytes.fromhex("".join(tags)), usedforsecurity=False).hexdigest()}-{len(tags)}"'

@@ -1,0 +1,266 @@
+"""The calls of S3 that write: one object is uploaded in parts, and its name shows the old object or the complete new one.
+
+Stores speak S3 with gaps. What they answer is compared with what was asked for; a condition that a store may ignore is tried out
+on a name of our own first.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import posixpath
+import threading
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from chkpt_channels.core.errors import FileSystemError, Location, OutputExistsError
+from chkpt_channels.storage.stores.address import Address, check_plain
+from chkpt_channels.storage.stores.connection import CREDENTIALS, ENDPOINTS, RETRIES, SILENT_SECONDS
+
+COPYING_SECONDS = 300
+"""After so long without an answer a copy has failed: a store that copies is silent meanwhile."""
+_KEPT = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Expires", "Metadata",
+         "StorageClass", "ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled", "WebsiteRedirectLocation")  # fmt: skip
+"""What an upload does not inherit. Source: Amazon S3 API Reference, CreateMultipartUpload."""
+_ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
+_NOT_THERE = ("NoSuchKey", "404", "NotFound")
+_NO_COPIES = ("NotImplemented", "MethodNotAllowed", "405", "501")
+_TAKEN = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
+
+
+_HONOURS: dict[tuple[str, str], bool] = {}
+"""Of each server and bucket, whether it honours conditions."""
+
+
+class NoCopies(Exception):
+    """The store does not copy parts."""
+
+
+class ObjectHead(NamedTuple):
+    """What a store says of an object; `about` goes along into an upload."""
+
+    tag: str
+    size: int
+    about: Mapping[str, Any]
+
+
+class Sent(NamedTuple):
+    """A part as the store has it."""
+
+    number: int
+    size: int
+    tag: str
+
+
+class Client:
+    """One bucket's calls; safe to use from several threads. `requests` counts them."""
+
+    def __init__(self, address: Address, location: Location) -> None:
+        self.location, self.bucket, self.key = location, address.home, address.name
+        try:
+            import boto3
+            from botocore.config import Config
+        except ImportError:
+            raise location.system("writing to a store needs boto3", hint="pip install 'chkpt-channels[s3]'") from None
+        url = next(filter(None, map(os.environ.get, ENDPOINTS)), None)
+        if url and urlsplit(url).scheme == "http":
+            check_plain(urlsplit(url).hostname or "", location)
+        retries = {"total_max_attempts": RETRIES + 1, "mode": "standard"}
+        more = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+        config = Config(retries=retries, connect_timeout=SILENT_SECONDS, read_timeout=COPYING_SECONDS, **more)
+        with self._telling():
+            region = os.environ.get("AWS_REGION") or None
+            self._client = boto3.client("s3", endpoint_url=url, region_name=region, config=config)
+        self.requests, self._lock = 0, threading.Lock()
+        self._client.meta.events.register("before-send.s3", self._count)
+
+    def _count(self, **_: object) -> None:
+        with self._lock:
+            self.requests += 1
+
+    @contextlib.contextmanager
+    def _telling(self) -> Any:
+        """Raise what the library raises as FileSystemError, in words of our own: its messages show URLs and keys."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except ClientError as error:
+            code = _code(error)
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
+            if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"):
+                raise self.location.system(f"its server refuses access ({code})", hint=CREDENTIALS) from error
+            raise self.location.system(f"its server answers {status} {code}".rstrip()) from error
+        except BotoCoreError as error:
+            kind = type(error).__name__
+            if kind in ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError"):
+                raise self.location.system("no credentials are found", hint=CREDENTIALS) from error
+            words = {"ReadTimeoutError": "stopped answering", "ConnectionClosedError": "cut the answer short"}
+            what = words.get(kind, "cannot be reached" if "Connect" in kind else f"cannot be used: {kind}")
+            raise self.location.system(f"its server {what}") from error
+
+    def head(self, bucket: str | None = None, key: str | None = None) -> ObjectHead | None:
+        """What is there of a name, by default the output's; None where nothing is."""
+        from botocore.exceptions import ClientError
+
+        with self._telling():
+            try:
+                found = self._client.head_object(Bucket=bucket or self.bucket, Key=key or self.key)
+            except ClientError as error:
+                if _code(error) in _NOT_THERE:
+                    return None
+                raise
+        about = {name: found[name] for name in _KEPT if found.get(name)}
+        return ObjectHead(found["ETag"], found["ContentLength"], about)
+
+    def check_class(self, head: ObjectHead) -> None:
+        """Raise UnsupportedError for an object that is archived: the output would be."""
+        if head.about.get("StorageClass") in _ARCHIVED:
+            raise self.location.unsupported(f"its storage class is {head.about['StorageClass']}, in which nothing is read")
+
+    def begin(self, about: Mapping[str, Any], *, whole_crc: bool, key: str | None = None) -> Upload:
+        """A new upload. With `whole_crc` the store is asked to check the CRC-32 of the whole object."""
+        crc = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"} if whole_crc else {}
+        with self._telling():
+            began = self._client.create_multipart_upload(Bucket=self.bucket, Key=key or self.key, **about, **crc)
+        return Upload(self, key or self.key, began["UploadId"], has_crc=whole_crc)
+
+    def honours_conditions(self) -> bool:
+        """Whether the store refuses to complete an upload under a name that is taken: tried once, at a name of our own beside the
+        output's, of which nothing stays."""
+        known = (self._client.meta.endpoint_url, self.bucket)
+        if known not in _HONOURS:
+            _HONOURS[known] = self._tries_conditions()
+        return _HONOURS[known]
+
+    def _tries_conditions(self) -> bool:
+        probe = posixpath.join(posixpath.dirname(self.key), f".chkpt-channels-{os.urandom(8).hex()}.probe")
+        upload = None
+        with self._telling():
+            self._client.put_object(Bucket=self.bucket, Key=probe, Body=b"")
+        try:
+            upload = self.begin({}, whole_crc=False, key=probe)
+            try:
+                upload.complete([upload.send(1, b"x")], {"IfNoneMatch": "*"})
+            except OutputExistsError:
+                return True
+            except Exception:  # it refuses the condition itself
+                return False
+            upload = None
+            return False
+        finally:
+            if upload:
+                upload.abort()
+            self._delete(probe)
+
+    def _delete(self, key: str) -> None:
+        try:
+            with self._telling():
+                self._client.delete_object(Bucket=self.bucket, Key=key)
+        except FileSystemError as error:
+            what = f"{error.what}: its empty object {key} could not be removed"
+            raise self.location.system(what, hint=f"aws s3 rm s3://{self.bucket}/{key}") from error
+
+    def call(self, name: str, **words: Any) -> dict[str, Any]:
+        """A call of the library, in this bucket."""
+        return getattr(self._client, name)(Bucket=self.bucket, **words)  # type: ignore[no-any-return]
+
+
+class Upload:
+    """An upload that has begun: parts are put into it, and `complete` gives the object its name."""
+
+    def __init__(self, client: Client, key: str, identity: str, *, has_crc: bool) -> None:
+        self._client, self._has_crc, self.identity, self.key = client, has_crc, identity, key
+        self._words = {"Key": key, "UploadId": identity}
+
+    def send(self, number: int, data: bytes | memoryview) -> Sent:
+        """Put bytes as a part; the store compares them with their MD5."""
+        words: dict[str, Any] = {"ContentMD5": _base64(hashlib.md5(data, usedforsecurity=False).digest())}
+        if self._has_crc:
+            words["ChecksumCRC32"] = _base64(zlib.crc32(data).to_bytes(4, "big"))
+        with self._client._telling():
+            put = self._client.call("upload_part", PartNumber=number, Body=bytes(data), **self._words, **words)
+        return Sent(number, len(data), put["ETag"])
+
+    def copy(self, number: int, source: Address, tag: str, start: int, size: int) -> Sent:
+        """Let the store put `size` bytes of another object, the version `tag`, as a part. Raises NoCopies where it does not."""
+        from botocore.exceptions import ClientError
+
+        words = {"CopySource": {"Bucket": source.home, "Key": source.name}, "CopySourceIfMatch": tag}
+        words |= {"CopySourceRange": f"bytes={start}-{start + size - 1}"}
+        with self._client._telling():
+            try:
+                copied = self._client.call("upload_part_copy", PartNumber=number, **self._words, **words)
+            except ClientError as error:
+                if _code(error) in _NO_COPIES:
+                    raise NoCopies from error
+                if _code(error) in ("PreconditionFailed", "412"):
+                    raise Location(source.url).system("was changed while it was read") from error
+                raise
+        if not (found := copied.get("CopyPartResult", {}).get("ETag")):
+            raise NoCopies  # rclone answers 200, and nothing is copied
+        return Sent(number, size, found)
+
+    def listed(self) -> list[Sent]:
+        """The parts that the store has."""
+        found: list[Sent] = []
+        more: dict[str, Any] = {}
+        while True:
+            with self._client._telling():
+                page = self._client.call("list_parts", **self._words, **more)
+            found += (Sent(part["PartNumber"], part["Size"], part["ETag"]) for part in page.get("Parts", ()))
+            if not page.get("IsTruncated"):
+                return found
+            more = {"PartNumberMarker": page["NextPartNumberMarker"]}
+
+    def complete(self, parts: list[Sent], condition: Mapping[str, str], crc: int | None = None) -> dict[str, Any]:
+        """Give the object its name. Raises OutputExistsError where the condition does not hold."""
+        from botocore.exceptions import ClientError
+
+        words: dict[str, Any] = {"MultipartUpload": {"Parts": [{"PartNumber": p.number, "ETag": p.tag} for p in parts]}}
+        if crc is not None and self._has_crc:
+            words |= {"ChecksumCRC32": _base64(crc.to_bytes(4, "big")), "ChecksumType": "FULL_OBJECT"}
+        with self._client._telling():
+            try:
+                return self._client.call("complete_multipart_upload", **self._words, **words, **condition)
+            except ClientError as error:
+                if _code(error) in _TAKEN:
+                    raise taken(self._client.location) from error
+                if _code(error) in ("BadDigest", "XAmzContentChecksumMismatch"):
+                    what = "the store finds another CRC-32 in what it copied than the source states: a weight there is damaged"
+                    raise self._client.location.damaged(what) from error
+                raise
+
+    def abort(self) -> None:
+        """Remove what was uploaded. Raises FileSystemError, whose message names the upload, where the store does not."""
+        from botocore.exceptions import ClientError
+
+        try:
+            with self._client._telling():
+                try:
+                    self._client.call("abort_multipart_upload", **self._words)
+                except ClientError as error:
+                    if _code(error) not in ("NoSuchUpload", "404"):
+                        raise
+        except Exception as error:
+            words = f"--bucket {self._client.bucket} --key {self.key} --upload-id {self.identity}"
+            what = f"its unfinished upload {self.identity} could not be removed: {getattr(error, 'what', error)}"
+            raise self._client.location.system(what, hint=f"aws s3api abort-multipart-upload {words}") from error
+
+
+def taken(location: Location) -> OutputExistsError:
+    """The error for a name that another made, or changed, since it was looked at."""
+    what = "was made or changed by another meanwhile, and is not replaced"
+    return OutputExistsError(what, file=location.file, hint="--force, or -o names another output")
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
