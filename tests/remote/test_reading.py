@@ -241,6 +241,29 @@ def test_a_token_reaches_the_hub_and_no_message(
     assert "hf_secret" not in output.out + output.err
 
 
+def test_a_profile_lets_one_in(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where the environment names no key: reading and writing take the same one."""
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "REGION"):
+        monkeypatch.delenv(f"AWS_{name}")
+    (tmp_path / "credentials").write_text("[mine]\naws_access_key_id = of-a-profile\naws_secret_access_key = word\n")
+    (tmp_path / "config").write_text("[profile mine]\nregion = eu-north-1\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    seen = set()
+    honest = bucket.server.store
+
+    def store(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        seen.add((method, headers.get("authorization", "").partition("/s3/")[0]))
+        return honest(method, path, headers, body)
+
+    bucket.server.store = store
+    source = bucket.put("a.safetensors", image_weights(tmp_path / "a.safetensors"))
+    chkpt_channels.convert(source, "s3://zoo/b.safetensors", to="gray")
+    assert {method for method, _ in seen} == {"GET", "HEAD", "PUT", "POST", "DELETE"}
+    assert all("Credential=of-a-profile/" in who and who.endswith("/eu-north-1") for _, who in seen), seen
+
+
 def test_a_large_hdf5_file_is_read_by_a_worker_that_asks(web: Zoo, tmp_path: Path):
     """The library that reads stores does not work in a forked process: the worker's reads are its parent's requests."""
     import h5py

@@ -5,6 +5,7 @@ A store may ignore a condition, cut a body, send another range or the whole obje
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import threading
@@ -144,10 +145,22 @@ def _opened(address: Address, location: Location) -> tuple[Any, str]:
     settings = _settings(url, headers)
     try:
         if address.scheme == "s3":
-            return S3Store(address.home, **({"endpoint": url} if url else {}), **settings), address.name
+            return S3Store(address.home, **({"endpoint": url} if url else {}), **_credentials(), **settings), address.name
         return HTTPStore.from_url(url, **settings), ""
     except Exception as error:
         raise location.system(f"its store cannot be opened: {_first_words(error)}") from error
+
+
+def _credentials() -> dict[str, Any]:
+    """What lets one in where the environment does not say: a profile of ~/.aws, and whatever else boto3 knows, where that is
+    installed."""
+    if any(map(os.environ.get, ("AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"))) or importlib.util.find_spec("boto3") is None:
+        return {}
+    import boto3
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    session = boto3.session.Session()
+    return {"credential_provider": Boto3CredentialProvider(session)} if session.get_credentials() else {}
 
 
 def _settings(url: str, headers: Mapping[str, str]) -> dict[str, Any]:

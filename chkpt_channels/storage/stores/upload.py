@@ -74,7 +74,7 @@ class Client:
         config = Config(retries=retries, connect_timeout=SILENT_SECONDS, read_timeout=COPYING_SECONDS, **more)
         with self._telling():
             region = os.environ.get("AWS_REGION") or None
-            self._client = boto3.client("s3", endpoint_url=url, region_name=region, config=config)
+            self._client = boto3.session.Session().client("s3", endpoint_url=url, region_name=region, config=config)
         self.requests, self._lock = 0, threading.Lock()
         self._client.meta.events.register("before-send.s3", self._count)
 
