@@ -6,6 +6,7 @@
     python -m tests.support.bench.conversions --only many       # -j 2 against -j 1, and what the disk does with two at once
     python -m tests.support.bench.conversions --only scale      # how work grows with what a file holds many of
     python -m tests.support.bench.conversions --only startup    # the start of the command, with each typer
+    python -m tests.support.bench.conversions --only fleet      # a task on Dask's workers against one of -j 2
 
 The commands of a pair run in turn, A B A B …; the figure is the median of the ratios, with their quartiles.
 """
@@ -21,13 +22,14 @@ import tempfile
 from pathlib import Path
 
 from tests.support.bench import programs
+from tests.support.bench.fleet import fleet
 from tests.support.bench.measure import OURS, TINY, Figure, in_turn, load, pair, quartiles, run
 from tests.support.bench.scale import scale
 from tests.support.bench.startup import startup
 
 PYTHON = sys.executable
 
-PARTS = ("small", "scale", "startup", "many", "large")
+PARTS = ("small", "scale", "startup", "many", "fleet", "large")
 COPY_AND_SYNC = ["sh", "-c", 'cp "$1" "$2" && sync "$2"', "sh"]
 NOTHING = [PYTHON, "-c", "pass"]
 
@@ -194,6 +196,8 @@ def main() -> None:
         if "many" in parts:
             many(folder, max(2, runs // 2))
             shutil.rmtree(folder / "zoo")
+        if "fleet" in parts:
+            fleet(folder, runs)
         if "large" in parts:
             if shutil.disk_usage(folder).free < 20e9:
                 raise SystemExit("the 4 GB part needs 20 GB of disk")
