@@ -18,7 +18,7 @@ PYODIDE := pyodide-314.0.7
 PYODIDE_FILES := pyodide.mjs pyodide.asm.mjs pyodide.asm.wasm python_stdlib.zip pyodide-lock.json
 PYODIDE_SHA256 := 66b7949e5a0cba2250b586d7e368bf12fb482800748d182c4618254b685ffaa0
 
-.PHONY: demo test test-lowest test-resolve test-beside docs picture fuzz lint types test-frameworks test-realworld test-keras2 test-paddle test-stores bench bench-exactness fixtures catalogue page test-page clean
+.PHONY: demo test test-lowest test-resolve test-beside docs picture fuzz lint types test-frameworks test-realworld test-keras2 test-paddle test-stores bench bench-stores bench-exactness fixtures catalogue page test-page clean
 
 demo: $(VENV)/.installed
 	@rm -rf demo && mkdir demo && cp $(FIXTURE) demo/rgb.pth
@@ -87,6 +87,9 @@ test-stores: $(STORES)/.installed
 
 bench: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python -m tests.support.bench.conversions
+
+bench-stores: $(STORES)/.installed
+	$(STORES)/bin/python -m tests.support.bench.stores
 
 bench-exactness: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python -m tests.support.bench.exactness

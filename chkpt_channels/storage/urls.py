@@ -35,4 +35,6 @@ def shown(name: str) -> str:
 def file_name(name: str | os.PathLike[str]) -> str:
     """The last part of a path or of a URL."""
     text = os.fspath(name)
-    return PurePosixPath(text.partition("?")[0]).name if is_url(text) else os.path.basename(text)
+    if not is_url(text):
+        return os.path.basename(text)
+    return PurePosixPath(text if is_bucket(text) else text.partition("?")[0]).name

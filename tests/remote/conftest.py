@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,8 +54,8 @@ def hugging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Zoo]:
         yield Zoo(root / "owner" / "repo", server, "hf://owner/repo/")
 
 
-@pytest.fixture(scope="session")
-def moto() -> Iterator[str]:
+@contextmanager
+def serving() -> Iterator[str]:
     """The host of a server of moto's."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -72,6 +73,12 @@ def moto() -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    with serving() as host:
+        yield host
 
 
 class Bucket(NamedTuple):

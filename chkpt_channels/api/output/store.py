@@ -18,6 +18,7 @@ from chkpt_channels.folders.planning import PlannedModel
 from chkpt_channels.formats.base import Loading
 from chkpt_channels.storage.splice import passing_checks
 from chkpt_channels.storage.stores.output import StoreOutput
+from chkpt_channels.storage.stores.remote import RemoteSource
 from chkpt_channels.storage.urls import file_name, shown
 from chkpt_channels.transform.options import Options
 
@@ -32,12 +33,13 @@ class StoreTarget:
         self, model: ModelFile, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
     ) -> None:
         self._model, self._settings, self._progress = model, settings, progress
-        if dst is None:
-            self._url = beside_source(model.source.name, options.word)
+        if dst is not None:
+            self._url, name = os.fspath(dst), output_path(model, file_name(dst), options).name
+        elif isinstance(model.source, RemoteSource):
+            self._url = beside_source(model.source.address.url, options.word)
             name = file_name(self._url)
         else:
-            self._url = os.fspath(dst)
-            name = output_path(model, file_name(dst), options).name
+            raise TypeError(f"{model.source.name} is no object, and the output has no name")
         if other := other_container(model.format, Path(name)):
             what = f"the output {name} is named like {other.title}, and a store gets files of the source's format"
             raise UsageError(what, file=shown(self._url), hint=f"-o {name}, and aws s3 cp {name} {shlex.quote(shown(self._url))}")

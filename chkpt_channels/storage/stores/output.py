@@ -39,7 +39,7 @@ class StoreOutput:
        taken and `force` is not given, or is the source's; FileSystemError."""
 
     def __init__(self, url: str, source: Source, *, force: bool) -> None:
-        self.location, self._address, self._source = Location(shown(url)), parsed(url), source
+        self.location, self._url, self._address, self._source = Location(shown(url)), url, parsed(url), source
         self._origin = source if isinstance(source, RemoteSource) and source.address.scheme == "s3" else None
         if self._origin and self._origin.address[2:4] == self._address[2:4]:
             raise OutputExistsError("is the input itself", file=self.location.file, hint="-o names another output")
@@ -136,16 +136,17 @@ class StoreOutput:
         old = sum(piece.size for piece in self._output.pieces if piece.data is None)
         self._crc, self._unverified = (self._crc, old) if copies else (crc, 0)
 
-    def _read(self, part: UploadPart, checker: Checker) -> memoryview:
+    def _read(self, part: UploadPart, checker: Checker) -> bytearray:
         """The bytes of a part, those of the source checked."""
-        view, at = memoryview(bytearray(part.size)), 0
+        data = bytearray(part.size)
+        view, at = memoryview(data), 0
         while at < part.size:
             piece, within = self._output.at(part.start + at)
             count = self._output.readinto(view[at:], part.start + at)
             if piece.data is None:
                 checker.feed(view[at : at + count], piece.start + within)
             at += count
-        return view
+        return data
 
     def publish(self) -> None:
         """Give the object its name. Raises OutputExistsError where another took it meanwhile, FileSystemError where the source
@@ -179,7 +180,7 @@ class StoreOutput:
     def _read_back(self) -> None:
         """Compare what is new, and both sides of each seam, with what was meant."""
         try:
-            with RemoteSource(self.location.file) as found:
+            with RemoteSource(self._url) as found:
                 self._compare(found)
                 self._read_again = (found.requests, found.read_bytes)
         except PostPublishError:

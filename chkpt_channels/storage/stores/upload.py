@@ -177,13 +177,13 @@ class Upload:
         self._client, self._has_crc, self.identity, self.key = client, has_crc, identity, key
         self._words = {"Key": key, "UploadId": identity}
 
-    def send(self, number: int, data: bytes | memoryview) -> Sent:
+    def send(self, number: int, data: bytes | bytearray) -> Sent:
         """Put bytes as a part; the store compares them with their MD5."""
         words: dict[str, Any] = {"ContentMD5": _base64(hashlib.md5(data, usedforsecurity=False).digest())}
         if self._has_crc:
             words["ChecksumCRC32"] = _base64(zlib.crc32(data).to_bytes(4, "big"))
         with self._client._telling():
-            put = self._client.call("upload_part", PartNumber=number, Body=bytes(data), **self._words, **words)
+            put = self._client.call("upload_part", PartNumber=number, Body=data, **self._words, **words)
         return Sent(number, len(data), put["ETag"])
 
     def copy(self, number: int, source: Address, tag: str, start: int, size: int) -> Sent:
