@@ -70,7 +70,7 @@ def _each(job: Job, file: str, where: str) -> list[Job]:
         raise UsageError(f"src means {len(found)} files, and dst names one", file=file, where=where, hint=hint)
     home = job.dst
     named = ((src, os.path.join(home, file_name(derived_path(src, job.to, job.options)))) for src in found)
-    return [job._replace(src=src, dst=dst, makes_folder=True) for src, dst in named]
+    return [job._replace(src=src, dst=dst, makes_folder=not is_url(home)) for src, dst in named]
 
 
 def _job(table: dict[str, Any], file: Path, number: int) -> Job:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chkpt_channels import FileSystemError, UsageError, verify
+from chkpt_channels import FileSystemError, UsageError, fleet, verify
 from chkpt_channels.api.manifest import Job, read
 from chkpt_channels.cli.app import run
 from chkpt_channels.transform.option_spec import Option
@@ -208,3 +208,10 @@ def test_every_option_by_its_long_name(option: Option, tmp_path: Path):
 def test_a_manifest_that_is_nested_too_deeply(text: str, tmp_path: Path):
     with pytest.raises(UsageError, match="is nested too deeply"):
         read(written(tmp_path, text))
+
+
+def test_a_pattern_into_a_bucket(tmp_path: Path):
+    (tmp_path / "a.pth").touch()
+    (tmp_path / "m.toml").write_text('[[convert]]\nsrc = "*.pth"\ndst = "s3://zoo/gray/"\nto = "gray"\n')
+    (job,) = fleet.rows(tmp_path / "m.toml")
+    assert (job.dst, job.makes_folder) == ("s3://zoo/gray/a_gray.pth", False)  # no folder "s3:" is made here

@@ -91,7 +91,7 @@ class StoreOutput:
         head = self._client.head(self._origin.address.home, self._origin.address.name)
         if head is None or head.tag != self._origin.tag:
             raise self._origin.location.system(CHANGED)
-        self._client.check_class(head)
+        self._client.check_class(head, self._origin.location)
         return dict(head.about)
 
     def _probe(self) -> None:

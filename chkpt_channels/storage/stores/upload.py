@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import posixpath
+import shlex
 import threading
 import zlib
 from collections.abc import Mapping
@@ -117,10 +118,10 @@ class Client:
         about = {name: found[name] for name in _KEPT if found.get(name)}
         return ObjectHead(found["ETag"], found["ContentLength"], about)
 
-    def check_class(self, head: ObjectHead) -> None:
+    def check_class(self, head: ObjectHead, location: Location) -> None:
         """Raise UnsupportedError for an object that is archived: the output would be."""
         if head.about.get("StorageClass") in _ARCHIVED:
-            raise self.location.unsupported(f"its storage class is {head.about['StorageClass']}, in which nothing is read")
+            raise location.unsupported(f"its storage class is {head.about['StorageClass']}, in which nothing is read")
 
     def begin(self, about: Mapping[str, Any], *, whole_crc: bool, key: str | None = None) -> Upload:
         """A new upload. With `whole_crc` the store is asked to check the CRC-32 of the whole object."""
@@ -163,7 +164,7 @@ class Client:
                 self._client.delete_object(Bucket=self.bucket, Key=key)
         except FileSystemError as error:
             what = f"{error.what}: its empty object {key} could not be removed"
-            raise self.location.system(what, hint=f"aws s3 rm s3://{self.bucket}/{key}") from error
+            raise self.location.system(what, hint=f"aws s3 rm {shlex.quote(f's3://{self.bucket}/{key}')}") from error
 
     def call(self, name: str, **words: Any) -> dict[str, Any]:
         """A call of the library, in this bucket."""
@@ -247,7 +248,7 @@ class Upload:
                     if _code(error) not in ("NoSuchUpload", "404"):
                         raise
         except Exception as error:
-            words = f"--bucket {self._client.bucket} --key {self.key} --upload-id {self.identity}"
+            words = shlex.join(["--bucket", self._client.bucket, "--key", self.key, "--upload-id", self.identity])
             what = f"its unfinished upload {self.identity} could not be removed: {getattr(error, 'what', error)}"
             raise self._client.location.system(what, hint=f"aws s3api abort-multipart-upload {words}") from error
 
