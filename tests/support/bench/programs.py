@@ -2,6 +2,8 @@
 
 MAKE_SMALL = """
 import sys, torch
+from fixtures.catalogue.libraries import torchvision_operators
+operators = torchvision_operators()
 from transformers import ResNetConfig, ResNetForImageClassification
 from safetensors.torch import save_file
 state = ResNetForImageClassification(ResNetConfig()).state_dict()
@@ -37,6 +39,8 @@ onnx.save(m, sys.argv[2])
 """
 MAKE_ONNX = """
 import sys, torch
+from fixtures.catalogue.libraries import torchvision_operators
+operators = torchvision_operators()
 from transformers import ResNetConfig, ResNetForImageClassification
 model = ResNetForImageClassification(ResNetConfig()).eval()
 torch.onnx.export(model, (torch.rand(1, 3, 64, 64),), sys.argv[1], dynamo=False, input_names=["image"])
