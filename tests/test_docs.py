@@ -14,6 +14,7 @@ import typer
 
 import chkpt_channels
 from chkpt_channels.cli import app as command_line
+from chkpt_channels.cli.typer_app import built
 from chkpt_channels.core.interrupts import ENDING, Interrupted
 from chkpt_channels.formats import known
 from tests.support import report_docs
@@ -21,7 +22,7 @@ from tests.support.contents import FENCED, anchors, with_contents
 from tests.support.documents import DOCUMENTS, ROOT
 from tests.support.option_docs import PATH, page
 
-GROUP = typer.main.get_command(command_line.app)
+GROUP = typer.main.get_command(built(command_line.COMMANDS.values()))
 PAGES = [name for name in DOCUMENTS if name.startswith("docs/")]
 LINKING = [*DOCUMENTS, "SECURITY.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md"]
 SCHEMA = json.loads((ROOT / "chkpt_channels" / "schema.json").read_text(encoding="utf-8"))

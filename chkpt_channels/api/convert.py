@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, Unpack
 
 from chkpt_channels.api.output.check import check_stems, parity
-from chkpt_channels.api.output.folder import FolderTarget
 from chkpt_channels.api.output.naming import Path_, Progress
 from chkpt_channels.api.output.publish import FileTarget, Settings, Written, to_store
 from chkpt_channels.api.report import Parity, Report
@@ -21,6 +20,7 @@ from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import Options, options_toward
 
 if TYPE_CHECKING:
+    from chkpt_channels.api.output.folder import FolderTarget
     from chkpt_channels.api.output.store import StoreTarget
 
 
@@ -84,6 +84,8 @@ def _target(
     model: Model, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
 ) -> FileTarget | FolderTarget | StoreTarget:
     if isinstance(model, ModelFolder):
+        from chkpt_channels.api.output.folder import FolderTarget
+
         return FolderTarget(model, dst, options, settings, progress)
     if isinstance(model, ModelFile):
         if to_store(model.source.name, dst):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -58,6 +57,8 @@ def read(path: str | Path) -> list[Job]:
 def _each(job: Job, file: str, where: str) -> list[Job]:
     """A conversion of each file that a pattern means; the conversion itself where its source is a name. Raises UsageError where a
     pattern means none, or where its outputs could not have names of their own."""
+    import glob
+
     if is_url(job.src) or not glob.has_magic(job.src) or os.path.lexists(job.src):
         return [job]
     found = sorted(glob.glob(job.src, recursive=True))

@@ -1,54 +1,25 @@
 """The command line: parse, one library call, print, exit code. Reports go to stdout, messages and progress to stderr."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: the rows of the parameters would be text.
 
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, Any, cast
+from typing import Annotated
 
-import typer
-
-from chkpt_channels import __version__
 from chkpt_channels.cli import params, pictures
-from chkpt_channels.cli.commands import GroupedCommand, refusal
+from chkpt_channels.cli.commands import Command, read
 from chkpt_channels.cli.session import DEBUG, progress, report_error, session, watching_stdout
 from chkpt_channels.core import interrupts
+from chkpt_channels.transform.option_spec import Option
 from chkpt_channels.transform.option_table import ConvertOptions
 
 INTERRUPTED = 130
 NO_ROOM = 5
 BUG = 70
 
-app = typer.Typer(
-    name="chkpt-channels",
-    help="Change the input channels of a trained checkpoint: RGB to gray, gray to RGB, RGB to N bands.",
-    epilog="chkpt-channels convert resnet50.pth --to gray -o resnet50_gray.pth",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
 
-
-def _version(console: bool) -> None:
-    if console:
-        print(f"chkpt-channels {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
-
-
-@app.command(cls=GroupedCommand, epilog="Example: chkpt-channels convert resnet50.pth --to gray -o resnet50_gray.pth")
-@params.shared
 def convert(
     src: params.Sources = None,
     *,
@@ -76,7 +47,7 @@ def convert(
     as_json: params.Json = False,
     quiet: params.Quiet = False,
     verbose: params.Verbose = False,
-) -> None:
+) -> int:
     """Write SRC with its first convs changed to other input channels."""
     from chkpt_channels.api import fleet
     from chkpt_channels.cli import conversion
@@ -119,23 +90,25 @@ def convert(
                 listing.check(console, job, quiet=quiet)
         if width and not quiet:
             console.summarize()
-    raise typer.Exit(console.exit_code)
+    return console.exit_code
 
 
-@app.command(cls=GroupedCommand, epilog="Example: chkpt-channels inspect epoch_12.ckpt --all")
-@params.shared
 def inspect(
-    src: Annotated[list[str], typer.Argument(metavar="SRC…", help="Checkpoints; - is standard input.")],
-    everything: Annotated[bool, typer.Option("--all", help="List every tensor."), params.Doc("lists every tensor")] = False,
+    src: Annotated[list[str], Option("", metavar="SRC…", help="Checkpoints; - is standard input.")],
+    everything: Annotated[bool, Option("--all", help="List every tensor.", doc="lists every tensor")] = False,
     output_format: params.Format = None,
     as_json: params.Json = False,
     quiet: params.Quiet = False,
     verbose: Annotated[
         bool,
-        typer.Option("-v", "--verbose", help="List the tensors that were rejected as first convs, and why."),
-        params.Doc("lists the tensors that were rejected as first convs, with the reasons"),
+        Option(
+            "--verbose",
+            short="-v",
+            help="List the tensors that were rejected as first convs, and why.",
+            doc="lists the tensors that were rejected as first convs, with the reasons",
+        ),
     ] = False,
-) -> None:
+) -> int:
     """Show what a checkpoint holds: format, first convs with layout and evidence, tensors."""
     from chkpt_channels import inspect as library
     from chkpt_channels.cli import text
@@ -146,30 +119,36 @@ def inspect(
                 inspection = library(path)
                 lines = text.inspection_lines(inspection, everything=everything, verbose=verbose)
                 console.add(inspection.result(), [] if quiet else lines)
-    raise typer.Exit(console.exit_code)
+    return console.exit_code
 
 
-@app.command(cls=GroupedCommand, epilog="Example: chkpt-channels verify resnet50.pth resnet50_gray.pth")
-@params.shared
 def verify(
-    original: Annotated[str, typer.Argument(metavar="ORIGINAL", help="The checkpoint before.")],
-    converted: Annotated[str, typer.Argument(metavar="CONVERTED", help="The checkpoint after.")],
+    original: Annotated[str, Option("", metavar="ORIGINAL", help="The checkpoint before.")],
+    converted: Annotated[str, Option("", metavar="CONVERTED", help="The checkpoint after.")],
     *,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="gray|rgb|bgr|rgba|N", help="The target; without it the count is read off CONVERTED."),
-        params.Doc("the target of the conversion; without it the number of channels is read off CONVERTED"),
+        Option(
+            "--to",
+            metavar="gray|rgb|bgr|rgba|N",
+            help="The target; without it the count is read off CONVERTED.",
+            doc="the target of the conversion; without it the number of channels is read off CONVERTED",
+        ),
     ] = None,
     options: ConvertOptions,
     report: Annotated[
         str | None,
-        typer.Option("--report", metavar="FILE", help="Read the options from the report of the conversion (convert --report)."),
-        params.Doc("reads the options from what `convert --report FILE` wrote; those that are given here take precedence"),
+        Option(
+            "--report",
+            metavar="FILE",
+            help="Read the options from the report of the conversion (convert --report).",
+            doc="reads the options from what `convert --report FILE` wrote; those that are given here take precedence",
+        ),
     ] = None,
     output_format: params.Format = None,
     as_json: params.Json = False,
     quiet: params.Quiet = False,
-) -> None:
+) -> int:
     """Verify that CONVERTED is the conversion of ORIGINAL: all else identical, the kernel right to the last bit."""
     from pathlib import Path
 
@@ -182,29 +161,33 @@ def verify(
         result = library(original, converted, to or reported.pop("to", None), **(reported | dict(options)))
         console.add(result.result(), [] if quiet else text.verification_lines(result))
         console.exit_code = max(console.exit_code, 0 if result.ok else 1)
-    raise typer.Exit(console.exit_code)
+    return console.exit_code
 
 
-@app.command(cls=GroupedCommand, epilog="Example: chkpt-channels check models/ --expect gray")
-@params.shared
 def check(
-    path: Annotated[list[str], typer.Argument(metavar="PATH…", help="Checkpoints, configurations or folders of them.")],
+    path: Annotated[list[str], Option("", metavar="PATH…", help="Checkpoints, configurations or folders of them.")],
     expect: Annotated[
         str | None,
-        typer.Option("--expect", metavar="gray|rgb|N", help="The input channels that each must have."),
-        params.Doc("the input channels that each file must have"),
+        Option(
+            "--expect",
+            metavar="gray|rgb|N",
+            help="The input channels that each must have.",
+            doc="the input channels that each file must have",
+        ),
     ] = None,
     lfs_pointers: Annotated[
         str,
-        typer.Option(
-            "--lfs-pointers", **params.one_of("skip", "error"), help="Skip or refuse Git-LFS pointers. [skip]", show_default=False
+        Option(
+            "--lfs-pointers",
+            known=("skip", "error"),
+            help="Skip or refuse Git-LFS pointers. [skip]",
+            doc="Git-LFS pointers are skipped, with a line that says so (`skip`), or are damaged input, exit 3 (`error`)",
         ),
-        params.Doc("Git-LFS pointers are skipped, with a line that says so (`skip`), or are damaged input, exit 3 (`error`)"),
     ] = "skip",
     output_format: params.Format = None,
     as_json: params.Json = False,
     quiet: params.Quiet = False,
-) -> None:
+) -> int:
     """Check kernels against every declared channel count, an expectation, and a hash in the name."""
     from chkpt_channels import check as library
     from chkpt_channels.api.check import models
@@ -220,36 +203,43 @@ def check(
             console.note(f"no weights are in {', '.join(path)}: nothing was checked")
         if len(files) > 1 and not quiet:
             console.summarize()
-    raise typer.Exit(console.exit_code)
+    return console.exit_code
 
 
-app.command(cls=GroupedCommand, epilog="Example: chkpt-channels plot resnet50.pth resnet50_gray.pth -o kernels.png")(
-    params.shared(pictures.plot)
-)
-
-
-@app.command(cls=GroupedCommand, epilog="Example: chkpt-channels status zoo.jsonl")
-@params.shared
 def status(
-    ledger: Annotated[list[str], typer.Argument(metavar="LEDGER…", help="Ledgers of convert --ledger.")],
+    ledger: Annotated[list[str], Option("", metavar="LEDGER…", help="Ledgers of convert --ledger.")],
     output_format: params.Format = None,
     as_json: params.Json = False,
     quiet: params.Quiet = False,
-) -> None:
+) -> int:
     """Sum up ledgers: how many rows are done, failed and left."""
     from chkpt_channels.cli import jobs as listing
 
     with session("status", output_format, as_json=as_json) as console, console.file(ledger[0]):
         listing.sum_up(console, ledger, quiet=quiet)
-    raise typer.Exit(console.exit_code)
+    return console.exit_code
 
 
-@app.command(cls=GroupedCommand, epilog="Example: chkpt-channels schema > report.schema.json")
-def schema() -> None:
+def schema() -> int:
     """Print the JSON Schema of the reports."""
     from importlib.resources import files
 
     print(files("chkpt_channels").joinpath("schema.json").read_text(encoding="utf-8"), end="")
+    return 0
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command(convert, "chkpt-channels convert resnet50.pth --to gray -o resnet50_gray.pth"),
+        Command(inspect, "chkpt-channels inspect epoch_12.ckpt --all"),
+        Command(verify, "chkpt-channels verify resnet50.pth resnet50_gray.pth"),
+        Command(check, "chkpt-channels check models/ --expect gray"),
+        Command(pictures.plot, "chkpt-channels plot resnet50.pth resnet50_gray.pth -o kernels.png"),
+        Command(status, "chkpt-channels status zoo.jsonl"),
+        Command(schema, "chkpt-channels schema > report.schema.json"),
+    )
+}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -264,32 +254,38 @@ def run(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
-    commands = cast("Any", typer.main.get_command(app))
     try:
-        code = commands.main(args=list(arguments), prog_name="chkpt-channels", standalone_mode=False)
+        code = _called(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return code
     except interrupts.Interrupted as stopped:
         return stopped.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         return INTERRUPTED
     except MemoryError:
         print("error: there is too little memory; nothing was written", file=sys.stderr)
         return NO_ROOM
     except Exception as error:
-        return interrupts.exit_code() or _stopped(error, arguments, list(commands.commands))
+        return interrupts.exit_code() or _stopped(error)
 
 
-def _stopped(error: Exception, arguments: Sequence[str], names: Sequence[str]) -> int:
+def _called(arguments: Sequence[str]) -> int:
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    values = read(arguments[1:], command) if command else None
+    if command and values is not None:
+        return command(values)
+    from chkpt_channels.cli import typer_app
+
+    return typer_app.main(arguments, COMMANDS)
+
+
+def _stopped(error: Exception) -> int:
     """Exit 2 for what the parser refuses, 5 where standard output fails; 70 for everything that should not have happened."""
-    show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
+    code = getattr(error, "exit_code", None)
     if isinstance(code, int):  # of standard output: a file's is reported with the file
         with suppress(OSError):  # standard error may have no room either
-            if show and not arguments:
-                show()  # the help
-            else:
-                report_error(refusal(error, arguments, names) if show else error)
+            report_error(error)
         return code
     if os.environ.get(DEBUG) == "1":
         raise error

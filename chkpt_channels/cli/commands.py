@@ -1,61 +1,113 @@
-"""What a command is beyond its function: its options in groups, and words for what the parser refuses."""
+"""A command: its function, the rows of its parameters, which the function's annotations hold, and a plain line of words read."""
+
+# How `--strict` and its like get onto the command line: each is a row of `ConvertOptions` (transform/option_table.py). A command
+# whose function has a parameter `options: ConvertOptions` has one parameter for each row in that place; when it is called, the
+# values that the user gave are handed to it as one ConvertOptions. So a new row is a new option of `convert` and `verify`, and
+# nothing here or in app.py changes.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, is_typeddict
 
-import typer
-
-from chkpt_channels.core.errors import UsageError, did_you_mean
-
-OTHER = "Options"
+from chkpt_channels.cli import params, style
+from chkpt_channels.core.errors import unlisted
+from chkpt_channels.transform.option_spec import Option, options_of, rows_of
 
 
-class GroupedCommand(typer.core.TyperCommand):
-    """A command whose --help has a section for each group of options (their `rich_help_panel`), and names arguments as declared:
-    typer puts types and brackets around them, other ones in each version."""
+class Command:
+    """One command of the command line.
 
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """The words behind the command."""
-        return [*argument_names(self), "[OPTION]…"]
+    function    what it does; its parameters are annotated with rows, and it returns the exit code
+    example     a command line that shows it
+    parameters  the rows of all of them, as --help lists them; --color is the last, where there are any
+    has_table   whether the options of a conversion are among them
+    """
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the sections, in the order in which their first options are declared; those of no group come last."""
-        sections: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-        parameter: Any
-        for parameter in self.get_params(ctx):
-            if parameter.param_type_name == "argument":
-                sections["Arguments"].append((parameter.metavar, parameter.help))
-            elif record := parameter.get_help_record(ctx):
-                sections[getattr(parameter, "rich_help_panel", None) or OTHER].append(record)
-        for title in sorted(sections, key=lambda title: title == OTHER):
-            with formatter.section(title):
-                formatter.write_dl(sections[title])
+    def __init__(self, function: Callable[..., int], example: str) -> None:
+        self.function, self.example, self.name = function, example, function.__name__
+        declared = {name: annotation for name, annotation in function.__annotations__.items() if name != "return"}
+        self._options, table = next(((name, a) for name, a in declared.items() if is_typeddict(a)), ("", None))
+        options = options_of(table) if table else ()
+        self._rows = tuple(row._replace(default=False if row.kind is bool else None) for row in options)
+        own = iter(rows_of({name: a for name, a in declared.items() if a is not table} | {"color": params.Color}))
+        rows: list[Option] = []
+        for name in declared:
+            rows += self._rows if name == self._options else [next(own)._replace(default=_default(function, name))]
+        if rows:
+            rows.append(next(own)._replace(default=style.CHOICES[0]))
+        self.parameters = tuple(rows)
+
+    @property
+    def has_table(self) -> bool:
+        """Whether the options of a conversion are among its parameters."""
+        return bool(self._rows)
+
+    def __call__(self, values: Mapping[str, Any]) -> int:
+        """Run it with a value for each parameter, by name; returns the exit code. Raises UsageError for unlisted words."""
+        for row in self.parameters:
+            if row.known and values[row.name] is not None and values[row.name] not in row.known:
+                raise unlisted(row.flag, values[row.name], row.known)
+        style.choose(values.get("color", style.CHOICES[0]))
+        left = {name: value for name, value in values.items() if name != "color"}
+        given = {row.name: left.pop(row.name) for row in self._rows}
+        options = {name: value for name, value in given.items() if value is not None and value is not False}
+        return self.function(**left, **({self._options: options} if self._options else {}))
 
 
-def argument_names(command: Any) -> list[str]:
-    """The arguments of a command as its usage names them, in brackets those that may be left out."""
-    named = (p for p in command.params if p.param_type_name == "argument")
-    return [p.metavar if p.required else f"[{p.metavar}]" for p in named]
+def read(words: Sequence[str], command: Command) -> Mapping[str, Any] | None:
+    """A value for each parameter of a command, from the words behind its name; None where they are not plain.
+
+    Whatever is not plain is left to typer, which reads all that is read here in the same way (a test holds them together): what
+    it refuses or helps with, letters in one word (`-qv`), values that begin with a dash, `--`. Typer's import takes longer than a
+    conversion of some kilobytes.
+    """
+    flags = {flag: row for row in command.parameters for flag in (row.flag, row.short) if flag}
+    values: dict[str, Any] = {row.name: row.default for row in command.parameters}
+    placed: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        flag, is_joined, value = word.partition("=") if word.startswith("--") else (word, "", "")
+        if word == "-" or not word.startswith("-"):
+            placed.append(word)
+            continue
+        if (row := flags.get(flag)) is None or (row.kind is bool and is_joined):
+            return None
+        read_as = True if row.kind is bool else _value(value if is_joined else next(rest, ""), row)
+        if read_as is None:
+            return None
+        values[row.name] = [*(values[row.name] or ()), read_as] if _is_list(row) else read_as
+    return values if _place(placed, command, values) else None
 
 
-def refusal(error: Any, arguments: Sequence[str], names: Sequence[str]) -> UsageError:
-    """What the parser refuses, as an error of this package: of a word that is no command, or of an option that is none, with what
-    was probably meant."""
-    from chkpt_channels.cli import guesses
+def _is_list(row: Option) -> bool:
+    return not row.scalars
 
-    word = arguments[0] if arguments else ""
-    command = word if word in names else ""
-    if not command and not word.startswith("-"):
-        what = f"{word!r} is no command" if word else str(error)
-        return UsageError(what, hint=guesses.command(word) or did_you_mean(word, names) or "chkpt-channels --help")
-    what = error.message if hasattr(error, "possibilities") else error.format_message()
-    hint = ""
-    if option := getattr(error, "option_name", ""):
-        option = next((word for word in arguments if word.startswith(option)), option)  # -to is read as -t
-        flags = [flag for parameter in error.ctx.command.params for flag in parameter.opts]
-        hint = guesses.option(option.partition("=")[0].lstrip("-"), flags)
-    hint = hint or f"{f'chkpt-channels {command}'.strip()} --help"
-    return UsageError(what[:1].lower() + what[1:].rstrip("."), hint=hint)
+
+def _value(text: str, row: Option) -> Any:
+    """The value of an option; None where it is not plainly one."""
+    if not text or (text.startswith("-") and text != "-"):
+        return None
+    if row.scalars[:1] == (int,):
+        return int(text) if text.isascii() and text.isdigit() else None
+    if row.scalars[:1] == (float,):
+        return None
+    return text
+
+
+def _place(words: Sequence[str], command: Command, values: dict[str, Any]) -> bool:
+    """Give the arguments their values; whether there are as many words as arguments."""
+    rows = [row for row in command.parameters if not row.flag]
+    if rows and _is_list(rows[0]):  # such a one stands alone
+        values[rows[0].name] = list(words) or None
+        return bool(words) or rows[0].may_be_left_out
+    values.update({row.name: word for row, word in zip(rows, words, strict=False)})
+    return len(words) <= len(rows) and all(row.may_be_left_out for row in rows[len(words) :])
+
+
+def _default(function: Callable[..., int], name: str) -> Any:
+    """What a function takes where it is not given a parameter; None where it has to be."""
+    code = function.__code__
+    placed = code.co_varnames[: code.co_argcount]
+    defaults = function.__defaults__ or ()
+    return ((function.__kwdefaults__ or {}) | dict(zip(placed[len(placed) - len(defaults) :], defaults, strict=True))).get(name)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from chkpt_channels.api import manifest as manifest_files
 from chkpt_channels.api.fleet.ledger import Line, merged
 from chkpt_channels.api.fleet.row import shard, with_output_dir
 from chkpt_channels.api.manifest import Job
 from chkpt_channels.api.output.naming import derived_path
-from chkpt_channels.api.verify import is_current
 from chkpt_channels.cli import guesses, text
 from chkpt_channels.cli.session import Session
 from chkpt_channels.core.errors import LONGEST_MESSAGE, MOST_CANDIDATES, UsageError, printable
@@ -42,6 +40,8 @@ def _of_manifest(
     """The conversions that a manifest lists. Raises UsageError where the command line states others."""
     if names or output or to or options:
         raise UsageError("--manifest lists sources, targets and options: give none of them beside it", file=path)
+    from chkpt_channels.api import manifest as manifest_files
+
     jobs = manifest_files.read(path)
     return with_output_dir(output_dir, jobs) if output_dir is not None else jobs
 
@@ -69,6 +69,8 @@ def _of_sources(
 
 def check(console: Session, job: Job, *, quiet: bool) -> None:
     """Whether a derived file is what converting its source gives now."""
+    from chkpt_channels.api.verify import is_current
+
     check_named(job.src, job.dst)
     result = is_current(job.src, job.dst or derived_path(job.src, job.to, job.options), job.to, **job.options)
     console.add(result.result(), [] if quiet and result.ok else text.verification_lines(result))

@@ -63,9 +63,9 @@ class Session:
     def _keep(self, result: dict[str, Any]) -> None:
         self._results.append(result)
         if self._format == "github":
-            from chkpt_channels.cli import annotations
+            from chkpt_channels.cli import text
 
-            _print(annotations.lines(result), self._to)
+            _print(text.annotation_lines(result), self._to)
         if self._format == "jsonl":
             _print([json.dumps(result)], self._to)
             if self._to is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from chkpt_channels.api.advice import normalize
 from chkpt_channels.api.display import words
@@ -116,3 +117,26 @@ def _input_lines(verification: Verification) -> Iterator[str]:
 
 def _rule_of(kernel: KernelReport) -> str:
     return "unchanged" if words.graph_change(kernel.method, (0, 0)) else words.change(kernel.method, kernel.matrix, kernel.offset)
+
+
+def annotation_lines(result: dict[str, Any]) -> Iterator[str]:
+    """GitHub's workflow commands, which a pull request shows beside the file: one for each error, difference and warning of a
+    result (its JSON record). Source: GitHub Actions' documentation."""
+    path = result["input"]["path"]
+    if error := result["error"]:
+        yield _annotation("error", path, error["message"] + (f" (try: {error['hint']})" if error["hint"] else ""))
+    for difference in result["differences"]:
+        yield _annotation("error", path, f"{difference['key']}: {difference['message']}")
+    for warning in result["warnings"]:
+        yield _annotation("warning", path, warning["message"])
+
+
+def _annotation(level: str, path: str, message: str) -> str:
+    file = _escaped(path).replace(":", "%3A").replace(",", "%2C")
+    return f"::{level} file={file},title=chkpt-channels::{_escaped(message)}"
+
+
+def _escaped(text: str) -> str:
+    """Text in which nothing ends the command, or begins another: what is not printable is spelled out."""
+    text = "".join(c if c.isprintable() or c in "\r\n" else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

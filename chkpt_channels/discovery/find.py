@@ -14,7 +14,7 @@ from chkpt_channels.discovery.catalogue.known import known_first_convs, listed_n
 from chkpt_channels.discovery.law import after, search
 from chkpt_channels.discovery.law.copies import Flattened
 from chkpt_channels.discovery.law.places import OTHER_SENSES
-from chkpt_channels.discovery.like import compare as like
+from chkpt_channels.discovery.like import Comparison
 from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.formats.base import TensorStore
 
@@ -129,12 +129,14 @@ def _selected(checkpoint: TensorStore, request: SearchRequest) -> search.Finding
     return _with_named(checkpoint, finding, request) if request.layers else _unambiguous(checkpoint, finding, request.layout)
 
 
-def compare_with_like(checkpoint: TensorStore, request: SearchRequest) -> like.Comparison:
+def compare_with_like(checkpoint: TensorStore, request: SearchRequest) -> Comparison:
     """What LIKE says of the checkpoint; without one, that nothing differs. Raises what `like.compare.compare` raises."""
     _select_inputs(checkpoint, request)
     if request.like is None:
-        return like.Comparison()
-    return like.compare(checkpoint, request.like, request, lambda: find_first_convs(checkpoint, request).first_convs)
+        return Comparison()
+    from chkpt_channels.discovery.like.compare import compare
+
+    return compare(checkpoint, request.like, request, lambda: find_first_convs(checkpoint, request).first_convs)
 
 
 def _by_like(checkpoint: TensorStore, request: SearchRequest) -> search.Finding:

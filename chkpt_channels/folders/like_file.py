@@ -9,7 +9,7 @@ from typing import Any
 
 from chkpt_channels.core.errors import Location, UnsupportedError, UsageError
 from chkpt_channels.discovery.find import compare_with_like
-from chkpt_channels.discovery.like.names import OtherNetworkError
+from chkpt_channels.discovery.like import OtherNetworkError
 from chkpt_channels.discovery.request import Like, LikeGroup, LikeTensor
 from chkpt_channels.folders.model import Model, Part
 from chkpt_channels.folders.model_folder import open_model

@@ -13,7 +13,7 @@ from chkpt_channels.core.errors import AmbiguousError, Location, UnsupportedErro
 from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.tensors import Notice
 from chkpt_channels.discovery import bias_target
-from chkpt_channels.discovery.like.names import OtherNetworkError
+from chkpt_channels.discovery.like import OtherNetworkError
 from chkpt_channels.folders import config_edits, config_normalization
 from chkpt_channels.folders.channel_counts import image_counts, reconstructs, search_hints, unknown_counts
 from chkpt_channels.folders.config_files import ConfigFile

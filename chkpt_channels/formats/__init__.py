@@ -7,7 +7,7 @@ To sniff with all of them is cheap: only the format that opens a file imports it
 from __future__ import annotations
 
 import importlib
-import pkgutil
+import os
 from functools import cache
 
 from chkpt_channels.core.errors import UnknownFormatError, UnsupportedError
@@ -24,7 +24,9 @@ __all__ = [
 @cache
 def known() -> tuple[Format, ...]:
     """Every format, by name of its module."""
-    modules = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
+    # not pkgutil, which imports inspect
+    names = sorted({name.removesuffix(".py") for name in os.listdir(__path__[0]) if not name.startswith("_")})
+    modules = (importlib.import_module(f"{__name__}.{name}") for name in names)
     return tuple(form for module in modules for form in getattr(module, "FORMATS", ()))
 
 

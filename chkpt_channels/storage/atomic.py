@@ -13,7 +13,6 @@ import fcntl
 import os
 import re
 import shlex
-import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -209,6 +208,8 @@ def sweep(folder: Path) -> None:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where a run that is alive holds it
                 if os.path.isdir(leftover):
+                    import shutil
+
                     shutil.rmtree(leftover)
                 else:
                     os.unlink(leftover)
@@ -271,6 +272,8 @@ class OutputFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        import shutil
+
         shutil.rmtree(self.draft, ignore_errors=True)
         if self._lock >= 0:
             os.close(self._lock)

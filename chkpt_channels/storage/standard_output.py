@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -41,6 +40,8 @@ class StandardOutput:
         interrupts.check()
         try:
             self._file.seek(0)
+            import shutil
+
             shutil.copyfileobj(self._file, sys.stdout.buffer, CHUNK_BYTES)
             sys.stdout.buffer.flush()
         except OSError as error:

@@ -1,6 +1,7 @@
 """A source and its splices written to a file: streamed, each byte read once.
 
-The copy runs in threads beside the caller, who meanwhile computes what the splices put in (and imports numpy for it).
+The copy of all but small files runs in threads beside the caller, who meanwhile computes what the splices put in (and imports
+numpy for it).
 Small files are copied by the kernel. Large outputs are written with O_DIRECT: buffered writes cost more in page-cache work than
 in disk time.
 """
@@ -11,15 +12,14 @@ import errno
 import fcntl
 import mmap
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
+from chkpt_channels.core import interrupts
 from chkpt_channels.core.errors import Location
-from chkpt_channels.storage.source import BROWSER, Source
+from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import (
     Checksum,
     Move,
@@ -30,6 +30,10 @@ from chkpt_channels.storage.splice import (
     passing_checks,
     read_through,
 )
+from chkpt_channels.storage.threads import Done, pools, submit
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 BLOCK_BYTES = 2 << 20
 """The size of a buffer and of one O_DIRECT write, a multiple of the sector. At 4.4 GB those of 1 MiB took a fifth longer."""
@@ -41,12 +45,11 @@ SECTOR_BYTES = 4096
 """O_DIRECT wants offsets and lengths in multiples of the device's sector, which is never longer on the disks of today."""
 DIRECT_FROM_BYTES = 200 << 20
 """Smaller outputs are written through the page cache: at 102 MB O_DIRECT saves nothing, and its buffers are memory."""
+THREADS_FROM_BYTES = 1 << 20
+"""Smaller outputs are written before a thread would have started."""
 RANGE_BYTES = 32 << 20
 """The size of one copy_file_range: between two of them progress is reported and the copy can be stopped."""
 _NO_COPY_FILE_RANGE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 
 
 def apply(
@@ -96,21 +99,6 @@ def write_at(out: int, data: memoryview, at: int) -> None:
         data, at = data[count:], at + count
 
 
-def submit(
-    pool: ThreadPoolExecutor, work: Callable[Arguments, Result], *args: Arguments.args, **more: Arguments.kwargs
-) -> Future[Result]:
-    """`work` in a thread; in a browser, which has none, here and now. Raises OSError where the system cannot start one: the pool
-    raises RuntimeError, which would look like a bug."""
-    if sys.platform == BROWSER:
-        done: Future[Result] = Future()
-        done.set_result(work(*args, **more))
-        return done
-    try:
-        return pool.submit(work, *args, **more)
-    except RuntimeError as error:
-        raise OSError(errno.EAGAIN, str(error)) from error
-
-
 class Checker:
     """Feeds passing bytes to the checks they belong to; runs in one thread."""
 
@@ -134,7 +122,7 @@ class _Buffer:
 
     def __init__(self) -> None:
         self.view = memoryview(mmap.mmap(-1, BLOCK_BYTES))
-        self.users: list[Future[None]] = []
+        self.users: list[Future[None] | Done[None]] = []
 
     def wait(self) -> None:
         """Until nobody uses the block; raises what went wrong in a job."""
@@ -158,8 +146,9 @@ class _Copy:
         self._source, self._moves, self._out, self._total = source, moves, out, total
         self._checker, self._progress = Checker(checks), progress
         self._stopped = threading.Event()
+        self._is_alone = total < THREADS_FROM_BYTES
         # threads do: reads, writes and CRC-32 (1.8 GB/s) release the interpreter
-        self._reading, self._checking, self._writing = (ThreadPoolExecutor(count) for count in (1, 1, WRITERS))
+        self._reading, self._checking, self._writing = pools(1, 1, WRITERS, wanted=not self._is_alone)
         self._running = submit(self._reading, self._run)
 
     def stop(self) -> None:
@@ -169,17 +158,21 @@ class _Copy:
             pool.shutdown(wait=True)
 
     def join(self) -> None:
-        """Wait for the end; raise what went wrong in a thread."""
+        """Wait for the end; raise what went wrong in a thread, and Interrupted where that was lost and ended the copy."""
         try:
             self._running.result()
         finally:
             self.stop()
+        interrupts.check()
+
+    def _is_stopped(self) -> bool:
+        return self._stopped.is_set() or interrupts.exit_code() > 0
 
     def _run(self) -> None:
         direct = self._total >= DIRECT_FROM_BYTES and _set_direct(self._out, on=True)
         if direct or not self._by_kernel():
             self._by_blocks(direct)
-        if not self._stopped.is_set():
+        if not (self._is_alone or self._is_stopped()):
             os.fsync(self._out)  # in this thread, beside the caller's imports: the last fsync finds little to do
 
     def _by_kernel(self) -> bool:
@@ -201,7 +194,7 @@ class _Copy:
 
     def _copy_range(self, move: Move) -> None:
         done = 0
-        while done < move.size and not self._stopped.is_set():
+        while done < move.size and not self._is_stopped():
             size = min(move.size - done, RANGE_BYTES)
             count = os.copy_file_range(self._source.fd, self._out, size, move.start + done, move.at + done)
             if count == 0:
@@ -214,7 +207,7 @@ class _Copy:
         checks = list(self._checker.waiting)
         self._checker.waiting.clear()
         for _ in read_through(self._source, checks):
-            if self._stopped.is_set():
+            if self._is_stopped():
                 return
 
     def _by_blocks(self, direct: bool) -> None:
@@ -222,7 +215,7 @@ class _Copy:
         and another one checks."""
         ring: deque[_Buffer] = deque()
         for at, pieces in _blocks(self._moves):
-            if self._stopped.is_set():
+            if self._is_stopped():
                 break
             buffer = _Buffer() if len(ring) < BUFFERS else ring.popleft()
             buffer.wait()

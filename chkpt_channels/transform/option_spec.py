@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import UnionType
+from collections.abc import Mapping, Sequence
+from types import NoneType, UnionType
 from typing import Any, NamedTuple, get_args, get_origin
 
 
 class Option(NamedTuple):
-    """One option of a conversion.
+    """One parameter of a command: an option of a conversion, or one of the command line alone.
 
-    flag      its name on the command line
+    flag      its name on the command line; "" for an argument
     help      one sentence for --help
-    doc       the same in full, for docs/options.md
+    doc       the same in full, for docs/options.md, where --help leaves out something
     metavar   the placeholder of its value in --help
     hidden    few need it: only --help-all shows it
     group     the section of --help
@@ -20,11 +20,13 @@ class Option(NamedTuple):
     default   what holds where it is not given; False for a switch
     name      the keyword of the library, and the key in reports: that of the row (`options_of`)
     kind      its type: that of the row
+    short     its one letter, with the dash
+    known     the words that it takes, where there are no others
     """
 
     flag: str
     help: str
-    doc: str
+    doc: str = ""
     metavar: str | None = None
     hidden: bool = False
     group: str = ""
@@ -32,6 +34,18 @@ class Option(NamedTuple):
     default: Any = None
     name: str = ""
     kind: Any = None
+    short: str = ""
+    known: tuple[str, ...] = ()
+
+    @property
+    def is_argument(self) -> bool:
+        """Whether its place says what it is, and not a flag."""
+        return not self.flag
+
+    @property
+    def may_be_left_out(self) -> bool:
+        """Whether a command works without it: all but the arguments that have no default."""
+        return not self.is_argument or NoneType in _members(self.kind)
 
     @property
     def long_name(self) -> str:
@@ -55,10 +69,20 @@ class Option(NamedTuple):
 
 def options_of(table: type) -> tuple[Option, ...]:
     """The rows of a table: of a TypedDict whose annotations are `Annotated[type, Option(…)]`."""
-    rows = ((name, row.__origin__, row.__metadata__[0]) for name, row in table.__annotations__.items())
-    return tuple(
-        option._replace(name=name, kind=kind, default=False if kind is bool else option.default) for name, kind, option in rows
-    )
+    return rows_of(table.__annotations__)
+
+
+def rows_of(annotations: Mapping[str, Any]) -> tuple[Option, ...]:
+    """The rows that some annotations hold, by their names."""
+    return tuple(option_of(name, annotation) for name, annotation in annotations.items())
+
+
+def option_of(name: str, annotation: Any) -> Option:
+    """A row with its name and its type, of `name: Annotated[type, Option(…)]`."""
+    kind, (option,) = annotation.__origin__, annotation.__metadata__
+    placeholder = option.metavar or "|".join(option.known) or None
+    default = False if kind is bool else option.default
+    return option._replace(name=name, kind=kind, metavar=placeholder, default=default)  # type: ignore[no-any-return]
 
 
 def by_long_name(options: Sequence[Option]) -> dict[str, Option]:

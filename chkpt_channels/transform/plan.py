@@ -15,7 +15,6 @@ from chkpt_channels.discovery import preprocessing
 from chkpt_channels.discovery.counts import check_one_width
 from chkpt_channels.discovery.find import compare_with_like, select_first_convs
 from chkpt_channels.discovery.law.search import Finding
-from chkpt_channels.discovery.like import compare as like
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import graph_methods, kernels, notices
 from chkpt_channels.transform.kernel_change import joined_changes, kernel_change, tensor_edits
@@ -85,6 +84,8 @@ def may_have_made(options: Options, before: TensorStore, after: TensorStore, pla
 
 def _plan_by_like(checkpoint: TensorStore, options: Options) -> Plan:
     """The plan, which must make LIKE's shapes. Where nothing differs and the user states no target, nothing changes."""
+    from chkpt_channels.discovery.like import compare as like
+
     comparison = compare_with_like(checkpoint, options.search)
     if comparison.channels is None and options.search.like and options.search.like.target is None:
         finding = select_first_convs(checkpoint, options.search)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from chkpt_channels.api.report import Check, FileInfo, Mismatch, failure_record
-from chkpt_channels.cli.annotations import lines
+from chkpt_channels.cli.text import annotation_lines as lines
 from chkpt_channels.core.errors import DamagedError
 from chkpt_channels.core.tensors import Notice
 

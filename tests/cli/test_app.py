@@ -17,14 +17,14 @@ import typer
 
 from chkpt_channels import __version__
 from chkpt_channels.cli import app as module
-from chkpt_channels.cli.app import app
+from chkpt_channels.cli.typer_app import built
 from tests.support.documents import TEXT
 from tests.support.files import FIXTURES
 
 ROOT = FIXTURES.parent
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
 SAFE = FIXTURES / "safetensors" / "model.safetensors"
-COMMANDS = dict(typer.main.get_command(app).commands)
+COMMANDS = dict(typer.main.get_command(built(module.COMMANDS.values())).commands)
 
 
 def run(*arguments, cwd=None, stdin=b"", **environment):

@@ -655,31 +655,26 @@ def test_a_result_that_is_not_folded_is_told(tmp_path):
 
 
 def test_on_the_command_line(tmp_path, capsys):
-    from chkpt_channels.cli.app import app
+    from chkpt_channels.cli.app import run
 
     path, out = fronted(tmp_path / "a.onnx"), tmp_path / "a_folded.onnx"
     listed = tmp_path / manifest.NAME
     listed.write_text('[[convert]]\nsrc = "a.onnx"\nfold-adapter = true\n', encoding="utf-8")
 
-    def called(*words: str) -> int:
-        with pytest.raises(SystemExit) as ended:
-            app([*words])
-        return int(ended.value.code or 0)
-
-    assert called("convert", str(path), "--fold-adapter", "--json", "--report", str(tmp_path / "r.json")) == 0
+    assert run(["convert", str(path), "--fold-adapter", "--json", "--report", str(tmp_path / "r.json")]) == 0
     (record,) = json.loads(capsys.readouterr().out)["results"]
     assert (record["method"], record["in_channels"]) == ("fold-adapter", {"before": 3, "after": 4})
     assert np.allclose(record["matrix"], numpy_helper.to_array(onnx.load(path).graph.initializer[0])[:, :, 0, 0])
     assert record["options"] == {"fold_adapter": True}
     assert record["tensors"] == {"total": 4, "changed": 4}
-    assert called("verify", str(path), str(out), "--report", str(tmp_path / "r.json")) == 0
-    assert called("verify", str(path), str(out), "--fold-adapter") == 0
-    assert called("convert", "--manifest", str(listed), "--check") == 0
-    assert called("convert", str(path), "--fold-adapter", "--force") == 0
+    assert run(["verify", str(path), str(out), "--report", str(tmp_path / "r.json")]) == 0
+    assert run(["verify", str(path), str(out), "--fold-adapter"]) == 0
+    assert run(["convert", "--manifest", str(listed), "--check"]) == 0
+    assert run(["convert", str(path), "--fold-adapter", "--force"]) == 0
     assert "feed it the images that the adapter took" in capsys.readouterr().out
-    assert called("convert", str(out), "--fold-adapter") == 4
-    assert called("convert", str(path), "--fold-adapter", "--to", "gray") == 2
-    assert called("convert", str(path), "--fold-adapter", "--norm", "imagenet") == 2
+    assert run(["convert", str(out), "--fold-adapter"]) == 4
+    assert run(["convert", str(path), "--fold-adapter", "--to", "gray"]) == 2
+    assert run(["convert", str(path), "--fold-adapter", "--norm", "imagenet"]) == 2
 
 
 def test_channels_that_the_input_leaves_open(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 
 from chkpt_channels import DamagedError, FileSystemError
+from chkpt_channels.core import interrupts
 from chkpt_channels.core.errors import Location
 from chkpt_channels.storage import stream_copy
 from chkpt_channels.storage.source import Source
@@ -94,6 +96,7 @@ def test_several_blocks_are_written_at_once(monkeypatch: pytest.MonkeyPatch):
     """Each of the first writes waits until as many others are under way."""
     monkeypatch.setattr(stream_copy, "BLOCK_BYTES", 8192)
     monkeypatch.setattr(stream_copy, "DIRECT_FROM_BYTES", 0)
+    monkeypatch.setattr(stream_copy, "THREADS_FROM_BYTES", 0)
     together, real, left = threading.Barrier(3), os.pwrite, iter(range(3))
 
     def pwrite(fd: int, data: memoryview, at: int) -> int:
@@ -126,12 +129,16 @@ def test_an_insertion_in_a_span_leaves_its_check():
     assert check.finished
 
 
-@pytest.fixture(params=["by the kernel", "by blocks"], autouse=True)
+@pytest.fixture(
+    params=["by the kernel", "by blocks", "by the kernel, without threads", "by blocks, without threads"], autouse=True
+)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every test here holds for both ways of copying; macOS has only the second."""
-    if request.param == "by blocks":
+    """Every test here holds for both ways of copying, of which macOS has only the second, in threads and without."""
+    way, without, _ = request.param.partition(", without threads")
+    if way == "by blocks":
         monkeypatch.delattr(os, "copy_file_range", raising=False)
-    return request.param
+    monkeypatch.setattr(stream_copy, "THREADS_FROM_BYTES", 1 << 30 if without else 0)
+    return way
 
 
 def test_progress_counts_what_is_copied(monkeypatch: pytest.MonkeyPatch):
@@ -180,3 +187,19 @@ def test_short_writes_are_continued(monkeypatch: pytest.MonkeyPatch):
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[: max(1, len(data) // 2)], at))
     assert copied(DATA, [Splice.of(3, 4, b"abc")]) == spliced(DATA, [(3, 4, b"abc")])
+
+
+def test_an_interrupt_that_was_lost_ends_the_copy(way: str, monkeypatch: pytest.MonkeyPatch):
+    """CPython drops an exception that is raised in a callback: the threads see that a signal came."""
+    monkeypatch.setattr(stream_copy, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(stream_copy, "RANGE_BYTES", 1000)
+    steps: list[int] = []
+
+    def progress(count: int) -> None:
+        steps.append(count)
+        if len(steps) == 2:
+            monkeypatch.setattr(interrupts, "_received", signal.SIGTERM)
+
+    with pytest.raises(interrupts.Interrupted):
+        copied(DATA, [], progress=progress)
+    assert len(steps) < 20

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import typer
 
-from chkpt_channels.cli import params
-from chkpt_channels.cli.app import app
-from chkpt_channels.cli.commands import argument_names
+from chkpt_channels.cli.app import COMMANDS
+from chkpt_channels.cli.typer_app import argument_names, built
 from chkpt_channels.transform.option_spec import Option
 from chkpt_channels.transform.option_table import OPTIONS, words
 from tests.support.contents import with_contents
@@ -26,6 +24,7 @@ NAMES = """
 The options from `{first}` to `{last}` say how the kernels are converted. In Python and in reports they have their long names
 with underscores, except {exceptions}; a manifest takes either.
 """
+HELP_ALL = "shows all options, the rarely needed ones too"
 BESIDE = """
 Beside these it takes the options that `convert` was given: {flags}.
 """
@@ -33,7 +32,9 @@ Beside these it takes the options that `convert` was given: {flags}.
 
 def page() -> str:
     """The whole page."""
-    sections = (line for command in typer.main.get_command(app).commands.values() for line in _section(command))
+    sections = (
+        line for command in typer.main.get_command(built(COMMANDS.values())).commands.values() for line in _section(command)
+    )
     return with_contents("\n".join([HEAD, *sections]))
 
 
@@ -56,14 +57,12 @@ def _section(command: Any) -> Iterator[str]:
 
 def _docs(command: Any) -> dict[str, str]:
     """What is to be said of each option, by the name of its parameter."""
-    (callback,) = (row.callback for row in app.registered_commands if row.callback.__name__ == command.name)
-    parameters = inspect.signature(callback, eval_str=True).parameters.values()
-    return {p.name: _told(m) for p in parameters for m in get_args(p.annotation) if isinstance(m, Option | params.Doc)}
+    return {row.name: _told(row) for row in COMMANDS[command.name].parameters} | {"help_all": HELP_ALL}
 
 
-def _told(option: Option | params.Doc) -> str:
+def _told(option: Option) -> str:
     """The text, and the words of a closed list."""
-    listed = words(option.name) if isinstance(option, Option) and option.closed and "|" not in (option.metavar or "") else ()
+    listed = words(option.name) if option.closed and "|" not in (option.metavar or "") else ()
     return option.doc + (f". One of {', '.join(f'`{word}`' for word in listed)}" if listed else "")
 
 

@@ -11,8 +11,10 @@ import typer
 from typer.testing import CliRunner
 
 from chkpt_channels import UsageError, convert, convert_state_dict, verify
-from chkpt_channels.cli.app import app
-from chkpt_channels.cli.params import shared
+from chkpt_channels.cli import params
+from chkpt_channels.cli.app import COMMANDS
+from chkpt_channels.cli.commands import Command
+from chkpt_channels.cli.typer_app import built
 from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.transform.mixing.normalization import NormalizationSpec
 from chkpt_channels.transform.mixing.rules import ChannelRule
@@ -39,23 +41,25 @@ def test_the_rows_in_their_order():
 
 def test_a_new_row_is_an_option_of_the_command_line():
     seen: list[Any] = []
-    other = typer.Typer(rich_markup_mode=None, add_completion=False)
 
-    @other.command()
-    @shared
-    def work(src: str, *, options: MoreOptions, quiet: bool = False) -> None:
+    def work(
+        src: Annotated[str, Option("", metavar="SRC", help="It.")], *, options: MoreOptions, quiet: params.Quiet = False
+    ) -> int:
         """Work."""
         seen.append((src, options, quiet))
+        return 0
 
+    other = built([Command(work, "work")])
     runner = CliRunner()
-    assert runner.invoke(other, ["x", "--brand-new", "--layer", "a", "--layer", "b", "--input-range", "255"]).exit_code == 0
-    assert runner.invoke(other, ["x", "--quiet"]).exit_code == 0
+    words = ["x", "--brand-new", "--layer", "a", "--layer", "b", "--input-range", "255"]
+    assert runner.invoke(other, ["work", *words]).exit_code == 0
+    assert runner.invoke(other, ["work", "x", "--quiet"]).exit_code == 0
     assert seen == [("x", {"brand_new": True, "layers": ["a", "b"], "input_range": 255.0}, False), ("x", {}, True)]
-    assert "--brand-new" not in runner.invoke(other, ["--help"]).output
-    shown = runner.invoke(other, ["--help-all"]).output
+    assert "--brand-new" not in runner.invoke(other, ["work", "--help"]).output
+    shown = runner.invoke(other, ["work", "--help-all"]).output
     assert "--brand-new" in shown
     assert "Do the new thing." in shown
-    parameters = typer.main.get_command(other).params
+    parameters = typer.main.get_command(other).commands["work"].params
     assert [p.name for p in parameters] == ["src", *(row.name for row in MORE), "quiet", "color", "help_all"]
 
 
@@ -177,7 +181,7 @@ def test_every_row_says_what_it_does():
 
 @pytest.mark.parametrize("command", ["convert", "verify"])
 def test_the_commands_have_every_row(command: str):
-    parameters = {p.name: p for p in typer.main.get_command(app).commands[command].params}
+    parameters = {p.name: p for p in typer.main.get_command(built(COMMANDS.values())).commands[command].params}
     for row in OPTIONS:
         assert parameters[row.name].opts == [row.flag]
         assert (parameters[row.name].help, parameters[row.name].hidden) == (row.help, row.hidden)

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.api.fleet.work import first_line
 from chkpt_channels.core.errors import FileSystemError, PostPublishError, UnsupportedError, UsageError
 
-
-class _Watched(Executor):
-    """Dask's executor, which never answers a call whose scheduler is gone: `check` sees that."""
-
-    def __init__(self, client: Any) -> None:
-        self._client, self._inner = client, client.get_executor()
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        submitted: Future[Any] = self._inner.submit(fn, *args, **kwargs)
-        return submitted
-
-    def check(self) -> None:
-        """Raise PostPublishError where the scheduler is gone."""
-        if self._client.status in ("closing", "closed"):
-            raise PostPublishError("its scheduler is gone, and rows are left", hint="--resume, which does what is left")
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 
 @contextmanager
@@ -47,4 +33,12 @@ def executor_on(address: str | None) -> Iterator[Executor | None]:
     except (OSError, ValueError) as error:  # no answer in distributed's comm.timeouts.connect, 30 s; no such port
         raise FileSystemError(f"does not answer: {first_line(error)}", file=address) from error
     with client:
-        yield _Watched(client)
+        executor = client.get_executor()
+        executor.check = lambda: _check(client)
+        yield executor
+
+
+def _check(client: Any) -> None:
+    """Raise PostPublishError where the scheduler is gone: Dask's executor would never answer."""
+    if client.status in ("closing", "closed"):
+        raise PostPublishError("its scheduler is gone, and rows are left", hint="--resume, which does what is left")

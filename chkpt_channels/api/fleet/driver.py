@@ -9,15 +9,13 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
 from contextlib import ExitStack, closing
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels import __version__
 from chkpt_channels.api.fleet.ledger import Ledger, Line
-from chkpt_channels.api.fleet.pool import Pool, ProcessDied
 from chkpt_channels.api.fleet.row import absolute, identity
 from chkpt_channels.api.fleet.work import Answer, first_line, line_of, task
 from chkpt_channels.api.manifest import Job
@@ -27,11 +25,13 @@ from chkpt_channels.api.report import Report
 from chkpt_channels.core import gc_pause
 from chkpt_channels.core.errors import FileSystemError, Location, PostPublishError, UsageError
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
 POLL_SECONDS = 0.1
 """Time between two updates of a progress bar."""
 _MOST_AHEAD = 1000
 """How many rows an executor has at once: enough for any cluster, and the reports of as many fit any memory."""
-Value = TypeVar("Value")
 
 
 class Outcome(NamedTuple):
@@ -83,7 +83,7 @@ def run(
         jobs = {n: absolute(job) if executor else job for n, job in enumerate(rows) if n not in known}
         _make_folders(() if how.dry_run else jobs.values())
         crew = _crew(jobs, how, executor, workers, progress, stack)
-        answers = stack.enter_context(closing(_answers(jobs, crew)))
+        answers = stack.enter_context(closing(_answers(jobs, crew) if crew else _answers_here(jobs, how, progress)))
         for number in range(len(rows)):
             while number not in known:
                 n, answer = next(answers)
@@ -122,34 +122,43 @@ def _make_folders(jobs: Iterable[Job]) -> None:
 
 class _Crew(NamedTuple):
     """Who does the work: `task` in an executor, with these `words` behind the row, at most so many calls `ahead`; `tick` shows
-    progress, or raises where nobody answers any more, `told` when a row is done."""
+    progress, or raises where nobody answers any more, `told` when a row is done. One
+    that `is_own` ends with the run."""
 
     executor: Executor
     words: tuple[Any, ...]
     ahead: int
     tick: Callable[[], None] | None = None
     told: Callable[[Job], None] | None = None
+    is_own: bool = False
 
 
-class _Here(Executor):
-    """This process."""
+def _answers_here(
+    jobs: Mapping[int, Job], settings: Settings, progress: Progress | None
+) -> Generator[tuple[int, Answer], None, None]:
+    """The answers of this process."""
+    total = _total(jobs) if progress else 0
+    advance = (lambda more, _: progress(more, total)) if progress else None
+    for number, job in jobs.items():
+        yield number, task(job, "", settings, advance)
 
-    def submit(self, fn: Callable[..., Value], /, *args: Any, **kwargs: Any) -> Future[Value]:
-        future: Future[Value] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
+
+def _total(jobs: Mapping[int, Job]) -> int:
+    return sum(_size(job.src) for job in jobs.values())
 
 
 def _crew(
     jobs: Mapping[int, Job], settings: Settings, given: Executor | None, workers: int, progress: Progress | None, stack: ExitStack
-) -> _Crew:
-    total = sum(_size(job.src) for job in jobs.values()) if progress else 0
+) -> _Crew | None:
+    """None for this process alone."""
+    total = _total(jobs) if progress else 0
     if given:
         told = (lambda job: progress(_size(job.src), total)) if progress else None
         return _Crew(given, (settings,), _MOST_AHEAD, getattr(given, "check", None), told)
     if workers == 1 or len(jobs) < 2:
-        advance = (lambda more, _: progress(more, total)) if progress else None
-        return _Crew(_Here(), (settings, advance), 1)
+        return None
+    from chkpt_channels.api.fleet.pool import Pool, count_bytes
+
     pool, shown = stack.enter_context(Pool(min(workers, len(jobs)))), 0
 
     def tick() -> None:
@@ -158,7 +167,7 @@ def _crew(
         if progress and shown > before:
             progress(shown - before, total)
 
-    return _Crew(pool, (settings,), 2 * workers, tick if progress else None)
+    return _Crew(pool, (settings, count_bytes), 2 * workers, tick if progress else None, is_own=True)
 
 
 def _answers(jobs: Mapping[int, Job], crew: _Crew) -> Generator[tuple[int, Answer], None, None]:
@@ -190,7 +199,7 @@ def _answers(jobs: Mapping[int, Job], crew: _Crew) -> Generator[tuple[int, Answe
     except BaseException:  # interrupted, or terminated
         for future in flying:
             future.cancel()
-        if isinstance(crew.executor, Pool):
+        if crew.is_own:
             crew.executor.shutdown(cancel_futures=True)
         raise
 
@@ -220,6 +229,8 @@ def _next(done: SimpleQueue[Future[Answer]], tick: Callable[[], None] | None) ->
 
 def _death(path: str, death: Exception) -> FileSystemError:
     """The error for a row whose worker died twice. Linux's out-of-memory killer sends signal 9."""
+    from chkpt_channels.api.fleet.pool import ProcessDied
+
     if not isinstance(death, ProcessDied):
         return FileSystemError(f"its process was killed, or gave no answer: {first_line(death)}", file=path)
     if death.exit_code < 0:

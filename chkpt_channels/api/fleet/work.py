@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from contextlib import suppress
 from typing import NamedTuple
@@ -11,7 +10,6 @@ from typing import NamedTuple
 from chkpt_channels import __version__
 from chkpt_channels.api.convert import convert
 from chkpt_channels.api.fleet.ledger import Line, error_record, stamp
-from chkpt_channels.api.fleet.pool import count_bytes
 from chkpt_channels.api.fleet.row import output_of
 from chkpt_channels.api.manifest import Job
 from chkpt_channels.api.output.naming import Progress
@@ -37,12 +35,12 @@ def task(job: Job, call: str, settings: Settings, progress: Progress | None = No
     began, before = time.time(), stamp(job.src)
     result: Report | Exception
     try:
-        result = convert(job.src, job.dst, job.to, progress=progress or count_bytes, **settings._asdict(), **job.options)
+        result = convert(job.src, job.dst, job.to, progress=progress, **settings._asdict(), **job.options)
     except Exception as error:
         result = error
     there = result.target if isinstance(result, Report) else _named(job)
     after = stamp(there) if there is not None else None
-    return Answer(result, before, after, socket.gethostname(), round(time.time() - began, 3), __version__)
+    return Answer(result, before, after, os.uname().nodename, round(time.time() - began, 3), __version__)
 
 
 def line_of(key: str, job: Job, answer: Answer) -> Line:

@@ -7,15 +7,14 @@ takes, may differ too; any other difference means another architecture, and is r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from math import prod
-from typing import NamedTuple
 
 from chkpt_channels.core.errors import UnsupportedError, UsageError
-from chkpt_channels.core.tensors import Edits, FirstConv, Notice, Tensor
-from chkpt_channels.discovery.like import widths
-from chkpt_channels.discovery.like.differences import Differences, Head, Search, Stem, changed_shapes, differences, named
+from chkpt_channels.core.tensors import Edits, FirstConv, Notice
+from chkpt_channels.discovery.like import Comparison, widths
+from chkpt_channels.discovery.like.differences import Differences, Search, Stem, changed_shapes, differences, named
 from chkpt_channels.discovery.like.names import Matching, match
 from chkpt_channels.discovery.request import Like, SearchRequest
 from chkpt_channels.formats.base import TensorStore
@@ -23,19 +22,6 @@ from chkpt_channels.formats.base import TensorStore
 FOLLOWS = "optimizer state"
 """The part of an edit that LIKE says nothing of."""
 _LETTERS = re.compile(r"[^0-9a-zA-Z]")
-
-
-class Comparison(NamedTuple):
-    """The first convs, the vectors that change with them, and the heads that differ. `shapes` are LIKE's, of what differs and is
-    no head; `channels` are the input channels before and after, None where no first conv differs; `outside` are the tensors that
-    no copy of LIKE's model holds."""
-
-    first_convs: tuple[FirstConv, ...] = ()
-    vectors: tuple[Tensor, ...] = ()
-    heads: tuple[Head, ...] = ()
-    shapes: Mapping[str, tuple[int, ...]] = {}
-    channels: tuple[int, int] | None = None
-    outside: tuple[Tensor, ...] = ()
 
 
 def compare(store: TensorStore, like: Like, request: SearchRequest, search: Search) -> Comparison:

@@ -12,7 +12,7 @@ from chkpt_channels.core.errors import AmbiguousError, Candidate
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.law.network import is_weight
-from chkpt_channels.discovery.like import widths
+from chkpt_channels.discovery.like import Head, widths
 from chkpt_channels.discovery.like.kernels import HEAD, OPEN, STEM, Change, Kernels, KernelVerdict, module_of
 from chkpt_channels.discovery.like.names import Copy
 from chkpt_channels.formats.base import TensorStore
@@ -30,14 +30,6 @@ class Stem(NamedTuple):
 
     change: Change
     layout: Layout | None
-
-
-class Head(NamedTuple):
-    """A tensor of a head, with its shape and its key in LIKE."""
-
-    tensor: Tensor
-    shape: tuple[int, ...]
-    key: str
 
 
 class Differences(NamedTuple):

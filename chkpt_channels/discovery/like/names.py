@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
-from chkpt_channels.core.errors import UnsupportedError
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.law.copies import by_group
+from chkpt_channels.discovery.like import OtherNetworkError
 from chkpt_channels.discovery.request import Like, LikeGroup, LikeTensor
 from chkpt_channels.formats.base import TensorStore
 
@@ -25,10 +25,6 @@ DEEPEST_PREFIX_WORDS = 4
 """Before the names of a copy: a training script and a few attributes."""
 COUNTER = "num_batches_tracked"
 """The last word of BatchNorm's counters, which files of torch before 0.4.1 do not have."""
-
-
-class OtherNetworkError(UnsupportedError):
-    """LIKE holds no tensors of these names."""
 
 
 class Copy(NamedTuple):

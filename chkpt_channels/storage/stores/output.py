@@ -24,7 +24,8 @@ from chkpt_channels.storage.stores.crc32 import predicted
 from chkpt_channels.storage.stores.parts import MOST_BYTES, Transfer, UploadPart, parts
 from chkpt_channels.storage.stores.remote import RemoteSource
 from chkpt_channels.storage.stores.upload import Client, NoCopies, Sent, Upload, taken
-from chkpt_channels.storage.stream_copy import Checker, submit
+from chkpt_channels.storage.stream_copy import Checker
+from chkpt_channels.storage.threads import Done, submit
 from chkpt_channels.storage.urls import shown
 
 COPIES, SENDS = 16, 4
@@ -112,7 +113,7 @@ class StoreOutput:
             self._upload = self._client.begin(about, whole_crc=not copies or self._crc is not None)
 
         self._undisturbed(begin)
-        upload, checker, pending, crc = self._upload, Checker([] if copies else checks), deque[Future[Sent]](), 0
+        upload, checker, pending, crc = self._upload, Checker([] if copies else checks), deque[Future[Sent] | Done[Sent]](), 0
         if upload is None:
             raise RuntimeError("no upload has begun")
         self._sent, self._copied, self._written = [], copies, sum(part.size for part in cut) - copies

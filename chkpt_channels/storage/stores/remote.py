@@ -17,7 +17,8 @@ from chkpt_channels.core.errors import Location
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.stores.address import parsed
 from chkpt_channels.storage.stores.connection import Connection
-from chkpt_channels.storage.stream_copy import submit, write_at
+from chkpt_channels.storage.stream_copy import write_at
+from chkpt_channels.storage.threads import submit
 from chkpt_channels.storage.urls import shown
 
 FIRST_BYTES = 256 << 10
