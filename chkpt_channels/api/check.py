@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from chkpt_channels.api.output.naming import stated_hash
 from chkpt_channels.api.output.publish import sha256_of
@@ -26,7 +27,7 @@ from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.folders.channel_counts import image_counts, search_hints
 from chkpt_channels.folders.config_files import ConfigFile, ConfigReader, read_index
 from chkpt_channels.folders.config_normalization import normalization_keys
-from chkpt_channels.folders.describing import copies, described, named_models
+from chkpt_channels.folders.describing import copies, described, library_files, named_models
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
 from chkpt_channels.folders.model_folder import SKIPPED_FOLDERS, is_foreign, weights_in
 from chkpt_channels.folders.planning import is_no_network
@@ -52,7 +53,6 @@ def models(paths: Iterable[str | os.PathLike[str]]) -> dict[Path | str, bool]:
     """What is to be checked of some paths: weights files, and for shards their index; each with whether a path names it, or a
     search found it: in a folder, or beside a configuration. A URL stays one."""
     found: dict[Path | str, bool] = {}
-    known: dict[Path, list[str]] = {}
     for given in paths:
         if is_url(given):
             found[os.fspath(given)] = True
@@ -63,23 +63,46 @@ def models(paths: Iterable[str | os.PathLike[str]]) -> dict[Path | str, bool]:
         # a folder of another format is named by its first file: that nothing is checked must not look like agreement
         named = files[0] if path.is_dir() and files and all(map(is_foreign, files)) else path
         for file in files if named is path else [named]:
-            model = model_of(file, known)
+            model = model_of(file)
             found[model] = found.get(model, False) or file == named
     return found
 
 
-def model_of(file: Path, known: dict[Path, list[str]] | None = None) -> Path:
-    """The index of the shards that a file is one of, or the file itself. `known` is what indexes list, each read once."""
-    known = {} if known is None else known
-    with suppress(OSError):  # a folder that is not there: opening says so
-        for index in sorted(file.parent / name for name in os.listdir(file.parent)):
-            if index not in known and is_index(index):
-                known[index] = []
-                with suppress(DamagedError, FileSystemError):  # called like an index, and none
-                    known[index] = listed_shards(read_index(index))
-            if file.name in known.get(index, ()):
-                return index
-    return file
+class _Folder(NamedTuple):
+    """What the names in a folder say: the index that lists each shard, the models that files are copies of, and the files that
+    libraries call so."""
+
+    indexes: dict[str, Path]
+    copies: dict[str, list[str]]
+    copies_by_stem: dict[str, list[str]]
+    of_libraries: list[str]
+
+
+def model_of(file: Path) -> Path:
+    """The index of the shards that a file is one of, or the file itself."""
+    folder = _folder(file.parent)
+    return folder.indexes.get(file.name, file) if folder else file
+
+
+def _folder(path: Path) -> _Folder | None:
+    """A folder, looked at once for all its files; None where it is not there, which opening its files says."""
+    try:
+        return _read_folder(path, path.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=4)
+def _read_folder(path: Path, _: int) -> _Folder:
+    """A folder as it is; with the time of its last change."""
+    names, indexes = sorted(os.listdir(path)), dict[str, Path]()
+    for index in (path / name for name in names if is_index(path / name)):
+        indexes[index.name] = index
+        with suppress(DamagedError, FileSystemError):  # called like an index, and none
+            for shard in listed_shards(read_index(index)):
+                indexes.setdefault(shard, index)
+    copies, by_stem = (named_models(names, by_stem=by_stem) for by_stem in (False, True))
+    return _Folder(indexes, copies, by_stem, library_files(names))
 
 
 def _weights(root: Path) -> Iterator[Path]:
@@ -133,7 +156,8 @@ def _checked(
     """The check of an open model; `mismatches` are those of its name."""
     is_beside, reader = not is_url(info.path), ConfigReader()
     found = reader.read(model.parent, strict=False) if is_beside else ()
-    configs, why = described(found, model.name, os.listdir(model.parent) if found else (), store)
+    folder = _folder(model.parent) if found else None
+    configs, why = described(found, model.name, folder.of_libraries if folder else (), store)
     finding = find_first_convs(store, SearchRequest(hints=search_hints(configs)))
     if not finding.first_convs:
         what = "its first convolution is ambiguous" if finding.candidates else _why_none(store)
@@ -169,23 +193,15 @@ def _copies(model: Path, hints: ConfigHints, *, by_stem: bool) -> Iterator[tuple
     where that has no configuration, such as `onnx`, in the one around it. What cannot be read is told where it is checked."""
     own = model.parent
     homes = [own] if (own / CONFIG).exists() or not (own.parent / CONFIG).exists() else [own, own.parent]
-    known: dict[Path, list[str]] = {}
+    folders = [(home, folder.copies_by_stem if by_stem else folder.copies) for home in homes if (folder := _folder(home))]
     for path in dict.fromkeys(
-        model_of(home / name, known)
-        for home in homes
-        for name in copies(model.name, _models(home, home.stat().st_mtime_ns, by_stem=by_stem), by_stem=by_stem)
+        model_of(home / name) for home, named in folders for name in copies(model.name, named, by_stem=by_stem)
     ):
         with suppress(DamagedError, UnsupportedError, FileSystemError), ExitStack() as stack:
             store, _ = _opened(*_sources(stack, path, str(path)))
             convs = find_first_convs(store, SearchRequest(hints=hints)).first_convs
             if convs and path != model:
                 yield path, convs
-
-
-@lru_cache(maxsize=4)
-def _models(folder: Path, _: int, *, by_stem: bool) -> dict[str, list[str]]:
-    """The models of a folder, listed once for all its files; the time of its last change is asked with it."""
-    return named_models(os.listdir(folder), by_stem=by_stem)
 
 
 def _copy_mismatches(file: str, convs: tuple[FirstConv, ...], others: Mapping[Path, tuple[FirstConv, ...]]) -> Iterator[Mismatch]:

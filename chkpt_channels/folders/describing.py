@@ -35,13 +35,18 @@ class Description(NamedTuple):
 def described(configs: Sequence[ConfigFile], name: str, beside: Collection[str], store: TensorStore) -> Description:
     """What describes the weights file, or index, `name`, among all the configurations of its folder, whose files are `beside` it.
     Configurations of one folder belong together."""
-    others = [] if _LIBRARY_NAME.fullmatch(name) else [file for file in sorted(beside) if _LIBRARY_NAME.fullmatch(file)]
+    others = [] if _LIBRARY_NAME.fullmatch(name) else library_files(beside)
     if configs and others:
         return Description((), f"is that of {others[0]}")
     for config in configs:
         if Path(config.name).name == CONFIG and (missing := _missing_width(config.document, store)):
             return Description((), f"states {missing}, and no tensor is that wide")
     return Description(tuple(configs))
+
+
+def library_files(names: Collection[str]) -> list[str]:
+    """The files, of these names, that a library wrote beside a configuration; sorted."""
+    return sorted(filter(_LIBRARY_NAME.fullmatch, names))
 
 
 def named_models(beside: Collection[str], *, by_stem: bool) -> dict[str, list[str]]:

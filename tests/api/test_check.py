@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
-import sys
 import zipfile
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -433,12 +434,23 @@ def test_one_model_in_several_formats(one: str, other: str, ways: int, tmp_path:
         convert(tmp_path / "b", tmp_path / "c", to=4)
 
 
-def test_a_folder_is_listed_once_for_its_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("with_configuration", [True, False])
+def test_a_folder_is_listed_once_for_its_models(with_configuration: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Once for each of thousands of files would be quadratic."""
-    module, listed = sys.modules["chkpt_channels.api.check"], []
-    monkeypatch.setattr(module, "named_models", lambda names, *, by_stem: listed.append(by_stem) or {})
-    assert run(["check", str(copies(tmp_path / "a", *(f"net{i}.pth" for i in range(5))))]) == 0
-    assert listed == [True]
+    real, listed = os.listdir, Counter[str]()
+
+    def listdir(path: str) -> list[str]:
+        listed[str(path)] += 1
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    for count in (5, 50):
+        home = copies(tmp_path / str(count), *(f"net{i}.pth" for i in range(count)))
+        if with_configuration:
+            configure(home / "x", num_channels=3)
+        listed.clear()
+        assert run(["check", str(home)]) == 0
+        assert 1 <= listed[str(home)] <= 3
 
 
 def test_a_copy_in_a_folder_of_its_own(tmp_path: Path):
