@@ -166,15 +166,7 @@ def verify(
 
 def check(
     path: Annotated[list[str], Option("", metavar="PATH…", help="Checkpoints, configurations or folders of them.")],
-    expect: Annotated[
-        str | None,
-        Option(
-            "--expect",
-            metavar="gray|rgb|N",
-            help="The input channels that each must have.",
-            doc="the input channels that each file must have",
-        ),
-    ] = None,
+    expect: params.Expect = None,
     lfs_pointers: Annotated[
         str,
         Option(
@@ -189,14 +181,15 @@ def check(
     quiet: params.Quiet = False,
 ) -> int:
     """Check kernels against every declared channel count, an expectation, and a hash in the name."""
-    from chkpt_channels import check as library
     from chkpt_channels.api.check import models
+    from chkpt_channels.api.fleet.many import checks
     from chkpt_channels.cli import text
 
     with session("check", output_format, as_json=as_json) as console:
-        for file, is_named in (files := models(path)).items():
+        files = models(path)
+        for file, answer in zip(files, checks(files, expect, lfs_pointers), strict=True):
             with console.file(str(file)):
-                result = library(file, expect, lfs_pointers=lfs_pointers, is_named=is_named)
+                result = answer.get()
                 console.add(result.result(), [] if quiet and result.ok else text.check_lines(result))
                 console.exit_code = max(console.exit_code, 0 if result.ok else 1)
         if not files and not quiet:

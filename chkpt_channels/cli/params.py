@@ -252,3 +252,12 @@ Color = Annotated[
         doc="colours the beginning of messages: on a terminal (`auto`, with NO_COLOR and FORCE_COLOR), `always` or `never`",
     ),
 ]
+Expect = Annotated[
+    str | None,
+    Option(
+        "--expect",
+        metavar="gray|rgb|N",
+        help="The input channels that each must have.",
+        doc="the input channels that each file must have",
+    ),
+]
