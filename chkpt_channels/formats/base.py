@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -252,15 +252,18 @@ class Checkpoint(TensorStore):
         """The checksums over spans of the file."""
         return ()
 
-    def write(self, edits: Edits, out: int, location: Location, progress: Progress | None = None) -> None:
-        """Write the edited file to the empty file `out` and fsync it; `location` names the output in messages."""
-        from chkpt_channels.storage.stream_copy import apply
+    def writing(
+        self, edits: Edits, out: int, location: Location, progress: Progress | None = None
+    ) -> AbstractContextManager[None]:
+        """Write the edited file to the empty file `out`: within it is complete, on exit it is on the disk. `location` names the
+        output in messages."""
+        from chkpt_channels.storage.stream_copy import writing
 
         def preload() -> None:
             with suppress(ModuleNotFoundError):  # told when it is needed
                 self.preload_validator()
 
-        apply(self.source, self.splices(edits), out, location, self.checks(), progress, preload)
+        return writing(self.source, self.splices(edits), out, location, self.checks(), progress, preload)
 
     def preload_validator(self) -> None:  # most formats have no light library to ask
         """Import what `validate` needs."""

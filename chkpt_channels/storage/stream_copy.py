@@ -15,6 +15,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from chkpt_channels.core import interrupts
@@ -52,7 +53,14 @@ RANGE_BYTES = 32 << 20
 _NO_COPY_FILE_RANGE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
 
 
-def apply(
+def apply(source: Source, splices: Sequence[Splice], out: int, location: Location, progress: Progress | None = None) -> None:
+    """Write the source with `splices` applied to the empty file `out`, and fsync it. Raises as `writing` does."""
+    with writing(source, splices, out, location, progress=progress):
+        pass
+
+
+@contextmanager
+def writing(
     source: Source,
     splices: Sequence[Splice],
     out: int,
@@ -60,11 +68,12 @@ def apply(
     checks: Sequence[Checksum] = (),
     progress: Progress | None = None,
     meanwhile: Callable[[], object] | None = None,
-) -> None:
-    """Write the source with `splices` applied to the empty file `out`, and fsync it.
+) -> Iterator[None]:
+    """Write the source with `splices` applied to the empty file `out`; on exit it is on the disk.
 
-    `location` names the output in messages. `meanwhile` is called once while the disk is at work: for imports that are needed
-    afterwards. Raises what a check or a splice's data raises, FileSystemError for the rest.
+    Within, the file is complete and may be read, and the disk is at work. `location` names the output in messages. `meanwhile`
+    is called once, for imports that are needed afterwards. Raises what a check or a splice's data raises, FileSystemError for the
+    rest.
     """
     ordered = sorted(splices, key=lambda s: (s.start, s.stop))
     moves, targets = moves_around(source.size, ordered)
@@ -73,17 +82,19 @@ def apply(
         if total and hasattr(os, "posix_fallocate"):
             os.posix_fallocate(out, 0, total)  # takes no time, and a full disk shows before the first byte
         copying = _Copy(source, moves, out, total, passing_checks(checks, ordered), progress)
-        try:
+    try:
+        with location.wrapping_os_errors("cannot be written"):
             contents = [splice.made() for splice in ordered]
             if meanwhile:
                 meanwhile()
-        except BaseException:
-            copying.stop()
-            raise
-        copying.join()
-        for at, data in zip(targets, contents, strict=True):
-            write_at(out, memoryview(data), at)
-        os.fsync(out)
+            copying.join()
+            for at, data in zip(targets, contents, strict=True):
+                write_at(out, memoryview(data), at)
+        yield
+        with location.wrapping_os_errors("cannot be written"):
+            copying.sync()
+    finally:
+        copying.stop()
 
 
 def write_at(out: int, data: memoryview, at: int) -> None:
@@ -149,7 +160,10 @@ class _Copy:
         self._is_alone = total < THREADS_FROM_BYTES
         # threads do: reads, writes and CRC-32 (1.8 GB/s) release the interpreter
         self._reading, self._checking, self._writing = pools(1, 1, WRITERS, wanted=not self._is_alone)
-        self._running = submit(self._reading, self._run)
+        self._is_complete = False
+        self._copied = submit(self._reading, self._run)
+        # behind it in the same thread, beside what the caller does: the last fsync finds little to do
+        self._synced = submit(self._reading, self._sync_early)
 
     def stop(self) -> None:
         """Give up, or clear away: returns when no thread works any more."""
@@ -158,12 +172,18 @@ class _Copy:
             pool.shutdown(wait=True)
 
     def join(self) -> None:
-        """Wait for the end; raise what went wrong in a thread, and Interrupted where that was lost and ended the copy."""
-        try:
-            self._running.result()
-        finally:
-            self.stop()
+        """Wait until all is copied; raise what went wrong in a thread, and Interrupted where that was lost and ended the copy."""
+        self._copied.result()
         interrupts.check()
+
+    def sync(self) -> None:
+        """Wait until all is on the disk."""
+        self._synced.result()
+        os.fsync(self._out)
+
+    def _sync_early(self) -> None:
+        if self._is_complete and not (self._is_alone or self._is_stopped()):
+            os.fsync(self._out)
 
     def _is_stopped(self) -> bool:
         return self._stopped.is_set() or interrupts.exit_code() > 0
@@ -172,8 +192,7 @@ class _Copy:
         direct = self._total >= DIRECT_FROM_BYTES and _set_direct(self._out, on=True)
         if direct or not self._by_kernel():
             self._by_blocks(direct)
-        if not (self._is_alone or self._is_stopped()):
-            os.fsync(self._out)  # in this thread, beside the caller's imports: the last fsync finds little to do
+        self._is_complete = True
 
     def _by_kernel(self) -> bool:
         """Small files: the kernel copies in a few calls, for which no thread waits for the interpreter that the caller keeps

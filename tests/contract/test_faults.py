@@ -65,6 +65,11 @@ def of_blocks(patch: Patch) -> None:
     patch.setattr(stream_copy, "DIRECT_FROM_BYTES", 0)
 
 
+def without_threads(patch: Patch) -> None:
+    """As the smallest files are written."""
+    patch.setattr(stream_copy, "THREADS_FROM_BYTES", 1 << 30)
+
+
 def without_unnamed(patch: Patch) -> None:
     patch.setattr(atomic, "UNNAMED", 0)
 
@@ -87,6 +92,7 @@ SCENES = {
     "torch_zip": Scene((ZIP,)),
     "torch_zip, forced": Scene((ZIP,), old=True, calls=WRITTEN),
     "torch_zip, forced, named": Scene((ZIP,), old=True, prepare=without_unnamed, calls=WRITTEN),
+    "torch_zip, without threads": Scene((ZIP,), prepare=without_threads, calls=WRITTEN),
     "torch_zip, the same": Scene((ZIP,), ("--to", "rgb"), calls=WRITTEN),
     "torchscript": Scene(("torch_zip/frozen.pt",)),
     "torch_legacy": Scene((LEGACY,)),
@@ -203,6 +209,7 @@ def without_report(shown: Entries) -> Entries:
 @pytest.fixture(params=SCENES)
 def stage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: Patch) -> Stage:
     monkeypatch.setattr(isolation, "_may_fork", lambda: False)
+    monkeypatch.setattr(stream_copy, "THREADS_FROM_BYTES", 0)  # as files of a size that people have are written
     SCENES[request.param].prepare(monkeypatch)
     return Stage(SCENES[request.param], tmp_path)
 
@@ -253,6 +260,7 @@ CHANGING += [form.name for form in known() if form.name not in CHANGING]
 def test_a_source_that_changes_while_it_is_read(name: str, tmp_path: Path, monkeypatch: Patch):
     """At every read, in each way in turn: exit 5 and nothing written, or, where it came behind the last one, the exact result."""
     monkeypatch.setattr(isolation, "_may_fork", lambda: False)
+    monkeypatch.setattr(stream_copy, "THREADS_FROM_BYTES", 0)  # as files of a size that people have are written
     SCENES[name].prepare(monkeypatch)
     stage = Stage(SCENES[name], tmp_path)
     data, refused = stage.source.read_bytes(), 0
@@ -274,6 +282,7 @@ def test_a_source_that_changes_while_it_is_read(name: str, tmp_path: Path, monke
 def test_a_source_whose_name_is_taken_over_is_read_to_its_end(name: str, tmp_path: Path, monkeypatch: Patch):
     """What was opened is what is converted, as by every copy: the result is that of one whole file."""
     monkeypatch.setattr(isolation, "_may_fork", lambda: False)
+    monkeypatch.setattr(stream_copy, "THREADS_FROM_BYTES", 0)  # as files of a size that people have are written
     SCENES[name].prepare(monkeypatch)
     stage = Stage(SCENES[name], tmp_path)
     data = stage.source.read_bytes()

@@ -19,7 +19,7 @@ from chkpt_channels.core.errors import Location
 from chkpt_channels.storage import stream_copy
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice, output_size, spliced
-from chkpt_channels.storage.stream_copy import apply
+from chkpt_channels.storage.stream_copy import writing
 from tests.storage.test_splice import edits
 from tests.support.files import Failing
 
@@ -49,7 +49,8 @@ def copied(
         path = Path(folder, "in")
         path.write_bytes(data)
         with Source(path) as source:
-            apply(source, splices, out.fileno(), PLACE, checks, progress)
+            with writing(source, splices, out.fileno(), PLACE, checks, progress):
+                assert os.fstat(out.fileno()).st_size == output_size(source, splices)
             assert os.fstat(out.fileno()).st_size == output_size(source, splices)
         return out.read()
 

@@ -227,9 +227,9 @@ def write_checked(
 ) -> None:
     """Write one edited file to `fd` and check it. Raises FileSystemError, also where the source was changed meanwhile, and what
     the check raises."""
-    checkpoint.write(plan.edits, fd, location, progress)
-    checkpoint.source.check_unchanged()
-    check(checkpoint, plan, fd, location.file)
+    with checkpoint.writing(plan.edits, fd, location, progress):  # the disk is at work while the output is checked
+        checkpoint.source.check_unchanged()
+        check(checkpoint, plan, fd, location.file)
 
 
 def write_bytes(fd: int, content: bytes, location: Location) -> None:

@@ -38,7 +38,8 @@ def written(folder: Path, change: Callable[[bytes], bytes] = bytes) -> Iterator[
         plan = build_plan(checkpoint, build_options("gray"))
         out = folder / "out.pth"
         fd = os.open(out, os.O_RDWR | os.O_CREAT)
-        checkpoint.write(plan.edits, fd, checkpoint.location, None)
+        with checkpoint.writing(plan.edits, fd, checkpoint.location, None):
+            pass
         out.write_bytes(change(out.read_bytes()))
         try:
             yield checkpoint, plan, fd
