@@ -150,8 +150,12 @@ function take(files) {
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) addEventListener(kind, (event) => {
   event.preventDefault();
   document.body.classList.toggle("over", kind === "dragover" || kind === "dragenter");
-  if (kind === "drop") take(event.dataTransfer.files);
+  if (kind !== "drop" || !event.dataTransfer.files.length) return;
+  $("file").value = "";
+  take(event.dataTransfer.files);
 });
+// a browser tells of no change where the same file is chosen once more
+$("file").addEventListener("click", () => ($("file").value = ""));
 $("file").addEventListener("change", () => take($("file").files));
 $("form").addEventListener("submit", (event) => event.preventDefault());
 $("take").addEventListener("click", () => ask(new FormData($("form")).getAll("layer")));

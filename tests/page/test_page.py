@@ -245,6 +245,19 @@ def test_a_file_is_dropped_anywhere(page: Page):
     expect(page.locator("#save")).to_have_text("Save dropped_gray.pth", timeout=WAIT)
 
 
+def test_the_file_before_can_be_chosen_again(page: Page):
+    """After another one was dropped, and by the same dialog."""
+    asked(page, RGB)
+    test_a_file_is_dropped_anywhere(page)
+    page.locator("#file").set_input_files(RGB)
+    expect(page.locator("#save")).to_have_text("Save state_dict_gray.pth", timeout=WAIT)
+    with page.expect_file_chooser() as chooser:
+        page.locator("#file").click()
+    chooser.value.set_files(RGB)
+    expect(page.locator("#save")).to_have_text("Save state_dict_gray.pth", timeout=WAIT)
+    assert page.locator("#file").evaluate("input => input.files.length") == 1
+
+
 def test_what_is_chosen_meanwhile_counts(page: Page):
     page.locator("#file").set_input_files(RGB)
     page.locator("[name=to][value=rgb]").check()
