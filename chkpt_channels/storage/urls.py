@@ -29,7 +29,9 @@ def shown(name: str) -> str:
         return name
     has_user = name.lower().startswith(("http", "s3"))  # Azure's have a container there
     user = r"[^/?#@]*@" if has_user else r"[^/?#@]*:[^/?#@]*@"
-    return re.sub(rf"(?<=://){user}|(?<=\?).*", "…", name, flags=re.DOTALL)
+    # a key of S3 may hold a question mark
+    secret = r"(?=.*(?:signature|credential|accesskey|token))" if is_bucket(name) else ""
+    return re.sub(rf"(?<=://){user}|(?<=\?){secret}.*", "…", name, flags=re.DOTALL | re.IGNORECASE)
 
 
 def file_name(name: str | os.PathLike[str]) -> str:

@@ -214,10 +214,13 @@ def copies(bucket: Bucket, change: Callable[[Answer], Answer]) -> None:
 def test_without_copies_all_is_streamed(how: str, large: Path, large_gray: bytes, bucket: Bucket):
     source = bucket.put("a.safetensors", large)
     copies(bucket, NO_COPIES[how])
-    moved = chkpt_channels.convert(source, "s3://zoo/b.safetensors", to="gray").transfer
+    told: list[tuple[int, int]] = []
+    report = chkpt_channels.convert(source, "s3://zoo/b.safetensors", to="gray", progress=lambda *step: told.append(step))
+    moved = report.transfer
     assert content(bucket, "b.safetensors") == large_gray
     assert moved is not None
     assert (moved.how, moved.unverified_bytes) == ("streamed", 0)
+    assert sum(more for more, _ in told) == len(large_gray)
     assert uploads(bucket) == []
 
 
@@ -293,7 +296,7 @@ def test_a_store_that_checks_finds_damage_that_nobody_read(bucket: Bucket, tmp_p
     with path.open("r+b") as file:
         file.seek(12 * MIB)
         file.write(b"\1")
-    with pytest.raises(ChkptChannelsError, match="another CRC-32") as raised:
+    with pytest.raises(ChkptChannelsError, match=r"^s3://zoo/a\.pth: .*another CRC-32") as raised:
         chkpt_channels.convert(bucket.put("a.pth", path), "s3://zoo/c.pth", to="gray")
     assert raised.value.exit_code == 3
     assert (keys(bucket), uploads(bucket)) == ({"a.pth", "b.pth"}, [])

@@ -34,6 +34,8 @@ def test_what_is_a_url(name: str, is_one: bool):
         ("https://user:word@a.org/b?sig=1", "https://…a.org/b?…"),
         ("https://a.org/b?download=1", "https://a.org/b?…"),
         ("s3://zoo/a@b.pth", "s3://zoo/a@b.pth"),
+        ("s3://zoo/what?.pth", "s3://zoo/what?.pth"),
+        ("s3://zoo/a.pth?X-Amz-Signature=1", "s3://zoo/a.pth?…"),
         ("hf://owner/repo@v1/a.pth", "hf://owner/repo@v1/a.pth"),
         ("user:word@a.pth", "user:word@a.pth"),
     ],

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
 from chkpt_channels.core import interrupts
-from chkpt_channels.core.errors import FileSystemError, Location, OutputExistsError, PostPublishError
+from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, OutputExistsError, PostPublishError
 from chkpt_channels.storage.source import CHUNK_BYTES, RangeSource, Source
 from chkpt_channels.storage.splice import Checksum, Composed
 from chkpt_channels.storage.stores.address import parsed
@@ -32,6 +32,23 @@ COPIES, SENDS = 16, 4
 """So many parts are copied, or sent, at once: those that are sent are in memory."""
 SEAM_BYTES = 16
 """On both sides of an edit and of a part: what is read back shows copies in the wrong place too."""
+
+
+class _Told:
+    """What progress was told of: no byte twice, where an upload begins anew."""
+
+    def __init__(self, progress: Callable[[int], None] | None, known: int = 0) -> None:
+        self._progress, self._known, self._done = progress, known, 0
+
+    def more(self, size: int) -> None:
+        """So many bytes more are done."""
+        before, self._done = max(self._done, self._known), self._done + size
+        if self._progress and self._done > before:
+            self._progress(self._done - before)
+
+    def once_more(self) -> _Told:
+        """The same, for the bytes from the first on."""
+        return _Told(self._progress, max(self._done, self._known))
 
 
 class StoreOutput:
@@ -76,14 +93,15 @@ class StoreOutput:
             raise self.location.unsupported(f"would have {output.size} bytes, and an object has at most {MOST_BYTES}")
         self._output, about = output, self._check_source()
         self._undisturbed(self._probe)
+        told = _Told(progress)
         if self._origin:
             self._crc = predicted(output.pieces, self._origin, checks)
             try:
-                self._assemble(parts(output.pieces, may_copy=True), about, checks, progress)
+                self._assemble(parts(output.pieces, may_copy=True), about, checks, told)
                 return
             except NoCopies:
                 self._abort()
-        self._assemble(parts(output.pieces, may_copy=False), about, checks, progress)
+        self._assemble(parts(output.pieces, may_copy=False), about, checks, told.once_more())
 
     def _check_source(self) -> dict[str, Any]:
         """What an upload takes over from the source. Raises FileSystemError where the source is another object now."""
@@ -104,9 +122,7 @@ class StoreOutput:
         with ThreadPoolExecutor(1) as pool:
             submit(pool, work).result()
 
-    def _assemble(
-        self, cut: Sequence[UploadPart], about: dict[str, Any], checks: Sequence[Checksum], progress: Callable[[int], None] | None
-    ) -> None:
+    def _assemble(self, cut: Sequence[UploadPart], about: dict[str, Any], checks: Sequence[Checksum], told: _Told) -> None:
         copies = sum(part.size for part in cut if part.copied is not None)
 
         def begin() -> None:
@@ -129,8 +145,7 @@ class StoreOutput:
                     data = self._read(part, checker)
                     crc = zlib.crc32(data, crc)
                     pending.append(submit(pool, upload.send, number, data))
-                if progress:
-                    progress(part.size)
+                told.more(part.size)
             self._sent += (job.result() for job in pending)
         finally:
             pool.shutdown(cancel_futures=True)
@@ -169,6 +184,8 @@ class StoreOutput:
             answer = upload.complete(self._sent, condition, self._crc)
         except OutputExistsError:
             raise
+        except DamagedError as error:  # what the store copied
+            raise self._source.location.damaged(error.what) from error
         except FileSystemError:  # it may have been done, and the answer was lost
             there = self._client.head()
             if there is None or there.size != self._output.size or there.tag != tag_of(self._sent):
