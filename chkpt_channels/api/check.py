@@ -27,9 +27,9 @@ from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.folders.channel_counts import image_counts, search_hints
 from chkpt_channels.folders.config_files import ConfigFile, ConfigReader, read_index
 from chkpt_channels.folders.config_normalization import normalization_keys
-from chkpt_channels.folders.describing import copies, described, library_files, named_models
+from chkpt_channels.folders.describing import copies, described, is_foreign, library_files, named_models, weights_in
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
-from chkpt_channels.folders.model_folder import SKIPPED_FOLDERS, is_foreign, weights_in
+from chkpt_channels.folders.model_folder import SKIPPED_FOLDERS
 from chkpt_channels.folders.planning import is_no_network
 from chkpt_channels.folders.shards import Shards, is_index, listed_shards, shard_names
 from chkpt_channels.formats import LFS_POINTER, open_checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Unpack
 
@@ -22,6 +23,7 @@ from chkpt_channels.transform.options import Options, options_toward
 if TYPE_CHECKING:
     from chkpt_channels.api.output.folder import FolderTarget
     from chkpt_channels.api.output.store import StoreTarget
+    from chkpt_channels.api.output.store_folder import StoreFolderTarget
 
 
 def convert(
@@ -82,7 +84,12 @@ def convert(
 
 def _target(
     model: Model, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
-) -> FileTarget | FolderTarget | StoreTarget:
+) -> FileTarget | FolderTarget | StoreTarget | StoreFolderTarget:
+    if isinstance(model, ModelFolder) and to_store(model.named(), dst):
+        from chkpt_channels.api.output.store_folder import StoreFolderTarget, beside_prefix
+
+        url = os.fspath(dst) if dst is not None else beside_prefix(model.named(), options.word)
+        return StoreFolderTarget(model, url, progress)
     if isinstance(model, ModelFolder):
         from chkpt_channels.api.output.folder import FolderTarget
 

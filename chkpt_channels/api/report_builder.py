@@ -18,7 +18,7 @@ from chkpt_channels.transform.options import Options, as_keywords
 def file_info(model: Model, *, measured: bool = True) -> FileInfo:
     """The record of an input; a folder's size is left out unless `measured`, since it takes a look at every file."""
     if model.is_folder:
-        return FileInfo(str(model.home), "folder", model.size if measured else 0, model.title)
+        return FileInfo(model.named(), "folder", model.size if measured else 0, model.title)
     store = model.parts[0].store
     return FileInfo(model.location.file, store.format.name if isinstance(store, Checkpoint) else "", model.size, model.title)
 
@@ -75,7 +75,7 @@ def with_load_lines(report: Report, model: Model, loading: Callable[[str | None]
 
 def _declaration_changes(model: Model, planned: PlannedModel) -> Iterator[DeclarationChange]:
     for part, plan in planned.parts:
-        file = str(model.home / part.name) if model.is_folder and model.home else ""
+        file = model.named(part.name) if model.is_folder else ""
         yield from (DeclarationChange(d.where, d.channels, plan.channels[1], file) for d in plan.declarations)
     for name, (config, changes) in planned.documents.items():
         for path, new in changes.items():
@@ -83,4 +83,4 @@ def _declaration_changes(model: Model, planned: PlannedModel) -> Iterator[Declar
                 old = config.document.at(path).plain
             except (KeyError, IndexError):
                 old = None
-            yield DeclarationChange(".".join(map(str, path)), old, new, str(model.home / name) if model.home else name)
+            yield DeclarationChange(".".join(map(str, path)), old, new, model.named(name))

@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from chkpt_channels.containers.json.editor import Json
+from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, UnsupportedError
 from chkpt_channels.folders.channel_counts import dotted, vision
 from chkpt_channels.folders.config_files import ConfigFile
 from chkpt_channels.folders.library_tables import CONFIG
+from chkpt_channels.formats import LFS_POINTER, foreign_weights, is_claimed, weights_suffixes
 from chkpt_channels.formats.base import TensorStore
+from chkpt_channels.storage.source import Source
 
 _LIBRARY_NAME = re.compile(
     r"(open_clip_)?((diffusion_)?(pytorch|tf|flax)_)?(?P<model>model(-[^.]*)?)(\..*)?"
@@ -85,6 +90,43 @@ def _missing_width(document: Json, store: TensorStore) -> str:
     sizes = {size for tensor in store.tensors.values() for size in tensor.shape}
     sizes |= {size for weight in store.opaque for size in weight.shape or ()}
     return next((f"{dotted((*home, key))} {number}" for key, number in stated if number not in sizes), "")
+
+
+def weights_in(folder: Path, *, foreign: bool = False) -> list[Path]:
+    """The weights right in a folder, by what their bytes are or by their ending; with `foreign` others too."""
+    with Location(str(folder)).wrapping_os_errors("cannot be read"):
+        files = [folder / name for name in next(os.walk(folder), ("", [], []))[2]]
+        return sorted(file for file in files if file.is_file() and (_is_weights(file) or (foreign and is_foreign(file))))
+
+
+def _is_weights(file: Path) -> bool:
+    if file.suffix.lower() in weights_suffixes():
+        return True
+    with suppress(FileSystemError), Source(file) as source:
+        return is_claimed(source)
+    return False
+
+
+def is_foreign(file: Path) -> bool:
+    """Whether a file holds weights of a format that is not converted."""
+    with suppress(FileSystemError), Source(file) as source:
+        return not is_claimed(source) and not source.head.startswith(LFS_POINTER) and foreign_weights(source) is not None
+    return False
+
+
+def leaving_out(name: str) -> str:
+    """The option that leaves a file of a folder out."""
+    return f"--leave-out {shlex.quote(name)}"
+
+
+@contextmanager
+def or_leave_out(name: str) -> Iterator[None]:
+    """Offer to leave a file out where it cannot be read or planned."""
+    try:
+        yield
+    except (DamagedError, UnsupportedError) as error:
+        error.hint = "   or   ".join(filter(None, (error.hint, leaving_out(name))))
+        raise
 
 
 def _integers(value: object) -> list[int]:

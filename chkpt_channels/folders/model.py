@@ -55,6 +55,11 @@ class Model(ABC):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, trace)
 
+    def closing(self, stack: ExitStack) -> None:
+        """What is to be closed behind all that the model opens."""
+        self._stack, opened = stack, self._stack.pop_all()
+        stack.push(opened)
+
     @property
     @abstractmethod
     def parts(self) -> tuple[Part, ...]:
@@ -87,6 +92,10 @@ class Model(ABC):
     def prefix(self, part: Part) -> str:
         """The prefix of a part's tensors in reports: its name where there are several parts."""
         return f"{part.name}/" if len(self.parts) > 1 else ""
+
+    def named(self, name: str = "") -> str:
+        """A file of its folder, or the folder, as reports call it."""
+        return str(self.home / name) if self.home else name
 
     @abstractmethod
     def loading(self, path: str, group: str | None = None) -> Loading:

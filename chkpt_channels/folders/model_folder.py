@@ -12,27 +12,29 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, UnsupportedError, UsageError, reason
 from chkpt_channels.folders.config_files import ConfigFile, read
-from chkpt_channels.folders.describing import Description, described
+from chkpt_channels.folders.describing import Description, described, leaving_out, or_leave_out
 from chkpt_channels.folders.library_tables import CONFIG, PIPELINE, PREPROCESSORS
 from chkpt_channels.folders.loading import ADAPTER, OPEN_CLIP, by_library
 from chkpt_channels.folders.model import Model, ModelFile, Part
 from chkpt_channels.folders.shards import Shards, is_index, shard_names
-from chkpt_channels.formats import LFS_POINTER, foreign_weights, is_claimed, open_checkpoint, weights_suffixes
+from chkpt_channels.formats import foreign_weights, is_claimed, open_checkpoint, weights_suffixes
 from chkpt_channels.formats.base import Checkpoint, Loading
 from chkpt_channels.storage.source import STDIO, Readable, Source, check_link, open_listed, status
-from chkpt_channels.storage.urls import is_url
+from chkpt_channels.storage.urls import is_prefix, is_url
 from chkpt_channels.transform.mixing.normalization import AUTO
 from chkpt_channels.transform.options import Options
+
+if TYPE_CHECKING:
+    from chkpt_channels.storage.stores.mirror import Mirror
 
 SKIPPED_FOLDERS = frozenset({".git", ".cache", "__pycache__"})
 """Folders of version control and of caches; .cache is that of a download by huggingface_hub."""
@@ -58,10 +60,18 @@ class ModelFolder(Model):
 
     is_folder = True
 
-    def __init__(self, path: str | os.PathLike[str], *, follow_links: bool = False, leave_out: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        follow_links: bool = False,
+        leave_out: Sequence[str] = (),
+        mirror: Mirror | None = None,
+    ) -> None:
         super().__init__()
-        self.path = self.home = Path(path)
-        self.location = Location(os.fsdecode(path))
+        self._mirror = mirror
+        self.path = self.home = mirror.path if mirror else Path(path)
+        self.location = mirror.location if mirror else Location(os.fsdecode(path))
         self.files = sorted(_walk(self.path, self.location))
         for name in leave_out:
             self._leave_out(os.path.normpath(name))
@@ -69,7 +79,7 @@ class ModelFolder(Model):
         # a link that leaves the folder would copy any file of the user's into an output that is then uploaded
         for name in () if follow_links else self.files:
             check_link(self.location.at(name), self.path / name, self.path, "is")
-        contents = {name: _other_weights(self.path / name) for name in self.files}
+        contents = {name: self._other_weights(name) for name in self.files}
         weights = [name for name, other in contents.items() if other is True]
         # trap: libraries prefer one of several weights files (timm model.safetensors) and load a stale one without a word
         self._foreign = {name: other for name, other in contents.items() if isinstance(other, UnsupportedError)}
@@ -137,8 +147,24 @@ class ModelFolder(Model):
             with or_leave_out(name), self.source(name) as source:
                 open_checkpoint(source)
 
+    def _other_weights(self, name: str) -> UnsupportedError | bool | None:
+        """The error for a file that holds weights of a format that is not converted; True for weights that are, None for anything
+        else."""
+        with self._mirror.source(name) if self._mirror else Source(self.path / name) as source:
+            return is_claimed(source) or foreign_weights(source)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is in a bucket."""
+        return self._mirror is not None
+
+    def named(self, name: str = "") -> str:
+        return self._mirror.url + name if self._mirror else super().named(name)
+
     def source(self, name: str) -> Source:
         """A file of the folder, open. Raises FileSystemError where another one, or a link, is in its place now."""
+        if self._mirror:
+            return self._mirror.source(name)
         return open_listed(self.path / name, self._listed[name])
 
     @property
@@ -207,56 +233,14 @@ def _is_small(path: Path) -> bool:
         return path.stat().st_size <= MOST_BYTES
 
 
-def weights_in(folder: Path, *, foreign: bool = False) -> list[Path]:
-    """The weights right in a folder, by what their bytes are or by their ending; with `foreign` others too."""
-    with Location(str(folder)).wrapping_os_errors("cannot be read"):
-        files = [folder / name for name in next(os.walk(folder), ("", [], []))[2]]
-        return sorted(file for file in files if file.is_file() and (_is_weights(file) or (foreign and is_foreign(file))))
-
-
-def _is_weights(file: Path) -> bool:
-    if file.suffix.lower() in weights_suffixes():
-        return True
-    with suppress(FileSystemError), Source(file) as source:
-        return is_claimed(source)
-    return False
-
-
-def is_foreign(file: Path) -> bool:
-    """Whether a file holds weights of a format that is not converted."""
-    with suppress(FileSystemError), Source(file) as source:
-        return not is_claimed(source) and not source.head.startswith(LFS_POINTER) and foreign_weights(source) is not None
-    return False
-
-
-def leaving_out(name: str) -> str:
-    """The option that leaves a file of a folder out."""
-    return f"--leave-out {shlex.quote(name)}"
-
-
-@contextmanager
-def or_leave_out(name: str) -> Iterator[None]:
-    """Offer to leave a file out where it cannot be read or planned."""
-    try:
-        yield
-    except (DamagedError, UnsupportedError) as error:
-        error.hint = "   or   ".join(filter(None, (error.hint, leaving_out(name))))
-        raise
-
-
-def _other_weights(path: Path) -> UnsupportedError | bool | None:
-    """The error for a file that holds weights of a format that is not converted; True for weights that are, None for anything
-    else."""
-    with Source(path) as source:
-        return is_claimed(source) or foreign_weights(source)
-
-
 def open_model(path: Readable, options: Options | None = None, *, with_sidecars: bool = False) -> Model:
     """A model folder, a single file or object, or standard input for "-"; without options it is only inspected, through any link.
     A file's configurations are edited too if `with_sidecars`. Raises UsageError for options that these cannot satisfy."""
     if not isinstance(path, str | os.PathLike):
         check_no_folder_options(path.name, options.plain["leave_out"] if options else ())
         return ModelFile(path)
+    if is_prefix(path):
+        return _in_bucket(os.fspath(path), options)
     if options and options.norm.name == AUTO and (os.fspath(path) == STDIO or is_url(path)):
         what = "--norm auto reads the configurations in the file's folder, and standard input and stores have none"
         raise UsageError(what, hint="--norm imagenet")
@@ -265,6 +249,19 @@ def open_model(path: Readable, options: Options | None = None, *, with_sidecars:
         return ModelFile(path, with_sidecars=with_sidecars)
     given = options.plain if options else {"follow_links": True, "leave_out": ()}
     return ModelFolder(path, follow_links=given["follow_links"], leave_out=given["leave_out"])
+
+
+def _in_bucket(url: str, options: Options | None) -> ModelFolder:
+    """A model folder in a bucket; what it raises names the URL, not the mirror."""
+    from chkpt_channels.storage.stores.mirror import Mirror
+
+    mirror = Mirror(url)
+    with ExitStack() as stack:
+        stack.callback(mirror.close)
+        stack.enter_context(mirror.telling())
+        folder = ModelFolder(url, leave_out=options.plain["leave_out"] if options else (), mirror=mirror)
+        folder.closing(stack.pop_all())
+    return folder
 
 
 def check_no_folder_options(path: str | os.PathLike[str], leave_out: Sequence[str]) -> None:

@@ -17,9 +17,9 @@ from chkpt_channels.discovery.like import OtherNetworkError
 from chkpt_channels.folders import config_edits, config_normalization
 from chkpt_channels.folders.channel_counts import image_counts, reconstructs, search_hints, unknown_counts
 from chkpt_channels.folders.config_files import ConfigFile
+from chkpt_channels.folders.describing import leaving_out, or_leave_out
 from chkpt_channels.folders.library_tables import COUNTS, PIPELINE
 from chkpt_channels.folders.model import Model, Part
-from chkpt_channels.folders.model_folder import leaving_out, or_leave_out
 from chkpt_channels.folders.shards import Shards
 from chkpt_channels.formats.base import Checkpoint, TensorStore
 from chkpt_channels.transform.mixing.normalization import Normalization, NormalizationSpec

@@ -23,6 +23,11 @@ def is_bucket(name: str | os.PathLike[str]) -> bool:
     return os.fspath(name).lower().startswith("s3://")
 
 
+def is_prefix(name: object) -> bool:
+    """Whether a name is that of a folder in a bucket: it ends with a slash."""
+    return isinstance(name, str) and is_bucket(name) and name.endswith("/")
+
+
 def shown(name: str) -> str:
     """A name as messages and reports show it: without credentials."""
     if not is_url(name):

@@ -18,6 +18,7 @@ import pytest
 
 from chkpt_channels import verify
 from chkpt_channels.cli import app as cli
+from chkpt_channels.storage import stream_copy
 from tests.support.builders import entry, safetensors
 from tests.support.files import FIXTURES, snapshot
 from tests.support.sandbox import Outcome, forked
@@ -66,10 +67,11 @@ def address_space() -> int:
 
 @each
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the size of a process is read from /proc")
-def test_memory_that_runs_out(name: str, tmp_path: Path):
+def test_memory_that_runs_out(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With this much more than it has when it begins: refused, or done; never a bug, in threads and in forked children too.
     Below a MiB Python itself waits for ever for a thread that could not begin."""
     source, codes = FIXTURES / name, []
+    monkeypatch.setattr(stream_copy, "THREADS_FROM_BYTES", 0)
     for i, room in enumerate([4, 9, 17, 26, 40, 1024]):
         place = tmp_path / str(i)
         place.mkdir()
@@ -89,6 +91,7 @@ def test_no_room_for_a_thread(name: str, tmp_path: Path, monkeypatch: pytest.Mon
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(stream_copy, "THREADS_FROM_BYTES", 0)
     source = FIXTURES / name
     assert cli.run(["convert", str(source), "--to", "gray", "-o", str(tmp_path / f"out{source.suffix}")]) == 5
     assert "cannot be written: can't start new thread; nothing was written" in capsys.readouterr().err

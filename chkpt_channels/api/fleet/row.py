@@ -17,7 +17,7 @@ from chkpt_channels.api.output.naming import derived_path
 from chkpt_channels.api.output.publish import Settings
 from chkpt_channels.core.errors import UsageError
 from chkpt_channels.storage.source import STDIO
-from chkpt_channels.storage.urls import file_name, is_url, shown
+from chkpt_channels.storage.urls import file_name, is_prefix, is_url, shown
 
 _PATHS = ("like", "matrix")
 """The options that name files."""
@@ -39,7 +39,8 @@ def with_output_dir(folder: str, jobs: Sequence[Job]) -> list[Job]:
         if len(jobs) > 1 and job.dst is None and job.to is None and job.options.get("like") is not None:
             raise UsageError("--output-dir names outputs by their target: --to is needed beside --like", hint="--to gray")
         name = file_name(derived_path(job.src, job.to, job.options))
-        path = f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(Path(folder) / name)
+        end = "/" if is_prefix(job.src) else ""
+        path = f"{folder.rstrip('/')}/{name}{end}" if is_url(folder) else str(Path(folder) / name)
         if path in sources:
             raise UsageError(f"{sources[path]} and {job.src} would both become {path}", hint="-o names each, or a manifest does")
         sources[path] = job.src

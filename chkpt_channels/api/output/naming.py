@@ -15,7 +15,7 @@ from chkpt_channels.folders.model_folder import open_model
 from chkpt_channels.formats import FOREIGN_SUFFIXES, known, weights_suffixes
 from chkpt_channels.formats.base import Format
 from chkpt_channels.storage.source import STDIO, resolved
-from chkpt_channels.storage.urls import file_name, is_bucket, is_url
+from chkpt_channels.storage.urls import file_name, is_bucket, is_prefix, is_url
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import Options, options_toward
 
@@ -79,6 +79,8 @@ def derived_path(src: Path_, to: str | int | None, options: ConvertOptions) -> P
     if parsed.rule.to is None and parsed.plain["like"] is not None:
         with open_model(src, parsed) as model:
             parsed = with_like(model, model.resolved(parsed))
+    if is_prefix(src):
+        return f"{os.fspath(src).rstrip('/')}_{parsed.word}/"
     if is_url(src):
         return beside_source(src, parsed.word) if is_bucket(src) else file_output(Path(file_name(src)), parsed.word)
     return default_output(Path(src), parsed.word)

@@ -62,7 +62,7 @@ def patch(
         planned = plan_model(model, parsed)
         companions = model.checkpoint.companions(path, edited=bool(planned.first.edits))
         plan = planned.first._replace(edits=planned.first.edits._replace(companions=companions))
-        output, splices = composed(model, plan, str(path))
+        output, splices = composed(model.checkpoint, plan, str(path))
         check_stems(planned)
         if checksums:
             _check_rest(model.checkpoint, splices, progress)
@@ -74,11 +74,11 @@ def patch(
     return Patch(output.name, output.size, output.pieces, companions, report)
 
 
-def composed(model: ModelFile, plan: Plan, name: str) -> tuple[Composed, list[Splice]]:
+def composed(checkpoint: Checkpoint, plan: Plan, name: str) -> tuple[Composed, list[Splice]]:
     """The output of a plan, which is called so, and what makes it of the source. It was opened and compared with the plan."""
-    splices = sorted(model.checkpoint.splices(plan.edits), key=lambda s: (s.start, s.stop))
-    output = Composed(model.source, pieces(model.size, splices), name)
-    check_source(model.checkpoint, plan, RangeSource(output, made_here=True))
+    splices = sorted(checkpoint.splices(plan.edits), key=lambda s: (s.start, s.stop))
+    output = Composed(checkpoint.source, pieces(checkpoint.source.size, splices), name)
+    check_source(checkpoint, plan, RangeSource(output, made_here=True))
     return output, splices
 
 

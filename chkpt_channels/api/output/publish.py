@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from chkpt_channels.api.output.check import check
 from chkpt_channels.api.output.naming import Path_, Progress, other_container, output_path, with_hash
 from chkpt_channels.api.report import FileInfo
-from chkpt_channels.core.errors import DamagedError, Location, OutputExistsError, UnsupportedError, UsageError
+from chkpt_channels.core.errors import DamagedError, Location, OutputExistsError, UsageError
 from chkpt_channels.core.tensors import Notice
 from chkpt_channels.folders.config_edits import without_channels
 from chkpt_channels.folders.config_files import ConfigFile, read
+from chkpt_channels.folders.describing import weights_in
 from chkpt_channels.folders.model import ModelFile
-from chkpt_channels.folders.model_folder import is_folder, weights_in
+from chkpt_channels.folders.model_folder import is_folder
 from chkpt_channels.folders.planning import PlannedModel
 from chkpt_channels.formats.base import Checkpoint, Loading
 from chkpt_channels.storage.atomic import Output
@@ -26,7 +27,7 @@ from chkpt_channels.storage.opening import check_named
 from chkpt_channels.storage.source import STDIO, Source, check_link, resolved
 from chkpt_channels.storage.standard_output import StandardOutput
 from chkpt_channels.storage.stream_copy import apply, write_at
-from chkpt_channels.storage.urls import is_bucket, is_url, shown
+from chkpt_channels.storage.urls import is_bucket, is_prefix, is_url, shown
 from chkpt_channels.transform.options import Options
 from chkpt_channels.transform.plan import Plan
 
@@ -63,9 +64,11 @@ class Settings(NamedTuple):
                 raise UsageError(what, file=shown(os.fspath(dst or src)), hint="-o FILE, and aws s3 cp FILE s3://…")
             if self.state_dict is not None:
                 raise UsageError("--state-dict needs an output in another format, and that is a file", hint="-o FILE.safetensors")
-            if is_folder(src):
-                hint = f"-o DIR, and aws s3 sync DIR {shown(os.fspath(dst or src))}"
-                raise UnsupportedError("a model folder is written to a folder, not to a store", file=os.fspath(src), hint=hint)
+            if (is_folder(src) or is_prefix(src)) and dst is not None and not is_prefix(dst):
+                url = shown(os.fspath(dst))
+                raise UsageError("a model folder becomes a folder: its URL ends with a slash", file=url, hint=f"-o {url}/")
+        if self.hard_link and (is_prefix(src) or to_store(src, dst)):
+            raise UsageError("--hard-link is for folders of this machine", file=shown(os.fspath(src)))
         named = dst is None or os.fspath(dst) != STDIO
         if not named and (self.hash_name or self.with_sidecars):
             raise UsageError("standard output has neither a name nor a folder: --hash-name and --sidecars need both")

@@ -66,7 +66,7 @@ class StoreTarget:
     def fill(self, planned: PlannedModel) -> None:
         """Check it, and put its parts into the store; it has no name yet."""
         model = self._model
-        output, splices = composed(model, planned.first, self.path)
+        output, splices = composed(model.checkpoint, planned.first, self.path)
         self._out = StoreOutput(self._url, model.source, force=self._settings.force)
         progress = self._progress
         report = (lambda done: progress(done, output.size)) if progress else None

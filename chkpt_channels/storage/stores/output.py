@@ -56,12 +56,12 @@ class StoreOutput:
     Raises OutputExistsError where the name is
        taken and `force` is not given, or is the source's; FileSystemError."""
 
-    def __init__(self, url: str, source: Source, *, force: bool) -> None:
+    def __init__(self, url: str, source: Source, *, force: bool, client: Client | None = None) -> None:
         self.location, self._url, self._address, self._source = Location(shown(url)), url, parsed(url), source
         self._origin = source if isinstance(source, RemoteSource) and source.address.scheme == "s3" else None
         if self._origin and self._origin.address[2:4] == self._address[2:4]:
             raise OutputExistsError("is the input itself", file=self.location.file, hint="-o names another output")
-        self._client = Client(self._address, self.location)
+        self._client = client.at(self._address.name) if client else Client(self._address, self.location)
         self._old = self._client.head()
         if self._old and not force:
             hint = "--force replaces it, -o names another output"
@@ -178,6 +178,10 @@ class StoreOutput:
         condition = {"IfMatch": self._old.tag} if self._old else {"IfNoneMatch": "*"}
         self._undisturbed(lambda: self._complete(upload, condition if self._old or self._guard == "store" else {}))
         self._read_back()
+
+    def remove(self) -> None:
+        """Remove the object that was published, where its name still shows it."""
+        self._client.remove(tag_of(self._sent))
 
     def _complete(self, upload: Upload, condition: dict[str, str]) -> None:
         try:

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from chkpt_channels.core.errors import Location
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.stores.address import parsed
-from chkpt_channels.storage.stores.connection import Connection
+from chkpt_channels.storage.stores.connection import Connection, Pin
 from chkpt_channels.storage.stream_copy import write_at
 from chkpt_channels.storage.threads import submit
 from chkpt_channels.storage.urls import shown
@@ -72,7 +72,8 @@ class RemoteSource(Source):
 
     is_remote = is_alone = True
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, first: tuple[Pin, bytes] | None = None) -> None:
+        """`first` is what the first request of another one gave."""
         self.name, self.made_here, self.fd = shown(url), False, -1
         self.location = Location(self.name)
         self.address = parsed(url)
@@ -80,7 +81,8 @@ class RemoteSource(Source):
         self._ask: Callable[[int, int], tuple[int, int]] = self._fetch_around
         self._spans, self._lock = Spans(), threading.Lock()
         self._jumps, self._length, self._last = 0, LEAST_BYTES, 0
-        self._pin, head = self._connection.first(FIRST_BYTES)
+        self.first = first or self._connection.first(FIRST_BYTES)
+        self._pin, head = self.first
         self.size = self._pin.size
         with self.location.wrapping_os_errors("cannot be buffered in a temporary file"):
             self._kept_bytes = tempfile.TemporaryFile()  # noqa: SIM115 # closed by close

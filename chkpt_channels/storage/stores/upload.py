@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import hashlib
 import os
 import posixpath
@@ -117,6 +118,37 @@ class Client:
                 raise
         about = {name: found[name] for name in _KEPT if found.get(name)}
         return ObjectHead(found["ETag"], found["ContentLength"], about)
+
+    def listed(self, prefix: str) -> dict[str, int]:
+        """The keys that begin so, each with its size."""
+        with self._telling():
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+            return {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", ())}
+
+    def at(self, key: str) -> Client:
+        """The same client for another object; the requests are counted by the first."""
+        other = copy.copy(self)
+        other.key, other.location, other.requests = key, Location(f"s3://{self.bucket}/{key}"), 0
+        return other
+
+    def put(self, data: bytes, *, is_new: bool) -> str:
+        """Write a small object at once, and return its tag. Raises OutputExistsError where the name is taken, of `is_new`."""
+        from botocore.exceptions import ClientError
+
+        with self._telling():
+            try:
+                words = {"IfNoneMatch": "*"} if is_new else {}
+                return str(self.call("put_object", Key=self.key, Body=data, **words)["ETag"])
+            except ClientError as error:
+                if _code(error) in _TAKEN:
+                    raise taken(self.location) from error
+                raise
+
+    def remove(self, tag: str) -> None:
+        """Remove the object, where it is still the one with this tag."""
+        head = self.head()
+        if head and head.tag == tag:
+            self._delete(self.key)
 
     def check_class(self, head: ObjectHead, location: Location) -> None:
         """Raise UnsupportedError for an object that is archived: the output would be."""

@@ -33,11 +33,12 @@ def test_what_is_not_written_to_a_store(name: str):
 
 
 def test_a_folder_is_written_to_a_folder(tmp_path: Path):
+    """In a store too: its URL ends with a slash."""
     (tmp_path / "config.json").write_text('{"model_type": "resnet", "num_channels": 3}')
     shutil.copy(PTH, tmp_path)
-    with pytest.raises(ChkptChannelsError, match="written to a folder, not to a store") as raised:
+    with pytest.raises(ChkptChannelsError, match="its URL ends with a slash") as raised:
         convert(tmp_path, "s3://zoo/a", to="gray")
-    assert (raised.value.exit_code, raised.value.hint) == (4, "-o DIR, and aws s3 sync DIR s3://zoo/a")
+    assert (raised.value.exit_code, raised.value.hint) == (2, "-o s3://zoo/a/")
 
 
 def test_a_dry_run_needs_no_store():

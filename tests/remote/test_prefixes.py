@@ -1,0 +1,191 @@
+"""Model folders in a bucket: file by file what a folder here becomes, the index last; nothing where something fails."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import chkpt_channels
+from chkpt_channels.cli.app import run
+from chkpt_channels.core.errors import (
+    ChkptChannelsError,
+    DamagedError,
+    FileSystemError,
+    OutputExistsError,
+    UnsupportedError,
+    UsageError,
+)
+from chkpt_channels.storage.stores import upload
+from tests.remote.conftest import Bucket
+from tests.remote.test_writing import content, keys, uploads
+from tests.support.stores import Answer
+
+INDEX = "model.safetensors.index.json"
+CONFIG = {"model_type": "resnet", "num_channels": 3, "architectures": ["ResNetForImageClassification"]}
+SHARDS, MIB = 2, 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def tried_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "_HONOURS", {})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shards of 17 MiB, the first with the stem, an index, configurations, and other files."""
+    home = tmp_path_factory.mktemp("model") / "resnet"
+    (home / "docs").mkdir(parents=True)
+    chance, weight_map = np.random.default_rng(0), {}
+    for number in range(SHARDS):
+        tensors = {f"layer{number}.weight": chance.random((17 << 8, 1024), np.float32)}
+        if not number:
+            stem = {"conv1.weight": chance.random((8, 3, 3, 3), np.float32), "conv1.bias": np.zeros(8, np.float32)}
+            tensors = {**stem, "conv2.weight": np.zeros((16, 8, 3, 3), np.float32), **tensors}
+        name = f"model-{number + 1:05}-of-{SHARDS:05}.safetensors"
+        save_file(tensors, home / name)
+        weight_map |= dict.fromkeys(tensors, name)
+    size = sum(path.stat().st_size for path in home.glob("*.safetensors"))
+    (home / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": weight_map}))
+    (home / "config.json").write_text(json.dumps(CONFIG))
+    (home / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+    (home / "README.md").write_text("# A model\n")
+    (home / "docs" / "empty.txt").write_bytes(b"")
+    return home
+
+
+@pytest.fixture(scope="module")
+def gray(folder: Path) -> dict[str, bytes]:
+    chkpt_channels.convert(folder, folder.with_name("gray"), to="gray")
+    return files(folder.with_name("gray"))
+
+
+def files(home: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(home)): path.read_bytes() for path in sorted(home.rglob("*")) if path.is_file()}
+
+
+def put(bucket: Bucket, home: Path, prefix: str = "in/resnet/") -> str:
+    for path in home.rglob("*"):
+        if path.is_file():
+            bucket.put(f"{prefix}{path.relative_to(home)}", path)
+    bucket.server.log.clear()
+    return f"s3://zoo/{prefix}"
+
+
+def under(bucket: Bucket, prefix: str) -> dict[str, bytes]:
+    return {key.removeprefix(prefix): content(bucket, key) for key in keys(bucket) if key.startswith(prefix)}
+
+
+def test_a_folder_becomes_another(folder: Path, gray: dict[str, bytes], bucket: Bucket):
+    source = put(bucket, folder)
+    report = chkpt_channels.convert(source, "s3://zoo/out/gray/", to="gray")
+    log = [*bucket.server.log]
+    assert under(bucket, "out/gray/") == gray
+    assert uploads(bucket) == []
+    moved = report.transfer
+    assert moved is not None
+    assert (report.status, report.target, moved.how) == ("converted", "s3://zoo/out/gray/", "copied")
+    assert moved.copied_bytes > (SHARDS * 17 - 6) * MIB
+    assert sum(request.sent + request.received for request in log) < 14 * MIB
+    named = [request.path for request in log if request.method in ("PUT", "POST") and "/out/gray/" in request.path]
+    assert named[-1].partition("?")[0].endswith(INDEX)
+    assert report.target + "config.json" in report.beside
+    assert f"{source}config.json" in {change.file for change in report.declarations}
+    assert all(change.file.startswith(source) for change in report.declarations)
+
+
+def test_it_lies_beside_its_source(folder: Path, gray: dict[str, bytes], bucket: Bucket, capsys: pytest.CaptureFixture[str]):
+    source = put(bucket, folder, "resnet/")
+    assert run(["inspect", source]) == 0
+    assert "conv1.weight" in capsys.readouterr().out
+    assert run(["convert", source, "--to", "gray"]) == 0
+    assert "s3://zoo/resnet_gray/" in capsys.readouterr().out
+    assert under(bucket, "resnet_gray/") == gray
+    with pytest.raises(OutputExistsError, match="resnet_gray/: is not empty"):
+        chkpt_channels.convert(source, to="gray", force=True)
+    assert run(["convert", source, "--to", "gray", "--output-dir", "s3://zoo/all/"]) == 0
+    assert under(bucket, "all/resnet_gray/") == gray
+
+
+def test_from_here_and_to_here(folder: Path, gray: dict[str, bytes], bucket: Bucket, tmp_path: Path):
+    moved = chkpt_channels.convert(folder, "s3://zoo/up/", to="gray").transfer
+    assert under(bucket, "up/") == gray
+    assert moved is not None
+    assert moved.how == "streamed"
+    chkpt_channels.convert(put(bucket, folder), tmp_path / "down", to="gray")
+    assert files(tmp_path / "down") == gray
+
+
+def test_dry_runs_make_nothing(folder: Path, bucket: Bucket):
+    source, before = put(bucket, folder), keys(bucket)
+    report = chkpt_channels.convert(source, "s3://zoo/out/", to="gray", dry_run=True)
+    assert (report.target, keys(bucket)) == ("s3://zoo/out/", before)
+    assert {request.method for request in bucket.server.log} <= {"GET", "HEAD"}
+
+
+def test_a_fault_at_every_request_leaves_nothing(folder: Path, bucket: Bucket):
+    """At every ninth of those that write, and at the last ones, which give the names."""
+    source, before = put(bucket, folder), keys(bucket)
+    number = count()
+
+    def counting(method: str, path: str) -> Answer | None:
+        if method in ("PUT", "POST") and "/out/" in path and ".probe" not in path:
+            next(number)
+        return None
+
+    bucket.server.before = counting
+    chkpt_channels.convert(source, "s3://zoo/out/", to="gray")
+    total = next(number)
+    for failing in [*range(0, total, 9), *range(total - 6, total)]:
+        for key in keys(bucket) - before:
+            bucket.client.delete_object(Bucket="zoo", Key=key)  # type: ignore[attr-defined]
+        here = count()
+
+        def refuses(method: str, path: str, failing: int = failing, here: Any = here) -> Answer | None:
+            if method in ("PUT", "POST") and "/out/" in path and ".probe" not in path and next(here) == failing:
+                return Answer(403, {}, b"<Error><Code>AccessDenied</Code></Error>")
+            return None
+
+        bucket.server.before = refuses
+        with pytest.raises(FileSystemError):
+            chkpt_channels.convert(source, "s3://zoo/out/", to="gray")
+        bucket.server.before = lambda method, path: None
+        assert (keys(bucket), uploads(bucket)) == (before, []), failing
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind", "message"),
+    [
+        ("config.json", b"{", DamagedError, r"^s3://zoo/in/resnet/config\.json: "),
+        ("model-00002-of-00002.safetensors", None, DamagedError, r"^s3://zoo/in/resnet/.*: its shard is missing"),
+        ("model-00002-of-00002.safetensors", b"nothing", ChkptChannelsError, r"^s3://zoo/in/resnet/model-00002"),
+        ("../evil", b"x", UnsupportedError, r"^s3://zoo/in/resnet/: \.\./evil: its key is no name of a file"),
+    ],
+)
+def test_messages_name_the_bucket(name: str, data: bytes | None, kind: Any, message: str, folder: Path, bucket: Bucket):
+    source, client = put(bucket, folder), bucket.client
+    if data is None:
+        client.delete_object(Bucket="zoo", Key=f"in/resnet/{name}")  # type: ignore[attr-defined]
+    else:
+        client.put_object(Bucket="zoo", Key=f"in/resnet/{name}", Body=data)  # type: ignore[attr-defined]
+    with pytest.raises(kind, match=message):
+        chkpt_channels.convert(source, "s3://zoo/out/", to="gray")
+    assert under(bucket, "out/") == {}
+
+
+def test_what_is_refused(folder: Path, bucket: Bucket, tmp_path: Path):
+    source = put(bucket, folder)
+    with pytest.raises(UsageError, match="ends with a slash"):
+        chkpt_channels.convert(source, "s3://zoo/out", to="gray")
+    with pytest.raises(UsageError, match="ends with a slash"):
+        chkpt_channels.convert(folder, "s3://zoo/out", to="gray")
+    with pytest.raises(UsageError, match="--hard-link"):
+        chkpt_channels.convert(source, tmp_path / "out", to="gray", hard_link=True)
+    with pytest.raises(FileSystemError, match="no objects are under it"):
+        chkpt_channels.convert("s3://zoo/none/", "s3://zoo/out/", to="gray")
+    assert not list(tmp_path.iterdir())
