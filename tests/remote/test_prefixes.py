@@ -119,6 +119,8 @@ def test_from_here_and_to_here(folder: Path, gray: dict[str, bytes], bucket: Buc
     assert moved.how == "streamed"
     chkpt_channels.convert(put(bucket, folder), tmp_path / "down", to="gray")
     assert files(tmp_path / "down") == gray
+    with pytest.raises(OutputExistsError):
+        chkpt_channels.convert("s3://zoo/in/resnet/", tmp_path / "down", to="gray")
 
 
 def test_dry_runs_make_nothing(folder: Path, bucket: Bucket):
@@ -186,6 +188,12 @@ def test_what_is_refused(folder: Path, bucket: Bucket, tmp_path: Path):
         chkpt_channels.convert(folder, "s3://zoo/out", to="gray")
     with pytest.raises(UsageError, match="--hard-link"):
         chkpt_channels.convert(source, tmp_path / "out", to="gray", hard_link=True)
+    with pytest.raises(UsageError, match="standard output"):
+        chkpt_channels.convert(source, "-", to="gray")
+    with pytest.raises(UsageError, match="apply to files"):
+        chkpt_channels.convert(source, tmp_path / "out", to="gray", sha256=True)
+    with pytest.raises(UnsupportedError, match="is a folder in a store"):
+        chkpt_channels.verify(source, tmp_path)
     with pytest.raises(FileSystemError, match="no objects are under it"):
         chkpt_channels.convert("s3://zoo/none/", "s3://zoo/out/", to="gray")
     assert not list(tmp_path.iterdir())

@@ -69,7 +69,8 @@ class FolderTarget:
 
     def fill(self, planned: PlannedModel) -> None:
         """Write and check every file; the folder has no name yet. Raises FileSystemError, and what a check raises."""
-        if os.path.isdir(self.path) and not os.path.islink(self.path) and self._is_current(planned):
+        is_there = os.path.isdir(self.path) and not os.path.islink(self.path)
+        if is_there and not self._model.is_remote and self._is_current(planned):
             return
         self._out = self._stack.enter_context(OutputFolder(self.path, self._model.path))
         edits, documents, progress = dict(planned.edited_files()), planned.edited_documents(), self._progress

@@ -72,7 +72,7 @@ class Settings(NamedTuple):
         named = dst is None or os.fspath(dst) != STDIO
         if not named and (self.hash_name or self.with_sidecars):
             raise UsageError("standard output has neither a name nor a folder: --hash-name and --sidecars need both")
-        if is_folder(src):
+        if is_folder(src) or is_prefix(src):
             if not named:
                 raise UsageError(
                     "a model folder cannot be written to standard output: -o names an output folder", file=os.fspath(src)
