@@ -52,6 +52,7 @@ def expected_channels(expect: str | int | None, lfs_pointers: str) -> int | None
 def models(paths: Iterable[str | os.PathLike[str]]) -> dict[Path | str, bool]:
     """What is to be checked of some paths: weights files, and for shards their index; each with whether a path names it, or a
     search found it: in a folder, or beside a configuration. A URL stays one."""
+    _read_folder.cache_clear()
     found: dict[Path | str, bool] = {}
     for given in paths:
         if is_url(given):
@@ -111,7 +112,6 @@ def _weights(root: Path) -> Iterator[Path]:
         yield from weights_in(Path(folder), foreign=True)
 
 
-@gc_paused()
 def check(
     path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_pointers: str = "skip", is_named: bool = True
 ) -> Check:
@@ -121,6 +121,15 @@ def check(
     A Git-LFS pointer is skipped, or an error. So is a file without a kernel where something is expected: skipped unless
     `is_named`. Raises what opening raises; AmbiguousError where something is expected and the first conv is not certain.
     """
+    _read_folder.cache_clear()  # what it holds may be another by now
+    return check_among(path, expect, lfs_pointers=lfs_pointers, is_named=is_named)
+
+
+@gc_paused()
+def check_among(
+    path: str | os.PathLike[str], expect: str | int | None = None, *, lfs_pointers: str = "skip", is_named: bool = True
+) -> Check:
+    """The same for one of the `models` of a command, which looks at their folders once."""
     count = expected_channels(expect, lfs_pointers)
     model = Path(file_name(path)) if is_url(path) else model_of(Path(path))
     name = shown(os.fspath(path)) if is_url(path) or model == Path(path) else str(model)

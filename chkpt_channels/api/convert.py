@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Unpack
 
 from chkpt_channels.api.output.check import check_stems, parity
-from chkpt_channels.api.output.naming import Path_, Progress
+from chkpt_channels.api.output.naming import Path_, Progress, beside_prefix
 from chkpt_channels.api.output.publish import FileTarget, Settings, Written, to_store
 from chkpt_channels.api.report import Parity, Report
 from chkpt_channels.api.report_builder import conversion_report, preview_report, with_load_lines
@@ -86,7 +86,7 @@ def _target(
     model: Model, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
 ) -> FileTarget | FolderTarget | StoreTarget | StoreFolderTarget:
     if isinstance(model, ModelFolder) and to_store(model.named(), dst):
-        from chkpt_channels.api.output.store_folder import StoreFolderTarget, beside_prefix
+        from chkpt_channels.api.output.store_folder import StoreFolderTarget
 
         url = os.fspath(dst) if dst is not None else beside_prefix(model.named(), options.word)
         return StoreFolderTarget(model, url, progress)

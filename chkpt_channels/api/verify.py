@@ -23,6 +23,7 @@ from chkpt_channels.folders.model_folder import ModelFolder, check_no_folder_opt
 from chkpt_channels.folders.planning import PlannedModel, plan_model
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.urls import is_url
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import known
 from chkpt_channels.transform.mixing.matrix import Mixing
@@ -158,7 +159,7 @@ def _counterparts(first: Model, second: Model) -> dict[str, TensorStore]:
 
 def is_current(original: Path_, converted: Path_, to: str | int | None = None, **options: Unpack[ConvertOptions]) -> Verification:
     """As `verify` with these options and no others, for a derived file that may be missing: that is a difference too."""
-    if os.path.lexists(converted):
+    if is_url(converted) or os.path.lexists(converted):
         return _verify(original, converted, to, options, may_try=False)
     return Verification(
         input=FileInfo(os.fspath(original), "", 0),

@@ -18,6 +18,8 @@ from chkpt_channels.transform.option_table import ConvertOptions
 INTERRUPTED = 130
 NO_ROOM = 5
 BUG = 70
+COMPLETION = f"_{'chkpt-channels'.replace('-', '_')}_complete".upper()
+"""By this variable a shell asks typer for what could come."""
 
 
 def convert(
@@ -265,7 +267,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _called(arguments: Sequence[str]) -> int:
     command = COMMANDS.get(arguments[0]) if arguments else None
-    values = read(arguments[1:], command) if command else None
+    values = read(arguments[1:], command) if command and COMPLETION not in os.environ else None
     if command and values is not None:
         return command(values)
     from chkpt_channels.cli import typer_app

@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, is_typeddict
 
 from chkpt_channels.cli import params, style
-from chkpt_channels.core.errors import unlisted
+from chkpt_channels.core.errors import UsageError, unlisted
 from chkpt_channels.transform.option_spec import Option, options_of, rows_of
+
+LONGEST_DIGITS = 19
+"""Of a number that is read here: Python refuses to read thousands of digits."""
 
 
 class Command:
@@ -44,8 +47,13 @@ class Command:
         return bool(self._rows)
 
     def __call__(self, values: Mapping[str, Any]) -> int:
-        """Run it with a value for each parameter, by name; returns the exit code. Raises UsageError for unlisted words."""
+        """Run it with a value for each parameter, by name; returns the exit code. Raises UsageError for an empty or an unlisted
+        word."""
         for row in self.parameters:
+            value = values[row.name]
+            if value == "" or (isinstance(value, list | tuple) and "" in value):
+                what = row.flag or (row.metavar or row.name).removesuffix("…")
+                raise UsageError(f"{what} is an empty text", hint="a variable of the shell may not be set")
             if row.known and values[row.name] is not None and values[row.name] not in row.known:
                 raise unlisted(row.flag, values[row.name], row.known)
         style.choose(values.get("color", style.CHOICES[0]))
@@ -89,7 +97,7 @@ def _value(text: str, row: Option) -> Any:
     if not text or (text.startswith("-") and text != "-"):
         return None
     if row.scalars[:1] == (int,):
-        return int(text) if text.isascii() and text.isdigit() else None
+        return int(text) if text.isascii() and text.isdigit() and len(text) < LONGEST_DIGITS else None
     if row.scalars[:1] == (float,):
         return None
     return text

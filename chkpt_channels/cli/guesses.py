@@ -21,7 +21,9 @@ _CALLED = {
     "--to N": ("channels", "in-channels", "in_channels", "in-chans", "in_chans", "num-channels", "target"),
     "--to gray": ("gray", "grey", "grayscale", "mono"),
     "--to rgb": ("rgb", "color", "colour"),
-    "--force": ("overwrite", "yes", "f"),
+    "--to bgr": ("bgr",),
+    "--force": ("overwrite", "replace", "yes", "f"),
+    "--jobs": ("workers", "processes", "parallel", "threads", "n-jobs", "num-workers"),
 }
 """What other tools call an option."""
 _HUB_ID = re.compile(r"(?:hf[-_]hub:)?([\w.-]+/[\w.-]+)(?:@[\w.-]+)?(/.*)?")

@@ -167,7 +167,11 @@ class Stdout:
     def write(self, text: str) -> int:
         """Raises Interrupted, PostPublishError."""
         with self._failing():
-            return len(text) if self._is_unread else self._stream.write(text)
+            if not self._is_unread:
+                try:
+                    self._stream.write(text)
+                except UnicodeEncodeError as error:  # of a help: reports are escaped line by line
+                    self._stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
         return len(text)
 
     def flush(self) -> None:
@@ -189,6 +193,7 @@ class Stdout:
                     raise interrupts.Interrupted(signal.SIGPIPE) from None
                 self._is_unread = True
                 return
+            self._is_unread = True  # told once: what follows is dropped
             raise PostPublishError(f"cannot be written: {reason(error)}", file="standard output") from error
 
 

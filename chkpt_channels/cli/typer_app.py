@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, cast
 
 import typer
@@ -104,9 +105,10 @@ def main(arguments: Sequence[str], commands: Mapping[str, Command]) -> int:
         if not hasattr(error, "show"):
             raise
         if not arguments:
-            error.show()  # the help
+            with suppress(OSError):  # standard error may have no room
+                error.show()  # the help
             return cast("int", error.exit_code)  # type: ignore[attr-defined]
-        raise _refusal(error, arguments, list(commands)) from error
+        raise _refusal(error, arguments, commands) from error
 
 
 def _callback(command: Command) -> Callable[..., int]:
@@ -158,21 +160,23 @@ def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _refusal(error: Any, arguments: Sequence[str], names: Sequence[str]) -> UsageError:
+def _refusal(error: Any, arguments: Sequence[str], commands: Mapping[str, Command]) -> UsageError:
     """What the parser refuses, as an error of this package: of a word that is no command, or of an option that is none, with what
     was probably meant."""
     from chkpt_channels.cli import guesses
 
     word = arguments[0] if arguments else ""
-    command = word if word in names else ""
+    command = word if word in commands else ""
     if not command and not word.startswith("-"):
         what = f"{word!r} is no command" if word else str(error)
-        return UsageError(what, hint=guesses.command(word) or did_you_mean(word, names) or "chkpt-channels --help")
+        return UsageError(what, hint=guesses.command(word) or did_you_mean(word, commands) or "chkpt-channels --help")
     what = error.message if hasattr(error, "possibilities") else error.format_message()
     hint = ""
     if option := getattr(error, "option_name", ""):
         option = next((word for word in arguments if word.startswith(option)), option)  # -to is read as -t
-        flags = [flag for parameter in error.ctx.command.params for flag in parameter.opts]
-        hint = guesses.option(option.partition("=")[0].lstrip("-"), flags)
+        rows = commands[command].parameters if command else ()
+        flags = [flag for row in rows for flag in (row.flag, row.short) if flag]
+        flag = option.partition("=")[0]
+        hint = "" if flag in flags else guesses.option(flag.lstrip("-"), [*flags, "--help", "--help-all", "--version"])
     hint = hint or f"{f'chkpt-channels {command}'.strip()} --help"
     return UsageError(what[:1].lower() + what[1:].rstrip("."), hint=hint)

@@ -181,7 +181,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     import difflib
 
     by_lower = {name.lower(): name for name in known}
-    return next((by_lower[close] for close in difflib.get_close_matches(word.lower()[:40], by_lower, 1, 0.5)), "")
+    return next((by_lower[close] for close in difflib.get_close_matches(word.lower()[:40], by_lower, 1, 0.6)), "")
 
 
 def reason(error: OSError | RuntimeError | ValueError) -> str:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from chkpt_channels.storage.stores.mirror import Mirror
 
 SKIPPED_FOLDERS = frozenset({".git", ".cache", "__pycache__"})
-"""Folders of version control and of caches; .cache is that of a download by huggingface_hub."""
+"""Of version control and of caches; .cache is that of a download by huggingface_hub."""
 MOST_BYTES = 65536
 """Of a configuration: larger ones are vocabularies and indexes."""
 
@@ -69,7 +69,7 @@ class ModelFolder(Model):
         mirror: Mirror | None = None,
     ) -> None:
         super().__init__()
-        self._mirror = mirror
+        self._mirror, self.is_remote = mirror, mirror is not None
         self.path = self.home = mirror.path if mirror else Path(path)
         self.location = mirror.location if mirror else Location(os.fsdecode(path))
         self.files = sorted(_walk(self.path, self.location))
@@ -153,11 +153,6 @@ class ModelFolder(Model):
         with self._mirror.source(name) if self._mirror else Source(self.path / name) as source:
             return is_claimed(source) or foreign_weights(source)
 
-    @property
-    def is_remote(self) -> bool:
-        """Whether it is in a bucket."""
-        return self._mirror is not None
-
     def named(self, name: str = "") -> str:
         return self._mirror.url + name if self._mirror else super().named(name)
 
@@ -167,10 +162,14 @@ class ModelFolder(Model):
             return self._mirror.source(name)
         return open_listed(self.path / name, self._listed[name])
 
+    def size_of(self, name: str) -> int:
+        """The bytes of one of its files."""
+        with self.location.wrapping_os_errors("cannot be read"):
+            return (self.path / name).stat().st_size
+
     @property
     def size(self) -> int:
-        with self.location.wrapping_os_errors("cannot be read"):
-            return sum((self.path / name).stat().st_size for name in self.files)
+        return sum(map(self.size_of, self.files))
 
     @property
     def configs(self) -> Sequence[ConfigFile]:

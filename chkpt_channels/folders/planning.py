@@ -152,7 +152,7 @@ def _channels(model: Model, parts: Sequence[PlannedPart], options: Options) -> t
         return parts[0].plan.channels
     if is_pipeline:
         asked = "--fold-adapter" if options.plain["fold_adapter"] else f"--to {options.rule.order or options.to}"
-        hints = [f"chkpt-channels convert {shlex.quote(str(home / name))} {asked}" for name in components]
+        hints = [f"chkpt-channels convert {shlex.quote(model.named(name))} {asked}" for name in components]
         what = "is a pipeline, and each of its components takes its own"
     else:
         components = {part.name: plan.channels[0] for part, plan in parts}

@@ -25,7 +25,7 @@ __all__ = [
 def known() -> tuple[Format, ...]:
     """Every format, by name of its module."""
     # not pkgutil, which imports inspect
-    names = sorted({name.removesuffix(".py") for name in os.listdir(__path__[0]) if not name.startswith("_")})
+    names = sorted(filter(str.isidentifier, (name.removesuffix(".py") for name in os.listdir(__path__[0]) if name[0] != "_")))
     modules = (importlib.import_module(f"{__name__}.{name}") for name in names)
     return tuple(form for module in modules for form in getattr(module, "FORMATS", ()))
 

@@ -8,6 +8,11 @@ from pathlib import PurePosixPath
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _READ = frozenset({"s3", "http", "https", "hf"})
+SECRET = re.compile(
+    r"x-(amz|goog)-(signature|credential|security-token)|sig(nature)?|.*(token|secret|passw(or)?d|(api|access)_?key(_?id)?)|key",
+    re.I,
+)
+"""Parameters of a URL that let whoever has it in."""
 _FOREIGN = frozenset({"gs", "az", "abfs", "abfss", "wasb", "wasbs", "adl"})
 """Stores that are not read: Google's and Azure's."""
 
@@ -35,8 +40,9 @@ def shown(name: str) -> str:
     has_user = name.lower().startswith(("http", "s3"))  # Azure's have a container there
     user = r"[^/?#@]*@" if has_user else r"[^/?#@]*:[^/?#@]*@"
     # a key of S3 may hold a question mark
-    secret = r"(?=.*(?:signature|credential|accesskey|token))" if is_bucket(name) else ""
-    return re.sub(rf"(?<=://){user}|(?<=\?){secret}.*", "…", name, flags=re.DOTALL | re.IGNORECASE)
+    asked = name.partition("?")[2] if is_bucket(name) else ""
+    is_key = asked != "" and not any(SECRET.fullmatch(word.partition("=")[0]) for word in re.split("[&;]", asked))
+    return re.sub(rf"(?<=://){user}" + ("" if is_key else r"|(?<=\?).*"), "…", name, flags=re.DOTALL)
 
 
 def file_name(name: str | os.PathLike[str]) -> str:

@@ -412,6 +412,36 @@ def test_help_imports_nothing_heavy(arguments):
     assert not {name.partition(".")[0] for name in done.stderr.split()} & set(HEAVY)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_any_encoding(command):
+    done = run(command, "--help", PYTHONIOENCODING="latin-1")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Usage: chkpt-channels" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_a_full_standard_output_is_told_once(tmp_path):
+    for n in range(5):
+        (tmp_path / f"{n}.pth").write_bytes(RGB.read_bytes())
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "chkpt_channels", "check", str(tmp_path)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+    assert done.returncode == 5
+    assert done.stderr.decode().splitlines() == ["error: standard output: cannot be written: no space left on device"]
+
+
+def test_a_shell_that_asks_gets_no_conversion(rgb, tmp_path):
+    asked = {"_CHKPT_CHANNELS_COMPLETE": "complete_bash", "COMP_WORDS": "chkpt-channels con", "COMP_CWORD": "1"}
+    done = run("convert", "net.pth", "--to", "gray", cwd=tmp_path, **asked)
+    assert (done.returncode, done.stdout) == (0, b"convert\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
+
+
 def test_version():
     assert run("--version").stdout.decode() == f"chkpt-channels {__version__}\n"
 

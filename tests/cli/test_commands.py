@@ -58,6 +58,12 @@ def test_unlisted_words_are_refused(monkeypatch):
         call(kind="c")
     with pytest.raises(UsageError, match="--color is one of auto, always, never, not 'blue'"):
         call(color="blue")
+    with pytest.raises(UsageError, match=r"^--kind is an empty text$"):
+        call(kind="")
+    with pytest.raises(UsageError, match=r"^--layer is an empty text$"):
+        call(layers=["a", ""])
+    with pytest.raises(UsageError, match=r"^NAME is an empty text$"):
+        call(name="")
     monkeypatch.setattr(style, "_choice", "auto")
     assert call(kind="a", color="never")["kind"] == "a"
     assert style._choice == "never"

@@ -121,7 +121,8 @@ def test_everyday_lines_are_plain(name: str, words: list[str], some: dict[str, A
     [("convert", ["a.pth", "--help"]), ("convert", ["a.pth", "-qv"]), ("convert", ["a.pth", "--from", "three"]),
      ("verify", ["a"]), ("convert", ["a.pth", "--from", "-1"]), ("convert", ["--", "a.pth"]), ("convert", ["a.pth", "--force=1"]),
      ("inspect", []),
-     ("convert", ["a.pth", "--to"]), ("convert", ["a.pth", "--input-range", "255"]), ("verify", ["a", "b", "c"])],
+     ("convert", ["a.pth", "--to"]), ("convert", ["a.pth", "-j", "9" * 5000]),
+     ("convert", ["a.pth", "--input-range", "255"]), ("verify", ["a", "b", "c"])],
 )  # fmt: skip
 def test_what_is_left_to_typer(name: str, words: list[str]):
     assert read(words, COMMANDS[name]) is None

@@ -25,6 +25,7 @@ def test_a_command_runs(command: str, bucket: Bucket, web: Zoo, hugging: Zoo, tm
             bucket.put(name, FIXTURES / fixture)
             for zoo in (web, hugging):
                 shutil.copy(FIXTURES / fixture, zoo.root / name)
+    bucket.put("vit/model.safetensors", FIXTURES / "safetensors" / "model.safetensors")
     monkeypatch.chdir(tmp_path)
     assert all(name in "".join(COMMANDS) for name in ("s3://zoo/", "https://example.org/", "hf://owner/repository/"))
     typed = command.replace("https://example.org/", web.prefix).replace("hf://owner/repository/", hugging.prefix)

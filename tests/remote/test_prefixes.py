@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 import chkpt_channels
 from chkpt_channels.cli.app import run
+from chkpt_channels.core import interrupts
 from chkpt_channels.core.errors import (
     ChkptChannelsError,
     DamagedError,
@@ -158,6 +159,59 @@ def test_a_fault_at_every_request_leaves_nothing(folder: Path, bucket: Bucket):
             chkpt_channels.convert(source, "s3://zoo/out/", to="gray")
         bucket.server.before = lambda method, path: None
         assert (keys(bucket), uploads(bucket)) == (before, []), failing
+
+
+def test_what_was_published_is_taken_back(folder: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch):
+    """Where a name is given and its answer lost, where the last look fails, and where an interrupt comes meanwhile."""
+    source, before = put(bucket, folder), keys(bucket)
+    honest = bucket.server.store
+
+    def loses(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        answer = honest(method, path, headers, body)
+        return Answer(500, {}, b"") if method == "PUT" and path.endswith("/out/README.md") else answer
+
+    bucket.server.store = loses
+    chkpt_channels.convert(source, "s3://zoo/out/", to="gray")  # its retry finds what is ours
+    bucket.server.store = honest
+    for key in keys(bucket) - before:
+        bucket.client.delete_object(Bucket="zoo", Key=key)  # type: ignore[attr-defined]
+
+    def interrupts_at(method: str, path: str) -> Answer | None:
+        if method == "PUT" and path.endswith("/out/config.json"):
+            monkeypatch.setattr(interrupts, "_received", 2)
+        return None
+
+    bucket.server.before = interrupts_at
+    with pytest.raises(interrupts.Interrupted):
+        chkpt_channels.convert(source, "s3://zoo/out/", to="gray")
+    monkeypatch.setattr(interrupts, "_received", 0)
+
+    def no_look(method: str, path: str) -> Answer | None:
+        is_last = method == "GET" and "/out/model-00001" in path and "uploadId" not in path
+        return Answer(403, {}, b"<Error><Code>AccessDenied</Code></Error>") if is_last else None
+
+    bucket.server.before = no_look
+    with pytest.raises(FileSystemError, match="could not be read again"):
+        chkpt_channels.convert(source, "s3://zoo/out/", to="gray")
+    bucket.server.before = lambda method, path: None
+    assert (keys(bucket), uploads(bucket)) == (before, [])
+
+
+def test_headers_go_along(folder: Path, bucket: Bucket):
+    source, about = put(bucket, folder), {"ContentType": "application/json", "CacheControl": "no-cache", "Metadata": {"a": "b"}}
+    client: Any = bucket.client
+    client.put_object(Bucket="zoo", Key="in/resnet/config.json", Body=(folder / "config.json").read_bytes(), **about)
+    chkpt_channels.convert(source, "s3://zoo/out/", to="gray")
+    head = client.head_object(Bucket="zoo", Key="out/config.json")
+    assert {name: head[name] for name in about} == about
+
+
+def test_an_output_is_apart_from_its_source(folder: Path, bucket: Bucket):
+    source = put(bucket, folder)
+    with pytest.raises(OutputExistsError, match="in the folder that is converted"):
+        chkpt_channels.convert(source, f"{source}gray/", to="gray")
+    with pytest.raises(UsageError, match="whole bucket"):
+        chkpt_channels.convert("s3://zoo/", to="gray")
 
 
 @pytest.mark.parametrize(

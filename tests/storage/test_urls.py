@@ -36,6 +36,8 @@ def test_what_is_a_url(name: str, is_one: bool):
         ("s3://zoo/a@b.pth", "s3://zoo/a@b.pth"),
         ("s3://zoo/what?.pth", "s3://zoo/what?.pth"),
         ("s3://zoo/a.pth?X-Amz-Signature=1", "s3://zoo/a.pth?…"),
+        ("s3://zoo/a.pth?b=1&password=word", "s3://zoo/a.pth?…"),
+        ("s3://zoo/a.pth?AWSAccessKeyId=word", "s3://zoo/a.pth?…"),
         ("hf://owner/repo@v1/a.pth", "hf://owner/repo@v1/a.pth"),
         ("user:word@a.pth", "user:word@a.pth"),
     ],

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from chkpt_channels.api.check import check
+from chkpt_channels.api.check import check_among
 from chkpt_channels.api.report import Check
 from chkpt_channels.core.errors import FileSystemError
 from chkpt_channels.core.gc_pause import gc_paused
@@ -51,7 +51,7 @@ class _Question(NamedTuple):
 
     def answer(self) -> Checked:
         try:
-            return Checked(check(self.file, self.expect, lfs_pointers=self.lfs_pointers, is_named=self.is_named), None)
+            return Checked(check_among(self.file, self.expect, lfs_pointers=self.lfs_pointers, is_named=self.is_named), None)
         except Exception as error:
             return Checked(None, error)
 

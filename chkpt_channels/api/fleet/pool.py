@@ -97,7 +97,12 @@ class _Worker:
         self.place = place
         self.connection, other = context.Pipe()
         self.process = context.Process(target=_work, args=(other, done, place), daemon=True)
-        self.process.start()
+        # the child begins with it blocked: Ctrl-C reaches the whole process group, and would print a traceback there
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         other.close()  # only the process may hold its end: then its death is seen as the end of the pipe
 
 

@@ -15,7 +15,7 @@ from chkpt_channels.api.manifest import Job
 from chkpt_channels.api.output.naming import Progress
 from chkpt_channels.api.output.publish import Settings
 from chkpt_channels.api.report import Report
-from chkpt_channels.core.errors import ChkptChannelsError, FileSystemError, UsageError
+from chkpt_channels.core.errors import ChkptChannelsError, DamagedError, FileSystemError, UnsupportedError, UsageError
 
 
 class Answer(NamedTuple):
@@ -80,7 +80,7 @@ def _known(error: Exception) -> ChkptChannelsError:
 
 def _named(job: Job) -> str | None:
     """The output's name, as far as it is known before the source is opened."""
-    with suppress(UsageError):  # of options that make no sense
+    with suppress(UsageError, DamagedError, FileSystemError, UnsupportedError):  # of options that make no sense
         if (path := output_of(job)) is not None:
             return os.fspath(path)
     return None

@@ -37,7 +37,7 @@ class FolderTarget:
         self.path = Path(dst) if dst is not None else default_output(model.path, options.word)
         if dst is not None and self.path.suffix.lower() in weights_suffixes():
             what = f"the output {self.path.name} is named like a file, and the input is a folder, which becomes a new one"
-            raise UsageError(what, hint=f"name it {self.path.stem}, or convert one of the files in {model.path}")
+            raise UsageError(what, hint=f"name it {self.path.stem}, or convert one of the files in {model.named()}")
         self._stack = contextlib.ExitStack()
         self._out: OutputFolder | None = None
         self._size = 0

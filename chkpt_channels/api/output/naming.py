@@ -15,7 +15,7 @@ from chkpt_channels.folders.model_folder import open_model
 from chkpt_channels.formats import FOREIGN_SUFFIXES, known, weights_suffixes
 from chkpt_channels.formats.base import Format
 from chkpt_channels.storage.source import STDIO, resolved
-from chkpt_channels.storage.urls import file_name, is_bucket, is_prefix, is_url
+from chkpt_channels.storage.urls import file_name, is_bucket, is_prefix, is_url, shown
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import Options, options_toward
 
@@ -80,7 +80,7 @@ def derived_path(src: Path_, to: str | int | None, options: ConvertOptions) -> P
         with open_model(src, parsed) as model:
             parsed = with_like(model, model.resolved(parsed))
     if is_prefix(src):
-        return f"{os.fspath(src).rstrip('/')}_{parsed.word}/"
+        return beside_prefix(os.fspath(src), parsed.word)
     if is_url(src):
         return beside_source(src, parsed.word) if is_bucket(src) else file_output(Path(file_name(src)), parsed.word)
     return default_output(Path(src), parsed.word)
@@ -89,6 +89,15 @@ def derived_path(src: Path_, to: str | int | None, options: ConvertOptions) -> P
 def beside_source(url: Path_, word: str) -> str:
     """The default output of an object in a bucket: beside it."""
     return f"{os.fspath(url).rpartition('/')[0]}/{file_output(Path(file_name(url)), word).name}"
+
+
+def beside_prefix(url: str, word: str) -> str:
+    """The default output of a folder in a bucket: beside it. Raises UsageError for a whole bucket: that would be another one."""
+    from chkpt_channels.storage.stores.mirror import folder_address
+
+    if not folder_address(url).name:
+        raise UsageError("is a whole bucket, beside which there is no place", file=shown(url), hint="-o s3://BUCKET/PREFIX/")
+    return f"{url.rstrip('/')}_{word}/"
 
 
 def default_output(path: Path, word: str) -> Path:

@@ -13,12 +13,8 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from chkpt_channels.core.errors import Location, UnsupportedError, UsageError
-from chkpt_channels.storage.urls import shown
+from chkpt_channels.storage.urls import SECRET, shown
 
-_SECRET = re.compile(
-    r"x-(amz|goog)-(signature|credential|security-token)|sig(nature)?|.*(token|secret|passw(or)?d|api_?key)|key", re.I
-)
-"""Parameters of a URL that let whoever has it in."""
 _HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<file>.*))?")
 ALLOW_HTTP = "AWS_ALLOW_HTTP"
 _FETCHED_BY = {"s3": "aws s3 cp {} .", "gs": "gcloud storage cp {} .", "http": "curl -LO {}", "https": "curl -LO {}"}
@@ -47,7 +43,7 @@ def parsed(url: str) -> Address:
         raise UsageError(f"is no URL: {error}", file=file) from None
     scheme = parts.scheme.lower()
     is_hub, has_user = scheme == "hf", scheme in ("s3", "http", "https")
-    secret = next((name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if _SECRET.fullmatch(name)), "")
+    secret = next((name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if SECRET.fullmatch(name)), "")
     if secret or (parts.username is not None and has_user) or parts.password is not None:
         what = "holds credentials, which would be seen in lists of processes and in logs"
         raise UsageError(what, file=file, hint="take them out: the store's usual environment variables are read")

@@ -20,6 +20,7 @@ from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.stores.address import Address, parsed
 from chkpt_channels.storage.stores.connection import Pin
+from chkpt_channels.storage.stores.parts import LEAST_BYTES
 from chkpt_channels.storage.stores.remote import RemoteSource
 from chkpt_channels.storage.stores.upload import Client
 from chkpt_channels.storage.urls import shown
@@ -72,7 +73,8 @@ class Mirror:
     def source(self, name: str) -> Source:
         """A file where it is. Raises FileSystemError."""
         source = RemoteSource(self.url + name, self._first.get(name))
-        self._first[name] = source.first
+        if source.size >= LEAST_BYTES:  # weights are opened again
+            self._first[name] = source.first
         return source
 
     def close(self) -> None:

@@ -69,7 +69,7 @@ class StoreOutput:
         self._upload: Upload | None = None
         self._sent: list[Sent] = []
         self._crc: int | None = None
-        self._read_again = (0, 0)
+        self._read_again, self._tag = (0, 0), ""
         self._guard, self._copied, self._written, self._unverified = "looked", 0, 0, 0
 
     def __enter__(self) -> Self:
@@ -179,9 +179,9 @@ class StoreOutput:
         self._undisturbed(lambda: self._complete(upload, condition if self._old or self._guard == "store" else {}))
         self._read_back()
 
-    def remove(self) -> None:
-        """Remove the object that was published, where its name still shows it."""
-        self._client.remove(tag_of(self._sent))
+    def remove(self) -> bool:
+        """Remove the object that was published, where its name still shows it; whether nothing of it is left."""
+        return self._client.remove(self._tag or tag_of(self._sent))
 
     def _complete(self, upload: Upload, condition: dict[str, str]) -> None:
         try:
@@ -195,7 +195,7 @@ class StoreOutput:
             if there is None or there.size != self._output.size or there.tag != tag_of(self._sent):
                 raise
             answer = {}
-        self._upload = None
+        self._upload, self._tag = None, str(answer.get("ETag") or "")
         if self._crc is not None and answer.get("ChecksumCRC32") == base64.b64encode(self._crc.to_bytes(4, "big")).decode():
             self._unverified = 0
 

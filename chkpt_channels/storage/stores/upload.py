@@ -32,10 +32,7 @@ _ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
 _NOT_THERE = ("NoSuchKey", "404", "NotFound")
 _NO_COPIES = ("NotImplemented", "MethodNotAllowed", "405", "501")
 _TAKEN = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
-
-
-_HONOURS: dict[tuple[str, str], bool] = {}
-"""Of each server and bucket, whether it honours conditions."""
+_HONOURS: dict[tuple[str, str], bool] = {}  # of each server and bucket, whether it honours conditions
 
 
 class NoCopies(Exception):
@@ -65,6 +62,7 @@ class Client:
         self.location, self.bucket, self.key = location, address.home, address.name
         try:
             import boto3
+            from botocore import UNSIGNED
             from botocore.config import Config
         except ImportError:
             raise location.system("writing to a store needs boto3", hint="pip install 'chkpt-channels[s3]'") from None
@@ -72,11 +70,13 @@ class Client:
         if url and urlsplit(url).scheme == "http":
             check_plain(urlsplit(url).hostname or "", location)
         retries = {"total_max_attempts": RETRIES + 1, "mode": "standard"}
-        more = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+        more: dict[str, Any] = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+        if os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true", "yes"):
+            more["signature_version"] = UNSIGNED
         config = Config(retries=retries, connect_timeout=SILENT_SECONDS, read_timeout=COPYING_SECONDS, **more)
         with self._telling():
-            region = os.environ.get("AWS_REGION") or None
-            self._client = boto3.session.Session().client("s3", endpoint_url=url, region_name=region, config=config)
+            words = {"endpoint_url": url, "region_name": os.environ.get("AWS_REGION") or None}
+            self._client = boto3.session.Session().client("s3", config=config, **words)
         self.requests, self._lock = 0, threading.Lock()
         self._client.meta.events.register("before-send.s3", self._count)
 
@@ -131,24 +131,26 @@ class Client:
         other.key, other.location, other.requests = key, Location(f"s3://{self.bucket}/{key}"), 0
         return other
 
-    def put(self, data: bytes, *, is_new: bool) -> str:
-        """Write a small object at once, and return its tag. Raises OutputExistsError where the name is taken, of `is_new`."""
+    def put(self, data: bytes, about: Mapping[str, Any], *, is_new: bool) -> None:
+        """Write a small object at once. Raises OutputExistsError where the name is taken, of `is_new`."""
         from botocore.exceptions import ClientError
 
+        words = {**about, "ContentMD5": _base64(hashlib.md5(data, usedforsecurity=False).digest())}
         with self._telling():
             try:
-                words = {"IfNoneMatch": "*"} if is_new else {}
-                return str(self.call("put_object", Key=self.key, Body=data, **words)["ETag"])
+                self.call("put_object", Key=self.key, Body=data, **words, **({"IfNoneMatch": "*"} if is_new else {}))
             except ClientError as error:
                 if _code(error) in _TAKEN:
                     raise taken(self.location) from error
                 raise
 
-    def remove(self, tag: str) -> None:
-        """Remove the object, where it is still the one with this tag."""
+    def remove(self, tag: str) -> bool:
+        """Remove the object where it is the one with this tag; whether nothing of it is left."""
         head = self.head()
-        if head and head.tag == tag:
+        if head and head.tag.strip('"') == tag.strip('"'):
             self._delete(self.key)
+            return True
+        return head is None
 
     def check_class(self, head: ObjectHead, location: Location) -> None:
         """Raise UnsupportedError for an object that is archived: the output would be."""
@@ -240,8 +242,7 @@ class Upload:
 
     def listed(self) -> list[Sent]:
         """The parts that the store has."""
-        found: list[Sent] = []
-        more: dict[str, Any] = {}
+        found, more = list[Sent](), dict[str, Any]()
         while True:
             with self._client._telling():
                 page = self._client.call("list_parts", **self._words, **more)

@@ -42,6 +42,16 @@ def test_one_that_dies_while_it_has_nothing_to_do_fails_the_next_call(pool: Pool
     assert {error.exit_code for error in failed if isinstance(error, ProcessDied)} == {-signal.SIGKILL}
 
 
+def blocked() -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_ctrl_c_is_for_the_parent_alone(pool: Pool):
+    """From the first instruction on: while Python starts, it would print a traceback."""
+    assert pool.submit(blocked).result()
+    assert not blocked()
+
+
 def test_bytes_are_counted_over_all_processes_and_their_successors(pool: Pool):
     for _ in range(2):
         wait([pool.submit(count_bytes, 1000, 0) for _ in range(10)])

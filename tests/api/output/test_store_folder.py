@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from chkpt_channels.api.output.store_folder import _together, beside_prefix
+from chkpt_channels.api.output.naming import beside_prefix
+from chkpt_channels.api.output.store_folder import _together
+from chkpt_channels.core.errors import UsageError
 from chkpt_channels.storage.stores.parts import Transfer
 
 
@@ -14,6 +16,11 @@ def test_transfers_add_up():
     assert _together(one, one._replace(how="streamed", overwrite_guard="looked"))[::5] == ("streamed", "looked")
 
 
-@pytest.mark.parametrize("url", ["s3://zoo/a/resnet/", "s3://zoo/a/resnet//"])
+@pytest.mark.parametrize("url", ["s3://zoo/a/resnet/"])
 def test_the_usual_name_is_beside_the_source(url: str):
     assert beside_prefix(url, "gray") == "s3://zoo/a/resnet_gray/"
+
+
+def test_a_whole_bucket_has_no_place_beside_it():
+    with pytest.raises(UsageError, match="whole bucket"):
+        beside_prefix("s3://zoo/", "gray")
