@@ -51,7 +51,7 @@ class Command:
         word."""
         for row in self.parameters:
             value = values[row.name]
-            if value == "" or (isinstance(value, list | tuple) and "" in value):
+            if not row.blank and (value == "" or (isinstance(value, list | tuple) and "" in value)):
                 what = row.flag or (row.metavar or row.name).removesuffix("…")
                 raise UsageError(f"{what} is an empty text", hint="a variable of the shell may not be set")
             if row.known and values[row.name] is not None and values[row.name] not in row.known:

@@ -157,6 +157,7 @@ StateDict = Annotated[
     str | None,
     Option(
         "--state-dict",
+        blank=True,  # the root
         metavar="KEY",
         group=PLACE,
         hidden=True,

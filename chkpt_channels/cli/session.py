@@ -170,7 +170,7 @@ class Stdout:
             if not self._is_unread:
                 try:
                     self._stream.write(text)
-                except UnicodeEncodeError as error:  # of a help: reports are escaped line by line
+                except UnicodeEncodeError as error:
                     self._stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
         return len(text)
 

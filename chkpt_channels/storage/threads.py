@@ -47,6 +47,15 @@ def pools(*counts: int, wanted: bool = True) -> tuple[ThreadPoolExecutor | Here,
     return tuple(ThreadPoolExecutor(count) for count in counts)
 
 
+def undisturbed(work: Callable[[], Result]) -> Result:
+    """What `work` gives, which ends before a signal is heard: what is being made must be known to be removed."""
+    (pool,) = pools(1)
+    try:
+        return submit(pool, work).result()
+    finally:
+        pool.shutdown(wait=True)
+
+
 def submit(
     pool: ThreadPoolExecutor | Here, work: Callable[Arguments, Result], *args: Arguments.args, **more: Arguments.kwargs
 ) -> Future[Result] | Done[Result]:

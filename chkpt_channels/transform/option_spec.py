@@ -22,6 +22,7 @@ class Option(NamedTuple):
     kind      its type: that of the row
     short     its one letter, with the dash
     known     the words that it takes, where there are no others
+    blank     an empty text is a value too
     """
 
     flag: str
@@ -36,6 +37,7 @@ class Option(NamedTuple):
     kind: Any = None
     short: str = ""
     known: tuple[str, ...] = ()
+    blank: bool = False
 
     @property
     def is_argument(self) -> bool:

@@ -435,6 +435,13 @@ def test_a_full_standard_output_is_told_once(tmp_path):
     assert done.stderr.decode().splitlines() == ["error: standard output: cannot be written: no space left on device"]
 
 
+def test_the_root_is_a_state_dict_without_a_name(rgb, tmp_path):
+    """An empty text is refused but there."""
+    done = run("convert", "net.pth", "--to", "gray", "-o", "a.safetensors", "--state-dict", "", cwd=tmp_path)
+    assert (done.returncode, (tmp_path / "a.safetensors").exists()) == (0, True), done.stderr
+    assert run("convert", "net.pth", "--to", "gray", "-o", "b.pth", "--norm", "", cwd=tmp_path).returncode == 2
+
+
 def test_a_shell_that_asks_gets_no_conversion(rgb, tmp_path):
     asked = {"_CHKPT_CHANNELS_COMPLETE": "complete_bash", "COMP_WORDS": "chkpt-channels con", "COMP_CWORD": "1"}
     done = run("convert", "net.pth", "--to", "gray", cwd=tmp_path, **asked)

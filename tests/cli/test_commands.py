@@ -21,10 +21,11 @@ def take(
     options: ConvertOptions,
     jobs: params.Jobs = 1,
     kind: Annotated[str | None, Option("--kind", known=("a", "b"), help="Which.")] = None,
+    root: Annotated[str | None, Option("--root", blank=True, help="Where.")] = None,
     quiet: params.Quiet = False,
 ) -> int:
     """Take it."""
-    CALLS.append({"name": name, "options": options, "jobs": jobs, "kind": kind, "quiet": quiet})
+    CALLS.append({"name": name, "options": options, "jobs": jobs, "kind": kind, "root": root, "quiet": quiet})
     return 7
 
 
@@ -38,14 +39,22 @@ def call(**values: Any) -> dict[str, Any]:
 
 
 def test_the_rows_in_their_order():
-    assert [row.name for row in TAKE.parameters] == ["name", *(row.name for row in OPTIONS), "jobs", "kind", "quiet", "color"]
+    assert [row.name for row in TAKE.parameters] == [
+        "name",
+        *(row.name for row in OPTIONS),
+        "jobs",
+        "kind",
+        "root",
+        "quiet",
+        "color",
+    ]
     assert TAKE.has_table
     assert {DEFAULTS[row.name] for row in OPTIONS} == {None, False}
     assert (DEFAULTS["jobs"], DEFAULTS["color"], DEFAULTS["name"]) == (1, "auto", None)
 
 
 def test_only_what_was_given_is_handed_over():
-    assert call(name="x") == {"name": "x", "options": {}, "jobs": 1, "kind": None, "quiet": False}
+    assert call(name="x") == {"name": "x", "options": {}, "jobs": 1, "kind": None, "root": None, "quiet": False}
     assert call(name="x", strict=True, from_channels=0, layers=["a"])["options"] == {
         "strict": True,
         "from_channels": 0,
@@ -64,6 +73,7 @@ def test_unlisted_words_are_refused(monkeypatch):
         call(layers=["a", ""])
     with pytest.raises(UsageError, match=r"^NAME is an empty text$"):
         call(name="")
+    assert call(root="")["root"] == ""
     monkeypatch.setattr(style, "_choice", "auto")
     assert call(kind="a", color="never")["kind"] == "a"
     assert style._choice == "never"

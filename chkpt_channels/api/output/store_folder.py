@@ -26,7 +26,7 @@ from chkpt_channels.storage.stores.mirror import folder_address
 from chkpt_channels.storage.stores.output import StoreOutput
 from chkpt_channels.storage.stores.parts import LEAST_BYTES, Transfer
 from chkpt_channels.storage.stores.upload import Client, taken
-from chkpt_channels.storage.threads import pools, submit
+from chkpt_channels.storage.threads import undisturbed
 from chkpt_channels.storage.urls import shown
 
 
@@ -46,11 +46,7 @@ class _Small:
         if self._client.head():
             raise taken(self._client.location)
         head = self._client.head(origin.home, origin.name) if origin else None
-        (pool,) = pools(1)  # what is being made must be known to be removed
-        try:
-            submit(pool, self._put, data, head.about if head else {}).result()
-        finally:
-            pool.shutdown(wait=True)
+        undisturbed(partial(self._put, data, head.about if head else {}))
 
     def _put(self, data: bytes, about: Mapping[str, Any]) -> None:
         try:

@@ -25,7 +25,7 @@ from chkpt_channels.storage.stores.parts import MOST_BYTES, Transfer, UploadPart
 from chkpt_channels.storage.stores.remote import RemoteSource
 from chkpt_channels.storage.stores.upload import Client, NoCopies, Sent, Upload, taken
 from chkpt_channels.storage.stream_copy import Checker
-from chkpt_channels.storage.threads import Done, submit
+from chkpt_channels.storage.threads import Done, submit, undisturbed
 from chkpt_channels.storage.urls import shown
 
 COPIES, SENDS = 16, 4
@@ -92,7 +92,7 @@ class StoreOutput:
         if output.size > MOST_BYTES:
             raise self.location.unsupported(f"would have {output.size} bytes, and an object has at most {MOST_BYTES}")
         self._output, about = output, self._check_source()
-        self._undisturbed(self._probe)
+        undisturbed(self._probe)
         told = _Told(progress)
         if self._origin:
             self._crc = predicted(output.pieces, self._origin, checks)
@@ -117,18 +117,13 @@ class StoreOutput:
         # what is known is whether a new name is kept; that the old object is the one that is replaced, only the last look shows
         self._guard = "store" if self._client.honours_conditions() and not self._old else "looked"
 
-    def _undisturbed(self, work: Callable[[], object]) -> None:
-        """Do something that has to end before a signal is heard: what is being made must be known to be removed."""
-        with ThreadPoolExecutor(1) as pool:
-            submit(pool, work).result()
-
     def _assemble(self, cut: Sequence[UploadPart], about: dict[str, Any], checks: Sequence[Checksum], told: _Told) -> None:
         copies = sum(part.size for part in cut if part.copied is not None)
 
         def begin() -> None:
             self._upload = self._client.begin(about, whole_crc=not copies or self._crc is not None)
 
-        self._undisturbed(begin)
+        undisturbed(begin)
         upload, checker, pending, crc = self._upload, Checker([] if copies else checks), deque[Future[Sent] | Done[Sent]](), 0
         if upload is None:
             raise RuntimeError("no upload has begun")
@@ -176,7 +171,7 @@ class StoreOutput:
         if (now and now.tag) != (self._old and self._old.tag):
             raise taken(self.location)
         condition = {"IfMatch": self._old.tag} if self._old else {"IfNoneMatch": "*"}
-        self._undisturbed(lambda: self._complete(upload, condition if self._old or self._guard == "store" else {}))
+        undisturbed(lambda: self._complete(upload, condition if self._old or self._guard == "store" else {}))
         self._read_back()
 
     def remove(self) -> bool:
@@ -235,7 +230,7 @@ class StoreOutput:
     def _abort(self) -> None:
         upload, self._upload = self._upload, None
         if upload:
-            self._undisturbed(upload.abort)
+            undisturbed(upload.abort)
 
 
 def tag_of(sent: Sequence[Sent]) -> str:
