@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -28,9 +29,11 @@ class Interrupted(BaseException):
 _received = 0
 
 
-def _receive(number: int, frame: FrameType | None) -> NoReturn:
+def _receive(number: int, frame: FrameType | None, *, once: bool = False) -> NoReturn:
     global _received
     _received = number
+    if once:
+        signal.signal(number, signal.SIG_IGN)
     raise Interrupted(number)
 
 
@@ -52,14 +55,15 @@ def _lost(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 @contextmanager
-def listening() -> Iterator[None]:
-    """Raise Interrupted for what asks the command to end, unless the caller had it ignored (nohup, or a shell's background)."""
+def listening(*, once: bool = False) -> Iterator[None]:
+    """Raise Interrupted for what asks the command to end, unless the caller had it ignored (nohup, or a shell's background). With
+    `once` the same signal is not heard again: who ends a process group and each of its processes sends it twice."""
     global _received
     _received = 0
     before = {number: signal.getsignal(number) for number in ENDING}
     handled = [number for number, handler in before.items() if handler != signal.SIG_IGN]
     for number in handled:
-        signal.signal(number, _receive)
+        signal.signal(number, partial(_receive, once=once))
     hook, sys.unraisablehook = sys.unraisablehook, _lost
     try:
         yield

@@ -381,6 +381,28 @@ def test_ended_at_any_request(number: signal.Signals, large: Path, large_gray: b
                 bucket.client.abort_multipart_upload(Bucket="zoo", Key=entry["Key"], UploadId=entry["UploadId"])
 
 
+@pytest.mark.parametrize("whom", ["driver", "group"])
+def test_workers_that_are_ended_leave_nothing(whom: str, large: Path, bucket: Bucket):
+    """SIGTERM to the driver of `-j 2`, or to it and its workers, as shells and containers send it."""
+    sources = [bucket.put(f"{name}.safetensors", large) for name in "ab"]
+    command = [sys.executable, "-c", PROGRAM, "convert", *sources, "--output-dir", "s3://zoo/out/", "--to", "gray", "-j", "2"]
+    ends, before = set[int](), keys(bucket)
+    for moment in (16, 26, 36):  # of some 45 requests; at all of them both are at work
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+        def end(child: subprocess.Popen[bytes] = child) -> None:
+            (os.kill if whom == "driver" else os.killpg)(child.pid, signal.SIGTERM)
+
+        bucket.server.before = at_the(moment, end)
+        ends.add(child.wait())
+        bucket.server.before = lambda method, path: None
+        assert uploads(bucket) == [], moment
+        for key in keys(bucket) - before:
+            assert not key.endswith(".probe"), moment
+            bucket.client.delete_object(Bucket="zoo", Key=key)
+    assert ends == {143}
+
+
 def test_an_upload_that_cannot_be_removed_is_named(bucket: Bucket):
     source = bucket.put("a.safetensors", SMALL)
 

@@ -5,6 +5,7 @@ concurrent.futures' own pool ends as a whole when one of its processes dies.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from chkpt_channels.core import interrupts
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -77,7 +80,7 @@ class Pool(Executor):
             self._free.put(worker)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the processes; with `cancel_futures` in the middle of a call, whose unnamed output vanishes with its process."""
+        """End the processes; with `cancel_futures` in the middle of a call, which removes what it was making."""
         if not cancel_futures:
             self._threads.shutdown(wait=True)
         with self._lock:
@@ -111,7 +114,12 @@ def _work(connection: Connection, done: Any, place: int) -> None:
     global _counts
     _counts = done, place
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group: the command ends its workers itself
-    with suppress(EOFError):
-        while True:
-            fn, args, kwargs = connection.recv()
-            connection.send(fn(*args, **kwargs))
+    try:
+        with interrupts.listening(once=True), suppress(EOFError):
+            while True:
+                fn, args, kwargs = connection.recv()
+                answer = fn(*args, **kwargs)
+                interrupts.check()
+                connection.send(answer)
+    except interrupts.Interrupted:  # what the call was making in a store is removed; then it dies as it was told to
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from concurrent.futures import wait
 from multiprocessing import active_children
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +68,28 @@ def test_a_pool_that_is_ended_at_once_leaves_no_process():
     pool.shutdown(cancel_futures=True)
     assert set(active_children()) == before
     assert all(future.cancelled() or isinstance(future.exception(), ProcessDied) for future in calls)
+
+
+def waiting(begun: Path, left: Path) -> None:
+    try:
+        begun.touch()
+        signal.pause()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)  # who ends a process group and each of its processes sends it twice
+        left.unlink()
+
+
+def test_a_call_that_is_ended_removes_what_it_was_making(tmp_path: Path):
+    (tmp_path / "left").touch()
+    pool = Pool(1)
+    call = pool.submit(waiting, tmp_path / "begun", tmp_path / "left")
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    pool.shutdown(cancel_futures=True)
+    died = call.exception()
+    assert isinstance(died, ProcessDied)
+    assert died.exit_code == -signal.SIGTERM
+    assert not (tmp_path / "left").exists()
 
 
 def test_outside_of_a_pool_nothing_is_counted():
