@@ -224,8 +224,9 @@ def test_asking_every_format_opens_none():
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode == 0
 
 
-MOST_CROSSINGS = 1300
-"""Calls from one package into another, in one conversion of a small state dict: 88 zip members, 76 tensors."""
+MOST_CROSSINGS = 1260
+"""Calls from one package into another, in one conversion of a small state dict: 88 zip members, 76 tensors; not those that define
+a module's classes and patterns."""
 
 
 def test_packages_ask_one_another_for_few_things(tmp_path: Path):
@@ -248,7 +249,7 @@ def count(frame, event, argument):
     caller = frame.f_back
     while called and caller and not package(caller.f_code):
         caller = caller.f_back
-    if called and caller and package(caller.f_code) != called:
+    if called and caller and caller.f_code.co_name != "<module>" and package(caller.f_code) != called:
         crossings[package(caller.f_code), called] += 1
 
 from {NAME}.cli.app import run

@@ -8,9 +8,9 @@ numbers were, that is asked, and each answer has its line: ImageNet's are never 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from chkpt_channels.core.errors import UnsupportedError
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Notice, PreprocessingOp
 from chkpt_channels.discovery import bias_target
 from chkpt_channels.discovery.catalogue.entry import Recognized

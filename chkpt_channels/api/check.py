@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from chkpt_channels.api.output.naming import stated_hash
 from chkpt_channels.api.output.publish import sha256_of
@@ -21,6 +20,7 @@ from chkpt_channels.core.errors import (
     unlisted,
 )
 from chkpt_channels.core.gc_pause import gc_paused
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import FirstConv, Notice
 from chkpt_channels.discovery.find import find_first_convs
 from chkpt_channels.discovery.request import ConfigHints, SearchRequest

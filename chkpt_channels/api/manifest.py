@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from chkpt_channels.api.output.naming import derived_path
 from chkpt_channels.core.errors import UsageError, did_you_mean
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.source import contents
 from chkpt_channels.storage.urls import file_name, is_url
 from chkpt_channels.transform.option_spec import by_long_name

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.api.display import notebook, words
 from chkpt_channels.core.errors import Candidate, ChkptChannelsError
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, OptimizerEntry, Tensor
 from chkpt_channels.formats.base import NamedNetwork
 from chkpt_channels.transform.mixing.normalization import Normalization

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from chkpt_channels.core.errors import UsageError, did_you_mean
+from chkpt_channels.core.records import pattern
 from chkpt_channels.folders.describing import weights_in
 from chkpt_channels.folders.library_tables import CONFIG
 from chkpt_channels.folders.model_folder import is_folder
@@ -26,7 +26,7 @@ _CALLED = {
     "--jobs": ("workers", "processes", "parallel", "threads", "n-jobs", "num-workers"),
 }
 """What other tools call an option."""
-_HUB_ID = re.compile(r"(?:hf[-_]hub:)?([\w.-]+/[\w.-]+)(?:@[\w.-]+)?(/.*)?")
+_HUB_ID = pattern(r"(?:hf[-_]hub:)?([\w.-]+/[\w.-]+)(?:@[\w.-]+)?(/.*)?")
 
 
 def is_output_folder(sources: Sequence[str], output: str) -> bool:

@@ -7,10 +7,10 @@ entries, never its size, so that an edit inside it changes nothing around it; an
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from chkpt_channels.core.errors import DamagedError
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.source import Source
 
 WINDOW_BYTES = 1 << 14

@@ -13,9 +13,9 @@ import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
 
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
 

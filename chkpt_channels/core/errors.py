@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
+
+from chkpt_channels.core.records import NamedTuple
 
 LONGEST_NAME = 200
 """Characters of a name from a file: real ones stay below, and hostile ones have megabytes."""

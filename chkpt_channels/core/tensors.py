@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core.dtypes import DType
 from chkpt_channels.core.elements import SmallTensor
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.records import NamedTuple
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

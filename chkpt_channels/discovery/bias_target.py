@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.formats.base import TensorStore
 
-_NORM = re.compile(r"batch_?norm(alization)?|normalization|norm|bn")
+_NORM = pattern(r"batch_?norm(alization)?|normalization|norm|bn")
 _MEAN = ".running_mean"
-_WRAPPED = re.compile(r"(.+)\.(bn|norm|batch_?norm|conv|conv2d)$")
+_WRAPPED = pattern(r"(.+)\.(bn|norm|batch_?norm|conv|conv2d)$")
 """A module that holds one layer and is named after its role, as `bn1.bn` and `conv1.conv` are."""
 
 

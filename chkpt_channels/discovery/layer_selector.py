@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UsageError
+from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import Tensor
 
 _WEIGHTS = (".weight", ".kernel", "/weight", "/kernel", ".weight_v", ".parametrizations.weight.original1")
-_PREFIXES = re.compile(r"^((module|_orig_mod)\.)+")
+_PREFIXES = pattern(r"^((module|_orig_mod)\.)+")
 
 
 def match(location: Location, tensors: Sequence[Tensor], layer: str, like_hint: str) -> list[Tensor]:

@@ -6,20 +6,19 @@ the search sees each such weight, in its place and with its shape; where its ans
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Candidate
+from chkpt_channels.core.records import NamedTuple, pattern
 from chkpt_channels.core.tensors import OpaqueTensor, Tensor
 from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.formats.base import TensorStore
 
-_WEIGHT = re.compile(r"(.*[./])?_?(weight|kernel|w|filters?|weight_v|weight_orig|original[01]?)(?:[._:]_?q?data)?")
+_WEIGHT = pattern(r"(.*[./])?_?(weight|kernel|w|filters?|weight_v|weight_orig|original[01]?)(?:[._:]_?q?data)?")
 """A weight by the names that a kernel has (`network`), or its integers where these are apart from their scale: quanto's
 `conv1.weight._data`, torchao's `conv1._weight_qdata`."""
-_NUMBERED = re.compile(r"(.*[./])?\d+")
+_NUMBERED = pattern(r"(.*[./])?\d+")
 """An array in a list."""
 _KERNEL_RANKS = range(3, 6)
 _QUANTIZED = ("QI8", "QU8")

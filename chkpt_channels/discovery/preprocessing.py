@@ -11,19 +11,18 @@ mix their statistics instead would be wrong: a sum of means is not a mean.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite, prod, sqrt
-from typing import NamedTuple
 
+from chkpt_channels.core.records import NamedTuple, pattern
 from chkpt_channels.core.tensors import FirstConv, Notice, PreprocessingOp, Tensor
 from chkpt_channels.discovery import bias_target
 from chkpt_channels.formats.base import TensorStore
 
 EPS = 1e-5
 """Of a BatchNorm, PyTorch's default; eps is not in a state dict. qubvel's bn_data has 2e-5."""
-_PAIRS = ((re.compile(""), "mean", "std"), (re.compile(r"(^|\.)scaling_layer$"), "shift", "scale"))
-_OF_THE_IMAGE = re.compile(r"data|input|image|pixel")
+_PAIRS = ((pattern(""), "mean", "std"), (pattern(r"(^|\.)scaling_layer$"), "shift", "scale"))
+_OF_THE_IMAGE = pattern(r"data|input|image|pixel")
 
 Numbers = tuple[float, ...]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import NamedTuple
 
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.records import NamedTuple
 
 
 class ConfigHints(NamedTuple):

@@ -8,16 +8,17 @@ from typing import Any
 
 from chkpt_channels.containers.json.editor import Json
 from chkpt_channels.containers.json.editor import Path as Keys
+from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import Declaration
 from chkpt_channels.discovery.request import ConfigHints
 from chkpt_channels.folders import library_tables as tables
 from chkpt_channels.folders.config_files import ConfigFile
 
-_LOOKS_LIKE_CHANNELS = re.compile(r"chan|(^|_)n?ch(s|_|$)|(^|_)(in|input)_(nc|dims?|planes|depth|features)$|bands|colou?rs?(_|$)")
-_OF_SOMETHING_ELSE = re.compile(
+_LOOKS_LIKE_CHANNELS = pattern(r"chan|(^|_)n?ch(s|_|$)|(^|_)(in|input)_(nc|dims?|planes|depth|features)$|bands|colou?rs?(_|$)")
+_OF_SOMETHING_ELSE = pattern(
     r"out|hidden|latent|embed|block|dec|mid|class|attn|model|head|audio|text|time|cross|skip|base|inter|proj|lateral|fpn|mask"
 )
-_LOOKS_LIKE_SHAPE = re.compile(r"(input|image|img)_?(shape|size|dims?)$")
+_LOOKS_LIKE_SHAPE = pattern(r"(input|image|img)_?(shape|size|dims?)$")
 """Names of numbers that could be those of the image's channels, but for names of others."""
 
 

@@ -17,11 +17,12 @@ keras-hub 0.32 (utils/preset_utils.py), csbdeep 0.8 (models/base_model.py).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from chkpt_channels.containers.json.editor import Json
 from chkpt_channels.core.errors import DamagedError, Location, UsageError
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
 from chkpt_channels.storage.source import contents
 from chkpt_channels.transform.option_table import OPTIONS

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from chkpt_channels.containers.json.editor import Json
 from chkpt_channels.containers.json.editor import Path as Keys
 from chkpt_channels.core.errors import Location
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.discovery.catalogue.entry import Recognized
 from chkpt_channels.folders.config_files import ConfigFile
 from chkpt_channels.folders.library_tables import CONFIG, NORMALIZATION_KEYS, PREPROCESSORS, SCALING_KEYS

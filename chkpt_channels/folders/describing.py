@@ -9,10 +9,10 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from chkpt_channels.containers.json.editor import Json
 from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, UnsupportedError
+from chkpt_channels.core.records import NamedTuple, pattern
 from chkpt_channels.folders.channel_counts import dotted, vision
 from chkpt_channels.folders.config_files import ConfigFile
 from chkpt_channels.folders.library_tables import CONFIG
@@ -20,7 +20,7 @@ from chkpt_channels.formats import LFS_POINTER, foreign_weights, is_claimed, wei
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.storage.source import Source
 
-_LIBRARY_NAME = re.compile(
+_LIBRARY_NAME = pattern(
     r"(open_clip_)?((diffusion_)?(pytorch|tf|flax)_)?(?P<model>model(-[^.]*)?)(\..*)?"
     r"(?<=\.)(safetensors|bin|h5|msgpack|onnx)(\.index(\.\w+)?\.json)?"
     r"|model\.weights\.json"

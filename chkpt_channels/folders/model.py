@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from chkpt_channels.core.errors import Location
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.discovery.catalogue.entry import Recognized
 from chkpt_channels.discovery.catalogue.known import recognize
 from chkpt_channels.folders.channel_counts import search_hints

@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, UnsupportedError, UsageError, reason
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.folders.config_files import ConfigFile, read
 from chkpt_channels.folders.describing import Description, described, leaving_out, or_leave_out
 from chkpt_channels.folders.library_tables import CONFIG, PIPELINE, PREPROCESSORS

@@ -6,11 +6,12 @@ import shlex
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from chkpt_channels.containers.json.editor import Path as Keys
 from chkpt_channels.core.errors import AmbiguousError, Location, UnsupportedError
 from chkpt_channels.core.gc_pause import gc_paused
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Notice
 from chkpt_channels.discovery import bias_target
 from chkpt_channels.discovery.like import OtherNetworkError

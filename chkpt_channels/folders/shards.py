@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.containers.json.editor import Json
 from chkpt_channels.core.errors import DamagedError, FileSystemError, Location
+from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, OptimizerEntry, Quantization
 from chkpt_channels.folders.config_files import ConfigFile, read_index
 from chkpt_channels.formats.base import Checkpoint, TensorStore
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-_INDEX = re.compile(r".+\.index(\.\w+)?\.json")
+_INDEX = pattern(r".+\.index(\.\w+)?\.json")
 """model.safetensors.index.json; diffusers' and transformers' variants have a word before the ending."""
 _KERAS_INDEX = ".weights.json"
 

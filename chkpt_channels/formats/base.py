@@ -12,13 +12,14 @@ from contextlib import AbstractContextManager, suppress
 from importlib import import_module
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core import elements
 from chkpt_channels.core.elements import SmallTensor
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Edits, Notice, OpaqueTensor, OptimizerEntry, Tensor
 from chkpt_channels.formats.graph import NO_GRAPH, ModelGraph
 from chkpt_channels.storage.source import Source

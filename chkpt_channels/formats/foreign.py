@@ -10,9 +10,9 @@ import os
 import re
 import shlex
 import zlib
-from typing import NamedTuple
 
 from chkpt_channels.core.errors import UnsupportedError
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.source import Source
 
 TF_INDEX_END = bytes.fromhex("57fb808b247547db")

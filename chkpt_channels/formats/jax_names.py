@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import NamedTuple
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import OpaqueTensor, Tensor
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.formats.graph import ModelGraph

@@ -9,13 +9,13 @@ Source: flax/training/train_state.py, optax/_src/transform.py.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 
+from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import OptimizerEntry, Tensor
 
-_ROOT = re.compile(r"(?:.*/)?(?:opt|optimizer|opt_states?|optimizer_states?)/(?!target/)")
+_ROOT = pattern(r"(?:.*/)?(?:opt|optimizer|opt_states?|optimizer_states?)/(?!target/)")
 """The path into an optimizer."""
 
 

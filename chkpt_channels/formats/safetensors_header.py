@@ -7,16 +7,16 @@ time that JSON takes; any other, and a wrong one, by `json`.
 from __future__ import annotations
 
 import json
-import re
 import struct
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 from chkpt_channels.containers.json import reader as json_reader
 from chkpt_channels.core.dtypes import BY_NAME, DType
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple, pattern
 from chkpt_channels.core.tensors import Tensor
 
 ALIGN_BYTES = 8
@@ -28,11 +28,11 @@ Span = tuple[int, int]
 Kind = tuple[DType, tuple[int, ...], int]
 _AT = 8
 """Where the header begins in the file."""
-_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_HEAD = re.compile(r'\{(?:"__metadata__":\{(?:"(?:[^"\\]|\\.)*"[:,]?)*\},)?')
+_TEXT = pattern(rb'"(?:[^"\\]|\\.)*"')
+_HEAD = pattern(r'\{(?:"__metadata__":\{(?:"(?:[^"\\]|\\.)*"[:,]?)*\},)?')
 """How a header begins that the library wrote: with what comes before the first tensor."""
 _NUMBER = "(?:0|[1-9][0-9]{0,17})"
-_ENTRY = re.compile(
+_ENTRY = pattern(
     r'"([^"\\\x00-\x1f]*)":\{"dtype":"([A-Z0-9_]+)",'
     rf'"shape":\[((?:{_NUMBER},)*{_NUMBER}|)\],"data_offsets":\[({_NUMBER}),({_NUMBER})\]\}}([,}}])'
 )

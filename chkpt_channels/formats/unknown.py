@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Container, Sequence
 
 from chkpt_channels.core.errors import ChkptChannelsError, DamagedError, UnknownFormatError, UnsupportedError
+from chkpt_channels.core.records import pattern
 from chkpt_channels.formats.foreign import foreign, inflated
 from chkpt_channels.storage.source import END_BYTES, Source
 
@@ -23,9 +24,9 @@ FOREIGN_SUFFIXES = frozenset({".gguf", ".tflite", ".pb"})
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 _WEIGHTS = ((rb"(?s)\x93NUMPY.{,6}\{'descr': '.?f\d'.{,80}\((\d+, ){3,4}\d+\)", "is a numpy array in the shape of a kernel"),)
 """Patterns of the first bytes of further weights that are not converted."""
-_INSIDE = re.compile(rb"(?s)PK\x03\x04|\x80[\x02-\x05]|\x89HDF|.{8}\{\"|.{257}ustar")
+_INSIDE = pattern(rb"(?s)PK\x03\x04|\x80[\x02-\x05]|\x89HDF|.{8}\{\"|.{257}ustar")
 """The first bytes of checkpoints and of archives, in a compressed file."""
-_KERNEL_SHAPE = re.compile(rb"(?s)\((K.|M..|J.{4}){4,5}t|\((I\d+\n){4,5}t")
+_KERNEL_SHAPE = pattern(rb"(?s)\((K.|M..|J.{4}){4,5}t|\((I\d+\n){4,5}t")
 """A tuple of four or five integers in a pickle, as numpy's arrays have their shape."""
 
 # (pattern of the first bytes, name, whether it is a sound file of another format, hint)
@@ -42,7 +43,7 @@ _ROWS: tuple[tuple[bytes, str, bool, str], ...] = (
     (rb"\x80[\x02-\x05]", "a Python pickle, but not one that torch.save wrote", True, ""),
 )  # fmt: skip
 
-_ARRAYS = re.compile(rb"(?s)(\x80[\x02-\x05]|\(dp|[}\]]q).*(numpy[\w.]*\.(multiarray|numeric)|joblib\.numpy_pickle)")
+_ARRAYS = pattern(rb"(?s)(\x80[\x02-\x05]|\(dp|[}\]]q).*(numpy[\w.]*\.(multiarray|numeric)|joblib\.numpy_pickle)")
 """A pickle of protocol 0 to 5 that names what makes numpy's arrays, or joblib's."""
 _TENSORS = "load it, and torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, FILE)"
 _EXPORTED = ("archive_format", "serialized_exported_program.json")

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import shlex
 import stat
 import sys
@@ -20,9 +19,10 @@ from pathlib import Path
 
 from chkpt_channels.core import interrupts
 from chkpt_channels.core.errors import FileSystemError, Location, OutputExistsError, PostPublishError, reason
+from chkpt_channels.core.records import pattern
 from chkpt_channels.storage.source import BROWSER, Source, is_same_content, resolved
 
-_LEFTOVER = re.compile(r"\.chkpt-channels-[0-9a-f]{16}\.tmp")
+_LEFTOVER = pattern(r"\.chkpt-channels-[0-9a-f]{16}\.tmp")
 """Names of files beside an output while it is replaced: 64 random bits, so that two runs never collide."""
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS}
 """How file systems and kernels without unnamed files fail. Source: open(2), O_TMPFILE."""

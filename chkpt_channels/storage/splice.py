@@ -6,8 +6,9 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.source import CHUNK_BYTES, Source
 
 Progress = Callable[[int], None]

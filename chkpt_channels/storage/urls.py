@@ -6,9 +6,11 @@ import os
 import re
 from pathlib import PurePosixPath
 
-_URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+from chkpt_channels.core.records import pattern
+
+_URL = pattern(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _READ = frozenset({"s3", "http", "https", "hf"})
-SECRET = re.compile(
+SECRET = pattern(
     r"x-(amz|goog)-(signature|credential|security-token)|sig(nature)?|.*(token|secret|passw(or)?d|(api|access)_?key(_?id)?)|key",
     re.I,
 )

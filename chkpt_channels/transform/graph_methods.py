@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
 
 from chkpt_channels.core.errors import AmbiguousError, Candidate
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Adapter, FirstConv, Notice, PreprocessingOp
 from chkpt_channels.discovery import layer_selector
 from chkpt_channels.discovery.find import select_first_convs

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core import elements
 from chkpt_channels.core.dtypes import BY_NAME, rounded
 from chkpt_channels.core.elements import SmallTensor
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import FirstConv, Notice, TensorEdit
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import quantization

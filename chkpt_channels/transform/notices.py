@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
+from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice
 from chkpt_channels.discovery.find import unexplained
 from chkpt_channels.formats.base import TensorStore
@@ -14,7 +14,7 @@ from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.mixing.rules import ADAPTER, REPEATING, RGBA, ChannelRule
 from chkpt_channels.transform.options import Options
 
-_OF_TORCH = re.compile(r"torch\.(nn|optim)(\.\w+)*\.[A-Z]\w*|torch\.torch_version\.TorchVersion")
+_OF_TORCH = pattern(r"torch\.(nn|optim)(\.\w+)*\.[A-Z]\w*|torch\.torch_version\.TorchVersion")
 """Classes of torch's modules and optimizers, which a pickled network of torch names."""
 SEARCHED = ("graph", "catalogue", "shapes", "names")
 """How first convs are found that leave no kernel unexplained."""

@@ -6,7 +6,6 @@ correction is missing, and its updates of the kernel are 2.5 to 4.6 times too la
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -15,20 +14,21 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from chkpt_channels.core.elements import SmallTensor
 from chkpt_channels.core.errors import UnsupportedError
+from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import OptimizerEntry, Tensor, TensorEdit
 from chkpt_channels.formats.base import TensorStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_FLAT = re.compile(r"(?:^|.*?[./])state[./](?P<parameter>.+)[./](?P<slot>[^./]+)$")
+_FLAT = pattern(r"(?:^|.*?[./])state[./](?P<parameter>.+)[./](?P<slot>[^./]+)$")
 """One slot of one parameter in a single dict of all, as torch.distributed.checkpoint flattens it:
 optimizer.state.conv1.weight.exp_avg."""
-_OF_OPTIMIZER = re.compile(r"(^|[./])(opt|optim|(opt|optim|optimizer)_?states?(_dict)?|optimizers?(_\w+)?)[./]")
+_OF_OPTIMIZER = pattern(r"(^|[./])(opt|optim|(opt|optim|optimizer)_?states?(_dict)?|optimizers?(_\w+)?)[./]")
 """A step of a path that leads into an optimizer: not its last one."""
-_BUFFER = re.compile(r"running_(mean|var)$|num_batches_tracked$")
+_BUFFER = pattern(r"running_(mean|var)$|num_batches_tracked$")
 """Of BatchNorm: no optimizer steps them."""
-_NOT_FROM_ZERO = re.compile(r"slow|master|param|^(p0|step_size|eta)$")
+_NOT_FROM_ZERO = pattern(r"slow|master|param|^(p0|step_size|eta)$")
 """Slots that begin with the weights themselves (Lookahead, Prodigy, Apex) or with the learning rate (Rprop, ASGD)."""
 _FROM_ONE = frozenset({"mu", "mu_product"})
 """Scalars that begin with one: ASGD's and NAdam's."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Unpack, cast
+from typing import Any, Unpack, cast
 
 from chkpt_channels.core.errors import UsageError, did_you_mean, unlisted
 from chkpt_channels.core.layout import KNOWN, Layout
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.transform.mixing import rules
 from chkpt_channels.transform.mixing.matrix_file import parse_matrix

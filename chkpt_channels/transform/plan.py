@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from math import prod
-from typing import NamedTuple
 
 from chkpt_channels.core.errors import Candidate, Location, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import ChannelMap, Declaration, Edits, FirstConv, Notice, PreprocessingOp, Tensor
 from chkpt_channels.discovery import preprocessing
 from chkpt_channels.discovery.counts import check_one_width

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from math import isqrt
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core.errors import AmbiguousError, UnsupportedError
 from chkpt_channels.core.layout import KNOWN, Layout
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import FirstConv
 from chkpt_channels.discovery.find import find_first_convs, named
 from chkpt_channels.discovery.law.search import Finding

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.api.display import sheets, words
 from chkpt_channels.api.display.filters import Filters
 from chkpt_channels.api.display.sheets import Panel
 from chkpt_channels.core.errors import printable
+from chkpt_channels.core.records import NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

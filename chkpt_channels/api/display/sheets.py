@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, log
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.api.display.filters import Filters
+from chkpt_channels.core.records import NamedTuple
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,8 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels import __version__
 from chkpt_channels.api.fleet.ledger import Ledger, Line
@@ -24,9 +23,11 @@ from chkpt_channels.api.output.publish import Settings
 from chkpt_channels.api.report import Report
 from chkpt_channels.core import gc_pause
 from chkpt_channels.core.errors import FileSystemError, Location, PostPublishError, UsageError
+from chkpt_channels.core.records import NamedTuple
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
+    from queue import SimpleQueue
 
 POLL_SECONDS = 0.1
 """Time between two updates of a progress bar."""
@@ -173,6 +174,8 @@ def _crew(
 def _answers(jobs: Mapping[int, Job], crew: _Crew) -> Generator[tuple[int, Answer], None, None]:
     """The answers as they come. Where a worker dies, its row is tried once more when nothing else runs: most likely the system
     had too little memory for two. A row whose worker dies twice is an error, and all others are done."""
+    from queue import SimpleQueue
+
     waiting, again, retried = deque(jobs), deque[int](), set[int]()
     flying: dict[Future[Answer], int] = {}
     done: SimpleQueue[Future[Answer]] = SimpleQueue()
@@ -218,6 +221,8 @@ def _launch(
 
 def _next(done: SimpleQueue[Future[Answer]], tick: Callable[[], None] | None) -> Future[Answer] | None:
     """What is done next; None where progress is to be shown first."""
+    from queue import Empty
+
     try:
         return done.get(timeout=POLL_SECONDS if tick else None)
     except Empty:

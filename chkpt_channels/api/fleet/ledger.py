@@ -7,13 +7,12 @@ is skipped later where that line is final and source and output have the size an
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from chkpt_channels import __version__
 from chkpt_channels.api.report import FileInfo, failure_record, record
@@ -30,6 +29,7 @@ from chkpt_channels.core.errors import (
     UsageError,
     reason,
 )
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.atomic import sync_folder
 
 _BEGINNING = b'{"ledger": 1, '
@@ -202,6 +202,8 @@ def stamp(path: str | os.PathLike[str]) -> str | None:
         if not os.path.isdir(path):
             found = os.stat(path)
             return f"{found.st_size} {found.st_mtime_ns}"
+        import hashlib
+
         files = sorted(file for file in Path(path).rglob("*") if not file.is_dir())
         text = "".join(f"{file.relative_to(path)} {stamp(file)}\n" for file in files)
         return f"{len(files)} files {hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"

@@ -7,12 +7,13 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from chkpt_channels.api.check import check_among
 from chkpt_channels.api.report import Check
 from chkpt_channels.core.errors import FileSystemError
 from chkpt_channels.core.gc_pause import gc_paused
+from chkpt_channels.core.records import NamedTuple
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from typing import NamedTuple
 
 from chkpt_channels import __version__
 from chkpt_channels.api.convert import convert
@@ -16,6 +15,7 @@ from chkpt_channels.api.output.naming import Progress
 from chkpt_channels.api.output.publish import Settings
 from chkpt_channels.api.report import Report
 from chkpt_channels.core.errors import ChkptChannelsError, DamagedError, FileSystemError, UnsupportedError, UsageError
+from chkpt_channels.core.records import NamedTuple
 
 
 class Answer(NamedTuple):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from chkpt_channels.core.errors import Location, UsageError
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Edits, Tensor
 from chkpt_channels.formats.base import Checkpoint, FlatWriter, Format
 from chkpt_channels.storage.source import Source

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from keyword import iskeyword
-from typing import NamedTuple
 
 from chkpt_channels.api.report import KernelReport
 from chkpt_channels.core.errors import printable
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.catalogue.entry import Architecture, KnownStem, Recognized
 from chkpt_channels.formats.base import Loading, NamedNetwork

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 from chkpt_channels.core.errors import UsageError
+from chkpt_channels.core.records import pattern
 from chkpt_channels.folders.like_file import with_like
 from chkpt_channels.folders.model import ModelFile
 from chkpt_channels.folders.model_folder import open_model
@@ -23,10 +23,10 @@ Path_ = str | os.PathLike[str]
 Progress = Callable[[int, int], None]
 """Called with the bytes that were done since the last call, and with all bytes."""
 
-_HASH = re.compile(r"-([0-9a-f]{8,64})$")
+_HASH = pattern(r"-([0-9a-f]{8,64})$")
 """The end of torch.hub's names: the beginning of the content's SHA-256, which check_hash=True compares. Source: torch/hub.py,
 HASH_REGEX."""
-_OLD_HASH = re.compile(r"-[0-9a-f]{8,64}(?=$|_(?:gray|rgb|bgr|[0-9]+ch)$)")
+_OLD_HASH = pattern(r"-[0-9a-f]{8,64}(?=$|_(?:gray|rgb|bgr|[0-9]+ch)$)")
 """The same, also before the target word of a default name."""
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import Unpack
 
 from chkpt_channels.api.output.check import check_source, check_stems, parity
 from chkpt_channels.api.output.naming import Progress, file_output, other_container, output_path
 from chkpt_channels.api.report import Report
 from chkpt_channels.api.report_builder import conversion_report, preview_report, with_load_lines
 from chkpt_channels.core.errors import UsageError
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.folders.like_file import with_like
 from chkpt_channels.folders.model import ModelFile
 from chkpt_channels.folders.model_folder import open_model

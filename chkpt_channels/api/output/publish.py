@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 from chkpt_channels.api.output.check import check
 from chkpt_channels.api.output.naming import Path_, Progress, other_container, output_path, with_hash
 from chkpt_channels.api.report import FileInfo
 from chkpt_channels.core.errors import DamagedError, Location, OutputExistsError, UsageError
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Notice
 from chkpt_channels.folders.config_edits import without_channels
 from chkpt_channels.folders.config_files import ConfigFile, read
@@ -284,6 +284,8 @@ def _copy(opened: Source, new: Path, stack: contextlib.ExitStack, *, force: bool
 
 def sha256_of(source: Source) -> str:
     """The SHA-256 of an open file."""
+    import hashlib
+
     digest = hashlib.sha256()
     for piece in source.chunks():
         digest.update(piece)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.containers.hdf5.objects import (
     LARGEST_COMPACT_BYTES,
@@ -21,6 +21,7 @@ from chkpt_channels.containers.hdf5.objects import (
     space_of,
 )
 from chkpt_channels.containers.hdf5.reader import Hdf5
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.isolation import run_isolated
 from chkpt_channels.storage.overlay import OverlayFile
 from chkpt_channels.storage.splice import Splice

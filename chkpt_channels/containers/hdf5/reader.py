@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 from chkpt_channels.containers.hdf5 import objects
 from chkpt_channels.core.errors import DamagedError, Location, UnsupportedError
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.isolation import run_isolated
 from chkpt_channels.storage.overlay import OverlayFile
 from chkpt_channels.storage.source import Source

@@ -6,20 +6,20 @@ Source: RFC 8259. What is not strictly that is refused (`reader`).
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from chkpt_channels.containers.json.reader import document
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple, pattern
 from chkpt_channels.storage.splice import spliced
 
 Path = tuple[str | int, ...]
 
-_TOKEN = re.compile(
+_TOKEN = pattern(
     r'[ \t\n\r]*(?:(?P<text>"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")'
     r"|(?P<number>-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)"
     r"|(?P<word>true|false|null)|(?P<mark>[\[\]{}:,]))"

@@ -7,17 +7,17 @@ lone surrogates, and bytes that are not UTF-8. The number of values is checked b
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from typing import Any, NoReturn
 
 from chkpt_channels.core.errors import Location, printable
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import pattern
 
 LONGEST_INTEGER_DIGITS = 20
 """-2^63 and 2^64 - 1 have as many. Python's own integers have any length, and reading them takes quadratic time."""
-_LONG_INTEGER = re.compile(rb"[0-9]{20}")
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_LONG_INTEGER = pattern(rb"[0-9]{20}")
+_SURROGATE = pattern(rb"\\u[dD][89a-fA-F]")
 
 
 def loads(raw: bytes, location: Location, base: int | None = None, most: int | None = None) -> Any:

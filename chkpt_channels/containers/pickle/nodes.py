@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from chkpt_channels.core.records import NamedTuple
 
 
 class Kind:

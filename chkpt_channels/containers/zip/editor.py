@@ -14,7 +14,6 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
 
 from chkpt_channels.containers.zip.directory import (
     CENTRAL_RECORD,
@@ -40,6 +39,7 @@ from chkpt_channels.containers.zip.reader import (
     make_descriptor,
 )
 from chkpt_channels.core.errors import Location
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.splice import Splice, streamed
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from chkpt_channels.containers.zip.directory import (
     CENTRAL_RECORD,
@@ -32,6 +31,7 @@ from chkpt_channels.containers.zip.directory import (
 )
 from chkpt_channels.core.errors import DamagedError, Location
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.source import CHUNK_BYTES, Source
 from chkpt_channels.storage.splice import Checksum
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from chkpt_channels.core.records import NamedTuple
 
 
 class KnownStem(NamedTuple):

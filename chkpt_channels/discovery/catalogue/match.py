@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.catalogue import table
 from chkpt_channels.discovery.catalogue.entry import Architecture, Recognized

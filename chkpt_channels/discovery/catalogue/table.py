@@ -18,11 +18,16 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache, cached_property
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.discovery.catalogue.entry import Architecture, KnownNorm, KnownStem
+
+try:
+    from _blake2 import blake2b  # hashlib brings OpenSSL: 6 ms
+except ImportError:
+    from hashlib import blake2b
 
 FILE = Path(__file__).with_name("known.bin")
 MAGIC = b"chkptcat"

@@ -8,8 +8,8 @@ were named for another reason may.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.law.copies import Copies, by_group
 from chkpt_channels.discovery.law.evidence import State

@@ -6,9 +6,9 @@ EDANet's 12 + 3 = 15, 64 + 3 = 67. No edit of kernels is right then, for the wid
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.law.evidence import NEAREST
 from chkpt_channels.discovery.law.network import LayerWeight, Network, is_color_shift, is_weight
@@ -21,7 +21,7 @@ MOST_EXTRA = 4
 MOST_PIECES = 8
 """Of equal width that a layer takes joined, as DenseNet's and HRNet's do."""
 
-_NORM = re.compile(r"norm|bn|act|relu")
+_NORM = pattern(r"norm|bn|act|relu")
 """Names of what takes a width and makes the same."""
 
 

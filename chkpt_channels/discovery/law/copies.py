@@ -6,11 +6,11 @@ Copies: EMA, teacher and student, query and key encoders. They are no rivals: a 
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
+from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.law.network import common_words, is_weight, layer_of
 
@@ -27,9 +27,9 @@ FEWEST_LAYERS = 2
 COVERED_SHARE = 0.7
 """The share of all layers that the copies must hold together: repeated blocks of one model hold less."""
 
-_AVERAGED = re.compile(r"ema|avg|averag|swa|mean|shadow|target|moment|(_|^)(q|k|key|query)$|copy|old|best")
+_AVERAGED = pattern(r"ema|avg|averag|swa|mean|shadow|target|moment|(_|^)(q|k|key|query)$|copy|old|best")
 """Words in the names of copies that see the same image, and of those that one has alone: `net` and `net_ema`."""
-_IN_A_ROW = re.compile(r"coarse|refin|first|second")
+_IN_A_ROW = pattern(r"coarse|refin|first|second")
 
 
 class Copies:

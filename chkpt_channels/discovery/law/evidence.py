@@ -9,8 +9,8 @@ What is neither is free: only the image explains it. One channel has evidence of
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
 
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.discovery.law.network import LayerWeight, Network
 from chkpt_channels.discovery.law.places import ENDS, Places
 

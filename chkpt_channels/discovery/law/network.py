@@ -7,13 +7,12 @@ writers sort by element size, then by name.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
-from typing import NamedTuple
 
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.records import NamedTuple, pattern
 from chkpt_channels.core.tensors import Tensor
 
 OIHW = {2: Layout("OI"), 3: Layout("OIW"), 4: Layout("OIHW"), 5: Layout("OIDHW")}
@@ -24,16 +23,16 @@ LAYOUTS: tuple[Layouts, ...] = (OIHW, HWIO, OHWI)
 
 # the last word of a weight: PyTorch weight, Keras kernel, MLX and Flax w, weight_norm weight_v and original1 (original0 is
 # its length), spectral_norm weight_orig, Keras 1 conv_W_1, Detectron conv1_w; frozen TorchScript numbers its constants
-_WEIGHT = re.compile(
+_WEIGHT = pattern(
     r"(^|[./])(weight|((depth|point)wise_)?kernel|w|filters?|original1?|weight_(v|orig)|\w+_[wW](_\d+)?|\d+)(:\d+)?$"
 )
 # tensors of rank 2 to 5 that are no weights: 42 timm models have a 4-D pos_embed before their first convolution
-_NO_KERNEL = re.compile(
+_NO_KERNEL = pattern(
     r"pos_embed|position|rel_pos|bias_table|(cls|reg|mask|dist)\w*_token|token_type|anchor|running_|norm\d*[./]weight$"
 )
-_UPSAMPLING = re.compile(r"up|deconv|transp|tconv|convt")
-SHIFT = re.compile(r"(sub|add)_mean|(mean|color)_?shift|normali[sz]e([._]|$)")
-_NUMBERS = re.compile(r"(\d+)")
+_UPSAMPLING = pattern(r"up|deconv|transp|tconv|convt")
+SHIFT = pattern(r"(sub|add)_mean|(mean|color)_?shift|normali[sz]e([._]|$)")
+_NUMBERS = pattern(r"(\d+)")
 
 MOST_ODD_SIDE = 31
 """Of a window, where its layout is not PyTorch's or its sides are not equal: 32 × 32 filters and channels are no window."""

@@ -8,11 +8,11 @@ pixels. The wrong order is 24 to 110 % off, so the layout stays ambiguous until 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import isqrt, prod
 
+from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.law.network import LayerWeight, Network, is_color_shift
 from chkpt_channels.discovery.law.places import ENDS, OTHER_SENSES, Places
@@ -30,11 +30,11 @@ LEAST_PATCH_SIDE = 8
 """Smaller patches would make embeddings of many inner widths (12, 27, 48, 75); SigLIP has 14 (588 = 3 · 14²), ViT 16 (768). Where
 the name says that it is one, it may be smaller."""
 
-_PATCHES = re.compile(r"patch_?(embed|proj|ify|token|to_emb)|to_patch|region_enc|embeds[._]proj")
-_IMAGES = re.compile(r"(^|[._])(vision|visual|image|img|pixel)\w*embed(?!\w*_table)")
-_POSITIONS = re.compile(r"pos_?embed|position")
-_BEFORE_STEM = re.compile(r"mean|std|scal|shift|norm|bn|offset")
-_AFTER_STEM = re.compile(r"add_|out|post|denorm|un_?norm|rescale|running|num_batches|target|label|latent|action|pred")
+_PATCHES = pattern(r"patch_?(embed|proj|ify|token|to_emb)|to_patch|region_enc|embeds[._]proj")
+_IMAGES = pattern(r"(^|[._])(vision|visual|image|img|pixel)\w*embed(?!\w*_table)")
+_POSITIONS = pattern(r"pos_?embed|position")
+_BEFORE_STEM = pattern(r"mean|std|scal|shift|norm|bn|offset")
+_AFTER_STEM = pattern(r"add_|out|post|denorm|un_?norm|rescale|running|num_batches|target|label|latent|action|pred")
 _BLOCK = (
     "the order of colors and pixels is ambiguous: --layout O(GI)HW if colors vary fastest, O(IG)HW if pixels do, OIHW for bands"
 )

@@ -7,30 +7,30 @@ asked last (`is_named`).
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import takewhile
 
+from chkpt_channels.core.records import pattern
 from chkpt_channels.discovery.law.network import LayerWeight, Network, is_no_kernel
 
 # names of first convolutions, wherever they stand: timm conv_stem and patch_embed, diffusers conv_in, RRDBNet conv_first,
 # vit-pytorch to_patch_embedding, transformers embedder
-_STEM = re.compile(
+_STEM = pattern(
     r"(^|[._/])(conv_?stem|stem\w*|conv_?in(it)?|conv_?first|first_?conv|patch_?embed\w*|embedder|init(ial)?_?(conv|block)|to_patch\w*)"
     r"([._/]|$)"
 )
 # names that stems have near the top of a network, and other layers deeper in it: DPN conv1_1, U-Nets inc, in a Sequential
 # features.0
-_TOP = re.compile(
+_TOP = pattern(
     r"(^|[._/])(conv_?[01]|conv1_1|features[._]0|stage_?0|inc|in_?conv|input_?(conv|block|layer|proj)s?|x_embedder|entry)([._/]|$)"
 )
 _SENSES = r"audio|speech|wav|language|mask_|prompt|(^|[._])(text|lm[._]|mel_|depth_|point)"
-OTHER_SENSES = re.compile(_SENSES)
+OTHER_SENSES = pattern(_SENSES)
 """Branches for another input than the image."""
-ENDS = re.compile(rf"{_SENSES}|decod|heads?[._]|(^|[._])(neck|up|out|final|deconv|tail)")
+ENDS = pattern(rf"{_SENSES}|decod|heads?[._]|(^|[._])(neck|up|out|final|deconv|tail)")
 """These branches, and the ends of networks: decoders, heads, upsampling."""
-DEPTHWISE = re.compile(
+DEPTHWISE = pattern(
     r"(^|[._])(dw\w*|\w*_dw|lepe\w*|peg\w*|pos_conv\w*|token_conv)([._]|$)|dw_?conv|depth_?wise|conv_spatial|cpe|blur|pool\w*[._](kernel|filt\w*|weight)$"
 )
 """Names of depthwise layers: dw and dwconv, lepe (CSWin), pos_conv (wav2vec 2.0), filters that blur."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from chkpt_channels.core.records import pattern
 from chkpt_channels.discovery.law import patch_embeddings
 from chkpt_channels.discovery.law.evidence import NEAREST, State, looks_grouped
 from chkpt_channels.discovery.law.judged import Judged
@@ -14,7 +14,7 @@ from chkpt_channels.discovery.law.rivals import MOST_OF_SECOND, MOST_UNNAMED
 
 NEAR_BRANCHES = 8
 """Layers on either side of a kernel in which its parallel branches are looked for: MobileOne has five in a block."""
-_LAST = re.compile(r"(^|[._])(heads?|final|out|neck|tail)([._\d]|_conv)")
+_LAST = pattern(r"(^|[._])(heads?|final|out|neck|tail)([._\d]|_conv)")
 """Names of what stands at the end of networks."""
 
 

@@ -12,14 +12,13 @@ its place beside a stem or behind one; then each first conv must stand where ste
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
-from typing import NamedTuple
 
 from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple, pattern
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.law import beyond, patch_embeddings
 from chkpt_channels.discovery.law.copies import Copies, by_group
@@ -39,7 +38,7 @@ MOST_BESIDE = 9
 LEAST_OF_IMAGES = 7
 """The side of a window that only images have: latents are small already."""
 
-_PATCHES_OUT = re.compile(r"proj_?out|final|unpatch|to_pixels|decod")
+_PATCHES_OUT = pattern(r"proj_?out|final|unpatch|to_pixels|decod")
 """Names of what makes patches again."""
 
 

@@ -6,12 +6,12 @@ takes, may differ too; any other difference means another architecture, and is r
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from math import prod
 
 from chkpt_channels.core.errors import UnsupportedError, UsageError
+from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import Edits, FirstConv, Notice
 from chkpt_channels.discovery.like import Comparison, widths
 from chkpt_channels.discovery.like.differences import Differences, Search, Stem, changed_shapes, differences, named
@@ -21,7 +21,7 @@ from chkpt_channels.formats.base import TensorStore
 
 FOLLOWS = "optimizer state"
 """The part of an edit that LIKE says nothing of."""
-_LETTERS = re.compile(r"[^0-9a-zA-Z]")
+_LETTERS = pattern(r"[^0-9a-zA-Z]")
 
 
 def compare(store: TensorStore, like: Like, request: SearchRequest, search: Search) -> Comparison:

@@ -3,13 +3,12 @@ architecture."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
-from typing import NamedTuple
 
 from chkpt_channels.core.errors import AmbiguousError, Candidate
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.records import NamedTuple, pattern
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.law.network import is_weight
 from chkpt_channels.discovery.like import Head, widths
@@ -19,7 +18,7 @@ from chkpt_channels.formats.base import TensorStore
 
 Search = Callable[[], Sequence[FirstConv]]
 """The first convs without LIKE: by a configuration, names and shapes."""
-_NUMBERS = re.compile(r"(\d+)")
+_NUMBERS = pattern(r"(\d+)")
 Judge = Callable[[Change], KernelVerdict | None]
 BY_SHAPES = frozenset({"catalogue", "shapes", "names"})
 OLD_OUTPUTS = "make LIKE with the old number of outputs"

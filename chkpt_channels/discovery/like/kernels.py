@@ -6,11 +6,10 @@ transposed last layer of a generator. A bias tells, as it has one number for eac
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.records import NamedTuple, pattern
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.law.network import LAYOUTS, OIHW, Layouts, is_weight, orientation
 from chkpt_channels.formats.base import TensorStore
@@ -20,7 +19,7 @@ STEM, HEAD, OPEN = "stem", "head", "open"
 TRANSPOSED = {3: Layout("IOW"), 4: Layout("IOHW"), 5: Layout("IODHW")}
 LARGEST_UPSAMPLING = 6
 """The side of the largest window by which decoders upsample; larger even windows cut patches."""
-_UPSAMPLING = re.compile(r"(^|[._])(up\w*|\w*transp\w*|deconv\w*|dec\w*)([._]|$)")
+_UPSAMPLING = pattern(r"(^|[._])(up\w*|\w*transp\w*|deconv\w*|dec\w*)([._]|$)")
 
 
 class Change(NamedTuple):

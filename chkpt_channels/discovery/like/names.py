@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.discovery.law.copies import by_group
 from chkpt_channels.discovery.like import OtherNetworkError

@@ -9,16 +9,15 @@ Source: flax/serialization.py of flax 0.12; https://numpy.org/doc/stable/referen
 
 from __future__ import annotations
 
-import re
-
+from chkpt_channels.core.records import pattern
 from chkpt_channels.formats.base import Format
 from chkpt_channels.storage.source import Source
 
 _MAP_OF_TEXT = rb"(?:[\x81-\x8f]|\xde..|\xdf....)(?:[\xa0-\xbf]|\xd9.|\xda..)[^\0-\x1f]"
-_FLAX = re.compile(rb"(?s)" + _MAP_OF_TEXT + rb"(?:.*?[\x01\x03]\x93[\x90-\x9f]|.{,60}\Z)")
+_FLAX = pattern(rb"(?s)" + _MAP_OF_TEXT + rb"(?:.*?[\x01\x03]\x93[\x90-\x9f]|.{,60}\Z)")
 """A map whose first key is text, and a list of three that begins with a shape: an array's extension, of whatever length. A file
 that ends before one has room is cut off."""
-_NPZ = re.compile(rb"(?s)PK\x03\x04.{22}(..)..")
+_NPZ = pattern(rb"(?s)PK\x03\x04.{22}(..)..")
 """The local header of a zip's first member: group 1 is the length of its name."""
 
 

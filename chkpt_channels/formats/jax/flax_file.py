@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property, partial
 from math import prod
-from typing import NamedTuple
 
 from chkpt_channels.containers import msgpack
 from chkpt_channels.containers.msgpack import ARRAY, BYTES, EXT, FLOAT, INTEGER, MAP, TEXT, MsgpackWalk, Token
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Edits, OpaqueTensor, Tensor, TensorEdit
 from chkpt_channels.formats import jax_optimizer as optimizer
 from chkpt_channels.formats.base import Checkpoint, Format, Joined, Loading, TensorStore

@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.containers.zip import editor
 from chkpt_channels.containers.zip.reader import Archive, Member
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple, pattern
 from chkpt_channels.core.tensors import Edits, Notice, OpaqueTensor, Tensor, TensorEdit
 from chkpt_channels.formats import jax_optimizer as optimizer
 from chkpt_channels.formats.base import Checkpoint, Format, Loading
@@ -35,13 +36,13 @@ ALIGN_BYTES = (64, 16)
 GROWTH_DIGITS = 21
 """The digits for which numpy leaves room behind the first side, so that an array can grow in place. Source: numpy/lib/format.py,
 GROWTH_AXIS_MAX_DIGITS."""
-_OTHERWISE = re.compile(r"""(?s)(?=.*['"]descr['"])(?=.*['"]fortran_order['"])\{.*['"]shape['"] *: *\([\d, L]*\)""")
+_OTHERWISE = pattern(r"""(?s)(?=.*['"]descr['"])(?=.*['"]fortran_order['"])\{.*['"]shape['"] *: *\([\d, L]*\)""")
 """A header that numpy reads, as it reads any dict of these, and would write otherwise."""
-_HEADER = re.compile(
+_HEADER = pattern(
     r"\{'descr': (?P<descr>'[^']*'|\[.*\]), 'fortran_order': (?P<fortran>True|False), 'shape': \((?P<shape>[\d, L]*)\),? ?\} *\n",
     re.DOTALL,
 )
-_DESCR = re.compile(r"'(?P<order>[<>|])(?P<kind>[fiubcOSUVmM])(?P<width>\d{0,9})(\[\w+\])?'")
+_DESCR = pattern(r"'(?P<order>[<>|])(?P<kind>[fiubcOSUVmM])(?P<width>\d{0,9})(\[\w+\])?'")
 _TYPES = {
     **{f"f{row.bits // 8}": row for row in BY_NAME.values() if row.numpy.startswith("float") and not row.extended},
     **{f"{row.numpy[0]}{row.bits // 8}": row for row in BY_NAME.values() if row.name[0] in "IU" and row.numpy},

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import ChannelMap, FirstConv, Tensor
 from chkpt_channels.formats.keras import config_edits
 from chkpt_channels.formats.keras.config import KerasModel, Layer

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.keras.layers import WRAPPERS
 
 Ref = tuple[str, int, int]

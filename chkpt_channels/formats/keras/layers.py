@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.records import NamedTuple
 
 
 class ConvKind(NamedTuple):

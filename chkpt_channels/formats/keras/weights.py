@@ -13,10 +13,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count, takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.containers.hdf5.reader import AttributeFilter, Hdf5
 from chkpt_channels.core.errors import Location
+from chkpt_channels.core.records import NamedTuple, pattern
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.formats.keras.config import KerasModel, Layer, all_layers
 from chkpt_channels.formats.keras.layers import CONVS, UNTRAINED, WEIGHT_NAMES, WRAPPERS, snake_case, weight_names
@@ -30,7 +31,7 @@ model."""
 OLD_LAYERS = "_layer_checkpoint_dependencies"
 """The name of `layers` in files of Keras 2.12 and 2.13."""
 
-_STORED = re.compile(r"(^|/)vars/\d+$")
+_STORED = pattern(r"(^|/)vars/\d+$")
 
 
 def owners(file: Hdf5) -> Iterator[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import FirstConv, Notice, PreprocessingOp, Tensor
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.keras.dataflow.constants import EPSILON

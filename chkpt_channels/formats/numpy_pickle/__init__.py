@@ -16,16 +16,15 @@ paddle/framework/io.py of Paddle 3.3, detectron2/checkpoint/detection_checkpoint
 
 from __future__ import annotations
 
-import re
-
+from chkpt_channels.core.records import pattern
 from chkpt_channels.formats.base import Format
 from chkpt_channels.storage.source import Source
 
-_DICT_OR_LIST = re.compile(
+_DICT_OR_LIST = pattern(
     rb"(?s)\x80[\x02-\x05](\x95.{8})?([}\]]|ccollections\nOrderedDict\n|\x8c\x0bcollections\x94\x8c\x0bOrderedDict)"
 )
 """What the pickle of a state dict begins with."""
-_ARRAY = re.compile(rb"numpy\.(_?core\.)(multiarray|numeric)")
+_ARRAY = pattern(rb"numpy\.(_?core\.)(multiarray|numeric)")
 """The modules of both functions, in the order in which every pickle names them: before the first array's elements."""
 
 

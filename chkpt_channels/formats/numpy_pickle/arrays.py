@@ -5,12 +5,12 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
 
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
 from chkpt_channels.core.dtypes import BY_NAME, DType
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple
 
 _MODULES = ("numpy.core", "numpy._core")
 _CLASSES = ("numpy.ndarray", "numpy.memmap")

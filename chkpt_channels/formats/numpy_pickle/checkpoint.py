@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -12,6 +11,7 @@ from chkpt_channels.containers.pickle import editor
 from chkpt_channels.containers.pickle.nodes import PickleNode
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.containers.pickle.window import FileBytes
+from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import Edits, OptimizerEntry, Tensor, TensorEdit
 from chkpt_channels.formats import jax_optimizer
 from chkpt_channels.formats.base import Checkpoint, Format, Loading
@@ -34,14 +34,14 @@ _FAMILIES = (
 )
 """The opcodes of one meaning with the bits of their lengths: strings of Python 2, texts of protocol 2 and of 4, bytes,
 bytearrays."""
-_SLOT = re.compile(
+_SLOT = pattern(
     r"(?P<parameter>.+)_(?P<slot>moment[12]?(_max)?|beta[12]_pow_acc|velocity|inf_norm|momentum|mean_square|mean_grad"
     r"|_avg_squared_(grad|update))(_\d+)?"
 )
 """Optimizer state by name: Paddle's conv2d_0.w_0_moment1_0, Detectron's conv1_w_momentum. Source: paddle/optimizer of 3.3."""
-_MODULES_OWN = re.compile(r"(?:^|/)(?:kernel|w)\Z")
+_MODULES_OWN = pattern(r"(?:^|/)(?:kernel|w)\Z")
 """What modules of Flax and Haiku call their kernels: such a dict is no state dict but a module, and the file a tree of them."""
-_KNOWN = re.compile(
+_KNOWN = pattern(
     r"numpy\..*|jax\..*\._reconstruct_array|ml_dtypes\..*|_codecs\.encode|(builtins|__builtin__)\.(bytes|set|tuple)|collections\.\w+"
 )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import OpaqueTensor
 from chkpt_channels.formats.numpy_pickle.arrays import Array, NoNumbers, array_of
 

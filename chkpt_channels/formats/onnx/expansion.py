@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from heapq import heappop, heappush
-from typing import NamedTuple
 
 from chkpt_channels.containers.protobuf import Message
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.onnx import schema
 from chkpt_channels.formats.onnx.nodes import Node, Subgraph, nodes_of, subgraph
 

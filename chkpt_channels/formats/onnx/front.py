@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.containers.protobuf import Message, WireEdits, bytes_field, number_field
 from chkpt_channels.core.dtypes import BY_NAME, DType, rounded
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import ChannelMap, TensorEdit, Window
 from chkpt_channels.formats.onnx import schema
 from chkpt_channels.formats.onnx.dataflow.axes import holder

@@ -9,12 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Set
 from functools import cached_property
 from math import prod
-from typing import NamedTuple
 
 from chkpt_channels.containers.protobuf import BYTES, Message, Reader
 from chkpt_channels.core.dtypes import BY_NAME, DType
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.onnx import schema
 from chkpt_channels.formats.onnx.expansion import Expansion, Functions, functions
 from chkpt_channels.formats.onnx.nodes import Node, Subgraph, nodes_of

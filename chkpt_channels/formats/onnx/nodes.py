@@ -6,9 +6,9 @@ Source: onnx/onnx.proto and docs/IR.md of onnx 1.23.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from chkpt_channels.containers.protobuf import FIXED32, Message
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.onnx import schema
 
 LEAST_INPUTS = {

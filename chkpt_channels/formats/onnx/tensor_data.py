@@ -8,10 +8,10 @@ from __future__ import annotations
 import struct
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
 
 from chkpt_channels.containers.protobuf import BYTES, FIXED32, FIXED64, VARINT, Field, Message, bytes_field
 from chkpt_channels.core.errors import Location
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.onnx import schema
 from chkpt_channels.formats.onnx.model import Weight
 from chkpt_channels.storage.source import CHUNK_BYTES

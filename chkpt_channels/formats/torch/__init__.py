@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from chkpt_channels.core.errors import DamagedError
+from chkpt_channels.core.records import pattern
 from chkpt_channels.formats.base import Format
 from chkpt_channels.storage.source import Source
 
@@ -15,7 +14,7 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_HEAD_BYTES = 64
 _LOCAL_HEADER_BYTES = 30
 """Of a zip's first member, before its name."""
-_PICKLE = re.compile(rb"([^/\0]*/)?data\.pkl")
+_PICKLE = pattern(rb"([^/\0]*/)?data\.pkl")
 
 
 def sniff_zip(source: Source) -> bool:

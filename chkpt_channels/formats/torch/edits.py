@@ -11,11 +11,12 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 from chkpt_channels.containers.pickle.editor import edited
 from chkpt_channels.containers.pickle.reader import PickleNode
 from chkpt_channels.core.elements import strided
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.torch.graph import quantization_of
 from chkpt_channels.formats.torch.object_tree import CLONED, TorchObject

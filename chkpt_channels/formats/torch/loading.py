@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode
 from chkpt_channels.core.errors import printable
+from chkpt_channels.core.records import pattern
 from chkpt_channels.formats.base import Loading, NamedNetwork
 from chkpt_channels.formats.torch.entries import attributes
 from chkpt_channels.formats.torch.object_tree import TorchObject
 
-_WEIGHTS_ONLY = re.compile(
+_WEIGHTS_ONLY = pattern(
     r"""
     torch\.(cuda\.)?(sparse\.)?[A-Z][A-Za-z0-9]*(Tensor|Storage)      # typed tensors and storages
   | torch\.(Size|Tensor|device|nn\.parameter\.Parameter)
@@ -30,7 +31,7 @@ _WEIGHTS_ONLY = re.compile(
     """,
     re.VERBOSE,
 )
-_SCRIPT = re.compile(r"(__torch__|torch\.jit\._pickle)\b.*")
+_SCRIPT = pattern(r"(__torch__|torch\.jit\._pickle)\b.*")
 """TorchScript's classes are code inside the archive, not imports."""
 LISTS = (Kind.LIST, Kind.TUPLE)
 _TORCH = ("import torch",)

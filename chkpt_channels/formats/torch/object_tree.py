@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
 from chkpt_channels.containers.pickle.reader import Tree
@@ -76,16 +75,14 @@ class Link:
         return name, group
 
 
-@dataclass(eq=False, slots=True)
 class OptimizerNode:
     """One parameter's entry in an optimizer's state: its slots, and the bytes that encode it. Without the entry of a dict these
     are its key and value; an element of a list stays, and its slots go. A `whole` optimizer was pickled as an object."""
 
-    where: str
-    parameter: str
-    slots: dict[str, PickleNode]
-    spans: list[tuple[int, int]]
-    whole: bool = False
+    def __init__(
+        self, where: str, parameter: str, slots: dict[str, PickleNode], spans: list[tuple[int, int]], *, whole: bool = False
+    ) -> None:
+        self.where, self.parameter, self.slots, self.spans, self.whole = where, parameter, slots, spans, whole
 
 
 class TorchObject:

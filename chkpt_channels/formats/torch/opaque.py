@@ -7,18 +7,18 @@ numpy 2.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple, pattern
 
 Shape = tuple[int, ...]
 
-_WEIGHT = re.compile(r"(^|[./])(weight|kernel)$")
-_KEY = re.compile(r"[./](weight|kernel)$")
+_WEIGHT = pattern(r"(^|[./])(weight|kernel)$")
+_KEY = pattern(r"[./](weight|kernel)$")
 """Of a weight in a state dict: a `weight` alone may be a state dict itself."""
 _MOST_WRAPPERS = 8
 """A parameter wraps a call, a subclass wraps another one: torch itself nests two."""

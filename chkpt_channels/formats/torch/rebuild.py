@@ -11,7 +11,6 @@ Source: torch/_utils.py, torch/_tensor.py and torch/serialization.py of torch 2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import prod
 from typing import Any, TypeGuard
 
@@ -47,22 +46,21 @@ _MOST_WRAPPERS = 8
 """A parameter wraps a tensor, a subclass wraps a call: torch itself nests two."""
 
 
-@dataclass(eq=False, slots=True)
 class Storage:
     """The bytes that tensors share. `counts` are the nodes that encode how many elements of `unit` bytes it has: one a reference
     in Python's pickles, one in TorchScript's. `has_view` says that it is part of another storage (torch before 0.2), `absent`
     that it is that of a meta tensor, which has no bytes, `location` on which device it was ("cuda:0"). `uses` is what takes it,
     for tensors without a name too."""
 
-    key: str
-    dtype: DType | None
-    unit: int
-    count: int
-    counts: list[PickleNode] = field(default_factory=list)
-    has_view: bool = False
-    absent: bool = False
-    location: str = "cpu"
-    uses: list[PickleNode] = field(default_factory=list)
+    __slots__ = ("absent", "count", "counts", "dtype", "has_view", "key", "location", "unit", "uses")
+
+    def __init__(
+        self, key: str, dtype: DType | None, unit: int, count: int, *, absent: bool = False, location: str = "cpu"
+    ) -> None:
+        self.key, self.dtype, self.unit, self.count = key, dtype, unit, count
+        self.absent, self.location, self.has_view = absent, location, False
+        self.counts: list[PickleNode] = []
+        self.uses: list[PickleNode] = []
 
     @property
     def size(self) -> int:
@@ -70,21 +68,26 @@ class Storage:
         return self.unit * self.count
 
 
-@dataclass(eq=False, slots=True)
 class View:
     """A tensor's geometry over its storage, in elements, and the nodes that encode it. `signs` is what the bytes of each element
     are to be combined with by exclusive or: its sign bits, where torch negates or conjugates what is stored; mostly none.
     `repeated` says that a state gives it the same elements once more, as bitsandbytes pickles its parameters."""
 
-    storage: Storage
-    dtype: DType
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    nodes: tuple[PickleNode, PickleNode, PickleNode]
-    quantizer: PickleNode | None = None
-    signs: bytes = b""
-    repeated: bool = False
+    __slots__ = ("dtype", "nodes", "offset", "quantizer", "repeated", "shape", "signs", "storage", "stride")
+
+    def __init__(
+        self,
+        storage: Storage,
+        dtype: DType,
+        offset: int,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        nodes: tuple[PickleNode, PickleNode, PickleNode],
+        quantizer: PickleNode | None = None,
+        signs: bytes = b"",
+    ) -> None:
+        self.storage, self.dtype, self.offset, self.shape, self.stride, self.nodes = storage, dtype, offset, shape, stride, nodes
+        self.quantizer, self.signs, self.repeated = quantizer, signs, False
 
     @property
     def itemsize(self) -> int:

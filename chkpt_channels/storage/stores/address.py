@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import shlex
-from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from chkpt_channels.core.errors import Location, UnsupportedError, UsageError
+from chkpt_channels.core.records import NamedTuple, pattern
 from chkpt_channels.storage.urls import SECRET, shown
 
-_HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<file>.*))?")
+_HUB = pattern(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<file>.*))?")
 ALLOW_HTTP = "AWS_ALLOW_HTTP"
 _FETCHED_BY = {"s3": "aws s3 cp {} .", "gs": "gcloud storage cp {} .", "http": "curl -LO {}", "https": "curl -LO {}"}
 _UPLOADED_BY = {"s3": "aws s3 cp FILE {}", "gs": "gcloud storage cp FILE {}", "hf": "hf upload {} FILE"}

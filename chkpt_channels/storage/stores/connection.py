@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 from chkpt_channels.core.errors import ChkptChannelsError, Location
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.stores.address import Address, allows_plain, check_plain, fetching
 
 CHANGED = "was changed while it was read"

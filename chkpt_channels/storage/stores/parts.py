@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.splice import OutputPiece
 
 LEAST_BYTES = 5 << 20

@@ -16,10 +16,11 @@ import shlex
 import threading
 import zlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 from chkpt_channels.core.errors import FileSystemError, Location, OutputExistsError
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.stores.address import Address, check_plain
 from chkpt_channels.storage.stores.connection import CREDENTIALS, ENDPOINTS, RETRIES, SILENT_SECONDS
 
@@ -28,7 +29,6 @@ COPYING_SECONDS = 300
 _KEPT = ("CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage", "ContentType", "Expires", "Metadata",
          "StorageClass", "ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled", "WebsiteRedirectLocation")  # fmt: skip
 """What an upload does not inherit. Source: Amazon S3 API Reference, CreateMultipartUpload."""
-_ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
 _NOT_THERE = ("NoSuchKey", "404", "NotFound")
 _NO_COPIES = ("NotImplemented", "MethodNotAllowed", "405", "501")
 _TAKEN = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
@@ -154,7 +154,7 @@ class Client:
 
     def check_class(self, head: ObjectHead, location: Location) -> None:
         """Raise UnsupportedError for an object that is archived: the output would be."""
-        if head.about.get("StorageClass") in _ARCHIVED:
+        if head.about.get("StorageClass") in ("GLACIER", "DEEP_ARCHIVE"):
             raise location.unsupported(f"its storage class is {head.about['StorageClass']}, in which nothing is read")
 
     def begin(self, about: Mapping[str, Any], *, whole_crc: bool, key: str | None = None) -> Upload:

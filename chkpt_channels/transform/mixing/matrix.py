@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from math import fsum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core import elements
 from chkpt_channels.core.dtypes import DType, rounded
 from chkpt_channels.core.elements import SmallTensor, Terms, View
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import PreprocessingOp, Window
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ keras.applications.imagenet_utils.preprocess_input, whose modes are caffe, tf an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from chkpt_channels.core.errors import UsageError, unlisted
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.transform.mixing.matrix import Mixing
 
 Numbers = tuple[float, ...]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from chkpt_channels.core.errors import UsageError, did_you_mean, unlisted
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.transform.mixing import matrix as mixing
 from chkpt_channels.transform.mixing.matrix import LUMA, MEAN, ZERO, Matrix, Mixing
 

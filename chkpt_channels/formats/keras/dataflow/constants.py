@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import sqrt
-from typing import Any, NamedTuple
+from typing import Any
 
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.keras.config import Layer, Path, at
 from chkpt_channels.formats.keras.dataflow.effects import Image, axes_of, operands
 from chkpt_channels.formats.keras.layers import extents, flat

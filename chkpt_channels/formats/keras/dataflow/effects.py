@@ -8,8 +8,9 @@ Source: keras/src/layers and keras/src/ops of Keras 3.15.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.keras.config import Layer, Path, Ref, is_reference
 from chkpt_channels.formats.keras.layers import CHANNELWISE, CONVS, NONLINEAR, data_format, extents, flat, is_pointwise
 

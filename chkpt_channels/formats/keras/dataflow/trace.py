@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import NamedTuple
 
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.keras.config import OUTSIDE, KerasModel, Layer, Path, Ref, all_layers, at
 from chkpt_channels.formats.keras.dataflow.effects import Image, effect, moved, pads, repeats
 from chkpt_channels.formats.keras.layers import CONVS, data_format, is_pointwise

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import prod
-from typing import NamedTuple
+
+from chkpt_channels.core.records import NamedTuple
 
 OPEN = 720720 << 6
 """Stands in for a size that the file does not give: 720720, the least common multiple of 1 to 16, times 64 is divisible as sizes

@@ -8,10 +8,10 @@ a batch (torchvision's detectors, SAM), [B,T,3,H,W], [B,3,T,H,W] or [T·3,H,W] (
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from chkpt_channels.core.errors import Location, UnsupportedError
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, WHOLE, Axes, Place, place_of, size
 from chkpt_channels.formats.onnx.dataflow.operators import CONVOLUTIONS
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import NamedTuple
 
 from chkpt_channels.core.dtypes import BY_NAME, DType
 from chkpt_channels.core.layout import KNOWN, Layout
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import NamedTuple
 
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.onnx.dataflow.axes import (
     NOWHERE,
     OPEN,

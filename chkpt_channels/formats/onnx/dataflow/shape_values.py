@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, Axes, Axis, counted, size
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node

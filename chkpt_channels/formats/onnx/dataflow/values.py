@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core.layout import Layout
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import PreprocessingOp, TensorEdit
 from chkpt_channels.formats.onnx.dataflow.axes import Axes
 from chkpt_channels.formats.onnx.dataflow.kernel_source import KernelSource
