@@ -68,8 +68,9 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# a file's tests share what they import and build; its networks are too small for threads
 test-frameworks: $(FRAMEWORKS)/.installed
-	$(FRAMEWORKS)/bin/python -m pytest tests/frameworks
+	OMP_NUM_THREADS=1 $(FRAMEWORKS)/bin/python -m pytest -n auto --dist loadfile tests/frameworks
 
 # wheels of 280 MB, once, into ~/.cache/chkpt-channels-realworld or the folder in CHKPT_CHANNELS_REALWORLD
 test-realworld: $(FRAMEWORKS)/.installed
@@ -83,7 +84,7 @@ test-paddle: $(PADDLE)/.installed
 
 # against moto's server of S3, and web servers and a hub of the tests' own, behind a proxy that counts and lies
 test-stores: $(STORES)/.installed
-	$(STORES)/bin/python -m pytest tests/remote
+	$(STORES)/bin/python -m pytest -n auto tests/remote
 
 bench: $(FRAMEWORKS)/.installed
 	$(FRAMEWORKS)/bin/python -m tests.support.bench.conversions
