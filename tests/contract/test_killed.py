@@ -1,4 +1,4 @@
-"""A conversion of 300 MB, ended at any moment: its name shows the old file or the complete new one, and nothing else is there."""
+"""A conversion, ended at any moment: its name shows the old file or the complete new one, and nothing else is there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sys
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -25,12 +25,42 @@ from chkpt_channels.cli.app import run
 from chkpt_channels.storage import atomic
 from chkpt_channels.storage.atomic import Output
 from tests.support import big_files
+from tests.support.apart import Ended, run_apart
 from tests.support.builders import conv, floats, pickled, storage, tensor
 from tests.support.files import FIXTURES
+from tests.support.sandbox import WARM
 
-SIZE = 300 << 20
-MOMENTS = 50
-PROGRAM = "import os; from chkpt_channels.__main__ import main; os.write(1, b'.'); main()"
+SIZE = 24 << 20
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+PROGRAM = """
+import json, os, signal, sys
+from itertools import count
+
+from chkpt_channels.__main__ import main
+from chkpt_channels.storage import stream_copy
+
+number, moment, *sys.argv[1:] = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
+process, events, calls = os.getpid(), count(), []
+
+def tick(frame, event, what):
+    now = next(events)
+    if now == moment:
+        os.kill(process, number)
+    if moment < 0 and getattr(what, "__module__", "") in ("posix", "fcntl"):
+        calls.append(now)
+
+stream_copy.DIRECT_FROM_BYTES = 4 << 20
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # as main begins
+sys.setprofile(tick)
+try:
+    main()
+finally:
+    sys.setprofile(None)
+    if moment < 0:
+        print(json.dumps([next(events), calls]), file=sys.stderr)
+"""
+"""The command, its clock the calls and returns of its main thread and of what forks from that: at one of them a signal comes.
+Without one it tells how many there are, and which of them are system calls. SIZE is written as the largest files are."""
 linux = pytest.mark.skipif(not atomic.UNNAMED, reason="without O_TMPFILE a killed run leaves a file, which the next one sweeps")
 
 
@@ -49,7 +79,7 @@ def big_zip(path: Path) -> Path:
 def folder(path: Path) -> Path:
     """Two shards and a configuration."""
     path.mkdir()
-    parts = {"a": {"conv1.weight": np.ones((8, 3, 7, 7), "f4")}, "b": {"fc.weight": np.zeros((1000, 20_000), "f4")}}
+    parts = {"a": {"conv1.weight": np.ones((8, 3, 7, 7), "f4")}, "b": {"fc.weight": np.zeros((1000, 2_000), "f4")}}
     for name, part in parts.items():
         safetensors.numpy.save_file(part, path / f"{name}.safetensors")
     places = {key: f"{name}.safetensors" for name, part in parts.items() for key in part}
@@ -62,36 +92,41 @@ def big_h5(path: Path) -> Path:
     """Weights only, as Keras 2 kept them."""
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"], file.attrs["backend"] = [b"conv", b"dense"], b"tensorflow"
-        for name, values in {"conv": np.ones((3, 3, 3, 8), "f4"), "dense": np.zeros((5_000, 2_000), "f4")}.items():
+        for name, values in {"conv": np.ones((3, 3, 3, 8), "f4"), "dense": np.zeros((1_000, 2_000), "f4")}.items():
             file.create_group(name).attrs["weight_names"] = [f"{name}/kernel:0".encode()]
             file[name][f"{name}/kernel:0"] = values
     return path
 
 
 class Runs:
-    """One conversion, again and again."""
+    """One conversion, again and again: in forks of a process that has imported everything, or as a `whole` process each time."""
 
-    def __init__(self, source: Path, place: Path, *options: str) -> None:
-        self.source, self.out, self.options = source, place / f"out{source.suffix}", options
+    def __init__(self, source: Path, place: Path, *options: str, whole: bool = False) -> None:
+        self.source, self.out, self.options, self.whole = source, place / f"out{source.suffix}", options, whole
         place.mkdir()
         self.began = written(source)
-        self.seconds = min(self._whole() for _ in range(2))
+        self.clear()
+        told = self._run(0, -1)
+        assert told.code == 0, told
+        self.total, self.calls = json.loads(told.err)
         self.after = shown(self.out)
         assert verify(source, self.out).ok
 
-    def _whole(self) -> float:
-        self.clear()
-        child, began = self._begun(), time.monotonic()
-        assert child.wait() == 0
-        return time.monotonic() - began
+    def _run(self, number: int, moment: int) -> Ended:
+        """Of the `moment` -1 it comes to its end."""
+        arguments = [str(number), str(moment), "convert", str(self.source), "-o", str(self.out), "--to", "gray", *self.options]
+        if not self.whole:
+            return run_apart(PROGRAM, self.out.parent.parent, [*arguments, "-q"], imported=WARM)
+        command = [sys.executable, "-c", PROGRAM, *arguments, "-q"]
+        done = subprocess.run(command, cwd=FIXTURES.parent, capture_output=True, text=True, timeout=60, check=False)
+        return Ended(done.returncode, done.stdout, done.stderr)
 
-    def _begun(self) -> subprocess.Popen[bytes]:
-        arguments = ["convert", str(self.source), "--to", "gray", "-o", str(self.out), "-q", *self.options]
-        child = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *arguments], cwd=FIXTURES.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        assert os.read(child.stdout.fileno(), 1) == b"."
-        return child
+    def moments(self, count: int) -> Iterator[int]:
+        """Half of them spread over the whole run and a little beyond, half over its system calls."""
+        chance = random.Random(count)
+        for i in range(0, count, 2):
+            yield int(self.total * 1.05 * (i + 2 * chance.random()) / count)
+            yield self.calls[int(len(self.calls) * (i + 2 * chance.random()) / count)]
 
     def clear(self) -> None:
         if self.out.is_dir():
@@ -102,21 +137,18 @@ class Runs:
         if "--force" in self.options:
             self.out.write_bytes(b"old")
 
-    def ended(self, number: signal.Signals, moment: float) -> tuple[int, bool]:
+    def ended(self, number: signal.Signals, moment: int) -> tuple[int, bool]:
         """(exit code, whether the new file is there) after a signal. Everything that is promised holds."""
         self.clear()
         before = shown(self.out)
-        child = self._begun()
-        time.sleep(moment)
-        child.send_signal(number)
-        _, err = child.communicate(timeout=60)
+        code, _, err = self._run(number, moment)
         after = shown(self.out)
-        assert err == b"", (moment, err)
+        assert err == "", (moment, err)
         assert after in (before, self.after), (moment, "half a file")
         assert written(self.source) == self.began
-        assert child.returncode in (0, -number, 128 + number), (moment, child.returncode)
-        assert child.returncode or after == self.after, moment
-        return child.returncode, after == self.after
+        assert code in (0, -number, 128 + number), (moment, code)
+        assert code or after == self.after, moment
+        return code, after == self.after
 
     def litter(self) -> list[str]:
         return sorted(path.name for path in self.out.parent.iterdir() if path != self.out)
@@ -138,24 +170,19 @@ def written(path: Path) -> object:
     return {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
 
-def moments(seconds: float, count: int, seed: object) -> Sequence[float]:
-    """Spread over the whole run, and a little beyond."""
-    chance = random.Random(str(seed))
-    return [seconds * 1.05 * (i + chance.random()) / count for i in range(count)]
-
-
 @pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return big_zip(tmp_path_factory.mktemp("big") / "big.pth")
 
 
 @linux
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_at_any_moment(number: signal.Signals, big: Path, tmp_path: Path):
-    runs = Runs(big, tmp_path / "out")
+@pytest.mark.parametrize(("whole", "count"), [(False, 60), (True, 10)], ids=["a fork", "a process"])
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_at_any_moment(number: signal.Signals, whole: bool, count: int, big: Path, tmp_path: Path):
+    """A whole process is ended while it imports, too."""
+    runs = Runs(big, tmp_path / "out", whole=whole)
     found = Counter()
-    count = MOMENTS if number == signal.SIGKILL else MOMENTS // 2
-    for moment in moments(runs.seconds, count, number):
+    for moment in runs.moments(count):
         found[runs.ended(number, moment)] += 1
         assert runs.litter() == [], moment
     early = sum(count for (_, done), count in found.items() if not done)
@@ -169,7 +196,7 @@ def test_at_any_moment(number: signal.Signals, big: Path, tmp_path: Path):
 def test_at_any_moment_over_an_old_file(number: signal.Signals, big: Path, tmp_path: Path):
     """Between link and rename the new file has two names, the one of which the next run sweeps."""
     runs = Runs(big, tmp_path / "out", "--force")
-    for moment in moments(runs.seconds, MOMENTS // 4, number):
+    for moment in runs.moments(60):
         runs.ended(number, moment)
         assert len(runs.litter()) <= (number == signal.SIGKILL), moment
         assert all(atomic._LEFTOVER.fullmatch(name) for name in runs.litter())
@@ -190,10 +217,9 @@ def descendants(group: int) -> list[int]:
     return found
 
 
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 BIG = {"keras_h5": ("big.h5", big_h5, SIGNALS), "folder": ("big", folder, SIGNALS)}
 BIG |= {
-    suffix: (f"big.{suffix}", lambda path: big_files.big(path, 100), (number,))
+    suffix: (f"big.{suffix}", lambda path: big_files.big(path, 24), (number,))
     for suffix, number in zip(("msgpack", "npz", "pkl"), SIGNALS, strict=True)
 }
 
@@ -206,7 +232,7 @@ def test_every_other_kind(name: str, number: signal.Signals, tmp_path: Path):
     """In processes, in folders, arrays by name. A folder appears as a whole; what a killed run left is swept by the next."""
     file, make, _ = BIG[name]
     runs = Runs(make(tmp_path / file), tmp_path / "out")
-    for moment in moments(runs.seconds, 6, number):
+    for moment in runs.moments(12):
         runs.ended(number, moment)
         left = runs.litter()
         assert len(left) <= (name == "folder" and number == signal.SIGKILL), (moment, left)

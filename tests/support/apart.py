@@ -1,4 +1,4 @@
-"""Code as a user runs it, in a process of its own: a fork of one that has imported the frameworks, which takes 10 s and more."""
+"""Code as a user runs it, in a process of its own: a fork of one that has imported what takes long: frameworks, 10 s."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ class Ended(NamedTuple):
     err: str
 
 
-def run_apart(code: str, folder: Path, arguments: Sequence[str] = ()) -> Ended:
+def run_apart(
+    code: str, folder: Path, arguments: Sequence[str] = (), *, imported: Sequence[str] = ("tests.support.frameworks_imported",)
+) -> Ended:
     """Run `code` in `folder` as `python -c` does: nothing is in its scope that it does not import."""
-    multiprocessing.set_forkserver_preload(["tests.support.frameworks_imported"])
+    multiprocessing.set_forkserver_preload([*imported])
     out, err = folder / "stdout", folder / "stderr"
     child = multiprocessing.get_context("forkserver").Process(target=_run, args=(code, folder, arguments, out, err))
     child.start()
@@ -42,6 +44,10 @@ def _run(code: str, folder: Path, arguments: Sequence[str], out: Path, err: Path
         exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
         sys.stdout.flush()
         os._exit(0)
+    except SystemExit as ended:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(ended.code or 0))
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

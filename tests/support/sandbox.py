@@ -27,6 +27,8 @@ SECONDS = 10
 PEAK = 250 << 20
 FOLDER = Path(__file__).resolve().parents[2]
 HASHED = 1 << 30
+WARM = (__name__, "tests.support.warmed_up")
+"""What the forks of small processes have imported."""
 
 Entry = tuple[int, int, int, str]
 
@@ -66,7 +68,7 @@ def _digest(entry: Path, size: int) -> str:
 def forked(arguments: Sequence[str], folder: Path, prepare: Callable[[], object] = bool) -> Outcome:
     """The command in a fork, of this process where something is prepared in it: a crash or a hang is no crash or hang of ours."""
     # a process that has done nothing but import these forks in 5 ms; the tests' own is large, and takes 150
-    multiprocessing.set_forkserver_preload([__name__, "tests.support.warmed_up"])
+    multiprocessing.set_forkserver_preload([*WARM])
     kind = multiprocessing.get_context("forkserver" if prepare is bool else "fork")
     out, err = folder / "stdout", folder / "stderr"
     reading, writing = kind.Pipe(duplex=False)
