@@ -32,9 +32,9 @@ from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
 from chkpt_channels.folders.model_folder import SKIPPED_FOLDERS
 from chkpt_channels.folders.planning import is_no_network
 from chkpt_channels.folders.shards import Shards, is_index, listed_shards, shard_names
-from chkpt_channels.formats import LFS_POINTER, open_checkpoint
+from chkpt_channels.formats import LFS_POINTER, open_checkpoint, open_shard
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.storage.opening import open_source
+from chkpt_channels.storage.opening import is_mirrored, named, open_file, open_source
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.urls import file_name, is_url, shown
 from chkpt_channels.transform.mixing import rules
@@ -132,13 +132,13 @@ def check_among(
     """The same for one of the `models` of a command, which looks at their folders once."""
     count = expected_channels(expect, lfs_pointers)
     model = Path(file_name(path)) if is_url(path) else model_of(Path(path))
-    name = shown(os.fspath(path)) if is_url(path) or model == Path(path) else str(model)
+    name = shown(os.fspath(path)) if is_url(path) else named(path if model == Path(path) else model)
     with ExitStack() as stack:
-        index, sources = (None, [stack.enter_context(open_source(path))]) if is_url(path) else _sources(stack, model, name)
+        index, sources = (None, [stack.enter_context(open_source(path))]) if is_url(path) else _sources(stack, model, path)
         size = sum(source.size for source in sources)
-        if lfs_pointers == "skip" and any(source.head.startswith(LFS_POINTER) for source in sources):
+        if lfs_pointers == "skip" and any(_is_pointer(source) for source in sources):
             return Check(FileInfo(name, "", size), (), (), "a Git-LFS pointer; its content is not downloaded")
-        if count is None and not is_named and is_foreign(Path(name)):
+        if count is None and not is_named and is_foreign(model):
             return Check(FileInfo(name, "", size), (), (), "holds weights of a format that is not converted")
         store, form = _opened(index, sources)
         info = FileInfo(name, form, size, store.title)
@@ -146,15 +146,21 @@ def check_among(
         return _checked(store, info, model, mismatches, count, is_named=is_named)
 
 
-def _sources(stack: ExitStack, model: Path, name: str) -> tuple[ConfigFile | None, list[Source]]:
+def _is_pointer(source: Source) -> bool:
+    return source.read(0, min(len(LFS_POINTER), source.size)) == LFS_POINTER
+
+
+def _sources(stack: ExitStack, model: Path, name: str | os.PathLike[str]) -> tuple[ConfigFile | None, list[Source]]:
     """The index of a model, where it has one, and its open files."""
-    index, files = shard_names(model.parent, model.name, os.listdir(model.parent)) if is_index(model) else (None, (name,))
-    return index, [stack.enter_context(Source(model.parent / file if index else file)) for file in files]
+    if not is_index(model):
+        return None, [stack.enter_context(open_file(name))]
+    index, files = shard_names(model.parent, model.name, os.listdir(model.parent))
+    return index, [stack.enter_context(open_file(model.parent / file, sparing=True)) for file in files]
 
 
 def _opened(index: ConfigFile | None, sources: Sequence[Source]) -> tuple[TensorStore, str]:
     """The open model, and the name of its format."""
-    checkpoints = [open_checkpoint(source) for source in sources]
+    checkpoints = [open_shard(source) if index else open_checkpoint(source) for source in sources]
     store = Shards(checkpoints, index, Location(os.path.dirname(sources[0].name))) if index else checkpoints[0]
     return store, checkpoints[0].format.name
 
@@ -163,7 +169,7 @@ def _checked(
     store: TensorStore, info: FileInfo, model: Path, mismatches: list[Mismatch], count: int | None, *, is_named: bool
 ) -> Check:
     """The check of an open model; `mismatches` are those of its name."""
-    is_beside, reader = not is_url(info.path), ConfigReader()
+    is_beside, reader = not is_url(info.path) or is_mirrored(model), ConfigReader()
     found = reader.read(model.parent, strict=False) if is_beside else ()
     folder = _folder(model.parent) if found else None
     configs, why = described(found, model.name, folder.of_libraries if folder else (), store)
@@ -204,10 +210,10 @@ def _copies(model: Path, hints: ConfigHints, *, by_stem: bool) -> Iterator[tuple
     homes = [own] if (own / CONFIG).exists() or not (own.parent / CONFIG).exists() else [own, own.parent]
     folders = [(home, folder.copies_by_stem if by_stem else folder.copies) for home in homes if (folder := _folder(home))]
     for path in dict.fromkeys(
-        model_of(home / name) for home, named in folders for name in copies(model.name, named, by_stem=by_stem)
+        model_of(home / name) for home, names in folders for name in copies(model.name, names, by_stem=by_stem)
     ):
         with suppress(DamagedError, UnsupportedError, FileSystemError), ExitStack() as stack:
-            store, _ = _opened(*_sources(stack, path, str(path)))
+            store, _ = _opened(*_sources(stack, path, path))
             convs = find_first_convs(store, SearchRequest(hints=hints)).first_convs
             if convs and path != model:
                 yield path, convs
@@ -218,7 +224,7 @@ def _copy_mismatches(file: str, convs: tuple[FirstConv, ...], others: Mapping[Pa
     counts = {conv.in_channels for conv in convs}
     for path, found in others.items():
         if counts.isdisjoint(conv.in_channels for conv in found):
-            yield Mismatch(file, convs[0].tensor.name, convs[0].in_channels, found[0].in_channels, str(path))
+            yield Mismatch(file, convs[0].tensor.name, convs[0].in_channels, found[0].in_channels, named(path))
 
 
 def _compared(
@@ -257,7 +263,7 @@ def _declared_mismatches(store: TensorStore, file: str, convs: tuple[FirstConv, 
 
 def _configured_mismatches(config: ConfigFile, folder: Path, convs: tuple[FirstConv, ...]) -> Iterator[Mismatch]:
     """Contradictions of a configuration beside the file."""
-    counts, file = {conv.in_channels for conv in convs}, str(folder / config.name)
+    counts, file = {conv.in_channels for conv in convs}, named(folder / config.name)
     for where, count in image_counts(config.document):
         if count not in counts:
             yield Mismatch(file, where, count, convs[0].in_channels)

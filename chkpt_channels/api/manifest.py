@@ -10,7 +10,7 @@ from chkpt_channels.api.output.naming import derived_path
 from chkpt_channels.core.errors import UsageError, did_you_mean
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.records import NamedTuple
-from chkpt_channels.storage.source import contents
+from chkpt_channels.storage.opening import contents
 from chkpt_channels.storage.urls import file_name, is_url
 from chkpt_channels.transform.option_spec import by_long_name
 from chkpt_channels.transform.option_table import OPTIONS, ConvertOptions

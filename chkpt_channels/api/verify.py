@@ -6,7 +6,6 @@ import contextlib
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Unpack
 
 from chkpt_channels.api.left_out import equal_streams, is_left, left_out
@@ -22,7 +21,6 @@ from chkpt_channels.folders.model import Model, ModelFile
 from chkpt_channels.folders.model_folder import ModelFolder, check_no_folder_options, is_folder
 from chkpt_channels.folders.planning import PlannedModel, plan_model
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.urls import is_url
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import known
@@ -182,15 +180,15 @@ def _other_files(first: ModelFolder, second: ModelFolder, planned: PlannedModel)
         if name not in second.files:
             yield Difference(name, "is missing")
         elif name in documents:
-            if not equal_streams([documents[name]], _file_chunks(second.path / name)):
+            if not equal_streams([documents[name]], _file_chunks(second, name)):
                 yield Difference(name, "differs from what the conversion writes")
-        elif not equal_streams(_file_chunks(first.path / name), _file_chunks(second.path / name)):
+        elif not equal_streams(_file_chunks(first, name), _file_chunks(second, name)):
             yield Difference(name, "differs, though the conversion does not change it")
     yield from (Difference(name, "is not in the original") for name in second.files if name not in first.files)
 
 
-def _file_chunks(path: Path) -> Iterator[bytes]:
-    with Source(path) as source:
+def _file_chunks(model: ModelFolder, name: str) -> Iterator[bytes]:
+    with model.source(name) as source:
         yield from source.chunks()
 
 

@@ -5,8 +5,8 @@
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Annotated
+from contextlib import ExitStack, suppress
+from typing import Annotated, Any
 
 from chkpt_channels.cli import params, pictures
 from chkpt_channels.cli.commands import Command, read
@@ -186,15 +186,20 @@ def check(
     from chkpt_channels.api.check import models
     from chkpt_channels.api.fleet.many import checks
     from chkpt_channels.cli import text
+    from chkpt_channels.storage.opening import mirrored, named
 
-    with session("check", output_format, as_json=as_json) as console:
-        files = models(path)
+    with session("check", output_format, as_json=as_json) as console, ExitStack() as stack:
+        homes: list[Any] = []
+        for given in path:
+            with console.file(given):
+                homes.append(stack.enter_context(mirrored(given)))
+        files = models(homes)
         for file, answer in zip(files, checks(files, expect, lfs_pointers), strict=True):
-            with console.file(str(file)):
+            with console.file(named(file)):
                 result = answer.get()
                 console.add(result.result(), [] if quiet and result.ok else text.check_lines(result))
                 console.exit_code = max(console.exit_code, 0 if result.ok else 1)
-        if not files and not quiet:
+        if not files and homes and not quiet:
             console.note(f"no weights are in {', '.join(path)}: nothing was checked")
         if len(files) > 1 and not quiet:
             console.summarize()

@@ -15,7 +15,7 @@ from chkpt_channels.folders.describing import weights_in
 from chkpt_channels.folders.library_tables import CONFIG
 from chkpt_channels.folders.model_folder import is_folder
 from chkpt_channels.storage.source import STDIO
-from chkpt_channels.storage.urls import is_prefix, is_url
+from chkpt_channels.storage.urls import is_url
 
 _CALLED = {
     "--to N": ("channels", "in-channels", "in_channels", "in-chans", "in_chans", "num-channels", "target"),
@@ -31,7 +31,7 @@ _HUB_ID = pattern(r"(?:hf[-_]hub:)?([\w.-]+/[\w.-]+)(?:@[\w.-]+)?(/.*)?")
 
 def is_output_folder(sources: Sequence[str], output: str) -> bool:
     """Whether an output names the folder that the results go into: it ends like one, and the sources are files."""
-    return output.endswith(os.sep) and not any(is_folder(source) or is_prefix(source) for source in sources)
+    return output.endswith(os.sep) and not any(is_folder(source) for source in sources)
 
 
 def check_sources(sources: Sequence[str], *, names_output: bool) -> None:

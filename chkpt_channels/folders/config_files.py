@@ -24,7 +24,7 @@ from chkpt_channels.core.errors import DamagedError, Location, UsageError
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.folders.library_tables import CONFIG, PREPROCESSORS
-from chkpt_channels.storage.source import contents
+from chkpt_channels.storage.opening import contents, named
 from chkpt_channels.transform.option_table import OPTIONS
 
 
@@ -37,12 +37,12 @@ class ConfigFile(NamedTuple):
 
 def read(path: Path) -> Json:
     """A configuration. Raises DamagedError, FileSystemError."""
-    return Json(contents(path, LIMITS.sidecar_bytes), Location(str(path)))
+    return Json(contents(path, LIMITS.sidecar_bytes), Location(named(path)))
 
 
 def read_index(path: Path) -> Json:
     """The list of a model's shards, which names every tensor. Raises DamagedError, FileSystemError."""
-    return Json(contents(path, LIMITS.index_bytes), Location(str(path)))
+    return Json(contents(path, LIMITS.index_bytes), Location(named(path)))
 
 
 class ConfigReader:

@@ -18,7 +18,7 @@ from chkpt_channels.folders.config_files import ConfigFile
 from chkpt_channels.folders.library_tables import CONFIG
 from chkpt_channels.formats import LFS_POINTER, foreign_weights, is_claimed, weights_suffixes
 from chkpt_channels.formats.base import TensorStore
-from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.opening import open_file
 
 _LIBRARY_NAME = pattern(
     r"(open_clip_)?((diffusion_)?(pytorch|tf|flax)_)?(?P<model>model(-[^.]*)?)(\..*)?"
@@ -102,14 +102,14 @@ def weights_in(folder: Path, *, foreign: bool = False) -> list[Path]:
 def _is_weights(file: Path) -> bool:
     if file.suffix.lower() in weights_suffixes():
         return True
-    with suppress(FileSystemError), Source(file) as source:
+    with suppress(FileSystemError), open_file(file) as source:
         return is_claimed(source)
     return False
 
 
 def is_foreign(file: Path) -> bool:
     """Whether a file holds weights of a format that is not converted."""
-    with suppress(FileSystemError), Source(file) as source:
+    with suppress(FileSystemError), open_file(file) as source:
         return not is_claimed(source) and not source.head.startswith(LFS_POINTER) and foreign_weights(source) is not None
     return False
 

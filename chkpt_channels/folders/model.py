@@ -21,7 +21,7 @@ from chkpt_channels.folders.describing import Description, described
 from chkpt_channels.folders.shards import Shards
 from chkpt_channels.formats import detect
 from chkpt_channels.formats.base import Checkpoint, Format, Loading
-from chkpt_channels.storage.opening import open_source
+from chkpt_channels.storage.opening import named, open_source
 from chkpt_channels.storage.source import STDIO, Readable, Source
 from chkpt_channels.transform.mixing.normalization import AUTO
 from chkpt_channels.transform.options import Options
@@ -55,11 +55,6 @@ class Model(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, trace)
-
-    def closing(self, stack: ExitStack) -> None:
-        """What is to be closed behind all that the model opens."""
-        self._stack, opened = stack, self._stack.pop_all()
-        stack.push(opened)
 
     @property
     @abstractmethod
@@ -96,7 +91,7 @@ class Model(ABC):
 
     def named(self, name: str = "") -> str:
         """A file of its folder, or the folder, as reports call it."""
-        return str(self.home / name) if self.home else name
+        return named(self.home / name) if self.home else name
 
     @abstractmethod
     def loading(self, path: str, group: str | None = None) -> Loading:

@@ -14,10 +14,10 @@ import errno
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, UnsupportedError, UsageError, reason
 from chkpt_channels.core.records import NamedTuple
@@ -27,15 +27,13 @@ from chkpt_channels.folders.library_tables import CONFIG, PIPELINE, PREPROCESSOR
 from chkpt_channels.folders.loading import ADAPTER, OPEN_CLIP, by_library
 from chkpt_channels.folders.model import Model, ModelFile, Part
 from chkpt_channels.folders.shards import Shards, is_index, shard_names
-from chkpt_channels.formats import foreign_weights, is_claimed, open_checkpoint, weights_suffixes
+from chkpt_channels.formats import foreign_weights, is_claimed, open_checkpoint, open_shard, weights_suffixes
 from chkpt_channels.formats.base import Checkpoint, Loading
+from chkpt_channels.storage.opening import is_mirrored, mirrored, named, open_file
 from chkpt_channels.storage.source import STDIO, Readable, Source, check_link, open_listed, status
 from chkpt_channels.storage.urls import is_prefix, is_url
 from chkpt_channels.transform.mixing.normalization import AUTO
 from chkpt_channels.transform.options import Options
-
-if TYPE_CHECKING:
-    from chkpt_channels.storage.stores.mirror import Mirror
 
 SKIPPED_FOLDERS = frozenset({".git", ".cache", "__pycache__"})
 """Of version control and of caches; .cache is that of a download by huggingface_hub."""
@@ -61,18 +59,18 @@ class ModelFolder(Model):
 
     is_folder = True
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        follow_links: bool = False,
-        leave_out: Sequence[str] = (),
-        mirror: Mirror | None = None,
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, follow_links: bool = False, leave_out: Sequence[str] = ()) -> None:
         super().__init__()
-        self._mirror, self.is_remote = mirror, mirror is not None
-        self.path = self.home = mirror.path if mirror else Path(path)
-        self.location = mirror.location if mirror else Location(os.fsdecode(path))
+        home = self._stack.enter_context(mirrored(path))
+        self.path = self.home = Path(home)
+        self.location, self.is_remote = Location(named(os.fsdecode(home))), is_mirrored(home)
+        try:
+            self._look(follow_links=follow_links, leave_out=leave_out)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _look(self, *, follow_links: bool, leave_out: Sequence[str]) -> None:
         self.files = sorted(_walk(self.path, self.location))
         for name in leave_out:
             self._leave_out(os.path.normpath(name))
@@ -80,7 +78,9 @@ class ModelFolder(Model):
         # a link that leaves the folder would copy any file of the user's into an output that is then uploaded
         for name in () if follow_links else self.files:
             check_link(self.location.at(name), self.path / name, self.path, "is")
-        contents = {name: self._other_weights(name) for name in self.files}
+        sharded = [shard_names(self.path, name, self.files) for name in self.files if is_index(self.path / name)]
+        in_shards = {name for _, names in sharded for name in names}
+        contents = {name: name in in_shards or self._other_weights(name) for name in self.files}
         weights = [name for name, other in contents.items() if other is True]
         # trap: libraries prefer one of several weights files (timm model.safetensors) and load a stale one without a word
         self._foreign = {name: other for name, other in contents.items() if isinstance(other, UnsupportedError)}
@@ -90,7 +90,8 @@ class ModelFolder(Model):
                 raise self.location.at(name).unsupported(error.what, hint=error.hint)
             self._refuse_unread(self._unread)
             raise self.location.damaged("is not a model folder: it holds no weights of a known format")
-        self._part_files = self._parts_of(weights)
+        self._part_files = [_PartFiles(names, index) for index, names in sharded]
+        self._part_files += [_PartFiles((name,)) for name in weights if name not in in_shards]
         homes = {Path(name).parent for name in weights}
         self._configs = [
             config._replace(name=str(parent / config.name))
@@ -121,12 +122,6 @@ class ModelFolder(Model):
             gone |= set(shard_names(self.path, name, self.files)[1])
         self.files = [file for file in self.files if file not in gone]
 
-    def _parts_of(self, weights: list[str]) -> list[_PartFiles]:
-        found = [shard_names(self.path, name, self.files) for name in self.files if is_index(self.path / name)]
-        sharded = [_PartFiles(names, index) for index, names in found]
-        in_shards = {name for part in sharded for name in part.files}
-        return [*sharded, *(_PartFiles((name,)) for name in weights if name not in in_shards)]
-
     def check_rest(self) -> None:
         """Its other weights would keep the old channels: those of formats that are not converted, and those that cannot be read,
         but for the data files of its parts."""
@@ -151,17 +146,14 @@ class ModelFolder(Model):
     def _other_weights(self, name: str) -> UnsupportedError | bool | None:
         """The error for a file that holds weights of a format that is not converted; True for weights that are, None for anything
         else."""
-        with self._mirror.source(name) if self._mirror else Source(self.path / name) as source:
+        with open_file(self.path / name) as source:
             return is_claimed(source) or foreign_weights(source)
 
-    def named(self, name: str = "") -> str:
-        return self._mirror.url + name if self._mirror else super().named(name)
-
-    def source(self, name: str) -> Source:
-        """A file of the folder, open. Raises FileSystemError where another one, or a link, is in its place now."""
-        if self._mirror:
-            return self._mirror.source(name)
-        return open_listed(self.path / name, self._listed[name])
+    def source(self, name: str, *, sparing: bool = False) -> Source:
+        """A file of the folder, open; `sparing` as of `open_file`. Raises FileSystemError where another one, or a link, is in its
+        place now."""
+        path = self.path / name
+        return open_file(path, sparing=sparing) if self.is_remote else open_listed(path, self._listed[name])
 
     def size_of(self, name: str) -> int:
         """The bytes of one of its files."""
@@ -200,8 +192,11 @@ class ModelFolder(Model):
 
     def _opened(self, part: _PartFiles) -> Checkpoint | Shards:
         with or_leave_out(part.name) if len(self._part_files) > 1 else nullcontext():
-            shards = [open_checkpoint(self._stack.enter_context(self.source(name))) for name in part.files]
-        return Shards(shards, part.listing, self.location) if part.listing else shards[0]
+            if not part.listing:
+                return open_checkpoint(self._stack.enter_context(self.source(part.name)))
+            # of all shards but the edited one a store is asked for the header alone
+            sources = [self._stack.enter_context(self.source(name, sparing=True)) for name in part.files]
+            return Shards([open_shard(source) for source in sources], part.listing, self.location)
 
     def described(self, part: Part, *, strict: bool = False) -> Description:
         """Those in its own folder, or where there are none, of the whole folder."""
@@ -239,9 +234,7 @@ def open_model(path: Readable, options: Options | None = None, *, with_sidecars:
     if not isinstance(path, str | os.PathLike):
         check_no_folder_options(path.name, options.plain["leave_out"] if options else ())
         return ModelFile(path)
-    if is_prefix(path):
-        return _in_bucket(os.fspath(path), options)
-    if options and options.norm.name == AUTO and (os.fspath(path) == STDIO or is_url(path)):
+    if options and options.norm.name == AUTO and (os.fspath(path) == STDIO or (is_url(path) and not is_prefix(path))):
         what = "--norm auto reads the configurations in the file's folder, and standard input and stores have none"
         raise UsageError(what, hint="--norm imagenet")
     if not is_folder(path):
@@ -251,19 +244,6 @@ def open_model(path: Readable, options: Options | None = None, *, with_sidecars:
     return ModelFolder(path, follow_links=given["follow_links"], leave_out=given["leave_out"])
 
 
-def _in_bucket(url: str, options: Options | None) -> ModelFolder:
-    """A model folder in a bucket; what it raises names the URL, not the mirror."""
-    from chkpt_channels.storage.stores.mirror import Mirror
-
-    mirror = Mirror(url)
-    with ExitStack() as stack:
-        stack.callback(mirror.close)
-        stack.enter_context(mirror.telling())
-        folder = ModelFolder(url, leave_out=options.plain["leave_out"] if options else (), mirror=mirror)
-        folder.closing(stack.pop_all())
-    return folder
-
-
 def check_no_folder_options(path: str | os.PathLike[str], leave_out: Sequence[str]) -> None:
     """Raise UsageError where options of folders are given for a file."""
     if leave_out:
@@ -271,8 +251,8 @@ def check_no_folder_options(path: str | os.PathLike[str], leave_out: Sequence[st
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether that is a folder, not a file or standard input."""
-    return os.fspath(path) != STDIO and os.path.isdir(path)
+    """Whether that is a folder, of this machine or in a store, not a file or standard input."""
+    return os.fspath(path) != STDIO and (is_prefix(path) or os.path.isdir(path))
 
 
 def _walk(path: Path, location: Location) -> Iterator[str]:

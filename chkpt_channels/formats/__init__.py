@@ -17,7 +17,8 @@ from chkpt_channels.formats.unknown import FOREIGN_SUFFIXES, LFS_POINTER, descri
 from chkpt_channels.storage.source import Source
 
 __all__ = [
-    "FOREIGN_SUFFIXES", "LFS_POINTER", "detect", "foreign_weights", "is_claimed", "known", "open_checkpoint", "weights_suffixes",
+    "FOREIGN_SUFFIXES", "LFS_POINTER", "detect", "foreign_weights", "is_claimed", "known", "open_checkpoint", "open_shard",
+    "weights_suffixes",
 ]  # fmt: skip
 
 
@@ -61,3 +62,10 @@ def foreign_weights(source: Source) -> UnsupportedError | None:
 def open_checkpoint(source: Source) -> Checkpoint:
     """The open file, by the format that claims it."""
     return detect(source).open(source)
+
+
+def open_shard(source: Source) -> Checkpoint:
+    """The same of a shard: the formats that its name says are asked first, which in a store reads nothing behind its header."""
+    suffix = os.path.splitext(source.name)[1].lower()
+    form = next((form for form in known() if suffix in form.suffixes and form.sniff(source)), None)
+    return (form or detect(source)).open(source)

@@ -33,7 +33,8 @@ _NOT_KEPT = frozenset({"C32", "C128", "QI8", "QU8", "QI32", "QU4x2", "QU2x4", "U
 def sniff(source: Source) -> bool:
     """A brace after eight bytes that are not text: the length of a header is never eight letters, and has a zero below 100 MB. In
     msgpack the brace may be the number 123, before a key."""
-    length, opening = source.head[:8], source.head[8:10]
+    begin = source.read(0, min(10, source.size))
+    length, opening = begin[:8], begin[8:]
     return opening[:1] == b"{" and opening.isascii() and (0 in length or not (length.isascii() or length.isalnum()))
 
 
@@ -54,6 +55,7 @@ class Safetensors(Checkpoint):
         location.check_limit("bytes of header", length, LIMITS.header_bytes, at=0)
         if 8 + length > source.size:
             raise location.damaged(f"is cut off inside its header of {length} bytes", at=source.size)
+        source.expect([(0, 8 + length)])
         self._header = source.read(8, 8 + length)
         self._begin = 8 + length
         self._read = safetensors_header.read(self._header, location)

@@ -238,13 +238,6 @@ def open_listed(path: Path, listed: os.stat_result) -> Source:
     return source
 
 
-def contents(path: str | os.PathLike[str], limit: int) -> bytes:
-    """A small file, whole. Raises FileSystemError, DamagedError for more than `limit` bytes."""
-    with Source(path) as source:
-        source.location.check_limit("bytes", source.size, limit)
-        return source.read(0, source.size)
-
-
 def _kind(mode: int) -> str:
     names = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
     return names.get(stat.S_IFMT(mode), "a special file")

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from chkpt_channels.core.records import pattern
 
 _URL = pattern(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_HUB_FOLDER = pattern(r"hf://([^/]+/[^/]+|.*/)", re.IGNORECASE)
 _READ = frozenset({"s3", "http", "https", "hf"})
 SECRET = pattern(
     r"x-(amz|goog)-(signature|credential|security-token)|sig(nature)?|.*(token|secret|passw(or)?d|(api|access)_?key(_?id)?)|key",
@@ -31,8 +32,8 @@ def is_bucket(name: str | os.PathLike[str]) -> bool:
 
 
 def is_prefix(name: object) -> bool:
-    """Whether a name is that of a folder in a bucket: it ends with a slash."""
-    return isinstance(name, str) and is_bucket(name) and name.endswith("/")
+    """Whether a name is that of a folder in a store: in a bucket it ends with a slash, on the hub a repository is one too."""
+    return isinstance(name, str) and ((is_bucket(name) and name.endswith("/")) or _HUB_FOLDER.fullmatch(name) is not None)
 
 
 def shown(name: str) -> str:

@@ -26,6 +26,8 @@ def test_a_command_runs(command: str, bucket: Bucket, web: Zoo, hugging: Zoo, tm
             for zoo in (web, hugging):
                 shutil.copy(FIXTURES / fixture, zoo.root / name)
     bucket.put("vit/model.safetensors", FIXTURES / "safetensors" / "model.safetensors")
+    (hugging.root / "vit").mkdir()
+    shutil.copy(FIXTURES / "safetensors" / "model.safetensors", hugging.root / "vit")
     monkeypatch.chdir(tmp_path)
     assert all(name in "".join(COMMANDS) for name in ("s3://zoo/", "https://example.org/", "hf://owner/repository/"))
     typed = command.replace("https://example.org/", web.prefix).replace("hf://owner/repository/", hugging.prefix)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 from itertools import count
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,21 @@ def tried_anew(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shards of 17 MiB, the first with the stem, an index, configurations, and other files."""
-    home = tmp_path_factory.mktemp("model") / "resnet"
+    """Shards of 17 MiB, so that the store copies parts."""
+    return made(tmp_path_factory.mktemp("model") / "resnet", 17 << 8)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("small") / "resnet", 1)
+
+
+def made(home: Path, rows: int) -> Path:
+    """A model of two shards with so many rows of 4 KiB, the first with the stem, an index, configurations, and other files."""
     (home / "docs").mkdir(parents=True)
     chance, weight_map = np.random.default_rng(0), {}
     for number in range(SHARDS):
-        tensors = {f"layer{number}.weight": chance.random((17 << 8, 1024), np.float32)}
+        tensors = {f"layer{number}.weight": chance.random((rows, 1024), np.float32)}
         if not number:
             stem = {"conv1.weight": chance.random((8, 3, 3, 3), np.float32), "conv1.bias": np.zeros(8, np.float32)}
             tensors = {**stem, "conv2.weight": np.zeros((16, 8, 3, 3), np.float32), **tensors}
@@ -57,12 +68,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
     (home / "README.md").write_text("# A model\n")
     (home / "docs" / "empty.txt").write_bytes(b"")
+    chkpt_channels.convert(home, home.with_name("gray"), to="gray")
     return home
 
 
 @pytest.fixture(scope="module")
 def gray(folder: Path) -> dict[str, bytes]:
-    chkpt_channels.convert(folder, folder.with_name("gray"), to="gray")
     return files(folder.with_name("gray"))
 
 
@@ -100,6 +111,49 @@ def test_a_folder_becomes_another(folder: Path, gray: dict[str, bytes], bucket: 
     assert all(change.file.startswith(source) for change in report.declarations)
 
 
+def test_of_shards_that_stay_only_headers_are_read(bucket: Bucket, tmp_path: Path):
+    """Here and in the output: not one byte of a tensor."""
+    home, count, edited = tmp_path / "sharded", 6, "model-00004-of-00006.safetensors"
+    headers = sharded(home, count, 3)
+    chkpt_channels.convert(home, tmp_path / "gray", to="gray")
+    source = put(bucket, home, "in/sharded/")
+    moved = chkpt_channels.convert(source, "s3://zoo/out/", to="gray").transfer
+    log = [*bucket.server.log]
+    assert under(bucket, "out/") == files(tmp_path / "gray")
+    assert moved is not None
+    assert (moved.how, moved.copied_bytes > (count - 1) * 5 * MIB) == ("copied", True)
+    stays = [request for request in log if "/model-0" in request.path and edited not in request.path]
+    gets = [request for request in stays if request.method == "GET" and request.span]
+    assert len(gets) == 3 * (count - 1)  # of the source its header in two, of the output a look
+    for request in gets:
+        stop = int(request.span.rpartition("-")[2]) + 1
+        assert stop <= headers[request.path.partition("?")[0].rpartition("/")[2]], request
+    assert sum(request.received for request in stays) < 10_000  # what the store is to do
+
+
+def sharded(home: Path, count: int, stem_in: int) -> dict[str, int]:
+    """A model of so many sparse shards of 5 MiB and more, one with the stem; where the header of each ends."""
+    home.mkdir()
+    headers, weight_map = {}, {}
+    for number in range(count):
+        rows = 200 if number == stem_in else 64  # of 18 MiB the store copies most, where they are edited
+        shapes: dict[str, tuple[int, ...]] = {f"layers.{number}.{n}.weight": (rows, 1400) for n in range(16)}
+        if number == stem_in:
+            shapes |= {"conv1.weight": (8, 3, 3, 3), "conv1.bias": (8,), "conv2.weight": (16, 8, 3, 3)}
+        name, entries, at = f"model-{number + 1:05}-of-{count:05}.safetensors", {}, 0
+        for key, shape in shapes.items():
+            stop = at + 4 * prod(shape)
+            entries[key], at = {"dtype": "F32", "shape": shape, "data_offsets": [at, stop]}, stop
+        text = json.dumps(entries).encode()
+        with (home / name).open("wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            headers[name] = file.tell()
+            file.truncate(file.tell() + at)
+        weight_map |= dict.fromkeys(shapes, name)
+    (home / INDEX).write_text(json.dumps({"metadata": {"total_size": 0}, "weight_map": weight_map}))
+    return headers
+
+
 def test_it_lies_beside_its_source(folder: Path, gray: dict[str, bytes], bucket: Bucket, capsys: pytest.CaptureFixture[str]):
     source = put(bucket, folder, "resnet/")
     assert run(["inspect", source]) == 0
@@ -122,6 +176,37 @@ def test_from_here_and_to_here(folder: Path, gray: dict[str, bytes], bucket: Buc
     assert files(tmp_path / "down") == gray
     with pytest.raises(OutputExistsError):
         chkpt_channels.convert("s3://zoo/in/resnet/", tmp_path / "down", to="gray")
+
+
+def said(arguments: list[str], names: dict[str, str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """The exit code of a command and its report, in which these names are replaced."""
+    capsys.readouterr()
+    code, report = run([*arguments, "--json"]), capsys.readouterr().out
+    for name, other in names.items():
+        report = report.replace(name, other)
+    return code, report
+
+
+def test_what_is_asked_of_a_folder_here_is_asked_of_one_in_a_bucket(
+    small: Path, bucket: Bucket, capsys: pytest.CaptureFixture[str]
+):
+    ours = small.with_name("gray")
+    source, made = put(bucket, small), put(bucket, ours, "out/gray/")
+    names = {f"{ours}/": made, f"{small}/": source, str(ours): made, str(small): source}
+    for words in (["check", "IN", "OUT"], ["check", "IN", "--expect", "gray"], ["verify", "IN", "OUT"]):
+        here = [{"IN": str(small), "OUT": str(ours)}.get(word, word) for word in words]
+        there = [{"IN": source, "OUT": made}.get(word, word) for word in words]
+        assert said(there, names, capsys) == said(here, names, capsys)
+    assert run(["verify", str(small), made, "-q"]) == run(["verify", source, str(ours), "-q"]) == 0
+    assert run(["convert", source, "-o", made, "--to", "gray", "--check", "-q"]) == 0
+    bucket.client.put_object(Bucket="zoo", Key="out/gray/README.md", Body=b"another\n")  # type: ignore[attr-defined]
+    assert [change.key for change in chkpt_channels.verify(source, made).differences] == ["README.md"]
+    bucket.client.put_object(Bucket="zoo", Key="out/gray/config.json", Body=json.dumps(CONFIG).encode())  # type: ignore[attr-defined]
+    code, report = said(["check", made], {}, capsys)
+    assert code == 1
+    assert f"{made}config.json" in report
+    assert said(["check", "s3://zoo/none/", made, "-q"], {}, capsys)[0] == 5
+    assert chkpt_channels.convert(source, "s3://zoo/liked/", like=made).status == "converted"
 
 
 def test_dry_runs_make_nothing(folder: Path, bucket: Bucket):
@@ -246,8 +331,6 @@ def test_what_is_refused(folder: Path, bucket: Bucket, tmp_path: Path):
         chkpt_channels.convert(source, "-", to="gray")
     with pytest.raises(UsageError, match="apply to files"):
         chkpt_channels.convert(source, tmp_path / "out", to="gray", sha256=True)
-    with pytest.raises(UnsupportedError, match="is a folder in a store"):
-        chkpt_channels.verify(source, tmp_path)
     with pytest.raises(FileSystemError, match="no objects are under it"):
         chkpt_channels.convert("s3://zoo/none/", "s3://zoo/out/", to="gray")
     assert not list(tmp_path.iterdir())

@@ -54,4 +54,9 @@ def test_the_name_of_a_file():
 def test_a_bucket_is_written_to():
     assert urls.is_bucket("s3://zoo/a.pth")
     assert urls.is_bucket("S3://zoo/a.pth")
+    folders = ("s3://zoo/", "s3://zoo/a/", "hf://owner/repo", "hf://owner/repo@v1", "hf://owner/repo/", "hf://owner/repo/a/")
+    assert all(map(urls.is_prefix, folders))
+    assert not any(
+        map(urls.is_prefix, ("s3://zoo/a", "hf://owner", "hf://owner/repo/a.pth", "https://zoo.org/a/", "a/", Path("a")))
+    )
     assert not any(map(urls.is_bucket, ("https://zoo.org/a.pth", "hf://a/b/c", "gs://zoo/a", "s3/a.pth", Path("a"))))

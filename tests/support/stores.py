@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import http.server
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -165,15 +166,23 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def hub(root: Path) -> Store:
-    """A hub as HF_ENDPOINT names one: root/OWNER/REPO/FILE at /OWNER/REPO/resolve/REVISION/FILE, `main` being COMMIT."""
+    """A hub as HF_ENDPOINT names one: root/OWNER/REPO/FILE at /OWNER/REPO/resolve/REVISION/FILE, `main` being COMMIT; the files
+    of a folder at /api/models/OWNER/REPO/tree/COMMIT/FOLDER."""
 
     def store(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-        owner, repository, _, revision, *parts = unquote(urlsplit(path).path).strip("/").split("/")
+        asked = unquote(urlsplit(path).path).strip("/")
+        owner, repository, question, revision, *parts = asked.removeprefix("api/models/").split("/")
         file = root.joinpath(owner, repository, *parts)
         if not (root / owner / repository).is_dir():
             return Answer(404, {"x-error-code": "RepoNotFound"}, b"")
         if revision not in ("main", COMMIT):
             return Answer(404, {"x-error-code": "RevisionNotFound"}, b"")
+        if question == "revision":
+            return Answer(200, {"content-type": "application/json"}, json.dumps({"id": repository, "sha": COMMIT}).encode())
+        if question == "tree" and file.is_dir():
+            return Answer(
+                200, {"content-type": "application/json"}, json.dumps(list(tree(root / owner / repository, file))).encode()
+            )
         if not file.is_file():
             return Answer(404, {"x-error-code": "EntryNotFound", "x-repo-commit": COMMIT}, b"")
         size = str(file.stat().st_size)
@@ -183,6 +192,12 @@ def hub(root: Path) -> Store:
         return ranged(file, headers.get("range", ""), named)
 
     return store
+
+
+def tree(repository: Path, folder: Path) -> Iterator[dict[str, object]]:
+    for path in sorted(folder.rglob("*")):
+        kind = {"type": "file", "size": path.stat().st_size} if path.is_file() else {"type": "directory"}
+        yield {**kind, "path": str(path.relative_to(repository)), "oid": "0" * 40}
 
 
 def cut(after: int) -> Lie:

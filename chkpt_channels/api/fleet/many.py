@@ -14,6 +14,7 @@ from chkpt_channels.api.report import Check
 from chkpt_channels.core.errors import FileSystemError
 from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.records import NamedTuple
+from chkpt_channels.storage.opening import is_mirrored
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -61,7 +62,8 @@ def checks(files: Mapping[Path | str, bool], expect: str | int | None, lfs_point
     """The check of each file, in order; `files` says of each whether a path names it."""
     questions = [_Question(file, is_named, expect, lfs_pointers) for file, is_named in files.items()]
     processes = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, MOST_PROCESSES)
-    if len(files) < PROCESSES_FROM_FILES or processes == 1:
+    # a folder in a store is mirrored for this process alone
+    if len(files) < PROCESSES_FROM_FILES or processes == 1 or any(map(is_mirrored, files)):
         yield from (question.answer() for question in questions)
         return
     with closing(_side_by_side(questions, processes)) as answers:

@@ -80,7 +80,8 @@ def derived_path(src: Path_, to: str | int | None, options: ConvertOptions) -> P
         with open_model(src, parsed) as model:
             parsed = with_like(model, model.resolved(parsed))
     if is_prefix(src):
-        return beside_prefix(os.fspath(src), parsed.word)
+        # a repository of the hub without the revision behind it
+        return beside_prefix(src, parsed.word) if is_bucket(src) else f"{file_name(src).partition('@')[0]}_{parsed.word}"
     if is_url(src):
         return beside_source(src, parsed.word) if is_bucket(src) else file_output(Path(file_name(src)), parsed.word)
     return default_output(Path(src), parsed.word)
@@ -91,10 +92,11 @@ def beside_source(url: Path_, word: str) -> str:
     return f"{os.fspath(url).rpartition('/')[0]}/{file_output(Path(file_name(url)), word).name}"
 
 
-def beside_prefix(url: str, word: str) -> str:
+def beside_prefix(src: Path_, word: str) -> str:
     """The default output of a folder in a bucket: beside it. Raises UsageError for a whole bucket: that would be another one."""
     from chkpt_channels.storage.stores.mirror import folder_address
 
+    url = os.fspath(src)
     if not folder_address(url).name:
         raise UsageError("is a whole bucket, beside which there is no place", file=shown(url), hint="-o s3://BUCKET/PREFIX/")
     return f"{url.rstrip('/')}_{word}/"

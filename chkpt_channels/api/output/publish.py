@@ -64,7 +64,7 @@ class Settings(NamedTuple):
                 raise UsageError(what, file=shown(os.fspath(dst or src)), hint="-o FILE, and aws s3 cp FILE s3://…")
             if self.state_dict is not None:
                 raise UsageError("--state-dict needs an output in another format, and that is a file", hint="-o FILE.safetensors")
-            if (is_folder(src) or is_prefix(src)) and dst is not None and not is_prefix(dst):
+            if is_folder(src) and dst is not None and not is_prefix(dst):
                 url = shown(os.fspath(dst))
                 raise UsageError("a model folder becomes a folder: its URL ends with a slash", file=url, hint=f"-o {url}/")
         if self.hard_link and (is_prefix(src) or to_store(src, dst)):
@@ -72,7 +72,7 @@ class Settings(NamedTuple):
         named = dst is None or os.fspath(dst) != STDIO
         if not named and (self.hash_name or self.with_sidecars):
             raise UsageError("standard output has neither a name nor a folder: --hash-name and --sidecars need both")
-        if is_folder(src) or is_prefix(src):
+        if is_folder(src):
             if not named:
                 raise UsageError(
                     "a model folder cannot be written to standard output: -o names an output folder", file=os.fspath(src)

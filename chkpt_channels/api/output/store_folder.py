@@ -27,7 +27,7 @@ from chkpt_channels.storage.stores.output import StoreOutput
 from chkpt_channels.storage.stores.parts import LEAST_BYTES, Transfer
 from chkpt_channels.storage.stores.upload import Client, taken
 from chkpt_channels.storage.threads import undisturbed
-from chkpt_channels.storage.urls import shown
+from chkpt_channels.storage.urls import is_bucket, shown
 
 
 class _Small:
@@ -108,7 +108,7 @@ class StoreFolderTarget:
             size = self._model.size_of(name)
             if name in documents or (name not in edits and size < LEAST_BYTES):
                 content = partial(documents.__getitem__, name) if name in documents else partial(self._whole, name)
-                origin = parsed(self._model.named(name)) if self._model.is_remote else None
+                origin = parsed(self._model.named(name)) if is_bucket(self._model.named()) else None
                 self._outputs.append(_Small(self._client.at(address.name + name), content, origin))
                 continue
             source = stores[name].source if name in stores else self._stack.enter_context(self._model.source(name))
@@ -131,7 +131,7 @@ class StoreFolderTarget:
 
     def _check_apart(self, address: Address) -> None:
         """Raise OutputExistsError for an output in its source, which would be a folder of two models."""
-        if self._model.is_remote:
+        if is_bucket(self._model.named()):
             source = folder_address(self._model.named())
             if source.home == address.home and address.name.startswith(source.name):
                 raise OutputExistsError("is in the folder that is converted", file=self.path, hint="-o names another prefix")

@@ -27,8 +27,10 @@ def combined(first: int, second: int, size: int) -> int:
 
 def predicted(pieces: Sequence[OutputPiece], source: Source, checks: Sequence[Checksum]) -> int | None:
     """The CRC-32 of an output: of new bytes by themselves, of copied ones as the `checks` state it, in order, and of the little
-    between these by reading it. None where that is not little, or where one is not stated."""
+    between these by reading it. None where that is not little, or where none is stated: all would be read for it."""
     crc, left = 0, MOST_READ_BYTES
+    if all(check.stated_crc is None for check in checks):
+        return None
     for piece in pieces:
         if piece.data is not None:
             crc = zlib.crc32(piece.data, crc)

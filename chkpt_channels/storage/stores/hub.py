@@ -1,4 +1,5 @@
-"""Files on Hugging Face's hub, or on the server that HF_ENDPOINT names: the address of one commit's file, and what lets one in.
+"""Files on Hugging Face's hub, or on the server that HF_ENDPOINT names: the address of one commit's file, and what lets one in;
+the files of a folder.
 
 Source: huggingface_hub/file_download.py of 1.0 and 2.4.
 """
@@ -7,9 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
-from chkpt_channels.core.errors import Location, UsageError
+from chkpt_channels.core.errors import FileSystemError, Location, UsageError
 from chkpt_channels.storage.stores.address import Address, check_plain
 
 WORDS = {
@@ -26,18 +30,38 @@ SECONDS = 10
 def resolved(address: Address, location: Location) -> tuple[str, dict[str, str]]:
     """The URL of the file in the commit that the revision means now, and the headers that its server wants. Raises
     FileSystemError."""
+    with _library(location) as (huggingface_hub, endpoint):
+        url = huggingface_hub.hf_hub_url(address.home, address.name, revision=address.revision, endpoint=endpoint)
+        check_plain_url(url, location)
+        commit = huggingface_hub.get_hf_file_metadata(url, timeout=SECONDS, endpoint=endpoint).commit_hash
+        headers = huggingface_hub.utils.build_hf_headers(library_name="chkpt-channels")
+    wanted = {name.lower(): value for name, value in headers.items()}
+    url = huggingface_hub.hf_hub_url(address.home, address.name, revision=_checked(commit, location), endpoint=endpoint)
+    return url, wanted
+
+
+def listed(address: Address, location: Location) -> tuple[str, dict[str, int]]:
+    """The commit that the revision of a folder means now, and its files, each with its size. Raises FileSystemError."""
+    with _library(location) as (huggingface_hub, endpoint):
+        check_plain_url(endpoint or "", location)
+        hub = huggingface_hub.HfApi(endpoint=endpoint, library_name="chkpt-channels")
+        commit = _checked(hub.model_info(address.home, revision=address.revision, timeout=SECONDS).sha, location)
+        place = {"path_in_repo": address.name.rstrip("/") or None, "recursive": True, "revision": commit}
+        found = {entry.path: entry.size for entry in hub.list_repo_tree(address.home, **place) if hasattr(entry, "size")}
+    return commit, found
+
+
+@contextmanager
+def _library(location: Location) -> Iterator[tuple[Any, str | None]]:
+    """The hub's library, and the server that it is to ask. What it raises is raised as FileSystemError."""
     try:
         import huggingface_hub
     except ImportError:
         raise location.system("reading the hub needs huggingface_hub", hint="pip install 'chkpt-channels[hf]'") from None
     try:
         # where it is asked for only at its import, whoever sets it later would read another server
-        endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
-        url = huggingface_hub.hf_hub_url(address.home, address.name, revision=address.revision, endpoint=endpoint)
-        check_plain_url(url, location)
-        commit = huggingface_hub.get_hf_file_metadata(url, timeout=SECONDS, endpoint=endpoint).commit_hash
-        headers = huggingface_hub.utils.build_hf_headers(library_name="chkpt-channels")
-    except UsageError:
+        yield huggingface_hub, os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+    except (UsageError, FileSystemError):
         raise
     except Exception as error:
         name = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in WORDS), "")
@@ -49,10 +73,12 @@ def resolved(address: Address, location: Location) -> tuple[str, dict[str, str]]
             "HF_TOKEN, or hf auth login" if name in ("GatedRepoError", "RepositoryNotFoundError") or status in (401, 403) else ""
         )
         raise location.system(what, hint=hint) from error
-    if not commit or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
+
+
+def _checked(commit: object, location: Location) -> str:
+    if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
         raise location.system("its server does not say which commit the file is of")
-    wanted = {name.lower(): value for name, value in headers.items()}
-    return huggingface_hub.hf_hub_url(address.home, address.name, revision=commit, endpoint=endpoint), wanted
+    return commit
 
 
 def check_plain_url(url: str, location: Location) -> None:

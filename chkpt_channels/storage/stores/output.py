@@ -197,7 +197,7 @@ class StoreOutput:
     def _read_back(self) -> None:
         """Compare what is new, and both sides of each seam, with what was meant."""
         try:
-            with RemoteSource(self._url) as found:
+            with RemoteSource(self._url, first_bytes=SEAM_BYTES) as found:
                 self._compare(found)
                 self._read_again = (found.requests, found.read_bytes)
         except PostPublishError:

@@ -65,10 +65,10 @@ def parts(pieces: Sequence[OutputPiece], *, may_copy: bool) -> list[UploadPart]:
 
 
 def _spans(pieces: Sequence[OutputPiece], *, may_copy: bool) -> list[_Span]:
-    """Copies of twice the least, so that each can give the least away; everything else is sent."""
+    """Copies of twice the least, so that each can give the least away, and what stays as a whole; everything else is sent."""
     spans: list[_Span] = []
     for piece in pieces:
-        if may_copy and piece.data is None and piece.size >= 2 * LEAST_BYTES:
+        if may_copy and piece.data is None and (piece.size >= 2 * LEAST_BYTES or len(pieces) == 1 < piece.size):
             spans.append(_Span(piece.size, piece.start))
         elif spans and spans[-1].copied is None:
             spans[-1] = _Span(spans[-1].size + piece.size, None)

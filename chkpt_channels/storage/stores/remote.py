@@ -72,16 +72,18 @@ class RemoteSource(Source):
 
     is_remote = is_alone = True
 
-    def __init__(self, url: str, first: tuple[Pin, bytes] | None = None) -> None:
-        """`first` is what the first request of another one gave."""
-        self.name, self.made_here, self.fd = shown(url), False, -1
+    def __init__(
+        self, url: str, first: tuple[Pin, bytes] | None = None, *, name: str = "", first_bytes: int = FIRST_BYTES
+    ) -> None:
+        """`first` is what the first request of another one gave, else it is for `first_bytes`; messages call it `name`."""
+        self.name, self.made_here, self.fd = shown(name or url), False, -1
         self.location = Location(self.name)
         self.address = parsed(url)
         self._connection = Connection(self.address, self.location)
         self._ask: Callable[[int, int], tuple[int, int]] = self._fetch_around
         self._spans, self._lock = Spans(), threading.Lock()
         self._jumps, self._length, self._last = 0, LEAST_BYTES, 0
-        self.first = first or self._connection.first(FIRST_BYTES)
+        self.first = first or self._connection.first(first_bytes)
         self._pin, head = self.first
         self.size = self._pin.size
         with self.location.wrapping_os_errors("cannot be buffered in a temporary file"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from chkpt_channels.core.errors import UsageError
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.storage.source import contents
+from chkpt_channels.storage.opening import contents
 from chkpt_channels.transform.mixing.matrix import Matrix
 
 

@@ -8,14 +8,28 @@ from typing import Any
 import pytest
 
 from chkpt_channels.core.errors import DamagedError, FileSystemError, UnsupportedError, UsageError
+from chkpt_channels.storage.opening import contents, is_mirrored, mirrored, named, open_file
 from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.stores import mirror
+from chkpt_channels.storage.stores import hub, mirror, upload
+from chkpt_channels.storage.stores.address import Address
 from chkpt_channels.storage.stores.mirror import Mirror, folder_address
 
+COMMIT = "0" * 40
 
-@pytest.mark.parametrize(("url", "prefix"), [("s3://zoo/", ""), ("s3://zoo/a/", "a/"), ("s3://zoo/a/b?/", "a/b?/")])
-def test_what_a_folder_names(url: str, prefix: str):
-    assert folder_address(url)[:4] == (url, "s3", "zoo", prefix)
+
+@pytest.mark.parametrize(
+    ("url", "home", "name"),
+    [
+        ("s3://zoo/", "zoo", ""),
+        ("s3://zoo/a/", "zoo", "a/"),
+        ("s3://zoo/a/b?/", "zoo", "a/b?/"),
+        ("hf://o/r/", "o/r", ""),
+        ("hf://o/r@v1/a/", "o/r", "a/"),
+    ],
+)
+def test_what_a_folder_names(url: str, home: str, name: str):
+    assert folder_address(url)[:4] == (url, url[:2], home, name)
+    assert folder_address("hf://o/r@v1") == ("hf://o/r@v1/", "hf", "o/r", "", "v1")
 
 
 def test_credentials_are_refused():
@@ -25,7 +39,7 @@ def test_credentials_are_refused():
 
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """The content of a bucket, in the place of a server."""
+    """The content of a bucket, and of a repository of the hub, in the place of a server."""
     objects: dict[str, bytes] = {}
 
     class Client:
@@ -38,29 +52,45 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     class Remote(Source):
         first = None
 
-        def __init__(self, url: str, _: object = None) -> None:
+        def __init__(self, url: str, _: object = None, *, name: str, first_bytes: int) -> None:
             path = tmp_path / "object"
-            path.write_bytes(objects[url.removeprefix("s3://zoo/")])
-            super().__init__(path)
+            path.write_bytes(objects[url.removeprefix("s3://zoo/").removeprefix(f"hf://o/r@{COMMIT}/")])
+            super().__init__(path, name)
 
-    monkeypatch.setattr(mirror, "Client", Client)
+    def listed(address: Address, _: object) -> tuple[str, dict[str, int]]:
+        return COMMIT, Client().listed(address.name)
+
+    monkeypatch.setattr(upload, "Client", Client)
+    monkeypatch.setattr(hub, "listed", listed)
     monkeypatch.setattr(mirror, "RemoteSource", Remote)
     return objects
 
 
-def test_small_files_are_here_and_others_are_holes(bucket: dict[str, bytes]):
+@pytest.mark.parametrize("url", ["s3://zoo/a/", "hf://o/r/a/"])
+def test_files_are_holes_and_are_read_where_they_are(url: str, bucket: dict[str, bytes]):
     bucket |= {"a/config.json": b"{}", "a/w/model.pth": b"12345", "a/w/": b"", "b": b"x"}
-    made = Mirror("s3://zoo/a/")
-    assert made.sizes == {"config.json": 2, "w/model.pth": 5}
-    assert (made.path / "config.json").read_bytes() == b"{}"
-    assert (made.path / "w" / "model.pth").read_bytes() == bytes(5)
-    with made.source("w/model.pth") as source:
-        assert source.read(0, 5) == b"12345"
-    with pytest.raises(DamagedError) as raised, made.telling():
-        raise DamagedError("is odd", file=str(made.path / "config.json"))
-    assert raised.value.file == "s3://zoo/a/config.json"
-    made.close()
-    assert not made.path.exists()
+    with mirrored(url) as home:
+        path = Path(home)
+        files = {file.relative_to(path).as_posix(): file.stat().st_size for file in path.rglob("*") if file.is_file()}
+        assert files == {"config.json": 2, "w/model.pth": 5}
+        weights = path / "w" / "model.pth"
+        assert weights.read_bytes() == bytes(5)
+        with open_file(weights) as source:
+            assert (source.read(0, 5), source.name) == (b"12345", f"{url}w/model.pth")
+        assert (named(path), named(weights), is_mirrored(weights)) == (url, f"{url}w/model.pth", True)
+        bucket["a/config.json"] = b"[]"
+        assert contents(path / "config.json", 2) == b"[]"
+        bucket["a/config.json"] = b"{}"
+        assert contents(path / "config.json", 2) == b"[]"  # it is fetched once
+        with pytest.raises(DamagedError, match=rf"^{url}w/model\.pth: .* 5 "):
+            contents(weights, 4)
+    assert not path.exists()
+    assert named(weights) == str(weights)
+
+
+def test_a_path_is_no_mirror(tmp_path: Path):
+    with mirrored(tmp_path) as home:
+        assert (home, named(home), is_mirrored(home)) == (tmp_path, str(tmp_path), False)
 
 
 @pytest.mark.parametrize("key", ["a/../../evil", "a//b", "a/./b", "a/\0"])

@@ -41,7 +41,7 @@ def test_they_are_what_a_store_takes_and_the_whole_output(sizes: list[tuple[int,
                 p for p in pieces if p.data is None and p.start <= part.copied and part.copied + part.size <= p.start + p.size
             ]
             assert part.copied == part.start  # the pieces of this test follow each other in the source too
-            assert home.size >= 2 * LEAST_BYTES
+            assert home.size >= 2 * LEAST_BYTES or len(sizes) == 1
     assert at == sum(size for size, _ in sizes)
 
 

@@ -1,4 +1,5 @@
-"""A checkpoint of 1.2 GB from bucket to bucket: what goes through this machine, how many requests, and how much memory.
+"""A checkpoint of 1.2 GB, and a model of 163 shards, from bucket to bucket: what goes through this machine, in how many requests,
+and how much memory.
 
 make bench-stores    # against moto's server, behind the proxy of the tests that counts; 6 GB of memory
 """
@@ -19,11 +20,13 @@ import numpy as np
 import safetensors.numpy
 
 from tests.remote.conftest import serving
+from tests.remote.test_prefixes import sharded
 from tests.support.bench.measure import ENVIRONMENT, OURS
 from tests.support.builders import floats, pickled, storage, tensor
 from tests.support.stores import behind, lying
 
 LAYERS, ELEMENTS = 294, 1 << 20
+SHARDS = 163
 KERNEL = (64, 3, 7, 7)
 KEYS = {"AWS_ACCESS_KEY_ID": "a key", "AWS_SECRET_ACCESS_KEY": "a secret", "AWS_REGION": "us-east-1"}
 
@@ -67,23 +70,49 @@ def measure(client: Any, url: str, server: Any, source: Path) -> str:
     local = source.with_stem("local")
     subprocess.run([*OURS, "convert", str(source), "--to", "gray", "-o", str(local), "-q"], check=True, env=ENVIRONMENT)
     server.log.clear()
-    command = [*OURS, "convert", f"s3://zoo/{source.name}", "--to", "gray", "-o", f"s3://zoo/out/{source.name}", "--json"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, env={**ENVIRONMENT, **KEYS, "AWS_ENDPOINT_URL": url})
-    out = child.stdout.read() if child.stdout else b""
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    result = json.loads(out)["results"][0]
-    if child.returncode:
-        return f"{source.name}: {result['error']['message']}"
-    moved = result["transfer"]
+    moved, peak = converted(url, f"s3://zoo/{source.name}", f"s3://zoo/out/{source.name}")
     first = next(i for i, entry in enumerate(server.log) if entry.method != "GET")
     through = sum(entry.sent + entry.received for entry in server.log)
     found = client.get_object(Bucket="zoo", Key=f"out/{source.name}")["Body"].iter_chunks(1 << 22)
     same = "identical with the local file" if digest(found) == digest(pieces_of(local)) else "DIFFERENT FROM THE LOCAL FILE"
     index = f"index {first} GETs and {sum(entry.sent for entry in server.log[:first]) / 1e6:.2f} MB"
     moves = f"{through / 1e6:.1f} MB through the client, {moved['copied_bytes'] / 1e6:.0f} MB copied"
-    size, peak = source.stat().st_size / 1e6, usage.ru_maxrss / 1024
+    size = source.stat().st_size / 1e6
     return f"{source.name:15} {size:6.0f} MB: {index}; {len(server.log)} requests, {moves}; peak {peak:.0f} MiB; {same}"
+
+
+def converted(url: str, source: str, target: str) -> tuple[dict[str, Any], float]:
+    """What a conversion moved, and its peak of memory in MiB."""
+    command = [*OURS, "convert", source, "--to", "gray", "-o", target, "--json"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, env={**ENVIRONMENT, **KEYS, "AWS_ENDPOINT_URL": url})
+    out = child.stdout.read() if child.stdout else b""
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    result = json.loads(out)["results"][0]
+    if child.returncode:
+        raise SystemExit(f"{source}: {result['error']['message']}")
+    return result["transfer"], usage.ru_maxrss / 1024
+
+
+def measure_shards(client: Any, url: str, server: Any, home: Path) -> str:
+    """One row: the last shard is edited."""
+    headers, local = sharded(home, SHARDS, SHARDS - 1), home.with_name("gray")
+    for path in home.iterdir():
+        client.upload_file(str(path), "zoo", f"model/{path.name}")
+    subprocess.run([*OURS, "convert", str(home), "--to", "gray", "-o", str(local), "-q"], check=True, env=ENVIRONMENT)
+    server.log.clear()
+    moved, peak = converted(url, "s3://zoo/model/", "s3://zoo/gray/")
+    log, edited = [*server.log], max(headers)
+    through = sum(entry.sent + entry.received for entry in log)
+    shards = [entry for entry in log if "/model-0" in entry.path and edited not in entry.path]
+    gets = [entry for entry in shards if entry.method == "GET" and entry.span]
+    stops = [(int(entry.span.rpartition("-")[2]), headers[entry.path.rpartition("/")[2].partition("?")[0]]) for entry in gets]
+    behind = sum(last >= stop for last, stop in stops)
+    found = {path.name: client.get_object(Bucket="zoo", Key=f"gray/{path.name}")["Body"].read() for path in local.iterdir()}
+    same = "identical with" if all(data == (local / name).read_bytes() for name, data in found.items()) else "DIFFERENT FROM"
+    moves = f"{through / 1e6:.1f} MB through the client, {moved['copied_bytes'] / 1e6:.0f} MB copied"
+    reads = f"{len(gets)} reads of shards that stay, {behind} of them behind the header"
+    return f"{SHARDS} shards: {reads}; {len(log)} requests, {moves}; peak {peak:.0f} MiB; {same} the local folder"
 
 
 def main() -> None:
@@ -99,6 +128,9 @@ def main() -> None:
             subprocess.run([sys.executable, "-m", "tests.support.bench.stores", str(source)], check=True, env=ENVIRONMENT)
             print(measure(client, server.url, server, source), flush=True)
             source.unlink()
+            client.delete_object(Bucket="zoo", Key=source.name)
+            client.delete_object(Bucket="zoo", Key=f"out/{source.name}")
+        print(measure_shards(client, server.url, server, Path(name) / "model"), flush=True)
 
 
 MAKERS = {".safetensors": make_safetensors, ".pth": make_pth}
