@@ -151,8 +151,11 @@ def test_a_name_that_is_taken(bucket: Bucket):
     assert not any(entry.received for entry in bucket.server.log)
     with pytest.raises(ChkptChannelsError, match="is the input itself"):
         chkpt_channels.convert(source, source, to="gray", force=True)
-    chkpt_channels.convert(source, old, to="gray", force=True)
+    assert chkpt_channels.convert(source, old, to="gray", force=True).status == "converted"
     assert chkpt_channels.inspect(old).first_convs[0].in_channels == 1
+    bucket.server.log.clear()
+    assert chkpt_channels.convert(source, old, to="gray").status == "current"
+    assert {entry.method for entry in bucket.server.log} == {"GET", "HEAD"}
 
 
 @pytest.mark.parametrize(("force", "at"), [(False, "POST"), (False, "GET"), (True, "GET")])

@@ -31,6 +31,7 @@ from chkpt_channels.core.errors import (
 )
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.atomic import sync_folder
+from chkpt_channels.storage.urls import is_url
 
 _BEGINNING = b'{"ledger": 1, '
 _FINAL = (UsageError, DamagedError, UnknownFormatError, UnsupportedError, AmbiguousError, OutputExistsError)
@@ -197,7 +198,14 @@ class Ledger:
 
 
 def stamp(path: str | os.PathLike[str]) -> str | None:
-    """Size and time of a file, of a folder those of all files in it; None where there is none."""
+    """Size and time of a file, of a folder those of all files in it, the version of an object in a store; None where there is
+    none, or the store does not answer."""
+    if is_url(path):
+        from chkpt_channels.storage.stores.remote import version_of
+
+        with suppress(FileSystemError, UnsupportedError, UsageError):
+            return version_of(os.fspath(path))
+        return None
     with suppress(OSError, ValueError):
         if not os.path.isdir(path):
             found = os.stat(path)

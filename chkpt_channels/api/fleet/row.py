@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from chkpt_channels import __version__
@@ -14,7 +15,7 @@ from chkpt_channels.api.fleet.ledger import stamp
 from chkpt_channels.api.manifest import Job
 from chkpt_channels.api.output.naming import derived_path
 from chkpt_channels.api.output.publish import Settings
-from chkpt_channels.core.errors import UsageError
+from chkpt_channels.core.errors import UnsupportedError, UsageError
 from chkpt_channels.storage.source import STDIO
 from chkpt_channels.storage.urls import file_name, is_prefix, is_url, shown
 
@@ -59,41 +60,48 @@ def shard(jobs: Sequence[Job], part: str) -> list[Job]:
 
 
 def absolute(job: Job) -> Job:
-    """The same conversion for a process that works in another folder. Raises UsageError for standard input or output, and for
-    options that are no text or numbers: names alone leave this process."""
-    if url := next((name for name in (job.src, job.dst) if name is not None and is_url(name)), ""):
-        raise UsageError("a ledger and a cluster take files, and this is in a store", file=shown(url))
+    """The same conversion for a process that works in another folder. Raises UsageError for standard input or output, for folders
+    in stores, and for options that are no text or numbers: names alone leave this process."""
+    if url := next((name for name in (job.src, job.dst) if is_prefix(name)), ""):
+        what = "a ledger and a cluster take files and objects, and this is a folder in a store"
+        raise UsageError(what, file=shown(url), hint="chkpt-channels convert without --ledger and --on")
+    for url in filter(is_url, filter(None, (job.src, job.dst))):
+        from chkpt_channels.storage.stores.address import parsed
+
+        with suppress(UnsupportedError):  # which is told of the row
+            parsed(url)  # one that holds credentials is written nowhere
     if STDIO in (job.src, job.dst):
         raise UsageError("standard input and output are of this process alone: a ledger and a cluster take files", file=job.src)
-    options = {name: _absolute(v) if name in _PATHS and isinstance(v, str) else v for name, v in job.options.items()}
+    options = {name: placed(v) if name in _PATHS and isinstance(v, str) else v for name, v in job.options.items()}
     try:
         json.dumps(options)
     except (TypeError, ValueError):
         raise UsageError("a ledger and a cluster take options in words, not objects in memory", file=job.src) from None
-    src, dst = _absolute(job.src), _absolute(job.dst) if job.dst is not None else None
+    src, dst = placed(job.src), placed(job.dst) if job.dst is not None else None
     return job._replace(src=src, dst=dst, options=options)  # type: ignore[arg-type] # the same keys
 
 
 def identity(job: Job, settings: Settings) -> str:
     """By what a ledger knows a conversion again: 16 hex digits of its paths, its options, the files that these name, and the
     version of this package. Raises what `absolute` raises."""
-    placed = absolute(job)
-    files = [stamp(value) for name, value in placed.options.items() if name in _PATHS and isinstance(value, str)]
+    here = absolute(job)
+    files = [stamp(value) for name, value in here.options.items() if name in _PATHS and isinstance(value, str)]
     how = settings._replace(force=False, dry_run=False)
-    return _digest(json.dumps([placed.src, placed.dst, job.to, placed.options, files, how, __version__], sort_keys=True))[:16]
+    return _digest(json.dumps([here.src, here.dst, job.to, here.options, files, how, __version__], sort_keys=True))[:16]
 
 
-def output_of(job: Job) -> Path | None:
+def output_of(job: Job) -> str | os.PathLike[str] | None:
     """The output of a conversion, before --hash-name renames it; None where a look into the source names it."""
     if job.dst is not None:
-        return Path(job.dst)
+        return job.dst
     if job.to is None and job.options.get("like") is not None:
         return None
-    return Path(derived_path(job.src, job.to, job.options))
+    return derived_path(job.src, job.to, job.options)
 
 
-def _absolute(path: str) -> str:
-    return os.path.abspath(path) + (os.sep if path.endswith(os.sep) else "")
+def placed(path: str) -> str:
+    """A path from the root of the file system, a URL as it is."""
+    return path if is_url(path) else os.path.abspath(path) + (os.sep if path.endswith(os.sep) else "")
 
 
 def _digest(text: str) -> str:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from chkpt_channels import __version__
 from chkpt_channels.api.convert import convert
 from chkpt_channels.api.fleet.ledger import Line, error_record, stamp
-from chkpt_channels.api.fleet.row import output_of
+from chkpt_channels.api.fleet.row import output_of, placed
 from chkpt_channels.api.manifest import Job
 from chkpt_channels.api.output.naming import Progress
 from chkpt_channels.api.output.publish import Settings
@@ -57,8 +57,8 @@ def line_of(key: str, job: Job, answer: Answer) -> Line:
         relied = error.file in ("", job.src, target)
     return Line(
         id=key,
-        src=os.path.abspath(job.src),
-        dst=os.path.abspath(target) if target is not None else None,
+        src=placed(job.src),
+        dst=placed(target) if target is not None else None,
         status=status,
         exit=error.exit_code if error else 0,
         source_stamp=answer.source_stamp if relied else None,

@@ -12,11 +12,13 @@ from chkpt_channels.api.output.naming import Path_, Progress, beside_source, oth
 from chkpt_channels.api.output.patch import composed
 from chkpt_channels.api.output.publish import Settings, Written, status_of
 from chkpt_channels.api.report import FileInfo
-from chkpt_channels.core.errors import UnsupportedError, UsageError
+from chkpt_channels.core.errors import OutputExistsError, UnsupportedError, UsageError
 from chkpt_channels.folders.model import ModelFile
 from chkpt_channels.folders.planning import PlannedModel
 from chkpt_channels.formats.base import Loading
-from chkpt_channels.storage.splice import passing_checks
+from chkpt_channels.storage.source import RangeSource
+from chkpt_channels.storage.splice import Composed, passing_checks
+from chkpt_channels.storage.stores.address import parsed
 from chkpt_channels.storage.stores.output import StoreOutput
 from chkpt_channels.storage.stores.remote import RemoteSource
 from chkpt_channels.storage.urls import file_name, shown
@@ -67,20 +69,33 @@ class StoreTarget:
         """Check it, and put its parts into the store; it has no name yet."""
         model = self._model
         output, splices = composed(model.checkpoint, planned.first, self.path)
-        self._out = StoreOutput(self._url, model.source, force=self._settings.force)
+        self._size = output.size
+        try:
+            self._out = StoreOutput(self._url, model.source, force=self._settings.force)
+        except OutputExistsError:
+            if not self._is_there(output):
+                raise
+            return
         progress = self._progress
         report = (lambda done: progress(done, output.size)) if progress else None
         self._out.fill(output, passing_checks(model.checkpoint.checks(), splices), report)
         model.source.check_unchanged()
-        self._size = output.size
+
+    def _is_there(self, output: Composed) -> bool:
+        """Whether an object of the name, which is not the source itself, holds this output."""
+        source = self._model.source
+        if isinstance(source, RemoteSource) and source.address[1:4] == parsed(self._url)[1:4]:
+            return False
+        planned = RangeSource(output, made_here=True)
+        with RemoteSource(self._url) as there:
+            return there.size == planned.size and all(a == b for a, b in zip(there.chunks(), planned.chunks(), strict=True))
 
     def publish(self, planned: PlannedModel) -> Written:
-        """Give it its name."""
-        out = self._out
+        """Give it its name, unless it was there already."""
+        out, info = self._out, FileInfo(self.path, self._model.format.name, self._size)
         if out is None:
-            raise RuntimeError("nothing was put into the store")
+            return Written(info, status_of(is_new=False, is_changed=bool(planned.first.edits)))
         out.publish()
-        info = FileInfo(self.path, self._model.format.name, self._size)
         return Written(info, status_of(is_new=True, is_changed=bool(planned.first.edits)), transfer=out.transfer())
 
     def loading(self, group: str | None) -> Loading:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from chkpt_channels.core.errors import Location
 from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.stores import hub
 from chkpt_channels.storage.stores.address import parsed
 from chkpt_channels.storage.stores.connection import Connection, Pin
 from chkpt_channels.storage.stream_copy import write_at
@@ -34,6 +35,16 @@ WHOLE_BYTES = 128 << 20
 many bytes at 30 ms and 80 MB a second; HDF5 and ONNX files of 100 MB would need 50 to 180."""
 MOST_JUMPS = 3
 SIDE_BY_SIDE = 16
+
+
+def version_of(url: str) -> str:
+    """What tells the versions of an object apart: size and entity tag, of a file on the hub its address in a commit. Raises
+    FileSystemError."""
+    address, location = parsed(url), Location(shown(url))
+    if address.scheme == "hf":
+        return hub.resolved(address, location)[0]
+    pin, _ = Connection(address, location).first(1)
+    return f"{pin.size} {pin.tag}"
 
 
 class Spans:

@@ -75,8 +75,9 @@ def test_another_folder_gets_whole_paths(tmp_path: Path, monkeypatch: pytest.Mon
     [
         (Job("-", "b.pth", "gray", {}), "standard input and output"),
         (Job("a.pth", "-", "gray", {}), "standard input and output"),
-        (Job("s3://zoo/a.pth", "b.pth", "gray", {}), "this is in a store"),
-        (Job("a.pth", "s3://zoo/b.pth", "gray", {}), "this is in a store"),
+        (Job("s3://zoo/a/", "b", "gray", {}), "this is a folder in a store"),
+        (Job("a", "s3://zoo/b/", "gray", {}), "this is a folder in a store"),
+        (Job("https://zoo.org/a.pth?token=x", "b.pth", "gray", {}), "holds credentials"),
         (Job("a.pth", None, None, {"like": {"conv1.weight": np.ones(1)}}), "options in words"),
     ],
 )
@@ -101,6 +102,7 @@ def test_outputs_in_a_bucket():
 
 
 def test_the_output_of_a_row():
-    assert output_of(Job("a.pth", "x.pth", "gray", {})) == Path("x.pth")
+    assert output_of(Job("a.pth", "x.pth", "gray", {})) == "x.pth"
+    assert output_of(Job("s3://zoo/a.pth", None, "gray", {})) == "s3://zoo/a_gray.pth"
     assert output_of(Job("a.pth", None, "gray", {})) == Path("a_gray.pth")
     assert output_of(Job("a.pth", None, None, {"like": "b.pth"})) is None
