@@ -148,7 +148,7 @@ def _zip_of_weights(source: Source, suffixes: Container[str]) -> UnsupportedErro
     from chkpt_channels.containers.zip.directory import central_entries, find_directory
 
     try:
-        names = [name for _, name, _ in central_entries(source, *find_directory(source)[0])]
+        names = [entry.name for entry in central_entries(source, *find_directory(source)[0])]
     except DamagedError:
         return None
     if any(name.rpartition("/")[2] in _EXPORTED for name in names):

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from chkpt_channels.core.errors import DamagedError, Location
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.source import Source
 
 CENTRAL = b"PK\x01\x02"
@@ -76,8 +77,18 @@ def _no_end(source: Source) -> DamagedError:
     return source.location.damaged("bytes follow the end of the archive", at=source.size - len(tail) + at + END_RECORD.size)
 
 
-def central_entries(source: Source, start: int, stop: int) -> Iterator[tuple[int, str, bytes]]:
-    """(offset of the local header, name, raw entry) for each entry of the central directory."""
+class Entry(NamedTuple):
+    """An entry of the central directory: the offset of the local header, the name, both sizes, and the `raw` entry."""
+
+    start: int
+    name: str
+    size: int
+    packed: int
+    raw: bytes
+
+
+def central_entries(source: Source, start: int, stop: int) -> Iterator[Entry]:
+    """The entries of the central directory, in its order."""
     raw, at = source.read(start, stop), 0
     while at < len(raw):
         if at + CENTRAL_RECORD.size > len(raw) or raw[at : at + 4] != CENTRAL:
@@ -91,10 +102,10 @@ def central_entries(source: Source, start: int, stop: int) -> Iterator[tuple[int
         name = _name(source.location, encoded, fields[3], start + at)
         if fields[13]:
             raise source.location.at(name).damaged("its directory entry names another disk", at=start + at)
-        _, _, offset = central_sizes(source.location, name, entry, start + at)
-        extra_at = CENTRAL_RECORD.size + fields[10]
-        check_unicode_path(source.location, name, entry[extra_at : extra_at + fields[11]], start + at)
-        yield offset, name, entry
+        extra = entry[CENTRAL_RECORD.size + fields[10] :][: fields[11]]
+        size, packed, offset = _sizes(source.location.at(name), (fields[9], fields[8], fields[16]), extra, start + at)
+        check_unicode_path(source.location, name, extra, start + at)
+        yield Entry(offset, name, size, packed, entry)
         at += length
 
 
@@ -120,18 +131,17 @@ def central_name(entry: bytes) -> bytes:
     return entry[CENTRAL_RECORD.size : CENTRAL_RECORD.size + CENTRAL_RECORD.unpack_from(entry)[10]]
 
 
-def central_sizes(location: Location, name: str, entry: bytes, at: int) -> tuple[int, int, int]:
-    """(size, packed size, offset of the local header) of a central entry, from its zip64 extra field where it has one."""
-    fields = CENTRAL_RECORD.unpack_from(entry)
-    values = [fields[9], fields[8], fields[16]]
-    extra_at = CENTRAL_RECORD.size + fields[10]
-    wide = next((body for tag, body in extra_fields(entry[extra_at : extra_at + fields[11]]) if tag == ZIP64_TAG), b"")
+def _sizes(location: Location, stated: tuple[int, int, int], extra: bytes, at: int) -> tuple[int, ...]:
+    """(size, packed size, offset of the local header) of a central entry: as `stated`, or from its zip64 extra field."""
+    if MAX32 not in stated:
+        return stated
+    values, wide = list(stated), next((body for tag, body in extra_fields(extra) if tag == ZIP64_TAG), b"")
     for i, value in enumerate(values):
         if value == MAX32:
             if len(wide) < 8:
-                raise location.at(name).damaged("a zip64 size is missing", at=at)
+                raise location.damaged("a zip64 size is missing", at=at)
             values[i], wide = int.from_bytes(wide[:8], "little"), wide[8:]
-    return values[0], values[1], values[2]
+    return tuple(values)
 
 
 def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:

@@ -22,9 +22,9 @@ from chkpt_channels.containers.zip.directory import (
     FLAG_UTF8,
     MAX32,
     ZIP64_TAG,
+    Entry,
     central_entries,
     central_name,
-    central_sizes,
     check_unicode_path,
     extra_fields,
     find_directory,
@@ -75,26 +75,25 @@ class Archive:
         self._directory, self._end, count = find_directory(source)
         listed = list(central_entries(source, *self._directory))
         if len(listed) != count:
-            raise source.location.damaged(
-                f"its directory lists {len(listed)} members, and its end record says {count}", at=self._directory[1]
-            )
-        self._listed = [name for _, name, _ in listed]  # the order of the directory need not be that of the file
-        entries = sorted(listed, key=lambda entry: entry[0])
+            what = f"its directory lists {len(listed)} members, and its end record says {count}"
+            raise source.location.damaged(what, at=self._directory[1])
+        self._listed = [entry.name for entry in listed]
+        entries = sorted(listed)  # the order of the directory need not be that of the file
         self.members: dict[str, Member] = {}
-        stops = [*(start for start, _, _ in entries), self._directory[0]][1:]
+        stops = [*(entry.start for entry in entries), self._directory[0]][1:]
         if source.is_remote:  # with the descriptor of the member in front of each
             source.expect([(start - LONGEST_DESCRIPTOR_BYTES, start + NEAR_BYTES) for start in stops])
         at, folded = 0, dict[bytes, str]()
-        if entries and entries[0][0]:
-            raise source.location.damaged(f"{entries[0][0]} bytes precede the first member", at=0)
-        for (start, name, central), limit in zip(entries, stops, strict=True):
+        if entries and entries[0].start:
+            raise source.location.damaged(f"{entries[0].start} bytes precede the first member", at=0)
+        for entry, limit in zip(entries, stops, strict=True):
+            start, name = entry.start, entry.name
             if name in self.members:
                 raise self.location.at(name).damaged("occurs twice in the archive", at=start)
-            if (other := folded.setdefault(central_name(central).lower(), name)) != name:
+            if (other := folded.setdefault(central_name(entry.raw).lower(), name)) != name:
                 raise self.location.at(name).damaged(f"is {other} in letters of another case: readers take either", at=start)
-            if start != at:
-                _check_padding(source, at, start)
-            self.members[name] = member = _member(source, start, name, central, limit)
+            _check_padding(source, at, start)
+            self.members[name] = member = _member(source, entry, limit)
             at = member.stop
         _check_padding(source, at, self._directory[0])
         sized = [m for m in self.members.values() if m.size]
@@ -205,13 +204,13 @@ class _Content:
         return self._location.at(self._member.name).damaged(what, at=self._member.data)
 
 
-def _member(source: Source, start: int, name: str, central: bytes, limit: int) -> Member:
-    """The member whose local header is at `start` and which ends before `limit`. Checks all that needs no payload."""
+def _member(source: Source, entry: Entry, limit: int) -> Member:
+    """The member of an entry, which ends before `limit`. Checks all that needs no payload."""
+    start, name, size, packed, central = entry
 
     def damaged(what: str) -> DamagedError:
         return source.location.at(name).damaged(what, at=start)
 
-    size, packed, _ = central_sizes(source.location, name, central, start)
     _, _, _, flags, method, _, _, crc, *_ = CENTRAL_RECORD.unpack_from(central)
     local, near = _local_header(source, start, limit, damaged)
     _, _, local_flags, local_method, _, _, *local_values, name_bytes, _ = LOCAL_RECORD.unpack_from(local)
@@ -278,10 +277,11 @@ def _descriptor(source: Source, at: int, limit: int, expected: tuple[int, int, i
     last = min(at + LONGEST_DESCRIPTOR_BYTES, limit)
     raw = near if len(near) >= last - at else source.read(at, last)
     kinds = ((True, False), (True, True), (False, False), (False, True))
-    descriptors = [make_descriptor(expected, signed=signed, wide=wide) for signed, wide in kinds]
-    matching = [descriptor for descriptor in descriptors if descriptor and raw.startswith(descriptor)]
+    descriptors = (make_descriptor(expected, signed=signed, wide=wide) for signed, wide in kinds)
+    matching = (descriptor for descriptor in descriptors if descriptor and raw.startswith(descriptor))
+    first = next(matching, b"")
     # trap: the short descriptor of an empty member is the beginning of its long one; the offset of the next member decides
-    return next((descriptor for descriptor in matching if at + len(descriptor) == limit), matching[0] if matching else b"")
+    return first if at + len(first) == limit else next((other for other in matching if at + len(other) == limit), first)
 
 
 def make_descriptor(values: tuple[int, int, int], *, signed: bool, wide: bool) -> bytes:

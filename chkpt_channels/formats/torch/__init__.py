@@ -30,10 +30,10 @@ def sniff_zip(source: Source) -> bool:
     from chkpt_channels.containers.zip.directory import central_entries, find_directory
 
     try:
-        entries = list(central_entries(source, *find_directory(source)[0]))
+        names = [entry.name for entry in central_entries(source, *find_directory(source)[0])]
     except DamagedError:
         return True
-    return any(name.rpartition("/")[2] == "data.pkl" for _, name, _ in entries)
+    return any(name.rpartition("/")[2] == "data.pkl" for name in names)
 
 
 def sniff_legacy(source: Source) -> bool:

@@ -18,7 +18,6 @@ from chkpt_channels.containers.zip.directory import (
     MAX16,
     central_entries,
     central_name,
-    central_sizes,
     check_unicode_path,
     extra_fields,
     find_directory,
@@ -64,8 +63,8 @@ def test_the_directory_is_found_and_listed(change: Callable[[bytes], bytes], sou
         assert (start, count) == (other.start_dir, 2)
     assert file.size == stop + len(end)
     entries = list(central_entries(file, start, stop))
-    assert [(offset, name) for offset, name, _ in entries] == expected
-    assert central_name(entries[1][2]) == "b/é".encode()
+    assert [(entry.start, entry.name) for entry in entries] == expected
+    assert central_name(entries[1].raw) == "b/é".encode()
 
 
 @pytest.mark.parametrize(
@@ -85,17 +84,23 @@ def test_zip64_records_must_agree(changes: dict[str, int], words: str, source: C
         find_directory(source(wide(archive("a", "b"), **changes)))
 
 
-def test_what_a_zip64_field_holds_is_read_in_its_order():
+def test_what_a_zip64_field_holds_is_read_in_its_order(source: Callable[[bytes], Source]):
     """Sizes and offset stand there only where their short fields are full, and always in this order."""
 
     def entry(size: int, packed: int, offset: int, extra: bytes) -> bytes:
         return struct.pack("<4s6H3I5H2I", b"PK\1\2", *[0] * 7, packed, size, 1, len(extra), *[0] * 4, offset) + b"a" + extra
 
-    full, extra = 0xFFFFFFFF, struct.pack("<2HH", 0x7075, 2, 9) + struct.pack("<2H2Q", 1, 16, 1 << 40, 1 << 41)
-    assert central_sizes(Location("a.zip"), "a", entry(full, 5, full, extra), 0) == (1 << 40, 5, 1 << 41)
-    assert central_sizes(Location("a.zip"), "a", entry(7, full, full, extra), 0) == (7, 1 << 40, 1 << 41)
+    def read(size: int, packed: int, offset: int, extra: bytes) -> tuple[int, int, int]:
+        raw = entry(size, packed, offset, extra)
+        (found,) = central_entries(source(bytes(77) + raw), 77, 77 + len(raw))
+        return found.size, found.packed, found.start
+
+    full, extra = 0xFFFFFFFF, struct.pack("<2HH", 0x5455, 2, 9) + struct.pack("<2H2Q", 1, 16, 1 << 40, 1 << 41)
+    assert read(full, 5, full, extra) == (1 << 40, 5, 1 << 41)
+    assert read(7, full, full, extra) == (7, 1 << 40, 1 << 41)
+    assert read(7, 7, 5, extra) == (7, 7, 5)
     with pytest.raises(DamagedError, match="a: a zip64 size is missing, at byte 77"):
-        central_sizes(Location("a.zip"), "a", entry(full, full, full, extra), 77)
+        read(full, full, full, extra)
 
 
 def test_extra_fields():
