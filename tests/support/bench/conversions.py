@@ -5,6 +5,7 @@
     python -m tests.support.bench.conversions --only large      # 4 GB against cp and sync
     python -m tests.support.bench.conversions --only many       # -j 2 against -j 1, and what the disk does with two at once
     python -m tests.support.bench.conversions --only scale      # how work grows with what a file holds many of
+    python -m tests.support.bench.conversions --only sizes      # time against size, 1 MB to 4 GB, and docs/speed.png
     python -m tests.support.bench.conversions --only startup    # the start of the command, with each typer
     python -m tests.support.bench.conversions --only fleet      # a task on Dask's workers against one of -j 2
 
@@ -25,11 +26,12 @@ from tests.support.bench import programs
 from tests.support.bench.fleet import fleet
 from tests.support.bench.measure import OURS, TINY, Figure, in_turn, load, pair, quartiles, run
 from tests.support.bench.scale import scale
+from tests.support.bench.sizes import sizes
 from tests.support.bench.startup import startup
 
 PYTHON = sys.executable
 
-PARTS = ("small", "scale", "startup", "many", "fleet", "large")
+PARTS = ("small", "scale", "sizes", "startup", "many", "fleet", "large")
 COPY_AND_SYNC = ["sh", "-c", 'cp "$1" "$2" && sync "$2"', "sh"]
 NOTHING = [PYTHON, "-c", "pass"]
 
@@ -191,6 +193,8 @@ def main() -> None:
             repository(folder, runs)
         if "scale" in parts:
             scale(folder)
+        if "sizes" in parts:
+            sizes(folder, max(2, runs // 3))
         if "startup" in parts:
             startup(folder, runs)
         if "many" in parts:

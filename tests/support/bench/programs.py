@@ -15,6 +15,15 @@ from safetensors.torch import save_file
 state = {"conv1.weight": torch.randn(64, 3, 7, 7)} | {f"blocks.{i}.weight": torch.randn(4096, 6144) for i in range(44)}
 torch.save(state, sys.argv[1]); save_file(state, sys.argv[2])
 """
+MAKE_SIZED = """
+import sys, torch
+from safetensors.torch import save_file
+state, rest = {"conv1.weight": torch.randn(64, 3, 7, 7)}, int(sys.argv[3]) * 1_000_000 // 4
+while rest:
+    count = min(rest, 1 << 23)
+    state[f"blocks.{len(state)}.weight"], rest = torch.randn(count), rest - count
+torch.save(state, sys.argv[1]); save_file(state, sys.argv[2])
+"""
 KERNEL = "next(k for k, v in s.items() if v.ndim == 4 and v.shape[1] == 3)"
 TORCH_SCRIPT = f"""
 import sys, torch
