@@ -103,7 +103,11 @@ def central_entries(source: Source, start: int, stop: int) -> Iterator[Entry]:
         if fields[13]:
             raise source.location.at(name).damaged("its directory entry names another disk", at=start + at)
         extra = entry[CENTRAL_RECORD.size + fields[10] :][: fields[11]]
-        size, packed, offset = _sizes(source.location.at(name), (fields[9], fields[8], fields[16]), extra, start + at)
+        stated = (fields[9], fields[8], fields[16])
+        try:
+            size, packed, offset = _sizes(stated, extra) if MAX32 in stated else stated
+        except struct.error:
+            raise source.location.at(name).damaged("a zip64 size is missing", at=start + at) from None
         check_unicode_path(source.location, name, extra, start + at)
         yield Entry(offset, name, size, packed, entry)
         at += length
@@ -131,17 +135,12 @@ def central_name(entry: bytes) -> bytes:
     return entry[CENTRAL_RECORD.size : CENTRAL_RECORD.size + CENTRAL_RECORD.unpack_from(entry)[10]]
 
 
-def _sizes(location: Location, stated: tuple[int, int, int], extra: bytes, at: int) -> tuple[int, ...]:
-    """(size, packed size, offset of the local header) of a central entry: as `stated`, or from its zip64 extra field."""
-    if MAX32 not in stated:
-        return stated
-    values, wide = list(stated), next((body for tag, body in extra_fields(extra) if tag == ZIP64_TAG), b"")
-    for i, value in enumerate(values):
-        if value == MAX32:
-            if len(wide) < 8:
-                raise location.damaged("a zip64 size is missing", at=at)
-            values[i], wide = int.from_bytes(wide[:8], "little"), wide[8:]
-    return tuple(values)
+def _sizes(stated: tuple[int, int, int], extra: bytes) -> list[int]:
+    """(size, packed size, offset of the local header) of a central entry: as `stated`, or from its zip64 extra field, which holds
+    those that do not fit, one after the other. struct.error where it does not."""
+    wide = next((body for tag, body in extra_fields(extra) if tag == ZIP64_TAG), b"")
+    longs = iter(struct.unpack_from(f"<{stated.count(MAX32)}Q", wide))
+    return [next(longs) if value == MAX32 else value for value in stated]
 
 
 def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
