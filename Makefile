@@ -68,9 +68,9 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# a file's tests share what they import and build; its networks are too small for threads
+# a file's tests share what they import and build
 test-frameworks: $(FRAMEWORKS)/.installed
-	OMP_NUM_THREADS=1 $(FRAMEWORKS)/bin/python -m pytest -n auto --dist loadfile tests/frameworks
+	$(FRAMEWORKS)/bin/python -m pytest -n auto --dist loadfile tests/frameworks
 
 # wheels of 280 MB, once, into ~/.cache/chkpt-channels-realworld or the folder in CHKPT_CHANNELS_REALWORLD
 test-realworld: $(FRAMEWORKS)/.installed

@@ -32,10 +32,15 @@ else:
             importlib.import_module(module.name)
 
 
+def pytest_collection() -> None:
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """The collector and forks leave the 14,000 tests of a whole run alone: half a GB."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
