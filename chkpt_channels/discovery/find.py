@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UnsupportedError, UsageError
@@ -22,6 +23,10 @@ MOST_TOGETHER = 6
 """Stems that a hint names together; more are seldom all stems."""
 MOST_OPTIONS = 3
 """Choices of layers in a hint."""
+MOST_REMEMBERED = 5_000
+"""Tensors whose search is remembered."""
+_find_once = lru_cache(maxsize=1)(search.find)
+"""The search goes by names and shapes alone, and in a folder of checkpoints these are mostly those of the file before."""
 _ANY = SearchRequest()
 
 
@@ -51,7 +56,8 @@ def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _ANY) -> 
 
 def _by_shapes(checkpoint: TensorStore, channels: int | None) -> search.Finding:
     among = opaque.searched(checkpoint)
-    finding = search.find(among.tensors, ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
+    find = _find_once if len(among.tensors) <= MOST_REMEMBERED else search.find
+    finding = find(tuple(among.tensors), ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
     finding = opaque.without_opaque(finding, among)
     return finding._replace(first_convs=tuple(checkpoint.graph.with_groups(conv) for conv in finding.first_convs))
 

@@ -13,6 +13,7 @@ from chkpt_channels import AmbiguousError, UnsupportedError, UsageError
 from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, OpaqueTensor, Tensor
+from chkpt_channels.discovery import find
 from chkpt_channels.discovery.find import (
     compare_with_like,
     find_first_convs,
@@ -289,7 +290,7 @@ def test_an_adapter_sees_the_image_beside_the_layer_that_it_adapts():
 def test_candidates_that_are_needed_together_are_named_together(monkeypatch: pytest.MonkeyPatch, layers: list[str]):
     needed = [Candidate(name, NET[name].shape, needed=True) for name in ("conv1.weight", "conv2.weight")]
     finding = Finding((), (Candidate("fc.weight", (5, 8)), *needed))
-    monkeypatch.setattr("chkpt_channels.discovery.law.search.find", lambda *_, **__: finding)
+    monkeypatch.setattr("chkpt_channels.discovery.find._find_once", lambda *_, **__: finding)
     with pytest.raises(AmbiguousError) as refused:
         select_first_convs(Memory({"": NET}), asked(layers=layers))
     together = "--layer conv1.weight --layer conv2.weight"
@@ -499,3 +500,15 @@ HWIO_SHAPES = {
     "side/kernel": (5, 5, 3, 4),
     "mix/kernel": (1, 1, 12, 5),
 }
+
+
+def test_the_same_names_and_shapes_are_searched_once():
+    first = Memory({"": {"conv1.weight": kernel(8, 3, 3, 3), "conv2.weight": kernel(8, 8, 3, 3)}})
+    again = Memory({"": {"conv1.weight": 2 * kernel(8, 3, 3, 3), "conv2.weight": kernel(8, 8, 3, 3)}})
+    other = Memory({"": {"conv1.weight": kernel(8, 4, 3, 3), "conv2.weight": kernel(8, 8, 3, 3)}})
+    assert [conv.in_channels for conv in find_first_convs(first).first_convs] == [3]
+    hits = find._find_once.cache_info().hits
+    assert find_first_convs(again) == find_first_convs(first)
+    assert find._find_once.cache_info().hits == hits + 2
+    assert [conv.in_channels for conv in find_first_convs(other).first_convs] == [4]
+    assert not find_first_convs(first, SearchRequest(from_channels=4)).first_convs

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from chkpt_channels.containers.pickle.machine import FRAME_HEAD_BYTES, Machine, OutOfData, PickleBytes
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
@@ -20,8 +21,14 @@ PROTOCOL = b"\x80"
 """The opcode that a pickle of protocol 2 to 5 begins with."""
 
 
+REMEMBERED_BYTES = 1 << 18
+"""Of the pickle that was parsed last: checkpoints of one network have the same one, to the byte, around other elements."""
+
+
 class Tree:
     """One parsed pickle: bytes [start, stop) of `data`; where that is a FileBytes, long texts and byte strings are skipped."""
+
+    _last: ClassVar[Tree | None] = None
 
     def __init__(self, data: PickleBytes, location: Location, *, start: int = 0) -> None:
         """Parse. Raises DamagedError with the opcode's offset, UnsupportedError for protocol 0, OutOfData if cut off."""
@@ -43,6 +50,8 @@ class Tree:
     def whole(cls, data: PickleBytes, location: Location) -> Tree:
         """The one pickle that fills `data`. Raises DamagedError where it is cut off or bytes follow it, UnsupportedError where
         these are another pickle: Python reads them one by one."""
+        if isinstance(data, bytes) and (last := cls._last) and last.data == data:
+            return last._elsewhere(location)
         try:
             tree = cls(data, location)
         except OutOfData:
@@ -52,4 +61,12 @@ class Tree:
             raise location.unsupported(f"holds a second pickle behind the first, at byte {tree.stop}", hint=hint)
         if tree.stop != len(data):
             raise location.damaged("bytes follow the end of the pickle", at=tree.stop)
+        if isinstance(data, bytes) and len(data) <= REMEMBERED_BYTES:
+            cls._last = tree
+        return tree
+
+    def _elsewhere(self, location: Location) -> Tree:
+        """The same pickle in another file. Nodes are not changed once they are parsed."""
+        tree = object.__new__(Tree)
+        tree.__dict__.update(self.__dict__, location=location)
         return tree
