@@ -29,8 +29,8 @@ from chkpt_channels.folders.model import Model, ModelFile, Part
 from chkpt_channels.folders.shards import Shards, is_index, shard_names
 from chkpt_channels.formats import foreign_weights, is_claimed, open_checkpoint, open_shard, weights_suffixes
 from chkpt_channels.formats.base import Checkpoint, Loading
-from chkpt_channels.storage.opening import is_mirrored, mirrored, named, open_file
-from chkpt_channels.storage.source import STDIO, Readable, Source, check_link, open_listed, status
+from chkpt_channels.storage.opening import is_mirrored, mirrored, named, open_file, open_listed
+from chkpt_channels.storage.source import STDIO, Readable, Source, check_link, status
 from chkpt_channels.storage.urls import is_prefix, is_url
 from chkpt_channels.transform.mixing.normalization import AUTO
 from chkpt_channels.transform.options import Options
@@ -150,10 +150,8 @@ class ModelFolder(Model):
             return is_claimed(source) or foreign_weights(source)
 
     def source(self, name: str, *, sparing: bool = False) -> Source:
-        """A file of the folder, open; `sparing` as of `open_file`. Raises FileSystemError where another one, or a link, is in its
-        place now."""
-        path = self.path / name
-        return open_file(path, sparing=sparing) if self.is_remote else open_listed(path, self._listed[name])
+        """A file of the folder, open; `sparing` as of `open_file`. Raises as `open_listed`."""
+        return open_listed(self.path / name, self._listed[name], sparing=sparing)
 
     def size_of(self, name: str) -> int:
         """The bytes of one of its files."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chkpt_channels.core.errors import Location, UnsupportedError, UsageError
+from chkpt_channels.storage import source as files
 from chkpt_channels.storage.source import STDIO, RangeSource, Readable, Source
 from chkpt_channels.storage.urls import is_bucket, is_prefix, is_url, shown
 
@@ -82,6 +83,11 @@ def open_file(path: str | os.PathLike[str], *, sparing: bool = False) -> Source:
         return Source(path)
     mirror, name = found
     return mirror.source(name, sparing=sparing)
+
+
+def open_listed(path: Path, listed: os.stat_result, *, sparing: bool = False) -> Source:
+    """The same of a file that had this `status`. Raises FileSystemError too where another one, or a link, is in its place now."""
+    return open_file(path, sparing=sparing) if is_mirrored(path) else files.open_listed(path, listed)
 
 
 def contents(path: str | os.PathLike[str], limit: int) -> bytes:

@@ -124,6 +124,11 @@ class Source:
         finally:
             self.close()
 
+    @property
+    def folder(self) -> Path:
+        """Where what it names is looked for."""
+        return Path(self.name).parent
+
     def keep(self, other: Source) -> Source:
         """`other`, which is closed with this one."""
         self._kept = (*self._kept, other)

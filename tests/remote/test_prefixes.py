@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from itertools import count
 from math import prod
@@ -27,6 +28,7 @@ from chkpt_channels.core.errors import (
 from chkpt_channels.storage.stores import upload
 from tests.remote.conftest import Bucket
 from tests.remote.test_writing import content, keys, uploads
+from tests.support.files import FIXTURES
 from tests.support.stores import Answer
 
 INDEX = "model.safetensors.index.json"
@@ -152,6 +154,24 @@ def sharded(home: Path, count: int, stem_in: int) -> dict[str, int]:
         weight_map |= dict.fromkeys(shapes, name)
     (home / INDEX).write_text(json.dumps({"metadata": {"total_size": 0}, "weight_map": weight_map}))
     return headers
+
+
+@pytest.mark.parametrize("edited", [True, False])
+def test_data_files_go_with_their_model(edited: bool, bucket: Bucket, tmp_path: Path):
+    home = tmp_path / "net"
+    home.mkdir()
+    for path in (FIXTURES / "onnx").glob("external.onnx*"):
+        shutil.copy(path, home)
+    assert len(list(home.iterdir())) > 1
+    to, source = "gray" if edited else "rgb", put(bucket, home, "in/net/")
+    chkpt_channels.convert(home, tmp_path / "out", to=to)
+    chkpt_channels.convert(source, "s3://zoo/out/", to=to)
+    assert under(bucket, "out/") == files(tmp_path / "out")
+    assert chkpt_channels.verify(source, "s3://zoo/out/", to=to).ok
+    assert run(["check", source, "--expect", "rgb", "-q"]) == 0
+    with pytest.raises(UnsupportedError, match="in the data file") as refused:
+        chkpt_channels.convert(f"{source}external.onnx", "s3://zoo/a.onnx", to="gray")
+    assert refused.value.hint == "convert the folder that both are in"
 
 
 def test_it_lies_beside_its_source(folder: Path, gray: dict[str, bytes], bucket: Bucket, capsys: pytest.CaptureFixture[str]):

@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ def run(
         jobs = {n: absolute(job) if executor else job for n, job in enumerate(rows) if n not in known}
         _make_folders(() if how.dry_run else jobs.values())
         crew = _crew(jobs, how, executor, workers, progress, stack)
-        answers = stack.enter_context(closing(_answers(jobs, crew) if crew else _answers_here(jobs, how, progress)))
+        answers = stack.enter_context(_begun(jobs, how, crew, progress, stamped=memory is not None))
         for number in range(len(rows)):
             while number not in known:
                 n, answer = next(answers)
@@ -122,7 +123,7 @@ def _make_folders(jobs: Iterable[Job]) -> None:
 
 
 class _Crew(NamedTuple):
-    """Who does the work: `task` in an executor, with these `words` behind the row, at most so many calls `ahead`; `tick` shows
+    """Who does the work: `do` in an executor, with these `words` behind the row, at most so many calls `ahead`; `tick` shows
     progress, or raises where nobody answers any more, `told` when a row is done. One
     that `is_own` ends with the run."""
 
@@ -132,16 +133,25 @@ class _Crew(NamedTuple):
     tick: Callable[[], None] | None = None
     told: Callable[[Job], None] | None = None
     is_own: bool = False
+    do: Callable[..., Answer] = task
+
+
+def _begun(
+    jobs: Mapping[int, Job], settings: Settings, crew: _Crew | None, progress: Progress | None, *, stamped: bool
+) -> closing[Generator[tuple[int, Answer], None, None]]:
+    """The answers as they come, of rows that are `stamped` for a ledger."""
+    do = partial(task, stamped=stamped)
+    return closing(_answers(jobs, crew._replace(do=do)) if crew else _answers_here(jobs, settings, progress, do))
 
 
 def _answers_here(
-    jobs: Mapping[int, Job], settings: Settings, progress: Progress | None
+    jobs: Mapping[int, Job], settings: Settings, progress: Progress | None, do: Callable[..., Answer]
 ) -> Generator[tuple[int, Answer], None, None]:
     """The answers of this process."""
     total = _total(jobs) if progress else 0
     advance = (lambda more, _: progress(more, total)) if progress else None
     for number, job in jobs.items():
-        yield number, task(job, "", settings, advance)
+        yield number, do(job, "", settings, advance)
 
 
 def _total(jobs: Mapping[int, Job]) -> int:
@@ -211,7 +221,7 @@ def _launch(
     number: int, jobs: Mapping[int, Job], crew: _Crew, flying: dict[Future[Answer], int], done: SimpleQueue[Future[Answer]]
 ) -> None:
     try:
-        future = crew.executor.submit(task, jobs[number], os.urandom(8).hex(), *crew.words)
+        future = crew.executor.submit(crew.do, jobs[number], os.urandom(8).hex(), *crew.words)
     except Exception as error:
         what = f"was not begun: the executor takes no more work: {first_line(error)}"
         raise PostPublishError(what, file=jobs[number].src, hint="--resume, which does what is left") from error

@@ -29,17 +29,17 @@ class Answer(NamedTuple):
     version: str
 
 
-def task(job: Job, call: str, settings: Settings, progress: Progress | None = None) -> Answer:
-    """One conversion, as a worker does it. Every error is an answer: what is raised here is the end of the worker. No two calls
-    have the same name, `call`: Dask answers equal ones from memory, though the output may be gone by now."""
-    began, before = time.time(), stamp(job.src)
+def task(job: Job, call: str, settings: Settings, progress: Progress | None = None, *, stamped: bool = True) -> Answer:
+    """One conversion, as a worker does it, `stamped` for a ledger. Every error is an answer: what is raised here is the end of
+    the worker. No two calls have the same name, `call`: Dask answers equal ones from memory, though the output may be gone."""
+    began, before = time.time(), stamp(job.src) if stamped else None
     result: Report | Exception
     try:
         result = convert(job.src, job.dst, job.to, progress=progress, **settings._asdict(), **job.options)
     except Exception as error:
         result = error
     there = result.target if isinstance(result, Report) else _named(job)
-    after = stamp(there) if there is not None else None
+    after = stamp(there) if stamped and there is not None else None
     return Answer(result, before, after, os.uname().nodename, round(time.time() - began, 3), __version__)
 
 

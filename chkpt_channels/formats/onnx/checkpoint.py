@@ -18,7 +18,8 @@ from chkpt_channels.formats.onnx import external_data, tensor_data
 from chkpt_channels.formats.onnx.graph import OnnxGraph
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.schema import GRAPH_INITIALIZERS, GRAPH_SPARSE, TENSOR_RAW
-from chkpt_channels.storage.source import Source, check_link, open_listed, resolved, status
+from chkpt_channels.storage.opening import open_listed
+from chkpt_channels.storage.source import Source, check_link, resolved, status
 from chkpt_channels.storage.splice import Splice
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Onnx(Checkpoint):
     def __init__(self, source: Source, form: Format) -> None:
         super().__init__(source, form)
         self.model = OnnxModel(source)
-        self._folder = Path(source.name).parent
+        self._folder = source.folder
         self._payloads: dict[str, tensor_data.Payload] = {}
         self._others: dict[Path, Source] = {}
         self._original: dict[Path, tuple[Onnx, Path]] = {}

@@ -16,6 +16,7 @@ from chkpt_channels.core.errors import Location
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.schema import TENSOR_EXTERNAL
 from chkpt_channels.formats.onnx.tensor_data import Payload
+from chkpt_channels.storage.opening import named, open_file
 from chkpt_channels.storage.source import Source
 
 _ENTRY_VALUE = 2
@@ -31,15 +32,16 @@ def check(weights: Mapping[str, Weight], payloads: Mapping[str, Payload], source
             continue
         if source.is_alone:
             what = f"its elements are in the data file {payload.path.name}, and the model was given without it"
-            raise source.location.at(name).unsupported(what, hint="convert the files with the command line")
+            where = "the folder that both are in" if source.is_remote else "the files with the command line"
+            raise source.location.at(name).unsupported(what, hint=f"convert {where}")
         if payload.path not in sizes:
             sizes[payload.path] = _size(payload.path)
         size = sizes[payload.path]
         if size is not None and payload.stop > size:
-            location = Location(str(payload.path), name)
+            location = Location(named(payload.path), name)
             raise location.damaged(f"the file ends at {size}, inside its {weights[name].size} bytes", at=payload.start)
         if size is not None and payload.stop < size and "length" not in weights[name].external():
-            location = Location(str(payload.path), name)
+            location = Location(named(payload.path), name)
             raise location.damaged(
                 f"no length is given, and {size - payload.start} bytes follow for its {weights[name].size}", at=payload.start
             )
@@ -52,7 +54,7 @@ def _size(path: Path) -> int | None:
         return None
     if not stat.S_ISREG(status.st_mode):
         kind = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO"}.get(stat.S_IFMT(status.st_mode), "not a regular file")
-        raise Location(str(path)).damaged(f"is {kind}; the model says that it holds tensors")
+        raise Location(named(path)).damaged(f"is {kind}; the model says that it holds tensors")
     return status.st_size
 
 
@@ -67,13 +69,13 @@ def check_sums(model: OnnxModel, files: Mapping[str, Path | None]) -> None:
         if path not in digests:
             digests[path] = _sha1(path)
         if digests[path] != expected:
-            where = Location(str(path)).at(weight.name)
+            where = Location(named(path)).at(weight.name)
             raise where.damaged(f"the file's SHA-1 is {digests[path]}, not {expected[:40]!r}")
 
 
 def _sha1(path: Path) -> str:
     digest = hashlib.sha1(usedforsecurity=False)
-    with Source(path) as source:
+    with open_file(path) as source:
         for piece in source.chunks():
             digest.update(piece)
     return digest.hexdigest()

@@ -73,7 +73,8 @@ class Mirror:
     def source(self, name: str, *, sparing: bool = False) -> Source:
         """A file where it is; with `sparing` its first request is a short one. Raises FileSystemError."""
         size = SPARING_BYTES if sparing else FIRST_BYTES
-        source = RemoteSource(self._home + name, self._first.get(name), name=self.url + name, first_bytes=size)
+        place, first = self.path / name, self._first.get(name)
+        source = RemoteSource(self._home + name, first, name=self.url + name, first_bytes=size, place=place)
         if source.size >= LEAST_BYTES and not sparing:  # weights are opened again
             self._first[name] = source.first
         return source

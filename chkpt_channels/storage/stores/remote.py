@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from chkpt_channels.core.errors import Location
 from chkpt_channels.storage.source import Source
@@ -81,12 +82,20 @@ class RemoteSource(Source):
     """An object of a store. Raises as Source does; FileSystemError too where its server fails, or the object is another one than
     at the first request."""
 
-    is_remote = is_alone = True
+    is_remote = True
 
     def __init__(
-        self, url: str, first: tuple[Pin, bytes] | None = None, *, name: str = "", first_bytes: int = FIRST_BYTES
+        self,
+        url: str,
+        first: tuple[Pin, bytes] | None = None,
+        *,
+        name: str = "",
+        first_bytes: int = FIRST_BYTES,
+        place: Path | None = None,
     ) -> None:
-        """`first` is what the first request of another one gave, else it is for `first_bytes`; messages call it `name`."""
+        """`first` is what the first request of another one gave, else it is for `first_bytes`; messages call it `name`. `place`
+        is where a mirror of its folder has it: otherwise it is alone."""
+        self.is_alone, self._place = place is None, place
         self.name, self.made_here, self.fd = shown(name or url), False, -1
         self.location = Location(self.name)
         self.address = parsed(url)
@@ -100,6 +109,11 @@ class RemoteSource(Source):
         with self.location.wrapping_os_errors("cannot be buffered in a temporary file"):
             self._kept_bytes = tempfile.TemporaryFile()  # noqa: SIM115 # closed by close
         self._keep(0, head)
+
+    @property
+    def folder(self) -> Path:
+        """In the mirror."""
+        return self._place.parent if self._place else super().folder
 
     @property
     def tag(self) -> str:

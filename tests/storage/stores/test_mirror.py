@@ -52,7 +52,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     class Remote(Source):
         first = None
 
-        def __init__(self, url: str, _: object = None, *, name: str, first_bytes: int) -> None:
+        def __init__(self, url: str, _: object = None, *, name: str, first_bytes: int, place: Path) -> None:
             path = tmp_path / "object"
             path.write_bytes(objects[url.removeprefix("s3://zoo/").removeprefix(f"hf://o/r@{COMMIT}/")])
             super().__init__(path, name)
