@@ -238,7 +238,7 @@ class Upload:
                 raise
         if not (found := copied.get("CopyPartResult", {}).get("ETag")):
             raise NoCopies  # rclone answers 200, and nothing is copied
-        return Sent(number, size, found)
+        return Sent(number, size, '"{}"'.format(found.strip('"')))  # Ceph gives copies none of the quotes that it lists
 
     def listed(self) -> list[Sent]:
         """The parts that the store has."""
