@@ -9,7 +9,6 @@ from chkpt_channels.api.report import Difference, Verification
 from chkpt_channels.api.report_builder import file_info
 from chkpt_channels.core.tensors import FirstConv, Tensor
 from chkpt_channels.discovery.find import unexplained
-from chkpt_channels.discovery.law import search
 from chkpt_channels.folders.model import Model
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform.kernels import KernelChange
@@ -62,6 +61,8 @@ def is_left(after: TensorStore, plan: Plan, kernel: KernelChange) -> bool:
 def _converted(before: TensorStore, after: TensorStore) -> list[tuple[FirstConv, int]]:
     """The narrow kernels that have another number of input channels now, each with that; where no number changed, those with
     other values, as a permutation of the channels leaves them."""
+    from chkpt_channels.discovery.law import search
+
     layouts = search.layouts_of(before.model_tensors(), torch=before.torch)
     resized: list[tuple[FirstConv, int]] = []
     changed: list[tuple[FirstConv, int]] = []

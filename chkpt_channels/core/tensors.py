@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core.dtypes import DType
 from chkpt_channels.core.elements import SmallTensor
+from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.records import NamedTuple
 
@@ -87,6 +88,17 @@ class FirstConv(NamedTuple):
     def images(self) -> Sequence[object]:
         """What it sees: inputs of a graph, or the image of so many channels of its state dict."""
         return self.inputs or [(self.tensor.group, self.in_channels)]
+
+
+class Finding(NamedTuple):
+    """What a search finds: the first convs, or none; `candidates` are the others in question, with the evidence against each.
+    `input_vectors` are those that the image meets before the first convs: means, scales, a shift of the colors. `why_not` says
+    why no choice of kernels would be right, where that is so."""
+
+    first_convs: tuple[FirstConv, ...]
+    candidates: tuple[Candidate, ...] = ()
+    input_vectors: tuple[Tensor, ...] = ()
+    why_not: str = ""
 
 
 class PreprocessingOp(NamedTuple):

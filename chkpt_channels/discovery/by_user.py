@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from chkpt_channels.core.errors import Location, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery.law import search
-from chkpt_channels.discovery.law.network import Layouts
 from chkpt_channels.discovery.request import SearchRequest
+
+if TYPE_CHECKING:
+    from chkpt_channels.discovery.law.network import Layouts
 
 
 def described(location: Location, tensor: Tensor, request: SearchRequest, layouts: Layouts) -> FirstConv:
     """A kernel that the search did not find, as the user describes it. Raises UnsupportedError where the axes are not known."""
+    from chkpt_channels.discovery.law import search
+
     layout = request.layout or search.layout_of(tensor, layouts)
     if layout is None or len(layout.axes) != len(tensor.shape):
         raise location.at(tensor.name).unsupported(

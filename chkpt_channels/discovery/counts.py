@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UsageError
-from chkpt_channels.core.tensors import FirstConv
-from chkpt_channels.discovery.law import search
+from chkpt_channels.core.tensors import Finding, FirstConv
 from chkpt_channels.formats.base import TensorStore
 
 FOUND_BY_SEARCH = frozenset({"catalogue", "shapes", "names", "graph"})
 """What says of a first conv that neither the user nor a configuration named it."""
 
 
-def of_count(location: Location, finding: search.Finding, count: int) -> search.Finding:
+def of_count(location: Location, finding: Finding, count: int) -> Finding:
     """The first convs that take as many channels as --from says: all, or those of some images of a graph, of which others have
     other counts. Raises UsageError where none does, or where one sees the same image and does not."""
     convs = tuple(conv for conv in finding.first_convs if conv.in_channels == count)

@@ -4,41 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.core.tensors import FirstConv, Tensor
-from chkpt_channels.discovery import by_user, counts, layer_selector, opaque
-from chkpt_channels.discovery.catalogue.known import known_first_convs, listed_names
-from chkpt_channels.discovery.law import after, search
-from chkpt_channels.discovery.law.copies import Flattened
-from chkpt_channels.discovery.law.places import OTHER_SENSES
+from chkpt_channels.core.tensors import Finding, FirstConv, Tensor
+from chkpt_channels.discovery import by_user, counts, law, layer_selector, opaque
 from chkpt_channels.discovery.like import Comparison
 from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.formats.base import TensorStore
+
+if TYPE_CHECKING:
+    from chkpt_channels.discovery.law.after import Unexplained
 
 MOST_TOGETHER = 6
 """Stems that a hint names together; more are seldom all stems."""
 MOST_OPTIONS = 3
 """Choices of layers in a hint."""
-MOST_REMEMBERED = 5_000
-"""Tensors whose search is remembered."""
-_find_once = lru_cache(maxsize=1)(search.find)
-"""The search goes by names and shapes alone, and in a folder of checkpoints these are mostly those of the file before."""
+MOST_REMEMBERED = 5_000  # tensors whose search is remembered
 _ANY = SearchRequest()
 
 
-def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _ANY) -> search.Finding:
+@lru_cache(maxsize=1)
+def _find_once(tensors: tuple[Tensor, ...], *, ordered: bool, torch: bool, channels: int | None) -> Finding:
+    """The search goes by names and shapes alone, and in a folder of checkpoints these are mostly those of the file before."""
+    return law.search.find(tensors, ordered=ordered, torch=torch, channels=channels)
+
+
+def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _ANY) -> Finding:
     """The first convs by the strongest evidence there is: the graph, a configuration beside the file, a known architecture, names
     and shapes. Of the request it takes the number of channels and the hints; `select_first_convs` takes the rest."""
     hints = request.hints
     by_graph = tuple(checkpoint.graph.first_convs())
     if by_graph or checkpoint.graph.decides:
-        return search.Finding(by_graph)
+        return Finding(by_graph)
     if by_view := _by_search_view(checkpoint, request.from_channels):
         return by_view
+    from chkpt_channels.discovery.catalogue.known import known_first_convs
+
     named = _named_by_config(checkpoint, hints)
     known = None if hints.joined else known_first_convs(checkpoint, request.from_channels)
     if known and {conv.tensor.name for conv in named or known.first_convs} == {conv.tensor.name for conv in known.first_convs}:
@@ -54,21 +59,21 @@ def find_first_convs(checkpoint: TensorStore, request: SearchRequest = _ANY) -> 
     return finding
 
 
-def _by_shapes(checkpoint: TensorStore, channels: int | None) -> search.Finding:
+def _by_shapes(checkpoint: TensorStore, channels: int | None) -> Finding:
     among = opaque.searched(checkpoint)
-    find = _find_once if len(among.tensors) <= MOST_REMEMBERED else search.find
+    find = _find_once if len(among.tensors) <= MOST_REMEMBERED else _find_once.__wrapped__
     finding = find(tuple(among.tensors), ordered=checkpoint.ordered, torch=checkpoint.torch, channels=channels)
     finding = opaque.without_opaque(finding, among)
     return finding._replace(first_convs=tuple(checkpoint.graph.with_groups(conv) for conv in finding.first_convs))
 
 
-def _by_search_view(checkpoint: TensorStore, channels: int | None) -> search.Finding | None:
+def _by_search_view(checkpoint: TensorStore, channels: int | None) -> Finding | None:
     """What is found in a file whose kernels are not PyTorch's, searched under PyTorch's names and shapes; None where these
     do not tell. A depthwise kernel has one channel there, whatever it takes: an answer that holds one is dropped."""
     view = checkpoint.graph.search_view()
     if not view:
         return None
-    finding = search.find(view, ordered=checkpoint.ordered, torch=True, channels=channels)
+    finding = law.search.find(view, ordered=checkpoint.ordered, torch=True, channels=channels)
     if not finding.first_convs and not checkpoint.graph.shows_all:
         return None
     stored = _stored(checkpoint)
@@ -76,7 +81,7 @@ def _by_search_view(checkpoint: TensorStore, channels: int | None) -> search.Fin
     candidates = tuple(c._replace(key=names[c.key].name, shape=names[c.key].shape) for c in finding.candidates)
     found = [names[conv.tensor.name] for conv in finding.first_convs]
     if unread := [w for w in checkpoint.opaque if any(tensor.name == w.name for tensor in found)]:
-        return search.Finding((), (Candidate(unread[0].name, unread[0].shape or (), unread[0].what), *candidates))
+        return Finding((), (Candidate(unread[0].name, unread[0].shape or (), unread[0].what), *candidates))
     convs = tuple(c._replace(tensor=t, layout=t.layout) for c, t in zip(finding.first_convs, found, strict=True))
     if any(checkpoint.graph.is_depthwise(tensor.name) for tensor in found):
         return None
@@ -91,11 +96,13 @@ def _stored(checkpoint: TensorStore) -> dict[str, Tensor]:
 
 def _named_by_config(checkpoint: TensorStore, hints: ConfigHints) -> tuple[FirstConv, ...]:
     """The convs that the configuration names, where all of them are there and have as many channels as it says."""
-    layouts = search.layouts_of(checkpoint.model_tensors(), torch=checkpoint.torch)
+    if not hints.first_conv:
+        return ()
+    layouts = law.search.layouts_of(checkpoint.model_tensors(), torch=checkpoint.torch)
     convs = []
     for module in hints.first_conv:
         tensor = checkpoint.tensors.get(f"{module}.weight")
-        layout = search.layout_of(tensor, layouts) if tensor else None
+        layout = law.search.layout_of(tensor, layouts) if tensor else None
         if tensor is None or layout is None or by_user.channels_of(tensor, layout, 0) != hints.channels:
             return ()
         why = "config.json names it"
@@ -103,25 +110,27 @@ def _named_by_config(checkpoint: TensorStore, hints: ConfigHints) -> tuple[First
     return tuple(convs)
 
 
-def unexplained(checkpoint: TensorStore, stems: Sequence[FirstConv]) -> tuple[after.Unexplained, ...]:
+def unexplained(checkpoint: TensorStore, stems: Sequence[FirstConv]) -> tuple[Unexplained, ...]:
     """The kernels that take as many channels as these stems, are none of them, and that no layers explain; none in a file whose
     graph shows which kernels the image reaches."""
     if checkpoint.graph.decides or checkpoint.graph.first_convs():
         return ()
+    from chkpt_channels.discovery.catalogue.known import listed_names
+
     if view := checkpoint.graph.search_view():
         shown, stored = {name: tensor for tensor, name in view.items()}, _stored(checkpoint)
         seen = [conv._replace(tensor=shown[conv.tensor.name]) for conv in stems if conv.tensor.name in shown]
-        left = after.unexplained(view, seen, ordered=checkpoint.ordered, torch=True)
+        left = law.after.unexplained(view, seen, ordered=checkpoint.ordered, torch=True)
         kernels = tuple(kernel._replace(tensor=stored[view[kernel.tensor]]) for kernel in left)
         return tuple(kernel for kernel in kernels if not checkpoint.graph.is_depthwise(kernel.tensor.name))
     among = opaque.searched(checkpoint)
-    left = after.unexplained(among.tensors, stems, ordered=checkpoint.ordered, torch=checkpoint.torch)
+    left = law.after.unexplained(among.tensors, stems, ordered=checkpoint.ordered, torch=checkpoint.torch)
     names, listed = {name: weight.name for name, weight in among.opaque.items()}, listed_names(checkpoint) if left else ()
     left = tuple(kernel for kernel in left if kernel.tensor.name not in listed)
     return tuple(k._replace(tensor=k.tensor._replace(name=names.get(k.tensor.name, k.tensor.name))) for k in left)
 
 
-def select_first_convs(checkpoint: TensorStore, request: SearchRequest) -> search.Finding:
+def select_first_convs(checkpoint: TensorStore, request: SearchRequest) -> Finding:
     """The first convs to change. Raises AmbiguousError with candidates, UnsupportedError where there is none, UsageError for
     layers that do not exist or have other channels than --from says."""
     _select_inputs(checkpoint, request)
@@ -130,7 +139,7 @@ def select_first_convs(checkpoint: TensorStore, request: SearchRequest) -> searc
     return finding if request.from_channels is None else counts.of_count(checkpoint.location, finding, request.from_channels)
 
 
-def _selected(checkpoint: TensorStore, request: SearchRequest) -> search.Finding:
+def _selected(checkpoint: TensorStore, request: SearchRequest) -> Finding:
     finding = find_first_convs(checkpoint, request)
     return _with_named(checkpoint, finding, request) if request.layers else _unambiguous(checkpoint, finding, request.layout)
 
@@ -145,12 +154,12 @@ def compare_with_like(checkpoint: TensorStore, request: SearchRequest) -> Compar
     return compare(checkpoint, request.like, request, lambda: find_first_convs(checkpoint, request).first_convs)
 
 
-def _by_like(checkpoint: TensorStore, request: SearchRequest) -> search.Finding:
+def _by_like(checkpoint: TensorStore, request: SearchRequest) -> Finding:
     """The first convs that LIKE shows. Where nothing differs, those that are found without it, which are right as they are: none
     where they are ambiguous and the user states no target."""
     comparison, target = compare_with_like(checkpoint, request), request.like.target if request.like else None
     if comparison.channels:
-        return search.Finding(comparison.first_convs, input_vectors=comparison.vectors)
+        return Finding(comparison.first_convs, input_vectors=comparison.vectors)
     finding, file = find_first_convs(checkpoint, request), checkpoint.location.file
     if grouped := next((conv for conv in finding.first_convs if conv.groups > 1), None):
         what = f"a kernel in {grouped.groups} groups has one shape for several counts: LIKE does not show the channels"
@@ -172,7 +181,7 @@ def _select_inputs(checkpoint: TensorStore, request: SearchRequest) -> None:
         checkpoint.graph.state_channels(request.from_channels)
 
 
-def _unambiguous(checkpoint: TensorStore, finding: search.Finding, layout: Layout | None) -> search.Finding:
+def _unambiguous(checkpoint: TensorStore, finding: Finding, layout: Layout | None) -> Finding:
     """The finding with the user's layout. Raises as `select_first_convs` does where it has no first conv."""
     location = checkpoint.location
     checkpoint.graph.check_reached()
@@ -228,10 +237,11 @@ def _layers(candidates: Sequence[Candidate]) -> str:
     return " ".join(f"--layer {c.key}" for c in candidates)
 
 
-def _check_complete(location: Location, finding: search.Finding, named: Sequence[FirstConv]) -> None:
+def _check_complete(location: Location, finding: Finding, named: Sequence[FirstConv]) -> None:
     """Raise AmbiguousError where --layer names some of the kernels that see one image, and leaves others of their model."""
     names = {conv.tensor.name for conv in named}
-    stems = [c for c in finding.first_convs if c.inputs or (c.found_by != "graph" and not OTHER_SENSES.search(c.tensor.key))]
+    other = law.places.OTHER_SENSES
+    stems = [c for c in finding.first_convs if c.inputs or (c.found_by != "graph" and not other.search(c.tensor.key))]
     seen = {image for c in stems if c.tensor.name in names for image in c.images}
     together = {c.tensor.name: c.tensor.shape for c in stems if seen.intersection(c.images)}
     if names & {c.key for c in finding.candidates if c.needed}:
@@ -244,7 +254,7 @@ def _check_complete(location: Location, finding: search.Finding, named: Sequence
         raise AmbiguousError(what, file=location.file, where=where, candidates=left, hint=hint)
 
 
-def _with_named(checkpoint: TensorStore, finding: search.Finding, request: SearchRequest) -> search.Finding:
+def _with_named(checkpoint: TensorStore, finding: Finding, request: SearchRequest) -> Finding:
     """The first convs that --layer names, each once."""
     location = checkpoint.location
     own = checkpoint.model_tensors()
@@ -253,9 +263,9 @@ def _with_named(checkpoint: TensorStore, finding: search.Finding, request: Searc
     tensors += [Tensor(weight.name, BY_NAME["F32"], weight.shape or (), weight.group) for weight in checkpoint.opaque]
     matches = [t for layer in request.layers for t in layer_selector.match(location, tensors, layer, checkpoint.like_hint)]
     names = dict.fromkeys((t.name for t in matches), "named by --layer")
-    copies = Flattened(tensors)
+    copies = law.copies.Flattened(tensors)
     names |= {copy.name: f"a copy of {t.key}" for t in matches for copy in copies.of(t) if copy.name not in names}
-    known, layouts = {conv.tensor.name: conv for conv in finding.first_convs}, search.layouts_of(own, torch=checkpoint.torch)
+    known, layouts = {conv.tensor.name: conv for conv in finding.first_convs}, law.search.layouts_of(own, torch=checkpoint.torch)
     convs = []
     for name, why in names.items():
         if name in unread:
@@ -266,9 +276,9 @@ def _with_named(checkpoint: TensorStore, finding: search.Finding, request: Searc
         convs.append(by_user.with_layout(location, conv, request.layout) if request.layout else conv)
     _check_complete(location, finding, convs)
     if any(conv.found_by == "graph" for conv in finding.first_convs):  # it knows the preprocessing itself
-        return search.Finding(tuple(convs))
-    vectors = dict.fromkeys(search.input_vectors(own, convs, torch=checkpoint.torch))
-    return search.Finding(tuple(convs), input_vectors=tuple(vectors))
+        return Finding(tuple(convs))
+    vectors = dict.fromkeys(law.search.input_vectors(own, convs, torch=checkpoint.torch))
+    return Finding(tuple(convs), input_vectors=tuple(vectors))
 
 
 def named(checkpoint: TensorStore, layer: str, request: SearchRequest) -> FirstConv:
@@ -277,12 +287,12 @@ def named(checkpoint: TensorStore, layer: str, request: SearchRequest) -> FirstC
     tensors = [tensor for tensor in checkpoint.model_tensors() if len(tensor.shape) >= 2]
     tensor = layer_selector.match(checkpoint.location, tensors, layer, "a glob")[0]
     known = {conv.tensor.name: conv for conv in find_first_convs(checkpoint, request).first_convs}
-    layouts = search.layouts_of(tensors, torch=checkpoint.torch)
+    layouts = law.search.layouts_of(tensors, torch=checkpoint.torch)
     conv = known.get(tensor.name) or by_user.described(checkpoint.location, tensor, request, layouts)
     return by_user.with_layout(checkpoint.location, conv, request.layout) if request.layout else conv
 
 
-def _check_read(checkpoint: TensorStore, name: str, finding: search.Finding) -> None:
+def _check_read(checkpoint: TensorStore, name: str, finding: Finding) -> None:
     """Raise UnsupportedError where the graph shows that no image reaches a kernel that the user names."""
     if checkpoint.graph.readers(name) == frozenset():
         checkpoint.graph.check_reached()

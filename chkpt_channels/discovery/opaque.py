@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.records import NamedTuple, pattern
-from chkpt_channels.core.tensors import OpaqueTensor, Tensor
-from chkpt_channels.discovery.law.search import Finding
+from chkpt_channels.core.tensors import Finding, OpaqueTensor, Tensor
 from chkpt_channels.formats.base import TensorStore
 
 _WEIGHT = pattern(r"(.*[./])?_?(weight|kernel|w|filters?|weight_v|weight_orig|original[01]?)(?:[._:]_?q?data)?")

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.discovery.catalogue.entry import Recognized
-from chkpt_channels.discovery.catalogue.known import recognize
 from chkpt_channels.folders.channel_counts import search_hints
 from chkpt_channels.folders.config_files import ConfigFile, ConfigReader
 from chkpt_channels.folders.config_normalization import with_normalization
@@ -105,7 +104,11 @@ class Model(ABC):
     def recognized(self) -> Recognized | None:
         """The known architectures that its first part could be, where no graph says what it is."""
         store = self.parts[0].store
-        return None if store.graph.decides else recognize(store)
+        if store.graph.decides:
+            return None
+        from chkpt_channels.discovery.catalogue.known import recognize
+
+        return recognize(store)
 
     def resolved(self, options: Options) -> Options:
         """The options completed from its configurations: hints for the search, and mean and std for `--norm auto`, else those of

@@ -11,7 +11,6 @@ from chkpt_channels.core.errors import Location
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Edits, FirstConv, PreprocessingOp, TensorEdit
 from chkpt_channels.discovery import bias_target, preprocessing
-from chkpt_channels.discovery.law import patch_embeddings
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import kernels, parametrizations, quantization
 from chkpt_channels.transform.kernels import KernelChange
@@ -35,6 +34,8 @@ def kernel_change(
         scale, shift = _composed(checkpoint.location, operations, conv.in_channels)
         rule = rule.compose((scale, shift), ([scale[c] for c in chosen], [0.0 if rule.window else shift[c] for c in chosen]))
     if conv.layout is None:
+        from chkpt_channels.discovery.law import patch_embeddings
+
         raise location.unsupported("its axis order is ambiguous", hint=patch_embeddings.spellings(conv.tensor.shape))
     parametrization = parametrizations.parametrization_of(checkpoint, conv)
     if norm := preprocessing.patch_norm(checkpoint, conv):

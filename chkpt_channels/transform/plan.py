@@ -10,11 +10,10 @@ from math import prod
 from chkpt_channels.core.errors import Candidate, Location, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.records import NamedTuple
-from chkpt_channels.core.tensors import ChannelMap, Declaration, Edits, FirstConv, Notice, PreprocessingOp, Tensor
+from chkpt_channels.core.tensors import ChannelMap, Declaration, Edits, Finding, FirstConv, Notice, PreprocessingOp, Tensor
 from chkpt_channels.discovery import preprocessing
 from chkpt_channels.discovery.counts import check_one_width
 from chkpt_channels.discovery.find import compare_with_like, select_first_convs
-from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import graph_methods, kernels, notices
 from chkpt_channels.transform.kernel_change import joined_changes, kernel_change, tensor_edits

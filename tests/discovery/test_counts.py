@@ -8,10 +8,9 @@ from chkpt_channels import AmbiguousError, UsageError
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import FirstConv, Tensor
+from chkpt_channels.core.tensors import Finding, FirstConv, Tensor
 from chkpt_channels.discovery.counts import check_one_width, of_count
 from chkpt_channels.discovery.find import find_first_convs
-from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.formats.graph import ModelGraph
 from tests.support.memory import Memory, kernel
 

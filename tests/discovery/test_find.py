@@ -12,7 +12,7 @@ import pytest
 from chkpt_channels import AmbiguousError, UnsupportedError, UsageError
 from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import FirstConv, OpaqueTensor, Tensor
+from chkpt_channels.core.tensors import Finding, FirstConv, OpaqueTensor, Tensor
 from chkpt_channels.discovery import find
 from chkpt_channels.discovery.find import (
     compare_with_like,
@@ -20,7 +20,6 @@ from chkpt_channels.discovery.find import (
     select_first_convs,
     unexplained,
 )
-from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.discovery.request import ConfigHints, Like, LikeGroup, LikeTensor, SearchRequest
 from chkpt_channels.formats.graph import ModelGraph
 from tests.support.memory import NET, Memory, kernel

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chkpt_channels.core.dtypes import BY_NAME
-from chkpt_channels.core.tensors import Tensor
+from chkpt_channels.core.tensors import Finding, Tensor
 from chkpt_channels.discovery.law.after import unexplained
-from chkpt_channels.discovery.law.search import Finding, find
+from chkpt_channels.discovery.law.search import find
 
 DATA = Path(__file__).parent / "data"
 SAMPLE = DATA / "architectures.json.gz"

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from chkpt_channels.core.errors import AmbiguousError, UnsupportedError
 from chkpt_channels.core.layout import KNOWN, Layout
 from chkpt_channels.core.records import NamedTuple
-from chkpt_channels.core.tensors import FirstConv
+from chkpt_channels.core.tensors import Finding, FirstConv
 from chkpt_channels.discovery.find import find_first_convs, named
-from chkpt_channels.discovery.law.search import Finding
 from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.folders.channel_counts import search_hints
 from chkpt_channels.folders.model import Model, Part

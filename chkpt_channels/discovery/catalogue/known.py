@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
-from chkpt_channels.core.tensors import FirstConv, Tensor
+from chkpt_channels.core.tensors import Finding, FirstConv, Tensor
 from chkpt_channels.discovery.catalogue.entry import Recognized
 from chkpt_channels.discovery.catalogue.match import Match, matches, recognized
 from chkpt_channels.discovery.law import after, search
@@ -27,7 +27,7 @@ def _matches(checkpoint: TensorStore) -> list[Match]:
     return _KNOWN[checkpoint]
 
 
-def known_first_convs(checkpoint: TensorStore, channels: int | None = None) -> search.Finding | None:
+def known_first_convs(checkpoint: TensorStore, channels: int | None = None) -> Finding | None:
     """The first convs of the known architectures in a checkpoint. None where there is none, where copies take other numbers of
     channels or other than `channels`, where kernels have another framework's layout, and where one that no architecture lists is
     unexplained: then the law decides of all."""
@@ -43,7 +43,7 @@ def known_first_convs(checkpoint: TensorStore, channels: int | None = None) -> s
     if beside and _may_see_the_image(checkpoint, tensors, beside, convs):
         return None
     vectors = tuple(search.input_vectors(tensors, convs, torch=checkpoint.torch))
-    return search.Finding(tuple(checkpoint.graph.with_groups(conv) for conv in convs), input_vectors=vectors)
+    return Finding(tuple(checkpoint.graph.with_groups(conv) for conv in convs), input_vectors=vectors)
 
 
 def _may_see_the_image(

@@ -18,8 +18,8 @@ from math import prod
 from chkpt_channels.core.errors import Candidate
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.core.records import NamedTuple, pattern
-from chkpt_channels.core.tensors import FirstConv, Tensor
+from chkpt_channels.core.records import pattern
+from chkpt_channels.core.tensors import Finding, FirstConv, Tensor
 from chkpt_channels.discovery.law import beyond, patch_embeddings
 from chkpt_channels.discovery.law.copies import Copies, by_group
 from chkpt_channels.discovery.law.evidence import MOST_BANDS, State
@@ -29,7 +29,7 @@ from chkpt_channels.discovery.law.places import ENDS
 from chkpt_channels.discovery.law.placing import Placing
 from chkpt_channels.discovery.law.rivals import MOST_OF_SECOND, Rivals
 
-__all__ = ["MOST_BANDS", "Finding", "find", "layout_of", "layouts_of"]
+__all__ = ["MOST_BANDS", "find", "layout_of", "layouts_of"]
 
 MOST_CANDIDATES = 40
 """In a report; messages show ten."""
@@ -40,17 +40,6 @@ LEAST_OF_IMAGES = 7
 
 _PATCHES_OUT = pattern(r"proj_?out|final|unpatch|to_pixels|decod")
 """Names of what makes patches again."""
-
-
-class Finding(NamedTuple):
-    """The first convs, or none; `candidates` are the others in question, with the evidence against each. `input_vectors` are
-    those that the image meets before the first convs: means, scales, a shift of the colors. `why_not` says why no choice of
-    kernels would be right, where that is so."""
-
-    first_convs: tuple[FirstConv, ...]
-    candidates: tuple[Candidate, ...] = ()
-    input_vectors: tuple[Tensor, ...] = ()
-    why_not: str = ""
 
 
 def find(tensors: Iterable[Tensor], *, ordered: bool, torch: bool = False, channels: int | None = None) -> Finding:

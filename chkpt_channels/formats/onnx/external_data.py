@@ -5,7 +5,6 @@ Source: onnx/onnx.proto (external_data: location, offset, length, checksum) of o
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Collection, Mapping
@@ -74,6 +73,8 @@ def check_sums(model: OnnxModel, files: Mapping[str, Path | None]) -> None:
 
 
 def _sha1(path: Path) -> str:
+    import hashlib
+
     digest = hashlib.sha1(usedforsecurity=False)
     with open_file(path) as source:
         for piece in source.chunks():

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from chkpt_channels import DamagedError, convert, verify
 from chkpt_channels import check as check_file
 from chkpt_channels.api.output.check import adapter_differences, check, check_stems, misread, missing_biases, parity
-from chkpt_channels.core.tensors import TensorEdit
+from chkpt_channels.core.tensors import Finding, TensorEdit
 from chkpt_channels.discovery import find
 from chkpt_channels.folders.model import ModelFile
 from chkpt_channels.folders.planning import plan_model
@@ -112,17 +112,17 @@ TWO_STEMS = {
 
 def test_a_search_that_forgets_a_kernel_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The check asks the law once more, whatever the plan was made of."""
-    source, real = write(tmp_path / "a.safetensors", TWO_STEMS), find.search.find
+    source, real = write(tmp_path / "a.safetensors", TWO_STEMS), find._find_once
     with ModelFile(source) as model:
         planned = plan_model(model, build_options("gray"))
         check_stems(planned)
         assert len(planned.first.kernels) == 2
 
-    def forgetful(*args: Any, **words: Any) -> find.search.Finding:
+    def forgetful(*args: Any, **words: Any) -> Finding:
         finding = real(*args, **words)
         return finding._replace(first_convs=finding.first_convs[:1])
 
-    monkeypatch.setattr(find.search, "find", forgetful)
+    monkeypatch.setattr(find, "_find_once", forgetful)
     with pytest.raises(RuntimeError, match=r"stem.b.weight: takes the 3 channels of the image too, and was not converted"):
         convert(source, tmp_path / "b.safetensors", "gray")
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chkpt_channels.core.dtypes import BY_NAME
-from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.law.search import MOST_BANDS, Finding, find
+from chkpt_channels.core.tensors import Finding, Tensor
+from chkpt_channels.discovery.law.search import MOST_BANDS, find
 from tests.support.files import within
 
 Named = dict[str, tuple[int, ...]]

@@ -10,8 +10,8 @@ from torch import nn
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import Tensor
-from chkpt_channels.discovery.law.search import Finding, find
+from chkpt_channels.core.tensors import Finding, Tensor
+from chkpt_channels.discovery.law.search import find
 from tests.support.networks.draw import Draw, Net
 from tests.support.networks.grammar import build, owners, run
 from tests.support.networks.traps import Trap
