@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import chkpt_channels
+from chkpt_channels.storage import isolation
 from chkpt_channels.storage.source import Source
 
 KINDS = ("unexpected exit", "traceback", "hang", "leftover", "changed input", "marker", "memory", "mode", "message")
@@ -61,6 +62,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{form:14} {tried[form]:4} tried {passed[form]:4} passed")
     terminalreporter.write_line(f"{'all':14} {len(rows):4} tried {passed.total():4} passed")
     terminalreporter.write_line(", ".join(f"{broken[kind]} {kind}" for kind in KINDS))
+
+
+@pytest.fixture
+def unforked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HDF5 files are read in the tests' own process, of which a fork takes longer than a conversion. That forks say the same
+    test_contract.py asks of every fixture, where it inspects, dry-runs and cuts it."""
+    monkeypatch.setattr(isolation, "_may_fork", lambda: False)
 
 
 @pytest.fixture

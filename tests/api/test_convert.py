@@ -258,6 +258,7 @@ def test_what_goes_with_an_output_comes_back(call: str, k: int, tmp_path: Path, 
     assert len(snapshot(tmp_path)) == 2
 
 
+@pytest.mark.usefixtures("unforked")
 @pytest.mark.parametrize("to", ["gray", 4, "rgb"])
 @pytest.mark.parametrize("truth", [t for t in truths() if t.said["in_channels"]], ids=str)
 def test_what_a_conversion_gives_shows_it_as_like(truth: Truth, to: str | int, tmp_path: Path):

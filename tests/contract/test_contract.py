@@ -62,6 +62,7 @@ ONE_EACH = list({truth.path.parent: truth for truth in reversed(PLAIN)}.values()
 
 every = pytest.mark.parametrize("truth", EVERY, ids=str)
 convertible = pytest.mark.parametrize("truth", CONVERTIBLE, ids=str)
+unforked = pytest.mark.usefixtures("unforked")
 plain = pytest.mark.parametrize("truth", PLAIN, ids=str)
 
 
@@ -158,6 +159,7 @@ def test_the_identity_is_the_same_file(truth: Truth, tmp_path: Path):
     assert out.read_bytes() == truth.path.read_bytes()
 
 
+@unforked
 @targets(PLAIN)
 def test_there_and_back_change_only_what_is_planned(truth: Truth, to: int, tmp_path: Path):
     count, said, name = truth.said["in_channels"], truth.said, truth.path.name
@@ -180,6 +182,7 @@ def test_there_and_back_change_only_what_is_planned(truth: Truth, to: int, tmp_p
     assert pickle.loads(pickle.dumps(report)) == report
 
 
+@unforked
 @targets(BEHIND)
 def test_what_stands_in_front_is_respected_or_refused(truth: Truth, to: int, tmp_path: Path):
     """Where a graph has something between the image and the kernels, or the kernels are grouped or quantized."""
@@ -238,6 +241,7 @@ def convert_otherwise(truth: Truth, to: int, out: Path, monkeypatch: pytest.Monk
 COLOUR = [truth for truth in PLAIN if truth.said["in_channels"] == 3]
 
 
+@unforked
 @pytest.mark.parametrize("truth", COLOUR, ids=str)
 def test_bgr_and_back_is_the_same_file(truth: Truth, tmp_path: Path):
     """The channels change places, bit by bit; nothing that counts them changes."""
@@ -260,6 +264,7 @@ def test_bgr_and_back_is_the_same_file(truth: Truth, tmp_path: Path):
     assert [d.channels for d in inspect(there).declarations] == [d.channels for d in inspect(truth.path).declarations]
 
 
+@unforked
 @pytest.mark.parametrize("truth", COLOUR, ids=str)
 def test_zero_to_five_and_select_back_is_the_same_file(truth: Truth, tmp_path: Path):
     if truth.said["optimizer"]:
@@ -272,6 +277,7 @@ def test_zero_to_five_and_select_back_is_the_same_file(truth: Truth, tmp_path: P
     assert verify(there, back, select="0,1,2").ok
 
 
+@unforked
 @plain
 def test_verify_names_another_rule(truth: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     old, new, out = truth.said["in_channels"], other_count(truth), output(tmp_path, truth)
@@ -287,6 +293,7 @@ def test_verify_names_another_rule(truth: Truth, tmp_path: Path, monkeypatch: py
     assert pickle.loads(pickle.dumps(found)) == found
 
 
+@unforked
 @plain
 def test_verify_sees_one_flipped_bit(truth: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def flipped(_: FirstConv, before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -334,6 +341,7 @@ def failing_reads(truth: Truth, out: Path, failure: Any, step: int, monkeypatch:
         assert snapshot(folder) == old, k
 
 
+@unforked
 @convertible
 def test_a_failing_read_leaves_what_was_there(truth: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     failing_reads(truth, output(tmp_path, truth), errno.EIO, 0, monkeypatch)
@@ -348,6 +356,7 @@ NEW = ("open", "pwrite", "posix_fallocate", "fsync", "link")
 CALLS = [(call, False) for call in NEW] + [(call, True) for call in (*NEW, "replace", "fchmod")]
 
 
+@unforked
 @pytest.mark.parametrize("truth", ONE_EACH, ids=str)
 @pytest.mark.parametrize(("call", "force"), CALLS)
 def test_a_failing_write_leaves_what_was_there(

@@ -37,6 +37,7 @@ def composed(source: bytes, pieces: tuple[OutputPiece, ...]) -> bytes:
     return b"".join(source[p.start : p.start + p.size] if p.data is None else p.data for p in pieces)
 
 
+@pytest.mark.usefixtures("unforked")
 @pytest.mark.parametrize("truth", CONVERTIBLE, ids=str)
 def test_the_pieces_are_what_convert_writes(truth: Truth, tmp_path: Path):
     """Of a path, and of an object that gives a few bytes at a time; the data files beside it keep theirs."""
