@@ -213,11 +213,11 @@ def test_what_is_asked_of_a_folder_here_is_asked_of_one_in_a_bucket(
     ours = small.with_name("gray")
     source, made = put(bucket, small), put(bucket, ours, "out/gray/")
     names = {f"{ours}/": made, f"{small}/": source, str(ours): made, str(small): source}
-    for words in (["check", "IN", "OUT"], ["check", "IN", "--expect", "gray"], ["verify", "IN", "OUT"]):
+    for words in (["check", "IN", "OUT", "--expect", "gray"], ["verify", "IN", "OUT"]):
         here = [{"IN": str(small), "OUT": str(ours)}.get(word, word) for word in words]
         there = [{"IN": source, "OUT": made}.get(word, word) for word in words]
         assert said(there, names, capsys) == said(here, names, capsys)
-    assert run(["verify", str(small), made, "-q"]) == run(["verify", source, str(ours), "-q"]) == 0
+    assert run(["verify", str(small), made, "-q"]) == 0
     assert run(["convert", source, "-o", made, "--to", "gray", "--check", "-q"]) == 0
     bucket.client.put_object(Bucket="zoo", Key="out/gray/README.md", Body=b"another\n")  # type: ignore[attr-defined]
     assert [change.key for change in chkpt_channels.verify(source, made).differences] == ["README.md"]
