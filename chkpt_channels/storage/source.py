@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, Self
 
-from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, reason
+from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, UnsupportedError, reason
 
 STDIO = "-"
 """Names standard input and standard output."""
@@ -117,8 +117,8 @@ class Source:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            if isinstance(error, DamagedError):
-                self.check_unchanged()  # a file that is being written looks damaged: the change is the better message
+            if isinstance(error, DamagedError | UnsupportedError):
+                self.check_unchanged()  # a file that is being written looks like that: the change is the better message
         except FileSystemError as changed:
             raise changed from error
         finally:
