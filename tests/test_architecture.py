@@ -273,3 +273,10 @@ def test_the_limits_are_those_that_are_published():
     assert dict(re.findall(r"^\| `(\w+)` (\d+) \|", text, re.MULTILINE)) == {k: str(v) for k, v in LIMITS._asdict().items()}
     code = "".join(path.read_text(encoding="utf-8") for path in MODULES)
     assert all(f"LIMITS.{name}" in code for name in LIMITS._fields)
+
+
+def test_every_thread_leaves_signals_to_the_main_one():
+    starts = [line for path in MODULES for line in path.read_text(encoding="utf-8").splitlines() if "ThreadPoolExecutor(" in line]
+    assert len(starts) == 4
+    assert all("left_to_main_thread" in line for line in starts)
+    assert not any("threading.Thread(" in path.read_text(encoding="utf-8") for path in MODULES)

@@ -48,6 +48,12 @@ def check() -> None:
         raise Interrupted(_received)
 
 
+def left_to_main_thread() -> None:
+    """For the beginning of every other thread. The system may hand a signal to any that takes it; Python acts on it in the main
+    thread alone, which that does not wake: what it waits for would go on to its end."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+
+
 def _lost(unraisable: sys.UnraisableHookArgs) -> None:
     """An unraisable hook that prints all but Interrupted, which `check` raises later."""
     if not issubclass(unraisable.exc_type, Interrupted):

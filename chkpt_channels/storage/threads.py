@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
+from chkpt_channels.core.interrupts import left_to_main_thread
 from chkpt_channels.storage.source import BROWSER
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def pools(*counts: int, wanted: bool = True) -> tuple[ThreadPoolExecutor | Here,
         return tuple(Here() for _ in counts)
     from concurrent.futures import ThreadPoolExecutor
 
-    return tuple(ThreadPoolExecutor(count) for count in counts)
+    return tuple(ThreadPoolExecutor(count, initializer=left_to_main_thread) for count in counts)
 
 
 def undisturbed(work: Callable[[], Result]) -> Result:

@@ -7,6 +7,7 @@ import signal
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
@@ -78,3 +79,10 @@ def test_what_the_caller_ignores_stays_ignored():
         os.kill(os.getpid(), signal.SIGINT)
         check()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_other_threads_take_none():
+    """A signal that another thread takes does not wake the main one: Ctrl-C would be heard when the work is done."""
+    with ThreadPoolExecutor(1, initializer=interrupts.left_to_main_thread) as pool:
+        assert pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ()).result() >= set(interrupts.ENDING)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(interrupts.ENDING)

@@ -53,7 +53,7 @@ class Pool(Executor):
         self._free: SimpleQueue[_Worker] = SimpleQueue()
         for worker in self._crew:
             self._free.put(worker)
-        self._threads = ThreadPoolExecutor(workers)
+        self._threads = ThreadPoolExecutor(workers, initializer=interrupts.left_to_main_thread)
 
     @property
     def bytes_done(self) -> int:
@@ -100,8 +100,8 @@ class _Worker:
         self.place = place
         self.connection, other = context.Pipe()
         self.process = context.Process(target=_work, args=(other, done, place), daemon=True)
-        # the child begins with it blocked: Ctrl-C reaches the whole process group, and would print a traceback there
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # the child begins with it alone blocked: Ctrl-C reaches the whole process group, and would print a traceback there
+        before = signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGINT})
         try:
             self.process.start()
         finally:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from chkpt_channels.core import interrupts
 from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, OutputExistsError, PostPublishError
+from chkpt_channels.core.interrupts import left_to_main_thread
 from chkpt_channels.storage.source import CHUNK_BYTES, RangeSource, Source
 from chkpt_channels.storage.splice import Checksum, Composed
 from chkpt_channels.storage.stores.address import parsed
@@ -128,7 +129,7 @@ class StoreOutput:
         if upload is None:
             raise RuntimeError("no upload has begun")
         self._sent, self._copied, self._written = [], copies, sum(part.size for part in cut) - copies
-        pool = ThreadPoolExecutor(COPIES)
+        pool = ThreadPoolExecutor(COPIES, initializer=left_to_main_thread)
         try:
             for number, part in enumerate(cut, 1):
                 while len(pending) >= (SENDS if part.copied is None else COPIES):

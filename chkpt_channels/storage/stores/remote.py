@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from chkpt_channels.core.errors import Location
+from chkpt_channels.core.interrupts import left_to_main_thread
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.stores import hub
 from chkpt_channels.storage.stores.address import parsed
@@ -169,7 +170,7 @@ class RemoteSource(Source):
                     near.append((gap_start, gap_stop))
         if not near:
             return
-        with ThreadPoolExecutor(min(len(near), SIDE_BY_SIDE)) as pool:
+        with ThreadPoolExecutor(min(len(near), SIDE_BY_SIDE), initializer=left_to_main_thread) as pool:
             fetched = [submit(pool, self._fetch, *gap) for gap in near]
         for future in fetched:
             self._spans.add(*future.result())
