@@ -5,7 +5,7 @@
     python -m tests.support.bench.conversions --only large      # 4 GB against cp and sync
     python -m tests.support.bench.conversions --only many       # -j 2 against -j 1, and what the disk does with two at once
     python -m tests.support.bench.conversions --only scale      # how work grows with what a file holds many of
-    python -m tests.support.bench.conversions --only sizes      # time against size, 1 MB to 4 GB, and docs/speed.png
+    python -m tests.support.bench.conversions --only sizes      # time against size, 1 MB to 1 GB, and docs/speed.png
     python -m tests.support.bench.conversions --only startup    # the start of the command, with each typer
     python -m tests.support.bench.conversions --only fleet      # a task on Dask's workers against one of -j 2
 

@@ -12,7 +12,7 @@ from tests.support.bench.measure import OURS, in_turn, load, run
 from tests.support.lowest import ROOT
 
 PICTURE = ROOT / "docs" / "speed.png"
-MEGABYTES = (1, 4, 16, 64, 256, 1000, 4000)
+MEGABYTES = (1, 4, 16, 64, 256, 1000)
 COPY = "cp and sync"
 SCRIPTS = {
     ".pth": ("torch.load, sum, torch.save", programs.TORCH_SCRIPT),
