@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from queue import SimpleQueue
 
 POLL_SECONDS = 0.1
-"""Time between two updates of a progress bar."""
+"""Time between two updates of a progress bar, and two looks for a signal."""
 _MOST_AHEAD = 1000
 """How many rows an executor has at once: enough for any cluster, and the reports of as many fit any memory."""
 
@@ -230,11 +230,11 @@ def _launch(
 
 
 def _next(done: SimpleQueue[Future[Answer]], tick: Callable[[], None] | None) -> Future[Answer] | None:
-    """What is done next; None where progress is to be shown first."""
+    """What is done next; None after a while: progress is shown, and a signal that an executor's thread took is heard."""
     from queue import Empty
 
     try:
-        return done.get(timeout=POLL_SECONDS if tick else None)
+        return done.get(timeout=POLL_SECONDS)
     except Empty:
         return None
     finally:
