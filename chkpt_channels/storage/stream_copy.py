@@ -1,16 +1,13 @@
 """A source and its splices written to a file: streamed, each byte read once.
 
 The copy of all but small files runs in threads beside the caller, who meanwhile computes what the splices put in (and imports
-numpy for it).
-Small files are copied by the kernel. Large outputs are written with O_DIRECT: buffered writes cost more in page-cache work than
-in disk time.
+numpy for it). The kernel copies, and the disk is told to write from the first megabytes on: left to itself it begins when
+gigabytes wait, or at the end. What the kernel cannot copy (an object of a store) passes through a ring of buffers.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import mmap
 import os
 import threading
 from collections import deque
@@ -37,19 +34,15 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 BLOCK_BYTES = 2 << 20
-"""The size of a buffer and of one O_DIRECT write, a multiple of the sector. At 4.4 GB those of 1 MiB took a fifth longer."""
-WRITERS = 8
-"""Threads that write blocks: with one the disk waits for the next call after each block, all the longer on a busy processor."""
-BUFFERS = WRITERS + 2
-"""One is read into and one checked while all others are written from."""
-SECTOR_BYTES = 4096
-"""O_DIRECT wants offsets and lengths in multiples of the device's sector, which is never longer on the disks of today."""
-DIRECT_FROM_BYTES = 200 << 20
-"""Smaller outputs are written through the page cache: at 102 MB O_DIRECT saves nothing, and its buffers are memory."""
+"""The size of a buffer."""
+BUFFERS = 4
+"""One is read into, one written from and one checked."""
 THREADS_FROM_BYTES = 1 << 20
 """Smaller outputs are written before a thread would have started."""
-RANGE_BYTES = 32 << 20
-"""The size of one copy_file_range: between two of them progress is reported and the copy can be stopped."""
+WRITE_EARLY_FROM_BYTES = 32 << 20
+"""Of smaller outputs all is copied before the disk has begun."""
+RANGE_BYTES = 8 << 20
+"""The size of one copy_file_range: between two of them progress is reported, and the copy can be stopped."""
 _NO_COPY_FILE_RANGE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
 
 
@@ -100,13 +93,7 @@ def writing(
 def write_at(out: int, data: memoryview, at: int) -> None:
     """Write all of `data` at `at`."""
     while data:
-        try:
-            count = os.pwrite(out, data, at)
-        except OSError as error:
-            # some file systems accept the O_DIRECT flag and then refuse the write
-            if error.errno != errno.EINVAL or not _set_direct(out, on=False):
-                raise
-            count = os.pwrite(out, data, at)
+        count = os.pwrite(out, data, at)
         data, at = data[count:], at + count
 
 
@@ -129,10 +116,10 @@ class Checker:
 
 
 class _Buffer:
-    """One page-aligned block in memory, and the threads' jobs that still use it."""
+    """One block in memory, and the threads' jobs that still use it."""
 
     def __init__(self) -> None:
-        self.view = memoryview(mmap.mmap(-1, BLOCK_BYTES))
+        self.view = memoryview(bytearray(BLOCK_BYTES))
         self.users: list[Future[None] | Done[None]] = []
 
     def wait(self) -> None:
@@ -143,7 +130,7 @@ class _Buffer:
 
 
 class _Copy:
-    """The streaming copy: one thread reads, several write, one checks, over a ring of page-aligned buffers."""
+    """The streaming copy: one thread copies and one checks; or one reads, one writes and one checks, over a ring of buffers."""
 
     def __init__(
         self,
@@ -159,8 +146,9 @@ class _Copy:
         self._stopped = threading.Event()
         self._is_alone = total < THREADS_FROM_BYTES
         # threads do: reads, writes and CRC-32 (1.8 GB/s) release the interpreter
-        self._reading, self._checking, self._writing = pools(1, 1, WRITERS, wanted=not self._is_alone)
+        self._reading, self._checking, self._writing = pools(1, 1, 1, wanted=not self._is_alone)
         self._is_complete = False
+        self._early: Future[None] | Done[None] = Done(None)
         self._copied = submit(self._reading, self._run)
         # behind it in the same thread, beside what the caller does: the last fsync finds little to do
         self._synced = submit(self._reading, self._sync_early)
@@ -189,14 +177,13 @@ class _Copy:
         return self._stopped.is_set() or interrupts.exit_code() > 0
 
     def _run(self) -> None:
-        direct = self._total >= DIRECT_FROM_BYTES and _set_direct(self._out, on=True)
-        if direct or not self._by_kernel():
-            self._by_blocks(direct)
+        if not self._by_kernel():
+            self._by_blocks()
         self._is_complete = True
 
     def _by_kernel(self) -> bool:
-        """Small files: the kernel copies in a few calls, for which no thread waits for the interpreter that the caller keeps
-        busy; another thread reads for the checks. False where the system cannot."""
+        """The kernel copies in calls for which no thread waits for the interpreter that the caller keeps busy; another thread
+        reads for the checks, from the page cache. False where the system cannot."""
         if self._source.is_remote or not hasattr(os, "copy_file_range"):
             return False
         checking = submit(self._checking, self._check)
@@ -209,6 +196,7 @@ class _Copy:
             return False
         finally:
             checking.result()
+        self._early.result()
         return True
 
     def _copy_range(self, move: Move) -> None:
@@ -218,9 +206,16 @@ class _Copy:
             count = os.copy_file_range(self._source.fd, self._out, size, move.start + done, move.at + done)
             if count == 0:
                 raise self._source.location.system("was cut short while it was read")
+            self._write_early()
             done += count
             if self._progress:
                 self._progress(count)
+
+    def _write_early(self) -> None:
+        """Have the disk write what is copied so far, unless it is at it. What it raises the next call, or `_run`, raises."""
+        if self._total >= WRITE_EARLY_FROM_BYTES and (isinstance(self._early, Done) or self._early.done()):
+            self._early.result()
+            self._early = submit(self._writing, os.fsync, self._out)
 
     def _check(self) -> None:
         checks = list(self._checker.waiting)
@@ -229,24 +224,20 @@ class _Copy:
             if self._is_stopped():
                 return
 
-    def _by_blocks(self, direct: bool) -> None:
-        """Large files, past the page cache where it can be: each byte is read once, into buffers that some threads write from
-        and another one checks."""
+    def _by_blocks(self) -> None:
+        """Each byte is read once, into buffers that one thread writes from and another one checks."""
         ring: deque[_Buffer] = deque()
         for at, pieces in _blocks(self._moves):
             if self._is_stopped():
                 break
             buffer = _Buffer() if len(ring) < BUFFERS else ring.popleft()
             buffer.wait()
-            self._pass(buffer, at, pieces, direct)
+            self._pass(buffer, at, pieces)
             ring.append(buffer)
         for buffer in ring:
             buffer.wait()
-        if direct:
-            _set_direct(self._out, on=False)
-            os.ftruncate(self._out, self._total)
 
-    def _pass(self, buffer: _Buffer, at: int, pieces: Sequence[Move], direct: bool) -> None:
+    def _pass(self, buffer: _Buffer, at: int, pieces: Sequence[Move]) -> None:
         """Read one block of the output, and hand it to the writer and the checker.
 
         Where a block leaves room for a splice, the buffer's old bytes are written there first, and the splice later.
@@ -256,8 +247,6 @@ class _Copy:
             self._source.readinto(view, piece.start)
             buffer.users.append(submit(self._checking, self._checker.feed, view, piece.start))
         first, last = pieces[0].at, pieces[-1].at + pieces[-1].size
-        if direct:  # what is written beyond the end is cut off by ftruncate
-            first, last = first // SECTOR_BYTES * SECTOR_BYTES, -(-last // SECTOR_BYTES) * SECTOR_BYTES
         buffer.users.append(submit(self._writing, write_at, self._out, buffer.view[first - at : last - at], first))
         if self._progress:
             self._progress(sum(piece.size for piece in pieces))
@@ -281,16 +270,3 @@ def _blocks(moves: Sequence[Move]) -> Iterator[tuple[int, list[Move]]]:
             done += size
     if pieces:
         yield at, pieces
-
-
-def _set_direct(fd: int, *, on: bool) -> bool:
-    """Switch O_DIRECT; False where the file system or the platform has none."""
-    flag = getattr(os, "O_DIRECT", 0)
-    if not flag:
-        return False
-    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETFL, flags | flag if on else flags & ~flag)
-    except OSError:
-        return False
-    return True

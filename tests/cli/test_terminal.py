@@ -20,7 +20,6 @@ from tests.support.files import FIXTURES
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
 SLOW = """
 import sys, time
-from chkpt_channels.storage import stream_copy
 import chkpt_channels.storage.source as source
 read = source.Source.readinto
 def slowly(self, buffer, start):
@@ -29,7 +28,6 @@ def slowly(self, buffer, start):
 source.Source.readinto = slowly
 import os
 del os.copy_file_range
-stream_copy.DIRECT_FROM_BYTES = 1 << 60
 from chkpt_channels.cli.app import run
 sys.exit(run(sys.argv[1:]))
 """

@@ -60,9 +60,9 @@ class Attempt(NamedTuple):
 
 
 def of_blocks(patch: Patch) -> None:
-    """As the largest files are written: past the page cache, block by block."""
+    """As an object of a store is written, block by block, and a file where the kernel cannot copy."""
     patch.setattr(stream_copy, "BLOCK_BYTES", 8192)
-    patch.setattr(stream_copy, "DIRECT_FROM_BYTES", 0)
+    patch.delattr(os, "copy_file_range", raising=False)
 
 
 def without_threads(patch: Patch) -> None:
@@ -82,7 +82,7 @@ ZIP, LEGACY, SAFE = "torch_zip/conv1d.pth", "torch_legacy/quantised.pth", "safet
 H5, KERAS, DEFLATED = "keras_h5/channels_first.h5", "keras_zip/signal.keras", "keras_zip/deflated.keras"
 PIPES = frozenset({"pipe2", "fork", "read", "write"})
 LOOKS = frozenset({"stat", "lstat", "fcntl", "posix_fadvise"})
-"""Looking for what need not be there; O_DIRECT, and advice."""
+"""Looking for what need not be there, and advice."""
 WRITTEN = frozenset({"posix_fallocate", "pwrite", "copy_file_range", "fsync", "ftruncate", "fchmod", "flock", "link", "replace"})
 WRITTEN |= {"scandir", "open", "fcntl", "posix_fadvise", "lstat"}
 SPOOLED = frozenset({"open", "file", "raw_write", "readinto", "dup", "fstat"})

@@ -49,7 +49,7 @@ def tick(frame, event, what):
     if moment < 0 and getattr(what, "__module__", "") in ("posix", "fcntl"):
         calls.append(now)
 
-stream_copy.DIRECT_FROM_BYTES = 4 << 20
+stream_copy.WRITE_EARLY_FROM_BYTES = 4 << 20
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # as main begins
 sys.setprofile(tick)
 try:

@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -68,45 +67,25 @@ def test_streamed_is_spliced(block: int, monkeypatch: pytest.MonkeyPatch):
     run()
 
 
-def has_direct(folder: Path) -> bool:
-    with (folder / "probe").open("w+b") as file:
-        return stream_copy._set_direct(file.fileno(), on=True)
+def test_the_disk_writes_while_the_kernel_copies(way: str, monkeypatch: pytest.MonkeyPatch):
+    """Without threads after each range; in a thread while the following ones are copied."""
+    monkeypatch.setattr(stream_copy, "WRITE_EARLY_FROM_BYTES", 0)
+    monkeypatch.setattr(stream_copy, "RANGE_BYTES", 1000)
+    synced = Failing(os.fsync)
+    monkeypatch.setattr(os, "fsync", synced)
+    copied(DATA, [])
+    at_the_end = 1 if "without threads" in way else 2
+    assert (synced.calls > at_the_end) == ("kernel" in way)
+    assert synced.calls == len(DATA) // 1000 + 1 + at_the_end or way != "by the kernel, without threads"
 
 
-@pytest.mark.parametrize("refused", [False, True], ids=["direct", "refused"])
-@pytest.mark.parametrize(
-    ("start", "stop", "new"),
-    [(0, 0, b"ab"), (0, 5, b""), (4096, 4097, b"x" * 9000), (8191, 8193, b"y"), (25000, 25100, b"z" * 300)],
-)
-def test_streamed_past_the_page_cache_is_spliced(
-    refused: bool, start: int, stop: int, new: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """O_DIRECT from the first byte; on a file system that takes the flag and refuses the write too."""
-    if refused and not has_direct(tmp_path):
-        pytest.skip("the file system has no O_DIRECT")
-    monkeypatch.setattr(stream_copy, "BLOCK_BYTES", 8192)
-    monkeypatch.setattr(stream_copy, "DIRECT_FROM_BYTES", 0)
-    changes = [(start, stop, new), (12288, 12288, b"inserted")]
-    expected = spliced(DATA, changes)
-    if refused:
-        monkeypatch.setattr(os, "pwrite", Failing(os.pwrite, 0, errno.EINVAL))
-    assert copied(DATA, [Splice.of(*change) for change in changes]) == expected
-
-
-def test_several_blocks_are_written_at_once(monkeypatch: pytest.MonkeyPatch):
-    """Each of the first writes waits until as many others are under way."""
-    monkeypatch.setattr(stream_copy, "BLOCK_BYTES", 8192)
-    monkeypatch.setattr(stream_copy, "DIRECT_FROM_BYTES", 0)
-    monkeypatch.setattr(stream_copy, "THREADS_FROM_BYTES", 0)
-    together, real, left = threading.Barrier(3), os.pwrite, iter(range(3))
-
-    def pwrite(fd: int, data: memoryview, at: int) -> int:
-        if next(left, None) is not None:
-            together.wait(timeout=60)
-        return real(fd, data, at)
-
-    monkeypatch.setattr(os, "pwrite", pwrite)
-    assert copied(DATA, []) == DATA
+def test_what_the_disk_refuses_meanwhile_is_told(way: str, monkeypatch: pytest.MonkeyPatch):
+    """The system tells of an error once: the fsync at the end may succeed after it."""
+    monkeypatch.setattr(stream_copy, "WRITE_EARLY_FROM_BYTES", 0)
+    monkeypatch.setattr(stream_copy, "RANGE_BYTES", len(DATA))
+    monkeypatch.setattr(os, "fsync", Failing(os.fsync, 0, errno.EIO))
+    with pytest.raises(FileSystemError, match="cannot be written: input/output error"):
+        copied(DATA, [])
 
 
 def test_nothing_is_written_for_nothing():
