@@ -121,8 +121,8 @@ def _behind(places: Places, stem: LayerWeight) -> Iterator[tuple[str, int, set[i
     """The modules behind a stem, with the channels that each takes and those that layers before it make: the next modules in
     their order, or those of the same block."""
     network, layers = places.network, places.network.by_layer
-    widths = [*network.widths.items()]
     if network.ordered:
+        widths = [*network.widths.items()]
         at = next(i for i, (module, _) in enumerate(widths) if module == stem.layer)
         made: set[int] = set()
         for module, width in widths[at + 1 : at + LAYERS_BEHIND]:
@@ -131,7 +131,7 @@ def _behind(places: Places, stem: LayerWeight) -> Iterator[tuple[str, int, set[i
         return
     for module in reversed(modules(stem)[1:]):
         made = {k.filters for k in places.inside[module]}
-        inside = [(m, w) for m, w in widths if m != stem.layer and m.startswith(f"{module}.")]
+        inside = ((m, w) for m, w in network.widths.items() if m != stem.layer and m.startswith(f"{module}."))
         yield from ((m, w, made) for m, w in inside if m.count(".") <= stem.layer.count(".") + 1)
 
 

@@ -7,6 +7,7 @@ writers sort by element size, then by name.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
@@ -96,10 +97,11 @@ class Network:
         self.layouts, self.is_ambiguous = orientation(weights, torch=torch)
         shapes = {t.key: t.shape for t in tensors}
         biases = {layer_of(key): shape[0] for key, shape in shapes.items() if len(shape) == 1 and key.endswith("bias")}
-        kernels = [_kernel(t, self.layouts, biases) for t in weights]
+        self.kernels = [_kernel(t, self.layouts, biases) for t in weights]
         if not ordered:
-            kernels.sort(key=lambda k: k.pieces)
-        self.kernels = [kernel._replace(at=i) for i, kernel in enumerate(kernels)]
+            self.kernels.sort(key=lambda k: k.pieces)
+        for i, kernel in enumerate(self.kernels):
+            self.kernels[i] = kernel._replace(at=i)
         self.convs = [k for k in self.kernels if k.window and not is_no_kernel(k)]
         self.by_layer = {k.layer: k for k in self.kernels}
         self.trunk = common_words([k.key for k in self.kernels])
@@ -216,7 +218,7 @@ def _kernel(tensor: Tensor, layouts: Layouts, biases: Mapping[str, int]) -> Laye
     shape, key = tensor.shape, tensor.key.replace("/", ".")
     layout = tensor.layout if tensor.layout and not tensor.layout.folded else layouts.get(len(shape))
     filters, channels, *window = (1, 0) if layout is None or len(_axes(layout)) != len(shape) else _axes(layout)
-    pieces = tuple(int(part) if part.isdecimal() else part for part in _NUMBERS.split(key))
+    pieces = tuple(int(part) if part.isdecimal() else sys.intern(part) for part in _NUMBERS.split(key))
     layer, sizes = layer_of(key), tuple(shape[axis] for axis in window)
     transposed = (
         layout is not None
@@ -257,7 +259,7 @@ def _widths(shapes: Mapping[str, tuple[int, ...]], layers: Mapping[str, LayerWei
     for key, shape in shapes.items():
         module = layer_of(key)
         if module not in widths and module in layers:
-            widths[module] = layers[module].channels
+            widths[layers[module].layer] = layers[module].channels
         elif module not in widths and len(shape) == 1 and shape[0] > 1:
             widths[module] = shape[0]
     return widths

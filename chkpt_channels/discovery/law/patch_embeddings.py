@@ -189,10 +189,11 @@ def input_vectors(network: Network, channels: int, tensors: Sequence[Tensor]) ->
     """The vectors of one value per channel that precede stems of so many channels: means, scales, shifts of the colors."""
     if channels == 1:  # every scalar of the file would be one
         return
-    modules = {k.key.rpartition(".")[0] for k in network.kernels}
+    around = {t.key.rpartition(".")[0] for t in tensors if _is_vector(t, channels)}
+    modules = {module for k in network.kernels if (module := k.key.rpartition(".")[0]) in around}
     shifts = {k.key.rpartition(".")[0] for k in network.kernels if is_color_shift(k) and not _AFTER_STEM.search(k.key)}
     for tensor in tensors:
-        is_vector = max(tensor.shape, default=0) == channels == prod(tensor.shape)
+        is_vector = _is_vector(tensor, channels)
         module = tensor.key.rpartition(".")[0] if is_vector or shifts else ""
         if module in shifts:
             yield tensor
@@ -200,3 +201,8 @@ def input_vectors(network: Network, channels: int, tensors: Sequence[Tensor]) ->
             names = tensor.key.replace("running", "")
             if _BEFORE_STEM.search(names) and not _AFTER_STEM.search(names):
                 yield tensor
+
+
+def _is_vector(tensor: Tensor, size: int) -> bool:
+    """Whether it holds so many values along one axis."""
+    return max(tensor.shape, default=0) == size == prod(tensor.shape)

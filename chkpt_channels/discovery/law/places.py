@@ -7,8 +7,10 @@ asked last (`is_named`).
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import takewhile
 
 from chkpt_channels.core.records import pattern
@@ -57,15 +59,28 @@ class Places:
         self._leading: dict[str, frozenset[str]] = {}
         self._kin: dict[tuple[str, frozenset[str]], list[tuple[str, LayerWeight]]] = {}
         self._homes = [self._find_home(kernel) for kernel in network.kernels]
-        self._by_rest: defaultdict[str, list[tuple[str, LayerWeight]]] = defaultdict(list)
-        self._by_last: defaultdict[str, list[LayerWeight]] = defaultdict(list)
-        for kernel, (module, rest) in zip(network.kernels, self._homes, strict=True):
-            self._by_rest[rest].append((module, kernel))
-            self._by_last[kernel.layer.rpartition(".")[2]].append(kernel)
+
+    # Tables of all layers that not every network is asked for.
+
+    @cached_property
+    def _by_rest(self) -> Mapping[str, list[tuple[str, LayerWeight]]]:
+        """The layers by their names inside their homes, each with its home."""
+        found: defaultdict[str, list[tuple[str, LayerWeight]]] = defaultdict(list)
+        for kernel, module in zip(self.network.kernels, self._homes, strict=True):
+            found[_within(kernel, module)].append((module, kernel))
+        return found
+
+    @cached_property
+    def _by_last(self) -> Mapping[str, list[LayerWeight]]:
+        """The layers by the last words of their names."""
+        found: defaultdict[str, list[LayerWeight]] = defaultdict(list)
+        for kernel in self.network.kernels:
+            found[kernel.layer.rpartition(".")[2]].append(kernel)
+        return found
 
     def home(self, kernel: LayerWeight) -> str:
         """The smallest module that holds more layers than this one; "" is the whole network."""
-        return self._homes[kernel.at][0]
+        return self._homes[kernel.at]
 
     def names(self, module: str) -> frozenset[str]:
         """The names of the layers inside a module."""
@@ -76,10 +91,10 @@ class Places:
 
     def kin(self, kernel: LayerWeight) -> list[LayerWeight]:
         """The layers at the same place of other modules with the same layers: blocks that repeat, towers."""
-        home, rest = self._homes[kernel.at]
-        place = rest, self.names(home)
+        home = self._homes[kernel.at]
+        place = _within(kernel, home), self.names(home)
         if place not in self._kin:
-            self._kin[place] = [(module, other) for module, other in self._by_rest[rest] if self.names(module) == place[1]]
+            self._kin[place] = [(module, other) for module, other in self._by_rest[place[0]] if self.names(module) == place[1]]
         return [other for module, other in self._kin[place] if module != home]
 
     def take_same_input(self, a: LayerWeight, b: LayerWeight) -> bool:
@@ -186,11 +201,13 @@ class Places:
         is_series = a.pattern == b.pattern
         return depth <= deepest and (is_series or (a.filters == b.filters and is_inner))
 
-    def _find_home(self, kernel: LayerWeight) -> tuple[str, str]:
-        for module in reversed(modules(kernel)):
-            if len(self.inside[module]) > 1:
-                return module, kernel.layer[len(module) + 1 :] if module else kernel.layer
-        return "", kernel.layer
+    def _find_home(self, kernel: LayerWeight) -> str:
+        return next((sys.intern(module) for module in reversed(modules(kernel)) if len(self.inside[module]) > 1), "")
+
+
+def _within(kernel: LayerWeight, module: str) -> str:
+    """The name of a layer inside a module."""
+    return kernel.layer[len(module) + 1 :] if module else kernel.layer
 
 
 def modules(kernel: LayerWeight) -> list[str]:
