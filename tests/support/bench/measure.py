@@ -43,11 +43,13 @@ def run(command: Sequence[str], codes: Sequence[int] = (0,)) -> Figure:
 
 
 def in_turn(ways: Mapping[str, Sequence[str]], output: Path, runs: int) -> dict[str, list[Figure]]:
-    """So many runs of each, in turn, each writing `output` anew. One more goes before, to warm up."""
+    """So many runs of each, in turn, each writing `output` anew. One more goes before, to warm up. What one has left to the disk,
+    to write or to discard, is done before the next begins: it would wait for it where it syncs."""
     figures: dict[str, list[Figure]] = {name: [] for name in ways}
     for _ in range(runs + 1):
         for name, command in ways.items():
             output.unlink(missing_ok=True)
+            os.sync()
             figures[name].append(run(command))
     output.unlink(missing_ok=True)
     return {name: taken[1:] for name, taken in figures.items()}
