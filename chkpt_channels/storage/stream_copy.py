@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,6 @@ from chkpt_channels.storage.splice import (
     moves_around,
     output_size,
     passing_checks,
-    read_through,
 )
 from chkpt_channels.storage.threads import Done, pools, submit
 
@@ -43,6 +42,8 @@ WRITE_EARLY_FROM_BYTES = 32 << 20
 """Of smaller outputs all is copied before the disk has begun."""
 RANGE_BYTES = 8 << 20
 """The size of one copy_file_range: between two of them progress is reported, and the copy can be stopped."""
+RANGES_AHEAD = 4
+"""By how many ranges the copy goes ahead of the checks."""
 _NO_COPY_FILE_RANGE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
 
 
@@ -148,6 +149,8 @@ class _Copy:
         # threads do: reads, writes and CRC-32 (1.8 GB/s) release the interpreter
         self._reading, self._checking, self._writing = pools(1, 1, 1, wanted=not self._is_alone)
         self._is_complete = False
+        self._buffer = _Buffer()
+        self._checks: deque[Future[None] | Done[None]] = deque()
         self._early: Future[None] | Done[None] = Done(None)
         self._copied = submit(self._reading, self._run)
         # behind it in the same thread, beside what the caller does: the last fsync finds little to do
@@ -177,57 +180,56 @@ class _Copy:
         return self._stopped.is_set() or interrupts.exit_code() > 0
 
     def _run(self) -> None:
-        if not self._by_kernel():
-            self._by_blocks()
-        self._is_complete = True
-
-    def _by_kernel(self) -> bool:
-        """The kernel copies in calls for which no thread waits for the interpreter that the caller keeps busy; another thread
-        reads for the checks, from the page cache. False where the system cannot."""
-        if self._source.is_remote or not hasattr(os, "copy_file_range"):
-            return False
-        checking = submit(self._checking, self._check)
-        try:
-            for move in self._moves:
-                self._copy_range(move)
-        except OSError as error:
-            if error.errno not in _NO_COPY_FILE_RANGE:
-                raise
-            return False
-        finally:
+        if left := self._by_kernel():
+            self._by_blocks(left)
+        for checking in self._checks:
             checking.result()
         self._early.result()
-        return True
+        self._is_complete = True
 
-    def _copy_range(self, move: Move) -> None:
-        done = 0
-        while done < move.size and not self._is_stopped():
-            size = min(move.size - done, RANGE_BYTES)
-            count = os.copy_file_range(self._source.fd, self._out, size, move.start + done, move.at + done)
+    def _by_kernel(self) -> Sequence[Move]:
+        """The kernel copies in calls for which no thread waits for the interpreter that the caller keeps busy; another thread
+        reads for the checks what was just copied. Returns what the system cannot copy so."""
+        left = deque(self._moves)
+        while left and not (self._source.is_remote or self._is_stopped()) and hasattr(os, "copy_file_range"):
+            move = left.popleft()
+            try:
+                count = os.copy_file_range(self._source.fd, self._out, min(move.size, RANGE_BYTES), move.start, move.at)
+            except OSError as error:
+                if error.errno not in _NO_COPY_FILE_RANGE:
+                    raise
+                return [move, *left]
             if count == 0:
                 raise self._source.location.system("was cut short while it was read")
-            self._write_early()
-            done += count
-            if self._progress:
-                self._progress(count)
+            self._follow(move.start, count)
+            if count < move.size:
+                left.appendleft(Move(move.start + count, move.size - count, move.at + count))
+        return left
 
-    def _write_early(self) -> None:
-        """Have the disk write what is copied so far, unless it is at it. What it raises the next call, or `_run`, raises."""
+    def _follow(self, start: int, size: int) -> None:
+        """Behind the copy of a range: the disk writes what is copied so far, unless it is at it, and the range is checked. What
+        these raise is raised by a later call, or by `_run`."""
         if self._total >= WRITE_EARLY_FROM_BYTES and (isinstance(self._early, Done) or self._early.done()):
             self._early.result()
             self._early = submit(self._writing, os.fsync, self._out)
+        if self._checker.waiting:
+            self._checks.append(submit(self._checking, self._check, start, size))
+        if len(self._checks) > RANGES_AHEAD:  # what is checked late has left the page cache, and is read from the disk again
+            self._checks.popleft().result()
+        if self._progress:
+            self._progress(size)
 
-    def _check(self) -> None:
-        checks = list(self._checker.waiting)
-        self._checker.waiting.clear()
-        for _ in read_through(self._source, checks):
-            if self._is_stopped():
-                return
+    def _check(self, start: int, size: int) -> None:
+        view = self._buffer.view
+        for at in range(start, start + size, len(view)):
+            piece = view[: start + size - at]
+            self._source.readinto(piece, at)
+            self._checker.feed(piece, at)
 
-    def _by_blocks(self) -> None:
+    def _by_blocks(self, moves: Iterable[Move]) -> None:
         """Each byte is read once, into buffers that one thread writes from and another one checks."""
         ring: deque[_Buffer] = deque()
-        for at, pieces in _blocks(self._moves):
+        for at, pieces in _blocks(moves):
             if self._is_stopped():
                 break
             buffer = _Buffer() if len(ring) < BUFFERS else ring.popleft()
@@ -252,7 +254,7 @@ class _Copy:
             self._progress(sum(piece.size for piece in pieces))
 
 
-def _blocks(moves: Sequence[Move]) -> Iterator[tuple[int, list[Move]]]:
+def _blocks(moves: Iterable[Move]) -> Iterator[tuple[int, list[Move]]]:
     """The moves cut at every BLOCK_BYTES of the output, grouped by block: (offset of the block, its pieces)."""
     at = 0
     pieces: list[Move] = []
