@@ -9,9 +9,10 @@ import torch
 from fixtures.catalogue.libraries import torchvision_operators
 
 TORCHVISION = torchvision_operators()
-LONG = (
-    "keras differential flax fold_adapter known_networks pre_commit hostile_reload dask random_graphs networks random_keras big"
-).split()
+LONG = [
+    "keras", "differential", "flax", "fold_adapter", "known_networks", "pre_commit", "hostile_reload", "dask", "random_graphs",
+    "networks", "random_keras", "big",
+]  # fmt: skip
 """The files that take a minute or more: they begin first, or one processor waits at the end for a file that is on the other."""
 
 
