@@ -68,7 +68,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def unforked(monkeypatch: pytest.MonkeyPatch) -> None:
     """HDF5 files are read in the tests' own process, of which a fork takes longer than a conversion. That forks say the same
     test_contract.py asks of every fixture, where it inspects, dry-runs and cuts it."""
-    monkeypatch.setattr(isolation, "_may_fork", lambda: False)
+    monkeypatch.setattr(isolation, "may_fork", lambda: False)
 
 
 @pytest.fixture

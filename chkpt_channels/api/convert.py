@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from chkpt_channels.api.output.check import check_stems, parity
@@ -16,6 +17,7 @@ from chkpt_channels.folders.like_file import with_like
 from chkpt_channels.folders.model import Model, ModelFile
 from chkpt_channels.folders.model_folder import ModelFolder, open_model
 from chkpt_channels.folders.planning import PlannedModel, plan_model
+from chkpt_channels.storage.source import STDIO
 from chkpt_channels.transform.mixing.rules import TARGETS
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import Options, options_toward
@@ -67,6 +69,8 @@ def convert(
         raise UsageError(f"the second argument is the output, and {dst!r} is a target", hint=f"convert(path, to={dst!r})")
     parsed = options_toward(to, options)
     with open_model(src, parsed, with_sidecars=with_sidecars) as model:
+        if not dry_run:
+            _begin_copy(model, dst)
         parsed = with_like(model, model.resolved(parsed))
         with _target(model, dst, parsed, settings, progress) as target:
             planned = plan_model(model, parsed)
@@ -80,6 +84,15 @@ def convert(
             report = preview_report(report, target.path) if dry_run else _published_report(report, target.publish(planned))
             report = with_load_lines(report, model, target.loading)
     return report._replace(seconds=time.perf_counter() - began)
+
+
+def _begin_copy(model: Model, dst: Path_ | None) -> None:
+    """Have a large file copied while it is read, where its edits will leave the rest in its place."""
+    if isinstance(model, ModelFile) and not to_store(model.source.name, dst) and model.format.in_place:
+        from chkpt_channels.storage import copy_ahead
+
+        if dst is None or os.fspath(dst) != STDIO:
+            model.source.ahead = copy_ahead.begin(model.source, Path(dst).parent if dst else model.source.folder)
 
 
 def _target(

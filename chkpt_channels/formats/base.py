@@ -53,6 +53,7 @@ class Format(NamedTuple):
               (Keras reads .weights.h5 otherwise than .h5)
     flat      whether a file may be a plain state dict, whose tensors can be written in another format
     writer    the FlatWriter that writes a state dict as such a file, likewise; "" where there is none
+    in_place  whether edits leave the rest of a file where it is, and a file has no checksums to pass by
     """
 
     name: str
@@ -63,6 +64,7 @@ class Format(NamedTuple):
     ending: str = ""
     flat: bool = False
     writer: str = ""
+    in_place: bool = False
 
     @gc_paused()
     def open(self, source: Source) -> Checkpoint:

@@ -47,7 +47,8 @@ class Output:
         self.fd = -1
         try:
             sweep(self._folder)
-            self.fd = self._unnamed() if UNNAMED else self._named()
+            ahead = source.ahead if source and source.ahead and source.ahead.folder == self._folder else None
+            self.fd = os.dup(ahead.fd) if ahead else self._unnamed() if UNNAMED else self._named()
             if self._temporary:
                 fcntl.flock(self.fd, fcntl.LOCK_EX)
             if self._old:

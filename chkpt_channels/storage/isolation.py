@@ -48,14 +48,14 @@ NO_PROCESS = "no process can be started for it"
 def run_isolated(work: Callable[[], Iterator[bytes]], location: Location, source: Source | None = None) -> Iterator[bytes]:
     """What `work`, which reads `source`, yields. What it raises is raised here; DamagedError if it crashes, or takes too long for
     one piece."""
-    if not _may_fork():
+    if not may_fork():
         yield from work()
         return
     with location.wrapping_os_errors(NO_PROCESS):
         reading, writing = os.pipe2(os.O_CLOEXEC)
     answers = _Answers(cast("RemoteSource", source), location) if source and source.is_remote else None
     try:
-        child = _fork(location)
+        child = fork(location)
         if not child:
             if answers:
                 answers.begin_asking(writing)
@@ -126,7 +126,7 @@ class _Answers:
         self._source.read_through(ask)
 
 
-def _may_fork() -> bool:
+def may_fork() -> bool:
     """Whether that does no harm: locks that other threads hold would stay held in the child.
 
     Threads that libraries start outside of Python do not count: the child calls none of those libraries.
@@ -134,7 +134,7 @@ def _may_fork() -> bool:
     return sys.platform == "linux" and threading.active_count() == 1
 
 
-def _fork(location: Location) -> int:
+def fork(location: Location) -> int:
     """os.fork, with a child that ignores SIGINT: the parent gets it too, and ends the child. FileSystemError where the system
     cannot start a process."""
     # blocked until the child has its own handlers: the parent's would remove the parent's files in the child

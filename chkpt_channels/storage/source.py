@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +44,19 @@ Readable = str | os.PathLike[str] | RandomAccess
 """What a source is opened of."""
 
 
+class Ahead(Protocol):
+    """A copy of a whole source that began before its output: an unnamed file in `folder`, open as `fd`."""
+
+    folder: Path
+    fd: int
+
+    def is_complete(self, progress: Callable[[int], None] | None, is_stopped: Callable[[], bool]) -> bool:
+        """Wait until all is copied, and call `progress` with bytes. False where that failed or was stopped."""
+
+    def close(self) -> None:
+        """End it, and give the descriptors back."""
+
+
 class Source:
     """An open regular file.
 
@@ -53,6 +66,8 @@ class Source:
 
     is_remote = False
     """Whether it is an object of a store: it has no descriptor, and far reads cost a request each."""
+    ahead: Ahead | None = None
+    """What copies it already."""
     _kept: tuple[Source, ...] = ()
     is_alone = False
     """Whether no other file can be beside it."""
@@ -138,6 +153,9 @@ class Source:
         """Give the descriptor back; reading afterwards is an error."""
         for other in self._kept:
             other.close()
+        if self.ahead:
+            self.ahead.close()
+            self.ahead = None
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -190,7 +190,7 @@ class _Copy:
     def _by_kernel(self) -> Sequence[Move]:
         """The kernel copies in calls for which no thread waits for the interpreter that the caller keeps busy; another thread
         reads for the checks what was just copied. Returns what the system cannot copy so."""
-        left = deque(self._moves)
+        left = deque(self._not_ahead())
         while left and not (self._source.is_remote or self._is_stopped()) and hasattr(os, "copy_file_range"):
             move = left.popleft()
             try:
@@ -205,6 +205,16 @@ class _Copy:
             if count < move.size:
                 left.appendleft(Move(move.start + count, move.size - count, move.at + count))
         return left
+
+    def _not_ahead(self) -> Sequence[Move]:
+        """What is to be copied: but for what keeps its place, where another process has copied the whole file."""
+        ahead = self._source.ahead
+        if not ahead or not os.path.sameopenfile(ahead.fd, self._out):
+            return self._moves
+        if not ahead.is_complete(self._progress, self._is_stopped):
+            return self._moves
+        os.ftruncate(self._out, self._total)
+        return [move for move in self._moves if move.start != move.at]
 
     def _follow(self, start: int, size: int) -> None:
         """Behind the copy of a range: the disk writes what is copied so far, unless it is at it, and the range is checked. What

@@ -75,7 +75,7 @@ def without_unnamed(patch: Patch) -> None:
 
 
 def forking(patch: Patch) -> None:
-    patch.setattr(isolation, "_may_fork", lambda: sys.platform == "linux")
+    patch.setattr(isolation, "may_fork", lambda: sys.platform == "linux")
 
 
 ZIP, LEGACY, SAFE = "torch_zip/conv1d.pth", "torch_legacy/quantised.pth", "safetensors/half.safetensors"
@@ -208,7 +208,7 @@ def without_report(shown: Entries) -> Entries:
 
 @pytest.fixture(params=SCENES)
 def stage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: Patch) -> Stage:
-    monkeypatch.setattr(isolation, "_may_fork", lambda: False)
+    monkeypatch.setattr(isolation, "may_fork", lambda: False)
     monkeypatch.setattr(stream_copy, "THREADS_FROM_BYTES", 0)  # as files of a size that people have are written
     SCENES[request.param].prepare(monkeypatch)
     return Stage(SCENES[request.param], tmp_path)
@@ -259,7 +259,7 @@ CHANGING += [form.name for form in known() if form.name not in CHANGING]
 @pytest.mark.parametrize("name", CHANGING)
 def test_a_source_that_changes_while_it_is_read(name: str, tmp_path: Path, monkeypatch: Patch):
     """At every read, in each way in turn: exit 5 and nothing written, or, where it came behind the last one, the exact result."""
-    monkeypatch.setattr(isolation, "_may_fork", lambda: False)
+    monkeypatch.setattr(isolation, "may_fork", lambda: False)
     monkeypatch.setattr(stream_copy, "THREADS_FROM_BYTES", 0)  # as files of a size that people have are written
     SCENES[name].prepare(monkeypatch)
     stage = Stage(SCENES[name], tmp_path)
@@ -281,7 +281,7 @@ def test_a_source_that_changes_while_it_is_read(name: str, tmp_path: Path, monke
 @pytest.mark.parametrize("name", CHANGING)
 def test_a_source_whose_name_is_taken_over_is_read_to_its_end(name: str, tmp_path: Path, monkeypatch: Patch):
     """What was opened is what is converted, as by every copy: the result is that of one whole file."""
-    monkeypatch.setattr(isolation, "_may_fork", lambda: False)
+    monkeypatch.setattr(isolation, "may_fork", lambda: False)
     monkeypatch.setattr(stream_copy, "THREADS_FROM_BYTES", 0)  # as files of a size that people have are written
     SCENES[name].prepare(monkeypatch)
     stage = Stage(SCENES[name], tmp_path)

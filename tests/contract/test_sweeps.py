@@ -36,7 +36,7 @@ MISSING = (
 @pytest.fixture
 def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process for each of thousands of files would take minutes."""
-    monkeypatch.setattr(isolation, "_may_fork", lambda: False)
+    monkeypatch.setattr(isolation, "may_fork", lambda: False)
 
 
 def hdf5(folder: Path) -> bytes:
@@ -156,7 +156,7 @@ class Flips:
 @pytest.mark.parametrize("path", FLIPPED.values(), ids=FLIPPED)
 def test_flipped_bits(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Every one that falls into a payload, or into a header's field that means anything, is seen."""
-    monkeypatch.setattr(isolation, "_may_fork", lambda: sys.platform == "linux")
+    monkeypatch.setattr(isolation, "may_fork", lambda: sys.platform == "linux")
     flips, caught = Flips(path, tmp_path), list[bool]()
     while len(caught) < FLIPS:
         caught += flips.batch(len(caught))

@@ -109,7 +109,7 @@ def aside(work: Callable[[Callable[[bytes], object]], object], seconds: int = 0)
     child = os.fork()
     if not child:
         try:
-            isolation._may_fork = lambda: False
+            isolation.may_fork = lambda: False
             if seconds:
                 most = math.ceil(time.process_time()) + seconds
                 resource.setrlimit(resource.RLIMIT_CPU, (most, most))

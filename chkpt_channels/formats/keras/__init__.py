@@ -37,6 +37,14 @@ def sniff_zip(source: Source) -> bool:
     return CONFIG.encode() in directory and (WEIGHTS.encode() in directory or b"metadata.json" in directory)
 
 
-H5 = Format("keras_h5", "Keras (HDF5)", frozenset({".h5", ".hdf5"}), sniff_h5, "keras.h5_file:KerasH5", ending=".weights.h5")
+H5 = Format(
+    "keras_h5",
+    "Keras (HDF5)",
+    frozenset({".h5", ".hdf5"}),
+    sniff_h5,
+    "keras.h5_file:KerasH5",
+    ending=".weights.h5",
+    in_place=True,
+)
 ZIP = Format("keras_zip", "Keras", frozenset({".keras"}), sniff_zip, "keras.zip_file:KerasZip")
 FORMATS = (H5, ZIP)

@@ -118,7 +118,7 @@ def test_the_end_of_an_object_is_its_end(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked")
 def test_a_worker_asks_its_parent(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(remote, "WHOLE_BYTES", 0)
-    monkeypatch.setattr(isolation, "_may_fork", lambda: True)
+    monkeypatch.setattr(isolation, "may_fork", lambda: True)
     source, stored = opened(CONTENT, monkeypatch)
     starts = range(MIB, 8 * MIB, MIB)
     with source:
@@ -129,7 +129,7 @@ def test_a_worker_asks_its_parent(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked")
 def test_what_fails_in_the_parent_ends_its_worker(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(isolation, "_may_fork", lambda: True)
+    monkeypatch.setattr(isolation, "may_fork", lambda: True)
     source, stored = opened(CONTENT, monkeypatch)
 
     def fail(*_: object) -> Iterator[bytes]:
