@@ -68,10 +68,9 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# a file's tests share what they import and build; files begin in the order that tests/frameworks/conftest.py gives them; each
-# processor has its own, so that threads would only wait for each other
+# a file's tests share what they import and build
 test-frameworks: $(FRAMEWORKS)/.installed
-	OMP_NUM_THREADS=1 $(FRAMEWORKS)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder tests/frameworks
+	$(FRAMEWORKS)/bin/python -m pytest -n auto --dist loadfile tests/frameworks
 
 # wheels of 280 MB, once, into ~/.cache/chkpt-channels-realworld or the folder in CHKPT_CHANNELS_REALWORLD
 test-realworld: $(FRAMEWORKS)/.installed
