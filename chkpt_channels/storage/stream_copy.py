@@ -207,14 +207,14 @@ class _Copy:
         return left
 
     def _not_ahead(self) -> Sequence[Move]:
-        """What is to be copied: but for what keeps its place, where another process has copied the whole file."""
+        """What is to be copied: but for what keeps its place, where another process has copied the whole file and no bytes are
+        to be checked."""
         ahead = self._source.ahead
         if not ahead or not os.path.sameopenfile(ahead.fd, self._out):
             return self._moves
-        if not ahead.is_complete(self._progress, self._is_stopped):
-            return self._moves
-        os.ftruncate(self._out, self._total)
-        return [move for move in self._moves if move.start != move.at]
+        is_complete = ahead.is_complete(self._progress, self._is_stopped)
+        os.ftruncate(self._out, self._total)  # it has the size of the source, also where the copy failed
+        return [move for move in self._moves if not is_complete or self._checker.waiting or move.start != move.at]
 
     def _follow(self, start: int, size: int) -> None:
         """Behind the copy of a range: the disk writes what is copied so far, unless it is at it, and the range is checked. What

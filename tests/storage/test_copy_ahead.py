@@ -13,11 +13,12 @@ import pytest
 
 from chkpt_channels import convert
 from chkpt_channels.core import interrupts
-from chkpt_channels.core.errors import ChkptChannelsError, FileSystemError, Location, UnknownFormatError
+from chkpt_channels.core.errors import ChkptChannelsError, DamagedError, FileSystemError, Location, UnknownFormatError
 from chkpt_channels.storage import atomic, copy_ahead, isolation, stream_copy
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice, spliced
 from chkpt_channels.storage.stream_copy import writing
+from tests.storage.test_stream_copy import Watched
 from tests.support.files import FIXTURES
 
 DATA = bytes(range(251)) * 100
@@ -111,8 +112,8 @@ def test_where_the_process_fails_this_one_copies(
 
     monkeypatch.setattr(os, call, fails_there)
     with Source(path) as source:
-        assert moved(source, tmp_path, []) == DATA
-    assert sum(copied_here) == len(DATA)
+        assert moved(source, tmp_path, [Splice.of(25000, 25100, b"")]) == DATA[:25000]
+    assert sum(copied_here) == 25000
 
 
 def test_a_killed_process_is_one_that_failed(tmp_path: Path, begun: list[copy_ahead.CopyAhead], monkeypatch: pytest.MonkeyPatch):
@@ -156,6 +157,22 @@ def test_what_needs_no_copy_begins_none(tmp_path: Path, begun: list[object], mon
     monkeypatch.setattr(isolation, "may_fork", lambda: False)
     convert(KERAS[0], tmp_path / "out.h5")
     assert not begun
+
+
+def test_what_is_checked_passes_by(tmp_path: Path, copied_here: list[int]):
+    path = tmp_path / "in"
+    path.write_bytes(DATA)
+    with Source(path) as source:
+        source.ahead = copy_ahead.begin(source, tmp_path)
+        check = Watched(100, 20000, "a sum")
+        with (
+            atomic.Output(tmp_path / "out", source) as out,
+            pytest.raises(DamagedError, match="a sum"),
+            writing(source, [], out.fd, PLACE, [check]),
+        ):
+            pass
+    assert check.seen == DATA[100:20000]
+    assert copied_here
 
 
 def test_an_interrupt_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
