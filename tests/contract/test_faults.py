@@ -81,10 +81,10 @@ def forking(patch: Patch) -> None:
 ZIP, LEGACY, SAFE = "torch_zip/conv1d.pth", "torch_legacy/quantised.pth", "safetensors/half.safetensors"
 H5, KERAS, DEFLATED = "keras_h5/channels_first.h5", "keras_zip/signal.keras", "keras_zip/deflated.keras"
 PIPES = frozenset({"pipe2", "fork", "read", "write"})
-LOOKS = frozenset({"stat", "lstat", "fcntl", "posix_fadvise"})
-"""Looking for what need not be there, and advice."""
+LOOKS = frozenset({"stat", "lstat", "fcntl"})
+"""Looking for what need not be there."""
 WRITTEN = frozenset({"posix_fallocate", "pwrite", "copy_file_range", "fsync", "ftruncate", "fchmod", "flock", "link", "replace"})
-WRITTEN |= {"scandir", "open", "fcntl", "posix_fadvise", "lstat"}
+WRITTEN |= {"scandir", "open", "fcntl", "lstat"}
 SPOOLED = frozenset({"open", "file", "raw_write", "readinto", "dup", "fstat"})
 UNNAMED = frozenset({"open", "file"})
 """Python's temporary files have a name where they can have none."""

@@ -17,7 +17,7 @@ import pytest
 
 READS = ("preadv", "pread", "readinto")
 WRITES = ("pwrite", "write", "copy_file_range")
-OTHERS = ("posix_fallocate", "posix_fadvise", "fsync", "ftruncate", "fchmod", "link", "replace", "rename", "mkdir", "dup")
+OTHERS = ("posix_fallocate", "fsync", "ftruncate", "fchmod", "link", "replace", "rename", "mkdir", "dup")
 LOOKS = ("open", "stat", "lstat", "fstat", "scandir")
 PROCESSES = ("read", "pipe2", "fork")
 LOCKS = ("flock", "fcntl", "ioctl")
