@@ -144,6 +144,7 @@ class _Copy:
     ) -> None:
         self._source, self._moves, self._out, self._total = source, moves, out, total
         self._checker, self._progress = Checker(checks), progress
+        self._checked_to = max((check.stop for check in checks), default=0)
         self._stopped = threading.Event()
         self._is_alone = total < THREADS_FROM_BYTES
         # threads do: reads, writes and CRC-32 (1.8 GB/s) release the interpreter
@@ -214,7 +215,7 @@ class _Copy:
             return self._moves
         is_complete = ahead.is_complete(self._progress, self._is_stopped)
         os.ftruncate(self._out, self._total)  # it has the size of the source, also where the copy failed
-        return [move for move in self._moves if not is_complete or self._checker.waiting or move.start != move.at]
+        return [move for move in self._moves if not is_complete or self._checked_to or move.start != move.at]
 
     def _follow(self, start: int, size: int) -> None:
         """Behind the copy of a range: the disk writes what is copied so far, unless it is at it, and the range is checked. What
@@ -222,7 +223,7 @@ class _Copy:
         if self._total >= WRITE_EARLY_FROM_BYTES and (isinstance(self._early, Done) or self._early.done()):
             self._early.result()
             self._early = submit(self._writing, os.fsync, self._out)
-        if self._checker.waiting:
+        if start < self._checked_to:
             self._checks.append(submit(self._checking, self._check, start, size))
         if len(self._checks) > RANGES_AHEAD:  # what is checked late has left the page cache, and is read from the disk again
             self._checks.popleft().result()
