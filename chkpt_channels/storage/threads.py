@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Callable
+from threading import Thread
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 from chkpt_channels.core.interrupts import left_to_main_thread
@@ -49,12 +50,33 @@ def pools(*counts: int, wanted: bool = True) -> tuple[ThreadPoolExecutor | Here,
 
 
 def undisturbed(work: Callable[[], Result]) -> Result:
-    """What `work` gives, which ends before a signal is heard: what is being made must be known to be removed."""
-    (pool,) = pools(1)
+    """What `work` gives, which ends before a signal is heard: what is being made must be known to be removed. Raises OSError
+    where the system cannot start a thread."""
+    if sys.platform == BROWSER:
+        return work()
+    from concurrent.futures import Future, wait
+
+    future = Future[Result]()
+    thread = Thread(target=_answer, args=(future, work))
     try:
-        return submit(pool, work).result()
-    finally:
-        pool.shutdown(wait=True)
+        thread.start()
+        return future.result()
+    except BaseException as error:
+        # a thread that the signal met while it was started may run, and cannot be joined
+        if not future.cancel():
+            wait([future])
+        if isinstance(error, RuntimeError) and future.cancelled():
+            raise OSError(errno.EAGAIN, str(error)) from error
+        raise
+
+
+def _answer(future: Future[Result], work: Callable[[], Result]) -> None:
+    left_to_main_thread()
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
 
 
 def submit(

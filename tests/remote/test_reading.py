@@ -205,6 +205,23 @@ def test_an_object_that_is_replaced_ends_the_conversion(bucket: Bucket, tmp_path
     assert not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.parametrize(("gone", "words"), [(1, ""), (2, "its server cannot be reached")])
+def test_a_hub_that_closes_a_kept_connection_is_asked_again(gone: int, words: str, hugging: Zoo):
+    image_weights(hugging.root / "a.safetensors")
+    left = iter(range(gone))
+
+    def before(method: str, path: str) -> None:
+        if method == "HEAD" and next(left, None) is not None:
+            raise ConnectionAbortedError
+
+    hugging.server.before = before
+    if words:
+        with pytest.raises(ChkptChannelsError, match=words):
+            chkpt_channels.inspect(hugging.url("a.safetensors"))
+    else:
+        assert len(chkpt_channels.inspect(hugging.url("a.safetensors")).first_convs) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -170,8 +170,10 @@ def hub(root: Path) -> Store:
     of a folder at /api/models/OWNER/REPO/tree/COMMIT/FOLDER."""
 
     def store(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-        asked = unquote(urlsplit(path).path).strip("/")
-        owner, repository, question, revision, *parts = asked.removeprefix("api/models/").split("/")
+        asked = unquote(urlsplit(path).path).strip("/").removeprefix("api/models/").split("/")
+        if len(asked) < 4:  # the library asks for a list of agents, once a day
+            return Answer(404, {}, b"")
+        owner, repository, question, revision, *parts = asked
         file = root.joinpath(owner, repository, *parts)
         if not (root / owner / repository).is_dir():
             return Answer(404, {"x-error-code": "RepoNotFound"}, b"")

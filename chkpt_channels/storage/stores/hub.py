@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +25,8 @@ WORDS = {
     "OfflineModeIsEnabled": "HF_HUB_OFFLINE forbids to read it",
 }
 SECONDS = 10
+TRANSPORTS = ("httpx", "httpcore", "requests", "urllib3")
+"""What the hub's library makes requests with."""
 
 
 def resolved(address: Address, location: Location) -> tuple[str, dict[str, str]]:
@@ -33,7 +35,7 @@ def resolved(address: Address, location: Location) -> tuple[str, dict[str, str]]
     with _library(location) as (huggingface_hub, endpoint):
         url = huggingface_hub.hf_hub_url(address.home, address.name, revision=address.revision, endpoint=endpoint)
         check_plain_url(url, location)
-        commit = huggingface_hub.get_hf_file_metadata(url, timeout=SECONDS, endpoint=endpoint).commit_hash
+        commit = _answered(lambda: huggingface_hub.get_hf_file_metadata(url, timeout=SECONDS, endpoint=endpoint)).commit_hash
         headers = huggingface_hub.utils.build_hf_headers(library_name="chkpt-channels")
     wanted = {name.lower(): value for name, value in headers.items()}
     url = huggingface_hub.hf_hub_url(address.home, address.name, revision=_checked(commit, location), endpoint=endpoint)
@@ -45,7 +47,8 @@ def listed(address: Address, location: Location) -> tuple[str, dict[str, int]]:
     with _library(location) as (huggingface_hub, endpoint):
         check_plain_url(endpoint or "", location)
         hub = huggingface_hub.HfApi(endpoint=endpoint, library_name="chkpt-channels")
-        commit = _checked(hub.model_info(address.home, revision=address.revision, timeout=SECONDS).sha, location)
+        model = _answered(lambda: hub.model_info(address.home, revision=address.revision, timeout=SECONDS))
+        commit = _checked(model.sha, location)
         place = {"path_in_repo": address.name.rstrip("/") or None, "recursive": True, "revision": commit}
         found = {entry.path: entry.size for entry in hub.list_repo_tree(address.home, **place) if hasattr(entry, "size")}
     return commit, found
@@ -75,6 +78,16 @@ def _library(location: Location) -> Iterator[tuple[Any, str | None]]:
         raise location.system(what, hint=hint) from error
 
 
+def _answered(ask: Callable[[], Any]) -> Any:
+    """What the hub answers. The library keeps connections, which the server may close: then it is asked once more."""
+    try:
+        return ask()
+    except Exception as error:
+        if getattr(error, "response", None) is not None or not type(error).__module__.startswith(TRANSPORTS):
+            raise
+        return ask()
+
+
 def _checked(commit: object, location: Location) -> str:
     if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
         raise location.system("its server does not say which commit the file is of")
@@ -90,4 +103,4 @@ def check_plain_url(url: str, location: Location) -> None:
 
 def _is_of_the_web(error: Exception) -> bool:
     """Whether the hub's library, or the one that it makes requests with, raised it."""
-    return type(error).__module__.startswith(("huggingface_hub", "httpx", "httpcore", "requests", "urllib3"))
+    return type(error).__module__.startswith(("huggingface_hub", *TRANSPORTS))
