@@ -21,6 +21,9 @@ from chkpt_channels.core.records import NamedTuple
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MOST_REMEMBERED = 5_000
+"""Tensors of a checkpoint of which it is remembered what was found by their names and shapes."""
+
 
 class Tensor(NamedTuple):
     """One named tensor. `group` is the state dict that holds it ("state_dict" in a training checkpoint, "" at the root);

@@ -10,7 +10,7 @@ from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UnsupportedError, UsageError
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.core.tensors import Finding, FirstConv, Tensor
+from chkpt_channels.core.tensors import MOST_REMEMBERED, Finding, FirstConv, Tensor
 from chkpt_channels.discovery import by_user, counts, law, layer_selector, opaque
 from chkpt_channels.discovery.like import Comparison
 from chkpt_channels.discovery.request import ConfigHints, SearchRequest
@@ -23,11 +23,10 @@ MOST_TOGETHER = 6
 """Stems that a hint names together; more are seldom all stems."""
 MOST_OPTIONS = 3
 """Choices of layers in a hint."""
-MOST_REMEMBERED = 5_000  # tensors whose search is remembered
 _ANY = SearchRequest()
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _find_once(tensors: tuple[Tensor, ...], *, ordered: bool, torch: bool, channels: int | None) -> Finding:
     """The search goes by names and shapes alone, and in a folder of checkpoints these are mostly those of the file before."""
     return law.search.find(tensors, ordered=ordered, torch=torch, channels=channels)

@@ -21,14 +21,15 @@ PROTOCOL = b"\x80"
 """The opcode that a pickle of protocol 2 to 5 begins with."""
 
 
-REMEMBERED_BYTES = 1 << 18
-"""Of the pickle that was parsed last: checkpoints of one network have the same one, to the byte, around other elements."""
+REMEMBERED, REMEMBERED_BYTES = 2, 1 << 18
+"""So many pickles of so many bytes: checkpoints of one network have the same one, to the byte, around other elements, and so have
+their conversions."""
 
 
 class Tree:
     """One parsed pickle: bytes [start, stop) of `data`; where that is a FileBytes, long texts and byte strings are skipped."""
 
-    _last: ClassVar[Tree | None] = None
+    _last: ClassVar[tuple[Tree, ...]] = ()
 
     def __init__(self, data: PickleBytes, location: Location, *, start: int = 0) -> None:
         """Parse. Raises DamagedError with the opcode's offset, UnsupportedError for protocol 0, OutOfData if cut off."""
@@ -50,8 +51,8 @@ class Tree:
     def whole(cls, data: PickleBytes, location: Location) -> Tree:
         """The one pickle that fills `data`. Raises DamagedError where it is cut off or bytes follow it, UnsupportedError where
         these are another pickle: Python reads them one by one."""
-        if isinstance(data, bytes) and (last := cls._last) and last.data == data:
-            return last._elsewhere(location)
+        if known := next((tree for tree in cls._last if tree.data == data), None):
+            return known._elsewhere(location)
         try:
             tree = cls(data, location)
         except OutOfData:
@@ -62,7 +63,7 @@ class Tree:
         if tree.stop != len(data):
             raise location.damaged("bytes follow the end of the pickle", at=tree.stop)
         if isinstance(data, bytes) and len(data) <= REMEMBERED_BYTES:
-            cls._last = tree
+            cls._last = (tree, *cls._last)[:REMEMBERED]
         return tree
 
     def _elsewhere(self, location: Location) -> Tree:

@@ -8,7 +8,6 @@ where it must be and not searched for: what two readers would find differently i
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
 
@@ -23,7 +22,7 @@ MAX32, MAX16 = 0xFFFFFFFF, 0xFFFF
 """In a field: the value does not fit, and is in a zip64 record or extra field instead."""
 FLAG_UTF8 = 0x800
 """The name is UTF-8; without it code page 437 (APPNOTE, appendix D)."""
-UNICODE_PATH_TAG = 0x7075
+UNICODE_PATH_TAG, _UNICODE_PATH = 0x7075, b"up"
 """Of Info-ZIP's extra field that renames a member for those readers that know it (APPNOTE 4.6.9)."""
 UNICODE_PATH_HEAD_BYTES = 5
 """A version, and the CRC-32 of the name that it replaces."""
@@ -78,13 +77,18 @@ def _no_end(source: Source) -> DamagedError:
 
 
 class Entry(NamedTuple):
-    """An entry of the central directory: the offset of the local header, the name, both sizes, and the `raw` entry."""
+    """An entry of the central directory: the offset of the local header, the name, both sizes, the `raw` entry, the name as it is
+    `encoded` there, flags, method and CRC-32."""
 
     start: int
     name: str
     size: int
     packed: int
     raw: bytes
+    encoded: bytes
+    flags: int
+    method: int
+    crc: int
 
 
 def central_entries(source: Source, start: int, stop: int) -> Iterator[Entry]:
@@ -109,7 +113,7 @@ def central_entries(source: Source, start: int, stop: int) -> Iterator[Entry]:
         except struct.error:
             raise source.location.at(name).damaged("a zip64 size is missing", at=start + at) from None
         check_unicode_path(source.location, name, extra, start + at)
-        yield Entry(offset, name, size, packed, entry)
+        yield Entry(offset, name, size, packed, entry, encoded, fields[3], fields[4], fields[7])
         at += length
 
 
@@ -118,21 +122,16 @@ def _name(location: Location, encoded: bytes, flags: int, at: int) -> str:
         name = encoded.decode("utf-8" if flags & FLAG_UTF8 else "cp437")
     except UnicodeDecodeError as error:
         raise location.damaged("a member's name is not UTF-8", at=at) from error
-    if "\0" in name or name.startswith("/") or ".." in re.split(r"[/\\]", name):
+    if "\0" in name or name.startswith("/") or (".." in name and ".." in name.replace("\\", "/").split("/")):
         raise location.at(name).damaged("the member's name is absolute, or has .. or NUL in it", at=at)
     return name
 
 
 def check_unicode_path(location: Location, name: str, extra: bytes, at: int) -> None:
     """Raise DamagedError where an extra field gives a member another name than its header does."""
-    for tag, body in extra_fields(extra):
+    for tag, body in extra_fields(extra) if _UNICODE_PATH in extra else ():
         if tag == UNICODE_PATH_TAG and body[UNICODE_PATH_HEAD_BYTES:] != name.encode():
             raise location.at(name).damaged("has another name in its Unicode Path field", at=at)
-
-
-def central_name(entry: bytes) -> bytes:
-    """The name in a central entry, as it is encoded there."""
-    return entry[CENTRAL_RECORD.size : CENTRAL_RECORD.size + CENTRAL_RECORD.unpack_from(entry)[10]]
 
 
 def _sizes(stated: tuple[int, int, int], extra: bytes) -> list[int]:

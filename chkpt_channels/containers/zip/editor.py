@@ -28,16 +28,16 @@ from chkpt_channels.containers.zip.directory import (
     extra_fields,
     extra_offset,
 )
-from chkpt_channels.containers.zip.reader import (
+from chkpt_channels.containers.zip.member import (
     DEFLATED,
     FLAG_DESCRIPTOR,
     LOCAL,
     LOCAL_RECORD,
     STORED,
-    Archive,
     Member,
     make_descriptor,
 )
+from chkpt_channels.containers.zip.reader import Archive
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.splice import Splice, streamed

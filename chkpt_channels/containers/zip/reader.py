@@ -13,58 +13,18 @@ changes members.
 
 from __future__ import annotations
 
-import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from chkpt_channels.containers.zip.directory import (
-    CENTRAL_RECORD,
-    FLAG_UTF8,
-    MAX32,
-    ZIP64_TAG,
-    Entry,
     central_entries,
-    central_name,
-    check_unicode_path,
-    extra_fields,
     find_directory,
 )
+from chkpt_channels.containers.zip.member import DEFLATED, LONGEST_DESCRIPTOR_BYTES, NEAR_BYTES, STORED, Edge, Member, read_member
 from chkpt_channels.core.errors import DamagedError, Location
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.source import CHUNK_BYTES, Source
 from chkpt_channels.storage.splice import Checksum
-
-LOCAL, DESCRIPTOR = b"PK\x03\x04", b"PK\x07\x08"
-STORED, DEFLATED = 0, 8
-FLAG_DESCRIPTOR, FLAG_DEFLATE_LEVEL = 0x8, 0x6
-LOCAL_RECORD = struct.Struct("<4s5H3I2H")
-"""Fields used: 2 flags, 3 method, 6 CRC, 7 packed size, 8 size, 9 and 10 lengths of name and extra field."""
-NEAR_BYTES = 256
-"""A local header with the name and the padding that torch gives it, mostly."""
-LONGEST_DESCRIPTOR_BYTES = 24
-"""Bytes: signature, CRC and two sizes of eight bytes."""
-
-
-class Member(NamedTuple):
-    """One member: its spans in the file, sizes and CRC-32 of the content, and the raw headers."""
-
-    name: str
-    start: int
-    data: int
-    data_stop: int
-    stop: int
-    size: int
-    crc: int
-    method: int
-    local: bytes
-    descriptor: bytes
-    central: bytes
-
-    @property
-    def packed(self) -> int:
-        """Bytes of the payload as stored."""
-        return self.data_stop - self.data
 
 
 class Archive:
@@ -83,18 +43,19 @@ class Archive:
         stops = [*(entry.start for entry in entries), self._directory[0]][1:]
         if source.is_remote:  # with the descriptor of the member in front of each
             source.expect([(start - LONGEST_DESCRIPTOR_BYTES, start + NEAR_BYTES) for start in stops])
-        at, folded = 0, dict[bytes, str]()
+        at, folded, edge = 0, dict[bytes, str](), Edge(source, 0, self._directory[0])
         if entries and entries[0].start:
             raise source.location.damaged(f"{entries[0].start} bytes precede the first member", at=0)
         for entry, limit in zip(entries, stops, strict=True):
             start, name = entry.start, entry.name
             if name in self.members:
                 raise self.location.at(name).damaged("occurs twice in the archive", at=start)
-            if (other := folded.setdefault(central_name(entry.raw).lower(), name)) != name:
+            if (other := folded.setdefault(entry.encoded.lower(), name)) != name:
                 raise self.location.at(name).damaged(f"is {other} in letters of another case: readers take either", at=start)
             _check_padding(source, at, start)
-            self.members[name] = member = _member(source, entry, limit)
-            at = member.stop
+            behind = Edge(source, limit, self._directory[0])
+            self.members[name] = member = read_member(entry, limit, edge, behind)
+            at, edge = member.stop, behind
         _check_padding(source, at, self._directory[0])
         sized = [m for m in self.members.values() if m.size]
         self.has_crcs = any(m.crc for m in sized) or not sized
@@ -202,93 +163,6 @@ class _Content:
 
     def _damaged(self, what: str) -> DamagedError:
         return self._location.at(self._member.name).damaged(what, at=self._member.data)
-
-
-def _member(source: Source, entry: Entry, limit: int) -> Member:
-    """The member of an entry, which ends before `limit`. Checks all that needs no payload."""
-    start, name, size, packed, central = entry
-
-    def damaged(what: str) -> DamagedError:
-        return source.location.at(name).damaged(what, at=start)
-
-    _, _, _, flags, method, _, _, crc, *_ = CENTRAL_RECORD.unpack_from(central)
-    local, near = _local_header(source, start, limit, damaged)
-    _, _, local_flags, local_method, _, _, *local_values, name_bytes, _ = LOCAL_RECORD.unpack_from(local)
-    data = start + len(local)
-    stop = data + packed
-    if stop > limit:
-        raise damaged("it overlaps what follows")
-    local_name = local[LOCAL_RECORD.size : LOCAL_RECORD.size + name_bytes]
-    if (local_flags, local_method, local_name) != (flags, method, central_name(central)):
-        raise damaged("its local and central headers disagree")
-    check_unicode_path(source.location, name, local[LOCAL_RECORD.size + name_bytes :], start)
-    if flags & ~(FLAG_DESCRIPTOR | FLAG_UTF8 | FLAG_DEFLATE_LEVEL):
-        raise damaged(f"it is encrypted or patched (flags {flags:#x})")
-    if method not in (STORED, DEFLATED):
-        raise source.location.at(name).unsupported(
-            f"it is compressed by method {method}; only stored and deflated members are supported"
-        )
-    if method == STORED and size != packed:
-        raise damaged("it is stored, and its two sizes differ")
-    if not packed and (size or crc):
-        raise damaged("it has no bytes, and says that it holds some")
-    expected, written = (crc, packed, size), tuple(local_values)
-    if not flags & FLAG_DESCRIPTOR:
-        if _wide_values(local, *local_values) != expected:
-            raise damaged("its local and central headers disagree")
-        return Member(name, start, data, stop, stop, size, crc, method, local, b"", central)
-    # a streaming writer does not know them yet: miniz, which torch uses, writes zeros, others mark the sizes as zip64
-    if written not in ((0, 0, 0), (0, MAX32, MAX32), expected):
-        raise damaged("its local and central headers disagree")
-    descriptor = _descriptor(source, stop, limit, expected, near[packed + len(local) :])
-    if not descriptor:
-        raise source.location.at(name).damaged("its data descriptor disagrees with the central directory", at=stop)
-    return Member(name, start, data, stop, stop + len(descriptor), size, crc, method, local, descriptor, central)
-
-
-def _local_header(source: Source, start: int, limit: int, damaged: Callable[[str], DamagedError]) -> tuple[bytes, bytes]:
-    """The local header at `start`, its name and extra field included, and what was read at once from there on: mostly more."""
-    if start + LOCAL_RECORD.size > limit:
-        raise damaged("its header overlaps what follows")
-    near = source.read(start, min(start + NEAR_BYTES, limit))
-    magic, *_, name_bytes, extra_bytes = LOCAL_RECORD.unpack_from(near)
-    if magic != LOCAL:
-        raise damaged("its header is not where the central directory says")
-    size = LOCAL_RECORD.size + name_bytes + extra_bytes
-    if start + size > limit:
-        raise damaged("it overlaps what follows")
-    return near[:size] if size <= len(near) else source.read(start, start + size), near
-
-
-def _wide_values(local: bytes, crc: int, packed: int, size: int) -> tuple[int, int, int]:
-    """(CRC, packed, size) of a local header; its zip64 field holds the size first."""
-    name_bytes = LOCAL_RECORD.unpack_from(local)[9]
-    wide = next((body for tag, body in extra_fields(local[LOCAL_RECORD.size + name_bytes :]) if tag == ZIP64_TAG), b"")
-    if size == MAX32 and len(wide) >= 8:
-        size, wide = int.from_bytes(wide[:8], "little"), wide[8:]
-    if packed == MAX32 and len(wide) >= 8:
-        packed = int.from_bytes(wide[:8], "little")
-    return crc, packed, size
-
-
-def _descriptor(source: Source, at: int, limit: int, expected: tuple[int, int, int], near: bytes) -> bytes:
-    """The data descriptor at `at`: with or without a signature, with sizes of 4 or 8 bytes. Empty where none repeats what is
-    expected. `near` is what was read from there on with the header: of a small member, such as a bias, all of it."""
-    last = min(at + LONGEST_DESCRIPTOR_BYTES, limit)
-    raw = near if len(near) >= last - at else source.read(at, last)
-    kinds = ((True, False), (True, True), (False, False), (False, True))
-    descriptors = (make_descriptor(expected, signed=signed, wide=wide) for signed, wide in kinds)
-    matching = (descriptor for descriptor in descriptors if descriptor and raw.startswith(descriptor))
-    first = next(matching, b"")
-    # trap: the short descriptor of an empty member is the beginning of its long one; the offset of the next member decides
-    return first if at + len(first) == limit else next((other for other in matching if at + len(other) == limit), first)
-
-
-def make_descriptor(values: tuple[int, int, int], *, signed: bool, wide: bool) -> bytes:
-    """The data descriptor for (CRC, packed size, size), empty if 32 bits do not hold them."""
-    if not wide and max(values[1:]) > MAX32:
-        return b""
-    return (DESCRIPTOR if signed else b"") + struct.pack("<I2Q" if wide else "<3I", *values)
 
 
 def _check_padding(source: Source, start: int, stop: int) -> None:

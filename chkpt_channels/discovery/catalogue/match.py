@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.records import NamedTuple
-from chkpt_channels.core.tensors import FirstConv, Tensor
+from chkpt_channels.core.tensors import MOST_REMEMBERED, FirstConv, Tensor
 from chkpt_channels.discovery.catalogue import table
 from chkpt_channels.discovery.catalogue.entry import Architecture, Recognized
 
@@ -51,6 +52,12 @@ def matches(tensors: Sequence[Tensor]) -> list[Match]:
     """The known networks in a checkpoint, one for each copy; none where the catalogue is switched off."""
     if os.environ.get(SWITCH) == "off":
         return []
+    return _of_all(tuple(tensors)) if len(tensors) <= MOST_REMEMBERED else _of_all.__wrapped__(tensors)
+
+
+@lru_cache(maxsize=2)
+def _of_all(tensors: Sequence[Tensor]) -> list[Match]:
+    """In a folder of checkpoints names and shapes are mostly those of the file before; a conversion has two files."""
     groups: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for tensor in tensors:
         if table.is_counted(tensor.name):

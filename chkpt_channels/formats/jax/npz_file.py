@@ -10,7 +10,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.containers.zip import editor
-from chkpt_channels.containers.zip.reader import Archive, Member
+from chkpt_channels.containers.zip.member import Member
+from chkpt_channels.containers.zip.reader import Archive
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from chkpt_channels.containers.hdf5 import editor as hdf5_editor
 from chkpt_channels.containers.hdf5.reader import Hdf5
 from chkpt_channels.containers.zip import editor as zip_editor
-from chkpt_channels.containers.zip.reader import STORED, Archive
+from chkpt_channels.containers.zip.member import STORED
+from chkpt_channels.containers.zip.reader import Archive
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.formats.base import Format, Loading
 from chkpt_channels.formats.keras import CONFIG, WEIGHTS

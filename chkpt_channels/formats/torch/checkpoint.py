@@ -9,7 +9,6 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from functools import cached_property, partial
 from itertools import pairwise
 
-from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.elements import strided
 from chkpt_channels.core.tensors import Edits, OptimizerEntry, Tensor
 from chkpt_channels.formats.base import Checkpoint, Loading
@@ -41,7 +40,7 @@ class TorchCheckpoint(Checkpoint):
         for torch_object in objects.values():
             before = len(self.tensors)
             self.opaque += tuple(tensor._replace(follows=before + tensor.follows) for tensor in torch_object.opaque)
-            self.tensors |= _tensors_of(torch_object)
+            self.tensors |= torch_object.tensors
         self.optimizer_entries = _optimizer_entries(self.main, self.tensors)
         self.globals = loading.foreign((g for o in objects.values() for g in o.tree.globals), scripted=self.scripted)
 
@@ -87,13 +86,6 @@ class TorchCheckpoint(Checkpoint):
 
     def loading(self, path: str, group: str | None = None) -> Loading:
         return loading.of_script(self.main, path) if self.scripted else loading.of_object(self.main, path, group, self.globals)
-
-
-def _tensors_of(torch_object: TorchObject) -> dict[str, Tensor]:
-    """The named tensors, and the scales of quantized ones."""
-    groups = torch_object.groups
-    tensors = {name: Tensor(name, view.dtype, view.shape, groups[name]) for name, view in torch_object.views.items()}
-    return tensors | {name: Tensor(name, BY_NAME["F64"], (), groups[name]) for name in torch_object.scales}
 
 
 def _chunks_of(torch_object: TorchObject, name: str, read: ReadBytes) -> Iterable[bytes]:

@@ -10,13 +10,16 @@ Source: torch/serialization.py, torch/nn/modules/module.py and torch/csrc/jit/se
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import ClassVar
 
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
-from chkpt_channels.containers.pickle.reader import Tree
+from chkpt_channels.containers.pickle.reader import REMEMBERED, REMEMBERED_BYTES, Tree
+from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.core.tensors import OpaqueTensor
+from chkpt_channels.core.tensors import OpaqueTensor, Tensor
 from chkpt_channels.formats.torch.entries import DuplicateKey, attributes, is_ordered_dict, once, pairs_of, read_pairs, states
 from chkpt_channels.formats.torch.opaque import Opaque, OpaqueReader
 from chkpt_channels.formats.torch.rebuild import Tensors, View
@@ -89,6 +92,8 @@ class TorchObject:
     """The named tensors of one pickle. Raises DamagedError for geometry that leaves its storage, UnsupportedError for names
     that occur twice."""
 
+    _last: ClassVar[tuple[TorchObject, ...]] = ()
+
     def __init__(self, tree: Tree, location: Location, prefix: str = "") -> None:
         self.tree, self.location, self._prefix = tree, location, prefix
         self._tensors = Tensors(tree, location)
@@ -104,6 +109,25 @@ class TorchObject:
         self.scales: dict[str, PickleNode] = {}  # the scales of tensors quantized as a whole, by name
         self._name_bytes = self._links = 0
         self._walk()
+
+    @classmethod
+    def of(cls, tree: Tree, location: Location, prefix: str = "") -> TorchObject:
+        """The same; those of the pickles that a Tree remembers are made once. They are not changed once they are made."""
+        for known in cls._last:
+            if known.tree.root is tree.root and known._prefix == prefix:
+                other = object.__new__(TorchObject)
+                other.__dict__.update(known.__dict__, tree=tree, location=location)
+                return other
+        made = cls(tree, location, prefix)
+        if tree.stop - tree.start <= REMEMBERED_BYTES:
+            cls._last = (made, *cls._last)[:REMEMBERED]
+        return made
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The named tensors, and the scales of quantized ones."""
+        named = {name: Tensor(name, view.dtype, view.shape, self.groups[name]) for name, view in self.views.items()}
+        return named | {name: Tensor(name, BY_NAME["F64"], (), self.groups[name]) for name in self.scales}
 
     def _path(self, link: Link) -> tuple[str, str]:
         """A link's name and group. Raises DamagedError where the names are too long in all: each has its whole path."""

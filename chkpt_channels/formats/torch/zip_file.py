@@ -69,7 +69,7 @@ class TorchZip(TorchCheckpoint):
         name = f"{self._top}{part}.pkl"
         location = self.source.location.at(name)
         tree = Tree.whole(self._archive.read(name), location)
-        torch_object = TorchObject(tree, location, "" if part == MAIN else part)
+        torch_object = TorchObject.of(tree, location, "" if part == MAIN else part)
         for storage in torch_object.storages.values():
             member = self._archive.members.get(self._member(part, storage))
             if member is None:

@@ -17,7 +17,6 @@ from chkpt_channels.containers.zip.directory import (
     LOCATOR64_RECORD,
     MAX16,
     central_entries,
-    central_name,
     check_unicode_path,
     extra_fields,
     find_directory,
@@ -64,7 +63,7 @@ def test_the_directory_is_found_and_listed(change: Callable[[bytes], bytes], sou
     assert file.size == stop + len(end)
     entries = list(central_entries(file, start, stop))
     assert [(entry.start, entry.name) for entry in entries] == expected
-    assert central_name(entries[1].raw) == "b/é".encode()
+    assert entries[1].encoded == "b/é".encode()
 
 
 @pytest.mark.parametrize(

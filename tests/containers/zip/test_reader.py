@@ -247,17 +247,6 @@ def test_one_checksum_is_enough_to_check_all(source: Callable[..., Source]):
         archive.read("b")
 
 
-@pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("wide", [True, False])
-def test_four_kinds_of_data_descriptors(signed: bool, wide: bool, source: Callable[..., Source]):
-    tail = (b"PK\7\10" if signed else b"") + struct.pack("<I2Q" if wide else "<3I", zlib.crc32(b"first"), 5, 5)
-    first = Zipped("a", b"first", flags=0x8, local={"crc": 0, "size": 0, "packed": 0})
-    data = zipped(first, B, between=tail)
-    assert read(Archive(source(data))) == {"a": b"first", "b": b"second"}
-    with pytest.raises(DamagedError, match="descriptor"):
-        Archive(source(data.replace(tail, tail[:-1] + b"\1", 1)))
-
-
 def test_many_members(source: Callable[..., Source]):
     """More than the 65,535 that an end record without zip64 can count."""
     out = io.BytesIO()
