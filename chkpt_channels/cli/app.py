@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from typing import Annotated, Any
 
 from chkpt_channels.cli import params, pictures
-from chkpt_channels.cli.commands import Command, read
+from chkpt_channels.cli.commands import COMPLETION, Command, read
 from chkpt_channels.cli.session import DEBUG, progress, report_error, session, watching_stdout
 from chkpt_channels.core import interrupts
 from chkpt_channels.transform.option_spec import Option
@@ -18,8 +18,6 @@ from chkpt_channels.transform.option_table import ConvertOptions
 INTERRUPTED = 130
 NO_ROOM = 5
 BUG = 70
-COMPLETION = f"_{'chkpt-channels'.replace('-', '_')}_complete".upper()
-"""By this variable a shell asks typer for what could come."""
 
 
 def convert(

@@ -14,6 +14,8 @@ from chkpt_channels.cli import params, style
 from chkpt_channels.core.errors import UsageError, unlisted
 from chkpt_channels.transform.option_spec import Option, options_of, rows_of
 
+COMPLETION = f"_{'chkpt-channels'.replace('-', '_')}_complete".upper()
+"""By this variable a shell asks typer for what could come."""
 LONGEST_DIGITS = 19
 """Of a number that is read here: Python refuses to read thousands of digits."""
 

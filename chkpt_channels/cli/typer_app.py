@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from chkpt_channels import __version__
-from chkpt_channels.cli.commands import Command
+from chkpt_channels.cli.commands import COMPLETION, Command
 from chkpt_channels.core.errors import UsageError, did_you_mean
 from chkpt_channels.transform.option_spec import Option
 from chkpt_channels.transform.option_table import words
@@ -101,6 +102,10 @@ def main(arguments: Sequence[str], commands: Mapping[str, Command]) -> int:
         return code if isinstance(code, int) else 0
     except typer.Abort:
         return INTERRUPTED
+    except (KeyError, ValueError) as error:
+        if COMPLETION not in os.environ:
+            raise
+        raise UsageError(f"{COMPLETION} is set, and what a shell states beside it is not", hint=f"unset {COMPLETION}") from error
     except Exception as error:
         if not hasattr(error, "show"):
             raise

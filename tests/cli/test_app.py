@@ -449,6 +449,13 @@ def test_a_shell_that_asks_gets_no_conversion(rgb, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
 
 
+@pytest.mark.parametrize("stated", [{}, {"COMP_WORDS": "chkpt-channels con", "COMP_CWORD": "one"}], ids=["nothing", "no number"])
+def test_a_completion_that_no_shell_asks_for_is_wrong_usage(stated: dict[str, str]):
+    done = run(_CHKPT_CHANNELS_COMPLETE="complete_bash", **stated)
+    assert done.returncode == 2
+    assert b"unset _CHKPT_CHANNELS_COMPLETE" in done.stderr
+
+
 def test_version():
     assert run("--version").stdout.decode() == f"chkpt-channels {__version__}\n"
 
