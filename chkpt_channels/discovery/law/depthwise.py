@@ -188,9 +188,7 @@ class Depthwise:
 
     def _is_series(self, kernel: LayerWeight, series: Sequence[LayerWeight]) -> bool:
         fewest = FEWEST_OF_SERIES - bool(DEPTHWISE.search(kernel.key))
-        if len(series) < fewest:
-            return False
-        if all(self.places.begins_tower(k) for k in series):
+        if len(series) < fewest or self.places.begin_towers(series):
             return False
         if self._is_parallel(series) and not DEPTHWISE.search(kernel.key):
             return False

@@ -57,6 +57,7 @@ class Places:
                 self.inside[module].append(kernel)
         self._names: dict[str, frozenset[str]] = {}
         self._leading: dict[str, frozenset[str]] = {}
+        self._towers: dict[int, bool] = {}
         self._kin: dict[tuple[str, frozenset[str]], list[tuple[str, LayerWeight]]] = {}
         self._homes = [self._find_home(kernel) for kernel in network.kernels]
 
@@ -154,6 +155,13 @@ class Places:
         """Whether it is the first of what its name has below what all names share."""
         own = modules(kernel)[self.network.trunk + 1 :]
         return not own or first_conv(self.inside[own[0]]) is kernel
+
+    def begin_towers(self, series: Sequence[LayerWeight]) -> bool:
+        """Whether all the kernels of a series do, which each of them asks."""
+        first = series[0].at
+        if first not in self._towers:
+            self._towers[first] = all(map(self.begins_tower, series))
+        return self._towers[first]
 
     def begins_network(self, kernel: LayerWeight) -> bool:
         """Whether it begins a part of the network that no other of a series of parts precedes: `layer2` follows `layer1`."""
