@@ -529,3 +529,19 @@ def test_dropped_state_is_gone(name: str, tmp_path: Path):
     }
     sizes = [len(zipfile.ZipFile(path).namelist()) for path in (TORCH / name, tmp_path / "out")]
     assert sizes[0] - sizes[1] == len(gone)
+
+
+def test_files_of_one_network_keep_their_own_weights_and_names(tmp_path: Path):
+    """What is remembered of a pickle is nothing of the file that it came in."""
+    value = tensor(storage("0", 108), (4, 3, 3, 3))
+    raws = [floats(108, seed) for seed in range(3)]
+    for seed, raw in enumerate(raws):
+        (tmp_path / f"{seed}.pth").write_bytes(hostile(value, {"0": raw}))
+    for seed, raw in enumerate(raws):
+        convert(tmp_path / f"{seed}.pth", tmp_path / f"{seed}_gray.pth", to="gray")
+        (kernel,) = contents(tmp_path / f"{seed}_gray.pth").values()
+        summed = np.frombuffer(raw, "<f4").reshape(4, 3, 3, 3).astype(np.float64).sum(1, keepdims=True)
+        assert np.array_equal(np.frombuffer(kernel, "<f4").reshape(summed.shape), summed.astype(np.float32))
+    (tmp_path / "short.pth").write_bytes(hostile(value, {"0": raws[0][:-4]}))
+    with pytest.raises(DamagedError, match=r"short\.pth: .*data/0: the storage holds 428 bytes"):
+        inspect(tmp_path / "short.pth")
