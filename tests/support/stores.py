@@ -44,6 +44,10 @@ def honest(number: int, method: str, answer: Answer) -> Answer:
     return answer
 
 
+AGENTS = "/api/agent-harnesses"
+"""What huggingface_hub asks for before its first request of a day: nothing that we ask, so it is not counted."""
+
+
 class Lying(http.server.ThreadingHTTPServer):
     """What stands in front of a store: `log` has every request, `lie` changes answers, `store` gives the right ones."""
 
@@ -73,6 +77,9 @@ class _Passing(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        if self.path == AGENTS:
+            self.send_error(404)
+            return
         headers = {name.lower(): value for name, value in self.headers.items() if name.lower() != "expect"}
         body = self.rfile.read(int(headers.get("content-length", 0)))
         right = self.server.before(self.command, self.path) or self.server.store(self.command, self.path, headers, body)
@@ -170,10 +177,8 @@ def hub(root: Path) -> Store:
     of a folder at /api/models/OWNER/REPO/tree/COMMIT/FOLDER."""
 
     def store(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-        asked = unquote(urlsplit(path).path).strip("/").removeprefix("api/models/").split("/")
-        if len(asked) < 4:  # the library asks for a list of agents, once a day
-            return Answer(404, {}, b"")
-        owner, repository, question, revision, *parts = asked
+        asked = unquote(urlsplit(path).path).strip("/")
+        owner, repository, question, revision, *parts = asked.removeprefix("api/models/").split("/")
         file = root.joinpath(owner, repository, *parts)
         if not (root / owner / repository).is_dir():
             return Answer(404, {"x-error-code": "RepoNotFound"}, b"")
