@@ -188,7 +188,9 @@ def trained(old: Any, new: Any, mapped: dict[str, np.ndarray], arrays: dict[str,
     try:
         answered(new, arrays, training=True)
         if getattr(old, "optimizer", None) and len(new.outputs) == 1:
-            new.fit(fed(new, arrays), answered(new, arrays)[0], verbose=0)
+            # oneDNN's backward of some 1x1 convolutions never ends, or writes beyond its memory (torch 2.13, AVX2)
+            with torch.backends.mkldnn.flags(enabled=False):
+                new.fit(fed(new, arrays), answered(new, arrays)[0], verbose=0)
     except Exception as error:
         return f"in training: {error!r}"[:300]
     return ""
