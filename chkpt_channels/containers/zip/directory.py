@@ -22,7 +22,7 @@ MAX32, MAX16 = 0xFFFFFFFF, 0xFFFF
 """In a field: the value does not fit, and is in a zip64 record or extra field instead."""
 FLAG_UTF8 = 0x800
 """The name is UTF-8; without it code page 437 (APPNOTE, appendix D)."""
-UNICODE_PATH_TAG, _UNICODE_PATH = 0x7075, b"up"
+UNICODE_PATH_TAG = 0x7075
 """Of Info-ZIP's extra field that renames a member for those readers that know it (APPNOTE 4.6.9)."""
 UNICODE_PATH_HEAD_BYTES = 5
 """A version, and the CRC-32 of the name that it replaces."""
@@ -129,7 +129,7 @@ def _name(location: Location, encoded: bytes, flags: int, at: int) -> str:
 
 def check_unicode_path(location: Location, name: str, extra: bytes, at: int) -> None:
     """Raise DamagedError where an extra field gives a member another name than its header does."""
-    for tag, body in extra_fields(extra) if _UNICODE_PATH in extra else ():
+    for tag, body in extra_fields(extra) if UNICODE_PATH_TAG.to_bytes(2, "little") in extra else ():
         if tag == UNICODE_PATH_TAG and body[UNICODE_PATH_HEAD_BYTES:] != name.encode():
             raise location.at(name).damaged("has another name in its Unicode Path field", at=at)
 

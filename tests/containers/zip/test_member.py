@@ -6,7 +6,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -18,15 +17,6 @@ from tests.containers.zip.test_reader import Unseekable, read
 from tests.support.builders import Zipped, zipped
 
 B = Zipped("b", b"second")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Callable[[bytes], Source]:
-    def write(data: bytes) -> Source:
-        (tmp_path / "a.zip").write_bytes(data)
-        return Source(tmp_path / "a.zip")
-
-    return write
 
 
 @pytest.mark.parametrize("signed", [True, False])
