@@ -19,10 +19,6 @@ from chkpt_channels.formats.base import TensorStore
 if TYPE_CHECKING:
     from chkpt_channels.discovery.law.after import Unexplained
 
-MOST_TOGETHER = 6
-"""Stems that a hint names together; more are seldom all stems."""
-MOST_OPTIONS = 3
-"""Choices of layers in a hint."""
 _ANY = SearchRequest()
 
 
@@ -197,7 +193,7 @@ def _unambiguous(checkpoint: TensorStore, finding: Finding, layout: Layout | Non
     if not finding.candidates:
         hint = f"name it: --layer KEY --layout LAYOUT   or   {checkpoint.like_hint}"
         raise UnsupportedError("holds no convolution that could see an image", file=location.file, hint=hint)
-    many, hint = len(finding.candidates), _hint(checkpoint, finding.candidates)
+    many, hint = len(finding.candidates), by_user.hint(checkpoint, finding.candidates)
     what = f"{'one tensor might' if many == 1 else f'{many} tensors could'} be the first convolution"
     raise AmbiguousError(what, file=location.file, candidates=finding.candidates, hint=hint)
 
@@ -216,24 +212,8 @@ def _check_tied(checkpoint: TensorStore, convs: Sequence[FirstConv]) -> None:
     name, first = next(iter(tied.items()))
     what = f"shares its memory with {first}, and is not known to see the image"
     raise AmbiguousError(
-        what, file=checkpoint.location.file, where=name, candidates=candidates, hint=_hint(checkpoint, candidates)
+        what, file=checkpoint.location.file, where=name, candidates=candidates, hint=by_user.hint(checkpoint, candidates)
     )
-
-
-def _hint(checkpoint: TensorStore, candidates: Sequence[Candidate]) -> str:
-    """The options that name these candidates: all that are needed together; or those of one width and one reason against them,
-    which may see the image together or one of them alone."""
-    if needed := [c for c in candidates if c.needed]:
-        return f"{_layers(needed)}   or   {checkpoint.like_hint}"
-    first = candidates[0]
-    alike = [c for c in candidates if (c.why_not, c.shape[1:2]) == (first.why_not, first.shape[1:2])]
-    together = [alike] if 1 < len(alike) <= MOST_TOGETHER else []
-    alone = [[c] for c in candidates[: MOST_OPTIONS - len(together)]]
-    return "   or   ".join([*map(_layers, [*together, *alone]), checkpoint.like_hint])
-
-
-def _layers(candidates: Sequence[Candidate]) -> str:
-    return " ".join(f"--layer {c.key}" for c in candidates)
 
 
 def _check_complete(location: Location, finding: Finding, named: Sequence[FirstConv]) -> None:
@@ -295,5 +275,5 @@ def _check_read(checkpoint: TensorStore, name: str, finding: Finding) -> None:
     """Raise UnsupportedError where the graph shows that no image reaches a kernel that the user names."""
     if checkpoint.graph.readers(name) == frozenset():
         checkpoint.graph.check_reached()
-        hint = " ".join(f"--layer {conv.tensor.name}" for conv in finding.first_convs[:MOST_TOGETHER])
+        hint = " ".join(f"--layer {conv.tensor.name}" for conv in finding.first_convs[: by_user.MOST_TOGETHER])
         raise checkpoint.location.at(name).unsupported("no image reaches this kernel in the model's graph", hint=hint)

@@ -201,6 +201,19 @@ def test_what_is_not_found_is_refused(arrays: Mapping[str, np.ndarray], error: t
     assert refused.value.hint == hint or refused.value.hint.startswith(f"{hint}   or   ")
 
 
+@pytest.mark.parametrize("words", [{}, {"layout": "OIHW"}], ids=["nothing", "the layout alone"])
+def test_what_is_offered_settles_the_layer_and_its_layout(words: dict[str, str]):
+    file = Unordered({"": {"stem.weight": kernel(8, 3, 3, 3), "fc.weight": kernel(4, 8)}})
+    with pytest.raises(AmbiguousError) as refused:
+        select_first_convs(file, asked(**words))
+    assert [(c.key, c.why_not) for c in refused.value.candidates] == [("stem.weight", "its axis order is ambiguous")]
+    offered = "--layer stem.weight --layout OIHW, HWIO or OHWI"
+    assert refused.value.hint == f"{offered}   or   {Memory.like_hint}"
+    for layout in ("OIHW", "HWIO", "OHWI"):
+        (conv,) = select_first_convs(file, asked(layers=["stem.weight"], layout=layout)).first_convs
+        assert (conv.layout, conv.in_channels) == (layout, 3)
+
+
 def test_every_refusal_for_ambiguity_names_like():
     for net in (OPEN, LATENT, {"fc.weight": kernel(5, 8)}):
         with pytest.raises(UnsupportedError) as refused:
@@ -382,8 +395,15 @@ def test_layers_are_named_in_every_copy():
             r"its axis order is ambiguous: shape \[3, 3, 3, 3\] does not show",
             "--layout OIHW, HWIO or OHWI",
         ),
+        (
+            (3, 3, 3, 3, 3),
+            {"layout": "OIHW"},
+            r"its axis order is ambiguous: shape \[3, 3, 3, 3, 3\] does not show",
+            "--layout OIDHW, DHWIO or ODHWI",
+        ),
+        ((3, 1, 1, 3, 3, 3), {}, r"its axis order is ambiguous: shape \[3, 1, 1, 3, 3, 3\] does not show", ""),
     ],
-    ids=["a product", "another rank"],
+    ids=["a product", "another rank", "a volume", "no kernel"],
 )
 def test_a_layer_whose_channels_are_open_needs_a_layout(shape: tuple[int, ...], words: dict[str, str], message: str, hint: str):
     with pytest.raises(UnsupportedError, match=rf"^a\.pth: x\.weight: {message}") as refused:

@@ -125,7 +125,7 @@ class _Search:
         if why := beyond.why_past(self.places, stems, width):
             return self._refused(stems, f"the image goes past the first convs: {why}", why)
         if stems and self.network.is_ambiguous:
-            return self._refused(stems, "its axis order is ambiguous: give --layout")
+            return self._refused(stems, "its axis order is ambiguous")
         convs = [*(patch_embeddings.patch_conv(k, width, by) for k, by in patches), *(self._conv(k) for k in stems)]
         return self._found(convs, self._rejected([c.tensor for c in convs], "another kernel is more likely"))
 
