@@ -68,9 +68,10 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# a file's tests share what they import and build
+# a file's tests share what they import and build; files begin in the order that tests/frameworks/conftest.py gives them; threads that
+# wait for each other sleep, since each processor has tests of its own
 test-frameworks: $(FRAMEWORKS)/.installed
-	$(FRAMEWORKS)/bin/python -m pytest -n auto --dist loadfile tests/frameworks
+	OMP_WAIT_POLICY=passive $(FRAMEWORKS)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder tests/frameworks
 
 # wheels of 280 MB, once, into ~/.cache/chkpt-channels-realworld or the folder in CHKPT_CHANNELS_REALWORLD
 test-realworld: $(FRAMEWORKS)/.installed
