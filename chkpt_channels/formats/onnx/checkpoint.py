@@ -17,7 +17,7 @@ from chkpt_channels.formats.onnx import edits as onnx_edits
 from chkpt_channels.formats.onnx import external_data, tensor_data
 from chkpt_channels.formats.onnx.graph import OnnxGraph
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
-from chkpt_channels.formats.onnx.schema import GRAPH_INITIALIZERS, GRAPH_SPARSE, TENSOR_RAW
+from chkpt_channels.formats.onnx.schema import GRAPH_INITIALIZERS, GRAPH_SPARSE
 from chkpt_channels.storage.opening import open_listed
 from chkpt_channels.storage.source import Source, check_link, resolved, status
 from chkpt_channels.storage.splice import Splice
@@ -36,7 +36,7 @@ class Onnx(Checkpoint):
         super().__init__(source, form)
         self.model = OnnxModel(source)
         self._folder = source.folder
-        self._payloads: dict[str, tensor_data.Payload] = {}
+        self._payloads: dict[str, tensor_data.Payload | None] = {}
         self._others: dict[Path, Source] = {}
         self._original: dict[Path, tuple[Onnx, Path]] = {}
         for weight in self.model.weights.values():
@@ -54,20 +54,12 @@ class Onnx(Checkpoint):
     def chunks(self, name: str) -> Iterator[bytes]:
         return self._elements(self.model.weights[name], self._payloads[name])
 
-    def _elements(self, weight: Weight, payload: tensor_data.Payload) -> Iterator[bytes]:
-        source, start, stop = self._span(payload)
-        if source is None:
+    def _elements(self, weight: Weight, payload: tensor_data.Payload | None) -> Iterator[bytes]:
+        if payload is None:
             yield tensor_data.typed_elements(weight)
             return
-        yield from source.chunks(start, stop)
-
-    def _span(self, payload: tensor_data.Payload) -> tuple[Source | None, int, int]:
-        """(file, start, stop) of raw elements; no file where they are typed numbers."""
-        if payload.path is not None:
-            return self._external(payload.path), payload.start, payload.stop
-        if payload.field is not None and payload.field.number == TENSOR_RAW:
-            return self.source, payload.field.value, payload.field.stop
-        return None, 0, 0
+        source = self._external(payload.path) if payload.path else self.source
+        yield from source.chunks(payload.start, payload.stop)
 
     def _external(self, path: Path) -> Source:
         if path in self._original:
@@ -102,12 +94,9 @@ class Onnx(Checkpoint):
 
     def companions(self, path: Path, *, edited: bool) -> dict[str, str]:
         names = list(external_data.locations(self.model))
-        files = {
-            w.external().get("location", ""): self._payloads[w.name].path for w in self.model.weights.values() if w.is_external
-        }
-        for file in dict.fromkeys(filter(None, files.values())):
-            self._check_link(file)
-        external_data.check_sums(self.model, files)
+        for name in names:
+            self._check_link(self._folder / name)
+        external_data.check_sums(self.model, self._folder)
         if not edited and resolved(path.parent) == resolved(self._folder):
             return {}
         # every name begins with the output's: a model that could choose one could overwrite any file of the folder

@@ -8,7 +8,8 @@ refused by onnxruntime. So every declaration of a changed value is edited.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from math import prod
 
 from chkpt_channels.containers.protobuf import DeferredField, WireEdits, bytes_field, deferred_field, number_field, varint
@@ -144,11 +145,7 @@ class OnnxEdits:
     def _declare_weight(self, name: str, shape: Sequence[int]) -> None:
         """Declare the new shape, also of what Identity nodes make of the tensor."""
         for known in self._same_as(name):
-            if known in self._model.outputs:
-                raise self._location.at(known).unsupported("changes shape, and is an output of the graph too")
-            for info in self._model.infos(known):
-                for axis, channels in enumerate(shape):
-                    self._set_dim(info, axis, channels)
+            self._redeclare(known, dict(enumerate(shape)))
 
     def _same_as(self, name: str) -> list[str]:
         """A stored tensor, and what Identity nodes make of it."""
@@ -161,13 +158,18 @@ class OnnxEdits:
 
     def _declare_made(self, name: str) -> None:
         """Declare the new channels of what nodes make of a kernel before the convolution."""
-        reached = [r for path in self._paths for r in path.reached if r.layout and r.kernel and r.kernel.name == name]
-        held = {held for r in reached if r.source and r.layout for held in r.source.held(r.layout.channel_axis, r.width)}
-        for value, axis, each in held:
-            if value in self._model.outputs:
-                raise self._location.at(value).unsupported("changes shape, and is an output of the graph too")
-            for info in self._model.infos(value):
-                self._set_dim(info, axis, each * self._edits.channels)
+        users = [reached for path in self._paths for reached in path.stems.get(name, ())]
+        ways = [user.source.held(user.layout.channel_axis, user.width) for user in users if user.source and user.layout]
+        for maker, axis, each in dict.fromkeys(chain(*ways)):
+            self._redeclare(maker.node.outputs[0], {axis: each * self._edits.channels})
+
+    def _redeclare(self, value: str, sizes: Mapping[int, int]) -> None:
+        """Declare new sizes of a value's axes."""
+        if value in self._model.outputs:
+            raise self._location.at(value).unsupported("changes shape, and is an output of the graph too")
+        for info in self._model.infos(value):
+            for axis, channels in sizes.items():
+                self._set_dim(info, axis, channels)
 
     def _readers(self, name: str) -> list[tuple[Node, int]]:
         """The readers of a stored tensor, through Identity too; a node that is taken out is none."""
@@ -228,7 +230,7 @@ class OnnxEdits:
         """Give a convolution a bias: folded exports (Conv, then Clip) have neither one nor a BatchNormalization."""
         from chkpt_channels.core.dtypes import rounded
 
-        users = [r for path in self._paths for r in path.reached if r.layout and r.kernel and r.kernel.name == kernel]
+        users = [reached for path in self._paths for reached in path.stems.get(kernel, ())]
         kinds = {r.source.kind if r.source else self._model.weights[kernel].dtype for r in users}
         dtype = kinds.pop() if len(kinds) == 1 else None
         if not dtype or not dtype.floating or any(r.node.op not in TAKE_A_BIAS or len(r.node.inputs) != 2 for r in users):

@@ -22,12 +22,12 @@ _ENTRY_VALUE = 2
 """The field of a StringStringEntryProto that holds the value."""
 
 
-def check(weights: Mapping[str, Weight], payloads: Mapping[str, Payload], source: Source) -> None:
+def check(weights: Mapping[str, Weight], payloads: Mapping[str, Payload | None], source: Source) -> None:
     """Raise DamagedError where a tensor's span is not in its file, UnsupportedError where no file can be beside the source. A
     missing one is an error only when it is read."""
     sizes: dict[Path, int | None] = {}
     for name, payload in payloads.items():
-        if payload.path is None:
+        if payload is None or payload.path is None:
             continue
         if source.is_alone:
             what = f"its elements are in the data file {payload.path.name}, and the model was given without it"
@@ -36,14 +36,14 @@ def check(weights: Mapping[str, Weight], payloads: Mapping[str, Payload], source
         if payload.path not in sizes:
             sizes[payload.path] = _size(payload.path)
         size = sizes[payload.path]
-        if size is not None and payload.stop > size:
-            location = Location(named(payload.path), name)
-            raise location.damaged(f"the file ends at {size}, inside its {weights[name].size} bytes", at=payload.start)
-        if size is not None and payload.stop < size and "length" not in weights[name].external():
-            location = Location(named(payload.path), name)
-            raise location.damaged(
-                f"no length is given, and {size - payload.start} bytes follow for its {weights[name].size}", at=payload.start
-            )
+        if size is None:
+            continue
+        location, needed = Location(named(payload.path), name), weights[name].size
+        if payload.stop > size:
+            raise location.damaged(f"the file ends at {size}, inside its {needed} bytes", at=payload.start)
+        if payload.stop < size and "length" not in weights[name].external():
+            what = f"no length is given, and {size - payload.start} bytes follow for its {needed}"
+            raise location.damaged(what, at=payload.start)
 
 
 def _size(path: Path) -> int | None:
@@ -57,13 +57,13 @@ def _size(path: Path) -> int | None:
     return status.st_size
 
 
-def check_sums(model: OnnxModel, files: Mapping[str, Path | None]) -> None:
-    """Raise DamagedError where the SHA-1 of one of the `files`, by location, is given and differs. Few writers give it."""
+def check_sums(model: OnnxModel, folder: Path) -> None:
+    """Raise DamagedError where the SHA-1 of a data file in the model's folder is given and differs. Few writers give it."""
     digests: dict[Path, str] = {}
     for weight in model.weights.values():
         external = weight.external() if weight.is_external else {}
-        expected, path = external.get("checksum", "").lower(), files.get(external.get("location", ""))
-        if not expected or path is None:
+        expected, path = external.get("checksum", "").lower(), folder / external.get("location", "")
+        if not expected:
             continue
         if path not in digests:
             digests[path] = _sha1(path)

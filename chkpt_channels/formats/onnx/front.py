@@ -174,8 +174,8 @@ def take_out(wire: WireEdits, model: OnnxModel, output: str, tensors: Sequence[s
 
 def regrow(wire: WireEdits, paths: Sequence[ImageTrace], windows: Mapping[str, Window]) -> Iterator[str]:
     """Let the nodes of kernels that grow state their new windows. The values in front of them, whose sizes may be others then."""
-    for reached in (reached for path in paths for reached in path.reached if reached.layout and reached.kernel):
-        message, window = reached.node.message, windows[reached.kernel.name if reached.kernel else ""]
+    for kernel, reached in ((name, users[0]) for path in paths for name, users in path.stems.items()):
+        message, window = reached.node.message, windows[kernel]
         for field in message.fields.get(schema.NODE_ATTRIBUTES, ()):
             if message.message(field).text(schema.ATTRIBUTE_NAME) in (*window.settings, "auto_pad"):
                 wire.replace(message, field, b"")

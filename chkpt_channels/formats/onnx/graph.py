@@ -216,8 +216,7 @@ class OnnxGraph(ModelGraph):
 
     def _users(self, conv: FirstConv) -> list[ReachedConv]:
         """The convolutions that take the image with this kernel."""
-        reached = [r for path in self.paths for r in path.reached if r.layout and r.kernel]
-        return [r for r in reached if r.kernel and r.kernel.name == conv.tensor.name]
+        return [reached for path in self.paths for reached in path.stems.get(conv.tensor.name, ())]
 
     def readers(self, kernel: str) -> frozenset[tuple[str, int]] | None:
         found: set[tuple[str, int]] = set()

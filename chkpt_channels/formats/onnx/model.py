@@ -16,8 +16,8 @@ from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.onnx import schema
-from chkpt_channels.formats.onnx.expansion import Expansion, Functions, functions
-from chkpt_channels.formats.onnx.nodes import Node, Subgraph, nodes_of
+from chkpt_channels.formats.onnx.expansion import Expansion, functions
+from chkpt_channels.formats.onnx.nodes import Node, nodes_of
 from chkpt_channels.storage.source import Source
 
 MOST_IDENTITIES = 8
@@ -72,14 +72,10 @@ class OnnxModel:
             raise self.location.damaged("has no opset_import: it is cut off after its graph", at=source.size)
         self.graph = self.root.message(graphs[0])
         self.nodes = nodes_of(self.graph)
-        self.weights: dict[str, Weight] = {}
         self.steps = 0  # of the walks from all images
-        for message in self.graph.messages(schema.GRAPH_INITIALIZERS):
-            self._add(_weight(message, message.text(schema.TENSOR_NAME), self.location))
-        for node in self.nodes:
-            value = node.attribute("value") if node.op == "Constant" and not node.domain else None
-            if value and (tensor := value.only(schema.ATTRIBUTE_T)):
-                self._add(_weight(tensor, node.outputs[0], self.location, node))
+        initializers = self.graph.messages(schema.GRAPH_INITIALIZERS)
+        stored = [_weight(message, message.text(schema.TENSOR_NAME), self.location) for message in initializers]
+        self.weights = {weight.name: weight for weight in stored if weight} | self._constants(self.nodes)
         self._check_single_producers()
 
     def _check_single_producers(self) -> None:
@@ -108,9 +104,11 @@ class OnnxModel:
             if values := sparse.only(schema.SPARSE_VALUES):
                 yield values.text(schema.TENSOR_NAME), sparse
 
-    def _add(self, weight: Weight | None) -> None:
-        if weight is not None:
-            self.weights[weight.name] = weight
+    def _constants(self, nodes: Iterable[Node]) -> dict[str, Weight]:
+        values = ((node, node.attribute("value")) for node in nodes if node.op == "Constant" and not node.domain)
+        tensors = ((node, tensor) for node, value in values if value and (tensor := value.only(schema.ATTRIBUTE_T)))
+        weights = (_weight(tensor, node.outputs[0], self.location, node) for node, tensor in tensors)
+        return {weight.name: weight for weight in weights if weight}
 
     @cached_property
     def inputs(self) -> list[Info]:
@@ -134,7 +132,7 @@ class OnnxModel:
         declared: dict[str, list[Message]] = defaultdict(list)
         for graph, names in [
             (self.graph, dict[str, str]()),
-            *((sub.graph, sub.names) for subs in self.subgraphs.values() for sub in subs),
+            *((sub.graph, sub.names) for subs in self.written.subgraphs.values() for sub in subs),
         ]:
             for number in (schema.GRAPH_INPUTS, schema.GRAPH_OUTPUTS, schema.GRAPH_VALUE_INFOS):
                 for message in graph.messages(number):
@@ -148,39 +146,26 @@ class OnnxModel:
         return {message.text(schema.INFO_NAME) for message in self.graph.messages(schema.GRAPH_OUTPUTS)}
 
     @cached_property
-    def _expansion(self) -> Expansion:
+    def written(self) -> Expansion:
+        """The nodes that are in the graph and in its subgraphs, of which edits are made."""
         return Expansion(self.nodes, {})
-
-    @property
-    def subgraphs(self) -> dict[Node, list[Subgraph]]:
-        """The bodies and branches of each node that has any (If, Loop, Scan), in subgraphs too."""
-        return self._expansion.subgraphs
-
-    @property
-    def everywhere(self) -> list[Node]:
-        """All nodes, those of subgraphs before the node that has them: each after what it reads, whatever the file's order is."""
-        return self._expansion.nodes
 
     @cached_property
     def computed(self) -> Expansion:
-        """The same with the model's own functions replaced by their nodes: what is computed, for the walk. Edits are made of the
-        nodes that are in the graph."""
-        return Expansion(self.nodes, self.functions) if self.functions else self._expansion
+        """The same with the model's own functions replaced by their nodes: what is computed, for the walk."""
+        own = functions(self.root)
+        return Expansion(self.nodes, own) if own else self.written
 
     @cached_property
     def function_constants(self) -> dict[str, Weight]:
         """The constants inside of functions."""
-        inside = [node for node in self.computed.nodes if node.call and node.op == "Constant" and not node.domain]
-        values = ((node, value) for node in inside if (value := node.attribute("value")))
-        pairs = ((node, tensor) for node, value in values if (tensor := value.only(schema.ATTRIBUTE_T)))
-        weights = (_weight(tensor, node.outputs[0], self.location, node) for node, tensor in pairs)
-        return {weight.name: weight for weight in weights if weight}
+        return self._constants(node for node in self.computed.nodes if node.call)
 
     @cached_property
     def inner(self) -> dict[str, str]:
         """The tensors that subgraphs store: name → label of the node that has the subgraph."""
         inner_names: dict[str, str] = {}
-        for node, subs in self.subgraphs.items():
+        for node, subs in self.written.subgraphs.items():
             for sub in subs:
                 constants = (name for inner in sub.nodes if inner.op == "Constant" for name in inner.outputs)
                 inner_names |= dict.fromkeys((*sub.stored, *constants), node.label)
@@ -190,7 +175,7 @@ class OnnxModel:
     def consumers(self) -> dict[str, list[tuple[Node, int]]]:
         """The readers of each value: (node, index of its input)."""
         consumers: dict[str, list[tuple[Node, int]]] = defaultdict(list)
-        for node in self.everywhere:
+        for node in self.written.nodes:
             for i, name in enumerate(node.inputs):
                 consumers[name].append((node, i))
         return consumers
@@ -199,11 +184,6 @@ class OnnxModel:
     def producers(self) -> dict[str, Node]:
         """The node that produces each value; a value that a function gives out, the node inside."""
         return {name: node for node in self.computed.nodes for name in node.outputs}
-
-    @cached_property
-    def functions(self) -> Functions:
-        """The model's own functions."""
-        return functions(self.root)
 
     @cached_property
     def opset(self) -> int:

@@ -25,17 +25,16 @@ CONTINUED = bytes(range(128, 256))
 
 
 class Payload(NamedTuple):
-    """Where a weight's elements are: `field` of its message, or `path` with [start, stop)."""
+    """Where a weight's elements are: [start, stop) of the model, or of the data file `path`."""
 
-    field: Field | None
+    start: int
+    stop: int
     path: Path | None = None
-    start: int = 0
-    stop: int = 0
 
 
-def payload(weight: Weight, location: Location, folder: Path) -> Payload:
-    """Locate a weight's elements. Raises DamagedError where they are missing, stored twice, of another size, or outside the
-    folder.
+def payload(weight: Weight, location: Location, folder: Path) -> Payload | None:
+    """Locate a weight's elements, None where they are typed numbers. Raises DamagedError where they are missing, stored twice, of
+    another size, or outside the folder.
 
     A model may name any file: one outside its own folder is refused, as the conversion would copy it."""
     location = location.at(weight.name)
@@ -50,10 +49,9 @@ def payload(weight: Weight, location: Location, folder: Path) -> Payload:
     if raw and len(raw) != len(fields):
         raise location.damaged("holds both raw and typed elements", at=raw[0].start)
     if raw:
-        if raw[-1].stop - raw[-1].value != weight.size:
-            have = raw[-1].stop - raw[-1].value
+        if (have := raw[-1].stop - raw[-1].value) != weight.size:
             raise location.damaged(f"holds {have} bytes, its shape needs {weight.size}", at=raw[-1].value)
-        return Payload(raw[-1])
+        return Payload(raw[-1].value, raw[-1].stop)
     own = _REALS.get(weight.dtype.name)
     strange = [f for f in fields if f.stop > f.value and (f.number != own if own else f.number in _REALS.values())]
     if strange:
@@ -65,7 +63,7 @@ def payload(weight: Weight, location: Location, folder: Path) -> Payload:
         raise location.damaged(f"holds {have} elements, its shape needs {needed}", at=fields[0].start)
     if not fields and weight.size:
         raise location.damaged("has no elements", at=weight.message.start)
-    return Payload(fields[0] if fields else None)
+    return None
 
 
 def _count(message: Message, field: Field) -> int:
@@ -92,7 +90,7 @@ def _external(weight: Weight, location: Location, folder: Path) -> Payload:
         raise location.damaged("its external offset and length must be integers", at=weight.message.start) from None
     if start < 0 or length != weight.size:
         raise location.damaged(f"its external part has {length} bytes, its shape needs {weight.size}", at=weight.message.start)
-    return Payload(None, folder / name, start, start + length)
+    return Payload(start, start + length, folder / name)
 
 
 _UNSIGNED = {8: "B", 16: "H", 32: "I", 64: "Q"}

@@ -29,25 +29,25 @@ def with_functions(nodes: list[NodeProto], *functions: FunctionProto) -> ModelPr
 def test_nodes_that_stand_before_what_they_read_are_sorted(source: Open):
     nodes = [CONV, node("Relu", ["y"], ["x"]), node("Abs", ["image"], ["y"])]
     found = opened(source, model(nodes, KERNEL)).model
-    assert [each.op for each in found.everywhere] == ["Abs", "Relu", "Conv"]
+    assert [each.op for each in found.written.nodes] == ["Abs", "Relu", "Conv"]
     assert [each.op for each in found.nodes] == ["Conv", "Relu", "Abs"]
 
 
 def test_nodes_in_order_stay_as_they_are(source: Open):
     nodes = [node("Abs", ["image"], ["y"]), node("Neg", ["image"], ["z"]), node("Add", ["y", "z"], ["x"]), CONV]
-    assert [each.op for each in opened(source, model(nodes, KERNEL)).model.everywhere] == ["Abs", "Neg", "Add", "Conv"]
+    assert [each.op for each in opened(source, model(nodes, KERNEL)).model.written.nodes] == ["Abs", "Neg", "Add", "Conv"]
 
 
 def test_what_a_branch_reads_stands_before_it(source: Open):
     branches = {f"{name}_branch": branch(name, [node("Relu", ["y"], ["z"])]) for name in ("then", "else")}
     nodes = [CONV, node("If", ["chosen"], ["x"], **branches), node("Abs", ["image"], ["y"])]
     found = opened(source, model(nodes, KERNEL, inputs={"chosen": []})).model
-    assert [each.op for each in found.everywhere] == ["Abs", "Relu", "Relu", "If", "Conv"]
+    assert [each.op for each in found.written.nodes] == ["Abs", "Relu", "Relu", "If", "Conv"]
 
 
 def test_a_circle_ends(source: Open):
     nodes = [node("Add", ["image", "z"], ["y"]), node("Relu", ["y"], ["z"])]
-    assert {each.op for each in opened(source, model(nodes, outputs=["z"])).model.everywhere} == {"Add", "Relu"}
+    assert {each.op for each in opened(source, model(nodes, outputs=["z"])).model.written.nodes} == {"Add", "Relu"}
 
 
 def test_a_function_is_its_nodes_with_the_names_and_attributes_of_the_call(source: Open):
@@ -66,7 +66,7 @@ def test_a_function_is_its_nodes_with_the_names_and_attributes_of_the_call(sourc
         ("Conv", ("x", "kernel"), ("out",)),
     ]
     assert [each.real("alpha", 0) for each in found.computed.nodes if each.op == "LeakyRelu"] == [0.5, 0.25]
-    assert [each.op for each in found.everywhere] == ["leak", "leak", "Conv"]
+    assert [each.op for each in found.written.nodes] == ["leak", "leak", "Conv"]
     assert [each.call.op if each.call else None for each in found.computed.nodes] == ["leak"] * 4 + [None]
 
 

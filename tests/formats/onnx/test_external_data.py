@@ -132,7 +132,7 @@ def summed(digest: Callable[[], str]) -> Change:
 def test_a_checksum_that_is_right_says_nothing(spelled: Callable[[str], str], read: Read, tmp_path: Path):
     data = tmp_path / DATA
     checkpoint = read(summed(lambda: spelled(hashlib.sha1(data.read_bytes(), usedforsecurity=False).hexdigest())))
-    check_sums(checkpoint.model, {DATA: data})
+    check_sums(checkpoint.model, tmp_path)
     assert set(checkpoint.companions(tmp_path / "other" / "b.onnx", edited=True)) == {DATA}
 
 
@@ -140,10 +140,9 @@ def test_a_checksum_that_is_right_says_nothing(spelled: Callable[[str], str], re
 def test_a_checksum_that_is_wrong_is_refused(digest: str, read: Read, tmp_path: Path):
     checkpoint = read(summed(lambda: digest))
     with pytest.raises(DamagedError, match=rf"a\.data: kernel: the file's SHA-1 is [0-9a-f]{{40}}, not '{digest}'$"):
-        check_sums(checkpoint.model, {DATA: tmp_path / DATA})
+        check_sums(checkpoint.model, tmp_path)
     with pytest.raises(DamagedError):
         checkpoint.companions(tmp_path / "b.onnx", edited=True)
-    check_sums(checkpoint.model, {"another.data": tmp_path / DATA, DATA: None})
 
 
 def test_a_file_of_many_tensors_is_summed_once(read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -118,10 +118,10 @@ def nested() -> ModelProto:
 
 def test_nodes_of_subgraphs_stand_in_front_of_the_node_that_has_them(source: Open):
     found = read(source, nested())
-    ops = [n.op for n in found.everywhere]
+    ops = [n.op for n in found.written.nodes]
     assert ops == ["Abs", "Relu", "Relu", *["Constant", "Add", "Add"] * 2, "If", "If"]
-    places = {name: at for at, n in enumerate(found.everywhere) for name in n.outputs}
-    assert all(places.get(name, -1) < at for at, n in enumerate(found.everywhere) for name in n.inputs)
+    places = {name: at for at, n in enumerate(found.written.nodes) for name in n.outputs}
+    assert all(places.get(name, -1) < at for at, n in enumerate(found.written.nodes) for name in n.inputs)
 
 
 def test_what_subgraphs_store_themselves_is_known_with_its_node(source: Open):
@@ -139,7 +139,7 @@ def test_functions_and_the_version_of_the_operators(source: Open):
     made.functions.append(function)
     made.opset_import.append(helper.make_opsetid("local", 99))
     found = read(source, made)
-    assert (found.functions.keys(), found.opset) == ({("local", "twice")}, 13)
+    assert ([each.op for each in found.computed.nodes], found.opset) == (["Add"], 13)
 
 
 def test_a_stored_tensor_is_found_through_identities(source: Open):

@@ -12,7 +12,7 @@ from chkpt_channels import DamagedError
 from chkpt_channels.containers.protobuf import Message, Reader, bytes_field
 from chkpt_channels.formats.onnx import FORMATS
 from chkpt_channels.formats.onnx.model import OnnxModel
-from chkpt_channels.formats.onnx.schema import DTYPES, GRAPH_INITIALIZERS, MODEL_GRAPH, TENSOR_RAW
+from chkpt_channels.formats.onnx.schema import DTYPES, GRAPH_INITIALIZERS, MODEL_GRAPH
 from chkpt_channels.formats.onnx.tensor_data import Payload, payload, skeleton, typed_elements
 from tests.support.onnx_models import Open, model, newer_onnx, node, noise, opened
 
@@ -138,26 +138,26 @@ def test_elements_that_contradict_what_is_said_of_them_are_refused(name: str, so
 def test_a_part_of_another_file_is_where_it_says(source: Open):
     made = tensor(**located(("location", "sub/a.data"), ("offset", "4096"), ("length", "12")))
     index = OnnxModel(source(holding(made).SerializeToString(), "a.onnx"))
-    assert payload(index.weights["t"], index.location, Path("m")) == Payload(None, Path("m/sub/a.data"), 4096, 4108)
+    assert payload(index.weights["t"], index.location, Path("m")) == Payload(4096, 4108, Path("m/sub/a.data"))
 
 
 def test_a_part_without_offset_and_length_is_as_long_as_its_shape(source: Open):
     index = OnnxModel(source(holding(tensor(**located(("location", "a.data")))).SerializeToString(), "a.onnx"))
-    assert payload(index.weights["t"], index.location, Path()) == Payload(None, Path("a.data"), 0, 12)
+    assert payload(index.weights["t"], index.location, Path()) == Payload(0, 12, Path("a.data"))
 
 
 def test_raw_elements_are_where_the_field_is(source: Open):
     data = holding(tensor(raw_data=b"twelve bytes")).SerializeToString()
     index = OnnxModel(source(data, "a.onnx"))
     found = payload(index.weights["t"], index.location, Path())
-    assert found.field is not None
-    assert (found.field.number, data[found.field.value : found.field.stop]) == (TENSOR_RAW, b"twelve bytes")
+    assert found is not None
+    assert data[found.start : found.stop] == b"twelve bytes"
 
 
 def test_a_tensor_without_elements_needs_none(source: Open):
     index = OnnxModel(source(holding(tensor(dims=[0, 3])).SerializeToString(), "a.onnx"))
     weight = index.weights["t"]
-    assert payload(weight, index.location, Path()) == Payload(None)
+    assert payload(weight, index.location, Path()) is None
     assert typed_elements(weight) == b""
 
 

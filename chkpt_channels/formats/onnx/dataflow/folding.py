@@ -113,11 +113,9 @@ def _windows(
     if measuring and not is_same:
         what = f"this {measuring[0].op} measures what the adapter gives: it is not folded"
         raise location.at(measuring[0].label).unsupported(what)
-    for user in path.reached:
-        if user.kernel is None or user.layout is None:
-            continue
-        place = location.at(user.kernel.name)
-        if why := _obstacle(model, [r for r in path.reached if r.kernel and r.kernel.name == user.kernel.name], "FusedConv"):
+    for name, (user, *_) in path.stems.items():
+        place = location.at(name)
+        if why := _obstacle(model, [r for r in path.reached if r.kernel and r.kernel.name == name], "FusedConv"):
             raise place.unsupported(f"{why}, and takes a convolution of several pixels: it is not folded")
         if [axis[0].of for axis in user.axes or () if len(axis) == 1] != [*range(len(steps) + 2)]:
             raise place.unsupported("takes the pixels in another order than the adapter: it is not folded")
@@ -132,7 +130,7 @@ def _windows(
         if prod(window.settings["kernel_shape"]) > MOST_TAPS or max(chain(*window.settings.values())) > LARGEST:
             numbers = ", ".join(f"{name} {list(values)}" for name, values in window.settings.items())
             raise place.unsupported(f"would need {numbers}: no convolution is that large: it is not folded")
-        yield user.kernel.name, window
+        yield name, window
 
 
 def _between(model: OnnxModel, user: ReachedConv, path: ImageTrace) -> Iterator[Node]:

@@ -120,7 +120,7 @@ class _Input:
         """The trace from the one place that a kernel takes as channels, or from the only one."""
         known = [place._replace(channels=place.channels or self._channels or 0) for place in places]
         traces = [ImageTrace(self._model, info, place, self._load) for place in known]
-        direct = [path for path in traces if any(reached.layout for reached in path.reached)] or traces
+        direct = [path for path in traces if path.stems] or traces
         return direct[0] if len(direct) == 1 else None
 
     def _is_stated(self, place: Place) -> bool:
@@ -165,7 +165,7 @@ class _Input:
             return path
         places = [Place(axis, dims[axis] or self._channels or 0) for axis in dict.fromkeys((1, len(dims) - 1))]
         traces = [ImageTrace(self._model, self._info, place, self._load) for place in places]
-        direct = [path for path in traces if any(reached.layout for reached in path.reached)]
+        direct = [path for path in traces if path.stems]
         shortest = min((n for n in dims[1:] if n is not None), default=0)
         counted = [path for path in traces if path.count and len(dims) < 5]  # of video it could be the frames
         traces = [path for path in direct if path.count in (0, shortest)] or ([] if direct else counted)

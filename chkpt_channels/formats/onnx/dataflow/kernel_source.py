@@ -76,19 +76,18 @@ class KernelSource(NamedTuple):
         text = "".join(group if len(group) == 1 else f"({group})" for group in letters)
         return Layout(text) if text in KNOWN else None
 
-    def held(self, channel: int, count: int) -> Iterator[tuple[str, int, int]]:
-        """(value, axis, steps for each channel) of each value between the stored tensor and the convolution, whose kernel has
+    def held(self, channel: int, count: int) -> Iterator[tuple[Maker, int, int]]:
+        """(maker, axis, steps for each channel) of each value between the stored tensor and the convolution, whose kernel has
         `count` channels on the axis `channel`."""
         for maker, places in zip(self.makers, self.places[1:], strict=True):
-            axis, steps = _holder(places, channel, self.weight.shape)
-            yield maker.node.outputs[0], axis, steps // count
+            axis = _holder(places, channel)
+            yield maker, axis, prod(self.weight.shape[k] for k in places[axis]) // count
 
     def counts(self, channel: int, count: int, load: Load) -> Iterator[tuple[Weight, int, int, Node]]:
         """(weight, position, steps for each channel, reader) of the stored target shapes that hold the number of channels."""
-        for maker, places in zip(self.makers, self.places[1:], strict=True):
-            axis, steps = _holder(places, channel, self.weight.shape)
+        for maker, axis, each in self.held(channel, count):
             if maker.node.op == "Reshape" and maker.other and int(load(maker.other).reshape(-1)[axis]) > 0:
-                yield maker.other, axis, steps // count, maker.node
+                yield maker.other, axis, each, maker.node
 
 
 def kernel_source(model: OnnxModel, name: str, load: Load) -> KernelSource | None:
@@ -182,15 +181,14 @@ def _joined(places: Places, maker: Maker) -> Places | None:
     return tuple(before) if not rest else None
 
 
-def _holder(places: Places, channel: int, kernel: Shape) -> tuple[int, int]:
-    """The axis that holds the kernel's axis `channel`, and its steps."""
-    axis = next(k for k, group in enumerate(places) if channel in group)
-    return axis, prod(kernel[k] for k in places[axis])
+def _holder(places: Places, channel: int) -> int:
+    """The axis that holds the kernel's axis `channel`."""
+    return next(k for k, group in enumerate(places) if channel in group)
 
 
 def _tells_apart(maker: Maker, places: Places, channel: int) -> bool:
     """Whether a factor has a number for each channel."""
     if maker.node.op not in SCALING or maker.other is None:
         return False
-    axis = next(k for k, group in enumerate(places) if channel in group) - len(places) + len(maker.other.shape)
+    axis = _holder(places, channel) - len(places) + len(maker.other.shape)
     return axis >= 0 and maker.other.shape[axis] > 1

@@ -20,7 +20,7 @@ from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import PreprocessingOp
 from chkpt_channels.formats.onnx.dataflow import operators, values
 from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, Axes, Piece, Place, around, holder, image_axes, resized, size
-from chkpt_channels.formats.onnx.dataflow.kernel_source import kernel_source
+from chkpt_channels.formats.onnx.dataflow.kernel_source import KernelSource, kernel_source
 from chkpt_channels.formats.onnx.dataflow.selections import followed, merged
 from chkpt_channels.formats.onnx.dataflow.shape_ops import MOVES
 from chkpt_channels.formats.onnx.dataflow.shape_values import Load, Numbers
@@ -38,6 +38,7 @@ class ImageTrace:
         self.model, self.image, self.place, self._load = model, image, place, load
         self.channel, self.count = (place.axis, place.channels) if place else (NOWHERE, 0)  # 0 where it is not known
         self.reached: list[ReachedConv] = []
+        self.stems: dict[str, list[ReachedConv]] = {}  # of these what takes the channels as they are, by the kernel
         self.widths: list[int] = []  # of kernels that directly follow the image and contradict its channels
         self.operations: list[LocatedOp] = []
         self.counts: list[Count] = []
@@ -72,7 +73,8 @@ class ImageTrace:
         elif op == "Concat":
             self._concat(node)
         elif operators.is_in_blocks(node) and flow:
-            self._arrive(ReachedConv(node, self.model.stored(node.given(1)), None), flow, ())
+            weight = self.model.stored(node.given(1))
+            self._arrive(node, KernelSource(weight) if weight else None, flow)
         elif flow is None or flow.axes is None:
             self._mix(node)
         elif op in operators.SHAPES:
@@ -175,54 +177,48 @@ class ImageTrace:
 
     def _reach(self, node: Node, flow: Flow, index: int) -> None:
         source, axes = kernel_source(self.model, node.given(index), self._load), flow.own or ()
-        kernel = source.weight if source else None
-        layout: Layout | None = None
-        channels = 0
-        if kernel and holder(axes, self.channel) == 1 and len(axes) == len(kernel.shape):
-            slower, faster = around(axes[1], self.channel)
-            layout = values.kernel_layout(node, kernel, slower, faster)
-            width = kernel.shape[layout.channel_axis] * node.integer("group", 1) if layout else 0
-            channels = self._takes(width, slower * faster)
-            if width and not channels and not self.operations and slower == faster == 1:
-                self.widths.append(width)
-        self._arrive(ReachedConv(node, kernel, layout, channels, source=source), flow, axes[2:])
-
-    def _takes(self, width: int, fold: int) -> int:
-        """The channels that a kernel of this width takes; 0 where they are not those that the image declares."""
-        channels, rest = divmod(width, fold)
-        fits = channels > 0 and not rest and self.count in (0, channels)
-        return channels if fits else 0
+        is_followed = source and holder(axes, self.channel) == 1 and len(axes) == len(source.weight.shape)
+        self._arrive(node, source, flow, axes[1] if is_followed else (), axes[2:])
 
     def _product(self, node: Node) -> None:
         """A matrix product over folded patches; over plain pixels it mixes the channels itself."""
         index = next(i for i, name in enumerate(node.inputs) if name in self.values)
         flow = self.values[node.inputs[index]]
         source, axes = kernel_source(self.model, node.given(1 - index), self._load) if index < 2 else None, flow.own or ()
-        kernel = source.weight if source else None
-        layout: Layout | None = None
-        channels = 0
-        if index == 0 and kernel and axes and holder(axes, self.channel) == len(axes) - 1:
-            slower, faster = around(axes[-1], self.channel)
-            layout = values.product_layout(node, kernel, slower, faster, bool(node.integer("transB", 0)))
-            channels = self._takes(kernel.shape[layout.channel_axis] if layout else 0, slower * faster)
-        self._arrive(ReachedConv(node, kernel, layout, channels, source=source), flow, ())
+        is_followed = index == 0 and axes and holder(axes, self.channel) == len(axes) - 1
+        self._arrive(node, source, flow, axes[-1] if is_followed else ())
 
-    def _arrive(self, reached: ReachedConv, flow: Flow, spatial: Axes) -> None:
-        """Remember a convolution; one that does not take the image's channels as they are, without a layout."""
-        self.model.step(reached.node, 25)  # its source, its padding, what is declared of it
+    def _arrive(
+        self, node: Node, source: KernelSource | None, flow: Flow, axis: tuple[Piece, ...] = (), spatial: Axes = ()
+    ) -> None:
+        """Remember a convolution or product; one that does not take the image's channels as they are, in `axis`, without a
+        layout."""
+        self.model.step(node, 25)  # its source, its padding, what is declared of it
         self.broadcasts &= flow.wide
-        sizes = tuple(map(size, spatial))
-        reached = reached._replace(operations=flow.operations, sizes=sizes, padded=flow.padded, axes=flow.axes)
-        source, layout = reached.source, reached.layout
+        layout, channels = self._taken(node, source.weight, axis) if source and axis else (None, 0)
+        reached = ReachedConv(node, source, layout, channels, flow.operations, tuple(map(size, spatial)), flow.padded, flow.axes)
         is_inexact = any(any(op.shift or ()) for op in flow.operations) and not reached.keeps_constants
-        is_grouped = reached.node.integer("group", 1) > 1 and reached.stored != layout
-        if reached.channels and reached.stored and source and layout and not (is_inexact or is_grouped):
+        is_grouped = node.integer("group", 1) > 1 and reached.stored != layout
+        if channels and reached.stored and source and layout and not (is_inexact or is_grouped):
             self.counts += [Count(*count) for count in source.counts(layout.channel_axis, reached.width, self._load)]
+            self.stems.setdefault(source.weight.name, []).append(reached)
         else:
             reached = reached._replace(layout=None)
             if not flow.mixed:
-                self._block(reached.node)
+                self._block(node)
         self.reached.append(reached)
+
+    def _taken(self, node: Node, kernel: Weight, axis: tuple[Piece, ...]) -> tuple[Layout | None, int]:
+        """The layout of a kernel that takes this axis, and its channels; 0 where they are not those that the image declares."""
+        slower, faster = around(axis, self.channel)
+        layout = (values.product_layout if node.op in operators.PRODUCTS else values.kernel_layout)(node, kernel, slower, faster)
+        width = kernel.shape[layout.channel_axis] * node.integer("group", 1) if layout else 0
+        channels, rest = divmod(width, slower * faster)
+        if rest or self.count not in (0, channels):
+            channels = 0
+        if width and not channels and not self.operations and slower == faster == 1:
+            self.widths.append(width)
+        return layout, channels
 
     def _binary(self, node: Node) -> None:
         """An operation on the image and a constant, or on two values that come from it (a residual, a sum of branches)."""

@@ -43,19 +43,23 @@ class Flow(NamedTuple):
 
 
 class ReachedConv(NamedTuple):
-    """A convolution or product that sees the image. `kernel` has the shape that it takes, `layout` its axes and `channels` their
-    number, where the channels are the image's and the kernel can be edited; else None and 0. `sizes` are those of the axes after
-    the channels, `padded` and `axes` are as in Flow; `source` says what the kernel is made of."""
+    """A convolution or product that sees the image. `source` says what its kernel is made of, `layout` are the axes of the kernel
+    that it takes and `channels` their number, where the channels are the image's and the kernel can be edited; else None and 0.
+    `sizes` are those of the axes after the channels, `padded` and `axes` are as in Flow."""
 
     node: Node
-    kernel: Weight | None
+    source: KernelSource | None
     layout: Layout | None
-    channels: int = 0
-    operations: tuple[PreprocessingOp, ...] = ()
-    sizes: tuple[int, ...] = ()
-    padded: bool = False
-    axes: Axes | None = None
-    source: KernelSource | None = None
+    channels: int
+    operations: tuple[PreprocessingOp, ...]
+    sizes: tuple[int, ...]
+    padded: bool
+    axes: Axes | None
+
+    @property
+    def kernel(self) -> Weight | None:
+        """The stored kernel, in the shape that it takes."""
+        return self.source.weight if self.source else None
 
     @property
     def width(self) -> int:
@@ -106,7 +110,7 @@ def kernel_layout(node: Node, kernel: Weight, slower: int, faster: int) -> Layou
     return Layout("O(GI)HW" if faster == 1 else "O(IG)HW")
 
 
-def product_layout(node: Node, kernel: Weight, slower: int, faster: int, is_transposed: bool) -> Layout | None:
+def product_layout(node: Node, kernel: Weight, slower: int, faster: int) -> Layout | None:
     """The same for a matrix product with the stored kernel, or with its transpose."""
     plain = node.op in ("MatMul", "Gemm") and kernel.dtype.floating and len(kernel.shape) == 2
     if not plain or node.integer("transA", 0) or not node.real("alpha", 1.0) == node.real("beta", 1.0) == 1.0:
@@ -114,7 +118,7 @@ def product_layout(node: Node, kernel: Weight, slower: int, faster: int, is_tran
     if slower == faster == 1 or 1 not in (slower, faster):
         return None
     folded = "(HWI)" if faster == 1 else "(IHW)"
-    return Layout("O" + folded if is_transposed else folded + "O")
+    return Layout("O" + folded if node.integer("transB", 0) else folded + "O")
 
 
 def after_constants(flow: Flow, operation: PreprocessingOp) -> Flow:
