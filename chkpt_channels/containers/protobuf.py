@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.records import NamedTuple
@@ -234,9 +233,9 @@ class DeferredField(NamedTuple):
         return self.head + self.data()
 
 
-def deferred_field(number: int, size: int, data: Callable[[], bytes]) -> DeferredField:
-    """A whole length-delimited field whose content is made when it is written."""
-    return DeferredField(varint(number << 3 | BYTES) + varint(size), size, data)
+def deferred_field(number: int, size: int, data: Callable[[], bytes], head: bytes = b"") -> DeferredField:
+    """A whole length-delimited field: `head`, and then `size` bytes that are made when they are written."""
+    return DeferredField(varint(number << 3 | BYTES) + varint(len(head) + size) + head, size, data)
 
 
 class WireEdits:
@@ -255,6 +254,16 @@ class WireEdits:
         self._replaced.add(field)
         self._put(message, field.start, field.stop, _as_deferred(new))
 
+    def replace_all(self, message: Message, fields: Iterable[Field], new: bytes | DeferredField = b"") -> None:
+        """Put `new` in the place of the first of these fields, and nothing in the place of the others."""
+        for i, field in enumerate(fields):
+            self.replace(message, field, b"" if i else new)
+
+    def replace_last(self, message: Message, number: int, new: bytes) -> None:
+        """Put `new` in the place of the field of this number that counts, where there is one."""
+        if field := message.last(number):
+            self.replace(message, field, new)
+
     def add(self, message: Message, new: bytes | DeferredField, at: int | None = None) -> None:
         """Add `new`, whole fields, to `message` at offset `at`, between two fields; without it at the end."""
         self._added.setdefault((message, message.stop if at is None else at), []).append(_as_deferred(new))
@@ -267,7 +276,8 @@ class WireEdits:
         """All splices, lengths included."""
         # where two messages end at one offset, what is added to the inner one comes first
         for (message, at), parts in sorted(self._added.items(), key=lambda item: -item[0][0].depth):
-            self._put(message, at, at, DeferredField(b"", sum(part.length for part in parts), partial(_joined, parts)))
+            for part in parts:
+                self._put(message, at, at, part)
         self._added.clear()
         by_depth: defaultdict[int, dict[Message, int]] = defaultdict(dict)
         for message in self._delta:
@@ -286,10 +296,6 @@ class WireEdits:
                 around = by_depth[depth - 1]
                 around[message.outer] = around.get(message.outer, 0) + change
         return [*self._splices, *lengths]
-
-
-def _joined(parts: list[DeferredField]) -> bytes:
-    return b"".join(part.to_bytes() for part in parts)
 
 
 def _as_deferred(new: bytes | DeferredField) -> DeferredField:

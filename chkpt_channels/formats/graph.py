@@ -6,16 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from chkpt_channels.core.tensors import (
-    Adapter,
-    Declaration,
-    FirstConv,
-    Notice,
-    PreprocessingOp,
-    Quantization,
-    Tensor,
-    TensorEdit,
-)
+from chkpt_channels.core.tensors import Adapter, Declaration, FirstConv, Notice, PreprocessingOp, Quantization, Tensor, TensorEdit
 
 
 class ModelGraph:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import prod
 
-from chkpt_channels.containers.protobuf import DeferredField, WireEdits, bytes_field, deferred_field, number_field, varint
+from chkpt_channels.containers.protobuf import WireEdits, bytes_field, deferred_field, number_field, varint
 from chkpt_channels.core.dtypes import DType
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Edits, TensorEdit
@@ -72,7 +72,9 @@ class OnnxEdits:
             self._edit_weight(name, edit)
         for name, edit in edits.biases.items():
             self._add_bias(name, edit)
-        self._rename_inputs()
+        for (node, index), name in self._inputs.items():
+            field = node.message.fields[schema.NODE_INPUTS][index]
+            self._wire.replace(node.message, field, bytes_field(schema.NODE_INPUTS, name.encode()))
         metadata.edit(self._wire, self._model.root, edits.numbers)
         external_data.rename(self._wire, self._model, edits.companions, self._done)
         return self._wire.splices()
@@ -93,9 +95,8 @@ class OnnxEdits:
         if info.shape is None or axis >= len(info.dims) or info.dims[axis] is None or info.name in self._stale:
             return
         dim = info.shape.messages(schema.SHAPE_DIMS)[axis]
-        field = dim.last(schema.DIM_VALUE)
-        if field is not None and info.dims[axis] != channels:
-            self._wire.replace(dim, field, number_field(schema.DIM_VALUE, channels))
+        if info.dims[axis] != channels:
+            self._wire.replace_last(dim, schema.DIM_VALUE, number_field(schema.DIM_VALUE, channels))
 
     def _put_in_front(self, path: ImageTrace) -> None:
         """Insert nodes before the first one; every reader of the image reads what they make."""
@@ -139,8 +140,9 @@ class OnnxEdits:
         self._declare_weight(name, edit.shape)
         self._declare_made(name)
         for node, i in changed:
-            if node.op in CONVOLUTIONS and i == CONVOLUTIONS[node.op][1]:  # its bias may change too
-                self._ungroup(node)
+            is_kernel = i == CONVOLUTIONS.get(node.op)  # its bias may change too
+            if is_kernel and node.integer("group", 1) > 1 and (group := node.attribute("group")):
+                self._wire.replace_last(group, schema.ATTRIBUTE_I, number_field(schema.ATTRIBUTE_I, 1))
 
     def _declare_weight(self, name: str, shape: Sequence[int]) -> None:
         """Declare the new shape, also of what Identity nodes make of the tensor."""
@@ -193,19 +195,16 @@ class OnnxEdits:
         fields = message.fields
         if tuple(edit.shape) != weight.shape:
             dims = _dims(edit.shape, packed=is_packed(message, schema.TENSOR_DIMS))
-            for i, field in enumerate(fields.get(schema.TENSOR_DIMS, ())):
-                wire.replace(message, field, dims if i == 0 else b"")
+            wire.replace_all(message, fields.get(schema.TENSOR_DIMS, ()), dims)
         number = schema.TENSOR_RAW
         payload = [f for n in schema.TENSOR_ELEMENTS for f in fields.get(n, ())]
         # typed integers are varints, whose length depends on the values: raw bytes are as valid
         if payload and payload[0].number in (schema.TENSOR_FLOATS, schema.TENSOR_DOUBLES):
             number = payload[0].number
         new = deferred_field(number, size, lambda: edit.tobytes())
-        for i, field in enumerate(payload):
-            wire.replace(message, field, new if i == 0 else b"")
+        wire.replace_all(message, payload, new)
         if weight.is_external:
-            for field in (*fields.get(schema.TENSOR_EXTERNAL, ()), *fields.get(schema.TENSOR_LOCATION, ())):
-                wire.replace(message, field, b"")
+            wire.replace_all(message, (*fields.get(schema.TENSOR_EXTERNAL, ()), *fields.get(schema.TENSOR_LOCATION, ())))
         if not payload:  # it was external: the new elements are inline, and the data file is copied unchanged
             wire.add(message, new)
         self._done.add(weight.name)
@@ -221,8 +220,7 @@ class OnnxEdits:
         size = prod(edit.shape) * dtype.bits // 8
         head = _dims(edit.shape, packed=False) + number_field(schema.TENSOR_TYPE, front.NUMBERS[dtype.name])
         head += bytes_field(schema.TENSOR_NAME, name.encode()) + varint(schema.TENSOR_RAW << 3 | 2) + varint(size)
-        tag = varint(schema.GRAPH_INITIALIZERS << 3 | 2) + varint(len(head) + size)
-        self._wire.add(self._model.graph, DeferredField(tag + head, size, lambda: edit.tobytes()))
+        self._wire.add(self._model.graph, deferred_field(schema.GRAPH_INITIALIZERS, size, lambda: edit.tobytes(), head))
         if self._model.root.number(schema.MODEL_IR_VERSION) < 4:  # each initializer is an input too: onnx/docs/IR.md
             self._wire.add(self._model.graph, bytes_field(schema.GRAPH_INPUTS, front.declared(name, dtype, edit.shape)))
 
@@ -240,18 +238,6 @@ class OnnxEdits:
         for user in (r.node for r in users):
             last = user.message.fields[schema.NODE_INPUTS][-1]
             self._wire.add(user.message, bytes_field(schema.NODE_INPUTS, name.encode()), at=last.stop)
-
-    def _ungroup(self, node: Node) -> None:
-        group = node.attribute("group")
-        if group is not None and node.integer("group", 1) > 1:
-            field = group.last(schema.ATTRIBUTE_I)
-            if field is not None:
-                self._wire.replace(group, field, number_field(schema.ATTRIBUTE_I, 1))
-
-    def _rename_inputs(self) -> None:
-        for (node, index), name in self._inputs.items():
-            message = node.message
-            self._wire.replace(message, message.fields[schema.NODE_INPUTS][index], bytes_field(schema.NODE_INPUTS, name.encode()))
 
 
 def _dims(shape: Sequence[int], *, packed: bool) -> bytes:

@@ -13,13 +13,10 @@ from pathlib import Path
 from chkpt_channels.containers.protobuf import WireEdits, bytes_field
 from chkpt_channels.core.errors import Location
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
-from chkpt_channels.formats.onnx.schema import TENSOR_EXTERNAL
+from chkpt_channels.formats.onnx.schema import ENTRY_KEY, ENTRY_VALUE, TENSOR_EXTERNAL
 from chkpt_channels.formats.onnx.tensor_data import Payload
 from chkpt_channels.storage.opening import named, open_file
 from chkpt_channels.storage.source import Source
-
-_ENTRY_VALUE = 2
-"""The field of a StringStringEntryProto that holds the value."""
 
 
 def check(weights: Mapping[str, Weight], payloads: Mapping[str, Payload | None], source: Source) -> None:
@@ -93,7 +90,6 @@ def rename(wire: WireEdits, model: OnnxModel, companions: Mapping[str, str], don
         if not weight.is_external or weight.name in done:
             continue
         for entry in weight.message.messages(TENSOR_EXTERNAL):
-            new = companions.get(entry.text(2)) if entry.text(1) == "location" else None
-            field = entry.last(_ENTRY_VALUE)
-            if new and field and new != entry.text(2):
-                wire.replace(entry, field, bytes_field(_ENTRY_VALUE, new.encode()))
+            new = companions.get(entry.text(ENTRY_VALUE)) if entry.text(ENTRY_KEY) == "location" else None
+            if new and new != entry.text(ENTRY_VALUE):
+                wire.replace_last(entry, ENTRY_VALUE, bytes_field(ENTRY_VALUE, new.encode()))

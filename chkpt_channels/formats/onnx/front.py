@@ -60,14 +60,15 @@ class Front(NamedTuple):
 def stacked(image: str, axis: int, count: int, unused: Callable[[str], str]) -> Front:
     """A Concat of the image with itself; `unused` makes a name that is not in use."""
     output = unused(f"{image}_stacked")
-    return Front(_node("Concat", [image] * count, output, _number("axis", axis)), output)
+    return Front(_node("Concat", [image] * count, output, "axis", axis), output)
 
 
 def gathered(image: str, axis: int, order: Sequence[int], unused: Callable[[str], str]) -> Front:
     """A Gather of the image's channels in another order."""
     output, name = unused(f"{image}_gathered"), unused(f"{image}_order")
-    tensors = {name: TensorEdit((len(order),), partial(_whole, order), "order")}
-    return Front(_node("Gather", [image, name], output, _number("axis", axis)), output, BY_NAME["I64"], tensors)
+    kind = BY_NAME["I64"]
+    tensors = {name: TensorEdit((len(order),), partial(_rounded, order, kind), "order")}
+    return Front(_node("Gather", [image, name], output, "axis", axis), output, kind, tensors)
 
 
 def adapter(model: OnnxModel, path: ImageTrace, channels: ChannelMap, unused: Callable[[str], str]) -> Front:
@@ -83,14 +84,15 @@ def adapter(model: OnnxModel, path: ImageTrace, channels: ChannelMap, unused: Ca
     order = [k for k in range(rank) if k != axis]
     order.insert(1, axis)
     back = [order.index(k) for k in range(rank)]
-    steps = [("Cast", f"{image}_float", _number("to", NUMBERS[kind]))] if integers else []
-    steps += [("Transpose", f"{image}_channels_first", _numbers("perm", order))] if axis != 1 else []
-    steps += [("Conv", f"{image}_adapted", _numbers("kernel_shape", ones))]
-    steps += [("Transpose", f"{image}_adapted_channels_last", _numbers("perm", back))] if axis != 1 else []
+    steps: list[tuple[str, str, str, int | Sequence[int]]] = []
+    steps += [("Cast", "float", "to", NUMBERS[kind])] if integers else []
+    steps += [("Transpose", "channels_first", "perm", order)] if axis != 1 else []
+    steps += [("Conv", "adapted", "kernel_shape", ones)]
+    steps += [("Transpose", "adapted_channels_last", "perm", back)] if axis != 1 else []
     nodes, value = b"", image
-    for op, name, attribute in steps:
-        output = unused(name)
-        nodes += _node(op, [value, *tensors] if op == "Conv" else [value], output, attribute)
+    for op, name, attribute, numbers in steps:
+        output = unused(f"{image}_{name}")
+        nodes += _node(op, [value, *tensors] if op == "Conv" else [value], output, attribute, numbers)
         value = output
     return Front(nodes, value, dtype, tensors, integers[1:])
 
@@ -148,8 +150,8 @@ def declare_types(wire: WireEdits, model: OnnxModel, front: Front) -> None:
     """Declare the new type of the values that have one."""
     for info in (info for name in front.retyped for info in model.infos(name)):
         tensor = type_of(info.message)
-        if tensor and (field := tensor.last(schema.TYPE_ELEMENT)):
-            wire.replace(tensor, field, number_field(schema.TYPE_ELEMENT, NUMBERS[front.kind.name]))
+        if tensor:
+            wire.replace_last(tensor, schema.TYPE_ELEMENT, number_field(schema.TYPE_ELEMENT, NUMBERS[front.kind.name]))
 
 
 def take_out(wire: WireEdits, model: OnnxModel, output: str, tensors: Sequence[str], stale: Set[str]) -> None:
@@ -158,8 +160,7 @@ def take_out(wire: WireEdits, model: OnnxModel, output: str, tensors: Sequence[s
     message, graph = model.producers[output].message, model.graph
     for field in message.fields[schema.NODE_OP]:
         wire.replace(message, field, bytes_field(schema.NODE_OP, b"Identity"))
-    for field in (*message.fields[schema.NODE_INPUTS][1:], *message.fields.get(schema.NODE_ATTRIBUTES, ())):
-        wire.replace(message, field, b"")
+    wire.replace_all(message, (*message.fields[schema.NODE_INPUTS][1:], *message.fields.get(schema.NODE_ATTRIBUTES, ())))
     named = (
         (schema.GRAPH_INITIALIZERS, schema.TENSOR_NAME),
         (schema.GRAPH_INPUTS, schema.INFO_NAME),
@@ -167,20 +168,18 @@ def take_out(wire: WireEdits, model: OnnxModel, output: str, tensors: Sequence[s
         (schema.GRAPH_NODES, schema.NODE_OUTPUTS),
     )
     for number, name in named:  # before IR version 4 an initializer is an input too; the node is a Constant
-        for field in graph.fields.get(number, ()):
-            if graph.message(field).text(name) in (*tensors, *(stale if number == schema.GRAPH_VALUE_INFOS else ())):
-                wire.replace(graph, field, b"")
+        left_out = {*tensors, *(stale if number == schema.GRAPH_VALUE_INFOS else ())}
+        wire.replace_all(graph, (f for f in graph.fields.get(number, ()) if graph.message(f).text(name) in left_out))
 
 
 def regrow(wire: WireEdits, paths: Sequence[ImageTrace], windows: Mapping[str, Window]) -> Iterator[str]:
     """Let the nodes of kernels that grow state their new windows. The values in front of them, whose sizes may be others then."""
     for kernel, reached in ((name, users[0]) for path in paths for name, users in path.stems.items()):
         message, window = reached.node.message, windows[kernel]
-        for field in message.fields.get(schema.NODE_ATTRIBUTES, ()):
-            if message.message(field).text(schema.ATTRIBUTE_NAME) in (*window.settings, "auto_pad"):
-                wire.replace(message, field, b"")
+        named = ((field, message.message(field).text(schema.ATTRIBUTE_NAME)) for field in message.fields[schema.NODE_ATTRIBUTES])
+        wire.replace_all(message, (field for field, name in named if name in (*window.settings, "auto_pad")))
         for name, numbers in window.settings.items():
-            wire.add(message, bytes_field(schema.NODE_ATTRIBUTES, _numbers(name, numbers)))
+            wire.add(message, _attribute(name, numbers))
         yield from (maker.node.outputs[0] for maker in (reached.source.makers if reached.source else ()))
     yield from (name for path in paths for name, flow in path.values.items() if not flow.mixed)
 
@@ -191,26 +190,18 @@ def _rounded(numbers: Sequence[Any], dtype: DType) -> NDArray[Any]:
     return rounded(np.array(numbers, dtype=np.float64), dtype)
 
 
-def _whole(numbers: Sequence[int]) -> NDArray[Any]:
-    import numpy as np
-
-    return np.array(numbers, dtype=np.int64)
-
-
-def _node(op: str, inputs: Sequence[str], output: str, *attributes: bytes) -> bytes:
-    """A node, named as what it makes, as a field of its graph."""
-    fields = [bytes_field(schema.NODE_INPUTS, name.encode()) for name in inputs]
-    fields += [bytes_field(schema.NODE_OUTPUTS, output.encode()), bytes_field(schema.NODE_NAME, output.encode())]
-    fields += [bytes_field(schema.NODE_OP, op.encode())]
-    fields += [bytes_field(schema.NODE_ATTRIBUTES, attribute) for attribute in attributes]
-    return bytes_field(schema.GRAPH_NODES, b"".join(fields))
+def _node(op: str, inputs: Sequence[str], output: str, attribute: str, value: int | Sequence[int]) -> bytes:
+    """A node with one attribute, named as what it makes, as a field of its graph."""
+    texts = [*((schema.NODE_INPUTS, name) for name in inputs), (schema.NODE_OUTPUTS, output), (schema.NODE_NAME, output)]
+    fields = [bytes_field(number, text.encode()) for number, text in (*texts, (schema.NODE_OP, op))]
+    return bytes_field(schema.GRAPH_NODES, b"".join((*fields, _attribute(attribute, value))))
 
 
-def _number(name: str, value: int) -> bytes:
-    number = number_field(schema.ATTRIBUTE_I, value)
-    return bytes_field(schema.ATTRIBUTE_NAME, name.encode()) + number + number_field(schema.ATTRIBUTE_TYPE, _INT)
-
-
-def _numbers(name: str, values: Sequence[int]) -> bytes:
-    listed = b"".join(number_field(schema.ATTRIBUTE_INTS, value) for value in values)
-    return bytes_field(schema.ATTRIBUTE_NAME, name.encode()) + listed + number_field(schema.ATTRIBUTE_TYPE, _INTS)
+def _attribute(name: str, value: int | Sequence[int]) -> bytes:
+    """An attribute as a field of its node."""
+    kind, number, listed = (
+        (_INT, schema.ATTRIBUTE_I, (value,)) if isinstance(value, int) else (_INTS, schema.ATTRIBUTE_INTS, value)
+    )
+    numbers = b"".join(number_field(number, each) for each in listed)
+    text = bytes_field(schema.ATTRIBUTE_NAME, name.encode())
+    return bytes_field(schema.NODE_ATTRIBUTES, text + numbers + number_field(schema.ATTRIBUTE_TYPE, kind))

@@ -6,16 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from chkpt_channels.core.errors import Location, UsageError
-from chkpt_channels.core.tensors import (
-    Adapter,
-    Declaration,
-    FirstConv,
-    Notice,
-    PreprocessingOp,
-    Quantization,
-    Tensor,
-    TensorEdit,
-)
+from chkpt_channels.core.tensors import Adapter, Declaration, FirstConv, Notice, PreprocessingOp, Quantization, Tensor, TensorEdit
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.onnx import edits as onnx_edits
 from chkpt_channels.formats.onnx import front, metadata

@@ -38,6 +38,5 @@ def contradictions(root: Message, counts: Collection[int]) -> list[tuple[Declara
 def edit(wire: WireEdits, root: Message, numbers: Mapping[str, int]) -> None:
     """Write the new numbers, by `where`."""
     for stated, entry in _stated(root):
-        field = entry.last(ENTRY_VALUE)
-        if stated.where in numbers and field is not None:
-            wire.replace(entry, field, bytes_field(ENTRY_VALUE, str(numbers[stated.where]).encode()))
+        if stated.where in numbers:
+            wire.replace_last(entry, ENTRY_VALUE, bytes_field(ENTRY_VALUE, str(numbers[stated.where]).encode()))

@@ -45,8 +45,8 @@ class Weight(NamedTuple):
 
     def external(self) -> dict[str, str]:
         """The external location's entries."""
-        pairs = [(e.text(1), e.text(2)) for e in self.message.messages(schema.TENSOR_EXTERNAL)]
-        return dict(pairs)
+        entries = self.message.messages(schema.TENSOR_EXTERNAL)
+        return {entry.text(schema.ENTRY_KEY): entry.text(schema.ENTRY_VALUE) for entry in entries}
 
 
 class Info(NamedTuple):

@@ -20,39 +20,31 @@ from chkpt_channels.formats.onnx.nodes import Node
 def quantization(model: OnnxModel, node: Node, kernel: Weight) -> Quantization | None:
     """How a convolution's kernel is quantized, None where it is not, or not by the tensor or filter."""
     if node.op == "QLinearConv":
-        scale, zero = (model.stored(name) for name in node.inputs[4:6])
-        bias = model.stored(node.inputs[8]) if len(node.inputs) > 8 else None
-        return _record(kernel, scale, zero, bias)
+        return _record(kernel, 0, *(model.stored(node.given(index)) for index in (4, 5, 8)))
     if node.op == "ConvInteger":
         scale, _ = output_scale(model, node)
-        zero = model.stored(node.inputs[3]) if len(node.inputs) > 3 else None
         per_filter = scale and max(scale.shape, default=1) > 1
         aligned = scale and scale.shape[-len(kernel.shape) + 1 :][:1] == kernel.shape[:1]
-        return _record(kernel, scale, zero) if aligned or not per_filter else None
+        return _record(kernel, 0, scale, model.stored(node.given(3))) if aligned or not per_filter else None
     source = model.producers.get(node.inputs[1])
     if source is None or source.op != "DequantizeLinear":
         return None
-    scale, zero = _scale_of(model, source)
+    scale = model.stored(source.inputs[1])
     filters = 1 if node.op == "ConvTranspose" else 0
     per_filter = scale and max(scale.shape, default=1) > 1
     if scale is None or (per_filter and source.integer("axis", 1) % len(kernel.shape) != filters):
         return None
-    axis = filters if per_filter else 0
-    source_of_bias = model.producers.get(node.inputs[2]) if len(node.inputs) > 2 else None
-    if source_of_bias is not None and source_of_bias.op == "DequantizeLinear":
-        bias_scale, _ = _scale_of(model, source_of_bias)
-        return _record(kernel, scale, zero, model.stored(source_of_bias.inputs[0]), bias_scale, axis=axis)
-    return _record(kernel, scale, zero, axis=axis)
+    bias = model.producers.get(node.given(2))
+    of_bias = bias.inputs[:2] if bias and bias.op == "DequantizeLinear" else ()
+    operands = (model.stored(name) for name in (source.given(2), *of_bias))
+    return _record(kernel, filters if per_filter else 0, scale, *operands)
+
+
+Operand = Weight | None
 
 
 def _record(
-    kernel: Weight,
-    scale: Weight | None,
-    zero: Weight | None,
-    bias: Weight | None = None,
-    bias_scale: Weight | None = None,
-    *,
-    axis: int = 0,
+    kernel: Weight, axis: int, scale: Operand, zero: Operand, bias: Operand = None, bias_scale: Operand = None
 ) -> Quantization | None:
     """None where an operand has a dtype, or a number of elements, that the operators do not take."""
     names = (weight.name if weight else "" for weight in (bias, bias_scale))
@@ -106,7 +98,3 @@ def _only_reader(model: OnnxModel, name: str) -> tuple[int, Node | None]:
     """(index of its input, the only node that reads a value); None where there are more or it is an output of the graph."""
     readers = model.consumers.get(name, [])
     return (readers[0][1], readers[0][0]) if len(readers) == 1 and name not in model.outputs else (0, None)
-
-
-def _scale_of(model: OnnxModel, node: Node) -> tuple[Weight | None, Weight | None]:
-    return model.stored(node.inputs[1]), model.stored(node.inputs[2]) if len(node.inputs) > 2 else None

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from chkpt_channels.formats.onnx.nodes import Node
 
-CONVOLUTIONS = {"Conv": (0, 1), "ConvTranspose": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3), "FusedConv": (0, 1)}
-"""Operation → (input that is the image, input that is the kernel)."""
+CONVOLUTIONS = {"Conv": 1, "ConvTranspose": 1, "ConvInteger": 1, "QLinearConv": 3, "FusedConv": 1}
+"""Operation → the input that is the kernel; the first one is the image."""
 FUSED = ("com.microsoft", "FusedConv")
 """A Conv with its activation, as onnxruntime's optimizer saves it. Source: onnxruntime/docs/ContribOperators.md."""
 PRODUCTS = frozenset(("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul"))

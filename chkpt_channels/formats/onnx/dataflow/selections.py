@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chkpt_channels.formats.onnx.dataflow.axes import NEW, OPEN, Axes, Axis, Piece, resized, size, source, unsized
+from chkpt_channels.formats.onnx.dataflow.axes import NEW, OPEN, Axes, Axis, Piece, opened, resized, size, source, unsized
 from chkpt_channels.formats.onnx.dataflow.shape_values import Numbers
 from chkpt_channels.formats.onnx.model import OnnxModel
 from chkpt_channels.formats.onnx.nodes import Node
@@ -99,16 +99,12 @@ RESIZED = ("Pad", "Resize", "Upsample", "Tile", "GridSample", "DepthToSpace", "C
 
 def merged(branches: Inputs) -> Axes | None:
     """The axes of a value that is one of several: those of the image that all of them are of."""
-    first = branches[0] if branches else None
-    if first is None or any(axes is None or len(axes) != len(first) for axes in branches):
+    known = [axes for axes in branches if axes is not None]
+    if len(known) < len(branches) or len({len(axes) for axes in known}) != 1:
         return None
-    columns = [tuple(axes[k] for axes in branches if axes) for k in range(len(first))]
-    return tuple(
-        column[0] if len(set(column)) == 1 else (Piece(_one(map(source, column)), OPEN * (k + 1)),)
-        for k, column in enumerate(columns)
-    )
-
-
-def _one(sources: Sequence[int] | map[int]) -> int:
-    different = set(sources)
-    return different.pop() if len(different) == 1 else NEW
+    new = []
+    for k, column in enumerate(zip(*known, strict=True)):
+        sources = {source(axis) for axis in column}
+        one = (Piece(sources.pop() if len(sources) == 1 else NEW, opened(k)),)
+        new.append(column[0] if len(set(column)) == 1 else one)
+    return tuple(new)

@@ -65,7 +65,7 @@ class ImageTrace:
         op, flow = operators.kind(node), self.values.get(node.given(0))
         self._enter(node)
         if op in operators.CONVOLUTIONS and flow:
-            self._reach(node, flow, operators.CONVOLUTIONS[op][1])
+            self._reach(node, flow, operators.CONVOLUTIONS[op])
         elif op in operators.PRODUCTS:
             self._product(node)
         elif op in operators.BINARY:
