@@ -164,9 +164,8 @@ class Message:
         for field in self.fields.get(number, ()):
             self._expect(field, *(wires or (FIXED32, BYTES)))
             if (length := len(self.raw(field))) % 4:
-                raise self.reader.location.damaged(
-                    f"packed floats have {length} bytes, which is not a multiple of 4", at=field.start
-                )
+                what = f"packed floats have {length} bytes, which is not a multiple of 4"
+                raise self.reader.location.damaged(what, at=field.start)
         raw = b"".join(self.raw(field) for field in self.fields.get(number, ()))
         return list(struct.unpack(f"<{len(raw) // 4}f", raw))
 
@@ -217,25 +216,16 @@ def bytes_field(number: int, content: bytes) -> bytes:
 
 
 class DeferredField(NamedTuple):
-    """Bytes whose number is known before they are: `head` and then `size` bytes made by `data`."""
+    """Bytes whose number is known before `data` makes them."""
 
-    head: bytes
     size: int
     data: Callable[[], bytes]
-
-    @property
-    def length(self) -> int:
-        """All bytes."""
-        return len(self.head) + self.size
-
-    def to_bytes(self) -> bytes:
-        """Make them."""
-        return self.head + self.data()
 
 
 def deferred_field(number: int, size: int, data: Callable[[], bytes], head: bytes = b"") -> DeferredField:
     """A whole length-delimited field: `head`, and then `size` bytes that are made when they are written."""
-    return DeferredField(varint(number << 3 | BYTES) + varint(len(head) + size) + head, size, data)
+    before = varint(number << 3 | BYTES) + varint(len(head) + size) + head
+    return DeferredField(len(before) + size, lambda: before + data())
 
 
 class WireEdits:
@@ -244,7 +234,7 @@ class WireEdits:
     def __init__(self) -> None:
         self._splices: list[Splice] = []
         self._delta: dict[Message, int] = {}
-        self._added: dict[tuple[Message, int], list[DeferredField]] = {}
+        self._added: dict[tuple[Message, int], list[bytes | DeferredField]] = {}
         self._replaced: set[Field] = set()
 
     def replace(self, message: Message, field: Field, new: bytes | DeferredField) -> None:
@@ -252,7 +242,7 @@ class WireEdits:
         if field in self._replaced:
             raise ValueError(f"the field at {field.start} is edited twice")
         self._replaced.add(field)
-        self._put(message, field.start, field.stop, _as_deferred(new))
+        self._put(message, field.start, field.stop, new)
 
     def replace_all(self, message: Message, fields: Iterable[Field], new: bytes | DeferredField = b"") -> None:
         """Put `new` in the place of the first of these fields, and nothing in the place of the others."""
@@ -266,11 +256,12 @@ class WireEdits:
 
     def add(self, message: Message, new: bytes | DeferredField, at: int | None = None) -> None:
         """Add `new`, whole fields, to `message` at offset `at`, between two fields; without it at the end."""
-        self._added.setdefault((message, message.stop if at is None else at), []).append(_as_deferred(new))
+        self._added.setdefault((message, message.stop if at is None else at), []).append(new)
 
-    def _put(self, message: Message, start: int, stop: int, new: DeferredField) -> None:
-        self._splices.append(Splice(start, stop, new.length, new.to_bytes))
-        self._delta[message] = self._delta.get(message, 0) + new.length - (stop - start)
+    def _put(self, message: Message, start: int, stop: int, new: bytes | DeferredField) -> None:
+        splice = Splice.of(start, stop, new) if isinstance(new, bytes) else Splice(start, stop, new.size, new.data)
+        self._splices.append(splice)
+        self._delta[message] = self._delta.get(message, 0) + splice.size - (stop - start)
 
     def splices(self) -> list[Splice]:
         """All splices, lengths included."""
@@ -296,7 +287,3 @@ class WireEdits:
                 around = by_depth[depth - 1]
                 around[message.outer] = around.get(message.outer, 0) + change
         return [*self._splices, *lengths]
-
-
-def _as_deferred(new: bytes | DeferredField) -> DeferredField:
-    return new if isinstance(new, DeferredField) else DeferredField(new, 0, bytes)

@@ -106,20 +106,16 @@ class OnnxEdits:
         elif channels := self._edits.adapter:
             made = front.adapter(self._model, path, channels, self._unused_name)
         else:
-            count = path.count or self._old_channels(path)
+            count = path.count or next((reached.channels for reached in path.reached if reached.channels), 0)
+            if not count:
+                what = "its number of channels is not declared, so it cannot be stacked"
+                raise self._location.at(image.name).unsupported(what, hint="--from, with their number")
             made = front.stacked(image.name, path.channel, count, self._unused_name)
         for name, edit in made.tensors.items():
             self._append(name, made.kind, edit)
         front.declare_types(self._wire, self._model, made)
         self._wire.add(graph, made.nodes, at=graph.fields[schema.GRAPH_NODES][0].start)
         self._inputs |= dict.fromkeys(self._model.consumers[image.name], made.output)
-
-    def _old_channels(self, path: ImageTrace) -> int:
-        channels = [reached.channels for reached in path.reached if reached.channels]
-        if not channels:
-            what = "its number of channels is not declared, so it cannot be stacked"
-            raise self._location.at(path.image.name).unsupported(what, hint="--from, with their number")
-        return channels[0]
 
     def _unused_name(self, name: str) -> str:
         used = {*self._model.weights, *self._model.producers, *self._model.declared, *self._done}
@@ -137,17 +133,13 @@ class OnnxEdits:
         if others:
             self._copy_for(weight, others)
         self._rewrite(weight, edit)
-        self._declare_weight(name, edit.shape)
+        for known in self._same_as(name):
+            self._redeclare(known, dict(enumerate(edit.shape)))
         self._declare_made(name)
         for node, i in changed:
             is_kernel = i == CONVOLUTIONS.get(node.op)  # its bias may change too
             if is_kernel and node.integer("group", 1) > 1 and (group := node.attribute("group")):
                 self._wire.replace_last(group, schema.ATTRIBUTE_I, number_field(schema.ATTRIBUTE_I, 1))
-
-    def _declare_weight(self, name: str, shape: Sequence[int]) -> None:
-        """Declare the new shape, also of what Identity nodes make of the tensor."""
-        for known in self._same_as(name):
-            self._redeclare(known, dict(enumerate(shape)))
 
     def _same_as(self, name: str) -> list[str]:
         """A stored tensor, and what Identity nodes make of it."""
@@ -248,17 +240,15 @@ def _dims(shape: Sequence[int], *, packed: bool) -> bytes:
 
 def bias_target(model: OnnxModel, node: Node) -> tuple[str, int] | None:
     """The stored bias of a convolution or product (+1), or the mean of the BatchNormalization that follows it (-1)."""
-    if len(node.inputs) > 2 and node.inputs[2] and node.op in TAKE_A_BIAS:
-        bias = model.stored(node.inputs[2])
-        return (bias.name, 1) if bias else None
-    followers = model.consumers.get(node.outputs[0], [])
-    if len(followers) != 1 or node.outputs[0] in model.outputs:
-        return None
-    follower, index = followers[0]
-    if follower.op == "BatchNormalization" and node.op in ("Conv", "ConvTranspose"):
+    index, follower = model.only_reader(node.outputs[0])
+    if node.given(2) and node.op in TAKE_A_BIAS:
+        target = model.stored(node.inputs[2])
+    elif follower and follower.op == "BatchNormalization" and node.op in ("Conv", "ConvTranspose"):
         mean = model.stored(follower.inputs[3])
         return (mean.name, -1) if mean else None
-    if follower.op == "Add" and node.op == "MatMul":
-        bias = model.stored(follower.inputs[1 - index])
-        return (bias.name, 1) if bias and len(bias.shape) == 1 else None
-    return None
+    elif follower and follower.op == "Add" and node.op == "MatMul":
+        added = model.stored(follower.inputs[1 - index])
+        target = added if added and len(added.shape) == 1 else None
+    else:
+        target = None
+    return (target.name, 1) if target else None

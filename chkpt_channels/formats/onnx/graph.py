@@ -185,9 +185,8 @@ class OnnxGraph(ModelGraph):
         paths = self._toward(first_convs)
         if len(widths := sorted({path.count for path in paths})) > 1:
             return f"images of {' and '.join(map(str, widths))} channels reach its first convolutions (--input names one)"
-        return next(
-            filter(None, (front.obstacle(self.model, path) for path in paths)), "" if paths else "its graph shows no image"
-        )
+        obstacles = [front.obstacle(self.model, path) for path in paths] or ["its graph shows no image"]
+        return next(filter(None, obstacles), "")
 
     def fold(self, adapter: FirstConv) -> Adapter:
         taken_out, behind = folding.fold(self.model, self._users(adapter), self._location.at(adapter.tensor.name), self._load)

@@ -180,6 +180,11 @@ class OnnxModel:
                 consumers[name].append((node, i))
         return consumers
 
+    def only_reader(self, name: str) -> tuple[int, Node | None]:
+        """(index of its input, the only node that reads a value); None where there are more or it is an output of the graph."""
+        readers = self.consumers.get(name, ())
+        return (readers[0][1], readers[0][0]) if len(readers) == 1 and name not in self.outputs else (0, None)
+
     @cached_property
     def producers(self) -> dict[str, Node]:
         """The node that produces each value; a value that a function gives out, the node inside."""

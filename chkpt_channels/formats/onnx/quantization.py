@@ -58,12 +58,12 @@ def output_scale(model: OnnxModel, node: Node) -> tuple[Weight | None, Sequence[
     """A ConvInteger's kernel scale and the nodes that read it: its output is cast, then multiplied by that scale, or by the
     product of that scale and the image's. A bias that is added before the cast is divided by the same product."""
     value, division = node.outputs[0], None
-    _, reader = _only_reader(model, value)
+    _, reader = model.only_reader(value)
     if reader is not None and reader.op == "Add":
         division = _bias_division(model, reader, value)
         value = reader.outputs[0] if division else ""
-    _, cast = _only_reader(model, value)
-    at, times = _only_reader(model, cast.outputs[0]) if cast and cast.op == "Cast" else (0, None)
+    _, cast = model.only_reader(value)
+    at, times = model.only_reader(cast.outputs[0]) if cast and cast.op == "Cast" else (0, None)
     if times is None or times.op != "Mul":
         return None, ()
     ends = [(times, times.inputs[1 - at]), *([(division, division.inputs[1])] if division else [])]
@@ -92,9 +92,3 @@ def _scale_in(model: OnnxModel, product: str, reader: Node, readers: Sequence[No
         return None, reader
     stored = [weight for name in inner.inputs if (weight := model.stored(name))]
     return (stored[0], inner) if len(stored) == 1 else (None, reader)
-
-
-def _only_reader(model: OnnxModel, name: str) -> tuple[int, Node | None]:
-    """(index of its input, the only node that reads a value); None where there are more or it is an output of the graph."""
-    readers = model.consumers.get(name, [])
-    return (readers[0][1], readers[0][0]) if len(readers) == 1 and name not in model.outputs else (0, None)

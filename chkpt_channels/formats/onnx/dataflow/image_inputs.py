@@ -8,6 +8,7 @@ a batch (torchvision's detectors, SAM), [B,T,3,H,W], [B,3,T,H,W] or [T·3,H,W] (
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from chkpt_channels.core.errors import Location, UnsupportedError
 from chkpt_channels.core.limits import LIMITS
@@ -55,12 +56,11 @@ def refusal(one: Unfollowed, location: Location) -> UnsupportedError:
         return where.unsupported(what, hint="   or   ".join(f"--from {count}" for count in dict.fromkeys(counts)))
     once = [n for n in image.dims if n and n <= MOST_CHANNELS and image.dims.count(n) == 1 and n > 1]
     hint = f"--from {once[0]}, if these are its channels" if once else ""
+    what = "which of its axes holds the channels is not known"
     if one.node is None:
-        return where.unsupported("which of its axes holds the channels is not known", hint=hint)
-    what = (
-        f"the image {image.name!r} is not followed through this {one.node.op}: which of its axes holds the channels is not known"
-    )
-    return location.at(one.node.label).unsupported(what, hint=hint)
+        return where.unsupported(what, hint=hint)
+    through = f"the image {image.name!r} is not followed through this {one.node.op}"
+    return location.at(one.node.label).unsupported(f"{through}: {what}", hint=hint)
 
 
 class Images(NamedTuple):
@@ -109,9 +109,8 @@ class _Input:
 
     def _of_convolutions(self, scout: ImageTrace) -> ImageTrace | Unfollowed:
         info = scout.image
-        places = list(
-            dict.fromkeys(place for reached in scout.reached if _slides(reached) for place in self._places(reached, info.dims))
-        )
+        slid = [self._places(reached, info.dims) for reached in scout.reached if _slides(reached)]
+        places = list(dict.fromkeys(chain(*slid)))
         # where no place has the count that the user states, it is another image's
         likely = [place for place in places if self._is_stated(place)] or [p for p in places if self._may_be(p)]
         return self._from_one(info, likely) or Unfollowed(info, next(iter(scout.lost), None), tuple(places), _kernels([scout]))
@@ -140,11 +139,9 @@ class _Input:
         taken = [piece for piece in channels if piece.of != NEW and not (piece.resized and piece.step)]
         for piece in [piece for piece in taken if piece.of not in pixels] or taken:
             place = place_of(piece, dims)
-            yield (
-                place
-                if place.channels or piece.resized
-                else place._replace(channels=_width(reached) // (size(channels) // piece.size))
-            )
+            if not place.channels and not piece.resized:
+                place = place._replace(channels=_width(reached) // (size(channels) // piece.size))
+            yield place
         if not taken:
             seen = pixels | {piece.of for piece in batch}
             left = [k for k in range(len(dims)) if k not in seen]

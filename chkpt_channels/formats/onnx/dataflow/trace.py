@@ -266,14 +266,10 @@ class ImageTrace:
     def _batch_normalization(self, node: Node, flow: Flow) -> None:
         stored = [w for w in map(self.model.stored, node.inputs[1:5]) if w is not None]
         self.broadcasts &= flow.wide  # BatchNormalization does not broadcast one channel: only `stack` may precede it
-        sizes = {w.shape for w in stored}
-        if (
-            (len(stored), len(sizes)) != (4, 1)
-            or node.integer("training_mode", 0)  # by the statistics of the batch, which are not stored
-            or not flow.own
-            or holder(flow.own, self.channel) != 1
-            or len(flow.own[1]) > 1
-        ):
+        axes = flow.own or ()
+        # with training_mode by the statistics of the batch, which are not stored
+        is_stored = len(stored) == 4 and len({w.shape for w in stored}) == 1 and not node.integer("training_mode", 0)
+        if not is_stored or holder(axes, self.channel) != 1 or len(axes[1]) > 1:
             self._mix(node)
             return
         scale, shift = values.normalizing(node, [self._load(w).astype("float64").reshape(-1) for w in stored])
