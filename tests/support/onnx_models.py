@@ -89,7 +89,7 @@ def traced(source: Open, made: ModelProto, channel: int = 1) -> ImageTrace:
     """What becomes of the first input of a model, if that axis holds the channels."""
     checkpoint = opened(source, made)
     image = checkpoint.model.inputs[0]
-    return ImageTrace(checkpoint.model, image, Place(channel, image.dims[channel] or 0), checkpoint.load_weight)
+    return ImageTrace(checkpoint.model, image, Place(channel, image.dims[channel] or 0))
 
 
 def rewritten(checkpoint: Onnx, splices: Sequence[Splice]) -> ModelProto:

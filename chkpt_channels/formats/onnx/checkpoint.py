@@ -35,6 +35,7 @@ class Onnx(Checkpoint):
     def __init__(self, source: Source, form: Format) -> None:
         super().__init__(source, form)
         self.model = OnnxModel(source)
+        self.model.load = self.load_weight
         self._folder = source.folder
         self._payloads: dict[str, tensor_data.Payload | None] = {}
         self._others: dict[Path, Source] = {}
@@ -49,7 +50,7 @@ class Onnx(Checkpoint):
 
     @cached_property
     def graph(self) -> OnnxGraph:
-        return OnnxGraph(self.model, self.tensors, self.load_weight, self.location)
+        return OnnxGraph(self.model, self.tensors)
 
     def chunks(self, name: str) -> Iterator[bytes]:
         return self._elements(self.model.weights[name], self._payloads[name])
@@ -87,7 +88,7 @@ class Onnx(Checkpoint):
 
     def splices(self, edits: Edits) -> list[Splice]:
         if edits:
-            return onnx_edits.OnnxEdits(self.model, self.graph.paths, edits, self.location, self.load_weight).splices()
+            return onnx_edits.OnnxEdits(self.model, self.graph.paths, edits).splices()
         wire = WireEdits()
         external_data.rename(wire, self.model, edits.companions)  # a copy refers to the copies of its data files
         return wire.splices()

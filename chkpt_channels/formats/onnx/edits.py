@@ -14,12 +14,10 @@ from math import prod
 
 from chkpt_channels.containers.protobuf import WireEdits, bytes_field, deferred_field, number_field, varint
 from chkpt_channels.core.dtypes import DType
-from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.onnx import external_data, front, metadata, schema
 from chkpt_channels.formats.onnx.dataflow.axes import counted, holder
 from chkpt_channels.formats.onnx.dataflow.operators import CONVOLUTIONS
-from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight, is_packed
 from chkpt_channels.formats.onnx.nodes import Node
@@ -40,9 +38,9 @@ TAKE_A_BIAS = ("Conv", "ConvTranspose", "Gemm", "FusedConv")
 class OnnxEdits:
     """The Edits of a graph, as splices."""
 
-    def __init__(self, model: OnnxModel, paths: Sequence[ImageTrace], edits: Edits, location: Location, load: Load) -> None:
+    def __init__(self, model: OnnxModel, paths: Sequence[ImageTrace], edits: Edits) -> None:
         paths = [path for path in paths if edits.folded or not edits.inputs or path.image.name in edits.inputs]
-        self._model, self._paths, self._edits, self._location, self._load = model, paths, edits, location, load
+        self._model, self._paths, self._edits, self._location = model, paths, edits, model.location
         self._wire = WireEdits()
         self._done: set[str] = set()
         self._stale: set[str] = set()
@@ -203,8 +201,7 @@ class OnnxEdits:
 
     def _copy_for(self, weight: Weight, readers: Sequence[tuple[Node, int]]) -> None:
         name = self._unused_name(f"{weight.name}_before")
-        load = self._load
-        self._append(name, weight.dtype, TensorEdit(weight.shape, lambda: load(weight)))
+        self._append(name, weight.dtype, TensorEdit(weight.shape, lambda: self._model.load(weight)))
         for reader in readers:
             self._inputs[reader] = name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from chkpt_channels.core.errors import Location, UsageError
+from chkpt_channels.core.errors import UsageError
 from chkpt_channels.core.tensors import Adapter, Declaration, FirstConv, Notice, PreprocessingOp, Quantization, Tensor, TensorEdit
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.onnx import edits as onnx_edits
@@ -13,7 +13,6 @@ from chkpt_channels.formats.onnx import front, metadata
 from chkpt_channels.formats.onnx.dataflow import contradictions, folding, padding
 from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE
 from chkpt_channels.formats.onnx.dataflow.image_inputs import COLORS, MOST_CHANNELS, Images, images, refusal
-from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.dataflow.values import ReachedConv, count_edits
 from chkpt_channels.formats.onnx.model import OnnxModel
@@ -30,14 +29,14 @@ class OnnxGraph(ModelGraph):
 
     knows_outputs = folds = True
 
-    def __init__(self, model: OnnxModel, tensors: Mapping[str, Tensor], load: Load, location: Location) -> None:
-        self.model, self._tensors, self._load, self._location = model, tensors, load, location
+    def __init__(self, model: OnnxModel, tensors: Mapping[str, Tensor]) -> None:
+        self.model, self._tensors, self._location = model, tensors, model.location
         self._named: tuple[str, ...] = ()
         self._stated: int | None = None
 
     @cached_property
     def _images(self) -> Images:
-        return images(self.model, self._load, self._named, self._stated)
+        return images(self.model, self._named, self._stated)
 
     @cached_property
     def paths(self) -> Sequence[ImageTrace]:
@@ -179,7 +178,7 @@ class OnnxGraph(ModelGraph):
         if len(readers) != 1 or (readers[0][0].op, readers[0][0].domain, readers[0][1]) != ("Gather", "", 0):
             return None
         order = self.model.stored(readers[0][0].given(1))
-        return (readers[0][0].integer("axis", 0), tuple(map(int, self._load(order).reshape(-1)))) if order else None
+        return (readers[0][0].integer("axis", 0), tuple(map(int, self.model.load(order).reshape(-1)))) if order else None
 
     def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
         paths = self._toward(first_convs)
@@ -189,7 +188,7 @@ class OnnxGraph(ModelGraph):
         return next(filter(None, obstacles), "")
 
     def fold(self, adapter: FirstConv) -> Adapter:
-        taken_out, behind = folding.fold(self.model, self._users(adapter), self._location.at(adapter.tensor.name), self._load)
+        taken_out, behind = folding.fold(self.model, self._users(adapter), self._location.at(adapter.tensor.name))
         self._forget()
         self._images = Images((behind,), ())
         return taken_out
@@ -226,7 +225,7 @@ class OnnxGraph(ModelGraph):
 
     def shape_edits(self, first_convs: Sequence[FirstConv], channels: int) -> dict[str, TensorEdit]:
         counts = [count for path in self._toward(first_convs) if path.count != channels for count in path.counts]
-        return count_edits(counts, channels, self._load)
+        return count_edits(counts, channels, self.model)
 
     def declarations(self, first_convs: Sequence[FirstConv]) -> Sequence[Declaration]:
         paths = self._toward(first_convs)

@@ -6,9 +6,10 @@ Source: onnx/onnx.proto (field numbers) of onnx 1.23. Fields are read on demand;
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from functools import cached_property
 from math import prod
+from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.containers.protobuf import BYTES, Message, Reader
 from chkpt_channels.core.dtypes import BY_NAME, DType
@@ -19,6 +20,9 @@ from chkpt_channels.formats.onnx import schema
 from chkpt_channels.formats.onnx.expansion import Expansion, functions
 from chkpt_channels.formats.onnx.nodes import Node, nodes_of
 from chkpt_channels.storage.source import Source
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MOST_IDENTITIES = 8
 """In a row before a weight; a circle of them ends here."""
@@ -61,6 +65,9 @@ class Info(NamedTuple):
 
 class OnnxModel:
     """The index of one file. Raises DamagedError for what is not a model, UnsupportedError for what is not read."""
+
+    load: Callable[[Weight], NDArray[Any]]
+    """A stored tensor as an array: given by the open file."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.location = source, source.location

@@ -468,7 +468,7 @@ def test_counts_of_one_tensor_are_edited_together(source: Open):
     ]
     weights = {"kernel": noise(5, 12, 3, 3), "s": ints(1, 3, 64), "t": ints(1, 3, SIZE, SIZE)}
     checkpoint = opened(source, model(nodes, weights))
-    made = count_edits(checkpoint.graph.paths[0].counts, 5, checkpoint.load_weight)
+    made = count_edits(checkpoint.graph.paths[0].counts, 5, checkpoint.model)
     assert {name: (edit.shape, edit.values().tolist()) for name, edit in made.items()} == {
         "s": ((3,), [1, 5, 64]),
         "t": ((4,), [1, 5, SIZE, SIZE]),

@@ -20,7 +20,6 @@ from chkpt_channels.core.tensors import Adapter, PreprocessingOp, Window
 from chkpt_channels.formats.onnx.dataflow.axes import OPEN, Place, size
 from chkpt_channels.formats.onnx.dataflow.operators import LINEAR, SHAPES
 from chkpt_channels.formats.onnx.dataflow.padding import Span, along, pads_along
-from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.dataflow.values import ReachedConv
 from chkpt_channels.formats.onnx.model import Info, OnnxModel
@@ -38,13 +37,13 @@ LARGEST = 1 << 16
 QUANTIZING = ("QuantizeLinear", "DynamicQuantizeLinear")
 
 
-def fold(model: OnnxModel, users: Sequence[ReachedConv], location: Location, load: Load) -> tuple[Adapter, ImageTrace]:
+def fold(model: OnnxModel, users: Sequence[ReachedConv], location: Location) -> tuple[Adapter, ImageTrace]:
     """The convolution that these users of the kernel at `location` are, and the walk from what it gives. Raises UnsupportedError
     where its node cannot be taken out, or where what it gives is needed as it is."""
     if why := _obstacle(model, users):
         raise location.unsupported(f"{why}: it is not folded")
     steps, node = _steps(users[0], location), users[0].node
-    path = _behind(model, users[0], steps, load)
+    path = _behind(model, users[0], steps)
     own = {name for name, flow in path.values.items() if not flow.mixed}
     if given := sorted(own & model.outputs):
         raise location.at(given[0]).unsupported("is an output that the adapter makes: it is not folded")
@@ -54,7 +53,7 @@ def fold(model: OnnxModel, users: Sequence[ReachedConv], location: Location, loa
     bias = model.stored(node.given(2))
     read = [name for name in node.inputs[1:] if name in model.weights and name not in model.outputs]
     alone = [name for name in read if all(reader is node for reader, _ in model.consumers[name])]
-    windows = {} if all(step == _PIXEL for step in steps) else dict(_windows(model, steps, path, location, load))
+    windows = {} if all(step == _PIXEL for step in steps) else dict(_windows(model, steps, path, location))
     return Adapter(node.outputs[0], bias.name if bias else "", tuple(dict.fromkeys(alone)), windows), path
 
 
@@ -90,7 +89,7 @@ def _steps(user: ReachedConv, location: Location) -> list[Step]:
     return steps
 
 
-def _behind(model: OnnxModel, user: ReachedConv, steps: Sequence[Step], load: Load) -> ImageTrace:
+def _behind(model: OnnxModel, user: ReachedConv, steps: Sequence[Step]) -> ImageTrace:
     """The walk from what such a convolution gives: a channel for each filter, and the pixels that it leaves of the image."""
     filters = user.kernel.shape[0] if user.kernel else 0
     dims: list[int | None] = [n if (n := size(axis)) < OPEN else None for axis in user.axes or ()]
@@ -98,12 +97,10 @@ def _behind(model: OnnxModel, user: ReachedConv, steps: Sequence[Step], load: Lo
         if known := dims[i]:
             dims[i] = (known + sum(pads) - dilation * (taps - 1) - 1) // stride + 1
     dims[1] = filters
-    return ImageTrace(model, Info(user.node.outputs[0], user.node.message, None, tuple(dims)), Place(1, filters), load)
+    return ImageTrace(model, Info(user.node.outputs[0], user.node.message, None, tuple(dims)), Place(1, filters))
 
 
-def _windows(
-    model: OnnxModel, steps: Sequence[Step], path: ImageTrace, location: Location, load: Load
-) -> Iterator[tuple[str, Window]]:
+def _windows(model: OnnxModel, steps: Sequence[Step], path: ImageTrace, location: Location) -> Iterator[tuple[str, Window]]:
     """How such a convolution goes into each kernel behind it, by its name. Raises UnsupportedError where it does not."""
     is_same = all(stride == 1 and sum(pads) == dilation * (taps - 1) for taps, stride, dilation, pads in steps)
     if (taps := prod(step[0] for step in steps)) > MOST_FOLDED:
@@ -121,7 +118,7 @@ def _windows(
             raise place.unsupported("takes the pixels in another order than the adapter: it is not folded")
         around = 0
         for node in _between(model, user, path):
-            padded = _padded(model, node, user, path, location, load)
+            padded = _padded(model, node, user, path, location)
             if padded and any(stride > 1 for _, stride, _, _ in steps):
                 raise location.at(node.label).unsupported("this Pad follows an adapter that skips pixels: it is not folded")
             around += padded
@@ -148,7 +145,7 @@ def _added(operation: PreprocessingOp) -> list[str]:
     return [name for name, _ in operation.tensors[slice(*where)]] if any(operation.shift or ()) else []
 
 
-def _padded(model: OnnxModel, node: Node, user: ReachedConv, path: ImageTrace, location: Location, load: Load) -> int:
+def _padded(model: OnnxModel, node: Node, user: ReachedConv, path: ImageTrace, location: Location) -> int:
     """How many zeros a node puts at a side of what the adapter gives, at most. Raises UnsupportedError for one behind which a
     window of several pixels is another than in front: in front of it the adapter's own zeros must stay zeros, so that a constant
     that is added is one for each channel, which then becomes zero, and is nothing else."""
@@ -158,7 +155,7 @@ def _padded(model: OnnxModel, node: Node, user: ReachedConv, path: ImageTrace, l
     if operation and operation.scale and (added or not any(operation.shift or ())) and all(names[name] == 1 for name in added):
         return 0
     if node.op == "Pad" and not operation and node.text("mode", "constant") == "constant":
-        pads = node.integers("pads") or _numbers(model, node.given(1), load)
+        pads = node.integers("pads") or _numbers(model, node.given(1))
         if pads and min(pads) >= 0:
             return max(pads)
     elif node.op in (*LINEAR, "Transpose") and not node.domain:
@@ -167,7 +164,7 @@ def _padded(model: OnnxModel, node: Node, user: ReachedConv, path: ImageTrace, l
     raise location.at(node.label).unsupported(what)
 
 
-def _numbers(model: OnnxModel, name: str, load: Load) -> list[int]:
+def _numbers(model: OnnxModel, name: str) -> list[int]:
     """The whole numbers of a value in any order; none where they are not stored. PyTorch fills up the pads of F.pad with zeros,
     and puts them into order, by nodes."""
     numbers, waiting, seen = [0], [name], set[str]()
@@ -175,7 +172,7 @@ def _numbers(model: OnnxModel, name: str, load: Load) -> list[int]:
         each = waiting.pop()
         weight, node = model.stored(each), model.producers.get(each)
         if weight and weight.dtype.name in ("I32", "I64") and prod(weight.shape) <= MOST_PADS:
-            numbers += [int(n) for n in load(weight).reshape(-1)]
+            numbers += [int(n) for n in model.load(weight).reshape(-1)]
         elif node is None or node.domain or node.op not in ORDERING or each in seen:
             return []
         elif node.op != "ConstantOfShape":

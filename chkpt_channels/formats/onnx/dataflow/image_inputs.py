@@ -15,7 +15,6 @@ from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, WHOLE, Axes, Place, place_of, size
 from chkpt_channels.formats.onnx.dataflow.operators import CONVOLUTIONS
-from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.dataflow.values import ReachedConv, kernel_layout
 from chkpt_channels.formats.onnx.model import Info, OnnxModel
@@ -70,13 +69,13 @@ class Images(NamedTuple):
     unfollowed: tuple[Unfollowed, ...]
 
 
-def images(model: OnnxModel, load: Load, named: Sequence[str] = (), channels: int | None = None) -> Images:
+def images(model: OnnxModel, named: Sequence[str] = (), channels: int | None = None) -> Images:
     """The images among the inputs, or those that are `named`. `channels` is their number where the user states it."""
     traces, unfollowed, model.steps = [], [], 0
     for info in model.inputs:
         if named and info.name not in named:
             continue
-        made = _Input(model, info, load, channels, is_named=bool(named)).trace()
+        made = _Input(model, info, channels, is_named=bool(named)).trace()
         if isinstance(made, ImageTrace):
             traces.append(made)
             model.location.check_limit("images that reach convolutions", len(traces), LIMITS.first_convs)
@@ -88,15 +87,15 @@ def images(model: OnnxModel, load: Load, named: Sequence[str] = (), channels: in
 class _Input:
     """One input of a graph, and what is known of it."""
 
-    def __init__(self, model: OnnxModel, info: Info, load: Load, channels: int | None, *, is_named: bool) -> None:
-        self._model, self._info, self._load, self._channels, self._named = model, info, load, channels, is_named
+    def __init__(self, model: OnnxModel, info: Info, channels: int | None, *, is_named: bool) -> None:
+        self._model, self._info, self._channels, self._named = model, info, channels, is_named
 
     def trace(self) -> ImageTrace | Unfollowed | None:
         """From the channels on; None for what is no image."""
         if (self._info.shape and len(self._info.dims) < 2) or self._info.name not in self._model.computed.readers:
             return None  # a condition, a factor, or not used
         shapes = [self._info] if self._info.shape else [self._info._replace(dims=(None,) * n) for n in range(1, MOST_AXES + 1)]
-        scouts = [ImageTrace(self._model, info, None, self._load) for info in shapes]
+        scouts = [ImageTrace(self._model, info, None) for info in shapes]
         slid = [scout for scout in scouts if any(_slides(reached) for reached in scout.reached)]
         if slid:  # an image with fewer axes would get them from constants that are broadcast
             return self._of_convolutions(slid[-1])
@@ -118,7 +117,7 @@ class _Input:
     def _from_one(self, info: Info, places: Sequence[Place]) -> ImageTrace | None:
         """The trace from the one place that a kernel takes as channels, or from the only one."""
         known = [place._replace(channels=place.channels or self._channels or 0) for place in places]
-        traces = [ImageTrace(self._model, info, place, self._load) for place in known]
+        traces = [ImageTrace(self._model, info, place) for place in known]
         direct = [path for path in traces if path.stems] or traces
         return direct[0] if len(direct) == 1 else None
 
@@ -161,7 +160,7 @@ class _Input:
         if len(whole) == 1 and (path := self._from_one(self._info, [place for place in whole if self._has_count(place)])):
             return path
         places = [Place(axis, dims[axis] or self._channels or 0) for axis in dict.fromkeys((1, len(dims) - 1))]
-        traces = [ImageTrace(self._model, self._info, place, self._load) for place in places]
+        traces = [ImageTrace(self._model, self._info, place) for place in places]
         direct = [path for path in traces if path.stems]
         shortest = min((n for n in dims[1:] if n is not None), default=0)
         counted = [path for path in traces if path.count and len(dims) < 5]  # of video it could be the frames

@@ -18,7 +18,6 @@ from math import prod
 from chkpt_channels.core.dtypes import BY_NAME, DType
 from chkpt_channels.core.layout import KNOWN, Layout
 from chkpt_channels.core.records import NamedTuple
-from chkpt_channels.formats.onnx.dataflow.shape_values import Load
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
 from chkpt_channels.formats.onnx.schema import DTYPES
@@ -83,14 +82,14 @@ class KernelSource(NamedTuple):
             axis = _holder(places, channel)
             yield maker, axis, prod(self.weight.shape[k] for k in places[axis]) // count
 
-    def counts(self, channel: int, count: int, load: Load) -> Iterator[tuple[Weight, int, int, Node]]:
+    def counts(self, channel: int, count: int, model: OnnxModel) -> Iterator[tuple[Weight, int, int, Node]]:
         """(weight, position, steps for each channel, reader) of the stored target shapes that hold the number of channels."""
         for maker, axis, each in self.held(channel, count):
-            if maker.node.op == "Reshape" and maker.other and int(load(maker.other).reshape(-1)[axis]) > 0:
+            if maker.node.op == "Reshape" and maker.other and int(model.load(maker.other).reshape(-1)[axis]) > 0:
                 yield maker.other, axis, each, maker.node
 
 
-def kernel_source(model: OnnxModel, name: str, load: Load) -> KernelSource | None:
+def kernel_source(model: OnnxModel, name: str) -> KernelSource | None:
     """The source of a kernel; None where it is not made of one stored tensor by nodes that are followed."""
     back: list[tuple[Node, Weight | None]] = []
     while (weight := model.stored(name)) is None:
@@ -105,7 +104,7 @@ def kernel_source(model: OnnxModel, name: str, load: Load) -> KernelSource | Non
         name = node.inputs[index]
     makers, shape = [], weight.shape
     for node, other in reversed(back):
-        made = _made(node, shape, other, load)
+        made = _made(model, node, shape, other)
         if made is None:
             return None
         makers.append(Maker(node, shape, made, other))
@@ -126,13 +125,13 @@ def _followed(model: OnnxModel, node: Node) -> int | None:
     return 1 if node.op == "Mul" and sizes[1] > sizes[0] else 0
 
 
-def _made(node: Node, shape: Shape, other: Weight | None, load: Load) -> Shape | None:
+def _made(model: OnnxModel, node: Node, shape: Shape, other: Weight | None) -> Shape | None:
     """The shape that a node makes of this one."""
     if node.op == "Transpose":
         order = node.integers("perm") or list(range(len(shape)))[::-1]
         return tuple(shape[k] for k in order) if sorted(order) == list(range(len(shape))) else None
     if node.op == "Reshape":
-        return _reshaped(shape, [int(n) for n in load(other).reshape(-1)]) if other and other.size <= 64 else None
+        return _reshaped(shape, [int(n) for n in model.load(other).reshape(-1)]) if other and other.size <= 64 else None
     if node.op in SCALING:
         return shape if other and len(other.shape) <= len(shape) and prod(other.shape) <= prod(shape) else None
     return shape

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from math import prod
-from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, Axes, Axis, counted, size
@@ -19,10 +18,6 @@ from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
 from chkpt_channels.formats.onnx.schema import ATTRIBUTE_FLOATS
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Load = Callable[[Weight], "NDArray[Any]"]
 PASSING = frozenset(("Identity", "Unsqueeze", "Squeeze", "Cast"))
 """What leaves the numbers as they are. A scalar and a list of one are the same here."""
 INTEGER_TYPES = (6, 7)
@@ -51,8 +46,8 @@ class Number(NamedTuple):
 class Numbers:
     """The known numbers by name, filled in the order of the graph."""
 
-    def __init__(self, model: OnnxModel, channel: int, count: int, load: Load) -> None:
-        self._model, self.channel, self.count, self._load = model, channel, count, load
+    def __init__(self, model: OnnxModel, channel: int, count: int) -> None:
+        self._model, self.channel, self.count = model, channel, count
         self.known: dict[str, list[Number]] = {}
 
     def without_channels(self) -> Numbers:
@@ -74,7 +69,7 @@ class Numbers:
         weight = self._model.stored(name)
         if weight is None or weight.dtype.name not in ("I64", "I32") or weight.size > 8 * MOST_NUMBERS or len(weight.shape) > 1:
             return None
-        return [Number(n, n, weight, i, node) for i, n in enumerate(map(int, self._load(weight).reshape(-1)))]
+        return [Number(n, n, weight, i, node) for i, n in enumerate(map(int, self._model.load(weight).reshape(-1)))]
 
     def plain(self, node: Node, index: int, attribute: str) -> list[int] | None:
         """The numbers of an input, or of the attribute that it was in older versions, where they do not follow the channels."""
@@ -93,7 +88,7 @@ class Numbers:
     def reals(self, node: Node, index: int) -> list[float]:
         """The stored numbers of an input, empty where they are not stored."""
         weight = self._model.stored(node.given(index))
-        return [float(n) for n in self._load(weight).reshape(-1)] if weight and weight.size <= 8 * MOST_NUMBERS else []
+        return [float(n) for n in self._model.load(weight).reshape(-1)] if weight and weight.size <= 8 * MOST_NUMBERS else []
 
     def shape_of(self, node: Node, axes: Axes) -> None:
         """Remember the result of a Shape or Size node."""

@@ -23,7 +23,7 @@ from chkpt_channels.formats.onnx.dataflow.axes import NEW, NOWHERE, Axes, Piece,
 from chkpt_channels.formats.onnx.dataflow.kernel_source import KernelSource, kernel_source
 from chkpt_channels.formats.onnx.dataflow.selections import followed, merged
 from chkpt_channels.formats.onnx.dataflow.shape_ops import MOVES
-from chkpt_channels.formats.onnx.dataflow.shape_values import Load, Numbers
+from chkpt_channels.formats.onnx.dataflow.shape_values import Numbers
 from chkpt_channels.formats.onnx.dataflow.values import Count, Flow, LocatedOp, ReachedConv
 from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
@@ -34,8 +34,8 @@ INLINER = "onnx.inliner.inline_local_functions, and convert what it gives"  # wh
 class ImageTrace:
     """Everything that follows one graph input whose channels are at `place`; with None, the axes alone are followed."""
 
-    def __init__(self, model: OnnxModel, image: Info, place: Place | None, load: Load) -> None:
-        self.model, self.image, self.place, self._load = model, image, place, load
+    def __init__(self, model: OnnxModel, image: Info, place: Place | None) -> None:
+        self.model, self.image, self.place = model, image, place
         self.channel, self.count = (place.axis, place.channels) if place else (NOWHERE, 0)  # 0 where it is not known
         self.reached: list[ReachedConv] = []
         self.stems: dict[str, list[ReachedConv]] = {}  # of these what takes the channels as they are, by the kernel
@@ -47,7 +47,7 @@ class ImageTrace:
         self.values: dict[str, Flow] = {image.name: Flow(axes, mixed=self.channel == NOWHERE)}
         self.broadcasts = True
         channels = size(tuple(piece for axis in axes for piece in axis if piece.of == self.channel))
-        self._numbers = Numbers(model, self.channel, channels, load)
+        self._numbers = Numbers(model, self.channel, channels)
         self._sizes = self._numbers.without_channels()
         self._calls: set[str] = set()
         for node in model.computed.behind(image.name, lambda name: name in self.values or name in self._numbers.known):
@@ -176,7 +176,7 @@ class ImageTrace:
         self._give(first, values.after_nonlinear(flow, node))
 
     def _reach(self, node: Node, flow: Flow, index: int) -> None:
-        source, axes = kernel_source(self.model, node.given(index), self._load), flow.own or ()
+        source, axes = kernel_source(self.model, node.given(index)), flow.own or ()
         is_followed = source and holder(axes, self.channel) == 1 and len(axes) == len(source.weight.shape)
         self._arrive(node, source, flow, axes[1] if is_followed else (), axes[2:])
 
@@ -184,7 +184,7 @@ class ImageTrace:
         """A matrix product over folded patches; over plain pixels it mixes the channels itself."""
         index = next(i for i, name in enumerate(node.inputs) if name in self.values)
         flow = self.values[node.inputs[index]]
-        source, axes = kernel_source(self.model, node.given(1 - index), self._load) if index < 2 else None, flow.own or ()
+        source, axes = kernel_source(self.model, node.given(1 - index)) if index < 2 else None, flow.own or ()
         is_followed = index == 0 and axes and holder(axes, self.channel) == len(axes) - 1
         self._arrive(node, source, flow, axes[-1] if is_followed else ())
 
@@ -200,7 +200,7 @@ class ImageTrace:
         is_inexact = any(any(op.shift or ()) for op in flow.operations) and not reached.keeps_constants
         is_grouped = node.integer("group", 1) > 1 and reached.stored != layout
         if channels and reached.stored and source and layout and not (is_inexact or is_grouped):
-            self.counts += [Count(*count) for count in source.counts(layout.channel_axis, reached.width, self._load)]
+            self.counts += [Count(*count) for count in source.counts(layout.channel_axis, reached.width, self.model)]
             self.stems.setdefault(source.weight.name, []).append(reached)
         else:
             reached = reached._replace(layout=None)
@@ -250,14 +250,14 @@ class ImageTrace:
 
     def _scalar(self, node: Node, flow: Flow, weight: Weight, index: int) -> None:
         """A constant that all channels share: it is no obstacle, but it changes the zeros of earlier padding."""
-        terms = values.affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)])
+        terms = values.affine(node.op, index, [float(v) for v in self.model.load(weight).reshape(-1)])
         operation = PreprocessingOp(node.label, node.op, *terms) if terms else None
         self._give(node, values.after_constants(flow, operation) if operation else values.after_nonlinear(flow, node))
 
     def _constant(self, node: Node, flow: Flow, weight: Weight, axis: int, index: int) -> None:
         """x ∘ constant or constant ∘ x, with one constant per channel."""
         is_per_channel = all(n == 1 for i, n in enumerate(weight.shape) if i != axis)
-        terms = values.affine(node.op, index, [float(v) for v in self._load(weight).reshape(-1)]) if is_per_channel else None
+        terms = values.affine(node.op, index, [float(v) for v in self.model.load(weight).reshape(-1)]) if is_per_channel else None
         scale, shift = terms or (None, None)
         operation = PreprocessingOp(node.label, node.op, scale, shift, ((weight.name, axis),), apart=True)
         self.operations.append(LocatedOp(operation, node))
@@ -272,7 +272,7 @@ class ImageTrace:
         if not is_stored or holder(axes, self.channel) != 1 or len(axes[1]) > 1:
             self._mix(node)
             return
-        scale, shift = values.normalizing(node, [self._load(w).astype("float64").reshape(-1) for w in stored])
+        scale, shift = values.normalizing(node, [self.model.load(w).astype("float64").reshape(-1) for w in stored])
         operation = PreprocessingOp(node.label, node.op, scale, shift, tuple((w.name, 0) for w in stored))
         self.operations.append(LocatedOp(operation, node))
         self._give(node, values.after_constants(flow, operation))

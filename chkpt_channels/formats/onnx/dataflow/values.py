@@ -15,8 +15,7 @@ from chkpt_channels.core.tensors import PreprocessingOp, TensorEdit
 from chkpt_channels.formats.onnx.dataflow.axes import Axes
 from chkpt_channels.formats.onnx.dataflow.kernel_source import KernelSource
 from chkpt_channels.formats.onnx.dataflow.operators import ROUNDING
-from chkpt_channels.formats.onnx.dataflow.shape_values import Load
-from chkpt_channels.formats.onnx.model import Weight
+from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
 
 if TYPE_CHECKING:
@@ -177,18 +176,18 @@ def joined(flows: Sequence[Flow], node: Node) -> Flow | None:
     return after_pixels(flow, node) if node.op in ("Add", "Sub") else after_nonlinear(flow, node)
 
 
-def count_edits(counts: Sequence[Count], channels: int, load: Load) -> dict[str, TensorEdit]:
+def count_edits(counts: Sequence[Count], channels: int, model: OnnxModel) -> dict[str, TensorEdit]:
     """The stored shapes that hold the number of channels."""
     by_weight: dict[str, list[Count]] = {}
     for count in counts:
         by_weight.setdefault(count.weight.name, []).append(count)
     return {
-        name: TensorEdit(group[0].weight.shape, partial(_recounted, group, channels, load)) for name, group in by_weight.items()
+        name: TensorEdit(group[0].weight.shape, partial(_recounted, group, channels, model)) for name, group in by_weight.items()
     }
 
 
-def _recounted(counts: Sequence[Count], channels: int, load: Load) -> NDArray[Any]:
-    values = load(counts[0].weight).copy()
+def _recounted(counts: Sequence[Count], channels: int, model: OnnxModel) -> NDArray[Any]:
+    values = model.load(counts[0].weight).copy()
     for count in counts:
         values.reshape(-1)[count.at] = count.each * channels
     return values

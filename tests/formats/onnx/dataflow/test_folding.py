@@ -21,7 +21,7 @@ def folded(
 ) -> tuple[Adapter, ImageTrace]:
     checkpoint = opened(source, model(nodes, {**WEIGHTS, **weights}, shape))
     users = [reached for reached in checkpoint.graph.paths[0].reached if reached.kernel and reached.kernel.name == name]
-    return fold(checkpoint.model, users, checkpoint.location.at(name), checkpoint.load_weight)
+    return fold(checkpoint.model, users, checkpoint.location.at(name))
 
 
 def test_what_goes_with_it(source: Open):

@@ -20,7 +20,7 @@ FLAT = [node("Flatten", ["image"], ["x"]), node("MatMul", ["x", "kernel"], ["out
 def images(source: Open, made: ModelProto, named: Sequence[str] = ()) -> list[tuple[str, int]]:
     """Each image, and its axis of the channels."""
     checkpoint = opened(source, made)
-    return [(path.image.name, path.channel) for path in images_of(checkpoint.model, checkpoint.load_weight, named).traces]
+    return [(path.image.name, path.channel) for path in images_of(checkpoint.model, named).traces]
 
 
 SHAPES: dict[str, tuple[list[NodeProto], tuple[int, ...], Dims, int | None]] = {
@@ -101,7 +101,7 @@ def test_channels_that_are_not_where_a_kernel_takes_them_are_still_an_image(sour
     """Gathered ones: nothing is edited there, but one channel can be stacked."""
     nodes = [node("Gather", ["image", "order"], ["x"], axis=1), node("Conv", ["x", "kernel"], ["out"])]
     checkpoint = opened(source, model(nodes, {"order": ints(2, 1, 0), "kernel": noise(5, 3, 3, 3)}))
-    (path,) = images_of(checkpoint.model, checkpoint.load_weight).traces
+    (path,) = images_of(checkpoint.model).traces
     assert (path.channel, [reached.layout for reached in path.reached]) == (1, [None])
 
 

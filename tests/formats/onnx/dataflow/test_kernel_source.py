@@ -49,7 +49,7 @@ CONVERSIONS: tuple[tuple[Any, str], ...] = ((4, "zero"), ("gray", "sum"), ("gray
 def test_the_layout_of_what_is_stored(name: str, source: Open):
     nodes, weights, expected = MADE[name]
     loaded = opened(source, model([*nodes, *LAST], weights))
-    found = kernel_source(loaded.model, "x", loaded.load_weight)
+    found = kernel_source(loaded.model, "x")
     assert found
     assert (found.weight.name, found.weight.shape) == ("k" if nodes else "x", (5, 3, 2, 2))
     assert found.layout(Layout("OIHW")) == (expected and Layout(expected))
@@ -134,4 +134,4 @@ UNKNOWN: dict[str, list[NodeProto]] = {
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_is_not_followed(name: str, source: Open):
     loaded = opened(source, model([*UNKNOWN[name], *LAST], {"k": KERNEL, "five": ints(5, 5)}))
-    assert kernel_source(loaded.model, "x", loaded.load_weight) is None
+    assert kernel_source(loaded.model, "x") is None

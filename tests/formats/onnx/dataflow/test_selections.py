@@ -57,7 +57,7 @@ def test_the_axes_are_those_that_onnx_infers(name: str, source: Open):
     (nodes, weights), sources = ROWS[name]
     made = model(nodes, weights, SHAPE, opset=18)
     checkpoint = opened(source, made)
-    path = ImageTrace(checkpoint.model, checkpoint.model.inputs[0], None, checkpoint.load_weight)
+    path = ImageTrace(checkpoint.model, checkpoint.model.inputs[0], None)
     axes = path.values["out"].axes
     assert axes is not None
     assert tuple(map(axis_source, axes)) == sources
@@ -78,7 +78,7 @@ NOT_FOLLOWED: Mapping[str, tuple[list[NodeProto], Weights]] = {
 def test_what_is_not_known_is_lost(name: str, source: Open):
     nodes, weights = NOT_FOLLOWED[name]
     checkpoint = opened(source, model(nodes, weights, SHAPE, inputs={"fed": [2]}))
-    path = ImageTrace(checkpoint.model, checkpoint.model.inputs[0], None, checkpoint.load_weight)
+    path = ImageTrace(checkpoint.model, checkpoint.model.inputs[0], None)
     assert path.values["out"].axes is None
     assert [lost.op for lost in path.lost] == [nodes[-1].op_type]
 

@@ -132,7 +132,7 @@ def test_a_list_may_be_as_long_as_the_limit(source: Open):
 )
 def test_stored_numbers_are_whole_and_few(stored: np.ndarray, read: list[int] | None, source: Open):
     checkpoint = opened(source, model([node("Reshape", ["image", "n"], ["out"])], {"n": stored}))
-    numbers, (reader,) = Numbers(checkpoint.model, 1, 3, checkpoint.load_weight), checkpoint.model.nodes
+    numbers, (reader,) = Numbers(checkpoint.model, 1, 3), checkpoint.model.nodes
     found = numbers.of(reader, 1)
     assert (found and [n.now for n in found]) == read
     for at, number in enumerate(found or ()):
@@ -143,7 +143,7 @@ def test_stored_numbers_are_whole_and_few(stored: np.ndarray, read: list[int] | 
 def test_numbers_that_are_left_out_are_those_of_the_attribute(source: Open):
     nodes = [node("Unsqueeze", ["image"], ["x"], axes=[2]), node("Unsqueeze", ["x", "fed"], ["out"])]
     checkpoint = opened(source, model(nodes, inputs={"fed": [1]}))
-    numbers = Numbers(checkpoint.model, 1, 3, checkpoint.load_weight)
+    numbers = Numbers(checkpoint.model, 1, 3)
     first, second = checkpoint.model.nodes
     assert numbers.plain(first, 1, "axes") == [2]
     assert numbers.plain(second, 1, "axes") is None
@@ -152,7 +152,7 @@ def test_numbers_that_are_left_out_are_those_of_the_attribute(source: Open):
 def test_a_number_of_channels_is_no_plain_number(source: Open):
     nodes = [SHAPE, node("Slice", ["image", "s", "s"], ["out"])]
     checkpoint = opened(source, model(nodes))
-    numbers = Numbers(checkpoint.model, 1, 3, checkpoint.load_weight)
+    numbers = Numbers(checkpoint.model, 1, 3)
     numbers.shape_of(checkpoint.model.nodes[0], image_axes([1, 3, SIZE, SIZE]))
     assert numbers.of(checkpoint.model.nodes[1], 1) == [Number(1, 1), Number(3, 4), Number(SIZE, SIZE), Number(SIZE, SIZE)]
     assert numbers.plain(checkpoint.model.nodes[1], 1, "starts") is None
@@ -184,7 +184,7 @@ def test_a_computed_list_that_others_read_too_is_not_edited(source: Open):
 )
 def test_scales_are_read_where_the_version_has_them(made: NodeProto, opset: int, scales: list[float], source: Open):
     checkpoint = opened(source, model([made], {"k": floats(1, 1, 2, 2)}, inputs={"fed": [4]}, opset=opset))
-    numbers = Numbers(checkpoint.model, 1, 3, checkpoint.load_weight)
+    numbers = Numbers(checkpoint.model, 1, 3)
     assert numbers.scales(checkpoint.model.nodes[0]) == scales
 
 
