@@ -19,7 +19,7 @@ from chkpt_channels.formats.onnx import external_data, front, metadata, schema
 from chkpt_channels.formats.onnx.dataflow.axes import counted, holder
 from chkpt_channels.formats.onnx.dataflow.operators import CONVOLUTIONS
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
-from chkpt_channels.formats.onnx.model import Info, OnnxModel, Weight, is_packed
+from chkpt_channels.formats.onnx.model import OnnxModel, Weight, is_packed
 from chkpt_channels.formats.onnx.nodes import Node
 from chkpt_channels.formats.onnx.quantization import output_scale
 from chkpt_channels.storage.splice import Splice
@@ -86,15 +86,15 @@ class OnnxEdits:
             is_kept = (method in IN_FRONT and not is_image) or (method == "broadcast" and flow.wide)
             if flow.axes is None or axis is None or is_kept:
                 continue
-            for info in self._model.infos(name):
-                self._set_dim(info, axis, counted(flow.axes[axis], path.channel, self._edits.channels))
+            self._set_dims(name, {axis: counted(flow.axes[axis], path.channel, self._edits.channels)})
 
-    def _set_dim(self, info: Info, axis: int, channels: int) -> None:
-        if info.shape is None or axis >= len(info.dims) or info.dims[axis] is None or info.name in self._stale:
-            return
-        dim = info.shape.messages(schema.SHAPE_DIMS)[axis]
-        if info.dims[axis] != channels:
-            self._wire.replace_last(dim, schema.DIM_VALUE, number_field(schema.DIM_VALUE, channels))
+    def _set_dims(self, name: str, sizes: Mapping[int, int]) -> None:
+        """Declare new sizes of a value's axes, where it is declared with numbers."""
+        for info in self._model.infos(name):
+            dims = info.shape.messages(schema.SHAPE_DIMS) if info.shape and info.name not in self._stale else []
+            for axis, channels in sizes.items():
+                if axis < len(dims) and info.dims[axis] not in (None, channels):
+                    self._wire.replace_last(dims[axis], schema.DIM_VALUE, number_field(schema.DIM_VALUE, channels))
 
     def _put_in_front(self, path: ImageTrace) -> None:
         """Insert nodes before the first one; every reader of the image reads what they make."""
@@ -156,12 +156,10 @@ class OnnxEdits:
             self._redeclare(maker.node.outputs[0], {axis: each * self._edits.channels})
 
     def _redeclare(self, value: str, sizes: Mapping[int, int]) -> None:
-        """Declare new sizes of a value's axes."""
+        """The same for a value that the graph must not give out."""
         if value in self._model.outputs:
             raise self._location.at(value).unsupported("changes shape, and is an output of the graph too")
-        for info in self._model.infos(value):
-            for axis, channels in sizes.items():
-                self._set_dim(info, axis, channels)
+        self._set_dims(value, sizes)
 
     def _readers(self, name: str) -> list[tuple[Node, int]]:
         """The readers of a stored tensor, through Identity too; a node that is taken out is none."""

@@ -50,9 +50,6 @@ def _unique(call: Node) -> str:
     return next(filter(None, call.outputs), call.label)
 
 
-Functions = Mapping[tuple[str, str], Function]
-
-
 def functions(root: Message) -> dict[tuple[str, str], Function]:
     """A model's own functions by domain and name."""
     return {
@@ -70,7 +67,7 @@ class Expansion:
     """The nodes of a graph, each after what it reads and after those of its subgraphs; calls of `functions` are replaced by the
     nodes of these. `subgraphs` are the bodies and branches of each node that has any (If, Loop, Scan)."""
 
-    def __init__(self, nodes: Sequence[Node], functions: Functions) -> None:
+    def __init__(self, nodes: Sequence[Node], functions: Mapping[tuple[str, str], Function]) -> None:
         self._functions, self.subgraphs = functions, dict[Node, list[Subgraph]]()
         self._count = 0
         self.nodes = _in_order(list(self._flat(nodes, {}, 0)), self.subgraphs)

@@ -22,6 +22,7 @@ from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import ChannelMap, TensorEdit, Window
 from chkpt_channels.formats.onnx import schema
 from chkpt_channels.formats.onnx.dataflow.axes import holder
+from chkpt_channels.formats.onnx.dataflow.operators import SHAPES
 from chkpt_channels.formats.onnx.dataflow.trace import ImageTrace
 from chkpt_channels.formats.onnx.model import Info, OnnxModel, type_of
 
@@ -32,14 +33,11 @@ NUMBERS = {name: number for number, name in schema.DTYPES.items()}
 """Element type → its number in onnx.proto."""
 FLOATS = frozenset(("F16", "F32", "BF16"))
 """What onnxruntime's Conv takes: doubles are missing from it."""
-MOVES = frozenset(
-    (
-        *("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "GatherND"),
-        *("Split", "Concat", "Expand", "Tile", "SpaceToDepth", "DepthToSpace"),
-    )
+MOVES = (
+    *("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Gather", "GatherND"),
+    *("Split", "Concat", "Expand", "Tile", "SpaceToDepth", "DepthToSpace"),
 )
 """What moves numbers of any type as they are."""
-COUNTS = frozenset(("Shape", "Size"))
 RANKS = range(3, 6)
 """Of images that a Conv takes: batch, channels, and one to three axes of pixels."""
 _INT, _INTS = 2, 7
@@ -119,7 +117,7 @@ def _float_type(model: OnnxModel, image: Info) -> tuple[str, list[str]]:
         return own, []
     integers, kinds = [image.name], set[str]()
     for node in model.computed.nodes:
-        if not any(name in integers for name in node.inputs) or (node.op in COUNTS and not node.domain):
+        if not any(name in integers for name in node.inputs) or (node.op in SHAPES and not node.domain):
             continue
         data = node.inputs if node.op == "Concat" else node.inputs[:1]
         if node.domain or node.op not in (*MOVES, "Cast") or not all(name in integers for name in data):
@@ -199,9 +197,7 @@ def _node(op: str, inputs: Sequence[str], output: str, attribute: str, value: in
 
 def _attribute(name: str, value: int | Sequence[int]) -> bytes:
     """An attribute as a field of its node."""
-    kind, number, listed = (
-        (_INT, schema.ATTRIBUTE_I, (value,)) if isinstance(value, int) else (_INTS, schema.ATTRIBUTE_INTS, value)
-    )
-    numbers = b"".join(number_field(number, each) for each in listed)
+    number, kind = (schema.ATTRIBUTE_I, _INT) if isinstance(value, int) else (schema.ATTRIBUTE_INTS, _INTS)
+    numbers = b"".join(number_field(number, each) for each in ([value] if isinstance(value, int) else value))
     text = bytes_field(schema.ATTRIBUTE_NAME, name.encode())
     return bytes_field(schema.NODE_ATTRIBUTES, text + numbers + number_field(schema.ATTRIBUTE_TYPE, kind))

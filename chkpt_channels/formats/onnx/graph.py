@@ -174,11 +174,11 @@ class OnnxGraph(ModelGraph):
         return {path.image.name: (path.channel, places) for path in paths} if all(alone) and is_read_alone else {}
 
     def gathered(self, image: str) -> tuple[int, tuple[int, ...]] | None:
-        readers = self.model.consumers.get(image, ())
-        if len(readers) != 1 or (readers[0][0].op, readers[0][0].domain, readers[0][1]) != ("Gather", "", 0):
+        index, node = self.model.only_reader(image)
+        if node is None or (node.op, node.domain, index) != ("Gather", "", 0):
             return None
-        order = self.model.stored(readers[0][0].given(1))
-        return (readers[0][0].integer("axis", 0), tuple(map(int, self.model.load(order).reshape(-1)))) if order else None
+        order = self.model.stored(node.given(1))
+        return (node.integer("axis", 0), tuple(map(int, self.model.load(order).reshape(-1)))) if order else None
 
     def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
         paths = self._toward(first_convs)

@@ -233,9 +233,8 @@ def _weight(message: Message, name: str, location: Location, node: Node | None =
     if (place := message.number(schema.TENSOR_LOCATION)) not in (0, 1) or len(message.fields.get(schema.TENSOR_LOCATION, ())) > 1:
         raise location.at(name).damaged(f"its data_location is {place}, or occurs twice", at=message.start)
     if any(n < 0 for n in shape) or prod(shape) >= 1 << 60:
-        raise location.at(name).damaged(
-            f"dims {list(shape)} must be non-negative and of fewer than 2^60 elements", at=message.start
-        )
+        what = f"dims {list(shape)} must be non-negative and of fewer than 2^60 elements"
+        raise location.at(name).damaged(what, at=message.start)
     return Weight(name, message, BY_NAME[schema.DTYPES[kind]], shape, node)
 
 

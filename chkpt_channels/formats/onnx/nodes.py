@@ -115,9 +115,8 @@ def subgraph(graph: Message, label: str, scope: dict[str, str]) -> Subgraph:
     """The nodes of a node's own graph, and the names that it takes from the graphs around it, renamed by `scope`."""
     nodes = nodes_of(graph)
     stored = [message.text(schema.TENSOR_NAME) for message in graph.messages(schema.GRAPH_INITIALIZERS)]
-    own = {name for node in nodes for name in node.outputs if name}.union(
-        stored, (message.text(schema.INFO_NAME) for message in graph.messages(schema.GRAPH_INPUTS))
-    )
+    inputs = [message.text(schema.INFO_NAME) for message in graph.messages(schema.GRAPH_INPUTS)]
+    own = {*stored, *inputs, *(name for node in nodes for name in node.outputs if name)}
     names = scope | {name: f"{label}/{name}" for name in own}
     outputs = (message.text(schema.INFO_NAME) for message in graph.messages(schema.GRAPH_OUTPUTS))
     given = tuple(names.get(name, name) for name in outputs)

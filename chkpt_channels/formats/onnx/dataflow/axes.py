@@ -110,9 +110,18 @@ def source(axis: Axis) -> int:
 
 
 def reshaped(axes: Axes, shape: Sequence[int], channel: int) -> Axes | None:
-    """The axes after a Reshape to `shape`; None where it cuts the channels or where the sizes do not match.
+    """The axes after a Reshape to `shape`, where -1 is what is left; None where it cuts the channels or where the sizes do not
+    match."""
+    total, others = prod(size(axis) for axis in axes), prod(n for n in shape if n != -1)
+    filled = [] if -1 in shape and total % others else [total // others if n == -1 else n for n in shape]
+    new = _dealt(axes, filled, channel) if filled else None
+    if new is None or (-1 in shape and _is_guess(axes, new[shape.index(-1)])):
+        return _aligned(axes, shape)
+    return new
 
-    Leading axes of the same size stay; from the first other one on, the pieces are dealt out again in C order."""
+
+def _dealt(axes: Axes, shape: Sequence[int], channel: int) -> Axes | None:
+    """Leading axes of the same size stay; from the first other one on, the pieces are dealt out again in C order."""
     whole = 0
     while whole < min(len(axes), len(shape)) and size(axes[whole]) == shape[whole]:
         whole += 1
@@ -132,7 +141,7 @@ def reshaped(axes: Axes, shape: Sequence[int], channel: int) -> Axes | None:
     return None if pieces else tuple(new)
 
 
-def aligned(axes: Axes, shape: Sequence[int]) -> Axes | None:
+def _aligned(axes: Axes, shape: Sequence[int]) -> Axes | None:
     """The axes after a Reshape to `shape` that leaves leading and trailing axes and makes one of those between (its -1): a size
     that the file leaves open is then what the shape says. None where it is another Reshape."""
     left = shape.index(-1) if -1 in shape else len(shape)
@@ -154,7 +163,7 @@ def is_open(axis: Axis) -> bool:
     return len(axis) == 1 and axis[0].step == WHOLE and axis[0].size >= OPEN
 
 
-def is_guess(before: Axes, rest: Axis) -> bool:
+def _is_guess(before: Axes, rest: Axis) -> bool:
     """Whether the axis that takes the rest of a Reshape cuts a size that the file leaves open, and has taken others: what follows
     need not be of the axes that it seems to be of."""
     whole = {piece for axis in before for piece in axis}

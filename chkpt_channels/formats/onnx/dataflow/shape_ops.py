@@ -7,22 +7,9 @@ Source: onnx/docs/Operators.md, Changelog.md (attributes that became inputs).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
 
 from chkpt_channels.core.records import NamedTuple
-from chkpt_channels.formats.onnx.dataflow.axes import (
-    NOWHERE,
-    OPEN,
-    Axes,
-    aligned,
-    holder,
-    is_guess,
-    is_open,
-    reshaped,
-    resized,
-    size,
-    unsized,
-)
+from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, OPEN, Axes, holder, is_open, reshaped, resized, size, unsized
 from chkpt_channels.formats.onnx.dataflow.shape_values import Number, Numbers
 from chkpt_channels.formats.onnx.nodes import Node
 
@@ -50,19 +37,8 @@ def _reshape(node: Node, axes: Axes, numbers: Numbers) -> ReshapedAxes | None:
     shape = [n or size(axes[k]) for k, n in enumerate(now)]  # 0 is as before
     if any(n < 1 and n != -1 for n in shape) or shape.count(-1) > 1:
         return None
-    filled = _filled(axes, shape)
-    new = reshaped(axes, filled, numbers.channel) if filled else None
-    if new is None or (-1 in shape and is_guess(axes, new[shape.index(-1)])):
-        new = aligned(axes, shape)
+    new = reshaped(axes, shape, numbers.channel)
     return _counting(axes, new, target, numbers) if new else None
-
-
-def _filled(axes: Axes, shape: Sequence[int]) -> list[int] | None:
-    """The shape with -1, which is what is left."""
-    total, others = prod(size(axis) for axis in axes), prod(n for n in shape if n != -1)
-    if -1 not in shape:
-        return list(shape)
-    return [total // others if n == -1 else n for n in shape] if total % others == 0 else None
 
 
 def _counting(before: Axes, axes: Axes, target: Sequence[Number], numbers: Numbers) -> ReshapedAxes | None:

@@ -9,11 +9,10 @@ Source: onnx/docs/Operators.md (Shape, Gather, Concat, Slice, Reshape).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from math import prod
 
 from chkpt_channels.core.records import NamedTuple
-from chkpt_channels.formats.onnx.dataflow.axes import NOWHERE, Axes, Axis, counted, size
+from chkpt_channels.formats.onnx.dataflow.axes import Axes, Axis, counted, size
 from chkpt_channels.formats.onnx.model import OnnxModel, Weight
 from chkpt_channels.formats.onnx.nodes import Node
 from chkpt_channels.formats.onnx.schema import ATTRIBUTE_FLOATS
@@ -46,15 +45,9 @@ class Number(NamedTuple):
 class Numbers:
     """The known numbers by name, filled in the order of the graph."""
 
-    def __init__(self, model: OnnxModel, channel: int, count: int) -> None:
+    def __init__(self, model: OnnxModel, channel: int, count: int, known: dict[str, list[Number]] | None = None) -> None:
         self._model, self.channel, self.count = model, channel, count
-        self.known: dict[str, list[Number]] = {}
-
-    def without_channels(self) -> Numbers:
-        """The same numbers, for a value whose channels are no longer the image's: its sizes do not follow them."""
-        other = copy(self)
-        other.channel = NOWHERE
-        return other
+        self.known: dict[str, list[Number]] = {} if known is None else known
 
     def then(self, axis: Axis) -> int:
         """The steps of an axis with one channel more."""

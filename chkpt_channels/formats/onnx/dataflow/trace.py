@@ -48,7 +48,7 @@ class ImageTrace:
         self.broadcasts = True
         channels = size(tuple(piece for axis in axes for piece in axis if piece.of == self.channel))
         self._numbers = Numbers(model, self.channel, channels)
-        self._sizes = self._numbers.without_channels()
+        self._sizes = Numbers(model, NOWHERE, channels, self._numbers.known)  # of values whose channels are not the image's own
         self._calls: set[str] = set()
         for node in model.computed.behind(image.name, lambda name: name in self.values or name in self._numbers.known):
             model.step(node, len(node.inputs))
@@ -126,12 +126,11 @@ class ImageTrace:
         """A node with subgraphs, which may capture the image. Their own inputs (Loop, Scan) are not followed."""
         subs = self.model.computed.subgraphs[node]
         inner = [[self.values.get(name) for name in sub.outputs] for sub in subs]
-        captured = any(name in self.values or name in self._numbers.known for name in node.inputs)
-        if not captured and not any(flow for flows in inner for flow in flows):
-            return
-        flows = [flow for flows in inner for flow in flows if flow]
+        flows = [flow for outputs in inner for flow in outputs if flow]
         flows += [self.values[name] for name in node.inputs if name in self.values]
-        branches = [flows[0].axes if len(flows) == 1 and flows[0] else None for flows in inner] if node.op == "If" else []
+        if not flows and self._numbers.known.keys().isdisjoint(node.inputs):
+            return
+        branches = [each[0].axes if len(each) == 1 and each[0] else None for each in inner] if node.op == "If" else []
         self._spread(node, flows or [Flow(None)], merged(branches))
 
     def _count(self, node: Node) -> None:
@@ -178,7 +177,7 @@ class ImageTrace:
     def _reach(self, node: Node, flow: Flow, index: int) -> None:
         source, axes = kernel_source(self.model, node.given(index)), flow.own or ()
         is_followed = source and holder(axes, self.channel) == 1 and len(axes) == len(source.weight.shape)
-        self._arrive(node, source, flow, axes[1] if is_followed else (), axes[2:])
+        self._arrive(node, source, flow, axes[1] if is_followed else ())
 
     def _product(self, node: Node) -> None:
         """A matrix product over folded patches; over plain pixels it mixes the channels itself."""
@@ -188,15 +187,14 @@ class ImageTrace:
         is_followed = index == 0 and axes and holder(axes, self.channel) == len(axes) - 1
         self._arrive(node, source, flow, axes[-1] if is_followed else ())
 
-    def _arrive(
-        self, node: Node, source: KernelSource | None, flow: Flow, axis: tuple[Piece, ...] = (), spatial: Axes = ()
-    ) -> None:
+    def _arrive(self, node: Node, source: KernelSource | None, flow: Flow, axis: tuple[Piece, ...] = ()) -> None:
         """Remember a convolution or product; one that does not take the image's channels as they are, in `axis`, without a
         layout."""
         self.model.step(node, 25)  # its source, its padding, what is declared of it
         self.broadcasts &= flow.wide
         layout, channels = self._taken(node, source.weight, axis) if source and axis else (None, 0)
-        reached = ReachedConv(node, source, layout, channels, flow.operations, tuple(map(size, spatial)), flow.padded, flow.axes)
+        sizes = tuple(map(size, (flow.own or ())[2:]))
+        reached = ReachedConv(node, source, layout, channels, flow.operations, sizes, flow.padded, flow.axes)
         is_inexact = any(any(op.shift or ()) for op in flow.operations) and not reached.keeps_constants
         is_grouped = node.integer("group", 1) > 1 and reached.stored != layout
         if channels and reached.stored and source and layout and not (is_inexact or is_grouped):

@@ -178,12 +178,10 @@ def joined(flows: Sequence[Flow], node: Node) -> Flow | None:
 
 def count_edits(counts: Sequence[Count], channels: int, model: OnnxModel) -> dict[str, TensorEdit]:
     """The stored shapes that hold the number of channels."""
-    by_weight: dict[str, list[Count]] = {}
+    by_name: dict[str, list[Count]] = {}
     for count in counts:
-        by_weight.setdefault(count.weight.name, []).append(count)
-    return {
-        name: TensorEdit(group[0].weight.shape, partial(_recounted, group, channels, model)) for name, group in by_weight.items()
-    }
+        by_name.setdefault(count.weight.name, []).append(count)
+    return {name: TensorEdit(each[0].weight.shape, partial(_recounted, each, channels, model)) for name, each in by_name.items()}
 
 
 def _recounted(counts: Sequence[Count], channels: int, model: OnnxModel) -> NDArray[Any]:

@@ -55,7 +55,8 @@ def test_sizes_that_do_not_come_out_are_not_followed():
 def test_an_open_size_is_no_number_of_a_graph():
     axes = image_axes([None, 3, None, 8])
     assert [size(axis) for axis in axes] == [opened(0), 3, opened(2), 8]
-    assert reshaped(axes, [1, 3, 8, 8], CHANNEL) is None
+    assert reshaped(axes, [1, 3, 4, 2, 8], CHANNEL) is None
+    assert reshaped(axes, [1, 3, 8, 8], CHANNEL) == image_axes([1, 3, 8, 8])
     assert reshaped(axes, [opened(0), 3, opened(2) // 4, 4, 8], CHANNEL) is not None
 
 
