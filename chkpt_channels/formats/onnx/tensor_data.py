@@ -18,8 +18,11 @@ from chkpt_channels.storage.source import CHUNK_BYTES
 
 _WIRES = {schema.TENSOR_RAW: BYTES, schema.TENSOR_FLOATS: FIXED32, schema.TENSOR_DOUBLES: FIXED64}
 """The wire types of elements that are no varints; of all but raw ones many may be packed as bytes."""
-_REALS = {"F32": schema.TENSOR_FLOATS, "C64": schema.TENSOR_FLOATS, "F64": schema.TENSOR_DOUBLES, "C128": schema.TENSOR_DOUBLES}
-"""The field of each type whose numbers are stored as such; all others are in fields of integers."""
+_FIELDS = {
+    **{"F32": schema.TENSOR_FLOATS, "C64": schema.TENSOR_FLOATS, "F64": schema.TENSOR_DOUBLES, "C128": schema.TENSOR_DOUBLES},
+    **{"I64": schema.TENSOR_INT64S, "U32": schema.TENSOR_UINT64S, "U64": schema.TENSOR_UINT64S},
+}
+"""The field of each type whose elements are not in int32_data, as those of all others are, the 16- and 8-bit floats as bits."""
 CONTINUED = bytes(range(128, 256))
 """The bytes of a varint but its last."""
 
@@ -52,14 +55,14 @@ def payload(weight: Weight, location: Location, folder: Path) -> Payload | None:
         if (have := raw[-1].stop - raw[-1].value) != weight.size:
             raise location.damaged(f"holds {have} bytes, its shape needs {weight.size}", at=raw[-1].value)
         return Payload(raw[-1].value, raw[-1].stop)
-    own = _REALS.get(weight.dtype.name)
-    strange = [f for f in fields if f.stop > f.value and (f.number != own if own else f.number in _REALS.values())]
-    if strange:
+    own = _FIELDS.get(weight.dtype.name, schema.TENSOR_INT32S)
+    is_real = own in _WIRES
+    if strange := [f for f in fields if f.stop > f.value and f.number != own]:
         raise location.damaged(f"holds {weight.dtype.name} elements in a field of another type", at=strange[0].start)
-    if own and fields and (have := sum(f.stop - f.value for f in fields)) != weight.size:
+    if is_real and fields and (have := sum(f.stop - f.value for f in fields)) != weight.size:
         raise location.damaged(f"holds {have} bytes, its shape needs {weight.size}", at=fields[0].start)
     needed = prod(weight.shape) if weight.dtype.bits >= 8 else weight.size  # narrow ones share an integer
-    if not own and fields and (have := sum(_count(weight.message, f) for f in fields)) != needed:
+    if not is_real and fields and (have := sum(_count(weight.message, f) for f in fields)) != needed:
         raise location.damaged(f"holds {have} elements, its shape needs {needed}", at=fields[0].start)
     if not fields and weight.size:
         raise location.damaged("has no elements", at=weight.message.start)
@@ -97,20 +100,13 @@ _UNSIGNED = {8: "B", 16: "H", 32: "I", 64: "Q"}
 
 
 def typed_elements(weight: Weight) -> bytes:
-    """The elements of a weight stored as typed numbers, as raw little-endian bytes.
-
-    float_data holds F32 and C64; int32_data holds all types of up to 32 bits but F32, the 16- and 8-bit floats as bits.
-    """
-    message = weight.message
-    for number in (schema.TENSOR_FLOATS, schema.TENSOR_DOUBLES):
-        if message.fields.get(number):
-            return b"".join(message.raw(f) for f in message.fields[number])
-    for number in (schema.TENSOR_INT32S, schema.TENSOR_INT64S, schema.TENSOR_UINT64S):
-        if message.fields.get(number):
-            bits = max(8, weight.dtype.bits)
-            values = [value & (1 << bits) - 1 for value in message.numbers(number)]
-            return struct.pack(f"<{len(values)}{_UNSIGNED[bits]}", *values)
-    return b""
+    """The elements of a weight stored as typed numbers, as raw little-endian bytes."""
+    own, message = _FIELDS.get(weight.dtype.name, schema.TENSOR_INT32S), weight.message
+    if own in _WIRES:
+        return b"".join(message.raw(f) for f in message.fields.get(own, ()))
+    bits = max(8, weight.dtype.bits)
+    values = [value & (1 << bits) - 1 for value in message.numbers(own)]
+    return struct.pack(f"<{len(values)}{_UNSIGNED[bits]}", *values)
 
 
 _INNER = {

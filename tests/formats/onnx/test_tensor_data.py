@@ -99,6 +99,14 @@ REFUSED: dict[str, tuple[TensorProto, str]] = {
         tensor(data_type=TensorProto.INT64, float_data=[1, 2, 3]),
         "holds I64 elements in a field of another type",
     ),
+    "halves in two fields": (
+        tensor(data_type=TensorProto.FLOAT16, int32_data=[1, 2], int64_data=[3]),
+        "holds F16 elements in a field of another type",
+    ),
+    "long integers in a short field": (
+        tensor(data_type=TensorProto.INT64, int32_data=[1, 2, 3]),
+        "holds I64 elements in a field of another type",
+    ),
     "too few halves": (tensor(data_type=TensorProto.FLOAT16, int32_data=[1, 2]), "holds 2 elements, its shape needs 3"),
     "too few complex": (tensor(data_type=TensorProto.COMPLEX64, float_data=[1, 2, 3]), "holds 12 bytes, its shape needs 24"),
     "raw and typed": (tensor(raw_data=bytes(12), float_data=[1, 2, 3]), "holds both raw and typed elements"),
