@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
 from chkpt_channels.containers.hdf5.editor import Datasets, NewDataset, Texts
@@ -13,7 +13,7 @@ from chkpt_channels.containers.json import reader as json_reader
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import DamagedError
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import Edits, Notice, Tensor
+from chkpt_channels.core.tensors import Edits, Notice, OptimizerEntry, Tensor
 from chkpt_channels.formats.base import Checkpoint, Format, Joined, Loading, TensorStore
 from chkpt_channels.formats.keras import optimizer, weights_only
 from chkpt_channels.formats.keras import weights as keras_weights
@@ -36,11 +36,13 @@ class KerasCheckpoint(Checkpoint):
     like_hint = '--like LIKE.weights.h5, made by net(channels=1).save_weights("LIKE.weights.h5")'
     document: str
     """The name of the configuration; declarations begin with it."""
+    load_arguments = ""
+    """What load_model takes beside the file."""
 
     def __init__(self, source: Source, form: Format) -> None:
         super().__init__(source, form)
         self.file: Hdf5
-        self.weights: Weights | None = None
+        self.weights: Weights
         self.model: KerasModel | None = None
         self.is_theano = False
         self._text = ""
@@ -62,13 +64,13 @@ class KerasCheckpoint(Checkpoint):
     def _config_error(self, error: Exception) -> DamagedError:
         return self.location.at(self.document).damaged(f"is not a Keras model configuration: {error}")
 
-    def index(self, weights: Weights | None, order: Sequence[str], prefix: str = "") -> None:
-        """Name every dataset, those of `order` first; names of those below `prefix` omit it."""
+    def index(self, weights: Weights) -> None:
+        """Name every dataset, those of the model first; names of those below the group of all weights omit it."""
         self.weights = weights
-        layouts = self._layouts() if self.model else {}
-        for path in dict.fromkeys([*order, *self.file.datasets]):
+        layouts = self._layouts()
+        for path in dict.fromkeys([*weights.order, *self.file.datasets]):
             dataset = self.file.datasets[path]
-            name = path.removeprefix(f"{prefix}/") if prefix else path
+            name = path.removeprefix(weights.prefix)
             name = name if name not in self._paths else f"/{path}"  # the same path at the root and below the prefix
             group = path.partition("/")[0]
             self._paths[name] = path
@@ -96,50 +98,33 @@ class KerasCheckpoint(Checkpoint):
             return
         group = next(iter(slots.values())).group
         if group == "optimizer":
-            if self.model and self.weights:
-                order = [self._names[path] for path in self.weights.trained(self.model)]
-            else:
-                order = weights_only.trained(weights)
-            owners = _owners_by_number(slots, {name: weights[name] for name in order})
-        else:
-            keys = {tensor.key: name for name, tensor in slots.items()}
-            named = optimizer.by_name(keys, optimizer.own_names(weights))
-            owners = {keys[k]: owner for k, owner in named.items() if slots[keys[k]].shape == weights[owner]}
-            if not owners:
-                owners = optimizer.by_order({name: tensor.shape for name, tensor in slots.items()}, weights)
+            trained = [self._names[path] for path in self.weights.trained(self.model)] if self.model else None
+            self.optimizer_entries = _entries_by_number(self.tensors, trained)
+            return
+        keys = {tensor.key: name for name, tensor in slots.items()}
+        named = optimizer.by_name(keys, optimizer.own_names(weights))
+        owners = {keys[k]: owner for k, owner in named.items() if slots[keys[k]].shape == weights[owner]}
+        owners = owners or optimizer.by_order({name: tensor.shape for name, tensor in slots.items()}, weights)
         self.optimizer_entries = optimizer.entries(group, owners, slots)
 
-    def whole(self, path: str, arguments: str = "") -> Loading:
-        """How Keras loads a model that is in the file with its configuration."""
-        remark = self._ending_remark(path)
-        if any(warning.code == "lambda" for warning in self.warnings):
-            remark = remark or "Keras wants safe_mode=False for its Lambda layers, and runs the code in them then"
-        statement = "" if self._ending_remark(path) else f"model = keras.models.load_model({path!r}{arguments})"
-        return Loading(("import keras",) if statement else (), statement, remark=remark)
-
-    def weights_for_model(self, path: str) -> Loading:
-        """How Keras loads weights into a model that is built before."""
-        remark = self._ending_remark(path)
-        statement = "" if remark else f"model.load_weights({path!r})"
-        return Loading((), statement, needs_model=bool(statement), model="the network of these weights", remark=remark)
-
-    def _ending_remark(self, path: str) -> str:
-        """What is to be said of a name under which Keras reads no such file."""
-        if path.endswith(self.endings):
-            return ""
-        return f"Keras 3 loads such a file only under a name that ends in {' or '.join(self.endings)}: rename it"
+    def loading(self, path: str, group: str | None = None) -> Loading:
+        if not path.endswith(self.endings):
+            endings = " or ".join(self.endings)
+            return Loading(remark=f"Keras 3 loads such a file only under a name that ends in {endings}: rename it")
+        if not self._text:
+            return Loading((), f"model.load_weights({path!r})", needs_model=True, model="the network of these weights")
+        runs_code = any(warning.code == "lambda" for warning in self.warnings)
+        remark = "Keras wants safe_mode=False for its Lambda layers, and runs the code in them then" if runs_code else ""
+        return Loading(("import keras",), f"model = keras.models.load_model({path!r}{self.load_arguments})", remark=remark)
 
     def weights_of(self, layer: Layer) -> Mapping[str, str]:
         """The tensors of a layer, by the names of its weights."""
-        paths = self.weights.find(layer) if self.weights else {}
-        return {weight: self._names[path] for weight, path in paths.items()}
+        return {weight: self._names[path] for weight, path in self.weights.find(layer).items()}
 
     def _layouts(self) -> dict[str, Layout]:
         """The layout of every kernel of the configuration's convolutions, by dataset."""
         layouts: dict[str, Layout] = {}
-        if self.model is None or self.weights is None:
-            return layouts
-        for layer in all_layers(self.model):
+        for layer in all_layers(self.model) if self.model else ():
             around = layer.parent.around if layer.parent.wrapper else None  # SpectralNormalization has a copy
             for holder in (layer, around or layer) if layer.kind in CONVS else ():
                 for weight, path in self.weights.find(holder).items():
@@ -188,10 +173,7 @@ class KerasCheckpoint(Checkpoint):
         if self.model is not None:
             return None
         named = NamedWeights(shards.location, self.document, shards.tensors, self.weights_of, shards.load)
-        slots = {name: tensor for name, tensor in shards.tensors.items() if tensor.group}
-        weights = {name: shards.tensors[name].shape for name in weights_only.trained(n for n in shards.tensors if n not in slots)}
-        entries = optimizer.entries("optimizer", _owners_by_number(slots, weights), slots)
-        return Joined(WeightsOnlyGraph(named, ordered=ordered, is_configured=False), entries)
+        return Joined(WeightsOnlyGraph(named, ordered=ordered, is_configured=False), _entries_by_number(shards.tensors))
 
     # Edits.
 
@@ -210,11 +192,11 @@ class KerasCheckpoint(Checkpoint):
         self.file.check_copied(datasets)
         text, layer = self.graph.edited(edits) if edits and isinstance(self.graph, KerasGraph) else (None, None)
         lists: Texts = {}
-        if layer and self.weights:
+        if layer:
             placed = self.weights.place(layer.kind, layer.name, list(layer.weights))
             lists = placed.lists
             datasets |= {p: NewDataset(v.shape, v) for p, v in zip(placed.paths, layer.weights.values(), strict=True)}
-        if edits.folded and self.weights:
+        if edits.folded:
             gone = self.weights.without(edits.folded)
             datasets, lists = datasets | dict.fromkeys(gone.paths), gone.lists
         return self.composed(datasets, text, lists)
@@ -236,6 +218,12 @@ class KerasCheckpoint(Checkpoint):
                 )
 
 
-def _owners_by_number(slots: Mapping[str, Tensor], weights: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """The weight of each slot of Keras 3's tree, whose numbers follow the order of these weights."""
-    return optimizer.by_order({name: slots[name].shape for name in keras_weights.natural(slots)}, weights)
+def _entries_by_number(tensors: Mapping[str, Tensor], trained: Iterable[str] | None = None) -> tuple[OptimizerEntry, ...]:
+    """The optimizer of Keras 3's tree: the numbers of its slots follow the order of the `trained` weights, which without a
+    configuration their names give."""
+    slots = {name: tensor for name, tensor in tensors.items() if tensor.group}
+    if trained is None:
+        trained = weights_only.trained(name for name in tensors if name not in slots)
+    weights = {name: tensors[name].shape for name in trained}
+    owners = optimizer.by_order({name: slots[name].shape for name in keras_weights.natural(slots)}, weights)
+    return optimizer.entries("optimizer", owners, slots)

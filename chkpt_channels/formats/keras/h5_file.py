@@ -15,7 +15,7 @@ from __future__ import annotations
 from chkpt_channels.containers.hdf5 import editor
 from chkpt_channels.containers.hdf5.reader import Hdf5
 from chkpt_channels.core.errors import UnsupportedError
-from chkpt_channels.formats.base import Format, Loading
+from chkpt_channels.formats.base import Format
 from chkpt_channels.formats.keras.checkpoint import KerasCheckpoint
 from chkpt_channels.formats.keras.weights import WANTED, Legacy, Numbered, is_stored, split_names
 from chkpt_channels.storage.source import Source
@@ -44,10 +44,11 @@ class KerasH5(KerasCheckpoint):
         if self._pieces and "model_weights" in self.file.groups:
             self._open_model()
         elif "layer_names" in self._root or "layer_names0" in self._root:
-            weights = Legacy(self.file, "")
-            self.index(weights, weights.order)
+            self.index(Legacy(self.file))
         elif any(is_stored(path) for path in self.file.datasets):
-            self._open_numbered()
+            weights = Numbered(self.file)
+            self.ordered, self.endings = weights.is_ordered, (".weights.h5",)
+            self.index(weights)
         else:
             raise self._foreign_error()
 
@@ -56,18 +57,10 @@ class KerasH5(KerasCheckpoint):
         self.configure("".join(str(self._root[name]) for name in self._pieces))
         attributes = self._root | self.file.texts["model_weights"]
         self.is_theano = attributes.get("backend") == "theano" and str(attributes.get("keras_version", "1")).startswith("1")
-        weights = Legacy(self.file, "model_weights")
-        self.index(weights, weights.order, "model_weights")
-
-    def _open_numbered(self) -> None:
-        weights = Numbered(self.file)
-        self.ordered, self.endings = weights.is_ordered, (".weights.h5",)
-        self.index(weights, weights.order)
-
-    def loading(self, path: str, group: str | None = None) -> Loading:
-        # trap: Keras 3 does not find the losses and metrics of a compiled .h5 by their short names, converted or not
-        compiled = ", compile=False" if "training_config" in self.file.attributes else ""
-        return self.whole(path, compiled) if self._pieces else self.weights_for_model(path)
+        if "training_config" in self.file.attributes:
+            # trap: Keras 3 does not find the losses and metrics of a compiled .h5 by their short names, converted or not
+            self.load_arguments = ", compile=False"
+        self.index(Legacy(self.file, "model_weights"))
 
     def composed(self, datasets: editor.Datasets, text: str | None, lists: editor.Texts) -> list[Splice]:
         texts = {("", name): piece for name, piece in zip(self._pieces, self._cut(text), strict=True)} if text is not None else {}

@@ -86,9 +86,11 @@ class Placed(NamedTuple):
 
 
 class Weights:
-    """The weights of a file. `order` are the model's datasets in the order of its layers, or as near to it as the file shows."""
+    """The weights of a file. `order` are the model's datasets in the order of its layers, or as near to it as the file shows,
+    and `prefix` what their paths begin with and their names do not."""
 
     order: list[str]
+    prefix = ""
 
     def trained(self, top: KerasModel) -> Iterator[str]:
         """The datasets of the weights that an optimizer trains, in its order, as far as that is known."""
@@ -108,16 +110,16 @@ class Weights:
 
 
 class Legacy(Weights):
-    """Groups of the top model's layers below `prefix`, each with the names of its weights."""
+    """Groups of the top model's layers in the group `owner`, "" for the root, each with the names of its weights."""
 
-    def __init__(self, file: Hdf5, prefix: str) -> None:
-        self._file, self._prefix = file, prefix
-        inside = f"{prefix}/" if prefix else ""
+    def __init__(self, file: Hdf5, owner: str = "") -> None:
+        self._file, self._owner = file, owner
+        self.prefix = inside = f"{owner}/" if owner else ""
         self._by_layer: defaultdict[str, list[str]] = defaultdict(list)
         for path in file.datasets:
             if path.startswith(inside):
                 self._by_layer[path.removeprefix(inside).partition("/")[0]].append(path)
-        names = joined(file.texts.get(prefix, {}), "layer_names")
+        names = joined(file.texts.get(owner, {}), "layer_names")
         layers = list(dict.fromkeys([*(name for name in names if name in self._by_layer), *self._by_layer]))
         for name in layers:
             listed = joined(file.texts.get(inside + name, {}), "weight_names")
@@ -141,23 +143,23 @@ class Legacy(Weights):
 
     def place(self, kind: str, name: str, weights: Sequence[str]) -> Placed:
         """In a group of its name, which is the first of those that the file lists."""
-        group = f"{self._prefix}/{name}"
+        group = f"{self.prefix}{name}"
         colon = ":0" if any(path.endswith(":0") for path in self.order) else ""  # as Keras 2 names its variables
         names = [f"{name}/{weight}{colon}" for weight in weights]
-        attributes = self._file.texts[self._prefix]
+        attributes = self._file.texts[self._owner]
         lists: dict[tuple[str, str], Sequence[str]] = {(group, "weight_names"): names}
         for listed in [each for each in ("layer_names", "layer_names0") if each in attributes]:
-            lists[self._prefix, listed] = [name, *_listed(attributes[listed])]
+            lists[self._owner, listed] = [name, *_listed(attributes[listed])]
         return Placed([f"{group}/{weight}" for weight in names], lists)
 
     def without(self, layer: str) -> Placed:
         """Its group; the lists name the others."""
-        attributes = self._file.texts[self._prefix]
+        attributes = self._file.texts[self._owner]
         named = {key: _listed(value) for key, value in attributes.items() if key.startswith("layer_names")}
-        lists = {(self._prefix, key): [each for each in names if each != layer] for key, names in named.items() if layer in names}
+        lists = {(self._owner, key): [each for each in names if each != layer] for key, names in named.items() if layer in names}
         if empty := next((key for (_, key), names in lists.items() if not names), None):
             raise self._file.location.at(empty).unsupported(f"names {layer} alone: it is not taken out")
-        return Placed([f"{self._prefix}/{layer}"], lists)
+        return Placed([f"{self.prefix}{layer}"], lists)
 
 
 def _likeness(path: str, layer: Layer, weight: str) -> int:

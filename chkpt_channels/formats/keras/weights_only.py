@@ -40,29 +40,25 @@ class WeightsOnlyGraph(ModelGraph):
 
     def __init__(self, weights: NamedWeights, *, ordered: bool, is_configured: bool) -> None:
         self._weights, self._ordered, self._is_configured = weights, ordered, is_configured
-        by_layer: dict[str, list[str]] = {}
-        for name, tensor in weights.tensors.items():
-            if not tensor.group:
-                by_layer.setdefault(name.rpartition("/")[0], []).append(name)
-        self._groups = [_group(layer, names) for layer, names in by_layer.items()]
+        self._groups = _groups(name for name, tensor in weights.tensors.items() if not tensor.group)
+        self._places = {name: (i, weight) for i, group in enumerate(self._groups) for weight, name in group.weights.items()}
+        self._kernels = [name for name, (_, weight) in self._places.items() if weight.endswith("kernel")]
+        self._begins_depthwise = ordered and any(map(self.is_depthwise, self._kernels[:1]))
 
     def first_convs(self) -> Sequence[FirstConv]:
         """A depthwise first layer; discovery searches for others in `search_view`."""
-        names = self._kernels()
-        return self._depthwise(names[0]) if self._begins_depthwise(names) else []
+        if not self._begins_depthwise:
+            return []
+        tensor = self._weights.tensors[self._kernels[0]]
+        channels = tensor.shape[-2] if len(tensor.shape) > 2 else 0
+        if not 0 < channels <= MOST_COLORS:
+            return []
+        return [FirstConv(tensor, tensor.layout, channels, "shapes", "the first conv in module order, depthwise", channels)]
 
     def search_view(self) -> Mapping[Tensor, str]:
         """The kernels with PyTorch-style names and OIHW shapes, each with its own name; none where a depthwise one is first."""
-        names = self._kernels()
-        if self._begins_depthwise(names):
-            return {}
+        names = () if self._begins_depthwise else self._kernels
         return {view: name for name in names if (view := self._torch_view(name))}
-
-    def _kernels(self) -> list[str]:
-        return [name for group in self._groups for weight, name in group.weights.items() if weight.endswith("kernel")]
-
-    def _begins_depthwise(self, kernels: Sequence[str]) -> bool:
-        return bool(kernels) and self._ordered and self.is_depthwise(kernels[0])
 
     def notices(self, first_convs: Sequence[FirstConv]) -> Sequence[Notice]:
         """That a normalization is folded, and that there may be more of it in the model's code."""
@@ -79,18 +75,11 @@ class WeightsOnlyGraph(ModelGraph):
         """Toward one channel only: then a depthwise kernel is one with as many filters."""
         return one_channel_shape(conv.tensor.shape, depthwise=self.is_depthwise(conv.tensor.name)) if channels == 1 else None
 
-    def _depthwise(self, name: str) -> list[FirstConv]:
-        tensor = self._weights.tensors[name]
-        channels = tensor.shape[-2] if len(tensor.shape) > 2 else 0
-        if not 0 < channels <= MOST_COLORS:
-            return []
-        return [FirstConv(tensor, tensor.layout, channels, "shapes", "the first conv in module order, depthwise", channels)]
-
     def _torch_view(self, name: str) -> Tensor | None:
         """A kernel with a PyTorch-style name and an OIHW shape; None for another tensor."""
         tensor = self._weights.tensors[name]
         module = re.sub(r"[/.]+", ".", re.sub(r"/?vars$", "", name.rpartition("/")[0])) or "model"
-        suffix = "pointwise.weight" if self._weight_of(name) == "pointwise_kernel" else "weight"
+        suffix = "pointwise.weight" if self._places[name][1] == "pointwise_kernel" else "weight"
         if len(tensor.shape) == 2:
             return tensor._replace(name=f"{module}.{suffix}", shape=tensor.shape[::-1], layout=Layout("OI"))
         layout = tensor.layout
@@ -104,17 +93,11 @@ class WeightsOnlyGraph(ModelGraph):
 
     def is_depthwise(self, name: str) -> bool:
         """Whether each channel has its own filters in this kernel."""
-        group = self._group_of(name)
-        return (
-            group is not None and group.kind in CONVS and CONVS[group.kind].depthwise and "pointwise" not in self._weight_of(name)
-        )
-
-    def _weight_of(self, name: str) -> str:
-        group = self._group_of(name)
-        return next((weight for weight, tensor in group.weights.items() if tensor == name), "") if group else ""
-
-    def _group_of(self, name: str) -> Group | None:
-        return next((group for group in self._groups if name in group.weights.values()), None)
+        if name not in self._places:
+            return False
+        index, weight = self._places[name]
+        kind = self._groups[index].kind
+        return kind in CONVS and CONVS[kind].depthwise and "pointwise" not in weight
 
     def preprocessing(self, first_convs: Sequence[FirstConv]) -> Sequence[PreprocessingOp]:
         """The normalizations whose weights precede these kernels, with one value per input channel each.
@@ -129,23 +112,20 @@ class WeightsOnlyGraph(ModelGraph):
         return list(dict.fromkeys(op for conv in first_convs for op in self._preprocessing_of(conv)))
 
     def _preprocessing_of(self, conv: FirstConv) -> Sequence[PreprocessingOp]:
-        index = next((i for i, group in enumerate(self._groups) if conv.tensor.name in group.weights.values()), 0)
+        index, _ = self._places.get(conv.tensor.name, (0, ""))
         operations = [PreprocessingOp(where, "layer", why="makes the kernel's channels") for where in self._makers(conv, index)]
         if conv.in_channels == 1 and self.is_depthwise(conv.tensor.name):  # each filter serves one channel of the image
             operations.append(PreprocessingOp(conv.tensor.name, self._groups[index].kind))
         if "spectral_normalization" in conv.tensor.name:
             operations.append(PreprocessingOp(conv.tensor.name, "SpectralNormalization", why="keeps a copy of the kernel"))
+        taken = {self._weights.tensors[name].shape[-2:-1] for name in self._kernels}
         for group in self._groups[:index]:
             shapes = {self._weights.tensors[name].shape for name in group.weights.values()} - {()}
             constants = [group.weights[key] for key in ("mean", "variance") if key in group.weights]
             sizes = [self._weights.tensors[name].shape for name in constants]
             where = next(iter(group.weights.values())).rpartition("/")[0]
-            if (
-                group.kind == "Normalization"
-                and sizes
-                and sizes[0] not in ((), (conv.in_channels,))
-                and not self._taken(sizes[0])
-            ):
+            is_wide = group.kind == "Normalization" and sizes and sizes[0] not in ((), (conv.in_channels,))
+            if is_wide and sizes[0] not in taken:
                 operations.append(PreprocessingOp(where, group.kind, why="has channels that no kernel takes"))
             if shapes != {(conv.in_channels,)} and sizes != [(), ()]:
                 continue
@@ -159,14 +139,9 @@ class WeightsOnlyGraph(ModelGraph):
                 )
         return operations
 
-    def _taken(self, size: tuple[int, ...]) -> bool:
-        """Whether a kernel takes as many channels as a Normalization has."""
-        return any(self._weights.tensors[name].shape[-2:-1] == size for name in self._kernels())
-
     def _makers(self, conv: FirstConv, index: int) -> Iterator[str]:
         """The layer of single pixels directly before, if it makes as many channels as this kernel takes."""
-        before = [(weight, name) for group in self._groups[:index] for weight, name in group.weights.items()]
-        for _, name in [(weight, name) for weight, name in before if weight.endswith("kernel")][-1:]:
+        for name in [name for name in self._kernels if self._places[name][0] < index][-1:]:
             shape = self._weights.tensors[name].shape
             if shape[-1:] == (conv.in_channels,) and set(shape[:-2]) <= {1} and self._ordered:
                 yield name.rpartition("/vars")[0] or name
@@ -182,9 +157,9 @@ class WeightsOnlyGraph(ModelGraph):
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
         """The bias beside the kernel (+1), or the moving mean of a BatchNormalization that is the next layer (-1)."""
-        index = next((i for i, group in enumerate(self._groups) if conv.tensor.name in group.weights.values()), None)
-        if index is None or conv.layout is None:
+        if conv.tensor.name not in self._places or conv.layout is None:
             return None
+        index, _ = self._places[conv.tensor.name]
         group, following = self._groups[index], self._groups[index + 1 : index + 2]
         if "pointwise_kernel" in group.weights:
             return None
@@ -193,6 +168,14 @@ class WeightsOnlyGraph(ModelGraph):
         mean = following[0].weights.get("moving_mean") if following else None
         filters = conv.tensor.shape[conv.layout.axes.index("O")]
         return (mean, -1) if mean and self._weights.tensors[mean].shape == (filters,) else None
+
+
+def _groups(names: Iterable[str]) -> list[Group]:
+    """The weights of these names, layer by layer."""
+    by_layer: dict[str, list[str]] = {}
+    for name in names:
+        by_layer.setdefault(name.rpartition("/")[0], []).append(name)
+    return [_group(layer, members) for layer, members in by_layer.items()]
 
 
 def _group(layer: str, names: Sequence[str]) -> Group:
@@ -221,11 +204,7 @@ def _weight(name: str) -> str:
 
 def trained(names: Iterable[str]) -> list[str]:
     """The weights that an optimizer trains, as far as their classes are known."""
-    by_layer: dict[str, list[str]] = {}
-    for name in names:
-        by_layer.setdefault(name.rpartition("/")[0], []).append(name)
-    groups = (_group(layer, members) for layer, members in by_layer.items())
-    return [name for group in groups for weight, name in group.weights.items() if weight not in UNTRAINED]
+    return [name for group in _groups(names) for weight, name in group.weights.items() if weight not in UNTRAINED]
 
 
 def layout_of(layer: str, tensor: Tensor, *, theano: bool) -> Layout | None:

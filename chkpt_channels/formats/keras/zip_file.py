@@ -18,7 +18,7 @@ from chkpt_channels.containers.zip import editor as zip_editor
 from chkpt_channels.containers.zip.member import STORED
 from chkpt_channels.containers.zip.reader import Archive
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.formats.base import Format, Loading
+from chkpt_channels.formats.base import Format
 from chkpt_channels.formats.keras import CONFIG, WEIGHTS
 from chkpt_channels.formats.keras.checkpoint import KerasCheckpoint
 from chkpt_channels.formats.keras.weights import Numbered, Stored
@@ -43,8 +43,7 @@ class KerasZip(KerasCheckpoint):
         self._is_deflated = self._member.method != STORED
         self.file = self._open_weights()
         self.configure(self._decoded())
-        weights = Stored(self.file, self.model) if self.model else Numbered(self.file)
-        self.index(weights, weights.order)
+        self.index(Stored(self.file, self.model) if self.model else Numbered(self.file))
 
     def _open_weights(self) -> Hdf5:
         location = self.source.location.at(WEIGHTS)
@@ -68,9 +67,6 @@ class KerasZip(KerasCheckpoint):
             return self._archive.read(self.document).decode("utf-8")
         except UnicodeDecodeError as error:
             raise self.source.location.at(self.document).damaged("is not UTF-8") from error
-
-    def loading(self, path: str, group: str | None = None) -> Loading:
-        return self.whole(path)
 
     def composed(self, datasets: hdf5_editor.Datasets, text: str | None, lists: hdf5_editor.Texts) -> list[Splice]:
         changes = {}
