@@ -25,13 +25,16 @@ _SIZED = {
     **{0xDE + i: (MAP, 2 << i) for i in range(2)},
 }
 """By the first byte, the kind, and how many bytes its length takes."""
-_FIXED = {0xC0: (PLAIN, 0), 0xC2: (PLAIN, 0), 0xC3: (PLAIN, 0), 0xCA: (FLOAT, 4), 0xCB: (FLOAT, 8)}
-"""nil, false, true and floats: the kind, and the bytes that follow."""
+_FIXED = {
+    **{0xC0: (PLAIN, 0), 0xC2: (PLAIN, 0), 0xC3: (PLAIN, 0), 0xCA: (FLOAT, 4), 0xCB: (FLOAT, 8)},
+    **{0xD4 + i: (EXT, 1 << i) for i in range(5)},
+}
+"""nil, false, true, floats, and extensions of a fixed size: the kind, and how many bytes they hold."""
 
 
 class Token(NamedTuple):
     """The head of one value: its first byte is at `start`, what it holds at [body, stop) of the file. `value` is an integer, the
-    number of entries of a map or an array, or an extension's type."""
+    number of entries of a map or an array, or an extension's type; of all else how many bytes it has."""
 
     kind: str
     start: int
@@ -81,21 +84,19 @@ class MsgpackWalk:
         body = start + 1
         if first < 0x80 or first >= 0xE0:
             return Token(INTEGER, start, body, body, first if first < 0x80 else first - 0x100)
-        if first < 0xC0:
-            kind, count = (MAP, first & 15) if first < 0x90 else (ARRAY, first & 15) if first < 0xA0 else (TEXT, first & 31)
-            return Token(kind, start, body, body + count if kind == TEXT else body, count)
         if code := _INTEGERS.get(first):
             (value,) = struct.unpack(code, self._read(body, struct.calcsize(code)))
             return Token(INTEGER, start, body, body + struct.calcsize(code), value)
-        if first in _FIXED:
-            return Token(_FIXED[first][0], start, body, body + _FIXED[first][1])
-        if 0xD4 <= first <= 0xD8:
-            return Token(EXT, start, body + 1, body + 1 + (1 << first - 0xD4), self._read(body, 1)[0])
-        if first not in _SIZED:
+        if first < 0xC0:
+            kind, count = (MAP, first & 15) if first < 0x90 else (ARRAY, first & 15) if first < 0xA0 else (TEXT, first & 31)
+        elif first in _FIXED:
+            kind, count = _FIXED[first]
+        elif first in _SIZED:
+            kind, width = _SIZED[first]
+            count = int.from_bytes(self._read(body, width), "big")
+            body += width
+        else:
             raise self.location.damaged(f"the byte {first:#04x} begins no value", at=start)
-        kind, width = _SIZED[first]
-        count = int.from_bytes(self._read(body, width), "big")
-        body += width
         if kind == EXT:
             return Token(EXT, start, body + 1, body + 1 + count, self._read(body, 1)[0])
         return Token(kind, start, body, body if kind in (MAP, ARRAY) else body + count, count)

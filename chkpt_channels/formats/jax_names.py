@@ -15,7 +15,7 @@ from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import OpaqueTensor, Tensor
-from chkpt_channels.formats.base import TensorStore
+from chkpt_channels.formats.base import Checkpoint, TensorStore
 from chkpt_channels.formats.graph import ModelGraph
 
 HWIO = {3: Layout("WIO"), 4: Layout("HWIO"), 5: Layout("DHWIO")}
@@ -70,6 +70,14 @@ class NamedArrays(ModelGraph):
             views[view.name] = view
             named[view] = name
         return named
+
+
+class NamedCheckpoint(Checkpoint):
+    """An open file whose graph is that."""
+
+    @property
+    def graph(self) -> ModelGraph:
+        return NamedArrays(self)
 
 
 def _view(tensor: Tensor, shapes: Shapes) -> Tensor:

@@ -88,7 +88,7 @@ def test_a_walk_reads_what_another_reader_reads(source: Open):
         (b"\xe0", INTEGER, -32),
         (b"\xcd\x01\x00", INTEGER, 256),
         (b"\xd3" + b"\xff" * 8, INTEGER, -1),
-        (b"\xcb" + bytes(8), FLOAT, 0),
+        (b"\xcb" + bytes(8), FLOAT, 8),
         (b"\xc0", PLAIN, 0),
         (b"\x80", MAP, 0),
         (b"\xdd\0\0\0\0", ARRAY, 0),

@@ -41,12 +41,13 @@ def tagged_name(opened: Any) -> str:
     return "bfloat16" if dict(texts(opened, frozenset({"dtype"}))).get("dtype") == "bfloat16" else ""
 
 
-def attribute_names(opened: Any) -> list[str]:
-    """The names of an object's attributes."""
+def attributes(opened: Any) -> Iterator[tuple[str, Any]]:
+    """The attributes of an object by name."""
     import h5py
 
-    count = h5py.h5a.get_num_attrs(opened)
-    return [h5py.h5a.open(opened, index=index).name.decode("utf-8", "replace") for index in range(count)]
+    for index in range(h5py.h5a.get_num_attrs(opened)):
+        attribute = h5py.h5a.open(opened, index=index)
+        yield attribute.name.decode("utf-8", "replace"), attribute
 
 
 def texts(opened: Any, wanted: frozenset[str]) -> Iterator[tuple[str, str | list[str]]]:
@@ -54,9 +55,7 @@ def texts(opened: Any, wanted: frozenset[str]) -> Iterator[tuple[str, str | list
     than 64 KB into name0, name1, …: they are wanted too."""
     import h5py
 
-    for index in range(h5py.h5a.get_num_attrs(opened)):
-        attribute = h5py.h5a.open(opened, index=index)
-        name = attribute.name.decode("utf-8", "replace")
+    for name, attribute in attributes(opened):
         if name.rstrip("0123456789") not in wanted:
             continue
         if attribute.get_type().get_class() != h5py.h5t.STRING or attribute.shape is None:
@@ -182,13 +181,9 @@ def check_filters(opened: Any, location: Location) -> None:
 
 def check_attributes(opened: Any, location: Location) -> None:
     """Raise UnsupportedError for an attribute that only the newest kind of object holds: it could not be written again."""
-    import h5py
-
-    for index in range(h5py.h5a.get_num_attrs(opened)):
-        attribute = h5py.h5a.open(opened, index=index)
+    for name, attribute in attributes(opened):
         size = prod(attribute.shape or ()) * attribute.get_type().get_size()
         if attribute.shape is not None and size > LARGEST_COMPACT_BYTES:
-            name = attribute.name.decode("utf-8", "replace")
             hint = f"del h5py.File(FILE, 'r+')[{location.where!r}].attrs[{name!r}]"
             raise location.unsupported(f"has an attribute of {size} bytes, which is not written again", hint=hint)
 
@@ -209,6 +204,8 @@ def elements(opened: Any, dtype: str, shape: tuple[int, ...], itemsize: int) -> 
 
 def boxes(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """(start, count) of boxes of at most CHUNK_BYTES bytes that cover `shape` in C order."""
+    import numpy as np
+
     axis, inner = len(shape), itemsize
     while axis and inner * shape[axis - 1] <= CHUNK_BYTES:
         axis -= 1
@@ -218,11 +215,7 @@ def boxes(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[tuple[int, ..
         return
     step = max(1, CHUNK_BYTES // inner)
     outer, inner_axes = shape[: axis - 1], shape[axis:]
-    for number in range(prod(outer)):
-        before = []
-        for length in reversed(outer):
-            number, location = divmod(number, length)
-            before.append(location)
+    for before in np.ndindex(outer):
         for at in range(0, shape[axis - 1], step):
             count = min(step, shape[axis - 1] - at)
-            yield (*reversed(before), at, *(0 for _ in inner_axes)), (*(1 for _ in outer), count, *inner_axes)
+            yield (*before, at, *(0 for _ in inner_axes)), (*(1 for _ in outer), count, *inner_axes)

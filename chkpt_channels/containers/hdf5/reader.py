@@ -61,7 +61,7 @@ class Hdf5:
     """The index of the HDF5 file that is `size` bytes of `source` from `start` on.
 
     `datasets` are the arrays of numbers by path, each under the innermost of its names, `spans` (start, bytes, path) of their
-    elements; `aliases` further names; `groups` addresses of groups; `others` all else; `attributes` the names of the file's own;
+    elements; `aliases` further names; `groups` addresses of groups; `attributes` the names of the file's own;
     `texts` the wanted ones by owner, as far as they are text. Raises DamagedError where the file contradicts or leaves itself.
     """
 
@@ -72,7 +72,6 @@ class Hdf5:
         self._size = source.size - start if size is None else size
         self.datasets: dict[str, Dataset] = {}
         self.groups: dict[str, int] = {}
-        self.others: list[str] = []
         self.aliases: dict[str, str] = {}
         self.texts: dict[str, Texts] = {}
         self.attributes: list[str] = []
@@ -81,7 +80,7 @@ class Hdf5:
         import h5py  # noqa: F401 # here, so that forked workers need not import it
 
         index = json.loads(b"".join(self._isolated(partial(self._index, wanted), location)))
-        self.groups, self.others, self.aliases, self.spans = (index[name] for name in ("groups", "others", "aliases", "spans"))
+        self.groups, self.aliases, self.spans = index["groups"], index["aliases"], index["spans"]
         self.texts, self.attributes = index["texts"], index["attributes"]
         self.datasets = {path: Dataset(row[0], row[1], tuple(row[2]), row[3]) for path, row in index["datasets"].items()}
 
@@ -111,10 +110,10 @@ class Hdf5:
             self._walk(root)
             self._check_overlaps()
             self._dtypes.clear()  # handles of the library
-            attributes = objects.attribute_names(root)
+            attributes = [name for name, _ in objects.attributes(root)]
             owners, names = (wanted.owners(self), wanted.names) if wanted else ((), frozenset())
             texts = {path: dict(objects.texts(objects.object_at(root, path), names)) for path in owners}
-        index = {"datasets": self.datasets, "groups": self.groups, "others": self.others, "aliases": self.aliases}
+        index = {"datasets": self.datasets, "groups": self.groups, "aliases": self.aliases}
         yield json.dumps({**index, "texts": texts, "attributes": attributes, "spans": objects.joined(self._spans)}).encode()
 
     @contextmanager
@@ -198,14 +197,10 @@ class Hdf5:
         opened = objects.object_at(root, path)
         if isinstance(opened, h5py.h5g.GroupID):
             self.groups[path] = address
-            return
-        if isinstance(opened, h5py.h5d.DatasetID):
+        elif isinstance(opened, h5py.h5d.DatasetID):
             self._take_spans(opened, path)
-        dataset = self._dataset(opened, path) if isinstance(opened, h5py.h5d.DatasetID) else None
-        if dataset is None:
-            self.others.append(path)
-        else:
-            self.datasets[path] = dataset
+            if dataset := self._dataset(opened, path):
+                self.datasets[path] = dataset
 
     def _dtype(self, kind: Any) -> tuple[str, bool]:
         """`numpy_name` of a type, computed once for each."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property, partial
 from math import prod
 
 from chkpt_channels.containers import msgpack
@@ -13,9 +12,8 @@ from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Edits, OpaqueTensor, Tensor, TensorEdit
 from chkpt_channels.formats import jax_optimizer as optimizer
-from chkpt_channels.formats.base import Checkpoint, Format, Joined, Loading, TensorStore
-from chkpt_channels.formats.graph import ModelGraph
-from chkpt_channels.formats.jax_names import NamedArrays, layout_of
+from chkpt_channels.formats.base import Format, Joined, Loading, TensorStore
+from chkpt_channels.formats.jax_names import NamedArrays, NamedCheckpoint, layout_of
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
 
@@ -43,7 +41,7 @@ class _Array(NamedTuple):
     shape: tuple[int, ...]
 
 
-class FlaxFile(Checkpoint):
+class FlaxFile(NamedCheckpoint):
     """Maps in maps around arrays, each named by its path. Trees of JAX are sorted by name: their order says nothing."""
 
     ordered = False
@@ -149,10 +147,6 @@ class FlaxFile(Checkpoint):
             self.opaque += (OpaqueTensor(path, shape, *_IN_CHUNKS, parts=names, follows=len(self.tensors)),)
         self.optimizer_entries = optimizer.entries(self.tensors)
 
-    @cached_property
-    def graph(self) -> ModelGraph:
-        return NamedArrays(self)
-
     def joined(self, shards: TensorStore, *, ordered: bool) -> Joined:
         """The tree, which shards cut between any two arrays: a module's bias may be in another than its kernel."""
         return Joined(NamedArrays(shards), optimizer.entries(shards.tensors))
@@ -177,7 +171,7 @@ class FlaxFile(Checkpoint):
         inner = msgpack.array(3) + msgpack.array(len(edit.shape)) + b"".join(map(msgpack.integer, edit.shape))
         inner += msgpack.sized(TEXT, len(dtype)) + dtype + msgpack.sized(BYTES, size)
         head = msgpack.sized(EXT, len(inner) + size, array.ext) + inner
-        return Splice(array.start, array.stop, len(head) + size, partial(_written, head, edit))
+        return Splice(array.start, array.stop, len(head) + size, lambda: head + edit.tobytes())
 
 
 def _is_complex(walk: MsgpackWalk, ext: Token) -> bool:
@@ -185,7 +179,3 @@ def _is_complex(walk: MsgpackWalk, ext: Token) -> bool:
     outer = walk.next()
     parts = [walk.next() for _ in range(2)] if (outer.kind, outer.value) == (ARRAY, 2) else []
     return len(parts) == 2 and all(part.kind in (INTEGER, FLOAT) for part in parts) and walk.at == ext.stop
-
-
-def _written(head: bytes, edit: TensorEdit) -> bytes:
-    return head + edit.tobytes()

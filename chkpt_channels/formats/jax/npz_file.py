@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
 from math import prod
-from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.containers.zip import editor
 from chkpt_channels.containers.zip.member import Member
@@ -18,14 +16,10 @@ from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.records import NamedTuple, pattern
 from chkpt_channels.core.tensors import Edits, Notice, OpaqueTensor, Tensor, TensorEdit
 from chkpt_channels.formats import jax_optimizer as optimizer
-from chkpt_channels.formats.base import Checkpoint, Format, Loading
-from chkpt_channels.formats.graph import ModelGraph
-from chkpt_channels.formats.jax_names import NamedArrays, layout_of
+from chkpt_channels.formats.base import Format, Loading
+from chkpt_channels.formats.jax_names import NamedCheckpoint, layout_of
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Checksum, Splice
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 MAGIC = b"\x93NUMPY"
 NEAR_BYTES = 256
@@ -64,7 +58,7 @@ class _Array(NamedTuple):
     shape: tuple[int, ...]
 
 
-class NpzArchive(Checkpoint):
+class NpzArchive(NamedCheckpoint):
     """A zip of arrays. Whoever saved them chose their order: it says nothing."""
 
     ordered = False
@@ -140,19 +134,13 @@ class NpzArchive(Checkpoint):
         hint = "numpy.savez of float32, little-endian"
         self.opaque += (OpaqueTensor(name, array.shape, what, hint, follows=len(self.tensors)),)
 
-    @cached_property
-    def graph(self) -> ModelGraph:
-        return NamedArrays(self)
-
     def chunks(self, name: str) -> Iterator[bytes]:
         array, tensor = self._arrays[name], self.tensors[name]
-        stored = self._archive.chunks(array.member.name)  # whole, so that its CRC is checked
-        stored = _without(stored, array.elements)
+        stored = _without(self._archive.chunks(array.member.name), array.elements)  # read whole, so that its CRC is checked
         if not array.is_fortran or len(array.shape) < 2:
             yield from stored
             return
-        values = self.array(tensor._replace(shape=array.shape[::-1]), stored).T
-        yield values.tobytes()
+        yield self.array(tensor._replace(shape=array.shape[::-1]), stored).T.tobytes()
 
     def checks(self) -> Sequence[Checksum]:
         return self._archive.checks()
@@ -174,12 +162,7 @@ class NpzArchive(Checkpoint):
         array = self._arrays[name]
         head = _header_of(array, edit.shape)
         size = self.tensors[name]._replace(shape=edit.shape).size
-        return editor.MemberEdit(len(head) + size, partial(_written, head, edit, array.is_fortran))
-
-
-def _written(head: bytes, edit: TensorEdit, is_fortran: bool) -> bytes:
-    values: NDArray[Any] = edit.values()
-    return head + values.tobytes("F" if is_fortran else "C")
+        return editor.MemberEdit(len(head) + size, lambda: head + edit.values().tobytes("F" if array.is_fortran else "C"))
 
 
 def _header_of(array: _Array, shape: tuple[int, ...]) -> bytes:

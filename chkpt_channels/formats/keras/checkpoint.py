@@ -20,7 +20,7 @@ from chkpt_channels.formats.keras import weights as keras_weights
 from chkpt_channels.formats.keras.config import KerasModel, Layer, all_layers, parse
 from chkpt_channels.formats.keras.graph import KerasGraph
 from chkpt_channels.formats.keras.layers import CONVS, kernel_size
-from chkpt_channels.formats.keras.weights import NamedWeights, Weights
+from chkpt_channels.formats.keras.weights import Weights
 from chkpt_channels.formats.keras.weights_only import WeightsOnlyGraph
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
@@ -152,11 +152,10 @@ class KerasCheckpoint(Checkpoint):
 
     @cached_property
     def graph(self) -> KerasGraph | WeightsOnlyGraph:
-        named = NamedWeights(self.location, self.document, self.tensors, self.weights_of, self.load)
         if self.model is None:
-            return WeightsOnlyGraph(named, ordered=self.ordered, is_configured=bool(self._text))
+            return WeightsOnlyGraph(self, ordered=self.ordered, custom=self.document if self._text else "")
         try:
-            return KerasGraph(named, self.model, self._text)
+            return KerasGraph(self, self.weights_of, self.model, self.document, self._text)
         except _CONFIG_ERRORS as error:
             raise self._config_error(error) from error
 
@@ -172,8 +171,7 @@ class KerasCheckpoint(Checkpoint):
         """Weights without a configuration, whose layers shards cut through; the slots of the optimizer come after all of them."""
         if self.model is not None:
             return None
-        named = NamedWeights(shards.location, self.document, shards.tensors, self.weights_of, shards.load)
-        return Joined(WeightsOnlyGraph(named, ordered=ordered, is_configured=False), _entries_by_number(shards.tensors))
+        return Joined(WeightsOnlyGraph(shards, ordered=ordered), _entries_by_number(shards.tensors))
 
     # Edits.
 

@@ -186,9 +186,9 @@ def _connect(model: KerasModel) -> None:
     config = model.entry["config"]
     if isinstance(config, dict) and "input_layers" in config:
         for layer in model.layers.values():
-            layer.nodes = [
-                _node(node, (*layer.path, "inbound_nodes", i)) for i, node in enumerate(layer.entry.get("inbound_nodes") or ())
-            ]
+            for i, node in enumerate(layer.entry.get("inbound_nodes") or ()):
+                path = (*layer.path, "inbound_nodes", i)
+                layer.nodes.append(LayerCall(path, tuple(_inbound(node, path))))
         model.inputs, model.outputs = ([t.ref for t in _inbound(config[key], ())] for key in ("input_layers", "output_layers"))
         if len({*model.inputs}) < len(model.inputs):
             raise ValueError("it takes one input twice")
@@ -208,10 +208,6 @@ def _connect(model: KerasModel) -> None:
     first = next(iter(model.layers.values()), None)
     model.inputs = [(first.name if first and first.kind == "InputLayer" else OUTSIDE, 0, 0)]
     model.outputs = [(before, 0, 0)]
-
-
-def _node(node: Any, path: Path) -> LayerCall:
-    return LayerCall(path, tuple(_inbound(node, path)))
 
 
 def _inbound(value: Any, path: Path) -> Iterator[Inbound]:

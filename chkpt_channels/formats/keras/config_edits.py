@@ -77,13 +77,10 @@ def insert(document: Any, image: Image, channels: int, suffix: str, entry: Entry
     home, layers = image.layer.parent, at(document, image.layer.path[:-1])
     names = {layer.name for layer in home.layers.values()}
     name = next(n for i in range(len(names) + 1) if (n := f"{image.layer.name}_{suffix}{i or ''}") not in names)
-    first = layers[image.layer.number]
-    if home.is_sequential:
-        layers.insert(image.layer.number + (image.layer.kind == "InputLayer"), entry(name, image, first))
-        return name
-    model = at(document, home.path)["config"]
-    _redirect(model, image.layer.name, [name, 0, 0])
-    layers.insert(image.layer.number + 1, entry(name, image, first))
+    if not home.is_sequential:
+        _redirect(at(document, home.path)["config"], image.layer.name, [name, 0, 0])
+    is_behind = image.layer.kind == "InputLayer" or not home.is_sequential
+    layers.insert(image.layer.number + is_behind, entry(name, image, layers[image.layer.number]))
     return name
 
 
@@ -118,26 +115,23 @@ def _joining(name: str, image: Image, input_: Mapping[str, Any]) -> dict[str, An
     """Concatenate(axis)([image] * channels), as this file encodes layers."""
     axis = -1 if image.axis == image.rank - 1 else image.axis
     config = {"name": name, "trainable": True, "dtype": _dtype(input_), "axis": axis}
-    shape = list(input_["config"][image.path[-1]])
-    node = _node(image, input_, image.channels)
-    return _entry("Concatenate", config, input_, [list(shape) for _ in range(image.channels)]) | {"name": name, **node}
+    return following("Concatenate", config, image, input_, image.channels)
 
 
-def following(kind: str, config: dict[str, Any], image: Image, input_: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry of a layer that takes the image as it is."""
+def following(kind: str, config: dict[str, Any], image: Image, input_: Mapping[str, Any], times: int = 1) -> dict[str, Any]:
+    """The entry of a layer that takes the image as it is; in a functional model so many times in a list, or alone."""
     if image.layer.parent.is_sequential:
         return _entry(kind, config, input_, _entered(config, image, input_))
-    return _entry(kind, config, input_, list(input_["config"][image.path[-1]])) | {
-        "name": config["name"],
-        **_node(image, input_, 1),
-    }
+    shapes = [list(input_["config"][image.path[-1]]) for _ in range(times)]
+    entry = _entry(kind, config, input_, shapes[0] if times == 1 else shapes)
+    return entry | {"name": config["name"], **_node(image, input_, times)}
 
 
 def _node(image: Image, input_: Mapping[str, Any], times: int) -> dict[str, Any]:
     """The call of a layer with the image, so many times in a list, or alone."""
     if image.path[-1] != "batch_shape":
         return {"inbound_nodes": [[[image.layer.name, 0, 0, {}] for _ in range(times)]]}
-    shape, dtype = list(input_["config"]["batch_shape"]), input_["config"].get("dtype", "float32")
+    shape, dtype = input_["config"]["batch_shape"], input_["config"].get("dtype", "float32")
     history = [image.layer.name, 0, 0]
     tensor = {"class_name": "__keras_tensor__", "config": {"shape": shape, "dtype": dtype, "keras_history": history}}
     tensors = [json.loads(json.dumps(tensor)) for _ in range(times)]

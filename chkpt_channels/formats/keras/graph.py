@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import product
 from math import prod
 from typing import Any
 
 from chkpt_channels.core.tensors import Adapter, Declaration, Edits, FirstConv, PreprocessingOp
+from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.keras import adapter, config_edits
 from chkpt_channels.formats.keras.adapter import AddedLayer
@@ -19,7 +20,6 @@ from chkpt_channels.formats.keras.config import KerasModel, Layer, Path
 from chkpt_channels.formats.keras.dataflow.constants import ChannelConstants, constants
 from chkpt_channels.formats.keras.dataflow.trace import ChannelOp, InputTrace, ReachedLayer, traces
 from chkpt_channels.formats.keras.layers import CONVS, one_channel_shape
-from chkpt_channels.formats.keras.weights import NamedWeights
 
 TapSpans = tuple[tuple[int, int], ...]
 """The taps [start, stop) of a window that are on pixels, along each axis."""
@@ -30,13 +30,16 @@ COLORS = 3
 
 
 class KerasGraph(ModelGraph):
-    """The graph of a configuration, traced from every image."""
+    """The graph of a configuration, traced from every image. `of` gives a layer's tensors in the store by the names of its
+    weights; `document` is the name of the configuration in messages, `text` what it is."""
 
     knows_outputs = folds = decides = True
 
-    def __init__(self, weights: NamedWeights, model: KerasModel, text: str) -> None:
-        self._weights, self._model, self._text = weights, model, text
-        self._location, self._document = weights.location, weights.document
+    def __init__(
+        self, store: TensorStore, of: Callable[[Layer], Mapping[str, str]], model: KerasModel, document: str, text: str
+    ) -> None:
+        self._store, self._of, self._model, self._document, self._text = store, of, model, document, text
+        self._location = store.location
         self._traces = traces(model)
         self._folded: Layer | None = None
 
@@ -52,11 +55,11 @@ class KerasGraph(ModelGraph):
 
     def _kernels(self, layer: Layer) -> Sequence[str]:
         """The kernel of a layer; and its copy, where SpectralNormalization around the layer keeps one."""
-        name = self._weights.of(layer).get(CONVS[layer.kind].weights[0])
+        name = self._of(layer).get(CONVS[layer.kind].weights[0])
         if name is None:
             raise self._location.at(layer.where).unsupported("the kernel of this layer is not where Keras puts it")
         around = layer.parent.around if layer.parent.wrapper == "SpectralNormalization" else None
-        copy = self._weights.of(around).get("kernel", name) if around else name
+        copy = self._of(around).get("kernel", name) if around else name
         return (name,) if copy == name else (name, copy)
 
     def first_convs(self) -> Sequence[FirstConv]:
@@ -70,7 +73,7 @@ class KerasGraph(ModelGraph):
             raise self._location.unsupported("no image reaches a convolution in its graph")
 
     def _first_conv(self, name: str, trace: InputTrace, reached: ReachedLayer) -> FirstConv:
-        tensor, layer, channels = self._weights.tensors[name], reached.layer, trace.image.channels
+        tensor, layer, channels = self._store.tensors[name], reached.layer, trace.image.channels
         location = self._location.at(name)
         if tensor.layout is None:
             raise location.damaged(f"shape {list(tensor.shape)} is not that of a {layer.kind} kernel")
@@ -138,7 +141,7 @@ class KerasGraph(ModelGraph):
         values = self._constants(operation)
         if values is None:
             return PreprocessingOp(where, layer.kind)
-        names = self._weights.of(layer)
+        names = self._of(layer)
         tensors = tuple((names[weight], 0) for weight in values.tensors)
         return PreprocessingOp(where, layer.kind, values.scale, values.shift, tensors)
 
@@ -146,8 +149,8 @@ class KerasGraph(ModelGraph):
         layer = operation.layer
 
         def weight(name: str) -> Sequence[float] | None:
-            tensor = self._weights.of(layer).get(name)
-            return [float(x) for x in self._weights.load(tensor).reshape(-1)] if tensor else None
+            tensor = self._of(layer).get(name)
+            return [float(x) for x in self._store.load(tensor).reshape(-1)] if tensor else None
 
         try:
             return constants(layer, operation.call, operation.image, weight)
@@ -162,17 +165,17 @@ class KerasGraph(ModelGraph):
     def adapter_obstacle(self, first_convs: Sequence[FirstConv]) -> str:
         """Why no layer can be put in front of the images of these."""
         images = {trace.image.ref: trace.image for trace, _ in self._arrivals_at(first_convs)}
-        return adapter.obstacle(self._model, list(images.values()), self._weights.tensors)
+        return adapter.obstacle(self._model, list(images.values()), self._store.tensors)
 
     def fold(self, conv: FirstConv) -> Adapter:
         layer = self._arrivals[conv.tensor.name][0][1].layer
-        why, hint = adapter.fold_obstacle(self._model, layer, conv, self._weights.tensors)
+        why, hint = adapter.fold_obstacle(self._model, layer, conv, self._store.tensors)
         if why:
             raise self._location.at(layer.where).unsupported(f"{why}: it is not folded", hint=hint)
         self._check_shapes()  # those of the input, which is followed no more
         self._folded, self._traces = layer, [adapter.behind(self._model, layer, conv)]
         del self._arrivals
-        names = self._weights.of(layer)
+        names = self._of(layer)
         return Adapter(layer.where, names.get("bias", ""), tuple(names.values()))
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
@@ -182,10 +185,10 @@ class KerasGraph(ModelGraph):
         if not arrivals or "pointwise_kernel" in CONVS[arrivals[0][1].layer.kind].weights:
             return None
         layer = arrivals[0][1].layer
-        if bias := self._weights.of(layer).get("bias"):
+        if bias := self._of(layer).get("bias"):
             return bias, 1
         norm = layer.only_taker if layer.is_linear else None
-        mean = self._weights.of(norm).get("moving_mean") if norm and norm.kind == "BatchNormalization" else None
+        mean = self._of(norm).get("moving_mean") if norm and norm.kind == "BatchNormalization" else None
         return (mean, -1) if mean else None
 
     def padding(self, conv: FirstConv) -> Sequence[TapSpans]:

@@ -11,19 +11,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count, takewhile
-from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.containers.hdf5.reader import AttributeFilter, Hdf5
-from chkpt_channels.core.errors import Location
 from chkpt_channels.core.records import NamedTuple, pattern
-from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.formats.keras.config import KerasModel, Layer, all_layers
 from chkpt_channels.formats.keras.layers import CONVS, UNTRAINED, WEIGHT_NAMES, WRAPPERS, snake_case, weight_names
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 MOST_WEIGHTS = 8
 """Of one layer: MultiHeadAttention has a kernel and a bias for each of its four projections. A group with more is a nested
@@ -64,17 +58,6 @@ def split_names(attributes: Mapping[str, str | list[str]], name: str) -> list[st
     """The names of the attributes that hold a text or a list: its own, or name0, name1, …"""
     numbered = takewhile(attributes.__contains__, (f"{name}{i}" for i in count()))
     return [name] if name in attributes else [*numbered]
-
-
-class NamedWeights(NamedTuple):
-    """What a graph needs of the file: its tensors, those `of` a layer by the names of its weights, and their values. `document`
-    is the name of the configuration in messages, which begin with `location`."""
-
-    location: Location
-    document: str
-    tensors: Mapping[str, Tensor]
-    of: Callable[[Layer], Mapping[str, str]]
-    load: Callable[[str], NDArray[Any]]
 
 
 class Placed(NamedTuple):
@@ -186,11 +169,8 @@ class Stored(Weights):
         self._file = file
         self._layers = OLD_LAYERS if OLD_LAYERS in file.groups else "layers"
         self._prefixes = self._paths(top)
-        by_group: defaultdict[str, list[str]] = defaultdict(list)
-        for path in file.datasets:
-            if is_stored(path):
-                by_group[path.rpartition("vars/")[0]].append(path)
-        self._by_trail = {trail: sorted(by_group.pop(f"{p}/", ()), key=_number) for trail, p in self._prefixes.items()}
+        by_group = _variables(file)
+        self._by_trail = {trail: by_group.pop(f"{prefix}/", []) for trail, prefix in self._prefixes.items()}
         self.order = [path for paths in self._by_trail.values() for path in paths]
 
     def _paths(self, top: KerasModel) -> dict[tuple[str, ...], str]:
@@ -247,10 +227,7 @@ class Numbered(Weights):
     """
 
     def __init__(self, file: Hdf5) -> None:
-        held: defaultdict[str, list[str]] = defaultdict(list)
-        for path in file.datasets:
-            if is_stored(path) and not path.startswith("optimizer"):
-                held[path.removesuffix(f"vars/{_number(path)}")].append(path)
+        held = {layer: paths for layer, paths in _variables(file).items() if not layer.startswith("optimizer")}
         self.is_ordered = True
         places: dict[str, tuple[int, int]] = {}
         last: dict[str, int] = {}
@@ -260,7 +237,16 @@ class Numbered(Weights):
             self.is_ordered &= address >= last.get(kind, 0)
             last[kind] = max(address, last.get(kind, 0))
             places[layer] = last[kind], rank
-        self.order = [path for layer in sorted(held, key=places.__getitem__) for path in sorted(held[layer], key=_number)]
+        self.order = [path for layer in sorted(held, key=places.__getitem__) for path in held[layer]]
+
+
+def _variables(file: Hdf5) -> dict[str, list[str]]:
+    """The variables of Keras 3's tree in their order, by what stands before `vars`."""
+    variables: defaultdict[str, list[str]] = defaultdict(list)
+    for path in file.datasets:
+        if is_stored(path):
+            variables[path.rpartition("vars/")[0]].append(path)
+    return {layer: sorted(paths, key=_number) for layer, paths in variables.items()}
 
 
 def _number(path: str) -> int:

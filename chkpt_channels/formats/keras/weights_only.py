@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import FirstConv, Notice, PreprocessingOp, Tensor
+from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.formats.graph import ModelGraph
 from chkpt_channels.formats.keras.dataflow.constants import EPSILON
 from chkpt_channels.formats.keras.layers import CONVS, UNTRAINED, WEIGHT_NAMES, one_channel_shape, snake_case
-from chkpt_channels.formats.keras.weights import NamedWeights
 
 HWIO = {3: Layout("WIO"), 4: Layout("HWIO"), 5: Layout("DHWIO")}
 OIHW = {3: Layout("OIW"), 4: Layout("OIHW"), 5: Layout("OIDHW")}
@@ -33,14 +33,14 @@ class Group(NamedTuple):
 
 
 class WeightsOnlyGraph(ModelGraph):
-    """The weights of a checkpoint, layer by layer; in the order of the layers where `ordered`. `is_configured` says that the file
-    has a configuration, of a custom class that does not list its layers."""
+    """The weights of a checkpoint, layer by layer; in the order of the layers where `ordered`. `custom` is the name of the
+    configuration where the file has one, of a custom class that does not list its layers."""
 
     knows_outputs = True
 
-    def __init__(self, weights: NamedWeights, *, ordered: bool, is_configured: bool) -> None:
-        self._weights, self._ordered, self._is_configured = weights, ordered, is_configured
-        self._groups = _groups(name for name, tensor in weights.tensors.items() if not tensor.group)
+    def __init__(self, store: TensorStore, *, ordered: bool, custom: str = "") -> None:
+        self._store, self._ordered, self._custom = store, ordered, custom
+        self._groups = _groups(name for name, tensor in store.tensors.items() if not tensor.group)
         self._places = {name: (i, weight) for i, group in enumerate(self._groups) for weight, name in group.weights.items()}
         self._kernels = [name for name, (_, weight) in self._places.items() if weight.endswith("kernel")]
         self._begins_depthwise = ordered and any(map(self.is_depthwise, self._kernels[:1]))
@@ -49,7 +49,7 @@ class WeightsOnlyGraph(ModelGraph):
         """A depthwise first layer; discovery searches for others in `search_view`."""
         if not self._begins_depthwise:
             return []
-        tensor = self._weights.tensors[self._kernels[0]]
+        tensor = self._store.tensors[self._kernels[0]]
         channels = tensor.shape[-2] if len(tensor.shape) > 2 else 0
         if not 0 < channels <= MOST_COLORS:
             return []
@@ -77,7 +77,7 @@ class WeightsOnlyGraph(ModelGraph):
 
     def _torch_view(self, name: str) -> Tensor | None:
         """A kernel with a PyTorch-style name and an OIHW shape; None for another tensor."""
-        tensor = self._weights.tensors[name]
+        tensor = self._store.tensors[name]
         module = re.sub(r"[/.]+", ".", re.sub(r"/?vars$", "", name.rpartition("/")[0])) or "model"
         suffix = "pointwise.weight" if self._places[name][1] == "pointwise_kernel" else "weight"
         if len(tensor.shape) == 2:
@@ -104,8 +104,8 @@ class WeightsOnlyGraph(ModelGraph):
 
         Raises UnsupportedError where the file has a configuration, of a model that does not list its layers.
         """
-        if self._is_configured and first_convs:
-            raise self._weights.location.at(self._weights.document).unsupported(
+        if self._custom and first_convs:
+            raise self._store.location.at(self._custom).unsupported(
                 "the model is a custom class that does not list its layers: its channel count is in its code",
                 hint="convert its weights: model.save_weights('….weights.h5')",
             )
@@ -118,11 +118,11 @@ class WeightsOnlyGraph(ModelGraph):
             operations.append(PreprocessingOp(conv.tensor.name, self._groups[index].kind))
         if "spectral_normalization" in conv.tensor.name:
             operations.append(PreprocessingOp(conv.tensor.name, "SpectralNormalization", why="keeps a copy of the kernel"))
-        taken = {self._weights.tensors[name].shape[-2:-1] for name in self._kernels}
+        taken = {self._store.tensors[name].shape[-2:-1] for name in self._kernels}
         for group in self._groups[:index]:
-            shapes = {self._weights.tensors[name].shape for name in group.weights.values()} - {()}
+            shapes = {self._store.tensors[name].shape for name in group.weights.values()} - {()}
             constants = [group.weights[key] for key in ("mean", "variance") if key in group.weights]
-            sizes = [self._weights.tensors[name].shape for name in constants]
+            sizes = [self._store.tensors[name].shape for name in constants]
             where = next(iter(group.weights.values())).rpartition("/")[0]
             is_wide = group.kind == "Normalization" and sizes and sizes[0] not in ((), (conv.in_channels,))
             if is_wide and sizes[0] not in taken:
@@ -142,17 +142,15 @@ class WeightsOnlyGraph(ModelGraph):
     def _makers(self, conv: FirstConv, index: int) -> Iterator[str]:
         """The layer of single pixels directly before, if it makes as many channels as this kernel takes."""
         for name in [name for name in self._kernels if self._places[name][0] < index][-1:]:
-            shape = self._weights.tensors[name].shape
+            shape = self._store.tensors[name].shape
             if shape[-1:] == (conv.in_channels,) and set(shape[:-2]) <= {1} and self._ordered:
                 yield name.rpartition("/vars")[0] or name
 
     def _normalization(self, where: str, group: Group) -> PreprocessingOp:
-        mean, variance = (self._weights.load(group.weights[key]).reshape(-1).tolist() for key in ("mean", "variance"))
+        mean, variance = (self._store.load(group.weights[key]).reshape(-1).tolist() for key in ("mean", "variance"))
         deviation = [max(max(v, 0.0) ** 0.5, EPSILON) for v in variance]
         scale, shift = tuple(1 / d for d in deviation), tuple(-m / d for m, d in zip(mean, deviation, strict=True))
-        tensors = tuple(
-            (group.weights[key], 0) for key in ("mean", "variance") if self._weights.tensors[group.weights[key]].shape
-        )
+        tensors = tuple((group.weights[key], 0) for key in ("mean", "variance") if self._store.tensors[group.weights[key]].shape)
         return PreprocessingOp(where, "Normalization", scale, shift, tensors)
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:
@@ -167,7 +165,7 @@ class WeightsOnlyGraph(ModelGraph):
             return group.weights["bias"], 1
         mean = following[0].weights.get("moving_mean") if following else None
         filters = conv.tensor.shape[conv.layout.axes.index("O")]
-        return (mean, -1) if mean and self._weights.tensors[mean].shape == (filters,) else None
+        return (mean, -1) if mean and self._store.tensors[mean].shape == (filters,) else None
 
 
 def _groups(names: Iterable[str]) -> list[Group]:

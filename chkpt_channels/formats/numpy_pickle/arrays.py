@@ -12,7 +12,6 @@ from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.records import NamedTuple
 
-_MODULES = ("numpy.core", "numpy._core")
 _CLASSES = ("numpy.ndarray", "numpy.memmap")
 """The classes of plain arrays: in a pickle one that was mapped from a file is like others."""
 _NUMBERS = {
@@ -24,8 +23,6 @@ _NUMBERS = {
 }
 _EXTENDED = {dtype.numpy: dtype for dtype in BY_NAME.values() if dtype.extended}
 _ORDERS = {False: "C", True: "F", "C": "C", "F": "F"}
-_OF_TEXT = "_convert_to_stringdtype_kwargs"
-"""What makes the dtype of texts of any length."""
 _NO_ARRAY = "an array is made of what numpy makes none of"
 _MOST_ARGUMENTS = 16
 """The state of a dtype has up to nine."""
@@ -160,12 +157,12 @@ def _parts(node: PickleNode, location: Location) -> _Parts | None:
     made = function.target.value if function.target.kind is Kind.GLOBAL else ("", "")
     if made[0].startswith("jax.") and made[1] == "_reconstruct_array" and len(arguments) == 4 and built is None:
         function, arguments, built = arguments[0], _few(arguments[1]), arguments[2]
-    if any(function.is_global(f"{module}.numeric", "_frombuffer") for module in _MODULES):
+    if _is_numpys(function, "numeric", "_frombuffer"):
         if len(arguments) in (4, 5) and built is None and node.items is None:
             return _Parts(_CLASSES[0], arguments[2], arguments[1], arguments[3], arguments[0], *arguments[4:])
         raise location.damaged(_NO_ARRAY, at=node.start)
     masked = function.is_global("numpy.ma.core", "_mareconstruct")
-    if not masked and not any(function.is_global(f"{module}.multiarray", "_reconstruct") for module in _MODULES):
+    if not masked and not _is_numpys(function, "multiarray", "_reconstruct"):
         if node.kind is Kind.CALL and function.is_global("numpy", "ndarray"):
             raise location.damaged(_NO_ARRAY, at=node.start)
         return None
@@ -177,6 +174,11 @@ def _parts(node: PickleNode, location: Location) -> _Parts | None:
     if kind and kind not in _CLASSES:
         return None  # a subclass, whose state has what its author likes
     raise location.damaged(_NO_ARRAY, at=node.start)
+
+
+def _is_numpys(function: PickleNode, module: str, name: str) -> bool:
+    """Whether that is this function of numpy, by the name of its core before numpy 2 or since."""
+    return function.is_global(f"numpy.core.{module}", name) or function.is_global(f"numpy._core.{module}", name)
 
 
 def _is_letter(node: PickleNode) -> bool:
@@ -196,10 +198,8 @@ def _few(node: PickleNode | None) -> Sequence[PickleNode]:
 def _dtype(node: PickleNode) -> DType | str | None:
     """A type of numbers, or why it is of none; None where numpy makes no dtype of it."""
     arguments = [child.target for child in _few(node.value[1])] if node.kind is Kind.CALL else []
-    if any(
-        node.kind is Kind.CALL and node.value[0].is_global(f"{m}._internal", "_convert_to_stringdtype_kwargs") for m in _MODULES
-    ):
-        return ""
+    if node.kind is Kind.CALL and _is_numpys(node.value[0], "_internal", "_convert_to_stringdtype_kwargs"):
+        return ""  # texts of any length
     state = [child.target.value for child in _few(node.state)]
     if len(arguments) != 3 or not node.value[0].is_global("numpy", "dtype") or len(state) < 8 or node.items is not None:
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 from chkpt_channels.containers.pickle import editor
@@ -14,16 +13,13 @@ from chkpt_channels.containers.pickle.window import FileBytes
 from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import Edits, OptimizerEntry, Tensor, TensorEdit
 from chkpt_channels.formats import jax_optimizer
-from chkpt_channels.formats.base import Checkpoint, Format, Loading
-from chkpt_channels.formats.graph import ModelGraph
-from chkpt_channels.formats.jax_names import NamedArrays, layout_of
+from chkpt_channels.formats.base import Format, Loading
+from chkpt_channels.formats.jax_names import NamedCheckpoint, layout_of
 from chkpt_channels.formats.numpy_pickle.arrays import Array, LatinText
 from chkpt_channels.formats.numpy_pickle.walk import PARAMETER_NAMES, Walk
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Checksum, Splice
 
-_HEADS = {b"U": 2, b"T": 5, b"X": 5, b"\x8c": 2, b"\x8d": 9, b"C": 2, b"B": 5, b"\x8e": 9, b"\x96": 9}
-"""The bytes before a text or byte string: its opcode and its length."""
 _TEXTS = (b"X", b"\x8c", b"\x8d")
 _FAMILIES = (
     ((b"U", 8), (b"T", 31)),
@@ -34,6 +30,8 @@ _FAMILIES = (
 )
 """The opcodes of one meaning with the bits of their lengths: strings of Python 2, texts of protocol 2 and of 4, bytes,
 bytearrays."""
+_HEADS = {opcode: 1 + -(-bits // 8) for family in _FAMILIES for opcode, bits in family}
+"""The bytes before a text or byte string: its opcode and its length."""
 _SLOT = pattern(
     r"(?P<parameter>.+)_(?P<slot>moment[12]?(_max)?|beta[12]_pow_acc|velocity|inf_norm|momentum|mean_square|mean_grad"
     r"|_avg_squared_(grad|update))(_\d+)?"
@@ -46,7 +44,7 @@ _KNOWN = pattern(
 )
 
 
-class NumpyPickle(Checkpoint):
+class NumpyPickle(NamedCheckpoint):
     """One pickle of arrays. The dict of a framework that is known keeps the order of the modules, but in Python 2; JAX sorts its
     own by name, and is a tree of modules, one network."""
 
@@ -69,10 +67,6 @@ class NumpyPickle(Checkpoint):
         self._python2 = any(opcode in (b"U", b"T") for opcode in self._opcodes.values())
         self.ordered = self.torch and not self._python2
         self.optimizer_entries = jax_optimizer.entries(self.tensors) if is_tree else _entries(walk, self.tensors)
-
-    @cached_property
-    def graph(self) -> ModelGraph:
-        return NamedArrays(self)
 
     @property
     def torch(self) -> bool:

@@ -57,7 +57,7 @@ def effect(layer: Layer, call: int, image: Image) -> str:
     """What a layer does to an image. It "keeps" its channels, linearly and all alike, or "bends" them, all alike; "shifts" all of
     them by the same constants, or "scales" each by its own; is a "conv" over them; or "mixes" them, which is the answer for
     everything unknown too."""
-    config = layer.config if isinstance(layer.config, dict) else {}
+    config = layer.config
     formatted = image.axis == (1 if data_format(config) == "channels_first" else image.rank - 1)
     if layer.kind in ("Permute", "Reshape", "Transpose", "Moveaxis", "Swapaxes", "ExpandDims", "Squeeze"):
         return "keeps" if moved(layer, image) else "mixes"
@@ -110,10 +110,11 @@ def moved(layer: Layer, image: Image) -> Image | None:
         pair = axes_of([config.get(key) for key in keys], rank)
         if pair is None:
             return None
-        order = [axis for axis in range(rank) if axis != pair[0]]
-        order.insert(pair[1], pair[0])
-        if layer.kind == "Swapaxes":
-            order = [{pair[0]: pair[1], pair[1]: pair[0]}.get(axis, axis) for axis in range(rank)]
+        order = [*range(rank)]
+        if layer.kind == "Moveaxis":
+            order.insert(pair[1], order.pop(pair[0]))
+        else:
+            order[pair[0]], order[pair[1]] = pair[1], pair[0]
         return image._replace(axis=order.index(image.axis))
     if layer.kind in ("ExpandDims", "Squeeze"):
         step = 1 if layer.kind == "ExpandDims" else -1
