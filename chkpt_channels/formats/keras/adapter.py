@@ -138,8 +138,6 @@ def _stored(matrix: Sequence[Sequence[float]], layout: Layout, dtype: str) -> ND
     """A [I_old, I_new] as the kernel of such a layout: its outputs are the old channels."""
     import numpy as np
 
-    order = [axis for axis in layout.axes if axis in "OI"]
     values = np.array(matrix, np.float64).astype(dtype)
-    ones = (1,) * (len(layout.axes) - 2)
-    turned = values if order == ["O", "I"] else values.T
-    return turned.reshape((*ones, *turned.shape))
+    turned = values if "OI" in layout else values.T
+    return turned.reshape((*[1] * (len(layout) - 2), *turned.shape))

@@ -111,16 +111,14 @@ class KerasGraph(ModelGraph):
 
     def _blocks(self, arrivals: Sequence[Arrival]) -> Iterator[PreprocessingOp]:
         """What makes an edit of the kernels wrong: layers that mix channels, and layers that are called on other tensors too."""
-        for trace in {id(trace): trace for trace, _ in arrivals}.values():
+        for trace in dict.fromkeys(trace for trace, _ in arrivals):
             for layer in trace.blocks:
                 yield PreprocessingOp(layer.where, layer.kind) if layer else PreprocessingOp("the model's output", "output")
         for trace, reached in arrivals:
             if trace.image.channels == 1 and CONVS[reached.layer.kind].depthwise:  # each filter serves one channel of the image
                 yield PreprocessingOp(reached.layer.where, reached.layer.kind)
         clear = [reached for _, reached in arrivals if reached.blocked is None]
-        for layer in {
-            id(layer): layer for r in clear for layer in (r.layer, *(operation.layer for operation in r.operations))
-        }.values():
+        for layer in dict.fromkeys(layer for r in clear for layer in (r.layer, *(operation.layer for operation in r.operations))):
             if sum(len(trace.calls[layer.trail]) for trace in self._traces) != self._count_calls(layer):
                 yield PreprocessingOp(layer.where, layer.kind, why="takes other tensors too")
 

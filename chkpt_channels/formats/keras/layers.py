@@ -146,9 +146,7 @@ def flat(value: Any) -> list[float] | None:
     """The numbers of a constant in a configuration: a number, nested lists or a serialized array; None for anything else."""
     if isinstance(value, dict):
         value = value.get("config", {}).get("value") if value.get("class_name") in ("__numpy__", "__tensor__") else None
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return [float(value)]
-    numbers: Sequence[Any] = value if isinstance(value, list) else [None]
+    numbers: Sequence[Any] = value if isinstance(value, list) else [value]
     while any(isinstance(item, list) for item in numbers):
         if not all(isinstance(item, list) for item in numbers):
             return None

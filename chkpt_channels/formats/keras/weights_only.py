@@ -147,10 +147,11 @@ class WeightsOnlyGraph(ModelGraph):
                 yield name.rpartition("/vars")[0] or name
 
     def _normalization(self, where: str, group: Group) -> PreprocessingOp:
-        mean, variance = (self._store.load(group.weights[key]).reshape(-1).tolist() for key in ("mean", "variance"))
+        names = [group.weights[key] for key in ("mean", "variance")]
+        mean, variance = (self._store.load(name).reshape(-1).tolist() for name in names)
         deviation = [max(max(v, 0.0) ** 0.5, EPSILON) for v in variance]
         scale, shift = tuple(1 / d for d in deviation), tuple(-m / d for m, d in zip(mean, deviation, strict=True))
-        tensors = tuple((group.weights[key], 0) for key in ("mean", "variance") if self._store.tensors[group.weights[key]].shape)
+        tensors = tuple((name, 0) for name in names if self._store.tensors[name].shape)
         return PreprocessingOp(where, "Normalization", scale, shift, tensors)
 
     def bias_target(self, conv: FirstConv) -> tuple[str, int] | None:

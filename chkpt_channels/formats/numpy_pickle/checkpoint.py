@@ -158,11 +158,10 @@ class NumpyPickle(NamedCheckpoint):
         """The new elements, in the order and the kind of opcode of the old ones."""
 
         def encoded() -> bytes:
-            raw = edit.values().transpose(array.axes).tobytes()
-            return raw.decode("latin-1").encode() if array.latin1 else raw
+            return edit.values().transpose(array.axes).tobytes()
 
         if array.latin1:  # how long the text is only its values show
-            text = encoded()
+            text = encoded().decode("latin-1").encode()
             return Splice.of(node.start, node.stop, self._head(node, len(text)) + text)
         size = array._replace(shape=edit.shape).size
         head = self._head(node, size)
@@ -171,10 +170,10 @@ class NumpyPickle(NamedCheckpoint):
     def _head(self, node: PickleNode, size: int) -> bytes:
         """The shortest opcode of the same meaning for so many bytes. Raises UnsupportedError where there is none."""
         family = next((f for f in _FAMILIES if any(self._opcodes[node] == opcode for opcode, _ in f)), ())
-        found = next(((opcode, bits) for opcode, bits in family if size >> bits == 0), None)
-        if found is None:
-            raise self.location.unsupported(f"a string of Python 2 cannot hold {size} bytes", hint="pickle it anew in Python 3")
-        return found[0] + size.to_bytes(-(-found[1] // 8), "little")
+        for opcode, bits in family:
+            if size >> bits == 0:
+                return opcode + size.to_bytes(_HEADS[opcode] - 1, "little")
+        raise self.location.unsupported(f"a string of Python 2 cannot hold {size} bytes", hint="pickle it anew in Python 3")
 
 
 def _entries(walk: Walk, tensors: Mapping[str, Tensor]) -> tuple[OptimizerEntry, ...]:

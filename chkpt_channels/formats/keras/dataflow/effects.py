@@ -141,10 +141,10 @@ def reshape_target(layer: Layer) -> list[Any] | None:
 
 
 def _effect_of_constants(constants: Sequence[Any], image: Image) -> str:
-    values = [flat(constant) for constant in constants]
-    if any(numbers is None or len(numbers) not in (1, image.channels) for numbers in values):
+    counts = {len(flat(constant) or ()) for constant in constants}
+    if not counts <= {1, image.channels}:
         return "mixes"
-    if all(numbers is not None and len(numbers) == 1 for numbers in values):
+    if counts == {1}:
         return "shifts"
     return "scales" if all(_is_along(constant, image) for constant in constants) else "mixes"
 
@@ -163,7 +163,7 @@ def _effect_of_normalization(config: Mapping[str, Any], image: Image) -> str:
     if axes not in ([], [image.axis]):
         return "mixes"
     given = [config[key] for key in ("mean", "variance") if config.get(key) is not None]
-    if any(flat(value) is None or len(flat(value) or ()) not in (1, image.channels) for value in given):
+    if any(len(flat(value) or ()) not in (1, image.channels) for value in given):
         return "mixes"
     return "scales" if axes else "shifts"
 
