@@ -17,12 +17,13 @@ HWIO = {3: Layout("WIO"), 4: Layout("HWIO"), 5: Layout("DHWIO")}
 OIHW = {3: Layout("OIW"), 4: Layout("OIHW"), 5: Layout("OIDHW")}
 MOST_COLORS = 4
 """Of an image, where a depthwise first layer leaves the count to its kernel."""
-_CLASSES = {snake_case(kind): kind for kind in CONVS}
-_STORED = {
-    **dict.fromkeys(("layer", "forward_layer", "backward_layer", "cell"), ("kernel",)),  # of a class that is not in the file
-    "normalization": ("mean", "variance", "count"),
-    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+_STORED: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    **{snake_case(kind): (kind, conv.weights) for kind, conv in CONVS.items()},
+    **dict.fromkeys(("layer", "forward_layer", "backward_layer", "cell"), ("", ("kernel",))),
+    "normalization": ("Normalization", ("mean", "variance", "count")),
+    "batch_normalization": ("BatchNormalization", ("gamma", "beta", "moving_mean", "moving_variance")),
 }
+"""By the name of a layer's group, without its number: the class, "" where the file does not say it, and the weights in order."""
 
 
 class Group(NamedTuple):
@@ -111,13 +112,16 @@ class WeightsOnlyGraph(ModelGraph):
             )
         return list(dict.fromkeys(op for conv in first_convs for op in self._preprocessing_of(conv)))
 
-    def _preprocessing_of(self, conv: FirstConv) -> Sequence[PreprocessingOp]:
+    def _preprocessing_of(self, conv: FirstConv) -> Iterator[PreprocessingOp]:
         index, _ = self._places.get(conv.tensor.name, (0, ""))
-        operations = [PreprocessingOp(where, "layer", why="makes the kernel's channels") for where in self._makers(conv, index)]
+        for name in [name for name in self._kernels if self._places[name][0] < index][-1:]:  # a layer of single pixels before it
+            shape = self._store.tensors[name].shape
+            if shape[-1:] == (conv.in_channels,) and set(shape[:-2]) <= {1} and self._ordered:
+                yield PreprocessingOp(name.rpartition("/vars")[0] or name, "layer", why="makes the kernel's channels")
         if conv.in_channels == 1 and self.is_depthwise(conv.tensor.name):  # each filter serves one channel of the image
-            operations.append(PreprocessingOp(conv.tensor.name, self._groups[index].kind))
+            yield PreprocessingOp(conv.tensor.name, self._groups[index].kind)
         if "spectral_normalization" in conv.tensor.name:
-            operations.append(PreprocessingOp(conv.tensor.name, "SpectralNormalization", why="keeps a copy of the kernel"))
+            yield PreprocessingOp(conv.tensor.name, "SpectralNormalization", why="keeps a copy of the kernel")
         taken = {self._store.tensors[name].shape[-2:-1] for name in self._kernels}
         for group in self._groups[:index]:
             shapes = {self._store.tensors[name].shape for name in group.weights.values()} - {()}
@@ -126,25 +130,15 @@ class WeightsOnlyGraph(ModelGraph):
             where = next(iter(group.weights.values())).rpartition("/")[0]
             is_wide = group.kind == "Normalization" and sizes and sizes[0] not in ((), (conv.in_channels,))
             if is_wide and sizes[0] not in taken:
-                operations.append(PreprocessingOp(where, group.kind, why="has channels that no kernel takes"))
+                yield PreprocessingOp(where, group.kind, why="has channels that no kernel takes")
             if shapes != {(conv.in_channels,)} and sizes != [(), ()]:
                 continue
             if conv.in_channels == 1 and conv.tensor.name.startswith(f"{where}/"):
                 continue  # a number of the model itself, as TFCLIPModel's logit_scale, and no layer
             if group.kind == "Normalization" and sizes in ([(conv.in_channels,)] * 2, [(), ()]):
-                operations.append(self._normalization(where, group))
+                yield self._normalization(where, group)
             else:
-                operations.append(
-                    PreprocessingOp(where, "normalization", why="precedes the kernel, and its configuration is not in the file")
-                )
-        return operations
-
-    def _makers(self, conv: FirstConv, index: int) -> Iterator[str]:
-        """The layer of single pixels directly before, if it makes as many channels as this kernel takes."""
-        for name in [name for name in self._kernels if self._places[name][0] < index][-1:]:
-            shape = self._store.tensors[name].shape
-            if shape[-1:] == (conv.in_channels,) and set(shape[:-2]) <= {1} and self._ordered:
-                yield name.rpartition("/vars")[0] or name
+                yield PreprocessingOp(where, "normalization", why="precedes the kernel, and its configuration is not in the file")
 
     def _normalization(self, where: str, group: Group) -> PreprocessingOp:
         names = [group.weights[key] for key in ("mean", "variance")]
@@ -180,18 +174,20 @@ def _groups(names: Iterable[str]) -> list[Group]:
 def _group(layer: str, names: Sequence[str]) -> Group:
     """One layer's weights, numbered (Keras 3) or named."""
     if layer.endswith("/vars") or layer == "vars":
-        kind = re.sub(r"_\d+$", "", layer.removesuffix("vars").rstrip("/").rpartition("/")[2])
-        listed = CONVS[_CLASSES[kind]].weights if kind in _CLASSES else _STORED.get(kind, ())
+        kind, listed = _stored(layer.removesuffix("vars").rstrip("/"))
         # a BatchNormalization without gamma or beta has fewer variables, and the statistics are the last
-        listed = listed[-len(names) :] if kind == "batch_normalization" else listed
-        words = {"normalization": "Normalization", "batch_normalization": "BatchNormalization"}
+        listed = listed[-len(names) :] if kind == "BatchNormalization" else listed
         listed = (*listed, *map(str, range(len(listed), len(names))))
-        return Group(_CLASSES.get(kind, words.get(kind, "")), dict(zip(listed, names, strict=False)))
+        return Group(kind, dict(zip(listed, names, strict=False)))
     weights = {_weight(name): name for name in names}
     if {"mean", "variance", "count"} <= weights.keys():
         return Group("Normalization", weights)
     kinds = {"moving_mean": "BatchNormalization", "pointwise_kernel": "SeparableConv2D", "depthwise_kernel": "DepthwiseConv2D"}
     return Group(next((kind for weight, kind in kinds.items() if weight in weights), ""), weights)
+
+
+def _stored(layer: str) -> tuple[str, tuple[str, ...]]:
+    return _STORED.get(re.sub(r"_\d+$", "", layer.rpartition("/")[2]), ("", ()))
 
 
 def _weight(name: str) -> str:
@@ -208,9 +204,9 @@ def trained(names: Iterable[str]) -> list[str]:
 
 def layout_of(layer: str, tensor: Tensor, *, theano: bool) -> Layout | None:
     """The layout of a kernel, by its class where the file names it."""
-    kind = re.sub(r"_\d+$", "", layer.rpartition("/")[2])
-    if kind in _CLASSES:
-        layout = CONVS[_CLASSES[kind]].layout
+    kind, _ = _stored(layer)
+    if kind in CONVS:
+        layout = CONVS[kind].layout
         return layout if len(layout.axes) == len(tensor.shape) else None
     return (OIHW if theano else HWIO).get(len(tensor.shape))
 

@@ -40,14 +40,13 @@ class KerasZip(KerasCheckpoint):
         if not self._archive.has_crcs:
             raise source.location.damaged("was written without checksums: Keras cannot load it")
         self._member = self._archive.members[WEIGHTS]
-        self._is_deflated = self._member.method != STORED
         self.file = self._open_weights()
         self.configure(self._decoded())
         self.index(Stored(self.file, self.model) if self.model else Numbered(self.file))
 
     def _open_weights(self) -> Hdf5:
         location = self.source.location.at(WEIGHTS)
-        if not self._is_deflated:
+        if self._member.method == STORED:
             return Hdf5(self.source, location, self._member.data, self._member.size)
         if self._member.size > LIMITS.inflated_bytes:
             raise location.unsupported(
