@@ -26,7 +26,7 @@ HEAVY = {"numpy", "ml_dtypes", "h5py", "onnx", "rich", "safetensors", "pydantic"
 
 CONTRACT = {"formats", "formats.base", "formats.graph"}
 """What the packages above formats know of it; no format is named outside of its own room."""
-SHARED = {"formats.jax_names", "formats.jax_optimizer"}
+SHARED = {"formats.jax_names"}
 """What several formats read by names."""
 MOST_LINES, MOST_FUNCTION_LINES, MOST_FILES = 300, 40, 13
 LONGER: dict[str, str] = {

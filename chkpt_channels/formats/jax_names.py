@@ -3,18 +3,27 @@
 A `kernel` of rank 2 is [I, O]; one of rank 3 to 5 is a convolution's, with the filters last. Two kinds look like one and are not:
 those of attention, [E, heads, dim] for `query`, `key` and `value` and [heads, dim, E] for `out` (a ViT-Ti has three heads); and
 the layers of `nn.scan`, stacked along a first axis. Their biases and their names tell.
-Source: flax/linen/linear.py, attention.py and transforms.py of flax 0.12; big_vision, vision_transformer and BiT name alike.
+
+The arrays of an optimizer are named by the parameters that they are kept for:
+
+    opt_state/0/mu/<parameter>                      optax: a tree of the parameters for each slot; counters stand alone
+    optimizer/state/param_states/<parameter>/mu     flax.optim, before 0.6, whose optimizer/target is the model
+    opt/…                                           big_vision
+
+Source: flax/linen/linear.py, attention.py and transforms.py, flax/training/train_state.py of flax 0.12; optax/_src/transform.py;
+big_vision, vision_transformer and BiT name alike.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from math import prod
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.records import NamedTuple
-from chkpt_channels.core.tensors import OpaqueTensor, Tensor
+from chkpt_channels.core.records import NamedTuple, pattern
+from chkpt_channels.core.tensors import OpaqueTensor, OptimizerEntry, Tensor
 from chkpt_channels.formats.base import Checkpoint, TensorStore
 from chkpt_channels.formats.graph import ModelGraph
 
@@ -30,6 +39,8 @@ _WORDS = {
 }
 _COLLECTIONS = ("params", "batch_stats", "target")
 """What holds the variables of a module, whose names are the same in each."""
+_ROOT = pattern(r"(?:.*/)?(?:opt|optimizer|opt_states?|optimizer_states?)/(?!target/)")
+"""The path into an optimizer."""
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
@@ -113,3 +124,35 @@ def _kernel(name: str, shape: Shape, shapes: Shapes) -> _Seen:
         return _Seen((shape[-1], prod(shape[:-1])) if shape else shape)
     *window, channels, filters = shape
     return _Seen((filters, channels, *window), bool(window))
+
+
+def optimizer_entries(tensors: Mapping[str, Tensor]) -> tuple[OptimizerEntry, ...]:
+    """What the optimizers keep for each tensor, and what they keep for none: counters, rates, and placeholders of one number."""
+    kept = {name: match.end() for name in tensors if (match := _ROOT.match(name))}
+    parameters: dict[str, str] = {}
+    for name in sorted(tensors.keys() - kept.keys(), key=lambda name: not name.startswith("params/")):
+        words = name.split("/")
+        for i in range(len(words)):
+            if not i or words[i - 1] in ("params", "target") or (i == 1 and "params" not in words):
+                parameters.setdefault("/".join(words[i:]), name)
+    slots: defaultdict[tuple[str, str], dict[str, Tensor]] = defaultdict(dict)
+    alone = []
+    for name, begin in kept.items():
+        if owner := _owner(name[begin:].split("/"), parameters):
+            path, slot, parameter = owner
+            if len(tensors[name].shape) or tensors[name].shape == tensors[parameter].shape:
+                slots[name[:begin] + path, parameter][slot] = tensors[name]
+                continue
+        alone.append(OptimizerEntry(name.replace("/", "."), "", {name: tensors[name]}, {}))
+    owned = (OptimizerEntry(f"{where}/{p}", p, each, {}) for (where, p), each in slots.items())
+    return (*owned, *alone)
+
+
+def _owner(words: list[str], parameters: Mapping[str, str]) -> tuple[str, str, str] | None:
+    """(the path before the slot, the slot, the parameter's name) of one array: the parameter stands last, or the slot does."""
+    for last in (len(words), len(words) - 1):
+        for first in range(1 if last == len(words) else 0, last):
+            if parameter := parameters.get("/".join(words[first:last])):
+                slot, path = (words[first - 1], words[: first - 1]) if last == len(words) else (words[-1], words[:first])
+                return "/".join(path), slot, parameter
+    return None

@@ -11,9 +11,8 @@ from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Edits, OpaqueTensor, Tensor, TensorEdit
-from chkpt_channels.formats import jax_optimizer as optimizer
 from chkpt_channels.formats.base import Format, Joined, Loading, TensorStore
-from chkpt_channels.formats.jax_names import NamedArrays, NamedCheckpoint, layout_of
+from chkpt_channels.formats.jax_names import NamedArrays, NamedCheckpoint, layout_of, optimizer_entries
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
 
@@ -145,11 +144,11 @@ class FlaxFile(NamedCheckpoint):
                     f"shape {list(shape)} needs {prod(shape)} elements, and its chunks hold {count}"
                 )
             self.opaque += (OpaqueTensor(path, shape, *_IN_CHUNKS, parts=names, follows=len(self.tensors)),)
-        self.optimizer_entries = optimizer.entries(self.tensors)
+        self.optimizer_entries = optimizer_entries(self.tensors)
 
     def joined(self, shards: TensorStore, *, ordered: bool) -> Joined:
         """The tree, which shards cut between any two arrays: a module's bias may be in another than its kernel."""
-        return Joined(NamedArrays(shards), optimizer.entries(shards.tensors))
+        return Joined(NamedArrays(shards), optimizer_entries(shards.tensors))
 
     def chunks(self, name: str) -> Iterator[bytes]:
         return self.source.chunks(self._arrays[name].elements, self._arrays[name].stop)

@@ -15,9 +15,8 @@ from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.records import NamedTuple, pattern
 from chkpt_channels.core.tensors import Edits, Notice, OpaqueTensor, Tensor, TensorEdit
-from chkpt_channels.formats import jax_optimizer as optimizer
 from chkpt_channels.formats.base import Format, Loading
-from chkpt_channels.formats.jax_names import NamedCheckpoint, layout_of
+from chkpt_channels.formats.jax_names import NamedCheckpoint, layout_of, optimizer_entries
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Checksum, Splice
 
@@ -78,7 +77,7 @@ class NpzArchive(NamedCheckpoint):
         for name, array in self._arrays.items():
             self._take(name, array, layout_of(name, shapes))
         self.untyped = frozenset(name for name in self.tensors if "V" in self._arrays[name].descr)
-        self.optimizer_entries = optimizer.entries(self.tensors)
+        self.optimizer_entries = optimizer_entries(self.tensors)
 
     def _header(self, member: Member) -> _Array | None:
         """The header of an array; None for a member that is none. Raises DamagedError."""

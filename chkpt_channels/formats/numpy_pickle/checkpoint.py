@@ -12,9 +12,8 @@ from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.containers.pickle.window import FileBytes
 from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import Edits, OptimizerEntry, Tensor, TensorEdit
-from chkpt_channels.formats import jax_optimizer
 from chkpt_channels.formats.base import Format, Loading
-from chkpt_channels.formats.jax_names import NamedCheckpoint, layout_of
+from chkpt_channels.formats.jax_names import NamedCheckpoint, layout_of, optimizer_entries
 from chkpt_channels.formats.numpy_pickle.arrays import Array, LatinText
 from chkpt_channels.formats.numpy_pickle.walk import PARAMETER_NAMES, Walk
 from chkpt_channels.storage.source import Source
@@ -66,7 +65,7 @@ class NumpyPickle(NamedCheckpoint):
         self.globals = tuple(sorted(n for n in map(".".join, self._tree.globals) if not _KNOWN.fullmatch(n)))
         self._python2 = any(opcode in (b"U", b"T") for opcode in self._opcodes.values())
         self.ordered = self.torch and not self._python2
-        self.optimizer_entries = jax_optimizer.entries(self.tensors) if is_tree else _entries(walk, self.tensors)
+        self.optimizer_entries = optimizer_entries(self.tensors) if is_tree else _entries(walk, self.tensors)
 
     @property
     def torch(self) -> bool:
