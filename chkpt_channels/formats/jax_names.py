@@ -22,7 +22,7 @@ from math import prod
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.records import NamedTuple, pattern
+from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import OpaqueTensor, OptimizerEntry, Tensor
 from chkpt_channels.formats.base import Checkpoint, TensorStore
 from chkpt_channels.formats.graph import ModelGraph
@@ -45,17 +45,10 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
 
-class _Seen(NamedTuple):
-    """The shape of a kernel as PyTorch has it, and whether it is a convolution's."""
-
-    shape: Shape
-    is_conv: bool = False
-
-
 def layout_of(name: str, shapes: Shapes) -> Layout | None:
     """The layout of a tensor by its name and the shapes of those beside it; None where it is no convolution's kernel."""
-    seen = _kernel(name, shapes[name], shapes) if _is_kernel(name) else None
-    return HWIO[len(shapes[name])] if seen and seen.is_conv else None
+    seen = _kernel(name, shapes)
+    return HWIO.get(len(shapes[name])) if seen and len(seen) > 2 else None
 
 
 class NamedArrays(ModelGraph):
@@ -95,35 +88,33 @@ def _view(tensor: Tensor, shapes: Shapes) -> Tensor:
     words = tensor.name.split("/")
     while len(words) > 1 and words[0] in _COLLECTIONS:
         words = words[1:]
-    seen = _kernel(tensor.name, tensor.shape, shapes) if _is_kernel(tensor.name) else None
-    last = "weight" if seen else _WORDS.get(words[-1], words[-1])
-    shape = seen.shape if seen else tensor.shape
-    return tensor._replace(
-        name=".".join([*words[:-1], last]), shape=shape, group="", layout=_OIHW.get(len(shape)) if seen else None
-    )
+    shape, layout, last = tensor.shape, None, _WORDS.get(words[-1], words[-1])
+    if (seen := _kernel(tensor.name, shapes)) is not None:
+        shape, layout, last = seen, _OIHW.get(len(seen)), "weight"
+    return tensor._replace(name=".".join([*words[:-1], last]), shape=shape, group="", layout=layout)
 
 
-def _is_kernel(name: str) -> bool:
-    return name.rpartition("/")[2] == "kernel"
-
-
-def _kernel(name: str, shape: Shape, shapes: Shapes) -> _Seen:
-    module = name.rpartition("/")[0]
+def _kernel(name: str, shapes: Shapes) -> Shape | None:
+    """The shape of a kernel as PyTorch has it, of more than two axes where it is a convolution's; None for another tensor."""
+    module, _, last = name.rpartition("/")
+    if last != "kernel":
+        return None
+    shape = shapes[name]
     bias = shapes.get(f"{module}/bias")
     if bias and len(bias) > 1 and bias[:1] == shape[:1] and bias[1:] == shape[-len(bias) + 1 :]:
         shape, bias = shape[1:], bias[1:]  # nn.scan's layers are alike: one stands for all
     parent, _, role = module.rpartition("/")
     query = shapes.get(f"{parent}/query/kernel", ())
     if bias and len(bias) > 1 and bias == shape[-len(bias) :]:
-        return _Seen((prod(bias), prod(shape[: -len(bias)])))
+        return prod(bias), prod(shape[: -len(bias)])
     if len(query) > 2 and len(shape) > 2 and role in ("query", "key", "value"):
-        return _Seen((prod(shape[-2:]), shape[-3]))
+        return prod(shape[-2:]), shape[-3]
     if len(query) > 2 and len(shape) > 2 and role == "out":
-        return _Seen((shape[-1], prod(shape[-3:-1])))
+        return shape[-1], prod(shape[-3:-1])
     if not 2 <= len(shape) <= 5 or (bias and bias != shape[-1:]):
-        return _Seen((shape[-1], prod(shape[:-1])) if shape else shape)
+        return (shape[-1], prod(shape[:-1])) if shape else shape
     *window, channels, filters = shape
-    return _Seen((filters, channels, *window), bool(window))
+    return filters, channels, *window
 
 
 def optimizer_entries(tensors: Mapping[str, Tensor]) -> tuple[OptimizerEntry, ...]:
