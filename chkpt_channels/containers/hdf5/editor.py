@@ -10,16 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from chkpt_channels.containers.hdf5.objects import (
-    LARGEST_COMPACT_BYTES,
-    check_attributes,
-    check_exact,
-    check_filters,
-    check_trees,
-    check_type,
-    object_at,
-    space_of,
-)
+from chkpt_channels.containers.hdf5 import objects
 from chkpt_channels.containers.hdf5.reader import Hdf5
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.isolation import run_isolated
@@ -58,7 +49,7 @@ def _edited(file: Hdf5, datasets: Datasets, texts: Texts) -> Iterator[bytes]:
     """The spans that change, and what each becomes."""
     names = {path: [path, *(alias for alias, of in file.aliases.items() if of == path)] for path in datasets}
     with file.opened(writable=True) as (root, overlay):
-        check_trees(root, overlay, file.location)
+        objects.check_trees(root, overlay, file.location)
         for path, new in datasets.items():
             if new is None:
                 root.unlink(path.encode("utf-8", "surrogateescape"))
@@ -66,14 +57,14 @@ def _edited(file: Hdf5, datasets: Datasets, texts: Texts) -> Iterator[bytes]:
             if path not in file.datasets:
                 _add(root, path.encode(), new)
                 continue
-            for check in (check_type, check_filters, check_exact, check_attributes):
-                check(object_at(root, path), file.location.at(path))
+            for check in (objects.check_type, objects.check_filters, objects.check_exact, objects.check_attributes):
+                check(objects.object_at(root, path), file.location.at(path))
             _replace(root, [name.encode("utf-8", "surrogateescape") for name in names[path]], new)
         for (path, name), text in texts.items():
             if isinstance(text, str):
-                _set_text(object_at(root, path), name.encode(), text.encode())
+                _set_text(objects.object_at(root, path), name.encode(), text.encode())
             else:
-                _set_list(object_at(root, path), name, text)
+                _set_list(objects.object_at(root, path), name, text)
         del root
     edits = overlay.splices()
     _check_kept(file, datasets, overlay)
@@ -98,7 +89,7 @@ def _add(root: Any, name: bytes, new: NewDataset) -> None:
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_obj_track_times(False)
     kind = h5py.h5t.py_create(new.values.dtype, logical=True)
-    _write(h5py.h5d.create(root, name, kind, space_of(new.shape), properties, lcpl=links), kind, new)
+    _write(h5py.h5d.create(root, name, kind, objects.space_of(new.shape), properties, lcpl=links), kind, new)
 
 
 def _replace(root: Any, names: Sequence[bytes], new: NewDataset) -> None:
@@ -130,7 +121,7 @@ def _creation_properties(old: Any, new: NewDataset) -> Any:
         properties.set_chunk(
             tuple(min(chunk, max(size, 1)) for chunk, size in zip(properties.get_chunk(), new.shape, strict=True))
         )
-    elif properties.get_layout() == h5py.h5d.COMPACT and new.values.nbytes > LARGEST_COMPACT_BYTES:
+    elif properties.get_layout() == h5py.h5d.COMPACT and new.values.nbytes > objects.LARGEST_COMPACT_BYTES:
         properties.set_layout(h5py.h5d.CONTIGUOUS)
     return properties
 
@@ -140,7 +131,7 @@ def _dataspace(old: Any, shape: tuple[int, ...]) -> Any:
     import h5py
 
     if not shape:
-        return space_of(shape)
+        return objects.space_of(shape)
     sizes, most = (old.get_space().get_simple_extent_dims(maxdims) for maxdims in (False, True))
     limits = [
         size if limit == was else limit if limit == h5py.h5s.UNLIMITED else max(limit, size)
