@@ -37,6 +37,7 @@ def store(shapes: dict[str, Shape]) -> Memory:
         ("a/out/kernel", {"a/out/kernel": (3, 64, 192), "a/out/bias": (192,), "a/query/kernel": (192, 3, 64)}, None, (192, 192)),
         ("a/kernel", {"a/kernel": (12, 192, 768), "a/bias": (12, 768)}, None, (768, 192)),
         ("a/kernel", {"a/kernel": (12, 192, 3, 64), "a/bias": (12, 3, 64)}, None, (192, 192)),
+        ("a/kernel", {"a/kernel": (12, 3, 3, 3, 8, 16), "a/bias": (12, 16)}, None, (16, 8, 3, 3, 3)),
         ("out/kernel", {"out/kernel": (3, 3, 8, 16)}, "HWIO", (16, 8, 3, 3)),
     ],
 )
