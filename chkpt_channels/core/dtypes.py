@@ -76,10 +76,7 @@ def numpy_dtype(dtype: DType) -> np.dtype[Any]:
     if not dtype.numpy:
         raise TypeError(dtype.name)
     if dtype.extended:
-        import ml_dtypes
-
-        extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, dtype.numpy))
-        return extended
+        import ml_dtypes  # noqa: F401 # it gives numpy their names
     return np.dtype(dtype.numpy)
 
 

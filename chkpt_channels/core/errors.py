@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from chkpt_channels.core.records import NamedTuple
 
@@ -73,14 +73,6 @@ class ChkptChannelsError(Exception):
         limits = ((self.file, 4096), (self.where, LONGEST_NAME), (self.what, LONGEST_MESSAGE))
         parts = [printable(part, limit) for part, limit in limits if part]
         return ": ".join(parts) + (f", at byte {self.at}" if self.at is not None else "")
-
-    def __reduce__(self) -> tuple[object, ...]:
-        fields = ("file", "where", "at", "candidates", "hint", "excess")
-        return (_rebuild, (type(self), self.what, {name: getattr(self, name) for name in fields}))
-
-
-def _rebuild(kind: type[ChkptChannelsError], what: str, fields: dict[str, Any]) -> ChkptChannelsError:
-    return kind(what, **fields)
 
 
 class UsageError(ChkptChannelsError):
