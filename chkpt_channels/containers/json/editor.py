@@ -6,6 +6,7 @@ Source: RFC 8259. What is not strictly that is refused (`reader`).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -19,11 +20,8 @@ from chkpt_channels.storage.splice import spliced
 
 Path = tuple[str | int, ...]
 
-_TOKEN = pattern(
-    r'[ \t\n\r]*(?:(?P<text>"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")'
-    r"|(?P<number>-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)"
-    r"|(?P<word>true|false|null)|(?P<mark>[\[\]{}:,]))"
-)
+_TOKEN = pattern(r'"(?:[^"\\]|\\.)*"|[\[\]{}]|[^\s\[\]{}:,"]+')
+"""A text, a bracket, or a number or word: between these strict JSON has nothing but commas, colons and spaces."""
 _SPACE = " \t\n\r"
 
 
@@ -53,53 +51,10 @@ class Json:
 
     @gc_paused()
     def __init__(self, raw: bytes, location: Location) -> None:
-        # strict: the tokenizer below need not check anything again
         self.plain = document(raw, location, 0, LIMITS.sidecar_values, LIMITS.sidecar_depth)
-        self.location, self.text, self._at = location, raw.decode("utf-8"), 0
-        try:
-            self.root = self._read()
-        except RecursionError:
-            raise location.damaged("its JSON is nested too deeply") from None
-
-    def _next(self) -> tuple[str, str, int]:
-        """The next token: its kind, its text, and where it begins."""
-        match = _TOKEN.match(self.text, self._at)
-        kind = match.lastgroup if match else None
-        if match is None or kind is None:
-            raise self.location.damaged("is not JSON", at=self._at)
-        self._at = match.end()
-        return kind, match[kind], match.start(kind)
-
-    def _read(self) -> Value:
-        kind, text, start = self._next()
-        if kind != "mark":
-            return Value(_scalar(text), start, self._at)
-        if text == "[":
-            return Value(list(self._items()), start, self._at)
-        pairs = list(self._pairs())
-        return Value({key: value for key, _, value in pairs}, start, self._at, {key: span for key, span, _ in pairs})
-
-    def _items(self) -> Iterator[Value]:
-        if not self._ends("]"):
-            yield self._read()
-            while self._next()[1] == ",":
-                yield self._read()
-
-    def _pairs(self) -> Iterator[tuple[str, tuple[int, int], Value]]:
-        more = not self._ends("}")
-        while more:
-            _, text, start = self._next()
-            span = start, self._at
-            self._next()  # the colon
-            yield _scalar(text), span, self._read()
-            more = self._next()[1] == ","
-
-    def _ends(self, closing: str) -> bool:
-        before = self._at
-        if self._next()[1] == closing:
-            return True
-        self._at = before
-        return False
+        self.location, self.text = location, raw.decode("utf-8")
+        tokens = _TOKEN.finditer(self.text)
+        self.root = _read(next(tokens), tokens)
 
     @cached_property
     def values(self) -> list[tuple[Path, Value]]:
@@ -157,6 +112,24 @@ class Json:
         colon = self.text[end : last.start]
         space = self.text[len(self.text[:begin].rstrip(_SPACE)) : begin] or colon.lstrip(_SPACE)[1:]
         return last.stop, last.stop, f",{space}{key}{colon}{new}"
+
+
+def _read(token: re.Match[str], tokens: Iterator[re.Match[str]]) -> Value:
+    """The value that begins with a token, of a document that is known to be strict: nothing is checked again."""
+    begin = token.start()
+    if token[0] == "[":
+        items = []
+        while (token := next(tokens))[0] != "]":
+            items.append(_read(token, tokens))
+        return Value(items, begin, token.end())
+    if token[0] == "{":
+        children, keys = {}, {}
+        while (token := next(tokens))[0] != "}":
+            key = _scalar(token[0])
+            keys[key] = token.span()
+            children[key] = _read(next(tokens), tokens)
+        return Value(children, begin, token.end(), keys)
+    return Value(_scalar(token[0]), begin, token.end())
 
 
 def _scalar(text: str) -> Any:
