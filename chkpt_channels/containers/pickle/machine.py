@@ -1,36 +1,28 @@
 """The pickle machine on nodes instead of objects: its stack, its marks, its memo, and the bytes that it reads.
 
+Over a file it skips long texts and byte strings: what a pickle of arrays holds beside their elements is small, and these are
+found by the span of the node that encodes them.
 Source: CPython's Modules/_pickle.c. `opcodes` has the operation of each opcode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol, SupportsIndex, overload
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode
+from chkpt_channels.containers.pickle.window import FileBytes
 from chkpt_channels.core.errors import Location
 
 FRAME_HEAD_BYTES = 9
 """Bytes of a FRAME opcode: itself, and the length of what follows as eight bytes."""
-
-
+KEPT_BYTES = 1 << 12
+"""Of a text or byte string that is kept with its node, where the pickle stays in its file: names are shorter."""
 LONGEST_DECIMAL_DIGITS = 400
 """Of numbers written as text: Python takes quadratic time to read them, and sizes and counts have 20 digits."""
 
-
-class PickleBytes(Protocol):
-    """What a pickle is read from: bytes, or a window of a file."""
-
-    def __len__(self) -> int: ...
-
-    @overload
-    def __getitem__(self, key: SupportsIndex, /) -> int: ...
-    @overload
-    def __getitem__(self, key: slice, /) -> bytes: ...
-
-    def find(self, byte: bytes, start: int, /) -> int:
-        """Where `byte` comes next, -1 for nowhere."""
+PickleBytes = bytes | FileBytes
 
 
 class OutOfData(Exception):
@@ -39,6 +31,9 @@ class OutOfData(Exception):
 
 class Machine:
     """The pickle machine, on nodes instead of objects."""
+
+    starts: Sequence[int] = ()
+    longs: Sequence[tuple[int, int, int]] = ()
 
     def __init__(self, data: PickleBytes, location: Location, at: int) -> None:
         self.data, self.location, self.at = data, location, at
@@ -91,20 +86,13 @@ class Machine:
         """Push a new value, encoded from `start` up to here."""
         self.stack.append(PickleNode(kind, start, self.at, value))
 
-    def text(self, count: int, start: int) -> None:
-        """Push a text of so many bytes. Python pickles lone surrogates, so they pass."""
+    def chunk(self, kind: int, count: int, start: int, errors: str = "") -> None:
+        """Push a byte string of so many bytes, or the text that they are, in which `errors` pass."""
+        raw = self.take(count, start)
         try:
-            self.push(Kind.TEXT, start, self.take(count, start).decode("utf-8", "surrogatepass"))
+            self.push(kind, start, raw.decode("utf-8", errors) if errors else raw)
         except UnicodeDecodeError:
             raise self.damaged("a text is not UTF-8", start) from None
-
-    def string(self, count: int, start: int) -> None:
-        """Push a string of Python 2: bytes that are read as text."""
-        self.push(Kind.TEXT, start, self.take(count, start).decode("utf-8", "backslashreplace"))
-
-    def raw(self, count: int, start: int) -> None:
-        """Push a byte string."""
-        self.push(Kind.BYTES, start, self.take(count, start))
 
     def pop(self) -> PickleNode:
         """Take the top of the stack. IndexError where the last MARK would be passed."""
@@ -196,3 +184,42 @@ class Machine:
         if len(digits) > LONGEST_DECIMAL_DIGITS or not digits.removeprefix(b"-").isdigit():
             raise self.damaged("a number is not written in decimal digits", start)
         return int(digits)
+
+
+class SkippingMachine(Machine):
+    """The machine over a file. What is longer than KEPT_BYTES becomes a node of the kind BYTES without a value, and `longs` has
+    its (start, first byte, stop). `starts` are the offsets at which values begin: where a pickler may end a frame."""
+
+    starts: array[int]
+    longs: list[tuple[int, int, int]]
+
+    def __init__(self, data: FileBytes, location: Location, at: int) -> None:
+        super().__init__(data, location, at)
+        self.starts, self.longs = array("Q"), []
+
+    def push(self, kind: int, start: int, value: Any) -> None:
+        """Push a new value, and note where it begins."""
+        self.starts.append(start)
+        super().push(kind, start, value)
+
+    def repeat(self, node: PickleNode, start: int) -> None:
+        """Push an occurrence of a node, and note where it is."""
+        self.starts.append(start)
+        super().repeat(node, start)
+
+    def take(self, count: int, start: int) -> bytes:
+        """The next bytes: a number's."""
+        if count > KEPT_BYTES:
+            raise self.damaged(f"a number has {count} bytes", start)
+        return super().take(count, start)
+
+    def chunk(self, kind: int, count: int, start: int, errors: str = "") -> None:
+        """Push a byte string or a text, or skip it."""
+        if count <= KEPT_BYTES:
+            super().chunk(kind, count, start, errors)
+            return
+        if count > len(self.data) - self.at:
+            raise OutOfData
+        self.longs.append((start, self.at, self.at + count))
+        self.at += count
+        self.push(Kind.BYTES, start, None)

@@ -15,6 +15,10 @@ from chkpt_channels.core.limits import LIMITS
 STOP = 0x2E
 _ARGUMENTS_UNREAD = {("collections", "OrderedDict"), ("collections", "Counter"), ("__builtin__", "set"), ("builtins", "set")}
 """Classes whose __new__ reads no arguments."""
+_TEXT = Kind.TEXT, "surrogatepass"
+"""Python pickles lone surrogates, so they pass."""
+_STRING = Kind.TEXT, "backslashreplace"
+"""Of Python 2: bytes that are read as text."""
 
 _Operation = Callable[[Machine, int], None]
 
@@ -61,16 +65,8 @@ def _float_line(m: Machine, start: int) -> None:
         raise m.damaged("a number is not written in decimal digits", start) from None
 
 
-def _text(size: int) -> _Operation:
-    return lambda m, start: m.text(m.number(size, start), start)
-
-
-def _bytes(size: int) -> _Operation:
-    return lambda m, start: m.raw(m.number(size, start), start)
-
-
-def _string(size: int) -> _Operation:
-    return lambda m, start: m.string(m.number(size, start), start)
+def _chunk(size: int, kind: int, errors: str = "") -> _Operation:
+    return lambda m, start: m.chunk(kind, m.number(size, start), start, errors)
 
 
 def _tuple(size: int) -> _Operation:
@@ -247,9 +243,9 @@ _BY_LETTER: dict[bytes, _Operation] = {
     b"K": lambda m, start: m.push(Kind.INT, start, m.byte()), b"M": _unsigned(2), b"\x8a": _long(1), b"\x8b": _long(4),
     b"L": lambda m, start: m.push(Kind.INT, start, m.decimal(m.line(start), start)),
     b"N": _const(None), b"\x88": _const(True), b"\x89": _const(False),
-    b"P": _protocol_0, b"S": _protocol_0, b"V": _protocol_0, b"Q": _persid, b"T": _string(4), b"U": _string(1),
-    b"X": _text(4), b"\x8c": _text(1), b"\x8d": _text(8),
-    b"B": _bytes(4), b"C": _bytes(1), b"\x8e": _bytes(8), b"\x96": _bytes(8),
+    b"P": _protocol_0, b"S": _protocol_0, b"V": _protocol_0, b"Q": _persid, b"T": _chunk(4, *_STRING), b"U": _chunk(1, *_STRING),
+    b"X": _chunk(4, *_TEXT), b"\x8c": _chunk(1, *_TEXT), b"\x8d": _chunk(8, *_TEXT),
+    b"B": _chunk(4, Kind.BYTES), b"C": _chunk(1, Kind.BYTES), b"\x8e": _chunk(8, Kind.BYTES), b"\x96": _chunk(8, Kind.BYTES),
     b"c": _global, b"\x93": _stack_global, b"i": _inst, b"o": _obj,
     b"R": _call(1), b"\x81": _call(1, new=True), b"\x92": _call(2, new=True), b"b": _build,
     b"]": lambda m, start: m.push(Kind.LIST, start, None), b"l": _from_mark(Kind.LIST), b"a": _append, b"e": _appends,

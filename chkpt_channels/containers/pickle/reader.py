@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
-from chkpt_channels.containers.pickle.machine import FRAME_HEAD_BYTES, Machine, OutOfData, PickleBytes
+from chkpt_channels.containers.pickle.machine import FRAME_HEAD_BYTES, Machine, OutOfData, PickleBytes, SkippingMachine
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
 from chkpt_channels.containers.pickle.opcodes import run
-from chkpt_channels.containers.pickle.window import FileBytes, SkippingMachine
+from chkpt_channels.containers.pickle.window import FileBytes
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.gc_pause import gc_paused
 
@@ -41,8 +40,7 @@ class Tree:
         for at, length in machine.frames[-1:]:
             if at + FRAME_HEAD_BYTES + length > self.stop:
                 raise machine.damaged("a FRAME extends beyond the pickle", at)
-        self.starts: Sequence[int] = machine.starts if isinstance(machine, SkippingMachine) else ()
-        self.longs = machine.longs if isinstance(machine, SkippingMachine) else []
+        self.starts, self.longs = machine.starts, machine.longs
         self.persids, self.globals = machine.persids, machine.globals
         self.frames, self.pair_stops = machine.frames, machine.pair_stops
         self.memoize_opcodes, self.memoized = machine.memoize_opcodes, machine.memoized

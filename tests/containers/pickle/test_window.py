@@ -12,9 +12,10 @@ import pytest
 
 from chkpt_channels import DamagedError
 from chkpt_channels.containers.pickle import window
+from chkpt_channels.containers.pickle.machine import KEPT_BYTES
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode
 from chkpt_channels.containers.pickle.reader import Tree
-from chkpt_channels.containers.pickle.window import KEPT_BYTES, FileBytes
+from chkpt_channels.containers.pickle.window import FileBytes
 from chkpt_channels.storage.source import Source
 
 VALUE = {"a": [1, 2.5, "x" * 300, (None, True)], "b": b"y" * 99, "c": {"d": 1 << 70}, "again": "a"}
@@ -42,7 +43,7 @@ def test_the_tree_is_that_of_the_bytes(protocol: int, piece: int, put: Callable[
     path = put(data)
     found, whole = tree(path), Tree.whole(data, found_at(path))
     assert spans(found.root) == spans(whole.root)
-    assert (found.frames, found.globals, found.longs) == (whole.frames, whole.globals, [])
+    assert (found.frames, found.globals, found.longs) == (whole.frames, whole.globals, list(whole.longs))
 
 
 def found_at(path: Path) -> Any:
