@@ -140,6 +140,16 @@ def strided(raw: bytes, width: int, shape: Sequence[int], strides: Sequence[int]
     return np.lib.stride_tricks.as_strided(np.frombuffer(raw, f"V{width}"), shape, steps, writeable=False).tobytes()
 
 
+def dense_strides(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a dense tensor whose axes have this order in memory, slowest first; an axis without elements counts as one,
+    as in torch."""
+    strides, step = [0] * len(shape), 1
+    for axis in reversed(order):
+        strides[axis] = step
+        step *= max(shape[axis], 1)
+    return tuple(strides)
+
+
 def rounded(numbers: Terms, dtype: DType, shape: Sequence[int]) -> SmallTensor:
     """These numbers in the dtype: what is too large becomes infinite."""
     values = numbers.values

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from chkpt_channels.core import dtypes, elements
 from chkpt_channels.core.dtypes import BY_NAME, numpy_dtype
-from chkpt_channels.core.elements import PLAIN, SmallTensor, Terms, joined, rounded, strided
+from chkpt_channels.core.elements import PLAIN, SmallTensor, Terms, dense_strides, joined, rounded, strided
 
 TYPES = pytest.mark.parametrize("name", sorted(PLAIN))
 VIEWS = st.tuples(*[st.integers(1, 5)] * 3)
@@ -82,3 +84,11 @@ def test_strided_elements(strides: tuple[int, ...], most: int, monkeypatch: pyte
     raw, shape = np.arange(24, dtype="f4"), (3, 1, 2)
     expected = np.lib.stride_tricks.as_strided(raw, shape, [4 * step for step in strides])
     assert strided(raw.tobytes(), 4, shape, strides) == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("shape", "order", "expected"),
+    [((4, 3, 2), (0, 1, 2), (6, 2, 1)), ((4, 3, 2), (0, 2, 1), (6, 1, 3)), ((2, 0, 3), (0, 1, 2), (3, 3, 1)), ((), (), ())],
+)
+def test_strides_of_dense_tensors(shape: Any, order: Any, expected: Any):
+    assert dense_strides(shape, order) == expected

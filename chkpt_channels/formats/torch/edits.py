@@ -15,12 +15,12 @@ from typing import Any
 
 from chkpt_channels.containers.pickle.editor import edited
 from chkpt_channels.containers.pickle.reader import PickleNode
-from chkpt_channels.core.elements import strided
+from chkpt_channels.core.elements import dense_strides, strided
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.torch.graph import quantization_of
 from chkpt_channels.formats.torch.object_tree import CLONED, TorchObject
-from chkpt_channels.formats.torch.rebuild import Storage, View, dense_strides
+from chkpt_channels.formats.torch.rebuild import Storage, View
 from chkpt_channels.formats.torch.signs import with_signs
 
 

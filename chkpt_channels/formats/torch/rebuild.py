@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, TypeGuard
 
-from chkpt_channels.containers.pickle.nodes import Call, Kind, PickleNode, call_of, elements
+from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, elements
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.dtypes import BY_STORAGE, BY_TORCH, DType
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
+from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.torch.signs import UnreadableError, turned_signs
 
 _SUBCLASS = {(f"torch.{module}", f"_rebuild_from_type{version}") for module in ("_tensor", "tensor") for version in ("", "_v2")}
@@ -44,6 +45,18 @@ _DATA, _ALTERING = "data", frozenset({"real", "imag", "grad"})
 """The attributes of a tensor through which torch changes its elements, or that must have its shape; any other is only kept."""
 _MOST_WRAPPERS = 8
 """A parameter wraps a tensor, a subclass wraps a call: torch itself nests two."""
+
+
+Nodes = tuple[PickleNode, PickleNode, PickleNode]
+"""What encodes a tensor's offset, its shape and its strides."""
+
+
+class Call(NamedTuple):
+    """A call of the global `name` = (module, name), and the elements of its argument tuple."""
+
+    name: tuple[str, str]
+    nodes: Sequence[PickleNode]
+    values: Sequence[Any]
 
 
 class Storage:
@@ -82,12 +95,11 @@ class View:
         offset: int,
         shape: tuple[int, ...],
         stride: tuple[int, ...],
-        nodes: tuple[PickleNode, PickleNode, PickleNode],
-        quantizer: PickleNode | None = None,
-        signs: bytes = b"",
+        nodes: Nodes,
     ) -> None:
         self.storage, self.dtype, self.offset, self.shape, self.stride, self.nodes = storage, dtype, offset, shape, stride, nodes
-        self.quantizer, self.signs, self.repeated = quantizer, signs, False
+        self.quantizer: PickleNode | None = None
+        self.signs, self.repeated = b"", False
 
     @property
     def itemsize(self) -> int:
@@ -144,17 +156,16 @@ class Tensors:
         if not module.startswith("torch") or (dtype is None and name != "UntypedStorage"):
             # a class of another module could be any storage, and its element size with it
             raise self.location.unsupported(f"a storage has the unknown type {module}.{name}")
+        here = self.location.at(f"storage {key}")
         if not isinstance(count, int) or count < 0:
-            raise self.location.at(f"storage {key}").damaged("element count must be a non-negative integer")
+            raise here.damaged("element count must be a non-negative integer")
         unit = dtype.bits // 8 if dtype else 1
         device = values[3] if isinstance(values[3], str) else ""
         storage = self.storages.setdefault(key, Storage(key, dtype, unit, count, location=device))
         if (storage.count, storage.dtype) != (count, dtype):
-            raise self.location.at(f"storage {key}").damaged(
-                f"element count {storage.count} in one place of the pickle, {count} in another"
-            )
+            raise here.damaged(f"element count {storage.count} in one place of the pickle, {count} in another")
         if persid.state is not None:  # torch would take another dtype, or other bytes, from it
-            raise self.location.at(f"storage {key}").unsupported("is given a state, which is not read")
+            raise here.unsupported("is given a state, which is not read")
         storage.counts.append(nodes[4])
         storage.uses += [persid, *(persid.gets or ())]
         storage.has_view |= len(values) == 6 and values[5] is not None
@@ -206,23 +217,21 @@ class Tensors:
             dtype = _named_dtype(values[0])
             # the storage that it would have: what is damaged in its geometry is found as it is elsewhere
             absent = Storage(f"meta {nodes[1].start}", dtype, dtype.bits // 8 if dtype else 1, 1 << 63, absent=True)
-            return self._view((absent, dtype), (0, *values[1:3]), (nodes[1], nodes[1], nodes[2]))
+            return self._view(absent, dtype, (0, *values[1:3]), (nodes[1], nodes[1], nodes[2]))
         storage = self._by_persid.get(values[0])
         if storage is None:
             raise self.location.damaged("a tensor has no storage", at=nodes[0].start)
         dtype = _named_dtype(values[6]) if function == "_rebuild_tensor_v3" else storage.dtype
-        view = self._view((storage, dtype), values[1:4], (nodes[1], nodes[2], nodes[3]))
+        view = self._view(storage, dtype, values[1:4], (nodes[1], nodes[2], nodes[3]))
         at = _METADATA.get(function, len(nodes))
         view.signs = turned_signs(view.dtype, nodes[at].target) if at < len(nodes) else b""
         if function == "_rebuild_qtensor":
             view.quantizer = nodes[4].target
         return view
 
-    def _view(
-        self, where: tuple[Storage, DType | None], geometry: Sequence[Any], nodes: tuple[PickleNode, PickleNode, PickleNode]
-    ) -> View:
+    def _view(self, storage: Storage, dtype: DType | None, geometry: Sequence[Any], nodes: Nodes) -> View:
         """The view of (offset, shape, stride), which `nodes` encode, on a storage in a dtype."""
-        (storage, dtype), (offset, shape, stride) = where, geometry
+        offset, shape, stride = geometry
         if dtype is None:
             raise self.location.unsupported("a tensor has an unknown element type")
         if any(isinstance(part, PickleNode) and part.kind is Kind.LIST for part in (shape, stride)):
@@ -244,23 +253,14 @@ class Tensors:
         return view
 
 
-def dense_strides(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
-    """The strides of a dense tensor whose axes have this order in memory, slowest first; an axis without elements counts as one,
-    as in torch."""
-    strides, step = [0] * len(shape), 1
-    for axis in reversed(order):
-        strides[axis] = step
-        step *= max(shape[axis], 1)
-    return tuple(strides)
-
-
 def _rebuilding(function: PickleNode, arguments: PickleNode, *keywords: PickleNode) -> Call | None:
     """The call of a function or class that returns a tensor, None of any other."""
-    call = call_of(_REBUILDS, function, arguments)
-    odd = keywords or arguments.target.kind in (Kind.LIST, Kind.DICT, Kind.SET, Kind.CALL) if call is None else keywords
-    if odd and function.target.kind is Kind.GLOBAL and function.target.value in _REBUILDS:
+    function, arguments = function.target, arguments.target
+    if function.kind is not Kind.GLOBAL or function.value not in _REBUILDS:
+        return None
+    if keywords or arguments.kind in (Kind.LIST, Kind.DICT, Kind.SET, Kind.CALL):
         raise UnreadableError("is rebuilt from arguments that are no tuple")
-    return call
+    return Call(function.value, *elements(arguments)) if arguments.kind is Kind.TUPLE else None
 
 
 def _is_changed(call: PickleNode) -> bool:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
 from chkpt_channels.containers.pickle.editor import encode
+from chkpt_channels.core.elements import dense_strides
 from chkpt_channels.core.tensors import Tensor
 from chkpt_channels.formats.base import FlatWriter
-from chkpt_channels.formats.torch.rebuild import dense_strides
 
 ALIGN_BYTES = 64
 """torch aligns each member's data so, which lets it map the file; older ones expect it too. Source:

@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from chkpt_channels.containers.pickle.nodes import Call, Elements, Kind, PickleNode, call_of, elements, plain
+from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, elements, plain
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.errors import Location
-
-CALLED = ("m", "f")
 
 
 def root(opcodes: bytes) -> PickleNode:
@@ -46,7 +44,7 @@ def test_elements_are_told_as_values(protocol: int):
 )
 def test_anything_else_stays_a_node(value: Any, kind: int):
     """Above all a boolean, which is no number here, an integer that no size can be, and a list, which may grow later."""
-    (node,) = elements(parsed([value], 4)).values
+    (node,) = elements(parsed([value], 4))[1]
     assert isinstance(node, PickleNode)
     assert node.kind is kind
 
@@ -63,50 +61,23 @@ def test_a_repeated_element_is_named_where_it_is_repeated():
 def test_what_is_appended_later_is_an_element():
     """A list that is memoized, put into a tuple and only then filled."""
     node = root(b"]q\x00\x85q\x010h\x00(K\x01K\x02e0h\x01")
-    (filled,) = elements(node).values
+    (filled,) = elements(node)[1]
     assert plain(filled) == (1, 2)
 
 
 def test_a_list_that_holds_itself_is_looked_at_once():
     value: list[Any] = [1]
     value.append(value)
-    number, itself = elements(parsed(value)).values
+    number, itself = elements(parsed(value))[1]
     assert (number, itself.kind) == (1, Kind.LIST)
-    assert elements(itself).values[1] is itself
+    assert elements(itself)[1][1] is itself
     assert plain(itself) is None
 
 
 def test_what_has_no_elements_has_none():
     for value in (1, "text", {}, None):
-        assert elements(parsed(value)) == Elements((), [])
-    assert elements(parsed({"a": 1})).values == ["a"]
-
-
-def call(opcodes: bytes) -> Call | None:
-    node = root(opcodes)
-    return call_of({CALLED}, *node.value)
-
-
-@pytest.mark.parametrize("opcodes", [b"cm\nf\n(K\x01X\x01\0\0\0atR", b"(K\x01X\x01\0\0\0aim\nf\n", b"(cm\nf\nK\x01X\x01\0\0\0ao"])
-def test_a_call_is_one_however_it_is_made(opcodes: bytes):
-    found = call(opcodes)
-    assert found is not None
-    assert (found.name, found.values) == (CALLED, [1, "a"])
-    assert [node.kind for node in found.nodes] == [Kind.INT, Kind.TEXT]
-
-
-def test_function_and_arguments_may_be_repeated():
-    found = call(b"cm\nf\nq\x000K\x01\x85q\x010h\x00h\x01R")
-    assert found == (CALLED, found.nodes, [1]) if found else False
-
-
-@pytest.mark.parametrize(
-    "opcodes",
-    [b"cm\ng\n)R", b"cn\nf\n)R", b"cm\nf\n]R", b"X\x01\0\0\0f)R", b"cm\nf\n)R)R"],
-    ids=["another name", "another module", "a list of arguments", "a text", "what a call makes"],
-)
-def test_other_calls_are_not_taken_for_it(opcodes: bytes):
-    assert call(opcodes) is None
+        assert elements(parsed(value)) == ((), [])
+    assert elements(parsed({"a": 1}))[1] == ["a"]
 
 
 def test_entries_and_lookup():

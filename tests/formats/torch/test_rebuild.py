@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from chkpt_channels import DamagedError, UnsupportedError
+from chkpt_channels.containers.pickle.nodes import Kind
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Location
-from chkpt_channels.formats.torch.rebuild import Storage, Tensors, View, dense_strides
+from chkpt_channels.formats.torch import rebuild
+from chkpt_channels.formats.torch.rebuild import Storage, Tensors, View, _rebuilding
 from tests.support.builders import Call, Global, Raw, pickled, spelled, storage, tensor
 
 PLACE = Location("a.pth")
@@ -45,14 +47,6 @@ def read(value: Any) -> tuple[Tensors, View | None]:
 def test_geometry(shape: Any, stride: Any, offset: int, span: Any, is_contiguous: bool, order: Any):
     found = view(shape, stride, offset)
     assert (found.span, found.is_contiguous, found.memory_order) == (span, is_contiguous, order)
-
-
-@pytest.mark.parametrize(
-    ("shape", "order", "expected"),
-    [((4, 3, 2), (0, 1, 2), (6, 2, 1)), ((4, 3, 2), (0, 2, 1), (6, 1, 3)), ((2, 0, 3), (0, 1, 2), (3, 3, 1)), ((), (), ())],
-)
-def test_strides_of_dense_tensors(shape: Any, order: Any, expected: Any):
-    assert dense_strides(shape, order) == expected
 
 
 def test_a_tensor_is_a_view_of_its_storage():
@@ -205,3 +199,34 @@ def test_every_use_of_a_storage_is_counted():
     assert len(tensors.storages["0"].uses) == 3
     with pytest.raises(UnsupportedError, match="storage 0: is given a state"):
         read(tensor(Raw(spelled(storage("0", 108)) + b"}b"), (4,)))
+
+
+CALLED = ("torch.nn.parameter", "Parameter")
+
+
+def call(opcodes: bytes) -> rebuild.Call | None:
+    data = b"\x80\x02" + opcodes.replace(b"@", b"torch.nn.parameter\nParameter\n") + b"."
+    return _rebuilding(*Tree(data, PLACE).root.value)
+
+
+@pytest.mark.parametrize("opcodes", [b"c@(K\x01X\x01\0\0\0atR", b"(K\x01X\x01\0\0\0ai@", b"(c@K\x01X\x01\0\0\0ao"])
+def test_a_call_is_one_however_it_is_made(opcodes: bytes):
+    found = call(opcodes)
+    assert found is not None
+    assert (found.name, found.values) == (CALLED, [1, "a"])
+    assert [node.kind for node in found.nodes] == [Kind.INT, Kind.TEXT]
+
+
+def test_function_and_arguments_may_be_repeated():
+    found = call(b"c@q\x000K\x01\x85q\x010h\x00h\x01R")
+    assert found is not None
+    assert (found.name, found.values) == (CALLED, [1])
+
+
+@pytest.mark.parametrize(
+    "opcodes",
+    [b"ctorch.nn.parameter\ng\n)R", b"cn\nParameter\n)R", b"X\x01\0\0\0f)R", b"c@)R)R"],
+    ids=["another name", "another module", "a text", "what a call makes"],
+)
+def test_other_calls_are_not_taken_for_it(opcodes: bytes):
+    assert call(opcodes) is None
