@@ -76,12 +76,11 @@ class _Rewriting:
     def edits(self, removed: list[tuple[int, int]]) -> list[tuple[int, int, bytes]]:
         """The replacements [start, stop) → bytes for all that was wanted."""
         edits = [(start, stop, b"") for start, stop in removed]
-        spans = _Spans(removed)
         if removed:
-            edits += self._reencode_memoized(spans)
+            edits += self._reencode_memoized(removed)
         while self._wanted:
             node, places = self._wanted.popitem()
-            if kept := {occurrence: value for occurrence, value in places.items() if occurrence.start not in spans}:
+            if kept := {occurrence: value for occurrence, value in places.items() if not is_within(occurrence.start, removed)}:
                 edits += self._edit(node, kept)
         return [edit for edit in edits if edit[2] or edit[0] != edit[1]]
 
@@ -116,26 +115,22 @@ class _Rewriting:
                 self.want(child, new)
         return []
 
-    def _reencode_memoized(self, removed: _Spans) -> list[tuple[int, int, bytes]]:
+    def _reencode_memoized(self, removed: list[tuple[int, int]]) -> list[tuple[int, int, bytes]]:
         """What was memoized inside removed spans and is repeated outside is encoded at its first repetition."""
         edits = []
-        shifted = any(at in removed for at, _ in self._tree.memoize_opcodes)
         for node in self._tree.memoized:
-            if node.put is None or node.put[1] not in removed:
+            if node.put is None or not is_within(node.put[1], removed):
                 continue
-            later = next((get for get in node.gets or () if get.start not in removed), None)
-            if later is None:
-                continue
-            edits.append((later.start, later.stop, self._encode_alone(node, removed) + b"r" + struct.pack("<I", node.put[0])))
-        if shifted:  # MEMOIZE takes the next index: after a removed one each must be a LONG_BINPUT with the old index
-            edits += [
-                (at, at + 1, b"r" + struct.pack("<I", i))
-                for at, i in self._tree.memoize_opcodes
-                if at > removed.first and at not in removed
-            ]
+            later = next((get for get in node.gets or () if not is_within(get.start, removed)), None)
+            if later is not None:
+                edits.append((later.start, later.stop, self._encode_alone(node) + b"r" + struct.pack("<I", node.put[0])))
+        kept = [memoize for memoize in self._tree.memoize_opcodes if not is_within(memoize[0], removed)]
+        if len(kept) < len(self._tree.memoize_opcodes):
+            # MEMOIZE takes the next index: after a removed one each must be a LONG_BINPUT with the old index
+            edits += [(at, at + 1, b"r" + struct.pack("<I", i)) for at, i in kept if at > min(removed)[0]]
         return edits
 
-    def _encode_alone(self, node: PickleNode, removed: _Spans) -> bytes:
+    def _encode_alone(self, node: PickleNode) -> bytes:
         data = self._tree.data
         if node.kind in (Kind.CONST, Kind.INT, Kind.FLOAT, Kind.TEXT, Kind.BYTES):
             return data[node.start : node.stop]
@@ -144,12 +139,6 @@ class _Rewriting:
         raise self._tree.location.unsupported("an optimizer entry shares objects with the rest of the file and cannot be removed")
 
 
-class _Spans:
-    """A set of byte positions."""
-
-    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
-        self._spans = sorted(spans)
-        self.first = self._spans[0][0] if self._spans else 0
-
-    def __contains__(self, at: int) -> bool:
-        return any(start <= at < stop for start, stop in self._spans)
+def is_within(at: int, spans: Iterable[tuple[int, int]]) -> bool:
+    """Whether a byte is in one of the spans."""
+    return any(start <= at < stop for start, stop in spans)

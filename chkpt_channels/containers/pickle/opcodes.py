@@ -53,10 +53,6 @@ def _signed4(m: Machine, start: int) -> int:
     return int(struct.unpack("<i", m.take(4, start))[0])
 
 
-def _binint(m: Machine, start: int) -> None:
-    m.push(Kind.INT, start, _signed4(m, start))
-
-
 def _float_line(m: Machine, start: int) -> None:
     raw = m.line(start)
     try:
@@ -91,10 +87,6 @@ def _dict(m: Machine, start: int) -> None:
     m.extend(m.stack[-1], m.pairs(nodes, start))
 
 
-def _mark(m: Machine, start: int) -> None:
-    m.marks.append((len(m.stack), start))
-
-
 def _memoize(m: Machine, start: int) -> None:
     m.memoize_opcodes.append((start, len(m.memo)))
     m.put(len(m.memo), start)
@@ -118,10 +110,6 @@ def _protocol_0(m: Machine, start: int) -> None:
     raise m.location.unsupported(
         "is pickled with protocol 0, which torch cannot load either", hint="save it again with a newer protocol"
     )
-
-
-def _put_line(m: Machine, start: int) -> None:
-    m.put(m.decimal(m.line(start), start), start)
 
 
 def _global(m: Machine, start: int) -> None:
@@ -224,10 +212,6 @@ def _pop_mark(m: Machine, start: int) -> None:
     m.popped_to_mark()
 
 
-def _dup(m: Machine, start: int) -> None:
-    m.repeat(m.top(), start)
-
-
 def _extension(size: int) -> _Operation:
     return lambda m, start: m.name("copyreg", f"extension {m.number(size, start)}", start)
 
@@ -237,9 +221,10 @@ def _readonly(m: Machine, start: int) -> None:
 
 
 _BY_LETTER: dict[bytes, _Operation] = {
-    b"(": _mark, b"0": _pop, b"1": _pop_mark, b"2": _dup,
+    b"(": lambda m, start: m.marks.append((len(m.stack), start)), b"0": _pop, b"1": _pop_mark,
+    b"2": lambda m, start: m.repeat(m.top(), start),
     b"F": _float_line, b"G": lambda m, start: m.push(Kind.FLOAT, start, struct.unpack(">d", m.take(8, start))[0]),
-    b"I": _int_line, b"J": _binint,
+    b"I": _int_line, b"J": lambda m, start: m.push(Kind.INT, start, _signed4(m, start)),
     b"K": lambda m, start: m.push(Kind.INT, start, m.byte()), b"M": _unsigned(2), b"\x8a": _long(1), b"\x8b": _long(4),
     b"L": lambda m, start: m.push(Kind.INT, start, m.decimal(m.line(start), start)),
     b"N": _const(None), b"\x88": _const(True), b"\x89": _const(False),
@@ -254,11 +239,11 @@ _BY_LETTER: dict[bytes, _Operation] = {
     b")": _tuple(0), b"\x85": _tuple(1), b"\x86": _tuple(2), b"\x87": _tuple(3), b"t": _from_mark(Kind.TUPLE),
     b"g": lambda m, start: m.get(m.decimal(m.line(start), start), start), b"h": lambda m, start: m.get(m.byte(), start),
     b"j": lambda m, start: m.get(m.number(4, start), start),
-    b"p": _put_line, b"q": lambda m, start: m.put(m.byte(), start),
+    b"p": lambda m, start: m.put(m.decimal(m.line(start), start), start), b"q": lambda m, start: m.put(m.byte(), start),
     b"r": lambda m, start: m.put(m.number(4, start), start), b"\x94": _memoize,
     b"\x80": _protocol, b"\x95": _frame,
     b"\x82": _extension(1), b"\x83": _extension(2), b"\x84": _extension(4),
-    b"\x97": lambda m, start: m.push(Kind.CONST, start, None), b"\x98": _readonly,
+    b"\x97": _const(None), b"\x98": _readonly,
 }  # fmt: skip
 
 _OPERATIONS: list[_Operation | None] = [_BY_LETTER.get(bytes([code])) for code in range(256)]

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from chkpt_channels.containers.pickle.machine import FRAME_HEAD_BYTES, Machine, OutOfData, PickleBytes, SkippingMachine
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
 from chkpt_channels.containers.pickle.opcodes import run
@@ -20,15 +18,8 @@ PROTOCOL = b"\x80"
 """The opcode that a pickle of protocol 2 to 5 begins with."""
 
 
-REMEMBERED, REMEMBERED_BYTES = 2, 1 << 18
-"""So many pickles of so many bytes: checkpoints of one network have the same one, to the byte, around other elements, and so have
-their conversions."""
-
-
 class Tree:
     """One parsed pickle: bytes [start, stop) of `data`; where that is a FileBytes, long texts and byte strings are skipped."""
-
-    _last: ClassVar[tuple[Tree, ...]] = ()
 
     def __init__(self, data: PickleBytes, location: Location, *, start: int = 0) -> None:
         """Parse. Raises DamagedError with the opcode's offset, UnsupportedError for protocol 0, OutOfData if cut off."""
@@ -49,8 +40,6 @@ class Tree:
     def whole(cls, data: PickleBytes, location: Location) -> Tree:
         """The one pickle that fills `data`. Raises DamagedError where it is cut off or bytes follow it, UnsupportedError where
         these are another pickle: Python reads them one by one."""
-        if known := next((tree for tree in cls._last if tree.data == data), None):
-            return known._elsewhere(location)
         try:
             tree = cls(data, location)
         except OutOfData:
@@ -60,11 +49,9 @@ class Tree:
             raise location.unsupported(f"holds a second pickle behind the first, at byte {tree.stop}", hint=hint)
         if tree.stop != len(data):
             raise location.damaged("bytes follow the end of the pickle", at=tree.stop)
-        if isinstance(data, bytes) and len(data) <= REMEMBERED_BYTES:
-            cls._last = (tree, *cls._last)[:REMEMBERED]
         return tree
 
-    def _elsewhere(self, location: Location) -> Tree:
+    def elsewhere(self, location: Location) -> Tree:
         """The same pickle in another file. Nodes are not changed once they are parsed."""
         tree = object.__new__(Tree)
         tree.__dict__.update(self.__dict__, location=location)

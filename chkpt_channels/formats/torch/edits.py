@@ -13,7 +13,7 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from chkpt_channels.containers.pickle.editor import edited
+from chkpt_channels.containers.pickle.editor import edited, is_within
 from chkpt_channels.containers.pickle.reader import PickleNode
 from chkpt_channels.core.elements import dense_strides, strided
 from chkpt_channels.core.records import NamedTuple
@@ -49,7 +49,7 @@ class TorchEdits:
         self._others = {
             name: view
             for name, view in torch_object.views.items()
-            if name not in edits.tensors and not _is_within(view.nodes[0].start, spans)
+            if name not in edits.tensors and not is_within(view.nodes[0].start, spans)
         }
         for name in edits.tensors.keys() & torch_object.scales.keys():
             self._values[torch_object.scales[name]] = float(edits.tensors[name].values())
@@ -74,7 +74,7 @@ class TorchEdits:
         for name, _, views in distinct.values():
             self._check_alone(name, views[0], {**others, **{n: w[0] for n, _, w in distinct.values() if n != name}})
         views = next(iter(distinct.values()))[2]
-        uses = [use for use in storage.uses if not _is_within(use.start, self._spans)]
+        uses = [use for use in storage.uses if not is_within(use.start, self._spans)]
         alone = not others and len(distinct) == 1 and len(uses) == len(views)
         whole = alone and views[0].span == (0, storage.size)
         self._write_kernels(storage, list(distinct.values()), 0 if whole else storage.size)
@@ -136,14 +136,10 @@ def _payload(edit: TensorEdit, view: View) -> bytes:
     return with_signs(new, view.signs)
 
 
-def _is_within(at: int, spans: Sequence[tuple[int, int]]) -> bool:
-    return any(start <= at < stop for start, stop in spans)
-
-
 def _orphaned(torch_object: TorchObject, spans: Sequence[tuple[int, int]]) -> frozenset[str]:
     """The storages that nothing but the dropped entries, which are encoded in `spans`, refers to."""
     return frozenset(
         key
         for key, storage in torch_object.storages.items()
-        if storage.counts and all(_is_within(count.start, spans) for count in storage.counts)
+        if storage.counts and all(is_within(count.start, spans) for count in storage.counts)
     )

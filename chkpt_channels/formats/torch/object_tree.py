@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, plain
-from chkpt_channels.containers.pickle.reader import REMEMBERED, REMEMBERED_BYTES, Tree
+from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
@@ -44,6 +44,9 @@ _NAMES_IN_DICTS = CHANNEL_NAMES | {"channels", "ch"}
 CLONED = "save it again with torch: state_dict = {name: tensor.detach().clone() for name, tensor in state_dict.items()}"
 _MOST_SHARED = 200_000
 """Entries that are read once more for another object; torch's own files have none."""
+_REMEMBERED, _REMEMBERED_BYTES = 2, 1 << 18
+"""So many pickles of so many bytes: checkpoints of one network have the same one, to the byte, around other elements, and so have
+their conversions."""
 _MODULE_DICTS = ("_parameters", "_buffers", "_modules")
 
 
@@ -111,16 +114,17 @@ class TorchObject:
         self._walk()
 
     @classmethod
-    def of(cls, tree: Tree, location: Location, prefix: str = "") -> TorchObject:
-        """The same; those of the pickles that a Tree remembers are made once. They are not changed once they are made."""
+    def of(cls, data: bytes, location: Location, prefix: str = "") -> TorchObject:
+        """The same of the pickle that fills `data`; the last small ones are read once, and are not changed once they are made.
+        Raises as `Tree.whole` too."""
         for known in cls._last:
-            if known.tree.root is tree.root and known._prefix == prefix:
+            if known.tree.data == data and known._prefix == prefix:
                 other = object.__new__(TorchObject)
-                other.__dict__.update(known.__dict__, tree=tree, location=location)
+                other.__dict__.update(known.__dict__, tree=known.tree.elsewhere(location), location=location)
                 return other
-        made = cls(tree, location, prefix)
-        if tree.stop - tree.start <= REMEMBERED_BYTES:
-            cls._last = (made, *cls._last)[:REMEMBERED]
+        made = cls(Tree.whole(data, location), location, prefix)
+        if len(data) <= _REMEMBERED_BYTES:
+            cls._last = (made, *cls._last)[:_REMEMBERED]
         return made
 
     @cached_property

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.containers.zip import editor
 from chkpt_channels.containers.zip.reader import Archive
 from chkpt_channels.core.tensors import Edits, Notice
@@ -67,9 +66,7 @@ class TorchZip(TorchCheckpoint):
 
     def _parse(self, part: str) -> TorchObject:
         name = f"{self._top}{part}.pkl"
-        location = self.source.location.at(name)
-        tree = Tree.whole(self._archive.read(name), location)
-        torch_object = TorchObject.of(tree, location, "" if part == MAIN else part)
+        torch_object = TorchObject.of(self._archive.read(name), self.source.location.at(name), "" if part == MAIN else part)
         for storage in torch_object.storages.values():
             member = self._archive.members.get(self._member(part, storage))
             if member is None:

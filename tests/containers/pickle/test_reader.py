@@ -152,13 +152,3 @@ def test_a_memo_bomb_is_not_expanded():
     while root.target.children:
         root, depth = root.target.children[0], depth + 1
     assert depth == 60
-
-
-def test_the_same_pickle_in_another_file_is_parsed_once():
-    raw, other = pickle.dumps({"a": [1]}, 2), Location("b.pth", "data.pkl")
-    first, again = Tree.whole(raw, PLACE), Tree.whole(bytes(bytearray(raw)), other)
-    assert again.root is first.root
-    assert (first.location, again.location, again.stop) == (PLACE, other, len(raw))
-    assert Tree.whole(raw[:-1] + b"0N.", other).root is not first.root
-    with pytest.raises(DamagedError, match=r"b\.pth"):
-        Tree.whole(raw[:-1], other)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chkpt_channels import UnsupportedError
+from chkpt_channels import DamagedError, UnsupportedError
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.limits import LIMITS
@@ -87,3 +87,15 @@ def test_a_tensor_below_the_deepest_names_is_refused(depth: int):
         return
     with pytest.raises(UnsupportedError, match=f"nested more than {LIMITS.name_depth} levels deep"):
         read(value)
+
+
+def test_the_same_pickle_in_another_file_is_read_once():
+    raw, here, other = pickled({"a": conv()}), Location("a.pth"), Location("b.pth", "data.pkl")
+    first, again = TorchObject.of(raw, here), TorchObject.of(bytes(bytearray(raw)), other)
+    assert again.views is first.views
+    assert again.tree.root is first.tree.root
+    assert (first.location, first.tree.location, again.location, again.tree.location) == (here, here, other, other)
+    assert TorchObject.of(raw, here, "constants").views.keys() == {"constants/a"}
+    assert TorchObject.of(raw[:-1] + b"0N.", other).tree.root is not first.tree.root
+    with pytest.raises(DamagedError, match=r"b\.pth"):
+        TorchObject.of(raw[:-1], other)
