@@ -137,8 +137,7 @@ def check_unicode_path(location: Location, name: str, extra: bytes, at: int) -> 
 def _sizes(stated: tuple[int, int, int], extra: bytes) -> list[int]:
     """(size, packed size, offset of the local header) of a central entry: as `stated`, or from its zip64 extra field, which holds
     those that do not fit, one after the other. struct.error where it does not."""
-    wide = next((body for tag, body in extra_fields(extra) if tag == ZIP64_TAG), b"")
-    longs = iter(struct.unpack_from(f"<{stated.count(MAX32)}Q", wide))
+    longs = iter(struct.unpack_from(f"<{stated.count(MAX32)}Q", zip64_field(extra)[1]))
     return [next(longs) if value == MAX32 else value for value in stated]
 
 
@@ -151,11 +150,11 @@ def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
         at += 4 + size
 
 
-def extra_offset(extra: bytes, tag: int) -> int:
-    """Where the body of the first field with this tag begins."""
+def zip64_field(extra: bytes) -> tuple[int, bytes]:
+    """Where the body of the first zip64 field begins, and the body; the end and nothing where there is none."""
     at = 0
-    for other, body in extra_fields(extra):
-        if other == tag:
-            break
+    for tag, body in extra_fields(extra):
         at += 4 + len(body)
-    return at + 4
+        if tag == ZIP64_TAG:
+            return at - len(body), body
+    return at, b""

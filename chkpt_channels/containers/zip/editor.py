@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 
 from chkpt_channels.containers.zip.directory import (
     CENTRAL_RECORD,
@@ -26,7 +26,7 @@ from chkpt_channels.containers.zip.directory import (
     MAX32,
     ZIP64_TAG,
     extra_fields,
-    extra_offset,
+    zip64_field,
 )
 from chkpt_channels.containers.zip.member import (
     DEFLATED,
@@ -124,57 +124,62 @@ class _Rewrite:
         self._align = _miniz_alignments(list(archive.members.values()))
         self._starts: dict[str, int] = {}
 
-    def _packed(self, name: str, change: MemberEdit) -> _StoredEdit:
+    def _packed(self, name: str, change: MemberEdit) -> _Stored:
         member = self._archive.members[name]
         crc = cache(lambda: new_crc(self._archive, name, change))
         size = change.keep + change.size
         if member.method == STORED:
-            return _StoredEdit(size, size, crc, change.keep, change.data, change.inner)
+            return _Stored(size, size, crc, change.keep, change.data, change.inner)
         if change.inner:
             content = b"".join(streamed(self._archive.chunks(name), change.inner))
             change = MemberEdit.of(content)
         kept = b"".join(self._archive.chunks(name, 0, change.keep)) if change.keep else b""
         deflater = zlib.compressobj(6, zlib.DEFLATED, -15)
         data = deflater.compress(kept + change.data()) + deflater.flush()
-        return _StoredEdit(size, len(data), crc, 0, lambda: data)
+        return _Stored(size, len(data), crc, 0, lambda: data)
 
     def splices(self) -> Iterator[Splice]:
-        shift, members = 0, self._archive.members.values()
-        for member in members:
+        shift = 0
+        for member in self._archive.members.values():
             if member.name in self._removed:
                 yield Splice.of(member.start, member.stop, b"")
                 shift -= member.stop - member.start
                 continue
-            start = member.start + shift
-            self._starts[member.name] = start
-            new = self._changes.get(member.name)
-            local = self._local(member, start, new)
-            if local != member.local or (new and _is_sized(member)):
-                yield Splice(member.start, member.data, len(local), self._with_crc(local, member, new))
-            if new and new.inner:
+            start = self._starts[member.name] = member.start + shift
+            new, is_changed = self._stored(member), member.name in self._changes
+            states_crc = is_changed and _is_sized(member)
+            local = self._local(member, start, new, is_sized=states_crc)
+            if states_crc:
+                yield Splice(member.start, member.data, len(local), partial(_with_crc, local, new))
+            elif local != member.local:
+                yield Splice.of(member.start, member.data, local)
+            if new.inner:
                 yield from (s._replace(start=member.data + s.start, stop=member.data + s.stop) for s in new.inner)
-            elif new:
+            elif is_changed:
                 yield Splice(member.data + new.keep, member.data_stop, new.packed - new.keep, new.data)
             descriptor_size = self._descriptor_size(member, start, new)
-            if (new and member.descriptor) or descriptor_size != len(member.descriptor):
-                yield Splice(member.data_stop, member.stop, descriptor_size, self._descriptor(member, new, descriptor_size))
-            length = len(local) + (new.packed if new else member.packed) + descriptor_size
-            shift = start + length - member.stop
+            if (is_changed and member.descriptor) or descriptor_size != len(member.descriptor):
+                yield Splice(member.data_stop, member.stop, descriptor_size, partial(_descriptor, new, descriptor_size))
+            shift = start + len(local) + new.packed + descriptor_size - member.stop
         yield self._directory(shift)
 
-    def _local(self, member: Member, start: int, new: _StoredEdit | None) -> bytes:
-        size = new.size if new else member.size
-        if align := self._align.get(member.name, 0):
-            return _miniz_again(member, size, start, align)
-        return self._sized(member, new) if new and _is_sized(member) else member.local
+    def _stored(self, member: Member) -> _Stored:
+        """A member as it will be."""
+        same = _Stored(member.size, member.packed, lambda: member.crc, member.packed, bytes)
+        return self._changes.get(member.name, same)
 
-    def _sized(self, member: Member, new: _StoredEdit) -> bytes:
+    def _local(self, member: Member, start: int, new: _Stored, *, is_sized: bool) -> bytes:
+        if align := self._align.get(member.name, 0):
+            return _miniz_again(member, new.size, start, align)
+        return self._sized(member, new) if is_sized else member.local
+
+    def _sized(self, member: Member, new: _Stored) -> bytes:
         """A local header that carries its sizes, with the new ones; its CRC follows in `_with_crc`."""
         fields = list(LOCAL_RECORD.unpack_from(member.local))
         tail = member.local[LOCAL_RECORD.size :]
         if MAX32 in fields[7:9]:
             wide = b"".join(struct.pack("<Q", v) for v, f in ((new.size, fields[8]), (new.packed, fields[7])) if f == MAX32)
-            at = fields[9] + extra_offset(tail[fields[9] :], ZIP64_TAG)
+            at = fields[9] + zip64_field(tail[fields[9] :])[0]
             tail = tail[:at] + wide + tail[at + len(wide) :]
         elif max(new.size, new.packed) >= MAX32:
             raise self._archive.location.at(member.name).unsupported("would grow beyond 4 GiB, for which its header has no room")
@@ -182,27 +187,11 @@ class _Rewrite:
         fields[8] = new.size if fields[8] != MAX32 else MAX32
         return LOCAL_RECORD.pack(*fields) + tail
 
-    def _with_crc(self, local: bytes, member: Member, new: _StoredEdit | None) -> Callable[[], bytes]:
-        if new is None or not _is_sized(member):
-            return lambda: local
-        return lambda: local[:14] + struct.pack("<I", new.crc()) + local[18:]
-
-    def _descriptor_size(self, member: Member, start: int, new: _StoredEdit | None) -> int:
+    def _descriptor_size(self, member: Member, start: int, new: _Stored) -> int:
         if member.name not in self._align:
             return len(member.descriptor)
-        size = new.size if new else member.size
-        return (
-            0 if not size else 24 if max(size, start) >= MAX32 else 16
-        )  # miniz: none for an empty member, zip64 by either value
-
-    def _descriptor(self, member: Member, new: _StoredEdit | None, size: int) -> Callable[[], bytes]:
-        def content() -> bytes:
-            if not size:
-                return b""
-            values = (new.crc(), new.packed, new.size) if new else (member.crc, member.packed, member.size)
-            return make_descriptor(values, signed=size in (16, 24), wide=size >= 20)
-
-        return content
+        # miniz: none for an empty member, zip64 by either value
+        return 0 if not new.size else 24 if max(new.size, start) >= MAX32 else 16
 
     def _directory(self, shift: int) -> Splice:
         """The central directory and everything that follows it."""
@@ -216,13 +205,13 @@ class _Rewrite:
 
     def _central(self, member: Member) -> tuple[int, Callable[[], bytes]]:
         """(length, maker) of a central entry; fields that were 64 bits wide stay so unless miniz would write them short."""
-        new, start = self._changes.get(member.name), self._starts[member.name]
+        new, start = self._stored(member), self._starts[member.name]
         fields = list(CENTRAL_RECORD.unpack_from(member.central))
         by_miniz = member.name in self._align
-        if by_miniz and new:
+        if by_miniz:
             fields[3] = FLAG_UTF8 | (FLAG_DESCRIPTOR if new.size else 0)
         wide = b""
-        for index, value in ((9, new.size if new else member.size), (8, new.packed if new else member.packed), (16, start)):
+        for index, value in ((9, new.size), (8, new.packed), (16, start)):
             if value >= MAX32 or (fields[index] == MAX32 and not by_miniz):
                 wide, fields[index] = wide + struct.pack("<Q", value), MAX32
             else:
@@ -235,15 +224,14 @@ class _Rewrite:
         tail = member.central[CENTRAL_RECORD.size : extra_at] + extra + comment
 
         def to_bytes() -> bytes:
-            if new:
-                fields[7] = new.crc()
+            fields[7] = new.crc()
             return CENTRAL_RECORD.pack(*fields) + tail
 
         return CENTRAL_RECORD.size + len(tail), to_bytes
 
 
-class _StoredEdit(NamedTuple):
-    """A change as it will be stored: sizes known, content and CRC made when written."""
+class _Stored(NamedTuple):
+    """A member as it will be stored: sizes known, content and CRC made when written."""
 
     size: int
     packed: int
@@ -251,6 +239,14 @@ class _StoredEdit(NamedTuple):
     keep: int
     data: Callable[[], bytes]
     inner: tuple[Splice, ...] = ()
+
+
+def _with_crc(local: bytes, new: _Stored) -> bytes:
+    return local[:14] + struct.pack("<I", new.crc()) + local[18:]
+
+
+def _descriptor(new: _Stored, size: int) -> bytes:
+    return make_descriptor((new.crc(), new.packed, new.size), signed=size in (16, 24), wide=size >= 20) if size else b""
 
 
 def _is_sized(member: Member) -> bool:
@@ -264,20 +260,16 @@ def _end_records(location: Location, old: bytes, count: int, start: int, size: i
     short = list(END_RECORD.unpack(old[-END_RECORD.size :]))
     values = (count, count, size, start)
     limits = (MAX16, MAX16, MAX32, MAX32)
-    before = b""
+    before, was_full = b"", [False] * len(limits)
     if len(old) > END_RECORD.size:
         long = list(END64_RECORD.unpack_from(old))
+        was_full = [v >= limit for v, limit in zip(long[6:10], limits, strict=True)]
         long[6:10] = values
         _, disk, _, disks = LOCATOR64_RECORD.unpack_from(old, END64_RECORD.size)
         before = END64_RECORD.pack(*long) + LOCATOR64_RECORD.pack(LOCATOR64, disk, start + size, disks)
     elif any(v >= limit for v, limit in zip(values, limits, strict=True)):
         raise location.unsupported("would grow beyond 4 GiB, for which its end record has no room")
-    forced = [f == limit and not _was_full(old, i) for i, (f, limit) in enumerate(zip(short[3:7], limits, strict=True))]
-    short[3:7] = [limit if force else min(v, limit) for v, limit, force in zip(values, limits, forced, strict=True)]
+    for i, (value, limit, full) in enumerate(zip(values, limits, was_full, strict=True), 3):
+        # a writer may mark a field as full whose value would fit
+        short[i] = limit if short[i] == limit and not full else min(value, limit)
     return before + END_RECORD.pack(*short)
-
-
-def _was_full(old: bytes, index: int) -> bool:
-    """Whether a field of the end record was at its limit because its value did not fit."""
-    limits = (MAX16, MAX16, MAX32, MAX32)
-    return len(old) > END_RECORD.size and bool(END64_RECORD.unpack_from(old)[6 + index] >= limits[index])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from chkpt_channels.containers.zip.directory import FLAG_UTF8, MAX32, ZIP64_TAG, Entry, check_unicode_path, extra_fields
+from chkpt_channels.containers.zip.directory import FLAG_UTF8, MAX32, Entry, check_unicode_path, zip64_field
 from chkpt_channels.core.errors import DamagedError
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.source import Source
@@ -115,7 +115,7 @@ def _local_header(edge: Edge, start: int, limit: int, damaged: Callable[[str], D
 def _wide_values(local: bytes, crc: int, packed: int, size: int) -> tuple[int, int, int]:
     """(CRC, packed, size) of a local header; its zip64 field holds the size first."""
     name_bytes = LOCAL_RECORD.unpack_from(local)[9]
-    wide = next((body for tag, body in extra_fields(local[LOCAL_RECORD.size + name_bytes :]) if tag == ZIP64_TAG), b"")
+    _, wide = zip64_field(local[LOCAL_RECORD.size + name_bytes :])
     if size == MAX32 and len(wide) >= 8:
         size, wide = int.from_bytes(wide[:8], "little"), wide[8:]
     if packed == MAX32 and len(wide) >= 8:
