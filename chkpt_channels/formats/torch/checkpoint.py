@@ -5,21 +5,20 @@ from __future__ import annotations
 import struct
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 
 from chkpt_channels.core.elements import strided
 from chkpt_channels.core.tensors import Edits, OptimizerEntry, Tensor
 from chkpt_channels.formats.base import Checkpoint, Loading
 from chkpt_channels.formats.torch import loading
-from chkpt_channels.formats.torch.entries import attributes
+from chkpt_channels.formats.torch.entries import is_module
 from chkpt_channels.formats.torch.graph import TorchGraph
 from chkpt_channels.formats.torch.object_tree import OptimizerNode, TorchObject
-from chkpt_channels.formats.torch.rebuild import Storage
+from chkpt_channels.formats.torch.rebuild import Storage, check_present
 from chkpt_channels.formats.torch.signs import with_signs
 
-ReadBytes = Callable[[Storage, int, int], Iterable[bytes]]
 MAIN = "data"
 """The name of the part that is the saved object; TorchScript has another, "constants", where frozen models keep all weights."""
 
@@ -57,13 +56,23 @@ class TorchCheckpoint(Checkpoint):
     def read_storage(self, part: str, storage: Storage, start: int, stop: int) -> Iterable[bytes]:
         """The bytes [start, stop) of a storage of one part."""
 
+    def _home(self, name: str) -> tuple[str, TorchObject]:
+        """The part that holds a tensor."""
+        return next((part, o) for part, o in self.objects.items() if name in o.groups)
+
     def chunks(self, name: str) -> Iterator[bytes]:
-        part, torch_object = next((part, o) for part, o in self.objects.items() if name in o.groups)
-        if name in torch_object.views and torch_object.views[name].storage.absent:
-            raise self.location.at(name).unsupported(
-                "is on the meta device: it has a shape and no values", hint="load the weights into the model before torch.save"
-            )
-        yield from _chunks_of(torch_object, name, partial(self.read_storage, part))
+        """The tensor's bytes in C order; streamed where its storage has that order (channels_last has not)."""
+        part, torch_object = self._home(name)
+        if name in torch_object.scales:
+            yield struct.pack("<d", torch_object.scales[name].target.value)
+            return
+        view = torch_object.views[name]
+        check_present(view, self.location.at(name))
+        stored = self.read_storage(part, view.storage, *view.span)
+        if view.is_contiguous and not view.signs:
+            yield from stored
+        else:
+            yield strided(with_signs(b"".join(stored), view.signs), view.itemsize, view.shape, view.stride)
 
     def check_kept(self, edits: Edits) -> None:
         """Raise UnsupportedError for a tensor that is taken out: torch computes offsets from the first storage, which is the
@@ -74,7 +83,7 @@ class TorchCheckpoint(Checkpoint):
             raise self.location.at(tensor.name).unsupported(what, hint=f"-o NAME.safetensors{alone}")
 
     def memory(self, name: str) -> Hashable:
-        part, torch_object = next((part, o) for part, o in self.objects.items() if name in o.groups)
+        part, torch_object = self._home(name)
         view = torch_object.views.get(name)
         return (part, view.place) if view is not None else name
 
@@ -82,22 +91,20 @@ class TorchCheckpoint(Checkpoint):
         return ["code"] if self.scripted else _others(self.main, group)
 
     def shared(self, names: Sequence[str]) -> tuple[str, str] | None:
-        return _shared(self.main, names)
+        spans: defaultdict[str, list[tuple[int, int, str]]] = defaultdict(list)
+        for name in names:
+            view = self.main.views.get(name)
+            if view is not None and view.span[0] < view.span[1]:
+                spans[view.storage.key].append((*view.span, name))
+        for used in spans.values():
+            used.sort()
+            for (_, stop, name), (start, _, other) in pairwise(used):
+                if start < stop:
+                    return name, other
+        return None
 
     def loading(self, path: str, group: str | None = None) -> Loading:
         return loading.of_script(self.main, path) if self.scripted else loading.of_object(self.main, path, group, self.globals)
-
-
-def _chunks_of(torch_object: TorchObject, name: str, read: ReadBytes) -> Iterable[bytes]:
-    """The tensor's bytes in C order; streamed where its storage has that order (channels_last has not)."""
-    if name in torch_object.scales:
-        return [struct.pack("<d", torch_object.scales[name].target.value)]
-    view = torch_object.views[name]
-    start, stop = view.span
-    if view.is_contiguous and not view.signs:
-        return read(view.storage, start, stop)
-    stored = with_signs(b"".join(read(view.storage, start, stop)), view.signs)
-    return [strided(stored, view.itemsize, view.shape, view.stride)]
 
 
 def _optimizer_entries(torch_object: TorchObject, tensors: Mapping[str, Tensor]) -> tuple[OptimizerEntry, ...]:
@@ -122,7 +129,7 @@ def _others(torch_object: TorchObject, group: str) -> list[str]:
     others: list[str] = []
     for step in [*group.split("/"), ""] if group else [""]:
         below = None
-        if any(name == "_modules" for name, _ in attributes(node)):
+        if is_module(node):
             return [*others, f"a pickled module{prefix and f' in {prefix[:-1]}'}"]
         for key, value in node.entries():
             name = f"{prefix}{key.value}"
@@ -135,18 +142,3 @@ def _others(torch_object: TorchObject, group: str) -> list[str]:
                 return [*others, group]
             node, prefix = below, f"{prefix}{step}/"
     return others
-
-
-def _shared(torch_object: TorchObject, names: Sequence[str]) -> tuple[str, str] | None:
-    """Two tensors that use the same bytes of one storage."""
-    spans: defaultdict[str, list[tuple[int, int, str]]] = defaultdict(list)
-    for name in names:
-        view = torch_object.views.get(name)
-        if view is not None and view.span[0] < view.span[1]:
-            spans[view.storage.key].append((*view.span, name))
-    for used in spans.values():
-        used.sort()
-        for (_, stop, name), (start, _, other) in pairwise(used):
-            if start < stop:
-                return name, other
-    return None

@@ -20,7 +20,7 @@ from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.torch.graph import quantization_of
 from chkpt_channels.formats.torch.object_tree import CLONED, TorchObject
-from chkpt_channels.formats.torch.rebuild import Storage, View
+from chkpt_channels.formats.torch.rebuild import Storage, View, check_present
 from chkpt_channels.formats.torch.signs import with_signs
 
 
@@ -104,10 +104,7 @@ class TorchEdits:
         location = self._location.at(name)
         if view.quantizer is not None and quantization_of(self._object, name) is None:
             raise location.unsupported("is quantized by a scheme that is not converted")
-        if view.storage.absent:
-            raise location.unsupported(
-                "is on the meta device: it has a shape and no values", hint="load the weights into the model before torch.save"
-            )
+        check_present(view, location)
         if view.repeated:
             raise location.unsupported("is given its elements once more by a state, which would keep the old ones", hint=CLONED)
         if view.storage.has_view:

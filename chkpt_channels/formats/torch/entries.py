@@ -28,6 +28,11 @@ def attributes(node: PickleNode) -> Iterator[tuple[str, PickleNode]]:
                 yield key.value, value
 
 
+def is_module(node: PickleNode) -> bool:
+    """Whether this is a torch.nn.Module."""
+    return any(name == "_modules" for name, _ in attributes(node))
+
+
 def states(node: PickleNode) -> list[PickleNode]:
     """What BUILD gave an object, and each part of it where that is a tuple: a dict, and what its slots hold."""
     state = node.state.target if node.state is not None else None

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from chkpt_channels.containers.pickle.reader import Kind, PickleNode, plain
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, Quantization
 from chkpt_channels.formats.graph import ModelGraph
-from chkpt_channels.formats.torch.entries import attributes, pairs_of
+from chkpt_channels.formats.torch.entries import attributes, is_module, pairs_of
 from chkpt_channels.formats.torch.object_tree import CHANNEL_NAMES, Link, TorchObject
 
 
@@ -93,7 +93,7 @@ class TorchGraph(ModelGraph):
         """The integers outside of modules that are named like a number of input channels, and equal it."""
         declarations = []
         for where, link in self._main.counts.items():
-            in_module = link.parent is not None and any(name == "_modules" for name, _ in attributes(link.parent.node.target))
+            in_module = link.parent is not None and is_module(link.parent.node.target)
             if plain(link.node) == channels and not in_module:
                 self._main.numbers[where] = link.node
                 declarations.append(Declaration(where, channels))

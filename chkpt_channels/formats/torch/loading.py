@@ -14,7 +14,7 @@ from chkpt_channels.containers.pickle.nodes import Kind, PickleNode
 from chkpt_channels.core.errors import printable
 from chkpt_channels.core.records import pattern
 from chkpt_channels.formats.base import Loading, NamedNetwork
-from chkpt_channels.formats.torch.entries import attributes
+from chkpt_channels.formats.torch.entries import is_module
 from chkpt_channels.formats.torch.object_tree import TorchObject
 
 _WEIGHTS_ONLY = pattern(
@@ -58,7 +58,7 @@ def of_object(main: TorchObject, path: str, group: str | None, foreign: Sequence
             keys += f"[{int(step)}]" if root.kind in LISTS and step.isdecimal() else f"[{step!r}]"
             root = _child(root, step) or root
     loaded = f"torch.load({path!r}{_mapped(main)}, weights_only={not foreign}){keys}"
-    if not _is_module(root) and (root.state is None or root.items is not None):
+    if not is_module(root) and (root.state is None or root.items is not None):
         remark = "; ".join(filter(None, (_trainer(main.tree.root.target), _remark(foreign))))
         state = f"dict({loaded})" if root.kind in LISTS else loaded
         return Loading(_TORCH, state=state, group=group, remark=remark)
@@ -89,10 +89,6 @@ def _child(node: PickleNode, step: str) -> PickleNode | None:
         return node.children[int(step)].target
     child = node.lookup(step)
     return child.target if child else None
-
-
-def _is_module(node: PickleNode) -> bool:
-    return any(name == "_modules" for name, _ in attributes(node))
 
 
 def _class_of(node: PickleNode) -> tuple[str, str]:

@@ -237,11 +237,7 @@ class Tensors:
         if any(isinstance(part, PickleNode) and part.kind is Kind.LIST for part in (shape, stride)):
             raise UnreadableError("has its size or stride as a list, which is not read")
         numbers = (offset, *shape, *stride) if isinstance(shape, tuple) and isinstance(stride, tuple) else (None,)
-        if (
-            not isinstance(offset, int)
-            or any(n is None or n < 0 for n in numbers)
-            or not len(shape) == len(stride) <= LIMITS.axes
-        ):
+        if any(not isinstance(n, int) or n < 0 for n in numbers) or not len(shape) == len(stride) <= LIMITS.axes:
             raise self.location.damaged(
                 "size, stride and storage offset must be non-negative integers, with one stride per axis", at=nodes[0].start
             )
@@ -251,6 +247,13 @@ class Tensors:
                 f"a tensor of shape {list(shape)} reaches beyond its {storage.count} elements", at=nodes[0].start
             )
         return view
+
+
+def check_present(view: View, location: Location) -> None:
+    """Raise UnsupportedError for a tensor on the meta device."""
+    if view.storage.absent:
+        hint = "load the weights into the model before torch.save"
+        raise location.unsupported("is on the meta device: it has a shape and no values", hint)
 
 
 def _rebuilding(function: PickleNode, arguments: PickleNode, *keywords: PickleNode) -> Call | None:
