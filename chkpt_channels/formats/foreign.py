@@ -106,6 +106,7 @@ _ROWS = (
     _Foreign("is a program of Paddle's inference", _PADDLE, rb'\{"base_code":\{"magic":"pir"', weights=False),
     _Foreign("is a NeMo archive", _NEMO, rb".{257}ustar.*(?<=[\0/])model_(weights|config)\."),
     _Foreign("is a pickle of joblib's", _JOBLIB, rb"\x80[\x02-\x05].*joblib\.numpy_pickle", weights=False),
+    _Foreign("is a numpy array in the shape of a kernel", "", rb"\x93NUMPY.{,6}\{'descr': '.?f\d'.{,80}\((\d+, ){3,4}\d+\)"),
     *(
         _Foreign(f"is named like {kind}", "convert the checkpoint that it was made from", name=rf"\.{ending}")
         for kind, ending in (
@@ -149,4 +150,4 @@ def _error(source: Source, what: str, hint: str) -> UnsupportedError:
     stem = re.sub(r"\.(index|data-\d+-of-\d+)\Z", "", source.name)
     places = {"FILE": source.name, "DIR": os.path.dirname(source.name) or ".", "STEM": stem}
     hint = re.sub(r"\b(FILE|DIR|STEM)\b", lambda match: shlex.quote(places[match[0]]), hint)
-    return UnsupportedError(what, file=source.name, hint=hint)
+    return source.location.unsupported(what, hint)

@@ -13,17 +13,17 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from math import prod
 
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.core.tensors import Edits, Tensor, TensorEdit
+from chkpt_channels.core.tensors import Edits, Tensor
 from chkpt_channels.formats import safetensors_header
 from chkpt_channels.formats.base import Checkpoint, FlatWriter, Format, Loading
 from chkpt_channels.formats.safetensors_header import METADATA, framed
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Splice
 
+SUFFIXES = frozenset({".safetensors"})
 INCOMPLETE = ("MetadataIncompleteBuffer", "incomplete metadata, file not fully covered")
 """The end of what the library says of a header without its elements, which it looks for last: 0.5, and 0.6 on."""
 _NOT_KEPT = frozenset({"C32", "C128", "QI8", "QU8", "QI32", "QU4x2", "QU2x4", "U4", "I4"})
@@ -95,7 +95,7 @@ class Safetensors(Checkpoint):
                 continue
             if edit:
                 size = prod(edit.shape) * self.tensors[name].dtype.bits // 8
-                splices.append(Splice(self._begin + begin, self._begin + end, size, partial(_payload, edit)))
+                splices.append(Splice(self._begin + begin, self._begin + end, size, edit.tobytes))
             spans[name] = begin + shift, begin + shift + size
             shift += size - (end - begin)
         shapes = {name: edit.shape for name, edit in edits.tensors.items()}
@@ -145,19 +145,7 @@ def _write(tensors: Sequence[Tensor], read: Callable[[str], Iterator[bytes]], ou
             at += len(piece)
 
 
-def _payload(edit: TensorEdit) -> bytes:
-    return edit.tobytes()
-
-
 WRITER = FlatWriter(_keeps, _write)
 FORMATS = (
-    Format(
-        "safetensors",
-        "safetensors",
-        frozenset({".safetensors"}),
-        sniff,
-        "safetensors:Safetensors",
-        flat=True,
-        writer="safetensors:WRITER",
-    ),
+    Format("safetensors", "safetensors", SUFFIXES, sniff, "safetensors:Safetensors", flat=True, writer="safetensors:WRITER"),
 )

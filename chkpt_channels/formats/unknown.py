@@ -22,8 +22,6 @@ FOREIGN_SUFFIXES = frozenset({".gguf", ".tflite", ".pb"})
 """Extensions of formats that are not written here: no output may have one."""
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
-_WEIGHTS = ((rb"(?s)\x93NUMPY.{,6}\{'descr': '.?f\d'.{,80}\((\d+, ){3,4}\d+\)", "is a numpy array in the shape of a kernel"),)
-"""Patterns of the first bytes of further weights that are not converted."""
 _INSIDE = pattern(rb"(?s)PK\x03\x04|\x80[\x02-\x05]|\x89HDF|.{8}\{\"|.{257}ustar")
 """The first bytes of checkpoints and of archives, in a compressed file."""
 _KERNEL_SHAPE = pattern(rb"(?s)\((K.|M..|J.{4}){4,5}t|\((I\d+\n){4,5}t")
@@ -58,14 +56,13 @@ def describe(source: Source, families: Sequence[str], suffixes: Container[str] =
     head = source.head[:HEAD_BYTES]
     if found := foreign(source):
         return found[0]
-    if error := _other_weights(source, suffixes):
+    if error := _zip_of_weights(source, suffixes):
         return error
     if cut := _cut_pickle(source):
         return cut
     if _ARRAYS.match(source.head):
-        return UnsupportedError(
-            "is a Python pickle that torch.save did not write, and its weights are numpy arrays", file=source.name, hint=_TENSORS
-        )
+        what = "is a Python pickle that torch.save did not write, and its weights are numpy arrays"
+        return source.location.unsupported(what, _TENSORS)
     for looks, name, sound, hint in _ROWS:
         if re.match(looks, head):
             kind = UnsupportedError if sound else UnknownFormatError
@@ -74,11 +71,8 @@ def describe(source: Source, families: Sequence[str], suffixes: Container[str] =
         return UnknownFormatError("begins with nothing but zeros: its content was never written", file=source.name)
     if found := foreign(source, named=True):
         return found[0]
-    return UnknownFormatError(
-        "is not a checkpoint of a known format",
-        file=source.name,
-        hint=f"chkpt-channels reads {', '.join(families[:-1])} and {families[-1]} files",
-    )
+    hint = f"chkpt-channels reads {', '.join(families[:-1])} and {families[-1]} files"
+    return UnknownFormatError("is not a checkpoint of a known format", file=source.name, hint=hint)
 
 
 def _not_downloaded(source: Source) -> UnknownFormatError | None:
@@ -89,11 +83,8 @@ def _not_downloaded(source: Source) -> UnknownFormatError | None:
     if head.startswith(LFS_POINTER):
         size = re.search(rb"size (\d{1,18})", head)
         content = f"{int(size[1]):,} bytes" if size else "content"
-        return UnknownFormatError(
-            f"is a Git-LFS pointer to {content} that are not downloaded",
-            file=source.name,
-            hint=f"git lfs pull --include={source.name}",
-        )
+        what = f"is a Git-LFS pointer to {content} that are not downloaded"
+        return UnknownFormatError(what, file=source.name, hint=f"git lfs pull --include={source.name}")
     if head.startswith(b"PK\x03\x04") and b"PK\x05\x06" not in source.tail:
         return UnknownFormatError("its end is missing: a zip archive ends in a central directory", file=source.name)
     if re.match(rb"\x80[\x02-\x05]", head) and source.size < SHORTEST_PICKLE_BYTES:
@@ -115,36 +106,28 @@ def _cut_pickle(source: Source) -> DamagedError | None:
     return None
 
 
-def _other_weights(source: Source, suffixes: Container[str]) -> UnsupportedError | None:
-    """The error for weights that are not converted, by what their bytes are; None for anything else."""
-    if source.head.startswith(b"PK\x03\x04"):
-        return _zip_of_weights(source, suffixes)
-    what = next((what for looks, what in _WEIGHTS if re.match(looks, source.head)), "")
-    return UnsupportedError(what, file=source.name) if what else None
-
-
 def foreign_weights(source: Source, suffixes: Container[str]) -> UnsupportedError | None:
     """The error for a file that no format claims, where it holds weights all the same; None for anything else. Raises
     FileSystemError."""
     found = foreign(source) or foreign(source, named=True)
     if found and found[1]:
         return found[0]
-    if error := _other_weights(source, suffixes):
+    if error := _zip_of_weights(source, suffixes):
         return error
     if source.head.startswith(b"\x1f\x8b") and _INSIDE.match(inflated(source.head)):
-        return UnsupportedError(
-            "is a gzip file around a checkpoint or an archive", file=source.name, hint="unpack it first: gunzip"
-        )
+        return source.location.unsupported("is a gzip file around a checkpoint or an archive", "unpack it first: gunzip")
     pickled = _ARRAYS.match(source.head) or re.match(rb"\x93NUMPY.{,6}\{'descr': '\|O'", source.head, re.DOTALL)
     if pickled and any(_KERNEL_SHAPE.search(piece) for piece in source.chunks()):
-        return UnsupportedError("is a Python pickle of numpy arrays", file=source.name)
+        return source.location.unsupported("is a Python pickle of numpy arrays")
     if os.path.splitext(source.name)[1].lower() in FOREIGN_SUFFIXES:
-        return UnsupportedError("holds weights in another format", file=source.name)
+        return source.location.unsupported("holds weights in another format")
     return None
 
 
 def _zip_of_weights(source: Source, suffixes: Container[str]) -> UnsupportedError | None:
-    """The error for a sound zip archive around weights files; None for another."""
+    """The error for a sound zip archive around weights files; None for anything else."""
+    if not source.head.startswith(b"PK\x03\x04"):
+        return None
     from chkpt_channels.containers.zip.directory import central_entries, find_directory
 
     try:
@@ -153,10 +136,10 @@ def _zip_of_weights(source: Source, suffixes: Container[str]) -> UnsupportedErro
         return None
     if any(name.rpartition("/")[2] in _EXPORTED for name in names):
         hint = f"python -c {shlex.quote(_EXPORTED_WEIGHTS)} {shlex.quote(source.name)} net.pth, and convert net.pth"
-        return UnsupportedError("is a torch.export archive: a program, with its weights inside", file=source.name, hint=hint)
+        return source.location.unsupported("is a torch.export archive: a program, with its weights inside", hint)
     weights = [name for name in names if posixpath.splitext(name)[1].lower() in suffixes]
     if not weights:
         return None
     more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
     what = f"is a zip archive around {weights[0]}{more}"
-    return UnsupportedError(what, file=source.name, hint=f"unzip {shlex.quote(source.name)} {shlex.quote(weights[0])}")
+    return source.location.unsupported(what, f"unzip {shlex.quote(source.name)} {shlex.quote(weights[0])}")
