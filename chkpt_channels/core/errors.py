@@ -145,13 +145,8 @@ class Location(NamedTuple):
     def check_limit(self, what: str, actual: int, limit: int, at: int | None = None) -> None:
         """Raise DamagedError where a file asks for more than `limit` of something: before anything of that size is made."""
         if actual > limit:
-            raise DamagedError(
-                f"has {actual} {what}; {limit} are the most",
-                file=self.file,
-                where=self.where,
-                at=at,
-                excess=LimitExceeded(what, limit, actual),
-            )
+            message, excess = f"has {actual} {what}; {limit} are the most", LimitExceeded(what, limit, actual)
+            raise DamagedError(message, file=self.file, where=self.where, at=at, excess=excess)
 
     def unsupported(self, what: str, hint: str = "") -> UnsupportedError:
         """The error for sound content that is not converted."""

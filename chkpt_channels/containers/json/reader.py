@@ -81,14 +81,10 @@ def _check_depth(value: Any, location: Location, base: int | None, deepest: int)
     """Raise DamagedError for a document that is nested too deeply. Python's own limit depends on how deep the call stack is: what
     could be read there might not be written elsewhere."""
     level, depth = [value], 0
-    while level:
+    while level := [outer for outer in level if isinstance(outer, dict | list)]:
         depth += 1
         location.check_limit("levels in its JSON", depth, deepest, at=base)
-        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]
-
-
-def _inside(value: Any) -> Any:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
 
 
 def _check_surrogates(value: Any, location: Location, base: int | None) -> None:

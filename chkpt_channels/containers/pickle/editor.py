@@ -89,19 +89,11 @@ class _Rewriting:
         values = set(places.values())
         if len(values) == 1 and len(places) == len(everywhere):
             return self._in_place(node, values.pop())
-        data, out, moved = self._tree.data, [], False
-        for occurrence in everywhere:
-            wanted = occurrence in places
-            if occurrence is node:
-                if not wanted:
-                    return [(o.start, o.stop, encode(v)) for o, v in places.items()]
-                out.append((node.start, node.stop, encode(places[node])))
-            elif not wanted and not moved:
-                put = node.put[0] if node.put else 0
-                out.append((occurrence.start, occurrence.stop, data[node.start : node.stop] + b"r" + struct.pack("<I", put)))
-                moved = True
-            elif wanted:
-                out.append((occurrence.start, occurrence.stop, encode(places[occurrence])))
+        out = [(occurrence.start, occurrence.stop, encode(value)) for occurrence, value in places.items()]
+        again = next((get for get in node.gets or () if get not in places), None)
+        if node in places and again is not None:
+            put = struct.pack("<I", node.put[0] if node.put else 0)
+            out.append((again.start, again.stop, self._tree.data[node.start : node.stop] + b"r" + put))
         return out
 
     def _in_place(self, node: PickleNode, value: Any) -> list[tuple[int, int, bytes]]:

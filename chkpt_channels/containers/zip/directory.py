@@ -9,7 +9,7 @@ where it must be and not searched for: what two readers would find differently i
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from chkpt_channels.core.errors import DamagedError, Location
 from chkpt_channels.core.limits import LIMITS
@@ -107,11 +107,9 @@ def central_entries(source: Source, start: int, stop: int) -> Iterator[Entry]:
         if fields[13]:
             raise source.location.at(name).damaged("its directory entry names another disk", at=start + at)
         extra = entry[CENTRAL_RECORD.size + fields[10] :][: fields[11]]
-        stated = (fields[9], fields[8], fields[16])
-        try:
-            size, packed, offset = _sizes(stated, extra) if MAX32 in stated else stated
-        except struct.error:
-            raise source.location.at(name).damaged("a zip64 size is missing", at=start + at) from None
+        if not (stated := wide_values((fields[9], fields[8], fields[16]), extra)):
+            raise source.location.at(name).damaged("a zip64 size is missing", at=start + at)
+        size, packed, offset = stated
         check_unicode_path(source.location, name, extra, start + at)
         yield Entry(offset, name, size, packed, entry, encoded, fields[3], fields[4], fields[7])
         at += length
@@ -134,10 +132,15 @@ def check_unicode_path(location: Location, name: str, extra: bytes, at: int) -> 
             raise location.at(name).damaged("has another name in its Unicode Path field", at=at)
 
 
-def _sizes(stated: tuple[int, int, int], extra: bytes) -> list[int]:
-    """(size, packed size, offset of the local header) of a central entry: as `stated`, or from its zip64 extra field, which holds
-    those that do not fit, one after the other. struct.error where it does not."""
-    longs = iter(struct.unpack_from(f"<{stated.count(MAX32)}Q", zip64_field(extra)[1]))
+def wide_values(stated: Sequence[int], extra: bytes) -> list[int]:
+    """Sizes and offsets as `stated`, or from a zip64 extra field, which holds those that do not fit, one after the other; nothing
+    where one is missing."""
+    if MAX32 not in stated:
+        return [*stated]
+    wide = next((body for tag, body in extra_fields(extra) if tag == ZIP64_TAG), b"")
+    if len(wide) < 8 * stated.count(MAX32):
+        return []
+    longs = iter(struct.unpack_from(f"<{stated.count(MAX32)}Q", wide))
     return [next(longs) if value == MAX32 else value for value in stated]
 
 
@@ -148,13 +151,3 @@ def extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
         tag, size = struct.unpack_from("<2H", extra, at)
         yield tag, extra[at + 4 : at + 4 + size]
         at += 4 + size
-
-
-def zip64_field(extra: bytes) -> tuple[int, bytes]:
-    """Where the body of the first zip64 field begins, and the body; the end and nothing where there is none."""
-    at = 0
-    for tag, body in extra_fields(extra):
-        at += 4 + len(body)
-        if tag == ZIP64_TAG:
-            return at - len(body), body
-    return at, b""

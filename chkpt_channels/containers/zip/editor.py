@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from itertools import takewhile
 
 from chkpt_channels.containers.zip.directory import (
     CENTRAL_RECORD,
@@ -26,7 +27,6 @@ from chkpt_channels.containers.zip.directory import (
     MAX32,
     ZIP64_TAG,
     extra_fields,
-    zip64_field,
 )
 from chkpt_channels.containers.zip.member import (
     DEFLATED,
@@ -179,7 +179,8 @@ class _Rewrite:
         tail = member.local[LOCAL_RECORD.size :]
         if MAX32 in fields[7:9]:
             wide = b"".join(struct.pack("<Q", v) for v, f in ((new.size, fields[8]), (new.packed, fields[7])) if f == MAX32)
-            at = fields[9] + zip64_field(tail[fields[9] :])[0]
+            fields_before = takewhile(lambda field: field[0] != ZIP64_TAG, extra_fields(tail[fields[9] :]))
+            at = fields[9] + sum(4 + len(body) for _, body in fields_before) + 4
             tail = tail[:at] + wide + tail[at + len(wide) :]
         elif max(new.size, new.packed) >= MAX32:
             raise self._archive.location.at(member.name).unsupported("would grow beyond 4 GiB, for which its header has no room")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from chkpt_channels.containers.zip.directory import FLAG_UTF8, MAX32, Entry, check_unicode_path, zip64_field
+from chkpt_channels.containers.zip.directory import FLAG_UTF8, MAX32, Entry, check_unicode_path, wide_values
 from chkpt_channels.core.errors import DamagedError
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.source import Source
@@ -66,7 +66,7 @@ def read_member(entry: Entry, limit: int, edge: Edge, behind: Edge) -> Member:
         return location.at(name).damaged(what, at=start)
 
     local = _local_header(edge, start, limit, damaged)
-    _, _, local_flags, local_method, _, _, *local_values, name_bytes, _ = LOCAL_RECORD.unpack_from(local)
+    _, _, local_flags, local_method, _, _, local_crc, local_packed, local_size, name_bytes, _ = LOCAL_RECORD.unpack_from(local)
     data = start + len(local)
     stop = data + packed
     if stop > limit:
@@ -74,7 +74,8 @@ def read_member(entry: Entry, limit: int, edge: Edge, behind: Edge) -> Member:
     local_name = local[LOCAL_RECORD.size : LOCAL_RECORD.size + name_bytes]
     if (local_flags, local_method, local_name) != (flags, method, encoded):
         raise damaged("its local and central headers disagree")
-    check_unicode_path(location, name, local[LOCAL_RECORD.size + name_bytes :], start)
+    extra = local[LOCAL_RECORD.size + name_bytes :]
+    check_unicode_path(location, name, extra, start)
     if flags & ~(FLAG_DESCRIPTOR | FLAG_UTF8 | FLAG_DEFLATE_LEVEL):
         raise damaged(f"it is encrypted or patched (flags {flags:#x})")
     if method not in (STORED, DEFLATED):
@@ -84,13 +85,13 @@ def read_member(entry: Entry, limit: int, edge: Edge, behind: Edge) -> Member:
         raise damaged("it is stored, and its two sizes differ")
     if not packed and (size or crc):
         raise damaged("it has no bytes, and says that it holds some")
-    expected, written = (crc, packed, size), tuple(local_values)
+    expected = (crc, packed, size)
     if not flags & FLAG_DESCRIPTOR:
-        if (_wide_values(local, *local_values) if MAX32 in written else written) != expected:
+        if [local_crc, *wide_values((local_size, local_packed), extra)] != [crc, size, packed]:
             raise damaged("its local and central headers disagree")
         return Member(name, start, data, stop, stop, size, crc, method, local, b"", central)
     # a streaming writer does not know them yet: miniz, which torch uses, writes zeros, others mark the sizes as zip64
-    if written not in ((0, 0, 0), (0, MAX32, MAX32), expected):
+    if (local_crc, local_packed, local_size) not in ((0, 0, 0), (0, MAX32, MAX32), expected):
         raise damaged("its local and central headers disagree")
     descriptor = _descriptor(behind.read(stop, min(stop + LONGEST_DESCRIPTOR_BYTES, limit)), limit - stop, expected)
     if not descriptor:
@@ -110,17 +111,6 @@ def _local_header(edge: Edge, start: int, limit: int, damaged: Callable[[str], D
     if start + size > limit:
         raise damaged("it overlaps what follows")
     return near[:size] if size <= len(near) else edge.source.read(start, start + size)
-
-
-def _wide_values(local: bytes, crc: int, packed: int, size: int) -> tuple[int, int, int]:
-    """(CRC, packed, size) of a local header; its zip64 field holds the size first."""
-    name_bytes = LOCAL_RECORD.unpack_from(local)[9]
-    _, wide = zip64_field(local[LOCAL_RECORD.size + name_bytes :])
-    if size == MAX32 and len(wide) >= 8:
-        size, wide = int.from_bytes(wide[:8], "little"), wide[8:]
-    if packed == MAX32 and len(wide) >= 8:
-        packed = int.from_bytes(wide[:8], "little")
-    return crc, packed, size
 
 
 def _descriptor(raw: bytes, room: int, expected: tuple[int, int, int]) -> bytes:
