@@ -25,8 +25,7 @@ def edited(tree: Tree, values: Mapping[PickleNode, Any], removed: Iterable[tuple
     Raises UnsupportedError where what is removed is needed elsewhere and cannot be encoded there.
     """
     edits = [(s.start, s.stop, s.data()) for s in splices(tree, values, removed)]
-    size = tree.stop - tree.start + sum(len(new) - (stop - start) for start, stop, new in edits)
-    return spliced(tree.data[0 : tree.stop], edits)[tree.start : tree.start + size]
+    return spliced(tree.data[0 : tree.stop], edits)[tree.start :]
 
 
 def splices(

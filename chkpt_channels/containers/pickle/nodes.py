@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Sequence
 from typing import Any
+
+from chkpt_channels.core.records import NamedTuple
 
 
 class Kind:
@@ -44,19 +46,13 @@ class PickleNode:
         nodes = self.value or () if self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET) else ()
         return nodes if self.items is None else [*nodes, *(item[0] for item in self.items)]
 
-    def parts(self) -> Iterator[PickleNode]:
-        """Every node that this one is made of or was given, one by one: a list that many names share is not copied for each."""
-        if self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET, Kind.CALL):
-            yield from self.value or ()
-        for item in self.items or ():
-            yield from item
-        if self.state is not None:
-            yield self.state
-
     @property
     def inner(self) -> list[PickleNode]:
-        """All of them."""
-        return [*self.parts()]
+        """Every node that this one is made of or was given, whatever it is."""
+        nodes = [*self.value] if self.value and self.kind in (Kind.TUPLE, Kind.LIST, Kind.SET, Kind.CALL) else []
+        for item in self.items or ():
+            nodes += item
+        return nodes if self.state is None else [*nodes, self.state]
 
     def entries(self) -> list[tuple[PickleNode, PickleNode]]:
         """The (key, value) nodes of a dict or a dict-like object; of a key that is repeated the node that encodes it."""
@@ -80,6 +76,22 @@ def elements(node: PickleNode) -> tuple[Sequence[PickleNode], list[Any]]:
     """
     nodes = node.target.children
     return nodes, [_value(child) for child in nodes]
+
+
+class Call(NamedTuple):
+    """A call of the global `name` = (module, name), and the elements of its argument tuple."""
+
+    name: tuple[str, str]
+    nodes: Sequence[PickleNode]
+    values: Sequence[Any]
+
+
+def call_of(names: Container[tuple[str, str]], function: PickleNode, arguments: PickleNode) -> Call | None:
+    """The call of `function` with `arguments`, if it is one of these globals and its arguments are a tuple."""
+    function, arguments = function.target, arguments.target
+    if function.kind is not Kind.GLOBAL or function.value not in names or arguments.kind is not Kind.TUPLE:
+        return None
+    return Call(function.value, *elements(arguments))
 
 
 def _value(node: PickleNode) -> Any:

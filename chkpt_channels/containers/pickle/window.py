@@ -26,14 +26,12 @@ class FileBytes:
     @overload
     def __getitem__(self, key: slice) -> bytes: ...
     def __getitem__(self, key: SupportsIndex | slice) -> int | bytes:
-        one = not isinstance(key, slice)
         start, stop = (key.start, min(key.stop, len(self))) if isinstance(key, slice) else (int(key), int(key) + 1)
         if not self._start <= start <= stop <= self._start + len(self._piece):
             self._start = start
             self._piece = self._source.read(start, min(max(stop, start + PIECE_BYTES), len(self)))
-        if one:
-            return self._piece[start - self._start]
-        return self._piece[start - self._start : stop - self._start]
+        begin = start - self._start
+        return self._piece[begin : stop - self._start] if isinstance(key, slice) else self._piece[begin]
 
     def find(self, byte: bytes, start: int) -> int:
         """Where `byte` comes next, at most a line behind `start`; -1 for nowhere."""

@@ -15,8 +15,8 @@ from chkpt_channels.formats.base import Checkpoint, Loading
 from chkpt_channels.formats.torch import loading
 from chkpt_channels.formats.torch.entries import is_module
 from chkpt_channels.formats.torch.graph import TorchGraph
-from chkpt_channels.formats.torch.object_tree import OptimizerNode, TorchObject
-from chkpt_channels.formats.torch.rebuild import Storage, check_present
+from chkpt_channels.formats.torch.object_tree import TorchObject
+from chkpt_channels.formats.torch.rebuild import Storage, without_values
 from chkpt_channels.formats.torch.signs import with_signs
 
 MAIN = "data"
@@ -67,7 +67,8 @@ class TorchCheckpoint(Checkpoint):
             yield struct.pack("<d", torch_object.scales[name].target.value)
             return
         view = torch_object.views[name]
-        check_present(view, self.location.at(name))
+        if view.storage.absent:
+            raise without_values(self.location.at(name))
         stored = self.read_storage(part, view.storage, *view.span)
         if view.is_contiguous and not view.signs:
             yield from stored
@@ -114,13 +115,7 @@ def _optimizer_entries(torch_object: TorchObject, tensors: Mapping[str, Tensor])
     for name, tensor in tensors.items() if wheres else ():
         if where := next((name[:at] for at in loading.ends(name) if name[:at] in wheres), ""):
             slots[where][name[len(where) + 1 :]] = tensor
-    return tuple(_entry(torch_object, node, slots[node.where]) for node in torch_object.optimizers)
-
-
-def _entry(torch_object: TorchObject, node: OptimizerNode, tensors: Mapping[str, Tensor]) -> OptimizerEntry:
-    names = {slot: f"{node.where}/{slot}" for slot in node.slots}
-    numbers = {slot: torch_object.numbers[name].target.value for slot, name in names.items() if name in torch_object.numbers}
-    return OptimizerEntry(node.where, node.parameter, tensors, numbers, node.whole)
+    return tuple(OptimizerEntry(n.where, n.parameter, slots[n.where], n.numbers, n.whole) for n in torch_object.optimizers)
 
 
 def _others(torch_object: TorchObject, group: str) -> list[str]:

@@ -20,7 +20,7 @@ from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Edits, TensorEdit
 from chkpt_channels.formats.torch.graph import quantization_of
 from chkpt_channels.formats.torch.object_tree import CLONED, TorchObject
-from chkpt_channels.formats.torch.rebuild import Storage, View, check_present
+from chkpt_channels.formats.torch.rebuild import Storage, View, without_values
 from chkpt_channels.formats.torch.signs import with_signs
 
 
@@ -49,7 +49,7 @@ class TorchEdits:
         self._others = {
             name: view
             for name, view in torch_object.views.items()
-            if name not in edits.tensors and not is_within(view.nodes[0].start, spans)
+            if name not in edits.tensors and not (spans and is_within(view.nodes[0].start, spans))
         }
         for name in edits.tensors.keys() & torch_object.scales.keys():
             self._values[torch_object.scales[name]] = float(edits.tensors[name].values())
@@ -104,7 +104,8 @@ class TorchEdits:
         location = self._location.at(name)
         if view.quantizer is not None and quantization_of(self._object, name) is None:
             raise location.unsupported("is quantized by a scheme that is not converted")
-        check_present(view, location)
+        if view.storage.absent:
+            raise without_values(location)
         if view.repeated:
             raise location.unsupported("is given its elements once more by a state, which would keep the old ones", hint=CLONED)
         if view.storage.has_view:
@@ -138,5 +139,5 @@ def _orphaned(torch_object: TorchObject, spans: Sequence[tuple[int, int]]) -> fr
     return frozenset(
         key
         for key, storage in torch_object.storages.items()
-        if storage.counts and all(is_within(count.start, spans) for count in storage.counts)
+        if spans and storage.counts and all(is_within(count.start, spans) for count in storage.counts)
     )

@@ -82,13 +82,14 @@ class Link:
 
 
 class OptimizerNode:
-    """One parameter's entry in an optimizer's state: its slots, and the bytes that encode it. Without the entry of a dict these
-    are its key and value; an element of a list stays, and its slots go. A `whole` optimizer was pickled as an object."""
+    """One parameter's entry in an optimizer's state: its plain integers by slot, and the bytes that encode it. Without the entry
+    of a dict these are its key and value; an element of a list stays, and its slots go. A `whole` optimizer was pickled as an
+    object."""
 
     def __init__(
-        self, where: str, parameter: str, slots: dict[str, PickleNode], spans: list[tuple[int, int]], *, whole: bool = False
+        self, where: str, parameter: str, numbers: dict[str, int], spans: list[tuple[int, int]], *, whole: bool = False
     ) -> None:
-        self.where, self.parameter, self.slots, self.spans, self.whole = where, parameter, slots, spans, whole
+        self.where, self.parameter, self.numbers, self.spans, self.whole = where, parameter, numbers, spans, whole
 
 
 class TorchObject:
@@ -238,10 +239,10 @@ class TorchObject:
             self._add_optimizer(path, _segment(key.target), value, [(key.start, stops[key])])
 
     def _add_optimizer(self, path: str, parameter: str, entry: PickleNode, spans: list[tuple[int, int]]) -> None:
-        slots = {str(k.value): v for k, v in entry.target.entries() if k.kind is Kind.TEXT}
         where = "/".join(filter(None, [path, "state", parameter]))
-        self.numbers |= {f"{where}/{slot}": v for slot, v in slots.items() if isinstance(plain(v), int)}
-        self.optimizers.append(OptimizerNode(where, parameter, slots, spans))
+        numbers = {str(k.value): v for k, v in entry.target.entries() if k.kind is Kind.TEXT and isinstance(plain(v), int)}
+        self.numbers |= {f"{where}/{slot}": node for slot, node in numbers.items()}
+        self.optimizers.append(OptimizerNode(where, parameter, {slot: plain(v) for slot, v in numbers.items()}, spans))
 
 
 def _is_whole_optimizer(node: PickleNode) -> bool:

@@ -7,7 +7,7 @@ numpy 2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -98,7 +98,7 @@ class OpaqueReader:
                 return True
             if node.kind is Kind.TEXT and node.value in _NO_VALUES:
                 return False
-            todo += reversed(list(islice(node.parts(), _MOST_ARGUMENTS)))
+            todo += reversed(list(islice(_inside(node), _MOST_ARGUMENTS)))
         return False
 
 
@@ -185,12 +185,22 @@ def _nested_shape(node: PickleNode) -> Shape:
     """The lengths of a list, of its first list, and so on down to a number; () where that ends in anything else."""
     shape: list[int] = []
     while node.kind in (Kind.LIST, Kind.TUPLE) and len(shape) < _KERNEL_RANKS.stop:
-        inner = next(node.parts(), None)
+        inner = next(_inside(node), None)
         if inner is None:
             return ()
         shape.append(len(node.value or ()) + len(node.items or ()))
         node = inner.target
     return tuple(shape) if node.kind in (Kind.INT, Kind.FLOAT) else ()
+
+
+def _inside(node: PickleNode) -> Iterator[PickleNode]:
+    """What a node is made of, one by one: a list that many names share is not copied for each."""
+    if node.kind in (Kind.LIST, Kind.TUPLE, Kind.SET, Kind.CALL):
+        yield from node.value or ()
+    for item in node.items or ():
+        yield from item
+    if node.state is not None:
+        yield node.state
 
 
 def _is_bytes(node: PickleNode) -> bool:

@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, TypeGuard
 
-from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, elements
+from chkpt_channels.containers.pickle.nodes import Call, Kind, PickleNode, call_of, elements
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.dtypes import BY_STORAGE, BY_TORCH, DType
-from chkpt_channels.core.errors import Location
+from chkpt_channels.core.errors import Location, UnsupportedError
 from chkpt_channels.core.limits import LIMITS
-from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.formats.torch.signs import UnreadableError, turned_signs
 
 _SUBCLASS = {(f"torch.{module}", f"_rebuild_from_type{version}") for module in ("_tensor", "tensor") for version in ("", "_v2")}
@@ -49,14 +48,6 @@ _MOST_WRAPPERS = 8
 
 Nodes = tuple[PickleNode, PickleNode, PickleNode]
 """What encodes a tensor's offset, its shape and its strides."""
-
-
-class Call(NamedTuple):
-    """A call of the global `name` = (module, name), and the elements of its argument tuple."""
-
-    name: tuple[str, str]
-    nodes: Sequence[PickleNode]
-    values: Sequence[Any]
 
 
 class Storage:
@@ -156,16 +147,16 @@ class Tensors:
         if not module.startswith("torch") or (dtype is None and name != "UntypedStorage"):
             # a class of another module could be any storage, and its element size with it
             raise self.location.unsupported(f"a storage has the unknown type {module}.{name}")
-        here = self.location.at(f"storage {key}")
+        where = f"storage {key}"
         if not isinstance(count, int) or count < 0:
-            raise here.damaged("element count must be a non-negative integer")
+            raise self.location.at(where).damaged("element count must be a non-negative integer")
         unit = dtype.bits // 8 if dtype else 1
         device = values[3] if isinstance(values[3], str) else ""
         storage = self.storages.setdefault(key, Storage(key, dtype, unit, count, location=device))
         if (storage.count, storage.dtype) != (count, dtype):
-            raise here.damaged(f"element count {storage.count} in one place of the pickle, {count} in another")
+            raise self.location.at(where).damaged(f"element count {storage.count} in one place of the pickle, {count} in another")
         if persid.state is not None:  # torch would take another dtype, or other bytes, from it
-            raise here.unsupported("is given a state, which is not read")
+            raise self.location.at(where).unsupported("is given a state, which is not read")
         storage.counts.append(nodes[4])
         storage.uses += [persid, *(persid.gets or ())]
         storage.has_view |= len(values) == 6 and values[5] is not None
@@ -249,21 +240,19 @@ class Tensors:
         return view
 
 
-def check_present(view: View, location: Location) -> None:
-    """Raise UnsupportedError for a tensor on the meta device."""
-    if view.storage.absent:
-        hint = "load the weights into the model before torch.save"
-        raise location.unsupported("is on the meta device: it has a shape and no values", hint)
+def without_values(location: Location) -> UnsupportedError:
+    """The error for a tensor whose storage is absent."""
+    hint = "load the weights into the model before torch.save"
+    return location.unsupported("is on the meta device: it has a shape and no values", hint)
 
 
 def _rebuilding(function: PickleNode, arguments: PickleNode, *keywords: PickleNode) -> Call | None:
     """The call of a function or class that returns a tensor, None of any other."""
-    function, arguments = function.target, arguments.target
-    if function.kind is not Kind.GLOBAL or function.value not in _REBUILDS:
-        return None
-    if keywords or arguments.kind in (Kind.LIST, Kind.DICT, Kind.SET, Kind.CALL):
+    call = call_of(_REBUILDS, function, arguments)
+    odd = keywords or arguments.target.kind in (Kind.LIST, Kind.DICT, Kind.SET, Kind.CALL) if call is None else keywords
+    if odd and function.target.kind is Kind.GLOBAL and function.target.value in _REBUILDS:
         raise UnreadableError("is rebuilt from arguments that are no tuple")
-    return Call(function.value, *elements(arguments)) if arguments.kind is Kind.TUPLE else None
+    return call
 
 
 def _is_changed(call: PickleNode) -> bool:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from chkpt_channels.containers.pickle.nodes import Kind, PickleNode, elements, plain
+from chkpt_channels.containers.pickle.nodes import Call, Kind, PickleNode, call_of, elements, plain
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.errors import Location
+
+CALLED = ("m", "f")
 
 
 def root(opcodes: bytes) -> PickleNode:
@@ -78,6 +80,33 @@ def test_what_has_no_elements_has_none():
     for value in (1, "text", {}, None):
         assert elements(parsed(value)) == ((), [])
     assert elements(parsed({"a": 1}))[1] == ["a"]
+
+
+def call(opcodes: bytes) -> Call | None:
+    node = root(opcodes)
+    return call_of({CALLED}, *node.value)
+
+
+@pytest.mark.parametrize("opcodes", [b"cm\nf\n(K\x01X\x01\0\0\0atR", b"(K\x01X\x01\0\0\0aim\nf\n", b"(cm\nf\nK\x01X\x01\0\0\0ao"])
+def test_a_call_is_one_however_it_is_made(opcodes: bytes):
+    found = call(opcodes)
+    assert found is not None
+    assert (found.name, found.values) == (CALLED, [1, "a"])
+    assert [node.kind for node in found.nodes] == [Kind.INT, Kind.TEXT]
+
+
+def test_function_and_arguments_may_be_repeated():
+    found = call(b"cm\nf\nq\x000K\x01\x85q\x010h\x00h\x01R")
+    assert found == (CALLED, found.nodes, [1]) if found else False
+
+
+@pytest.mark.parametrize(
+    "opcodes",
+    [b"cm\ng\n)R", b"cn\nf\n)R", b"cm\nf\n]R", b"X\x01\0\0\0f)R", b"cm\nf\n)R)R"],
+    ids=["another name", "another module", "a list of arguments", "a text", "what a call makes"],
+)
+def test_other_calls_are_not_taken_for_it(opcodes: bytes):
+    assert call(opcodes) is None
 
 
 def test_entries_and_lookup():

@@ -54,14 +54,14 @@ def test_an_optimizer_is_what_has_a_state_and_groups():
     state = {0: {"exp_avg": conv(), "step": 7}}
     found = read({"optimizer": {"state": state, "param_groups": []}, "other": {"state": state}})
     (entry,) = found.optimizers
-    assert (entry.where, entry.parameter, list(entry.slots)) == ("optimizer/state/0", "0", ["exp_avg", "step"])
+    assert (entry.where, entry.parameter, list(entry.numbers)) == ("optimizer/state/0", "0", ["step"])
     assert found.numbers["optimizer/state/0/step"].target.value == 7
 
 
 def test_state_in_a_list_is_emptied_and_not_shifted():
     state = [{"exp_avg": conv(), "step": 7}, {}]
     first, second = read({"opt": {"state": state, "hypers": []}, "other": {"state": state}}).optimizers
-    assert (first.where, first.parameter, list(first.slots), len(first.spans)) == ("opt/state/0", "0", ["exp_avg", "step"], 2)
+    assert (first.where, first.parameter, list(first.numbers), len(first.spans)) == ("opt/state/0", "0", ["step"], 2)
     assert (second.where, second.spans) == ("opt/state/1", [])
 
 

@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 
 from chkpt_channels import DamagedError, UnsupportedError
-from chkpt_channels.containers.pickle.nodes import Kind
 from chkpt_channels.containers.pickle.reader import Tree
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import Location
-from chkpt_channels.formats.torch import rebuild
-from chkpt_channels.formats.torch.rebuild import Storage, Tensors, View, _rebuilding
+from chkpt_channels.formats.torch.rebuild import Storage, Tensors, View
 from tests.support.builders import Call, Global, Raw, pickled, spelled, storage, tensor
 
 PLACE = Location("a.pth")
@@ -199,34 +197,3 @@ def test_every_use_of_a_storage_is_counted():
     assert len(tensors.storages["0"].uses) == 3
     with pytest.raises(UnsupportedError, match="storage 0: is given a state"):
         read(tensor(Raw(spelled(storage("0", 108)) + b"}b"), (4,)))
-
-
-CALLED = ("torch.nn.parameter", "Parameter")
-
-
-def call(opcodes: bytes) -> rebuild.Call | None:
-    data = b"\x80\x02" + opcodes.replace(b"@", b"torch.nn.parameter\nParameter\n") + b"."
-    return _rebuilding(*Tree(data, PLACE).root.value)
-
-
-@pytest.mark.parametrize("opcodes", [b"c@(K\x01X\x01\0\0\0atR", b"(K\x01X\x01\0\0\0ai@", b"(c@K\x01X\x01\0\0\0ao"])
-def test_a_call_is_one_however_it_is_made(opcodes: bytes):
-    found = call(opcodes)
-    assert found is not None
-    assert (found.name, found.values) == (CALLED, [1, "a"])
-    assert [node.kind for node in found.nodes] == [Kind.INT, Kind.TEXT]
-
-
-def test_function_and_arguments_may_be_repeated():
-    found = call(b"c@q\x000K\x01\x85q\x010h\x00h\x01R")
-    assert found is not None
-    assert (found.name, found.values) == (CALLED, [1])
-
-
-@pytest.mark.parametrize(
-    "opcodes",
-    [b"ctorch.nn.parameter\ng\n)R", b"cn\nParameter\n)R", b"X\x01\0\0\0f)R", b"c@)R)R"],
-    ids=["another name", "another module", "a text", "what a call makes"],
-)
-def test_other_calls_are_not_taken_for_it(opcodes: bytes):
-    assert call(opcodes) is None
