@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chkpt_channels.core.errors import Location, UnsupportedError, UsageError
-from chkpt_channels.storage import source as files
-from chkpt_channels.storage.source import STDIO, RangeSource, Readable, Source
+from chkpt_channels.storage.source import REPLACED, STDIO, RangeSource, Readable, Source
 from chkpt_channels.storage.urls import is_bucket, is_prefix, is_url, shown
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def mirrored(name: str | os.PathLike[str]) -> Iterator[str | os.PathLike[str]]:
         return
     from chkpt_channels.storage.stores.mirror import Mirror
 
-    with Mirror(os.fspath(name)) as mirror:
+    with closing(Mirror(os.fspath(name))) as mirror:
         _mirrors[mirror.path] = mirror
         try:
             yield mirror.path
@@ -87,7 +86,11 @@ def open_file(path: str | os.PathLike[str], *, sparing: bool = False) -> Source:
 
 def open_listed(path: Path, listed: os.stat_result, *, sparing: bool = False) -> Source:
     """The same of a file that had this `status`. Raises FileSystemError too where another one, or a link, is in its place now."""
-    return open_file(path, sparing=sparing) if is_mirrored(path) else files.open_listed(path, listed)
+    source = open_file(path, sparing=sparing)
+    if not (is_mirrored(path) or source.is_same_file(listed)):
+        source.close()
+        raise source.location.system(REPLACED)
+    return source
 
 
 def contents(path: str | os.PathLike[str], limit: int) -> bytes:

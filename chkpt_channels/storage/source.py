@@ -184,6 +184,10 @@ class Source:
         for at in range(start, stop, CHUNK_BYTES):
             yield self.read(at, min(at + CHUNK_BYTES, stop))
 
+    def is_alike(self, other: Source, start: int, stop: int) -> bool:
+        """Whether both hold the same bytes [start, stop)."""
+        return all(a == b for a, b in zip(self.chunks(start, stop), other.chunks(start, stop), strict=True))
+
     def readinto(self, buffer: memoryview, start: int) -> None:
         """Fill `buffer` with the bytes from `start` on. Raises FileSystemError if they are no longer there."""
         done = 0
@@ -221,7 +225,8 @@ class Source:
 
 
 class RangeSource(Source):
-    """The same of an object that is read by position, which sees to it that it does not change; `made_here` as of a file."""
+    """The same of an object that is read by position, which sees to it that it does not change, and is no file; `made_here` as of
+    one."""
 
     is_alone = True
 
@@ -237,11 +242,15 @@ class RangeSource(Source):
         for other in self._kept:
             other.check_unchanged()
 
+    def is_same_file(self, other: os.stat_result) -> bool:
+        """Never."""
+        return False
+
 
 def is_same_content(fd: int, path: Path) -> bool:
     """Whether a file of this package's own, open as `fd`, and the one called `path` hold the same bytes."""
     with Source.of_descriptor(fd, str(path), made_here=True) as new, Source(path) as old:
-        return new.size == old.size and all(a == b for a, b in zip(new.chunks(), old.chunks(), strict=True))
+        return new.size == old.size and new.is_alike(old, 0, old.size)
 
 
 def status(path: Path) -> os.stat_result:
@@ -250,15 +259,6 @@ def status(path: Path) -> os.stat_result:
         return path.stat() if path.is_symlink() else path.lstat()
     except OSError as error:
         raise Location(str(path)).system(reason(error)) from error
-
-
-def open_listed(path: Path, listed: os.stat_result) -> Source:
-    """The file that had this `status`. Raises FileSystemError where another one, or a link, is in its place now."""
-    source = Source(path)
-    if not source.is_same_file(listed):
-        source.close()
-        raise source.location.system(REPLACED)
-    return source
 
 
 def _kind(mode: int) -> str:

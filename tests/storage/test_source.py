@@ -14,8 +14,8 @@ import pytest
 from chkpt_channels import DamagedError, FileSystemError
 from chkpt_channels.core.errors import Location
 from chkpt_channels.storage import source as source_module
-from chkpt_channels.storage.opening import open_source
-from chkpt_channels.storage.source import Source, check_link, open_listed, resolved, status
+from chkpt_channels.storage.opening import open_listed, open_source
+from chkpt_channels.storage.source import Source, check_link, resolved, status
 from tests.support.files import Failing
 
 

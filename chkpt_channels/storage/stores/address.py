@@ -41,16 +41,15 @@ def parsed(url: str) -> Address:
     except ValueError as error:
         raise UsageError(f"is no URL: {error}", file=file) from None
     scheme = parts.scheme.lower()
-    is_hub, has_user = scheme == "hf", scheme in ("s3", "http", "https")
+    has_user = scheme in ("s3", "http", "https")
     secret = next((name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if SECRET.fullmatch(name)), "")
     if secret or (parts.username is not None and has_user) or parts.password is not None:
         what = "holds credentials, which would be seen in lists of processes and in logs"
         raise UsageError(what, file=file, hint="take them out: the store's usual environment variables are read")
     if scheme not in ("s3", "http", "https", "hf"):
         raise UnsupportedError("is in a store that is not read", file=file, hint=f"{fetching(url)}   and convert the file")
-    if scheme == "http":
-        check_plain(host, Location(file))
-    if is_hub:
+    check_plain(url, Location(file))
+    if scheme == "hf":
         return _on_hub(url, Location(file))
     if scheme == "s3" and (parts.query or parts.fragment):
         parts = parts._replace(path=url.split("://", 1)[1].partition("/")[2], query="", fragment="")
@@ -73,22 +72,28 @@ def _on_hub(url: str, location: Location) -> Address:
     return Address(url, "hf", match["repo"], match["file"], unquote(match["revision"] or "main"))
 
 
-def check_plain(host: str, location: Location) -> None:
-    """Raise UsageError for a host that would be read without encryption: that is for this machine, and where AWS_ALLOW_HTTP says
-    so."""
-    if not allows_plain(host):
+def check_plain(url: str, location: Location) -> None:
+    """Raise UsageError for a server that would be read without encryption: that is for this machine, and where AWS_ALLOW_HTTP
+    says so."""
+    if urlsplit(url).scheme == "http" and not allows_plain(url):
         what = "is not encrypted: whoever is in between could change the weights"
         raise UsageError(what, file=location.file, hint=f"https://, or {ALLOW_HTTP}=true")
 
 
-def allows_plain(host: str) -> bool:
-    """Whether a host may be read over http://."""
-    if os.environ.get(ALLOW_HTTP, "").lower() in ("1", "true", "yes"):
+def allows_plain(url: str) -> bool:
+    """Whether the host of a URL may be read over http://."""
+    if is_switched_on(ALLOW_HTTP):
         return True
+    host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def is_switched_on(variable: str) -> bool:
+    """Whether a variable of the environment says so."""
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
 
 
 def _folder(url: str, location: Location) -> UnsupportedError:
@@ -102,14 +107,9 @@ def fetching(url: str) -> str:
     if scheme == "hf":
         match = _HUB.fullmatch(url)
         repo, revision, file = (match["repo"], match["revision"], match["file"]) if match else ("OWNER/REPO", None, "FILE")
-        words = [
-            "hf",
-            "download",
-            repo,
-            *([file] if file and not is_folder else []),
-            *(["--revision", revision] if revision else []),
-        ]
-        return shlex.join([*words, "--local-dir", repo.partition("/")[2]])
+        words = [repo] if is_folder or not file else [repo, file]
+        words += ["--revision", revision] if revision else []
+        return shlex.join(["hf", "download", *words, "--local-dir", repo.partition("/")[2]])
     command = _FETCHED_BY.get(scheme, _AZURE_FETCHED)
     if is_folder and scheme == "s3":
         command = "aws s3 sync {} DIR"

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from chkpt_channels.core.errors import ChkptChannelsError, Location
 from chkpt_channels.core.records import NamedTuple
+from chkpt_channels.storage.stores import hub
 from chkpt_channels.storage.stores.address import Address, allows_plain, check_plain, fetching
 
 CHANGED = "was changed while it was read"
@@ -29,7 +30,7 @@ STREAM_BYTES = 4 << 20
 """How much of a body is held at once."""
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public bucket"
-_WORDS = {"s3": CREDENTIALS, "hf": "HF_TOKEN, or hf auth login"}
+_WORDS = {"s3": CREDENTIALS, "hf": hub.TOKEN}
 """What lets one in."""
 
 
@@ -57,7 +58,7 @@ class Connection:
     def first(self, size: int) -> tuple[Pin, bytes]:
         """The version of the object, and its first bytes, at most `size`. Raises FileSystemError, UnsupportedError for an object
         whose version cannot be told."""
-        got = self._retried(lambda: self._answer(0, size, {}))
+        got = self._retried(lambda: self._answer(size))
         self._count(len(got[1]) if got else 0)
         if got is None:
             return Pin(0, ""), b""
@@ -68,10 +69,10 @@ class Connection:
             raise self.location.unsupported(what, hint=f"{fetching(self._address.url)}   and convert the file")
         return Pin(int(meta["size"]), tag), body
 
-    def _answer(self, start: int, stop: int, condition: Mapping[str, str]) -> tuple[Mapping[str, Any], bytes] | None:
+    def _answer(self, size: int) -> tuple[Mapping[str, Any], bytes] | None:
         """One small GET; None where the object is empty, which has no ranges."""
         try:
-            answer = self._library.get(self._store, self._path, options={"range": (start, stop), **condition})
+            answer = self._library.get(self._store, self._path, options={"range": (0, size)})
             return answer.meta, bytes(answer.bytes())
         except Exception as error:
             if "416" in str(error).partition("\n")[0] and not self._library.head(self._store, self._path)["size"]:
@@ -129,20 +130,22 @@ class Connection:
         time.sleep(FIRST_WAIT_SECONDS * 2**attempt)
 
 
+def endpoint(location: Location) -> str:
+    """The server of S3 that the environment names; "" where it names none. Raises as `check_plain`."""
+    url = next(filter(None, map(os.environ.get, ENDPOINTS)), "")
+    check_plain(url, location)
+    return url
+
+
 def _opened(address: Address, location: Location) -> tuple[Any, str]:
     """The library's store, and the path of the object in it: for the web the store is the whole URL, as it was given."""
     from obstore.store import HTTPStore, S3Store
 
     url, headers = address.url.partition("#")[0], dict[str, str]()
     if address.scheme == "s3":
-        url = next(filter(None, map(os.environ.get, ENDPOINTS)), "")
-        endpoint = urlsplit(url)
-        if endpoint.scheme == "http":
-            check_plain(endpoint.hostname or "", location)
+        url = endpoint(location)
     elif address.scheme == "hf":
-        from chkpt_channels.storage.stores.hub import resolved
-
-        url, headers = resolved(address, location)
+        url, headers = hub.resolved(address, location)
     settings = _settings(url, headers)
     try:
         if address.scheme == "s3":
@@ -166,13 +169,10 @@ def _credentials() -> dict[str, Any]:
 
 def _settings(url: str, headers: Mapping[str, str]) -> dict[str, Any]:
     """Retries are counted here, so that a signal is heard between two of them."""
-    parts = urlsplit(url)
-    options: dict[str, Any] = {
-        "read_timeout": timedelta(seconds=SILENT_SECONDS),
-        "connect_timeout": timedelta(seconds=SILENT_SECONDS),
-    }
-    options |= {"timeout": timedelta(days=1), "allow_http": parts.scheme == "http" and allows_plain(parts.hostname or "")}
-    return {"client_options": options | {"default_headers": dict(headers)}, "retry_config": {"max_retries": 0}}
+    silent, is_plain = timedelta(seconds=SILENT_SECONDS), urlsplit(url).scheme == "http"
+    options: dict[str, Any] = {"read_timeout": silent, "connect_timeout": silent, "timeout": timedelta(days=1)}
+    options |= {"allow_http": is_plain and allows_plain(url), "default_headers": dict(headers)}
+    return {"client_options": options, "retry_config": {"max_retries": 0}}
 
 
 def _reading(error: Exception, address: Address) -> tuple[str, bool, str]:
@@ -187,11 +187,8 @@ def _reading(error: Exception, address: Address) -> tuple[str, bool, str]:
     if kind == "PreconditionError":
         return CHANGED, False, ""
     if kind == "NotSupportedError" or "non-partial response" in text:
-        return (
-            "its server sends the whole object where a range was asked for",
-            False,
-            f"{fetching(address.url)}   and convert the file",
-        )
+        what = "its server sends the whole object where a range was asked for"
+        return what, False, f"{fetching(address.url)}   and convert the file"
     if kind == "InvalidPathError":
         return "its key cannot be read: it has empty parts, or parts that are dots", False, ""
     if "169.254.169.254" in text or "CredentialsError" in text:

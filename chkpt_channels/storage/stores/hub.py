@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 from chkpt_channels.core.errors import FileSystemError, Location, UsageError
 from chkpt_channels.storage.stores.address import Address, check_plain
@@ -24,6 +23,8 @@ WORDS = {
     "LocalEntryNotFoundError": "its server cannot be reached",
     "OfflineModeIsEnabled": "HF_HUB_OFFLINE forbids to read it",
 }
+TOKEN = "HF_TOKEN, or hf auth login"
+"""What lets one in."""
 SECONDS = 10
 TRANSPORTS = ("httpx", "httpcore", "requests", "urllib3")
 """What the hub's library makes requests with."""
@@ -34,7 +35,7 @@ def resolved(address: Address, location: Location) -> tuple[str, dict[str, str]]
     FileSystemError."""
     with _library(location) as (huggingface_hub, endpoint):
         url = huggingface_hub.hf_hub_url(address.home, address.name, revision=address.revision, endpoint=endpoint)
-        check_plain_url(url, location)
+        check_plain(url, location)
         commit = _answered(lambda: huggingface_hub.get_hf_file_metadata(url, timeout=SECONDS, endpoint=endpoint)).commit_hash
         headers = huggingface_hub.utils.build_hf_headers(library_name="chkpt-channels")
     wanted = {name.lower(): value for name, value in headers.items()}
@@ -45,7 +46,7 @@ def resolved(address: Address, location: Location) -> tuple[str, dict[str, str]]
 def listed(address: Address, location: Location) -> tuple[str, dict[str, int]]:
     """The commit that the revision of a folder means now, and its files, each with its size. Raises FileSystemError."""
     with _library(location) as (huggingface_hub, endpoint):
-        check_plain_url(endpoint or "", location)
+        check_plain(endpoint or "", location)
         hub = huggingface_hub.HfApi(endpoint=endpoint, library_name="chkpt-channels")
         model = _answered(lambda: hub.model_info(address.home, revision=address.revision, timeout=SECONDS))
         commit = _checked(model.sha, location)
@@ -68,14 +69,12 @@ def _library(location: Location) -> Iterator[tuple[Any, str | None]]:
         raise
     except Exception as error:
         name = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in WORDS), "")
-        if not name and not _is_of_the_web(error):
+        if not name and not type(error).__module__.startswith(("huggingface_hub", *TRANSPORTS)):
             raise
         status = getattr(getattr(error, "response", None), "status_code", None)
         what = WORDS.get(name) or (f"its server answers {status}" if status else "its server cannot be reached")
-        hint = (
-            "HF_TOKEN, or hf auth login" if name in ("GatedRepoError", "RepositoryNotFoundError") or status in (401, 403) else ""
-        )
-        raise location.system(what, hint=hint) from error
+        is_refused = name in ("GatedRepoError", "RepositoryNotFoundError") or status in (401, 403)
+        raise location.system(what, hint=TOKEN if is_refused else "") from error
 
 
 def _answered(ask: Callable[[], Any]) -> Any:
@@ -92,15 +91,3 @@ def _checked(commit: object, location: Location) -> str:
     if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{7,64}", commit):
         raise location.system("its server does not say which commit the file is of")
     return commit
-
-
-def check_plain_url(url: str, location: Location) -> None:
-    """Raise UsageError where HF_ENDPOINT is a server that is read without encryption, and may not be."""
-    parts = urlsplit(url)
-    if parts.scheme == "http":
-        check_plain(parts.hostname or "", location)
-
-
-def _is_of_the_web(error: Exception) -> bool:
-    """Whether the hub's library, or the one that it makes requests with, raised it."""
-    return type(error).__module__.startswith(("huggingface_hub", *TRANSPORTS))

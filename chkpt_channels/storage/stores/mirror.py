@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Self
 
 from chkpt_channels.core.errors import Location
 from chkpt_channels.storage.source import Source
@@ -27,7 +26,7 @@ def folder_address(url: str) -> Address:
 
 
 class Mirror:
-    """`path` is a temporary folder, `sizes` are the bytes of each file by its name there, `url` is the folder's. A context.
+    """`path` is a temporary folder, `sizes` are the bytes of each file by its name there, `url` is the folder's.
     Raises FileSystemError where nothing is in it, UnsupportedError for names that are none of files."""
 
     def __init__(self, url: str) -> None:
@@ -87,12 +86,6 @@ class Mirror:
                 path.write_bytes(source.read(0, source.size))
             self._here.add(name)
         return Source(path, self.url + name)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Remove the temporary folder."""

@@ -12,12 +12,13 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate
 from typing import Any, Self
 
 from chkpt_channels.core import interrupts
 from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, OutputExistsError, PostPublishError
 from chkpt_channels.core.interrupts import left_to_main_thread
-from chkpt_channels.storage.source import CHUNK_BYTES, RangeSource, Source
+from chkpt_channels.storage.source import RangeSource, Source
 from chkpt_channels.storage.splice import Checksum, Composed
 from chkpt_channels.storage.stores.address import parsed
 from chkpt_channels.storage.stores.connection import CHANGED
@@ -105,13 +106,15 @@ class StoreOutput:
         self._assemble(parts(output.pieces, may_copy=False), about, checks, told.once_more())
 
     def _check_source(self) -> dict[str, Any]:
-        """What an upload takes over from the source. Raises FileSystemError where the source is another object now."""
+        """What an upload takes over from the source. Raises FileSystemError where the source is another object now,
+        UnsupportedError for one that is archived."""
         if not self._origin:
             return {}
         head = self._client.head(self._origin.address.home, self._origin.address.name)
         if head is None or head.tag != self._origin.tag:
             raise self._origin.location.system(CHANGED)
-        self._client.check_class(head, self._origin.location)
+        if (storage := head.about.get("StorageClass")) in ("GLACIER", "DEEP_ARCHIVE"):  # the output would be archived too
+            raise self._origin.location.unsupported(f"its storage class is {storage}, in which nothing is read")
         return dict(head.about)
 
     def _probe(self) -> None:
@@ -130,6 +133,7 @@ class StoreOutput:
             raise RuntimeError("no upload has begun")
         self._sent, self._copied, self._written = [], copies, sum(part.size for part in cut) - copies
         pool = ThreadPoolExecutor(COPIES, initializer=left_to_main_thread)
+        at = 0
         try:
             for number, part in enumerate(cut, 1):
                 while len(pending) >= (SENDS if part.copied is None else COPIES):
@@ -138,23 +142,24 @@ class StoreOutput:
                     origin = self._origin
                     pending.append(submit(pool, upload.copy, number, origin.address, origin.tag, part.copied, part.size))
                 else:
-                    data = self._read(part, checker)
+                    data = self._read(at, part.size, checker)
                     crc = zlib.crc32(data, crc)
                     pending.append(submit(pool, upload.send, number, data))
                 told.more(part.size)
+                at += part.size
             self._sent += (job.result() for job in pending)
         finally:
             pool.shutdown(cancel_futures=True)
         old = sum(piece.size for piece in self._output.pieces if piece.data is None)
         self._crc, self._unverified = (self._crc, old) if copies else (crc, 0)
 
-    def _read(self, part: UploadPart, checker: Checker) -> bytearray:
+    def _read(self, start: int, size: int, checker: Checker) -> bytearray:
         """The bytes of a part, those of the source checked."""
-        data = bytearray(part.size)
+        data = bytearray(size)
         view, at = memoryview(data), 0
-        while at < part.size:
-            piece, within = self._output.at(part.start + at)
-            count = self._output.readinto(view[at:], part.start + at)
+        while at < size:
+            piece, within = self._output.at(start + at)
+            count = self._output.readinto(view[at:], start + at)
             if piece.data is None:
                 checker.feed(view[at : at + count], piece.start + within)
             at += count
@@ -208,23 +213,15 @@ class StoreOutput:
             raise PostPublishError(what, file=self.location.file) from error
 
     def _compare(self, found: RemoteSource) -> None:
-        planned, seams, at = RangeSource(self._output, made_here=True), list[tuple[int, int]](), 0
-        for piece in self._output.pieces:
-            if piece.data is not None:
-                seams.append((at, at + piece.size))
-            at += piece.size
-        at = 0
-        for sent in self._sent[:-1]:
-            at += sent.size
-            seams.append((at, at))
+        planned, pieces = RangeSource(self._output, made_here=True), self._output.pieces
+        ends = accumulate(piece.size for piece in pieces)
+        seams = [(end - piece.size, end) for piece, end in zip(pieces, ends, strict=True) if piece.data is not None]
+        seams += ((end, end) for end in accumulate(sent.size for sent in self._sent[:-1]))
         ranges = [(max(start - SEAM_BYTES, 0), min(stop + SEAM_BYTES, planned.size)) for start, stop in seams]
         is_same = found.size == planned.size
         if is_same:
             found.expect(ranges)
-        for start, stop in ranges if is_same else ():
-            for first in range(start, stop, CHUNK_BYTES):
-                last = min(first + CHUNK_BYTES, stop)
-                is_same = is_same and found.read(first, last) == planned.read(first, last)
+            is_same = all(found.is_alike(planned, start, stop) for start, stop in ranges)
         if not is_same:
             raise PostPublishError("does not read back as it was written: remove it", file=self.location.file)
 

@@ -37,14 +37,8 @@ class Transfer(NamedTuple):
 
 
 class UploadPart(NamedTuple):
-    """`size` bytes of the output from `start` on: of the source from `copied` on, or sent."""
+    """`size` bytes of the output, behind those of the part before: of the source from `copied` on, or sent."""
 
-    start: int
-    size: int
-    copied: int | None
-
-
-class _Span(NamedTuple):
     size: int
     copied: int | None
 
@@ -56,33 +50,29 @@ def parts(pieces: Sequence[OutputPiece], *, may_copy: bool) -> list[UploadPart]:
     cut: list[UploadPart] = []
     for span in spans:
         most = max(SENT_BYTES if span.copied is None else COPIED_BYTES, -(-size * 4 // MOST_PARTS))
-        start = cut[-1].start + cut[-1].size if cut else 0
-        cut += (
-            UploadPart(start + at, count, None if span.copied is None else span.copied + at)
-            for at, count in _even(span.size, most)
-        )
+        cut += (UploadPart(count, None if span.copied is None else span.copied + at) for at, count in _even(span.size, most))
     return cut if len(cut) <= MOST_PARTS or not may_copy else parts(pieces, may_copy=False)
 
 
-def _spans(pieces: Sequence[OutputPiece], *, may_copy: bool) -> list[_Span]:
+def _spans(pieces: Sequence[OutputPiece], *, may_copy: bool) -> list[UploadPart]:
     """Copies of twice the least, so that each can give the least away, and what stays as a whole; everything else is sent."""
-    spans: list[_Span] = []
+    spans: list[UploadPart] = []
     for piece in pieces:
         if may_copy and piece.data is None and (piece.size >= 2 * LEAST_BYTES or len(pieces) == 1 < piece.size):
-            spans.append(_Span(piece.size, piece.start))
+            spans.append(UploadPart(piece.size, piece.start))
         elif spans and spans[-1].copied is None:
-            spans[-1] = _Span(spans[-1].size + piece.size, None)
+            spans[-1] = UploadPart(spans[-1].size + piece.size, None)
         elif piece.size:
-            spans.append(_Span(piece.size, None))
+            spans.append(UploadPart(piece.size, None))
     return spans
 
 
-def _grown(spans: list[_Span]) -> list[_Span]:
+def _grown(spans: list[UploadPart]) -> list[UploadPart]:
     """What is sent takes what it lacks of the least from the copy behind it."""
     for index, (sent, copy) in enumerate(pairwise(list(spans))):
         lacking = LEAST_BYTES - sent.size
         if sent.copied is None and copy.copied is not None and lacking > 0:
-            spans[index : index + 2] = [_Span(LEAST_BYTES, None), _Span(copy.size - lacking, copy.copied + lacking)]
+            spans[index : index + 2] = [UploadPart(LEAST_BYTES, None), UploadPart(copy.size - lacking, copy.copied + lacking)]
     return spans
 
 

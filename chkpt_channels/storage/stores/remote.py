@@ -16,7 +16,7 @@ from pathlib import Path
 
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.interrupts import left_to_main_thread
-from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.source import RangeSource
 from chkpt_channels.storage.stores import hub
 from chkpt_channels.storage.stores.address import parsed
 from chkpt_channels.storage.stores.connection import Connection, Pin
@@ -79,9 +79,9 @@ class Spans:
         self._starts[first:last], self._stops[first:last] = [start], [stop]
 
 
-class RemoteSource(Source):
-    """An object of a store. Raises as Source does; FileSystemError too where its server fails, or the object is another one than
-    at the first request."""
+class RemoteSource(RangeSource):
+    """An object of a store, in the version that the first request saw. Raises as Source does; FileSystemError too where its
+    server fails, or the object is another one than at the first request."""
 
     is_remote = True
 
@@ -109,7 +109,8 @@ class RemoteSource(Source):
         self.size = self._pin.size
         with self.location.wrapping_os_errors("cannot be buffered in a temporary file"):
             self._kept_bytes = tempfile.TemporaryFile()  # noqa: SIM115 # closed by close
-        self._keep(0, head)
+        self._write(0, head)
+        self._spans.add(0, len(head))
 
     @property
     def folder(self) -> Path:
@@ -136,8 +137,7 @@ class RemoteSource(Source):
         super().close()
         self._kept_bytes.close()
 
-    def readinto(self, buffer: memoryview, start: int) -> None:
-        """Fill `buffer` with the bytes from `start` on."""
+    def _read_some(self, buffer: memoryview, start: int) -> int:
         stop = start + len(buffer)
         with self._lock:
             missing = self._spans.missing(start, stop)
@@ -150,14 +150,9 @@ class RemoteSource(Source):
             for piece in self._connection.pieces(start, stop, self._pin):
                 buffer[at : at + len(piece)] = piece
                 at += len(piece)
-            return
+            return at
         with self.location.wrapping_os_errors("its temporary file cannot be read"):
-            done = 0
-            while done < len(buffer):
-                count = os.preadv(self._kept_bytes.fileno(), [buffer[done:]], start + done)
-                if not count:
-                    raise OSError("it is shorter than what was written to it")
-                done += count
+            return os.preadv(self._kept_bytes.fileno(), [buffer], start)
 
     def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Fetch ranges that will be read, side by side."""
@@ -207,19 +202,6 @@ class RemoteSource(Source):
             at += len(piece)
         return start, stop
 
-    def _keep(self, start: int, data: bytes) -> None:
-        self._write(start, data)
-        self._spans.add(start, start + len(data))
-
     def _write(self, start: int, data: bytes) -> None:
         with self.location.wrapping_os_errors("cannot be buffered in a temporary file"):
             write_at(self._kept_bytes.fileno(), memoryview(data), start)
-
-    def check_unchanged(self) -> None:
-        """Nothing is left to ask: each request was for the version that the first one saw."""
-        for other in self._kept:
-            other.check_unchanged()
-
-    def is_same_file(self, other: os.stat_result) -> bool:
-        """An object is no file."""
-        return False

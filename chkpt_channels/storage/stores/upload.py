@@ -17,12 +17,11 @@ import threading
 import zlib
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from chkpt_channels.core.errors import FileSystemError, Location, OutputExistsError
 from chkpt_channels.core.records import NamedTuple
-from chkpt_channels.storage.stores.address import Address, check_plain
-from chkpt_channels.storage.stores.connection import CREDENTIALS, ENDPOINTS, RETRIES, SILENT_SECONDS
+from chkpt_channels.storage.stores.address import Address, is_switched_on
+from chkpt_channels.storage.stores.connection import CHANGED, CREDENTIALS, RETRIES, SILENT_SECONDS, endpoint
 
 COPYING_SECONDS = 300
 """After so long without an answer a copy has failed: a store that copies is silent meanwhile."""
@@ -37,6 +36,10 @@ _HONOURS: dict[tuple[str, str], bool] = {}  # of each server and bucket, whether
 
 class NoCopies(Exception):
     """The store does not copy parts."""
+
+
+class _NothingThere(Exception):
+    """The store has no such object, or upload."""
 
 
 class ObjectHead(NamedTuple):
@@ -66,15 +69,13 @@ class Client:
             from botocore.config import Config
         except ImportError:
             raise location.system("writing to a store needs boto3", hint="pip install 'chkpt-channels[s3]'") from None
-        url = next(filter(None, map(os.environ.get, ENDPOINTS)), None)
-        if url and urlsplit(url).scheme == "http":
-            check_plain(urlsplit(url).hostname or "", location)
+        url = endpoint(location) or None
         retries = {"total_max_attempts": RETRIES + 1, "mode": "standard"}
         more: dict[str, Any] = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
-        if os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true", "yes"):
+        if is_switched_on("AWS_SKIP_SIGNATURE"):
             more["signature_version"] = UNSIGNED
         config = Config(retries=retries, connect_timeout=SILENT_SECONDS, read_timeout=COPYING_SECONDS, **more)
-        with self._telling():
+        with self._telling({}):
             words = {"endpoint_url": url, "region_name": os.environ.get("AWS_REGION") or None}
             self._client = boto3.session.Session().client("s3", config=config, **words)
         self.requests, self._lock = 0, threading.Lock()
@@ -85,14 +86,17 @@ class Client:
             self.requests += 1
 
     @contextlib.contextmanager
-    def _telling(self) -> Any:
-        """Raise what the library raises as FileSystemError, in words of our own: its messages show URLs and keys."""
+    def _telling(self, meanings: Mapping[str, Exception]) -> Any:
+        """Raise what the library raises as FileSystemError, in words of our own: its messages show URLs and keys. An answer whose
+        code is among `meanings` is raised as what it means."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             yield
         except ClientError as error:
-            code = _code(error)
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if code in meanings:
+                raise meanings[code] from error
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
             if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"):
                 raise self.location.system(f"its server refuses access ({code})", hint=CREDENTIALS) from error
@@ -107,21 +111,17 @@ class Client:
 
     def head(self, bucket: str | None = None, key: str | None = None) -> ObjectHead | None:
         """What is there of a name, by default the output's; None where nothing is."""
-        from botocore.exceptions import ClientError
-
-        with self._telling():
-            try:
-                found = self._client.head_object(Bucket=bucket or self.bucket, Key=key or self.key)
-            except ClientError as error:
-                if _code(error) in _NOT_THERE:
-                    return None
-                raise
+        try:
+            meanings = dict.fromkeys(_NOT_THERE, _NothingThere())
+            found = self.call("head_object", meanings, Bucket=bucket or self.bucket, Key=key or self.key)
+        except _NothingThere:
+            return None
         about = {name: found[name] for name in _KEPT if found.get(name)}
         return ObjectHead(found["ETag"], found["ContentLength"], about)
 
     def listed(self, prefix: str) -> dict[str, int]:
         """The keys that begin so, each with its size."""
-        with self._telling():
+        with self._telling({}):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
             return {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", ())}
 
@@ -133,16 +133,8 @@ class Client:
 
     def put(self, data: bytes, about: Mapping[str, Any], *, is_new: bool) -> None:
         """Write a small object at once. Raises OutputExistsError where the name is taken, of `is_new`."""
-        from botocore.exceptions import ClientError
-
-        words = {**about, "ContentMD5": _base64(hashlib.md5(data, usedforsecurity=False).digest())}
-        with self._telling():
-            try:
-                self.call("put_object", Key=self.key, Body=data, **words, **({"IfNoneMatch": "*"} if is_new else {}))
-            except ClientError as error:
-                if _code(error) in _TAKEN:
-                    raise taken(self.location) from error
-                raise
+        words = {**about, "ContentMD5": _md5(data), **({"IfNoneMatch": "*"} if is_new else {})}
+        self.call("put_object", dict.fromkeys(_TAKEN, taken(self.location)), Key=self.key, Body=data, **words)
 
     def remove(self, tag: str) -> bool:
         """Remove the object where it is the one with this tag; whether nothing of it is left."""
@@ -152,16 +144,10 @@ class Client:
             return True
         return head is None
 
-    def check_class(self, head: ObjectHead, location: Location) -> None:
-        """Raise UnsupportedError for an object that is archived: the output would be."""
-        if head.about.get("StorageClass") in ("GLACIER", "DEEP_ARCHIVE"):
-            raise location.unsupported(f"its storage class is {head.about['StorageClass']}, in which nothing is read")
-
     def begin(self, about: Mapping[str, Any], *, whole_crc: bool, key: str | None = None) -> Upload:
         """A new upload. With `whole_crc` the store is asked to check the CRC-32 of the whole object."""
         crc = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"} if whole_crc else {}
-        with self._telling():
-            began = self._client.create_multipart_upload(Bucket=self.bucket, Key=key or self.key, **about, **crc)
+        began = self.call("create_multipart_upload", Key=key or self.key, **about, **crc)
         return Upload(self, key or self.key, began["UploadId"], has_crc=whole_crc)
 
     def honours_conditions(self) -> bool:
@@ -175,8 +161,7 @@ class Client:
     def _tries_conditions(self) -> bool:
         probe = posixpath.join(posixpath.dirname(self.key), f".chkpt-channels-{os.urandom(8).hex()}.probe")
         upload = None
-        with self._telling():
-            self._client.put_object(Bucket=self.bucket, Key=probe, Body=b"")
+        self.call("put_object", Key=probe, Body=b"")
         try:
             upload = self.begin({}, whole_crc=False, key=probe)
             try:
@@ -194,15 +179,15 @@ class Client:
 
     def _delete(self, key: str) -> None:
         try:
-            with self._telling():
-                self._client.delete_object(Bucket=self.bucket, Key=key)
+            self.call("delete_object", Key=key)
         except FileSystemError as error:
             what = f"{error.what}: its empty object {key} could not be removed"
             raise self.location.system(what, hint=f"aws s3 rm {shlex.quote(f's3://{self.bucket}/{key}')}") from error
 
-    def call(self, name: str, **words: Any) -> dict[str, Any]:
-        """A call of the library, in this bucket."""
-        return getattr(self._client, name)(Bucket=self.bucket, **words)  # type: ignore[no-any-return]
+    def call(self, name: str, meanings: Mapping[str, Exception] | None = None, /, **words: Any) -> dict[str, Any]:
+        """A call of the library, in this bucket. Raises FileSystemError, and what codes of answers mean by `meanings`."""
+        with self._telling(meanings or {}):
+            return getattr(self._client, name)(**{"Bucket": self.bucket, **words})  # type: ignore[no-any-return]
 
 
 class Upload:
@@ -214,28 +199,19 @@ class Upload:
 
     def send(self, number: int, data: bytes | bytearray) -> Sent:
         """Put bytes as a part; the store compares them with their MD5."""
-        words: dict[str, Any] = {"ContentMD5": _base64(hashlib.md5(data, usedforsecurity=False).digest())}
+        words: dict[str, Any] = {"ContentMD5": _md5(data)}
         if self._has_crc:
             words["ChecksumCRC32"] = _base64(zlib.crc32(data).to_bytes(4, "big"))
-        with self._client._telling():
-            put = self._client.call("upload_part", PartNumber=number, Body=data, **self._words, **words)
+        put = self._client.call("upload_part", PartNumber=number, Body=data, **self._words, **words)
         return Sent(number, len(data), put["ETag"])
 
     def copy(self, number: int, source: Address, tag: str, start: int, size: int) -> Sent:
         """Let the store put `size` bytes of another object, the version `tag`, as a part. Raises NoCopies where it does not."""
-        from botocore.exceptions import ClientError
-
         words = {"CopySource": {"Bucket": source.home, "Key": source.name}, "CopySourceIfMatch": tag}
         words |= {"CopySourceRange": f"bytes={start}-{start + size - 1}"}
-        with self._client._telling():
-            try:
-                copied = self._client.call("upload_part_copy", PartNumber=number, **self._words, **words)
-            except ClientError as error:
-                if _code(error) in _NO_COPIES:
-                    raise NoCopies from error
-                if _code(error) in ("PreconditionFailed", "412"):
-                    raise Location(source.url).system("was changed while it was read") from error
-                raise
+        changed = Location(source.url).system(CHANGED)
+        meanings: dict[str, Exception] = {**dict.fromkeys(_NO_COPIES, NoCopies()), "PreconditionFailed": changed, "412": changed}
+        copied = self._client.call("upload_part_copy", meanings, PartNumber=number, **self._words, **words)
         if not (found := copied.get("CopyPartResult", {}).get("ETag")):
             raise NoCopies  # rclone answers 200, and nothing is copied
         return Sent(number, size, '"{}"'.format(found.strip('"')))  # Ceph gives copies none of the quotes that it lists
@@ -244,8 +220,7 @@ class Upload:
         """The parts that the store has."""
         found, more = list[Sent](), dict[str, Any]()
         while True:
-            with self._client._telling():
-                page = self._client.call("list_parts", **self._words, **more)
+            page = self._client.call("list_parts", **self._words, **more)
             found += (Sent(part["PartNumber"], part["Size"], part["ETag"]) for part in page.get("Parts", ()))
             if not page.get("IsTruncated"):
                 return found
@@ -253,33 +228,20 @@ class Upload:
 
     def complete(self, parts: list[Sent], condition: Mapping[str, str], crc: int | None = None) -> dict[str, Any]:
         """Give the object its name. Raises OutputExistsError where the condition does not hold."""
-        from botocore.exceptions import ClientError
-
         words: dict[str, Any] = {"MultipartUpload": {"Parts": [{"PartNumber": p.number, "ETag": p.tag} for p in parts]}}
         if crc is not None and self._has_crc:
             words |= {"ChecksumCRC32": _base64(crc.to_bytes(4, "big")), "ChecksumType": "FULL_OBJECT"}
-        with self._client._telling():
-            try:
-                return self._client.call("complete_multipart_upload", **self._words, **words, **condition)
-            except ClientError as error:
-                if _code(error) in _TAKEN:
-                    raise taken(self._client.location) from error
-                if _code(error) in ("BadDigest", "XAmzContentChecksumMismatch"):
-                    what = "the store finds another CRC-32 in what it copied than the source states: a weight there is damaged"
-                    raise self._client.location.damaged(what) from error
-                raise
+        what = "the store finds another CRC-32 in what it copied than the source states: a weight there is damaged"
+        damaged = dict.fromkeys(("BadDigest", "XAmzContentChecksumMismatch"), self._client.location.damaged(what))
+        meanings: dict[str, Exception] = {**damaged, **dict.fromkeys(_TAKEN, taken(self._client.location))}
+        return self._client.call("complete_multipart_upload", meanings, **self._words, **words, **condition)
 
     def abort(self) -> None:
         """Remove what was uploaded. Raises FileSystemError, whose message names the upload, where the store does not."""
-        from botocore.exceptions import ClientError
-
         try:
-            with self._client._telling():
-                try:
-                    self._client.call("abort_multipart_upload", **self._words)
-                except ClientError as error:
-                    if _code(error) not in ("NoSuchUpload", "404"):
-                        raise
+            with contextlib.suppress(_NothingThere):
+                meanings = dict.fromkeys(("NoSuchUpload", "404"), _NothingThere())
+                self._client.call("abort_multipart_upload", meanings, **self._words)
         except Exception as error:
             words = shlex.join(["--bucket", self._client.bucket, "--key", self.key, "--upload-id", self.identity])
             what = f"its unfinished upload {self.identity} could not be removed: {getattr(error, 'what', error)}"
@@ -292,8 +254,8 @@ def taken(location: Location) -> OutputExistsError:
     return OutputExistsError(what, file=location.file, hint="--force, or -o names another output")
 
 
-def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+def _md5(data: bytes | bytearray) -> str:
+    return _base64(hashlib.md5(data, usedforsecurity=False).digest())
 
 
 def _base64(data: bytes) -> str:
