@@ -77,11 +77,8 @@ class Output:
         return self._named()
 
     def _named(self) -> int:
-        self._temporary = self._new_name()
+        self._temporary = _new_name(self._folder)
         return os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-
-    def _new_name(self) -> Path:
-        return self._folder / f".chkpt-channels-{os.urandom(8).hex()}.tmp"
 
     def rename(self, path: Path) -> None:
         """Take another name in the same folder."""
@@ -108,7 +105,7 @@ class Output:
             else:
                 if self._temporary is None:
                     fcntl.flock(self.fd, fcntl.LOCK_EX)
-                    name = self._new_name()
+                    name = _new_name(self._folder)
                     self._link(name)
                     self._temporary = name
                 # once more: in the meantime a link or a folder may have taken the name
@@ -131,7 +128,7 @@ class Output:
 
     def _keep_old(self) -> None:
         """Give the old file a second name, where the file system knows such."""
-        kept = self._new_name()
+        kept = _new_name(self._folder)
         with contextlib.suppress(OSError, AttributeError):  # AttributeError: a browser has no hard links
             os.link(self.path, kept, follow_symlinks=False)
             self._backup = kept
@@ -160,6 +157,10 @@ class Output:
             os.link(str(self.fd), name, src_dir_fd=proc, follow_symlinks=True)
         finally:
             os.close(proc)
+
+
+def _new_name(folder: Path) -> Path:
+    return folder / f".chkpt-channels-{os.urandom(8).hex()}.tmp"
 
 
 def _replaced_file(path: Path, source: Source | None, *, force: bool, location: Location) -> os.stat_result | None:
@@ -258,7 +259,7 @@ class OutputFolder:
             raise OutputExistsError("exists already", file=str(path), hint="-o names another output, or remove it first")
         if resolved(source) in resolved(path).parents:
             raise OutputExistsError("is inside the folder that is converted", file=str(path), hint="-o names another output")
-        self.draft = path.parent / f".chkpt-channels-{os.urandom(8).hex()}.tmp"
+        self.draft = _new_name(path.parent)
         self._lock = -1
         try:
             sweep(path.parent)

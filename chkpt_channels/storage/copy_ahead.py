@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,16 +29,7 @@ class CopyAhead:
 
     def __init__(self, source: Source, folder: Path, fd: int) -> None:
         self.folder, self.fd, self._size = folder, fd, source.size
-        self._reading, writing = os.pipe2(os.O_CLOEXEC)
-        try:
-            self._child = isolation.fork(source.location)
-            if not self._child:
-                _copy(source, fd, self._reading, writing)
-        except BaseException:
-            os.close(self._reading)
-            raise
-        finally:
-            os.close(writing)
+        self._child, self._reading = isolation.forked(source.location, partial(_copy, source, fd))
 
     def is_complete(self, progress: Callable[[int], None] | None, is_stopped: Callable[[], bool]) -> bool:
         """Wait until all is copied, and call `progress` with the bytes of each range. False where the process could not."""
@@ -52,9 +43,7 @@ class CopyAhead:
 
     def close(self) -> None:
         """End the process, and give the descriptors back."""
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # a host that ignores SIGCHLD has no child left
-            os.kill(self._child, signal.SIGKILL)
-            os.waitpid(self._child, 0)
+        isolation.end(self._child)
         os.close(self._reading)
         os.close(self.fd)
 

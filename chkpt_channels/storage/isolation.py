@@ -25,7 +25,6 @@ from chkpt_channels.core.errors import (
     LimitExceeded,
     Location,
     UnsupportedError,
-    reason,
 )
 from chkpt_channels.core.gc_pause import stop_collecting
 from chkpt_channels.core.limits import LIMITS
@@ -51,35 +50,15 @@ def run_isolated(work: Callable[[], Iterator[bytes]], location: Location, source
     if not may_fork():
         yield from work()
         return
-    with location.wrapping_os_errors(NO_PROCESS):
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-    answers = _Answers(cast("RemoteSource", source), location) if source and source.is_remote else None
-    try:
-        child = fork(location)
-        if not child:
-            if answers:
-                answers.begin_asking(writing)
-            _serve(work, writing)
-    except BaseException:
-        os.close(reading)
+    with contextlib.ExitStack() as stack:
+        answers = _Answers(cast("RemoteSource", source), location) if source and source.is_remote else None
         if answers:
-            answers.close()
-        raise
-    finally:
-        os.close(writing)
-    try:
-        yield from _received(reading, location, answers)
-    except OSError as error:
-        raise location.system(f"its worker process cannot be read: {reason(error)}") from error
-    finally:
-        os.close(reading)
-        if answers:
-            answers.close()
-        with contextlib.suppress(
-            ProcessLookupError, ChildProcessError
-        ):  # a host that ignores SIGCHLD has no child left to wait for
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            stack.callback(answers.close)
+        child, reading = forked(location, lambda _, writing: _serve(work, writing, answers))
+        stack.callback(end, child)
+        stack.callback(os.close, reading)
+        with location.wrapping_os_errors("its worker process cannot be read"):
+            yield from _received(reading, location, answers)
 
 
 def _received(reading: int, location: Location, answers: _Answers | None) -> Iterator[bytes]:
@@ -134,9 +113,32 @@ def may_fork() -> bool:
     return sys.platform == "linux" and threading.active_count() == 1
 
 
-def fork(location: Location) -> int:
-    """os.fork, with a child that ignores SIGINT: the parent gets it too, and ends the child. FileSystemError where the system
-    cannot start a process."""
+def forked(location: Location, live: Callable[[int, int], NoReturn]) -> tuple[int, int]:
+    """A child, and the end of a pipe that is read from it. `live` is the child's whole life: it gets both ends, and closes the
+    first where it must not keep it. FileSystemError where the system cannot start a process."""
+    with location.wrapping_os_errors(NO_PROCESS):
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        child = _fork(location)
+        if not child:
+            live(reading, writing)
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    return child, reading
+
+
+def end(child: int) -> None:
+    """End a child that was forked, and forget it."""
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):  # a host that ignores SIGCHLD has no child left to wait for
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def _fork(location: Location) -> int:
+    """os.fork, with a child that ignores SIGINT: the parent gets it too, and ends the child."""
     # blocked until the child has its own handlers: the parent's would remove the parent's files in the child
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
@@ -151,12 +153,18 @@ def fork(location: Location) -> int:
     return child
 
 
-def _serve(work: Callable[[], Iterator[bytes]], writing: int) -> NoReturn:
-    """The child's whole life."""
+def _serve(work: Callable[[], Iterator[bytes]], writing: int, answers: _Answers | None) -> NoReturn:
+    """The child's whole life: its time is limited, and a crash leaves no file."""
+    import resource
+
     stop_collecting()
     try:
         try:
-            _confine()
+            if answers:
+                answers.begin_asking(writing)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the weights
+            signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+            _limit()
             for piece in work():
                 _send(writing, DATA, piece)
                 _limit()
@@ -165,15 +173,6 @@ def _serve(work: Callable[[], Iterator[bytes]], writing: int) -> NoReturn:
             _send(writing, ERROR, _encoded(error))
     finally:
         os._exit(0)
-
-
-def _confine() -> None:
-    """A crash of this process leaves no file, and its time is limited."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the weights
-    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-    _limit()
 
 
 def _limit() -> None:
@@ -209,8 +208,7 @@ def _encoded(error: BaseException) -> bytes:
     """An error as it goes through the pipe."""
     fields: dict[str, Any] = {"kind": type(error).__name__, "what": str(error)}
     if isinstance(error, ChkptChannelsError):
-        fields |= {"what": error.what, "file": error.file, "where": error.where, "hint": error.hint, "at": error.at}
-        fields["excess"] = error.excess
+        fields |= {name: getattr(error, name) for name in ("what", "file", "where", "hint", "at", "excess")}
     return json.dumps(fields).encode()
 
 

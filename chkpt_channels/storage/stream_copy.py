@@ -18,16 +18,8 @@ from typing import TYPE_CHECKING
 from chkpt_channels.core import interrupts
 from chkpt_channels.core.errors import Location
 from chkpt_channels.storage.source import Source
-from chkpt_channels.storage.splice import (
-    Checksum,
-    Move,
-    Progress,
-    Splice,
-    moves_around,
-    output_size,
-    passing_checks,
-)
-from chkpt_channels.storage.threads import Done, pools, submit
+from chkpt_channels.storage.splice import Checksum, Move, Progress, Splice, moves_around, output_size, passing_checks
+from chkpt_channels.storage.threads import Done, pool, submit
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -148,7 +140,7 @@ class _Copy:
         self._stopped = threading.Event()
         self._is_alone = total < THREADS_FROM_BYTES
         # threads do: reads, writes and CRC-32 (1.8 GB/s) release the interpreter
-        self._reading, self._checking, self._writing = pools(1, 1, 1, wanted=not self._is_alone)
+        self._reading, self._checking, self._writing = (None if self._is_alone else pool(1) for _ in range(3))
         self._is_complete = False
         self._buffer = _Buffer()
         self._checks: deque[Future[None] | Done[None]] = deque()
@@ -160,8 +152,8 @@ class _Copy:
     def stop(self) -> None:
         """Give up, or clear away: returns when no thread works any more."""
         self._stopped.set()
-        for pool in (self._reading, self._writing, self._checking):
-            pool.shutdown(wait=True)
+        for thread in filter(None, (self._reading, self._writing, self._checking)):
+            thread.shutdown(wait=True)
 
     def join(self) -> None:
         """Wait until all is copied; raise what went wrong in a thread, and Interrupted where that was lost and ended the copy."""

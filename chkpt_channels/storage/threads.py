@@ -29,24 +29,13 @@ class Done(Generic[Result]):
         return self._value
 
 
-class Here:
-    """In the place of a pool: it does the work when it is handed it, and raises what that raises."""
-
-    def submit(self, work: Callable[Arguments, Result], *args: Arguments.args, **more: Arguments.kwargs) -> Done[Result]:
-        """The work's result."""
-        return Done(work(*args, **more))
-
-    def shutdown(self, wait: bool = True) -> None:
-        """There is nothing to end."""
-
-
-def pools(*counts: int, wanted: bool = True) -> tuple[ThreadPoolExecutor | Here, ...]:
-    """A pool of each number of threads; none of threads where they are not wanted, or where the system has none."""
-    if not wanted or sys.platform == BROWSER:
-        return tuple(Here() for _ in counts)
+def pool(count: int) -> ThreadPoolExecutor | None:
+    """A pool of threads; None where the system has none."""
+    if sys.platform == BROWSER:
+        return None
     from concurrent.futures import ThreadPoolExecutor
 
-    return tuple(ThreadPoolExecutor(count, initializer=left_to_main_thread) for count in counts)
+    return ThreadPoolExecutor(count, initializer=left_to_main_thread)
 
 
 def undisturbed(work: Callable[[], Result]) -> Result:
@@ -80,12 +69,12 @@ def _answer(future: Future[Result], work: Callable[[], Result]) -> None:
 
 
 def submit(
-    pool: ThreadPoolExecutor | Here, work: Callable[Arguments, Result], *args: Arguments.args, **more: Arguments.kwargs
+    pool: ThreadPoolExecutor | None, work: Callable[Arguments, Result], *args: Arguments.args, **more: Arguments.kwargs
 ) -> Future[Result] | Done[Result]:
-    """`work` in a pool. Raises OSError where the system cannot start a thread: the pool raises RuntimeError, which would look
-    like a bug."""
-    if isinstance(pool, Here):
-        return pool.submit(work, *args, **more)
+    """`work` in a pool, without one done here and now. Raises OSError where the system cannot start a thread: the pool raises
+    RuntimeError, which would look like a bug."""
+    if pool is None:
+        return Done(work(*args, **more))
     try:
         return pool.submit(work, *args, **more)
     except RuntimeError as error:

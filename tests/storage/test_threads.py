@@ -8,34 +8,34 @@ import threading
 import pytest
 
 from chkpt_channels.storage.source import BROWSER
-from chkpt_channels.storage.threads import Here, pools, submit, undisturbed
+from chkpt_channels.storage.threads import pool, submit, undisturbed
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_work_is_done(wanted: bool):
-    first, second = pools(1, 2, wanted=wanted)
-    assert submit(first, divmod, 7, 2).result() == (3, 1)
-    is_here = submit(second, threading.get_ident).result() == threading.get_ident()
-    assert is_here is not wanted
-    with pytest.raises(ZeroDivisionError):
-        submit(first, divmod, 1, 0).result()
-    for pool in (first, second):
-        pool.shutdown(wait=True)
+def test_work_is_done():
+    threads = pool(1)
+    assert threads
+    with threads:
+        for where in (threads, None):
+            assert submit(where, divmod, 7, 2).result() == (3, 1)
+            is_here = submit(where, threading.get_ident).result() == threading.get_ident()
+            assert is_here is (where is None)
+            with pytest.raises(ZeroDivisionError):
+                submit(where, divmod, 1, 0).result()
 
 
 def test_a_browser_has_no_threads(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "platform", BROWSER)
-    assert all(isinstance(pool, Here) for pool in pools(1, 8))
+    assert pool(8) is None
 
 
 def test_a_thread_that_cannot_start_is_the_systems_error(monkeypatch: pytest.MonkeyPatch):
     def refused(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    (pool,) = pools(1)
+    threads = pool(1)
     monkeypatch.setattr(threading.Thread, "start", refused)
     with pytest.raises(OSError, match="can't start new thread"):
-        submit(pool, abs, 1)
+        submit(threads, abs, 1)
     with pytest.raises(OSError, match="can't start new thread"):
         undisturbed(lambda: 1)
 
