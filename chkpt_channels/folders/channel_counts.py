@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from chkpt_channels.containers.json.editor import Json
@@ -12,7 +12,7 @@ from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import Declaration
 from chkpt_channels.discovery.request import ConfigHints
 from chkpt_channels.folders import library_tables as tables
-from chkpt_channels.folders.config_files import ConfigFile
+from chkpt_channels.folders.config_files import ConfigFile, as_list, root
 
 _LOOKS_LIKE_CHANNELS = pattern(r"chan|(^|_)n?ch(s|_|$)|(^|_)(in|input)_(nc|dims?|planes|depth|features)$|bands|colou?rs?(_|$)")
 _OF_SOMETHING_ELSE = pattern(
@@ -25,7 +25,7 @@ _LOOKS_LIKE_SHAPE = pattern(r"(input|image|img)_?(shape|size|dims?)$")
 def counts(document: Json, convs: Collection[str] = ()) -> Iterator[tuple[Keys, int]]:
     """The input channels that a configuration states: (path, count). Of a network that takes several images or latents, those of
     the first convs `convs`, without them those of the image."""
-    by_conv = tables.FIRST_CONV.get(str(_root(document).get("_class_name")), {})
+    by_conv = tables.FIRST_CONV.get(str(root(document).get("_class_name")), {})
     keys = [key for conv, key in by_conv.items() if conv in convs] or [*by_conv.values()][:1]
     for path, value in document.values:
         key = path[-1] if path else ""
@@ -89,13 +89,12 @@ def search_hints(configs: Sequence[ConfigFile]) -> ConfigHints:
         channels |= {count for _, count in counts(config.document)}
         for path, value in config.document.values:
             if path and path[-1] == "first_conv" and value.plain:
-                listed = value.plain if isinstance(value.plain, list) else [value.plain]
-                names = tuple(name for name in listed if isinstance(name, str))
+                names = tuple(name for name in as_list(value.plain) if isinstance(name, str))
             if path == ("_class_name",) and value.text in tables.FIRST_CONV:
                 names = (next(iter(tables.FIRST_CONV[value.text])),)
             if path == ("model_type",) and value.text in tables.JOINED:
                 names, (layer, key, usual) = tables.JOINED[value.text]
-                layers = _root(config.document).get(key)
+                layers = root(config.document).get(key)
                 joined = (layer.format((len(layers) if isinstance(layers, list) else usual) - 1),)
     return ConfigHints(names, channels.pop() if len(channels) == 1 else 0, joined)
 
@@ -105,26 +104,16 @@ def declarations(config: ConfigFile) -> list[Declaration]:
     return [Declaration(dotted(path), count) for path, count in counts(config.document)]
 
 
-def reconstructs(config: Any) -> bool:
+def reconstructs(config: Mapping[str, Any]) -> bool:
     """Whether a configuration describes a network that gives the image back."""
-    if not isinstance(config, dict):
-        return False
-    listed = config.get("architectures")
-    names = [*(listed if isinstance(listed, list) else [listed]), config.get("_class_name")]
+    names = [*as_list(config.get("architectures")), config.get("_class_name")]
     return any(isinstance(name, str) and re.search(tables.RECONSTRUCTS, name) for name in names)
-
-
-def _root(document: Json) -> dict[str, Any]:
-    root = document.plain
-    return root if isinstance(root, dict) else {}
 
 
 def vision(document: Json) -> Keys:
     """The path of the part that takes the image; () where there is none of its own."""
-    root = document.root.value
-    return next(
-        ((name,) for name in tables.VISION if isinstance(root, dict) and name in root and isinstance(root[name].value, dict)), ()
-    )
+    whole = root(document)
+    return next(((name,) for name in tables.VISION if isinstance(whole.get(name), dict)), ())
 
 
 def dotted(path: Keys) -> str:

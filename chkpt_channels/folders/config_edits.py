@@ -10,7 +10,7 @@ from chkpt_channels.containers.json.editor import Json, Value
 from chkpt_channels.containers.json.editor import Path as Keys
 from chkpt_channels.folders import library_tables as tables
 from chkpt_channels.folders.channel_counts import counts, dotted, vision
-from chkpt_channels.folders.config_files import ConfigFile
+from chkpt_channels.folders.config_files import ConfigFile, root
 from chkpt_channels.folders.config_normalization import normalization_edits, normalization_keys
 from chkpt_channels.transform.mixing.normalization import Normalization
 
@@ -49,11 +49,11 @@ def _count_edits(config: ConfigFile, old: int, new: int, convs: Collection[str])
     document = config.document
     _check_built(document)
     changed: dict[Keys, Any] = {path: new for path, count in counts(document, convs) if count == old}
-    root = document.plain
-    if Path(config.name).name != tables.CONFIG or not isinstance(root, dict):
+    if Path(config.name).name != tables.CONFIG:
         return changed
-    by_conv = tables.FIRST_CONV.get(str(root.get("_class_name")), {})
-    changed |= {(key,): new for conv, key in by_conv.items() if conv in convs and key not in root}
+    stated = root(document)
+    by_conv = tables.FIRST_CONV.get(str(stated.get("_class_name")), {})
+    changed |= {(key,): new for conv, key in by_conv.items() if conv in convs and key not in stated}
     home = vision(document)
     part = document.at(home).value
     is_transformers = isinstance(part, dict) and "model_type" in part and part["model_type"].text

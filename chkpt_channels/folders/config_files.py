@@ -35,6 +35,17 @@ class ConfigFile(NamedTuple):
     document: Json
 
 
+def root(document: Json) -> dict[str, Any]:
+    """The object that a document is; an empty one where it is none."""
+    plain = document.plain
+    return plain if isinstance(plain, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list, of what a configuration may state for one channel or for each."""
+    return value if isinstance(value, list) else [value]
+
+
 def read(path: Path) -> Json:
     """A configuration. Raises DamagedError, FileSystemError."""
     return Json(contents(path, LIMITS.sidecar_bytes), Location(named(path)))
@@ -85,8 +96,7 @@ def names(folder: Path) -> list[str]:
 
 def options_in_report(path: Path) -> dict[str, Any]:
     """The options in the report of one conversion (`convert --report`). Raises UsageError for other files."""
-    document = read(path).plain
-    results = document.get("results") if isinstance(document, dict) else None
+    results = root(read(path)).get("results")
     conversions = [r.get("options") for r in results if isinstance(r, dict)] if isinstance(results, list) else []
     if len(conversions) != 1 or not isinstance(conversions[0], dict):
         raise UsageError("is not the report of one conversion", file=str(path), hint="convert --report FILE writes one")

@@ -12,7 +12,7 @@ from chkpt_channels.containers.json.editor import Path as Keys
 from chkpt_channels.core.errors import Location
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.discovery.catalogue.entry import Recognized
-from chkpt_channels.folders.config_files import ConfigFile
+from chkpt_channels.folders.config_files import ConfigFile, as_list
 from chkpt_channels.folders.library_tables import CONFIG, NORMALIZATION_KEYS, PREPROCESSORS, SCALING_KEYS
 from chkpt_channels.transform.mixing.normalization import LARGEST, Normalization, color_order, named
 from chkpt_channels.transform.notices import listing
@@ -146,7 +146,7 @@ def _check_plain(location: Location, part: Mapping[str, Any]) -> None:
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
-    numbers = value if isinstance(value, list) else [value]
+    numbers = as_list(value)
     if not all(isinstance(n, int | float) and not isinstance(n, bool) and abs(n) < 1e6 for n in numbers):
         return ()
     return tuple(float(n) for n in numbers)

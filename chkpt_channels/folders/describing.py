@@ -14,7 +14,7 @@ from chkpt_channels.containers.json.editor import Json
 from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, UnsupportedError
 from chkpt_channels.core.records import NamedTuple, pattern
 from chkpt_channels.folders.channel_counts import dotted, vision
-from chkpt_channels.folders.config_files import ConfigFile
+from chkpt_channels.folders.config_files import ConfigFile, as_list
 from chkpt_channels.folders.library_tables import CONFIG
 from chkpt_channels.formats import LFS_POINTER, foreign_weights, is_claimed, weights_suffixes
 from chkpt_channels.formats.base import TensorStore
@@ -84,7 +84,7 @@ def _missing_width(document: Json, store: TensorStore) -> str:
     part = document.at(home).plain
     if not isinstance(part, dict):
         return ""
-    stated = [(key, number) for key in _WIDTHS for number in _integers(part.get(key))]
+    stated = [(key, number) for key in _WIDTHS for number in as_list(part.get(key)) if type(number) is int]
     if not stated:
         return ""
     sizes = {size for tensor in store.tensors.values() for size in tensor.shape}
@@ -127,7 +127,3 @@ def or_leave_out(name: str) -> Iterator[None]:
     except (DamagedError, UnsupportedError) as error:
         error.hint = "   or   ".join(filter(None, (error.hint, leaving_out(name))))
         raise
-
-
-def _integers(value: object) -> list[int]:
-    return [number for number in (value if isinstance(value, list) else [value]) if type(number) is int]

@@ -21,7 +21,7 @@ from typing import Any
 
 from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, UnsupportedError, UsageError, reason
 from chkpt_channels.core.records import NamedTuple
-from chkpt_channels.folders.config_files import ConfigFile, read
+from chkpt_channels.folders.config_files import ConfigFile, read, root
 from chkpt_channels.folders.describing import Description, described, leaving_out, or_leave_out
 from chkpt_channels.folders.library_tables import CONFIG, PIPELINE, PREPROCESSORS
 from chkpt_channels.folders.loading import ADAPTER, OPEN_CLIP, by_library
@@ -217,8 +217,7 @@ class ModelFolder(Model):
     def _document(self, name: str) -> dict[str, Any]:
         """The object in a JSON file of the folder; an empty one where there is none."""
         documents = (*self.configs, *(self.other_documents if name in self.files else ()))
-        plain = next((config.document.plain for config in documents if config.name == name), None)
-        return plain if isinstance(plain, dict) else {}
+        return next((root(config.document) for config in documents if config.name == name), {})
 
 
 def _is_small(path: Path) -> bool:

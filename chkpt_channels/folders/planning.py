@@ -17,7 +17,7 @@ from chkpt_channels.discovery import bias_target
 from chkpt_channels.discovery.like import OtherNetworkError
 from chkpt_channels.folders import config_edits, config_normalization
 from chkpt_channels.folders.channel_counts import image_counts, reconstructs, search_hints, unknown_counts
-from chkpt_channels.folders.config_files import ConfigFile
+from chkpt_channels.folders.config_files import ConfigFile, as_list, root
 from chkpt_channels.folders.describing import leaving_out, or_leave_out
 from chkpt_channels.folders.library_tables import COUNTS, PIPELINE
 from chkpt_channels.folders.model import Model, Part
@@ -105,7 +105,8 @@ def _plan_parts(model: Model, options: Options) -> tuple[list[PlannedPart], list
     for part in model.parts:
         try:
             with or_leave_out(part.name) if len(model.parts) > 1 else nullcontext():
-                parts.append(PlannedPart(part, build_plan(part.store, _with_hints(model, part, options))))
+                search = options.search._replace(hints=search_hints(model.described(part).configs))
+                parts.append(PlannedPart(part, build_plan(part.store, options._replace(search=search))))
         except AmbiguousError:  # a part that may have a first conv is not copied
             raise
         except OtherNetworkError:  # LIKE holds another part of the folder
@@ -163,11 +164,6 @@ def _channels(model: Model, parts: Sequence[PlannedPart], options: Options) -> t
     raise model.location.unsupported(f"{what}: {listed} channels", hint="   or   ".join(hints))
 
 
-def _with_hints(model: Model, part: Part, options: Options) -> Options:
-    """The options with what the configurations of this part say."""
-    return options._replace(search=options.search._replace(hints=search_hints(model.described(part).configs)))
-
-
 def edited_config(config: ConfigFile, parts: Sequence[PlannedPart], options: Options) -> dict[Keys, Any]:
     """The edits of a configuration beside converted weights."""
     plan = parts[0].plan
@@ -191,7 +187,7 @@ def _normalization_notices(
     """The warnings that mean and std were averaged and the kernel does not compensate, or have another number of channels."""
     store, plan = planned.part.store, planned.plan
     for path, _ in config_normalization.normalization_keys(config.document):
-        numbers = _as_list(config.document.at(path).plain)
+        numbers = as_list(config.document.at(path).plain)
         if path in changes and len(set(numbers)) > 1 and not options.norm:
             what = "its mean and std" if path[-1] == "offset" else f"{path[-1]} and its std"
             message = f"{config.name}: {what} become their means, and the kernel does not follow"
@@ -220,19 +216,15 @@ def _unknown_counts(config: ConfigFile, old: int, known: Collection[Keys], names
         yield Notice("count_unknown", message)
 
 
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
 def _reconstruction_notices(configs: Sequence[ConfigFile], old: int, new: int) -> Iterator[Notice]:
     """The warnings of an edited network that its output is still that of the old input."""
-    for root in (config.document.plain for config in configs):
-        if not reconstructs(root):
+    for config in map(root, (config.document for config in configs)):
+        if not reconstructs(config):
             continue
         message = "this network reconstructs the image, and "
         if old == new:
             message += "its output stays as it was"
-        elif "_class_name" in root:
+        elif "_class_name" in config:
             message += f"its output keeps {old} channels"
         else:
             message += "num_channels sets both the encoder input and the decoder output: the decoder no longer fits"

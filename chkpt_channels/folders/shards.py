@@ -14,7 +14,7 @@ from chkpt_channels.containers.json.editor import Json
 from chkpt_channels.core.errors import DamagedError, FileSystemError, Location
 from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import Declaration, Edits, FirstConv, OptimizerEntry, Quantization
-from chkpt_channels.folders.config_files import ConfigFile, read_index
+from chkpt_channels.folders.config_files import ConfigFile, as_list, read_index, root
 from chkpt_channels.formats.base import Checkpoint, TensorStore
 from chkpt_channels.formats.graph import ModelGraph
 
@@ -44,11 +44,10 @@ def listed_shards(index: Json) -> list[str]:
 def _weight_map(index: Json) -> dict[str, list[str]]:
     """The files of each tensor, or of each group of them, whose name begins with a slash: Keras may cut through a layer. Empty
     where it is no index."""
-    document = index.plain
-    listed = document.get("weight_map") if isinstance(document, dict) else None
+    listed = root(index).get("weight_map")
     if not isinstance(listed, dict):
         return {}
-    files = {name: where if isinstance(where, list) else [where] for name, where in listed.items()}
+    files = {name: as_list(where) for name, where in listed.items()}
     return files if all(isinstance(file, str) for where in files.values() for file in where) else {}
 
 

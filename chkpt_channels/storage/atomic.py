@@ -115,7 +115,7 @@ class Output:
         except FileExistsError as error:
             if self._or_same and is_same_content(self.fd, self.path):
                 return False
-            raise _exists_error(self.location, "is not what this conversion gives" if self._or_same else "") from error
+            raise exists_error(self.location, "is not what this conversion gives" if self._or_same else "") from error
         except OSError as error:
             raise self.location.system(f"cannot be published: {reason(error)}") from error
         return True
@@ -179,7 +179,7 @@ def _replaced_file(path: Path, source: Source | None, *, force: bool, location: 
         hint = f"-o {location.file}/ or --output-dir {location.file}" if stat.S_ISDIR(old.st_mode) else ""
         raise OutputExistsError(f"is {kind}, and only regular files are written", file=location.file, hint=hint)
     if not force:
-        raise _exists_error(location)
+        raise exists_error(location)
     return old
 
 
@@ -188,7 +188,8 @@ def _followed(path: Path) -> Iterator[os.stat_result]:
         yield os.stat(path)
 
 
-def _exists_error(location: Location, why: str = "") -> OutputExistsError:
+def exists_error(location: Location, why: str = "") -> OutputExistsError:
+    """The error for a name that is taken."""
     what = "exists already" + (f", and {why}" if why else "")
     return OutputExistsError(what, file=location.file, hint="--force replaces it, -o names another output")
 
@@ -289,6 +290,6 @@ class OutputFolder:
             os.rename(self.draft, self.path)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                raise _exists_error(self.location) from error
+                raise exists_error(self.location) from error
             raise self.location.system(f"cannot be published: {reason(error)}") from error
         _sync_after_publish(self.path)

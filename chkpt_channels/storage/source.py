@@ -74,29 +74,21 @@ class Source:
 
     def __init__(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         self.name = name if name is not None else os.fsdecode(path)
-        self.location, self.made_here = Location(self.name), False
+        self.location, self.made_here, self.fd = Location(self.name), False, -1
         try:
             # O_NONBLOCK: opening a FIFO would wait for its writer, forever if there is none
             self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-        except (OSError, ValueError) as error:
-            raise self.location.system(reason(error)) from error
-        try:
             self._look()
-            if not stat.S_ISREG(self._stat.st_mode):
-                raise self.location.system(f"is {_kind(self._stat.st_mode)}, not a file")
-        except FileSystemError:
+        except (OSError, ValueError) as error:
             self.close()
-            raise
+            raise self.location.system(reason(error)) from error
+        if not stat.S_ISREG(self._stat.st_mode):
+            self.close()
+            raise self.location.system(f"is {_kind(self._stat.st_mode)}, not a file")
 
     def _look(self) -> None:
-        self._stat = self._status()
+        self._stat = os.fstat(self.fd)
         self.size = self._stat.st_size
-
-    def _status(self) -> os.stat_result:
-        try:
-            return os.fstat(self.fd)
-        except OSError as error:
-            raise self.location.system(reason(error)) from error
 
     @classmethod
     def of_descriptor(cls, fd: int, name: str, *, made_here: bool = False) -> Source:
@@ -107,10 +99,8 @@ class Source:
             self.fd = os.dup(fd)  # shares the file's position, which nothing here uses: all reads are by offset
             self._look()
         except OSError as error:
-            raise self.location.system(reason(error)) from error
-        except FileSystemError:
             self.close()
-            raise
+            raise self.location.system(reason(error)) from error
         return self
 
     @classmethod
@@ -214,7 +204,10 @@ class Source:
         """Raise FileSystemError if the file, or one that is kept with it, was written to since it was opened."""
         for other in self._kept:
             other.check_unchanged()
-        now = self._status()
+        try:
+            now = os.fstat(self.fd)
+        except OSError as error:
+            raise self.location.system(reason(error)) from error
         # size and time, not the content: reading 4 GB once more would double the time
         if (now.st_size, now.st_mtime_ns) != (self._stat.st_size, self._stat.st_mtime_ns):
             raise self.location.system("was changed while it was read")

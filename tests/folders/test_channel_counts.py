@@ -76,7 +76,6 @@ def test_a_shape_of_the_image_counts_wherever_it_stands():
         ({"architectures": "ViTMAEForPreTraining"}, True),
         ({"_class_name": "UNet2DConditionModel"}, False),
         ({"architectures": ["ResNetModel"]}, False),
-        ([], False),
     ],
 )
 def test_networks_that_give_the_image_back(content: Any, expected: bool):

@@ -18,6 +18,7 @@ from typing import Any, Self
 from chkpt_channels.core import interrupts
 from chkpt_channels.core.errors import DamagedError, FileSystemError, Location, OutputExistsError, PostPublishError
 from chkpt_channels.core.interrupts import left_to_main_thread
+from chkpt_channels.storage.atomic import exists_error
 from chkpt_channels.storage.source import RangeSource, Source
 from chkpt_channels.storage.splice import Checksum, Composed
 from chkpt_channels.storage.stores.address import parsed
@@ -39,18 +40,15 @@ SEAM_BYTES = 16
 class _Told:
     """What progress was told of: no byte twice, where an upload begins anew."""
 
-    def __init__(self, progress: Callable[[int], None] | None, known: int = 0) -> None:
-        self._progress, self._known, self._done = progress, known, 0
+    def __init__(self, progress: Callable[[int], None] | None) -> None:
+        self._progress, self._known, self.done = progress, 0, 0
 
     def more(self, size: int) -> None:
         """So many bytes more are done."""
-        before, self._done = max(self._done, self._known), self._done + size
-        if self._progress and self._done > before:
-            self._progress(self._done - before)
-
-    def once_more(self) -> _Told:
-        """The same, for the bytes from the first on."""
-        return _Told(self._progress, max(self._done, self._known))
+        self.done += size
+        if self._progress and self.done > self._known:
+            self._progress(self.done - self._known)
+            self._known = self.done
 
 
 class StoreOutput:
@@ -66,12 +64,12 @@ class StoreOutput:
         self._client = client.at(self._address.name) if client else Client(self._address, self.location)
         self._old = self._client.head()
         if self._old and not force:
-            hint = "--force replaces it, -o names another output"
-            raise OutputExistsError("exists already", file=self.location.file, hint=hint)
+            raise exists_error(self.location)
         self._upload: Upload | None = None
         self._sent: list[Sent] = []
         self._crc: int | None = None
-        self._read_again, self._tag = (0, 0), ""
+        self._found: RemoteSource | None = None
+        self._tag = ""
         self._guard, self._copied, self._written, self._unverified = "looked", 0, 0, 0
 
     def __enter__(self) -> Self:
@@ -82,9 +80,9 @@ class StoreOutput:
 
     def transfer(self) -> Transfer:
         """How the object came into the store, once it is there."""
-        stores = [self._source] if isinstance(self._source, RemoteSource) else []
-        requests = self._client.requests + sum(source.requests for source in stores) + self._read_again[0]
-        read = sum(source.read_bytes for source in stores) + self._read_again[1]
+        reads = [source.connection for source in (self._source, self._found) if isinstance(source, RemoteSource)]
+        requests = self._client.requests + sum(connection.requests for connection in reads)
+        read = sum(connection.read_bytes for connection in reads)
         how = "copied" if self._copied else "streamed"
         return Transfer(how, read, self._written, self._copied, requests, self._guard, self._unverified)
 
@@ -103,7 +101,8 @@ class StoreOutput:
                 return
             except NoCopies:
                 self._abort()
-        self._assemble(parts(output.pieces, may_copy=False), about, checks, told.once_more())
+                told.done = 0
+        self._assemble(parts(output.pieces, may_copy=False), about, checks, told)
 
     def _check_source(self) -> dict[str, Any]:
         """What an upload takes over from the source. Raises FileSystemError where the source is another object now,
@@ -111,7 +110,7 @@ class StoreOutput:
         if not self._origin:
             return {}
         head = self._client.head(self._origin.address.home, self._origin.address.name)
-        if head is None or head.tag != self._origin.tag:
+        if head is None or head.tag != self._origin.pin.tag:
             raise self._origin.location.system(CHANGED)
         if (storage := head.about.get("StorageClass")) in ("GLACIER", "DEEP_ARCHIVE"):  # the output would be archived too
             raise self._origin.location.unsupported(f"its storage class is {storage}, in which nothing is read")
@@ -140,7 +139,7 @@ class StoreOutput:
                     self._sent.append(pending.popleft().result())
                 if part.copied is not None and self._origin:
                     origin = self._origin
-                    pending.append(submit(pool, upload.copy, number, origin.address, origin.tag, part.copied, part.size))
+                    pending.append(submit(pool, upload.copy, number, origin.address, origin.pin.tag, part.copied, part.size))
                 else:
                     data = self._read(at, part.size, checker)
                     crc = zlib.crc32(data, crc)
@@ -203,9 +202,8 @@ class StoreOutput:
     def _read_back(self) -> None:
         """Compare what is new, and both sides of each seam, with what was meant."""
         try:
-            with RemoteSource(self._url, first_bytes=SEAM_BYTES) as found:
-                self._compare(found)
-                self._read_again = (found.requests, found.read_bytes)
+            with RemoteSource(self._url, first_bytes=SEAM_BYTES) as self._found:
+                self._compare(self._found)
         except PostPublishError:
             raise
         except FileSystemError as error:

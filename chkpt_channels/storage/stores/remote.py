@@ -80,8 +80,8 @@ class Spans:
 
 
 class RemoteSource(RangeSource):
-    """An object of a store, in the version that the first request saw. Raises as Source does; FileSystemError too where its
-    server fails, or the object is another one than at the first request."""
+    """An object of a store, in the version `pin` that the first request saw; `connection` counts the requests. Raises as Source
+    does; FileSystemError too where its server fails, or the object is another one than at the first request."""
 
     is_remote = True
 
@@ -100,13 +100,13 @@ class RemoteSource(RangeSource):
         self.name, self.made_here, self.fd = shown(name or url), False, -1
         self.location = Location(self.name)
         self.address = parsed(url)
-        self._connection = Connection(self.address, self.location)
+        self.connection = Connection(self.address, self.location)
         self._ask: Callable[[int, int], tuple[int, int]] = self._fetch_around
         self._spans, self._lock = Spans(), threading.Lock()
         self._jumps, self._length, self._last = 0, LEAST_BYTES, 0
-        self.first = first or self._connection.first(first_bytes)
-        self._pin, head = self.first
-        self.size = self._pin.size
+        self.first = first or self.connection.first(first_bytes)
+        self.pin, head = self.first
+        self.size = self.pin.size
         with self.location.wrapping_os_errors("cannot be buffered in a temporary file"):
             self._kept_bytes = tempfile.TemporaryFile()  # noqa: SIM115 # closed by close
         self._write(0, head)
@@ -116,21 +116,6 @@ class RemoteSource(RangeSource):
     def folder(self) -> Path:
         """In the mirror."""
         return self._place.parent if self._place else super().folder
-
-    @property
-    def tag(self) -> str:
-        """The entity tag of the version that is read."""
-        return self._pin.tag
-
-    @property
-    def requests(self) -> int:
-        """How many GETs were sent."""
-        return self._connection.requests
-
-    @property
-    def read_bytes(self) -> int:
-        """How many bytes these asked for."""
-        return self._connection.read_bytes
 
     def close(self) -> None:
         """Give the temporary file back."""
@@ -147,7 +132,7 @@ class RemoteSource(RangeSource):
                     missing = self._spans.missing(start, stop)
         if missing:
             at = 0
-            for piece in self._connection.pieces(start, stop, self._pin):
+            for piece in self.connection.pieces(start, stop, self.pin):
                 buffer[at : at + len(piece)] = piece
                 at += len(piece)
             return at
@@ -197,7 +182,7 @@ class RemoteSource(RangeSource):
 
     def _fetch(self, start: int, stop: int) -> tuple[int, int]:
         at = start
-        for piece in self._connection.pieces(start, stop, self._pin):
+        for piece in self.connection.pieces(start, stop, self.pin):
             self._write(at, piece)
             at += len(piece)
         return start, stop
