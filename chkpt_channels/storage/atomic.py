@@ -38,10 +38,8 @@ class Output:
     """
 
     def __init__(self, path: Path, source: Source | None, *, force: bool = False, or_same: bool = False) -> None:
-        self.path, self.location, self._force, self._or_same = path, Location(str(path)), force, or_same
-        self._folder = path.parent
-        old = _replaced_file(path, source, force=force or or_same, location=self.location)
-        self._old = old if force else None
+        self._folder, self._force, self._or_same = path.parent, force, or_same
+        self.rename(path, source)
         self._temporary: Path | None = None
         self._backup: Path | None = None
         self.fd = -1
@@ -80,11 +78,10 @@ class Output:
         self._temporary = _new_name(self._folder)
         return os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
 
-    def rename(self, path: Path) -> None:
+    def rename(self, path: Path, source: Source | None = None) -> None:
         """Take another name in the same folder."""
-        old = _replaced_file(path, None, force=self._force or self._or_same, location=Location(str(path)))
-        self._old = old if self._force else None
-        self.path, self.location = path, Location(str(path))
+        old = _replaced_file(path, source, force=self._force or self._or_same)
+        self.path, self.location, self._old = path, Location(str(path)), old if self._force else None
 
     def publish(self, *, first: bool = False) -> bool:
         """Give the complete, synced file its name, and sync the folder; False where the name shows the same content already.
@@ -109,7 +106,7 @@ class Output:
                     self._link(name)
                     self._temporary = name
                 # once more: in the meantime a link or a folder may have taken the name
-                _replaced_file(self.path, None, force=True, location=self.location)
+                _replaced_file(self.path, None, force=True)
                 os.replace(self._temporary, self.path)
                 self._temporary = None
         except FileExistsError as error:
@@ -163,8 +160,9 @@ def _new_name(folder: Path) -> Path:
     return folder / f".chkpt-channels-{os.urandom(8).hex()}.tmp"
 
 
-def _replaced_file(path: Path, source: Source | None, *, force: bool, location: Location) -> os.stat_result | None:
+def _replaced_file(path: Path, source: Source | None, *, force: bool) -> os.stat_result | None:
     """The file that would be replaced, or None. Raises OutputExistsError unless it may be."""
+    location = Location(str(path))
     try:
         old = os.lstat(path)
     except FileNotFoundError:

@@ -52,9 +52,8 @@ class _Told:
 
 
 class StoreOutput:
-    """A new object: `fill` it, then `publish()`. Used as a context, nothing of it stays unless published.
-    Raises OutputExistsError where the name is
-       taken and `force` is not given, or is the source's; FileSystemError."""
+    """A new object: `fill` it, then `publish()`. Used as a context, nothing of it stays unless published. Raises
+    OutputExistsError where the name is taken and `force` is not given, or is the source's; FileSystemError."""
 
     def __init__(self, url: str, source: Source, *, force: bool, client: Client | None = None) -> None:
         self.location, self._url, self._address, self._source = Location(shown(url)), url, parsed(url), source
