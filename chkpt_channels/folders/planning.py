@@ -218,13 +218,13 @@ def _unknown_counts(config: ConfigFile, old: int, known: Collection[Keys], names
 
 def _reconstruction_notices(configs: Sequence[ConfigFile], old: int, new: int) -> Iterator[Notice]:
     """The warnings of an edited network that its output is still that of the old input."""
-    for config in map(root, (config.document for config in configs)):
-        if not reconstructs(config):
+    for stated in (root(config.document) for config in configs):
+        if not reconstructs(stated):
             continue
         message = "this network reconstructs the image, and "
         if old == new:
             message += "its output stays as it was"
-        elif "_class_name" in config:
+        elif "_class_name" in stated:
             message += f"its output keeps {old} channels"
         else:
             message += "num_channels sets both the encoder input and the decoder output: the decoder no longer fits"
