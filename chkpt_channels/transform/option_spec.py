@@ -12,14 +12,14 @@ from chkpt_channels.core.records import NamedTuple
 class Option(NamedTuple):
     """One parameter of a command: an option of a conversion, or one of the command line alone.
 
-    flag      its name on the command line; "" for an argument
+    flag      its name on the command line; "" for an argument, and in a table for the row's name with dashes
     help      one sentence for --help
     doc       the same in full, for docs/options.md, where --help leaves out something
     metavar   the placeholder of its value in --help
     hidden    few need it: only --help-all shows it
     group     the section of --help
     closed    there is a list of the words that it takes, all or among others: a shell completes them
-    default   what holds where it is not given; False for a switch
+    default   what holds where it is not given; False for a switch, nothing for a list of words
     name      the keyword of the library, and the key in reports: that of the row (`options_of`)
     kind      its type: that of the row
     short     its one letter, with the dash
@@ -27,8 +27,8 @@ class Option(NamedTuple):
     blank     an empty text is a value too
     """
 
-    flag: str
-    help: str
+    flag: str = ""
+    help: str = ""
     doc: str = ""
     metavar: str | None = None
     hidden: bool = False
@@ -73,7 +73,8 @@ class Option(NamedTuple):
 
 def options_of(table: type) -> tuple[Option, ...]:
     """The rows of a table: of a TypedDict whose annotations are `Annotated[type, Option(…)]`."""
-    return rows_of(table.__annotations__)
+    rows = rows_of(table.__annotations__)
+    return tuple(row if row.flag else row._replace(flag=f"--{row.name.replace('_', '-')}") for row in rows)
 
 
 def rows_of(annotations: Mapping[str, Any]) -> tuple[Option, ...]:
@@ -85,7 +86,7 @@ def option_of(name: str, annotation: Any) -> Option:
     """A row with its name and its type, of `name: Annotated[type, Option(…)]`."""
     kind, (option,) = annotation.__origin__, annotation.__metadata__
     placeholder = option.metavar or "|".join(option.known) or None
-    default = False if kind is bool else option.default
+    default = False if kind is bool else () if kind == Sequence[str] else option.default
     return option._replace(name=name, kind=kind, metavar=placeholder, default=default)  # type: ignore[no-any-return]
 
 

@@ -1,8 +1,8 @@
 """The options of a conversion, one row each: what the library, the command line, manifests, reports and docs/options.md know.
 
 A row is a key of `ConvertOptions`: its type is what type checkers see and what documents are checked against, its `Option` is
-what people read. To add a switch is to add its row here and to use it, as `options.plain["its_name"]`; an option that has to be
-parsed is parsed in options.py.
+what people read, with the flag where that is not the key with dashes. To add a switch is to add its row here and to use it, as
+`options.plain["its_name"]`; an option that has to be parsed is parsed in options.py.
 """
 
 # No `from __future__ import annotations`: the rows would be text, to be evaluated whenever the command starts.
@@ -24,7 +24,6 @@ class ConvertOptions(TypedDict, total=False):
     method: Annotated[
         str,
         Option(
-            "--method",
             group=CHANNELS,
             closed=True,
             metavar="RULE",
@@ -39,21 +38,18 @@ class ConvertOptions(TypedDict, total=False):
     fold_adapter: Annotated[
         bool,
         Option(
-            "--fold-adapter",
             group=KERNELS,
             hidden=True,
             help="Fold a convolution in front of the stem into it.",
             doc="folds a trained 1×1 convolution without activation, which takes the image and precedes the network, into the"
             " kernels behind it, and takes it out. In ONNX it may be a larger one, in Keras the file is a whole model in `.h5`;"
             " `--layer` names it where several could be meant. In a state dict it names both, adapter and stem. There is no"
-            " `--to`: the image stays as it is"
-            " ([methods.md](methods.md#folding-an-adapter))",
+            " `--to`: the image stays as it is ([methods.md](methods.md#folding-an-adapter))",
         ),
     ]
     luma: Annotated[
         str | Sequence[float] | None,
         Option(
-            "--luma",
             group=CHANNELS,
             closed=True,
             hidden=True,
@@ -65,7 +61,6 @@ class ConvertOptions(TypedDict, total=False):
     select: Annotated[
         str | Sequence[str | int] | None,
         Option(
-            "--select",
             group=CHANNELS,
             metavar="0,2|R,B",
             help="Build the new input from these old channels.",
@@ -75,7 +70,6 @@ class ConvertOptions(TypedDict, total=False):
     bands: Annotated[
         str | Sequence[str] | None,
         Option(
-            "--bands",
             group=CHANNELS,
             metavar="B,G,R,NIR=R",
             help="New channels, each with the old one it replaces.",
@@ -86,7 +80,6 @@ class ConvertOptions(TypedDict, total=False):
     bands_from: Annotated[
         str | Sequence[str] | None,
         Option(
-            "--bands-from",
             group=CHANNELS,
             hidden=True,
             metavar="B,G,R,NIR,…",
@@ -98,7 +91,6 @@ class ConvertOptions(TypedDict, total=False):
     matrix: Annotated[
         str | os.PathLike[str] | Sequence[Sequence[float]] | None,
         Option(
-            "--matrix",
             group=CHANNELS,
             metavar="FILE",
             hidden=True,
@@ -109,7 +101,6 @@ class ConvertOptions(TypedDict, total=False):
     channel_order: Annotated[
         str | None,
         Option(
-            "--channel-order",
             group=CHANNELS,
             closed=True,
             hidden=True,
@@ -122,7 +113,6 @@ class ConvertOptions(TypedDict, total=False):
     norm: Annotated[
         str | None,
         Option(
-            "--norm",
             group=NORMALIZATION,
             closed=True,
             metavar="NAME",
@@ -136,7 +126,6 @@ class ConvertOptions(TypedDict, total=False):
     mean: Annotated[
         str | Sequence[float] | None,
         Option(
-            "--mean",
             group=NORMALIZATION,
             metavar="a,b,c",
             hidden=True,
@@ -148,7 +137,6 @@ class ConvertOptions(TypedDict, total=False):
     std: Annotated[
         str | Sequence[float] | None,
         Option(
-            "--std",
             group=NORMALIZATION,
             metavar="a,b,c",
             hidden=True,
@@ -159,7 +147,6 @@ class ConvertOptions(TypedDict, total=False):
     new_mean: Annotated[
         str | Sequence[float] | None,
         Option(
-            "--new-mean",
             group=NORMALIZATION,
             metavar="m",
             hidden=True,
@@ -171,7 +158,6 @@ class ConvertOptions(TypedDict, total=False):
     new_std: Annotated[
         str | Sequence[float] | None,
         Option(
-            "--new-std",
             group=NORMALIZATION,
             metavar="s",
             hidden=True,
@@ -183,7 +169,6 @@ class ConvertOptions(TypedDict, total=False):
     input_range: Annotated[
         float | None,
         Option(
-            "--input-range",
             group=NORMALIZATION,
             hidden=True,
             metavar="255",
@@ -198,7 +183,6 @@ class ConvertOptions(TypedDict, total=False):
             "--layer",
             group=KERNELS,
             metavar="KEY",
-            default=(),
             help="A first conv: key, suffix or glob; repeatable.",
             doc="names a first conv instead of looking for it; repeatable. Tried in this order: the full key, the key without"
             " container and `module.`/`_orig_mod.`, a dotted suffix that is unique in each copy of the model, a glob. `.weight`"
@@ -208,7 +192,6 @@ class ConvertOptions(TypedDict, total=False):
     like: Annotated[
         str | os.PathLike[str] | Mapping[str, Any] | None,
         Option(
-            "--like",
             group=KERNELS,
             metavar="FILE",
             help="A checkpoint of the same network with the wanted channels.",
@@ -220,7 +203,6 @@ class ConvertOptions(TypedDict, total=False):
     layout: Annotated[
         str | None,
         Option(
-            "--layout",
             group=KERNELS,
             closed=True,
             hidden=True,
@@ -247,7 +229,6 @@ class ConvertOptions(TypedDict, total=False):
             group=KERNELS,
             metavar="NAME",
             hidden=True,
-            default=(),
             help="A graph input that is an image; repeatable.",
             doc="names an input of the graph that is an image, where it does not look like one or another one does too;"
             " repeatable. ONNX only",
@@ -256,7 +237,6 @@ class ConvertOptions(TypedDict, total=False):
     optimizer: Annotated[
         str,
         Option(
-            "--optimizer",
             group=PASSENGERS,
             closed=True,
             metavar="reset|drop",
@@ -270,7 +250,6 @@ class ConvertOptions(TypedDict, total=False):
     strict: Annotated[
         bool,
         Option(
-            "--strict",
             group=PASSENGERS,
             hidden=True,
             help="Refuse pickles that torch's weights-only loading would refuse.",
@@ -280,7 +259,6 @@ class ConvertOptions(TypedDict, total=False):
     set_hparams: Annotated[
         bool,
         Option(
-            "--set-hparams",
             group=PASSENGERS,
             hidden=True,
             help="Set the channels in a training script's hyperparameters too.",
@@ -291,7 +269,6 @@ class ConvertOptions(TypedDict, total=False):
     allow_nonfinite: Annotated[
         bool,
         Option(
-            "--allow-nonfinite",
             group=PASSENGERS,
             hidden=True,
             help="Pass NaN and infinity through where channels are copied.",
@@ -301,7 +278,6 @@ class ConvertOptions(TypedDict, total=False):
     bfloat16: Annotated[
         bool,
         Option(
-            "--bfloat16",
             hidden=True,
             help="Kernels of two bytes without a type (V2, in .npz) are bfloat16.",
             doc="says that kernels whose elements have two bytes and no type (`V2`, as numpy saves JAX's bfloat16 in `.npz`) are"
@@ -311,11 +287,9 @@ class ConvertOptions(TypedDict, total=False):
     leave_out: Annotated[
         Sequence[str],
         Option(
-            "--leave-out",
             group=PASSENGERS,
             metavar="NAME",
             hidden=True,
-            default=(),
             help="A file of a model folder that does not go with it; repeatable.",
             doc="names a file of a model folder, a folder in it, or the index of shards, that is not written to the new folder:"
             " weights of a format that is not converted, or stale ones; repeatable",
@@ -324,7 +298,6 @@ class ConvertOptions(TypedDict, total=False):
     follow_links: Annotated[
         bool,
         Option(
-            "--follow-links",
             group=PASSENGERS,
             hidden=True,
             help="Read files through links that leave the model's folder.",

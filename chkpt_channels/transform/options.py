@@ -72,39 +72,19 @@ def build_options(to: str | int | None, table: Sequence[Option] = OPTIONS, **giv
     return Options(rule=rule, norm=norm, search=search, plain=plain).validated()
 
 
-_TARGET = (
-    "target",
-    "channels",
-    "in_channels",
-    "in_chans",
-    "input_channels",
-    "num_channels",
-    "n_channels",
-    "out_channels",
-    "mode",
-)
-_CALLED = dict.fromkeys(_TARGET, "to") | dict.fromkeys(("output", "out", "destination", "path"), "dst")
+_CALLED = dict.fromkeys(("target", "mode", "channels", "num_channels", "n_channels", "out_channels"), "to")
+_CALLED |= dict.fromkeys(("in_channels", "in_chans", "input_channels"), "to")
+_CALLED |= dict.fromkeys(("output", "out", "destination", "path"), "dst")
 _CALLED |= {"overwrite": "force", "sidecars": "with_sidecars", "rule": "method", "normalization": "norm", "input_layer": "layers"}
 """What people call keywords of `convert`, beside the flags of the command line."""
-_SETTINGS = (
-    "to",
-    "dst",
-    "force",
-    "dry_run",
-    "hard_link",
-    "with_sidecars",
-    "sha256",
-    "hash_name",
-    "state_dict",
-    "progress",
-    "heads",
-)
+_OTHERS = ("dry_run", "hard_link", "sha256", "hash_name", "state_dict", "progress", "heads")
+"""Its keywords that are neither options nor often called otherwise."""
 
 
 def _meant(name: str, value: object, table: Sequence[Option]) -> str:
     """The keyword that was meant, as it is written; else where all of them are."""
     names = _CALLED | {option.long_name.replace("-", "_"): option.name for option in table}
-    close = did_you_mean(name, [*_SETTINGS, *names, *(option.name for option in table)])
+    close = did_you_mean(name, [*_OTHERS, *names, *names.values()])
     meant = next((names.get(word, word) for word in (name, close) if word in names or word not in ("", name)), "")
     written = repr(value) if len(repr(value)) <= 60 else "…"
     return f"; did you mean {meant}={written}?" if meant else "; docs/options.md lists them, and help(chkpt_channels.convert)"
@@ -183,24 +163,12 @@ def _numbers(words: str | Sequence[float] | None, flag: str) -> tuple[float, ...
 
 
 def _search(options: ConvertOptions) -> SearchRequest:
-    return SearchRequest(
-        layers=tuple(options["layers"]),
-        layout=_layout(options["layout"]),
-        from_channels=_count(options),
-        inputs=tuple(options["inputs"]),
-    )
-
-
-def _count(options: ConvertOptions) -> int | None:
-    """The number of channels now: as stated, or as many as are named."""
-    stated, named = options["from_channels"], options["bands_from"]
-    return len(rules.names(named, "--bands-from")) if stated is None and named is not None else stated
-
-
-def _layout(written: str | None) -> Layout | None:
-    if written and written not in KNOWN:
-        raise unlisted("--layout", written, KNOWN)
-    return Layout(written) if written else None
+    layout, count, named = options["layout"], options["from_channels"], options["bands_from"]
+    if layout and layout not in KNOWN:
+        raise unlisted("--layout", layout, KNOWN)
+    if count is None and named is not None:
+        count = len(rules.names(named, "--bands-from"))
+    return SearchRequest(tuple(options["layers"]), Layout(layout) if layout else None, count, tuple(options["inputs"]))
 
 
 def _as_keywords(rule: ChannelRule, norm: NormalizationSpec, search: SearchRequest) -> dict[str, Any]:
