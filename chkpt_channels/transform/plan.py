@@ -52,7 +52,9 @@ class Plan(NamedTuple):
 def build_plan(checkpoint: TensorStore, options: Options) -> Plan:
     """The plan. Raises AmbiguousError with candidates, UnsupportedError, or UsageError where an option does not fit the file."""
     checkpoint.follows_links = options.plain["follow_links"]
-    _check_globals(checkpoint, strict=options.plain["strict"])
+    if checkpoint.globals and options.plain["strict"]:
+        message = f"its pickle names {notices.listing(checkpoint.globals)}, which --strict refuses"
+        raise checkpoint.location.unsupported(message)
     if options.plain["fold_adapter"]:
         return _folded(checkpoint, options)
     plan = _plan_by_like(checkpoint, options) if options.search.like else _planned(checkpoint, options)
@@ -203,14 +205,8 @@ def _by_graph(checkpoint: TensorStore, edits: Edits, changing: Sequence[tuple[Fi
 def _identity_plan(checkpoint: TensorStore, finding: Finding, channels: int) -> Plan:
     convs, same = finding.first_convs, mixing.identity(channels)
     unchanged = tuple(KernelChange(c, c.layout or Layout("OIHW"), same, c.tensor.shape) for c in convs)
-    known = notices.of_file(checkpoint, convs)
+    known = tuple(notices.of_file(checkpoint, convs))
     return Plan(unchanged, Edits(), (channels, channels), notices=known, candidates=finding.candidates)
-
-
-def _check_globals(checkpoint: TensorStore, *, strict: bool) -> None:
-    if checkpoint.globals and strict:
-        message = f"its pickle names {notices.listing(checkpoint.globals)}, which --strict refuses"
-        raise checkpoint.location.unsupported(message)
 
 
 def _operations_before(checkpoint: TensorStore, conv: FirstConv, vectors: Sequence[Tensor]) -> tuple[PreprocessingOp, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
-from chkpt_channels.core.tensors import Declaration, FirstConv, Tensor
+from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, Tensor
 from chkpt_channels.transform import notices
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix
@@ -25,13 +26,13 @@ def changed(store: Memory, mixing: matrix.Mixing) -> KernelChange:
     return KernelChange(conv, Layout("OIHW"), mixing, (8, mixing.new, 7, 7))
 
 
-def codes(found: list) -> list[str]:
+def codes(found: Iterable[Notice]) -> list[str]:
     return [notice.code for notice in found]
 
 
 def test_globals_of_a_pickle_are_named():
     store = Memory({"": {STEM: kernel(8, 3, 7, 7)}})
-    assert notices.of_file(store, ()) == ()
+    assert not list(notices.of_file(store, ()))
     store.globals = ("os.system",)
     (notice,) = notices.of_file(store, ())
     assert notice.code == "foreign_globals"
@@ -42,7 +43,7 @@ def test_torchs_own_classes_are_no_warning():
     store = Memory({"": {STEM: kernel(8, 3, 7, 7)}})
     own = ("torch.nn.modules.conv.Conv2d", "torch.optim.adamw.AdamW", "torch.torch_version.TorchVersion")
     store.globals = own
-    assert notices.of_file(store, ()) == ()
+    assert not list(notices.of_file(store, ()))
     others = ("torch.hub.load", "torch.nn.init.normal_", "torch.utils.data.DataLoader", "torchx.nn.Net")
     store.globals = (*own, *others)
     (notice,) = notices.of_file(store, ())
@@ -99,7 +100,7 @@ def test_alpha_that_begins_as_a_color_is_told(old: int, words: dict[str, Any], b
 def test_a_kernel_that_may_filter_colors_one_by_one_is_told():
     conv = FirstConv(Tensor("dw.weight", BY_NAME["F32"], (24, 1, 3, 3)), Layout("OIHW"), 1, "shapes")
     store = Memory({})
-    assert notices.of_file(store, [conv]) == ()
+    assert not list(notices.of_file(store, [conv]))
     (notice,) = notices.of_file(store, [conv._replace(may_be_depthwise=True)])
     assert notice.code == "may_be_depthwise"
     assert "dw.weight takes gray, or filters R, G and B one by one (groups=3)" in notice.message
@@ -123,7 +124,7 @@ def test_kernels_beside_the_first_convs_that_were_named(found_by: str):
         "side.a.weight takes the 3 channels of the image too, and stays as it is: no layer is known to make these"
     )
     both = [conv, FirstConv(store.tensors["side.a.weight"], Layout("OIHW"), 3, found_by)]
-    assert notices.of_unexplained(store, both, both) == []
+    assert not list(notices.of_unexplained(store, both, both))
 
 
 def test_several_are_listed_in_one_warning():
@@ -138,7 +139,7 @@ def test_a_conv_that_does_not_change_leaves_none():
     store = Memory({"": UNET | {"depth.a.weight": kernel(6, 1, 5, 5), "depth.b.weight": kernel(6, 6, 3, 3)}})
     named = FirstConv(store.tensors[STEM], Layout("OIHW"), 3, "user")
     depth = FirstConv(store.tensors["depth.a.weight"], Layout("OIHW"), 1, "user")
-    assert notices.of_unexplained(store, [depth], [named, depth]) == []
+    assert not list(notices.of_unexplained(store, [depth], [named, depth]))
     assert codes(notices.of_unexplained(store, [named], [named, depth])) == ["unexplained"]
 
 
@@ -146,11 +147,11 @@ def test_a_conv_that_does_not_change_leaves_none():
 def test_the_search_and_the_graph_leave_none(found_by: str):
     store = Memory({"": UNET})
     conv = FirstConv(store.tensors[STEM], Layout("OIHW"), 3, found_by)
-    assert notices.of_unexplained(store, [conv], [conv]) == []
+    assert not list(notices.of_unexplained(store, [conv], [conv]))
 
 
 def test_hyper_parameters_that_stay():
-    assert notices.of_hyper_parameters([]) == []
+    assert not list(notices.of_hyper_parameters([]))
     (notice,) = notices.of_hyper_parameters([Declaration("hyper_parameters/in_chans", 3)])
     assert notice.code == "hyper_parameters"
     assert notice.message.startswith("hyper_parameters/in_chans = 3 stays")
@@ -161,7 +162,7 @@ def test_a_border_error_and_black_padding():
     plain, shifted = matrix.sum_(3), matrix.sum_(3)._replace(offset=(0.5, 0.5, 0.5))
     options = build_options(1, norm="imagenet")
     raw = build_options(1, norm="imagenet", input_range=255)
-    assert notices.of_kernels(store, [changed(store, plain)], options) == []
+    assert not list(notices.of_kernels(store, [changed(store, plain)], options))
     assert codes(notices.of_kernels(store, [changed(store, shifted)], options)) == ["border_error"]
     assert codes(notices.of_kernels(store, [changed(store, shifted)], raw)) == ["border_error", "black_padding"]
     assert codes(
