@@ -16,6 +16,7 @@ from chkpt_channels.transform.kernel_change import joined_changes, kernel_change
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix
 from chkpt_channels.transform.mixing import matrix as mixing
+from chkpt_channels.transform.mixing.rules import ChannelRule
 from chkpt_channels.transform.notices import of_joined
 from chkpt_channels.transform.options import build_options
 from chkpt_channels.transform.plan import Plan, build_plan
@@ -29,7 +30,7 @@ ADDS = PreprocessingOp("adds", "Add", (1.0,), (2.0,))
 def change(to: int, *operations: PreprocessingOp, method: str = "", name: str = "w", layout: str | None = "OIHW") -> KernelChange:
     groups = 3 if name == "grouped" else 1
     conv = FirstConv(STORE.tensors[name], Layout(layout) if layout else None, 3, "graph", groups=groups)
-    return kernel_change(STORE, conv, matrix.between(3, to), operations, to, method)
+    return kernel_change(STORE, conv, ChannelRule(to=to).mixing(3), operations, to, method)
 
 
 def test_the_shape_and_the_mixing():

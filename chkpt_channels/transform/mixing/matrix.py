@@ -249,14 +249,3 @@ def bands(old: int, stand_ins: Sequence[int | str]) -> Mixing:
     shares = {MEAN: 1.0 / old, ZERO: 0.0}
     rows = [[shares[of] if isinstance(of, str) else float(of == i) for of in stand_ins] for i in range(old)]
     return Mixing("bands", tuple(tuple(value / (sum(row) or 1.0) for value in row) for row in rows))
-
-
-def between(old: int, new: int, weights: Sequence[float] = LUMA["bt709"]) -> Mixing:
-    """The default rule: the identity at the same count, sum to one channel, luma from one to three, repeat otherwise."""
-    if old == new:
-        return identity(old)
-    if new == 1:
-        return sum_(old)
-    if old == 1 and new == len(weights):
-        return luma(weights)
-    return repeat(old, new)

@@ -104,10 +104,8 @@ class NormalizationSpec(NamedTuple):
         is the mean of its three numbers. A stated mean and std have the order of the channels already."""
         if self.name:
             return self._preset(channels, order)
-        mean, std = (
-            _per_channel(self.mean or (0.0,), channels, "--mean", "old"),
-            _per_channel(self.std or (1.0,), channels, "--std", "old"),
-        )
+        mean = _per_channel(self.mean or (0.0,), channels, "--mean", "old")
+        std = _per_channel(self.std or (1.0,), channels, "--std", "old")
         return Normalization(mean, std)
 
     def new(self, rule: Mixing, orders: Orders) -> Normalization:

@@ -115,8 +115,8 @@ class ChannelRule(NamedTuple):
         return _MAKERS[method](self, old, new)
 
     def default(self, old: int) -> str:
-        """The method that auto chooses."""
-        return mixing.between(old, self.to or old).method
+        """The method that auto chooses for other numbers of channels: sum to one, luma from one to three, repeat otherwise."""
+        return "sum" if self.to == 1 else "luma" if old == 1 and self.to == len("rgb") else "repeat"
 
     def why(self, old: int) -> str:
         """Why this method, in a few words; empty where the user asked for it or nothing changes."""

@@ -7,8 +7,8 @@ import pytest
 
 from chkpt_channels.core.dtypes import BY_NAME, numpy_dtype
 from chkpt_channels.transform.mixing.known import asking, conversions, is_rounded, known_rules, read_off
-from chkpt_channels.transform.mixing.matrix import between
 from chkpt_channels.transform.mixing.normalization import fold_normalization
+from chkpt_channels.transform.mixing.rules import ChannelRule
 from chkpt_channels.transform.options import Options, build_options, spelled
 
 
@@ -31,7 +31,7 @@ def test_rules_to_recognize(old: int, new: int, names: set[str]):
     assert names <= {rule.method for rule in rules} | {"repeat, not scaled"}
     assert all((rule.old, rule.new) == (old, new) for rule in rules)
     assert len({rule.matrix for rule in rules}) == len(rules)
-    assert between(old, new).matrix in {rule.matrix for rule in rules}
+    assert ChannelRule(to=new).mixing(old).matrix in {rule.matrix for rule in rules}
 
 
 def asked(words: str, new: int) -> Options:
