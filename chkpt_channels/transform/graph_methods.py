@@ -111,9 +111,7 @@ def _named_adapter(store: TensorStore, request: SearchRequest) -> Folding:
         raise store.location.unsupported(what, hint="--layer ADAPTER --layer STEM")
     finding = select_first_convs(store, request)
     convs = finding.first_convs
-    fitting = [
-        conv for conv in convs if _is_pointwise(store, conv) and _gives(conv, [each for each in convs if each is not conv])
-    ]
+    fitting = [conv for conv in convs if _is_pointwise(store, conv) and _gives(conv, convs)]
     if len(fitting) > 1:
         raise _several(store, fitting, "--layer, with no other 1×1 convolution")
     if not fitting:
@@ -129,17 +127,17 @@ def _named_adapter(store: TensorStore, request: SearchRequest) -> Folding:
     return Folding(fitting[0], Adapter("", bias, own), tuple(conv for conv in convs if conv is not fitting[0]))
 
 
-def _gives(conv: FirstConv, others: Sequence[FirstConv]) -> bool:
-    """Whether these kernels take as many channels as that one has filters."""
+def _gives(conv: FirstConv, among: Sequence[FirstConv]) -> bool:
+    """Whether the others among these kernels take as many channels as it has filters."""
     filters = conv.tensor.shape[conv.layout.axes.index("O")] if conv.layout else 0
+    others = [other for other in among if other is not conv]
     return len(conv.tensor.shape) > 2 and bool(others) and all(other.in_channels == filters for other in others)
 
 
 def _several(store: TensorStore, convs: Sequence[FirstConv], hint: str) -> AmbiguousError:
     candidates = [Candidate(conv.tensor.name, conv.tensor.shape, "is a convolution of the image") for conv in convs]
-    return AmbiguousError(
-        f"{len(convs)} convolutions could be the adapter", file=store.location.file, candidates=candidates, hint=hint
-    )
+    what = f"{len(convs)} convolutions could be the adapter"
+    return AmbiguousError(what, file=store.location.file, candidates=candidates, hint=hint)
 
 
 def folding(store: TensorStore, conv: FirstConv, adapter: Adapter, into: str) -> Mixing:

@@ -106,9 +106,8 @@ def tensor_edits(
     every = [*changed, *joined]
     edits = _with_constants(checkpoint, _kernel_edits(checkpoint, every, options), operations, changed)
     edits = _with_state(checkpoint, edits, every, options.plain["optimizer"])
-    return edits._replace(
-        tensors={**edits.tensors, **checkpoint.graph.shape_edits([kernel.conv for kernel in changed], options.to)}
-    )
+    shapes = checkpoint.graph.shape_edits([kernel.conv for kernel in changed], options.to)
+    return edits._replace(tensors={**edits.tensors, **shapes})
 
 
 def _kernel_edits(checkpoint: TensorStore, changed: Sequence[KernelChange], options: Options) -> Edits:
@@ -133,18 +132,16 @@ def _constants(
     for kernel in changed:
         if not kernel.mixing.offset:
             continue
-        if (
-            kernel.layout.transposed
-        ):  # the windows of a transposed convolution overlap unevenly: Σ W · t differs from pixel to pixel
+        # the windows of a transposed convolution overlap unevenly: Σ W · t differs from pixel to pixel
+        if kernel.layout.transposed:
             raise checkpoint.location.at(kernel.conv.tensor.name).unsupported(
                 "is a transposed convolution: a constant in its input is not a constant in its output, and no bias takes it"
             )
         filters = kernel.shape[kernel.layout.axes.index("O")]
         if bias := bias_target.find(checkpoint, kernel.conv):
             if bias[0] in targets:  # exporters merge equal initializers, and tied stems share a bias
-                raise checkpoint.location.at(bias[0]).unsupported(
-                    "is the bias target of two first convs, and each adds a constant"
-                )
+                what = "is the bias target of two first convs, and each adds a constant"
+                raise checkpoint.location.at(bias[0]).unsupported(what)
             targets.add(bias[0])
             if prod(held := checkpoint.tensors[bias[0]].shape) != filters:
                 what = f"has the shape {list(held)}, not one number for each of the {filters} filters"
@@ -152,9 +149,8 @@ def _constants(
             values = cache(partial(kernels.shifted_bias, checkpoint, kernel, bias, tensors.get(bias[0])))
             tensors[bias[0]] = TensorEdit((filters,), values, "bias" if bias[1] > 0 else "running mean")
         elif checkpoint.adds_tensors:
-            biases[kernel.conv.tensor.name] = TensorEdit(
-                (filters,), cache(partial(kernels.bias_shift, checkpoint, kernel)), "bias"
-            )
+            shift = cache(partial(kernels.bias_shift, checkpoint, kernel))
+            biases[kernel.conv.tensor.name] = TensorEdit((filters,), shift, "bias")
         else:
             raise checkpoint.location.at(kernel.conv.tensor.name).unsupported(
                 "has no bias, and no BatchNorm is known to follow it: nothing can take the constant that different "

@@ -64,20 +64,16 @@ def mixed_kernel(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfini
         raise location.unsupported(f"its new kernel has {size} bytes; {LIMITS.edited_tensor_bytes} are the most")
     bad_filter = first_not_finite(old, layout)
     if bad_filter is not None and not allow_nonfinite:
-        raise location.unsupported(
-            f"filter {bad_filter} holds NaN or infinity", hint="--allow-nonfinite passes them through in channels that are copied"
-        )
+        hint = "--allow-nonfinite passes them through in channels that are copied"
+        raise location.unsupported(f"filter {bad_filter} holds NaN or infinity", hint=hint)
     if conv.groups > 1 and all(row == (1.0,) for row in mixing.matrix) and not mixing.window:
         return old.reshape(kernel.shape)  # every filter sees one old channel: the same bytes see the new one
     new = _mixed(kernel, old)
     computed = [j for j in range(mixing.new) if mixing.copied(j) is None or bad_filter is None]
     chosen = new.chosen(computed) if isinstance(new, SmallTensor) else new[:, computed]
     if (filter_ := first_not_finite(chosen.reshape(_shape(kernel, len(computed))), layout)) is not None:
-        what = (
-            f"would overflow {conv.tensor.dtype.name}"
-            if bad_filter is None
-            else f"holds NaN or infinity, which {mixing.method} would mix"
-        )
+        mixes = f"holds NaN or infinity, which {mixing.method} would mix"
+        what = f"would overflow {conv.tensor.dtype.name}" if bad_filter is None else mixes
         raise location.unsupported(f"filter {filter_} {what}")
     return new.reshape(kernel.shape)
 

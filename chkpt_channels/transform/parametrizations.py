@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core.dtypes import rounded
 from chkpt_channels.core.elements import SmallTensor
-from chkpt_channels.core.errors import Location
 from chkpt_channels.core.tensors import FirstConv, Tensor, TensorEdit
 from chkpt_channels.formats.base import TensorStore
 
@@ -34,16 +33,14 @@ FLAT = 1e-6
 LENGTHS = {"weight_v": "weight_g", "parametrizations.weight.original1": "parametrizations.weight.original0"}
 """weight_norm's names of a direction, and of the length that belongs to it: as a hook, and as a parametrization."""
 
-OTHERS = {
-    "weight_orig": {
-        "weight_u": ("spectral-normed", "torch.nn.utils.remove_spectral_norm"),
-        "weight_mask": ("pruned", "torch.nn.utils.prune.remove"),
-    },
-    "parametrizations.weight.original": {
-        "parametrizations.weight.0._u": ("spectral-normed", "torch.nn.utils.parametrize.remove_parametrizations"),
-        "": ("parametrized", "torch.nn.utils.parametrize.remove_parametrizations"),
-    },
-}
+_ORIGINAL, _REMOVE = "parametrizations.weight.original", "torch.nn.utils.parametrize.remove_parametrizations"
+OTHERS = (
+    ("weight_orig", "weight_u", "spectral-normed", "torch.nn.utils.remove_spectral_norm"),
+    ("weight_orig", "weight_mask", "pruned", "torch.nn.utils.prune.remove"),
+    (_ORIGINAL, "parametrizations.weight.0._u", "spectral-normed", _REMOVE),
+    (_ORIGINAL, "", "parametrized", _REMOVE),
+)
+"""The kernel's name, that of a tensor beside it ("" for any), what such a kernel is, and what takes that off."""
 
 
 class Parametrization:
@@ -144,7 +141,10 @@ def _statistics(kernel: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.f
 def parametrization_of(checkpoint: TensorStore, conv: FirstConv) -> Parametrization:
     """How a kernel is stored. Raises UnsupportedError for what cannot be mixed."""
     name, tensors = conv.tensor.name, checkpoint.tensors
-    _refuse_others(checkpoint.location.at(name), name, tensors)
+    for end, partner, what, remedy in OTHERS:
+        if name.endswith(end) and (not partner or name.removesuffix(end) + partner in tensors):
+            message = f"is {what}: its weight depends on all channels at once"
+            raise checkpoint.location.at(name).unsupported(message, hint=f"{remedy}, then save again")
     for end, partner in LENGTHS.items():
         if name.endswith(end) and (lengths := tensors.get(name.removesuffix(end) + partner)):
             return WeightNorm(checkpoint, conv, lengths)
@@ -152,16 +152,6 @@ def parametrization_of(checkpoint: TensorStore, conv: FirstConv) -> Parametrizat
     if gain and gain.dtype.floating and gain.shape and prod(gain.shape) == gain.shape[0] == conv.tensor.shape[0]:
         return WeightStandardization(checkpoint, conv, gain)
     return PLAIN
-
-
-def _refuse_others(location: Location, name: str, tensors: Mapping[str, Tensor]) -> None:
-    for end, partners in OTHERS.items():
-        module = name.removesuffix(end)
-        for partner, (what, remedy) in partners.items():
-            if module != name and (not partner or module + partner in tensors):
-                raise location.unsupported(
-                    f"is {what}: its weight depends on all channels at once", hint=f"{remedy}, then save again"
-                )
 
 
 def shrinkage(stored: NDArray[Any] | SmallTensor, new: NDArray[Any] | SmallTensor) -> tuple[float, float]:

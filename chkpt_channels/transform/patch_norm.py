@@ -24,6 +24,7 @@ from chkpt_channels.discovery.preprocessing import PatchNorm
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform.mixing.matrix import Mixing
 from chkpt_channels.transform.parametrizations import Parametrization
+from chkpt_channels.transform.quantization import broadcastable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,9 +83,7 @@ class NormedPatch(Parametrization):
 
     def _along(self, vector: Tensor) -> NDArray[Any]:
         """A vector as float64, along the kernel's channel axis."""
-        shape = [1] * len(self._conv.tensor.shape)
-        shape[self._channel_axis] = -1
-        return self._checkpoint.load(vector.name).astype("float64").reshape(shape)
+        return broadcastable(self._checkpoint.load(vector.name), len(self._conv.tensor.shape), self._channel_axis)
 
     def _constant(self) -> NDArray[Any]:
         """W · β of each filter, [O]."""

@@ -122,9 +122,8 @@ def requantized(
     axes = tuple(range(rank)) if old.size == 1 else tuple(i for i in range(rank) if i != axis)
     above = values.max(axis=axes, keepdims=True) / np.maximum(highest - middle, 1)
     below = -values.min(axis=axes, keepdims=True) / np.maximum(middle - lowest, 1)
-    needed = np.maximum(
-        np.maximum(above, below), np.finfo(np.float32).tiny
-    )  # a scale of 0, for an empty filter, would divide by 0
+    # a scale of 0, for an empty filter, would divide by 0
+    needed = np.maximum(np.maximum(above, below), np.finfo(np.float32).tiny)
     needed = needed.max() if old.size == 1 else needed
     scale = np.asarray(needed).reshape(old.shape).astype(old.dtype)
     wide = np.rint(values / broadcastable(scale, rank, axis) + middle)
