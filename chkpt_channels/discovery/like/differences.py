@@ -3,6 +3,7 @@ architecture."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
@@ -19,7 +20,6 @@ from chkpt_channels.formats.base import TensorStore
 Search = Callable[[], Sequence[FirstConv]]
 """The first convs without LIKE: by a configuration, names and shapes."""
 _NUMBERS = pattern(r"(\d+)")
-Judge = Callable[[Change], KernelVerdict | None]
 BY_SHAPES = frozenset({"catalogue", "shapes", "names"})
 OLD_OUTPUTS = "make LIKE with the old number of outputs"
 
@@ -68,8 +68,8 @@ class _Comparison:
                 kernels.append(change)
             else:
                 vectors.append(change)
-        verdict_of = self._verdict_by_graph(kernels) if self._graph else self._verdict_by_shapes(kernels)
-        judged = [(change, verdict_of(change)) for change in kernels]
+        verdicts = self._verdicts_by_graph(kernels) if self._graph else self._verdicts_by_shapes(kernels)
+        judged = [*zip(kernels, verdicts, strict=True)]
         stems = [Stem(change, verdict.layout) for change, verdict in judged if verdict and verdict.kind == STEM]
         heads = [change for change, verdict in judged if verdict and verdict.kind == HEAD]
         for change, verdict in judged:
@@ -108,41 +108,35 @@ class _Comparison:
             and (prod(shape) != change.pair[0] or prod(change.shape) != change.pair[1] or is_weight(change.tensor))
         )
 
-    def _verdict_by_shapes(self, changes: Sequence[Change]) -> Judge:
+    def _verdicts_by_shapes(self, changes: Sequence[Change]) -> Iterator[KernelVerdict | None]:
         kernels = Kernels(self._store, [(tensor, other.shape) for tensor, other in self._copy.pairs], changes)
-
-        def judge(change: Change) -> KernelVerdict | None:
+        for change in changes:
             verdict = kernels.judge(change, self._stated)
-            return self._settled(change, verdict) if verdict and verdict.kind == OPEN else verdict
-
-        return judge
+            yield self._settled(change, verdict) if verdict and verdict.kind == OPEN else verdict
 
     def _settled(self, change: Change, verdict: KernelVerdict) -> KernelVerdict:
         """The verdict on a kernel that may be either. Raises AmbiguousError where nothing but names and shapes finds it: the
         mirror image of a network has the same."""
         if any(conv.tensor.name == change.tensor.name and conv.found_by not in BY_SHAPES for conv in self._search()):
             return KernelVerdict(STEM, verdict.layout)
-        name, layout = change.tensor.name, verdict.layout
-        raise AmbiguousError(
-            f"{name} could take the image or, transposed, make it: neither a bias nor the order of the layers tells",
-            file=self._store.location.file,
-            candidates=[Candidate(name, change.tensor.shape, f"{list(change.shape)} in {self._label}")],
-            hint=f"--layout {layout} if it takes the image; if not, {OLD_OUTPUTS}",
-        )
+        name = change.tensor.name
+        what = f"{name} could take the image or, transposed, make it: neither a bias nor the order of the layers tells"
+        raise self._ambiguous(what, [change], f"--layout {verdict.layout} if it takes the image; if not, {OLD_OUTPUTS}")
 
-    def _verdict_by_graph(self, changes: Sequence[Change]) -> Judge:
+    def _ambiguous(self, what: str, changes: Sequence[Change], hint: str) -> AmbiguousError:
+        candidates = [Candidate(c.tensor.name, c.tensor.shape, f"{list(c.shape)} in {self._label}") for c in changes]
+        return AmbiguousError(what, file=self._store.location.file, candidates=candidates, hint=hint)
+
+    def _verdicts_by_graph(self, changes: Sequence[Change]) -> Iterator[KernelVerdict | None]:
         """A kernel that the image reaches is a stem, and no other is. A head is one that no other kernel follows in its width."""
-        others = [change for change in changes if change.tensor.name not in self._graph]
-
-        def judge(change: Change) -> KernelVerdict | None:
+        pairs = Counter(change.pair for change in changes if change.tensor.name not in self._graph)
+        for change in changes:
             if conv := self._graph.get(change.tensor.name):
                 is_input = conv.layout is None or conv.layout.channel_axis == change.axis
-                return KernelVerdict(STEM, conv.layout) if is_input else None
-            alone = not any(other is not change and other.pair == change.pair for other in others)
-            layout = change.tensor.layout
-            return KernelVerdict(HEAD) if alone and (layout is None or "O" in layout.axes[change.axis]) else None
-
-        return judge
+                yield KernelVerdict(STEM, conv.layout) if is_input else None
+            else:
+                layout, alone = change.tensor.layout, pairs[change.pair] == 1
+                yield KernelVerdict(HEAD) if alone and (layout is None or "O" in layout.axes[change.axis]) else None
 
     def _check_ends(self, stems: Sequence[Stem], heads: Sequence[Change]) -> None:
         """Raise AmbiguousError where a kernel whose filters differ may feed one whose channels do: then one is no head, and the
@@ -154,15 +148,8 @@ class _Comparison:
             if not fed or (widths.COLORS.issuperset(head.pair) and self._begin_network(fed, head)):
                 continue
             stem = fed[0].change.tensor
-            raise AmbiguousError(
-                f"{head.tensor.name} makes as many channels as {stem.name} takes, and both differ: it may feed it",
-                file=self._store.location.file,
-                candidates=[
-                    Candidate(change.tensor.name, change.tensor.shape, f"{list(change.shape)} in {self._label}")
-                    for change in (head, *(stem.change for stem in fed))
-                ],
-                hint=OLD_OUTPUTS,
-            )
+            what = f"{head.tensor.name} makes as many channels as {stem.name} takes, and both differ: it may feed it"
+            raise self._ambiguous(what, [head, *(stem.change for stem in fed)], OLD_OUTPUTS)
 
     def _begin_network(self, stems: Sequence[Stem], head: Change) -> bool:
         names = [stem.change.tensor.name for stem in stems]
