@@ -35,8 +35,11 @@ def described(location: Location, tensor: Tensor, request: SearchRequest, layout
     return FirstConv(tensor, layout, channels_of(tensor, layout, request.from_channels or 0), "user")
 
 
-def with_layout(location: Location, conv: FirstConv, layout: Layout) -> FirstConv:
-    """A first conv in the layout that the user names. Raises UsageError where its shape has another number of axes."""
+def with_layout(location: Location, conv: FirstConv, layout: Layout | None) -> FirstConv:
+    """A first conv in the layout that the user names, where one is. Raises UsageError where its shape has another number of
+    axes."""
+    if layout is None:
+        return conv
     shape = conv.tensor.shape
     if len(layout.axes) != len(shape):
         what = f"--layout {layout} has {len(layout.axes)} axes, the shape {list(shape)} has {len(shape)}"

@@ -36,9 +36,6 @@ def check_one_width(store: TensorStore, convs: Sequence[FirstConv], target: int 
     alike = [[f"--layer {c.tensor.name}" for c in convs if c.in_channels == width] for width in widths]
     if any(len(images) > 1 for images in counts.values()):  # a kernel cannot tell them apart
         alike = [[f"--from {width}"] for width in widths]
-    raise AmbiguousError(
-        f"its first convolutions take {' and '.join(map(str, widths))} channels",
-        file=store.location.file,
-        candidates=candidates,
-        hint="   or   ".join(" ".join(options) for options in alike),
-    )
+    what = f"its first convolutions take {' and '.join(map(str, widths))} channels"
+    hint = "   or   ".join(" ".join(options) for options in alike)
+    raise AmbiguousError(what, file=store.location.file, candidates=candidates, hint=hint)

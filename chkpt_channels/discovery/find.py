@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UnsupportedError, UsageError
-from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.tensors import MOST_REMEMBERED, Finding, FirstConv, Tensor
 from chkpt_channels.discovery import by_user, counts, law, layer_selector, opaque
@@ -129,14 +128,14 @@ def select_first_convs(checkpoint: TensorStore, request: SearchRequest) -> Findi
     """The first convs to change. Raises AmbiguousError with candidates, UnsupportedError where there is none, UsageError for
     layers that do not exist or have other channels than --from says."""
     _select_inputs(checkpoint, request)
-    finding = _by_like(checkpoint, request) if request.like else _selected(checkpoint, request)
+    if request.like:
+        finding = _by_like(checkpoint, request)
+    elif request.layers:
+        finding = _with_named(checkpoint, find_first_convs(checkpoint, request), request)
+    else:
+        finding = _unambiguous(checkpoint, find_first_convs(checkpoint, request), request)
     checkpoint.location.check_limit("first convolutions", len(finding.first_convs), LIMITS.first_convs)
     return finding if request.from_channels is None else counts.of_count(checkpoint.location, finding, request.from_channels)
-
-
-def _selected(checkpoint: TensorStore, request: SearchRequest) -> Finding:
-    finding = find_first_convs(checkpoint, request)
-    return _with_named(checkpoint, finding, request) if request.layers else _unambiguous(checkpoint, finding, request.layout)
 
 
 def compare_with_like(checkpoint: TensorStore, request: SearchRequest) -> Comparison:
@@ -161,7 +160,7 @@ def _by_like(checkpoint: TensorStore, request: SearchRequest) -> Finding:
         raise AmbiguousError(what, file=file, where=grouped.tensor.name, hint="--to without --like")
     if target is None:
         return finding
-    finding = _unambiguous(checkpoint, finding, request.layout)
+    finding = _unambiguous(checkpoint, finding, request)
     if other := next((conv for conv in finding.first_convs if conv.in_channels != target), None):
         what = f"the target has {target} channels, and LIKE takes {other.in_channels} as this does"
         raise UsageError(what, file=file, where=other.tensor.name)
@@ -176,13 +175,13 @@ def _select_inputs(checkpoint: TensorStore, request: SearchRequest) -> None:
         checkpoint.graph.state_channels(request.from_channels)
 
 
-def _unambiguous(checkpoint: TensorStore, finding: Finding, layout: Layout | None) -> Finding:
+def _unambiguous(checkpoint: TensorStore, finding: Finding, request: SearchRequest) -> Finding:
     """The finding with the user's layout. Raises as `select_first_convs` does where it has no first conv."""
     location = checkpoint.location
     checkpoint.graph.check_reached()
     if finding.first_convs:
         _check_tied(checkpoint, finding.first_convs)
-        convs = tuple(by_user.with_layout(location, conv, layout) if layout else conv for conv in finding.first_convs)
+        convs = tuple(by_user.with_layout(location, conv, request.layout) for conv in finding.first_convs)
         return finding._replace(first_convs=convs)
     weight, _ = opaque.candidates_among(checkpoint, finding)
     if weight:
@@ -210,10 +209,8 @@ def _check_tied(checkpoint: TensorStore, convs: Sequence[FirstConv]) -> None:
     candidates = [Candidate(conv.tensor.name, conv.tensor.shape, conv.why, needed=True) for conv in convs]
     candidates += [Candidate(t.name, t.shape, f"is {tied[t.name]} too", needed=True) for t in others if t.name in tied]
     name, first = next(iter(tied.items()))
-    what = f"shares its memory with {first}, and is not known to see the image"
-    raise AmbiguousError(
-        what, file=checkpoint.location.file, where=name, candidates=candidates, hint=by_user.hint(checkpoint, candidates)
-    )
+    what, hint = f"shares its memory with {first}, and is not known to see the image", by_user.hint(checkpoint, candidates)
+    raise AmbiguousError(what, file=checkpoint.location.file, where=name, candidates=candidates, hint=hint)
 
 
 def _check_complete(location: Location, finding: Finding, named: Sequence[FirstConv]) -> None:
@@ -251,8 +248,7 @@ def _with_named(checkpoint: TensorStore, finding: Finding, request: SearchReques
             raise location.at(name).unsupported(unread[name].what, hint=unread[name].hint)
         _check_read(checkpoint, name, finding)
         conv = known.get(name) or by_user.described(checkpoint.location, checkpoint.tensors[name], request, layouts)
-        conv = conv._replace(found_by="user", why=why)
-        convs.append(by_user.with_layout(location, conv, request.layout) if request.layout else conv)
+        convs.append(by_user.with_layout(location, conv._replace(found_by="user", why=why), request.layout))
     _check_complete(location, finding, convs)
     if any(conv.found_by == "graph" for conv in finding.first_convs):  # it knows the preprocessing itself
         return Finding(tuple(convs))
@@ -268,7 +264,7 @@ def named(checkpoint: TensorStore, layer: str, request: SearchRequest) -> FirstC
     known = {conv.tensor.name: conv for conv in find_first_convs(checkpoint, request).first_convs}
     layouts = law.search.layouts_of(tensors, torch=checkpoint.torch)
     conv = known.get(tensor.name) or by_user.described(checkpoint.location, tensor, request, layouts)
-    return by_user.with_layout(checkpoint.location, conv, request.layout) if request.layout else conv
+    return by_user.with_layout(checkpoint.location, conv, request.layout)
 
 
 def _check_read(checkpoint: TensorStore, name: str, finding: Finding) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from chkpt_channels.core.errors import AmbiguousError, Candidate, Location, UsageError
@@ -31,24 +30,14 @@ def match(location: Location, tensors: Sequence[Tensor], layer: str, like_hint: 
         matches = [t for t in tensors if rule(t)]
         if not matches:
             continue
-        copies: defaultdict[str, list[Tensor]] = defaultdict(list)
-        for tensor in matches:
-            copies[tensor.group].append(tensor)
         # only a suffix must be unique: full keys are, and a glob may fit several
-        if i == 2 and any(len(copy) > 1 for copy in copies.values()):
+        if i == 2 and len({tensor.group for tensor in matches}) < len(matches):
             candidates = [Candidate(t.name, t.shape) for t in matches]
-            raise AmbiguousError(
-                f"--layer {layer} fits {len(matches)} tensors",
-                file=location.file,
-                candidates=candidates,
-                hint=f"--layer {matches[0].name}   or   {like_hint}",
-            )
+            what, hint = f"--layer {layer} fits {len(matches)} tensors", f"--layer {matches[0].name}   or   {like_hint}"
+            raise AmbiguousError(what, file=location.file, candidates=candidates, hint=hint)
         return matches
     import difflib
 
     close = difflib.get_close_matches(layer, [n for t in tensors for n in (t.name, t.key, t.key.removesuffix(".weight"))], 1, 0.5)
-    raise UsageError(
-        f"no tensor is called {layer!r}",
-        file=location.file,
-        hint=f"--layer {close[0]}" if close else "chkpt-channels inspect --all lists them",
-    )
+    hint = f"--layer {close[0]}" if close else "chkpt-channels inspect --all lists them"
+    raise UsageError(f"no tensor is called {layer!r}", file=location.file, hint=hint)

@@ -42,47 +42,37 @@ def unexplained(
     """The kernels of every model in the file that take as many channels as one of the stems, or as `widths` say, are no stems,
     and that no layers explain. `tensors` are those of the network that has the stems' channels; `ordered` and `torch` as in
     `search.find`."""
-    groups = by_group(tensors)
-    return tuple(left for group in groups for left in _Group(group, stems, ordered, torch or ordered, widths).left())
+    return tuple(left for group in by_group(tensors) for left in _left(group, stems, ordered, torch or ordered, widths))
 
 
-class _Group:
-    """One state dict, and the stems of the file: by name the channels that each kernel takes, and their shapes."""
+def _left(
+    tensors: Sequence[Tensor], convs: Sequence[FirstConv], ordered: bool, torch: bool, widths: Sequence[int]
+) -> Iterator[Unexplained]:
+    """The kernels of one state dict that are left: copies of first convs, and what may see the image beside them."""
+    channels, shapes = {conv.tensor.name: conv.in_channels // conv.groups for conv in convs}, {c.tensor.shape for c in convs}
+    copies = Copies(tensors)
+    judged = Judged(Network(copies.kept, ordered=ordered, torch=torch), tensors)
+    stems = []
+    for kernel in (k for k in judged.network.kernels if k.tensor.shape in shapes):
+        alike = copies.of(kernel.tensor)
+        if known := next((t.name for t in alike if t.name in channels), ""):
+            stems.append(kernel)
+            others = (t for t in alike if t.name not in channels)
+            yield from (Unexplained(t, channels[known], f"is a copy of {known}") for t in others)
+    for width in sorted({*channels.values(), *widths}):
+        for kernel, why, is_open in _beside(judged, stems, width):
+            yield from (Unexplained(t, width, why, is_open) for t in copies.of(kernel.tensor))
 
-    def __init__(
-        self, tensors: Sequence[Tensor], stems: Sequence[FirstConv], ordered: bool, torch: bool, widths: Sequence[int]
-    ) -> None:
-        self.stems = {conv.tensor.name: conv.in_channels // conv.groups for conv in stems}
-        self.widths = {*self.stems.values(), *widths}
-        self.shapes = {conv.tensor.shape for conv in stems}
-        self.copies = Copies(tensors)
-        self.network = Network(self.copies.kept, ordered=ordered, torch=torch)
-        self.judged = Judged(self.network, tensors)
 
-    def left(self) -> Iterator[Unexplained]:
-        """The kernels that are left: copies of stems, and what may see the image beside them."""
-        stems = []
-        for kernel in (k for k in self.network.kernels if k.tensor.shape in self.shapes):
-            copies = self.copies.of(kernel.tensor)
-            known = [t.name for t in copies if t.name in self.stems]
-            if known:
-                stems.append(kernel)
-                others = (t for t in copies if t.name not in self.stems)
-                yield from (Unexplained(t, self.stems[known[0]], f"is a copy of {known[0]}") for t in others)
-        for width in sorted(self.widths):
-            for kernel, why, is_open in self._beside(stems, width):
-                yield from (Unexplained(t, width, why, is_open) for t in self.copies.of(kernel.tensor))
-
-    def _beside(self, stems: Sequence[LayerWeight], width: int) -> Iterator[tuple[LayerWeight, str, bool]]:
-        """The kernels of a width that are no stems, and that neither layers nor their places put inside, each with the evidence
-        and whether it is open."""
-        judged = [k for k in stems if k.at in self.judged.verdicts]
-        free = [k for k in self.judged.of(State.FREE, width) if k not in judged]
-        unsure = [k for k in self.judged.of(State.OPEN, width) if k not in judged]
-        placed, unsure = Placing(self.judged).settled([*judged, *free], unsure)
-        for kernel in (*placed, *unsure):
-            verdict = self.judged.verdicts[kernel.at]
-            if kernel in unsure:
-                yield kernel, verdict.why or NOT_MADE, True
-            elif kernel not in judged:
-                yield kernel, verdict.why or NOT_MADE if kernel in free else PLACED, False
+def _beside(judged: Judged, stems: Sequence[LayerWeight], width: int) -> Iterator[tuple[LayerWeight, str, bool]]:
+    """The kernels of a width that are no stems, and that neither layers nor their places put inside, each with the evidence and
+    whether it is open."""
+    narrow = [k for k in stems if k.at in judged.verdicts]
+    free, unsure = ([k for k in judged.of(state, width) if k not in narrow] for state in (State.FREE, State.OPEN))
+    placed, unsure = Placing(judged).settled([*narrow, *free], unsure)
+    for kernel in (*placed, *unsure):
+        why = judged.why(kernel) or NOT_MADE
+        if kernel in unsure:
+            yield kernel, why, True
+        elif kernel not in narrow:
+            yield kernel, why if kernel in free else PLACED, False

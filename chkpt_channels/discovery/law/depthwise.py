@@ -81,15 +81,15 @@ class Depthwise:
         if not proofs and Against.UNMADE in doubts and kernel.is_wide and self.places.is_named_stem(kernel):
             return Verdict(State.FREE, Against.UNMADE.value)
         why = "; ".join(reason.value for reason in (*For, *Against) if reason in (proofs | doubts))
+        by_place = bool(doubts & PLACES)
         if proofs and doubts:
-            return Verdict(State.OPEN, why, by_place=bool(doubts & PLACES))
+            return Verdict(State.OPEN, why, by_place=by_place)
         if proofs:
             is_weak = proofs == {For.MADE}
             return Verdict(State.OPEN if is_weak and self._may_begin(kernel) else State.INSIDE, why, is_weak)
         one_made = self.network.ordered and any(k.filters == 1 and k.window for k in self.network.kernels[: kernel.at])
         if one_made or (doubts <= {Against.UNMADE, Against.POINT} and (doubts or not self.network.ordered)):
-            return Verdict(State.OPEN, why, by_place=bool(doubts & PLACES), is_fed=one_made)
-        by_place = bool(doubts & PLACES)
+            return Verdict(State.OPEN, why, by_place=by_place, is_fed=one_made)
         if self._is_separable_behind_first(kernel):
             return Verdict(State.OPEN if by_place else State.INSIDE, why or For.FIRST.value, by_place=by_place)
         return Verdict(State.FREE, why, by_place=by_place)
@@ -108,7 +108,8 @@ class Depthwise:
             overruled |= set() if self._may_be_first(kernel) else {Against.NAME}
         if proofs & {For.MADE, For.SHARE}:
             overruled.add(Against.UNMADE)
-        if For.MADE in proofs and self._is_far(kernel) and self._is_bottleneck(kernel):
+        is_far = self.first is None or kernel.at - self.first.at > NEAR
+        if For.MADE in proofs and is_far and self._is_bottleneck(kernel):
             overruled.add(Against.PLACE)
         return overruled
 
@@ -262,9 +263,6 @@ class Depthwise:
         is_followed = any(k.channels == kernel.filters and k.is_point for k in behind)
         return is_only and self.places.begins_named_module(kernel) and not is_followed
 
-    def _is_far(self, kernel: LayerWeight) -> bool:
-        return self.first is None or kernel.at - self.first.at > NEAR
-
     def has_point_behind(self, kernel: LayerWeight) -> bool:
         """Whether the next layer that takes its channels mixes them pixel by pixel."""
         takes = (k for k in self.network.following(kernel, NEAREST) if k.channels == kernel.filters)
@@ -273,9 +271,8 @@ class Depthwise:
     def _is_bottleneck(self, kernel: LayerWeight) -> bool:
         """Whether a pointwise layer makes its channels and another one takes them."""
         before = self.network.preceding(kernel, 2)
-        return self.has_point_behind(kernel) and any(
-            k.filters == kernel.filters and k.channels > 1 and k.is_point for k in before
-        )
+        is_made = any(k.filters == kernel.filters and k.channels > 1 and k.is_point for k in before)
+        return is_made and self.has_point_behind(kernel)
 
     def _window_beside(self, kernel: LayerWeight) -> LayerWeight | None:
         """Of a kernel that looks at single pixels, the branch of its block that has a window and as many filters."""

@@ -169,10 +169,8 @@ def orientation(weights: Sequence[Tensor], *, torch: bool) -> tuple[Layouts, boo
     kernels = {t.shape for t in weights if len(t.shape) > 3}
     allowed = [_readings(shape) for shape in kernels]
     if torch:
-        foreign = [
-            i for i, layouts in enumerate(LAYOUTS) if i and kernels and all(_has_small_window(k, layouts) for k in kernels)
-        ]
-        return LAYOUTS[foreign[0] if len(foreign) == 1 and all(0 not in readings for readings in allowed) else 0], False
+        foreign = [layouts for layouts in LAYOUTS[1:] if kernels and all(_has_small_window(k, layouts) for k in kernels)]
+        return foreign[0] if len(foreign) == 1 and all(0 not in readings for readings in allowed) else OIHW, False
     possible = [i for i, layouts in enumerate(LAYOUTS) if all(_has_window(k, layouts) for k in kernels)]
     counts = [allowed.count([reading]) if reading in possible else 0 for reading in range(len(LAYOUTS))]
     if not any(counts):
@@ -220,11 +218,7 @@ def _kernel(tensor: Tensor, layouts: Layouts, biases: Mapping[str, int]) -> Laye
     filters, channels, *window = (1, 0) if layout is None or len(_axes(layout)) != len(shape) else _axes(layout)
     pieces = tuple(int(part) if part.isdecimal() else sys.intern(part) for part in _NUMBERS.split(key))
     layer, sizes = layer_of(key), tuple(shape[axis] for axis in window)
-    transposed = (
-        layout is not None
-        and not tensor.layout
-        and _is_transposed(shape[filters], shape[channels], sizes, key, biases.get(layer))
-    )
+    transposed = not tensor.layout and _is_transposed(shape[filters], shape[channels], sizes, key, biases.get(layer))
     if transposed:
         filters, channels = channels, filters
     return LayerWeight(tensor, key, layer, shape[filters], shape[channels], sizes, pieces, transposed)

@@ -38,11 +38,7 @@ class Placing:
                 if self._has_stems_place(kernel, stems):
                     stems = [*stems, kernel]
             unsure = [k for k in unsure if k not in stems and not self._has_inner_place(k, stems)]
-        weak = [
-            k
-            for k in self.judged.narrow
-            if self.judged.verdicts[k.at].is_weak and self.judged.verdicts[k.at].state is State.INSIDE
-        ]
+        weak = (k for k in self.judged.of(State.INSIDE) if self.judged.verdicts[k.at].is_weak)
         stems += [k for k in weak if any(k.channels == s.channels and self.places.take_same_input(s, k) for s in stems)]
         return sorted(stems, key=lambda k: k.at), unsure
 

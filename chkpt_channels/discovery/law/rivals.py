@@ -216,13 +216,9 @@ class Rivals:
         """Whether it begins a network, depthwise over as few channels as an image has, which no other convolution makes."""
         if not 1 == kernel.channels < kernel.filters <= MOST_FILTERED or not kernel.is_wide:
             return False
-        makers = self.network.makers.get(kernel.filters, ())
-        is_first = self.places.begins_network(kernel) or self.places.is_named_stem(kernel)
-        return (
-            is_first
-            and bool(DEPTHWISE.search(kernel.key))
-            and all(k is kernel or not k.window or ENDS.search(k.key) for k in makers)
-        )
+        if not DEPTHWISE.search(kernel.key) or not (self.places.begins_network(kernel) or self.places.is_named_stem(kernel)):
+            return False
+        return all(k is kernel or not k.window or ENDS.search(k.key) for k in self.network.makers.get(kernel.filters, ()))
 
     def _is_pair(self, kernel: LayerWeight, width: int) -> bool:
         """Whether a kernel whose width no other layer of its block makes takes two images or three as stems are called: a pose

@@ -194,12 +194,8 @@ class _Search:
 
     def _patches(self, free: Sequence[LayerWeight], width: int) -> list[tuple[LayerWeight, str]]:
         """The patch embeddings of images of this width: beside convolutions only those that are called so."""
-        return [
-            (kernel, by)
-            for kernel, by in self.judged.patches
-            if width and kernel.channels % width == 0 and patch_embeddings.is_square(kernel.channels // width)
-            if by == "names" or not free
-        ]
+        likely = [(k, by) for k, by in self.judged.patches if width and k.channels % width == 0 and (by == "names" or not free)]
+        return [(k, by) for k, by in likely if patch_embeddings.is_square(k.channels // width)]
 
     def _why_latent(self, stems: Sequence[LayerWeight], width: int) -> str:
         """Why a network could take a latent or a state, not an image alone: it takes neither one nor three channels, and ends in
@@ -213,9 +209,8 @@ class _Search:
         if stems and not any(k.is_wide for k in stems):
             return "it takes single pixels of features, as far as can be told"
         ends = [k for w in (3, 4, 8, 16) if width >= w for k in self.network.makers.get(w, ()) if k not in stems]
-        is_latent = (width <= MOST_BESIDE or width % 4 == 0) and not all(
-            min(k.window[-2:], default=0) >= LEAST_OF_IMAGES for k in stems
-        )
+        is_latent = any(min(k.window[-2:], default=0) < LEAST_OF_IMAGES for k in stems)
+        is_latent = is_latent and (width <= MOST_BESIDE or width % 4 == 0)
         if is_latent and any(k.is_wide and k.channels >= 4 * k.filters for k in ends):
             return "the network outputs an image or a latent: this input could be a latent too"
         if any(_takes_its_own_patches(self.network, k) for k in stems):
