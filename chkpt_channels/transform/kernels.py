@@ -71,7 +71,8 @@ def mixed_kernel(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfini
     new = _mixed(kernel, old)
     computed = [j for j in range(mixing.new) if mixing.copied(j) is None or bad_filter is None]
     chosen = new.chosen(computed) if isinstance(new, SmallTensor) else new[:, computed]
-    if (filter_ := first_not_finite(chosen.reshape(_shape(kernel, len(computed))), layout)) is not None:
+    shape = layout.with_channels(kernel.shape, mixing.new, len(computed))
+    if (filter_ := first_not_finite(chosen.reshape(shape), layout)) is not None:
         mixes = f"holds NaN or infinity, which {mixing.method} would mix"
         what = f"would overflow {conv.tensor.dtype.name}" if bad_filter is None else mixes
         raise location.unsupported(f"filter {filter_} {what}")
@@ -91,11 +92,6 @@ def _mixed(kernel: KernelChange, old: NDArray[Any] | SmallTensor) -> NDArray[Any
     else:
         new = mixing.apply(mixable, layout.view(old.shape, conv.in_channels), dtype)
     return new if new.dtype == old.dtype else rounded(new, dtype)
-
-
-def _shape(kernel: KernelChange, channels: int) -> tuple[int, ...]:
-    """The new kernel's shape with another number of channels."""
-    return kernel.layout.with_channels(kernel.shape, kernel.mixing.new, channels)
 
 
 def stored(checkpoint: TensorStore, kernel: KernelChange) -> NDArray[Any] | SmallTensor:

@@ -33,17 +33,14 @@ _IN_A_ROW = pattern(r"coarse|refin|first|second")
 
 
 class Copies:
-    """The tensors of one state dict, each once (`kept`): of one of its copies, and under one of its names there."""
+    """The tensors of one state dict, each once (`kept`): of one of its copies, and under one of its names there.
+    `may_be_in_a_row` says that the names of copies are those of two networks, one of which may take what the other makes: g_ab
+    and g_ba."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._replicas = Replicas(tensors)
         self._aliases = Aliases(self._replicas.kept)
-        self.kept = self._aliases.kept
-
-    @property
-    def may_be_in_a_row(self) -> bool:
-        """Whether the names of copies are those of two networks, one of which may take what the other makes: g_ab and g_ba."""
-        return self._replicas.may_be_in_a_row
+        self.kept, self.may_be_in_a_row = self._aliases.kept, self._replicas.may_be_in_a_row
 
     def of(self, tensor: Tensor) -> list[Tensor]:
         """A tensor under all its names, in all copies of the model."""

@@ -97,11 +97,10 @@ class Network:
         self.layouts, self.is_ambiguous = orientation(weights, torch=torch)
         shapes = {t.key: t.shape for t in tensors}
         biases = {layer_of(key): shape[0] for key, shape in shapes.items() if len(shape) == 1 and key.endswith("bias")}
-        self.kernels = [_kernel(t, self.layouts, biases) for t in weights]
+        kernels = [_kernel(t, self.layouts, biases) for t in weights]
         if not ordered:
-            self.kernels.sort(key=lambda k: k.pieces)
-        for i, kernel in enumerate(self.kernels):
-            self.kernels[i] = kernel._replace(at=i)
+            kernels.sort(key=lambda k: k.pieces)
+        self.kernels = [kernel._replace(at=i) for i, kernel in enumerate(kernels)]
         self.convs = [k for k in self.kernels if k.window and not is_no_kernel(k)]
         self.by_layer = {k.layer: k for k in self.kernels}
         self.trunk = common_words([k.key for k in self.kernels])
@@ -198,11 +197,7 @@ def _readings(shape: tuple[int, ...]) -> list[int]:
     readings = [i for i, (*_, height, width) in enumerate(axes) if shape[height] == shape[width]]
     if len(readings) < 2:
         return readings
-    small = []
-    for reading in readings:
-        filters, channels, *window = axes[reading]
-        if max(shape[axis] for axis in window) < min(shape[filters], shape[channels]):
-            small.append(reading)
+    small = [i for i in readings if max(shape[axis] for axis in axes[i][2:]) < min(shape[axis] for axis in axes[i][:2])]
     return small if len(small) == 1 else readings
 
 

@@ -167,11 +167,7 @@ def _is_alone(network: Network, kernel: LayerWeight) -> bool:
 
 def colors(width: int, *, least_side: int = LEAST_PATCH_SIDE) -> int:
     """How many channels the patches of this width have: a square or a cube of pixels, of one frame or two; 0 for no patch."""
-    for number in (3, 1):
-        pixels, rest = divmod(width, number)
-        if not rest and is_square(pixels, least_side=least_side):
-            return number
-    return 0
+    return next((n for n in (3, 1) if width % n == 0 and is_square(width // n, least_side=least_side)), 0)
 
 
 def is_square(pixels: int, *, least_side: int = 2) -> bool:

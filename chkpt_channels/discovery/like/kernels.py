@@ -84,12 +84,11 @@ class Kernels:
         """A kernel [O, I, …], or [I, O, …] of a transposed convolution."""
         tensor, bias = change.tensor, self._bias(change.tensor)
         if bias is not None:
-            before, after = bias
             plain = (tensor.shape[0],), (change.shape[0],)
             transposed = (tensor.shape[1],), (change.shape[1],)
-            if (before, after) == plain:
+            if bias == plain:
                 return KernelVerdict(STEM, layout) if place == "I" else KernelVerdict(HEAD)
-            if (before, after) == transposed:
+            if bias == transposed:
                 return KernelVerdict(HEAD) if place == "I" else KernelVerdict(STEM, TRANSPOSED[len(tensor.shape)])
             return KernelVerdict(OPEN, layout)
         if place == "O":

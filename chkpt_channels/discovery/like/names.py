@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Tensor
@@ -44,12 +44,7 @@ class Matching(NamedTuple):
     outside: tuple[Tensor, ...]
 
 
-class _Keyed(Protocol):
-    @property
-    def key(self) -> str: ...
-
-
-T = TypeVar("T", bound=_Keyed)
+T = TypeVar("T", Tensor, LikeTensor)
 
 
 class _Placed(NamedTuple):
