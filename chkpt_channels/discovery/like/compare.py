@@ -14,7 +14,8 @@ from chkpt_channels.core.errors import UnsupportedError, UsageError
 from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import Edits, FirstConv, Notice
 from chkpt_channels.discovery.like import Comparison, widths
-from chkpt_channels.discovery.like.differences import Differences, Search, Stem, changed_shapes, differences, named
+from chkpt_channels.discovery.like.differences import Search, Stem, changed_shapes, differences, named
+from chkpt_channels.discovery.like.kernels import Change
 from chkpt_channels.discovery.like.names import Matching, match
 from chkpt_channels.discovery.request import Like, SearchRequest
 from chkpt_channels.formats.base import TensorStore
@@ -33,6 +34,7 @@ def compare(store: TensorStore, like: Like, request: SearchRequest, search: Sear
         what = f"is not of the architecture of {like.file}: {named(others)}"
         raise UnsupportedError(what, file=store.location.file)
     stems = [stem for part in found for stem in part.stems]
+    vectors = [vector for part in found for vector in part.vectors]
     heads = tuple(head for part in found for head in part.heads)
     kept = {head.tensor.name for head in heads}
     shapes = {name: shape for copy in matching.copies for name, shape in changed_shapes(copy) if name not in kept}
@@ -40,7 +42,7 @@ def compare(store: TensorStore, like: Like, request: SearchRequest, search: Sear
         convs, channels = _by_graph(store, like, stems, graph)
     elif stems:
         _check_layout(store, stems, request)
-        channels = _channels(store, like, request, found)
+        channels = _channels(store, like, request, stems, vectors)
         convs = tuple(_conv(store, stem, channels[0], request, search) for stem in stems)
         _check_copies(store, like, stems, matching)
     else:
@@ -49,8 +51,8 @@ def compare(store: TensorStore, like: Like, request: SearchRequest, search: Sear
         return Comparison(heads=heads, outside=matching.outside)
     if like.target not in (None, channels[1]):
         raise UsageError(f"the target has {like.target} channels, and {like.file} takes {channels[1]}", file=store.location.file)
-    vectors = [] if graph else [v.tensor for part in found for v in part.vectors if v.pair == channels]
-    return Comparison(convs, tuple(vectors), heads, shapes, channels, matching.outside)
+    along = () if graph else tuple(vector.tensor for vector in vectors if vector.pair == channels)
+    return Comparison(convs, along, heads, shapes, channels, matching.outside)
 
 
 def _check_layout(store: TensorStore, stems: Sequence[Stem], request: SearchRequest) -> None:
@@ -61,10 +63,10 @@ def _check_layout(store: TensorStore, stems: Sequence[Stem], request: SearchRequ
         raise UsageError(what, file=store.location.file, where=tensor.name)
 
 
-def _channels(store: TensorStore, like: Like, request: SearchRequest, found: Sequence[Differences]) -> tuple[int, int]:
+def _channels(
+    store: TensorStore, like: Like, request: SearchRequest, stems: Sequence[Stem], vectors: Sequence[Change]
+) -> tuple[int, int]:
     """The input channels before and after. Raises UnsupportedError where the stems differ by several ratios."""
-    stems = [stem for part in found for stem in part.stems]
-    pairs = sorted(stem.change.pair for stem in stems)
     ratios = {Fraction(*stem.change.pair): stem.change for stem in stems}
     if len(ratios) > 1:
         texts = [f"{change.tensor.name} from {change.pair[0]} to {change.pair[1]}" for change in ratios.values()]
@@ -72,29 +74,23 @@ def _channels(store: TensorStore, like: Like, request: SearchRequest, found: Seq
         raise UnsupportedError(what, file=store.location.file)
     if like.channels:
         return like.channels
-    before = _known_channels(request, found)
+    pair, before = min(stem.change.pair for stem in stems), _known_channels(request, stems, vectors)
     if before is None and like.target is not None:
-        before = widths.before_target(pairs[0], like.target)
-    return _from_widths(pairs[0], before)
-
-
-def _from_widths(pair: widths.Pair, before: int | None) -> tuple[int, int]:
-    """The channels by those before, where they are known and divide the width."""
+        before = widths.before_target(pair, like.target)
     if not before or (before * pair[1]) % pair[0]:
         return widths.image(pair)
     return before, before * pair[1] // pair[0]
 
 
-def _known_channels(request: SearchRequest, found: Sequence[Differences]) -> int | None:
+def _known_channels(request: SearchRequest, stems: Sequence[Stem], vectors: Sequence[Change]) -> int | None:
     """The channels of the image, where the user or an axis that holds nothing else tells them."""
     if request.from_channels is not None:
         return request.from_channels
-    stems = [stem for part in found for stem in part.stems]
     plain = [stem.change.pair[0] for stem in stems if _is_plain(stem, request)]
     ratio, narrowest = Fraction(*stems[0].change.pair), min(stem.change.pair[0] for stem in stems)
     # a vector as long as the axis is that of the patches, such as a LayerNorm's
-    vectors = [v.pair[0] for part in found for v in part.vectors if Fraction(*v.pair) == ratio and v.pair[0] < narrowest]
-    return min(plain or vectors, default=None)
+    along = [v.pair[0] for v in vectors if Fraction(*v.pair) == ratio and v.pair[0] < narrowest]
+    return min(plain or along, default=None)
 
 
 def _is_plain(stem: Stem, request: SearchRequest) -> bool:
