@@ -184,5 +184,5 @@ def _compared(store: TensorStore, copy: _Placed, extra: Sequence[Tensor]) -> Cop
 def _by_words(tensors: Sequence[T]) -> dict[Words, T]:
     """The tensors by their names without the words of wrappers, where they stay distinct."""
     names = [tuple(t.key.replace("/", ".").split(".")) for t in tensors]
-    plain = [tuple(word for word in words[:-1] if word not in WRAPPERS) + words[-1:] for words in names]
+    plain: list[Words] = [tuple(word for word in words[:-1] if word not in WRAPPERS) + words[-1:] for words in names]
     return dict(zip(plain if len({*plain}) == len(names) else names, tensors, strict=True))
