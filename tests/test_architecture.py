@@ -30,7 +30,6 @@ SHARED = {"formats.jax_names"}
 """What several formats read by names."""
 MOST_LINES, MOST_FUNCTION_LINES, MOST_FILES = 300, 40, 13
 LONGER: dict[str, str] = {
-    "cli/app.py:convert": "a parameter for each option of the command alone",
     "transform/option_table.py": "a row for each option",
     "api/convert.py:convert": "a keyword for each setting, and what they do",
 }

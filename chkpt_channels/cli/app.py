@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Annotated, Any
 
-from chkpt_channels.cli import params, pictures
+from chkpt_channels.cli import params
 from chkpt_channels.cli.commands import COMPLETION, Command, read
-from chkpt_channels.cli.session import DEBUG, progress, report_error, session, watching_stdout
+from chkpt_channels.cli.session import DEBUG, report_error, session, watching_stdout
 from chkpt_channels.core import interrupts
 from chkpt_channels.transform.option_spec import Option
 from chkpt_channels.transform.option_table import ConvertOptions
@@ -21,133 +21,66 @@ BUG = 70
 
 
 def convert(
-    src: params.Sources = None,
     *,
-    to: params.To = None,
-    output: params.Output = None,
+    src: Annotated[list[str] | None, params.SOURCES] = None,
+    to: Annotated[str | None, params.TO] = None,
+    output: Annotated[str | None, params.OUTPUT] = None,
     options: ConvertOptions,
-    output_dir: params.OutputDir = None,
-    jobs: params.Jobs = 1,
-    manifest: params.Manifest = None,
-    ledger: params.Ledger = None,
-    resume: params.Resume = False,
-    shard: params.Shard = None,
-    on: params.On = None,
-    sidecar_files: params.Sidecars = False,
-    hard_link: params.HardLink = False,
-    sha256: params.Sha256 = False,
-    hash_name: params.HashName = False,
-    state_dict: params.StateDict = None,
-    force: params.Force = False,
-    check: params.CheckOnly = False,
-    dry_run: params.DryRun = False,
-    explain: params.Explain = False,
-    report_to: params.ReportTo = None,
-    output_format: params.Format = None,
-    as_json: params.Json = False,
-    quiet: params.Quiet = False,
-    verbose: params.Verbose = False,
+    output_dir: Annotated[str | None, params.OUTPUT_DIR] = None,
+    workers: Annotated[int, params.JOBS] = 1,
+    manifest: Annotated[str | None, params.MANIFEST] = None,
+    remembering: params.Remembering,
+    on: Annotated[str | None, params.ON] = None,
+    writing: params.Writing,
+    check: Annotated[bool, params.CHECK_ONLY] = False,
+    dry_run: Annotated[bool, params.DRY_RUN] = False,
+    explain: Annotated[bool, params.EXPLAIN] = False,
+    report_to: Annotated[str | None, params.REPORT_TO] = None,
+    reporting: params.Reporting,
+    verbose: Annotated[bool, params.VERBOSE] = False,
 ) -> int:
     """Write SRC with its first convs changed to other input channels."""
-    from chkpt_channels.api import fleet
-    from chkpt_channels.cli import conversion
-    from chkpt_channels.cli import jobs as listing
+    from chkpt_channels.cli import jobs
 
     sources = src or []
     with (
-        session("convert", output_format, as_json=as_json, report_to=sys.stderr if output == "-" else sys.stdout) as console,
+        session("convert", **reporting, report_to=sys.stderr if output == "-" else sys.stdout) as console,
         console.file((sources or [manifest or ""])[0]),
-        console.saving_report(report_to, force=force),
+        console.saving_report(report_to, force=writing.get("force", False)),
     ):
-        all_jobs = listing.all_of(sources, manifest, output, output_dir, to, options, shard)
-        # of many, one line each: the details are a -v away
-        console.is_brief = len(all_jobs) > 1 and not verbose
-        width = max(len(job.src) for job in all_jobs) if len(all_jobs) > 1 and not (explain or verbose or check) else 0
-        with progress(quiet) as bar, fleet.executor_on(on) as executor:
-            outcomes = fleet.run(
-                () if check else all_jobs,
-                executor,
-                workers=jobs,
-                ledger=ledger,
-                resume=resume,
-                shard=shard,
-                progress=bar,
-                force=force,
-                dry_run=dry_run or explain or check,
-                hard_link=hard_link,
-                with_sidecars=sidecar_files,
-                sha256=sha256,
-                hash_name=hash_name,
-                state_dict=state_dict,
-            )
-            for outcome in outcomes:
-                with console.file(outcome.job.src, outcome.job.stated):
-                    report = outcome.get()
-                    parts = conversion.parts(report, outcome.job.src, width, explain=explain, verbose=verbose)
-                    console.add(report.result(), *([()] if quiet else parts))
-        for job in all_jobs if check else ():
-            with console.file(job.src, job.stated):
-                listing.check(console, job, quiet=quiet)
-        if width and not quiet:
-            console.summarize()
+        rows = jobs.all_of(sources, manifest, output, output_dir, to, options, remembering.get("shard"))
+        settings = {**remembering, **writing, "workers": workers, "dry_run": dry_run or explain or check}
+        jobs.run(console, rows, on, settings, explain=explain, verbose=verbose, check=check)
     return console.exit_code
 
 
 def inspect(
+    *,
     src: Annotated[list[str], Option("", metavar="SRC…", help="Checkpoints; - is standard input.")],
-    everything: Annotated[bool, Option("--all", help="List every tensor.", doc="lists every tensor")] = False,
-    output_format: params.Format = None,
-    as_json: params.Json = False,
-    quiet: params.Quiet = False,
-    verbose: Annotated[
-        bool,
-        Option(
-            "--verbose",
-            short="-v",
-            help="List the tensors that were rejected as first convs, and why.",
-            doc="lists the tensors that were rejected as first convs, with the reasons",
-        ),
-    ] = False,
+    everything: Annotated[bool, params.EVERYTHING] = False,
+    reporting: params.Reporting,
+    verbose: Annotated[bool, params.REJECTED] = False,
 ) -> int:
     """Show what a checkpoint holds: format, first convs with layout and evidence, tensors."""
     from chkpt_channels import inspect as library
     from chkpt_channels.cli import text
 
-    with session("inspect", output_format, as_json=as_json) as console:
+    with session("inspect", **reporting) as console:
         for path in src:
             with console.file(path):
                 inspection = library(path)
-                lines = text.inspection_lines(inspection, everything=everything, verbose=verbose)
-                console.add(inspection.result(), [] if quiet else lines)
+                console.add(inspection.result(), text.inspection_lines(inspection, everything=everything, verbose=verbose))
     return console.exit_code
 
 
 def verify(
+    *,
     original: Annotated[str, Option("", metavar="ORIGINAL", help="The checkpoint before.")],
     converted: Annotated[str, Option("", metavar="CONVERTED", help="The checkpoint after.")],
-    *,
-    to: Annotated[
-        str | None,
-        Option(
-            "--to",
-            metavar="gray|rgb|bgr|rgba|N",
-            help="The target; without it the count is read off CONVERTED.",
-            doc="the target of the conversion; without it the number of channels is read off CONVERTED",
-        ),
-    ] = None,
+    to: Annotated[str | None, params.TARGET] = None,
     options: ConvertOptions,
-    report: Annotated[
-        str | None,
-        Option(
-            "--report",
-            metavar="FILE",
-            help="Read the options from the report of the conversion (convert --report).",
-            doc="reads the options from what `convert --report FILE` wrote; those that are given here take precedence",
-        ),
-    ] = None,
-    output_format: params.Format = None,
-    as_json: params.Json = False,
-    quiet: params.Quiet = False,
+    report: Annotated[str | None, params.REPORT_FROM] = None,
+    reporting: params.Reporting,
 ) -> int:
     """Verify that CONVERTED is the conversion of ORIGINAL: all else identical, the kernel right to the last bit."""
     from pathlib import Path
@@ -156,29 +89,19 @@ def verify(
     from chkpt_channels.cli import text
     from chkpt_channels.folders.config_files import options_in_report
 
-    with session("verify", output_format, as_json=as_json) as console, console.file(original):
+    with session("verify", **reporting) as console, console.file(original):
         reported = options_in_report(Path(report)) if report else {}
         result = library(original, converted, to or reported.pop("to", None), **(reported | dict(options)))
-        console.add(result.result(), [] if quiet else text.verification_lines(result))
-        console.exit_code = max(console.exit_code, 0 if result.ok else 1)
+        console.add(result.result(), text.verification_lines(result), ok=result.ok)
     return console.exit_code
 
 
 def check(
+    *,
     path: Annotated[list[str], Option("", metavar="PATH…", help="Checkpoints, configurations or folders of them.")],
-    expect: params.Expect = None,
-    lfs_pointers: Annotated[
-        str,
-        Option(
-            "--lfs-pointers",
-            known=("skip", "error"),
-            help="Skip or refuse Git-LFS pointers. [skip]",
-            doc="Git-LFS pointers are skipped, with a line that says so (`skip`), or are damaged input, exit 3 (`error`)",
-        ),
-    ] = "skip",
-    output_format: params.Format = None,
-    as_json: params.Json = False,
-    quiet: params.Quiet = False,
+    expect: Annotated[str | None, params.EXPECT] = None,
+    lfs_pointers: Annotated[str, params.LFS_POINTERS] = "skip",
+    reporting: params.Reporting,
 ) -> int:
     """Check kernels against every declared channel count, an expectation, and a hash in the name."""
     from chkpt_channels.api.check import models
@@ -186,7 +109,7 @@ def check(
     from chkpt_channels.cli import text
     from chkpt_channels.storage.opening import mirrored, named
 
-    with session("check", output_format, as_json=as_json) as console, ExitStack() as stack:
+    with session("check", **reporting) as console, ExitStack() as stack:
         homes: list[Any] = []
         for given in path:
             with console.file(given):
@@ -195,26 +118,46 @@ def check(
         for file, answer in zip(files, checks(files, expect, lfs_pointers), strict=True):
             with console.file(named(file)):
                 result = answer.get()
-                console.add(result.result(), [] if quiet and result.ok else text.check_lines(result))
-                console.exit_code = max(console.exit_code, 0 if result.ok else 1)
-        if not files and homes and not quiet:
+                console.add(result.result(), text.check_lines(result), ok=result.ok, even_quiet=not result.ok)
+        if not files and homes and not console.is_quiet:
             console.note(f"no weights are in {', '.join(path)}: nothing was checked")
-        if len(files) > 1 and not quiet:
+        if len(files) > 1:
             console.summarize()
     return console.exit_code
 
 
+def plot(
+    *,
+    before: Annotated[str, Option("", metavar="A", help="A checkpoint or a model folder.")],
+    after: Annotated[str | None, Option("", metavar="B", help="Its conversion, or another model, beside it.")] = None,
+    output: Annotated[str, params.PICTURE] = "kernels.png",
+    force: Annotated[bool, params.FORCE] = False,
+    bands: Annotated[str | None, params.BANDS] = None,
+    layer: Annotated[list[str] | None, params.LAYERS] = None,
+    layout: Annotated[str | None, params.LAYOUT] = None,
+    from_channels: Annotated[int | None, params.FROM] = None,
+) -> int:
+    """Draw the filters of the first conv, before and after, with their norms and the energy of each channel."""
+    from chkpt_channels import plot as library
+
+    with session("plot") as console, console.file(before):
+        path = library(
+            before, after, output, force=force, bands=bands, layers=layer or (), layout=layout, from_channels=from_channels
+        )
+        console.add_lines([str(path)])
+    return console.exit_code
+
+
 def status(
+    *,
     ledger: Annotated[list[str], Option("", metavar="LEDGER…", help="Ledgers of convert --ledger.")],
-    output_format: params.Format = None,
-    as_json: params.Json = False,
-    quiet: params.Quiet = False,
+    reporting: params.Reporting,
 ) -> int:
     """Sum up ledgers: how many rows are done, failed and left."""
-    from chkpt_channels.cli import jobs as listing
+    from chkpt_channels.cli import jobs
 
-    with session("status", output_format, as_json=as_json) as console, console.file(ledger[0]):
-        listing.sum_up(console, ledger, quiet=quiet)
+    with session("status", **reporting) as console, console.file(ledger[0]):
+        jobs.sum_up(console, ledger)
     return console.exit_code
 
 
@@ -233,7 +176,7 @@ COMMANDS = {
         Command(inspect, "chkpt-channels inspect epoch_12.ckpt --all"),
         Command(verify, "chkpt-channels verify resnet50.pth resnet50_gray.pth"),
         Command(check, "chkpt-channels check models/ --expect gray"),
-        Command(pictures.plot, "chkpt-channels plot resnet50.pth resnet50_gray.pth -o kernels.png"),
+        Command(plot, "chkpt-channels plot resnet50.pth resnet50_gray.pth -o kernels.png"),
         Command(status, "chkpt-channels status zoo.jsonl"),
         Command(schema, "chkpt-channels schema > report.schema.json"),
     )

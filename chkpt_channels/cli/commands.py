@@ -3,16 +3,16 @@
 # How `--strict` and its like get onto the command line: each is a row of `ConvertOptions` (transform/option_table.py). A command
 # whose function has a parameter `options: ConvertOptions` has one parameter for each row in that place; when it is called, the
 # values that the user gave are handed to it as one ConvertOptions. So a new row is a new option of `convert` and `verify`, and
-# nothing here or in app.py changes.
+# nothing here or in app.py changes. The tables of params.py are the same of what several parameters of a command are for.
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, is_typeddict
+from typing import Annotated, Any, is_typeddict
 
 from chkpt_channels.cli import params, style
 from chkpt_channels.core.errors import UsageError, unlisted
-from chkpt_channels.transform.option_spec import Option, options_of, rows_of
+from chkpt_channels.transform.option_spec import Option, option_of, options_of
 
 COMPLETION = f"_{'chkpt-channels'.replace('-', '_')}_complete".upper()
 """By this variable a shell asks typer for what could come."""
@@ -23,7 +23,7 @@ LONGEST_DIGITS = 19
 class Command:
     """One command of the command line.
 
-    function    what it does; its parameters are annotated with rows, and it returns the exit code
+    function    what it does; its parameters are keywords annotated with rows, and it returns the exit code
     example     a command line that shows it
     parameters  the rows of all of them, as --help lists them; --color is the last, where there are any
     has_table   whether the options of a conversion are among them
@@ -31,22 +31,18 @@ class Command:
 
     def __init__(self, function: Callable[..., int], example: str) -> None:
         self.function, self.example, self.name = function, example, function.__name__
-        declared = {name: annotation for name, annotation in function.__annotations__.items() if name != "return"}
-        self._options, table = next(((name, a) for name, a in declared.items() if is_typeddict(a)), ("", None))
-        options = options_of(table) if table else ()
-        self._rows = tuple(row._replace(default=False if row.kind is bool else None) for row in options)
-        own = iter(rows_of({name: a for name, a in declared.items() if a is not table} | {"color": params.Color}))
+        self._tables: dict[str, tuple[Option, ...]] = {}
         rows: list[Option] = []
-        for name in declared:
-            rows += self._rows if name == self._options else [next(own)._replace(default=_default(function, name))]
-        if rows:
-            rows.append(next(own)._replace(default=style.CHOICES[0]))
-        self.parameters = tuple(rows)
-
-    @property
-    def has_table(self) -> bool:
-        """Whether the options of a conversion are among its parameters."""
-        return bool(self._rows)
+        defaults = function.__kwdefaults__ or {}
+        for name, annotation in function.__annotations__.items():
+            if is_typeddict(annotation):
+                table = options_of(annotation)
+                self._tables[name] = tuple(row._replace(default=False if row.kind is bool else None) for row in table)
+                rows += self._tables[name]
+            elif name != "return":
+                rows.append(option_of(name, annotation)._replace(default=defaults.get(name)))
+        self.has_table = "options" in self._tables
+        self.parameters = (*rows, option_of("color", Annotated[str, params.COLOR])) if rows else ()
 
     def __call__(self, values: Mapping[str, Any]) -> int:
         """Run it with a value for each parameter, by name; returns the exit code. Raises UsageError for an empty or an unlisted
@@ -60,9 +56,12 @@ class Command:
                 raise unlisted(row.flag, values[row.name], row.known)
         style.choose(values.get("color", style.CHOICES[0]))
         left = {name: value for name, value in values.items() if name != "color"}
-        given = {row.name: left.pop(row.name) for row in self._rows}
-        options = {name: value for name, value in given.items() if value is not None and value is not False}
-        return self.function(**left, **({self._options: options} if self._options else {}))
+        tables = {table: {row.name: left.pop(row.name) for row in rows} for table, rows in self._tables.items()}
+        return self.function(**left, **{table: _given(told) for table, told in tables.items()})
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
 def read(words: Sequence[str], command: Command) -> Mapping[str, Any] | None:
@@ -86,12 +85,8 @@ def read(words: Sequence[str], command: Command) -> Mapping[str, Any] | None:
         read_as = True if row.kind is bool else _value(value if is_joined else next(rest, ""), row)
         if read_as is None:
             return None
-        values[row.name] = [*(values[row.name] or ()), read_as] if _is_list(row) else read_as
+        values[row.name] = [*(values[row.name] or ()), read_as] if not row.scalars else read_as
     return values if _place(placed, command, values) else None
-
-
-def _is_list(row: Option) -> bool:
-    return not row.scalars
 
 
 def _value(text: str, row: Option) -> Any:
@@ -108,16 +103,8 @@ def _value(text: str, row: Option) -> Any:
 def _place(words: Sequence[str], command: Command, values: dict[str, Any]) -> bool:
     """Give the arguments their values; whether there are as many words as arguments."""
     rows = [row for row in command.parameters if not row.flag]
-    if rows and _is_list(rows[0]):  # such a one stands alone
+    if rows and not rows[0].scalars:  # a list stands alone
         values[rows[0].name] = list(words) or None
         return bool(words) or rows[0].may_be_left_out
     values.update({row.name: word for row, word in zip(rows, words, strict=False)})
     return len(words) <= len(rows) and all(row.may_be_left_out for row in rows[len(words) :])
-
-
-def _default(function: Callable[..., int], name: str) -> Any:
-    """What a function takes where it is not given a parameter; None where it has to be."""
-    code = function.__code__
-    placed = code.co_varnames[: code.co_argcount]
-    defaults = function.__defaults__ or ()
-    return ((function.__kwdefaults__ or {}) | dict(zip(placed[len(placed) - len(defaults) :], defaults, strict=True))).get(name)

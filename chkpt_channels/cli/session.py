@@ -26,26 +26,36 @@ _STATUSES = {"current": "up to date", "agrees": "agree", "disagrees": "disagree"
 class Session:
     """One command's output: collects results, prints text as it comes and JSON at the end, keeps the highest exit code."""
 
-    def __init__(self, command: str, output_format: str, report_to: Any) -> None:
+    def __init__(self, command: str, output_format: str, report_to: Any, *, quiet: bool = False) -> None:
         self.exit_code = 0
         self.is_brief = False
         """Whether a file gets one line."""
+        self.is_quiet = quiet
         self._command, self._format, self._to = command, output_format, report_to
         self._results: list[dict[str, Any]] = []
 
     def add(
-        self, result: dict[str, Any], lines: Iterable[str], messages: Iterable[str] = (), closing: Iterable[str] = ()
+        self,
+        result: dict[str, Any],
+        lines: Iterable[str],
+        messages: Iterable[str] = (),
+        closing: Iterable[str] = (),
+        *,
+        ok: bool = True,
+        even_quiet: bool = False,
     ) -> None:
-        """One file's result, the lines about it, messages for people, and the lines that come last."""
+        """One file's result, the lines about it, messages for people, and the lines that come last. Where it is not `ok`, the
+        exit code is 1 at least."""
         self._keep(result)
-        if self._format == "human":
+        self.exit_code = max(self.exit_code, 0 if ok else 1)
+        if self._format == "human" and (even_quiet or not self.is_quiet):
             _print(lines, self._to)
             _print(messages, sys.stderr)
             _print(closing, self._to)
 
     def add_lines(self, lines: Iterable[str]) -> None:
         """Lines about all files together."""
-        if self._format == "human":
+        if self._format == "human" and not self.is_quiet:
             _print(lines, self._to)
 
     def note(self, message: str) -> None:
@@ -115,22 +125,19 @@ class Session:
             return
         from pathlib import Path
 
-        from chkpt_channels.core.errors import FileSystemError, PostPublishError, UsageError, reason
+        from chkpt_channels.api.output.publish import write_bytes
+        from chkpt_channels.core.errors import FileSystemError, PostPublishError, UsageError
         from chkpt_channels.storage.atomic import Output
-        from chkpt_channels.storage.stream_copy import write_at
 
         if not path.endswith(".json"):
             raise UsageError("--report must name a .json file", file=path, hint=f"--report {path}.json")
         with Output(Path(path), None, force=force) as out:
             yield
             try:
-                write_at(out.fd, memoryview((self._document() + "\n").encode()), 0)
-                os.fsync(out.fd)
+                write_bytes(out.fd, f"{self._document()}\n".encode(), out.location)
                 out.publish()
             except FileSystemError as error:  # the outputs are there, whatever becomes of the report
                 raise PostPublishError(error.what, file=path, hint=error.hint) from error
-            except OSError as error:
-                raise PostPublishError(f"cannot be written: {reason(error)}", file=path) from error
 
     def close(self) -> None:
         """Print the one JSON object, where that is wanted."""
@@ -144,11 +151,13 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(command: str, output_format: str | None, *, as_json: bool, report_to: Any = None) -> Iterator[Session]:
+def session(
+    command: str, output_format: str | None = None, *, as_json: bool = False, quiet: bool = False, report_to: Any = None
+) -> Iterator[Session]:
     """A command's output in a format, for as long as it works."""
     if isinstance(sys.stdout, Stdout):
         sys.stdout.ends_work = command != "convert"  # what converts is done, and its exit code is its own
-    opened = Session(command, output_format or ("json" if as_json else "human"), report_to or sys.stdout)
+    opened = Session(command, output_format or ("json" if as_json else "human"), report_to or sys.stdout, quiet=quiet)
     yield opened
     opened.close()
 
@@ -158,7 +167,7 @@ class Stdout:
     Unless `ends_work` a reader that went away ends nothing: the rest of the report is dropped."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream, self.failed, self._is_unread = stream, False, False
+        self._stream, self.failed = stream, False
         self.ends_work = True
 
     def __getattr__(self, name: str) -> Any:
@@ -167,7 +176,7 @@ class Stdout:
     def write(self, text: str) -> int:
         """Raises Interrupted, PostPublishError."""
         with self._failing():
-            if not self._is_unread:
+            if not self.failed:
                 try:
                     self._stream.write(text)
                 except UnicodeEncodeError as error:
@@ -177,7 +186,7 @@ class Stdout:
     def flush(self) -> None:
         """Raises Interrupted, PostPublishError."""
         with self._failing():
-            if not self._is_unread:
+            if not self.failed:
                 self._stream.flush()
 
     @contextlib.contextmanager
@@ -187,14 +196,11 @@ class Stdout:
         except OSError as error:
             from chkpt_channels.core.errors import PostPublishError, reason
 
-            self.failed = True
-            if isinstance(error, BrokenPipeError):
-                if self.ends_work:
-                    raise interrupts.Interrupted(signal.SIGPIPE) from None
-                self._is_unread = True
-                return
-            self._is_unread = True  # told once: what follows is dropped
-            raise PostPublishError(f"cannot be written: {reason(error)}", file="standard output") from error
+            self.failed = True  # told once: what follows is dropped
+            if not isinstance(error, BrokenPipeError):
+                raise PostPublishError(f"cannot be written: {reason(error)}", file="standard output") from error
+            if self.ends_work:
+                raise interrupts.Interrupted(signal.SIGPIPE) from None
 
 
 @contextlib.contextmanager

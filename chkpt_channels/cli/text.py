@@ -104,7 +104,7 @@ def _input_lines(verification: Verification) -> Iterator[str]:
     before, after = verification.in_channels
     changed = [kernel for kernel in verification.kernels if kernel.method != "identity"]
     columns = list(zip(*(changed[0].matrix or ()), strict=True)) if changed else []
-    copied = [str(column.index(1)) for column in columns if sorted(column) == [*[0] * (len(column) - 1), 1]]
+    copied = [str(source) for source in map(words.copied, columns) if source is not None]
     if changed:
         which = f", the old ones {', '.join(copied)}," if len(copied) == len(columns) > 0 else ""
         fed = f"; feed it {normalize(verification.pipeline)}" if verification.pipeline else ""

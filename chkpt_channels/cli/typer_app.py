@@ -154,11 +154,7 @@ def parameter_of(row: Option) -> inspect.Parameter:
 
 def completed(known: Callable[[], Sequence[str]]) -> Callable[[str], list[str]]:
     """The words that a shell offers for the beginning of one."""
-
-    def matching(incomplete: str) -> list[str]:
-        return [word for word in known() if word.lower().startswith(incomplete.lower())]
-
-    return matching
+    return lambda incomplete: [word for word in known() if word.lower().startswith(incomplete.lower())]
 
 
 def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:

@@ -16,13 +16,13 @@ CALLS: list[dict[str, Any]] = []
 
 
 def take(
-    name: Annotated[str, Option("", metavar="NAME", help="What.")],
     *,
+    name: Annotated[str, Option("", metavar="NAME", help="What.")],
     options: ConvertOptions,
-    jobs: params.Jobs = 1,
+    jobs: Annotated[int, params.JOBS] = 1,
     kind: Annotated[str | None, Option("--kind", known=("a", "b"), help="Which.")] = None,
     root: Annotated[str | None, Option("--root", blank=True, help="Where.")] = None,
-    quiet: params.Quiet = False,
+    quiet: Annotated[bool, params.QUIET] = False,
 ) -> int:
     """Take it."""
     CALLS.append({"name": name, "options": options, "jobs": jobs, "kind": kind, "root": root, "quiet": quiet})

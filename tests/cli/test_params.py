@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from chkpt_channels.cli import params
-from chkpt_channels.transform.option_spec import Option, option_of
+from chkpt_channels.cli.app import COMMANDS
+from chkpt_channels.transform.option_spec import Option
 
-SHARED: dict[str, Any] = {name: row for name, row in vars(params).items() if hasattr(row, "__metadata__")}
+OWN = {(row.flag, row.help) for row in vars(params).values() if isinstance(row, Option)}
+ROWS = {
+    f"{command.name} {row.name}": row
+    for command in COMMANDS.values()
+    for row in command.parameters
+    if (row.flag, row.help) in OWN
+}
 
 
-@pytest.mark.parametrize("name", SHARED)
+def test_every_row_is_of_a_command():
+    assert {(row.flag, row.help) for row in ROWS.values()} == OWN
+
+
+@pytest.mark.parametrize("name", ROWS)
 def test_every_row_says_what_it_is(name: str):
-    row = option_of(name.lower(), SHARED[name])
-    assert isinstance(row, Option)
+    row = ROWS[name]
     assert row.help.endswith((".", "]", "json"))
     assert bool(row.doc) is not row.is_argument
     assert (row.metavar is None) is (row.kind is bool)
@@ -23,4 +31,4 @@ def test_every_row_says_what_it_is(name: str):
 
 
 def test_a_placeholder_of_words_is_the_words():
-    assert option_of("color", params.Color).metavar == "auto|always|never"
+    assert ROWS["inspect color"].metavar == "auto|always|never"

@@ -94,11 +94,11 @@ def test_what_is_plain_is_what_typer_reads(line: tuple[str, list[str]]):
 @pytest.mark.parametrize(
     ("name", "words", "some"),
     [
-        ("convert", ["a.pth", "--to", "gray", "-o", "b.pth"], {"src": ["a.pth"], "to": "gray", "output": "b.pth", "jobs": 1}),
+        ("convert", ["a.pth", "--to", "gray", "-o", "b.pth"], {"src": ["a.pth"], "to": "gray", "output": "b.pth", "workers": 1}),
         (
             "convert",
             ["a.pth", "b.pth", "--to=3", "-j", "2", "-q"],
-            {"src": ["a.pth", "b.pth"], "to": "3", "jobs": 2, "quiet": True},
+            {"src": ["a.pth", "b.pth"], "to": "3", "workers": 2, "quiet": True},
         ),
         ("convert", ["-", "--layer", "a", "--layer", "b"], {"src": ["-"], "layers": ["a", "b"], "color": "auto"}),
         ("convert", ["--manifest", "m.toml"], {"src": None, "manifest": "m.toml"}),

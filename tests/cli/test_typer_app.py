@@ -22,7 +22,10 @@ CALLS: list[dict[str, Any]] = []
 
 
 def take(
-    name: Annotated[str, Option("", metavar="NAME", help="What.")], *, options: ConvertOptions, quiet: params.Quiet = False
+    *,
+    name: Annotated[str, Option("", metavar="NAME", help="What.")],
+    options: ConvertOptions,
+    quiet: Annotated[bool, params.QUIET] = False,
 ) -> int:
     """Take it."""
     CALLS.append({"name": name, "options": options, "quiet": quiet})

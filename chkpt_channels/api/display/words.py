@@ -95,7 +95,7 @@ def _mixture(method: str, matrix: Sequence[Sequence[float]], *, plain: bool) -> 
         return f"split over {_channels(new)} by {weights}" if old == 1 else f"{_channels(old)} weighted by {weights}"
     if not plain:
         return f"made by {method} from {count(old, 'channel')}"
-    sources = [_copied(column) for column in columns]
+    sources = [copied(column) for column in columns]
     kept = [source for source in sources if source is not None]
     empty = sum(not any(column) for column in columns)
     if len(kept) == new:
@@ -109,7 +109,7 @@ def _mixture(method: str, matrix: Sequence[Sequence[float]], *, plain: bool) -> 
     return f"a weighted sum of {_channels(old)}" + (" for each new channel" if new > 1 else "")
 
 
-def _copied(column: Sequence[float]) -> int | None:
+def copied(column: Sequence[float]) -> int | None:
     """The old channel that a new one copies; None where it is computed."""
     return list(column).index(1) if sorted(column) == [*[0] * (len(column) - 1), 1] else None
 
