@@ -31,7 +31,6 @@ SHARED = {"formats.jax_names"}
 MOST_LINES, MOST_FUNCTION_LINES, MOST_FILES = 300, 40, 13
 LONGER: dict[str, str] = {
     "transform/option_table.py": "a row for each option",
-    "api/convert.py:convert": "a keyword for each setting, and what they do",
 }
 """Files and functions ("file:function") that may be longer, each with the reason."""
 PRINTING = {"cli/app.py", "cli/session.py", "cli/progress.py", "__main__.py"}

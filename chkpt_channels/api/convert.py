@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 from chkpt_channels.api.output.check import check_stems, parity
 from chkpt_channels.api.output.naming import Path_, Progress, beside_prefix
-from chkpt_channels.api.output.publish import FileTarget, Settings, Written, to_store
+from chkpt_channels.api.output.publish import FileTarget
+from chkpt_channels.api.output.target import Settings, Target, Written, to_store
 from chkpt_channels.api.report import Parity, Report
 from chkpt_channels.api.report_builder import conversion_report, preview_report, with_load_lines
 from chkpt_channels.core.errors import UsageError
@@ -21,11 +22,6 @@ from chkpt_channels.storage.source import STDIO
 from chkpt_channels.transform.mixing.rules import TARGETS
 from chkpt_channels.transform.option_table import ConvertOptions
 from chkpt_channels.transform.options import Options, options_toward
-
-if TYPE_CHECKING:
-    from chkpt_channels.api.output.folder import FolderTarget
-    from chkpt_channels.api.output.store import StoreTarget
-    from chkpt_channels.api.output.store_folder import StoreFolderTarget
 
 
 def convert(
@@ -56,34 +52,32 @@ def convert(
     after PostPublishError.
     """
     began = time.perf_counter()
-    settings = Settings(
-        force=force,
-        dry_run=dry_run,
-        hard_link=hard_link,
-        with_sidecars=with_sidecars,
-        sha256=sha256,
-        hash_name=hash_name,
-        state_dict=state_dict,
-    ).validated(src, dst)
+    settings = Settings(force, dry_run, hard_link, with_sidecars, sha256, hash_name, state_dict).validated(src, dst)
     if to is None and isinstance(dst, str) and dst.lower() in TARGETS:
         raise UsageError(f"the second argument is the output, and {dst!r} is a target", hint=f"convert(path, to={dst!r})")
     parsed = options_toward(to, options)
     with open_model(src, parsed, with_sidecars=with_sidecars) as model:
-        if not dry_run:
-            _begin_copy(model, dst)
-        parsed = with_like(model, model.resolved(parsed))
-        with _target(model, dst, parsed, settings, progress) as target:
-            planned = plan_model(model, parsed)
-            target.prepare(planned)
-            if not dry_run:
-                target.fill(planned)
-                check_stems(planned)
-            report = conversion_report(model, planned, parsed, _measure_parity(planned, complete=dry_run))
-            report = report._replace(beside=target.beside)
-            # publishing is the last step: a failure after it would be reported as if there were no output
-            report = preview_report(report, target.path) if dry_run else _published_report(report, target.publish(planned))
-            report = with_load_lines(report, model, target.loading)
+        report = _converted(model, dst, parsed, settings, progress)
     return report._replace(seconds=time.perf_counter() - began)
+
+
+def _converted(model: Model, dst: Path_ | None, given: Options, settings: Settings, progress: Progress | None) -> Report:
+    """The report of an open model's conversion."""
+    is_dry = settings.dry_run
+    if not is_dry:
+        _begin_copy(model, dst)
+    options = with_like(model, model.resolved(given))
+    with _target(model, dst, options, settings, progress) as target:
+        planned = plan_model(model, options)
+        target.prepare(planned)
+        if not is_dry:
+            target.fill(planned)
+            check_stems(planned)
+        report = conversion_report(model, planned, options, _measure_parity(planned, complete=is_dry))
+        report = report._replace(beside=target.beside)
+        # publishing is the last step: a failure after it would be reported as if there were no output
+        report = preview_report(report, target.path) if is_dry else _published_report(report, target.publish(planned))
+        return with_load_lines(report, model, target.loading)
 
 
 def _begin_copy(model: Model, dst: Path_ | None) -> None:
@@ -95,9 +89,7 @@ def _begin_copy(model: Model, dst: Path_ | None) -> None:
             model.source.ahead = copy_ahead.begin(model.source, Path(dst).parent if dst else model.source.folder)
 
 
-def _target(
-    model: Model, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
-) -> FileTarget | FolderTarget | StoreTarget | StoreFolderTarget:
+def _target(model: Model, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None) -> Target:
     if isinstance(model, ModelFolder) and to_store(model.named(), dst):
         from chkpt_channels.api.output.store_folder import StoreFolderTarget
 

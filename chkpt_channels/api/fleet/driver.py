@@ -20,7 +20,7 @@ from chkpt_channels.api.fleet.row import absolute, identity
 from chkpt_channels.api.fleet.work import Answer, first_line, line_of, task
 from chkpt_channels.api.manifest import Job
 from chkpt_channels.api.output.naming import Progress
-from chkpt_channels.api.output.publish import Settings
+from chkpt_channels.api.output.target import Settings
 from chkpt_channels.api.report import Report
 from chkpt_channels.core import gc_pause
 from chkpt_channels.core.errors import FileSystemError, Location, PostPublishError, UsageError

@@ -14,7 +14,7 @@ from chkpt_channels.api import manifest
 from chkpt_channels.api.fleet.ledger import stamp
 from chkpt_channels.api.manifest import Job
 from chkpt_channels.api.output.naming import derived_path
-from chkpt_channels.api.output.publish import Settings
+from chkpt_channels.api.output.target import Settings
 from chkpt_channels.core.errors import UnsupportedError, UsageError
 from chkpt_channels.storage.source import STDIO
 from chkpt_channels.storage.urls import file_name, is_prefix, is_url, shown

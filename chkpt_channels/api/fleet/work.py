@@ -12,7 +12,7 @@ from chkpt_channels.api.fleet.ledger import Line, error_record, stamp
 from chkpt_channels.api.fleet.row import output_of, placed
 from chkpt_channels.api.manifest import Job
 from chkpt_channels.api.output.naming import Progress
-from chkpt_channels.api.output.publish import Settings
+from chkpt_channels.api.output.target import Settings
 from chkpt_channels.api.report import Report
 from chkpt_channels.core.errors import ChkptChannelsError, DamagedError, FileSystemError, UnsupportedError, UsageError
 from chkpt_channels.core.records import NamedTuple

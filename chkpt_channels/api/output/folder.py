@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from chkpt_channels.api.output.naming import Path_, Progress, default_output
-from chkpt_channels.api.output.publish import Settings, Written, status_of, write_bytes, write_checked
+from chkpt_channels.api.output.publish import write_bytes, write_checked
+from chkpt_channels.api.output.target import Settings, Target, Written, status_of
 from chkpt_channels.api.report import FileInfo
 from chkpt_channels.core.errors import Location, UsageError
 from chkpt_channels.folders.model_folder import ModelFolder
@@ -26,30 +24,20 @@ FICLONE = 0x40049409
 """Linux's ioctl that shares the blocks of two files. Source: linux/fs.h."""
 
 
-class FolderTarget:
-    """The output of a model folder, which must not exist yet. A context: on exit an unpublished draft is removed. Raises
-    UsageError where it is named like a file of weights."""
+class FolderTarget(Target):
+    """The output of a model folder, which must not exist yet. Raises UsageError where it is named like a file of weights."""
 
     def __init__(
         self, model: ModelFolder, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
     ) -> None:
-        self._model, self._progress, self._hard_link = model, progress, settings.hard_link
-        self.path = Path(dst) if dst is not None else default_output(model.path, options.word)
+        super().__init__(progress)
+        self._model, self._hard_link = model, settings.hard_link
+        self.path: Path = Path(dst) if dst is not None else default_output(model.path, options.word)
         if dst is not None and self.path.suffix.lower() in weights_suffixes():
             what = f"the output {self.path.name} is named like a file, and the input is a folder, which becomes a new one"
             raise UsageError(what, hint=f"name it {self.path.stem}, or convert one of the files in {model.named()}")
-        self._stack = contextlib.ExitStack()
         self._out: OutputFolder | None = None
         self._size = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stack.__exit__(kind, error, trace)
-
-    def prepare(self, planned: PlannedModel) -> None:
-        """Every file of the model goes with it, and nothing else."""
 
     @property
     def beside(self) -> tuple[str, ...]:
@@ -72,26 +60,27 @@ class FolderTarget:
         is_there = os.path.isdir(self.path) and not os.path.islink(self.path)
         if is_there and not self._model.is_remote and self._is_current(planned):
             return
-        self._out = self._stack.enter_context(OutputFolder(self.path, self._model.path))
-        edits, documents, progress = dict(planned.edited_files()), planned.edited_documents(), self._progress
-        total = self._model.size
+        self._out = self.enter_context(OutputFolder(self.path, self._model.path))
+        edits, documents = dict(planned.edited_files()), planned.edited_documents()
+        told = self._told(self._model.size)
         for name in self._model.files:
             target, untouched = self._out.draft / name, name not in edits and name not in documents
             location = Location(str(target))
             with location.wrapping_os_errors("cannot be written"):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if not (untouched and self._hard_link and self._linked(name, target)):
-                    with _new_file(target) as fd:
+                    with open(target, "x+b", buffering=0) as new:
+                        fd = new.fileno()
                         if name in edits:
-                            write_checked(*edits[name], fd, location, (lambda more: progress(more, total)) if progress else None)
+                            write_checked(*edits[name], fd, location, told)
                         elif name in documents:
                             write_bytes(fd, documents[name], location)
                         else:
                             _copy(self._model.source(name), fd, target)
                 size = target.stat().st_size
             self._size += size
-            if progress and name not in edits:
-                progress(size, total)
+            if told and name not in edits:
+                told(size)
 
     def _is_current(self, planned: PlannedModel) -> bool:
         """Whether the folder is there, with the files that this conversion gives and no other."""
@@ -119,34 +108,20 @@ class FolderTarget:
         return True
 
     def _linked(self, name: str, target: Path) -> bool:
-        """Whether a file has become a hard link. Raises FileSystemError where another file was in its place by then."""
+        """Whether a file has become a hard link; not where the file system cannot, or where it is a symbolic link: its file is
+        shared (a download cache's blob), and writing to the output later would change it. Raises FileSystemError where another
+        file was in its place by then."""
+        path = self._model.path / name
         with self._model.source(name) as opened:
-            if not _hard_link_to(self._model.path / name, target):
+            if path.is_symlink():
+                return False
+            try:
+                os.link(path, target)
+            except OSError:
                 return False
             if not opened.is_same_file(target.lstat()):
                 raise opened.location.system(REPLACED)
             return True
-
-
-@contextlib.contextmanager
-def _new_file(target: Path) -> Iterator[int]:
-    fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _hard_link_to(source: Path, target: Path) -> bool:
-    """Make `target` another name of the same file; False where the file system cannot, or `source` is a symbolic link: its file
-    is shared (a download cache's blob), and writing to the output later would change it."""
-    if source.is_symlink():
-        return False
-    try:
-        os.link(source, target)
-        return True
-    except OSError:
-        return False
 
 
 def _copy(source: Source, fd: int, target: Path) -> None:

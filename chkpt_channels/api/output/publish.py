@@ -4,132 +4,61 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
 
 from chkpt_channels.api.output.check import check
 from chkpt_channels.api.output.naming import Path_, Progress, other_container, output_path, with_hash
+from chkpt_channels.api.output.target import Settings, Target, Written, status_of
 from chkpt_channels.api.report import FileInfo
 from chkpt_channels.core.errors import DamagedError, Location, OutputExistsError, UsageError
-from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import Notice
 from chkpt_channels.folders.config_edits import without_channels
 from chkpt_channels.folders.config_files import ConfigFile, read
 from chkpt_channels.folders.describing import weights_in
 from chkpt_channels.folders.model import ModelFile
-from chkpt_channels.folders.model_folder import is_folder
 from chkpt_channels.folders.planning import PlannedModel
 from chkpt_channels.formats.base import Checkpoint, Loading
 from chkpt_channels.storage.atomic import Output
-from chkpt_channels.storage.opening import check_named
 from chkpt_channels.storage.source import STDIO, Source, check_link, resolved
 from chkpt_channels.storage.standard_output import StandardOutput
 from chkpt_channels.storage.stream_copy import apply, write_at
-from chkpt_channels.storage.urls import is_bucket, is_prefix, is_url, shown
 from chkpt_channels.transform.options import Options
 from chkpt_channels.transform.plan import Plan
 
-if TYPE_CHECKING:
-    from chkpt_channels.storage.stores.parts import Transfer
 
-
-def to_store(src: Path_, dst: Path_ | None) -> bool:
-    """Whether an output goes into a store: it is named so, or lies beside a source there."""
-    return is_bucket(dst if dst is not None else src)
-
-
-class Settings(NamedTuple):
-    """How outputs are written, not what is in them."""
-
-    force: bool = False
-    dry_run: bool = False
-    hard_link: bool = False
-    with_sidecars: bool = False
-    sha256: bool = False
-    hash_name: bool = False
-    state_dict: str | None = None
-
-    def validated(self, src: Path_, dst: Path_ | None) -> Settings:
-        """The same settings. Raises UsageError where they do not apply to this source or this output."""
-        check_named(src, dst)
-        if self.with_sidecars and is_url(src):
-            raise UsageError(
-                "--sidecars reads the configurations in a file's folder, and not in a store", file=shown(os.fspath(src))
-            )
-        if to_store(src, dst):
-            if self.sha256 or self.hash_name:
-                what = "--sha256 and --hash-name need the whole content, which the store copies unread"
-                raise UsageError(what, file=shown(os.fspath(dst or src)), hint="-o FILE, and aws s3 cp FILE s3://…")
-            if self.state_dict is not None:
-                raise UsageError("--state-dict needs an output in another format, and that is a file", hint="-o FILE.safetensors")
-            if is_folder(src) and dst is not None and not is_prefix(dst):
-                url = shown(os.fspath(dst))
-                raise UsageError("a model folder becomes a folder: its URL ends with a slash", file=url, hint=f"-o {url}/")
-        if self.hard_link and (is_prefix(src) or to_store(src, dst)):
-            raise UsageError("--hard-link is for folders of this machine", file=shown(os.fspath(src)))
-        named = dst is None or os.fspath(dst) != STDIO
-        if not named and (self.hash_name or self.with_sidecars):
-            raise UsageError("standard output has neither a name nor a folder: --hash-name and --sidecars need both")
-        if is_folder(src):
-            if not named:
-                raise UsageError(
-                    "a model folder cannot be written to standard output: -o names an output folder", file=os.fspath(src)
-                )
-            if self.sha256 or self.hash_name or self.state_dict is not None:
-                raise UsageError(
-                    "--sha256, --hash-name and --state-dict apply to files, not to model folders", file=os.fspath(src)
-                )
-        return self
-
-
-class Written(NamedTuple):
-    """An output: its record, its status (converted, unchanged, or current where it was there already), and warnings."""
-
-    output: FileInfo
-    status: str
-    notices: tuple[Notice, ...] = ()
-    transfer: Transfer | None = None
-
-
-class FileTarget:
-    """The output of one file. A context: on exit everything unpublished is removed."""
+class FileTarget(Target):
+    """The output of one file."""
 
     def __init__(
         self, model: ModelFile, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
     ) -> None:
-        self._model, self._options, self._settings, self._progress = model, options, settings, progress
-        self.path = output_path(model, dst, options)
+        super().__init__(progress)
+        self._model, self._options, self._settings = model, options, settings
+        self.path: Path = output_path(model, dst, options)
         self._other = other_container(model.format, self.path)
         if settings.state_dict is not None and not self._other:
             raise UsageError("--state-dict needs an output in another format: -o x.safetensors")
-        self._stack = contextlib.ExitStack()
         self._out: Output | StandardOutput | None = None
         self._companions: Mapping[str, str] = {}
         self._documents: Mapping[str, bytes] = {}
         self._kept: tuple[Notice, ...] = ()
         self._converted: Checkpoint | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stack.__exit__(kind, error, trace)
-
     def _open(self) -> Output | StandardOutput:
         if self._out is None:
             if os.fspath(self.path) == STDIO:
-                self._out = self._stack.enter_context(StandardOutput())
+                self._out = self.enter_context(StandardOutput())
             else:
                 out = Output(self.path, self._model.source, force=self._settings.force, or_same=True)
-                self._out = self._stack.enter_context(out)
+                self._out = self.enter_context(out)
         return self._out
 
     def prepare(self, planned: PlannedModel) -> None:
         """Decide on the files that go with it. Raises what `_sidecars` raises."""
         self._documents = self._sidecars(planned) if self._settings.with_sidecars else {}
-        self._kept = tuple(self._kept_sidecars())
+        why = self._model.described(self._model.parts[0]).why if self._settings.with_sidecars else ""
+        self._kept = (Notice("sidecar_kept", f"the configuration beside it {why}: it is not written"),) if why else ()
         self._companions = self._model.checkpoint.companions(self.path, edited=bool(planned.first.edits))
 
     @property
@@ -141,8 +70,7 @@ class FileTarget:
         """Write and check it; it has no name yet."""
         checkpoint, plan, source = self._model.checkpoint, planned.first, self._model.source
         plan = plan._replace(edits=plan.edits._replace(companions=self._companions))
-        out, progress = self._open(), self._progress
-        report = (lambda done: progress(done, source.size)) if progress else None
+        out, report = self._open(), self._told(source.size)
         if self._other:
             from chkpt_channels.api.output import cross_format
 
@@ -175,11 +103,6 @@ class FileTarget:
             return self._converted.loading(str(self.path)) if self._converted else Loading()
         return self._model.loading(str(self.path), group)
 
-    def _kept_sidecars(self) -> Iterator[Notice]:
-        """The warning that a configuration is another model's."""
-        if self._settings.with_sidecars and (why := self._model.described(self._model.parts[0]).why):
-            yield Notice("sidecar_kept", f"the configuration beside it {why}: it is not written")
-
     def _sidecars(self, planned: PlannedModel) -> dict[str, bytes]:
         """The configurations beside the source, as they are to be beside the output. Raises UsageError where they would replace
         those of the source, OutputExistsError where they would replace another model's."""
@@ -208,11 +131,6 @@ class FileTarget:
             return "another model"
         others = [] if document.edited({}) == new else [file.name for file in weights_in(there.parent)]
         return next((name for name in others if name != self.path.name), "")
-
-
-def status_of(*, is_new: bool, is_changed: bool) -> str:
-    """The status of a report: "current" where every file of the output was there already, as it was to be written."""
-    return "current" if not is_new else "converted" if is_changed else "unchanged"
 
 
 def _renamed(companions: Mapping[str, str]) -> tuple[Notice, ...]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from chkpt_channels.api.output.naming import Path_, Progress, beside_source, other_container, output_path
 from chkpt_channels.api.output.patch import composed
-from chkpt_channels.api.output.publish import Settings, Written, status_of
+from chkpt_channels.api.output.target import Settings, Target, Written, status_of
 from chkpt_channels.api.report import FileInfo
 from chkpt_channels.core.errors import OutputExistsError, UnsupportedError, UsageError
 from chkpt_channels.folders.model import ModelFile
@@ -25,16 +23,14 @@ from chkpt_channels.storage.urls import file_name, shown
 from chkpt_channels.transform.options import Options
 
 
-class StoreTarget:
-    """The output of one file in a store, by default beside its source there. A context: on exit everything unpublished is
-    removed."""
-
-    beside: tuple[str, ...] = ()
+class StoreTarget(Target):
+    """The output of one file in a store, by default beside its source there."""
 
     def __init__(
         self, model: ModelFile, dst: Path_ | None, options: Options, settings: Settings, progress: Progress | None
     ) -> None:
-        self._model, self._settings, self._progress = model, settings, progress
+        super().__init__(progress)
+        self._model, self._settings = model, settings
         if dst is not None:
             self._url, name = os.fspath(dst), output_path(model, file_name(dst), options).name
         elif isinstance(model.source, RemoteSource):
@@ -42,22 +38,11 @@ class StoreTarget:
             name = file_name(self._url)
         else:
             raise TypeError(f"{model.source.name} is no object, and the output has no name")
+        self.path: str = shown(self._url)
         if other := other_container(model.format, Path(name)):
             what = f"the output {name} is named like {other.title}, and a store gets files of the source's format"
-            raise UsageError(what, file=shown(self._url), hint=f"-o {name}, and aws s3 cp {name} {shlex.quote(shown(self._url))}")
+            raise UsageError(what, file=self.path, hint=f"-o {name}, and aws s3 cp {name} {shlex.quote(self.path)}")
         self._out: StoreOutput | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._out:
-            self._out.__exit__(kind, error, trace)
-
-    @property
-    def path(self) -> str:
-        """The URL of the output, as reports show it."""
-        return shown(self._url)
 
     def prepare(self, planned: PlannedModel) -> None:
         """Raise UnsupportedError for a file that others go with."""
@@ -71,14 +56,12 @@ class StoreTarget:
         output, splices = composed(model.checkpoint, planned.first, self.path)
         self._size = output.size
         try:
-            self._out = StoreOutput(self._url, model.source, force=self._settings.force)
+            self._out = self.enter_context(StoreOutput(self._url, model.source, force=self._settings.force))
         except OutputExistsError:
             if not self._is_there(output):
                 raise
             return
-        progress = self._progress
-        report = (lambda done: progress(done, output.size)) if progress else None
-        self._out.fill(output, passing_checks(model.checkpoint.checks(), splices), report)
+        self._out.fill(output, passing_checks(model.checkpoint.checks(), splices), self._told(output.size))
         model.source.check_unchanged()
 
     def _is_there(self, output: Composed) -> bool:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, reduce
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from chkpt_channels.api.output.naming import Progress
 from chkpt_channels.api.output.patch import composed
-from chkpt_channels.api.output.publish import Written, status_of
+from chkpt_channels.api.output.target import Target, Written, status_of
 from chkpt_channels.api.report import FileInfo
 from chkpt_channels.core import interrupts
 from chkpt_channels.core.errors import FileSystemError, Location, OutputExistsError, PostPublishError
@@ -66,29 +64,15 @@ class _Small:
         return Transfer("copied", 0, self._size, 0, 0, guard, 0)
 
 
-class StoreFolderTarget:
-    """The output of a model folder under a prefix, where nothing may be yet; by default beside a source there. A context: on exit
-    everything unpublished is removed."""
+class StoreFolderTarget(Target):
+    """The output of a model folder under a prefix, where nothing may be yet; by default beside a source there."""
 
     def __init__(self, model: ModelFolder, url: str, progress: Progress | None) -> None:
-        self._model, self._url, self._progress = model, url, progress
-        self._stack = contextlib.ExitStack()
+        super().__init__(progress)
+        self._model, self._url = model, url
+        self.path: str = shown(url)
         self._outputs: list[StoreOutput | _Small] = []
         self._client: Client | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stack.__exit__(kind, error, trace)
-
-    @property
-    def path(self) -> str:
-        """The URL of the output, as reports show it."""
-        return shown(self._url)
-
-    def prepare(self, planned: PlannedModel) -> None:
-        """Every file of the model goes with it, and nothing else."""
 
     @property
     def beside(self) -> tuple[str, ...]:
@@ -103,7 +87,7 @@ class StoreFolderTarget:
         if self._client.listed(address.name):
             raise OutputExistsError("is not empty", file=self.path, hint="-o names another prefix")
         edits, documents = dict(planned.edited_files()), planned.edited_documents()
-        stores = dict(self._checkpoints())
+        stores, told = dict(self._checkpoints()), self._told(self._model.size)
         for name in sorted(self._model.files, key=lambda name: (self._is_last(name), name in documents, name in edits)):
             size = self._model.size_of(name)
             if name in documents or (name not in edits and size < LEAST_BYTES):
@@ -111,15 +95,15 @@ class StoreFolderTarget:
                 origin = parsed(self._model.named(name)) if is_bucket(self._model.named()) else None
                 self._outputs.append(_Small(self._client.at(address.name + name), content, origin))
                 continue
-            source = stores[name].source if name in stores else self._stack.enter_context(self._model.source(name))
-            out = self._stack.enter_context(StoreOutput(self._url + name, source, force=False, client=self._client))
+            source = stores[name].source if name in stores else self.enter_context(self._model.source(name))
+            out = self.enter_context(StoreOutput(self._url + name, source, force=False, client=self._client))
             if name in edits:
                 checkpoint, plan = edits[name]
                 output, splices = composed(checkpoint, plan, self.path + name)
-                out.fill(output, passing_checks(checkpoint.checks(), splices), self._told())
+                out.fill(output, passing_checks(checkpoint.checks(), splices), told)
             else:
                 checks = stores[name].checks() if name in stores else ()
-                out.fill(Composed(source, pieces(source.size, []), self.path + name), checks, self._told())
+                out.fill(Composed(source, pieces(source.size, []), self.path + name), checks, told)
             source.check_unchanged()
             self._outputs.append(out)
 
@@ -144,10 +128,6 @@ class StoreFolderTarget:
         for part in self._model.parts:
             stores = [part.store] if isinstance(part.store, Checkpoint) else part.store.shards
             yield from zip(part.files, stores, strict=True)
-
-    def _told(self) -> Callable[[int], None] | None:
-        progress, total = self._progress, self._model.size
-        return (lambda done: progress(done, total)) if progress else None
 
     def publish(self, planned: PlannedModel) -> Written:
         """Give the files their names, the index of shards the last. Where one fails, all are removed; raises PostPublishError

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from chkpt_channels import UsageError, fleet
 from chkpt_channels.api.fleet.row import absolute, identity, output_of, with_output_dir
 from chkpt_channels.api.manifest import Job
-from chkpt_channels.api.output.publish import Settings
+from chkpt_channels.api.output.target import Settings
 
 NAMES = st.lists(st.text(st.characters(exclude_characters="\0/"), min_size=1, max_size=12), max_size=15)
 

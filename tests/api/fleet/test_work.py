@@ -13,7 +13,7 @@ import pytest
 from chkpt_channels.api.fleet import work
 from chkpt_channels.api.fleet.ledger import stamp
 from chkpt_channels.api.manifest import Job
-from chkpt_channels.api.output.publish import Settings
+from chkpt_channels.api.output.target import Settings
 from chkpt_channels.api.report import Report
 from tests.support.files import FIXTURES
 

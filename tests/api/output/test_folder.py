@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from chkpt_channels import FileSystemError, convert
 from chkpt_channels.api.output.folder import FolderTarget
-from chkpt_channels.api.output.publish import Settings
+from chkpt_channels.api.output.target import Settings
 from chkpt_channels.core.errors import OutputExistsError, UsageError
 from chkpt_channels.folders.model_folder import ModelFolder
 from chkpt_channels.folders.planning import plan_model

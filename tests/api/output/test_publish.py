@@ -1,4 +1,4 @@
-"""Output of one file: settings that apply, what is written with it, and nothing where something fails."""
+"""Output of one file: what is written with it, and nothing where something fails."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from chkpt_channels import OutputExistsError, UsageError, convert
-from chkpt_channels.api.output.publish import FileTarget, Settings, publish, sha256_of
+from chkpt_channels.api.output.publish import FileTarget, publish, sha256_of
+from chkpt_channels.api.output.target import Settings
 from chkpt_channels.core.errors import FileSystemError
 from chkpt_channels.folders.model import ModelFile
 from chkpt_channels.storage.atomic import Output
@@ -21,32 +21,6 @@ from chkpt_channels.transform.options import build_options
 from tests.support.files import FIXTURES
 
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
-
-
-@pytest.mark.parametrize(
-    ("settings", "dst", "words"),
-    [
-        ({"hash_name": True}, "-", "standard output has neither a name nor a folder"),
-        ({"with_sidecars": True}, "-", "standard output has neither a name nor a folder"),
-        ({"sha256": True}, None, ""),
-        ({"hash_name": True}, "a.pth", ""),
-    ],
-)
-def test_settings_of_files(settings: dict[str, Any], dst: str | None, words: str):
-    chosen = Settings(**settings)
-    if not words:
-        assert chosen.validated(RGB, dst) == chosen
-        return
-    with pytest.raises(UsageError, match=words):
-        chosen.validated(RGB, dst)
-
-
-def test_settings_of_folders(tmp_path: Path):
-    assert Settings(hard_link=True).validated(tmp_path, None).hard_link
-    with pytest.raises(UsageError, match="-o names an output folder"):
-        Settings().validated(tmp_path, "-")
-    with pytest.raises(UsageError, match="apply to files"):
-        Settings(state_dict="").validated(tmp_path, None)
 
 
 def test_a_state_dict_is_for_another_container(tmp_path: Path):
