@@ -10,7 +10,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,11 +47,9 @@ class Outcome(NamedTuple):
         """The report, or the line of a row that was done before; both have a `result()`. Raises its error."""
         if self.error:
             raise self.error
-        if self.report:
-            return self.report
-        if self.line:
-            return self.line
-        raise ValueError("an outcome is a report, an error or a line")
+        if (result := self.report or self.line) is None:
+            raise ValueError("an outcome is a report, an error or a line")
+        return result
 
 
 def run(
@@ -84,8 +81,8 @@ def run(
         known = dict(_known(rows, keys, memory, force=how.force)) if memory else {}
         jobs = {n: absolute(job) if executor else job for n, job in enumerate(rows) if n not in known}
         _make_folders(() if how.dry_run else jobs.values())
-        crew = _crew(jobs, how, executor, workers, progress, stack)
-        answers = stack.enter_context(_begun(jobs, how, crew, progress, stamped=memory is not None))
+        words = {"settings": how, "stamped": memory is not None}
+        answers = stack.enter_context(closing(_begun(jobs, words, executor, workers, progress, stack)))
         for number in range(len(rows)):
             while number not in known:
                 n, answer = next(answers)
@@ -123,51 +120,33 @@ def _make_folders(jobs: Iterable[Job]) -> None:
 
 
 class _Crew(NamedTuple):
-    """Who does the work: `do` in an executor, with these `words` behind the row, at most so many calls `ahead`; `tick` shows
-    progress, or raises where nobody answers any more, `told` when a row is done. One
-    that `is_own` ends with the run."""
+    """Who does the work: an executor, which gets these `words` with each row, at most so many calls `ahead`; `tick` shows
+    progress, or raises where nobody answers any more, `told` when a row is done. One that `is_own` ends with the run."""
 
     executor: Executor
-    words: tuple[Any, ...]
+    words: Mapping[str, Any]
     ahead: int
     tick: Callable[[], None] | None = None
     told: Callable[[Job], None] | None = None
     is_own: bool = False
-    do: Callable[..., Answer] = task
 
 
 def _begun(
-    jobs: Mapping[int, Job], settings: Settings, crew: _Crew | None, progress: Progress | None, *, stamped: bool
-) -> closing[Generator[tuple[int, Answer], None, None]]:
-    """The answers as they come, of rows that are `stamped` for a ledger."""
-    do = partial(task, stamped=stamped)
-    return closing(_answers(jobs, crew._replace(do=do)) if crew else _answers_here(jobs, settings, progress, do))
-
-
-def _answers_here(
-    jobs: Mapping[int, Job], settings: Settings, progress: Progress | None, do: Callable[..., Answer]
+    jobs: Mapping[int, Job],
+    words: Mapping[str, Any],
+    given: Executor | None,
+    workers: int,
+    progress: Progress | None,
+    stack: ExitStack,
 ) -> Generator[tuple[int, Answer], None, None]:
-    """The answers of this process."""
-    total = _total(jobs) if progress else 0
-    advance = (lambda more, _: progress(more, total)) if progress else None
-    for number, job in jobs.items():
-        yield number, do(job, "", settings, advance)
-
-
-def _total(jobs: Mapping[int, Job]) -> int:
-    return sum(_size(job.src) for job in jobs.values())
-
-
-def _crew(
-    jobs: Mapping[int, Job], settings: Settings, given: Executor | None, workers: int, progress: Progress | None, stack: ExitStack
-) -> _Crew | None:
-    """None for this process alone."""
-    total = _total(jobs) if progress else 0
+    """The answers as they come; `words` are the keywords of `task`."""
+    total = sum(_size(job.src) for job in jobs.values()) if progress else 0
     if given:
         told = (lambda job: progress(_size(job.src), total)) if progress else None
-        return _Crew(given, (settings,), _MOST_AHEAD, getattr(given, "check", None), told)
+        return _answers(jobs, _Crew(given, words, _MOST_AHEAD, getattr(given, "check", None), told))
     if workers == 1 or len(jobs) < 2:
-        return None
+        advance = (lambda more, _: progress(more, total)) if progress else None
+        return ((number, task(job, "", progress=advance, **words)) for number, job in jobs.items())
     from chkpt_channels.api.fleet.pool import Pool, count_bytes
 
     pool, shown = stack.enter_context(Pool(min(workers, len(jobs)))), 0
@@ -178,7 +157,8 @@ def _crew(
         if progress and shown > before:
             progress(shown - before, total)
 
-    return _Crew(pool, (settings, count_bytes), 2 * workers, tick if progress else None, is_own=True)
+    words = {**words, "progress": count_bytes}
+    return _answers(jobs, _Crew(pool, words, 2 * workers, tick if progress else None, is_own=True))
 
 
 def _answers(jobs: Mapping[int, Job], crew: _Crew) -> Generator[tuple[int, Answer], None, None]:
@@ -221,7 +201,7 @@ def _launch(
     number: int, jobs: Mapping[int, Job], crew: _Crew, flying: dict[Future[Answer], int], done: SimpleQueue[Future[Answer]]
 ) -> None:
     try:
-        future = crew.executor.submit(crew.do, jobs[number], os.urandom(8).hex(), *crew.words)
+        future = crew.executor.submit(task, jobs[number], os.urandom(8).hex(), **crew.words)
     except Exception as error:
         what = f"was not begun: the executor takes no more work: {first_line(error)}"
         raise PostPublishError(what, file=jobs[number].src, hint="--resume, which does what is left") from error

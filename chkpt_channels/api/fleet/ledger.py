@@ -98,10 +98,6 @@ def read(path: str | os.PathLike[str]) -> Contents:
     location = Location(os.fspath(path))
     with location.wrapping_os_errors("cannot be read"):
         data = Path(path).read_bytes()
-    return _parsed(data, location)
-
-
-def _parsed(data: bytes, location: Location) -> Contents:
     if data and not (data.startswith(_BEGINNING) or _BEGINNING.startswith(data)):
         raise location.damaged("is no ledger of chkpt-channels", hint="--ledger names another file")
     found, start = Contents({}, None, {}, 0), 0

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ FILES_A_CALL = 16
 """An answer is as quickly told for several files as for one."""
 _AHEAD = 2
 """Calls that wait for each process."""
+_Question = partial[Check]
+"""The check of one file."""
 
 
 class Checked(NamedTuple):
@@ -43,36 +46,29 @@ class Checked(NamedTuple):
         return self.result
 
 
-class _Question(NamedTuple):
-    """A file, whether a path names it (`api.check.models`), and what is asked of it."""
-
-    file: Path | str
-    is_named: bool
-    expect: str | int | None
-    lfs_pointers: str
-
-    def answer(self) -> Checked:
-        try:
-            return Checked(check_among(self.file, self.expect, lfs_pointers=self.lfs_pointers, is_named=self.is_named), None)
-        except Exception as error:
-            return Checked(None, error)
-
-
 def checks(files: Mapping[Path | str, bool], expect: str | int | None, lfs_pointers: str) -> Iterator[Checked]:
     """The check of each file, in order; `files` says of each whether a path names it."""
-    questions = [_Question(file, is_named, expect, lfs_pointers) for file, is_named in files.items()]
+    asked = partial(check_among, expect=expect, lfs_pointers=lfs_pointers)
+    questions = [partial(asked, file, is_named=is_named) for file, is_named in files.items()]
     processes = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, MOST_PROCESSES)
     # a folder in a store is mirrored for this process alone
     if len(files) < PROCESSES_FROM_FILES or processes == 1 or any(map(is_mirrored, files)):
-        yield from (question.answer() for question in questions)
+        yield from map(_answer, questions)
         return
     with closing(_side_by_side(questions, processes)) as answers:
         yield from answers
 
 
+def _answer(question: _Question) -> Checked:
+    try:
+        return Checked(question(), None)
+    except Exception as error:
+        return Checked(None, error)
+
+
 def _answers(questions: Sequence[_Question]) -> list[Checked]:
     with gc_paused():
-        return [question.answer() for question in questions]
+        return [_answer(question) for question in questions]
 
 
 def _side_by_side(questions: Sequence[_Question], processes: int) -> Generator[Checked, None, None]:
@@ -103,4 +99,4 @@ def _alone(pool: Pool, question: _Question) -> Checked:
     try:
         return pool.submit(_answers, [question]).result()[0]
     except ProcessDied:
-        return Checked(None, FileSystemError("was not checked: its process was killed", file=str(question.file)))
+        return Checked(None, FileSystemError("was not checked: its process was killed", file=str(question.args[0])))

@@ -90,15 +90,6 @@ def identity(job: Job, settings: Settings) -> str:
     return _digest(json.dumps([here.src, here.dst, job.to, here.options, files, how, __version__], sort_keys=True))[:16]
 
 
-def output_of(job: Job) -> str | os.PathLike[str] | None:
-    """The output of a conversion, before --hash-name renames it; None where a look into the source names it."""
-    if job.dst is not None:
-        return job.dst
-    if job.to is None and job.options.get("like") is not None:
-        return None
-    return derived_path(job.src, job.to, job.options)
-
-
 def placed(path: str) -> str:
     """A path from the root of the file system, a URL as it is."""
     return path if is_url(path) else os.path.abspath(path) + (os.sep if path.endswith(os.sep) else "")

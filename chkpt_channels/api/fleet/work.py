@@ -9,9 +9,9 @@ from contextlib import suppress
 from chkpt_channels import __version__
 from chkpt_channels.api.convert import convert
 from chkpt_channels.api.fleet.ledger import Line, error_record, stamp
-from chkpt_channels.api.fleet.row import output_of, placed
+from chkpt_channels.api.fleet.row import placed
 from chkpt_channels.api.manifest import Job
-from chkpt_channels.api.output.naming import Progress
+from chkpt_channels.api.output.naming import Progress, derived_path
 from chkpt_channels.api.output.target import Settings
 from chkpt_channels.api.report import Report
 from chkpt_channels.core.errors import ChkptChannelsError, DamagedError, FileSystemError, UnsupportedError, UsageError
@@ -79,10 +79,11 @@ def _known(error: Exception) -> ChkptChannelsError:
 
 
 def _named(job: Job) -> str | None:
-    """The output's name, as far as it is known before the source is opened."""
+    """The output's name, before --hash-name changes it; None where a look into the source names it, or nothing does."""
+    if job.dst is not None or (job.to is None and job.options.get("like") is not None):
+        return job.dst
     with suppress(UsageError, DamagedError, FileSystemError, UnsupportedError):  # of options that make no sense
-        if (path := output_of(job)) is not None:
-            return os.fspath(path)
+        return os.fspath(derived_path(job.src, job.to, job.options))
     return None
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chkpt_channels import Check
+from chkpt_channels.api.check import check_among
 from chkpt_channels.api.fleet import many
 from chkpt_channels.cli.app import run
 from chkpt_channels.core.errors import FileSystemError
@@ -45,17 +48,15 @@ def test_several_processes_say_the_same(zoo: Path, capsys: pytest.CaptureFixture
     assert set(active_children()) == before
 
 
-class Deadly(many._Question):
-    """A file that ends the process that reads it."""
-
-    def answer(self) -> many.Checked:
-        if Path(self.file).name == "m05.pth":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().answer()
+def deadly(path: Path, expect: str) -> Check:
+    """A check that one file ends the process of."""
+    if path.name == "m05.pth":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return check_among(path, expect)
 
 
 def test_a_file_that_kills_its_process_is_told_alone(zoo: Path):
-    questions = [Deadly(path, False, "rgb", "skip") for path in sorted(zoo.iterdir())[:20]]
+    questions = [partial(deadly, path, "rgb") for path in sorted(zoo.iterdir())[:20]]
     answers = list(many._side_by_side(questions, 2))
     assert len(answers) == 20
     error = answers[5].error
@@ -68,7 +69,7 @@ def test_a_file_that_kills_its_process_is_told_alone(zoo: Path):
 
 def test_nothing_is_left_of_a_command_that_is_ended(zoo: Path):
     before = set(active_children())
-    answers = many._side_by_side([many._Question(path, False, "rgb", "skip") for path in sorted(zoo.iterdir())], 2)
+    answers = many._side_by_side([partial(check_among, path, "rgb") for path in sorted(zoo.iterdir())], 2)
     next(answers)
     with pytest.raises(Interrupted):
         answers.throw(Interrupted(signal.SIGINT))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chkpt_channels import UsageError, fleet
-from chkpt_channels.api.fleet.row import absolute, identity, output_of, with_output_dir
+from chkpt_channels.api.fleet.row import absolute, identity, with_output_dir
 from chkpt_channels.api.manifest import Job
 from chkpt_channels.api.output.target import Settings
 
@@ -99,10 +99,3 @@ def test_rows_of_a_manifest(tmp_path: Path):
 def test_outputs_in_a_bucket():
     (job,) = with_output_dir("s3://zoo/gray/", [Job("a/b.pth", None, "gray", {})])
     assert (job.dst, job.makes_folder) == ("s3://zoo/gray/b_gray.pth", False)
-
-
-def test_the_output_of_a_row():
-    assert output_of(Job("a.pth", "x.pth", "gray", {})) == "x.pth"
-    assert output_of(Job("s3://zoo/a.pth", None, "gray", {})) == "s3://zoo/a_gray.pth"
-    assert output_of(Job("a.pth", None, "gray", {})) == Path("a_gray.pth")
-    assert output_of(Job("a.pth", None, None, {"like": "b.pth"})) is None

@@ -86,3 +86,10 @@ def test_a_result_that_hangs_on_more_than_the_source_is_not_relied_on(tmp_path: 
 def test_the_first_line_of_an_error():
     assert work.first_line(ValueError("one\ntwo")) == "ValueError: one"
     assert work.first_line(KeyError()) == "KeyError: "
+
+
+def test_the_output_that_a_row_names():
+    assert work._named(Job("a.pth", "x.pth", "gray", {})) == "x.pth"
+    assert work._named(Job("s3://zoo/a.pth", None, "gray", {})) == "s3://zoo/a_gray.pth"
+    assert work._named(Job("a.pth", None, "gray", {})) == "a_gray.pth"
+    assert work._named(Job("a.pth", None, None, {"like": "b.pth"})) is None
