@@ -39,23 +39,17 @@ def left_out(first: Model, second: Model, afters: Mapping[str, TensorStore]) -> 
         input=file_info(first, measured=False),
         output=file_info(second, measured=False),
         in_channels=channels,
-        kernels=(),
         identical=identical,
         tensors_total=sum(len(part.store.tensors) for part in first.parts),
         differences=tuple(differences),
-        warnings=(),
     )
 
 
 def is_left(after: TensorStore, plan: Plan, kernel: KernelChange) -> bool:
     """Whether a kernel kept its shape where another one of the plan was converted."""
-    shapes = {
-        k.conv.tensor.name: (after.tensors[k.conv.tensor.name].shape, k)
-        for k in plan.kernels
-        if k.conv.tensor.name in after.tensors
-    }
-    is_kept = shapes[kernel.conv.tensor.name][0] == kernel.conv.tensor.shape
-    return is_kept and any(shape == k.shape != k.conv.tensor.shape for shape, k in shapes.values())
+    shapes = {name: tensor.shape for name, tensor in after.tensors.items()}
+    is_kept = shapes[kernel.conv.tensor.name] == kernel.conv.tensor.shape
+    return is_kept and any(shapes.get(k.conv.tensor.name) == k.shape != k.conv.tensor.shape for k in plan.kernels)
 
 
 def _converted(before: TensorStore, after: TensorStore) -> list[tuple[FirstConv, int]]:

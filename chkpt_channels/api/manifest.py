@@ -52,7 +52,7 @@ def read(path: str | Path) -> list[Job]:
     tables = document.get("convert")
     if set(document) != {"convert"} or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UsageError("must hold [[convert]] tables and nothing else", file=str(path))
-    return [job for i, table in enumerate(tables) for job in _each(_job(table, file, i), str(file), f"[[convert]] {i + 1}")]
+    return [job for i, table in enumerate(tables, 1) for job in _jobs(table, file, f"[[convert]] {i}")]
 
 
 def _each(job: Job, file: str, where: str) -> list[Job]:
@@ -75,15 +75,15 @@ def _each(job: Job, file: str, where: str) -> list[Job]:
     return [job._replace(src=src, dst=dst, makes_folder=not is_url(home)) for src, dst in named]
 
 
-def _job(table: dict[str, Any], file: Path, number: int) -> Job:
-    where = f"[[convert]] {number + 1}"
+def _jobs(table: dict[str, Any], file: Path, where: str) -> list[Job]:
     if not isinstance(table.get("src"), str) or not isinstance(table.get("dst", ""), str):
         raise UsageError("src and dst must be paths", file=str(file), where=where)
     values = dict(_option(key, value, file, where) for key, value in table.items() if key not in _OWN)
     values |= {name: _placed(values[name], file) for name in ("matrix", "like") if isinstance(values.get(name), str)}
     dst = _placed(table["dst"], file) if "dst" in table else None
     options = cast("ConvertOptions", values)
-    return Job(src=_placed(table["src"], file), dst=dst, to=table.get("to"), options=options, stated=f"{file}: {where}")
+    job = Job(src=_placed(table["src"], file), dst=dst, to=table.get("to"), options=options, stated=f"{file}: {where}")
+    return _each(job, str(file), where)
 
 
 def _placed(name: str, file: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +11,14 @@ from typing import TYPE_CHECKING
 from chkpt_channels.api.display import picture, sheets, words
 from chkpt_channels.api.display.filters import Filters, conversion_between, load_filters
 from chkpt_channels.api.output.naming import Path_
+from chkpt_channels.api.output.publish import write_bytes
 from chkpt_channels.core.errors import UnsupportedError, UsageError
 from chkpt_channels.storage.atomic import Output
-from chkpt_channels.storage.stream_copy import write_at
 from chkpt_channels.transform.options import build_options
 
 if TYPE_CHECKING:
     from chkpt_channels.transform.mixing.matrix import Mixing
 
-SUFFIXES = frozenset({".png", ".svg", ".pdf"})
 _NO_DATE = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
@@ -46,8 +44,8 @@ def plot(
     output is there and `force` is not given, UnsupportedError where matplotlib is missing, and what opening a file raises.
     """
     path = Path(output)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"a picture's suffix must be one of {', '.join(sorted(SUFFIXES))}", file=str(path))
+    if path.suffix.lower() not in _NO_DATE:
+        raise UsageError(f"a picture's suffix must be one of {', '.join(sorted(_NO_DATE))}", file=str(path))
     try:
         import matplotlib.style as _  # noqa: F401 # before anything is read
     except ImportError:
@@ -55,9 +53,7 @@ def plot(
     with Output(path, None, force=force) as out:
         kernels = _kernels(before, after, [layers] if isinstance(layers, str) else layers, layout, from_channels)
         content = _drawn(kernels, _named_bands(bands, kernels), path.suffix.lower())
-        with out.location.wrapping_os_errors("cannot be written"):
-            write_at(out.fd, memoryview(content), 0)
-            os.fsync(out.fd)
+        write_bytes(out.fd, content, out.location)
         out.publish()
     return path
 

@@ -196,12 +196,12 @@ class Verification(NamedTuple):
 
     input: FileInfo
     output: FileInfo
-    in_channels: tuple[int, int]
-    kernels: tuple[KernelReport, ...]
-    identical: int
-    tensors_total: int
-    differences: tuple[Difference, ...]
-    warnings: tuple[Notice, ...]
+    in_channels: tuple[int, int] = (0, 0)
+    kernels: tuple[KernelReport, ...] = ()
+    identical: int = 0
+    tensors_total: int = 0
+    differences: tuple[Difference, ...] = ()
+    warnings: tuple[Notice, ...] = ()
     pipeline: Normalization | None = None
     under: str = ""
     options: Mapping[str, Any] = {}
@@ -223,7 +223,7 @@ class Verification(NamedTuple):
             **_kernel_fields(self.kernels),
             tensors={"total": self.tensors_total, "changed": self.tensors_total - self.identical},
             pipeline=_pipeline_record(self.pipeline),
-            differences=[{"key": d.key, "message": d.message} for d in self.differences],
+            differences=[difference._asdict() for difference in self.differences],
             warnings=_notice_records(self.warnings),
         )
 
@@ -296,4 +296,4 @@ def _candidate_record(candidate: Candidate) -> dict[str, Any]:
 
 
 def _notice_records(notices: Sequence[Notice]) -> list[dict[str, str]]:
-    return [{"code": notice.code, "message": notice.message} for notice in notices]
+    return [notice._asdict() for notice in notices]

@@ -159,16 +159,9 @@ def is_current(original: Path_, converted: Path_, to: str | int | None = None, *
     """As `verify` with these options and no others, for a derived file that may be missing: that is a difference too."""
     if is_url(converted) or os.path.lexists(converted):
         return _verify(original, converted, to, options, may_try=False)
-    return Verification(
-        input=FileInfo(os.fspath(original), "", 0),
-        output=FileInfo(os.fspath(converted), "", 0),
-        in_channels=(0, 0),
-        kernels=(),
-        identical=0,
-        tensors_total=0,
-        differences=(Difference(os.fspath(converted), "is missing"),),
-        warnings=(),
-    )
+    missing = os.fspath(converted)
+    source, output = (FileInfo(os.fspath(path), "", 0) for path in (original, converted))
+    return Verification(source, output, differences=(Difference(missing, "is missing"),))
 
 
 def _other_files(first: ModelFolder, second: ModelFolder, planned: PlannedModel) -> Iterator[Difference]:

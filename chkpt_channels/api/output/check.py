@@ -28,12 +28,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> int:
-    """Reopen the file `fd` and `check_source` it. Returns its size."""
+def check(before: Checkpoint, plan: Plan, fd: int, name: str) -> None:
+    """Reopen the file `fd` and `check_source` it."""
     with Source.of_descriptor(fd, name, made_here=True) as source:
         # the file has no name yet, and the libraries open names
         check_source(before, plan, source, f"/proc/self/fd/{fd}" if os.path.isdir("/proc/self/fd") else "")
-        return source.size
 
 
 def check_source(before: Checkpoint, plan: Plan, source: Source, path: str = "") -> None:

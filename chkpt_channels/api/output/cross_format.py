@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from chkpt_channels.core.errors import Location, UsageError
 from chkpt_channels.core.records import NamedTuple
-from chkpt_channels.core.tensors import Edits, Tensor
+from chkpt_channels.core.tensors import Edits, Tensor, TensorEdit
 from chkpt_channels.formats.base import Checkpoint, FlatWriter, Format
 from chkpt_channels.storage.source import Source
 from chkpt_channels.storage.splice import Progress
@@ -40,7 +40,8 @@ def write(
     entries = _entries(checkpoint, kept, edits, writer)
 
     def read(name: str) -> Iterator[bytes]:
-        for piece in entries[name].pieces():
+        edit = entries[name].edit
+        for piece in [edit.tobytes()] if edit else checkpoint.chunks(entries[name].old):
             yield piece
             if progress:
                 progress(len(piece))
@@ -53,17 +54,11 @@ def write(
 
 
 class _Entry(NamedTuple):
-    """One tensor with its name and shape in the output, and its name in the source."""
+    """One tensor with its name and shape in the output, its name in the source, and what makes it another one."""
 
     tensor: Tensor
     old: str
-    checkpoint: Checkpoint
-    edits: Edits
-
-    def pieces(self) -> Iterator[bytes]:
-        """Its bytes in the output."""
-        edit = self.edits.tensors.get(self.old)
-        return iter([edit.tobytes()]) if edit else self.checkpoint.chunks(self.old)
+    edit: TensorEdit | None
 
 
 def _group(checkpoint: Checkpoint, state_dict: str | None) -> str:
@@ -101,7 +96,7 @@ def _entries(checkpoint: Checkpoint, tensors: Sequence[Tensor], edits: Edits, wr
             )
         edit = edits.tensors.get(tensor.name)
         renamed = tensor._replace(name=tensor.key, group="", shape=edit.shape if edit else tensor.shape)
-        entries[renamed.name] = _Entry(renamed, tensor.name, checkpoint, edits)
+        entries[renamed.name] = _Entry(renamed, tensor.name, edit)
     return entries
 
 
@@ -113,7 +108,7 @@ def _check(form: Format, out: int, location: Location, entries: dict[str, _Entry
         if tensors != {name: (entry.tensor.dtype, entry.tensor.shape) for name, entry in entries.items()}:
             raise RuntimeError(f"{location.file}: the written file has other tensors than planned")
         for name, entry in entries.items():
-            if entry.old in entry.edits.tensors and b"".join(after.chunks(name)) != b"".join(entry.pieces()):
+            if entry.edit and b"".join(after.chunks(name)) != entry.edit.tobytes():
                 raise RuntimeError(f"{location.file}: {name} does not read back as it was written")
         if os.path.isdir("/proc/self/fd"):
             after.validate(f"/proc/self/fd/{out}")
