@@ -11,14 +11,7 @@ from pathlib import Path
 from chkpt_channels.api.output.naming import stated_hash
 from chkpt_channels.api.output.publish import sha256_of
 from chkpt_channels.api.report import Check, FileInfo, Mismatch
-from chkpt_channels.core.errors import (
-    AmbiguousError,
-    DamagedError,
-    FileSystemError,
-    Location,
-    UnsupportedError,
-    unlisted,
-)
+from chkpt_channels.core.errors import AmbiguousError, DamagedError, FileSystemError, Location, UnsupportedError, unlisted
 from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import FirstConv, Notice

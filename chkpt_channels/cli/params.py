@@ -14,7 +14,7 @@ PLACE, REPORT = "Where it goes", "Report"
 """Groups of --help, beside those of the options of a conversion."""
 
 _rare = partial(Option, group=PLACE, hidden=True)
-"""The row of an option that few need: only --help-all shows it."""
+"""The row of an option that few need, of where it goes if not of another group: only --help-all shows it."""
 
 SOURCES = Option("", metavar="SRC…", help="Checkpoints or model folders; - is stdin.")
 TO = Option(
@@ -93,9 +93,7 @@ HARD_LINK = _rare(
     help="In a folder, hard-link the files that do not change.",
     doc="in a model folder, files that do not change become hard links to the same files",
 )
-SHA256 = Option(
-    "--sha256", group=REPORT, hidden=True, help="Report the SHA-256 of the result.", doc="reports the SHA-256 of the result"
-)
+SHA256 = _rare("--sha256", group=REPORT, help="Report the SHA-256 of the result.", doc="reports the SHA-256 of the result")
 HASH_NAME = _rare(
     "--hash-name",
     help="Put the first 8 digits of its SHA-256 into the name, as torch.hub does.",
@@ -127,26 +125,23 @@ DRY_RUN = Option(
     help="Report what would be done; write nothing.",
     doc="reports what would be done and writes nothing",
 )
-EXPLAIN = Option(
+EXPLAIN = _rare(
     "--explain",
     group=REPORT,
-    hidden=True,
     help="Print the matrix and the formula in use; write nothing.",
     doc="prints the matrix and the formula in use and writes nothing",
 )
-REPORT_TO = Option(
+REPORT_TO = _rare(
     "--report",
     metavar="FILE",
     group=REPORT,
-    hidden=True,
     help="Write the JSON report to FILE too.",
     doc="writes the JSON report to FILE too, from which `verify --report FILE` reads the options",
 )
-FORMAT = Option(
+FORMAT = _rare(
     "--output-format",
     known=FORMATS,
     group=REPORT,
-    hidden=True,
     help="Format of the report; --json is json.",
     doc="text (`human`); one JSON object (`json`); one line of JSON for each source as it is done (`jsonl`); or"
     " annotations that GitHub shows beside the file (`github`)",
@@ -160,12 +155,11 @@ VERBOSE = Option(
     help="Print the matrix too, and the tensors that were rejected.",
     doc="prints the matrix too, and every tensor that was rejected as a first conv, with the reason",
 )
-COLOR = Option(
+COLOR = _rare(
     "--color",
     known=style.CHOICES,
     default=style.CHOICES[0],
     group=REPORT,
-    hidden=True,
     help="Colour messages. [auto]",
     doc="colours the beginning of messages: on a terminal (`auto`, with NO_COLOR and FORCE_COLOR), `always` or `never`",
 )

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from chkpt_channels import __version__
 from chkpt_channels.cli import style
-from chkpt_channels.core import interrupts
+from chkpt_channels.core import errors, interrupts
 
 if TYPE_CHECKING:
     from chkpt_channels.api.output.naming import Progress
-    from chkpt_channels.core.errors import ChkptChannelsError, FileSystemError
 
 DEBUG = "CHKPT_CHANNELS_DEBUG"
 _STATUSES = {"current": "up to date", "agrees": "agree", "disagrees": "disagree"}
@@ -60,9 +59,8 @@ class Session:
 
     def note(self, message: str) -> None:
         """Tell people what no result says."""
-        from chkpt_channels.core.errors import LONGEST_MESSAGE, printable
 
-        _print([f"warning: {printable(message, LONGEST_MESSAGE)}"], sys.stderr)
+        _print([f"warning: {errors.printable(message, errors.LONGEST_MESSAGE)}"], sys.stderr)
 
     def summarize(self) -> None:
         """One line that counts the results of many files, and names the exit code where it is not 0."""
@@ -84,13 +82,12 @@ class Session:
     @contextlib.contextmanager
     def file(self, path: str, stated: str = "") -> Iterator[None]:
         """Report the error of one file, and continue with the next; where it is none of a file, with where it was `stated`."""
-        from chkpt_channels.core.errors import ChkptChannelsError
 
         try:
             yield
-        except (ChkptChannelsError, MemoryError, ImportError) as error:
+        except (errors.ChkptChannelsError, MemoryError, ImportError) as error:
             interrupts.check()  # trap: numpy turns an interrupt during its import into an ImportError
-            known = error if isinstance(error, ChkptChannelsError) else _as_system_error(error, path)
+            known = error if isinstance(error, errors.ChkptChannelsError) else _as_system_error(error, path)
             known.file = known.file or stated
             from chkpt_channels.storage.urls import shown
 
@@ -98,17 +95,13 @@ class Session:
             if os.environ.get(DEBUG) == "1":
                 raise
 
-    def _report_error(self, path: str, error: ChkptChannelsError) -> None:
+    def _report_error(self, path: str, error: errors.ChkptChannelsError) -> None:
         from chkpt_channels.api.report import failure_record
-        from chkpt_channels.cli import text
+        from chkpt_channels.cli import guesses, text
 
         if error.file == path and not error.hint and not os.path.lexists(path):
-            from chkpt_channels.cli import guesses
-
             error.hint = guesses.fetched(path)
         elif error.hint.startswith("--leave-out") and os.path.isdir(path):
-            from chkpt_channels.cli import guesses
-
             error.hint += guesses.each_a_model(path)
         if isinstance(error.__cause__, BrokenPipeError):  # of a result on standard output: nobody is there to be told
             raise interrupts.Interrupted(signal.SIGPIPE)
@@ -126,18 +119,17 @@ class Session:
         from pathlib import Path
 
         from chkpt_channels.api.output.publish import write_bytes
-        from chkpt_channels.core.errors import FileSystemError, PostPublishError, UsageError
         from chkpt_channels.storage.atomic import Output
 
         if not path.endswith(".json"):
-            raise UsageError("--report must name a .json file", file=path, hint=f"--report {path}.json")
+            raise errors.UsageError("--report must name a .json file", file=path, hint=f"--report {path}.json")
         with Output(Path(path), None, force=force) as out:
             yield
             try:
                 write_bytes(out.fd, f"{self._document()}\n".encode(), out.location)
                 out.publish()
-            except FileSystemError as error:  # the outputs are there, whatever becomes of the report
-                raise PostPublishError(error.what, file=path, hint=error.hint) from error
+            except errors.FileSystemError as error:  # the outputs are there, whatever becomes of the report
+                raise errors.PostPublishError(error.what, file=path, hint=error.hint) from error
 
     def close(self) -> None:
         """Print the one JSON object, where that is wanted."""
@@ -194,11 +186,9 @@ class Stdout:
         try:
             yield
         except OSError as error:
-            from chkpt_channels.core.errors import PostPublishError, reason
-
             self.failed = True  # told once: what follows is dropped
             if not isinstance(error, BrokenPipeError):
-                raise PostPublishError(f"cannot be written: {reason(error)}", file="standard output") from error
+                raise errors.PostPublishError(f"cannot be written: {errors.reason(error)}", file="standard output") from error
             if self.ends_work:
                 raise interrupts.Interrupted(signal.SIGPIPE) from None
 
@@ -220,35 +210,32 @@ def watching_stdout() -> Iterator[None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
 
-def _as_system_error(error: MemoryError | ImportError, path: str) -> FileSystemError:
+def _as_system_error(error: MemoryError | ImportError, path: str) -> errors.FileSystemError:
     """The error for missing memory, or for a library that cannot be imported: often for the same reason."""
-    from chkpt_channels.core.errors import FileSystemError
 
     if isinstance(error, MemoryError):
-        return FileSystemError("needs more memory than there is", file=path)
+        return errors.FileSystemError("needs more memory than there is", file=path)
     if (error.name or "").startswith("chkpt_channels"):
         raise error
     reason = str(error.__cause__ or error).strip().splitlines() or ["no reason is given"]
     message = f"a library cannot be imported: {reason[-1][:200]}"
-    return FileSystemError(message, file=path, hint="free memory, or reinstall chkpt-channels")
+    return errors.FileSystemError(message, file=path, hint="free memory, or reinstall chkpt-channels")
 
 
 def report_error(error: Exception) -> None:
     """Print an error of no file."""
-    from chkpt_channels.core.errors import ChkptChannelsError
 
-    _print(error_lines(error, "", tuple) if isinstance(error, ChkptChannelsError) else [f"error: {error}"], sys.stderr)
+    _print(error_lines(error, "", tuple) if isinstance(error, errors.ChkptChannelsError) else [f"error: {error}"], sys.stderr)
 
 
-def error_lines(error: ChkptChannelsError, command: str, rows: Callable[..., Iterable[str]]) -> Iterator[str]:
+def error_lines(error: errors.ChkptChannelsError, command: str, rows: Callable[..., Iterable[str]]) -> Iterator[str]:
     """The one-line message, at most ten candidates, and what to try."""
-    from chkpt_channels.core.errors import LONGEST_MESSAGE, PostPublishError, printable
 
-    ending = "; nothing was written" if command == "convert" and not isinstance(error, PostPublishError) else ""
+    ending = "; nothing was written" if command == "convert" and not isinstance(error, errors.PostPublishError) else ""
     yield f"error: {error}{ending}"
     yield from rows(error.candidates)
     if error.hint:
-        yield f"try: {printable(error.hint, LONGEST_MESSAGE)}"
+        yield f"try: {errors.printable(error.hint, errors.LONGEST_MESSAGE)}"
 
 
 def _print(lines: Iterable[str], stream: Any) -> None:

@@ -70,18 +70,12 @@ def load_filters(
                 continue
             kernel = dense(values(part.store, conv), conv, conv.layout) if conv.layout else values(part.store, conv)
             shown = conv._replace(tensor=conv.tensor._replace(name=model.prefix(part) + conv.tensor.name))
-            return _checked(Filters(model.location.file, shown, canonical(kernel, conv)), model)
+            weights = canonical(kernel, conv)
+            if not weights.size or not abs(weights).max() < MOST:
+                where = model.location.at(shown.tensor.name)
+                raise where.unsupported("has no values, or not only finite ones that can be drawn")
+            return Filters(model.location.file, shown, weights)
         raise model.location.unsupported("holds no weights")
-
-
-def _checked(filters: Filters, model: Model) -> Filters:
-    """The same. Raises UnsupportedError for numbers that no chart has room for."""
-    import numpy as np
-
-    if not filters.weights.size or not np.abs(filters.weights).max() < MOST:
-        location = model.location.at(filters.conv.tensor.name)
-        raise location.unsupported("has no values, or not only finite ones that can be drawn")
-    return filters
 
 
 def _conv(model: Model, part: Part, request: SearchRequest, layer: str | None, beside: str) -> FirstConv:

@@ -140,11 +140,7 @@ def _renamed(companions: Mapping[str, str]) -> tuple[Notice, ...]:
 
 
 def write_checked(
-    checkpoint: Checkpoint,
-    plan: Plan,
-    fd: int,
-    location: Location,
-    progress: Callable[[int], None] | None,
+    checkpoint: Checkpoint, plan: Plan, fd: int, location: Location, progress: Callable[[int], None] | None
 ) -> None:
     """Write one edited file to `fd` and check it. Raises FileSystemError, also where the source was changed meanwhile, and what
     the check raises."""

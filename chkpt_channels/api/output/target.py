@@ -44,10 +44,9 @@ class Settings(NamedTuple):
     def validated(self, src: Path_, dst: Path_ | None) -> Settings:
         """The same settings. Raises UsageError where they do not apply to this source or this output."""
         check_named(src, dst)
+        source = shown(os.fspath(src))
         if self.with_sidecars and is_url(src):
-            raise UsageError(
-                "--sidecars reads the configurations in a file's folder, and not in a store", file=shown(os.fspath(src))
-            )
+            raise UsageError("--sidecars reads the configurations in a file's folder, and not in a store", file=source)
         if to_store(src, dst):
             if self.sha256 or self.hash_name:
                 what = "--sha256 and --hash-name need the whole content, which the store copies unread"
@@ -58,19 +57,15 @@ class Settings(NamedTuple):
                 url = shown(os.fspath(dst))
                 raise UsageError("a model folder becomes a folder: its URL ends with a slash", file=url, hint=f"-o {url}/")
         if self.hard_link and (is_prefix(src) or to_store(src, dst)):
-            raise UsageError("--hard-link is for folders of this machine", file=shown(os.fspath(src)))
+            raise UsageError("--hard-link is for folders of this machine", file=source)
         named = dst is None or os.fspath(dst) != STDIO
         if not named and (self.hash_name or self.with_sidecars):
             raise UsageError("standard output has neither a name nor a folder: --hash-name and --sidecars need both")
         if is_folder(src):
             if not named:
-                raise UsageError(
-                    "a model folder cannot be written to standard output: -o names an output folder", file=os.fspath(src)
-                )
+                raise UsageError("a model folder cannot be written to standard output: -o names an output folder", file=source)
             if self.sha256 or self.hash_name or self.state_dict is not None:
-                raise UsageError(
-                    "--sha256, --hash-name and --state-dict apply to files, not to model folders", file=os.fspath(src)
-                )
+                raise UsageError("--sha256, --hash-name and --state-dict apply to files, not to model folders", file=source)
         return self
 
 
