@@ -258,8 +258,11 @@ def test_a_token_reaches_the_hub_and_no_message(
     assert "hf_secret" not in output.out + output.err
 
 
-def test_a_profile_lets_one_in(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Where the environment names no key: reading and writing take the same one."""
+@pytest.mark.parametrize("words", [{}, {"AWS_SKIP_SIGNATURE": "false"}], ids=["nothing said", "not unsigned"])
+def test_a_profile_lets_one_in(words: dict[str, str], bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where the environment names no key, and does not ask for requests without one: reading and writing take the same one."""
+    for name, value in words.items():
+        monkeypatch.setenv(name, value)
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "REGION"):
         monkeypatch.delenv(f"AWS_{name}")
     (tmp_path / "credentials").write_text("[mine]\naws_access_key_id = of-a-profile\naws_secret_access_key = word\n")

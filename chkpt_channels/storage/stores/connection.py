@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from chkpt_channels.core.errors import ChkptChannelsError, Location
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.storage.stores import hub
-from chkpt_channels.storage.stores.address import Address, allows_plain, check_plain, fetching
+from chkpt_channels.storage.stores.address import Address, allows_plain, check_plain, fetching, is_switched_on
 
 CHANGED = "was changed while it was read"
 RETRIES = 3
@@ -158,7 +158,8 @@ def _opened(address: Address, location: Location) -> tuple[Any, str]:
 def _credentials() -> dict[str, Any]:
     """What lets one in where the environment does not say: a profile of ~/.aws, and whatever else boto3 knows, where that is
     installed."""
-    if any(map(os.environ.get, ("AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"))) or importlib.util.find_spec("boto3") is None:
+    is_said = bool(os.environ.get("AWS_ACCESS_KEY_ID")) or is_switched_on("AWS_SKIP_SIGNATURE")
+    if is_said or importlib.util.find_spec("boto3") is None:
         return {}
     import boto3
     from obstore.auth.boto3 import Boto3CredentialProvider
