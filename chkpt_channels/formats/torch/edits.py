@@ -42,8 +42,8 @@ class TorchEdits:
             numbers[where]: value for where, value in edits.numbers.items() if where in numbers
         }
         self.changes: dict[str, StorageChange] = {}
-        dropped = [node for node in torch_object.optimizers if node.where in set(edits.dropped)]
-        self._spans = spans = [span for node in dropped for span in node.spans]
+        dropped = frozenset(edits.dropped)
+        self._spans = spans = [span for node in torch_object.optimizers if node.where in dropped for span in node.spans]
         self.removed = _orphaned(torch_object, spans)
         # by name: of two names for one object, as a tied parameter has, one may be edited and the other not
         self._others = {
