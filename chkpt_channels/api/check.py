@@ -11,7 +11,15 @@ from pathlib import Path
 from chkpt_channels.api.output.naming import stated_hash
 from chkpt_channels.api.output.publish import sha256_of
 from chkpt_channels.api.report import Check, FileInfo, Mismatch
-from chkpt_channels.core.errors import AmbiguousError, DamagedError, FileSystemError, Location, UnsupportedError, unlisted
+from chkpt_channels.core.errors import (
+    AmbiguousError,
+    DamagedError,
+    FileSystemError,
+    Location,
+    UnsupportedError,
+    UsageError,
+    unlisted,
+)
 from chkpt_channels.core.gc_pause import gc_paused
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.core.tensors import FirstConv, Notice
@@ -28,7 +36,7 @@ from chkpt_channels.folders.shards import Shards, is_index, listed_shards, shard
 from chkpt_channels.formats import LFS_POINTER, open_checkpoint, open_shard
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.storage.opening import is_mirrored, named, open_file, open_source
-from chkpt_channels.storage.source import Source
+from chkpt_channels.storage.source import STDIO, Source
 from chkpt_channels.storage.urls import file_name, is_url, shown
 from chkpt_channels.transform.mixing import rules
 
@@ -40,6 +48,13 @@ def expected_channels(expect: str | int | None, lfs_pointers: str) -> int | None
     if lfs_pointers not in LFS_CHOICES:
         raise unlisted("--lfs-pointers", lfs_pointers, LFS_CHOICES)
     return rules.target(expect, "--expect")[0] if expect is not None else None
+
+
+def check_is_path(given: str) -> None:
+    """Raise UsageError for standard input."""
+    if given == STDIO:
+        what = "check compares a file with its name and with configurations beside it: standard input has neither"
+        raise UsageError(what, hint="chkpt-channels inspect -")
 
 
 def models(paths: Iterable[str | os.PathLike[str]]) -> dict[Path | str, bool]:

@@ -104,7 +104,7 @@ def check(
     reporting: params.Reporting,
 ) -> int:
     """Check kernels against every declared channel count, an expectation, and a hash in the name."""
-    from chkpt_channels.api.check import models
+    from chkpt_channels.api.check import check_is_path, models
     from chkpt_channels.api.fleet.many import checks
     from chkpt_channels.cli import text
     from chkpt_channels.storage.opening import mirrored, named
@@ -113,6 +113,7 @@ def check(
         homes: list[Any] = []
         for given in path:
             with console.file(given):
+                check_is_path(given)
                 homes.append(stack.enter_context(mirrored(given)))
         files = models(homes)
         for file, answer in zip(files, checks(files, expect, lfs_pointers), strict=True):

@@ -480,3 +480,12 @@ def test_the_documents_invent_no_option():
     known |= {"--help", "--version", "--install-completion", "--show-completion"}
     mentioned = set(re.findall(r"`(--[a-z0-9-]+)", TEXT)) | set(re.findall(r"chkpt-channels [^\n`]*?(--[a-z0-9-]+)", TEXT))
     assert mentioned <= known
+
+
+def test_check_asks_for_a_path(rgb):
+    """Standard input has no name and nothing beside it; what is named besides is checked."""
+    done = run("check", "-", rgb, "--json")
+    refused, checked = json.loads(done.stdout)["results"]
+    assert (done.returncode, refused["error"]["code"], refused["error"]["hint"]) == (2, "usage", "chkpt-channels inspect -")
+    assert (checked["error"], checked["in_channels"]["before"]) == (None, 3)
+    assert done.stderr.decode().splitlines()[-1] == "try: chkpt-channels inspect -"
