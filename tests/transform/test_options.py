@@ -43,7 +43,10 @@ def test_a_new_row_is_an_option_of_the_command_line():
     seen: list[Any] = []
 
     def work(
-        src: Annotated[str, Option("", metavar="SRC", help="It.")], *, options: MoreOptions, quiet: params.Quiet = False
+        *,
+        src: Annotated[str, Option("", metavar="SRC", help="It.")],
+        options: MoreOptions,
+        quiet: Annotated[bool, params.QUIET] = False,
     ) -> int:
         """Work."""
         seen.append((src, options, quiet))
