@@ -10,6 +10,7 @@ from chkpt_channels.api.output.naming import derived_path
 from chkpt_channels.core.errors import UsageError, did_you_mean
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.records import NamedTuple
+from chkpt_channels.folders.model_folder import is_folder
 from chkpt_channels.storage.opening import contents
 from chkpt_channels.storage.urls import file_name, is_url
 from chkpt_channels.transform.option_spec import by_long_name
@@ -56,21 +57,22 @@ def read(path: str | Path) -> list[Job]:
 
 
 def _each(job: Job, file: str, where: str) -> list[Job]:
-    """A conversion of each file that a pattern means; the conversion itself where its source is a name. Raises UsageError where a
-    pattern means none, or where its outputs could not have names of their own."""
+    """A conversion of each file that a pattern means, or of the one that is named; a `dst` that ends with / is the folder for
+    what becomes of files. Raises UsageError where a pattern means none, or its outputs could not have names of their own."""
     import glob
 
-    if is_url(job.src) or not glob.has_magic(job.src) or os.path.lexists(job.src):
-        return [job]
-    found = sorted(glob.glob(job.src, recursive=True))
+    is_pattern = not is_url(job.src) and glob.has_magic(job.src) and not os.path.lexists(job.src)
+    found = sorted(glob.glob(job.src, recursive=True)) if is_pattern else [job.src]
     if not found:
         raise UsageError(f"no file is called like src, {job.src}", file=file, where=where)
-    if job.dst is None:
-        return [job._replace(src=src) for src in found]
-    if not job.dst.endswith(os.sep):
-        hint = f'dst = "{os.path.basename(job.dst)}/" is the folder for them'
-        raise UsageError(f"src means {len(found)} files, and dst names one", file=file, where=where, hint=hint)
     home = job.dst
+    if home is None:
+        return [job._replace(src=src) for src in found]
+    if not home.endswith(os.sep) and is_pattern:
+        hint = f'dst = "{os.path.basename(home)}/" is the folder for them'
+        raise UsageError(f"src means {len(found)} files, and dst names one", file=file, where=where, hint=hint)
+    if not home.endswith(os.sep) or (not is_pattern and is_folder(job.src)):
+        return [job]
     named = ((src, os.path.join(home, file_name(derived_path(src, job.to, job.options)))) for src in found)
     return [job._replace(src=src, dst=dst, makes_folder=not is_url(home)) for src, dst in named]
 

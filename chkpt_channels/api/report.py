@@ -15,7 +15,7 @@ from chkpt_channels.transform.mixing.normalization import Normalization
 if TYPE_CHECKING:
     from chkpt_channels.storage.stores.parts import Transfer
 
-SCHEMA_VERSION = "1.4"
+SCHEMA_VERSION = "1.5"
 
 
 class FileInfo(NamedTuple):
@@ -134,9 +134,9 @@ class Inspection(NamedTuple):
 
 @notebook.shown(notebook.report_line, notebook.report_html)
 class Report(NamedTuple):
-    """The result of `convert`. `status` is converted, unchanged, current or would_convert; `target` is the path of the output,
-    which `output` describes if it is there; `why` is the reason for a default method; `candidates` were rejected; `pipeline` is
-    the normalization that the output expects; `beside` goes with it; `load_lines` load it, `network` is what they build."""
+    """The result of `convert`. `status` is converted, unchanged, current or would_convert; `output` is what is at `target`, if
+    anything; of the `changed` tensors the `removed` are gone; `why` says why a method is the default; `candidates` were rejected;
+    the output expects `pipeline`, `beside` goes with it; `load_lines` load it, and build `network`."""
 
     status: str
     input: FileInfo
@@ -160,6 +160,7 @@ class Report(NamedTuple):
     network: NamedNetwork | None = None
     advice: tuple[Notice, ...] = ()
     transfer: Transfer | None = None
+    removed: tuple[str, ...] = ()
 
     def result(self) -> dict[str, Any]:
         """The JSON record."""

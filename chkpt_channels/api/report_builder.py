@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from chkpt_channels.api.advice import input_advice
+from chkpt_channels.api.output.check import gone
 from chkpt_channels.api.output.load_lines import load_lines
 from chkpt_channels.api.report import DeclarationChange, FileInfo, KernelReport, Parity, Report
 from chkpt_channels.folders.model import Model
 from chkpt_channels.folders.planning import PlannedModel
-from chkpt_channels.formats.base import Checkpoint, Loading
+from chkpt_channels.formats.base import Checkpoint, Loading, TensorStore
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.options import Options, as_keywords
+from chkpt_channels.transform.plan import Plan
 
 
 def file_info(model: Model, *, measured: bool = True) -> FileInfo:
@@ -33,6 +35,11 @@ def _kernel_report(kernel: KernelChange, prefix: str) -> KernelReport:
     return KernelReport(conv, kernel.shape, kernel.mixing.method, kernel.mixing.matrix, kernel.mixing.offset)
 
 
+def _names(model: Model, planned: PlannedModel, of: Callable[[TensorStore, Plan], Iterable[str]]) -> tuple[str, ...]:
+    """The names that `of` gives for each part, with that of the part where there are several."""
+    return tuple(model.prefix(part) + name for part, plan in planned.parts for name in of(part.store, plan))
+
+
 def conversion_report(model: Model, planned: PlannedModel, options: Options, parity: Parity | None) -> Report:
     """The report of a conversion, but for the output and the time it took."""
     return Report(
@@ -44,9 +51,8 @@ def conversion_report(model: Model, planned: PlannedModel, options: Options, par
         kernels=kernel_reports(model, planned),
         declarations=tuple(_declaration_changes(model, planned)),
         tensors_total=sum(len(part.store.tensors) for part, _ in planned.parts),
-        changed=tuple(
-            model.prefix(part) + name for part, plan in planned.parts for name in (*plan.edits.tensors, *plan.edits.removed)
-        ),
+        changed=_names(model, planned, lambda store, plan: (*plan.edits.tensors, *gone(store, plan))),
+        removed=_names(model, planned, gone),
         parameters_fewer=sum(plan.fewer_parameters for _, plan in planned.parts),
         parity=parity,
         warnings=planned.notices,

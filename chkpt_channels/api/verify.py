@@ -40,7 +40,7 @@ def verify(original: Path_, converted: Path_, to: str | int | None = None, **opt
     if not (result.ok or result.hint or old == new or options):
         with contextlib.suppress(UnsupportedError, UsageError):
             back = _verify(converted, original, None, options, may_try=True)
-            if back.ok or back.hint:
+            if (back.ok or back.hint) and back.in_channels == (new, old):
                 names = shlex.join([os.fspath(converted), os.fspath(original)])
                 return result._replace(hint=f"chkpt-channels verify {names} {back.hint}".rstrip())
     return result
@@ -269,7 +269,7 @@ def _kernel_difference(before: TensorStore, after: TensorStore, kernel: KernelCh
     tensor, method = kernel.conv.tensor, kernel.mixing.method
     rule = _known_rule(before, after, kernel)
     if rule and rule.matrix != kernel.mixing.matrix:
-        return f"this is {rule.method}, not {method}"
+        return f"this is {rule.method}" + (f", not {method}" if rule.method != method else " alone, with no mean and std")
     expected, written = plan.edits.tensors[tensor.name].values(), after.load(tensor.name)
     is_near = known.is_rounded(expected, written, tensor.dtype)
     words = f"is the {method} of the original, rounded otherwise" if is_near else f"is not the {method} of the original"

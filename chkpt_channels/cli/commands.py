@@ -26,7 +26,7 @@ class Command:
     function    what it does; its parameters are keywords annotated with rows, and it returns the exit code
     example     a command line that shows it
     parameters  the rows of all of them, as --help lists them; --color is the last, where there are any
-    has_table   whether the options of a conversion are among them
+    has_hidden  whether there are such that --help-all alone shows
     """
 
     def __init__(self, function: Callable[..., int], example: str) -> None:
@@ -41,8 +41,8 @@ class Command:
                 rows += self._tables[name]
             elif name != "return":
                 rows.append(option_of(name, annotation)._replace(default=defaults.get(name)))
-        self.has_table = "options" in self._tables
         self.parameters = (*rows, option_of("color", Annotated[str, params.COLOR])) if rows else ()
+        self.has_hidden = any(row.hidden for row in self.parameters)
 
     def __call__(self, values: Mapping[str, Any]) -> int:
         """Run it with a value for each parameter, by name; returns the exit code. Raises UsageError for an empty or an unlisted

@@ -46,8 +46,9 @@ def conversion_lines(report: Report, *, verbose: bool = False) -> Iterator[str]:
         rest = f"; {kept}" if kept and len(changed) == 1 else ""
         yield from (f"  {line}" for line in _kernel_lines(kernel, width, rest, verbose=verbose))
     others = [name for name in report.changed if name not in {k.conv.tensor.name for k in report.kernels}]
-    if others:
-        yield f"  also changed: {', '.join(printable(name) for name in others)}"
+    for what, names in (("changed", [n for n in others if n not in report.removed]), ("taken out", report.removed)):
+        if names:
+            yield f"  also {what}: {', '.join(printable(name) for name in names)}"
     if kept and len(changed) != 1:
         yield f"  {kept}"
     yield from _declared_lines(report)
@@ -111,7 +112,8 @@ def _check_lines(report: Report) -> Iterator[str]:
         stacked = after == 1 and all(row == (1.0,) for k in report.kernels if k.method == "sum" for row in k.matrix or ())
         same = f"it gave stacked {before} times" if stacked and _method_of(report) == "sum" else "its old channels gave"
         measured = f"|Δ| ≤ {report.parity.max_abs:.1e}, {report.parity.max_ulp:.1f} ulp"
-        yield f"  {checked}: a random {words.image(after)} image gives in the first layer what {same} ({measured})"
+        image = "BGR" if report.options.get("to") == "bgr" else words.image(after)
+        yield f"  {checked}: a random {image} image gives in the first layer what {same} ({measured})"
     elif report.output:
         yield "  checked: read back as planned; where nothing was to change, no byte did"
 

@@ -69,8 +69,10 @@ def fetched(source: str) -> str:
         names = os.listdir(path.parent)
     except OSError:
         return ""
-    close = did_you_mean(path.name, names[:10_000])
-    return str(path.with_name(close)) if close else ""
+    # by what stands before the suffix, which most files share; where that is the same, the same suffix
+    by_stem = {Path(name).stem: name for name in sorted(names[:10_000], key=lambda name: name.endswith(path.suffix))}
+    close = did_you_mean(path.stem, by_stem)
+    return str(path.with_name(by_stem[close])) if close else ""
 
 
 def each_a_model(folder: str) -> str:

@@ -105,6 +105,8 @@ class Session:
             error.hint += guesses.each_a_model(path)
         if isinstance(error.__cause__, BrokenPipeError):  # of a result on standard output: nobody is there to be told
             raise interrupts.Interrupted(signal.SIGPIPE)
+        if self._command not in ("convert", "verify"):  # which alone leave files out
+            error.hint = "   or   ".join(part for part in error.hint.split("   or   ") if not part.startswith("--leave-out"))
         self.exit_code = max(self.exit_code, error.exit_code)
         self._keep(failure_record(path, error))
         rows = (lambda _: ()) if self.is_brief else text.candidate_rows

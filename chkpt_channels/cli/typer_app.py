@@ -123,7 +123,7 @@ def _callback(command: Command) -> Callable[..., int]:
         return command(values)
 
     parameters = [parameter_of(row) for row in command.parameters]
-    parameters += [_parameter("help_all", False, HelpAll)] if command.has_table else []
+    parameters += [_parameter("help_all", False, HelpAll)] if command.has_hidden else []
     called.__name__, called.__doc__ = command.name, command.function.__doc__
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -177,7 +177,7 @@ def _refusal(error: Any, arguments: Sequence[str], commands: Mapping[str, Comman
         option = next((word for word in arguments if word.startswith(option)), option)  # -to is read as -t
         rows = commands[command].parameters if command else ()
         flags = [flag for row in rows for flag in (row.flag, row.short) if flag]
-        flag = option.partition("=")[0]
-        hint = "" if flag in flags else guesses.option(flag.lstrip("-"), [*flags, "--help", "--help-all", "--version"])
+        flag, more = option.partition("=")[0], ["--help-all"] if command and commands[command].has_hidden else []
+        hint = "" if flag in flags else guesses.option(flag.lstrip("-"), [*flags, *more, "--help", "--version"])
     hint = hint or f"{f'chkpt-channels {command}'.strip()} --help"
     return UsageError(what[:1].lower() + what[1:].rstrip("."), hint=hint)

@@ -37,9 +37,12 @@ def described(location: Location, tensor: Tensor, request: SearchRequest, layout
 
 def with_layout(location: Location, conv: FirstConv, layout: Layout | None) -> FirstConv:
     """A first conv in the layout that the user names, where one is. Raises UsageError where its shape has another number of
-    axes."""
+    axes, or a graph shows other ones."""
     if layout is None:
         return conv
+    if conv.found_by == "graph" and conv.layout not in (None, layout):
+        what = f"--layout {layout}: its graph shows that the axes are {conv.layout}"
+        raise UsageError(what, file=location.file, where=conv.tensor.name)
     shape = conv.tensor.shape
     if len(layout.axes) != len(shape):
         what = f"--layout {layout} has {len(layout.axes)} axes, the shape {list(shape)} has {len(shape)}"

@@ -190,9 +190,14 @@ def _unambiguous(checkpoint: TensorStore, finding: Finding, request: SearchReque
         what = f"no edit of first convolutions is right: {finding.why_not}"
         raise AmbiguousError(what, file=location.file, candidates=finding.candidates, hint=checkpoint.like_hint)
     if not finding.candidates:
+        if not checkpoint.tensors:
+            raise UnsupportedError("holds no tensors", file=location.file)
         hint = f"name it: --layer KEY --layout LAYOUT   or   {checkpoint.like_hint}"
         raise UnsupportedError("holds no convolution that could see an image", file=location.file, hint=hint)
     many, hint = len(finding.candidates), by_user.hint(checkpoint, finding.candidates)
+    if request.from_channels is not None:  # which may be what is wrong
+        known = find_first_convs(checkpoint).first_convs
+        hint = "   or   ".join([*(f"--from {width}" for width in dict.fromkeys(conv.in_channels for conv in known)), hint])
     what = f"{'one tensor might' if many == 1 else f'{many} tensors could'} be the first convolution"
     raise AmbiguousError(what, file=location.file, candidates=finding.candidates, hint=hint)
 
@@ -248,7 +253,7 @@ def _with_named(checkpoint: TensorStore, finding: Finding, request: SearchReques
             raise location.at(name).unsupported(unread[name].what, hint=unread[name].hint)
         _check_read(checkpoint, name, finding)
         conv = known.get(name) or by_user.described(checkpoint.location, checkpoint.tensors[name], request, layouts)
-        convs.append(by_user.with_layout(location, conv._replace(found_by="user", why=why), request.layout))
+        convs.append(by_user.with_layout(location, conv, request.layout)._replace(found_by="user", why=why))
     _check_complete(location, finding, convs)
     if any(conv.found_by == "graph" for conv in finding.first_convs):  # it knows the preprocessing itself
         return Finding(tuple(convs))

@@ -64,7 +64,8 @@ def mixed_kernel(checkpoint: TensorStore, kernel: KernelChange, *, allow_nonfini
         raise location.unsupported(f"its new kernel has {size} bytes; {LIMITS.edited_tensor_bytes} are the most")
     bad_filter = first_not_finite(old, layout)
     if bad_filter is not None and not allow_nonfinite:
-        hint = "--allow-nonfinite passes them through in channels that are copied"
+        copies = any(mixing.copied(j) is not None for j in range(mixing.new))
+        hint = "--allow-nonfinite passes them through in channels that are copied" if copies else ""
         raise location.unsupported(f"filter {bad_filter} holds NaN or infinity", hint=hint)
     if conv.groups > 1 and all(row == (1.0,) for row in mixing.matrix) and not mixing.window:
         return old.reshape(kernel.shape)  # every filter sees one old channel: the same bytes see the new one

@@ -140,8 +140,9 @@ class ConvertOptions(TypedDict, total=False):
             group=NORMALIZATION,
             metavar="a,b,c",
             hidden=True,
-            help="Goes with --mean.",
-            doc="goes with `--mean`, in the same order: the standard deviation of each old channel",
+            help="Goes with --mean; one without the other is std 1 or mean 0.",
+            doc="goes with `--mean`, in the same order: the standard deviation of each old channel. Without it 1, and 0 for the"
+            " mean without `--mean`",
         ),
     ]
     new_mean: Annotated[
@@ -172,7 +173,7 @@ class ConvertOptions(TypedDict, total=False):
             group=NORMALIZATION,
             hidden=True,
             metavar="255",
-            help="Maximum pixel value of the new input: 1 or 255.",
+            help="Maximum pixel value of the new input: 1, 255, …",
             doc="the maximum pixel value of the new input: 255 where bytes are fed as they are; without it 1, or 255 with"
             " `caffe`",
         ),

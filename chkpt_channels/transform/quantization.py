@@ -7,6 +7,7 @@ integer bias, and the scale of the bias, follow the new scale.
 from __future__ import annotations
 
 from functools import cache
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from chkpt_channels.core.elements import SmallTensor
@@ -29,10 +30,15 @@ def kernel(store: TensorStore, conv: FirstConv) -> NDArray[Any] | None:
 
 def kernel_edits(store: TensorStore, conv: FirstConv, edit: TensorEdit) -> dict[str, TensorEdit]:
     """The tensors that hold the kernel, for the values of `edit`: itself, or quantized numbers, their scales, and what follows
-    the scales."""
+    the scales. Raises UnsupportedError where that has fewer numbers than there are scales."""
     how = _quantization(store, conv)
     if how is None:
         return {conv.tensor.name: edit}
+    scales = prod(store.tensors[how.scale].shape)
+    for name in filter(None, (how.bias, how.bias_scale)):
+        if (held := prod(store.tensors[name].shape)) < scales:
+            what = f"has {held} number{'s' if held != 1 else ''}, and the kernel's scale {scales}: it cannot follow them"
+            raise store.location.at(name).unsupported(what, hint="--method adapter")
 
     @cache
     def new() -> tuple[NDArray[Any], NDArray[Any]]:

@@ -215,3 +215,26 @@ def test_a_pattern_into_a_bucket(tmp_path: Path):
     (tmp_path / "m.toml").write_text('[[convert]]\nsrc = "*.pth"\ndst = "s3://zoo/gray/"\nto = "gray"\n')
     (job,) = fleet.rows(tmp_path / "m.toml")
     assert (job.dst, job.makes_folder) == ("s3://zoo/gray/a_gray.pth", False)  # no folder "s3:" is made here
+
+
+def test_an_output_that_ends_with_a_slash_is_a_folder_for_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As with -o, whether one file or a pattern is converted; a model folder becomes the folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(RGB, "a.pth")
+    (tmp_path / "model").mkdir()
+    text = """
+    [[convert]]
+    src = "a.pth"
+    dst = "out/"
+    to = "gray"
+
+    [[convert]]
+    src = "model"
+    dst = "other/"
+    to = "gray"
+    """
+    file, folder = read(written(tmp_path, text))
+    assert (file.dst, file.makes_folder) == (str(tmp_path / "out" / "a_gray.pth"), True)
+    assert (folder.dst, folder.makes_folder) == (f"{tmp_path / 'other'}/", False)
+    assert run(["convert", "--manifest", "chkpt-channels.toml"]) != 0  # the folder holds no model
+    assert verify("a.pth", "out/a_gray.pth").ok

@@ -108,7 +108,7 @@ def test_a_failure():
 def test_the_document_around_the_records():
     document = report.document("convert", 3, [{"status": "failed"}], "1.2.3")
     assert document == {
-        "schema_version": "1.4",
+        "schema_version": "1.5",
         "tool": {"name": "chkpt-channels", "version": "1.2.3"},
         "command": "convert",
         "exit_code": 3,

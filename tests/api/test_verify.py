@@ -142,6 +142,14 @@ def test_bands_are_asked_for_and_files_the_other_way_round(tmp_path: Path):
     assert verify(gray, source).hint == f"chkpt-channels verify {source} {gray}"
     assert verify(four, source).hint == f"chkpt-channels verify {source} '{four}' --bands R,G,B,band3=zero,band4=G"
     assert verify(gray, source, "rgb", layers=["conv1"]).hint == ""
+    assert verify(source, source, "gray").hint == ""  # neither is the other's conversion
+
+
+def test_a_conversion_without_the_normalization_that_is_asked_for(tmp_path: Path):
+    source = write(tmp_path / "a.safetensors", network())
+    convert(source, tmp_path / "b.safetensors", to=1)
+    found = verify(source, tmp_path / "b.safetensors", norm="imagenet")
+    assert "this is sum alone, with no mean and std" in {d.message for d in found.differences}
 
 
 def test_most_known_conversions_are_not_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -167,7 +175,11 @@ def test_the_same_tensors_in_another_format(put: Callable[..., Path], tmp_path: 
 def test_the_optimizers_state_is_part_of_it(how: str, tmp_path: Path):
     source = FIXTURES / "torch_zip" / "training.ckpt"
     for name in ("reset", "drop"):
-        convert(source, tmp_path / f"{name}.ckpt", optimizer=name)
+        report = convert(source, tmp_path / f"{name}.ckpt", optimizer=name)
+        assert {key.rpartition("/")[2] for key in report.removed} == (
+            {"step", "exp_avg", "exp_avg_sq"} if name == "drop" else set()
+        )
+        assert set(report.removed) <= set(report.changed)
     assert verify(source, tmp_path / f"{how}.ckpt", optimizer=how).ok
     other = "drop" if how == "reset" else "reset"
     found = verify(source, tmp_path / f"{other}.ckpt", optimizer=how)

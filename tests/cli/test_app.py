@@ -467,12 +467,27 @@ def test_help_fits_a_screen_and_shows_an_example(command):
     assert "Example: chkpt-channels " + command in text
 
 
-@pytest.mark.parametrize("command", ["convert", "verify"])
+@pytest.mark.parametrize("command", ["convert", "verify", "inspect", "check", "plot", "status"])
 def test_all_options_are_shown_on_request(command):
     done = run(command, "--help-all", COLUMNS="100")
     assert done.returncode == 0
     text = done.stdout.decode()
     assert all(option in text for parameter in COMMANDS[command].params for option in parameter.opts if option.startswith("--"))
+
+
+@pytest.mark.parametrize(("command", "hint"), [("schema", "--help"), ("inspect", "--help-all")])
+def test_an_option_is_offered_where_it_is(command, hint):
+    done = run(command, "--help-al")
+    assert (done.returncode, done.stderr.decode().splitlines()[-1]) == (2, f"try: {hint}")
+
+
+@pytest.mark.parametrize("command", ["inspect", "convert"])
+def test_files_are_left_out_where_that_can_be_said(command, rgb, tmp_path):
+    (tmp_path / "cut.pth").write_bytes(RGB.read_bytes()[:-100])
+    (tmp_path / "config.json").write_text("{}")
+    done = run(command, ".", *(["--to", "gray"] if command == "convert" else []), cwd=tmp_path)
+    assert done.returncode == 3
+    assert ("--leave-out cut.pth" in done.stderr.decode()) is (command == "convert")
 
 
 def test_the_documents_invent_no_option():

@@ -48,7 +48,7 @@ def test_the_rows_in_their_order():
         "quiet",
         "color",
     ]
-    assert TAKE.has_table
+    assert TAKE.has_hidden
     assert {DEFAULTS[row.name] for row in OPTIONS} == {None, False}
     assert (DEFAULTS["jobs"], DEFAULTS["color"], DEFAULTS["name"]) == (1, "auto", None)
 

@@ -57,6 +57,7 @@ def test_a_dry_run_says_so():
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "also changed": ({"changed": ("conv1.weight", "bn.running_mean", "b")}, "  also changed: bn.running_mean, b"),
+    "taken out": ({"changed": ("conv1.weight", "b", "m"), "removed": ("m",)}, "  also taken out: m"),
     "the others then": ({"changed": ("conv1.weight", "b")}, "  the other 8 tensors are byte-identical"),
     "one other": (
         {"tensors_total": 2},

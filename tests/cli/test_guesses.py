@@ -76,6 +76,7 @@ def test_sources_that_are_meant(sources: list[str], here: Path):
         ("*.onnx", ""),
         ("resnet50.pth", "resnet18.pth"),
         ("resnet18.pht", "resnet18.pth"),
+        ("sent.pth", ""),
         ("empty/x.pth", ""),
         ("quite_another.onnx", ""),
         ("ftp://a/b", ""),

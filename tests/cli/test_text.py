@@ -112,7 +112,7 @@ VERIFIED = Verification(SOURCE, TARGET, (3, 1), (SUM,), 9, 10, (), ())
         (SUM._replace(method="mean"), "conv1.weight is the mean of R, G and B, to the last bit"),
         (
             SUM._replace(method="luma", matrix=((0.2, 0.7, 0.1),)),
-            "conv1.weight is split over R, G and B by 0.2, 0.7, 0.1, to the last bit",
+            "conv1.weight is split over 3 channels by 0.2, 0.7, 0.1, to the last bit",
         ),
         (SUM._replace(method="stack"), "conv1.weight is unchanged, to the last bit"),
         (SAME, "conv1.weight is unchanged, to the last bit"),

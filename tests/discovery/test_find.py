@@ -214,6 +214,18 @@ def test_what_is_offered_settles_the_layer_and_its_layout(words: dict[str, str])
         assert (conv.layout, conv.in_channels) == (layout, 3)
 
 
+def test_a_number_that_no_kernel_takes_is_offered_again():
+    with pytest.raises(AmbiguousError) as refused:
+        select_first_convs(Memory({"": NET}), asked(from_channels=7))
+    assert refused.value.hint.startswith("--from 3   or   --layer ")
+
+
+def test_a_file_without_tensors_has_nothing_to_name():
+    with pytest.raises(UnsupportedError, match=r"^a\.pth: holds no tensors$") as refused:
+        select_first_convs(Memory({"": {}}), asked())
+    assert refused.value.hint == ""
+
+
 def test_every_refusal_for_ambiguity_names_like():
     for net in (OPEN, LATENT, {"fc.weight": kernel(5, 8)}):
         with pytest.raises(UnsupportedError) as refused:

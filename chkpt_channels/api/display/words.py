@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chkpt_channels.core.tensors import FirstConv, Tensor
+from chkpt_channels.transform.mixing.matrix import LUMA
 from chkpt_channels.transform.mixing.rules import ADAPTER, FOLDED, GATHER, REPEATING
 
 MOST_LISTED = 16
@@ -91,8 +92,9 @@ def _mixture(method: str, matrix: Sequence[Sequence[float]], *, plain: bool) -> 
     if method in ("sum", "mean"):
         return f"{'each ' if new > 1 else ''}the {method} of {_channels(old)}"
     if method == "luma" and 1 in (old, new) and plain:
-        weights = ", ".join(f"{value:.4g}" for value in (matrix[0] if old == 1 else columns[0]))
-        return f"split over {_channels(new)} by {weights}" if old == 1 else f"{_channels(old)} weighted by {weights}"
+        weights = tuple(matrix[0] if old == 1 else columns[0])
+        colors, numbers = _colors(weights), ", ".join(f"{value:.4g}" for value in weights)
+        return f"split over {colors} by {numbers}" if old == 1 else f"{colors} weighted by {numbers}"
     if not plain:
         return f"made by {method} from {count(old, 'channel')}"
     sources = [copied(column) for column in columns]
@@ -119,6 +121,13 @@ def _share(column: Sequence[float]) -> str:
     weight = sum(column)
     number = str([*column].index(weight)) if weight else "zero"
     return f"{number} × {weight:.4g}" if weight not in (0, 1) else number
+
+
+def _colors(weights: tuple[float, ...]) -> str:
+    """The channels that have these luma weights, whose order is that of the colors."""
+    if weights in LUMA.values():
+        return "R, G and B"
+    return "B, G and R" if weights[::-1] in LUMA.values() else f"{len(weights)} channels"
 
 
 def _channels(number: int) -> str:

@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,7 +202,7 @@ def _launch(
     number: int, jobs: Mapping[int, Job], crew: _Crew, flying: dict[Future[Answer], int], done: SimpleQueue[Future[Answer]]
 ) -> None:
     try:
-        future = crew.executor.submit(task, jobs[number], os.urandom(8).hex(), **crew.words)
+        future = crew.executor.submit(partial(task, **crew.words), jobs[number], os.urandom(8).hex())
     except Exception as error:
         what = f"was not begun: the executor takes no more work: {first_line(error)}"
         raise PostPublishError(what, file=jobs[number].src, hint="--resume, which does what is left") from error

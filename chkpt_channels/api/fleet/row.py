@@ -42,7 +42,8 @@ def with_output_dir(folder: str, jobs: Sequence[Job]) -> list[Job]:
         end = "/" if is_prefix(job.src) else ""
         path = f"{folder.rstrip('/')}/{name}{end}" if is_url(folder) else str(Path(folder) / name)
         if path in sources:
-            raise UsageError(f"{sources[path]} and {job.src} would both become {path}", hint="-o names each, or a manifest does")
+            what = f"{sources[path]} and {job.src} would both become {path}"
+            raise UsageError(what, hint="--manifest FILE, in which dst names each")
         sources[path] = job.src
     return [job._replace(dst=path, makes_folder=not is_url(folder)) for job, path in zip(jobs, sources, strict=True)]
 

@@ -54,10 +54,11 @@ def load_lines(
     builder = _Builder(recognized, tensors, kernels, channels[1])
     first, *others = recognized.architectures
     built = builder.lines(first)
-    imports = sorted({*loading.imports, *_imports(first, built)}, key=lambda line: (line.split()[1], line))
+    remarks = [*_others(first, others, builder)]
+    imports = sorted({*loading.imports, *_imports(first, built, remarks)}, key=lambda line: (line.split()[1], line))
     names = _names_in(recognized.group, tensors)
     loads = _into_model(loading, recognized.prefix, names, recognized)
-    lines = [*(line for line in built if not _is_import(line)), *_others(first, others, builder)]
+    lines = [*(line for line in built if not _is_import(line)), *remarks]
     return Loaded((*imports, *_comments(loading.remark), *lines, *loads), network)
 
 
@@ -130,10 +131,10 @@ def _is_import(line: str) -> bool:
     return line.startswith(("import ", "from "))
 
 
-def _imports(architecture: Architecture, lines: Sequence[str]) -> list[str]:
-    """The imports that these lines take: their own, or that of the library."""
+def _imports(architecture: Architecture, lines: Sequence[str], remarks: Sequence[str]) -> list[str]:
+    """The imports that these lines take: their own, or that of the library, and what `remarks` take beside theirs."""
     own = [line for line in lines if _is_import(line)] or [f"import {architecture.library}"]
-    return [*own, *(["import torch"] if any("torch.nn." in line for line in lines) else [])]
+    return [*own, *(["import torch"] if any("torch.nn." in line for line in (*lines, *remarks)) else [])]
 
 
 def _others(first: Architecture, others: Sequence[Architecture], builder: _Builder) -> Iterator[str]:

@@ -195,7 +195,7 @@ class OnnxModel:
     @cached_property
     def producers(self) -> dict[str, Node]:
         """The node that produces each value; a value that a function gives out, the node inside."""
-        return {name: node for node in self.computed.nodes for name in node.outputs}
+        return {name: node for node in self.computed.nodes for name in node.outputs if name}
 
     @cached_property
     def opset(self) -> int:
@@ -210,8 +210,9 @@ class OnnxModel:
             self.location.at(node.label).check_limit("steps from its images to it", self.steps, LIMITS.graph_steps)
 
     def stored(self, name: str) -> Weight | None:
-        """The weight of a name, through Identity nodes: the TorchScript exporter merges equal weights that way."""
-        for _ in range(MOST_IDENTITIES):
+        """The weight of a name, through Identity nodes: the TorchScript exporter merges equal weights that way. None for an input
+        that is left out."""
+        for _ in range(MOST_IDENTITIES if name else 0):
             if weight := self.weights.get(name) or self.function_constants.get(name):
                 return weight
             node = self.producers.get(name)

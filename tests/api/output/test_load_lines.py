@@ -87,6 +87,12 @@ def test_others_that_fit_are_named_and_torchvisions_twin_is_printed():
     assert "n7 or 4 more: the file" in lines(recognized(TIMM, *many))[3]
 
 
+def test_what_the_twins_lines_take_is_imported():
+    safe = Loading(("import safetensors.torch",), state="safetensors.torch.load_file('x.safetensors')")
+    assert lines(recognized(TIMM, VISION), safe)[:3] == ["import safetensors.torch", "import timm", "import torch"]
+    assert "import torch" not in lines(recognized(TIMM, BLUR), safe)
+
+
 def test_names_of_a_prefix_lose_it_and_others_are_left_out():
     known = recognized(TIMM, prefix="module.", group="state_dict")
     loading = STATE._replace(state=STATE.state + "['state_dict']", group="state_dict")

@@ -278,3 +278,23 @@ def test_a_kernel_without_a_known_scale_cannot_be_read(source: Open):
     checkpoint = opened(source, model(FORMS["no DequantizeLinear"][0][0], {"q": WHOLE}))
     (conv,) = checkpoint.graph.first_convs()
     assert (checkpoint.graph.quantization(conv), kernel(checkpoint, conv)) == (None, None)
+
+
+def test_a_scale_of_the_bias_that_cannot_follow_is_refused(source: Open):
+    nodes, weights = FORMS["a whole bias"][0]
+    checkpoint = opened(source, model(nodes, {**weights, "bias_scale": floats(0.001)}))
+    (conv,) = checkpoint.graph.first_convs()
+    with pytest.raises(UnsupportedError, match="bias_scale: has 1 number, and the kernel's scale 5") as refused:
+        kernel_edits(checkpoint, conv, TensorEdit((5, 1, 3, 3), lambda: np.zeros((5, 1, 3, 3))))
+    assert refused.value.hint == "--method adapter"
+
+
+def test_an_input_that_is_left_out_is_nobodys_output(source: Open):
+    """An output that is left out has no name either."""
+    nodes, weights = dequantized_kernel(FILTERS, ZERO, axis=0)
+    other = [node("DequantizeLinear", ["q2", "scale2"], ["b2"]), node("Dropout", ["out"], ["end", ""])]
+    checkpoint = opened(source, model([*nodes, *other], {**weights, "q2": np.zeros(5, np.int32), "scale2": np.float32(1)}))
+    (conv,) = checkpoint.graph.first_convs()
+    assert checkpoint.graph.quantization(conv) == Quantization("scale", "zero")
+    assert "" not in checkpoint.model.producers
+    assert checkpoint.model.stored("") is None

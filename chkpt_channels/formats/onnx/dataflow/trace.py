@@ -212,7 +212,7 @@ class ImageTrace:
         layout = (values.product_layout if node.op in operators.PRODUCTS else values.kernel_layout)(node, kernel, slower, faster)
         width = kernel.shape[layout.channel_axis] * node.integer("group", 1) if layout else 0
         channels, rest = divmod(width, slower * faster)
-        if rest or self.count not in (0, channels):
+        if channels < 0 or rest or self.count not in (0, channels):  # group may be any number
             channels = 0
         if width and not channels and not self.operations and slower == faster == 1:
             self.widths.append(width)

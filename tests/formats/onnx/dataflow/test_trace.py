@@ -130,6 +130,11 @@ def test_a_kernel_of_another_width_is_reached_and_blocks(source: Open):
     assert blocks(path) == [("out", "Conv")]
 
 
+def test_a_group_below_one_takes_no_channels(source: Open):
+    path = traced(source, model([conv(group=-1)], {"kernel": noise(5, 3, 3, 3)}, (1, None, 8, 8)))
+    assert [(reached.layout, path.stems) for reached in path.reached] == [(None, {})]
+
+
 def test_the_width_of_a_kernel_behind_mixed_channels_says_nothing(source: Open):
     nodes = [node("Concat", ["image", "more"], ["x"], axis=1), conv("x")]
     path = traced(source, model(nodes, {"kernel": noise(5, 4, 3, 3), "more": noise(1, 1, SIZE, SIZE)}))
