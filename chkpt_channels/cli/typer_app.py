@@ -71,6 +71,7 @@ def _help_all(context: typer.Context, shown: bool) -> None:
         raise typer.Exit
 
 
+_NUMBERS: dict[tuple[type, ...], str] = {(int,): "a whole number", (float,): "a number"}
 HelpAll = Annotated[
     bool,
     typer.Option("--help-all", is_eager=True, callback=_help_all, help="Show all options, the rarely needed ones too, and exit."),
@@ -172,12 +173,17 @@ def _refusal(error: Any, arguments: Sequence[str], commands: Mapping[str, Comman
         what = f"{word!r} is no command" if word else str(error)
         return UsageError(what, hint=guesses.command(word) or did_you_mean(word, commands) or "chkpt-channels --help")
     what = error.message if hasattr(error, "possibilities") else error.format_message()
-    hint = ""
+    rows, hint = commands[command].parameters if command else (), ""
+    name = error.param.name if type(error).__name__ == "BadParameter" and error.param else ""
+    if row := next((row for row in rows if row.name == name and row.scalars in _NUMBERS), None):
+        what = f"{row.flag} takes {_NUMBERS[row.scalars]}"  # the parser's words are those of a library
     if option := getattr(error, "option_name", ""):
         option = next((word for word in arguments if word.startswith(option)), option)  # -to is read as -t
-        rows = commands[command].parameters if command else ()
         flags = [flag for row in rows for flag in (row.flag, row.short) if flag]
-        flag, more = option.partition("=")[0], ["--help-all"] if command and commands[command].has_hidden else []
-        hint = "" if flag in flags else guesses.option(flag.lstrip("-"), [*flags, *more, "--help", "--version"])
+        more = ["--help-all"] if command and commands[command].has_hidden else []
+        if os.path.lexists(option):
+            hint = f"./{option}"
+        elif (flag := option.partition("=")[0]) not in flags:
+            hint = guesses.option(flag.lstrip("-"), [*flags, *more, "--help", "--version"])
     hint = hint or f"{f'chkpt-channels {command}'.strip()} --help"
     return UsageError(what[:1].lower() + what[1:].rstrip("."), hint=hint)

@@ -96,13 +96,15 @@ def test_every_closed_list_is_completed(name: str):
         (["convert", "a.pth", "--json=true"], ["error: option '--json' does not take a value"]),
         (["--version=1"], ["error: option '--version' does not take a value"]),
         (["check", "a.pth", "--expect"], ["error: option '--expect' requires an argument", "try: chkpt-channels check --help"]),
-        (["convert", "a.pth", "--to", "gray", "-j", "9" * 5000], ["error: invalid value for '"]),
+        (["convert", "a.pth", "--to", "gray", "-j", "9" * 5000], ["error: --jobs takes a whole number"]),
         (["convert", "a.pth", "--to", "gray", "--norm", ""], ["error: --norm is an empty text"]),
         (["check", ""], ["error: PATH is an empty text"]),
         (["convert", "a.pth", "--workers", "2"], ["error: no such option: --workers", "try: --jobs"]),
         (["-version"], ["error: no such option: -v", "try: --version"]),
         (["verify", "a.pth"], ["error: missing argument 'CONVERTED'", "try: chkpt-channels verify --help"]),
-        (["convert", "a.pth", "--from", "three"], ["error: invalid value for '--from'", "try: "]),
+        (["convert", "a.pth", "--from", "three"], ["error: --from takes a whole number", "try: "]),
+        (["convert", "a.pth", "--input-range", "x"], ["error: --input-range takes a number", "try: "]),
+        (["convert", "-a.pth"], ["error: no such option: -a", "try: ./-a.pth"]),
         (["convert", "a.pth", "--to", "gary"], ["error: --to 'gary' is not a target", "try: --to gray"]),
         (["convert", "a.pth", "--to", "gray", "--norm", "imagnet"], ["error: --norm is one of", "try: --norm imagenet"]),
         (["convert", "a.pth", "--to", "gray", "--norm", "0.5,0.5"], ["error: --norm is one of", "try: --mean a,b,c --std a,b,c"]),
@@ -112,7 +114,8 @@ def test_every_closed_list_is_completed(name: str):
 )  # fmt: skip
 def test_what_the_parser_refuses_is_said_in_two_lines(arguments, messages, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.pth").write_bytes(b"")
+    for name in ("a.pth", "-a.pth"):
+        (tmp_path / name).write_bytes(b"")
     assert run(arguments) in (2, 3)
     out, err = capsys.readouterr()
     lines = err.splitlines()
