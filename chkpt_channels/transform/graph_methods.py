@@ -44,8 +44,9 @@ def preferred(
     allowed = store.graph.graph_methods(convs)
     if method != "auto":
         if method not in allowed:
-            able = f"{' and '.join(allowed)} would do" if allowed else "kernels are edited instead: --method sum"
-            raise store.location.unsupported(f"its graph does not allow --method {method}; {able}")
+            what = "its graph does not allow" if allowed or store.graph.decides else "holds no graph to change by"
+            hint = f"--method {' or '.join(allowed)}" if allowed else "leave --method out, and the kernel is edited"
+            raise store.location.unsupported(f"{what} --method {method}", hint=hint)
         return method, ""
     obstacles = [f"{op.kind} {op.where}".strip() for op in operations if not op.uniform]
     obstacles += [f"the kernel {c.tensor.name} in {c.tensor.dtype.name}" for c in convs if not c.tensor.dtype.floating]

@@ -112,8 +112,11 @@ def test_what_the_user_chose_is_not_replaced():
     with pytest.raises(UnsupportedError, match="holds no room: --method adapter puts none in front") as caught:
         build_plan(store(obstacle="holds no room"), build_options(4, method="adapter"))
     assert caught.value.hint == "leave --method out, and the kernel is edited"
-    with pytest.raises(UnsupportedError, match="its graph does not allow --method broadcast; stack would do"):
+    with pytest.raises(UnsupportedError, match="its graph does not allow --method broadcast") as caught:
         build_plan(store(), build_options(1, method="broadcast"))
+    assert caught.value.hint == "--method stack"
+    with pytest.raises(UnsupportedError, match="holds no graph to change by --method broadcast"):
+        build_plan(Memory({"": {"conv1.weight": kernel(8, 3, 7, 7)}}), build_options(1, method="broadcast"))
     with pytest.raises(UnsupportedError, match="holds no graph that a convolution could be put into"):
         build_plan(Memory({"": {"conv1.weight": kernel(8, 3, 7, 7)}}), build_options(4, method="adapter"))
 
