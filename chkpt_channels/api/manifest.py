@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 from chkpt_channels.api.output.naming import derived_path
-from chkpt_channels.core.errors import UsageError, did_you_mean
+from chkpt_channels.core.errors import DamagedError, FileSystemError, UnsupportedError, UsageError, did_you_mean
 from chkpt_channels.core.limits import LIMITS
 from chkpt_channels.core.records import NamedTuple
 from chkpt_channels.folders.model_folder import is_folder
@@ -53,7 +54,12 @@ def read(path: str | Path) -> list[Job]:
     tables = document.get("convert")
     if set(document) != {"convert"} or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UsageError("must hold [[convert]] tables and nothing else", file=str(path))
-    return [job for i, table in enumerate(tables, 1) for job in _jobs(table, file, f"[[convert]] {i}")]
+    jobs = [job for i, table in enumerate(tables, 1) for job in _jobs(table, file, f"[[convert]] {i}")]
+    sources: dict[str | None, str] = {}
+    for job in jobs:
+        if sources.setdefault(job.dst, job.src) != job.src and job.makes_folder:
+            raise UsageError(f"{sources[job.dst]} and {job.src} would both become {job.dst}", file=job.stated)
+    return jobs
 
 
 def _each(job: Job, file: str, where: str) -> list[Job]:
@@ -73,8 +79,15 @@ def _each(job: Job, file: str, where: str) -> list[Job]:
         raise UsageError(f"src means {len(found)} files, and dst names one", file=file, where=where, hint=hint)
     if not home.endswith(os.sep) or (not is_pattern and is_folder(job.src)):
         return [job]
-    named = ((src, os.path.join(home, file_name(derived_path(src, job.to, job.options)))) for src in found)
-    return [job._replace(src=src, dst=dst, makes_folder=not is_url(home)) for src, dst in named]
+    return [_inside(job._replace(src=src), home) for src in found]
+
+
+def _inside(job: Job, home: str) -> Job:
+    """The conversion into a folder; as it stands where its name cannot be told, for what is wrong then is told of it."""
+    with suppress(UsageError, DamagedError, FileSystemError, UnsupportedError):
+        name = file_name(derived_path(job.src, job.to, job.options))
+        return job._replace(dst=os.path.join(home, name), makes_folder=not is_url(home))
+    return job
 
 
 def _jobs(table: dict[str, Any], file: Path, where: str) -> list[Job]:

@@ -208,7 +208,7 @@ def _compare(before: TensorStore, after: TensorStore, plan: Plan) -> tuple[list[
     differences: list[Difference] = []
     identical = 0
     by_name = {k.conv.tensor.name: k for k in plan.kernels}
-    dropped = gone(before, plan)
+    dropped = frozenset(gone(before, plan))
     for name, tensor in before.tensors.items():
         edit, other, kernel = plan.edits.tensors.get(name), after.tensors.get(name), by_name.get(name)
         shape = edit.shape if edit else tensor.shape
@@ -269,7 +269,8 @@ def _kernel_difference(before: TensorStore, after: TensorStore, kernel: KernelCh
     tensor, method = kernel.conv.tensor, kernel.mixing.method
     rule = _known_rule(before, after, kernel)
     if rule and rule.matrix != kernel.mixing.matrix:
-        return f"this is {rule.method}" + (f", not {method}" if rule.method != method else " alone, with no mean and std")
+        same = f"this is what {known.asking(rule) or method} gives alone"  # other channels, or no mean and std
+        return same if rule.method == method else f"this is {rule.method}, not {method}"
     expected, written = plan.edits.tensors[tensor.name].values(), after.load(tensor.name)
     is_near = known.is_rounded(expected, written, tensor.dtype)
     words = f"is the {method} of the original, rounded otherwise" if is_near else f"is not the {method} of the original"

@@ -14,6 +14,7 @@ from chkpt_channels.core.records import pattern
 from chkpt_channels.folders.describing import weights_in
 from chkpt_channels.folders.library_tables import CONFIG
 from chkpt_channels.folders.model_folder import is_folder
+from chkpt_channels.formats import weights_suffixes
 from chkpt_channels.storage.source import STDIO
 from chkpt_channels.storage.urls import is_url
 
@@ -70,7 +71,9 @@ def fetched(source: str) -> str:
     except OSError:
         return ""
     # by what stands before the suffix, which most files share; where that is the same, the same suffix
-    by_stem = {Path(name).stem: name for name in sorted(names[:10_000], key=lambda name: name.endswith(path.suffix))}
+    likely = {path.suffix, "", *weights_suffixes()}
+    alike = sorted((Path(name).suffix == path.suffix, name) for name in names[:10_000] if Path(name).suffix.lower() in likely)
+    by_stem = {Path(name).stem: name for _, name in alike}
     close = did_you_mean(path.stem, by_stem)
     return str(path.with_name(by_stem[close])) if close else ""
 

@@ -190,7 +190,7 @@ def _unambiguous(checkpoint: TensorStore, finding: Finding, request: SearchReque
         what = f"no edit of first convolutions is right: {finding.why_not}"
         raise AmbiguousError(what, file=location.file, candidates=finding.candidates, hint=checkpoint.like_hint)
     if not finding.candidates:
-        if not checkpoint.tensors:
+        if not checkpoint.tensors and not checkpoint.opaque:
             raise UnsupportedError("holds no tensors", file=location.file)
         hint = f"name it: --layer KEY --layout LAYOUT   or   {checkpoint.like_hint}"
         raise UnsupportedError("holds no convolution that could see an image", file=location.file, hint=hint)

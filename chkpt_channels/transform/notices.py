@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice
 from chkpt_channels.discovery.find import find_first_convs, unexplained
+from chkpt_channels.discovery.law.places import OTHER_SENSES
+from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import kernels, parametrizations
 from chkpt_channels.transform.kernels import KernelChange
@@ -67,13 +69,16 @@ def of_hyper_parameters(left: Sequence[Declaration]) -> Iterator[Notice]:
         yield Notice("hyper_parameters", f"{counts} stays, and a script may build the network from it: --set-hparams sets it")
 
 
-def of_chosen(checkpoint: TensorStore, changing: Sequence[FirstConv], convs: Sequence[FirstConv]) -> Iterator[Notice]:
+def of_chosen(
+    checkpoint: TensorStore, changing: Sequence[FirstConv], convs: Sequence[FirstConv], request: SearchRequest
+) -> Iterator[Notice]:
     """The warnings about first convs that the user, LIKE or a configuration names: that none is what the search finds, and that
     kernels stay which take the image's channels too, as far as names and shapes tell. What it finds leaves none."""
     if all(conv.found_by in SEARCHED for conv in convs):
         return
-    named = [conv.tensor.name for conv in convs if conv.found_by == "user"]
-    found = [conv.tensor.name for conv in find_first_convs(checkpoint).first_convs] if named else []
+    chosen = [conv.tensor for conv in convs if conv.found_by == "user" and not OTHER_SENSES.search(conv.tensor.key)]
+    named = [tensor.name for tensor in chosen if tensor.key.rpartition(".")[0] not in request.hints.first_conv]
+    found = [conv.tensor.name for conv in find_first_convs(checkpoint, request).first_convs] if named else []
     if found and not set(named).intersection(found):
         message = f"named by --layer, and not what sees the image, as far as can be told: that is {listing(found)}"
         yield Notice("not_first", f"{listing(named)} {'is' if len(named) == 1 else 'are'} {message}")

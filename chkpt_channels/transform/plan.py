@@ -177,7 +177,7 @@ def _plan_by(
     plain = options.rule.mixing(old) if options.norm else rule  # a normalization scales the kernel, and is to
     said = [*notices.of_file(checkpoint, convs), *notices.of_mixing(plain, method, options.rule)]
     said += [*notices.of_hyper_parameters(left), *notices.of_kernels(checkpoint, changed, options)]
-    said += chain(notices.of_joined(joined, old), notices.of_chosen(checkpoint, [conv for conv, _ in changing], convs))
+    said += chain(notices.of_joined(joined, old), notices.of_chosen(checkpoint, [c for c, _ in changing], convs, options.search))
     if finding.input_vectors and changed:
         said += preprocessing.notices(composed, changed[0].constants, checkpoint.tensors)
     return Plan(

@@ -183,6 +183,26 @@ def test_without_an_output_it_is_beside_the_source(tmp_path: Path):
 VALUES = (True, "x", ["x"], 3, 0.5, [[1, 0.5]])
 
 
+def test_what_is_wrong_with_one_file_for_a_folder_leaves_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copy(RGB, tmp_path / "a.pth")
+    tables = ['src = "a.pth"\ndst = "out/"\nto = "purple"', 'src = "a.pth"\ndst = "out/"\nto = "gray"']
+    file = written(tmp_path, "".join(f"[[convert]]\n{table}\n" for table in tables))
+    assert run(["convert", "--manifest", str(file)]) == 2
+    assert "[[convert]] 1: --to 'purple' is not a target" in capsys.readouterr().err
+    assert (tmp_path / "out" / "a_gray.pth").exists()
+
+
+def test_two_files_that_would_get_one_name_in_a_folder(tmp_path: Path):
+    for home in ("x", "y"):
+        (tmp_path / home).mkdir()
+        shutil.copy(RGB, tmp_path / home / "a.pth")
+    table = '[[convert]]\nsrc = "{}/a.pth"\ndst = "out/"\nto = "gray"\n'
+    with pytest.raises(UsageError, match=r"x/a\.pth and .*y/a\.pth would both become .*out/a_gray\.pth"):
+        read(written(tmp_path, table.format("x") + table.format("y")))
+    with pytest.raises(UsageError, match="would both become"):
+        read(written(tmp_path, table.format("*")))
+
+
 def test_every_option_takes_a_value_from_a_document():
     assert all(any(map(option.takes, VALUES)) for option in OPTIONS)
 

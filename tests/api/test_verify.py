@@ -149,7 +149,10 @@ def test_a_conversion_without_the_normalization_that_is_asked_for(tmp_path: Path
     source = write(tmp_path / "a.safetensors", network())
     convert(source, tmp_path / "b.safetensors", to=1)
     found = verify(source, tmp_path / "b.safetensors", norm="imagenet")
-    assert "this is sum alone, with no mean and std" in {d.message for d in found.differences}
+    assert "this is what --method sum gives alone" in {d.message for d in found.differences}
+    convert(source, tmp_path / "c.safetensors", select="1,0")
+    (difference,) = verify(source, tmp_path / "c.safetensors", 2, select="0,1").differences
+    assert difference.message == "this is what --select 1,0 gives alone"
 
 
 def test_most_known_conversions_are_not_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

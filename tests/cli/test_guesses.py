@@ -77,6 +77,7 @@ def test_sources_that_are_meant(sources: list[str], here: Path):
         ("resnet50.pth", "resnet18.pth"),
         ("resnet18.pht", "resnet18.pth"),
         ("sent.pth", ""),
+        ("notes.pth", ""),
         ("empty/x.pth", ""),
         ("quite_another.onnx", ""),
         ("ftp://a/b", ""),

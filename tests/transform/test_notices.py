@@ -11,6 +11,7 @@ import pytest
 from chkpt_channels.core.dtypes import BY_NAME
 from chkpt_channels.core.layout import Layout
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice, Tensor
+from chkpt_channels.discovery.request import ConfigHints, SearchRequest
 from chkpt_channels.transform import notices
 from chkpt_channels.transform.kernels import KernelChange
 from chkpt_channels.transform.mixing import matrix
@@ -106,6 +107,7 @@ def test_a_kernel_that_may_filter_colors_one_by_one_is_told():
     assert "dw.weight takes gray, or filters R, G and B one by one (groups=3)" in notice.message
 
 
+ANY = SearchRequest()
 UNET = {
     STEM: kernel(8, 3, 7, 7),
     "conv2.weight": kernel(8, 8, 3, 3),
@@ -118,29 +120,35 @@ UNET = {
 def test_kernels_beside_the_first_convs_that_were_named(found_by: str):
     store = Memory({"": UNET})
     conv = FirstConv(store.tensors[STEM], Layout("OIHW"), 3, found_by)
-    (notice,) = notices.of_chosen(store, [conv], [conv])
+    (notice,) = notices.of_chosen(store, [conv], [conv], ANY)
     assert notice.code == "unexplained"
     assert notice.message == (
         "side.a.weight takes the 3 channels of the image too, and stays as it is: no layer is known to make these"
     )
     both = [conv, FirstConv(store.tensors["side.a.weight"], Layout("OIHW"), 3, found_by)]
-    assert not list(notices.of_chosen(store, both, both))
+    assert not list(notices.of_chosen(store, both, both, ANY))
 
 
 def test_what_the_user_names_is_not_what_the_search_finds():
     store = Memory({"": {STEM: kernel(8, 3, 7, 7), "conv2.weight": kernel(16, 8, 3, 3), "fc.weight": kernel(4, 16)}})
     first, second = (FirstConv(store.tensors[name], Layout("OIHW"), n, "user") for name, n in ((STEM, 3), ("conv2.weight", 8)))
-    (notice,) = notices.of_chosen(store, [second], [second])
+    (notice,) = notices.of_chosen(store, [second], [second], ANY)
     what = f"conv2.weight is named by --layer, and not what sees the image, as far as can be told: that is {STEM}"
     assert notice == ("not_first", what)
     for convs in ([first], [first, second], [second._replace(found_by="like")]):
-        assert "not_first" not in codes(notices.of_chosen(store, convs, convs))
+        assert "not_first" not in codes(notices.of_chosen(store, convs, convs, ANY))
+    open_ = Memory({"": {"a.x.weight": kernel(8, 3, 7, 7), "b.y.weight": kernel(8, 4, 7, 7)}})
+    named = FirstConv(open_.tensors["b.y.weight"], Layout("OIHW"), 4, "user")
+    stated = SearchRequest(hints=ConfigHints(("b.y",), 4))
+    assert "not_first" not in codes(notices.of_chosen(open_, [named], [named], stated))
+    voice = Tensor("audio.conv.weight", BY_NAME["F32"], (8, 1, 9, 9))
+    assert not list(notices.of_chosen(store, [second], [second._replace(tensor=voice)], ANY))
 
 
 def test_several_are_listed_in_one_warning():
     store = Memory({"": UNET | {"other.a.weight": kernel(6, 3, 5, 5), "other.b.weight": kernel(6, 6, 3, 3)}})
     conv = FirstConv(store.tensors[STEM], Layout("OIHW"), 3, "user")
-    (notice,) = notices.of_chosen(store, [conv], [conv])
+    (notice,) = notices.of_chosen(store, [conv], [conv], ANY)
     assert notice.message == "side.a.weight, other.a.weight take the 3 channels of the image too, and stay as they are"
 
 
@@ -149,15 +157,15 @@ def test_a_conv_that_does_not_change_leaves_none():
     store = Memory({"": UNET | {"depth.a.weight": kernel(6, 1, 5, 5), "depth.b.weight": kernel(6, 6, 3, 3)}})
     named = FirstConv(store.tensors[STEM], Layout("OIHW"), 3, "user")
     depth = FirstConv(store.tensors["depth.a.weight"], Layout("OIHW"), 1, "user")
-    assert not list(notices.of_chosen(store, [depth], [named, depth]))
-    assert codes(notices.of_chosen(store, [named], [named, depth])) == ["unexplained"]
+    assert not list(notices.of_chosen(store, [depth], [named, depth], ANY))
+    assert codes(notices.of_chosen(store, [named], [named, depth], ANY)) == ["unexplained"]
 
 
 @pytest.mark.parametrize("found_by", ["shapes", "names", "graph"])
 def test_the_search_and_the_graph_leave_none(found_by: str):
     store = Memory({"": UNET})
     conv = FirstConv(store.tensors[STEM], Layout("OIHW"), 3, found_by)
-    assert not list(notices.of_chosen(store, [conv], [conv]))
+    assert not list(notices.of_chosen(store, [conv], [conv], ANY))
 
 
 def test_hyper_parameters_that_stay():

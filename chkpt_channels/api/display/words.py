@@ -93,7 +93,7 @@ def _mixture(method: str, matrix: Sequence[Sequence[float]], *, plain: bool) -> 
         return f"{'each ' if new > 1 else ''}the {method} of {_channels(old)}"
     if method == "luma" and 1 in (old, new) and plain:
         weights = tuple(matrix[0] if old == 1 else columns[0])
-        colors, numbers = _colors(weights), ", ".join(f"{value:.4g}" for value in weights)
+        colors, numbers = _colors(weights) or count(len(weights), "channel"), ", ".join(f"{value:.4g}" for value in weights)
         return f"split over {colors} by {numbers}" if old == 1 else f"{colors} weighted by {numbers}"
     if not plain:
         return f"made by {method} from {count(old, 'channel')}"
@@ -124,10 +124,10 @@ def _share(column: Sequence[float]) -> str:
 
 
 def _colors(weights: tuple[float, ...]) -> str:
-    """The channels that have these luma weights, whose order is that of the colors."""
+    """The colors that have these luma weights, in their order; "" for weights of the user's own."""
     if weights in LUMA.values():
         return "R, G and B"
-    return "B, G and R" if weights[::-1] in LUMA.values() else f"{len(weights)} channels"
+    return "B, G and R" if weights[::-1] in LUMA.values() else ""
 
 
 def _channels(number: int) -> str:

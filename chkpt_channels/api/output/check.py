@@ -61,7 +61,7 @@ def check_source(before: Checkpoint, plan: Plan, source: Source, path: str = "")
 
 def _has_planned_tensors(before: Checkpoint, plan: Plan, after: Checkpoint) -> bool:
     """Whether the file holds the tensors that are left, in their types and new shapes, and no others but those it may add."""
-    edited, expected = plan.edits.tensors, before.tensors.keys() - gone(before, plan)
+    edited, expected = plan.edits.tensors, before.tensors.keys() - set(gone(before, plan))
     adds = after.adds_tensors or plan.edits.adapter is not None
     if not (expected <= after.tensors.keys() if adds else expected == after.tensors.keys()):
         return False
@@ -98,10 +98,10 @@ def _validate(before: Checkpoint, after: Checkpoint, path: str) -> None:
         raise
 
 
-def gone(before: TensorStore, plan: Plan) -> set[str]:
+def gone(before: TensorStore, plan: Plan) -> list[str]:
     """The tensors that the converted file does not hold: those of optimizer entries, and of a convolution that is taken out."""
     entries = (entry for entry in before.optimizer_entries if entry.where in plan.edits.dropped)
-    return {*plan.edits.removed, *(tensor.name for entry in entries for tensor in entry.tensors.values())}
+    return [*plan.edits.removed, *(tensor.name for entry in entries for tensor in entry.tensors.values())]
 
 
 def missing_biases(after: TensorStore, plan: Plan) -> list[str]:
