@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -55,11 +56,17 @@ def read(path: str | Path) -> list[Job]:
     if set(document) != {"convert"} or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UsageError("must hold [[convert]] tables and nothing else", file=str(path))
     jobs = [job for i, table in enumerate(tables, 1) for job in _jobs(table, file, f"[[convert]] {i}")]
+    check_distinct({(job.src, job.dst): job for job in jobs if job.makes_folder}.values())
+    return jobs
+
+
+def check_distinct(jobs: Iterable[Job], hint: str = "") -> None:
+    """Raise UsageError where two conversions would have one output."""
     sources: dict[str | None, str] = {}
     for job in jobs:
-        if sources.setdefault(job.dst, job.src) != job.src and job.makes_folder:
-            raise UsageError(f"{sources[job.dst]} and {job.src} would both become {job.dst}", file=job.stated)
-    return jobs
+        if job.dst in sources:
+            raise UsageError(f"{sources[job.dst]} and {job.src} would both become {job.dst}", file=job.stated, hint=hint)
+        sources[job.dst] = job.src
 
 
 def _each(job: Job, file: str, where: str) -> list[Job]:

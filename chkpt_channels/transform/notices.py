@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from chkpt_channels.core.records import pattern
 from chkpt_channels.core.tensors import Declaration, FirstConv, Notice
+from chkpt_channels.discovery import law
 from chkpt_channels.discovery.find import find_first_convs, unexplained
-from chkpt_channels.discovery.law.places import OTHER_SENSES
 from chkpt_channels.discovery.request import SearchRequest
 from chkpt_channels.formats.base import TensorStore
 from chkpt_channels.transform import kernels, parametrizations
@@ -76,7 +76,7 @@ def of_chosen(
     kernels stay which take the image's channels too, as far as names and shapes tell. What it finds leaves none."""
     if all(conv.found_by in SEARCHED for conv in convs):
         return
-    chosen = [conv.tensor for conv in convs if conv.found_by == "user" and not OTHER_SENSES.search(conv.tensor.key)]
+    chosen = [conv.tensor for conv in convs if conv.found_by == "user" and not law.places.OTHER_SENSES.search(conv.tensor.key)]
     named = [tensor.name for tensor in chosen if tensor.key.rpartition(".")[0] not in request.hints.first_conv]
     found = [conv.tensor.name for conv in find_first_convs(checkpoint, request).first_convs] if named else []
     if found and not set(named).intersection(found):

@@ -23,6 +23,8 @@ from tests.support.files import FIXTURES
 
 ROOT = FIXTURES.parent
 RGB = FIXTURES / "torch_zip" / "state_dict.pth"
+ONNX = FIXTURES / "onnx" / "plain_ts.onnx"
+KERAS = FIXTURES / "keras_h5" / "functional.h5"
 SAFE = FIXTURES / "safetensors" / "model.safetensors"
 COMMANDS = dict(typer.main.get_command(built(module.COMMANDS.values())).commands)
 
@@ -410,6 +412,17 @@ def test_help_imports_nothing_heavy(arguments):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True, text=True)
     assert not {name.partition(".")[0] for name in done.stderr.split()} & set(HEAVY)
+
+
+@pytest.mark.parametrize(("file", "is_searched"), [(KERAS, False), (ONNX, False), (RGB, True)], ids=["keras", "onnx", "torch"])
+def test_where_a_graph_decides_the_law_is_not_imported(file, is_searched):
+    arguments = ["convert", str(file), "--to", "gray", "--dry-run", "--quiet"]
+    code = (
+        f"import sys; from chkpt_channels.cli.app import run; assert not run({arguments!r}); print(*sys.modules, file=sys.stderr)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CHKPT_CHANNELS_CATALOGUE": "off"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True, text=True)
+    assert any(name.startswith("chkpt_channels.discovery.law.") for name in done.stderr.split()) is is_searched
 
 
 @pytest.mark.parametrize("command", COMMANDS)

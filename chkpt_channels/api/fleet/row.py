@@ -34,18 +34,16 @@ def rows(path: str | os.PathLike[str], *, output_dir: str | None = None, part: s
 def with_output_dir(folder: str, jobs: Sequence[Job]) -> list[Job]:
     """The same conversions with outputs in one folder. Raises UsageError where two would get the same name, or where names need a
     target that only a look into each source gives."""
-    sources: dict[str, str] = {}
+    named = []
     for job in jobs:
         if len(jobs) > 1 and job.dst is None and job.to is None and job.options.get("like") is not None:
             raise UsageError("--output-dir names outputs by their target: --to is needed beside --like", hint="--to gray")
         name = file_name(derived_path(job.src, job.to, job.options))
         end = "/" if is_prefix(job.src) else ""
         path = f"{folder.rstrip('/')}/{name}{end}" if is_url(folder) else str(Path(folder) / name)
-        if path in sources:
-            what = f"{sources[path]} and {job.src} would both become {path}"
-            raise UsageError(what, hint="--manifest FILE, in which dst names each")
-        sources[path] = job.src
-    return [job._replace(dst=path, makes_folder=not is_url(folder)) for job, path in zip(jobs, sources, strict=True)]
+        named.append(job._replace(dst=path, makes_folder=not is_url(folder)))
+    manifest.check_distinct(named, "--manifest FILE, in which dst names each")
+    return named
 
 
 def shard(jobs: Sequence[Job], part: str) -> list[Job]:
